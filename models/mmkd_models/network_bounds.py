@@ -22,8 +22,7 @@ from mmkd_models.networks.rocket import claimed_sizes
 
 _MAX_MODALITIES = 64
 _MAX_PIXELS = 1 << 14
-_MAX_CONSTANT_VALUES = 1 << 24
-"""Limit of one matrix that a network computes."""
+_MAX_CONSTANT_VALUES = 1 << 24  # limit of one matrix that a network computes
 _MAX_SIZES = {"spectrum_bands": 1 << 12, "most_tokens": 1 << 14, "frame": 1 << 11, "feedforward_ratio": 64}
 
 
@@ -55,9 +54,8 @@ def check_bounds(
         claims |= {name: (getattr(encoder, name) or 0, most) for name, most in _MAX_SIZES.items()}
     _refuse_larger(claims, path)
     if encoder is not None:  # whose sizes are possible now
-        matrix = "values of a constant matrix"
-        sizes = {f"{m.name}: {matrix}": _constant_values(m, encoder, causal=causal) for m in modalities}
-        _refuse_larger({name: (size, _MAX_CONSTANT_VALUES) for name, size in sizes.items()}, path)
+        sizes = {m.name: (_constant_values(m, encoder, causal=causal), _MAX_CONSTANT_VALUES) for m in modalities}
+        _refuse_larger({f"{name}: values of a constant matrix": size for name, size in sizes.items()}, path)
 
 
 def _refuse_larger(claims: Mapping[str, tuple[int, int]], path: Path) -> None:

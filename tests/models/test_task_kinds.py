@@ -20,9 +20,7 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.distillation.recipe import Recipe, check_terms
 from mmkd_models.evaluation.rivals import RIVALS, RivalName, Rivals
-from mmkd_models.losses.correlation import DistTerm
-from mmkd_models.losses.decoupled import DkdTerm
-from mmkd_models.losses.logits import LogitTerm, logit_loss
+from mmkd_models.losses.logits import DistTerm, DkdTerm, LogitTerm, logit_loss
 from mmkd_models.losses.task import TaskTerm, task_loss
 from mmkd_models.losses.term import Goal, constant, training_goal
 from mmkd_models.metrics.scores import label_scores, scores_from_document, scores_from_logits, value_scores

@@ -21,9 +21,7 @@ from mmkd_models.data.windows import StoredWindows, Windows
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.inputs import check_compatible
 
-_MIN_COUNT = 20
-"""Windows that each part needs: below it scores are noise."""
-
+_MIN_COUNT = 20  # windows that each part needs: below it scores are noise
 _NEVER = 10.0  # logits: a new class begins so far below the others
 
 

@@ -81,10 +81,7 @@ def score_student(
     else:
         closeness = measure_closeness(new, judge.reference)
     return StudentScores(
-        closeness=closeness,
-        answers=new.argmax(axis=1),
-        old_logits=old,
-        old_score=_old_score(judge, old),
+        closeness=closeness, answers=new.argmax(axis=1), old_logits=old, old_score=_old_score(judge, old)
     )
 
 

@@ -13,11 +13,8 @@ from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.defaults import METHOD, METHOD_OF_OTHERS
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
-from mmkd_models.losses.correlation import DistTerm
-from mmkd_models.losses.decoupled import DkdTerm
-from mmkd_models.losses.features import FeatureTerm
-from mmkd_models.losses.logits import LogitTerm
-from mmkd_models.losses.relation import RelationTerm
+from mmkd_models.losses.features import FeatureTerm, RelationTerm
+from mmkd_models.losses.logits import DistTerm, DkdTerm, LogitTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import Weight, constant
 from mmkd_models.networks.config import choice

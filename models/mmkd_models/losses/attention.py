@@ -22,8 +22,7 @@ from mmkd_models.losses.term import (
 )
 from mmkd_models.networks.layers import EXTRA_TOKENS
 
-EPSILON = 1e-6
-"""Smallest probability under the logarithm; 1e-8 would be 0 in half precision."""
+EPSILON = 1e-6  # smallest probability under the logarithm; 1e-8 would be 0 in half precision
 
 
 def edam_loss(

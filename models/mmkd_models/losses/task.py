@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from mmkd_models.losses.term import Goal, OutputTerm, TrainingStep, weighted_mean
 
-DELTA = 1.0
-"""Distance from which Huber's loss is linear, in standard deviations of the target."""
+DELTA = 1.0  # distance from which Huber's loss is linear, in standard deviations of the target
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:

@@ -25,11 +25,8 @@ FORBIDDEN = 3 * MASKED
 """Additive attention score of a key that a query must not see: far below a missing one, and finite in FP16."""
 
 _KERNEL = 5
-_BANDS_OF_MANY = 4
-"""Filters of every log-mel."""
-
-_HISTORY = 0.5
-"""Fraction of the training batches whose windows follow another window, as in a stream."""
+_BANDS_OF_MANY = 4  # filters of every log-mel
+_HISTORY = 0.5  # fraction of the training batches whose windows follow another window, as in a stream
 
 
 @dataclass(frozen=True, kw_only=True)

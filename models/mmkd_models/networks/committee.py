@@ -16,8 +16,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.networks.config import MemberKind, RocketConfig
 from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput
 
-_MIN_PROBABILITY = 1e-12
-"""A probability whose logarithm is finite in float64 and whose weight in a mean is nothing."""
+_MIN_PROBABILITY = 1e-12  # a probability whose logarithm is finite in float64 and whose weight in a mean is nothing
 
 
 class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

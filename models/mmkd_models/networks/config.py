@@ -9,8 +9,7 @@ import msgspec
 from mmkd_edge.errors import UsageError
 
 MemberKind = Literal["transformer", "rocket", "trees"]
-MEMBERS: tuple[MemberKind, ...] = get_args(MemberKind)
-"""Kinds of members of a committee; transformers come first."""
+MEMBERS: tuple[MemberKind, ...] = get_args(MemberKind)  # kinds of members of a committee; transformers come first
 
 Preset = Literal["tiny", "small", "medium", "base"]
 StudentKind = Literal["transformer", "rocket", "hybrid"]

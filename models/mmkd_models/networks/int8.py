@@ -17,15 +17,10 @@ from torch import Tensor, nn
 
 from mmkd_models.networks.student import Student, StudentOutput
 
-TOP = 127
-"""Largest level; of weights also the largest magnitude, as TensorRT's weights never use -128."""
+TOP = 127  # largest level; of weights also the largest magnitude, as TensorRT's weights never use -128
+_BOTTOM = -128  # lowest level of an activation: what QuantizeLinear returns for everything below
 
-_BOTTOM = -128
-"""Lowest level of an activation: what QuantizeLinear returns for everything below."""
-
-NOTHING = 1e-30
-"""Magnitudes up to this count as 0: a scale made from them would be 0 in float32."""
-
+NOTHING = 1e-30  # magnitudes up to this count as 0: a scale made from them would be 0 in float32
 _CANDIDATES = tuple(0.5 ** (step / 4) for step in range(25))  # fractions of the largest magnitude, down to 1 / 64
 _SPEED = 20.0
 """Factor on the learning rate of a range: a factor of 2 must be within reach of a few hundred steps at 2e-4."""

@@ -13,12 +13,8 @@ from torch import Tensor, nn
 from mmkd_edge.spec import TaskKind
 from mmkd_models.networks.config import EncoderConfig
 
-MASKED = -1e4
-"""Additive attention score of a missing key: finite, so FP16 holds it and an all-missing row stays finite."""
-
-EXTRA_TOKENS = 2
-"""Spectrum and statistics, after the time tokens."""
-
+MASKED = -1e4  # additive attention score of a missing key: finite, so FP16 holds it and an all-missing row stays finite
+EXTRA_TOKENS = 2  # spectrum and statistics, after the time tokens
 _BYTES = 256
 
 

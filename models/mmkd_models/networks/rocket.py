@@ -24,18 +24,11 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import MAX_POSITIONS, RocketConfig, RocketGroup
 from mmkd_models.networks.fronts.as_series import series_view
 
-KERNELS = 84
-"""The ways to choose three of nine weights (paper, section 3.1)."""
+KERNELS = 84  # the ways to choose three of nine weights (paper, section 3.1)
+FEATURES = 2016  # 24 of each kernel. The paper takes 9,996; on our sets the difference is not significant
+_MAX_DILATIONS = 8  # dilations of a kernel. The paper takes up to 32; each is one more convolution for an engine
 
-FEATURES = 2016
-"""24 of each kernel. The paper takes 9,996; on our sets the difference is not significant."""
-
-_MAX_DILATIONS = 8
-"""Dilations of a kernel. The paper takes up to 32; each is one more convolution for an engine."""
-
-LENGTH = 9
-"""Samples of a kernel."""
-
+LENGTH = 9  # samples of a kernel
 _REACH = LENGTH // 2
 _CLIP = 8.0  # standard deviations
 _RAMP = 0.1  # width of the ramp, in standard deviations of the output that gave the bias

@@ -16,8 +16,7 @@ from mmkd_models.networks.layers import EXTRA_TOKENS, MASKED, TokenPooling, Tran
 from mmkd_models.networks.student import Student
 from mmkd_models.novelty import NoveltyScore, TrainingEmbeddings
 
-_OF_SERIES = 5
-"""States of the series: `history`, `moments`, `sums`, `peaks` and `series`."""
+_OF_SERIES = 5  # states of the series: `history`, `moments`, `sums`, `peaks` and `series`
 
 
 class StepStudent(nn.Module):

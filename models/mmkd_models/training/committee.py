@@ -37,14 +37,9 @@ from mmkd_models.training.predict import answers_to, batches_of
 from mmkd_models.training.rocket import draw_features, fit_ridge, label_answers, rocket_features
 from mmkd_models.training.trainings import self_train, train_teacher
 
-_MIN_FEATURES = 6 * KERNELS
-"""Least features of a modality; few modalities divide the features of one."""
-
-_SEEDS_APART = 1000
-"""Between transformers of one committee, so that none has the seed of a fold."""
-
-_ROUNDS = 60
-"""Iterations of the weights, which converge to the sixth digit long before."""
+_MIN_FEATURES = 6 * KERNELS  # least features of a modality; few modalities divide the features of one
+_SEEDS_APART = 1000  # between transformers of one committee, so that none has the seed of a fold
+_ROUNDS = 60  # iterations of the weights, which converge to the sixth digit long before
 
 Watch = Callable[[str], AbstractContextManager[OnStep | None]]
 """From the name of a training to a function that is called after each of its steps."""

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESUME_FILE = "resume.ckpt"
-"""The state of an interrupted training, in the run's folder."""
-
+RESUME_FILE = "resume.ckpt"  # the state of an interrupted training, in the run's folder
 _WARMUP = 0.1  # of the training
 _WEIGHT_DECAY = 0.05  # of AdamW, on matrices only
 _CLIP_NORM = 1.0

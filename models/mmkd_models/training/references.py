@@ -25,19 +25,14 @@ from mmkd_models.data.windows import CutWindows, Windows
 from mmkd_models.novelty import MAX_CENTRES, NoveltyScore, TrainingEmbeddings
 from mmkd_models.training.predict import embeddings_of
 
-_FALSE_ALARM_RATE = 0.05
-"""For one new group; fewer than 19 groups cannot show it, and the rate is then 1 / (G + 1)."""
+_FALSE_ALARM_RATE = 0.05  # for one new group; fewer than 19 groups cannot show it, and the rate is then 1 / (G + 1)
 
 MIN_GROUPS = 5
 _MAX_GROUPS = 256
 MAX_WINDOWS = 2048
 _MIN_WINDOWS_OF_GROUP = 5
-MIN_WINDOWS = 100
-"""Least number of windows of a device's verdict, so that it is about the person and not the moment."""
-
-_MAX_EMBEDDED_WINDOWS = 4096
-"""Training windows at most, drawn at random."""
-
+MIN_WINDOWS = 100  # least number of windows of a device's verdict, so that it is about the person and not the moment
+_MAX_EMBEDDED_WINDOWS = 4096  # training windows at most, drawn at random
 _MIN_SPREAD = 1e-6  # of the largest standard deviation: minimum of a varying feature
 _BLOCK = 50  # half of a verdict: training groups are small, and limits from fewer windows are safe
 _BLOCKS = 10

@@ -142,11 +142,8 @@ def choose_features(
 
 Floats = NDArray[np.float64]
 
-PENALTIES = tuple(10.0**power for power in np.arange(-1.0, 6.01, 0.5))
-"""Of features in standard deviations."""
-
-_DROPPED = 0.1
-"""Fraction of the features that one step of the elimination drops."""
+PENALTIES = tuple(10.0**power for power in np.arange(-1.0, 6.01, 0.5))  # of features in standard deviations
+_DROPPED = 0.1  # fraction of the features that one step of the elimination drops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,17 +160,6 @@ class Ridge:
         return features.astype(np.float64) @ self.weight + self.bias
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Problem:
-    """Centred rows times root weights, (N, F) and (N, K), and the subtracted means."""
-
-    inputs: Floats
-    targets: Floats
-    centre: Floats
-    middle: Floats
-    fraction: Floats
-
-
 def fit_ridge(features: NDArray[np.floating], targets: NDArray[np.floating], weights: NDArray[np.floating]) -> Ridge:
     """Fit features (N, F) to targets (N, K) with the penalty of least leave-one-out error."""
     ridges = fit_ridges(features, targets, weights, penalties=PENALTIES)
@@ -188,24 +174,23 @@ def fit_ridges(
     penalties: tuple[float, ...],
 ) -> dict[float, Ridge]:
     """Fit features (N, F) to targets (N, K) with each penalty; weights (N,) > 0."""
-    problem = _problem(features, targets, weights)
-    inputs = problem.inputs
+    inputs, outputs, centre, middle, fraction = _problem(features, targets, weights)
     wide = inputs.shape[1] > len(inputs)
     values, vectors = np.linalg.eigh(inputs @ inputs.T if wide else inputs.T @ inputs)
     kept = values > max(float(values.max(initial=0.0)) * 1e-10, 1e-12)
     values, vectors = values[kept], vectors[:, kept]
     left = vectors if wide else inputs @ vectors / np.sqrt(values)  # (N, R)
     right = inputs.T @ left / np.sqrt(values) if wide else vectors  # (F, R)
-    projected = left.T @ problem.targets  # (R, K)
+    projected = left.T @ outputs  # (R, K)
     ridges = {}
     for penalty in penalties:
         weight = right @ ((np.sqrt(values) / (values + penalty))[:, None] * projected)
         shrink = values / (values + penalty)
-        hat = problem.fraction + np.square(left) @ shrink
-        residuals = problem.targets - left @ (shrink[:, None] * projected)
+        hat = fraction + np.square(left) @ shrink
+        residuals = outputs - left @ (shrink[:, None] * projected)
         left_out = residuals / np.maximum(1.0 - hat, 1e-9)[:, None]
         loss = float(np.square(left_out).sum() / (weights.sum() * targets.shape[1]))
-        bias = problem.middle - problem.centre @ weight
+        bias = middle - centre @ weight
         ridges[penalty] = Ridge(weight=weight, bias=bias, penalty=penalty, loss=loss)
     return ridges
 
@@ -223,21 +208,19 @@ def eliminations(
 
     Sequential feature detachment (Uribarri et al., "Detach-ROCKET", 2024, arXiv 2309.14518, section 3).
     """
-    problem = _problem(features, targets, weights)
+    whole, outputs, centre, middle, _ = _problem(features, targets, weights)
     rows = np.arange(features.shape[1])
-    tall = len(features) > len(rows)
-    product = problem.inputs.T @ problem.inputs if tall else np.zeros((0, 0))
+    product = whole.T @ whole if len(features) > len(rows) else np.zeros((0, 0))
     while True:
-        inputs = problem.inputs[:, rows]
+        inputs = whole[:, rows]
         if len(rows) > len(inputs):  # solved in the smaller of window and feature space
-            dual = np.linalg.solve(inputs @ inputs.T + penalty * np.eye(len(inputs)), problem.targets)
+            dual = np.linalg.solve(inputs @ inputs.T + penalty * np.eye(len(inputs)), outputs)
             weight = np.asarray(inputs.T @ dual)
         else:
             primal = product[np.ix_(rows, rows)] if len(product) else inputs.T @ inputs
-            weight = np.linalg.solve(primal + penalty * np.eye(len(rows)), inputs.T @ problem.targets)
+            weight = np.linalg.solve(primal + penalty * np.eye(len(rows)), inputs.T @ outputs)
         if len(rows) <= most:
-            bias = problem.middle - problem.centre[rows] @ weight
-            yield rows, Ridge(weight=weight, bias=bias, penalty=penalty)
+            yield rows, Ridge(weight=weight, bias=middle - centre[rows] @ weight, penalty=penalty)
         if len(rows) <= fewest:
             return
         left = max(fewest, int(len(rows) * (1 - _DROPPED)))
@@ -246,16 +229,17 @@ def eliminations(
         rows = np.sort(rows[np.argsort(-strength, kind="stable")[:left]])
 
 
-def _problem(features: NDArray[np.floating], targets: NDArray[np.floating], weights: NDArray[np.floating]) -> _Problem:
+def _problem(
+    features: NDArray[np.floating], targets: NDArray[np.floating], weights: NDArray[np.floating]
+) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Centred rows times root weights, (N, F) and (N, K), the subtracted means, and the fraction of each weight."""
     inputs, outputs, fraction = (np.asarray(part, dtype=np.float64) for part in (features, targets, weights))
     fraction = fraction / fraction.sum()
     centre, middle, root = fraction @ inputs, fraction @ outputs, np.sqrt(fraction * weights.sum())[:, None]
-    inputs, outputs = root * (inputs - centre), root * (outputs - middle)
-    return _Problem(inputs=inputs, targets=outputs, centre=centre, middle=middle, fraction=fraction)
+    return root * (inputs - centre), root * (outputs - middle), centre, middle, fraction
 
 
-_MAX_ROWS = 16_384
-"""Windows of one regression: their features take 130 MB in float32."""
+_MAX_ROWS = 16_384  # windows of one regression: their features take 130 MB in float32
 
 
 def rows_to_learn_from(windows: Windows, *, taught: bool, seed: int) -> NDArray[np.int64]:

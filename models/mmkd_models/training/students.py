@@ -32,9 +32,7 @@ from mmkd_report.schema.demo import LABELS_ONLY
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = (0.5, 0.25, 0.75, 0.0, 1.0)
-"""Weights of a hybrid's transformer, in the order of preference between equals."""
-
+WEIGHTS = (0.5, 0.25, 0.75, 0.0, 1.0)  # weights of a hybrid's transformer, in the order of preference between equals
 _MIXED, _UNMIXED = "transformer of mixed windows", "transformer of unmixed windows"
 ROCKET, _HYBRID = "convolutional features", "hybrid"
 

@@ -477,12 +477,7 @@ def say(hits, answers, old=(0, 1) * 4) -> StudentScores:
     right = float(np.mean(np.array(old) == Judging.labels))
     logits = np.eye(2, dtype=np.float32)[np.array(old)]
     said = np.array(answers)
-    return StudentScores(
-        closeness=np.array(hits, dtype=float),
-        answers=said,
-        old_logits=logits,
-        old_score=right,
-    )
+    return StudentScores(closeness=np.array(hits, dtype=float), answers=said, old_logits=logits, old_score=right)
 
 
 def test_a_gain_is_counted_in_points_with_itsstandard_error():

@@ -8,33 +8,24 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe, Term
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
-from mmkd_models.losses.correlation import DistTerm, dist_loss
-from mmkd_models.losses.decoupled import DkdTerm, dkd_loss
-from mmkd_models.losses.features import FeatureTerm, feature_loss
-from mmkd_models.losses.logits import LogitTerm
-from mmkd_models.losses.relation import RelationTerm, relation_loss
+from mmkd_models.losses.features import FeatureTerm, RelationTerm, feature_loss, relation_loss
+from mmkd_models.losses.logits import DistTerm, DkdTerm, LogitTerm, dist_loss, dkd_loss
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import constant
-from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
+from mmkd_models.networks.config import EncoderConfig
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Teacher, TeacherOutput
+from tests.models.distillation.pairs import ENCODER, batch, student, teacher
 
-ENCODER = EncoderConfig(width=8, heads=2, depth=2, most_tokens=8)
 WIDE = EncoderConfig(width=12, heads=3, depth=3, most_tokens=8)
-SPECS = [
-    ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40),
-    ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=15),
-]
 ONE = constant(1.0)
 RELATION = RelationTerm(weight=ONE, heads=4)
 EVERY = (
@@ -49,31 +40,18 @@ EVERY = (
 )
 
 
-def student(encoder: EncoderConfig = ENCODER, classes: int = 3) -> Student:
-    torch.manual_seed(0)
-    return Student(SPECS[0], classes, StudentConfig(preset="test", encoder=encoder))
+def wide(classes: int = 3, count: int = 2) -> Teacher:
+    return teacher(count, classes, encoder=WIDE)
 
 
-def teacher(encoder: EncoderConfig = WIDE, classes: int = 3, count: int = 2) -> Teacher:
-    torch.manual_seed(1)
-    return Teacher(SPECS[:count], classes, TeacherConfig(preset="test", encoder=encoder, fusion_depth=2)).eval()
-
-
-def batch(*, size: int = 4, classes: int = 3, missing: float = 0.1) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    inputs = {}
-    for spec in SPECS:
-        values = torch.randn(size, *spec.shape, generator=generator)
-        present = (torch.rand(values.shape, generator=generator) >= missing).float()
-        present[:, : spec.samples // 3] = 0  # tokens without a sample behind them
-        inputs[spec.name] = values * present, present
-    targets = F.one_hot(torch.arange(size) % classes, classes).float()
-    return Batch(inputs=inputs, targets=targets, labelled=torch.ones(size), index=torch.arange(size))
+def late(*, size: int = 4, classes: int = 3) -> Batch:
+    """Whose first tokens have no sample behind them."""
+    return batch(size=size, classes=classes, begins=1 / 3)
 
 
 def learner(*terms: Term, own: Student | None = None, other: Teacher | None = None) -> DistillLearner:
     network = student() if own is None else own
-    return DistillLearner(network, teacher() if other is None else other, Recipe(terms=terms), modality="acc").eval()
+    return DistillLearner(network, wide() if other is None else other, Recipe(terms=terms), modality="acc").eval()
 
 
 def refusal(*terms: Term, own: Student | None = None, other: Teacher | None = None) -> str:
@@ -83,14 +61,14 @@ def refusal(*terms: Term, own: Student | None = None, other: Teacher | None = No
 
 
 def outputs(data: Batch) -> tuple[StudentOutput, TeacherOutput]:
-    return student().eval()(*data.inputs["acc"], taps=True), teacher()(data.inputs, taps=True)
+    return student().eval()(*data.inputs["acc"], taps=True), wide()(data.inputs, taps=True)
 
 
 # ----------------------------------------------------------------------------------------------------- what is compared
 
 
 def test_outputs_are_compared_by_the_losses_of_their_terms():
-    data = msgspec.structs.replace(batch(), labelled=torch.tensor([1.0, 1.0, 0.0, 1.0]))
+    data = msgspec.structs.replace(late(), labelled=torch.tensor([1.0, 1.0, 0.0, 1.0]))
     ours, theirs = outputs(data)
     terms = learner(DkdTerm(weight=ONE, beta=3.0), DistTerm(weight=ONE, beta=0.5))(data, 0.0)
     target = data.targets.argmax(-1)
@@ -103,7 +81,7 @@ def test_outputs_are_compared_by_the_losses_of_their_terms():
 
 
 def test_relations_are_means_over_pairs_and_vectors():
-    data = batch()
+    data = late()
     ours, theirs = outputs(data)
     term = RelationTerm(weight=ONE, layers=((0, 1), (1, 4)), vectors=("query", "value"), heads=4)
     expected = []
@@ -115,7 +93,7 @@ def test_relations_are_means_over_pairs_and_vectors():
 
 
 def test_hidden_states_are_compared_through_projectors():
-    data = batch()
+    data = late()
     ours, theirs = outputs(data)
     term = FeatureTerm(weight=ONE, layers=((1, 4),))
     module = learner(term)
@@ -127,7 +105,7 @@ def test_hidden_states_are_compared_through_projectors():
 def test_tokens_of_another_length_are_tied_by_their_time(most_tokens):
     own = student(msgspec.structs.replace(ENCODER, most_tokens=most_tokens))
     module = learner(EdamTerm(weight=ONE), RELATION, FeatureTerm(weight=ONE), own=own)
-    terms = module(batch(), 0.0)
+    terms = module(late(), 0.0)
     terms["loss"].backward()
     assert all(bool(value.isfinite()) and value.item() > 0 for value in terms.values())
 
@@ -137,8 +115,8 @@ def test_tokens_of_another_length_are_tied_by_their_time(most_tokens):
 
 @pytest.mark.parametrize(("size", "classes"), [(1, 3), (4, 2), (1, 2)])
 def test_one_window_or_two_classes_are_enough_for_every_term(size, classes):
-    module = learner(*EVERY, own=student(classes=classes), other=teacher(classes=classes))
-    terms = module(batch(size=size, classes=classes), 0.0)
+    module = learner(*EVERY, own=student(classes=classes), other=wide(classes=classes))
+    terms = module(late(size=size, classes=classes), 0.0)
     terms["loss"].backward()
     assert {term.__struct_config__.tag for term in EVERY} <= set(terms)
     assert all(bool(value.isfinite()) for value in terms.values())
@@ -149,17 +127,17 @@ def test_one_window_or_two_classes_are_enough_for_every_term(size, classes):
 @pytest.mark.parametrize("term", EVERY)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_every_term_alone_teaches_the_student(term, classes):
-    module = learner(term, own=student(classes=classes), other=teacher(classes=classes))
-    module(batch(classes=classes), 0.0)["loss"].backward()
+    module = learner(term, own=student(classes=classes), other=wide(classes=classes))
+    module(late(classes=classes), 0.0)["loss"].backward()
     gradients = [p.grad for p in module.network.parameters() if p.grad is not None]
     assert max(float(gradient.abs().max()) for gradient in gradients) > 1e-5  # a vanished term has 1e-7 or nothing
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 def test_empty_windows_give_finite_losses_and_gradients():
-    nothing = {name: (torch.zeros_like(v), torch.zeros_like(p)) for name, (v, p) in batch().inputs.items()}
+    nothing = {name: (torch.zeros_like(v), torch.zeros_like(p)) for name, (v, p) in late().inputs.items()}
     module = learner(*EVERY)
-    terms = module(msgspec.structs.replace(batch(), inputs=nothing), 0.0)
+    terms = module(msgspec.structs.replace(late(), inputs=nothing), 0.0)
     terms["loss"].backward()
     assert all(bool(value.isfinite()) for value in terms.values())
     assert [terms[kind].item() for kind in ("edam", "relation", "feature")] == [0.0] * 3
@@ -168,7 +146,7 @@ def test_empty_windows_give_finite_losses_and_gradients():
 
 @pytest.mark.parametrize("term", [EdamTerm(weight=ONE), RELATION, FeatureTerm(weight=ONE)])
 def test_what_stands_in_missing_samples_teaches_nothing(term):
-    data = batch()
+    data = late()
     values, present = data.inputs["acc"]
     garbage = {**data.inputs, "acc": (values + (1 - present) * 1e3, present)}
     module = learner(term)
@@ -178,7 +156,7 @@ def test_what_stands_in_missing_samples_teaches_nothing(term):
 
 def test_every_term_is_computed_in_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = learner(*EVERY)(batch(), 0.0)
+        terms = learner(*EVERY)(late(), 0.0)
     assert {name: value.dtype for name, value in terms.items()} == dict.fromkeys(terms, torch.float32)
     assert all(bool(value.isfinite()) for value in terms.values())
 
@@ -188,7 +166,7 @@ def test_every_term_is_computed_in_float32_under_autocast():
 
 @pytest.mark.parametrize("term", [LogitTerm(weight=ONE), DkdTerm(weight=ONE), DistTerm(weight=ONE)])
 def test_other_classes_cannot_be_tied(term):
-    assert refusal(term, other=teacher(classes=4)) == (
+    assert refusal(term, other=wide(classes=4)) == (
         f"recipe: term {term.name!r}: the student has 3 outputs, the teacher 4; train both on the same classes"
     )
 
@@ -214,9 +192,9 @@ class Plain(torch.nn.Module):
 
 
 def test_a_network_of_ones_own_learns_what_it_can():
-    data = batch()
+    data = late()
     terms = (LogitTerm(weight=ONE), FeatureTerm(weight=ONE), CrdTerm(weight=ONE, width=4))
-    module = DistillLearner(Plain(shown=1), teacher(), Recipe(terms=terms), modality="acc", example=data.inputs)
+    module = DistillLearner(Plain(shown=1), wide(), Recipe(terms=terms), modality="acc", example=data.inputs)
     module(data, 0.0)["loss"].backward()
     assert all(p.grad is not None for p in module.network.parameters())
 
@@ -224,7 +202,7 @@ def test_a_network_of_ones_own_learns_what_it_can():
 @pytest.mark.parametrize(("shown", "term", "layers"), [(0, FeatureTerm(weight=ONE), 0), (2, RELATION, 0)])
 def test_a_network_of_ones_own_that_hides_its_layers_is_told_so(shown, term, layers):
     with pytest.raises(UsageError, match=f"the student shows {layers} layers and the teacher 5"):
-        DistillLearner(Plain(shown=shown), teacher(), Recipe(terms=(term,)), modality="acc", example=batch().inputs)
+        DistillLearner(Plain(shown=shown), wide(), Recipe(terms=(term,)), modality="acc", example=late().inputs)
 
 
 class Narrow(torch.nn.Module):
@@ -232,7 +210,7 @@ class Narrow(torch.nn.Module):
 
     def __init__(self, **changed: Any) -> None:
         super().__init__()
-        self.network, self.changed = teacher(), changed
+        self.network, self.changed = wide(), changed
 
     def forward(self, inputs: Any, *, taps: bool = False) -> TeacherOutput:
         return replace(self.network(inputs, taps=taps), **(self.changed if taps else {}))
@@ -240,7 +218,7 @@ class Narrow(torch.nn.Module):
 
 def own_refusal(term: Term, network: torch.nn.Module, modality: str = "acc") -> str:
     with pytest.raises(UsageError) as caught:
-        DistillLearner(student(), network, Recipe(terms=(term,)), modality=modality, example=batch().inputs)
+        DistillLearner(student(), network, Recipe(terms=(term,)), modality=modality, example=late().inputs)
     return str(caught.value)
 
 
@@ -270,7 +248,7 @@ def test_what_cannot_be_compared_is_refused_before_the_first_step(term, changed,
 
 def test_a_modality_that_the_example_lacks_is_refused():
     assert own_refusal(LogitTerm(weight=ONE), Narrow(), modality="heat") == (
-        "modality 'heat': expected one of the example's (acc, gyro); name the student's"
+        "modality 'heat': expected one of the example's (acc, gyro, audio); name the student's"
     )
 
 
@@ -284,7 +262,7 @@ class Bare(torch.nn.Linear):
 def test_a_network_of_ones_own_that_answers_otherwise_is_told_how():
     with pytest.raises(UsageError) as caught:
         DistillLearner(
-            Bare(80, 3), teacher(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc", example=batch().inputs
+            Bare(80, 3), wide(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc", example=late().inputs
         )
     assert str(caught.value) == (
         "distillation: expected the student to give a StudentOutput, got Tensor; "
@@ -294,7 +272,7 @@ def test_a_network_of_ones_own_that_answers_otherwise_is_told_how():
 
 def test_a_network_of_ones_own_needs_an_example():
     with pytest.raises(UsageError) as caught:
-        DistillLearner(Plain(), teacher(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc")
+        DistillLearner(Plain(), wide(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc")
     assert str(caught.value) == (
         "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
     )

@@ -8,11 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner, SupervisedLearner
 from mmkd_models.distillation.recipe import Recipe, Term
@@ -22,41 +20,14 @@ from mmkd_models.losses.features import FeatureTerm
 from mmkd_models.losses.logits import LogitTerm, kl_loss
 from mmkd_models.losses.task import TaskTerm, soft_cross_entropy
 from mmkd_models.losses.term import Weight, constant
-from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
-from mmkd_models.networks.student import Student
+from mmkd_models.networks.config import TeacherConfig
 from mmkd_models.networks.teacher import Teacher
+from tests.models.distillation.pairs import ENCODER, SPECS, batch, student, teacher
 
-ENCODER = EncoderConfig(width=8, heads=2, depth=2, most_tokens=8)
-SPECS = [
-    ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40),
-    ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=15),
-    ModalitySpec(name="audio", channels=("a",), rate_hz=100.0, samples=200),
-]
 TASK = TaskTerm(weight=constant(1.0))
 LOGIT = LogitTerm(weight=constant(2.0), temperature=2.0)
 EDAM = EdamTerm(weight=constant(0.5))
 CRD = CrdTerm(weight=constant(0.1), queue=16, width=4)
-
-
-def student(encoder: EncoderConfig = ENCODER, classes: int = 3) -> Student:
-    torch.manual_seed(0)
-    return Student(SPECS[0], classes, StudentConfig(preset="test", encoder=encoder))
-
-
-def teacher(count: int = 3, classes: int = 3) -> Teacher:
-    torch.manual_seed(1)
-    return Teacher(SPECS[:count], classes, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=2))
-
-
-def batch(*, size: int = 4, classes: int = 3, missing: float = 0.1, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    inputs = {}
-    for spec in SPECS:
-        values = torch.randn(size, *spec.shape, generator=generator)
-        present = (torch.rand(values.shape, generator=generator) >= missing).float()
-        inputs[spec.name] = values * present, present
-    targets = F.one_hot(torch.arange(size) % classes, classes).float()
-    return Batch(inputs=inputs, targets=targets, labelled=torch.ones(size), index=torch.arange(size))
 
 
 def learner(*terms: Term, count: int = 3, classes: int = 3) -> DistillLearner:

@@ -18,11 +18,8 @@ from mmkd_models.commands.distill import run_distill
 from mmkd_models.distillation.recipe import Recipe, Term, check_terms, chosen_recipe, term_from_text, terms_text
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
-from mmkd_models.losses.correlation import DistTerm
-from mmkd_models.losses.decoupled import DkdTerm
-from mmkd_models.losses.features import FeatureTerm
-from mmkd_models.losses.logits import LogitTerm
-from mmkd_models.losses.relation import RelationTerm
+from mmkd_models.losses.features import FeatureTerm, RelationTerm
+from mmkd_models.losses.logits import DistTerm, DkdTerm, LogitTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import Weight, constant, layer_pairs
 
@@ -72,9 +69,7 @@ def test_what_is_no_term_says_what_is_wrong_and_where_to_look(text, problem):
     assert str(caught.value) == f"--term {text!r}: {problem}; --list-terms shows them all"
 
 
-def test_the_text_names_every_kind_and_every_setting_and_its_settings_can_be_given_back(
-    capsys,
-):
+def test_the_text_names_every_kind_and_every_setting_and_its_settings_can_be_given_back(capsys):
     with pytest.raises(SystemExit):
         run_distill(["--list-terms"])
     text = capsys.readouterr().out

@@ -16,11 +16,8 @@ from mmkd_models.distillation.learner import DistillLearner, mix_logits
 from mmkd_models.distillation.recipe import Recipe, Term
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
-from mmkd_models.losses.correlation import DistTerm, dist_loss
-from mmkd_models.losses.decoupled import DkdTerm, dkd_loss
-from mmkd_models.losses.features import FeatureTerm
-from mmkd_models.losses.logits import LogitTerm, kl_loss
-from mmkd_models.losses.relation import RelationTerm
+from mmkd_models.losses.features import FeatureTerm, RelationTerm
+from mmkd_models.losses.logits import DistTerm, DkdTerm, LogitTerm, dist_loss, dkd_loss, kl_loss
 from mmkd_models.losses.term import CLASSES, Goal, constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student

@@ -43,25 +43,16 @@ def plain_crd(student: Tensor, teacher: Tensor, index: Tensor, memory: tuple[Ten
     return total / len(rows)
 
 
-def test_it_equals_a_plain_loop_over_the_batch():
-    student, teacher, index = units(4, 3, 0), units(4, 3, 1), torch.arange(4)
-    loss = crd_loss(student, teacher, temperature=TAU, index=index).item()
-    assert loss == pytest.approx(plain_crd(student, teacher, index, None), rel=1e-5)  # float32 against float64
-
-
-def test_it_equals_a_plain_loop_with_memory_and_repeated_windows():
-    student, teacher, index = units(4, 3, 0), units(4, 3, 1), torch.tensor([5, 7, 5, 9])
-    memory = units(6, 3, 2), units(6, 3, 3), torch.tensor([1, 5, 2, 9, 9, 3])
-    loss = crd_loss(
-        student,
-        teacher,
-        temperature=TAU,
-        index=index,
-        memory_student=memory[0],
-        memory_teacher=memory[1],
-        memory_index=memory[2],
-    ).item()
-    assert loss == pytest.approx(plain_crd(student, teacher, index, memory), rel=1e-5)
+@pytest.mark.parametrize(
+    ("rows", "memory"),
+    [(range(4), None), ([5, 7, 5, 9], (units(6, 3, 2), units(6, 3, 3), torch.tensor([1, 5, 2, 9, 9, 3])))],
+    ids=["batch", "memory and repeated windows"],
+)
+def test_it_equals_a_plain_loop(rows, memory):
+    student, teacher, index = units(4, 3, 0), units(4, 3, 1), torch.tensor(rows)
+    old = dict(zip(("memory_student", "memory_teacher", "memory_index"), memory or (), strict=False))
+    loss = crd_loss(student, teacher, temperature=TAU, index=index, **old).item()
+    assert loss == pytest.approx(plain_crd(student, teacher, index, memory), rel=1e-5)  # float32 against float64
 
 
 def test_two_perfect_orthogonal_pairs_have_a_closed_form():

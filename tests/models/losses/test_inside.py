@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mmkd_models.losses.features import feature_loss
-from mmkd_models.losses.relation import relation_loss
+from mmkd_models.losses.features import feature_loss, relation_loss
 
 SAME = nn.Identity()
 

@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmkd_models.losses.correlation import dist_loss
-from mmkd_models.losses.decoupled import dkd_loss
-from mmkd_models.losses.logits import kl_loss
+from mmkd_models.losses.logits import dist_loss, dkd_loss, kl_loss
 
 
 def plain_kl(student: Tensor, teacher: Tensor, temperature: float) -> float:

@@ -21,9 +21,8 @@ from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.attention import EdamTerm
-from mmkd_models.losses.features import FeatureTerm
+from mmkd_models.losses.features import FeatureTerm, RelationTerm
 from mmkd_models.losses.logits import LogitTerm
-from mmkd_models.losses.relation import RelationTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.networks.causal import CausalEncoder, last_blocks
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig, student_config

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_models.networks.int8 import (
-    FakeInt8Student,
-    fake_activations,
-    fake_weights,
-    learnt_student,
-)
+from mmkd_models.networks.int8 import FakeInt8Student, fake_activations, fake_weights, learnt_student
 from mmkd_models.networks.layers import Dropout
 from mmkd_models.training.checkpoint import StudentCheckpoint
 

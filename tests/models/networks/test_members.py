@@ -136,11 +136,7 @@ LINKS = "expected every node to lead onwards inside its tree and every leaf to i
         ("roots", [1], LINKS),
         ("roots", [0, 0], LINKS),
         ("roots", [0, 2], LINKS),
-        (
-            "threshold",
-            [float("nan"), 0, 0],
-            "tensor 'threshold': expected finite values, got NaN or infinity",
-        ),
+        ("threshold", [float("nan"), 0, 0], "tensor 'threshold': expected finite values, got NaN or infinity"),
     ],
 )
 def test_trees_that_were_altered_are_refused(name, value, fault):

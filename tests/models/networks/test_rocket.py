@@ -132,27 +132,17 @@ def test_biases_are_quantiles_so_that_shares_are_spread_over_the_unit_interval()
     assert means.mean() == pytest.approx(0.5, abs=0.03)
 
 
-def test_windows_without_a_sample_do_not_count_where_features_are_standardised():
-    values, present = windows(40, 60, 3), np.ones((40, 60, 3), np.float32)
-    values[::4], present[::4] = 0.0, 0.0
-    scale = (np.zeros(3, np.float32), np.ones(3, np.float32))
-    network = fit_rocket(modality(60, 3), values, present, scale=scale, seed=0, features=168)
-    found = apply_rocket(network, values, present)
-    there = present[:, 0, 0] > 0
-    assert found[there].mean(0) == pytest.approx(0.0, abs=1e-4)
-    assert found[there].std(0) == pytest.approx(1.0, abs=1e-3)
-    assert not found[~there].any()
-
-
-def test_windows_that_lack_a_channel_do_not_count_for_features_that_read_it_alone():
+@pytest.mark.parametrize("lacking", [slice(None), slice(1)], ids=["every channel", "the channel that a feature reads"])
+def test_windows_that_lack_what_a_feature_reads_do_not_count_where_it_is_standardised(lacking):
     values, present = windows(40, 60, 2), np.ones((40, 60, 2), np.float32)
-    values[::4, :, 0], present[::4, :, 0] = 0.0, 0.0
+    values[::4, :, lacking], present[::4, :, lacking] = 0.0, 0.0
     scale = (np.zeros(2, np.float32), np.ones(2, np.float32))
     network = fit_rocket(modality(60, 2), values, present, scale=scale, seed=0, features=168)
     reads = torch.cat([group.get_buffer("reads") for group in network.groups])
     alone = (reads[:, 0] == 1).numpy()
     assert alone.any()
-    found = apply_rocket(network, values, present)[:, alone]
+    found = apply_rocket(network, values, present)
+    found = found if lacking == slice(None) else found[:, alone]
     there = present[:, 0, 0] > 0
     assert found[there].mean(0) == pytest.approx(0.0, abs=1e-4)
     assert found[there].std(0) == pytest.approx(1.0, abs=1e-3)

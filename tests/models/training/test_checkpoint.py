@@ -436,10 +436,7 @@ BAD_TENSORS: list[tuple[dict[str, Tensor | None], str]] = [
             "was altered"
         ),
     ),
-    (
-        {"carried/windows": torch.zeros(3, 41, 2)},
-        CARRIED.format("torch.float32 (3, 41, 2) with torch.int64 (3,)"),
-    ),
+    ({"carried/windows": torch.zeros(3, 41, 2)}, CARRIED.format("torch.float32 (3, 41, 2) with torch.int64 (3,)")),
     (
         {"carried/windows": torch.zeros(3, 40, 2).double()},
         CARRIED.format("torch.float64 (3, 40, 2) with torch.int64 (3,)"),

@@ -266,13 +266,7 @@ def test_the_part_that_validates_better_alone_is_shipped_alone(rocket, transform
     ],
 )
 def test_a_hybrid_has_the_prior_adjustment_of_what_is_in_it(
-    rocket,
-    transformer,
-    machines,
-    monkeypatch,
-    taus,
-    weight,
-    tau,
+    rocket, transformer, machines, monkeypatch, taus, weight, tau
 ):
     monkeypatch.setattr("mmkd_models.training.students.WEIGHTS", (weight,))
     parts = [
@@ -281,15 +275,6 @@ def test_a_hybrid_has_the_prior_adjustment_of_what_is_in_it(
     ]
     found = fit_hybrid(data_of(machines), parts[0], parts[1], run_of(machines))
     assert found.facts.prior_tau == tau
-
-
-def test_kinds_that_count_over_windows_cannot_be_causal():
-    with pytest.raises(UsageError) as error:
-        student_config("tiny", causal=True, kind="hybrid")
-    assert str(error.value) == (
-        "--causal: expected a student of the kind transformer, got hybrid, whose features are counted over whole "
-        "windows; leave out --causal, or take --kind transformer"
-    )
 
 
 def test_steps_and_int8_practice_are_refused_to_other_kinds(rocket):

@@ -64,12 +64,7 @@ def test_people_never_seen_are_as_trained_whatever_they_do(people, references):
     ],
     ids=["x and y swapped", "x and z swapped", "y and z swapped", "y dead", "offset of z", "another unit"],
 )
-def test_what_is_wrong_is_found_and_named(
-    people,
-    references,
-    fault,
-    cause,
-):
+def test_what_is_wrong_is_found_and_named(people, references, fault, cause):
     found = [judged(reference, fault(people[person])) for reference, out in references for person in out]
     assert [drift.verdict for drift in found] == ["drifting"] * 10
     assert sum(cause == drift.cause for drift in found) >= 8
@@ -91,9 +86,7 @@ def test_a_channel_that_is_never_there_is_never_far():
     assert watch.judge(np.concatenate(features)).verdict == "as_trained"
 
 
-def test_people_never_seen_are_within_the_limits_and_a_wrong_unit_is_not(
-    people,
-):
+def test_people_never_seen_are_within_the_limits_and_a_wrong_unit_is_not(people):
     of_people = {person: channel_magnitudes(one, np.ones_like(one)) for person, one in people.items()}
     for person, found in of_people.items():
         limits = magnitude_limits([one for other, one in of_people.items() if other != person])

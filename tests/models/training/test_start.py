@@ -162,13 +162,6 @@ def test_the_command_starts_from_a_file_and_says_so(line, tmp_path, capsys):
     command(line / "three", "-o", new, "--start", old)
     assert inspect_file(new)["started_from"] == f"teacher {file_sha256(old)}"
     assert "started_from" not in inspect_file(old)
-    with pytest.raises(UsageError) as raised:
-        command(line / "three", "-o", new)
-    assert str(raised.value) == f"{new}: already exists; choose another name, or add --force to replace it"
-
-
-def test_a_start_is_one_file_that_is_read_and_kept(line, tmp_path):
-    old = line / "old.ckpt"
     before = old.read_bytes()
     with pytest.raises(UsageError) as raised:
         command(line / "three", "-o", old, "--start", old)

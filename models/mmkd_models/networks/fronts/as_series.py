@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from mmkd_edge.spec import ModalityKind, ModalitySpec
 from mmkd_models.networks.fronts.log_mel import LogMels
 
-_CELLS = 8
-"""Cells of a side of the grid; fewer if a frame has fewer pixels."""
+_CELLS = 8  # cells of a side of the grid; fewer if a frame has fewer pixels
 
 
 class _SoundAsSeries(nn.Module):

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 
-_MIN_PIXELS = 8
-"""Least of the shorter side of a frame."""
-
+_MIN_PIXELS = 8  # least of the shorter side of a frame
 _MAX_PIXELS = 1024
 """Most of the longer side of a frame: more cost a device time, and a stem that ends with a few values ignores them."""
 

@@ -16,14 +16,9 @@ from torch import Tensor, nn
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 
-HOP_S = 0.016
-"""Seconds from one frame to the next; a frame is twice as long. The usual 10 and 25 ms cost twice as much."""
-
-_MAX_HOP = 512
-"""Samples, so that the matrix of a frame stays below 5 MB at any rate."""
-
-_MELS = 40
-"""Fewer where frames are so short that a triangle would have no bin of the spectrum."""
+HOP_S = 0.016  # seconds from one frame to the next; a frame is twice as long. The usual 10 and 25 ms cost twice as much
+_MAX_HOP = 512  # samples, so that the matrix of a frame stays below 5 MB at any rate
+_MELS = 40  # fewer where frames are so short that a triangle would have no bin of the spectrum
 
 FLOOR = 1e-8
 """Least power that a logarithm is taken of: 80 dB below a mel of power 1 (as `amin` of librosa's `power_to_db`)."""
