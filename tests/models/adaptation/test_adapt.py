@@ -278,20 +278,10 @@ BAD = {
         ),
     ),
     "no such data": ([], "nowhere", "{data}: expected a dataset directory, found none there; check the path"),
-    "no such old data": (
-        ["--old", "nowhere"],
-        "moved",
-        "nowhere: expected a dataset directory, found none there; check the path",
-    ),
     "no such teacher": (
         ["--teacher", "none.ckpt"],
         "moved",
         "none.ckpt: expected a checkpoint of mmkd-edge, found no such file; check the path",
-    ),
-    "a student as teacher": (
-        ["--teacher", "{site}/rocket.ckpt"],
-        "moved",
-        "{site}/rocket.ckpt: expected a teacher checkpoint, got a student checkpoint; name the right file",
     ),
     "a page of another kind": (
         ["--page", "report.txt"],

@@ -64,9 +64,6 @@ def outputs(data: Batch) -> tuple[StudentOutput, TeacherOutput]:
     return student().eval()(*data.inputs["acc"], taps=True), wide()(data.inputs, taps=True)
 
 
-# ----------------------------------------------------------------------------------------------------- what is compared
-
-
 def test_outputs_are_compared_by_the_losses_of_their_terms():
     data = msgspec.structs.replace(late(), labelled=torch.tensor([1.0, 1.0, 0.0, 1.0]))
     ours, theirs = outputs(data)
@@ -108,9 +105,6 @@ def test_tokens_of_another_length_are_tied_by_their_time(most_tokens):
     terms = module(late(), 0.0)
     terms["loss"].backward()
     assert all(bool(value.isfinite()) and value.item() > 0 for value in terms.values())
-
-
-# ------------------------------------------------------------------------------------------------ masks and small cases
 
 
 @pytest.mark.parametrize(("size", "classes"), [(1, 3), (4, 2), (1, 2)])
@@ -159,9 +153,6 @@ def test_every_term_is_computed_in_float32_under_autocast():
         terms = learner(*EVERY)(late(), 0.0)
     assert {name: value.dtype for name, value in terms.items()} == dict.fromkeys(terms, torch.float32)
     assert all(bool(value.isfinite()) for value in terms.values())
-
-
-# -------------------------------------------------------------------------------------------------- what cannot be tied
 
 
 @pytest.mark.parametrize("term", [LogitTerm(weight=ONE), DkdTerm(weight=ONE), DistTerm(weight=ONE)])

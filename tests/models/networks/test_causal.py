@@ -122,9 +122,6 @@ def test_a_gap_as_long_as_the_memory_leaves_the_state_of_a_beginning():
     torch.testing.assert_close(silent[:, -begun.shape[1] :], begun, atol=5e-6, rtol=0)
 
 
-# What may be seen.
-
-
 def test_nothing_that_comes_later_changes_an_answer():
     network = student(modality())
     stride = causal_encoder(network).stride
@@ -188,9 +185,6 @@ def test_only_a_causal_student_has_steps():
     )
 
 
-# Running statistics and filters, against numpy.
-
-
 def summary_at(front: CausalFront, values: Tensor, present: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """The spectrum (C F,) and the statistics (S,) after that block of (1, T, C)."""
     encoder = CausalEncoder(modality(32, channels=values.shape[-1]), ENCODER)
@@ -239,9 +233,6 @@ def test_filters_answer_to_their_tone_and_to_no_constant():
         frequency = np.fft.fftfreq(4096)[spectrum.argmax()]
         own = np.abs(np.exp(-2j * np.pi * frequency * np.arange(256)) @ kernels)
         assert own.argmax() == number
-
-
-# Training.
 
 
 def test_half_of_the_training_batches_follow_upon_another_window():
@@ -300,9 +291,6 @@ def test_the_teachers_attention_maps_are_refused():
         "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came before "
         "them alone, and the teacher's maps look at the whole window; leave the term out"
     )
-
-
-# Files.
 
 
 def test_a_causal_checkpoint_gives_the_same_network_back(tmp_path, student_checkpoint, dataset):

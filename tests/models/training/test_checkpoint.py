@@ -460,9 +460,6 @@ def test_tensors_that_do_not_fit_are_refused(path, tensors, message):
     assert refusal(path) == f"{path}: {message}"
 
 
-# Sizes that are claimed.
-
-
 @pytest.mark.parametrize(
     ("change", "name"),
     [

@@ -188,11 +188,6 @@ def test_labels_and_numbers_have_committees_too(rigs, kind, joins, monkeypatch, 
     assert made.facts.score >= best - 0.1
 
 
-def members_in(document: dict[str, Any]) -> list[dict[str, Any]]:
-    members: list[dict[str, Any]] = document["committee"]["members"]
-    return members
-
-
 def test_a_students_checkpoint_is_the_same_with_answers_that_were_kept(checkpoint, data, tmp_path):
     recipe, path = Recipe(terms=(LogitTerm(weight=constant(1.0)),)), tmp_path / "teacher.ckpt"
     write_teacher(path, checkpoint)
@@ -344,14 +339,14 @@ def test_a_window_without_a_modality_is_answered_by_all_that_do_not_need_it(sing
 
 
 def alter_member(number: int, **changes: Any) -> Callable[[dict[str, Any]], object]:
-    return lambda found: members_in(found)[number].update(changes)
+    return lambda found: found["committee"]["members"][number].update(changes)
 
 
 def alter_features(sensor: str, **changes: Any) -> Callable[[dict[str, Any]], object]:
     """Alter the first group of a rocket's features, or their stride."""
 
     def alter(found: dict[str, Any]) -> None:
-        features = members_in(found)[1]["features"][sensor]
+        features = found["committee"]["members"][1]["features"][sensor]
         (features if "stride" in changes else features["groups"][0]).update(changes)
 
     return alter
@@ -360,12 +355,12 @@ def alter_features(sensor: str, **changes: Any) -> Callable[[dict[str, Any]], ob
 ALTERED_FACTS = [
     (
         "checkpoint",
-        lambda found: members_in(found).reverse(),
+        lambda found: found["committee"]["members"].reverse(),
         "committee: expected two members or more and a transformer first, got trees, transformer",
     ),
     (
         "checkpoint",
-        lambda found: [one.update(weight=0.75) for one in members_in(found)],
+        lambda found: [one.update(weight=0.75) for one in found["committee"]["members"]],
         "committee: expected weights from 0 with the sum 1, got 0.75, 0.75",
     ),
     ("checkpoint", alter_member(0, temperature=0.0), "committee: expected temperatures above 0, got 0, {heat:g}"),
@@ -384,7 +379,7 @@ ALTERED_FACTS = [
     ),
     (
         "whole",
-        lambda found: members_in(found)[1].pop("features"),
+        lambda found: found["committee"]["members"][1].pop("features"),
         "member 1 (rocket): expected features of acc, gyro, got of none",
     ),
     (
