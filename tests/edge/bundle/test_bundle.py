@@ -228,6 +228,16 @@ def test_a_directory_that_lies_about_its_length_is_refused(bundle_path: Path) ->
     assert refusal(bundle_path) == f"{bundle_path}: {REPACKED}"
 
 
+def test_a_newer_bundle_asks_for_an_upgrade(bundle_path: Path) -> None:
+    files = stored_files(bundle_path)
+    files["manifest.json"] = files["manifest.json"].replace(b'"format_version": 1', b'"format_version": 7')
+    bundle_path.write_bytes(archive(files))
+    assert refusal(bundle_path) == (
+        f"{bundle_path}: manifest.json: format_version: this mmkd-edge reads up to 1, the bundle has 7; "
+        "upgrade with pip install --upgrade mmkd-edge"
+    )
+
+
 def test_a_bundle_replaced_while_open_keeps_answering_from_the_old_file(kit: Any, bundle_path: Path) -> None:
     with Bundle.open(bundle_path) as bundle:
         old = bundle.read("acc/model.fp32.onnx")
