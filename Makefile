@@ -63,7 +63,7 @@ check: $(READY)  ## lint, types, images and prose
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile Dockerfile.jetson
-	$(BIN)/codespell -D - -D docs/site/vocabulary.dic README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs examples mmkd_edge export benchmarks models reports station tests
+	$(BIN)/codespell --skip '*/third_party/*' -D - -D docs/site/vocabulary.dic README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs examples mmkd_edge export benchmarks models reports station tests
 	$(BIN)/proselint check --config docs/site/proselint.json README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs
 
 coverage: $(READY)  ## lines and branches of what a device trusts (bundle/, install/, the sandbox check) that their tests reach: all, or it fails
