@@ -21,11 +21,7 @@ import numpy as np
 
 from checks.script import head, parser_of, row
 
-UNTAUGHT = {
-    "extra_trees": "extra-trees",
-    "mini_rocket": "MiniRocket",
-    "rocket_and_trees": "ensemble",
-}
+UNTAUGHT = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket", "rocket_and_trees": "ensemble"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -244,13 +244,7 @@ def _verify(path: Path, descriptor: int) -> Bundle:
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
     return Bundle(
-        path,
-        descriptor,
-        manifest=manifest,
-        sha256=sha256,
-        manifest_sha256=digest,
-        signatures=document,
-        offsets=offsets,
+        path, descriptor, manifest=manifest, sha256=sha256, manifest_sha256=digest, signatures=document, offsets=offsets
     )
 
 

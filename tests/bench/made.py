@@ -220,11 +220,7 @@ def make_report(launches: Sequence[ProcessStart]) -> BenchReport:
             parameters=60_000,
         ),
         configuration=Configuration(
-            backend="ort",
-            precision="fp32",
-            threads=1,
-            launches=len(launches),
-            duration_s=10.0,
+            backend="ort", precision="fp32", threads=1, launches=len(launches), duration_s=10.0
         ),
         machine=machine,
         result=join_launches(launches, latency_ns),

@@ -21,12 +21,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_models.networks.config import TeacherConfig
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.checkpoint import (
-    TeacherCheckpoint,
-    read_student,
-    write_student,
-    write_teacher,
-)
+from mmkd_models.training.checkpoint import TeacherCheckpoint, read_student, write_student, write_teacher
 from mmkd_report.schema.bench import RivalEngine
 from tests.bench.made import make_bundle
 from tests.export.students import make_student

@@ -50,10 +50,7 @@ def with_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fp32 = entry.artifacts[0]
         members = {one.file: bundle.read(one.file) for one in (*manifest.files, entry.golden, fp32)}
     int8: Artifact = msgspec.structs.replace(
-        fp32,
-        file="acc/model.int8.onnx",
-        precision="int8",
-        parity=msgspec.structs.replace(fp32.parity, tolerance=0.1),
+        fp32, file="acc/model.int8.onnx", precision="int8", parity=msgspec.structs.replace(fp32.parity, tolerance=0.1)
     )
     members[int8.file] = members[fp32.file]
     changed = msgspec.structs.replace(entry, artifacts=(fp32, int8))

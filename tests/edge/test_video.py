@@ -11,15 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_edge import (
-    InputError,
-    ModalitySpec,
-    SensorChecks,
-    UnavailableError,
-    check_window,
-    prepare,
-    prepare_batch,
-)
+from mmkd_edge import InputError, ModalitySpec, SensorChecks, UnavailableError, check_window, prepare, prepare_batch
 from mmkd_edge.frames import cut_out, is_inside, mask_missing, opencv, parse_region
 from mmkd_edge.health.running import RunningStatistics, measure_statistics
 from mmkd_edge.predict.preprocess import channel_rows

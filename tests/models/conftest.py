@@ -225,11 +225,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         name="sites",
         labels=["idle", "ok", "worn"],
         modalities=_SENSORS,
-        splits={
-            "train": _site_split(range(9)),
-            "valid": _site_split(range(9, 12)),
-            "test": _site_split(range(12, 15)),
-        },
+        splits={"train": _site_split(range(9)), "valid": _site_split(range(9, 12)), "test": _site_split(range(12, 15))},
     )
 
 

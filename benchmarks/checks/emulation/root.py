@@ -99,13 +99,7 @@ def make_root(folder: Path, *, suite: str, mirror: str | None) -> Root:
 
 def _unpack(folder: Path, *, suite: str, mirror: str | None) -> None:
     privileged = [] if os.geteuid() == 0 else ["proot", "-0"]
-    fetch = [
-        "debootstrap",
-        "--download-only",
-        "--arch=arm64",
-        "--variant=minbase",
-        f"--include={','.join(PACKAGES)}",
-    ]
+    fetch = ["debootstrap", "--download-only", "--arch=arm64", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
     environment = os.environ | {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     line = [*privileged, *fetch, suite, str(folder), *([mirror] if mirror else [])]
     subprocess.run(line, env=environment, stdout=sys.stderr, check=True)

@@ -102,11 +102,7 @@ def time_models(job: PairJob) -> InTurnOutcome:
 def time_predict(job: OverheadJob) -> InTurnOutcome:
     """Time `predict`, then the bare engine; see `time_in_turn`."""
     choice = Choice(
-        bundle=job.bundle,
-        backend=job.backend or "ort",
-        precision="fp32",
-        threads=job.threads,
-        reference=job.reference,
+        bundle=job.bundle, backend=job.backend or "ort", precision="fp32", threads=job.threads, reference=job.reference
     )
     with open_predictor(choice) as predictor:
         modality, windows = predictor.modality, raw_windows(predictor)

@@ -142,11 +142,7 @@ def demo(
 
 
 def run_comparison(
-    comparison: Comparison,
-    *,
-    seeds: Sequence[int],
-    workers: int | None,
-    executor: Executor = "local",
+    comparison: Comparison, *, seeds: Sequence[int], workers: int | None, executor: Executor = "local"
 ) -> list[FoldResult]:
     """Train missing folds."""
     from mmkd_models.experiments.comparison import compare

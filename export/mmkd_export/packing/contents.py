@@ -45,11 +45,7 @@ _MIN_GOLDEN = 8  # of any size: devices compare backends on as many
 
 
 def pack_bundle(
-    student: ProvenStudent,
-    artifacts: Sequence[ProvenArtifact],
-    *,
-    platform: str,
-    left_out: Sequence[LeftOutArtifact],
+    student: ProvenStudent, artifacts: Sequence[ProvenArtifact], *, platform: str, left_out: Sequence[LeftOutArtifact]
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest and other members."""
     golden = recorded_golden(student.proof_set)

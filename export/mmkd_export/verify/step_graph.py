@@ -12,13 +12,7 @@ from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Streaming
 from mmkd_edge.frames import join_samples, missing_frames
 from mmkd_edge.opening.selftest import follow_recording
 from mmkd_export.graph.onnx_graph import count_mflops
-from mmkd_export.verify.answers import (
-    NetworkAnswers,
-    answers_along_recording,
-    compare,
-    manifest_parity,
-    require_parity,
-)
+from mmkd_export.verify.answers import NetworkAnswers, answers_along_recording, compare, manifest_parity, require_parity
 from mmkd_export.verify.artifacts import describe_artifact
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_report.schema.export import ArtifactParity, StepReport

@@ -83,8 +83,7 @@ class _SuiteOptions:
         Option(f"Suite: {', '.join(SUITES)}, or all. Repeatable.", metavar="NAME", shown=_DEFAULT_SUITE),
     ] = None
     rival: Annotated[
-        list[str] | None,
-        Option("Add extra_trees, mini_rocket or rocket_and_trees. Repeatable.", metavar="NAME"),
+        list[str] | None, Option("Add extra_trees, mini_rocket or rocket_and_trees. Repeatable.", metavar="NAME")
     ] = None
     by: Annotated[
         str | None, Option("Metadata whose values the suites groups and shift compare.", metavar="NAME", shown="group")

@@ -278,10 +278,7 @@ def test_what_the_manifest_does_not_say_is_not_written(kit: Any, tmp_path: Path)
     for members, fault in (
         ({**parts.members, "notes.txt": b"x"}, f"'notes.txt' is not in the manifest; {contract}"),
         ({**parts.members, "README.md": b"x"}, f"'README.md': expected 12 bytes, got 1; {AGAIN}"),
-        (
-            {**parts.members, "README.md": other},
-            f"'README.md': expected SHA-256 {hashes[0]}, got {hashes[1]}; {AGAIN}",
-        ),
+        ({**parts.members, "README.md": other}, f"'README.md': expected SHA-256 {hashes[0]}, got {hashes[1]}; {AGAIN}"),
         (
             {name: data for name, data in parts.members.items() if name != "README.md"},
             f"'README.md' is in the manifest and missing; {contract}",

@@ -10,14 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge import Manifest, ManifestError, decode_manifest, encode_manifest
-from mmkd_edge.bundle.manifest import (
-    MAX_MANIFEST_BYTES,
-    Adapted,
-    adapted_text,
-    member_files,
-    step_inputs,
-    step_outputs,
-)
+from mmkd_edge.bundle.manifest import MAX_MANIFEST_BYTES, Adapted, adapted_text, member_files, step_inputs, step_outputs
 from tests.edge.said import said
 
 AGAIN = "; export the bundle again"

@@ -12,12 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmkd_edge import (
-    EdgePredictor,
-    ModalitySpec,
-    TaskSpec,
-    UsageError,
-)
+from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError
 from mmkd_edge.bundle.statistics import InputStatistics
 from mmkd_edge.health.prometheus import metrics_text
 from mmkd_edge.health.running import measure_statistics, stability_index

@@ -126,10 +126,7 @@ def test_the_first_stream_with_a_working_sensor_answers() -> None:
     dead = no_answer(WindowFault(status="invalid", reason="it is dead"), modality=ACC, task=TASK)
     substitute = fallback.choose(1, other)
     assert substitute is not None
-    assert (substitute.status, substitute.reason) == (
-        "degraded",
-        "'gyro' answers in place of acc: no sample came yet",
-    )
+    assert (substitute.status, substitute.reason) == ("degraded", "'gyro' answers in place of acc: no sample came yet")
     assert fallback.choose(0, good) is good
     assert fallback.choose(1, other) is None  # a better one works
     assert fallback.choose(0, dead) is None  # the other answers

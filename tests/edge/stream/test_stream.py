@@ -15,15 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mmkd_edge import (
-    EdgePredictor,
-    InputError,
-    ModalitySpec,
-    Prediction,
-    SensorError,
-    Stream,
-    UsageError,
-)
+from mmkd_edge import EdgePredictor, InputError, ModalitySpec, Prediction, SensorError, Stream, UsageError
 from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
 from tests.edge.said import said as refused
 

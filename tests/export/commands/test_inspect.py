@@ -21,10 +21,7 @@ from mmkd_edge.errors import ArtifactError, CheckpointError, UsageError
 from mmkd_export.commands.inspect import main
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import ExportResult
-from mmkd_models.training.checkpoint import (
-    StudentCheckpoint,
-    read_student,
-)
+from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
 from mmkd_report.schema.export import EngineSidecar
 
 Run = Callable[..., tuple[object, str, str]]

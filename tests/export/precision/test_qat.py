@@ -273,10 +273,7 @@ def test_the_command_writes_a_student_that_exports_and_says_how(
             ["--modality", "gyro"],
             "--qat {start}: expected a windowed student of 'gyro', got one of 'acc'; choose another",
         ),
-        (
-            ["--causal"],
-            "--causal cannot be combined with --qat, which continues with a trained student; leave it out",
-        ),
+        (["--causal"], "--causal cannot be combined with --qat, which continues with a trained student; leave it out"),
         (
             ["--qat", "{causal}"],
             "--qat {causal}: expected a windowed student of 'acc', got a causal one; choose another",

@@ -239,10 +239,7 @@ def search(student: StudentCheckpoint, student_graph: bytes) -> Callable[..., In
         return answers_from_backend(OrtBackend(model.SerializeToString()), windows, student.modality)
 
     def run(
-        *,
-        passing: int,
-        graph: bytes = student_graph,
-        ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul"),
+        *, passing: int, graph: bytes = student_graph, ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul")
     ) -> Int8Graph:
         count = 0
 

@@ -199,8 +199,7 @@ def test_an_int8_tflite_that_answers_otherwise_ends_the_export(
     student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(
-        "mmkd_export.targets.litert.int8_tflite",
-        lambda model, graph: _with_its_head_turned(int8_tflite(model, graph)),
+        "mmkd_export.targets.litert.int8_tflite", lambda model, graph: _with_its_head_turned(int8_tflite(model, graph))
     )
     plan = ExportPlan(
         source=student_file,

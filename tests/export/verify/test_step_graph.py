@@ -353,10 +353,7 @@ def test_a_bundle_that_takes_over_goes_on_from_the_last_window(exported: ExportR
             {"states": [{"name": "a", "shape": [4096, 8192]}]},
             "states[0].shape: expected at most 16777216 values, got 33554432",
         ),
-        (
-            {"file": "acc/steps.onnx"},
-            "artifacts[0].file: expected 'acc/step.fp32.onnx', got 'acc/steps.onnx'",
-        ),
+        ({"file": "acc/steps.onnx"}, "artifacts[0].file: expected 'acc/step.fp32.onnx', got 'acc/steps.onnx'"),
     ],
 )
 def test_steps_that_cannot_be_are_refused_with_their_place(

@@ -114,10 +114,7 @@ def test_a_share_of_labels_a_fold_and_a_seed_make_another_student(
 
 @pytest.mark.parametrize(
     ("options", "labelled"),
-    [
-        ("--labelled-groups 2", Labelled(groups=2)),
-        ("--label-fraction 0.5 --fold 1 --seed 2", Labelled(fraction=0.5)),
-    ],
+    [("--labelled-groups 2", Labelled(groups=2)), ("--label-fraction 0.5 --fold 1 --seed 2", Labelled(fraction=0.5))],
 )
 def test_a_checkpoint_knows_what_was_labelled_and_the_next_command_sees_the_same_windows(
     call: Call, machines: Dataset, options: str, labelled: Labelled
@@ -226,10 +223,7 @@ _FRACTION = "label fraction: expected above 0 and up to 1, got {}; 0.1 keeps a t
         ),
         ("student --modality sound", _UNKNOWN),
         ("teacher --modality sound", _UNKNOWN),
-        (
-            "teacher --modality acc --modality acc",
-            "modalities: expected each name once, got acc, acc; name each once",
-        ),
+        ("teacher --modality acc --modality acc", "modalities: expected each name once, got acc, acc; name each once"),
         ("student --modality acc --label-fraction 0", _FRACTION.format("0.0")),
         ("student --modality acc --label-fraction 1.5", _FRACTION.format("1.5")),
         ("student --modality acc --label-fraction nan", _FRACTION.format("nan")),

@@ -50,13 +50,7 @@ SUBJECT: Document = {
     "artifact_size_bytes": 250_000,
     "parameters": 61_711,
 }
-CONFIGURATION: Document = {
-    "backend": "ort",
-    "precision": "fp32",
-    "threads": 1,
-    "launches": 5,
-    "duration_s": 10.0,
-}
+CONFIGURATION: Document = {"backend": "ort", "precision": "fp32", "threads": 1, "launches": 5, "duration_s": 10.0}
 
 
 QUIET: Document = dict.fromkeys(

@@ -154,13 +154,7 @@ def test_the_benchmark_is_that_of_the_document(two_sensors, parse) -> None:
     rows = [[cell.text for cell in row.all("td")] for row in bench.all("table", "compact")[0].all("tr")[1:]]
     assert rows[0] == ["0.127", "0.139", "0.191"]
     assert rows[1] == ["0.487", "0.545", "0.833"]
-    for text in (
-        "23\u202f815",
-        "12.3\u202fms",
-        "0.913\u202fms",
-        "61.4\u202fMB",
-        "students/gyro.edge, ort, 1 thread",
-    ):
+    for text in ("23\u202f815", "12.3\u202fms", "0.913\u202fms", "61.4\u202fMB", "students/gyro.edge, ort, 1 thread"):
         assert text in bench.text
     assert "governor" not in bench.text
 
@@ -418,16 +412,7 @@ def test_the_package_is_thin_until_a_page_is_made() -> None:
 
 def test_the_public_names_are_listed() -> None:
     errors = {"DocumentError", "PageError", "ReportError"}
-    named = [
-        "adaptation",
-        "bench",
-        "data_report",
-        "demo",
-        "export",
-        "judging",
-        "sensors",
-        "study",
-    ]
+    named = ["adaptation", "bench", "data_report", "demo", "export", "judging", "sensors", "study"]
     pages = {f"render_{name}" for name in named}
     assert set(mmkd_report.__all__) == errors | pages | {"write_page"}
 

@@ -6,13 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from mmkd_models.evaluation.confidence import (
-    HEADINGS,
-    confidence_facts,
-    coverage_cells,
-    reliability,
-    reliability_text,
-)
+from mmkd_models.evaluation.confidence import HEADINGS, confidence_facts, coverage_cells, reliability, reliability_text
 from mmkd_models.evaluation.gains import MIN_GROUPS, compare_with_chance, gain_on_windows
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.evaluation.suites.inputs import (

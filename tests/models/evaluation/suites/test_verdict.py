@@ -10,14 +10,7 @@ from mmkd_models.evaluation.suites.groups import Gap, GroupFigures, GroupMeasure
 from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
 from mmkd_models.evaluation.suites.table import with_suites
 from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.judging import (
-    DataFacts,
-    FaultFigures,
-    FaultsFacts,
-    JudgedModel,
-    JudgingDocument,
-    SuiteResult,
-)
+from mmkd_report.schema.judging import DataFacts, FaultFigures, FaultsFacts, JudgedModel, JudgingDocument, SuiteResult
 
 DATA = DataFacts(name="line 3", sha256="d" * 64, part="test windows", windows=90, groups=6, labels=("ok", "worn"))
 STUDENT = JudgedModel(name="s", path="s", sha256="a" * 64, role="distilled", modalities=("acc",), parameters=1)
@@ -54,11 +47,7 @@ def faults_facts(relative: Interval) -> FaultsFacts:
         severities=(0.2, 0.4, 0.6, 0.8, 1.0),
         measure="balanced_accuracy",
         intact={"s": 0.1, "b": 0.2, "MiniRocket": 0.5},
-        faults=(
-            fault("hum", 0.7),
-            fault("noise", 0.6),
-            fault("gap", 0.2),
-        ),
+        faults=(fault("hum", 0.7), fault("noise", 0.6), fault("gap", 0.2)),
         relative={"s": relative},
     )
 
