@@ -255,6 +255,13 @@ def test_a_bundle_of_a_camera_keeps_bytes_and_missing_frames_and_says_what_a_win
     assert np.array_equal(missing_frames(golden), missing_frames(carried.windows))
     assert statistics is not None
     assert statistics.channels[0].missing_fraction == pytest.approx(missing_frames(golden).mean())
+    mic, cam = (inspect_file(bundles[name].path) for name in ("mic", "cam"))
+    assert mic["mic.window"] == "1000 samples of audio x left, right at 4000 Hz"
+    assert cam["cam.window"] == "10 frames of 12 x 16 pixels x gray at 25 Hz"
+    with Bundle.open(bundles["cam"].path) as bundle:
+        card = bundle.read("README.md").decode()
+    assert "Windows of 10 frames (0.4 s at 25 Hz) of 12 rows by 16 pixels by 1 channels (gray), the camera's" in card
+    assert "`cam` uint8 (1, 10, 12, 16, 1) (missing values as 0) and `cam_present` float32 (1, 10, 1) (1 or 0)" in card
 
 
 def test_large_windows_judge_an_export_and_few_of_them_travel(tmp_path: Path) -> None:
@@ -285,13 +292,6 @@ def test_a_range_of_bytes_is_refused(seen: dict[str, StudentCheckpoint], tmp_pat
     with pytest.raises(UsageError) as caught:
         export(ExportPlan(source=path, output=tmp_path / "student.edge", value_range=(0.0, 255.0)))
     assert str(caught.value) == "--range: modality 'cam' is video, whose values are bytes; leave it out"
-    mic, cam = (inspect_file(bundles[name].path) for name in ("mic", "cam"))
-    assert mic["mic.window"] == "1000 samples of audio x left, right at 4000 Hz"
-    assert cam["cam.window"] == "10 frames of 12 x 16 pixels x gray at 25 Hz"
-    with Bundle.open(bundles["cam"].path) as bundle:
-        card = bundle.read("README.md").decode()
-    assert "Windows of 10 frames (0.4 s at 25 Hz) of 12 rows by 16 pixels by 1 channels (gray), the camera's" in card
-    assert "`cam` uint8 (1, 10, 12, 16, 1) (missing values as 0) and `cam_present` float32 (1, 10, 1) (1 or 0)" in card
 
 
 def test_gaps_of_a_camera_are_missing_frames(seen: dict[str, StudentCheckpoint]) -> None:
