@@ -289,7 +289,7 @@ def test_a_method_that_no_pair_can_have_is_left_out_or_refused(machines: Dataset
     document = study(machines, cases.options(machines, space=space, seeds=1), out=tmp_path)
     assert [row.method for row in document.entries] == ["none", "logit"]
     assert [(one.method, one.teacher) for one in document.skipped] == [("edam@last", "acc:tiny")]
-    assert "needs cross-attention layers of the teacher, which has none" in document.skipped[0].reason
+    assert "the student shows 2 layers and the teacher 0; name others, or drop the term" in document.skipped[0].reason
     alone = msgspec.structs.replace(space, methods=cases.methods("none", "edam@last"))
     with pytest.raises(UsageError) as error:
         study(machines, cases.options(machines, space=alone), out=tmp_path)
