@@ -28,7 +28,7 @@ from mmkd_report.schema.bench import CapacityReport, Level
 
 LAUNCHES = 5  # launches per load, unless most agree before
 RESOLUTION = 0.05  # largest gap, or one stream, from the carried load to one that was not
-_GROWTH_STEP = 0.25
+_GROWTH_STEP = 0.1
 MAX_STREAMS = 1_000_000
 MIN_LAUNCH_S, MAX_LAUNCH_S = 3.0, 12.0
 
@@ -98,7 +98,7 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
 
     if question.streams is None:
         alone = offer(1).level
-        first_guess = int(0.5 * demand.servers * 1e6 / alone.response.mean_us / demand.rate_hz)
+        first_guess = int(demand.servers * 1e6 / alone.response.mean_us / demand.rate_hz)
         largest_carried(is_carried, first_guess=first_guess if alone.carried else 1)
     else:
         is_carried(question.streams)

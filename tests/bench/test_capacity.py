@@ -163,7 +163,7 @@ class Machine:
 
     def answer(self) -> int:
         """What `mmkd-bench capacity` says."""
-        return largest_carried(self.carries, first_guess=SATURATED // 2)
+        return largest_carried(self.carries, first_guess=SATURATED)
 
     def carries(self, streams: int) -> bool:
         """What `mmkd-bench capacity --streams` says."""
@@ -243,14 +243,10 @@ def test_one_launch_is_decided_by_the_pause_that_falls_into_it() -> None:
 
 @pytest.mark.parametrize("pauses_hz", [0.0, 0.02, 0.05])
 def test_the_answer_agrees_with_loads_of_90_and_110_percent(pauses_hz: float) -> None:
-    agreed, single = 0, 0
+    agreed = 0
     for seed in range(16):
         machine = Machine(pauses_hz=pauses_hz, seed=seed)
         answer = machine.answer()
         lighter, heavier = round(0.9 * answer), round(1.1 * answer)
         agreed += machine.carries(lighter) and not machine.carries(heavier)
-        single += machine.launch(lighter).level.carried
-    # One launch of 90 % disagrees as often as a pause falls into it; most of five seldom do, though pauses
-    # every twenty seconds refuse a load now and then, so that a search ends too low.
-    assert agreed >= (13 if pauses_hz == 0.05 else 15)
-    assert single <= 16 if pauses_hz == 0 else single < agreed
+    assert agreed >= 15
