@@ -243,10 +243,13 @@ def test_one_launch_is_decided_by_the_pause_that_falls_into_it() -> None:
 
 @pytest.mark.parametrize("pauses_hz", [0.0, 0.02, 0.05])
 def test_the_answer_agrees_with_loads_of_90_and_110_percent(pauses_hz: float) -> None:
-    agreed = 0
+    agreed, single = 0, 0.0
     for seed in range(16):
         machine = Machine(pauses_hz=pauses_hz, seed=seed)
         answer = machine.answer()
         lighter, heavier = round(0.9 * answer), round(1.1 * answer)
         agreed += machine.carries(lighter) and not machine.carries(heavier)
+        single += sum(machine.launch(lighter).level.carried for _ in range(10)) / 10
+    # A single launch of 90 % fails as often as a pause falls into it; most of five hardly ever do.
     assert agreed >= 15
+    assert single == 16 if pauses_hz == 0 else single < agreed
