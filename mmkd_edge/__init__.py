@@ -13,7 +13,6 @@ TYPE_CHECKING = False  # importing typing takes time
 
 if TYPE_CHECKING:
     from mmkd_edge.backends.base import choose_artifact
-    from mmkd_edge.bundle.arrays import read_npy
     from mmkd_edge.bundle.bundle import Bundle, Golden, example_bundle, golden_bytes, write_bundle
     from mmkd_edge.bundle.manifest import Manifest, ModelEntry
     from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
@@ -96,7 +95,6 @@ __all__ = [
     "interpret",
     "prepare",
     "prepare_batch",
-    "read_npy",
     "read_reference",
     "read_slots",
     "with_fault",
@@ -107,7 +105,6 @@ __all__ = [
 # Module of each name in `__all__`, as in the imports above.
 _HOMES = {
     "mmkd_edge.backends.base": "choose_artifact",
-    "mmkd_edge.bundle.arrays": "read_npy",
     "mmkd_edge.bundle.bundle": "Bundle Golden example_bundle golden_bytes write_bundle",
     "mmkd_edge.bundle.manifest": "Manifest ModelEntry",
     "mmkd_edge.bundle.manifest_json": "decode_manifest encode_manifest",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import math
 import mmap
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,21 +32,6 @@ def map_array(file: Path) -> NDArray[Any]:
     if not isinstance(array, np.ndarray):
         array.close()
         raise ArraysError("an archive of several arrays")
-    return array
-
-
-def read_npy(data: bytes) -> NDArray[Any]:
-    """Return an array that shares the bytes of a `.npy` file; ArraysError for a wrong header."""
-    file, numpy_format = io.BytesIO(data), cast(Any, np.lib.format)  # untyped
-    readers = {(1, 0): numpy_format.read_array_header_1_0, (2, 0): numpy_format.read_array_header_2_0}
-    try:
-        shape, is_fortran, dtype = readers[numpy_format.read_magic(file)](file)
-        values: NDArray[Any] = np.frombuffer(data, dtype, count=math.prod(shape), offset=file.tell())
-        array: NDArray[Any] = values.reshape(shape, order="F" if is_fortran else "C")
-    except Exception as error:
-        raise ArraysError(_reason(error)) from error
-    if array.shape != shape:  # NumPy allows a -1
-        raise ArraysError(f"the shape {shape}")
     return array
 
 

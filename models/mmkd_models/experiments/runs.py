@@ -90,10 +90,9 @@ class Run:
 
 @dataclass
 class Progress:
-    """Progress of runs by cost; `afterwards_s` is needed after the last run."""
+    """Progress of runs by cost."""
 
     show: Show = lambda line, so_far_s, left_s, is_end: None
-    afterwards_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
     _began_s: float | None = None
     _left: float = 0.0
@@ -124,7 +123,7 @@ class Progress:
         """Return the seconds left, or None before the first run."""
         if self._began_s is None or not self._worked:
             return None
-        return max(0.0, self._left) * (self.clock() - self._began_s) / self._worked + self.afterwards_s
+        return max(0.0, self._left) * (self.clock() - self._began_s) / self._worked
 
     def _advance(self, run: Run, trainings: int, cost: float, *, is_work: bool) -> None:
         more = cost - self._done.get(run.path, (0, 0.0))[1]

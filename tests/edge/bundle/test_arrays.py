@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import random
 import resource
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmkd_edge.bundle.arrays import ArraysError, check_whole, let_go, map_array, read_npy, read_npz
+from mmkd_edge.bundle.arrays import ArraysError, check_whole, let_go, map_array, read_npz
 from tests.edge.said import said
 
 
@@ -25,10 +24,6 @@ def test_arrays_come_back_as_they_were_written(tmp_path: Path) -> None:
     found = read_npz(tmp_path / "two.npz")
     np.testing.assert_array_equal(found["a"], values)
     assert found["b"].shape == (0, 3)
-    for one in (values, np.asfortranarray(values), values.astype(">i2"), np.float64(3)):
-        file = io.BytesIO()
-        np.save(file, one)
-        np.testing.assert_array_equal(read_npy(file.getvalue()), one, strict=True)
 
 
 # What numpy 2 raised for some of these: TokenError, OverflowError, RecursionError, NotImplementedError, MemoryError.
@@ -50,8 +45,6 @@ def test_a_header_that_is_none_is_one_error(tmp_path: Path, header: bytes) -> No
     (tmp_path / "one.npy").write_bytes(data)
     with pytest.raises(ArraysError):
         map_array(tmp_path / "one.npy")
-    with pytest.raises(ArraysError):
-        read_npy(data)
     with zipfile.ZipFile(tmp_path / "two.npz", "w") as archive:
         archive.writestr("a.npy", data)
     with pytest.raises(ArraysError):

@@ -30,17 +30,17 @@ def at(step: int, steps: int) -> TrainingProgress:
 
 def test_what_is_left_takes_as_long_for_its_cost_as_what_is_done() -> None:
     clock = Clock()
-    progress = Progress(clock=clock, afterwards_s=3)
+    progress = Progress(clock=clock)
     first, second, student = planned("teacher"), planned("teacher", 1), planned("student", costs=(0.5,))
     progress.expect([[first, second], [student]])
     assert progress.left_s() is None  # nothing was measured yet
     progress.on_step(first, at(0, 100))
     clock.now_s += 24
     progress.on_step(first, at(25, 100))  # a quarter in 24 s
-    assert progress.left_s() == pytest.approx(4 * 24 * (0.75 + 1 + 0.5) + 3)
+    assert progress.left_s() == pytest.approx(4 * 24 * (0.75 + 1 + 0.5))
     clock.now_s += 26
     progress.on_end(first)
-    assert progress.left_s() == pytest.approx(50 * 1.5 + 3)
+    assert progress.left_s() == pytest.approx(50 * 1.5)
 
 
 def test_what_an_earlier_command_did_counts_as_done_and_not_as_fast() -> None:
