@@ -64,7 +64,7 @@ def recipe(
         Path | None, Option("The recipe to write; in or above the folder.", ("-o", "--out"), "FILE.toml")
     ] = None,
 ) -> None:
-    """Draft a recipe by looking into a folder of logs; lines with '?' are guesses."""
+    """Draft a recipe by looking into a folder of logs; questions are at its top."""
     require_modules(("polars",), by="mmkd-data recipe", extra="import")
     from mmkd_models.data.importing.draft import draft_recipe
 
@@ -80,7 +80,7 @@ def recipe(
             f"{out.parent}: expected the folder of the logs or one above it, got another; write the recipe there"
         )
     write_file(out, draft_recipe(folder, prefix=inside.relative_to(beside).as_posix()).encode())
-    print(f"wrote {out}; look at its guesses; next: {shell_line('mmkd-data', 'import', out, '--check')}")
+    print(f"wrote {out}; answer the questions at its top; next: {shell_line('mmkd-data', 'import', out, '--check')}")
 
 
 def import_(

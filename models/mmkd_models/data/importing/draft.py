@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_models.data.importing.clock import SECOND_NS, TimeColumn
+from mmkd_models.data.importing.clock import SampleSeries, TimeColumn, clock_facts
 from mmkd_models.data.importing.keys import TextTable, list_keys, toml_lines
 from mmkd_models.data.importing.patterns import natural_key
 from mmkd_models.data.importing.readers.csv_file import detect_encoding, guess_delimiter, is_decodable
@@ -24,12 +25,18 @@ from mmkd_models.data.importing.readers.table import RowBlock, strip_texts
 _ENCODINGS = ("utf-8", "shift_jis", "cp1252")
 _HEAD_BYTES, _HEAD_ROWS, _HEAD_LINES, _HEAD_CHARACTERS = 1 << 20, 2000, 50, 2000
 _TIME_NAMES = re.compile(r"time|zeit|date|stamp|datum|時刻|日時|^t$|^ts$|^(ms|us|ns|s|sec|seconds)$", re.IGNORECASE)
+_PART = re.compile(r"\{(\w+)\}")
 _END_NAMES = re.compile(r"^(end|ende|stop|finish|to|until|bis)", re.IGNORECASE)
 _START_NAMES = re.compile(r"^(start|begin|from|onset|von)", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+_LABEL_WORDS = ("label", "class", "state", "anomaly", "fault", "event", "changepoint")  # the first one found is taken
+_ELAPSED_UNITS = {"ms": "ms", "us": "us", "ns": "ns", "millis": "ms", "micros": "us", "nanos": "ns"}
+_FORMATS = ("%d.%m.%Y %H:%M:%S%.f", "%d.%m.%Y %H:%M", "%m/%d/%Y %H:%M:%S%.f")  # beside ISO 8601
 _CLOCK_ERROR = 1e-3
 _USUAL_SIDE = 96  # pixels of a frame's longer side for device networks
 _FEW = 20  # largest number of different texts in a column of labels or groups
+_MIN_GROUPS = 3  # train, valid and test
+_WINDOW_S, _WINDOW_SAMPLES = 2.0, 32  # whichever is longer
 
 _Keys = dict[str, tuple[Any, str]]
 """By key, its value and a comment."""
@@ -40,15 +47,17 @@ class FirstLook:
     """Beginning of the first of several files with the same columns."""
 
     pattern: str
-    parts: tuple[str, ...]
+    parts: Mapping[str, tuple[str, ...]]
     files: tuple[Path, ...]
     format: Format
     names: tuple[str, ...] = ()
     table: TextTable = field(default_factory=TextTable)
     time: str = ""
     rate_hz: float | None = None
+    is_rounded: bool = False
     numbers: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     frame: tuple[int, int] | None = None
 
@@ -66,47 +75,70 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
     files = [file for file in folder.rglob("*") if file.suffix.lower() in known and file.is_file()]
     if not files:
         raise UsageError(f"{folder}: expected files that end in {', '.join(known)}, found none; name their folder")
-    groups: dict[tuple[str, int], list[Path]] = {}  # files whose names differ only in numbers or folders
-    for file in sorted(files, key=lambda file: natural_key(file.as_posix())):
-        relative = file.relative_to(folder)
-        groups.setdefault((re.sub(r"\d+", "#", relative.name), len(relative.parts)), []).append(file)
     looks = []
-    for group in groups.values():
+    for group in _alike(folder, sorted(files, key=lambda file: natural_key(file.as_posix()))):
         pattern, parts = _pattern([file.relative_to(folder).as_posix() for file in group])
-        pattern = pattern if prefix == "." else f"{prefix}/{pattern}"
         form = suffixes()[group[0].suffix.lower()]
         looks.append(_look_into(FirstLook(pattern=pattern, parts=parts, files=tuple(group), format=form)))
+    above = "" if prefix == "." else f"{prefix}/"
+    looks = [replace(look, pattern=f"{above}{look.pattern}") for look in _join_parts(looks)]
     labels = [look for look in looks if look.is_intervals]
-    sources = [look for look in looks if not look.is_intervals]
+    tables = {look.pattern: match for look in looks if (match := _table_match(look, looks, folder, above))}
+    sources = [look for look in looks if not look.is_intervals and look.pattern not in tables]
     if not sources:
-        raise UsageError(f"{folder}: expected logs of sensors, found files of intervals alone; name the folder of both")
-    shared = [part for part in sources[0].parts if all(part in look.parts for look in sources)]
-    lines = [
-        "# Drafted by mmkd-data recipe; lines with '?' are guesses. docs/your-own-data.md lists every key.",
-        "version = 1",
-    ]
-    names: list[str] = []
+        raise UsageError(f"{folder}: expected logs of sensors, found files of labels alone; name the folder of both")
+    lines, names, asked = list[str](), list[str](), dict[str, list[str]]()
     for look in sources:
-        words = re.findall(r"[^\W\d_]+", re.sub(r"\{\w+\}", "", Path(look.pattern).stem))
-        name = "_".join(words).lower() or "sensor"
+        name = _sensor_name(look.pattern)
         names.append(name if name not in names else f"{name}_{len(names) + 1}")
         lines += ["", "[[source]]", *toml_lines(_source_keys(look, names[-1]))]
-        lines += [f"# ? {text}" for text in look.doubts]
-    lines += ["", "[labels]", *toml_lines(_label_keys(sources, labels, shared))]
-    windows: _Keys = {"length_s": (2.0, "? long enough to show the difference between classes"), "stride_s": (1.0, "")}
-    lines += ["", "[windows]", *toml_lines(windows), "", "[split]"]
-    if shared:
-        lines += toml_lines({"group": (shared[0], f"? what no two splits share: {', '.join(shared)}")})
-    else:
-        lines.append("# ? no part of the path differs between recordings: each is split by time")
-    return "\n".join(lines) + "\n"
+        for text in look.doubts:
+            asked.setdefault(text, []).append(names[-1])
+    keys, question = _label_keys(sources, [*labels, *(look for look in looks if look.pattern in tables)])
+    keys |= tables.get(keys.get("table", ("", ""))[0], {})
+    label_part = keys.get("path", ("", ""))[0]
+    lines += ["", "[labels]", *toml_lines(keys)]
+    shared = [part for part in sources[0].parts if all(part in look.parts for look in sources) and part != label_part]
+    length_s = max(_WINDOW_S, _WINDOW_SAMPLES / min((look.rate_hz or math.inf) for look in sources))
+    windows: _Keys = {"length_s": (float(f"{length_s:.2g}"), ""), "stride_s": (float(f"{length_s / 2:.2g}"), "")}
+    lines += ["", "[windows]", *toml_lines(windows)]
+    group_keys, group_question = _group_keys(max(sources, key=lambda look: len(look.files)), shared)
+    lines += ["", "[split]", *toml_lines(group_keys)] if group_keys else []
+    questions = [f"{', '.join(names)}: {text}" for text, names in asked.items()]
+    questions += [question, "length_s: is a window long enough to show the difference between classes?", group_question]
+    head = "# Drafted by mmkd-data recipe; docs/your-own-data.md lists every key. Please decide:"
+    return "\n".join([head, *(f"# - {text}" for text in questions if text), "version = 1", *lines]) + "\n"
 
 
-def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Return a pattern of these names, with a name in braces for each part that differs."""
+def _sensor_name(pattern: str) -> str:
+    *folders, name = pattern.split("/")
+    words = re.findall(r"[^\W\d_]+", _PART.sub(" ", name.rpartition(".")[0]))
+    folders = [folder for folder in folders if "{" not in folder]
+    return "_".join([word for word in words if len(word) > 1] or folders[-1:] or words).lower() or "sensor"
+
+
+def _alike(folder: Path, files: Sequence[Path]) -> list[list[Path]]:
+    """Group files whose names differ only in numbers or folders; CSV files also share half of their columns."""
+    groups: list[tuple[tuple[str, int], set[str], list[Path]]] = []
+    for file in files:
+        relative = file.relative_to(folder)
+        key, columns = (re.sub(r"\d+", "#", relative.name), len(relative.parts)), set[str]()
+        if suffixes()[file.suffix.lower()] == "csv":
+            columns = set(re.findall(rb"[^\W\d]+", _head(file).partition(b"\n")[0]))
+        for other, its_columns, group in groups:
+            if key == other and 2 * len(columns & its_columns) >= max(len(columns), len(its_columns)):
+                group.append(file)
+                break
+        else:
+            groups.append((key, columns, [file]))
+    return [group for _, _, group in groups]
+
+
+def _pattern(names: Sequence[str]) -> tuple[str, Mapping[str, tuple[str, ...]]]:
+    """Return a pattern of these names, and by part that differs its value in each name."""
     split = [re.split(r"(\d+|/|\.)", name) for name in names]
     if len({len(pieces) for pieces in split}) > 1:
-        split = [re.split(r"(/)", name) for name in names]
+        split = [re.split(r"(/|\.\w+$)", name) for name in names]
     columns: list[tuple[str, ...]] = []
     for values in zip(*split, strict=True):
         if columns and len(set(values)) > 1 and len(set(columns[-1])) > 1:  # neighbours that differ are one part
@@ -114,17 +146,49 @@ def _pattern(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         columns += [values] if any(values) else []
     named: dict[tuple[str, ...], str] = {}
     pieces: list[str] = []
+    depth = names[0].count("/")
     for values in columns:
         if len(set(values)) == 1:
             pieces.append(values[0])
             continue
         if values not in named:
             before = re.findall(r"[A-Za-z]+", pieces[-1]) if pieces else []
-            name = before[-1].lower() if before else ("folder" if "/" not in pieces else f"part{len(named) + 1}")
+            name = before[-1].lower() if before else ("folder" if pieces.count("/") < depth else "file")
             named[values] = name if name not in named.values() else f"{name}{len(named) + 1}"
         part = "{" + named[values] + "}"
         pieces.append("*" if part in "".join(pieces).rpartition("/")[2] else part)
-    return "".join(pieces), tuple(named.values())
+    return "".join(pieces), {name: values for values, name in named.items()}
+
+
+def _join_parts(looks: Sequence[FirstLook]) -> list[FirstLook]:
+    """Give parts of several patterns with the same values one name: `a_{a}` and `b_{b}` become `a_{run}`, `b_{run}`."""
+    joined: list[tuple[set[str], dict[int, str]]] = []  # values, and the name in each pattern
+    for number, look in enumerate(looks):
+        for name, column in look.parts.items():
+            values = set(column)
+            for others, names in joined:
+                least = 1 if name in names.values() else (max(len(values), len(others)) + 1) // 2
+                if number not in names and len(values & others) >= least:
+                    names[number] = name
+                    others |= values
+                    break
+            else:
+                joined.append((values, {number: name}))
+    renamed: list[dict[str, str]] = [{} for _ in looks]
+    taken: list[str] = []
+    for _, names in joined:
+        name = next(iter(names.values())) if len(set(names.values())) == 1 else "run"
+        taken.append(name if name not in taken else f"{name}{len(taken) + 1}")
+        for number, old in names.items():
+            renamed[number][old] = taken[-1]
+    return [
+        replace(
+            look,
+            pattern=_PART.sub(lambda part, names=names: f"{{{names[part[1]]}}}", look.pattern),  # type: ignore[misc]
+            parts={names[name]: values for name, values in look.parts.items()},
+        )
+        for look, names in zip(looks, renamed, strict=True)
+    ]
 
 
 def _look_into(look: FirstLook) -> FirstLook:
@@ -147,7 +211,7 @@ def _look_into(look: FirstLook) -> FirstLook:
         return replace(look, doubts=("the first file has no rows",))
     head = RowBlock(frame=block.frame.head(_HEAD_ROWS), place=block.place)
     look = _with_time(look, head)
-    numbers, texts = [], []
+    numbers, texts, flags = [], [], []
     for name in (name for name in names if name != look.time):
         column = head.frame[name]
         is_number = column.dtype.is_numeric()
@@ -155,16 +219,27 @@ def _look_into(look: FirstLook) -> FirstLook:
             column = strip_texts(column, look.table)
             plain = column.str.replace(",", ".") if look.table.decimal == "," else column
             is_number = plain.cast(pl.Float64, strict=False).null_count() < len(plain) // 2 + 1
-        if is_number:
+        if _label_rank(name) < len(_LABEL_WORDS) and 1 <= column.n_unique() <= _FEW:
+            flags.append(name)
+        elif is_number:
             numbers.append(name)
         elif 2 <= column.n_unique() <= _FEW:
             texts.append(name)
-    return replace(look, numbers=tuple(numbers), texts=tuple(texts))
+    return replace(look, numbers=tuple(numbers), texts=tuple(texts), flags=tuple(sorted(flags, key=_label_rank)))
+
+
+def _label_rank(name: str) -> int:
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    return next((rank for rank, word in enumerate(_LABEL_WORDS) if word in words), len(_LABEL_WORDS))
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(_HEAD_BYTES)
 
 
 def _text_table(file: Path) -> TextTable:
-    with file.open("rb") as stream:
-        raw = stream.read(_HEAD_BYTES)
+    raw = _head(file)
     marked = detect_encoding(file)
     encodings = _ENCODINGS if marked == "utf-8" else (marked,)
     encoding = next((name for name in encodings if is_decodable(raw, name)), "latin-1")
@@ -176,7 +251,6 @@ def _text_table(file: Path) -> TextTable:
     )
     return TextTable(
         encoding="auto" if encoding in ("utf-8", marked) else encoding,
-        delimiter=delimiter,
         decimal="," if has_comma and delimiter != "," else ".",
         header=not all(re.fullmatch(r"[-\d.,eE+ ]*", name) for name in lines[0].split(delimiter)),
     )
@@ -184,70 +258,124 @@ def _text_table(file: Path) -> TextTable:
 
 def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:
     for name in sorted(look.names, key=lambda name: _TIME_NAMES.search(name) is None):
-        for zone in ("", "UTC"):
-            table = TextTable(encoding=look.table.encoding, decimal=look.table.decimal, timezone=zone)
+        changes: list[dict[str, str]] = [{}, {"timezone": "UTC"}]
+        if _TIME_NAMES.search(name):
+            changes += [{"time_format": text, "timezone": "UTC"} for text in _FORMATS]
+            units = [_ELAPSED_UNITS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in _ELAPSED_UNITS]
+            changes.append({"time_unit": units[-1] if units else "s"})
+        for change in changes:
+            table = msgspec.structs.replace(look.table, **change)
             try:
-                steps = np.diff(TimeColumn(table, name).read(head))
+                times = TimeColumn(table, name).read(head)
             except DatasetError:
                 continue
-            usual, rate_hz = float(np.median(steps)) if len(steps) else 0.0, None
-            if usual > 0:  # rounded to three digits if a clock could be that far off, else four
-                exact_hz = SECOND_NS / float(steps[steps < 3 * usual].mean())
+            if "time_unit" in change and not (np.diff(times) > 0).all():
+                continue
+            exact_hz = clock_facts(SampleSeries(times=times, values=times), max_gap_s=None).rate_hz
+            rate_hz, is_rounded = None, False
+            if np.isfinite(exact_hz):  # rounded to three digits if a clock could be that far off, else four
                 few_hz = float(f"{exact_hz:.3g}")
                 rate_hz = few_hz if abs(few_hz / exact_hz - 1) < _CLOCK_ERROR else float(f"{exact_hz:.4g}")
-            table = msgspec.structs.replace(look.table, timezone=zone)
-            doubts = ("times are local and have no offset: which time zone?",) if zone else ()
-            return replace(look, time=name, rate_hz=rate_hz, table=table, doubts=doubts)
-    return replace(look, doubts=("no column of times was found: give 'time', or 'rate_hz' and perhaps 'start'",))
+                is_rounded = rate_hz != float(f"{exact_hz:.4g}")
+            doubts: tuple[str, ...] = ()
+            if "timezone" in change:
+                doubts = (f"times in {name!r} have no offset: which timezone, such as 'Europe/Berlin'?",)
+            elif "time_unit" in change:
+                doubts = (f"times in {name!r} count from a start: is their unit {table.time_unit!r}?",)
+            if "/" in table.time_format:
+                doubts += (f"do dates in {name!r} begin with the month?",)
+            return replace(look, time=name, rate_hz=rate_hz, is_rounded=is_rounded, table=table, doubts=doubts)
+    doubt = "no column of times was found: which one is 'time', or how many samples a second, 'rate_hz', has it?"
+    return replace(look, doubts=(doubt,))
 
 
 def _source_keys(look: FirstLook, modality: str) -> _Keys:
     keys: _Keys = {"modality": (modality, ""), "files": (look.pattern, f"{len(look.files)} files")}
     knows_rate = look.format in WITH_RATE
     if look.format == "wav":
-        keys["kind"] = "audio", '? or "series", for a vibration that was recorded as sound'
-    if look.time:
-        keys["time"] = look.time, ""
-    if look.rate_hz is not None:
-        keys["rate_hz"] = look.rate_hz, "? measured in the first rows"
-    elif not knows_rate and not look.time:
-        keys["rate_hz"] = 1.0, "? samples per second"
+        keys["kind"] = "audio", 'or "series", for a vibration that was recorded as sound'
+    if look.is_rounded:
+        keys |= {"time": (look.time, ""), "rate_hz": (look.rate_hz, "measured in the first rows")}
+    elif look.time:
+        keys["time"] = look.time, "" if look.rate_hz is None else f"{look.rate_hz:g} Hz in the first rows"
+    elif not knows_rate:
+        keys["rate_hz"] = 1.0, "samples per second"
     keys |= _text_keys(look.table)
     if look.frame is not None:
         height, width = look.frame
         scale = min(1.0, _USUAL_SIDE / max(height, width))
-        keys["channels"] = ["gray"], '? or ["r", "g", "b"]'
-        keys["height"] = max(1, round(height * scale)), f"? {height} recorded"
-        keys["width"] = max(1, round(width * scale)), f"? {width} recorded"
+        keys["channels"] = ["gray"], 'or ["r", "g", "b"]'
+        keys["height"] = max(1, round(height * scale)), f"{height} recorded"
+        keys["width"] = max(1, round(width * scale)), f"{width} recorded"
         return keys
-    if not knows_rate:
+    if {*look.names} != {look.time, *look.numbers} and not knows_rate:
         keys["channels"] = look.numbers, ""
-    return {**keys, "unit": ("", "")}
+        return {**keys, "unit": ("", "")}
+    return {**keys, "unit": ("", f"of {', '.join(look.numbers)}" if look.numbers else "")}
 
 
 def _text_keys(table: TextTable) -> _Keys:
-    comments = {"timezone": "? such as 'Europe/Berlin'", "encoding": "? it is not UTF-8"}
+    comments = {"encoding": "it is not UTF-8"}
     values = {name: (getattr(table, name), default) for name, default, _ in list_keys(TextTable)}
-    return {
-        name: (value, comments.get(name, ""))
-        for name, (value, default) in values.items()
-        if value != default and (name, value) != ("delimiter", ",")
-    }
+    return {name: (value, comments.get(name, "")) for name, (value, default) in values.items() if value != default}
 
 
-def _label_keys(sources: Sequence[FirstLook], labels: Sequence[FirstLook], parts: Sequence[str]) -> _Keys:
-    columns = list(dict.fromkeys(name for look in sources for name in look.texts))
-    if not labels and columns:
-        return {"column": (columns[0], f"? columns with few texts: {', '.join(columns)}")}
-    if not labels:
-        return {"path": (parts[-1] if parts else "state", "? no column and no file of labels was found")}
-    look = labels[0]
-    start, end = (next(filter(names.match, look.names)) for names in (_START_NAMES, _END_NAMES))
-    label = next((name for name in look.texts if name not in (start, end)), "label")
-    return {
-        "files": (look.pattern, ""),
-        "start": (start, ""),
-        "end": (end, ""),
-        "label": (label, f"? one of {', '.join(look.names)}"),
-        **_text_keys(look.table),
-    }
+def _label_keys(sources: Sequence[FirstLook], labels: Sequence[FirstLook]) -> tuple[_Keys, str]:
+    """Return the keys of [labels], and a question if there is a choice."""
+    if labels:
+        look = labels[0]
+        keys: _Keys = {"table": (look.pattern, "")}
+        if look.is_intervals:
+            start, end = (next(filter(names.match, look.names)) for names in (_START_NAMES, _END_NAMES))
+            keys = {"files": (look.pattern, ""), "start": (start, ""), "end": (end, "")}
+        texts = [name for name in (*look.flags, *look.texts) if name not in [value for value, _ in keys.values()]]
+        keys |= {"label": (next(iter(texts), "label"), ""), **_text_keys(look.table)}
+        return keys, f"labels: which column has them, {' or '.join(texts)}?" if len(texts) > 1 else ""
+    flags = sorted(dict.fromkeys(name for look in sources for name in look.flags), key=_label_rank)
+    columns = [*flags, *dict.fromkeys(name for look in sources for name in look.texts)]
+    parts = [part for part in sources[0].parts if all(part in look.parts for look in sources)]
+    parts = [part for part in parts if _is_label(sources[0].parts[part])]
+    choices = [f"column = {name!r}" for name in columns] + [f"path = {part!r}" for part in parts]
+    question = f"labels: which are they, {' or '.join(choices)}?" if len(choices) > 1 else ""
+    if flags or (columns and not parts):
+        return {"column": (columns[0], "")}, question
+    if parts:
+        return {"path": (parts[0], ", ".join(sorted(set(sources[0].parts[parts[0]]))))}, question
+    return (
+        {"classes": (["normal", "fault"], "your classes"), "unlabelled": ("keep", "")},
+        "labels: no column, folder or file of labels was found; name one, or leave it so: nothing is labelled",
+    )
+
+
+def _table_match(look: FirstLook, looks: Sequence[FirstLook], folder: Path, above: str) -> _Keys:
+    """Return the key of [labels] by which a file has one line per recording; empty if it has not."""
+    if look.format != "csv" or look.parts or look.is_intervals or not look.names:
+        return {}
+    block = next(choose_reader("csv", look.table).blocks(look.files[0], look.names), None)
+    if block is None or len(block.frame) > _HEAD_ROWS:
+        return {}
+    files = {f"{above}{file.relative_to(folder).as_posix()}" for other in looks for file in other.files}
+    for name in look.names:
+        values = set(strip_texts(block.frame[name], look.table)) - {None}
+        if values and values <= files:
+            return {"file": (name, "")}
+        for part, known in ((part, set(known)) for other in looks for part, known in other.parts.items()):
+            if len(known) > 1 and values & known and 2 * len(values & known) >= max(len(values), len(known)):
+                return {"match": ({part: name}, "")}
+    return {}
+
+
+def _is_label(values: Sequence[str]) -> bool:
+    """Whether a part of the path may be the label: few texts, not numbers."""
+    return 2 <= len(set(values)) <= _FEW and not any(re.search(r"\d", value) for value in values)
+
+
+def _group_keys(look: FirstLook, parts: Sequence[str]) -> tuple[_Keys, str]:
+    """Return the keys of [split], and a question."""
+    counts = {part: len(set(look.parts[part])) for part in parts}
+    if not counts:
+        return {}, "split: no part of the path differs between recordings, so each is split by time: is it one machine?"
+    part = next((part for part, number in counts.items() if number >= _MIN_GROUPS), "")
+    choices = " or ".join(f"{part!r} ({number} values)" for part, number in counts.items())
+    question = f"split: which part must be whole in one split, such as a machine or a person: {choices}?"
+    return {"group": (part, "")} if part else {}, question

@@ -87,7 +87,8 @@ def toml_lines(values: Mapping[str, tuple[Any, str]]) -> Iterator[str]:
     """Yield a table's lines from values and comments by key."""
     for name, (value, comment) in values.items():
         # TOML is as JSON for texts, numbers and lists.
-        yield f"{name} = {json.dumps(value, ensure_ascii=False)}" + (f"    # {comment}" if comment else "")
+        text = json.dumps(value, ensure_ascii=False, separators=(", ", " = " if isinstance(value, dict) else ": "))
+        yield f"{name} = {text}" + (f"    # {comment}" if comment else "")
 
 
 def _timezone_problem(name: str) -> str | None:

@@ -19,6 +19,7 @@ from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.recipe import read_recipe
+from tests.models.data.importing.raw_logs import write_flags, write_two_rates
 
 
 def mmkd_data(capsys, *arguments: object) -> list[str]:
@@ -34,62 +35,204 @@ def test_a_draft_of_a_plant_can_be_carried_out(plant):
     (plant / "recipe.toml").unlink()
     text = draft_recipe(plant)
     assert text.splitlines() == [
-        "# Drafted by mmkd-data recipe; lines with '?' are guesses. docs/your-own-data.md lists every key.",
+        "# Drafted by mmkd-data recipe; docs/your-own-data.md lists every key. Please decide:",
+        "# - length_s: is a window long enough to show the difference between classes?",
+        "# - split: which part must be whole in one split, such as a machine or a person: 'm' (6 values)?",
         "version = 1",
         "",
         "[[source]]",
         'modality = "acc"',
         'files = "M{m}/acc.csv"    # 6 files',
-        'time = "time"',
-        "rate_hz = 10.0    # ? measured in the first rows",
-        'channels = ["ax", "ay"]',
-        'unit = ""',
+        'time = "time"    # 10 Hz in the first rows',
+        'unit = ""    # of ax, ay',
         "",
         "[labels]",
         'files = "M{m}/states.csv"',
         'start = "start"',
         'end = "end"',
-        'label = "label"    # ? one of start, end, label',
+        'label = "label"',
         "",
         "[windows]",
-        "length_s = 2.0    # ? long enough to show the difference between classes",
-        "stride_s = 1.0",
+        "length_s = 3.2",
+        "stride_s = 1.6",
         "",
         "[split]",
-        'group = "m"    # ? what no two splits share: m',
+        'group = "m"',
     ]
     (plant / "recipe.toml").write_text(text)
     report = import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
-    assert np.bincount(report.dataset.split("train").labels).tolist() == [16, 16]
+    assert np.bincount(report.dataset.split("train").labels).tolist() == [8, 8]
 
 
 def test_a_draft_sees_separators_encodings_local_times_and_columns_of_labels(tmp_path):
     rows = [f"03.11.2025;{k // 3},5;{'良' if k < 4 else '不良'};2025-11-03 07:30:{k:02d}" for k in range(9)]
     (tmp_path / "press.csv").write_bytes("\n".join(["日付;圧力;状態;時刻", *rows]).encode("shift_jis"))
-    assert draft_recipe(tmp_path).splitlines()[3:] == [
+    assert draft_recipe(tmp_path).splitlines() == [
+        "# Drafted by mmkd-data recipe; docs/your-own-data.md lists every key. Please decide:",
+        "# - press: times in '時刻' have no offset: which timezone, such as 'Europe/Berlin'?",
+        "# - length_s: is a window long enough to show the difference between classes?",
+        "# - split: no part of the path differs between recordings, so each is split by time: is it one machine?",
+        "version = 1",
+        "",
         "[[source]]",
         'modality = "press"',
         'files = "press.csv"    # 1 files',
-        'time = "時刻"',
-        "rate_hz = 1.0    # ? measured in the first rows",
-        "timezone = \"UTC\"    # ? such as 'Europe/Berlin'",
-        'delimiter = ";"',
+        'time = "時刻"    # 1 Hz in the first rows',
+        'timezone = "UTC"',
         'decimal = ","',
-        'encoding = "shift_jis"    # ? it is not UTF-8',
+        'encoding = "shift_jis"    # it is not UTF-8',
         'channels = ["圧力"]',
         'unit = ""',
-        "# ? times are local and have no offset: which time zone?",
         "",
         "[labels]",
-        'column = "状態"    # ? columns with few texts: 状態',
+        'column = "状態"',
         "",
         "[windows]",
-        "length_s = 2.0    # ? long enough to show the difference between classes",
-        "stride_s = 1.0",
+        "length_s = 32.0",
+        "stride_s = 16.0",
+    ]
+
+
+def test_a_draft_of_elapsed_seconds_in_two_folders_joins_runs_by_number_and_takes_the_folder_as_label(tmp_path):
+    write_two_rates(tmp_path)
+    text = draft_recipe(tmp_path)
+    assert text.splitlines() == [
+        "# Drafted by mmkd-data recipe; docs/your-own-data.md lists every key. Please decide:",
+        "# - process, vibration: times in 'time' count from a start: is their unit 's'?",
+        "# - length_s: is a window long enough to show the difference between classes?",
+        "# - split: which part must be whole in one split, such as a machine or a person: 'run' (16 values)?",
+        "version = 1",
+        "",
+        "[[source]]",
+        'modality = "process"',
+        'files = "process/{folder}/b_{run}.csv"    # 15 files',
+        'time = "time"    # 5 Hz in the first rows',
+        'time_unit = "s"',
+        'unit = ""    # of current, temperature',
+        "",
+        "[[source]]",
+        'modality = "vibration"',
+        'files = "vibration/{folder}/a_{run}.csv"    # 16 files',
+        'time = "time"    # 100 Hz in the first rows',
+        'time_unit = "s"',
+        'unit = ""    # of ax, ay, az',
+        "",
+        "[labels]",
+        'path = "folder"    # loose, normal',
+        "",
+        "[windows]",
+        "length_s = 6.4",
+        "stride_s = 3.2",
         "",
         "[split]",
-        "# ? no part of the path differs between recordings: each is split by time",
+        'group = "run"',
     ]
+    assert len([line for line in text.splitlines() if line and not line.startswith("#")]) <= 20
+    (tmp_path / "recipe.toml").write_text(text.replace("6.4", "2.0").replace("3.2", "2.0"))
+    report = import_recipe(read_recipe(tmp_path / "recipe.toml"), tmp_path, tmp_path / "out")
+    assert [(recording.name, recording.absent) for recording in report.recordings if recording.absent] == [
+        ("folder normal, run 05", ("process",))
+    ]
+    windows = (
+        report.dataset.everything()
+    )  # both sensors end at 11.8 s, after 5 windows of 2 s: 8 loose runs, 7 normal ones
+    assert windows.spec.task.labels == ("loose", "normal")
+    assert np.bincount(windows.labels).tolist() == [40, 35]
+
+
+def test_a_draft_takes_flags_as_labels_and_never_as_channels(tmp_path):
+    write_flags(tmp_path)
+    lines = draft_recipe(tmp_path).splitlines()
+    assert lines[1:5] == [
+        "# - sensor: times in 'datetime' have no offset: which timezone, such as 'Europe/Berlin'?",
+        "# - labels: which are they, column = 'anomaly' or column = 'changepoint'?",
+        "# - length_s: is a window long enough to show the difference between classes?",
+        (
+            "# - split: which part must be whole in one split, such as a machine or a person: 'line' (4 values) or"
+            " 'file' (4 values)?"
+        ),
+    ]
+    assert 'channels = ["vibration", "current", "pressure", "flow"]' in lines
+    assert {'column = "anomaly"', 'group = "line"'} < {*lines}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "key"),
+    [
+        ("state", [0, 0, 0], "column"),  # the first file has one state alone
+        ("faultCode", [1, 2, 3], "column"),
+        ("event", ["", "start", ""], "column"),
+        ("estate", [0, 1, 2], "channel"),  # another word
+        ("state", range(30), "channel"),  # too many values
+    ],
+)
+def test_columns_of_few_values_with_the_name_of_a_label_are_labels(tmp_path, name, values, key):
+    rows = [f"{k},{k / 7:.3f},{value}" for k, value in enumerate(values)]
+    (tmp_path / "log.csv").write_text("\n".join([f"time,x,{name}", *rows]) + "\n")
+    lines = draft_recipe(tmp_path).splitlines()
+    assert (f'column = "{name}"' in lines) == (key == "column")
+    assert (f'unit = ""    # of x, {name}' in lines) == (key == "channel")
+
+
+@pytest.mark.parametrize(
+    ("times", "keys"),
+    [
+        (["03.11.2025 07:30:00", "03.11.2025 07:30:02"], ['timezone = "UTC"', "%d.%m.%Y %H:%M:%S%.f"]),
+        (["11/13/2025 07:30:00", "11/13/2025 07:30:02"], ['timezone = "UTC"', "%m/%d/%Y %H:%M:%S%.f"]),
+        (["0", "2"], ['time_unit = "s"', None]),
+    ],
+)
+def test_a_draft_finds_other_forms_of_time(tmp_path, times, keys):
+    (tmp_path / "log.csv").write_text("\n".join(["time,x", *(f"{time},{k}.5" for k, time in enumerate(times))]) + "\n")
+    lines = draft_recipe(tmp_path).splitlines()
+    assert 'time = "time"    # 0.5 Hz in the first rows' in lines
+    assert keys[0] in lines
+    assert (f'time_format = "{keys[1]}"' in lines) == (keys[1] is not None)
+
+
+def test_sensors_of_one_file_name_in_two_folders_are_told_apart_by_their_columns(tmp_path):
+    for folder, columns in (("accel", "time,ax,ay"), ("heat", "time,temp")):
+        for run in range(4):
+            file = tmp_path / folder / f"{run}.csv"
+            file.parent.mkdir(exist_ok=True)
+            rows = (",".join([str(k)] + [f"{run}.{k}"] * columns.count(",")) for k in range(5))
+            file.write_text("\n".join([columns, *rows]) + "\n")
+    lines = draft_recipe(tmp_path).splitlines()
+    assert [line for line in lines if line.startswith(("modality", "files"))] == [
+        'modality = "accel"',
+        'files = "accel/{file}.csv"    # 4 files',
+        'modality = "heat"',
+        'files = "heat/{file}.csv"    # 4 files',
+    ]
+    assert lines[lines.index("[labels]") + 1 :][:2] == [
+        'classes = ["normal", "fault"]    # your classes',
+        'unlabelled = "keep"',
+    ]
+    assert (
+        "# - labels: no column, folder or file of labels was found; name one, or leave it so: nothing is labelled"
+        in lines
+    )
+
+
+@pytest.mark.parametrize(
+    ("head", "values", "key"),
+    [
+        ("run,state", "0,1,2,3", 'match = {"run" = "run"}'),
+        ("clip,state", "run0.csv,run1.csv,run2.csv,run3.csv", 'file = "clip"'),
+    ],
+)
+def test_a_draft_knows_a_table_with_a_line_for_each_recording(tmp_path, head, values, key):
+    for run in range(4):
+        rows = [f"{k},{run}.{k}" for k in range(64)]
+        (tmp_path / f"run{run}.csv").write_text("\n".join(["time,x", *rows]) + "\n")
+    rows = [f"{value},{'worn' if number % 2 else 'ok'}" for number, value in enumerate(values.split(","))]
+    (tmp_path / "states.csv").write_text("\n".join([head, *rows]) + "\n")
+    text = draft_recipe(tmp_path)
+    lines = text.splitlines()
+    assert lines[lines.index("[labels]") + 1 :][:3] == ['table = "states.csv"', 'label = "state"', key]
+    (tmp_path / "recipe.toml").write_text(text)
+    report = import_recipe(read_recipe(tmp_path / "recipe.toml"), tmp_path, tmp_path / "out")
+    assert report.dataset.spec.task.labels == ("ok", "worn")
 
 
 def test_a_folder_without_logs_is_refused(refusal, tmp_path):
@@ -101,7 +244,10 @@ def test_a_folder_without_logs_is_refused(refusal, tmp_path):
 
 def test_the_commands_draft_try_and_import(plant, capsys):
     assert mmkd_data(capsys, "recipe", plant, "-o", plant / "draft.toml") == [
-        f"wrote {plant / 'draft.toml'}; look at its guesses; next: mmkd-data import {plant / 'draft.toml'} --check"
+        (
+            f"wrote {plant / 'draft.toml'}; answer the questions at its top; next: mmkd-data import"
+            f" {plant / 'draft.toml'} --check"
+        )
     ]
     figures = [
         "acc: 6 files, ax ay, 10 Hz; jitter p99 up to 0.00 ms (machine M0), drift up to 0 ppm (machine M0), gaps 0",

@@ -201,11 +201,11 @@ def test_a_draft_knows_films_and_sound(clips):
         "[[source]]",
         'modality = "c"',
         'files = "c{c}.mp4"    # 6 files',
-        'channels = ["gray"]    # ? or ["r", "g", "b"]',
-        "height = 30    # ? 30 recorded",
-        "width = 40    # ? 40 recorded",
+        'channels = ["gray"]    # or ["r", "g", "b"]',
+        "height = 30    # 30 recorded",
+        "width = 40    # 40 recorded",
     ]
-    assert lines[sound_at + 1] == 'kind = "audio"    # ? or "series", for a vibration that was recorded as sound'
+    assert lines[sound_at + 1] == 'kind = "audio"    # or "series", for a vibration that was recorded as sound'
     assert {'files = "words.csv"', 'start = "start"', 'end = "end"'} <= set(lines)
 
 

@@ -373,5 +373,5 @@ def test_a_draft_says_which_channels_have_clocks_of_their_own(tmp_path):
     for machine in range(2):
         write_tdms(tmp_path / f"motor_{machine}.tdms", START_S, values_of(machine))
     text = draft_recipe(tmp_path)
-    assert "# ? expected channels of one length, got Motor/x 100, Motor/y 100, Slow/temp 10;" in text
+    assert "# - motor: expected channels of one length, got Motor/x 100, Motor/y 100, Slow/temp 10;" in text
     assert 'files = "motor_{motor}.tdms"' in text
