@@ -83,7 +83,7 @@ def window_lines(report: RecipeReport) -> list[str]:
     covers_all = report.recipe.windows.cover == "all"
     fate = "its windows are left out (cover = 'all')" if covers_all else "its windows are NaN there"
     absent = [(recording.name, name) for recording in report.recordings for name in recording.absent]
-    lines += [f"absent: {recording}: {name}; {fate}" for recording, name in absent if name != TARGET]
+    lines += [f"absent: {name} in the recording of {file}; {fate}" for file, name in absent if name != TARGET]
     if windows.times is None:
         lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
     for facts in splits[1:]:

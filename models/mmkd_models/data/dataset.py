@@ -169,6 +169,7 @@ def make_windows(spec: DatasetSpec, arrays: Arrays) -> Windows:
             for name in metadata_names(arrays)
         },
         times=columns.get("times"),
+        starts=columns.get("starts"),
         episodes=columns.get("episodes"),
         source=source,
         rows=rows,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -21,7 +22,13 @@ Arrays = Mapping[str, AnyArray]
 
 RECORDINGS = "recordings"
 METADATA = "metadata.npz"
-PER_WINDOW = {"groups": ("int64", "text"), "folds": ("int64",), "times": ("float64",), "episodes": ("int64",)}
+PER_WINDOW = {
+    "groups": ("int64", "text"),
+    "folds": ("int64",),
+    "times": ("float64",),
+    "starts": ("float64",),
+    "episodes": ("int64",),
+}
 """Optional arrays of one value per window, with the dtypes that they may have."""
 
 
@@ -197,9 +204,15 @@ def _content_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
                 yield f"{name}: expected {expected}, got {got} in row {int(rows[0])} ({len(rows)} in all); {fix}"
         elif name.endswith(".frames.npy") and (array > 1).any():
             yield f"{name}: expected 1 (the frame is there) or 0 (it is missing), got {array.max()}; correct it"
-        elif name.endswith("/times.npy") and not np.isfinite(array).all():
-            row = int(np.flatnonzero(~np.isfinite(array))[0])
-            yield f"{name}: expected UTC seconds, got {array[row]} in row {row}; leave times out, or give all"
+        elif name.endswith(("/times.npy", "/starts.npy")) and not np.isfinite(array).all():
+            row, what = int(np.flatnonzero(~np.isfinite(array))[0]), name.rpartition("/")[2].removesuffix(".npy")
+            kind = "UTC seconds" if what == "times" else "seconds"
+            yield f"{name}: expected {kind}, got {array[row]} in row {row}; leave {what} out, or give all"
+        elif name.endswith("/episodes.npy") and spec.episodes is not msgspec.UNSET and len(array):
+            low, high, count = int(array.min()), int(array.max()), len(spec.episodes)
+            if low < 0 or high >= count:
+                expected = f"numbers from 0 to {count - 1}, of 'episodes' in {SPEC_FILE}"
+                yield f"{name}: expected {expected}, got {low} to {high}; name every episode, or none"
 
 
 def _split_problems(arrays: Arrays) -> Iterator[str]:

@@ -139,7 +139,7 @@ FORMAT_VERSION = 1
 SPEC_FILE = "dataset.json"
 
 _CALLED: dict[TaskKind, str] = {"classification": "class", "multi_label": "label", "regression": "target"}
-_RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits", "times", "episodes")
+_RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits", "times", "starts", "episodes")
 
 
 class RecordingsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,7 +150,7 @@ class RecordingsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Content of `dataset.json`; `left_out` counts windows by reason."""
+    """Content of `dataset.json`; `left_out` counts windows by reason, `episodes` has the file of each by number."""
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -161,6 +161,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     licence: str = ""
     recordings: RecordingsSpec | None = None
     left_out: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+    episodes: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def shapes_text(self) -> str:

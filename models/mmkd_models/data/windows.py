@@ -187,6 +187,7 @@ class Windows:
         splits: (N,) 0 train, 1 valid, 2 test.
         metadata: (N,) each.
         times: float64 (N,), UTC seconds at the start.
+        starts: float64 (N,), seconds at the start by a clock that does not count from 1970.
         episodes: (N,), equal for windows of one run of a recording.
         rows: (N,), window numbers in the source.
     """
@@ -202,6 +203,7 @@ class Windows:
     statistics: GroupStatistics | None = None
     metadata: Mapping[str, Groups] = field(default_factory=dict)
     times: npt.NDArray[np.float64] | None = None
+    starts: npt.NDArray[np.float64] | None = None
     episodes: Rows | None = None
 
     def __len__(self) -> int:
@@ -252,7 +254,7 @@ class Windows:
 
     def subset(self, index: npt.NDArray[Any]) -> Windows:
         """Return the windows of these numbers or bool mask (N,)."""
-        names = ("labels", "groups", "splits", "folds", "times", "episodes", "rows")
+        names = ("labels", "groups", "splits", "folds", "times", "starts", "episodes", "rows")
         arrays = {name: array[index] for name in names if (array := getattr(self, name)) is not None}
         metadata = {name: values[index] for name, values in self.metadata.items()}
         return replace(self, metadata=metadata, **arrays)

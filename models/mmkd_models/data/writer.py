@@ -18,8 +18,7 @@ import numpy.typing as npt
 from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import UsageError, os_reason
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
-from mmkd_models.data.checking.findings import refuse_errors, rule_findings, unit_findings
-from mmkd_models.data.checking.related import find_overlaps, leak_findings
+from mmkd_models.data.checking.findings import refuse_errors, rule_findings, shared_findings, unit_findings
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset, make_windows, open_dataset, window_counts
 from mmkd_models.data.files import (
@@ -89,9 +88,10 @@ def write_dataset(
     Args:
         labels: class names by label number; a `TaskSpec` for other tasks.
         splits: for train, valid and test an array (N, T, C) per modality (video: uint8 (N, T, H, W, C)), NaN or masked
-            if missing, and `labels` (N,); optional `groups`, `folds`, `times` (UTC seconds at the start), `episodes`,
-            (N,) each, and `metadata`, a mapping of (N,) texts or numbers.
+            if missing, and `labels` (N,); optional `groups`, `folds`, `times` (UTC seconds at the start), `starts`
+            (seconds of another clock), `episodes`, (N,) each, and `metadata`, a mapping of (N,) texts or numbers.
         left_out: number of windows left out, by reason.
+        episode_names: file of each episode by number, for messages.
 
     Raise DatasetError if arrays break the contract of docs/datasets.md, UsageError if `path` exists.
     """
@@ -104,6 +104,7 @@ def write_dataset(
         source=source,
         licence=licence,
         left_out=dict(left_out) or msgspec.UNSET,
+        episodes=tuple(episode_names) or msgspec.UNSET,
     )
     _check_spec(path, spec)
     problems: list[str] = []
@@ -111,7 +112,7 @@ def write_dataset(
     for split in SPLIT_NAMES:
         arrays.update(_arrays_of_split(spec, split, splits[split], problems))
     refuse(f"dataset {path}", problems)
-    return _write_checked(path, spec, arrays, cut=False, episode_names=episode_names)
+    return _write_checked(path, spec, arrays, cut=False)
 
 
 def write_recordings(
@@ -190,7 +191,7 @@ def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: lis
                 " describe it in 'modalities' or leave it out"
             )
         else:
-            dtype = label_dtype(spec.task.kind) if key == "labels" else "float64" if key == "times" else "int64"
+            dtype = label_dtype(spec.task.kind) if key == "labels" else PER_WINDOW[key][0]
             array = np.asarray(values)
             text = _text(array) if key == "groups" else None
             stored = _convert(array, dtype=dtype) if text is None else text
@@ -286,15 +287,16 @@ def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Re
     return arrays | {f"{RECORDINGS}/{name}.npy": array for name, array in columns.items()}
 
 
-def _write_checked(
-    path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray], *, cut: bool, episode_names: Sequence[str] = ()
-) -> Dataset:
+def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray], *, cut: bool) -> Dataset:
     refuse(f"dataset {path}", structure_problems(spec, arrays, cut=cut))
     windows = make_windows(spec, arrays)
     scan = scan_windows(windows)
-    findings = [*rule_findings(scan), *leak_findings(windows, find_overlaps(windows))]
+    findings = [*rule_findings(scan), *shared_findings(windows, scan)]
+    for finding in findings:  # before an error that may be of the same section
+        if finding.kind == "labels":
+            _LOG.warning("dataset %s: %s", path, finding.text)
     refuse_errors(path, findings)
-    for finding in (*findings, *unit_findings(scan, names=episode_names)):
+    for finding in (*findings, *unit_findings(scan)):
         if finding.kind in ("leak", "unit"):
             _LOG.warning("dataset %s: %s", path, finding.text)
     try:

@@ -15,7 +15,7 @@ from mmkd_models.data.checking.findings import check_dataset
 _CURE = "; correct the file, docs/datasets.md describes every key"
 _NAME = (
     "expected a name of letters, digits and _ that starts with a letter and is none of labels, groups, folds, lengths,"
-    " splits, times, episodes; rename it"
+    " splits, times, starts, episodes; rename it"
 )
 
 

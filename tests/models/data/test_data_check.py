@@ -159,11 +159,20 @@ def test_a_recording_in_another_unit_is_named_at_import_by_the_check_and_in_the_
     told = "acc: the level of channel ax is 9,798 in {} and 9.797 in the other recordings, 1,000 times as large"
     (logged,) = [record.getMessage() for record in caplog.records]
     assert logged == f"dataset {tmp_path / 'plant'}: {told.format('machine M3')}; {ADVICE}"
-    in_dataset = told.format("episode 3 (group 3)")
     findings = check_dataset(tmp_path / "plant").findings
     assert [(one.kind, one.level, one.text) for one in findings if one.kind == "unit"] == [
-        ("unit", "problem", f"{in_dataset}; {ADVICE}")
+        ("unit", "problem", f"{told.format('machine M3')}; {ADVICE}")
     ]
+
+
+def test_an_episode_without_a_name_is_refused(tmp_path: Path) -> None:
+    names = tuple(f"machine M{number}" for number in range(9))
+    with pytest.raises(DatasetError) as error:
+        plant(tmp_path / "plant", lambda number, windows, _: windows, episode_names=names)
+    assert str(error.value) == (
+        f"dataset {tmp_path / 'plant'}: test/episodes.npy: expected numbers from 0 to 8, of 'episodes' in dataset.json,"
+        " got 8 to 9; name every episode, or none"
+    )
 
 
 def still(number: int, windows: np.ndarray, labels: np.ndarray) -> np.ndarray:

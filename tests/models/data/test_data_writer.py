@@ -69,7 +69,7 @@ def test_wrong_names_and_kinds_of_arrays_come_together(refusal, write, splits, t
             f"dataset {tmp_path / 'rig'}: 3 problems",
             "splits['train']: array 'temp' is missing; give one per modality and labels",
             (
-                "splits['valid']: 'sound' is no modality and not one of labels, groups, folds, times, episodes,"
+                "splits['valid']: 'sound' is no modality and not one of labels, groups, folds, times, starts, episodes,"
                 " metadata; describe it in 'modalities' or leave it out"
             ),
             "splits['test']['labels']: expected numbers that fit int64, got <U4; convert it",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_models.data.checking.related import describe_place, find_overlaps, leak_findings, note, problem
+from mmkd_models.data.checking.related import (
+    describe_place,
+    file_starts,
+    find_overlaps,
+    label_conflicts,
+    leak_findings,
+    note,
+    problem,
+)
 from mmkd_models.data.checking.scan import ModalityScan, Scan, scan_windows
 from mmkd_models.data.dataset import load_directory, locate_dataset, make_windows
 from mmkd_models.data.files import RECORDINGS, array_file
@@ -88,7 +96,7 @@ def _copies(scan: Scan) -> Iterator[Finding]:
     pairs = [(first_rows.setdefault(digest, row), row) for row, digest in enumerate(scan.digests) if digest]
     across = [(first, row) for first, row in pairs if windows.splits[first] != windows.splits[row]]
     inside = [(first, row) for first, row in pairs if first != row and windows.splits[first] == windows.splits[row]]
-    if across:
+    if across and file_starts(windows) is None:  # else `leak_findings` names them
         first, row = (describe_place(windows, place) for place in across[0])
         yield Finding(
             kind="copies",
@@ -261,7 +269,7 @@ def _list(values: list[Any]) -> str:
     return ", ".join(map(str, values[:_MAX_NAMED])) + more
 
 
-def unit_findings(scan: Scan, *, names: Sequence[str] = ()) -> Iterator[Finding]:
+def unit_findings(scan: Scan) -> Iterator[Finding]:
     """Yield recordings whose level is 8 times, or an eighth of, that of others of their class.
 
     One that resembles some windows of the others passes. Without episodes, groups count as recordings.
@@ -286,7 +294,7 @@ def unit_findings(scan: Scan, *, names: Sequence[str] = ()) -> Iterator[Finding]
         for number, _, channel, value, usual in outliers:  # the worst channel of a recording comes first
             recording = recordings[number].item()
             group = f" (group {windows.groups[first[number]].item()!r})" if windows.has_groups else ""
-            name = names[recording] if names else f"episode {recording}{group}"
+            name = windows.spec.episodes[recording] if windows.spec.episodes else f"episode {recording}{group}"
             name = f"group {recording!r}" if windows.episodes is None else name
             ratio = value / usual
             factor = f"{ratio:,.0f} times as large" if ratio > 1 else f"{1 / ratio:,.0f} times smaller"
@@ -358,8 +366,16 @@ def check_dataset(path: str | Path) -> CheckReport:
 
 def find_everything(windows: Windows, scan: Scan) -> list[Finding]:
     """Return all findings of `Dataset.everything()`."""
-    leaks = leak_findings(windows, find_overlaps(windows))
-    return [*rule_findings(scan), *leaks, *unit_findings(scan), *value_findings(scan)]
+    return [*rule_findings(scan), *shared_findings(windows, scan), *unit_findings(scan), *value_findings(scan)]
+
+
+def shared_findings(windows: Windows, scan: Scan) -> Iterator[Finding]:
+    """Yield findings on samples that several windows share."""
+    overlaps = find_overlaps(windows)
+    if file_starts(windows) is not None:
+        overlaps = overlaps.with_equal(windows, scan.digests)
+    yield from leak_findings(windows, overlaps)
+    yield from label_conflicts(windows, overlaps)
 
 
 def sort_findings(findings: list[Finding]) -> list[Finding]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from weakref import WeakKeyDictionary
 
@@ -21,6 +21,8 @@ _MAX_COMPARED = 16  # first samples of a window, searched in the others
 # Distinct steps from sample to sample in the shared part: two slopes of a sensor that rounds are soon equal.
 _MIN_DISTINCT = 8
 _MAX_STEPS = 256  # that are compared first
+_MAX_NAMED = 3  # sections
+_DROP_COPIES = "set drop_copies = true under [split] of the recipe, or give both one group"
 _MAX_CANDIDATES = 4  # places per window compared value by value
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, bits well mixed: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
 
@@ -36,8 +38,60 @@ class Overlaps:
     second: Rows
     shift: Rows
 
+    @property
+    def period_s(self) -> float:
+        """Time between two samples."""
+        return 1 / self.modality.rate_hz
+
+    @property
+    def length_s(self) -> npt.NDArray[np.float64]:
+        """Time (P,) that each pair shares."""
+        return np.asarray((self.modality.samples - self.shift) * self.period_s, dtype=np.float64)
+
+    def with_equal(self, windows: Windows, digests: Sequence[bytes]) -> Overlaps:
+        """Add each window that equals another, with the first such one of the highest split."""
+        owners: dict[bytes, int] = {}
+        for row in np.argsort(-windows.splits, kind="stable").tolist():
+            owners.setdefault(digests[row], row)
+        equal = [(owners[digest], row) for row, digest in enumerate(digests) if digest and owners[digest] != row]
+        first, second = np.array(equal, dtype=np.int64).reshape(-1, 2).T
+        return replace(
+            self,
+            first=np.concatenate([self.first, first]),
+            second=np.concatenate([self.second, second]),
+            shift=np.concatenate([self.shift, np.zeros_like(first)]),
+        )
+
+    def sections(self, windows: Windows, index: npt.NDArray[np.bool_]) -> Iterator[tuple[str, Rows]]:
+        """Yield the sections that two files of the mask (P,) share and their pairs; the longest section first."""
+        starts = file_starts(windows)
+        if starts is None or windows.episodes is None:
+            return
+        period_s, pairs = self.period_s, np.flatnonzero(index)
+        rows = np.stack([self.first[pairs], self.second[pairs]])
+        begins = np.stack([starts[rows[0]] + self.shift[pairs] * period_s, starts[rows[1]]])
+        order = np.argsort(windows.episodes[rows], axis=0, kind="stable")
+        rows, begins = (np.take_along_axis(values, order, axis=0) for values in (rows, begins))
+        episodes, offsets = windows.episodes[rows], begins[1] - begins[0]
+        known = (episodes[0] != episodes[1]) | (np.abs(offsets) > period_s)
+        ordered = np.lexsort((offsets, episodes[1], episodes[0]))
+        ordered = ordered[known[ordered]]
+        is_new = (np.diff(episodes[:, ordered], axis=1) != 0).any(axis=0) | (np.diff(offsets[ordered]) > period_s)
+        parts = np.split(ordered, np.flatnonzero(is_new) + 1) if len(ordered) else []
+        for part in sorted(parts, key=len, reverse=True):
+            lengths = self.length_s[pairs[part]]
+            sides = []
+            for row, begin in zip(rows[:, part], begins[:, part], strict=True):
+                place = file_and_time(windows, int(row[0]), float(begin.min()), float((begin + lengths).max()))
+                splits = " and ".join(SPLIT_NAMES[split] for split in np.unique(windows.splits[row]).tolist())
+                sides.append(f"{place} ({splits})")
+            yield " equals ".join(sides), pairs[part]
+
     def describe(self, windows: Windows, index: npt.NDArray[np.bool_]) -> str:
-        """Describe the first pair of the mask (P,)."""
+        """Describe the sections or the first pair of the mask (P,)."""
+        if texts := [text for text, _ in self.sections(windows, index)]:
+            more = f", and {len(texts) - _MAX_NAMED} more such sections" if len(texts) > _MAX_NAMED else ""
+            return ", ".join(texts[:_MAX_NAMED]) + more
         pair = int(np.flatnonzero(index)[0])
         first, second = describe_place(windows, int(self.first[pair])), describe_place(windows, int(self.second[pair]))
         shared = self.modality.samples - int(self.shift[pair])
@@ -83,7 +137,9 @@ def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
                 kind="leak",
                 level="error",
                 sentence=f"{overlaps.describe(windows, leak)}; {name} must not share samples",
-                advice=f"{WRITE_GROUPS} and put whole groups into one of the {name}",
+                advice=_DROP_COPIES
+                if file_starts(windows) is not None
+                else f"{WRITE_GROUPS} and put whole groups into one of the {name}",
             )
     apart = (windows.splits[overlaps.first] == windows.splits[overlaps.second]) & (
         windows.groups[overlaps.first] != windows.groups[overlaps.second]
@@ -103,6 +159,18 @@ def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
         )
 
 
+def label_conflicts(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
+    """Yield sections that two files share under different labels."""
+    both = windows.labelled[overlaps.first] & windows.labelled[overlaps.second]
+    for text, pairs in overlaps.sections(windows, both):
+        pairs = pairs[overlaps.shift[pairs] == overlaps.shift[pairs].min()]  # the windows that are most alike
+        labels = [windows.labels[rows[pairs]] for rows in (overlaps.first, overlaps.second)]
+        differ = (labels[0] != labels[1]).reshape(len(pairs), -1).any(axis=1)
+        if differ.any():
+            sentence = f"{text}, but {differ.mean():.0%} of the {len(pairs)} windows in it have different labels"
+            yield problem("labels", sentence, "correct the labels, or leave one file out (exclude in the recipe)")
+
+
 def refuse_shared_samples(windows: Windows) -> None:
     """Raise DatasetError if windows in two splits share samples, or could be dealt into two folds."""
     for finding in leak_findings(windows, find_overlaps(windows)):
@@ -111,10 +179,33 @@ def refuse_shared_samples(windows: Windows) -> None:
 
 
 def describe_place(windows: Windows, row: int) -> str:
-    """Return a window's place: `valid window 3 (2026-11-02T06:00:00Z)`."""
+    """Return a window's place: `press/07.csv 2026-11-02T06:00:00Z to 06:00:04Z (valid)`, or `valid window 3`."""
     split = SPLIT_NAMES[int(windows.splits[row])]
+    if (starts := file_starts(windows)) is not None:
+        begin = float(starts[row])
+        end = begin + max(modality.duration_s for modality in windows.spec.modalities)
+        return f"{file_and_time(windows, row, begin, end)} ({split})"
     number = row - int((windows.splits < windows.splits[row]).sum())
     return f"{split} window {number}" + ("" if windows.times is None else f" ({time_text(float(windows.times[row]))})")
+
+
+def file_starts(windows: Windows) -> npt.NDArray[np.float64] | None:
+    """Return the start (N,) of each window in its file, in seconds; None if files or times are unknown."""
+    is_named = windows.episodes is not None and bool(windows.spec.episodes)
+    return (windows.starts if windows.times is None else windows.times) if is_named else None
+
+
+def file_and_time(windows: Windows, row: int, begin: float, end: float) -> str:
+    """Return the file of a window and a time there: UTC, or seconds of the file's own clock."""
+    assert windows.spec.episodes  # `file_starts`
+    assert windows.episodes is not None
+    if windows.times is None:
+        times = f"{begin:.10g} to {end:.10g} s"
+    else:
+        spec = "milliseconds" if any(abs(time - round(time)) >= 1e-3 for time in (begin, end)) else "seconds"
+        first, last = (time_text(time, spec) for time in (begin, end))
+        times = f"{first} to {last.partition('T')[2] if first[:10] == last[:10] else last}"
+    return f"{windows.spec.episodes[int(windows.episodes[row])]} {times}"
 
 
 def time_text(seconds: float, timespec: str = "seconds") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.checking.related import time_text
+from mmkd_models.data.checking.related import find_overlaps, label_conflicts, time_text
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
@@ -23,6 +24,7 @@ from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
 from mmkd_models.data.importing.window_labels import (
     Answers,
     as_numbers,
+    covered_ns,
     encode_answers,
     far_apart,
     labelled_intervals,
@@ -45,9 +47,15 @@ from mmkd_models.data.spec import (
     windows_at_once,
     with_present,
 )
-from mmkd_models.data.windows import CutWindows, Windows, first_sample, latest_start_s, window_starts_s
+from mmkd_models.data.windows import CutWindows, Rows, Windows, first_sample, latest_start_s, window_starts_s
 from mmkd_models.data.writer import write_dataset
+from mmkd_report.schema.data import Finding
 
+GROUP = ".group"
+"""Key of a window's group among its facts."""
+_LOG = logging.getLogger(__name__)
+_SHARING = "sharing samples with another split or group"
+_TOUCH_NS = 1000  # roundings
 _HARDLY = 1e-6  # of a sample
 _WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings aside
 
@@ -125,11 +133,20 @@ def build_dataset(
                 f" {repr(name) if name else 'none, or several in one window'}; correct it, or leave 'split.column' out"
             )
     elif split.group:
-        splits, folds = split_by_group(metadata[split.group], find_strata(labels), split)
+        splits, folds = split_by_group(metadata[GROUP], find_strata(labels), split)
     else:
         splits = split_by_time(source.recording, find_strata(labels), split)
+    is_utc = all(recording.is_utc for recording in done)
+    origins_s = np.array([recording.origin_ns for recording in done], dtype=np.float64) / SECOND_NS
+    starts_s = origins_s[source.recording] + source.start_s
     plan = Windows(
-        spec=DatasetSpec(name=facts.name or path.name, task=task, modalities=tuple(modalities), splits={}),
+        spec=DatasetSpec(
+            name=facts.name or path.name,
+            task=task,
+            modalities=tuple(modalities),
+            splits={},
+            episodes=tuple(recording.name for recording in done),
+        ),
         labels=labels,
         groups=source.recording,
         has_groups=False,
@@ -138,22 +155,23 @@ def build_dataset(
         source=source,
         rows=np.arange(len(labels)),
         metadata=metadata,
+        episodes=source.recording,
+        times=starts_s if is_utc else None,
+        starts=None if is_utc else starts_s,
     )
+    plan = plan.subset(np.argsort(plan.splits, kind="stable"))  # as they are written
     plan = _drop_leaks(plan, source, recipe, left_out)
-    is_utc = all(recording.is_utc for recording in done)
-    origins_s = np.array([recording.origin_ns for recording in done], dtype=np.float64) / SECOND_NS
     arrays: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
     for number, name in enumerate(SPLIT_NAMES):
         part = plan.subset(plan.splits == number)
         arrays[name] = {"labels": part.labels, "episodes": part.groups}
+        arrays[name] |= {key: values for key in ("times", "starts") if (values := getattr(part, key)) is not None}
         for modality in modalities:
             arrays[name][modality.name] = _store(scratch / f"{name}-{modality.name}.npy", part, modality)
         if split.group:
-            arrays[name]["groups"] = part.metadata[split.group]
+            arrays[name]["groups"] = part.metadata[GROUP]
         if part.folds is not None:
             arrays[name]["folds"] = part.folds
-        if is_utc:
-            arrays[name]["times"] = origins_s[part.groups] + source.start_s[part.rows]
         if rule.metadata:
             arrays[name]["metadata"] = {fact: part.metadata[fact] for fact in rule.metadata}
     dataset = write_dataset(
@@ -175,18 +193,46 @@ def _drop_leaks(plan: Windows, source: CutWindows, recipe: ImportRecipe, left_ou
         left_out.update({reason: int(is_wrong.sum())} if is_wrong.any() else {})
         return plan.subset(~is_wrong)
 
-    stays = far_apart(plan.splits, plan.groups, source.start_s, least_s=recipe.windows.length_s + recipe.split.gap_s)
+    starts_s = source.start_s[plan.rows]
+    stays = far_apart(plan.splits, plan.groups, starts_s, least_s=recipe.windows.length_s + recipe.split.gap_s)
     plan = drop(plan, "between splits", ~stays)
-    if recipe.split.drop_copies:  # equal windows stay in the highest split: test, valid, train
-        digests, highest = scan_windows(plan).digests, dict[bytes, int]()
-        pairs = list(zip(digests, plan.splits.tolist(), strict=True))
-        for digest, number in pairs:
-            highest[digest] = max(number, highest.get(digest, 0))
-        is_copy = np.array([bool(digest) and number < highest[digest] for digest, number in pairs])
-        plan = drop(plan, "equal to one of another split", is_copy)
     # A split without labels is a new machine, not labelled yet.
     needs_label = (plan.splits > 0) & np.isin(plan.splits, np.unique(plan.splits[plan.labelled]))
-    return drop(plan, "without a label in valid or test", needs_label & ~plan.labelled)
+    plan = drop(plan, "without a label in valid or test", needs_label & ~plan.labelled)
+    conflicts: list[Finding] | None = None
+    while recipe.split.drop_copies:  # again, as a window may have copies in several recordings
+        overlaps = find_overlaps(plan).with_equal(plan, scan_windows(plan).digests)
+        conflicts = list(label_conflicts(plan, overlaps)) if conflicts is None else conflicts
+        first, second = overlaps.first, overlaps.second
+        groups = plan.metadata.get(GROUP, plan.splits)
+        is_leak = (plan.splits[first] != plan.splits[second]) | (groups[first] != groups[second])
+        # Test keeps its windows, then valid; in one split the recording that comes first.
+        ranks = plan.splits * len(source.latest_start_s) - plan.groups
+        is_first_lower = ranks[first] < ranks[second]
+        lower = np.where(is_first_lower, first, second)
+        begin_s = source.start_s[plan.rows[lower]] + np.where(is_first_lower, overlaps.shift, 0) * overlaps.period_s
+        if not is_leak.any():
+            break
+        plan = drop(plan, _SHARING, _touch(plan, source, lower[is_leak], begin_s[is_leak], overlaps.length_s[is_leak]))
+    for finding in conflicts or ():
+        _LOG.warning("%s", finding.text)
+    return plan
+
+
+def _touch(
+    plan: Windows, source: CutWindows, rows: Rows, begin_s: npt.NDArray[np.float64], length_s: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """Return which windows (N,) overlap a section of their recording that a window in `rows` of their split shares."""
+    touches = np.zeros(len(plan), dtype=bool)
+    begin_ns, end_ns = (np.rint(times * SECOND_NS).astype(np.int64) for times in (begin_s, begin_s + length_s))
+    starts_ns = np.rint(source.start_s[plan.rows] * SECOND_NS).astype(np.int64)
+    window_s = max(modality.duration_s for modality in plan.spec.modalities)
+    for split, recording in set(zip(plan.splits[rows].tolist(), plan.groups[rows].tolist(), strict=True)):
+        here = np.flatnonzero((plan.splits == split) & (plan.groups == recording))
+        pairs = np.flatnonzero((plan.splits[rows] == split) & (plan.groups[rows] == recording))
+        sections = [Interval(start_ns=int(begin_ns[pair]), end_ns=int(end_ns[pair]), value="") for pair in pairs]
+        touches[here] = covered_ns(sections, starts_ns[here], round(window_s * SECOND_NS)) > _TOUCH_NS
+    return touches
 
 
 def _store(file: Path, windows: Windows, modality: ModalitySpec) -> AnyArray:
@@ -211,7 +257,7 @@ def _store(file: Path, windows: Windows, modality: ModalitySpec) -> AnyArray:
 
 def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpec], recipe: ImportRecipe) -> Cut:
     """Plan the windows of a recording. Raise DatasetError if labels overlap or are unknown, or a group is missing."""
-    rule, windows, group, origin_ns = recipe.labels, recipe.windows, recipe.split.group, recording.origin_ns
+    rule, windows, groups, origin_ns = recipe.labels, recipe.windows, recipe.split.groups, recording.origin_ns
     lengths = [recording.lengths[modality.name] for modality in modalities]
     left_out: Counter[str] = Counter()
     length_ns = round(windows.length_s * SECOND_NS)
@@ -225,8 +271,10 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
     starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
     if windows.at == "stride":
         answers = window_answers(recording, grids, rule, starts_ns, length_ns)
-    names = dict.fromkeys(name for name in (*windows.metadata, group, recipe.split.column) if name)
+    names = dict.fromkeys(name for name in (*windows.metadata, recipe.split.column) if name)
     facts = {name: _fact(recording, name, starts_ns, length_ns) for name in names}
+    if groups:
+        facts[GROUP] = _joined_fact(recording, groups, starts_ns, length_ns)
     has_value = np.zeros((len(starts_s), len(modalities)), dtype=bool)
     samples, present = grids.map_arrays()
     for number, modality in enumerate(modalities):
@@ -244,16 +292,16 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
         reasons |= {
             f"without a value of {modality.name}": ~has_value[:, number] for number, modality in enumerate(modalities)
         }
-    if group:
-        missing = np.flatnonzero(_fact(recording, group, starts_ns, 2) == "")
+    if groups:
+        missing = np.flatnonzero(_joined_fact(recording, groups, starts_ns, 2) == "")
         if len(missing):
             start_s = int(starts_ns[missing[0]]) / SECOND_NS
             when = time_text(start_s, "milliseconds") if recording.is_utc else f"{start_s:g} s"
             raise DatasetError(
-                f"{recording.name}: expected a value of {group!r}, the group, for every window, got none at {when}"
-                f" ({len(missing)} such); fill it in, or choose another 'split.group'"
+                f"{recording.name}: expected a value of {recipe.split.group_text}, the group, for every window, got"
+                f" none at {when} ({len(missing)} such); fill it in, or choose another 'split.group'"
             )
-        reasons[f"with more than one {group}"] = facts[group] == ""
+        reasons[f"with more than one {' and '.join(groups)}"] = facts[GROUP] == ""
     if rule.unlabelled == "drop":
         reasons["without a label"] = np.array([answer is None for answer in answers], dtype=bool)
     keep = np.ones(len(starts_s), dtype=bool)
@@ -295,6 +343,16 @@ def _centre_windows(
             starts.append(start_s)
             labels.append(interval.value)
     return np.array(starts, dtype=np.float64), np.array(labels, dtype=object)
+
+
+def _joined_fact(
+    recording: GridRecording, names: Sequence[str], starts_ns: Times, length_ns: int
+) -> npt.NDArray[np.object_]:
+    """Return the values of several facts, joined by `/`; empty if one is."""
+    first, *others = (_fact(recording, name, starts_ns, length_ns) for name in names)
+    for values in others:
+        first = np.where((first == "") | (values == ""), "", first + "/" + values)
+    return first
 
 
 def _fact(recording: GridRecording, name: str, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:

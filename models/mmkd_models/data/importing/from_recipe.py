@@ -110,6 +110,7 @@ def import_recipe(
 class _RecordingFiles:
     """Files by recording (the values of its parts) and source, and facts from the table of labels."""
 
+    folder: Path
     parts: tuple[str, ...]
     recordings: _Recordings
     facts: Mapping[tuple[str, ...], Mapping[str, str]]
@@ -141,6 +142,7 @@ def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFi
             recordings.setdefault(key, {}).setdefault(modality, []).append(file)
     ordered = sorted(recordings, key=lambda key: natural_key("/".join(key)))
     return _RecordingFiles(
+        folder=folder.path,
         parts=parts,
         recordings={key: recordings[key] for key in ordered},
         facts=_table_facts(recipe, folder, parts, recordings) if recipe.labels.table else {},
@@ -190,7 +192,7 @@ def _open_sensors(recipe: ImportRecipe, files: _RecordingFiles, intervals: _Inte
     """Open every source. Raise DatasetError if the recipe names a part or column that there is not."""
     labels, problems = recipe.labels, list[str]()
     target = labels.column if labels.task == "regression" else ""
-    names = ["" if target else labels.column, recipe.split.group, recipe.split.column, *recipe.windows.metadata]
+    names = ["" if target else labels.column, *recipe.split.groups, recipe.split.column, *recipe.windows.metadata]
     known = {"", *files.parts, *(name for facts in files.facts.values() for name in facts)}
     columns = [name for name in dict.fromkeys(names) if name not in known]
     sensors = [
@@ -241,7 +243,7 @@ class _Work:
         for key in self.files.recordings:
             name = "/".join(key)
             parts = {**self.files.facts.get(key, {}), **dict(zip(self.files.parts, key, strict=True))}
-            title = ", ".join(f"{part} {parts[part]}" for part in self.files.parts) or "the recording"
+            title = self._title(key)
             piece = progress.piece(name)
             if piece is None:
                 piece = self._read(key, title, grids, progress.folder, problems)
@@ -254,6 +256,12 @@ class _Work:
         if len(problems) == 1:
             raise DatasetError(problems[0])  # names the file
         refuse("recordings", problems)
+
+    def _title(self, key: tuple[str, ...]) -> str:
+        """Return the recording's files of its first source: `M1/acc.csv`, `M1/acc_1.csv to acc_3.csv`."""
+        first, *others = next(iter(self.files.recordings[key].values()))
+        name = first.path.relative_to(self.files.folder).as_posix()
+        return f"{name} to {others[-1].path.name}" if others else name
 
     def _read(self, key: tuple[str, ...], title: str, grids: Grids, folder: Path, problems: list[str]) -> Piece | None:
         series: dict[str, Sequence[SampleSeries]] = {}

@@ -196,7 +196,7 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class SplitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Split of windows into train, valid and test."""
 
-    group: str = ""
+    group: str | tuple[str, ...] = ""
     column: str = ""
     valid: Annotated[float | tuple[str, ...], _FRACTION] = 0.2
     test: Annotated[float | tuple[str, ...], _FRACTION] = 0.2
@@ -204,6 +204,16 @@ class SplitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     gap_s: Annotated[float, Key(low=0, high=MAX_SECONDS, unit="s")] = 0.0
     drop_copies: bool = False
     seed: Annotated[int, Key(low=0)] = 0
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the facts that make a group together."""
+        return tuple(filter(None, (self.group,) if isinstance(self.group, str) else self.group))
+
+    @property
+    def group_text(self) -> str:
+        """Names of the facts, for messages."""
+        return " and ".join(map(repr, self.groups))
 
     @property
     def problems(self) -> Iterator[tuple[str, str]]:

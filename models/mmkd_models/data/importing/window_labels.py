@@ -139,11 +139,11 @@ def _sets(recording: GridRecording, rule: LabelRule, starts_ns: Times, length_ns
     unknown = [interval for interval in given if interval.value in rule.ignore]
     names = sorted({interval.value for interval in intervals})
     fractions = [
-        _covered_ns([interval for interval in intervals if interval.value == name], starts_ns, length_ns) / length_ns
+        covered_ns([interval for interval in intervals if interval.value == name], starts_ns, length_ns) / length_ns
         for name in names
     ]
     hardly = 1 - rule.purity + 1e-6
-    decided = _covered_ns(unknown, starts_ns, length_ns) <= hardly * length_ns
+    decided = covered_ns(unknown, starts_ns, length_ns) <= hardly * length_ns
     for fraction in fractions:
         decided &= (fraction >= rule.purity - 1e-6) | (fraction <= hardly)
     decided &= bool(given)  # nobody has labelled a recording without a line
@@ -265,7 +265,8 @@ def read_table(folder: RecipeFolder, rule: LabelRule) -> Iterator[tuple[dict[str
             yield dict(zip(names, values, strict=True)), block.place(row)
 
 
-def _covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) -> Times:
+def covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) -> Times:
+    """Return the time (W,) that intervals cover of windows with ascending starts."""
     covered = np.zeros(len(starts_ns), dtype=np.int64)
     for interval in intervals:
         low = int(np.searchsorted(starts_ns, interval.start_ns - length_ns, side="right"))
@@ -285,7 +286,7 @@ def majority(intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *,
     # Times are rounded to the nanosecond, and so is what a window shares with an interval.
     least = max(1.0, purity * length_ns - 2 * (1 + len(intervals)))
     for value in sorted(by_value):
-        covered = _covered_ns(by_value[value], starts_ns, length_ns)
+        covered = covered_ns(by_value[value], starts_ns, length_ns)
         values[(covered > most) & (covered >= least)] = value
         most = np.maximum(most, covered)
     return values
@@ -300,7 +301,7 @@ def split_by_group(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) 
     least = rule.folds or len(SPLIT_NAMES)
     if len(names) < least:
         raise DatasetError(
-            f"'split.group': expected {least} values of {rule.group!r} or more, got {len(names)}"
+            f"'split.group': expected {least} values of {rule.group_text} or more, got {len(names)}"
             f" ({', '.join(names.tolist())}); record more, choose another group, or leave it out to split by time"
         )
     counts = np.zeros((len(names), int(strata.max(initial=-1)) + 2))
@@ -318,7 +319,7 @@ def split_by_group(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) 
             place = np.flatnonzero(names == name)
             if not len(place) or group_splits[place[0]] >= 0:
                 raise DatasetError(
-                    f"'split.{SPLIT_NAMES[number]}': expected values of {rule.group!r}, each in one split, got"
+                    f"'split.{SPLIT_NAMES[number]}': expected values of {rule.group_text}, each in one split, got"
                     f" {name!r}; choose among {', '.join(names.tolist())}"
                 )
             group_splits[place[0]] = number
@@ -326,7 +327,9 @@ def split_by_group(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) 
     fractions[_TRAIN] = 1 - sum(fractions.values())
     order = sorted(fractions)
     if len(left) < len(order):
-        raise DatasetError(f"'split': expected a group that is left for train, got none; name fewer of {rule.group!r}")
+        raise DatasetError(
+            f"'split': expected a group that is left for train, got none; name fewer of {rule.group_text}"
+        )
     parts = deal_groups(counts[left], np.array([fractions[number] for number in order]), seed=rule.seed)
     group_splits[left] = np.array(order)[parts]
     return group_splits[group], None

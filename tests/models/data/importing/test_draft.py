@@ -250,7 +250,7 @@ def test_the_commands_draft_try_and_import(plant, capsys):
         )
     ]
     figures = [
-        "acc: 6 files, ax ay, 10 Hz; jitter p99 up to 0.00 ms (machine M0), drift up to 0 ppm (machine M0), gaps 0",
+        "acc: 6 files, ax ay, 10 Hz; jitter p99 up to 0.00 ms (M0/acc.csv), drift up to 0 ppm (M0/acc.csv), gaps 0",
         "windows of 6 recordings (train 40, valid 10, test 10)",
         "  ok: train 20, valid 5, test 5",
         "  worn: train 20, valid 5, test 5",

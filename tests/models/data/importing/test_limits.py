@@ -20,7 +20,7 @@ FILES = 'files = "{machine}/acc.csv"'
 LABELS = 'files = "{machine}/states.csv"'
 NAMES = (
     "expected a name of letters, digits and _ that starts with a letter and is none of labels, groups, folds, lengths,"
-    " splits, times, episodes; rename it"
+    " splits, times, starts, episodes; rename it"
 )
 ENCODING = "expected the name of a text encoding, such as 'utf-8' or 'shift_jis', got "
 
@@ -120,7 +120,7 @@ def rows(times: Sequence[float]) -> str:
             [(TIME, f'{TIME}\ntime_unit = "s"\nrate_hz = 100.0'), ("length_s = 1.0", "length_s = 1e3")],
             {"M0/acc.csv": rows([1e7 / 9 * number for number in range(10)])},
             (
-                "machine M0: sensor 'acc': expected at most 1.07 GB to write, got 8 GB for 1e+07 s at 100 Hz; correct"
+                "M0/acc.csv: sensor 'acc': expected at most 1.07 GB to write, got 8 GB for 1e+07 s at 100 Hz; correct"
                 " the times or 'resample_hz', or allow more with --max-gb"
             ),
         ),
@@ -128,7 +128,7 @@ def rows(times: Sequence[float]) -> str:
             [("length_s = 1.0", "length_s = 1.0\nstride_s = 1e-6")],
             {},
             (
-                "machine M0: expected at most 1.07 GB to write, got 3.02 GB for windows every 1e-06 s; lengthen"
+                "M0/acc.csv: expected at most 1.07 GB to write, got 3.02 GB for windows every 1e-06 s; lengthen"
                 " 'windows.stride_s', or allow more with --max-gb"
             ),
         ),
@@ -155,7 +155,7 @@ def test_more_than_the_recordings_are_worth_is_not_written(
 def test_the_limit_of_what_is_written_can_be_changed(plant: Path, recipe: Callable[..., None]) -> None:
     recipe(("length_s = 1.0", "length_s = 1.0\nstride_s = 0.1"))
     assert refusal(plant, most_bytes=10_000) == (
-        "machine M0: expected at most 1e-05 GB to write, got 3.09e-05 GB for windows every 0.1 s; lengthen"
+        "M0/acc.csv: expected at most 1e-05 GB to write, got 3.09e-05 GB for windows every 0.1 s; lengthen"
         " 'windows.stride_s', or allow more with --max-gb"
     )
     assert run(plant, most_bytes=200_000).recordings[5:]
@@ -543,7 +543,7 @@ CASES = [
     Broken(
         recipe=(('group = "machine"', 'group = "shift"'), ('time = "time"', 'time = "time"\nchannels = ["ax", "ay"]')),
         files={f"M{machine}/acc.csv": with_shift(machine) for machine in range(6)},
-        says="machine M2: expected a value of 'shift', the group, for every window, got none at"
+        says="M2/acc.csv: expected a value of 'shift', the group, for every window, got none at"
         " 2025-11-03T07:03:25.000Z (5 such); fill it in, or choose another 'split.group'",
     ),
 ]

@@ -247,7 +247,7 @@ def test_a_table_of_clips_says_label_group_split_and_metadata(clips, recipe):
         (
             {"c2": "c2.wav,no,dev,t2,0"},
             (
-                "clip c2: expected 'train', 'valid' or 'test' in 'split', got 'dev'; correct it, or leave"
+                "c2.mp4: expected 'train', 'valid' or 'test' in 'split', got 'dev'; correct it, or leave"
                 " 'split.column' out"
             ),
         ),

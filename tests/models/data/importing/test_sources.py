@@ -152,6 +152,19 @@ def test_labels_groups_and_metadata_may_be_columns_of_the_log(plant, recipe):
     assert metadata["shift"].tolist() == [f"S{int(name[1]) % 2}" for name in metadata["machine"]]
 
 
+def test_a_part_of_the_path_and_a_column_make_a_group_together(plant, recipe):
+    for file in plant.glob("*/acc.csv"):
+        rows = file.read_text().splitlines()
+        shifts = ["shift", *(f"S{k // 50}" for k in range(100))]
+        file.write_text("\n".join(f"{row},{shift}" for row, shift in zip(rows, shifts, strict=True)))
+    names = 'valid = ["M4/S0", "M4/S1"]\ntest = ["M5/S0", "M5/S1"]'
+    recipe(('group = "machine"', f'group = ["machine", "shift"]\n{names}'))
+    run(plant)
+    windows = open_dataset(plant / "out").everything()
+    assert np.unique(windows.groups).tolist() == [f"M{machine}/S{shift}" for machine in range(6) for shift in range(2)]
+    assert windows.groups[windows.splits == 1].tolist() == ["M4/S0"] * 5 + ["M4/S1"] * 5
+
+
 def test_without_groups_each_state_of_a_recording_is_split_by_time_and_overlaps_are_left_out(plant, recipe):
     recipe(('group = "machine"', ""), ("length_s = 1.0", 'length_s = 1.0\nstride_s = 0.5\nmetadata = ["machine"]'))
     report = run(plant)
@@ -179,7 +192,7 @@ def test_copies_in_another_split_are_left_out_where_told(plant, recipe):
         (plant / f"M{machine}" / "acc.csv").write_text("\n".join(rows))
     recipe(('group = "machine"', 'group = "machine"\nvalid = ["M4"]\ntest = ["M5"]\ndrop_copies = true'))
     report = run(plant)
-    assert report.dataset.spec.left_out == {"equal to one of another split": 5}
+    assert report.dataset.spec.left_out == {"sharing samples with another split or group": 5}
     assert report.dataset.spec.splits == {"train": 36, "valid": 9, "test": 10}
 
 
@@ -196,7 +209,7 @@ def with_temp(plant, recipe, *, cover):
 def test_a_sensor_of_another_rate_and_an_absent_one(plant, recipe):
     with_temp(plant, recipe, cover="any")
     report = run(plant)
-    assert "absent: machine M5: temp; its windows are NaN there" in window_lines(report)
+    assert "absent: temp in the recording of M5/acc.csv; its windows are NaN there" in window_lines(report)
     windows = open_dataset(plant / "out").everything()
     temp = windows.take(np.arange(len(windows)))["temp"][:, :, 0]
     since = windows.times - np.array([START_S + 1000 * int(name[1]) for name in windows.groups])
