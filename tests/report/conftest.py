@@ -306,6 +306,15 @@ class Node:
         return " ".join(raw.replace("\u202f", "\0").split()).replace("\0", "\u202f")
 
 
+def section(page: Node, name: str) -> Node:
+    """The section under a heading's id."""
+    return next(node for node in page.all("section") if node.attrs["aria-labelledby"] == name)
+
+
+def cells(table: Node) -> list[list[str]]:
+    return [[cell.text for cell in (*row.all("th"), *row.all("td"))] for row in table.all("tr")[1:]]
+
+
 class Strict(HTMLParser):
     """A parser that insists on what HTML leaves to chance: every element closed, in order, by its own tag."""
 

@@ -7,33 +7,19 @@ that is there already. `MMKD_PICTURES=FOLDER` keeps a picture of each page.
 from __future__ import annotations
 
 import base64
-import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import msgspec
 import pytest
 
-import mmkd_report
-from mmkd_report import (
-    render_adaptation,
-    render_bench,
-    render_data_report,
-    render_demo,
-    render_export,
-    render_judging,
-    render_sensors,
-    render_study,
-)
-
-Document = dict[str, Any]
+from tests.report.conftest import Document
+from tests.report.pages import test_every_page as pages
+from tests.station import test_page as station
 
 TESTS = Path(__file__).parents[1]
 NPM = shutil.which("npm")
@@ -42,36 +28,15 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.skipif(not (os.environ.get("MMKD_AXE") or NPM), reason="needs npm, or MMKD_AXE"),
 ]
-PAGES = ("demo", "adaptation", "bench", "data", "judging", "sensors", "shift", "export", "study")
+browser, page = station.browser, station.page
+document, data_document, judging_document = pages.document, pages.data_document, pages.judging_document
+grid, searched, plain, rejected, three = pages.grid, pages.searched, pages.plain, pages.rejected, pages.three
 SIZES = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 ASK = (
     "const done = arguments[arguments.length - 1];"
     "axe.run(document).then((found) => done(found.violations.map((one) => "
     "[one.impact, one.id, one.nodes.slice(0, 3).map((node) => node.target.join(' ') + ' ' + node.failureSummary)])))"
 )
-
-
-def _tests_of(path: str) -> ModuleType:
-    """Another module of tests, whose documents and fixtures are used here."""
-    name = f"tests_of_{Path(path).stem}"
-    spec = importlib.util.spec_from_file_location(name, TESTS / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_bench, _judging = _tests_of("report/pages/test_bench_page.py"), _tests_of("report/pages/test_judging_page.py")
-_live = _tests_of("station/test_page.py")
-adaptation_document = msgspec.to_builtins(_tests_of("report/pages/test_adaptation_page.py").DOCUMENT)
-data_document = _tests_of("report/pages/test_data_page.py").document
-judging_document = _judging.document
-sensors_document = msgspec.to_builtins(_tests_of("report/pages/test_sensors_page.py").DOCUMENT)
-three = _tests_of("report/pages/test_export_page.py").three
-searched = _tests_of("report/pages/test_study_page.py").searched
-browser, page = _live.browser, _live.page
 
 
 @pytest.fixture(scope="session")
@@ -116,36 +81,11 @@ def findings(browser: Any, axe: str) -> Callable[..., list[str]]:
     return look
 
 
-@pytest.fixture
-def rendered(
-    two_sensors: Document, data_document: Document, judging_document: Document, three: Document, searched: Document
-) -> dict[str, str]:
-    """One page of each kind."""
-    return {
-        "demo": render_demo(two_sensors),
-        "adaptation": render_adaptation(adaptation_document),
-        "bench": render_bench([_bench.run_of()]),
-        "data": render_data_report(data_document),
-        "judging": render_judging(_judging.with_suite(judging_document, "cost", _judging.describe(_judging.cost()))),
-        "sensors": render_sensors(sensors_document),
-        "shift": render_judging(_judging.with_suite(judging_document, "shift", _judging.left_out())),
-        "export": render_export(three),
-        "study": render_study(searched),
-    }
-
-
-def test_every_kind_of_page_is_looked_at() -> None:
-    kinds = {name for name in mmkd_report.__all__ if name.startswith("render_")}
-    assert len(PAGES) == len(kinds) + 1  # judging twice: on the dataset's own split, and by domain
-    assert {name for name in kinds if name.removeprefix("render_").removesuffix("_report") not in PAGES} == set()
-
-
-@pytest.mark.parametrize("name", PAGES)
 def test_a_page_of_a_report_has_no_serious_finding(
-    name: str, rendered: dict[str, str], findings: Callable[..., list[str]], tmp_path: Path
+    document: tuple[Document, Callable[[Any], str]], findings: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    (tmp_path / f"{name}.html").write_text(rendered[name], encoding="utf-8")
-    assert findings((tmp_path / f"{name}.html").as_uri(), name) == []
+    (tmp_path / "page.html").write_text(document[1](document[0]), encoding="utf-8")
+    assert findings((tmp_path / "page.html").as_uri(), document[0].get("name", "page")) == []
 
 
 def test_the_page_of_a_running_station_has_no_serious_finding(

@@ -112,10 +112,3 @@ def test_a_document_that_lacks_a_figure_is_refused() -> None:
         "adaptation document: Object missing required field `estimate` - at `$.methods[0]`; make it again with "
         "mmkd-adapt"
     )
-
-
-def test_a_name_is_shown_and_never_run() -> None:
-    named = msgspec.structs.replace(DOCUMENT, new=msgspec.structs.replace(DOCUMENT.new, name="<script>"))
-    page = render_adaptation(msgspec.to_builtins(named))
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page

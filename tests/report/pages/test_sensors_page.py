@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 import msgspec
-import pytest
 
-from mmkd_report import DocumentError, render_sensors
+from mmkd_report import render_sensors
 from mmkd_report.pages.sensors import cells, headings, verdict
 from mmkd_report.schema.figures import OF_CLASSES, Chance, Interval, Spread
 from mmkd_report.schema.judging import SensorModel, SensorRow, SensorsDocument
@@ -154,11 +153,3 @@ def test_the_page_leads_to_the_page_of_every_sensor() -> None:
     assert "Two sensors" not in page
     assert all(f'class="number">{words}</th>' in page for words in ("Extra-trees", "MiniRocket", "ms", "Worth, EUR"))
     assert "<script" not in page
-
-
-def test_an_unknown_version_of_the_document_is_refused() -> None:
-    with pytest.raises(DocumentError) as error:
-        render_sensors(msgspec.to_builtins(DOCUMENT) | {"format_version": 3})
-    assert str(error.value) == (
-        "sensors document: expected format_version 1, got 3; make the page with the release that made the document"
-    )

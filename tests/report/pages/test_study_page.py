@@ -12,10 +12,8 @@ import pytest
 from mmkd_report import DocumentError, render_study
 from mmkd_report.pages.study import answer, key_figures
 from mmkd_report.schema.study import read_study
+from tests.report.conftest import Document, cells, section
 
-Document = dict[str, Any]
-
-HOSTILE = "</style><script>alert(1)</script><img src=x onerror='alert(2)'>\"&{{ 7*7 }}{% raw %}"
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 SEEDS = [2, 3, 4]
 TEACHER = "acc+gyro:small"
@@ -230,20 +228,6 @@ def grid(searched: Document) -> Document:
     return document
 
 
-@pytest.fixture(params=["searched", "grid"])
-def any_study(request: pytest.FixtureRequest) -> Document:
-    document: Document = request.getfixturevalue(request.param)
-    return document
-
-
-def section(page, name):
-    return next(node for node in page.all("section") if node.attrs["aria-labelledby"] == name)
-
-
-def cells(table) -> list[list[str]]:
-    return [[cell.text for cell in (*row.all("th"), *row.all("td"))] for row in table.all("tr")[1:]]
-
-
 def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
@@ -448,41 +432,10 @@ def test_the_way_to_reproduce_has_command_versions_and_hashes(searched, parse) -
     assert {"3.11", "2.6", "Some CPU"} <= {node.text for node in part.all("dd")}
 
 
-def test_every_figure_is_described_and_every_table_has_a_caption(any_study, parse) -> None:
-    page = parse(render_study(any_study))
-    for svg in page.all("svg"):
-        if svg.attrs.get("aria-hidden") != "true":
-            assert svg.all("title")[0].text
-            assert svg.all("desc")[0].text
-    assert all(table.all("caption") for table in page.all("table"))
-
-
-def poisoned(value):
-    if isinstance(value, dict):
-        return {key: inner if key in ("metric", "method", "mode") else poisoned(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [poisoned(inner) for inner in value]
-    return value + HOSTILE if isinstance(value, str) else value
-
-
-def test_hostile_names_stay_text_and_nothing_is_fetched(any_study, parse) -> None:
-    page = parse(render_study(poisoned(any_study)))
-    assert not {node.tag for node in page.walk()} & {"script", "img", "iframe", "object", "form"}
-    assert len(page.all("style")) == 1
-    assert not any(name.startswith("on") for node in page.walk() for name in node.attrs)
-    assert all(node.attrs.get("href", "#").startswith(("#", "data:")) for node in page.walk())
-
-
 def test_a_broken_document_is_refused_with_the_place(searched) -> None:
-    cases = {
-        "expected format_version 1, got 2; make the page with the release that made the document": {
-            "format_version": 2
-        },
-        "Expected `array`, got `int` - at `$.trials`; correct the value, or leave it out where it is optional": {
-            "trials": 7
-        },
-    }
-    for problem, change in cases.items():
-        with pytest.raises(DocumentError) as error:
-            render_study(searched | change)
-        assert str(error.value) == f"study document: {problem}"
+    with pytest.raises(DocumentError) as error:
+        render_study(searched | {"trials": 7})
+    assert str(error.value) == (
+        "study document: Expected `array`, got `int` - at `$.trials`; correct the value, or leave it out where it is "
+        "optional"
+    )

@@ -1,0 +1,150 @@
+"""What holds for every page: safety, looks, size, and what is refused of its document."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+import mmkd_report
+from mmkd_report import DocumentError
+from tests.report.conftest import Document, Node
+from tests.report.pages import test_adaptation_page, test_bench_page, test_judging_page, test_sensors_page
+from tests.report.pages.test_data_page import document as data_document
+from tests.report.pages.test_export_page import plain, rejected, three
+from tests.report.pages.test_judging_page import document as judging_document
+from tests.report.pages.test_study_page import grid, searched
+
+__all__ = ["data_document", "grid", "judging_document", "plain", "rejected", "searched", "three"]
+
+HOSTILE = "</style><script>alert(1)</script><img src=x onerror='alert(2)'>\"&{{ 7*7 }}{% raw %}"
+# What the schemas refuse in other words.
+CLOSED = {
+    "chosen",
+    "estimated_by",
+    "format",
+    "kind",
+    "level",
+    "metric",
+    "mode",
+    "precision",
+    "role",
+    "minmax",
+    "percentile",
+}
+PAGES = {
+    "two_sensors": "demo", "one_seed": "demo", "five_sensors": "demo", "searched": "study", "grid": "study",
+    "three": "export", "plain": "export", "rejected": "export", "judging_document": "judging", "shift": "judging",
+    "data_document": "data_report", "bench": "bench", "adaptation": "adaptation", "sensors": "sensors",
+}  # fmt: skip
+STRUCTS = {"adaptation": test_adaptation_page.DOCUMENT, "sensors": test_sensors_page.DOCUMENT}
+
+
+@pytest.fixture(params=PAGES)
+def document(request: pytest.FixtureRequest) -> tuple[Document, Callable[[Any], str]]:
+    """A document, and what makes a page of it."""
+    render = getattr(mmkd_report, f"render_{PAGES[request.param]}")
+    if request.param in STRUCTS:
+        return msgspec.to_builtins(STRUCTS[request.param]), render
+    if request.param == "bench":
+        return test_bench_page.run_of(), lambda document: render([document])
+    if request.param == "shift":
+        judging = request.getfixturevalue("judging_document")
+        return test_judging_page.with_suite(judging, "shift", test_judging_page.left_out()), render
+    return request.getfixturevalue(request.param), render
+
+
+@pytest.fixture
+def page(document, parse: Callable[[str], Node]) -> Node:
+    return parse(document[1](document[0]))
+
+
+def test_every_kind_of_page_is_looked_at() -> None:
+    assert {f"render_{kind}" for kind in PAGES.values()} == {one for one in mmkd_report.__all__ if one[:3] == "ren"}
+
+
+def poisoned(value: Any) -> Any:
+    """The document with a hostile text behind every string, keys of students included."""
+    if isinstance(value, dict):
+        return {
+            key + HOSTILE * (key in ("acc", "gyro", "drive", "labels.ckpt")): inner
+            if key in CLOSED
+            else poisoned(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [poisoned(inner) for inner in value]
+    return value + HOSTILE if isinstance(value, str) and value not in CLOSED else value
+
+
+def test_hostile_names_stay_text(document, parse) -> None:
+    page = parse(document[1](poisoned(document[0])))
+    assert not {node.tag for node in page.walk()} & {"script", "img"}
+    assert len(page.all("style")) == 1
+    assert HOSTILE.split("{{")[0].strip('"&') in page.text
+    assert "{{ 7*7 }}" in page.text
+    assert not any(name.startswith("on") for node in page.walk() for name in node.attrs)
+
+
+def test_nothing_is_fetched_from_anywhere(page) -> None:
+    allowed = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert [n.attrs["content"] for n in page.all("meta") if "http-equiv" in n.attrs] == [allowed]
+    for node in page.walk():
+        assert node.tag not in {"script", "iframe", "object", "embed", "video", "audio", "base", "form"}
+        for name in ("src", "href", "xlink:href", "srcset", "action", "poster"):
+            assert re.match(r"#|data:|\w+\.html$", node.attrs.get(name, "#")), (node.tag, node.attrs[name])
+    style = page.all("style")[0].text
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_ids_are_unique_and_every_reference_finds_its_id(page) -> None:
+    ids = [node.attrs["id"] for node in page.walk() if "id" in node.attrs]
+    assert len(ids) == len(set(ids))
+    named = [name for node in page.walk() for name in node.attrs.get("aria-labelledby", "").split()]
+    linked = [node.attrs["href"][1:] for node in page.all("a") if node.attrs["href"].startswith("#")]
+    assert set(named) | set(linked) <= set(ids)
+
+
+def test_every_figure_has_a_name_and_a_description_or_is_decoration_and_takes_its_colours_from_the_style(page) -> None:
+    for svg in page.all("svg"):
+        if svg.attrs.get("aria-hidden") != "true":
+            assert svg.attrs["role"] == "img"
+            assert svg.all("title")[0].text
+            assert svg.all("desc")[0].text
+    assert not any({"fill", "stroke", "color", "bgcolor"} & set(node.attrs) for node in page.walk())
+
+
+def test_tables_have_captions_and_headings_never_skip_a_level(page) -> None:
+    assert all(table.all("caption") for table in page.all("table"))
+    levels = [int(node.tag[1]) for node in page.walk() if re.fullmatch(r"h[1-6]", node.tag)]
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_equal_documents_give_equal_bytes_far_below_a_megabyte_and_stay_as_they_are(document) -> None:
+    given, render = document
+    before = copy.deepcopy(given)
+    html = render(given)
+    assert given == before
+    assert render(before) == html
+    assert len(html.encode()) < 300_000
+
+
+def test_an_unknown_version_of_the_document_is_refused(document) -> None:
+    given, render = document
+    if "report" in given and "format_version" not in given:
+        given["report"]["format_version"], key = 99, "report.format_version"
+    else:
+        given["format_version"], key = 99, "format_version"
+    with pytest.raises(DocumentError) as error:
+        render(given)
+    assert re.fullmatch(
+        rf"[a-z ]+ document: expected {key} 1, got 99; make the page with the release that made the document",
+        str(error.value),
+    )
