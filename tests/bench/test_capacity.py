@@ -23,6 +23,7 @@ from mmkd_bench.measuring.load import Offered, judge_level, schedule_ns
 from mmkd_bench.measuring.opening import Choice
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
+from tests.edge.said import said
 
 
 @pytest.fixture
@@ -56,9 +57,7 @@ def test_a_light_load_is_carried(bundle: Path) -> None:
     ],
 )
 def test_questions_that_make_no_sense_are_refused(bundle: Path, question: Question, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        measure_capacity(Choice(bundle=str(bundle)), question)
-    assert str(caught.value) == message
+    assert said(UsageError, lambda: measure_capacity(Choice(bundle=str(bundle)), question)) == message
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from mmkd_bench.compare import compare, parse_conditions, read_report, require_p
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_report.schema.bench import BenchReport, Comparison, Energy, QuantityChange
 from tests.bench.made import make_launch, make_report
+from tests.edge.said import said
 
 GATE = parse_conditions("p50>+5%,p90>+5%")
 
@@ -29,9 +30,7 @@ def _change(comparison: Comparison, quantity: str) -> QuantityChange:
 def test_a_slower_build_is_caught_in_words(report_at: Callable[..., BenchReport]) -> None:
     comparison = compare(report_at(100.0, spread=0.0), report_at(115.0, spread=0.0), conditions=GATE)
     assert comparison.verdict == "slower"
-    with pytest.raises(PerformanceError) as caught:
-        require_passed(comparison)
-    assert str(caught.value) == (
+    assert said(PerformanceError, lambda: require_passed(comparison)) == (
         "the comparison failed: "
         "p50 changed by +15.0% (95 % interval +15.0% to +15.0%), which fails 'p50>+5%'; "
         "p90 changed by +15.0% (95 % interval +15.0% to +15.0%), which fails 'p90>+5%'"
@@ -192,9 +191,7 @@ NAMES = "p50, p90, p99, throughput, rss, energy"
     ],
 )
 def test_a_bad_condition_says_what_is_expected(text: str, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse_conditions(text)
-    assert str(caught.value) == message
+    assert said(UsageError, lambda: parse_conditions(text)) == message
 
 
 def test_a_report_survives_its_file_and_keys_of_later_releases(

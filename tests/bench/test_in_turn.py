@@ -24,6 +24,7 @@ from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import TeacherCheckpoint, read_student, write_student, write_teacher
 from mmkd_report.schema.bench import RivalEngine
 from tests.bench.made import make_bundle
+from tests.edge.said import said
 from tests.export.students import make_student
 
 
@@ -103,9 +104,7 @@ def test_whole_numbers_are_fed_to_a_bare_model(tmp_path: Path) -> None:
 
 def test_a_dynamic_shape_is_refused(tmp_path: Path, bundle: Path) -> None:
     path = _write_model(tmp_path / "dynamic.onnx", ["batch", 3])
-    with pytest.raises(UsageError) as caught:
-        measure_pair(path, bundle, launches=1, duration_s=0.1)
-    assert str(caught.value) == (
+    assert said(UsageError, lambda: measure_pair(path, bundle, launches=1, duration_s=0.1)) == (
         f"{path}: input 'x' has the shape ['batch', 3]; expected fixed sizes: export a static shape"
     )
 
@@ -119,9 +118,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, bundle: Path) -> Non
 
 def test_a_missing_file_says_what_is_expected(tmp_path: Path, bundle: Path) -> None:
     path = tmp_path / "absent.onnx"
-    with pytest.raises(UsageError) as caught:
-        measure_pair(path, bundle, launches=1, duration_s=0.1)
-    assert str(caught.value) == (
+    assert said(UsageError, lambda: measure_pair(path, bundle, launches=1, duration_s=0.1)) == (
         f"{path}: expected an ONNX model or a bundle, cannot open it: no such file or directory"
     )
 

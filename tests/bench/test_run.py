@@ -13,6 +13,7 @@ from mmkd_bench.run import check_settings, join_launches, judge_stability, measu
 from mmkd_edge.errors import UsageError
 from mmkd_report.schema.bench import STAGES, BenchReport, Settings, WarmUp
 from tests.bench.made import make_launch
+from tests.edge.said import said
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +81,7 @@ def test_energy_is_measured_where_a_sensor_answers(
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: Settings, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        check_settings(settings)
-    assert str(caught.value) == message
+    assert said(UsageError, lambda: check_settings(settings)) == message
 
 
 MACHINE = msgspec.structs.replace(read_machine(), governors=())

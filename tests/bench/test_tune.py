@@ -29,6 +29,7 @@ from mmkd_edge.errors import BackendError
 from mmkd_edge.opening.profile import decode_profile, find_profile
 from mmkd_edge.predict.student import Config, make_student
 from mmkd_edge.testing import FakeBackend
+from tests.edge.said import said
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
 PLAIN = Config(backend="ort", precision="fp32", threads=1, reason="tried")
@@ -242,9 +243,7 @@ def test_a_folder_that_cannot_be_named_is_refused_before_the_measurement(monkeyp
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     from mmkd_edge.bundle.files import cache_folder
 
-    with pytest.raises(UsageError) as caught:
-        cache_folder("profiles")
-    assert str(caught.value) == (
+    assert said(UsageError, lambda: cache_folder("profiles")) == (
         "profiles lie in the user's cache folder, and this user has no home directory; set XDG_CACHE_HOME"
     )
 
@@ -258,6 +257,4 @@ def test_a_folder_that_cannot_be_named_is_refused_before_the_measurement(monkeyp
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        tune_bundle(example_bundle(), **settings)
-    assert str(caught.value) == message
+    assert said(UsageError, lambda: tune_bundle(example_bundle(), **settings)) == message

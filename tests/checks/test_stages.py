@@ -37,6 +37,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.distillation.recipe import shipped_methods
 from mmkd_models.experiments.runs import Judged
+from tests.edge.said import said
 
 THREE = (StudySensor("one", "a"), StudySensor("two", "b", "tiny"), StudySensor("three", "c"))
 
@@ -82,9 +83,7 @@ def test_too_few_groups_have_no_third_to_label(tmp_path: Path) -> None:
     }
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=20)
     few = write_dataset(tmp_path / "few", name="few", labels=["off", "on"], modalities=[acc], splits=splits)
-    with pytest.raises(UsageError) as caught:
-        a_third(few, 2)
-    assert str(caught.value) == (
+    assert said(UsageError, lambda: a_third(few, 2)) == (
         "--whole-groups: expected six groups to train on or more in dataset 'few', a third of which has every class on "
         "every fold, got fewer; leave the option out, or leave out this set"
     )

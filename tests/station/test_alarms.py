@@ -20,6 +20,7 @@ from mmkd_station.commands.show import tuned_lines
 from mmkd_station.intake import ReplayedRecording
 from mmkd_station.records import AlarmRecord, ResultRecord
 from mmkd_station.tuning import tune_alarm
+from tests.edge.said import said
 from tests.station import rig
 
 TASK = TaskSpec(labels=("ok", "worn"))
@@ -149,9 +150,7 @@ def test_of_several_labels_each_that_is_on_speaks() -> None:
     ],
 )
 def test_a_rule_that_cannot_be_is_refused(rule: AlarmRule, said: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        Episodes([rule], TASK)
-    assert str(refused.value) == said
+    assert said(UsageError, lambda: Episodes([rule], TASK)) == said
     with pytest.raises(UsageError, match="got one that answers a number"):
         Episodes([AlarmRule(label="level")], TaskSpec(kind="regression", labels=("level",)))
 
@@ -322,8 +321,6 @@ def test_video_is_not_replayed(tmp_path: Path) -> None:
         lips,
         lambda _: {"lips": rng.integers(0, 255, (2, 2, 4, 4, 1), dtype=np.uint8), "labels": [0, 1]},
     )
-    with pytest.raises(UsageError) as refused:
-        read_recordings(tmp_path / "data", lips)
-    assert str(refused.value) == (
+    assert said(UsageError, lambda: read_recordings(tmp_path / "data", lips)) == (
         f"{tmp_path / 'data'}: modality 'lips': expected a series or sound, got video; replay a dataset without it"
     )

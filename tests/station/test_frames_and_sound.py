@@ -24,6 +24,7 @@ from mmkd_station.protocols.table import open_source
 cv2 = pytest.importorskip("cv2")
 
 from tests.edge.level_rig import LIPS, shares_of, write_film, write_lips  # noqa: E402
+from tests.edge.said import said  # noqa: E402
 from tests.station.rig import end, next_record, records_in, refusal, start, wanted  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -221,9 +222,7 @@ def test_a_pipeline_is_opened_by_gstreamer(monkeypatch: pytest.MonkeyPatch) -> N
     assert asked == [(pipeline, cv2.CAP_GSTREAMER)] * 2
 
     monkeypatch.setattr(Pipeline, "isOpened", lambda self: False)
-    with pytest.raises(UnavailableError) as refused:
-        of_camera(pipeline)
-    assert str(refused.value) == (
+    assert said(UnavailableError, lambda: of_camera(pipeline)) == (
         f"--source cam:{pipeline}: expected a camera, got none that OpenCV opens; see that OpenCV was built with "
         "GStreamer, and gst-launch-1.0 runs it"
     )
@@ -231,9 +230,7 @@ def test_a_pipeline_is_opened_by_gstreamer(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_camera_without_frames_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", lambda *_: Capture(0))
-    with pytest.raises(UnavailableError) as refused:
-        of_camera("0")
-    assert str(refused.value) == (
+    assert said(UnavailableError, lambda: of_camera("0")) == (
         "--source cam:0: expected frames, got none; see whether another program has the camera"
     )
 

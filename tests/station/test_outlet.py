@@ -17,6 +17,7 @@ from mmkd_station.protocols.base import Backoff
 from mmkd_station.protocols.table import open_sink, shown_names
 from mmkd_station.records import AlarmRecord, Record, record_from_line, record_line, result_record
 from mmkd_station.store import FILE_NAME, Store
+from tests.edge.said import said
 from tests.station.rig import alarm, quick, state, until
 
 
@@ -315,19 +316,15 @@ def test_a_record_that_cannot_be_read_is_left_out_and_counted(open_store: Callab
 
 def test_a_store_that_another_has_or_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
     first = Store(tmp_path, most_bytes=10**6)
-    with pytest.raises(UsageError) as refused:
-        Store(tmp_path, most_bytes=10**6)
-    assert str(refused.value) == (
+    assert said(UsageError, lambda: Store(tmp_path, most_bytes=10**6)) == (
         f"{tmp_path}: expected a folder for the records of one mmkd-run, got one that another mmkd-run has; stop that "
         "one, or name another --store"
     )
     first.close()
     Store(tmp_path, most_bytes=10**6).close()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError) as refused:
-        Store(tmp_path / "file", most_bytes=10**6)
     assert (
-        str(refused.value)
+        said(UsageError, lambda: Store(tmp_path / "file", most_bytes=10**6))
         == f"{tmp_path}/file: expected a folder for records that wait: file exists; choose another name"
     )
 

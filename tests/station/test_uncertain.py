@@ -15,6 +15,7 @@ from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import Dataset
 from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_station.uncertain import UncertainRing
+from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=10.0, samples=20)
 TASK = TaskSpec(labels=("ok", "worn"))
@@ -152,9 +153,7 @@ def test_a_ring_that_a_few_windows_would_fill_is_refused(tmp_path: Path) -> None
     camera = ModalitySpec(
         name="cam", channels=("r", "g", "b"), rate_hz=10.0, samples=50, kind="video", height=64, width=64
     )
-    with pytest.raises(UsageError) as refused:
-        ring(tmp_path, most_bytes=1_000_000, modality=camera)
-    assert str(refused.value) == (
+    assert said(UsageError, lambda: ring(tmp_path, most_bytes=1_000_000, modality=camera)) == (
         "--keep-uncertain 1,000,000: expected 2,457,600 bytes or more: a window of 'cam' has 614,400; keep more"
     )
 

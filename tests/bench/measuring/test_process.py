@@ -19,6 +19,7 @@ from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import run_launches
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_report.schema.bench import Settings
+from tests.edge.said import said
 
 
 def _job(bundle: Path | str, *, duration_s: float = 0.05) -> RunJob:
@@ -40,9 +41,7 @@ def test_a_job_gives_its_outcome_and_samples_from_a_fresh_process(bundle: Path) 
 
 
 def test_an_error_there_is_the_same_error_here(tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as caught:
-        run_launches(_job(tmp_path / "absent.edge"), RunOutcome, limit_s=60)
-    assert str(caught.value) == (
+    assert said(UsageError, lambda: run_launches(_job(tmp_path / "absent.edge"), RunOutcome, limit_s=60)) == (
         f"{tmp_path / 'absent.edge'}: expected a bundle written by mmkd-export, found no such file; check the path"
     )
 
@@ -96,9 +95,7 @@ def test_a_measuring_process_does_not_outlive_the_command(bundle: Path) -> None:
 
 
 def test_a_process_that_takes_too_long_is_ended(bundle: Path) -> None:
-    with pytest.raises(BackendError) as caught:
-        run_launches(_job(bundle, duration_s=60.0), RunOutcome, limit_s=1.0)
-    assert str(caught.value) == (
+    assert said(BackendError, lambda: run_launches(_job(bundle, duration_s=60.0), RunOutcome, limit_s=1.0)) == (
         "the measuring process did not end within 1 s before it had a result and printed nothing"
     )
 
@@ -109,8 +106,6 @@ def test_a_process_that_dies_leaves_its_last_line(
     (tmp_path / "dies.py").write_text("import os, sys\nprint('out of luck', flush=True)\nos.abort()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(process, "WORKER", "dies")
-    with pytest.raises(BackendError) as caught:
-        run_launches(_job(bundle), RunOutcome, limit_s=60)
-    assert str(caught.value) == (
+    assert said(BackendError, lambda: run_launches(_job(bundle), RunOutcome, limit_s=60)) == (
         "the measuring process was ended by SIGABRT before it had a result; its last line: out of luck"
     )

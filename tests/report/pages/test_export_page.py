@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mmkd_report import DocumentError, render_export
+from tests.edge.said import said
 from tests.report.conftest import Document, cells, section
 
 OPTIONAL = "Expected `str`, got `int` - at `{place}`; correct the value, or leave it out where it is optional"
@@ -294,9 +295,7 @@ def test_figures_that_json_lacks_are_left_out(three, parse) -> None:
 )
 def test_a_broken_document_is_refused_with_the_place(three, change, problem) -> None:
     three["report"] |= change
-    with pytest.raises(DocumentError) as error:
-        render_export(three)
-    assert str(error.value) == f"export document: {problem}"
+    assert said(DocumentError, lambda: render_export(three)) == f"export document: {problem}"
     with pytest.raises(DocumentError, match=re.escape("expected report.format_version 1, got None")):
         render_export({"dataset": {}})
 

@@ -12,6 +12,7 @@ import pytest
 
 import mmkd_report
 from mmkd_report import PageError, render_demo, write_page
+from tests.edge.said import said
 from tests.report.conftest import cells, section
 
 
@@ -349,9 +350,7 @@ def test_a_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path) -> 
 
 def test_a_page_needs_its_folder(tmp_path) -> None:
     target = tmp_path / "absent" / "report.html"
-    with pytest.raises(PageError) as caught:
-        write_page(target, "page")
-    assert str(caught.value) == (
+    assert said(PageError, lambda: write_page(target, "page")) == (
         f"page '{target}': expected an existing folder, got '{target.parent}'; create it first"
     )
 
@@ -360,9 +359,7 @@ def test_a_failed_write_leaves_the_older_page_and_no_rest(tmp_path) -> None:
     target = tmp_path / "report.html"
     target.mkdir()
     (target / "kept").write_text("kept")
-    with pytest.raises(PageError) as caught:
-        write_page(target, "page")
-    assert str(caught.value) == (
+    assert said(PageError, lambda: write_page(target, "page")) == (
         f"page '{target}': expected a file that can be written, got 'Is a directory'; "
         "free the space, or choose another path"
     )
