@@ -139,7 +139,7 @@ def test_of_several_labels_each_that_is_on_speaks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"),
+    ("rule", "expected"),
     [
         (AlarmRule(label="old"), "--alarm old: expected one of ok, worn; choose one of them"),
         (
@@ -149,8 +149,8 @@ def test_of_several_labels_each_that_is_on_speaks() -> None:
         (AlarmRule(label="worn", release=0), "--alarm worn: release: expected 1 to 1000 results, got 0; correct it"),
     ],
 )
-def test_a_rule_that_cannot_be_is_refused(rule: AlarmRule, said: str) -> None:
-    assert said(UsageError, lambda: Episodes([rule], TASK)) == said
+def test_a_rule_that_cannot_be_is_refused(rule: AlarmRule, expected: str) -> None:
+    assert said(UsageError, lambda: Episodes([rule], TASK)) == expected
     with pytest.raises(UsageError, match="got one that answers a number"):
         Episodes([AlarmRule(label="level")], TaskSpec(kind="regression", labels=("level",)))
 

@@ -22,6 +22,7 @@ from mmkd_station.protocols.base import Columns, RefusedError, Source, SourceReq
 from mmkd_station.protocols.modbus import Register, modbus_source, register_blocks
 from mmkd_station.protocols.opcua import opcua_source, opcua_value
 from mmkd_station.protocols.table import open_sink
+from tests.edge.said import said
 from tests.station.rig import alarm, free_port, result, state, until
 
 NAN = float("nan")
@@ -158,7 +159,7 @@ def test_registers_are_read_in_few_readings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "column", "said"),
+    ("text", "column", "expected"),
     [
         ("modbus://plc", "40001", "expected a register such as h100:int16 or i7:float32, got '40001'"),
         ("modbus://plc", "h65535:int32", "expected a register such as h100:int16"),
@@ -166,9 +167,9 @@ def test_registers_are_read_in_few_readings() -> None:
         ("modbus://plc?every=soon", "h1", "every: expected a number from 0.0001 to 86400, got 'soon'; correct it"),
     ],
 )
-def test_what_is_no_register_says_why(text: str, column: str, said: str) -> None:
+def test_what_is_no_register_says_why(text: str, column: str, expected: str) -> None:
     pytest.importorskip("pymodbus")
-    assert said in said(UsageError, lambda: modbus_source(text, "", wanted(column)))
+    assert expected in said(UsageError, lambda: modbus_source(text, "", wanted(column)))
 
 
 @pytest.fixture
@@ -390,7 +391,7 @@ def test_a_webhook_that_moved_gets_nothing_at_its_new_address_and_the_fault_name
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("webhook:ftp://x", "expected an address with http:// or https://; write it out"),
         ("webhook:http://x#kinds=all", "got 'all'; correct it"),
@@ -398,5 +399,5 @@ def test_a_webhook_that_moved_gets_nothing_at_its_new_address_and_the_fault_name
         ("kafka:x", "--sink kafka:x: expected one of -, jsonl:FILE, csv:FILE, webhook:URL, modbus-write://HOST?at=N, "),
     ],
 )
-def test_what_is_no_sink_says_why(text: str, said: str) -> None:
-    assert said in said(UsageError, lambda: open_sink(text))
+def test_what_is_no_sink_says_why(text: str, expected: str) -> None:
+    assert expected in said(UsageError, lambda: open_sink(text))

@@ -25,6 +25,7 @@ from mmkd_station.intake import Intake
 from mmkd_station.protocols.base import Source, read_place
 from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
 from mmkd_station.records import AlarmEvent, AlarmRecord, StateRecord, record_line
+from tests.edge.said import said
 from tests.station.rig import (
     ENVIRONMENT,
     alarm,
@@ -261,7 +262,7 @@ def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("mqtt://host", "mqtt://HOST/TOPIC, got no topic"),
         ("mqtt:///topic", "got no host or no port; write it so"),
@@ -272,8 +273,8 @@ def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path: Path) -> None:
         ("mqtt://host/topic?ca=/none", "ca: /none: no such file or directory; check the path"),
     ],
 )
-def test_a_text_that_names_no_broker_says_why(text: str, said: str, acc: ModalitySpec) -> None:
-    assert said in said(UsageError, lambda: mqtt_source(text, "", wanted(acc)))
+def test_a_text_that_names_no_broker_says_why(text: str, expected: str, acc: ModalitySpec) -> None:
+    assert expected in said(UsageError, lambda: mqtt_source(text, "", wanted(acc)))
 
 
 def test_a_place_may_have_an_address_of_version_6_and_no_port() -> None:

@@ -14,6 +14,7 @@ from mmkd_station.clock import SampleClock
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import Backoff, Columns, SourceRequest, map_columns
 from mmkd_station.protocols.samples import LineReader, read_seconds, rows_from_json
+from tests.edge.said import said
 
 NAN = float("nan")
 HUGE = "9" * 400  # beyond float64
@@ -71,7 +72,7 @@ def test_samples_of_every_form_are_read(text: str, times: list[float] | None, ro
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("{", "expected JSON, got "),
         ('"x"', "expected samples, got str"),
@@ -92,8 +93,8 @@ def test_samples_of_every_form_are_read(text: str, times: list[float] | None, ro
         (f'{{"time": [-{HUGE}], "a": [1], "b": [2]}}', "expected a time, got a whole number beyond any"),
     ],
 )
-def test_what_is_no_sample_says_why(text: str, said: str) -> None:
-    assert said(ValueError, lambda: rows_from_json(text.encode(), wanted("a", "b"))).startswith(said)
+def test_what_is_no_sample_says_why(text: str, expected: str) -> None:
+    assert said(ValueError, lambda: rows_from_json(text.encode(), wanted("a", "b"))).startswith(expected)
 
 
 def test_times_come_in_units_and_as_texts() -> None:
