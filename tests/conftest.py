@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -47,13 +45,9 @@ def native_engine() -> None:
 @pytest.fixture(scope="session")
 def gpu_double() -> ModuleType:
     """Doubles of cuda-python and TensorRT; `install` lets a test find a GPU."""
-    path = Path(__file__).parent / "edge" / "gpu_double.py"
-    spec = importlib.util.spec_from_file_location("gpu_double", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from tests.edge import gpu_double
+
+    return gpu_double
 
 
 @pytest.fixture(scope="session")

@@ -7,15 +7,12 @@ word, in a file that has the command's own words: `"mmkd-bench capacity"`, or it
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-
-import pytest
 
 import mmkd_edge
+from tests import test_commands as commands
 
 TESTS = Path(__file__).parent
 # They read what commands say of themselves, and carry nothing out.
@@ -100,17 +97,7 @@ def is_used(command: str, names: set[str]) -> bool:
     return refused or any(names & words and has_command(source, words, command.split()) for source, words in FILES)
 
 
-@pytest.fixture(scope="module")
-def commands() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("test_commands_of_all", TESTS / "test_commands.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_option_of_every_command_has_a_test(commands: ModuleType) -> None:
+def test_every_option_of_every_command_has_a_test() -> None:
     pages = commands.answers([f"{name} --help" for name in commands.SCRIPTS], blocked=(), columns=200)
     options = {
         line.removesuffix(" --help"): {name for name in OPTION.findall(text) if not name.endswith(OF_EVERY_COMMAND)}
@@ -127,7 +114,7 @@ def test_an_option_without_a_test_is_seen() -> None:
     }
 
 
-def test_an_option_says_what_it_cannot_take(commands: ModuleType) -> None:
+def test_an_option_says_what_it_cannot_take() -> None:
     bundle = str(mmkd_edge.example_bundle())
     lines = {line.replace("BUNDLE", bundle): said for line, said in REFUSED.items()}
     found = commands.answers(list(lines), blocked=("torch",), columns=250)

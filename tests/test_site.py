@@ -5,16 +5,16 @@ The build needs the extra `docs`: its programs on PATH, or a package registry.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import venv
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -29,26 +29,17 @@ GENERATED = ("documents.md", "commands.md")  # as long as the code makes them
 PAGES = sorted([*DOCS.glob("*.md"), *(DOCS / "results").glob("*.md")])
 MOST_LINES = 300
 NEAR_THE_TOP = 40
+stage = SimpleNamespace(**runpy.run_path(str(DOCS / "site" / "stage.py")))
 
 
-@pytest.fixture(scope="module")
-def stage() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("stage", DOCS / "site" / "stage.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_navigation_has_every_page_once_and_no_other(stage: ModuleType, tmp_path: Path) -> None:
+def test_the_navigation_has_every_page_once_and_no_other(tmp_path: Path) -> None:
     stage.stage(tmp_path / "docs")
     assert len(set(NAVIGATION)) == len(NAVIGATION)
     assert {page.relative_to(DOCS).as_posix() for page in PAGES} - set(NAVIGATION) == set()
     assert [name for name in NAVIGATION if not (tmp_path / "docs" / "pages" / name).is_file()] == []
 
 
-def test_what_a_page_links_to_becomes_a_page(stage: ModuleType, tmp_path: Path) -> None:
+def test_what_a_page_links_to_becomes_a_page(tmp_path: Path) -> None:
     stage.stage(tmp_path / "docs")
     pages = tmp_path / "docs" / "pages"
     start = (pages / "index.md").read_text(encoding="utf-8")
@@ -58,13 +49,13 @@ def test_what_a_page_links_to_becomes_a_page(stage: ModuleType, tmp_path: Path) 
     assert example.startswith("# `examples/plain_threads.py`\n\n```python\n")
 
 
-def test_a_link_in_code_stays_as_it_is(stage: ModuleType) -> None:
+def test_a_link_in_code_stays_as_it_is() -> None:
     pieces = list(stage.parts_of("a `b` c\n```\n[d](e)\n```\nf\n"))
     assert [text for text, is_prose in pieces if not is_prose] == ["`b`", "```\n[d](e)\n```"]
     assert "".join(text for text, _ in pieces) == "a `b` c\n```\n[d](e)\n```\nf\n"
 
 
-def test_figures_come_from_the_page_of_results(stage: ModuleType) -> None:
+def test_figures_come_from_the_page_of_results() -> None:
     page = DOCS / "any.md"
     text = "before\n<!-- figures: results/live.md#%s -->\nafter\n"
     headings = re.findall(r"^#+ (.*)$", (DOCS / "results" / "live.md").read_text("utf-8"), flags=re.MULTILINE)
@@ -77,7 +68,7 @@ def test_figures_come_from_the_page_of_results(stage: ModuleType) -> None:
     assert str(refused.value) == ("docs/any.md: expected a table at results/live.md#nowhere, found none; correct it")
 
 
-def test_a_link_out_of_the_repository_is_refused(stage: ModuleType) -> None:
+def test_a_link_out_of_the_repository_is_refused() -> None:
     assert said(SystemExit, lambda: stage.target_of(DOCS / "any.md", "../../elsewhere.md")) == (
         "docs/any.md: expected a link to a file of the repository, found '../../elsewhere.md'; correct it"
     )
@@ -149,7 +140,7 @@ def zensical(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="zensical needs Python 3.11")
-def test_the_site_is_built_strictly_and_no_link_leads_nowhere(stage: ModuleType, zensical: str) -> None:
+def test_the_site_is_built_strictly_and_no_link_leads_nowhere(zensical: str) -> None:
     folder = ROOT / "build" / "docs"  # the settings name the packages from there
     stage.stage(folder)
     done = subprocess.run([zensical, "build", "--strict"], cwd=folder, capture_output=True, text=True, check=False)

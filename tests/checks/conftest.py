@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
-FILES = Path(__file__).parents[1] / "files"
-_FILE = Path(__file__).parents[1] / "models" / "conftest.py"
-_SPEC = importlib.util.spec_from_file_location("models_conftest", _FILE)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-_shared = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(_shared)
+from tests.models.conftest import machines, one_thread
 
-machines, one_thread = _shared.machines, _shared.one_thread
+__all__ = ["machines", "one_thread"]
+FILES = Path(__file__).parents[1] / "files"
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import runpy
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,16 +18,6 @@ from mmkd_edge.testing import fake_predictor
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPT = EXAMPLES / "station_service.py"
-
-
-@pytest.fixture(scope="module")
-def service() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("station_service", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -66,7 +55,8 @@ def test_the_program_tells_systemd_when_it_is_ready_alive_and_ending(watchdog: s
     assert output == "the sensor is silent after 21 answers\n"
 
 
-def test_an_engine_that_fails_for_ever_sends_no_sign_of_life(service: ModuleType) -> None:
+def test_an_engine_that_fails_for_ever_sends_no_sign_of_life() -> None:
+    is_alive = runpy.run_path(str(SCRIPT))["is_alive"]
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=10)
 
     def fail(feeds: object) -> list[float]:
@@ -74,10 +64,10 @@ def test_an_engine_that_fails_for_ever_sends_no_sign_of_life(service: ModuleType
 
     def alive(predictor: EdgePredictor) -> bool:
         found = predictor.stream(hop=10).push(np.ones(10))
-        answer: bool = service.is_alive(found, silent=False)
+        answer: bool = is_alive(found, silent=False)
         return answer
 
     assert not alive(fake_predictor(fail, modality=acc, labels=("a", "b")))
     assert alive(fake_predictor([1.0, 0.0], modality=acc, labels=("a", "b")))
-    assert service.is_alive([], silent=True)
-    assert not service.is_alive([], silent=False)
+    assert is_alive([], silent=True)
+    assert not is_alive([], silent=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.server
-import importlib.util
+import runpy
 import threading
 import time
 from collections.abc import Iterator
@@ -145,12 +145,10 @@ def camera() -> Iterator[Camera]:
 
 def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path: Path) -> None:
     write_film(tmp_path / "film.avi", [40, 220])
-    spec = importlib.util.spec_from_file_location("live_camera", EXAMPLES / "live_camera.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    frames = runpy.run_path(str(EXAMPLES / "live_camera.py"))["frames"]
     colours = msgspec.structs.replace(LIPS, channels=("red", "green", "blue"))
     for modality in (LIPS, colours):
-        found = list(example.frames(str(tmp_path / "film.avi"), (6, 4, 12, 8), modality))
+        found = list(frames(str(tmp_path / "film.avi"), (6, 4, 12, 8), modality))
         assert [when for when, _ in found] == pytest.approx([0.0, 0.1])
         assert [frame.shape for _, frame in found] == [modality.shape[1:]] * 2
         assert [int(frame.mean()) for _, frame in found] == [40, 220]
