@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,9 +14,8 @@ from onnx.reference import ReferenceEvaluator
 
 from mmkd_bench.measuring.timing import summarise
 from mmkd_bench.run import join_launches, judge_stability
-from mmkd_edge.bundle.bundle import Golden, golden_bytes, write_bundle
-from mmkd_edge.bundle.manifest import Artifact, FileEntry, Manifest, ModelEntry, Parity, graph_inputs, graph_outputs
-from mmkd_edge.spec import ModalitySpec, Normalise, TaskSpec
+from mmkd_edge.bundle.bundle import Golden
+from mmkd_edge.spec import ModalitySpec, Normalise
 from mmkd_report.schema.bench import (
     STAGES,
     BenchReport,
@@ -29,6 +28,7 @@ from mmkd_report.schema.bench import (
     TimeWindow,
     WarmUp,
 )
+from tests.edge.conftest import bundle_parts
 
 SAMPLES, CHANNELS, CLASSES, GOLDEN_WINDOWS = 40, 3, 4, 6
 TOLERANCE = 1e-4
@@ -72,10 +72,6 @@ def onnx_model(repeats: int = 1, *, name: str = "acc") -> bytes:
     return serialised
 
 
-def _file(name: str, data: bytes) -> FileEntry:
-    return FileEntry(file=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-
-
 def _golden(graph: bytes, name: str) -> Golden:
     """Windows and what the graph answers to them, by onnx's own reference."""
     windows = np.random.default_rng(1).standard_normal((GOLDEN_WINDOWS, SAMPLES, CHANNELS)).astype(np.float32)
@@ -96,45 +92,6 @@ def _golden(graph: bytes, name: str) -> Golden:
     )
 
 
-def _entry(name: str, members: dict[str, bytes], *, repeats: int, normalise: Normalise, folder: str) -> ModelEntry:
-    """A student whose graph and golden windows are among the members, in `folder`."""
-    modality = ModalitySpec(
-        name=name, channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=SAMPLES, normalise=normalise
-    )
-    task = TaskSpec(labels=("a", "b", "c", "d"))
-    graph, golden = (
-        _file(f"{folder}/{file}", members[f"{folder}/{file}"]) for file in ("model.fp32.onnx", "golden.npz")
-    )
-    return ModelEntry(
-        name=folder,
-        modality=modality,
-        task=task,
-        inputs=graph_inputs(modality),
-        outputs=graph_outputs(task),
-        preset="tiny",
-        parameters=14_880,
-        mflops=0.03 * repeats,
-        validation_metric="balanced_accuracy",
-        validation_score=0.25,
-        dataset_name="noise",
-        dataset_sha256="0" * 64,
-        artifacts=(
-            Artifact(
-                file=graph.file,
-                format="onnx",
-                precision="fp32",
-                opset=20,
-                sha256=graph.sha256,
-                size_bytes=graph.size_bytes,
-                parity=Parity(
-                    windows=1, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=TOLERANCE
-                ),
-            ),
-        ),
-        golden=golden,
-    )
-
-
 def make_bundle(
     path: Path,
     *,
@@ -151,12 +108,13 @@ def make_bundle(
     entries = []
     for folder, name in (("student", "acc"), *([] if second is None else [("other", second)])):
         graph = model or onnx_model(repeats, name=name)
-        members |= {f"{folder}/model.fp32.onnx": graph, f"{folder}/golden.npz": golden_bytes(_golden(graph, name))}
-        entries.append(_entry(name, members, repeats=repeats, normalise=normalise, folder=folder))
-    members |= {"report.json": b"{}", "README.md": b"A small graph.\n"}
-    files = tuple(_file(name, members[name]) for name in ("report.json", "README.md"))
-    manifest = Manifest(model_id="small", models=tuple(entries), tools={}, licence="CC0-1.0", files=files)
-    write_bundle(path, manifest=manifest, members=members)
+        modality = ModalitySpec(
+            name=name, channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=SAMPLES, normalise=normalise
+        )
+        parts = bundle_parts(modality, model=graph, golden=_golden(graph, name), name=folder, labels=tuple("abcd"))
+        members |= parts.members
+        entries += parts.manifest.models
+    replace(parts, members=members).with_manifest(models=tuple(entries)).write(path)
     return path
 
 

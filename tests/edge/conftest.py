@@ -129,7 +129,12 @@ def golden_windows(modality: ModalitySpec, *, tolerance: float = 1e-5) -> Golden
 
 
 def bundle_parts(
-    modality: ModalitySpec, *, model: bytes | None = None, golden: Golden | None = None, name: str = "acc"
+    modality: ModalitySpec,
+    *,
+    model: bytes | None = None,
+    golden: Golden | None = None,
+    name: str = "acc",
+    labels: tuple[str, ...] = LABELS,
 ) -> Parts:
     """The parts of a valid bundle with one student."""
     model = student_model(modality) if model is None else model
@@ -139,7 +144,7 @@ def bundle_parts(
         f"{name}/model.fp32.onnx": model,
         f"{name}/golden.npz": golden_bytes(golden or golden_windows(modality)),
     }
-    task = TaskSpec(labels=LABELS)
+    task = TaskSpec(labels=labels)
     parity = Parity(windows=4, max_abs_error=1e-7, mean_abs_error=1e-8, label_agreement=1.0, tolerance=1e-4)
     stored = file_entry(f"{name}/model.fp32.onnx", model)
     artifact = Artifact(

@@ -22,6 +22,7 @@ from mmkd_bench.machine.power import (
     total_power_mw,
 )
 from mmkd_edge.errors import UnavailableError
+from tests.station.rig import until
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 
@@ -231,7 +232,7 @@ def test_a_sensor_that_breaks_gives_its_reason() -> None:
     with PowerLog(dial.sensor, interval_s=0.005) as log:
         idle = _span_of(log, readings=2)
         dial.broken = True
-        time.sleep(0.05)
+        until(lambda: log.fault)
         spent = compute_energy(log, idle=idle, loaded=[idle, idle], predictions=[1, 1])
     assert spent == MeasuredEnergy(energy=None, note="dial: it fell off", launches_mj=(None, None))
 
@@ -251,5 +252,5 @@ def test_a_rail_that_vanishes_is_a_fault(tmp_path: Path) -> None:
     with PowerLog(sensor, interval_s=0.005) as log:
         idle = _span_of(log, readings=1)
         (tmp_path / "sys/class/hwmon/hwmon0/curr1_input").unlink()
-        time.sleep(0.05)
+        until(lambda: log.fault)
         assert compute_energy(log, idle=idle, loaded=[idle], predictions=[1]).note == "INA rails: none to read in sysfs"
