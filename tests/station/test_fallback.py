@@ -30,7 +30,7 @@ def both_path(kit: Any, acc: ModalitySpec, tmp_path: Path) -> Path:
 
 def test_the_next_sensor_answers_while_the_first_is_silent_and_says_so(both_path: Path, tmp_path: Path) -> None:
     log = tmp_path / "gyro.csv"
-    log.write_text("a,b,c\n")
+    log.write_text("a,b,c\n" + "0,1,0\n" * 40)
     child = start(
         both_path, "--source", f"gyro=csv:{log}", "--source", "acc=stdin", "--follow", "--sink", "-", "--hop", "5",
         "--silence", "0.4",
@@ -51,6 +51,7 @@ def test_the_next_sensor_answers_while_the_first_is_silent_and_says_so(both_path
                 feed(child, "[1, 0, 0]\n")
 
     threads = [threading.Thread(target=one, daemon=True) for one in (turn, shake)]
+    feed(child, json.dumps([[1, 0, 0]] * 20) + "\n")
     for thread in threads:
         thread.start()
     record = next_record(child.stdout, kind="result", status="ok")
