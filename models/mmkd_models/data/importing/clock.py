@@ -28,6 +28,10 @@ SECOND_NS = 1_000_000_000
 Resample = Literal["linear", "polyphase", "hold"]
 Duplicates = Literal["error", "first", "last", "mean"]
 _STEP_PERIODS = 3.0  # a step of more usual ones is no step of the clock, whatever the declared rate
+_GAP_PERIODS = 1.5  # a step of more usual ones lacks a row
+_MIN_LONG = 4  # long steps, to judge how evenly they come
+_JITTER = 0.1  # of long steps, on average in usual ones, from a whole number of them
+_EVEN_STEPS, _EVEN_FRACTION = 0.6, 0.2  # std of their distances: rounding moves them by a step; lost rows come anywhere
 _MAX_STEPS = 2_000_000  # that are sorted for a percentile
 _BLOCK_STEPS = 1 << 20
 
@@ -99,9 +103,10 @@ class ClockFacts:
     """The clock of one series.
 
     Attributes:
-        rate_hz: steps per second without gaps; NaN below two samples.
+        rate_hz: steps per second without gaps and lost rows; NaN below two samples.
         jitter_p99_ms: 99 % of the steps differ from the usual one by at most this.
         repeated: frames equal to the one before.
+        missing: rows that the rate expects from first to last, and that are not there.
     """
 
     samples: int
@@ -113,10 +118,16 @@ class ClockFacts:
     sensor: str = ""
     drift_ppm: float = 0.0
     repeated: int = 0
+    missing: int = 0
 
 
-def clock_facts(series: SampleSeries, *, max_gap_s: float | None) -> ClockFacts:
-    """Measure a clock; a gap is a step above `max_gap_s` or three usual steps."""
+def clock_facts(series: SampleSeries, *, max_gap_s: float | None, expected_hz: float | None = None) -> ClockFacts:
+    """Measure a clock; a gap is a step above `max_gap_s` or three usual steps.
+
+    Steps of two or three usual ones are lost rows, unless a clock jitters, or they come as evenly as those of a clock
+    whose times have few digits: 0.8 Hz in whole seconds has one after every third. If it is known, `expected_hz`
+    decides between the two.
+    """
     count = len(series)
     if count < 2:
         return ClockFacts(samples=count, rate_hz=float("nan"), jitter_p99_ms=0.0, gaps=0, longest_gap_s=0.0)
@@ -124,19 +135,32 @@ def clock_facts(series: SampleSeries, *, max_gap_s: float | None) -> ClockFacts:
     first = np.arange(0, count - 1, -(-(count - 1) // _MAX_STEPS))
     thinned = (series.times[first + 1] - series.times[first]).astype(np.float64) / SECOND_NS
     usual = float(np.median(thinned))
-    regular, gaps, longest, total = 0, 0, 0.0, 0.0
+    regular, periods, gaps, longest, total = 0, 0, 0, 0.0, 0.0
+    last, uneven, distances = 0, 0.0, [np.zeros(0, dtype=np.int64)]  # from one long step to the next
     limit = _STEP_PERIODS * usual if max_gap_s is None else max_gap_s
     for start in range(0, count - 1, _BLOCK_STEPS):
         steps = np.diff(series.times[start : start + _BLOCK_STEPS + 1]).astype(np.float64) / SECOND_NS
         even = steps[steps <= _STEP_PERIODS * usual]
-        regular, total = regular + len(even), total + float(even.sum())
+        counts = np.rint(even / usual).astype(np.int64) if usual else np.ones(len(even), dtype=np.int64)
+        uneven += float(np.abs(even / (usual or 1.0) - counts)[counts > 1].sum())
+        long = np.append(last, regular + np.flatnonzero(counts > 1))
+        distances, last = [*distances, np.diff(long)], int(long[-1])
+        regular, periods, total = regular + len(even), periods + int(counts.sum()), total + float(even.sum())
         gaps, longest = gaps + int((steps > limit).sum()), max(longest, float(steps.max()))
         let_go(series.times)
-    mean = total / regular if regular else usual
-    thinned = thinned[thinned <= _STEP_PERIODS * usual]
+    means = [total / steps if steps else usual for steps in (regular, periods)]
+    apart = np.concatenate(distances)  # the first is from the beginning
+    is_even = len(apart) > _MIN_LONG and apart[1:].std() <= max(_EVEN_STEPS, _EVEN_FRACTION * apart[1:].mean())
+    jitters = uneven > _JITTER * len(apart)
+    mean = means[0] if is_even or jitters or periods <= regular else means[1]
+    if expected_hz is not None:
+        mean = min(means, key=lambda mean: abs(mean * expected_hz - 1))
+    thinned = thinned[thinned <= (_STEP_PERIODS if mean == means[0] else _GAP_PERIODS) * usual]
+    span_s = float(series.times[-1] - series.times[0]) / SECOND_NS
     return ClockFacts(
         samples=count,
         rate_hz=1.0 / mean if mean > 0 else float("nan"),
+        missing=max(0, round(span_s / mean) + 1 - count) if mean > 0 else 0,
         jitter_p99_ms=1e3 * float(np.quantile(np.abs(thinned - mean), 0.99)) if len(thinned) else 0.0,
         gaps=gaps,
         longest_gap_s=longest if gaps else 0.0,

@@ -300,7 +300,7 @@ def _check_clocks(sensor: ImportedSensor, samples: SourceSamples, recording: str
     has_clock = source.modality_kind == "video" or (source.time and source.resample != "hold")
     clocks = []
     for series in samples.series if has_clock else ():
-        facts = clock_facts(series, max_gap_s=sensor.gap_s)
+        facts = clock_facts(series, max_gap_s=sensor.gap_s, expected_hz=sensor.native_hz)
         deviation = facts.rate_hz / sensor.native_hz - 1
         if facts.samples > _MIN_STEPS and abs(deviation) > _RATE_TOLERANCE:
             raise DatasetError(

@@ -104,6 +104,34 @@ def test_a_clock_is_measured_without_its_gaps():
     assert facts.jitter_p99_ms == pytest.approx(0.0, abs=0.01)
 
 
+def facts_of(times_s, **options):
+    return clock_facts(series(times_s, np.zeros(len(times_s))), max_gap_s=1.5, **options)
+
+
+@pytest.mark.parametrize("lost", [0.04, 0.09, 0.3])
+def test_lost_rows_do_not_slow_a_clock_down(lost):
+    whole = np.arange(1000.0)
+    stays = np.random.default_rng(0).random(1000) >= lost
+    stays[[0, -1]] = True
+    facts = facts_of(whole[stays])
+    assert (facts.rate_hz, facts.missing, facts.jitter_p99_ms) == (1.0, int((~stays).sum()), 0.0)
+    fast = clock_facts(series(whole[stays] / 100, np.zeros(stays.sum())), max_gap_s=0.015)
+    assert (fast.rate_hz, fast.missing) == (pytest.approx(100.0), int((~stays).sum()))
+
+
+def test_a_clock_whose_times_have_few_digits_loses_no_rows():
+    for rate_hz in (0.7, 0.8, 0.95):  # in whole seconds: steps of 1 and 2 s, evenly mixed
+        times = np.floor(np.arange(1000) / rate_hz)
+        facts = facts_of(times)
+        assert (facts.rate_hz, facts.missing) == (pytest.approx(rate_hz, rel=2e-3), 0)
+        # Each seventh row of a clock of 1 Hz may as well be lost: only the recipe can tell.
+        assert facts_of(times, expected_hz=1.0).rate_hz == 1.0
+    jitter = np.random.default_rng(0).normal(scale=0.2, size=1000)
+    facts = facts_of(np.arange(1000) + jitter)
+    assert facts.rate_hz == pytest.approx(1.0, rel=2e-3)
+    assert facts.missing <= 2
+
+
 def on_grid(given, *, count, rate_hz, native_hz, resample="linear", **keys):
     """The blocks of a grid in one array (count, C)."""
     source = SensorSource(modality="a", files="a.csv", resample_hz=rate_hz, **keys)

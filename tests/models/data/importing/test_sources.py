@@ -13,7 +13,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.commands.data import run_data
-from mmkd_models.commands.recipes import window_lines
+from mmkd_models.commands.recipes import clock_lines, window_lines
 from mmkd_models.data import check_dataset, open_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import import_recipe
@@ -388,3 +388,23 @@ def test_a_draft_says_which_channels_have_clocks_of_their_own(tmp_path):
     text = draft_recipe(tmp_path)
     assert "# - motor: expected channels of one length, got Motor/x 100, Motor/y 100, Slow/temp 10;" in text
     assert 'files = "motor_{motor}.tdms"' in text
+
+
+def test_lost_rows_are_gaps_that_the_import_counts(plant, recipe, capsys):
+    lost = np.random.default_rng(0).permutation(np.arange(1, 99))[:30]
+    for machine in (0, 3):  # in the first file too, whose rate is measured
+        file = plant / f"M{machine}" / "acc.csv"
+        rows = file.read_text().splitlines()
+        file.write_text("\n".join(row for number, row in enumerate(rows) if number - 1 not in lost))
+    report = run(plant)
+    runs = np.split(np.sort(lost), np.flatnonzero(np.diff(np.sort(lost)) > 1) + 1)
+    gaps = f"gaps {2 * len(runs)}, the longest {(1 + max(map(len, runs))) / 10} s (M0/acc.csv)"
+    (line,) = clock_lines(report)
+    assert line == (
+        "acc: 6 files, ax ay, 10 Hz; jitter p99 up to 0.00 ms (M0/acc.csv), drift up to 0 ppm (M0/acc.csv), "
+        f"{gaps}, missing rows 60 (10.0%, most in M0/acc.csv)"
+    )
+    samples, _ = by_machine(plant)["M3"]
+    wanted = values_of(3).astype(np.float32)
+    wanted[lost] = np.nan
+    np.testing.assert_allclose(samples, wanted, rtol=1e-6)
