@@ -131,7 +131,7 @@ def test_a_draft_of_elapsed_seconds_in_two_folders_joins_runs_by_number_and_take
     (tmp_path / "recipe.toml").write_text(text.replace("6.4", "2.0").replace("3.2", "2.0"))
     report = import_recipe(read_recipe(tmp_path / "recipe.toml"), tmp_path, tmp_path / "out")
     assert [(recording.name, recording.absent) for recording in report.recordings if recording.absent] == [
-        ("folder normal, run 05", ("process",))
+        ("vibration/normal/a_05.csv", ("process",))
     ]
     windows = (
         report.dataset.everything()
