@@ -36,10 +36,14 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
             f"an export from a checkpoint needs {' and '.join(missing)}, which this Python lacks; "
             "run: pip install 'mmkd-edge[export]'"
         )
-    try:
-        os.close(open_file(plan.source, expected="a student checkpoint of mmkd-edge or a bundle"))
-    except UsageError as error:
-        yield error
+    if (plan.source / "dataset.json").is_file():
+        cure = "make a student with mmkd-distill, and name it"
+        yield UsageError(f"{plan.source}: expected a student checkpoint or a bundle, got a dataset; {cure}")
+    else:
+        try:
+            os.close(open_file(plan.source, expected="a student checkpoint of mmkd-edge or a bundle"))
+        except UsageError as error:
+            yield error
     for path in (plan.calibration, plan.evaluation, plan.drift_reference):
         if path is not None and not path.is_dir():
             yield UsageError(f"{path}: expected a dataset directory, found none there; check the path")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
+from mmkd_edge.errors import UsageError
+
 if TYPE_CHECKING:
     import typer
 
@@ -68,6 +70,9 @@ def make_app(about: str = "") -> typer.Typer:
 def run_line(name: str, arguments: Sequence[str], commands: Sequence[Command], *, about: str = "") -> None:
     """Run the function of a command line's command; of several the first word chooses."""
     app = make_app(about if len(commands) > 1 else "")
+    names = [command.name or command.function.__name__ for command in commands] if len(commands) > 1 else []
+    if len(arguments) > 1 and arguments[1] in names and arguments[0] not in names and arguments[0][:1] != "-":
+        raise UsageError(f"{arguments[0]}: expected a command first, got {arguments[1]!r} after it; swap the two")
     for command in commands:
         app.command(command.name, epilog=command.epilog)(_without_groups(command.function))
     app(args=list(arguments), prog_name=name)

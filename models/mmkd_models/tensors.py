@@ -90,7 +90,9 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
         ) from error
     if kind not in metadata:
         got = next((f"a {other} checkpoint" for other in _KINDS if other in metadata), "a file of another program")
-        raise CheckpointError(f"{path}: expected a {kind} checkpoint, got {got}; name the right file")
+        is_teacher = kind == "student" and got.startswith("a teacher")
+        cure = "make a student of it with mmkd-distill" if is_teacher else "name the right file"
+        raise CheckpointError(f"{path}: expected a {kind} checkpoint, got {got}; {cure}")
     document = metadata[kind].encode()
     check_content(path, content_sha256(tensors, document), written=metadata.get(CONTENT_KEY))
     return tensors, document

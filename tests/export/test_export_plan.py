@@ -44,6 +44,14 @@ def test_all_problems_are_reported_together(tmp_path: Path):
     )
 
 
+def test_a_dataset_instead_of_a_student_is_named(tmp_path: Path):
+    (tmp_path / "dataset.json").touch()
+    assert _refusal(export_plan(tmp_path, output=tmp_path / "a.edge")) == (
+        f"{tmp_path}: expected a student checkpoint or a bundle, got a dataset; make a student with mmkd-distill, and"
+        " name it"
+    )
+
+
 def test_a_file_that_is_no_bundle_is_never_overwritten(student_file: Path):
     assert _refusal(export_plan(student_file, output=student_file)) == (
         f"{student_file}: exists and is not a bundle, so it is not overwritten; choose another -o"

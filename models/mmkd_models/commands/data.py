@@ -126,6 +126,7 @@ def import_(
         else:
             print(f"wrote {made}; next: {shell_line('mmkd-data', 'check', made)}")
         return
+    check_windows_file(file)
     if allow_outside or max_gb is not None:
         raise UsageError(f"--allow-outside, --max-gb: expected a recipe (.toml), got {file}; leave the options out")
     if try_only:
@@ -156,6 +157,20 @@ def import_(
     if report.left_out:
         print(f"left out, no part of a dataset: {', '.join(report.left_out)}")
     print(f"wrote {out}; next: {shell_line('mmkd-data', 'check', out)}")
+
+
+def check_windows_file(file: Path) -> None:
+    """Raise UsageError, which tells how to draft a recipe, for a folder or a log."""
+    from mmkd_models.data.importing.readers.formats import EXCEL, find_format
+
+    folder, form = file if file.is_dir() else file.parent, find_format(file)
+    if not file.is_dir() and (not file.is_file() or (form in (None, "npz") and file.suffix.lower() not in EXCEL)):
+        return
+    got, first = ("a folder" if file.is_dir() else "a log"), ""
+    if file.suffix.lower() in EXCEL:
+        got, first = "an Excel file", "save its sheet as CSV, then "
+    draft = shell_line("mmkd-data", "recipe", folder, "-o", folder / "recipe.toml")
+    raise UsageError(f"{file}: expected a recipe (.toml) or windows (.npz), got {got}; {first}draft a recipe: {draft}")
 
 
 def _needed(out: Path | None) -> Path:

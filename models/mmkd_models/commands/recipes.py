@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.cli.show import say
@@ -13,12 +17,14 @@ from mmkd_edge.spec import task_text
 from mmkd_models.data.checking.describe import count_splits
 from mmkd_models.data.dataset import make_windows
 from mmkd_models.data.importing.recipe import TARGET
+from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import progress_lines, show_fraction
 
 if TYPE_CHECKING:
     from mmkd_models.data.importing.from_recipe import RecipeReport
 
 _MEGABYTE = 1e6
+_LIKE = 0.7  # similarity of two names, as difflib measures it, from which on one may be a typo
 
 
 def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), max_gb: float | None = None) -> list[str]:
@@ -90,12 +96,50 @@ def window_lines(report: RecipeReport) -> list[str]:
     lines += [f"absent: {name} in the recording of {file}; {fate}" for file, name in absent if name != TARGET]
     if windows.times is None:
         lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
+    doubtful, warnings = doubtful_classes(report, windows)
     for facts in splits[1:]:
-        missing = [name for name in task.labels if not facts.classes.get(name, 0)]
+        missing = [name for name in task.labels if not facts.classes.get(name, 0) and name not in doubtful]
         if facts.unlabelled == facts.windows:
             lines.append(f"{facts.split} has no label; mmkd-adapt takes it, commands that need labels refuse it")
         elif missing and task.kind != "regression":
             lines.append(
                 f"warning: {facts.split} has no window of {', '.join(missing)}; choose other groups or another 'seed'"
             )
-    return lines
+    target = report.recipe.labels.column if task.kind == "regression" else ""
+    warnings += [
+        f"the target {target!r} is also a channel of {sensor.name}, which a model can copy; leave it out of 'channels'"
+        for sensor in report.sensors
+        if target and target in sensor.columns.values()
+    ]
+    return [*lines, *(f"warning: {text}" for text in warnings)]
+
+
+def doubtful_classes(report: RecipeReport, windows: Windows) -> tuple[list[str], list[str]]:
+    """Return classes that one group alone has or that look like a typo, and a warning for each."""
+    names, warnings, doubtful = windows.spec.task.labels, list[str](), list[str]()
+    if windows.spec.task.kind != "classification" or windows.episodes is None:
+        return doubtful, warnings
+    files = [sorted({*windows.episodes[windows.labels == number].tolist()}) for number in range(len(names))]
+    for number, name in enumerate(names):
+        place, count = report.recordings[files[number][0]].name if files[number] else "", len(files[number])
+        for other, its_files in zip(names, files, strict=True):
+            first, second = name.casefold(), other.casefold()
+            is_like = name != other and SequenceMatcher(None, first, second).ratio() >= _LIKE
+            is_part = first != second and (first in second or second in first)  # normal, abnormal
+            is_numbered = re.sub(r"\d", "", name) == re.sub(r"\d", "", other)
+            if count == 1 and len(its_files) > 1 and is_like and not is_part and not is_numbered:
+                warnings.append(
+                    f"{name!r}, in {place} alone, looks like {other!r}; if it is a typo, correct it, or set"
+                    f' rename = {{"{name}" = "{other}"}} under [labels]'
+                )
+                doubtful.append(name)
+                break
+        else:
+            groups = np.unique(windows.groups[windows.labels == number]).tolist()
+            if windows.has_groups and len(groups) == 1:
+                doubtful.append(name)
+                warnings.append(
+                    f"{name!r} is in group {groups[0]} alone ({place}{' and others' if count > 1 else ''}), so that"
+                    " only one split can have it; record it in more groups, or leave 'split.group' out to split by time"
+                )
+    return doubtful, warnings

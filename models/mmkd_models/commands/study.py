@@ -161,6 +161,8 @@ def study_command(
             "several kinds; drop one of them"
         )
     options = _options(dataset, modality, space, search, training, limits, work)
+    if options.executor == "ray":
+        require_modules(("ray",), by="--executor ray", extra="ray")
     meter = latency_meter(limits.duration_s) if has_latency else None
     with hint_at_resuming(), progress_lines() as show:
         document = study(dataset, options, out=output, measure_latency=meter, progress=Progress(show=show))

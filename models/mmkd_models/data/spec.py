@@ -180,6 +180,10 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def read_dataset_spec(path: Path) -> DatasetSpec:
     """Read a directory's `dataset.json`. Raise DatasetError if it is missing or breaks its rules."""
     file = path / SPEC_FILE
+    if path.is_file():
+        is_model = path.suffix in (".ckpt", ".edge")
+        cure = "name the model first, then the dataset" if is_model else "make a dataset of it with mmkd-data import"
+        raise DatasetError(f"{path}: expected a dataset directory, got a file; {cure}")
     if not path.is_dir():
         raise DatasetError(f"{path}: expected a dataset directory, found none there; check the path")
     if not file.is_file():

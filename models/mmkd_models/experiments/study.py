@@ -152,6 +152,10 @@ def prepare_study(
     check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     folder = Folder(out=out.absolute(), dataset=dataset, conditions=options.conditions, space=options.space)
+    seeds = tuple(range(options.seeds))
+    if not options.grid:
+        seeds = seeds_that_count(dataset, seeds=options.seeds, search_seeds=options.search_seeds)
+    _impossible_entries(folder)  # refuses methods that no pair can have, before anything is measured
     sizes = _student_sizes(folder, options, measure_latency)
     students = tuple(preset for preset, size in zip(options.space.students, sizes, strict=True) if not size.excluded)
     folder = replace(folder, space=msgspec.structs.replace(options.space, students=students))
@@ -167,9 +171,7 @@ def prepare_study(
         ),
         impossible=tuple(entry for entry in reasons if entry.method in possible),
         search_seeds=() if options.grid else tuple(range(options.search_seeds)),
-        seeds=tuple(range(options.seeds))
-        if options.grid
-        else seeds_that_count(dataset, seeds=options.seeds, search_seeds=options.search_seeds),
+        seeds=seeds,
         began_s=began_s,
     )
 

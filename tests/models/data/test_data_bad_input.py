@@ -45,6 +45,12 @@ def test_a_path_without_a_dataset(tmp_path):
         "DIR: expected a dataset directory, got one without dataset.json; make one with mmkd-data import or"
         " write_dataset"
     )
+    for name, cure in (
+        ("student.ckpt", "name the model first, then the dataset"),
+        ("log.csv", "make a dataset of it with mmkd-data import"),
+    ):
+        (tmp_path / name).touch()
+        assert _refusal(tmp_path / name) == f"DIR: expected a dataset directory, got a file; {cure}"
 
 
 @pytest.mark.parametrize(

@@ -230,11 +230,16 @@ def test_a_search_tests_finalists_and_labels_only_on_seeds_it_has_not_seen(
     assert chosen.search_score == max(row.search_score or 0.0 for row in document.entries)
 
 
+def unmeasured(student: Path, teacher: Path) -> PairLatency:
+    pytest.fail("options are checked before anything is measured")
+
+
 def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines: Dataset, tmp_path: Path) -> None:
     assert seeds_that_count(machines, seeds=5, search_seeds=1) == (2, 3, 4)
     assert seeds_that_count(machines, seeds=5, search_seeds=2) == (3, 4)
+    options = cases.options(machines, grid=False, seeds=2, search_seeds=1)
     with pytest.raises(UsageError) as error:
-        seeds_that_count(machines, seeds=2, search_seeds=1)
+        study(machines, options, out=tmp_path, measure_latency=unmeasured)
     assert str(error.value) == (
         "study: expected a seed whose test windows the search did not see, got none of 2 after 1; "
         "raise --seeds to 3 or more, or lower --search-seeds"
@@ -296,7 +301,7 @@ def test_a_method_that_no_pair_can_have_is_left_out_or_refused(machines: Dataset
     )
     alone = msgspec.structs.replace(space, methods=cases.methods("none", "edam@last"))
     with pytest.raises(UsageError) as error:
-        study(machines, cases.options(machines, space=alone), out=tmp_path)
+        study(machines, cases.options(machines, space=alone), out=tmp_path, measure_latency=unmeasured)
     assert str(error.value) == f"method 'edam@last': expected a teacher and a student that can have it: {reason}"
 
 

@@ -334,6 +334,14 @@ def test_a_checkpoint_of_another_kind_is_refused_by_its_name(path):
     )
 
 
+def test_a_teacher_instead_of_a_student_is_named(tmp_path, teacher_checkpoint):
+    write_teacher(tmp_path / "teacher.ckpt", teacher_checkpoint)
+    assert refusal(tmp_path / "teacher.ckpt") == (
+        f"{tmp_path}/teacher.ckpt: expected a student checkpoint, got a teacher checkpoint; make a student of it with"
+        " mmkd-distill"
+    )
+
+
 OTHER_VERSION = "metadata: {}; the file was altered or made by another version"
 NO_NETWORK = (
     "metadata: expected modalities with samples, channels and a rate, and two labels or more, got [('acc', {}, 20.0)] "

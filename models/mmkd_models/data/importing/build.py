@@ -98,11 +98,9 @@ def build_dataset(
         count += len(cuts[-1].starts_s)
     left_out = sum((part.left_out for part in cuts), Counter[str]())
     if not count:
-        reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
-        raise DatasetError(
-            f"'windows': expected windows, got none{f' ({reasons})' if reasons else ''};"
-            " shorten 'length_s', or look at the times of sensors and labels"
-        )
+        reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number)
+        cure = _cure(done, modalities, rule.length_s, offset_s=recipe.labels.offset_s)
+        raise DatasetError(f"'windows': expected windows, got none{f' ({reasons})' if reasons else ''}; {cure}")
     answers = [answer for part in cuts for answer in part.answers]
     task, labels = encode_answers(answers, recipe.labels)
     samples, present = grids.map_arrays()
@@ -186,6 +184,32 @@ def build_dataset(
         episode_names=[recording.name for recording in done],
     )
     return dataset, done
+
+
+def _cure(
+    recordings: Sequence[GridRecording], modalities: Sequence[ModalitySpec], length_s: float, *, offset_s: float
+) -> str:
+    """Return what to do about recordings without windows."""
+    durations_s = [min(one.lengths[item.name] / item.rate_hz for item in modalities) for one in recordings]
+    if max(durations_s) < length_s:
+        name = recordings[int(np.argmax(durations_s))].name
+        return (
+            f"'length_s' is {length_s:g} s, and the longest recording, {name}, has {max(durations_s):.4g} s; shorten it"
+        )
+    for recording, duration_s in zip(recordings, durations_s, strict=True):
+        samples = (recording.origin_ns, recording.origin_ns + round(duration_s * SECOND_NS))
+        starts, ends = ([getattr(label, key) for label in recording.labels] for key in ("start_ns", "end_ns"))
+        if starts and (max(ends) <= samples[0] or min(starts) >= samples[1]):
+            times = [
+                time_text(time_ns / SECOND_NS) if recording.is_utc else f"{time_ns / SECOND_NS:g} s"
+                for time_ns in (min(starts), max(ends), *samples)
+            ]
+            return (
+                f"the labels of {recording.name} are from {times[0]} to {times[1]}, its samples from {times[2]} to"
+                f" {times[3]}; correct 'timezone', or set offset_s, perhaps to"
+                f" {offset_s + (samples[0] - min(starts)) / SECOND_NS:.6g}, under [labels]"
+            )
+    return "look at the times of sensors and labels"
 
 
 def _drop_leaks(plan: Windows, source: CutWindows, recipe: ImportRecipe, left_out: Counter[str]) -> Windows:

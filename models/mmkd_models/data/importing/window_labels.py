@@ -177,7 +177,10 @@ def read_intervals(folder: RecipeFolder, rule: LabelRule) -> list[tuple[Mapping[
     files = folder.files(rule.files, key="labels.files")
     if not files:
         path = folder.path / rule.files
-        raise DatasetError(f"'labels.files': expected files, found none at {path}; correct the pattern")
+        raise DatasetError(
+            f"'labels.files': expected files, found none at {path}; correct the pattern, or set 'path', 'column' or"
+            " 'table' where labels are not in files of intervals"
+        )
     intervals: list[tuple[Mapping[str, str], Interval]] = []
     for file in files:
         start, end = TimeColumn(rule, rule.start), TimeColumn(rule, rule.end)

@@ -240,6 +240,16 @@ def test_a_folder_without_logs_is_refused(refusal, tmp_path):
         f"{tmp_path}: expected files that end in .csv, .txt, .tsv, .parquet, .wav, .flac, .ogg, .mp4, .m4v, .mov,"
         " .mkv, .webm, .avi, .mpg, .mpeg, .tdms, .mf4, .mdf, .h5, .hdf5, .mat, found none; name their folder"
     )
+    (tmp_path / "log.xlsx").write_bytes(b"PK")
+    assert refusal(UsageError, draft_recipe, tmp_path) == (
+        f"{tmp_path}: expected logs, found Excel files alone; save each sheet as CSV and run this again"
+    )
+
+
+def test_a_command_after_its_argument_is_named(refusal):
+    assert refusal(UsageError, run_data, ["plant", "recipe"]) == (
+        "plant: expected a command first, got 'recipe' after it; swap the two"
+    )
 
 
 def test_the_commands_draft_try_and_import(plant, capsys):
@@ -272,6 +282,7 @@ def test_the_commands_draft_try_and_import(plant, capsys):
 
 def test_what_a_recipe_cannot_take_is_refused(refusal, plant):
     file = str(plant / "recipe.toml")
+    (plant / "acc.xlsx").write_bytes(b"PK")
     for words, says in (
         ([file], "-o: expected the directory to make, got none; name one"),
         (
@@ -279,6 +290,27 @@ def test_what_a_recipe_cannot_take_is_refused(refusal, plant):
             f"{file}: the options for .npz files cannot be combined with a recipe; leave them out",
         ),
         (["some.npz", "--check"], "--check: expected a recipe (.toml), got some.npz; leave the option out"),
+        (
+            [str(plant), "-o", "out"],
+            (
+                f"{plant}: expected a recipe (.toml) or windows (.npz), got a folder; draft a recipe: mmkd-data recipe"
+                f" {plant} -o {plant}/recipe.toml"
+            ),
+        ),
+        (
+            [str(plant / "M1" / "acc.csv")],
+            (
+                f"{plant}/M1/acc.csv: expected a recipe (.toml) or windows (.npz), got a log; draft a recipe: mmkd-data"
+                f" recipe {plant}/M1 -o {plant}/M1/recipe.toml"
+            ),
+        ),
+        (
+            [str(plant / "acc.xlsx"), "-o", "out"],
+            (
+                f"{plant}/acc.xlsx: expected a recipe (.toml) or windows (.npz), got an Excel file; save its sheet as"
+                f" CSV, then draft a recipe: mmkd-data recipe {plant} -o {plant}/recipe.toml"
+            ),
+        ),
     ):
         assert refusal(UsageError, run_data, ["import", *words]) == says
     assert not (plant / "out").exists()
