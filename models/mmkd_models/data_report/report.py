@@ -79,8 +79,8 @@ def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport
     )
 
 
-_MAX_SAMPLES = 160
-_MAX_CHANNELS = 4
+_MIN_SAMPLES, _MAX_SAMPLES = 24, 160  # of a line
+_MAX_VALUES = 40_000  # of all lines of a sensor
 _MAX_CLASSES = 12
 
 
@@ -89,7 +89,8 @@ def example_windows(probed: ProbeWindows) -> Iterator[ExampleWindow]:
     strata, names = name_strata(probed.windows.labels, probed.windows.spec.task)
     for modality in probed.windows.spec.modalities:
         windows, features = probed.windows.with_modalities([modality.name]), probed.features[modality.name]
-        channels = modality.channels[:_MAX_CHANNELS]
+        lines = len(modality.channels) * min(len(names), _MAX_CLASSES)
+        most_samples = min(_MAX_SAMPLES, max(_MIN_SAMPLES, _MAX_VALUES // lines))
         for code, name in enumerate(names[:_MAX_CLASSES]):
             here = np.flatnonzero(strata == code)
             if not len(here):
@@ -98,7 +99,7 @@ def example_windows(probed: ProbeWindows) -> Iterator[ExampleWindow]:
             distance = np.abs((features[here] - np.median(features[here], axis=0)) / std).mean(axis=1)
             index = int(here[distance.argmin()])
             values = windows.take([index])[modality.name][0]
-            step = -(-len(values) // _MAX_SAMPLES)
+            step = -(-len(values) // most_samples)
             yield ExampleWindow(
                 modality=modality.name,
                 label=name,
@@ -107,10 +108,10 @@ def example_windows(probed: ProbeWindows) -> Iterator[ExampleWindow]:
                 step=step,
                 duration_s=modality.duration_s,
                 missing=float(np.isnan(values).mean()),
-                channels=channels,
+                channels=modality.channels,
                 values=tuple(
                     tuple(None if np.isnan(value) else float(value) for value in column[::step])
-                    for column in values.T[: len(channels)].tolist()
+                    for column in values.T.tolist()
                 ),
             )
 

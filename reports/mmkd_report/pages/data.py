@@ -11,9 +11,9 @@ from mmkd_report.page import (
     BAR,
     Block,
     Cell,
+    Details,
     Findings,
     Heading,
-    Legend,
     Page,
     Section,
     bar_cell,
@@ -22,10 +22,11 @@ from mmkd_report.page import (
     render,
     table,
 )
-from mmkd_report.schema.data import DataReport, ExampleWindow, ProbeFacts, read_data_report
+from mmkd_report.schema.data import DataReport, ExampleWindow, Finding, ProbeFacts, read_data_report
 from mmkd_report.words import NOTHING, THIN, count, count_noun, percent, significant, with_unit
 
-LINE_ROLES = ("student", "teacher", "other", "baseline")
+SHOWN_CHANNELS = 4  # of a sensor; the others are folded
+MAX_LIKE = 4  # findings with one advice whose sentences are shown
 MAX_SUSPECTS = 50
 
 
@@ -58,9 +59,18 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
+def _merge(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Return findings together that have one kind and one advice."""
+    merged: dict[tuple[str, str, str], list[Finding]] = {}
+    for finding in findings:
+        merged.setdefault((finding.kind, finding.level, finding.advice), []).append(finding)
+    return list(merged.values())
+
+
 def _answer(data: DataReport, probes: Sequence[ProbeFacts]) -> Iterator[str]:
-    grave = sum(finding.level != "note" for finding in data.findings)
-    others = count_noun(len(data.findings) - grave, "other warning")
+    merged = _merge(data.findings)
+    grave = sum(finding.level != "note" for finding, *_ in merged)
+    others = count_noun(len(merged) - grave, "other warning")
     wrong = f"{count_noun(grave, 'warning')} that would make scores or students wrong, {others}."
     yield wrong if data.findings else "No problems were found."
     single = [probe for probe in probes if probe.modality is not None]
@@ -75,15 +85,13 @@ def _answer(data: DataReport, probes: Sequence[ProbeFacts]) -> Iterator[str]:
 
 
 def _findings(data: DataReport) -> Section:
-    findings = [
-        (
-            finding.kind.capitalize() + (", worth knowing" if finding.level == "note" else ""),
-            _sentence(finding.sentence),
-            _sentence(finding.advice),
-            finding.level != "note",
-        )
-        for finding in data.findings
-    ]
+    findings = []
+    for first, *others in _merge(data.findings):
+        sentences = [_sentence(finding.sentence) for finding in (first, *others)]
+        more = len(sentences) - MAX_LIKE
+        sentences[MAX_LIKE:] = [f"{count_noun(more, 'more warning')} like these."] if more > 0 else []
+        heading = first.kind.capitalize() + (", worth knowing" if first.level == "note" else "")
+        findings.append((heading, " ".join(sentences), _sentence(first.advice), first.level != "note"))
     checks = (
         "Copies, groups under two names, gaps that reveal the class, dead, stuck and clipped channels, wrong labels "
         "and balance were checked; no problems were found."
@@ -118,30 +126,32 @@ def _signals(data: DataReport) -> Section:
     for name in dict.fromkeys(example.modality for example in data.examples):
         examples = [example for example in data.examples if example.modality == name]
         unit = next(channel.unit for channel in data.channels if channel.modality == name)
-        blocks += [
-            Heading(f"{name}, {unit}" if unit else name),
-            Legend(list(zip(LINE_ROLES, examples[0].channels, strict=False))),
-            columns(_example(example, examples) for example in examples),
-        ]
-    lead = "For each class the window most like the others. A gap breaks the line; windows of one sensor share an axis."
+        channels: list[Block] = []
+        for number, channel in enumerate(examples[0].channels):
+            y_axis = charts.axis(value for example in examples for value in example.values[number])
+            drawn = columns(_example(example, number, y_axis) for example in examples)
+            channels += [Heading(f"{name} {channel}, {unit}" if unit else f"{name} {channel}"), drawn]
+        blocks += channels[: 2 * SHOWN_CHANNELS]
+        if others := channels[2 * SHOWN_CHANNELS :]:
+            blocks.append(Details(f"{count_noun(len(others) // 2, 'more channel')} of {name}", others))
+    lead = (
+        "For each class the window most like the others. A gap breaks the line; windows of one channel share an axis."
+    )
     return Section("signals", "Signals", blocks, lead, "lines")
 
 
-def _example(example: ExampleWindow, examples: Sequence[ExampleWindow]) -> charts.Chart:
-    step_s = example.duration_s / max(1, len(example.values[0]))
-    seconds = [number * step_s for number in range(len(example.values[0]))]
+def _example(example: ExampleWindow, number: int, y_axis: charts.Axis) -> charts.Chart:
+    channel, line = example.channels[number], example.values[number]
+    seconds = [sample * example.duration_s / max(1, len(line)) for sample in range(len(line))]
     gaps = "" if example.missing == 0 else f", {percent(example.missing)} % missing"
     where = f"{example.split} window {example.window}{gaps}"
     return charts.line_chart(
-        [
-            charts.Line(role=role, name=channel, x=seconds, y=line)
-            for role, channel, line in zip(LINE_ROLES, example.channels, example.values, strict=False)
-        ],
+        [charts.Line(role="student", name=channel, x=seconds, y=line)],
         title=example.label,
-        description=f"{example.label}: {where}, {', '.join(example.channels)} over {example.duration_s:g} seconds.",
+        description=f"{example.label}: {where}, {channel} over {example.duration_s:g} seconds.",
         x_label=f"seconds; {where}",
         x_axis=charts.tight_axis([0.0, example.duration_s]),
-        y_axis=charts.axis(value for other in examples for line in other.values for value in line),
+        y_axis=y_axis,
     )
 
 

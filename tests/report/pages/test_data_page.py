@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -91,6 +92,36 @@ def test_a_gap_breaks_the_line(document: Document) -> None:
     (path,) = [line for line in page.splitlines() if 'class="line"' in line]
     assert path.count("M") == 2
     assert "valid window 3, 25.0 % missing" in page
+
+
+def test_every_channel_has_an_axis_of_its_own_that_its_windows_share(document: Document) -> None:
+    names = [f"c{number}" for number in range(6)]
+    one = document["examples"][0] | {"channels": names}
+    lines = [[[scale * value for value in (0.0, 1.0, 2.0, 2.0)] for scale in (1, 1000, 1, 1, 1, 7)] for _ in range(2)]
+    lines[1][1] = [3000.0] * 4
+    examples = [one | {"label": label, "values": values} for label, values in zip(("ok", "worn"), lines, strict=True)]
+    page = render_data_report(document | {"examples": examples})
+    section = page[page.index('id="signals"') : page.index('id="balance"')]
+    shown, folded = section.split("<details", 1)
+    assert [f"vib {name}, g" in shown for name in names] == [True] * 4 + [False] * 2
+    assert "2 more channels of vib" in folded
+    charts = section.split("<svg")[1:]
+    assert len(charts) == 12
+    tops = [re.findall(r'class="tick"[^>]*text-anchor="end"[^>]*>([^<]+)<', chart)[-1] for chart in charts]
+    assert tops == ["2", "2", "3000", "3000", "2", "2", "2", "2", "2", "2", "15", "15"]
+
+
+def test_like_findings_are_one(document: Document) -> None:
+    like = [
+        {"kind": "unit", "level": "problem", "sentence": f"M{number} is 1,000 times as large", "advice": "convert it"}
+        for number in range(6)
+    ]
+    page = render_data_report(document | {"findings": [*like, *document["findings"]]})
+    assert "2 warnings that would make scores or students wrong, 1 other warning." in page
+    assert page.count("Convert it.") == 1
+    assert "M0 is 1,000 times as large. M1 is" in page
+    assert "M3 is 1,000 times as large. 2 more warnings like these." in page
+    assert "M4 is" not in page
 
 
 def test_a_section_without_figures_is_left_out(document: Document) -> None:

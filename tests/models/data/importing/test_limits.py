@@ -527,8 +527,8 @@ CASES = [
     ),
     Broken(
         recipe=(("length_s = 1.0", "length_s = 60.0"),),
-        says="'windows': expected windows, got none; 'length_s' is 60 s, and the longest recording, machine M0, has"
-        " 9.9 s; shorten it",
+        says="'windows': expected windows, got none; 'length_s' is 60 s, and the longest recording, machine M0, has 10"
+        " s; shorten it",
     ),
     Broken(
         recipe=(('files = "{machine}/states.csv"', 'files = "{machine}/states.csv"\noffset_s = 10800'),),
