@@ -121,12 +121,13 @@ def _sensor_name(pattern: str) -> str:
 
 def _alike(folder: Path, files: Sequence[Path]) -> list[list[Path]]:
     """Group files whose names differ only in numbers or folders; CSV files also share half of their columns."""
-    groups: list[tuple[tuple[str, int], set[str], list[Path]]] = []
+    groups: list[tuple[tuple[str, int], set[bytes], list[Path]]] = []
     for file in files:
         relative = file.relative_to(folder)
-        key, columns = (re.sub(r"\d+", "#", relative.name), len(relative.parts)), set[str]()
+        key, columns = (re.sub(r"\d+", "#", relative.name), len(relative.parts)), set[bytes]()
         if suffixes()[file.suffix.lower()] == "csv":
-            columns = set(re.findall(rb"[^\W\d]+", _head(file).partition(b"\n")[0]))
+            with file.open("rb") as stream:
+                columns = set(re.findall(rb"[^\W\d]+", stream.readline(_HEAD_BYTES)))
         for other, its_columns, group in groups:
             if key == other and 2 * len(columns & its_columns) >= max(len(columns), len(its_columns)):
                 group.append(file)
@@ -380,4 +381,4 @@ def _group_keys(look: FirstLook, parts: Sequence[str]) -> tuple[_Keys, str]:
     part = next((part for part, number in counts.items() if number >= _MIN_GROUPS), "")
     choices = " or ".join(f"{part!r} ({number} values)" for part, number in counts.items())
     question = f"split: which part must be whole in one split, such as a machine or a person: {choices}?"
-    return {"group": (part, "")} if part else {}, question
+    return {"group": (part or (list(counts) if len(counts) > 1 else next(iter(counts))), "")}, question

@@ -156,6 +156,15 @@ def test_a_draft_takes_flags_as_labels_and_never_as_channels(tmp_path):
     assert {'column = "anomaly"', 'group = "line"'} < {*lines}
 
 
+def test_parts_of_two_values_each_make_the_group_together(tmp_path):
+    for site in "ab":
+        for run in (1, 2):
+            (tmp_path / site).mkdir(exist_ok=True)
+            (tmp_path / site / f"run{run}.csv").write_text("time,x,state\n0,1.5,ok\n1,2.5,ok\n")
+    lines = draft_recipe(tmp_path).splitlines()
+    assert 'group = ["folder", "run"]' in lines
+
+
 @pytest.mark.parametrize(
     ("name", "values", "key"),
     [

@@ -527,12 +527,12 @@ CASES = [
     ),
     Broken(
         recipe=(("length_s = 1.0", "length_s = 60.0"),),
-        says="'windows': expected windows, got none; 'length_s' is 60 s, and the longest recording, machine M0, has 10"
+        says="'windows': expected windows, got none; 'length_s' is 60 s, and the longest recording, M0/acc.csv, has 10"
         " s; shorten it",
     ),
     Broken(
         recipe=(('files = "{machine}/states.csv"', 'files = "{machine}/states.csv"\noffset_s = 10800'),),
-        says="'windows': expected windows, got none (60 without a label); the labels of machine M0 are from"
+        says="'windows': expected windows, got none (60 without a label); the labels of M0/acc.csv are from"
         " 2025-11-03T09:30:00Z to 2025-11-03T09:30:10Z, its samples from 2025-11-03T06:30:00Z to 2025-11-03T06:30:10Z;"
         " correct 'timezone', or set offset_s, perhaps to 0, under [labels]",
     ),

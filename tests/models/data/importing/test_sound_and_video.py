@@ -390,7 +390,7 @@ CASES = [
     Broken(
         recipe=(("length_s = 0.4", "length_s = 4.0"),),
         says="'windows': expected windows, got none (12 beyond the recording); 'length_s' is 4 s, and the longest"
-        " recording, clip c0, has 1.96 s; shorten it",
+        " recording, c0.mp4, has 1.96 s; shorten it",
     ),
     Broken(
         recipe=(("height = 15\nwidth = 20", "height = 1300\nwidth = 1500"),),

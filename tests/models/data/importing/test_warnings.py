@@ -24,7 +24,7 @@ def test_a_good_recipe_has_no_warnings(plant):
 def test_a_class_of_one_file_that_looks_like_another_is_named_with_its_cure(plant, typo):
     relabel(plant, 2, "worn", f'"{typo}"' if " " in typo else typo)
     expected = (
-        f"warning: {typo!r}, in machine M2 alone, looks like 'worn'; if it is a typo, correct it, or set rename ="
+        f"warning: {typo!r}, in M2/acc.csv alone, looks like 'worn'; if it is a typo, correct it, or set rename ="
         f' {{"{typo}" = "worn"}} under [labels]'
     )
     assert warnings(plant) == ([] if typo == "worn " else [expected])  # blanks around a label do not count
@@ -35,7 +35,7 @@ def test_a_class_of_one_group_is_named_once_and_another_seed_is_not_advised(plan
         relabel(plant, machine, "worn", "ok")
     assert warnings(plant) == [
         (
-            "warning: 'worn' is in group M5 alone (machine M5), so that only one split can have it; record it in"
+            "warning: 'worn' is in group M5 alone (M5/acc.csv), so that only one split can have it; record it in"
             " more groups, or leave 'split.group' out to split by time"
         )
     ]
@@ -47,7 +47,7 @@ def test_a_name_that_has_another_in_it_or_another_number_is_no_typo(plant, name,
         relabel(plant, machine, "worn", name if machine == 5 else other)
     assert warnings(plant) == [
         (
-            f"warning: {name!r} is in group M5 alone (machine M5), so that only one split can have it; record it in"
+            f"warning: {name!r} is in group M5 alone (M5/acc.csv), so that only one split can have it; record it in"
             " more groups, or leave 'split.group' out to split by time"
         )
     ]
