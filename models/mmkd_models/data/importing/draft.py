@@ -77,25 +77,36 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
         raise UsageError(f"{folder}: expected logs, found Excel files alone; save each sheet as CSV and run this again")
     if not files:
         raise UsageError(f"{folder}: expected files that end in {', '.join(known)}, found none; name their folder")
-    looks = []
+    looks, asked = list[FirstLook](), dict[str, list[str]]()
     for group in _alike(folder, sorted(files, key=lambda file: natural_key(file.as_posix()))):
         pattern, parts = _pattern([file.relative_to(folder).as_posix() for file in group])
         form = suffixes()[group[0].suffix.lower()]
-        looks.append(_look_into(FirstLook(pattern=pattern, parts=parts, files=tuple(group), format=form)))
+        try:
+            looks.append(_look_into(FirstLook(pattern=pattern, parts=parts, files=tuple(group), format=form)))
+        except DatasetError as error:
+            asked[f"is left out, is that right? {error}"] = [pattern]
+            if len(group) == len(files):
+                raise UsageError(str(error)) from error
     above = "" if prefix == "." else f"{prefix}/"
     looks = [replace(look, pattern=f"{above}{look.pattern}") for look in _join_parts(looks)]
     labels = [look for look in looks if look.is_intervals]
     tables = {look.pattern: match for look in looks if (match := _table_match(look, looks, folder, above))}
-    sources = [look for look in looks if not look.is_intervals and look.pattern not in tables]
+    rest = [look for look in looks if not look.is_intervals and look.pattern not in tables]
+    sources = [look for look in rest if look.numbers or look.format in WITH_RATE]
+    for look in rest:
+        if look not in sources:
+            asked.setdefault("is left out, is that right? It has no columns of numbers", []).append(look.pattern)
     if not sources:
-        raise UsageError(f"{folder}: expected logs of sensors, found files of labels alone; name the folder of both")
-    lines, names, asked = list[str](), list[str](), dict[str, list[str]]()
+        raise UsageError(f"{folder}: expected logs with columns of numbers, found none; name the folder that has them")
+    lines, names = list[str](), list[str]()
     for look in sources:
         name = _sensor_name(look.pattern)
         names.append(name if name not in names else f"{name}_{len(names) + 1}")
         lines += ["", "[[source]]", *toml_lines(_source_keys(look, names[-1]))]
         for text in look.doubts:
             asked.setdefault(text, []).append(names[-1])
+    for text in (text for look in labels[:1] for text in look.doubts):
+        asked.setdefault(text, []).append("labels")
     keys, question = _label_keys(sources, [*labels, *(look for look in looks if look.pattern in tables)])
     keys |= tables.get(keys.get("table", ("", ""))[0], {})
     label_part = keys.get("path", ("", ""))[0]
@@ -208,7 +219,10 @@ def _look_into(look: FirstLook) -> FirstLook:
         return look
     try:
         block = next(reader.blocks(file, names), None)
-    except DatasetError as error:  # channels of several clocks: the user must group them
+    except DatasetError as error:
+        if look.format == "csv":
+            raise
+        # Channels of several clocks: the user must group them.
         return replace(look, numbers=names, doubts=(str(error).removeprefix(f"{file}: "),))
     if block is None:
         return replace(look, doubts=("the first file has no rows",))

@@ -156,6 +156,32 @@ def test_a_draft_takes_flags_as_labels_and_never_as_channels(tmp_path):
     assert {'column = "anomaly"', 'group = "line"'} < {*lines}
 
 
+def test_a_draft_leaves_out_notes_and_says_so(tmp_path):
+    (tmp_path / "log.csv").write_text("time,x\n0,1.5\n1,2.5\n")
+    (tmp_path / "cut.csv").write_text("time,x\n0,1.5,2\n")
+    (tmp_path / "notes.txt").write_text("made by me\non a Monday\n")
+    lines = draft_recipe(tmp_path).splitlines()
+    assert lines[1:3] == [
+        (
+            f"# - cut.csv: is left out, is that right? {tmp_path}/cut.csv:2: expected 2 fields separated by ',', got 3;"
+            " correct the line"
+        ),
+        "# - notes.txt: is left out, is that right? It has no columns of numbers",
+    ]
+    assert [line for line in lines if line.startswith("files")] == ['files = "log.csv"    # 1 files']
+
+
+def test_a_draft_of_one_broken_file_or_of_labels_alone_is_refused(refusal, tmp_path):
+    (tmp_path / "cut.csv").write_text("start,end,label\n0,1,ok\n1,2,worn\n")
+    assert refusal(UsageError, draft_recipe, tmp_path) == (
+        f"{tmp_path}: expected logs with columns of numbers, found none; name the folder that has them"
+    )
+    (tmp_path / "cut.csv").write_text("time,x\n0,1.5,2\n")
+    assert refusal(UsageError, draft_recipe, tmp_path) == (
+        f"{tmp_path}/cut.csv:2: expected 2 fields separated by ',', got 3; correct the line"
+    )
+
+
 def test_parts_of_two_values_each_make_the_group_together(tmp_path):
     for site in "ab":
         for run in (1, 2):
