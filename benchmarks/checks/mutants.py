@@ -5,12 +5,12 @@
     python benchmarks/checks/mutants.py BUNDLE --backend trt-rtx
 
 Changes bits, bytes and pages of the bundle's fp32 artifact, and the operators, attributes, edges, shapes and values of
-an ONNX graph; gives each mutant right hashes and opens it as a device does that meets it for the first time, and has no
-onnx to check it with. Whatever opens must then pass all golden windows. A worker does so; when it ends by a signal,
-that is a crash, and another continues. With `--log FILE` an interrupted run continues. Needs `mmkd-edge[export]`.
+an ONNX graph; gives each mutant right hashes and opens it as a new bundle on a device without onnx. A mutant that opens
+must then pass all golden windows. A worker process does this; if it ends by a signal, that is a crash, and another
+continues. With `--log FILE` an interrupted run continues. Needs `mmkd-edge[export]`.
 
-`trt-rtx` is TensorRT-RTX (`mmkd-edge[trt-rtx]`), which builds without a GPU: an engine is built of each mutant, as
-mmkd-export does so, and nothing is asked of it.
+`trt-rtx` is TensorRT-RTX (`mmkd-edge[trt-rtx]`), which builds without a GPU: an engine is built of each mutant, and not
+run.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from mmkd_export.plan import PlatformName, platform_named
 from mmkd_export.targets.trt import build_engines_apart
 
 HANG_S = 60.0
-"""From this on an opening counts as a hang: two ways, their limits, and what a loaded machine adds."""
+"""An opening that takes longer hangs: the limits of a sandbox check, and what a loaded machine adds."""
 
 RTX: PlatformName = "trt-rtx"
 RTX_LIMITS = ProcessLimits(step_s=20.0, memory_bytes=2 << 30, file_bytes=1 << 28)
-"""Of a build that takes a fraction of a second."""
+"""For a build that takes a fraction of a second."""
 
 
 def main() -> None:
-    """Open all mutants and print what came of them."""
+    """Open all mutants and print how many had each outcome."""
     parser = parser_of(__doc__)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--backend", default="ort", choices=(*BACKENDS, RTX))
@@ -62,7 +62,7 @@ def main() -> None:
         for number, outcome in outcomes(options):
             print(json.dumps([number, outcome]), flush=True)
         return
-    found = watched(options)
+    found = run_workers(options)
     print(head("outcome", "mutants"))
     for outcome, count in sorted(found.items(), key=lambda item: (-item[1], item[0])):
         print(row(outcome, f"{count:,}"))
@@ -71,8 +71,8 @@ def main() -> None:
     sys.exit(4 if bad else 0)
 
 
-def watched(options: argparse.Namespace) -> Counter[str]:
-    """What a worker tells; one that dies is replaced."""
+def run_workers(options: argparse.Namespace) -> Counter[str]:
+    """Count the outcomes that a worker reports; replace one that dies."""
     log: Path | None = options.log
     found = log.read_text(encoding="utf-8").splitlines() if log is not None and log.exists() else []
 
@@ -82,48 +82,48 @@ def watched(options: argparse.Namespace) -> Counter[str]:
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"{outcome}\n")
 
-    wanted = list(range(len(found), options.count))
+    remaining = list(range(len(found), options.count))
     given = [options.bundle, "--backend", options.backend, "--seed", str(options.seed)]
     limit_s = 2 * HANG_S
-    while wanted:
-        command = [sys.executable, __file__, *given, "--numbers", *map(str, wanted)]
+    while remaining:
+        command = [sys.executable, __file__, *given, "--numbers", *map(str, remaining)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
-            for line in lines_of(worker, limit_s=limit_s):
+            for line in read_lines(worker, limit_s=limit_s):
                 note(json.loads(line)[1])
-                wanted.pop(0)
-            is_hung = worker.poll() is None and bool(wanted)
+                remaining.pop(0)
+            is_hung = worker.poll() is None and bool(remaining)
             if is_hung:
                 worker.kill()
         if is_hung:
-            wanted.pop(0)
+            remaining.pop(0)
             note(f"BAD: the process that opened it hung for {limit_s:.0f} s")
-        elif worker.returncode != 0 and wanted:
-            wanted.pop(0)
+        elif worker.returncode != 0 and remaining:
+            remaining.pop(0)
             note(f"BAD: the process that opened it ended with {worker.returncode}")
     return Counter(found)
 
 
-def lines_of(worker: subprocess.Popen[bytes], *, limit_s: float) -> Iterator[bytes]:
-    """The lines of a process, until it ends or says nothing for too long."""
+def read_lines(worker: subprocess.Popen[bytes], *, limit_s: float) -> Iterator[bytes]:
+    """Yield a process's lines until it ends or writes nothing for `limit_s`."""
     assert worker.stdout is not None
-    seen, descriptor = b"", worker.stdout.fileno()
+    rest, descriptor = b"", worker.stdout.fileno()
     while select.select([descriptor], [], [], limit_s)[0]:
         part = os.read(descriptor, 1 << 16)
         if not part:
             worker.wait()
             return
-        *lines, seen = (seen + part).split(b"\n")
+        *lines, rest = (rest + part).split(b"\n")
         yield from lines
 
 
 def outcomes(options: argparse.Namespace) -> Iterator[tuple[int, str]]:
-    """The number of each mutant, and what came of it."""
-    import onnx  # noqa: F401 - before it is hidden from the trials
+    """Yield the number and the outcome of each mutant."""
+    import onnx  # noqa: F401 - before it is hidden from the sandbox checks
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         (Path(folder) / "onnx.py").write_text("raise ImportError")
-        sys.path.insert(0, folder)  # a trial imports from where this process does, which has its onnx already
+        sys.path.insert(0, folder)  # a sandbox check imports from the same folders
         path = Path(folder) / "mutant.edge"
         for number in options.numbers:
             write_mutant(options.bundle, path, backend=options.backend, seed=options.seed, number=number)
@@ -134,11 +134,11 @@ def outcomes(options: argparse.Namespace) -> Iterator[tuple[int, str]]:
 
 
 def outcome_of(path: Path, backend: str) -> str:
-    """What opening a mutant comes to, and what its answers are worth where it opens."""
+    """Open a mutant and, if that succeeds, run its golden windows; return the outcome."""
     try:
         predictor = EdgePredictor.open(path, backend=backend)  # type: ignore[arg-type]
     except MmkdError as error:
-        return refusal_of(error)
+        return describe_refusal(error)
     except Exception as error:
         return f"BAD: {type(error).__name__}"
     with predictor:
@@ -150,51 +150,51 @@ def outcome_of(path: Path, backend: str) -> str:
 
 
 def outcome_of_build(path: Path) -> str:
-    """What building an engine of a mutant comes to."""
+    """Build an engine of a mutant; return the outcome."""
     try:
         build_engines_apart(path, platform_named(RTX), precisions=("fp32",), limits=RTX_LIMITS)
     except MmkdError as error:
-        return refusal_of(error)
+        return describe_refusal(error)
     except Exception as error:
         return f"BAD: {type(error).__name__}"
     return "an engine was built"
 
 
-def refusal_of(error: MmkdError) -> str:
-    """An error in a few words, the same for all of a kind."""
+def describe_refusal(error: MmkdError) -> str:
+    """Return an error's kind: where the mutant was refused, and why."""
     text = str(error)
     if "no engine is given this" in text:
         return "refused: read by us"
-    if "in a process of its own failed: " in text:
-        return "refused: in the trial: " + text.partition("failed: ")[2].partition(";")[0]
+    if "the sandbox check of backend " in text:
+        return "refused: in the sandbox check: " + text.partition(" failed: ")[2].partition(";")[0]
     if "the process that built it failed: " in text:
         return "refused: in the process of its build: " + text.partition("it failed: ")[2].partition(";")[0]
     if "not valid ONNX" in text:
-        return "refused: in the trial: by onnx.checker"
+        return "refused: in the sandbox check: by onnx.checker"
     if isinstance(error, GateError):
-        return "refused: in the trial: answers otherwise than the checkpoint"
+        return "refused: in the sandbox check: answers otherwise than the checkpoint"
     return f"refused: {type(error).__name__}"
 
 
 def write_mutant(bundle: Path, path: Path, *, backend: str, seed: int, number: int) -> None:
     """Write the bundle with a changed artifact, whose hashes are right."""
     dice = random.Random(f"{seed} {number}")
-    wanted = {"litert": "tflite", "native": "native"}.get(backend, "onnx")
-    mutated = mutated_graph if wanted == "onnx" and number % 2 else mutated_bytes
-    manifest, members = with_model(bundle, wanted, lambda model: mutated(model, dice))
+    file_format = {"litert": "tflite", "native": "native"}.get(backend, "onnx")
+    mutated = mutated_graph if file_format == "onnx" and number % 2 else mutated_bytes
+    manifest, members = with_model(bundle, file_format, lambda model: mutated(model, dice))
     write_bundle(path, manifest=manifest, members=members)
 
 
-def with_model(bundle: Path, wanted: str, changed: Callable[[bytes], bytes]) -> tuple[Manifest, dict[str, bytes]]:
-    """The parts of a bundle whose fp32 artifact of a format was changed, with right hashes."""
+def with_model(bundle: Path, file_format: str, change: Callable[[bytes], bytes]) -> tuple[Manifest, dict[str, bytes]]:
+    """Return manifest and members of a bundle after `change` of its fp32 artifact of a format, with right hashes."""
     with Bundle.open(bundle) as opened:
         manifest = opened.manifest
-        members = {one.file: opened.read(one.file) for one in member_files(manifest)}
+        members = {entry.file: opened.read(entry.file) for entry in member_files(manifest)}
     entry = manifest.models[0]
-    artifact = next(one for one in entry.artifacts if (one.format, one.precision) == (wanted, "fp32"))
-    data = members[artifact.file] = changed(members[artifact.file])
+    artifact = next(each for each in entry.artifacts if (each.format, each.precision) == (file_format, "fp32"))
+    data = members[artifact.file] = change(members[artifact.file])
     fresh = msgspec.structs.replace(artifact, sha256=new_sha256(data).hexdigest(), size_bytes=len(data))
-    artifacts = tuple(fresh if one is artifact else one for one in entry.artifacts)
+    artifacts = tuple(fresh if each is artifact else each for each in entry.artifacts)
     models = (msgspec.structs.replace(entry, artifacts=artifacts), *manifest.models[1:])
     return msgspec.structs.replace(manifest, models=models), members
 

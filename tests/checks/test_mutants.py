@@ -45,6 +45,13 @@ def test_a_mutant_is_refused_or_answers_as_the_checkpoint_did(tmp_path: Path, mo
     assert len(found) >= 3
 
 
+def test_a_mutant_may_end_the_process_of_its_sandbox_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnxruntime.py").write_text("import os; os.abort()")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert mutants.outcome_of(example_bundle(), "ort") == "refused: in the sandbox check: it crashed: SIGABRT"
+
+
 def test_a_mutant_may_end_the_process_that_builds_its_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tensorrt_rtx.py").write_text("import os; os.abort()")
     monkeypatch.syspath_prepend(tmp_path)
