@@ -1,1 +1,1 @@
-"""Engines for artifacts: one file each, and one table."""
+"""Engines that run artifacts, one file each; `base` has their protocol, their table and `open_backend`."""

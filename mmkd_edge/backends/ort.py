@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# A path below which no file can be: ONNX Runtime else reads a model's external weights from the working directory.
+# No file can be below this path. Without it ONNX Runtime reads external weights from the working directory.
 _NO_FOLDER = "/dev/null"
-# Releases from 1.32 on else report to their maker: the first connection after 9 s, and an identifier of the device in
+# Without it releases from 1.32 on report to their maker: they connect after 9 s and keep an identifier of the device in
 # the user's cache folder. Their own `disable_telemetry_events` stops neither.
 _NO_REPORTS = ("ORT_DISABLE_TELEMETRY", "1")
 

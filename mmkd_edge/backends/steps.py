@@ -26,14 +26,14 @@ class Steps:
     def __init__(self, backend: SteppingBackend, streaming: Streaming) -> None:
         memory = StepMemory(backend.inputs, backend.outputs, streaming)
         self._values, self._present, self._slot = (memory.inputs[name] for name in memory.fresh)
-        news = {f"next_{name}" for name in memory.states}
-        self._answers = [array for name, array in memory.outputs.items() if name not in news]
+        next_states = {f"next_{name}" for name in memory.states}
+        self._answers = [array for name, array in memory.outputs.items() if name not in next_states]
         self._memory = memory
         self._run = backend.bind(memory)
         self._title = f"backend {backend.name!r} ({backend.version})"
 
     def push(self, values: NDArray[Any], present: NDArray[np.float32]) -> Answers:
-        """Take the next block of samples; return the outputs of the student's other graphs, which the caller owns.
+        """Take the next block of samples; return the same outputs as for a window, which the caller owns.
 
         Args:
             values: float32 (1, S, C), 0 where missing; video uint8 (1, S, H, W, C).

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-_OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WRITE_ERRORS = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def is_of_a_path(error: OSError) -> bool:
-    """Return whether the path is wrong or unwritable; without a file name, only whether writing failed."""
-    return error.errno in CURES and (error.filename is not None or error.errno in _OF_WRITING)
+def is_path_error(error: OSError) -> bool:
+    """Return whether an error is about the path; without a file name, only whether the file system refused to write."""
+    return error.errno in CURES and (error.filename is not None or error.errno in _WRITE_ERRORS)
 
 
 def open_file(path: Path, *, expected: str) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mmkd_edge.bundle.files import is_of_a_path
+from mmkd_edge.bundle.files import is_path_error
 from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE, loading
 from mmkd_edge.cli.outputs import check_file
 from mmkd_edge.errors import UnavailableError, UsageError, check_system, os_reason, printable
@@ -126,7 +126,7 @@ def _message_and_exit_code(error: Exception) -> tuple[str, int]:
     exit_code = getattr(error, "exit_code", None)
     if isinstance(exit_code, int):  # also other packages' errors
         return str(error), exit_code
-    if isinstance(error, OSError) and is_of_a_path(error):
+    if isinstance(error, OSError) and is_path_error(error):
         where = "cannot write" if error.filename is None else error.filename
         return f"{where}: {os_reason(error)}", BAD_INPUT_EXIT_CODE
     if isinstance(error, OSError):

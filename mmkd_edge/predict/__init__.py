@@ -1,1 +1,1 @@
-"""From a window to a prediction."""
+"""From a window to a prediction: `check_window`, `prepare`, a backend's `run`, `interpret`."""

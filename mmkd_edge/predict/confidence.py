@@ -29,8 +29,8 @@ def check_level(level: Any, *, name: str) -> float | None:
     """Return a level above 0 and below 1, or None, else raise UsageError."""
     if level is None:
         return None
-    number = isinstance(level, int | float) and not isinstance(level, bool)
-    if not (number and 0 < level < 1):
+    is_number = isinstance(level, int | float) and not isinstance(level, bool)
+    if not (is_number and 0 < level < 1):
         raise UsageError(f"{name}: expected a fraction above 0 and below 1, or None; got {level!r}")
     return float(level)
 

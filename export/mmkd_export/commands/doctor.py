@@ -24,15 +24,14 @@ def _run(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     options = parser.parse_args(arguments)
     with loading("mmkd-doctor"):
-        import msgspec
-
         from mmkd_bench.machine.facts import read_power_mode
+        from mmkd_edge.cli.show import json_text
         from mmkd_export.inspect.doctor import examine
 
     diagnosis = examine(power_mode=read_power_mode)
     checks = (*diagnosis.machine, *diagnosis.checks)
     if options.json:
-        print(msgspec.json.format(msgspec.json.encode(diagnosis), indent=2).decode())
+        print(json_text(diagnosis))
     else:
         width = max(len(check.what) for check in checks)
         for check in checks:

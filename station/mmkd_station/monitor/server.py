@@ -36,7 +36,7 @@ def serve_page(service: Service, *, address: Address, access: Access) -> Iterato
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     connections = _Connections(H11Protocol)
-    listening = _listening(address)
+    listening = _open_socket(address)
     host, port = listening.getsockname()[:2]
     stopping = threading.Event()
     monitor = MonitorApp(service, access=access, stopping=stopping)
@@ -87,7 +87,7 @@ def _repetition_filter() -> Callable[[logging.LogRecord], bool]:
     return is_new
 
 
-def _listening(address: Address) -> socket.socket:
+def _open_socket(address: Address) -> socket.socket:
     try:
         family, kind, proto, _, where = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -95,7 +95,7 @@ def _listening(address: Address) -> socket.socket:
         listening = socket.socket(family, kind, proto)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(where)
-        listening.listen(128)  # whoever asks before the server runs waits for it
+        listening.listen(128)  # clients that connect before the server runs wait for it
     except OSError as error:
         reason = os_reason(error)
         raise UsageError(
@@ -109,16 +109,16 @@ class _Connections:
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
-        self._waiting: dict[Any, tuple[object, float]] = {}  # each one's last request, and begin of its wait
+        self._waiting: dict[Any, tuple[object, float]] = {}  # last request, start of the wait
 
     def connect(self, **arguments: Any) -> Any:
         self._forget_closed()
         if len(self._waiting) >= _MAX_CONNECTIONS:
             waiting = (connection for connection in self._waiting if _is_waiting(connection))
-            first = min(waiting, key=lambda connection: self._waiting[connection][1], default=None)
-            if first is not None:  # it has waited longest
-                first.transport.abort()
-                del self._waiting[first]
+            oldest = min(waiting, key=lambda connection: self._waiting[connection][1], default=None)
+            if oldest is not None:
+                oldest.transport.abort()
+                del self._waiting[oldest]
         connection = self._protocol(**arguments)
         self._waiting[connection] = None, time.monotonic()
         return connection
@@ -134,7 +134,7 @@ class _Connections:
                 connection.transport.abort()
 
     def _forget_closed(self) -> None:
-        closed = [one for one in self._waiting if one.transport is not None and one not in one.connections]
+        closed = [each for each in self._waiting if each.transport is not None and each not in each.connections]
         for connection in closed:
             del self._waiting[connection]
 

@@ -114,7 +114,7 @@ class _Connection:
         messages: list[tuple[str, bytes]] = []
         self._client.on_message = lambda client, data, message: messages.append((message.topic, message.payload))
         answered = threading.Event()
-        self._client.on_subscribe = lambda *_: None  # who may not read there may still publish
+        self._client.on_subscribe = lambda *_: None  # a client that may not read there may still publish
         self._client.on_unsubscribe = lambda *_: answered.set()
         self._client.subscribe(topic, qos=self.qos)
         self._client.unsubscribe(topic)  # a broker answers in order: retained messages come in between
@@ -192,7 +192,7 @@ class MqttSink(Sink):
         if not self._topic or set("+#") & set(self._topic):
             raise UsageError(f"--sink {text}: expected mqtt://HOST/TOPIC with a topic without + and #; name one")
         self._connection: _Connection | None = None
-        self._began: set[str] = set()  # boots
+        self._cleared: set[str] = set()  # boots
 
     def write(self, records: Sequence[Record]) -> None:
         """Publish all records. Raises OSError unless the broker accepts and confirms."""
@@ -202,18 +202,18 @@ class MqttSink(Sink):
             for record in records:
                 is_kept = isinstance(record, AlarmRecord | StateRecord)
                 sent.append(connection.publish(self._topic_for(record), record_line(record).rstrip(), retain=is_kept))
-                if isinstance(record, StateRecord) and record.state == "started" and record.boot not in self._began:
-                    self._began.add(record.boot)  # one try: some brokers hang up on who may not read
-                    sent += self._forget_earlier(connection, record)
+                if isinstance(record, StateRecord) and record.state == "started" and record.boot not in self._cleared:
+                    self._cleared.add(record.boot)  # one try: some brokers disconnect a client that may not read
+                    sent += self._clear_earlier_alarms(connection, record)
             for message in sent:
                 message.wait_for_publish(_CONFIRM_TIMEOUT_S)
                 if not message.is_published() or connection.lost.is_set():
                     raise connection.broken("it did not confirm")
-        except (OSError, ValueError, RuntimeError) as error:  # what paho raises of a connection that broke
+        except (OSError, ValueError, RuntimeError) as error:  # raised by paho if the connection broke
             self._drop()
             raise ConnectionError(f"{self._place.host}: {error}") from error
 
-    def _forget_earlier(self, connection: _Connection, started: StateRecord) -> Iterator[Any]:
+    def _clear_earlier_alarms(self, connection: _Connection, started: StateRecord) -> Iterator[Any]:
         """Clear retained alarms that an earlier run left open; continued ones were published before `started`."""
         for topic, payload in connection.retained(f"{self._topic}/{_level(started.station)}/alarm/+"):
             with contextlib.suppress(msgspec.MsgspecError):  # of another program

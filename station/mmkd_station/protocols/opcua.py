@@ -22,7 +22,7 @@ _TIMEOUT_S = 4.0
 _FIELDS = ("count", "status", "label", "probability", "value", "episodes")
 _WHOLE_BITS = {"SByte": 7, "Byte": 8, "Int16": 15, "UInt16": 16, "Int32": 31, "UInt32": 32, "Int64": 63, "UInt64": 64}
 _REAL = ("Float", "Double")
-_LEAST_BITS = {"probability": 10, "value": 64}  # thousandths need ten, and a number is not whole
+_LEAST_BITS = {"probability": 10, "value": 64}  # thousandths need ten; no whole number takes a regression's value
 
 
 def _asyncua() -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ import pytest
 
 from mmkd_edge import Bundle, UsageError
 from mmkd_edge.bundle import files
-from mmkd_edge.bundle.files import cache_folder, is_of_a_path, read_own_file, write_file
+from mmkd_edge.bundle.files import cache_folder, is_path_error, read_own_file, write_file
 from tests.edge.said import said
 
 
@@ -156,10 +156,10 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_bundle(kit: Any, tmp_path:
 
 
 def test_a_user_can_correct_a_path_and_a_full_disk_and_nothing_else() -> None:
-    assert is_of_a_path(OSError(errno.EACCES, "no", "file"))
-    assert not is_of_a_path(OSError(errno.EACCES, "no"))  # a socket, for one
-    assert is_of_a_path(OSError(errno.ENOSPC, "no"))
-    assert not is_of_a_path(OSError(errno.EIO, "no", "file"))
+    assert is_path_error(OSError(errno.EACCES, "no", "file"))
+    assert not is_path_error(OSError(errno.EACCES, "no"))  # a socket, for one
+    assert is_path_error(OSError(errno.ENOSPC, "no"))
+    assert not is_path_error(OSError(errno.EIO, "no", "file"))
 
 
 def test_without_a_home_directory_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
