@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 import os
+import pickle
 import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from mmkd_edge.errors import UnavailableError
 from mmkd_edge.native import library
 from mmkd_edge.native.build import build
+from mmkd_edge.predict.student import OpenStudent
 
 # A run in the background may inherit an ignored SIGINT, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -51,17 +56,53 @@ def gpu_double() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def one_operator_table() -> Iterator[None]:
-    """Lets torch make its table of ONNX operators once; making it takes a third of each export."""
-    try:
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
+def quick_exports() -> Iterator[None]:
+    """Converts equal networks to ONNX once, and makes torch's table of operators, a third of each conversion, once."""
+    import torch
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-        made = ONNXRegistry.from_torchlib
-    except (ImportError, AttributeError):  # nothing but time is lost
-        yield
-        return
+    from mmkd_export.graph import onnx_from_student as conversion
+
+    class Content(pickle.Pickler):
+        def reducer_override(self, value: object) -> object:
+            if isinstance(value, torch.Tensor):
+                return str, (f"{value.dtype} {tuple(value.shape)} {value.detach().numpy().tobytes().hex()}",)
+            return NotImplemented
+
+    convert, graphs = conversion._onnx_from_module, dict[bytes, bytes]()
+
+    def convert_once(module: torch.nn.Module, **options: Any) -> bytes:
+        content = io.BytesIO()
+        pickler = Content(content)
+        pickler.fast = True  # equal networks have equal bytes
+        try:
+            pickler.dump((module.eval().cpu(), options))
+        except (AttributeError, TypeError, ValueError, pickle.PicklingError):  # a class inside a function, a circle
+            return convert(module, **options)
+        key = hashlib.sha256(content.getvalue()).digest()
+        if key not in graphs:
+            graphs[key] = convert(module, **options)
+        return graphs[key]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(made)))
+        patch.setattr(conversion, "_onnx_from_module", convert_once)
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
+
+
+@pytest.fixture(scope="session")
+def quick_openings() -> Iterator[None]:
+    """Runs sandbox checks in this process: starting one of its own takes a second for each new bundle and engine."""
+    from mmkd_edge.opening import sandbox, sandbox_process
+
+    def check_here(request: sandbox_process.SandboxRequest, **_: float) -> Iterator[sandbox_process.SandboxResult]:
+        opened = dict[str, OpenStudent]()
+        yield from [sandbox_process._open(request, *config, opened) for config in request.configs]
+        for student in opened.values():
+            student.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "_results", check_here)
         yield
 
 

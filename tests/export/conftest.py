@@ -12,7 +12,7 @@ from tests.export.students import make_student
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quick_exports(one_operator_table: None) -> None: ...
+def _quick(quick_exports: None, quick_openings: None) -> None: ...
 
 
 @pytest.fixture(scope="session")

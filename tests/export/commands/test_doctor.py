@@ -5,12 +5,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from mmkd_export.inspect.doctor import Check, Diagnosis, examine
-
-GPU_DOUBLE = Path(__file__).parents[2] / "edge" / "gpu_double.py"
 
 
 def _tree(root: Path, **files: str) -> Path:
@@ -124,24 +123,17 @@ def test_a_library_that_does_not_load_is_a_problem_with_its_reason(tmp_path: Pat
     assert checks["run bundles: openvino"]["advice"] == "install it again: pip install 'mmkd-edge[openvino]'"
 
 
-def test_a_gpu_is_named_with_what_runs_on_it(tmp_path: Path):
-    script = (
-        "import importlib.util, pathlib, pytest\n"
-        f"spec = importlib.util.spec_from_file_location('gpu_double', {str(GPU_DOUBLE)!r})\n"
-        "double = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(double)\n"
-        f"tensorrt = double.install(pytest.MonkeyPatch(), pathlib.Path({str(tmp_path)!r}))\n"
+def test_a_gpu_is_named_with_what_runs_on_it(tmp_path: Path, gpu_double: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    tensorrt = gpu_double.install(monkeypatch, tmp_path)
+    assert _find(examine(), "run bundles: trt") == Check(
+        what="run bundles: trt",
+        status="ok",
+        found="tensorrt 10.3.0 on Double, compute capability 8.7, CUDA 12.6",
     )
-    checks = {check["what"]: check for check in json.loads(_run(script).stdout)["checks"]}
-    assert checks["run bundles: trt"] == {
-        "what": "run bundles: trt",
-        "status": "ok",
-        "found": "tensorrt 10.3.0 on Double, compute capability 8.7, CUDA 12.6",
-        "advice": "",
-    }
-    checks = {check["what"]: check for check in json.loads(_run(script + "tensorrt.cuda.driver = 0").stdout)["checks"]}
-    assert checks["run bundles: trt"]["status"] == "problem"
-    assert checks["run bundles: trt"]["found"].startswith("no GPU answers: cudaErrorInsufficientDriver: ")
+    tensorrt.cuda.driver = 0
+    check = _find(examine(), "run bundles: trt")
+    assert check.status == "problem"
+    assert check.found.startswith("no GPU answers: cudaErrorInsufficientDriver: ")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs pip install 'mmkd-edge[openvino]'")

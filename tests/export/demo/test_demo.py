@@ -1,7 +1,8 @@
-"""`mmkd-demo` from recordings to the page, in processes of its own on small datasets."""
+"""`mmkd-demo` from recordings to the page, on small datasets."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,6 @@ LIMIT_S = 300  # of one run on a busy machine
 LABELS = ("idle", "ok", "worn")
 TIMES_MS = {"p50": 0.2, "p90": 0.3, "p99": 0.4}
 TIMES = LatencyPercentiles(**TIMES_MS)
-Killed = tuple[Path, list[str], dict[Path, bytes]]
 Fold = tuple[Comparison, FoldResult]
 Measured = tuple[DemoDocument, list[tuple[Path, Path | None]]]
 
@@ -89,20 +91,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     )
 
 
+SHORT = ["--modality", "acc", "--steps", "4", "--duration-s", "0.4", "--label-fraction", "0.1", "--teacher", "tiny"]
+
+
 def start(dataset: Dataset, *options: str, cwd: Path) -> subprocess.Popen[str]:
-    command = [
-        str(Path(sys.executable).with_name("mmkd-demo")),
-        "--dataset",
-        str(dataset.path),
-        "--modality",
-        "acc",
-        "--steps",
-        "4",
-        "--duration-s",
-        "0.4",
-        *(() if "--labelled-groups" in options else ("--label-fraction", "0.1")),
-        *options,
-    ]
+    command = [str(Path(sys.executable).with_name("mmkd-demo")), "--dataset", str(dataset.path), *SHORT, *options]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
 
@@ -138,46 +131,53 @@ def test_a_demo_that_would_tear_windows_apart_is_refused_before_anything_is_trai
     assert not (tmp_path / "demo").exists()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """A finished demo: its folder, its arguments, what it said, its document."""
+
+    folder: Path
+    arguments: list[str]
+    stderr: str
+    document: dict[str, Any]
+
+
 @pytest.fixture(scope="module")
-def killed(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    """A folder in which `kill -9` ended a run before the first student; what it had said, and its files."""
+def first(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """Two folds, in this process: torch takes seconds to import in another."""
     folder = tmp_path_factory.mktemp("demo")
-    said = []
-    with start(tiny, "--seeds", "2", "--json", "--workers", "1", cwd=folder) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            said.append(line)
-            if line.startswith("seed 1 answers 1/4: step"):
-                process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL, said
-    files = {path: path.read_bytes() for path in folder.rglob("*.ckpt") if path.name != "resume.ckpt"}
-    return folder, said, files
-
-
-@pytest.fixture(scope="module")
-def first(tiny: Dataset, killed: Killed) -> tuple[Path, subprocess.CompletedProcess[str], dict[str, Any]]:
-    """The same command again, which continues, in two processes: its folder, its process, its document."""
-    folder, _, _ = killed
-    ended = run(tiny, "--seeds", "2", "--json", "--workers", "2", cwd=folder)
-    document = json.loads(ended.stdout)
+    arguments = ["--dataset", str(tiny.path), *SHORT, "--members", "transformer", "--seeds", "2", "--json"]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as stdout:
+        patch.chdir(folder)
+        with redirect_stderr(io.StringIO()) as stderr, pytest.raises(SystemExit) as ended:
+            run_demo([*arguments, "--workers", "1"])
+    assert ended.value.code == 0
+    document = json.loads(stdout.getvalue())
     assert json.loads((folder / "demo" / "demo.json").read_text()) == document
-    return folder, ended, document
-
-
-First = tuple[Path, subprocess.CompletedProcess[str], dict[str, Any]]
+    return Demo(folder=folder, arguments=arguments, stderr=stderr.getvalue(), document=document)
 
 
 def trained(stderr: str) -> list[str]:
     return [line.split(": step")[0] for line in stderr.splitlines() if ": step" in line]
 
 
-def test_a_killed_run_continues_where_it_was(killed: Killed, first: First) -> None:
-    folder, said, files = killed
-    assert sorted(path.relative_to(folder).as_posix().rpartition("-")[0] for path in files) == [
-        f"demo/{name}-seed{seed}" for name in ("teachers/small", "trials/none-acc-tiny-0.002") for seed in (0, 1)
+@pytest.mark.slow
+def test_a_killed_run_continues_where_it_was(tiny: Dataset, tmp_path: Path) -> None:
+    """After `kill -9` before the first student, the same command goes on in two processes."""
+    said = []
+    with start(tiny, "--seeds", "2", "--workers", "1", cwd=tmp_path) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("seed 1 answers 1/4: step"):
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, said
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.ckpt") if path.name != "resume.ckpt"}
+    assert sorted(path.relative_to(tmp_path).as_posix().rpartition("-")[0] for path in files) == [
+        f"demo/{name}-seed{seed}" for name in ("teachers/tiny", "trials/none-acc-tiny-0.002") for seed in (0, 1)
     ]
     assert trained("".join(said))[-1] == "seed 1 answers 1/4"
-    assert {title for title in trained(first[1].stderr) if "answers" not in title} == {
+    ended = run(tiny, "--seeds", "2", "--workers", "2", cwd=tmp_path)
+    assert {title for title in trained(ended.stderr) if "answers" not in title} == {
         "seed 0 acc taught tiny",
         "seed 1 acc taught tiny",
     }
@@ -198,8 +198,8 @@ def is_latency(entry: Any) -> bool:
     return 0 < entry["p50"] <= entry["p90"] <= entry["p99"]
 
 
-def test_the_document_has_every_figure_and_progress_is_on_stderr(first: First) -> None:
-    _, ended, document = first
+def test_the_document_has_every_figure_and_progress_is_on_stderr(first: Demo) -> None:
+    document = first.document
     scores = ("accuracy", "balanced_accuracy", "macro_f1")
     assert document["dataset"]["name"] == "line 3"
     assert document["seeds"] == [0, 1]
@@ -225,7 +225,7 @@ def test_the_document_has_every_figure_and_progress_is_on_stderr(first: First) -
     assert is_gain(document["mean_gain_points"])
     assert document["report"] == "demo/report.html"
     assert document["benchmark"]["bundle"] == "demo/student.edge"
-    said = [line for line in ended.stderr.splitlines() if ": step" not in line and not line.startswith("seed ")]
+    said = [line for line in first.stderr.splitlines() if ": step" not in line and not line.startswith("seed ")]
     assert said == [
         "export: acc student",
         "latency: teacher against acc student",
@@ -242,11 +242,11 @@ def without_times(entry: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_the_same_command_again_trains_nothing_and_finds_the_same(tiny: Dataset, first: First) -> None:
-    folder, _, document = first
+def test_the_same_command_again_trains_nothing_and_finds_the_same(tiny: Dataset, first: Demo) -> None:
+    folder, document = first.folder, first.document
     bundle = (folder / "demo" / "acc.edge").read_bytes()
     began = time.monotonic()
-    again = run(tiny, "--seeds", "2", cwd=folder)  # starts no process
+    again = run(tiny, "--members", "transformer", "--seeds", "2", cwd=folder)  # starts no process
     assert time.monotonic() - began < LIMIT_S / 2
     assert trained(again.stderr) == []
     assert without_times(json.loads((folder / "demo" / "demo.json").read_text())) == without_times(document)
@@ -254,11 +254,9 @@ def test_the_same_command_again_trains_nothing_and_finds_the_same(tiny: Dataset,
     check_words(again.stdout, document)
 
 
-def test_a_refused_export_leaves_what_was_learnt(
-    tiny: Dataset, first: First, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, ended, document = first
-    shutil.copytree(folder / "demo", tmp_path / "demo")
+def test_a_refused_export_leaves_what_was_learnt(first: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = first.document
+    shutil.copytree(first.folder / "demo", tmp_path / "demo")
     monkeypatch.chdir(tmp_path)
     whole = (tmp_path / "demo" / "demo.json").read_bytes()
 
@@ -270,7 +268,7 @@ def test_a_refused_export_leaves_what_was_learnt(
         if name:
             (tmp_path / "demo" / name).unlink()
         with pytest.raises(GateError, match="acc: refused"):
-            run_demo(list(map(str, ended.args[1:])))
+            run_demo(first.arguments)
         assert ((tmp_path / "demo" / "demo.json").read_bytes() == whole) == (not name)
     left = json.loads((tmp_path / "demo" / "demo.json").read_text())
     assert without_times(left["students"]["acc"]["student"]) == without_times(document["students"]["acc"]["student"])
@@ -342,7 +340,7 @@ def test_a_bad_option_is_refused_before_anything_is_trained(
 
 
 TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=6, unit="degC", normalise="per_group")
-SHORT = TrainConfig(steps=12, batch=16)
+TRAIN = TrainConfig(steps=12, batch=16)
 
 
 @pytest.fixture(scope="module")
@@ -355,8 +353,8 @@ def thermometer(tmp_path_factory: pytest.TempPathFactory) -> Fold:
         modalities=("temp",),
         teacher="tiny",
         student="tiny",
-        teacher_train=SHORT,
-        student_train=SHORT,
+        teacher_train=TRAIN,
+        student_train=TRAIN,
         baseline_learning_rates=(3e-3,),
         augment=AugmentConfig(),
         recipe=default_recipe(dataset.spec.task),
@@ -420,15 +418,13 @@ def test_one_sensor_is_a_teacher_too_and_makes_a_page(thermometer: Fold, measure
 
 @pytest.mark.slow
 def test_the_teacher_and_the_students_are_made_as_they_are_asked_for(
-    tiny: Dataset, tmp_path: Path, first: First
+    tiny: Dataset, tmp_path: Path, first: Demo
 ) -> None:
-    usual = first[0] / "demo"
-    asked = ["--members", "transformer", "--no-choose"]
-    run(tiny, "--seeds", "1", "--workers", "1", *asked, cwd=tmp_path)
-    own = tmp_path / "demo"
-    teachers = [read_teacher(next(out.glob("teachers/small-seed0-*/teacher.ckpt"))).committee for out in (usual, own)]
-    assert teachers[0] is not None
-    assert [one.kind for one in teachers[0].members] == ["transformer", "rocket", "trees"]
-    assert teachers[1] is None
-    paths = [next(out.glob("trials/taught-acc-*-seed0-*/student.ckpt")) for out in (usual, own)]
+    run(tiny, "--workers", "1", "--no-choose", cwd=tmp_path)
+    folders = [first.folder / "demo", tmp_path / "demo"]
+    teachers = [read_teacher(next(out.glob("teachers/tiny-seed0-*/teacher.ckpt"))).committee for out in folders]
+    assert teachers[0] is None
+    assert teachers[1] is not None
+    assert [one.kind for one in teachers[1].members] == ["transformer", "rocket", "trees"]
+    paths = [next(out.glob("trials/taught-acc-*-seed0-*/student.ckpt")) for out in folders]
     assert [bool(read_student(path).facts.tried) for path in paths] == [True, False]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
-import subprocess
-import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -25,7 +24,7 @@ from mmkd_export.pipeline import ExportResult, export, export_several
 from mmkd_export.plan import Seal, export_plan
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from mmkd_report.schema.export import decode_report
-from tests.export.students import ACC, make_student
+from tests.export.students import make_student
 
 GYRO = ModalitySpec(name="gyro", channels=("u", "v"), rate_hz=25.0, samples=32)
 
@@ -40,12 +39,10 @@ def gyro_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def both(student_file: Path, gyro_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("both") / "both.edge"
-    command = [sys.executable, "-m", "mmkd_export", str(student_file), str(gyro_file), "-o", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == (
-        f"wrote {output} (acc, gyro, asked in this order); next: mmkd-inspect {output}"
-    )
+    with redirect_stdout(io.StringIO()) as stdout, pytest.raises(SystemExit) as ended:
+        run_export([str(student_file), str(gyro_file), "-o", str(output)])
+    said = f"wrote {output} (acc, gyro, asked in this order); next: mmkd-inspect {output}"
+    assert (ended.value.code, stdout.getvalue().splitlines()[-1]) == (0, said)
     return output
 
 
@@ -175,9 +172,8 @@ def test_a_bundle_that_is_exported_again_keeps_its_number_and_is_signed_anew(
         assert (release_number(later.manifest), later.signatures) == (8, None)
 
 
-def test_several_students_are_sealed_together(sealed: Path, key: Path, tmp_path: Path) -> None:
-    write_student(tmp_path / "gyro.ckpt", make_student(modality=msgspec.structs.replace(ACC, name="gyro")))
-    gyro = export(export_plan(tmp_path / "gyro.ckpt", output=tmp_path / "gyro.edge")).path
+def test_several_students_are_sealed_together(sealed: Path, gyro_file: Path, key: Path, tmp_path: Path) -> None:
+    gyro = export(export_plan(gyro_file, output=tmp_path / "gyro.edge")).path
     join_bundles([sealed, gyro], tmp_path / "both.edge", seal=Seal(release=9, keys=(key,)))
     with Bundle.open(tmp_path / "both.edge") as bundle:
         assert (release_number(bundle.manifest), len(bundle.manifest.models)) == (9, 2)
