@@ -20,8 +20,8 @@ from mmkd_models.training.checkpoint import write_student
 from tests.export.students import make_student
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=50.0, samples=61)
-ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0, movement=True)
-CAUSAL = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
+ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0, movement=True)
+CAUSAL = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
 
 
 pytestmark = pytest.mark.usefixtures("native_engine")
