@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from checks.script import head, parser_of, row
+from checks.script import head, row, script_parser
 from mmkd_edge import Bundle
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ Figures = Mapping[str, float]
 
 def main() -> None:
     """Time both in turn and print the table."""
-    parser = parser_of(__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("--before", type=Path, required=True, metavar="FOLDER", help="the earlier checkout")
     parser.add_argument("--causal", type=Path, required=True, metavar="CAUSAL.edge", help="a bundle that both read")
     parser.add_argument("--backend", choices=("ort", "openvino"), default="ort")

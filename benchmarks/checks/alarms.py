@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from checks.script import head, parser_of, row
+from checks.script import head, row, script_parser
 from mmkd_edge import EdgePredictor
 from mmkd_models.data import fold_indices, open_dataset
 from mmkd_models.data.dataset import Dataset
@@ -31,7 +31,7 @@ COOLDOWN_S = 60.0
 
 def main() -> None:
     """Train, export, tune and judge in every fold."""
-    parser = parser_of(__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps the students")
     parser.add_argument("--modality", required=True, help="the one sensor that is left")

@@ -28,7 +28,7 @@ from checks.emulation.answers import EmulatedWay, MachineAnswers
 from checks.emulation.root import TOOLS, Root, install, make_root, missing_tools
 from checks.install_size import ROOT as CHECKOUT
 from checks.install_size import wheel_of
-from checks.script import head, parser_of, row
+from checks.script import head, row, script_parser
 from mmkd_edge import example_bundle
 
 EXTRAS = ("ort", "litert", "openvino")
@@ -41,7 +41,7 @@ SLOWER = 60.0
 
 def main() -> None:
     """Make the machine, ask both, compare and print."""
-    parser = parser_of(__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("--root", type=Path, required=True, metavar="FOLDER", help="the root; made where it is missing")
     parser.add_argument("--bundle", action="append", type=Path, default=[], help="beside the shipped one")
     parser.add_argument("--backend", action="append", default=[], choices=BACKENDS, help="to ask, else each (repeat)")

@@ -31,7 +31,7 @@ import numpy as np
 
 from checks.faulty_process import COLUMNS, THREADS
 from checks.mutants import write_mutant
-from checks.script import head, parser_of, row
+from checks.script import head, row, script_parser
 from mmkd_edge import EdgePredictor, MmkdError, UsageError
 from mmkd_edge.install.slots import SLOTS_FILE, install, rollback
 
@@ -41,7 +41,7 @@ DAMAGED = 4
 
 def main() -> None:
     """Load, break, and print what came of it."""
-    parser = parser_of(__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("bundle", type=Path, metavar="STUDENT.edge")
     parser.add_argument("other", type=Path, metavar="OTHER.edge", help="takes and answers the same")
     parser.add_argument("--minutes", type=float, default=120.0)

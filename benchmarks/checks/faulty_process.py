@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from checks.script import parser_of
+from checks.script import script_parser
 from mmkd_bench.measuring.jobs import Demand
 from mmkd_bench.measuring.load import offer_load
 from mmkd_edge import EdgePredictor, InputError, MmkdError, Prediction, UsageError
@@ -47,7 +47,7 @@ Told = tuple[str, bytes]
 
 def main() -> None:
     """Answer until SIGTERM; prints at its end what else it did."""
-    parser = parser_of(__doc__)
+    parser = script_parser(__doc__)
     for name in ("bundle", "other", "state", "tally"):
         parser.add_argument(name, type=Path)
     parser.add_argument("seed", type=int)

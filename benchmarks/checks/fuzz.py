@@ -26,7 +26,7 @@ from types import FunctionType
 
 from checks.fuzzing.targets import TARGETS, FuzzTarget, fault_of
 from checks.mutations import mutated_bytes
-from checks.script import head, parser_of, row
+from checks.script import head, row, script_parser
 from mmkd_edge.native.build import FOLDER, SOURCES
 
 NATIVE = "native"
@@ -38,7 +38,7 @@ _LIMITS = ("-timeout=20", "-rss_limit_mb=4096")
 
 def main() -> None:
     """Fuzz all readers and print what came."""
-    parser = parser_of(__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=1.0, help="of all readers together")
     parser.add_argument("--target", action="append", choices=[*sorted(TARGETS), NATIVE], help="repeatable; else all")
     parser.add_argument("--findings", type=Path, default=Path("build/fuzz"), help="where what breaks a reader is kept")

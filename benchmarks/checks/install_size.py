@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from checks.script import head, parser_of, row
+from checks.script import head, row, script_parser
 
 ROOT = Path(__file__).parents[2]
 _MEGABYTE = 1e6
@@ -37,7 +37,7 @@ class Installed:
 
 def main() -> None:
     """Install, weigh, import and print a table."""
-    parser = parser_of(__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("--extra", action="append", metavar="NAME", help="else ort (repeat)")
     parser.add_argument("--repeats", type=int, default=11, help="interpreters that are started for each import")
     options = parser.parse_args()

@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from checks.script import head, parser_of, row
+from checks.script import head, row, script_parser
 from mmkd_edge import Bundle, EdgePredictor, MmkdError, UsageError
 from mmkd_edge.install.slots import SLOTS_FOLDER, check_slot, confirm, fail, install, read_slots, rollback, start
 from mmkd_edge.opening.sandbox import passed_before
@@ -60,7 +60,7 @@ class KilledAction:
 
 def main() -> None:
     """Kill every action at every step and print what was left."""
-    parser = parser_of(__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("old", type=Path, metavar="OLD")
     parser.add_argument("new", type=Path, metavar="NEW")
     parser.add_argument("--rounds", type=int, default=1, help="how often what is quick is killed; 0 leaves it out")

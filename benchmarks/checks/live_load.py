@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from checks.script import head, parser_of, row
+from checks.script import head, row, script_parser
 from mmkd_edge.health.timing import EDGES
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec
@@ -58,7 +58,7 @@ def noise(rate_hz: float) -> Source:
 
 def main() -> None:
     """Make the student, run both loads, and print what they did."""
-    parser = parser_of(__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps the student")
     parser.add_argument("--hours", type=float, default=2.0, help="of the first load")
     parser.add_argument("--beyond-minutes", type=float, default=12.0, help="of the second load")

@@ -31,7 +31,7 @@ from pathlib import Path
 import msgspec
 
 from checks.mutations import mutated_bytes, mutated_graph
-from checks.script import head, parser_of, row
+from checks.script import head, row, script_parser
 from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, write_bundle
 from mmkd_edge.apart import ProcessLimits
 from mmkd_edge.backends.base import BACKENDS
@@ -50,7 +50,7 @@ RTX_LIMITS = ProcessLimits(step_s=20.0, memory_bytes=2 << 30, file_bytes=1 << 28
 
 def main() -> None:
     """Open all mutants and print how many had each outcome."""
-    parser = parser_of(__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--backend", default="ort", choices=(*BACKENDS, RTX))
     parser.add_argument("--count", type=int, default=1000)

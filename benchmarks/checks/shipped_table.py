@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from checks.script import head, parser_of, row
+from checks.script import head, row, script_parser
 
 UNTAUGHT = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket", "rocket_and_trees": "ensemble"}
 
@@ -45,7 +45,7 @@ class ShippedSensor:
 
 def main() -> None:
     """Print the table."""
-    parser = parser_of(__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("documents", nargs="+", type=Path)
     paths: list[Path] = parser.parse_args().documents
     found = [one for path in paths for one in sensors(json.loads(path.read_bytes()))]

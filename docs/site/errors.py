@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from checks.script import head, parser_of, row
+from checks.script import head, row, script_parser
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE
 from mmkd_edge.cli.run import BROKEN_PIPE_EXIT_CODE, INTERNAL_EXIT_CODE
@@ -79,7 +79,7 @@ _PAGES = """
 
 def main() -> None:
     """Write the page."""
-    parser_of(__doc__).parse_args()
+    script_parser(__doc__).parse_args()
     write_file(PAGE, page().encode())
 
 

@@ -106,7 +106,7 @@ class Monitor:
         """Count a student's answer; now and then measure the window."""
         with self._lock:
             if prediction.index >= 0:
-                statistics.answer(prediction.label, prediction.labels)
+                statistics.count_answer(prediction.label, prediction.labels)
             self._unmeasured += 1
             if self._every and self._unmeasured >= self._every:
                 self._unmeasured = 0

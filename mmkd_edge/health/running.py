@@ -116,7 +116,7 @@ class RunningStatistics:
         self._labels = dict.fromkeys(() if entry.task.kind == "regression" else entry.task.labels, 0.0)
         self._answers = 0.0
 
-    def answer(self, label: str, labels_on: Iterable[str]) -> None:
+    def count_answer(self, label: str, labels_on: Iterable[str]) -> None:
         """Count an answer: the class, or the active labels."""
         for name in (label,) if self._entry.task.kind == "classification" else labels_on:
             self._labels[name] += 1

@@ -18,7 +18,7 @@ from mmkd_edge.install.graphs import check_graph
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.graph.calibration import tensor_magnitudes
 from mmkd_export.graph.onnx_from_student import onnx_from_student
-from mmkd_export.graph.onnx_graph import after_first_layer, learnt_layers
+from mmkd_export.graph.onnx_graph import learnt_layers, nodes_behind_front_end
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
@@ -153,7 +153,7 @@ def test_nothing_of_it_leaves_float32(student: StudentCheckpoint) -> None:
     model = onnx.load_from_string(onnx_from_student(student))
     own = {index for index, node in enumerate(model.graph.node) if any("novelty" in name for name in node.output)}
     assert own
-    assert not own & after_first_layer(model)
+    assert not own & nodes_behind_front_end(model)
     assert not any("novelty" in layer.name for layer in learnt_layers(model))
     half = half_graph(model, graph_feeds(student.carried.windows[:8], student.modality)).model
     weights = {tensor.name: tensor.data_type for tensor in half.graph.initializer if tensor.name.startswith("novelty.")}

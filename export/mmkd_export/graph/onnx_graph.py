@@ -32,6 +32,13 @@ STATISTICS_KEY = "mmkd_edge.statistics"
 # Graph metadata: result of quantisation-aware distillation as JSON, if any
 INT8_KEY = "mmkd_edge.int8"
 
+LEARNT_OPS = ("Conv", "Gemm", "MatMul")
+
+# Below this many inputs or outputs INT8 is no faster; NVIDIA ModelOpt agrees
+SMALLEST_PRODUCT = 16
+
+_NOVELTY = "novelty."  # weights of the novelty score
+_CONVOLUTIONAL_FEATURES = "rocket."
 _REPORT = "please report it with the checkpoint"
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
 
@@ -138,15 +145,6 @@ def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-LEARNT_OPS = ("Conv", "Gemm", "MatMul")
-
-# Below this many inputs or outputs INT8 is no faster; NVIDIA ModelOpt agrees
-SMALLEST_PRODUCT = 16
-
-_NOVELTY = "novelty."  # weights of the novelty score
-_CONVOLUTIONAL_FEATURES = "rocket."
-
-
 @dataclass(frozen=True, kw_only=True)
 class Layer:
     """A product of m x k values and k x n weights; `axis` of the weights counts outputs."""
@@ -173,7 +171,7 @@ def learnt_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
     weights = {tensor.name for tensor in model.graph.initializer}
     names: Counter[str] = Counter()
     layers: list[Layer] = []
-    learnt = after_first_layer(model)
+    learnt = nodes_behind_front_end(model)
     for index, node in enumerate(model.graph.node):
         if index not in learnt or node.op_type not in LEARNT_OPS or node.input[1] not in weights:
             continue
@@ -184,10 +182,10 @@ def learnt_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def after_first_layer(model: onnx.ModelProto) -> frozenset[int]:
-    """Return indices of nodes that depend on learnt weights of Conv or Gemm.
+def nodes_behind_front_end(model: onnx.ModelProto) -> frozenset[int]:
+    """Return the indices of nodes behind the fixed front end: every Conv and Gemm, and what depends on one.
 
-    Not novelty: its distances are differences of large numbers.
+    Without the novelty score: its distances are differences of large numbers.
     """
     learnt: set[str] = set()
     novelty: set[str] = set()
@@ -238,7 +236,7 @@ def _layer(name: str, index: int, node: onnx.NodeProto, *, shapes: dict[str, tup
 
 
 def _module_name(nodes: Sequence[onnx.NodeProto], index: int, weights: set[str]) -> str:
-    """If weights were transposed, the bias has the name."""
+    """Return the module of the weights, or of the bias: transposed weights have no name of their own."""
     node = nodes[index]
     names = list(node.input[1:])
     for later in nodes[index + 1 :]:

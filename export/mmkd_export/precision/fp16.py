@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmkd_export.graph.calibration import Feeds, tensor_magnitudes
-from mmkd_export.graph.onnx_graph import after_first_layer, drop_unused, learnt_layers
+from mmkd_export.graph.onnx_graph import drop_unused, learnt_layers, nodes_behind_front_end
 
 if TYPE_CHECKING:
     import onnx
@@ -42,10 +42,10 @@ def half_graph(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> HalfGraph:
     """Convert a float32 graph; `feeds` are of real windows."""
     floats = _float_tensors(model)
     head = learnt_layers(model)[-1].node
-    # Nor behind the head: its results are float32 outputs.
+    # Before the head, whose results are float32 outputs.
     candidates = [
         index
-        for index in sorted(after_first_layer(model))
+        for index in sorted(nodes_behind_front_end(model))
         if index < head and model.graph.node[index].op_type in _HALF_OPS
     ]
     largest = _largest_values(model, candidates, floats, feeds)

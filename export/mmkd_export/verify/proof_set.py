@@ -1,4 +1,4 @@
-"""Windows and answers that judge all artifacts of a student."""
+"""The proof set: windows and answers that every artifact of a student is compared with."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ Answer = Callable[["NDArray[Any]"], NetworkAnswers]
 
 @dataclass(frozen=True, kw_only=True)
 class ProofSet:
-    """Windows and answers.
+    """The windows of an export, and the checkpoint's answers to them.
 
     Attributes:
-        real: become golden windows.
+        real: windows that the bundle will carry as golden windows.
         gaps: copies of `real` with missing samples, (N, T, C).
-        calibration: (M, T, C) for ranges and confidence; none judges.
-        tolerance: largest difference of a logit or probability in fp32.
-        novelty_scores: of validation windows in torch, rising; may be empty.
+        calibration: windows (M, T, C) for ranges and confidence, which no gate uses.
+        tolerance: largest allowed difference of a logit or probability in fp32.
+        novelty_scores: scores of validation windows in torch, rising; may be empty.
     """
 
     modality: ModalitySpec

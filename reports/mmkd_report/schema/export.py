@@ -98,7 +98,7 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """A way to quantise, and its result."""
+    """One attempt to quantise, and its gate."""
 
     remedy: str
     method: RangeSource

@@ -8,12 +8,12 @@ from onnx import TensorProto, helper, numpy_helper
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TensorSpec
 from mmkd_export.graph.onnx_graph import (
-    after_first_layer,
     check_exported,
     clean_graph,
     graph_bytes,
     learnt_layers,
     multiply_adds,
+    nodes_behind_front_end,
 )
 
 X = TensorSpec(name="x", dtype="float32", shape=(1, 8, 3))
@@ -119,7 +119,7 @@ def test_layers_are_named_and_measured_as_the_network_is_built(model: onnx.Model
 
 
 def test_the_front_end_is_in_front_of_the_first_layer(model: onnx.ModelProto):
-    behind = after_first_layer(model)
+    behind = nodes_behind_front_end(model)
     front = [node for index, node in enumerate(model.graph.node) if index not in behind]
     constants = {name for node in front for name in node.input if name.startswith("student.encoder")}
     assert constants == {
