@@ -1,14 +1,14 @@
-"""What is left after power was lost in the middle of an installation, a swap, a rollback, an export or a training.
+"""Lose power in the middle of an installation, a swap, a rollback, an export or a training, and check what is left.
 
     python benchmarks/checks/kills.py OLD.edge NEW.edge
     python benchmarks/checks/kills.py OLD.edge NEW.edge --rounds 10
     python benchmarks/checks/kills.py OLD.edge NEW.edge --swap --checkpoint STUDENT.ckpt --data DATASET
 
-Each action is carried out in a child that is killed (SIGKILL) before its first call of the file system that concerns
-the folder it writes to, then before the second, and so on until it ends by itself. After every kill there must be a
-bundle or a checkpoint that is whole and may answer, either the one before or the one after. On a device the same action
-must then succeed, and leave nothing behind. What takes seconds each time is killed where that is asked for, and in one
-round only: a swap, an export and a training (`mmkd-edge[train,export]`).
+A child process carries out each action. It is killed (SIGKILL) before its first file system call that concerns the
+folder it writes to, then before the second, and so on until it ends by itself. After every kill the old or the new
+bundle or checkpoint must be there, whole. On a device the same action must then succeed, and leave no other file.
+A swap, an export and a training take seconds each: they are killed on request, in one round (with
+`mmkd-edge[train,export]`).
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ Action = Callable[[Path], None]
 
 @dataclass(frozen=True, kw_only=True)
 class KilledAction:
-    """An action that is killed.
+    """An action to kill.
 
     Attributes:
-        prepared: makes what is there before, in an empty folder.
-        here: names what is there; an empty text where nothing is.
-        left: `before` or `after`, or what is wrong, once the action was killed; the text is what was there before.
-        whole: what is wrong once the action has ended by itself; an empty text where nothing is.
+        prepare: fills an empty folder with the state before.
+        identify: returns the hash of the folder's content, or an empty text.
+        judge: returns `before`, `after` or a fault of what a kill left; the text is the content before.
+        judge_end: returns a fault of what the whole action left, or an empty text.
     """
 
     name: str
-    prepared: Action
+    prepare: Action
     action: Action
-    here: Callable[[Path], str]
-    left: Callable[[Path, str], str]
-    whole: Callable[[Path], str]
+    identify: Callable[[Path], str]
+    judge: Callable[[Path, str], str]
+    judge_end: Callable[[Path], str]
 
 
 def main() -> None:
@@ -63,10 +63,12 @@ def main() -> None:
     parser = script_parser(__doc__)
     parser.add_argument("old", type=Path, metavar="OLD")
     parser.add_argument("new", type=Path, metavar="NEW")
-    parser.add_argument("--rounds", type=int, default=1, help="how often what is quick is killed; 0 leaves it out")
-    parser.add_argument("--swap", action="store_true", help="swap too: the bundles take and answer the same")
-    parser.add_argument("--checkpoint", type=Path, metavar="STUDENT.ckpt", help="is exported")
-    parser.add_argument("--data", type=Path, metavar="DATASET", help="is trained on")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds of the quick actions; 0 leaves them out")
+    parser.add_argument(
+        "--swap", action="store_true", help="also kill a swap; both bundles must have the same inputs and outputs"
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="STUDENT.ckpt", help="also kill an export of it")
+    parser.add_argument("--data", type=Path, metavar="DATASET", help="also kill a training on it")
     options = parser.parse_args()
     print(head("action", "kills", "before", "after", "bad"), flush=True)
     once = [swap_attack(options.old, options.new)] if options.swap else []
@@ -105,9 +107,11 @@ def device_attacks(old: Path, new: Path) -> list[KilledAction]:
         new_installed(state)
         _start_well(state)
 
-    def of_slots(name: str, prepared: Action, action: Action) -> KilledAction:
-        left = partial(_left_in_slots, action)
-        return KilledAction(name=name, prepared=prepared, action=action, here=_current, left=left, whole=lambda _: "")
+    def of_slots(name: str, prepare: Action, action: Action) -> KilledAction:
+        judge = partial(_judge_slots, action)
+        return KilledAction(
+            name=name, prepare=prepare, action=action, identify=_current, judge=judge, judge_end=lambda _: ""
+        )
 
     return [
         of_slots("first installation", nothing, lambda state: _install(state, old)),
@@ -120,29 +124,29 @@ def device_attacks(old: Path, new: Path) -> list[KilledAction]:
 
 
 def swap_attack(old: Path, new: Path) -> KilledAction:
-    """A swap to a bundle that is new here: its trial is held and kept."""
+    """A swap to a bundle that is new here, with its sandbox check."""
     return KilledAction(
         name="swap to a new bundle",
-        prepared=lambda state: _discard(_in_child(lambda: _opens(old, state))),
+        prepare=lambda state: _discard(_in_child(lambda: _opens(old, state))),
         action=partial(_swap, old, new),
-        here=lambda _: "",
-        left=partial(_left_by_swap, new),
-        whole=_whole_after_swap,
+        identify=lambda _: "",
+        judge=partial(_judge_swap, new),
+        judge_end=_judge_swap_end,
     )
 
 
 def export_attack(options: Any) -> KilledAction:
     """An export over an earlier bundle."""
-    from mmkd_export.commands.export import run_export  # all that the children need is imported before they begin
+    from mmkd_export.commands.export import run_export  # before the children fork: imports are no part of the action
 
     _import_for_children()
     return KilledAction(
         name="export",
-        prepared=lambda folder: _copy(options.old, folder / _EDGE),
+        prepare=lambda folder: _copy(options.old, folder / _EDGE),
         action=lambda folder: run_export([str(options.checkpoint), "-o", str(folder / _EDGE)]),
-        here=lambda folder: _whole_bundle(folder / _EDGE),
-        left=lambda folder, before: _left_as_file(_whole_bundle, folder / _EDGE, before),
-        whole=lambda folder: _whole(_whole_bundle, folder / _EDGE),
+        identify=lambda folder: _whole_bundle(folder / _EDGE),
+        judge=lambda folder, before: _judge_file(_whole_bundle, folder / _EDGE, before),
+        judge_end=lambda folder: _judge_file_end(_whole_bundle, folder / _EDGE),
     )
 
 
@@ -155,11 +159,11 @@ def train_attack(options: Any) -> KilledAction:
     earlier = Path(__file__).parents[2] / "tests" / "files" / _CHECKPOINT
     return KilledAction(
         name="training",
-        prepared=lambda folder: _copy(options.checkpoint or earlier, folder / _CHECKPOINT),
+        prepare=lambda folder: _copy(options.checkpoint or earlier, folder / _CHECKPOINT),
         action=lambda folder: run_train([*given, "-o", str(folder / _CHECKPOINT)]),
-        here=lambda folder: _whole_checkpoint(folder / _CHECKPOINT),
-        left=lambda folder, before: _left_as_file(_whole_checkpoint, folder / _CHECKPOINT, before),
-        whole=lambda folder: _whole(_whole_checkpoint, folder / _CHECKPOINT),
+        identify=lambda folder: _whole_checkpoint(folder / _CHECKPOINT),
+        judge=lambda folder, before: _judge_file(_whole_checkpoint, folder / _CHECKPOINT, before),
+        judge_end=lambda folder: _judge_file_end(_whole_checkpoint, folder / _CHECKPOINT),
     )
 
 
@@ -172,27 +176,27 @@ def _import_for_children() -> None:
 
 
 def killed(attack: KilledAction) -> Counter[str]:
-    """What was left after a kill before each step of an action, until it ends by itself."""
+    """Kill an action before each of its steps until it ends by itself; count what each kill left."""
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         state, kept = Path(folder) / "state", Path(folder) / "kept"
-        attack.prepared(state)
-        before = attack.here(state)
+        attack.prepare(state)
+        before = attack.identify(state)
         shutil.copytree(state, kept)
         for step in range(1, 10_000):
             if not _dies(attack.action, state, step):
-                wrong = attack.whole(state)
+                wrong = attack.judge_end(state)
                 if wrong:
                     found[wrong] += 1
                 return found
-            found[attack.left(state, before)] += 1
+            found[attack.judge(state, before)] += 1
             shutil.rmtree(state)
             shutil.copytree(kept, state)
     raise AssertionError("an action has fewer steps")
 
 
-def _left_in_slots(action: Action, state: Path, before: str) -> str:
-    """Whether what was there before or after is there, whole; else what is wrong."""
+def _judge_slots(action: Action, state: Path, before: str) -> str:
+    """Return `before` or `after` if that bundle is installed and whole, otherwise the fault."""
     current = _current(state)
     try:
         if current:
@@ -201,7 +205,7 @@ def _left_in_slots(action: Action, state: Path, before: str) -> str:
                     return "BAD: another bundle"
         elif before:
             return "BAD: nothing is installed"
-        with suppress(UsageError):  # of a rollback that was carried out there may be nothing to return to
+        with suppress(UsageError):  # a second rollback may have no bundle to return to
             action(state)
         slots = read_slots(state)
         for slot in filter(None, (slots.current, slots.previous)):
@@ -215,8 +219,8 @@ def _left_in_slots(action: Action, state: Path, before: str) -> str:
     return "before" if current == before else "after"
 
 
-def _left_by_swap(new: Path, state: Path, before: str) -> str:
-    """Whether the next start is as after any other, and whether the new bundle's trial was kept."""
+def _judge_swap(new: Path, state: Path, before: str) -> str:
+    """Return a fault if the next start fails, otherwise whether the sandbox check was remembered."""
     del before
     sha256 = _whole_bundle(new)
     is_kept = _in_child(lambda: _is_remembered(sha256, state))
@@ -225,21 +229,21 @@ def _left_by_swap(new: Path, state: Path, before: str) -> str:
     return "after" if is_kept else "before"
 
 
-def _whole_after_swap(state: Path) -> str:
+def _judge_swap_end(state: Path) -> str:
     left = [path for path in state.rglob("*") if path.is_file() and path.suffix != ".json"]
     return f"BAD: left {left}" if left else ""
 
 
-def _left_as_file(read: Callable[[Path], str], path: Path, before: str) -> str:
+def _judge_file(read: Callable[[Path], str], path: Path, before: str) -> str:
     try:
         return "before" if read(path) == before else "after"
     except MmkdError as error:
         return f"BAD: {error}"
 
 
-def _whole(read: Callable[[Path], str], path: Path) -> str:
-    """What is wrong after an action that ended; the folder of a run stays on purpose."""
-    wrong = _left_as_file(read, path, "")
+def _judge_file_end(read: Callable[[Path], str], path: Path) -> str:
+    """Return a fault of the written file, or of others beside it; the folder of a training stays on purpose."""
+    wrong = _judge_file(read, path, "")
     left = [other.name for other in path.parent.iterdir() if other != path and not other.name.endswith(".run")]
     return wrong if wrong.startswith("BAD") else f"BAD: left {left}" if left else ""
 
@@ -270,7 +274,7 @@ def _opens(bundle: Path, state: Path) -> bool:
     state.mkdir(mode=0o700, exist_ok=True)
     os.environ["XDG_CACHE_HOME"] = str(state)
     with EdgePredictor.open(bundle, backend="ort", threads=1) as predictor:
-        return predictor.selftest().windows > 0  # which raises where an answer is another
+        return predictor.selftest().windows > 0  # raises if an answer differs
 
 
 def _swap(old: Path, new: Path, state: Path) -> None:
@@ -280,7 +284,7 @@ def _swap(old: Path, new: Path, state: Path) -> None:
 
 
 def _in_child(check: Callable[[], bool]) -> bool:
-    """What a check says in a child, so that no engine is ever opened in the process that goes on to fork."""
+    """Run a check in a child process: a process that opened an engine must not fork."""
     child = os.fork()
     if child == 0:
         with suppress(BaseException):
@@ -297,13 +301,13 @@ def _current(state: Path) -> str:
 
 
 def _dies(action: Action, state: Path, step: int) -> bool:
-    """Whether a child that is killed before this step of an action has come to it."""
+    """Return whether an action, killed before this step, has so many steps."""
     child = os.fork()
     if child == 0:
         _kill_before(step, state)
         try:
             action(state)
-        except SystemExit as ended:  # so commands end
+        except SystemExit as ended:  # commands end with it
             os._exit(0 if ended.code in (0, None) else 1)
         except BaseException:
             traceback.print_exc()
@@ -317,14 +321,14 @@ def _dies(action: Action, state: Path, step: int) -> bool:
 
 
 def _kill_before(step: int, folder: Path) -> None:
-    """Have this process killed before a call of the file system that concerns a folder, counted from now."""
+    """Kill this process before the file system call number `step` that concerns a folder."""
     done = 0
 
-    def concerns(given: object) -> bool:
-        if isinstance(given, int):
+    def concerns(argument: object) -> bool:
+        if isinstance(argument, int):
             with suppress(OSError):
-                return str(Path(f"/proc/self/fd/{given}").readlink()).startswith(str(folder))
-        return isinstance(given, str | os.PathLike) and os.fspath(given).startswith(str(folder))
+                return str(Path(f"/proc/self/fd/{argument}").readlink()).startswith(str(folder))
+        return isinstance(argument, str | os.PathLike) and os.fspath(argument).startswith(str(folder))
 
     def wrapped(call: Any) -> Any:
         def called(*given: Any, **named: Any) -> Any:
