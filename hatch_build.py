@@ -1,4 +1,4 @@
-"""Gives a build the commands of `mmkd_edge/cli/catalogue.py`, and a wheel the native engine."""
+"""Add to a build the commands of `mmkd_edge/cli/catalogue.py`, and to a wheel the native engine."""
 
 from __future__ import annotations
 

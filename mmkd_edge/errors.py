@@ -25,7 +25,7 @@ CURES = {
     errno.EDQUOT: "free some space, or choose another folder",
     errno.EFBIG: "choose another folder, or raise the limit (ulimit -f)",
 }
-"""How to correct what the system says of a path."""
+"""How to fix an operating system's error about a path."""
 
 # Control characters (ECMA-48, C0 and C1), line separators, halves of surrogate pairs, and marks of the bidirectional
 # algorithm (Unicode Standard Annex 9, section 2) could repaint a screen, forge a row, or make one name look like

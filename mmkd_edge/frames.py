@@ -16,7 +16,7 @@ from mmkd_edge.errors import InputError, UnavailableError
 from mmkd_edge.spec import ModalitySpec
 
 Region = tuple[int, int, int, int]
-"""Of a frame, in pixels: x, y, width, height."""
+"""A part of a frame, in pixels: x, y, width, height."""
 
 
 def opencv(needed_by: str) -> Any:

@@ -33,10 +33,10 @@ from mmkd_edge import example_bundle
 
 EXTRAS = ("ort", "litert", "openvino")
 BACKENDS = ("native", *EXTRAS)
-"""That have wheels for ARM64."""
+"""Backends with wheels for ARM64."""
 
 SLOWER = 60.0
-"""How many times as long the trial of a bundle may take under an emulator."""
+"""Factor on the time limits of a sandbox check under an emulator."""
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from mmkd_models.data.windows import Windows
 
 MAX_WINDOWS = 256
 MAX_CARRIED_BYTES = 1 << 25
-"""Of carried sound or video: 227 windows of 16 frames of 96 x 96 gray pixels."""
+"""Limit for carried audio or video: 227 windows of 16 frames of 96 x 96 gray pixels."""
 
 MIN_WINDOWS = 16
 

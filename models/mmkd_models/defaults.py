@@ -19,7 +19,7 @@ TEACHER_TRAIN = TrainConfig(steps=300, learning_rate=2e-3)
 STUDENT_TRAIN = TrainConfig(steps=400, learning_rate=2e-3)
 BASELINE_LEARNING_RATES = (1e-3, 3e-3)
 INT8_TRAIN = TrainConfig(steps=300, learning_rate=2e-4)
-"""Of quantisation-aware distillation, which continues with a trained student."""
+"""Quantisation-aware distillation, which continues with a trained student."""
 
 
 METHOD, METHOD_OF_OTHERS = "dist", "logit"

@@ -26,11 +26,11 @@ from checks.study.stages import (
     best_methods,
     first_stage,
     portion_options,
-    raced,
     run_stages,
     second_stage,
     sensor_from_text,
     third_stage,
+    with_races,
 )
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
@@ -90,7 +90,7 @@ def test_too_few_groups_have_no_third_to_label(tmp_path: Path) -> None:
 
 
 def test_with_a_race_a_committee_teaches_what_a_race_can_learn(machines: Dataset) -> None:
-    plan = raced(Plan(sets=(StudySensor(str(machines.path), "acc"),), first_seeds=1))
+    plan = with_races(Plan(sets=(StudySensor(str(machines.path), "acc"),), first_seeds=1))
     (portion,) = first_stage(plan)
     assert portion.methods == ("none", "logit", "dist")
     assert third_stage(plan) == ()
@@ -155,7 +155,7 @@ def taught_by(found: SeedResults, method: str, score: float) -> Judged:
 @pytest.mark.slow
 def test_stages_are_run_once(machines: Dataset, tmp_path: Path) -> None:
     told: list[Portion] = []
-    assert run_stages(small_plan(machines), build=tmp_path, budget_hours=None, tell=told.append)
+    assert run_stages(small_plan(machines), build=tmp_path, budget_hours=None, on_portion=told.append)
     assert [portion.methods for portion in told] == [
         ("none", "logit"),
         *2 * [("none", "logit")],  # few labels and all; nothing else is known to be good yet
@@ -176,7 +176,7 @@ def test_stages_are_run_once(machines: Dataset, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_races_on_whole_groups_have_a_table_of_their_own(machines: Dataset, tmp_path: Path) -> None:
-    plan = raced(msgspec.structs.replace(small_plan(machines), whole_groups=True))
+    plan = with_races(msgspec.structs.replace(small_plan(machines), whole_groups=True))
     assert run_stages(plan, build=tmp_path, budget_hours=None)
     found = read_seeds(tmp_path)
     assert [(one.conditions.labelled.groups, one.seed) for one in found] == [(None, 0), (2, 0)]

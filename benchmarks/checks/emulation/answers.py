@@ -126,7 +126,7 @@ def way_of(path: Path, golden: np.ndarray, backend: BackendName, precision: Prec
 
 
 def damaged_copies(path: Path) -> tuple[int, int]:
-    """How many damaged copies were offered, and how many were refused for what they are: a bit flipped, an end lost."""
+    """Offer copies with a flipped bit or a lost end; return their number and how many were refused as damaged."""
     data, dice, refused = path.read_bytes(), random.Random(0), 0
     copies = [bytearray(data) for _ in range(FLIPS)]
     for copy in copies:

@@ -18,12 +18,12 @@ from pathlib import Path
 from checks.install_size import pip
 
 TOOLS = {"debootstrap": "debootstrap", "proot": "proot", "qemu-aarch64-static": "qemu-user-static"}
-"""What is called, and the Debian package that has it."""
+"""Programs, and their Debian packages."""
 
 PACKAGES = ("python3", "libstdc++6", "libgomp1")
 _SITE = "/opt/mmkd"
 _MIDR = "/sys/devices/system/cpu/cpu0/regs/identification/midr_el1"
-"""Where Linux on ARM64 names the processor; OpenVINO's kernels ask for it."""
+"""The file in which Linux on ARM64 names the processor; OpenVINO's kernels read it."""
 
 _CORTEX_A76 = "0x00000000414fd0b0"
 _CPU = "cortex-a76"

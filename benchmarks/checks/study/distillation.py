@@ -1,4 +1,4 @@
-"""Ways to distil, measured on several sets in stages: what `make study` runs. What is finished is not repeated.
+"""Compare methods of distillation on several sets, in stages (`make study`). Finished trainings are not repeated.
 
 python benchmarks/checks/study/distillation.py mydata:gyro mydata:audio --budget-hours 2
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from checks.study.files import read_seeds, read_sizes
 from checks.study.page import results_page
 from checks.study.pool import pooled_results
-from checks.study.stages import Plan, Portion, measure_sizes, raced, run_stages, sensor_from_text
+from checks.study.stages import Plan, Portion, measure_sizes, run_stages, sensor_from_text, with_races
 from mmkd_edge.bundle.files import write_file
 from mmkd_models.commands.study import latency_meter
 from mmkd_models.experiments.runs import Progress
@@ -22,7 +22,7 @@ LATENCY_S = 4.0
 
 
 def main() -> None:
-    """Train what is missing within the budget, then write the page from all results there are."""
+    """Train what is missing within the budget, then write the page of all results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "sets",
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Go through the stages, and say on stderr what is at hand."""
+    """Run the stages; print each portion on stderr."""
     plan = Plan(
         sets=tuple(map(sensor_from_text, arguments.sets)),
         seeds=arguments.folds,
@@ -64,16 +64,20 @@ def train(arguments: argparse.Namespace) -> None:
         teacher_steps=arguments.teacher_steps,
         whole_groups=arguments.whole_groups,
     )
-    plan = raced(plan) if arguments.choose else plan
+    plan = with_races(plan) if arguments.choose else plan
 
-    def tell(portion: Portion) -> None:
+    def show_portion(portion: Portion) -> None:
         labelled = "a third of the groups" if portion.whole_groups else f"{portion.label_fraction:.0%}"
-        share = f"{labelled} labelled, {portion.seeds} folds"
-        sys.stderr.write(f"{portion.sensor.path} {portion.sensor.modality}, {share}: {', '.join(portion.methods)}\n")
+        labels = f"{labelled} labelled, {portion.seeds} folds"
+        sys.stderr.write(f"{portion.sensor.path} {portion.sensor.modality}, {labels}: {', '.join(portion.methods)}\n")
 
     with progress_lines() as show:
         done = run_stages(
-            plan, build=arguments.build, budget_hours=arguments.budget_hours, tell=tell, progress=Progress(show=show)
+            plan,
+            build=arguments.build,
+            budget_hours=arguments.budget_hours,
+            on_portion=show_portion,
+            progress=Progress(show=show),
         )
     if arguments.latency:
         measure_sizes(plan, build=arguments.build, measure_latency=latency_meter(LATENCY_S))
@@ -81,13 +85,13 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def write_page(build: Path, page: Path) -> None:
-    """Write the page of all results there are."""
-    found = read_seeds(build)
-    if not found:
+    """Write the page of all results."""
+    results = read_seeds(build)
+    if not results:
         sys.exit(f"{build}: no results yet; name sets, or allow more time")
-    text = results_page(pooled_results(found, read_sizes(build)))
-    write_file(page, f"# Ways to distil, measured\n\n{text}".encode())
-    print(f"wrote {page} from {len(found)} folds")
+    text = results_page(pooled_results(results, read_sizes(build)))
+    write_file(page, f"# Methods of distillation, measured\n\n{text}".encode())
+    print(f"wrote {page} from {len(results)} folds")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `make study` reads of the folders of its sets: their runs, and what students cost."""
+"""Read the folders of the sets of `make study`: finished runs, and the sizes of students."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATASET_FILE = "dataset.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SeedResults:
-    """Everything that was judged of one sensor and its labels on one seed; `trainings` are the finished students."""
+    """All results of one sensor, one choice of labels and one seed; `trainings` counts the finished students."""
 
     dataset: StudyDataset
     conditions: Conditions
@@ -30,7 +30,7 @@ class SeedResults:
 
 
 class SizeResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What students of one sensor cost, and their latency beside a teacher's on the machine that was measured last."""
+    """Sizes of one sensor's students, and their latency and a teacher's on the machine that was measured last."""
 
     dataset: str
     modality: str
@@ -39,12 +39,12 @@ class SizeResults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def size_file(folder: Path, modality: str) -> Path:
-    """Gives where the costs of a sensor's students are kept."""
+    """Return the file of the sizes of a sensor's students."""
     return folder / f"{modality}-sizes.json"
 
 
 def read_seeds(build: Path) -> tuple[SeedResults, ...]:
-    """Gives the results of all seeds, by dataset, modality, label fraction and seed."""
+    """Return the results of all seeds, by dataset, modality, label fraction and seed."""
     found = [one for path in sorted(build.glob(f"*/{DATASET_FILE}")) for one in _seeds_of(path)]
     return tuple(
         sorted(
@@ -84,6 +84,6 @@ def _seeds_of(path: Path) -> Iterator[SeedResults]:
 
 
 def read_sizes(build: Path) -> dict[tuple[str, str], SizeResults]:
-    """Gives the costs of students by dataset and modality."""
+    """Return the sizes of students by dataset and modality."""
     found = [read_result(path, SizeResults) for path in sorted(build.glob("*/*-sizes.json"))]
     return {(one.dataset, one.modality): one for one in found if one is not None}

@@ -28,7 +28,7 @@ _POOLED_HEAD = (
 
 
 def results_page(results: DistillationResults) -> str:
-    """Gives the page below its introduction."""
+    """Return the page below its introduction."""
     lines: list[str] = []
     for share, whole_groups in dict.fromkeys((row.label_fraction, bool(row.whole_groups)) for row in results.pooled):
         lines += _pooled(results, share, whole_groups)

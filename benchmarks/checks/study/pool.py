@@ -1,7 +1,7 @@
-"""Figures over several sets: from compact results of studies to a table for each sensor, and what methods gain overall.
+"""Pool the results of studies of several sets: a table for each sensor, and the gain of each method over all of them.
 
-Reads results alone, no dataset and no checkpoint, so that results of other machines and days count like those of today.
-Validation has chosen the learning rates; nothing here chooses by a test.
+Reads results alone, no dataset and no checkpoint, so results of other machines count too. Validation chose the learning
+rates; no test score chooses anything here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mmkd_report.schema.study import NONE, ScoreTable, SeedGain
 
 ALL_MODALITIES = "all"
 OUTPUTS = "logit"
-"""The method that learns from the teacher's outputs alone: what every further term has to be better than."""
+"""The method that learns from the teacher's outputs alone, which every further term must beat."""
 METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 _SIZE = re.compile(":" + "|:".join(get_args(Preset)))
 
@@ -49,8 +49,7 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     """A teacher or a rival of one sensor's table.
 
     Attributes:
-        is_reference: the smallest single teacher within half a point of the best on validation, of those that are
-            finished on the same seeds.
+        is_reference: the smallest teacher within half a point of the best on validation, on the seeds that all have.
     """
 
     name: str
@@ -66,7 +65,7 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         pair: the teacher's name with `all` for all modalities of the set.
-        seeds: on which it and labels only are finished.
+        seeds: those that labels only has too.
         learning_rates: chosen by validation, for each seed.
         gain_points: by metric, over labels only on the same seeds.
         over_extra_trees: by metric.
@@ -89,7 +88,7 @@ class MethodRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SensorTable(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about one sensor of one set with one share of labels; `latency` is that of `latency_teacher`."""
+    """The results of one sensor of one set with one label fraction; `latency` is that of `latency_teacher`."""
 
     dataset: str
     modality: str
@@ -106,9 +105,9 @@ class SensorTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PooledGain(msgspec.Struct, frozen=True, kw_only=True):
-    """What one method is better by than another where both are finished: the mean over sets of the mean over sensors.
+    """The gain of one method over another on folds that both have: the mean over sets of the mean over sensors.
 
-    `low` and `high` are of its 95 % interval; None where a sensor has fewer than `MIN_GROUPS` groups.
+    `low` and `high` are its 95 % interval, None if a sensor has fewer than `MIN_GROUPS` groups.
     """
 
     mean: float
@@ -118,10 +117,10 @@ class PooledGain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PooledRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A method over all sets on which it is finished.
+    """A method over all sets that have it.
 
     Attributes:
-        pair: its teacher's modalities, `all` if it has all of a set, and how it was made; of any size.
+        pair: its teacher's modalities, `all` for all of a set, and how it was made, without the size.
         folds: seeds, summed over sensors.
         over_outputs: gain over the teacher's outputs alone, from the same teachers.
         below_baseline: sensors where the whole interval is below 0.
@@ -144,7 +143,7 @@ class PooledRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DistillationResults(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document: a table for each sensor and label fraction, and what methods gain over the sets."""
+    """The document: a table for each sensor and label fraction, and the pooled gains."""
 
     metric: Metric
     student_steps: int
@@ -156,7 +155,7 @@ class DistillationResults(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class _Tested:
-    """An entry on the seeds on which it is judged, with the learning rate that validated best."""
+    """An entry with its test on every seed, by the learning rate that validated best."""
 
     entry: Entry
     tests: dict[int, TestedNetwork]
@@ -167,7 +166,7 @@ class _Tested:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """The tests of two entries of one set on the seeds on which both are finished."""
+    """The tests of two entries of one set, on the seeds that both have."""
 
     dataset: str
     ours: list[TestedNetwork]
@@ -175,10 +174,10 @@ class _Pair:
 
 
 def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str], SizeResults]) -> DistillationResults:
-    """Gives the tables and pooled figures of all results of classes; errors in units of their own have no mean.
+    """Return tables and pooled gains of all results of classification; other errors have units, and no mean.
 
     Raises:
-        UsageError: there is no result of classes.
+        UsageError: there is no result of classification.
     """
     found = [one for one in found if one.dataset.kind == "classification"]
     if not found:
@@ -287,7 +286,7 @@ def _teacher_rows(group: Sequence[SeedResults]) -> tuple[ModelRow, ...]:
 
 
 def _reference(rows: Sequence[ModelRow]) -> str | None:
-    """The smallest near the best, by validation on the seeds that all teachers have."""
+    """Return the smallest teacher near the best, by validation on the seeds that all have."""
     common = set.intersection(*(set(row.seeds) for row in rows)) if rows else set()
     if not common:
         return None
@@ -367,7 +366,7 @@ def _pooled(
     tables: Sequence[SensorTable], tested: Sequence[Mapping[Entry, _Tested]], metric: Metric
 ) -> tuple[PooledRow, ...]:
     keys = dict.fromkeys(
-        (row.student, row.method, _of_any_size(row), _layout(table))
+        (row.student, row.method, _pair_without_size(row), _layout(table))
         for table in tables
         for row in table.students
         if row.gain_points is not None
@@ -382,20 +381,20 @@ def _pooled(
 
 
 def _layout(table: SensorTable) -> tuple[float, bool]:
-    """The share of labels, and whether whole groups were labelled, however many of a set."""
+    """Return the label fraction, and whether whole groups were labelled."""
     return table.label_fraction, bool(table.labelled_groups)
 
 
-def _of_any_size(row: MethodRow) -> str:
+def _pair_without_size(row: MethodRow) -> str:
     return _SIZE.sub("", row.pair or "")
 
 
-def _row_of(key: tuple[str, str, str, tuple[float, bool]], table: SensorTable) -> MethodRow | None:
-    """Gives the table's row; where teachers of several sizes taught, that of the student that validates best."""
+def _find_row(key: tuple[str, str, str, tuple[float, bool]], table: SensorTable) -> MethodRow | None:
+    """Return the table's row; of teachers of several sizes the one whose student validates best."""
     rows = [
         row
         for row in table.students
-        if (row.student, row.method, _of_any_size(row), _layout(table)) == key and row.gain_points is not None
+        if (row.student, row.method, _pair_without_size(row), _layout(table)) == key and row.gain_points is not None
     ]
     return max(rows, key=lambda row: row.valid_gain_points or 0.0, default=None)
 
@@ -410,7 +409,7 @@ def _pooled_row(
     found: list[tuple[SensorTable, MethodRow]] = []
     over_alone, over_outputs = [], []
     for table, entries in zip(tables, tested, strict=True):
-        row = _row_of(key, table)
+        row = _find_row(key, table)
         if row is None:
             continue
         found.append((table, row))
@@ -432,7 +431,7 @@ def _pooled_row(
         folds=gain.folds,
         gain=gain,
         over_outputs=_pooled_gain(over_outputs, metric),
-        below_baseline=tuple(name for name, row in named if _is_below((row.gain_points or {})[metric])),
+        below_baseline=tuple(name for name, row in named if _is_worse((row.gain_points or {})[metric])),
         below_extra_trees=tuple(
             name for name, row in named if row.over_extra_trees is not None and row.over_extra_trees[metric].mean < 0
         ),
@@ -442,7 +441,7 @@ def _pooled_row(
     )
 
 
-def _is_below(gain: SeedGain) -> bool:
+def _is_worse(gain: SeedGain) -> bool:
     return gain.high is not None and gain.high < 0
 
 
@@ -470,7 +469,7 @@ def _pooled_gain(pairs: Sequence[_Pair], metric: Metric) -> PooledGain | None:
 
 
 def _over_sets(sets: Sequence[str], figures: Sequence[Any]) -> Any:
-    """The mean over sets of the mean over a set's sensors, of numbers or of arrays."""
+    """Return the mean over sets of the mean over a set's sensors, of numbers or arrays."""
     by_set: dict[str, list[Any]] = {}
     for dataset, figure in zip(sets, figures, strict=True):
         by_set.setdefault(dataset, []).append(figure)

@@ -54,7 +54,7 @@ class StudySensor(msgspec.Struct, frozen=True):
 
 
 def sensor_from_text(text: str) -> StudySensor:
-    """Gives the sensor of `DIR:MODALITY` or `DIR:MODALITY:SIZE`."""
+    """Return the sensor of `DIR:MODALITY` or `DIR:MODALITY:SIZE`."""
     first, _, last = text.rpartition(":")
     if ":" in first and last in get_args(Preset):
         path, _, modality = first.rpartition(":")
@@ -63,15 +63,15 @@ def sensor_from_text(text: str) -> StudySensor:
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the stages go.
+    """The stages of a study.
 
     Attributes:
         sets: the first two are those of stages 1 and 3.
-        first_seeds: of stages 1 and 3; `seeds` is of stage 2.
-        best: how many recipes stage 2 takes, beside labels only and outputs.
-        further_methods: of stage 3; None for all others.
-        further_teachers: how else a sensor's teacher is made in stage 3, where each teaches by outputs.
-        whole_groups: few labels are those of about a third of the groups of a set, not a tenth of its windows.
+        first_seeds: seeds of stages 1 and 3; `seeds` are those of stage 2.
+        best: number of recipes in stage 2 besides labels only and outputs.
+        further_methods: methods of stage 3; None for all that stage 1 has not.
+        further_teachers: other teachers of a sensor in stage 3, which teach by outputs.
+        whole_groups: the few labels are those of a third of a set's groups, not of a tenth of its windows.
         choose: every student is the winner of a race, and a committee teaches.
     """
 
@@ -100,8 +100,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     choose: bool = False
 
 
-def raced(plan: Plan) -> Plan:
-    """Gives the same plan with races: labels only, outputs and the default recipe, each by one committee."""
+def with_races(plan: Plan) -> Plan:
+    """Return the plan with races: labels only, outputs and the default recipe, each taught by one committee."""
     return msgspec.structs.replace(
         plan, choose=True, first_methods=(NONE, OUTPUTS, METHOD), further_methods=(), further_teachers=()
     )
@@ -111,8 +111,8 @@ class Portion(msgspec.Struct, frozen=True, kw_only=True):
     """One grid: a sensor, which labels, seeds from 0, methods, and how teachers are made.
 
     Attributes:
-        label_fraction: of the labels; 1 where whole groups show theirs.
-        whole_groups: about a third of the groups show their labels.
+        label_fraction: fraction of windows with a label; 1 with `whole_groups`.
+        whole_groups: a third of the groups are labelled.
     """
 
     sensor: StudySensor
@@ -124,12 +124,12 @@ class Portion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def first_stage(plan: Plan) -> tuple[Portion, ...]:
-    """Gives stage 1: the main methods, fold by fold on the first sets."""
+    """Return stage 1: the main methods, fold by fold on the first sets."""
     return _on_first_sets(plan, methods=plan.first_methods)
 
 
 def third_stage(plan: Plan) -> tuple[Portion, ...]:
-    """Gives stage 3: what stage 1 left out, methods first, then teachers."""
+    """Return stage 3: what stage 1 left out, methods first, then teachers."""
     rest = plan.further_methods
     if rest is None:
         rest = tuple(method.name for method in shipped_methods() if method.name not in plan.first_methods)
@@ -153,7 +153,7 @@ def _on_first_sets(plan: Plan, *, methods: tuple[str, ...], made: str = "") -> t
 
 
 def second_stage(plan: Plan, best: Sequence[str]) -> tuple[Portion, ...]:
-    """Gives stage 2 with these recipes: seed by seed over all sets, few labels before all."""
+    """Return stage 2 with these recipes: seed by seed over all sets, few labels before all."""
     methods = tuple(dict.fromkeys([NONE, OUTPUTS, *best]))
     return tuple(
         Portion(sensor=sensor, label_fraction=share, seeds=seeds + 1, methods=methods, whole_groups=whole_groups)
@@ -164,14 +164,14 @@ def second_stage(plan: Plan, best: Sequence[str]) -> tuple[Portion, ...]:
 
 
 def few_labels(plan: Plan) -> tuple[float, bool]:
-    """Gives what stages 1 and 3 show: the share of labels, and whether of whole groups."""
+    """Return the label fraction of stages 1 and 3, and whether whole groups are labelled."""
     return (ALL_LABELS, True) if plan.whole_groups else (FIRST_SHARE, False)
 
 
 def best_methods(found: Sequence[SeedResults], count: int) -> tuple[str, ...]:
-    """Gives the recipes that validate best in results of stages 1 and 3, apart from outputs; fewer where few are known.
+    """Return up to `count` recipes that validate best in results of stages 1 and 3, without outputs.
 
-    Only recipes on as many folds as any other one count, so that a lucky first fold does not.
+    Only recipes with the largest number of folds count, so that one lucky fold does not.
     """
     rows = pooled_results(found, {}).pooled if found else ()
     usual = [
@@ -186,13 +186,18 @@ def best_methods(found: Sequence[SeedResults], count: int) -> tuple[str, ...]:
     return tuple(row.method for row in ranked[:count])
 
 
-Tell = Callable[[Portion], None]
+OnPortion = Callable[[Portion], None]
 
 
 def run_stages(
-    plan: Plan, *, build: Path, budget_hours: float | None, tell: Tell | None = None, progress: Progress | None = None
+    plan: Plan,
+    *,
+    build: Path,
+    budget_hours: float | None,
+    on_portion: OnPortion | None = None,
+    progress: Progress | None = None,
 ) -> bool:
-    """Trains what the folder lacks, portion by portion; gives whether all is there.
+    """Train what the folder lacks, portion by portion; return whether all is there.
 
     Raises:
         UsageError: a set or modality is not there.
@@ -218,14 +223,14 @@ def run_stages(
             left = None if deadline is None else (deadline - time.time()) / 3600
             if left is not None and left <= 0:
                 return False
-            if tell is not None:
-                tell(portion)
+            if on_portion is not None:
+                on_portion(portion)
             _advance(portion, plan, datasets[portion.sensor.path], build, left, progress)
     return deadline is None or time.time() < deadline
 
 
 def measure_sizes(plan: Plan, *, build: Path, measure_latency: MeasureLatency) -> None:
-    """Writes what the students of every sensor cost, and their latency beside the usual teacher's on this machine."""
+    """Write the size of every sensor's students, and their latency and the usual teacher's on this machine."""
     for sensor in plan.sets:
         dataset = open_dataset(sensor.path)
         portion = Portion(sensor=sensor, label_fraction=FIRST_SHARE, seeds=1, methods=(NONE, OUTPUTS))
@@ -244,7 +249,7 @@ def measure_sizes(plan: Plan, *, build: Path, measure_latency: MeasureLatency) -
 def _of_first_sets(
     found: Sequence[SeedResults], plan: Plan, datasets: Mapping[str, Dataset]
 ) -> tuple[SeedResults, ...]:
-    """What recipes are judged by, whatever stage 2 has added: only the sensors, folds and labels of stage 1."""
+    """Return results of the sensors, folds and labels of stage 1, which choose recipes."""
     sensors = {(datasets[sensor.path].sha256, sensor.modality) for sensor in plan.sets[:_FIRST_SETS]}
     return tuple(
         one
@@ -268,7 +273,7 @@ def _advance(
 
 
 def a_third(dataset: Dataset, seeds: int) -> int:
-    """Gives how many groups are labelled where whole groups are, the same on every fold of so many.
+    """Return a third of the groups, for every fold of so many.
 
     Raises:
         UsageError: there are too few groups, or no third of them has every class.
@@ -283,7 +288,7 @@ def a_third(dataset: Dataset, seeds: int) -> int:
 
 
 def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float | None) -> StudyOptions:
-    """Gives the options of a portion's study."""
+    """Return the options of a portion's study."""
     known = {method.name: method for method in shipped_methods()}
     student = msgspec.structs.replace(STUDENT_TRAIN, steps=plan.steps or STUDENT_TRAIN.steps)
     teacher = msgspec.structs.replace(TEACHER_TRAIN, steps=plan.teacher_steps or TEACHER_TRAIN.steps)
