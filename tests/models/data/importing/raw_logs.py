@@ -8,7 +8,7 @@ import numpy as np
 
 RUNS, MISSING_RUN = 16, 5
 LOST_ROWS = (0.04, 0.09)  # fraction of the rows of a file
-COPIED = slice(100, 220)  # rows of line1/1.csv that line4/3.csv has as well
+COPIED = slice(180, 300)  # rows of line1/1.csv that line4/3.csv has as well
 OTHER_UNIT = "line3/2.csv"  # its pressure is in mbar, that of the others in bar
 
 

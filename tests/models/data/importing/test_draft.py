@@ -15,6 +15,7 @@ import pytest
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands.data import run_data
+from mmkd_models.commands.recipes import run_recipe
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import import_recipe
@@ -154,6 +155,22 @@ def test_a_draft_takes_flags_as_labels_and_never_as_channels(tmp_path):
     ]
     assert 'channels = ["vibration", "current", "pressure", "flow"]' in lines
     assert {'column = "anomaly"', 'group = "line"'} < {*lines}
+
+
+def test_files_with_lost_rows_copies_and_another_unit_are_imported_by_a_draft_and_one_line(tmp_path, caplog):
+    write_flags(tmp_path)
+    text = draft_recipe(tmp_path) + "drop_copies = true\n"
+    assert len([line for line in text.splitlines() if line and not line.startswith("#")]) <= 20
+    (tmp_path / "recipe.toml").write_text(text)
+    lines = run_recipe(tmp_path / "recipe.toml", tmp_path / "out")
+    assert lines[0].startswith("sensor: 16 files, vibration current pressure flow, 1 Hz; ")
+    spec = open_dataset(tmp_path / "out").spec
+    assert spec.task.labels == ("0", "1")
+    assert "sharing samples with another split or group" in spec.left_out
+    (copies,) = [text for text in caplog.messages if "have different labels" in text]
+    assert copies.startswith("line1/1.csv 2026-03-01T11:0")
+    assert " equals line4/3.csv 2026-03-04T13:0" in copies
+    assert "2.399 in the other recordings, 998 times as large" in "".join(caplog.messages)
 
 
 def test_a_draft_leaves_out_notes_and_says_so(tmp_path):
