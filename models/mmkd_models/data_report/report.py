@@ -11,7 +11,7 @@ from mmkd_edge.cli.csv_text import csv_text
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.checking.describe import count_splits, describe_channels, times_text
 from mmkd_models.data.checking.findings import find_everything, sort_findings
-from mmkd_models.data.checking.related import describe_place, note, problem, time_text
+from mmkd_models.data.checking.related import describe_place, file_starts, note, problem, time_text
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.labels import name_strata
@@ -219,6 +219,7 @@ def label_suspects(probed: ProbeWindows, answers: ProbeAnswers) -> list[LabelSus
     is_class = probed.windows.spec.task.kind == "classification"
     if not is_class or not answers.facts.is_better or label_agreement(answers) < MIN_AGREEMENT:
         return []
+    is_named = file_starts(probed.windows) is not None
     votes = answers.probabilities
     best, own = votes.max(axis=1), votes[np.arange(len(votes)), answers.truth]
     suspects = np.flatnonzero((best >= _CERTAIN) & (own <= _CONTRADICTED))
@@ -232,6 +233,7 @@ def label_suspects(probed: ProbeWindows, answers: ProbeAnswers) -> list[LabelSus
             likely=answers.names[int(votes[row].argmax())],
             likely_probability=float(best[row]),
             label_probability=float(own[row]),
+            place=describe_place(probed.windows, int(answers.index[row])) if is_named else "",
         )
         for row in suspects.tolist()
     ]
@@ -241,10 +243,11 @@ def label_findings(suspects: Sequence[LabelSuspect], labels: int, agreement: flo
     """Yield a note if several labels are contradicted."""
     if len(suspects) >= _MIN_SUSPECTS:
         first = suspects[0]
+        place = first.place or f"{first.split} window {first.window}"
         yield note(
             "labels",
             f"{len(suspects)} labels of {labels} ({len(suspects) / labels:.1%}) contradict extra-trees that "
-            f"were not trained on the window's group; the clearest is {first.split} window {first.window}, labelled "
+            f"were not trained on the window's group; the clearest is {place}, labelled "
             f"{first.label}, probably {first.likely} ({first.likely_probability:.0%} of the votes, "
             f"{first.label_probability:.0%} for the label); when the trees are as certain, they agree with "
             f"{agreement:.0%} of the labels",

@@ -196,7 +196,7 @@ def _suspects(data: DataReport) -> Iterator[Section]:
     if suspects:
         rows = [
             [
-                f"{suspect.split} {suspect.window}",
+                suspect.place or f"{suspect.split} {suspect.window}",
                 suspect.group or NOTHING,
                 suspect.label,
                 suspect.likely,

@@ -111,6 +111,7 @@ class LabelSuspect(msgspec.Struct, frozen=True, kw_only=True):
     likely: str
     likely_probability: float
     label_probability: float
+    place: str = ""  # file and time, if they are known
 
 
 class WindowToLabel(msgspec.Struct, frozen=True, kw_only=True):

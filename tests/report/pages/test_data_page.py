@@ -133,5 +133,10 @@ def test_all_labels_to_look_at_are_not_called_the_surest_of_them(document: Docum
     suspects = [one | {"window": number, "likely_probability": 0.8, "label_probability": 0.05} for number in range(51)]
     page = render_data_report(document | {"label_suspects": suspects[:2]})
     assert "the largest majority for another class first.</caption>" in page
+    assert "valid 0" in page
+    named = suspects[0] | {"place": "line1/0.csv 2026-03-01T10:00:00Z to 10:00:32Z (valid)"}
+    page_named = render_data_report(document | {"label_suspects": [named]})
+    assert "line1/0.csv 2026-03-01T10:00:00Z to 10:00:32Z (valid)" in page_named
+    assert "valid 0" not in page_named
     page = render_data_report(document | {"label_suspects": suspects})
     assert "class first. These are the first 50 of 51.</caption>" in page

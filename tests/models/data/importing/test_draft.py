@@ -20,6 +20,7 @@ from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.recipe import read_recipe
+from mmkd_models.data_report.report import report_on
 from tests.models.data.importing.raw_logs import write_flags, write_two_rates
 
 
@@ -171,6 +172,9 @@ def test_files_with_lost_rows_copies_and_another_unit_are_imported_by_a_draft_an
     assert copies.startswith("line1/1.csv 2026-03-01T11:0")
     assert " equals line4/3.csv 2026-03-04T13:0" in copies
     assert "2.399 in the other recordings, 998 times as large" in "".join(caplog.messages)
+    suspect = report_on(open_dataset(tmp_path / "out"), on_part=lambda _: None).label_suspects[0]
+    assert (suspect.label, suspect.likely) == ("0", "1")  # of the section that nobody marked
+    assert suspect.place.startswith("line4/3.csv 2026-03-04T13:0")
 
 
 def test_a_draft_leaves_out_notes_and_says_so(tmp_path):
