@@ -161,16 +161,14 @@ def import_(
 
 def check_windows_file(file: Path) -> None:
     """Raise UsageError, which tells how to draft a recipe, for a folder or a log."""
-    from mmkd_models.data.importing.readers.formats import EXCEL, find_format
+    from mmkd_models.data.importing.readers.formats import find_format
 
-    folder, form = file if file.is_dir() else file.parent, find_format(file)
-    if not file.is_dir() and (not file.is_file() or (form in (None, "npz") and file.suffix.lower() not in EXCEL)):
+    folder = file if file.is_dir() else file.parent
+    if not file.is_dir() and (not file.is_file() or find_format(file) in (None, "npz")):
         return
-    got, first = ("a folder" if file.is_dir() else "a log"), ""
-    if file.suffix.lower() in EXCEL:
-        got, first = "an Excel file", "save its sheet as CSV, then "
+    got = "a folder" if file.is_dir() else "a log"
     draft = shell_line("mmkd-data", "recipe", folder, "-o", folder / "recipe.toml")
-    raise UsageError(f"{file}: expected a recipe (.toml) or windows (.npz), got {got}; {first}draft a recipe: {draft}")
+    raise UsageError(f"{file}: expected a recipe (.toml) or windows (.npz), got {got}; draft a recipe: {draft}")
 
 
 def _needed(out: Path | None) -> Path:

@@ -17,6 +17,7 @@ from mmkd_edge.spec import task_text
 from mmkd_models.data.checking.describe import count_splits
 from mmkd_models.data.dataset import make_windows
 from mmkd_models.data.importing.recipe import TARGET
+from mmkd_models.data.importing.window_labels import labelled_intervals
 from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import progress_lines, show_fraction
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mmkd_models.data.importing.from_recipe import RecipeReport
 
 _MEGABYTE = 1e6
+_MAX_NAMED = 3
 _LIKE = 0.7  # similarity of two names, as difflib measures it, from which on one may be a typo
 
 
@@ -76,6 +78,10 @@ def clock_lines(report: RecipeReport) -> list[str]:
     return lines
 
 
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MAX_NAMED]) + (f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else "")
+
+
 def window_lines(report: RecipeReport) -> list[str]:
     """Describe the windows of each class and split, and those left out."""
     spec, task = report.dataset.spec, report.dataset.spec.task
@@ -94,6 +100,16 @@ def window_lines(report: RecipeReport) -> list[str]:
     fate = "its windows are left out (cover = 'all')" if covers_all else "its windows are NaN there"
     absent = [(recording.name, name) for recording in report.recordings for name in recording.absent]
     lines += [f"absent: {name} in the recording of {file}; {fate}" for file, name in absent if name != TARGET]
+    empty: dict[str, list[str]] = {}
+    for recording in report.recordings:
+        for channel in recording.empty:
+            empty.setdefault(channel, []).append(recording.name)
+    lines += [f"no value: channel {channel} in {_listed(files)}" for channel, files in empty.items()]
+    rule = report.recipe.labels
+    if not (rule.task == "regression" and rule.column):
+        names = [recording.name for recording in report.recordings if not labelled_intervals(recording, rule)]
+        kept = "kept without one" if rule.unlabelled == "keep" else "left out (unlabelled = 'drop')"
+        lines += [f"no label: {_listed(names)}; windows are {kept}"] if 0 < len(names) < len(report.recordings) else []
     if windows.times is None:
         lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
     doubtful, warnings = doubtful_classes(report, windows)

@@ -24,6 +24,7 @@ from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
 from mmkd_models.data.importing.window_labels import (
     Answers,
     as_numbers,
+    check_labels,
     covered_ns,
     encode_answers,
     far_apart,
@@ -96,6 +97,7 @@ def build_dataset(
         done.append(recording)
         cuts.append(cut(recording, grids, modalities, recipe))
         count += len(cuts[-1].starts_s)
+    check_labels(done, recipe.labels)
     left_out = sum((part.left_out for part in cuts), Counter[str]())
     if not count:
         reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number)

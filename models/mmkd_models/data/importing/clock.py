@@ -240,7 +240,9 @@ class TimeColumn:
         else:
             return self._from_numbers(block, column)
         self._unit = "iso"
-        expected = f"expected a time{shape}, got {{}}; correct it, or set 'time_format'"
+        has_comma = column.dtype == pl.String and bool(column.str.contains(r"^\d+,\d+$").any())
+        cure = "set decimal = ','" if has_comma else "set 'time_format'"
+        expected = f"expected a time{shape}, got {{}}; correct it, or {cure}"
         self._refuse(block, stamps.is_null(), column, expected)
         self._refuse(block, stamps.dt.timestamp("us").abs() > MAX_TIME_NS // _UNIT_NS["us"], column, _FAR)
         if isinstance(stamps.dtype, pl.Datetime) and stamps.dtype.time_zone is not None:

@@ -18,7 +18,7 @@ from mmkd_models.data.importing.clock import SampleSeries, TimeColumn, clock_fac
 from mmkd_models.data.importing.keys import TextTable, list_keys, toml_lines
 from mmkd_models.data.importing.patterns import natural_key
 from mmkd_models.data.importing.readers.csv_file import detect_encoding, guess_delimiter, is_decodable
-from mmkd_models.data.importing.readers.formats import EXCEL, WITH_RATE, Format, choose_reader, suffixes
+from mmkd_models.data.importing.readers.formats import WITH_RATE, Format, choose_reader, suffixes
 from mmkd_models.data.importing.readers.media_files import video_facts
 from mmkd_models.data.importing.readers.table import RowBlock, strip_texts
 
@@ -73,8 +73,6 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
         raise UsageError(f"{folder}: expected a folder of logs, found none there; check the path")
     known = [suffix for suffix in suffixes() if suffix != ".npz"]  # often results
     files = [file for file in folder.rglob("*") if file.suffix.lower() in known and file.is_file()]
-    if not files and any(file.suffix.lower() in EXCEL for file in folder.rglob("*")):
-        raise UsageError(f"{folder}: expected logs, found Excel files alone; save each sheet as CSV and run this again")
     if not files:
         raise UsageError(f"{folder}: expected files that end in {', '.join(known)}, found none; name their folder")
     looks, asked = list[FirstLook](), dict[str, list[str]]()

@@ -73,7 +73,7 @@ def import_recipe(
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "dataset"
             return import_recipe(recipe, folder, path, outside=outside, most_bytes=most_bytes, tell=tell)
-    place = RecipeFolder(folder, outside)
+    place = RecipeFolder(folder, outside, recipe.exclude)
     files = _find_recordings(recipe, place)
     if most_bytes is None:
         most_bytes = max(MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO * files.total_bytes)
@@ -118,7 +118,10 @@ class _RecordingFiles:
     total_bytes: int
 
     def first(self, source: str) -> FoundFile:
-        return next(files[source][0] for files in self.recordings.values() if source in files)
+        return next(self.of(source))
+
+    def of(self, source: str) -> Iterator[FoundFile]:
+        return (file for files in self.recordings.values() for file in files.get(source, ()))
 
 
 def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFiles:
@@ -203,6 +206,8 @@ def _open_sensors(recipe: ImportRecipe, files: _RecordingFiles, intervals: _Inte
     if labels.path and labels.path not in files.parts:
         problems.append(f"'labels.path': {labels.path!r} is no part of all paths; {parts}")
     for name in columns:
+        if not any(name in sensor.facts for sensor in sensors) and name == labels.column:  # some files may lack it
+            sensors = [sensor.with_label(files.of(sensor.name), name) for sensor in sensors]
         if not any(name in sensor.facts for sensor in sensors):
             problems.append(f"{name!r} is neither a part of the path nor a column of a source; {parts}")
     recordings = [dict(zip(files.parts, key, strict=True)) for key in files.recordings]
@@ -266,7 +271,7 @@ class _Work:
     def _read(self, key: tuple[str, ...], title: str, grids: Grids, folder: Path, problems: list[str]) -> Piece | None:
         series: dict[str, Sequence[SampleSeries]] = {}
         runs: dict[str, Sequence[Interval]] = {}
-        is_utc, clocks = True, list[ClockFacts]()
+        is_utc, clocks, empty = True, list[ClockFacts](), list[str]()
         with ExitStack() as stack:
             for sensor in self.sensors:
                 files = self.files.recordings[key].get(sensor.files_of)
@@ -282,11 +287,12 @@ class _Work:
                         problems.append(str(error))
                     continue
                 series[sensor.name] = samples.series
+                empty += [f"{sensor.name} {channel}" for channel in samples.empty if not is_target]
                 runs = {**samples.runs, **runs}
                 is_utc = is_utc and samples.is_utc
             if problems:
                 return None
-            recording = grids.add(title, series, runs=runs, is_utc=is_utc)
+            recording = grids.add(title, series, runs=runs, is_utc=is_utc, empty=empty)
         return Piece(recording=recording, marks=self.marks["/".join(key)], clocks=clocks)
 
     def _count_bytes(self, count: int) -> None:

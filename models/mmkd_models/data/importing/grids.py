@@ -156,6 +156,7 @@ class GridRecording:
     Attributes:
         first: first sample by sensor.
         runs: by column, intervals of constant value.
+        empty: channels without any value, `acc ax`.
         parts: facts of the whole recording, such as person or machine.
     """
 
@@ -166,6 +167,7 @@ class GridRecording:
     first: Mapping[str, int]
     lengths: Mapping[str, int]
     absent: tuple[str, ...]
+    empty: Sequence[str] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
     labels: Sequence[Interval] = ()
 
@@ -206,6 +208,7 @@ class Grids:
         *,
         runs: Mapping[str, Sequence[Interval]],
         is_utc: bool,
+        empty: Sequence[str] = (),
     ) -> GridRecording:
         """Append a recording; a sensor's series hold its channels in order. Raise DatasetError if it is empty."""
         # Channels that report on change begin at any time: one present channel makes a sensor present.
@@ -239,7 +242,14 @@ class Grids:
         self.filled = {sensor: first[sensor] + lengths[sensor] for sensor in first}
         absent = tuple(sensor.name for sensor in self.sensors if not series.get(sensor.name))
         return GridRecording(
-            name=name, runs=runs, is_utc=is_utc, origin_ns=origin_ns, first=first, lengths=lengths, absent=absent
+            name=name,
+            runs=runs,
+            is_utc=is_utc,
+            origin_ns=origin_ns,
+            first=first,
+            lengths=lengths,
+            absent=absent,
+            empty=empty,
         )
 
     def secure(self) -> None:

@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mmkd_edge.errors import DatasetError, first_line, unprintable_in
@@ -26,10 +27,23 @@ class FoundFile:
 
 @dataclass(frozen=True)
 class RecipeFolder:
-    """Folder of a recipe's patterns, and others that it may read."""
+    """Folder of a recipe's patterns, others that it may read, and patterns of files that it leaves out."""
 
     path: Path
     allowed: Sequence[Path] = ()
+    excluded: Sequence[str] = ()
+
+    @cached_property
+    def _excluded_files(self) -> frozenset[Path]:
+        files: list[Path] = []
+        for pattern in self.excluded:
+            names = [name for name, _ in self._matches(pattern.split("/"), "", {}, key="exclude", seen=set())]
+            if not names:
+                raise DatasetError(
+                    f"'exclude': expected files, found none at {self.path / pattern}; correct or remove it"
+                )
+            files += [self.path / name for name in names]
+        return frozenset(files)
 
     def file(self, name: str, *, key: str) -> Path:
         """Return a path below the folder. Raise DatasetError if it leads outside."""
@@ -49,7 +63,9 @@ class RecipeFolder:
         """Return a pattern's files in natural order. Raise DatasetError if one lies outside."""
         matches = self._matches(pattern.split("/"), "", {}, key=key, seen=set())
         files = [FoundFile(path=self.path / name, parts=parts) for name, parts in matches]
-        return sorted((file for file in files if file.path.is_file()), key=lambda file: natural_key(str(file.path)))
+        out = self._excluded_files
+        files = [file for file in files if file.path.is_file() and out.isdisjoint((file.path, *file.path.parents))]
+        return sorted(files, key=lambda file: natural_key(str(file.path)))
 
     def _matches(
         self, segments: Sequence[str], name: str, parts: Mapping[str, str], *, key: str, seen: set[tuple[int, str]]

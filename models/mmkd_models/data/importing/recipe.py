@@ -57,7 +57,8 @@ _NO_VIDEO, _VIDEO = Key(only="-video"), Key(only="video")
 class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One sensor and its files."""
 
-    modality: Annotated[str, Key(check=name_problem)]
+    modality: Annotated[str, Key(check=name_problem)] = ""
+    sensors: dict[str, tuple[str, ...] | dict[str, str]] = msgspec.field(default_factory=dict)
     files: Annotated[str, Key(check=pattern_problem)]
     kind: ModalityKind | None = None
     format: Format | Literal["auto"] = "auto"
@@ -97,6 +98,16 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield forbidden combinations: the key, or empty, and the problem."""
         yield from self.text_problems
+        if bool(self.modality) == bool(self.sensors):
+            got = "both" if self.modality else "none"
+            yield "", f"expected 'modality', or 'sensors' with the columns of each, got {got}; name one of them"
+        if self.sensors and self.channels:
+            yield "channels", "not with 'sensors', which name the columns; remove them"
+        for name, columns in self.sensors.items():
+            if text := name_problem(name):
+                yield "sensors", text
+            if not columns:
+                yield "sensors", f"expected the columns of {name!r}, got none; write {name} = ['COLUMN']"
         kind, form = self.modality_kind, self.file_format
         if form is None:
             yield "files", f"expected a suffix of {', '.join(suffixes())}, got {self.files!r}; set 'format'"
@@ -119,7 +130,7 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
             yield "", f"'tag' and 'value' belong together, got {given!r} alone; name both columns"
         if self.quality and not (self.tag and self.quality_ok):
             yield "quality", "needs 'tag', 'value' and 'quality_ok'; say which qualities count"
-        if self.tag and not self.channels:
+        if self.tag and not self.channels and not self.sensors:
             yield "channels", "a tall table needs the names of its tags; write channels = {temp = 'PLC1.T1'}"
         if (self.resample == "hold") != (self.hold_s is not None):
             yield "", "resample = 'hold' and 'hold_s' belong together; set both, or none"
@@ -145,6 +156,7 @@ class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True
     match: dict[str, str] = msgspec.field(default_factory=dict)
     rate_hz: Annotated[float | None, _RATE] = None
     classes: Annotated[tuple[str, ...], Key(check=_classes_problem)] = ()
+    rename: dict[str, str] = msgspec.field(default_factory=dict)
     ignore: tuple[str, ...] = ()
     purity: Annotated[float, Key(above=0.5, high=1)] = 0.8
     unlabelled: Literal["drop", "keep"] = "drop"
@@ -242,6 +254,7 @@ class ImportRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The content of `recipe.toml`."""
 
     version: int
+    exclude: tuple[str, ...] = ()
     source: tuple[SensorSource, ...]
     labels: LabelRule
     windows: WindowRule
@@ -267,7 +280,15 @@ def read_recipe(file: Path) -> ImportRecipe:
     except ImportError as error:  # Python 3.10 has no TOML reader of its own
         raise UsageError(f"{file}: reading TOML needs tomli; run: pip install 'mmkd-edge[import]'") from error
     refuse(file, list(_recipe_problems(recipe)))
-    return recipe
+    return msgspec.structs.replace(recipe, source=tuple(_single_sensors(recipe)))
+
+
+def _single_sensors(recipe: ImportRecipe) -> Iterator[SensorSource]:
+    for source in recipe.source:
+        if source.modality:
+            yield source
+        for name, columns in source.sensors.items():
+            yield msgspec.structs.replace(source, modality=name, channels=columns, sensors={})
 
 
 def _plain_text(error: msgspec.ValidationError) -> str:
@@ -283,7 +304,10 @@ def _plain_text(error: msgspec.ValidationError) -> str:
 def _recipe_problems(recipe: ImportRecipe) -> Iterator[str]:
     if recipe.version != RECIPE_VERSION:
         yield f"'version': expected {RECIPE_VERSION}, got {recipe.version}; use the mmkd-edge that wrote it"
-    names = [source.modality for source in recipe.source]
+    for pattern in recipe.exclude:
+        if text := pattern_problem(pattern):
+            yield f"'exclude': {text}"
+    names = [name for source in recipe.source for name in source.sensors or (source.modality,)]
     if not names:
         yield "'source': no sensor is described; write a [[source]] for each"
     for name in sorted({name for name in names if names.count(name) > 1}):

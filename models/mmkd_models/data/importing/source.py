@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,12 +43,13 @@ _SET_DUPLICATES = "set duplicates = 'first', 'last' or 'mean', or correct the ti
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceSamples:
-    """A sensor's samples in one recording; `repeated` frames equal the one before."""
+    """A sensor's samples in one recording; `repeated` frames equal the one before, `empty` channels have no value."""
 
     series: Sequence[SampleSeries]
     runs: Mapping[str, list[Interval]]
     is_utc: bool
     repeated: int = 0
+    empty: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class ImportedSensor:
         native_hz: rate of the samples themselves.
         files_of: modality of the source whose files are read; a target has those of another.
         facts: columns that labels, groups and metadata need.
+        label: the one of them that files may lack.
     """
 
     source: SensorSource
@@ -68,6 +70,7 @@ class ImportedSensor:
     resample: Resample = "linear"
     files_of: str = ""
     facts: tuple[str, ...] = ()
+    label: str = ""
     first_file: Path = field(default=Path(), repr=False)  # where it lies is not part of what was read
 
     @property
@@ -100,6 +103,13 @@ class ImportedSensor:
             range=source.range,
             normalise=source.normalise,
         )
+
+    def with_label(self, files: Iterable[FoundFile], column: str) -> ImportedSensor:
+        """Return a sensor that reads a column of labels too, if one of its files has it."""
+        if self.source.modality_kind == "video":
+            return self
+        has_label = any(column in _file_reader(self.source, file.path)[0].names(file.path) for file in files)
+        return replace(self, facts=(*self.facts, column), label=column) if has_label else self
 
     def with_target(self, first: FoundFile, column: str) -> ImportedSensor | None:
         """Return a sensor of one column to predict in the same files; None without that column."""
@@ -179,6 +189,7 @@ def open_source(source: SensorSource, first: FoundFile, *, facts: Sequence[str],
         resample=resample,
         files_of=source.modality,
         facts=tuple(facts),
+        label=label,
         first_file=first.path,
     )
 
@@ -196,15 +207,18 @@ class _Reading:
         self._runs = {name: _RunCollector() for name in sensor.facts}
         self._origin_ns: int | None = None
         self._count, self._is_utc = 0, True
+        self._has_value = np.zeros(len(self._columns), dtype=bool)
 
     def add_file(self, file: FoundFile) -> None:
         source, native_hz, first_file = self._source, self._sensor.native_hz, self._sensor.first_file
         reader, place = _file_reader(source, file.path)
-        columns = [source.time, source.tag, source.value, source.quality, *self._runs]
+        names = reader.names(file.path)
+        facts = [name for name in self._runs if name in names or name != self._sensor.label]
+        columns = [source.time, source.tag, source.value, source.quality, *facts]
         columns += [] if source.tag else self._columns
         columns = list(dict.fromkeys(name for name in columns if name))
         is_first = file.path == first_file
-        require_columns(place, reader.names(file.path), columns, like="" if is_first else f" as in {first_file}")
+        require_columns(place, names, columns, like="" if is_first else f" as in {first_file}")
         if reader.rate_hz and not source.time and not is_first and reader.rate_hz(file.path) != native_hz:
             raise DatasetError(
                 f"{file.path}: expected {native_hz:g} Hz as in {first_file}, got {reader.rate_hz(file.path):g};"
@@ -248,7 +262,8 @@ class _Reading:
         else:
             self._append(0, block, times, values, np.arange(len(times)))
         for name, collector in self._runs.items():
-            collector.add(times, texts(block, name, source), block)
+            has_column = name in block.frame.columns
+            collector.add(times, texts(block, name, source) if has_column else [""] * len(times), block)
 
     def _append(self, number: int, block: RowBlock, times: Times, values: Floats, rows: Times) -> None:
         if not len(rows):
@@ -268,6 +283,8 @@ class _Reading:
                     f" ({len(wrong)} such from there on); {cure}"
                 )
         self._last[number] = int(times[-1])
+        channels = slice(number, number + 1) if self._source.tag else slice(None)
+        self._has_value[channels] |= ~np.isnan(values).all(axis=0)
         with np.errstate(over="ignore"):  # infinity, which no dataset may have
             values = values if self._source.scale == 1.0 else values * np.float32(self._source.scale)
         self._spools[number].append(times, values)
@@ -288,7 +305,8 @@ class _Reading:
         end_ns = max(int(samples.times[-1]) for samples in series if len(samples))
         end_ns += round(SECOND_NS / self._sensor.native_hz)
         runs = {name: collector.close(end_ns) for name, collector in self._runs.items()}
-        return SourceSamples(series=series, runs=runs, is_utc=self._is_utc)
+        empty = [name for name, has_value in zip(self._sensor.columns, self._has_value, strict=True) if not has_value]
+        return SourceSamples(series=series, runs=runs, is_utc=self._is_utc, empty=empty)
 
 
 class _RunCollector:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -57,14 +57,11 @@ def as_numbers(answers: Answers) -> Answers:
 
 def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interval]:
     """Return labelled intervals in order of time. Raise DatasetError if two (of one label) overlap."""
-    intervals = [
-        interval
-        for interval in _source_intervals(recording, rule)
-        if interval.value and interval.value not in rule.ignore
-    ]
+    given = [_renamed(interval, rule) for interval in _source_intervals(recording, rule)]
+    intervals = [interval for interval in given if interval.value and interval.value not in rule.ignore]
     if rule.task == "multi_label":
         intervals = [
-            replace(interval, value=label.strip())
+            _renamed(replace(interval, value=label.strip()), rule)
             for interval in intervals
             for label in interval.value.split(rule.separator)
             if label.strip()
@@ -110,6 +107,38 @@ def encode_answers(answers: Sequence[Any], rule: LabelRule) -> tuple[TaskSpec, A
         return TaskSpec(kind="multi_label", labels=names), labels
     numbers = {name: number for number, name in enumerate(names)}
     return TaskSpec(labels=names), np.array([numbers.get(answer, -1) for answer in answers], dtype=np.int64)
+
+
+def _renamed(interval: Interval, rule: LabelRule) -> Interval:
+    """Return the interval under its new name; a key of 1 also renames 1.0."""
+    new = rule.rename.get(interval.value, rule.rename.get(_plain(interval.value)))
+    return interval if new is None else replace(interval, value=new)
+
+
+def _plain(label: str) -> str:
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", label.strip())
+
+
+def check_labels(recordings: Iterable[GridRecording], rule: LabelRule) -> None:
+    """Raise DatasetError if two labels differ by case alone, or `rename` has one that does not occur."""
+    seen: set[str] = set()
+    spellings: dict[str, Interval] = {}
+    for recording in recordings:
+        for interval in _source_intervals(recording, rule) if rule.rename else ():
+            several = rule.task == "multi_label"
+            seen |= {_plain(label) for label in (interval.value.split(rule.separator) if several else [interval.value])}
+        for interval in labelled_intervals(recording, rule) if rule.task != "regression" and not rule.classes else ():
+            other = spellings.setdefault(_plain(interval.value.casefold()), interval)
+            if other.value != interval.value:
+                raise DatasetError(
+                    f"{interval.place}: expected one spelling of a label, got {interval.value!r} and, in {other.place},"
+                    f" {other.value!r}; set rename = {{{json.dumps(interval.value)} = {json.dumps(other.value)}}} under"
+                    " [labels], or name both in 'classes'"
+                )
+    for name in rule.rename:
+        if _plain(name) not in seen:
+            known = ", ".join(sorted(map(repr, seen)))
+            raise DatasetError(f"'labels.rename': expected labels that occur, got {name!r}; they are {known}")
 
 
 def _objects(values: Sequence[Any]) -> Answers:

@@ -293,12 +293,9 @@ def test_a_draft_knows_a_table_with_a_line_for_each_recording(tmp_path, head, va
 
 def test_a_folder_without_logs_is_refused(refusal, tmp_path):
     assert refusal(UsageError, draft_recipe, tmp_path) == (
-        f"{tmp_path}: expected files that end in .csv, .txt, .tsv, .parquet, .wav, .flac, .ogg, .mp4, .m4v, .mov,"
-        " .mkv, .webm, .avi, .mpg, .mpeg, .tdms, .mf4, .mdf, .h5, .hdf5, .mat, found none; name their folder"
-    )
-    (tmp_path / "log.xlsx").write_bytes(b"PK")
-    assert refusal(UsageError, draft_recipe, tmp_path) == (
-        f"{tmp_path}: expected logs, found Excel files alone; save each sheet as CSV and run this again"
+        f"{tmp_path}: expected files that end in .csv, .txt, .tsv, .xlsx, .xlsm, .xlsb, .xls, .ods, .parquet, .wav,"
+        " .flac, .ogg, .mp4, .m4v, .mov, .mkv, .webm, .avi, .mpg, .mpeg, .tdms, .mf4, .mdf, .h5, .hdf5, .mat, found"
+        " none; name their folder"
     )
 
 
@@ -363,8 +360,8 @@ def test_what_a_recipe_cannot_take_is_refused(refusal, plant):
         (
             [str(plant / "acc.xlsx"), "-o", "out"],
             (
-                f"{plant}/acc.xlsx: expected a recipe (.toml) or windows (.npz), got an Excel file; save its sheet as"
-                f" CSV, then draft a recipe: mmkd-data recipe {plant} -o {plant}/recipe.toml"
+                f"{plant}/acc.xlsx: expected a recipe (.toml) or windows (.npz), got a log; draft a recipe: mmkd-data"
+                f" recipe {plant} -o {plant}/recipe.toml"
             ),
         ),
     ):

@@ -381,7 +381,7 @@ CASES = [
     Broken(
         files={LOG: lambda text: text.replace(",", ";").replace(".", ",")},
         says="DIR/M2/acc.csv:2: column 'time': expected a time in ISO 8601, got '1762153400,0'; correct"
-        " it, or set 'time_format'",
+        " it, or set decimal = ','",
     ),
     Broken(
         files={LOG: line(5, '1762153400.3,"1.299,5",1.0')},

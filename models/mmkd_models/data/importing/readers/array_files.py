@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from mmkd_models.data.importing.readers.table import (
     require_one,
     row_block,
 )
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _LARGEST_NUMBER = 8  # bytes
@@ -154,6 +157,26 @@ def _arrays(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
             yield from _arrays(value, f"{path}{name}/")
         elif isinstance(value, np.ndarray):
             yield f"{path}{name}", value
+
+
+def excel_names(file: Path) -> tuple[str, ...]:
+    """Return the column names of the first sheet. Raise DatasetError if the file is no workbook."""
+    return tuple(_first_sheet(file, {"n_rows": 1}).columns)
+
+
+def excel_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
+    """Yield columns of the first sheet in blocks."""
+    frame = _first_sheet(file, {}).select(columns)
+    for first in range(0, len(frame), BLOCK_ROWS):
+        yield row_block(file, frame.slice(first, BLOCK_ROWS).to_dict(), first, base=2)
+
+
+def _first_sheet(file: Path, options: dict[str, Any]) -> pl.DataFrame:
+    import polars as pl
+
+    library("fastexcel", package="fastexcel", what="Excel files")
+    with reading(file, "an Excel workbook"):
+        return pl.read_excel(file, read_options=options, drop_empty_rows=False, drop_empty_cols=False)
 
 
 _WHAT = "a Parquet file"

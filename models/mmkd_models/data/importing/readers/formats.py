@@ -14,9 +14,10 @@ from mmkd_models.data.importing.readers.logger_files import mdf_blocks, mdf_name
 from mmkd_models.data.importing.readers.media_files import sound_blocks, sound_facts
 from mmkd_models.data.importing.readers.table import RowBlock, refuse_columns
 
-Format = Literal["csv", "parquet", "npz", "wav", "video", "tdms", "mdf4", "hdf5"]
+Format = Literal["csv", "excel", "parquet", "npz", "wav", "video", "tdms", "mdf4", "hdf5"]
 SUFFIXES: dict[Format, tuple[str, ...]] = {
     "csv": (".csv", ".txt", ".tsv"),
+    "excel": (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"),
     "parquet": (".parquet",),
     "npz": (".npz",),
     "wav": (".wav", ".flac", ".ogg"),
@@ -25,7 +26,6 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
     "mdf4": (".mf4", ".mdf"),
     "hdf5": (".h5", ".hdf5", ".mat"),
 }
-EXCEL = (".xlsx", ".xls", ".xlsm")
 """Suffixes of files that must be saved as CSV first."""
 WITH_RATE: tuple[Format, ...] = ("wav", "video")
 """Formats whose files declare their rate."""
@@ -42,6 +42,7 @@ class Reader:
 
 # Text is read as the recipe says, and the frames of a video are no table.
 _READERS: dict[Format, Reader] = {
+    "excel": Reader(arrays.excel_names, arrays.excel_blocks),
     "parquet": Reader(arrays.parquet_names, arrays.parquet_blocks),
     "npz": Reader(
         lambda file: tuple(arrays.npz_columns(file)),

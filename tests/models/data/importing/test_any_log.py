@@ -1,0 +1,217 @@
+"""Keys for logs as they are: files left out, labels renamed, several sensors in a file, workbooks; and what is told of
+files without labels or values."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import DatasetError, UnavailableError
+from mmkd_models.commands.recipes import window_lines
+from mmkd_models.data import open_dataset
+from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
+from mmkd_models.data.importing.keys import TextTable
+from mmkd_models.data.importing.readers.formats import choose_reader
+from mmkd_models.data.importing.recipe import read_recipe
+
+LABELS = 'files = "{machine}/states.csv"'
+
+
+def run(plant: Path) -> RecipeReport:
+    return import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
+
+
+def refusal(plant: Path) -> str:
+    with pytest.raises(DatasetError) as error:
+        run(plant)
+    return str(error.value).replace(str(plant), "DIR")
+
+
+def add_column(file: Path, name: str, values: Sequence[object]) -> None:
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(f"{line},{value}" for line, value in zip(lines, [name, *values], strict=True)) + "\n")
+
+
+def add_flags(plant: Path, flags: Mapping[int, Sequence[object]]) -> None:
+    """Add a column `fault` to the logs of these machines: the first five seconds and the last five."""
+    for machine, (first, last) in flags.items():
+        add_column(plant / f"M{machine}" / "acc.csv", "fault", [*[first] * 50, *[last] * 50])
+
+
+def test_folders_and_files_that_are_excluded_are_not_read(plant: Path, recipe: Callable[..., None]) -> None:
+    (plant / "M2" / "acc.csv").write_text("broken")
+    recipe(("version = 1", 'version = 1\nexclude = ["M2", "M[4]/*", "M4/a*.csv"]'))
+    assert refusal(plant) == "'exclude': expected files, found none at DIR/M[4]/*; correct or remove it"
+    recipe((' "M[4]/*",', ""), (LABELS, 'files = "{machine}/states.csv"\nunlabelled = "keep"'))
+    (plant / "M4" / "states.csv").unlink()
+    run(plant)
+    windows = open_dataset(plant / "out").everything()
+    assert np.unique(windows.groups).tolist() == ["M0", "M1", "M3", "M5"]
+
+
+@pytest.mark.parametrize("flags", [(0, 1), ("0.0", "1.0")])
+def test_flags_get_names(plant: Path, recipe: Callable[..., None], flags: tuple[object, object]) -> None:
+    add_flags(plant, dict.fromkeys(range(6), flags))
+    recipe((LABELS, 'column = "fault"\nrename = {0 = "ok", 1 = "worn"}'))
+    windows = run(plant).dataset.everything()
+    assert windows.spec.task.labels == ("ok", "worn")
+    assert np.bincount(windows.labels).tolist() == [30, 30]
+
+
+def test_rows_without_a_label_get_a_name_and_a_new_name_must_be_of_a_label(
+    plant: Path, recipe: Callable[..., None]
+) -> None:
+    add_flags(plant, dict.fromkeys(range(6), ("", "worn")))
+    recipe((LABELS, 'column = "fault"\nrename = {"" = "ok", wron = "worn"}'))
+    assert refusal(plant) == "'labels.rename': expected labels that occur, got 'wron'; they are '', 'worn'"
+    recipe((", wron", ", worn"))
+    assert np.bincount(run(plant).dataset.everything().labels).tolist() == [30, 30]
+
+
+def test_labels_that_differ_by_case_are_named_with_their_files(plant: Path, recipe: Callable[..., None]) -> None:
+    states = plant / "M3" / "states.csv"
+    states.write_text(states.read_text().replace("worn", "Worn"))
+    assert refusal(plant) == (
+        "DIR/M3/states.csv:3: expected one spelling of a label, got 'Worn' and, in DIR/M0/states.csv:3, 'worn'; set"
+        ' rename = {"Worn" = "worn"} under [labels], or name both in \'classes\''
+    )
+    recipe((LABELS, f'{LABELS}\nrename = {{"Worn" = "worn"}}'))
+    assert run(plant).dataset.spec.task.labels == ("ok", "worn")
+
+
+def test_files_that_lack_the_column_of_labels_are_named(plant: Path, recipe: Callable[..., None]) -> None:
+    add_flags(plant, {1: ("ok", "worn"), 2: ("", ""), 3: ("ok", "worn"), 4: ("ok", "worn"), 5: ("ok", "worn")})
+    recipe((LABELS, 'column = "fault"'))  # M0, the first file, has no such column, and that of M2 is empty
+    report = run(plant)
+    assert report.dataset.spec.left_out == {"without a label": 20}
+    assert report.dataset.spec.modality("acc").channels == ("ax", "ay")
+    assert "no label: M0/acc.csv, M2/acc.csv; windows are left out (unlabelled = 'drop')" in window_lines(report)
+
+
+def test_recordings_without_intervals_and_channels_without_values_are_named(
+    plant: Path, recipe: Callable[..., None]
+) -> None:
+    for machine in (1, 2, 3, 4):
+        file = plant / f"M{machine}" / "acc.csv"
+        rows = file.read_text().splitlines()
+        file.write_text("\n".join([rows[0], *(f"{row.rpartition(',')[0]}," for row in rows[1:])]))
+    for machine in (2, 3):
+        (plant / f"M{machine}" / "states.csv").unlink()
+    recipe(
+        (LABELS, f'{LABELS}\nunlabelled = "keep"'),
+        ('group = "machine"', 'group = "machine"\nvalid = ["M4"]\ntest = ["M5"]'),
+    )
+    assert window_lines(run(plant))[3:] == [
+        "no value: channel acc ay in M1/acc.csv, M2/acc.csv, M3/acc.csv and 1 more",
+        "no label: M2/acc.csv, M3/acc.csv; windows are kept without one",
+    ]
+
+
+def test_several_sensors_in_the_columns_of_one_file(plant: Path, recipe: Callable[..., None]) -> None:
+    for machine in range(6):
+        add_column(plant / f"M{machine}" / "acc.csv", "T 1", [machine + k / 100 for k in range(100)])
+    recipe(('modality = "acc"', 'sensors = {acc = ["ax", "ay"], temp = {t = "T 1"}}'))
+    windows = run(plant).dataset.everything()
+    assert [(one.name, one.channels, one.rate_hz) for one in windows.spec.modalities] == [
+        ("acc", ("ax", "ay"), 10.0),
+        ("temp", ("t",), 10.0),
+    ]
+    row = int(np.flatnonzero((windows.groups == "M3") & (np.asarray(windows.times) == 1_762_151_400 + 3002))[0])
+    np.testing.assert_allclose(windows.take([row])["temp"][0, :, 0], 3 + np.arange(20, 30) / 100, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("new", "says"),
+    [
+        ("", "'source[0]': expected 'modality', or 'sensors' with the columns of each, got none; name one of them"),
+        (
+            'modality = "acc"\nsensors = {acc = ["ax"]}',
+            "'source[0]' (acc): expected 'modality', or 'sensors' with the columns of each, got both; name one of them",
+        ),
+        (
+            'sensors = {acc = ["ax"]}\nchannels = ["ay"]',
+            "'source[0].channels': not with 'sensors', which name the columns; remove them",
+        ),
+        (
+            "sensors = {acc = []}",
+            "'source[0].sensors': expected the columns of 'acc', got none; write acc = ['COLUMN']",
+        ),
+        (
+            'sensors = {groups = ["ax"]}',
+            (
+                "'source[0].sensors': expected a name of letters, digits and _ that starts with a letter and is none of"
+                " labels, groups, folds, lengths, splits, times, starts, episodes; rename it"
+            ),
+        ),
+    ],
+)
+def test_a_source_is_of_one_sensor_or_of_several(plant: Path, recipe: Callable[..., None], new: str, says: str) -> None:
+    recipe(('modality = "acc"', new))
+    assert refusal(plant) == f"DIR/recipe.toml: {says}"
+
+
+_SHEET = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+_LINKS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+_PARTS = "http://schemas.openxmlformats.org/package/2006"
+_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml"
+
+
+def write_workbook(file: Path, rows: Sequence[Sequence[object]]) -> None:
+    """Write a workbook of one sheet, as small as the standard (ECMA-376) lets it be."""
+    cells = [
+        "".join(
+            f'<c t="inlineStr"><is><t>{v}</t></is></c>' if isinstance(v, str) else f"<c><v>{v}</v></c>" for v in row
+        )
+        for row in rows
+    ]
+    data = "".join(f"<row>{row}</row>" for row in cells)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(
+            "[Content_Types].xml",
+            f'<Types xmlns="{_PARTS}/content-types"><Default Extension="rels" ContentType="application/vnd.'
+            f'openxmlformats-package.relationships+xml"/><Override PartName="/xl/workbook.xml" ContentType="{_TYPE}.'
+            f'sheet.main+xml"/><Override PartName="/xl/s.xml" ContentType="{_TYPE}.worksheet+xml"/></Types>',
+        )
+        link = f'<Relationships xmlns="{_PARTS}/relationships"><Relationship Id="r1" Type="{_LINKS}/'
+        archive.writestr("_rels/.rels", f'{link}officeDocument" Target="xl/workbook.xml"/></Relationships>')
+        archive.writestr("xl/_rels/workbook.xml.rels", f'{link}worksheet" Target="s.xml"/></Relationships>')
+        archive.writestr(
+            "xl/workbook.xml",
+            f'<workbook xmlns="{_SHEET}" xmlns:r="{_LINKS}"><sheets><sheet name="a" sheetId="1" r:id="r1"/></sheets>'
+            "</workbook>",
+        )
+        archive.writestr("xl/s.xml", f'<worksheet xmlns="{_SHEET}"><sheetData>{data}</sheetData></worksheet>')
+
+
+def test_workbooks_become_their_windows(plant: Path, recipe: Callable[..., None]) -> None:
+    pytest.importorskip("fastexcel")
+    recipe()
+    expected = run(plant).dataset.everything()
+    for machine in range(6):
+        file = plant / f"M{machine}" / "acc.csv"
+        head, *rows = (line.split(",") for line in file.read_text().splitlines())
+        write_workbook(file.with_suffix(".xlsx"), [head, *(list(map(float, row)) for row in rows)])
+        file.unlink()
+    recipe(("acc.csv", "acc.xlsx"))
+    windows = import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "again").dataset.everything()
+    np.testing.assert_array_equal(windows.take(np.arange(60))["acc"], expected.take(np.arange(60))["acc"])
+    write_workbook(plant / "M3" / "acc.xlsx", [["time", "ax", "ay"], [1_762_154_400.0, 1.0, "bad"]])
+    with pytest.raises(DatasetError) as error:
+        import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "third")
+    assert str(error.value) == (
+        f"{plant / 'M3' / 'acc.xlsx'}: row 2: column 'ay': expected a number, got 'bad' (1 such from there on); correct"
+        " it, or add 'bad' to 'null' if it means missing"
+    )
+
+
+def test_without_its_reader_a_workbook_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_workbook(tmp_path / "a.xlsx", [["time"], [1.0]])
+    monkeypatch.setitem(sys.modules, "fastexcel", None)
+    with pytest.raises(UnavailableError) as error:
+        choose_reader("excel", TextTable()).names(tmp_path / "a.xlsx")
+    assert str(error.value) == ("Excel files need fastexcel, which this Python lacks; run: pip install fastexcel")
