@@ -22,7 +22,7 @@ import pytest
 from mmkd_edge import ModalitySpec, UsageError
 from mmkd_station.clock import TIME_FAULTS
 from mmkd_station.intake import Intake
-from mmkd_station.protocols.base import Source, read_place
+from mmkd_station.protocols.base import Source, read_endpoint
 from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
 from mmkd_station.records import AlarmEvent, AlarmRecord, StateRecord, record_line
 from tests.edge.said import said
@@ -278,8 +278,8 @@ def test_a_text_that_names_no_broker_says_why(text: str, expected: str, acc: Mod
 
 
 def test_a_place_may_have_an_address_of_version_6_and_no_port() -> None:
-    place = read_place("mqtt://[::1]/a/b?qos=0", scheme="mqtt://", options=("qos",), port=1883)
-    assert (place.host, place.port, place.path, place.options) == ("::1", 1883, "a/b", {"qos": "0"})
+    endpoint = read_endpoint("mqtt://[::1]/a/b?qos=0", scheme="mqtt://", options=("qos",), port=1883)
+    assert (endpoint.host, endpoint.port, endpoint.path, endpoint.options) == ("::1", 1883, "a/b", {"qos": "0"})
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ class Sink(Protocol):
         """Disconnect; may be called again."""
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A network address `mqtts://HOST:PORT/PATH?option=value`. `text` is as written, `path` has no first slash."""
 
     text: str
@@ -178,7 +178,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         return user, password
 
 
-def read_place(text: str, *, scheme: str, options: Collection[str], port: int) -> Place:
+def read_endpoint(text: str, *, scheme: str, options: Collection[str], port: int) -> Endpoint:
     """Parse a network address that begins with `scheme`. Raises UsageError."""
     rest, _, query = text.removeprefix(scheme).partition("?")
     where, _, path = rest.partition("/")
@@ -192,7 +192,7 @@ def read_place(text: str, *, scheme: str, options: Collection[str], port: int) -
     unknown = sorted(set(given) - set(options))
     if unknown:
         raise UsageError(f"{text}: expected options among {', '.join(options)}, got {unknown[0]!r}; correct it")
-    return Place(text=text, host=host.strip("[]"), port=int(number), path=path, options=given)
+    return Endpoint(text=text, host=host.strip("[]"), port=int(number), path=path, options=given)
 
 
 def check_no_password(where: str, *, form: str) -> None:
@@ -208,7 +208,7 @@ def url_with_credentials(text: str, url: str) -> tuple[str, str]:
     options = dict(part.partition("=")[::2] for part in parts if part.startswith("credentials="))
     query = "&".join(part for part in parts if not part.startswith("credentials="))
     shown = f"{base}?{query}" if query else base
-    credentials = Place(text=text, host="", port=0, path="", options=options).credentials()
+    credentials = Endpoint(text=text, host="", port=0, path="", options=options).credentials()
     if credentials is None:
         return shown, shown
     user, password = (quote(word, safe="") for word in credentials)

@@ -16,7 +16,7 @@ import msgspec
 
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError, first_line
-from mmkd_station.protocols.base import LastResultSink, Place, Source, SourceRequest, polled_source, read_place
+from mmkd_station.protocols.base import Endpoint, LastResultSink, Source, SourceRequest, polled_source, read_endpoint
 from mmkd_station.records import STATUS_CODES, ResultRecord
 
 _PORT, _TIMEOUT_S = 502, 3.0
@@ -33,7 +33,7 @@ def _pymodbus() -> tuple[Any, Any]:
     return pymodbus.client, ModbusException
 
 
-def _connected(plc: Place) -> Any:
+def _connected(plc: Endpoint) -> Any:
     clients = _pymodbus()[0]
     client = clients.ModbusTcpClient(plc.host, port=plc.port, timeout=_TIMEOUT_S, retries=0, reconnect_delay=0)
     if not client.connect():
@@ -58,7 +58,7 @@ class Register(msgspec.Struct, frozen=True, kw_only=True):
 def modbus_source(text: str, place: str, request: SourceRequest) -> Source:
     """Open a source of registers."""
     _pymodbus()
-    plc = read_place(text, scheme="modbus://", options=("unit", "every", "words"), port=_PORT)
+    plc = read_endpoint(text, scheme="modbus://", options=("unit", "every", "words"), port=_PORT)
     every_s = plc.number("every", 1 / request.rate_hz, least=1e-4, most=86400)
     unit = int(plc.number("unit", 1, least=0, most=255))
     plc.choice("words", ("big", "little"), "big")
@@ -69,7 +69,7 @@ def modbus_source(text: str, place: str, request: SourceRequest) -> Source:
 
 
 class _Reader:
-    def __init__(self, plc: Place, unit: int, registers: list[Register]) -> None:
+    def __init__(self, plc: Endpoint, unit: int, registers: list[Register]) -> None:
         self._client = _connected(plc)
         self._unit = unit
         self._words = plc.options.get("words", "big")
@@ -133,7 +133,7 @@ def modbus_write_sink(text: str, place: str) -> LastResultSink:
     (0 without an answer); its probability in thousandths; the number of open episodes.
     """
     _pymodbus()
-    plc = read_place(text, scheme="modbus-write://", options=("at", "unit", "station"), port=_PORT)
+    plc = read_endpoint(text, scheme="modbus-write://", options=("at", "unit", "station"), port=_PORT)
     if "at" not in plc.options:
         raise UsageError(f"--sink {text}: expected the first of five registers that it may write, ?at=100; name it")
     at = int(plc.number("at", 0, least=0, most=65531))
@@ -142,7 +142,7 @@ def modbus_write_sink(text: str, place: str) -> LastResultSink:
 
 
 class _Writer:
-    def __init__(self, plc: Place, unit: int, at: int) -> None:
+    def __init__(self, plc: Endpoint, unit: int, at: int) -> None:
         self._client = _connected(plc)
         self._unit = unit
         self._at = at

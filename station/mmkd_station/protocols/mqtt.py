@@ -21,7 +21,7 @@ import msgspec
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import Place, Sink, Source, SourceRequest, live_source, read_place
+from mmkd_station.protocols.base import Endpoint, Sink, Source, SourceRequest, live_source, read_endpoint
 from mmkd_station.protocols.samples import rows_from_json
 from mmkd_station.records import AlarmRecord, Record, StateRecord, record_from_line, record_line
 
@@ -35,16 +35,16 @@ _LOOK_S = 0.2
 _NOT_IN_LEVELS = re.compile("[/+#%\0-\x1f\x7f-\x9f]")
 
 
-def _broker(text: str) -> Place:
+def _broker(text: str) -> Endpoint:
     _paho()
     scheme, port = ("mqtts://", 8883) if text.startswith("mqtts://") else ("mqtt://", 1883)
-    place = read_place(text, scheme=scheme, options=_OPTIONS, port=port)
-    place.choice("version", ("5", "3.1.1"), "5")
-    place.choice("qos", ("0", "1"), "1")
-    place.credentials()
+    endpoint = read_endpoint(text, scheme=scheme, options=_OPTIONS, port=port)
+    endpoint.choice("version", ("5", "3.1.1"), "5")
+    endpoint.choice("qos", ("0", "1"), "1")
+    endpoint.credentials()
     for name in ("ca", "cert", "key"):
-        place.file(name)
-    return place
+        endpoint.file(name)
+    return endpoint
 
 
 def _paho() -> Any:
@@ -62,16 +62,16 @@ class _Connection:
 
     def __init__(
         self,
-        place: Place,
+        endpoint: Endpoint,
         *,
         topic: str | None = None,
         on_message: Callable[[bytes], None] | None = None,
         will: tuple[str, bytes] | None = None,
     ) -> None:
         mqtt = _paho()
-        self._place, self._topic = place, topic
-        is_5 = place.options.get("version", "5") == "5"
-        self.qos = int(place.options.get("qos", "1"))
+        self._endpoint, self._topic = endpoint, topic
+        is_5 = endpoint.options.get("version", "5") == "5"
+        self.qos = int(endpoint.options.get("qos", "1"))
         self.lost = threading.Event()
         self.reason = ""
         self._ready = threading.Event()
@@ -82,10 +82,10 @@ class _Connection:
             reconnect_on_failure=False,
         )
         self._client.max_inflight_messages_set(1000)
-        if (credentials := place.credentials()) is not None:
+        if (credentials := endpoint.credentials()) is not None:
             self._client.username_pw_set(*credentials)
-        if place.text.startswith("mqtts://"):
-            files = {name: None if (path := place.file(name)) is None else str(path) for name in ("ca", "cert", "key")}
+        if endpoint.text.startswith("mqtts://"):
+            files = {name: str(path) if (path := endpoint.file(name)) else None for name in ("ca", "cert", "key")}
             self._client.tls_set(ca_certs=files["ca"], certfile=files["cert"], keyfile=files["key"])
         if will is not None:
             self._client.will_set(will[0], will[1], qos=1, retain=True)
@@ -96,7 +96,7 @@ class _Connection:
         if on_message is not None:
             self._client.on_message = lambda client, data, message: on_message(message.payload)
         self._client.connect_timeout = _CONNECT_TIMEOUT_S
-        self._client.connect(place.host, place.port, _KEEPALIVE_S)
+        self._client.connect(endpoint.host, endpoint.port, _KEEPALIVE_S)
         self._client.loop_start()
         self._ready.wait(_CONNECT_TIMEOUT_S)
         if not self._ready.is_set() or self.lost.is_set():
@@ -104,7 +104,7 @@ class _Connection:
             raise self.broken()
 
     def broken(self, otherwise: str = "no answer") -> ConnectionError:
-        return ConnectionError(f"{self._place.address}: {self.reason or otherwise}")
+        return ConnectionError(f"{self._endpoint.address}: {self.reason or otherwise}")
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Any:
         return self._client.publish(topic, payload, qos=self.qos, retain=retain)
@@ -153,7 +153,7 @@ def mqtt_source(text: str, place: str, request: SourceRequest) -> Source:
     return Source(deliveries=partial(_messages, broker, request), live=True)
 
 
-def _messages(broker: Place, request: SourceRequest, intake: Intake) -> Iterator[Delivery]:
+def _messages(broker: Endpoint, request: SourceRequest, intake: Intake) -> Iterator[Delivery]:
     payloads: queue.Queue[bytes] = queue.Queue(maxsize=_MAX_WAITING)
 
     def put(payload: bytes) -> None:
@@ -187,8 +187,8 @@ class MqttSink(Sink):
     """Publishes records, confirmed by the broker with `qos=1`, the default."""
 
     def __init__(self, text: str, place: str) -> None:
-        self._place = _broker(text)
-        self._topic = self._place.path.rstrip("/")
+        self._endpoint = _broker(text)
+        self._topic = self._endpoint.path.rstrip("/")
         if not self._topic or set("+#") & set(self._topic):
             raise UsageError(f"--sink {text}: expected mqtt://HOST/TOPIC with a topic without + and #; name one")
         self._connection: _Connection | None = None
@@ -211,7 +211,7 @@ class MqttSink(Sink):
                     raise connection.broken("it did not confirm")
         except (OSError, ValueError, RuntimeError) as error:  # raised by paho if the connection broke
             self._drop()
-            raise ConnectionError(f"{self._place.host}: {error}") from error
+            raise ConnectionError(f"{self._endpoint.host}: {error}") from error
 
     def _clear_earlier_alarms(self, connection: _Connection, started: StateRecord) -> Iterator[Any]:
         """Clear retained alarms that an earlier run left open; continued ones were published before `started`."""
@@ -224,7 +224,7 @@ class MqttSink(Sink):
     def _connected(self) -> _Connection:
         if self._connection is None or self._connection.lost.is_set():
             self._drop()
-            self._connection = _Connection(self._place, will=(f"{self._topic}/online", b"false"))
+            self._connection = _Connection(self._endpoint, will=(f"{self._topic}/online", b"false"))
             self._connection.publish(f"{self._topic}/online", b"true", retain=True)
         return self._connection
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError, first_line
-from mmkd_station.protocols.base import LastResultSink, Place, Source, SourceRequest, polled_source, read_place
+from mmkd_station.protocols.base import Endpoint, LastResultSink, Source, SourceRequest, polled_source, read_endpoint
 from mmkd_station.records import STATUS_CODES, ResultRecord
 
 _OPTIONS = ("credentials", "policy", "cert", "key")
@@ -33,14 +33,14 @@ def _asyncua() -> tuple[Any, Any]:
     return asyncua, ua
 
 
-def _server(text: str, *, scheme: str, options: Sequence[str]) -> Place:
+def _server(text: str, *, scheme: str, options: Sequence[str]) -> Endpoint:
     _asyncua()
-    place = read_place(text, scheme=scheme, options=(*options, *_OPTIONS), port=4840)
-    policy = place.choice("policy", _POLICIES, "None")
-    place.credentials()
-    if policy != "None" and (place.file("cert") is None or place.file("key") is None):
+    endpoint = read_endpoint(text, scheme=scheme, options=(*options, *_OPTIONS), port=4840)
+    policy = endpoint.choice("policy", _POLICIES, "None")
+    endpoint.credentials()
+    if policy != "None" and (endpoint.file("cert") is None or endpoint.file("key") is None):
         raise UsageError(f"{text}: policy {policy}: needs cert=FILE and key=FILE; name them")
-    return place
+    return endpoint
 
 
 def _node(name: str, *, where: str) -> Any:
@@ -53,23 +53,23 @@ def _node(name: str, *, where: str) -> Any:
 class _Session:
     """A session whose event loop runs only inside a method. Raises OSError."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self._loop = asyncio.new_event_loop()
         try:
-            self.client = self.run(self._open(place))
+            self.client = self.run(self._open(endpoint))
         except OSError:
             self._loop.close()
             raise
 
     @staticmethod
-    async def _open(place: Place) -> Any:
-        client = _asyncua()[0].Client(f"opc.tcp://{place.address}/{place.path}", timeout=_TIMEOUT_S)
-        if (credentials := place.credentials()) is not None:
+    async def _open(endpoint: Endpoint) -> Any:
+        client = _asyncua()[0].Client(f"opc.tcp://{endpoint.address}/{endpoint.path}", timeout=_TIMEOUT_S)
+        if (credentials := endpoint.credentials()) is not None:
             client.set_user(credentials[0])
             client.set_password(credentials[1])
-        policy = place.options.get("policy", "None")
+        policy = endpoint.options.get("policy", "None")
         if policy != "None":
-            await client.set_security_string(f"{policy},SignAndEncrypt,{place.file('cert')},{place.file('key')}")
+            await client.set_security_string(f"{policy},SignAndEncrypt,{endpoint.file('cert')},{endpoint.file('key')}")
         await client.connect()
         return client
 
@@ -105,8 +105,8 @@ def opcua_source(text: str, place: str, request: SourceRequest) -> Source:
 
 
 class _Reader:
-    def __init__(self, place: Place, nodes: list[Any]) -> None:
-        self._session = _Session(place)
+    def __init__(self, endpoint: Endpoint, nodes: list[Any]) -> None:
+        self._session = _Session(endpoint)
         self._nodes = [self._session.client.get_node(node) for node in nodes]
 
     def sample(self) -> list[float]:
@@ -147,7 +147,7 @@ def opcua_write_sink(text: str, place: str) -> LastResultSink:
 
 
 class _Writer:
-    def __init__(self, server: Place, nodes: dict[str, Any]) -> None:
+    def __init__(self, server: Endpoint, nodes: dict[str, Any]) -> None:
         self._names = {field: f"node {server.options[field]}" for field in nodes}
         self._session = _Session(server)
         self._nodes = {field: self._session.client.get_node(node) for field, node in nodes.items()}

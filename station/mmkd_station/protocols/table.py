@@ -30,7 +30,7 @@ from mmkd_station.protocols.webhook import WebhookSink, url_host
 
 
 class _SourceKind(msgspec.Struct, frozen=True):
-    """`grows` if `--follow` applies, `frames` if it gives video."""
+    """`open` gets the whole text and what follows the prefix; `grows` if `--follow` applies, `frames` for video."""
 
     form: str
     about: str
