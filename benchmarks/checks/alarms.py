@@ -2,11 +2,11 @@
 
     python benchmarks/checks/alarms.py DATA FOLDER --modality imu --normal healthy
 
-For every fold of the dataset a rocket student learns from the training groups, as `mmkd-train student --kind rocket`,
-and is exported. `mmkd-run --tune-alarm`'s search chooses a rule for each label that is not normal on the validation
-groups; recordings of the test groups, which neither trained nor chose, are then replayed in their order, before episode
-logic (every result that names the label is an alarm) and after it. Counts of the folds are added; each group is judged
-once. Prints Markdown. Needs `mmkd-edge[train,export,import]`; students stay in FOLDER.
+For every fold of the dataset a student of convolutions learns from the training groups (`mmkd-train student --members
+convolutions`) and is exported. `mmkd-run --tune-alarm`'s search chooses a rule for each label that is not normal on the
+validation groups; recordings of the test groups, which neither trained nor chose, are then replayed in their order,
+before episode logic (every result that names the label is an alarm) and after it. Counts of the folds are added; each
+group is judged once. Prints Markdown. Needs `mmkd-edge[train,export,import]`; students stay in FOLDER.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def exported(folder: Path, data: Path, modality: str, fold: int) -> Path:
     bundle = folder / f"{data.name}-{modality}-{fold}.edge"
     if not bundle.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        options = ["--modality", modality, "--kind", "rocket", "--fold", fold, "--force"]
+        options = ["--modality", modality, "--members", "convolutions", "--fold", fold, "--force"]
         run("train", "student", data, *options, "-o", bundle.with_suffix(".ckpt"))
         run("export", bundle.with_suffix(".ckpt"), "-o", bundle)
     return bundle

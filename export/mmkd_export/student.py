@@ -170,7 +170,7 @@ def prove_student(
         proof_set.answers.rows(rows),
         task=task,
         what=str(plan.source),
-        is_transformer=checkpoint.config.kind == "transformer",
+        is_transformer=checkpoint.config.members == ("transformer",),
     )
     proof_set = replace(proof_set, tolerance=tolerance)
     golden = None

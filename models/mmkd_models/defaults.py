@@ -12,7 +12,7 @@ from mmkd_models.train_config import TrainConfig
 TEACHER_PRESET: Preset = "small"
 STUDENT_PRESET: Preset = "tiny"
 
-COMMITTEE: tuple[MemberKind, ...] = ("transformer", "rocket", "trees")
+COMMITTEE: tuple[MemberKind, ...] = ("transformer", "convolutions", "trees")
 
 AUGMENT = AugmentConfig()
 TEACHER_TRAIN = TrainConfig(steps=300, learning_rate=2e-3)

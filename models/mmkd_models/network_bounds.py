@@ -14,11 +14,11 @@ from torch import Tensor
 from mmkd_edge.bundle.manifest import MAX_LABELS, MAX_WINDOW_VALUES
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.networks.config import EncoderConfig, RocketConfig
+from mmkd_models.networks.config import EncoderConfig, StudentConfig
+from mmkd_models.networks.convolutions import claimed_sizes
 from mmkd_models.networks.encoder import stem_strides
 from mmkd_models.networks.fronts.log_mel import hop_samples
 from mmkd_models.networks.fronts.series import is_long
-from mmkd_models.networks.rocket import claimed_sizes
 
 _MAX_MODALITIES = 64
 _MAX_PIXELS = 1 << 14
@@ -34,19 +34,22 @@ def check_bounds(
     *,
     path: Path,
     fusion_depth: int = 0,
-    rocket: RocketConfig | None = None,
-    causal: bool = False,
+    student: StudentConfig | None = None,
 ) -> None:
     """Raise CheckpointError for sizes that the tensors cannot have, or no machine can build."""
+    causal = student is not None and student.causal
     values = sum(tensor.numel() for tensor in state.values())
     claims = {
         "modalities": (len(modalities), _MAX_MODALITIES),
         "labels": (len(task.labels), MAX_LABELS),
         **{f"{m.name}: values of a window": (math.prod(m.shape), MAX_WINDOW_VALUES) for m in modalities},
         **{f"{m.name}: pixels of a side": (max(m.shape[1:3]), _MAX_PIXELS) for m in modalities if m.kind == "video"},
-        **({} if rocket is None else {"features": (rocket.features, values)}),
-        **({} if rocket is None else claimed_sizes(rocket, modalities[0])),
     }
+    if student is not None and student.convolutions is not None:
+        claims["features"] = (student.convolutions.features, values)
+        claims |= claimed_sizes(student.convolutions, modalities[0])
+    if student is not None and student.trees is not None:
+        claims |= {"nodes": (student.trees.nodes, values), "leaves": (student.trees.leaves, values)}
     if encoder is not None:
         # Queries, keys, values and their output: 4 x D x D values in each layer of each encoder.
         layers = encoder.depth * len(modalities) + fusion_depth

@@ -22,8 +22,8 @@ from mmkd_models.carried import CarriedWindows
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.writer import write_dataset
 from mmkd_models.metrics.scores import default_metric
-from mmkd_models.networks.config import EncoderConfig, StudentConfig
-from mmkd_models.networks.rocket import fit_rocket, prune_rocket
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_members
+from mmkd_models.networks.convolutions import fit_convolutions, prune_convolutions
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint
@@ -114,16 +114,16 @@ def make_proof_set(student: StudentCheckpoint) -> ProofSet:
     return proof_set.build_proof_set(real, modality=student.modality, task=student.task, answer=answer)
 
 
-def of_features(start: StudentCheckpoint, kind: str) -> StudentCheckpoint:
-    """As this one, but of that kind: features of its carried windows, half of them pruned."""
+def of_features(start: StudentCheckpoint, members: str) -> StudentCheckpoint:
+    """As this one, but of these members: features of its carried windows, half of them pruned."""
     assert start.carried is not None
     values, present = prepare_batch(start.carried.windows, start.modality)
     scale = (values.mean((0, 1)), values.std((0, 1)))
-    features = fit_rocket(start.modality, values, present, scale=scale, seed=0, features=168)
-    features = prune_rocket(features, start.modality, np.arange(0, 168, 2))
-    config = msgspec.structs.replace(start.config, kind=kind, rocket=features.config)
+    features = fit_convolutions(start.modality, values, present, scale=scale, seed=0, features=168)
+    features = prune_convolutions(features, start.modality, np.arange(0, 168, 2))
+    config = msgspec.structs.replace(start.config, members=student_members(members), convolutions=features.config)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         state = Student(start.modality, len(start.task.labels), config).state_dict()
-    state |= {f"rocket.{name}": value for name, value in features.state_dict().items()}
+    state |= {f"convolutions.{name}": value for name, value in features.state_dict().items()}
     return replace(start, config=config, state=state)

@@ -1,4 +1,4 @@
-"""Students of convolutional features and hybrids: exported, and run by every engine that is here."""
+"""Students of convolutional features, alone and averaged: exported, and run by every engine that is here."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import answers_from_student, with_missing_samples
 from mmkd_export.verify.windows import plausible_range
-from mmkd_models.networks.rocket import fit_rocket
+from mmkd_models.networks.config import student_members
+from mmkd_models.networks.convolutions import fit_convolutions
 from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from tests.export.students import make_student, of_features
 
-KINDS = pytest.mark.parametrize("kind", ["rocket", "hybrid"])
+AVERAGE = "transformer,convolutions"
+KINDS = pytest.mark.parametrize("kind", ["convolutions", AVERAGE])
 
 
 @pytest.fixture(scope="module")
 def students() -> dict[str, StudentCheckpoint]:
     """By kind: features of the carried windows, half of them pruned, and heads with random weights."""
-    return {kind: of_features(make_student(), kind) for kind in ("rocket", "hybrid")}
+    return {kind: of_features(make_student(), kind) for kind in ("convolutions", AVERAGE)}
 
 
 @pytest.fixture(scope="module")
@@ -71,21 +73,23 @@ def test_every_engine_answers_as_torch_does_also_with_gaps(
 def test_convolutional_features_stay_float32_in_int8(graphs: dict[str, bytes], kind: str) -> None:
     model = onnx.load_from_string(graphs[kind])
     layers = learnt_layers(model)
-    assert any(layer.name.startswith("rocket.") for layer in layers)
+    assert any(layer.name.startswith("convolutions.") for layer in layers)
     chosen = select_layers(layers, ops=("Conv", "Gemm", "MatMul"))
-    assert not any(layer.name.startswith("rocket.") for layer in chosen)
-    assert bool(chosen) == (kind == "hybrid")
+    assert not any(layer.name.startswith("convolutions.") for layer in chosen)
+    assert bool(chosen) == (kind == AVERAGE)
 
 
 @KINDS
 def test_a_bundle_of_the_kind_tests_itself(students: dict[str, StudentCheckpoint], kind: str, tmp_path: Path) -> None:
     write_student(tmp_path / "student.ckpt", students[kind])
-    assert inspect_file(tmp_path / "student.ckpt")["student_kind"] == f"{kind}, 84 convolutional features"
+    assert inspect_file(tmp_path / "student.ckpt")["student_members"] == (
+        f"{kind.replace(',', ', ')}, 84 convolutional features"
+    )
     plan = ExportPlan(
         source=tmp_path / "student.ckpt",
         output=tmp_path / "student.edge",
         accept_unjudged=True,
-        precisions=("fp16",) if kind == "rocket" else ("fp16", "int8"),
+        precisions=("fp16",) if kind == "convolutions" else ("fp16", "int8"),
         platform="jp6.2",
         max_drop_points=100.0,
     )
@@ -102,9 +106,9 @@ def test_features_alone_have_a_range_and_golden_windows_by_the_statistics_of_the
     value_range: Literal["auto", "none"],
     golden: Literal["real", "synthetic"],
 ) -> None:
-    student = students["rocket"]
+    student = students["convolutions"]
     assert student.carried is not None
-    mean, std = (student.state[f"rocket.{name}"].tolist() for name in ("mean", "std"))
+    mean, std = (student.state[f"convolutions.{name}"].tolist() for name in ("mean", "std"))
     write_student(tmp_path / "student.ckpt", student)
     plan = ExportPlan(
         source=tmp_path / "student.ckpt", output=tmp_path / "student.edge", value_range=value_range, golden=golden
@@ -120,7 +124,7 @@ def test_features_alone_have_a_range_and_golden_windows_by_the_statistics_of_the
 MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right"), rate_hz=4000.0, samples=1000)
 CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, samples=10, height=12, width=16)
 COLOUR = msgspec.structs.replace(CAM, channels=("r", "g", "b"))
-FURTHER = ("colour", "mic_rocket", "cam_rocket", "cam_hybrid")
+FURTHER = ("colour", "mic_convolutions", "cam_convolutions", "cam_transformer,convolutions")
 SEEN = pytest.mark.parametrize("name", ["mic", "cam", *(pytest.param(one, marks=pytest.mark.slow) for one in FURTHER)])
 
 
@@ -137,21 +141,21 @@ def seen() -> dict[str, StudentCheckpoint]:
         scale = [torch.from_numpy(part(values, axis=axes)) for part in (np.nanmean, np.nanstd)]
         state = dict(start.state) | dict(zip(("encoder.front.mean", "encoder.front.std"), scale, strict=True))
         found[name] = replace(start, state={key: tensor.float() for key, tensor in state.items()})
-    for name in ("mic_rocket", "cam_rocket", "cam_hybrid"):
-        found[name] = _with_features(found[name[:3]], kind=name[4:])
+    for name in FURTHER[1:]:
+        found[name] = _with_features(found[name[:3]], members=name[4:])
     return found
 
 
-def _with_features(start: StudentCheckpoint, *, kind: str) -> StudentCheckpoint:
+def _with_features(start: StudentCheckpoint, *, members: str) -> StudentCheckpoint:
     assert start.carried is not None
     values, present = prepare_batch(start.carried.windows, start.modality)
     scale = tuple(start.state[f"encoder.front.{name}"].numpy() for name in ("mean", "std"))
-    features = fit_rocket(start.modality, values, present, scale=scale, seed=0, features=84)  # type: ignore[arg-type]
-    config = msgspec.structs.replace(start.config, kind=kind, rocket=features.config)
+    features = fit_convolutions(start.modality, values, present, scale=scale, seed=0, features=84)  # type: ignore[arg-type]
+    config = msgspec.structs.replace(start.config, members=student_members(members), convolutions=features.config)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = Student(start.modality, len(start.task.labels), config)
-    state = network.state_dict() | {f"rocket.{name}": value for name, value in features.state_dict().items()}
+    state = network.state_dict() | {f"convolutions.{name}": value for name, value in features.state_dict().items()}
     fronts = {key: tensor for key, tensor in start.state.items() if "front" in key and key in state}
     return replace(start, config=config, state=state | fronts)
 

@@ -48,7 +48,7 @@ def with_seen(student: StudentCheckpoint) -> StudentCheckpoint:
 
 def built(what: str) -> StudentCheckpoint:
     match what:
-        case "rocket" | "hybrid":
+        case "convolutions" | "transformer,convolutions":
             return of_features(make_student(windows=40), what)
         case "sound":
             return make_student(modality=MIC, windows=24)
@@ -60,7 +60,7 @@ def built(what: str) -> StudentCheckpoint:
             return make_student(task=TASKS[what], windows=24)
 
 
-@pytest.mark.parametrize("what", ["transformer", "rocket", "hybrid", "sound", "video", *TASKS])
+@pytest.mark.parametrize("what", ["transformer", "convolutions", "transformer,convolutions", "sound", "video", *TASKS])
 def test_every_kind_of_student_has_it_in_every_engine(what: str) -> None:
     student = with_seen(built(what))
     assert student.carried is not None

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mmkd_models.networks.causal import CausalEncoder
+    from mmkd_models.networks.convolutions import ConvolutionFeatures
     from mmkd_models.networks.encoder import Encoder
     from mmkd_models.networks.layers import TokenPooling
-    from mmkd_models.networks.rocket import RocketFeatures
     from mmkd_models.networks.student import ExportStudent, Student
 
 _MAGIC, _LANES, _ALIGNED, _NAME_BYTES = b"MMKDNAT1", 16, 64, 256
@@ -65,7 +65,7 @@ def int8_weights(file: bytes) -> bytes:
 
 
 def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -> Named:
-    encoder, rocket = student.encoder, student.rocket
+    encoder, rocket = student.encoder, student.convolutions
     centres = 0 if network.novelty is None else network.novelty.weight.shape[1]
     outputs, answer = student.head.out_features, student.answer
     sizes = [*modality.shape, outputs, _TASKS.index(answer.kind), encoder is not None, rocket is not None, centres, 0]
@@ -131,7 +131,7 @@ def _transformer(encoder: Encoder | CausalEncoder, pool: TokenPooling) -> Named:
     yield from _linear("t.mix", pool.mix)
 
 
-def _convolutions(rocket: RocketFeatures) -> Named:
+def _convolutions(rocket: ConvolutionFeatures) -> Named:
     from torch import cat
 
     kernels: list[list[int]] = []

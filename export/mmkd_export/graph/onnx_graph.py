@@ -38,7 +38,7 @@ LEARNT_OPS = ("Conv", "Gemm", "MatMul")
 SMALLEST_PRODUCT = 16
 
 _NOVELTY = "novelty."  # weights of the novelty score
-_CONVOLUTIONAL_FEATURES = "rocket."
+_CONVOLUTIONAL_FEATURES = "convolutions."
 _REPORT = "please report it with the checkpoint"
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
 

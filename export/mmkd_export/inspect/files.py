@@ -152,9 +152,12 @@ def _checkpoint_facts(path: Path) -> _Rows:
         values = sum(math.prod(tensor.shape) for tensor in tensors if tensor.name.startswith(f"{kind}/"))
         yield "size", f"{config['preset']}, {values:,} values in its tensors"
         if kind == "student":
-            rocket = config.get("rocket")
-            features = f", {sum(one['features'] for one in rocket['groups'])} convolutional features" if rocket else ""
-            yield "student_kind", f"{config.get('kind', 'transformer')}{features}"
+            features = [
+                f"{sum(group['features'] for group in config['convolutions']['groups'])} convolutional features"
+                for _ in range("convolutions" in config)
+            ]
+            features += [f"{config['trees']['trees']} trees" for _ in range("trees" in config)]
+            yield "student_members", ", ".join([*config.get("members", ["transformer"]), *features])
         if committee := document.get("committee"):
             yield "members", ", ".join(member["kind"] for member in committee["members"])
         yield from _training_facts(facts)

@@ -159,7 +159,7 @@ def fp32_tolerance(
     if not np.isfinite(rounding):
         raise GateError(f"{what}: expected finite answers of the checkpoint, got NaN or infinity; train it again")
     if rounding > MAX_FP32_TOLERANCE / _ROUNDING_ROOM:
-        another = "" if is_transformer else "train with --kind transformer, or "
+        another = "" if is_transformer else "train with --members transformer, or "
         raise GateError(
             f"{what}: expected answers in float32 within {MAX_FP32_TOLERANCE / _ROUNDING_ROOM:g} of those in float64, "
             f"got a difference of {rounding:.3g}: levels are too far apart for what moves within a window; no bundle "

@@ -125,7 +125,8 @@ def new_classes(student: StudentCheckpoint, task: TaskSpec) -> tuple[str, ...]:
 
 def unlearnt(student: StudentCheckpoint) -> NDArray[np.bool_]:
     """Return (K,) classes whose head row `with_classes` created."""
-    return np.asarray((student.state["head.weight"] == 0).all(dim=1).numpy())
+    weight, bias = student.state["head.weight"], student.state["head.bias"]
+    return np.asarray(((weight == 0).all(dim=1) & (bias < bias.max() - _NEVER / 2)).numpy())
 
 
 def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoint:
@@ -145,6 +146,13 @@ def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoin
         if name in student.task.labels:
             place = student.task.labels.index(name)
             rows[number], values[number] = weight[place], bias[place]
+    state = {**student.state, "head.weight": rows, "head.bias": values}
+    if "trees.fractions" in state:
+        known_fractions = student.state["trees.fractions"]
+        state["trees.fractions"] = known_fractions.new_zeros(len(known_fractions), len(task.labels))
+        for place, number in enumerate(_numbers(student.task, task)):
+            if number >= 0:
+                state["trees.fractions"][:, number] = known_fractions[:, place]
     carried = student.carried
     if carried is not None:
         labels = _numbers(student.task, task)[carried.labels]
@@ -152,7 +160,7 @@ def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoin
     return replace(
         student,
         task=task,
-        state={**student.state, "head.weight": rows, "head.bias": values},
+        state=state,
         facts=msgspec.structs.replace(student.facts, prior_tau=msgspec.UNSET),
         carried=carried,
         int8=None,

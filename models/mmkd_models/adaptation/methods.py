@@ -28,10 +28,10 @@ from mmkd_models.metrics.likelihood import Floats, probabilities_of
 from mmkd_models.metrics.scores import AnyScores, scores_from_logits
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile
+from mmkd_models.training.closed_form import class_weights, fit_ridges, label_answers, teachers_answers
 from mmkd_models.training.fitting import set_normalisation
 from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import embeddings_of, logits_of
-from mmkd_models.training.rocket import class_weights, fit_ridges, label_answers, teachers_answers
 
 AdaptationMethod = Literal["statistics", "teacher", "labels"]
 """Mean and spread of the new windows; a teacher's answers; labels of some windows."""
@@ -40,7 +40,7 @@ _PENALTIES = (1e1, 1e2, 1e3, 1e4, 1e5)
 _BLOCKS, _PARTS = 20, 4  # twenty blocks of neighbouring windows, of which each fourth is left out at a time
 
 ADAPT_TRAIN = TrainConfig(steps=200, learning_rate=5e-4, eval_every=50)
-"""Training of a transformer or a hybrid: short and gentle, since it starts from a trained student."""
+"""Training of a student with a transformer: short and gentle, since it starts from a trained student."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class AdaptationTask:
         student = self.student
         # Values that are normalised by group are statistics already, as are convolutional features of audio.
         is_fixed = student.modality.normalise == "per_group" or (
-            student.config.kind != "transformer" and student.modality.kind != "series"
+            student.config.members != ("transformer",) and student.modality.kind != "series"
         )
         methods: list[AdaptationMethod] = [] if is_fixed else ["statistics"]
         methods += ["teacher"] if self.teacher is not None else []
@@ -103,7 +103,7 @@ def adapt_student(
         assert answers is not None
         rows, targets = np.arange(len(task.learn)), answers
     parts = [(task.learn.subset(rows), targets), (task.old.learn, old_answers(task))]
-    if task.student.config.kind == "rocket":
+    if "transformer" not in task.student.config.members:
         return refit_head(task.student, parts)
     start = task.student
     if method == "labels":  # the head first: a regression on few windows changes little, and a new class has its row
@@ -127,7 +127,7 @@ def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats
     each = np.concatenate([np.full(len(windows), 1.0 / max(len(windows), 1)) for windows, _ in parts])
     weights = class_weights(student.task.kind, targets) * each
     weights *= len(weights) / weights.sum()
-    before = inputs @ network.head.weight.detach().numpy().T + network.head.bias.detach().numpy()
+    before = np.concatenate([logits_of(network, windows, modality=name) for windows, _ in parts]).astype(np.float64)
     # Logits are scores divided by a temperature, the factor between the two. The logits of a new class are one number
     # far below all others, and do not count.
     known = ~unlearnt(student)

@@ -24,9 +24,9 @@ from mmkd_models.adaptation.methods import AdaptationTask, adapt_student
 from mmkd_models.carried import CarriedWindows, most_carried
 from mmkd_models.data.windows import Windows
 from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_models.training.closed_form import label_answers
 from mmkd_models.training.fitting import with_novelty
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.rocket import label_answers
 from mmkd_models.training_hashes import joined_hashes, training_hashes
 from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts, EstimateKind, MethodResult
 

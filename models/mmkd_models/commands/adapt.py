@@ -57,7 +57,7 @@ def adapt(
         float, Option("Points that the old domain may lose, beyond a standard error.", min=0.0, metavar="POINTS")
     ] = 1.0,
     dry_run: Annotated[bool, Option("Report, and write nothing.", ("--dry-run",))] = False,
-    steps: Annotated[int, Option("Training steps of a transformer or hybrid student.", min=1)] = 200,
+    steps: Annotated[int, Option("Training steps of a student with a transformer.", min=1)] = 200,
     seed: Annotated[int, Option("Seed of batches and of the choice of labels.", min=0)] = 0,
     resume: Annotated[bool, Option("Resume an interrupted run.", ("--resume",))] = False,
     page: Page = None,

@@ -9,7 +9,7 @@ with loading("mmkd-distill"):
     from collections.abc import Sequence
     from dataclasses import dataclass, replace
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
+    from typing import TYPE_CHECKING, Annotated, NoReturn
 
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
     from mmkd_edge.cli.run import run_command
@@ -21,16 +21,16 @@ with loading("mmkd-distill"):
         Data,
         Embed,
         Json,
-        Kind,
         Modality,
         Output,
+        StudentMembers,
         TrainingOptions,
         new_run,
         training_data,
     )
     from mmkd_models.commands.outputs import drop_states, hold_output, training_shown, write_student_and_report
     from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN
-    from mmkd_models.networks.config import StudentKind, choice, preset_named, student_config
+    from mmkd_models.networks.config import MemberKind, preset_named, student_config, student_members
 
 if TYPE_CHECKING:
     import typer
@@ -72,9 +72,9 @@ class _StudentOptions:
     preset: Annotated[
         str | None, Option("Size: tiny, small, medium or base.", shown=f"{STUDENT_PRESET}; with --qat the student's")
     ] = None
-    kind: Kind = "transformer"
+    members: StudentMembers = "transformer"
     choose: Annotated[
-        bool, Option("Train all kinds of students, labels only too, and write what validation prefers.", ("--choose",))
+        bool, Option("Train all members, labels only too, and write what validation prefers.", ("--choose",))
     ] = False
     causal: Causal = False
     qat: Annotated[
@@ -141,10 +141,10 @@ def distill(
     from mmkd_models.training.students import choose_student, train_student
     from mmkd_models.training.trainings import distil_int8
 
-    kind: StudentKind = choice(student.kind, get_args(StudentKind), option="--kind")
+    members = student_members(student.members)
     preset = student.preset or STUDENT_PRESET
-    _check_combinations(kind, student, taught)
-    config = student_config(preset_named(preset, option="--preset"), causal=student.causal, kind=kind)
+    _check_combinations(members, student, taught)
+    config = student_config(preset_named(preset, option="--preset"), causal=student.causal, members=members)
     hold_output(context, output, teachers=teacher, replace=options.force or options.resume)
     training = training_data(data, options, modalities=None)
     start = None if student.qat is None else _read_start(student, modality, output)
@@ -185,20 +185,21 @@ def distill(
     write_student_and_report(output, checkpoint, json=result.json)
 
 
-def _check_combinations(kind: StudentKind, student: _StudentOptions, taught: _RecipeOptions) -> None:
-    if student.choose and (kind != "transformer" or student.qat is not None):
-        other = "--qat" if student.qat is not None else f"--kind {kind}"
+def _check_combinations(members: tuple[MemberKind, ...], student: _StudentOptions, taught: _RecipeOptions) -> None:
+    named_members = members != ("transformer",)
+    if student.choose and (named_members or student.qat is not None):
+        other = "--qat" if student.qat is not None else f"--members {student.members}"
         raise UsageError(
-            f"--choose cannot be combined with {other}: validation chooses among new students of every kind; "
+            f"--choose cannot be combined with {other}: validation chooses among all members and their averages; "
             "leave one of them out"
         )
-    if student.qat is not None and (kind != "transformer" or student.preset is not None or student.causal):
-        other = "--causal" if student.causal else "--preset" if student.preset is not None else "--kind"
+    if student.qat is not None and (named_members or student.preset is not None or student.causal):
+        other = "--causal" if student.causal else "--preset" if student.preset is not None else "--members"
         raise UsageError(f"{other} cannot be combined with --qat, which continues with a trained student; leave it out")
-    if kind == "rocket" and (taught.recipe or taught.term):
+    if "transformer" not in members and (taught.recipe or taught.term):
         raise UsageError(
-            f"{'--recipe' if taught.recipe else '--term'} cannot be combined with --kind rocket, whose regression "
-            "learns the teachers' probabilities and the labels; leave it out, or take --kind hybrid"
+            f"{'--recipe' if taught.recipe else '--term'} cannot be combined with --members {student.members}, which "
+            "learn the teachers' probabilities and the labels; leave it out, or add the member transformer"
         )
 
 

@@ -45,14 +45,19 @@ LabelledGroups = Annotated[
     int | None,
     Option("Use the labels of N whole groups of the training windows, not of a fraction.", metavar="N", shown=False),
 ]
-Kind = Annotated[str, Option("Kind of student: transformer, rocket (fast convolutional features) or hybrid (both).")]
+StudentMembers = Annotated[
+    str,
+    Option("Members of the student, averaged: transformer, convolutions, intervals, trees.", metavar="NAMES"),
+]
 Embed = Annotated[bool, Option("Carry up to 256 validation windows.", ("--embed-windows/--no-embed-windows",))]
 Json = Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))]
 Page = Annotated[Path | None, Option("Also write the results as one self-contained page.", metavar="FILE.html")]
 Members = Annotated[
     str | None,
     Option(
-        "Members of the teacher, with commas: transformer, rocket, trees.", metavar="NAMES", shown=",".join(COMMITTEE)
+        "Members of the teacher, with commas: transformer, convolutions, trees.",
+        metavar="NAMES",
+        shown=",".join(COMMITTEE),
     ),
 ]
 SelfTraining = Annotated[

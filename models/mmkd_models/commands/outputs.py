@@ -70,8 +70,8 @@ def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, jso
 def _rows(facts: Provenance) -> dict[str, str]:
     steps = f" at step {facts.best_step} of {facts.training.steps}" if facts.best_step else ""
     rows = {"validation": f"{facts.metric} {facts.score:.3f}{steps}"}
-    if facts.hybrid_weight is not msgspec.UNSET:
-        rows["hybrid"] = f"weight of the transformer {facts.hybrid_weight:g}, of the rocket {1 - facts.hybrid_weight:g}"
+    if facts.weights:
+        rows["weights"] = ", ".join(f"{member} {weight:.3g}" for member, weight in facts.weights.items())
     if facts.shipped:
         tried = ", ".join(f"{trial.name} {trial.valid_score:.3f}" for trial in facts.tried or ())
         rows["shipped"] = f"{facts.shipped} (of {tried})"

@@ -8,7 +8,7 @@ with loading("mmkd-train"):
     from collections.abc import Sequence
     from dataclasses import replace
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
+    from typing import TYPE_CHECKING, Annotated, NoReturn
 
     import msgspec
 
@@ -20,11 +20,11 @@ with loading("mmkd-train"):
         Data,
         Embed,
         Json,
-        Kind,
         Members,
         Modality,
         Output,
         SelfTraining,
+        StudentMembers,
         TrainingOptions,
         new_run,
         same_windows,
@@ -38,7 +38,7 @@ with loading("mmkd-train"):
         write_student_and_report,
     )
     from mmkd_models.defaults import STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-    from mmkd_models.networks.config import StudentKind, choice, preset_named, student_config, teacher_config
+    from mmkd_models.networks.config import preset_named, student_config, student_members, teacher_config
 
 if TYPE_CHECKING:
     import typer
@@ -118,7 +118,7 @@ def student(
     modality: Modality,
     output: Output = Path("baseline.ckpt"),
     preset: Annotated[str, Option("Size: tiny, small, medium or base.")] = STUDENT_PRESET,
-    kind: Kind = "transformer",
+    members: StudentMembers = "transformer",
     causal: Causal = False,
     options: TrainingOptions,
     embed_windows: Embed = True,
@@ -127,8 +127,7 @@ def student(
     """Train a student of one modality on labels only: the baseline that distillation has to beat."""
     from mmkd_models.training.students import train_student
 
-    chosen = choice(kind, get_args(StudentKind), option="--kind")
-    size = student_config(preset_named(preset, option="--preset"), causal=causal, kind=chosen)
+    size = student_config(preset_named(preset, option="--preset"), causal=causal, members=student_members(members))
     hold_output(context, output, replace=options.force or options.resume)
     training = training_data(data, options, modalities=[modality])
     run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows)

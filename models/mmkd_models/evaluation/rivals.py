@@ -20,9 +20,9 @@ from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.metrics.likelihood import fitted_temperature, logits_of_probabilities, probabilities_of
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.choosing import choose_tau, log_prior
+from mmkd_models.training.closed_form import mix_answers
 from mmkd_models.training.committee import grow_member
 from mmkd_models.training.predict import answers_to, series_values
-from mmkd_models.training.rocket import mix_answers
 from mmkd_report.schema.figures import MODEL_NAMES
 
 RivalName = Literal["extra_trees", "mini_rocket", "rocket_and_trees", "distilled_rocket"]

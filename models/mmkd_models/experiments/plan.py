@@ -32,7 +32,7 @@ from mmkd_models.distillation.recipe import Method
 from mmkd_models.evaluation.gains import labels_spread_in_time
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import RivalName
-from mmkd_models.networks.config import MemberKind, Preset, StudentKind, preset_named, student_config, teacher_config
+from mmkd_models.networks.config import MemberKind, Preset, preset_named, student_config, teacher_config
 from mmkd_models.train_config import OnStep, TrainConfig, Validation
 from mmkd_models.training.committee import default_members
 from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
@@ -331,7 +331,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     learning_rate: float = 0.0
     parameters: int = 0
     curve: tuple[Validation, ...] = ()
-    kind: StudentKind | None = None
+    members: tuple[MemberKind, ...] = ()  # the trained student's
     shipped: str = ""
     sha256: str | None = None
 

@@ -247,7 +247,7 @@ def run_trial(folder: Folder, trial: Trial, on_step: OnStep) -> None:
         learning_rate=facts.training.learning_rate,
         parameters=count_values(checkpoint.network()),
         curve=facts.curve,
-        kind=checkpoint.config.kind,
+        members=checkpoint.config.members,
         shipped=facts.shipped or "",
         sha256=file_sha256(path / STUDENT_CHECKPOINT),
     )

@@ -29,7 +29,7 @@ from mmkd_models.evaluation.suites.models import fit_rivals, model_from_checkpoi
 from mmkd_models.evaluation.suites.table import judge, with_suites
 from mmkd_models.experiments.comparison import Comparison
 from mmkd_models.experiments.workers import Executor, Workers
-from mmkd_models.networks.rocket import fits_kernels
+from mmkd_models.networks.convolutions import fits_kernels
 from mmkd_models.train_config import OnStep
 from mmkd_report.schema.demo import LABELS_ONLY, DemoDocument, DemoRival, DemoSensor, Network
 from mmkd_report.schema.figures import Interval

@@ -21,6 +21,7 @@ from mmkd_models.evaluation.gains import (
 from mmkd_models.experiments.comparison import FoldResult, SensorResult
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.metrics.scores import AnyScores, LabelScores, Scores, measures_of
+from mmkd_models.networks.config import named
 from mmkd_report.schema.demo import (
     FORMAT_VERSION,
     CurvePoint,
@@ -144,7 +145,7 @@ def _network(judged: Sequence[Judged], measures: Sequence[Measure], preset: str 
         parameters=results[0].parameters,
         preset=preset,
         learning_rate=tuple(result.learning_rate for result in results),
-        kinds=tuple(result.kind for result in results if result.kind),
+        kinds=tuple(named(result.members) for result in results if result.members),
         shipped=tuple(result.shipped for result in results if result.shipped),
         chance=compare_with_chance([network.test for network in judged], measures[0].name),
         confusion=msgspec.convert(np.sum(confusions, axis=0).tolist(), _Confusion) if confusions else None,

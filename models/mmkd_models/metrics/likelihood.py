@@ -98,17 +98,39 @@ def fitted_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: Task
     return float(2 / (low + high))
 
 
+def helpful_temperature(logits: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any], *, kind: TaskKind) -> float:
+    """Return the fitted temperature if, fitted to the other groups, it makes each group likelier on average; else 1.
+
+    With fewer than three groups, blocks of neighbouring windows take their place.
+    """
+    if kind == "regression" or len(logits) == 0:
+        return 1.0
+    parts, part = _parts(groups, fewest=3)
+    gain = 0.0
+    for number in range(parts):
+        out = part == number
+        temperature = fitted_temperature(logits[~out], labels[~out], kind=kind)
+        after, before = (log_likelihood(logits[out] / each, labels[out], kind=kind) for each in (temperature, 1.0))
+        gain += float((after - before).sum())
+    return fitted_temperature(logits, labels, kind=kind) if gain > 0 else 1.0
+
+
+def _parts(groups: NDArray[Any], *, fewest: int) -> tuple[int, NDArray[np.intp]]:
+    """Number of groups and the group of each row (N,); with fewer than `fewest`, of blocks of rows."""
+    names, member = np.unique(groups, return_inverse=True)
+    if len(names) >= fewest:
+        return len(names), member.reshape(-1)
+    count = min(BLOCKS, len(groups))
+    return count, np.arange(len(groups)) * count // max(len(groups), 1)
+
+
 def jackknife_error(figure: Callable[[NDArray[np.bool_]], float], groups: NDArray[Any], *, fewest_groups: int) -> float:
     """Return the standard error of a figure of the remaining rows (N,); infinite if none can be left out.
 
     Leaves out groups; with fewer than `fewest_groups`, blocks of windows (B. Efron, C. Stein, Annals of Statistics 9,
     1981).
     """
-    names, member = np.unique(groups, return_inverse=True)
-    count = len(names)
-    if count < fewest_groups:
-        count = min(BLOCKS, len(groups))
-        member = np.arange(len(groups)) * count // len(groups)
+    count, member = _parts(groups, fewest=fewest_groups)
     if count < 2:
         return np.inf
     without = np.array([figure(member != number) for number in range(count)])

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 import msgspec
 
 from mmkd_edge.errors import UsageError
 
-MemberKind = Literal["transformer", "rocket", "trees"]
-MEMBERS: tuple[MemberKind, ...] = get_args(MemberKind)  # kinds of members of a committee; transformers come first
+MemberKind = Literal["transformer", "convolutions", "intervals", "trees"]
+MEMBERS: tuple[MemberKind, ...] = get_args(MemberKind)  # in their order everywhere
+TEACHERS_MEMBERS = tuple(kind for kind in MEMBERS if kind != "intervals")
 
 Preset = Literal["tiny", "small", "medium", "base"]
-StudentKind = Literal["transformer", "rocket", "hybrid"]
 
 MAX_POSITIONS = 1024
 """Positions of a window that a kernel reads: a proportion is within 1.6 points, and FP16 can count them."""
@@ -23,10 +24,12 @@ _STUDENTS = {"tiny": (48, 4, 2), "small": (88, 4, 2), "medium": (152, 8, 3), "ba
 _TEACHERS = {"tiny": (64, 4, 2, 1), "small": (96, 4, 2, 2), "medium": (128, 8, 3, 2), "base": (192, 8, 4, 2)}
 """Width, heads, depth, and layers of the fusion."""
 
-MAX_ROCKET_FEATURES = {"tiny": 336, "small": 504, "medium": 1008, "base": 2016}
+MAX_TREES, MAX_NODES = 1024, 1 << 18
+
+MAX_FEATURES = {"tiny": 336, "small": 504, "medium": 1008, "base": 2016}
 """Most convolutional features of a student, of the 2,016 that are drawn (Detach-ROCKET, arXiv 2309.14518)."""
 
-MAX_ROCKET_POSITIONS = {"tiny": 100}
+PRESET_POSITIONS = {"tiny": 100}
 """Every third of 200 and 240 positions costs 0.4 ± 0.6 points of balanced accuracy, and saves 6 to 27 % of the time."""
 
 
@@ -52,7 +55,7 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError("expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1)")
 
 
-class RocketGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ConvolutionGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Convolutional features of one dilation. Raises ValueError for impossible numbers."""
 
     dilation: int  # samples between two weights of a kernel
@@ -64,10 +67,10 @@ class RocketGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("expected a dilation and a number of features >= 1")
 
 
-class RocketConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ConvolutionsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Convolutional features of a window; a kernel reads every `stride`-th position."""
 
-    groups: tuple[RocketGroup, ...]
+    groups: tuple[ConvolutionGroup, ...]
     stride: int = 1
 
     def __post_init__(self) -> None:
@@ -80,20 +83,41 @@ class RocketConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return sum(group.features for group in self.groups)
 
 
-class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An encoder, convolutional features or both, and a head. Raises ValueError for other parts."""
+class TreesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sizes of a forest. Raises ValueError for impossible numbers."""
 
-    preset: str
-    encoder: EncoderConfig  # not used by the kind rocket
-    causal: bool = False  # whether no token sees later ones
-    kind: StudentKind = "transformer"
-    rocket: RocketConfig | None = None  # None in a transformer, and before features are drawn
+    trees: int
+    nodes: int
+    leaves: int  # different rows of leaves
 
     def __post_init__(self) -> None:
-        if self.kind == "transformer" and self.rocket is not None:
-            raise ValueError("expected no convolutional features in a transformer")
-        if self.kind != "transformer" and self.causal:
-            raise ValueError(f"expected a windowed student of the kind {self.kind}")
+        if not 1 <= self.trees <= MAX_TREES or not self.trees <= self.nodes <= MAX_NODES or self.leaves < 1:
+            raise ValueError(f"expected 1 to {MAX_TREES} trees, up to {MAX_NODES} nodes for all, and leaves")
+
+
+class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A student's members and sizes. Raises ValueError for other parts."""
+
+    preset: str
+    encoder: EncoderConfig  # used by a transformer alone
+    causal: bool = False  # whether no token sees later ones
+    members: tuple[MemberKind, ...] = ("transformer",)  # in the order of MEMBERS
+    convolutions: ConvolutionsConfig | None = None  # None before features are drawn
+    trees: TreesConfig | None = None  # None before they are grown
+
+    def __post_init__(self) -> None:
+        if not self.members or self.members != in_order(self.members):
+            raise ValueError(f"expected members among {named(MEMBERS)}, in this order and once each")
+        for kind, sizes in (("convolutions", self.convolutions), ("trees", self.trees)):
+            if sizes is not None and kind not in self.members:
+                raise ValueError(f"expected no {kind} in a student of {named(self.members)}")
+        if self.causal and self.members != ("transformer",):
+            raise ValueError(f"expected a windowed student of {named(self.members)}")
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether a member reads the features of intervals."""
+        return "intervals" in self.members or "trees" in self.members
 
 
 class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,16 +143,37 @@ def preset_named(name: str, *, option: str) -> Preset:
     return chosen
 
 
-def student_config(preset: Preset, *, causal: bool = False, kind: StudentKind = "transformer") -> StudentConfig:
-    """Return a student of that size. Raise UsageError if the kind cannot be causal."""
+def in_order(members: Iterable[str]) -> tuple[MemberKind, ...]:
+    """Return the members once each, in their order."""
+    given = set(members)
+    return tuple(kind for kind in MEMBERS if kind in given)
+
+
+def named(members: Iterable[str]) -> str:
+    """Return members in a text."""
+    return ", ".join(members)
+
+
+def student_members(text: str) -> tuple[MemberKind, ...]:
+    """Return the members of an option `--members`, such as `transformer,trees`; raise UsageError for other names."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        choice(name, MEMBERS, option="--members")
+    return in_order(names)
+
+
+def student_config(
+    preset: Preset, *, causal: bool = False, members: tuple[MemberKind, ...] = ("transformer",)
+) -> StudentConfig:
+    """Return a student of that size. Raise UsageError if its members cannot be causal."""
     width, heads, depth = _STUDENTS[preset_named(preset, option="preset")]
-    if causal and kind != "transformer":
+    if causal and members != ("transformer",):
         raise UsageError(
-            f"--causal: expected a student of the kind transformer, got {kind}, whose features are counted over whole "
-            "windows; leave out --causal, or take --kind transformer"
+            f"--causal: expected the member transformer alone, got {named(members)}, whose features are counted over "
+            "whole windows; leave out --causal, or give --members transformer"
         )
     encoder = EncoderConfig(width=width, heads=heads, depth=depth, dropout=0.0, movement=True)
-    return StudentConfig(preset=preset, encoder=encoder, causal=causal, kind=kind)
+    return StudentConfig(preset=preset, encoder=encoder, causal=causal, members=members)
 
 
 def teacher_config(preset: Preset) -> TeacherConfig:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.networks.causal import CausalEncoder
 from mmkd_models.networks.config import StudentConfig
+from mmkd_models.networks.convolutions import ConvolutionFeatures
 from mmkd_models.networks.encoder import Encoder
+from mmkd_models.networks.intervals import IntervalFeatures
 from mmkd_models.networks.layers import AnswerHead, Dropout, Projections, TokenPooling, Tokens
-from mmkd_models.networks.rocket import RocketFeatures
+from mmkd_models.networks.trees import StudentTrees
 from mmkd_models.novelty import NoveltyScore, TrainingEmbeddings
 
 
@@ -28,13 +30,15 @@ class StudentOutput:
     projections: tuple[Projections, ...] = ()
     # (B, L + 2) 1 for tokens with samples behind them, else 0; None without taps, or if all are
     valid: Tensor | None = None
+    raw: Tensor | None = None  # (B, K) logits; of a regression in standard deviations
+    features: Tensor | None = None  # (B, F) raw features of intervals, which trees read
 
 
 class Student(nn.Module):
-    """A transformer, convolutional features or both, with one linear head.
+    """Members with one linear head on all their features, and trees, whose logits are added.
 
-    The kind rocket has no `encoder` and `pool`, the kind transformer no `rocket`. Raises ValueError for convolutional
-    features that were not drawn.
+    Trees read the features of intervals, which are then part of the embedding. Raises ValueError for convolutional
+    features that were not drawn, or trees that were not grown.
     """
 
     pool: TokenPooling
@@ -45,35 +49,51 @@ class Student(nn.Module):
         super().__init__()
         self.modality = modality
         self.encoder: Encoder | CausalEncoder | None = None
-        self.rocket: RocketFeatures | None = None
+        self.convolutions: ConvolutionFeatures | None = None
+        self.intervals: IntervalFeatures | None = None
+        self.trees: StudentTrees | None = None
         width = 0
-        if config.kind != "rocket":
+        if "transformer" in config.members:
             self.encoder = (CausalEncoder if config.causal else Encoder)(modality, config.encoder)
             self.pool = TokenPooling(config.encoder.width)
             width = config.encoder.width
-        if config.kind != "transformer":
-            if config.rocket is None:
-                raise ValueError(
-                    f"student: expected the features that a training drew for the kind {config.kind}, got none"
-                )
-            self.rocket = RocketFeatures(modality, config.rocket)
-            width += config.rocket.features
+        if "convolutions" in config.members:
+            if config.convolutions is None:
+                raise ValueError("student: expected the convolutional features that a training drew, got none")
+            self.convolutions = ConvolutionFeatures(modality, config.convolutions)
+            width += config.convolutions.features
+        if config.has_intervals:
+            self.intervals = IntervalFeatures(modality)
+            width += self.intervals.features
+        if "trees" in config.members:
+            if config.trees is None:
+                raise ValueError("student: expected the sizes of trees that a training grew, got none")
+            self.trees = StudentTrees(config.trees, classes, kind=kind)
         self.dropout = Dropout(config.encoder.dropout)
         self.head = nn.Linear(width, classes)
         self.answer = AnswerHead(kind)
 
-    def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
-        """Answer a batch of windows; taps are the transformer's."""
+    def forward(
+        self, values: Tensor, present: Tensor, *, taps: bool = False, votes: Tensor | None = None
+    ) -> StudentOutput:
+        """Answer a batch of windows; taps are the transformer's, and `votes` (B, K) an engine's."""
         tokens: Tokens | None = None if self.encoder is None else self.encoder(values, present, taps=taps)
         parts = [] if tokens is None else [self.pool(tokens.values, tokens.bias)]
-        parts += [] if self.rocket is None else [self.rocket(values, present)]
+        parts += [] if self.convolutions is None else [self.convolutions(values, present)]
+        features = None if self.intervals is None else self.intervals(values, present)
+        if self.intervals is not None and features is not None:
+            parts.append(self.intervals.standardised(features))
         embedding = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-        logits = self.answer.logits(self.head(self.dropout(embedding)))
+        raw = self.head(self.dropout(embedding))
+        if self.trees is not None and features is not None:
+            raw = raw + self.trees(features, votes)
+        logits = self.answer.logits(raw)
         if tokens is None or not taps:
-            return StudentOutput(logits=logits, embedding=embedding)
+            return StudentOutput(logits=logits, embedding=embedding, raw=raw, features=features)
         return StudentOutput(
             logits=logits,
             embedding=embedding,
+            raw=raw,
             hidden=tokens.hidden,
             attention=tuple(tap.map for tap in tokens.attention),
             projections=tuple(tap.projections for tap in tokens.attention),
@@ -82,22 +102,24 @@ class Student(nn.Module):
 
 
 def count_values(network: nn.Module) -> int:
-    """Count weights and drawn kernels."""
+    """Count weights, drawn kernels, and the nodes of trees."""
     kernels = sum(
         buffer.numel()
         for module in network.modules()
-        if isinstance(module, RocketFeatures)
+        if isinstance(module, ConvolutionFeatures)
         for name, buffer in module.groups.named_buffers()
         if name.endswith((".weight", ".bias"))
     )
-    return kernels + sum(parameter.numel() for parameter in network.parameters())
+    nodes = sum(len(module.feature) for module in network.modules() if isinstance(module, StudentTrees))
+    return kernels + nodes + sum(parameter.numel() for parameter in network.parameters())
 
 
 class ExportStudent(nn.Module):
     """The exported graph: raw values and presence in; logits, probabilities and perhaps novelty out.
 
     A regression returns the number in training standard deviations and in the target's unit. The temperature changes
-    probabilities alone; novelty needs `seen` embeddings.
+    probabilities alone; novelty needs `seen` embeddings. With trees, whose operator torch lacks, the traced graph takes
+    their mean votes as a third input, and has the features that they read as another output.
     """
 
     def __init__(self, student: Student, *, temperature: float = 1.0, seen: TrainingEmbeddings | None = None) -> None:
@@ -106,9 +128,10 @@ class ExportStudent(nn.Module):
         self.sharpness = 1 / temperature
         self.novelty = None if seen is None else NoveltyScore(seen)
 
-    def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, values: Tensor, present: Tensor, votes: Tensor | None = None) -> tuple[Tensor, ...]:
         """(1, T, C), (1, T, C) -> logits, probabilities (1, K), and novelty (1, 1)."""
-        answer, output = self.student.answer, self.student(values, present)
-        raw = self.student.head(output.embedding) if answer.kind == "regression" else output.logits
-        answers = raw, answer(raw if self.sharpness == 1 else raw * self.sharpness)
-        return answers if self.novelty is None else (*answers, self.novelty(output.embedding))
+        answer, output = self.student.answer, self.student(values, present, votes=votes)
+        raw = output.raw
+        answers: tuple[Tensor, ...] = raw, answer(raw if self.sharpness == 1 else raw * self.sharpness)
+        answers = answers if self.novelty is None else (*answers, self.novelty(output.embedding))
+        return answers if votes is None else (*answers, output.features)

@@ -29,11 +29,12 @@ from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.network_bounds import check_bounds
 from mmkd_models.networks.committee import Committee, CommitteeFacts, committee_fault
-from mmkd_models.networks.config import StudentConfig, TeacherConfig
+from mmkd_models.networks.config import MemberKind, StudentConfig, TeacherConfig, named
 from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.members import check_member, member_from_state
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
+from mmkd_models.networks.trees import TREES_DTYPES, check_trees
 from mmkd_models.novelty import TrainingEmbeddings, seen_from, seen_tensors
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
 from mmkd_models.train_config import TrainConfig, Validation
@@ -69,7 +70,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # how far the head's bias corrects unequal class frequencies, 0 to 1; unset for 0 and unequal parts
     prior_tau: float | msgspec.UnsetType = msgspec.UNSET
     group_reference: GroupReference | msgspec.UnsetType = msgspec.UNSET
-    hybrid_weight: float | msgspec.UnsetType = msgspec.UNSET  # a hybrid's, of its transformer, 0 to 1
+    # of the members that validation averaged, with the sum 1; 0 for a member that was left out
+    weights: dict[MemberKind, float] | msgspec.UnsetType = msgspec.UNSET
     shipped: str | msgspec.UnsetType = msgspec.UNSET  # the best of `tried`, the students that validation compared
     tried: tuple[TriedStudent, ...] | msgspec.UnsetType = msgspec.UNSET
     # of the teachers whose student lost to labels only
@@ -126,20 +128,22 @@ class StudentCheckpoint:
 
     def transformer(self, *, asked_by: str) -> Student:
         """Return the student in evaluation mode; raise UsageError, naming `asked_by`, if it is no transformer."""
-        if self.config.kind != "transformer":
+        if self.config.members != ("transformer",):
             raise UsageError(
-                f"{asked_by}: expected a student of the kind transformer, got a {self.config.kind}; "
-                "train one with --kind transformer"
+                f"{asked_by}: expected a student of the member transformer alone, got {named(self.config.members)}; "
+                "train one with --members transformer"
             )
         return self.network()
 
     @property
     def normalisation(self) -> dict[str, list[float]]:
         """Mean and std (C,) of the training data's channels."""
-        part = "rocket." if self.config.kind == "rocket" else "encoder.front."
-        if self.config.kind == "rocket" and self.modality.kind != "series":
-            part += "raw_"
-        return {name: self.state[f"{part}{name}"].tolist() for name in ("mean", "std")}
+        first = self.config.members[0]
+        part = {"transformer": "encoder.front.", "convolutions": "convolutions."}.get(first, "intervals.")
+        raw = "raw_" if first != "transformer" and self.modality.kind != "series" else ""
+        state = self.state
+        std = 1 / state["intervals.scale"] if part == "intervals." and not raw else state[f"{part}{raw}std"]
+        return {"mean": state[f"{part}{raw}mean"].tolist(), "std": std.tolist()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,15 +225,21 @@ def read_student(path: Path) -> StudentCheckpoint:
     state, carried, novelty = _parts(tensors, ("student/", "carried/", "novelty/"), path)
     modality, task, config = document.modality, document.task, document.config
     _check_sizes((modality,), task, path)
-    if config.kind != "transformer" and config.rocket is None:
-        raise CheckpointError(
-            f"{path}: metadata: expected the features of a {config.kind}, got none; the file was altered"
-        )
-    encoder = None if config.kind == "rocket" else config.encoder
-    check_bounds((modality,), task, encoder, state, path=path, rocket=config.rocket, causal=config.causal)
+    sizes: tuple[tuple[MemberKind, object], ...] = (("convolutions", config.convolutions), ("trees", config.trees))
+    for member, size in sizes:
+        if member in config.members and size is None:
+            raise CheckpointError(
+                f"{path}: metadata: expected the sizes of its {member}, got none; the file was altered"
+            )
+    encoder = config.encoder if "transformer" in config.members else None
+    check_bounds((modality,), task, encoder, state, path=path, student=config)
     with torch.device("meta"):  # shapes alone: no number in the metadata allocates memory
         network = Student(modality, len(task.labels), config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
+    if network.trees is not None and network.intervals is not None:
+        check_trees(
+            {name: state[f"trees.{name}"] for name in TREES_DTYPES}, features=network.intervals.features, path=str(path)
+        )
     int8, modules = document.int8 or None, dict(network.named_modules())
     if int8 is not None and (unknown := [name for name in int8.ranges if name not in modules]):
         raise CheckpointError(

@@ -59,6 +59,38 @@ def preferred(scores: Sequence[ValidationScore]) -> int:
     return max(near, key=lambda number: scores[number].log_likelihood)
 
 
+def simplest(
+    logits: Sequence[NDArray[np.floating[Any]]], sizes: Sequence[int], known: Windows, *, metric: AnyMetric
+) -> int:
+    """Return the number of the smallest candidate that is neither surely worse than the best nor surely less likely.
+
+    Logits (N, K) are of known validation windows. Surely is by more than a standard error of the difference over
+    groups; of candidates of one size the likeliest wins.
+    """
+    task, labels = known.spec.task, known.labels
+    results = [validation_score(each, labels, task, metric=metric) for each in logits]
+    best = max(range(len(logits)), key=lambda number: results[number].score)
+
+    def behind(number: int) -> bool:
+        def gap(rows: NDArray[np.bool_]) -> float:
+            ahead, other = (scores_from_logits(labels[rows], logits[one][rows], task) for one in (best, number))
+            return ahead.metric(metric) - other.metric(metric)
+
+        apart = results[best].score - results[number].score
+        return apart > 0 and apart > jackknife_error(gap, known.groups, fewest_groups=_MIN_GROUPS)
+
+    near = [number for number in range(len(logits)) if not behind(number)]
+    likeliest = max(near, key=lambda number: results[number].log_likelihood)
+    near = [
+        number
+        for number in near
+        if not surely_likelier(
+            results[likeliest].likelihoods, results[number].likelihoods, known.groups, of_one_group=True
+        )
+    ]
+    return min(near, key=lambda number: (sizes[number], -results[number].log_likelihood))
+
+
 def labels_win(taught: ValidationScore, baseline: ValidationScore, groups: NDArray[Any]) -> bool:
     """Return whether the baseline is preferred, and significantly likelier over groups (N,)."""
     return preferred([taught, baseline]) == 1 and surely_likelier(baseline.likelihoods, taught.likelihoods, groups)

@@ -25,16 +25,16 @@ from mmkd_models.defaults import COMMITTEE
 from mmkd_models.metrics.likelihood import Floats, fitted_temperature, log_likelihood, surely_likelier
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.networks.committee import Committee, CommitteeFacts, MemberFacts
-from mmkd_models.networks.config import MEMBERS, MemberKind, TeacherConfig
+from mmkd_models.networks.config import TEACHERS_MEMBERS, MemberKind, TeacherConfig
+from mmkd_models.networks.convolutions import FEATURES, KERNELS, LENGTH, fits_kernels
 from mmkd_models.networks.fronts.as_series import series_view
-from mmkd_models.networks.members import Rocket, Trees, grow_trees, window_figures
-from mmkd_models.networks.rocket import FEATURES, KERNELS, LENGTH, fits_kernels
+from mmkd_models.networks.members import Convolutions, Trees, grow_trees, window_figures
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile
 from mmkd_models.training.choosing import prior_bias
+from mmkd_models.training.closed_form import convolution_features, draw_features, fit_ridge, label_answers
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import answers_to, batches_of
-from mmkd_models.training.rocket import draw_features, fit_ridge, label_answers, rocket_features
 from mmkd_models.training.trainings import self_train, train_teacher
 
 _MIN_FEATURES = 6 * KERNELS  # least features of a modality; few modalities divide the features of one
@@ -57,33 +57,35 @@ class _Member:
 
 def members_named(names: Sequence[str], modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
     """Return the members of these names, transformers first. Raise UsageError if they are no committee."""
-    unknown = [name for name in names if name not in MEMBERS]
+    unknown = [name for name in names if name not in TEACHERS_MEMBERS]
     if unknown:
-        raise UsageError(f"--members: expected some of {', '.join(MEMBERS)}, got {unknown[0]!r}; choose among them")
+        raise UsageError(
+            f"--members: expected some of {', '.join(TEACHERS_MEMBERS)}, got {unknown[0]!r}; choose among them"
+        )
     if "transformer" not in names:
         raise UsageError(
             f"--members: expected a transformer, which losses look into, got {', '.join(names)}; add transformer"
         )
-    twice = [name for name in MEMBERS[1:] if list(names).count(name) > 1]
+    twice = [name for name in TEACHERS_MEMBERS[1:] if list(names).count(name) > 1]
     if twice:
         raise UsageError(f"--members: expected {twice[0]} once, got it twice; only transformers differ by their seed")
-    short = _too_short_for_a_rocket(modalities)
-    if "rocket" in names and short is not None:
+    short = _too_short_for_convolutions(modalities)
+    if "convolutions" in names and short is not None:
         samples = series_view(short).spec.samples
         raise UsageError(
-            f"--members: rocket: expected windows of at least {LENGTH} samples, got {samples} of {short.name!r}; "
-            "leave rocket out, or take longer windows"
+            f"--members: convolutions: expected windows of at least {LENGTH} samples, got {samples} of {short.name!r}; "
+            "leave convolutions out, or take longer windows"
         )
-    return tuple(kind for kind in MEMBERS for name in names if name == kind)
+    return tuple(kind for kind in TEACHERS_MEMBERS for name in names if name == kind)
 
 
 def default_members(modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
-    """Return the default members, without a rocket for short windows."""
-    short = _too_short_for_a_rocket(modalities)
-    return tuple(kind for kind in COMMITTEE if kind != "rocket" or short is None)
+    """Return the default members, without convolutions for short windows."""
+    short = _too_short_for_convolutions(modalities)
+    return tuple(kind for kind in COMMITTEE if kind != "convolutions" or short is None)
 
 
-def _too_short_for_a_rocket(modalities: Sequence[ModalitySpec]) -> ModalitySpec | None:
+def _too_short_for_convolutions(modalities: Sequence[ModalitySpec]) -> ModalitySpec | None:
     return next((modality for modality in modalities if not fits_kernels(modality)), None)
 
 
@@ -155,26 +157,26 @@ def _grown(
     return _Member(kind=kind, seed=seed, network=network, logits=logits, modality=modality, bias=bias)
 
 
-def grow_member(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Rocket:
+def grow_member(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Convolutions:
     """Return a member that is no transformer; kernels are drawn on all windows."""
     known = train.only_labelled()
-    if kind == "rocket":
-        return _rocket(train, known, seed=seed)
+    if kind == "convolutions":
+        return _convolutions(train, known, seed=seed)
     task, modalities = known.spec.task, known.spec.modalities
     views = nn.ModuleDict({modality.name: series_view(modality) for modality in modalities})
     statistics = np.concatenate([window_figures(inputs, views).numpy() for inputs in batches_of(known)])
     return grow_trees(statistics, known.labels, modalities, classes=len(task.labels), kind=task.kind, seed=seed)
 
 
-def _rocket(train: Windows, known: Windows, *, seed: int) -> Rocket:
+def _convolutions(train: Windows, known: Windows, *, seed: int) -> Convolutions:
     task, specs = train.spec.task, train.spec.modalities
     features = max(_MIN_FEATURES, FEATURES // len(specs))
     drawn = {spec.name: draw_features(train, spec.name, seed=seed, features=features) for spec in specs}
-    inputs = [rocket_features(part, known, name, np.arange(len(known))) for name, part in drawn.items()]
+    inputs = [convolution_features(part, known, name, np.arange(len(known))) for name, part in drawn.items()]
     truth = label_answers(task, known.labels)
     targets = truth if task.kind == "regression" else 2.0 * truth - 1
     ridge = fit_ridge(np.concatenate(inputs, axis=1), targets, np.ones(len(known)))
-    network = Rocket(specs, {name: part.config for name, part in drawn.items()}, len(task.labels))
+    network = Convolutions(specs, {name: part.config for name, part in drawn.items()}, len(task.labels))
     for name, part in drawn.items():
         network.features[name].load_state_dict(part.state_dict())
     network.weight.copy_(torch.from_numpy(ridge.weight))
@@ -200,7 +202,7 @@ def _pooled(
                 weight=pool.weights[number],
                 score=score(member.logits),
                 log_likelihood=pool.likelihoods[number],
-                features=member.network.configs if isinstance(member.network, Rocket) else msgspec.UNSET,
+                features=member.network.configs if isinstance(member.network, Convolutions) else msgspec.UNSET,
                 bias=msgspec.UNSET if member.bias is None else tuple(member.bias.tolist()),
                 modality=member.modality or msgspec.UNSET,
             )

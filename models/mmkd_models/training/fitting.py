@@ -24,6 +24,7 @@ from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.fronts.causal import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMelFront
 from mmkd_models.networks.fronts.series import FrontEnd
+from mmkd_models.networks.intervals import IntervalFeatures
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherFile, library_versions
@@ -204,12 +205,15 @@ def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
         fronts = [(name, cast("Encoder", network.encoders[name]).front) for name in network.names]
     elif len(names) == 1:
         fronts += [] if network.encoder is None else [(names[0], network.encoder.front)]
-        fronts += [] if network.rocket is None else [(names[0], network.rocket)]
+        fronts += [(names[0], part) for part in (network.convolutions, network.intervals) if part is not None]
     else:
         raise ValueError(f"student: expected windows of one modality, got {names}; choose with with_modalities")
     for name, front in fronts:
         mean, std = channel_statistics(windows, name)
         front.mean.copy_(torch.from_numpy(mean))
+        if isinstance(front, IntervalFeatures):
+            front.scale.copy_(1 / torch.from_numpy(std))
+            continue
         front.std.copy_(torch.from_numpy(std))
         if isinstance(front, FrontEnd) and front.has_movement:
             front.movement.copy_(torch.from_numpy(channel_movement(windows, name)))

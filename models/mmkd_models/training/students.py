@@ -1,40 +1,53 @@
-"""A student of any kind, from labels or from teachers; hybrids; and the best of several by validation.
+"""A student of any members, from labels or from teachers; averages; and the best of several by validation.
 
-A hybrid is the logarithmic opinion pool z = w z1 / T1 + (1 - w) z2 / T2 (Genest, Zidek, Statistical Science 1986,
-section 3). The race trains with and without mixed windows, all kinds, from teachers and from labels only, so that
-validation can show no harm from teaching.
+An average is the logarithmic opinion pool z = sum of w z_m / T_m (Genest, Zidek, Statistical Science 1986, section 3).
+The race trains with and without mixed windows, all members, from teachers and from labels only, so that validation can
+show no harm from teaching.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import msgspec
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.recipe import Recipe
-from mmkd_models.metrics.likelihood import fitted_temperature
-from mmkd_models.networks.config import StudentConfig
-from mmkd_models.networks.rocket import fits_kernels
+from mmkd_models.metrics.likelihood import helpful_temperature
+from mmkd_models.networks.config import MemberKind, StudentConfig, in_order, named
+from mmkd_models.networks.convolutions import fits_kernels
+from mmkd_models.networks.intervals import fits_intervals
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, TriedStudent
-from mmkd_models.training.choosing import ValidationScore, labels_win, preferred, validation_score
+from mmkd_models.training.choosing import ValidationScore, labels_win, preferred, simplest, validation_score
+from mmkd_models.training.closed_form import (
+    Lesson,
+    fit_convolutions_student,
+    fit_intervals_student,
+    grow_trees_student,
+    lesson_of,
+)
 from mmkd_models.training.fitting import with_novelty
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.rocket import fit_rocket_student
 from mmkd_models.training.trainings import distil, train_baseline
 from mmkd_report.schema.demo import LABELS_ONLY
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = (0.5, 0.25, 0.75, 0.0, 1.0)  # weights of a hybrid's transformer, in the order of preference between equals
 _MIXED, _UNMIXED = "transformer of mixed windows", "transformer of unmixed windows"
-ROCKET, _HYBRID = "convolutional features", "hybrid"
+_PAIRS = (0.25, 0.75)  # weights of a transformer beside one other member, besides a half
+
+_RACED: tuple[MemberKind, ...] = ("convolutions",)  # beside transformers
+
+Weights = dict[MemberKind, float]
 
 
 def train_student(
@@ -46,52 +59,108 @@ def train_student(
     teachers: Sequence[TeacherFile] = (),
     recipe: Recipe | None = None,
 ) -> StudentCheckpoint:
-    """Train a student of any kind, or on labels only. Features ignore the recipe."""
-    rocket = (
-        None if config.kind == "transformer" else fit_rocket_student(data, modality, config, run, teachers=teachers)
-    )
-    if rocket is not None and config.kind == "rocket":
-        return rocket
-    own = msgspec.structs.replace(config, kind="transformer")
-    if teachers and recipe is not None:
-        transformer = distil(data, modality, own, run, teachers=teachers, recipe=recipe)
-    else:
-        transformer = train_baseline(data, modality, own, run)
-    return transformer if rocket is None else fit_hybrid(data, transformer, rocket, run)
+    """Train the members, on labels or teachers, and average them. Only a transformer reads the recipe."""
+    kinds = [kind for kind in config.members if kind != "transformer"]
+    lesson = lesson_of(data, run, teachers) if kinds else None
+    parts = [] if lesson is None else [_closed_form(kind, data, modality, config, run, lesson) for kind in kinds]
+    if "transformer" in config.members:
+        parts.insert(0, _transformer(data, modality, config, run, teachers=teachers, recipe=recipe))
+    return parts[0] if len(parts) == 1 else fit_average(data, parts, run)
 
 
-def fit_hybrid(
-    data: TrainingData, transformer: StudentCheckpoint, rocket: StudentCheckpoint, run: TrainingRun
+def _transformer(
+    data: TrainingData,
+    modality: str,
+    config: StudentConfig,
+    run: TrainingRun,
+    *,
+    teachers: Sequence[TeacherFile],
+    recipe: Recipe | None,
 ) -> StudentCheckpoint:
-    """Join two students of the same windows, or return the better one."""
-    modality, task = transformer.modality.name, data.train.spec.task
-    valid = data.valid.with_modalities((modality,)).only_labelled()
-    answers = [logits_of(part.network(), valid, modality=modality) for part in (transformer, rocket)]
-    temperatures = [fitted_temperature(logits, valid.labels, kind=task.kind) for logits in answers]
-    first, second = (logits / temperature for logits, temperature in zip(answers, temperatures, strict=True))
-    pools = [np.asarray(weight * first + (1 - weight) * second) for weight in WEIGHTS]
-    results = [validation_score(pool, valid.labels, task, metric=run.train.metric) for pool in pools]
-    weight = WEIGHTS[preferred(results)]
-    scores = {tried: result.score for tried, result in zip(WEIGHTS, results, strict=True)}
-    logger.info("hybrid: weight of the transformer %g, validation %s", weight, scores)
-    if weight in (0.0, 1.0):
-        alone = transformer if weight == 1.0 else rocket
-        return replace(alone, facts=msgspec.structs.replace(alone.facts, hybrid_weight=weight))
-    heads = [
-        {name: part.state[f"head.{name}"] * (own / temperature) for name in ("weight", "bias")}
-        for part, own, temperature in zip((transformer, rocket), (weight, 1 - weight), temperatures, strict=True)
-    ]
-    head = {
-        "head.weight": torch.cat([part["weight"] for part in heads], dim=1),
-        "head.bias": heads[0]["bias"] + heads[1]["bias"],
-    }
-    config = msgspec.structs.replace(transformer.config, kind="hybrid", rocket=rocket.config.rocket)
-    joined = replace(transformer, config=config, state={**rocket.state, **transformer.state, **head})
-    score = scores_of(joined.network(), valid, modality=modality).metric(run.train.metric)
-    taus = {transformer.facts.prior_tau, rocket.facts.prior_tau}
-    tau = taus.pop() if len(taus) == 1 else msgspec.UNSET
-    own = msgspec.structs.replace(transformer.facts, score=score, prior_tau=tau, hybrid_weight=weight)
-    return with_novelty(replace(joined, facts=own), [data.train], [data.valid])
+    own = msgspec.structs.replace(config, members=("transformer",))
+    if teachers and recipe is not None:
+        return distil(data, modality, own, run, teachers=teachers, recipe=recipe)
+    return train_baseline(data, modality, own, run)
+
+
+def _closed_form(
+    kind: MemberKind, data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, lesson: Lesson
+) -> StudentCheckpoint:
+    fit = {
+        "convolutions": fit_convolutions_student,
+        "intervals": fit_intervals_student,
+        "trees": grow_trees_student,
+    }[kind]
+    return fit(data, modality, config, run, lesson)
+
+
+def fit_average(data: TrainingData, parts: Sequence[StudentCheckpoint], run: TrainingRun) -> StudentCheckpoint:
+    """Average students of one member each, in their order, with the weights that validate best; or return the best."""
+    modality, task = parts[0].modality.name, data.train.spec.task
+    known = data.valid.with_modalities((modality,)).only_labelled()
+    members = [part.config.members[0] for part in parts]
+    logits, temperatures = {}, {}
+    for member, part in zip(members, parts, strict=True):
+        answers = logits_of(part.network(), known, modality=modality).astype(np.float64)
+        temperatures[member] = helpful_temperature(answers, known.labels, known.groups, kind=task.kind)
+        logits[member] = answers / temperatures[member]
+    candidates = list_weights(members)
+    pools = [np.sum([weight * logits[member] for member, weight in one.items()], axis=0) for one in candidates]
+    weights = candidates[simplest(pools, [len(one) for one in candidates], known, metric=run.train.metric)]
+    logger.info("average: %s", _described(weights))
+    chosen = [part for member, part in zip(members, parts, strict=True) if member in weights]
+    shown: Weights = {member: weights.get(member, 0.0) for member in members}
+    if len(chosen) == 1:
+        return replace(chosen[0], facts=msgspec.structs.replace(chosen[0].facts, weights=shown))
+    joined = _joined(chosen, {member: weight / temperatures[member] for member, weight in weights.items()})
+    taus = {part.facts.prior_tau for part in chosen}
+    facts = msgspec.structs.replace(
+        chosen[0].facts,
+        score=scores_of(joined.network(), known, modality=modality).metric(run.train.metric),
+        prior_tau=taus.pop() if len(taus) == 1 else msgspec.UNSET,
+        weights=shown,
+    )
+    return with_novelty(replace(joined, facts=facts), [data.train], [data.valid])
+
+
+def list_weights(members: Sequence[MemberKind]) -> list[Weights]:
+    """Return the weights that are compared: each subset's equal ones, and more or less of a transformer in a pair."""
+    candidates: list[Weights] = []
+    for size in range(1, len(members) + 1):
+        for subset in itertools.combinations(members, size):
+            candidates.append(dict.fromkeys(subset, 1 / size))
+            if size == 2 and subset[0] == "transformer":
+                candidates += [{subset[0]: weight, subset[1]: 1 - weight} for weight in _PAIRS]
+    return candidates
+
+
+def _joined(parts: Sequence[StudentCheckpoint], factors: Mapping[MemberKind, float]) -> StudentCheckpoint:
+    """One network of which each part's logits count by its factor."""
+    members = in_order(part.config.members[0] for part in parts)
+    state: dict[str, Tensor] = {}
+    heads: list[Tensor] = []
+    intervals: list[Tensor] = []
+    bias = torch.zeros(())
+    for part in parts:
+        (member,), factor = part.config.members, factors[part.config.members[0]]
+        state |= part.state
+        bias = bias + part.state["head.bias"] * factor
+        (intervals if part.config.has_intervals else heads).append(part.state["head.weight"] * factor)
+        if member == "trees":
+            state["trees.scale"] = part.state["trees.scale"] * factor
+    heads += [reduce(torch.add, intervals)] if intervals else []
+    config = msgspec.structs.replace(
+        parts[0].config,
+        members=members,
+        convolutions=next((part.config.convolutions for part in parts if part.config.convolutions), None),
+        trees=next((part.config.trees for part in parts if part.config.trees), None),
+    )
+    state |= {"head.weight": torch.cat(heads, dim=1), "head.bias": bias}
+    return replace(parts[0], config=config, state=state)
+
+
+def _described(weights: Weights) -> str:
+    return ", ".join(f"{weight:g} {member}" for member, weight in weights.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,25 +186,33 @@ def choose_student(
     recipe: Recipe | None = None,
     baseline: StudentCheckpoint | None = None,
 ) -> StudentCheckpoint:
-    """Train students of all kinds as `train_student` does, and return the one that validates best.
+    """Train all members as `train_student` does, and return the one or the average that validates best.
 
-    A labels-only `baseline` wins if it is better and significantly likelier. Causal students, and short windows, are
-    tried as transformers. Each training has its own folder.
+    A labels-only `baseline` wins if it is better and significantly likelier. Causal students are transformers; short
+    windows have fewer members. Each training has its own folder.
     """
     trials = []
     for name, augment in zip((_MIXED, _UNMIXED), mixings(run.augment), strict=False):
         folder = None if run.run_dir is None else run.run_dir / name.split()[2]
         own = replace(run, augment=augment, run_dir=folder)
-        trained = train_student(data, modality, config, own, teachers=teachers, recipe=recipe)
+        trained = _transformer(data, modality, config, own, teachers=teachers, recipe=recipe)
         trials.append(_trial(name, trained, data.valid))
-    if not config.causal and fits_kernels(data.train.spec.modality(modality)):
-        transformer = _best(trials).checkpoint
-        rocket = train_student(data, modality, msgspec.structs.replace(config, kind="rocket"), run, teachers=teachers)
-        trials.append(_trial(ROCKET, rocket, data.valid))
-        joined = fit_hybrid(data, transformer, rocket, run)
-        if joined.config.kind == "hybrid":
-            trials.append(_trial(_HYBRID, joined, data.valid))
-    best, beaten = _best(trials), False
+    spec = data.train.spec.modality(modality)
+    fits = {"convolutions": fits_kernels(spec), "intervals": fits_intervals(spec), "trees": fits_intervals(spec)}
+    kinds = [kind for kind in _RACED if fits[kind] and not config.causal]
+    best = _best(trials)
+    if kinds:
+        lesson = lesson_of(data, run, teachers)
+        alone = [_trial(kind, _closed_form(kind, data, modality, config, run, lesson), data.valid) for kind in kinds]
+        trials += alone
+        average = fit_average(data, [best.checkpoint, *(trial.checkpoint for trial in alone)], run)
+        members = average.config.members
+        if len(members) > 1:
+            best = _trial(f"average of {named(members)}", average, data.valid)
+            trials.append(best)
+        else:
+            best = next(trial for trial in (best, *alone) if trial.checkpoint.config.members == members)
+    beaten = False
     if baseline is not None:
         trials.append(_trial(LABELS_ONLY, baseline, data.valid))
         beaten = labels_win(best.validation, trials[-1].validation, data.valid.groups[data.valid.labelled])

@@ -93,7 +93,7 @@ class Network(TestScores, frozen=True, kw_only=True, omit_defaults=True):
     counts: tuple[tuple[int, int, int, int], ...] | None = None  # (K, 4) right on, wrong on, wrong off, right off
     curve: tuple[CurvePoint, ...] | None = None  # first seed's
     learning_rate: tuple[float | None, ...] | None = None  # peak, by seed
-    kinds: tuple[str, ...] = ()  # by seed; empty for a teacher
+    kinds: tuple[str, ...] = ()  # a student's members, by seed
     shipped: tuple[str, ...] = ()  # the form that validation chose, by seed
 
 

@@ -20,8 +20,8 @@ from mmkd_edge.native import ISAS, NativeModel
 from mmkd_edge.native.build import FOLDER, SOURCES, build
 from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_export.graph.native_from_student import int8_weights, native_file
-from mmkd_models.networks.config import StudentKind, student_config
-from mmkd_models.networks.rocket import fit_rocket
+from mmkd_models.networks.config import student_config
+from mmkd_models.networks.convolutions import fit_convolutions
 from mmkd_models.networks.step import StepStudent
 from mmkd_models.networks.student import ExportStudent, Student
 from mmkd_models.novelty import TrainingEmbeddings
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("native_engine")
 
 @cache
 def case(
-    kind: StudentKind | Literal["causal"],
+    kind: Literal["transformer", "convolutions", "average", "causal"],
     samples: int,
     channels: int,
     task: TaskKind = "classification",
@@ -54,22 +54,23 @@ def case(
     present[4] = rng.random((samples, channels)) > 0.5
     values *= present
     scale = values.mean((0, 1)), values.std((0, 1))
-    config = student_config("tiny", kind="transformer" if kind == "causal" else kind, causal=kind == "causal")
-    rocket = None
-    if kind in ("rocket", "hybrid"):
-        rocket = fit_rocket(modality, values, present, scale=scale, seed=1, features=252, positions=100)
-        config = msgspec.structs.replace(config, rocket=rocket.config)
+    members = {"convolutions": ("convolutions",), "average": ("transformer", "convolutions")}
+    config = student_config("tiny", members=members.get(kind, ("transformer",)), causal=kind == "causal")
+    features = None
+    if kind in ("convolutions", "average"):
+        features = fit_convolutions(modality, values, present, scale=scale, seed=1, features=252, positions=100)
+        config = msgspec.structs.replace(config, convolutions=features.config)
     network = Student(modality, outputs, config, kind=task).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-        if kind != "rocket":
+        if kind != "convolutions":
             network.encoder.front.mean.copy_(torch.from_numpy(scale[0]))
             network.encoder.front.std.copy_(torch.from_numpy(scale[1]))
-        if kind in ("transformer", "hybrid"):
+        if kind in ("transformer", "average"):
             network.encoder.front.movement.uniform_(0.2, 2.0)
-        if rocket is not None:
-            network.rocket.load_state_dict(rocket.state_dict())
+        if features is not None:
+            network.convolutions.load_state_dict(features.state_dict())
         if task == "regression":
             network.answer.mean.fill_(3.0)
             network.answer.std.fill_(0.5)
@@ -101,9 +102,9 @@ def model_or_skip(data: bytes, isa: str) -> NativeModel:
         ("transformer", 200, 3, "classification", 5),
         ("transformer", 33, 1, "multi_label", 2),
         ("transformer", 7, 2, "classification", 3),
-        ("rocket", 200, 3, "classification", 5),
-        ("rocket", 61, 9, "classification", 17),
-        ("hybrid", 240, 2, "regression", 1),
+        ("convolutions", 200, 3, "classification", 5),
+        ("convolutions", 61, 9, "classification", 17),
+        ("average", 240, 2, "regression", 1),
         ("causal", 200, 3, "classification", 5),
         ("causal", 37, 1, "multi_label", 2),
     ],
@@ -120,11 +121,11 @@ def test_a_window_is_answered_as_the_network_answers_it(kind, samples, channels,
 
 
 @pytest.mark.parametrize("isa", ISAS[1:])
-@pytest.mark.parametrize("kind", ["transformer", "rocket", "causal"])
+@pytest.mark.parametrize("kind", ["transformer", "convolutions", "causal"])
 def test_int8_weights_take_less_room_and_answer_nearly_the_same(kind, isa):
     data, values, present, expected = case(kind, 200, 3)
     small = int8_weights(data)
-    assert len(small) < len(data) * (0.8 if kind == "rocket" else 0.45)
+    assert len(small) < len(data) * (0.8 if kind == "convolutions" else 0.45)
     model = model_or_skip(small, isa)
     logits = np.concatenate([model.run(values[row : row + 1], present[row : row + 1])[0] for row in range(WINDOWS)])
     np.testing.assert_allclose(logits, expected[0], atol=0.03 * expected[0].std())
@@ -164,7 +165,7 @@ def test_steps_of_a_stream_are_those_of_the_network(samples, channels):
 
 
 def test_threads_share_a_model_and_each_gets_its_own_answers():
-    data, values, present, expected = case("hybrid", 240, 2, "regression", 1)
+    data, values, present, expected = case("average", 240, 2, "regression", 1)
     model = NativeModel(data)
     problems: list[str] = []
 
@@ -255,7 +256,7 @@ def changed(data: bytes, name: str, word: int, value: int, *, table: bool = Fals
     ],
 )
 def test_a_number_out_of_its_range_is_refused(name, word, value, table, message):
-    data, *_ = case("hybrid", 240, 2, "regression", 1)
+    data, *_ = case("average", 240, 2, "regression", 1)
     with pytest.raises(BackendError) as error:
         NativeModel(changed(data, name, word, value, table=table))
     assert str(error.value) == f"backend 'native' cannot open the artifact: {message}"
@@ -269,7 +270,7 @@ def test_a_file_that_is_cut_off_is_refused_at_every_length():
 
 
 def test_altered_files_are_refused_or_answered_and_nothing_crashes():
-    data, values, present, _ = case("hybrid", 240, 2, "regression", 1)
+    data, values, present, _ = case("average", 240, 2, "regression", 1)
     rng = np.random.default_rng(0)
     table = 16 + 56 * struct.unpack_from("<I", data, 8)[0]
     opened = 0

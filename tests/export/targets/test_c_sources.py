@@ -29,13 +29,13 @@ M7 = "-O2 -mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16"
 pytestmark = pytest.mark.usefixtures("native_engine")
 
 
-@pytest.fixture(scope="module", params=["transformer", "causal", "rocket", "int8"])
+@pytest.fixture(scope="module", params=["transformer", "causal", "convolutions", "int8"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("c") / "acc.ckpt"
     encoder = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
     config = StudentConfig(preset="toy", encoder=encoder, causal=request.param == "causal")
     student = make_student(modality=ACC, windows=12, config=config)
-    write_student(path, of_features(student, "rocket") if request.param == "rocket" else student)
+    write_student(path, of_features(student, "convolutions") if request.param == "convolutions" else student)
     plan = replace(export_plan(path), targets=("native", "c"), platform="mcu")
     if request.param == "int8":
         plan = replace(plan, precisions=("int8",), accept_unjudged=True)

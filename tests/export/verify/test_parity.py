@@ -77,7 +77,7 @@ FAR = (
 @pytest.mark.parametrize(
     ("logit", "is_transformer", "message"),
     [
-        (0.53125, False, f"{FAR}train with --kind transformer, or import the signal without its level"),
+        (0.53125, False, f"{FAR}train with --members transformer, or import the signal without its level"),
         (0.53125, True, f"{FAR}import the signal without its level"),
         (np.nan, False, "expected finite answers of the checkpoint, got NaN or infinity; train it again"),
     ],
@@ -173,7 +173,7 @@ def slow_student(*, levels: float) -> StudentCheckpoint:
     windows = start.carried.windows
     shifts = np.random.default_rng(0).normal(0, levels, (len(windows), 1, 1))
     carried = replace(start.carried, windows=(windows + shifts).astype(np.float32))
-    found = of_features(replace(start, carried=carried), "rocket")
+    found = of_features(replace(start, carried=carried), "convolutions")
     return replace(found, state={**found.state, "head.weight": 8 * found.state["head.weight"]})
 
 

@@ -113,8 +113,8 @@ def site(tmp_path_factory):
     run = TrainingRun(train=TRAIN, augment=AUGMENT)
     teacher = train_teacher(data, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1), run)
     write_teacher(folder / "teacher.ckpt", teacher)
-    for kind in ("transformer", "rocket"):
-        config = StudentConfig(preset="tiny", encoder=ENCODER, kind=kind)
+    for kind in ("transformer", "convolutions"):
+        config = StudentConfig(preset="tiny", encoder=ENCODER, members=(kind,))
         student = train_student(data.with_modalities(("acc",)), "acc", config, run)
         write_student(folder / f"{kind}.ckpt", student)
     return folder
@@ -133,7 +133,7 @@ def command(site: Path, tmp_path: Path, *arguments: str, kind: str = "transforme
     return output
 
 
-@pytest.mark.parametrize("kind", ["transformer", "rocket"])
+@pytest.mark.parametrize("kind", ["transformer", "convolutions"])
 def test_a_teacher_with_another_sensor_adapts_a_student_without_labels(site, tmp_path, capsys, kind):
     assert right(site / f"{kind}.ckpt", site / "labelled") < 0.6
     output = command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), kind=kind)
@@ -162,7 +162,7 @@ def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys, monkeypatch):
     draw, seeds = few_labels, set()
     monkeypatch.setattr(methods, "few_labels", lambda *drawn, seed: seeds.add(seed) or draw(*drawn, seed=seed))
     options = ["--labels", "20", "--seed", "3", "--old", str(site / "old"), "--json"]
-    output = command(site, tmp_path, *options, kind="rocket", data="labelled")
+    output = command(site, tmp_path, *options, kind="convolutions", data="labelled")
     assert seeds == {3}
     document = msgspec.json.decode(capsys.readouterr().out)
     assert document["estimated_by"] == "labels"
@@ -197,8 +197,8 @@ def test_labels_of_windows_that_were_chosen_teach_a_student(site, tmp_path, kept
         splits["train"]["labels"][KNOWN:] = splits["valid"]["labels"][:] = -1
         write_dataset(tmp_path / "site", name="s", labels=["idle", "busy"], modalities=MODALITIES, splits=splits)
     options = ["--labels", "10", "--old", str(site / "old")]
-    output = command(site, tmp_path, *options, kind="rocket", data=str(tmp_path / "site"))
-    assert right(site / "rocket.ckpt", site / "labelled") < 0.6
+    output = command(site, tmp_path, *options, kind="convolutions", data=str(tmp_path / "site"))
+    assert right(site / "convolutions.ckpt", site / "labelled") < 0.6
     assert right(output, site / "labelled") > 0.8
     assert read_student(output).facts.adapted[0].labels == 20
 
@@ -208,7 +208,7 @@ def test_a_page_is_written_whatever_the_gate_says(site, tmp_path, capsys, data):
     page = tmp_path / "report.html"
     arguments = ["--teacher", str(site / "teacher.ckpt"), "--page", str(page), "--dry-run", "--json"]
     with suppress(GateError):
-        command(site, tmp_path, *arguments, kind="rocket", data=data)
+        command(site, tmp_path, *arguments, kind="convolutions", data=data)
     document = msgspec.json.decode(capsys.readouterr().out)
     assert page.read_text(encoding="utf-8") == render_adaptation(document)
     assert (document["chosen"] is None) == (data == "same")
@@ -567,7 +567,7 @@ def test_windows_of_a_class_that_goes_are_carried_no_longer(site):
     assert len(left.carried.windows) == int((student.carried.labels == 0).sum())
 
 
-@pytest.mark.parametrize("kind", ["transformer", "rocket"])
+@pytest.mark.parametrize("kind", ["transformer", "convolutions"])
 def test_a_new_class_is_learnt_from_a_few_labels(site, tmp_path, capsys, kind):
     three = with_a_third_class(tmp_path / "three")
     output = command(site, tmp_path, "--labels", "20", "--max-forget", "3", kind=kind, data=str(three.path))
@@ -579,7 +579,7 @@ def test_a_new_class_is_learnt_from_a_few_labels(site, tmp_path, capsys, kind):
 
 
 def test_what_the_known_classes_learn_does_not_hang_on_a_row_that_is_never_answered(site):
-    student = read_student(site / "rocket.ckpt")
+    student = read_student(site / "convolutions.ckpt")
     more = with_classes(student, TaskSpec(labels=("busy", "stuck", "idle")))
     windows = open_dataset(site / "labelled").split("train").with_modalities(("acc",))
     answers = np.eye(2)[windows.labels]
@@ -598,7 +598,7 @@ def test_old_data_are_read_by_the_names_of_their_classes(site, tmp_path, capsys)
     whole = open_dataset(site / "old").split("valid")
     assert names.tolist() == np.array(["idle", "busy"])[whole.labels].tolist()
     options = ["--labels", "20", "--max-forget", "3", "--old", str(site / "old")]
-    output = command(site, tmp_path, *options, kind="rocket", data=str(three.path))
+    output = command(site, tmp_path, *options, kind="convolutions", data=str(three.path))
     assert "old: old, 120 windows to train, 90 to judge" in capsys.readouterr().out
     assert read_student(output).task.labels == ("busy", "stuck", "idle")
 
@@ -617,13 +617,13 @@ def test_old_data_without_a_class_of_the_student_are_refused(site, tmp_path):
 def test_a_new_class_needs_labels(site, tmp_path):
     three = with_a_third_class(tmp_path / "three")
     with pytest.raises(UsageError) as raised:
-        command(site, tmp_path, kind="rocket", data=str(three.path))
+        command(site, tmp_path, kind="convolutions", data=str(three.path))
     assert str(raised.value) == f"{three.path}: learning stuck needs labels; add --labels N"
 
 
 def test_a_dataset_of_other_classes_is_refused(site):
     with pytest.raises(UsageError) as raised:
-        with_classes(read_student(site / "rocket.ckpt"), TaskSpec(labels=("a", "b")))
+        with_classes(read_student(site / "convolutions.ckpt"), TaskSpec(labels=("a", "b")))
     assert str(raised.value) == (
         "student: expected a dataset with at least one of its classes idle, busy, got a, b; name classes as the "
         "student does, or train a new student"
@@ -653,7 +653,7 @@ def test_a_gain_that_may_be_luck_is_refused_except_from_labels(method, estimated
 
 
 def test_an_adapted_student_knows_the_windows_that_taught_it(site, tmp_path, capsys):
-    output = command(site, tmp_path, "--labels", "20", "--old", str(site / "old"), kind="rocket", data="labelled")
+    output = command(site, tmp_path, "--labels", "20", "--old", str(site / "old"), kind="convolutions", data="labelled")
     facts, dataset = read_student(output).facts, open_dataset(site / "labelled")
     seen = windows_seen(facts, "acc", dataset, dataset.split("train"))
     assert (seen.trained, seen.chosen) == (120, 0)
@@ -661,7 +661,7 @@ def test_an_adapted_student_knows_the_windows_that_taught_it(site, tmp_path, cap
 
 
 def test_windows_that_taught_are_not_carried_on(site):
-    task = replace(task_of(site, max_forget=100.0), old=old_domain(read_student(site / "rocket.ckpt"), None))
+    task = replace(task_of(site, max_forget=100.0), old=old_domain(read_student(site / "convolutions.ckpt"), None))
     adaptation = run_adaptation(task)
     before, after = task.student.carried.windows, adaptation.checkpoint.carried.windows
     assert len(after) == len(before) // 2

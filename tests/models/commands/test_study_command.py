@@ -126,7 +126,7 @@ def test_students_are_winners_of_a_race_and_the_committee_teaches_them(
     (teacher,) = out.glob("teachers/*/teacher.ckpt")
     committee = read_teacher(teacher).committee
     assert committee is not None
-    assert [member.kind for member in committee.members] == ["transformer", "rocket", "trees"]
+    assert [member.kind for member in committee.members] == ["transformer", "convolutions", "trees"]
     students = {path.parent.name.partition("-")[0]: read_student(path) for path in out.glob("trials/*/student.ckpt")}
     assert set(students) == {"none", "logit"}
     for student in students.values():

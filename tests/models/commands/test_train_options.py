@@ -215,7 +215,10 @@ _FRACTION = "label fraction: expected above 0 and up to 1, got {}; 0.1 keeps a t
     ("line", "message"),
     [
         ("student --modality acc --preset huge", "--preset: expected one of tiny, small, medium, base, got 'huge'"),
-        ("student --modality acc --kind tree", "--kind: expected one of transformer, rocket, hybrid, got 'tree'"),
+        (
+            "student --modality acc --members trees,tree",
+            "--members: expected one of transformer, convolutions, intervals, trees, got 'tree'",
+        ),
         ("student --modality acc --precision 8", "--precision: expected one of 32-true, bf16-mixed, got '8'"),
         (
             "student --modality acc --metric f1",
@@ -238,9 +241,9 @@ def test_a_wrong_option_names_what_is_right(machines: Dataset, line: str, messag
 def test_a_student_of_convolutional_features_is_fitted_without_steps(
     call: Call, machines: Dataset, tmp_path: Path
 ) -> None:
-    ended = call("mmkd-train", "student", machines.path, "--modality", "acc", "--kind", "rocket")
+    ended = call("mmkd-train", "student", machines.path, "--modality", "acc", "--members", "convolutions")
     student = read_student(tmp_path / "baseline.ckpt")
-    assert student.config.kind == "rocket"
+    assert student.config.members == ("convolutions",)
     assert ended.stdout.splitlines() == [
         "modalities    acc",
         f"parameters    {count_values(student.network()):,}",
@@ -249,15 +252,13 @@ def test_a_student_of_convolutional_features_is_fitted_without_steps(
     ]
 
 
-@pytest.mark.parametrize("kind", ["rocket", "hybrid"])
-def test_teachers_teach_every_kind(call: Call, machines: Dataset, folder: Path, tmp_path: Path, kind: str) -> None:
-    options = ("--modality", "acc", "--kind", kind, "--steps", 2)
+@pytest.mark.parametrize("members", ["convolutions", "trees,intervals", "transformer,trees"])
+def test_teachers_teach_all_members(call: Call, machines: Dataset, folder: Path, tmp_path: Path, members: str) -> None:
+    options = ("--modality", "acc", "--members", members, "--steps", 2)
     ended = call("mmkd-distill", folder / "teacher.ckpt", machines.path, *options)
     student = read_student(tmp_path / "student.ckpt")
     assert student.facts.teacher_sha256 == file_sha256(folder / "teacher.ckpt")
-    assert (
-        (student.facts.hybrid_weight is not msgspec.UNSET) == ("hybrid        " in ended.stdout) == (kind == "hybrid")
-    )
+    assert bool(student.facts.weights) == ("weights       " in ended.stdout) == ("," in members)
 
 
 def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(
@@ -324,35 +325,35 @@ def test_the_student_that_validation_chose_is_chosen_again_by_the_same_command(
     assert (tmp_path / "student.ckpt").read_bytes() == first
 
 
-_AMONG_ALL = "validation chooses among new students of every kind; leave one of them out"
+_AMONG_ALL = "validation chooses among all members and their averages; leave one of them out"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--choose", "--kind", "rocket"), f"--choose cannot be combined with --kind rocket: {_AMONG_ALL}"),
+        (("--choose", "--members", "trees"), f"--choose cannot be combined with --members trees: {_AMONG_ALL}"),
         (("--choose", "--qat", "student.ckpt"), f"--choose cannot be combined with --qat: {_AMONG_ALL}"),
         (
-            ("--kind", "hybrid", "--qat", "student.ckpt"),
-            "--kind cannot be combined with --qat, which continues with a trained student; leave it out",
+            ("--members", "transformer,trees", "--qat", "student.ckpt"),
+            "--members cannot be combined with --qat, which continues with a trained student; leave it out",
         ),
         (
-            ("--kind", "rocket", "--term", "logit"),
+            ("--members", "convolutions,trees", "--term", "logit"),
             (
-                "--term cannot be combined with --kind rocket, whose regression learns the teachers' probabilities "
-                "and the labels; leave it out, or take --kind hybrid"
+                "--term cannot be combined with --members convolutions,trees, which learn the teachers' probabilities "
+                "and the labels; leave it out, or add the member transformer"
             ),
         ),
         (
-            ("--kind", "rocket", "--causal"),
+            ("--members", "convolutions", "--causal"),
             (
-                "--causal: expected a student of the kind transformer, got rocket, whose features are counted over "
-                "whole windows; leave out --causal, or take --kind transformer"
+                "--causal: expected the member transformer alone, got convolutions, whose features are counted over "
+                "whole windows; leave out --causal, or give --members transformer"
             ),
         ),
     ],
 )
-def test_kinds_that_do_not_go_with_other_options_are_refused(
+def test_members_that_do_not_go_with_other_options_are_refused(
     machines: Dataset, folder: Path, options: tuple[str, ...], message: str
 ) -> None:
     assert message_of("mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "acc", *options) == message

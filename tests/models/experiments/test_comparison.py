@@ -249,7 +249,7 @@ def test_students_learn_from_answers_that_were_kept_in_blocks(
 def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(
     machines: Dataset, comparison: Make, tmp_path: Path
 ) -> None:
-    members = ("transformer", "rocket", "trees")
+    members = ("transformer", "convolutions", "trees")
     config = comparison(members=members, baseline_learning_rates=(1e-3,))
     plan = Comparison(dataset=machines, config=config, out=tmp_path)
     result = fold_of(plan)

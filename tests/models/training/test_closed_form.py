@@ -8,37 +8,49 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from sklearn.ensemble import ExtraTreesClassifier
 
 from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.batches import channel_statistics
 from mmkd_models.distillation.recipe import taught_by
-from mmkd_models.metrics.likelihood import fitted_temperature
+from mmkd_models.metrics.likelihood import helpful_temperature
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import (
+    MEMBERS,
+    ConvolutionGroup,
+    ConvolutionsConfig,
     EncoderConfig,
-    RocketConfig,
-    RocketGroup,
     StudentConfig,
     TeacherConfig,
+    TreesConfig,
     student_config,
 )
+from mmkd_models.networks.intervals import apply_intervals
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, read_student, write_student
-from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.rocket import (
+from mmkd_models.training.closed_form import (
     PENALTIES,
     class_weights,
     eliminations,
     fit_ridge,
     fit_ridges,
-    fit_rocket_student,
-    training_targets,
+    grow_trees_student,
+    interval_features,
+    label_answers,
+    lesson_of,
+    mix_answers,
+    ridge_targets,
+    teachers_answers,
 )
-from mmkd_models.training.students import fit_hybrid, train_student
+from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.predict import logits_of, scores_of
+from mmkd_models.training.students import fit_average, list_weights, train_student
 from mmkd_models.training.trainings import train_teacher
 from tests.models.training.looping import rewrite
 
@@ -105,9 +117,10 @@ def test_targets_are_half_the_teacher_and_half_the_label_where_there_is_one(mach
     labels[1] = -1
     answers = np.array([[0.2, 0.5, 0.3], [0.6, 0.2, 0.2]])
     rows = np.array([0, 1])  # of the classes 0 and, hidden, 1
-    found = training_targets(train.with_labels(labels), rows, answers)
+    seen = train.with_labels(labels)
+    found = ridge_targets(seen, mix_answers(seen, rows, answers))
     assert found == pytest.approx(np.array([[0.2, -0.5, -0.7], [0.2, -0.6, -0.6]]))
-    alone = training_targets(train, np.array([0, 2]), None)
+    alone = ridge_targets(train, label_answers(train.spec.task, train.labels[[0, 2]]))
     assert alone.tolist() == [[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]]
 
 
@@ -118,16 +131,20 @@ def test_every_class_counts_alike():
 
 
 @pytest.fixture(scope="module")
-def rocket(machines: Dataset) -> StudentCheckpoint:
-    return fit_rocket_student(data_of(machines), "acc", student_config("tiny", kind="rocket"), run_of(machines))
+def convolutions(machines: Dataset) -> StudentCheckpoint:
+    return train_student(data_of(machines), "acc", student_config("tiny", members=("convolutions",)), run_of(machines))
 
 
-def test_a_rocket_student_learns_from_labels_and_keeps_a_few_features(rocket, machines):
+def test_a_rocket_student_learns_from_labels_and_keeps_a_few_features(convolutions, machines):
     test = machines.split("test").with_modalities(["acc"])
-    assert scores_of(rocket.network(), test, modality="acc").metric("accuracy") >= 0.9
-    assert rocket.config.kind == "rocket"
-    assert 84 <= rocket.config.rocket.features <= 336
-    assert (rocket.facts.teacher_sha256, rocket.facts.best_step, rocket.facts.recipe) == (None, 0, None)
+    assert scores_of(convolutions.network(), test, modality="acc").metric("accuracy") >= 0.9
+    assert convolutions.config.members == ("convolutions",)
+    assert 84 <= convolutions.config.convolutions.features <= 336
+    assert (convolutions.facts.teacher_sha256, convolutions.facts.best_step, convolutions.facts.recipe) == (
+        None,
+        0,
+        None,
+    )
 
 
 @pytest.mark.parametrize(("preset", "stride"), [("tiny", 3), ("small", 1)])
@@ -142,18 +159,18 @@ def test_a_tiny_student_of_long_windows_looks_at_every_third_position(preset, st
     splits = {name: split(range(first, first + 2)) for name, first in (("train", 0), ("valid", 2), ("test", 4))}
     names = {"name": "long", "labels": ["slow", "fast"], "source": "a test rig", "licence": "CC0-1.0"}
     dataset = write_dataset(tmp_path / "long", modalities=(spec,), splits=splits, **names)
-    student = fit_rocket_student(data_of(dataset), "acc", student_config(preset, kind="rocket"), run_of(dataset))
-    assert student.config.rocket.stride == stride
+    student = train_student(data_of(dataset), "acc", student_config(preset, members=("convolutions",)), run_of(dataset))
+    assert student.config.convolutions.stride == stride
 
 
-def test_a_rocket_student_survives_its_file(rocket, machines, tmp_path):
+def test_a_rocket_student_survives_its_file(convolutions, machines, tmp_path):
     path = tmp_path / "student.ckpt"
-    write_student(path, rocket)
+    write_student(path, convolutions)
     read, test = read_student(path), machines.split("test")
-    assert (read.config, read.facts) == (rocket.config, rocket.facts)
-    answers = [logits_of(one.network(), test, modality="acc") for one in (read, rocket)]
+    assert (read.config, read.facts) == (convolutions.config, convolutions.facts)
+    answers = [logits_of(one.network(), test, modality="acc") for one in (read, convolutions)]
     np.testing.assert_array_equal(answers[0], answers[1])
-    assert read.normalisation["mean"] == rocket.state["rocket.mean"].tolist()
+    assert read.normalisation["mean"] == convolutions.state["convolutions.mean"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -170,17 +187,17 @@ def test_a_rocket_student_survives_its_file(rocket, machines, tmp_path):
             "positions: expected at most 65536, got 65537; the file was altered",
         ),
         (
-            lambda _, document: document["config"].pop("rocket"),
-            "expected the features of a rocket, got none; the file was altered",
+            lambda _, document: document["config"].pop("convolutions"),
+            "expected the sizes of its convolutions, got none; the file was altered",
         ),
     ],
 )
-def test_features_that_no_window_has_are_refused(change, told, rocket, tmp_path):
+def test_features_that_no_window_has_are_refused(change, told, convolutions, tmp_path):
     path = tmp_path / "student.ckpt"
-    write_student(path, rocket)
+    write_student(path, convolutions)
 
     def alter(document: dict[str, Any]) -> None:
-        change(document["config"]["rocket"], document)
+        change(document["config"]["convolutions"], document)
 
     rewrite(path, kind="student", document=alter)
     with pytest.raises(CheckpointError) as error:
@@ -192,7 +209,7 @@ def test_features_that_no_window_has_are_refused(change, told, rocket, tmp_path)
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
 def test_several_labels_and_numbers_are_learnt_too(rigs, kind):
     rig = rigs[kind]
-    student = fit_rocket_student(data_of(rig), "acc", student_config("tiny", kind="rocket"), run_of(rig))
+    student = train_student(data_of(rig), "acc", student_config("tiny", members=("convolutions",)), run_of(rig))
     found = scores_of(student.network(), rig.split("test").with_modalities(["acc"]), modality="acc")
     if kind == "regression":
         assert found.metric("r2") > 0.8
@@ -215,7 +232,7 @@ def test_a_teacher_teaches_windows_without_labels(machines, teacher):
     student = train_student(
         data,
         "acc",
-        student_config("tiny", kind="rocket"),
+        student_config("tiny", members=("convolutions",)),
         run_of(machines),
         teachers=[teacher],
         recipe=taught_by("logit"),
@@ -232,62 +249,195 @@ def transformer(machines: Dataset) -> StudentCheckpoint:
     return train_student(data_of(machines), "acc", SMALL, run_of(machines, steps=30))
 
 
-def test_a_hybrid_is_the_weighted_sum_of_both_in_one_head(rocket, transformer, machines, monkeypatch):
-    monkeypatch.setattr("mmkd_models.training.students.WEIGHTS", (0.75,))
-    joined = fit_hybrid(data_of(machines), transformer, rocket, run_of(machines))
-    assert joined.facts.hybrid_weight == 0.75
+@pytest.fixture(scope="module")
+def members(machines: Dataset, transformer, convolutions) -> dict[str, StudentCheckpoint]:
+    data, run = data_of(machines), run_of(machines)
+    closed = {
+        kind: train_student(data, "acc", student_config("tiny", members=(kind,)), run)
+        for kind in ("intervals", "trees")
+    }
+    return {"transformer": transformer, "convolutions": convolutions, **closed}
+
+
+def only(monkeypatch: pytest.MonkeyPatch, weights: dict[str, float]) -> None:
+    """Offer these weights alone."""
+    monkeypatch.setattr("mmkd_models.training.students.list_weights", lambda _: [weights])
+
+
+def test_an_average_is_the_weighted_sum_of_both_in_one_head(convolutions, transformer, machines, monkeypatch):
+    only(monkeypatch, {"transformer": 0.75, "convolutions": 0.25})
+    joined = fit_average(data_of(machines), [transformer, convolutions], run_of(machines))
+    assert joined.facts.weights == {"transformer": 0.75, "convolutions": 0.25}
     test, valid = machines.split("test"), machines.split("valid")
-    first, second, both = (logits_of(one.network(), test, modality="acc") for one in (transformer, rocket, joined))
+    first, second, both = (
+        logits_of(one.network(), test, modality="acc") for one in (transformer, convolutions, joined)
+    )
     hot, cold = (
-        fitted_temperature(logits_of(one.network(), valid, modality="acc"), valid.labels, kind="classification")
-        for one in (transformer, rocket)
+        helpful_temperature(
+            logits_of(one.network(), valid, modality="acc"), valid.labels, valid.groups, kind="classification"
+        )
+        for one in (transformer, convolutions)
     )
     assert both == pytest.approx(0.75 * first / hot + 0.25 * second / cold, abs=1e-4)
-    assert joined.config.kind == "hybrid"
+    assert joined.config.members == ("transformer", "convolutions")
     assert joined.normalisation == transformer.normalisation
 
 
-def test_the_part_that_validates_better_alone_is_shipped_alone(rocket, transformer, machines, monkeypatch):
-    for weight, alone in ((0.0, rocket), (1.0, transformer)):
-        monkeypatch.setattr("mmkd_models.training.students.WEIGHTS", (weight,))
-        found = fit_hybrid(data_of(machines), transformer, rocket, run_of(machines))
+def test_all_four_members_are_one_network(members, machines, monkeypatch, tmp_path):
+    only(monkeypatch, dict.fromkeys(MEMBERS, 0.25))
+    joined = fit_average(data_of(machines), list(members.values()), run_of(machines))
+    assert joined.config.members == MEMBERS
+    write_student(tmp_path / "student.ckpt", joined)
+    read, test, valid = read_student(tmp_path / "student.ckpt"), machines.split("test"), machines.split("valid")
+    expected = np.zeros((len(test), 3))
+    for part in members.values():
+        temperature = helpful_temperature(
+            logits_of(part.network(), valid, modality="acc"), valid.labels, valid.groups, kind="classification"
+        )
+        expected += 0.25 * logits_of(part.network(), test, modality="acc") / temperature
+    np.testing.assert_allclose(logits_of(read.network(), test, modality="acc"), expected, atol=2e-4)
+
+
+def test_the_part_that_validates_better_alone_is_shipped_alone(convolutions, transformer, machines, monkeypatch):
+    for member, alone in (("convolutions", convolutions), ("transformer", transformer)):
+        only(monkeypatch, {member: 1.0})
+        found = fit_average(data_of(machines), [transformer, convolutions], run_of(machines))
         assert (found.config, found.state) == (alone.config, alone.state)
-        assert found.facts.hybrid_weight == weight
-        assert msgspec.structs.replace(found.facts, hybrid_weight=msgspec.UNSET) == alone.facts
+        assert found.facts.weights == {"transformer": 0.0, "convolutions": 0.0, member: 1.0}
+        assert msgspec.structs.replace(found.facts, weights=msgspec.UNSET) == alone.facts
+
+
+def test_weights_are_equal_ones_and_more_or_less_of_a_transformer():
+    assert list_weights(("transformer", "trees")) == [
+        {"transformer": 1.0},
+        {"trees": 1.0},
+        {"transformer": 0.5, "trees": 0.5},
+        {"transformer": 0.25, "trees": 0.75},
+        {"transformer": 0.75, "trees": 0.25},
+    ]
+    assert len(list_weights(MEMBERS)) == 15 + 2 * 3
+    assert list_weights(("convolutions", "intervals", "trees"))[-1] == dict.fromkeys(MEMBERS[1:], 1 / 3)
 
 
 @pytest.mark.parametrize(
-    ("taus", "weight", "tau"),
+    ("taus", "weights", "tau"),
     [
-        ((1.0, msgspec.UNSET), 0.0, msgspec.UNSET),
-        ((msgspec.UNSET, 0.5), 0.0, 0.5),
-        ((0.5, 0.5), 0.5, 0.5),
-        ((1.0, 0.5), 0.5, msgspec.UNSET),
+        ((1.0, msgspec.UNSET), {"convolutions": 1.0}, msgspec.UNSET),
+        ((msgspec.UNSET, 0.5), {"convolutions": 1.0}, 0.5),
+        ((0.5, 0.5), {"transformer": 0.5, "convolutions": 0.5}, 0.5),
+        ((1.0, 0.5), {"transformer": 0.5, "convolutions": 0.5}, msgspec.UNSET),
     ],
 )
-def test_a_hybrid_has_the_prior_adjustment_of_what_is_in_it(
-    rocket, transformer, machines, monkeypatch, taus, weight, tau
+def test_an_average_has_the_prior_adjustment_of_what_is_in_it(
+    convolutions, transformer, machines, monkeypatch, taus, weights, tau
 ):
-    monkeypatch.setattr("mmkd_models.training.students.WEIGHTS", (weight,))
+    only(monkeypatch, weights)
     parts = [
         replace(part, facts=msgspec.structs.replace(part.facts, prior_tau=own))
-        for part, own in zip((transformer, rocket), taus, strict=True)
+        for part, own in zip((transformer, convolutions), taus, strict=True)
     ]
-    found = fit_hybrid(data_of(machines), parts[0], parts[1], run_of(machines))
-    assert found.facts.prior_tau == tau
+    assert fit_average(data_of(machines), parts, run_of(machines)).facts.prior_tau == tau
 
 
-def test_steps_and_int8_practice_are_refused_to_other_kinds(rocket):
+def test_steps_and_int8_practice_are_refused_to_other_members(convolutions):
     with pytest.raises(UsageError) as error:
-        rocket.transformer(asked_by="practising INT8")
+        convolutions.transformer(asked_by="practising INT8")
     assert str(error.value) == (
-        "practising INT8: expected a student of the kind transformer, got a rocket; train one with --kind transformer"
+        "practising INT8: expected a student of the member transformer alone, got convolutions; train one with "
+        "--members transformer"
     )
 
 
-def test_parts_that_a_kind_does_not_have_are_refused():
-    features = RocketConfig(groups=(RocketGroup(dilation=1, padded=True, features=3),))
-    with pytest.raises(ValueError, match="expected no convolutional features in a transformer"):
-        StudentConfig(preset="tiny", encoder=ENCODER, rocket=features)
-    with pytest.raises(ValueError, match="expected a windowed student of the kind rocket"):
-        StudentConfig(preset="tiny", encoder=ENCODER, kind="rocket", causal=True)
+def test_parts_that_a_student_does_not_have_are_refused():
+    features = ConvolutionsConfig(groups=(ConvolutionGroup(dilation=1, padded=True, features=3),))
+    for fault, options in (
+        ("expected no convolutions in a student of transformer", {"convolutions": features}),
+        (
+            "expected no trees in a student of intervals",
+            {"members": ("intervals",), "trees": TreesConfig(trees=1, nodes=1, leaves=1)},
+        ),
+        ("expected a windowed student of trees", {"members": ("trees",), "causal": True}),
+        ("expected members among transformer, convolutions, intervals, trees, in this order", {"members": ()}),
+        ("expected members among", {"members": ("trees", "transformer")}),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            StudentConfig(preset="tiny", encoder=ENCODER, **options)
+    for sizes in ((0, 1, 1), (1025, 2000, 1), (2, 1, 1), (1, (1 << 18) + 1, 1), (1, 1, 0)):
+        with pytest.raises(ValueError, match="expected 1 to 1024 trees"):
+            TreesConfig(**dict(zip(("trees", "nodes", "leaves"), sizes, strict=True)))
+
+
+@pytest.mark.parametrize("member", ["intervals", "trees"])
+def test_intervals_and_trees_learn_from_labels_and_survive_their_file(member, members, machines, tmp_path):
+    student, test = members[member], machines.split("test").with_modalities(["acc"])
+    assert scores_of(student.network(), test, modality="acc").metric("accuracy") >= 0.9
+    write_student(tmp_path / "student.ckpt", student)
+    read = read_student(tmp_path / "student.ckpt")
+    assert (read.config, read.facts) == (student.config, student.facts)
+    answers = [logits_of(one.network(), test, modality="acc") for one in (read, student)]
+    np.testing.assert_array_equal(answers[0], answers[1])
+    mean, std = channel_statistics(machines.split("train").with_modalities(["acc"]), "acc")
+    assert read.normalisation["mean"] == pytest.approx(mean.tolist())
+    assert read.normalisation["std"] == pytest.approx(std.tolist())
+
+
+def test_trees_of_a_student_answer_as_scikit_learn_does(members, machines):
+    student = members["trees"].network()
+    windows = machines.split("train").with_modalities(["acc"])
+    values, present = prepare_batch(windows.take(np.arange(len(windows)))["acc"], windows.spec.modality("acc"))
+    features = apply_intervals(student.intervals, values, present)
+    forest = ExtraTreesClassifier(n_estimators=200, max_depth=48, random_state=0).fit(features, windows.labels)
+    votes = student.trees.votes(torch.from_numpy(features)).numpy()
+    np.testing.assert_allclose(votes, forest.predict_proba(features), atol=1e-7)
+    scale = float(student.trees.scale)
+    expected = scale * np.log((200 * votes + 1 / 3) / 201) + student.head.bias.detach().numpy()
+    logits = logits_of(student, windows, modality="acc")
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+@pytest.mark.parametrize("member", ["intervals", "trees"])
+def test_intervals_and_trees_learn_several_labels_and_numbers(rigs, kind, member):
+    rig = rigs[kind]
+    student = train_student(data_of(rig), "acc", student_config("tiny", members=(member,)), run_of(rig))
+    test = rig.split("test")
+    if kind == "regression":
+        assert scores_of(student.network(), test.with_modalities(["acc"]), modality="acc").metric("r2") > 0.8
+    else:
+        labels = logits_of(student.network(), test, modality="acc")
+        assert ((labels[:, 0] > 0) == (test.labels[:, 0] == 1)).mean() > 0.9
+
+
+def test_trees_learn_the_hard_answers_of_teacher_and_label(machines, teacher):
+    data = data_of(machines)
+    labels = np.where(np.arange(len(data.train)) % 2, -1, data.train.labels)
+    data = replace(data, train=data.train.with_labels(labels))
+    lesson = lesson_of(data, run_of(machines), [teacher])
+    answers = teachers_answers([teacher], data.train, lesson.rows)
+    assert lesson.answers == pytest.approx(mix_answers(data.train, lesson.rows, answers))
+    student = grow_trees_student(data, "acc", student_config("tiny"), run_of(machines), lesson)
+    # Each tree knows every training window by heart, so that its vote is the hard answer.
+    network = student.network()
+    features = interval_features(network.intervals, data.train, "acc", lesson.rows)
+    votes = network.trees.votes(torch.from_numpy(features)).numpy()
+    assert (votes.argmax(1) == lesson.answers.argmax(1)).all()
+    assert student.facts.teacher_sha256 == "7" * 64
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda parts: parts["student/trees.feature"].fill_(10**6),
+            "expected every node to lead onwards inside its tree",
+        ),
+        (lambda parts: parts["student/trees.left"].zero_(), "expected every node to lead onwards inside its tree"),
+        (lambda parts: parts.pop("student/trees.scale"), "expected exactly the tensors of its network"),
+    ],
+)
+def test_altered_trees_are_refused(change, told, members, tmp_path):
+    path = tmp_path / "student.ckpt"
+    write_student(path, members["trees"])
+    rewrite(path, kind="student", tensors=change)
+    with pytest.raises(CheckpointError, match=told):
+        read_student(path)

@@ -27,8 +27,8 @@ from mmkd_models.losses.term import constant
 from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.committee import Committee, CommitteeFacts, FixedViews, MemberFacts
-from mmkd_models.networks.members import Rocket
-from mmkd_models.networks.rocket import LENGTH
+from mmkd_models.networks.convolutions import LENGTH
+from mmkd_models.networks.members import Convolutions
 from mmkd_models.networks.teacher import Inputs, TeacherOutput
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile, file_sha256, read_teacher, write_teacher
@@ -147,17 +147,17 @@ def test_members_that_are_no_transformer_are_evened_out_where_validation_wants_i
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["oracle"], "--members: expected some of transformer, rocket, trees, got 'oracle'; choose among them"),
+        (["oracle"], "--members: expected some of transformer, convolutions, trees, got 'oracle'; choose among them"),
         (["trees"], "--members: expected a transformer, which losses look into, got trees; add transformer"),
         (
             ["transformer", "trees", "trees"],
             "--members: expected trees once, got it twice; only transformers differ by their seed",
         ),
         (
-            ["transformer", "rocket"],
+            ["transformer", "convolutions"],
             (
-                "--members: rocket: expected windows of at least 9 samples, got 8 of 'temp'; leave rocket out, or take "
-                "longer windows"
+                "--members: convolutions: expected windows of at least 9 samples, got 8 of 'temp'; leave "
+                "convolutions out, or take longer windows"
             ),
         ),
     ],
@@ -166,7 +166,7 @@ def test_members_that_make_no_committee_are_refused(names, message):
     with pytest.raises(UsageError) as caught:
         members_named(names, (*LONG, *SHORT))
     assert str(caught.value) == message
-    assert members_named(["rocket", "transformer"], LONG) == ("transformer", "rocket")
+    assert members_named(["convolutions", "transformer"], LONG) == ("transformer", "convolutions")
 
 
 @pytest.mark.parametrize("joins", [False, True])
@@ -204,12 +204,12 @@ def test_a_students_checkpoint_is_the_same_with_answers_that_were_kept(checkpoin
 @pytest.fixture(scope="module")
 def whole(data: TrainingData) -> TeacherCheckpoint:
     """A committee of every kind of member."""
-    return trained(data, members=members_named(["trees", "rocket", "transformer"], LONG))
+    return trained(data, members=members_named(["trees", "convolutions", "transformer"], LONG))
 
 
 def test_a_rocket_answers_by_the_ridge_on_all_its_features(whole, data):
     rocket = committee_of(whole).members[1]
-    assert isinstance(rocket, Rocket)
+    assert isinstance(rocket, Convolutions)
     inputs = inputs_of(data.valid.take(np.arange(12)), data.valid)
     features = np.concatenate([rocket.features[name](*inputs[name]).numpy() for name in ("acc", "gyro")], axis=1)
     expected = features @ rocket.weight.numpy() + rocket.bias.numpy()
@@ -222,7 +222,7 @@ def test_a_rocket_answers_by_the_ridge_on_all_its_features(whole, data):
 def test_windows_shorter_than_kernels_have_a_committee_without_a_rocket():
     modality = ModalitySpec(name="slow", channels=("x",), rate_hz=1.0, samples=8)
     assert default_members([modality]) == ("transformer", "trees")
-    assert default_members([msgspec.structs.replace(modality, samples=9)]) == ("transformer", "rocket", "trees")
+    assert default_members([msgspec.structs.replace(modality, samples=9)]) == ("transformer", "convolutions", "trees")
 
 
 def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(whole, data):
@@ -259,7 +259,7 @@ def test_a_window_that_is_not_mixed_is_answered_as_it_was_recorded(whole, data):
     views = FixedViews(committee_of(whole), ask)
     for _ in range(2):
         ask_teachers([views], batch, taps=True)
-    assert [type(member).__name__ for member in asked] == ["Rocket", "Trees"]
+    assert [type(member).__name__ for member in asked] == ["Convolutions", "Trees"]
 
 
 class Says(torch.nn.Module):
@@ -300,13 +300,13 @@ def single(data: TrainingData, _no_single_sensors: None) -> TeacherCheckpoint:
     """A committee that has members of its best sensor, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mmkd_models.training.committee.joining_sensor", joining_sensor)
-        return trained(data, members=members_named(["trees", "rocket", "transformer"], LONG))
+        return trained(data, members=members_named(["trees", "convolutions", "transformer"], LONG))
 
 
 def test_members_of_the_sensor_that_tells_most_join_where_validation_wants_them(single, whole, data):
     members = single.committee.members
-    assert [one.named for one in members] == ["transformer", "rocket", "trees", "rocket of acc", "trees of acc"]
-    assert [one.kind for one in whole.committee.members] == ["transformer", "rocket", "trees"]
+    assert [one.named for one in members] == ["transformer", "convolutions", "trees", "rocket of acc", "trees of acc"]
+    assert [one.kind for one in whole.committee.members] == ["transformer", "convolutions", "trees"]
     known = data.valid
     of_acc = [answers_to(one, known).numpy() for one in committee_of(single).members[3:]]
     for found, facts in zip(of_acc, members[3:], strict=True):
@@ -371,7 +371,7 @@ ALTERED_FACTS = [
     ),
     ("checkpoint", alter_member(1, bias=[0.0, 1.0]), "member 1 (trees): expected a finite bias of 3 logits, got 0, 1"),
     ("single", alter_member(4, modality="heat"), "member 4 (trees): expected a modality of the teacher, got heat"),
-    ("single", alter_member(3, modality="gyro"), "member 3 (rocket): expected features of gyro, got of acc"),
+    ("single", alter_member(3, modality="gyro"), "member 3 (convolutions): expected features of gyro, got of acc"),
     (
         "single",
         alter_member(0, modality="acc"),
@@ -380,15 +380,18 @@ ALTERED_FACTS = [
     (
         "whole",
         lambda found: found["committee"]["members"][1].pop("features"),
-        "member 1 (rocket): expected features of acc, gyro, got of none",
+        "member 1 (convolutions): expected features of acc, gyro, got of none",
     ),
     (
         "whole",
         alter_features("acc", features=10**12),
-        "member 1 (rocket): tensor 'weight': expected shape ({more}, 3) of float32, got shape ({now}, 3) of float32",
+        (
+            "member 1 (convolutions): tensor 'weight': expected shape ({more}, 3) of float32, got shape ({now}, 3) of "
+            "float32"
+        ),
     ),
-    ("whole", alter_features("acc", dilation=5), "member 1 (rocket): acc: dilation: expected at most 4, got 5"),
-    ("whole", alter_features("gyro", stride=81), "member 1 (rocket): gyro: stride: expected at most 20, got 81"),
+    ("whole", alter_features("acc", dilation=5), "member 1 (convolutions): acc: dilation: expected at most 4, got 5"),
+    ("whole", alter_features("gyro", stride=81), "member 1 (convolutions): gyro: stride: expected at most 20, got 81"),
 ]
 ALTERED_TENSORS = [
     (
@@ -408,14 +411,14 @@ ALTERED_TENSORS = [
         "whole",
         lambda parts: parts.pop("member1/features.acc.mean"),
         (
-            "member 1 (rocket): expected exactly the tensors of its network, got missing ['features.acc.mean'] and "
-            "unknown []"
+            "member 1 (convolutions): expected exactly the tensors of its network, got missing ['features.acc.mean'] "
+            "and unknown []"
         ),
     ),
     (
         "whole",
         lambda parts: parts["member1/bias"].fill_(torch.nan),
-        "member 1 (rocket): tensor 'bias': expected finite values, got NaN or infinity",
+        "member 1 (convolutions): tensor 'bias': expected finite values, got NaN or infinity",
     ),
 ]
 
@@ -432,7 +435,7 @@ def test_an_altered_committee_is_refused(name, change, message, what, request, t
         read_teacher(path)
     facts, figures = made.committee.members, {}
     figures["heat"] = facts[1].temperature
-    if facts[1].kind == "rocket":
+    if facts[1].kind == "convolutions":
         now = sum(config.features for config in facts[1].features.values())
         figures |= {"now": now, "more": now - facts[1].features["acc"].groups[0].features + 10**12}
     assert str(caught.value).startswith(f"{path}: {message.format(**figures)}; ")

@@ -11,7 +11,7 @@ import torch
 from mmkd_edge.errors import CheckpointError
 from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.networks.config import EncoderConfig, StudentConfig, StudentKind
+from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_members
 from mmkd_models.novelty import MAX_CENTRES, NoveltyScore, seen_from, seen_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, write_student
@@ -23,8 +23,10 @@ WIDTH = 6
 RUN = TrainingRun(train=TrainConfig(steps=2, batch=8), augment=AugmentConfig())
 
 
-def config_of(kind: StudentKind) -> StudentConfig:
-    return StudentConfig(preset="tiny", encoder=EncoderConfig(width=8, heads=2, depth=1, most_tokens=8), kind=kind)
+def config_of(members: str) -> StudentConfig:
+    return StudentConfig(
+        preset="tiny", encoder=EncoderConfig(width=8, heads=2, depth=1, most_tokens=8), members=student_members(members)
+    )
 
 
 def data_of(dataset: Dataset) -> TrainingData:
@@ -86,7 +88,7 @@ def test_an_altered_file_is_refused(change):
         seen_from(tensors, width=WIDTH, path=Path("a.ckpt"))
 
 
-@pytest.mark.parametrize("kind", ["transformer", "rocket", "hybrid"])
+@pytest.mark.parametrize("kind", ["transformer", "convolutions", "trees", "transformer,intervals"])
 def test_every_training_of_a_windowed_student_measures_it(machines, tmp_path, kind):
     student = train_student(data_of(machines), "acc", config_of(kind), RUN)
     width = student.network().head.in_features

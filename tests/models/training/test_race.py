@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,8 +16,8 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.config import student_config, teacher_config
+from mmkd_models.networks.convolutions import LENGTH
 from mmkd_models.networks.fronts.as_series import series_view
-from mmkd_models.networks.rocket import LENGTH
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, read_student, write_student
 from mmkd_models.training.inputs import TrainingData, TrainingRun
@@ -58,15 +59,15 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
     assert student.facts.beaten_teachers_sha256 == ("cd" * 32,)
     assert [one.name for one in student.facts.tried or ()][-1] == LABELS_ONLY
     assert all((student.state[name] == alone.state[name]).all() for name in alone.state)
-    asked: list[np.ndarray] = []
-    monkeypatch.setattr("mmkd_models.training.choosing.surely_likelier", lambda *given: bool(asked.extend(given)))
+    asked: list[Any] = []
+    monkeypatch.setattr("mmkd_models.training.students.labels_win", lambda *given: bool(asked.extend(given)))
     unsure = race()
     assert unsure.facts.shipped != LABELS_ONLY
     assert unsure.facts.teacher_sha256 == "cd" * 32
     assert not unsure.facts.beaten_teachers_sha256
     assert unsure.facts.tried == student.facts.tried
-    ours, theirs, groups = asked
-    assert ours.mean() > theirs.mean()
+    taught, labels_only, groups = asked
+    assert labels_only.log_likelihood > taught.log_likelihood
     np.testing.assert_array_equal(groups, data.valid.groups)
 
 
@@ -108,7 +109,7 @@ def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(dataset, ri
     assert list(race)[:3] == [
         "transformer of mixed windows",
         "transformer of unmixed windows",
-        "convolutional features",
+        "convolutions",
     ]
     assert race[student.facts.shipped].valid_score == student.facts.score
     write_student(tmp_path / "student.ckpt", student)

@@ -212,7 +212,7 @@ def test_key_figures_sum_up_the_best_student(two_sensors, parse) -> None:
 
 
 def test_sizes_and_latencies_beside_a_committee_are_its_transformers(two_sensors, parse) -> None:
-    two_sensors["teacher"]["members"] = ["transformer", "rocket", "trees"]
+    two_sensors["teacher"]["members"] = ["transformer", "convolutions", "trees"]
     texts = [item.text for item in parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")]
     assert texts[2] == "61.4\u202fk parameters · the teacher's transformer 1.25\u202fM"
     assert "the teacher's transformer 0.487\u202fms, 4.3×" in texts[3]

@@ -1,4 +1,4 @@
-"""What a regression fits: a student of convolutional features, drawn, fitted, pruned and calibrated; and the ridge.
+"""Members without steps: convolutional features, intervals and trees, fitted and calibrated; and the ridge.
 
 Leave-one-out errors are (y - y^) / (1 - h), h the diagonal of the hat matrix (Hastie, Tibshirani, Friedman, 2nd
 edition, equation 7.64).
@@ -10,23 +10,46 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.losses.term import target_scale
-from mmkd_models.metrics.likelihood import fitted_temperature, probabilities_of
-from mmkd_models.metrics.scores import check_metric, scores_from_logits
-from mmkd_models.networks.config import MAX_POSITIONS, MAX_ROCKET_FEATURES, MAX_ROCKET_POSITIONS, StudentConfig
-from mmkd_models.networks.rocket import FEATURES, RocketFeatures, apply_rocket, fit_rocket, prune_rocket
+from mmkd_models.metrics.likelihood import helpful_temperature, probabilities_of
+from mmkd_models.metrics.scores import AnyMetric, check_metric, scores_from_logits
+from mmkd_models.networks.config import (
+    MAX_FEATURES,
+    MAX_NODES,
+    MAX_POSITIONS,
+    PRESET_POSITIONS,
+    StudentConfig,
+    TreesConfig,
+)
+from mmkd_models.networks.convolutions import (
+    FEATURES,
+    ConvolutionFeatures,
+    apply_convolutions,
+    fit_convolutions,
+    prune_convolutions,
+)
+from mmkd_models.networks.intervals import (
+    MIN_SAMPLES,
+    IntervalFeatures,
+    apply_intervals,
+    fit_intervals,
+    fits_intervals,
+)
 from mmkd_models.networks.student import Student
+from mmkd_models.networks.trees import grow_arrays
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile
 from mmkd_models.training.fitting import finish_student, set_target_scale
 from mmkd_models.training.inputs import TrainingData, TrainingRun, check_labels
@@ -42,31 +65,47 @@ _STRONGER_PENALTIES = (1e2, 1e3)
 """Tried with the penalty that leaving windows out finds for all features, too weak for a few selected ones."""
 
 _DRAWN_FROM = 512  # windows for biases and spreads
+_TREES = 200
 _CHUNK = 1024
 
 
-def fit_rocket_student(
-    data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, *, teachers: Sequence[TeacherFile] = ()
-) -> StudentCheckpoint:
-    """Fit a student of convolutional features, to teachers on all windows, or to labels only.
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a closed form learns: training rows (N,), and answers (N, K), teachers' with the label if there is one."""
 
-    Raises UsageError for short windows, a class without label, or a teacher that does not fit.
-    """
-    spec, train, metric = data.train.spec, data.train, run.train.metric
-    task = spec.task
-    check_metric(metric, task.kind)
+    rows: NDArray[np.int64]
+    answers: NDArray[np.float64]
+    teachers: tuple[TeacherFile, ...] = ()
+
+
+def lesson_of(data: TrainingData, run: TrainingRun, teachers: Sequence[TeacherFile] = ()) -> Lesson:
+    """Return all windows as teachers answer them, or those with labels. Raise UsageError if they do not fit."""
+    train = data.train
+    check_metric(run.train.metric, train.spec.task.kind)
     if teachers:
         check_teachers(teachers, train)
     else:
         check_labels(data)
     rows = rows_to_learn_from(train, taught=bool(teachers), seed=run.train.seed)
-    targets = training_targets(train, rows, teachers_answers(teachers, train, rows) if teachers else None)
-    positions = MAX_ROCKET_POSITIONS.get(config.preset, MAX_POSITIONS)
+    if teachers:
+        answers = mix_answers(train, rows, teachers_answers(teachers, train, rows))
+    else:
+        answers = label_answers(train.spec.task, train.labels[rows])
+    return Lesson(rows=rows, answers=answers, teachers=tuple(teachers))
+
+
+def fit_convolutions_student(
+    data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, lesson: Lesson
+) -> StudentCheckpoint:
+    """Fit a student of convolutional features; raise UsageError for short windows."""
+    spec, train, metric, rows = data.train.spec, data.train, run.train.metric, lesson.rows
+    task = spec.task
+    targets = ridge_targets(train, lesson.answers)
+    positions = PRESET_POSITIONS.get(config.preset, MAX_POSITIONS)
     features = draw_features(train, modality, seed=run.train.seed, positions=positions)
-    inputs = rocket_features(features, train, modality, rows)
-    valid = data.valid.with_modalities([modality])
-    known = valid.only_labelled()
-    valid_inputs = rocket_features(features, known, modality, np.arange(len(known)))
+    inputs = convolution_features(features, train, modality, rows)
+    known = data.valid.with_modalities([modality]).only_labelled()
+    valid_inputs = convolution_features(features, known, modality, np.arange(len(known)))
 
     def validate(rows: NDArray[np.int64], ridge: Ridge) -> float:
         scores = ridge.scores(valid_inputs[:, rows])
@@ -75,49 +114,149 @@ def fit_rocket_student(
             scores = scores * std + mean
         return scores_from_logits(known.labels, scores, task).metric(metric)
 
-    weights = np.ones(len(targets)) if metric == "accuracy" else class_weights(task.kind, targets)
     kept, ridge = choose_features(
         inputs,
         targets,
-        weights=weights,
-        most=MAX_ROCKET_FEATURES.get(config.preset, MAX_ROCKET_FEATURES["small"]),
+        weights=_ridge_weights(metric, task.kind, targets),
+        most=MAX_FEATURES.get(config.preset, MAX_FEATURES["small"]),
         validate=validate,
     )
-    temperature = fitted_temperature(ridge.scores(valid_inputs[:, kept]), known.labels, kind=task.kind)
-    logger.info("rocket: %d of %d features, penalty %g", len(kept), inputs.shape[1], ridge.penalty)
-    features = prune_rocket(features, spec.modality(modality), kept)
-    config = msgspec.structs.replace(config, kind="rocket", rocket=features.config)
+    logger.info("convolutions: %d of %d features, penalty %g", len(kept), inputs.shape[1], ridge.penalty)
+    features = prune_convolutions(features, spec.modality(modality), kept)
+    config = msgspec.structs.replace(config, members=("convolutions",), convolutions=features.config)
     network = Student(spec.modality(modality), len(task.labels), config, kind=task.kind)
-    network.rocket = features
-    with torch.no_grad():
-        network.head.weight.copy_(torch.from_numpy(ridge.weight.T / temperature))
-        network.head.bias.copy_(torch.from_numpy(ridge.bias / temperature))
-    set_target_scale(network, train)
-    state = {name: value.detach().clone() for name, value in network.eval().state_dict().items()}
+    network.convolutions = features
+    return _finished(data, modality, config, run, lesson, network, ridge)
+
+
+def fit_intervals_student(
+    data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, lesson: Lesson
+) -> StudentCheckpoint:
+    """Fit a ridge on the features of intervals; raise UsageError for short windows."""
+    spec = data.train.spec
+    config = msgspec.structs.replace(config, members=("intervals",))
+    network = Student(spec.modality(modality), len(spec.task.labels), config, kind=spec.task.kind)
+    network.intervals = measure_intervals(data.train, modality, seed=run.train.seed)
+    raw = torch.from_numpy(interval_features(network.intervals, data.train, modality, lesson.rows))
+    targets = ridge_targets(data.train, lesson.answers)
+    weights = _ridge_weights(run.train.metric, spec.task.kind, targets)
+    ridge = fit_ridge(network.intervals.standardised(raw).numpy(), targets, weights)
+    return _finished(data, modality, config, run, lesson, network, ridge)
+
+
+def grow_trees_student(
+    data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, lesson: Lesson
+) -> StudentCheckpoint:
+    """Grow extra-trees on the features of intervals and hard answers; raise UsageError for short windows."""
+    spec, train = data.train.spec, data.train
+    task = spec.task
+    intervals = measure_intervals(train, modality, seed=run.train.seed)
+    match task.kind:
+        case "classification":
+            labels = lesson.answers.argmax(axis=1)
+        case "multi_label":
+            labels = (lesson.answers > 0.5).astype(np.int64)
+        case "regression":
+            labels = ridge_targets(train, lesson.answers)[:, 0]
+    arrays = grow_arrays(
+        interval_features(intervals, train, modality, lesson.rows),
+        labels,
+        trees=_TREES,
+        classes=len(task.labels),
+        kind=task.kind,
+        seed=run.train.seed,
+        most_nodes=MAX_NODES,
+    )
+    sizes = TreesConfig(trees=_TREES, nodes=len(arrays["feature"]), leaves=len(arrays["fractions"]))
+    config = msgspec.structs.replace(config, members=("trees",), trees=sizes)
+    network = Student(spec.modality(modality), len(task.labels), config, kind=task.kind)
+    network.intervals = intervals
+    assert network.trees is not None
+    network.trees.load_state_dict({**arrays, "scale": torch.ones(1)})
+    return _finished(data, modality, config, run, lesson, network, None)
+
+
+@torch.no_grad()
+def _finished(
+    data: TrainingData,
+    modality: str,
+    config: StudentConfig,
+    run: TrainingRun,
+    lesson: Lesson,
+    network: Student,
+    ridge: Ridge | None,
+) -> StudentCheckpoint:
+    """A checkpoint with calibrated logits; without a ridge the head is zero."""
+    network.eval()
+    head = network.head
+    head.weight.copy_(torch.zeros_like(head.weight) if ridge is None else torch.from_numpy(ridge.weight.T))
+    head.bias.copy_(torch.zeros_like(head.bias) if ridge is None else torch.from_numpy(ridge.bias))
+    set_target_scale(network, data.train)
+    valid = data.valid.with_modalities([modality])
+    known = valid.only_labelled()
+    logits = logits_of(network, known, modality=modality)
+    temperature = helpful_temperature(logits, known.labels, known.groups, kind=data.train.spec.task.kind)
+    for values in (head.weight, head.bias, *([] if network.trees is None else [network.trees.scale])):
+        values.div_(temperature)
+    state = {name: value.detach().clone() for name, value in network.state_dict().items()}
     result = Fit(state=state, scores=scores_of(network, valid, modality=modality), best_step=0)
-    return finish_student(data, modality, config, run, network=network, result=result, teachers=teachers)
+    return finish_student(data, modality, config, run, network=network, result=result, teachers=lesson.teachers)
+
+
+def _ridge_weights(metric: AnyMetric, kind: TaskKind, targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.ones(len(targets)) if metric == "accuracy" else class_weights(kind, targets)
+
+
+def measure_intervals(windows: Windows, modality: str, *, seed: int) -> IntervalFeatures:
+    """Return the features of intervals with their mean and spread over at most 512 training windows."""
+    spec, narrow = windows.spec.modality(modality), windows.with_modalities([modality])
+    if not fits_intervals(spec):
+        raise UsageError(
+            f"modality {modality!r}: intervals and trees: expected windows of at least {MIN_SAMPLES} samples, got "
+            f"{spec.samples}; take longer windows, or the member transformer"
+        )
+    rows = np.sort(np.random.default_rng(seed).permutation(len(windows))[:_DRAWN_FROM])
+    return fit_intervals(
+        spec, *prepare_batch(narrow.take(rows)[modality], spec), scale=channel_statistics(narrow, modality)
+    )
+
+
+def interval_features(
+    network: IntervalFeatures, windows: Windows, modality: str, rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return the raw features (N, F), computed in chunks."""
+    return _applied(lambda *batch: apply_intervals(network, *batch), windows, modality, rows)
 
 
 def draw_features(
     windows: Windows, modality: str, *, seed: int, features: int = FEATURES, positions: int = MAX_POSITIONS
-) -> RocketFeatures:
-    """Draw features from at most 512 training windows; arguments and errors as `fit_rocket`."""
+) -> ConvolutionFeatures:
+    """Draw features from at most 512 training windows; arguments and errors as `fit_convolutions`."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(windows))[:_DRAWN_FROM])
     spec, narrow = windows.spec.modality(modality), windows.with_modalities([modality])
     values, present = prepare_batch(narrow.take(rows)[modality], spec)
     scale = channel_statistics(narrow, modality)
-    return fit_rocket(spec, values, present, scale=scale, seed=seed, features=features, positions=positions)
+    return fit_convolutions(spec, values, present, scale=scale, seed=seed, features=features, positions=positions)
 
 
-def rocket_features(
-    network: RocketFeatures, windows: Windows, modality: str, rows: NDArray[np.int64]
+def convolution_features(
+    network: ConvolutionFeatures, windows: Windows, modality: str, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Return the features (N, F), computed in chunks."""
+    return _applied(lambda *batch: apply_convolutions(network, *batch), windows, modality, rows)
+
+
+def _applied(
+    apply: Callable[[NDArray[Any], NDArray[np.float32]], NDArray[np.float32]],
+    windows: Windows,
+    modality: str,
+    rows: NDArray[np.int64],
+) -> NDArray[np.float32]:
     spec, narrow = windows.spec.modality(modality), windows.with_modalities([modality])
-    parts = [np.zeros((0, network.config.features), dtype=np.float32)]
-    for start in range(0, len(rows), _CHUNK):
-        parts.append(apply_rocket(network, *prepare_batch(narrow.take(rows[start : start + _CHUNK])[modality], spec)))
-    return np.concatenate(parts)
+    starts = range(0, max(len(rows), 1), _CHUNK)
+    return np.concatenate(
+        [apply(*prepare_batch(narrow.take(rows[start : start + _CHUNK])[modality], spec)) for start in starts]
+    )
 
 
 def choose_features(
@@ -274,16 +413,12 @@ def mix_answers(windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.f
     return mixed
 
 
-def training_targets(
-    windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.float64] | None
-) -> NDArray[np.float64]:
+def ridge_targets(windows: Windows, answers: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return targets (N, K) from -1 to 1, or a regression's in standard deviations."""
-    task = windows.spec.task
-    targets = label_answers(task, windows.labels[rows]) if answers is None else mix_answers(windows, rows, answers)
-    if task.kind == "regression":
+    if windows.spec.task.kind == "regression":
         mean, std = target_scale(windows)
-        return (targets - mean) / std
-    return 2.0 * targets - 1.0
+        return (answers - mean) / std
+    return 2.0 * answers - 1.0
 
 
 def class_weights(kind: TaskKind, targets: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.config import MAX_POSITIONS, RocketConfig, RocketGroup
+from mmkd_models.networks.config import MAX_POSITIONS, ConvolutionGroup, ConvolutionsConfig
 from mmkd_models.networks.fronts.as_series import series_view
 
 KERNELS = 84  # the ways to choose three of nine weights (paper, section 3.1)
@@ -46,7 +46,7 @@ class _Group(nn.Module):
     bias: Tensor  # (F,): the ramp rises from 0 to 1 around the drawn bias
     reads: Tensor  # (F, C) channels that a kernel reads; rows sum to 1
 
-    def __init__(self, config: RocketGroup, channels: int) -> None:
+    def __init__(self, config: ConvolutionGroup, channels: int) -> None:
         super().__init__()
         self.register_buffer("weight", torch.zeros(config.features, channels, LENGTH))
         self.register_buffer("bias", torch.zeros(config.features))
@@ -76,7 +76,7 @@ class _Kernels(nn.Module):
         return outputs.clamp(0.0, 1.0)
 
 
-class RocketFeatures(nn.Module):
+class ConvolutionFeatures(nn.Module):
     """Raw values and presence of a window -> standardised features.
 
     Positions count by the fraction of samples at a kernel's centre, unpadded ones not near the ends. Empty windows have
@@ -93,7 +93,7 @@ class RocketFeatures(nn.Module):
     feature_mean: Tensor
     feature_std: Tensor
 
-    def __init__(self, modality: ModalitySpec, config: RocketConfig) -> None:
+    def __init__(self, modality: ModalitySpec, config: ConvolutionsConfig) -> None:
         super().__init__()
         self.view, self.is_series = series_view(modality), modality.kind == "series"
         if not self.is_series:
@@ -141,7 +141,7 @@ class RocketFeatures(nn.Module):
         return total / counts.clamp(min=1.0), counts.clamp(max=1.0)
 
 
-def _join(network: RocketFeatures, _: object) -> None:
+def _join(network: ConvolutionFeatures, _: object) -> None:
     for kernels in network.kernels:
         assert isinstance(kernels, _Kernels)
         kernels.join(network.groups)
@@ -164,7 +164,7 @@ def fits_kernels(modality: ModalitySpec) -> bool:
     return series_view(modality).spec.samples >= LENGTH
 
 
-def fit_rocket(
+def fit_convolutions(
     modality: ModalitySpec,
     values: NDArray[Any],
     present: NDArray[np.float32],
@@ -173,7 +173,7 @@ def fit_rocket(
     seed: int,
     features: int = FEATURES,
     positions: int = MAX_POSITIONS,
-) -> RocketFeatures:
+) -> ConvolutionFeatures:
     """Draw a modality's features from training windows, without labels.
 
     Values (N, T, C) are raw, 0 where missing; `scale` is mean and standard deviation (C,). The number of `features` is
@@ -184,24 +184,24 @@ def fit_rocket(
     samples = series_view(modality).spec.samples
     if not fits_kernels(modality) or len(values) == 0 or features < KERNELS:
         raise UsageError(
-            f"modality {modality.name!r}: rocket: expected windows of at least {LENGTH} samples, one window or more "
-            f"and at least {KERNELS} features, got {samples} samples, {len(values)} windows and {features} features; "
-            "take longer windows, or the student kind 'transformer'"
+            f"modality {modality.name!r}: convolutions: expected windows of at least {LENGTH} samples, one window or "
+            f"more and at least {KERNELS} features, got {samples} samples, {len(values)} windows and {features} "
+            "features; take longer windows, or the member transformer"
         )
     rng = np.random.default_rng(seed)
     stride = position_stride(samples, positions)
-    seen, there, mean, std = _as_series(modality, values, present, scale)
+    seen, there, mean, std = as_series(modality, values, present, scale)
     series = ((seen - mean) / std).clamp(-_CLIP, _CLIP) * there
     there = there[:, ::stride].transpose(1, 2)
     levels = itertools.count(1)
-    drawn: list[tuple[RocketGroup, dict[str, Tensor]]] = []
+    drawn: list[tuple[ConvolutionGroup, dict[str, Tensor]]] = []
     for number, (dilation, quantiles) in enumerate(list_dilations(samples, features // KERNELS, most=_MAX_DILATIONS)):
         inner = int(_inside(samples, _REACH * dilation, stride).sum())
         for first in (number % 2, 1 - number % 2):
             kernels = np.arange(first, KERNELS, 2)
             wanted = [[next(levels) * _GOLDEN % 1.0 for _ in range(quantiles)] for _ in kernels]
             padded = first == number % 2 or inner < _MIN_POSITIONS
-            group = RocketGroup(dilation=dilation, padded=padded, features=quantiles * len(kernels))
+            group = ConvolutionGroup(dilation=dilation, padded=padded, features=quantiles * len(kernels))
             state = _drawn(series.transpose(1, 2), there, kernels, group, stride=stride, levels=wanted, rng=rng)
             drawn.append((group, state))
     scales = {"mean": mean, "std": std}
@@ -221,24 +221,25 @@ def fit_rocket(
 
 def _loaded(
     modality: ModalitySpec,
-    groups: Sequence[RocketGroup],
+    groups: Sequence[ConvolutionGroup],
     states: Sequence[Mapping[str, Tensor]],
     stride: int,
     rest: Mapping[str, Tensor],
-) -> RocketFeatures:
-    network = RocketFeatures(modality, RocketConfig(groups=tuple(groups), stride=stride)).eval()
+) -> ConvolutionFeatures:
+    network = ConvolutionFeatures(modality, ConvolutionsConfig(groups=tuple(groups), stride=stride)).eval()
     drawn = {f"groups.{number}.{name}": value for number, one in enumerate(states) for name, value in one.items()}
     network.load_state_dict(network.state_dict() | drawn | dict(rest))
     return network
 
 
 @torch.no_grad()
-def _as_series(
+def as_series(
     modality: ModalitySpec,
     values: NDArray[Any],
     present: NDArray[np.float32],
     scale: tuple[NDArray[np.float32], NDArray[np.float32]],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return windows as series (N, T, C), presence, and the series' mean and standard deviation (C,)."""
     mean, std = (torch.from_numpy(part) for part in scale)
     if modality.kind == "series":
         return torch.from_numpy(values), torch.from_numpy(present), mean, std
@@ -253,7 +254,9 @@ def _as_series(
     return seen, there, centre, torch.where(spread > _CONSTANT, spread, 1.0)
 
 
-def apply_rocket(network: RocketFeatures, values: NDArray[Any], present: NDArray[np.float32]) -> NDArray[np.float32]:
+def apply_convolutions(
+    network: ConvolutionFeatures, values: NDArray[Any], present: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """(N, T, C), (N, T, C) -> (N, F) standardised features, computed in chunks."""
     with torch.no_grad():
         parts = [network(*batch).numpy() for batch in _batches(network, values, present)]
@@ -261,7 +264,7 @@ def apply_rocket(network: RocketFeatures, values: NDArray[Any], present: NDArray
 
 
 def _batches(
-    network: RocketFeatures, values: NDArray[Any], present: NDArray[np.float32]
+    network: ConvolutionFeatures, values: NDArray[Any], present: NDArray[np.float32]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     positions = network.counted.shape[-1]
     rows = max(1, int(_CHUNK_VALUES / (positions * network.of_dilation.sum(0).max())))
@@ -269,9 +272,9 @@ def _batches(
         yield torch.from_numpy(values[start : start + rows]), torch.from_numpy(present[start : start + rows])
 
 
-def prune_rocket(
-    network: RocketFeatures, modality: ModalitySpec, keep: Sequence[int] | NDArray[np.int64]
-) -> RocketFeatures:
+def prune_convolutions(
+    network: ConvolutionFeatures, modality: ModalitySpec, keep: Sequence[int] | NDArray[np.int64]
+) -> ConvolutionFeatures:
     """Return a network of these features alone, ascending."""
     rows = np.unique(np.asarray(keep, dtype=np.int64))
     groups, states, first = [], [], 0
@@ -279,7 +282,7 @@ def prune_rocket(
         mine = torch.from_numpy(rows[(rows >= first) & (rows < first + group.features)] - first)
         first += group.features
         if len(mine):
-            groups.append(RocketGroup(dilation=group.dilation, padded=group.padded, features=len(mine)))
+            groups.append(ConvolutionGroup(dilation=group.dilation, padded=group.padded, features=len(mine)))
             states.append({name: tensor[mine].clone() for name, tensor in part.state_dict().items()})
     rest = {name: value for name, value in network.state_dict().items() if not name.startswith("groups.")}
     rest |= {name: rest[name][rows] for name in ("feature_mean", "feature_std")}
@@ -313,7 +316,7 @@ def position_stride(samples: int, positions: int) -> int:
     return stride + 1 - stride % 2
 
 
-def claimed_sizes(config: RocketConfig, modality: ModalitySpec) -> dict[str, tuple[int, int]]:
+def claimed_sizes(config: ConvolutionsConfig, modality: ModalitySpec) -> dict[str, tuple[int, int]]:
     """Return the claimed sizes of a file's features, each with its limit."""
     samples = series_view(modality).spec.samples
     return {
@@ -328,7 +331,7 @@ def _drawn(
     series: Tensor,
     present: Tensor,
     kernels: NDArray[np.int64],
-    group: RocketGroup,
+    group: ConvolutionGroup,
     *,
     stride: int,
     levels: Sequence[Sequence[float]],

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.networks.config import RocketConfig, RocketGroup
-from mmkd_models.networks.rocket import (
-    RocketFeatures,
-    apply_rocket,
-    fit_rocket,
+from mmkd_models.networks.config import ConvolutionGroup, ConvolutionsConfig
+from mmkd_models.networks.convolutions import (
+    ConvolutionFeatures,
+    apply_convolutions,
+    fit_convolutions,
     list_dilations,
     position_stride,
-    prune_rocket,
+    prune_convolutions,
 )
 
 HEAVY = list(combinations(range(9), 3))
@@ -33,17 +33,19 @@ def windows(count: int, samples: int, channels: int, *, seed: int = 0) -> NDArra
     return np.random.default_rng(seed).normal(size=(count, samples, channels)).astype(np.float32)
 
 
-def fitted(values: NDArray[np.float32], *, features: int = 168, seed: int = 0, positions: int = 1024) -> RocketFeatures:
+def fitted(
+    values: NDArray[np.float32], *, features: int = 168, seed: int = 0, positions: int = 1024
+) -> ConvolutionFeatures:
     scale = (values.mean((0, 1)), values.std((0, 1)))
     spec = modality(values.shape[1], values.shape[2])
     present = np.ones_like(values)
-    return fit_rocket(spec, values, present, scale=scale, seed=seed, features=features, positions=positions)
+    return fit_convolutions(spec, values, present, scale=scale, seed=seed, features=features, positions=positions)
 
 
-def one_kernel(*, padded: bool, samples: int, bias: float, width: float) -> RocketFeatures:
+def one_kernel(*, padded: bool, samples: int, bias: float, width: float) -> ConvolutionFeatures:
     """The kernel whose weights of 2 are the first three, with dilation 1."""
-    config = RocketConfig(groups=(RocketGroup(dilation=1, padded=padded, features=1),))
-    network = RocketFeatures(modality(samples), config)
+    config = ConvolutionsConfig(groups=(ConvolutionGroup(dilation=1, padded=padded, features=1),))
+    network = ConvolutionFeatures(modality(samples), config)
     weights = torch.tensor([2.0, 2, 2, -1, -1, -1, -1, -1, -1])
     drawn = {
         "weight": weights[None, None] / width,
@@ -137,11 +139,11 @@ def test_windows_that_lack_what_a_feature_reads_do_not_count_where_it_is_standar
     values, present = windows(40, 60, 2), np.ones((40, 60, 2), np.float32)
     values[::4, :, lacking], present[::4, :, lacking] = 0.0, 0.0
     scale = (np.zeros(2, np.float32), np.ones(2, np.float32))
-    network = fit_rocket(modality(60, 2), values, present, scale=scale, seed=0, features=168)
+    network = fit_convolutions(modality(60, 2), values, present, scale=scale, seed=0, features=168)
     reads = torch.cat([group.get_buffer("reads") for group in network.groups])
     alone = (reads[:, 0] == 1).numpy()
     assert alone.any()
-    found = apply_rocket(network, values, present)
+    found = apply_convolutions(network, values, present)
     found = found if lacking == slice(None) else found[:, alone]
     there = present[:, 0, 0] > 0
     assert found[there].mean(0) == pytest.approx(0.0, abs=1e-4)
@@ -171,8 +173,8 @@ def test_pruning_keeps_the_named_features_as_they_were():
     network = fitted(values, features=504)
     first = network.config.groups[0].features
     keep = [first - 1, 1, first + 4, 503]
-    smaller = prune_rocket(network, modality(50, 3), keep)
-    whole, found = (apply_rocket(one, values, np.ones_like(values)) for one in (network, smaller))
+    smaller = prune_convolutions(network, modality(50, 3), keep)
+    whole, found = (apply_convolutions(one, values, np.ones_like(values)) for one in (network, smaller))
     assert found == pytest.approx(whole[:, sorted(keep)], abs=1e-5)  # other sums of the same numbers
     assert [group.features for group in smaller.config.groups] == [2, 1, 1]
     assert smaller.config.features == 4
@@ -183,7 +185,7 @@ def test_long_windows_are_read_at_every_nth_position():
     network = fitted(values, features=84)
     assert network.config.stride == 5
     found, _ = network.proportions(torch.from_numpy(values), torch.ones(3, 5000, 1))
-    everywhere = RocketFeatures(modality(5000, 1), RocketConfig(groups=network.config.groups, stride=1))
+    everywhere = ConvolutionFeatures(modality(5000, 1), ConvolutionsConfig(groups=network.config.groups, stride=1))
     everywhere.load_state_dict(network.state_dict())
     exact, _ = everywhere.proportions(torch.from_numpy(values), torch.ones(3, 5000, 1))
     assert found.numpy() == pytest.approx(exact.numpy(), abs=0.08)  # 5 standard errors of a half among 1,000
@@ -200,9 +202,9 @@ def test_a_kernel_steps_on_an_odd_number_of_positions(samples, positions, stride
 def test_what_is_computed_with_follows_a_state_that_is_loaded_anew():
     values = windows(4, 50, 2)
     first, second = (fitted(values, seed=seed) for seed in (0, 1))
-    wanted = apply_rocket(second, values, np.ones_like(values))
+    wanted = apply_convolutions(second, values, np.ones_like(values))
     first.load_state_dict(second.state_dict())
-    assert np.array_equal(apply_rocket(first, values, np.ones_like(values)), wanted)
+    assert np.array_equal(apply_convolutions(first, values, np.ones_like(values)), wanted)
 
 
 def test_dilations_reach_from_neighbours_to_the_whole_window():
@@ -215,6 +217,6 @@ def test_windows_shorter_than_a_kernel_are_refused():
     with pytest.raises(UsageError) as error:
         fitted(windows(3, 8, 1))
     assert str(error.value) == (
-        "modality 'acc': rocket: expected windows of at least 9 samples, one window or more and at least 84 features, "
-        "got 8 samples, 3 windows and 168 features; take longer windows, or the student kind 'transformer'"
+        "modality 'acc': convolutions: expected windows of at least 9 samples, one window or more and at least 84 "
+        "features, got 8 samples, 3 windows and 168 features; take longer windows, or the member transformer"
     )
