@@ -16,7 +16,7 @@ from mmkd_edge.bundle.statistics import GroupReference
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.onnx_graph import count_mflops
 from mmkd_export.plan import ExportPlan
-from mmkd_export.verify.answers import NetworkAnswers, answers_from_student, fp32_tolerance
+from mmkd_export.verify.answers import NetworkAnswers, answers_from_student, clear_rows, fp32_tolerance
 from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32
 from mmkd_export.verify.gate import check_metric
 from mmkd_export.verify.proof_set import ProofSet, build_proof_set, golden_from
@@ -96,6 +96,8 @@ def read_checkpoint(plan: ExportPlan) -> tuple[StudentCheckpoint, RealWindows, s
     else:
         real = windows_from_statistics(checkpoint.modality, checkpoint.task, **checkpoint.normalisation)
     ranged = with_range(checkpoint, real.windows, plan.value_range)
+    clear = clear_rows(ranged, real.windows)
+    real = replace(real, windows=real.windows[clear], labels=real.labels[clear], judge=real.judge[clear])
     if ranged.modality.range == checkpoint.modality.range:
         return ranged, real, None
     return ranged, real, RULE if plan.value_range == "auto" else NAMED
@@ -159,6 +161,7 @@ def prove_student(
         modality=modality,
         task=task,
         answer=answer,
+        clear=lambda windows: clear_rows(checkpoint, windows),
         evaluation=plan.evaluation,
         temperature=temperature,
         novelty_scores=() if checkpoint.seen is None else tuple(checkpoint.seen.scores.double().tolist()),

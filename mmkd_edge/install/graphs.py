@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mmkd_edge.backends.onnx_wire import Value, fields, numbers
+from mmkd_edge.install.trees import TREES_DOMAIN, TREES_OPERATOR, TREES_VERSION, check_trees, require
 
 OPSETS = range(17, 22)
 MAX_FIELDS = 1_000_000
@@ -43,12 +44,12 @@ Erf Exp Flatten Floor Gather GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool 
 GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual
 Log LogSoftmax MatMul Max MaxPool Mean Min Mul Neg Not Or PRelu Pad Pow QuantizeLinear Reciprocal ReduceMax ReduceMean
 ReduceMin ReduceSum ReduceSumSquare Relu Reshape Round Shape Sigmoid Sign Sin Slice Softmax Softplus Split Sqrt Squeeze
-Sub Sum Tanh Transpose Unsqueeze Where
+Sub Sum Tanh TopK Transpose Unsqueeze Where
 """
 OPERATORS = frozenset(_OPERATORS.split())
 """The ONNX operators that a student may use."""
 _FIXED_INPUTS: Mapping[str, tuple[int, ...]] = {
-    **dict.fromkeys(("Gather", "GatherND", "Reshape", "Split", "Squeeze", "Unsqueeze"), (1,)),
+    **dict.fromkeys(("Gather", "GatherND", "Reshape", "Split", "Squeeze", "TopK", "Unsqueeze"), (1,)),
     **dict.fromkeys(("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare"), (1,)),
     "Pad": (1, 3),
     "Slice": (1, 2, 3, 4),
@@ -57,6 +58,7 @@ _INDEXED = ("Gather", "GatherND")
 _BOOLEAN = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or")
 _NOT_FLOAT = frozenset((*_BOOLEAN, "ArgMax", "ArgMin", "QuantizeLinear", "Shape"))
 _CONSTANT, _STEP, _WINDOW = range(3)
+_ROW = struct.Struct("<qq")  # the shape of a row, as a constant
 
 
 class _Tensor(NamedTuple):
@@ -66,23 +68,15 @@ class _Tensor(NamedTuple):
     is_float: bool
 
 
-def require(condition: bool, got: str, expected: str) -> None:
-    """Raise ValueError unless the condition holds."""
-    if not condition:
-        raise ValueError(f"the graph has {got}; expected {expected}")
-
-
 def check_graph(model: bytes, *, steps: bool = False) -> None:
     """Raise ValueError for an ONNX model that no engine may open; `steps` for a step graph."""
     reader = _OnnxReader()
     values = reader.fields("model", memoryview(model))
     graphs, opsets = ([value for number, value in values if number == field] for field in (7, 8))
-    require(len(graphs) == len(opsets) == 1, f"{len(graphs)} graphs and {len(opsets)} opsets", "one of each")
-    for number, value in reader.fields("opset", opsets[0]):
-        if number == 1:
-            require(_text(value) in _OWN_DOMAINS, f"the domain {_text(value)!r}", "ONNX's own")
-        else:
-            require(value in OPSETS, f"opset {value!r}", f"{OPSETS.start} to {OPSETS.stop - 1}")
+    require(len(graphs) == 1 <= len(opsets) <= 2, f"{len(graphs)} graphs and {len(opsets)} opsets", "one of each")
+    reader.opset(opsets[0], OPSETS, _OWN_DOMAINS)
+    for trees in opsets[1:]:
+        reader.opset(trees, range(TREES_VERSION, TREES_VERSION + 1), (TREES_DOMAIN,))
     parts = reader.fields("graph", graphs[0])
     for number, value in parts:
         if number == 5:
@@ -100,6 +94,7 @@ class _OnnxReader:
     def __init__(self) -> None:
         self.count = 0
         self.tensors: dict[str, _Tensor] = {}
+        self.rows: dict[str, int] = {}  # constants, and then tensors, that are or have the shape (1, n)
 
     def fields(self, kind: str, message: Value) -> list[tuple[int, Value]]:
         values = []
@@ -110,19 +105,30 @@ class _OnnxReader:
             values.append((number, value))
         return values
 
+    def opset(self, message: Value, versions: range, domains: Sequence[str]) -> None:
+        for number, value in self.fields("opset", message):
+            if number == 1:
+                require(_text(value) in domains, f"the domain {_text(value)!r}", domains[0] or "ONNX's own")
+            else:
+                require(value in versions, f"opset {value!r}", f"{versions.start} to {versions.stop - 1}")
+
     def add(self, name: str, tensor: _Tensor) -> None:
         require(name not in self.tensors, f"two tensors with the name {name!r}", "one")
         self.tensors[name] = tensor
 
     def tensor(self, message: Value) -> tuple[str, bool]:
-        name, is_float = "", False
+        name, is_float, data = "", False, b""
         for number, value in self.fields("tensor", message):
             if number == 2:
                 is_float = value in _FLOATS
             elif number == 8:
                 name = _text(value)
+            elif number == 9:
+                data = bytes(_message(value, "tensor")[: _ROW.size + 1])
             elif number == 14:
                 require(value == 0, "weights in another file", "all in this one, which is verified")
+        if not is_float and len(data) == _ROW.size and _ROW.unpack(data)[0] == 1:
+            self.rows[name] = _ROW.unpack(data)[1]
         return name, is_float
 
     def signature(self, message: Value) -> tuple[str, bool]:
@@ -138,9 +144,11 @@ class _OnnxReader:
     def node(self, message: Value) -> None:
         values = self.fields("node", message)
         operator = "".join(_text(value) for number, value in values if number == 4)
-        require(operator in OPERATORS, f"the operator {operator!r}", "one that students are made of")
+        known = operator in OPERATORS or operator == TREES_OPERATOR
+        require(known, f"the operator {operator!r}", "one that students are made of")
         domain = "".join(_text(value) for number, value in values if number == 7)
-        require(domain in _OWN_DOMAINS, f"an operator of the domain {domain!r}", "ONNX's own")
+        domains = (TREES_DOMAIN,) if operator == TREES_OPERATOR else _OWN_DOMAINS
+        require(domain in domains, f"an operator of the domain {domain!r}", domains[0] or "ONNX's own")
         names = [_text(value) for number, value in values if number == 1]
         unknown = [name for name in names if name and name not in self.tensors]
         require(not unknown, f"inputs {unknown} of {operator!r} that nothing gives", "tensors")
@@ -149,6 +157,11 @@ class _OnnxReader:
             latest = _STEP if operator in _INDEXED else _CONSTANT
             fits = place >= len(inputs) or inputs[place].source <= latest
             require(fits, f"an input {place} of {operator!r} that is computed from a window", "a constant")
+        if operator == TREES_OPERATOR:
+            columns = self.rows.get(f"tensor {names[0]}") if len(names) == 1 else None
+            require(columns is not None, "trees on features without a fixed shape", "the output of a Reshape to a row")
+            check_trees([value for number, value in values if number == 5], columns=columns or 0)
+            values = [(number, value) for number, value in values if number != 5]
         is_float = inputs[0].is_float if inputs else False
         require(operator != "Div" or is_float, "a division of whole numbers, which crashes where it is by 0", "none")
         for name, is_float_value in [self._attribute(value, operator) for number, value in values if number == 5]:
@@ -157,9 +170,12 @@ class _OnnxReader:
         if operator in ("DequantizeLinear", "Where") and len(inputs) > 1:
             is_float = inputs[1].is_float
         source = _CONSTANT if operator == "Shape" else max((tensor.source for tensor in inputs), default=_CONSTANT)
-        for number, value in values:
-            if number == 2:
-                self.add(_text(value), _Tensor(source, is_float and operator not in _NOT_FLOAT))
+        outputs = [_text(value) for number, value in values if number == 2]
+        for place, name in enumerate(outputs):
+            is_index = operator == "TopK" and place == 1
+            self.add(name, _Tensor(source, is_float and operator not in _NOT_FLOAT and not is_index))
+        if operator == "Reshape" and len(names) > 1 and names[1] in self.rows:
+            self.rows.update((f"tensor {name}", self.rows[names[1]]) for name in outputs)
 
     def _attribute(self, message: Value, operator: str) -> tuple[str, bool]:
         """Return the name, and whether the value is, or the type is of, floating point."""

@@ -21,17 +21,19 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.graph.onnx_graph import learnt_layers, select_layers
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.verify.answers import answers_from_student, with_missing_samples
+from mmkd_export.verify.answers import answers_from_student, clear_rows, with_missing_samples
 from mmkd_export.verify.windows import plausible_range
-from mmkd_models.networks.config import student_members
+from mmkd_models.networks.config import TreesConfig, student_members
 from mmkd_models.networks.convolutions import fit_convolutions
+from mmkd_models.networks.intervals import apply_intervals, fit_intervals
 from mmkd_models.networks.student import Student
+from mmkd_models.networks.trees import grow_arrays
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from tests.export.students import make_student, of_features
 
@@ -97,6 +99,109 @@ def test_a_bundle_of_the_kind_tests_itself(students: dict[str, StudentCheckpoint
     for precision in ("fp32", *plan.precisions):
         with EdgePredictor.open(tmp_path / "student.edge", backend="ort", precision=precision) as predictor:
             assert predictor.selftest().label_agreement >= (1.0 if precision == "fp32" else 0.9)
+
+
+def of_members(members: str, task: TaskSpec | None = None, windows: int = 120) -> StudentCheckpoint:
+    """A student of these members, fitted to the windows that it carries."""
+    start = make_student(windows=windows, **({} if task is None else {"task": task}))
+    assert start.carried is not None
+    values, present = prepare_batch(start.carried.windows, start.modality)
+    intervals = fit_intervals(start.modality, values, present, scale=(values.mean((0, 1)), values.std((0, 1))))
+    config = msgspec.structs.replace(start.config, members=student_members(members))
+    state, kind, outputs = (
+        {f"intervals.{name}": part for name, part in intervals.state_dict().items()},
+        start.task.kind,
+        len(start.task.labels),
+    )
+    labels = start.carried.labels
+    labels = (labels - labels.mean()) / labels.std() if kind == "regression" else labels
+    if "trees" in config.members:
+        arrays = grow_arrays(
+            apply_intervals(intervals, values, present), labels, trees=40, classes=outputs, kind=kind, seed=0
+        )
+        sizes = TreesConfig(trees=40, nodes=len(arrays["feature"]), leaves=len(arrays["fractions"]))
+        config = msgspec.structs.replace(config, trees=sizes)
+        state |= {f"trees.{name}": part for name, part in arrays.items()} | {"trees.scale": torch.tensor([0.7])}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fresh = Student(start.modality, outputs, config, kind=kind).state_dict()
+    kept = {name: part for name, part in start.state.items() if name in fresh and not name.startswith("head.")}
+    return replace(start, config=config, state=fresh | kept | state)
+
+
+TREES_TASKS = {
+    "classes": None,
+    "several labels": TaskSpec(kind="multi_label", labels=("worn", "hot")),
+    "a number": TaskSpec(kind="regression", labels=("wear",), unit="um"),
+}
+
+
+@pytest.mark.parametrize(
+    ("members", "task", "precisions"),
+    [
+        ("intervals", "classes", ("fp16",)),
+        ("trees", "classes", ()),
+        ("transformer,intervals,trees", "classes", ("fp16", "int8")),
+        ("trees", "several labels", ()),
+        ("trees", "a number", ()),
+    ],
+)
+def test_intervals_and_trees_run_in_onnx_runtime(
+    members: str, task: str, precisions: tuple[str, ...], tmp_path: Path
+) -> None:
+    student = of_members(members, TREES_TASKS[task])
+    assert student.carried is not None
+    write_student(tmp_path / "student.ckpt", student)
+    plan = ExportPlan(
+        source=tmp_path / "student.ckpt",
+        output=tmp_path / "student.edge",
+        platform="cpu-x86",
+        precisions=precisions,
+    )
+    export(replace(plan, accept_unjudged=True, max_drop_points=100.0) if precisions else plan)
+    for precision in ("fp32", *precisions):
+        with EdgePredictor.open(plan.output, backend="ort", precision=precision, threads=1) as predictor:
+            assert predictor.selftest().label_agreement >= (1.0 if precision == "fp32" else 0.9)
+
+
+def test_another_leaf_is_one_vote_and_changes_no_label() -> None:
+    """Over all windows, those near a threshold and with gaps too."""
+    student = of_members("trees")
+    assert student.carried is not None
+    windows = np.concatenate([student.carried.windows, with_missing_samples(student.carried.windows, seed=1)])
+    expected = answers_from_student(student, windows).probabilities
+    backend = open_backend("ort", onnx_from_student(student), threads=1)
+    got = np.stack(
+        [
+            backend.run(dict(zip(("acc", "acc_present"), prepare_batch(window[None], student.modality), strict=True)))[
+                1
+            ][0]
+            for window in windows
+        ]
+    )
+    backend.close()
+    assert (got.argmax(1) == expected.argmax(1)).mean() >= 0.99
+    assert (np.abs(got - expected).max(1) > 1e-4).mean() <= 0.02
+
+
+def test_windows_whose_trees_rounding_could_change_are_no_golden_windows(tmp_path: Path) -> None:
+    student = of_members("trees")
+    assert student.carried is not None
+    network = student.network()
+    assert network.trees is not None
+    assert network.intervals is not None
+    values, present = prepare_batch(student.carried.windows, student.modality)
+    features = network.intervals(*map(torch.from_numpy, (values, present)))
+    # A threshold a millionth above what the first tree's root reads of the first window.
+    root = int(network.trees.roots[0])
+    threshold = student.state["trees.threshold"].clone()
+    value = features[0, int(network.trees.feature[root])]
+    threshold[root] = value + 1e-6 * (1 + value.abs())
+    altered = replace(student, state={**student.state, "trees.threshold": threshold})
+    clear = clear_rows(altered, student.carried.windows)
+    assert not clear[0]
+    assert clear.mean() > 0.5
+    assert clear_rows(make_student(), student.carried.windows).all()
 
 
 @pytest.mark.parametrize(("value_range", "golden"), [("auto", "synthetic"), ("none", "real")])

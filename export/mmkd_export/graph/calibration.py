@@ -34,6 +34,8 @@ def tensor_magnitudes(model: onnx.ModelProto, tensors: Sequence[str], feeds: Ite
     """Count tensor magnitudes, window by window."""
     import onnx
 
+    if not tensors:
+        return {}
     probed = copy.deepcopy(model)
     for name in set(tensors) - {output.name for output in probed.graph.output}:
         probed.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))

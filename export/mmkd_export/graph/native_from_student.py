@@ -43,6 +43,10 @@ def native_file(network: ExportStudent, modality: ModalitySpec) -> bytes:
             f"modality {modality.name!r}: the native engine takes windows of at most 1,024 samples, got "
             f"{modality.samples}; use another backend"
         )
+    if student.intervals is not None:
+        raise UsageError(
+            f"modality {modality.name!r}: the native engine takes no intervals and trees yet; use ONNX Runtime"
+        )
     return _packed(dict(_tensors(network, student, modality)))
 
 

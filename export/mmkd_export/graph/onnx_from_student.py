@@ -25,12 +25,13 @@ from mmkd_export.graph.onnx_graph import (
     learnt_layers,
     select_layers,
 )
+from mmkd_export.graph.trees import FEATURES, VOTES, insert_trees
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mmkd_models.networks.step import StepStudent
-    from mmkd_models.networks.student import ExportStudent
+    from mmkd_models.networks.student import ExportStudent, Student
     from mmkd_models.networks.teacher import Teacher
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
@@ -40,8 +41,10 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0
 
     Raises MmkdError if the exporter fails, GateError if the graph does not match the manifest.
     """
+    network = exported_network(checkpoint, temperature=temperature)
     return _onnx_from_module(
-        exported_network(checkpoint, temperature=temperature),
+        network,
+        student=network.student,
         inputs=graph_inputs(checkpoint.modality),
         outputs=graph_outputs(checkpoint.task, novelty=checkpoint.seen is not None),
         metadata=[
@@ -145,14 +148,21 @@ def _onnx_from_module(
     outputs: Sequence[TensorSpec],
     metadata: Sequence[tuple[str, str]],
     steps: bool = False,
+    student: Student | None = None,
 ) -> bytes:
     import torch
 
     module = module.eval().cpu()
+    forest = None if student is None else student.trees
+    named = [tensor.name for tensor in inputs], [tensor.name for tensor in outputs]
     # Example values for the tracer; the graph does not depend on them.
     examples = tuple(
         torch.full(tensor.shape, number % 2, dtype=getattr(torch, tensor.dtype)) for number, tensor in enumerate(inputs)
     )
+    if forest is not None:
+        examples = (*examples, torch.full((1, forest.fractions.shape[1]), 0.5))
+        named[0].append(VOTES)
+        named[1].append(FEATURES)
     try:
         with torch.no_grad(), _quiet_exporter():
             program = torch.onnx.export(
@@ -160,8 +170,8 @@ def _onnx_from_module(
                 examples,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[tensor.name for tensor in inputs],
-                output_names=[tensor.name for tensor in outputs],
+                input_names=named[0],
+                output_names=named[1],
                 external_data=False,  # one file
                 verbose=False,
             )
@@ -171,6 +181,8 @@ def _onnx_from_module(
         ) from error
     assert program is not None
     model = clean_graph(program.model_proto, metadata=metadata)
+    if forest is not None and student is not None and student.intervals is not None:
+        insert_trees(model, forest, features=student.intervals.features)
     check_exported(model, inputs=inputs, outputs=outputs, steps=steps)
     return graph_bytes(model)
 

@@ -14,6 +14,7 @@ import msgspec
 from mmkd_edge.bundle.manifest import ArtifactFormat, describe_tensors
 from mmkd_edge.errors import GateError, first_line
 from mmkd_edge.install.graphs import check_graph
+from mmkd_edge.install.trees import TREES_DOMAIN, TREES_VERSION
 from mmkd_edge.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def check_exported(
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GateError(f"the exported graph is not valid ONNX: {first_line(error)}; {_REPORT}") from error
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    if opsets != {"": OPSET}:
+    if opsets.pop(TREES_DOMAIN, TREES_VERSION) != TREES_VERSION or opsets != {"": OPSET}:
         raise GateError(f"the exported graph: expected opset {OPSET} and no other operators, got {opsets}; {_REPORT}")
     if model.ir_version != _IR_VERSION:
         raise GateError(f"the exported graph: expected IR version {_IR_VERSION}, got {model.ir_version}; {_REPORT}")

@@ -90,6 +90,26 @@ def answers_from_student(
     return NetworkAnswers(*(np.concatenate(outputs) for outputs in zip(*answers, strict=True)))
 
 
+def clear_rows(checkpoint: StudentCheckpoint, windows: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return (N,) whether rounding leaves every walk of a student's trees alone; at least half of the windows are.
+
+    An engine that rounds otherwise may take another leaf for the rest: one vote of all trees.
+    """
+    import torch
+
+    network = checkpoint.network()
+    if network.trees is None or network.intervals is None:
+        return np.ones(len(windows), dtype=np.bool_)
+    parts = [np.zeros(0, dtype=np.float32)]
+    with torch.no_grad():
+        for start in range(0, len(windows), _BATCH):
+            batch = prepare_batch(windows[start : start + _BATCH], checkpoint.modality)
+            features = network.intervals(*(torch.from_numpy(part) for part in batch))
+            parts.append(network.trees.walk(features)[1].numpy())
+    apart = np.concatenate(parts)
+    return np.asarray(apart >= min(_CLEAR, np.median(apart) if len(apart) else 0.0))
+
+
 def answers_along_recording(
     checkpoint: StudentCheckpoint, recording: NDArray[Any], *, temperature: float = 1.0
 ) -> NetworkAnswers:
@@ -123,6 +143,9 @@ _ROUNDING_ROOM = 4.0
 
 # Largest novelty difference between torch and fp32 graph, as a fraction of one more than the score
 NOVELTY_TOLERANCE = 1e-3
+
+# Least distance of a feature from a threshold, relative to 1 + its size: features of engines differ by less
+_CLEAR = 4e-6
 
 _REPORT = "Please report it with the versions of torch and onnxruntime"
 

@@ -68,15 +68,18 @@ def build_proof_set(
     modality: ModalitySpec,
     task: TaskSpec,
     answer: Answer,
+    clear: Callable[[NDArray[Any]], NDArray[np.bool_]] | None = None,
     evaluation: Path | None = None,
     temperature: float = 1.0,
     novelty_scores: tuple[float, ...] = (),
 ) -> ProofSet:
     """Split windows into calibrating and judging ones, and `answer` them.
 
-    Raises UsageError if all `evaluation` windows, which judge instead of half of the others, calibrate.
+    Windows with gaps are compared where they are `clear`. Raises UsageError if all `evaluation` windows, which judge
+    instead of half of the others, calibrate.
     """
     answers, gaps = answer(real.windows), with_missing_samples(real.windows, seed=_GAPS_SEED)
+    gaps = gaps if clear is None else gaps[clear(gaps)]
     calibrate, judge = np.flatnonzero(~real.judge & (not real.synthetic)), np.flatnonzero(real.judge)
     if evaluation is None:
         judging = GateWindows(

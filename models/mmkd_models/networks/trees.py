@@ -45,12 +45,19 @@ class Forest(nn.Module):
 
     def votes(self, features: Tensor) -> Tensor:
         """(B, F) float32 -> (B, K) float64: mean of the leaves, as scikit-learn's `predict_proba`."""
+        return self.walk(features)[0]
+
+    def walk(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the votes (B, K), and (B,) how near a feature came to its threshold, relative to 1 + its size."""
         node = self.roots.long().expand(len(features), -1)  # (B, trees)
+        nearest = features.new_full((len(features),), torch.inf)
         while True:
             feature = self.feature[node]
             if bool((feature < 0).all()):
-                return self.fractions[self.left[node].long()].double().mean(1)
+                return self.fractions[self.left[node].long()].double().mean(1), nearest
             values = features.gather(1, feature.clamp(min=0).long())
+            apart = (values - self.threshold[node]).abs() / (1 + values.abs())
+            nearest = torch.minimum(nearest, torch.where(feature < 0, torch.inf, apart).amin(1))
             following = torch.where(values <= self.threshold[node], self.left[node], self.right[node])
             node = torch.where(feature < 0, node, following.long())
 

@@ -305,7 +305,13 @@ def single(data: TrainingData, _no_single_sensors: None) -> TeacherCheckpoint:
 
 def test_members_of_the_sensor_that_tells_most_join_where_validation_wants_them(single, whole, data):
     members = single.committee.members
-    assert [one.named for one in members] == ["transformer", "convolutions", "trees", "rocket of acc", "trees of acc"]
+    assert [one.named for one in members] == [
+        "transformer",
+        "convolutions",
+        "trees",
+        "convolutions of acc",
+        "trees of acc",
+    ]
     assert [one.kind for one in whole.committee.members] == ["transformer", "convolutions", "trees"]
     known = data.valid
     of_acc = [answers_to(one, known).numpy() for one in committee_of(single).members[3:]]
