@@ -28,7 +28,7 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight: float  # in the mean of probabilities; 0 if no better than a constant
     score: float  # on validation, by the metric of the checkpoint
     log_likelihood: float  # mean of calibrated validation answers, in nats
-    features: dict[str, ConvolutionsConfig] | msgspec.UnsetType = msgspec.UNSET  # a rocket's, by modality
+    features: dict[str, ConvolutionsConfig] | msgspec.UnsetType = msgspec.UNSET  # of convolutions, by modality
     # (K,) added to its logits before the temperature, for unequal class frequencies; not of a transformer
     bias: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
     modality: str | msgspec.UnsetType = msgspec.UNSET  # the only one that it reads; unset for all

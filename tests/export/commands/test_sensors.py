@@ -105,7 +105,7 @@ def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_g
     assert other.read_bytes() == before
 
 
-def test_windows_shorter_than_a_kernel_have_no_rocket_beside_them() -> None:
+def test_windows_shorter_than_a_kernel_have_no_convolutions_beside_them() -> None:
     pytest.importorskip("aeon")
     brief = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=8)
     assert [possible_rivals(one) for one in (TEMP, brief)] == [("extra_trees", "mini_rocket"), ("extra_trees",)]

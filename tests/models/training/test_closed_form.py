@@ -135,7 +135,7 @@ def convolutions(machines: Dataset) -> StudentCheckpoint:
     return train_student(data_of(machines), "acc", student_config("tiny", members=("convolutions",)), run_of(machines))
 
 
-def test_a_rocket_student_learns_from_labels_and_keeps_a_few_features(convolutions, machines):
+def test_convolutions_learn_from_labels_and_keep_a_few_features(convolutions, machines):
     test = machines.split("test").with_modalities(["acc"])
     assert scores_of(convolutions.network(), test, modality="acc").metric("accuracy") >= 0.9
     assert convolutions.config.members == ("convolutions",)
@@ -163,7 +163,7 @@ def test_a_tiny_student_of_long_windows_looks_at_every_third_position(preset, st
     assert student.config.convolutions.stride == stride
 
 
-def test_a_rocket_student_survives_its_file(convolutions, machines, tmp_path):
+def test_convolutions_survive_their_file(convolutions, machines, tmp_path):
     path = tmp_path / "student.ckpt"
     write_student(path, convolutions)
     read, test = read_student(path), machines.split("test")

@@ -207,19 +207,19 @@ def whole(data: TrainingData) -> TeacherCheckpoint:
     return trained(data, members=members_named(["trees", "convolutions", "transformer"], LONG))
 
 
-def test_a_rocket_answers_by_the_ridge_on_all_its_features(whole, data):
-    rocket = committee_of(whole).members[1]
-    assert isinstance(rocket, Convolutions)
+def test_convolutions_answer_by_the_ridge_on_all_their_features(whole, data):
+    member = committee_of(whole).members[1]
+    assert isinstance(member, Convolutions)
     inputs = inputs_of(data.valid.take(np.arange(12)), data.valid)
-    features = np.concatenate([rocket.features[name](*inputs[name]).numpy() for name in ("acc", "gyro")], axis=1)
-    expected = features @ rocket.weight.numpy() + rocket.bias.numpy()
-    np.testing.assert_allclose(answers_to(rocket, data.valid).numpy(), expected, rtol=1e-5, atol=1e-5)
+    features = np.concatenate([member.features[name](*inputs[name]).numpy() for name in ("acc", "gyro")], axis=1)
+    expected = features @ member.weight.numpy() + member.bias.numpy()
+    np.testing.assert_allclose(answers_to(member, data.valid).numpy(), expected, rtol=1e-5, atol=1e-5)
     # Labels of the few windows that it was fitted to are told apart.
     known = data.train.only_labelled()
-    assert (answers_to(rocket, known).argmax(1).numpy() == known.labels).mean() > 0.9
+    assert (answers_to(member, known).argmax(1).numpy() == known.labels).mean() > 0.9
 
 
-def test_windows_shorter_than_kernels_have_a_committee_without_a_rocket():
+def test_windows_shorter_than_kernels_have_a_committee_without_convolutions():
     modality = ModalitySpec(name="slow", channels=("x",), rate_hz=1.0, samples=8)
     assert default_members([modality]) == ("transformer", "trees")
     assert default_members([msgspec.structs.replace(modality, samples=9)]) == ("transformer", "convolutions", "trees")
@@ -349,7 +349,7 @@ def alter_member(number: int, **changes: Any) -> Callable[[dict[str, Any]], obje
 
 
 def alter_features(sensor: str, **changes: Any) -> Callable[[dict[str, Any]], object]:
-    """Alter the first group of a rocket's features, or their stride."""
+    """Alter the first group of convolutions, or their stride."""
 
     def alter(found: dict[str, Any]) -> None:
         features = found["committee"]["members"][1]["features"][sensor]
