@@ -222,14 +222,14 @@ def _differences(before: BenchReport, after: BenchReport) -> tuple[str, ...]:
         *((name, first[name], second[name]) for name in first),
         *((name, before.machine.versions.get(name), after.machine.versions.get(name)) for name in libraries),
     ]
-    return tuple(f"{name}: {one or 'none'} -> {other or 'none'}" for name, one, other in pairs if one != other)
+    return tuple(f"{name}: {old or 'none'} -> {new or 'none'}" for name, old, new in pairs if old != new)
 
 
 def _competition(name: str, report: BenchReport) -> str:
-    beside = [launch.interference for launch in report.launches if launch.complete]
-    others = float(np.median([(one.others_cores or 0.0) + (one.steal_cores or 0.0) for one in beside]))
+    loads = [launch.interference for launch in report.launches if launch.complete]
+    others = float(np.median([(load.others_cores or 0.0) + (load.steal_cores or 0.0) for load in loads]))
     if others + report.configuration.threads <= report.machine.cores + _COMPETITION_MARGIN:
         return ""
-    judged = ", ".join(quantity for quantity, where in _QUANTITIES.items() if where.robust)
+    judged = ", ".join(quantity for quantity, facts in _QUANTITIES.items() if facts.robust)
     used = f"{others:.2f} of {report.machine.cores} cores"
     return f"in the {name} run other processes used {used} and competed with it: only {judged} are judged"

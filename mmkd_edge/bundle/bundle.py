@@ -111,8 +111,7 @@ class Bundle:
 
     def read(self, member: str) -> bytes:
         """Return a member's bytes, verified again; BundleError if the file has changed."""
-        if not self._closing.alive:
-            raise UsageError(f"{self.path}: the bundle is closed; open it again")
+        self._check_open()
         entry = self._entries.get(member)
         if entry is None:
             names = ", ".join(repr(name) for name in self._entries)
@@ -124,8 +123,7 @@ class Bundle:
 
     def whole(self) -> bytes:
         """Return all bytes of the file, verified again."""
-        if not self._closing.alive:
-            raise UsageError(f"{self.path}: the bundle is closed; open it again")
+        self._check_open()
         data = read_exactly(self._descriptor, MAX_BUNDLE_BYTES + 1, offset=0)
         if new_sha256(data).hexdigest() != self.sha256:
             raise BundleError(f"{self.path}: the file was changed while the bundle was open; open it again")
@@ -138,6 +136,10 @@ class Bundle:
             return golden_from_bytes(self.read(entry.golden.file), entry)
         except BundleError as error:
             raise BundleError(f"{self.path}: {error}") from error
+
+    def _check_open(self) -> None:
+        if not self._closing.alive:
+            raise UsageError(f"{self.path}: the bundle is closed; open it again")
 
     def close(self) -> None:
         """Close the file; repeated calls are allowed."""

@@ -52,7 +52,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         predictions: number of returned predictions by status.
         latency: calls of a `Watched` predictor.
         input_age: from a window's newest sample to its answer.
-        returned: why the newest bundle does not answer, or empty.
+        returned: why an older bundle answers and not the newest, or empty.
         unlike_training: what to check if most of the last hundred windows were `unknown`, or empty.
     """
 

@@ -82,7 +82,7 @@ class Slots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
-    """What a start should open; `returned` is why that is the bundle before, or empty.
+    """The bundle that a start opens; `returned` is why that is the one before the last, or empty.
 
     `on_probation`: `confirm`, `fail` or `forget` must follow.
     """

@@ -48,7 +48,7 @@ StudentConfig = tuple[ModelEntry, Config]
 
 
 class SandboxPolicy:
-    """Decides which configs may be opened in this process; `returned` is why the newest bundle does not answer."""
+    """Decides which configs may be opened in this process; `returned` is why an older bundle answers."""
 
     def __init__(self, bundle: Bundle, request: OpeningRequest, *, returned: str = "") -> None:
         self._bundle = bundle

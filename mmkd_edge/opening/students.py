@@ -40,7 +40,7 @@ _FEW_WINDOWS = 8
 class Students(msgspec.Struct, frozen=True, kw_only=True):
     """The students of one bundle, best first, and the statistics of each.
 
-    `returned` is why they answer instead of the bundle installed last, or empty.
+    `returned` is why they answer and not the bundle installed last, or empty.
     """
 
     opened: tuple[OpenStudent, ...]

@@ -1,7 +1,8 @@
 """Numbers, scores and gains as text, on pages and in terminals.
 
-A missing or non-finite number is `NOTHING`. A narrow no-break space separates thousands and units (SI brochure, 9th
-edition, sections 5.4.3 and 5.4.4).
+`count` is for whole numbers, `decimal` for a fixed number of digits, `significant` and `quantity` for measurements,
+`plain` for settings, `magnitude` for k and M. A missing or non-finite number is `NOTHING`. A narrow no-break space
+separates thousands and units (SI brochure, 9th edition, sections 5.4.3 and 5.4.4).
 """
 
 from __future__ import annotations
