@@ -64,7 +64,7 @@ def clock_lines(report: RecipeReport) -> list[str]:
             gap = max(clocks, key=lambda clock: clock.longest_gap_s)
             text += (
                 f"; jitter p99 up to {jitter.jitter_p99_ms:.2f} ms ({jitter.recording}), drift up to"
-                f" {drift.drift_ppm:.0f} ppm ({drift.recording}), gaps {sum(clock.gaps for clock in clocks)}"
+                f" {round(drift.drift_ppm)} ppm ({drift.recording}), gaps {sum(clock.gaps for clock in clocks)}"
             )
             text += f", the longest {gap.longest_gap_s:.3g} s ({gap.recording})" if gap.gaps else ""
             missing, rows = (sum(getattr(clock, key) for clock in clocks) for key in ("missing", "samples"))
@@ -100,6 +100,8 @@ def window_lines(report: RecipeReport) -> list[str]:
     fate = "its windows are left out (cover = 'all')" if covers_all else "its windows are NaN there"
     absent = [(recording.name, name) for recording in report.recordings for name in recording.absent]
     lines += [f"absent: {name} in the recording of {file}; {fate}" for file, name in absent if name != TARGET]
+    apart = [one.name for one in report.recordings if one.shares_no_time] if covers_all else []
+    lines += [f"no windows: the sensors of {_listed(apart)} share no time; correct their times"] if apart else []
     empty: dict[str, list[str]] = {}
     for recording in report.recordings:
         for channel in recording.empty:
@@ -110,6 +112,9 @@ def window_lines(report: RecipeReport) -> list[str]:
         names = [recording.name for recording in report.recordings if not labelled_intervals(recording, rule)]
         kept = "kept without one" if rule.unlabelled == "keep" else "left out (unlabelled = 'drop')"
         lines += [f"no label: {_listed(names)}; windows are {kept}"] if 0 < len(names) < len(report.recordings) else []
+    if task.kind == "classification" and rule.column and all(name.replace(".", "").isdecimal() for name in task.labels):
+        new = ", ".join(f'"{name}" = "NAME"' for name in task.labels[:_MAX_NAMED])
+        lines.append(f"labels are numbers; to name them, set rename = {{{new}}} under [labels]")
     if windows.times is None:
         lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
     doubtful, warnings = doubtful_classes(report, windows)

@@ -168,7 +168,11 @@ def label_conflicts(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
         differ = (labels[0] != labels[1]).reshape(len(pairs), -1).any(axis=1)
         if differ.any():
             sentence = f"{text}, but {differ.mean():.0%} of the {len(pairs)} windows in it have different labels"
-            yield problem("labels", sentence, "correct the labels, or leave one file out (exclude in the recipe)")
+            assert windows.spec.episodes  # as sections have names
+            assert windows.episodes is not None
+            rows = [overlaps.first[pairs[0]], overlaps.second[pairs[0]]]
+            out = windows.spec.episodes[int(windows.episodes[rows].max())]
+            yield problem("labels", sentence, f'correct the labels, or leave one file out: exclude = ["{out}"]')
 
 
 def refuse_shared_samples(windows: Windows) -> None:

@@ -193,6 +193,17 @@ def _cure(
 ) -> str:
     """Return what to do about recordings without windows."""
     durations_s = [min(one.lengths[item.name] / item.rate_hz for item in modalities) for one in recordings]
+    apart = [recording for recording in recordings if recording.shares_no_time]
+    if len(apart) == len(recordings):
+        spans = ", ".join(
+            f"{name} from {_time_text(apart[0], first)} to {_time_text(apart[0], last)}"
+            for name, (first, last) in apart[0].spans.items()
+            if name != TARGET
+        )
+        return (
+            f"the sensors of {apart[0].name} share no time: {spans}; correct 'timezone' or 'offset_s' under [[source]],"
+            " or set cover = 'any'"
+        )
     if max(durations_s) < length_s:
         name = recordings[int(np.argmax(durations_s))].name
         return (
@@ -202,16 +213,17 @@ def _cure(
         samples = (recording.origin_ns, recording.origin_ns + round(duration_s * SECOND_NS))
         starts, ends = ([getattr(label, key) for label in recording.labels] for key in ("start_ns", "end_ns"))
         if starts and (max(ends) <= samples[0] or min(starts) >= samples[1]):
-            times = [
-                time_text(time_ns / SECOND_NS) if recording.is_utc else f"{time_ns / SECOND_NS:g} s"
-                for time_ns in (min(starts), max(ends), *samples)
-            ]
+            times = [_time_text(recording, time_ns) for time_ns in (min(starts), max(ends), *samples)]
             return (
                 f"the labels of {recording.name} are from {times[0]} to {times[1]}, its samples from {times[2]} to"
                 f" {times[3]}; correct 'timezone', or set offset_s, perhaps to"
                 f" {offset_s + (samples[0] - min(starts)) / SECOND_NS:.6g}, under [labels]"
             )
     return "look at the times of sensors and labels"
+
+
+def _time_text(recording: GridRecording, time_ns: int, timespec: str = "seconds") -> str:
+    return time_text(time_ns / SECOND_NS, timespec) if recording.is_utc else f"{time_ns / SECOND_NS:g} s"
 
 
 def _drop_leaks(plan: Windows, source: CutWindows, recipe: ImportRecipe, left_out: Counter[str]) -> Windows:
@@ -321,8 +333,7 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
     if groups:
         missing = np.flatnonzero(_joined_fact(recording, groups, starts_ns, 2) == "")
         if len(missing):
-            start_s = int(starts_ns[missing[0]]) / SECOND_NS
-            when = time_text(start_s, "milliseconds") if recording.is_utc else f"{start_s:g} s"
+            when = _time_text(recording, int(starts_ns[missing[0]]), "milliseconds")
             raise DatasetError(
                 f"{recording.name}: expected a value of {recipe.split.group_text}, the group, for every window, got"
                 f" none at {when} ({len(missing)} such); fill it in, or choose another 'split.group'"

@@ -248,7 +248,7 @@ class _Work:
         for key in self.files.recordings:
             name = "/".join(key)
             parts = {**self.files.facts.get(key, {}), **dict(zip(self.files.parts, key, strict=True))}
-            title = self._title(key)
+            title = self._title(next(iter(self.files.recordings[key].values())))
             piece = progress.piece(name)
             if piece is None:
                 piece = self._read(key, title, grids, progress.folder, problems)
@@ -262,11 +262,10 @@ class _Work:
             raise DatasetError(problems[0])  # names the file
         refuse("recordings", problems)
 
-    def _title(self, key: tuple[str, ...]) -> str:
-        """Return the recording's files of its first source: `M1/acc.csv`, `M1/acc_1.csv to acc_3.csv`."""
-        first, *others = next(iter(self.files.recordings[key].values()))
-        name = first.path.relative_to(self.files.folder).as_posix()
-        return f"{name} to {others[-1].path.name}" if others else name
+    def _title(self, files: Sequence[FoundFile]) -> str:
+        """Return the name of one source's files: `M1/acc.csv`, `M1/acc_1.csv to acc_3.csv`."""
+        name = files[0].path.relative_to(self.files.folder).as_posix()
+        return name if len(files) == 1 else f"{name} to {files[-1].path.name}"
 
     def _read(self, key: tuple[str, ...], title: str, grids: Grids, folder: Path, problems: list[str]) -> Piece | None:
         series: dict[str, Sequence[SampleSeries]] = {}
@@ -281,7 +280,7 @@ class _Work:
                 tell = (lambda _: None) if is_target else self._count_bytes
                 try:
                     samples = sensor.read(files, folder, stack, most_bytes=self.most_bytes, tell=tell)
-                    clocks += _check_clocks(sensor, samples, title, files[0].path)
+                    clocks += _check_clocks(sensor, samples, self._title(files), files[0].path)
                 except DatasetError as error:
                     if str(error) not in problems:  # the same line twice, if a file is read for a target too
                         problems.append(str(error))

@@ -157,6 +157,7 @@ class GridRecording:
         first: first sample by sensor.
         runs: by column, intervals of constant value.
         empty: channels without any value, `acc ax`.
+        spans: first and last time by sensor.
         parts: facts of the whole recording, such as person or machine.
     """
 
@@ -168,8 +169,14 @@ class GridRecording:
     lengths: Mapping[str, int]
     absent: tuple[str, ...]
     empty: Sequence[str] = ()
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
     labels: Sequence[Interval] = ()
+
+    @property
+    def shares_no_time(self) -> bool:
+        """Whether one sensor begins after another ends."""
+        return max(first for first, _ in self.spans.values()) > min(last for _, last in self.spans.values())
 
 
 class Grids:
@@ -212,11 +219,15 @@ class Grids:
     ) -> GridRecording:
         """Append a recording; a sensor's series hold its channels in order. Raise DatasetError if it is empty."""
         # Channels that report on change begin at any time: one present channel makes a sensor present.
-        times = [[channel.times for channel in parts if len(channel)] for parts in series.values()]
-        firsts = [min(int(channel[0]) for channel in channels) for channels in times if channels]
-        lasts = [max(int(channel[-1]) for channel in channels) for channels in times if channels]
-        if not firsts:
+        times = {sensor: [channel.times for channel in parts if len(channel)] for sensor, parts in series.items()}
+        spans = {
+            sensor: (min(int(channel[0]) for channel in channels), max(int(channel[-1]) for channel in channels))
+            for sensor, channels in times.items()
+            if channels
+        }
+        if not spans:
             raise DatasetError(f"{name}: expected samples, got none; remove the recording")
+        firsts, lasts = zip(*spans.values(), strict=True)
         covers_all = self._cover == "all"
         origin_ns, last_ns = (max(firsts), min(lasts)) if covers_all else (min(firsts), max(lasts))
         first, seconds = dict(self.filled), max(0, last_ns - origin_ns) / SECOND_NS
@@ -250,6 +261,7 @@ class Grids:
             lengths=lengths,
             absent=absent,
             empty=empty,
+            spans=spans,
         )
 
     def secure(self) -> None:

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from mmkd_edge.errors import DatasetError, UnavailableError
-from mmkd_models.commands.recipes import window_lines
+from mmkd_models.commands.recipes import clock_lines, window_lines
 from mmkd_models.data import open_dataset
 from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
 from mmkd_models.data.importing.keys import TextTable
 from mmkd_models.data.importing.readers.formats import choose_reader
 from mmkd_models.data.importing.recipe import read_recipe
 
+START_S = 1_762_151_400
 LABELS = 'files = "{machine}/states.csv"'
 
 
@@ -121,7 +122,7 @@ def test_several_sensors_in_the_columns_of_one_file(plant: Path, recipe: Callabl
         ("acc", ("ax", "ay"), 10.0),
         ("temp", ("t",), 10.0),
     ]
-    row = int(np.flatnonzero((windows.groups == "M3") & (np.asarray(windows.times) == 1_762_151_400 + 3002))[0])
+    row = int(np.flatnonzero((windows.groups == "M3") & (np.asarray(windows.times) == START_S + 3002))[0])
     np.testing.assert_allclose(windows.take([row])["temp"][0, :, 0], 3 + np.arange(20, 30) / 100, rtol=1e-6)
 
 
@@ -215,3 +216,42 @@ def test_without_its_reader_a_workbook_is_refused(tmp_path: Path, monkeypatch: p
     with pytest.raises(UnavailableError) as error:
         choose_reader("excel", TextTable()).names(tmp_path / "a.xlsx")
     assert str(error.value) == ("Excel files need fastexcel, which this Python lacks; run: pip install fastexcel")
+
+
+def test_sensors_of_different_time_zones_are_told_with_their_times(plant: Path, recipe: Callable[..., None]) -> None:
+    for machine in range(6):
+        start = START_S + 1000 * machine + 3600
+        rows = [f"{start + k / 4:.2f},{k}" for k in range(40)]
+        (plant / f"M{machine}" / "temp.csv").write_text("\n".join(["time,t", *rows]))
+    second = '[[source]]\nmodality = "temp"\nfiles = "{machine}/temp.csv"\ntime = "time"\n[labels]'
+    recipe(("[labels]", second))
+    assert refusal(plant) == (
+        "'windows': expected windows, got none; the sensors of M0/acc.csv share no time: acc from 2025-11-03T06:30:00Z"
+        " to 2025-11-03T06:30:09Z, temp from 2025-11-03T07:30:00Z to 2025-11-03T07:30:09Z; correct 'timezone' or"
+        " 'offset_s' under [[source]], or set cover = 'any'"
+    )
+    for machine in range(5):
+        file = plant / f"M{machine}" / "temp.csv"
+        later = [row.split(",") for row in file.read_text().splitlines()[1:]]
+        file.write_text("\n".join(["time,t", *(f"{float(row[0]) - 3600:.2f},{row[1]}" for row in later)]))
+    lines = window_lines(run(plant))
+    assert "no windows: the sensors of M5/acc.csv share no time; correct their times" in lines
+
+
+def test_clocks_name_the_file_of_their_sensor_and_labels_that_are_numbers_may_be_named(
+    plant: Path, recipe: Callable[..., None]
+) -> None:
+    add_flags(plant, dict.fromkeys(range(6), (0, 1)))
+    for machine in range(6):
+        rows = [f"{START_S + 1000 * machine + k / 4:.2f},{k}" for k in range(40) if k != 7 or machine != 3]
+        (plant / f"M{machine}" / "temp.csv").write_text("\n".join(["time,t", *rows]))
+    second = '[[source]]\nmodality = "temp"\nfiles = "{machine}/temp.csv"\ntime = "time"\n[labels]'
+    recipe((LABELS, 'column = "fault"'), ("[labels]", second))
+    report = run(plant)
+    assert clock_lines(report)[1] == (
+        "temp: 6 files, t, 4 Hz; jitter p99 up to 0.00 ms (M0/temp.csv), drift up to 0 ppm (M0/temp.csv), gaps 1, the"
+        " longest 0.5 s (M3/temp.csv), missing rows 1 (0.4%, most in M3/temp.csv)"
+    )
+    assert window_lines(report)[-1] == (
+        'labels are numbers; to name them, set rename = {"0" = "NAME", "1" = "NAME"} under [labels]'
+    )

@@ -111,8 +111,8 @@ def test_labels_that_contradict_each_other_in_a_shared_section_are_told(
     states.write_text(f"start,end,label\n{start},{start + 4},ok\n{start + 4},{start + 10},worn\n")
     told = (
         "M1/acc.csv 2025-11-03T06:46:42Z to 06:46:46Z (train) equals M5/acc.csv 2025-11-03T07:53:22Z to 07:53:26Z"
-        " (test), but 25% of the 4 windows in it have different labels; correct the labels, or leave one file out"
-        " (exclude in the recipe)"
+        " (test), but 25% of the 4 windows in it have different labels; correct the labels, or leave one file out:"
+        ' exclude = ["M5/acc.csv"]'
     )
     with caplog.at_level(logging.WARNING):
         run(plant)
