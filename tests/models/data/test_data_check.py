@@ -109,7 +109,7 @@ def test_infinite_values(rig, splits):
     vib[9, 5, 0] = -np.inf
     np.save(rig.path / "valid" / "vib.npy", vib)
     assert _refusal(rig.path) == (
-        f"dataset {rig.path}: valid/vib.npy: 3 infinite values in 2 windows of valid, the first in window 3;"
+        f"dataset {rig.path}: valid/vib.npy: 3 infinite values in 2 windows of valid, the first in valid window 3;"
         " store NaN, missing"
     )
 

@@ -73,13 +73,14 @@ def rule_findings(scan: Scan) -> Iterator[Finding]:
 
 
 def _value_rules(windows: Windows, name: str, figures: ModalityScan) -> Iterator[Finding]:
+    has_infinite = figures.infinite.any(axis=1)
     for number, split in enumerate(SPLIT_NAMES):
         infinite = figures.infinite[windows.splits == number].sum(axis=1)
         if infinite.any():
             where = f"{RECORDINGS if windows.max_shift_s else split}/{name}.npy"
             values, count = _count(int(infinite.sum()), "infinite value"), _count((infinite > 0).sum(), "window")
-            first = int(np.flatnonzero(infinite)[0])
-            yield _error(f"{where}: {values} in {count} of {split}, the first in window {first}", "store NaN, missing")
+            first = describe_place(windows, int(np.flatnonzero((windows.splits == number) & has_infinite)[0]))
+            yield _error(f"{where}: {values} in {count} of {split}, the first in {first}", "store NaN, missing")
     if figures.absent[windows.splits == 0].all():
         yield _error(f"modality {name!r} has no valid value in train", "correct its values or its range, or remove it")
     low, high = figures.lowest.min(), figures.highest.max()

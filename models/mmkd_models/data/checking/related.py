@@ -127,7 +127,7 @@ def find_overlaps(windows: Windows) -> Overlaps:
 
 def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
     """Yield findings about samples shared across splits, folds or groups."""
-    parts = {"splits": windows.splits}
+    parts, unnamed = {"splits": windows.splits}, file_starts(windows) is None
     if windows.folds is not None and not windows.has_groups:
         parts["folds"] = windows.folds
     for name, part in parts.items():
@@ -137,9 +137,7 @@ def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
                 kind="leak",
                 level="error",
                 sentence=f"{overlaps.describe(windows, leak)}; {name} must not share samples",
-                advice=_DROP_COPIES
-                if file_starts(windows) is not None
-                else f"{WRITE_GROUPS} and put whole groups into one of the {name}",
+                advice=f"{WRITE_GROUPS} and put whole groups into one of the {name}" if unnamed else _DROP_COPIES,
             )
     apart = (windows.splits[overlaps.first] == windows.splits[overlaps.second]) & (
         windows.groups[overlaps.first] != windows.groups[overlaps.second]
@@ -148,7 +146,7 @@ def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
         pair = int(np.flatnonzero(apart)[0])
         names = " and ".join(repr(windows.groups[rows[pair]].item()) for rows in (overlaps.first, overlaps.second))
         sentence = f"groups {names} share samples: {overlaps.describe(windows, apart)}"
-        yield problem("leak", sentence, "give such windows one group")
+        yield problem("leak", sentence, "give such windows one group" if unnamed else _DROP_COPIES)
     elif not windows.has_groups and windows.max_shift_s == 0 and len(overlaps.first):
         fraction = len(np.unique(np.concatenate([overlaps.first, overlaps.second]))) / len(windows)
         yield problem(

@@ -134,7 +134,7 @@ def test_a_dataset_keeps_the_files_of_its_windows(plant: Path, recipe: Callable[
     assert [finding.text for finding in check_dataset(plant / "out").findings] == [
         (
             "groups 'M1' and 'M2' share samples: M1/acc.csv 2025-11-03T06:46:40Z to 06:46:50Z (train) equals M2/acc.csv"
-            " 2025-11-03T07:03:20Z to 07:03:30Z (train); give such windows one group"
+            f" 2025-11-03T07:03:20Z to 07:03:30Z (train); {CURE}"
         ),
         (
             "10 windows of 60 equal an earlier one of their split, for example M2/acc.csv 2025-11-03T07:03:20Z to"
