@@ -26,6 +26,7 @@ REFUSED = {
     "mmkd-bench run BUNDLE --reference none.json": REFERENCE,
     "mmkd-bench capacity BUNDLE --rate 1 --backend ort --precision int8": PRECISION,
     "mmkd-bench capacity BUNDLE --rate 1 --reference none.json": REFERENCE,
+    "mmkd-bench capacity BUNDLE --rate 1 --streams 0": "streams: expected a whole number from 1 to 1000000, got 0",
     "mmkd-bench capacity BUNDLE --rate 1 --threads 0": "threads: expected a whole number from 1 to 256, got 0",
     "mmkd-bench overhead BUNDLE --reference none.json": REFERENCE,
     "mmkd-bench compare BUNDLE --rivals --reference none.json": REFERENCE,

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
@@ -18,12 +20,10 @@ from mmkd_bench.measuring.rivals import time_rivals
 from mmkd_bench.measuring.turns import take_turns, time_in_turn
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_models.networks.config import TeacherConfig
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import TeacherCheckpoint, read_student, write_student, write_teacher
 from mmkd_report.schema.bench import RivalEngine
-from tests.bench.made import make_bundle
 from tests.edge.said import said
 from tests.export.students import make_student
 
@@ -133,19 +133,7 @@ ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0,
 TASK = TaskSpec(labels=("a", "b", "c", "d"))
 
 
-def _checkpoint(path: Path, *, seed: int) -> Path:
-    write_student(path, make_student(modality=ACC, task=TASK, windows=8, seed=seed))
-    return path
-
-
-@pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _checkpoint(tmp_path_factory.mktemp("student") / "student.ckpt", seed=0)
-
-
-@pytest.fixture(scope="module")
-def student_bundle(student: Path) -> Path:
-    return make_bundle(student.with_suffix(".edge"), model=onnx_from_student(read_student(student)))
+FILES = Path(__file__).parents[1] / "files"
 
 
 def _job(bundle: Path, checkpoint: Path | None = None) -> RivalsJob:
@@ -193,8 +181,8 @@ def test_a_rival_that_is_not_installed_has_its_reason(bundle: Path, monkeypatch:
     assert _rival(outcome, "openvino").reason == "not installed: import of openvino halted; None in sys.modules"
 
 
-def test_the_same_weights_through_torch_are_checked_and_timed(student_bundle: Path, student: Path) -> None:
-    outcome = time_rivals(_job(student_bundle, student))
+def test_the_same_weights_through_torch_are_checked_and_timed() -> None:
+    outcome = time_rivals(_job(FILES / "student.edge", FILES / "student.ckpt"))
     rival = _rival(outcome, "torch eager")
     assert rival.reason == ""
     assert len(_p50_us(outcome, "torch eager")) == 2
@@ -202,9 +190,11 @@ def test_the_same_weights_through_torch_are_checked_and_timed(student_bundle: Pa
     assert rival.max_abs_error <= outcome.tolerance
 
 
-def test_other_weights_are_not_timed(student_bundle: Path, tmp_path: Path) -> None:
-    other = _checkpoint(tmp_path / "other.ckpt", seed=1)
-    outcome = time_rivals(_job(student_bundle, other))
+def test_other_weights_are_not_timed(tmp_path: Path) -> None:
+    student = read_student(FILES / "student.ckpt")
+    state = {name: torch.zeros_like(tensor) for name, tensor in student.state.items()}
+    write_student(tmp_path / "other.ckpt", replace(student, state=state))
+    outcome = time_rivals(_job(FILES / "student.edge", tmp_path / "other.ckpt"))
     rival = _rival(outcome, "torch eager")
     assert _p50_us(outcome, "torch eager") == ()
     assert rival.reason.startswith("its answers differ by ")
@@ -234,6 +224,7 @@ def test_the_report_joins_processes(bundle: Path) -> None:
     assert backend.ratio.median < 1.0
 
 
+@pytest.mark.slow
 def test_a_teachers_checkpoint_is_compared_through_its_graph(tmp_path: Path, bundle: Path) -> None:
     gyro = ModalitySpec(name="gyro", channels=("x", "y"), unit="deg/s", rate_hz=50.0, samples=100)
     student = make_student(modality=ACC, task=TASK)

@@ -24,6 +24,7 @@ from mmkd_edge.backends.base import open_backend
 from mmkd_edge.health.monitor import Watched
 
 path, backend, call = sys.argv[1:]
+step = 1 if call != "close" else 23 if backend == "openvino" else 7  # opening takes long
 bundle = Bundle.open(path)
 entry = bundle.manifest.models[0]
 model = bundle.read(choose_artifact(entry, "fp32", backend).file)
@@ -68,7 +69,7 @@ def interrupted_at(number):
 
 number, goes_on = 0, True
 while goes_on:
-    number += 7 if call == "close" else 1  # opening takes long
+    number += step
     if call == "close":
         predictor, watched = opened()
     answer, goes_on = interrupted_at(number)
