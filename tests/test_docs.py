@@ -1,7 +1,7 @@
 """Documents are tests: blocks run, links resolve, commands parse, tables agree with the code, figures name a command.
 
-What a document shows is what a reader types, so it is run as a reader would: Python blocks in one process per file, in
-order and in an empty folder; examples and commands in processes of their own.
+What a document shows is what a reader types, so it is run as a reader would: Python blocks in order, in names of their
+own and in an empty folder; examples as programs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -52,7 +53,6 @@ LONG_OPTION = re.compile(r"--[a-z][a-z-]*")
 FIGURE_ROW = re.compile(r"\|.*\d.*\|")
 OUR_COMMAND = re.compile(r"mmkd-(?!edge\b)[a-z]+|make [a-z]")
 COMMAND = re.compile(r"\b(mmkd-(?!edge\b)[a-z]+|make) |\bpython ")
-RUN_BLOCKS = "import sys; exec(compile(sys.stdin.read(), sys.argv[1], 'exec'))"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,24 +99,22 @@ def blocks_of(text: str, language: str) -> list[str]:
     return ["\n".join(block) for block in blocks.values()]
 
 
-def run(command: Sequence[str | Path], folder: Path, source: str = "") -> subprocess.CompletedProcess[str]:
+def run(command: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
     """A process of its own, one thread, in a folder of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, cwd=folder, env=environment, input=source, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 PYTHON = [path for path in DOCUMENTS if python_of(path.read_text(encoding="utf-8"))]
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_the_python_of_a_document_runs(path: Path, tmp_path: Path) -> None:
+def test_the_python_of_a_document_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = python_of(path.read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
     if "student.edge" in source:  # what the reader has exported by then
         shutil.copy(example_bundle(), tmp_path / "student.edge")
-    done = run([sys.executable, "-c", RUN_BLOCKS, path], tmp_path, source)
-    assert done.returncode == 0, done.stderr
+    exec(compile(source, str(path), "exec"), {"__name__": "__main__"})
 
 
 SLOW_EXAMPLES = {f"examples/{name}.py" for name in ("own_networks", "several_labels", "own_loss")}  # they train
@@ -129,11 +127,15 @@ def with_marks(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("path", [with_marks(path) for path in EXAMPLES], ids=map(name_of, EXAMPLES))
-def test_an_example_runs(path: Path, tmp_path: Path) -> None:
+def test_an_example_runs(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--help"] if "argparse" in path.read_text(encoding="utf-8") else []
-    done = run([sys.executable, path, *arguments], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+    with pytest.raises(SystemExit, match="^0$") if arguments else contextlib.nullcontext():
+        runpy.run_path(str(path), run_name="__main__")
+    assert capsys.readouterr().out
 
 
 def test_examples_are_short_enough_to_copy() -> None:

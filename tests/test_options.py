@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import mmkd_edge
@@ -65,15 +65,11 @@ def words_of(node: ast.AST) -> set[str]:
     return words | {word.partition("=")[0] for word in words}
 
 
-def words_by_file() -> Iterator[tuple[str, set[str]]]:
+@cache
+def words_by_file() -> list[tuple[str, set[str]]]:
     """Source and words of each file that has tests of commands."""
-    for path in sorted(TESTS.rglob("*.py")):
-        if path.name not in ABOUT_HELP:
-            source = path.read_text(encoding="utf-8")
-            yield source, words_of(ast.parse(source))
-
-
-FILES = list(words_by_file())
+    sources = [path.read_text(encoding="utf-8") for path in sorted(TESTS.rglob("*.py")) if path.name not in ABOUT_HELP]
+    return [(source, words_of(ast.parse(source))) for source in sources]
 
 
 def has_command(source: str, words: set[str], command: list[str]) -> bool:
@@ -95,7 +91,9 @@ def untested(options: dict[str, set[str]]) -> set[str]:
 def is_used(command: str, names: set[str]) -> bool:
     """Whether a test gives a command the option of these names."""
     refused = any(line.startswith(f"{command} ") and names & set(line.split()) for line in REFUSED)
-    return refused or any(names & words and has_command(source, words, command.split()) for source, words in FILES)
+    return refused or any(
+        names & words and has_command(source, words, command.split()) for source, words in words_by_file()
+    )
 
 
 def test_every_option_of_every_command_has_a_test() -> None:
