@@ -29,6 +29,7 @@ from mmkd_edge.errors import BackendError
 from mmkd_edge.opening.profile import decode_profile, find_profile
 from mmkd_edge.predict.student import Config, make_student
 from mmkd_edge.testing import FakeBackend
+from tests.bench.conftest import Command
 from tests.edge.said import said
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
@@ -57,11 +58,6 @@ def with_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changed = msgspec.structs.replace(entry, artifacts=(fp32, int8))
     write_bundle(path, manifest=msgspec.structs.replace(manifest, models=(changed,)), members=members)
     return path
-
-
-def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def tried(configs: Iterable[Config]) -> list[tuple[str, str, int]]:
@@ -192,12 +188,12 @@ def test_tensorrt_is_tried_in_every_precision_with_one_thread_and_timed_where_a_
 # The command.
 
 
-def test_the_profile_is_written_shown_and_taken(with_int8: Path, cache: Path) -> None:
-    before = bench("tune", with_int8, "--show")
+def test_the_profile_is_written_shown_and_taken(with_int8: Path, cache: Path, mmkd_bench: Command) -> None:
+    before = mmkd_bench("tune", with_int8, "--show")
     assert (before.returncode, before.stdout) == (0, "no profile of this bundle on this machine\n")
     assert before.stderr == f"next: mmkd-bench tune {with_int8}\n"
 
-    done = bench("tune", with_int8, "--duration-s", 1, "--threads", "1", "--json")
+    done = mmkd_bench("tune", with_int8, "--duration-s", 0.3, "--threads", "1", "--json")
     assert done.returncode == 0, done.stderr
     (file,) = (cache / "mmkd-edge" / "profiles").iterdir()
     profile = decode_profile(file.read_bytes())
@@ -210,11 +206,11 @@ def test_the_profile_is_written_shown_and_taken(with_int8: Path, cache: Path) ->
     assert info.profile == str(file)
     assert info.reason.startswith(f"best of {len(profile.trials)} measured on this machine by mmkd-bench tune (")
 
-    shown = bench("tune", with_int8, "--show", "--json")
+    shown = mmkd_bench("tune", with_int8, "--show", "--json")
     document = json.loads(shown.stdout)
     assert (document["path"], document["reason"]) == (str(file), "")
     assert document["profile"] == json.loads(done.stdout)
-    table = bench("tune", with_int8, "--show").stdout.splitlines()
+    table = mmkd_bench("tune", with_int8, "--show").stdout.splitlines()
     rows = [line.split() for line in table if line.split()[:1] in (["ort"], ["openvino"], ["litert"])]
     assert rows[0][:3] == [info.backend, info.precision, str(info.threads)]  # what open took stands first
     assert len(rows) == len(profile.trials)

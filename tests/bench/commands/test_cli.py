@@ -5,48 +5,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from mmkd_bench.commands.cli import main
 from mmkd_bench.compare import read_report
 from mmkd_bench.in_turn import measure_pair
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.run import measure_bundle
 from mmkd_report.schema.bench import Settings
+from tests.bench.conftest import Command
 from tests.bench.made import make_launch, make_report, write_report
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Command = Callable[..., Ended]
-
-
-@pytest.fixture
-def mmkd_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command in this process: the same code from its arguments on, without the start of an interpreter."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["mmkd-bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(returncode=ended.value.code, stdout=captured.out, stderr=captured.err)
-
-    return run
 
 
 @pytest.fixture
