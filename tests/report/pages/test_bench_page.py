@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import msgspec
 import pytest
 
 from mmkd_report import DocumentError, render_bench
 from mmkd_report.pages.bench import manner_text, run_names
 from mmkd_report.schema.bench import read_bench
+from tests.bench.made import make_launch, make_report
 from tests.report.conftest import Document, section
 
 FLOORS = {0.5: 11, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
@@ -35,96 +37,26 @@ def latency(p50_us: float, count: int) -> Document:
     }
 
 
-SUBJECT: Document = {
-    "bundle": "student.edge",
-    "sha256": "ab" * 32,
-    "size_bytes": 300_000,
-    "model": "student",
-    "modality": "vibration",
-    "rate_hz": 50.0,
-    "window_s": 4.0,
-    "artifact": "student/model.fp32.onnx",
-    "artifact_size_bytes": 250_000,
-    "parameters": 61_711,
-}
-CONFIGURATION: Document = {"backend": "ort", "precision": "fp32", "threads": 1, "launches": 5, "duration_s": 10.0}
-
-
-QUIET: Document = dict.fromkeys(
-    ("others_cores", "steal_cores", "throttled_fraction", "switches_hz", "thermal_events", "frequency_drop")
-)
-
-
-def launch(p50_us: float) -> Document:
-    windows = [{"count": 100, "p50_us": p50_us * (1 + 0.01 * part), "p90_us": 1.3 * p50_us} for part in range(20)]
-    return {
-        "complete": True,
-        "import_ms": 60.0,
-        "load_ms": 30.0,
-        "first_call_ms": 0.5,
-        "warm_up": {"calls": 100, "seconds": 0.2, "stable": True},
-        "latency": latency(p50_us, 1000),
-        "windows": windows,
-        "thirds_p50_us": [p50_us] * 3,
-        "stages": [],
-        "throughput_hz": 4800.0,
-        "cpu_cores": 0.99,
-        "rss_mb": 71.5,
-        "rss_peak_mb": 74.0,
-        "interference": dict(QUIET),
-    }
-
-
 def run_of(p50_us: float = 200.0, *, board: str | None = "Orin Nano", count: int = 5000) -> Document:
-    stages = [
-        {"name": name, "count": 9, "mean_us": value, "p50_us": value, "p90_us": 2 * value}
-        for name, value in (("check_window", 1.0), ("prepare", 9.0), ("run", 180.0), ("interpret", 10.0))
-    ]
-    return {
-        "format_version": 1,
-        "created_utc": "2026-01-02T03:04:05+00:00",
-        "complete": True,
-        "subject": dict(SUBJECT),
-        "configuration": dict(CONFIGURATION),
-        "machine": {
-            "cpu": "Cortex-A78AE",
-            "board": board,
-            "architecture": "aarch64",
-            "cores": 6,
-            "usable_cores": 6,
-            "memory_mb": 7620.0,
-            "governors": ["schedutil"],
-            "virtual": False,
-            "power_mode": "25W",
-            "os": "Linux 5.15",
-            "python": "3.10.12",
-            "versions": {"mmkd-edge": "0.1.0"},
-            "moving_clocks": ["GPU 306 to 918 MHz"],
-            "gpus": [],
-        },
-        "result": {
-            "latency": latency(p50_us, count),
-            "stages": stages,
-            "import_ms": 60.0,
-            "load_ms": 30.0,
-            "first_call_ms": 0.5,
-            "throughput_hz": 4800.0,
-            "cpu_cores": 0.99,
-            "rss_mb": 71.5,
-            "rss_peak_mb": 74.0,
-            "histogram": {"edges_us": [0.9 * p50_us, p50_us, 2 * p50_us, 9 * p50_us], "counts": [90, 900, 10]},
-        },
-        "stability": {"stable": True, "findings": [], "disturbances": ["other processes used 40% of a core"]},
-        "energy": {
-            "sensor": "INA rails VDD_IN",
-            "idle_mw": 4000.0,
-            "load_mw": 6030.0,
-            "above_idle_mj": 0.4229,
-            "readings": 98,
-        },
-        "energy_note": "",
-        "launches": [launch(p50_us * factor) for factor in (0.98, 1.0, 1.01, 1.02, 1.03)],
+    """A report as the benchmark writes it, with figures of a smaller machine."""
+    launches = [make_launch(p50_us * factor) for factor in (0.98, 1.0, 1.01, 1.02, 1.03)]
+    document: Document = msgspec.to_builtins(make_report(launches))
+    document["machine"] |= {"cpu": "Cortex-A78AE", "board": board, "cores": 6, "usable_cores": 6}
+    document["stability"] = {"stable": True, "findings": [], "disturbances": ["other processes used 40% of a core"]}
+    stages = (("check_window", 1.0), ("prepare", 9.0), ("run", 180.0), ("interpret", 10.0))
+    document["result"] |= {
+        "latency": latency(p50_us, count),
+        "stages": [{"name": name, "p50_us": value, "p90_us": 2 * value} for name, value in stages],
+        "histogram": {"edges_us": [0.9 * p50_us, p50_us, 2 * p50_us, 9 * p50_us], "counts": [90, 900, 10]},
     }
+    power = {
+        "sensor": "INA rails VDD_IN",
+        "idle_mw": 4000.0,
+        "load_mw": 6030.0,
+        "above_idle_mj": 0.4229,
+        "readings": 98,
+    }
+    return document | {"energy": power, "energy_note": ""}
 
 
 def test_the_answer_is_a_sentence_with_its_bound(parse: Any) -> None:
