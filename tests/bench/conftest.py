@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -45,9 +44,8 @@ def graph_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    returncode: int
+class Ended(NamedTuple):
+    returncode: object
     stdout: str
     stderr: str
 
@@ -56,17 +54,8 @@ Command = Callable[..., Ended]
 
 
 @pytest.fixture
-def mmkd_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+def mmkd_bench(ran: Callable[..., tuple[object, str, str]], monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command in this process: the same code from its arguments on, without the start of an interpreter."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["mmkd-bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(returncode=ended.value.code, stdout=captured.out, stderr=captured.err)
-
-    return run
+    return lambda *arguments: Ended(*ran(main, "mmkd-bench", *arguments))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,11 +30,25 @@ def test_what_has_passed_is_known_later_the_latest_last_and_not_for_ever(cache: 
     assert passed_before(SHA256) == tuple(map(str, range(64)))
 
 
-@pytest.mark.parametrize("change", [{"format_version": 1}, {"bundle_sha256": "b" * 64}, {"surprise": 1}])
-def test_a_verdict_of_something_else_says_nothing(cache: Path, change: dict[str, object]) -> None:
+def changed(**change: object) -> Callable[[Path], object]:
+    return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | change))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        changed(format_version=1),
+        changed(bundle_sha256="b" * 64),
+        changed(surprise=1),
+        lambda file: file.write_text("{"),
+        lambda file: file.chmod(0o666),
+        lambda file: (file.unlink(), os.mkfifo(file)),
+    ],
+)
+def test_a_verdict_that_is_not_ours_says_nothing(cache: Path, damage: Callable[[Path], object]) -> None:
     remember_passed(SHA256, ("one",))
     (file,) = (cache / "mmkd-edge" / "verdicts").iterdir()
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    damage(file)
     assert passed_before(SHA256) == ()
 
 
