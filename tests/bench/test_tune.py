@@ -234,16 +234,6 @@ def test_ctrl_c_leaves_the_earlier_profile(cache: Path) -> None:
         assert find_profile(bundle.sha256).profile is None
 
 
-def test_a_folder_that_cannot_be_named_is_refused_before_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    from mmkd_edge.bundle.files import cache_folder
-
-    assert said(UsageError, lambda: cache_folder("profiles")) == (
-        "profiles lie in the user's cache folder, and this user has no home directory; set XDG_CACHE_HOME"
-    )
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

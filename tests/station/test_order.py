@@ -64,13 +64,6 @@ def test_of_dead_sensors_the_first_that_may_come_back_says_so(order: SensorFallb
     assert order.choose(2, dead("mic")) is None
 
 
-def test_who_stands_in_for_a_sensor_that_has_ended_says_so(order: SensorFallback) -> None:
-    order.choose(0, answer("acc"))
-    order.end(0)
-    found = order.choose(1, answer("gyro"))
-    assert (found.status, found.reason) == ("degraded", "'gyro' answers in place of acc: its source has ended")
-
-
 def test_a_sensor_that_was_dead_before_its_end_keeps_its_reason(order: SensorFallback) -> None:
     order.choose(0, dead("acc", "every channel is flat: the sensor is dead"))
     order.end(0)
