@@ -336,7 +336,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_value_anywhere_is_taken_or_refused_as_a_manifest_error(kit: Any, data: st.DataObject) -> None:
     document: Any = full_document(kit)
