@@ -40,11 +40,14 @@ _DISTRIBUTIONS = {"lightning_fabric": "lightning-fabric", "sklearn": "scikit-lea
 _IMPORTS: dict[str, Callable[[], Any]] = {"onnxruntime": import_onnxruntime, "openvino": import_openvino}
 
 
+Status = Literal["ok", "missing", "problem"]
+
+
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One check: `missing` is not installed, `problem` does not work."""
 
     what: str
-    status: Literal["ok", "missing", "problem"]
+    status: Status
     found: str = ""
     advice: str = ""
 
@@ -78,9 +81,9 @@ _ABILITIES = (
     ),
     _Ability("mmkd-export", (*FOR_CHECKPOINT, "typer", "rich"), "pip install 'mmkd-edge[export]'"),
     *(  # litert's imports jax, takes seconds and writes to the terminal
-        _Ability("mmkd-export --target " + one.name, one.libraries, f"pip install '{one.extra}'", is_imported=False)
-        for one in TARGETS
-        if one.libraries and one.convert is not None
+        _Ability(f"mmkd-export --target {row.name}", row.libraries, f"pip install '{row.extra}'", is_imported=False)
+        for row in TARGETS
+        if row.libraries and row.convert is not None
     ),
     _Ability(
         "engines: TensorRT",
@@ -129,26 +132,18 @@ def _check_machine(root: Path, power_mode: Callable[[], str | None]) -> Iterator
 
 
 def _check_ability(ability: _Ability) -> Check:
-    missing, broken, versions = [], [], []
+    texts: dict[Status, list[str]] = {"ok": [], "missing": [], "problem": []}
     for module in ability.modules:
-        if ability.is_imported:
-            fault = _import_fault(module)
-        else:
-            fault = "" if importlib.util.find_spec(module) is None else None
-        if fault is None:
-            versions.append(f"{module.partition('.')[0]} {_version(module)}")
-        elif fault == "":
-            missing.append(module)
-        else:
-            broken.append(fault)
-    if broken:
+        status, text = _try_module(module, is_imported=ability.is_imported)
+        texts[status].append(text)
+    if faults := texts["problem"]:
         advice = f"install it again: {ability.advice}"
-        if any(_DLA_LIBRARY in fault for fault in broken):
+        if any(_DLA_LIBRARY in fault for fault in faults):
             advice = "the container's TensorRT is for another JetPack than the host's: use the image of that JetPack"
-        return Check(what=ability.what, status="problem", found="; ".join(broken), advice=advice)
-    if missing:
+        return Check(what=ability.what, status="problem", found="; ".join(faults), advice=advice)
+    if missing := texts["missing"]:
         return Check(what=ability.what, status="missing", found=f"no {', '.join(missing)}", advice=ability.advice)
-    return Check(what=ability.what, status="ok", found=", ".join(versions))
+    return Check(what=ability.what, status="ok", found=", ".join(texts["ok"]))
 
 
 def _check_native() -> Check:
@@ -178,16 +173,19 @@ def _check_trt() -> Check:
     return Check(what=what, status="ok", found=found)
 
 
-def _import_fault(module: str) -> str | None:
-    """Return None if the module loads, "" if it is missing, else the fault."""
+def _try_module(module: str, *, is_imported: bool) -> tuple[Status, str]:
+    """Return whether a module loads, with its version, its name if it is missing, or the fault."""
     try:
-        _IMPORTS.get(module, lambda: importlib.import_module(module))()
+        if is_imported:
+            _IMPORTS.get(module, lambda: importlib.import_module(module))()
+        elif importlib.util.find_spec(module) is None:
+            return "missing", module
     except ModuleNotFoundError as error:
         is_own = error.name is not None and (module == error.name or module.startswith(f"{error.name}."))
-        return "" if is_own else f"{module} does not load: {error}"
+        return ("missing", module) if is_own else ("problem", f"{module} does not load: {error}")
     except Exception as error:  # a native library may fail in any way
-        return f"{module} does not load: {first_line(error)}"
-    return None
+        return "problem", f"{module} does not load: {first_line(error)}"
+    return "ok", f"{module.partition('.')[0]} {_version(module)}"
 
 
 def _version(module: str) -> str:
