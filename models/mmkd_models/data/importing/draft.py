@@ -58,6 +58,7 @@ class FirstLook:
     numbers: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    binary: tuple[str, ...] = ()  # flags of 0 and 1
     doubts: tuple[str, ...] = ()
     frame: tuple[int, int] | None = None
 
@@ -226,7 +227,7 @@ def _look_into(look: FirstLook) -> FirstLook:
         return replace(look, doubts=("the first file has no rows",))
     head = RowBlock(frame=block.frame.head(_HEAD_ROWS), place=block.place)
     look = _with_time(look, head)
-    numbers, texts, flags = [], [], []
+    numbers, texts, flags, binary = [], [], [], []
     for name in (name for name in names if name != look.time):
         column = head.frame[name]
         is_number = column.dtype.is_numeric()
@@ -236,11 +237,18 @@ def _look_into(look: FirstLook) -> FirstLook:
             is_number = plain.cast(pl.Float64, strict=False).null_count() < len(plain) // 2 + 1
         if _label_rank(name) < len(_LABEL_WORDS) and 1 <= column.n_unique() <= _FEW:
             flags.append(name)
+            binary += [name] if set(column.cast(pl.String)) <= {"0", "1", "0.0", "1.0", None} else []
         elif is_number:
             numbers.append(name)
         elif 2 <= column.n_unique() <= _FEW:
             texts.append(name)
-    return replace(look, numbers=tuple(numbers), texts=tuple(texts), flags=tuple(sorted(flags, key=_label_rank)))
+    return replace(
+        look,
+        numbers=tuple(numbers),
+        texts=tuple(texts),
+        flags=tuple(sorted(flags, key=_label_rank)),
+        binary=tuple(binary),
+    )
 
 
 def _label_rank(name: str) -> int:
@@ -353,7 +361,12 @@ def _label_keys(sources: Sequence[FirstLook], labels: Sequence[FirstLook]) -> tu
     choices = [f"column = {name!r}" for name in columns] + [f"path = {part!r}" for part in parts]
     question = f"labels: which are they, {' or '.join(choices)}?" if len(choices) > 1 else ""
     if flags or (columns and not parts):
-        return {"column": (columns[0], "")}, question
+        keys = {"column": (columns[0], "")}
+        if _label_rank(columns[0]) >= _LABEL_WORDS.index("anomaly") and any(
+            columns[0] in look.binary for look in sources
+        ):
+            keys["rename"] = {"0": "normal", "1": columns[0]}, ""
+        return keys, question
     if parts:
         return {"path": (parts[0], ", ".join(sorted(set(sources[0].parts[parts[0]]))))}, question
     return (

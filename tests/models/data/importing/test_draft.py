@@ -155,7 +155,8 @@ def test_a_draft_takes_flags_as_labels_and_never_as_channels(tmp_path):
         ),
     ]
     assert 'channels = ["vibration", "current", "pressure", "flow"]' in lines
-    assert {'column = "anomaly"', 'group = "line"'} < {*lines}
+    names = 'rename = {"0" = "normal", "1" = "anomaly"}'
+    assert {'column = "anomaly"', names, 'group = "line"'} < {*lines}
 
 
 def test_files_with_lost_rows_copies_and_another_unit_are_imported_by_a_draft_and_one_line(tmp_path, caplog):
@@ -166,14 +167,14 @@ def test_files_with_lost_rows_copies_and_another_unit_are_imported_by_a_draft_an
     lines = run_recipe(tmp_path / "recipe.toml", tmp_path / "out")
     assert lines[0].startswith("sensor: 16 files, vibration current pressure flow, 1 Hz; ")
     spec = open_dataset(tmp_path / "out").spec
-    assert spec.task.labels == ("0", "1")
+    assert spec.task.labels == ("anomaly", "normal")
     assert "sharing samples with another split or group" in spec.left_out
     (copies,) = [text for text in caplog.messages if "have different labels" in text]
     assert copies.startswith("line1/1.csv 2026-03-01T11:0")
     assert " equals line4/3.csv 2026-03-04T13:0" in copies
     assert "2.399 in the other recordings, 998 times as large" in "".join(caplog.messages)
     suspect = report_on(open_dataset(tmp_path / "out"), on_part=lambda _: None).label_suspects[0]
-    assert (suspect.label, suspect.likely) == ("0", "1")  # of the section that nobody marked
+    assert (suspect.label, suspect.likely) == ("normal", "anomaly")  # of the section that nobody marked
     assert suspect.place.startswith("line4/3.csv 2026-03-04T13:0")
 
 
