@@ -36,7 +36,7 @@ def check_folder(folder: Path, *, needs_bytes: int = 0) -> None:
     needs_bytes = max(needs_bytes, _MIN_FREE_BYTES)
     if free_bytes < needs_bytes:
         raise UsageError(
-            f"{folder}: expected {needs_bytes / 1e6:,.0f} MB free, got {free_bytes / 1e6:,.0f} MB; "
+            f"{folder}: expected {needs_bytes / 1e6:,.0f} MB free, got {free_bytes // 1_000_000:,} MB; "
             "free some space, or choose another folder"
         )
 

@@ -106,7 +106,8 @@ def window_lines(report: RecipeReport) -> list[str]:
     for recording in report.recordings:
         for channel in recording.empty:
             empty.setdefault(channel, []).append(recording.name)
-    lines += [f"no value: channel {channel} in {_listed(files)}" for channel, files in empty.items()]
+    cure = "it is missing (NaN) there, unless you leave the recordings out (exclude)"
+    lines += [f"no value: channel {channel} in {_listed(files)}; {cure}" for channel, files in empty.items()]
     rule = report.recipe.labels
     if not (rule.task == "regression" and rule.column):
         names = [recording.name for recording in report.recordings if not labelled_intervals(recording, rule)]

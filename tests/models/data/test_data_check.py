@@ -115,7 +115,7 @@ def test_infinite_values(rig, splits):
 
 
 SPLITS = {"train": range(6), "valid": range(6, 8), "test": range(8, 10)}
-ADVICE = "check the unit and the gain; convert the values, or leave the recording out"
+ADVICE = "check the unit and the gain; convert the values, or leave the recording out (exclude)"
 Change = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 
 

@@ -311,7 +311,9 @@ def unit_findings(scan: Scan) -> Iterator[Finding]:
             ]
         for sentence in named:
             yield problem(
-                "unit", sentence, "check the unit and the gain; convert the values, or leave the recording out"
+                "unit",
+                sentence,
+                "check the unit and the gain; convert the values, or leave the recording out (exclude)",
             )
 
 

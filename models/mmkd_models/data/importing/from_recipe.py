@@ -132,8 +132,8 @@ def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFi
         by_source[source.modality] = folder.files(source.files, key=f"source[{number}].files")
         if not by_source[source.modality]:
             problems.append(
-                f"'source[{number}].files': expected files, found none at {folder.path / source.files}; correct the"
-                " pattern"
+                f"'source[{number}].files': expected files, found none at {folder.path / source.files}"
+                f"{folder.like(source.files)}; correct the pattern"
             )
     refuse(folder.path, problems)
     named = [path_parts(source.files) for source in recipe.source]

@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -14,6 +15,7 @@ from mmkd_edge.errors import DatasetError, first_line, unprintable_in
 from mmkd_models.data.importing.keys import MAX_NAME_BYTES, MAX_PATTERN_BYTES
 
 _PART = re.compile(r"\{([^{}]*)\}|\*+|\?")
+_MAX_COMPARED = 10_000  # files
 _ADJACENT = ("}{", "}*", "*{")
 
 
@@ -66,6 +68,12 @@ class RecipeFolder:
         out = self._excluded_files
         files = [file for file in files if file.path.is_file() and out.isdisjoint((file.path, *file.path.parents))]
         return sorted(files, key=lambda file: natural_key(str(file.path)))
+
+    def like(self, pattern: str) -> str:
+        """Return ', but there is FILE' with the file whose name is most like a pattern without files."""
+        files = itertools.islice((file for file in self.path.rglob("*") if file.is_file()), _MAX_COMPARED)
+        names = get_close_matches(pattern, [file.relative_to(self.path).as_posix() for file in files], 1, cutoff=0.3)
+        return f", but there is {names[0]}" if names else ""
 
     def _matches(
         self, segments: Sequence[str], name: str, parts: Mapping[str, str], *, key: str, seen: set[tuple[int, str]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -298,6 +299,12 @@ def _plain_text(error: msgspec.ValidationError) -> str:
         text = text.replace(f"`{names}`", " or ".join(types) or "nothing")
     text = text.replace("Object contains unknown field", "unknown key").replace("Invalid enum value", "unknown value")
     text = text.replace("Object missing required field", "missing key")
+    if unknown := re.match(r"unknown key '(\w+)'", text):
+        rules = (SensorSource, LabelRule, WindowRule, SplitRule, DatasetFacts, ImportRecipe)
+        close = get_close_matches(
+            unknown[1], [field.name for rule in rules for field in msgspec.structs.fields(rule)], 1
+        )
+        text += f", perhaps {close[0]!r} is meant" if close else ""
     return f"'{path[:-1]}': {text[0].lower()}{text[1:]}" if path else text
 
 

@@ -108,7 +108,10 @@ def test_recordings_without_intervals_and_channels_without_values_are_named(
         ('group = "machine"', 'group = "machine"\nvalid = ["M4"]\ntest = ["M5"]'),
     )
     assert window_lines(run(plant))[3:] == [
-        "no value: channel acc ay in M1/acc.csv, M2/acc.csv, M3/acc.csv and 1 more",
+        (
+            "no value: channel acc ay in M1/acc.csv, M2/acc.csv, M3/acc.csv and 1 more; it is missing (NaN) there,"
+            " unless you leave the recordings out (exclude)"
+        ),
         "no label: M2/acc.csv, M3/acc.csv; windows are kept without one",
     ]
 

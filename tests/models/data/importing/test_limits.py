@@ -495,7 +495,8 @@ CASES = [
     ),
     Broken(
         recipe=(("{machine}/acc.csv", "{machine}/vib.csv"),),
-        says="DIR: 'source[0].files': expected files, found none at DIR/{machine}/vib.csv; correct the pattern",
+        says="DIR: 'source[0].files': expected files, found none at DIR/{machine}/vib.csv, but there is"
+        " M5/acc.csv; correct the pattern",
     ),
     Broken(
         recipe=(("length_s = 1.0", 'length_s = "1 s"'),),
@@ -535,6 +536,11 @@ CASES = [
         says="'windows': expected windows, got none (60 without a label); the labels of M0/acc.csv are from"
         " 2025-11-03T09:30:00Z to 2025-11-03T09:30:10Z, its samples from 2025-11-03T06:30:00Z to 2025-11-03T06:30:10Z;"
         " correct 'timezone', or set offset_s, perhaps to 0, under [labels]",
+    ),
+    Broken(
+        recipe=(("length_s", "lenght_s"),),
+        says="DIR/recipe.toml: 'windows': unknown key 'lenght_s', perhaps 'length_s' is meant; docs/your-own-data.md"
+        " lists every key",
     ),
     Broken(
         recipe=(("states.csv", "labels.csv"),),

@@ -26,7 +26,6 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
     "mdf4": (".mf4", ".mdf"),
     "hdf5": (".h5", ".hdf5", ".mat"),
 }
-"""Suffixes of files that must be saved as CSV first."""
 WITH_RATE: tuple[Format, ...] = ("wav", "video")
 """Formats whose files declare their rate."""
 
