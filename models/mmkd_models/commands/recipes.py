@@ -67,13 +67,14 @@ def clock_lines(report: RecipeReport) -> list[str]:
                 f" {round(drift.drift_ppm)} ppm ({drift.recording}), gaps {sum(clock.gaps for clock in clocks)}"
             )
             text += f", the longest {gap.longest_gap_s:.3g} s ({gap.recording})" if gap.gaps else ""
-            missing, rows = (sum(getattr(clock, key) for clock in clocks) for key in ("missing", "samples"))
-            most = max(clocks, key=lambda clock: clock.missing)
-            fraction = missing / (missing + rows)
-            text += f", missing rows {missing:,} ({fraction:.1%}, most in {most.recording})" if missing else ""
             repeated = max(clocks, key=lambda clock: clock.repeated)
             count = sum(clock.repeated for clock in clocks)
             text += f", repeated frames {count} (most in {repeated.recording})" if count else ""
+            most = max(clocks, key=lambda clock: clock.missing / max(1, clock.missing + clock.samples))
+            if most.missing:
+                fraction = most.missing / (most.missing + most.samples)
+                text += f", missing rows {sum(clock.missing for clock in clocks):,} (up to {fraction:.1%}, in"
+                text += f" {most.recording}); 'max_gap_s' interpolates short gaps"
         lines.append(text)
     return lines
 

@@ -253,7 +253,7 @@ def test_clocks_name_the_file_of_their_sensor_and_labels_that_are_numbers_may_be
     report = run(plant)
     assert clock_lines(report)[1] == (
         "temp: 6 files, t, 4 Hz; jitter p99 up to 0.00 ms (M0/temp.csv), drift up to 0 ppm (M0/temp.csv), gaps 1, the"
-        " longest 0.5 s (M3/temp.csv), missing rows 1 (0.4%, most in M3/temp.csv)"
+        " longest 0.5 s (M3/temp.csv), missing rows 1 (up to 2.5%, in M3/temp.csv); 'max_gap_s' interpolates short gaps"
     )
     assert window_lines(report)[-1] == (
         'labels are numbers; to name them, set rename = {"0" = "NAME", "1" = "NAME"} under [labels]'

@@ -402,7 +402,7 @@ def test_lost_rows_are_gaps_that_the_import_counts(plant, recipe, capsys):
     (line,) = clock_lines(report)
     assert line == (
         "acc: 6 files, ax ay, 10 Hz; jitter p99 up to 0.00 ms (M0/acc.csv), drift up to 0 ppm (M0/acc.csv), "
-        f"{gaps}, missing rows 60 (10.0%, most in M0/acc.csv)"
+        f"{gaps}, missing rows 60 (up to 30.0%, in M0/acc.csv); 'max_gap_s' interpolates short gaps"
     )
     samples, _ = by_machine(plant)["M3"]
     wanted = values_of(3).astype(np.float32)
