@@ -377,6 +377,49 @@ enum { LEVELS = 6 };
 static const float sharp_levels[LEVELS] = {403.428793f, 20.0855369f, 2.71828183f, 0.367879441f, 0.0497870684f, 0.00247875218f};
 static const float most = 8.0f;
 
+/* Convolutions of the stem as products: the rows that a kernel sees lie one after the other. */
+static void convolve_stem(const mmkd_transformer *t, buffers *b)
+{
+    const float *in = b->views;
+    int64_t in_row = t->views;
+    for (int64_t s = 0; s < t->stages; s++) {
+        const mmkd_stage *stage = &t->stage[s];
+        int64_t out = stage->linear.out, out_row = whole_vecs(out), pad = 0;
+        apply(b, &stage->linear, in, stage->stride * in_row, b->stage_out, out_row, stage->length);
+        gelu(b->stage_out, stage->length * out_row);
+        if (s + 1 == t->stages) return;
+        if (!t->is_causal) pad = t->stage[s + 1].stride * out;
+        memset(b->stage, 0, (size_t)pad * sizeof(float));
+        for (int64_t p = 0; p < stage->length; p++)
+            memcpy(b->stage + pad + p * out, b->stage_out + p * out_row, (size_t)out * sizeof(float));
+        memset(b->stage + pad + stage->length * out, 0, (size_t)pad * sizeof(float));
+        in = b->stage;
+        in_row = out;
+    }
+}
+
+/* Normalise tokens into b->normed, before a half of a block; add what it made of them. */
+static void normalise_tokens(buffers *b, const float *gain, const float *shift, int64_t width, int64_t count)
+{
+    int64_t wide = whole_vecs(width);
+    for (int64_t i = 0; i < count; i++) normalise(b->tokens + i * wide, gain, shift, width, b->normed + i * wide);
+}
+
+static void add_to_tokens(buffers *b, int64_t count)
+{
+    for (int64_t i = 0; i < count; i += W) store(b->tokens + i, load(b->tokens + i) + load(b->normed + i));
+}
+
+static void feed_forward(buffers *b, const mmkd_block *block, int64_t width, int64_t count)
+{
+    int64_t wide = whole_vecs(width), hidden_row = whole_vecs(block->up.out);
+    normalise_tokens(b, block->norm_feedforward_weight, block->norm_feedforward_bias, width, count);
+    apply(b, &block->up, b->normed, wide, b->hidden, hidden_row, count);
+    gelu(b->hidden, count * hidden_row);
+    apply(b, &block->down, b->hidden, hidden_row, b->normed, wide, count);
+    add_to_tokens(b, count * wide);
+}
+
 /* Views of one channel into b->views, its statistics into b->statistics; returns nothing else. */
 static void look_at_channel(const mmkd_model *model, buffers *b, int64_t channel)
 {
@@ -494,25 +537,10 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
     for (int64_t c = 0; c < channels; c++)
         for (int64_t i = 0; i < t->bands; i++) log_power[c * t->bands + i] = logf(b->bands[c * bands + i] + 1e-3f);
 
-    /* Convolutions of the stem as products: the rows that a kernel sees lie one after the other. */
-    const float *in = b->views;
-    int64_t in_row = t->views, pad = t->stage[0].stride * t->views;
+    int64_t pad = t->stage[0].stride * t->views;
     memset(b->views, 0, (size_t)pad * sizeof(float));
     memset(b->views + pad + samples * t->views, 0, (size_t)pad * sizeof(float));
-    for (int64_t s = 0; s < t->stages; s++) {
-        const mmkd_stage *stage = &t->stage[s];
-        int64_t out = stage->linear.out, out_row = whole_vecs(out);
-        apply(b, &stage->linear, in, stage->stride * in_row, b->stage_out, out_row, stage->length);
-        gelu(b->stage_out, stage->length * out_row);
-        if (s + 1 == t->stages) break;
-        pad = t->stage[s + 1].stride * out;
-        memset(b->stage, 0, (size_t)pad * sizeof(float));
-        for (int64_t p = 0; p < stage->length; p++)
-            memcpy(b->stage + pad + p * out, b->stage_out + p * out_row, (size_t)out * sizeof(float));
-        memset(b->stage + pad + stage->length * out, 0, (size_t)pad * sizeof(float));
-        in = b->stage;
-        in_row = out;
-    }
+    convolve_stem(t, b);
     memcpy(b->tokens, b->stage_out, (size_t)(time_tokens * wide) * sizeof(float));
     apply(b, &t->spectrum, log_power, 0, b->tokens + time_tokens * wide, wide, 1);
     apply(b, &t->summary, b->statistics, 0, b->tokens + (time_tokens + 1) * wide, wide, 1);
@@ -537,53 +565,42 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
 
     for (int64_t depth = 0; depth < t->depth; depth++) {
         const mmkd_block *block = &t->block[depth];
-        int64_t project_row = whole_vecs(3 * width), hidden_row = whole_vecs(block->up.out);
-        for (int half = 0; half < 2; half++) {
-            const float *gain = half ? block->norm_feedforward_weight : block->norm_attention_weight;
-            const float *shift = half ? block->norm_feedforward_bias : block->norm_attention_bias;
-            for (int64_t i = 0; i < t->tokens; i++)
-                normalise(b->tokens + i * wide, gain, shift, width, b->normed + i * wide);
-            if (half) {
-                apply(b, &block->up, b->normed, wide, b->hidden, hidden_row, t->tokens);
-                gelu(b->hidden, t->tokens * hidden_row);
-                apply(b, &block->down, b->hidden, hidden_row, b->normed, wide, t->tokens);
-            } else {
-                apply(b, &block->project, b->normed, wide, b->project, project_row, t->tokens);
-                const float scale = 1 / sqrtf((float)head);
-                memset(b->key, 0, (size_t)(head * keys) * sizeof(float));
-                memset(b->value_rows, 0, (size_t)(t->tokens * head_row) * sizeof(float));
-                for (int64_t h = 0; h < t->heads; h++) {
-                    const float *query = b->project + h * head;
-                    for (int64_t i = 0; i < t->tokens; i++) {
-                        const float *from = b->project + i * project_row + h * head;
-                        for (int64_t d = 0; d < head; d++) {
-                            b->key[d * keys + i] = from[width + d] * scale;
-                            b->value_rows[i * head_row + d] = from[2 * width + d];
-                        }
-                    }
-                    product(query, project_row, b->key, keys, b->bias, b->scores, keys, t->tokens, head, keys);
-                    for (int64_t i = 0; i < t->tokens; i++) {
-                        float *score = b->scores + i * keys;
-                        vec total = splat(0), largest = load(score);
-                        for (int64_t j = W; j < keys; j += W) largest = max_vec(largest, load(score + j));
-                        const float top = top_vec(largest);
-                        for (int64_t j = 0; j < keys; j += W) {
-                            vec e = exp_vec(load(score + j) - top);
-                            store(score + j, e);
-                            total += e;
-                        }
-                        float per = 1 / sum_vec(total);
-                        for (int64_t j = 0; j < keys; j += W) store(score + j, load(score + j) * per);
-                    }
-                    /* Heads in ascending order: what one writes beyond its columns the next one overwrites. */
-                    product(b->scores, keys, b->value_rows, head_row, 0, b->mixed + h * head, b->mixed_row, t->tokens,
-                            t->tokens, head_row);
+        int64_t project_row = whole_vecs(3 * width);
+        normalise_tokens(b, block->norm_attention_weight, block->norm_attention_bias, width, t->tokens);
+        apply(b, &block->project, b->normed, wide, b->project, project_row, t->tokens);
+        const float scale = 1 / sqrtf((float)head);
+        memset(b->key, 0, (size_t)(head * keys) * sizeof(float));
+        memset(b->value_rows, 0, (size_t)(t->tokens * head_row) * sizeof(float));
+        for (int64_t h = 0; h < t->heads; h++) {
+            const float *query = b->project + h * head;
+            for (int64_t i = 0; i < t->tokens; i++) {
+                const float *from = b->project + i * project_row + h * head;
+                for (int64_t d = 0; d < head; d++) {
+                    b->key[d * keys + i] = from[width + d] * scale;
+                    b->value_rows[i * head_row + d] = from[2 * width + d];
                 }
-                apply(b, &block->out, b->mixed, b->mixed_row, b->normed, wide, t->tokens);
             }
-            for (int64_t i = 0; i < t->tokens * wide; i += W)
-                store(b->tokens + i, load(b->tokens + i) + load(b->normed + i));
+            product(query, project_row, b->key, keys, b->bias, b->scores, keys, t->tokens, head, keys);
+            for (int64_t i = 0; i < t->tokens; i++) {
+                float *score = b->scores + i * keys;
+                vec total = splat(0), largest = load(score);
+                for (int64_t j = W; j < keys; j += W) largest = max_vec(largest, load(score + j));
+                const float top = top_vec(largest);
+                for (int64_t j = 0; j < keys; j += W) {
+                    vec e = exp_vec(load(score + j) - top);
+                    store(score + j, e);
+                    total += e;
+                }
+                float per = 1 / sum_vec(total);
+                for (int64_t j = 0; j < keys; j += W) store(score + j, load(score + j) * per);
+            }
+            /* Heads in ascending order: what one writes beyond its columns the next one overwrites. */
+            product(b->scores, keys, b->value_rows, head_row, 0, b->mixed + h * head, b->mixed_row, t->tokens,
+                    t->tokens, head_row);
         }
+        apply(b, &block->out, b->mixed, b->mixed_row, b->normed, wide, t->tokens);
+        add_to_tokens(b, t->tokens * wide);
+        feed_forward(b, block, width, t->tokens);
     }
 
     float with_samples = 0;
@@ -790,18 +807,7 @@ static void step_encode(const mmkd_model *model, buffers *b, const float *values
             to[2 * channels + c] = there;
         }
     memcpy(news[4], b->views + t->step * t->views, (size_t)(t->reach * t->views) * sizeof(float));
-    const float *in = b->views;
-    int64_t in_row = t->views;
-    for (int64_t s = 0; s < t->stages; s++) {
-        const mmkd_stage *stage = &t->stage[s];
-        int64_t out = stage->linear.out, out_row = whole_vecs(out);
-        apply(b, &stage->linear, in, stage->stride * in_row, b->stage_out, out_row, stage->length);
-        gelu(b->stage_out, stage->length * out_row);
-        for (int64_t p = 0; p < stage->length; p++)
-            memcpy(b->stage + p * out, b->stage_out + p * out_row, (size_t)out * sizeof(float));
-        in = b->stage;
-        in_row = out;
-    }
+    convolve_stem(t, b);
     memcpy(b->tokens, b->stage_out, (size_t)wide * sizeof(float));
     apply(b, &t->spectrum, b->bands, 0, b->tokens + wide, wide, 1);
     apply(b, &t->summary, b->statistics, 0, b->tokens + 2 * wide, wide, 1);
@@ -815,22 +821,13 @@ static void step_encode(const mmkd_model *model, buffers *b, const float *values
     }
     for (int64_t depth = 0; depth < t->depth; depth++) {
         const mmkd_block *layer = &t->block[depth];
-        int64_t project_row = whole_vecs(3 * width), hidden_row = whole_vecs(layer->up.out);
-        for (int64_t i = 0; i < 3; i++)
-            normalise(b->tokens + i * wide, layer->norm_attention_weight, layer->norm_attention_bias, width,
-                      b->normed + i * wide);
+        int64_t project_row = whole_vecs(3 * width), pair = MMKD_FRONT_STATES + 2 * depth;
+        normalise_tokens(b, layer->norm_attention_weight, layer->norm_attention_bias, width, 3);
         apply(b, &layer->project, b->normed, wide, b->project, project_row, 3);
-        int64_t pair = MMKD_FRONT_STATES + 2 * depth;
         attend(t, depth, slot, filled, there, state[pair], state[pair + 1], news[pair], news[pair + 1], b);
         apply(b, &layer->out, b->mixed, b->mixed_row, b->normed, wide, 3);
-        for (int64_t i = 0; i < 3 * wide; i += W) store(b->tokens + i, load(b->tokens + i) + load(b->normed + i));
-        for (int64_t i = 0; i < 3; i++)
-            normalise(b->tokens + i * wide, layer->norm_feedforward_weight, layer->norm_feedforward_bias, width,
-                      b->normed + i * wide);
-        apply(b, &layer->up, b->normed, wide, b->hidden, hidden_row, 3);
-        gelu(b->hidden, 3 * hidden_row);
-        apply(b, &layer->down, b->hidden, hidden_row, b->normed, wide, 3);
-        for (int64_t i = 0; i < 3 * wide; i += W) store(b->tokens + i, load(b->tokens + i) + load(b->normed + i));
+        add_to_tokens(b, 3 * wide);
+        feed_forward(b, layer, width, 3);
     }
     int64_t pool = MMKD_FRONT_STATES + 2 * t->depth;
     float seen = there[t->slots], *token = news[pool];
