@@ -68,7 +68,8 @@ def test_the_c_engine_reads_or_refuses_whatever_it_is_given(native_engine: None,
 def test_seeds_of_the_c_engine_are_models_that_it_opens(native_engine: None) -> None:
     seeds = Path(fuzz.__file__).with_name("fuzzing") / "seeds"
     shapes = {path.name: NativeModel(path.read_bytes()).shape for path in seeds.glob("*.native")}
-    assert shapes == dict.fromkeys(("causal.native", "convolutions.native", "transformer.native"), (33, 2))
+    names = ("causal", "convolutions", "transformer", "trees")
+    assert shapes == dict.fromkeys((f"{name}.native" for name in names), (33, 2))
 
 
 def test_without_atheris_the_first_line_says_so(

@@ -43,10 +43,6 @@ def native_file(network: ExportStudent, modality: ModalitySpec) -> bytes:
             f"modality {modality.name!r}: the native engine takes windows of at most 1,024 samples, got "
             f"{modality.samples}; use another backend"
         )
-    if student.intervals is not None:
-        raise UsageError(
-            f"modality {modality.name!r}: the native engine takes no intervals and trees yet; use ONNX Runtime"
-        )
     return _packed(dict(_tensors(network, student, modality)))
 
 
@@ -69,10 +65,13 @@ def int8_weights(file: bytes) -> bytes:
 
 
 def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -> Named:
-    encoder, rocket = student.encoder, student.convolutions
+    from mmkd_models.networks.trees import TREES_DTYPES
+
+    encoder, rocket, intervals, trees = student.encoder, student.convolutions, student.intervals, student.trees
     centres = 0 if network.novelty is None else network.novelty.weight.shape[1]
     outputs, answer = student.head.out_features, student.answer
-    sizes = [*modality.shape, outputs, _TASKS.index(answer.kind), encoder is not None, rocket is not None, centres, 0]
+    sizes = [*modality.shape, outputs, _TASKS.index(answer.kind), encoder is not None, rocket is not None, centres]
+    sizes.append(0 if intervals is None else 1 if trees is None else 3)
     target = [float(answer.mean), float(answer.std)] if answer.kind == "regression" else [0.0, 1.0]
     yield "sizes", _whole([sizes])
     yield "modality", np.frombuffer(modality.name.encode().ljust(_NAME_BYTES, b"\0"), dtype=np.uint8)[None]
@@ -81,6 +80,11 @@ def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -
         yield from _transformer(encoder, student.pool)
     if rocket is not None:
         yield from _convolutions(rocket)
+    if intervals is not None:
+        names = ("mean", "scale", "basis", "feature_mean", "feature_scale")
+        yield from _intervals(*(_numpy(intervals.get_buffer(name)) for name in names), depth=intervals.depth)
+    if trees is not None:
+        yield from _trees(*(trees.get_buffer(name).numpy() for name in TREES_DTYPES), scale=float(trees.scale))
     yield from _linear("head", student.head)
     if network.novelty is not None:
         yield "novelty.w", _columns(network.novelty.weight)
@@ -166,6 +170,33 @@ def _convolutions(rocket: ConvolutionFeatures) -> Named:
     yield "c.channel", _whole([channels])
 
 
+def _intervals(
+    mean: Array, scale: Array, basis: Array, feature_mean: Array, feature_scale: Array, *, depth: int
+) -> Named:
+    """Yield the tensors of interval features; `basis` is (T, 2 bins), cosines before sines."""
+    bins, features = basis.shape[1] // 2, feature_mean.size
+    yield "i.sizes", _whole([[depth, bins, features, 0]])
+    rows = {"mean": mean, "scale": scale, "feature_mean": feature_mean, "feature_scale": feature_scale}
+    for name, values in rows.items():
+        yield f"i.{name}", np.reshape(values, (1, -1)).astype(np.float32)
+    yield "i.basis", _padded(basis.astype(np.float32))
+
+
+def _trees(
+    roots: Array, feature: Array, threshold: Array, left: Array, right: Array, leaves: Array, *, scale: float
+) -> Named:
+    """Yield the tensors of trees in the arrays of `mmkd_models.networks.trees`, nodes in pre-order: inner nodes alone."""
+    inner = feature >= 0
+    number = np.where(inner, np.cumsum(inner) - 1, -1 - left)  # of a node, or below 0 of a leaf
+    bits = threshold.astype(np.float32).view(np.int32)
+    nodes = [feature[inner], bits[inner], number[left[inner]], number[right[inner]]]
+    yield "f.sizes", _whole([[len(roots), len(nodes[0]), len(leaves)]])
+    yield "f.scale", np.array([[scale]], dtype=np.float32)
+    yield "f.roots", _whole([number[roots]])
+    yield "f.nodes", np.ascontiguousarray(np.stack(nodes, axis=1), dtype=np.int32)
+    yield "f.leaves", leaves.astype(np.float32)
+
+
 def _linear(name: str, layer: nn.Linear) -> Named:
     yield f"{name}.w", _columns(layer.weight.T)
     yield f"{name}.b", _columns(layer.bias[None])
@@ -185,7 +216,10 @@ def _row(tensor: Tensor) -> Array:
 
 
 def _columns(tensor: Tensor) -> Array:
-    values = _numpy(tensor)
+    return _padded(_numpy(tensor))
+
+
+def _padded(values: Array) -> Array:
     return np.pad(values, ((0, 0), (0, -values.shape[1] % _LANES)))
 
 

@@ -59,39 +59,28 @@ INLINE vec max_vec(vec a, vec b)
 }
 #endif
 INLINE vec clamp_vec(vec x, float low, float high) { return min_vec(max_vec(x, splat(low)), splat(high)); }
-/* The sum and the largest of a vector. */
-#if defined(__SSE2__) && (W == 4 || defined(__AVX__))
-#define FOLD(x, with)                                              \
-    __m128 quarter = FOLD_WIDE(x, with);                           \
-    quarter = with##_ps(quarter, _mm_movehl_ps(quarter, quarter)); \
-    return _mm_cvtss_f32(with##_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)))
-#if W == 4
-#define FOLD_WIDE(x, with) ((__m128)(x))
-#elif W == 8
-#define FOLD_WIDE(x, with) with##_ps(_mm256_castps256_ps128((__m256)(x)), _mm256_extractf128_ps((__m256)(x), 1))
-#else
-#define FOLD_WIDE(x, with)                                                                                         \
-    with##_ps(with##_ps(_mm512_castps512_ps128((__m512)(x)), _mm512_extractf32x4_ps((__m512)(x), 1)),              \
-              with##_ps(_mm512_extractf32x4_ps((__m512)(x), 2), _mm512_extractf32x4_ps((__m512)(x), 3)))
-#endif
-INLINE float sum_vec(vec x) { FOLD(x, _mm_add); }
-INLINE float top_vec(vec x) { FOLD(x, _mm_max); }
-#else
+/* The sum of a vector. */
 INLINE float sum_vec(vec x)
 {
+#if defined(__SSE2__) && (W == 4 || defined(__AVX__))
+#if W == 4
+    __m128 part = (__m128)x;
+#elif W == 8
+    __m128 part = _mm_add_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+#else
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256((__m512)x), _mm512_extractf32x8_ps((__m512)x, 1));
+    __m128 part = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+#endif
+    part = _mm_add_ps(part, _mm_movehl_ps(part, part));
+    return _mm_cvtss_f32(_mm_add_ss(part, _mm_shuffle_ps(part, part, 1)));
+#else
     float part[W];
     memcpy(part, &x, sizeof part);
     for (int half = W / 2; half; half /= 2)
         for (int i = 0; i < half; i++) part[i] += part[i + half];
     return part[0];
-}
-INLINE float top_vec(vec x)
-{
-    float top = x[0];
-    for (int i = 1; i < W; i++) top = x[i] > top ? x[i] : top;
-    return top;
-}
 #endif
+}
 INLINE float clampf(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 
 /* exp for |x| below 87: 2^n times a polynomial of the rest (coefficients of Cephes' expf). */
@@ -201,12 +190,9 @@ static void normalise(const float *x, const float *gain, const float *shift, int
 
 static float dot(const float *a, const float *b, int64_t count)
 {
-    vec sum = splat(0);
-    int64_t i = 0;
-    for (; i + W <= count; i += W) sum += load(a + i) * load(b + i);
-    float rest = sum_vec(sum);
-    for (; i < count; i++) rest += a[i] * b[i];
-    return rest;
+    float sum = 0;
+    for (int64_t i = 0; i < count; i++) sum += a[i] * b[i];
+    return sum;
 }
 
 /* ---- scratch */
@@ -227,6 +213,9 @@ typedef struct {
     /* convolutions */
     float *phase, *nine, *answer, *mass;
     int64_t phase_row;
+    /* intervals and trees */
+    float *filled, *column, *sorted, *parts, *features, *votes; /* filled: (C, padded(T)); columns: (rows, W) */
+    int64_t leaf; /* rows in which the shortest intervals are sorted: a power of two */
     float *embedding, *head, *distance;
     float *panel; /* int8 weights as floats: model->panel rows of 3 vectors */
 } buffers;
@@ -243,11 +232,25 @@ static float *take(arena *from, int64_t count)
     return place;
 }
 
+/* Scratch of the stem: the longest input, with zeros on both sides unless it is causal, and the longest output. */
+static void place_stem(const mmkd_transformer *t, arena *from, buffers *b)
+{
+    int64_t most_in = 0, most_out = 0;
+    for (int64_t s = 0; s < t->stages; s++) {
+        int64_t pad = t->is_causal || s + 1 == t->stages ? 0 : t->stage[s + 1].stride, length = t->stage[s].length;
+        int64_t in = (length + 2 * pad) * t->stage[s].linear.out, out = length * mmkd_padded(t->stage[s].linear.out);
+        most_in = in > most_in ? in : most_in;
+        most_out = out > most_out ? out : most_out;
+    }
+    b->stage = take(from, most_in);
+    b->stage_out = take(from, most_out);
+}
+
 /* Scratch of a causal encoder: three tokens at a time, and the states of a window that is computed step by step. */
 static void place_causal(const mmkd_model *model, arena *from, buffers *b)
 {
     const mmkd_transformer *t = &model->transformer;
-    int64_t channels = model->channels, wide = mmkd_padded(t->width), length = t->reach + t->step, most = 0;
+    int64_t channels = model->channels, wide = mmkd_padded(t->width), length = t->reach + t->step;
     b->both = take(from, (t->history + t->step) * 2 * channels);
     b->rows = take(from, 2 * channels * mmkd_padded(t->taps));
     b->tones = take(from, 2 * channels * mmkd_padded(2 * t->bands));
@@ -257,12 +260,7 @@ static void place_causal(const mmkd_model *model, arena *from, buffers *b)
     b->bands = take(from, mmkd_padded(channels * t->bands));
     b->statistics = take(from, t->statistics);
     b->views = take(from, length * t->views);
-    for (int64_t s = 0; s < t->stages; s++) {
-        int64_t size = t->stage[s].length * mmkd_padded(t->stage[s].linear.out);
-        most = size > most ? size : most;
-    }
-    b->stage = take(from, most);
-    b->stage_out = take(from, most);
+    place_stem(t, from, b);
     b->tokens = take(from, 3 * wide);
     b->normed = take(from, 3 * wide);
     b->project = take(from, 3 * mmkd_padded(3 * t->width));
@@ -294,15 +292,7 @@ static size_t place(const mmkd_model *model, float *base, buffers *b)
         b->power = take(&from, channels * mmkd_padded(t->bins));
         b->bands = take(&from, channels * mmkd_padded(t->bands) + mmkd_padded(channels * t->bands));
         b->statistics = take(&from, mmkd_padded(t->statistics));
-        int64_t most_in = 0, most_out = 0;
-        for (int64_t s = 0; s < t->stages; s++) {
-            int64_t pad = s + 1 < t->stages ? t->stage[s + 1].stride : 0, length = t->stage[s].length;
-            int64_t in = (length + 2 * pad) * t->stage[s].linear.out, out = length * mmkd_padded(t->stage[s].linear.out);
-            most_in = in > most_in ? in : most_in;
-            most_out = out > most_out ? out : most_out;
-        }
-        b->stage = take(&from, most_in);
-        b->stage_out = take(&from, most_out);
+        place_stem(t, &from, b);
         b->tokens = take(&from, count * row);
         b->normed = take(&from, count * row);
         b->project = take(&from, count * mmkd_padded(3 * t->width));
@@ -323,6 +313,16 @@ static size_t place(const mmkd_model *model, float *base, buffers *b)
         b->nine = take(&from, channels * row);
         b->answer = take(&from, row);
         b->mass = take(&from, 2 * row);
+    }
+    if (model->has_intervals) {
+        const mmkd_intervals *v = &model->intervals;
+        for (b->leaf = 1; b->leaf < samples >> (v->depths - 1);) b->leaf *= 2;
+        b->filled = take(&from, channels * mmkd_padded(samples));
+        b->column = take(&from, samples * PANEL_LANES);
+        b->sorted = take(&from, (b->leaf << (v->depths - 1)) * PANEL_LANES);
+        b->parts = take(&from, channels * mmkd_padded(2 * v->bins));
+        b->features = take(&from, v->features);
+        b->votes = take(&from, model->outputs);
     }
     b->embedding = take(&from, mmkd_padded(model->embedding) + mmkd_padded(model->embedding));
     b->head = take(&from, mmkd_padded(model->outputs));
@@ -439,15 +439,10 @@ static void look_at_channel(const mmkd_model *model, buffers *b, int64_t channel
     float seen = sum_vec(count_sum), count = seen < 1 ? 1 : seen, mean = sum_vec(total) / count;
     vec below[LEVELS], again = splat(0);
     for (int level = 0; level < LEVELS; level++) below[level] = splat(0);
-    vec low = splat(3 * most), high = splat(-3 * most);
     for (int64_t i = 0; i < row; i += W) {
         vec p = load(there + i), s = load(scaled + i), e = exp_vec(s * 4.0f);
         for (int level = 0; level < LEVELS; level++) below[level] += p / (e * sharp_levels[level] + 1.0f);
         again += (s - mean) * p;
-        if (!t->has_movement) {
-            low = min_vec(low, s + (1.0f - p) * 2.0f * most);
-            high = max_vec(high, s - (1.0f - p) * 2.0f * most);
-        }
     }
     for (int64_t i = 0; i < samples; i++) view[i * t->views + channel] = scaled[i];
     float rest = sum_vec(again) / count, unit = t->has_movement ? t->movement[channel] : 1.0f;
@@ -458,33 +453,20 @@ static void look_at_channel(const mmkd_model *model, buffers *b, int64_t channel
         store(scaled + i, moved);
     }
     float spread = sqrtf(sum_vec(squares) / count + (t->has_movement ? 1e-3f : 1e-4f)), per = 1 / spread;
-    float step = 0, pairs = 0, slope = 0;
-    if (t->has_movement) {
-        const float *m = scaled;
-        for (int64_t i = 0; i < row; i += W) {
-            vec p = load(there + i), moved = clamp_vec(load(m + i), -most, most);
-            low = min_vec(low, moved + (1.0f - p) * 2.0f * most);
-            high = max_vec(high, moved - (1.0f - p) * 2.0f * most);
-        }
-        float before = 0;
-        for (int64_t i = 0; i < samples; i++) {
-            float now = clampf(m[i], -most, most);
-            if (i) {
-                float both = there[i] * there[i - 1];
-                step += fabsf(now - before) * both;
-                pairs += both;
-            }
-            slope += now * (2.0f * (float)i / (float)(samples > 1 ? samples - 1 : 1) - 1.0f);
-            view[i * t->views + 2 * channels + channel] = now;
-            before = now;
-        }
-        slope /= count;
-    } else {
-        for (int64_t i = 1; i < samples; i++) {
-            float both = there[i] * there[i - 1];
-            step += fabsf(view[i * t->views + channel] - view[(i - 1) * t->views + channel]) * both;
-            pairs += both;
-        }
+    float step = 0, pairs = 0, slope = 0, before = 0, middle = t->has_movement ? 0 : mean + rest;
+    float lowest = 3 * most, highest = -3 * most;
+    for (int64_t i = 0; i < samples; i++) {
+        float now = t->has_movement ? clampf(scaled[i], -most, most) : scaled[i], away = (1 - there[i]) * 2 * most;
+        lowest = now + away < lowest ? now + away : lowest;
+        highest = now - away > highest ? now - away : highest;
+    }
+    for (int64_t i = 0; i < samples; i++) {
+        float now = t->has_movement ? clampf(scaled[i], -most, most) : scaled[i], both = i ? there[i] * there[i - 1] : 0;
+        step += fabsf(now - before) * both;
+        pairs += both;
+        slope += now * (2.0f * (float)i / (float)(samples > 1 ? samples - 1 : 1) - 1.0f);
+        if (t->has_movement) view[i * t->views + 2 * channels + channel] = now;
+        before = now;
     }
     vec third = splat(0), fourth = splat(0);
     for (int64_t i = 0; i < row; i += W) {
@@ -497,9 +479,8 @@ static void look_at_channel(const mmkd_model *model, buffers *b, int64_t channel
         view[i * t->views + channels + channel] = scaled[i];
         view[i * t->views + t->views - channels + channel] = there[i];
     }
-    float lowest = -top_vec(-low), highest = top_vec(high);
-    lowest = lowest < most ? lowest : most;
-    highest = highest > -most ? highest : -most;
+    lowest = lowest + middle < most ? lowest + middle : most;
+    highest = highest + middle > -most ? highest + middle : -most;
     step /= pairs < 1 ? 1 : pairs;
     float *out = b->statistics + channel;
     *out = mean, out += channels;
@@ -509,7 +490,7 @@ static void look_at_channel(const mmkd_model *model, buffers *b, int64_t channel
     *out = t->has_movement ? logf(step + 1e-2f) : step, out += channels;
     *out = sum_vec(third) / count, out += channels;
     *out = logf(sum_vec(fourth) / count + 1e-2f), out += channels;
-    if (t->has_movement) *out = slope, out += channels;
+    if (t->has_movement) *out = slope / count, out += channels;
     out += channel * (LEVELS - 1);
     for (int level = 0; level < LEVELS; level++) out[level] = sum_vec(below[level]) / count;
 }
@@ -583,9 +564,9 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
             product(query, project_row, b->key, keys, b->bias, b->scores, keys, t->tokens, head, keys);
             for (int64_t i = 0; i < t->tokens; i++) {
                 float *score = b->scores + i * keys;
-                vec total = splat(0), largest = load(score);
-                for (int64_t j = W; j < keys; j += W) largest = max_vec(largest, load(score + j));
-                const float top = top_vec(largest);
+                vec total = splat(0);
+                float top = score[0];
+                for (int64_t j = 1; j < keys; j++) top = score[j] > top ? score[j] : top;
                 for (int64_t j = 0; j < keys; j += W) {
                     vec e = exp_vec(load(score + j) - top);
                     store(score + j, e);
@@ -854,22 +835,19 @@ static void encode_causal(const mmkd_model *model, buffers *b, const float *valu
     int64_t channels = model->channels, lead = t->slots * t->step - model->samples, states = mmkd_states(model);
     for (int64_t n = 0; n < states; n++) memset(b->state[n], 0, (size_t)mmkd_state_floats(model, n) * sizeof(float));
     for (int64_t number = 0; number < t->slots; number++) {
-        const float *x = b->values, *there = b->present;
-        if (number == 0) { /* begins with missing samples, in rows that are not used otherwise */
-            memset(b->values, 0, (size_t)(t->step * channels) * sizeof(float));
-            memset(b->present, 0, (size_t)(t->step * channels) * sizeof(float));
-            memcpy(b->values + lead * channels, values, (size_t)((t->step - lead) * channels) * sizeof(float));
-            memcpy(b->present + lead * channels, present, (size_t)((t->step - lead) * channels) * sizeof(float));
-        } else {
-            x = values + (number * t->step - lead) * channels;
-            there = present + (number * t->step - lead) * channels;
+        int64_t at = number * t->step - lead, missing = at < 0 ? -at : 0, size = (t->step - missing) * channels;
+        const float *const from[] = {values, present};
+        float *const to[] = {b->values, b->present}; /* not used otherwise; the first block begins with missing samples */
+        for (int part = 0; part < 2; part++) {
+            memset(to[part], 0, (size_t)(missing * channels) * sizeof(float));
+            memcpy(to[part] + missing * channels, from[part] + (at + missing) * channels, (size_t)size * sizeof(float));
         }
-        step_encode(model, b, x, there, number, number, (const float *const *)b->state, b->news, embedding);
+        step_encode(model, b, b->values, b->present, number, number, (const float *const *)b->state, b->news, embedding);
         mmkd_keep(model, b->state, b->news, number);
     }
 }
 
-/* ---- convolutions: the features of networks/rocket.py; a kernel's answer is computed once for all its features */
+/* ---- convolutions: the features of networks/convolutions.py; a kernel's answer is computed once for all its features */
 
 /* Sums of `features` ramps of one kernel's answer. Between the two places every position counts once. */
 INLINE void ramps(const mmkd_convolutions *c, const float *answer, const float *mass, int64_t row, int64_t whole_from,
@@ -905,13 +883,10 @@ static void convolve(const mmkd_model *model, buffers *b, float *embedding)
                 to[i] = inside ? clampf((x[at] - c->mean[ch]) * c->scale[ch], -most, most) * there[at] : 0.0f;
             }
         }
-    int all_there = 1;
-    for (int64_t ch = 0; ch < channels && all_there; ch++) {
-        const float *there = b->present + ch * b->span + b->reach;
-        float sum = 0;
-        for (int64_t i = 0; i < samples; i++) sum += there[i];
-        all_there = sum == (float)samples;
-    }
+    float present = 0;
+    for (int64_t ch = 0; ch < channels; ch++)
+        for (int64_t i = 0; i < samples; i++) present += b->present[ch * b->span + b->reach + i];
+    int all_there = present == (float)(samples * channels);
     int64_t counted_to[2] = {-1, -1}, counted_from[2] = {-1, -1}; /* of kernels without and with padding */
     float totals[2] = {0, 0};
     for (int64_t number = 0; number < c->kernels; number++) {
@@ -975,12 +950,140 @@ static void convolve(const mmkd_model *model, buffers *b, float *embedding)
     }
 }
 
+/* ---- intervals: the features of networks/intervals.py, of W channels at a time */
+
+/* Merge sorted runs in the columns of (rows, W) into longer ones: Batcher's odd-even merges. All are powers of two. */
+static void sort_columns(float *x, int64_t rows, int64_t run, int64_t longer)
+{
+    for (; run < longer; run *= 2)
+        for (int64_t apart = run; apart; apart /= 2)
+            for (int64_t from = apart & (run - 1); from + apart < rows; from += 2 * apart) {
+                if ((from ^ (from + apart)) & -2 * run) continue; /* of two merges */
+                for (int64_t i = from * W; i < (from + apart) * W; i += W) {
+                    vec a = load(x + i), b = load(x + i + apart * W);
+                    store(x + i, min_vec(a, b));
+                    store(x + i + apart * W, max_vec(a, b));
+                }
+            }
+}
+
+/* Statistics of an interval of `count` rows into the features of each of `columns` columns, which lie `row` apart. */
+static void describe_interval(const float *x, const float *sorted, int64_t count, float *to, int64_t row, int64_t columns)
+{
+    const float n = (float)count, square = n * (n * n - 1) / 12;
+    vec sum = splat(0), squares = splat(0), slope = splat(0), out[MMKD_STATISTICS];
+    for (int64_t i = 0; i < count; i++) sum += load(x + i * W);
+    const vec mean = sum / n;
+    for (int64_t i = 0; i < count; i++) {
+        vec rest = load(x + i * W) - mean;
+        squares += rest * rest;
+        slope += rest * ((float)i - (n - 1) / 2);
+    }
+    out[0] = mean, out[1] = squares / n, out[2] = slope / (square > 1 ? square : 1);
+    for (int64_t quarter = 0; quarter <= 4; quarter++) { /* from the smallest to the largest */
+        const int64_t at = quarter * (count - 1) / 4, next = at + 1 < count ? at + 1 : at;
+        const vec low = load(sorted + at * W);
+        out[3 + quarter] = low + (load(sorted + next * W) - low) * ((float)(quarter * (count - 1) % 4) / 4);
+    }
+    for (int64_t c = 0; c < columns; c++)
+        for (int64_t i = 0; i < MMKD_STATISTICS; i++) to[c * row + i] = i == 1 ? sqrtf(out[i][c]) : out[i][c];
+}
+
+/* Features of every interval of the first columns in b->column, (length, W), of which the last ones count. */
+static void describe_columns(const mmkd_intervals *v, buffers *b, int64_t length, float *to, int64_t row, int64_t columns)
+{
+    int64_t last = v->depths - 1, count = length >> last, rows = b->leaf;
+    const float *x = b->column + (length - (count << last)) * W;
+    for (int64_t i = 0; i < rows << last; i++) {
+        int64_t from = i / rows * count + i % rows;
+        store(b->sorted + i * W, i % rows < count ? load(x + from * W) : splat(FLT_MAX));
+    }
+    for (int64_t depth = last, sorted = 1; depth >= 0; depth--, count *= 2, sorted = rows, rows *= 2) {
+        sort_columns(b->sorted, b->leaf << last, sorted, rows);
+        for (int64_t i = 0; i < (int64_t)1 << depth; i++)
+            describe_interval(x + i * count * W, b->sorted + i * rows * W, count,
+                              to + (((int64_t)1 << depth) - 1 + i) * MMKD_STATISTICS, row, columns);
+    }
+}
+
+static void measure(const mmkd_model *model, buffers *b, float *embedding)
+{
+    const mmkd_intervals *v = &model->intervals;
+    int64_t samples = model->samples, channels = model->channels, row = mmkd_padded(samples), parts = mmkd_padded(2 * v->bins);
+    int64_t per_view = MMKD_STATISTICS * (((int64_t)1 << v->depths) - 1), per_channel = 2 * per_view + v->bins;
+    for (int64_t c = 0; c < channels; c++) { /* a missing sample takes the mean */
+        const float *x = b->values + c * b->span + b->reach, *there = b->present + c * b->span + b->reach;
+        vec total = splat(0), count = splat(0);
+        for (int64_t i = 0; i < row; i += W) {
+            vec p = load(there + i), u = clamp_vec((load(x + i) - v->mean[c]) * v->scale[c], -most, most) * p;
+            store(b->filled + c * row + i, u);
+            total += u, count += p;
+        }
+        const float seen = sum_vec(count), mean = sum_vec(total) / (seen < 1 ? 1 : seen);
+        for (int64_t i = 0; i < samples; i++) b->filled[c * row + i] += (1 - there[i]) * mean;
+    }
+    for (int64_t first = 0; first < channels; first += W) {
+        int64_t count = channels - first < W ? channels - first : W;
+        float *to = b->features + first * per_channel;
+        for (int64_t c = 0; c < count; c++)
+            for (int64_t i = 0; i < samples; i++) b->column[i * W + c] = b->filled[(first + c) * row + i];
+        describe_columns(v, b, samples, to, per_channel, count);
+        for (int64_t i = 0; i < (samples - 1) * W; i += W) store(b->column + i, load(b->column + i + W) - load(b->column + i));
+        describe_columns(v, b, samples - 1, to + per_view, per_channel, count);
+    }
+    for (int64_t c = 0; c < channels; c++) {
+        float *x = b->filled + c * row, mean = 0;
+        for (int64_t i = 0; i < samples; i++) mean += x[i] / (float)samples;
+        for (int64_t i = 0; i < samples; i++) x[i] -= mean;
+    }
+    apply(b, &v->basis, b->filled, row, b->parts, parts, channels);
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t i = 0; i < v->bins; i++) {
+            float real = b->parts[c * parts + i], imaginary = b->parts[c * parts + v->bins + i];
+            b->features[c * per_channel + 2 * per_view + i] = logf(real * real + imaginary * imaginary + 1e-6f);
+        }
+    for (int64_t i = 0; i < v->features; i++)
+        embedding[i] = clampf((b->features[i] - v->feature_mean[i]) * v->feature_scale[i], -most, most);
+}
+
+enum { WALKS = 4 };
+
+/* Add the trees' weighted logits to the head's. */
+static void add_votes(const mmkd_model *model, buffers *b)
+{
+    const mmkd_trees *f = &model->trees;
+    const float n = (float)f->count, outputs = (float)model->outputs;
+    memset(b->votes, 0, (size_t)model->outputs * sizeof(float));
+    for (int64_t tree = 0; tree < f->count; tree += WALKS) { /* several at once: a walk waits for memory */
+        int64_t at[WALKS], walks = f->count - tree < WALKS ? f->count - tree : WALKS, is_inside = 1;
+        for (int64_t n = 0; n < walks; n++) at[n] = f->root[tree + n];
+        while (is_inside) {
+            is_inside = 0;
+            for (int64_t n = 0; n < walks; n++) {
+                if (at[n] < 0) continue;
+                const mmkd_node *node = f->node + at[n];
+                at[n] = node->next[!(b->features[node->feature] <= node->threshold)];
+                is_inside |= at[n] >= 0;
+            }
+        }
+        for (int64_t n = 0; n < walks; n++)
+            for (int64_t k = 0; k < model->outputs; k++) b->votes[k] += f->leaf[(-1 - at[n]) * model->outputs + k];
+    }
+    for (int64_t k = 0; k < model->outputs; k++) { /* one more vote is spread evenly: no fraction is 0 */
+        const float sum = b->votes[k];
+        if (model->task == MMKD_CLASSIFICATION) b->head[k] += f->weight * logf((sum + 1 / outputs) / (n + 1));
+        else if (model->task == MMKD_MULTI_LABEL) b->head[k] += f->weight * logf((sum + 0.5f) / (n - sum + 0.5f));
+        else b->head[k] += f->weight * sum / n;
+    }
+}
+
 /* ---- all of it */
 
 /* From b->embedding to the answers. */
 static void answer(const mmkd_model *model, buffers *b, float *logits, float *probabilities, float *novelty)
 {
     apply(b, &model->head, b->embedding, 0, b->head, 0, 1);
+    if (model->has_trees) add_votes(model, b);
     float top = -FLT_MAX, total = 0;
     for (int64_t k = 0; k < model->outputs; k++) {
         logits[k] = b->head[k];
@@ -1021,7 +1124,9 @@ static void run(const mmkd_model *model, float *scratch, const float *values, co
                 b.present[c * b.span + b.reach + i] = present[i * model->channels + c];
             }
         if (model->has_transformer) encode(model, &b, b.embedding);
-        if (model->has_convolutions) convolve(model, &b, b.embedding + model->transformer.width);
+        float *next = b.embedding + model->transformer.width;
+        if (model->has_convolutions) convolve(model, &b, next);
+        if (model->has_intervals) measure(model, &b, next + model->convolutions.features);
     }
     answer(model, &b, logits, probabilities, novelty);
 }
@@ -1047,14 +1152,9 @@ size_t mmkd_scratch_floats(const mmkd_model *model)
 int64_t mmkd_news_floats(const mmkd_model *model, int64_t number)
 {
     const mmkd_transformer *t = &model->transformer;
-    switch (number) {
-    case 0: return t->history * 2 * model->channels;
-    case 1: return 3 * model->channels;
-    case 2: return t->sums;
-    case 3: return 2 * model->channels;
-    case 4: return t->reach * t->views;
-    default: return t->width;
-    }
+    int64_t channels = model->channels;
+    const int64_t front[] = {t->history * 2 * channels, 3 * channels, t->sums, 2 * channels, t->reach * t->views};
+    return number < MMKD_FRONT_STATES ? front[number] : t->width;
 }
 
 int64_t mmkd_state_floats(const mmkd_model *model, int64_t number)

@@ -19,7 +19,7 @@
 
 enum { FLOAT = 0, WHOLE = 1, TEXT = 2, SMALL = 3 };
 enum { HEADER = 16, ENTRY = 56, NAME = 24, MAX_TENSORS = 512, MAX_SIZE = 1 << 20 };
-enum { CAUSAL_KERNEL = 5 };
+enum { CAUSAL_KERNEL = 5, MAX_INTERVAL_DEPTH = 4, MAX_TREES = 1024, MAX_NODES = 1 << 18, MAX_WALK = 64 };
 #define MAX_BYTES ((size_t)1 << 30)
 #define MAX_SCRATCH ((size_t)1 << 31)
 
@@ -168,8 +168,8 @@ static void read_transformer(reader *r, mmkd_model *model)
         !in_range(r, "stages", t->stages, 1, MMKD_MAX_STAGES) || !in_range(r, "bands", t->bands, 1, 4096) ||
         !in_range(r, "bins", t->bins, 1, samples))
         return;
-    if (t->is_causal && model->has_convolutions) {
-        fail(r, "t.sizes", "expected whole windows beside convolutions");
+    if (t->is_causal && (model->has_convolutions || model->has_intervals)) {
+        fail(r, "t.sizes", "expected whole windows beside other members");
         return;
     }
     if (t->width % t->heads) { fail(r, "heads", "expected a divisor of the width"); return; }
@@ -256,6 +256,54 @@ static void read_convolutions(reader *r, mmkd_model *model)
     if (feature != c->features) fail(r, "c.kernel", "expected every feature once");
 }
 
+static void read_intervals(reader *r, mmkd_model *model)
+{
+    mmkd_intervals *v = &model->intervals;
+    const int32_t *sizes = (const int32_t *)tensor(r, "i.sizes", WHOLE, 1, 4);
+    if (!sizes || !in_range(r, "depth", sizes[0], 0, MAX_INTERVAL_DEPTH) || !in_range(r, "bins", sizes[1], 1, model->samples) ||
+        !in_range(r, "depth", (model->samples - 1) >> sizes[0], 1, MAX_SIZE))
+        return;
+    v->depths = sizes[0] + 1, v->bins = sizes[1];
+    v->features = model->channels * (2 * MMKD_STATISTICS * (((int64_t)1 << v->depths) - 1) + v->bins);
+    if (!in_range(r, "i.sizes", sizes[2], v->features, v->features)) return;
+    v->mean = floats(r, "i.mean", 1, model->channels);
+    v->scale = floats(r, "i.scale", 1, model->channels);
+    v->basis = matrix(r, "i.basis", "", model->samples, 2 * v->bins);
+    v->feature_mean = floats(r, "i.feature_mean", 1, v->features);
+    v->feature_scale = floats(r, "i.feature_scale", 1, v->features);
+}
+
+/* Trees lie one after the other, each in pre-order: one pass sees every node once, and how deep it is. */
+static void read_trees(reader *r, mmkd_model *model)
+{
+    mmkd_trees *f = &model->trees;
+    const int32_t *sizes = (const int32_t *)tensor(r, "f.sizes", WHOLE, 1, 3);
+    const float *weight = floats(r, "f.scale", 1, 1);
+    if (!sizes || !weight || !in_range(r, "trees", sizes[0], 1, MAX_TREES) ||
+        !in_range(r, "nodes", sizes[1], 0, MAX_NODES) || !in_range(r, "leaves", sizes[2], 1, 2 * MAX_NODES))
+        return;
+    f->count = sizes[0], f->weight = *weight;
+    f->root = (const int32_t *)tensor(r, "f.roots", WHOLE, 1, f->count);
+    f->node = (const mmkd_node *)tensor(r, "f.nodes", WHOLE, sizes[1], sizeof(mmkd_node) / 4);
+    f->leaf = floats(r, "f.leaves", sizes[2], model->outputs);
+    int32_t next = 0, waiting[MAX_WALK], walk_to[MAX_WALK], count = 0, walk = 0;
+    for (int64_t tree = 0; tree < f->count && !r->failed; tree++)
+        for (int32_t at = f->root[tree], is_done = 0; !is_done && !r->failed;)
+            if (at < 0) { /* a leaf: go on where a node's right side waits */
+                in_range(r, "f.nodes", at, -sizes[2], -1);
+                is_done = !count--;
+                if (is_done) count = walk = 0;
+                else at = waiting[count], walk = walk_to[count];
+            } else if (in_range(r, "f.nodes", at, next, sizes[1] - 1 < next ? sizes[1] - 1 : next) &&
+                       in_range(r, "f.nodes", ++walk, 1, MAX_WALK)) {
+                const mmkd_node *node = f->node + next++;
+                in_range(r, "f.nodes", node->feature, 0, model->intervals.features - 1);
+                if (!isfinite(node->threshold)) fail(r, "f.nodes", "expected finite numbers");
+                walk_to[count] = walk, waiting[count++] = node->next[1], at = node->next[0];
+            }
+    if (!r->failed && next != sizes[1]) fail(r, "f.nodes", "expected every node once");
+}
+
 static void read_model(reader *r, mmkd_model *model)
 {
     if (r->size < HEADER || memcmp(r->data, "MMKDNAT1", 8)) { fail(r, "file", "expected a native model"); return; }
@@ -271,19 +319,22 @@ static void read_model(reader *r, mmkd_model *model)
     if (!memchr(model->modality, 0, MMKD_NAME_BYTES)) { fail(r, "modality", "expected a text that ends"); return; }
     model->samples = sizes[0], model->channels = sizes[1], model->outputs = sizes[2], model->task = sizes[3];
     model->has_transformer = sizes[4] != 0, model->has_convolutions = sizes[5] != 0;
+    model->has_intervals = sizes[7] != 0, model->has_trees = sizes[7] == 3;
     int64_t centres = sizes[6];
     model->has_novelty = centres > 0;
     model->sharpness = scales[0], model->target_mean = scales[1], model->target_std = scales[2];
     if (!in_range(r, "samples", model->samples, 1, MAX_SIZE) || !in_range(r, "channels", model->channels, 1, 1024) ||
         !in_range(r, "samples", model->samples * model->channels, 1, MAX_SIZE) ||
         !in_range(r, "outputs", model->outputs, 1, 4096) || !in_range(r, "task", model->task, 0, 2) ||
-        !in_range(r, "centres", centres, 0, 4096))
+        !in_range(r, "centres", centres, 0, 4096) || !in_range(r, "sizes", sizes[7], 0, 3))
         return;
-    if (!model->has_transformer && !model->has_convolutions) { fail(r, "sizes", "expected a member, found none"); return; }
+    if (!(sizes[4] || sizes[5] || sizes[7]) || sizes[7] == 2) { fail(r, "sizes", "expected a member, found none"); return; }
     if (model->has_transformer) read_transformer(r, model);
     if (model->has_convolutions) read_convolutions(r, model);
+    if (model->has_intervals) read_intervals(r, model);
+    if (model->has_trees) read_trees(r, model);
     if (r->failed) return;
-    model->embedding = model->transformer.width + model->convolutions.features;
+    model->embedding = model->transformer.width + model->convolutions.features + model->intervals.features;
     model->head = linear(r, "head", model->embedding, model->outputs);
     if (model->has_novelty) {
         model->novelty = linear(r, "novelty", model->embedding, centres);
@@ -309,19 +360,6 @@ static int best_isa(void)
 #endif
 }
 
-static int set_isa(mmkd_model *model, int isa)
-{
-    int best = best_isa();
-    model->isa = isa == MMKD_ISA_BEST ? best : isa;
-    if (model->isa < MMKD_ISA_BASE || model->isa > best) return MMKD_UNKNOWN_ISA;
-    model->computing = &mmkd_compute_base;
-#if defined(__x86_64__) && !defined(MMKD_ONE_ISA)
-    if (model->isa == MMKD_ISA_AVX2) model->computing = &mmkd_compute_avx2;
-    if (model->isa == MMKD_ISA_AVX512) model->computing = &mmkd_compute_avx512;
-#endif
-    return MMKD_OK;
-}
-
 #ifndef MMKD_SOURCES
 #define MMKD_SOURCES ""
 #endif
@@ -336,17 +374,23 @@ int mmkd_model_place(const void *data, size_t size, int isa, mmkd_model *model, 
     memset(model, 0, sizeof *model);
     if (size > MAX_BYTES || (uintptr_t)data % 64) fail(&r, "file", "is larger than 1 GiB, or not at a multiple of 64");
     else read_model(&r, model);
-    int status = r.failed ? MMKD_DAMAGED : set_isa(model, isa);
-    if (status == MMKD_UNKNOWN_ISA) fail(&r, "isa", "this processor or this build lacks these instructions");
-    if (status == MMKD_OK) {
-        model->panel = r.panel < MMKD_MAX_PANEL ? r.panel : MMKD_MAX_PANEL;
-        model->scratch_floats = mmkd_scratch_floats(model);
-        if (model->scratch_floats > MAX_SCRATCH / sizeof(float)) {
-            fail(&r, "file", "needs more than 2 GiB to compute in");
-            status = MMKD_DAMAGED;
-        }
+    if (r.failed) return MMKD_DAMAGED;
+    const int best = best_isa();
+    model->isa = isa == MMKD_ISA_BEST ? best : isa;
+    if (model->isa < MMKD_ISA_BASE || model->isa > best) {
+        fail(&r, "isa", "this processor or this build lacks these instructions");
+        return MMKD_UNKNOWN_ISA;
     }
-    return status;
+    model->computing = &mmkd_compute_base;
+#if defined(__x86_64__) && !defined(MMKD_ONE_ISA)
+    if (model->isa == MMKD_ISA_AVX2) model->computing = &mmkd_compute_avx2;
+    if (model->isa == MMKD_ISA_AVX512) model->computing = &mmkd_compute_avx512;
+#endif
+    model->panel = r.panel < MMKD_MAX_PANEL ? r.panel : MMKD_MAX_PANEL;
+    model->scratch_floats = mmkd_scratch_floats(model);
+    if (model->scratch_floats <= MAX_SCRATCH / sizeof(float)) return MMKD_OK;
+    fail(&r, "file", "needs more than 2 GiB to compute in");
+    return MMKD_DAMAGED;
 }
 
 #ifndef MMKD_NO_HEAP

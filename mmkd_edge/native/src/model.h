@@ -5,7 +5,7 @@
 #include "../include/mmkd.h"
 
 enum { MMKD_MAX_STAGES = 16, MMKD_MAX_BLOCKS = 16, MMKD_LANES = 16, MMKD_EXTRA_TOKENS = 2 };
-enum { MMKD_NAME_BYTES = 256, MMKD_FRONT_STATES = 5, MMKD_MAX_SLOTS = 1024, MMKD_MAX_PANEL = 256 };
+enum { MMKD_NAME_BYTES = 256, MMKD_FRONT_STATES = 5, MMKD_MAX_SLOTS = 1024, MMKD_MAX_PANEL = 256, MMKD_STATISTICS = 8 };
 enum { MMKD_CLASSIFICATION = 0, MMKD_MULTI_LABEL = 1, MMKD_REGRESSION = 2 };
 
 /* Columns of every weight are padded to whole vectors of the widest kind. */
@@ -65,15 +65,40 @@ typedef struct {
     int64_t reach;                             /* 4 times the largest dilation */
 } mmkd_convolutions;
 
+/* Statistics over dyadic intervals of every channel and of its differences, and its spectrum. */
+typedef struct {
+    int64_t depths, bins, features;
+    const float *mean, *scale;                 /* (C,): scale is 1 / std */
+    mmkd_linear basis;                         /* (T, 2 bins): cosines, sines */
+    const float *feature_mean, *feature_scale; /* (F,): scale is 1 / std */
+} mmkd_intervals;
+
+/* Goes on to next[0] if a feature is at most the threshold, else to next[1]; below 0 that is leaf -1 - next. */
+typedef struct {
+    int32_t feature;
+    float threshold;
+    int32_t next[2];
+} mmkd_node;
+
+typedef struct {
+    int64_t count;
+    const int32_t *root; /* (trees,): a node or a leaf, as in mmkd_node */
+    const mmkd_node *node;
+    const float *leaf; /* (leaves, K) */
+    float weight;
+} mmkd_trees;
+
 struct mmkd_model {
     void *memory;
     const char *modality;
     int isa;
     int64_t samples, channels, outputs, embedding;
-    int task, has_transformer, has_convolutions, has_novelty;
+    int task, has_transformer, has_convolutions, has_intervals, has_trees, has_novelty;
     float sharpness, target_mean, target_std;
     mmkd_transformer transformer;
     mmkd_convolutions convolutions;
+    mmkd_intervals intervals;
+    mmkd_trees trees;
     mmkd_linear head;
     mmkd_linear novelty; /* (E, centres) and |c|^2 */
     const float *novelty_middle, *novelty_squares;

@@ -347,13 +347,6 @@ int mmkd_predict(mmkd_predictor *p, const float *window, int32_t samples, int32_
     return MMKD_OK;
 }
 
-/* Add a predictor's reason to those of the sensors that are silent. */
-static void add_silent(const mmkd_predictor *p, char *reasons)
-{
-    size_t used = strlen(reasons);
-    snprintf(reasons + used, REASON - used, "%s%.64s: %.*s", used ? "; " : "", p->entry->facts.modality, REASON / 2, p->reason);
-}
-
 int mmkd_predict_first(mmkd_predictor *const *predictors, const mmkd_window *windows, int32_t count, mmkd_prediction *prediction)
 {
     char silent[REASON] = "", text[REASON];
@@ -376,7 +369,8 @@ int mmkd_predict_first(mmkd_predictor *const *predictors, const mmkd_window *win
             prediction->condition = p->condition;
             return MMKD_OK;
         }
-        add_silent(p, silent);
+        size_t used = strlen(silent);
+        snprintf(silent + used, REASON - used, "%s%.64s: %.*s", used ? "; " : "", p->entry->facts.modality, REASON / 2, p->reason);
         if (!n) first = *prediction;
     }
     if (count < 1) return MMKD_MISUSE;
@@ -644,22 +638,21 @@ int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, 
     size_t scratch = mmkd_model_facts(e->model).scratch_bytes, step_scratch = e->step ? mmkd_model_facts(e->step).scratch_bytes : 0;
     p->memory = malloc((scratch > step_scratch ? scratch : step_scratch) + 64);
     p->scratch = (void *)(((uintptr_t)p->memory + 63) & ~(uintptr_t)63);
-    float **const arrays[] = {&p->window, &p->values, &p->present, &p->rows};
+    const int64_t window = cells + (stride + 1) * p->channels, one = p->channels, outputs = p->labels;
+    const struct { float **to; int64_t count; } arrays[] = {
+        {&p->window, window}, {&p->values, window}, {&p->present, window}, {&p->rows, window}, {&p->fresh, one},
+        {&p->row_before, one}, {&p->row_after, one}, {&p->row_suspect, one}, {&p->row_now, one}, {&p->logits, outputs},
+        {&p->probabilities, outputs}, {&p->step_probabilities, outputs}, {&p->block, stride * one}};
     int is_complete = p->memory != NULL;
-    for (int i = 0; i < 4; i++) is_complete &= (*arrays[i] = floats(cells + (stride + 1) * p->channels)) != NULL;
-    float **const rows[] = {&p->fresh, &p->row_before, &p->row_after, &p->row_suspect, &p->row_now};
-    for (int i = 0; i < 5; i++) is_complete &= (*rows[i] = floats(p->channels)) != NULL;
-    float **const outputs[] = {&p->logits, &p->probabilities, &p->step_probabilities};
-    for (int i = 0; i < 3; i++) is_complete &= (*outputs[i] = floats(p->labels)) != NULL;
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) is_complete &= (*arrays[i].to = floats(arrays[i].count)) != NULL;
     is_complete &= (p->set = calloc((size_t)p->labels, sizeof *p->set)) != NULL;
     is_complete &= (p->mean = calloc((size_t)p->channels, 2 * sizeof *p->mean)) != NULL;
-    if (stride) {
-        is_complete &= (p->block = floats(stride * p->channels)) != NULL;
-        is_complete &= (p->states = calloc((size_t)states, sizeof *p->states)) != NULL;
-        is_complete &= (p->news = calloc((size_t)states, sizeof *p->news)) != NULL;
-        for (int64_t n = 0; is_complete && n < states; n++) {
-            is_complete &= (p->states[n] = floats(mmkd_state_floats(e->step, n))) != NULL;
-            is_complete = is_complete && (p->news[n] = floats(mmkd_news_floats(e->step, n))) != NULL;
+    if (stride) { /* what is new follows the states */
+        is_complete &= (p->states = calloc(2 * (size_t)states, sizeof *p->states)) != NULL;
+        if (p->states) p->news = p->states + states;
+        for (int64_t n = 0; is_complete && n < 2 * states; n++) {
+            int64_t count = n < states ? mmkd_state_floats(e->step, n) : mmkd_news_floats(e->step, n - states);
+            is_complete = (p->states[n] = floats(count)) != NULL;
         }
     }
     if (!is_complete) {
@@ -694,13 +687,9 @@ void mmkd_predictor_close(mmkd_predictor *p)
 {
     if (!p) return;
     int64_t states = p->entry->step ? mmkd_states(p->entry->step) : 0;
-    for (int64_t n = 0; p->states && p->news && n < states; n++) {
-        free(p->states[n]);
-        free(p->news[n]);
-    }
+    for (int64_t n = 0; p->states && n < 2 * states; n++) free(p->states[n]);
     void *const all[] = {p->window, p->values, p->present, p->rows, p->fresh, p->row_before, p->row_after, p->row_suspect, p->row_now,
-                         p->logits, p->probabilities, p->step_probabilities, p->set, p->mean, p->block, p->states, p->news,
-                         p->memory};
+                         p->logits, p->probabilities, p->step_probabilities, p->set, p->mean, p->block, p->states, p->memory};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     free(p);
 }

@@ -245,7 +245,7 @@ def changed(data: bytes, name: str, word: int, value: int, *, table: bool = Fals
         ("sizes", 1, 2**30, False, "channels: is out of its range"),
         ("sizes", 2, 17, False, "head.w: does not have the sizes that the model needs"),
         ("t.sizes", 1, 7, False, "heads: expected a divisor of the width"),
-        ("t.sizes", 8, 1, False, "t.sizes: expected whole windows beside convolutions"),
+        ("t.sizes", 8, 1, False, "t.sizes: expected whole windows beside other members"),
         ("t.stem", 0, 0, False, "stride: is out of its range"),
         ("c.kernel", 0, 10_000, False, "dilation: is out of its range"),
         ("c.kernel", 7, -1, False, "c.kernel: is out of its range"),

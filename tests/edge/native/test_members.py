@@ -1,0 +1,377 @@
+"""Interval features and trees of the native engine, compared with NumPy; files are written by hand."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import BackendError
+from mmkd_edge.native import ISAS, NativeModel
+from mmkd_export.graph.native_from_student import _intervals, _packed, _padded, _trees, int8_weights
+from tests.edge.native.test_native import case, changed, model_or_skip
+
+pytestmark = pytest.mark.usefixtures("native_engine")
+
+WINDOWS = 12
+CLASSIFICATION, MULTI_LABEL, REGRESSION = 0, 1, 2
+
+
+def windows_of(samples: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random walks with gaps, a lost channel, a constant, ties, extremes and nothing at all."""
+    rng = np.random.default_rng(samples + channels)
+    values = rng.normal(size=(WINDOWS, samples, channels)).cumsum(axis=1).astype(np.float32)
+    present = np.ones_like(values)
+    present[1, samples // 4 : samples // 2] = 0
+    present[2, :, 0] = 0
+    present[3] = 0
+    present[4] = rng.random((samples, channels)) > 0.5
+    values[5] = 1.25
+    values[6] = np.round(values[6])
+    values[7, ::3] = 1e6
+    return values * present, present
+
+
+def scale_of(channels: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return rng.normal(size=channels).astype(np.float32), rng.uniform(0.2, 1.0, channels).astype(np.float32)
+
+
+def basis_of(samples: int, bins: int) -> np.ndarray:
+    angle = 2 * np.pi * np.outer(np.arange(samples), np.arange(1, bins + 1)) / samples
+    return np.concatenate([np.cos(angle), np.sin(angle)], axis=1) / np.sqrt(samples)
+
+
+def features_of(window: np.ndarray, present: np.ndarray, *, depth: int, bins: int) -> np.ndarray:
+    """What the engine must compute, slowly, in float64."""
+    mean, scale = scale_of(window.shape[1])
+    features: list[float] = []
+    for channel in range(window.shape[1]):
+        there = present[:, channel] > 0
+        scaled = np.clip((window[:, channel] - mean[channel]) * scale[channel], -8, 8).astype(np.float64)
+        middle = scaled[there].mean() if there.any() else 0.0
+        one = np.where(there, scaled, middle)
+        for view in (one, np.diff(one)):
+            read = view[len(view) - (len(view) >> depth << depth) :]
+            for level in range(depth + 1):
+                for part in np.split(read, 2**level):
+                    time = np.arange(len(part)) - (len(part) - 1) / 2
+                    slope = (time * (part - part.mean())).sum() / max((time**2).sum(), 1)
+                    features += [part.mean(), part.std(), slope, *np.quantile(part, [0, 0.25, 0.5, 0.75, 1])]
+        spectrum = np.abs(np.fft.rfft(one - one.mean()))[1 : bins + 1] ** 2 / len(one)
+        features += list(np.log(spectrum + 1e-6))
+    return np.array(features)
+
+
+def interval_tensors(
+    samples: int, channels: int, *, depth: int, bins: int, feature_mean: Any = 0.0, feature_scale: Any = 1.0
+) -> dict[str, np.ndarray]:
+    features = channels * (16 * (2 ** (depth + 1) - 1) + bins)
+    return dict(
+        _intervals(
+            *scale_of(channels),
+            basis_of(samples, bins),
+            np.broadcast_to(feature_mean, features),
+            np.broadcast_to(feature_scale, features),
+            depth=depth,
+        )
+    )
+
+
+def file_of(
+    samples: int,
+    channels: int,
+    members: dict[str, np.ndarray],
+    head: np.ndarray,
+    bias: np.ndarray,
+    *,
+    task: int = CLASSIFICATION,
+) -> bytes:
+    flags = 3 if "f.sizes" in members else 1
+    return _packed(
+        {
+            "sizes": np.array([[samples, channels, len(bias), task, 0, 0, 0, flags]], dtype=np.int32),
+            "modality": np.frombuffer(b"acc".ljust(256, b"\0"), dtype=np.uint8)[None],
+            "scales": np.array([[0.8, 3.0, 0.5]], dtype=np.float32),
+            **members,
+            "head.w": _padded(head.astype(np.float32)),
+            "head.b": _padded(bias[None].astype(np.float32)),
+        }
+    )
+
+
+def logits_of(data: bytes, isa: str, values: np.ndarray, present: np.ndarray) -> np.ndarray:
+    model = model_or_skip(data, isa)
+    return np.concatenate([model.run(values[row : row + 1], present[row : row + 1])[0] for row in range(len(values))])
+
+
+def features_in_c(samples: int, channels: int, isa: str, *, depth: int, bins: int) -> np.ndarray:
+    """The engine's features themselves: 32 times the thirty-second part, which is not clamped."""
+    members = interval_tensors(samples, channels, depth=depth, bins=bins, feature_scale=1 / 32)
+    features = members["i.feature_mean"].size
+    data = file_of(samples, channels, members, 32 * np.eye(features), np.zeros(features), task=MULTI_LABEL)
+    return logits_of(data, isa, *windows_of(samples, channels))
+
+
+@pytest.mark.parametrize("isa", ISAS[1:])
+@pytest.mark.parametrize(
+    ("samples", "channels", "depth", "bins"),
+    [(200, 3, 4, 32), (8, 1, 0, 4), (67, 2, 3, 32), (17, 20, 1, 8), (9, 1, 3, 4)],
+)
+def test_interval_features_are_those_of_numpy(samples: int, channels: int, depth: int, bins: int, isa: str):
+    values, present = windows_of(samples, channels)
+    got = features_in_c(samples, channels, isa, depth=depth, bins=bins)
+    expected = [
+        features_of(window, there, depth=depth, bins=bins) for window, there in zip(values, present, strict=True)
+    ]
+    per_series = got.shape[1] // channels
+    is_bin = np.arange(got.shape[1]) % per_series >= per_series - bins
+    np.testing.assert_allclose(got[:, ~is_bin], np.array(expected)[:, ~is_bin], atol=1e-5, rtol=1e-6)
+    # a logarithm turns the last bits of a power near zero into more than its own
+    np.testing.assert_allclose(np.exp(got[:, is_bin]), np.exp(np.array(expected)[:, is_bin]), atol=1e-5, rtol=1e-4)
+
+
+def grow(rng: np.random.Generator, features: np.ndarray, trees: int, outputs: int) -> dict[str, np.ndarray]:
+    """Random trees in the arrays of the training side; thresholds are features of windows, so that some are equal."""
+    roots, feature, threshold, left, right, leaves = [], [], [], [], [], []
+
+    def add(depth: int) -> int:
+        node = len(feature)
+        for array in (feature, threshold, left, right):
+            array.append(0)
+        if depth == 0 or rng.random() < 0.2:
+            feature[node], left[node] = -1, len(leaves)
+            leaves.append(rng.integers(0, 2**15, outputs) if outputs == 1 else rng.dirichlet(np.ones(outputs)))
+            return node
+        feature[node] = int(rng.integers(features.shape[1]))
+        threshold[node] = float(features[rng.integers(len(features)), feature[node]])
+        left[node] = add(depth - 1)
+        right[node] = add(depth - 1)
+        return node
+
+    for _ in range(trees):
+        roots.append(add(7))
+    return {
+        "roots": np.array(roots),
+        "feature": np.array(feature),
+        "threshold": np.array(threshold, dtype=np.float32),
+        "left": np.array(left),
+        "right": np.array(right),
+        "leaves": np.array(leaves, dtype=np.float32).reshape(-1, outputs),
+    }
+
+
+def votes_of(trees: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
+    """The sum of the leaves, (B, K), by walking every tree."""
+    votes = np.zeros((len(features), trees["leaves"].shape[1]))
+    for row, window in enumerate(features):
+        for root in trees["roots"]:
+            node = root
+            while trees["feature"][node] >= 0:
+                is_left = window[trees["feature"][node]] <= trees["threshold"][node]
+                node = trees["left" if is_left else "right"][node]
+            votes[row] += trees["leaves"][trees["left"][node]]
+    return votes
+
+
+@pytest.mark.parametrize("isa", ISAS[1:])
+def test_every_tree_ends_in_the_leaf_where_it_ends_on_the_same_features(isa: str):
+    features = features_in_c(67, 2, isa, depth=3, bins=32)
+    trees = grow(np.random.default_rng(5), features, 60, 1)
+    members = {**interval_tensors(67, 2, depth=3, bins=32), **dict(_trees(**trees, scale=1.0))}
+    data = file_of(67, 2, members, np.zeros((features.shape[1], 1)), np.zeros(1), task=REGRESSION)
+    logits = logits_of(data, isa, *windows_of(67, 2))
+    # sums of whole numbers below 2**24 are exact in float32: one other leaf would change one
+    np.testing.assert_array_equal(np.rint(logits * 60), votes_of(trees, features))
+
+
+@pytest.mark.parametrize("isa", ISAS[1:])
+@pytest.mark.parametrize("task", [CLASSIFICATION, MULTI_LABEL, REGRESSION])
+def test_head_and_trees_answer_together(task: int, isa: str):
+    outputs = 1 if task == REGRESSION else 4
+    rng = np.random.default_rng(6)
+    features = features_in_c(67, 2, isa, depth=3, bins=32)
+    trees = grow(rng, features, 20, outputs)
+    if outputs == 1:
+        trees["leaves"] /= 2**15
+    mean, scale = features.mean(0), 4 / (features.std(0) + 0.1)
+    members = interval_tensors(67, 2, depth=3, bins=32, feature_mean=mean, feature_scale=scale)
+    members |= dict(_trees(**trees, scale=0.7))
+    head, bias = rng.normal(scale=0.05, size=(features.shape[1], outputs)), rng.normal(size=outputs)
+    data = file_of(67, 2, members, head, bias, task=task)
+    votes, trees_count = votes_of(trees, features), 20
+    parts = {
+        CLASSIFICATION: np.log((votes + 1 / outputs) / (trees_count + 1)),
+        MULTI_LABEL: np.log((votes + 0.5) / (trees_count - votes + 0.5)),
+        REGRESSION: votes / trees_count,
+    }
+    expected = np.clip((features - mean) * scale, -8, 8) @ head + bias + 0.7 * parts[task]
+    values, present = windows_of(67, 2)
+    model = model_or_skip(data, isa)
+    answers = [model.run(values[row : row + 1], present[row : row + 1]) for row in range(WINDOWS)]
+    np.testing.assert_allclose(np.concatenate([each[0] for each in answers]), expected, atol=1e-4)
+    sharp = 0.8 * expected
+    weights = np.exp(sharp)
+    answer = {
+        CLASSIFICATION: weights / weights.sum(1, keepdims=True),
+        MULTI_LABEL: weights / (1 + weights),
+        REGRESSION: 3.0 + 0.5 * sharp,
+    }
+    np.testing.assert_allclose(np.concatenate([each[1] for each in answers]), answer[task], atol=1e-4)
+    small = logits_of(int8_weights(data), isa, values, present)
+    np.testing.assert_allclose(small, expected, atol=0.03 * np.abs(expected).max())
+
+
+def tensors_of(data: bytes) -> dict[str, np.ndarray]:
+    tensors = {}
+    for number in range(struct.unpack_from("<I", data, 8)[0]):
+        name, kind, _, rows, columns, _, _, start = struct.unpack_from("<24s6IQ", data, 16 + 56 * number)
+        dtype = ("<f4", "<i4", "u1", "i1")[kind]
+        tensors[name.rstrip(b"\0").decode()] = np.frombuffer(data, dtype, rows * columns, start).reshape(rows, columns)
+    return tensors
+
+
+@pytest.mark.parametrize("isa", ISAS[1:])
+def test_they_stand_beside_a_transformer_and_convolutions(isa: str):
+    data, values, present, expected = case("average", 240, 2, "regression", 1)
+    rng = np.random.default_rng(8)
+    tensors = tensors_of(data)
+    members = interval_tensors(240, 2, depth=2, bins=16)
+    weights = rng.normal(scale=0.01, size=(members["i.feature_mean"].size, 1))
+    features = np.array(
+        [features_of(window, there, depth=2, bins=16) for window, there in zip(values, present, strict=True)]
+    )
+    trees = grow(rng, features + 0.01, 9, 1)  # thresholds not on features: float32 is not float64
+    trees["leaves"] /= 2**15
+    members |= dict(_trees(**trees, scale=0.5))
+    novelty = {
+        name: np.pad(tensors[name], ((0, 0), (0, len(weights)))) for name in ("novelty.middle", "novelty.squares")
+    }
+    novelty["novelty.w"] = np.pad(tensors["novelty.w"], ((0, len(weights)), (0, 0)))
+    sizes = tensors["sizes"].copy()
+    sizes[0, 7] = 3
+    head = np.concatenate([tensors["head.w"], _padded(weights.astype(np.float32))])
+    model = model_or_skip(_packed({**tensors, "sizes": sizes, **members, "head.w": head, **novelty}), isa)
+    answers = [model.run(values[row : row + 1], present[row : row + 1]) for row in range(len(values))]
+    logits = expected[0] + np.clip(features, -8, 8) @ weights + 0.5 * votes_of(trees, features) / 9
+    got = np.concatenate([each[0] for each in answers])
+    np.testing.assert_allclose(got, logits, atol=5e-4)
+    np.testing.assert_allclose(np.concatenate([each[2] for each in answers]), expected[2], rtol=2e-3, atol=2e-2)
+
+
+@pytest.fixture(scope="module")
+def forest() -> bytes:
+    """Three trees of three, one and no inner nodes, and three leaves."""
+    members = interval_tensors(33, 2, depth=2, bins=8)
+    features = members["i.feature_mean"].size
+    members |= dict(
+        _trees(
+            np.array([0, 7, 10]),
+            np.array([0, 5, -1, -1, 239, -1, -1, 3, -1, -1, -1]),
+            np.array([0.5, 0.0, 0, 0, 1.5, 0, 0, -0.5, 0, 0, 0]),
+            np.array([1, 2, 0, 1, 5, 1, 2, 8, 2, 0, 1]),
+            np.array([4, 3, 0, 0, 6, 0, 0, 9, 0, 0, 0]),
+            np.eye(3),
+            scale=0.5,
+        )
+    )
+    np.testing.assert_array_equal(members["f.sizes"], [[3, 4, 3]])
+    np.testing.assert_array_equal(members["f.roots"], [[0, 3, -2]])
+    np.testing.assert_array_equal(
+        members["f.nodes"][:, [0, 2, 3]], [[0, 1, 2], [5, -1, -2], [239, -2, -3], [3, -3, -1]]
+    )
+    np.testing.assert_array_equal(members["f.leaves"], np.eye(3))
+    return file_of(33, 2, members, np.random.default_rng(9).normal(size=(features, 3)), np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "value", "message"),
+    [
+        ("sizes", 7, 2, "sizes: expected a member, found none"),
+        ("sizes", 7, 4, "sizes: is out of its range"),
+        ("sizes", 7, 0, "sizes: expected a member, found none"),
+        ("i.sizes", 0, 5, "depth: is out of its range"),
+        ("i.sizes", 0, 3, "i.sizes: is out of its range"),
+        ("i.sizes", 1, 0, "bins: is out of its range"),
+        ("i.sizes", 1, 9, "i.sizes: is out of its range"),
+        ("i.sizes", 2, 239, "i.sizes: is out of its range"),
+        ("i.mean", 1, 0x7FC00000, "i.mean: expected finite numbers"),
+        ("f.sizes", 0, 1025, "trees: is out of its range"),
+        ("f.sizes", 1, 2**18 + 1, "nodes: is out of its range"),
+        ("f.sizes", 2, 0, "leaves: is out of its range"),
+        ("f.scale", 0, 0x7F800000, "f.scale: expected finite numbers"),
+        ("f.roots", 0, 1, "f.nodes: is out of its range"),
+        ("f.roots", 1, 0, "f.nodes: is out of its range"),
+        ("f.roots", 1, -1, "f.nodes: expected every node once"),
+        ("f.roots", 2, -4, "f.nodes: is out of its range"),
+        ("f.nodes", 0, 240, "f.nodes: is out of its range"),
+        ("f.nodes", 0, -1, "f.nodes: is out of its range"),
+        ("f.nodes", 1, 0x7FC00000, "f.nodes: expected finite numbers"),
+        ("f.nodes", 2, 0, "f.nodes: is out of its range"),
+        ("f.nodes", 2, -1, "f.nodes: is out of its range"),
+        ("f.nodes", 3, 1, "f.nodes: is out of its range"),
+        ("f.nodes", 3, -(2**31), "f.nodes: is out of its range"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(forest: bytes, name: str, word: int, value: int, message: str):
+    with pytest.raises(BackendError) as error:
+        NativeModel(changed(forest, name, word, value))
+    assert str(error.value) == f"backend 'native' cannot open the artifact: {message}"
+
+
+@pytest.mark.parametrize(("depth", "is_read"), [(64, True), (65, False)])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_walk_of_more_than_64_nodes_is_refused(depth: int, is_read: bool, side: str):
+    """A chain of nodes, each with a leaf on the other side."""
+    nodes = np.arange(2 * depth + 1)
+    is_inner = nodes < depth
+    other = "left" if side == "right" else "right"
+    follow = {side: np.where(nodes < depth - 1, nodes + 1, 2 * depth), other: depth + nodes}
+    left, right = (np.where(is_inner, follow[name], 0) for name in ("left", "right"))
+    members = interval_tensors(8, 1, depth=0, bins=4)
+    members |= dict(
+        _trees(
+            np.array([0]),
+            np.where(is_inner, 0, -1),
+            np.zeros(len(nodes)),
+            left,
+            right,
+            np.zeros((1, 1)),
+            scale=1.0,
+        )
+    )
+    data = file_of(8, 1, members, np.zeros((20, 1)), np.zeros(1), task=REGRESSION)
+    if is_read:
+        assert NativeModel(data).shape == (8, 1)
+        return
+    with pytest.raises(BackendError) as error:
+        NativeModel(data)
+    assert str(error.value) == "backend 'native' cannot open the artifact: f.nodes: is out of its range"
+
+
+def test_altered_files_are_refused_or_answered_and_nothing_crashes(forest: bytes):
+    values, present = windows_of(33, 2)
+    rng = np.random.default_rng(0)
+    tensors = {name: len(tensor.tobytes()) for name, tensor in tensors_of(forest).items()}
+    opened = 0
+    for _ in range(1000):
+        altered = bytearray(forest)
+        for _ in range(rng.integers(1, 3)):
+            name = rng.choice([name for name in tensors if name[:2] in ("i.", "f.") or name == "sizes"])
+            altered = bytearray(
+                changed(
+                    bytes(altered),
+                    name,
+                    int(rng.integers(tensors[name] // 4)),
+                    int(rng.choice([-1, 0, 1, 2, 7, 2**30, -(2**31), int(rng.integers(-400, 400))])),
+                )
+            )
+        try:
+            model = NativeModel(bytes(altered))
+        except BackendError:
+            continue
+        opened += 1
+        assert [part.shape for part in model.run(values[:1], present[:1])] == [(1, 3)] * 2
+    assert 0 < opened < 1000
