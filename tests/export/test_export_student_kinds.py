@@ -20,6 +20,7 @@ from mmkd_edge.backends.base import is_installed, open_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
+from mmkd_edge.native import NativeModel
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
@@ -146,8 +147,8 @@ TREES_TASKS = {
         ("trees", "a number", ()),
     ],
 )
-def test_intervals_and_trees_run_in_onnx_runtime(
-    members: str, task: str, precisions: tuple[str, ...], tmp_path: Path
+def test_intervals_and_trees_run_in_onnx_runtime_and_the_native_engine(
+    members: str, task: str, precisions: tuple[str, ...], tmp_path: Path, native_engine: None
 ) -> None:
     student = of_members(members, TREES_TASKS[task])
     assert student.carried is not None
@@ -157,11 +158,20 @@ def test_intervals_and_trees_run_in_onnx_runtime(
         output=tmp_path / "student.edge",
         platform="cpu-x86",
         precisions=precisions,
+        targets=("native",),
     )
     export(replace(plan, accept_unjudged=True, max_drop_points=100.0) if precisions else plan)
     for precision in ("fp32", *precisions):
-        with EdgePredictor.open(plan.output, backend="ort", precision=precision, threads=1) as predictor:
-            assert predictor.selftest().label_agreement >= (1.0 if precision == "fp32" else 0.9)
+        for backend in ("ort",) if precision == "fp16" else ("ort", "native"):
+            with EdgePredictor.open(plan.output, backend=backend, precision=precision, threads=1) as predictor:
+                assert predictor.selftest().label_agreement >= (1.0 if precision == "fp32" else 0.9)
+    windows = student.carried.windows[clear_rows(student, student.carried.windows)]
+    expected = answers_from_student(student, windows)
+    with Bundle.open(plan.output) as bundle:
+        model = NativeModel(bundle.read("acc/model.fp32.native"))
+    for number, window in enumerate(windows):
+        logits = model.run(*prepare_batch(window[None], student.modality))[0]
+        np.testing.assert_allclose(logits[0], expected.logits[number], atol=1e-4)
 
 
 def test_another_leaf_is_one_vote_and_changes_no_label() -> None:

@@ -185,7 +185,7 @@ def _intervals(
 def _trees(
     roots: Array, feature: Array, threshold: Array, left: Array, right: Array, leaves: Array, *, scale: float
 ) -> Named:
-    """Yield the tensors of trees in the arrays of `mmkd_models.networks.trees`, nodes in pre-order: inner nodes alone."""
+    """Yield the tensors of trees in the arrays of `mmkd_models.networks.trees`, whose nodes are in pre-order."""
     inner = feature >= 0
     number = np.where(inner, np.cumsum(inner) - 1, -1 - left)  # of a node, or below 0 of a leaf
     bits = threshold.astype(np.float32).view(np.int32)
