@@ -277,6 +277,35 @@ def test_what_windows_with_times_share_is_replayed_once(
     assert found[0].rows[:, 0].tolist() == first
 
 
+def test_a_run_of_windows_is_named_by_its_file_and_its_time_there(tmp_path: Path) -> None:
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=2.0, samples=4)
+    values = np.random.default_rng(0).normal(size=(3, 6, 1))
+    data: dict[str, dict[str, Any]] = {
+        name: {
+            "acc": [signal[:4], signal[2:]],  # the second begins a second later
+            "labels": [number % 2] * 2,
+            "groups": [number] * 2,
+            "episodes": [number] * 2,
+            "starts": [7.5, 8.5],
+        }
+        for number, (name, signal) in enumerate(zip(("train", "valid", "test"), values, strict=True))
+    }
+    samples = np.random.default_rng(1).normal(size=(4, 4, 1))
+    facts = {"groups": [0] * 4, "episodes": [0] * 4, "starts": [0.0, 1.0, 5.0, 6.0]}
+    data["train"] = {"acc": samples, "labels": [0, 0, 1, 1], **facts}
+    files = ("a.csv", "b.csv", "c.csv")
+    path = tmp_path / "data"
+    write_dataset(path, name="made_up", labels=TASK.labels, modalities=[acc], splits=data, episode_names=files)
+    found = read_recordings(path, acc)
+    assert [(one.name, len(one.rows)) for one in found] == [
+        ("a.csv 0 to 3 s", 6),
+        ("a.csv 5 to 8 s", 6),
+        ("b.csv 7.5 to 10.5 s", 6),
+        ("c.csv 7.5 to 10.5 s", 6),
+    ]
+    np.testing.assert_allclose(found[2].rows, values[1], rtol=1e-6)
+
+
 def test_what_windows_without_times_share_is_found_in_their_samples(tmp_path: Path) -> None:
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=40)
     signals = np.random.default_rng(4).normal(size=(3, 100, 1)).astype(np.float32)

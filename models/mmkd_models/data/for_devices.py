@@ -14,7 +14,7 @@ import numpy as np
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.checking.related import find_overlaps
+from mmkd_models.data.checking.related import file_and_time, file_starts, find_overlaps
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.files import RECORDINGS, is_cut
 from mmkd_models.data.spec import SPLIT_NAMES, SplitName, decode_samples
@@ -117,11 +117,12 @@ def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int])
 def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[WholeRecording]:
     """Join consecutive windows of one split, group, label and episode; shared samples come once."""
     windows = dataset.everything()
-    if windows.times is None:  # without times by shared samples
+    starts_s = windows.starts if windows.times is None else windows.times
+    if starts_s is None:  # without times by shared samples
         overlaps, steps_s = find_overlaps(windows), np.zeros(len(windows))
         follows = overlaps.second == overlaps.first + 1
         steps_s[overlaps.second[follows]] = overlaps.shift[follows] / overlaps.modality.rate_hz
-    starts_s = np.cumsum(steps_s) if windows.times is None else windows.times
+        starts_s = np.cumsum(steps_s)
 
     def run_key(number: int) -> tuple[str, ...]:
         episode = "" if windows.episodes is None else str(windows.episodes[number])
@@ -132,10 +133,14 @@ def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) ->
         values = windows.source.gather(modality, windows.rows[run], shift_s=None)  # (B, T, C)
         steps = np.diff(first_sample(starts_s[run] - starts_s[run[0]], modality.rate_hz))
         new = np.where((steps > 0) & (steps < modality.samples), steps, modality.samples)
+        end_s = float(starts_s[run[-1]]) + modality.duration_s
+        is_named = file_starts(windows) is not None
         parts = [window[modality.samples - count :] for window, count in zip(values[1:], new.tolist(), strict=True)]
         yield WholeRecording(
             rows=np.concatenate([values[0], *parts])[:, order],
-            name=f"windows {run[0]} to {run[-1]}",
+            name=file_and_time(windows, run[0], float(starts_s[run[0]]), end_s)
+            if is_named
+            else f"windows {run[0]} to {run[-1]}",
             label=_label(dataset, windows.labels[run[0]]),
             group=str(windows.groups[run[0]]) if windows.has_groups else "",
             split=SPLIT_NAMES[int(windows.splits[run[0]])],
