@@ -137,9 +137,11 @@ def _convert_checkpoint(resolved: ResolvedPlan, begin: OnStage) -> _Made:
     made = _Made(student=student, rule=rule, artifacts=[student.fp32])
     for target in resolved.targets:
         if target.convert is None:
+            target.check_members(checkpoint.config.members)
             continue
         begin(target.stage)
         try:
+            target.check_members(checkpoint.config.members)
             made.student = target.convert(made.student, checkpoint, plan.source)
         except MmkdError as error:
             if target.name not in plan.optional:

@@ -28,6 +28,7 @@ from mmkd_export.graph.onnx_graph import learnt_layers, select_layers
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
+from mmkd_export.targets.table import TARGETS
 from mmkd_export.verify.answers import answers_from_student, clear_rows, with_missing_samples
 from mmkd_export.verify.windows import plausible_range
 from mmkd_models.networks.config import TreesConfig, student_members
@@ -172,6 +173,20 @@ def test_intervals_and_trees_run_in_onnx_runtime_and_the_native_engine(
     for number, window in enumerate(windows):
         logits = model.run(*prepare_batch(window[None], student.modality))[0]
         np.testing.assert_allclose(logits[0], expected.logits[number], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("target", "members", "lacking"), [("trt", "trees", "trees"), ("litert", "intervals,trees", "intervals and trees")]
+)
+def test_engines_without_trees_are_named_with_what_to_do(target: str, members: str, lacking: str) -> None:
+    row = next(row for row in TARGETS if row.name == target)
+    with pytest.raises(UsageError) as error:
+        row.check_members(student_members(members))
+    assert str(error.value) == (
+        f"--target {target}: {lacking} of this student run in the native engine and ONNX Runtime alone; train one for "
+        "this target with --members transformer,convolutions (with --choose too)"
+    )
+    row.check_members(("transformer", "convolutions"))
 
 
 def test_another_leaf_is_one_vote_and_changes_no_label() -> None:

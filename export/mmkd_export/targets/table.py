@@ -42,6 +42,7 @@ class Target:
         build: builds engines of the written bundle for some or all precisions; also from a bundle, like `write`.
         write: writes a folder of sources next to the bundle.
         platform_here: default platform; None takes the processor's.
+        lacks: members of students that its engine cannot run.
     """
 
     name: str
@@ -57,6 +58,15 @@ class Target:
     build: Build | None = None
     write: Callable[[Path], Path] | None = None
     platform_here: Callable[[], PlatformName] | None = None
+    lacks: tuple[str, ...] = ()
+
+    def check_members(self, members: Sequence[str]) -> None:
+        """Raise UsageError if the target's engine lacks one of a student's members."""
+        if lacking := [member for member in members if member in self.lacks]:
+            raise UsageError(
+                f"--target {self.name}: {' and '.join(lacking)} of this student run in the native engine and ONNX "
+                "Runtime alone; train one for this target with --members transformer,convolutions (with --choose too)"
+            )
 
     def problems(self, plan: ExportPlan) -> Iterator[MmkdError]:
         """Yield problems that prevent a plan's export."""
@@ -99,6 +109,7 @@ TARGETS: tuple[Target, ...] = (
         format="tflite",
         convert=litert.add_tflite,
         int8=litert.make_int8_tflite,
+        lacks=("intervals", "trees"),
     ),
     Target(
         name="c",
@@ -114,6 +125,7 @@ TARGETS: tuple[Target, ...] = (
         stage="build engines",
         build=trt.build_engines_apart,
         platform_here=trt.platform_here,
+        lacks=("trees",),
     ),
 )
 

@@ -8,6 +8,7 @@ with loading("mmkd-distill"):
     import importlib.util
     from collections.abc import Sequence
     from dataclasses import dataclass, replace
+    from functools import partial
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -23,14 +24,14 @@ with loading("mmkd-distill"):
         Json,
         Modality,
         Output,
-        StudentMembers,
+        RacedMembers,
         TrainingOptions,
         new_run,
         training_data,
     )
     from mmkd_models.commands.outputs import drop_states, hold_output, training_shown, write_student_and_report
     from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN
-    from mmkd_models.networks.config import MemberKind, preset_named, student_config, student_members
+    from mmkd_models.networks.config import MEMBERS, MemberKind, preset_named, student_config, student_members
 
 if TYPE_CHECKING:
     import typer
@@ -72,9 +73,9 @@ class _StudentOptions:
     preset: Annotated[
         str | None, Option("Size: tiny, small, medium or base.", shown=f"{STUDENT_PRESET}; with --qat the student's")
     ] = None
-    members: StudentMembers = "transformer"
+    members: RacedMembers = None
     choose: Annotated[
-        bool, Option("Train all members, labels only too, and write what validation prefers.", ("--choose",))
+        bool, Option("Train the members, labels only too, and write what validation prefers of all.", ("--choose",))
     ] = False
     causal: Causal = False
     qat: Annotated[
@@ -141,10 +142,14 @@ def distill(
     from mmkd_models.training.students import choose_student, train_student
     from mmkd_models.training.trainings import distil_int8
 
-    members = student_members(student.members)
+    members = student_members(student.members or ("transformer" if not student.choose else ",".join(MEMBERS)))
     preset = student.preset or STUDENT_PRESET
     _check_combinations(members, student, taught)
-    config = student_config(preset_named(preset, option="--preset"), causal=student.causal, members=members)
+    config = student_config(
+        preset_named(preset, option="--preset"),
+        causal=student.causal,
+        members=("transformer",) if student.choose else members,
+    )
     hold_output(context, output, teachers=teacher, replace=options.force or options.resume)
     training = training_data(data, options, modalities=None)
     start = None if student.qat is None else _read_start(student, modality, output)
@@ -176,24 +181,24 @@ def distill(
             )
         elif student.choose:
             alone, learnt = (replace(run, run_dir=run.run_dir and run.run_dir / name) for name in ("labels", "taught"))
-            baseline = choose_student(training.with_modalities((modality,)), modality, config, alone)
-            checkpoint = choose_student(
-                training, modality, config, learnt, teachers=teachers, recipe=recipe, baseline=baseline
-            )
+            race = partial(choose_student, modality=modality, config=config, among=members)
+            baseline = race(training.with_modalities((modality,)), run=alone)
+            checkpoint = race(training, run=learnt, teachers=teachers, recipe=recipe, baseline=baseline)
         else:
             checkpoint = train_student(training, modality, config, run, teachers=teachers, recipe=recipe)
     write_student_and_report(output, checkpoint, json=result.json)
 
 
 def _check_combinations(members: tuple[MemberKind, ...], student: _StudentOptions, taught: _RecipeOptions) -> None:
-    named_members = members != ("transformer",)
-    if student.choose and (named_members or student.qat is not None):
-        other = "--qat" if student.qat is not None else f"--members {student.members}"
+    if student.choose and student.qat is not None:
         raise UsageError(
-            f"--choose cannot be combined with {other}: validation chooses among all members and their averages; "
-            "leave one of them out"
+            "--choose cannot be combined with --qat: validation chooses among new students; leave one of them out"
         )
-    if student.qat is not None and (named_members or student.preset is not None or student.causal):
+    if student.choose and "transformer" not in members:
+        raise UsageError(
+            f"--choose --members: expected transformer among them, got {student.members}; add it, or leave out --choose"
+        )
+    if student.qat is not None and (student.members is not None or student.preset is not None or student.causal):
         other = "--causal" if student.causal else "--preset" if student.preset is not None else "--members"
         raise UsageError(f"{other} cannot be combined with --qat, which continues with a trained student; leave it out")
     if "transformer" not in members and (taught.recipe or taught.term):

@@ -49,6 +49,14 @@ StudentMembers = Annotated[
     str,
     Option("Members of the student, averaged: transformer, convolutions, intervals, trees.", metavar="NAMES"),
 ]
+RacedMembers = Annotated[
+    str | None,
+    Option(
+        "Members of the student, averaged: transformer, convolutions, intervals, trees.",
+        metavar="NAMES",
+        shown="transformer; with --choose all",
+    ),
+]
 Embed = Annotated[bool, Option("Carry up to 256 validation windows.", ("--embed-windows/--no-embed-windows",))]
 Json = Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))]
 Page = Annotated[Path | None, Option("Also write the results as one self-contained page.", metavar="FILE.html")]

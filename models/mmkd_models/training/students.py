@@ -22,7 +22,7 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.metrics.likelihood import helpful_temperature
-from mmkd_models.networks.config import MemberKind, StudentConfig, in_order, named
+from mmkd_models.networks.config import MEMBERS, MemberKind, StudentConfig, in_order, named
 from mmkd_models.networks.convolutions import fits_kernels
 from mmkd_models.networks.intervals import fits_intervals
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, TriedStudent
@@ -44,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 _MIXED, _UNMIXED = "transformer of mixed windows", "transformer of unmixed windows"
 _PAIRS = (0.25, 0.75)  # weights of a transformer beside one other member, besides a half
-
-_RACED: tuple[MemberKind, ...] = ("convolutions",)  # beside transformers
 
 Weights = dict[MemberKind, float]
 
@@ -185,11 +183,12 @@ def choose_student(
     teachers: Sequence[TeacherFile] = (),
     recipe: Recipe | None = None,
     baseline: StudentCheckpoint | None = None,
+    among: tuple[MemberKind, ...] = MEMBERS,
 ) -> StudentCheckpoint:
-    """Train all members as `train_student` does, and return the one or the average that validates best.
+    """Train members as `train_student` does, and return the one or the average that validates best.
 
-    A labels-only `baseline` wins if it is better and significantly likelier. Causal students are transformers; short
-    windows have fewer members. Each training has its own folder.
+    A labels-only `baseline` wins if it is better and significantly likelier. A transformer is always `among` the
+    members; causal students are transformers, and short windows have fewer members. Each training has its own folder.
     """
     trials = []
     for name, augment in zip((_MIXED, _UNMIXED), mixings(run.augment), strict=False):
@@ -198,8 +197,12 @@ def choose_student(
         trained = _transformer(data, modality, config, own, teachers=teachers, recipe=recipe)
         trials.append(_trial(name, trained, data.valid))
     spec = data.train.spec.modality(modality)
-    fits = {"convolutions": fits_kernels(spec), "intervals": fits_intervals(spec), "trees": fits_intervals(spec)}
-    kinds = [kind for kind in _RACED if fits[kind] and not config.causal]
+    fits: dict[MemberKind, bool] = {
+        "convolutions": fits_kernels(spec),
+        "intervals": fits_intervals(spec),
+        "trees": fits_intervals(spec),
+    }
+    kinds = [kind for kind in among if fits.get(kind) and not config.causal]
     best = _best(trials)
     if kinds:
         lesson = lesson_of(data, run, teachers)

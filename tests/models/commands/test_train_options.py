@@ -325,14 +325,17 @@ def test_the_student_that_validation_chose_is_chosen_again_by_the_same_command(
     assert (tmp_path / "student.ckpt").read_bytes() == first
 
 
-_AMONG_ALL = "validation chooses among all members and their averages; leave one of them out"
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--choose", "--members", "trees"), f"--choose cannot be combined with --members trees: {_AMONG_ALL}"),
-        (("--choose", "--qat", "student.ckpt"), f"--choose cannot be combined with --qat: {_AMONG_ALL}"),
+        (
+            ("--choose", "--members", "trees"),
+            "--choose --members: expected transformer among them, got trees; add it, or leave out --choose",
+        ),
+        (
+            ("--choose", "--qat", "student.ckpt"),
+            "--choose cannot be combined with --qat: validation chooses among new students; leave one of them out",
+        ),
         (
             ("--members", "transformer,trees", "--qat", "student.ckpt"),
             "--members cannot be combined with --qat, which continues with a trained student; leave it out",

@@ -111,6 +111,7 @@ def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(dataset, ri
         "transformer of unmixed windows",
         "convolutions",
     ]
+    assert list(race)[3:5] == ["intervals", "trees"]
     assert race[student.facts.shipped].valid_score == student.facts.score
     write_student(tmp_path / "student.ckpt", student)
     assert read_student(tmp_path / "student.ckpt").facts == student.facts
