@@ -38,8 +38,8 @@ from mmkd_report.schema.study import (
 )
 
 CHOICE = (
-    "Validation chose every student among transformers of mixed and of unmixed windows, convolutional features, and "
-    "both in one."
+    "Validation chose every student among transformers of mixed and of unmixed windows, convolutions, intervals, "
+    "trees, and averages of them."
 )
 
 
