@@ -43,6 +43,7 @@ def long_bundle(long_file: Path) -> ExportResult:
     return export(plan)
 
 
+@pytest.mark.slow
 def test_a_tiny_student_of_ten_thousand_samples_is_a_graph_below_2_mb():
     graph = onnx_from_student(make_student(modality=SECOND, config=student_config("tiny"), windows=None))
     assert len(graph) < 2e6

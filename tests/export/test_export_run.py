@@ -101,7 +101,6 @@ def test_a_checkpoint_without_windows_is_compared_on_synthetic_ones(bare: Export
     windows = bare.report.windows
     assert (windows.synthetic, windows.count, windows.labelled) == (True, 64, 0)
     assert windows.source == "synthetic windows drawn from the channel statistics of the training data"
-    assert windows.caution is not None
     assert windows.caution.startswith("synthetic windows show that the graph computes what the network computes")
     assert bare.report.artifacts[0].parity.max_abs_error < 1e-5
     assert bare.manifest.models[0].statistics is None  # no drift is measured against noise
@@ -169,7 +168,6 @@ def test_a_failed_gate_leaves_the_earlier_bundle(
 
 def _killed_after(arguments: list[str], line: str) -> None:
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
     for found in process.stderr:
         if found.strip() == line:
             break

@@ -64,7 +64,6 @@ def onnx_of(front: nn.Module, examples: tuple[Tensor, Tensor]) -> bytes:
         program = torch.onnx.export(
             Wrapped(front), examples, input_names=["values", "present"], dynamo=True, opset_version=20, verbose=False
         )
-        assert program is not None
         program.save(buffer)
     return buffer.getvalue()
 

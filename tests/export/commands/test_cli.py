@@ -215,7 +215,6 @@ def test_an_interrupted_export_ends_with_130(student_file: Path, tmp_path: Path)
     command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge")]
     command += ["--target", "onnx"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
     assert process.stderr.readline() == "1/4 read the checkpoint\n"
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate()

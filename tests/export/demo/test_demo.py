@@ -424,7 +424,6 @@ def test_the_teacher_and_the_students_are_made_as_they_are_asked_for(
     folders = [first.folder / "demo", tmp_path / "demo"]
     teachers = [read_teacher(next(out.glob("teachers/tiny-seed0-*/teacher.ckpt"))).committee for out in folders]
     assert teachers[0] is None
-    assert teachers[1] is not None
     assert [one.kind for one in teachers[1].members] == ["transformer", "convolutions", "trees"]
     paths = [next(out.glob("trials/taught-acc-*-seed0-*/student.ckpt")) for out in folders]
     assert [bool(read_student(path).facts.tried) for path in paths] == [True, False]

@@ -36,7 +36,8 @@ TASKS = {
     "multi_label": TaskSpec(kind="multi_label", labels=("fast", "high"), threshold=0.4),
     "regression": TaskSpec(kind="regression", labels=("speed",), unit="rpm", range=(900.0, 1500.0)),
 }
-KINDS = pytest.mark.parametrize("kind", [pytest.param("multi_label", marks=pytest.mark.slow), "regression"])
+KINDS = pytest.mark.parametrize("kind", list(TASKS))
+pytestmark = pytest.mark.slow  # studies, exports and pages of these kinds have fast tests of their own
 TIMES = LatencyPercentiles(p50=0.2, p90=0.3, p99=0.4)
 
 

@@ -133,8 +133,6 @@ def test_a_gate_that_no_remedy_passes_ends_the_export(
     report = export(replace(plan, precisions=("auto",))).report
     left_out = next(row for row in report.left_out if row.precision == "int8")
     assert left_out.reason == str(error.value).replace("; no bundle was written", "")
-    assert left_out.artifact is not None
-    assert left_out.artifact.gate is not None
     assert not left_out.artifact.gate.passed
     assert [attempt.remedy for attempt in left_out.artifact.attempts][:2] == [
         "all but the first layer",

@@ -118,7 +118,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    folder = tmp_path_factory.mktemp("int8")
+    return _case(tmp_path_factory.mktemp("int8"), steps=20)
+
+
+def _case(folder: Path, *, steps: int) -> Case:
     dataset = write_dataset(
         folder / "hum",
         name="hum",
@@ -127,12 +130,12 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
         splits={"train": _split(256, 0), "valid": _split(200, 1), "test": _split(8, 2)},
     )
     data = TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256=dataset.sha256)
-    run = _run(150, 3e-3)
+    run = _run(steps, 3e-3)
     taught = train_teacher(data, TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1), run)
     write_teacher(folder / "teacher.ckpt", taught)
     teacher = TeacherFile(checkpoint=taught, sha256=file_sha256(folder / "teacher.ckpt"))
     hurt = _hurt(train_baseline(data, "acc", StudentConfig(preset="toy", encoder=ENCODER), run))
-    repaired = _practise(data, hurt, teacher, _run(150, 1e-3))
+    repaired = _practise(data, hurt, teacher, _run(steps, 1e-3))
     for name, student in (("hurt", hurt), ("repaired", repaired)):
         write_student(folder / f"{name}.ckpt", student)
     return Case(folder=folder, dataset=dataset, data=data, teacher=teacher, hurt=hurt, repaired=repaired)
@@ -149,9 +152,8 @@ def _plan(case: Case, name: str, tmp_path: Path) -> ExportPlan:
 
 
 @pytest.mark.slow
-def test_a_student_that_no_remedy_saves_is_saved_by_practising(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_student_that_no_remedy_saves_is_saved_by_practising(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    case = _case(tmp_path / "int8", steps=150)
     monkeypatch.setattr("mmkd_export.precision.make._MAX_REVERTED", 0.3)  # reverting cannot mend both twins
     with pytest.raises(GateError) as error:
         export(_plan(case, "hurt", tmp_path))

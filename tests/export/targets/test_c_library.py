@@ -1,4 +1,4 @@
-"""A program in C gets from a bundle what Python gets: answers, conditions, reasons, streams; and clear errors."""
+"""The native engine answers as the graph, and in C as in Python: conditions, reasons, streams; and clear errors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ import pytest
 
 from mmkd_edge import EdgePredictor, Prediction, SensorChecks
 from mmkd_edge.bundle.reference import Reference
+from mmkd_edge.errors import BackendError, UnavailableError, UsageError
 from mmkd_edge.install.keys import make_keys
 from mmkd_edge.native.build import FOLDER, LIBRARY, SOURCES
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.packing.contents import seal_bundle
 from mmkd_export.pipeline import export, export_several
-from mmkd_export.plan import ExportPlan, Seal
+from mmkd_export.plan import ExportPlan, Seal, export_plan
+from mmkd_export.preflight import check_plan
+from mmkd_export.targets.table import with_defaults
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
 from tests.export.students import make_student
@@ -219,6 +222,51 @@ def test_every_window_is_answered_as_in_python(bundles: dict[str, Path], program
                 assert got["set"] == list(expected.label_set)
                 statuses.add(got["status"])
     assert statuses == {"ok", "degraded", "unknown", "stale", "invalid"}
+
+
+@pytest.mark.parametrize("name", ["windows", "causal"])
+def test_python_answers_by_the_engine_first_and_as_by_the_graph(bundles: dict[str, Path], name: str):
+    rng = np.random.default_rng(3)
+    windows, rows = rng.normal(size=(8, 61, 3)).astype(np.float32), rng.normal(size=(400, 3)).astype(np.float32)
+    windows[1, :20] = np.nan
+    times = np.arange(400) / 50.0
+    with EdgePredictor.open(bundles[name], backend="ort") as graph, EdgePredictor.open(bundles[name]) as native:
+        assert (native.backend.name, native.info().precision) == ("native", "fp32")
+        streams = [predictor.stream(hop=8) for predictor in (graph, native)]
+        cuts = [slice(at, at + 50) for at in range(0, 400, 50)]
+        followed = [[each for cut in cuts for each in stream.push(rows[cut], times[cut])] for stream in streams]
+        assert len(followed[0]) > 40
+        pairs = [(graph.predict(window), native.predict(window)) for window in windows]
+        for expected, got in (*pairs, *zip(*followed, strict=True)):
+            assert (got.label, got.status) == (expected.label, expected.status)
+            assert got.novelty == (expected.novelty and pytest.approx(expected.novelty))
+            np.testing.assert_allclose(got.probabilities, expected.probabilities, atol=1e-4)
+        with pytest.raises(BackendError) as fault:
+            native.backend.run({"acc": np.zeros((1, 61, 3))})
+    assert str(fault.value) == "input 'acc': expected float32 (1, 61, 3), got float64 (1, 61, 3)"
+    with pytest.raises(UsageError) as error:
+        EdgePredictor.open(bundles[name], backend="native", threads=2)
+    assert str(error.value) == "threads 2: the backend 'native' computes in one thread; leave threads out"
+
+
+def test_what_the_engine_cannot_have_is_refused_or_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source, output = tmp_path / "mic.ckpt", tmp_path / "mic.edge"
+    mic = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=1000.0, samples=500)
+    write_student(source, make_student(modality=mic, windows=12))
+    plan, reason = ExportPlan(source=source, output=output, targets=("native",)), "the native engine takes series"
+    with pytest.raises(UsageError) as error:
+        export(plan)
+    assert str(error.value) == f"modality 'mic': {reason}, got audio"
+    assert not output.exists()
+    (left_out,) = export(with_defaults(export_plan(source))).report.left_out
+    assert (left_out.format, left_out.reason) == ("native", f"modality 'mic': {reason}, got audio")
+    write_student(source, make_student(modality=ACC, windows=12))
+    monkeypatch.setattr("pathlib.Path.is_file", lambda path: path.name != LIBRARY.name and path.exists())
+    with pytest.raises(UnavailableError) as absent:
+        check_plan(plan)
+    assert str(absent.value) == (
+        "--target native: the native engine was not built: no C compiler was found; install one and reinstall mmkd-edge"
+    )
 
 
 @pytest.mark.parametrize("name", ["windows", "causal"])
@@ -527,6 +575,7 @@ def test_the_examples_in_other_languages_answer_as_python_does(
     assert done.stdout.decode() == f"{status}{answer.label} {answer.probability:.6f}\n"
 
 
+@pytest.mark.slow
 def test_damaged_models_and_bundles_break_nothing_under_sanitizers(bundles: dict[str, Path], tmp_path: Path):
     objects: list[str] = []
     flags = [

@@ -137,7 +137,6 @@ def opened(path: Path) -> tuple[ModelEntry, Golden, dict[str, bytes], str]:
 def test_the_graph_divides_its_logits_by_the_temperature(result: ExportResult, wide: StudentCheckpoint) -> None:
     entry, golden, models, _ = opened(result.path)
     confidence = entry.artifacts[0].confidence
-    assert confidence is not None
     assert confidence.temperature != 1.0
     raw = answers_from_student(wide, golden.windows)
     half = ~golden.judge
@@ -154,8 +153,6 @@ def test_the_graph_divides_its_logits_by_the_temperature(result: ExportResult, w
 def test_each_artifact_keeps_its_own_scores_of_the_windows_that_do_not_judge(result: ExportResult) -> None:
     entry, golden, _, _ = opened(result.path)
     fp32, int8 = (artifact.confidence for artifact in entry.artifacts)
-    assert fp32 is not None
-    assert int8 is not None
     half = np.flatnonzero(~golden.judge)
     true = np.sort(golden.probabilities[half, golden.labels[half]])
     np.testing.assert_allclose(fp32.true_probabilities, true, atol=1e-5)
@@ -167,7 +164,6 @@ def test_each_artifact_keeps_its_own_scores_of_the_windows_that_do_not_judge(res
 def test_the_report_measures_it_on_the_others(result: ExportResult) -> None:
     _, golden, _, card = opened(result.path)
     facts = result.report.artifacts[0].confidence
-    assert facts is not None
     assert (facts.calibrated_by, facts.windows) == (48, int(golden.judge.sum()))
     assert [one.error_level for one in facts.coverages] == [0.05, 0.1, 0.2]  # 48 windows cannot support 0.01
     true = golden.probabilities[golden.judge, golden.labels[golden.judge]]
@@ -196,7 +192,6 @@ def test_what_calibrates_never_judges(
     result: ExportResult, wide: StudentCheckpoint, wide_file: Path, tmp_path: Path
 ) -> None:
     carried, golden = wide.carried, opened(result.path)[1]
-    assert carried is not None
     same = write_windows(tmp_path / "same", wide, carried.windows, carried.labels)
     half = write_windows(tmp_path / "half", wide, golden.windows[~golden.judge], golden.labels[~golden.judge])
     plan = ExportPlan(source=wide_file, output=tmp_path / "again.edge")
@@ -208,7 +203,6 @@ def test_what_calibrates_never_judges(
         f"{half}: --eval: expected windows that do not calibrate, got 48 that all do; name others"
     )
     named = export(replace(plan, calibration=same)).report.artifacts[0].confidence
-    assert named is not None
     assert (named.calibrated_by, named.windows) == (
         48,
         48,

@@ -169,7 +169,6 @@ def test_gaps_only_remove_samples(count: int, samples: int, channels: int, seed:
 def slow_student(*, levels: float) -> StudentCheckpoint:
     """Convolutional features of windows whose levels differ by so many times their movement, and sure answers."""
     start = make_student()
-    assert start.carried is not None
     windows = start.carried.windows
     shifts = np.random.default_rng(0).normal(0, levels, (len(windows), 1, 1))
     carried = replace(start.carried, windows=(windows + shifts).astype(np.float32))
@@ -179,7 +178,6 @@ def slow_student(*, levels: float) -> StudentCheckpoint:
 
 def test_a_graph_may_differ_by_what_float32_alone_does(tmp_path: Path) -> None:
     student, path = slow_student(levels=300.0), tmp_path / "slow.ckpt"
-    assert student.carried is not None
     answers, exact = (answers_from_student(student, student.carried.windows, exact=exact) for exact in (False, True))
     rounding = float(np.abs(answers.logits.astype(np.float64) - exact.logits).max())
     assert rounding > 1e-4  # no graph could be held to the usual tolerance

@@ -18,7 +18,6 @@ def watch():
 
 def test_the_datasets_folds_are_used(watch):
     fold = fold_indices(watch, fold=4, seed=9)
-    assert watch.folds is not None
     assert set(watch.folds[fold.test]) == {4}
     assert set(watch.folds[fold.valid]) == {0}
     assert set(watch.folds[fold.train]) == {1, 2, 3}

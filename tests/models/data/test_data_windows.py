@@ -82,7 +82,6 @@ def test_per_group_modalities_come_z_scored_with_the_statistics_of_their_group(w
 
 def test_a_device_with_the_groups_reference_sees_the_same_numbers(write, splits):
     windows = write(splits, modalities=(VIB, TEMP_PER_GROUP)).split("test")
-    assert windows.statistics is not None
     row = int(np.flatnonzero(windows.statistics.groups == 6)[0])
     mean, std = windows.statistics.mean["temp"][row], windows.statistics.std["temp"][row]
     reference = Reference(modality="temp", mean=tuple(mean.tolist()), std=tuple(std.tolist()))

@@ -46,7 +46,6 @@ def test_coverage_is_what_label_sets_do_window_by_window() -> None:
     probabilities = probabilities_of(logits / 2, kind="classification").astype(np.float32)
     labels = rng.integers(-1, 3, size=40)
     facts = confidence_facts(FOUR, logits, probabilities, labels, error_levels=(0.6, 0.25, 0.1))
-    assert facts is not None
     known = [row for row in range(40) if labels[row] >= 0]
     assert (facts.temperature, facts.calibrated_by, facts.windows) == (2.0, 4, len(known))
     assert [one.error_level for one in facts.coverages] == [0.25, 0.6]  # four windows cannot support 0.1
@@ -75,7 +74,6 @@ def test_the_words_give_the_figures() -> None:
     probabilities = np.array([[0.7, 0.3], [0.7, 0.3], [0.5, 0.5], [0.1, 0.9]], dtype=np.float32)
     labels = np.array([0, 1, 1, 1])
     facts = confidence_facts(FOUR, np.log(probabilities), probabilities, labels, error_levels=(0.5,))
-    assert facts is not None
     (coverage,) = facts.coverages
     # At 0.5 the second smallest of 0.2, 0.4, 0.6, 0.8 counts: sets {a}, {a}, {a, b}, {b}.
     assert coverage_cells(coverage) == ("0.5", "75.0%", "30.1% to 95.4%", "1.25", "75.0%", "66.7%")

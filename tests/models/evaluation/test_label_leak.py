@@ -39,7 +39,6 @@ def test_a_hidden_label_is_that_of_the_nearer_seen_one_of_its_group(tmp_path: Pa
     train = make_windows(tmp_path / "rig", labels, [1] * 6 + [2] * 2)
     seen = train.with_labels(np.array([0, -1, -1, -1, 1, -1, -1, -1]))
     judged = labels_spread_in_time(seen, train.labels)
-    assert judged is not None
     scores = judged.class_scores
     assert isinstance(scores, Scores)
     # Row 1 is nearer to 0; row 2 lies in the middle, where the first class wins; 3 and 5 are nearer to 4; the rows of

@@ -200,7 +200,6 @@ def test_a_fold_with_labelled_groups_hides_the_labels_of_all_others_and_leaves_v
     assert data.training.labelled == Labelled(groups=2)
     assert spread_in_time(data) is None
     judged = spread_in_time(share)
-    assert judged is not None
     hidden = int((~share.training.train.labelled).sum())
     assert sum(sum(map(sum, one.confusion)) for one in judged.confusions or ()) == hidden
 

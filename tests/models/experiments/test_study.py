@@ -45,7 +45,6 @@ def started(dataset: Dataset, out: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-c", STUDY, str(dataset.path), str(out)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
-    assert process.stdin is not None
     process.stdin.write(msgspec.json.encode(cases.options(dataset)))
     process.stdin.close()
     return process
@@ -140,7 +139,6 @@ def test_scores_of_the_table_are_those_of_the_checkpoints_on_their_own_test_wind
 def test_the_chosen_student_is_written_with_windows_to_export_it(grid: tuple[Path, StudyDocument]) -> None:
     out, document = grid
     chosen = document.recommendation
-    assert chosen is not None
     assert chosen.sha256 == file_sha256(out / "student.ckpt")
     checkpoint = read_student(out / "student.ckpt")
     assert checkpoint.carried is not None

@@ -108,7 +108,6 @@ def test_a_claim_has_one_owner_until_its_work_ends_or_fails(tmp_path: Path) -> N
 
 def test_a_killed_process_loses_its_claim(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "True\n"
         with claim(tmp_path) as is_ours:
             assert not is_ours

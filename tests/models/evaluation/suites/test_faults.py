@@ -133,7 +133,6 @@ def test_error_is_relative_to_that_of_the_baseline(machines: Dataset) -> None:
     assert noise.errors == {"ours": (0.0,) * 5, "labels": (pytest.approx(2 / 3),) * 5}
     assert noise.relative == {"ours": 0.0}
     relative = found.relative["ours"]
-    assert relative is not None
     assert (relative.mean, relative.low) == (0.0, None)  # two groups are too few
     assert (found.severities, len(found.faults)) == (SEVERITIES, 16)
 
