@@ -178,7 +178,7 @@ def trained(dataset: Dataset, short: TrainConfig, distiller: Callable[..., Disti
     return train
 
 
-def _grouped_split(groups: range) -> dict[str, NDArray[np.generic]]:
+def grouped_split(groups: range) -> dict[str, NDArray[np.generic]]:
     """Six windows of each group, three classes: `acc` swings at their rates, `gyro` lies at their heights; some NaN."""
     rng = np.random.default_rng(groups.start)
     owners = np.repeat(np.array(groups), 6)
@@ -192,7 +192,7 @@ def _grouped_split(groups: range) -> dict[str, NDArray[np.generic]]:
     return {"acc": acc, "gyro": gyro, "labels": labels, "groups": owners}
 
 
-_SENSORS = (
+SENSORS = (
     ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40, unit="g"),
     ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20),
 )
@@ -206,11 +206,11 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         path,
         name="machines",
         labels=["idle", "ok", "worn"],
-        modalities=_SENSORS,
+        modalities=SENSORS,
         splits={
-            "train": _grouped_split(range(6)),
-            "valid": _grouped_split(range(6, 8)),
-            "test": _grouped_split(range(8, 10)),
+            "train": grouped_split(range(6)),
+            "valid": grouped_split(range(6, 8)),
+            "test": grouped_split(range(8, 10)),
         },
         source="a test rig",
         licence="CC0-1.0",
@@ -224,7 +224,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         tmp_path_factory.mktemp("data") / "sites",
         name="sites",
         labels=["idle", "ok", "worn"],
-        modalities=_SENSORS,
+        modalities=SENSORS,
         splits={"train": _site_split(range(9)), "valid": _site_split(range(9, 12)), "test": _site_split(range(12, 15))},
     )
 
@@ -274,7 +274,7 @@ def rigs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
             path / task.kind,
             name="rig",
             labels=task,
-            modalities=[msgspec.structs.replace(spec, unit="") for spec in _SENSORS],
+            modalities=[msgspec.structs.replace(spec, unit="") for spec in SENSORS],
             splits={split: _rig_split(groups, task.kind) for split, groups in parts.items()},
         )
         for task in (STATES, SPEED)
