@@ -60,7 +60,11 @@ def built(what: str) -> StudentCheckpoint:
             return make_student(task=TASKS[what], windows=24)
 
 
-@pytest.mark.parametrize("what", ["transformer", "convolutions", "transformer,convolutions", "sound", "video", *TASKS])
+FURTHER = ("transformer,convolutions", "sound", *TASKS)  # made of the parts of the others
+SLOW = [pytest.param(what, marks=pytest.mark.slow) for what in FURTHER]
+
+
+@pytest.mark.parametrize("what", ["transformer", "convolutions", "video", *SLOW])
 def test_every_kind_of_student_has_it_in_every_engine(what: str) -> None:
     student = with_seen(built(what))
     assert student.carried is not None
