@@ -176,7 +176,9 @@ def test_the_same_fold_twice_is_read_and_not_trained(copy: Comparison, finished:
     assert watch.steps == []
 
 
-@pytest.mark.parametrize("stage", ["teacher", "baseline", "student"])
+@pytest.mark.parametrize(
+    "stage", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("teacher", "baseline")), "student"]
+)
 def test_an_interrupted_comparison_ends_where_an_uninterrupted_one_does(
     finished: tuple[Comparison, FoldResult], tmp_path: Path, stage: str
 ) -> None:
