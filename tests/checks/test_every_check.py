@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import re
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from checks.emulation import root
 from checks.faulty_process import Breaking, OrtBackend
 from checks.install_size import Installed, import_time_ms, weigh
 from checks.script import head, row
-from checks.shipped_table import gain_of, main
+from checks.shipped_table import main
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks" / "checks"
@@ -130,11 +129,6 @@ def test_every_line_stands_in_the_results(monkeypatch: pytest.MonkeyPatch, capsy
     assert len(printed) == 2 + 6 + 1 + 1  # a head, a row a sensor, the mean, and what students cost
     for line in printed:
         assert " ".join(line.split()).lower() in page
-
-
-def test_a_gain_of_few_groups_has_no_interval() -> None:
-    assert gain_of((2.04, math.nan, math.nan)) == "+2.0"
-    assert gain_of((2.04, -0.96, 5.0)) == "+2.0 (-1.0 to +5.0)"
 
 
 OUTPUTS = (np.ones((1, 3), np.float32), np.full((1, 3), 1 / 3, np.float32), np.ones((1, 1), np.float32))

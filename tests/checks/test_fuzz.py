@@ -36,20 +36,8 @@ def test_what_breaks_a_reader_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_seeds_that_are_valid_are_read(tmp_path: Path) -> None:
-    for name in (
-        "manifest",
-        "archive",
-        "signature",
-        "profile",
-        "golden",
-        "graph",
-        "tflite",
-        "checkpoint",
-        "dataset",
-        "recipe",
-        "log",
-        "slots",
-    ):
+    names = "manifest archive signature profile golden graph tflite checkpoint dataset recipe log slots"
+    for name in names.split():
         target = TARGETS[name]
         for seed in target.seeds():
             target.read(seed, tmp_path)

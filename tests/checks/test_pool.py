@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
@@ -19,13 +18,13 @@ from checks.study.pool import DistillationResults, pooled_results
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
+from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.experiments.plan import Candidate, Conditions, Entry, RunResult, TeacherChoice, Trial
 from mmkd_models.experiments.runs import Judged
-from mmkd_models.metrics.scores import scores_from_answers
 from mmkd_models.networks.config import Preset
 from mmkd_models.train_config import TrainConfig
 from mmkd_report.schema.study import PairLatency, StudentSize, StudyDataset
+from tests.models.judging_rig import class_outcome
 
 EACH = 10  # windows of a class in a group
 
@@ -37,17 +36,7 @@ def judged(right: Mapping[int, int]) -> TestedNetwork:
         truth += [0] * EACH + [1] * EACH
         answers += [0] * count + [1] * (EACH - count) + [1] * EACH
         groups += [group] * 2 * EACH
-    rows = np.array(groups)
-    counts = tuple(
-        GroupConfusion(
-            group=group,
-            confusion=scores_from_answers(
-                np.array(truth)[rows == group], np.array(answers)[rows == group], 2
-            ).confusion,
-        )
-        for group in right
-    )
-    return TestedNetwork(class_scores=scores_from_answers(np.array(truth), np.array(answers), 2), confusions=counts)
+    return class_outcome(truth, answers, groups)
 
 
 def conditions_of(modality: str, share: float) -> Conditions:

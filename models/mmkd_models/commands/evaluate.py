@@ -149,7 +149,12 @@ def evaluate(
         print(json_text(document))
         return
     show_judging(document)
-    print(f"{'' if page is None else f'wrote {page}; '}next: {_next_command(document, data)}")
+    first = document.models[0]
+    following = shell_line(*(("mmkd-bench", "run") if first.artifact else ("mmkd-export",)), first.path)
+    if first.role == "teacher":
+        options = "--modality", first.modalities[0], "-o", "student.ckpt"
+        following = shell_line("mmkd-distill", first.path, data, *options)
+    print(f"{'' if page is None else f'wrote {page}; '}next: {following}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,12 +352,3 @@ def show_judging(document: JudgingDocument) -> None:
             print(note)
     for caution in document.cautions:
         print(f"caution: {caution}")
-
-
-def _next_command(document: JudgingDocument, data: Path) -> str:
-    first = document.models[0]
-    if first.artifact:
-        return shell_line("mmkd-bench", "run", first.path)
-    if first.role == "teacher":
-        return shell_line("mmkd-distill", first.path, data, "--modality", first.modalities[0], "-o", "student.ckpt")
-    return shell_line("mmkd-export", first.path)

@@ -6,7 +6,7 @@ classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -189,20 +189,15 @@ def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
     if metric == "pearson":
         return 0.0  # constants have no correlation
     truth, _, group = outcome.windows
-    constant = [np.broadcast_to(answer, truth.shape) for answer in _guesses(outcome)]
+    if outcome.known_task.kind == "regression":
+        guesses = np.median(truth, axis=0), truth.mean(axis=0)
+    else:
+        sets, counts = np.unique(truth, axis=0, return_counts=True)
+        guesses = np.full(truth.shape[1], _SURE), np.where(sets[counts.argmax()] > 0, _SURE, -_SURE)
+    constant = [np.broadcast_to(answer, truth.shape) for answer in guesses]
     tests = [outcome_by_group(outcome.known_task, truth, answers, group) for answers in constant]
     figures = [test.scores.metric(metric) for test in tests]
     return min(figures) if measure_named(metric).lower_is_better else max(figures)
-
-
-def _guesses(outcome: TestedNetwork) -> Iterator[NDArray[np.float64]]:
-    truth, _, _ = outcome.windows
-    if outcome.known_task.kind == "regression":
-        yield from (np.median(truth, axis=0), truth.mean(axis=0))
-        return
-    sets, counts = np.unique(truth, axis=0, return_counts=True)
-    yield np.full(truth.shape[1], _SURE)
-    yield np.where(sets[counts.argmax()] > 0, _SURE, -_SURE)
 
 
 def _drawn_by_windows(outcome: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:

@@ -35,7 +35,6 @@ Answerer = Callable[[Windows], Answers]
 """From windows that have the modality to answers."""
 
 Features = NDArray[Any]
-Transform = Callable[[NDArray[np.float64]], Features]
 
 _PENALTIES = np.logspace(-3, 3, 10)  # as in aeon's classifiers; leave-one-out decides
 
@@ -96,7 +95,15 @@ class Rivals:
             return "there is no teacher here that could teach it"
         with _rocket_threads():
             series = series_of(self.train if rival == "distilled_rocket" else known, self.modality)
-            transform = mini_rocket(series, seed=self.seed)
+            from aeon.transformations.collection.convolution_based import MiniRocket
+            from sklearn.preprocessing import StandardScaler
+
+            rockets = MiniRocket(random_state=self.seed)  # Dempster et al., KDD 2021; ValueError for short windows
+            scaler = StandardScaler(with_mean=False).fit(rockets.fit_transform(series))
+
+            def transform(others: NDArray[np.float64]) -> Features:
+                return np.asarray(scaler.transform(rockets.transform(others)))
+
             if rival == "distilled_rocket" and self.teach is not None:
                 mixed = mix_answers(self.train, np.arange(len(self.train)), self.teach(self.train))
                 answers = _ridge_on_targets(transform(series), mixed if kind == "regression" else 2 * mixed - 1)
@@ -155,16 +162,6 @@ def series_of(windows: Windows, modality: str) -> NDArray[np.float64]:
     """Return (N, C, T) for aeon; missing samples are 0."""
     values = series_values(windows, modality).astype(np.float64)
     return np.asarray(np.nan_to_num(values, nan=0.0).transpose(0, 2, 1))
-
-
-def mini_rocket(series: NDArray[np.float64], *, seed: int) -> Transform:
-    """Compute MiniRocket features (Dempster et al., KDD 2021). Raise ValueError for short windows."""
-    from aeon.transformations.collection.convolution_based import MiniRocket
-    from sklearn.preprocessing import StandardScaler
-
-    rocket = MiniRocket(random_state=seed)
-    scaler = StandardScaler(with_mean=False).fit(rocket.fit_transform(series))
-    return lambda others: np.asarray(scaler.transform(rocket.transform(others)))
 
 
 def _ridge_on_labels(features: Features, labels: NDArray[Any], task: TaskSpec) -> Callable[[Features], Answers]:

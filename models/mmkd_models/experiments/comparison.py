@@ -193,7 +193,7 @@ class Comparison:
                 path=self.out / "folds" / f"seed{seed}-{short_hash([self.config, self.dataset.sha256])}",
                 costs=(0.05,),
                 is_done=partial(_is_judged, self, seed),
-                make=partial(_judge, self, seed),
+                make=partial(_read_fold, self, seed),
             )
             for seed in seeds
         ]
@@ -231,10 +231,6 @@ def _is_judged(comparison: Comparison, seed: int) -> bool:
     )
 
 
-def _judge(comparison: Comparison, seed: int, on_step: object) -> None:
-    _read_fold(comparison, seed)
-
-
 def _networks(comparison: Comparison, seed: int) -> Iterator[tuple[Path, RunResult]]:
     path = comparison.teacher_path(seed)
     teacher = read_run(path.parent)
@@ -247,7 +243,7 @@ def _networks(comparison: Comparison, seed: int) -> Iterator[tuple[Path, RunResu
                 yield folder.trial_folder(result.trial) / STUDENT_CHECKPOINT, result
 
 
-def _read_fold(comparison: Comparison, seed: int) -> FoldResult:
+def _read_fold(comparison: Comparison, seed: int, on_step: object = None) -> FoldResult:
     windows, fold = comparison.dataset.everything(), comparison.folder.fold(seed)
     train = fold.training.train
     teacher, *students = [

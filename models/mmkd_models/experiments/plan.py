@@ -41,7 +41,6 @@ from mmkd_report.schema.study import NONE
 
 _METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*(@[A-Za-z0-9][A-Za-z0-9_.+-]*)?")
 _DIGITS = 10
-_OPTION = "--teacher"
 _COMMITTEE = "committee"
 FORMAT_VERSION = 3
 ANSWERS_FOLDER = "answers"
@@ -64,24 +63,26 @@ class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 def teachers_from_text(texts: Sequence[str], dataset: Dataset) -> tuple[TeacherChoice, ...]:
     """Parse `small`, `gyro:tiny`, `acc+gyro:small,committee`. Raise UsageError for an unknown part."""
-    return tuple(_teacher(text, dataset) for text in texts)
-
-
-def _teacher(text: str, dataset: Dataset) -> TeacherChoice:
-    name, *settings = text.split(",")
-    if settings not in ([], [_COMMITTEE]):
-        raise UsageError(
-            f"{_OPTION} {text}: expected nothing or {_COMMITTEE} after the size, got {','.join(settings)!r}; correct it"
+    teachers = []
+    for text in texts:
+        name, *settings = text.split(",")
+        if settings not in ([], [_COMMITTEE]):
+            got = ",".join(settings)
+            raise UsageError(
+                f"--teacher {text}: expected nothing or {_COMMITTEE} after the size, got {got!r}; correct it"
+            )
+        modalities, _, size = name.rpartition(":")
+        names = modalities.split("+") if modalities else [spec.name for spec in dataset.spec.modalities]
+        dataset.everything().with_modalities(names)  # refuses names that are unknown or there twice
+        specs = [spec for spec in dataset.spec.modalities if spec.name in names]
+        teachers.append(
+            TeacherChoice(
+                modalities=tuple(spec.name for spec in specs),
+                preset=preset_named(size, option="--teacher"),
+                committee=default_members(specs) if settings else (),
+            )
         )
-    modalities, _, size = name.rpartition(":")
-    names = modalities.split("+") if modalities else [spec.name for spec in dataset.spec.modalities]
-    dataset.everything().with_modalities(names)  # refuses names that are unknown or there twice
-    specs = [spec for spec in dataset.spec.modalities if spec.name in names]
-    return TeacherChoice(
-        modalities=tuple(spec.name for spec in specs),
-        preset=preset_named(size, option=_OPTION),
-        committee=default_members(specs) if settings else (),
-    )
+    return tuple(teachers)
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -185,12 +186,8 @@ def check_space(space: Space) -> None:
             raise UsageError(f"method {method.name!r}: expected a recipe, and none for {NONE!r} alone; correct it")
     if NONE not in parts["--method"]:
         raise UsageError(f"--method: expected {NONE!r} among the methods, what others are measured against; add it")
-    for option, rates in (
-        ("--learning-rate", space.learning_rates),
-        ("--baseline-learning-rate", space.baseline_learning_rates),
-    ):
-        if min(rates, default=1.0) <= 0:
-            raise UsageError(f"{option}: expected above 0, got {min(rates):g}; correct it")
+    if min(space.learning_rates) <= 0:
+        raise UsageError(f"--learning-rate: expected above 0, got {min(space.learning_rates):g}; correct it")
 
 
 def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.carried import carried_windows
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.answers import BLOCKS
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
@@ -301,13 +300,6 @@ def chosen_trials(folder: Folder, entry: Entry, seeds: Iterable[int]) -> dict[in
         if trial.seed not in best or result.score > (best[trial.seed].score or 0.0):
             best[trial.seed] = result
     return best
-
-
-def read_exportable_student(folder: Folder, trial: Trial) -> StudentCheckpoint:
-    """Return a finished student with its validation windows."""
-    checkpoint = read_student(folder.trial_folder(trial) / STUDENT_CHECKPOINT)
-    valid = folder.fold(trial.seed).training.valid
-    return replace(checkpoint, carried=carried_windows(valid, folder.conditions.modality, seed=trial.seed))
 
 
 def judge_network(folder: Folder, result: RunResult) -> TestedNetwork:

@@ -17,6 +17,7 @@ import numpy as np
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.cli.outputs import check_folder
 from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_models.carried import carried_windows
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
@@ -25,6 +26,7 @@ from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.evaluation.gains import leak_of
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.plan import (
+    STUDENT_CHECKPOINT,
     Candidate,
     Conditions,
     Entry,
@@ -45,7 +47,6 @@ from mmkd_models.experiments.runs import (
     grid_phases,
     make_claimed,
     make_runs,
-    read_exportable_student,
     student_run,
     until,
 )
@@ -67,7 +68,7 @@ from mmkd_models.metrics.scores import check_metric, gain_metric, measures_of
 from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.checkpoint import file_sha256, library_versions, write_student, write_teacher
+from mmkd_models.training.checkpoint import file_sha256, library_versions, read_student, write_student, write_teacher
 from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.trainings import train_baseline, train_teacher
 from mmkd_report.schema.figures import LabelledGroups
@@ -84,7 +85,6 @@ from mmkd_report.schema.study import (
     TrialRow,
 )
 
-STUDENT_FILE = "student.ckpt"
 STUDY_FILE = "study.json"
 _SEARCH_TIME = 0.5  # of the budget; the rest trains finalists
 MeasureLatency = Callable[[Path, Path], PairLatency]
@@ -372,7 +372,7 @@ def _document(prepared: PreparedStudy, out: Path) -> StudyDocument:
         entries=entry_rows(folder, tested, prepared.sizes, chosen),
         rivals=rival_rows(folder, options.rivals, sorted({seed for row in tested for seed in row.results})),
         selection=selection(tested, prepared.seeds) if options.grid else None,
-        recommendation=_recommendation(prepared, chosen, out / STUDENT_FILE),
+        recommendation=_recommendation(prepared, chosen, out / STUDENT_CHECKPOINT),
         trials=trials,
         versions=library_versions(),
         duration_s=0.0,
@@ -421,9 +421,11 @@ def _coverage(prepared: PreparedStudy, tested: Sequence[TestedEntry], trials: Se
 
 def _recommendation(prepared: PreparedStudy, chosen: TestedEntry, path: Path) -> Recommendation:
     seed = max(sorted(chosen.results), key=lambda seed: chosen.results[seed].score or 0.0)
-    result = chosen.results[seed]
+    result, folder = chosen.results[seed], prepared.folder
     assert result.trial is not None  # it is a student's
-    write_student(path, read_exportable_student(prepared.folder, result.trial))
+    checkpoint = read_student(folder.trial_folder(result.trial) / STUDENT_CHECKPOINT)
+    valid = folder.fold(seed).training.valid
+    write_student(path, replace(checkpoint, carried=carried_windows(valid, folder.conditions.modality, seed=seed)))
     return Recommendation(
         **msgspec.structs.asdict(chosen.entry),
         learning_rate=result.trial.candidate.learning_rate,

@@ -17,7 +17,6 @@ from mmkd_models.experiments.plan import Candidate, Entry, Folder, RunResult, Tr
 from mmkd_models.experiments.runs import chosen_trials, judge_network, judge_rivals, trial_result
 from mmkd_models.experiments.search import search_scores
 from mmkd_models.metrics.scores import AnyScores, figures_in, gain_metric
-from mmkd_report.schema.figures import Measure
 from mmkd_report.schema.study import (
     NONE,
     EntryRow,
@@ -77,7 +76,7 @@ def entry_rows(
     folder: Folder, tested: Sequence[TestedEntry], sizes: Sequence[StudentSize], chosen: TestedEntry
 ) -> tuple[EntryRow, ...]:
     """Return the table's rows, labels only first in every size, then by metric."""
-    measure = _gain_metric(folder)
+    measure = gain_metric(folder.dataset.spec.task, folder.conditions.student_train.metric)
     by_size = {size.preset: size for size in sizes}
     baselines = {row.entry.student: row for row in tested if row.entry.method == NONE}
     rows = []
@@ -85,6 +84,14 @@ def entry_rows(
         entry, size = row.entry, by_size[row.entry.student]
         baseline = None if entry.teacher is None else baselines.get(entry.student)
         both = [seed for seed in row.tests if baseline is not None and seed in baseline.tests]
+        gains, gap = None, None
+        if baseline is not None and both:
+            gains = _gains(row.tests, baseline.tests, both)
+            teacher = folder.space.teacher(entry.teacher or "")
+            results = [read_run(folder.teacher_folder(teacher, seed)) for seed in both]
+            teachers = [judge_network(folder, result) for result in results if result is not None]
+            students, references = ([tests[seed] for seed in both] for tests in (row.tests, baseline.tests))
+            gap = gap_recovered(students, references, teachers, measure.name)
         rows.append(
             EntryRow(
                 student=entry.student,
@@ -97,8 +104,8 @@ def entry_rows(
                 search_score=row.search_score,
                 valid_score=spread(row.valid_scores),
                 test=score_table([test.scores for test in row.tests.values()]),
-                gain_points=_gains(row.tests, baseline.tests, both) if baseline is not None and both else None,
-                gap_recovered=_gap_recovered(folder, row, baseline, both) if baseline is not None and both else None,
+                gain_points=gains,
+                gap_recovered=gap,
                 parameters=size.parameters,
                 latency_ms=None if size.latency is None else size.latency.student_ms["p50"],
                 chosen=row is chosen,
@@ -112,26 +119,11 @@ def entry_rows(
     return tuple(sorted(rows, key=rank))
 
 
-def _gain_metric(folder: Folder) -> Measure:
-    return gain_metric(folder.dataset.spec.task, folder.conditions.student_train.metric)
-
-
 def _gains(
     models: Mapping[int, TestedNetwork], baseline: Mapping[int, TestedNetwork], seeds: Sequence[int]
 ) -> dict[str, SeedGain]:
     pairs = [models[seed] for seed in seeds], [baseline[seed] for seed in seeds]
     return {metric: gain_over_seeds(*pairs, metric) for metric in figures_in(pairs[0][0].scores)}
-
-
-def _gap_recovered(folder: Folder, row: TestedEntry, baseline: TestedEntry, seeds: Sequence[int]) -> float | None:
-    teacher = folder.space.teacher(row.entry.teacher or "")
-    results = [read_run(folder.teacher_folder(teacher, seed)) for seed in seeds]
-    return gap_recovered(
-        [row.tests[seed] for seed in seeds],
-        [baseline.tests[seed] for seed in seeds],
-        [judge_network(folder, result) for result in results if result is not None],
-        _gain_metric(folder).name,
-    )
 
 
 def score_table(scores: Sequence[AnyScores]) -> ScoreTable:

@@ -61,17 +61,13 @@ def verdict(sensors: SensorsDocument) -> Iterator[str]:
         score = score_with_unit(others[0].scores["distilled"].mean, measure)
         yield f"The next is {others[0].sensors[0]}, with {score}{level}"
         yield f"The worst fault of {name} is {best.worst_fault}"
-    yield from _worth_sentence(sensors)
-
-
-def _worth_sentence(sensors: SensorsDocument) -> Iterator[str]:
     worth = {row.sensors[0]: row.worth["student"] for row in sensors.rows if "student" in row.worth}
     if worth and sensors.costs_to_enter:
         yield example_text(sensors.costs_to_enter)
     elif worth:
-        best = max(worth, key=lambda name: worth[name])
-        verdict = f"{best} is worth most:" if worth[best] > 0 else f"no sensor pays: the best, {best}, is worth"
-        yield f"With the costs entered {verdict} {count(worth[best])} {sensors.currency}"
+        name = max(worth, key=lambda sensor: worth[sensor])
+        most = f"{name} is worth most:" if worth[name] > 0 else f"no sensor pays: the best, {name}, is worth"
+        yield f"With the costs entered {most} {count(worth[name])} {sensors.currency}"
 
 
 def cells(row: SensorRow, sensors: SensorsDocument) -> list[str]:

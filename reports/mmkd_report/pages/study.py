@@ -100,10 +100,14 @@ def results_table(study: StudyDocument) -> Table:
             row("teacher", teacher.name, "", teacher.test, words.NOTHING, words.NOTHING, size, words.NOTHING)
         )
     for entry in study.entries:
-        role = "baseline" if entry.method == NONE else "student" if entry.chosen else "candidate"
+        role, name = "student" if entry.chosen else "candidate", entry.method
+        if entry.method == NONE:
+            role, name = "baseline", "labels only"
+        elif len(study.teachers) > 1:
+            name = f"{entry.method}, {entry.teacher}"
         made = row(
             role,
-            entry_name(entry, study),
+            name,
             "chosen" if entry.chosen else "",
             entry.test,
             _gain_cell(None if entry.gain_points is None else entry.gain_points[measure.name], measure),
@@ -202,8 +206,14 @@ def answer(study: StudyDocument) -> tuple[str, ...]:
     """Return the answer; no conclusion at chance level."""
     if words.is_chance_level(chosen_entry(study).chance):
         return (verdict(study),)
-    sentences = (verdict(study), _gain_sentence(study), _nested_sentence(study), _rival_sentence(study))
-    return tuple(sentence for sentence in sentences if sentence)
+    nested, measure = "", study.reported_metric
+    if study.selection is not None and len(study.facts.seeds) > 1:
+        gain = study.selection.gain_points[measure.name]
+        nested = (
+            "One fold validates on what another one tests on, so this choice may be optimistic. With a choice inside "
+            f"every fold: {words.gain_verdict(gain.mean, gain.low, gain.high, measure)}."
+        )
+    return tuple(filter(None, (verdict(study), _gain_sentence(study), nested, _rival_sentence(study))))
 
 
 def caution(study: StudyDocument) -> str:
@@ -275,16 +285,6 @@ def _gain_sentence(study: StudyDocument) -> str:
     return sentence if gain is None else f"{words.gain_verdict(gain.mean, gain.low, gain.high, measure)}. {sentence}"
 
 
-def _nested_sentence(study: StudyDocument) -> str:
-    if study.selection is None or len(study.facts.seeds) == 1:
-        return ""
-    gain = study.selection.gain_points[study.reported_metric.name]
-    return (
-        "One fold validates on what another one tests on, so this choice may be optimistic. With a choice inside every "
-        f"fold: {words.gain_verdict(gain.mean, gain.low, gain.high, study.reported_metric)}."
-    )
-
-
 def _rival_sentence(study: StudyDocument) -> str:
     measure = study.reported_metric
     own = chosen_entry(study).test[measure.name].mean
@@ -315,13 +315,6 @@ def key_figures(study: StudyDocument) -> Iterator[tuple[str, str]]:
         times = [words.quantity(times["p50"], "ms") for times in (latency.student_ms, latency.teacher_ms)]
         ratio = f"{words.significant(latency.ratio)}{words.TIMES}"
         yield times[0], f"median latency of one window, exported, one thread · teacher {times[1]}, {ratio}"
-
-
-def entry_name(entry: EntryRow, study: StudyDocument) -> str:
-    """Return the method, and the teacher if there are several."""
-    if entry.method == NONE:
-        return "labels only"
-    return entry.method if len(study.teachers) < 2 else f"{entry.method}, {entry.teacher}"
 
 
 def judged_on(study: StudyDocument) -> str:

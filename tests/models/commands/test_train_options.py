@@ -182,29 +182,15 @@ def test_terms_on_the_command_line_are_what_the_student_learns_from(
     assert {name.split(".")[0] for name in state} == {"encoder", "pool", "head"}  # no projector
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("{", "Input data was truncated"),
-        (
-            '{"terms": [{"type": "logit", "weight": {"start": 1}}]}',
-            "Object missing required field `end` - at `$.terms[0].weight`",
-        ),
-        ('{"terms": [{"type": "logits"}]}', "Invalid value 'logits' - at `$.terms[0].type`"),
-        ('{"terms": [], "name": "mine"}', "Object contains unknown field `name`"),
-        ('{"terms": []}', None),
-    ],
-)
-def test_a_recipe_that_is_none_says_where(
-    machines: Dataset, folder: Path, tmp_path: Path, text: str, reason: str | None
-) -> None:
+def test_a_recipe_that_is_none_says_where(machines: Dataset, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
-    path.write_text(text)
-    found = message_of("mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "acc", "--recipe", path)
-    message = f"{path}: expected a recipe, {reason}; --print-recipe prints one to start from"
-    if reason is None:
-        message = "recipe: expected one or more terms of different kinds, got none; name each kind once"
-    assert found == message
+    path.write_text('{"terms": [{"type": "logit", "weight": {"start": 1}}]}')
+    assert message_of(
+        "mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "acc", "--recipe", path
+    ) == (
+        f"{path}: expected a recipe, Object missing required field `end` - at `$.terms[0].weight`; --print-recipe "
+        "prints one to start from"
+    )
 
 
 _UNKNOWN = "dataset 'machines': modality 'sound' is not in it; choose one of acc, gyro"

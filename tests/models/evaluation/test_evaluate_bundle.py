@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from mmkd_edge import Bundle, EdgePredictor
-from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
@@ -33,13 +32,6 @@ def bundle(machines: Dataset, student_checkpoint: StudentCheckpoint, tmp_path_fa
     return export(export_plan(path)).path
 
 
-def fit_confidence(path: Path) -> Confidence:
-    with Bundle.open(path) as bundle:
-        found = bundle.manifest.models[0].artifacts[0].confidence
-    assert found is not None
-    return found
-
-
 def test_coverage_on_the_test_split_is_that_of_the_runtime(
     run: Callable[..., Ran], bundle: Path, machines: Dataset
 ) -> None:
@@ -53,7 +45,10 @@ def test_coverage_on_the_test_split_is_that_of_the_runtime(
     windows = test.take(np.arange(len(test)))["acc"]
     (coverage,) = artifact["confidence"]["coverages"]
     assert coverage["error_level"] == 0.2  # six windows support no smaller one that is shown
-    assert coverage["least_probability"] == least_probability(fit_confidence(bundle), 0.2)
+    with Bundle.open(bundle) as opened:
+        confidence = opened.manifest.models[0].artifacts[0].confidence
+    assert confidence is not None
+    assert coverage["least_probability"] == least_probability(confidence, 0.2)
     with EdgePredictor.open(bundle, backend="ort", error_level=0.2) as predictor:
         predictions = predictor.predict_batch(windows)
         labels = [predictor.task.labels[label] for label in test.labels]

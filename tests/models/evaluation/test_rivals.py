@@ -123,19 +123,14 @@ def test_extra_trees_tell_slow_from_fast(swings: MakeWindows) -> None:
         assert (scores.accuracy, scores.confusion) == (1.0, ((8, 0), (0, 8)))
 
 
-def test_extra_trees_of_the_same_seed_answer_the_same(swings: MakeWindows) -> None:
-    train, test = swings()
-    few = train.subset(np.arange(4))
-    assert judged_by("extra_trees", few, test) == judged_by("extra_trees", few, test)
-
-
 def test_windows_without_labels_teach_the_trees_nothing(swings: MakeWindows) -> None:
     plain, test = swings()
     mixed, _ = swings(unlabelled=True)
     assert len(mixed) == 2 * len(plain)
     expected = judged_by("extra_trees", plain.subset(np.arange(3)), test)
     hidden = mixed.with_labels(np.where(np.arange(32) < 3, mixed.labels, -1))
-    assert judged_by("extra_trees", hidden, test) == expected
+    for train in (hidden, hidden):  # and the same seed answers the same
+        assert judged_by("extra_trees", train, test) == expected
 
 
 def test_mini_rocket_tells_slow_from_fast_and_leaves_torch_its_threads(swings: MakeWindows) -> None:

@@ -97,19 +97,6 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_hidden_labels_are_minus_one_and_nobody_elses(machines: Dataset) -> None:
-    data = fold_data(machines, seed=1, labelled=Labelled(fraction=0.5))
-    train = data.training.train
-    truth = machines.everything().labels[train.rows]
-    assert [int((train.labels == label).sum()) for label in (0, 1, 2, -1)] == [6, 6, 6, 18]
-    assert np.array_equal(train.labels, np.where(train.labels < 0, -1, truth))
-    assert (data.training.valid.labels >= 0).all()
-    assert (data.test.labels >= 0).all()
-    assert np.array_equal(
-        train.labels, fold_data(machines, seed=1, labelled=Labelled(fraction=0.5)).training.train.labels
-    )
-
-
 def test_every_network_is_what_its_training_gives_on_the_folds_labels(
     machines: Dataset, config: ComparisonConfig, finished: tuple[Comparison, FoldResult]
 ) -> None:

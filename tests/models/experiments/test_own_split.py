@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.commands.study import run_study
 from mmkd_models.data import Dataset, open_dataset, write_dataset
-from mmkd_models.data.folds import part_of_windows
 from mmkd_models.data.labelled import ALL
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
 from mmkd_models.experiments.plan import fold_data
@@ -111,19 +110,6 @@ def test_a_study_without_groups_searches_and_judges_on_the_own_split(
     assert "never seen" not in page
 
 
-def test_more_seeds_than_folds_are_refused(machines: Dataset, dataset: Dataset, tmp_path: Path) -> None:
-    out = tmp_path / "study"
-    several = "expected 5 at most, since each judges on another fold and dataset 'machines' has 5 folds"
-    arguments = short(machines.path, "--modality", "acc", "-o", out, "--seeds", 6)
-    assert message_of(lambda: run_study(arguments)) == f"--seeds 6: {several}; choose among them"
-    arguments = short(dataset.path, "--modality", "acc", "-o", out, "--seeds", 2)
-    assert message_of(lambda: run_study(arguments)) == (
-        "--seeds 2: expected 1 at most, since each judges on another fold and dataset 'two' has no groups, so that its "
-        f"own split is its only fold; to have more, {ASK}"
-    )
-    assert not out.exists()
-
-
 def leak(dataset: Dataset, path: Path) -> Dataset:
     """The same dataset with a window of test that continues one of train."""
     splits: dict[str, dict[str, Any]] = {}
@@ -146,8 +132,3 @@ def test_a_study_of_splits_that_share_samples_is_refused(dataset: Dataset, tmp_p
         "dataset 'leak': the last 25 samples of train window 7 are the first of test window 2 in 'acc' (1 such in "
         f"all); splits must not share samples; {ASK} and put whole groups into one of the splits"
     )
-
-
-def test_windows_without_groups_are_dealt_into_parts_by_blocks(dataset: Dataset) -> None:
-    train = dataset.split("train")
-    assert sorted(set(part_of_windows(train, parts=2, seed=0).tolist())) == [0, 1]  # blocks of 9 windows

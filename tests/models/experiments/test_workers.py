@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -126,12 +125,6 @@ def test_a_run_that_another_command_makes_is_waited_for(
         make_runs(workers, [replace(student, is_done=result.exists)])
     assert result.exists()
     assert [path.name for path in student.path.iterdir()] == ["lock"]
-
-
-def test_nothing_begins_after_the_deadline(student: Run) -> None:
-    with Workers(1) as workers:
-        make_runs(workers, [student], deadline=time.time() - 1)
-    assert not student.path.exists()
 
 
 def test_a_host_with_other_data_is_refused(machines: Dataset) -> None:

@@ -83,7 +83,8 @@ def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
     return [subset for size in range(len(names), 0, -1) for subset in combinations(names, size)][:MAX_SUBSETS]
 
 
-def _judge_missing(inputs: SuiteInputs) -> _MissingFacts:
+def run(inputs: SuiteInputs) -> SuiteResult:
+    """Judge the models with the first one's sensors and samples missing."""
     measure, first = inputs.measure, inputs.first
     compared_with = inputs.baseline or (inputs.names[1] if len(inputs.models) > 1 else None)
     conditions = [(subset, 0.0) for subset in subsets_of(first.modalities)]
@@ -110,13 +111,7 @@ def _judge_missing(inputs: SuiteInputs) -> _MissingFacts:
                 is_chance=not compare_with_chance([outcome], measure.name, seed=inputs.seed).is_better,
             )
         )
-    return _MissingFacts(measure=measure, compared_with=compared_with, rows=tuple(rows))
-
-
-def run(inputs: SuiteInputs) -> SuiteResult:
-    """Judge the models with the first one's sensors and samples missing."""
-    facts = _judge_missing(inputs)
-    measure = facts.measure
+    facts = _MissingFacts(measure=measure, compared_with=compared_with, rows=tuple(rows))
     curve = [facts.rows[0], *(row for row in facts.rows if row.fraction)]
     return SuiteResult(
         title="When sensors or samples are missing",

@@ -38,7 +38,9 @@ class _ScoresFacts(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, _ModelScores]
 
 
-def _judge_scores(inputs: SuiteInputs) -> _ScoresFacts:
+def run(inputs: SuiteInputs) -> SuiteResult:
+    """Score every model and compare the first with the others."""
+    inputs.on_part("scores")
     windows, measure = inputs.windows, inputs.measure
     models: dict[str, _ModelScores] = {}
     first: TestedNetwork | None = None
@@ -58,24 +60,18 @@ def _judge_scores(inputs: SuiteInputs) -> _ScoresFacts:
             confidence=confidence,
         )
         first = first or outcome
-    return _ScoresFacts(measure=measure, models=models)
-
-
-def run(inputs: SuiteInputs) -> SuiteResult:
-    """Score every model and compare the first with the others."""
-    inputs.on_part("scores")
-    facts = _judge_scores(inputs)
+    facts = _ScoresFacts(measure=measure, models=models)
     lead, notes, tables = "Scores on these windows.", [], [_table(inputs, facts)]
     lead += " A gain is the first model minus the other." if len(facts.models) > 1 else ""
-    calibrated = {name: model.confidence for name, model in facts.models.items() if model.confidence is not None}
+    calibrated = {name: scores.confidence for name, scores in models.items() if scores.confidence is not None}
     if calibrated:
         lead += " A label set has every label that is still plausible; it may miss the true one as often as its error "
         lead += "level."
-    for name, confidence in calibrated.items():
-        notes.append(f"{name}: {reliability_text(confidence)}")
-        rows = tuple(map(coverage_cells, confidence.coverages))
+    for name, own_confidence in calibrated.items():
+        notes.append(f"{name}: {reliability_text(own_confidence)}")
+        rows = tuple(map(coverage_cells, own_confidence.coverages))
         tables.append(SuiteTable(caption=f"Label sets of {name}", heads=HEADINGS, rows=rows))
-    if any(model.gain is not None and model.gain.low is None for model in facts.models.values()):
+    if any(scores.gain is not None and scores.gain.low is None for scores in models.values()):
         notes.append(f"an interval needs {MIN_GROUPS} {'groups' if inputs.windows.has_groups else 'blocks'} or more")
     return SuiteResult(
         title="How good is it?",

@@ -61,15 +61,18 @@ OPTION = Equipment(
 )
 
 
-def test_the_investment_is_equipment_gateways_and_the_making_of_the_model() -> None:
+def test_the_figures_are_those_of_a_table_by_hand() -> None:
     # 10 x (200 x 1.1 + 100 + 300) = 6,200; three gateways 3,000; campaign 2,000; 30 h at 50 = 1,500
     assert cost.investment(PLANT, OPTION) == pytest.approx(12_700.00, abs=0.005)
-
-
-def test_a_year_is_what_is_saved_less_alarms_energy_and_maintenance() -> None:
     # saved: 10 x 0.5 x 0.9 x 0.4 x 10,000 = 18,000
     # spent: 10 x (100 x 0.02 x 100 + 90.7536 x 0.2 + 2 x 50) = 10 x (200 + 18.15072 + 100) = 3,181.5072
     assert cost.yearly(PLANT, OPTION) == pytest.approx(14_818.49, abs=0.005)
+    # 14,818.4928 / 1.1 + 11,818.4928 / 1.21 + 14,818.4928 / 1.331 - 12,700
+    # = 13,471.3571 + 9,767.3494 + 11,133.3529 - 12,700
+    assert cost.net_present_value(PLANT, OPTION) == pytest.approx(21_672.06, abs=0.005)
+    # 14,818.4928 / 12 = 1,234.8744 a month: 11 months are 13,583.62, 10 are 12,348.74
+    assert cost.payback_month(PLANT, OPTION) == 11
+    assert cost.payback_month(PLANT, msgspec.structs.replace(OPTION, detection=0.1)) is None
 
 
 def test_sensors_are_bought_anew_after_their_life_and_nothing_in_the_last_year() -> None:
@@ -81,18 +84,6 @@ def test_sensors_are_bought_anew_after_their_life_and_nothing_in_the_last_year()
         3000.0,
         0.0,
     ]
-
-
-def test_the_net_present_value_is_that_of_a_table_by_hand() -> None:
-    # 14,818.4928 / 1.1 + 11,818.4928 / 1.21 + 14,818.4928 / 1.331 - 12,700
-    # = 13,471.3571 + 9,767.3494 + 11,133.3529 - 12,700
-    assert cost.net_present_value(PLANT, OPTION) == pytest.approx(21_672.06, abs=0.005)
-
-
-def test_payback_counts_months_and_replacements() -> None:
-    # 14,818.4928 / 12 = 1,234.8744 a month: 11 months are 13,583.62, 10 are 12,348.74
-    assert cost.payback_month(PLANT, OPTION) == 11
-    assert cost.payback_month(PLANT, msgspec.structs.replace(OPTION, detection=0.1)) is None
 
 
 def test_break_even_is_the_fewest_stations_that_pay() -> None:

@@ -74,9 +74,6 @@ def test_a_loss_hurts_and_a_better_rival_is_named() -> None:
         "MiniRocket on the same sensor is better there than the student, by +5.0 points (95 % CI +2.0 to +8.0): "
         "take it, or record another machine"
     )
-
-
-def test_a_student_that_loses_keeps_nothing_of_the_teachers_lead() -> None:
     worse = Interval(mean=-1.2, low=-3.0, high=0.6)
     found = facts([0.6, 0.7], [0.7, 0.7], teacher_gain=CERTAIN, gain=worse)
     assert list(describe(found).verdict)[1].endswith("(95 % CI +2.0 to +10.0); the student keeps nothing")
