@@ -50,11 +50,11 @@ def render_demo(document: Mapping[str, Any]) -> str:
     """Return HTML; raise DocumentError for a broken document."""
     demo = read_demo(document)
     name = demo.dataset.title or demo.dataset.name
-    leaked = leak_text(demo)
+    leaked, labelled = leak_text(demo), words.labelled_title(demo.label_fraction, demo.labelled_groups)
     parts = ([_results(demo)], _confusion(demo), _labels(demo), _missing(demo), _benchmark(demo), [_reproduce(demo)])
     return page.render(
         page.Page(
-            title=f"{name}: which one sensor is enough?",
+            title=f"{', '.join(filter(None, [name, labelled]))}: which one sensor is enough?",
             kind="demonstration",
             headline=question(demo),
             lede=_lede(demo, name),

@@ -43,9 +43,9 @@ def test_the_demo_tells_its_story_of_labelled_groups(two_sensors: Document) -> N
         "Everything was recorded, 2 of 6 groups were labelled. Which one sensor is enough, and what does distillation "
         "gain?"
     )
-    assert (
-        "Training uses the labels of 2 of 6 groups, chosen by the seed; all validation windows are labelled."
-    ) in render_demo(two_sensors)
+    page = render_demo(two_sensors)
+    assert "Training uses the labels of 2 of 6 groups, chosen by the seed; all validation windows are labelled." in page
+    assert re.search(r"<title>.*, 2 of 6 groups labelled: which one sensor is enough\?</title>", page)
 
 
 @pytest.mark.parametrize("leaks", [True, False])

@@ -99,7 +99,7 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
         raise UsageError(f"{folder}: expected logs with columns of numbers, found none; name the folder that has them")
     lines, names = list[str](), list[str]()
     for look in sources:
-        name = _sensor_name(look.pattern)
+        name = _sensor_name(look.pattern.removeprefix(above))
         names.append(name if name not in names else f"{name}_{len(names) + 1}")
         lines += ["", "[[source]]", *toml_lines(_source_keys(look, names[-1]))]
         for text in look.doubts:

@@ -156,7 +156,9 @@ def test_a_draft_takes_flags_as_labels_and_never_as_channels(tmp_path):
     ]
     assert 'channels = ["vibration", "current", "pressure", "flow"]' in lines
     names = 'rename = {"0" = "normal", "1" = "anomaly"}'
-    assert {'column = "anomaly"', names, 'group = "line"'} < {*lines}
+    assert {'modality = "sensor"', 'column = "anomaly"', names, 'group = "line"'} < {*lines}
+    above = draft_recipe(tmp_path, prefix="logs").splitlines()
+    assert {'modality = "sensor"', 'files = "logs/line{line}/{file}.csv"    # 16 files'} < {*above}
 
 
 def test_files_with_lost_rows_copies_and_another_unit_are_imported_by_a_draft_and_one_line(tmp_path, caplog):
