@@ -71,7 +71,8 @@ class FirstLook:
 def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
     """Return a recipe for a folder at `prefix` from the recipe. Raise UsageError without logs."""
     if not folder.is_dir():
-        raise UsageError(f"{folder}: expected a folder of logs, found none there; check the path")
+        got, cure = ("got a file", "name its folder") if folder.is_file() else ("found none there", "check the path")
+        raise UsageError(f"{folder}: expected a folder of logs, {got}; {cure}")
     known = [suffix for suffix in suffixes() if suffix != ".npz"]  # often results
     files = [file for file in folder.rglob("*") if file.suffix.lower() in known and file.is_file()]
     if not files:

@@ -302,6 +302,14 @@ def test_a_folder_without_logs_is_refused(refusal, tmp_path):
     )
 
 
+def test_a_file_in_place_of_its_folder_is_refused(refusal, plant):
+    file = plant / "M0" / "acc.csv"
+    assert refusal(UsageError, draft_recipe, file) == f"{file}: expected a folder of logs, got a file; name its folder"
+    assert refusal(UsageError, draft_recipe, plant / "no") == (
+        f"{plant}/no: expected a folder of logs, found none there; check the path"
+    )
+
+
 def test_a_command_after_its_argument_is_named(refusal):
     assert refusal(UsageError, run_data, ["plant", "recipe"]) == (
         "plant: expected a command first, got 'recipe' after it; swap the two"
