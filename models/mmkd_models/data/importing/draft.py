@@ -56,7 +56,7 @@ class FirstLook:
     rate_hz: float | None = None
     is_rounded: bool = False
     numbers: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
+    texts: Mapping[str, int] = field(default_factory=dict)  # and how many different ones
     flags: tuple[str, ...] = ()
     binary: tuple[str, ...] = ()  # flags of 0 and 1
     doubts: tuple[str, ...] = ()
@@ -105,6 +105,13 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
         lines += ["", "[[source]]", *toml_lines(_source_keys(look, names[-1]))]
         for text in look.doubts:
             asked.setdefault(text, []).append(names[-1])
+    for columns in dict.fromkeys(look.names for look in sources if look.names):
+        twins = [number for number, look in enumerate(sources) if look.names == columns]
+        if len(twins) > 1:
+            all_files = [file for number in twins for file in sources[number].files]
+            pattern, _ = _pattern([file.relative_to(folder).as_posix() for file in all_files])
+            text = "have the same columns: if they are classes of one sensor, write one source, files ="
+            asked[f"{text} {above + pattern!r}"] = [names[number] for number in twins]
     for text in (text for look in labels[:1] for text in look.doubts):
         asked.setdefault(text, []).append("labels")
     keys, question = _label_keys(sources, [*labels, *(look for look in looks if look.pattern in tables)])
@@ -115,7 +122,9 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
     length_s = max(_WINDOW_S, _WINDOW_SAMPLES / min((look.rate_hz or math.inf) for look in sources))
     windows: _Keys = {"length_s": (float(f"{length_s:.2g}"), ""), "stride_s": (float(f"{length_s / 2:.2g}"), "")}
     lines += ["", "[windows]", *toml_lines(windows)]
-    group_keys, group_question = _group_keys(max(sources, key=lambda look: len(look.files)), shared)
+    group_keys, group_question = _group_keys(
+        max(sources, key=lambda look: len(look.files)), shared, keys.get("column", ("", ""))[0]
+    )
     lines += ["", "[split]", *toml_lines(group_keys)] if group_keys else []
     questions = [f"{', '.join(names)}: {text}" for text, names in asked.items()]
     questions += [question, "length_s: is a window long enough to show the difference between classes?", group_question]
@@ -150,9 +159,10 @@ def _alike(folder: Path, files: Sequence[Path]) -> list[list[Path]]:
 
 def _pattern(names: Sequence[str]) -> tuple[str, Mapping[str, tuple[str, ...]]]:
     """Return a pattern of these names, and by part that differs its value in each name."""
-    split = [re.split(r"(\d+|/|\.)", name) for name in names]
-    if len({len(pieces) for pieces in split}) > 1:
-        split = [re.split(r"(/|\.\w+$)", name) for name in names]
+    for separators in (r"(\d+|[/._-])", r"(\d+|[/.])", r"(/|\.\w+$)"):
+        split = [re.split(separators, name) for name in names]
+        if len({len(pieces) for pieces in split}) == 1:
+            break
     columns: list[tuple[str, ...]] = []
     for values in zip(*split, strict=True):
         if columns and len(set(values)) > 1 and len(set(columns[-1])) > 1:  # neighbours that differ are one part
@@ -166,7 +176,7 @@ def _pattern(names: Sequence[str]) -> tuple[str, Mapping[str, tuple[str, ...]]]:
             pieces.append(values[0])
             continue
         if values not in named:
-            before = re.findall(r"[A-Za-z]+", pieces[-1]) if pieces else []
+            before = re.findall(r"[A-Za-z]+", re.split(r"[/}]", "".join(pieces))[-1])
             name = before[-1].lower() if before else ("folder" if pieces.count("/") < depth else "file")
             named[values] = name if name not in named.values() else f"{name}{len(named) + 1}"
         part = "{" + named[values] + "}"
@@ -228,7 +238,7 @@ def _look_into(look: FirstLook) -> FirstLook:
         return replace(look, doubts=("the first file has no rows",))
     head = RowBlock(frame=block.frame.head(_HEAD_ROWS), place=block.place)
     look = _with_time(look, head)
-    numbers, texts, flags, binary = [], [], [], []
+    numbers, texts, flags, binary = [], dict[str, int](), [], []
     for name in (name for name in names if name != look.time):
         column = head.frame[name]
         is_number = column.dtype.is_numeric()
@@ -242,11 +252,11 @@ def _look_into(look: FirstLook) -> FirstLook:
         elif is_number:
             numbers.append(name)
         elif 2 <= column.n_unique() <= _FEW:
-            texts.append(name)
+            texts[name] = column.n_unique()
     return replace(
         look,
         numbers=tuple(numbers),
-        texts=tuple(texts),
+        texts=texts,
         flags=tuple(sorted(flags, key=_label_rank)),
         binary=tuple(binary),
     )
@@ -399,9 +409,10 @@ def _is_label(values: Sequence[str]) -> bool:
     return 2 <= len(set(values)) <= _FEW and not any(re.search(r"\d", value) for value in values)
 
 
-def _group_keys(look: FirstLook, parts: Sequence[str]) -> tuple[_Keys, str]:
+def _group_keys(look: FirstLook, parts: Sequence[str], label: str) -> tuple[_Keys, str]:
     """Return the keys of [split], and a question."""
     counts = {part: len(set(look.parts[part])) for part in parts}
+    counts |= {} if parts else {name: number for name, number in look.texts.items() if name != label}
     if not counts:
         return {}, "split: no part of the path differs between recordings, so each is split by time: is it one machine?"
     part = next((part for part, number in counts.items() if number >= _MIN_GROUPS), "")

@@ -206,6 +206,32 @@ def test_a_draft_of_one_broken_file_or_of_labels_alone_is_refused(refusal, tmp_p
     )
 
 
+def test_files_of_one_kind_whose_names_differ_by_a_word_may_be_classes(tmp_path):
+    for person in range(3):
+        for state in ("run", "walk"):
+            for number in (1, 2):
+                file = tmp_path / f"p{person}" / f"{state}_{number}.csv"
+                file.parent.mkdir(exist_ok=True)
+                file.write_text("time,x\n0,1.5\n1,2.5\n")
+    text = draft_recipe(tmp_path)
+    assert (
+        "# - run, walk: have the same columns: if they are classes of one sensor, write one source, files ="
+        " 'p{p}/{file}_{file3}.csv'\n"
+    ) in text
+    assert 'files = "p{p}/walk_{run}.csv"    # 6 files' in text
+
+
+def test_a_column_of_texts_is_the_group_if_there_is_no_other(tmp_path):
+    rows = [f"{k},{k}.5,M{k // 3},{'ok' if k % 3 else 'bad'}" for k in range(9)]
+    (tmp_path / "all.csv").write_text("\n".join(["time,x,machine,state", *rows]) + "\n")
+    lines = draft_recipe(tmp_path).splitlines()
+    assert {'column = "state"', 'group = "machine"'} < {*lines}
+    assert (
+        "# - split: which part must be whole in one split, such as a machine or a person: 'machine' (3 values)?"
+        in lines
+    )
+
+
 def test_parts_of_two_values_each_make_the_group_together(tmp_path):
     for site in "ab":
         for run in (1, 2):
