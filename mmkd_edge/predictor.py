@@ -49,8 +49,7 @@ from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predict.sensors import SensorChecks, WindowFault, check_checks, find_fault, worse
 from mmkd_edge.predict.student import OpenStudent, make_student, run_student
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_edge.stream.causal import Stepping, check_hop
-from mmkd_edge.stream.stream import OnWindow, Stream
+from mmkd_edge.stream.stream import OnWindow, Stepping, Stream, check_hop
 
 
 class EdgePredictor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,7 +9,7 @@ from typing import Literal
 from mmkd_edge.backends.trt.needs import EngineLibrary
 from mmkd_edge.bundle.archive import LOCAL_SIGNATURE
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.files import open_file, read_exactly
+from mmkd_edge.bundle.files import read_first
 from mmkd_edge.bundle.manifest import MANIFEST_FILE, REPORT_FILE, ModelEntry
 from mmkd_edge.errors import BundleError, UsageError
 from mmkd_export.verify.windows import RangeChoice
@@ -132,13 +131,9 @@ def export_plan(source: Path, *, output: Path | None = None, calibration: Path |
 def is_bundle(path: Path) -> bool:
     """Whether a file starts like a bundle."""
     try:
-        descriptor = open_file(path, expected="a bundle")
+        start = read_first(path, 64, expected="a bundle")
     except UsageError:
         return False
-    try:
-        start = read_exactly(descriptor, 64, offset=0)
-    finally:
-        os.close(descriptor)
     return start.startswith(LOCAL_SIGNATURE) and MANIFEST_FILE.encode() in start
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -62,7 +61,7 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of a backend: `lacks` returns what is missing besides the library, with install commands.
 
     `without_gain` are precisions no faster than fp32; one `on_gpu` ignores threads, and may build an engine; one that
-    `is_own` checks its files itself. The flag of `open` says that the model is a step graph.
+    `is_own` checks its files itself.
     """
 
     formats: tuple[ArtifactFormat, ...]
@@ -70,46 +69,15 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
     without_gain: tuple[Precision, ...] = ()
     library: Callable[[], tuple[str, str]]
     lacks: Callable[[], str] | None = None
-    open: Callable[[bytes, int, bool], SteppingBackend]
     has_steps: bool = True
     on_gpu: bool = False
     is_own: bool = False
-
-
-def _native(model: bytes, threads: int, steps: bool) -> SteppingBackend:
-    from mmkd_edge.backends.native import NativeBackend
-
-    return NativeBackend(model, threads=threads, steps=steps)
 
 
 def _why_not_built() -> str:
     from mmkd_edge.native import why_absent
 
     return why_absent()
-
-
-def _ort(model: bytes, threads: int, steps: bool) -> SteppingBackend:
-    from mmkd_edge.backends.ort import OrtBackend
-
-    return OrtBackend(model, threads=threads)
-
-
-def _openvino(model: bytes, threads: int, steps: bool) -> SteppingBackend:
-    from mmkd_edge.backends.openvino import OpenVinoBackend
-
-    return OpenVinoBackend(model, threads=threads)
-
-
-def _litert(model: bytes, threads: int, steps: bool) -> SteppingBackend:
-    from mmkd_edge.backends.litert import LitertBackend
-
-    return LitertBackend(model, threads=threads)
-
-
-def _trt(model: bytes, threads: int, steps: bool) -> Any:
-    from mmkd_edge.backends.trt.backend import TrtBackend
-
-    return TrtBackend(model)
 
 
 BACKENDS: Mapping[BackendName, BackendRow] = {
@@ -119,34 +87,29 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
         without_gain=("int8",),  # computed in float32: the weights alone are int8
         library=lambda: ("mmkd_edge.native", "mmkd-edge"),
         lacks=_why_not_built,
-        open=_native,
         is_own=True,
     ),
     "ort": BackendRow(
         formats=("onnx",),
         precisions=("fp32", "fp16", "int8"),
         library=lambda: ("onnxruntime", "onnxruntime"),
-        open=_ort,
     ),
     "openvino": BackendRow(
         formats=("onnx",),
         precisions=("fp32", "fp16", "int8"),
         without_gain=("fp16",),  # computed in float32, with rounded weights
         library=lambda: ("openvino", "openvino"),
-        open=_openvino,
     ),
     "litert": BackendRow(
         formats=("tflite",),
         precisions=("fp32", "fp16", "int8"),
         library=lambda: ("ai_edge_litert", "ai-edge-litert"),
-        open=_litert,
     ),
     "trt": BackendRow(
         formats=("onnx",),
         precisions=("fp32", "fp16", "int8"),
         library=installed_distribution,
         lacks=why_no_engines,
-        open=_trt,
         has_steps=False,
         on_gpu=True,
     ),
@@ -207,8 +170,7 @@ def choose_artifact(entry: ModelEntry, precision: Precision | Literal["auto"], b
 
 def open_backend(name: BackendName, model: bytes, *, threads: int) -> Backend:
     """Open a verified artifact; UnavailableError without its library, BackendError if it is refused."""
-    with _library(name):
-        return BACKENDS[name].open(model, threads, False)
+    return _open(name, model, threads=threads)
 
 
 def open_steps(name: BackendName, model: bytes, *, threads: int) -> SteppingBackend:
@@ -216,14 +178,32 @@ def open_steps(name: BackendName, model: bytes, *, threads: int) -> SteppingBack
     if not BACKENDS[name].has_steps:
         able = ", ".join(other for other, row in BACKENDS.items() if row.has_steps)
         raise UsageError(f"steps: expected one of the backends {able}, got {name!r}")
-    with _library(name):
-        return BACKENDS[name].open(model, threads, True)
+    return _open(name, model, threads=threads, steps=True)
 
 
-@contextmanager
-def _library(name: BackendName) -> Iterator[None]:
+def _open(name: BackendName, model: bytes, *, threads: int, steps: bool = False) -> Any:
     try:
-        yield
+        match name:  # the library of a backend is imported here
+            case "native":
+                from mmkd_edge.backends.native import NativeBackend
+
+                return NativeBackend(model, threads=threads, steps=steps)
+            case "ort":
+                from mmkd_edge.backends.ort import OrtBackend
+
+                return OrtBackend(model, threads=threads)
+            case "openvino":
+                from mmkd_edge.backends.openvino import OpenVinoBackend
+
+                return OpenVinoBackend(model, threads=threads)
+            case "litert":
+                from mmkd_edge.backends.litert import LitertBackend
+
+                return LitertBackend(model, threads=threads)
+            case "trt":
+                from mmkd_edge.backends.trt.backend import TrtBackend
+
+                return TrtBackend(model)
     except ImportError as error:
         distribution = BACKENDS[name].library()[1]
         raise UnavailableError(

@@ -55,6 +55,15 @@ def read_exactly(descriptor: int, size_bytes: int, *, offset: int) -> bytes:
     return b"".join(parts)
 
 
+def read_first(path: Path, size_bytes: int, *, expected: str) -> bytes:
+    """Return the first bytes of a file, fewer if it has fewer; errors as `open_file`."""
+    descriptor = open_file(path, expected=expected)
+    try:
+        return read_exactly(descriptor, size_bytes, offset=0)
+    finally:
+        os.close(descriptor)
+
+
 def is_written_by_others(facts: os.stat_result) -> bool:
     """Return whether anybody but this user and root can write it."""
     return facts.st_uid not in (0, os.geteuid()) or bool(facts.st_mode & _WRITTEN_BY_OTHERS)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from mmkd_edge.bundle.files import open_file, read_exactly, write_file
+from mmkd_edge.bundle.files import read_first, write_file
 from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
@@ -33,11 +33,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def read_reference(path: str | os.PathLike[str]) -> Reference:
     """Read a reference file; UsageError if it is missing or invalid."""
     path = Path(path)
-    descriptor = open_file(path, expected="a reference written by mmkd-data reference")
-    try:
-        data = read_exactly(descriptor, MAX_BYTES + 1, offset=0)
-    finally:
-        os.close(descriptor)
+    data = read_first(path, MAX_BYTES + 1, expected="a reference written by mmkd-data reference")
     if len(data) > MAX_BYTES:
         raise UsageError(f"{path}: expected a reference of at most {MAX_BYTES} bytes, got more")
     try:

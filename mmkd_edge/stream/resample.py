@@ -48,11 +48,6 @@ class TimeLine:
         self._suspect: tuple[float, NDArray[np.float32]] | None = None
         self.duplicates = self.late = self.strays = self.restarts = 0
 
-    @property
-    def last_s(self) -> float | None:
-        """Time of the line's newest sample, or None."""
-        return self._last
-
     def put(self, times: NDArray[np.float64], rows: NDArray[np.float32]) -> Iterator[RisingSamples]:
         """Take samples; yield those whose place is certain, in order."""
         if self._is_plain(times):

@@ -1,4 +1,4 @@
-"""The hash of a checkpoint's content, whatever its layout; without torch, for `mmkd-inspect`."""
+"""The header and the content's hash of a checkpoint; without torch, for `mmkd-inspect`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmkd_edge.bundle.files import read_first
 from mmkd_edge.errors import CheckpointError
 
 CONTENT_KEY = "content_sha256"
 """The key of the hash in the metadata of a checkpoint's file."""
+LENGTH_BYTES = 8
+# A tensor takes about 100 bytes of it; a million empty ones would take a gigabyte of memory to list.
+_MAX_HEADER_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +25,18 @@ class TensorContent:
     dtype: str
     shape: tuple[int, ...]
     data: memoryview
+
+
+def read_start(path: Path) -> bytes:
+    """Return the first bytes of a checkpoint, the length of its header; CheckpointError for one that is too long."""
+    start = read_first(path, LENGTH_BYTES, expected="a checkpoint of mmkd-edge")
+    length = int.from_bytes(start, "little")
+    if _MAX_HEADER_BYTES < length < path.stat().st_size:
+        raise CheckpointError(
+            f"{path}: expected a header of at most {_MAX_HEADER_BYTES} bytes, got {length}; "
+            "it is no checkpoint of mmkd-edge, or was altered"
+        )
+    return start
 
 
 def content_digest(parts: Iterable[TensorContent], document: bytes) -> str:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mmkd_edge.bundle.files import open_file, read_exactly, write_file
+from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError
-from mmkd_models.content_hash import CONTENT_KEY, TensorContent, check_content, content_digest
+from mmkd_models.content_hash import CONTENT_KEY, LENGTH_BYTES, TensorContent, check_content, content_digest, read_start
 
 _PICKLE_MARKS = (b"\x80", b"PK\x03\x04")  # a bare pickle (protocol 2+), and the ZIP that torch.save writes
 _KINDS = ("student", "teacher", "resume", "answers")
-_LENGTH_BYTES = 8
-# A tensor takes about 100 bytes of it; a million empty ones would take a gigabyte of memory to list.
-_MAX_HEADER_BYTES = 16 << 20
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, document: bytes) -> None:
@@ -36,12 +32,12 @@ def _with_metadata(data: bytes, key: str, value: str) -> bytes:
 
     Format: header length in 8 bytes, JSON header, padded with spaces to a multiple of 8, tensors.
     """
-    start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
-    header = json.loads(data[_LENGTH_BYTES:start])
+    start = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
+    header = json.loads(data[LENGTH_BYTES:start])
     header["__metadata__"][key] = value
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _LENGTH_BYTES)
-    return len(text).to_bytes(_LENGTH_BYTES, "little") + text + data[start:]
+    text += b" " * (-len(text) % LENGTH_BYTES)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text + data[start:]
 
 
 def content_sha256(tensors: Mapping[str, Tensor], document: bytes) -> str:
@@ -61,17 +57,7 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], bytes]:
     """
     from safetensors import SafetensorError, safe_open
 
-    descriptor = open_file(path, expected="a checkpoint of mmkd-edge")
-    try:
-        start, size = read_exactly(descriptor, 8, offset=0), os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
-    header_bytes = int.from_bytes(start, "little")
-    if _MAX_HEADER_BYTES < header_bytes < size:
-        raise CheckpointError(
-            f"{path}: expected a header of at most {_MAX_HEADER_BYTES} bytes, got {header_bytes}; "
-            "it is no checkpoint of mmkd-edge, or was altered"
-        )
+    start = read_start(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mmkd_report.words import is_number, percent, plain
+from mmkd_report.words import is_number, plain
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -36,12 +36,11 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A drawn chart: `caption` above, `note` below."""
+    """A drawn chart with a caption above."""
 
     kind: ClassVar = "chart"
     svg: Markup
     caption: str = ""
-    note: str = ""
     style: str = ""
 
 
@@ -126,10 +125,8 @@ def line_chart(
     y_axis: Axis,
     x_text: Callable[[float], str] = lambda value: f"{value:g}",
     y_text: Callable[[float], str] = plain,
-    caption: str | None = None,
-    note: str = "",
 ) -> Chart:
-    """Draw lines over two axes; `x_text` and `y_text` write tick labels, `caption` replaces the title."""
+    """Draw lines over two axes; `x_text` and `y_text` write tick labels."""
 
     def x_at(value: float) -> float:
         return round(LEFT + x_axis.place(value) * (RIGHT - LEFT), 1)
@@ -167,7 +164,7 @@ def line_chart(
                     marks.append(element("circle", text, class_="point", cx=x_at(x), cy=y_at(level), r=3))
         parts.append(element("g", *marks, class_=f"role-{line.role}"))
     drawn = svg(title, description, *parts, class_="chart", viewBox="0 0 340 172")
-    return Chart(svg=drawn, caption=title if caption is None else caption, note=note)
+    return Chart(svg=drawn, caption=title)
 
 
 def _path(points: Iterable[tuple[float, float] | None]) -> str:
@@ -176,8 +173,3 @@ def _path(points: Iterable[tuple[float, float] | None]) -> str:
         written += "" if point is None else f"{pen}{point[0]:g} {point[1]:g}"
         pen = "M" if point is None else "L"
     return written
-
-
-def percent_text(digits: int = 0) -> Callable[[float], str]:
-    """Return a writer of tick labels for fractions, in percent."""
-    return lambda value: percent(value, digits)

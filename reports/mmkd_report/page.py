@@ -32,20 +32,16 @@ class Note:
     text: str
 
 
-@dataclass(frozen=True)
-class Heading:
+class Heading(Note):
     """A heading inside a section."""
 
-    kind: ClassVar = "heading"
-    text: str
+    kind = "heading"
 
 
-@dataclass(frozen=True)
-class Code:
+class Code(Note):
     """A command or a snippet."""
 
-    kind: ClassVar = "code"
-    text: str
+    kind = "code"
 
 
 @dataclass(frozen=True)
@@ -180,7 +176,7 @@ class Findings:
     items: Sequence[tuple[str, str, str, bool]]
 
 
-Block: TypeAlias = "str | Note | Heading | Code | Table | Facts | Chart | Legend | Columns | Details | Findings"
+Block: TypeAlias = "str | Note | Table | Facts | Chart | Legend | Columns | Details | Findings"
 """A text is a paragraph; markup is drawn as it is."""
 
 

@@ -334,7 +334,7 @@ class Station:
     def _record(self, number: int, predictions: Sequence[Prediction]) -> None:
         if not predictions:
             return
-        dropped = self._intake.facts().dropped
+        sensor, dropped = self._sensors[number], self._intake.facts().dropped
         late = sum(sensor.left_out for sensor in self._sensors)
         for each in predictions:
             prediction = each if self._fallback is None else self._fallback.choose(number, each)
@@ -343,23 +343,22 @@ class Station:
                 if newly_dropped:
                     reason = f"{newly_dropped:,} samples were dropped because the queue was full"
                     prediction = with_fault(prediction, WindowFault(status="degraded", reason=reason))
-                self._record_one(
-                    self._sensors[number], prediction, dropped=newly_dropped, late=late - self._reported_late
+                self._answers = _ENGINE_FAILED not in prediction.reason
+                age_s = prediction.input_age_s
+                if not sensor.source.live:  # a recording has no age
+                    prediction = msgspec.structs.replace(prediction, input_age_s=None)
+                result = result_record(
+                    prediction,
+                    station=self.name,
+                    time_s=None if age_s is None else round(sensor.now_s - age_s, 6),
+                    decided_s=time.time(),
+                    dropped=newly_dropped,
+                    late=late - self._reported_late,
                 )
                 self._reported_dropped, self._reported_late = dropped, late
-
-    def _record_one(self, sensor: Sensor, prediction: Prediction, *, dropped: int, late: int) -> None:
-        self._answers = _ENGINE_FAILED not in prediction.reason
-        age_s = prediction.input_age_s
-        time_s = None if age_s is None else round(sensor.now_s - age_s, 6)
-        if not sensor.source.live:  # a recording has no age
-            prediction = msgspec.structs.replace(prediction, input_age_s=None)
-        result = result_record(
-            prediction, station=self.name, time_s=time_s, decided_s=time.time(), dropped=dropped, late=late
-        )
-        self._give(result)
-        for alarm in [] if self._alarms is None else self._alarms.see(result):
-            self._give(alarm)
+                self._give(result)
+                for alarm in [] if self._alarms is None else self._alarms.see(result):
+                    self._give(alarm)
 
     def _give(self, record: Record) -> None:
         with self._lock:

@@ -22,7 +22,7 @@ from mmkd_export.graph.onnx_graph import learnt_layers, nodes_behind_front_end
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import ExportResult, export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.precision.fp16 import half_graph
+from mmkd_export.precision.rewrite import half_graph
 from mmkd_export.verify.answers import NOVELTY_TOLERANCE, answers_from_student, graph_feeds, with_missing_samples
 from mmkd_export.verify.gate import GateRule, gate_result, gate_summary
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student

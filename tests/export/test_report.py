@@ -14,7 +14,8 @@ from mmkd_edge.bundle.bundle import Bundle, example_bundle
 from mmkd_edge.errors import BundleError
 from mmkd_export.commands.export import main
 from mmkd_export.plan import read_report
-from mmkd_report import DocumentError, render_export
+from mmkd_report.errors import DocumentError
+from mmkd_report.pages.export import render_export
 from mmkd_report.schema.export import decode_report, encode_document
 
 FILES = Path(__file__).parents[1] / "files"

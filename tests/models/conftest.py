@@ -318,7 +318,6 @@ def fold_result() -> Callable[..., FoldResult]:
                 score=0.5,
                 learning_rate=1e-3,
                 parameters=parameters,
-                curve=(Validation(step=2, train_loss=1.0, valid_score=0.5, terms={}),),
             )
             test = tested_network({group: (right[group], windows[group]) for group in sorted(windows)})
             return Judged(result=result, test=test, missing=missing)

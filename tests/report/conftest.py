@@ -6,7 +6,6 @@ its accuracy says, a gain is the mean of the gains of the seeds.
 
 from __future__ import annotations
 
-import math
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -68,18 +67,6 @@ def confusion(rng: random.Random, labels: int, accuracy: float, per_class: int =
     return matrix
 
 
-def curve(rng: random.Random, level: float, steps: int = 1600) -> list[Document]:
-    """A training run that ends near a level."""
-    return [
-        {
-            "step": step,
-            "train_loss": 1.9 * math.exp(-step / 420) + 0.21 + rng.gauss(0, 0.015),
-            "valid_score": level - (level - 0.15) * math.exp(-step / 300) + rng.gauss(0, 0.008),
-        }
-        for step in range(40, steps + 1, 40)
-    ]
-
-
 def network(rng: random.Random, level: float, seeds: int, *, labels: int, parameters: int, p50: float) -> Document:
     """A network with all that a full document tells about it."""
     measured = scores(rng, level, seeds)
@@ -91,7 +78,6 @@ def network(rng: random.Random, level: float, seeds: int, *, labels: int, parame
         "modalities": [],
         "latency_ms": {"p50": p50, "p90": p50 * 1.12, "p99": p50 * 1.71},
         "confusion": confusion(rng, labels, measured["accuracy"]["mean"]),
-        "curve": curve(rng, level),
     }
 
 
@@ -178,7 +164,6 @@ def dataset(names: Sequence[str], labels: Sequence[str]) -> Document:
     sampling = {"rate_hz": 50.0, "samples": 200, "unit": "g"}
     return {
         "name": "watch_exercises",
-        "title": "Shoulder exercises with a smartwatch",
         "source": "seglearn 1.2.5, https://arxiv.org/abs/1802.01489",
         "licence": "BSD-3-Clause",
         "sha256": "3f1c0b8e" * 8,
@@ -211,17 +196,16 @@ def sparse() -> Document:
     return {
         "format_version": 1,
         "command": "mmkd-demo --out demo",
-        "dataset": {"name": "rotor", "title": None, "labels": ["good", "worn"], "modalities": [], "groups": None},
+        "dataset": {"name": "rotor", "labels": ["good", "worn"], "modalities": [], "groups": None},
         "label_fraction": 1,
         "seeds": [3],
-        "teacher": {"accuracy": two, "balanced_accuracy": None, "macro_f1": None, "parameters": None, "curve": None},
+        "teacher": {"accuracy": two, "balanced_accuracy": None, "macro_f1": None, "parameters": None},
         "students": {
             "drive": {
                 "baseline": {"accuracy": one, "latency_ms": None, "confusion": [[9, 3], [5, 7]]},
                 "student": {
                     "accuracy": {"mean": 0.5998, "std": 0.0, "per_seed": [0.5998]},
                     "valid_score": one,
-                    "curve": [],
                 },
                 "extra_trees": {"accuracy": {"mean": 0.6456}, "balanced_accuracy": {"mean": 0.6312}, "macro_f1": None},
                 "mini_rocket": {"reason": "the library aeon is not installed: pip install 'mmkd-edge[rivals]'"},

@@ -39,7 +39,8 @@ def print_report(report: AnyReport, *, json: bool) -> None:
 
 def write_run_page(path: Path, reports: Sequence[BenchReport]) -> None:
     """Write the page of runs."""
-    from mmkd_report import render_bench, write_page
+    from mmkd_report.page import write_page
+    from mmkd_report.pages.bench import render_bench
 
     write_page(path, render_bench([msgspec.to_builtins(report) for report in reports]))
 

@@ -238,7 +238,8 @@ def _document(data: Dataset, folds: list[FoldResult], out: Path) -> DemoDocument
 
 
 def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
-    from mmkd_report import render_demo, write_page
+    from mmkd_report.page import write_page
+    from mmkd_report.pages.demo import render_demo
 
     document = msgspec.structs.replace(document, duration_s=round(time.monotonic() - began, 1))
     write_file(out / _DOCUMENT, json_text(document, indent=1).encode())
@@ -248,7 +249,6 @@ def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
 
 def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
     """Print scores, verdict and next commands."""
-    from mmkd_export.demo.chain import best_student
     from mmkd_report.pages.demo import gap_text
     from mmkd_report.pages.demo_answer import is_judged, leak_text, recommendation, shipped_text
     from mmkd_report.words import for_terminal, labelled_title, with_gain_unit
@@ -271,7 +271,7 @@ def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
     for sentence in (shipped_text(demo), leak_text(demo)):
         if sentence:
             print(for_terminal(sentence))
-    bundle, best = str(out / "student.edge"), best_student(demo)
+    bundle, best = str(out / "student.edge"), demo.best_student or next(iter(demo.students))
     written = f"wrote {demo.report} and {bundle}"
     if not is_judged(demo):
         print(

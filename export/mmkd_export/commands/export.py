@@ -164,7 +164,8 @@ def export_(
     with _progress() as on_stage:
         result = export(plan, on_stage=on_stage)
     if page is not None:
-        from mmkd_report import render_export, write_page
+        from mmkd_report.page import write_page
+        from mmkd_report.pages.export import render_export
 
         write_page(page, render_export(msgspec.to_builtins(_document(result))))
     if as_json:

@@ -148,7 +148,9 @@ def _document(
 
 
 def _write(out: Path, document: SensorsDocument, judged: Mapping[str, JudgingDocument]) -> None:
-    from mmkd_report import render_judging, render_sensors, write_page
+    from mmkd_report.page import write_page
+    from mmkd_report.pages.judging import render_judging
+    from mmkd_report.pages.sensors import render_sensors
 
     write_file(out / SENSORS_FILE, json_text(document, indent=1).encode())
     write_page(out / PAGE_FILE, render_sensors(msgspec.to_builtins(document)))

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.reference import write_reference
@@ -53,7 +52,7 @@ def measure(
         for name, path in bundles.items():
             say(f"latency: teacher against {name} student")
             times[name] = pair(model, path)
-    best = best_student(document)
+    best = document.best_student or next(iter(bundles))
     write_file(out / "student.edge", bundles[best].read_bytes())
     say(f"benchmark: {best} student through EdgePredictor")
     benchmark, machine = bundle(out / "student.edge", references[best])
@@ -68,16 +67,6 @@ def measure(
         benchmark=benchmark,
         machine=machine,
     )
-
-
-def best_student(document: DemoDocument) -> str:
-    """Return the sensor with the best validation score."""
-
-    def score(name: str) -> float:
-        spread = document.students[name].student.valid_score
-        return -np.inf if spread is None else spread.mean
-
-    return max(document.students, key=score)
 
 
 def _with_measured(contest: DemoSensor, reference: Path | None, times: PairLatency) -> DemoSensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import msgspec
 
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.files import open_file, read_exactly
+from mmkd_edge.bundle.files import read_first
 from mmkd_edge.bundle.manifest import Adapted, ModelEntry, adapted_text
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
 from mmkd_edge.predict.novelty import magnitude_text, novelty_text
@@ -21,22 +20,20 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
 from mmkd_export.plan import is_bundle, read_report
 from mmkd_export.targets.trt import engine_device, read_sidecar
 from mmkd_export.verify.gate import gate_summary
-from mmkd_models.content_hash import CONTENT_KEY, TensorContent, check_content, content_digest
+from mmkd_models.content_hash import CONTENT_KEY, LENGTH_BYTES, TensorContent, check_content, content_digest, read_start
 
 Facts = dict[str, str]  # dotted name to value, in reading order
 _Rows = Iterator[tuple[str, str]]
-_LENGTH_BYTES = 8
-_MAX_HEADER_BYTES = 16 << 20  # as `mmkd_models.tensors` reads, which needs torch
 # Checkpoint dtypes in safetensors and torch.
 _DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64", "I32": "int32", "U8": "uint8", "BOOL": "bool"}
 
 
 def inspect_file(path: Path) -> Facts:
     """Return facts of a bundle, checkpoint, engine or sidecar; raise UsageError if unknown, ArtifactError if broken."""
-    start = _first_bytes(path, 64, expected="a bundle, a checkpoint or an engine")
+    start = read_first(path, 64, expected="a bundle, a checkpoint or an engine")
     if is_bundle(path):
         return dict(_bundle_facts(path))
-    if start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
+    if start[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{":
         return dict(_checkpoint_facts(path))
     sidecar = path if start.lstrip()[:1] == b"{" else path.with_name(path.name + ".json")
     if sidecar.is_file():
@@ -44,14 +41,6 @@ def inspect_file(path: Path) -> Facts:
     raise UsageError(
         f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got none of them"
     )
-
-
-def _first_bytes(path: Path, count: int, *, expected: str) -> bytes:
-    descriptor = open_file(path, expected=expected)
-    try:
-        return read_exactly(descriptor, count, offset=0)
-    finally:
-        os.close(descriptor)
 
 
 def differences(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
@@ -196,18 +185,11 @@ def _student_facts(facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], list[TensorContent], str]:
-    start_bytes = _first_bytes(path, _LENGTH_BYTES, expected="a checkpoint of mmkd-edge")
-    length = int.from_bytes(start_bytes, "little")
-    if _MAX_HEADER_BYTES < length < path.stat().st_size:
-        raise CheckpointError(
-            f"{path}: expected a header of at most {_MAX_HEADER_BYTES} bytes, got {length}; "
-            "it is no checkpoint of mmkd-edge, or was altered"
-        )
+    start = LENGTH_BYTES + int.from_bytes(read_start(path), "little")
     data = path.read_bytes()
-    start = _LENGTH_BYTES + length
     content = memoryview(data)[start:]
     try:
-        header: dict[str, Any] = json.loads(data[_LENGTH_BYTES:start])
+        header: dict[str, Any] = json.loads(data[LENGTH_BYTES:start])
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         expected = start + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         if len(data) != expected:

@@ -22,8 +22,7 @@ from mmkd_export.graph.onnx_graph import (
     learnt_ranges,
     select_layers,
 )
-from mmkd_export.precision.fp16 import FP16_LIMIT, half_graph
-from mmkd_export.precision.qdq import quantised_graph
+from mmkd_export.precision.rewrite import FP16_LIMIT, half_graph, quantised_graph
 from mmkd_export.student import ProvenStudent
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_model, graph_feeds
 from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError, prove_lower_precision, require_passed

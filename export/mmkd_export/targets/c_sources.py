@@ -19,114 +19,7 @@ from mmkd_export.plan import only_student
 
 _ENGINE = ("include/mmkd.h", "src/model.h", "src/model.c", "src/compute.c")
 _MAX_WINDOWS = 8
-
-_HEADER = """/* One student of mmkd-edge: $model_id. Made by mmkd-export --target c; `make test` runs its self-test. */
-#ifndef STUDENT_H
-#define STUDENT_H
-
-enum { STUDENT_SAMPLES = $samples, STUDENT_CHANNELS = $channels, STUDENT_OUTPUTS = $outputs };
-
-extern const char *const student_labels[STUDENT_OUTPUTS];
-extern const char *const student_channels[STUDENT_CHANNELS]; /* $unit at $rate Hz */
-
-/* Answer for one window of raw values, (STUDENT_SAMPLES, STUDENT_CHANNELS), the oldest sample first.
- * NaN, and values outside of $low to $high, count as missing.
- * answers: STUDENT_OUTPUTS numbers: $answers. novelty: distance from the training windows, or NULL.
- * Returns the number of the label with the largest answer, or -1 if every value is missing. For one thread. */
-int student_predict(const float *window, float *answers, float *novelty);
-
-#endif
-"""
-
-_SOURCE = """#include "student.h"
-
-#include <math.h>
-#include <stdint.h>
-
-#include "engine/src/model.h"
-
-extern const uint32_t student_tensors[];
-const char *const student_labels[STUDENT_OUTPUTS] = {$labels};
-const char *const student_channels[STUDENT_CHANNELS] = {$names};
-
-static mmkd_model model;
-static float scratch[$scratch] __attribute__((aligned(64)));
-static float values[STUDENT_SAMPLES * STUDENT_CHANNELS], present[STUDENT_SAMPLES * STUDENT_CHANNELS];
-
-int student_predict(const float *window, float *answers, float *novelty)
-{
-    static int is_open;
-    float logits[STUDENT_OUTPUTS], none = 0;
-    int best = 0, any = 0;
-    if (!is_open && mmkd_model_place(student_tensors, $bytes, MMKD_ISA_BASE, &model, 0, 0)) return -1;
-    is_open = 1;
-    for (int i = 0; i < STUDENT_SAMPLES * STUDENT_CHANNELS; i++) {
-        int there = isfinite(window[i]) && window[i] >= ${low}f && window[i] <= ${high}f;
-        present[i] = there ? 1.0f : 0.0f;
-        values[i] = there ? window[i] : 0.0f;
-        any |= there;
-    }
-    mmkd_run(&model, scratch, values, present, logits, answers, novelty ? novelty : &none);
-    for (int k = 1; k < STUDENT_OUTPUTS; k++)
-        if (answers[k] > answers[best]) best = k;
-    return any ? best : -1;
-}
-"""
-
-_TEST = """/* Compares recorded windows with the answers of the checkpoint. */
-#include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-
-#include "student.h"
-
-enum { WINDOWS = $count };
-static const uint32_t windows[] = {$windows};
-static const uint32_t expected[] = {$expected};
-static const float tolerance = ${tolerance}f;
-
-int main(void)
-{
-    float worst = 0, answers[STUDENT_OUTPUTS];
-    for (int n = 0; n < WINDOWS; n++) {
-        student_predict((const float *)windows + n * STUDENT_SAMPLES * STUDENT_CHANNELS, answers, 0);
-        for (int k = 0; k < STUDENT_OUTPUTS; k++) {
-            float error = fabsf(answers[k] - ((const float *)expected)[n * STUDENT_OUTPUTS + k]);
-            worst = error > worst || error != error ? error : worst;
-        }
-    }
-    int passed = worst <= tolerance;
-    printf("%d windows, largest error %d of at most %d millionths: %s\\n", WINDOWS, (int)(worst * 1e6f),
-           (int)(tolerance * 1e6f), passed ? "passed" : "FAILED");
-    return !passed;
-}
-"""
-
-_MAKEFILE = """# make test; make size; cross-compile with CC=arm-none-eabi-gcc CFLAGS="-O2 -mcpu=cortex-m7 ..."
-CC ?= cc
-CFLAGS ?= -O3
-SIZE ?= $(if $(filter %gcc,$(CC)),$(CC:gcc=size),size)
-ALL = -std=c99 -DMMKD_NO_HEAP -DMMKD_ONE_ISA -fno-strict-aliasing -Wno-psabi -Wno-unknown-pragmas $(CFLAGS)
-OBJECTS = student.o tensors.o model.o compute.o
-
-libstudent.a: $(OBJECTS)
-\t$(AR) rcs $@ $(OBJECTS)
-compute.o: engine/src/compute.c  # fast arithmetic here alone: the others compare with NaN
-\t$(CC) $(ALL) -ffast-math -DMMKD_SIZES -c $< -o $@
-model.o: engine/src/model.c
-\t$(CC) $(ALL) -c $< -o $@
-%.o: %.c student.h
-\t$(CC) $(ALL) -c $< -o $@
-self_test: test.o libstudent.a
-\t$(CC) $(ALL) $(LDFLAGS) test.o libstudent.a -lm -o $@
-test: self_test
-\t./self_test
-size: libstudent.a
-\t$(SIZE) -t libstudent.a
-clean:
-\trm -f *.o *.a self_test
-.PHONY: test size clean
-"""
+_TEMPLATES = Path(__file__).with_name("c")
 
 
 def write_c_sources(path: Path) -> Path:
@@ -158,8 +51,9 @@ def write_c_sources(path: Path) -> Path:
         shutil.copyfile(FOLDER / name, fresh / "engine" / name)
     tolerance = max(golden.tolerance, artifact.parity.tolerance)
     texts = _texts(entry, golden, model_id=model_id, tensors=tensors, tolerance=tolerance)
-    for name, text in {**texts, "Makefile": _MAKEFILE}.items():
+    for name, text in texts.items():
         (fresh / name).write_text(text, encoding="utf-8")
+    shutil.copyfile(_TEMPLATES / "Makefile", fresh / "Makefile")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
     return folder
@@ -193,8 +87,8 @@ def _texts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes, 
     words = _words(np.frombuffer(tensors + b"\0" * (-len(tensors) % 4), dtype="<u4"))
     data = f"#include <stdint.h>\n\nconst uint32_t student_tensors[] __attribute__((aligned(64))) = {{{words}}};\n"
     filled = {
-        name: Template(template).substitute(facts)
-        for name, template in {"student.h": _HEADER, "student.c": _SOURCE, "test.c": _TEST}.items()
+        name: Template((_TEMPLATES / name).read_text(encoding="utf-8")).substitute(facts)
+        for name in ("student.h", "student.c", "test.c")
     }
     return {**filled, "tensors.c": data}
 

@@ -110,7 +110,8 @@ def adapt(
 
 def _finish(adaptation: Adaptation, output: Path, *, dry_run: bool, page: Path | None, json: bool) -> None:
     from mmkd_models.training.checkpoint import write_student
-    from mmkd_report import render_adaptation, write_page
+    from mmkd_report.page import write_page
+    from mmkd_report.pages.adaptation import render_adaptation
 
     document = adaptation.document
     is_written = adaptation.checkpoint is not None and not dry_run

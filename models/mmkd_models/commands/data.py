@@ -289,7 +289,8 @@ def report(
     if label_next is not None:
         write_file(label_next, label_csv(document.to_label, train).encode())
     if out is not None:
-        from mmkd_report import render_data_report, write_page
+        from mmkd_report.page import write_page
+        from mmkd_report.pages.data import render_data_report
 
         write_page(out, render_data_report(to_builtins(document)))
     if as_json:

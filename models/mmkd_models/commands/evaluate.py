@@ -27,7 +27,7 @@ with loading("mmkd-evaluate"):
     from mmkd_models.data.windows import Windows
     from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, default_trainings
     from mmkd_models.evaluation.seen import check_seen, split_judged
-    from mmkd_models.evaluation.suites.cost_model import TEMPLATE
+    from mmkd_models.evaluation.suites.cost_model import cost_template
     from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
     from mmkd_models.evaluation.suites.models import (
         check_rivals,
@@ -90,7 +90,7 @@ class _SuiteOptions:
     ] = None
     cost: Annotated[Path | None, Option("Assumptions of the suite cost; see --print-cost.", metavar="FILE.toml")] = None
     print_cost: Annotated[
-        bool, Option("Print a file of cost assumptions to fill in, and stop.", ("--print-cost",), says=TEMPLATE.strip)
+        bool, Option("Print a file of cost assumptions to fill in, and stop.", ("--print-cost",), says=cost_template)
     ] = False
 
 
@@ -142,7 +142,8 @@ def evaluate(
             inputs = _with_rivals(inputs, rivals, facts.sha256)
         document = judge(inputs, request.names, data=facts)
     if page is not None:
-        from mmkd_report import render_judging, write_page
+        from mmkd_report.page import write_page
+        from mmkd_report.pages.judging import render_judging
 
         write_page(page, render_judging(msgspec.to_builtins(document)))
     if as_json:

@@ -258,8 +258,8 @@ def pair_latency(teacher: Path, student: Path, *, duration_s: float) -> PairLate
 
 
 def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
-    from mmkd_report import render_study, write_page
-    from mmkd_report.pages.study import study_leak, verdict
+    from mmkd_report.page import write_page
+    from mmkd_report.pages.study import render_study, study_leak, verdict
     from mmkd_report.words import for_terminal
 
     page, chosen = output / "report.html", document.recommendation

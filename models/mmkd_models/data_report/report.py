@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.cli.csv_text import csv_text
+from mmkd_edge.cli.show import csv_text
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.checking.describe import count_splits, describe_channels, times_text
 from mmkd_models.data.checking.findings import find_everything, sort_findings

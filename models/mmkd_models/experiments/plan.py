@@ -33,7 +33,7 @@ from mmkd_models.evaluation.gains import labels_spread_in_time
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.networks.config import MemberKind, Preset, preset_named, student_config, teacher_config
-from mmkd_models.train_config import OnStep, TrainConfig, Validation
+from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.committee import default_members
 from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
 from mmkd_models.training.loop import RESUME_FILE
@@ -327,7 +327,6 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     score: float | None = None
     learning_rate: float = 0.0
     parameters: int = 0
-    curve: tuple[Validation, ...] = ()
     members: tuple[MemberKind, ...] = ()  # the trained student's
     shipped: str = ""
     sha256: str | None = None

@@ -199,7 +199,6 @@ def _train_teacher(folder: Folder, teacher: TeacherChoice, seed: int, on_step: O
         score=trained.facts.score,
         learning_rate=trained.facts.training.learning_rate,
         parameters=count_values(trained.transformer()),
-        curve=trained.facts.curve,
         sha256=file_sha256(file),
     )
     write_run(path, result)
@@ -245,7 +244,6 @@ def run_trial(folder: Folder, trial: Trial, on_step: OnStep) -> None:
         score=facts.score,
         learning_rate=facts.training.learning_rate,
         parameters=count_values(checkpoint.network()),
-        curve=facts.curve,
         members=checkpoint.config.members,
         shipped=facts.shipped or "",
         sha256=file_sha256(path / STUDENT_CHECKPOINT),

@@ -24,7 +24,6 @@ from mmkd_models.metrics.scores import AnyScores, LabelScores, Scores, measures_
 from mmkd_models.networks.config import named
 from mmkd_report.schema.demo import (
     FORMAT_VERSION,
-    CurvePoint,
     DemoDataset,
     DemoDocument,
     DemoRival,
@@ -150,7 +149,6 @@ def _network(judged: Sequence[Judged], measures: Sequence[Measure], preset: str 
         chance=compare_with_chance([network.test for network in judged], measures[0].name),
         confusion=msgspec.convert(np.sum(confusions, axis=0).tolist(), _Confusion) if confusions else None,
         counts=msgspec.convert(np.sum(counts, axis=0).tolist(), _Counts) if counts else None,
-        curve=tuple(msgspec.convert(point, CurvePoint, from_attributes=True) for point in results[0].curve),
     )
 
 

@@ -149,8 +149,8 @@ class LayerTerm(InnerTerm, frozen=True, kw_only=True):
         pairs = layer_pairs(self.layers, student=counts[0], teacher=counts[1]) if min(counts) else []
         if not pairs or any(not -n <= layer < n for pair in pairs for layer, n in zip(pair, counts, strict=True)):
             raise UsageError(
-                f"recipe: term {self.name!r}: layers {self.layers} cannot be tied: of what it compares the student "
-                f"shows {counts[0]} layers and the teacher {counts[1]}; name others, or drop the term"
+                f"recipe: term {self.name!r}: layers={self.layers} does not fit: it can compare {counts[0]} layers of "
+                f"the student and {counts[1]} of the teacher; choose other layers, or leave the term out"
             )
         return [(student[own], teacher[other]) for own, other in pairs]
 

@@ -8,7 +8,6 @@ from typing import Any
 from mmkd_report import charts, page, words
 from mmkd_report.pages.demo_answer import (
     answer,
-    best_student,
     is_judged,
     key_figures,
     leak_text,
@@ -49,7 +48,7 @@ MAX_SUBSETS = 12
 def render_demo(document: Mapping[str, Any]) -> str:
     """Return HTML; raise DocumentError for a broken document."""
     demo = read_demo(document)
-    name = demo.dataset.title or demo.dataset.name
+    name = demo.dataset.name
     leaked, labelled = leak_text(demo), words.labelled_title(demo.label_fraction, demo.labelled_groups)
     parts = ([_results(demo)], _confusion(demo), _labels(demo), _missing(demo), _benchmark(demo), [_reproduce(demo)])
     return page.render(
@@ -327,7 +326,7 @@ def _missing_charts(demo: DemoDocument) -> list[charts.Chart]:
             x_label="samples missing, %",
             x_axis=charts.tight_axis(missing.fractions),
             y_axis=over,
-            x_text=charts.percent_text(),
+            x_text=lambda value: words.percent(value, 0),
             y_text=lambda value: words.tick(value, measure),
         )
         drawn.append(chart)
@@ -390,7 +389,7 @@ def _reproduce(demo: DemoDocument) -> page.Section:
     known = {title: [row for row in group if row[1] not in ("", words.NOTHING)] for title, group in groups.items()}
     blocks: list[page.Block] = [page.Code(demo.command)] if demo.command else []
     blocks.append(page.columns(page.Facts(group, title) for title, group in known.items() if group))
-    best = best_student(demo)
+    best = demo.best_student
     if best is not None and (bundle := demo.students[best].bundle):
         reference = demo.students[best].reference
         more = f", reference={reference!r}" if reference else ""

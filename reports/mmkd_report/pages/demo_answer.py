@@ -29,7 +29,7 @@ def question(demo: DemoDocument) -> str:
 
 def answer(demo: DemoDocument) -> tuple[str, ...]:
     """Return the answer; no conclusion at chance level."""
-    best = best_student(demo)
+    best = demo.best_student
     if best is None:
         return ("No student was measured, so there is no answer yet.",)
     if not is_judged(demo):
@@ -46,7 +46,7 @@ def answer(demo: DemoDocument) -> tuple[str, ...]:
 
 def recommendation(demo: DemoDocument) -> str:
     """Return the recommendation of validation; empty without scores."""
-    best = best_student(demo)
+    best = demo.best_student
     if best is None:
         return ""
     if not is_judged(demo):
@@ -86,15 +86,8 @@ def leak_text(demo: DemoDocument) -> str:
 
 def is_judged(demo: DemoDocument) -> bool:
     """Return whether validation chose a student that beats chance."""
-    best = best_student(demo)
+    best = demo.best_student
     return best is not None and not words.is_chance_level(demo.students[best].student.chance)
-
-
-def best_student(demo: DemoDocument) -> str | None:
-    """Return the sensor with the best validation score, if any."""
-    valid = {name: mean_score(sensor.student.valid_score) for name, sensor in demo.students.items()}
-    scores = {name: score for name, score in valid.items() if words.is_number(score)}
-    return max(scores, key=lambda name: scores[name], default=None)
 
 
 def mean_score(spread: Spread | None) -> float | None:
@@ -159,7 +152,7 @@ def _rival_sentence(demo: DemoDocument) -> str:
 
 def key_figures(demo: DemoDocument) -> Iterator[tuple[str, str]]:
     """Yield number and caption, as far as measured."""
-    best = best_student(demo)
+    best = demo.best_student
     if best is None:
         return
     student, measure = demo.students[best].student, demo.reported_metric

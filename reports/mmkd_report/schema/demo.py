@@ -7,6 +7,7 @@ describe figures in `measures`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -46,15 +47,6 @@ class LatencyPercentiles(msgspec.Struct, frozen=True, kw_only=True, omit_default
     samples: int | None = None
 
 
-class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A validation during training; `terms` are parts of the loss."""
-
-    step: int
-    train_loss: float | None = None
-    valid_score: float | None = None
-    terms: dict[str, float] | None = None
-
-
 LABELS_ONLY = MODEL_NAMES["labels_only"]
 """The form of a student without a teacher."""
 
@@ -91,7 +83,6 @@ class Network(TestScores, frozen=True, kw_only=True, omit_defaults=True):
     latency_ms: LatencyPercentiles | None = None
     confusion: tuple[tuple[int, ...], ...] | None = None  # (K, K) windows over all seeds: rows true, columns answered
     counts: tuple[tuple[int, int, int, int], ...] | None = None  # (K, 4) right on, wrong on, wrong off, right off
-    curve: tuple[CurvePoint, ...] | None = None  # first seed's
     learning_rate: tuple[float | None, ...] | None = None  # peak, by seed
     kinds: tuple[str, ...] = ()  # a student's members, by seed
     shipped: tuple[str, ...] = ()  # the form that validation chose, by seed
@@ -170,7 +161,6 @@ class DemoDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """The dataset of the run."""
 
     name: str
-    title: str | None = None
     source: str | None = None
     licence: str | None = None
     sha256: str | None = None
@@ -215,6 +205,13 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     kind: str = "classification"
     metric: str | None = None
     measures: tuple[Measure, ...] = OF_CLASSES
+
+    @property
+    def best_student(self) -> str | None:
+        """The sensor whose student validates best, if any has a score."""
+        valid = {name: sensor.student.valid_score for name, sensor in self.students.items()}
+        means = {name: spread.mean for name, spread in valid.items() if spread is not None and isfinite(spread.mean)}
+        return max(means, key=lambda name: means[name], default=None)
 
     @property
     def reported_metric(self) -> Measure:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from mmkd_edge.cli.csv_text import csv_text
+from mmkd_edge.cli.show import csv_text
 from mmkd_edge.errors import UsageError, os_reason
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import GoneError, Sink, Source, SourceRequest, paced_source

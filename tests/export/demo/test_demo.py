@@ -34,7 +34,7 @@ from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
-from mmkd_report import render_demo
+from mmkd_report.pages.demo import render_demo
 from mmkd_report.pages.demo_answer import is_judged, recommendation, shipped_text
 from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercentiles, read_demo
 from mmkd_report.schema.study import PairLatency

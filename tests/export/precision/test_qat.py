@@ -23,7 +23,7 @@ from mmkd_export.graph.onnx_from_student import onnx_from_student, practised_lay
 from mmkd_export.graph.onnx_graph import LEARNT_OPS, learnt_layers, learnt_ranges, select_layers
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
-from mmkd_export.precision.qdq import quantised_graph
+from mmkd_export.precision.rewrite import quantised_graph
 from mmkd_export.verify.answers import answers_from_backend
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.data import Dataset, write_dataset

@@ -17,9 +17,15 @@ from mmkd_edge.predict.preprocess import prepare
 from mmkd_export.graph.calibration import BINS, Magnitudes, add_values, clipping_range, tensor_magnitudes
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.graph.onnx_graph import learnt_layers, select_layers
-from mmkd_export.precision.fp16 import FP16_LIMIT, HalfGraph, half_graph
 from mmkd_export.precision.make import Int8Graph, int8_graph
-from mmkd_export.precision.qdq import quantised_graph, quantised_weights, weight_scales
+from mmkd_export.precision.rewrite import (
+    FP16_LIMIT,
+    HalfGraph,
+    half_graph,
+    quantised_graph,
+    quantised_weights,
+    weight_scales,
+)
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_backend, graph_feeds
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import StudentCheckpoint

@@ -133,7 +133,7 @@ def test_scores_of_two_models_stand_side_by_side_with_the_gain_and_chance(
         f"Compared with theirs.ckpt: {gain['mean']:+.1f} points (too few for an interval).",
     ]
     assert lines[-4:] == [
-        "an interval needs 5 groups or more",
+        "too few groups for an interval: 2, at least 5 are needed; new ones may differ",
         f"caution: {ours} was chosen by 12 of these 12 windows: its scores flatter it",
         f"caution: {theirs} was chosen by 12 of these 12 windows: its scores flatter it",
         f"next: mmkd-export {ours}",
@@ -199,7 +199,8 @@ def test_without_groups_the_table_says_what_the_windows_are_and_resamples_blocks
         "on 8 test windows of two (windows of the dataset's own test split; no groups: may share people and machines "
         "with training)"
     )
-    assert "an interval needs 5 blocks or more" in out.splitlines()
+    note = "too few blocks of windows for an interval: 2, at least 5 are needed; new ones may differ"
+    assert note in out.splitlines()
     found = json.loads(run(path, dataset.path, "--json")[1])["data"]
     assert (found["groups"], found["split"]) == (
         0,

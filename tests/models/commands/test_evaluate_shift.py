@@ -14,7 +14,7 @@ import pytest
 
 from mmkd_models.data import Dataset
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
-from mmkd_report import render_judging
+from mmkd_report.pages.judging import render_judging
 from tests.models.judging_rig import write_random_student, write_random_teacher
 
 Ran = tuple[object, str, str]

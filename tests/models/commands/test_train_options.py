@@ -256,8 +256,8 @@ def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(
     call("mmkd-distill", *arguments)
     assert read_student(tmp_path / "student.ckpt").modality.name == "acc"
     assert message_of("mmkd-distill", *arguments, "--term", "task", "--term", "edam", "--force") == (
-        "recipe: term 'edam': layers 1 cannot be tied: of what it compares the student shows 2 layers and the teacher "
-        "0; name others, or drop the term"
+        "recipe: term 'edam': layers=1 does not fit: it can compare 2 layers of the student and 0 of the teacher; "
+        "choose other layers, or leave the term out"
     )
 
 

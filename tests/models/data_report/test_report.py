@@ -41,7 +41,7 @@ from mmkd_models.data_report.report import (
     report_on,
     windows_to_label,
 )
-from mmkd_report import render_data_report
+from mmkd_report.pages.data import render_data_report
 from mmkd_report.schema.data import SplitFacts, WindowToLabel
 from tests.models.kinds_rig import kinds_dataset
 

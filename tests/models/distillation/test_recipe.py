@@ -61,13 +61,13 @@ def test_a_kind_that_stands_twice_is_refused():
 @pytest.mark.parametrize("layers", [((2, -1),), ((-1, -4),), 3, 0, -1, ()])
 def test_layers_that_are_not_there_are_refused(layers):
     assert refusal(EdamTerm(weight=constant(1.0), layers=layers)) == (
-        f"recipe: term 'edam': layers {layers} cannot be tied: of what it compares the student shows 2 layers and the "
-        "teacher 2; name others, or drop the term"
+        f"recipe: term 'edam': layers={layers} does not fit: it can compare 2 layers of the student and 2 of the "
+        "teacher; choose other layers, or leave the term out"
     )
 
 
 def test_a_teacher_without_cross_attention_has_no_map_to_give():
-    assert "the student shows 2 layers and the teacher 0" in refusal(EDAM, count=1)
+    assert "it can compare 2 layers of the student and 0 of the teacher" in refusal(EDAM, count=1)
 
 
 @pytest.mark.parametrize("weight", [constant(0.0), Weight(start=1.0, end=0.0, until=0.6), Weight(start=0.0, end=1.0)])
@@ -97,7 +97,7 @@ def test_a_teacher_of_other_modalities_teaches_outputs_and_embeddings():
 
 @pytest.mark.parametrize("term", [EDAM, FeatureTerm(weight=constant(1.0))])
 def test_tokens_of_a_modality_that_the_teacher_does_not_see_are_refused(term):
-    with pytest.raises(UsageError, match="the student shows 2 layers and the teacher 0"):
+    with pytest.raises(UsageError, match="it can compare 2 layers of the student and 0 of the teacher"):
         DistillLearner(student(), deaf_teacher(), Recipe(terms=(LOGIT, term)), modality="acc")
 
 

@@ -283,8 +283,8 @@ def test_a_method_that_no_pair_can_have_is_left_out_or_refused(machines: Dataset
     assert [(one.method, one.teacher) for one in document.skipped] == [("edam@last", "acc:tiny")]
     reason = document.skipped[0].reason
     assert reason == (
-        "recipe: term 'edam': layers 1 cannot be tied: of what it compares the student shows 2 layers and the "
-        "teacher 0; name others, or drop the term"
+        "recipe: term 'edam': layers=1 does not fit: it can compare 2 layers of the student and 0 of the teacher; "
+        "choose other layers, or leave the term out"
     )
     alone = msgspec.structs.replace(space, methods=cases.methods("none", "edam@last"))
     with pytest.raises(UsageError) as error:

@@ -6,8 +6,8 @@ import re
 
 import msgspec
 
-from mmkd_report import DocumentError, render_adaptation
-from mmkd_report.pages.adaptation import answer
+from mmkd_report.errors import DocumentError
+from mmkd_report.pages.adaptation import answer, render_adaptation
 from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts, MethodResult
 from mmkd_report.words import for_terminal
 from tests.edge.said import said

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from mmkd_report import DocumentError, render_bench
-from mmkd_report.pages.bench import manner_text, run_names
+from mmkd_report.errors import DocumentError
+from mmkd_report.pages.bench import manner_text, render_bench, run_names
 from mmkd_report.schema.bench import read_bench
 from tests.bench.made import make_launch, make_report
 from tests.report.conftest import Document, section

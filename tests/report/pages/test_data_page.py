@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mmkd_report import render_data_report
+from mmkd_report.pages.data import render_data_report
 
 Document = dict[str, Any]
 

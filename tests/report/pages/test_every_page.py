@@ -6,13 +6,15 @@ import copy
 import itertools
 import re
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 import mmkd_report
-from mmkd_report import DocumentError
+from mmkd_report.errors import DocumentError
 from tests.edge.said import said
 from tests.report.conftest import Document, Node
 from tests.report.pages import test_adaptation_page, test_bench_page, test_judging_page, test_sensors_page
@@ -49,7 +51,8 @@ STRUCTS = {"adaptation": test_adaptation_page.DOCUMENT, "sensors": test_sensors_
 @pytest.fixture(params=PAGES)
 def document(request: pytest.FixtureRequest) -> tuple[Document, Callable[[Any], str]]:
     """A document, and what makes a page of it."""
-    render = getattr(mmkd_report, f"render_{PAGES[request.param]}")
+    kind = PAGES[request.param]
+    render = getattr(import_module(f"mmkd_report.pages.{kind.removesuffix('_report')}"), f"render_{kind}")
     if request.param in STRUCTS:
         return msgspec.to_builtins(STRUCTS[request.param]), render
     if request.param == "bench":
@@ -66,7 +69,8 @@ def page(document, parse: Callable[[str], Node]) -> Node:
 
 
 def test_every_kind_of_page_is_looked_at() -> None:
-    assert {f"render_{kind}" for kind in PAGES.values()} == {one for one in mmkd_report.__all__ if one[:3] == "ren"}
+    sources = [path.read_text() for path in (Path(mmkd_report.__file__).parent / "pages").glob("*.py")]
+    assert set(PAGES.values()) == {kind for text in sources for kind in re.findall(r"^def render_(\w+)", text, re.M)}
 
 
 def poisoned(value: Any) -> Any:

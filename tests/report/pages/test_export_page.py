@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mmkd_report import DocumentError, render_export
+from mmkd_report.errors import DocumentError
+from mmkd_report.pages.export import render_export
 from tests.edge.said import said
 from tests.report.conftest import Document, cells, section
 

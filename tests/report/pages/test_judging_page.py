@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from mmkd_models.evaluation.suites import shift
-from mmkd_report import render_judging
-from mmkd_report.pages.judging import assign_roles
+from mmkd_report.pages.judging import assign_roles, render_judging
 from mmkd_report.schema.judging import ShiftFacts, SuiteResult, read_judging
 
 Document = dict[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mmkd_report import render_demo
+from mmkd_report.pages.demo import render_demo
 from mmkd_report.pages.demo_answer import question, recommendation
 from mmkd_report.schema.demo import DemoDocument, DemoRival, read_demo
 from mmkd_report.schema.figures import LabelledGroups, Spread

@@ -6,8 +6,7 @@ import re
 
 import msgspec
 
-from mmkd_report import render_sensors
-from mmkd_report.pages.sensors import cells, headings, verdict
+from mmkd_report.pages.sensors import cells, headings, render_sensors, verdict
 from mmkd_report.schema.figures import OF_CLASSES, Chance, Interval, Spread
 from mmkd_report.schema.judging import SensorModel, SensorRow, SensorsDocument
 from mmkd_report.words import for_terminal

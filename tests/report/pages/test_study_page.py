@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mmkd_report import DocumentError, render_study
-from mmkd_report.pages.study import answer, key_figures
+from mmkd_report.errors import DocumentError
+from mmkd_report.pages.study import answer, key_figures, render_study
 from mmkd_report.schema.study import read_study
 from tests.edge.said import said
 from tests.report.conftest import Document, cells, section

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mmkd_report import DocumentError, render_demo
+from mmkd_report.errors import DocumentError
+from mmkd_report.pages.demo import render_demo
 from mmkd_report.schema.demo import read_demo
 
 ROOT = Path(__file__).parents[3]

@@ -19,73 +19,6 @@ FRACTIONS = ("discount_rate", "avoidable_fraction", "spares_fraction", "detectio
 WHOLE = ("stations", "years")
 """Whole numbers: decisions, without a range unless one is given."""
 _ABOVE_ZERO = ("stations", "years", "sensor_life_years", "node_life_years", "stations_per_gateway")
-
-TEMPLATE = """\
-# Assumptions of mmkd-evaluate --suite cost --cost cost.toml. Replace values with yours; omitted ones have defaults.
-# A verdict needs your own values of the lines marked "enter": remove their '#'. Until then the table is an example.
-# Money is in the currency. Sources: (1) Eurostat nrg_pc_205, EU non-household consumers, first half of 2025.
-# (2) f7i.ai, a vendor: wireless MEMS 150-400 USD, piezo 1,200-2,500 USD a point, gateway 1,500-5,000 USD.
-# (3) ifactoryapp.com, a vendor: CPU node 10-35 W, Jetson 15-75 W, GPU node 70-150 W. Without a number: an example.
-version = 1
-currency = "EUR"
-# healthy = ["ok"]                # enter: the labels that need no action; default the first label
-
-[plant]
-stations = 20
-years = 5
-discount_rate = 0.08
-price_per_kwh = 0.190             # (1)
-faults_per_station_year = 0.5
-avoidable_fraction = 0.5             # fraction of the cost of a missed fault that detection saves
-# missed_cost = 20000             # enter: cost of a fault that nobody saw coming
-false_alarm_cost = 150
-checks_per_station_year = 365     # how often somebody would act on an alarm
-hourly_rate = 60
-
-[teacher]                         # every sensor at every station
-# sensor_price = 4000             # enter: (2) two piezo points
-installation = 800
-sensor_life_years = 10
-spares_fraction = 0.05
-# node_price = 1500               # enter
-node_life_years = 5
-gateway_price = 0                 # (2) for wireless sensors
-stations_per_gateway = 10
-idle_w = 70                       # (3) GPU node
-inference_mj = 0                  # mmkd-bench run measures it
-inferences_per_s = 0
-campaign_cost = 10000
-labelling_hours = 80
-training_hours = 40
-maintenance_hours = 2             # per year and station
-# detection = 0.9                 # default: measured by the evaluation
-# false_alarms = 0.01             # fraction of the checks of a healthy station
-
-[student]                         # one sensor, distilled from the teacher
-# sensor_price = 300              # enter: (2) wireless MEMS
-installation = 200
-# node_price = 400                # enter
-idle_w = 10                       # (3) CPU node
-campaign_cost = 10000
-labelling_hours = 80
-training_hours = 60
-maintenance_hours = 1
-
-[rival]                           # the same sensor, labels only
-# sensor_price = 300              # enter: (2)
-installation = 200
-# node_price = 400                # enter
-idle_w = 10                       # (3)
-campaign_cost = 5000
-labelling_hours = 80
-training_hours = 40
-maintenance_hours = 1
-
-[ranges]                          # of the table that varies one assumption at a time; default 30 % either way
-# "plant.missed_cost" = [10000, 40000]
-"plant.faults_per_station_year" = [0.2, 1.0]
-"""
-
 _EXAMPLE_PRICES = {"sensor_price": 4000.0, "node_price": 1500.0}
 """Prices of the teacher in the template, which are not the defaults of `EquipmentCosts`."""
 
@@ -106,6 +39,11 @@ class CostFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     student: _EnteredEquipment | None = None
     rival: _EnteredEquipment | None = None
     ranges: dict[str, tuple[float, float]] = {}
+
+
+def cost_template() -> str:
+    """Return a file of assumptions to fill in."""
+    return Path(__file__).with_name("cost.toml").read_text(encoding="utf-8").strip()
 
 
 def read_cost(file: Path) -> tuple[CostFile, frozenset[str]]:

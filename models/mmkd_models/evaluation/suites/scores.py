@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import msgspec
+import numpy as np
 
 from mmkd_models.evaluation.confidence import HEADINGS, confidence_facts, coverage_cells, reliability, reliability_text
 from mmkd_models.evaluation.gains import MIN_GROUPS, compare_with_chance, gain_on_windows
@@ -71,8 +72,9 @@ def run(inputs: SuiteInputs) -> SuiteResult:
         notes.append(f"{name}: {reliability_text(own_confidence)}")
         rows = tuple(map(coverage_cells, own_confidence.coverages))
         tables.append(SuiteTable(caption=f"Label sets of {name}", heads=HEADINGS, rows=rows))
-    if any(scores.gain is not None and scores.gain.low is None for scores in models.values()):
-        notes.append(f"an interval needs {MIN_GROUPS} {'groups' if inputs.windows.has_groups else 'blocks'} or more")
+    if (count := len(np.unique(inputs.windows.groups))) < MIN_GROUPS:
+        what = "groups" if inputs.windows.has_groups else "blocks of windows"
+        notes.append(f"too few {what} for an interval: {count}, at least {MIN_GROUPS} are needed; new ones may differ")
     return SuiteResult(
         title="How good is it?",
         lead=lead,

@@ -22,12 +22,13 @@ from mmkd_models.evaluation.suites.cost import (
     find_faults,
 )
 from mmkd_models.evaluation.suites.cost import run as run_cost
-from mmkd_models.evaluation.suites.cost_model import TEMPLATE, read_cost
+from mmkd_models.evaluation.suites.cost_model import read_cost
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
 from mmkd_report.schema.cost import Equipment, Plant
 from mmkd_report.schema.judging import ModelRole
 from tests.models.judging_rig import under_test
 
+TEMPLATE = cost.cost_template()
 PLANT = Plant(
     stations=10,
     years=3,

@@ -10,7 +10,7 @@ from mmkd_models.commands.evaluate import show_judging
 from mmkd_models.data import Dataset
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs
 from mmkd_models.evaluation.suites.table import SUITES, judge
-from mmkd_report import render_judging
+from mmkd_report.pages.judging import render_judging
 from mmkd_report.schema.judging import DataFacts, JudgingDocument, SuiteResult, SuiteTable
 from tests.models.judging_rig import suite_inputs, under_test
 

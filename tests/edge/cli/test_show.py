@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge.cli.csv_text import csv_text
+from mmkd_edge.cli.show import csv_text
 
 REPOSITORY = Path(__file__).parents[3]
 

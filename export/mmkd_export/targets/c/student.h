@@ -1,0 +1,16 @@
+/* One student of mmkd-edge: $model_id. Made by mmkd-export --target c; `make test` runs its self-test. */
+#ifndef STUDENT_H
+#define STUDENT_H
+
+enum { STUDENT_SAMPLES = $samples, STUDENT_CHANNELS = $channels, STUDENT_OUTPUTS = $outputs };
+
+extern const char *const student_labels[STUDENT_OUTPUTS];
+extern const char *const student_channels[STUDENT_CHANNELS]; /* $unit at $rate Hz */
+
+/* Answer for one window of raw values, (STUDENT_SAMPLES, STUDENT_CHANNELS), the oldest sample first.
+ * NaN, and values outside of $low to $high, count as missing.
+ * answers: STUDENT_OUTPUTS numbers: $answers. novelty: distance from the training windows, or NULL.
+ * Returns the number of the label with the largest answer, or -1 if every value is missing. For one thread. */
+int student_predict(const float *window, float *answers, float *novelty);
+
+#endif
