@@ -34,15 +34,6 @@ MIN_LAUNCH_S, MAX_LAUNCH_S = 3.0, 12.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """The load to carry; without a deadline the period of the rate, without `streams` the most are searched."""
-
-    rate_hz: float
-    deadline_ms: float | None = None
-    streams: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class LoadVerdict:
     """One load, judged by most launches; `together` joins them."""
 
@@ -72,12 +63,19 @@ def judge_load(offer: Callable[[int], Offered], streams: int) -> LoadVerdict:
     return LoadVerdict(carried=votes >= needed, launches=levels, together=together)
 
 
-def measure_capacity(choice: Choice, question: Question, *, progress: Progress = ignore_progress) -> CapacityReport:
-    """Find how many streams this machine carries, or judge the question's.
+def measure_capacity(
+    choice: Choice,
+    *,
+    rate_hz: float,
+    deadline_ms: float | None = None,
+    streams: int | None = None,
+    progress: Progress = ignore_progress,
+) -> CapacityReport:
+    """Find how many streams this machine carries, or whether it carries `streams`.
 
-    Raises MmkdError for a wrong question, or a bundle that fails.
+    The deadline defaults to the period of the rate. Raises MmkdError for a wrong load, or a bundle that fails.
     """
-    demand = _demand(question)
+    demand = _demand(rate_hz, deadline_ms, streams)
     with Bundle.open(choice.bundle) as bundle:  # verified before the first process starts
         settle_backend(bundle, choice)
     outcomes: list[LoadOutcome] = []
@@ -96,16 +94,16 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
         verdicts.append(judge_load(offer, streams))
         return verdicts[-1].carried
 
-    if question.streams is None:
+    if streams is None:
         alone = offer(1).level
         first_guess = int(demand.servers * 1e6 / alone.response.mean_us / demand.rate_hz)
         largest_carried(is_carried, first_guess=first_guess if alone.carried else 1)
     else:
-        is_carried(question.streams)
+        is_carried(streams)
     by_load = sorted(verdicts, key=lambda verdict: verdict.together.streams)
     best = next((verdict for verdict in reversed(by_load) if verdict.carried), None)
     refused = next((verdict for verdict in by_load if not verdict.carried), None)
-    shown = best if question.streams is None else verdicts[0]
+    shown = best if streams is None else verdicts[0]
     launches = shown.launches if shown else ()
     p999_us = [value for level in launches if (value := level.response.value_us(0.999)) is not None]
     machine = read_machine()
@@ -116,7 +114,7 @@ def measure_capacity(choice: Choice, question: Question, *, progress: Progress =
         at_answer=shown.together if shown else None,
         launches=launches,
         p999_us=statistics.median(p999_us) if launches and len(p999_us) == len(launches) else None,
-        refused=refused.together if refused and question.streams is None else None,
+        refused=refused.together if refused and streams is None else None,
         idle_cores=max(0.0, usable_cores() - shown.together.cpu_cores) if shown else None,
         disturbances=suspicions(worst([outcome.interference for outcome in outcomes]), machine),
         machine=machine,
@@ -152,14 +150,13 @@ def launch_s(streams: int, *, rate_hz: float) -> float:
     return min(MAX_LAUNCH_S, max(MIN_LAUNCH_S, 1.05 * sample_floor(0.999) / (streams * rate_hz)))
 
 
-def _demand(question: Question) -> Demand:
-    rate_hz, deadline_ms = question.rate_hz, question.deadline_ms
+def _demand(rate_hz: float, deadline_ms: float | None, streams: int | None) -> Demand:
     if deadline_ms is None and rate_hz:
         deadline_ms = 1e3 / rate_hz
     for name, value in (("rate", rate_hz), ("deadline-ms", deadline_ms)):
         if value is None or not (math.isfinite(value) and value > 0):
             raise UsageError(f"{name}: expected a number above 0, got {value:g}")
-    if question.streams is not None and not 1 <= question.streams <= MAX_STREAMS:
-        raise UsageError(f"streams: expected a whole number from 1 to {MAX_STREAMS}, got {question.streams}")
+    if streams is not None and not 1 <= streams <= MAX_STREAMS:
+        raise UsageError(f"streams: expected a whole number from 1 to {MAX_STREAMS}, got {streams}")
     assert deadline_ms is not None
     return Demand(rate_hz=rate_hz, deadline_ms=deadline_ms, servers=usable_cores())

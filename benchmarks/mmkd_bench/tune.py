@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmkd_bench.measuring.jobs import TuneJob, TuneOutcome
 from mmkd_bench.measuring.process import START_LIMIT_S, Progress, ignore_progress, run_launches
-from mmkd_edge.backends.base import BACKENDS, choose_artifact, why_absent
+from mmkd_edge.backends.base import BACKENDS, has_artifact, why_absent
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, UsageError
@@ -77,11 +77,7 @@ def configs_for(entry: ModelEntry, threads: Sequence[int] | None) -> Iterator[Co
     threads = threads or [count for count in _THREAD_COUNTS if count <= usable_cores()]
     for backend, row in BACKENDS.items():
         for precision in () if why_absent(backend) else row.precisions:
-            if precision in row.without_gain:
-                continue
-            try:
-                choose_artifact(entry, precision, backend)
-            except UsageError:
+            if precision in row.without_gain or not has_artifact(entry, precision, backend):
                 continue
             for count in (1,) if row.on_gpu else threads:  # the GPU's threads are its own
                 yield Config(backend=backend, precision=precision, threads=count, reason="tried")

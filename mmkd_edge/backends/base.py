@@ -168,6 +168,11 @@ def choose_artifact(entry: ModelEntry, precision: Precision | Literal["auto"], b
     )
 
 
+def has_artifact(entry: ModelEntry, precision: Precision, backend: BackendName) -> bool:
+    """Return whether a student has an artifact of a precision for a backend."""
+    return any(each.precision == precision and each.format in BACKENDS[backend].formats for each in entry.artifacts)
+
+
 def open_backend(name: BackendName, model: bytes, *, threads: int) -> Backend:
     """Open a verified artifact; UnavailableError without its library, BackendError if it is refused."""
     return _open(name, model, threads=threads)
@@ -181,7 +186,7 @@ def open_steps(name: BackendName, model: bytes, *, threads: int) -> SteppingBack
     return _open(name, model, threads=threads, steps=True)
 
 
-def _open(name: BackendName, model: bytes, *, threads: int, steps: bool = False) -> Any:
+def _open(name: BackendName, model: bytes, *, threads: int, steps: bool = False) -> SteppingBackend:
     try:
         match name:  # the library of a backend is imported here
             case "native":
@@ -203,7 +208,7 @@ def _open(name: BackendName, model: bytes, *, threads: int, steps: bool = False)
             case "trt":
                 from mmkd_edge.backends.trt.backend import TrtBackend
 
-                return TrtBackend(model)
+                return TrtBackend(model)  # type: ignore[return-value] # it runs no steps
     except ImportError as error:
         distribution = BACKENDS[name].library()[1]
         raise UnavailableError(

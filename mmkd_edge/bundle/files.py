@@ -59,7 +59,7 @@ def read_first(path: Path, size_bytes: int, *, expected: str) -> bytes:
     """Return the first bytes of a file, fewer if it has fewer; errors as `open_file`."""
     descriptor = open_file(path, expected=expected)
     try:
-        return read_exactly(descriptor, size_bytes, offset=0)
+        return read_exactly(descriptor, min(os.fstat(descriptor).st_size, size_bytes), offset=0)
     finally:
         os.close(descriptor)
 

@@ -13,13 +13,13 @@ from mmkd_edge.backends.base import (
     BackendName,
     backend_for,
     choose_artifact,
+    has_artifact,
     is_installed,
     why_absent,
 )
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry, Precision
 from mmkd_edge.bundle.reference import Reference
-from mmkd_edge.errors import UsageError
 from mmkd_edge.opening.profile import ProfileLookup, best_trial, find_profile
 from mmkd_edge.predict.student import Config
 
@@ -73,7 +73,7 @@ def _measured_config(entry: ModelEntry, request: OpeningRequest, lookup: Profile
     trials = [
         trial
         for trial in lookup.profile.trials
-        if trial.model == entry.name and _fits(entry, trial.precision, trial.backend)
+        if trial.model == entry.name and has_artifact(entry, trial.precision, trial.backend)
     ]
     best = best_trial(
         trials,
@@ -102,7 +102,7 @@ def _default_configs(entry: ModelEntry, request: OpeningRequest, *, why: str) ->
         reason = why if why == "as requested" else f"backend {request.backend!r} as requested; {why}"
         config = Config(backend=request.backend, precision=precision, threads=threads, reason=reason)
         return ConfigChoice(entry=entry, configs=(config,))
-    fitting = [backend for backend in AUTO_ORDER if _fits(entry, precision, backend)]
+    fitting = [backend for backend in AUTO_ORDER if has_artifact(entry, precision, backend)]
     if not fitting:  # for its error
         choose_artifact(entry, precision, backend_for(entry.artifacts[0].format))
     configs, rejected = [], []
@@ -118,11 +118,3 @@ def _default_configs(entry: ModelEntry, request: OpeningRequest, *, why: str) ->
         reason = "; ".join(part for part in (why, presence) if part)
         configs.append(Config(backend=backend, precision=precision, threads=threads, reason=reason))
     return ConfigChoice(entry=entry, configs=tuple(configs), rejected=tuple(rejected))
-
-
-def _fits(entry: ModelEntry, precision: Precision, backend: BackendName) -> bool:
-    try:
-        choose_artifact(entry, precision, backend)
-    except UsageError:
-        return False
-    return True

@@ -4,8 +4,8 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from mmkd_bench import capacity
-from mmkd_bench.capacity import RESOLUTION, Question, judge_load, largest_carried, launch_s, measure_capacity
+from mmkd_bench.capacity import RESOLUTION, judge_load, largest_carried, launch_s, measure_capacity
 from mmkd_bench.commands.cli import main
 from mmkd_bench.commands.sheets import make_sheet, render_sheet
 from mmkd_bench.measuring.jobs import Demand
@@ -35,8 +35,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short")
 def test_a_light_load_is_carried(bundle: Path) -> None:
     lines: list[str] = []
-    question = Question(rate_hz=20.0, deadline_ms=5000.0, streams=4)
-    report = measure_capacity(Choice(bundle=str(bundle), backend="ort"), question, progress=lines.append)
+    choice = Choice(bundle=str(bundle), backend="ort")
+    report = measure_capacity(choice, rate_hz=20.0, deadline_ms=5000.0, streams=4, progress=lines.append)
     assert lines == ["4 streams for 0.3 s"] * 3
     assert len(report.launches) == 3  # all carried it: two more could not change that
     assert report.at_answer is not None
@@ -49,22 +49,22 @@ def test_a_light_load_is_carried(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "message"),
+    ("load", "message"),
     [
-        (Question(rate_hz=0.0), "rate: expected a number above 0, got 0"),
-        (Question(rate_hz=1.0, deadline_ms=-2.0), "deadline-ms: expected a number above 0, got -2"),
-        (Question(rate_hz=1.0, streams=0), "streams: expected a whole number from 1 to 1000000, got 0"),
+        ({"rate_hz": 0.0}, "rate: expected a number above 0, got 0"),
+        ({"rate_hz": 1.0, "deadline_ms": -2.0}, "deadline-ms: expected a number above 0, got -2"),
+        ({"rate_hz": 1.0, "streams": 0}, "streams: expected a whole number from 1 to 1000000, got 0"),
     ],
 )
-def test_questions_that_make_no_sense_are_refused(bundle: Path, question: Question, message: str) -> None:
-    assert said(UsageError, lambda: measure_capacity(Choice(bundle=str(bundle)), question)) == message
+def test_loads_that_make_no_sense_are_refused(bundle: Path, load: dict[str, Any], message: str) -> None:
+    assert said(UsageError, lambda: measure_capacity(Choice(bundle=str(bundle)), **load)) == message
 
 
 @pytest.mark.slow
 def test_the_answer_agrees_with_a_direct_load(slow_bundle: Path) -> None:
     # A deadline of a tenth of a second: what else runs on a shared machine must not decide the answer.
-    choice, question = Choice(bundle=str(slow_bundle)), Question(rate_hz=10.0, deadline_ms=100.0)
-    report = measure_capacity(choice, question)
+    choice = Choice(bundle=str(slow_bundle))
+    report = measure_capacity(choice, rate_hz=10.0, deadline_ms=100.0)
     assert report.streams > 0
     assert report.at_answer is not None
     assert report.at_answer.streams == report.streams
@@ -74,7 +74,7 @@ def test_the_answer_agrees_with_a_direct_load(slow_bundle: Path) -> None:
     assert report.refused.streams <= 1.05 * report.streams + 1
 
     def carried(streams: int) -> bool:
-        return measure_capacity(choice, replace(question, streams=streams)).streams == streams
+        return measure_capacity(choice, rate_hz=10.0, deadline_ms=100.0, streams=streams).streams == streams
 
     assert carried(round(0.9 * report.streams))
     assert not carried(round(1.1 * report.streams))
@@ -82,10 +82,10 @@ def test_the_answer_agrees_with_a_direct_load(slow_bundle: Path) -> None:
 
 @pytest.mark.usefixtures("short")
 def test_what_ran_beside_it_is_named(bundle: Path) -> None:
-    question = Question(rate_hz=20.0, deadline_ms=5000.0, streams=1)
+    choice = Choice(bundle=str(bundle), backend="ort")
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        report = measure_capacity(Choice(bundle=str(bundle), backend="ort"), question)
+        report = measure_capacity(choice, rate_hz=20.0, deadline_ms=5000.0, streams=1)
     finally:
         neighbour.kill()
         neighbour.wait()

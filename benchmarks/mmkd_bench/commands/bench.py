@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from mmkd_bench.capacity import Question, measure_capacity
+from mmkd_bench.capacity import measure_capacity
 from mmkd_bench.commands.reports import (
     DurationOption,
     JsonOption,
@@ -194,8 +194,7 @@ def capacity(
 ) -> None:
     """Find how many streams this device carries, with p99.9 of the response within the deadline."""
     choice = _choice(bundle, backend, precision, threads, reference)
-    question = Question(rate_hz=rate, deadline_ms=deadline_ms, streams=streams)
-    report = measure_capacity(choice, question, progress=say)
+    report = measure_capacity(choice, rate_hz=rate, deadline_ms=deadline_ms, streams=streams, progress=say)
     print_report(report, json=json)
     level = report.at_answer or report.refused
     if report.streams or level is None:

@@ -16,13 +16,14 @@ import msgspec
 
 from mmkd_edge.backends.trt.build import BuiltPlan
 from mmkd_edge.backends.trt.needs import EngineLibrary
-from mmkd_edge.bundle.files import cache_folder, make_cache_folder, new_sha256, open_file, read_exactly, write_file
+from mmkd_edge.bundle.files import cache_folder, make_cache_folder, new_sha256, read_first, write_file
 from mmkd_edge.bundle.strict_json import json_bytes
 from mmkd_edge.errors import BackendError, UsageError
 
 FORMAT_VERSION = 2
 MAX_ENGINES = 32
 """Those used last: a station that gets a bundle a month has two years of them."""
+_EXPECTED = "a file of the engine cache"
 _MAX_SIDECAR_BYTES = 1 << 20
 _MAX_ENGINE_BYTES = 1 << 30
 
@@ -104,8 +105,9 @@ def load_engine(
 
 def _read(folder: Path, name: str, facts: EngineFacts) -> tuple[bytes | None, str]:
     try:
-        sidecar = msgspec.json.decode(_content(folder / f"{name}.json", _MAX_SIDECAR_BYTES), type=_CachedEngine)
-        plan = _content(folder / f"{name}.engine", _MAX_ENGINE_BYTES)
+        data = read_first(folder / f"{name}.json", _MAX_SIDECAR_BYTES, expected=_EXPECTED)
+        sidecar = msgspec.json.decode(data, type=_CachedEngine)
+        plan = read_first(folder / f"{name}.engine", _MAX_ENGINE_BYTES, expected=_EXPECTED)
     except (UsageError, OSError):
         return None, "none was in the cache"
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -115,14 +117,6 @@ def _read(folder: Path, name: str, facts: EngineFacts) -> tuple[bytes | None, st
     if len(plan) != sidecar.size_bytes or new_sha256(plan).hexdigest() != sidecar.engine_sha256:
         return None, "the one in the cache is damaged: its SHA-256 is not that of its sidecar"
     return plan, ""
-
-
-def _content(path: Path, most_bytes: int) -> bytes:
-    descriptor = open_file(path, expected="a file of the engine cache")
-    try:
-        return read_exactly(descriptor, min(os.fstat(descriptor).st_size, most_bytes), offset=0)
-    finally:
-        os.close(descriptor)
 
 
 def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltPlan) -> None:
