@@ -68,9 +68,8 @@ def _options_without_effect(plan: ExportPlan) -> Iterator[UsageError]:
     targets = requested_targets(plan)
     builds = any(target.build for target in targets)
     lower = bool(plan.lower_precisions)
-    # Option, whether it was given, whether it has an effect, and what it needs.
     checkpoint, lowering = "a checkpoint", "--precision fp16, int8 or auto"
-    rows = (
+    rows = (  # the option, whether it was given, whether it has an effect, and what it needs
         (f"--precision {' '.join(plan.precisions)}", bool(plan.precisions), not plan.from_bundle or builds, checkpoint),
         (f"--platform {plan.platform}", plan.platform is not None, not plan.from_bundle or builds, checkpoint),
         ("--calib", plan.calibration is not None, not plan.from_bundle, checkpoint),

@@ -35,7 +35,7 @@ class NativeBackend:
         if steps:
             shapes = self._model.state_shapes()
             self.inputs += _tensors({"slot": (1, 1)}) + _tensors({name: shape for name, (shape, _) in shapes.items()})
-            self.outputs += _tensors({f"next_{name}": _of_one(*state) for name, state in shapes.items()})
+            self.outputs += _tensors({f"next_{name}": _one_slot(*state) for name, state in shapes.items()})
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """See `Backend.run`."""
@@ -72,5 +72,6 @@ def _tensors(shapes: Mapping[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name, shape in shapes.items())
 
 
-def _of_one(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
+def _one_slot(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
+    """Shape of one slot of a state; without a slot axis, of the state."""
     return shape if axis is None else (*shape[:axis], 1, *shape[axis + 1 :])

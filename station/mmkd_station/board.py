@@ -64,7 +64,7 @@ class _Signal:
     def after(self, number: int) -> tuple[_Bin, ...]:
         """Return bins from a number on, the growing last one included; all after a jump in time."""
         restarted = bool(self._bins) and self._bins[-1].number < number
-        return tuple(known for known in self._bins if restarted or known.number >= number)
+        return tuple(kept for kept in self._bins if restarted or kept.number >= number)
 
 
 class _Episode(msgspec.Struct, frozen=True, kw_only=True):

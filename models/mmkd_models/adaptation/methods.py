@@ -133,8 +133,8 @@ def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats
     known = ~unlearnt(student)
     logits, scores = before[:, known], targets[:, known]
     heat = float((weights[:, None] * logits * scores).sum() / (weights[:, None] * logits * logits).sum())
-    residuals, blocks = targets - heat * before, np.concatenate([_blocks(windows) for windows, _ in parts])
-    penalty = _best_penalty(inputs, residuals, weights, blocks)
+    residuals, held_out = targets - heat * before, np.concatenate([_parts(windows) for windows, _ in parts])
+    penalty = _best_penalty(inputs, residuals, weights, held_out)
     ridge = fit_ridges(inputs, residuals, weights, penalties=(penalty,))[penalty]
     with torch.no_grad():
         network.head.weight.add_(torch.from_numpy(ridge.weight.T / heat).float())
@@ -142,16 +142,17 @@ def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats
     return _with_weights(student, network)
 
 
-def _blocks(windows: Windows) -> NDArray[np.int64]:
+def _parts(windows: Windows) -> NDArray[np.int64]:
+    """(N,) part of each window, by group if there are enough."""
     if windows.group_count >= _PARTS:
         return np.unique(windows.groups, return_inverse=True)[1] % _PARTS
     return np.arange(len(windows)) * _BLOCKS // max(len(windows), 1) % _PARTS
 
 
-def _best_penalty(inputs: Floats, targets: Floats, weights: Floats, block: NDArray[np.int64]) -> float:
+def _best_penalty(inputs: Floats, targets: Floats, weights: Floats, parts: NDArray[np.int64]) -> float:
     errors = dict.fromkeys(_PENALTIES, 0.0)
     for number in range(_PARTS):
-        out = block == number
+        out = parts == number
         for penalty, ridge in fit_ridges(inputs[~out], targets[~out], weights[~out], penalties=_PENALTIES).items():
             residuals = targets[out] - ridge.scores(inputs[out])
             errors[penalty] += float((weights[out, None] * residuals**2).sum())

@@ -56,7 +56,8 @@ def run_adaptation(task: AdaptationTask, *, on_method: Callable[[str], None] = l
         others = _logits_of_others(judge, task) if method == "labels" else None
         after = score_student(judge, tried[method], new_logits=others)
         results.append(judge_method(judge, method, before, after, seconds=time.monotonic() - began))
-    chosen = max((result for result in results if not result.refusals), key=lambda one: one.estimate, default=None)
+    passed = [result for result in results if not result.refusals]
+    chosen = max(passed, key=lambda result: result.estimate, default=None)
     document = _document(task, judge, before, tuple(results), chosen)
     checkpoint = None if chosen is None else _finish(task, tried[chosen.method], chosen)
     return Adaptation(checkpoint=checkpoint, document=document, tried=tried)

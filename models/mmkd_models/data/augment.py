@@ -89,33 +89,34 @@ def _augment_audio(
 def _augment_video(
     values: NDArray[Any], present: Floats, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    batch, frames, height, across, _ = values.shape
+    batch, frames, height, width, _ = values.shape
     reach = config.gain * _BRIGHTNESS
     contrast = rng.uniform(1 - reach, 1 + reach, (batch, 1, 1, 1, 1)).astype(np.float32)
     brightness = rng.uniform(-reach, reach, (batch, 1, 1, 1, 1)).astype(np.float32) * (_LARGEST_BYTE / 2)
     grain = rng.uniform(0, config.noise * _LARGEST_BYTE, (batch, 1, 1, 1, 1)).astype(np.float32)
     size, down, right = rng.uniform(-_PICTURE, _PICTURE, (3, batch))
-    found = values.astype(np.float32)
+    pictures = values.astype(np.float32)
     if config.shift:
         for number in range(batch):  # a window has one camera: all of its frames move alike
             rows, columns = (
                 _move_side(height, size[number], down[number]),
-                _move_side(across, size[number], right[number]),
+                _move_side(width, size[number], right[number]),
             )
-            found[number] = found[number][:, rows][:, :, columns]
+            pictures[number] = pictures[number][:, rows][:, :, columns]
     middle = np.float32(_LARGEST_BYTE / 2)
-    found = (found - middle) * contrast + middle + brightness
-    found += rng.standard_normal(found.shape, dtype=np.float32) * grain
+    pictures = (pictures - middle) * contrast + middle + brightness
+    pictures += rng.standard_normal(pictures.shape, dtype=np.float32) * grain
     dropped = rng.uniform(size=(batch, frames, 1)) < config.channel_dropout
     present = present * ~dropped * _draw_mask(present.shape, config, rng)
-    return np.clip(found, 0, _LARGEST_BYTE) * present[..., None, None], present
+    return np.clip(pictures, 0, _LARGEST_BYTE) * present[..., None, None], present
 
 
 def _move_side(pixels: int, size: float, shift: float) -> NDArray[np.int64]:
+    """The old pixel at each place of a side that is shifted and scaled."""
     middle = (pixels - 1) / 2
     places = (np.arange(pixels) - middle) * (1 + size) + middle + shift * pixels
-    found: NDArray[np.int64] = np.clip(np.rint(places), 0, pixels - 1).astype(np.int64)
-    return found
+    nearest: NDArray[np.int64] = np.clip(np.rint(places), 0, pixels - 1).astype(np.int64)
+    return nearest
 
 
 def _draw_mask(shape: tuple[int, ...], config: AugmentConfig, rng: np.random.Generator) -> Floats:

@@ -83,7 +83,7 @@ class BatchSource:
         """Return a step's batch, the same at every call."""
         rng = np.random.default_rng([self._seed, step])
         rows = self._rows(rng, step)
-        lam, pairs = rng.uniform(0, 1, self._batch).astype(np.float32), None
+        fraction, pairs = rng.uniform(0, 1, self._batch).astype(np.float32), None
         if rng.uniform() < self._config.mixup:  # separately, so that labelled windows keep labels
             first = rng.permutation(self._from_labelled)
             rest = self._from_labelled + rng.permutation(self._batch - self._from_labelled)
@@ -98,10 +98,10 @@ class BatchSource:
             if partner is not None:
                 other_values, other_present = prepare_batch(partner[modality.name], modality)
                 present = present * other_present
-                weight = lam.reshape(-1, *[1] * (values.ndim - 1))
+                weight = fraction.reshape(-1, *[1] * (values.ndim - 1))
                 there = present.reshape(*present.shape[:2], *[1] * (values.ndim - present.ndim), present.shape[2])
                 values = (weight * values + (1 - weight) * other_values) * there
-            varied, there = augment_batch(
+            values, present = augment_batch(
                 values,
                 present,
                 kind=modality.kind,
@@ -109,8 +109,8 @@ class BatchSource:
                 config=self._config,
                 rng=rng,
             )
-            inputs[modality.name] = torch.from_numpy(varied), torch.from_numpy(there)
-        targets, labelled = self._targets(rows, pairs, lam)
+            inputs[modality.name] = torch.from_numpy(values), torch.from_numpy(present)
+        targets, labelled = self._targets(rows, pairs, fraction)
         return Batch(
             inputs=inputs,
             targets=targets,
@@ -118,7 +118,7 @@ class BatchSource:
             index=torch.from_numpy(rows),
             step=step,
             partner=None if pairs is None else torch.from_numpy(rows[pairs]),
-            fraction=None if pairs is None else torch.from_numpy(lam),
+            fraction=None if pairs is None else torch.from_numpy(fraction),
         )
 
     def _rows(self, rng: np.random.Generator, step: int) -> NDArray[np.int64]:
@@ -140,7 +140,7 @@ class BatchSource:
         return taken
 
     def _targets(
-        self, rows: NDArray[np.int64], pairs: NDArray[np.int64] | None, lam: NDArray[np.float32]
+        self, rows: NDArray[np.int64], pairs: NDArray[np.int64] | None, fraction: NDArray[np.float32]
     ) -> tuple[Tensor, Tensor]:
         labels: Labels = self._windows.labels[rows]
         known = torch.from_numpy(is_labelled(labels))
@@ -152,7 +152,7 @@ class BatchSource:
             classes = len(self._windows.spec.task.labels)
             targets = F.one_hot(torch.from_numpy(labels).clamp(min=0), classes).float()
         if pairs is not None:
-            weight = torch.from_numpy(lam)[:, None]
+            weight = torch.from_numpy(fraction)[:, None]
             targets = weight * targets + (1 - weight) * targets[pairs]
             known = known & known[pairs]
         return targets * known[:, None], known.float()
@@ -164,9 +164,9 @@ def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32]
     if values.dtype == np.uint8:  # frames: their bytes are counted
         there, bytes_ = present[..., 0] > 0, np.arange(256.0)
         counts = [np.bincount(part.ravel(), minlength=256) for part in np.moveaxis(values[there], -1, 0)]
-        pairs = [(part / max(int(part.sum()), 1)) for part in counts]
-        byte_means = np.array([part @ bytes_ for part in pairs])
-        variances = [part @ (bytes_ - mean) ** 2 for part, mean in zip(pairs, byte_means, strict=True)]
+        fractions = [count / max(int(count.sum()), 1) for count in counts]
+        byte_means = np.array([fraction @ bytes_ for fraction in fractions])
+        variances = [fraction @ (bytes_ - mean) ** 2 for fraction, mean in zip(fractions, byte_means, strict=True)]
         byte_stds = np.array([math.sqrt(variance) or 1.0 for variance in variances])
         return byte_means.astype(np.float32), byte_stds.astype(np.float32)
     flat = np.where(present > 0, values, np.nan).reshape(-1, values.shape[-1]).astype(np.float64)

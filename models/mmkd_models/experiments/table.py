@@ -135,12 +135,12 @@ def selection(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> Selection 
     """Return the test score of choosing by validation inside each fold."""
     chosen, models, baselines = [], {}, {}
     for seed in seeds:
-        there = [row for row in tested if seed in row.results]
-        if not there:
+        finished = [row for row in tested if seed in row.results]
+        if not finished:
             continue
-        best = max(there, key=lambda row: row.results[seed].score or 0.0)
+        best = max(finished, key=lambda row: row.results[seed].score or 0.0)
         size = best.entry.student
-        baseline = next((row for row in there if row.entry.method == NONE and row.entry.student == size), None)
+        baseline = next((row for row in finished if row.entry.method == NONE and row.entry.student == size), None)
         if baseline is not None:
             chosen.append(f"{best.entry.method} {size}")
             models[seed], baselines[seed] = best.tests[seed], baseline.tests[seed]

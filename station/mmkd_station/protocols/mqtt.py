@@ -30,7 +30,7 @@ _KEEPALIVE_S = 15
 _CONNECT_TIMEOUT_S = 5.0
 _CONFIRM_TIMEOUT_S = 10.0
 _MAX_WAITING = 256  # messages between the threads; then the broker waits
-_LOOK_S = 0.2
+_POLL_S = 0.2  # between looks at the end of the run
 # Special or forbidden in topics (MQTT 5.0, sections 1.5.4 and 4.7), and the sign that encodes it.
 _NOT_IN_LEVELS = re.compile("[/+#%\0-\x1f\x7f-\x9f]")
 
@@ -159,13 +159,13 @@ def _messages(broker: Endpoint, request: SourceRequest, intake: Intake) -> Itera
     def put(payload: bytes) -> None:
         while not intake.stop.is_set():
             with contextlib.suppress(queue.Full):
-                payloads.put(payload, timeout=_LOOK_S)
+                payloads.put(payload, timeout=_POLL_S)
                 return
 
     def read(connection: _Connection, intake: Intake) -> Iterator[Delivery]:
         while not intake.stop.is_set():
             try:
-                payload = payloads.get(timeout=_LOOK_S)
+                payload = payloads.get(timeout=_POLL_S)
             except queue.Empty:
                 if connection.lost.is_set():
                     raise ConnectionError(connection.reason) from None

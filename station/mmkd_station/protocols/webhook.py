@@ -23,14 +23,14 @@ _TIMEOUT_S = 10.0
 _TRANSIENT = (408, 425, 429)
 
 
-class _Unmoved(urllib.request.HTTPRedirectHandler):
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Follows no redirection: records would be lost, and headers would go to another host."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
-_OPENER = urllib.request.build_opener(_Unmoved)
+_OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 def url_host(url: str) -> str:
@@ -69,9 +69,9 @@ class WebhookSink(Sink):
         except urllib.error.HTTPError as error:
             error.close()
             if 300 <= error.code < 400:
-                there = error.headers.get("Location", "an address it does not name")
+                address = error.headers.get("Location", "an address it does not name")
                 raise RefusedError(
-                    f"{url_host(self._url)}: {error.code}, moved to {there}; name that address"
+                    f"{url_host(self._url)}: {error.code}, moved to {address}; name that address"
                 ) from error
             if 400 <= error.code < 500 and error.code not in _TRANSIENT:
                 raise RefusedError(f"{url_host(self._url)}: {error.code} {error.reason}") from error

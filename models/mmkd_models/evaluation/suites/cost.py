@@ -173,21 +173,21 @@ def describe(facts: CostFacts) -> SuiteResult:
         rows=tuple(rows),
     )
     effects = [
-        (abs(one.at_high - one.at_low), one)
-        for one in facts.assumptions
-        if one.at_low is not None and one.at_high is not None and one.at_low != one.at_high
+        (abs(row.at_high - row.at_low), row)
+        for row in facts.assumptions
+        if row.at_low is not None and row.at_high is not None and row.at_low != row.at_high
     ]
-    widest = [one for _, one in sorted(effects, key=lambda effect: -effect[0])[:_MAX_VARIED]]
+    widest = [row for _, row in sorted(effects, key=lambda effect: -effect[0])[:_MAX_VARIED]]
     varied = SuiteTable(
         caption="Net present value of the student (else the first option) with one assumption at the ends of its range",
         heads=("assumption", "value", "from", "low end", "high end", "value at the low end", "at the high end"),
         rows=tuple(
             (
-                one.path.replace("_", " ").replace(".", ": "),
-                *(f"{one.value:,.6g}", one.mark, f"{one.low:,.6g}", f"{one.high:,.6g}"),
-                *(f"{one.at_low:,.0f}", f"{one.at_high:,.0f}"),
+                row.path.replace("_", " ").replace(".", ": "),
+                *(f"{row.value:,.6g}", row.mark, f"{row.low:,.6g}", f"{row.high:,.6g}"),
+                *(f"{row.at_low:,.0f}", f"{row.at_high:,.0f}"),
             )
-            for one in widest
+            for row in widest
         ),
     )
     return SuiteResult(
