@@ -21,16 +21,11 @@ if TYPE_CHECKING:
 
 
 class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of a process.
+    """Limits of a process."""
 
-    Attributes:
-        step_s: time, also processor time, until its next line.
-        file_bytes: largest file that it may write.
-    """
-
-    step_s: float
+    step_s: float  # time, also processor time, until its next line
     memory_bytes: int
-    file_bytes: int = 0
+    file_bytes: int = 0  # largest file that it may write
 
 
 # Isolated from the environment; the places to import from are those of this process.

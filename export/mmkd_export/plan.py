@@ -85,30 +85,20 @@ class Seal:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportPlan:
-    """One export.
+    """One export."""
 
-    Attributes:
-        source: a student's checkpoint; or a bundle, to sign it again or to build engines.
-        optional: targets that may fail and are then left out, with the reason.
-        precisions: in addition to fp32; `auto` includes those that pass their gates. Of a bundle, those to build.
-        calibration: dataset directory, instead of windows in the checkpoint.
-        evaluation: windows that judge instead of half of the others.
-        max_drop_points: percentage points of the metric that lower precision may lose.
-        accept_unjudged: too few windows may judge lower precision, which is then marked.
-        drift_reference: dataset directory, to measure how groups differ.
-    """
-
-    source: Path
+    source: Path  # a student's checkpoint; or a bundle, to sign it again or to build engines
     output: Path
     targets: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()  # targets that may fail and are then left out, with the reason
+    # In addition to fp32; `auto` includes those that pass their gates. Of a bundle, those to build.
     precisions: tuple[PrecisionChoice, ...] = ()
     platform: PlatformName | None = None
-    calibration: Path | None = None
-    evaluation: Path | None = None
-    max_drop_points: float = 0.5
-    accept_unjudged: bool = False
-    drift_reference: Path | None = None
+    calibration: Path | None = None  # dataset directory, instead of windows in the checkpoint
+    evaluation: Path | None = None  # windows that judge instead of half of the others
+    max_drop_points: float = 0.5  # percentage points of the metric that lower precision may lose
+    accept_unjudged: bool = False  # too few windows may judge lower precision, which is then marked
+    drift_reference: Path | None = None  # dataset directory, to measure how groups differ
     value_range: RangeChoice = "auto"
     golden: GoldenChoice = "real"
     seal: Seal = Seal()

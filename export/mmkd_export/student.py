@@ -48,26 +48,19 @@ _TOOLS = ("mmkd-edge", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 @dataclass(frozen=True, kw_only=True)
 class ProvenStudent:
-    """A student with its proven fp32 graph.
-
-    Attributes:
-        entry: without artifacts, golden windows and statistics.
-        others: fp32 artifacts of other formats.
-        golden: if not those of the proof set.
-        range_rule: origin of the value range, if not the dataset.
-    """
+    """A student with its proven fp32 graph."""
 
     source: Path
-    entry: ModelEntry
+    entry: ModelEntry  # without artifacts, golden windows and statistics
     facts: StudentFacts
     licence: str
     tools: dict[str, str]
     proof_set: ProofSet
     fp32: ProvenArtifact
-    others: tuple[ProvenArtifact, ...] = ()
+    others: tuple[ProvenArtifact, ...] = ()  # fp32 artifacts of other formats
     steps: tuple[StepGraph, ...] = ()
-    range_rule: str | None = None
-    golden: Golden | None = None
+    range_rule: str | None = None  # origin of the value range, if not the dataset
+    golden: Golden | None = None  # if not those of the proof set
 
     @property
     def modality(self) -> ModalitySpec:

@@ -29,20 +29,15 @@ class Argument:
 
 @dataclass(frozen=True)
 class Option:
-    """An option: `Annotated[int, Option("Optimisation steps.", min=1)]`.
-
-    Attributes:
-        shown: the default in words; False hides it.
-        says: returns a text to print instead of running the command.
-    """
+    """An option: `Annotated[int, Option("Optimisation steps.", min=1)]`."""
 
     help: str
     names: Sequence[str] = ()
     metavar: str | None = None
     min: float | None = None
     max: float | None = None
-    shown: str | bool = True
-    says: Callable[[], str] | None = None
+    shown: str | bool = True  # the default in words; False hides it
+    says: Callable[[], str] | None = None  # returns a text to print instead of running the command
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,18 +22,12 @@ _CONFIRM = re.compile(r"([0-9]+)/([0-9]+)")
 
 
 class AlarmRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When an episode of one label begins and ends.
-
-    Attributes:
-        confirm: `3/5` raises an alarm when three of the last five results have the label.
-        release: results in a row without the label that end the episode.
-        cooldown_s: minimum time to the label's next episode, on the samples' clock.
-    """
+    """When an episode of one label begins and ends."""
 
     label: str
-    confirm: str = "3/5"
-    release: int = 5
-    cooldown_s: float = 60.0
+    confirm: str = "3/5"  # `3/5` raises an alarm when three of the last five results have the label
+    release: int = 5  # results in a row without the label that end the episode
+    cooldown_s: float = 60.0  # minimum time to the label's next episode, on the samples' clock
     min_probability: float = 0.8
 
     @property

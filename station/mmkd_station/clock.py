@@ -45,19 +45,14 @@ _ROUNDING = 0.25
 
 
 class SensorRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How samples become results; other attributes are those of `EdgePredictor.stream`.
-
-    Attributes:
-        hop: None is a second, or a window if that is shorter.
-        stale_s: results are stale if the newest sample is older.
-        silence_s: time without samples that makes a live source silent; None derives it from recent intervals.
-    """
+    """How samples become results; other attributes are those of `EdgePredictor.stream`."""
 
     modality: str | None = None
-    hop: int | None = None
+    hop: int | None = None  # None is a second, or a window if that is shorter
     time: TimeFrom = "source"
     gap_s: float | None = None
-    stale_s: float | None = None
+    stale_s: float | None = None  # results are stale if the newest sample is older
+    # Time without samples that makes a live source silent; None derives it from recent intervals
     silence_s: float | None = None
 
 

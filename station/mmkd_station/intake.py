@@ -16,21 +16,13 @@ _WAKE_S = 0.1
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
-    """Samples that arrived together.
+    """Samples that arrived together."""
 
-    Attributes:
-        rows: float32 (n, C) in the modality's unit, NaN = missing; video uint8 (n, H, W, C).
-        times: float64 (n,) seconds on the source's clock, or None.
-        arrived_s: `time.monotonic()`.
-        sensor: its number in the station.
-        waited: samples waited to be read, as a file's lines do, so arrival is not their time.
-    """
-
-    rows: NDArray[Any]
-    times: NDArray[np.float64] | None
-    arrived_s: float
-    sensor: int = 0
-    waited: bool = False
+    rows: NDArray[Any]  # float32 (n, C) in the modality's unit, NaN = missing; video uint8 (n, H, W, C)
+    times: NDArray[np.float64] | None  # float64 (n,) seconds on the source's clock, or None
+    arrived_s: float  # `time.monotonic()`
+    sensor: int = 0  # its number in the station
+    waited: bool = False  # samples waited to be read, as a file's lines do, so arrival is not their time
 
 
 class ReplayedRecording(msgspec.Struct, frozen=True, kw_only=True, eq=False):

@@ -25,19 +25,11 @@ _PREDICTED = (
 
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="result"):
-    """One prediction; unlisted fields are those of `Prediction`.
-
-    Attributes:
-        number: counts a station's records from 1 at each start; a gap is a lost record.
-        time_s: newest sample of the window; None without times.
-        dropped: samples dropped from the full queue since the previous result.
-        late: samples left out since then because of their times.
-        boot: random id of the start.
-    """
+    """One prediction; unlisted fields are those of `Prediction`."""
 
     station: str
-    number: int = 0
-    time_s: float | None
+    number: int = 0  # counts a station's records from 1 at each start; a gap is a lost record
+    time_s: float | None  # newest sample of the window; None without times
     decided_s: float
     status: Status
     reason: str
@@ -51,33 +43,25 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     missing_fraction: float
     modality: str
     input_age_s: float | None
-    dropped: int
-    late: int
+    dropped: int  # samples dropped from the full queue since the previous result
+    late: int  # samples left out since then because of their times
     novelty: float | None = None
-    boot: str = ""
+    boot: str = ""  # random id of the start
 
 
 class AlarmRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="alarm"):
-    """A change of an episode, or an operator's answer to it.
-
-    Attributes:
-        event: `continued` is an episode that an earlier run left open; `contradicted` is a false alarm.
-        episode: counts the station's episodes from 1.
-        since_s: `time_s` of the first window with the label.
-        windows: windows with the label so far.
-        probability: the label's highest probability so far.
-    """
+    """A change of an episode, or an operator's answer to it."""
 
     station: str
     number: int = 0
     time_s: float | None
     decided_s: float
-    event: AlarmEvent
+    event: AlarmEvent  # `continued` is an episode that an earlier run left open; `contradicted` is a false alarm
     label: str
-    episode: int
-    since_s: float | None
-    windows: int
-    probability: float
+    episode: int  # counts the station's episodes from 1
+    since_s: float | None  # `time_s` of the first window with the label
+    windows: int  # windows with the label so far
+    probability: float  # the label's highest probability so far
     boot: str = ""
     reason: str = ""
 

@@ -50,33 +50,23 @@ _SAME_WORDS_EVERY_S = 3600.0
 
 
 class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters and state.
-
-    Attributes:
-        missed: samples filled in as missing while the source was silent.
-        untrusted: samples left out because of implausible times.
-        faults: deliveries that could not be answered.
-        longest_hold_s: longest turn (an answer, or samples without one).
-        latency: from arrival of samples to their records.
-        adaptation: why a student should be adapted, or empty.
-        unlike_training: what to check if most of the last 100 windows were `unknown`, or empty.
-    """
+    """Counters and state."""
 
     station: str
     running_s: float
     results: dict[str, int]
     alarms: dict[str, int]
-    missed: int
-    untrusted: int
-    faults: int
-    longest_hold_s: float
+    missed: int  # samples filled in as missing while the source was silent
+    untrusted: int  # samples left out because of implausible times
+    faults: int  # deliveries that could not be answered
+    longest_hold_s: float  # longest turn (an answer, or samples without one)
     intake: IntakeFacts
     stream: StreamFacts
-    latency: Timing | None
+    latency: Timing | None  # from arrival of samples to their records
     uncertain: RingFacts | None
     state: StationState
-    adaptation: str
-    unlike_training: str
+    adaptation: str  # why a student should be adapted, or empty
+    unlike_training: str  # what to check if most of the last 100 windows were `unknown`, or empty
 
 
 class Station:

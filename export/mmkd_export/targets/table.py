@@ -33,32 +33,23 @@ Build = Callable[[Path, Platform, "Sequence[Precision] | None"], tuple[BuiltEngi
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One row of the table.
-
-    Attributes:
-        libraries: required modules; `extra` installs them.
-        convert: adds fp32 artifacts of its `format`, from the checkpoint's path.
-        int8: makes its INT8 artifact; if only `smaller`, not for `auto`.
-        build: builds engines of the written bundle for some or all precisions; also from a bundle, like `write`.
-        write: writes a folder of sources next to the bundle.
-        platform_here: default platform; None takes the processor's.
-        lacks: members of students that its engine cannot run.
-    """
+    """One row of the table."""
 
     name: str
     makes: str
     platforms: tuple[PlatformName, ...]
-    libraries: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()  # required modules; `extra` installs them
     extra: str = ""
     stage: str = ""
     format: ArtifactFormat = "onnx"
-    convert: Convert | None = None
-    int8: _MakeInt8 | None = None
+    convert: Convert | None = None  # adds fp32 artifacts of its `format`, from the checkpoint's path
+    int8: _MakeInt8 | None = None  # makes its INT8 artifact; if only `smaller`, not for `auto`
     smaller: bool = False
+    # Builds engines of the written bundle for some or all precisions; also from a bundle, like `write`
     build: Build | None = None
-    write: Callable[[Path], Path] | None = None
-    platform_here: Callable[[], PlatformName] | None = None
-    lacks: tuple[str, ...] = ()
+    write: Callable[[Path], Path] | None = None  # writes a folder of sources next to the bundle
+    platform_here: Callable[[], PlatformName] | None = None  # default platform; None takes the processor's
+    lacks: tuple[str, ...] = ()  # members of students that its engine cannot run
 
     def check_members(self, members: Sequence[str]) -> None:
         """Raise UsageError if the target's engine lacks one of a student's members."""

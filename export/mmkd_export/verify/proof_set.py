@@ -33,28 +33,20 @@ Answer = Callable[["NDArray[Any]"], NetworkAnswers]
 
 @dataclass(frozen=True, kw_only=True)
 class ProofSet:
-    """The windows of an export, and the checkpoint's answers to them.
-
-    Attributes:
-        real: windows that the bundle will carry as golden windows.
-        gaps: copies of `real` with missing samples, (N, T, C).
-        calibration: windows (M, T, C) for ranges and confidence, which no gate uses.
-        tolerance: largest allowed difference of a logit or probability in fp32.
-        novelty_scores: scores of validation windows in torch, rising; may be empty.
-    """
+    """The windows of an export, and the checkpoint's answers to them."""
 
     modality: ModalitySpec
     task: TaskSpec
-    real: RealWindows
+    real: RealWindows  # they become golden windows of the bundle
     answers: NetworkAnswers
-    gaps: NDArray[Any]
+    gaps: NDArray[Any]  # copies of `real` with missing samples, (N, T, C)
     gap_answers: NetworkAnswers
     judging: GateWindows
-    calibration: NDArray[Any]
+    calibration: NDArray[Any]  # windows (M, T, C) for ranges and confidence, which no gate uses
     calibration_labels: NDArray[np.int64]
     temperature: float = 1.0
-    tolerance: float = FP32_TOLERANCE
-    novelty_scores: tuple[float, ...] = ()
+    tolerance: float = FP32_TOLERANCE  # largest allowed difference of a logit or probability in fp32
+    novelty_scores: tuple[float, ...] = ()  # of validation windows in torch, rising; may be empty
 
     @property
     def recorded(self) -> NDArray[np.float32]:

@@ -40,17 +40,12 @@ _SEED = 20211116  # every draw: the same export writes the same bundle
 
 @dataclass(frozen=True, kw_only=True)
 class RealWindows:
-    """Recorded windows with labels, or `synthetic` ones without.
+    """Recorded windows with labels, or `synthetic` ones without."""
 
-    Attributes:
-        windows: float32 (N, T, C), NaN = missing, raw or z-scores per group; video uint8 (N, T, H, W, C), masked.
-        labels: int64 (N,), -1 = unknown; of other tasks as in a dataset.
-        judge: bool (N,): True only judge, others may calibrate.
-    """
-
+    # float32 (N, T, C), NaN = missing, raw or z-scores per group; video uint8 (N, T, H, W, C), masked
     windows: NDArray[Any]
-    labels: Labels
-    judge: NDArray[np.bool_]
+    labels: Labels  # int64 (N,), -1 = unknown; of other tasks as in a dataset
+    judge: NDArray[np.bool_]  # bool (N,): True only judge, others may calibrate
     source: str
     synthetic: bool = False
 

@@ -78,24 +78,18 @@ class StoredWindows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CutWindows:
-    """Windows cut from recordings when they are read, at any offset.
+    """Windows cut from recordings when they are read, at any offset."""
 
-    Attributes:
-        samples: by modality, recordings end to end: float32 or int16 (L, C), video uint8 (L, H, W, C).
-        scale: (C,) by int16 modality: the value of one count.
-        offsets: by modality (R,): start of each recording in `samples`.
-        start_s: (N,) in its recording; `latest_start_s` (R,) limits moved windows.
-        present: for video uint8 (L,), 1 if the frame is present; absent if all are.
-    """
-
+    # By modality, recordings end to end: float32 or int16 (L, C), video uint8 (L, H, W, C)
     samples: Mapping[str, AnyArray]
-    scale: Mapping[str, Floats]
-    offsets: Mapping[str, Rows]
+    scale: Mapping[str, Floats]  # (C,) by int16 modality: the value of one count
+    offsets: Mapping[str, Rows]  # by modality (R,): start of each recording in `samples`
     lengths: Mapping[str, Rows]
     recording: Rows
-    start_s: npt.NDArray[np.float64]
+    start_s: npt.NDArray[np.float64]  # (N,) in its recording; `latest_start_s` (R,) limits moved windows
     latest_start_s: npt.NDArray[np.float64]
     hop_s: float
+    # For video uint8 (L,), 1 if the frame is present; absent if all are
     present: Mapping[str, AnyArray] = field(default_factory=dict)
 
     @property
@@ -179,32 +173,21 @@ class GroupStatistics:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Windows:
-    """Windows with labels and groups, without values: `take` reads them.
-
-    Attributes:
-        labels: (N, ...), see `labels.py`.
-        groups: (N,); without groups the number of the recording, or of a block of consecutive windows.
-        splits: (N,) 0 train, 1 valid, 2 test.
-        metadata: (N,) each.
-        times: float64 (N,), UTC seconds at the start.
-        starts: float64 (N,), seconds at the start by a clock that does not count from 1970.
-        episodes: (N,), equal for windows of one run of a recording.
-        rows: (N,), window numbers in the source.
-    """
+    """Windows with labels and groups, without values: `take` reads them."""
 
     spec: DatasetSpec
-    labels: Labels
-    groups: Groups
+    labels: Labels  # (N, ...), see `labels.py`
+    groups: Groups  # (N,); without groups the number of the recording, or of a block of consecutive windows
     has_groups: bool
-    splits: Rows
+    splits: Rows  # (N,) 0 train, 1 valid, 2 test
     folds: Rows | None
     source: WindowSource
-    rows: Rows
+    rows: Rows  # (N,), window numbers in the source
     statistics: GroupStatistics | None = None
-    metadata: Mapping[str, Groups] = field(default_factory=dict)
-    times: npt.NDArray[np.float64] | None = None
-    starts: npt.NDArray[np.float64] | None = None
-    episodes: Rows | None = None
+    metadata: Mapping[str, Groups] = field(default_factory=dict)  # (N,) each
+    times: npt.NDArray[np.float64] | None = None  # float64 (N,), UTC seconds at the start
+    starts: npt.NDArray[np.float64] | None = None  # float64 (N,), the same by a clock that does not count from 1970
+    episodes: Rows | None = None  # (N,), equal for windows of one run of a recording
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -69,37 +69,25 @@ def map_columns(modality: ModalitySpec, mapping: Mapping[str, str]) -> Columns:
 
 
 class SourceRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source must give.
-
-    Attributes:
-        follow: wait for more at the end of a file.
-        replay_speed: multiple of real time; None is as fast as possible.
-        frame: (H, W, C) of a video frame, else None.
-    """
+    """What a source must give."""
 
     columns: Columns
     rate_hz: float
     time_column: str = "time"
     time_unit: SourceTimeUnit = "s"
-    follow: bool = False
-    replay_speed: float | None = None
+    follow: bool = False  # wait for more at the end of a file
+    replay_speed: float | None = None  # multiple of real time; None is as fast as possible
     window_s: float = 0.0
-    frame: tuple[int, int, int] | None = None
+    frame: tuple[int, int, int] | None = None  # (H, W, C) of a video frame, else None
     load_recordings: Callable[[str], Sequence[ReplayedRecording]] = lambda place: ()
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """An open source. Opening raises UsageError for invalid text, UnavailableError if a library or device is missing.
+    """An open source. Opening it raises UsageError, or UnavailableError if a library or device is missing."""
 
-    Attributes:
-        deliveries: yields samples until the source ends or the intake stops.
-        live: its samples are current, so silence means something.
-        close: may be called again.
-    """
-
-    deliveries: Callable[[Intake], Iterator[Delivery]]
-    live: bool
-    close: Callable[[], object] = lambda: None
+    deliveries: Callable[[Intake], Iterator[Delivery]]  # yields samples until the source ends or the intake stops
+    live: bool  # its samples are current, so silence means something
+    close: Callable[[], object] = lambda: None  # may be called again
 
 
 class RefusedError(Exception):

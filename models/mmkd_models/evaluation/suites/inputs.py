@@ -27,20 +27,14 @@ Answers = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelUnderTest:
-    """A checkpoint, an artifact of a bundle, or a rival.
-
-    Attributes:
-        predict: logits (N, K), regression (N, 1), of windows with its modalities, in order.
-        seen: judging windows it knows; None if unknown or of another dataset.
-        calibration: an artifact's temperature and label sets; its answers are calibrated.
-    """
+    """A checkpoint, an artifact of a bundle, or a rival."""
 
     facts: JudgedModel
     cautions: tuple[str, ...]
-    predict: Callable[[Windows], Answers]
-    seen: SeenWindows | None = None
+    predict: Callable[[Windows], Answers]  # logits (N, K), regression (N, 1), of windows with its modalities, in order
+    seen: SeenWindows | None = None  # judging windows it knows; None if unknown or of another dataset
     checkpoint: StudentCheckpoint | TeacherCheckpoint | None = None
-    calibration: Confidence | None = None
+    calibration: Confidence | None = None  # an artifact's temperature and label sets; its answers are calibrated
 
     @property
     def name(self) -> str:
