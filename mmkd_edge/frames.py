@@ -1,7 +1,4 @@
-"""Video frames from camera to graph: bytes, which the graph turns into numbers, and presence.
-
-In a masked array a frame with any masked value is missing.
-"""
+"""Video frames: bytes, which the graph turns into numbers, and presence; any masked value masks its frame."""
 
 from __future__ import annotations
 

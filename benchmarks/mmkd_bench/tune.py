@@ -70,10 +70,7 @@ def tune_bundle(
 
 
 def configs_for(entry: ModelEntry, threads: Sequence[int] | None) -> Iterator[Config]:
-    """Yield a student's configs with the installed backends; the first is the reference.
-
-    Without `threads` 1, 2, 4 and 8 are tried, up to the usable cores.
-    """
+    """Yield a student's configs, the reference first; without `threads` 1, 2, 4 and 8, up to the usable cores."""
     threads = threads or [count for count in _THREAD_COUNTS if count <= usable_cores()]
     for backend, row in BACKENDS.items():
         for precision in () if why_absent(backend) else row.precisions:

@@ -1,7 +1,4 @@
-"""One export, from plan to verified bundle and engines.
-
-The bundle is written last, so a failure leaves an earlier one intact.
-"""
+"""One export, from plan to bundle and engines; the bundle comes last, so a failure leaves an earlier one intact."""
 
 from __future__ import annotations
 

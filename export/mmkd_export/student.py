@@ -140,10 +140,7 @@ def prove_student(
     temperature: float,
     range_rule: str | None,
 ) -> ProvenStudent:
-    """Compare a checkpoint's fp32 graph with torch.
-
-    Raises UsageError if judging windows do not fit, GateError if answers differ.
-    """
+    """Compare a fp32 graph with torch: GateError if answers differ, UsageError if judging windows do not fit."""
 
     def answer(windows: NDArray[Any]) -> NetworkAnswers:
         return answers_from_student(checkpoint, windows, temperature=temperature)

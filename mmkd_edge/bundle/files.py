@@ -138,10 +138,7 @@ def write_file(path: Path, data: bytes, *, own: bool = False) -> None:
 
 
 def _write_new(path: Path, data: bytes, *, earlier: Path, masked: int) -> None:
-    """Name a file only when whole, if the system can, so that a kill leaves no half of it.
-
-    Permissions are the earlier file's without the masked ones.
-    """
+    """Name a file only when whole, if the system can; permissions are the earlier file's without masked ones."""
 
     def write(descriptor: int, name: bool) -> None:
         with os.fdopen(descriptor, "wb") as file:

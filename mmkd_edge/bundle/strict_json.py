@@ -1,7 +1,4 @@
-"""Strict JSON reading, with the path of the fault.
-
-Refuses repeated keys, NaN, infinities, numbers beyond float64, lone surrogates, and nesting beyond the stack.
-"""
+"""Strict JSON: refuses repeated keys, NaN, infinities, numbers beyond float64, lone surrogates and deep nesting."""
 
 from __future__ import annotations
 

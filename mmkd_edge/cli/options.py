@@ -1,7 +1,4 @@
-"""Options of commands, declared without typer, which only extras install.
-
-A group is a dataclass of options, which a command takes as one parameter.
-"""
+"""Options of commands, declared without typer, which only extras install; a dataclass of them is one parameter."""
 
 from __future__ import annotations
 

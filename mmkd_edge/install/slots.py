@@ -82,15 +82,12 @@ class Slots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
-    """The bundle that a start opens; `returned` is why that is the one before the last, or empty.
-
-    `on_probation`: `confirm`, `fail` or `forget` must follow.
-    """
+    """The bundle that a start opens."""
 
     path: Path
     sha256: str
-    returned: str
-    on_probation: bool
+    returned: str  # why it is the one before the last, or empty
+    on_probation: bool  # `confirm`, `fail` or `forget` must follow
 
 
 def read_slots(state: Path) -> Slots:
@@ -133,10 +130,7 @@ def check_state(state: Path) -> None:
 
 
 def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow_downgrade: bool = False) -> Slots:
-    """Copy and prove a bundle for the next start; make the state folder if absent.
-
-    `prove` raises if the bundle must not answer here; the earlier one then stays.
-    """
+    """Copy and prove a bundle for the next start, in a folder made if absent; `prove` raises to keep the earlier."""
     _make(state)
     with _lock(state, _INSTALLATION):
         with Bundle.open(bundle) as opened:
@@ -249,10 +243,7 @@ def condemns(error: MmkdError, started: Started) -> bool:
 
 
 def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots | None:
-    """Change the record; None if another bundle was installed meanwhile.
-
-    In an unwritable folder the change holds for this start alone.
-    """
+    """Change the record, only for this start if it is unwritable; None if another was installed meanwhile."""
     try:
         with _lock(state, _CHANGE):
             slots = read_slots(state)

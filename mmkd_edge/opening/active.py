@@ -1,7 +1,4 @@
-"""Which bundle answers: after an engine failure, a swap, and until the end.
-
-A prediction reads `current` once; changes replace it under a lock.
-"""
+"""Which bundle answers, after failures and swaps: a prediction reads `current` once, and a lock guards changes."""
 
 from __future__ import annotations
 

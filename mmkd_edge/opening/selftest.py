@@ -123,10 +123,7 @@ def run_selftests(students: Sequence[OpenStudent], bundle: Bundle) -> SelfTest:
 def follow_recording(
     backend: SteppingBackend, streaming: Streaming, recording: NDArray[Any], modality: ModalitySpec
 ) -> Answers:
-    """Return every output (N, ...) after each block of a recording (T, C), video (T, H, W, C).
-
-    Missing samples fill up the first block.
-    """
+    """Return every output (N, ...) after each block of a recording; missing samples fill up the first block."""
     lead = missing_samples(modality, -len(recording) % streaming.stride)
     blocks = join_samples([lead, recording]).reshape(-1, streaming.stride, *recording.shape[1:])
     steps = Steps(backend, streaming)

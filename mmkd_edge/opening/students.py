@@ -38,15 +38,12 @@ _FEW_WINDOWS = 8
 
 
 class Students(msgspec.Struct, frozen=True, kw_only=True):
-    """The students of one bundle, best first, and the statistics of each.
-
-    `returned` is why they answer and not the bundle installed last, or empty.
-    """
+    """The students of one bundle, best first, and the statistics of each."""
 
     opened: tuple[OpenStudent, ...]
     statistics: tuple[RunningStatistics, ...]
     bundle: Bundle | None = None
-    returned: str = ""
+    returned: str = ""  # why they answer and not the bundle installed last
 
     @classmethod
     def begin(cls, opened: Iterable[OpenStudent], bundle: Bundle | None = None, returned: str = "") -> Students:

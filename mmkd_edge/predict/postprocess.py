@@ -1,7 +1,4 @@
-"""From the graph's outputs to a `Prediction`, the choice among several students', and the policy.
-
-A prediction has no NaN and no unsupported answer.
-"""
+"""From outputs to a `Prediction`, without NaN or unsupported answers; the choice among students; the policy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""`Stream`: samples in, predictions out.
-
-Predictions do not depend on how samples are divided into pushes. Memory is constant; the only clock is the caller's.
-"""
+"""`Stream`: samples in, predictions out, however samples are divided, in constant memory, by the caller's clock."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Limits of a checkpoint's claimed sizes, checked before any network is built.
-
-They cover the number of layers, and constant matrices that no file contains.
-"""
+"""Limits of a checkpoint's claimed sizes, checked before a network is built: layers, and matrices in no file."""
 
 from __future__ import annotations
 

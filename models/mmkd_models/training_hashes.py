@@ -1,7 +1,4 @@
-"""Hashes of the groups and windows that trained a model, to recognise but not to read them.
-
-Groups are recognised in datasets of the same name.
-"""
+"""Hashes of training windows, and of groups in datasets of one name, to recognise but not to read them."""
 
 from __future__ import annotations
 

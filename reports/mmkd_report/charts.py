@@ -1,7 +1,4 @@
-"""Line charts as inline SVG.
-
-The style sheet colours roles; marks show their value on hover.
-"""
+"""Line charts as inline SVG; the style sheet colours roles, and marks show their value on hover."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A page is a head and sections, drawn by one template.
-
-It works offline: the content security policy allows no script. All text is escaped.
-"""
+"""A page is a head and sections in one template: it works offline, runs no script, and escapes all text."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The last minutes of a station for its page, in bounded memory.
-
-Samples are reduced to the extremes of bins, so that a page costs the same at any rate.
-"""
+"""The last minutes of a station for its page: samples become extremes of bins, so the cost is the same at any rate."""
 
 from __future__ import annotations
 

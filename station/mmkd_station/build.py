@@ -31,10 +31,7 @@ _OPENING = ("bundle", "backend", "precision", "threads", "reference", "error_lev
 
 @contextlib.contextmanager
 def open_service(spec: RunSpec, *, load_recordings: Load, has_page: bool = False) -> Iterator[Service]:
-    """Open what a checked run needs, yield its service, and close everything. Raises MmkdError.
-
-    With `has_page` stations store what a page shows.
-    """
+    """Open what a checked run needs, yield its service, and close all; `has_page` stores what a page shows."""
     with contextlib.ExitStack() as opened:
         builder = _Builder(spec, load_recordings, has_page=has_page, opened=opened)
         stations = [builder.station(station) for station in spec.stations]

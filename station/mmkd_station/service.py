@@ -35,10 +35,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Service:
-    """Runs stations until their sources end or it is stopped, then closes stations and outlets.
-
-    `predictors` have their bundle's path.
-    """
+    """Runs stations, with predictors by path, until their sources end or it is stopped, then closes all."""
 
     def __init__(
         self,

@@ -1,7 +1,4 @@
-"""Save windows for labelling: uncertain, unknown or false alarms.
-
-A thread writes a ring of files in the interchange form of `mmkd-data import`.
-"""
+"""Save uncertain, unknown and contradicted windows for labelling, as a ring of files for `mmkd-data import`."""
 
 from __future__ import annotations
 

@@ -94,10 +94,7 @@ def _measure(bundle: Bundle, students: Mapping[Config, OpenStudent], *, duration
 
 
 def require_score(student: OpenStudent, golden: Golden, *, max_drop_points: float) -> None:
-    """Raise GateError if a student loses more than `max_drop_points` on the judging golden windows.
-
-    One window may always be lost.
-    """
+    """Raise GateError if a student loses over `max_drop_points` on judging golden windows; one may always be lost."""
     if student.task.kind != "classification":
         return  # for other tasks the self-test judges
     known = np.flatnonzero(golden.judge & (golden.labels >= 0))

@@ -1,7 +1,4 @@
-"""A loop that records the latency of every call, and steadiness of samples.
-
-Garbage collection stays as in an application; no sample is dropped.
-"""
+"""The latency of every call, and steadiness: garbage is collected as in an application, and no sample is dropped."""
 
 from __future__ import annotations
 

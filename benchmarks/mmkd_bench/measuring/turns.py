@@ -1,7 +1,4 @@
-"""Calls in turn in one process: clock speeds and neighbours are the same, so ratios hold.
-
-The order alternates, because each call finds the other's caches.
-"""
+"""Calls in turn in one process, so ratios hold; the order alternates, because each call finds the other's caches."""
 
 from __future__ import annotations
 

@@ -184,10 +184,7 @@ def learnt_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
 
 
 def nodes_behind_front_end(model: onnx.ModelProto) -> frozenset[int]:
-    """Return the indices of nodes behind the fixed front end: every Conv and Gemm, and what depends on one.
-
-    Without the novelty score: its distances are differences of large numbers.
-    """
+    """Return indices of nodes from each Conv and Gemm on; not novelty, which subtracts large numbers."""
     learnt: set[str] = set()
     novelty: set[str] = set()
     indices: set[int] = set()
@@ -201,10 +198,7 @@ def nodes_behind_front_end(model: onnx.ModelProto) -> frozenset[int]:
 
 
 def select_layers(layers: Sequence[Layer], *, ops: Sequence[str]) -> tuple[Layer, ...]:
-    """Return the layers to quantise.
-
-    Never the first, nor convolutional features: sensor glitches set their range.
-    """
+    """Return layers to quantise, not the first, nor convolutional features, whose range sensor glitches set."""
     candidates = [layer for layer in layers if not layer.name.startswith(_CONVOLUTIONAL_FEATURES)][1:]
     return tuple(layer for layer in candidates if is_worth_quantising(layer.m, layer.k, layer.n) and layer.op in ops)
 

@@ -1,7 +1,4 @@
-"""Bill of materials of a bundle in CycloneDX 1.6 (ECMA-424).
-
-Without time and serial number, so that equal bundles and machines give equal bytes.
-"""
+"""A bundle's bill of materials in CycloneDX 1.6 (ECMA-424), without time and serial number: equal for equal bundles."""
 
 from __future__ import annotations
 

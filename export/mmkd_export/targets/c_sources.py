@@ -23,10 +23,7 @@ _TEMPLATES = Path(__file__).with_name("c")
 
 
 def write_c_sources(path: Path) -> Path:
-    """Write sources to `<stem>-c` next to the bundle, and return the folder.
-
-    Raises UsageError without a native artifact, or if the sensor needs a reference.
-    """
+    """Write `<stem>-c` beside a bundle; UsageError without a native artifact, or if the sensor needs a reference."""
     with Bundle.open(path) as bundle:
         entry = only_student(bundle)
         native = [each for each in entry.artifacts if each.format == "native"]

@@ -1,7 +1,4 @@
-"""The target `litert`: `.tflite` files by litert-torch and ai-edge-quantizer.
-
-A child process converts, because native code writes to the terminal.
-"""
+"""`.tflite` files by litert-torch and ai-edge-quantizer, in a child process, since they write to the terminal."""
 
 from __future__ import annotations
 

@@ -86,10 +86,7 @@ def prove_fp32(model: bytes, proof_set: ProofSet, *, file_format: ArtifactFormat
 def prove_lower_precision(
     model: bytes, proof_set: ProofSet, rule: GateRule, *, precision: Precision, file_format: ArtifactFormat = "onnx"
 ) -> ProvenArtifact:
-    """Judge an artifact; the verdict is its report's `gate`.
-
-    Raises RejectedError if answers differ by more than a device allows.
-    """
+    """Judge an artifact, in its report's `gate`. Raise RejectedError if answers differ by more than devices allow."""
     backend = open_format(model, file_format)
     proven = _judge(model, backend, proof_set, rule, precision=precision, file_format=file_format)
     most, error = MAX_TOLERANCE[precision], proven.report.parity.max_abs_error

@@ -1,7 +1,4 @@
-"""Windows that judge an export, and ranges of valid values.
-
-Without recorded windows only fp32 is judged, on windows drawn from training statistics.
-"""
+"""Windows that judge an export, and ranges of values; without recorded windows only fp32 is judged, on drawn ones."""
 
 from __future__ import annotations
 

@@ -31,33 +31,27 @@ T = TypeVar("T")
 
 
 class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The GPU of an engine; versions as CUDA counts, 12060 is 12.6.
-
-    `memory_bytes` is in whole GiB (of the board if shared), since the kernel's part varies.
-    """
+    """The GPU of an engine; versions as CUDA counts, 12060 is 12.6."""
 
     name: str
     compute_capability: str
     multiprocessors: int
-    memory_bytes: int
+    memory_bytes: int  # in whole GiB (of the board if shared), since the kernel's part varies
     cuda_runtime: int
     cuda_driver: int
 
 
 class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The inputs of a build; the graph decides the precision.
-
-    `device` is None if built without a GPU; `tf32` allows rounding float32 products to ten bits.
-    """
+    """The inputs of a build; the graph decides the precision."""
 
     format_version: int = FORMAT_VERSION
     onnx_sha256: str
     library: EngineLibrary
     library_version: str
     architecture: str
-    device: DeviceFacts | None
+    device: DeviceFacts | None  # None if built without a GPU
     strongly_typed: bool = True
-    tf32: bool = False
+    tf32: bool = False  # whether float32 products may be rounded to ten bits
 
     @property
     def key(self) -> str:

@@ -1,7 +1,4 @@
-"""Windows of the new and the old domain, and the student's classes.
-
-No class is answered before it is learnt, or after it is gone.
-"""
+"""Windows of the new and the old domain, and classes: none is answered before it is learnt, or after it is gone."""
 
 from __future__ import annotations
 

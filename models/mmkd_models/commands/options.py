@@ -166,10 +166,7 @@ def training_data(path: Path, options: TrainingOptions, *, modalities: Sequence[
 
 
 def same_windows(options: TrainingOptions) -> str:
-    """Return the options that give another command the same windows and labels.
-
-    Otherwise a student would be judged on windows its teacher saw.
-    """
+    """Return options that give another command the same windows and labels, so that it judges none its teacher saw."""
     words = [word for word in [label_option(_labelled(options))] if word]
     words += [] if options.fold is None else [f"--fold {options.fold}"]
     words += [] if options.seed == 0 else [f"--seed {options.seed}"]

@@ -1,7 +1,4 @@
-"""Learners: what a batch teaches, from labels, an earlier teacher, or a recipe.
-
-Teacher and student see the same augmented window (Beyer et al., CVPR 2022).
-"""
+"""Learners: what a batch teaches. Teacher and student see the same augmented window (Beyer et al., CVPR 2022)."""
 
 from __future__ import annotations
 

@@ -163,10 +163,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def compare_with_chance(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> Chance:
-    """Return chance's test score on each seed, and whether the model is better.
-
-    Below `MIN_GROUPS` groups the interval also covers resampled windows.
-    """
+    """Return chance's score by seed, and whether the model beats it; few groups are resampled with their windows."""
     figure = float(np.mean([guessed_figure(outcome, metric) for outcome in tests]))
     ends = [interval_of(figure_draws(tests, metric, seed=seed))]
     if len(groups_tested(tests)) < MIN_GROUPS:

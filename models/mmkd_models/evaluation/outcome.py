@@ -1,7 +1,4 @@
-"""Answers on test windows: scores, and what redrawing groups needs.
-
-Classes are counts, other tasks answers.
-"""
+"""Scores and answers on test windows, to redraw groups from: counts of classes, answers of other tasks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Classical rivals on one sensor: extra-trees, MiniRocket, and an average.
-
-Features are aeon's (BSD-3-Clause). `distilled_rocket` learns from the teacher.
-"""
+"""Classical rivals on one sensor, by aeon (BSD-3-Clause): extra-trees, MiniRocket, an average, a distilled one."""
 
 from __future__ import annotations
 
@@ -41,17 +38,14 @@ _PENALTIES = np.logspace(-3, 3, 10)  # as in aeon's classifiers; leave-one-out d
 
 @dataclass(frozen=True, kw_only=True)
 class Rivals:
-    """Rivals of one sensor on one fold, each fitted once.
-
-    `parts` are validation windows, then judging windows; `teach` returns a teacher's probabilities (N, K).
-    """
+    """Rivals of one sensor on one fold, each fitted once."""
 
     train: Windows
-    parts: tuple[Windows, ...]
+    parts: tuple[Windows, ...]  # validation windows, then judging windows
     modality: str
     seed: int
     metric: AnyMetric = "balanced_accuracy"
-    teach: Answerer | None = None
+    teach: Answerer | None = None  # a teacher's probabilities (N, K)
     _fitted: dict[RivalName, Answerer | str] = field(default_factory=dict)
 
     def judge(self, rival: RivalName) -> tuple[TestedNetwork, ...] | str:

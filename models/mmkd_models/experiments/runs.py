@@ -1,7 +1,4 @@
-"""Runs of a teacher, a student, or a sensor's rivals, each made once and resumed.
-
-Only `judge_network` and `judge_rivals` read the test windows.
-"""
+"""Runs of networks and rivals, each made once; only `judge_network` and `judge_rivals` read the test windows."""
 
 from __future__ import annotations
 
@@ -66,13 +63,11 @@ _WAIT_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A finished run and its answers on test windows.
-
-    `missing` has the first measure by remaining modalities, or by the missing fraction of samples.
-    """
+    """A finished run and its answers on test windows."""
 
     result: RunResult
     test: TestedNetwork
+    # The first measure by remaining modalities, or by the missing fraction of samples
     missing: dict[str, float] = field(default_factory=dict)
 
 

@@ -1,7 +1,4 @@
-"""A study: which student of one sensor is best within limits.
-
-Validation alone chooses; only finished networks read the test windows.
-"""
+"""A study: the best student of one sensor within limits. Only validation chooses; finished networks are tested."""
 
 from __future__ import annotations
 
@@ -92,17 +89,13 @@ MeasureLatency = Callable[[Path, Path], PairLatency]
 
 
 class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of a study.
-
-    A `grid` trains everything on every seed; a search tries `trials` candidates on `search_seeds`, and trains
-    `finalists` on the others.
-    """
+    """Options of a study."""
 
     conditions: Conditions
     space: Space
-    grid: bool = False
-    trials: int = 40
-    finalists: int = 3
+    grid: bool = False  # everything on every seed, instead of a search
+    trials: int = 40  # candidates of a search
+    finalists: int = 3  # of them, trained on the seeds that did not search
     seeds: int = 5
     search_seeds: int = 1
     max_latency_ms: float | None = None
@@ -217,10 +210,7 @@ def _check_study(dataset: Dataset, options: StudyOptions) -> None:
 def _student_sizes(
     folder: Folder, options: StudyOptions, measure_latency: MeasureLatency | None
 ) -> tuple[StudentSize, ...]:
-    """Return each size with its costs, and the limit it breaks. Raise PerformanceError if all break one.
-
-    Latencies are measured once, after one training step.
-    """
+    """Return each size's costs, measured once, and the limit it breaks. Raise PerformanceError if all break one."""
     sizes = []
     for preset in options.space.students:
         parameters = sum(parameter.numel() for parameter in _student(folder, preset).parameters())

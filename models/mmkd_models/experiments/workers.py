@@ -1,7 +1,4 @@
-"""Jobs side by side, in local processes or as tasks of a Ray cluster.
-
-A job has one thread, so results do not depend on the number of workers.
-"""
+"""Jobs in processes or tasks of a Ray cluster, of one thread each, so that results do not depend on their number."""
 
 from __future__ import annotations
 

@@ -33,10 +33,7 @@ class _Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scores(_Figures, frozen=True, kw_only=True):
-    """Scores of classes, from 0 to 1; absent classes have no recall and F1.
-
-    `confusion`: rows the truth, columns the answers.
-    """
+    """Fractions; absent classes have no recall and F1; rows of `confusion` are the truth, columns the answers."""
 
     accuracy: float
     balanced_accuracy: float
@@ -179,10 +176,7 @@ def weighted_fraction(right: NDArray[np.bool_], owner: NDArray[np.int64], weight
 
 
 def weighted_precision(on: NDArray[np.bool_], scores: Figures, owner: NDArray[np.int64], weights: Figures) -> Figures:
-    """Return mean average precision (D,) of labels and scores (N, K), without interpolation.
-
-    Source: M. Zhu, University of Waterloo, 2004.
-    """
+    """Return mean average precision (D,) of labels and scores (N, K), uninterpolated (M. Zhu, Waterloo, 2004)."""
     draws = max(1, _MAX_CELLS // max(1, len(on)))
     starts = range(0, len(weights), draws)
     return np.concatenate([_precision(on, scores, owner, weights[start : start + draws]) for start in starts])

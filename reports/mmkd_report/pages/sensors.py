@@ -32,10 +32,7 @@ def render_sensors(document: Mapping[str, Any]) -> str:
 
 
 def verdict(sensors: SensorsDocument) -> Iterator[str]:
-    """Yield sentences of the verdict, without full stops.
-
-    Validation chooses, test scores. A student no better than chance allows no conclusion.
-    """
+    """Yield the verdict's sentences, without full stops; a student no better than chance allows no conclusion."""
     best, *others = sensors.rows
     if is_chance_level(best.chance):
         students = [(row.sensors[0], row.scores["distilled"].mean, row.chance) for row in sensors.rows]

@@ -1,7 +1,4 @@
-"""The document of `mmkd-adapt --json`.
-
-Fractions run from 0 to 1, gains and losses are percentage points.
-"""
+"""The document of `mmkd-adapt --json`: fractions run from 0 to 1, gains and losses are percentage points."""
 
 from __future__ import annotations
 

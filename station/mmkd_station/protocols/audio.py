@@ -19,10 +19,7 @@ _TOGETHER_S = 0.1
 
 
 def wav_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Open a sound file (WAV, FLAC, OGG): values from -1 to 1 before --map, times from 0.
-
-    Channels are called `0`, `1` ... or like the student's, in order.
-    """
+    """Open WAV, FLAC or OGG: values from -1 to 1 before --map, times from 0, channels `0`, `1` ... or the student's."""
     path = Path(place)
     file = _open_sound(path)
     problem = ""
@@ -48,10 +45,7 @@ def _blocks(file: Any, request: SourceRequest) -> Iterator[Delivery]:
 
 
 def pcm_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Read signed 16-bit little-endian samples, channels interleaved, at the student's rate.
-
-    Values are from -1 to 1 before --map, without times.
-    """
+    """Read interleaved signed 16-bit little-endian samples at the student's rate: -1 to 1 before --map, no times."""
     places = _channel_places(request)
     channels = max(places) + 1
 

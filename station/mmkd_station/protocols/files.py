@@ -154,10 +154,7 @@ class StdoutSink(Sink):
 
 
 class AppendSink(Sink):
-    """Appends text to a file, created again if it was moved away.
-
-    `form` formats records; its second argument is whether the file is empty.
-    """
+    """Appends `form(records, is_empty)` to a file, created again if it was moved away."""
 
     def __init__(self, text: str, place: str, form: Callable[[Sequence[Record], bool], bytes]) -> None:
         self._path = Path(place)

@@ -84,10 +84,7 @@ def evaluate_cost(inputs: SuiteInputs) -> CostFacts:
 
 
 def find_faults(windows: Windows, names: Sequence[str]) -> tuple[tuple[str, ...], npt.NDArray[np.bool_]]:
-    """Return the labels without action, and (N,) windows with a fault.
-
-    Raise UsageError for an unknown label, or if all or no windows have a fault.
-    """
+    """Return labels without action, and (N,) faults. Raise UsageError for an unknown label, or no or only faults."""
     labels = windows.spec.task.labels
     healthy = tuple(names) or labels[:1]
     for name in healthy:

@@ -1,7 +1,4 @@
-"""Scores with sensors missing: subsets of modalities, and single samples.
-
-Missing samples depend on window and seed, not on the model.
-"""
+"""Scores without some sensors or samples; missing samples depend on window and seed, not on the model."""
 
 from __future__ import annotations
 
