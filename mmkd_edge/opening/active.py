@@ -21,15 +21,12 @@ _MAX_GOLDEN = 32
 
 
 class ActiveStudents:
-    """The students that answer now, and those before the last swap.
-
-    `proven` is whether they answered since their last failure, so that the next one gets another attempt.
-    """
+    """The students that answer now, and those before the last swap."""
 
     def __init__(self, students: Students, *, request: OpeningRequest | None, monitor: Monitor, raises: bool) -> None:
         self.current = students
         self.closed = False
-        self.proven = True
+        self.proven = True  # whether they answered since their last failure, so that the next gets another attempt
         self._earlier: Students | None = None
         self._request = request
         self._monitor = monitor

@@ -21,13 +21,10 @@ _TOGETHER = 1024
 
 
 class StreamTurn(NamedTuple):
-    """Samples (n,) for a stream, and predictions; consume them before the next turn.
-
-    `levels` float32 (n, C) are to draw: samples, or mean brightness of video channels.
-    """
+    """Samples (n,) for a stream, and predictions; consume them before the next turn."""
 
     times: NDArray[np.float64]
-    levels: NDArray[np.float32]
+    levels: NDArray[np.float32]  # (n, C) to draw: samples, or mean brightness of video channels
     predictions: Iterator[Prediction]
 
 

@@ -20,10 +20,7 @@ _RELEASE = (1, 3, 5, 10)
 
 
 class RuleScore(msgspec.Struct, frozen=True, kw_only=True):
-    """False alarms in recordings without the label (95 % interval per hour), detections in those with it.
-
-    `delay_s` is the median from the recording's start to the alarm.
-    """
+    """False alarms in recordings without the label (95 % interval per hour), detections in those with it."""
 
     normal_hours: float
     false_alarms: int
@@ -31,7 +28,7 @@ class RuleScore(msgspec.Struct, frozen=True, kw_only=True):
     false_alarms_interval: tuple[float, float]
     recordings: int
     detected: int
-    delay_s: float | None
+    delay_s: float | None  # median from the recording's start to the alarm
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):

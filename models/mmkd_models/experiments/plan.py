@@ -312,10 +312,7 @@ class Folder:
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Result of a teacher, student (`trial`) or rival; `reason` says why there is nothing to judge.
-
-    `score` is on validation; `parameters` are a committee's transformer's; `shipped` is a race's choice.
-    """
+    """Result of a teacher, student (`trial`) or rival."""
 
     format_version: int = FORMAT_VERSION
     conditions: Conditions
@@ -323,12 +320,12 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     teacher: TeacherChoice | None = None
     trial: Trial | None = None
     rival: RivalName | None = None
-    reason: str = ""
-    score: float | None = None
+    reason: str = ""  # why there is nothing to judge
+    score: float | None = None  # on validation
     learning_rate: float = 0.0
-    parameters: int = 0
+    parameters: int = 0  # of a committee's transformer
     members: tuple[MemberKind, ...] = ()  # the trained student's
-    shipped: str = ""
+    shipped: str = ""  # a race's choice
     sha256: str | None = None
 
 

@@ -74,15 +74,12 @@ def metric_of_confusions(confusions: Figures, metric: str) -> Figures:
 
 
 class LabelScores(_Figures, frozen=True, kw_only=True):
-    """Scores of several labels, from 0 to 1; F1 and precision ignore labels that are never on.
-
-    `counts` per label: rightly on, wrongly on, wrongly off, rightly off.
-    """
+    """Scores of several labels, from 0 to 1; F1 and precision ignore labels that are never on."""
 
     macro_f1: float
     mean_average_precision: float
     subset_accuracy: float
-    counts: tuple[tuple[int, int, int, int], ...]
+    counts: tuple[tuple[int, int, int, int], ...]  # per label: rightly on, wrongly on, wrongly off, rightly off
 
     def standard_error(self, name: str) -> float:
         """Return the binomial standard error, by default of the mean recall."""

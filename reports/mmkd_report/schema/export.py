@@ -46,15 +46,12 @@ class NoveltyParity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
-    """An artifact against the checkpoint; for a regression `probabilities` are fractions of the largest.
-
-    `label_agreement` is the fraction of windows with the same answer.
-    """
+    """An artifact against the checkpoint; for a regression `probabilities` are fractions of the largest."""
 
     windows: int
     logits: TensorParity
     probabilities: TensorParity
-    label_agreement: float
+    label_agreement: float  # fraction of windows with the same answer
     novelty: NoveltyParity | msgspec.UnsetType = msgspec.UNSET
 
     @property
