@@ -35,6 +35,7 @@ REFERENCE = {
     "mmkd_bench.run": "measuring",
     "mmkd_report": "pages",
 }
+DOCUMENTS = ("data_report", "study", "judging", "sensors", "adaptation", "export", "bench", "demo")
 
 
 def place_of(file: Path) -> Path:
@@ -121,7 +122,11 @@ def staged(file: Path, named: set[Path]) -> str:
 
 def reference(module: str) -> str:
     """The page of a module's public names, which mkdocstrings fills from their docstrings."""
-    return f"# `{module}`: {REFERENCE[module]}\n\n::: {module}\n"
+    head = f"# `{module}`: {REFERENCE[module]}\n\n::: {module}\n"
+    if module != "mmkd_report":
+        return head
+    makers = [f"pages.{name.removesuffix('_report')}.render_{name}" for name in DOCUMENTS] + ["page.write_page"]
+    return head + "".join(f"\n::: mmkd_report.{name}\n    options:\n      show_root_heading: true\n" for name in makers)
 
 
 def stage(folder: Path) -> list[Path]:

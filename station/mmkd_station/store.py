@@ -195,25 +195,16 @@ class _Rows(msgspec.Struct):
 
 
 class RecordQueue:
-    """Records that a sink has not taken, oldest first: on disk, then in memory. Thread-safe.
-
-    Args:
-        most: as in `Outlet`.
-
-    Attributes:
-        offered: the offered records, if on disk.
-        lines: added by the store's next transaction.
-        sent_until: id of the last sent record; `deleted_until` too.
-    """
+    """Records that a sink has not taken, oldest first: on disk, then in memory. Thread-safe; `most` as in `Outlet`."""
 
     def __init__(self, sink: str, *, store: Store | None, most: int) -> None:
         self.sink = sink
         self.lock = threading.RLock() if store is None else store.lock
         self.dropped = 0
-        self.lines: list[bytes] = []
+        self.lines: list[bytes] = []  # added by the store's next transaction
         self.stored = _Rows()
-        self.offered: _Rows | None = None
-        self.sent_until = self.deleted_until = 0
+        self.offered: _Rows | None = None  # the offered records, if on disk
+        self.sent_until = self.deleted_until = 0  # ids of the last records sent and deleted
         self._store = store
         self._most = most
         self._memory: deque[Record] = deque()  # `put` appends without the lock, so it never waits for the disk

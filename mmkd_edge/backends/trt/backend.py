@@ -34,12 +34,7 @@ _LOG_LINES = 100
 
 
 class TrtBackend:
-    """One engine with a pool of execution contexts.
-
-    Attributes:
-        engine_origin: the cache, or built at this start and why.
-        plain_reason: why calls are not CUDA graphs, or empty.
-    """
+    """One engine with a pool of execution contexts."""
 
     name = "trt"
     threads = 1  # the caller's
@@ -56,7 +51,7 @@ class TrtBackend:
             raise UnavailableError(f"backend 'trt' cannot run here: {error}") from error
         self.version = f"{library} {module.__version__} on {device.name}"
         self._title = f"backend 'trt' ({self.version})"
-        self.plain_reason = ""
+        self.plain_reason = ""  # why calls are not CUDA graphs
         self._module, self._runtime = module, runtime
         self._logger = engine_logger(module, most_lines=_LOG_LINES)
         self._pool = threading.Condition()  # guards the next fields

@@ -173,21 +173,32 @@ class GroupStatistics:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Windows:
-    """Windows with labels and groups, without values: `take` reads them."""
+    """Windows with labels and groups, without values: `take` reads them.
+
+    Attributes:
+        labels: (N, ...), see `labels.py`.
+        groups: (N,); without groups the number of the recording, or of a block of consecutive windows.
+        splits: (N,) 0 train, 1 valid, 2 test.
+        metadata: (N,) each.
+        times: float64 (N,), UTC seconds at the start.
+        starts: float64 (N,), seconds at the start by a clock that does not count from 1970.
+        episodes: (N,), equal for windows of one run of a recording.
+        rows: (N,), window numbers in the source.
+    """
 
     spec: DatasetSpec
-    labels: Labels  # (N, ...), see `labels.py`
-    groups: Groups  # (N,); without groups the number of the recording, or of a block of consecutive windows
+    labels: Labels
+    groups: Groups
     has_groups: bool
-    splits: Rows  # (N,) 0 train, 1 valid, 2 test
+    splits: Rows
     folds: Rows | None
     source: WindowSource
-    rows: Rows  # (N,), window numbers in the source
+    rows: Rows
     statistics: GroupStatistics | None = None
-    metadata: Mapping[str, Groups] = field(default_factory=dict)  # (N,) each
-    times: npt.NDArray[np.float64] | None = None  # float64 (N,), UTC seconds at the start
-    starts: npt.NDArray[np.float64] | None = None  # float64 (N,), the same by a clock that does not count from 1970
-    episodes: Rows | None = None  # (N,), equal for windows of one run of a recording
+    metadata: Mapping[str, Groups] = field(default_factory=dict)
+    times: npt.NDArray[np.float64] | None = None
+    starts: npt.NDArray[np.float64] | None = None
+    episodes: Rows | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -55,14 +55,20 @@ Values = Mapping[str, npt.ArrayLike | Mapping[str, npt.ArrayLike]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recording:
-    """One whole recording, longer than a window."""
+    """One whole recording, longer than a window.
 
-    # By modality (L, C): float32, NaN = missing, or int16; video uint8 (L, H, W, C), perhaps masked
+    Attributes:
+        samples: by modality (L, C): float32, NaN = missing, or int16; video uint8 (L, H, W, C), perhaps masked.
+        label: class number, -1 unlabelled; for other tasks a row of labels or a number.
+        group: person, machine or session.
+        fold: for all recordings or none; one per group.
+    """
+
     samples: Mapping[str, npt.NDArray[Any]]
-    label: int | float | Sequence[int]  # class number, -1 unlabelled; for other tasks a row of labels or a number
-    group: int | str  # person, machine or session
+    label: int | float | Sequence[int]
+    group: int | str
     split: SplitName
-    fold: int | None = None  # for all recordings or none; one per group
+    fold: int | None = None
 
 
 def write_dataset(
