@@ -86,27 +86,18 @@ class _Handle:
 class NativeModel:
     """A model of the native engine. Threads may share it: each has its own scratch.
 
-    Attributes:
-        shape: (T, C) of a window.
-        outputs: K.
-        isa: the instruction set in use, of `ISAS`.
-        step_samples: S, samples of a causal student's step; else 0.
-        states: number of its states.
-
-    Raises:
-        BackendError: the file is damaged.
-        UnavailableError: the engine was not built, or the processor lacks the instructions.
+    Raises BackendError for a damaged file, UnavailableError without the engine or the processor's instructions.
     """
 
     def __init__(self, data: bytes, *, isa: str = "best") -> None:
         self._handle: _Handle | None = _Handle(data, isa)
         facts = self._handle.library.mmkd_model_facts(self._handle.model)
         self.modality = self._handle.library.mmkd_model_modality(self._handle.model).decode(errors="replace")
-        self.shape = (int(facts.samples), int(facts.channels))
-        self.outputs, self.has_novelty = int(facts.outputs), bool(facts.has_novelty)
-        self.isa = ISAS[facts.isa]
+        self.shape = (int(facts.samples), int(facts.channels))  # (T, C)
+        self.outputs, self.has_novelty = int(facts.outputs), bool(facts.has_novelty)  # K classes
+        self.isa = ISAS[facts.isa]  # in use
         self.is_regression = facts.task == _REGRESSION
-        self.step_samples, self.states = int(facts.step), int(facts.states)
+        self.step_samples, self.states = int(facts.step), int(facts.states)  # S and states of a causal student, else 0
         self.scratch_bytes = int(facts.scratch_bytes)
         self._own = threading.local()
 

@@ -106,11 +106,7 @@ def magnitude_text(limits: MagnitudeLimits) -> str:
 def novelty_rule(
     entry: ModelEntry, artifact: Artifact | None, unknown_level: float | None, *, where: str = ""
 ) -> NoveltyRule | None:
-    """Return a student's rule, or None if it has no calibrated novelty and no level is requested.
-
-    Raises:
-        UsageError: a requested level lacks novelty or calibration windows.
-    """
+    """Return a student's rule, if any. Raise UsageError if a requested level lacks novelty or calibration windows."""
     calibration = None if artifact is None or not artifact.novelty else artifact.novelty
     if unknown_level is None:
         return None if calibration is None else NoveltyRule(calibration=calibration)

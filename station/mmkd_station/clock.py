@@ -61,15 +61,11 @@ class TimeWatch:
 
     A delivery is refused if its times run ahead, go back, or stand still. A clock that was set is trusted again after
     keeping pace for `limit_s`.
-
-    Args:
-        limit_s: how far times may run ahead of UTC, or of their pace so far without UTC.
-        back_s: how far times may go back; samples within are late.
     """
 
     def __init__(self, *, limit_s: float, back_s: float) -> None:
-        self._limit_s = limit_s
-        self._back_s = back_s
+        self._limit_s = limit_s  # how far times may run ahead of UTC, or of their pace so far without UTC
+        self._back_s = back_s  # how far times may go back; samples within are late
         self._offset_s = 0.0  # from arrival to the source's time, without delays
         self._other_line: tuple[float, float] | None = None
         self._fault: tuple[_TimeFault, float] | None = None

@@ -47,11 +47,7 @@ class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Intake:
-    """A bounded queue of deliveries, many producers, one consumer; `stop` ends the sources.
-
-    Args:
-        may_drop: a full queue drops its oldest delivery instead of making the source wait.
-    """
+    """Queues deliveries; if full, drops the oldest (`may_drop`) or makes the source wait. `stop` ends the sources."""
 
     def __init__(self, *, may_drop: bool, most: int = _MAX_WAITING) -> None:
         self.stop = threading.Event()

@@ -36,22 +36,16 @@ class OutletFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outlet:
-    """Writes records to one sink in a thread, and closes it. Thread-safe.
-
-    Args:
-        store: saves records that the sink does not take at once; not closed here.
-        key: name of the sink in the store.
-        most: records in memory; more go to the store, or the oldest is dropped.
-    """
+    """Writes records to one sink in a thread, and closes it. Thread-safe."""
 
     def __init__(
         self,
         name: str,
         sink: Sink,
         *,
-        store: Store | None = None,
-        key: str = "",
-        most: int = _MAX_WAITING,
+        store: Store | None = None,  # saves records that the sink does not take at once; not closed here
+        key: str = "",  # name of the sink in the store
+        most: int = _MAX_WAITING,  # records in memory; more go to the store, or the oldest is dropped
         backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         self.name = name

@@ -38,17 +38,12 @@ CREATE TABLE IF NOT EXISTS alarms (station TEXT, label TEXT, line BLOB, PRIMARY 
 
 
 class Store:
-    """Records and alarms on disk. Thread-safe. Raises UsageError if this process cannot use the folder.
-
-    Args:
-        folder: created if needed; locked until `close`.
-        most_bytes: limit per sink; beyond it the oldest records are dropped.
-    """
+    """Records and alarms on disk. Thread-safe. Raises UsageError if this process cannot use the folder."""
 
     def __init__(self, folder: Path, *, most_bytes: int) -> None:
         self.lock = threading.RLock()
-        self._path = folder / FILE_NAME
-        self._most_bytes = most_bytes
+        self._path = folder / FILE_NAME  # made if needed, locked until `close`
+        self._most_bytes = most_bytes  # per sink; beyond it the oldest records are dropped
         self.queues: list[RecordQueue] = []
         self._alarms: dict[tuple[str, str], AlarmRecord] = {}  # not on the disk yet
         self._fault, self._tried_s = "", 0.0

@@ -58,25 +58,19 @@ class RingFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UncertainRing:
-    """Saves uncertain windows of one sensor, at most one per window length. Raises UsageError.
-
-    Args:
-        most_bytes: limit for all files of the station, shared by its `sensors`.
-        below: a window is uncertain if its probability is lower, or its label set has several labels.
-        alarms: labels whose windows stay in memory (the last 16 MB) for `contradict`.
-    """
+    """Saves uncertain windows of one sensor, at most one per window length. Raises UsageError."""
 
     def __init__(
         self,
         folder: Path,
         *,
-        most_bytes: int,
-        below: float,
+        most_bytes: int,  # for all files of the station, shared by its `sensors`
+        below: float,  # a window is uncertain if its probability is lower, or its label set has several labels
         station: str,
         modality: ModalitySpec,
         task: TaskSpec,
         sensors: int = 1,
-        alarms: Collection[str] = (),
+        alarms: Collection[str] = (),  # labels whose windows stay in memory (the last 16 MB) for `contradict`
     ) -> None:
         window_bytes = math.prod(modality.shape) * np.dtype(modality.dtype).itemsize
         self._most_bytes = most_bytes // sensors
