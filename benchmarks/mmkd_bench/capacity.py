@@ -71,10 +71,7 @@ def measure_capacity(
     streams: int | None = None,
     progress: Progress = ignore_progress,
 ) -> CapacityReport:
-    """Find how many streams this machine carries, or whether it carries `streams`.
-
-    The deadline defaults to the period of the rate. Raises MmkdError for a wrong load, or a bundle that fails.
-    """
+    """Find how many streams this machine carries, or whether `streams`; the deadline is the period by default."""
     demand = _demand(rate_hz, deadline_ms, streams)
     with Bundle.open(choice.bundle) as bundle:  # verified before the first process starts
         settle_backend(bundle, choice)

@@ -37,10 +37,7 @@ def measure_pair(
     duration_s: float = 6.0,
     progress: Progress = ignore_progress,
 ) -> PairReport:
-    """Compare two models through ONNX Runtime: ONNX of static shape, or a bundle's fp32 artifact.
-
-    Raises MmkdError for a wrong argument, a missing onnxruntime, or a broken model.
-    """
+    """Compare two models, ONNX of static shape or a bundle's fp32, through ONNX Runtime. Raises MmkdError."""
     _check(threads=threads, launches=launches, duration_s=duration_s)
     machine = read_machine()
     job = PairJob(

@@ -28,10 +28,7 @@ def tune_bundle(
     max_drop_points: float = 0.5,
     progress: Progress = ignore_progress,
 ) -> ExecutionProfile:
-    """Measure every config for a bundle's students. Writes nothing.
-
-    Raises MmkdError for a wrong setting, a bundle that cannot be opened, or a student without a config.
-    """
+    """Measure every config for a bundle's students, and write nothing. Raises MmkdError."""
     if not 0 < duration_s <= 3600:
         raise UsageError(f"duration-s: expected seconds above 0 and up to 3600, got {duration_s:g}")
     if not 0 <= max_drop_points <= 100:

@@ -1,7 +1,4 @@
-"""Errors as messages and exit codes, `--debug`, `--version` and Ctrl-C of every command.
-
-Imports only the standard library, so that any package's command may use it.
-"""
+"""Errors as messages and exit codes, `--debug`, `--version` and Ctrl-C of every command, by the standard library."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Centres of the training embeddings, and a window's distance from the nearest, in standard deviations.
-
-Why not Mahalanobis distances from classes: docs/decisions/023.
-"""
+"""Centres of training embeddings, and the distance from the nearest in standard deviations (docs/decisions/023)."""
 
 from __future__ import annotations
 

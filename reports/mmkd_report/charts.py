@@ -42,10 +42,7 @@ class Chart:
 
 
 def axis(values: Iterable[float | None], *, floor: float = -math.inf, ceiling: float = math.inf, most: int = 5) -> Axis:
-    """Return an axis with round ends and at most `most` steps of 1, 2 or 5 times a power of ten.
-
-    The ends never pass `floor` and `ceiling`; without values they are 0 and 1.
-    """
+    """Return an axis with round ends and at most `most` steps, inside `floor` and `ceiling`; 0 to 1 without values."""
     known = [value for value in values if is_number(value)] or [0.0, 1.0]
     low, high = min(known), max(known)
     if high - low < 1e-9 * max(1.0, abs(high)):

@@ -1,7 +1,4 @@
-"""Pass records to a sink in a thread, so that a hanging sink delays nothing else.
-
-While a sink fails, records wait in memory (and on disk with a store), in order.
-"""
+"""Pass records to a sink in a thread; while it hangs or fails they wait in order, in memory or on disk."""
 
 from __future__ import annotations
 

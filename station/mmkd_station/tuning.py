@@ -59,10 +59,7 @@ def tune_alarm(
     hop: int,
     cooldown_s: float,
 ) -> Tuned:
-    """Choose a label's rule on validation recordings, and measure it on test recordings; others are normal operation.
-
-    Raises UsageError, UnavailableError without scipy.
-    """
+    """Choose a label's rule on validation recordings, measure it on test ones; others are normal. Raises UsageError."""
     require_modules(("scipy",), by="--tune-alarm", extra="import")
     check_rules([AlarmRule(label=label)], predictor.task)
     runs = [_replay(predictor, recording, label, hop) for recording in recordings]

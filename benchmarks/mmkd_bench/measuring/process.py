@@ -1,7 +1,4 @@
-"""Start a measuring process and read its outcome or error.
-
-Every configuration gets a new process: nothing remains of others, and a crash ends only a measurement.
-"""
+"""Start a measuring process and read its outcome: each configuration gets a new one, which alone a crash ends."""
 
 from __future__ import annotations
 

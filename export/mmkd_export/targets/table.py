@@ -1,7 +1,4 @@
-"""The table of export targets; a new one is a file and a row.
-
-Order: `convert`, `int8` with the lower precisions, and `build` or `write` after the bundle is written.
-"""
+"""The table of export targets; in order they convert, make INT8, and build or write after the bundle is written."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The target `trt`: engines `<stem>.<precision>.engine` next to a bundle, with JSON sidecars.
-
-A child process builds: a graph may crash or hang TensorRT, or exhaust memory.
-"""
+"""Engines `<stem>.<precision>.engine` with sidecars, by a child process: a graph may crash or hang TensorRT."""
 
 from __future__ import annotations
 

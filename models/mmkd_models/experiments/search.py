@@ -1,8 +1,4 @@
-"""The search of a study: Optuna (TPE) proposes what to train; test windows are not read.
-
-Source: Bergstra et al., NeurIPS 2011. The score is the mean validation score; Optuna's study is rebuilt from the folder
-each time.
-"""
+"""A study's search for the best mean validation score, by Optuna (TPE, Bergstra et al., NeurIPS 2011)."""
 
 from __future__ import annotations
 

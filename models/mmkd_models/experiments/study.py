@@ -281,10 +281,7 @@ def study(
     measure_latency: MeasureLatency | None = None,
     progress: Progress | None = None,
 ) -> StudyDocument:
-    """Run or resume a study, and write `study.json` and the chosen `student.ckpt` into `out`.
-
-    Raise UsageError for impossible options, PerformanceError if every size breaks a limit.
-    """
+    """Write `study.json` and `student.ckpt`, or resume. Raise UsageError, or PerformanceError if no size fits."""
     began = time.monotonic()
     prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
     run_study(prepared, progress=progress)

@@ -1,7 +1,4 @@
-"""The documents of `mmkd-bench`; that of `tune` is the profile (`mmkd_edge.opening.profile`).
-
-Units are in the names, fractions run from 0 to 1, null is not measured.
-"""
+"""The documents of `mmkd-bench` (of `tune`: the profile): fractions run from 0 to 1, null is not measured."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The document of `mmkd-demo --json`.
-
-Missing figures are absent or null. Fractions run from 0 to 1, gains are percentage points; other tasks than classes
-describe figures in `measures`.
-"""
+"""The document of `mmkd-demo --json`: fractions run from 0 to 1, gains are percentage points, null is missing."""
 
 from __future__ import annotations
 

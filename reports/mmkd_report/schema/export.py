@@ -1,7 +1,4 @@
-"""The documents of `mmkd-export`: `report.json` of a bundle, the output of `--json`, and engine sidecars.
-
-A figure that is not a number is null. Fractions run from 0 to 1.
-"""
+"""The documents of `mmkd-export`: fractions run from 0 to 1, and a figure that is not a number is null."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The document `study.json`: options, trials, table and recommended student.
-
-Fractions run from 0 to 1, gains are percentage points; other tasks than classes describe figures in `measures`.
-"""
+"""`study.json`: fractions from 0 to 1, gains in percentage points; `measures` describe figures of other tasks."""
 
 from __future__ import annotations
 

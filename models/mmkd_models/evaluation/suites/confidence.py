@@ -1,7 +1,4 @@
-"""Estimates of accuracy without labels, with intact sensors and under faults.
-
-The estimate is the answers' mean probability (NannyML's CBPE; also C. Guo et al., ICML 2017).
-"""
+"""Accuracy estimated without labels: the answers' mean probability (NannyML's CBPE; C. Guo et al., ICML 2017)."""
 
 from __future__ import annotations
 
