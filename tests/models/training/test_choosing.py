@@ -13,7 +13,7 @@ import torch
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.defaults import AUGMENT
 from mmkd_models.distillation.recipe import check_terms, default_recipe
-from mmkd_models.metrics.likelihood import fitted_temperature
+from mmkd_models.metrics.likelihood import fitted_temperature, helpful_temperature
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.choosing import (
@@ -22,6 +22,7 @@ from mmkd_models.training.choosing import (
     log_prior,
     preferred,
     prior_bias,
+    simplest,
     validation_score,
 )
 from mmkd_models.training.fitting import adjusted_fit
@@ -156,3 +157,49 @@ def test_the_usual_recipe_is_one_that_the_task_can_have(task, terms):
     recipe = default_recipe(task)
     assert [term.name for term in recipe.terms] == terms
     check_terms(recipe, kind=task.kind)
+
+
+def confident(labels: np.ndarray, by: np.ndarray | float) -> np.ndarray:
+    """Logits that favour the label of each window by so much, or another class if below 0."""
+    return np.eye(3)[labels] * np.broadcast_to(by, len(labels))[:, None]
+
+
+def test_the_smallest_is_taken_unless_it_is_surely_worse_or_less_likely(machines):
+    known = machines.everything()
+    labels, groups = known.labels, known.groups
+    one_of_each_wrong = np.where(
+        [number == np.flatnonzero(groups == group)[0] for number, group in enumerate(groups)], -3.0, 4.0
+    )
+    noise = np.random.default_rng(0).normal(0.0, 1.0, len(labels))
+    right, as_likely = confident(labels, 4.0 + noise), confident(labels, 4.0 - noise)
+
+    def chosen(*candidates: np.ndarray, sizes: tuple[int, ...]) -> int:
+        return simplest(candidates, sizes, known, metric="accuracy")
+
+    assert chosen(as_likely, right, sizes=(2, 1)) == 1
+    assert chosen(as_likely, right, sizes=(1, 2)) == 0
+    # Wrong once in every group: surely worse.
+    assert chosen(confident(labels, one_of_each_wrong), right, sizes=(1, 4)) == 1
+    # Right everywhere, and less likely in every group: half of the margins vary.
+    unsure = confident(labels, np.where(np.arange(len(labels)) % 2, 0.05, 4.0))
+    assert chosen(unsure, right, sizes=(1, 2)) == 1
+    assert chosen(unsure, unsure, sizes=(2, 2)) == 0
+
+
+def test_a_temperature_is_used_only_where_it_makes_other_groups_likelier():
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 2, 400), np.repeat(np.arange(10), 40)
+    # True log odds of 2 for the label's class, which is right as it is, and three times too much.
+    z = np.where(rng.random(400) < 1 / (1 + math.exp(-2)), 1.0, -1.0)
+    logits = np.stack([np.where(labels == 0, z, -z), np.where(labels == 1, z, -z)], axis=1)
+    assert helpful_temperature(3 * logits, labels, groups, kind="classification") == pytest.approx(
+        fitted_temperature(3 * logits, labels, kind="classification")
+    )
+    # Right 3, 2 and 1 times of three, with odds of two to one: two groups say the contrary of what the third needs.
+    margins = math.log(2) * np.array([1, 1, 1, 1, 1, -1, 1, -1, -1])
+    truth, owner = np.zeros(9, dtype=np.int64), np.repeat(np.arange(3), 3)
+    unlike = np.stack([margins, -margins], axis=1) / 2
+    assert fitted_temperature(unlike, truth, kind="classification") != 1.0
+    assert helpful_temperature(unlike, truth, owner, kind="classification") == 1.0
+    assert helpful_temperature(logits, labels.astype(float), groups, kind="regression") == 1.0
+    assert helpful_temperature(logits[:0], labels[:0], groups[:0], kind="classification") == 1.0
