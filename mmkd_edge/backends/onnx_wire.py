@@ -98,6 +98,12 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
 _KEY = b"location"
 
 
+def refuse_trees(model: bytes) -> None:
+    """Raise BackendError for the tree operator of ONNX-ML, in an engine that lacks it."""
+    if b"TreeEnsembleRegressor" in model:
+        raise BackendError("it has trees, an operator that this engine lacks; take the backend native or ort")
+
+
 def refuse_external_weights(model: bytes) -> None:
     """Raise BackendError for weights in other files, which nothing verifies."""
     if _KEY not in model:

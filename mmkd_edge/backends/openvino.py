@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mmkd_edge.backends.calls import EngineCall, StepMemory, describe_tensor, erase, fill
-from mmkd_edge.backends.onnx_wire import refuse_external_weights
+from mmkd_edge.backends.onnx_wire import refuse_external_weights, refuse_trees
 from mmkd_edge.bundle.manifest import GRAPH_OUTPUTS
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.spec import TensorSpec
@@ -135,6 +135,7 @@ def _core() -> Any:
 
 def _compile(core: Any, model: bytes, settings: Mapping[str, Any]) -> Any:
     refuse_external_weights(model)
+    refuse_trees(model)
     graph = core.read_model(model, b"")
     if graph.is_dynamic():  # one window at a time
         graph.reshape({_name(port): [1, *list(port.partial_shape)[1:]] for port in graph.inputs})

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mmkd_edge import EdgePredictor
 from mmkd_edge.backends.base import is_installed, open_backend
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.native import NativeModel
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
@@ -187,6 +187,24 @@ def test_engines_without_trees_are_named_with_what_to_do(target: str, members: s
         "this target with --members transformer,convolutions (with --choose too)"
     )
     row.check_members(("transformer", "convolutions"))
+
+
+def test_openvino_runs_intervals_and_says_what_runs_trees() -> None:
+    pytest.importorskip("openvino")
+    student = of_members("intervals")
+    assert student.carried is not None
+    windows = student.carried.windows
+    expected = answers_from_student(student, windows)
+    backend = open_backend("openvino", onnx_from_student(student), threads=1)
+    for number, window in enumerate(windows):
+        values, present = prepare_batch(window[None], student.modality)
+        logits, _ = backend.run({"acc": values, "acc_present": present})
+        np.testing.assert_allclose(logits[0], expected.logits[number], atol=2e-4)
+    backend.close()
+    with pytest.raises(
+        BackendError, match="it has trees, an operator that this engine lacks; take the backend native or"
+    ):
+        open_backend("openvino", onnx_from_student(of_members("trees")), threads=1)
 
 
 def test_another_leaf_is_one_vote_and_changes_no_label() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkd_edge.backends.calls import EngineCall, describe_tensor
-from mmkd_edge.backends.onnx_wire import refuse_external_weights
+from mmkd_edge.backends.onnx_wire import refuse_external_weights, refuse_trees
 from mmkd_edge.backends.trt.build import BuiltPlan, engine_from_onnx, engine_logger, workspace_bytes
 from mmkd_edge.backends.trt.cache import EngineFacts, load_engine
 from mmkd_edge.backends.trt.cuda import device_facts, first_gpu, free_bytes, is_lost, load_runtime
@@ -67,6 +67,7 @@ class TrtBackend:
         )
         with EngineCall(self._title, "cannot open the artifact", reason=self._reason):
             refuse_external_weights(model)
+            refuse_trees(model)
             self._on_gpu = first_gpu(runtime)
             with self._on_gpu():
                 engine, self.engine_origin = load_engine(
