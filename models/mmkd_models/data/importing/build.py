@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.checking.related import find_overlaps, label_conflicts, time_text
+from mmkd_models.data.checking.related import Overlaps, find_overlaps, label_conflicts, time_text
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
@@ -161,6 +161,15 @@ def build_dataset(
     )
     plan = plan.subset(np.argsort(plan.splits, kind="stable"))  # as they are written
     plan = _drop_leaks(plan, source, recipe, left_out)
+    for number, name in enumerate(SPLIT_NAMES):
+        if not (plan.splits == number).any():
+            reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+            cure = (
+                "choose another 'seed', or name groups in 'valid' and 'test'" if split.groups else "shorten 'length_s'"
+            )
+            raise DatasetError(
+                f"'split': expected windows in every split, got none in {name}{reasons and f' ({reasons})'}; {cure}"
+            )
     arrays: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
     for number, name in enumerate(SPLIT_NAMES):
         part = plan.subset(plan.splits == number)
@@ -246,23 +255,53 @@ def _drop_leaks(plan: Windows, source: CutWindows, recipe: ImportRecipe, left_ou
         is_leak = (plan.splits[first] != plan.splits[second]) | (groups[first] != groups[second])
         # Test keeps its windows, then valid; in one split the recording that comes first.
         ranks = plan.splits * len(source.latest_start_s) - plan.groups
-        is_first_lower = ranks[first] < ranks[second]
-        lower = np.where(is_first_lower, first, second)
-        begin_s = source.start_s[plan.rows[lower]] + np.where(is_first_lower, overlaps.shift, 0) * overlaps.period_s
+        is_first_lower = (ranks[first] < ranks[second])[is_leak]
         if not is_leak.any():
             break
-        plan = drop(plan, _SHARING, _touch(plan, source, lower[is_leak], begin_s[is_leak], overlaps.length_s[is_leak]))
+        pairs = np.stack([first, second])[:, is_leak]
+        begins = first_sample(source.start_s[plan.rows[pairs]], overlaps.modality.rate_hz)
+        begins[0] += overlaps.shift[is_leak]
+        before, after = _like_around(source, overlaps, plan.groups[pairs], begins, is_leak)
+        lower = np.where(is_first_lower, pairs[0], pairs[1])
+        begin = np.where(is_first_lower, begins[0], begins[1]) - before
+        count = before + overlaps.modality.samples - overlaps.shift[is_leak] + after
+        plan = drop(plan, _SHARING, _touch(plan, source, lower, begin, count, overlaps.modality.rate_hz))
     for finding in conflicts or ():
         _LOG.warning("%s", finding.text)
     return plan
 
 
+def _like_around(
+    source: CutWindows, overlaps: Overlaps, recordings: Rows, begins: Rows, is_pair: npt.NDArray[np.bool_]
+) -> tuple[Rows, Rows]:
+    """Return how many samples (P,) before and after what pairs of windows share are equal too, up to a window.
+
+    `recordings` and `begins` (2, P): the recordings of each pair, and the first sample there that it shares.
+    """
+    name, most = overlaps.modality.name, overlaps.modality.samples
+    counts = (most - overlaps.shift)[is_pair]
+    around = np.zeros((2, len(counts)), dtype=np.int64)
+    for pair, count in enumerate(counts.tolist()):
+        grids = []
+        for recording, begin in zip(recordings[:, pair].tolist(), begins[:, pair].tolist(), strict=True):
+            offset, length = int(source.offsets[name][recording]), int(source.lengths[name][recording])
+            grid = source.samples[name][offset : offset + length]
+            grids.append((grid[max(0, begin - most) : begin][::-1], grid[begin + count : begin + count + most]))
+        for side, (one, other) in enumerate(zip(*grids, strict=True)):
+            length = min(len(one), len(other))
+            same = (one[:length] == other[:length]) | (
+                (one[:length] != one[:length]) & (other[:length] != other[:length])
+            )
+            around[side, pair] = np.append(same.all(axis=tuple(range(1, same.ndim))), False).argmin()
+    return around[0], around[1]
+
+
 def _touch(
-    plan: Windows, source: CutWindows, rows: Rows, begin_s: npt.NDArray[np.float64], length_s: npt.NDArray[np.float64]
+    plan: Windows, source: CutWindows, rows: Rows, begin: Rows, count: Rows, rate_hz: float
 ) -> npt.NDArray[np.bool_]:
     """Return which windows (N,) overlap a section of their recording that a window in `rows` of their split shares."""
     touches = np.zeros(len(plan), dtype=bool)
-    begin_ns, end_ns = (np.rint(times * SECOND_NS).astype(np.int64) for times in (begin_s, begin_s + length_s))
+    begin_ns, end_ns = (np.rint(places * (SECOND_NS / rate_hz)).astype(np.int64) for places in (begin, begin + count))
     starts_ns = np.rint(source.start_s[plan.rows] * SECOND_NS).astype(np.int64)
     window_s = max(modality.duration_s for modality in plan.spec.modalities)
     for split, recording in set(zip(plan.splits[rows].tolist(), plan.groups[rows].tolist(), strict=True)):
