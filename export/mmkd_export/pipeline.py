@@ -124,6 +124,9 @@ def _convert_checkpoint(resolved: ResolvedPlan, begin: OnStage) -> _Made:
     plan = resolved.plan
     begin("read the checkpoint")
     checkpoint, real, range_rule = read_checkpoint(plan)
+    for target in resolved.targets:
+        if target.name not in plan.optional:
+            target.check_members(checkpoint.config.members)
     begin("convert it to ONNX")
     temperature = choose_temperature(checkpoint, real)
     graph = onnx_from_student(checkpoint, temperature=temperature)
@@ -134,7 +137,6 @@ def _convert_checkpoint(resolved: ResolvedPlan, begin: OnStage) -> _Made:
     made = _Made(student=student, rule=rule, artifacts=[student.fp32])
     for target in resolved.targets:
         if target.convert is None:
-            target.check_members(checkpoint.config.members)
             continue
         begin(target.stage)
         try:

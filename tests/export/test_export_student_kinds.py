@@ -189,6 +189,18 @@ def test_engines_without_trees_are_named_with_what_to_do(target: str, members: s
     row.check_members(("transformer", "convolutions"))
 
 
+def test_a_target_without_trees_is_refused_before_anything_is_converted(tmp_path: Path) -> None:
+    write_student(tmp_path / "student.ckpt", of_members("trees"))
+    stages: list[str] = []
+    plan = ExportPlan(
+        source=tmp_path / "student.ckpt", output=tmp_path / "student.edge", targets=("trt",), platform="jp6.2"
+    )
+    with pytest.raises(UsageError, match="--target trt: trees of this student run in the native engine"):
+        export(plan, on_stage=stages.append)
+    assert stages == ["1/5 read the checkpoint"]
+    assert not plan.output.exists()
+
+
 def test_openvino_runs_intervals_and_says_what_runs_trees() -> None:
     pytest.importorskip("openvino")
     student = of_members("intervals")

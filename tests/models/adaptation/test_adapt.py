@@ -113,7 +113,7 @@ def site(tmp_path_factory):
     run = TrainingRun(train=TRAIN, augment=AUGMENT)
     teacher = train_teacher(data, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1), run)
     write_teacher(folder / "teacher.ckpt", teacher)
-    for kind in ("transformer", "convolutions"):
+    for kind in ("transformer", "convolutions", "trees"):
         config = StudentConfig(preset="tiny", encoder=ENCODER, members=(kind,))
         student = train_student(data.with_modalities(("acc",)), "acc", config, run)
         write_student(folder / f"{kind}.ckpt", student)
@@ -133,7 +133,7 @@ def command(site: Path, tmp_path: Path, *arguments: str, kind: str = "transforme
     return output
 
 
-@pytest.mark.parametrize("kind", ["transformer", "convolutions"])
+@pytest.mark.parametrize("kind", ["transformer", "convolutions", "trees"])
 def test_a_teacher_with_another_sensor_adapts_a_student_without_labels(site, tmp_path, capsys, kind):
     assert right(site / f"{kind}.ckpt", site / "labelled") < 0.6
     output = command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), kind=kind)
@@ -567,7 +567,7 @@ def test_windows_of_a_class_that_goes_are_carried_no_longer(site):
     assert len(left.carried.windows) == int((student.carried.labels == 0).sum())
 
 
-@pytest.mark.parametrize("kind", ["transformer", "convolutions"])
+@pytest.mark.parametrize("kind", ["transformer", "convolutions", "trees"])
 def test_a_new_class_is_learnt_from_a_few_labels(site, tmp_path, capsys, kind):
     three = with_a_third_class(tmp_path / "three")
     output = command(site, tmp_path, "--labels", "20", "--max-forget", "3", kind=kind, data=str(three.path))
