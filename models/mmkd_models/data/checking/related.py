@@ -159,18 +159,22 @@ def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
 
 def label_conflicts(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
     """Yield sections that two files share under different labels."""
-    both = windows.labelled[overlaps.first] & windows.labelled[overlaps.second]
+    both, count = windows.labelled[overlaps.first] & windows.labelled[overlaps.second], 0
     for text, pairs in overlaps.sections(windows, both):
         pairs = pairs[overlaps.shift[pairs] == overlaps.shift[pairs].min()]  # the windows that are most alike
         labels = [windows.labels[rows[pairs]] for rows in (overlaps.first, overlaps.second)]
         differ = (labels[0] != labels[1]).reshape(len(pairs), -1).any(axis=1)
-        if differ.any():
+        count += bool(differ.any())
+        if differ.any() and count <= _MAX_NAMED:
             sentence = f"{text}, but {differ.mean():.0%} of the {len(pairs)} windows in it have different labels"
             assert windows.spec.episodes  # as sections have names
             assert windows.episodes is not None
             rows = [overlaps.first[pairs[0]], overlaps.second[pairs[0]]]
             out = windows.spec.episodes[int(windows.episodes[rows].max())]
             yield problem("labels", sentence, f'correct the labels, or leave one file out: exclude = ["{out}"]')
+    if count > _MAX_NAMED:
+        sentence = f"{count} sections that two files share have different labels, the first {_MAX_NAMED} are named"
+        yield problem("labels", sentence, "correct the labels, or leave files out")
 
 
 def refuse_shared_samples(windows: Windows) -> None:

@@ -125,6 +125,25 @@ def test_labels_that_contradict_each_other_in_a_shared_section_are_told(
     assert [record.getMessage() for record in caplog.records] == [f"dataset {plant / 'out'}: {told}"]
 
 
+def test_of_many_contradictions_the_first_are_named_and_all_counted(
+    plant: Path, recipe: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe((GROUP, DROP))
+    for machine in range(1, 6):
+        copy_rows(plant, "M0", f"M{machine}", rows=slice(0, 100), at=0)
+    states = plant / "M5" / "states.csv"
+    states.write_text(f"start,end,label\n{START_S + 5000},{START_S + 5010},worn\n")
+    with caplog.at_level(logging.WARNING):
+        assert refusal(plant).startswith("'split': expected windows in every split, got none in train")
+    *named, last = [record.getMessage() for record in caplog.records]
+    assert [text[:10] for text in named] == ["M0/acc.csv", "M1/acc.csv", "M2/acc.csv"]
+    assert all("equals M5/acc.csv" in text and "50% of the 10 windows" in text for text in named)
+    assert last == (
+        "5 sections that two files share have different labels, the first 3 are named; correct the labels, or leave"
+        " files out"
+    )
+
+
 def test_a_dataset_keeps_the_files_of_its_windows(plant: Path, recipe: Callable[..., None]) -> None:
     recipe((GROUP, SPLIT))
     copy_rows(plant, "M1", "M2", rows=slice(0, 100), at=0)
