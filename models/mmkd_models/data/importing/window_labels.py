@@ -75,7 +75,7 @@ def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interv
         if rule.classes and interval.value not in rule.classes:
             raise DatasetError(
                 f"{interval.place}: expected a label of {', '.join(rule.classes)}, got {interval.value!r};"
-                " add it to 'labels.classes', or to 'labels.ignore'"
+                " correct it with 'labels.rename', or add it to 'labels.classes' or 'labels.ignore'"
             )
     may_overlap = rule.task == "multi_label"  # intervals of different labels
     ordered = sorted(

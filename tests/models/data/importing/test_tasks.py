@@ -161,7 +161,10 @@ WRONG = [
     ),
     (
         f'{FILES}\ntask = "multi_label"\nclasses = ["a", "b"]',
-        "{p}/M0/states.csv:2: expected a label of a, b, got 'c'; add it to 'labels.classes', or to 'labels.ignore'",
+        (
+            "{p}/M0/states.csv:2: expected a label of a, b, got 'c'; correct it with 'labels.rename', or add it to"
+            " 'labels.classes' or 'labels.ignore'"
+        ),
         ("0,5,a+c",),
     ),
     (
