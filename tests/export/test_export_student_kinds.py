@@ -103,9 +103,11 @@ def test_a_bundle_of_the_kind_tests_itself(students: dict[str, StudentCheckpoint
             assert predictor.selftest().label_agreement >= (1.0 if precision == "fp32" else 0.9)
 
 
-def of_members(members: str, task: TaskSpec | None = None, windows: int = 120) -> StudentCheckpoint:
-    """A student of these members, fitted to the windows that it carries."""
-    start = make_student(windows=windows, **({} if task is None else {"task": task}))
+def of_members(
+    members: str, task: TaskSpec | None = None, *, like: StudentCheckpoint | None = None
+) -> StudentCheckpoint:
+    """A student of these members, fitted to the windows that it carries, or that another one does."""
+    start = like or make_student(windows=120, **({} if task is None else {"task": task}))
     assert start.carried is not None
     values, present = prepare_batch(start.carried.windows, start.modality)
     intervals = fit_intervals(start.modality, values, present, scale=(values.mean((0, 1)), values.std((0, 1))))

@@ -20,6 +20,7 @@ from mmkd_export.targets.c_sources import write_c_sources
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
 from tests.export.students import make_student, of_features
+from tests.export.test_export_student_kinds import of_members
 
 ACC = ModalitySpec(name="acc", channels=("x", 'y"', "z\u00e4"), rate_hz=50.0, samples=61, range=(-6.5, 6.5), unit="g")
 BOARD = Path(__file__).with_name("mps2_an500")
@@ -29,13 +30,17 @@ M7 = "-O2 -mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16"
 pytestmark = pytest.mark.usefixtures("native_engine")
 
 
-@pytest.fixture(scope="module", params=["transformer", "causal", "convolutions", "int8"])
+@pytest.fixture(scope="module", params=["transformer", "causal", "convolutions", "trees", "int8"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("c") / "acc.ckpt"
     encoder = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
     config = StudentConfig(preset="toy", encoder=encoder, causal=request.param == "causal")
     student = make_student(modality=ACC, windows=12, config=config)
-    write_student(path, of_features(student, "convolutions") if request.param == "convolutions" else student)
+    if request.param == "convolutions":
+        student = of_features(student, "convolutions")
+    elif request.param == "trees":
+        student = of_members("transformer,intervals,trees", like=student)
+    write_student(path, student)
     plan = replace(export_plan(path), targets=("native", "c"), platform="mcu")
     if request.param == "int8":
         plan = replace(plan, precisions=("int8",), accept_unjudged=True)
