@@ -157,7 +157,8 @@ def test_values_and_their_differences_are_shares_of_the_largest_one():
     assert largest_difference([(expected[0][0], np.float32([[np.nan]])), expected[1]], expected, SPEED) == np.inf
 
 
-@pytest.mark.parametrize("kind", ["multi_label", pytest.param("regression", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@KINDS
 def test_a_causal_student_of_the_kind_steps_to_the_answers_of_whole_windows(tmp_path, kind):
     encoder = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=4, most_tokens=10)
     student = make_student(task=TASKS[kind], config=StudentConfig(preset="toy", encoder=encoder, causal=True))

@@ -441,6 +441,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudentCheckpoint, E
     return student, export(ExportPlan(source=path, output=path.with_suffix(".edge"), targets=("onnx",)))
 
 
+@pytest.mark.slow
 def test_the_bundle_says_how_sound_is_followed(made: tuple[StudentCheckpoint, ExportResult]) -> None:
     result = made[1]
     streaming = result.manifest.models[0].streaming
@@ -449,6 +450,7 @@ def test_the_bundle_says_how_sound_is_followed(made: tuple[StudentCheckpoint, Ex
     assert result.report.steps[0].parity.label_agreement == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_answers_do_not_depend_on_how_a_recording_is_cut_into_pushes(
     made: tuple[StudentCheckpoint, ExportResult], seed: int
