@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -73,22 +73,8 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
     if not folder.is_dir():
         got, cure = ("got a file", "name its folder") if folder.is_file() else ("found none there", "check the path")
         raise UsageError(f"{folder}: expected a folder of logs, {got}; {cure}")
-    known = [suffix for suffix in suffixes() if suffix != ".npz"]  # often results
-    files = [file for file in folder.rglob("*") if file.suffix.lower() in known and file.is_file()]
-    if not files:
-        raise UsageError(f"{folder}: expected files that end in {', '.join(known)}, found none; name their folder")
-    looks, asked = list[FirstLook](), dict[str, list[str]]()
-    for group in _alike(folder, sorted(files, key=lambda file: natural_key(file.as_posix()))):
-        pattern, parts = _pattern([file.relative_to(folder).as_posix() for file in group])
-        form = suffixes()[group[0].suffix.lower()]
-        try:
-            looks.append(_look_into(FirstLook(pattern=pattern, parts=parts, files=tuple(group), format=form)))
-        except DatasetError as error:
-            asked[f"is left out, is that right? {error}"] = [pattern]
-            if len(group) == len(files):
-                raise UsageError(str(error)) from error
-    above = "" if prefix == "." else f"{prefix}/"
-    looks = [replace(look, pattern=f"{above}{look.pattern}") for look in _join_parts(looks)]
+    above, asked = "" if prefix == "." else f"{prefix}/", dict[str, list[str]]()
+    looks = [replace(look, pattern=f"{above}{look.pattern}") for look in _join_parts(_look_at_files(folder, asked))]
     labels = [look for look in looks if look.is_intervals]
     tables = {look.pattern: match for look in looks if (match := _table_match(look, looks, folder, above))}
     rest = [look for look in looks if not look.is_intervals and look.pattern not in tables]
@@ -105,13 +91,7 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
         lines += ["", "[[source]]", *toml_lines(_source_keys(look, names[-1]))]
         for text in look.doubts:
             asked.setdefault(text, []).append(names[-1])
-    for columns in dict.fromkeys(look.names for look in sources if look.names):
-        twins = [number for number, look in enumerate(sources) if look.names == columns]
-        if len(twins) > 1:
-            all_files = [file for number in twins for file in sources[number].files]
-            pattern, _ = _pattern([file.relative_to(folder).as_posix() for file in all_files])
-            text = "have the same columns: if they are classes of one sensor, write one source, files ="
-            asked[f"{text} {above + pattern!r}"] = [names[number] for number in twins]
+    asked |= _ask_about_twins(sources, names, folder, above)
     for text in (text for look in labels[:1] for text in look.doubts):
         asked.setdefault(text, []).append("labels")
     keys, question = _label_keys(sources, [*labels, *(look for look in looks if look.pattern in tables)])
@@ -130,6 +110,37 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
     questions += [question, "length_s: is a window long enough to show the difference between classes?", group_question]
     head = "# Drafted by mmkd-data recipe; docs/your-own-data.md lists every key. Please decide:"
     return "\n".join([head, *(f"# - {text}" for text in questions if text), "version = 1", *lines]) + "\n"
+
+
+def _look_at_files(folder: Path, asked: dict[str, list[str]]) -> list[FirstLook]:
+    known = [suffix for suffix in suffixes() if suffix != ".npz"]  # often results
+    files = [file for file in folder.rglob("*") if file.suffix.lower() in known and file.is_file()]
+    if not files:
+        raise UsageError(f"{folder}: expected files that end in {', '.join(known)}, found none; name their folder")
+    looks = []
+    for group in _alike(folder, sorted(files, key=lambda file: natural_key(file.as_posix()))):
+        pattern, parts = _pattern([file.relative_to(folder).as_posix() for file in group])
+        form = suffixes()[group[0].suffix.lower()]
+        try:
+            looks.append(_look_into(FirstLook(pattern=pattern, parts=parts, files=tuple(group), format=form)))
+        except DatasetError as error:
+            asked[f"is left out, is that right? {error}"] = [pattern]
+            if len(group) == len(files):
+                raise UsageError(str(error)) from error
+    return looks
+
+
+def _ask_about_twins(
+    sources: Sequence[FirstLook], names: Sequence[str], folder: Path, above: str
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield a question for each set of sources with the same columns, and their names."""
+    for columns in dict.fromkeys(look.names for look in sources if look.names):
+        twins = [number for number, look in enumerate(sources) if look.names == columns]
+        if len(twins) > 1:
+            all_files = [file for number in twins for file in sources[number].files]
+            pattern, _ = _pattern([file.relative_to(folder).as_posix() for file in all_files])
+            text = "have the same columns: if they are classes of one sensor, write one source, files ="
+            yield f"{text} {above + pattern!r}", [names[number] for number in twins]
 
 
 def _sensor_name(pattern: str) -> str:
