@@ -81,7 +81,7 @@ _ABILITIES = (
     ),
     _Ability("mmkd-export", (*FOR_CHECKPOINT, "typer", "rich"), "pip install 'mmkd-edge[export]'"),
     *(  # litert's imports jax, takes seconds and writes to the terminal
-        _Ability(f"mmkd-export --target {row.name}", row.libraries, f"pip install '{row.extra}'", is_imported=False)
+        _Ability("mmkd-export --target " + row.name, row.libraries, f"pip install '{row.extra}'", is_imported=False)
         for row in TARGETS
         if row.libraries and row.convert is not None
     ),
