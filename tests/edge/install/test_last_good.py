@@ -138,15 +138,22 @@ def test_where_nothing_can_be_recorded_each_start_finds_out_by_itself(
     assert seen[3] == [[2, "new"], [1, "good"]]
 
 
-@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
-def test_where_a_good_bundle_was_damaged_the_one_before_answers_with_one_log_line_and_a_note(
-    place: float, state: Path, put: Put, caplog: pytest.LogCaptureFixture
+def flip(path: Path, place: float) -> None:
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9, None])
+def test_where_a_good_bundle_was_damaged_or_is_gone_the_one_before_answers_with_one_log_line_and_a_note(
+    place: float | None, state: Path, put: Put, caplog: pytest.LogCaptureFixture
 ) -> None:
     slots = install_and_start_both(put, state)
     assert conditions(slots) == [(2, "good"), (1, "good")]
     path = slots.current.path(state)
-    flip(path, place)
-    with pytest.raises(BundleError) as damage:
+    path.unlink() if place is None else flip(path, place)
+    with pytest.raises((BundleError, UsageError)) as damage:
         Bundle.open(path)
     with caplog.at_level(logging.INFO, "mmkd_edge"), EdgePredictor.open(state, backend="ort") as predictor:
         assert predictor.predict(np.zeros((20, 3))).status == "ok"
@@ -157,22 +164,6 @@ def test_where_a_good_bundle_was_damaged_the_one_before_answers_with_one_log_lin
         assert predictor.info().sandbox_check == f"{HELD}; {returned}"
     assert caplog.messages == [f"{state}: {returned}"]
     assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
-
-
-def flip(path: Path, place: float) -> None:
-    """Change one bit of a file."""
-    data = bytearray(path.read_bytes())
-    data[int(len(data) * place)] ^= 1
-    path.write_bytes(data)
-
-
-def test_a_good_bundle_that_is_gone_is_replaced_by_the_one_before(state: Path, put: Put) -> None:
-    slots = install_and_start_both(put, state)
-    path = slots.current.path(state)
-    path.unlink()
-    with EdgePredictor.open(state, backend="ort") as predictor:
-        reason = f"{path}: expected a bundle written by mmkd-export, found no such file; check the path"
-        assert predictor.health().returned == return_reason(slots, reason)
 
 
 def test_where_both_are_damaged_the_error_names_both(state: Path, put: Put) -> None:
