@@ -42,8 +42,9 @@ STUDY_OPTIONS ?=
 study: $(READY)  ## compare every way to distil with labels only, in stages; resumes; writes build/study/distillation.md
 	$(BIN)/python benchmarks/checks/study/distillation.py $(STUDY_SETS) --folds $(FOLDS) --budget-hours $(BUDGET_HOURS) --latency $(STUDY_OPTIONS)
 
-# Whole files go to a process each, so that what they share is made once; every process keeps to one thread.
-PROCESSES ?= 2
+# Whole files go to a process each, so that what they share is made once; every process keeps to one thread. Tests that
+# wait leave their core to the process that is one more than cores.
+PROCESSES ?= 3
 test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
