@@ -12,6 +12,9 @@ S = "\u202f"
 M = "\u2212"
 
 
+RIVALS = ("baseline", "extra_trees", "mini_rocket", "rocket_and_trees", "distilled_rocket")
+
+
 def build(students, *, teacher=0.8, seeds=(0, 1, 2), mean_gain=None, share=0.1, over=(-3.0, -1.0), better=()):
     """A document of accuracies alone: {name: (student, (mean, low, high) or None, {rival: accuracy})}.
 
@@ -58,7 +61,7 @@ def build(students, *, teacher=0.8, seeds=(0, 1, 2), mean_gain=None, share=0.1, 
                     },
                     "gain_points": gain(gained),
                     "over_teacher_points": None if over is None else {"mean": 0.0, "low": over[0], "high": over[1]},
-                    **{key: rival(key, rivals) for key in ("baseline", "extra_trees", "mini_rocket")},
+                    **{key: rival(key, rivals) for key in RIVALS},
                 }
                 for name, (score, gained, rivals) in students.items()
             },
@@ -154,17 +157,23 @@ def test_a_student_that_is_better_than_guessing_is_judged() -> None:
 
 RAN = {"valid": 0.8, "valid_baseline": 0.75, "valid_extra_trees": 0.7, "valid_mini_rocket": 0.79}
 REACHES = f"Recommended: the acc student. On validation it reaches 80.0{S}%"
+ALL = f"{REACHES}, labels only 75.0{S}%, extra-trees 70.0{S}% and MiniRocket 79.0{S}%."
 NOT = "Not recommended: on validation"
 
 
 @pytest.mark.parametrize(
     ("validated", "expected"),
     [
-        (RAN, f"{REACHES}, labels only 75.0{S}%, extra-trees 70.0{S}% and MiniRocket 79.0{S}%."),
+        (RAN, ALL),
         ({"valid": 0.8, "valid_baseline": 0.75}, f"{REACHES}, labels only 75.0{S}%."),
         (RAN | {"valid_mini_rocket": 0.81}, f"{NOT} MiniRocket reaches 81.0{S}%, the acc student 80.0{S}%."),
         (RAN | {"valid_extra_trees": 0.8}, f"{NOT} extra-trees reaches 80.0{S}%, the acc student 80.0{S}%."),
         (RAN | {"valid_baseline": 0.9}, f"{NOT} labels only reaches 90.0{S}%, the acc student 80.0{S}%."),
+        (
+            RAN | {"valid_rocket_and_trees": 0.81},
+            f"{NOT} MiniRocket and extra-trees averaged reaches 81.0{S}%, the acc student 80.0{S}%.",
+        ),
+        (RAN | {"valid_distilled_rocket": 0.9}, ALL),  # a teacher taught it
         ({"valid": 0.8}, ""),  # nothing was validated beside it
     ],
 )
