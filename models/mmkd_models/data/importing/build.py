@@ -101,7 +101,7 @@ def build_dataset(
     left_out = sum((part.left_out for part in cuts), Counter[str]())
     if not count:
         reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number)
-        cure = _cure(done, modalities, rule.length_s, offset_s=recipe.labels.offset_s)
+        cure = _cure(done, modalities, recipe)
         raise DatasetError(f"'windows': expected windows, got none{f' ({reasons})' if reasons else ''}; {cure}")
     answers = [answer for part in cuts for answer in part.answers]
     task, labels = encode_answers(answers, recipe.labels)
@@ -197,10 +197,9 @@ def build_dataset(
     return dataset, done
 
 
-def _cure(
-    recordings: Sequence[GridRecording], modalities: Sequence[ModalitySpec], length_s: float, *, offset_s: float
-) -> str:
+def _cure(recordings: Sequence[GridRecording], modalities: Sequence[ModalitySpec], recipe: ImportRecipe) -> str:
     """Return what to do about recordings without windows."""
+    rule, length_s = recipe.labels, recipe.windows.length_s
     durations_s = [min(one.lengths[item.name] / item.rate_hz for item in modalities) for one in recordings]
     apart = [recording for recording in recordings if recording.shares_no_time]
     if len(apart) == len(recordings):
@@ -213,6 +212,10 @@ def _cure(
             f"the sensors of {apart[0].name} share no time: {spans}; correct 'timezone' or 'offset_s' under [[source]],"
             " or set cover = 'any'"
         )
+    source = next((key for key in ("path", "column", "files", "table") if getattr(rule, key)), "")
+    is_target = rule.task == "regression" and rule.column
+    if source and not is_target and not any(labelled_intervals(recording, rule) for recording in recordings):
+        return f"no recording has a label: look at 'labels.{source}', {getattr(rule, source)!r}"
     if max(durations_s) < length_s:
         name = recordings[int(np.argmax(durations_s))].name
         return (
@@ -226,7 +229,7 @@ def _cure(
             return (
                 f"the labels of {recording.name} are from {times[0]} to {times[1]}, its samples from {times[2]} to"
                 f" {times[3]}; correct 'timezone', or set offset_s, perhaps to"
-                f" {offset_s + (samples[0] - min(starts)) / SECOND_NS:.6g}, under [labels]"
+                f" {rule.offset_s + (samples[0] - min(starts)) / SECOND_NS:.6g}, under [labels]"
             )
     return "look at the times of sensors and labels"
 

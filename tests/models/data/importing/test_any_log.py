@@ -94,6 +94,15 @@ def test_files_that_lack_the_column_of_labels_are_named(plant: Path, recipe: Cal
     assert "no label: M0/acc.csv, M2/acc.csv; windows are left out (unlabelled = 'drop')" in window_lines(report)
 
 
+def test_an_empty_column_of_labels_is_named(plant: Path, recipe: Callable[..., None]) -> None:
+    add_flags(plant, dict.fromkeys(range(6), ("", "")))
+    recipe((LABELS, 'column = "fault"'))
+    assert refusal(plant) == (
+        "'windows': expected windows, got none (60 without a label); no recording has a label: look at"
+        " 'labels.column', 'fault'"
+    )
+
+
 def test_recordings_without_intervals_and_channels_without_values_are_named(
     plant: Path, recipe: Callable[..., None]
 ) -> None:
