@@ -357,8 +357,9 @@ class ImportProgress:
             content.key, content.pieces = key, {}
         if not content.pieces:
             return
-        changed = sorted(name for name, piece in content.pieces.items() if marks.get(name, {}) != piece.marks)
-        content.pieces = {name: piece for name, piece in content.pieces.items() if name not in changed}
+        pieces = {name: piece for name, piece in content.pieces.items() if name in marks}  # others are left out by now
+        changed = sorted(name for name, piece in pieces.items() if marks[name] != piece.marks)
+        content.pieces = {name: piece for name, piece in pieces.items() if name not in changed}
         self.note(f"{len(content.pieces)} of {len(marks)} recordings are kept from before")
         if changed:
             more = f" and {len(changed) - 1} others" if len(changed) > 1 else ""

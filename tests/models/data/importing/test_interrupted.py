@@ -133,6 +133,17 @@ def test_logs_are_read_again_only_where_their_sources_changed(plant, recipe, cha
     assert is_equal(plant)
 
 
+def test_a_file_that_is_left_out_by_now_is_not_missed(plant, recipe):
+    ours = Import(plant)
+    recipe(WRONG)
+    with pytest.raises(DatasetError):
+        ours.run()
+    recipe((WRONG[1], WRONG[0]), ("version = 1", 'version = 1\nexclude = ["M3"]'))
+    report = ours.run()
+    assert (ours.notes, ours.read) == (["5 of 5 recordings are kept from before"], [])
+    assert [recording.name for recording in report.recordings] == [f"M{number}/acc.csv" for number in (0, 1, 2, 4, 5)]
+
+
 def test_a_file_that_changed_is_read_again_alone(plant, recipe):
     ours = Import(plant)
     recipe(WRONG)
