@@ -73,6 +73,7 @@ def test_the_table_shows_label_sets_and_calibration(run: Callable[..., Ran], bun
     assert lines[7].split()[0] == "0.2"
     assert lines[8].startswith(f"{name}: probabilities are not corrected (softmax temperature 1); on 12 windows the ")
     assert lines[9:] == [
+        "too few groups for an interval: 2, at least 5 are needed; new ones may differ",
         f"caution: {bundle} does not record which windows trained it: some of these may have",
         f"next: mmkd-bench run {bundle}",
     ]
