@@ -13,6 +13,7 @@ import pytest
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
+from mmkd_edge.native import NativeModel
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
@@ -92,6 +93,13 @@ def test_a_cortex_m7_passes_the_golden_windows(exported: Path):
         ["make", "-C", folder, "self_test", "size", *tools], capture_output=True, text=True, check=False
     )
     assert made.returncode == 0, made.stderr
+    text, data, bss = map(int, made.stdout.splitlines()[-2].split()[:3])  # linked with libm, without golden windows
+    with Bundle.open(exported) as bundle:
+        files = [each for each in bundle.manifest.models[0].artifacts if each.format == "native"]
+        tensors = bundle.read(min(files, key=lambda each: each.size_bytes).file)
+    assert 10_000 < text - len(tensors) < 80_000
+    assert NativeModel(tensors).scratch_bytes < data + bss < NativeModel(tensors).scratch_bytes + 20_000
+    assert "mmkd_run" in (folder / "student.map").read_text()
     machine = [emulator, "-M", "mps2-an500", "-nographic", "-semihosting-config", "enable=on,target=native"]
     run = [*machine, "-kernel", folder / "self_test"]
     done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=120)
