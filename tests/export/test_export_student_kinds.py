@@ -35,7 +35,7 @@ from mmkd_models.networks.config import TreesConfig, student_members
 from mmkd_models.networks.convolutions import fit_convolutions
 from mmkd_models.networks.intervals import apply_intervals, fit_intervals
 from mmkd_models.networks.student import Student
-from mmkd_models.networks.trees import grow_arrays
+from mmkd_models.networks.trees import TREES_DTYPES, grow_arrays
 from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from tests.export.students import make_student, of_features
 
@@ -189,6 +189,37 @@ def test_engines_without_trees_are_named_with_what_to_do(target: str, members: s
         "this target with --members transformer,convolutions (with --choose too)"
     )
     row.check_members(("transformer", "convolutions"))
+
+
+def test_trees_take_the_leaves_of_float32_in_exact_answers() -> None:
+    """A float64 feature on the other side of a threshold says nothing of engines, which round as PyTorch does."""
+    student = of_members("trees")
+    assert student.carried is not None
+    network, windows = student.network(), student.carried.windows
+    assert network.trees is not None
+    assert network.intervals is not None
+    values, present = map(torch.from_numpy, prepare_batch(windows, student.modality))
+    single, double = network.intervals(values, present), network.double().intervals(values.double(), present.double())
+    apart = (single.double() - double).abs().max(0).values
+    feature = int(apart.argmax())
+    assert apart[feature] > 0
+    row = int((single[:, feature].double() - double[:, feature]).abs().argmax())
+    # One tree of one node, whose threshold is between both values of that feature.
+    low, high = sorted((float(single[row, feature]), float(double[row, feature])))
+    threshold = np.float32(low) if np.float32(low) < high else np.nextafter(np.float32(low), np.float32(-np.inf))
+    arrays = {
+        "roots": [0],
+        "feature": [feature, -1, -1],
+        "threshold": [threshold, 0, 0],
+        "left": [1, 0, 1],
+        "right": [2, 0, 0],
+        "fractions": np.eye(4)[:2],
+    }
+    state = {f"trees.{name}": torch.as_tensor(np.array(part)).to(TREES_DTYPES[name]) for name, part in arrays.items()}
+    config = msgspec.structs.replace(student.config, trees=TreesConfig(trees=1, nodes=3, leaves=2))
+    altered = replace(student, config=config, state={**student.state, **state})
+    exact = answers_from_student(altered, windows, exact=True)
+    np.testing.assert_allclose(exact.logits, answers_from_student(altered, windows).logits, atol=1e-4)
 
 
 def test_a_target_without_trees_is_refused_before_anything_is_converted(tmp_path: Path) -> None:

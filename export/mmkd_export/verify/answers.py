@@ -74,18 +74,23 @@ def open_format(model: bytes, file_format: ArtifactFormat) -> Backend:
 def answers_from_student(
     checkpoint: StudentCheckpoint, windows: NDArray[Any], *, temperature: float = 1.0, exact: bool = False
 ) -> NetworkAnswers:
-    """Run torch over (N, T, C): the reference for every artifact; `exact` computes in float64."""
+    """Run torch over (N, T, C): the reference of artifacts; `exact` computes in float64, with the leaves of float32."""
     import torch
 
     from mmkd_export.graph.onnx_from_student import exported_network
 
     dtype = torch.float64 if exact else torch.float32
-    student = exported_network(checkpoint, temperature=temperature).to(dtype)
+    student, own = exported_network(checkpoint, temperature=temperature).to(dtype), checkpoint.network()
     answers = []
     with torch.no_grad():
         for start in range(0, len(windows), _BATCH):
             values, present = prepare_batch(windows[start : start + _BATCH], checkpoint.modality)
-            outputs = student(torch.from_numpy(values).to(dtype), torch.from_numpy(present).to(dtype))
+            inputs = torch.from_numpy(values), torch.from_numpy(present)
+            if exact and own.trees is not None and own.intervals is not None:
+                votes = own.trees.votes(own.intervals(*inputs))
+                *outputs, _ = student(*(part.to(dtype) for part in inputs), votes)
+            else:
+                outputs = student(*(part.to(dtype) for part in inputs))
             answers.append([output.numpy() for output in outputs])
     return NetworkAnswers(*(np.concatenate(outputs) for outputs in zip(*answers, strict=True)))
 

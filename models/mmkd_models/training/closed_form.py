@@ -66,6 +66,7 @@ _STRONGER_PENALTIES = (1e2, 1e3)
 
 _DRAWN_FROM = 512  # windows for biases and spreads
 _TREES = 200
+_GRID = 2.0**-16  # of features that trees are grown on
 _CHUNK = 1024
 
 
@@ -158,8 +159,10 @@ def grow_trees_student(
             labels = (lesson.answers > 0.5).astype(np.int64)
         case "regression":
             labels = ridge_targets(train, lesson.answers)[:, 0]
+    # On a grid, or trees would split the rounding of a constant channel's spread, which differs between engines.
+    features = interval_features(intervals, train, modality, lesson.rows)
     arrays = grow_arrays(
-        interval_features(intervals, train, modality, lesson.rows),
+        np.round(features / _GRID) * np.float32(_GRID),
         labels,
         trees=_TREES,
         classes=len(task.labels),

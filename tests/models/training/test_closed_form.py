@@ -386,7 +386,8 @@ def test_trees_of_a_student_answer_as_scikit_learn_does(members, machines):
     windows = machines.split("train").with_modalities(["acc"])
     values, present = prepare_batch(windows.take(np.arange(len(windows)))["acc"], windows.spec.modality("acc"))
     features = apply_intervals(student.intervals, values, present)
-    forest = ExtraTreesClassifier(n_estimators=200, max_depth=48, random_state=0).fit(features, windows.labels)
+    grid = (np.round(features * 2**16) / 2**16).astype(np.float32)
+    forest = ExtraTreesClassifier(n_estimators=200, max_depth=48, random_state=0).fit(grid, windows.labels)
     votes = student.trees.votes(torch.from_numpy(features)).numpy()
     np.testing.assert_allclose(votes, forest.predict_proba(features), atol=1e-7)
     scale = float(student.trees.scale)
@@ -406,6 +407,31 @@ def test_intervals_and_trees_learn_several_labels_and_numbers(rigs, kind, member
     else:
         labels = logits_of(student.network(), test, modality="acc")
         assert ((labels[:, 0] > 0) == (test.labels[:, 0] == 1)).mean() > 0.9
+
+
+def test_no_tree_splits_the_rounding_of_a_constant_channel(tmp_path):
+    """Its spread is 0 in one engine and 1e-8 in another."""
+    rng = np.random.default_rng(0)
+
+    def split(groups: range) -> dict[str, NDArray[Any]]:
+        labels = np.arange(24) % 2
+        levels = rng.normal(size=(24, 1)).astype(np.float32)
+        return {
+            "acc": np.repeat(levels, 50, axis=1)[..., None],
+            "labels": labels,
+            "groups": np.repeat(np.array(groups), 12),
+        }
+
+    spec = ModalitySpec(name="acc", channels=("x",), rate_hz=50.0, samples=50)
+    splits = {name: split(range(first, first + 2)) for name, first in (("train", 0), ("valid", 2), ("test", 4))}
+    names = {"name": "still", "labels": ["a", "b"], "source": "a test rig", "licence": "CC0-1.0"}
+    still = write_dataset(tmp_path / "still", modalities=(spec,), splits=splits, **names)
+    student = train_student(data_of(still), "acc", student_config("tiny", members=("trees",)), run_of(still)).network()
+    read = set(student.trees.feature[student.trees.feature >= 0].tolist())
+    of_interval = {feature % 8 for feature in read if feature < 56}
+    assert of_interval
+    assert of_interval <= {0, 3, 4, 5, 6, 7}  # levels, and neither spread nor slope
+    assert max(read) < 56  # no difference, no spectrum
 
 
 def test_trees_learn_the_hard_answers_of_teacher_and_label(machines, teacher):
