@@ -28,7 +28,7 @@ from mmkd_models.training.checkpoint import file_sha256, read_student, read_teac
 from mmkd_models.training.inputs import visible_labels
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-START_S = 120  # for a process on a busy machine
+START_S = 300  # for a process on a busy machine
 
 
 def process_of(command: str, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
