@@ -62,6 +62,11 @@ def main() -> None:
         for number, outcome in outcomes(options):
             print(json.dumps([number, outcome]), flush=True)
         return
+    try:  # a backend that is absent would refuse every mutant
+        if options.backend != RTX:
+            EdgePredictor.open(options.bundle, backend=options.backend).close()
+    except MmkdError as error:
+        parser.error(f"the bundle itself must open: {error}")
     found = run_workers(options)
     print(head("outcome", "mutants"))
     for outcome, count in sorted(found.items(), key=lambda item: (-item[1], item[0])):

@@ -45,6 +45,16 @@ def test_a_mutant_is_refused_or_answers_as_the_checkpoint_did(tmp_path: Path, mo
     assert len(found) >= 3
 
 
+def test_a_bundle_that_does_not_open_is_no_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mutants.py", str(example_bundle()), "--backend", "litert"])
+    with pytest.raises(SystemExit) as ended:
+        mutants.main()
+    assert ended.value.code == 2
+    assert "mutants.py: error: the bundle itself must open: " in capsys.readouterr().err
+
+
 def test_a_mutant_may_end_the_process_of_its_sandbox_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "onnxruntime.py").write_text("import os; os.abort()")
     monkeypatch.syspath_prepend(tmp_path)
