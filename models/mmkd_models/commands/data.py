@@ -193,7 +193,12 @@ def check(directory: _Directory, as_json: _Json = False) -> None:
     print(headline(windows))
     _print_findings(report.findings)
     has_labels = bool(windows.labelled[windows.splits == 0].any())
-    print(f"{directory} keeps every rule; next: {_next_command(directory, has_labels=has_labels)}")
+    count = sum(finding.level == "problem" for finding in report.findings)
+    if count and has_labels:
+        makes = "1 problem makes" if count == 1 else f"{count} problems make"
+        print(f"{makes} scores wrong; correct {'it' if count == 1 else 'them'} and import again")
+    else:
+        print(f"{directory} keeps every rule; next: {_next_command(directory, has_labels=has_labels)}")
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

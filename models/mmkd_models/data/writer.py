@@ -291,14 +291,14 @@ def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]
     refuse(f"dataset {path}", structure_problems(spec, arrays, cut=cut))
     windows = make_windows(spec, arrays)
     scan = scan_windows(windows)
-    findings = [*rule_findings(scan), *shared_findings(windows, scan)]
-    for finding in findings:  # before an error that may be of the same section
-        if finding.kind == "labels":
-            _LOG.warning("dataset %s: %s", path, finding.text)
+    findings = [*rule_findings(scan), *shared_findings(windows, scan), *unit_findings(scan)]
+    for finding in findings:  # all in one run; before an error that may be of the same section
+        if finding.kind in ("labels", "unit"):
+            _LOG.warning("warning: %s", finding.text)
     refuse_errors(path, findings)
-    for finding in (*findings, *unit_findings(scan)):
-        if finding.kind in ("leak", "unit"):
-            _LOG.warning("dataset %s: %s", path, finding.text)
+    for finding in findings:
+        if finding.kind == "leak":
+            _LOG.warning("warning: %s", finding.text)
     try:
         _write(path, spec, arrays)
     except OSError as error:

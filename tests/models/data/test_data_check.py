@@ -115,7 +115,9 @@ def test_infinite_values(rig, splits):
 
 
 SPLITS = {"train": range(6), "valid": range(6, 8), "test": range(8, 10)}
-ADVICE = "check the unit and the gain; convert the values, or leave the recording out (exclude)"
+ADVICE = (
+    "check its unit and gain; correct it with 'file_scale' under its [[source]], or leave the recording out (exclude)"
+)
 Change = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -156,9 +158,9 @@ def test_a_recording_in_another_unit_is_named_at_import_by_the_check_and_in_the_
             lambda number, windows, _: windows * (1000 if number == 3 else 1),
             episode_names=tuple(f"machine M{number}" for number in range(10)),
         )
-    told = "acc: the level of channel ax is 9,798 in {} and 9.797 in the other recordings, 1,000 times as large"
+    told = "acc ax in {} is 1,000 times that of the others (9,798 and 9.797)"
     (logged,) = [record.getMessage() for record in caplog.records]
-    assert logged == f"dataset {tmp_path / 'plant'}: {told.format('machine M3')}; {ADVICE}"
+    assert logged == f"warning: {told.format('machine M3')}; {ADVICE}"
     findings = check_dataset(tmp_path / "plant").findings
     assert [(one.kind, one.level, one.text) for one in findings if one.kind == "unit"] == [
         ("unit", "problem", f"{told.format('machine M3')}; {ADVICE}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -74,6 +75,21 @@ def test_check_prints_facts_and_the_next_command_and_as_json_one_document_whethe
     problem = f"dataset {rig.path}: train/vib.npy: the file is missing; write it or take it out of dataset.json"
     assert json.loads(done.stdout) == {"dataset": str(rig.path), "ok": False, "error": problem}
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"mmkd-data: {problem}")
+
+
+def test_a_check_that_found_problems_sends_nobody_to_training(run, splits, write):
+    for part in splits.values():
+        part["vib"][:, :, 0] = 1.0
+    rig = write(splits)
+    assert run("check", rig.path).stdout.splitlines()[1:] == [
+        "problem: dead channel: channel vib x is 1 in every window; leave the channel out, or check its cable",
+        "1 problem makes scores wrong; correct it and import again",
+    ]
+    for part in splits.values():
+        part["vib"][:, :, 1] = 2.0
+    shutil.rmtree(rig.path)
+    done = run("check", write(splits).path)
+    assert done.stdout.splitlines()[-1] == "2 problems make scores wrong; correct them and import again"
 
 
 def test_describe_shows_modalities_windows_and_missing_values(run, splits, write):

@@ -298,12 +298,11 @@ def unit_findings(scan: Scan) -> Iterator[Finding]:
             name = windows.spec.episodes[recording] if windows.spec.episodes else f"episode {recording}{group}"
             name = f"group {recording!r}" if windows.episodes is None else name
             ratio = value / usual
-            factor = f"{ratio:,.0f} times as large" if ratio > 1 else f"{1 / ratio:,.0f} times smaller"
-            sentences.setdefault(
-                number,
-                f"{modality.name}: the level of channel {modality.channels[channel]} is {value:,.4g} in {name} and"
-                f" {usual:,.4g} in the other recordings, {factor}",
-            )
+            factor = f"{ratio:,.0f} times" if ratio > 1 else f"1/{1 / ratio:,.0f} of"
+            own = modality.channels[channel]
+            what = own if own == modality.name else f"{modality.name} {own}"
+            sentence = f"{what} in {name} is {factor} that of the others ({value:,.4g} and {usual:,.4g})"
+            sentences.setdefault(number, sentence)
         named = list(sentences.values())
         if len(named) > _MAX_NAMED:
             named[_MAX_NAMED:] = [
@@ -313,7 +312,8 @@ def unit_findings(scan: Scan) -> Iterator[Finding]:
             yield problem(
                 "unit",
                 sentence,
-                "check the unit and the gain; convert the values, or leave the recording out (exclude)",
+                "check its unit and gain; correct it with 'file_scale' under its [[source]], or leave the"
+                " recording out (exclude)",
             )
 
 

@@ -18,7 +18,7 @@ from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.clock import SECOND_NS, Interval, Times
-from mmkd_models.data.importing.grids import GridRecording, Grids, sums_before
+from mmkd_models.data.importing.grids import GridRecording, Grids, sample_count, sums_before
 from mmkd_models.data.importing.keys import WINDOW_FACTS_BYTES, refuse_more
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
 from mmkd_models.data.importing.window_labels import (
@@ -270,7 +270,7 @@ def _drop_leaks(plan: Windows, source: CutWindows, recipe: ImportRecipe, left_ou
         count = before + overlaps.modality.samples - overlaps.shift[is_leak] + after
         plan = drop(plan, _SHARING, _touch(plan, source, lower, begin, count, overlaps.modality.rate_hz))
     for finding in conflicts or ():
-        _LOG.warning("%s", finding.text)
+        _LOG.warning("warning: %s", finding.text)
     return plan
 
 
@@ -348,6 +348,11 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
         left_out["beyond the recording"] += len(intervals) - len(starts_s)
     else:
         starts_s = np.array(window_starts_s(lengths, modalities, hop_s=windows.hop_s), dtype=np.float64)
+        if windows.cover == "all":
+            spans = [(one, recording.spans[one.name]) for one in modalities if one.name in recording.spans]
+            own = [(one, sample_count(last_ns - first_ns, one.rate_hz)) for one, (first_ns, last_ns) in spans]
+            most = max((len(window_starts_s([count], [one], hop_s=windows.hop_s)) for one, count in own), default=0)
+            left_out["outside the time that all sensors share"] += max(0, most - len(starts_s))
     starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
     if windows.at == "stride":
         answers = window_answers(recording, grids, rule, starts_ns, length_ns)
@@ -383,6 +388,11 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
         reasons[f"with more than one {' and '.join(groups)}"] = facts[GROUP] == ""
     if rule.unlabelled == "drop":
         reasons["without a label"] = np.array([answer is None for answer in answers], dtype=bool)
+        if rule.task == "classification":
+            covered = covered_ns(labelled_intervals(recording, rule), starts_ns, length_ns)
+            across = reasons["without a label"] & (covered >= rule.purity * length_ns - _TOUCH_NS)
+            reasons["without a label"] &= ~across
+            reasons[f"across a change of label (less than {100 * rule.purity:g} % one label: 'purity')"] = across
     keep = np.ones(len(starts_s), dtype=bool)
     for reason, mask in reasons.items():
         left_out[reason] += int((keep & mask).sum())

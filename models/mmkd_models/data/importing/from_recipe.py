@@ -71,8 +71,11 @@ def import_recipe(
     """
     if path is None:
         with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "dataset"
-            return import_recipe(recipe, folder, path, outside=outside, most_bytes=most_bytes, tell=tell)
+            path = Path(scratch) / (recipe.dataset.name or folder.resolve().name or "dataset")
+            try:
+                return import_recipe(recipe, folder, path, outside=outside, most_bytes=most_bytes, tell=tell)
+            except DatasetError as error:
+                raise DatasetError(str(error).replace(f"{scratch}/", "")) from error
     place = RecipeFolder(folder, outside, recipe.exclude)
     files = _find_recordings(recipe, place)
     if most_bytes is None:
@@ -135,6 +138,12 @@ def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFi
                 f"'source[{number}].files': expected files, found none at {folder.path / source.files}"
                 f"{folder.like(source.files)}; correct the pattern"
             )
+        names = {file.name for file in by_source[source.modality]}
+        problems += [
+            f"'source[{number}].file_scale': expected files of the source, got {name!r}; correct its path"
+            for name in source.file_scale
+            if name not in names
+        ]
     refuse(folder.path, problems)
     named = [path_parts(source.files) for source in recipe.source]
     parts = tuple(name for name in named[0] if all(name in names for names in named))

@@ -227,11 +227,17 @@ class Grids:
         }
         if not spans:
             raise DatasetError(f"{name}: expected samples, got none; remove the recording")
-        firsts, lasts = zip(*spans.values(), strict=True)
+        firsts = [first_ns for first_ns, _ in spans.values()]
         covers_all = self._cover == "all"
-        origin_ns, last_ns = (max(firsts), min(lasts)) if covers_all else (min(firsts), max(lasts))
-        first, seconds = dict(self.filled), max(0, last_ns - origin_ns) / SECOND_NS
-        lengths = {sensor.name: int(np.floor(seconds * sensor.rate_hz + 1e-3)) + 1 for sensor in self.sensors}
+        origin_ns, first = (max if covers_all else min)(firsts), dict(self.filled)
+        # A sensor ends one period after its last sample: a slow one lasts as long as a fast one.
+        rates_hz = {sensor.name: sensor.rate_hz for sensor in self.sensors}
+        ends_s = [
+            sample_count(last_ns - origin_ns, rates_hz[sensor]) / rates_hz[sensor]
+            for sensor, (_, last_ns) in spans.items()
+        ]
+        seconds = min(ends_s) if covers_all else max(ends_s)
+        lengths = {sensor: math.ceil(seconds * rate_hz - _SNAP) for sensor, rate_hz in rates_hz.items()}
         for sensor in self.sensors:
             # A filter first needs a grid at the native rate.
             factor = max(1.0, sensor.native_hz / sensor.rate_hz) if sensor.resample == "polyphase" else 1.0
@@ -297,6 +303,11 @@ class Grids:
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
             file.close()
+
+
+def sample_count(duration_ns: int, rate_hz: float) -> int:
+    """Return the samples of a grid from its first to its last, this time later."""
+    return int(np.floor(max(0, duration_ns) / SECOND_NS * rate_hz + _SNAP)) + 1
 
 
 def _sample_bytes(sensor: ImportedSensor) -> int:

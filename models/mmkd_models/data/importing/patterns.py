@@ -21,9 +21,10 @@ _ADJACENT = ("}{", "}*", "*{")
 
 @dataclass(frozen=True, kw_only=True)
 class FoundFile:
-    """A file and the named parts of its path."""
+    """A file, its path from the recipe's folder, and the named parts of that."""
 
     path: Path
+    name: str
     parts: Mapping[str, str]
 
 
@@ -64,7 +65,7 @@ class RecipeFolder:
     def files(self, pattern: str, *, key: str) -> list[FoundFile]:
         """Return a pattern's files in natural order. Raise DatasetError if one lies outside."""
         matches = self._matches(pattern.split("/"), "", {}, key=key, seen=set())
-        files = [FoundFile(path=self.path / name, parts=parts) for name, parts in matches]
+        files = [FoundFile(path=self.path / name, name=name, parts=parts) for name, parts in matches]
         out = self._excluded_files
         files = [file for file in files if file.path.is_file() and out.isdisjoint((file.path, *file.path.parents))]
         return sorted(files, key=lambda file: natural_key(str(file.path)))

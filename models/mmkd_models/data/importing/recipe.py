@@ -39,6 +39,13 @@ def _range_problem(bounds: tuple[float, float]) -> str | None:
     return None if low < high else f"expected [low, high] with low below high, got {[low, high]}; swap or correct it"
 
 
+def _scale_problem(scales: dict[str, dict[str, float]]) -> str | None:
+    for factor in (factor for factors in scales.values() for factor in factors.values()):
+        if not abs(factor) <= MAX_SCALE:
+            return f"expected factors from {-MAX_SCALE:g} to {MAX_SCALE:g}, got {factor:g}; correct it"
+    return None
+
+
 def _region_problem(region: Region) -> str | None:
     is_right = min(region) >= 0 and min(region[2:]) >= 1
     return None if is_right else f"expected [x, y, width, height] of 0 or more pixels, got {list(region)}; correct it"
@@ -69,6 +76,9 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
     channels: tuple[str, ...] | dict[str, str] = ()
     unit: Annotated[str, _NO_VIDEO] = ""
     scale: Annotated[float, Key(low=-MAX_SCALE, high=MAX_SCALE, only="-video")] = 1.0
+    file_scale: Annotated[dict[str, dict[str, float]], Key(check=_scale_problem, only="-video")] = msgspec.field(
+        default_factory=dict
+    )
     range: Annotated[tuple[float, float] | None, Key(check=_range_problem, only="-video")] = None
     normalise: Annotated[Normalise, _NO_VIDEO] = "none"
     duplicates: Annotated[Duplicates, _NO_VIDEO] = "error"
@@ -104,6 +114,12 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
             yield "", f"expected 'modality', or 'sensors' with the columns of each, got {got}; name one of them"
         if self.sensors and self.channels:
             yield "channels", "not with 'sensors', which name the columns; remove them"
+        names = [*(name for columns in self.sensors.values() for name in columns), *self.channels]
+        unknown = [name for factors in self.file_scale.values() for name in factors if names and name not in names]
+        if self.file_scale and self.tag:
+            yield "file_scale", "not with 'tag'; write a source of its own for the file"
+        elif unknown:
+            yield "file_scale", f"expected channels among {', '.join(names)}, got {unknown[0]!r}; correct it"
         for name, columns in self.sensors.items():
             if text := name_problem(name):
                 yield "sensors", text
@@ -289,7 +305,11 @@ def _single_sensors(recipe: ImportRecipe) -> Iterator[SensorSource]:
         if source.modality:
             yield source
         for name, columns in source.sensors.items():
-            yield msgspec.structs.replace(source, modality=name, channels=columns, sensors={})
+            its = {  # the factors of this sensor's channels
+                file: {channel: factor for channel, factor in factors.items() if channel in columns}
+                for file, factors in source.file_scale.items()
+            }
+            yield msgspec.structs.replace(source, modality=name, channels=columns, sensors={}, file_scale=its)
 
 
 def _plain_text(error: msgspec.ValidationError) -> str:

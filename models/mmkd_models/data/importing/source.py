@@ -124,6 +124,7 @@ class ImportedSensor:
             kind="series",
             channels={column: column},
             scale=1.0,
+            file_scale={},
             range=None,
             normalise="none",
             resample_hz=None,
@@ -171,6 +172,8 @@ def open_source(source: SensorSource, first: FoundFile, *, facts: Sequence[str],
             raise DatasetError(f"{place}: no columns are left for channels beside {', '.join(used)}; name 'channels'")
         if not source.tag:
             require_columns(place, names, list(channels.values()))
+        for file, factors in source.file_scale.items():
+            require_columns(f"'file_scale' of {file}", list(channels), list(factors))
         rate_hz = _rate(source, reader, first.path, [] if source.tag else list(channels.values())[:1])
         # Without a filter, sound above half the new rate would be folded into it.
         is_resampled_sound = source.modality_kind == "audio" and source.resample_hz not in (None, rate_hz)
@@ -237,7 +240,7 @@ class _Reading:
                 steps = np.arange(self._count, self._count + len(block.frame), dtype=np.float64)
                 times = self._origin_ns + np.rint(steps * (SECOND_NS / native_hz)).astype(np.int64)
             self._is_utc &= clock.is_utc if source.time else bool(source.start)
-            self._add(block, times + round(source.offset_s * SECOND_NS))
+            self._add(block, file.name, times + round(source.offset_s * SECOND_NS))
             self._count += len(times)
             refuse_more(
                 sum(spool.size_bytes for spool in self._spools),
@@ -249,9 +252,13 @@ class _Reading:
         if self._count == before:
             raise DatasetError(f"{file.path}: has no rows; remove the file, or write it again")
 
-    def _add(self, block: RowBlock, times: Times) -> None:
+    def _add(self, block: RowBlock, file: str, times: Times) -> None:
         source, columns = self._source, self._columns
         values = numbers(block, [source.value] if source.tag else columns, source)
+        factors = source.file_scale.get(file, {})
+        scale = np.array([factors.get(channel, 1.0) for channel in self._sensor.columns], dtype=np.float32)
+        with np.errstate(over="ignore"):
+            values = values * scale if factors else values
         if source.quality:
             is_good = np.isin(texts(block, source.quality, source), source.quality_ok)
             values = np.where(is_good[:, None], values, np.float32(np.nan))

@@ -238,7 +238,8 @@ def test_sensors_of_different_time_zones_are_told_with_their_times(plant: Path, 
     second = '[[source]]\nmodality = "temp"\nfiles = "{machine}/temp.csv"\ntime = "time"\n[labels]'
     recipe(("[labels]", second))
     assert refusal(plant) == (
-        "'windows': expected windows, got none; the sensors of M0/acc.csv share no time: acc from 2025-11-03T06:30:00Z"
+        "'windows': expected windows, got none (60 outside the time that all sensors share); the sensors of M0/acc.csv"
+        " share no time: acc from 2025-11-03T06:30:00Z"
         " to 2025-11-03T06:30:09Z, temp from 2025-11-03T07:30:00Z to 2025-11-03T07:30:09Z; correct 'timezone' or"
         " 'offset_s' under [[source]], or set cover = 'any'"
     )

@@ -135,11 +135,9 @@ def test_a_draft_of_elapsed_seconds_in_two_folders_joins_runs_by_number_and_take
     assert [(recording.name, recording.absent) for recording in report.recordings if recording.absent] == [
         ("vibration/normal/a_05.csv", ("process",))
     ]
-    windows = (
-        report.dataset.everything()
-    )  # both sensors end at 11.8 s, after 5 windows of 2 s: 8 loose runs, 7 normal ones
+    windows = report.dataset.everything()  # 12 s, 6 windows of 2 s: 8 loose runs, 7 normal ones
     assert windows.spec.task.labels == ("loose", "normal")
-    assert np.bincount(windows.labels).tolist() == [40, 35]
+    assert np.bincount(windows.labels).tolist() == [48, 42]
 
 
 def test_a_draft_takes_flags_as_labels_and_never_as_channels(tmp_path):
@@ -172,9 +170,9 @@ def test_files_with_lost_rows_copies_and_another_unit_are_imported_by_a_draft_an
     assert spec.task.labels == ("anomaly", "normal")
     assert "sharing samples with another split or group" in spec.left_out
     (copies,) = [text for text in caplog.messages if "have different labels" in text]
-    assert copies.startswith("line1/1.csv 2026-03-01T11:0")
+    assert copies.startswith("warning: line1/1.csv 2026-03-01T11:0")
     assert " equals line4/3.csv 2026-03-04T13:0" in copies
-    assert "2.399 in the other recordings, 998 times as large" in "".join(caplog.messages)
+    assert "998 times that of the others (2,394 and 2.399)" in "".join(caplog.messages)
     suspect = report_on(open_dataset(tmp_path / "out"), on_part=lambda _: None).label_suspects[0]
     assert (suspect.label, suspect.likely) == ("normal", "anomaly")  # of the section that nobody marked
     assert suspect.place.startswith("line4/3.csv 2026-03-04T13:0")
@@ -357,7 +355,7 @@ def test_the_commands_draft_try_and_import(plant, capsys):
     ]
     assert mmkd_data(capsys, "import", plant / "recipe.toml", "--check") == [
         figures[0],
-        f"dataset: 60 {figures[1]}",
+        f"{plant.name}: 60 {figures[1]}",
         *figures[2:],
         f"nothing was written; next: mmkd-data import {plant / 'recipe.toml'} -o DIR",
     ]

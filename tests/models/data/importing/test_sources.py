@@ -170,7 +170,10 @@ def test_without_groups_each_state_of_a_recording_is_split_by_time_and_overlaps_
     report = run(plant)
     # Of nine windows of a state five train, two choose, two judge; those that overlap one of a higher split make way.
     # The window half in one state and half in the other has none.
-    assert report.dataset.spec.left_out == {"without a label": 6, "between splits": 24}
+    assert report.dataset.spec.left_out == {
+        "across a change of label (less than 80 % one label: 'purity')": 6,
+        "between splits": 24,
+    }
     assert report.dataset.spec.splits == {"train": 48, "valid": 12, "test": 24}
     windows = open_dataset(plant / "out").everything()
     assert not windows.has_groups
@@ -222,6 +225,27 @@ def test_a_sensor_of_another_rate_and_an_absent_one(plant, recipe):
         f"temp: no value in 10 windows of {len(windows)} ({10 / len(windows):.1%}), in group 'M5'; a student of this "
         "sensor can only guess there; leave them out (cover = 'all' in a recipe)"
     )
+
+
+def test_the_last_window_of_a_slow_sensor_is_kept_and_those_after_it_stopped_are_counted(plant, recipe):
+    # acc: 100 samples at 10 Hz, the last at 9.9 s; temp: 20 at 2 Hz, the last at 9.5 s; both last 10 s, five windows.
+    for machine in range(6):
+        count = 12 if machine == 0 else 20  # M0's stops after 6 s: three windows
+        rows = [f"{START_S + 1000 * machine + k / 2:.1f},{k}" for k in range(count)]
+        (plant / f"M{machine}" / "temp.csv").write_text("\n".join(["time,t", *rows]))
+    source = '[[source]]\nmodality = "temp"\nfiles = "{machine}/temp.csv"\ntime = "time"\n[labels]'
+    recipe(("[labels]", source), ("length_s = 1.0", "length_s = 2.0"))
+    report = run(plant)
+    windows = open_dataset(plant / "out").everything()
+    # The state changes after 5 s: the third window, from 4 to 6 s, is half `ok`.
+    assert report.dataset.spec.left_out == {
+        "outside the time that all sensors share": 2,
+        "across a change of label (less than 80 % one label: 'purity')": 6,
+    }
+    starts = windows.times - np.array([START_S + 1000 * int(name[1]) for name in windows.groups])
+    by_machine = {name: sorted(starts[windows.groups == name].tolist()) for name in np.unique(windows.groups)}
+    assert by_machine == {"M0": [0, 2], **{f"M{number}": [0, 2, 6, 8] for number in range(1, 6)}}
+    assert all(not np.isnan(values).any() for values in windows.take(np.arange(len(windows))).values())
 
 
 def test_an_offset_is_corrected(plant, recipe):

@@ -2,13 +2,96 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from mmkd_edge.errors import DatasetError
 from mmkd_models.commands.recipes import run_recipe
+from mmkd_models.data import open_dataset
 
 
 def warnings(plant) -> list[str]:
     return [line for line in run_recipe(plant / "recipe.toml", None) if line.startswith("warning: ")]
+
+
+def test_one_file_in_another_unit_is_named_and_scaled(plant, recipe, caplog):
+    file = plant / "M3" / "acc.csv"
+    head, *rows = file.read_text().splitlines()
+    cells = [row.split(",") for row in rows]
+    file.write_text("\n".join([head, *(f"{time},{float(ax) * 1000:.5f},{ay}" for time, ax, ay in cells)]))
+    run_recipe(plant / "recipe.toml", None)
+    (text,) = caplog.messages
+    assert text.startswith("warning: acc ax in M3/acc.csv is 1,")
+    assert text.endswith(
+        "; check its unit and gain; correct it with 'file_scale' under its [[source]], or leave the recording out"
+        " (exclude)"
+    )
+    caplog.clear()
+    recipe(('time = "time"', 'time = "time"\nscale = 2.0\nfile_scale = {"M3/acc.csv" = {ax = 0.001}}'))
+    run_recipe(plant / "recipe.toml", plant / "out")
+    assert caplog.messages == []
+    windows = open_dataset(plant / "out").everything()
+    first = int(np.flatnonzero(windows.groups == "M3")[0])
+    expected = [[2 * float(ax), 2 * float(ay)] for _, ax, ay in cells[:10]]
+    np.testing.assert_allclose(windows.take([first])["acc"][0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scale", "problem"),
+    [
+        (
+            '{"M9/acc.csv" = {ax = 0.001}}',
+            "PLANT: 'source[0].file_scale': expected files of the source, got 'M9/acc.csv'; correct its path",
+        ),
+        (
+            '{"M3/acc.csv" = {az = 0.001}}',
+            (
+                "'file_scale' of M3/acc.csv: expected column 'az', got 'ax', 'ay'; correct the name in the recipe, or"
+                " the file"
+            ),
+        ),
+        (
+            '{"M3/acc.csv" = {ax = inf}}',
+            (
+                "PLANT/recipe.toml: 'source[0].file_scale' (acc): expected factors from -1e+30 to 1e+30, got inf;"
+                " correct it"
+            ),
+        ),
+    ],
+)
+def test_a_scale_of_no_file_or_channel_is_refused(plant, recipe, scale, problem):
+    recipe(('time = "time"', f'time = "time"\nfile_scale = {scale}'))
+    with pytest.raises(DatasetError) as error:
+        run_recipe(plant / "recipe.toml", None)
+    assert str(error.value) == problem.replace("PLANT", str(plant))
+
+
+def test_a_scale_in_a_source_of_several_sensors_names_their_channels(plant, recipe):
+    sensors = 'sensors = {one = ["ax"], two = ["ay"]}\nfile_scale = {"M3/acc.csv" = {ay = 0.5, az = 2}}'
+    recipe(('modality = "acc"', sensors))
+    with pytest.raises(DatasetError) as error:
+        run_recipe(plant / "recipe.toml", None)
+    assert str(error.value) == (
+        f"{plant}/recipe.toml: 'source[0].file_scale': expected channels among ax, ay, got 'az'; correct it"
+    )
+    recipe((", az = 2", ""))
+    run_recipe(plant / "recipe.toml", plant / "half")
+    recipe(("0.5", "1"))
+    run_recipe(plant / "recipe.toml", plant / "whole")
+    half, whole = (open_dataset(plant / name).everything() for name in ("half", "whole"))
+    factor = np.where(whole.groups == "M3", 0.5, 1.0)[:, None, None]
+    rows = np.arange(len(whole))
+    np.testing.assert_array_equal(half.take(rows)["two"], factor * whole.take(rows)["two"])
+    np.testing.assert_array_equal(half.take(rows)["one"], whole.take(rows)["one"])
+
+
+def test_a_trial_names_the_folder_of_the_recipe_and_no_scratch_folder(plant, recipe):
+    for name in ("acc.csv", "states.csv"):
+        (plant / "M1" / name).write_text((plant / "M0" / name).read_text())
+    recipe(('group = "machine"', 'group = "machine"\nvalid = ["M1"]\ntest = ["M2"]'))
+    with pytest.raises(DatasetError) as error:
+        run_recipe(plant / "recipe.toml", None)
+    assert str(error.value).startswith(f"dataset {plant.name}: M0/acc.csv ")
 
 
 def relabel(plant, machine: int, old: str, new: str) -> None:
