@@ -71,7 +71,7 @@ def import_recipe(
     """
     if path is None:
         with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / (recipe.dataset.name or folder.resolve().name or "dataset")
+            path = Path(scratch) / (folder.resolve().name or "dataset")  # a recipe chooses no path
             try:
                 return import_recipe(recipe, folder, path, outside=outside, most_bytes=most_bytes, tell=tell)
             except DatasetError as error:

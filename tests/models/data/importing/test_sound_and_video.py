@@ -119,8 +119,8 @@ def test_a_window_is_cut_in_the_middle_of_each_word_from_both_sensors(clips):
     assert (len(windows), spec.task.labels) == (2 * CLIPS, ("no", "yes"))
     taken = windows.take(np.arange(len(windows)))
     for row in range(len(windows)):
-        # "yes" has its middle at 0.6 s; "no" at 1.825 s, where a window would end behind the last frame at 1.96 s.
-        start_s = 0.4 if windows.labels[row] == 1 else 1.56
+        # "yes" has its middle at 0.6 s; "no" at 1.825 s, where a window would end behind the recording, at 2 s.
+        start_s = 0.4 if windows.labels[row] == 1 else 1.6
         clip = int(str(windows.groups[row])[1:])
         first = round(start_s * SOUND_HZ)
         np.testing.assert_allclose(taken["voice"][row, :, 0], tone(clip)[first : first + 3200], atol=1.1 / 32768)
@@ -227,7 +227,7 @@ def test_a_table_of_clips_says_label_group_split_and_metadata(clips, recipe):
     recipe(*TABLE)
     write_table(clips)
     dataset = made(clips).dataset
-    assert dataset.spec.splits == {"train": 16, "valid": 4, "test": 4}  # windows of 0.4 s in 1.96 s
+    assert dataset.spec.splits == {"train": 20, "valid": 5, "test": 5}  # windows of 0.4 s in 2 s
     test = dataset.split("test")
     assert set(test.groups) == {"t4"}
     assert (set(test.labels.tolist()), set(test.metadata["room"])) == ({0}, {"1"})
@@ -384,13 +384,13 @@ CASES = [
         harm=lambda folder: (folder / "words.csv").write_text(
             (folder / "words.csv").read_text().replace("c2,1.7,1.95", "c2,5.7,5.95")
         ),
-        says="DIR/words.csv:7: expected an interval inside the recording, where all sensors last 1.96 s, got 5.7 to"
+        says="DIR/words.csv:7: expected an interval inside the recording, where all sensors last 2 s, got 5.7 to"
         " 5.95 s from its start; correct the line, or 'time_unit'; where a sensor stopped, cover = 'any'",
     ),
     Broken(
         recipe=(("length_s = 0.4", "length_s = 4.0"),),
         says="'windows': expected windows, got none (12 beyond the recording); 'length_s' is 4 s, and the longest"
-        " recording, c0.mp4, has 1.96 s; shorten it",
+        " recording, c0.mp4, has 2 s; shorten it",
     ),
     Broken(
         recipe=(("height = 15\nwidth = 20", "height = 1300\nwidth = 1500"),),
