@@ -298,7 +298,7 @@ def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]
     refuse_errors(path, findings)
     for finding in findings:
         if finding.kind == "leak":
-            _LOG.warning("warning: %s", finding.text)
+            _LOG.warning("warning: dataset %r: %s", spec.name, finding.text)
     try:
         _write(path, spec, arrays)
     except OSError as error:

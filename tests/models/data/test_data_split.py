@@ -117,7 +117,7 @@ def test_groups_that_share_samples_are_told_of_and_never_dealt_apart(
         "groups 0 and 1 share samples: the last 10 samples of train window 5 are the first of train window 6 in 'vib' "
         "(1 such in all); give such windows one group"
     )
-    assert [record.message for record in caplog.records] == [f"dataset {rig.path}: {said}"]
+    assert [record.message for record in caplog.records] == [f"warning: dataset 'rig': {said}"]
     assert [finding.text for finding in check_dataset(rig.path).findings] == [said]
     assert message_of(lambda: refuse_shared_samples(rig.everything()), DatasetError) == f"dataset 'rig': {said}"
 
@@ -132,7 +132,7 @@ def test_related_windows_without_groups_are_asked_for_them(
         "no groups, but 100% of the windows share samples with others, so that scores may be of people and machines "
         "that trained; write groups.npy (the person, machine or session of each window)"
     )
-    assert [record.message for record in caplog.records] == [f"dataset {rig.path}: {said}"]
+    assert [record.message for record in caplog.records] == [f"warning: dataset 'rig': {said}"]
     assert said in [finding.text for finding in check_dataset(rig.path).findings]
     refuse_shared_samples(rig.everything())  # no split and no fold tears them apart
     train = rig.split("train")  # blocks of 6 and 3 windows, the sixth and the seventh share samples
