@@ -167,8 +167,13 @@ def check_windows_file(file: Path) -> None:
     if not file.is_dir() and (not file.is_file() or find_format(file) in (None, "npz")):
         return
     got = "a folder" if file.is_dir() else "a log"
+    if got == "a log" and any(
+        other.is_file() and not other.samefile(file) for other in folder.parent.glob(f"*/{file.name}")
+    ):
+        folder = folder.parent  # that of all machines
+    of = " of the folder that holds all recordings" if got == "a log" else ""
     draft = shell_line("mmkd-data", "recipe", folder, "-o", folder / "recipe.toml")
-    raise UsageError(f"{file}: expected a recipe (.toml) or windows (.npz), got {got}; draft a recipe: {draft}")
+    raise UsageError(f"{file}: expected a recipe (.toml) or windows (.npz), got {got}; draft a recipe{of}: {draft}")
 
 
 def _needed(out: Path | None) -> Path:

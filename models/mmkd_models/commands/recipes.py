@@ -16,7 +16,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import task_text
 from mmkd_models.data.checking.describe import count_splits
 from mmkd_models.data.dataset import make_windows
-from mmkd_models.data.importing.recipe import TARGET
+from mmkd_models.data.importing.patterns import with_parts
 from mmkd_models.data.importing.window_labels import labelled_intervals
 from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import progress_lines, show_fraction
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MEGABYTE = 1e6
 _MAX_NAMED = 3
+_PATTERN = re.compile(r"[*?{}]")
 _LIKE = 0.7  # similarity of two names, as difflib measures it, from which on one may be a typo
 
 
@@ -54,7 +55,7 @@ def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), ma
 
 def clock_lines(report: RecipeReport) -> list[str]:
     """Describe each sensor: files, rate, jitter, drift, gaps and the worst recording."""
-    lines = []
+    lines, lost = list[str](), list[str]()
     for sensor in report.sensors:
         clocks = [clock for clock in report.clocks if clock.sensor == sensor.name]
         text = f"{sensor.name}: {report.files[sensor.name]} files, {' '.join(sensor.columns)}, {sensor.rate_hz:g} Hz"
@@ -73,10 +74,12 @@ def clock_lines(report: RecipeReport) -> list[str]:
             most = max(clocks, key=lambda clock: clock.missing / max(1, clock.missing + clock.samples))
             if most.missing:
                 fraction = most.missing / (most.missing + most.samples)
-                text += f", missing rows {sum(clock.missing for clock in clocks):,} (up to {fraction:.1%}, in"
-                text += f" {most.recording}); 'max_gap_s' interpolates short gaps"
+                lost.append(
+                    f"warning: missing rows: {sum(clock.missing for clock in clocks):,} in {sensor.source.files} (up to"
+                    f" {fraction:.1%}, in {most.recording}); 'max_gap_s' interpolates short gaps"
+                )
         lines.append(text)
-    return lines
+    return [*lines, *dict.fromkeys(lost)]  # once for the sensors of one file
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -98,22 +101,37 @@ def window_lines(report: RecipeReport) -> list[str]:
         lines.append(f"  {task_text(task)}, {facts.split}: {text}")
     lines += [f"left out: {count} windows {reason}" for reason, count in (spec.left_out or {}).items()]
     covers_all = report.recipe.windows.cover == "all"
-    fate = "its windows are left out (cover = 'all')" if covers_all else "its windows are NaN there"
-    absent = [(recording.name, name) for recording in report.recordings for name in recording.absent]
-    lines += [f"absent: {name} in the recording of {file}; {fate}" for file, name in absent if name != TARGET]
+    absent: dict[tuple[str, str], list[str]] = {}
+    for recording in report.recordings:
+        for sensor in report.sensors:
+            if sensor.name in recording.absent:
+                file = with_parts(sensor.source.files, recording.parts)
+                absent.setdefault((file, recording.name), []).append(sensor.name)
+    for (file, present), sensors in absent.items():
+        fate = f"without {' and '.join(sensors)}, its windows are {'left out' if covers_all else 'NaN there'}"
+        how = f"(cover = '{report.recipe.windows.cover}')"
+        lines.append(f"warning: missing file: {file} ({present} is there); {fate} {how}")
     apart = [one.name for one in report.recordings if one.shares_no_time] if covers_all else []
-    lines += [f"no windows: the sensors of {_listed(apart)} share no time; correct their times"] if apart else []
+    lines += (
+        [f"warning: no windows: the sensors of {_listed(apart)} share no time; correct their times"] if apart else []
+    )
     empty: dict[str, list[str]] = {}
     for recording in report.recordings:
         for channel in recording.empty:
             empty.setdefault(channel, []).append(recording.name)
     cure = "it is missing (NaN) there, unless you leave the recordings out (exclude)"
-    lines += [f"no value: channel {channel} in {_listed(files)}; {cure}" for channel, files in empty.items()]
+    lines += [f"warning: no value: channel {channel} in {_listed(files)}; {cure}" for channel, files in empty.items()]
     rule = report.recipe.labels
     if not (rule.task == "regression" and rule.column):
-        names = [recording.name for recording in report.recordings if not labelled_intervals(recording, rule)]
+        without = [recording for recording in report.recordings if not labelled_intervals(recording, rule)]
+        paths = [with_parts(rule.files, recording.parts) for recording in without]
+        missing = [path for path in paths if path != rule.files and not _PATTERN.search(path)]
+        missing = [path for path in dict.fromkeys(missing) if not (report.folder / path).exists()]
+        names = [recording.name for recording in without]
         kept = "kept without one" if rule.unlabelled == "keep" else "left out (unlabelled = 'drop')"
-        lines += [f"no label: {_listed(names)}; windows are {kept}"] if 0 < len(names) < len(report.recordings) else []
+        files = f" (missing file: {_listed(missing)})" if missing else ""
+        if 0 < len(names) < len(report.recordings):
+            lines.append(f"warning: no label: {_listed(names)}{files}; windows are {kept}")
     if task.kind == "classification" and rule.column and all(name.replace(".", "").isdecimal() for name in task.labels):
         new = ", ".join(f'"{name}" = "NAME"' for name in task.labels[:_MAX_NAMED])
         lines.append(f"labels are numbers; to name them, set rename = {{{new}}} under [labels]")
@@ -163,6 +181,7 @@ def doubtful_classes(report: RecipeReport, windows: Windows) -> tuple[list[str],
                 doubtful.append(name)
                 warnings.append(
                     f"{name!r} is in group {groups[0]} alone ({place}{' and others' if count > 1 else ''}), so that"
-                    " only one split can have it; record it in more groups, or leave 'split.group' out to split by time"
+                    " only one split can have it; record it in more groups, or leave 'split.group' out to split by"
+                    " time: the same group is then in training and test, and scores do not hold for a new one"
                 )
     return doubtful, warnings

@@ -102,7 +102,8 @@ def _ask(
     if question != "class":  # shared by whole groups: with few groups per answer, two alike decide
         fewest = min(len(np.unique(windows.groups[codes == code])) for code in np.unique(codes).tolist())
         if fewest < MIN_GROUPS:
-            return f"{question}: needs {MIN_GROUPS} groups or more of each kind, and one kind has {fewest}"
+            kind = "split" if question == "split" else "kind"
+            return f"{question}: needs {MIN_GROUPS} groups or more in each {kind}, and one has {fewest}"
     groups = len(np.unique(windows.groups[index]))
     if groups < 3:
         return f"{question}: it takes three groups or more, and {groups} have it"

@@ -205,7 +205,7 @@ def test_splits_that_differ_as_wholes_are_told_by_a_probe(rig: Rig, tmp_path: Pa
     )
     splits = np.where(rig["groups"] == 14, 2, np.where(rig["groups"] > 8, 1, 0))
     *_, asked = run_probes(choose_windows(written({**rig, "splits": splits}, tmp_path / "few").everything()))
-    assert asked == "split: needs 5 groups or more of each kind, and one kind has 1"
+    assert asked == "split: needs 5 groups or more in each split, and one has 1"
 
 
 def test_a_rare_and_an_absent_class_are_told(doubted: Callable[[Rig], Found], rig: Rig) -> None:

@@ -22,7 +22,7 @@ _MAX_COMPARED = 16  # first samples of a window, searched in the others
 _MIN_DISTINCT = 8
 _MAX_STEPS = 256  # that are compared first
 _MAX_NAMED = 3  # sections
-_DROP_COPIES = "set drop_copies = true under [split] of the recipe, or give both one group"
+_DROP_COPIES = "set drop_copies = true under [split] of the recipe, give both one group, or leave one file out"
 _MAX_CANDIDATES = 4  # places per window compared value by value
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, bits well mixed: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4)
 

@@ -42,6 +42,7 @@ class RecipeReport:
     """The dataset, and what its import found; `files` counts them by sensor."""
 
     recipe: ImportRecipe
+    folder: Path
     dataset: Dataset
     recordings: Sequence[GridRecording]
     sensors: Sequence[ImportedSensor]
@@ -101,6 +102,7 @@ def import_recipe(
             )
     return RecipeReport(
         recipe=recipe,
+        folder=folder,
         dataset=dataset,
         recordings=recordings,
         sensors=[sensor for sensor in sensors if sensor.name != TARGET],

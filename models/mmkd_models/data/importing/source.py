@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -221,7 +222,9 @@ class _Reading:
         columns += [] if source.tag else self._columns
         columns = list(dict.fromkeys(name for name in columns if name))
         is_first = file.path == first_file
-        require_columns(place, names, columns, like="" if is_first else f" as in {first_file}")
+        out = f"; or leave the recording out: exclude = [{json.dumps(file.name)}]"
+        like, cure = ("", "") if is_first else (f" as in {first_file}", out)
+        require_columns(place, names, columns, like=like, cure=cure)
         if reader.rate_hz and not source.time and not is_first and reader.rate_hz(file.path) != native_hz:
             raise DatasetError(
                 f"{file.path}: expected {native_hz:g} Hz as in {first_file}, got {reader.rate_hz(file.path):g};"

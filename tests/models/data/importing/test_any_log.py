@@ -91,7 +91,9 @@ def test_files_that_lack_the_column_of_labels_are_named(plant: Path, recipe: Cal
     report = run(plant)
     assert report.dataset.spec.left_out == {"without a label": 20}
     assert report.dataset.spec.modality("acc").channels == ("ax", "ay")
-    assert "no label: M0/acc.csv, M2/acc.csv; windows are left out (unlabelled = 'drop')" in window_lines(report)
+    assert "warning: no label: M0/acc.csv, M2/acc.csv; windows are left out (unlabelled = 'drop')" in window_lines(
+        report
+    )
 
 
 def test_an_empty_column_of_labels_is_named(plant: Path, recipe: Callable[..., None]) -> None:
@@ -118,10 +120,13 @@ def test_recordings_without_intervals_and_channels_without_values_are_named(
     )
     assert window_lines(run(plant))[3:] == [
         (
-            "no value: channel acc ay in M1/acc.csv, M2/acc.csv, M3/acc.csv and 1 more; it is missing (NaN) there,"
-            " unless you leave the recordings out (exclude)"
+            "warning: no value: channel acc ay in M1/acc.csv, M2/acc.csv, M3/acc.csv and 1 more; it is missing (NaN)"
+            " there, unless you leave the recordings out (exclude)"
         ),
-        "no label: M2/acc.csv, M3/acc.csv; windows are kept without one",
+        (
+            "warning: no label: M2/acc.csv, M3/acc.csv (missing file: M2/states.csv, M3/states.csv); windows are kept"
+            " without one"
+        ),
     ]
 
 
@@ -248,7 +253,7 @@ def test_sensors_of_different_time_zones_are_told_with_their_times(plant: Path, 
         later = [row.split(",") for row in file.read_text().splitlines()[1:]]
         file.write_text("\n".join(["time,t", *(f"{float(row[0]) - 3600:.2f},{row[1]}" for row in later)]))
     lines = window_lines(run(plant))
-    assert "no windows: the sensors of M5/acc.csv share no time; correct their times" in lines
+    assert "warning: no windows: the sensors of M5/acc.csv share no time; correct their times" in lines
 
 
 def test_clocks_name_the_file_of_their_sensor_and_labels_that_are_numbers_may_be_named(
@@ -261,10 +266,16 @@ def test_clocks_name_the_file_of_their_sensor_and_labels_that_are_numbers_may_be
     second = '[[source]]\nmodality = "temp"\nfiles = "{machine}/temp.csv"\ntime = "time"\n[labels]'
     recipe((LABELS, 'column = "fault"'), ("[labels]", second))
     report = run(plant)
-    assert clock_lines(report)[1] == (
-        "temp: 6 files, t, 4 Hz; jitter p99 up to 0.00 ms (M0/temp.csv), drift up to 0 ppm (M0/temp.csv), gaps 1, the"
-        " longest 0.5 s (M3/temp.csv), missing rows 1 (up to 2.5%, in M3/temp.csv); 'max_gap_s' interpolates short gaps"
-    )
+    assert clock_lines(report)[1:] == [
+        (
+            "temp: 6 files, t, 4 Hz; jitter p99 up to 0.00 ms (M0/temp.csv), drift up to 0 ppm (M0/temp.csv), gaps 1,"
+            " the longest 0.5 s (M3/temp.csv)"
+        ),
+        (
+            "warning: missing rows: 1 in {machine}/temp.csv (up to 2.5%, in M3/temp.csv); 'max_gap_s' interpolates"
+            " short gaps"
+        ),
+    ]
     assert window_lines(report)[-1] == (
         'labels are numbers; to name them, set rename = {"0" = "NAME", "1" = "NAME"} under [labels]'
     )

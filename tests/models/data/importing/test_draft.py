@@ -388,15 +388,15 @@ def test_what_a_recipe_cannot_take_is_refused(refusal, plant):
         (
             [str(plant / "M1" / "acc.csv")],
             (
-                f"{plant}/M1/acc.csv: expected a recipe (.toml) or windows (.npz), got a log; draft a recipe: mmkd-data"
-                f" recipe {plant}/M1 -o {plant}/M1/recipe.toml"
+                f"{plant}/M1/acc.csv: expected a recipe (.toml) or windows (.npz), got a log; draft a recipe of the"
+                f" folder that holds all recordings: mmkd-data recipe {plant} -o {plant}/recipe.toml"
             ),
         ),
         (
             [str(plant / "acc.xlsx"), "-o", "out"],
             (
-                f"{plant}/acc.xlsx: expected a recipe (.toml) or windows (.npz), got a log; draft a recipe: mmkd-data"
-                f" recipe {plant} -o {plant}/recipe.toml"
+                f"{plant}/acc.xlsx: expected a recipe (.toml) or windows (.npz), got a log; draft a recipe of the"
+                f" folder that holds all recordings: mmkd-data recipe {plant} -o {plant}/recipe.toml"
             ),
         ),
     ):

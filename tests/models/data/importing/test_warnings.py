@@ -119,7 +119,8 @@ def test_a_class_of_one_group_is_named_once_and_another_seed_is_not_advised(plan
     assert warnings(plant) == [
         (
             "warning: 'worn' is in group M5 alone (M5/acc.csv), so that only one split can have it; record it in"
-            " more groups, or leave 'split.group' out to split by time"
+            " more groups, or leave 'split.group' out to split by time: the same group is then in training and test,"
+            " and scores do not hold for a new one"
         )
     ]
 
@@ -131,7 +132,8 @@ def test_a_name_that_has_another_in_it_or_another_number_is_no_typo(plant, name,
     assert warnings(plant) == [
         (
             f"warning: {name!r} is in group M5 alone (M5/acc.csv), so that only one split can have it; record it in"
-            " more groups, or leave 'split.group' out to split by time"
+            " more groups, or leave 'split.group' out to split by time: the same group is then in training and test,"
+            " and scores do not hold for a new one"
         )
     ]
 

@@ -90,13 +90,15 @@ def texts(block: RowBlock, name: str, table: TextTable) -> list[str]:
     return values
 
 
-def require_columns(place: str, names: Sequence[str], required: Sequence[str], *, like: str = "") -> None:
+def require_columns(
+    place: str, names: Sequence[str], required: Sequence[str], *, like: str = "", cure: str = ""
+) -> None:
     """Raise DatasetError if a column is missing."""
     missing = [name for name in required if name not in names]
     if missing:
         raise DatasetError(
             f"{place}: expected column {', '.join(map(repr, missing))}{like}, got {', '.join(map(repr, names))};"
-            " correct the name in the recipe, or the file"
+            f" correct the name in the recipe, or the file{cure}"
         )
 
 
