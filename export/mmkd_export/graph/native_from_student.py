@@ -67,10 +67,10 @@ def int8_weights(file: bytes) -> bytes:
 def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -> Named:
     from mmkd_models.networks.trees import TREES_DTYPES
 
-    encoder, rocket, intervals, trees = student.encoder, student.convolutions, student.intervals, student.trees
+    encoder, convolutions, intervals, trees = student.encoder, student.convolutions, student.intervals, student.trees
     centres = 0 if network.novelty is None else network.novelty.weight.shape[1]
     outputs, answer = student.head.out_features, student.answer
-    sizes = [*modality.shape, outputs, _TASKS.index(answer.kind), encoder is not None, rocket is not None, centres]
+    sizes = [*modality.shape, outputs, _TASKS.index(answer.kind), encoder is not None, convolutions is not None, centres]
     sizes.append(0 if intervals is None else 1 if trees is None else 3)
     target = [float(answer.mean), float(answer.std)] if answer.kind == "regression" else [0.0, 1.0]
     yield "sizes", _whole([sizes])
@@ -78,8 +78,8 @@ def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -
     yield "scales", np.array([[network.sharpness, *target]], dtype=np.float32)
     if encoder is not None:
         yield from _transformer(encoder, student.pool)
-    if rocket is not None:
-        yield from _convolutions(rocket)
+    if convolutions is not None:
+        yield from _convolutions(convolutions)
     if intervals is not None:
         names = ("mean", "scale", "basis", "feature_mean", "feature_scale")
         yield from _intervals(*(_numpy(intervals.get_buffer(name)) for name in names), depth=intervals.depth)
@@ -139,13 +139,13 @@ def _transformer(encoder: Encoder | CausalEncoder, pool: TokenPooling) -> Named:
     yield from _linear("t.mix", pool.mix)
 
 
-def _convolutions(rocket: ConvolutionFeatures) -> Named:
+def _convolutions(convolutions: ConvolutionFeatures) -> Named:
     from torch import cat
 
     kernels: list[list[int]] = []
     channels: list[int] = []
     slopes, last, number = [], None, 0
-    for config, group in zip(rocket.config.groups, rocket.groups, strict=True):
+    for config, group in zip(convolutions.config.groups, convolutions.groups, strict=True):
         for weight in group.get_buffer("weight").double().numpy():  # (C, 9) of a feature
             reads = np.flatnonzero(np.abs(weight).max(axis=1))
             slope = -weight[reads[0]].min()
@@ -159,13 +159,13 @@ def _convolutions(rocket: ConvolutionFeatures) -> Named:
             kernels[-1][3] += 1
             slopes.append(slope)
             number += 1
-    yield "c.sizes", _whole([[len(kernels), number, rocket.config.stride, len(channels)]])
-    yield "c.mean", _row(rocket.mean)
-    yield "c.scale", _row(1 / rocket.std.double())
+    yield "c.sizes", _whole([[len(kernels), number, convolutions.config.stride, len(channels)]])
+    yield "c.mean", _row(convolutions.mean)
+    yield "c.scale", _row(1 / convolutions.std.double())
     yield "c.slope", np.array([slopes], dtype=np.float32)
-    yield "c.offset", _row(cat([group.get_buffer("bias") for group in rocket.groups]))
-    yield "c.feature_mean", _row(rocket.feature_mean)
-    yield "c.feature_scale", _row(1 / rocket.feature_std.double())
+    yield "c.offset", _row(cat([group.get_buffer("bias") for group in convolutions.groups]))
+    yield "c.feature_mean", _row(convolutions.feature_mean)
+    yield "c.feature_scale", _row(1 / convolutions.feature_std.double())
     yield "c.kernel", _whole(kernels)
     yield "c.channel", _whole([channels])
 
