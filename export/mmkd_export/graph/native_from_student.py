@@ -70,7 +70,8 @@ def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -
     encoder, convolutions, intervals, trees = student.encoder, student.convolutions, student.intervals, student.trees
     centres = 0 if network.novelty is None else network.novelty.weight.shape[1]
     outputs, answer = student.head.out_features, student.answer
-    sizes = [*modality.shape, outputs, _TASKS.index(answer.kind), encoder is not None, convolutions is not None, centres]
+    sizes = [*modality.shape, outputs, _TASKS.index(answer.kind)]
+    sizes += [encoder is not None, convolutions is not None, centres]
     sizes.append(0 if intervals is None else 1 if trees is None else 3)
     target = [float(answer.mean), float(answer.std)] if answer.kind == "regression" else [0.0, 1.0]
     yield "sizes", _whole([sizes])

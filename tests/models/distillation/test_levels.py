@@ -192,7 +192,7 @@ def test_a_network_of_ones_own_learns_what_it_can():
 
 @pytest.mark.parametrize(("shown", "term", "layers"), [(0, FeatureTerm(weight=ONE), 0), (2, RELATION, 0)])
 def test_a_network_of_ones_own_that_hides_its_layers_is_told_so(shown, term, layers):
-    with pytest.raises(UsageError, match=f"the student shows {layers} layers and the teacher 5"):
+    with pytest.raises(UsageError, match=f"it can compare {layers} layers of the student and 5 of the teacher"):
         DistillLearner(Plain(shown=shown), wide(), Recipe(terms=(term,)), modality="acc", example=late().inputs)
 
 
