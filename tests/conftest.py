@@ -56,7 +56,13 @@ def gpu_double() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def quick_exports() -> Iterator[None]:
+def converted_graphs() -> dict[bytes, bytes]:
+    """ONNX graphs by the hash of the network that they were converted from."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def quick_exports(converted_graphs: dict[bytes, bytes]) -> Iterator[None]:
     """Converts equal networks to ONNX once, and makes torch's table of operators, a third of each conversion, once."""
     import torch
     from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -69,7 +75,7 @@ def quick_exports() -> Iterator[None]:
                 return str, (f"{value.dtype} {tuple(value.shape)} {value.detach().numpy().tobytes().hex()}",)
             return NotImplemented
 
-    convert, graphs = conversion._onnx_from_module, dict[bytes, bytes]()
+    convert, graphs = conversion._onnx_from_module, converted_graphs
 
     def convert_once(module: torch.nn.Module, **options: Any) -> bytes:
         content = io.BytesIO()
@@ -90,7 +96,7 @@ def quick_exports() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # modules that follow in this process hold the sandbox itself
 def quick_openings() -> Iterator[None]:
     """Runs sandbox checks in this process: starting one of its own takes a second for each new bundle and engine."""
     from mmkd_edge.opening import sandbox, sandbox_process

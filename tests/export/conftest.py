@@ -11,7 +11,7 @@ from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
 from tests.export.students import make_student
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _quick(quick_exports: None, quick_openings: None) -> None: ...
 
 
