@@ -6,7 +6,6 @@ Limits its memory, processor time, written files and core dumps first. Answers w
 from __future__ import annotations
 
 import sys
-import time
 
 import msgspec
 
@@ -15,7 +14,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, BundleError, MmkdError, first_line
 from mmkd_edge.opening.load import open_student
-from mmkd_edge.opening.selftest import run_selftest
+from mmkd_edge.opening.selftest import run_selftest_within
 from mmkd_edge.predict.student import Config, OpenStudent
 
 _SELFTEST_S = 3.0
@@ -66,24 +65,13 @@ def _open(request: SandboxRequest, model: str, config: Config, opened: dict[str,
                 _check_with_onnx(bundle, entry)
             opened[model] = student = open_student(bundle, entry, config)
             if request.selftest:
-                _run_selftest(bundle, student)
+                run_selftest_within(student, bundle, limit_s=_SELFTEST_S)
     except MmkdError as error:
         return SandboxResult(error=type(error).__name__, message=str(error))
     except Exception as error:
         reason = "it takes too much memory" if isinstance(error, MemoryError) else first_line(error)
         return SandboxResult(error=BackendError.__name__, message=f"backend {config.backend!r}: {reason}")
     return SandboxResult()
-
-
-def _run_selftest(bundle: Bundle, student: OpenStudent) -> None:
-    """Run as many golden windows as fit in `_SELFTEST_S`."""
-    end_s, most, spent_s = time.monotonic() + _SELFTEST_S, 1, 0.0
-    while time.monotonic() + 4 * spent_s < end_s:
-        begun_s = time.monotonic()
-        if run_selftest(student, bundle, most=most).windows < most:
-            return
-        spent_s = time.monotonic() - begun_s
-        most *= 4
 
 
 def _check_with_onnx(bundle: Bundle, entry: ModelEntry) -> None:

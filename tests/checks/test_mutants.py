@@ -10,7 +10,7 @@ import pytest
 
 from checks import mutants
 from checks.mutations import mutated_bytes, mutated_graph
-from mmkd_edge import Bundle, example_bundle, write_bundle
+from mmkd_edge import Bundle, EdgePredictor, GateError, example_bundle, write_bundle
 from mmkd_edge.install.graphs import check_graph
 
 COUNT = 300
@@ -43,6 +43,14 @@ def test_a_mutant_is_refused_or_answers_as_the_checkpoint_did(tmp_path: Path, mo
         found[mutants.outcome_of(tmp_path / "mutant.edge", "ort")] += 1
     assert [outcome for outcome in found if outcome.startswith("BAD")] == []
     assert len(found) >= 3
+
+
+@pytest.mark.usefixtures("native_engine")
+@pytest.mark.parametrize("number", [117, 321, 335])
+def test_a_fault_that_few_golden_windows_show_is_found_at_the_first_opening(number: int, tmp_path: Path) -> None:
+    mutants.write_mutant(example_bundle(), tmp_path / "mutant.edge", backend="native", seed=0, number=number)
+    with pytest.raises(GateError, match="golden window"):
+        EdgePredictor.open(tmp_path / "mutant.edge", backend="native")
 
 
 def test_a_bundle_that_does_not_open_is_no_start(
