@@ -116,7 +116,7 @@ def test_a_member_that_does_not_see_the_sensor_teaches_its_outputs_alone():
     pair = [teacher(1), teacher(2, GYRO)]
     assert torch.isfinite(terms_of(pair, LogitTerm(weight=ONE), EdamTerm(weight=ONE, member=0))["loss"])
     inside = RelationTerm(weight=ONE, heads=2, member=1)
-    assert "shows 1 layers and the teacher 0" in refusal(pair, LogitTerm(weight=ONE), inside)
+    assert "it can compare 1 layers of the student and 0 of the teacher" in refusal(pair, LogitTerm(weight=ONE), inside)
 
 
 def logits(count: int, classes: int, seed: int = 0) -> list[torch.Tensor]:
