@@ -76,7 +76,8 @@ def clock_lines(report: RecipeReport) -> list[str]:
                 fraction = most.missing / (most.missing + most.samples)
                 lost.append(
                     f"warning: missing rows: {sum(clock.missing for clock in clocks):,} in {sensor.source.files} (up to"
-                    f" {fraction:.1%}, in {most.recording}); 'max_gap_s' interpolates short gaps"
+                    f" {fraction:.1%}, in {most.recording}); windows have NaN there, unless you set max_gap_s under"
+                    f" [[source]] (the longest gap has {gap.longest_gap_s:.3g} s) or leave the file out (exclude)"
                 )
         lines.append(text)
     return [*lines, *dict.fromkeys(lost)]  # once for the sensors of one file

@@ -107,7 +107,7 @@ def check_same_fold(who: str, facts: Provenance, *, dataset_sha256: str, fold: i
 def check_compatible(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec], windows: Windows) -> None:
     """Raise UsageError if a network cannot judge windows; `who` ends with its kind."""
     spec = windows.spec
-    advice = f"train a {who.rpartition(' ')[2]} on this dataset"
+    advice = f"name the dataset of its training, or train a {who.rpartition(' ')[2]} on this dataset"
     if task != spec.task:
         raise UsageError(f"{who}: expected the {task_text(spec.task)} of the dataset, got {task_text(task)}; {advice}")
     names = [modality.name for modality in spec.modalities]

@@ -301,7 +301,7 @@ BAD = {
         "other",
         (
             "student: expected a dataset with modality 'acc', which it was trained with, got gyro; "
-            "train a student on this dataset"
+            "name the dataset of its training, or train a student on this dataset"
         ),
     ),
     "windows of another rate": (
@@ -309,7 +309,7 @@ BAD = {
         "fast",
         (
             "student: modality 'acc': expected windows (T, C)=(16, 1) at 10.0 Hz, got (16, 1) at 20.0 Hz; "
-            "train a student on this dataset"
+            "name the dataset of its training, or train a student on this dataset"
         ),
     ),
 }

@@ -159,19 +159,19 @@ def test_a_model_and_a_dataset_that_do_not_belong_together_are_refused_whole(
         return write_dataset(tmp_path / name, name=name, labels=TASK.labels, modalities=specs, splits=splits).path
 
     assert refused(student, data("other", "gyro"), *suite) == (
-        f"{student}: student: expected a dataset with modality 'acc', which it was trained with, got gyro; train a "
-        "student on this dataset"
+        f"{student}: student: expected a dataset with modality 'acc', which it was trained with, got gyro; "
+        "name the dataset of its training, or train a student on this dataset"
     )
     spec = msgspec.structs.replace(machines.spec.modality("acc"), samples=80)
     longer = write_random_student(tmp_path / "longer.ckpt", student_checkpoint, machines, spec)
     assert refused(longer, machines.path) == (
         f"{longer}: student: modality 'acc': expected windows (T, C)=(80, 2) at 20.0 Hz, got (40, 2) at 20.0 Hz; "
-        "train a student on this dataset"
+        "name the dataset of its training, or train a student on this dataset"
     )
     rig = rigs["regression"]
     assert refused(student, rig.path, *suite) == (
         f"{student}: student: expected the {task_text(rig.spec.task)} of the dataset, got classes idle, ok, worn; "
-        "train a student on this dataset"
+        "name the dataset of its training, or train a student on this dataset"
     )
     nowhere = tmp_path / "nowhere"
     assert refused(student, nowhere, *suite) == (

@@ -291,7 +291,7 @@ def unit_findings(scan: Scan) -> Iterator[Finding]:
             for channel in range(level.shape[1])
             for number, value, usual in _outliers(level[:, channel], owner, classes)
         )
-        sentences: dict[int, str] = {}
+        sentences: dict[int, tuple[str, str]] = {}
         for number, _, channel, value, usual in outliers:  # the worst channel of a recording comes first
             recording = recordings[number].item()
             group = f" (group {windows.groups[first[number]].item()!r})" if windows.has_groups else ""
@@ -302,19 +302,19 @@ def unit_findings(scan: Scan) -> Iterator[Finding]:
             own = modality.channels[channel]
             what = own if own == modality.name else f"{modality.name} {own}"
             sentence = f"{what} in {name} is {factor} that of the others ({value:,.4g} and {usual:,.4g})"
-            sentences.setdefault(number, sentence)
+            cure = "correct it with 'file_scale' under its [[source]], or leave the recording out (exclude)"
+            if windows.spec.episodes and Path(name).suffix and " " not in name:  # one file
+                power = round(np.log10(ratio))  # units differ by thousands, or by 9.81
+                times = 10.0**-power if abs(np.log10(ratio) - power) < 0.1 else 1 / ratio
+                scale = f'file_scale = {{"{name}" = {{{own} = {times:.2g}}}}}'
+                cure = f'correct it with {scale} under its [[source]], or leave it out: exclude = ["{name}"]'
+            sentences.setdefault(number, (sentence, f"check its unit and gain; {cure}"))
         named = list(sentences.values())
         if len(named) > _MAX_NAMED:
-            named[_MAX_NAMED:] = [
-                f"{modality.name}: {len(named)} recordings in all differ so, the first {_MAX_NAMED} are named"
-            ]
-        for sentence in named:
-            yield problem(
-                "unit",
-                sentence,
-                "check its unit and gain; correct it with 'file_scale' under its [[source]], or leave the"
-                " recording out (exclude)",
-            )
+            more = f"{modality.name}: {len(named)} recordings in all differ so, the first {_MAX_NAMED} are named"
+            named[_MAX_NAMED:] = [(more, "correct them in the same way")]
+        for sentence, cure in named:
+            yield problem("unit", sentence, cure)
 
 
 def _outliers(

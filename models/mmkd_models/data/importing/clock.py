@@ -250,7 +250,8 @@ class TimeColumn:
         if not self._table.timezone:
             raise DatasetError(
                 f"{block.place(0)}: column {self._column!r}: expected an offset or a time zone, got local time"
-                f" {stamps[0].isoformat()}; set timezone, such as 'Europe/Berlin', or 'UTC'"
+                f" {stamps[0].isoformat()};"
+                " set timezone, such as 'Europe/Berlin', or 'UTC', under the [[source]] or [labels] of this file"
             )
         return self._from_local(block, stamps)
 

@@ -68,6 +68,9 @@ class FirstLook:
         return any(map(_START_NAMES.match, self.names)) and any(map(_END_NAMES.match, self.names))
 
 
+_DAMAGED = "cannot be read and is left out, is that right"
+
+
 def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
     """Return a recipe for a folder at `prefix` from the recipe. Raise UsageError without logs."""
     if not folder.is_dir():
@@ -83,7 +86,9 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
         if look not in sources:
             asked.setdefault("is left out, is that right? It has no columns of numbers", []).append(look.pattern)
     if not sources:
-        raise UsageError(f"{folder}: expected logs with columns of numbers, found none; name the folder that has them")
+        damaged = [text.partition("? ")[2] for text in asked if _DAMAGED in text]
+        cure = damaged[0] if damaged else "name the folder that has them"
+        raise UsageError(f"{folder}: expected logs with columns of numbers, found none; {cure}")
     lines, names = list[str](), list[str]()
     for look in sources:
         name = _sensor_name(look.pattern.removeprefix(above))
@@ -124,7 +129,7 @@ def _look_at_files(folder: Path, asked: dict[str, list[str]]) -> list[FirstLook]
         try:
             looks.append(_look_into(FirstLook(pattern=pattern, parts=parts, files=tuple(group), format=form)))
         except DatasetError as error:
-            asked[f"is left out, is that right? {error}"] = [pattern]
+            asked[f"{_DAMAGED}? {error}"] = [pattern]
             if len(group) == len(files):
                 raise UsageError(str(error)) from error
     return looks

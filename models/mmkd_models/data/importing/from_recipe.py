@@ -423,7 +423,7 @@ def work_folder(path: Path, note: Callable[[str], None]) -> Iterator[ImportProgr
     except BaseException:
         if content.pieces:
             progress.write()
-            note(f"what was read is kept in {folder}; run the same command to continue")
+            note(f"what was read is kept in {folder}; the same command continues from it")
         else:
             shutil.rmtree(folder)
         raise

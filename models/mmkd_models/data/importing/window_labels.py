@@ -208,7 +208,8 @@ def read_intervals(folder: RecipeFolder, rule: LabelRule) -> list[tuple[Mapping[
         path = folder.path / rule.files
         raise DatasetError(
             f"'labels.files': expected files, found none at {path}; correct the pattern, or set 'path', 'column' or"
-            " 'table' where labels are not in files of intervals"
+            " 'table' where labels are not in files of intervals, or classes = [...] and unlabelled ="
+            " 'keep' without any"
         )
     intervals: list[tuple[Mapping[str, str], Interval]] = []
     for file in files:

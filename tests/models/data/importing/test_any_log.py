@@ -272,8 +272,8 @@ def test_clocks_name_the_file_of_their_sensor_and_labels_that_are_numbers_may_be
             " the longest 0.5 s (M3/temp.csv)"
         ),
         (
-            "warning: missing rows: 1 in {machine}/temp.csv (up to 2.5%, in M3/temp.csv); 'max_gap_s' interpolates"
-            " short gaps"
+            "warning: missing rows: 1 in {machine}/temp.csv (up to 2.5%, in M3/temp.csv); windows have NaN there,"
+            " unless you set max_gap_s under [[source]] (the longest gap has 0.5 s) or leave the file out (exclude)"
         ),
     ]
     assert window_lines(report)[-1] == (

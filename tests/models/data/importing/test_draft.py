@@ -185,12 +185,21 @@ def test_a_draft_leaves_out_notes_and_says_so(tmp_path):
     lines = draft_recipe(tmp_path).splitlines()
     assert lines[1:3] == [
         (
-            f"# - cut.csv: is left out, is that right? {tmp_path}/cut.csv:2: expected 2 fields separated by ',', got 3;"
-            " correct the line"
+            f"# - cut.csv: cannot be read and is left out, is that right? {tmp_path}/cut.csv:2: expected 2"
+            " fields separated by ',', got 3; correct the line"
         ),
         "# - notes.txt: is left out, is that right? It has no columns of numbers",
     ]
     assert [line for line in lines if line.startswith("files")] == ['files = "log.csv"    # 1 files']
+
+
+def test_a_draft_of_logs_that_cannot_be_read_says_why(refusal, tmp_path):
+    (tmp_path / "cut.csv").write_text("time,x\n0,1.5,2\n")
+    (tmp_path / "notes.txt").write_text("made by me\non a Monday\n")
+    assert refusal(UsageError, draft_recipe, tmp_path) == (
+        f"{tmp_path}: expected logs with columns of numbers, found none; {tmp_path}/cut.csv:2: expected 2 fields"
+        " separated by ',', got 3; correct the line"
+    )
 
 
 def test_a_draft_of_one_broken_file_or_of_labels_alone_is_refused(refusal, tmp_path):

@@ -99,7 +99,7 @@ def test_an_error_at_the_end_keeps_what_was_read_for_the_mended_recipe(plant, re
     recipe(WRONG)
     with pytest.raises(DatasetError, match="M9"):
         ours.run()
-    assert ours.notes == [f"what was read is kept in {plant / '.out.import'}; run the same command to continue"]
+    assert ours.notes == [f"what was read is kept in {plant / '.out.import'}; the same command continues from it"]
     assert len(ours.read) == 6
     recipe((WRONG[1], WRONG[0]))
     report = ours.run()

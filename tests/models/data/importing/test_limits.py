@@ -459,7 +459,8 @@ CASES = [
     Broken(
         files={"M0/acc.csv": local_log("2025-11-03 06:30:00", "2025-11-03 06:30:01")},
         says="DIR/M0/acc.csv:2: column 'time': expected an offset or a time zone, got local time"
-        " 2025-11-03T06:30:00; set timezone, such as 'Europe/Berlin', or 'UTC'",
+        " 2025-11-03T06:30:00; set timezone, such as 'Europe/Berlin', or 'UTC', under the [[source]] or [labels] of"
+        " this file",
     ),
     Broken(
         recipe=BERLIN,
@@ -545,7 +546,8 @@ CASES = [
     Broken(
         recipe=(("states.csv", "labels.csv"),),
         says="'labels.files': expected files, found none at DIR/{machine}/labels.csv; correct the pattern, or set"
-        " 'path', 'column' or 'table' where labels are not in files of intervals",
+        " 'path', 'column' or 'table' where labels are not in files of intervals, or classes = [...] and"
+        " unlabelled = 'keep' without any",
     ),
     Broken(
         recipe=(("acc.csv", "acc.parquet"),),

@@ -429,8 +429,9 @@ def test_lost_rows_are_gaps_that_the_import_counts(plant, recipe, capsys):
     assert clock_lines(report) == [
         f"acc: 6 files, ax ay, 10 Hz; jitter p99 up to 0.00 ms (M0/acc.csv), drift up to 0 ppm (M0/acc.csv), {gaps}",
         (
-            "warning: missing rows: 60 in {machine}/acc.csv (up to 30.0%, in M0/acc.csv); 'max_gap_s' interpolates"
-            " short gaps"
+            "warning: missing rows: 60 in {machine}/acc.csv (up to 30.0%, in M0/acc.csv); windows have NaN there,"
+            f" unless you set max_gap_s under [[source]] (the longest gap has {(1 + max(map(len, runs))) / 10} s) or"
+            " leave the file out (exclude)"
         ),
     ]
     samples, _ = by_machine(plant)["M3"]

@@ -23,8 +23,8 @@ def test_one_file_in_another_unit_is_named_and_scaled(plant, recipe, caplog):
     (text,) = caplog.messages
     assert text.startswith("warning: acc ax in M3/acc.csv is 1,")
     assert text.endswith(
-        "; check its unit and gain; correct it with 'file_scale' under its [[source]], or leave the recording out"
-        " (exclude)"
+        '; check its unit and gain; correct it with file_scale = {"M3/acc.csv" = {ax = 0.001}} under its [[source]], or'
+        ' leave it out: exclude = ["M3/acc.csv"]'
     )
     caplog.clear()
     recipe(('time = "time"', 'time = "time"\nscale = 2.0\nfile_scale = {"M3/acc.csv" = {ax = 0.001}}'))

@@ -175,7 +175,7 @@ def _first_sheet(file: Path, options: dict[str, Any]) -> pl.DataFrame:
     import polars as pl
 
     library("fastexcel", package="fastexcel", what="Excel files")
-    with reading(file, "an Excel workbook"):
+    with reading(file, "an Excel workbook", "open it in Excel and save it again, or as CSV"):
         return pl.read_excel(file, read_options=options, drop_empty_rows=False, drop_empty_cols=False)
 
 

@@ -109,14 +109,14 @@ def refuse_columns(place: str, count: int) -> None:
 
 
 @contextmanager
-def reading(file: Path, what: str) -> Iterator[None]:
+def reading(file: Path, what: str, cure: str = "copy it again") -> Iterator[None]:
     """Turn any parser error into a DatasetError: `expected a TDMS file, got ...`."""
     try:
         yield
     except MmkdError:
         raise
     except Exception as error:  # a parser of a damaged file may raise anything
-        raise DatasetError(f"{file}: expected {what}, got {first_line(error)}; copy it again") from error
+        raise DatasetError(f"{file}: expected {what}, got {first_line(error)}; {cure}") from error
 
 
 def library(module: str, *, package: str, what: str) -> Any:
