@@ -62,9 +62,9 @@ def preferred(scores: Sequence[ValidationScore]) -> int:
 def simplest(
     logits: Sequence[NDArray[np.floating[Any]]], sizes: Sequence[int], known: Windows, *, metric: AnyMetric
 ) -> int:
-    """Return the number of the smallest candidate that is neither surely worse than the best nor surely less likely.
+    """Return the number of the smallest candidate that is neither significantly worse nor less likely than the best.
 
-    Logits (N, K) are of known validation windows. Surely is by more than a standard error of the difference over
+    Logits (N, K) are of known validation windows. Significant is more than a standard error of the difference over
     groups; of candidates of one size the likeliest wins.
     """
     task, labels = known.spec.task, known.labels

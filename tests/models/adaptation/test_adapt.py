@@ -292,8 +292,8 @@ BAD = {
         ["--teacher", "{site}/teacher.ckpt"],
         "one",
         (
-            "teacher: expected a dataset with modality 'gyro', which it was trained with, got acc; train a teacher on "
-            "this dataset"
+            "teacher: expected a dataset with modality 'gyro', which it was trained with, got acc; "
+            "name the dataset of its training, or train a teacher on this dataset"
         ),
     ),
     "a sensor that is not there": (

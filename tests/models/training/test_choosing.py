@@ -178,7 +178,7 @@ def test_the_smallest_is_taken_unless_it_is_surely_worse_or_less_likely(machines
 
     assert chosen(as_likely, right, sizes=(2, 1)) == 1
     assert chosen(as_likely, right, sizes=(1, 2)) == 0
-    # Wrong once in every group: surely worse.
+    # Wrong once in every group: significantly worse.
     assert chosen(confident(labels, one_of_each_wrong), right, sizes=(1, 4)) == 1
     # Right everywhere, and less likely in every group: half of the margins vary.
     unsure = confident(labels, np.where(np.arange(len(labels)) % 2, 0.05, 4.0))

@@ -121,7 +121,7 @@ BAD = {
         CONFIG,
         (
             "starting teacher: modality 'acc': expected windows (T, C)=(16, 1) at 10.0 Hz, got (32, 1) at 10.0 Hz; "
-            "train a teacher on this dataset"
+            "name the dataset of its training, or train a teacher on this dataset"
         ),
     ),
     "another size": (

@@ -200,7 +200,10 @@ def test_a_teacher_of_values_with_another_meaning_is_refused(machines, teacher, 
     windows = replace(windows, spec=msgspec.structs.replace(windows.spec, modalities=modalities))
     with pytest.raises(UsageError) as caught:
         check_compatible("teacher", teacher.task, teacher.modalities, windows)
-    assert str(caught.value) == f"teacher: modality 'gyro': {message}; train a teacher on this dataset"
+    assert (
+        str(caught.value)
+        == f"teacher: modality 'gyro': {message}; name the dataset of its training, or train a teacher on this dataset"
+    )
 
 
 def test_a_teacher_may_know_fewer_sensors_than_the_dataset(machines):

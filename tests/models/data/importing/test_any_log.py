@@ -68,9 +68,9 @@ def test_rows_without_a_label_get_a_name_and_a_new_name_must_be_of_a_label(
     plant: Path, recipe: Callable[..., None]
 ) -> None:
     add_flags(plant, dict.fromkeys(range(6), ("", "worn")))
-    recipe((LABELS, 'column = "fault"\nrename = {"" = "ok", wron = "worn"}'))
-    assert refusal(plant) == "'labels.rename': expected labels that occur, got 'wron'; they are '', 'worn'"
-    recipe((", wron", ", worn"))
+    recipe((LABELS, 'column = "fault"\nrename = {"" = "ok", worm = "worn"}'))
+    assert refusal(plant) == "'labels.rename': expected labels that occur, got 'worm'; they are '', 'worn'"
+    recipe((", worm", ", worn"))
     assert np.bincount(run(plant).dataset.everything().labels).tolist() == [30, 30]
 
 

@@ -103,7 +103,7 @@ def test_a_good_recipe_has_no_warnings(plant):
     assert warnings(plant) == []
 
 
-@pytest.mark.parametrize("typo", ["wron", "worn "])
+@pytest.mark.parametrize("typo", ["worm", "worn "])
 def test_a_class_of_one_file_that_looks_like_another_is_named_with_its_cure(plant, typo):
     relabel(plant, 2, "worn", f'"{typo}"' if " " in typo else typo)
     expected = (
