@@ -111,8 +111,8 @@ BAD = {
         {"labels": ("idle", "broken")},
         CONFIG,
         (
-            "starting teacher: expected the classes idle, broken of the dataset, got classes idle, busy; train a "
-            "teacher on this dataset"
+            "starting teacher: expected the classes idle, broken of the dataset, got classes idle, busy; "
+            "name the dataset of its training, or train a teacher on this dataset"
         ),
     ),
     "other windows": (
