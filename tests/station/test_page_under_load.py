@@ -123,7 +123,8 @@ def test_what_a_client_does_wrong_is_an_answer_of_4xx_and_one_log_line_a_cause(p
             pass
     lines = [line for line in page.log().splitlines() if not line.startswith("page: http")]
     causes = [re.sub(r"(answers \d+|request received).*", r"\1", line) for line in lines if "press 1" not in line]
-    assert sorted(causes) == [
+    floods = re.compile("answers (401|429|503)$")  # other tests of this page may have come before
+    assert sorted(cause for cause in causes if not floods.search(cause)) == [
         "INFO page: /events answers 404",
         "INFO page: /login answers 400",
         "INFO page: /login answers 413",
