@@ -15,6 +15,7 @@ from mmkd_edge.cli.show import say
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import task_text
 from mmkd_models.data.checking.describe import count_splits
+from mmkd_models.data.checking.findings import list_first
 from mmkd_models.data.dataset import make_windows
 from mmkd_models.data.importing.patterns import with_parts
 from mmkd_models.data.importing.window_labels import labelled_intervals
@@ -83,10 +84,6 @@ def clock_lines(report: RecipeReport) -> list[str]:
     return [*lines, *dict.fromkeys(lost)]  # once for the sensors of one file
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MAX_NAMED]) + (f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else "")
-
-
 def window_lines(report: RecipeReport) -> list[str]:
     """Describe the windows of each class and split, and those left out."""
     spec, task = report.dataset.spec, report.dataset.spec.task
@@ -114,14 +111,16 @@ def window_lines(report: RecipeReport) -> list[str]:
         lines.append(f"warning: missing file: {file} ({present} is there); {fate} {how}")
     apart = [one.name for one in report.recordings if one.shares_no_time] if covers_all else []
     lines += (
-        [f"warning: no windows: the sensors of {_listed(apart)} share no time; correct their times"] if apart else []
+        [f"warning: no windows: the sensors of {list_first(apart)} share no time; correct their times"] if apart else []
     )
     empty: dict[str, list[str]] = {}
     for recording in report.recordings:
         for channel in recording.empty:
             empty.setdefault(channel, []).append(recording.name)
     cure = "it is missing (NaN) there, unless you leave the recordings out (exclude)"
-    lines += [f"warning: no value: channel {channel} in {_listed(files)}; {cure}" for channel, files in empty.items()]
+    lines += [
+        f"warning: no value: channel {channel} in {list_first(files)}; {cure}" for channel, files in empty.items()
+    ]
     rule = report.recipe.labels
     if not (rule.task == "regression" and rule.column):
         without = [recording for recording in report.recordings if not labelled_intervals(recording, rule)]
@@ -130,9 +129,9 @@ def window_lines(report: RecipeReport) -> list[str]:
         missing = [path for path in dict.fromkeys(missing) if not (report.folder / path).exists()]
         names = [recording.name for recording in without]
         kept = "kept without one" if rule.unlabelled == "keep" else "left out (unlabelled = 'drop')"
-        files = f" (missing file: {_listed(missing)})" if missing else ""
+        files = f" (missing file: {list_first(missing)})" if missing else ""
         if 0 < len(names) < len(report.recordings):
-            lines.append(f"warning: no label: {_listed(names)}{files}; windows are {kept}")
+            lines.append(f"warning: no label: {list_first(names)}{files}; windows are {kept}")
     if task.kind == "classification" and rule.column and all(name.replace(".", "").isdecimal() for name in task.labels):
         new = ", ".join(f'"{name}" = "NAME"' for name in task.labels[:_MAX_NAMED])
         lines.append(f"labels are numbers; to name them, set rename = {{{new}}} under [labels]")

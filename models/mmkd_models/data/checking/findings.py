@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,7 @@ def _find_stuck(windows: Windows, figures: ModalityScan, number: int, name: str)
             yield problem(
                 "stuck channel",
                 f"{name} does not move in {fraction:.1%} of all windows, and in nearly every window of {key} "
-                f"{_list(stuck)}",
+                f"{list_first(stuck)}",
                 "set it to missing (NaN) there, or leave these windows out",
             )
             return
@@ -223,7 +223,7 @@ def _gaps(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:
         if windows.has_groups:
             groups, counts = np.unique(windows.groups[figures.absent], return_counts=True)
             most_first = [repr(groups[place].item()) for place in np.argsort(-counts, kind="stable")]
-            where = f", in {'group' if len(groups) == 1 else 'groups'} {_list(most_first)}"
+            where = f", in {'group' if len(groups) == 1 else 'groups'} {list_first(most_first)}"
         yield note(
             "gaps",
             f"{name}: no value in {_count(count, 'window')} of {len(windows)} ({count / len(windows):.1%}){where}",
@@ -265,7 +265,8 @@ def _count(count: int | np.int64, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _list(values: list[Any]) -> str:
+def list_first(values: Sequence[Any]) -> str:
+    """Return the first three values and the number of the others: `a, b, c and 4 more`."""
     more = f" and {len(values) - _MAX_NAMED} more" if len(values) > _MAX_NAMED else ""
     return ", ".join(map(str, values[:_MAX_NAMED])) + more
 
