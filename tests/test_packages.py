@@ -309,6 +309,7 @@ IMPORTS = {
     "import": "polars",
     "live": "paho.mqtt",
     "opcua": "asyncua",
+    "databases": "psycopg",
     "monitor": "starlette",
 }
 """What every other extra is for."""

@@ -35,7 +35,12 @@ _JETPACKS = (
 )
 _INT8_FEATURES = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 _DLA_LIBRARY = "libnvdla_compiler.so"
-_DISTRIBUTIONS = {"lightning_fabric": "lightning-fabric", "sklearn": "scikit-learn", "cuda.bindings": "cuda-bindings"}
+_DISTRIBUTIONS = {
+    "lightning_fabric": "lightning-fabric",
+    "sklearn": "scikit-learn",
+    "cuda.bindings": "cuda-bindings",
+    "paho.mqtt": "paho-mqtt",
+}
 # Imported so that they report nothing over the network.
 _IMPORTS: dict[str, Callable[[], Any]] = {"onnxruntime": import_onnxruntime, "openvino": import_openvino}
 
@@ -84,6 +89,16 @@ _ABILITIES = (
         _Ability("mmkd-export --target " + row.name, row.libraries, f"pip install '{row.extra}'", is_imported=False)
         for row in TARGETS
         if row.libraries and row.convert is not None
+    ),
+    *(
+        _Ability(f"mmkd-run: {what}", ("typer", "rich", *modules), f"pip install 'mmkd-edge[{extra}]'")
+        for what, modules, extra in (
+            ("files, InfluxDB", (), "live"),
+            ("MQTT", ("paho.mqtt",), "live"),
+            ("Modbus", ("pymodbus",), "live"),
+            ("OPC UA", ("asyncua",), "live,opcua"),
+            ("PostgreSQL", ("psycopg",), "databases"),
+        )
     ),
     _Ability(
         "engines: TensorRT",

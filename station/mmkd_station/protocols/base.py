@@ -155,6 +155,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"{self.text}: {name}: {path}: {os_reason(error)}") from error
         return path
 
+    def uses_tls(self) -> bool:
+        """Return whether the connection is encrypted: yes without `tls=off`. Raises UsageError."""
+        return self.choice("tls", ("on", "off"), "on") == "on"
+
     def credentials(self) -> tuple[str, str] | None:
         """Return user and password from the `credentials` file, one line `USER:PASSWORD`. Raises UsageError."""
         path = self.file("credentials")
@@ -181,6 +185,12 @@ def read_endpoint(text: str, *, scheme: str, options: Collection[str], port: int
     if unknown:
         raise UsageError(f"{text}: expected options among {', '.join(options)}, got {unknown[0]!r}; correct it")
     return Endpoint(text=text, host=host.strip("[]"), port=int(number), path=path, options=given)
+
+
+def with_tls_cure(reason: str) -> str:
+    """Add to a reason that concerns TLS what to do about it."""
+    cure = "; trust its certificate with ca=FILE, or add tls=off if the server has no TLS"
+    return reason + cure * bool(re.search("SSL|certificate", reason))
 
 
 def check_no_password(where: str, *, form: str) -> None:

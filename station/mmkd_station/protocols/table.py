@@ -22,11 +22,14 @@ from mmkd_station.protocols.files import (
     recordings_source,
     stdin_source,
 )
+from mmkd_station.protocols.http import url_host
+from mmkd_station.protocols.influxdb import InfluxSink
 from mmkd_station.protocols.modbus import modbus_source, modbus_write_sink
 from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
 from mmkd_station.protocols.opcua import opcua_source, opcua_write_sink
+from mmkd_station.protocols.postgresql import PostgresSink, postgresql_source
 from mmkd_station.protocols.video import camera_source, video_source
-from mmkd_station.protocols.webhook import WebhookSink, url_host
+from mmkd_station.protocols.webhook import WebhookSink
 
 
 class _SourceKind(msgspec.Struct, frozen=True):
@@ -53,6 +56,9 @@ SOURCES: dict[str, _SourceKind] = {
     "mqtts://": _SourceKind("mqtts://HOST/TOPIC", "JSON messages over TLS", mqtt_source),
     "opcua://": _SourceKind("opcua://HOST", "OPC UA nodes, polled", opcua_source),
     "modbus://": _SourceKind("modbus://HOST", "Modbus registers, polled", modbus_source),
+    "postgresql://": _SourceKind(
+        "postgresql://HOST/DATABASE?table=NAME", "replay the rows of a table", postgresql_source
+    ),
     "wav:": _SourceKind("wav:FILE", "an audio file", wav_source),
     "pcm": _SourceKind("pcm", "sound from the standard input: 16 bits, little-endian", pcm_source),
     "cam:": _SourceKind("cam:N", "a camera: number, device, URL or GStreamer pipeline", camera_source, frames=True),
@@ -72,6 +78,8 @@ SINKS: dict[str, _SinkKind] = {
     ),
     "mqtt://": _SinkKind("mqtt://HOST/TOPIC", "JSON messages below a topic", MqttSink),
     "mqtts://": _SinkKind("mqtts://HOST/TOPIC", "JSON messages below a topic, over TLS", MqttSink),
+    "influxdb://": _SinkKind("influxdb://HOST/DATABASE", "points of InfluxDB's line protocol", InfluxSink),
+    "postgresql://": _SinkKind("postgresql://HOST/DATABASE", "rows of a table, each record once", PostgresSink),
 }
 
 _Kind = TypeVar("_Kind", _SourceKind, _SinkKind)

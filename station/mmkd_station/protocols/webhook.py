@@ -5,8 +5,6 @@ Options follow a `#`: `kinds=alarm,state` posts only these, `headers=FILE` adds 
 
 from __future__ import annotations
 
-import re
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,29 +12,13 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.errors import UsageError, os_reason
-from mmkd_station.protocols.base import RefusedError, Sink
+from mmkd_station.protocols.base import Sink
+from mmkd_station.protocols.http import post
 from mmkd_station.records import AlarmRecord, Record, ResultRecord, StateRecord
 
 _KINDS: dict[str, type] = {"result": ResultRecord, "alarm": AlarmRecord, "state": StateRecord}
-_TIMEOUT_S = 10.0
 # Another try may help: timeout, too early, too many.
 _TRANSIENT = (408, 425, 429)
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection: records would be lost, and headers would go to another host."""
-
-    def redirect_request(self, *_: object) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirects)
-
-
-def url_host(url: str) -> str:
-    """Return a URL up to its host: the rest is often secret, and pages and logs are read."""
-    scheme, mark, rest = url.partition("://")
-    return scheme + mark + re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
 
 
 class WebhookSink(Sink):
@@ -63,19 +45,7 @@ class WebhookSink(Sink):
         if not posted:
             return
         request = urllib.request.Request(self._url, data=msgspec.json.encode(posted), headers=self._headers)
-        try:
-            with _OPENER.open(request, timeout=_TIMEOUT_S) as answer:
-                answer.read(1)
-        except urllib.error.HTTPError as error:
-            error.close()
-            if 300 <= error.code < 400:
-                address = error.headers.get("Location", "an address it does not name")
-                raise RefusedError(
-                    f"{url_host(self._url)}: {error.code}, moved to {address}; name that address"
-                ) from error
-            if 400 <= error.code < 500 and error.code not in _TRANSIENT:
-                raise RefusedError(f"{url_host(self._url)}: {error.code} {error.reason}") from error
-            raise ConnectionError(f"{url_host(self._url)}: {error.code} {error.reason}") from error
+        post(request, is_final=lambda error: 400 <= error.code < 500 and error.code not in _TRANSIENT)
 
 
 def _headers(file: str | None) -> dict[str, str]:

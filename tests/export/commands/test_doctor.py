@@ -94,7 +94,8 @@ def test_without_any_library_it_names_every_command_that_installs_them():
         "import sys\n"
         "for name in ('torch', 'safetensors', 'lightning_fabric', 'sklearn', 'tensorboard', 'onnx', 'onnxscript',\n"
         "             'onnxruntime', 'openvino', 'typer', 'rich', 'psutil', 'tensorrt', 'tensorrt_rtx', 'cuda',\n"
-        "             'ai_edge_litert', 'litert_torch', 'ai_edge_quantizer'):\n"
+        "             'ai_edge_litert', 'litert_torch', 'ai_edge_quantizer', 'paho', 'pymodbus', 'asyncua',\n"
+        "             'psycopg'):\n"
         "    sys.modules[name] = None\n"
     )
     assert done.returncode == 3
@@ -104,6 +105,8 @@ def test_without_any_library_it_names_every_command_that_installs_them():
         check["status"] for what, check in checks.items() if what not in ("NVIDIA driver", "run bundles: native")
     } == {"missing"}
     assert checks["mmkd-export"]["found"] == "no torch, safetensors, onnx, onnxscript, onnxruntime, typer, rich"
+    assert checks["mmkd-run: PostgreSQL"]["found"] == "no typer, rich, psycopg"
+    assert checks["mmkd-run: PostgreSQL"]["advice"] == "pip install 'mmkd-edge[databases]'"
     assert checks["mmkd-export"]["advice"] == "pip install 'mmkd-edge[export]'"
 
 

@@ -1,0 +1,380 @@
+"""InfluxDB, VictoriaMetrics and PostgreSQL, each a real server of this machine that is killed and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmkd_edge import UnavailableError, UsageError
+from mmkd_station.intake import Intake
+from mmkd_station.protocols.base import Columns, RefusedError, SourceRequest
+from mmkd_station.protocols.influxdb import InfluxSink, point
+from mmkd_station.protocols.postgresql import PostgresSink, postgresql_source
+from mmkd_station.protocols.table import open_sink
+from mmkd_station.records import Record, record_line
+from tests.edge.said import said
+from tests.station.rig import alarm, end, feed, free_port, result, start, state, until, write_certificate
+
+INFLUXD, VICTORIA = shutil.which("influxd"), shutil.which("victoria-metrics")
+POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+PASSWORD = "press-s3cret"
+# PostgreSQL refuses to run as root.
+OWNER = "postgres" if os.geteuid() == 0 else None
+
+
+class Server:
+    """A server on a port of this machine, in a folder that its user may read."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="mmkd-"))
+        self.tls = write_certificate(self.folder)
+        (self.folder / "user").write_text(f"press:{PASSWORD}\n")
+        self.prepare()
+        self.start()
+
+    def prepare(self) -> None: ...
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        errors = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(
+            self.command(), stdout=errors, stderr=errors, start_new_session=True, user=self.owner
+        )
+        errors.close()
+        until(self.is_ready)
+
+    owner: str | None = None
+
+    def is_ready(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder)
+
+
+class Influx(Server):
+    """InfluxDB 1 with TLS and users."""
+
+    def prepare(self) -> None:
+        (self.folder / "conf").write_text(
+            f'bind-address = "127.0.0.1:{free_port()}"\nreporting-disabled = true\n[meta]\ndir = "{self.folder}/meta"\n'
+            f'[data]\ndir = "{self.folder}/data"\nwal-dir = "{self.folder}/wal"\n[http]\nauth-enabled = true\n'
+            f'bind-address = "127.0.0.1:{self.port}"\nhttps-enabled = true\n'
+            f'https-certificate = "{self.folder}/plant.crt"\n'
+            f'https-private-key = "{self.folder}/plant.key"\n[monitor]\nstore-enabled = false\n'
+        )
+
+    def command(self) -> list[str]:
+        return [str(INFLUXD), "-config", str(self.folder / "conf")]
+
+    def ask(self, query: str) -> list[dict[str, Any]]:
+        """The points of a query, each as an object."""
+        url = f"https://127.0.0.1:{self.port}/query?u=press&p={PASSWORD}&db=plant&epoch=ns"
+        data = urllib.parse.urlencode({"q": query}).encode()
+        with urllib.request.urlopen(url, data=data, context=self.tls, timeout=20) as answer:
+            [answered] = json.load(answer)["results"]
+        assert "error" not in answered, answered
+        series = answered.get("series", [])
+        return [dict(zip(part["columns"], row, strict=True)) for part in series for row in part["values"]]
+
+    @property
+    def sink(self) -> str:
+        return f"influxdb://127.0.0.1:{self.port}/plant?ca={self.folder}/plant.crt&credentials={self.folder}/user"
+
+    def numbers(self) -> list[int]:
+        return sorted(row["number"] for row in self.ask("SELECT * FROM /mmkd_.*/"))
+
+
+class Postgres(Server):
+    """PostgreSQL with TLS and a password."""
+
+    owner = OWNER
+
+    def prepare(self) -> None:
+        (self.folder / "password").write_text(PASSWORD)
+        (self.folder / "plant.key").chmod(0o600)
+        if OWNER is not None:
+            for path in (self.folder, *self.folder.iterdir()):
+                shutil.chown(path, OWNER)
+        options = ["-D", self.folder / "data", "-U", "press", "-A", "scram-sha-256", "-N"]
+        subprocess.run(
+            [POSTGRES / "initdb", *options, f"--pwfile={self.folder}/password"],
+            check=True, capture_output=True, user=OWNER, cwd="/",
+        )  # fmt: skip
+
+    def command(self) -> list[str]:
+        settings = {
+            "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.folder, "ssl": "on",
+            "ssl_cert_file": self.folder / "plant.crt", "ssl_key_file": self.folder / "plant.key",
+        }  # fmt: skip
+        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        return [str(POSTGRES / "postgres"), "-D", str(self.folder / "data"), *words]
+
+    def ask(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        import psycopg
+
+        place = f"host=127.0.0.1 port={self.port} dbname=postgres user=press password={PASSWORD} sslmode=require"
+        with psycopg.connect(place, autocommit=True) as connection:
+            cursor = connection.execute(query, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def is_ready(self) -> bool:
+        return subprocess.run([POSTGRES / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]).returncode == 0
+
+    @property
+    def place(self) -> str:
+        options = f"ca={self.folder}/plant.crt&credentials={self.folder}/user"
+        return f"postgresql://127.0.0.1:{self.port}/postgres?{options}"
+
+    @property
+    def sink(self) -> str:
+        return self.place
+
+    def numbers(self) -> list[int]:
+        if self.ask("SELECT to_regclass('mmkd_records')") == [(None,)]:
+            return []
+        return [number for (number,) in self.ask("SELECT number FROM mmkd_records ORDER BY number")]
+
+
+@pytest.fixture(scope="module")
+def influx() -> Iterator[Influx]:
+    if INFLUXD is None:
+        pytest.skip("needs Debian's influxdb")
+    server = Influx()
+    try:
+        server.ask(f"CREATE USER press WITH PASSWORD '{PASSWORD}' WITH ALL PRIVILEGES")
+        server.ask("CREATE DATABASE plant")
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    pytest.importorskip("psycopg")
+    if POSTGRES is None:
+        pytest.skip("needs Debian's postgresql")
+    server = Postgres()
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("kind", ["influx", "postgres"])
+def test_a_database_that_is_killed_has_every_record_once(
+    kind: str, bundle_path: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server: Influx | Postgres = request.getfixturevalue(kind)
+    log = tmp_path / "all.jsonl"
+    child = start(
+        bundle_path, "--source", "stdin", "--sink", server.sink, "--sink", f"jsonl:{log}", "--hop", "5",
+        "--store", tmp_path / "store", "--json", "--name", "press, 1",
+    )  # fmt: skip
+    lines = "1,0,0\n" * 50
+    feed(child, lines)
+    until(lambda: server.numbers() != [])
+    server.kill()
+    for _ in range(20):
+        feed(child, lines)
+    until(lambda: log.read_text().count("\n") > 190)
+    server.start()
+    feed(child, lines)
+    written = lambda: [json.loads(line)["number"] for line in log.read_text().splitlines()]  # noqa: E731
+    until(lambda: len(written()) > 200 and server.numbers() == written())
+    output, errors = end(child)
+    assert server.numbers() == written() == list(range(1, written()[-1] + 1))
+    facts = {sink["sink"].split(":")[0]: sink for sink in json.loads(output)["sinks"]}[server.sink.split(":")[0]]
+    assert (facts["written"], facts["dropped"], facts["waiting"]) == (len(written()), 0, 0)
+    assert "its records wait" in errors
+    assert PASSWORD not in output + errors
+
+
+RECORDS: list[Record] = [
+    state(1, decided_s=1795707180.5, boot="b"),
+    result(2, decided_s=1795707180.5, boot="b", label="a\0b", reason="a\\u0000 \0"),
+    alarm(3, decided_s=1795707180.5, boot="b"),
+]
+
+
+def test_postgresql_keeps_a_record_that_comes_twice_once_and_whole(postgres: Postgres) -> None:
+    sink = PostgresSink(f"{postgres.place}&table=twice", "")
+    for _ in range(2):
+        sink.write(RECORDS)
+    sink.write([result(2, boot="another")])
+    sink.close()
+    assert postgres.ask("SELECT boot, number, kind, status, label, probability FROM twice ORDER BY boot, number") == [
+        ("another", 2, "result", "ok", "worn", 0.876),
+        ("b", 1, "state", "connected", "", None),
+        ("b", 2, "result", "ok", "a\ufffdb", 0.876),
+        ("b", 3, "alarm", "raised", "worn", 0.9),
+    ]
+    [(decided, record)] = postgres.ask("SELECT extract(epoch FROM decided), record FROM twice WHERE number = 3")
+    assert (float(decided), record) == (1795707180.5, json.loads(record_line(RECORDS[2])))
+    [(reason,)] = postgres.ask("SELECT record->>'reason' FROM twice WHERE boot = 'b' AND number = 2")
+    assert reason == "a\\u0000 \ufffd"
+    postgres.ask("ALTER TABLE twice ADD CHECK (number < 9)")
+    with pytest.raises(RefusedError, match="violates check constraint"):
+        sink.write([result(9)])
+    sink.write([result(8)])
+    sink.close()
+
+
+def test_a_point_has_tags_fields_and_a_time_of_its_own() -> None:
+    record = result(
+        4567, station="press 1,a=b\\", decided_s=1795707180.480001, reason='say "no"\\', probability=float("nan"),
+        probabilities=(0.25, 0.75), dropped=2, boot="0f",
+    )  # fmt: skip
+    assert point(record) == (
+        r"mmkd_result,station=press\ 1\,a\=b" + "\ufffd" + r",label=worn,status=ok number=4567i,time_s=1.0,"
+        r'decided_s=1795707180.480001,reason="say \"no\"\\",index=1i,probabilities_0=0.25,probabilities_1=0.75,'
+        r'missing_fraction=0.0,modality="acc",dropped=2i,late=0i,boot="0f" 1795707180480001567'
+    )
+
+
+def test_influxdb_keeps_a_record_that_comes_twice_once_and_drops_what_it_refuses(influx: Influx) -> None:
+    influx.ask("CREATE DATABASE twice")
+    sink = InfluxSink(influx.sink.replace("/plant?", "/twice?"), "")
+    for _ in range(2):
+        sink.write(RECORDS)
+    rows = influx.ask("SELECT number, label, reason FROM twice..mmkd_result")
+    assert rows == [{"time": 1795707180500000002, "number": 2, "label": "a\ufffdb", "reason": "a\\u0000 \0"}]
+    assert len(influx.ask("SELECT number FROM twice../mmkd_.*/")) == 3
+    influx.ask("DROP DATABASE twice")
+    with pytest.raises(ConnectionError, match='404 database not found: "twice"'):  # waits until it is made
+        sink.write(RECORDS)
+    influx.ask("CREATE RETENTION POLICY short ON plant DURATION 1h REPLICATION 1 DEFAULT")
+    with pytest.raises(RefusedError, match="400 partial write: points beyond retention policy dropped=3"):
+        InfluxSink(influx.sink, "").write(RECORDS)
+    influx.ask("ALTER RETENTION POLICY autogen ON plant DEFAULT")
+
+
+@pytest.mark.skipif(VICTORIA is None, reason="needs Debian's victoria-metrics")
+def test_victoria_metrics_takes_the_points_of_versions_1_and_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Victoria(Server):
+        def command(self) -> list[str]:
+            return [str(VICTORIA), f"-httpListenAddr=127.0.0.1:{self.port}", f"-storageDataPath={self.folder}/data",
+                    "-retentionPeriod=100y", "-memory.allowedBytes=64MB"]  # fmt: skip
+
+    monkeypatch.setenv("INFLUX_TOKEN", "t0ken")
+    server = Victoria()
+    try:
+        for version in ("1", "2&org=plant"):
+            open_sink(f"influxdb://127.0.0.1:{server.port}/plant?tls=off&version={version}").write(RECORDS)
+        url = f"http://127.0.0.1:{server.port}"
+        urllib.request.urlopen(f"{url}/internal/force_flush").close()
+        query = urllib.parse.urlencode({"match[]": "mmkd_alarm_probability"})
+        with urllib.request.urlopen(f"{url}/api/v1/export?{query}") as answer:
+            series = sorted((json.loads(line) for line in answer), key=lambda one: len(one["metric"]))
+    finally:
+        server.close()
+    tags = {"__name__": "mmkd_alarm_probability", "station": "press 1", "label": "worn", "event": "raised"}
+    assert series == [
+        {"metric": metric, "values": [0.9], "timestamps": [1795707180500]} for metric in (tags, tags | {"db": "plant"})
+    ]
+
+
+def wanted(**changes: Any) -> SourceRequest:
+    columns = Columns(names=("x", "y"), factors=(2.0, 1.0), offsets=(0.0, 0.0))
+    return SourceRequest(columns=columns, rate_hz=10.0, **changes)
+
+
+def test_a_table_is_replayed_in_its_order_and_goes_on_after_the_server_was_killed(postgres: Postgres) -> None:
+    postgres.ask("CREATE TABLE log (time timestamptz, x numeric, y int, at_ms bigint)")
+    postgres.ask(
+        "INSERT INTO log SELECT '2026-11-30 00:00Z'::timestamptz + n * interval '0.1 s', n / 10.0, nullif(n, 3), "
+        "100 * n FROM generate_series(9999, 0, -1) AS n"
+    )
+    source = f"{postgres.place}&table=public.log"
+    intake = Intake(may_drop=False)
+    deliveries = postgresql_source(source, "", wanted()).deliveries(intake)
+    pieces = [next(deliveries)]
+    postgres.kill()
+    starting = threading.Timer(0.5, postgres.start)
+    starting.start()
+    pieces += deliveries
+    starting.join()
+    times = [moment for piece in pieces for moment in piece.times.tolist()]
+    rows = [row for piece in pieces for row in piece.rows.tolist()]
+    assert times == pytest.approx([1795996800 + 0.1 * n for n in range(10_000)], abs=1e-6)
+    assert np.allclose(rows[:4], [[0.0, 0.0], [0.2, 1.0], [0.4, 2.0], [0.6, np.nan]], equal_nan=True)
+    assert [connected for connected, _ in intake.notes()].count(True) == 2
+
+    some = wanted(time_column="at_ms", time_unit="ms")
+    pieces = [*postgresql_source(f"{source}&since=500&until=800", "", some).deliveries(Intake(may_drop=False))]
+    assert pieces[0].times.tolist() == pytest.approx([0.5, 0.6, 0.7])
+    bound = f"{source}&since=2026-11-30T00:16:39.9Z"
+    assert len(next(postgresql_source(bound, "", wanted()).deliveries(Intake(may_drop=False))).rows) == 1
+
+
+def test_a_replay_that_cannot_begin_says_why(postgres: Postgres) -> None:
+    postgres.ask("CREATE TABLE IF NOT EXISTS bare (time timestamptz, x float8)")
+    source = f"{postgres.place}&table=bare"
+    cure = "; name table=, the columns with --map CHANNEL=COLUMN and the times with --time-column"
+    refused = said(UsageError, lambda: postgresql_source(source, "", wanted()))
+    assert refused == f'--source {source}: column "y" does not exist{cure}'
+    absent = source.replace("bare", "absent")
+    refused = said(UsageError, lambda: postgresql_source(absent, "", wanted()))
+    assert refused == f'--source {absent}: relation "absent" does not exist{cure}'
+    away = f"postgresql://127.0.0.1:{free_port()}/plant?table=bare&tls=off"
+    refused = said(UnavailableError, lambda: postgresql_source(away, "", wanted()))
+    assert "Connection refused" in refused
+    assert refused.endswith("; check the address, the credentials and that PostgreSQL runs there")
+
+
+@pytest.mark.parametrize("kind", ["influx", "postgres"])
+def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_cure(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    server: Influx | Postgres = request.getfixturevalue(kind)
+    sink = open_sink(server.sink.replace(f"ca={server.folder}/plant.crt&", ""))
+    with pytest.raises(ConnectionError, match="certificate verify failed") as refused:
+        sink.write(RECORDS)
+    assert str(refused.value).endswith("; trust its certificate with ca=FILE, or add tls=off if the server has no TLS")
+    sink.close()
+    if kind == "influx":
+        with pytest.raises(ConnectionError, match=r"400 Bad Request|reset by peer"):  # waits for a corrected address
+            open_sink(f"{server.sink}&tls=off").write(RECORDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("influxdb://host", "--sink influxdb://host: expected influxdb://HOST/DATABASE, got no database; name it"),
+        ("influxdb://u:p@host/a", "expected no password in the text, where others see it; use ?credentials=FILE"),
+        ("influxdb://host/a?version=4", "version: expected one of 1, 2, 3, got '4'; choose one of them"),
+        ("influxdb://host/a?tls=no", "tls: expected one of on, off, got 'no'; choose one of them"),
+        ("influxdb://host/a?version=2&credentials=FILE", "FILE: expected one line, the token, got something else"),
+        ("influxdb://host/a?credentials=FILE", "FILE: expected one line, USER:PASSWORD, got something else; write it"),
+        ("postgresql://host", "postgresql://host: expected postgresql://HOST/DATABASE, got no database; name it"),
+        ("postgresql://host/a?credentials=/none", "credentials: /none: no such file or directory; check the path"),
+    ],
+)
+def test_a_text_that_names_no_database_says_why(text: str, expected: str, tmp_path: Path) -> None:
+    if text.startswith("postgresql"):
+        pytest.importorskip("psycopg")
+    file = tmp_path / "file"
+    file.write_text("two words\n")
+    text, expected = text.replace("FILE", str(file), text.count("=FILE")), expected.replace("FILE:", f"{file}:")
+    assert expected in said(UsageError, lambda: open_sink(text))
