@@ -237,6 +237,11 @@ def _open_inputs(stack: ExitStack, request: _Request) -> tuple[SuiteInputs, Data
         seed=request.seed,
         on_part=say,
     )
+    if "combined" in (options.suite or ()) and inputs.several_labels is None:
+        raise UsageError(
+            f"--suite combined: expected windows with two labels or more, got none of {part} of {dataset.spec.name!r} "
+            f"(kind {dataset.spec.task.kind}); leave the suite out, or name another --split"
+        )
     if "shift" in request.names:
         inputs = replace(inputs, shift=_plan_shift(request, inputs, dataset))
     return inputs, data

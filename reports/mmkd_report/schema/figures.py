@@ -85,6 +85,8 @@ MEASURES = (
     Measure(name="pearson", words="correlation", short="Pearson"),
 )
 
+SET_F1 = _share("set_f1", "set-F1", "Set-F1")  # of answered sets of labels, mean over windows
+
 
 class ClassScores(msgspec.Struct, frozen=True, kw_only=True):
     """Fractions from 0 to 1, over classes that occur."""

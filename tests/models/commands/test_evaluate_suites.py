@@ -87,7 +87,7 @@ def test_every_suite_takes_what_hears_and_what_sees(
     ]  # fmt: skip
 
 
-_SUITES = "scores, missing, faults, shift, groups, confidence, cost, all"
+_SUITES = "scores, missing, faults, shift, groups, combined, confidence, cost, all"
 _NO_METADATA = "--by machine: dataset 'machines' has no such metadata; choose one of group"
 
 
@@ -95,6 +95,13 @@ _NO_METADATA = "--by machine: dataset 'machines' has no such metadata; choose on
     ("options", "message"),
     [
         ("--suite fault", f"--suite: expected one of {_SUITES}, got 'fault'; choose one of them"),
+        (
+            "--suite combined",
+            (
+                "--suite combined: expected windows with two labels or more, got none of test windows of 'machines' "
+                "(kind classification); leave the suite out, or name another --split"
+            ),
+        ),
         ("--split exam", "--split: expected one of train, valid, test, got 'exam'; choose one of them"),
         ("--fold 99", "fold 99: expected 0 to 4, since dataset 'machines' has 5 folds; choose among them"),
         ("--suite all --by machine", _NO_METADATA),

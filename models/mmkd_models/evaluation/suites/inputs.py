@@ -87,6 +87,14 @@ class SuiteInputs:
         return None
 
     @property
+    def several_labels(self) -> NDArray[np.bool_] | None:
+        """Windows (N,) with two labels or more, None without any."""
+        if self.windows.spec.task.kind != "multi_label":
+            return None
+        several = self.windows.labels.sum(axis=1) > 1
+        return several if several.any() else None
+
+    @property
     def measure(self) -> Measure:
         """Figure of gains: the first model's validation metric; for regression the error."""
         task, checkpoint = self.windows.spec.task, self.models[0].checkpoint

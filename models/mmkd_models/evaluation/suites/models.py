@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,6 +19,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.install.keys import check_signed
 from mmkd_edge.opening.load import open_student
 from mmkd_edge.predict.student import Config, OpenStudent, answer_windows
+from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.seen import SeenWindows, Trained, cautions_of
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest
@@ -31,6 +33,8 @@ if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.evaluation.rivals import RivalName
 
 _BATCH = 256
+
+Predict = Callable[[Windows], Answers]
 
 CheckSeen = Callable[[str, Trained, str], SeenWindows | None]
 """From a file, a model in it and its first modality: the windows that it knows, as `check_seen` counts them."""
@@ -49,8 +53,10 @@ def model_from_checkpoint(
     modalities = (checkpoint.modality,) if isinstance(checkpoint, StudentCheckpoint) else checkpoint.modalities
     facts = checkpoint.facts
     seen = check_seen(path, facts, modalities[0].name)
-    check_compatible(f"{path}: {'student' if is_student else 'teacher'}", checkpoint.task, modalities, windows)
+    task = judging_task(checkpoint.task, windows)
+    check_compatible(f"{path}: {'student' if is_student else 'teacher'}", task, modalities, windows)
     network = checkpoint.network()
+    predict: Predict = partial(logits_of, network, modality=modalities[0].name if is_student else None)
     return ModelUnderTest(
         facts=JudgedModel(
             name=PurePath(path).name,
@@ -61,7 +67,7 @@ def model_from_checkpoint(
             parameters=sum(parameter.numel() for parameter in network.parameters()),
         ),
         cautions=tuple(cautions_of(path, facts.dataset_sha256, seen, dataset_sha256, len(windows))),
-        predict=partial(logits_of, network, modality=modalities[0].name if is_student else None),
+        predict=predict if task == checkpoint.task else partial(_as_label_sets, predict, checkpoint.task, task),
         seen=seen,
         checkpoint=checkpoint,
     )
@@ -78,7 +84,7 @@ def models_from_bundle(
     check_signed(bundle)
     known = {entry.name: check_seen(path, entry, entry.modality.name) for entry in bundle.manifest.models}
     for entry in bundle.manifest.models:
-        check_compatible(f"{path}: student", entry.task, (entry.modality,), windows)
+        check_compatible(f"{path}: student", judging_task(entry.task, windows), (entry.modality,), windows)
     for entry in bundle.manifest.models:
         name = PurePath(path).name + (f":{entry.name}" if len(bundle.manifest.models) > 1 else "")
         fp32, *others = entry.artifacts  # the fp32 graph is the first
@@ -86,7 +92,8 @@ def models_from_bundle(
             config = Config(backend=backend_for(artifact.format), precision=artifact.precision, threads=1, reason="")
             student = open_student(bundle, entry, config)
             stack.callback(student.close)
-            seen = known[entry.name]
+            seen, task = known[entry.name], judging_task(entry.task, windows)
+            predict: Predict = partial(_answer_dataset, student)
             yield ModelUnderTest(
                 facts=JudgedModel(
                     name=f"{name} {artifact.precision}" if artifact is not fp32 else name,
@@ -98,10 +105,27 @@ def models_from_bundle(
                     artifact=artifact.file,
                 ),
                 cautions=tuple(cautions_of(path, entry.dataset_sha256, seen, dataset_sha256, len(windows))),
-                predict=partial(_answer_dataset, student),
+                predict=predict if task == entry.task else partial(_as_label_sets, predict, entry.task, task),
                 seen=seen,
                 calibration=artifact.confidence,
             )
+
+
+def judging_task(own: TaskSpec, windows: Windows) -> TaskSpec:
+    """Return the windows' task for a model of single classes that include all their labels, otherwise its own task."""
+    task = windows.spec.task
+    is_single = (own.kind, task.kind) == ("classification", "multi_label") and set(task.labels) <= set(own.labels)
+    return task if is_single else own
+
+
+def _as_label_sets(predict: Predict, own: TaskSpec, task: TaskSpec, windows: Windows) -> Answers:
+    """Return logits (N, K) of labels that turn on the likeliest class alone."""
+    logits = predict(windows).astype(np.float64)  # (N, classes)
+    second, best = np.sort(logits, axis=1)[:, -2:].T[:, :, None]
+    apart = logits - np.where(logits == best, second, best)
+    return np.asarray(
+        apart[:, [own.labels.index(name) for name in task.labels]] + math.log(task.on_from / (1 - task.on_from))
+    )
 
 
 def _answer_dataset(student: OpenStudent, windows: Windows) -> Answers:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from mmkd_models.evaluation.suites import confidence, cost, faults, groups, missing, scores, shift
+from mmkd_models.evaluation.suites import combined, confidence, cost, faults, groups, missing, scores, shift
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs
 from mmkd_report.schema.judging import DataFacts, JudgingDocument, SuiteResult
 
@@ -16,6 +16,7 @@ SUITES: dict[str, Suite] = {
     "faults": faults.SUITE,
     "shift": shift.SUITE,
     "groups": groups.SUITE,
+    "combined": combined.SUITE,
     "confidence": confidence.SUITE,
     "cost": cost.SUITE,
 }
