@@ -1,25 +1,29 @@
-"""InfluxDB, VictoriaMetrics and PostgreSQL, each a real server of this machine that is killed and started again."""
+"""InfluxDB, VictoriaMetrics, PostgreSQL and Prometheus: real servers that are killed and started again."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mmkd_edge import UnavailableError, UsageError
+from mmkd_edge import UnavailableError, UsageError, example_bundle
 from mmkd_station.intake import Intake
 from mmkd_station.protocols.base import Columns, RefusedError, SourceRequest
 from mmkd_station.protocols.influxdb import InfluxSink, point
@@ -27,9 +31,10 @@ from mmkd_station.protocols.postgresql import PostgresSink, postgresql_source
 from mmkd_station.protocols.table import open_sink
 from mmkd_station.records import Record, record_line
 from tests.edge.said import said
-from tests.station.rig import alarm, end, feed, free_port, result, start, state, until, write_certificate
+from tests.station.rig import alarm, end, feed, free_port, page_of, result, start, state, until, write_certificate
 
-INFLUXD, VICTORIA = shutil.which("influxd"), shutil.which("victoria-metrics")
+INFLUXD, VICTORIA, PROMETHEUS = map(shutil.which, ("influxd", "victoria-metrics", "prometheus"))
+GRAFANA = Path(__file__).parents[2] / "examples" / "live" / "grafana"
 POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
 PASSWORD = "press-s3cret"
 # PostgreSQL refuses to run as root.
@@ -41,7 +46,7 @@ class Server:
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="mmkd-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="mmkd-server-"))
         self.tls = write_certificate(self.folder)
         (self.folder / "user").write_text(f"press:{PASSWORD}\n")
         self.prepare()
@@ -90,9 +95,9 @@ class Influx(Server):
     def command(self) -> list[str]:
         return [str(INFLUXD), "-config", str(self.folder / "conf")]
 
-    def ask(self, query: str) -> list[dict[str, Any]]:
+    def ask(self, query: str, database: str = "plant") -> list[dict[str, Any]]:
         """The points of a query, each as an object."""
-        url = f"https://127.0.0.1:{self.port}/query?u=press&p={PASSWORD}&db=plant&epoch=ns"
+        url = f"https://127.0.0.1:{self.port}/query?u=press&p={PASSWORD}&db={database}&epoch=ns"
         data = urllib.parse.urlencode({"q": query}).encode()
         with urllib.request.urlopen(url, data=data, context=self.tls, timeout=20) as answer:
             [answered] = json.load(answer)["results"]
@@ -182,6 +187,7 @@ def postgres() -> Iterator[Postgres]:
     server.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["influx", "postgres"])
 def test_a_database_that_is_killed_has_every_record_once(
     kind: str, bundle_path: Path, tmp_path: Path, request: pytest.FixtureRequest
@@ -378,3 +384,108 @@ def test_a_text_that_names_no_database_says_why(text: str, expected: str, tmp_pa
     file.write_text("two words\n")
     text, expected = text.replace("FILE", str(file), text.count("=FILE")), expected.replace("FILE:", f"{file}:")
     assert expected in said(UsageError, lambda: open_sink(text))
+
+
+class Prometheus(Server):
+    """Prometheus, which scrapes a page every second."""
+
+    def __init__(self, page: str) -> None:
+        self.target = page.split("/")[2]
+        super().__init__()
+
+    def prepare(self) -> None:
+        job = {"job_name": "mmkd", "scrape_interval": "1s", "static_configs": [{"targets": [self.target]}]}
+        (self.folder / "conf").write_text(json.dumps({"scrape_configs": [job]}))
+
+    def command(self) -> list[str]:
+        where = [f"--config.file={self.folder}/conf", f"--storage.tsdb.path={self.folder}/data"]
+        return [str(PROMETHEUS), *where, f"--web.listen-address=127.0.0.1:{self.port}"]
+
+    def is_ready(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready") as answer:
+            return answer.status == 200
+        return False
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return json.load(answer)["data"]
+
+
+def panels(dashboard: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
+    return {panel["title"]: panel["targets"] for panel in dashboard["panels"]}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PROMETHEUS is None, reason="needs Debian's prometheus")
+def test_every_panel_of_the_dashboards_shows_what_a_station_wrote(influx: Influx) -> None:
+    pytest.importorskip("prometheus_client")
+    influx.ask("CREATE DATABASE line1")
+    sink = influx.sink.replace("/plant?", "/line1?")
+    child = start(
+        example_bundle(), "--source", "stdin", "--sink", sink, "--monitor", "127.0.0.1:0", "--hop", "50",
+        "--name", "press 1", "--confirm", "1/1", "--min-probability", "0",
+        *(word for label in ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW") for word in ("--alarm", label)),
+    )  # fmt: skip
+    is_over = threading.Event()
+
+    def move() -> None:
+        while not is_over.wait(0.5):
+            moments = [time.time() - 0.02 * n for n in range(25, 0, -1)]
+            rows = [{"time": moment, "ax": 1.0, "ay": 0.0, "az": 0.1} for moment in moments]
+            feed(child, json.dumps(rows) + "\n")
+
+    mover = threading.Thread(target=move)
+    prometheus = Prometheus(page_of(child)[0])
+    mover.start()
+    try:
+        board = json.loads((GRAFANA / "prometheus.json").read_text())
+        assert board["templating"]["list"][0]["query"] == "label_values(mmkd_live_samples_total, station)"
+        for title, targets in panels(board).items():
+            for target in targets:
+                query = target["expr"].replace("$__rate_interval", "20s").replace("$station", "(press 1)")
+                asked = partial(prometheus.ask, "query", query=query)
+                series = until(lambda asked=asked: has_numbers(found := asked()["result"]) and found)
+                labels = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+                assert all(labels <= set(one["metric"]) for one in series), title
+        assert prometheus.ask("label/station/values", **{"match[]": "mmkd_live_samples_total"}) == ["press 1"]
+
+        novel = result(1, decided_s=time.time(), novelty=0.5)  # the shipped student has no novelty
+        InfluxSink(sink, "").write([novel])
+        board = json.loads((GRAFANA / "influxdb.json").read_text())
+        for title, targets in panels(board).items():
+            for target in targets:
+                query = target["query"].replace("$__interval", "1h").replace("$station", "(press 1)")
+                query = query.replace("$timeFilter", "time > now() - 1h")
+                asked = partial(influx.ask, query, "line1")
+                rows = until(lambda asked=asked: [row for row in asked() if None not in row.values()])
+                numbers = [
+                    value for name, value in rows[0].items() if isinstance(value, int | float) and name != "time"
+                ]
+                assert title == "Events" or min(numbers) >= 0, title
+                tags = set(re.findall(r"\$tag_(\w+)", target.get("alias", "")))
+                assert tags <= set(re.findall(r'"(\w+)"', query.partition("GROUP BY")[2])), title
+        stations = influx.ask(board["templating"]["list"][0]["query"], "line1")
+        assert stations == [{"key": "station", "value": "press 1"}]
+    finally:
+        is_over.set()
+        mover.join()
+        prometheus.close()
+        child.kill()
+        child.communicate()
+
+
+def has_numbers(series: list[dict[str, Any]]) -> bool:
+    return bool(series) and all(np.isfinite(float(one["value"][1])) for one in series)
+
+
+def test_the_dashboards_ask_the_databases_that_the_example_provides() -> None:
+    yaml = pytest.importorskip("yaml")
+    sources = yaml.safe_load((GRAFANA / "datasources.yml").read_text())["datasources"]
+    assert {source["uid"]: source["type"] for source in sources} == {"prometheus": "prometheus", "influxdb": "influxdb"}
+    for uid in ("prometheus", "influxdb"):
+        board = json.loads((GRAFANA / f"{uid}.json").read_text())
+        parts = [*board["panels"], *board["templating"]["list"]]
+        assert {(part["datasource"]["type"], part["datasource"]["uid"]) for part in parts} == {(uid, uid)}
+        places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]]
+        assert sorted(places) == [(x, y) for x in (0, 12) for y in range(0, 32, 8)]

@@ -17,17 +17,17 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def test_the_stations_of_the_example_are_stations() -> None:
     spec = read_run_spec(EXAMPLES / "live" / "stations.toml")
     assert [station.name for station in spec.stations] == ["press 1", "press 2"]
-    assert spec.sinks == ("mqtt://broker/line1", "jsonl:/kept/results.jsonl")
+    assert spec.sinks == ("mqtt://broker/line1", "influxdb://influxdb/line1?tls=off", "jsonl:/kept/results.jsonl")
 
 
 def test_the_services_of_the_example_name_each_other_and_their_files() -> None:
     yaml = pytest.importorskip("yaml")
     services = yaml.safe_load((EXAMPLES / "live" / "compose.yaml").read_text(encoding="utf-8"))["services"]
-    assert set(services) == {"broker", "mmkd", "prometheus"}
+    assert set(services) == {"broker", "mmkd", "prometheus", "influxdb", "grafana"}
     for service in services.values():
         for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
-            assert source == "kept" or (EXAMPLES / "live" / source).exists(), volume
+            assert source in ("kept", "points") or (EXAMPLES / "live" / source).exists(), volume
         # Reached from this machine alone.
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     scraped = yaml.safe_load((EXAMPLES / "live" / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
