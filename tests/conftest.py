@@ -1,7 +1,5 @@
 """What holds for every test."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import io
@@ -10,9 +8,8 @@ import pickle
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from types import ModuleType
-from typing import Any
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,12 +18,19 @@ from mmkd_edge.native import library
 from mmkd_edge.native.build import build
 from mmkd_edge.predict.student import OpenStudent
 
+# Compiling MiniRocket without optimisation takes half as long; the result is kept apart from what users run.
+os.environ["NUMBA_OPT"] = "0"
+os.environ["NUMBA_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "numba")
+
+# Processes that tests start reuse compiled modules, also where the environment forbids to write them.
+os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "", False
+
 # A run in the background may inherit an ignored SIGINT, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _no_profiles(tmp_path_factory):
     """What was tuned on this machine must not decide how tests run, in their processes either."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -34,7 +38,7 @@ def _no_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def native_engine() -> None:
+def native_engine():
     """The native engine, built from the sources as they are; without a C compiler its tests are skipped."""
     try:
         library()
@@ -48,7 +52,7 @@ def native_engine() -> None:
 
 
 @pytest.fixture(scope="session")
-def gpu_double() -> ModuleType:
+def gpu_double():
     """Doubles of cuda-python and TensorRT; `install` lets a test find a GPU."""
     from tests.edge import gpu_double
 
@@ -56,13 +60,21 @@ def gpu_double() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def converted_graphs() -> dict[bytes, bytes]:
-    """ONNX graphs by the hash of the network that they were converted from."""
-    return {}
+def converted_graphs(tmp_path_factory):
+    """A folder of ONNX graphs by the hash of the network that they were converted from, and torch's table of operators.
+
+    All processes of a run share the folder.
+    """
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    base, run = tmp_path_factory.getbasetemp(), os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    folder = base.parent / f"graphs-{run}" if run else base / "graphs"
+    folder.mkdir(exist_ok=True)
+    return folder, functools.cache(ONNXRegistry.from_torchlib)
 
 
 @pytest.fixture(scope="module")
-def quick_exports(converted_graphs: dict[bytes, bytes]) -> Iterator[None]:
+def quick_exports(converted_graphs):
     """Converts equal networks to ONNX once, and makes torch's table of operators, a third of each conversion, once."""
     import torch
     from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -70,14 +82,14 @@ def quick_exports(converted_graphs: dict[bytes, bytes]) -> Iterator[None]:
     from mmkd_export.graph import onnx_from_student as conversion
 
     class Content(pickle.Pickler):
-        def reducer_override(self, value: object) -> object:
+        def reducer_override(self, value):
             if isinstance(value, torch.Tensor):
                 return str, (f"{value.dtype} {tuple(value.shape)} {value.detach().numpy().tobytes().hex()}",)
             return NotImplemented
 
-    convert, graphs = conversion._onnx_from_module, converted_graphs
+    convert, (folder, operators) = conversion._onnx_from_module, converted_graphs
 
-    def convert_once(module: torch.nn.Module, **options: Any) -> bytes:
+    def convert_once(module, **options):
         content = io.BytesIO()
         pickler = Content(content)
         pickler.fast = True  # equal networks have equal bytes
@@ -85,23 +97,25 @@ def quick_exports(converted_graphs: dict[bytes, bytes]) -> Iterator[None]:
             pickler.dump((module.eval().cpu(), options))
         except (AttributeError, TypeError, ValueError, pickle.PicklingError):  # a class inside a function, a circle
             return convert(module, **options)
-        key = hashlib.sha256(content.getvalue()).digest()
-        if key not in graphs:
-            graphs[key] = convert(module, **options)
-        return graphs[key]
+        file = folder / hashlib.sha256(content.getvalue()).hexdigest()
+        if not file.exists():
+            part = file.with_suffix(f".{os.getpid()}")
+            part.write_bytes(convert(module, **options))
+            part.replace(file)
+        return file.read_bytes()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conversion, "_onnx_from_module", convert_once)
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(operators))
         yield
 
 
 @pytest.fixture(scope="module")  # modules that follow in this process hold the sandbox itself
-def quick_openings() -> Iterator[None]:
+def quick_openings():
     """Runs sandbox checks in this process: starting one of its own takes a second for each new bundle and engine."""
     from mmkd_edge.opening import sandbox, sandbox_process
 
-    def check_here(request: sandbox_process.SandboxRequest, **_: float) -> Iterator[sandbox_process.SandboxResult]:
+    def check_here(request, **_):
         opened = dict[str, OpenStudent]()
         yield from [sandbox_process._open(request, *config, opened) for config in request.configs]
         for student in opened.values():
@@ -113,10 +127,10 @@ def quick_openings() -> Iterator[None]:
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
+def ran(monkeypatch, capsys):
     """Runs the `main` of the command of a name with arguments, in this process; gives exit code, stdout and stderr."""
 
-    def ran(main: Callable[[], None], name: str, *arguments: object) -> tuple[object, str, str]:
+    def ran(main, name, *arguments):
         monkeypatch.setattr("sys.argv", [name, *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_info:
             main()

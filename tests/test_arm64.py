@@ -1,7 +1,5 @@
 """ARM64 made of software answers as this machine does: the whole of `benchmarks/checks/arm64.py`, and its verdicts."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -18,7 +16,7 @@ from mmkd_edge import SelfTest, example_bundle
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "checks" / "arm64.py"
 
 
-def answers(probability: float, *, refused: int = 32) -> MachineAnswers:
+def answers(probability, *, refused=32):
     test = SelfTest(windows=256, max_abs_error=2e-6, tolerance=1e-4, label_agreement=1.0)
     way = EmulatedWay(
         bundle="a.edge",
@@ -33,7 +31,7 @@ def answers(probability: float, *, refused: int = 32) -> MachineAnswers:
     return MachineAnswers(machine="aarch64", python="3.13.5", ways=[way, absent], damaged={"a.edge": (32, refused)})
 
 
-def test_answers_within_the_bundles_tolerance_are_the_same() -> None:
+def test_answers_within_the_bundles_tolerance_are_the_same():
     there, here = answers(0.75), answers(0.75 + 5e-5)
     assert differences(there.ways[0], here) == (pytest.approx(5e-5), pytest.approx(5e-5))
     assert faults_of(there, here) == []
@@ -44,7 +42,7 @@ def test_answers_within_the_bundles_tolerance_are_the_same() -> None:
     assert lines[-1] == "damaged copies refused with exit code 6: a.edge 32 of 32"
 
 
-def test_answers_beyond_it_and_damaged_files_that_were_taken_are_faults() -> None:
+def test_answers_beyond_it_and_damaged_files_that_were_taken_are_faults():
     expected = "expected the answer of this machine within 0.0001, got a difference of 1.0e-02"
     assert faults_of(answers(0.75, refused=31), answers(0.76)) == [
         f"arm64: a.edge in ort, fp32: a window: {expected}",
@@ -53,19 +51,19 @@ def test_answers_beyond_it_and_damaged_files_that_were_taken_are_faults() -> Non
     ]
 
 
-def test_a_way_that_fails_there_is_a_fault() -> None:
+def test_a_way_that_fails_there_is_a_fault():
     failed = EmulatedWay(bundle="a.edge", backend="ort", precision="fp16", refusal="self-test: too far", failed=True)
     there = msgspec.structs.replace(answers(0.75), ways=[failed])
     assert faults_of(there, answers(0.75)) == ["arm64: a.edge in ort, fp16: self-test: too far"]
 
 
-def test_every_damaged_copy_is_refused_here_too() -> None:
+def test_every_damaged_copy_is_refused_here_too():
     assert damaged_copies(example_bundle()) == (32, 32)
 
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_shipped_bundle_answers_on_arm64_as_here(tmp_path: Path) -> None:
+def test_the_shipped_bundle_answers_on_arm64_as_here(tmp_path):
     if missing := missing_tools():
         pytest.skip(f"needs apt-get install {' '.join(missing)}")
     root = Path(os.environ.get("MMKD_ARM64_ROOT", tmp_path / "root"))

@@ -1,14 +1,11 @@
 """What all commands have in common: help, version and names of options, without what their work needs."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -47,7 +44,7 @@ print(json.dumps(found))
 """
 
 
-def answers(lines: Sequence[str], *, blocked: Sequence[str], columns: int = 80) -> dict[str, tuple[int, str]]:
+def answers(lines, *, blocked, columns=80):
     """Exit code and output of each command line, and of each subcommand, in a fresh interpreter without libraries."""
     done = subprocess.run(
         [sys.executable, "-c", CALL_ALL, json.dumps(SCRIPTS), json.dumps(blocked), json.dumps(lines)],
@@ -61,11 +58,11 @@ def answers(lines: Sequence[str], *, blocked: Sequence[str], columns: int = 80) 
 
 
 @pytest.fixture(scope="module")
-def pages() -> dict[str, tuple[int, str]]:
+def pages():
     return answers([f"{name} --help" for name in SCRIPTS], blocked=HEAVY)
 
 
-def test_help_of_every_command_needs_no_heavy_library(pages: dict[str, tuple[int, str]]) -> None:
+def test_help_of_every_command_needs_no_heavy_library(pages):
     assert {"mmkd-bench capacity --help", "mmkd-data import --help", "mmkd-train student --help"} <= set(pages)
     assert {line: text for line, (code, text) in pages.items() if code != 0} == {}
     for line, (_, text) in pages.items():
@@ -74,7 +71,7 @@ def test_help_of_every_command_needs_no_heavy_library(pages: dict[str, tuple[int
         assert [row for row in text.splitlines() if len(row) > 80] == [], line
 
 
-def test_short_help_and_version_are_everywhere(pages: dict[str, tuple[int, str]]) -> None:
+def test_short_help_and_version_are_everywhere(pages):
     lines = [line.removesuffix(" --help") for line in pages]
     short = answers([f"{line} -h" for line in lines], blocked=HEAVY)
     assert {line: short[f"{line} -h"] for line in lines} == {line: pages[f"{line} --help"] for line in lines}
@@ -83,7 +80,7 @@ def test_short_help_and_version_are_everywhere(pages: dict[str, tuple[int, str]]
     assert versions == expected
 
 
-def test_without_typer_help_says_what_a_command_does_and_how_to_get_the_rest(pages: dict[str, tuple[int, str]]) -> None:
+def test_without_typer_help_says_what_a_command_does_and_how_to_get_the_rest(pages):
     found = answers([f"{name} --help" for name in SCRIPTS], blocked=("typer", "rich", *HEAVY))
     expected = (
         "Usage: mmkd-bench [OPTIONS] ...\n\n"
@@ -97,14 +94,14 @@ def test_without_typer_help_says_what_a_command_does_and_how_to_get_the_rest(pag
         assert (code, " ".join(about.split()) in " ".join(pages[line][1].split())) == (0, True), line
 
 
-def test_the_version_is_one() -> None:
+def test_the_version_is_one():
     assert re.fullmatch(r"\d+\.\d+\.\d+", mmkd_edge.__version__)
     pyproject = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     assert 'dynamic = ["version", ' in pyproject
     assert 'path = "mmkd_edge/__init__.py"' in pyproject
 
 
-def test_one_idea_has_one_name_in_every_command(pages: dict[str, tuple[int, str]]) -> None:
+def test_one_idea_has_one_name_in_every_command(pages):
     shown = {line: text for line, (_, text) in pages.items() if re.search(r"--out(put)?\b", text)}
     assert "mmkd-demo --help" in shown
     assert [line for line, text in shown.items() if not re.search(r"\n  -o, --out [A-Z]", text)] == []
@@ -113,7 +110,7 @@ def test_one_idea_has_one_name_in_every_command(pages: dict[str, tuple[int, str]
     ] == []
 
 
-def test_a_bundle_is_judged_without_torch() -> None:
+def test_a_bundle_is_judged_without_torch():
     bundle, data = mmkd_edge.example_bundle(), shipped_dataset()
     blocked = [name for name in HEAVY if name != "onnxruntime"]
     ((code, text),) = answers([f"mmkd-evaluate {bundle} {data}"], blocked=blocked).values()
@@ -125,7 +122,7 @@ def test_a_bundle_is_judged_without_torch() -> None:
     assert (code, text) == (3, f"mmkd-evaluate: {lacking}; run: pip install 'mmkd-edge[train]'\n")
 
 
-def test_the_page_of_commands_names_every_command_and_option(pages: dict[str, tuple[int, str]]) -> None:
+def test_the_page_of_commands_names_every_command_and_option(pages):
     text = (Path(__file__).parents[1] / "docs" / "commands.md").read_text(encoding="utf-8")
     parts = dict(re.findall(r"^### (mmkd-[a-z -]+)\n\n```text\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
     option = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
@@ -134,7 +131,7 @@ def test_the_page_of_commands_names_every_command_and_option(pages: dict[str, tu
     assert listed == shown, "run: python docs/site/commands.py"
 
 
-def test_the_help_of_an_option_is_short() -> None:
+def test_the_help_of_an_option_is_short():
     long = []
     for path in sorted(Path(__file__).parents[1].glob("*/**/*.py")):
         if "/commands/" not in path.as_posix() or "/.venv/" in path.as_posix():

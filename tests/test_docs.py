@@ -20,7 +20,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -64,11 +63,11 @@ class Line:
     language: str | None
 
 
-def name_of(path: Path) -> str:
+def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
 
-def lines_of(text: str) -> Iterator[Line]:
+def lines_of(text):
     """The lines of a document, without those that open and close a block."""
     language: str | None = None
     for number, line in enumerate(text.splitlines(), start=1):
@@ -80,14 +79,14 @@ def lines_of(text: str) -> Iterator[Line]:
     assert language is None, "a block is never closed"
 
 
-def python_of(text: str) -> str:
+def python_of(text):
     """All Python blocks as one source, each line where it stands in the document, so that tracebacks point there."""
     last = len(text.splitlines())
     shown = {line.number: line.text for line in lines_of(text) if line.language == "python"}
     return "\n".join(shown.get(number, "") for number in range(1, last + 1)) + "\n" if shown else ""
 
 
-def blocks_of(text: str, language: str) -> list[str]:
+def blocks_of(text, language):
     """The blocks in one language."""
     blocks: dict[int, list[str]] = {}
     previous, start = -1, -1
@@ -99,7 +98,7 @@ def blocks_of(text: str, language: str) -> list[str]:
     return ["\n".join(block) for block in blocks.values()]
 
 
-def run(command: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
+def run(command, folder):
     """A process of its own, one thread, in a folder of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -109,7 +108,7 @@ PYTHON = [path for path in DOCUMENTS if python_of(path.read_text(encoding="utf-8
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_the_python_of_a_document_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_a_document_runs(path, tmp_path, monkeypatch):
     source = python_of(path.read_text(encoding="utf-8"))
     monkeypatch.chdir(tmp_path)
     if "student.edge" in source:  # what the reader has exported by then
@@ -120,16 +119,14 @@ def test_the_python_of_a_document_runs(path: Path, tmp_path: Path, monkeypatch: 
 SLOW_EXAMPLES = {f"examples/{name}.py" for name in ("own_networks", "several_labels", "own_loss")}  # they train
 
 
-def with_marks(path: Path) -> Any:
+def with_marks(path):
     """An example; those that train and export take half a minute and are slow."""
     slow = name_of(path) in SLOW_EXAMPLES or "mmkd_export" in path.read_text(encoding="utf-8")
     return pytest.param(path, marks=[pytest.mark.slow] if slow else [])
 
 
 @pytest.mark.parametrize("path", [with_marks(path) for path in EXAMPLES], ids=map(name_of, EXAMPLES))
-def test_an_example_runs(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_example_runs(path, tmp_path, monkeypatch, capsys):
     arguments = ["--help"] if "argparse" in path.read_text(encoding="utf-8") else []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(path), *arguments])
@@ -138,13 +135,13 @@ def test_an_example_runs(
     assert capsys.readouterr().out
 
 
-def test_examples_are_short_enough_to_copy() -> None:
+def test_examples_are_short_enough_to_copy():
     sources = [path for path in (ROOT / "examples").rglob("*.py") if path.name != "write_logs.py"]  # plays the plant
     long = [path.name for path in sources if len(path.read_text(encoding="utf-8").splitlines()) >= EXAMPLE_LINES]
     assert long == []
 
 
-def test_the_example_in_an_event_loop_streams_the_bundle_it_is_given(tmp_path: Path) -> None:
+def test_the_example_in_an_event_loop_streams_the_bundle_it_is_given(tmp_path):
     example = ROOT / "examples" / "asyncio_stream.py"
     shipped = run([sys.executable, example], tmp_path)
     given = run([sys.executable, example, example_bundle()], tmp_path)
@@ -158,7 +155,7 @@ TOML = [path for path in DOCUMENTS if blocks_of(path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", TOML, ids=name_of)
-def test_toml_of_a_document_is_taken(path: Path, tmp_path: Path) -> None:
+def test_toml_of_a_document_is_taken(path, tmp_path):
     for block in blocks_of(path.read_text(encoding="utf-8"), "toml"):
         file = tmp_path / "shown.toml"
         file.write_text(block, encoding="utf-8")
@@ -172,7 +169,7 @@ def test_toml_of_a_document_is_taken(path: Path, tmp_path: Path) -> None:
             assert [msgspec.convert(value, type=parts[name]) for name, value in shown.items()]
 
 
-def test_dockerfiles_of_documents_are_clean(tmp_path: Path) -> None:
+def test_dockerfiles_of_documents_are_clean(tmp_path):
     blocks = [block for path in DOCUMENTS for block in blocks_of(path.read_text(encoding="utf-8"), "dockerfile")]
     assert blocks
     for block in blocks:
@@ -182,7 +179,7 @@ def test_dockerfiles_of_documents_are_clean(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_every_block_is_of_a_language_that_is_run_or_read(path: Path) -> None:
+def test_every_block_is_of_a_language_that_is_run_or_read(path):
     languages = {line.language for line in lines_of(path.read_text(encoding="utf-8"))}
     # Without a language: what a command printed.
     assert languages <= {None, "", "text", "sh", "python", "json", "toml", "dockerfile"}
@@ -192,7 +189,7 @@ def test_every_block_is_of_a_language_that_is_run_or_read(path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------- links
 
 
-def headings_of(text: str) -> set[str]:
+def headings_of(text):
     """Anchors of the headings, as GitHub makes them."""
     titles = [
         line.text.lstrip("#").strip() for line in lines_of(text) if line.language is None and line.text[:1] == "#"
@@ -200,14 +197,14 @@ def headings_of(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def links_of(text: str) -> Iterator[tuple[int, str]]:
+def links_of(text):
     for line in lines_of(text):
         if line.language is None:
             for found in LINK.finditer(INLINE_CODE.sub("", line.text)):
                 yield line.number, found[1] or found[2]
 
 
-def broken_links(path: Path, text: str) -> list[str]:
+def broken_links(path, text):
     """One entry for each link of a document at `path` that leads nowhere, or out of the repository."""
     broken = []
     for number, link in links_of(text):
@@ -227,14 +224,14 @@ OUR_FILE = re.compile(r"\b(?:tests|benchmarks|examples)/[\w/]+\.\w+")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_relative_links_resolve_and_files_of_the_repository_are_there(path: Path) -> None:
+def test_relative_links_resolve_and_files_of_the_repository_are_there(path):
     text = path.read_text(encoding="utf-8")
     assert broken_links(path, text) == []
     named = set(OUR_FILE.findall(text))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
-def test_a_broken_link_is_seen() -> None:
+def test_a_broken_link_is_seen():
     text = (
         "# Here\n[a](docs/datasets.md#datasetjson) [b](docs/none.md) [c](#nowhere) [d](#here)\n"
         "`[e](no.md)`\n```\n[f](no.md)\n```\n"
@@ -250,7 +247,7 @@ MAKE_TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(e
 
 
 @functools.cache
-def answer(*arguments: str) -> tuple[int, str]:
+def answer(*arguments):
     """Exit code and all output of a command of ours, in this process: importing PyTorch once is enough."""
     module, function = SCRIPTS[arguments[0]].split(":")
     said = io.StringIO()
@@ -263,7 +260,7 @@ def answer(*arguments: str) -> tuple[int, str]:
     return int(end.value.code or 0), said.getvalue()
 
 
-def fault_of(command: Sequence[str], *, whole: bool) -> str:
+def fault_of(command, *, whole):
     """What is wrong with a command line; nothing is carried out.
 
     Args:
@@ -291,7 +288,7 @@ def fault_of(command: Sequence[str], *, whole: bool) -> str:
     return f"{' '.join(path)} has no option {unknown[0]}" if unknown else ""
 
 
-def commands_in(shown: str) -> Iterator[list[str]]:
+def commands_in(shown):
     """Our commands in one shell line, each as a list of words."""
     words = shlex.split(shown.removeprefix("$ "), comments=True)
     command: list[str] = []
@@ -304,7 +301,7 @@ def commands_in(shown: str) -> Iterator[list[str]]:
             command.append(word if command else Path(word).name)
 
 
-def shown_commands(text: str) -> Iterator[tuple[int, list[str], bool]]:
+def shown_commands(text):
     """Our commands in a document, by line, and whether they are whole: in blocks they are, as `code` in prose not."""
     begun = ""
     for line in lines_of(text):
@@ -320,18 +317,18 @@ def shown_commands(text: str) -> Iterator[tuple[int, list[str], bool]]:
                 yield from ((line.number, command, True) for command in commands_in(shown))
 
 
-def command_faults(text: str) -> list[str]:
+def command_faults(text):
     """One entry for each command of a document that would not run."""
     faults = [(number, fault_of(command, whole=whole)) for number, command, whole in shown_commands(text)]
     return [f"line {number}: {fault}" for number, fault in faults if fault]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_commands_of_a_document_parse(path: Path) -> None:
+def test_commands_of_a_document_parse(path):
     assert command_faults(path.read_text(encoding="utf-8")) == []
 
 
-def test_commands_that_would_not_run_are_seen() -> None:
+def test_commands_that_would_not_run_are_seen():
     text = (
         "`mmkd-nothing` and `mmkd-data fly` and `mmkd-export --wings` and `mmkd-export -o`\n"
         "```sh\nmake demo && mmkd-data check DIR --json\nmmkd-export a.ckpt \\\n  --wings\nmake coffee\n```\n"
@@ -345,7 +342,7 @@ def test_commands_that_would_not_run_are_seen() -> None:
     assert faults[4] == "line 6: make has no target 'coffee'"
 
 
-def test_an_installed_command_is_a_program_of_its_own(tmp_path: Path) -> None:
+def test_an_installed_command_is_a_program_of_its_own(tmp_path):
     done = run([Path(sys.executable).with_name("mmkd-inspect"), "--help"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "usage: mmkd-inspect " in done.stdout
@@ -354,7 +351,7 @@ def test_an_installed_command_is_a_program_of_its_own(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- tables and pages
 
 
-def figures_without_command(text: str) -> list[str]:
+def figures_without_command(text):
     """Sections that show a table of figures, and neither they nor a section around them names a command."""
     open_sections: list[tuple[int, str]] = []  # level and heading, outermost first
     named: set[str] = set()
@@ -372,35 +369,35 @@ def figures_without_command(text: str) -> list[str]:
     return list(dict.fromkeys(heading for heading, around in shown if not named & set(around)))
 
 
-def test_figures_name_their_command() -> None:
+def test_figures_name_their_command():
     pages = sorted((DOCS / "results").glob("*.md"))
     silent = {name_of(page): figures_without_command(page.read_text(encoding="utf-8")) for page in pages}
     assert {page: sections for page, sections in silent.items() if sections} == {}
 
 
-def test_figures_without_a_command_are_seen() -> None:
+def test_figures_without_a_command_are_seen():
     text = "# A\n## B\n`make demo` gives\n### C\n| x | 1.0 |\n## D\n| y | 2.0 |\n"
     assert figures_without_command(text) == ["D"]
 
 
-def table_rows(text: str, first_cell: str) -> list[list[str]]:
+def table_rows(text, first_cell):
     """The rows of the table whose head begins with `first_cell`, as cells without backquotes."""
     after = text.partition(f"\n| {first_cell} |")[2].splitlines()[2:]
     rows = itertools.takewhile(lambda line: line.startswith("|"), after)
     return [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
 
 
-def errors_below(root: type[MmkdError]) -> list[type[MmkdError]]:
+def errors_below(root):
     return [root, *(error for child in root.__subclasses__() for error in errors_below(child))]
 
 
-def test_the_embedding_page_names_every_error_with_its_exit_code() -> None:
+def test_the_embedding_page_names_every_error_with_its_exit_code():
     rows = table_rows((DOCS / "embedding.md").read_text(encoding="utf-8"), "error")
     public = [error for error in errors_below(MmkdError) if error.__name__ in mmkd_edge.__all__]
     assert {row[0]: row[1] for row in rows} == {error.__name__: str(error.exit_code) for error in public}
 
 
-def test_the_embedding_page_names_every_argument_and_every_field() -> None:
+def test_the_embedding_page_names_every_argument_and_every_field():
     text = (DOCS / "embedding.md").read_text(encoding="utf-8")
     arguments = [name for name in inspect.signature(EdgePredictor.open).parameters if name != "cls"]
     assert [row[0] for row in table_rows(text, "argument of `open`")] == arguments
@@ -412,13 +409,13 @@ def test_the_embedding_page_names_every_argument_and_every_field() -> None:
     "struct",
     [manifest.Manifest, manifest.ModelEntry, manifest.Artifact, manifest.Parity, manifest.Novelty, ModalitySpec],
 )
-def test_the_bundle_page_names_every_key(struct: type[msgspec.Struct]) -> None:
+def test_the_bundle_page_names_every_key(struct):
     prose = [line.text for line in lines_of((DOCS / "formats.md").read_text(encoding="utf-8")) if line.language is None]
     named = {code for line in prose for code in INLINE_CODE.findall(line)}
     assert [name for name in struct.__struct_fields__ if name not in named] == []
 
 
-def test_the_page_of_training_names_every_loss_and_has_a_recipe() -> None:
+def test_the_page_of_training_names_every_loss_and_has_a_recipe():
     rows = table_rows((DOCS / "training.md").read_text(encoding="utf-8"), "term")
     tags: list[Any] = [term.__struct_config__.tag for term in get_args(Term)]
     assert [row[0] for row in rows] == tags
@@ -426,7 +423,7 @@ def test_the_page_of_training_names_every_loss_and_has_a_recipe() -> None:
     check_terms(msgspec.json.decode(recipe, type=Recipe))
 
 
-def test_every_decision_has_its_parts_and_is_in_the_index() -> None:
+def test_every_decision_has_its_parts_and_is_in_the_index():
     pages = sorted((DOCS / "decisions").glob("[0-9]*.md"))
     index = (DOCS / "decisions" / "README.md").read_text(encoding="utf-8")
     assert len({page.name[:3] for page in pages}) == len(pages)
@@ -452,7 +449,7 @@ PACKAGES = (
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_the_architecture_has_every_room_in_its_table(package: str) -> None:
+def test_the_architecture_has_every_room_in_its_table(package):
     rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     rows = table_rows(text.partition(f"### `{Path(package).name}`")[2], "room")
@@ -460,7 +457,7 @@ def test_the_architecture_has_every_room_in_its_table(package: str) -> None:
     assert set(named) == rooms
 
 
-def test_contributing_fits_on_a_screen_and_the_changelog_begins_with_what_is_not_released() -> None:
+def test_contributing_fits_on_a_screen_and_the_changelog_begins_with_what_is_not_released():
     assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= SCREEN_LINES
     headings = re.findall(r"^## (.*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert headings[0] == "Unreleased"

@@ -1,7 +1,5 @@
 """The index of errors is that of the code."""
 
-from __future__ import annotations
-
 import re
 import runpy
 from pathlib import Path
@@ -13,12 +11,12 @@ ERRORS = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "docs"
 PAGE = ERRORS.PAGE.read_text(encoding="utf-8")
 
 
-def test_the_index_is_up_to_date() -> None:
+def test_the_index_is_up_to_date():
     assert ERRORS.page() == PAGE, "run: python docs/site/errors.py"
 
 
-def test_the_index_has_every_error_and_every_exit_code_that_one_has() -> None:
-    def below(error: type[Exception]) -> list[type[Exception]]:
+def test_the_index_has_every_error_and_every_exit_code_that_one_has():
+    def below(error):
         return [error, *(found for child in error.__subclasses__() for found in below(child))]
 
     ours = [error for error in below(MmkdError) if error.__module__.startswith("mmkd_")]
@@ -28,7 +26,7 @@ def test_the_index_has_every_error_and_every_exit_code_that_one_has() -> None:
         assert f"\n| {error.exit_code} | " in PAGE  # type: ignore[attr-defined]
 
 
-def test_packages_are_those_whose_code_raises() -> None:
+def test_packages_are_those_whose_code_raises():
     raised = dict(re.findall(r"\.(\w+)` \| \d+ \| .* \| (.*) \|", PAGE))
     assert raised["BundleError"] == "`mmkd_edge`, `mmkd_export`"
     assert raised["SignatureError"] == "`mmkd_edge`"

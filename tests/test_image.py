@@ -16,10 +16,8 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -37,7 +35,7 @@ class Image:
 
     path: Path
 
-    def instructions(self) -> list[tuple[str, str]]:
+    def instructions(self):
         """The instructions with their arguments, continuation lines joined, comments left out."""
         text = self.path.read_text(encoding="utf-8")
         lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
@@ -45,23 +43,23 @@ class Image:
         pairs = (line.partition(" ") for line in joined.splitlines() if line.strip())
         return [(name, arguments.strip()) for name, _, arguments in pairs]
 
-    def arguments_of(self, name: str) -> list[str]:
+    def arguments_of(self, name):
         """The arguments of every instruction of that name."""
         return [arguments for instruction, arguments in self.instructions() if instruction == name]
 
-    def command(self) -> list[str]:
+    def command(self):
         (arguments,) = self.arguments_of("CMD")
         words: list[str] = json.loads(arguments)
         return words
 
-    def run_health_check(self, *, python: str | Path = sys.executable, **settings: str) -> Any:
+    def run_health_check(self, *, python=sys.executable, **settings):
         (arguments,) = self.arguments_of("HEALTHCHECK")
         program: list[str] = json.loads(arguments.partition("CMD ")[2])
         assert program[0] == "python"
         values = os.environ | {"OMP_NUM_THREADS": "1"} | settings
         return subprocess.run([python, *program[1:]], env=values, capture_output=True, text=True, check=False)
 
-    def wheel(self, folder: Path) -> Path:
+    def wheel(self, folder):
         """The project's wheel, built in a folder from what the COPY instructions bring."""
         context = folder / "context"
         context.mkdir()
@@ -81,11 +79,11 @@ class Image:
 LIVE, JETSON = Image(path=ROOT / "Dockerfile"), Image(path=ROOT / "Dockerfile.jetson")
 
 
-def environment() -> dict[str, str]:
+def environment():
     return dict(word.split("=", 1) for words in LIVE.arguments_of("ENV") for word in words.split())
 
 
-def constraints() -> dict[str, list[str]]:
+def constraints():
     """What each base stage of the Jetson's image pins."""
     found: dict[str, list[str]] = {}
     stage = ""
@@ -99,9 +97,7 @@ def constraints() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(("image", "volume"), [(LIVE, "/state"), (JETSON, "/models")])
-def test_nothing_runs_as_root_or_installs_when_it_runs_and_only_the_volume_is_written(
-    image: Image, volume: str
-) -> None:
+def test_nothing_runs_as_root_or_installs_when_it_runs_and_only_the_volume_is_written(image, volume):
     names = [name for name, _ in image.instructions()]
     assert image.arguments_of("USER") == ["10001"]
     assert names.index("USER") > max(index for index, name in enumerate(names) if name in ("RUN", "COPY"))
@@ -111,7 +107,7 @@ def test_nothing_runs_as_root_or_installs_when_it_runs_and_only_the_volume_is_wr
 
 
 @pytest.mark.parametrize(("image", "extras"), [(LIVE, LIVE_EXTRAS), (JETSON, JETSON_EXTRAS)])
-def test_the_image_gets_every_package_and_its_extras(image: Image, extras: str) -> None:
+def test_the_image_gets_every_package_and_its_extras(image, extras):
     copied = {source for arguments in image.arguments_of("COPY") for source in arguments.split()[:-1]}
     wheel = re.search(r"^packages = \[(.*)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     assert wheel is not None
@@ -120,7 +116,7 @@ def test_the_image_gets_every_package_and_its_extras(image: Image, extras: str) 
     assert re.findall(r"'\.(\[[a-z,-]+\])'", " ".join(image.arguments_of("RUN"))) == [extras]
 
 
-def test_commands_caches_and_base_images_are_named() -> None:
+def test_commands_caches_and_base_images_are_named():
     assert environment()["XDG_CACHE_HOME"].startswith("/state/")
     assert environment()["PYTHONDONTWRITEBYTECODE"] == "1"
     assert LIVE.arguments_of("ARG") == ["PYTHON_IMAGE=python:3.12-slim-bookworm"]
@@ -128,7 +124,7 @@ def test_commands_caches_and_base_images_are_named() -> None:
     assert JETSON.command() == ["mmkd-export", "student.edge", "--target", "trt"]
 
 
-def test_every_jetson_platform_has_its_stage_and_the_default_is_one_of_them() -> None:
+def test_every_jetson_platform_has_its_stage_and_the_default_is_one_of_them():
     named = (re.fullmatch(r"(\S+) AS (\S+)", arguments) for arguments in JETSON.arguments_of("FROM"))
     known = {match[2]: match[1] for match in named if match is not None}
     for platform in PLATFORMS:
@@ -145,7 +141,7 @@ def test_every_jetson_platform_has_its_stage_and_the_default_is_one_of_them() ->
 
 
 @contextlib.contextmanager
-def running(folder: Path, address: str, *options: str) -> Iterator[None]:
+def running(folder, address, *options):
     """The image's command on a station, at another address."""
     words = LIVE.command()
     assert words[-2:] == ["--monitor", environment()["MMKD_MONITOR"]]
@@ -170,12 +166,12 @@ def running(folder: Path, address: str, *options: str) -> Iterator[None]:
         child.communicate(timeout=60)
 
 
-def test_the_health_check_is_that_of_a_running_station(tmp_path: Path) -> None:
+def test_the_health_check_is_that_of_a_running_station(tmp_path):
     for name in ("starlette", "uvicorn", "prometheus_client", "typer"):
         pytest.importorskip(name)
     port = free_port()
 
-    def healthy(**settings: str) -> bool:
+    def healthy(**settings):
         # A proxy that is none: the check must not go through it.
         values = {"MMKD_MONITOR": f"0.0.0.0:{port}", "http_proxy": "http://127.0.0.1:9"} | settings
         return LIVE.run_health_check(**values).returncode == 0
@@ -191,7 +187,7 @@ def test_the_health_check_is_that_of_a_running_station(tmp_path: Path) -> None:
         assert healthy(MMKD_MONITOR_TOKEN_FILE=str(token))
 
 
-def test_the_health_check_of_a_jetson_fails_without_a_bundle_and_with_a_damaged_one(tmp_path: Path) -> None:
+def test_the_health_check_of_a_jetson_fails_without_a_bundle_and_with_a_damaged_one(tmp_path):
     done = JETSON.run_health_check(MMKD_BUNDLE=str(example_bundle()))
     assert (done.returncode, done.stderr) == (0, "")
     path = tmp_path / "student.edge"
@@ -203,7 +199,7 @@ def test_the_health_check_of_a_jetson_fails_without_a_bundle_and_with_a_damaged_
     assert (done.returncode, "BundleError" in done.stderr) == (1, True)
 
 
-def test_the_search_for_tensorrt_at_build_time_ends_the_build_with_advice() -> None:
+def test_the_search_for_tensorrt_at_build_time_ends_the_build_with_advice():
     (step,) = [arguments for arguments in JETSON.arguments_of("RUN") if "find_spec" in arguments]
     program = shlex.split(step.partition(" && ")[0])
     assert program[:2] == ["python", "-c"]
@@ -216,7 +212,7 @@ def test_the_search_for_tensorrt_at_build_time_ends_the_build_with_advice() -> N
 
 
 @pytest.fixture(scope="module", params=[LIVE, JETSON], ids=["live", "jetson"])
-def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Image, Path]:
+def wheel(request, tmp_path_factory):
     """An image, and the project's wheel, built from what the image gets."""
     return request.param, request.param.wheel(tmp_path_factory.mktemp("wheel"))
 
@@ -225,7 +221,7 @@ PYTHONS = {"jetpack-6.2": ("3.10", 35), "jetpack-7": ("3.12", 39)}
 """The interpreter of each base image, Ubuntu 22.04 and 24.04, and its glibc 2.x, which runs wheels for older ones."""
 
 
-def device_of(python: str, glibc_minor: int, machine: str) -> list[str]:
+def device_of(python, glibc_minor, machine):
     """What has pip take the wheels of a device: manylinux for its glibc and every older one (PEP 600)."""
     tags = [f"manylinux2014_{machine}", *(f"manylinux_2_{minor}_{machine}" for minor in range(17, glibc_minor + 1))]
     platforms = [word for tag in tags for word in ("--platform", tag)]
@@ -233,7 +229,7 @@ def device_of(python: str, glibc_minor: int, machine: str) -> list[str]:
 
 
 @pytest.mark.network
-def test_every_wheel_exists_for_the_device(wheel: tuple[Image, Path], tmp_path: Path) -> None:
+def test_every_wheel_exists_for_the_device(wheel, tmp_path):
     image, path = wheel
     devices = {"x86_64": device_of("3.12", 36, "x86_64"), "aarch64": device_of("3.12", 36, "aarch64")}  # of Debian 12
     names, others, extras = {"ai-edge-litert", "uvicorn", "starlette"}, set[str](), LIVE_EXTRAS
@@ -259,7 +255,7 @@ def test_every_wheel_exists_for_the_device(wheel: tuple[Image, Path], tmp_path: 
 
 @pytest.mark.network
 @pytest.mark.parametrize("stage", sorted(PYTHONS))
-def test_the_bindings_of_cuda_for_the_device_hold_what_the_export_imports(stage: str, tmp_path: Path) -> None:
+def test_the_bindings_of_cuda_for_the_device_hold_what_the_export_imports(stage, tmp_path):
     pinned = next(pin for pin in constraints()[stage] if pin.startswith("cuda-python"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
     subprocess.run([*pip, "--dest", tmp_path, *device_of(*PYTHONS[stage], "aarch64"), pinned], check=True)
@@ -275,7 +271,7 @@ def test_the_bindings_of_cuda_for_the_device_hold_what_the_export_imports(stage:
 
 
 @pytest.mark.network
-def test_what_the_image_installs_runs_what_it_is_for(wheel: tuple[Image, Path], tmp_path: Path) -> None:
+def test_what_the_image_installs_runs_what_it_is_for(wheel, tmp_path):
     """The pip step in an environment that holds nothing else, with a home that cannot be written."""
     image, path = wheel
     venv.create(tmp_path / "mmkd", with_pip=True)
@@ -288,7 +284,7 @@ def test_what_the_image_installs_runs_what_it_is_for(wheel: tuple[Image, Path], 
     shutil.copy(example_bundle(), state / "student.edge")
     values = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": "/nonexistent", "XDG_CACHE_HOME": str(state / "cache")}
 
-    def run(*command: str) -> subprocess.CompletedProcess[str]:
+    def run(*command):
         return subprocess.run(command, cwd=state, env=values, capture_output=True, text=True, check=False)
 
     lines = ["mmkd doctor", "mmkd-inspect student.edge --selftest", "mmkd-run --help"]

@@ -1,7 +1,5 @@
 """The notebook of the whole path: its cells run from top to bottom, and what they show are answers and pictures."""
 
-from __future__ import annotations
-
 import ast
 import json
 from pathlib import Path
@@ -13,12 +11,12 @@ import pytest
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "whole_path.ipynb"
 
 
-def cells(kind: str) -> list[str]:
+def cells(kind):
     document = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     return ["".join(cell["source"]) for cell in document["cells"] if cell["cell_type"] == kind]
 
 
-def shown_by(source: str, names: dict[str, Any]) -> Any:
+def shown_by(source, names):
     """What a notebook shows below a cell: the value of its last line."""
     tree = ast.parse(source)
     last = tree.body.pop()
@@ -27,7 +25,7 @@ def shown_by(source: str, names: dict[str, Any]) -> Any:
     return eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), names)
 
 
-def test_the_notebook_is_kept_without_outputs() -> None:
+def test_the_notebook_is_kept_without_outputs():
     document = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     assert document["nbformat"] == 4
     assert [cell for cell in document["cells"] if cell.get("outputs") or cell.get("execution_count")] == []
@@ -35,7 +33,7 @@ def test_the_notebook_is_kept_without_outputs() -> None:
 
 
 @pytest.mark.slow
-def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     pytest.importorskip("onnx")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}

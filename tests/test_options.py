@@ -4,8 +4,6 @@ Options are read from the help of each command. A test uses one where the option
 word, in a file that has the command's own words: `"mmkd-bench capacity"`, or its module and `"capacity"`.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from functools import cache
@@ -54,11 +52,11 @@ MODULES = {
 }
 
 
-def module_of(program: str) -> str:
+def module_of(program):
     return MODULES.get(program, f"commands.{program.removeprefix('mmkd-')}")
 
 
-def words_of(node: ast.AST) -> set[str]:
+def words_of(node):
     """The words of every text below a node; `--option=value` is the word `--option` too."""
     texts = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)]
     words = {word for text in texts for word in text.split()}
@@ -66,19 +64,19 @@ def words_of(node: ast.AST) -> set[str]:
 
 
 @cache
-def words_by_file() -> list[tuple[str, set[str]]]:
+def words_by_file():
     """Source and words of each file that has tests of commands."""
     sources = [path.read_text(encoding="utf-8") for path in sorted(TESTS.rglob("*.py")) if path.name not in ABOUT_HELP]
     return [(source, words_of(ast.parse(source))) for source in sources]
 
 
-def has_command(source: str, words: set[str], command: list[str]) -> bool:
+def has_command(source, words, command):
     program, *rest = command
     named = program in source or module_of(program) in source or f"import {program.removeprefix('mmkd-')}" in source
     return named and all(word in words for word in rest)
 
 
-def untested(options: dict[str, set[str]]) -> set[str]:
+def untested(options):
     """`command option` for each option that no test uses; of `--a / --no-a`, or `-o, --out`, one name is enough."""
     return {
         f"{command} {option}"
@@ -88,7 +86,7 @@ def untested(options: dict[str, set[str]]) -> set[str]:
     }
 
 
-def is_used(command: str, names: set[str]) -> bool:
+def is_used(command, names):
     """Whether a test gives a command the option of these names."""
     refused = any(line.startswith(f"{command} ") and names & set(line.split()) for line in REFUSED)
     return refused or any(
@@ -96,7 +94,7 @@ def is_used(command: str, names: set[str]) -> bool:
     )
 
 
-def test_every_option_of_every_command_has_a_test() -> None:
+def test_every_option_of_every_command_has_a_test():
     pages = commands.answers([f"{name} --help" for name in commands.SCRIPTS], blocked=(), columns=200)
     options = {
         line.removesuffix(" --help"): {name for name in OPTION.findall(text) if not name.endswith(OF_EVERY_COMMAND)}
@@ -106,14 +104,14 @@ def test_every_option_of_every_command_has_a_test() -> None:
     assert untested(options) == set()
 
 
-def test_an_option_without_a_test_is_seen() -> None:
+def test_an_option_without_a_test_is_seen():
     assert untested({"mmkd-bench run": {"--wings", "--json", "-o, --out"}, "mmkd-nothing": {"--json"}}) == {
         "mmkd-bench run --wings",
         "mmkd-nothing --json",
     }
 
 
-def test_an_option_says_what_it_cannot_take() -> None:
+def test_an_option_says_what_it_cannot_take():
     bundle = str(mmkd_edge.example_bundle())
     lines = {line.replace("BUNDLE", bundle): said for line, said in REFUSED.items()}
     found = commands.answers(list(lines), blocked=("torch",), columns=250)

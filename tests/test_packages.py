@@ -3,8 +3,6 @@
 `MMKD_DIST=DIR` names artefacts that are built already, as `make release-check` does; else they are built here.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -16,7 +14,6 @@ import tarfile
 import tempfile
 import venv
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +30,7 @@ PACKAGES = re.findall(
 )
 
 
-def resolved(requirement: str) -> dict[str, str]:
+def resolved(requirement):
     """The distributions that pip would install into an empty environment of this Python, name to version."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
@@ -45,14 +42,14 @@ def resolved(requirement: str) -> dict[str, str]:
     return {entry["metadata"]["name"]: entry["metadata"]["version"] for entry in document["install"]}
 
 
-def run(command: list[object], **settings: str) -> subprocess.CompletedProcess[str]:
+def run(command, **settings):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | settings
     return subprocess.run(
         list(map(str, command)), env=environment, cwd="/", capture_output=True, text=True, check=False
     )
 
 
-def tracked() -> list[str]:
+def tracked():
     """Every file that git tracks, in this work tree."""
     done = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True)
     return [name for name in done.stdout.split("\0") if name]
@@ -61,13 +58,13 @@ def tracked() -> list[str]:
 MACHINES = ("x86_64", "aarch64")
 
 
-def released(test: Callable[..., None]) -> Callable[..., None]:
+def released(test):
     """Mark a test of what a release is made of: it takes long, and asks the registry of packages."""
     return pytest.mark.slow(pytest.mark.network(test))
 
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tools(tmp_path_factory):
     """A folder with what builds and examines wheels."""
     folder = tmp_path_factory.mktemp("tools")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", folder]
@@ -77,7 +74,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def artefacts(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artefacts(tools, tmp_path_factory):
     """The folder with a wheel for each machine and one sdist."""
     if "MMKD_DIST" in os.environ:
         return Path(os.environ["MMKD_DIST"]).resolve()
@@ -91,14 +88,14 @@ def artefacts(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wheel(artefacts: Path) -> Path:
+def wheel(artefacts):
     (path,) = artefacts.glob(f"*_{platform.machine()}.whl")
     return path
 
 
 @released
 @pytest.mark.parametrize("machine", MACHINES)
-def test_a_release_wheel_runs_with_an_old_glibc(machine: str, artefacts: Path, tools: Path) -> None:
+def test_a_release_wheel_runs_with_an_old_glibc(machine, artefacts, tools):
     (path,) = artefacts.glob(f"*_{machine}.whl")
     assert path.name == f"mmkd_edge-{mmkd_edge.__version__}-py3-none-manylinux_2_17_{machine}.whl"
     done = run([sys.executable, "-m", "auditwheel", "show", path], PYTHONPATH=str(tools))
@@ -146,9 +143,7 @@ int main(int count, char **paths)
 
 @released
 @pytest.mark.parametrize("processor", PROCESSORS)
-def test_the_c_library_answers_all_golden_windows_on_other_processors(
-    processor: str, tools: Path, tmp_path: Path
-) -> None:
+def test_the_c_library_answers_all_golden_windows_on_other_processors(processor, tools, tmp_path):
     target, emulator = PROCESSORS[processor]
     if shutil.which(emulator) is None:
         pytest.skip(f"needs {emulator}")
@@ -175,7 +170,7 @@ def test_the_c_library_answers_all_golden_windows_on_other_processors(
 
 
 @pytest.fixture(scope="module")
-def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(wheel, tmp_path_factory):
     """An empty folder into which the wheel was installed, without what it needs."""
     target = tmp_path_factory.mktemp("elsewhere")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
@@ -185,7 +180,7 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @released
-def test_the_wheel_holds_every_file_of_every_package_and_no_other_and_says_what_it_is(wheel: Path) -> None:
+def test_the_wheel_holds_every_file_of_every_package_and_no_other_and_says_what_it_is(wheel):
     expected = {
         f"{Path(package).name}/{name.removeprefix(f'{package}/')}"
         for package in PACKAGES
@@ -217,7 +212,7 @@ def test_the_wheel_holds_every_file_of_every_package_and_no_other_and_says_what_
 
 
 @released
-def test_the_sdist_holds_all_that_git_tracks(artefacts: Path) -> None:
+def test_the_sdist_holds_all_that_git_tracks(artefacts):
     (path,) = artefacts.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         found = {name.partition("/")[2] for name in archive.getnames()}
@@ -241,7 +236,7 @@ for name in ours:
 
 
 @released
-def test_the_device_part_runs_from_where_the_wheel_was_installed(site: Path, tmp_path: Path) -> None:
+def test_the_device_part_runs_from_where_the_wheel_was_installed(site, tmp_path):
     home = {"PYTHONPATH": str(site), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = run([sys.executable, "-c", ANSWER, site], **home)
     assert (done.returncode, done.stderr) == (0, "")
@@ -251,7 +246,7 @@ def test_the_device_part_runs_from_where_the_wheel_was_installed(site: Path, tmp
     install_and_verify(site / "bin", bundle, state, home)
 
 
-def install_and_verify(programs: Path, bundle: Path, state: Path, home: dict[str, str]) -> None:
+def install_and_verify(programs, bundle, state, home):
     for line in (["mmkd"], ["mmkd-edge", "install", bundle, state], ["mmkd", "edge", "verify", state]):
         done = run([programs / str(line[0]), *line[1:]], **home)
         assert (done.returncode, done.stderr) == (0, ""), line
@@ -267,16 +262,14 @@ with Bundle.open(example_bundle()) as bundle:
 
 
 @released
-def test_the_engine_of_the_wheel_takes_the_instructions_that_one_built_here_takes(
-    native_engine: None, site: Path
-) -> None:
+def test_the_engine_of_the_wheel_takes_the_instructions_that_one_built_here_takes(native_engine, site):
     released, built = (run([sys.executable, "-c", ISA], PYTHONPATH=str(path)).stdout for path in (site, ROOT))
     assert released == built != ""
 
 
 @released
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
-def test_the_device_part_runs_with_every_python(version: str, wheel: Path, tmp_path: Path) -> None:
+def test_the_device_part_runs_with_every_python(version, wheel, tmp_path):
     python = shutil.which(f"python{version}")
     if python is None or run([python, "-c", "pass"]).returncode:
         pytest.skip(f"there is no Python {version} on PATH")
@@ -315,13 +308,13 @@ IMPORTS = {
 """What every other extra is for."""
 
 
-def test_every_extra_is_tried() -> None:
+def test_every_extra_is_tried():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     section = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     assert sorted(re.findall(r"^([a-z-]+) = \[", section, flags=re.MULTILINE)) == sorted((*HEAVY, *IMPORTS))
 
 
-def installed_into(folder: Path, requirement: str) -> Path:
+def installed_into(folder, requirement):
     """The programs of a fresh environment that has a requirement, and in which nothing contradicts another."""
     venv.create(folder, with_pip=True, symlinks=True)
     pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
@@ -334,14 +327,14 @@ def installed_into(folder: Path, requirement: str) -> Path:
 
 @released
 @pytest.mark.parametrize("extra", sorted(IMPORTS))
-def test_an_extra_installs_alone(extra: str, wheel: Path, tmp_path: Path) -> None:
+def test_an_extra_installs_alone(extra, wheel, tmp_path):
     programs = installed_into(tmp_path / "env", f"{wheel}[{extra}]")
     done = run([programs / "python", "-c", f"import {IMPORTS[extra]}, mmkd_edge.predictor"])
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @released
-def test_all_that_a_device_may_have_installs_together_and_runs(wheel: Path, tmp_path: Path) -> None:
+def test_all_that_a_device_may_have_installs_together_and_runs(wheel, tmp_path):
     programs = installed_into(tmp_path / "env", f"{wheel}[{','.join(sorted(IMPORTS))}]")
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = run([programs / "python", "-c", ANSWER, tmp_path / "env"], **home)
@@ -351,7 +344,7 @@ def test_all_that_a_device_may_have_installs_together_and_runs(wheel: Path, tmp_
 
 @released
 @pytest.mark.parametrize("extras", [*HEAVY, ",".join((*HEAVY, *IMPORTS))])
-def test_an_extra_for_a_workstation_resolves(extras: str, wheel: Path) -> None:
+def test_an_extra_for_a_workstation_resolves(extras, wheel):
     found = resolved(f"{wheel}[{extras}]")
     assert {"mmkd-edge", "numpy", "msgspec"} <= set(found)
 
@@ -381,7 +374,7 @@ def wrong(predictor: EdgePredictor) -> Mapping[str, int]:
 
 
 @pytest.fixture
-def users_environment(tmp_path: Path) -> Path:
+def users_environment(tmp_path):
     """A Python that has the packages, and what they import, installed; none of our settings."""
     venv.create(tmp_path / "env", with_pip=False, symlinks=True)
     (packages,) = (tmp_path / "env").glob("lib/python3*/site-packages")
@@ -394,7 +387,7 @@ def users_environment(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_users_type_checker_reads_our_types(users_environment: Path, tmp_path: Path) -> None:
+def test_a_users_type_checker_reads_our_types(users_environment, tmp_path):
     mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, "--hide-error-context"]
     python = ["--python-executable", users_environment, "--cache-dir", tmp_path / "cache"]
     done = run([*mypy, *python, "--no-pretty", tmp_path / "user.py"])
@@ -405,7 +398,7 @@ def test_a_users_type_checker_reads_our_types(users_environment: Path, tmp_path:
 
 
 @released
-def test_pyright_reads_our_types_too(users_environment: Path, tmp_path: Path) -> None:
+def test_pyright_reads_our_types_too(users_environment, tmp_path):
     pyright = [shutil.which("pyright")]
     if pyright == [None]:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

@@ -5,8 +5,6 @@ calls that reach for a network, and for files that are written outside of the fo
 allows it, in a network namespace of its own, from which nothing would arrive.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -17,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_edge import Bundle, example_bundle
-from mmkd_edge.backends.base import BACKENDS, BackendName, is_installed
+from mmkd_edge.backends.base import BACKENDS, is_installed
 from mmkd_models.data.dataset import shipped_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")]
@@ -58,7 +56,7 @@ WATCHED = {
 }
 
 
-def watched(command: list[str], *, tmp_path: Path) -> tuple[list[str], list[str]]:
+def watched(command, *, tmp_path):
     """Lines of a run that reach for a network, and files that it wrote outside of its own folder."""
     log = tmp_path / "strace.log"
     home = tmp_path / "home"
@@ -78,14 +76,14 @@ def watched(command: list[str], *, tmp_path: Path) -> tuple[list[str], list[str]
     return [line for line in lines if _NETWORK.search(line)], sorted(set(_strays(lines, tmp_path)))
 
 
-def _alone() -> list[str]:
+def _alone():
     """What puts a command into a network namespace of its own; nothing where this user may not."""
     command = ["unshare", "--net"]
     is_allowed = shutil.which("unshare") and subprocess.run([*command, "true"], check=False, capture_output=True)
     return command if is_allowed and is_allowed.returncode == 0 else []
 
 
-def _strays(lines: list[str], tmp_path: Path) -> list[str]:
+def _strays(lines, tmp_path):
     found = []
     for line in lines:
         match = _WRITTEN.search(line)
@@ -99,17 +97,17 @@ def _strays(lines: list[str], tmp_path: Path) -> list[str]:
     return found
 
 
-def script(name: str, *arguments: object) -> list[str]:
+def script(name, *arguments):
     start = f"import sys\nseconds, arguments = {SECONDS}, sys.argv[1:]\n"
     return [sys.executable, "-c", start + WATCHED[name], *map(str, arguments)]
 
 
-def test_importing_does_nothing_of_the_kind(tmp_path: Path) -> None:
+def test_importing_does_nothing_of_the_kind(tmp_path):
     assert watched(script("import"), tmp_path=tmp_path) == ([], [])
 
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if not BACKENDS[name].on_gpu])
-def test_predicting_and_streaming_do_nothing_of_the_kind(backend: BackendName, tmp_path: Path) -> None:
+def test_predicting_and_streaming_do_nothing_of_the_kind(backend, tmp_path):
     if not is_installed(backend):
         pytest.skip(f"needs {BACKENDS[backend].library()[1]}")
     with Bundle.open(example_bundle()) as bundle:
@@ -129,7 +127,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_does_nothing_of_the_kind(command: str, tmp_path: Path) -> None:
+def test_a_command_does_nothing_of_the_kind(command, tmp_path):
     (tmp_path / "log.csv").write_text("ax,ay,az\n" + "0.1,0.2,0.9\n" * 500)
     package, *arguments = COMMANDS[command].split()
     module = f"mmkd_{package}.commands.{command}"

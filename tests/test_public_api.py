@@ -1,7 +1,5 @@
 """What each package calls public is what it shows, and it is documented."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import subprocess
@@ -15,7 +13,7 @@ import mmkd_edge
 PACKAGES = ["mmkd_edge", "mmkd_export", "mmkd_bench", "mmkd_models", "mmkd_report", "mmkd_station"]
 
 
-def shown(module: types.ModuleType) -> set[str]:
+def shown(module):
     """Names that a user sees in a module: neither private, nor a module, nor what only type checkers read."""
     return {
         name
@@ -27,13 +25,13 @@ def shown(module: types.ModuleType) -> set[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_all_names_exactly_what_is_public(package: str) -> None:
+def test_all_names_exactly_what_is_public(package):
     module = importlib.import_module(package)
     assert sorted(getattr(module, "__all__", [])) == sorted(shown(module))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_public_name_is_documented(package: str) -> None:
+def test_every_public_name_is_documented(package):
     module = importlib.import_module(package)
     assert module.__doc__
     undocumented = [
@@ -65,7 +63,7 @@ for name in module.__all__:
 """
 
 
-def test_help_and_signatures_of_everything_public_work_in_a_fresh_interpreter() -> None:
+def test_help_and_signatures_of_everything_public_work_in_a_fresh_interpreter():
     command = [sys.executable, "-c", SHOW_HELP, "mmkd_edge"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,10 +1,7 @@
 """What a stranger finds in the repository says the same as the rest of it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,18 +13,18 @@ ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-def recipe(target: str) -> list[str]:
+def recipe(target):
     """The lines of a target."""
     found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, flags=re.MULTILINE)
     assert found is not None
     return [line.strip() for line in found[1].splitlines()]
 
 
-def read(name: str) -> Any:
+def read(name):
     return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
 
 
-def test_the_hooks_before_a_commit_are_the_tools_of_make_check() -> None:
+def test_the_hooks_before_a_commit_are_the_tools_of_make_check():
     (local,) = read(".pre-commit-config.yaml")["repos"]
     assert local["repo"] == "local"
     assert [hook["entry"] for hook in local["hooks"]] == [
@@ -36,12 +33,12 @@ def test_the_hooks_before_a_commit_are_the_tools_of_make_check() -> None:
     assert {(hook["language"], hook["pass_filenames"]) for hook in local["hooks"]} == {("system", False)}
 
 
-def test_hadolint_reads_every_image() -> None:
+def test_hadolint_reads_every_image():
     images = sorted(path.name for path in ROOT.glob("Dockerfile*"))
     assert f"$(BIN)/hadolint {' '.join(images)}" in recipe("check")
 
 
-def test_a_citation_names_the_version_and_the_licences() -> None:
+def test_a_citation_names_the_version_and_the_licences():
     citation = read("CITATION.cff")
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     licences = re.search(r'^license = "(.*)"$', pyproject, flags=re.MULTILINE)
@@ -55,7 +52,7 @@ def test_a_citation_names_the_version_and_the_licences() -> None:
 
 
 @pytest.mark.parametrize("name", ["bug", "device", "idea"])
-def test_a_form_for_issues_has_what_the_platform_asks_for(name: str) -> None:
+def test_a_form_for_issues_has_what_the_platform_asks_for(name):
     form = read(f".github/ISSUE_TEMPLATE/{name}.yml")
     assert {"name", "description", "body"} <= set(form)
     fields = [field for field in form["body"] if field["type"] != "markdown"]
@@ -64,7 +61,7 @@ def test_a_form_for_issues_has_what_the_platform_asks_for(name: str) -> None:
     assert any(field.get("validations", {}).get("required") for field in fields)
 
 
-def test_a_release_is_checked_with_every_test_of_the_artefacts() -> None:
+def test_a_release_is_checked_with_every_test_of_the_artefacts():
     lines = [*recipe("wheels"), *recipe("release-check")]
     assert any("twine check --strict dist/*" in line for line in lines)
     (tests,) = [line for line in lines if "pytest" in line]

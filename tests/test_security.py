@@ -1,10 +1,7 @@
 """SECURITY.md promises nothing without a test, and nothing in the package runs what a file says."""
 
-from __future__ import annotations
-
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ PACKAGES = ("mmkd_edge", "export/mmkd_export", "benchmarks/mmkd_bench", "models/
 UNPICKLING = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
 
 
-def runs_what_it_reads(source: str) -> Iterator[int]:
+def runs_what_it_reads(source):
     """The lines in which a module unpickles, or evaluates text."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -28,7 +25,7 @@ def runs_what_it_reads(source: str) -> Iterator[int]:
                 yield node.lineno
 
 
-def test_every_promise_has_a_test_that_is_there() -> None:
+def test_every_promise_has_a_test_that_is_there():
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     promises = re.search(r"\| promise \| test \|\n\|---\|---\|\n((?:\|.*\|\n)+)", text)
     assert promises is not None
@@ -42,7 +39,7 @@ def test_every_promise_has_a_test_that_is_there() -> None:
         assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, row
 
 
-def test_nothing_in_the_package_unpickles_or_evaluates() -> None:
+def test_nothing_in_the_package_unpickles_or_evaluates():
     files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
     assert len(files) > 300
     found = [
@@ -65,5 +62,5 @@ def test_nothing_in_the_package_unpickles_or_evaluates() -> None:
         ("model.eval()", False),
     ],
 )
-def test_what_would_run_a_file_is_seen(source: str, seen: bool) -> None:
+def test_what_would_run_a_file_is_seen(source, seen):
     assert bool(list(runs_what_it_reads(source))) == seen

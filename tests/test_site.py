@@ -3,8 +3,6 @@
 The build needs the extra `docs`: its programs on PATH, or a package registry.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import runpy
@@ -32,14 +30,14 @@ NEAR_THE_TOP = 40
 stage = SimpleNamespace(**runpy.run_path(str(DOCS / "site" / "stage.py")))
 
 
-def test_the_navigation_has_every_page_once_and_no_other(tmp_path: Path) -> None:
+def test_the_navigation_has_every_page_once_and_no_other(tmp_path):
     stage.stage(tmp_path / "docs")
     assert len(set(NAVIGATION)) == len(NAVIGATION)
     assert {page.relative_to(DOCS).as_posix() for page in PAGES} - set(NAVIGATION) == set()
     assert [name for name in NAVIGATION if not (tmp_path / "docs" / "pages" / name).is_file()] == []
 
 
-def test_what_a_page_links_to_becomes_a_page(tmp_path: Path) -> None:
+def test_what_a_page_links_to_becomes_a_page(tmp_path):
     stage.stage(tmp_path / "docs")
     pages = tmp_path / "docs" / "pages"
     start = (pages / "index.md").read_text(encoding="utf-8")
@@ -49,13 +47,13 @@ def test_what_a_page_links_to_becomes_a_page(tmp_path: Path) -> None:
     assert example.startswith("# `examples/plain_threads.py`\n\n```python\n")
 
 
-def test_a_link_in_code_stays_as_it_is() -> None:
+def test_a_link_in_code_stays_as_it_is():
     pieces = list(stage.parts_of("a `b` c\n```\n[d](e)\n```\nf\n"))
     assert [text for text, is_prose in pieces if not is_prose] == ["`b`", "```\n[d](e)\n```"]
     assert "".join(text for text, _ in pieces) == "a `b` c\n```\n[d](e)\n```\nf\n"
 
 
-def test_figures_come_from_the_page_of_results() -> None:
+def test_figures_come_from_the_page_of_results():
     page = DOCS / "any.md"
     text = "before\n<!-- figures: results/live.md#%s -->\nafter\n"
     headings = re.findall(r"^#+ (.*)$", (DOCS / "results" / "live.md").read_text("utf-8"), flags=re.MULTILINE)
@@ -68,7 +66,7 @@ def test_figures_come_from_the_page_of_results() -> None:
     assert str(refused.value) == ("docs/any.md: expected a table at results/live.md#nowhere, found none; correct it")
 
 
-def test_a_link_out_of_the_repository_is_refused() -> None:
+def test_a_link_out_of_the_repository_is_refused():
     assert said(SystemExit, lambda: stage.target_of(DOCS / "any.md", "../../elsewhere.md")) == (
         "docs/any.md: expected a link to a file of the repository, found '../../elsewhere.md'; correct it"
     )
@@ -77,14 +75,14 @@ def test_a_link_out_of_the_repository_is_refused() -> None:
 class _Page(HTMLParser):
     """What a page of HTML can be linked to, links to, and loads."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text):
         super().__init__()
         self.anchors: set[str] = {""}
         self.links: list[str] = []
         self.loaded: list[str] = []
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         given = dict(attrs)
         self.anchors.update(filter(None, (given.get("id"), given.get("name"))))
         if tag == "a" and given.get("href"):
@@ -93,7 +91,7 @@ class _Page(HTMLParser):
             self.loaded.append(str(given.get("src") or given["href"]))
 
 
-def broken_links(site: Path) -> list[str]:
+def broken_links(site):
     """One entry for each link and each loaded file of a site that is not there."""
     pages = {path: _Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html") if path.name != "404.html"}
     broken = []
@@ -114,7 +112,7 @@ def broken_links(site: Path) -> list[str]:
     return broken
 
 
-def test_broken_links_of_a_site_are_seen(tmp_path: Path) -> None:
+def test_broken_links_of_a_site_are_seen(tmp_path):
     (tmp_path / "a.html").write_text(
         '<h1 id="here"></h1><a href="#here"></a><a href="b.html#no"></a><a href="c.html"></a>'
         '<script src="//x/y"></script>'
@@ -124,7 +122,7 @@ def test_broken_links_of_a_site_are_seen(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def zensical(tmp_path_factory: pytest.TempPathFactory) -> str:
+def zensical(tmp_path_factory):
     """The program that builds the site, from PATH, or installed as the extra `docs` says."""
     if found := shutil.which("zensical"):
         return found
@@ -140,7 +138,7 @@ def zensical(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="zensical needs Python 3.11")
-def test_the_site_is_built_strictly_and_no_link_leads_nowhere(zensical: str) -> None:
+def test_the_site_is_built_strictly_and_no_link_leads_nowhere(zensical):
     folder = ROOT / "build" / "docs"  # the settings name the packages from there
     stage.stage(folder)
     done = subprocess.run([zensical, "build", "--strict"], cwd=folder, capture_output=True, text=True, check=False)
@@ -154,7 +152,7 @@ def test_the_site_is_built_strictly_and_no_link_leads_nowhere(zensical: str) -> 
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
-def test_a_page_is_short_and_can_be_tried_near_its_top(page: Path) -> None:
+def test_a_page_is_short_and_can_be_tried_near_its_top(page):
     lines = page.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= MOST_LINES or page.name in GENERATED
     if page.parent == DOCS and page.name not in GENERATED:  # results name their commands where the figures are
@@ -162,12 +160,12 @@ def test_a_page_is_short_and_can_be_tried_near_its_top(page: Path) -> None:
         assert re.search(r"^```|^    |`(make|mmkd-\w+) ", top, flags=re.MULTILINE)
 
 
-def test_the_figures_of_the_first_page_stand_in_the_results() -> None:
+def test_the_figures_of_the_first_page_stand_in_the_results():
     rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     results = (DOCS / "results" / "demo.md").read_text(encoding="utf-8").splitlines()
     assert rows
     assert [row for row in rows if row not in results] == []
 
 
-def test_the_picture_of_the_first_page_is_small() -> None:
+def test_the_picture_of_the_first_page_is_small():
     assert (DOCS / "demo.webp").stat().st_size < 150_000

@@ -4,8 +4,6 @@ README's commands begin with a clone and install everything anew. Those of pages
 this; `tests/test_packages.py` installs the wheel elsewhere.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -21,7 +19,7 @@ BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", flags=re.MULTILINE | re.DOTAL
 MOST_MINUTES = 30  # a gate against a page that grew, and no figure of speed: machines that test are busy
 
 
-def steps(page: str, after: str) -> list[list[str]]:
+def steps(page, after):
     """What the reader runs of a page from this heading on, in order."""
     found: list[list[str]] = []
     for language, block in BLOCK.findall((DOCS / page).read_text(encoding="utf-8").partition(f"\n## {after}")[2]):
@@ -32,7 +30,7 @@ def steps(page: str, after: str) -> list[list[str]]:
     return found
 
 
-def follow(page: str, after: str, folder: Path) -> set[str]:
+def follow(page, after, folder):
     """Runs all of it in a folder, prints the seconds, and gives the names of what is there then."""
     programs = str(Path(sys.executable).parent)
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
@@ -61,7 +59,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize(("page", "heading"), PAGES)
-def test_a_page_runs_python_and_then_its_commands(page: str, heading: str) -> None:
+def test_a_page_runs_python_and_then_its_commands(page, heading):
     programs = [step[0] for step in steps(page, heading)]
     assert programs[0] == sys.executable
     assert set(programs[1:]) == {f"mmkd-{name}" for name in PAGES[page, heading][0].split()}
@@ -69,13 +67,13 @@ def test_a_page_runs_python_and_then_its_commands(page: str, heading: str) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "heading"), PAGES)
-def test_a_page_can_be_followed_to_its_end(page: str, heading: str, tmp_path: Path) -> None:
+def test_a_page_can_be_followed_to_its_end(page, heading, tmp_path):
     assert PAGES[page, heading][1] <= follow(page, heading, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_commands_of_the_readme_work_from_a_clone(tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_work_from_a_clone(tmp_path):
     """`make test` runs one file there: all others are what runs this."""
     (tmp_path / "origin").mkdir()
     (tmp_path / "origin" / "mmkd-edge").symlink_to(ROOT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -13,31 +12,31 @@ from tests.bench.made import make_bundle, onnx_model
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tmp_path_factory):
     """A bundle that takes microseconds."""
     return make_bundle(tmp_path_factory.mktemp("bundles") / "small.edge")
 
 
 @pytest.fixture(scope="session")
-def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def slow_bundle(tmp_path_factory):
     """The same with a graph of many more products."""
     return make_bundle(tmp_path_factory.mktemp("bundles") / "slow.edge", repeats=60)
 
 
 @pytest.fixture(scope="session")
-def per_group_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def per_group_bundle(tmp_path_factory):
     """The same with a modality that needs a reference."""
     return make_bundle(tmp_path_factory.mktemp("bundles") / "per_group.edge", normalise="per_group")
 
 
 @pytest.fixture(scope="session")
-def several_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def several_bundle(tmp_path_factory):
     """The same with a second student, of the gyroscope."""
     return make_bundle(tmp_path_factory.mktemp("bundles") / "several.edge", second="gyro")
 
 
 @pytest.fixture(scope="session")
-def graph_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graph_file(tmp_path_factory):
     """The slow bundle's graph as a bare ONNX file."""
     path = tmp_path_factory.mktemp("graphs") / "slow.onnx"
     path.write_bytes(onnx_model(60))
@@ -54,7 +53,7 @@ Command = Callable[..., Ended]
 
 
 @pytest.fixture
-def mmkd_bench(ran: Callable[..., tuple[object, str, str]], monkeypatch: pytest.MonkeyPatch) -> Command:
+def mmkd_bench(ran, monkeypatch):
     """The command in this process: the same code from its arguments on, without the start of an interpreter."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")

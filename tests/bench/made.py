@@ -1,10 +1,6 @@
 """Real bundles around small real graphs: what the benchmark measures in these tests."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -15,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from mmkd_bench.measuring.timing import summarise
 from mmkd_bench.run import join_launches, judge_stability
 from mmkd_edge.bundle.bundle import Golden
-from mmkd_edge.spec import ModalitySpec, Normalise
+from mmkd_edge.spec import ModalitySpec
 from mmkd_report.schema.bench import (
     STAGES,
     BenchReport,
@@ -34,7 +30,7 @@ SAMPLES, CHANNELS, CLASSES, GOLDEN_WINDOWS = 40, 3, 4, 6
 TOLERANCE = 1e-4
 
 
-def _nodes(repeats: int, name: str) -> list[onnx.NodeProto]:
+def _nodes(repeats, name):
     """Logits from the masked window; each repeat is one more matrix product of 120 x 120."""
     nodes = [
         helper.make_node("Mul", [name, f"{name}_present"], ["masked"]),
@@ -52,7 +48,7 @@ def _nodes(repeats: int, name: str) -> list[onnx.NodeProto]:
     ]
 
 
-def onnx_model(repeats: int = 1, *, name: str = "acc") -> bytes:
+def onnx_model(repeats=1, *, name="acc"):
     """A graph with the signature of a student; more `repeats` make it slower."""
     random = np.random.default_rng(0)
     width = SAMPLES * CHANNELS
@@ -72,7 +68,7 @@ def onnx_model(repeats: int = 1, *, name: str = "acc") -> bytes:
     return serialised
 
 
-def _golden(graph: bytes, name: str) -> Golden:
+def _golden(graph, name):
     """Windows and what the graph answers to them, by onnx's own reference."""
     windows = np.random.default_rng(1).standard_normal((GOLDEN_WINDOWS, SAMPLES, CHANNELS)).astype(np.float32)
     windows[0, 3, 1] = np.nan
@@ -92,14 +88,7 @@ def _golden(graph: bytes, name: str) -> Golden:
     )
 
 
-def make_bundle(
-    path: Path,
-    *,
-    repeats: int = 1,
-    normalise: Normalise = "none",
-    model: bytes | None = None,
-    second: str | None = None,
-) -> Path:
+def make_bundle(path, *, repeats=1, normalise="none", model=None, second=None):
     """Write a bundle around a small graph.
 
     `second` is the modality of a second student.
@@ -118,9 +107,7 @@ def make_bundle(
     return path
 
 
-def make_launch(
-    p50_us: float = 100.0, *, p90_us: float | None = None, spread: float = 0.0, seed: int = 0
-) -> ProcessStart:
+def make_launch(p50_us=100.0, *, p90_us=None, spread=0.0, seed=0):
     """A launch whose time windows lie around `p50_us` with the relative standard deviation `spread`."""
     random = np.random.default_rng(seed)
     p90_us = 1.2 * p50_us if p90_us is None else p90_us
@@ -144,7 +131,7 @@ def make_launch(
     )
 
 
-def make_report(launches: Sequence[ProcessStart]) -> BenchReport:
+def make_report(launches):
     """A report of these launches on a small machine."""
     latency_ns = np.repeat([round(launch.windows[0].p50_us * 1e3) for launch in launches], 1000)
     machine = MachineFacts(
@@ -189,6 +176,6 @@ def make_report(launches: Sequence[ProcessStart]) -> BenchReport:
     )
 
 
-def write_report(path: Path, report: BenchReport) -> None:
+def write_report(path, report):
     """Write a report as `run -o` does."""
     path.write_bytes(msgspec.json.encode(report))

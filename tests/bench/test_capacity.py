@@ -1,17 +1,11 @@
-from __future__ import annotations
-
 import io
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from rich.console import Console
 
 from mmkd_bench import capacity
@@ -27,13 +21,13 @@ from tests.edge.said import said
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
+def short(monkeypatch):
     monkeypatch.setattr(capacity, "MIN_LAUNCH_S", 0.3)
     monkeypatch.setattr(capacity, "MAX_LAUNCH_S", 0.3)
 
 
 @pytest.mark.usefixtures("short")
-def test_a_light_load_is_carried(bundle: Path) -> None:
+def test_a_light_load_is_carried(bundle):
     lines: list[str] = []
     choice = Choice(bundle=str(bundle), backend="ort")
     report = measure_capacity(choice, rate_hz=20.0, deadline_ms=5000.0, streams=4, progress=lines.append)
@@ -56,12 +50,12 @@ def test_a_light_load_is_carried(bundle: Path) -> None:
         ({"rate_hz": 1.0, "streams": 0}, "streams: expected a whole number from 1 to 1000000, got 0"),
     ],
 )
-def test_loads_that_make_no_sense_are_refused(bundle: Path, load: dict[str, Any], message: str) -> None:
+def test_loads_that_make_no_sense_are_refused(bundle, load, message):
     assert said(UsageError, lambda: measure_capacity(Choice(bundle=str(bundle)), **load)) == message
 
 
 @pytest.mark.slow
-def test_the_answer_agrees_with_a_direct_load(slow_bundle: Path) -> None:
+def test_the_answer_agrees_with_a_direct_load(slow_bundle):
     # A deadline of a tenth of a second: what else runs on a shared machine must not decide the answer.
     choice = Choice(bundle=str(slow_bundle))
     report = measure_capacity(choice, rate_hz=10.0, deadline_ms=100.0)
@@ -73,7 +67,7 @@ def test_the_answer_agrees_with_a_direct_load(slow_bundle: Path) -> None:
     assert report.refused is not None
     assert report.refused.streams <= 1.05 * report.streams + 1
 
-    def carried(streams: int) -> bool:
+    def carried(streams):
         return measure_capacity(choice, rate_hz=10.0, deadline_ms=100.0, streams=streams).streams == streams
 
     assert carried(round(0.9 * report.streams))
@@ -81,7 +75,7 @@ def test_the_answer_agrees_with_a_direct_load(slow_bundle: Path) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_what_ran_beside_it_is_named(bundle: Path) -> None:
+def test_what_ran_beside_it_is_named(bundle):
     choice = Choice(bundle=str(bundle), backend="ort")
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
@@ -96,9 +90,7 @@ def test_what_ran_beside_it_is_named(bundle: Path) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_a_device_that_carries_not_even_one_stream_exits_5(
-    slow_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_device_that_carries_not_even_one_stream_exits_5(slow_bundle, capsys, monkeypatch):
     arguments = ["capacity", str(slow_bundle), "--rate", "20", "--deadline-ms", "0.01"]
     monkeypatch.setattr(sys, "argv", ["mmkd-bench", *arguments, "--backend", "ort"])
     with pytest.raises(SystemExit) as caught:
@@ -116,7 +108,7 @@ SERVICE_MS = 0.4
 SATURATED = 50  # streams of 50 a second that need 0.4 ms each: all of the server
 
 
-def answered_ns(arrivals_ns: NDArray[np.int64], lengths_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+def answered_ns(arrivals_ns, lengths_ns):
     """When one server is done with each job, first come first served (Lindley's recursion, without a loop).
 
     >>> answered_ns(np.array([0, 1, 10]), np.array([4, 4, 4])).tolist()
@@ -129,11 +121,11 @@ def answered_ns(arrivals_ns: NDArray[np.int64], lengths_ns: NDArray[np.int64]) -
 class Machine:
     """A server of known speed that pauses now and then for 12 to 16 ms: no window is answered meanwhile."""
 
-    def __init__(self, *, pauses_hz: float, seed: int) -> None:
+    def __init__(self, *, pauses_hz, seed):
         self._pauses_hz = pauses_hz
         self._random = np.random.default_rng(seed)
 
-    def offered(self, streams: int, duration_s: float) -> Offered:
+    def offered(self, streams, duration_s):
         due_ns = schedule_ns(streams, rate_hz=RATE_HZ, duration_s=duration_s)
         service_ns = (1e6 * SERVICE_MS * self._random.uniform(0.9, 1.1, len(due_ns))).astype(np.int64)
         count = self._random.poisson(self._pauses_hz * duration_s)
@@ -157,19 +149,19 @@ class Machine:
         )
         return Offered(level=level, response_ns=response_ns)
 
-    def launch(self, streams: int) -> Offered:
+    def launch(self, streams):
         return self.offered(streams, launch_s(streams, rate_hz=RATE_HZ))
 
-    def answer(self) -> int:
+    def answer(self):
         """What `mmkd-bench capacity` says."""
         return largest_carried(self.carries, first_guess=SATURATED)
 
-    def carries(self, streams: int) -> bool:
+    def carries(self, streams):
         """What `mmkd-bench capacity --streams` says."""
         return judge_load(self.launch, streams).carried
 
 
-def offered(streams: int, *, carried: bool) -> Offered:
+def offered(streams, *, carried):
     """A load of ten windows, one of them late where it is not carried."""
     one_ns = np.full(10, 1_000_000, dtype=np.int64)
     one_ns[0] = 1_000_000 if carried else 50_000_000
@@ -186,7 +178,7 @@ def offered(streams: int, *, carried: bool) -> Offered:
     return Offered(level=level, response_ns=one_ns)
 
 
-def scripted(votes: str) -> Callable[[int], Offered]:
+def scripted(votes):
     """Launches that are carried (+) or not (-), in this order."""
     left = iter(votes)
     return lambda streams: offered(streams, carried=next(left) == "+")
@@ -195,13 +187,13 @@ def scripted(votes: str) -> Callable[[int], Offered]:
 @pytest.mark.parametrize(
     ("votes", "carried", "launches"), [("+++--", True, 3), ("-++-+", True, 5), ("---++", False, 3), ("+-+--", False, 5)]
 )
-def test_most_launches_decide_and_none_is_run_in_vain(votes: str, carried: bool, launches: int) -> None:
+def test_most_launches_decide_and_none_is_run_in_vain(votes, carried, launches):
     verdict = judge_load(scripted(votes), 7)
     assert (verdict.carried, len(verdict.launches)) == (carried, launches)
     assert verdict.together.carried is carried
 
 
-def test_the_launches_of_a_load_are_told_together() -> None:
+def test_the_launches_of_a_load_are_told_together():
     verdict = judge_load(scripted("-++-+"), 7)
     assert (verdict.together.due, verdict.together.missed) == (50, 2)
     assert verdict.together.response.count == 50
@@ -210,10 +202,10 @@ def test_the_launches_of_a_load_are_told_together() -> None:
 
 @given(st.integers(0, 5000), st.integers(1, 20_000))
 @settings(max_examples=60, deadline=None)
-def test_the_answer_is_carried_and_a_little_more_is_not(limit: int, first_guess: int) -> None:
+def test_the_answer_is_carried_and_a_little_more_is_not(limit, first_guess):
     judged: list[int] = []
 
-    def is_carried(streams: int) -> bool:
+    def is_carried(streams):
         judged.append(streams)
         return streams <= limit
 
@@ -225,13 +217,13 @@ def test_the_answer_is_carried_and_a_little_more_is_not(limit: int, first_guess:
     assert len(set(judged)) == len(judged)
 
 
-def test_a_queue_of_known_jobs_is_answered_in_time() -> None:
+def test_a_queue_of_known_jobs_is_answered_in_time():
     machine = Machine(pauses_hz=0.0, seed=0)
     assert machine.launch(SATURATED // 2).level.carried
     assert not machine.launch(SATURATED + 5).level.carried
 
 
-def test_one_launch_is_decided_by_the_pause_that_falls_into_it() -> None:
+def test_one_launch_is_decided_by_the_pause_that_falls_into_it():
     # Far below what the server can do, and the machine pauses every twenty seconds: a launch of three to seven seconds
     # is carried or not by chance, and three times as many streams change little about that.
     for streams in (12, 36):
@@ -241,7 +233,7 @@ def test_one_launch_is_decided_by_the_pause_that_falls_into_it() -> None:
 
 
 @pytest.mark.parametrize("pauses_hz", [0.0, 0.02, 0.05])
-def test_the_answer_agrees_with_loads_of_90_and_110_percent(pauses_hz: float) -> None:
+def test_the_answer_agrees_with_loads_of_90_and_110_percent(pauses_hz):
     agreed, single = 0, 0.0
     for seed in range(16):
         machine = Machine(pauses_hz=pauses_hz, seed=seed)

@@ -1,14 +1,9 @@
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
 import msgspec
 import pytest
 
 from mmkd_bench.compare import compare, parse_conditions, read_report, require_passed
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.schema.bench import BenchReport, Comparison, Energy, QuantityChange
+from mmkd_report.schema.bench import Energy
 from tests.bench.made import make_launch, make_report
 from tests.edge.said import said
 
@@ -16,18 +11,18 @@ GATE = parse_conditions("p50>+5%,p90>+5%")
 
 
 @pytest.fixture
-def report_at() -> Callable[..., BenchReport]:
-    def make(p50_us: float, *, seed: int = 0, spread: float = 0.02) -> BenchReport:
+def report_at():
+    def make(p50_us, *, seed=0, spread=0.02):
         return make_report([make_launch(p50_us, spread=spread, seed=100 * seed + number) for number in range(5)])
 
     return make
 
 
-def _change(comparison: Comparison, quantity: str) -> QuantityChange:
+def _change(comparison, quantity):
     return next(change for change in comparison.changes if change.quantity == quantity)
 
 
-def test_a_slower_build_is_caught_in_words(report_at: Callable[..., BenchReport]) -> None:
+def test_a_slower_build_is_caught_in_words(report_at):
     comparison = compare(report_at(100.0, spread=0.0), report_at(115.0, spread=0.0), conditions=GATE)
     assert comparison.verdict == "slower"
     assert said(PerformanceError, lambda: require_passed(comparison)) == (
@@ -37,13 +32,13 @@ def test_a_slower_build_is_caught_in_words(report_at: Callable[..., BenchReport]
     )
 
 
-def test_a_faster_build_passes_and_is_called_faster(report_at: Callable[..., BenchReport]) -> None:
+def test_a_faster_build_passes_and_is_called_faster(report_at):
     comparison = compare(report_at(100.0), report_at(80.0), conditions=GATE)
     assert comparison.verdict == "faster"
     assert comparison.failed == ()
 
 
-def test_one_disturbed_launch_of_five_does_not_decide() -> None:
+def test_one_disturbed_launch_of_five_does_not_decide():
     quiet = [make_launch(100.0, spread=0.01, seed=number) for number in range(5)]
     disturbed = [*[make_launch(100.0, spread=0.01, seed=10 + number) for number in range(4)], make_launch(300.0)]
     comparison = compare(make_report(quiet), make_report(disturbed), conditions=GATE)
@@ -52,7 +47,7 @@ def test_one_disturbed_launch_of_five_does_not_decide() -> None:
     assert (_change(comparison, "p50").high or 0.0) > 0.01
 
 
-def test_a_change_within_the_noise_of_launches_does_not_fail() -> None:
+def test_a_change_within_the_noise_of_launches_does_not_fail():
     before = make_report([make_launch(value) for value in (90.0, 95.0, 100.0, 105.0, 110.0)])
     after = make_report([make_launch(1.06 * value) for value in (90.0, 95.0, 100.0, 105.0, 110.0)])
     change = _change(compare(before, after, conditions=GATE), "p50")
@@ -62,7 +57,7 @@ def test_a_change_within_the_noise_of_launches_does_not_fail() -> None:
     assert compare(before, after, conditions=GATE).failed == ()
 
 
-def test_the_interval_covers_the_true_change(report_at: Callable[..., BenchReport]) -> None:
+def test_the_interval_covers_the_true_change(report_at):
     covered = 0
     for seed in range(12):
         before, after = report_at(100.0, seed=2 * seed), report_at(110.0, seed=2 * seed + 1)
@@ -74,7 +69,7 @@ def test_the_interval_covers_the_true_change(report_at: Callable[..., BenchRepor
     assert covered >= 10
 
 
-def test_a_lower_throughput_fails_its_own_condition(report_at: Callable[..., BenchReport]) -> None:
+def test_a_lower_throughput_fails_its_own_condition(report_at):
     comparison = compare(
         report_at(100.0), report_at(125.0), conditions=parse_conditions("throughput<-10%,throughput<-30%")
     )
@@ -82,7 +77,7 @@ def test_a_lower_throughput_fails_its_own_condition(report_at: Callable[..., Ben
     assert comparison.failed[0].startswith("throughput changed by -20.0%")
 
 
-def test_a_condition_on_what_was_not_measured_is_an_error(report_at: Callable[..., BenchReport]) -> None:
+def test_a_condition_on_what_was_not_measured_is_an_error(report_at):
     with pytest.raises(UsageError) as caught:
         compare(report_at(100.0), report_at(100.0), conditions=parse_conditions("energy>+5%"))
     assert str(caught.value) == (
@@ -91,7 +86,7 @@ def test_a_condition_on_what_was_not_measured_is_an_error(report_at: Callable[..
     )
 
 
-def _with_energy(report: BenchReport, launches_mj: Sequence[float | None]) -> BenchReport:
+def _with_energy(report, launches_mj):
     launches = tuple(
         msgspec.structs.replace(launch, above_idle_mj=value)
         for launch, value in zip(report.launches, launches_mj, strict=True)
@@ -101,7 +96,7 @@ def _with_energy(report: BenchReport, launches_mj: Sequence[float | None]) -> Be
     return msgspec.structs.replace(report, launches=launches, energy=energy, energy_note="")
 
 
-def test_energy_is_judged_by_its_launches(report_at: Callable[..., BenchReport]) -> None:
+def test_energy_is_judged_by_its_launches(report_at):
     before = _with_energy(report_at(100.0), (0.98, 0.99, 1.00, 1.01, 1.02))
     conditions = parse_conditions("p90>+10%,energy>+5%")
     more = compare(before, _with_energy(report_at(100.0), (1.18, 1.19, 1.20, 1.21, 1.22)), conditions=conditions)
@@ -117,7 +112,7 @@ def test_energy_is_judged_by_its_launches(report_at: Callable[..., BenchReport])
     assert noisy.failed == ()
 
 
-def test_energy_that_is_not_clearly_above_idle_has_no_ratio(report_at: Callable[..., BenchReport]) -> None:
+def test_energy_that_is_not_clearly_above_idle_has_no_ratio(report_at):
     before = _with_energy(report_at(100.0), (-0.01, 0.0, 0.01, 0.02, 0.03))
     after = _with_energy(report_at(100.0), (1.0, 1.0, 1.0, 1.0, 1.0))
     assert _change(compare(before, after, conditions=()), "energy").change is None
@@ -125,7 +120,7 @@ def test_energy_that_is_not_clearly_above_idle_has_no_ratio(report_at: Callable[
         compare(before, after, conditions=parse_conditions("energy>+5%"))
 
 
-def test_fewer_than_five_launches_are_not_compared(report_at: Callable[..., BenchReport]) -> None:
+def test_fewer_than_five_launches_are_not_compared(report_at):
     interrupted = msgspec.structs.replace(make_launch(100.0), complete=False)
     with pytest.raises(UsageError) as caught:
         compare(report_at(100.0), make_report([make_launch(100.0)] * 4 + [interrupted]), conditions=GATE)
@@ -134,7 +129,7 @@ def test_fewer_than_five_launches_are_not_compared(report_at: Callable[..., Benc
     )
 
 
-def test_what_else_differs_is_listed(report_at: Callable[..., BenchReport]) -> None:
+def test_what_else_differs_is_listed(report_at):
     before = report_at(100.0)
     machine = msgspec.structs.replace(before.machine, versions={"mmkd-edge": "0.2.0"}, governors=("powersave",))
     after = msgspec.structs.replace(before, machine=machine)
@@ -145,7 +140,7 @@ def test_what_else_differs_is_listed(report_at: Callable[..., BenchReport]) -> N
     )
 
 
-def _beside(report: BenchReport, others_cores: float) -> BenchReport:
+def _beside(report, others_cores):
     """The report with other processes beside every launch."""
     launches = tuple(
         msgspec.structs.replace(
@@ -156,7 +151,7 @@ def _beside(report: BenchReport, others_cores: float) -> BenchReport:
     return msgspec.structs.replace(report, launches=launches)
 
 
-def test_tails_are_not_judged_where_processes_competed_for_cores() -> None:
+def test_tails_are_not_judged_where_processes_competed_for_cores():
     calm = make_report([make_launch(100.0)] * 5)
     longer_tail = make_report([make_launch(100.0, p90_us=160.0)] * 5)
     assert compare(calm, longer_tail, conditions=GATE).verdict == "slower"
@@ -172,7 +167,7 @@ def test_tails_are_not_judged_where_processes_competed_for_cores() -> None:
     )
 
 
-def test_an_unstable_run_is_remarked(report_at: Callable[..., BenchReport]) -> None:
+def test_an_unstable_run_is_remarked(report_at):
     restless = make_report([make_launch(value) for value in (80.0, 90.0, 100.0, 110.0, 120.0)])
     assert compare(report_at(100.0), restless, conditions=()).remarks == (
         "the second run was unstable: medians of launches ran from 80 to 120 µs",
@@ -190,13 +185,11 @@ NAMES = "p50, p90, p99, throughput, rss, energy"
         ("speed>+5%", f"condition 'speed>+5%': unknown quantity 'speed'; expected one of {NAMES}"),
     ],
 )
-def test_a_bad_condition_says_what_is_expected(text: str, message: str) -> None:
+def test_a_bad_condition_says_what_is_expected(text, message):
     assert said(UsageError, lambda: parse_conditions(text)) == message
 
 
-def test_a_report_survives_its_file_and_keys_of_later_releases(
-    report_at: Callable[..., BenchReport], tmp_path: Path
-) -> None:
+def test_a_report_survives_its_file_and_keys_of_later_releases(report_at, tmp_path):
     report, path = report_at(100.0), tmp_path / "report.json"
     path.write_bytes(msgspec.json.encode(msgspec.to_builtins(report) | {"weather": "fine"}))
     assert read_report(path) == report
@@ -211,7 +204,7 @@ def test_a_report_survives_its_file_and_keys_of_later_releases(
         (None, "no such file or directory"),
     ],
 )
-def test_other_files_are_not_reports(tmp_path: Path, data: bytes | None, reason: str) -> None:
+def test_other_files_are_not_reports(tmp_path, data, reason):
     if data is not None:
         (tmp_path / "x").write_bytes(data)
     with pytest.raises(UsageError) as caught:

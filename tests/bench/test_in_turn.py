@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import sys
 import time
@@ -15,7 +13,7 @@ from typer.testing import CliRunner
 
 from mmkd_bench.commands.cli import make_app
 from mmkd_bench.in_turn import measure_overhead, measure_pair, measure_rivals
-from mmkd_bench.measuring.jobs import RivalsJob, RivalsOutcome
+from mmkd_bench.measuring.jobs import RivalsJob
 from mmkd_bench.measuring.rivals import time_rivals
 from mmkd_bench.measuring.turns import take_turns, time_in_turn
 from mmkd_edge.errors import BackendError, UsageError
@@ -23,12 +21,11 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.networks.config import TeacherConfig
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import TeacherCheckpoint, read_student, write_student, write_teacher
-from mmkd_report.schema.bench import RivalEngine
 from tests.edge.said import said
 from tests.export.students import make_student
 
 
-def test_calls_alternate_in_both_orders() -> None:
+def test_calls_alternate_in_both_orders():
     calls: list[str] = []
     found = time_in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2, duration_s=0.001)
     text = "".join(calls)
@@ -38,10 +35,10 @@ def test_calls_alternate_in_both_orders() -> None:
     assert found.count >= 40
 
 
-def test_calls_that_are_made_twice_are_timed_the_second_time() -> None:
+def test_calls_that_are_made_twice_are_timed_the_second_time():
     calls: list[str] = []
 
-    def first() -> None:
+    def first():
         """Slow, unless it was called just before."""
         if calls[-1:] != ["a"]:
             time.sleep(0.002)
@@ -53,7 +50,7 @@ def test_calls_that_are_made_twice_are_timed_the_second_time() -> None:
     assert float(np.median(lengths_ns)) < 1e6
 
 
-def test_medians_and_differences_are_those_of_the_calls() -> None:
+def test_medians_and_differences_are_those_of_the_calls():
     found = time_in_turn({"a": lambda: time.sleep(0.003), "b": lambda: time.sleep(0.001)}, repeats=1, duration_s=0.05)
     slow, fast = found.times
     assert slow.p50_us[0] >= 3000
@@ -62,7 +59,7 @@ def test_medians_and_differences_are_those_of_the_calls() -> None:
     assert found.difference_us[0] == pytest.approx(slow.p50_us[0] - fast.p50_us[0], rel=0.3)
 
 
-def test_a_slower_graph_is_slower_by_its_ratio(bundle: Path, slow_bundle: Path) -> None:
+def test_a_slower_graph_is_slower_by_its_ratio(bundle, slow_bundle):
     report = measure_pair(slow_bundle, bundle, launches=2, duration_s=0.3)
     assert report.ratio.repeats == 10
     assert report.ratio.min <= report.ratio.median <= report.ratio.max
@@ -72,7 +69,7 @@ def test_a_slower_graph_is_slower_by_its_ratio(bundle: Path, slow_bundle: Path) 
     assert report.ratio.median == pytest.approx(ratio, rel=0.3)
 
 
-def test_the_overhead_is_what_predict_adds(bundle: Path) -> None:
+def test_the_overhead_is_what_predict_adds(bundle):
     report = measure_overhead(bundle, launches=1, duration_s=0.4)
     assert report.overhead_us.median > 0
     difference_us = report.predict_p50_us.median - report.bare_p50_us.median
@@ -82,11 +79,11 @@ def test_the_overhead_is_what_predict_adds(bundle: Path) -> None:
     assert (report.bare, report.overhead_us.median > 0) == ("ort backend.run", True)
 
 
-def test_a_modality_that_needs_a_reference_is_paired_without_one(per_group_bundle: Path) -> None:
+def test_a_modality_that_needs_a_reference_is_paired_without_one(per_group_bundle):
     assert measure_overhead(per_group_bundle, launches=1, duration_s=0.1).count >= 100
 
 
-def _write_model(path: Path, shape: list[object], element: int = TensorProto.FLOAT) -> Path:
+def _write_model(path, shape, element=TensorProto.FLOAT):
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
         "graph",
@@ -97,33 +94,33 @@ def _write_model(path: Path, shape: list[object], element: int = TensorProto.FLO
     return path
 
 
-def test_whole_numbers_are_fed_to_a_bare_model(tmp_path: Path) -> None:
+def test_whole_numbers_are_fed_to_a_bare_model(tmp_path):
     path = _write_model(tmp_path / "int.onnx", [2, 3], TensorProto.INT64)
     assert measure_pair(path, path, launches=1, duration_s=0.05).count >= 100
 
 
-def test_a_dynamic_shape_is_refused(tmp_path: Path, bundle: Path) -> None:
+def test_a_dynamic_shape_is_refused(tmp_path, bundle):
     path = _write_model(tmp_path / "dynamic.onnx", ["batch", 3])
     assert said(UsageError, lambda: measure_pair(path, bundle, launches=1, duration_s=0.1)) == (
         f"{path}: input 'x' has the shape ['batch', 3]; expected fixed sizes: export a static shape"
     )
 
 
-def test_a_file_that_is_no_model_is_refused(tmp_path: Path, bundle: Path) -> None:
+def test_a_file_that_is_no_model_is_refused(tmp_path, bundle):
     path = tmp_path / "noise.onnx"
     path.write_bytes(np.random.default_rng(0).bytes(100))
     with pytest.raises(BackendError, match=r"noise\.onnx: onnxruntime .* cannot open the model: "):
         measure_pair(path, bundle, launches=1, duration_s=0.1)
 
 
-def test_a_missing_file_says_what_is_expected(tmp_path: Path, bundle: Path) -> None:
+def test_a_missing_file_says_what_is_expected(tmp_path, bundle):
     path = tmp_path / "absent.onnx"
     assert said(UsageError, lambda: measure_pair(path, bundle, launches=1, duration_s=0.1)) == (
         f"{path}: expected an ONNX model or a bundle, cannot open it: no such file or directory"
     )
 
 
-def test_no_launch_is_refused(bundle: Path) -> None:
+def test_no_launch_is_refused(bundle):
     with pytest.raises(UsageError) as caught:
         measure_pair(bundle, bundle, launches=0)
     assert str(caught.value) == "launches: expected a whole number from 1 to 100, got 0"
@@ -136,7 +133,7 @@ TASK = TaskSpec(labels=("a", "b", "c", "d"))
 FILES = Path(__file__).parents[1] / "files"
 
 
-def _job(bundle: Path, checkpoint: Path | None = None) -> RivalsJob:
+def _job(bundle, checkpoint=None):
     return RivalsJob(
         bundle=str(bundle),
         checkpoint=None if checkpoint is None else str(checkpoint),
@@ -147,16 +144,16 @@ def _job(bundle: Path, checkpoint: Path | None = None) -> RivalsJob:
     )
 
 
-def _rival(outcome: RivalsOutcome, name: str) -> RivalEngine:
+def _rival(outcome, name):
     return next(rival for rival in outcome.rivals if rival.name == name)
 
 
-def _p50_us(outcome: RivalsOutcome, name: str) -> tuple[float, ...]:
+def _p50_us(outcome, name):
     found = outcome.turns.find(name)
     return () if found is None else found.p50_us
 
 
-def test_every_rival_is_named_the_runtime_first(bundle: Path) -> None:
+def test_every_rival_is_named_the_runtime_first(bundle):
     outcome = time_rivals(_job(bundle))
     names = [rival.name for rival in outcome.rivals]
     assert names == [
@@ -174,14 +171,14 @@ def test_every_rival_is_named_the_runtime_first(bundle: Path) -> None:
     assert all(bool(_p50_us(outcome, rival.name)) != bool(rival.reason) for rival in outcome.rivals)
 
 
-def test_a_rival_that_is_not_installed_has_its_reason(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rival_that_is_not_installed_has_its_reason(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     outcome = time_rivals(_job(bundle))
     assert _p50_us(outcome, "openvino") == ()
     assert _rival(outcome, "openvino").reason == "not installed: import of openvino halted; None in sys.modules"
 
 
-def test_the_same_weights_through_torch_are_checked_and_timed() -> None:
+def test_the_same_weights_through_torch_are_checked_and_timed():
     outcome = time_rivals(_job(FILES / "student.edge", FILES / "student.ckpt"))
     rival = _rival(outcome, "torch eager")
     assert rival.reason == ""
@@ -190,7 +187,7 @@ def test_the_same_weights_through_torch_are_checked_and_timed() -> None:
     assert rival.max_abs_error <= outcome.tolerance
 
 
-def test_other_weights_are_not_timed(tmp_path: Path) -> None:
+def test_other_weights_are_not_timed(tmp_path):
     student = read_student(FILES / "student.ckpt")
     state = {name: torch.zeros_like(tensor) for name, tensor in student.state.items()}
     write_student(tmp_path / "other.ckpt", replace(student, state=state))
@@ -201,7 +198,7 @@ def test_other_weights_are_not_timed(tmp_path: Path) -> None:
     assert rival.reason.endswith(": not timed")
 
 
-def test_a_bad_checkpoint_is_a_reason_not_a_crash(bundle: Path, tmp_path: Path) -> None:
+def test_a_bad_checkpoint_is_a_reason_not_a_crash(bundle, tmp_path):
     path = tmp_path / "bad.ckpt"
     path.write_bytes(b"no checkpoint")
     rival = _rival(time_rivals(_job(bundle, path)), "torch eager")
@@ -209,7 +206,7 @@ def test_a_bad_checkpoint_is_a_reason_not_a_crash(bundle: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_the_report_joins_processes(bundle: Path) -> None:
+def test_the_report_joins_processes(bundle):
     lines: list[str] = []
     report = measure_rivals(bundle, launches=2, duration_s=0.2, progress=lines.append)
     assert lines == [f"launch {number} of 2: calls in turn for 0.1 s" for number in (1, 2)]
@@ -225,7 +222,7 @@ def test_the_report_joins_processes(bundle: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_teachers_checkpoint_is_compared_through_its_graph(tmp_path: Path, bundle: Path) -> None:
+def test_a_teachers_checkpoint_is_compared_through_its_graph(tmp_path, bundle):
     gyro = ModalitySpec(name="gyro", channels=("x", "y"), unit="deg/s", rate_hz=50.0, samples=100)
     student = make_student(modality=ACC, task=TASK)
     config = TeacherConfig(preset="toy", encoder=student.config.encoder, fusion_depth=1)

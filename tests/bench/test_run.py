@@ -1,7 +1,3 @@
-from __future__ import annotations
-
-from pathlib import Path
-
 import msgspec
 import numpy as np
 import pytest
@@ -11,13 +7,13 @@ from mmkd_bench.machine.power import power_sensor
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.run import check_settings, join_launches, judge_stability, measure_bundle
 from mmkd_edge.errors import UsageError
-from mmkd_report.schema.bench import STAGES, BenchReport, Settings, WarmUp
+from mmkd_report.schema.bench import STAGES, Settings, WarmUp
 from tests.bench.made import make_launch
 from tests.edge.said import said
 
 
 @pytest.fixture(scope="module")
-def run(bundle: Path) -> BenchReport:
+def run(bundle):
     lines: list[str] = []
     found = measure_bundle(
         Choice(bundle=str(bundle), backend="ort"),
@@ -29,13 +25,13 @@ def run(bundle: Path) -> BenchReport:
     return found
 
 
-def test_every_launch_is_in_the_report(run: BenchReport) -> None:
+def test_every_launch_is_in_the_report(run):
     assert len(run.launches) == 2
     assert run.complete
     assert run.result.latency.count == sum(launch.latency.count for launch in run.launches)
 
 
-def test_a_run_tells_its_stages_its_start_up_and_what_was_measured(run: BenchReport, bundle: Path) -> None:
+def test_a_run_tells_its_stages_its_start_up_and_what_was_measured(run, bundle):
     stages = run.result.stages
     assert tuple(stage.name for stage in stages) == STAGES
     total_us = sum(stage.p50_us for stage in stages)
@@ -54,9 +50,7 @@ def test_a_run_tells_its_stages_its_start_up_and_what_was_measured(run: BenchRep
     assert (configuration.backend, configuration.precision, configuration.threads) == ("ort", "fp32", 1)
 
 
-def test_energy_is_measured_where_a_sensor_answers(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_energy_is_measured_where_a_sensor_answers(bundle, tmp_path, monkeypatch):
     chip = tmp_path / "sys/class/hwmon/hwmon0"
     chip.mkdir(parents=True)
     for name, text in (("name", "ina3221"), ("in1_label", "VDD_IN"), ("in1_input", "5000"), ("curr1_input", "1206")):
@@ -80,14 +74,14 @@ def test_energy_is_measured_where_a_sensor_answers(
         (Settings(duration_s=0.0), "duration-s: expected a number above 0, got 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: Settings, message: str) -> None:
+def test_settings_that_make_no_sense_are_refused(settings, message):
     assert said(UsageError, lambda: check_settings(settings)) == message
 
 
 MACHINE = msgspec.structs.replace(read_machine(), governors=())
 
 
-def test_percentiles_come_from_all_samples_and_other_figures_are_medians_over_launches() -> None:
+def test_percentiles_come_from_all_samples_and_other_figures_are_medians_over_launches():
     launches = [
         msgspec.structs.replace(make_launch(), load_ms=value, rss_peak_mb=value) for value in (10.0, 20.0, 90.0)
     ]
@@ -101,13 +95,13 @@ def test_percentiles_come_from_all_samples_and_other_figures_are_medians_over_la
     assert (result.histogram.edges_us[0], result.histogram.edges_us[-1]) == (1.0, 9.0)
 
 
-def test_launches_that_agree_are_stable_and_others_are_not() -> None:
+def test_launches_that_agree_are_stable_and_others_are_not():
     assert judge_stability([make_launch(value) for value in (95.0, 100.0, 105.0)], MACHINE).findings == ()
     differing = judge_stability([make_launch(value) for value in (100.0, 100.0, 130.0)], MACHINE)
     assert (differing.stable, differing.findings) == (False, ("medians of launches ran from 100 to 130 µs",))
 
 
-def test_a_launch_that_drifts_is_unstable_and_the_counters_say_why() -> None:
+def test_a_launch_that_drifts_is_unstable_and_the_counters_say_why():
     calm = make_launch()
     hot = msgspec.structs.replace(calm.interference, thermal_events=7, others_cores=0.5)
     drifting = msgspec.structs.replace(calm, thirds_p50_us=(90.0, 100.0, 140.0), interference=hot)

@@ -1,18 +1,15 @@
 """Reports as people read them: headings, cells and sentences."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec
 import pytest
 from rich.text import Text
 
-from mmkd_bench.commands.sheets import AnyReport, Table, make_sheet
+from mmkd_bench.commands.sheets import Table, make_sheet
 from mmkd_bench.compare import compare, parse_conditions
 from mmkd_bench.in_turn import summarise_repeats
 from mmkd_report.schema.bench import (
-    BenchReport,
     CapacityReport,
     Level,
     OverheadReport,
@@ -28,20 +25,20 @@ SPREAD = ("110 µs", "100 µs", "120 µs")
 
 
 @pytest.fixture
-def run() -> BenchReport:
+def run():
     """Five equal launches of 100 µs."""
     return make_report([make_launch(100.0)] * 5)
 
 
-def rows(report: AnyReport) -> list[tuple[str, ...]]:
+def rows(report):
     return [tuple(row) for part in make_sheet(report).parts if isinstance(part, Table) for row in part.rows]
 
 
-def sentences(report: AnyReport) -> list[str]:
+def sentences(report):
     return [part.plain for part in make_sheet(report).parts if isinstance(part, Text)]
 
 
-def test_a_run_has_percentiles_stages_facts_and_its_verdict(run: BenchReport) -> None:
+def test_a_run_has_percentiles_stages_facts_and_its_verdict(run):
     cells = rows(run)
     assert ("p50", "100 µs", "100 µs") in cells
     assert ("p99.9", "needs 6 636 calls", "-") in cells
@@ -51,7 +48,7 @@ def test_a_run_has_percentiles_stages_facts_and_its_verdict(run: BenchReport) ->
     assert "5,000 calls in 5 of 5 launches" in sentences(run)
 
 
-def test_rivals_have_a_row_each_or_a_reason(run: BenchReport) -> None:
+def test_rivals_have_a_row_each_or_a_reason(run):
     timed = RivalEngine(
         name="openvino", version="2026.4.1", load_ms=80.0, max_abs_error=1.25e-7, p50_us=ONE, p99_us=ONE, ratio=ONE
     )
@@ -61,7 +58,7 @@ def test_rivals_have_a_row_each_or_a_reason(run: BenchReport) -> None:
     assert sentences(report) == ["litert: not installed: a, b"]
 
 
-def test_capacity_has_the_answer_and_its_launches(run: BenchReport) -> None:
+def test_capacity_has_the_answer_and_its_launches(run):
     level = Level(streams=4, due=400, answered=400, response=run.result.latency, missed=0, cpu_cores=0.5, carried=True)
     refused = msgspec.structs.replace(level, streams=5, missed=100, carried=False)
     report = CapacityReport(
@@ -105,7 +102,7 @@ def test_capacity_has_the_answer_and_its_launches(run: BenchReport) -> None:
         ([0.98, 1.09, 1.2], "b.edge and a.onnx are equally fast within noise (0.980 to 1.20 over 3 repeats)"),
     ],
 )
-def test_pairs_and_overheads_are_tables_too(run: BenchReport, ratios: list[float], expected: str) -> None:
+def test_pairs_and_overheads_are_tables_too(run, ratios, expected):
     times: dict[str, Any] = {
         f"{name}_{figure}_us": ONE for name in ("first", "second") for figure in ("p50", "p90", "p99")
     }
@@ -132,7 +129,7 @@ def test_pairs_and_overheads_are_tables_too(run: BenchReport, ratios: list[float
     assert rows(overhead) == [(name, *SPREAD) for name in ("predict", "session.run", "difference")]
 
 
-def test_a_comparison_has_its_verdict_and_its_quantities(run: BenchReport) -> None:
+def test_a_comparison_has_its_verdict_and_its_quantities(run):
     comparison = compare(run, make_report([make_launch(120.0)] * 5), conditions=parse_conditions("p50>+5%"))
     assert make_sheet(comparison).heading == "Verdict: slower"
     assert rows(comparison)[0] == ("p50 *", "100 µs", "120 µs", "+20.0%", "+20.0% to +20.0%")

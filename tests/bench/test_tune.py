@@ -1,18 +1,12 @@
 """`mmkd-bench tune`: which configs are tried, which gates refuse, what the profile says and what opens with it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from threading import Timer
-from types import ModuleType
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,7 +23,6 @@ from mmkd_edge.errors import BackendError
 from mmkd_edge.opening.profile import decode_profile, find_profile
 from mmkd_edge.predict.student import Config, make_student
 from mmkd_edge.testing import FakeBackend
-from tests.bench.conftest import Command
 from tests.edge.said import said
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
@@ -37,13 +30,13 @@ PLAIN = Config(backend="ort", precision="fp32", threads=1, reason="tried")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture(scope="module")
-def with_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def with_int8(tmp_path_factory):
     """The shipped student with its own fp32 graph named int8, and a tolerance that it keeps."""
     path = tmp_path_factory.mktemp("int8") / "student.edge"
     with Bundle.open(example_bundle()) as bundle:
@@ -60,14 +53,14 @@ def with_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def tried(configs: Iterable[Config]) -> list[tuple[str, str, int]]:
+def tried(configs):
     return [(config.backend, config.precision, config.threads) for config in configs]
 
 
 # Which configs.
 
 
-def test_every_artifact_is_tried_with_every_number_of_threads(with_int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_artifact_is_tried_with_every_number_of_threads(with_int8, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     with Bundle.open(with_int8) as bundle:
@@ -78,7 +71,7 @@ def test_every_artifact_is_tried_with_every_number_of_threads(with_int8: Path, m
 # How they are measured.
 
 
-def test_each_burst_leaves_its_first_call_out_and_rounds_change_their_order() -> None:
+def test_each_burst_leaves_its_first_call_out_and_rounds_change_their_order():
     calls: list[str] = []
     lengths = take_turns(
         [lambda: calls.append("a"), lambda: calls.append("b")],
@@ -91,7 +84,7 @@ def test_each_burst_leaves_its_first_call_out_and_rounds_change_their_order() ->
     assert "".join(calls) == "a" * 9 + "b" * 18 + "a" * 9
 
 
-def test_a_slower_config_has_a_larger_ratio() -> None:
+def test_a_slower_config_has_a_larger_ratio():
     slow = msgspec.structs.replace(PLAIN, threads=2)
     job = TuneJob(bundle=str(example_bundle()), configs={"acc": (PLAIN, slow)}, duration_s=0.4, max_drop_points=0.5)
     outcome = time_configs(job)
@@ -106,7 +99,7 @@ def test_a_slower_config_has_a_larger_ratio() -> None:
 # Gates.
 
 
-def golden_of(count: int, *, labels: Sequence[int], logits: Sequence[Sequence[float]]) -> Golden:
+def golden_of(count, *, labels, logits):
     array = np.array(logits, dtype=np.float32)
     return Golden(
         windows=np.zeros((count, 2, 1), dtype=np.float32),
@@ -118,7 +111,7 @@ def golden_of(count: int, *, labels: Sequence[int], logits: Sequence[Sequence[fl
     )
 
 
-def engine_that_answers(shares: Sequence[Sequence[float]], *, metric: str) -> Any:
+def engine_that_answers(shares, *, metric):
     from mmkd_edge import ModalitySpec
     from mmkd_edge.testing import fake_entry
 
@@ -128,13 +121,13 @@ def engine_that_answers(shares: Sequence[Sequence[float]], *, metric: str) -> An
     return make_student(entry=entry, backend=FakeBackend(lambda _: next(answers)))
 
 
-def test_score_is_the_share_of_hits_or_its_mean_over_classes() -> None:
+def test_score_is_the_share_of_hits_or_its_mean_over_classes():
     answers, labels = np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1])
     assert score(answers, labels, balanced=False) == pytest.approx(75)
     assert score(answers, labels, balanced=True) == pytest.approx(100 * (2 / 3 + 1) / 2)
 
 
-def test_a_lower_precision_may_lose_one_window_and_no_more() -> None:
+def test_a_lower_precision_may_lose_one_window_and_no_more():
     labels = [0] * 5 + [1] * 5
     sure = [[1.0, 0.0] if label == 0 else [0.0, 1.0] for label in labels]
     golden = golden_of(10, labels=labels, logits=sure)
@@ -149,7 +142,7 @@ def test_a_lower_precision_may_lose_one_window_and_no_more() -> None:
     require_score(engine_that_answers(two_wrong, metric="accuracy"), golden, max_drop_points=20)
 
 
-def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) -> None:
+def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path):
     with Bundle.open(example_bundle()) as bundle:
         entry, manifest = bundle.manifest.models[0], bundle.manifest
         golden = bundle.golden("acc")
@@ -172,8 +165,8 @@ def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path: Path) 
 
 
 def test_tensorrt_is_tried_in_every_precision_with_one_thread_and_timed_where_a_gpu_answers(
-    with_int8: Path, gpu_double: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    with_int8, gpu_double, monkeypatch, tmp_path
+):
     tensorrt = gpu_double.install(monkeypatch, tmp_path)
     with Bundle.open(with_int8) as bundle:
         entry = bundle.manifest.models[0]
@@ -188,7 +181,7 @@ def test_tensorrt_is_tried_in_every_precision_with_one_thread_and_timed_where_a_
 # The command.
 
 
-def test_the_profile_is_written_shown_and_taken(with_int8: Path, cache: Path, mmkd_bench: Command) -> None:
+def test_the_profile_is_written_shown_and_taken(with_int8, cache, mmkd_bench):
     before = mmkd_bench("tune", with_int8, "--show")
     assert (before.returncode, before.stdout) == (0, "no profile of this bundle on this machine\n")
     assert before.stderr == f"next: mmkd-bench tune {with_int8}\n"
@@ -216,7 +209,7 @@ def test_the_profile_is_written_shown_and_taken(with_int8: Path, cache: Path, mm
     assert len(rows) == len(profile.trials)
 
 
-def test_ctrl_c_leaves_the_earlier_profile(cache: Path) -> None:
+def test_ctrl_c_leaves_the_earlier_profile(cache):
     path = example_bundle()
     command = [sys.executable, "-c", PROGRAM, "tune", str(path), "--duration-s", "60", "--threads", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -242,5 +235,5 @@ def test_ctrl_c_leaves_the_earlier_profile(cache: Path) -> None:
         ({"threads": (1, 0)}, "threads: expected whole numbers from 1 to 256, got 1, 0"),
     ],
 )
-def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_refused(settings, message):
     assert said(UsageError, lambda: tune_bundle(example_bundle(), **settings)) == message

@@ -1,7 +1,5 @@
 """Two small real bundles, and the dataset of ten machines of the training side."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -13,10 +11,10 @@ FILES = Path(__file__).parents[1] / "files"
 
 
 @pytest.fixture(scope="session")
-def bundle() -> Path:
+def bundle():
     return FILES / "student.edge"
 
 
 @pytest.fixture(scope="session")
-def other_bundle() -> Path:
+def other_bundle():
     return FILES / "causal.edge"

@@ -1,12 +1,9 @@
 """Every script explains itself and is listed in the README; and what single scripts compute and print."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,9 +25,7 @@ SCRIPTS = [path.stem for path in sorted(FOLDER.glob("*.py")) if "def main(" in p
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_explains_itself(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_script_explains_itself(name, capsys, monkeypatch):
     script = importlib.import_module(f"checks.{name}")
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
     with pytest.raises(SystemExit) as end:
@@ -39,7 +34,7 @@ def test_a_script_explains_itself(
     assert capsys.readouterr().out.startswith(f"usage: {name}.py ")
 
 
-def test_the_readme_lists_every_script_and_no_other() -> None:
+def test_the_readme_lists_every_script_and_no_other():
     listed = re.findall(
         r"^\| `([\w/]+)\.py` \|", (FOLDER / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE
     )
@@ -47,18 +42,18 @@ def test_the_readme_lists_every_script_and_no_other() -> None:
     assert sorted(listed) == sorted({*SCRIPTS, "study/distillation"} - helpers)
 
 
-def test_a_table_aligns_numbers_to_the_right() -> None:
+def test_a_table_aligns_numbers_to_the_right():
     assert head("a", "b", "c", texts=2) == "| a | b | c |\n|---|---|---:|"
     assert row("x", 1) == "| x | 1 |"
 
 
-def fold_outcome(normal_hours: float, false_alarms: int, recordings: int, detected: int) -> Any:
+def fold_outcome(normal_hours, false_alarms, recordings, detected):
     return SimpleNamespace(
         normal_hours=normal_hours, false_alarms=false_alarms, recordings=recordings, detected=detected
     )
 
 
-def test_folds_are_added_before_the_intervals_are_computed() -> None:
+def test_folds_are_added_before_the_intervals_are_computed():
     # Two events in an hour: 0.242 to 7.225 (Garwood, 1936). 36 of 87: 31 to 52 % (Clopper and Pearson).
     folds = [fold_outcome(0.25, 2, 40, 16), fold_outcome(0.75, 0, 47, 20)]
     assert cells("worn", "episodes", folds) == (
@@ -66,13 +61,13 @@ def test_folds_are_added_before_the_intervals_are_computed() -> None:
     )
 
 
-def test_the_ratio_is_that_of_a_round_and_not_of_the_medians() -> None:
+def test_the_ratio_is_that_of_a_round_and_not_of_the_medians():
     rounds = [({"step, µs": 10.0}, {"step, µs": 20.0}), ({"step, µs": 40.0}, {"step, µs": 30.0})] * 2
     assert against_before.table(rounds).splitlines()[-1] == "| step, µs | 25 | 25 | 1.38 | 0.75 to 2.00 |"
 
 
 @pytest.mark.slow
-def test_a_checkout_beside_itself(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkout_beside_itself(capsys, monkeypatch):
     causal = ROOT / "tests" / "files" / "causal.edge"
     options = ["--before", str(ROOT), "--causal", str(causal), "--rounds", "1", "--seconds", "0.05"]
     monkeypatch.setattr(sys, "argv", ["against_before.py", *options])
@@ -92,7 +87,7 @@ def test_a_checkout_beside_itself(capsys: pytest.CaptureFixture[str], monkeypatc
     ]
 
 
-def test_files_are_weighed_and_distributions_counted(tmp_path: Path) -> None:
+def test_files_are_weighed_and_distributions_counted(tmp_path):
     for name, size_bytes in (
         ("mmkd_edge/__init__.py", 10),
         ("mmkd_edge/bundles/a.edge", 30),
@@ -106,7 +101,7 @@ def test_files_are_weighed_and_distributions_counted(tmp_path: Path) -> None:
     assert weigh(tmp_path) == Installed(size_bytes=152, own_bytes=45, packages=["mmkd_edge", "numpy"])
 
 
-def test_a_module_is_imported_from_the_folder_alone(tmp_path: Path) -> None:
+def test_a_module_is_imported_from_the_folder_alone(tmp_path):
     (tmp_path / "slow_module.py").write_text("import time; time.sleep(0.4)")
     assert import_time_ms(tmp_path, "slow_module", repeats=1) > 200  # of the 400, on a machine that is busy
 
@@ -121,7 +116,7 @@ GROUPS = (
 )
 
 
-def test_every_line_stands_in_the_results(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_line_stands_in_the_results(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["shipped_table.py", *(str(RESULTS / f"{name}.json") for name in GROUPS)])
     main()
     page = " ".join((RESULTS / "demo.md").read_text(encoding="utf-8").split()).lower()
@@ -135,7 +130,7 @@ OUTPUTS = (np.ones((1, 3), np.float32), np.full((1, 3), 1 / 3, np.float32), np.o
 
 
 @pytest.mark.parametrize("way", ["nothing", "a list", "NaN", "another shape"])
-def test_an_engine_of_three_outputs_is_broken_in_every_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_of_three_outputs_is_broken_in_every_way(way, monkeypatch):
     monkeypatch.setattr(OrtBackend, "run", lambda backend, feeds: OUTPUTS)
     dice: Any = SimpleNamespace(random=lambda: 0.0, choice=lambda ways: way)
     given = Breaking(dice).run(None, {})  # type: ignore[arg-type]
@@ -151,9 +146,9 @@ def test_an_engine_of_three_outputs_is_broken_in_every_way(way: str, monkeypatch
             assert [one.shape for one in given] == [(1, 1), (1, 1), (1, 1)]
 
 
-def test_a_root_that_was_begun_is_not_taken_as_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unpacked(packages: int) -> Callable[..., None]:
-        def unpack(folder: Path, **_: object) -> None:
+def test_a_root_that_was_begun_is_not_taken_as_whole(tmp_path, monkeypatch):
+    def unpacked(packages):
+        def unpack(folder, **_):
             (folder / "usr/bin").mkdir(parents=True)
             (folder / "usr/bin/python3").touch()
             if packages < 2:

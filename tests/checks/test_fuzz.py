@@ -1,7 +1,5 @@
 """Every reader of files that are not trusted, under a few hundred seeded mutations; `make fuzz` takes minutes."""
 
-from __future__ import annotations
-
 import random
 import shutil
 import sys
@@ -18,13 +16,13 @@ INPUTS = 120
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_reader_reads_or_refuses_whatever_it_is_given(name: str, tmp_path: Path) -> None:
+def test_a_reader_reads_or_refuses_whatever_it_is_given(name, tmp_path):
     inputs, found = fuzz.fuzz_seeded(name, seconds=60.0, findings=tmp_path, most=INPUTS)
     assert (inputs, found) == (INPUTS, [])
 
 
-def test_what_breaks_a_reader_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(data: bytes, _: Path) -> None:
+def test_what_breaks_a_reader_is_kept(tmp_path, monkeypatch):
+    def broken(data, _):
         if len(data) % 2:
             raise KeyError("lost")
 
@@ -35,7 +33,7 @@ def test_what_breaks_a_reader_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len((tmp_path / "odd-KeyError").read_bytes()) % 2 == 1
 
 
-def test_seeds_that_are_valid_are_read(tmp_path: Path) -> None:
+def test_seeds_that_are_valid_are_read(tmp_path):
     names = "manifest archive signature profile golden graph tflite checkpoint dataset recipe log slots"
     for name in names.split():
         target = TARGETS[name]
@@ -45,7 +43,7 @@ def test_seeds_that_are_valid_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_c_engine_reads_or_refuses_whatever_it_is_given(native_engine: None, tmp_path: Path) -> None:
+def test_the_c_engine_reads_or_refuses_whatever_it_is_given(native_engine, tmp_path):
     if shutil.which("clang") is None:
         pytest.skip("needs clang")
     inputs, found = fuzz.fuzz_native("native", seconds=2.0, findings=tmp_path)
@@ -53,16 +51,14 @@ def test_the_c_engine_reads_or_refuses_whatever_it_is_given(native_engine: None,
     assert found == []
 
 
-def test_seeds_of_the_c_engine_are_models_that_it_opens(native_engine: None) -> None:
+def test_seeds_of_the_c_engine_are_models_that_it_opens(native_engine):
     seeds = Path(fuzz.__file__).with_name("fuzzing") / "seeds"
     shapes = {path.name: NativeModel(path.read_bytes()).shape for path in seeds.glob("*.native")}
     names = ("causal", "convolutions", "transformer", "trees")
     assert shapes == dict.fromkeys((f"{name}.native" for name in names), (33, 2))
 
 
-def test_without_atheris_the_first_line_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_atheris_the_first_line_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "atheris", None)
     words = ["fuzz.py", "--minutes", "0.005", "--target", "signature", "--findings", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", words)
@@ -74,6 +70,6 @@ def test_without_atheris_the_first_line_says_so(
     assert lines[-1].startswith("| signature | ")
 
 
-def test_a_recipe_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+def test_a_recipe_that_is_nested_too_deeply_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"expected TOML, got .*recursion"):
         TARGETS["recipe"].read(b"version = " + b"[" * 5_000, tmp_path)

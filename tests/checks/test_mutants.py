@@ -1,10 +1,7 @@
 """Mutants with right hashes: a few hundred here, thousands by `benchmarks/checks/mutants.py`."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -18,12 +15,12 @@ OPENED = 16
 
 
 @pytest.fixture(scope="module")
-def graph() -> bytes:
+def graph():
     with Bundle.open(example_bundle()) as bundle:
         return bundle.read("acc/model.fp32.onnx")
 
 
-def test_whatever_is_changed_our_reading_ends_with_a_value_error_or_nothing(graph: bytes) -> None:
+def test_whatever_is_changed_our_reading_ends_with_a_value_error_or_nothing(graph):
     refused = 0
     for number in range(COUNT):
         mutated = mutated_graph if number % 2 else mutated_bytes
@@ -35,7 +32,7 @@ def test_whatever_is_changed_our_reading_ends_with_a_value_error_or_nothing(grap
 
 
 @pytest.mark.slow
-def test_a_mutant_is_refused_or_answers_as_the_checkpoint_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mutant_is_refused_or_answers_as_the_checkpoint_did(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found: Counter[str] = Counter()
     for number in range(OPENED):
@@ -47,15 +44,13 @@ def test_a_mutant_is_refused_or_answers_as_the_checkpoint_did(tmp_path: Path, mo
 
 @pytest.mark.usefixtures("native_engine")
 @pytest.mark.parametrize("number", [117, 321, 335])
-def test_a_fault_that_few_golden_windows_show_is_found_at_the_first_opening(number: int, tmp_path: Path) -> None:
+def test_a_fault_that_few_golden_windows_show_is_found_at_the_first_opening(number, tmp_path):
     mutants.write_mutant(example_bundle(), tmp_path / "mutant.edge", backend="native", seed=0, number=number)
     with pytest.raises(GateError, match="golden window"):
         EdgePredictor.open(tmp_path / "mutant.edge", backend="native")
 
 
-def test_a_bundle_that_does_not_open_is_no_start(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bundle_that_does_not_open_is_no_start(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["mutants.py", str(example_bundle()), "--backend", "litert"])
     with pytest.raises(SystemExit) as ended:
         mutants.main()
@@ -63,14 +58,14 @@ def test_a_bundle_that_does_not_open_is_no_start(
     assert "mutants.py: error: the bundle itself must open: " in capsys.readouterr().err
 
 
-def test_a_mutant_may_end_the_process_of_its_sandbox_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mutant_may_end_the_process_of_its_sandbox_check(tmp_path, monkeypatch):
     (tmp_path / "onnxruntime.py").write_text("import os; os.abort()")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert mutants.outcome_of(example_bundle(), "ort") == "refused: in the sandbox check: it crashed: SIGABRT"
 
 
-def test_a_mutant_may_end_the_process_that_builds_its_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mutant_may_end_the_process_that_builds_its_engine(tmp_path, monkeypatch):
     (tmp_path / "tensorrt_rtx.py").write_text("import os; os.abort()")
     monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "mutant.edge"

@@ -1,9 +1,6 @@
 """Figures over several sets: computed again by hand from the counts that results hold, and the page that tells them."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +11,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
 from checks.study.files import SeedResults, SizeResults
 from checks.study.page import results_page
-from checks.study.pool import DistillationResults, pooled_results
+from checks.study.pool import pooled_results
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.experiments.plan import Candidate, Conditions, Entry, RunResult, TeacherChoice, Trial
 from mmkd_models.experiments.runs import Judged
-from mmkd_models.networks.config import Preset
 from mmkd_models.train_config import TrainConfig
 from mmkd_report.schema.study import PairLatency, StudentSize, StudyDataset
 from tests.models.judging_rig import class_outcome
@@ -29,7 +24,7 @@ from tests.models.judging_rig import class_outcome
 EACH = 10  # windows of a class in a group
 
 
-def judged(right: Mapping[int, int]) -> TestedNetwork:
+def judged(right):
     """Two classes, ten windows of each in every group; so many of the first are right, and all of the second."""
     truth, answers, groups = [], [], []
     for group, count in right.items():
@@ -39,7 +34,7 @@ def judged(right: Mapping[int, int]) -> TestedNetwork:
     return class_outcome(truth, answers, groups)
 
 
-def conditions_of(modality: str, share: float) -> Conditions:
+def conditions_of(modality, share):
     return Conditions(
         dataset_sha256="cd" * 32,
         modality=modality,
@@ -51,33 +46,23 @@ def conditions_of(modality: str, share: float) -> Conditions:
     )
 
 
-def run(seed: int, score: float | None, test: TestedNetwork, parameters: int = 100, **what: object) -> Judged:
+def run(seed, score, test, parameters=100, **what):
     result = RunResult(conditions=conditions_of("acc", 0.1), seed=seed, score=score, parameters=parameters, **what)
     return Judged(result=result, test=test)
 
 
-def trial(seed: int, method: str, teacher: str | None, rate: float, score: float, test: TestedNetwork) -> Judged:
+def trial(seed, method, teacher, rate, score, test):
     candidate = Candidate(entry=Entry(student="tiny", method=method, teacher=teacher), learning_rate=rate)
     return run(seed, score, test, trial=Trial(candidate=candidate, seed=seed))
 
 
-def teacher(seed: int, preset: Preset, score: float, parameters: int, test: TestedNetwork) -> Judged:
+def teacher(seed, preset, score, parameters, test):
     return run(seed, score, test, parameters, teacher=TeacherChoice(modalities=("acc", "gyro"), preset=preset))
 
 
 def seed_results(
-    dataset: str,
-    seed: int,
-    *,
-    groups: Sequence[int],
-    alone: int,
-    taught: int,
-    trees: int = 2,
-    modality: str = "acc",
-    share: float = 0.1,
-    sizes: Sequence[str] = ("small",),
-    dist: int | None = None,
-) -> SeedResults:
+    dataset, seed, *, groups, alone, taught, trees=2, modality="acc", share=0.1, sizes=("small",), dist=None
+):
     """One fold where labels only, logits and extra-trees get so many of ten windows of the first class right."""
     of = {who: judged(dict.fromkeys(groups, count)) for who, count in {"a": alone, "t": taught, "x": trees}.items()}
     return SeedResults(
@@ -113,7 +98,7 @@ def seed_results(
 
 
 @pytest.fixture
-def results() -> DistillationResults:
+def results():
     """Two sets: one of two sensors that gain 10 and 20 points, one that loses 5 and lies below extra-trees."""
     five = range(5)
     found = [
@@ -128,7 +113,7 @@ def results() -> DistillationResults:
     return pooled_results(found, {("rig", "acc"): sizes})
 
 
-def test_a_row_has_the_rate_that_validates_best_and_its_gain(results: DistillationResults) -> None:
+def test_a_row_has_the_rate_that_validates_best_and_its_gain(results):
     table = next(one for one in results.tables if (one.dataset, one.modality) == ("rig", "acc"))
     alone, taught = table.students
     assert (alone.method, alone.learning_rates, alone.test["balanced_accuracy"].mean) == ("none", (1e-3, 1e-3), 0.7)
@@ -143,7 +128,7 @@ def test_a_row_has_the_rate_that_validates_best_and_its_gain(results: Distillati
     assert (taught.pair, taught.groups, taught.seeds) == ("all:small", 10, (0, 1))
 
 
-def test_pooled_gains_are_means_over_sets_of_means_over_sensors(results: DistillationResults) -> None:
+def test_pooled_gains_are_means_over_sets_of_means_over_sensors(results):
     (row,) = results.pooled
     assert row.gain.mean == pytest.approx(((10 + 20) / 2 - 5) / 2)
     assert (row.gain.low, row.gain.high) == pytest.approx((5.0, 5.0))
@@ -152,7 +137,7 @@ def test_pooled_gains_are_means_over_sets_of_means_over_sensors(results: Distill
     assert row.below_extra_trees == ("walk acc",)
 
 
-def test_results_without_classes_have_no_part_in_it() -> None:
+def test_results_without_classes_have_no_part_in_it():
     found = seed_results("rig", 0, groups=range(5), alone=4, taught=6)
     other = replace(found, dataset=msgspec.structs.replace(found.dataset, kind="regression"))
     assert pooled_results([other, found], {}) == pooled_results([found], {})
@@ -161,7 +146,7 @@ def test_results_without_classes_have_no_part_in_it() -> None:
     assert str(caught.value) == ("results: expected some of a task with classes, got none; run a study of one first")
 
 
-def test_an_interval_of_few_groups_is_not_shown() -> None:
+def test_an_interval_of_few_groups_is_not_shown():
     found = pooled_results([seed_results("rig", 0, groups=range(4), alone=6, taught=5)], {})
     (row,) = found.pooled
     assert (row.gain.mean, row.gain.low, row.gain.high, row.below_baseline) == (pytest.approx(-5.0), None, None, ())
@@ -169,7 +154,7 @@ def test_an_interval_of_few_groups_is_not_shown() -> None:
     assert "| logit | 1 | 1 | -5.0 | +10.0 |  | none | none |" in page.splitlines()
 
 
-def test_sets_whose_teachers_differ_in_size_are_pooled() -> None:
+def test_sets_whose_teachers_differ_in_size_are_pooled():
     rig = seed_results("rig", 0, groups=range(5), alone=4, taught=6, sizes=("small", "tiny"))
     walk = seed_results("walk", 0, groups=range(5), alone=6, taught=5, sizes=("tiny",))
     found = pooled_results([rig, walk], {})
@@ -184,7 +169,7 @@ def test_sets_whose_teachers_differ_in_size_are_pooled() -> None:
     ]
 
 
-def test_what_a_method_adds_to_outputs_is_told_where_both_are_finished() -> None:
+def test_what_a_method_adds_to_outputs_is_told_where_both_are_finished():
     found = pooled_results(
         [
             seed_results("rig", 0, groups=range(5), alone=4, taught=6, dist=7),
@@ -205,7 +190,7 @@ def test_what_a_method_adds_to_outputs_is_told_where_both_are_finished() -> None
     )
 
 
-def test_the_page_states_what_it_covers(results: DistillationResults) -> None:
+def test_the_page_states_what_it_covers(results):
     lines = results_page(results).splitlines()
     assert lines[0] == "## Over the sets, 10% labelled"
     assert lines[2].startswith("Covered: 2 sets (rig, walk); sensors: 3; folds: 4; trainings: 12. ")

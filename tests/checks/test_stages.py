@@ -1,7 +1,5 @@
 """Stages of a study of several sets: what comes first, what stage 1 decides, and that nothing is trained twice."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import study_cases as cases
 from test_pool import seed_results
 
-from checks.study.files import SeedResults, read_seeds
+from checks.study.files import read_seeds
 from checks.study.pool import pooled_results
 from checks.study.stages import (
     Plan,
@@ -34,15 +32,14 @@ from checks.study.stages import (
 )
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import write_dataset
 from mmkd_models.distillation.recipe import shipped_methods
-from mmkd_models.experiments.runs import Judged
 from tests.edge.said import said
 
 THREE = (StudySensor("one", "a"), StudySensor("two", "b", "tiny"), StudySensor("three", "c"))
 
 
-def small_plan(machines: Dataset) -> Plan:
+def small_plan(machines):
     return Plan(
         sets=(StudySensor(str(machines.path), "acc"),),
         first_seeds=1,
@@ -56,7 +53,7 @@ def small_plan(machines: Dataset) -> Plan:
     )
 
 
-def test_stage_1_takes_the_main_methods_to_two_sets_with_few_labels() -> None:
+def test_stage_1_takes_the_main_methods_to_two_sets_with_few_labels():
     plan = Plan(sets=THREE, first_seeds=2)
     portions = first_stage(plan)
     assert {portion.label_fraction for portion in portions} == {0.1}
@@ -64,7 +61,7 @@ def test_stage_1_takes_the_main_methods_to_two_sets_with_few_labels() -> None:
     assert {portion.methods for portion in portions} == {plan.first_methods}
 
 
-def test_few_labels_may_be_those_of_a_third_of_the_groups(machines: Dataset) -> None:
+def test_few_labels_may_be_those_of_a_third_of_the_groups(machines):
     sensor = StudySensor(str(machines.path), "acc")
     plan = Plan(sets=(sensor,), whole_groups=True, seeds=2)
     assert {(one.label_fraction, one.whole_groups) for one in (*first_stage(plan), *third_stage(plan))} == {(1.0, True)}
@@ -75,7 +72,7 @@ def test_few_labels_may_be_those_of_a_third_of_the_groups(machines: Dataset) -> 
     assert [(one.labelled.fraction, one.labelled.groups) for one in conditions] == [(1.0, 2), (1.0, None)]
 
 
-def test_too_few_groups_have_no_third_to_label(tmp_path: Path) -> None:
+def test_too_few_groups_have_no_third_to_label(tmp_path):
     labels = np.array([0, 1] * 3)
     splits = {
         name: {"acc": np.zeros((6, 20, 1), np.float32), "labels": labels, "groups": np.arange(6) // 2 + first}
@@ -89,7 +86,7 @@ def test_too_few_groups_have_no_third_to_label(tmp_path: Path) -> None:
     )
 
 
-def test_with_a_race_a_committee_teaches_what_a_race_can_learn(machines: Dataset) -> None:
+def test_with_a_race_a_committee_teaches_what_a_race_can_learn(machines):
     plan = with_races(Plan(sets=(StudySensor(str(machines.path), "acc"),), first_seeds=1))
     (portion,) = first_stage(plan)
     assert portion.methods == ("none", "logit", "dist")
@@ -100,7 +97,7 @@ def test_with_a_race_a_committee_teaches_what_a_race_can_learn(machines: Dataset
     assert options.space.baseline_learning_rates == ()
 
 
-def test_stage_3_takes_what_is_left_to_the_same_sets() -> None:
+def test_stage_3_takes_what_is_left_to_the_same_sets():
     plan = Plan(sets=THREE, first_seeds=2)
     portions = third_stage(plan)
     assert [(one.sensor.path, one.seeds) for one in portions[:4]] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
@@ -110,7 +107,7 @@ def test_stage_3_takes_what_is_left_to_the_same_sets() -> None:
     assert {one.made for one in portions if one.made} == {"committee"}
 
 
-def test_a_sensor_may_name_the_size_of_its_teacher(machines: Dataset) -> None:
+def test_a_sensor_may_name_the_size_of_its_teacher(machines):
     assert sensor_from_text("data/rig:acc") == StudySensor("data/rig", "acc", "small")
     assert sensor_from_text("data/rig:acc:tiny") == StudySensor("data/rig", "acc", "tiny")
     assert sensor_from_text("disk:rig:acc") == StudySensor("disk:rig", "acc", "small")
@@ -122,14 +119,14 @@ def test_a_sensor_may_name_the_size_of_its_teacher(machines: Dataset) -> None:
         assert [teacher.name for teacher in options.space.teachers] == [name]
 
 
-def test_stage_2_takes_the_best_recipes_to_all_sets_folds_and_shares() -> None:
+def test_stage_2_takes_the_best_recipes_to_all_sets_folds_and_shares():
     portions = second_stage(Plan(sets=THREE, seeds=5), ["dist", "logit"])
     assert len(portions) == 3 * 5 * 2
     assert portions[0] == Portion(sensor=THREE[0], label_fraction=0.1, seeds=1, methods=("none", "logit", "dist"))
     assert [portion.label_fraction for portion in portions] == [0.1] * 15 + [1.0] * 15
 
 
-def test_recipes_are_best_by_validation_where_all_folds_of_stage_1_know_them() -> None:
+def test_recipes_are_best_by_validation_where_all_folds_of_stage_1_know_them():
     assert best_methods((), 2) == ()
     found = [seed_results("rig", seed, groups=range(5), alone=4, taught=6) for seed in (0, 1)]
     assert best_methods(found, 2) == ()  # outputs alone are in stage 2 anyway
@@ -141,7 +138,7 @@ def test_recipes_are_best_by_validation_where_all_folds_of_stage_1_know_them() -
     assert best_methods(more, 2) == ("dist", "crd")
 
 
-def taught_by(found: SeedResults, method: str, score: float) -> Judged:
+def taught_by(found, method, score):
     """The student of another method that answers as the one of outputs does."""
     outputs = found.trials[2]
     assert outputs.result.trial is not None
@@ -153,7 +150,7 @@ def taught_by(found: SeedResults, method: str, score: float) -> Judged:
 
 
 @pytest.mark.slow
-def test_stages_are_run_once(machines: Dataset, tmp_path: Path) -> None:
+def test_stages_are_run_once(machines, tmp_path):
     told: list[Portion] = []
     assert run_stages(small_plan(machines), build=tmp_path, budget_hours=None, on_portion=told.append)
     assert [portion.methods for portion in told] == [
@@ -175,7 +172,7 @@ def test_stages_are_run_once(machines: Dataset, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_races_on_whole_groups_have_a_table_of_their_own(machines: Dataset, tmp_path: Path) -> None:
+def test_races_on_whole_groups_have_a_table_of_their_own(machines, tmp_path):
     plan = with_races(msgspec.structs.replace(small_plan(machines), whole_groups=True))
     assert run_stages(plan, build=tmp_path, budget_hours=None)
     found = read_seeds(tmp_path)
@@ -186,7 +183,7 @@ def test_races_on_whole_groups_have_a_table_of_their_own(machines: Dataset, tmp_
     }
 
 
-def test_without_time_nothing_begins(machines: Dataset, tmp_path: Path) -> None:
+def test_without_time_nothing_begins(machines, tmp_path):
     plan = small_plan(machines)
     assert not run_stages(plan, build=tmp_path / "build", budget_hours=0.0)
     assert not (tmp_path / "build").exists()

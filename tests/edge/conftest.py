@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +16,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mmkd_edge import Golden, Manifest, ModalitySpec, TaskSpec, golden_bytes, write_bundle
-from mmkd_edge.backends.base import Backend
 from mmkd_edge.bundle.manifest import Artifact, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
 
 LABELS = ("rest", "raise", "turn")
@@ -26,7 +23,7 @@ WEIGHTS = np.array([[1.0, 0.0, -1.0], [0.0, 2.0, 0.5], [0.5, -1.0, 1.0]], dtype=
 BIAS = np.array([0.1, 0.0, -0.1], dtype=np.float32)  # (K,)
 
 
-def expected_answer(window: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def expected_answer(window):
     """Logits and probabilities (K,) of the test student for a window (T, C), computed without the runtime."""
     means = np.where(np.isfinite(window), window, 0.0).astype(np.float64).mean(axis=0)  # (C,)
     logits = means @ WEIGHTS.astype(np.float64) + BIAS
@@ -34,7 +31,7 @@ def expected_answer(window: NDArray[np.float32]) -> tuple[NDArray[np.float64], N
     return logits, shares / shares.sum()
 
 
-def student_model(modality: ModalitySpec, *, weights: NDArray[np.float32] = WEIGHTS) -> bytes:
+def student_model(modality, *, weights=WEIGHTS):
     """An ONNX model: mean over time of values times presence, then one linear layer and a softmax."""
     name, shape = modality.name, [1, *modality.shape]
     nodes = [
@@ -47,9 +44,7 @@ def student_model(modality: ModalitySpec, *, weights: NDArray[np.float32] = WEIG
     return graph_bytes(nodes, inputs, {"axes": np.array([1], dtype=np.int64), "weights": weights, "bias": BIAS})
 
 
-def graph_bytes(
-    nodes: Sequence[onnx.NodeProto], inputs: Sequence[onnx.ValueInfoProto], constants: Mapping[str, NDArray[Any]]
-) -> bytes:
+def graph_bytes(nodes, inputs, constants):
     """A checked ONNX model of these nodes, with logits and probabilities of three classes."""
     graph = helper.make_graph(
         nodes,
@@ -64,7 +59,7 @@ def graph_bytes(
     return data
 
 
-def unrunnable_model(modality: ModalitySpec) -> bytes:
+def unrunnable_model(modality):
     """Valid ONNX for which onnxruntime has no kernel: Sigmoid in bfloat16."""
     model = onnx.load_from_string(student_model(modality))
     model.graph.node[2].output[0] = "floats"
@@ -87,33 +82,33 @@ class Parts:
     manifest: Manifest
     members: Mapping[str, bytes]
 
-    def with_model(self, **changes: object) -> Parts:
+    def with_model(self, **changes):
         """The same parts with other facts about the student."""
         entry = msgspec.structs.replace(self.manifest.models[0], **changes)
         return replace(self, manifest=msgspec.structs.replace(self.manifest, models=(entry,)))
 
-    def with_manifest(self, **changes: object) -> Parts:
+    def with_manifest(self, **changes):
         """The same parts with other facts in the manifest."""
         return replace(self, manifest=msgspec.structs.replace(self.manifest, **changes))
 
-    def write(self, path: Path) -> Path:
+    def write(self, path):
         """Write the bundle."""
         write_bundle(path, manifest=self.manifest, members=self.members)
         return path
 
 
-def file_entry(name: str, data: bytes) -> FileEntry:
+def file_entry(name, data):
     """What a manifest says of one member."""
     return FileEntry(file=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
-def manifest_of(entry: ModelEntry) -> Manifest:
+def manifest_of(entry):
     """A valid manifest of one student, whose files nobody looks for."""
     files = tuple(FileEntry(file=name, sha256="0" * 64, size_bytes=1) for name in ("report.json", "README.md"))
     return Manifest(model_id="fake", models=(entry,), tools={}, licence="none", files=files)
 
 
-def golden_windows(modality: ModalitySpec, *, tolerance: float = 1e-5) -> Golden:
+def golden_windows(modality, *, tolerance=1e-5):
     """Four windows, one with missing values, with the answers of the test student."""
     windows = np.random.default_rng(3).normal(size=(4, *modality.shape)).astype(np.float32)
     windows[1, :2] = np.nan
@@ -128,14 +123,7 @@ def golden_windows(modality: ModalitySpec, *, tolerance: float = 1e-5) -> Golden
     )
 
 
-def bundle_parts(
-    modality: ModalitySpec,
-    *,
-    model: bytes | None = None,
-    golden: Golden | None = None,
-    name: str = "acc",
-    labels: tuple[str, ...] = LABELS,
-) -> Parts:
+def bundle_parts(modality, *, model=None, golden=None, name="acc", labels=LABELS):
     """The parts of a valid bundle with one student."""
     model = student_model(modality) if model is None else model
     members = {
@@ -195,13 +183,13 @@ class Kit:
     answer: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default=expected_answer)
     file_entry: Callable[[str, bytes], FileEntry] = field(default=file_entry)
 
-    def feeds(self, *, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    def feeds(self, *, seed=0):
         """What a backend is given for one window."""
         shape = (1, *self.modality.shape)
         window = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
         return {"acc": window, "acc_present": np.ones(shape, dtype=np.float32)}
 
-    def check_answers(self, backend: Backend) -> None:
+    def check_answers(self, backend):
         """Hold answers against the graph, and see that they belong to the caller."""
         kept = []
         for seed in range(5):
@@ -214,14 +202,14 @@ class Kit:
             kept.append((probabilities, probabilities.copy()))
         assert all((answer == copy).all() for answer, copy in kept)
 
-    def check_threads(self, backend: Backend, count: int) -> None:
+    def check_threads(self, backend, count):
         """See that so many threads at once each get the answers that one alone gets."""
         given = [self.feeds(seed=seed) for seed in range(count)]
         expected = [backend.run(feeds)[0] for feeds in given]
         wrong: list[int] = []
         together = threading.Barrier(count)
 
-        def ask(number: int) -> None:
+        def ask(number):
             together.wait()
             for _ in range(50):
                 if not np.array_equal(backend.run(given[number])[0], expected[number]):
@@ -236,15 +224,13 @@ class Kit:
 
 
 @pytest.fixture(scope="session")
-def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def verdicts(tmp_path_factory):
     """What has passed a sandbox check: for all tests, since a check starts a process."""
     return tmp_path_factory.mktemp("verdicts")
 
 
 @pytest.fixture(autouse=True)
-def _cache_of_one_test(
-    verdicts: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _cache_of_one_test(verdicts, tmp_path_factory, monkeypatch):
     """Made-up bundles are alike to the last byte: a profile that one test writes would decide another."""
     cache = tmp_path_factory.mktemp("cache")
     (cache / "mmkd-edge").mkdir()
@@ -253,28 +239,28 @@ def _cache_of_one_test(
 
 
 @pytest.fixture(autouse=True)
-def openvino_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+def openvino_absent(monkeypatch):
     """`auto` is onnxruntime, which opens in milliseconds; the tests of OpenVINO put it back."""
     monkeypatch.setitem(sys.modules, "openvino", None)
 
 
 @pytest.fixture(autouse=True)
-def trt_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+def trt_absent(monkeypatch):
     """What `auto` says does not hang on whether TensorRT is installed; the tests of TensorRT put it back."""
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
 
 
 @pytest.fixture(scope="session")
-def acc() -> ModalitySpec:
+def acc():
     return ModalitySpec(name="acc", channels=("x", "y", "z"), unit="m/s^2", rate_hz=10.0, samples=20)
 
 
 @pytest.fixture(scope="session")
-def kit(acc: ModalitySpec) -> Kit:
+def kit(acc):
     return Kit(modality=acc)
 
 
 @pytest.fixture
-def bundle_path(kit: Kit, tmp_path: Path) -> Path:
+def bundle_path(kit, tmp_path):
     return kit.parts(kit.modality).write(tmp_path / "student.edge")

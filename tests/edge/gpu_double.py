@@ -4,8 +4,6 @@ Nothing that is put on a stream happens before somebody waits for the stream, as
 is an attribute. The names and parameters are those of the published bindings; `test_trt_backend.py` compares them.
 """
 
-from __future__ import annotations
-
 import ctypes
 import ctypes.util
 import importlib.machinery
@@ -38,11 +36,11 @@ Work = Callable[[], None]
 class Stream:
     """What was put on it, and what is being recorded from it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.waiting: list[Work] = []
         self.recording: list[Work] | None = None
 
-    def put(self, work: Work) -> None:
+    def put(self, work):
         (self.waiting if self.recording is None else self.recording).append(work)
 
 
@@ -53,7 +51,7 @@ class Cuda(ModuleType):
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__("cuda.bindings.runtime")
         self.live: dict[int, object] = {}  # everything that was made and not given back
         self.broken = Error.cudaSuccess  # what every call gives from now on
@@ -66,114 +64,114 @@ class Cuda(ModuleType):
         self._next = 0
         self._lock = threading.Lock()
 
-    def _made(self, what: object, *, key: int | None = None) -> Any:
+    def _made(self, what, *, key=None):
         with self._lock:
             self._next += 1
             handle = self._next if key is None else key
             self.live[handle] = what
         return (self.broken or Error.cudaSuccess, handle)
 
-    def _gone(self, handle: int) -> tuple[Error]:
+    def _gone(self, handle):
         with self._lock:
             del self.live[handle]
         return (self.broken,)
 
-    def _memory(self, size: int) -> Any:
+    def _memory(self, size):
         if self.broken:
             return (self.broken, None)
         memory = ctypes.create_string_buffer(size + 256)
         start = -(-ctypes.addressof(memory) // 256) * 256
         return self._made(memory, key=start)
 
-    def cudaGetDeviceProperties(self, device: int) -> Any:  # noqa: N802
+    def cudaGetDeviceProperties(self, device):  # noqa: N802
         properties = SimpleNamespace(
             name=b"Double", major=8, minor=7, multiProcessorCount=8, totalGlobalMem=self.memory_bytes
         )
         return (Error.cudaErrorInsufficientDriver if self.driver == 0 else Error.cudaSuccess, properties)
 
-    def cudaRuntimeGetVersion(self) -> Any:  # noqa: N802
+    def cudaRuntimeGetVersion(self):  # noqa: N802
         return (Error.cudaSuccess, 12060)
 
-    def cudaDriverGetVersion(self) -> Any:  # noqa: N802
+    def cudaDriverGetVersion(self):  # noqa: N802
         return (Error.cudaSuccess, self.driver)
 
-    def cudaGetErrorString(self, error: Error) -> Any:  # noqa: N802
+    def cudaGetErrorString(self, error):  # noqa: N802
         return (Error.cudaSuccess, f"text of {int(error)}".encode())
 
-    def cudaGetLastError(self) -> Any:  # noqa: N802
+    def cudaGetLastError(self):  # noqa: N802
         return (self.broken,)
 
-    def cudaGetDeviceCount(self) -> Any:  # noqa: N802
+    def cudaGetDeviceCount(self):  # noqa: N802
         return (Error.cudaSuccess, self.devices)
 
-    def cudaGetDevice(self) -> Any:  # noqa: N802
+    def cudaGetDevice(self):  # noqa: N802
         return (Error.cudaSuccess, self.device)
 
-    def cudaSetDevice(self, device: int) -> Any:  # noqa: N802
+    def cudaSetDevice(self, device):  # noqa: N802
         self.device = device
         return OK
 
-    def cudaMemGetInfo(self) -> Any:  # noqa: N802
+    def cudaMemGetInfo(self):  # noqa: N802
         return (self.broken, 4 << 30, 8 << 30)
 
-    def cudaMallocHost(self, size: int) -> Any:  # noqa: N802
+    def cudaMallocHost(self, size):  # noqa: N802
         return self._memory(size)
 
-    def cudaMalloc(self, size: int) -> Any:  # noqa: N802
+    def cudaMalloc(self, size):  # noqa: N802
         return self._memory(size)
 
-    def cudaFreeHost(self, ptr: int) -> Any:  # noqa: N802
+    def cudaFreeHost(self, ptr):  # noqa: N802
         return self._gone(ptr)
 
-    def cudaFree(self, devPtr: int) -> Any:  # noqa: N802
+    def cudaFree(self, devPtr):  # noqa: N802
         return self._gone(devPtr)
 
-    def cudaStreamCreateWithFlags(self, flags: int) -> Any:  # noqa: N802
+    def cudaStreamCreateWithFlags(self, flags):  # noqa: N802
         return (self.broken, None) if self.broken else self._made(Stream())
 
-    def cudaStreamDestroy(self, stream: int) -> Any:  # noqa: N802
+    def cudaStreamDestroy(self, stream):  # noqa: N802
         return self._gone(stream)
 
-    def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: int, stream: int) -> Any:  # noqa: N802
+    def cudaMemcpyAsync(self, dst, src, count, kind, stream):  # noqa: N802
         self.stream(stream).put(lambda: ctypes.memmove(dst, src, count) and None)
         return (self.broken,)
 
-    def cudaMemsetAsync(self, devPtr: int, value: int, count: int, stream: int) -> Any:  # noqa: N802
+    def cudaMemsetAsync(self, devPtr, value, count, stream):  # noqa: N802
         self.stream(stream).put(lambda: ctypes.memset(devPtr, value, count) and None)
         return (self.broken,)
 
-    def cudaStreamSynchronize(self, stream: int) -> Any:  # noqa: N802
+    def cudaStreamSynchronize(self, stream):  # noqa: N802
         waiting = self.stream(stream).waiting
         while waiting and not self.broken:
             waiting.pop(0)()
         self.devices_at_run.add(self.device)
         return (self.broken,)
 
-    def cudaStreamBeginCapture(self, stream: int, mode: int) -> Any:  # noqa: N802
+    def cudaStreamBeginCapture(self, stream, mode):  # noqa: N802
         self.stream(stream).recording = []
         return OK
 
-    def cudaStreamEndCapture(self, stream: int) -> Any:  # noqa: N802
+    def cudaStreamEndCapture(self, stream):  # noqa: N802
         found = self.stream(stream)
         recorded, found.recording = found.recording, None
         if self.graphs == "are not supported":
             return (Error.cudaErrorStreamCaptureUnsupported, None)
         return self._made(recorded)
 
-    def cudaGraphInstantiate(self, graph: int, flags: int) -> Any:  # noqa: N802
+    def cudaGraphInstantiate(self, graph, flags):  # noqa: N802
         return self._made(self.live[graph])
 
-    def cudaGraphDestroy(self, graph: int) -> Any:  # noqa: N802
+    def cudaGraphDestroy(self, graph):  # noqa: N802
         return self._gone(graph)
 
-    def cudaGraphExecDestroy(self, graphExec: int) -> Any:  # noqa: N802
+    def cudaGraphExecDestroy(self, graphExec):  # noqa: N802
         return self._gone(graphExec)
 
-    def cudaGraphLaunch(self, graphExec: int, stream: int) -> Any:  # noqa: N802
+    def cudaGraphLaunch(self, graphExec, stream):  # noqa: N802
         self.stream(stream).waiting += self.live[graphExec]  # type: ignore[arg-type]
         return (self.broken,)
 
-    def stream(self, handle: int) -> Stream:
+    def stream(self, handle):
         found = self.live[handle]
         assert isinstance(found, Stream)
         return found
@@ -182,19 +180,19 @@ class Cuda(ModuleType):
 class Context:
     """An execution context; one call at a time, or the test fails."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine):
         self.engine = engine
         self.addresses: dict[str, int] = {}
         self.busy = threading.Lock()
 
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+    def set_input_shape(self, name, shape):
         return shape == self.engine.get_tensor_shape(name)
 
-    def set_tensor_address(self, name: str, memory: int) -> bool:
+    def set_tensor_address(self, name, memory):
         self.addresses[name] = memory
         return memory % 256 == 0
 
-    def execute_async_v3(self, stream_handle: int) -> bool:
+    def execute_async_v3(self, stream_handle):
         tensorrt = self.engine.tensorrt
         stream = tensorrt.cuda.stream(stream_handle)
         recorded = stream.recording is not None
@@ -205,7 +203,7 @@ class Context:
             stream.put(self._run)
         return True
 
-    def _run(self) -> None:
+    def _run(self):
         tensorrt = self.engine.tensorrt
         assert self.busy.acquire(blocking=False), "two calls in one context"
         tensorrt.cuda.broken = tensorrt.breaks or tensorrt.cuda.broken
@@ -215,7 +213,7 @@ class Context:
             self._memory(node.name)[:] = answer
         self.busy.release()
 
-    def _memory(self, name: str) -> Any:
+    def _memory(self, name):
         shape = self.engine.get_tensor_shape(name)
         floats = (ctypes.c_float * int(np.prod(shape))).from_address(self.addresses[name])
         return np.ctypeslib.as_array(floats).reshape(shape)
@@ -224,25 +222,25 @@ class Context:
 class Engine:
     """An engine: an ONNX model behind the word `plan`."""
 
-    def __init__(self, tensorrt: Tensorrt, plan: bytes) -> None:
+    def __init__(self, tensorrt, plan):
         self.tensorrt = tensorrt
         self.session = onnxruntime.InferenceSession(plan.removeprefix(b"plan"), providers=["CPUExecutionProvider"])
         self._nodes = {node.name: node for node in (*self.session.get_outputs(), *self.session.get_inputs())}
         self.num_io_tensors = len(self._nodes)
 
-    def get_tensor_name(self, index: int) -> str:
+    def get_tensor_name(self, index):
         return list(self._nodes)[index]
 
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+    def get_tensor_shape(self, name):
         return tuple(self._nodes[name].shape)
 
-    def get_tensor_dtype(self, name: str) -> object:
+    def get_tensor_dtype(self, name):
         return SimpleNamespace(name=self.tensorrt.dtype)
 
-    def get_tensor_mode(self, name: str) -> str:
+    def get_tensor_mode(self, name):
         return "in" if name in {node.name for node in self.session.get_inputs()} else "out"
 
-    def create_execution_context(self) -> Context | None:
+    def create_execution_context(self):
         if self.tensorrt.contexts == self.tensorrt.most_contexts:
             return None
         self.tensorrt.contexts += 1
@@ -265,7 +263,7 @@ class Tensorrt(ModuleType):
             INTERNAL_ERROR=SimpleNamespace(name="INTERNAL_ERROR"),
         )
 
-    def __init__(self, cuda: Cuda) -> None:
+    def __init__(self, cuda):
         super().__init__("tensorrt")
         self.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
         self.cuda = cuda
@@ -279,8 +277,8 @@ class Tensorrt(ModuleType):
         self.dtype = "FLOAT"
         self.loggers: list[Any] = []
 
-    def Builder(self, logger: object) -> SimpleNamespace:  # noqa: N802
-        def built(network: list[bytes], config: object) -> bytes:
+    def Builder(self, logger):  # noqa: N802
+        def built(network, config):
             self.built += 1
             return b"plan" + network[0]
 
@@ -289,17 +287,17 @@ class Tensorrt(ModuleType):
             create_network=lambda flags: Network(), create_builder_config=lambda: config, build_serialized_network=built
         )
 
-    def OnnxParser(self, network: list[bytes], logger: object) -> SimpleNamespace:  # noqa: N802
-        def parse(model: bytes) -> bool:
+    def OnnxParser(self, network, logger):  # noqa: N802
+        def parse(model):
             network.append(model)
             return model != b"not a model"
 
         return SimpleNamespace(parse=parse, num_errors=1, get_error=lambda index: "not ONNX")
 
-    def Runtime(self, logger: Any) -> SimpleNamespace:  # noqa: N802
+    def Runtime(self, logger):  # noqa: N802
         self.loggers.append(logger)
 
-        def deserialize_cuda_engine(plan: bytes) -> Engine | None:
+        def deserialize_cuda_engine(plan):
             self.loaded.append(plan)
             if self.loads:
                 return Engine(self, plan)
@@ -324,7 +322,7 @@ double.put_in_place(sys.modules.__setitem__, driver={driver})
 """
 
 
-def install(monkeypatch: Any, folder: Path) -> Tensorrt:
+def install(monkeypatch, folder):
     """Let this process, and those that it starts for a trial, find a GPU, its driver, cuda-python and TensorRT.
 
     Args:
@@ -337,7 +335,7 @@ def install(monkeypatch: Any, folder: Path) -> Tensorrt:
     return tensorrt
 
 
-def give_to_children(monkeypatch: Any, folder: Path, *, driver: int = 12060) -> None:
+def give_to_children(monkeypatch, folder, *, driver=12060):
     """Let processes that are started for a trial find them, and a driver of this version."""
     place = folder / "nvidia"
     (place / "cuda").mkdir(parents=True, exist_ok=True)
@@ -351,7 +349,7 @@ def give_to_children(monkeypatch: Any, folder: Path, *, driver: int = 12060) -> 
     monkeypatch.setenv("LD_LIBRARY_PATH", str(place))
 
 
-def put_in_place(put: Callable[[str, ModuleType], object], *, driver: int = 12060) -> Tensorrt:
+def put_in_place(put, *, driver=12060):
     """Put cuda-python and TensorRT where an import looks first."""
     cuda = Cuda()
     cuda.driver = driver

@@ -1,12 +1,7 @@
 """A camera's student that sees nothing but how bright frames are, as a bundle, and videos for it."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from mmkd_edge import Golden, ModalitySpec
@@ -16,14 +11,14 @@ LIPS = ModalitySpec(name="lips", kind="video", channels=("gray",), rate_hz=10.0,
 WEIGHTS, BIAS = np.array([[1.0, 0.0, -1.0]], np.float32) / 64, np.array([-2.0, 0.0, 2.0], np.float32)
 
 
-def shares_of(level: float) -> NDArray[np.float64]:
+def shares_of(level):
     """What the student of `level_model` answers for a mean level, computed without the runtime."""
     logits = level * WEIGHTS[0].astype(np.float64) + BIAS
     powers = np.exp(logits - logits.max())
     return np.asarray(powers / powers.sum())
 
 
-def level_model(modality: ModalitySpec) -> bytes:
+def level_model(modality):
     """An ONNX model: the mean brightness of frames that are there, then one linear layer and a softmax."""
     nodes = [
         helper.make_node("Cast", [modality.name], ["floats"], to=TensorProto.FLOAT),
@@ -41,7 +36,7 @@ def level_model(modality: ModalitySpec) -> bytes:
     return graph_bytes(nodes, inputs, constants)
 
 
-def write_lips(path: Path) -> Path:
+def write_lips(path):
     """The bundle of the student that sees `LIPS`."""
     windows = np.random.default_rng(1).integers(0, 255, (4, *LIPS.shape), dtype=np.uint8)
     shares = np.array([shares_of(float(window.mean())) for window in windows])
@@ -56,7 +51,7 @@ def write_lips(path: Path) -> Path:
     return bundle_parts(LIPS, model=level_model(LIPS), golden=golden, name="lips").write(path)
 
 
-def write_film(path: Path, levels: list[int], *, rate_hz: float = 10.0) -> None:
+def write_film(path, levels, *, rate_hz=10.0):
     """A lossless film of 24x16: a gray level in each frame, and black outside of (6, 4) to (18, 12)."""
     film = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"FFV1"), rate_hz, (24, 16))
     assert film.isOpened()

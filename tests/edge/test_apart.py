@@ -1,7 +1,5 @@
 """A process of its own: what it sees, what it may take, and what its end means."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path
@@ -26,12 +24,12 @@ def main():
 
 
 @pytest.fixture(autouse=True)
-def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _module(tmp_path, monkeypatch):
     (tmp_path / "elsewhere.py").write_text(MAIN)
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def run(code: str, *, limits: ProcessLimits = LIMITS) -> bytes | str:
+def run(code, *, limits=LIMITS):
     """The first line that it answers, or how it ended."""
     process = start_apart("elsewhere:main", msgspec.json.encode((limits, code)))
     try:
@@ -42,17 +40,17 @@ def run(code: str, *, limits: ProcessLimits = LIMITS) -> bytes | str:
         assert process.poll() is not None
 
 
-def test_it_answers_on_a_line_and_nothing_that_is_printed_gets_there() -> None:
+def test_it_answers_on_a_line_and_nothing_that_is_printed_gets_there():
     assert run("os.write(1, b'and so does this'); answers.write(b'7 at last\\n')") == b"7 at last"
 
 
-def test_what_a_user_has_set_for_python_does_not_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_user_has_set_for_python_does_not_reach_it(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit(9)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert run("answers.write(str(sys.flags.isolated).encode() + b'\\n')") == b"1"
 
 
-def test_its_files_and_its_memory_are_bounded(tmp_path: Path) -> None:
+def test_its_files_and_its_memory_are_bounded(tmp_path):
     writes = f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN); file = open({str(tmp_path / 'kept')!r}, 'wb', 0); "
     told = "answers.write(f'{file.write(b\"x\" * 999)} {told}\\n'.encode())"
     tried = "\ntry: bytearray(1 << 30); told = 'taken'\nexcept MemoryError: told = 'refused'\n"
@@ -73,12 +71,12 @@ def test_its_files_and_its_memory_are_bounded(tmp_path: Path) -> None:
         ("time.sleep(60)", "it takes too long"),
     ],
 )
-def test_its_end_has_a_reason(code: str, told: str) -> None:
+def test_its_end_has_a_reason(code, told):
     limits = msgspec.structs.replace(LIMITS, step_s=1.0)
     assert run(code, limits=limits) == told
 
 
-def test_what_it_starts_ends_with_it(tmp_path: Path) -> None:
+def test_what_it_starts_ends_with_it(tmp_path):
     started = f"import subprocess; one = subprocess.Popen(['sleep', '60'], stdout=open({os.devnull!r}, 'wb')); "
     line = run(started + "answers.write(b'%d\\n' % one.pid)")
     assert isinstance(line, bytes)

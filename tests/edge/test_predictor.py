@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 import socket
 import threading
@@ -32,16 +30,16 @@ TEMP = ModalitySpec(name="temp", channels=("a", "b", "c"), rate_hz=4.0, samples=
 
 
 @pytest.fixture
-def predictor(bundle_path: Path) -> Any:
+def predictor(bundle_path):
     with EdgePredictor.open(bundle_path) as opened:
         yield opened
 
 
-def windows(count: int = 5, seed: int = 0) -> np.ndarray:
+def windows(count=5, seed=0):
     return np.random.default_rng(seed).normal(size=(count, 20, 3)).astype(np.float32)
 
 
-def test_a_prediction_is_the_students_answer(kit: Any, predictor: EdgePredictor) -> None:
+def test_a_prediction_is_the_students_answer(kit, predictor):
     window = windows(1)[0]
     prediction = predictor.predict(window)
     _, expected = kit.answer(window)
@@ -51,7 +49,7 @@ def test_a_prediction_is_the_students_answer(kit: Any, predictor: EdgePredictor)
     assert (prediction.status, prediction.modality) == ("ok", "acc")
 
 
-def test_a_wrong_window_is_refused_and_the_next_one_is_right(predictor: EdgePredictor) -> None:
+def test_a_wrong_window_is_refused_and_the_next_one_is_right(predictor):
     window = windows(1)[0]
     before = predictor.predict(window).probabilities
     assert said(InputError, lambda: predictor.predict(window.T)) == (
@@ -63,7 +61,7 @@ def test_a_wrong_window_is_refused_and_the_next_one_is_right(predictor: EdgePred
     np.testing.assert_array_equal(predictor.predict(window).probabilities, before)
 
 
-def test_a_batch_is_answered_window_by_window(predictor: EdgePredictor) -> None:
+def test_a_batch_is_answered_window_by_window(predictor):
     batch = windows(4)
     batch[2, 0] = np.nan
     singly = [predictor.predict(window).probabilities for window in batch]
@@ -80,7 +78,7 @@ def test_a_batch_is_answered_window_by_window(predictor: EdgePredictor) -> None:
     assert predictor.predict_batch(batch.astype(np.float64))[2].missing_fraction == 0.05
 
 
-def test_a_bad_window_in_a_batch_is_numbered_before_any_is_answered(kit: Any) -> None:
+def test_a_bad_window_in_a_batch_is_numbered_before_any_is_answered(kit):
     entry = kit.parts(kit.modality).manifest.models[0]
     backend = FakeBackend([1.0, 0.0, 0.0])
     predictor = EdgePredictor(entry=entry, backend=backend)
@@ -91,7 +89,7 @@ def test_a_bad_window_in_a_batch_is_numbered_before_any_is_answered(kit: Any) ->
     assert backend.feeds == []
 
 
-def test_a_single_window_is_not_a_batch(predictor: EdgePredictor) -> None:
+def test_a_single_window_is_not_a_batch(predictor):
     refused: list[Any] = [windows(1)[0], 3, np.float32(3.0), np.zeros(())]
     for given, kind in zip(refused, ("ndarray", "int", "float32", "ndarray"), strict=True):
         assert said(InputError, lambda given=given: predictor.predict_batch(given)) == (
@@ -100,7 +98,7 @@ def test_a_single_window_is_not_a_batch(predictor: EdgePredictor) -> None:
         )
 
 
-def test_what_was_opened_can_be_read(kit: Any, bundle_path: Path, predictor: EdgePredictor) -> None:
+def test_what_was_opened_can_be_read(kit, bundle_path, predictor):
     info = predictor.info()
     artifact = kit.parts(kit.modality).manifest.models[0].artifacts[0]
     assert (info.model_id, info.model, info.modality) == ("made-up-acc", "acc", "acc")
@@ -142,11 +140,11 @@ def test_what_was_opened_can_be_read(kit: Any, bundle_path: Path, predictor: Edg
         ),
     ],
 )
-def test_an_option_that_does_not_fit_is_refused(bundle_path: Path, options: Any, fault: str) -> None:
+def test_an_option_that_does_not_fit_is_refused(bundle_path, options, fault):
     assert said(UsageError, lambda: EdgePredictor.open(bundle_path, **options)) == fault
 
 
-def test_a_graph_that_is_not_the_manifests_or_answers_nan_is_refused(kit: Any, tmp_path: Path) -> None:
+def test_a_graph_that_is_not_the_manifests_or_answers_nan_is_refused(kit, tmp_path):
     longer = msgspec.structs.replace(kit.modality, samples=21)
     path = kit.parts(kit.modality, model=kit.model(longer)).write(tmp_path / "student.edge")
     assert said(BundleError, lambda: EdgePredictor.open(path)) == (
@@ -161,7 +159,7 @@ def test_a_graph_that_is_not_the_manifests_or_answers_nan_is_refused(kit: Any, t
     )
 
 
-def test_a_failed_opening_gives_the_file_back(kit: Any, bundle_path: Path, tmp_path: Path) -> None:
+def test_a_failed_opening_gives_the_file_back(kit, bundle_path, tmp_path):
     bad = kit.parts(kit.modality, model=kit.unrunnable(kit.modality)).write(tmp_path / "bad.edge")
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting descriptors, not files
     for _ in range(2):
@@ -172,7 +170,7 @@ def test_a_failed_opening_gives_the_file_back(kit: Any, bundle_path: Path, tmp_p
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
-def test_a_closed_predictor_says_so(bundle_path: Path) -> None:
+def test_a_closed_predictor_says_so(bundle_path):
     with EdgePredictor.open(bundle_path) as predictor:
         pass
     predictor.close()
@@ -186,13 +184,13 @@ def test_a_closed_predictor_says_so(bundle_path: Path) -> None:
     assert repr(predictor) == "EdgePredictor('acc', backend='ort', closed)"
 
 
-def test_the_self_test_compares_with_the_stored_answers(predictor: EdgePredictor) -> None:
+def test_the_self_test_compares_with_the_stored_answers(predictor):
     result = predictor.selftest()
     assert (result.windows, result.tolerance, result.label_agreement) == (4, 1e-5, 1.0)
     assert 0 <= result.max_abs_error < 1e-6
 
 
-def test_a_device_that_computes_something_else_fails_the_self_test(kit: Any, tmp_path: Path) -> None:
+def test_a_device_that_computes_something_else_fails_the_self_test(kit, tmp_path):
     weights = np.array([[1.0, 0.0, -1.0], [0.0, 2.0, 0.5], [0.5, -1.0, 1.0]], dtype=np.float32)
     path = kit.parts(kit.modality, model=kit.model(kit.modality, weights=2 * weights)).write(tmp_path / "student.edge")
     golden = kit.golden(kit.modality)
@@ -209,7 +207,7 @@ def test_a_device_that_computes_something_else_fails_the_self_test(kit: Any, tmp
     )
 
 
-def test_half_precision_may_be_added_up_in_half_precision(kit: Any, tmp_path: Path) -> None:
+def test_half_precision_may_be_added_up_in_half_precision(kit, tmp_path):
     """As engines on ARM64 and GPUs do, and onnxruntime on x86-64, where exports are judged, does not."""
     golden = kit.golden(kit.modality)
     bound = 0.0125 * max(1.0, float(np.abs(golden.logits).max()))
@@ -230,7 +228,7 @@ def test_half_precision_may_be_added_up_in_half_precision(kit: Any, tmp_path: Pa
             assert "within 1e-05" in said(GateError, predictor.selftest)
 
 
-def test_nan_fails_the_self_test_and_without_a_bundle_there_is_none(kit: Any, bundle_path: Path) -> None:
+def test_nan_fails_the_self_test_and_without_a_bundle_there_is_none(kit, bundle_path):
     with EdgePredictor.open(bundle_path) as predictor:
         current = predictor._active.current
         predictor._active.current = current.with_backend(current.opened[0], FakeBackend([np.nan, 0.5, 0.5]))
@@ -241,13 +239,13 @@ def test_nan_fails_the_self_test_and_without_a_bundle_there_is_none(kit: Any, bu
 
 
 @pytest.fixture
-def temp_bundle(kit: Any, tmp_path: Path) -> Path:
+def temp_bundle(kit, tmp_path):
     parts = kit.parts(TEMP, model=kit.model(TEMP), golden=kit.golden(TEMP), name="temp")
     written: Path = parts.write(tmp_path / "temp.edge")
     return written
 
 
-def test_without_a_reference_raw_values_are_refused_with_advice(temp_bundle: Path) -> None:
+def test_without_a_reference_raw_values_are_refused_with_advice(temp_bundle):
     with EdgePredictor.open(temp_bundle) as predictor:
         assert predictor.selftest().windows == 4
         window = np.zeros((8, 3))
@@ -259,7 +257,7 @@ def test_without_a_reference_raw_values_are_refused_with_advice(temp_bundle: Pat
             )
 
 
-def test_with_a_reference_raw_values_are_normalised(kit: Any, temp_bundle: Path, tmp_path: Path) -> None:
+def test_with_a_reference_raw_values_are_normalised(kit, temp_bundle, tmp_path):
     reference = Reference(modality="temp", mean=(36.0, 20.0, 5.0), std=(0.5, 2.0, 1.0))
     write_reference(tmp_path / "temp.json", reference)
     raw = np.random.default_rng(1).normal((36, 20, 5), (0.5, 2, 1), size=(8, 3)).astype(np.float32)
@@ -274,7 +272,7 @@ def test_with_a_reference_raw_values_are_normalised(kit: Any, temp_bundle: Path,
             assert predictor.selftest().windows == 4
 
 
-def test_about_a_reference_values_that_no_sensor_gives_are_missing(kit: Any, temp_bundle: Path) -> None:
+def test_about_a_reference_values_that_no_sensor_gives_are_missing(kit, temp_bundle):
     reference = Reference(modality="temp", mean=(36.0, 20.0, 5.0), std=(0.5, 2.0, 1.0))
     with EdgePredictor.open(temp_bundle, reference=reference) as predictor:
         # 20 -+ 1000 * 2, the widest channel, in two digits outwards
@@ -291,7 +289,7 @@ def test_about_a_reference_values_that_no_sensor_gives_are_missing(kit: Any, tem
         assert predictor.modality.range == (-5.0, 5.0)
 
 
-def test_a_reference_for_another_modality_is_refused(bundle_path: Path, temp_bundle: Path, tmp_path: Path) -> None:
+def test_a_reference_for_another_modality_is_refused(bundle_path, temp_bundle, tmp_path):
     reference = Reference(modality="eda", mean=(1.0,), std=(1.0,))
     path = tmp_path / "eda.json"
     write_reference(path, reference)
@@ -303,13 +301,13 @@ def test_a_reference_for_another_modality_is_refused(bundle_path: Path, temp_bun
     )
 
 
-def test_closing_under_load_gives_answers_or_clear_errors(bundle_path: Path) -> None:
+def test_closing_under_load_gives_answers_or_clear_errors(bundle_path):
     predictor = EdgePredictor.open(bundle_path)
     window = windows(1)[0]
     unexpected: list[BaseException] = []
     started = threading.Barrier(5)
 
-    def ask() -> None:
+    def ask():
         started.wait()
         try:
             while True:
@@ -329,10 +327,8 @@ def test_closing_under_load_gives_answers_or_clear_errors(bundle_path: Path) -> 
     assert unexpected == []
 
 
-def test_no_socket_is_opened_and_nothing_is_printed(
-    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(*arguments: object, **options: object) -> None:
+def test_no_socket_is_opened_and_nothing_is_printed(bundle_path, monkeypatch, capfd):
+    def refuse(*arguments, **options):
         raise AssertionError("a socket was opened")
 
     monkeypatch.setattr(socket, "socket", refuse)
@@ -343,7 +339,7 @@ def test_no_socket_is_opened_and_nothing_is_printed(
     assert capfd.readouterr() == ("", "")
 
 
-def test_whatever_the_window_the_answer_is_that_of_the_four_steps(predictor: EdgePredictor) -> None:
+def test_whatever_the_window_the_answer_is_that_of_the_four_steps(predictor):
     plain = windows(1)[0]
     missing, infinite, huge, read_only = plain.copy(), plain.copy(), plain * np.float32(1e30), plain.copy()
     missing[3:9, 1] = np.nan

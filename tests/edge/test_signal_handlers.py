@@ -1,7 +1,5 @@
 """A signal may arrive between any two lines of a call, and its handler may call the same predictor."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +10,7 @@ BUNDLE = Path(__file__).parents[1] / "files" / "litert" / "transformer.edge"
 
 
 @pytest.fixture(autouse=True)
-def openvino_absent() -> None:
+def openvino_absent():
     """It is present here."""
 
 
@@ -82,7 +80,7 @@ print(number - 1 == len(found) or call == "close", number > 60)
 
 @pytest.mark.parametrize("call", ["predict", "health", "close"])
 @pytest.mark.parametrize("backend", ["ort", "openvino", "litert"])
-def test_a_handler_may_call_the_predictor_at_every_line_of_a_prediction(backend: str, call: str) -> None:
+def test_a_handler_may_call_the_predictor_at_every_line_of_a_prediction(backend, call):
     module = {"ort": "onnxruntime", "litert": "ai_edge_litert"}.get(backend, backend)
     pytest.importorskip(module, reason=f"needs pip install 'mmkd-edge[{backend}]'")
     command = [sys.executable, "-c", SCRIPT, BUNDLE, backend, call]

@@ -1,19 +1,16 @@
 """The example for systemd: what it tells the watchdog, and when it stays silent."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mmkd_edge import EdgePredictor, ModalitySpec
+from mmkd_edge import ModalitySpec
 from mmkd_edge.testing import fake_predictor
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -21,14 +18,14 @@ SCRIPT = EXAMPLES / "station_service.py"
 
 
 @pytest.fixture
-def watchdog(tmp_path: Path) -> Iterator[socket.socket]:
+def watchdog(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.settimeout(30)
         yield listening
 
 
-def read_until_end(watchdog: socket.socket) -> list[str]:
+def read_until_end(watchdog):
     """What is heard, read as it comes: a socket that nobody reads makes its sender wait."""
     found: list[str] = []
     while not found or found[-1] != "STOPPING=1":
@@ -36,7 +33,7 @@ def read_until_end(watchdog: socket.socket) -> list[str]:
     return found
 
 
-def test_the_program_tells_systemd_when_it_is_ready_alive_and_ending(watchdog: socket.socket, tmp_path: Path) -> None:
+def test_the_program_tells_systemd_when_it_is_ready_alive_and_ending(watchdog, tmp_path):
     environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
         [sys.executable, SCRIPT], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -55,14 +52,14 @@ def test_the_program_tells_systemd_when_it_is_ready_alive_and_ending(watchdog: s
     assert output == "the sensor is silent after 21 answers\n"
 
 
-def test_an_engine_that_fails_for_ever_sends_no_sign_of_life() -> None:
+def test_an_engine_that_fails_for_ever_sends_no_sign_of_life():
     is_alive = runpy.run_path(str(SCRIPT))["is_alive"]
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=10)
 
-    def fail(feeds: object) -> list[float]:
+    def fail(feeds):
         raise RuntimeError("hung up")
 
-    def alive(predictor: EdgePredictor) -> bool:
+    def alive(predictor):
         found = predictor.stream(hop=10).push(np.ones(10))
         answer: bool = is_alive(found, silent=False)
         return answer

@@ -1,7 +1,5 @@
 """A system without POSIX's calls is told so in one line, by commands and by `import`; here they are hidden."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -14,7 +12,7 @@ REFUSAL = (
 )
 
 
-def run(program: str) -> tuple[int, str, str]:
+def run(program):
     done = subprocess.run([sys.executable, "-c", HIDE + program], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
@@ -27,13 +25,13 @@ def run(program: str) -> tuple[int, str, str]:
         ("mmkd_bench.commands.cli", ["mmkd-bench", "run", "student.edge"]),
     ],
 )
-def test_a_command_is_refused_there_with_what_to_do(module: str, line: list[str]) -> None:
+def test_a_command_is_refused_there_with_what_to_do(module, line):
     name = "-".join(line[:2]) if line[1:2] == ["edge"] else line[0]
     said = run(f"sys.argv = {line!r}\nfrom {module} import main\nmain()")
     assert said == (3, "", f"{name}: {REFUSAL}\n")
 
 
-def test_the_predictor_is_refused_there_and_errors_can_be_caught() -> None:
+def test_the_predictor_is_refused_there_and_errors_can_be_caught():
     program = """
 from mmkd_edge import MmkdError
 try:

@@ -1,7 +1,5 @@
 """Predictions of several labels and of numbers: what they hold, when there is none, what is counted of them."""
 
-from __future__ import annotations
-
 import msgspec
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm", range=(0.0, 3
 WINDOW = np.zeros((20, 2), dtype=np.float32)
 
 
-def predict(answer: object, task: TaskSpec, window: np.ndarray = WINDOW, **options: object):
+def predict(answer, task, window=WINDOW, **options):
     return fake_predictor(answer, modality=ACC, labels=task, **options).predict(window)
 
 

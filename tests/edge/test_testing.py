@@ -1,17 +1,15 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
 from mmkd_edge import BackendError, EdgePredictor, ModalitySpec
 from mmkd_edge.backends.base import Backend
-from mmkd_edge.testing import FakeBackend, Feeds, fake_entry, fake_predictor
+from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4)
 LABELS = ("ok", "worn")
 
 
-def test_a_fake_answers_what_it_is_told_and_keeps_what_it_was_given() -> None:
+def test_a_fake_answers_what_it_is_told_and_keeps_what_it_was_given():
     predictor = fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS)
     prediction = predictor.predict([[1, 2], [3, 4], [np.nan, 6], [7, 8]])
     assert (prediction.label, prediction.probability) == ("worn", 0.75)
@@ -24,8 +22,8 @@ def test_a_fake_answers_what_it_is_told_and_keeps_what_it_was_given() -> None:
     assert predictor.info().bundle == ""
 
 
-def test_a_fake_can_fail() -> None:
-    def fail(feeds: Feeds) -> list[float]:
+def test_a_fake_can_fail():
+    def fail(feeds):
         raise BackendError("the engine is gone")
 
     prediction = fake_predictor(fail, modality=ACC, labels=LABELS).predict(np.zeros((4, 2)))
@@ -34,14 +32,14 @@ def test_a_fake_can_fail() -> None:
         fake_predictor(fail, modality=ACC, labels=LABELS, policy="raise").predict(np.zeros((4, 2)))
 
 
-def test_closing_the_predictor_closes_the_fake() -> None:
+def test_closing_the_predictor_closes_the_fake():
     backend = FakeBackend([1, 0])
     with EdgePredictor(entry=fake_entry(modality=ACC, labels=LABELS), backend=backend):
         assert not backend.closed
     assert backend.closed
 
 
-def test_a_fake_is_a_backend_with_the_tensors_of_its_entry() -> None:
+def test_a_fake_is_a_backend_with_the_tensors_of_its_entry():
     entry = fake_entry(modality=ACC, labels=LABELS)
     backend: Backend = FakeBackend([0.5, 0.5], inputs=entry.inputs, outputs=entry.outputs)
     feeds = {spec.name: np.ones(spec.shape, np.float32) for spec in backend.inputs}

@@ -1,10 +1,6 @@
 """A window of video from the caller's hands to the engine, and what is said of missing frames."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,11 +21,11 @@ FRAMES = np.arange(24, dtype=np.uint8).reshape(4, 2, 3, 1)
 SHARES = [0.25, 0.75]
 
 
-def message(window: object, modality: ModalitySpec = GRAY) -> str:
+def message(window, modality=GRAY):
     return said(InputError, lambda: check_window(window, modality))
 
 
-def test_a_window_of_bytes_is_kept_without_a_copy_up_to_the_engine() -> None:
+def test_a_window_of_bytes_is_kept_without_a_copy_up_to_the_engine():
     checked = check_window({"lips": FRAMES}, GRAY)
     values, present = prepare(checked, GRAY)
     assert checked is FRAMES
@@ -38,11 +34,11 @@ def test_a_window_of_bytes_is_kept_without_a_copy_up_to_the_engine() -> None:
     assert present.tolist() == [[[1.0]] * 4]
 
 
-def test_gray_frames_need_no_channel() -> None:
+def test_gray_frames_need_no_channel():
     assert check_window(FRAMES[..., 0], GRAY).shape == (4, 2, 3, 1)
 
 
-def test_none_in_a_list_and_a_mask_are_a_missing_frame() -> None:
+def test_none_in_a_list_and_a_mask_are_a_missing_frame():
     masked = np.ma.array(FRAMES, mask=np.zeros(FRAMES.shape, dtype=bool))
     masked[2, 1, 0, 0] = np.ma.masked
     for window in ([FRAMES[0], FRAMES[1, :, :, 0], None, FRAMES[3]], masked):
@@ -51,7 +47,7 @@ def test_none_in_a_list_and_a_mask_are_a_missing_frame() -> None:
         np.testing.assert_array_equal(values[0], np.where(np.arange(4)[:, None, None, None] == 2, 0, FRAMES))
 
 
-def test_a_batch_is_prepared_as_its_windows_are() -> None:
+def test_a_batch_is_prepared_as_its_windows_are():
     batch = mask_missing(np.stack([FRAMES, FRAMES + 1]), np.array([[False] * 4, [True, False, False, True]]))
     values, present = prepare_batch(batch, GRAY)
     assert values.dtype == np.uint8
@@ -72,18 +68,18 @@ def test_a_batch_is_prepared_as_its_windows_are() -> None:
         ([FRAMES[0], FRAMES[1][:1], None, None], GRAY, "(n, 2, 3, 1), got uint8 (1, 3, 1)"),
     ],
 )
-def test_what_is_no_window_of_frames_is_refused(window: object, modality: ModalitySpec, says: str) -> None:
+def test_what_is_no_window_of_frames_is_refused(window, modality, says):
     start = "modality 'lips': expected frames of uint8 (n, H, W, C)="
     assert message(window, modality) == f"{start}{says}; resize each frame and pass its bytes as they are"
 
 
 @pytest.mark.parametrize("window", [FRAMES[:3], [FRAMES[0], None, FRAMES[1]]])
-def test_a_window_has_as_many_frames_as_the_student_takes(window: object) -> None:
+def test_a_window_has_as_many_frames_as_the_student_takes(window):
     told = "expected 4 frames, 0.16 s at 25 Hz, got 3; pass None for a missing frame"
     assert message(window, GRAY) == f"modality 'lips': {told}"
 
 
-def test_a_predictor_says_how_many_frames_are_missing() -> None:
+def test_a_predictor_says_how_many_frames_are_missing():
     predictor = fake_predictor(SHARES, modality=GRAY, labels=("still", "moving"))
     whole = predictor.predict(FRAMES)
     part = predictor.predict([FRAMES[0], None, None, FRAMES[3]])
@@ -93,7 +89,7 @@ def test_a_predictor_says_how_many_frames_are_missing() -> None:
     assert (none.status, none.reason, none.label) == ("invalid", "all frames are missing", "")
 
 
-def test_a_batch_is_an_array_or_a_list_of_windows() -> None:
+def test_a_batch_is_an_array_or_a_list_of_windows():
     predictor = fake_predictor(SHARES, modality=GRAY, labels=("still", "moving"))
     assert len(predictor.predict_batch(np.stack([FRAMES, FRAMES]))) == 2
     assert len(predictor.predict_batch(np.stack([FRAMES, FRAMES])[..., 0])) == 2
@@ -103,7 +99,7 @@ def test_a_batch_is_an_array_or_a_list_of_windows() -> None:
     )
 
 
-def test_a_camera_that_repeats_its_picture_is_seen() -> None:
+def test_a_camera_that_repeats_its_picture_is_seen():
     checks = SensorChecks(stuck_s=0.1)
     predictor = fake_predictor(SHARES, modality=COLOUR, labels=("still", "moving"), checks=checks)
     moving = np.arange(72, dtype=np.uint8).reshape(4, 2, 3, 3)
@@ -114,7 +110,7 @@ def test_a_camera_that_repeats_its_picture_is_seen() -> None:
     assert gone.reason == "50.0% of the frames are missing"
 
 
-def test_statistics_look_at_the_brightness_of_frames() -> None:
+def test_statistics_look_at_the_brightness_of_frames():
     values, present = prepare_batch(np.stack([FRAMES, FRAMES]), GRAY)
     rows, there = channel_rows(values, present)
     assert rows[0, :, 0].tolist() == [2.5, 8.5, 14.5, 20.5]
@@ -139,20 +135,18 @@ def test_statistics_look_at_the_brightness_of_frames() -> None:
         ({"kind": "audio"}, ("height", "expected none for audio, got 2")),
     ],
 )
-def test_a_modality_whose_kind_and_keys_contradict_is_named(
-    changes: Mapping[str, Any], fault: tuple[str, str] | None
-) -> None:
+def test_a_modality_whose_kind_and_keys_contradict_is_named(changes, fault):
     assert frames_fault(msgspec.structs.replace(GRAY, **changes)) == fault
 
 
-def test_a_waveform_goes_as_a_series_does() -> None:
+def test_a_waveform_goes_as_a_series_does():
     audio = ModalitySpec(name="mic", kind="audio", channels=("left",), rate_hz=8.0, samples=4)
     window: NDArray[np.float32] = np.array([[0.5], [np.nan], [-0.5], [1.0]], dtype=np.float32)
     values, present = prepare(check_window(window, audio), audio)
     assert (values[0, :, 0].tolist(), present[0, :, 0].tolist()) == ([0.5, 0.0, -0.5, 1.0], [1.0, 0.0, 1.0, 1.0])
 
 
-def test_a_region_is_cut_out_and_brought_to_the_students_size() -> None:
+def test_a_region_is_cut_out_and_brought_to_the_students_size():
     pytest.importorskip("cv2", reason="needs pip install 'mmkd-edge[video]'")
     picture = np.zeros((8, 12, 3), np.uint8)
     picture[2:6, 4:10, 2] = 200  # red, which OpenCV puts last
@@ -161,14 +155,14 @@ def test_a_region_is_cut_out_and_brought_to_the_students_size() -> None:
     assert cut_out(picture, None, height=16, width=24, is_gray=True).shape == (16, 24, 1)
 
 
-def test_a_region_lies_inside_the_frame() -> None:
+def test_a_region_lies_inside_the_frame():
     assert parse_region("4,2,6,4") == (4, 2, 6, 4)
     assert parse_region("4,2,6") is parse_region("a,b,c,d") is None
     assert is_inside(None, FRAMES[0])
     assert [is_inside((0, 0, 3, high), FRAMES[0]) for high in (2, 3)] == [True, False]
 
 
-def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_opencv_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     told = "a camera needs OpenCV, which this Python lacks; run: pip install 'mmkd-edge[video]'"
     assert said(UnavailableError, lambda: opencv("a camera needs")) == told

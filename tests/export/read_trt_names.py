@@ -7,14 +7,11 @@ in their shared object, ended by a NUL. Run it again after a change of the files
     python tests/export/read_trt_names.py wheels/*.whl
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import json
 import sys
 import zipfile
-from collections.abc import Collection
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -30,7 +27,7 @@ CUDA_OBJECTS = frozenset({"runtime"})
 _PYTHONS_OWN = {"__init__", "__name__", "__version__"}
 
 
-def used_names(source: str, *, of: Collection[str]) -> list[str]:
+def used_names(source, *, of):
     """Every attribute that a source reads from the variables `of`, those of their attributes included."""
     names = set()
     for node in ast.walk(ast.parse(source)):
@@ -39,7 +36,7 @@ def used_names(source: str, *, of: Collection[str]) -> list[str]:
     return sorted(names - _PYTHONS_OWN)
 
 
-def names_of(*, cuda: bool) -> list[str]:
+def names_of(*, cuda):
     """What the sources use of cuda-python, or of TensorRT."""
     found, of = set(), CUDA_OBJECTS if cuda else TENSORRT_OBJECTS
     for path in SOURCES:
@@ -47,7 +44,7 @@ def names_of(*, cuda: bool) -> list[str]:
     return sorted(found)
 
 
-def _root(node: ast.Attribute) -> str:
+def _root(node):
     """The variable whose attribute, or whose attribute's attribute, this is: `x` of `x.a.b`, and of `self._x.a`."""
     names: list[str] = []
     inner: ast.expr = node
@@ -59,12 +56,12 @@ def _root(node: ast.Attribute) -> str:
     return names[-1].removeprefix("_") if inner.id == "self" and len(names) > 1 else inner.id
 
 
-def present_names(shared_object: bytes, names: list[str]) -> list[str]:
+def present_names(shared_object, names):
     """Those of the names that the shared object holds, whole or as the end of a longer string."""
     return [name for name in names if name.encode() + b"\0" in shared_object]
 
 
-def _main(wheels: list[str]) -> None:
+def _main(wheels):
     found = {}
     for wheel in sorted(wheels):
         cuda = Path(wheel).name.startswith("cuda")

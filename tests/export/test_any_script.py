@@ -1,18 +1,14 @@
 """Names in any script, from the dataset to the prediction, and on a terminal that knows ASCII alone."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModalitySpec
 from mmkd_export.pipeline import export
@@ -27,7 +23,7 @@ LABELS = ("正常", "摩耗")
 TRAINING = ("--preset", "tiny", "--steps", "2", "--batch", "8")
 
 
-def split(count: int, *, first_group: int) -> dict[str, NDArray[np.generic]]:
+def split(count, *, first_group):
     rng = np.random.default_rng(first_group)
     labels = np.arange(count) % 2
     wave = np.sin(np.arange(40) * (0.6 + 0.9 * labels[:, None]))[..., None]  # (N, T, 1)
@@ -40,7 +36,7 @@ def split(count: int, *, first_group: int) -> dict[str, NDArray[np.generic]]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A dataset, a teacher, a student and its bundle, whose names are in Japanese and Hindi."""
     folder = tmp_path_factory.mktemp("工場")
     splits = {name: split(16, first_group=100 * number) for number, name in enumerate(("train", "valid", "test"))}
@@ -58,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("backend", ["ort", "openvino"])
-def test_a_modality_in_any_script_reaches_the_prediction(folder: Path, backend: str) -> None:
+def test_a_modality_in_any_script_reaches_the_prediction(folder, backend):
     with EdgePredictor.open(folder / "生徒.edge", backend=backend) as predictor:  # type: ignore[arg-type]
         prediction = predictor.predict({"振動": np.zeros((40, 2), np.float32)})
         assert (prediction.modality, prediction.status) == ("振動", "ok")
@@ -66,13 +62,13 @@ def test_a_modality_in_any_script_reaches_the_prediction(folder: Path, backend: 
         assert predictor.selftest().label_agreement == 1.0
 
 
-def test_any_unzip_tool_sees_the_names_of_its_members(folder: Path) -> None:
+def test_any_unzip_tool_sees_the_names_of_its_members(folder):
     with zipfile.ZipFile(folder / "生徒.edge") as archive:
         assert {"振動/model.fp32.onnx", "振動/golden.npz"} < set(archive.namelist())
         assert archive.testzip() is None
 
 
-def on_ascii_terminal(*line: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
+def on_ascii_terminal(*line, folder):
     environment = os.environ | {"LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     command = [Path(sys.executable).with_name(line[0]), *line[1:]]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
@@ -86,13 +82,13 @@ def on_ascii_terminal(*line: str, folder: Path) -> subprocess.CompletedProcess[b
         (["mmkd-data", "check", "無い"], r"mmkd-data: \u7121\u3044: expected a dataset directory, found none there"),
     ],
 )
-def test_an_ascii_terminal_shows_what_it_can(folder: Path, line: Sequence[str], shown: str) -> None:
+def test_an_ascii_terminal_shows_what_it_can(folder, line, shown):
     done = on_ascii_terminal(*line, folder=folder)
     said = done.stdout.decode("ascii") + done.stderr.decode("ascii")
     assert done.returncode == (2 if "無い" in line else 0), said
     assert shown in said
 
 
-def test_json_on_an_ascii_terminal_is_json(folder: Path) -> None:
+def test_json_on_an_ascii_terminal_is_json(folder):
     done = on_ascii_terminal("mmkd-data", "describe", "データ", "--json", folder=folder)
     assert json.loads(done.stdout.decode("ascii"))["name"] == "プレス"

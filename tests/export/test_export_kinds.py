@@ -1,7 +1,5 @@
 """Students of several labels and of numbers: exported, proven by metrics of their kind, and run as a device does."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,9 +1,5 @@
 """A student of long windows through the whole export: its size, every precision, every engine that is here."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
@@ -12,7 +8,7 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.graph.onnx_graph import tensor_shapes
-from mmkd_export.pipeline import ExportResult, export
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_config
 from mmkd_models.training.checkpoint import read_student, write_student
@@ -23,7 +19,7 @@ SHORT = ModalitySpec(name="vib", channels=("x", "y", "z"), unit="g", rate_hz=200
 
 
 @pytest.fixture(scope="module")
-def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def long_file(tmp_path_factory):
     """A student whose windows are long because its frames are short."""
     encoder = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=8, frame=16)
     path = tmp_path_factory.mktemp("long") / "student.ckpt"
@@ -32,7 +28,7 @@ def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def long_bundle(long_file: Path) -> ExportResult:
+def long_bundle(long_file):
     plan = ExportPlan(
         source=long_file,
         output=long_file.with_suffix(".edge"),
@@ -49,7 +45,7 @@ def test_a_tiny_student_of_ten_thousand_samples_is_a_graph_below_2_mb():
     assert len(graph) < 2e6
 
 
-def test_every_precision_and_engine_answers_as_the_checkpoint_does(long_bundle: ExportResult):
+def test_every_precision_and_engine_answers_as_the_checkpoint_does(long_bundle):
     artifacts = long_bundle.report.artifacts
     assert [artifact.precision for artifact in artifacts] == ["fp32", "fp16", "int8"]
     assert all(artifact.backend.startswith("onnxruntime ") for artifact in artifacts)
@@ -62,7 +58,7 @@ def test_every_precision_and_engine_answers_as_the_checkpoint_does(long_bundle: 
     assert not [name for name in reasons if "front" in name]
 
 
-def test_the_graph_of_a_long_window_holds_no_matrix_of_the_whole_window(long_file: Path):
+def test_the_graph_of_a_long_window_holds_no_matrix_of_the_whole_window(long_file):
     student = read_student(long_file)
     assert student.config.encoder.frame == 16
     assert student.network().encoder.front.cuts == ((13, 16), (1, 26))

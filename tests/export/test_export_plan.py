@@ -1,15 +1,11 @@
-from __future__ import annotations
-
 import importlib.util
 import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
 
 import pytest
 
@@ -22,7 +18,7 @@ from mmkd_export.targets import litert
 from mmkd_export.targets.table import TARGETS, resolve, targets_on, with_defaults
 
 
-def _refusal(plan: ExportPlan) -> str:
+def _refusal(plan):
     with pytest.raises(UsageError) as error:
         check_plan(plan)
     return str(error.value)
@@ -33,7 +29,7 @@ def test_without_an_output_the_bundle_goes_beside_the_checkpoint():
     assert export_plan(Path("runs/a.ckpt"), output=Path("b.edge")).output == Path("b.edge")
 
 
-def test_all_problems_are_reported_together(tmp_path: Path):
+def test_all_problems_are_reported_together(tmp_path):
     plan = export_plan(tmp_path / "a.ckpt", output=tmp_path / "no" / "a.edge", calibration=tmp_path / "data")
     assert _refusal(plan) == (
         "3 problems; nothing was exported:\n"
@@ -44,7 +40,7 @@ def test_all_problems_are_reported_together(tmp_path: Path):
     )
 
 
-def test_a_dataset_instead_of_a_student_is_named(tmp_path: Path):
+def test_a_dataset_instead_of_a_student_is_named(tmp_path):
     (tmp_path / "dataset.json").touch()
     assert _refusal(export_plan(tmp_path, output=tmp_path / "a.edge")) == (
         f"{tmp_path}: expected a student checkpoint or a bundle, got a dataset; make a student with mmkd-distill, and"
@@ -52,13 +48,13 @@ def test_a_dataset_instead_of_a_student_is_named(tmp_path: Path):
     )
 
 
-def test_a_file_that_is_no_bundle_is_never_overwritten(student_file: Path):
+def test_a_file_that_is_no_bundle_is_never_overwritten(student_file):
     assert _refusal(export_plan(student_file, output=student_file)) == (
         f"{student_file}: exists and is not a bundle, so it is not overwritten; choose another -o"
     )
 
 
-def test_a_second_export_is_refused_while_the_first_runs(student_file: Path, tmp_path: Path):
+def test_a_second_export_is_refused_while_the_first_runs(student_file, tmp_path):
     output = tmp_path / "a.edge"
     with lock_output(output), pytest.raises(UsageError) as error:
         export(export_plan(student_file, output=output))
@@ -69,9 +65,7 @@ def test_a_second_export_is_refused_while_the_first_runs(student_file: Path, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_libraries_are_named_with_their_extra(
-    student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_missing_libraries_are_named_with_their_extra(student_file, tmp_path, monkeypatch):
     find = importlib.util.find_spec
     absent = ("onnx", "onnxscript")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else find(name))
@@ -84,7 +78,7 @@ def test_missing_libraries_are_named_with_their_extra(
 
 
 @pytest.fixture
-def broken_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def broken_converter(tmp_path, monkeypatch):
     """A converter that is installed and knows no operator."""
     folder = tmp_path / "installed"
     folder.mkdir()
@@ -96,7 +90,7 @@ def broken_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("broken_converter")
 def test_a_native_file_and_a_tflite_are_added_unless_the_onnx_artifacts_are_named(
-    student_file: Path, exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student_file, exported, tmp_path, monkeypatch
 ):
     plan = export_plan(student_file, output=tmp_path / "s.edge")
     assert with_defaults(plan) == replace(plan, targets=("native", "litert"), optional=("native", "litert"))
@@ -113,7 +107,7 @@ def test_a_native_file_and_a_tflite_are_added_unless_the_onnx_artifacts_are_name
 
 
 @pytest.mark.usefixtures("broken_converter")
-def test_a_tflite_that_nobody_asked_for_does_not_end_the_export(student_file: Path, tmp_path: Path):
+def test_a_tflite_that_nobody_asked_for_does_not_end_the_export(student_file, tmp_path):
     plan = export_plan(student_file, output=tmp_path / "s.edge")
     plan = replace(plan, targets=("litert",), optional=("litert",))
     (left_out,) = export(plan).report.left_out
@@ -123,7 +117,7 @@ def test_a_tflite_that_nobody_asked_for_does_not_end_the_export(student_file: Pa
     )
 
 
-def test_a_missing_litert_is_named_with_its_extra(student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_litert_is_named_with_its_extra(student_file, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "litert_torch", None)  # as if it were not installed
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
@@ -136,7 +130,7 @@ def test_a_missing_litert_is_named_with_its_extra(student_file: Path, tmp_path: 
     assert error.value.exit_code == 3
 
 
-def test_a_plan_looks_at_its_source_once(exported, tmp_path: Path):
+def test_a_plan_looks_at_its_source_once(exported, tmp_path):
     source = Path(shutil.copy(exported.path, tmp_path / "s.edge"))
     plan = export_plan(source)
     source.unlink()
@@ -156,7 +150,7 @@ CHECKPOINT_OPTIONS = {
 
 
 @pytest.mark.parametrize("option", list(CHECKPOINT_OPTIONS))
-def test_what_is_made_from_a_checkpoint_is_refused_for_a_bundle(exported, tmp_path: Path, option: str):
+def test_what_is_made_from_a_checkpoint_is_refused_for_a_bundle(exported, tmp_path, option):
     plan = export_plan(exported.path, output=tmp_path / "s.edge")
     assert _refusal(replace(plan, **CHECKPOINT_OPTIONS[option])) == (  # type: ignore[arg-type]
         f"{option} has no effect without a checkpoint; leave it out"
@@ -167,7 +161,7 @@ def test_what_is_made_from_a_checkpoint_is_refused_for_a_bundle(exported, tmp_pa
     ("option", "changes"),
     [("--max-drop-points", {"max_drop_points": 2.0}), ("--accept-unjudged", {"accept_unjudged": True})],
 )
-def test_a_limit_of_lower_precision_without_any_is_refused(student_file: Path, tmp_path: Path, option: str, changes):
+def test_a_limit_of_lower_precision_without_any_is_refused(student_file, tmp_path, option, changes):
     plan = replace(export_plan(student_file, output=tmp_path / "s.edge"), **changes)
     assert _refusal(plan) == f"{option} has no effect without --precision fp16, int8 or auto; leave it out"
     check_plan(replace(plan, precisions=("auto",)))
@@ -179,25 +173,23 @@ def test_a_bundle_that_would_stay_as_it_is_is_refused(exported):
     )
 
 
-def _plan(*targets: str) -> ExportPlan:
+def _plan(*targets):
     return ExportPlan(source=Path("s.ckpt"), output=Path("s.edge"), targets=targets)
 
 
 @pytest.mark.parametrize(("machine", "name"), [("x86_64", "cpu-x86"), ("aarch64", "cpu-arm")])
-def test_the_default_is_this_machine(machine: str, name: str, monkeypatch: pytest.MonkeyPatch):
+def test_the_default_is_this_machine(machine, name, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: machine)
     assert resolve(_plan()).platform.name == name
 
 
-def test_the_default_for_engines_is_jetpack_6_where_there_is_no_tensorrt(monkeypatch: pytest.MonkeyPatch):
+def test_the_default_for_engines_is_jetpack_6_where_there_is_no_tensorrt(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert resolve(_plan("trt")).platform.name == "jp6.2"
 
 
 @pytest.mark.parametrize(("version", "name"), [("10.3.0.30", "jp6.2"), ("10.13.3.9", "jp7"), ("11.4.1", "jp7")])
-def test_the_default_for_engines_is_that_of_the_installed_tensorrt(
-    version: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_the_default_for_engines_is_that_of_the_installed_tensorrt(version, name, monkeypatch, tmp_path):
     (tmp_path / "tensorrt.py").write_text(f"__version__ = {version!r}\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "tensorrt", raising=False)
@@ -237,10 +229,8 @@ def test_only_platforms_with_engines_have_a_gpu():
 
 
 @pytest.mark.parametrize("graph", ["window", "step"])
-def test_a_tflite_that_devices_refuse_ends_the_export(
-    graph: Literal["window", "step"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run(command: Sequence[str], **_: object) -> Any:
+def test_a_tflite_that_devices_refuse_ends_the_export(graph, tmp_path, monkeypatch):
+    def run(command, **_):
         Path(command[-2]).write_bytes(b"\x00\x00\x00\x00TFL2")
         return SimpleNamespace(returncode=0, stderr="")
 

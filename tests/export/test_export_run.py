@@ -1,11 +1,8 @@
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -18,20 +15,20 @@ from mmkd_edge.bundle.manifest import Adapted
 from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.pipeline import ExportResult, export
-from mmkd_export.plan import PrecisionChoice, export_plan
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_export.pipeline import export
+from mmkd_export.plan import export_plan
+from mmkd_models.training.checkpoint import write_student
 from mmkd_report.schema.export import decode_report
 from tests.export.students import make_student, write_windows
 
 STEPS = ["read the checkpoint", "convert it to ONNX", "compare with torch", "write the bundle"]
 
 
-def _files(path: Path) -> list[str]:
+def _files(path):
     return sorted(file.name for file in path.iterdir())
 
 
-def test_the_bundle_says_what_the_checkpoint_said(exported: ExportResult, student: StudentCheckpoint):
+def test_the_bundle_says_what_the_checkpoint_said(exported, student):
     (entry,) = exported.manifest.models
     modality = msgspec.structs.replace(student.modality, range=(-1000.0, 1000.0))  # which no dataset declared
     assert (entry.name, entry.modality, entry.task) == ("acc", modality, student.task)
@@ -52,7 +49,7 @@ def test_the_bundle_says_what_the_checkpoint_said(exported: ExportResult, studen
     assert exported.report.student.mflops > 0.1
 
 
-def test_the_model_card_has_the_figures_of_the_report(exported: ExportResult):
+def test_the_model_card_has_the_figures_of_the_report(exported):
     with Bundle.open(exported.path) as bundle:
         card = bundle.read("README.md").decode()
     report = exported.report
@@ -68,7 +65,7 @@ def test_the_model_card_has_the_figures_of_the_report(exported: ExportResult):
     assert "reference" not in card
 
 
-def test_the_card_of_a_per_group_student_speaks_of_its_reference(student: StudentCheckpoint, tmp_path: Path):
+def test_the_card_of_a_per_group_student_speaks_of_its_reference(student, tmp_path):
     modality = msgspec.structs.replace(student.modality, normalise="per_group", range=(-50.0, 50.0))
     write_student(tmp_path / "s.ckpt", make_student(modality=modality))
     result = export(export_plan(tmp_path / "s.ckpt"))
@@ -80,7 +77,7 @@ def test_the_card_of_a_per_group_student_speaks_of_its_reference(student: Studen
         assert predictor.selftest().label_agreement == 1.0  # golden windows are z-scores and need no reference
 
 
-def test_windows_named_by_the_user_replace_the_carried_ones(student: StudentCheckpoint, tmp_path: Path):
+def test_windows_named_by_the_user_replace_the_carried_ones(student, tmp_path):
     write_student(tmp_path / "s.ckpt", make_student(windows=None))
     data = write_windows(tmp_path / "line", student, student.carried.windows[:5], [0, 1, 2, 3, 0])
     result = export(export_plan(tmp_path / "s.ckpt", calibration=data))
@@ -90,14 +87,14 @@ def test_windows_named_by_the_user_replace_the_carried_ones(student: StudentChec
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+def bare(tmp_path_factory):
     """A bundle of a checkpoint that carries no windows."""
     path = tmp_path_factory.mktemp("bare") / "s.ckpt"
     write_student(path, make_student(windows=None))
     return export(export_plan(path))
 
 
-def test_a_checkpoint_without_windows_is_compared_on_synthetic_ones(bare: ExportResult):
+def test_a_checkpoint_without_windows_is_compared_on_synthetic_ones(bare):
     windows = bare.report.windows
     assert (windows.synthetic, windows.count, windows.labelled) == (True, 64, 0)
     assert windows.source == "synthetic windows drawn from the channel statistics of the training data"
@@ -117,7 +114,7 @@ def test_a_checkpoint_without_windows_is_compared_on_synthetic_ones(bare: Export
         assert predictor.selftest().windows == 64
 
 
-def test_synthetic_windows_follow_the_statistics_and_the_range(student: StudentCheckpoint, tmp_path: Path):
+def test_synthetic_windows_follow_the_statistics_and_the_range(student, tmp_path):
     modality = msgspec.structs.replace(student.modality, range=(90.0, 130.0))
     quiet = make_student(modality=modality, windows=None)
     state = dict(quiet.state) | {
@@ -134,7 +131,7 @@ def test_synthetic_windows_follow_the_statistics_and_the_range(student: StudentC
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "auto"])
-def test_nothing_of_lower_precision_is_made_from_synthetic_windows(tmp_path: Path, precision: PrecisionChoice):
+def test_nothing_of_lower_precision_is_made_from_synthetic_windows(tmp_path, precision):
     source = tmp_path / "s.ckpt"
     write_student(source, make_student(windows=None))
     with pytest.raises(UsageError) as error:
@@ -146,7 +143,7 @@ def test_nothing_of_lower_precision_is_made_from_synthetic_windows(tmp_path: Pat
     assert _files(tmp_path) == ["s.ckpt"]
 
 
-def test_a_pickle_is_refused_without_running_it(tmp_path: Path):
+def test_a_pickle_is_refused_without_running_it(tmp_path):
     path = tmp_path / "evil.ckpt"
     path.write_bytes(b"\x80\x04cposix\nsystem\n(S'touch pwned'\ntR.")
     with pytest.raises(CheckpointError, match="got a pickle"):
@@ -154,9 +151,7 @@ def test_a_pickle_is_refused_without_running_it(tmp_path: Path):
     assert _files(tmp_path) == ["evil.ckpt"]
 
 
-def test_a_failed_gate_leaves_the_earlier_bundle(
-    exported: ExportResult, student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_failed_gate_leaves_the_earlier_bundle(exported, student_file, tmp_path, monkeypatch):
     output = tmp_path / "student.edge"
     output.write_bytes(exported.path.read_bytes())
     monkeypatch.setattr("mmkd_export.student.fp32_tolerance", lambda *given, **named: 1e-12)  # no float32 passes
@@ -166,7 +161,7 @@ def test_a_failed_gate_leaves_the_earlier_bundle(
     assert _files(tmp_path) == ["student.edge"]
 
 
-def _killed_after(arguments: list[str], line: str) -> None:
+def _killed_after(arguments, line):
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     for found in process.stderr:
         if found.strip() == line:
@@ -178,7 +173,7 @@ def _killed_after(arguments: list[str], line: str) -> None:
 
 
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_a_killed_export_leaves_the_earlier_bundle(exported: ExportResult, tmp_path: Path, number: int):
+def test_a_killed_export_leaves_the_earlier_bundle(exported, tmp_path, number):
     output = tmp_path / "student.edge"
     output.write_bytes(exported.path.read_bytes())
     write_student(tmp_path / "other.ckpt", make_student(seed=1))
@@ -203,7 +198,7 @@ ADAPTED = Adapted(
 )
 
 
-def test_whom_an_adapted_student_comes_from_is_told_everywhere(exported: ExportResult, tmp_path: Path):
+def test_whom_an_adapted_student_comes_from_is_told_everywhere(exported, tmp_path):
     labelled = msgspec.structs.replace(ADAPTED, method="labels", teacher_sha256=None, labels=40, forgotten_points=-0.25)
     student = make_student()
     facts = msgspec.structs.replace(student.facts, adapted=(ADAPTED, labelled))

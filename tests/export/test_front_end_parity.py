@@ -1,7 +1,5 @@
 """Front-ends on twenty recorded clips, ten of sound and ten of lips: every engine sees what torch sees."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import warnings
@@ -33,18 +31,18 @@ Front = tuple[nn.Module, list[tuple[Tensor, Tensor]]]
 class Wrapped(nn.Module):
     """A front-end that an engine takes: its first node makes numbers of a camera's bytes."""
 
-    def __init__(self, front: nn.Module) -> None:
+    def __init__(self, front):
         super().__init__()
         self.front = front
 
-    def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, values, present):
         """Series, spectrum and statistics."""
         found: tuple[Tensor, Tensor, Tensor] = self.front(values, present)
         return found
 
 
 @pytest.fixture(scope="module", params=["voice", "lips"])
-def front(request: pytest.FixtureRequest) -> Front:
+def front(request):
     """Normalised as in training, and the values and presence of ten words of the test split."""
     name = request.param
     dataset = open_dataset(shipped_dataset("grid_words"))
@@ -57,7 +55,7 @@ def front(request: pytest.FixtureRequest) -> Front:
     return student.encoder.front, [(torch.from_numpy(values), torch.from_numpy(there)) for values, there in prepared]
 
 
-def onnx_of(front: nn.Module, examples: tuple[Tensor, Tensor]) -> bytes:
+def onnx_of(front, examples):
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its internals
@@ -68,12 +66,12 @@ def onnx_of(front: nn.Module, examples: tuple[Tensor, Tensor]) -> bytes:
     return buffer.getvalue()
 
 
-def in_onnxruntime(front: nn.Module, examples: tuple[Tensor, Tensor]) -> Call:
+def in_onnxruntime(front, examples):
     session = import_onnxruntime().InferenceSession(onnx_of(front, examples), providers=["CPUExecutionProvider"])
     return lambda values, present: session.run(None, {"values": values.numpy(), "present": present.numpy()})  # type: ignore[no-any-return]
 
 
-def in_openvino(front: nn.Module, examples: tuple[Tensor, Tensor]) -> Call:
+def in_openvino(front, examples):
     openvino: Any = pytest.importorskip("openvino")
     # Without the hint, processors that have BF16 compute in it.
     graph = openvino.Core().read_model(onnx_of(front, examples), b"")
@@ -81,7 +79,7 @@ def in_openvino(front: nn.Module, examples: tuple[Tensor, Tensor]) -> Call:
     return lambda values, present: list(compiled([values.numpy(), present.numpy()]).values())
 
 
-def in_litert(front: nn.Module, examples: tuple[Tensor, Tensor]) -> Call:
+def in_litert(front, examples):
     if importlib.util.find_spec("litert_torch") is None:
         pytest.skip("needs pip install 'mmkd-edge[litert-export]'")
     import litert_torch
@@ -93,9 +91,7 @@ def in_litert(front: nn.Module, examples: tuple[Tensor, Tensor]) -> Call:
 
 
 @pytest.mark.parametrize("opened", [in_onnxruntime, in_openvino, in_litert])
-def test_an_engine_sees_in_recorded_clips_what_torch_sees(
-    front: Front, opened: Callable[[nn.Module, tuple[Tensor, Tensor]], Call]
-) -> None:
+def test_an_engine_sees_in_recorded_clips_what_torch_sees(front, opened):
     module, clips = front
     engine = opened(module, clips[0])
     for number, (values, present) in enumerate(clips):
@@ -109,7 +105,7 @@ def test_an_engine_sees_in_recorded_clips_what_torch_sees(
             np.testing.assert_allclose(got, expected.numpy(), atol=TOLERANCE, rtol=0)
 
 
-def test_log_mels_of_recorded_words_are_librosas() -> None:
+def test_log_mels_of_recorded_words_are_librosas():
     librosa = pytest.importorskip("librosa")
     dataset = open_dataset(shipped_dataset("grid_words"))
     modality = dataset.spec.modality("voice")

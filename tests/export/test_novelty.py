@@ -1,9 +1,6 @@
 """Novelty from the checkpoint to the device: every kind of student, every engine, every precision."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -20,12 +17,12 @@ from mmkd_export.graph.calibration import tensor_magnitudes
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.graph.onnx_graph import learnt_layers, nodes_behind_front_end
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.pipeline import ExportResult, export
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.precision.rewrite import half_graph
 from mmkd_export.verify.answers import NOVELTY_TOLERANCE, answers_from_student, graph_feeds, with_missing_samples
 from mmkd_export.verify.gate import GateRule, gate_result, gate_summary
-from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
+from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_models.training.references import embeddings_summary
 from tests.export.students import make_proof_set, make_student, of_features
 
@@ -37,7 +34,7 @@ TASKS = {
 }
 
 
-def with_seen(student: StudentCheckpoint) -> StudentCheckpoint:
+def with_seen(student):
     """The same student, as if its training had seen the windows that it carries."""
     assert student.carried is not None
     values, present = prepare_batch(student.carried.windows, student.modality)
@@ -46,7 +43,7 @@ def with_seen(student: StudentCheckpoint) -> StudentCheckpoint:
     return replace(student, seen=embeddings_summary(embeddings, embeddings))
 
 
-def built(what: str) -> StudentCheckpoint:
+def built(what):
     match what:
         case "convolutions" | "transformer,convolutions":
             return of_features(make_student(windows=40), what)
@@ -65,7 +62,7 @@ SLOW = [pytest.param(what, marks=pytest.mark.slow) for what in FURTHER]
 
 
 @pytest.mark.parametrize("what", ["transformer", "convolutions", "video", *SLOW])
-def test_every_kind_of_student_has_it_in_every_engine(what: str) -> None:
+def test_every_kind_of_student_has_it_in_every_engine(what):
     student = with_seen(built(what))
     assert student.carried is not None
     windows = student.carried.windows[:6]
@@ -86,12 +83,12 @@ def test_every_kind_of_student_has_it_in_every_engine(what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def student() -> StudentCheckpoint:
+def student():
     return with_seen(make_student(windows=240))
 
 
 @pytest.fixture(scope="module")
-def made(student: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+def made(student, tmp_path_factory):
     folder = tmp_path_factory.mktemp("novelty")
     write_student(folder / "student.ckpt", student)
     plan = ExportPlan(
@@ -103,7 +100,7 @@ def made(student: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -
     return export(plan)
 
 
-def test_a_checkpoint_keeps_what_training_saw(student: StudentCheckpoint, made: ExportResult) -> None:
+def test_a_checkpoint_keeps_what_training_saw(student, made):
     back = read_student(made.path.with_name("student.ckpt"))
     assert back.seen is not None
     assert student.seen is not None
@@ -111,7 +108,7 @@ def test_a_checkpoint_keeps_what_training_saw(student: StudentCheckpoint, made: 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_device_calls_a_window_unknown_in_every_precision(made: ExportResult, precision: str) -> None:
+def test_a_device_calls_a_window_unknown_in_every_precision(made, precision):
     rng = np.random.default_rng(0)
     with EdgePredictor.open(made.path, backend="ort", precision=precision, unknown_level=0.02) as predictor:  # type: ignore[arg-type]
         assert predictor.bundle is not None
@@ -125,7 +122,7 @@ def test_a_device_calls_a_window_unknown_in_every_precision(made: ExportResult, 
     assert np.mean([one.status == "unknown" for one in strange]) > 0.9
 
 
-def test_each_artifact_has_p_values_and_a_gate_of_its_own(made: ExportResult) -> None:
+def test_each_artifact_has_p_values_and_a_gate_of_its_own(made):
     (entry,) = made.manifest.models
     assert entry.has_novelty
     by_precision = {artifact.precision: artifact.novelty for artifact in entry.artifacts}
@@ -143,7 +140,7 @@ def test_each_artifact_has_p_values_and_a_gate_of_its_own(made: ExportResult) ->
         assert artifact.gate.novelty_agreement > 0.9  # type: ignore[operator]
 
 
-def test_people_are_told_that_a_bundle_has_it(made: ExportResult) -> None:
+def test_people_are_told_that_a_bundle_has_it(made):
     facts = inspect_file(made.path)
     assert facts["acc/model.fp32.onnx.novelty"] == "unknown from a level of 0.0042 on, by 240 windows"
     with Bundle.open(made.path) as bundle:
@@ -152,7 +149,7 @@ def test_people_are_told_that_a_bundle_has_it(made: ExportResult) -> None:
     assert "`logits` and `probabilities`, both (1, 4), and `novelty` (1, 1)." in card
 
 
-def test_nothing_of_it_leaves_float32(student: StudentCheckpoint) -> None:
+def test_nothing_of_it_leaves_float32(student):
     assert student.carried is not None
     model = onnx.load_from_string(onnx_from_student(student))
     own = {index for index, node in enumerate(model.graph.node) if any("novelty" in name for name in node.output)}
@@ -166,7 +163,7 @@ def test_nothing_of_it_leaves_float32(student: StudentCheckpoint) -> None:
     assert tensor_magnitudes(half, ["novelty"], graph_feeds(student.carried.windows[:8], student.modality))
 
 
-def test_scores_in_another_order_fail_the_gate(student: StudentCheckpoint) -> None:
+def test_scores_in_another_order_fail_the_gate(student):
     proof_set = make_proof_set(student)
     judging, answers = proof_set.judging, proof_set.judging.answers
     rule = GateRule(metric="accuracy", max_drop_points=1.0)
@@ -177,7 +174,7 @@ def test_scores_in_another_order_fail_the_gate(student: StudentCheckpoint) -> No
     assert gate_summary(result).endswith("novelty agrees with a rank correlation of -1.00 (at least 0.90)")
 
 
-def test_another_score_than_the_stored_one_fails_the_self_test(made: ExportResult, tmp_path: Path) -> None:
+def test_another_score_than_the_stored_one_fails_the_self_test(made, tmp_path):
     with EdgePredictor.open(made.path, backend="ort", selftest=False) as predictor:
         engine = predictor._active.current.opened[0]
         run = engine.backend.run
@@ -186,7 +183,7 @@ def test_another_score_than_the_stored_one_fails_the_self_test(made: ExportResul
             predictor.selftest()
 
 
-def test_tensorrt_builds_it(student: StudentCheckpoint) -> None:
+def test_tensorrt_builds_it(student):
     module: ModuleType = pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
     from mmkd_edge.backends.trt.build import engine_from_onnx
 

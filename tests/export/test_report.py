@@ -1,7 +1,5 @@
 """The report in a bundle is read and written with the same keys; `mmkd-export --page` shows what `--json` prints."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable
@@ -22,14 +20,14 @@ FILES = Path(__file__).parents[1] / "files"
 
 
 @pytest.mark.parametrize("path", [FILES / "student.edge", FILES / "causal.edge", example_bundle()])
-def test_reports_are_read_and_written_with_the_same_keys(path: Path):
+def test_reports_are_read_and_written_with_the_same_keys(path):
     with Bundle.open(path) as bundle:
         data = bundle.read("report.json")
         assert read_report(bundle).model_id == bundle.manifest.model_id
     assert json.loads(encode_document(decode_report(data))) == json.loads(data)
 
 
-def report_with(**changes: object) -> bytes:
+def report_with(**changes):
     with Bundle.open(FILES / "student.edge") as bundle:
         return json.dumps(json.loads(bundle.read("report.json")) | changes).encode()
 
@@ -48,7 +46,7 @@ def test_keys_that_a_later_version_added_are_left_alone():
         ({"model_id": 7}, "report.json: Expected `str`, got `int` - at `$.model_id`; export the checkpoint again"),
     ],
 )
-def test_a_report_of_another_version_says_so(change: dict[str, object], message: str):
+def test_a_report_of_another_version_says_so(change, message):
     with pytest.raises(DocumentError) as error:
         decode_report(report_with(**change))
     assert str(error.value) == message
@@ -56,7 +54,7 @@ def test_a_report_of_another_version_says_so(change: dict[str, object], message:
 
 def test_a_bundle_whose_report_nobody_can_read_is_refused_as_a_bundle():
     class Unreadable:
-        def read(self, _: str) -> bytes:
+        def read(self, _):
             return b"{}"
 
     with pytest.raises(BundleError) as error:
@@ -68,11 +66,11 @@ Run = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture
-def run(ran: Run) -> Run:
+def run(ran):
     return partial(ran, main, "mmkd-export")
 
 
-def test_the_page_is_made_from_the_document_that_json_prints(run: Run, student_file: Path, tmp_path: Path):
+def test_the_page_is_made_from_the_document_that_json_prints(run, student_file, tmp_path):
     page = tmp_path / "export.html"
     code, out, _ = run(
         student_file,
@@ -92,14 +90,14 @@ def test_the_page_is_made_from_the_document_that_json_prints(run: Run, student_f
     assert html == render_export(json.loads(out))
 
 
-def test_the_last_line_names_the_page(run: Run, student_file: Path, tmp_path: Path):
+def test_the_last_line_names_the_page(run, student_file, tmp_path):
     bundle, page = tmp_path / "s.edge", tmp_path / "export.html"
     code, out, _ = run(student_file, "-o", bundle, "--page", page)
     assert code == 0
     assert out.splitlines()[-1] == f"wrote {bundle}, {page}; next: mmkd-bench run {bundle}"
 
 
-def test_a_page_that_cannot_be_written_ends_the_command_before_the_export(run: Run, student_file: Path, tmp_path: Path):
+def test_a_page_that_cannot_be_written_ends_the_command_before_the_export(run, student_file, tmp_path):
     bundle = tmp_path / "s.edge"
     (tmp_path / "folder.html").mkdir()
     for page, problem in {
@@ -111,9 +109,7 @@ def test_a_page_that_cannot_be_written_ends_the_command_before_the_export(run: R
     assert not bundle.exists()
 
 
-def test_without_jinja2_the_message_names_the_extra(
-    run: Run, student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_without_jinja2_the_message_names_the_extra(run, student_file, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     code, out, err = run(student_file, "-o", tmp_path / "s.edge", "--page", tmp_path / "p.html")
     assert (code, out) == (3, "")

@@ -1,23 +1,17 @@
 """What the tests of the training side share: one thread, small datasets, checkpoints and results, a short training."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.carried import CarriedWindows
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.labelled import Labelled
@@ -39,7 +33,7 @@ from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import TrainConfig, Validation
 from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherCheckpoint
-from mmkd_models.training.loop import Fit, fit
+from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import scores_of
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
@@ -48,7 +42,7 @@ TEACHER = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread():
     """Results are bit-equal for one thread count only, and small tensors are slower with more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -57,10 +51,10 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def refusal() -> Callable[..., str]:
+def refusal():
     """Returns the whole message of the error that a call raises."""
 
-    def _message(error: type[Exception], function: Callable[..., Any], *given: Any, **more: Any) -> str:
+    def _message(error, function, *given, **more):
         with pytest.raises(error) as raised:
             function(*given, **more)
         return str(raised.value)
@@ -68,7 +62,7 @@ def refusal() -> Callable[..., str]:
     return _message
 
 
-def _split(count: int, seed: int) -> dict[str, NDArray[np.generic]]:
+def _split(count, seed):
     """Two classes: `acc` swings at another rate, `gyro` is a constant with noise; a tenth of each is missing."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 2
@@ -81,7 +75,7 @@ def _split(count: int, seed: int) -> dict[str, NDArray[np.generic]]:
 
 
 @pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def dataset(tmp_path_factory):
     """32 windows to train on, 16 to validate, 8 to test; acc (40, 2) at 20 Hz, gyro (20, 1) at 10 Hz."""
     path: Path = tmp_path_factory.mktemp("data") / "two"
     return write_dataset(
@@ -116,7 +110,7 @@ _GYRO = ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20, nor
 
 
 @pytest.fixture(scope="session")
-def student_checkpoint() -> StudentCheckpoint:
+def student_checkpoint():
     """A student of acc (40, 2) with weights of seed 0 and three carried windows."""
     windows = np.random.default_rng(0).normal(size=(3, 40, 2)).astype(np.float32)
     windows[1, 5:9] = np.nan
@@ -132,7 +126,7 @@ def student_checkpoint() -> StudentCheckpoint:
 
 
 @pytest.fixture(scope="session")
-def teacher_checkpoint() -> TeacherCheckpoint:
+def teacher_checkpoint():
     """A teacher of acc (40, 2) and gyro (20, 1) with weights of seed 1."""
     torch.manual_seed(1)
     state = Teacher((_ACC, _GYRO), 2, TEACHER).state_dict()
@@ -140,13 +134,13 @@ def teacher_checkpoint() -> TeacherCheckpoint:
 
 
 @pytest.fixture(scope="session")
-def short() -> TrainConfig:
+def short():
     """Six steps, validated at 2, 4 and 6."""
     return TrainConfig(steps=6, batch=8, eval_every=2, seed=5)
 
 
 @pytest.fixture(scope="session")
-def distiller(dataset: Dataset) -> Callable[..., DistillLearner]:
+def distiller(dataset):
     """Gives a fresh learner of `acc` with every kind of term, the same each time."""
     recipe = Recipe(
         terms=(
@@ -157,7 +151,7 @@ def distiller(dataset: Dataset) -> Callable[..., DistillLearner]:
         )
     )
 
-    def make(*, width: int = 8) -> DistillLearner:
+    def make(*, width=8):
         torch.manual_seed(0)
         config = msgspec.structs.replace(STUDENT, encoder=msgspec.structs.replace(ENCODER, width=width))
         student = Student(dataset.spec.modality("acc"), 2, config)
@@ -167,10 +161,10 @@ def distiller(dataset: Dataset) -> Callable[..., DistillLearner]:
 
 
 @pytest.fixture(scope="session")
-def trained(dataset: Dataset, short: TrainConfig, distiller: Callable[..., DistillLearner]) -> Callable[..., Fit]:
+def trained(dataset, short, distiller):
     """Trains: by default a fresh distiller for six steps, judged on the validation windows."""
 
-    def train(config: TrainConfig = short, *, learner: nn.Module | None = None, **options: Any) -> Fit:
+    def train(config=short, *, learner=None, **options):
         source = BatchSource(dataset.split("train"), AugmentConfig(), batch=8, labelled_fraction=0.5, seed=config.seed)
         options.setdefault("evaluate", lambda network: scores_of(network, dataset.split("valid"), modality="acc"))
         return fit(distiller() if learner is None else learner, source.at, config=config, **options)
@@ -178,7 +172,7 @@ def trained(dataset: Dataset, short: TrainConfig, distiller: Callable[..., Disti
     return train
 
 
-def grouped_split(groups: range) -> dict[str, NDArray[np.generic]]:
+def grouped_split(groups):
     """Six windows of each group, three classes: `acc` swings at their rates, `gyro` lies at their heights; some NaN."""
     rng = np.random.default_rng(groups.start)
     owners = np.repeat(np.array(groups), 6)
@@ -199,7 +193,7 @@ SENSORS = (
 
 
 @pytest.fixture(scope="session")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def machines(tmp_path_factory):
     """Ten machines with six windows each: 36 to train on, 12 to validate, 12 to test; acc (40, 2), gyro (20, 1)."""
     path: Path = tmp_path_factory.mktemp("data") / "machines"
     return write_dataset(
@@ -218,7 +212,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def sites(tmp_path_factory):
     """Fifteen machines of ten windows at three sites, one after the other in time; a class raises what `acc` swings."""
     return write_dataset(
         tmp_path_factory.mktemp("data") / "sites",
@@ -229,7 +223,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     )
 
 
-def _site_split(groups: range) -> dict[str, Any]:
+def _site_split(groups):
     rng = np.random.default_rng(groups.start)
     owners = np.repeat(np.array(groups), 10)
     labels = np.arange(len(owners)) % 3
@@ -247,7 +241,7 @@ def _site_split(groups: range) -> dict[str, Any]:
     }
 
 
-def _rig_split(groups: range, kind: str) -> dict[str, NDArray[np.generic]]:
+def _rig_split(groups, kind):
     """`acc` swings at 1 to 5 Hz, which a speed of 1000 to 1400 rpm tells; `gyro` lies high or low."""
     rng = np.random.default_rng(groups.start)
     owners = np.repeat(np.array(groups), 8)
@@ -265,7 +259,7 @@ SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm")
 
 
 @pytest.fixture(scope="session")
-def rigs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
+def rigs(tmp_path_factory):
     """By kind: 14 machines; 64 windows to train on, 24 to validate, 24 to test."""
     path = tmp_path_factory.mktemp("kinds")
     parts = {"train": range(8), "valid": range(8, 11), "test": range(11, 14)}
@@ -281,7 +275,7 @@ def rigs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
     }
 
 
-def tested_network(of_groups: Mapping[int, tuple[int, int]]) -> TestedNetwork:
+def tested_network(of_groups):
     """So many right answers of so many windows of each group, all of the first of two classes."""
     correct, total = (sum(counts) for counts in zip(*of_groups.values(), strict=True))
     fraction = correct / total
@@ -300,18 +294,11 @@ def tested_network(of_groups: Mapping[int, tuple[int, int]]) -> TestedNetwork:
 
 
 @pytest.fixture(scope="session")
-def fold_result() -> Callable[..., FoldResult]:
+def fold_result():
     """Gives a finished fold from right answers by group: of the teacher, and by modality of student and baseline."""
 
-    def make(
-        *,
-        seed: int,
-        windows: Mapping[int, int],
-        teacher: Mapping[int, int],
-        students: Mapping[str, tuple[Mapping[int, int], Mapping[int, int]]],
-        mini_rocket: str | None = None,
-    ) -> FoldResult:
-        def judged(right: Mapping[int, int], missing: dict[str, float], parameters: int = 50) -> Judged:
+    def make(*, seed, windows, teacher, students, mini_rocket=None):
+        def judged(right, missing, parameters=50):
             result = RunResult(
                 conditions=CONDITIONS,
                 seed=seed,
@@ -356,7 +343,7 @@ CONDITIONS = Conditions(
 )
 
 
-def comparison_config(**changed: Any) -> ComparisonConfig:
+def comparison_config(**changed):
     """Half of the labels, six steps, the smallest networks."""
     train = TrainConfig(steps=6, batch=8, eval_every=3)
     return ComparisonConfig(
@@ -376,12 +363,12 @@ def comparison_config(**changed: Any) -> ComparisonConfig:
 
 
 @pytest.fixture(scope="session")
-def comparison() -> Callable[..., ComparisonConfig]:
+def comparison():
     return comparison_config
 
 
 @pytest.fixture
-def run(ran: Callable[..., tuple[object, str, str]]) -> Callable[..., tuple[object, str, str]]:
+def run(ran):
     """Run `mmkd-evaluate` with arguments in this process, and return exit code, stdout and stderr."""
     from mmkd_models.commands.evaluate import main
 

@@ -6,8 +6,6 @@ Distils with every kind of term (CRD with a queue, EDAM) and writes the kept wei
 a baseline without dropout on that many CPU processes instead.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from mmkd_models.data import Dataset, open_dataset
+from mmkd_models.data import open_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.distillation.learner import DistillLearner, SupervisedLearner
@@ -28,7 +26,7 @@ from mmkd_models.losses.term import Weight, constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.train_config import TrainConfig, TrainingProgress, is_first_process
+from mmkd_models.train_config import TrainConfig, is_first_process
 from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import scores_of
 
@@ -42,7 +40,7 @@ RECIPE = Recipe(
 )
 
 
-def learner(dataset: Dataset, *, distilled: bool) -> SupervisedLearner | DistillLearner:
+def learner(dataset, *, distilled):
     """Gives the same fresh learner every time."""
     torch.manual_seed(0)
     encoder = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.1 if distilled else 0.0)
@@ -54,14 +52,14 @@ def learner(dataset: Dataset, *, distilled: bool) -> SupervisedLearner | Distill
     return DistillLearner(student, Teacher(dataset.spec.modalities, labels, config), RECIPE, modality="acc")
 
 
-def slow_step(progress: TrainingProgress) -> None:
+def slow_step(progress):
     """Says which step is done, and leaves time to be killed in."""
     sys.stdout.write(f"{progress.step}\n")
     sys.stdout.flush()
     time.sleep(0.02)
 
 
-def train(dataset: Dataset, run_dir: Path, weights: Path, *, devices: int | None) -> None:
+def train(dataset, run_dir, weights, *, devices):
     """Trains with --resume and writes the weights."""
     torch.set_num_threads(1)
     valid = dataset.split("valid")

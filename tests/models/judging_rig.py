@@ -1,54 +1,31 @@
 """What the tests of judging share: models under test, their inputs, and checkpoints with random weights."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, Windows
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
-from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
+from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
 from mmkd_models.metrics.scores import scores_from_answers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, write_student, write_teacher
-from mmkd_report.schema.judging import JudgedModel, ModelRole
+from mmkd_models.training.checkpoint import write_student, write_teacher
+from mmkd_report.schema.judging import JudgedModel
 
 
-def under_test(
-    name: str,
-    predict: Callable[[Windows], Answers],
-    *,
-    role: ModelRole = "labels only",
-    modalities: tuple[str, ...] = ("acc",),
-) -> ModelUnderTest:
+def under_test(name, predict, *, role="labels only", modalities=("acc",)):
     facts = JudgedModel(name=name, path=name, sha256="0" * 64, role=role, modalities=modalities, parameters=1)
     return ModelUnderTest(facts=facts, cautions=(), predict=predict)
 
 
-def suite_inputs(dataset: Dataset, *models: ModelUnderTest) -> SuiteInputs:
+def suite_inputs(dataset, *models):
     train, valid, test = (dataset.split(name) for name in ("train", "valid", "test"))
     return SuiteInputs(models=models, windows=test, train=train, calibration=valid)
 
 
-def write_random_student(
-    path: Path,
-    checkpoint: StudentCheckpoint,
-    dataset: Dataset,
-    spec: ModalitySpec | None = None,
-    *,
-    seed: int = 0,
-    carried: Any = None,
-    **facts: Any,
-) -> Path:
+def write_random_student(path, checkpoint, dataset, spec=None, *, seed=0, carried=None, **facts):
     """Write a student of the dataset's `acc` or another modality, with the settings of the checkpoint."""
     spec = spec or dataset.spec.modality("acc")
     torch.manual_seed(seed)
@@ -64,7 +41,7 @@ def write_random_student(
     return path
 
 
-def write_random_teacher(path: Path, checkpoint: TeacherCheckpoint, dataset: Dataset, *, seed: int = 0) -> Path:
+def write_random_teacher(path, checkpoint, dataset, *, seed=0):
     torch.manual_seed(seed)
     modalities = dataset.spec.modalities
     state = Teacher(modalities, 3, checkpoint.config).state_dict()
@@ -72,12 +49,7 @@ def write_random_teacher(path: Path, checkpoint: TeacherCheckpoint, dataset: Dat
     return path
 
 
-def class_outcome(
-    truth: Sequence[int] | NDArray[np.int64],
-    answers: Sequence[int] | NDArray[np.int64],
-    groups: Sequence[int] | NDArray[np.int64],
-    classes: int = 2,
-) -> TestedNetwork:
+def class_outcome(truth, answers, groups, classes=2):
     """Answers of classes to windows of these groups."""
     t, a, g = np.array(truth), np.array(answers), np.array(groups)
     return TestedNetwork(

@@ -1,15 +1,10 @@
 """A small dataset of all kinds: a slow series, a tone, and a blob that moves; the class shows in the last two."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
 from mmkd_edge.frames import mask_missing
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import write_dataset
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=20)
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=2000.0, samples=800)
@@ -17,7 +12,7 @@ CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, s
 SIZES = {"train": 24, "valid": 12, "test": 12}
 
 
-def make_windows(split: str) -> dict[str, Any]:
+def make_windows(split):
     """Windows in turn of the classes still, left and right; one has a gap of sound, another misses frames."""
     count = SIZES[split]
     rng = np.random.default_rng(count + len(split))
@@ -41,7 +36,7 @@ def make_windows(split: str) -> dict[str, Any]:
     }
 
 
-def kinds_dataset(path: Path) -> Dataset:
+def kinds_dataset(path):
     """Writes it, and gives it opened."""
     return write_dataset(
         path,

@@ -1,16 +1,10 @@
 """What the tests of studies share: short trainings of the smallest networks on a dataset of ten machines."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import msgspec
 
-from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distillation.recipe import Method, shipped_methods
+from mmkd_models.distillation.recipe import shipped_methods
 from mmkd_models.experiments.plan import Conditions, Space, TeacherChoice
 from mmkd_models.experiments.study import StudyOptions
 from mmkd_models.train_config import TrainConfig
@@ -19,7 +13,7 @@ TRAIN = TrainConfig(steps=6, batch=8, eval_every=3)
 TEACHER = TeacherChoice(modalities=("acc", "gyro"), preset="tiny")
 
 
-def conditions(dataset: Dataset, **changed: Any) -> Conditions:
+def conditions(dataset, **changed):
     """Half of the labels of `acc`, six steps."""
     found = Conditions(
         dataset_sha256=dataset.sha256,
@@ -33,13 +27,13 @@ def conditions(dataset: Dataset, **changed: Any) -> Conditions:
     return msgspec.structs.replace(found, **changed)
 
 
-def methods(*names: str) -> tuple[Method, ...]:
+def methods(*names):
     """Shipped methods by name."""
     known = {method.name: method for method in shipped_methods()}
     return tuple(known[name] for name in names)
 
 
-def space(**changed: Any) -> Space:
+def space(**changed):
     """Labels only and logits, one teacher, one size, two learning rates."""
     found = Space(
         teachers=(TEACHER,), students=("tiny",), methods=methods("none", "logit"), learning_rates=(1e-3, 1e-2)
@@ -47,18 +41,18 @@ def space(**changed: Any) -> Space:
     return msgspec.structs.replace(found, **changed)
 
 
-def options(dataset: Dataset, **changed: Any) -> StudyOptions:
+def options(dataset, **changed):
     """A grid on two seeds."""
     found = StudyOptions(conditions=conditions(dataset), space=space(), grid=True, seeds=2)
     return msgspec.structs.replace(found, **changed)
 
 
-def checkpoints(out: Path) -> dict[str, bytes]:
+def checkpoints(out):
     """Every checkpoint of trials and teachers, by its path in the study's folder."""
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.glob("t*/*/*.ckpt"))}
 
 
-def starts(out: Path) -> dict[str, int]:
+def starts(out):
     """How often the training of each trial and teacher was started: every start opens a log of its own."""
     folders = sorted(path.parent for path in out.glob("t*/*/run"))
     return {folder.name: len(list((folder / "run").glob("events.*"))) for folder in folders}

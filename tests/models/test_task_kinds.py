@@ -1,7 +1,5 @@
 """Several labels at once, and numbers: what a training sees, learns, keeps and refuses; on tiny synthetic machines."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import msgspec
@@ -15,11 +13,10 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.evaluate import run_evaluate
 from mmkd_models.commands.train import run_train
-from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.distillation.recipe import Recipe, check_terms
-from mmkd_models.evaluation.rivals import RIVALS, RivalName, Rivals
+from mmkd_models.evaluation.rivals import RIVALS, Rivals
 from mmkd_models.losses.logits import DistTerm, DkdTerm, LogitTerm, logit_loss
 from mmkd_models.losses.task import TaskTerm, task_loss
 from mmkd_models.losses.term import Goal, constant, training_goal
@@ -39,13 +36,13 @@ LOGITS = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
 AND_LABELS = Recipe(terms=(LogitTerm(weight=constant(1.0)), TaskTerm(weight=constant(1.0))))
 
 
-def data_of(dataset: Dataset, *, fraction: float = 1.0) -> TrainingData:
+def data_of(dataset, *, fraction=1.0):
     train = dataset.split("train")
     train = train.with_labels(visible_labels(train, fraction=fraction, seed=0))
     return TrainingData(train=train, valid=dataset.split("valid"), sha256=dataset.sha256)
 
 
-def run_of(kind: str, *, steps: int = 6) -> TrainingRun:
+def run_of(kind, *, steps=6):
     metric = "macro_f1" if kind == "multi_label" else "r2"
     return TrainingRun(
         train=TrainConfig(steps=steps, batch=16, eval_every=max(3, steps // 4), seed=3, metric=metric, ema_decay=0.9),
@@ -224,7 +221,7 @@ def test_training_learns_what_the_windows_tell(rigs, kind):
 
 @KINDS
 @pytest.mark.parametrize("rival", RIVALS)
-def test_rivals_are_scored_by_the_metrics_of_the_kind(rigs, kind: str, rival: RivalName):
+def test_rivals_are_scored_by_the_metrics_of_the_kind(rigs, kind, rival):
     if rival != "extra_trees":
         pytest.importorskip("aeon")
     train, valid, test = (rigs[kind].split(name) for name in ("train", "valid", "test"))

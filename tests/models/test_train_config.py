@@ -1,7 +1,5 @@
 """Progress on stderr: a live bar for people, plain lines for files; never on stdout."""
 
-from __future__ import annotations
-
 import os
 import pty
 import threading
@@ -12,14 +10,12 @@ import pytest
 from mmkd_models.train_config import TrainingProgress, training_bar
 
 
-def at(step: int, *, best: float | None = None, steps: int = 3) -> TrainingProgress:
+def at(step, *, best=None, steps=3):
     return TrainingProgress(step=step, steps=steps, terms={"task": 0.5, "loss": 1.0 / step}, best_score=best)
 
 
 @pytest.mark.parametrize(("best", "words"), [(0.75, " best valid 0.750"), (None, "")])
-def test_a_file_gets_the_last_step_as_a_line_with_every_term(
-    capsys: pytest.CaptureFixture[str], best: float | None, words: str
-) -> None:
+def test_a_file_gets_the_last_step_as_a_line_with_every_term(capsys, best, words):
     with training_bar("acc student") as show:
         for step in (1, 2, 3):
             show(at(step, best=best if step > 1 else None))
@@ -30,14 +26,14 @@ def test_a_file_gets_the_last_step_as_a_line_with_every_term(
 class Screen:
     """A terminal that keeps what is written to it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self._reader, self._writer = pty.openpty()
         self.stream = os.fdopen(self._writer, "w", encoding="utf-8")
         self._seen = bytearray()
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
 
-    def _read(self) -> None:
+    def _read(self):
         while True:
             try:
                 part = os.read(self._reader, 4096)
@@ -47,7 +43,7 @@ class Screen:
                 return
             self._seen += part
 
-    def close(self) -> str:
+    def close(self):
         self.stream.close()
         self._thread.join(timeout=10)
         os.close(self._reader)
@@ -55,7 +51,7 @@ class Screen:
 
 
 @pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+def screen(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -63,9 +59,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
-def test_a_terminal_gets_a_bar_with_the_terms_in_colours_unless_it_wants_none(
-    screen: Screen, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_color: str
-) -> None:
+def test_a_terminal_gets_a_bar_with_the_terms_in_colours_unless_it_wants_none(screen, capsys, monkeypatch, no_color):
     monkeypatch.setenv("NO_COLOR", no_color)
     with redirect_stderr(screen.stream), training_bar("acc student") as show:
         for step in (1, 2, 3):
@@ -78,7 +72,7 @@ def test_a_terminal_gets_a_bar_with_the_terms_in_colours_unless_it_wants_none(
     assert capsys.readouterr().out == ""
 
 
-def test_an_error_gives_the_terminal_its_cursor_back(screen: Screen) -> None:
+def test_an_error_gives_the_terminal_its_cursor_back(screen):
     with redirect_stderr(screen.stream), suppress(KeyboardInterrupt), training_bar("acc student") as show:
         show(at(1))
         raise KeyboardInterrupt

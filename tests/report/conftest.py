@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
@@ -41,13 +40,13 @@ FIVE_SENSORS = [
 ]
 
 
-def spread(values: Sequence[float]) -> Document:
+def spread(values):
     """Mean, sample standard deviation and the figures themselves."""
     std = statistics.stdev(values) if len(values) > 1 else 0.0
     return {"mean": statistics.fmean(values), "std": std, "per_seed": list(values)}
 
 
-def scores(rng: random.Random, level: float, seeds: int) -> Document:
+def scores(rng, level, seeds):
     """The three measures around a level of accuracy."""
     accuracy = [min(0.995, max(0.05, rng.gauss(level, 0.03))) for _ in range(seeds)]
     return {
@@ -57,7 +56,7 @@ def scores(rng: random.Random, level: float, seeds: int) -> Document:
     }
 
 
-def confusion(rng: random.Random, labels: int, accuracy: float, per_class: int = 210) -> list[list[int]]:
+def confusion(rng, labels, accuracy, per_class=210):
     """A (K, K) count with about that accuracy; neighbours are confused most."""
     matrix = [[0] * labels for _ in range(labels)]
     for true in range(labels):
@@ -67,7 +66,7 @@ def confusion(rng: random.Random, labels: int, accuracy: float, per_class: int =
     return matrix
 
 
-def network(rng: random.Random, level: float, seeds: int, *, labels: int, parameters: int, p50: float) -> Document:
+def network(rng, level, seeds, *, labels, parameters, p50):
     """A network with all that a full document tells about it."""
     measured = scores(rng, level, seeds)
     return {
@@ -81,7 +80,7 @@ def network(rng: random.Random, level: float, seeds: int, *, labels: int, parame
     }
 
 
-def contest(rng: random.Random, name: str, seeds: int, *, labels: int, baseline: float, student: float) -> Document:
+def contest(rng, name, seeds, *, labels, baseline, student):
     """One modality with rivals, gain and the missing-sample test."""
     low = network(rng, baseline, seeds, labels=labels, parameters=61_432, p50=0.1123)
     high = network(rng, student, seeds, labels=labels, parameters=61_432, p50=0.1131)
@@ -112,7 +111,7 @@ def contest(rng: random.Random, name: str, seeds: int, *, labels: int, baseline:
     }
 
 
-def subsets(rng: random.Random, names: Sequence[str], seeds: int) -> list[Document]:
+def subsets(rng, names, seeds):
     """The teacher under every non-empty subset."""
     found = []
     for mask in range(1, 2 ** len(names)):
@@ -122,9 +121,7 @@ def subsets(rng: random.Random, names: Sequence[str], seeds: int) -> list[Docume
     return found
 
 
-def full(
-    names: Sequence[str], labels: Sequence[str], levels: Sequence[tuple[float, float]], *, seeds: int = 5
-) -> Document:
+def full(names, labels, levels, *, seeds=5):
     """A document in which everything was measured."""
     rng = random.Random(20)
     teacher = network(rng, 0.83, seeds, labels=len(labels), parameters=1_253_000, p50=0.487)
@@ -159,7 +156,7 @@ def full(
 MACHINE = {"cpu": "Example CPU 2.4 GHz", "cores": 2, "governor": None, "os": "Linux 6.1"}
 
 
-def dataset(names: Sequence[str], labels: Sequence[str]) -> Document:
+def dataset(names, labels):
     """Where the windows come from."""
     sampling = {"rate_hz": 50.0, "samples": 200, "unit": "g"}
     return {
@@ -174,7 +171,7 @@ def dataset(names: Sequence[str], labels: Sequence[str]) -> Document:
     }
 
 
-def benchmark(bundle: str) -> Document:
+def benchmark(bundle):
     """The runtime measured on one bundle."""
     return {
         "bundle": bundle,
@@ -189,7 +186,7 @@ def benchmark(bundle: str) -> Document:
     }
 
 
-def sparse() -> Document:
+def sparse():
     """One seed, one sensor measured, and null or nothing wherever that is allowed."""
     one = {"mean": 0.6123, "std": 0.0, "per_seed": [0.6123]}
     two = {"mean": 0.7051, "std": None, "per_seed": [0.7051]}
@@ -224,32 +221,32 @@ def sparse() -> Document:
 
 
 @pytest.fixture
-def two_sensors() -> Document:
+def two_sensors():
     """Five seeds, two sensors, everything measured."""
     return full(["acc", "gyro"], EXERCISES, [(0.744, 0.752), (0.558, 0.711)])
 
 
 @pytest.fixture
-def one_seed() -> Document:
+def one_seed():
     """One seed and many nulls."""
     return sparse()
 
 
 @pytest.fixture
-def five_sensors() -> Document:
+def five_sensors():
     """Five sensors with long names, all 31 subsets."""
     levels = [(0.71, 0.78), (0.55, 0.61), (0.62, 0.60), (0.48, 0.52), (0.40, 0.44)]
     return full(FIVE_SENSORS, LONG_LABELS, levels)
 
 
 @pytest.fixture(params=["two_sensors", "one_seed", "five_sensors"])
-def any_document(request: pytest.FixtureRequest, make: Callable[[str], Document]) -> Document:
+def any_document(request, make):
     """Each of the three in turn."""
     return make(request.param)
 
 
 @pytest.fixture
-def make(two_sensors: Document, one_seed: Document, five_sensors: Document) -> Callable[[str], Document]:
+def make(two_sensors, one_seed, five_sensors):
     """A document by name."""
     documents = {"two_sensors": two_sensors, "one_seed": one_seed, "five_sensors": five_sensors}
     return documents.__getitem__
@@ -266,22 +263,22 @@ class Node:
     attrs: dict[str, str] = field(default_factory=dict)
     children: list[Node | str] = field(default_factory=list)
 
-    def all(self, tag: str, cls: str = "") -> list[Node]:
+    def all(self, tag, cls=""):
         """Descendants of that tag and class, in order."""
         return [node for node in self.walk() if node.tag == tag and (not cls or cls in node.classes)]
 
-    def walk(self) -> Iterator[Node]:
+    def walk(self):
         for child in self.children:
             if isinstance(child, Node):
                 yield child
                 yield from child.walk()
 
     @property
-    def classes(self) -> list[str]:
+    def classes(self):
         return self.attrs.get("class", "").split()
 
     @property
-    def text(self) -> str:
+    def text(self):
         """All text below, with white space as a reader sees it; narrow spaces stay."""
         raw = "".join(
             child if isinstance(child, str) else "" if child.tag == "wbr" else f" {child.text} "
@@ -290,28 +287,28 @@ class Node:
         return " ".join(raw.replace("\u202f", "\0").split()).replace("\0", "\u202f")
 
 
-def section(page: Node, name: str) -> Node:
+def section(page, name):
     """The section under a heading's id."""
     return next(node for node in page.all("section") if node.attrs["aria-labelledby"] == name)
 
 
-def cells(table: Node) -> list[list[str]]:
+def cells(table):
     return [[cell.text for cell in (*row.all("th"), *row.all("td"))] for row in table.all("tr")[1:]]
 
 
 class Strict(HTMLParser):
     """A parser that insists on what HTML leaves to chance: every element closed, in order, by its own tag."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(convert_charrefs=True)
         self.root = Node(tag="#page")
         self.open = [self.root]
         self.declaration = ""
 
-    def handle_decl(self, decl: str) -> None:
+    def handle_decl(self, decl):
         self.declaration = decl
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         names = [name for name, _ in attrs]
         assert len(names) == len(set(names)), f"<{tag}> repeats an attribute: {names}"
         node = Node(tag=tag, attrs={name: value or "" for name, value in attrs})
@@ -319,24 +316,24 @@ class Strict(HTMLParser):
         if tag not in VOID:
             self.open.append(node)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_startendtag(self, tag, attrs):
         self.handle_starttag(tag, attrs)
         if tag not in VOID:
             self.open.pop()
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         assert self.open[-1].tag == tag, f"</{tag}> closes <{self.open[-1].tag}>"
         self.open.pop()
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         self.open[-1].children.append(data)
 
 
 @pytest.fixture
-def parse() -> Callable[[str], Node]:
+def parse():
     """Parses a page and fails where it is not balanced."""
 
-    def parsed(html: str) -> Node:
+    def parsed(html):
         parser = Strict()
         parser.feed(html)
         parser.close()

@@ -4,20 +4,15 @@ axe-core comes from the npm registry (MPL-2.0) and is not part of the repository
 that is there already. `MMKD_PICTURES=FOLDER` keeps a picture of each page.
 """
 
-from __future__ import annotations
-
 import base64
 import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.report.conftest import Document
 from tests.report.pages import test_every_page as pages
 from tests.station import test_page as station
 
@@ -40,7 +35,7 @@ ASK = (
 
 
 @pytest.fixture(scope="session")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+def axe(tmp_path_factory):
     """The source of axe-core."""
     if given := os.environ.get("MMKD_AXE"):
         return Path(given).read_text(encoding="utf-8")
@@ -54,10 +49,10 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def findings(browser: Any, axe: str) -> Callable[..., list[str]]:
+def findings(browser, axe):
     """What axe-core calls serious or critical on a page, in both widths and schemes where no others are named."""
 
-    def look(url: str, name: str, sizes: Sequence[tuple[int, str]] = SIZES) -> list[str]:
+    def look(url, name, sizes=SIZES):
         found = []
         for width, scheme in sizes:
             browser.get("about:blank")  # a page that is still there keeps what it was asked first
@@ -81,20 +76,16 @@ def findings(browser: Any, axe: str) -> Callable[..., list[str]]:
     return look
 
 
-def test_a_page_of_a_report_has_no_serious_finding(
-    document: tuple[Document, Callable[[Any], str]], findings: Callable[..., list[str]], tmp_path: Path
-) -> None:
+def test_a_page_of_a_report_has_no_serious_finding(document, findings, tmp_path):
     (tmp_path / "page.html").write_text(document[1](document[0]), encoding="utf-8")
     assert findings((tmp_path / "page.html").as_uri(), document[0].get("name", "page")) == []
 
 
-def test_the_page_of_a_running_station_has_no_serious_finding(
-    page: tuple[str, str], findings: Callable[..., list[str]]
-) -> None:
+def test_the_page_of_a_running_station_has_no_serious_finding(page, findings):
     assert findings(page[0], "monitor") == []
 
 
-def test_the_site_has_no_serious_finding(findings: Callable[..., list[str]]) -> None:
+def test_the_site_has_no_serious_finding(findings):
     """Pages of each sort in every size, the others in the one that is hardest: narrow and dark."""
     site = TESTS.parent / "build" / "docs" / "site"
     if not (site / "index.html").exists():

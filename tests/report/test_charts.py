@@ -1,7 +1,5 @@
 """The geometry of figures, by hand-computed places, properties and the PNG format."""
 
-from __future__ import annotations
-
 import math
 import re
 
@@ -17,7 +15,7 @@ FIGURES = st.lists(st.floats(min_value=-1e6, max_value=1e6), min_size=1, max_siz
 
 @settings(max_examples=60, derandomize=True)
 @given(FIGURES)
-def test_an_axis_holds_every_figure_between_round_ticks(values: list[float]) -> None:
+def test_an_axis_holds_every_figure_between_round_ticks(values):
     over = plots.axis(values)
     slack = 1e-6 + 1e-9 * (max(values) - min(values))  # a figure this close to a round end is on it
     assert over.low <= min(values) + slack
@@ -29,28 +27,28 @@ def test_an_axis_holds_every_figure_between_round_ticks(values: list[float]) -> 
     assert min(abs(mantissa - round_step) for round_step in (1, 2, 5, 10)) < 1e-6
 
 
-def test_an_axis_of_accuracies_stays_within_its_bounds() -> None:
+def test_an_axis_of_accuracies_stays_within_its_bounds():
     over = plots.axis([0.93, 0.991], floor=0.0, ceiling=1.0)
     assert (over.low, over.high, over.ticks) == (pytest.approx(0.92), 1.0, (0.92, 0.94, 0.96, 0.98, 1.0))
 
 
-def test_an_axis_of_one_figure_or_none_is_still_an_axis() -> None:
+def test_an_axis_of_one_figure_or_none_is_still_an_axis():
     assert plots.axis([1.0], ceiling=1.0).high == 1.0
     assert plots.axis([1.0], ceiling=1.0).low < 1.0
     assert (plots.axis([None, math.nan]).low, plots.axis([]).high) == (0.0, 1.0)
 
 
-def test_a_tight_axis_ends_where_the_data_end() -> None:
+def test_a_tight_axis_ends_where_the_data_end():
     over = plots.tight_axis([0, 40, 1600])
     assert (over.low, over.high, over.ticks) == (0, 1600, (0.0, 500.0, 1000.0, 1500.0))
 
 
-def test_places_are_clipped_to_the_axis() -> None:
+def test_places_are_clipped_to_the_axis():
     over = plots.Axis(low=0.5, high=1.0, ticks=(0.5, 1.0))
     assert [over.place(value) for value in (0.4, 0.5, 0.75, 1.2)] == [0.0, 0.0, 0.5, 1.0]
 
 
-def chart(y, **bands) -> str:
+def chart(y, **bands):
     x = np.linspace(0, 3, len(y)).tolist()
     unit = plots.Axis(low=0.0, high=1.0, ticks=(0.0, 1.0))
     return plots.line_chart(
@@ -63,12 +61,12 @@ def chart(y, **bands) -> str:
     ).svg
 
 
-def path(svg: str, style: str) -> str:
+def path(svg, style):
     (found,) = re.findall(rf'<path class="{style}" d="([^"]*)"', svg)
     return found
 
 
-def test_a_line_runs_from_corner_to_corner_of_the_plot() -> None:
+def test_a_line_runs_from_corner_to_corner_of_the_plot():
     svg = chart([0.0, 0.25, 0.5, 1.0])
     assert path(svg, "line") == "M42 138L138.7 106L235.3 74L332 10"
     assert re.findall(r'class="point" cx="([\d.]+)" cy="([\d.]+)"', svg) == [
@@ -80,22 +78,22 @@ def test_a_line_runs_from_corner_to_corner_of_the_plot() -> None:
     assert "<title>S: 1, 0.25</title>" in svg  # a reader sees the value on hover
 
 
-def test_a_long_line_keeps_its_ends_and_no_more_points_than_a_phone_shows() -> None:
+def test_a_long_line_keeps_its_ends_and_no_more_points_than_a_phone_shows():
     points = re.findall(r"[ML]([\d.]+) ", path(chart([0.5] * 5000), "line"))
     assert (len(points), points[0], points[-1]) == (plots.MAX_POINTS, "42", "332")
 
 
 @pytest.mark.parametrize("gap", [None, math.nan])
-def test_a_missing_figure_lifts_the_pen(gap) -> None:
+def test_a_missing_figure_lifts_the_pen(gap):
     assert path(chart([0.0, gap, 0.5, 1.0]), "line") == "M42 138M235.3 74L332 10"
 
 
-def test_a_band_goes_along_the_low_edge_and_back_along_the_high_one() -> None:
+def test_a_band_goes_along_the_low_edge_and_back_along_the_high_one():
     svg = chart([0.5] * 4, low=[0.25, None, 0.25, 0.25], high=[0.75, None, 0.75, 0.75])
     assert path(svg, "band") == "M42 106L235.3 106L332 106L332 42L235.3 42L42 42Z"
 
 
-def test_texts_of_a_chart_are_escaped() -> None:
+def test_texts_of_a_chart_are_escaped():
     hostile = '</svg><script>"&'
     svg = plots.svg(hostile, hostile, plots.element("text", hostile, class_=hostile), class_="chart")
     assert "<script" not in svg

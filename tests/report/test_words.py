@@ -1,7 +1,5 @@
 """How figures are written, against python's own formatting and by properties."""
 
-from __future__ import annotations
-
 import math
 import re
 
@@ -25,38 +23,38 @@ WRITERS = [
 ]
 
 
-def as_number(written: str) -> float:
+def as_number(written):
     return float(written.replace("\u202f", "").replace("\u2212", "-"))
 
 
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("nothing", [None, math.nan, math.inf, -math.inf])
-def test_what_is_missing_or_not_finite_is_written_as_a_dash(write, nothing) -> None:
+def test_what_is_missing_or_not_finite_is_written_as_a_dash(write, nothing):
     assert write(nothing) == "–"
 
 
 @settings(max_examples=60, derandomize=True)
 @given(FINITE)
-def test_a_fixed_figure_reads_back_within_half_of_its_last_digit(value: float) -> None:
+def test_a_fixed_figure_reads_back_within_half_of_its_last_digit(value):
     assert abs(as_number(formats.decimal(value, 2)) - value) <= 0.005 * (1 + 1e-9) + 1e-9 * abs(value)
 
 
 @settings(max_examples=60, derandomize=True)
 @given(st.floats(min_value=1e-5, max_value=9e8))
-def test_significant_figures_read_back_within_half_of_the_third_digit(value: float) -> None:
+def test_significant_figures_read_back_within_half_of_the_third_digit(value):
     assert as_number(formats.significant(value)) == pytest.approx(value, rel=0.005 * (1 + 1e-9))
 
 
 @settings(max_examples=60, derandomize=True)
 @given(FINITE)
-def test_zero_never_carries_a_sign(value: float) -> None:
+def test_zero_never_carries_a_sign(value):
     written = formats.points(value)
     assert written.startswith(("+", "\u2212")) == any(digit in written for digit in "123456789")
 
 
 @settings(max_examples=30, derandomize=True)
 @given(st.integers(min_value=0, max_value=10**9))
-def test_thousands_are_set_apart_by_narrow_spaces(number: int) -> None:
+def test_thousands_are_set_apart_by_narrow_spaces(number):
     assert re.fullmatch(r"\d{1,3}(\u202f\d{3})*", formats.count(number))
     assert as_number(formats.count(number)) == number
 
@@ -72,7 +70,7 @@ def test_thousands_are_set_apart_by_narrow_spaces(number: int) -> None:
         (4.9e6, "4.90\u202fM"),
     ],
 )
-def test_parameters_are_written_in_thousands_and_millions(number: float, written: str) -> None:
+def test_parameters_are_written_in_thousands_and_millions(number, written):
     assert formats.magnitude(number) == written
 
 
@@ -80,14 +78,14 @@ def test_parameters_are_written_in_thousands_and_millions(number: float, written
     ("value", "written"),
     [(0.0995, "0.0995"), (0.09996, "0.100"), (99.96, "100"), (1e-8, "1.00e\u221208"), (-2.345, "\u22122.35")],
 )
-def test_three_significant_digits_stay_three_when_rounding_up(value: float, written: str) -> None:
+def test_three_significant_digits_stay_three_when_rounding_up(value, written):
     assert formats.significant(value) == written
 
 
 @pytest.mark.parametrize(
     ("fraction", "written"), [(1, "100"), (0.1, "10"), (0.05, "5"), (0.125, "12.5"), (0.3333, "33.33"), (0.0, "0")]
 )
-def test_a_share_has_no_digits_that_say_nothing(fraction: float, written: str) -> None:
+def test_a_share_has_no_digits_that_say_nothing(fraction, written):
     assert formats.short_percent(fraction) == f"{written}\u202f%"
 
 
@@ -95,5 +93,5 @@ def test_a_share_has_no_digits_that_say_nothing(fraction: float, written: str) -
     ("seconds", "written"),
     [(0.42, "0.42\u202fs"), (59.7, "60\u202fs"), (60, "1 min 0 s"), (3599.6, "1 h 0 min"), (7321, "2 h 2 min")],
 )
-def test_durations_read_as_people_say_them(seconds: float, written: str) -> None:
+def test_durations_read_as_people_say_them(seconds, written):
     assert formats.duration(seconds) == written

@@ -1,9 +1,5 @@
 """The students and the settings of the tests of the runtime."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import pytest
 
 from mmkd_station.commands.run import run_mmkd
@@ -14,10 +10,10 @@ __all__ = ["_cache_of_one_test", "acc", "bundle_path", "kit", "openvino_absent",
 
 
 @pytest.fixture
-def run_here(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
+def run_here(capsys):
     """Runs `mmkd-run` in this process until its sources end; returns its output and errors, without its log."""
 
-    def run(*arguments: object) -> tuple[str, str]:
+    def run(*arguments):
         with pytest.raises(SystemExit, match="0"):
             run_mmkd(command(*arguments)[3:])
         return capsys.readouterr()

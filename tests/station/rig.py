@@ -1,7 +1,5 @@
 """What tests of stations share: processes of `mmkd-run`, records, and waiting."""
 
-from __future__ import annotations
-
 import datetime
 import ipaddress
 import json
@@ -13,13 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
-from mmkd_edge import ModalitySpec
 from mmkd_station.commands.run import run_mmkd
 from mmkd_station.protocols.base import Backoff, SourceRequest, map_columns
 from mmkd_station.records import AlarmRecord, ResultRecord, StateRecord
@@ -28,16 +23,16 @@ MMKD_RUN = [sys.executable, "-c", "from mmkd_station.commands.run import main; m
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def command(*arguments: object) -> list[str]:
+def command(*arguments):
     words = [*MMKD_RUN, *map(str, arguments)]
     return words if words[3].endswith(".toml") else [*words, "--backend", "ort"]
 
 
-def run(*arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(*arguments, folder=None):
     return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=folder, env=ENVIRONMENT, timeout=120)
 
 
-def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+def start(*arguments, **environment):
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     child = subprocess.Popen(command(*arguments), text=True, env=ENVIRONMENT | environment, **pipes)
     limit = threading.Timer(120, child.kill)  # what a test waits for may never come
@@ -46,12 +41,12 @@ def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     return child
 
 
-def feed(child: subprocess.Popen[str], text: str) -> None:
+def feed(child, text):
     child.stdin.write(text)
     child.stdin.flush()
 
 
-def end(child: subprocess.Popen[str], number: int = 15) -> tuple[str, str]:
+def end(child, number=15):
     """Signals the process and returns its output and errors; it must end well."""
     child.send_signal(number)
     output, errors = child.communicate(timeout=60)
@@ -59,7 +54,7 @@ def end(child: subprocess.Popen[str], number: int = 15) -> tuple[str, str]:
     return output, errors
 
 
-def page_of(child: subprocess.Popen[str]) -> tuple[str, str]:
+def page_of(child):
     """Waits for the address of the page, and what is printed about its token."""
     for line in child.stderr:
         if match := re.match(r"page: (\S+) \((.*)\)", line):
@@ -67,7 +62,7 @@ def page_of(child: subprocess.Popen[str]) -> tuple[str, str]:
     raise AssertionError("it ended without a page")
 
 
-def next_record(stream: IO[str], **wanted: str) -> dict[str, Any]:
+def next_record(stream, **wanted):
     for line in stream:
         record: dict[str, Any] = json.loads(line) if line.startswith("{") else {}
         if all(record.get(key) == value for key, value in wanted.items()):
@@ -75,19 +70,19 @@ def next_record(stream: IO[str], **wanted: str) -> dict[str, Any]:
     raise AssertionError(f"the output ended without {wanted}")
 
 
-def records_in(text: str, kind: str = "result") -> list[dict[str, Any]]:
+def records_in(text, kind="result"):
     records = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     return [record for record in records if record["kind"] == kind]
 
 
-def refusal(kind: type[Exception], *arguments: object) -> str:
+def refusal(kind, *arguments):
     """The error of `mmkd-run`, in this process."""
     with pytest.raises(kind) as refused:
         run_mmkd(command(*arguments)[3:])
     return str(refused.value)
 
 
-def until(condition: Callable[[], object], *, within_s: float = 60.0) -> Any:
+def until(condition, *, within_s=60.0):
     end_s = time.monotonic() + within_s
     while not (value := condition()):
         assert time.monotonic() < end_s, "it did not come about"
@@ -95,26 +90,26 @@ def until(condition: Callable[[], object], *, within_s: float = 60.0) -> Any:
     return value
 
 
-def free_port() -> int:
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def wanted(modality: ModalitySpec, **changes: Any) -> SourceRequest:
+def wanted(modality, **changes):
     return SourceRequest(columns=map_columns(modality, {}), **{"rate_hz": modality.rate_hz, **changes})
 
 
-def quick() -> Backoff:
+def quick():
     return Backoff(first_s=0.01, most_s=0.02)
 
 
-def state(number: int, **changes: Any) -> StateRecord:
+def state(number, **changes):
     known = {"station": "press 1", "decided_s": 1.0, "state": "connected", "reason": "x" * 100}
     return StateRecord(number=number, **(known | changes))
 
 
-def alarm(number: int, **changes: Any) -> AlarmRecord:
+def alarm(number, **changes):
     known = {
         "station": "press 1", "time_s": None, "decided_s": 1.0, "event": "raised", "label": "worn", "episode": 1,
         "since_s": None, "windows": 3, "probability": 0.9,
@@ -122,7 +117,7 @@ def alarm(number: int, **changes: Any) -> AlarmRecord:
     return AlarmRecord(number=number, **(known | changes))
 
 
-def result(number: int, **changes: Any) -> ResultRecord:
+def result(number, **changes):
     known = {
         "station": "press 1", "time_s": 1.0, "decided_s": 1.0, "status": "ok", "reason": "", "label": "worn",
         "index": 1, "probability": 0.876, "probabilities": (0.124, 0.876), "labels": (), "value": None,
@@ -131,7 +126,7 @@ def result(number: int, **changes: Any) -> ResultRecord:
     return ResultRecord(number=number, **(known | changes))
 
 
-def write_certificate(folder: Path) -> ssl.SSLContext:
+def write_certificate(folder):
     """Writes a certificate of this machine that signs itself, and returns who trusts it."""
     x509 = pytest.importorskip("cryptography.x509")
     from cryptography.hazmat.primitives import hashes, serialization

@@ -1,11 +1,5 @@
 """What a service opens is closed again, whatever comes later."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from mmkd_edge.errors import UsageError
@@ -18,22 +12,22 @@ class Counted:
 
     live = False
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.closed = 0
 
-    def deliveries(self, listener: object) -> Iterator[Any]:
+    def deliveries(self, listener):
         yield from ()
 
-    def close(self) -> None:
+    def close(self):
         self.closed += 1
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[Counted]:
+def opened(monkeypatch):
     """The sources of a service, of which the second cannot be opened where it is called `bad`."""
     found: list[Counted] = []
 
-    def open_source(text: str, *_: object, **__: object) -> Counted:
+    def open_source(text, *_, **__):
         if text == "bad":
             raise UsageError("no such source")
         found.append(Counted())
@@ -43,7 +37,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Counted]:
     return found
 
 
-def spec_of(path: Path, *sources: str) -> RunSpec:
+def spec_of(path, *sources):
     stations = [
         StationSpec(name=f"press {number}", bundle=str(path), source=source, backend="ort")
         for number, source in enumerate(sources, 1)
@@ -51,7 +45,7 @@ def spec_of(path: Path, *sources: str) -> RunSpec:
     return RunSpec(stations=tuple(stations), sinks=())
 
 
-def test_sources_are_closed_where_the_next_station_cannot_be_opened(bundle_path: Path, opened: list[Counted]) -> None:
+def test_sources_are_closed_where_the_next_station_cannot_be_opened(bundle_path, opened):
     with (
         pytest.raises(UsageError, match="no such source"),
         build.open_service(spec_of(bundle_path, "good", "bad"), load_recordings=lambda *_: []),
@@ -60,7 +54,7 @@ def test_sources_are_closed_where_the_next_station_cannot_be_opened(bundle_path:
     assert [one.closed for one in opened] == [1]
 
 
-def test_sources_are_closed_where_the_service_never_runs(bundle_path: Path, opened: list[Counted]) -> None:
+def test_sources_are_closed_where_the_service_never_runs(bundle_path, opened):
     with (
         pytest.raises(OSError, match="no port"),
         build.open_service(spec_of(bundle_path, "good"), load_recordings=lambda *_: []),

@@ -1,7 +1,5 @@
 """The examples of a running line: files that other programs read, and a PLC."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +12,13 @@ from tests.station.rig import ENVIRONMENT
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_the_stations_of_the_example_are_stations() -> None:
+def test_the_stations_of_the_example_are_stations():
     spec = read_run_spec(EXAMPLES / "live" / "stations.toml")
     assert [station.name for station in spec.stations] == ["press 1", "press 2"]
     assert spec.sinks == ("mqtt://broker/line1", "influxdb://influxdb/line1?tls=off", "jsonl:/kept/results.jsonl")
 
 
-def test_the_services_of_the_example_name_each_other_and_their_files() -> None:
+def test_the_services_of_the_example_name_each_other_and_their_files():
     yaml = pytest.importorskip("yaml")
     services = yaml.safe_load((EXAMPLES / "live" / "compose.yaml").read_text(encoding="utf-8"))["services"]
     assert set(services) == {"broker", "mmkd", "prometheus", "influxdb", "grafana"}
@@ -34,7 +32,7 @@ def test_the_services_of_the_example_name_each_other_and_their_files() -> None:
     assert scraped[0]["static_configs"] == [{"targets": ["mmkd:8090"]}]
 
 
-def test_the_unit_watches_the_program_reloads_it_and_gives_it_little() -> None:
+def test_the_unit_watches_the_program_reloads_it_and_gives_it_little():
     lines = (EXAMPLES / "systemd" / "mmkd-run.service").read_text(encoding="utf-8").splitlines()
     assert {
         "Type=notify",
@@ -51,7 +49,7 @@ def test_the_unit_watches_the_program_reloads_it_and_gives_it_little() -> None:
 
 
 @pytest.mark.slow
-def test_a_plc_is_read_through_modbus() -> None:
+def test_a_plc_is_read_through_modbus():
     pytest.importorskip("pymodbus")
     done = subprocess.run(
         [sys.executable, EXAMPLES / "live" / "plc.py"],

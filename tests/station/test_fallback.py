@@ -1,11 +1,8 @@
 """Several sensors of one station: the first in the bundle's order that lives answers, and says for whom."""
 
-from __future__ import annotations
-
 import json
 import threading
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -19,7 +16,7 @@ GYRO = ModalitySpec(name="gyro", channels=("a", "b", "c"), unit="deg/s", rate_hz
 
 
 @pytest.fixture
-def both_path(kit: Any, acc: ModalitySpec, tmp_path: Path) -> Path:
+def both_path(kit, acc, tmp_path):
     """A bundle of two students: of acc, and of gyro where acc is dead."""
     first, second = kit.parts(acc), kit.parts(GYRO, model=kit.model(GYRO), golden=kit.golden(GYRO), name="gyro")
     manifest = msgspec.structs.replace(first.manifest, models=(*first.manifest.models, *second.manifest.models))
@@ -28,7 +25,7 @@ def both_path(kit: Any, acc: ModalitySpec, tmp_path: Path) -> Path:
     return written
 
 
-def test_the_next_sensor_answers_while_the_first_is_silent_and_says_so(both_path: Path, tmp_path: Path) -> None:
+def test_the_next_sensor_answers_while_the_first_is_silent_and_says_so(both_path, tmp_path):
     log = tmp_path / "gyro.csv"
     log.write_text("a,b,c\n" + "0,1,0\n" * 40)
     child = start(
@@ -39,13 +36,13 @@ def test_the_next_sensor_answers_while_the_first_is_silent_and_says_so(both_path
     assert told == f"made-up-acc: acc from stdin, then gyro from csv:{log}"
     ending, dead = threading.Event(), threading.Event()
 
-    def turn() -> None:
+    def turn():
         with log.open("a") as file:
             while not ending.wait(0.05):
                 file.write("0,1,0\n")
                 file.flush()
 
-    def shake() -> None:
+    def shake():
         while not ending.wait(0.1):
             if not dead.is_set():
                 feed(child, "[1, 0, 0]\n")
@@ -72,7 +69,7 @@ def test_the_next_sensor_answers_while_the_first_is_silent_and_says_so(both_path
     assert numbers == sorted(set(numbers))
 
 
-def test_a_sensor_that_was_never_there_is_stood_in_for(both_path: Path, tmp_path: Path, run_here: Any) -> None:
+def test_a_sensor_that_was_never_there_is_stood_in_for(both_path, tmp_path, run_here):
     rows = "a,b,c\n" + "0,1,0\n" * 80
     (tmp_path / "gyro.csv").write_text(rows)
     (tmp_path / "acc.csv").write_text("x,y,z\n")
@@ -88,7 +85,7 @@ def test_a_sensor_that_was_never_there_is_stood_in_for(both_path: Path, tmp_path
     assert {one["reason"] for one in results} == {"'gyro' answers in place of acc: no sample came yet"}
 
 
-def test_stations_of_several_sensors_are_written_in_the_file(both_path: Path, tmp_path: Path, run_here: Any) -> None:
+def test_stations_of_several_sensors_are_written_in_the_file(both_path, tmp_path, run_here):
     (tmp_path / "gyro.csv").write_text("a,b,c\n" + "0,1,0\n" * 40)
     (tmp_path / "acc.csv").write_text("accel,y,z\n" + "1,0,0\n" * 20)
     (tmp_path / "stations.toml").write_text(
@@ -120,5 +117,5 @@ def test_stations_of_several_sensors_are_written_in_the_file(both_path: Path, tm
         ),
     ],
 )
-def test_sources_that_cannot_be_together_are_refused(options: tuple[str, ...], said: str, both_path: Path) -> None:
+def test_sources_that_cannot_be_together_are_refused(options, said, both_path):
     assert refusal(UsageError, both_path, *options) == said

@@ -4,25 +4,21 @@ A station answers good samples, then meets the fault, then good samples again. T
 fourteen of everything else. `--junitxml FILE` has how long each held up the loop.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from mmkd_edge import EdgePredictor, ModalitySpec
+from mmkd_edge import ModalitySpec
 from mmkd_edge.testing import fake_predictor
 from mmkd_station.clock import SensorRules
-from mmkd_station.intake import Delivery, Intake
-from mmkd_station.outlet import Outlet, OutletFacts
+from mmkd_station.intake import Intake
+from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.files import AppendSink, json_lines
 from mmkd_station.protocols.samples import LineReader
 from mmkd_station.records import Record, ResultRecord, record_from_line
@@ -35,19 +31,19 @@ T0 = 1_700_000_000.0
 MAX_HOLD_S = 0.1
 
 
-def good(start: int, count: int) -> list[str]:
+def good(start, count):
     return [json.dumps({"time": T0 + 0.01 * number, "x": 1, "y": 2, "z": 3}) for number in range(start, start + count)]
 
 
 class Texts:
     """A source of lines, a chunk at a time."""
 
-    def __init__(self, chunks: Sequence[list[str]], *, live: bool = False, pause_s: float = 0.0) -> None:
+    def __init__(self, chunks, *, live=False, pause_s=0.0):
         self.live = live
         self._chunks = chunks
         self._pause_s = pause_s
 
-    def deliveries(self, listener: Intake) -> Iterator[Delivery]:
+    def deliveries(self, listener):
         reader = LineReader("texts", wanted(ACC))
         for chunk in self._chunks:
             delivery = reader.read(chunk, listener, arrived_s=time.monotonic())
@@ -55,53 +51,46 @@ class Texts:
                 yield delivery
             listener.stop.wait(self._pause_s)
 
-    def close(self) -> None:
+    def close(self):
         pass
 
 
 class Kept:
     """A sink that keeps what it is given, or does what it is told instead."""
 
-    def __init__(self, instead: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, instead=lambda: None):
         self.records: list[Record] = []
         self._instead = instead
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, records):
         self._instead()
         self.records += records
 
-    def close(self) -> None:
+    def close(self):
         pass
 
     @property
-    def results(self) -> list[ResultRecord]:
+    def results(self):
         return [record for record in self.records if isinstance(record, ResultRecord)]
 
 
-def predictor_of(answer: Any, **more: Any) -> EdgePredictor:
+def predictor_of(answer, **more):
     return fake_predictor(answer, modality=ACC, labels=("ok", "worn"), **more)
 
 
-def slow_predictor(call_s: float) -> EdgePredictor:
-    def slowly(feeds: object) -> list[float]:
+def slow_predictor(call_s):
+    def slowly(feeds):
         time.sleep(call_s)
         return [0.25, 0.75]
 
     return predictor_of(slowly)
 
 
-def fail(feeds: object) -> list[float]:
+def fail(feeds):
     raise RuntimeError("out of memory")
 
 
-def answered(
-    source: Any,
-    *,
-    predictor: EdgePredictor | None = None,
-    others: Sequence[Outlet] = (),
-    rules: SensorRules | None = None,
-    most: int = 1000,
-) -> tuple[list[ResultRecord], Any, Station]:
+def answered(source, *, predictor=None, others=(), rules=None, most=1000):
     """Runs a station to the end of its source; gives its results, its facts, and the station."""
     sink = Kept()
     outlet = Outlet("kept", sink)
@@ -120,7 +109,7 @@ def answered(
     return sink.results, station.facts(), station
 
 
-def test_results_of_what_was_recorded_are_never_stale() -> None:
+def test_results_of_what_was_recorded_are_never_stale():
     # All in one delivery: the newest sample is 1 s younger than the first window's.
     results, _, _ = answered(Texts([good(0, 120)]), rules=SensorRules(hop=10, stale_s=0.05))
     assert {one.status for one in results} <= {"ok", "warming_up"}
@@ -159,10 +148,10 @@ OF_SOURCES: dict[str, tuple[list[str], dict[str, int]]] = {
 
 
 @pytest.fixture
-def unhindered(record_property: Callable[[str, object], None]) -> Callable[..., Any]:
+def unhindered(record_property):
     """Runs a station whose loop nothing holds up for more than 100 ms; a busy machine may hold up one try in two."""
 
-    def run(answer: Callable[[], Any]) -> Any:
+    def run(answer):
         outcome = answer()
         longest_s = outcome[1].longest_hold_s
         for _ in range(3):
@@ -176,7 +165,7 @@ def unhindered(record_property: Callable[[str, object], None]) -> Callable[..., 
 
 
 @pytest.mark.parametrize("fault", OF_SOURCES)
-def test_what_a_source_sends(fault: str, unhindered: Any) -> None:
+def test_what_a_source_sends(fault, unhindered):
     lines, expected = OF_SOURCES[fault]
 
     # The lines of the fault come in the chunk of good ones: what is good in it is not lost with the rest.
@@ -190,9 +179,9 @@ def test_what_a_source_sends(fault: str, unhindered: Any) -> None:
     assert len(results) >= 9
 
 
-def test_a_source_that_fails_for_good_ends_its_station_and_says_why(unhindered: Any) -> None:
+def test_a_source_that_fails_for_good_ends_its_station_and_says_why(unhindered):
     class Broken(Texts):
-        def deliveries(self, listener: Intake) -> Iterator[Delivery]:
+        def deliveries(self, listener):
             yield from super().deliveries(listener)
             raise RuntimeError("the driver is gone")
 
@@ -200,7 +189,7 @@ def test_a_source_that_fails_for_good_ends_its_station_and_says_why(unhindered: 
     assert (len(results), str(station.error), facts.state) == (4, "the driver is gone", "stopped")
 
 
-def test_a_sensor_that_falls_silent_is_answered_for_as_missing(unhindered: Any) -> None:
+def test_a_sensor_that_falls_silent_is_answered_for_as_missing(unhindered):
     chunks = [good(0, 40), *[[""]] * 12]
     rules = SensorRules(hop=10, time="arrival", silence_s=0.1, stale_s=0.3)
 
@@ -210,7 +199,7 @@ def test_a_sensor_that_falls_silent_is_answered_for_as_missing(unhindered: Any) 
     assert results[-1].index == -1
 
 
-def test_a_queue_that_is_full_gives_up_the_oldest_and_the_next_result_says_so(unhindered: Any) -> None:
+def test_a_queue_that_is_full_gives_up_the_oldest_and_the_next_result_says_so(unhindered):
     predictor = slow_predictor(0.02)
     chunks = [good(number, 10) for number in range(0, 1000, 10)]
 
@@ -221,7 +210,7 @@ def test_a_queue_that_is_full_gives_up_the_oldest_and_the_next_result_says_so(un
     assert facts.intake.queued == 0
 
 
-def test_a_delivery_with_many_samples_holds_up_the_loop_for_one_of_its_answers(unhindered: Any) -> None:
+def test_a_delivery_with_many_samples_holds_up_the_loop_for_one_of_its_answers(unhindered):
     predictor, rules = slow_predictor(0.002), SensorRules(hop=1)
 
     results, _, _ = unhindered(lambda: answered(Texts([good(0, 400)]), predictor=predictor, rules=rules))
@@ -229,11 +218,11 @@ def test_a_delivery_with_many_samples_holds_up_the_loop_for_one_of_its_answers(u
     assert results[-1].decided_s - results[0].decided_s > 0.4  # each is given when it is made
 
 
-def test_what_a_long_silence_owes_holds_up_the_loop_for_one_of_its_answers(unhindered: Any) -> None:
+def test_what_a_long_silence_owes_holds_up_the_loop_for_one_of_its_answers(unhindered):
     class Slept(Texts):
         """As after a machine has slept: the samples came four seconds ago."""
 
-        def deliveries(self, listener: Intake) -> Iterator[Delivery]:
+        def deliveries(self, listener):
             for delivery in super().deliveries(listener):
                 yield msgspec.structs.replace(delivery, arrived_s=delivery.arrived_s - 4.0)
 
@@ -245,7 +234,7 @@ def test_what_a_long_silence_owes_holds_up_the_loop_for_one_of_its_answers(unhin
     assert (facts.missed >= 350, len(results) == 40 + facts.missed) == (True, True)
 
 
-def test_a_sensor_whose_samples_wait_behind_those_of_another_is_not_called_silent() -> None:
+def test_a_sensor_whose_samples_wait_behind_those_of_another_is_not_called_silent():
     predictor = slow_predictor(0.003)
     awaited = Texts([good(10 * number, 10) for number in range(15)], live=True, pause_s=0.1)
     other = Texts([[""], good(0, 400)], live=True, pause_s=0.2)  # takes 1.2 s to answer
@@ -262,7 +251,7 @@ def test_a_sensor_whose_samples_wait_behind_those_of_another_is_not_called_silen
     assert (facts.intake.samples, facts.missed, facts.stream.late, facts.faults) == (550, 0, 0, 0)
 
 
-def test_an_engine_that_fails_is_an_answer_that_says_so_and_no_sign_of_life(unhindered: Any) -> None:
+def test_an_engine_that_fails_is_an_answer_that_says_so_and_no_sign_of_life(unhindered):
     predictor = predictor_of(fail)
     results, facts, station = unhindered(lambda: answered(Texts([good(0, 40)]), predictor=predictor))
     assert (results[-1].status, results[-1].reason) == ("invalid", "the engine failed: out of memory")
@@ -274,7 +263,7 @@ def test_an_engine_that_fails_is_an_answer_that_says_so_and_no_sign_of_life(unhi
     assert station.is_well(within_s=10)
 
 
-def test_windows_that_training_never_saw_are_unknown_and_counted_so() -> None:
+def test_windows_that_training_never_saw_are_unknown_and_counted_so():
     predictor = predictor_of([0.25, 0.75], novelty=2.0)
     results, facts, station = answered(Texts([good(0, 40)]), predictor=predictor)
     last = results[-1]
@@ -283,10 +272,10 @@ def test_windows_that_training_never_saw_are_unknown_and_counted_so() -> None:
     assert station.is_well(within_s=10)
 
 
-def test_an_engine_that_hangs_is_no_sign_of_life() -> None:
+def test_an_engine_that_hangs_is_no_sign_of_life():
     hung, entered = threading.Event(), threading.Event()
 
-    def hang(feeds: object) -> list[float]:
+    def hang(feeds):
         entered.set()
         hung.wait(20)
         return [0.25, 0.75]
@@ -305,10 +294,10 @@ def test_an_engine_that_hangs_is_no_sign_of_life() -> None:
     station.close()
 
 
-def test_a_sink_that_hangs_and_one_that_fails_hold_up_no_answer(unhindered: Any) -> None:
+def test_a_sink_that_hangs_and_one_that_fails_hold_up_no_answer(unhindered):
     released = threading.Event()
 
-    def fail() -> None:
+    def fail():
         raise OSError("away")
 
     hanging = Outlet("hangs", Kept(lambda: released.wait(20) and None))
@@ -322,21 +311,19 @@ def test_a_sink_that_hangs_and_one_that_fails_hold_up_no_answer(unhindered: Any)
     released.set()
 
 
-def test_a_clock_of_this_machine_that_is_set_back_an_hour_moves_no_sample_and_holds_up_nothing(
-    monkeypatch: pytest.MonkeyPatch, unhindered: Any
-) -> None:
+def test_a_clock_of_this_machine_that_is_set_back_an_hour_moves_no_sample_and_holds_up_nothing(monkeypatch, unhindered):
     real = time.time
 
     class SetBack(Texts):
         """After its first chunk the clock is an hour earlier."""
 
-        def deliveries(self, listener: Intake) -> Iterator[Delivery]:
+        def deliveries(self, listener):
             for number, delivery in enumerate(super().deliveries(listener)):
                 if number == 1:
                     monkeypatch.setattr(time, "time", lambda: real() - 3600)
                 yield delivery
 
-    def run() -> tuple[list[ResultRecord], Any, Station]:
+    def run():
         monkeypatch.setattr(time, "time", real)
         chunks = [[json.dumps([1, 2, 3])] * 10] * 12
         rules = SensorRules(hop=10, time="arrival", stale_s=5.0)
@@ -351,8 +338,8 @@ def test_a_clock_of_this_machine_that_is_set_back_an_hour_moves_no_sample_and_ho
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_holds_up_no_answer_and_what_it_cost_is_counted(unhindered: Any) -> None:
-    def run() -> tuple[int, Any, OutletFacts]:
+def test_a_full_disk_holds_up_no_answer_and_what_it_cost_is_counted(unhindered):
+    def run():
         full = Outlet("full", AppendSink("", "/dev/full", json_lines), most=10, backoff=quick)
         chunks = [good(number, 10) for number in range(0, 300, 10)]
         results, facts, _ = answered(Texts(chunks), others=[full])
@@ -365,7 +352,7 @@ def test_a_full_disk_holds_up_no_answer_and_what_it_cost_is_counted(unhindered: 
     assert "No space left on device" in lost.fault
 
 
-def test_a_folder_that_is_gone_is_written_to_when_it_is_back(tmp_path: Path, unhindered: Any) -> None:
+def test_a_folder_that_is_gone_is_written_to_when_it_is_back(tmp_path, unhindered):
     folder = tmp_path / "results"
     folder.mkdir()
     outlet = Outlet("jsonl", AppendSink("", f"{folder}/r.jsonl", json_lines), backoff=quick)
@@ -380,11 +367,11 @@ def test_a_folder_that_is_gone_is_written_to_when_it_is_back(tmp_path: Path, unh
 
 
 @pytest.mark.slow
-def test_a_process_that_was_stopped_for_a_while_goes_on(bundle_path: Path, tmp_path: Path) -> None:
+def test_a_process_that_was_stopped_for_a_while_goes_on(bundle_path, tmp_path):
     path = tmp_path / "r.jsonl"
     child = start(bundle_path, "--source", "stdin", "--sink", f"jsonl:{path}", "--hop", "5", "--silence", "0.5")
 
-    def feed_slowly(samples: int) -> None:
+    def feed_slowly(samples):
         for _ in range(samples):
             feed(child, "[1, 0, 0]\n")
             time.sleep(0.02)
@@ -401,7 +388,7 @@ def test_a_process_that_was_stopped_for_a_while_goes_on(bundle_path: Path, tmp_p
     assert [one.number for one in records] == list(range(1, len(records) + 1))
 
 
-def test_whatever_comes_the_log_gets_few_lines_and_no_samples(caplog: pytest.LogCaptureFixture) -> None:
+def test_whatever_comes_the_log_gets_few_lines_and_no_samples(caplog):
     predictor = predictor_of(fail)
     chunks = [[*good(number, 10), f"{number}.125 volts", f"[{number}.125, 2]"] for number in range(0, 1000, 10)]
     begun = time.monotonic()
@@ -414,7 +401,7 @@ def test_whatever_comes_the_log_gets_few_lines_and_no_samples(caplog: pytest.Log
     assert ".125" not in "".join(lines)
 
 
-def test_what_lasts_is_logged_again(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lasts_is_logged_again(caplog, monkeypatch):
     monkeypatch.setattr("mmkd_station.station._SAME_WORDS_EVERY_S", 0.2)
     predictor = predictor_of(lambda feeds: [0.0, 1.0])
     chunks = [[*good(number, 10), "volts"] for number in range(0, 1000, 10)]

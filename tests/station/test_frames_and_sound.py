@@ -1,15 +1,11 @@
 """Sound, cameras and videos as sources: real files, real pipes, real processes."""
 
-from __future__ import annotations
-
 import base64
 import http.server
 import runpy
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +14,7 @@ import pytest
 from mmkd_edge import ModalitySpec
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_station.intake import Intake
-from mmkd_station.protocols.base import Backoff, Source
+from mmkd_station.protocols.base import Backoff
 from mmkd_station.protocols.table import open_source
 
 cv2 = pytest.importorskip("cv2")
@@ -32,11 +28,11 @@ MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right", "back"),
 
 
 @pytest.fixture
-def lips_path(tmp_path: Path) -> Path:
+def lips_path(tmp_path):
     return write_lips(tmp_path / "lips.edge")
 
 
-def test_a_film_is_cut_and_answered_at_its_own_times(lips_path: Path, tmp_path: Path, run_here: Any) -> None:
+def test_a_film_is_cut_and_answered_at_its_own_times(lips_path, tmp_path, run_here):
     levels = [40, 60, 80, 100, 160, 180, 200, 220]
     write_film(tmp_path / "film.avi", levels)
     source = f"video:{tmp_path / 'film.avi'}#region=6,4,12,8"
@@ -50,7 +46,7 @@ def test_a_film_is_cut_and_answered_at_its_own_times(lips_path: Path, tmp_path: 
     assert "8 samples" in errors
 
 
-def test_a_film_and_a_region_that_cannot_be_are_refused(lips_path: Path, bundle_path: Path, tmp_path: Path) -> None:
+def test_a_film_and_a_region_that_cannot_be_are_refused(lips_path, bundle_path, tmp_path):
     write_film(tmp_path / "film.avi", [0])
     (tmp_path / "none.avi").write_bytes(b"no film")
     film = f"video:{tmp_path / 'film.avi'}"
@@ -88,7 +84,7 @@ def test_a_film_and_a_region_that_cannot_be_are_refused(lips_path: Path, bundle_
 
 
 @pytest.mark.parametrize("source", ["stdin", "wav:a.wav", "mqtt://h/t"])
-def test_only_a_file_that_grows_is_followed(source: str, bundle_path: Path) -> None:
+def test_only_a_file_that_grows_is_followed(source, bundle_path):
     assert refusal(UsageError, bundle_path, "--source", source, "--follow") == (
         f"--follow: expected csv:FILE, a file that grows, got --source {source}; leave it out"
     )
@@ -99,21 +95,21 @@ class Camera(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port=0):
         super().__init__(("127.0.0.1", port), _Frames)
         self.unplugged = threading.Event()
         self.takes: str | None = None
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
-    def unplug(self) -> None:
+    def unplug(self):
         self.unplugged.set()
         self.shutdown()
         self.server_close()
 
 
 class _Frames(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
+    def do_GET(self):
         server = self.server
         assert isinstance(server, Camera)
         if server.takes not in (None, self.headers.get("Authorization")):
@@ -132,18 +128,18 @@ class _Frames(http.server.BaseHTTPRequestHandler):
         except OSError:
             pass
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_):
         pass
 
 
 @pytest.fixture
-def camera() -> Iterator[Camera]:
+def camera():
     found = Camera()
     yield found
     found.unplug()
 
 
-def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path: Path) -> None:
+def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path):
     write_film(tmp_path / "film.avi", [40, 220])
     frames = runpy.run_path(str(EXAMPLES / "live_camera.py"))["frames"]
     colours = msgspec.structs.replace(LIPS, channels=("red", "green", "blue"))
@@ -154,11 +150,11 @@ def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path
         assert [int(frame.mean()) for _, frame in found] == [40, 220]
 
 
-def of_camera(place: str) -> Source:
+def of_camera(place):
     return open_source(f"cam:{place}", wanted(LIPS, frame=(8, 12, 1)))
 
 
-def test_a_camera_takes_its_password_from_a_file_and_repeats_it_nowhere(camera: Camera, tmp_path: Path) -> None:
+def test_a_camera_takes_its_password_from_a_file_and_repeats_it_nowhere(camera, tmp_path):
     (tmp_path / "camera").write_text("eve:s3cret @/\n")
     camera.takes = "Basic " + base64.b64encode(b"eve:s3cret @/").decode()
     address = f"http://127.0.0.1:{camera.server_address[1]}/?channel=1"
@@ -174,9 +170,7 @@ def test_a_camera_takes_its_password_from_a_file_and_repeats_it_nowhere(camera: 
 @pytest.mark.parametrize(
     "text", ["cam:rtsp://eve:pw@host/1", "cam:rtsp://eve:p#w@host/1", "cam:rtsp://eve:p/?w@host", "video:rtsp://e:p@h"]
 )
-def test_a_password_in_the_text_is_refused_without_being_repeated(
-    text: str, lips_path: Path, bundle_path: Path
-) -> None:
+def test_a_password_in_the_text_is_refused_without_being_repeated(text, lips_path, bundle_path):
     form = text.partition("://")[0]
     for path in (lips_path, bundle_path):  # the latter takes no frames
         assert refusal(UsageError, path, "--source", text) == (
@@ -187,28 +181,28 @@ def test_a_password_in_the_text_is_refused_without_being_repeated(
 class Capture:
     """A camera that opens, and gives so many gray frames of one size."""
 
-    def __init__(self, frames: int, height: int = 16, width: int = 24) -> None:
+    def __init__(self, frames, height=16, width=24):
         self._frames, self._shape = frames, (height, width, 3)
 
-    def read(self) -> tuple[bool, Any]:
+    def read(self):
         self._frames -= 1
         return (True, np.zeros(self._shape, np.uint8)) if self._frames >= 0 else (False, None)
 
-    def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+    def isOpened(self):  # noqa: N802 - OpenCV's name
         return True
 
-    def set(self, *_: object) -> None:
+    def set(self, *_):
         pass
 
-    def release(self) -> None:
+    def release(self):
         pass
 
 
-def test_a_pipeline_is_opened_by_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipeline_is_opened_by_gstreamer(monkeypatch):
     asked: list[tuple[object, ...]] = []
 
     class Pipeline(Capture):
-        def __init__(self, *arguments: object) -> None:
+        def __init__(self, *arguments):
             super().__init__(2)
             asked.append(arguments)
 
@@ -226,14 +220,14 @@ def test_a_pipeline_is_opened_by_gstreamer(monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
-def test_a_camera_without_frames_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_without_frames_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", lambda *_: Capture(0))
     assert said(UnavailableError, lambda: of_camera("0")) == (
         "--source cam:0: expected frames, got none; see whether another program has the camera"
     )
 
 
-def test_a_camera_that_comes_back_with_smaller_frames_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_that_comes_back_with_smaller_frames_says_so(monkeypatch):
     captures = iter([Capture(1), Capture(2), Capture(1, height=8)])
     monkeypatch.setattr(cv2, "VideoCapture", lambda *_: next(captures))
     monkeypatch.setattr(Backoff, "next_s", lambda self: 0.0)
@@ -250,7 +244,7 @@ def test_a_camera_that_comes_back_with_smaller_frames_says_so(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("region", ["²,1,2,3", "1,2,3", "1,2,-3,4", ""])
-def test_a_region_of_other_than_four_numbers_is_one_clear_error(region: str) -> None:
+def test_a_region_of_other_than_four_numbers_is_one_clear_error(region):
     with pytest.raises(UsageError) as refused:
         of_camera(f"0#region={region}")
     assert str(refused.value) == (
@@ -260,7 +254,7 @@ def test_a_region_of_other_than_four_numbers_is_one_clear_error(region: str) -> 
 
 
 @pytest.mark.slow
-def test_a_camera_that_goes_away_is_missing_and_is_opened_again(lips_path: Path, camera: Camera) -> None:
+def test_a_camera_that_goes_away_is_missing_and_is_opened_again(lips_path, camera):
     port = camera.server_address[1]
     child = start(
         lips_path, "--source", f"cam:http://127.0.0.1:{port}/", "--sink", "-", "--hop", "2", "--silence", "0.5"
@@ -279,7 +273,7 @@ def test_a_camera_that_goes_away_is_missing_and_is_opened_again(lips_path: Path,
     again.unplug()
 
 
-def test_sound_is_read_from_a_pipe(kit: Any, tmp_path: Path) -> None:
+def test_sound_is_read_from_a_pipe(kit, tmp_path):
     bundle = kit.parts(MIC, model=kit.model(MIC), golden=kit.golden(MIC), name="mic").write(tmp_path / "mic.edge")
     wave = (np.sin(np.arange(4800) * 0.3) * 16384).astype("<i2")
     child = start(bundle, "--source", "pcm", "--sink", "-", "--hop", "1600")

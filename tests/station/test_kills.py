@@ -1,7 +1,5 @@
 """`mmkd-run` is killed again and again while a webhook answers, refuses and hangs: no alarm is lost or changed."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json
@@ -11,10 +9,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,13 +26,13 @@ MODES = ("answers", "refuses", "hangs")
 class Hook:
     """A server of a webhook that answers, refuses or hangs, and keeps the records that it accepted."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.mode = "answers"
         self.taken: list[Record] = []
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
+            def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if hook.mode == "hangs":
                     time.sleep(60)
@@ -47,7 +43,7 @@ class Hook:
                     self.send_response(200 if hook.mode == "answers" else 503)
                     self.end_headers()
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, *_):
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -56,14 +52,14 @@ class Hook:
 
 
 @pytest.fixture
-def hook() -> Iterator[Hook]:
+def hook():
     found = Hook()
     yield found
     found.server.shutdown()
     found.server.server_close()
 
 
-def feed(child: subprocess.Popen[bytes], samples: Iterator[bytes], stop: threading.Event) -> None:
+def feed(child, samples, stop):
     with contextlib.suppress(OSError, ValueError):
         for sample in samples:
             child.stdin.write(sample)
@@ -72,7 +68,7 @@ def feed(child: subprocess.Popen[bytes], samples: Iterator[bytes], stop: threadi
                 return
 
 
-def first_of_each(records: list[Record]) -> dict[tuple[str, str, int], Record]:
+def first_of_each(records):
     """Records by what names them forever, in the order in which each came first; the same name is the same record."""
     found: dict[tuple[str, str, int], Record] = {}
     for record in records:
@@ -80,7 +76,7 @@ def first_of_each(records: list[Record]) -> dict[tuple[str, str, int], Record]:
     return found
 
 
-def check_complete(records: dict[tuple[str, str, int], Record]) -> int:
+def check_complete(records):
     """The records of each boot have no gap, and those of all boots are whole episodes; returns how many."""
     for boot, own in itertools.groupby(records, key=lambda name: name[1]):
         numbers = [number for _, _, number in own]
@@ -98,7 +94,7 @@ def check_complete(records: dict[tuple[str, str, int], Record]) -> int:
 class Run:
     """One process of `mmkd-run` that is fed; its standard error goes to a file."""
 
-    def __init__(self, command: Sequence[str | Path], samples: Iterator[bytes], log: Path) -> None:
+    def __init__(self, command, samples, log):
         self._log = log
         with log.open("wb") as errors:
             self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=errors, stderr=errors, env=ENVIRONMENT)
@@ -106,14 +102,14 @@ class Run:
         self._feeding = threading.Thread(target=feed, args=(self.child, samples, self._stop))
         self._feeding.start()
 
-    def wait_until_longer(self, path: Path, size_bytes: int) -> None:
+    def wait_until_longer(self, path, size_bytes):
         end_s = time.monotonic() + 60
         while not path.exists() or path.stat().st_size == size_bytes:
             assert time.monotonic() < end_s
             assert self.child.poll() is None, self._log.read_text()
             time.sleep(0.01)
 
-    def end(self, *, kill: bool) -> None:
+    def end(self, *, kill):
         self.child.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
         self._stop.set()
         self._feeding.join()
@@ -125,8 +121,8 @@ class Run:
 
 @pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
 def test_no_alarm_is_lost_and_no_name_has_two_contents_however_often_the_process_is_killed(
-    kills: int, hook: Hook, bundle_path: Path, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+    kills, hook, bundle_path, tmp_path, record_property
+):
     dice, log = random.Random(kills), tmp_path / "all.jsonl"
     command: list[str | Path] = [
         *MMKD_RUN, bundle_path, "--backend", "ort", "--name", "press 1", "--source", "stdin", "--hop", "5", *RULE,
@@ -164,8 +160,8 @@ def test_no_alarm_is_lost_and_no_name_has_two_contents_however_often_the_process
     ],
 )
 def test_an_alarm_that_a_broker_keeps_ends_after_a_restart_on_normal_data(
-    has_store: bool, kill: bool, events: list[str | None], bundle_path: Path, tmp_path: Path
-) -> None:
+    has_store, kill, events, bundle_path, tmp_path
+):
     mqtt = pytest.importorskip("paho.mqtt.client")
     port = free_port()
     (tmp_path / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
@@ -173,7 +169,7 @@ def test_an_alarm_that_a_broker_keeps_ends_after_a_restart_on_normal_data(
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
     client.on_connect = lambda client, *_: client.subscribe("plant/press 1/alarm/#", qos=1)
 
-    def on_message(client: object, data: object, message: Any) -> None:
+    def on_message(client, data, message):
         alarm = json.loads(message.payload or b"{}")
         heard[alarm.get("event"), alarm.get("episode")] = None
 
@@ -200,7 +196,7 @@ def test_an_alarm_that_a_broker_keeps_ends_after_a_restart_on_normal_data(
             broker.kill()
 
 
-def connects(client: Any, port: int) -> bool:
+def connects(client, port):
     with contextlib.suppress(ConnectionRefusedError):
         client.connect("127.0.0.1", port)
         return True

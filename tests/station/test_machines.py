@@ -1,14 +1,10 @@
 """Sources that ask machines, each against a real server of its protocol; sound; and a webhook's server."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +14,7 @@ from mmkd_edge import UsageError
 from mmkd_station.intake import Intake
 from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.audio import wav_source
-from mmkd_station.protocols.base import Columns, RefusedError, Source, SourceRequest
+from mmkd_station.protocols.base import Columns, RefusedError, SourceRequest
 from mmkd_station.protocols.modbus import Register, modbus_source, register_blocks
 from mmkd_station.protocols.opcua import opcua_source, opcua_value
 from mmkd_station.protocols.table import open_sink
@@ -28,7 +24,7 @@ from tests.station.rig import alarm, free_port, result, state, until
 NAN = float("nan")
 
 
-def wanted(*names: str, factor: float = 1.0, rate_hz: float = 50.0, speed: float | None = None) -> SourceRequest:
+def wanted(*names, factor=1.0, rate_hz=50.0, speed=None):
     count = len(names)
     columns = Columns(names=names, factors=(factor,) * count, offsets=(0.0,) * count)
     return SourceRequest(columns=columns, rate_hz=rate_hz, replay_speed=speed)
@@ -37,24 +33,24 @@ def wanted(*names: str, factor: float = 1.0, rate_hz: float = 50.0, speed: float
 class Reading:
     """A source that is read in a thread."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source):
         self.intake = Intake(most=10_000, may_drop=True)
         self._source = source
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def _read(self) -> None:
+    def _read(self):
         for delivery in self._source.deliveries(self.intake):
             self.intake.put(delivery)
         self.intake.end()
 
-    def rows(self) -> list[list[float]]:
+    def rows(self):
         found = []
         while (delivery := self.intake.take(timeout_s=0)) is not None:
             found += delivery.rows.tolist()
         return found
 
-    def close(self) -> None:
+    def close(self):
         self.intake.stop.set()
         self._thread.join(15)
         assert not self._thread.is_alive()
@@ -64,37 +60,37 @@ class Reading:
 class InLoop:
     """A server that lives in an event loop of its own thread."""
 
-    def __init__(self, start: Callable[[], Any], stop: Callable[[Any], Any]) -> None:
+    def __init__(self, start, stop):
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self._stop = stop
         self.server = self.run(start())
 
-    def run(self, work: Any) -> Any:
+    def run(self, work):
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
 
-    def close(self) -> None:
+    def close(self):
         self.run(self._stop(self.server))
         self.run(self._end_tasks())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
         self.loop.close()
 
-    async def _end_tasks(self) -> None:
+    async def _end_tasks(self):
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
 
-def plc(port: int) -> InLoop:
+def plc(port):
     """A PLC with 8 registers in all tables: 1.5 as float32 in 2 and 3, -7 in 5."""
     pytest.importorskip("pymodbus")
     from pymodbus.server import ModbusTcpServer
     from pymodbus.simulator import DataType, SimData, SimDevice
 
-    async def start() -> Any:
+    async def start():
         words = [1000, 0, 0x3FC0, 0, 0, 0xFFF9, 0, 0]
         data = [SimData(0, values=words, datatype=DataType.REGISTERS)]
         device = SimDevice(id=1, simdata=data)
@@ -102,13 +98,13 @@ def plc(port: int) -> InLoop:
         await server.serve_forever(background=True)
         return server
 
-    async def stop(server: Any) -> None:
+    async def stop(server):
         await server.shutdown()
 
     return InLoop(start, stop)
 
 
-def test_registers_of_a_plc_are_read_with_their_types_and_what_it_lacks_is_missing() -> None:
+def test_registers_of_a_plc_are_read_with_their_types_and_what_it_lacks_is_missing():
     server = plc(port := free_port())
     columns = ("h0", "h2:float32", "h5:int16", "i5", "h900")
     reading = Reading(modbus_source(f"modbus://127.0.0.1:{port}?every=0.02", "", wanted(*columns)))
@@ -119,7 +115,7 @@ def test_registers_of_a_plc_are_read_with_their_types_and_what_it_lacks_is_missi
     server.close()
 
 
-def test_a_plc_that_goes_away_is_asked_again() -> None:
+def test_a_plc_that_goes_away_is_asked_again():
     server = plc(port := free_port())
     reading = Reading(modbus_source(f"modbus://127.0.0.1:{port}", "", wanted("h0", factor=0.001)))
     until(lambda: reading.intake.facts().samples >= 3)
@@ -134,7 +130,7 @@ def test_a_plc_that_goes_away_is_asked_again() -> None:
     server.close()
 
 
-def test_the_last_result_is_written_to_five_registers_that_are_named() -> None:
+def test_the_last_result_is_written_to_five_registers_that_are_named():
     server = plc(port := free_port())
     outlet = Outlet("plc", open_sink(f"modbus-write://127.0.0.1:{port}?at=1&station=press 1"))
     for record in (alarm(1), result(65538, status="degraded"), result(9, station="press 2", index=0)):
@@ -148,8 +144,8 @@ def test_the_last_result_is_written_to_five_registers_that_are_named() -> None:
     server.close()
 
 
-def test_registers_are_read_in_few_readings() -> None:
-    def register(kind: str, number: int, of: str = "uint16") -> Register:
+def test_registers_are_read_in_few_readings():
+    def register(kind, number, of="uint16"):
         return Register(kind=kind, number=number, type=of)
 
     found = register_blocks([register("h", 12), register("h", 10, "float32"), register("i", 4), register("h", 14)])
@@ -167,19 +163,19 @@ def test_registers_are_read_in_few_readings() -> None:
         ("modbus://plc?every=soon", "h1", "every: expected a number from 0.0001 to 86400, got 'soon'; correct it"),
     ],
 )
-def test_what_is_no_register_says_why(text: str, column: str, expected: str) -> None:
+def test_what_is_no_register_says_why(text, column, expected):
     pytest.importorskip("pymodbus")
     assert expected in said(UsageError, lambda: modbus_source(text, "", wanted(column)))
 
 
 @pytest.fixture
-def opcua() -> Iterator[tuple[int, InLoop, list[Any]]]:
+def opcua():
     """An OPC UA server with two numbers and a text; gives its port and its variables."""
     asyncua = pytest.importorskip("asyncua")
     logging.getLogger("asyncua").setLevel(logging.CRITICAL)
     port, variables = free_port(), list[Any]()
 
-    async def start() -> Any:
+    async def start():
         server = asyncua.Server()
         await server.init()
         server.set_endpoint(f"opc.tcp://127.0.0.1:{port}/")
@@ -194,7 +190,7 @@ def opcua() -> Iterator[tuple[int, InLoop, list[Any]]]:
         await server.start()
         return server
 
-    async def stop(server: Any) -> None:
+    async def stop(server):
         await server.stop()
 
     found = InLoop(start, stop)
@@ -204,7 +200,7 @@ def opcua() -> Iterator[tuple[int, InLoop, list[Any]]]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_nodes_of_a_server_are_read_and_bad_values_are_missing(opcua: tuple[int, InLoop, list[Any]]) -> None:
+def test_nodes_of_a_server_are_read_and_bad_values_are_missing(opcua):
     from asyncua import ua
 
     port, server, variables = opcua
@@ -221,9 +217,7 @@ def test_nodes_of_a_server_are_read_and_bad_values_are_missing(opcua: tuple[int,
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_the_last_result_is_written_to_the_nodes_that_are_named_and_to_no_other(
-    opcua: tuple[int, InLoop, list[Any]],
-) -> None:
+def test_the_last_result_is_written_to_the_nodes_that_are_named_and_to_no_other(opcua):
     port, server, variables = opcua
     named = "label=ns=2;s=Label&status=ns=2;s=Code&probability=ns=2;s=Share&episodes=ns=2;s=P&count=ns=2;s=N"
     sink = open_sink(f"opcua-write://127.0.0.1:{port}?{named}&station=press 1")
@@ -234,7 +228,7 @@ def test_the_last_result_is_written_to_the_nodes_that_are_named_and_to_no_other(
     assert [server.run(one.read_value()) for one in variables] == found
     sink.close()
 
-    def refusal(node: str) -> str:
+    def refusal(node):
         refusing = open_sink(f"opcua-write://127.0.0.1:{port}?{node}")
         with pytest.raises(ConnectionError) as refused:
             refusing.write([result(1)])
@@ -265,14 +259,14 @@ def test_the_last_result_is_written_to_the_nodes_that_are_named_and_to_no_other(
         ("value", "Float", pytest.approx(NAN, nan_ok=True)),
     ],
 )
-def test_a_result_becomes_a_value_of_the_type_of_its_node(thing: str, type_name: str, value: object) -> None:
+def test_a_result_becomes_a_value_of_the_type_of_its_node(thing, type_name, value):
     assert opcua_value(thing, result(258, status="degraded"), 300, type_name) == value
 
 
-def test_what_names_no_node_to_write_says_why() -> None:
+def test_what_names_no_node_to_write_says_why():
     pytest.importorskip("asyncua")
 
-    def said(text: str) -> str:
+    def said(text):
         with pytest.raises(UsageError) as refused:
             open_sink(text)
         return str(refused.value)
@@ -292,7 +286,7 @@ def test_what_names_no_node_to_write_says_why() -> None:
     )
 
 
-def test_what_is_no_node_says_why() -> None:
+def test_what_is_no_node_says_why():
     pytest.importorskip("asyncua")
     with pytest.raises(UsageError, match=r"expected a node such as ns=2;s=Press1.AccX, got 'x'"):
         opcua_source("opcua://plc", "", wanted("x"))
@@ -300,7 +294,7 @@ def test_what_is_no_node_says_why() -> None:
         opcua_source("opcua://plc?policy=Basic256Sha256", "", wanted("i=1"))
 
 
-def test_a_server_that_is_not_there_is_asked_again_and_ends_when_told() -> None:
+def test_a_server_that_is_not_there_is_asked_again_and_ends_when_told():
     pytest.importorskip("asyncua")
     reading = Reading(opcua_source(f"opcua://127.0.0.1:{free_port()}", "", wanted("i=1")))
     until(lambda: reading.intake.notes())
@@ -308,7 +302,7 @@ def test_a_server_that_is_not_there_is_asked_again_and_ends_when_told() -> None:
     assert reading.intake.facts().connects == 0
 
 
-def test_a_sound_file_is_read_from_its_beginning_to_its_end(tmp_path: Path) -> None:
+def test_a_sound_file_is_read_from_its_beginning_to_its_end(tmp_path):
     soundfile = pytest.importorskip("soundfile")
     sound = np.linspace(-0.5, 0.5, 2000, dtype=np.float32).reshape(1000, 2)
     soundfile.write(tmp_path / "log.wav", sound, 4000, subtype="FLOAT")
@@ -323,18 +317,18 @@ def test_a_sound_file_is_read_from_its_beginning_to_its_end(tmp_path: Path) -> N
         wav_source("", f"{tmp_path}/text.wav", wanted("0"))
 
 
-def test_a_webhook_is_tried_again_until_it_takes_records_and_what_it_refuses_is_dropped(tmp_path: Path) -> None:
+def test_a_webhook_is_tried_again_until_it_takes_records_and_what_it_refuses_is_dropped(tmp_path):
     asked: list[tuple[str, list[int]]] = []
     codes = [503, 200, 400, 200]
 
     class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+        def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append((self.headers["X-Key"], [one["number"] for one in body]))
             self.send_response(codes[len(asked) - 1])
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_):
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Hook)
@@ -343,7 +337,7 @@ def test_a_webhook_is_tried_again_until_it_takes_records_and_what_it_refuses_is_
     url = f"webhook:http://127.0.0.1:{server.server_port}/hook#headers={tmp_path}/headers&kinds=state"
     outlet = Outlet("hook", open_sink(url))
 
-    def say(number: int) -> None:
+    def say(number):
         outlet.put(state(number))
 
     say(1)
@@ -360,23 +354,23 @@ def test_a_webhook_is_tried_again_until_it_takes_records_and_what_it_refuses_is_
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_a_webhook_that_moved_gets_nothing_at_its_new_address_and_the_fault_names_it(tmp_path: Path, code: int) -> None:
+def test_a_webhook_that_moved_gets_nothing_at_its_new_address_and_the_fault_names_it(tmp_path, code):
     asked: list[str] = []
 
     class Moved(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+        def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
             asked.append(f"POST {self.path}")
             self.send_response(code)
             self.send_header("Location", "/new")
             self.end_headers()
 
-        def do_GET(self) -> None:
+        def do_GET(self):
             asked.append(f"GET {self.path} {self.headers['Authorization']}")
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_):
             pass
 
     (tmp_path / "headers").write_text("Authorization: Bearer secret\n")
@@ -399,5 +393,5 @@ def test_a_webhook_that_moved_gets_nothing_at_its_new_address_and_the_fault_name
         ("kafka:x", "--sink kafka:x: expected one of -, jsonl:FILE, csv:FILE, webhook:URL, modbus-write://HOST?at=N, "),
     ],
 )
-def test_what_is_no_sink_says_why(text: str, expected: str) -> None:
+def test_what_is_no_sink_says_why(text, expected):
     assert expected in said(UsageError, lambda: open_sink(text))

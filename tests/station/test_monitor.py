@@ -1,16 +1,11 @@
 """What the page's server answers, and whom it refuses."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re
-import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -19,7 +14,7 @@ import pytest
 from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example_bundle
 from mmkd_edge.health.prometheus import metrics_text
 from mmkd_edge.testing import fake_predictor
-from mmkd_station.board import Board, BoardNews
+from mmkd_station.board import Board
 from mmkd_station.clock import SensorRules
 from mmkd_station.intake import Intake
 from mmkd_station.monitor.access import Access, read_address, token_from
@@ -40,7 +35,7 @@ Answer = tuple[int, str]
 
 
 @contextlib.contextmanager
-def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str], str]]:
+def running(*arguments):
     """A station with a page; gives its address, and what is said of its token."""
     child = start(example_bundle(), "--source", "stdin", "--name", "press 1", "--monitor", *arguments)
     try:
@@ -52,7 +47,7 @@ def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str], str]]
     assert child.returncode == 0
 
 
-def ask(url: str, body: bytes | None = None, **headers: str) -> Answer:
+def ask(url, body=None, **headers):
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, data=body, headers=named), timeout=20) as answer:
@@ -61,7 +56,7 @@ def ask(url: str, body: bytes | None = None, **headers: str) -> Answer:
         return error.code, error.read().decode()
 
 
-def test_health_and_metrics_are_answered_on_this_machine() -> None:
+def test_health_and_metrics_are_answered_on_this_machine():
     with running("127.0.0.1:0") as (url, child, token):
         assert ask(f"{url}healthz") == (200, '{"well":true,"stations":{"press 1":"started"}}')
         feed(child, "\n".join(["[0, 0, 1]"] * 250 + ["no sample"]) + "\n")
@@ -89,7 +84,7 @@ def test_health_and_metrics_are_answered_on_this_machine() -> None:
         assert codes == [401] * 5 + [429] * 2
 
 
-def test_the_health_says_when_most_windows_are_far_from_the_training() -> None:
+def test_the_health_says_when_most_windows_are_far_from_the_training():
     far = "6 of 6 windows are far from the training data; check unit and scale of acc"
     expected = f'{{"well":true,"stations":{{"press 1":"started"}},"unlike_training":{{"press 1":"{far}"}}}}'
     with running("127.0.0.1:0") as (url, child, _):
@@ -100,7 +95,7 @@ def test_the_health_says_when_most_windows_are_far_from_the_training() -> None:
             time.sleep(0.05)
 
 
-def test_an_episode_that_an_operator_calls_false_is_a_record_and_its_windows_are_kept(tmp_path: Path) -> None:
+def test_an_episode_that_an_operator_calls_false_is_a_record_and_its_windows_are_kept(tmp_path):
     options = ["--alarm", "ER", "--confirm", "1/1", "--min-probability", "0", "--uncertain-below", "0"]
     kept = ["--keep-uncertain", "10MB", "--keep-in", f"{tmp_path}/kept", "--sink", f"jsonl:{tmp_path}/log"]
     with running("127.0.0.1:0", *options, *kept) as (url, child, token):
@@ -127,13 +122,13 @@ SESSION = f"mmkd_session={Access(TOKEN, read_address('127.0.0.1:1'), is_open=Fal
 
 
 @pytest.fixture(scope="module")
-def token_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+def token_file(tmp_path_factory):
     file = tmp_path_factory.mktemp("token") / "token"
     file.write_text(f"{TOKEN}\n")
     return str(file)
 
 
-def test_beyond_this_machine_everything_asks_for_the_token(token_file: str) -> None:
+def test_beyond_this_machine_everything_asks_for_the_token(token_file):
     with running("0.0.0.0:0", "--monitor-token", token_file) as (url, *_):
         here = url.replace("0.0.0.0", "127.0.0.1")
         for path in ("events", "healthz", "metrics"):
@@ -143,7 +138,7 @@ def test_beyond_this_machine_everything_asks_for_the_token(token_file: str) -> N
         assert 'id="stations"' in ask(here, cookie=SESSION)[1]
 
 
-def test_with_a_token_only_a_probe_on_this_machine_learns_without_it_that_all_is_well(token_file: str) -> None:
+def test_with_a_token_only_a_probe_on_this_machine_learns_without_it_that_all_is_well(token_file):
     with running("127.0.0.1:0", "--monitor-token", token_file) as (url, *_):
         assert ask(f"{url}healthz") == (200, '{"well":true}')
         assert ask(f"{url}healthz", authorization=BEARER) == (200, '{"well":true,"stations":{"press 1":"started"}}')
@@ -163,12 +158,12 @@ def test_with_a_token_only_a_probe_on_this_machine_learns_without_it_that_all_is
         assert ask(f"{url}healthz", origin="http://evil.example", authorization=BEARER)[0] == 403
 
 
-def may_look(address: str, headers: dict[str, str], *, is_open: bool = True) -> bool:
+def may_look(address, headers, *, is_open=True):
     access = Access(TOKEN, read_address(address), is_open=is_open)
     return access.is_from_here(headers) and access.may_look(headers, {})
 
 
-def test_what_was_forwarded_and_a_page_with_a_token_of_its_own_ask_for_it_here_too() -> None:
+def test_what_was_forwarded_and_a_page_with_a_token_of_its_own_ask_for_it_here_too():
     here = {"host": "127.0.0.1:1"}
     bearer = {"authorization": BEARER}
     assert may_look("127.0.0.1:1", here)
@@ -179,12 +174,12 @@ def test_what_was_forwarded_and_a_page_with_a_token_of_its_own_ask_for_it_here_t
     assert may_look("127.0.0.1:1", here | bearer, is_open=False)
 
 
-def test_every_address_of_the_loopback_interface_is_a_name_of_this_machine() -> None:
+def test_every_address_of_the_loopback_interface_is_a_name_of_this_machine():
     assert may_look("127.0.0.2:1", {"host": "127.0.0.2:1"})
     assert not may_look("127.0.0.2:1", {"host": "127.0.0.3:1"})
 
 
-def test_addresses_and_tokens_that_cannot_be_are_refused(tmp_path: Path) -> None:
+def test_addresses_and_tokens_that_cannot_be_are_refused(tmp_path):
     assert (read_address("8090").host, read_address(":8090").port, read_address("[::1]:80").host) == (
         "127.0.0.1",
         8090,
@@ -208,7 +203,7 @@ ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=100.0, samples=20)
 GYRO = ModalitySpec(name="gyro", channels=("x",), rate_hz=100.0, samples=20)
 
 
-def station_of(name: str, predictor: EdgePredictor, modality: str | None = None) -> Station:
+def station_of(name, predictor, modality=None):
     source = stdin_source("stdin", "", wanted(ACC))
     return Station(
         name,
@@ -219,7 +214,7 @@ def station_of(name: str, predictor: EdgePredictor, modality: str | None = None)
     )
 
 
-def test_stations_with_one_bundle_count_their_own_answers_and_share_its_other_figures() -> None:
+def test_stations_with_one_bundle_count_their_own_answers_and_share_its_other_figures():
     with EdgePredictor.open(example_bundle(), backend="ort") as shared:
         shared.predict(np.zeros((200, 3)))
         stations = [station_of(name, shared) for name in ("press 1", "press 2")]
@@ -231,7 +226,7 @@ def test_stations_with_one_bundle_count_their_own_answers_and_share_its_other_fi
     assert re.findall(r'mmkd_reopens_total\{predictor="(.*)"\} (.*)', text) == [("press 1", "0.0"), ("press 2", "0.0")]
 
 
-def test_a_page_shows_the_drift_of_the_student_of_its_sensor() -> None:
+def test_a_page_shows_the_drift_of_the_student_of_its_sensor():
     station = station_of("press 1", fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn")))
     service = Service(stations=[station], outlets=[], predictors=[])
     for modality, is_known in ((ACC, True), (GYRO, False)):  # no student takes gyro
@@ -239,16 +234,16 @@ def test_a_page_shows_the_drift_of_the_student_of_its_sensor() -> None:
         assert bool(PageFollower(service, station).update()["station"]["drift"]) is is_known
 
 
-def news(board: Board, after_bin: int = -1) -> BoardNews:
+def news(board, after_bin=-1):
     return board.news(sensor=0, after_bin=after_bin, after_result=-1)
 
 
 @pytest.fixture
-def board() -> Board:
+def board():
     return Board([ACC], TaskSpec(labels=("ok", "worn")))
 
 
-def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(board: Board) -> None:
+def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(board):
     rows = np.array([[1, np.nan], [5, np.nan], [3, 7]], dtype=np.float32)
     board.samples(np.array([10.01, 10.05, 10.11]), rows, sensor=0)
     board.samples(np.array([10.15]), np.array([[-2, 8]], dtype=np.float32), sensor=0)
@@ -260,17 +255,17 @@ def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(bo
     assert [one.number for one in news(board, 101).bins] == [101]
 
 
-def test_a_page_draws_the_sensor_that_answers_and_begins_anew_when_another_does() -> None:
+def test_a_page_draws_the_sensor_that_answers_and_begins_anew_when_another_does():
     predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))
     station, board = station_of("press 1", predictor), Board([ACC, GYRO], TaskSpec(labels=("ok", "worn")))
     station.board = board
     follower = PageFollower(Service(stations=[station], outlets=[], predictors=[]), station)
 
-    def result(number: int, modality: str) -> None:
+    def result(number, modality):
         prediction = msgspec.structs.replace(predictor.predict(np.zeros(ACC.shape)), modality=modality)
         board.record(result_record(prediction, station="press 1", number=number, time_s=1.0, decided_s=1.0))
 
-    def shown() -> tuple[bool, str, tuple[str, ...], list[int], list[int]]:
+    def shown():
         update = follower.update()
         detail = update["station"]
         seen = detail["seen"]
@@ -287,7 +282,7 @@ def test_a_page_draws_the_sensor_that_answers_and_begins_anew_when_another_does(
     assert shown() == (False, "gyro", ("x",), [500], [])
 
 
-def test_a_board_and_metrics_show_what_is_unknown(board: Board) -> None:
+def test_a_board_and_metrics_show_what_is_unknown(board):
     predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"), novelty=2.0)
     prediction = predictor.predict(np.zeros(ACC.shape))
     board.record(result_record(prediction, station="press 1", number=1, time_s=1.0, decided_s=1.0))
@@ -296,7 +291,7 @@ def test_a_board_and_metrics_show_what_is_unknown(board: Board) -> None:
     assert 'mmkd_predictions_total{predictor="mmkd",status="unknown"} 1.0' in metrics_text(predictor)
 
 
-def test_a_board_stays_small_and_forgets_an_earlier_time_line(board: Board) -> None:
+def test_a_board_stays_small_and_forgets_an_earlier_time_line(board):
     times = np.arange(0, 300, 0.01)
     board.samples(times, np.zeros((len(times), 2), dtype=np.float32), sensor=0)
     assert len(news(board).bins) == 600
@@ -305,13 +300,13 @@ def test_a_board_stays_small_and_forgets_an_earlier_time_line(board: Board) -> N
     assert [one.time_s for one in news(board, 2999).bins] == [5.0]
 
 
-def test_late_samples_clear_nothing(board: Board) -> None:
+def test_late_samples_clear_nothing(board):
     for times in ([10.01, 10.11, 10.31], [10.05], [10.25], [3.0], [10.41]):  # of a bin, of a gap, and of long ago
         board.samples(np.array(times), np.zeros((len(times), 2), dtype=np.float32), sensor=0)
     assert [one.number for one in news(board).bins] == [100, 101, 103, 104]
 
 
-def test_an_episode_waits_until_somebody_takes_note_of_it(board: Board) -> None:
+def test_an_episode_waits_until_somebody_takes_note_of_it(board):
     raised = alarm(1, event="raised", windows=3)
     board.record(raised)
     assert (board.unacknowledged(), board.alarm(1), board.alarm(2)) == (1, raised, None)

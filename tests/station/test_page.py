@@ -1,11 +1,7 @@
 """The page in a real browser: what an operator sees, and what happens on a click."""
 
-from __future__ import annotations
-
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -61,7 +57,7 @@ stale_s = 3.0
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+def page(tmp_path_factory):
     """Two running stations; gives the address of their page and its token."""
     folder = tmp_path_factory.mktemp("page")
     log = folder / "log.csv"
@@ -77,7 +73,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def browser(tmp_path_factory):
     options = selenium.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in (
@@ -96,18 +92,18 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         driver.quit()
 
 
-def wait(browser: Any, condition: Callable[[Any], object], seconds: float = 20.0) -> None:
+def wait(browser, condition, seconds=20.0):
     from selenium.webdriver.support.ui import WebDriverWait
 
     WebDriverWait(browser, seconds).until(condition)
 
 
-def text_of(browser: Any, selector: str) -> str:
+def text_of(browser, selector):
     found: str = browser.execute_script("return document.querySelector(arguments[0]).textContent", selector)
     return found
 
 
-def click(browser: Any, selector: str) -> None:
+def click(browser, selector):
     """Clicks an element, also one that the page draws anew meanwhile."""
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
@@ -116,7 +112,7 @@ def click(browser: Any, selector: str) -> None:
     patient.until(lambda _: browser.find_element("css selector", selector).click() is None)
 
 
-def check_layout(browser: Any, *, width: int, scheme: str) -> None:
+def check_layout(browser, *, width, scheme):
     """The page is not too wide, and cuts no button off."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
@@ -134,7 +130,7 @@ def check_layout(browser: Any, *, width: int, scheme: str) -> None:
     assert not cut, f"a button of an episode is cut off at {width}"
 
 
-def test_an_operator_sees_pauses_acknowledges_and_switches_the_station(browser: Any, page: tuple[str, str]) -> None:
+def test_an_operator_sees_pauses_acknowledges_and_switches_the_station(browser, page):
     url, token = page
     browser.get(url)
     browser.get_log("browser")  # what an earlier page missed of a server that has ended
@@ -200,7 +196,7 @@ def test_an_operator_sees_pauses_acknowledges_and_switches_the_station(browser: 
     assert complaints == []
 
 
-def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_drawn(browser: Any) -> None:
+def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_drawn(browser):
     labels = TaskSpec(labels=("sound", "worn"))
     acc = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=100.0, samples=20)
     gyro = ModalitySpec(name="gyro", channels=("z",), unit="deg/s", rate_hz=100.0, samples=20)
@@ -219,7 +215,7 @@ def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_
     board.samples(times, np.sin(3 * times)[:, None].astype(np.float32), sensor=1)
     prediction = predictor.predict(np.ones(acc.shape))
 
-    def tell(number: int, **changes: object) -> None:
+    def tell(number, **changes):
         changed = msgspec.structs.replace(prediction, **changes)
         board.record(result_record(changed, station="press 3", number=number, time_s=float(number), decided_s=1.0))
 
@@ -250,13 +246,13 @@ def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_
 
 
 @pytest.mark.slow
-def test_the_page_is_used_with_the_keyboard_alone(browser: Any, page: tuple[str, str]) -> None:
+def test_the_page_is_used_with_the_keyboard_alone(browser, page):
     from selenium.webdriver.common.keys import Keys
 
     browser.get(page[0])
     wait(browser, lambda _: len(browser.find_elements("css selector", "#stations button")) == 2)
 
-    def focused() -> str:
+    def focused():
         found: str = browser.execute_script("return document.activeElement.textContent")
         return found
 

@@ -1,7 +1,5 @@
 """The page's server against clients that wait, flood, guess and send nonsense: real servers and real sockets."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re
@@ -12,7 +10,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -35,40 +32,38 @@ WAITS_SHORTLY = f"from mmkd_station.monitor import server; server.WAIT_LIMIT_S =
 class Page:
     """A `mmkd-run` with a page, and the log that it writes."""
 
-    def __init__(self, port: int, token: str, log: Path, process: int) -> None:
+    def __init__(self, port, token, log, process):
         self.port = port
         self.token = token
         self._log = log
         self._process = process
 
-    def ask(
-        self, path: str, body: bytes | None = None, *, kind: str = "", source: str = "127.0.0.1"
-    ) -> tuple[int, str]:
+    def ask(self, path, body=None, *, kind="", source="127.0.0.1"):
         client = HTTPConnection("127.0.0.1", self.port, timeout=60, source_address=(source, 0))
         with contextlib.closing(client):
             client.request("GET" if body is None else "POST", path, body, {"Content-Type": kind} if kind else {})
             answer = client.getresponse()
             return answer.status, answer.read().decode()
 
-    def log_in(self, token: str, *, source: str = "127.0.0.1") -> tuple[int, str]:
+    def log_in(self, token, *, source="127.0.0.1"):
         body = json.dumps({"token": token}).encode()
         return self.ask("/login", body, kind="application/json", source=source)
 
-    def connect(self, sent: bytes = b"") -> socket.socket:
+    def connect(self, sent=b""):
         client = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         client.sendall(sent)
         return client
 
-    def sockets(self) -> int:
+    def sockets(self):
         """How many sockets the process has."""
         return sum("socket:" in str(path.resolve()) for path in Path(f"/proc/{self._process}/fd").iterdir())
 
-    def log(self) -> str:
+    def log(self):
         return re.sub(r"(?m)^\d\d:\d\d:\d\d ", "", self._log.read_text())
 
 
 @contextlib.contextmanager
-def running(folder: Path, program: str = MMKD_RUN[2]) -> Iterator[Page]:
+def running(folder, program=MMKD_RUN[2]):
     options = ["--source", "stdin", "--name", "press 1", "--backend", "ort", "--monitor", "127.0.0.1:0"]
     log = folder / "log"
     with log.open("w") as stderr:
@@ -91,12 +86,12 @@ def running(folder: Path, program: str = MMKD_RUN[2]) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(tmp_path_factory):
     with running(tmp_path_factory.mktemp("page")) as found:
         yield found
 
 
-def is_closed(client: socket.socket, *, within_s: float) -> bool:
+def is_closed(client, *, within_s):
     """Whether the server closes a connection, of which nothing is read."""
     poll = select.poll()
     poll.register(client, select.POLLRDHUP)
@@ -113,7 +108,7 @@ NONSENSE = {
 }
 
 
-def test_what_a_client_does_wrong_is_an_answer_of_4xx_and_one_log_line_a_cause(page: Page) -> None:
+def test_what_a_client_does_wrong_is_an_answer_of_4xx_and_one_log_line_a_cause(page):
     for _ in range(5):
         found = {name: page.ask(path, body, kind=kind)[0] for name, (path, body, kind, _) in NONSENSE.items()}
         assert found == {name: code for name, (*_, code) in NONSENSE.items()}
@@ -135,7 +130,7 @@ def test_what_a_client_does_wrong_is_an_answer_of_4xx_and_one_log_line_a_cause(p
     assert "INFO page: /login answers 415: expected application/json (from 127.0.0.1)" in lines
 
 
-def test_health_is_answered_while_hundreds_of_connections_are_silent_or_half_sent(page: Page) -> None:
+def test_health_is_answered_while_hundreds_of_connections_are_silent_or_half_sent(page):
     with contextlib.ExitStack() as held:
         clients = []
         for number in range(600):
@@ -147,7 +142,7 @@ def test_health_is_answered_while_hundreds_of_connections_are_silent_or_half_sen
     assert "Traceback" not in page.log()
 
 
-def test_a_connection_is_closed_that_sends_no_whole_request_or_does_not_read(tmp_path: Path) -> None:
+def test_a_connection_is_closed_that_sends_no_whole_request_or_does_not_read(tmp_path):
     with running(tmp_path, WAITS_SHORTLY) as page, contextlib.ExitStack() as held:
         reading = held.enter_context(page.connect(EVENTS))
         assert reading.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
@@ -167,7 +162,7 @@ def test_a_connection_is_closed_that_sends_no_whole_request_or_does_not_read(tmp
         assert "Traceback" not in page.log()
 
 
-def test_as_many_pages_are_open_as_may_be_and_each_that_closes_makes_room(page: Page) -> None:
+def test_as_many_pages_are_open_as_may_be_and_each_that_closes_makes_room(page):
     with contextlib.ExitStack() as held:
         clients = [held.enter_context(page.connect()) for _ in range(40)]
         threads = [threading.Thread(target=client.sendall, args=(EVENTS,)) for client in clients]
@@ -182,7 +177,7 @@ def test_as_many_pages_are_open_as_may_be_and_each_that_closes_makes_room(page: 
     client.close()
 
 
-def test_the_right_token_gets_in_while_somebody_guesses_and_each_address_is_limited_for_itself(page: Page) -> None:
+def test_the_right_token_gets_in_while_somebody_guesses_and_each_address_is_limited_for_itself(page):
     wrong = 401, '{"error":"this is not the token"}'
     limited = 429, '{"error":"too many wrong tokens; wait a few seconds"}'
     answers = Counter(page.log_in("x" * 20, source="127.0.0.2") for _ in range(60))
@@ -194,7 +189,7 @@ def test_the_right_token_gets_in_while_somebody_guesses_and_each_address_is_limi
         assert page.log_in(page.token, source=source) == (200, '{"ok":true}')
 
 
-def test_of_more_addresses_than_are_remembered_the_earliest_is_forgotten() -> None:
+def test_of_more_addresses_than_are_remembered_the_earliest_is_forgotten():
     guesses = Guesses()
     assert [guesses.take("10.0.0.1") for _ in range(6)] == [True] * 5 + [False]
     for number in range(1023):

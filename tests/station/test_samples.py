@@ -1,15 +1,12 @@
 """From bytes to samples with times: columns, payloads, lines, clocks, the queue."""
 
-from __future__ import annotations
-
 import threading
 import time
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from mmkd_edge import ModalitySpec, UsageError
+from mmkd_edge import UsageError
 from mmkd_station.clock import SampleClock
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import Backoff, Columns, SourceRequest, map_columns
@@ -20,14 +17,14 @@ NAN = float("nan")
 HUGE = "9" * 400  # beyond float64
 
 
-def wanted(*names: str, factors: tuple[float, ...] = (), rate_hz: float = 10.0) -> SourceRequest:
+def wanted(*names, factors=(), rate_hz=10.0):
     count = len(names)
     return SourceRequest(
         columns=Columns(names=names, factors=factors or (1.0,) * count, offsets=(0.0,) * count), rate_hz=rate_hz
     )
 
 
-def delivery(count: int, *, arrived_s: float, times: list[float] | None = None) -> Delivery:
+def delivery(count, *, arrived_s, times=None):
     return Delivery(
         rows=np.zeros((count, 1), dtype=np.float32),
         times=None if times is None else np.array(times),
@@ -35,11 +32,11 @@ def delivery(count: int, *, arrived_s: float, times: list[float] | None = None) 
     )
 
 
-def sample_times(clock: SampleClock, given: Delivery) -> NDArray[np.float64]:
+def sample_times(clock, given):
     return clock.sample_times(given)
 
 
-def test_a_channel_is_a_column_times_a_factor_plus_an_offset(acc: ModalitySpec) -> None:
+def test_a_channel_is_a_column_times_a_factor_plus_an_offset(acc):
     columns = map_columns(acc, {"x": "accel.x*9.81+0.5", "y": "40001*-0.001", "z": '"a*2"-1'})
     assert columns.names == ("accel.x", "40001", "a*2")
     assert columns.factors == (9.81, -0.001, 1.0)
@@ -64,7 +61,7 @@ def test_a_channel_is_a_column_times_a_factor_plus_an_offset(acc: ModalitySpec) 
         ('{"time": "1970-01-01T00:01:00Z", "a": 1, "b": 1e300}', [60.0], [[1, np.inf]]),
     ],
 )
-def test_samples_of_every_form_are_read(text: str, times: list[float] | None, rows: list[list[float]]) -> None:
+def test_samples_of_every_form_are_read(text, times, rows):
     found_times, found = rows_from_json(text.encode(), wanted("a", "b"))
     np.testing.assert_allclose(found, rows)
     assert found.dtype == np.float32
@@ -93,11 +90,11 @@ def test_samples_of_every_form_are_read(text: str, times: list[float] | None, ro
         (f'{{"time": [-{HUGE}], "a": [1], "b": [2]}}', "expected a time, got a whole number beyond any"),
     ],
 )
-def test_what_is_no_sample_says_why(text: str, expected: str) -> None:
+def test_what_is_no_sample_says_why(text, expected):
     assert said(ValueError, lambda: rows_from_json(text.encode(), wanted("a", "b"))).startswith(expected)
 
 
-def test_times_come_in_units_and_as_texts() -> None:
+def test_times_come_in_units_and_as_texts():
     assert read_seconds(1500, unit="ms") == 1.5
     assert read_seconds("1970-01-01 01:00:00+01:00", unit="s") == 0.0
     for wrong in (True, None, "inf"):
@@ -105,7 +102,7 @@ def test_times_come_in_units_and_as_texts() -> None:
             read_seconds(wrong, unit="s")
 
 
-def test_lines_with_a_header_a_decimal_comma_and_gaps_are_read() -> None:
+def test_lines_with_a_header_a_decimal_comma_and_gaps_are_read():
     reader, intake = LineReader("log.csv", wanted("b", "a")), Intake(most=1, may_drop=False)
     text = "\ufefftime;a;b;note\n1,5;1,25;2;x\n\n2,5;;NaN;y\n3;1\n4;much;2;z\n"
     found = reader.read(text.splitlines(), intake, arrived_s=7.0)
@@ -115,14 +112,14 @@ def test_lines_with_a_header_a_decimal_comma_and_gaps_are_read() -> None:
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
-def test_decimal_commas_beside_another_separator_are_of_numbers(separator: str) -> None:
+def test_decimal_commas_beside_another_separator_are_of_numbers(separator):
     intake = Intake(most=1, may_drop=False)
     lines = [separator.join(values) for values in (("0,1", "1,25", "2,5"), ("0,2", "3", "4,5"))]
     found = LineReader("log.csv", wanted("a", "b")).read(lines, intake, arrived_s=0.0)
     assert (found.times.tolist(), found.rows.tolist()) == ([0.1, 0.2], [[1.25, 2.5], [3.0, 4.5]])
 
 
-def test_lines_without_a_header_are_the_channels_with_a_time_or_without() -> None:
+def test_lines_without_a_header_are_the_channels_with_a_time_or_without():
     intake = Intake(most=1, may_drop=False)
     timed = LineReader("log.csv", wanted("a", "b")).read(["1,2,3", "2,3,4"], intake, arrived_s=0.0)
     plain = LineReader("log.csv", wanted("a", "b")).read(["1\t2"], intake, arrived_s=0.0)
@@ -132,7 +129,7 @@ def test_lines_without_a_header_are_the_channels_with_a_time_or_without() -> Non
         LineReader("log.csv", wanted("a", "b")).read(["1"], intake, arrived_s=0.0)
 
 
-def test_a_full_queue_drops_the_oldest_and_counts_it() -> None:
+def test_a_full_queue_drops_the_oldest_and_counts_it():
     intake = Intake(most=2, may_drop=True)
     for count in (3, 4, 5):
         intake.put(delivery(count, arrived_s=0.0))
@@ -142,7 +139,7 @@ def test_a_full_queue_drops_the_oldest_and_counts_it() -> None:
     assert len(first.rows) == 4
 
 
-def test_a_full_queue_that_blocks_waits_until_there_is_room() -> None:
+def test_a_full_queue_that_blocks_waits_until_there_is_room():
     intake = Intake(most=1, may_drop=False)
     intake.put(delivery(1, arrived_s=0.0))
     waiting = threading.Thread(target=intake.put, args=(delivery(2, arrived_s=0.0),), daemon=True)
@@ -160,7 +157,7 @@ def test_a_full_queue_that_blocks_waits_until_there_is_room() -> None:
     assert (intake.facts().dropped, intake.is_over) == (7, True)
 
 
-def test_samples_without_times_are_counted_and_arrival_corrects_the_count() -> None:
+def test_samples_without_times_are_counted_and_arrival_corrects_the_count():
     clock = SampleClock(rate_hz=10.0, time_from="arrival", live=True)
     first = sample_times(clock, delivery(5, arrived_s=100.4))
     second = sample_times(clock, delivery(5, arrived_s=100.93))  # 30 ms late: jitter
@@ -171,7 +168,7 @@ def test_samples_without_times_are_counted_and_arrival_corrects_the_count() -> N
     assert first[0] == pytest.approx(utc_s + 100.0, abs=1)
 
 
-def test_a_clock_of_the_machine_that_is_set_does_not_move_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_of_the_machine_that_is_set_does_not_move_samples(monkeypatch):
     clock = SampleClock(rate_hz=10.0, time_from="arrival", live=True)
     first = sample_times(clock, delivery(1, arrived_s=100.0))
     monkeypatch.setattr(time, "time", lambda: 0.0)  # an hour back, or to 1970
@@ -181,7 +178,7 @@ def test_a_clock_of_the_machine_that_is_set_does_not_move_samples(monkeypatch: p
     assert now_s > 1e9
 
 
-def test_a_recording_is_counted_from_zero_and_is_never_silent() -> None:
+def test_a_recording_is_counted_from_zero_and_is_never_silent():
     clock = SampleClock(rate_hz=10.0, time_from="source", live=False)
     assert sample_times(clock, delivery(2, arrived_s=5.0)).tolist() == [0.0, 0.1]
     assert sample_times(clock, delivery(2, arrived_s=50.0)).tolist() == pytest.approx([0.2, 0.3])
@@ -189,14 +186,12 @@ def test_a_recording_is_counted_from_zero_and_is_never_silent() -> None:
     assert clock.now_s() is None
 
 
-def test_a_clock_of_the_source_that_is_not_utc_tells_this_moment_by_its_newest_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_clock_of_the_source_that_is_not_utc_tells_this_moment_by_its_newest_time(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1.7e9)
     monkeypatch.setattr(time, "monotonic", lambda: 20.0)
     clock = SampleClock(rate_hz=10.0, time_from="source", live=True)
 
-    def now_after(times: list[float], arrived_s: float) -> float | None:
+    def now_after(times, arrived_s):
         clock.sample_times(delivery(len(times), arrived_s=arrived_s, times=times))
         return clock.now_s()
 
@@ -208,7 +203,7 @@ def test_a_clock_of_the_source_that_is_not_utc_tells_this_moment_by_its_newest_t
     assert now_after([501.0], 19.5) == 501.5
 
 
-def test_a_clock_of_the_source_that_was_set_is_believed_when_it_has_kept_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_of_the_source_that_was_set_is_believed_when_it_has_kept_pace(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1.7e9)
     monkeypatch.setattr(time, "monotonic", lambda: 100.0)
     clock = SampleClock(rate_hz=10.0, time_from="source", live=True, back_s=2.0, stale_s=3.0)
@@ -220,7 +215,7 @@ def test_a_clock_of_the_source_that_was_set_is_believed_when_it_has_kept_pace(mo
     assert clock.now_s() == 1.7e9
 
 
-def test_silence_is_filled_up_to_what_may_still_be_under_way() -> None:
+def test_silence_is_filled_up_to_what_may_still_be_under_way():
     clock = SampleClock(rate_hz=10.0, time_from="source", live=True, silence_s=0.5)
     clock.sample_times(delivery(1, arrived_s=10.0, times=[500.0]))
     assert len(clock.missing_times(10.4)) == 0
@@ -229,7 +224,7 @@ def test_silence_is_filled_up_to_what_may_still_be_under_way() -> None:
     np.testing.assert_allclose(clock.missing_times(11.05), [500.4, 500.5])
 
 
-def test_a_source_that_comes_in_batches_is_not_silent_between_them() -> None:
+def test_a_source_that_comes_in_batches_is_not_silent_between_them():
     clock = SampleClock(rate_hz=10.0, time_from="source", live=True)
     for number in range(3):
         clock.sample_times(delivery(1, arrived_s=4.0 * number, times=[4.0 * number]))
@@ -237,7 +232,7 @@ def test_a_source_that_comes_in_batches_is_not_silent_between_them() -> None:
     assert len(clock.missing_times(8.0 + 12.25)) == 2
 
 
-def test_waits_double_from_one_second_to_thirty_with_jitter() -> None:
+def test_waits_double_from_one_second_to_thirty_with_jitter():
     backoff = Backoff()
     waits = [backoff.next_s() for _ in range(8)]
     for wait_s, middle_s in zip(waits, [1, 2, 4, 8, 16, 30, 30, 30], strict=True):

@@ -1,14 +1,10 @@
 """Bundles that take over while stations run: when that is tried, and what is said of it."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from mmkd_station.service import Service
 from tests.station.rig import until
@@ -17,12 +13,12 @@ from tests.station.rig import until
 class Swapping:
     """A predictor whose swaps last until they are let go, and end as they are told to."""
 
-    def __init__(self, *ends: Exception | None) -> None:
+    def __init__(self, *ends):
         self.began: list[Path] = []
         self.let_go = threading.Semaphore(0)
         self._ends = iter(ends)
 
-    def swap(self, path: Path) -> Any:
+    def swap(self, path):
         self.began.append(path)
         self.let_go.acquire(timeout=20)
         if (error := next(self._ends)) is not None:
@@ -30,7 +26,7 @@ class Swapping:
         return SimpleNamespace(model_id="acc", bundle_sha256="0" * 64)
 
 
-def idle(predictor: object) -> Any:
+def idle(predictor):
     """A station that does nothing, and keeps what it is told to say."""
     said: list[tuple[str, str]] = []
     nothing = lambda **_: None  # noqa: E731
@@ -49,7 +45,7 @@ def idle(predictor: object) -> Any:
 
 
 @contextlib.contextmanager
-def running(predictor: Any, station: Any, path: Path) -> Iterator[threading.Event]:
+def running(predictor, station, path):
     """Runs a service of one station; gives what has its bundle opened again."""
     stop, reload = threading.Event(), threading.Event()
     service = Service(stations=[station], outlets=[], predictors=[(path, predictor)])
@@ -62,12 +58,12 @@ def running(predictor: Any, station: Any, path: Path) -> Iterator[threading.Even
         thread.join(20)
 
 
-def run(service: Service, stop: threading.Event, reload: threading.Event) -> None:
+def run(service, stop, reload):
     with contextlib.suppress(TypeError):  # the facts at the end take a real station
         service.run(stop=stop, reload=reload)
 
 
-def test_a_reload_during_a_swap_waits_for_its_end(tmp_path: Path) -> None:
+def test_a_reload_during_a_swap_waits_for_its_end(tmp_path):
     predictor = Swapping(None, None)
     station = idle(predictor)
     with running(predictor, station, tmp_path / "a.edge") as reload:
@@ -81,7 +77,7 @@ def test_a_reload_during_a_swap_waits_for_its_end(tmp_path: Path) -> None:
     assert station.said == [("swapped", "acc, 000000000000")] * 2
 
 
-def test_whatever_a_swap_raises_is_said_and_the_next_one_is_tried(tmp_path: Path) -> None:
+def test_whatever_a_swap_raises_is_said_and_the_next_one_is_tried(tmp_path):
     predictor = Swapping(ValueError("filedescriptor out of range in select()"), None)
     station = idle(predictor)
     predictor.let_go.release(2)

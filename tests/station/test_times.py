@@ -1,9 +1,5 @@
 """Times of samples that cannot be trusted: what is refused, what is believed, and what results say of it."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -12,15 +8,7 @@ from mmkd_station.clock import TimeWatch
 UTC = 1_700_000_000.0
 
 
-def verdicts(
-    time_at: Callable[[float], float],
-    *,
-    every_s: float = 0.1,
-    seconds: float = 30.0,
-    delay_at: Callable[[float], float] = lambda _: 0.0,
-    waited: bool = False,
-    watch: TimeWatch | None = None,
-) -> list[str]:
+def verdicts(time_at, *, every_s=0.1, seconds=30.0, delay_at=lambda _: 0.0, waited=False, watch=None):
     """Why each delivery is refused; `time_at` has its time, `delay_at` how much later it arrives, by the real time."""
     watch = watch or TimeWatch(limit_s=5.0, back_s=2.0)
     reasons = []
@@ -44,14 +32,14 @@ def verdicts(
     ],
     ids=["still", "backwards", "back 1 s every second", "back 3 s every 3 s"],
 )
-def test_times_that_do_not_advance_are_refused(begins_s: float, time_at: Callable[[float], float], last: str) -> None:
+def test_times_that_do_not_advance_are_refused(begins_s, time_at, last):
     reasons = verdicts(lambda real_s: begins_s + time_at(real_s))
     assert all(reasons[45:])  # three seconds of samples, one of patience
     assert reasons[-1] == last
 
 
 @pytest.mark.parametrize("begins_s", [0.0, UTC, UTC - 1e6])
-def test_times_that_run_faster_than_their_arrival_are_refused(begins_s: float) -> None:
+def test_times_that_run_faster_than_their_arrival_are_refused(begins_s):
     reasons = verdicts(lambda real_s: begins_s + 10 * real_s)
     assert not any(reasons[:5])
     assert all(reasons[8:])
@@ -59,19 +47,19 @@ def test_times_that_run_faster_than_their_arrival_are_refused(begins_s: float) -
     assert reasons[-1].endswith(" s ahead of their arrival")
 
 
-def test_times_in_utc_that_are_of_the_future_are_refused_for_good_and_at_once() -> None:
+def test_times_in_utc_that_are_of_the_future_are_refused_for_good_and_at_once():
     reasons = verdicts(lambda real_s: UTC + 3600 + real_s)
     assert set(reasons) == {"the times of samples are 3,600.0 s ahead of their arrival"}
 
 
 @pytest.mark.parametrize("step_s", [-1e5, -3600.0, 1e6])
-def test_a_clock_that_was_set_is_believed_after_it_has_kept_pace(step_s: float) -> None:
+def test_a_clock_that_was_set_is_believed_after_it_has_kept_pace(step_s):
     reasons = verdicts(lambda real_s: UTC - 10 + real_s + (step_s if real_s >= 10 else 0.0), seconds=20)
     assert (any(reasons[:100]), all(reasons[100:150]), any(reasons[150:])) == (False, True, False)
 
 
 @pytest.mark.parametrize("begins_s", [0.0, UTC, UTC - 1e6])
-def test_delays_jitter_and_clocks_that_drift_are_not_held_against_a_source(begins_s: float) -> None:
+def test_delays_jitter_and_clocks_that_drift_are_not_held_against_a_source(begins_s):
     random = np.random.default_rng(0)
     jitter = verdicts(lambda real_s: begins_s + real_s, delay_at=lambda _: float(random.uniform(0, 0.8)))
     stalled = verdicts(lambda real_s: begins_s + real_s, delay_at=lambda real_s: max(0.0, 20 - real_s) * (real_s >= 10))
@@ -80,13 +68,13 @@ def test_delays_jitter_and_clocks_that_drift_are_not_held_against_a_source(begin
     assert not any(verdicts(lambda real_s: 1000 + 0.99 * real_s, every_s=10.0, seconds=100_000))
 
 
-def test_a_backlog_in_utc_may_catch_up() -> None:
+def test_a_backlog_in_utc_may_catch_up():
     # As what a broker kept for an hour: it comes within a second.
     reasons = verdicts(lambda real_s: UTC - 3600 + min(3600 * real_s, 3600 + real_s), seconds=3, every_s=0.01)
     assert not any(reasons)
 
 
-def test_lines_of_a_file_that_waited_for_their_reader_may_be_of_any_time() -> None:
+def test_lines_of_a_file_that_waited_for_their_reader_may_be_of_any_time():
     replayed = verdicts(lambda real_s: 1000 * real_s, waited=True)
     again = verdicts(lambda real_s: 10 * (real_s % 3.0), waited=True)
     assert not any([*replayed, *again])

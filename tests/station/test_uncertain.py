@@ -1,18 +1,12 @@
 """Windows that were uncertain, on the disk and back in a dataset."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import ModalitySpec, Prediction, TaskSpec, UsageError
+from mmkd_edge import ModalitySpec, TaskSpec, UsageError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.testing import fake_predictor
-from mmkd_models.data import Dataset
 from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_station.uncertain import UncertainRing
 from tests.edge.said import said
@@ -22,30 +16,28 @@ TASK = TaskSpec(labels=("ok", "worn"))
 PER_WINDOW = ("x_acc", "time", "column_answer", "column_probability", "column_reason")
 
 
-def ring(
-    folder: Path, *, most_bytes: int = 10**7, station: str = "press1", modality: ModalitySpec = ACC, **more: Any
-) -> UncertainRing:
+def ring(folder, *, most_bytes=10**7, station="press1", modality=ACC, **more):
     return UncertainRing(
         folder, most_bytes=most_bytes, below=0.6, station=station, modality=modality, task=TASK, **more
     )
 
 
-def prediction(probability: float, **changes: object) -> Prediction:
+def prediction(probability, **changes):
     predictor = fake_predictor([1 - probability, probability], modality=ACC, labels=TASK)
     return msgspec.structs.replace(predictor.predict(np.ones((20, 2))), **changes)
 
 
-def window(number: int) -> np.ndarray:
+def window(number):
     return np.full((20, 2), number, dtype=np.float32)
 
 
-def only_file(folder: Path) -> dict[str, np.ndarray]:
+def only_file(folder):
     (file,) = folder.iterdir()
     with np.load(file) as arrays:
         return dict(arrays)
 
 
-def test_only_what_is_uncertain_is_kept_and_neighbours_are_not_kept_twice(tmp_path: Path) -> None:
+def test_only_what_is_uncertain_is_kept_and_neighbours_are_not_kept_twice(tmp_path):
     kept = ring(tmp_path)
     kept.see(window(1), prediction(0.9), time_s=100.0)
     kept.see(window(2), prediction(0.55), time_s=102.0)
@@ -64,7 +56,7 @@ def test_only_what_is_uncertain_is_kept_and_neighbours_are_not_kept_twice(tmp_pa
         assert arrays["column_answer"].tolist() == ["worn", "worn"]
 
 
-def test_windows_that_training_never_saw_are_kept_however_sure_the_answer(tmp_path: Path) -> None:
+def test_windows_that_training_never_saw_are_kept_however_sure_the_answer(tmp_path):
     kept = ring(tmp_path)
     kept.see(window(1), prediction(0.99, status="unknown"), time_s=100.0)
     kept.see(window(2), prediction(0.99, status="unknown", index=-1), time_s=110.0)  # there is no answer to correct
@@ -72,7 +64,7 @@ def test_windows_that_training_never_saw_are_kept_however_sure_the_answer(tmp_pa
     assert only_file(tmp_path)["column_reason"].tolist() == ["unknown"]
 
 
-def test_windows_of_an_episode_that_was_called_false_are_kept_and_no_others(tmp_path: Path) -> None:
+def test_windows_of_an_episode_that_was_called_false_are_kept_and_no_others(tmp_path):
     kept = ring(tmp_path, alarms=["worn"])
     for number, probability in enumerate([0.9, 0.9, 0.1, 0.55, 0.9, 0.9]):  # at 100, 102, ... 110 s
         kept.see(window(number), prediction(probability), time_s=100.0 + 2 * number)
@@ -87,7 +79,7 @@ def test_windows_of_an_episode_that_was_called_false_are_kept_and_no_others(tmp_
         assert arrays["column_answer"].tolist() == ["worn"] * 3
 
 
-def labelled_and_imported(folder: Path, name: str) -> tuple[Dataset, dict[str, np.ndarray]]:
+def labelled_and_imported(folder, name):
     """What a ring kept of four windows, with a label and a split each, as a dataset; and the arrays of its file."""
     kept = only_file(folder / "uncertain")
     labels = {"y": np.array([0, 1, 0, 1]), "split": np.array([0, 0, 1, 2]), "group": np.array(["a", "a", "b", "c"])}
@@ -96,7 +88,7 @@ def labelled_and_imported(folder: Path, name: str) -> tuple[Dataset, dict[str, n
     return dataset, kept
 
 
-def test_what_was_kept_is_labelled_and_imported(tmp_path: Path) -> None:
+def test_what_was_kept_is_labelled_and_imported(tmp_path):
     kept = ring(tmp_path / "uncertain")
     for number in range(4):
         samples = np.random.default_rng(number).normal(size=(20, 2)).astype(np.float32)
@@ -108,7 +100,7 @@ def test_what_was_kept_is_labelled_and_imported(tmp_path: Path) -> None:
     assert sorted(dataset.everything().metadata) == ["answer", "probability", "reason"]
 
 
-def test_frames_come_back_as_video_and_missing_ones_stay_missing(tmp_path: Path) -> None:
+def test_frames_come_back_as_video_and_missing_ones_stay_missing(tmp_path):
     camera = ModalitySpec(name="cam", channels=("gray",), rate_hz=10.0, samples=5, kind="video", height=4, width=6)
     kept = ring(tmp_path / "uncertain", most_bytes=10**6, modality=camera)
     for number in range(4):
@@ -124,7 +116,7 @@ def test_frames_come_back_as_video_and_missing_ones_stay_missing(tmp_path: Path)
     assert [int(frame_bytes(one)[-1, 0, 0, 0]) for one in windows] == [1, 2, 3, 4]
 
 
-def test_sound_comes_back_as_sound(tmp_path: Path) -> None:
+def test_sound_comes_back_as_sound(tmp_path):
     mic = ModalitySpec(name="mic", channels=("0",), rate_hz=8000.0, samples=1600, kind="audio")
     kept = ring(tmp_path / "uncertain", most_bytes=10**6, modality=mic)
     for number in range(4):
@@ -135,7 +127,7 @@ def test_sound_comes_back_as_sound(tmp_path: Path) -> None:
     assert arrays["x_mic"][:, 0, 0].tolist() == [pytest.approx(0.1 * number) for number in range(4)]
 
 
-def test_several_sensors_have_files_of_their_own_and_share_the_bytes(tmp_path: Path) -> None:
+def test_several_sensors_have_files_of_their_own_and_share_the_bytes(tmp_path):
     gyro = msgspec.structs.replace(ACC, name="gyro")
     rings = [ring(tmp_path, most_bytes=12_000, modality=one, sensors=2) for one in (ACC, gyro)]
     for number in range(200):
@@ -149,7 +141,7 @@ def test_several_sensors_have_files_of_their_own_and_share_the_bytes(tmp_path: P
     assert (rings[0].facts().removed > 0, sum(one.facts().kept for one in rings)) == (True, 400)
 
 
-def test_a_ring_that_a_few_windows_would_fill_is_refused(tmp_path: Path) -> None:
+def test_a_ring_that_a_few_windows_would_fill_is_refused(tmp_path):
     camera = ModalitySpec(
         name="cam", channels=("r", "g", "b"), rate_hz=10.0, samples=50, kind="video", height=64, width=64
     )
@@ -158,7 +150,7 @@ def test_a_ring_that_a_few_windows_would_fill_is_refused(tmp_path: Path) -> None
     )
 
 
-def test_the_ring_keeps_within_its_bytes_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_the_ring_keeps_within_its_bytes_and_goes_on_where_it_was(tmp_path):
     size_bytes = 0
     for number in range(5):
         kept = ring(tmp_path, most_bytes=2 * size_bytes + 100 if size_bytes else 10**6)
@@ -169,7 +161,7 @@ def test_the_ring_keeps_within_its_bytes_and_goes_on_where_it_was(tmp_path: Path
     assert kept.facts().removed == 1
 
 
-def test_stations_whose_names_differ_in_a_sign_alone_have_files_of_their_own(tmp_path: Path) -> None:
+def test_stations_whose_names_differ_in_a_sign_alone_have_files_of_their_own(tmp_path):
     for _ in range(2):
         rings = [ring(tmp_path, station=station) for station in ("press 1", "press-1", "press_1", "press")]
         for kept in rings:

@@ -1,11 +1,7 @@
-from __future__ import annotations
-
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -15,21 +11,20 @@ from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.run import measure_bundle
 from mmkd_report.schema.bench import Settings
-from tests.bench.conftest import Command
 from tests.bench.made import make_launch, make_report, write_report
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
 
 
 @pytest.fixture
-def reports(tmp_path: Path) -> tuple[Path, Path]:
+def reports(tmp_path):
     before, after = tmp_path / "before.json", tmp_path / "after.json"
     write_report(before, make_report([make_launch(100.0)] * 5))
     write_report(after, make_report([make_launch(115.0)] * 5))
     return before, after
 
 
-def test_run_prints_a_table_and_the_next_command(bundle: Path, mmkd_bench: Command) -> None:
+def test_run_prints_a_table_and_the_next_command(bundle, mmkd_bench):
     ended = mmkd_bench("run", bundle, "--launches", 1, "--duration-s", 0.2, "--no-energy")
     assert ended.returncode == 0, ended.stderr
     for word in ("p50", "p99.9", "check_window", "interpret", "first call", "not measured: not asked for"):
@@ -41,7 +36,7 @@ def test_run_prints_a_table_and_the_next_command(bundle: Path, mmkd_bench: Comma
     ]
 
 
-def test_json_is_one_document_and_a_page_is_of_it(bundle: Path, tmp_path: Path, mmkd_bench: Command) -> None:
+def test_json_is_one_document_and_a_page_is_of_it(bundle, tmp_path, mmkd_bench):
     kept, page = tmp_path / "kept.json", tmp_path / "run.html"
     options = ("--launches", 1, "--duration-s", 0.2, "--no-energy", "--json", "-o", kept, "--page", page)
     ended = mmkd_bench("run", bundle, *options)
@@ -53,7 +48,7 @@ def test_json_is_one_document_and_a_page_is_of_it(bundle: Path, tmp_path: Path, 
     assert ended.stderr.splitlines()[-1] == f"wrote {kept} and {page}; next: mmkd-bench compare {kept} NEW.json"
 
 
-def test_ctrl_c_prints_what_there_is_and_exits_130(bundle: Path) -> None:
+def test_ctrl_c_prints_what_there_is_and_exits_130(bundle):
     command = [sys.executable, "-c", PROGRAM, "run", str(bundle), "--duration-s", "100", "--launches", "200", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -82,9 +77,7 @@ def test_ctrl_c_prints_what_there_is_and_exits_130(bundle: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_a_bundle_that_fails_verification_is_never_timed(
-    bundle: Path, graph_file: Path, tmp_path: Path, arguments: tuple[str, ...], mmkd_bench: Command
-) -> None:
+def test_a_bundle_that_fails_verification_is_never_timed(bundle, graph_file, tmp_path, arguments, mmkd_bench):
     damaged = bytearray(bundle.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path = tmp_path / "damaged.edge"
@@ -94,7 +87,7 @@ def test_a_bundle_that_fails_verification_is_never_timed(
     assert ended.stderr.splitlines()[-1].startswith(f"mmkd-bench: {path}: the bundle is damaged or changed: ")
 
 
-def test_compare_exits_5_when_slower(reports: tuple[Path, Path], mmkd_bench: Command) -> None:
+def test_compare_exits_5_when_slower(reports, mmkd_bench):
     before, after = reports
     ended = mmkd_bench("compare", before, after)
     assert ended.returncode == 5
@@ -102,7 +95,7 @@ def test_compare_exits_5_when_slower(reports: tuple[Path, Path], mmkd_bench: Com
     assert ended.stderr.startswith("mmkd-bench: the comparison failed: p50 changed by +15.0%")
 
 
-def test_compare_exits_0_when_not(reports: tuple[Path, Path], mmkd_bench: Command) -> None:
+def test_compare_exits_0_when_not(reports, mmkd_bench):
     before, after = reports
     assert mmkd_bench("compare", before, before).returncode == 0
     assert mmkd_bench("compare", after, before).returncode == 0
@@ -110,7 +103,7 @@ def test_compare_exits_0_when_not(reports: tuple[Path, Path], mmkd_bench: Comman
     assert mmkd_bench("compare", before, after, "--fail-if", "p90>+20%").returncode == 0
 
 
-def test_two_models_have_a_ratio(slow_bundle: Path, graph_file: Path, mmkd_bench: Command) -> None:
+def test_two_models_have_a_ratio(slow_bundle, graph_file, mmkd_bench):
     ended = mmkd_bench("compare", graph_file, slow_bundle, "--launches", 1, "--duration-s", 0.2)
     assert ended.returncode == 0, ended.stderr
     assert "over 5 repeats)" in " ".join(ended.stdout.split())
@@ -118,7 +111,7 @@ def test_two_models_have_a_ratio(slow_bundle: Path, graph_file: Path, mmkd_bench
 
 
 @pytest.mark.parametrize("more", [(), ("{bundle}", "--rivals")])
-def test_one_thing_alone_is_not_compared(bundle: Path, mmkd_bench: Command, more: tuple[str, ...]) -> None:
+def test_one_thing_alone_is_not_compared(bundle, mmkd_bench, more):
     ended = mmkd_bench("compare", bundle, *(argument.format(bundle=bundle) for argument in more))
     assert (ended.returncode, ended.stderr) == (
         2,
@@ -126,7 +119,7 @@ def test_one_thing_alone_is_not_compared(bundle: Path, mmkd_bench: Command, more
     )
 
 
-def test_overhead_has_a_gate(bundle: Path, mmkd_bench: Command) -> None:
+def test_overhead_has_a_gate(bundle, mmkd_bench):
     ended = mmkd_bench("overhead", bundle, "--launches", 1, "--duration-s", 0.2, "--limit-us", 1000)
     assert ended.returncode == 0, ended.stderr
     assert "predict adds" in ended.stdout
@@ -139,7 +132,7 @@ def test_overhead_has_a_gate(bundle: Path, mmkd_bench: Command) -> None:
     assert (ended.returncode, "backend 'tensorflow' is unknown" in ended.stderr) == (2, True)
 
 
-def test_a_missing_extra_is_named() -> None:
+def test_a_missing_extra_is_named():
     code = "import sys; sys.modules['rich'] = None; " + PROGRAM
     ended = subprocess.run(
         [sys.executable, "-c", code, "run", "x"], capture_output=True, text=True, timeout=60, check=False
@@ -150,17 +143,17 @@ def test_a_missing_extra_is_named() -> None:
     )
 
 
-def test_rivals_are_listed_with_their_reasons(bundle: Path, mmkd_bench: Command) -> None:
+def test_rivals_are_listed_with_their_reasons(bundle, mmkd_bench):
     ended = mmkd_bench("compare", bundle, "--rivals", "--launches", 1, "--duration-s", 0.1)
     assert ended.returncode == 0, ended.stderr
     assert "mmkd-edge predict" in ended.stdout
     assert "torch eager: it needs the student's checkpoint; add --checkpoint student.ckpt" in ended.stdout
 
 
-def ctrl_c_at(start: str) -> Callable[[str], object]:
+def ctrl_c_at(start):
     """A progress that meets Ctrl-C when a line begins so."""
 
-    def progress(line: str) -> object:
+    def progress(line):
         if line.startswith(start):
             raise KeyboardInterrupt
         return line
@@ -168,7 +161,7 @@ def ctrl_c_at(start: str) -> Callable[[str], object]:
     return progress
 
 
-def test_a_run_keeps_the_launches_that_were_over(bundle: Path) -> None:
+def test_a_run_keeps_the_launches_that_were_over(bundle):
     choice, settings = Choice(bundle=str(bundle), backend="ort"), Settings(launches=4, duration_s=0.4)
     with pytest.raises(Interrupted) as caught:
         measure_bundle(choice, settings, energy=False, progress=ctrl_c_at("launch 2"))
@@ -178,13 +171,13 @@ def test_a_run_keeps_the_launches_that_were_over(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("launch", [1, 2])
-def test_other_measurements_end_without_a_report(bundle: Path, launch: int) -> None:
+def test_other_measurements_end_without_a_report(bundle, launch):
     with pytest.raises(KeyboardInterrupt) as caught:
         measure_pair(bundle, bundle, launches=3, duration_s=0.3, progress=ctrl_c_at(f"launch {launch}"))
     assert not isinstance(caught.value, Interrupted)
 
 
-def test_a_comparison_that_is_interrupted_prints_nothing_and_exits_130(bundle: Path) -> None:
+def test_a_comparison_that_is_interrupted_prints_nothing_and_exits_130(bundle):
     line = ["compare", str(bundle), str(bundle), "--duration-s", "300", "--json"]
     command = [sys.executable, "-c", PROGRAM, *line]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -195,7 +188,7 @@ def test_a_comparison_that_is_interrupted_prints_nothing_and_exits_130(bundle: P
     assert (process.returncode, output, rest) == (130, "", "mmkd-bench: interrupted\n")
 
 
-def test_reports_become_one_page(reports: tuple[Path, Path], tmp_path: Path, mmkd_bench: Command) -> None:
+def test_reports_become_one_page(reports, tmp_path, mmkd_bench):
     page = tmp_path / "page.html"
     assert mmkd_bench("page", *reports, "-o", page).returncode == 0
     text = page.read_text(encoding="utf-8")
@@ -210,14 +203,12 @@ def test_reports_become_one_page(reports: tuple[Path, Path], tmp_path: Path, mmk
         (("--hop", "8"), "hop: expected a stream as well; add --stream"),
     ],
 )
-def test_what_a_run_cannot_do_is_refused_before_anything_is_measured(
-    bundle: Path, mmkd_bench: Command, options: tuple[str, str], message: str
-) -> None:
+def test_what_a_run_cannot_do_is_refused_before_anything_is_measured(bundle, mmkd_bench, options, message):
     ended = mmkd_bench("run", bundle, *options)
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"mmkd-bench: {message}\n")
 
 
-def test_the_hop_of_a_stream_is_a_second_where_nobody_says_it(bundle: Path, mmkd_bench: Command) -> None:
+def test_the_hop_of_a_stream_is_a_second_where_nobody_says_it(bundle, mmkd_bench):
     ended = mmkd_bench("run", bundle, "--stream", "--launches", 1, "--duration-s", 0.1, "--no-energy")
     assert ended.returncode == 0, ended.stderr
     assert "one call is a hop of 20 samples" in ended.stdout  # of a modality of 20 samples per second

@@ -1,7 +1,4 @@
-from __future__ import annotations
-
 import os
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -19,7 +16,7 @@ from mmkd_bench.machine.interference import Counters, interference, read_counter
 from mmkd_report.schema.bench import Interference, MachineFacts
 
 
-def _write(root: Path, files: dict[str, str]) -> Path:
+def _write(root, files):
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +25,7 @@ def _write(root: Path, files: dict[str, str]) -> Path:
 
 
 @pytest.fixture
-def orin(tmp_path: Path) -> Path:
+def orin(tmp_path):
     """A tree with the files of a Jetson Orin that decide its speed."""
     files = {
         "proc/cpuinfo": "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\nBogoMIPS\t: 62.50\n",
@@ -48,7 +45,7 @@ def orin(tmp_path: Path) -> Path:
     return _write(tmp_path, files)
 
 
-def test_facts_come_from_the_tree(orin: Path) -> None:
+def test_facts_come_from_the_tree(orin):
     facts = read_machine(orin)
     assert facts.cpu == "ARMv8 Processor rev 1 (v8l)"
     assert facts.board == "NVIDIA Jetson AGX Orin Developer Kit"
@@ -59,7 +56,7 @@ def test_facts_come_from_the_tree(orin: Path) -> None:
     assert hottest_celsius(orin) == 50.312  # of the zones that answer
 
 
-def test_an_empty_tree_gives_facts_without_guesses(tmp_path: Path) -> None:
+def test_an_empty_tree_gives_facts_without_guesses(tmp_path):
     facts = read_machine(tmp_path)
     assert facts.governors == ()
     unknown = (facts.board, facts.cpu_quota, facts.moving_clocks, highest_mhz(tmp_path), hottest_celsius(tmp_path))
@@ -70,22 +67,22 @@ def test_an_empty_tree_gives_facts_without_guesses(tmp_path: Path) -> None:
     ("files", "quota"),
     [({"sys/fs/cgroup/cpu.max": "max 100000\n"}, None), ({"sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5)],
 )
-def test_the_limit_of_a_control_group_is_read(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
+def test_the_limit_of_a_control_group_is_read(tmp_path, files, quota):
     assert cpu_quota(_write(tmp_path, files)) == quota
 
 
-def test_a_hypervisor_is_recognised(tmp_path: Path) -> None:
+def test_a_hypervisor_is_recognised(tmp_path):
     assert read_machine(_write(tmp_path, {"proc/cpuinfo": "flags\t\t: fpu vme hypervisor\n"})).virtual
 
 
-def test_what_is_no_number_is_none(tmp_path: Path) -> None:
+def test_what_is_no_number_is_none(tmp_path):
     path = tmp_path / "temp"
     path.write_text("<unsupported>\n")
     assert read_number(path) is None
     assert read_number(tmp_path / "absent") is None
 
 
-def test_this_machine_is_read() -> None:
+def test_this_machine_is_read():
     facts = read_machine()
     assert isinstance(facts, MachineFacts)
     assert 1 <= facts.usable_cores <= facts.cores
@@ -95,12 +92,12 @@ def test_this_machine_is_read() -> None:
     assert 5.0 < resident_mb() <= resident_peak_mb() + 1.0
 
 
-def test_memory_comes_from_the_process_table(tmp_path: Path) -> None:
+def test_memory_comes_from_the_process_table(tmp_path):
     _write(tmp_path, {"proc/self/status": "Name:\tpython\nVmHWM:\t  20480 kB\nVmRSS:\t  10240 kB\n"})
     assert (resident_mb(tmp_path), resident_peak_mb(tmp_path)) == (10.0, 20.0)
 
 
-def test_clocks_that_may_move_are_named_with_their_limits(tmp_path: Path) -> None:
+def test_clocks_that_may_move_are_named_with_their_limits(tmp_path):
     limits = {"min_freq": "306000000\n", "max_freq": "918000000\n"}
     files = {f"sys/class/devfreq/17000000.gpu/{name}": text for name, text in limits.items()}
     for core, low, high in (("cpu0", 800_000, 3_000_000), ("cpu1", 2_000_000, 2_000_000)):
@@ -109,7 +106,7 @@ def test_clocks_that_may_move_are_named_with_their_limits(tmp_path: Path) -> Non
     assert read_machine(_write(tmp_path, files)).moving_clocks == ("cpu0 800 to 3000 MHz", "GPU 306 to 918 MHz")
 
 
-def test_gpus_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_named(tmp_path, monkeypatch):
     program = (
         _write(tmp_path, {"nvidia-smi": "#!/bin/sh\necho 'NVIDIA Thor'\necho 'NVIDIA RTX A2000'\n"}) / "nvidia-smi"
     )
@@ -141,7 +138,7 @@ NOTHING = Interference(
 )
 
 
-def test_shares_are_of_one_core_over_the_time_between() -> None:
+def test_shares_are_of_one_core_over_the_time_between():
     after = Counters(
         time_s=110.0,
         busy_s=65.0,
@@ -161,13 +158,13 @@ def test_shares_are_of_one_core_over_the_time_between() -> None:
     assert (found.celsius_before, found.celsius_after) == (50.0, 71.0)
 
 
-def test_counters_that_a_machine_hides_stay_none(tmp_path: Path) -> None:
+def test_counters_that_a_machine_hides_stay_none(tmp_path):
     hidden = read_counters(tmp_path)
     found = interference(hidden, hidden)
     assert msgspec.structs.asdict(found) == dict.fromkeys(msgspec.structs.asdict(found))
 
 
-def test_counters_are_read_from_the_kernels_files(tmp_path: Path) -> None:
+def test_counters_are_read_from_the_kernels_files(tmp_path):
     files = {
         "proc/stat": "cpu  100 20 30 4000 5 6 7 80 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n",
         "sys/fs/cgroup/cpu.stat": "usage_usec 900\nnr_throttled 4\nthrottled_usec 2500000\n",
@@ -192,11 +189,11 @@ def test_counters_are_read_from_the_kernels_files(tmp_path: Path) -> None:
         ({"frequency_drop": 0.12}, "the core frequency fell by 12%"),
     ],
 )
-def test_each_counter_has_its_sentence(tmp_path: Path, change: dict[str, float], sentence: str | None) -> None:
+def test_each_counter_has_its_sentence(tmp_path, change, sentence):
     told = suspicions(msgspec.structs.replace(NOTHING, **change), read_machine(tmp_path))
     assert told == (() if sentence is None else (sentence,))
 
 
-def test_a_moving_governor_is_named(tmp_path: Path) -> None:
+def test_a_moving_governor_is_named(tmp_path):
     _write(tmp_path, {"sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n"})
     assert suspicions(NOTHING, read_machine(tmp_path)) == ("governor 'powersave' lets the core frequency move",)

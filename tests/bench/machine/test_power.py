@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path
@@ -12,7 +10,6 @@ from mmkd_bench.machine.power import (
     MeasuredEnergy,
     PowerLog,
     PowerSensor,
-    Span,
     compute_energy,
     counter_rise,
     power_sensor,
@@ -27,14 +24,14 @@ from tests.station.rig import until
 RECORDED = Path(__file__).parents[1] / "recorded"
 
 
-def _write(root: Path, folder: str, files: dict[str, str]) -> Path:
+def _write(root, folder, files):
     (root / folder).mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (root / folder / name).write_text(text)
     return root
 
 
-def _on_path(root: Path, monkeypatch: pytest.MonkeyPatch, name: str, lines: list[str]) -> None:
+def _on_path(root, monkeypatch, name, lines):
     """A program of that name, a shell script, before all others."""
     path = root / "bin" / name
     path.parent.mkdir(exist_ok=True)
@@ -44,7 +41,7 @@ def _on_path(root: Path, monkeypatch: pytest.MonkeyPatch, name: str, lines: list
 
 
 @pytest.fixture
-def orin_nano(tmp_path: Path) -> Path:
+def orin_nano(tmp_path):
     """The INA3221 of an Orin Nano as kernel 5.15 shows it, beside a chip that is no power monitor."""
     files = {"name": "ina3221\n", "in7_label": "sum of shunt voltages\n", "in7_input": "120\n"}
     for channel, (label, millivolts, milliamperes) in enumerate(
@@ -69,7 +66,7 @@ def orin_nano(tmp_path: Path) -> Path:
         ({"VDD_GPU": 1962.0, "VDD_CPU_SOC_MSS": 5887.0, "VIN_SYS_5V0": 5635.0, "VIN": 19780.0}, 1, 19780.0),
     ],
 )
-def test_the_whole_boards_power_counts_no_rail_twice(rails_mw: dict[str, float], names: int, total_mw: float) -> None:
+def test_the_whole_boards_power_counts_no_rail_twice(rails_mw, names, total_mw):
     total = total_power_mw(rails_mw)
     assert total is not None
     assert (len(total[0]), total[1]) == (names, total_mw)
@@ -83,19 +80,19 @@ def test_the_whole_boards_power_counts_no_rail_twice(rails_mw: dict[str, float],
         ("nvpmodel_jp6_agx_orin", "MAXN"),
     ],
 )
-def test_the_power_mode_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, mode: str) -> None:
+def test_the_power_mode_is_read(tmp_path, monkeypatch, name, mode):
     _on_path(tmp_path, monkeypatch, "nvpmodel", [f'test "$1" = -q && cat {RECORDED / name}.txt'])
     assert read_power_mode() == mode
 
 
-def test_no_power_mode_in_other_text_and_without_nvpmodel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_power_mode_in_other_text_and_without_nvpmodel(tmp_path, monkeypatch):
     _on_path(tmp_path, monkeypatch, "nvpmodel", ["echo 'NVPM ERROR: optMask is 1, no request for power mode'"])
     assert read_power_mode() is None
     monkeypatch.setenv("PATH", str(tmp_path))
     assert read_power_mode() is None
 
 
-def test_rails_are_volts_times_amperes(orin_nano: Path) -> None:
+def test_rails_are_volts_times_amperes(orin_nano):
     rails = read_rails(orin_nano)
     assert rails == pytest.approx({"VDD_IN": 6029.632, "VDD_CPU_GPU_CV": 1913.056, "VDD_SOC": 1555.0})
     sensor = rail_sensor(orin_nano)
@@ -103,24 +100,24 @@ def test_rails_are_volts_times_amperes(orin_nano: Path) -> None:
     assert sensor.read_mw() == pytest.approx(6029.632)
 
 
-def test_a_monitor_of_the_whole_input_is_read_by_its_own_label(tmp_path: Path) -> None:
+def test_a_monitor_of_the_whole_input_is_read_by_its_own_label(tmp_path):
     files = {"name": "ina238\n", "label": "VIN\n", "power1_input": "19780000\n", "in1_input": "12000\n"}
     assert read_rails(_write(tmp_path, "sys/class/hwmon/hwmon4", files)) == {"VIN": 19780.0}
 
 
-def test_a_channel_that_is_not_connected_is_left_out(tmp_path: Path) -> None:
+def test_a_channel_that_is_not_connected_is_left_out(tmp_path):
     files = {"name": "ina3221\n", "in1_label": "NC\n", "in1_input": "5000\n", "curr1_input": "0\n"}
     assert read_rails(_write(tmp_path, "sys/class/hwmon/hwmon0", files)) == {}
 
 
-def test_rails_that_do_not_tell_the_whole_are_named(tmp_path: Path) -> None:
+def test_rails_that_do_not_tell_the_whole_are_named(tmp_path):
     files = {"name": "ina3221\n", "in1_label": "VDD_SOC\n", "in1_input": "5000\n", "curr1_input": "100\n"}
     with pytest.raises(UnavailableError) as caught:
         rail_sensor(_write(tmp_path, "sys/class/hwmon/hwmon0", files))
     assert str(caught.value) == "INA rails: VDD_SOC are not the whole board's power"
 
 
-def _rapl(root: Path, energies_uj: tuple[int, ...]) -> Path:
+def _rapl(root, energies_uj):
     for number, energy_uj in enumerate(energies_uj):
         files = {"name": f"package-{number}\n", "energy_uj": f"{energy_uj}\n", "max_energy_range_uj": "262143328850\n"}
         _write(root, f"sys/class/powercap/intel-rapl:{number}", files)
@@ -128,7 +125,7 @@ def _rapl(root: Path, energies_uj: tuple[int, ...]) -> Path:
     return _write(root, "sys/class/powercap/intel-rapl:0:0", core)
 
 
-def test_rapl_is_the_rise_of_all_packages_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rapl_is_the_rise_of_all_packages_over_time(tmp_path, monkeypatch):
     seconds = iter([10.0, 12.0])
     monkeypatch.setattr(power.time, "monotonic", lambda: next(seconds))
     sensor = rapl_sensor(_rapl(tmp_path, (1_000_000, 5_000_000)))
@@ -137,7 +134,7 @@ def test_rapl_is_the_rise_of_all_packages_over_time(tmp_path: Path, monkeypatch:
     assert sensor.read_mw() == pytest.approx(20_000.0)  # 30 J and 10 J in 2 s
 
 
-def test_a_rapl_counter_that_started_anew_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rapl_counter_that_started_anew_goes_on(tmp_path, monkeypatch):
     seconds = iter([0.0, 1.0])
     monkeypatch.setattr(power.time, "monotonic", lambda: next(seconds))
     sensor = rapl_sensor(_rapl(tmp_path, (262_143_000_000,)))
@@ -145,13 +142,13 @@ def test_a_rapl_counter_that_started_anew_goes_on(tmp_path: Path, monkeypatch: p
     assert sensor.read_mw() == pytest.approx(1000.0)
 
 
-def test_a_counter_that_started_anew_without_a_range_is_an_error() -> None:
+def test_a_counter_that_started_anew_without_a_range_is_an_error():
     with pytest.raises(UnavailableError) as caught:
         counter_rise(5.0, 4.0, wraps_at=None)
     assert str(caught.value) == "RAPL: a counter started anew and max_energy_range_uj cannot be read"
 
 
-def test_rapl_that_may_not_be_read_says_so(tmp_path: Path) -> None:
+def test_rapl_that_may_not_be_read_says_so(tmp_path):
     _rapl(tmp_path, (1,))
     path = tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj"
     path.unlink()
@@ -161,7 +158,7 @@ def test_rapl_that_may_not_be_read_says_so(tmp_path: Path) -> None:
     assert str(caught.value) == f"RAPL: cannot read {path}: is a directory; run as root, or let it be read"
 
 
-def test_the_board_comes_first_then_the_processor_else_every_reason(tmp_path: Path, orin_nano: Path) -> None:
+def test_the_board_comes_first_then_the_processor_else_every_reason(tmp_path, orin_nano):
     _rapl(orin_nano, (1_000_000,))
     assert power_sensor(orin_nano).name == "INA rails VDD_IN"
     assert power_sensor(_rapl(tmp_path / "pc", (1_000_000,))).name == "RAPL package-0"
@@ -173,18 +170,18 @@ def test_the_board_comes_first_then_the_processor_else_every_reason(tmp_path: Pa
 class Dial:
     """A sensor that shows what it was set to."""
 
-    def __init__(self, power_mw: float) -> None:
+    def __init__(self, power_mw):
         self.power_mw = power_mw
         self.broken = False
         self.sensor = PowerSensor(name="dial", read_mw=self.read_mw)
 
-    def read_mw(self) -> float:
+    def read_mw(self):
         if self.broken:
             raise UnavailableError("dial: it fell off")
         return self.power_mw
 
 
-def _span_of(log: PowerLog, *, readings: int) -> Span:
+def _span_of(log, *, readings):
     begin_s = time.monotonic()
     while (found := log.mean_mw([(begin_s, time.monotonic())])) is None or found[1] < readings:
         time.sleep(0.002)
@@ -192,7 +189,7 @@ def _span_of(log: PowerLog, *, readings: int) -> Span:
     return begin_s, time.monotonic()
 
 
-def test_energy_is_power_above_idle_over_predictions() -> None:
+def test_energy_is_power_above_idle_over_predictions():
     dial = Dial(2000.0)
     with PowerLog(dial.sensor, interval_s=0.005) as log:
         idle = _span_of(log, readings=5)
@@ -210,7 +207,7 @@ def test_energy_is_power_above_idle_over_predictions() -> None:
     assert spent.launches_mj == (pytest.approx(energy.above_idle_mj),)
 
 
-def test_every_launch_has_its_own_energy() -> None:
+def test_every_launch_has_its_own_energy():
     dial = Dial(1000.0)
     with PowerLog(dial.sensor, interval_s=0.005) as log:
         idle = _span_of(log, readings=3)
@@ -227,7 +224,7 @@ def test_every_launch_has_its_own_energy() -> None:
     assert spent.launches_mj[2] is None
 
 
-def test_a_sensor_that_breaks_gives_its_reason() -> None:
+def test_a_sensor_that_breaks_gives_its_reason():
     dial = Dial(2000.0)
     with PowerLog(dial.sensor, interval_s=0.005) as log:
         idle = _span_of(log, readings=2)
@@ -237,7 +234,7 @@ def test_a_sensor_that_breaks_gives_its_reason() -> None:
     assert spent == MeasuredEnergy(energy=None, note="dial: it fell off", launches_mj=(None, None))
 
 
-def test_too_short_a_measurement_is_no_measurement() -> None:
+def test_too_short_a_measurement_is_no_measurement():
     with PowerLog(Dial(1.0).sensor, interval_s=0.005) as log:
         idle = _span_of(log, readings=2)
         never = (idle[1] + 1000, idle[1] + 1001)
@@ -246,7 +243,7 @@ def test_too_short_a_measurement_is_no_measurement() -> None:
     assert spent.note == "dial: no reading in the measured time; measure longer"
 
 
-def test_a_rail_that_vanishes_is_a_fault(tmp_path: Path) -> None:
+def test_a_rail_that_vanishes_is_a_fault(tmp_path):
     files = {"name": "ina3221", "in1_label": "VDD_IN", "in1_input": "5000", "curr1_input": "1000"}
     sensor = rail_sensor(_write(tmp_path, "sys/class/hwmon/hwmon0", files))
     with PowerLog(sensor, interval_s=0.005) as log:

@@ -1,9 +1,6 @@
-from __future__ import annotations
-
 import threading
 import time
 from itertools import cycle
-from pathlib import Path
 from threading import Event
 
 import numpy as np
@@ -12,19 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_bench.measuring.jobs import Demand, LoadJob, OverheadJob
-from mmkd_bench.measuring.launch import Workload, stream_workload, window_workload
+from mmkd_bench.measuring.launch import stream_workload, window_workload
 from mmkd_bench.measuring.load import backlog_growth_ns, do_load_job, offer_load, run_threads, schedule_ns
 from mmkd_bench.measuring.opening import Choice, open_predictor, raw_windows
 from mmkd_bench.measuring.turns import time_predict
 from mmkd_bench.run import measure_bundle
-from mmkd_edge.predict.postprocess import Prediction
-from mmkd_edge.predictor import EdgePredictor
 from mmkd_report.schema.bench import STAGES, Settings
 
 
 @given(st.integers(1, 50), st.floats(0.5, 200.0), st.floats(0.01, 3.0))
 @settings(max_examples=40, deadline=None)
-def test_every_stream_asks_at_its_rate(streams: int, rate_hz: float, duration_s: float) -> None:
+def test_every_stream_asks_at_its_rate(streams, rate_hz, duration_s):
     due_ns = schedule_ns(streams, rate_hz=rate_hz, duration_s=duration_s)
     assert (np.diff(due_ns) >= 0).all()
     assert len(due_ns) >= 1
@@ -35,12 +30,12 @@ def test_every_stream_asks_at_its_rate(streams: int, rate_hz: float, duration_s:
         np.testing.assert_allclose(due_ns[streams:] - due_ns[:-streams], 1e9 / rate_hz, atol=2)
 
 
-def test_streams_do_not_agree_on_when_to_begin() -> None:
+def test_streams_do_not_agree_on_when_to_begin():
     gaps_ns = np.diff(schedule_ns(100, rate_hz=10.0, duration_s=0.1))
     assert gaps_ns.std() > 0.5 * gaps_ns.mean()
 
 
-def test_more_than_the_servers_can_do_is_not_carried_and_is_given_up() -> None:
+def test_more_than_the_servers_can_do_is_not_carried_and_is_given_up():
     # One server, 10 ms each: 100 a second, and 1000 come due.
     demand = Demand(rate_hz=100.0, deadline_ms=20.0, servers=1)
     begin = time.monotonic()
@@ -51,7 +46,7 @@ def test_more_than_the_servers_can_do_is_not_carried_and_is_given_up() -> None:
     assert level.due - level.answered <= level.missed <= level.due
 
 
-def test_a_response_counts_from_the_moment_a_window_came_due() -> None:
+def test_a_response_counts_from_the_moment_a_window_came_due():
     # Two windows due at nearly the same time, one server: the second waits for the first.
     demand = Demand(rate_hz=1.0, deadline_ms=1000.0, servers=1)
     level = offer_load(time.sleep, [0.05], streams=8, demand=demand, duration_s=1.0).level
@@ -61,10 +56,10 @@ def test_a_response_counts_from_the_moment_a_window_came_due() -> None:
     assert level.response.max_us / 1e3 >= 100 - closest_ms
 
 
-def test_servers_answer_at_the_same_time() -> None:
+def test_servers_answer_at_the_same_time():
     inside, most, lock = 0, 0, threading.Lock()
 
-    def call(_window: object) -> None:
+    def call(_window):
         nonlocal inside, most
         with lock:
             inside += 1
@@ -78,7 +73,7 @@ def test_servers_answer_at_the_same_time() -> None:
     assert most == 3
 
 
-def test_a_backlog_that_grows_is_not_carried_however_late_the_deadline() -> None:
+def test_a_backlog_that_grows_is_not_carried_however_late_the_deadline():
     # One server, 10 ms each: 100 a second, and 120 come due. After half a second the wait is 0.1 s of 10 allowed.
     demand = Demand(rate_hz=20.0, deadline_ms=10_000.0, servers=1)
     level = offer_load(time.sleep, [0.01], streams=6, demand=demand, duration_s=0.5).level
@@ -86,15 +81,15 @@ def test_a_backlog_that_grows_is_not_carried_however_late_the_deadline() -> None
     assert not level.carried
 
 
-def test_growth_is_the_rise_of_the_wait() -> None:
+def test_growth_is_the_rise_of_the_wait():
     wait_ns = np.arange(1000, dtype=np.int64) * 10
     # Medians of 0..99 and 900..999, times ten.
     assert backlog_growth_ns(wait_ns) == 9000.0
     assert backlog_growth_ns(np.array([5], dtype=np.int64)) == 0.0
 
 
-def test_an_error_in_a_server_is_raised() -> None:
-    def call(_window: object) -> None:
+def test_an_error_in_a_server_is_raised():
+    def call(_window):
         raise OSError("no sensor")
 
     demand = Demand(rate_hz=100.0, deadline_ms=10.0, servers=2)
@@ -102,54 +97,54 @@ def test_an_error_in_a_server_is_raised() -> None:
         offer_load(call, [None], streams=1, demand=demand, duration_s=0.1)
 
 
-def test_one_alone_runs_in_this_thread() -> None:
+def test_one_alone_runs_in_this_thread():
     assert run_threads(lambda number: number + 5, 1, stop=Event()) == [5]
     assert run_threads(lambda number: number + 5, 3, stop=Event()) == [5, 6, 7]
 
 
 @pytest.fixture(scope="module")
-def predictor(bundle: Path) -> EdgePredictor:
+def predictor(bundle):
     return open_predictor(Choice(bundle=str(bundle), backend="ort"))
 
 
-def _calls(driver: Workload, count: int) -> list[list[Prediction]]:
+def _calls(driver, count):
     return [driver.call(argument) for _, argument in zip(range(count), cycle(driver.arguments), strict=False)]  # type: ignore[misc]
 
 
-def _names(driver: Workload) -> list[str]:
+def _names(driver):
     return [stage.name for stage in driver.stages(0.02, Event())]
 
 
 @pytest.mark.parametrize("hop", [1, 7, 8, 40, 41, 300])
-def test_a_push_of_one_hop_gives_one_prediction(predictor: EdgePredictor, hop: int) -> None:
+def test_a_push_of_one_hop_gives_one_prediction(predictor, hop):
     driver = stream_workload(predictor, raw_windows(predictor), hop=hop)
     assert [len(found) for found in _calls(driver, 30)] == [1] * 30
 
 
-def test_a_stream_is_measured_from_its_first_full_window_on(predictor: EdgePredictor) -> None:
+def test_a_stream_is_measured_from_its_first_full_window_on(predictor):
     driver = stream_workload(predictor, raw_windows(predictor), hop=8)
     assert all(found[0].index >= 0 for found in _calls(driver, 10))
 
 
-def test_a_hop_longer_than_all_recordings_is_filled_with_them(predictor: EdgePredictor) -> None:
+def test_a_hop_longer_than_all_recordings_is_filled_with_them(predictor):
     windows = raw_windows(predictor)[:1]
     driver = stream_workload(predictor, windows, hop=100)
     samples = driver.arguments[0]
     np.testing.assert_array_equal(samples, np.tile(windows[0], (3, 1))[:100])
 
 
-def test_the_steps_of_a_stream_begin_with_gathering(predictor: EdgePredictor) -> None:
+def test_the_steps_of_a_stream_begin_with_gathering(predictor):
     assert _names(stream_workload(predictor, raw_windows(predictor), hop=8)) == ["gather", *STAGES]
 
 
-def test_a_streaming_run_is_reported(bundle: Path) -> None:
+def test_a_streaming_run_is_reported(bundle):
     settings = Settings(launches=1, duration_s=0.2, hop=8)
     report = measure_bundle(Choice(bundle=str(bundle)), settings, energy=False)
     assert report.configuration.hop == 8
     assert [stage.name for stage in report.result.stages] == ["gather", *STAGES]
 
 
-def test_of_several_students_the_first_is_measured(several_bundle: Path, predictor: EdgePredictor) -> None:
+def test_of_several_students_the_first_is_measured(several_bundle, predictor):
     windows = raw_windows(predictor)
     with open_predictor(Choice(bundle=str(several_bundle), backend="ort")) as several:
         expected = [predictor.predict(window).probabilities for window in windows]
@@ -161,7 +156,7 @@ def test_of_several_students_the_first_is_measured(several_bundle: Path, predict
             np.testing.assert_array_equal(answer.probabilities, wanted)  # type: ignore[attr-defined]
 
 
-def test_a_bundle_of_several_students_is_loaded_and_compared(several_bundle: Path) -> None:
+def test_a_bundle_of_several_students_is_loaded_and_compared(several_bundle):
     choice = Choice(bundle=str(several_bundle), backend="ort", precision="fp32", threads=1)
     demand = Demand(rate_hz=20.0, deadline_ms=5000.0, servers=1)
     job = LoadJob(choice=choice, demand=demand, streams=2, duration_s=0.2)

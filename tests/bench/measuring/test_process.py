@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -7,7 +5,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 import pytest
@@ -22,15 +19,15 @@ from mmkd_report.schema.bench import Settings
 from tests.edge.said import said
 
 
-def _job(bundle: Path | str, *, duration_s: float = 0.05) -> RunJob:
+def _job(bundle, *, duration_s=0.05):
     return RunJob(choice=Choice(bundle=str(bundle)), settings=Settings(launches=1, duration_s=duration_s))
 
 
-def _interrupt_after(seconds: float) -> None:
+def _interrupt_after(seconds):
     threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
 
 
-def test_a_job_gives_its_outcome_and_samples_from_a_fresh_process(bundle: Path) -> None:
+def test_a_job_gives_its_outcome_and_samples_from_a_fresh_process(bundle):
     ended = run_launches(_job(bundle), RunOutcome, limit_s=60)
     assert not ended.interrupted
     assert ended.outcomes[0].launch.complete
@@ -40,13 +37,13 @@ def test_a_job_gives_its_outcome_and_samples_from_a_fresh_process(bundle: Path) 
     assert ended.outcomes[0].launch.rss_mb < 150
 
 
-def test_an_error_there_is_the_same_error_here(tmp_path: Path) -> None:
+def test_an_error_there_is_the_same_error_here(tmp_path):
     assert said(UsageError, lambda: run_launches(_job(tmp_path / "absent.edge"), RunOutcome, limit_s=60)) == (
         f"{tmp_path / 'absent.edge'}: expected a bundle written by mmkd-export, found no such file; check the path"
     )
 
 
-def test_ctrl_c_brings_what_was_measured(bundle: Path) -> None:
+def test_ctrl_c_brings_what_was_measured(bundle):
     for delay_s in (1.5, 5.0, 20.0):  # on a busy machine the process may need longer to begin
         _interrupt_after(delay_s)
         begin = time.monotonic()
@@ -59,9 +56,7 @@ def test_ctrl_c_brings_what_was_measured(bundle: Path) -> None:
     assert ended.outcomes[0].launch.latency.count == len(ended.samples[0]["latency_ns"])
 
 
-def test_ctrl_c_before_anything_was_measured_brings_nothing(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_before_anything_was_measured_brings_nothing(bundle, tmp_path, monkeypatch):
     lines = ["import signal, sys, time", "signal.signal(signal.SIGINT, lambda *_: sys.exit(0))", "time.sleep(60)"]
     (tmp_path / "leaves.py").write_text("\n".join(lines))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -73,13 +68,13 @@ def test_ctrl_c_before_anything_was_measured_brings_nothing(
     assert time.monotonic() - begin < 30
 
 
-def test_a_launch_that_is_stopped_before_its_measured_time_has_no_outcome(bundle: Path) -> None:
+def test_a_launch_that_is_stopped_before_its_measured_time_has_no_outcome(bundle):
     stop = threading.Event()
     stop.set()
     assert measure_launch(_job(bundle, duration_s=60.0), import_ms=0.0, stop=stop) is None
 
 
-def test_a_measuring_process_does_not_outlive_the_command(bundle: Path) -> None:
+def test_a_measuring_process_does_not_outlive_the_command(bundle):
     code = "from mmkd_bench.commands.cli import main; main()"
     command = [sys.executable, "-c", code, "run", str(bundle), "--backend", "ort", "--launches", "1"]
     with subprocess.Popen([*command, "--duration-s", "300"], stderr=subprocess.PIPE, text=True) as parent:
@@ -94,15 +89,13 @@ def test_a_measuring_process_does_not_outlive_the_command(bundle: Path) -> None:
     assert not child.is_running()
 
 
-def test_a_process_that_takes_too_long_is_ended(bundle: Path) -> None:
+def test_a_process_that_takes_too_long_is_ended(bundle):
     assert said(BackendError, lambda: run_launches(_job(bundle, duration_s=60.0), RunOutcome, limit_s=1.0)) == (
         "the measuring process did not end within 1 s before it had a result and printed nothing"
     )
 
 
-def test_a_process_that_dies_leaves_its_last_line(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_dies_leaves_its_last_line(bundle, tmp_path, monkeypatch):
     (tmp_path / "dies.py").write_text("import os, sys\nprint('out of luck', flush=True)\nos.abort()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(process, "WORKER", "dies")

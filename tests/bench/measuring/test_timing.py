@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import time
 from math import comb
 from threading import Event, Timer
@@ -24,13 +22,13 @@ from mmkd_bench.measuring.timing import (
 )
 
 
-def _samples(latency_ns: list[int]) -> CallTimes:
+def _samples(latency_ns):
     latency = np.array(latency_ns, dtype=np.int64)
     start = np.concatenate([[0], np.cumsum(latency)[:-1]])
     return CallTimes(start_ns=start, latency_ns=latency, elapsed_ns=int(latency.sum()))
 
 
-def test_a_loop_keeps_every_call_in_order() -> None:
+def test_a_loop_keeps_every_call_in_order():
     seen: list[int] = []
     samples = call_loop(seen.append, [1, 2, 3], duration_s=0.02, stop=Event())
     assert len(samples.latency_ns) == len(seen)
@@ -40,7 +38,7 @@ def test_a_loop_keeps_every_call_in_order() -> None:
     assert len(call_loop(seen.append, [0], duration_s=0.0, stop=Event()).latency_ns) == 1  # once even without time
 
 
-def test_stop_ends_a_loop_between_two_calls() -> None:
+def test_stop_ends_a_loop_between_two_calls():
     stop = Event()
     Timer(0.05, stop.set).start()
     samples = call_loop(time.sleep, [0.001], duration_s=60.0, stop=stop)
@@ -49,7 +47,7 @@ def test_stop_ends_a_loop_between_two_calls() -> None:
     assert samples.latency_ns.sum() <= samples.elapsed_ns
 
 
-def test_warm_up_goes_on_until_three_slices_agree_or_its_limit() -> None:
+def test_warm_up_goes_on_until_three_slices_agree_or_its_limit():
     calls = iter([0.004] * 30 + [0.001] * 100_000)
     warm = warm_up(lambda _: time.sleep(next(calls)), [None], limit_s=10.0, stop=Event())
     assert warm.stable
@@ -64,11 +62,11 @@ def test_warm_up_goes_on_until_three_slices_agree_or_its_limit() -> None:
     ("values", "steady"),
     [([100.0, 100.0, 100.0], True), ([90.0, 100.0, 110.0], True), ([88.0, 100.0, 112.0], False), ([5.0], True)],
 )
-def test_steady_means_within_ten_percent_of_the_mean(values: list[float], steady: bool) -> None:
+def test_steady_means_within_ten_percent_of_the_mean(values, steady):
     assert is_steady(values) is steady
 
 
-def test_windows_cut_a_loop_into_equal_times() -> None:
+def test_windows_cut_a_loop_into_equal_times():
     first, second = time_windows(_samples([1000] * 60 + [3000] * 20), parts=2)
     assert (first.count, second.count) == (60, 20)
     assert (first.p50_us, second.p50_us) == (1.0, 3.0)
@@ -81,7 +79,7 @@ LATENCIES = st.lists(st.integers(min_value=1, max_value=10**12), min_size=64, ma
 
 @given(LATENCIES)
 @settings(max_examples=40, deadline=None)
-def test_percentiles_equal_numpys_on_the_raw_samples(latencies: list[int]) -> None:
+def test_percentiles_equal_numpys_on_the_raw_samples(latencies):
     samples = np.array(latencies, dtype=np.int64)
     summary = summarise(samples)
     for quantile in (0.5, 0.9):
@@ -91,28 +89,28 @@ def test_percentiles_equal_numpys_on_the_raw_samples(latencies: list[int]) -> No
     assert summary.count == len(samples)
 
 
-def test_below_its_floor_a_percentile_is_not_quoted() -> None:
+def test_below_its_floor_a_percentile_is_not_quoted():
     samples = np.arange(1, 664, dtype=np.int64)
     assert percentile(samples[:661], 0.99).value_us is None
     assert percentile(samples[:661], 0.99).upper_us is None
     assert percentile(samples[:662], 0.99).value_us is not None
 
 
-def test_floors_are_those_of_the_mlperf_rules() -> None:
+def test_floors_are_those_of_the_mlperf_rules():
     floors = {quantile: sample_floor(quantile) for quantile in QUANTILES}
     assert floors == {0.5: 11, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
 
 
-def test_at_the_floor_the_bound_is_the_second_largest_sample() -> None:
+def test_at_the_floor_the_bound_is_the_second_largest_sample():
     for quantile in QUANTILES:
         assert upper_bound_rank(sample_floor(quantile), quantile) == 1
 
 
 @pytest.mark.parametrize(("count", "quantile"), [(64, 0.9), (500, 0.9), (700, 0.99), (900, 0.5), (3000, 0.95)])
-def test_the_bound_follows_from_exact_binomial_sums(count: int, quantile: float) -> None:
+def test_the_bound_follows_from_exact_binomial_sums(count, quantile):
     above = 1 - quantile
 
-    def cumulative(rank: int) -> float:
+    def cumulative(rank):
         return sum(comb(count, j) * above**j * quantile ** (count - j) for j in range(rank + 1))
 
     rank = upper_bound_rank(count, quantile)
@@ -120,13 +118,13 @@ def test_the_bound_follows_from_exact_binomial_sums(count: int, quantile: float)
     assert cumulative(rank) <= 1 - CONFIDENCE < cumulative(rank + 1)
 
 
-def test_too_few_samples_have_no_bound() -> None:
+def test_too_few_samples_have_no_bound():
     # 0.9 ** 43 > 0.01: even the largest of 43 samples may lie below the true p90.
     assert upper_bound_rank(43, 0.9) is None
     assert upper_bound_rank(44, 0.9) == 0
 
 
-def test_the_bound_covers_the_true_percentile_as_often_as_it_says() -> None:
+def test_the_bound_covers_the_true_percentile_as_often_as_it_says():
     samples = np.random.default_rng(0).exponential(1e6, size=(2000, 300)).astype(np.int64)
     true_p90_us = -np.log(0.1) * 1e3
     covered = np.mean([(percentile(row, 0.9).upper_us or 0.0) >= true_p90_us for row in samples])
@@ -134,13 +132,13 @@ def test_the_bound_covers_the_true_percentile_as_often_as_it_says() -> None:
     assert covered >= CONFIDENCE - 0.006
 
 
-def test_no_samples_are_an_error() -> None:
+def test_no_samples_are_an_error():
     with pytest.raises(ValueError) as caught:
         summarise(np.array([], dtype=np.int64))
     assert str(caught.value) == "latencies_ns: expected at least one sample, got none"
 
 
-def test_an_outlier_stays_in_the_summary() -> None:
+def test_an_outlier_stays_in_the_summary():
     summary = summarise(np.array([1000] * 99 + [10**9], dtype=np.int64))
     assert summary.max_us == 1e6
     assert summary.mean_us == pytest.approx((99 * 1 + 1e6) / 100)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -30,12 +29,12 @@ class Opener(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def openvino_absent() -> None:
+def openvino_absent():
     """It is present here."""
 
 
 @pytest.fixture(params=["ort", "openvino", "trt"])
-def opener(request: pytest.FixtureRequest, monkeypatch: Any, tmp_path: Path) -> Opener:
+def opener(request, monkeypatch, tmp_path):
     if request.param == "trt":
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         request.getfixturevalue("gpu_double").install(monkeypatch, tmp_path)
@@ -58,23 +57,23 @@ def opener(request: pytest.FixtureRequest, monkeypatch: Any, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def backend(opener: Opener, kit: Any) -> Any:
+def backend(opener, kit):
     opened = opener.open(kit.model(kit.modality))
     yield opened
     opened.close()
 
 
-def test_answers_are_those_of_the_graph_and_belong_to_the_caller(kit: Any, backend: Any) -> None:
+def test_answers_are_those_of_the_graph_and_belong_to_the_caller(kit, backend):
     kit.check_answers(backend)
 
 
-def test_the_graph_is_described_as_the_engine_reports_it(kit: Any, opener: Opener, backend: Any) -> None:
+def test_the_graph_is_described_as_the_engine_reports_it(kit, opener, backend):
     assert backend.inputs == graph_inputs(kit.modality)
     assert backend.outputs == graph_outputs(TaskSpec(labels=("a", "b", "c")))
     assert (backend.name, backend.threads, repr(backend)) == (opener.name, 1, opener.repr)
 
 
-def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(kit: Any, opener: Opener, backend: Any) -> None:
+def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(kit, opener, backend):
     good = kit.feeds()
     before = backend.run(good)[1]
     wrong = "input 'acc': expected float32 (1, 20, 3), got "
@@ -94,19 +93,19 @@ def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(kit: Any, op
         np.testing.assert_array_equal(backend.run(good)[1], before)
 
 
-def test_a_closed_backend_says_so(kit: Any, opener: Opener, backend: Any) -> None:
+def test_a_closed_backend_says_so(kit, opener, backend):
     backend.close()
     backend.close()
     assert said(BackendError, lambda: backend.run(kit.feeds())) == f"backend {opener.name!r} is closed; open it again"
 
 
-def test_threads_that_share_it_get_their_own_answers(kit: Any, backend: Any) -> None:
+def test_threads_that_share_it_get_their_own_answers(kit, backend):
     # OpenVINO's own shared call gives most threads the answer of another one.
     kit.check_threads(backend, 8)
 
 
 @pytest.mark.parametrize("model", [b"", b"not a model", b"ORTM" + b"\0" * 100, bytes(range(256)) * 4])
-def test_what_is_not_a_model_is_one_backend_error(opener: Opener, model: bytes) -> None:
+def test_what_is_not_a_model_is_one_backend_error(opener, model):
     with pytest.raises(BackendError) as caught:
         opener.open(model)
     reason = ""  # onnxruntime's own words, behind the double of TensorRT too
@@ -118,7 +117,7 @@ def test_what_is_not_a_model_is_one_backend_error(opener: Opener, model: bytes) 
     assert "\n" not in str(caught.value)
 
 
-def test_a_tensor_of_another_type_is_named(opener: Opener) -> None:
+def test_a_tensor_of_another_type_is_named(opener):
     if opener.name == "trt":
         pytest.skip("the double has no types; see test_trt.py")
     value, out = (helper.make_tensor_value_info(name, TensorProto.DOUBLE, [1, 2]) for name in ("acc", "logits"))
@@ -132,9 +131,7 @@ def test_a_tensor_of_another_type_is_named(opener: Opener) -> None:
     )
 
 
-def test_weights_outside_the_verified_bytes_are_never_read(
-    kit: Any, opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_outside_the_verified_bytes_are_never_read(kit, opener, tmp_path, monkeypatch):
     model = onnx.load_from_string(kit.model(kit.modality))
     weights = next(tensor for tensor in model.graph.initializer if tensor.name == "weights")
     onnx.external_data_helper.set_external_data(weights, "weights.bin")
@@ -159,9 +156,7 @@ def test_weights_outside_the_verified_bytes_are_never_read(
         ("litert", "ai_edge_litert", "ai-edge-litert"),
     ],
 )
-def test_without_its_library_the_extra_is_named(
-    name: Any, module: str, distribution: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_its_library_the_extra_is_named(name, module, distribution, monkeypatch):
     for absent in (module, f"{module}.interpreter"):
         monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(UnavailableError) as caught:
@@ -173,13 +168,13 @@ def test_without_its_library_the_extra_is_named(
     )
 
 
-def test_every_backend_has_a_row_and_a_place_in_the_order() -> None:
+def test_every_backend_has_a_row_and_a_place_in_the_order():
     assert tuple(BACKENDS) == get_args(BackendName)
     assert sorted(AUTO_ORDER) == sorted(BACKENDS)
     assert (backend_for("onnx"), backend_for("tflite")) == ("ort", "litert")  # judge artifacts of their format
 
 
-def test_an_unknown_backend_names_those_there_are() -> None:
+def test_an_unknown_backend_names_those_there_are():
     assert (check_backend("ort"), check_backend("litert")) == ("ort", "litert")
     assert said(UsageError, lambda: check_backend("onnx")) == (
         "backend 'onnx' is unknown; expected 'auto', 'native', 'ort', 'openvino', 'litert' or 'trt'"

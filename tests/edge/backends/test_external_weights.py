@@ -1,9 +1,5 @@
 """Weights outside a model are found by reading it, however it is encoded."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import onnx
 import pytest
 from onnx import helper, numpy_helper
@@ -12,7 +8,7 @@ from mmkd_edge import BackendError
 from mmkd_edge.backends.onnx_wire import has_external_weights, numbers, refuse_external_weights
 
 
-def said(model: bytes) -> str:
+def said(model):
     with pytest.raises(BackendError) as caught:
         refuse_external_weights(model)
     return str(caught.value)
@@ -21,7 +17,7 @@ def said(model: bytes) -> str:
 OUTSIDE = "its weights are in another file, which nothing verifies"
 
 
-def test_weights_outside_are_found_wherever_a_tensor_may_stand(kit: Any) -> None:
+def test_weights_outside_are_found_wherever_a_tensor_may_stand(kit):
     outside = numpy_helper.from_array(numpy_helper.to_array(helper.make_tensor("w", 1, [2], [1.0, 2.0])), "w")
     onnx.external_data_helper.set_external_data(outside, "weights.bin")
     constant = helper.make_node("Constant", [], ["c"], value=outside)
@@ -40,7 +36,7 @@ def test_weights_outside_are_found_wherever_a_tensor_may_stand(kit: Any) -> None
         assert said(model.SerializeToString()) == OUTSIDE
 
 
-def test_the_word_alone_is_no_offence(kit: Any) -> None:
+def test_the_word_alone_is_no_offence(kit):
     parsed = onnx.load_from_string(kit.model(kit.modality))
     parsed.graph.node[0].name = "location"
     refuse_external_weights(parsed.SerializeToString())
@@ -57,10 +53,10 @@ def test_the_word_alone_is_no_offence(kit: Any) -> None:
         (b"\x12\x08location\x38\x01", "field 7 of a model is no message"),
     ],
 )
-def test_what_is_no_message_is_refused_where_it_could_name_a_file(data: bytes, reason: str) -> None:
+def test_what_is_no_message_is_refused_where_it_could_name_a_file(data, reason):
     assert said(data) == f"it is not readable as ONNX: {reason}"
 
 
-def test_whole_numbers_are_single_or_packed() -> None:
+def test_whole_numbers_are_single_or_packed():
     assert numbers((1 << 64) - 1) == [-1]
     assert numbers(memoryview(b"\x05" + b"\xff" * 9 + b"\x01")) == [5, -1]

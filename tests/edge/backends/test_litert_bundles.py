@@ -3,8 +3,6 @@
 tests/export/targets/test_litert_kinds.py, which needs them, makes such bundles.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ TOLERANCE = 2e-5
 
 
 @pytest.mark.parametrize("path", TFLITES, ids=lambda path: path.stem)
-def test_a_tflite_that_a_converter_made_is_taken_and_answers_as_onnxruntime_does(path: Path) -> None:
+def test_a_tflite_that_a_converter_made_is_taken_and_answers_as_onnxruntime_does(path):
     pytest.importorskip("ai_edge_litert")
     pytest.importorskip("onnxruntime")
     with Bundle.open(path) as bundle:
@@ -38,7 +36,7 @@ def test_a_tflite_that_a_converter_made_is_taken_and_answers_as_onnxruntime_does
             np.testing.assert_allclose(*answers, rtol=0, atol=tested.tolerance + TOLERANCE)
 
 
-def test_a_tflite_steps_along_a_stream_as_onnxruntime_does() -> None:
+def test_a_tflite_steps_along_a_stream_as_onnxruntime_does():
     pytest.importorskip("ai_edge_litert")
     pytest.importorskip("onnxruntime")
     path, answers = FOLDER / "causal.edge", []

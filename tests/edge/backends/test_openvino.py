@@ -1,12 +1,8 @@
 """OpenVINO as a backend: what it answers, what it refuses, and what it must not do to the process around it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,11 +12,11 @@ from mmkd_edge.backends.openvino import OpenVinoBackend
 
 
 @pytest.fixture(autouse=True)
-def openvino_absent() -> None:
+def openvino_absent():
     """It is present here."""
 
 
-def in_a_process(script: str, *arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+def in_a_process(script, *arguments, timeout_s=60):
     return subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
         capture_output=True,
@@ -30,7 +26,7 @@ def in_a_process(script: str, *arguments: object, timeout_s: float = 60) -> subp
     )
 
 
-def test_a_call_leaves_the_threads_cores_alone(kit: Any) -> None:
+def test_a_call_leaves_the_threads_cores_alone(kit):
     # By default OpenVINO ties the calling thread to a core for the time of a call, however busy that core is.
     compiled = OpenVinoBackend(kit.model(kit.modality))._compiled
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
@@ -58,7 +54,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_ends_a_process_that_closed_several_with_130() -> None:
+def test_ctrl_c_ends_a_process_that_closed_several_with_130():
     assert in_a_process(INTERRUPTED, "one").returncode == 130
 
 
@@ -80,7 +76,7 @@ os.wait()
 """
 
 
-def test_the_child_of_a_fork_is_refused_and_finds_another_backend_by_itself(bundle_path: Path) -> None:
+def test_the_child_of_a_fork_is_refused_and_finds_another_backend_by_itself(bundle_path):
     done = in_a_process(IN_A_CHILD, bundle_path)
     assert done.stdout.splitlines() == [
         (
@@ -91,7 +87,7 @@ def test_the_child_of_a_fork_is_refused_and_finds_another_backend_by_itself(bund
     ]
 
 
-def test_nothing_is_sent_or_printed_and_no_folder_is_made(tmp_path: Path) -> None:
+def test_nothing_is_sent_or_printed_and_no_folder_is_made(tmp_path):
     script = (
         "import socket\n"
         "def refuse(*_, **__): raise AssertionError('a socket was opened')\n"

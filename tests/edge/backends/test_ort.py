@@ -1,10 +1,6 @@
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import onnxruntime
 import pytest
@@ -13,7 +9,7 @@ from mmkd_edge import BackendError
 from mmkd_edge.backends.ort import OrtBackend
 
 
-def test_the_session_has_the_threads_asked_for_and_does_not_spin(kit: Any) -> None:
+def test_the_session_has_the_threads_asked_for_and_does_not_spin(kit):
     backend = OrtBackend(kit.model(kit.modality), threads=2)
     assert backend.threads == 2
     options = backend.session.get_session_options()
@@ -22,7 +18,7 @@ def test_the_session_has_the_threads_asked_for_and_does_not_spin(kit: Any) -> No
     assert options.get_session_config_entry("session.load_model_format") == "ONNX"
 
 
-def test_truncated_models_are_refused_with_no_other_error(kit: Any) -> None:
+def test_truncated_models_are_refused_with_no_other_error(kit):
     model = kit.model(kit.modality)
     refused = 0
     for kept in range(1, len(model), 37):
@@ -34,10 +30,8 @@ def test_truncated_models_are_refused_with_no_other_error(kit: Any) -> None:
     assert refused >= len(model) // 37 - 2
 
 
-def test_a_model_that_fails_writes_nothing_on_stdout(
-    kit: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def fail(*arguments: object, **options: object) -> None:
+def test_a_model_that_fails_writes_nothing_on_stdout(kit, monkeypatch, capfd):
+    def fail(*arguments, **options):
         raise RuntimeError("no memory")  # as pybind11 hands on what C++ throws: onnxruntime then tries once more
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fail)
@@ -60,7 +54,7 @@ import_onnxruntime()
 
 
 @pytest.mark.parametrize(("users", "expected"), [(None, "1"), ("0", "0")], ids=["by itself", "as the user says"])
-def test_onnxruntime_is_told_to_report_nothing_before_its_import(users: str | None, expected: str) -> None:
+def test_onnxruntime_is_told_to_report_nothing_before_its_import(users, expected):
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     environment |= {} if users is None else {"ORT_DISABLE_TELEMETRY": users}
     command = [sys.executable, "-c", WATCH_THE_IMPORT]
@@ -94,7 +88,7 @@ print(len(found))
 
 
 @pytest.mark.slow
-def test_predictions_open_no_socket_and_leave_no_file(tmp_path: Path) -> None:
+def test_predictions_open_no_socket_and_leave_no_file(tmp_path):
     # The first report of onnxruntime 1.32 comes 9 s after its import; a look-up of a name waits for seconds.
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}

@@ -1,14 +1,9 @@
 """TensorRT as a backend, on a GPU made of host memory: what it answers, what it checks, and what it gives back."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import sys
 import threading
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,18 +15,18 @@ from tests.edge.said import said
 
 
 @pytest.fixture(autouse=True)
-def trt_absent() -> None:
+def trt_absent():
     """It is present here, in one form or another."""
 
 
 @pytest.fixture
-def tensorrt(gpu_double: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def tensorrt(gpu_double, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return gpu_double.install(monkeypatch, tmp_path)
 
 
 @pytest.fixture
-def backend(kit: Any, tensorrt: Any) -> Any:
+def backend(kit, tensorrt):
     opened = TrtBackend(kit.model(kit.modality))
     yield opened
     opened.close()
@@ -40,7 +35,7 @@ def backend(kit: Any, tensorrt: Any) -> Any:
 VERSION = "tensorrt 10.3.0 on Double"
 
 
-def test_a_bundle_runs_and_passes_its_self_test(bundle_path: Path, tensorrt: Any) -> None:
+def test_a_bundle_runs_and_passes_its_self_test(bundle_path, tensorrt):
     with EdgePredictor.open(bundle_path, backend="trt") as predictor:
         assert predictor.selftest().windows == 4
         info = predictor.info()
@@ -49,7 +44,7 @@ def test_a_bundle_runs_and_passes_its_self_test(bundle_path: Path, tensorrt: Any
     assert tensorrt.cuda.live == {}
 
 
-def test_threads_get_their_own_answers_from_a_bounded_number_of_contexts(kit: Any, tensorrt: Any) -> None:
+def test_threads_get_their_own_answers_from_a_bounded_number_of_contexts(kit, tensorrt):
     backend = TrtBackend(kit.model(kit.modality))
     kit.check_threads(backend, 16)
     assert 1 <= tensorrt.contexts <= 8
@@ -57,7 +52,7 @@ def test_threads_get_their_own_answers_from_a_bounded_number_of_contexts(kit: An
     assert tensorrt.cuda.live == {}
 
 
-def test_calls_share_what_there_is_where_no_further_context_can_be_made(kit: Any, tensorrt: Any) -> None:
+def test_calls_share_what_there_is_where_no_further_context_can_be_made(kit, tensorrt):
     tensorrt.most_contexts = 2
     backend = TrtBackend(kit.model(kit.modality))
     held = [backend._take(), backend._take()]
@@ -73,7 +68,7 @@ def test_calls_share_what_there_is_where_no_further_context_can_be_made(kit: Any
     backend.close()
 
 
-def test_a_closed_backend_says_so_and_gives_everything_back(kit: Any, tensorrt: Any) -> None:
+def test_a_closed_backend_says_so_and_gives_everything_back(kit, tensorrt):
     backend = TrtBackend(kit.model(kit.modality))
     running = backend._take()  # by another thread
     backend.close()
@@ -84,7 +79,7 @@ def test_a_closed_backend_says_so_and_gives_everything_back(kit: Any, tensorrt: 
     assert tensorrt.cuda.live == {}
 
 
-def test_another_gpu_that_a_thread_chose_is_its_choice_again_afterwards(kit: Any, tensorrt: Any) -> None:
+def test_another_gpu_that_a_thread_chose_is_its_choice_again_afterwards(kit, tensorrt):
     tensorrt.cuda.devices, tensorrt.cuda.device = 2, 1
     backend = TrtBackend(kit.model(kit.modality))
     backend.run(kit.feeds())
@@ -103,9 +98,7 @@ def test_another_gpu_that_a_thread_chose_is_its_choice_again_afterwards(kit: Any
         ("work", True, "the CUDA graph gives other answers than the call that it was recorded from"),
     ],
 )
-def test_a_graph_that_does_not_do_what_the_call_does_is_not_used(
-    kit: Any, tensorrt: Any, graphs: str, empty: bool, reason: str
-) -> None:
+def test_a_graph_that_does_not_do_what_the_call_does_is_not_used(kit, tensorrt, graphs, empty, reason):
     tensorrt.cuda.graphs, tensorrt.graphs_are_empty = graphs, empty
     backend = TrtBackend(kit.model(kit.modality))
     assert backend.plain_reason == reason
@@ -117,14 +110,14 @@ def test_a_graph_that_does_not_do_what_the_call_does_is_not_used(
     assert tensorrt.cuda.live == {}
 
 
-def test_a_call_is_one_graph_where_graphs_work(kit: Any, backend: TrtBackend, tensorrt: Any) -> None:
+def test_a_call_is_one_graph_where_graphs_work(kit, backend, tensorrt):
     tensorrt.refuses = True  # whatever is not in the graph
     given = kit.feeds()
     np.testing.assert_allclose(backend.run(given)[1][0], kit.answer(given["acc"][0])[1], atol=2e-6)
     assert backend.plain_reason == ""
 
 
-def test_an_engine_is_built_once_and_taken_from_the_cache_then(kit: Any, tensorrt: Any, tmp_path: Path) -> None:
+def test_an_engine_is_built_once_and_taken_from_the_cache_then(kit, tensorrt, tmp_path):
     model = kit.model(kit.modality)
     with_cache = [TrtBackend(model), TrtBackend(model)]
     assert tensorrt.built == 1
@@ -136,9 +129,7 @@ def test_an_engine_is_built_once_and_taken_from_the_cache_then(kit: Any, tensorr
     assert TrtBackend(model).engine_origin == f"from the cache: {engine}"
 
 
-def test_an_engine_that_tensorrt_refuses_is_built_again_and_an_error_where_that_does_not_help(
-    kit: Any, tensorrt: Any
-) -> None:
+def test_an_engine_that_tensorrt_refuses_is_built_again_and_an_error_where_that_does_not_help(kit, tensorrt):
     TrtBackend(kit.model(kit.modality)).close()
     tensorrt.loads = False
     assert said(BackendError, lambda: TrtBackend(kit.model(kit.modality))) == (
@@ -147,7 +138,7 @@ def test_an_engine_that_tensorrt_refuses_is_built_again_and_an_error_where_that_
     assert (tensorrt.built, len(tensorrt.loaded)) == (2, 3)
 
 
-def test_a_refused_call_is_an_error_and_the_next_one_is_right(kit: Any, tensorrt: Any) -> None:
+def test_a_refused_call_is_an_error_and_the_next_one_is_right(kit, tensorrt):
     tensorrt.cuda.graphs = "are refused"
     backend = TrtBackend(kit.model(kit.modality))
     tensorrt.refuses = True
@@ -161,9 +152,7 @@ def test_a_refused_call_is_an_error_and_the_next_one_is_right(kit: Any, tensorrt
     assert tensorrt.cuda.live == {}
 
 
-def test_an_error_that_takes_cuda_from_the_process_says_so_then_and_afterwards(
-    kit: Any, tensorrt: Any, gpu_double: ModuleType
-) -> None:
+def test_an_error_that_takes_cuda_from_the_process_says_so_then_and_afterwards(kit, tensorrt, gpu_double):
     backend = TrtBackend(kit.model(kit.modality))
     tensorrt.breaks = gpu_double.Error.cudaErrorIllegalAddress
     lost = "; CUDA is lost to this process: start it again"
@@ -178,26 +167,24 @@ def test_an_error_that_takes_cuda_from_the_process_says_so_then_and_afterwards(
     )
 
 
-def check_of(path: Path) -> str:
+def check_of(path):
     with EdgePredictor.open(path, backend="trt") as predictor:
         return predictor.info().sandbox_check
 
 
-def test_an_engine_is_first_built_and_asked_in_a_process_of_its_own_and_taken_from_there(
-    bundle_path: Path, tensorrt: Any
-) -> None:
+def test_an_engine_is_first_built_and_asked_in_a_process_of_its_own_and_taken_from_there(bundle_path, tensorrt):
     assert check_of(bundle_path) == "passed now"
     assert (tensorrt.built, len(tensorrt.loaded)) == (0, 1)
     assert check_of(bundle_path) == "passed at an earlier start"
     assert (tensorrt.built, len(tensorrt.loaded)) == (0, 2)
 
 
-def in_children(code: str, folder: Path) -> None:
+def in_children(code, folder):
     """Have the sandbox process run this where it would import TensorRT."""
     (folder / "nvidia" / "tensorrt.py").write_text(code)
 
 
-def test_what_ends_tensorrt_ends_the_sandbox_process_alone(bundle_path: Path, tensorrt: Any, tmp_path: Path) -> None:
+def test_what_ends_tensorrt_ends_the_sandbox_process_alone(bundle_path, tensorrt, tmp_path):
     in_children("import os; os.abort()", tmp_path)
     assert said(BackendError, lambda: check_of(bundle_path)) == (
         f"{bundle_path}: the sandbox check of backend 'trt' failed: it crashed: SIGABRT; do not use this bundle with it"
@@ -209,7 +196,7 @@ def test_what_ends_tensorrt_ends_the_sandbox_process_alone(bundle_path: Path, te
     assert tensorrt.loaded == []
 
 
-def test_everything_that_is_missing_is_named_with_its_command(bundle_path: Path, monkeypatch: Any) -> None:
+def test_everything_that_is_missing_is_named_with_its_command(bundle_path, monkeypatch):
     for name in ("tensorrt", "tensorrt_rtx", "cuda"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr("mmkd_edge.backends.trt.needs._DRIVER", "libnone.so.1")
@@ -224,10 +211,8 @@ def test_everything_that_is_missing_is_named_with_its_command(bundle_path: Path,
     assert (str(caught.value), caught.value.exit_code) == (f"backend 'trt' cannot run here: {lacks}", 3)
 
 
-def test_auto_takes_tensorrt_where_a_gpu_answers_and_says_why_not_elsewhere(
-    kit: Any, bundle_path: Path, tensorrt: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def info() -> Any:
+def test_auto_takes_tensorrt_where_a_gpu_answers_and_says_why_not_elsewhere(kit, bundle_path, tensorrt, monkeypatch):
+    def info():
         with EdgePredictor.open(bundle_path) as predictor:
             return predictor.info()
 
@@ -249,7 +234,7 @@ def test_auto_takes_tensorrt_where_a_gpu_answers_and_says_why_not_elsewhere(
     assert info().rejected[0] == "backend 'trt': tensorrt is not installed"
 
 
-def test_the_double_takes_the_parameters_of_the_published_bindings(gpu_double: ModuleType) -> None:
+def test_the_double_takes_the_parameters_of_the_published_bindings(gpu_double):
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="needs pip install 'mmkd-edge[trt]'")
     for name, function in inspect.getmembers(gpu_double.Cuda, inspect.isfunction):
         if name.startswith("cuda"):

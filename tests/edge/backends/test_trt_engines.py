@@ -3,14 +3,10 @@
 Nothing here runs an engine: `load` stands for TensorRT, and keeps what it is given.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -33,11 +29,11 @@ ORIN = DeviceFacts(
 
 
 @pytest.fixture(autouse=True)
-def trt_absent() -> None:
+def trt_absent():
     """It is present here, where it is installed."""
 
 
-def facts_of(model: bytes, **changes: Any) -> EngineFacts:
+def facts_of(model, **changes):
     fields: dict[str, Any] = {
         "onnx_sha256": hashlib.sha256(model).hexdigest(),
         "library": "tensorrt",
@@ -51,22 +47,22 @@ def facts_of(model: bytes, **changes: Any) -> EngineFacts:
 class Shop:
     """Builds engines of a few bytes, and loads them; counts both."""
 
-    def __init__(self, folder: Path, plan: bytes = b"plan") -> None:
+    def __init__(self, folder, plan=b"plan"):
         self.folder = folder
         self.plan = plan
         self.built = 0
         self.loaded: list[bytes] = []
         self.refused: list[bytes] = []
 
-    def origin(self, facts: EngineFacts) -> str:
+    def origin(self, facts):
         """Load an engine and say where it comes from."""
         return load_engine(facts, load=self._load, build=self._build, folder=self.folder)[1]
 
-    def _build(self) -> BuiltPlan:
+    def _build(self):
         self.built += 1
         return BuiltPlan(plan=self.plan, layers="", log="INFO: built\n", timing_cache=b"")
 
-    def _load(self, plan: bytes) -> bytes:
+    def _load(self, plan):
         self.loaded.append(plan)
         if plan in self.refused:
             raise BackendError("TensorRT does not load the engine: no reason")
@@ -74,7 +70,7 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
+def shop(tmp_path):
     return Shop(tmp_path / "engines")
 
 
@@ -82,12 +78,12 @@ FACTS = facts_of(b"model")
 NEW = "built at this start: none was in the cache"
 
 
-def the(folder: Path, suffix: str) -> Path:
+def the(folder, suffix):
     (path,) = folder.glob(f"*{suffix}")
     return path
 
 
-def test_a_built_engine_is_kept_with_sidecar_and_log_for_this_user_alone(shop: Shop) -> None:
+def test_a_built_engine_is_kept_with_sidecar_and_log_for_this_user_alone(shop):
     assert shop.origin(FACTS) == NEW
     assert the(shop.folder, ".engine").read_bytes() == b"plan"
     assert the(shop.folder, ".log").read_text() == "INFO: built\n"
@@ -113,14 +109,14 @@ def test_a_built_engine_is_kept_with_sidecar_and_log_for_this_user_alone(shop: S
     ],
     ids=str,
 )
-def test_another_key_is_another_engine(shop: Shop, changes: dict[str, Any]) -> None:
+def test_another_key_is_another_engine(shop, changes):
     shop.origin(FACTS)
     assert shop.origin(facts_of(b"model", **changes)) == NEW
     assert shop.built == 2
     assert shop.origin(FACTS).startswith("from the cache: ")  # both are kept
 
 
-def test_a_damaged_engine_never_reaches_tensorrt(shop: Shop) -> None:
+def test_a_damaged_engine_never_reaches_tensorrt(shop):
     shop.origin(FACTS)
     for damaged in (b"plbn", b"pla", b"plan and more", b""):
         the(shop.folder, ".engine").write_bytes(damaged)
@@ -139,9 +135,7 @@ def test_a_damaged_engine_never_reaches_tensorrt(shop: Shop) -> None:
         (lambda text: b"{}", "the sidecar of the one in the cache is damaged: Object missing required field `facts`"),
     ],
 )
-def test_a_sidecar_that_says_something_else_is_not_believed(
-    shop: Shop, damage: Callable[[bytes], bytes], why: str
-) -> None:
+def test_a_sidecar_that_says_something_else_is_not_believed(shop, damage, why):
     shop.origin(FACTS)
     sidecar = the(shop.folder, ".json")
     sidecar.write_bytes(damage(sidecar.read_bytes()))
@@ -150,7 +144,7 @@ def test_a_sidecar_that_says_something_else_is_not_believed(
     assert shop.origin(FACTS).startswith("from the cache: ")
 
 
-def test_an_engine_that_does_not_load_any_more_is_built_again(shop: Shop) -> None:
+def test_an_engine_that_does_not_load_any_more_is_built_again(shop):
     shop.origin(FACTS)
     shop.refused, shop.plan = [b"plan"], b"new plan"
     assert shop.origin(FACTS) == (
@@ -159,7 +153,7 @@ def test_an_engine_that_does_not_load_any_more_is_built_again(shop: Shop) -> Non
     assert the(shop.folder, ".engine").read_bytes() == b"new plan"
 
 
-def test_a_folder_that_others_can_write_to_is_not_used(shop: Shop) -> None:
+def test_a_folder_that_others_can_write_to_is_not_used(shop):
     shop.folder.mkdir()
     shop.folder.chmod(0o770)
     assert shop.origin(FACTS) == (
@@ -168,9 +162,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(shop: Shop) -> None:
     assert list(shop.folder.iterdir()) == []
 
 
-def test_without_a_place_for_it_the_engine_is_built_at_every_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_place_for_it_the_engine_is_built_at_every_start(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     shop = Shop(tmp_path / "file" / "engines")
     assert shop.origin(FACTS) == (
@@ -182,7 +174,7 @@ def test_without_a_place_for_it_the_engine_is_built_at_every_start(
     assert the(tmp_path / "cache/mmkd-edge/engines", ".engine").read_bytes() == b"plan"
 
 
-def test_the_engines_that_were_used_last_are_kept(shop: Shop) -> None:
+def test_the_engines_that_were_used_last_are_kept(shop):
     shop.origin(FACTS)
     for number in range(MAX_ENGINES - 1):
         shop.origin(facts_of(b"%d" % number))
@@ -199,12 +191,12 @@ def test_the_engines_that_were_used_last_are_kept(shop: Shop) -> None:
     assert list(shop.folder.glob(f"{second}*")) == []
 
 
-def test_predictors_that_start_together_build_one_engine(shop: Shop) -> None:
+def test_predictors_that_start_together_build_one_engine(shop):
     # Each opens the lock itself, so that threads stand for processes.
     building, go_on = threading.Event(), threading.Event()
     build = shop._build
 
-    def slow() -> BuiltPlan:
+    def slow():
         building.set()
         go_on.wait(timeout=60)
         return build()
@@ -222,7 +214,7 @@ def test_predictors_that_start_together_build_one_engine(shop: Shop) -> None:
     assert sorted(origin.partition(":")[0] for origin in origins) == ["built at this start", *["from the cache"] * 3]
 
 
-def test_the_backend_takes_tensorrt_rtx_where_there_is_no_tensorrt_and_says_that_no_gpu_answers() -> None:
+def test_the_backend_takes_tensorrt_rtx_where_there_is_no_tensorrt_and_says_that_no_gpu_answers():
     pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
     from mmkd_edge.backends.base import BACKENDS, why_absent
     from mmkd_edge.backends.trt.needs import installed_library
@@ -241,9 +233,7 @@ def test_the_backend_takes_tensorrt_rtx_where_there_is_no_tensorrt_and_says_that
         ("raise ImportError('libnvinfer.so.10')", "tensorrt does not load: libnvinfer.so.10; mmkd-doctor has advice"),
     ],
 )
-def test_a_library_that_does_not_load_says_why(
-    code: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_library_that_does_not_load_says_why(code, told, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)] if code else [])
     if code:

@@ -1,7 +1,5 @@
 """An answer that a call did not write is no answer: engines that fail in silence leave the one before in memory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,16 +21,16 @@ FILES = Path(__file__).parents[2] / "files"
 
 
 @pytest.fixture(autouse=True)
-def openvino_absent() -> None:
+def openvino_absent():
     """It is present here."""
 
 
 @pytest.fixture(autouse=True)
-def trt_absent() -> None:
+def trt_absent():
     """Its double is present here."""
 
 
-def split_model(kit: Any) -> bytes:
+def split_model(kit):
     """The test student, whose logits also go through a split at a place that the window says."""
     model = onnx.load_from_string(kit.model(kit.modality))
     graph = model.graph
@@ -54,7 +52,7 @@ def split_model(kit: Any) -> bytes:
     return data
 
 
-def test_a_split_that_fails_in_openvino_is_never_the_answer_before(kit: Any) -> None:
+def test_a_split_that_fails_in_openvino_is_never_the_answer_before(kit):
     pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
     backend = open_backend("openvino", split_model(kit), threads=1)
     entry = kit.parts(kit.modality).manifest.models[0]
@@ -66,7 +64,7 @@ def test_a_split_that_fails_in_openvino_is_never_the_answer_before(kit: Any) -> 
 
 
 @pytest.mark.parametrize("name", ["openvino", "litert"])
-def test_what_an_engine_does_not_write_is_nan(name: Any) -> None:
+def test_what_an_engine_does_not_write_is_nan(name):
     with Bundle.open(FILES / "litert" / "transformer.edge") as bundle:
         model = bundle.read(f"acc/model.fp32.{'tflite' if name == 'litert' else 'onnx'}")
         windows, (values, present) = bundle.golden("acc").windows, bundle.manifest.models[0].inputs
@@ -85,7 +83,7 @@ def test_what_an_engine_does_not_write_is_nan(name: Any) -> None:
     backend.close()
 
 
-def test_what_tensorrt_does_not_write_is_nan(kit: Any, gpu_double: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_what_tensorrt_does_not_write_is_nan(kit, gpu_double, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     gpu_double.install(monkeypatch, tmp_path).cuda.graphs = "are refused"
     backend = TrtBackend(kit.model(kit.modality))
@@ -96,7 +94,7 @@ def test_what_tensorrt_does_not_write_is_nan(kit: Any, gpu_double: Any, tmp_path
 
 
 @pytest.mark.parametrize("name", ["ort", "openvino"])
-def test_a_step_that_writes_nothing_is_an_error(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_writes_nothing_is_an_error(name, monkeypatch):
     pytest.importorskip({"ort": "onnxruntime"}.get(name, name), reason=f"needs pip install 'mmkd-edge[{name}]'")
     with Bundle.open(FILES / "causal.edge") as bundle:
         streaming = bundle.manifest.models[0].streaming

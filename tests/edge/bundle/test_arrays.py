@@ -1,7 +1,5 @@
 """Files of arrays that are damaged or were made to harm: one error, before memory is taken."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random
@@ -16,7 +14,7 @@ from mmkd_edge.bundle.arrays import ArraysError, check_whole, let_go, map_array,
 from tests.edge.said import said
 
 
-def test_arrays_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_arrays_come_back_as_they_were_written(tmp_path):
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
     np.save(tmp_path / "one.npy", values)
     np.savez_compressed(tmp_path / "two.npz", a=values, b=np.zeros((0, 3)))
@@ -40,7 +38,7 @@ HEADERS = [
 
 
 @pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
-def test_a_header_that_is_none_is_one_error(tmp_path: Path, header: bytes) -> None:
+def test_a_header_that_is_none_is_one_error(tmp_path, header):
     data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
     (tmp_path / "one.npy").write_bytes(data)
     with pytest.raises(ArraysError):
@@ -51,7 +49,7 @@ def test_a_header_that_is_none_is_one_error(tmp_path: Path, header: bytes) -> No
         read_npz(tmp_path / "two.npz")
 
 
-def test_damaged_files_are_one_error_or_arrays(tmp_path: Path) -> None:
+def test_damaged_files_are_one_error_or_arrays(tmp_path):
     np.savez_compressed(tmp_path / "sound.npz", a=np.arange(30.0), b=np.array(["x", "y"]))
     np.save(tmp_path / "sound.npy", np.arange(30.0))
     chance = random.Random(0)
@@ -66,9 +64,7 @@ def test_damaged_files_are_one_error_or_arrays(tmp_path: Path) -> None:
                 read(tmp_path / "bad")
 
 
-def test_an_archive_that_unpacks_to_gigabytes_is_refused_before_it_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_that_unpacks_to_gigabytes_is_refused_before_it_does(tmp_path, monkeypatch):
     monkeypatch.setattr("mmkd_edge.bundle.arrays.MAX_UNPACKED_BYTES", 1 << 26)  # a sixteenth, made in less time
     path = tmp_path / "bomb.npz"
     zeros = bytes(1 << 24)
@@ -86,7 +82,7 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused_before_it_does(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
 
 
-def test_an_archive_is_no_single_array_and_pickles_are_not_run(tmp_path: Path) -> None:
+def test_an_archive_is_no_single_array_and_pickles_are_not_run(tmp_path):
     np.savez(tmp_path / "one.npz", a=np.zeros(2), b=np.array([{}], dtype=object))
     assert said(ArraysError, lambda: map_array(tmp_path / "one.npz")) == "an archive of several arrays"
     assert (
@@ -95,7 +91,7 @@ def test_an_archive_is_no_single_array_and_pickles_are_not_run(tmp_path: Path) -
     )
 
 
-def test_a_file_that_is_cut_short_is_told_before_it_is_read_and_one_that_is_replaced_stays(tmp_path: Path) -> None:
+def test_a_file_that_is_cut_short_is_told_before_it_is_read_and_one_that_is_replaced_stays(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.arange(9_000, dtype=np.float32).reshape(3, 1000, 3))
     array = map_array(path)
@@ -113,14 +109,14 @@ def test_a_file_that_is_cut_short_is_told_before_it_is_read_and_one_that_is_repl
         assert str(caught.value).endswith("the file was cut short while it was in use: 36128 bytes became 4096")
 
 
-def resident_bytes(path: Path) -> int:
+def resident_bytes(path):
     """What of a mapped file counts as this process's own memory."""
     maps = Path("/proc/self/smaps").read_text().split(f" {path}\n")[1:]
     return sum(1024 * int(text.partition("Rss:")[2].split()[0]) for text in maps)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's account of memory")
-def test_pages_that_were_read_are_given_back_and_say_the_same_when_read_again(tmp_path: Path) -> None:
+def test_pages_that_were_read_are_given_back_and_say_the_same_when_read_again(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.ones(1 << 20, dtype=np.float32))
     array = map_array(path)
@@ -132,7 +128,7 @@ def test_pages_that_were_read_are_given_back_and_say_the_same_when_read_again(tm
     assert float(array.sum()) == 1 << 20
 
 
-def test_what_was_changed_in_memory_stays(tmp_path: Path) -> None:
+def test_what_was_changed_in_memory_stays(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.ones(4096, dtype=np.float32))
     private = np.load(path, mmap_mode="c")

@@ -1,13 +1,8 @@
-from __future__ import annotations
-
 import hashlib
 import os
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -37,24 +32,24 @@ REPACKED = (
 )
 
 
-def refusal(path: Path) -> str:
+def refusal(path):
     with pytest.raises(MmkdError) as caught, Bundle.open(path):
         pass
     return str(caught.value)
 
 
-def archive(files: Mapping[str, bytes]) -> bytes:
+def archive(files):
     """The canonical archive of any files, its own digest right: what someone could make on purpose."""
     body, members = archive_body(files)
     return body + end_record(members, comment=b"mmkd-edge sha256 " + hashlib.sha256(body).hexdigest().encode())
 
 
-def stored_files(path: Path) -> dict[str, bytes]:
+def stored_files(path):
     with zipfile.ZipFile(path) as opened:
         return {info.filename: opened.read(info) for info in opened.infolist()}
 
 
-def test_a_bundle_gives_back_what_was_written_through_a_link_too(kit: Any, bundle_path: Path, tmp_path: Path) -> None:
+def test_a_bundle_gives_back_what_was_written_through_a_link_too(kit, bundle_path, tmp_path):
     parts, link = kit.parts(kit.modality), tmp_path / "current.edge"
     link.symlink_to(bundle_path)
     for path in (bundle_path, link):
@@ -67,7 +62,7 @@ def test_a_bundle_gives_back_what_was_written_through_a_link_too(kit: Any, bundl
     assert stored_files(bundle_path)["manifest.json"] == encode_manifest(parts.manifest)
 
 
-def test_the_same_inputs_give_the_same_bytes(kit: Any, tmp_path: Path) -> None:
+def test_the_same_inputs_give_the_same_bytes(kit, tmp_path):
     first = kit.parts(kit.modality).write(tmp_path / "a.edge").read_bytes()
     parts = kit.parts(kit.modality)
     members = dict(reversed(list(parts.members.items())))
@@ -75,7 +70,7 @@ def test_the_same_inputs_give_the_same_bytes(kit: Any, tmp_path: Path) -> None:
     assert (tmp_path / "b.edge").read_bytes() == first
 
 
-def test_any_zip_tool_can_look_inside(bundle_path: Path) -> None:
+def test_any_zip_tool_can_look_inside(bundle_path):
     with zipfile.ZipFile(bundle_path) as opened:
         assert opened.testzip() is None
         assert tuple(opened.namelist()) == ORDER
@@ -85,13 +80,13 @@ def test_any_zip_tool_can_look_inside(bundle_path: Path) -> None:
         assert opened.comment == b"mmkd-edge sha256 " + hashlib.sha256(body).hexdigest().encode()
 
 
-def test_a_bundle_is_written_with_the_rights_of_any_new_file(bundle_path: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_written_with_the_rights_of_any_new_file(bundle_path, tmp_path):
     (tmp_path / "plain").touch()
     assert bundle_path.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain", "student.edge"]
 
 
-def test_a_change_of_any_byte_is_refused(bundle_path: Path) -> None:
+def test_a_change_of_any_byte_is_refused(bundle_path):
     content = bundle_path.read_bytes()
     descriptor = os.open(bundle_path, os.O_RDWR)
     accepted = []
@@ -111,7 +106,7 @@ def test_a_change_of_any_byte_is_refused(bundle_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_other_damage_is_refused(bundle_path: Path, data: st.DataObject) -> None:
+def test_any_other_damage_is_refused(bundle_path, data):
     content = bundle_path.read_bytes()
     start = data.draw(st.integers(0, len(content)))
     length = data.draw(st.integers(0, len(content) - start) | st.integers(0, 16))
@@ -126,7 +121,7 @@ def test_any_other_damage_is_refused(bundle_path: Path, data: st.DataObject) -> 
         Bundle.open(path)
 
 
-def test_a_truncated_bundle_is_named_so(bundle_path: Path) -> None:
+def test_a_truncated_bundle_is_named_so(bundle_path):
     content = bundle_path.read_bytes()
     for kept in (4, 100, len(content) // 2, len(content) - 1):
         bundle_path.write_bytes(content[:kept])
@@ -135,7 +130,7 @@ def test_a_truncated_bundle_is_named_so(bundle_path: Path) -> None:
         )
 
 
-def test_a_damaged_bundle_says_both_hashes(bundle_path: Path) -> None:
+def test_a_damaged_bundle_says_both_hashes(bundle_path):
     content = bytearray(bundle_path.read_bytes())
     expected = hashlib.sha256(content[:-103]).hexdigest()
     assert content[-64:].decode() == expected  # 22 bytes of end record, 17 of text, 64 of digits
@@ -160,14 +155,14 @@ def test_a_damaged_bundle_says_both_hashes(bundle_path: Path) -> None:
     ],
     ids=["empty", "onnx", "missing", "directory", "pipe", "loop"],
 )
-def test_another_file_is_not_a_bundle(tmp_path: Path, make: Callable[[Path], object], got: str) -> None:
+def test_another_file_is_not_a_bundle(tmp_path, make, got):
     path = tmp_path / "model.onnx"
     make(path)
     expected = f"{path}: expected a bundle written by mmkd-export, {got}"
     assert refusal(path) == expected + "leads back to itself; correct it" * got.endswith("path ")
 
 
-def test_a_path_with_a_nul_and_a_sparse_giant_are_refused_unread(tmp_path: Path) -> None:
+def test_a_path_with_a_nul_and_a_sparse_giant_are_refused_unread(tmp_path):
     assert said(UsageError, lambda: Bundle.open("a\0b")) == (
         "a\0b: expected a bundle written by mmkd-export, cannot open it: the path holds a NUL character"
     )
@@ -191,14 +186,12 @@ def test_a_path_with_a_nul_and_a_sparse_giant_are_refused_unread(tmp_path: Path)
         (lambda f: {name: f[name] for name in reversed(ORDER)}, "expected manifest.json of at most 10"),
     ],
 )
-def test_an_archive_of_other_members_is_refused(
-    bundle_path: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]], said: str
-) -> None:
+def test_an_archive_of_other_members_is_refused(bundle_path, change, said):
     bundle_path.write_bytes(archive(change(stored_files(bundle_path))))
     assert refusal(bundle_path).startswith(f"{bundle_path}: {said}")
 
 
-def test_a_member_with_another_hash_is_refused(bundle_path: Path) -> None:
+def test_a_member_with_another_hash_is_refused(bundle_path):
     files = stored_files(bundle_path)
     expected = hashlib.sha256(files["README.md"]).hexdigest()
     files["README.md"] = files["README.md"].replace(b"student", b"STUDENT")
@@ -208,7 +201,7 @@ def test_a_member_with_another_hash_is_refused(bundle_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_bundle_packed_by_another_tool_is_refused(bundle_path: Path, compression: int) -> None:
+def test_a_bundle_packed_by_another_tool_is_refused(bundle_path, compression):
     files = stored_files(bundle_path)
     with zipfile.ZipFile(bundle_path, "w", compression) as repacked:
         for name, data in files.items():
@@ -221,14 +214,14 @@ def test_a_bundle_packed_by_another_tool_is_refused(bundle_path: Path, compressi
     assert refusal(bundle_path).startswith(f"{bundle_path}: {expected}")
 
 
-def test_a_directory_that_lies_about_its_length_is_refused(bundle_path: Path) -> None:
+def test_a_directory_that_lies_about_its_length_is_refused(bundle_path):
     content = bytearray(bundle_path.read_bytes())
     struct.pack_into("<H", content, len(content) - 103 + 10, 6)  # one member more than there is
     bundle_path.write_bytes(content)
     assert refusal(bundle_path) == f"{bundle_path}: {REPACKED}"
 
 
-def test_a_newer_bundle_asks_for_an_upgrade(bundle_path: Path) -> None:
+def test_a_newer_bundle_asks_for_an_upgrade(bundle_path):
     files = stored_files(bundle_path)
     files["manifest.json"] = files["manifest.json"].replace(b'"format_version": 1', b'"format_version": 7')
     bundle_path.write_bytes(archive(files))
@@ -238,7 +231,7 @@ def test_a_newer_bundle_asks_for_an_upgrade(bundle_path: Path) -> None:
     )
 
 
-def test_a_bundle_replaced_while_open_keeps_answering_from_the_old_file(kit: Any, bundle_path: Path) -> None:
+def test_a_bundle_replaced_while_open_keeps_answering_from_the_old_file(kit, bundle_path):
     with Bundle.open(bundle_path) as bundle:
         old = bundle.read("acc/model.fp32.onnx")
         kit.parts(kit.modality, model=b"another student").write(bundle_path)
@@ -247,7 +240,7 @@ def test_a_bundle_replaced_while_open_keeps_answering_from_the_old_file(kit: Any
         assert bundle.read("acc/model.fp32.onnx") == b"another student"
 
 
-def test_a_bundle_overwritten_while_open_gives_no_other_bytes(bundle_path: Path) -> None:
+def test_a_bundle_overwritten_while_open_gives_no_other_bytes(bundle_path):
     with Bundle.open(bundle_path) as bundle:
         content = bundle_path.read_bytes()
         with bundle_path.open("r+b") as file:
@@ -257,7 +250,7 @@ def test_a_bundle_overwritten_while_open_gives_no_other_bytes(bundle_path: Path)
     assert str(caught.value) == f"{bundle_path}: 'README.md' was changed while the bundle was open; open it again"
 
 
-def test_what_a_bundle_does_not_hold_or_a_closed_one_is_named(bundle_path: Path) -> None:
+def test_what_a_bundle_does_not_hold_or_a_closed_one_is_named(bundle_path):
     with Bundle.open(bundle_path) as bundle:
         assert said(UsageError, lambda: bundle.read("model.onnx")) == (
             f"{bundle_path}: member 'model.onnx' is unknown; "
@@ -270,7 +263,7 @@ def test_what_a_bundle_does_not_hold_or_a_closed_one_is_named(bundle_path: Path)
     assert said(UsageError, lambda: bundle.read("README.md")) == f"{bundle_path}: the bundle is closed; open it again"
 
 
-def test_what_the_manifest_does_not_say_is_not_written(kit: Any, tmp_path: Path) -> None:
+def test_what_the_manifest_does_not_say_is_not_written(kit, tmp_path):
     path = tmp_path / "student.edge"
     parts = kit.parts(kit.modality)
     other, contract = b"# B student\n", "a bundle holds exactly what its manifest lists"
@@ -292,14 +285,14 @@ def test_what_the_manifest_does_not_say_is_not_written(kit: Any, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_not_there_is_a_usage_error(kit: Any, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_a_usage_error(kit, tmp_path):
     path = tmp_path / "no" / "student.edge"
     assert said(UsageError, lambda: kit.parts(kit.modality).write(path)) == (
         f"{path}: cannot write it: no such file or directory; check the path; an earlier file is left as it was"
     )
 
 
-def test_precision_auto_is_fp32_and_why_no_artifact_fits_is_said_of_each(kit: Any) -> None:
+def test_precision_auto_is_fp32_and_why_no_artifact_fits_is_said_of_each(kit):
     entry = kit.parts(kit.modality).manifest.models[0]
     fp32 = entry.artifacts[0]
     fp16 = msgspec.structs.replace(fp32, precision="fp16", file="acc/model.fp16.onnx")
@@ -316,13 +309,13 @@ def test_precision_auto_is_fp32_and_why_no_artifact_fits_is_said_of_each(kit: An
     )
 
 
-def test_an_unknown_example_is_told_those_there_are() -> None:
+def test_an_unknown_example_is_told_those_there_are():
     names = ", ".join(repr(path.stem) for path in sorted(example_bundle("watch_acc").parent.glob("*.edge")))
     told = f"example bundle 'no_such_student' is unknown; expected one of: {names}"
     assert said(UsageError, lambda: example_bundle("no_such_student")) == told
 
 
-def test_the_whole_file_is_verified_once_more_when_it_is_taken(bundle_path: Path) -> None:
+def test_the_whole_file_is_verified_once_more_when_it_is_taken(bundle_path):
     data = bundle_path.read_bytes()
     with Bundle.open(bundle_path) as bundle:
         assert bundle.whole() == data
@@ -333,7 +326,7 @@ def test_the_whole_file_is_verified_once_more_when_it_is_taken(bundle_path: Path
     assert said(UsageError, bundle.whole) == f"{bundle_path}: the bundle is closed; open it again"
 
 
-def test_a_bundle_that_is_too_large_is_not_written(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_that_is_too_large_is_not_written(kit, tmp_path, monkeypatch):
     monkeypatch.setattr("mmkd_edge.bundle.bundle.MAX_BUNDLE_BYTES", 1000)
     assert re.fullmatch(
         rf"{tmp_path}/a\.edge: expected at most 1000 bytes, got \d{{4}}; leave an artifact out",
@@ -342,14 +335,14 @@ def test_a_bundle_that_is_too_large_is_not_written(kit: Any, tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bundle_that_is_cut_short_while_read_says_so(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_that_is_cut_short_while_read_says_so(bundle_path, monkeypatch):
     whole = read_exactly
 
-    def short(descriptor: int, size: int, *, offset: int) -> bytes:
+    def short(descriptor, size, *, offset):
         monkeypatch.setattr("mmkd_edge.bundle.bundle.read_exactly", cut)
         return whole(descriptor, size, offset=offset)
 
-    def cut(descriptor: int, size: int, *, offset: int) -> bytes:
+    def cut(descriptor, size, *, offset):
         if size > 1000:  # neither the beginning nor the end, but all that is between
             os.truncate(bundle_path, 0)
         return whole(descriptor, size, offset=offset)

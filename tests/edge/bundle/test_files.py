@@ -1,14 +1,10 @@
-from __future__ import annotations
-
 import errno
 import os
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,8 +14,8 @@ from mmkd_edge.bundle.files import cache_folder, is_path_error, read_own_file, w
 from tests.edge.said import said
 
 
-def failing(error: Any) -> Callable[..., Any]:
-    def fail(*arguments: object, **options: object) -> None:
+def failing(error):
+    def fail(*arguments, **options):
         raise OSError(error, os.strerror(error)) if isinstance(error, int) else error
 
     return fail
@@ -35,9 +31,7 @@ def failing(error: Any) -> Callable[..., Any]:
         (os, "fsync", KeyboardInterrupt, ""),
     ],
 )
-def test_a_failing_call_leaves_the_earlier_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, call: str, error: Any, reason: str
-) -> None:
+def test_a_failing_call_leaves_the_earlier_file_and_nothing_else(tmp_path, monkeypatch, owner, call, error, reason):
     path = tmp_path / "a"
     write_file(path, b"old")
     with monkeypatch.context() as patch:
@@ -49,9 +43,7 @@ def test_a_failing_call_leaves_the_earlier_file_and_nothing_else(
 
 
 @pytest.mark.parametrize("lacks", ["", "link", "O_TMPFILE"])
-def test_a_file_is_written_whole_and_keeps_its_permissions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
-) -> None:
+def test_a_file_is_written_whole_and_keeps_its_permissions(tmp_path, monkeypatch, lacks):
     path = tmp_path / "a"
     if lacks == "link":
         monkeypatch.setattr(os, "link", failing(errno.EPERM))
@@ -64,7 +56,7 @@ def test_a_file_is_written_whole_and_keeps_its_permissions(
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_folder_that_cannot_be_flushed_is_told_as_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_flushed_is_told_as_what_it_is(tmp_path, monkeypatch):
     path = tmp_path / "a"
     write_file(path, b"old")
     with monkeypatch.context() as patch:
@@ -80,9 +72,7 @@ def test_a_folder_that_cannot_be_flushed_is_told_as_what_it_is(tmp_path: Path, m
 
 @pytest.mark.parametrize("nameless", [True, False])
 @pytest.mark.parametrize("earlier", [None, 0o666, 0o640])
-def test_a_file_of_ones_own_is_written_by_nobody_else_and_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool, earlier: int | None
-) -> None:
+def test_a_file_of_ones_own_is_written_by_nobody_else_and_read_again(tmp_path, monkeypatch, nameless, earlier):
     if not nameless:
         monkeypatch.delattr(os, "O_TMPFILE")
     path, umask = tmp_path / "a", os.umask(0)
@@ -97,7 +87,7 @@ def test_a_file_of_ones_own_is_written_by_nobody_else_and_read_again(
     assert read_own_file(path, max_bytes=3) == b"new"
 
 
-def test_a_file_that_others_can_write_or_a_pipe_is_not_ones_own(tmp_path: Path) -> None:
+def test_a_file_that_others_can_write_or_a_pipe_is_not_ones_own(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"new")
     for mode in (0o620, 0o602):
@@ -110,7 +100,7 @@ def test_a_file_that_others_can_write_or_a_pipe_is_not_ones_own(tmp_path: Path) 
         read_own_file(tmp_path / "pipe", max_bytes=10)
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "versions").mkdir()
     target, link = tmp_path / "versions" / "1", tmp_path / "current"
     target.write_bytes(b"old")
@@ -133,7 +123,7 @@ while True:
 """
 
 
-def test_a_writer_killed_at_any_moment_leaves_a_whole_bundle(kit: Any, tmp_path: Path) -> None:
+def test_a_writer_killed_at_any_moment_leaves_a_whole_bundle(kit, tmp_path):
     # 4 MB of model: long enough that most kills fall into a write.
     versions = [kit.parts(kit.modality, model=bytes([kind]) * (4 << 20)).write(tmp_path / str(kind)) for kind in (1, 2)]
     target = tmp_path / "target" / "student.edge"
@@ -155,15 +145,15 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_bundle(kit: Any, tmp_path:
         assert {path.read_bytes() for path in target.parent.iterdir()} <= whole
 
 
-def test_a_user_can_correct_a_path_and_a_full_disk_and_nothing_else() -> None:
+def test_a_user_can_correct_a_path_and_a_full_disk_and_nothing_else():
     assert is_path_error(OSError(errno.EACCES, "no", "file"))
     assert not is_path_error(OSError(errno.EACCES, "no"))  # a socket, for one
     assert is_path_error(OSError(errno.ENOSPC, "no"))
     assert not is_path_error(OSError(errno.EIO, "no", "file"))
 
 
-def test_without_a_home_directory_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless() -> Path:
+def test_without_a_home_directory_the_variable_is_named(monkeypatch):
+    def homeless():
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

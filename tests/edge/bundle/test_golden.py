@@ -1,11 +1,7 @@
-from __future__ import annotations
-
 import dataclasses
 import io
 import tracemalloc
 import zipfile
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,7 +15,7 @@ from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 WHERE = "acc/golden.npz"
 
 
-def refusal(kit: Any, tmp_path: Path, data: bytes) -> str:
+def refusal(kit, tmp_path, data):
     """What `Bundle.golden` says of a bundle that carries `data` as golden windows, its hashes right."""
     parts = kit.parts(kit.modality)
     parts = dataclasses.replace(parts, members={**parts.members, WHERE: data})
@@ -32,7 +28,7 @@ def refusal(kit: Any, tmp_path: Path, data: bytes) -> str:
     return text.removeprefix(f"{path}: {WHERE}: ").removesuffix("; export the bundle again")
 
 
-def npz(arrays: dict[str, Any], *, compression: int = zipfile.ZIP_STORED) -> bytes:
+def npz(arrays, *, compression=zipfile.ZIP_STORED):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, array in arrays.items():
@@ -43,13 +39,13 @@ def npz(arrays: dict[str, Any], *, compression: int = zipfile.ZIP_STORED) -> byt
 
 
 @pytest.fixture
-def arrays(kit: Any) -> dict[str, Any]:
+def arrays(kit):
     golden = kit.golden(kit.modality)
     fields = {name: getattr(golden, name) for name in golden.__struct_fields__}
     return {name: np.asarray(value) for name, value in fields.items() if value is not None}
 
 
-def test_golden_windows_survive_the_bundle_and_numpy_reads_them(kit: Any, bundle_path: Path) -> None:
+def test_golden_windows_survive_the_bundle_and_numpy_reads_them(kit, bundle_path):
     golden = kit.golden(kit.modality)
     with Bundle.open(bundle_path) as bundle:
         read = bundle.golden("acc")
@@ -64,11 +60,11 @@ def test_golden_windows_survive_the_bundle_and_numpy_reads_them(kit: Any, bundle
     assert golden_bytes(other) == golden_bytes(golden)
 
 
-def test_pickled_objects_are_refused_without_running_them(kit: Any, tmp_path: Path, arrays: dict[str, Any]) -> None:
+def test_pickled_objects_are_refused_without_running_them(kit, tmp_path, arrays):
     ran = tmp_path / "ran"
 
     class Payload:
-        def __reduce__(self) -> tuple[Any, ...]:
+        def __reduce__(self):
             return (open, (str(ran), "w"))
 
     said = refusal(kit, tmp_path, npz({**arrays, "labels": np.array([Payload()], dtype=object)}))
@@ -76,7 +72,7 @@ def test_pickled_objects_are_refused_without_running_them(kit: Any, tmp_path: Pa
     assert not ran.exists()
 
 
-def test_compressed_arrays_are_refused_packed(kit: Any, tmp_path: Path, arrays: dict[str, Any]) -> None:
+def test_compressed_arrays_are_refused_packed(kit, tmp_path, arrays):
     bomb = npz({**arrays, "windows": np.zeros(16 << 20, np.float32)}, compression=zipfile.ZIP_DEFLATED)
     tracemalloc.start()
     try:
@@ -101,7 +97,7 @@ def test_compressed_arrays_are_refused_packed(kit: Any, tmp_path: Path, arrays: 
     ],
     ids=["terabytes", "more than there is", "negative", "cut off", "incomplete", "nested", "empty"],
 )
-def test_a_header_that_lies_is_refused(kit: Any, tmp_path: Path, arrays: dict[str, Any], header: str) -> None:
+def test_a_header_that_lies_is_refused(kit, tmp_path, arrays, header):
     text = header.encode() + b"\n"
     lying = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + arrays["windows"].tobytes()
     buffer = io.BytesIO(npz({name: array for name, array in arrays.items() if name != "windows"}))
@@ -125,15 +121,11 @@ def test_a_header_that_lies_is_refused(kit: Any, tmp_path: Path, arrays: dict[st
         ("tolerance", np.float64(1e9), "tolerance: expected a number above 0 and at most 0.01, got 1e+09"),
     ],
 )
-def test_arrays_that_do_not_fit_the_student_are_named(
-    kit: Any, tmp_path: Path, arrays: dict[str, Any], name: str, value: Any, says: str
-) -> None:
+def test_arrays_that_do_not_fit_the_student_are_named(kit, tmp_path, arrays, name, value, says):
     assert refusal(kit, tmp_path, npz({**arrays, name: value})) == says
 
 
-def test_what_is_no_archive_of_all_arrays_and_windows_is_named(
-    kit: Any, tmp_path: Path, arrays: dict[str, Any]
-) -> None:
+def test_what_is_no_archive_of_all_arrays_and_windows_is_named(kit, tmp_path, arrays):
     assert refusal(kit, tmp_path, b"not arrays") == "not readable as arrays: File is not a zip file"
     empty = {name: array[:0] if array.ndim else array for name, array in arrays.items()}
     assert refusal(kit, tmp_path, npz(empty)) == "expected at least one window, got none"
@@ -144,7 +136,7 @@ def test_what_is_no_archive_of_all_arrays_and_windows_is_named(
     )
 
 
-def test_answers_are_the_same_by_class_by_labels_that_are_on_and_by_a_tenth_of_a_deviation() -> None:
+def test_answers_are_the_same_by_class_by_labels_that_are_on_and_by_a_tenth_of_a_deviation():
     ours = np.array([[1.0, 2.0], [3.0, 0.0]], dtype=np.float32)
     theirs = np.array([[0.0, 0.1], [-1.0, 0.0]], dtype=np.float32)
     assert same_answers(TaskSpec(labels=("a", "b")), ours, theirs).tolist() == [True, False]
@@ -156,19 +148,19 @@ def test_answers_are_the_same_by_class_by_labels_that_are_on_and_by_a_tenth_of_a
     assert same_answers(number, given, np.array([[0.09], [-0.11]], dtype=np.float32)).tolist() == [True, False]
 
 
-def test_differences_are_counted_in_the_largest_value_of_a_regression_alone() -> None:
+def test_differences_are_counted_in_the_largest_value_of_a_regression_alone():
     answers = np.array([[-20.0], [5.0]], dtype=np.float32)
     assert answer_scale(TaskSpec(kind="regression", labels=("speed",)), answers) == 20.0
     assert answer_scale(TaskSpec(kind="regression", labels=("speed",)), 0 * answers) == 1.0
     assert answer_scale(TaskSpec(labels=("a", "b")), answers) == 1.0
 
 
-def test_differences_of_novelty_are_shares_of_one_more_than_the_score() -> None:
+def test_differences_of_novelty_are_shares_of_one_more_than_the_score():
     expected, got = np.array([[0.0], [3.0]], dtype=np.float32), np.array([[0.5], [2.0]], dtype=np.float32)
     assert novelty_errors(expected, got).tolist() == [0.5, 0.25]
 
 
-def test_golden_windows_of_video_and_scores_of_novelty_survive(kit: Any) -> None:
+def test_golden_windows_of_video_and_scores_of_novelty_survive(kit):
     modality = ModalitySpec(name="cam", kind="video", channels=("y",), rate_hz=5.0, samples=3, height=4, width=5)
     frames = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5, 1)
     missing = np.array([[False, True, False], [False, False, False]])

@@ -1,7 +1,4 @@
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,11 +11,11 @@ TEMP = ModalitySpec(name="temp", channels=("wrist", "room"), rate_hz=4.0, sample
 AGAIN = "; make it again with mmkd-data reference"
 
 
-def refusal(path: Path) -> str:
+def refusal(path):
     return said(UsageError, lambda: read_reference(path))
 
 
-def test_a_reference_survives_its_file(tmp_path: Path) -> None:
+def test_a_reference_survives_its_file(tmp_path):
     reference = Reference(modality="temp", mean=(36.25, 21.0), std=(0.5, 1.0))
     write_reference(tmp_path / "temp.json", reference)
     assert read_reference(tmp_path / "temp.json") == reference
@@ -30,7 +27,7 @@ def test_a_reference_survives_its_file(tmp_path: Path) -> None:
     }
 
 
-def test_a_missing_and_a_huge_file_are_refused(tmp_path: Path) -> None:
+def test_a_missing_and_a_huge_file_are_refused(tmp_path):
     path = tmp_path / "temp.json"
     assert refusal(path) == (
         f"{path}: expected a reference written by mmkd-data reference, found no such file; check the path"
@@ -54,7 +51,7 @@ def test_a_missing_and_a_huge_file_are_refused(tmp_path: Path) -> None:
         ('{"modality": "t", "mean": [1], "std": [-1]}', "std[0]: expected float > 0.0"),
     ],
 )
-def test_what_cannot_normalise_is_refused(tmp_path: Path, text: str, says: str) -> None:
+def test_what_cannot_normalise_is_refused(tmp_path, text, says):
     path = tmp_path / "temp.json"
     path.write_text(text)
     assert refusal(path) == f"{path}: not a reference: {says}{AGAIN}"
@@ -68,16 +65,14 @@ def test_what_cannot_normalise_is_refused(tmp_path: Path, text: str, says: str) 
         ((36.25,), (float("nan"),), "std[0]: expected float, got null"),
     ],
 )
-def test_a_reference_that_normalises_nothing_is_not_written(
-    tmp_path: Path, mean: tuple[float, ...], std: tuple[float, ...], fault: str
-) -> None:
+def test_a_reference_that_normalises_nothing_is_not_written(tmp_path, mean, std, fault):
     reference = Reference(modality="temp", mean=mean, std=std)
     told = f"reference of modality 'temp': {fault}"
     assert said(UsageError, lambda: write_reference(tmp_path / "temp.json", reference)) == told
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reference_must_be_of_the_modality_and_its_channels() -> None:
+def test_a_reference_must_be_of_the_modality_and_its_channels():
     good = Reference(modality="temp", mean=(1.0, 2.0), std=(1.0, 1.0))
     check_reference(good, TEMP)
     raw = msgspec.structs.replace(TEMP, name="acc", normalise="none")

@@ -1,7 +1,5 @@
 """Ctrl-C in the first half second of a command: one line and exit 130, whatever is being imported."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -17,7 +15,7 @@ from mmkd_edge.cli.show import hint_at_resuming
 ENVIRONMENT = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1", "OMP_NUM_THREADS": "1"}
 
 
-def interrupted(command: str, *arguments: str, when: str, after_s: float = 0.0) -> tuple[int, list[str]]:
+def interrupted(command, *arguments, when, after_s=0.0):
     """Sends Ctrl-C when a module has been imported, or so long after; exit code and what was said beside imports."""
     process = subprocess.Popen(
         [str(Path(sys.executable).with_name(command)), *arguments],
@@ -47,19 +45,19 @@ def interrupted(command: str, *arguments: str, when: str, after_s: float = 0.0) 
         "numpy.linalg._umath_linalg",
     ],
 )
-def test_an_interrupted_import_is_one_line_and_no_traceback(module: str) -> None:
+def test_an_interrupted_import_is_one_line_and_no_traceback(module):
     said = interrupted("mmkd-train", "student", "nowhere", "--modality", "acc", when=module)
     assert said == (130, ["mmkd-train: interrupted"])
 
 
 @pytest.mark.parametrize("after_s", [0.05, 0.1, 0.2, 0.4])
-def test_ctrl_c_is_answered_from_the_start(after_s: float) -> None:
+def test_ctrl_c_is_answered_from_the_start(after_s):
     # Python's own start, which ends with the module site, is out of reach.
     said = interrupted("mmkd-train", "student", "nowhere", "--modality", "acc", when="site", after_s=after_s)
     assert said == (130, ["mmkd-train: interrupted"])
 
 
-def test_an_interrupted_command_says_once_how_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_command_says_once_how_it_goes_on(capsys):
     with pytest.raises(KeyboardInterrupt), hint_at_resuming():
         raise KeyboardInterrupt
     assert capsys.readouterr().err == "the same command continues\n"

@@ -1,7 +1,5 @@
 """Where a command writes: refused before the work, and one command's at a time, across processes."""
 
-from __future__ import annotations
-
 import re
 import signal
 import subprocess
@@ -25,18 +23,18 @@ with lock_output(Path(sys.argv[1])):
 """
 
 
-def refusal(*arguments: object, call: object = check_folder, **options: object) -> str:
+def refusal(*arguments, call=check_folder, **options):
     with pytest.raises(UsageError) as caught:
         call(*arguments, **options)  # type: ignore[operator]
     return str(caught.value)
 
 
-def hold(output: Path) -> None:
+def hold(output):
     with lock_output(output):
         pass
 
 
-def holder(output: Path) -> subprocess.Popen[str]:
+def holder(output):
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -45,7 +43,7 @@ def holder(output: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_command_hears_who_writes_the_output_and_since_when(tmp_path: Path) -> None:
+def test_a_second_command_hears_who_writes_the_output_and_since_when(tmp_path):
     output = tmp_path / "teacher.ckpt"
     with holder(output) as process:
         said = refusal(output, call=hold)
@@ -59,7 +57,7 @@ def test_a_second_command_hears_who_writes_the_output_and_since_when(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_command_blocks_nobody(tmp_path: Path) -> None:
+def test_a_killed_command_blocks_nobody(tmp_path):
     output = tmp_path / "teacher.ckpt"
     with holder(output) as process:
         process.send_signal(signal.SIGKILL)
@@ -69,7 +67,7 @@ def test_a_killed_command_blocks_nobody(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_is_locked_from_within(tmp_path: Path) -> None:
+def test_a_folder_is_locked_from_within(tmp_path):
     with lock_output(tmp_path, is_folder=True):
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
         with (
@@ -80,7 +78,7 @@ def test_a_folder_is_locked_from_within(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path: Path) -> None:
+def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
     hold(tmp_path / "runs" / "a.ckpt")
     assert not (tmp_path / "runs").exists()
     with lock_output(tmp_path / "runs" / "a.ckpt"):
@@ -88,7 +86,7 @@ def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a.ckpt"]
 
 
-def test_a_file_on_the_way_is_named(tmp_path: Path) -> None:
+def test_a_file_on_the_way_is_named(tmp_path):
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "runs"
     assert refusal(folder) == (
@@ -96,7 +94,7 @@ def test_a_file_on_the_way_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_that_nobody_may_write_is_refused() -> None:
+def test_a_folder_that_nobody_may_write_is_refused():
     # Of the kernel's own folders root is refused too.
     folder = Path("/sys/runs")
     assert re.fullmatch(
@@ -106,7 +104,7 @@ def test_a_folder_that_nobody_may_write_is_refused() -> None:
     )
 
 
-def test_a_disk_with_too_little_space_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_a_disk_with_too_little_space_is_refused_before_the_work(tmp_path):
     said = refusal(tmp_path, needs_bytes=10**18)
     assert re.fullmatch(
         rf"{tmp_path}: expected 1,000,000,000,000 MB free, got [\d,]+ MB; free some space, or choose another folder",
@@ -114,7 +112,7 @@ def test_a_disk_with_too_little_space_is_refused_before_the_work(tmp_path: Path)
     )
 
 
-def test_a_file_needs_a_folder_and_a_name(tmp_path: Path) -> None:
+def test_a_file_needs_a_folder_and_a_name(tmp_path):
     assert refusal(tmp_path, call=check_file) == (
         f"{tmp_path}: expected the name of a file, got a directory; name a file in it"
     )
@@ -124,7 +122,7 @@ def test_a_file_needs_a_folder_and_a_name(tmp_path: Path) -> None:
     )
 
 
-def test_a_name_says_what_the_file_is() -> None:
+def test_a_name_says_what_the_file_is():
     check_name(Path("a.b/student.edge"), ".edge")
     assert refusal(Path("model.onnx"), ".edge", call=check_name) == (
         "model.onnx: expected a name that ends in .edge; name it model.edge"

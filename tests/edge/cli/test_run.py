@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import errno
 import os
 import re
@@ -15,20 +13,20 @@ from mmkd_edge.cli.run import run_command
 from mmkd_edge.errors import GateError, UsageError
 
 
-def _run(command, *arguments: str, **options) -> object:
+def _run(command, *arguments, **options):
     with pytest.raises(SystemExit) as exit_info:
         run_command("mmkd-x", command, arguments=arguments, **options)
     return exit_info.value.code
 
 
-def _raising(error: BaseException):
-    def command(arguments: list[str]) -> None:
+def _raising(error):
+    def command(arguments):
         raise error
 
     return command
 
 
-def _script(tmp_path: Path, body: str) -> list[str]:
+def _script(tmp_path, body):
     path = tmp_path / "script.py"
     path.write_text("import sys, time\nfrom mmkd_edge.cli.run import run_command\n" + textwrap.dedent(body))
     return [sys.executable, str(path)]
@@ -56,7 +54,7 @@ def test_an_internal_error_is_one_line_without_traceback(capsys):
 def test_debug_shows_the_traceback_and_is_taken_out_of_the_arguments(capsys):
     seen: list[list[str]] = []
 
-    def command(arguments: list[str]) -> None:
+    def command(arguments):
         seen.append(arguments)
         raise UsageError("a: b")
 

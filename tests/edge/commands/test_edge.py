@@ -1,12 +1,9 @@
 """`mmkd-edge`: keys and installed bundles, as a shell sees them."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +16,7 @@ from mmkd_edge.install.keys import sign
 pytest.importorskip("cryptography")
 
 
-def run(*words: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+def run(*words, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["mmkd-edge", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
@@ -29,9 +26,7 @@ def run(*words: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, s
     return ended.value.code, said.out, said.err
 
 
-def test_a_key_a_signature_an_installation_and_the_way_back(
-    kit: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_key_a_signature_an_installation_and_the_way_back(kit, tmp_path, capsys):
     key, keys, state = tmp_path / "fleet.key", tmp_path / "keys", tmp_path / "state"
     code, out, _ = run("keygen", key, capsys=capsys)
     assert (code, out.splitlines()[-1]) == (0, f"wrote {key}, {key}.pub; next: mmkd-export student.ckpt --sign {key}")
@@ -63,9 +58,7 @@ def test_a_key_a_signature_an_installation_and_the_way_back(
     assert err.endswith("install a later one, or say --allow-downgrade\n")
 
 
-def test_an_unsigned_bundle_is_refused_before_it_is_copied(
-    bundle_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unsigned_bundle_is_refused_before_it_is_copied(bundle_path, tmp_path, capsys, monkeypatch):
     run("keygen", tmp_path / "keys.key", capsys=capsys)
     keys = tmp_path / "keys"
     keys.mkdir()
@@ -77,7 +70,7 @@ def test_an_unsigned_bundle_is_refused_before_it_is_copied(
     assert not (tmp_path / "state").exists()
 
 
-def test_words_that_are_no_command_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_that_are_no_command_are_refused(capsys):
     code, out, err = run("frob", capsys=capsys)
     assert (code, out) == (2, "")
     assert "invalid choice: 'frob'" in err
@@ -85,7 +78,7 @@ def test_words_that_are_no_command_are_refused(capsys: pytest.CaptureFixture[str
     assert (code, out.splitlines()[0]) == (0, "usage: mmkd-edge [-h] COMMAND ...")
 
 
-def test_the_command_needs_no_typer() -> None:
+def test_the_command_needs_no_typer():
     code = "import sys; sys.modules['typer'] = None; from mmkd_edge.commands.edge import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "list", "nowhere"], capture_output=True, text=True, check=False)
     told = "nowhere: expected a state folder, found nothing there; mmkd-edge install makes one"

@@ -1,7 +1,5 @@
 """`mmkd`: the one name for all commands; and completion in shells."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -27,20 +25,20 @@ main()
 """
 
 
-def run(*words: object, blocked: bool = False) -> tuple[int, str, str]:
+def run(*words, blocked=False):
     command = [sys.executable, "-c", WITHOUT] if blocked else [MMKD]
     environment = os.environ | {"COLUMNS": "80", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *map(str, words)], env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
-def test_the_table_names_every_command_of_the_distribution() -> None:
+def test_the_table_names_every_command_of_the_distribution():
     scripts = {name: command.main for name, command in COMMANDS.items()}
     installed = {one.name: one.value for one in distribution("mmkd-edge").entry_points}
     assert installed == {ONE_NAME: ONE_MAIN, **scripts}
 
 
-def test_help_lists_every_command_without_any_library() -> None:
+def test_help_lists_every_command_without_any_library():
     code, out, err = run(blocked=True)
     assert (code, err) == (0, "")
     assert (code, out, err) == run("--help")
@@ -52,7 +50,7 @@ def test_help_lists_every_command_without_any_library() -> None:
 
 
 @pytest.mark.parametrize("line", [["edge", "--help"], ["inspect", "--version"], ["edge", "list", "nowhere"]])
-def test_a_command_by_the_one_name_is_the_command(line: list[str]) -> None:
+def test_a_command_by_the_one_name_is_the_command(line):
     own = subprocess.run(
         [BIN / f"mmkd-{line[0]}", *line[1:]],
         env=os.environ | {"COLUMNS": "80"},
@@ -66,14 +64,14 @@ def test_a_command_by_the_one_name_is_the_command(line: list[str]) -> None:
 @pytest.mark.parametrize(
     ("word", "hint"), [("bnech", "did you mean bench? "), ("mmkd-destill", "did you mean distill? "), ("xyz", "")]
 )
-def test_a_mistyped_command_is_answered_with_the_nearest(word: str, hint: str) -> None:
+def test_a_mistyped_command_is_answered_with_the_nearest(word, hint):
     assert run(word, blocked=True) == (2, "", f"mmkd: '{word}' is unknown; {hint}'mmkd --help' lists all commands\n")
 
 
 @pytest.mark.parametrize(
     ("typed", "expected"), [("mmkd-bench ", {"run", "tune", "capacity"}), ("mmkd-run --rep", {"--replay-speed"})]
 )
-def test_a_shell_completes_commands_and_options(typed: str, expected: set[str]) -> None:
+def test_a_shell_completes_commands_and_options(typed, expected):
     pytest.importorskip("typer")
     program = typed.split()[0]
     environment = os.environ | {

@@ -1,17 +1,12 @@
 """The verdict on inputs: against the spread between the training's groups, and by what the student bears."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModalitySpec
 from mmkd_edge.bundle.statistics import GroupReference
-from mmkd_edge.health.drift import Cause, Drift, DriftWatch, level_changes, rearrangements, window_features
+from mmkd_edge.health.drift import Drift, DriftWatch, level_changes, rearrangements, window_features
 from mmkd_edge.health.prometheus import metrics_text
 from mmkd_edge.testing import FakeBackend, fake_entry
 
@@ -36,7 +31,7 @@ REFERENCE = GroupReference(
 )
 
 
-def window(*, coupled: float = 0.0) -> NDArray[np.float32]:
+def window(*, coupled=0.0):
     """(24, 3) with exactly the features of the centre, but for the correlation of ay and az."""
     turn = 2 * np.pi * np.arange(24) / 24
     first, second, third = (np.sqrt(2) * np.cos(n * turn) for n in (1, 2, 3))  # orthogonal, of mean 0 and variance 1
@@ -45,46 +40,46 @@ def window(*, coupled: float = 0.0) -> NDArray[np.float32]:
     return (LEVELS + SCALES * np.stack([first, mixed, third], axis=1)).astype(np.float32)
 
 
-def judged(one: NDArray[np.float32], *, reference: GroupReference | None = REFERENCE, count: int = 4) -> Drift:
+def judged(one, *, reference=REFERENCE, count=4):
     watch = DriftWatch(reference, names=NAMES, unit="g")
     for _ in range(count):
         watch.add(np.nan_to_num(one), np.isfinite(one))
     return watch.judge(watch.due())
 
 
-def test_features_are_level_scale_and_correlation_inside_a_window() -> None:
+def test_features_are_level_scale_and_correlation_inside_a_window():
     found = window_features(np.array([[0, 4], [2, 0]], np.float32), np.ones((2, 2), dtype=bool))
     assert found == pytest.approx([1.0, 2.0, np.log(1.0), np.log(2.0), np.arctanh(-0.95)])
 
 
-def test_features_rest_on_the_values_that_are_there() -> None:
+def test_features_rest_on_the_values_that_are_there():
     there = np.array([[True, True], [True, False], [True, True]])
     level, other, scale, other_scale, _ = window_features(np.array([[0, 10], [6, 999], [3, 30]], np.float32), there)
     assert (level, other, other_scale) == pytest.approx((3.0, 20.0, np.log(10.0)))
     assert scale == pytest.approx(np.log(np.sqrt(6.0)))
 
 
-def test_a_channel_without_values_says_nothing_and_is_no_alarm() -> None:
+def test_a_channel_without_values_says_nothing_and_is_no_alarm():
     one = window()
     one[:, 1] = np.nan
     assert judged(one).verdict == "as_trained"
 
 
 @pytest.mark.parametrize(("channels", "count"), [(1, 1), (2, 7), (3, 47), (4, 10), (7, 0)])
-def test_axes_may_be_exchanged_and_turned(channels: int, count: int) -> None:
+def test_axes_may_be_exchanged_and_turned(channels, count):
     orders, signs = rearrangements(channels)
     assert orders.shape == signs.shape == (count, channels)
     assert not ((orders == np.arange(channels)) & (signs > 0)).all(axis=1).any()
 
 
 @pytest.mark.parametrize(("channels", "count"), [(1, 20), (3, 80), (7, 20)])
-def test_offsets_and_gains_of_each_channel_and_of_all_are_tried(channels: int, count: int) -> None:
+def test_offsets_and_gains_of_each_channel_and_of_all_are_tried(channels, count):
     offsets, gains = level_changes(channels)
     assert offsets.shape == gains.shape == (count, channels)
     assert not ((offsets != 0) & (gains != 0)).any()
 
 
-def test_inputs_like_the_groups_are_as_trained_and_so_is_another_person() -> None:
+def test_inputs_like_the_groups_are_as_trained_and_so_is_another_person():
     assert judged(window()) == Drift(
         verdict="as_trained",
         reason="inside the spread between the training's 8 groups",
@@ -95,19 +90,19 @@ def test_inputs_like_the_groups_are_as_trained_and_so_is_another_person() -> Non
     assert judged(window() + np.array([0.2, 0, 0], np.float32)).verdict == "as_trained"
 
 
-def test_the_distance_says_by_how_much_the_worst_limit_is_passed() -> None:
+def test_the_distance_says_by_how_much_the_worst_limit_is_passed():
     # 0.45 from the centre are 4.5 spreads: 10.125 nats, where 8 are inside; without an offset of 0.5 it is 0.125.
     drift = judged(window() + np.array([0.45, 0, 0], np.float32))
     assert drift.distance == pytest.approx(1 + 10.125 - 8, abs=1e-3)
 
 
-def test_before_enough_windows_there_is_no_verdict() -> None:
+def test_before_enough_windows_there_is_no_verdict():
     drift = judged(100 * window(), count=3)
     assert (drift.verdict, drift.reason) == ("too_few_windows", "3 of at least 4 windows observed")
     assert drift.distance is None
 
 
-def test_a_bundle_of_an_earlier_version_has_no_verdict_and_says_why() -> None:
+def test_a_bundle_of_an_earlier_version_has_no_verdict_and_says_why():
     drift = judged(100 * window(), reference=None)
     assert drift.verdict == "no_reference"
     assert drift.reason == (
@@ -129,12 +124,12 @@ def test_a_bundle_of_an_earlier_version_has_no_verdict_and_says_why() -> None:
     ],
     ids=["swapped", "in a ring", "turned", "dead", "other motion", "offset", "unit"],
 )
-def test_what_does_harm_drifts_and_is_named(changed: Any, reason: str, channels: tuple[str, ...]) -> None:
+def test_what_does_harm_drifts_and_is_named(changed, reason, channels):
     drift = judged(changed.astype(np.float32))
     assert (drift.verdict, drift.reason, drift.channels) == ("drifting", reason, channels)
 
 
-def test_a_drift_is_seen_however_long_all_was_well_and_passes_again() -> None:
+def test_a_drift_is_seen_however_long_all_was_well_and_passes_again():
     watch = DriftWatch(REFERENCE, names=NAMES, unit="g")
     there = np.ones((24, 3), dtype=bool)
     for _ in range(1000):
@@ -146,7 +141,7 @@ def test_a_drift_is_seen_however_long_all_was_well_and_passes_again() -> None:
         assert (drift.verdict, drift.windows) == ("drifting" if swapped else "as_trained", 8)
 
 
-def test_a_verdict_is_taken_again_once_a_tenth_of_the_windows_is_new() -> None:
+def test_a_verdict_is_taken_again_once_a_tenth_of_the_windows_is_new():
     watch = DriftWatch(msgspec.structs.replace(REFERENCE, fewest_windows=20), names=NAMES, unit="g")
     there, found = np.ones((24, 3), dtype=bool), []
     for _ in range(24):
@@ -156,19 +151,19 @@ def test_a_verdict_is_taken_again_once_a_tenth_of_the_windows_is_new() -> None:
 
 
 @pytest.mark.parametrize(("cause", "reason"), [("gain", "inputs drift: worn"), ("dead", ""), ("axes", "")])
-def test_a_drift_without_a_faulty_sensor_asks_for_adaptation(cause: Cause, reason: str) -> None:
+def test_a_drift_without_a_faulty_sensor_asks_for_adaptation(cause, reason):
     assert Drift(verdict="drifting", reason="worn", cause=cause).adaptation_reason == reason
     assert Drift(verdict="as_trained", reason="worn").adaptation_reason == ""
 
 
-def predictor(reference: GroupReference | None) -> EdgePredictor:
+def predictor(reference):
     modality = ModalitySpec(name="acc", channels=NAMES, rate_hz=10.0, samples=24, unit="g")
     entry = fake_entry(modality=modality, labels=("low", "high"))
     entry = msgspec.structs.replace(entry, group_reference=reference)
     return EdgePredictor(entry=entry, backend=FakeBackend([0.25, 0.75]), observe_every=1)
 
 
-def test_health_and_prometheus_name_the_drift() -> None:
+def test_health_and_prometheus_name_the_drift():
     model = predictor(REFERENCE)
     for _ in range(8):
         model.predict(window()[:, [0, 2, 1]])

@@ -1,19 +1,14 @@
 """Counters, running statistics and drift; their text for Prometheus."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError
-from mmkd_edge.bundle.statistics import InputStatistics
 from mmkd_edge.health.prometheus import metrics_text
 from mmkd_edge.health.running import measure_statistics, stability_index
 from mmkd_edge.predict.preprocess import prepare_batch
@@ -25,19 +20,19 @@ LABELS = ("low", "high")
 TASK = TaskSpec(labels=LABELS)
 
 
-def recorded(count: int, *, seed: int = 0, scale: float = 1.0) -> NDArray[np.float32]:
+def recorded(count, *, seed=0, scale=1.0):
     return (scale * np.random.default_rng(seed).normal((1.0, -2.0), (1.0, 0.5), (count, 50, 2))).astype(np.float32)
 
 
-def measure(windows: NDArray[np.float32], shares: NDArray[np.float32]) -> InputStatistics:
+def measure(windows, shares):
     return measure_statistics(*prepare_batch(windows, ACC), shares, task=TASK)
 
 
-def answer(feeds: Any) -> list[float]:
+def answer(feeds):
     return [0.25, 0.75] if feeds["acc"][0, 0, 0] > 1.0 else [0.75, 0.25]
 
 
-def predictor(*, reference: NDArray[np.float32] | None = None, **options: Any) -> EdgePredictor:
+def predictor(*, reference=None, **options):
     entry = fake_entry(modality=ACC, labels=LABELS)
     if reference is not None:
         shares = np.array([answer({"acc": window[None]}) for window in reference], dtype=np.float32)
@@ -45,19 +40,19 @@ def predictor(*, reference: NDArray[np.float32] | None = None, **options: Any) -
     return EdgePredictor(entry=entry, backend=FakeBackend(answer), **options)
 
 
-def ask(model: EdgePredictor, windows: NDArray[np.float32]) -> None:
+def ask(model, windows):
     for window in windows:
         model.predict(window)
         model.backend.feeds.clear()  # type: ignore[attr-defined]
 
 
-def test_the_index_is_the_sum_that_its_source_gives() -> None:
+def test_the_index_is_the_sum_that_its_source_gives():
     found, expected = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
     assert stability_index(found, expected) == pytest.approx(0.25 * np.log(2) + 0.25 * np.log(2))
     assert stability_index(expected, expected) == 0.0
 
 
-def test_statistics_are_those_of_the_values_that_are_there() -> None:
+def test_statistics_are_those_of_the_values_that_are_there():
     windows = recorded(30)
     windows[:3, :, 1] = np.nan
     found = measure(windows, np.tile(np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]], np.float32), (10, 1)))
@@ -72,7 +67,7 @@ def test_statistics_are_those_of_the_values_that_are_there() -> None:
     assert found.label_fractions == pytest.approx((1 / 3, 2 / 3))
 
 
-def test_a_channel_of_few_values_has_few_bins_and_a_silent_one_none() -> None:
+def test_a_channel_of_few_values_has_few_bins_and_a_silent_one_none():
     windows = recorded(10)
     windows[:, :, 0] = np.random.default_rng(0).integers(0, 2, (10, 50))
     windows[:, :, 1] = np.nan
@@ -82,7 +77,7 @@ def test_a_channel_of_few_values_has_few_bins_and_a_silent_one_none() -> None:
     assert (found.channels[1].edges, found.channels[1].fractions) == ((), (1.0,))
 
 
-def test_everything_that_is_given_is_counted_once() -> None:
+def test_everything_that_is_given_is_counted_once():
     model = predictor(observe_every=7)
     ask(model, recorded(50))
     half = recorded(1)[0]
@@ -95,7 +90,7 @@ def test_everything_that_is_given_is_counted_once() -> None:
     assert health == model.health()
 
 
-def test_threads_lose_no_count() -> None:
+def test_threads_lose_no_count():
     model = predictor(observe_every=3)
     windows = recorded(20)
     threads = [threading.Thread(target=lambda: ask(model, np.tile(windows, (10, 1, 1)))) for _ in range(6)]
@@ -108,7 +103,7 @@ def test_threads_lose_no_count() -> None:
     assert 390 <= model.health().models[0].windows_observed <= 450
 
 
-def test_inputs_like_the_reference_do_not_drift() -> None:
+def test_inputs_like_the_reference_do_not_drift():
     model = predictor(reference=recorded(200), observe_every=1)
     ask(model, recorded(300, seed=1))
     health = model.health()
@@ -120,7 +115,7 @@ def test_inputs_like_the_reference_do_not_drift() -> None:
     assert found.label_psi < 0.1
 
 
-def test_old_windows_fade_from_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_windows_fade_from_the_statistics(monkeypatch):
     monkeypatch.setattr("mmkd_edge.health.running._MAX_WINDOWS", 200)
     model = predictor(reference=recorded(200), observe_every=1)
     ask(model, recorded(1000, seed=1))
@@ -131,7 +126,7 @@ def test_old_windows_fade_from_the_statistics(monkeypatch: pytest.MonkeyPatch) -
     assert found.channels[0].psi > 0.25
 
 
-def test_too_little_says_nothing_yet() -> None:
+def test_too_little_says_nothing_yet():
     model = predictor(reference=recorded(200), observe_every=1)
     ask(model, recorded(49) * np.float32(10))
     (found,) = model.health().models
@@ -140,7 +135,7 @@ def test_too_little_says_nothing_yet() -> None:
     assert predictor(observe_every=1).health().models[0].channels[0].psi is None
 
 
-def test_missing_values_are_counted_and_not_compared() -> None:
+def test_missing_values_are_counted_and_not_compared():
     windows = recorded(100, seed=1)
     windows[:, :25, 0] = np.nan
     model = predictor(reference=recorded(200), observe_every=1)
@@ -151,7 +146,7 @@ def test_missing_values_are_counted_and_not_compared() -> None:
     assert channel.psi < 0.05
 
 
-def test_nothing_is_looked_at_when_nobody_asked() -> None:
+def test_nothing_is_looked_at_when_nobody_asked():
     model = predictor(reference=recorded(200), observe_every=0)
     ask(model, recorded(100))
     assert model.health().models[0].windows_observed == 0
@@ -161,7 +156,7 @@ def test_nothing_is_looked_at_when_nobody_asked() -> None:
     )
 
 
-def test_the_text_for_prometheus_has_every_figure() -> None:
+def test_the_text_for_prometheus_has_every_figure():
     model = predictor(reference=recorded(200), observe_every=1)
     ask(model, recorded(250, seed=1))
     text = metrics_text(model, name="press 1")
@@ -176,7 +171,7 @@ def test_the_text_for_prometheus_has_every_figure() -> None:
     assert float(share) == found.label_fractions["high"]
 
 
-def test_without_the_library_the_extra_is_named() -> None:
+def test_without_the_library_the_extra_is_named():
     script = (
         "import sys; sys.modules['prometheus_client'] = None\n"
         "from mmkd_edge.health.prometheus import HealthCollector\n"

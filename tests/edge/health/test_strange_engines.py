@@ -1,12 +1,7 @@
 """Engines that give what no student gives, and exceptions that are not theirs."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mmkd_edge import BackendError, EdgePredictor, ModalitySpec
 from mmkd_edge.testing import fake_entry
@@ -22,21 +17,21 @@ class Strange:
     name, version, threads = "strange", "strange 1", 1
     inputs = outputs = ()
 
-    def __init__(self, answer: Any) -> None:
+    def __init__(self, answer):
         self._answer = answer
 
-    def run(self, feeds: object) -> Any:
+    def run(self, feeds):
         return self._answer() if callable(self._answer) else self._answer
 
-    def close(self) -> None:
+    def close(self):
         """Nothing to give back."""
 
 
-def model(answer: Any, **options: Any) -> EdgePredictor:
+def model(answer, **options):
     return EdgePredictor(entry=fake_entry(modality=ACC, labels=("a", "b")), backend=Strange(answer), **options)
 
 
-def window() -> NDArray[np.float32]:
+def window():
     return np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 
 
@@ -57,7 +52,7 @@ STRANGE = [
 
 
 @pytest.mark.parametrize(("answer", "reason"), STRANGE)
-def test_an_engine_that_gives_something_else_has_failed(answer: Any, reason: str) -> None:
+def test_an_engine_that_gives_something_else_has_failed(answer, reason):
     prediction = model(answer).predict(window())
     assert (prediction.status, prediction.label, prediction.reason) == ("invalid", "", f"the engine failed: {reason}")
     assert said(BackendError, lambda: model(answer, policy="raise").predict(window())) == reason

@@ -1,13 +1,11 @@
 """Latency and input age: measured from outside, kept in bounded memory, told by `health` and to Prometheus."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_edge import EdgePredictor, ModalitySpec, Watched
+from mmkd_edge import ModalitySpec, Watched
 from mmkd_edge.health.prometheus import HealthCollector, metrics_text
 from mmkd_edge.health.timing import EDGES, SecondsHistogram
 from mmkd_edge.testing import fake_predictor
@@ -16,11 +14,11 @@ ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=20)
 WINDOW = np.zeros((20, 2), dtype=np.float32)
 
 
-def predictor() -> EdgePredictor:
+def predictor():
     return fake_predictor([0.25, 0.75], modality=ACC, labels=("ok", "worn"))
 
 
-def test_figures_are_those_of_the_measurements() -> None:
+def test_figures_are_those_of_the_measurements():
     histogram = SecondsHistogram()
     assert histogram.timing() is None
     for seconds in (0.001, 0.002, 0.004, -1.0):
@@ -37,7 +35,7 @@ def test_figures_are_those_of_the_measurements() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(2e-5, 9e3), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99]))
-def test_a_quantile_is_within_a_tenth_of_the_truth(seconds: list[float], share: float) -> None:
+def test_a_quantile_is_within_a_tenth_of_the_truth(seconds, share):
     histogram = SecondsHistogram()
     for one in seconds:
         histogram.add(one)
@@ -48,7 +46,7 @@ def test_a_quantile_is_within_a_tenth_of_the_truth(seconds: list[float], share: 
     assert told == pytest.approx(float(np.quantile(seconds, share, method="inverted_cdf")), rel=0.101)
 
 
-def test_what_is_long_past_fades_and_nothing_grows() -> None:
+def test_what_is_long_past_fades_and_nothing_grows():
     histogram = SecondsHistogram()
     size = len(histogram._all)
     for seconds in [1.0] * 1000 + [0.001] * 200_000:
@@ -59,7 +57,7 @@ def test_what_is_long_past_fades_and_nothing_grows() -> None:
     assert (timing.count, timing.max_s, len(histogram._all)) == (201_000, 1.0, size)
 
 
-def test_a_watched_predictor_knows_its_latency_and_a_bare_one_none() -> None:
+def test_a_watched_predictor_knows_its_latency_and_a_bare_one_none():
     bare = predictor()
     watched = Watched(bare)
     assert watched.health().latency is None
@@ -77,7 +75,7 @@ def test_a_watched_predictor_knows_its_latency_and_a_bare_one_none() -> None:
     assert bare.health().latency is None
 
 
-def test_ages_come_from_streams_and_from_who_asks() -> None:
+def test_ages_come_from_streams_and_from_who_asks():
     model = predictor()
     model.predict(WINDOW)
     assert model.health().input_age is None
@@ -92,7 +90,7 @@ def test_ages_come_from_streams_and_from_who_asks() -> None:
     assert age.sum_s == pytest.approx(0.25 + 1.0 + 1.0)
 
 
-def test_prometheus_gets_both_as_histograms() -> None:
+def test_prometheus_gets_both_as_histograms():
     watched = Watched(predictor())
     for _ in range(3):
         watched.predict(WINDOW, input_age_s=0.5)

@@ -1,10 +1,6 @@
 """A state folder, and bundles to install in it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,32 +10,32 @@ from mmkd_edge.install.slots import Slots, install
 Put = Callable[..., Slots]
 
 
-def whole(path: Path) -> None:
+def whole(path):
     """Prove a bundle by its hashes alone."""
     Bundle.open(path).close()
 
 
-def conditions(slots: Slots) -> list[tuple[int, str]]:
+def conditions(slots):
     return [(slot.release, slot.condition) for slot in (slots.current, slots.previous) if slot is not None]
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Path:
+def state(tmp_path):
     return tmp_path / "state"
 
 
 @pytest.fixture
-def releases(kit: Any, tmp_path: Path) -> dict[int, Path]:
+def releases(kit, tmp_path):
     """The same student in releases 1 to 3."""
     parts = kit.parts(kit.modality)
     return {number: parts.with_manifest(release=number).write(tmp_path / f"{number}.edge") for number in (1, 2, 3)}
 
 
 @pytest.fixture
-def put(state: Path, releases: dict[int, Path]) -> Put:
+def put(state, releases):
     """Installs releases, in order, each of which is whole."""
 
-    def install_all(*numbers: int, **options: Any) -> Slots:
+    def install_all(*numbers, **options):
         for number in numbers:
             slots = install(state, releases[number], prove=whole, **options)
         return slots

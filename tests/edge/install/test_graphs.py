@@ -1,10 +1,7 @@
 """What no engine is given: told from the bytes of a graph, by us."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -19,47 +16,47 @@ Change = Callable[[ModelProto], object]
 
 
 @pytest.fixture
-def student(kit: Any) -> ModelProto:
+def student(kit):
     return onnx.load_from_string(kit.model(kit.modality))
 
 
-def refusal(model: ModelProto | bytes) -> str:
+def refusal(model):
     with pytest.raises(ValueError) as caught:
         check_graph(model if isinstance(model, bytes) else model.SerializeToString())
     return str(caught.value)
 
 
-def node(*arguments: Any, **attributes: Any) -> Change:
+def node(*arguments, **attributes):
     """Adds a node."""
     return lambda model: model.graph.node.append(helper.make_node(*arguments, **attributes))
 
 
-def constant(**facts: Any) -> Change:
+def constant(**facts):
     """Adds a constant."""
     return lambda model: model.graph.initializer.append(TensorProto(data_type=1, **facts))
 
 
-def with_branch(model: ModelProto) -> None:
+def with_branch(model):
     node("Identity", ["acc"], ["same"])(model)
     inner = helper.make_graph([], "inner", [], [])
     model.graph.node[-1].attribute.append(helper.make_attribute("then_branch", inner))
 
 
-def with_function(model: ModelProto) -> None:
+def with_function(model):
     model.functions.append(helper.make_function("own", "F", ["x"], ["y"], [], [helper.make_opsetid("", 20)]))
 
 
-def with_sparse(model: ModelProto) -> None:
+def with_sparse(model):
     values = helper.make_tensor("v", 1, [1], [1.0])
     places = helper.make_tensor("i", 7, [1], [0])
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [1 << 40]))
 
 
-def with_sequence_input(model: ModelProto) -> None:
+def with_sequence_input(model):
     model.graph.input[0].CopyFrom(helper.make_tensor_sequence_value_info("acc", 1, [1, 20, 3]))
 
 
-def with_domain(model: ModelProto) -> None:
+def with_domain(model):
     model.opset_import[0].domain = "com.microsoft"
 
 
@@ -84,28 +81,28 @@ REFUSED: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("fault", REFUSED)
-def test_a_graph_that_could_be_turned_against_the_device_is_refused(student: ModelProto, fault: str) -> None:
+def test_a_graph_that_could_be_turned_against_the_device_is_refused(student, fault):
     REFUSED[fault](student)
     assert refusal(student).startswith(f"the graph has {fault}")
 
 
-def test_versions_that_no_export_writes_are_refused(student: ModelProto) -> None:
+def test_versions_that_no_export_writes_are_refused(student):
     student.opset_import[0].version = 99
     assert refusal(student) == "the graph has opset 99; expected 17 to 21"
 
 
-def test_a_second_graph_does_not_hide_behind_the_first(student: ModelProto) -> None:
+def test_a_second_graph_does_not_hide_behind_the_first(student):
     data = student.SerializeToString()  # a protobuf parser merges both
     assert refusal(data + data) == "the graph has 2 graphs and 2 opsets; expected one of each"
 
 
-def test_bytes_that_are_no_graph_are_refused() -> None:
+def test_bytes_that_are_no_graph_are_refused():
     assert refusal(b"") == "the graph has 0 graphs and 0 opsets; expected one of each"
     assert refusal(b"not a model") == "a field of wire type 6, which no engine takes"
     assert refusal(b"\x3a\xff\x01") == "a field is longer than its message"
 
 
-def test_fields_are_counted_so_that_reading_ends(student: ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fields_are_counted_so_that_reading_ends(student, monkeypatch):
     monkeypatch.setattr("mmkd_edge.install.graphs.MAX_FIELDS", 40)
     assert refusal(student) == "the graph has more fields; expected at most 40"
     monkeypatch.setattr("mmkd_edge.install.graphs.MAX_FIELDS", 1000)
@@ -115,13 +112,13 @@ def test_fields_are_counted_so_that_reading_ends(student: ModelProto, monkeypatc
     assert refusal(student) == "the graph has more fields; expected at most 1000"
 
 
-def test_every_truncation_of_a_student_is_refused_with_a_value_error(kit: Any) -> None:
+def test_every_truncation_of_a_student_is_refused_with_a_value_error(kit):
     data = kit.model(kit.modality)
     for size in range(0, len(data), 3):
         refusal(data[:size])
 
 
-def test_students_pass(kit: Any, student: ModelProto) -> None:
+def test_students_pass(kit, student):
     student.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     student.producer_name, student.producer_version, student.doc_string = "mmkd-export", "0.1.0", "a student"
     node("Constant", [], ["c"], value_ints=[1, -1])(student)
@@ -131,12 +128,12 @@ def test_students_pass(kit: Any, student: ModelProto) -> None:
 
 
 @pytest.mark.parametrize("path", [example_bundle(), *sorted(FILES.rglob("*.edge"))], ids=lambda path: path.stem)
-def test_bundles_pass(path: Path) -> None:
+def test_bundles_pass(path):
     with Bundle.open(path) as bundle:
         check_graphs(bundle)
 
 
-def test_a_number_in_the_place_of_something_else_is_refused() -> None:
+def test_a_number_in_the_place_of_something_else_is_refused():
     # Field 7 of a model, the graph, as the number 1; an opset whose domain is the number 1.
     assert refusal(b"\x38\x01\x42\x02\x10\x14") == "the graph has a number where a graph belongs"
     assert refusal(b"\x3a\x00\x42\x02\x08\x01") == "the graph has a number where a name belongs"
@@ -149,7 +146,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("operator", "place"), PLACES)
-def test_what_depends_on_a_window_is_refused(student: ModelProto, operator: str, place: int) -> None:
+def test_what_depends_on_a_window_is_refused(student, operator, place):
     node("Cast", ["acc"], ["places"], to=TensorProto.INT64)(student)
     node("Shape", ["acc"], ["sizes"])(student)
     student.graph.node.append(helper.make_node(operator, ["acc", *["sizes"] * place], ["a"]))
@@ -172,7 +169,7 @@ def test_what_depends_on_a_window_is_refused(student: ModelProto, operator: str,
         (node("Where", ["acc", "weights", "weights"], ["n"]), True),
     ],
 )
-def test_whole_numbers_are_not_divided(student: ModelProto, made: Change, is_float: bool) -> None:
+def test_whole_numbers_are_not_divided(student, made, is_float):
     made(student)
     node("Div", ["n", "n"], ["d"])(student)
     if is_float:
@@ -181,7 +178,7 @@ def test_whole_numbers_are_not_divided(student: ModelProto, made: Change, is_flo
         assert refusal(student).startswith("the graph has a division of whole numbers")
 
 
-def test_a_step_graph_may_look_up_what_the_number_of_a_step_says() -> None:
+def test_a_step_graph_may_look_up_what_the_number_of_a_step_says():
     with Bundle.open(FILES / "causal.edge") as bundle:
         streaming = bundle.manifest.models[0].streaming
         assert streaming is not None

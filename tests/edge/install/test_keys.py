@@ -1,11 +1,8 @@
 """Signatures: which keys count, and what is refused once a folder of keys is named."""
 
-from __future__ import annotations
-
 import random
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +19,7 @@ pytest.importorskip("cryptography")
 
 
 @pytest.fixture(scope="module")
-def private(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def private(tmp_path_factory):
     """Three private keys, each with its public one beside it."""
     folder = tmp_path_factory.mktemp("private")
     paths = [folder / f"{name}.key" for name in ("old", "new", "other")]
@@ -32,7 +29,7 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture
-def keys(tmp_path: Path, private: list[Path]) -> Path:
+def keys(tmp_path, private):
     """The folder of a device that knows the first two."""
     folder = tmp_path / "keys"
     folder.mkdir(mode=0o755)
@@ -41,25 +38,25 @@ def keys(tmp_path: Path, private: list[Path]) -> Path:
     return folder
 
 
-def copy(private: Path, folder: Path, **changes: object) -> None:
+def copy(private, folder, **changes):
     public = msgspec.json.decode(Path(f"{private}.pub").read_bytes()) | changes
     (folder / f"{private.name}.pub").write_bytes(msgspec.json.encode(public))
     (folder / f"{private.name}.pub").chmod(0o644)
 
 
-def key_id(private: Path) -> str:
+def key_id(private):
     found: str = msgspec.json.decode(Path(f"{private}.pub").read_bytes())["key_id"]
     return found
 
 
-def signed(kit: Any, path: Path, *private: Path, of: str = "") -> Path:
+def signed(kit, path, *private, of=""):
     parts = kit.parts(kit.modality)
     digest = of or new_sha256(encode_manifest(parts.manifest)).hexdigest()
     write_bundle(path, manifest=parts.manifest, members=parts.members, signatures=sign(digest, private))
     return path
 
 
-def refused(path: Path, keys: Path) -> str:
+def refused(path, keys):
     with Bundle.open(path) as bundle, pytest.raises(SignatureError) as caught:
         check_signed(bundle, keys)
     assert caught.value.exit_code == 6
@@ -67,8 +64,8 @@ def refused(path: Path, keys: Path) -> str:
 
 
 def test_a_bundle_that_a_known_key_has_signed_opens_while_keys_are_rolled_over_too(
-    kit: Any, tmp_path: Path, private: list[Path], keys: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    kit, tmp_path, private, keys, monkeypatch
+):
     with Bundle.open(signed(kit, tmp_path / "two.edge", private[2], private[0])) as bundle:
         assert check_signed(bundle, keys) == key_id(private[0])
     path = signed(kit, tmp_path / "a.edge", private[1])
@@ -85,8 +82,8 @@ def test_a_bundle_that_a_known_key_has_signed_opens_while_keys_are_rolled_over_t
 
 
 def test_unsigned_bundles_are_refused_everywhere_once_keys_are_named(
-    kit: Any, tmp_path: Path, private: list[Path], keys: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    kit, tmp_path, private, keys, bundle_path, monkeypatch
+):
     told = f"{bundle_path}: it is not signed, and {keys} names the keys that must have; export it with --sign"
     assert refused(bundle_path, keys) == told
     assert said(SignatureError, lambda: EdgePredictor.open(bundle_path, keys=keys)) == told
@@ -100,7 +97,7 @@ def test_unsigned_bundles_are_refused_everywhere_once_keys_are_named(
         EdgePredictor.open(bundle_path)
 
 
-def test_every_other_key_is_refused_with_its_reason(kit: Any, tmp_path: Path, private: list[Path], keys: Path) -> None:
+def test_every_other_key_is_refused_with_its_reason(kit, tmp_path, private, keys):
     wrong = signed(kit, tmp_path / "wrong.edge", private[2])
     start, end = f"{tmp_path}/", "; have it signed by one that counts"
     unknown = f"key {key_id(private[2])} is not among them"
@@ -116,7 +113,7 @@ def test_every_other_key_is_refused_with_its_reason(kit: Any, tmp_path: Path, pr
         assert check_signed(bundle, keys) == key_id(private[0])
 
 
-def test_a_key_under_the_id_of_another_is_refused(kit: Any, tmp_path: Path, private: list[Path], keys: Path) -> None:
+def test_a_key_under_the_id_of_another_is_refused(kit, tmp_path, private, keys):
     stolen = msgspec.json.decode(Path(f"{private[2]}.pub").read_bytes())["ed25519"]
     copy(private[0], keys, ed25519=stolen)
     with pytest.raises(UsageError, match=f"expected a public key with its own id, got the id {key_id(private[0])}"):
@@ -124,9 +121,7 @@ def test_a_key_under_the_id_of_another_is_refused(kit: Any, tmp_path: Path, priv
 
 
 @pytest.mark.parametrize("damage", ["absent", "empty", "file", "others", "other's file", "text", "revoked", "unknown"])
-def test_a_folder_of_keys_that_cannot_be_trusted_lets_nothing_through(
-    damage: str, kit: Any, tmp_path: Path, private: list[Path], keys: Path
-) -> None:
+def test_a_folder_of_keys_that_cannot_be_trusted_lets_nothing_through(damage, kit, tmp_path, private, keys):
     path = signed(kit, tmp_path / "a.edge", private[0])
     public = keys / "old.key.pub"
     if damage in ("absent", "empty"):
@@ -151,9 +146,7 @@ def test_a_folder_of_keys_that_cannot_be_trusted_lets_nothing_through(
     assert str(caught.value).startswith(str(keys))
 
 
-def test_no_flipped_bit_of_the_signature_or_the_manifest_gets_through(
-    kit: Any, tmp_path: Path, private: list[Path], keys: Path
-) -> None:
+def test_no_flipped_bit_of_the_signature_or_the_manifest_gets_through(kit, tmp_path, private, keys):
     """Bits of a bundle whose own hash was reckoned anew after each flip."""
     path = signed(kit, tmp_path / "a.edge", private[0])
     whole = path.read_bytes()
@@ -180,15 +173,13 @@ def test_no_flipped_bit_of_the_signature_or_the_manifest_gets_through(
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"format_version":1,"signatures":[]}', b"\xff", b"{" * 999])
-def test_a_signature_file_that_is_none_is_refused_by_every_reader(
-    content: bytes, kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: list[Path]
-) -> None:
+def test_a_signature_file_that_is_none_is_refused_by_every_reader(content, kit, tmp_path, monkeypatch, private):
     monkeypatch.setattr("mmkd_edge.bundle.bundle.json_bytes", lambda _: content)
     path = signed(kit, tmp_path / "a.edge", private[0])
     assert said(BundleError, lambda: Bundle.open(path)).startswith(f"{path}: {SIGNATURE_FILE}")
 
 
-def test_private_keys_are_for_one_user_and_are_never_overwritten(tmp_path: Path, private: list[Path]) -> None:
+def test_private_keys_are_for_one_user_and_are_never_overwritten(tmp_path, private):
     nowhere = tmp_path / "nowhere" / "fleet.key"
     told = f"{nowhere}: cannot write it: no such file or directory; check the path"
     assert said(UsageError, lambda: make_keys(nowhere)) == told
@@ -208,9 +199,7 @@ def test_private_keys_are_for_one_user_and_are_never_overwritten(tmp_path: Path,
         sign("0" * 64, [tmp_path / "none.key"])
 
 
-def test_without_cryptography_the_extra_is_named(
-    kit: Any, tmp_path: Path, private: list[Path], keys: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_cryptography_the_extra_is_named(kit, tmp_path, private, keys, monkeypatch):
     path = signed(kit, tmp_path / "a.edge", private[0])
     for name in [name for name in sys.modules if name.split(".")[0] == "cryptography"]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -221,7 +210,7 @@ def test_without_cryptography_the_extra_is_named(
     )
 
 
-def test_an_empty_text_for_keys_does_not_switch_signatures_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_text_for_keys_does_not_switch_signatures_off(monkeypatch):
     monkeypatch.setenv("MMKD_KEYS", "/etc/mmkd/keys")
     assert said(UsageError, lambda: keys_folder("")) == (
         "keys: expected a folder of public keys, got an empty text; name it, or leave keys out for MMKD_KEYS"
@@ -229,9 +218,7 @@ def test_an_empty_text_for_keys_does_not_switch_signatures_off(monkeypatch: pyte
     assert keys_folder() == Path("/etc/mmkd/keys")
 
 
-def test_a_signature_file_of_a_later_version_asks_for_an_upgrade(
-    kit: Any, tmp_path: Path, private: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signature_file_of_a_later_version_asks_for_an_upgrade(kit, tmp_path, private, monkeypatch):
     later = msgspec.structs.replace(sign("0" * 64, private[:1]), format_version=2)
     monkeypatch.setattr("mmkd_edge.bundle.bundle.json_bytes", lambda _: json_bytes(later))
     path = signed(kit, tmp_path / "a.edge", private[0])
@@ -240,7 +227,7 @@ def test_a_signature_file_of_a_later_version_asks_for_an_upgrade(
     )
 
 
-def test_keys_that_cannot_sign_are_told_before_anything_is_made(tmp_path: Path, private: list[Path]) -> None:
+def test_keys_that_cannot_sign_are_told_before_anything_is_made(tmp_path, private):
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import x25519
 
@@ -259,7 +246,7 @@ def test_keys_that_cannot_sign_are_told_before_anything_is_made(tmp_path: Path, 
     assert said(UsageError, lambda: check_keys([path])) == told
 
 
-def test_more_keys_than_anyone_can_watch_are_refused(keys: Path) -> None:
+def test_more_keys_than_anyone_can_watch_are_refused(keys):
     one = (keys / "old.key.pub").read_bytes()
     for number in range(63):
         (keys / f"{number}.pub").write_bytes(one)

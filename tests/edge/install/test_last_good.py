@@ -1,21 +1,18 @@
 """The last good bundle answers: on a full or read-only disk, and where an installed bundle was damaged."""
 
-from __future__ import annotations
-
 import json
 import logging
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mmkd_edge import Bundle, BundleError, EdgePredictor, UsageError
-from mmkd_edge.install.slots import Slots, read_slots
-from tests.edge.install.conftest import Put, conditions
+from mmkd_edge.install.slots import read_slots
+from tests.edge.install.conftest import conditions
 from tests.edge.said import said
 
 HELD = "passed when the bundle was installed"
@@ -60,7 +57,7 @@ install(state, new, prove=whole)
 """
 
 
-def on_a_small_disk(script: str, releases: dict[int, Path], tmp_path: Path) -> tuple[list[Any], str]:
+def on_a_small_disk(script, releases, tmp_path):
     """What a script printed in a namespace where a folder is a disk of half a megabyte, and its log."""
     disk = tmp_path / "disk"
     disk.mkdir(exist_ok=True)
@@ -74,32 +71,28 @@ def on_a_small_disk(script: str, releases: dict[int, Path], tmp_path: Path) -> t
     return [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr
 
 
-def install_and_start_both(put: Put, state: Path) -> Slots:
+def install_and_start_both(put, state):
     for number in (1, 2):
         put(number)
         EdgePredictor.open(state, backend="ort").close()
     return read_slots(state)
 
 
-def return_reason(slots: Slots, reason: str) -> str:
+def return_reason(slots, reason):
     """What is said when `slots` was on the disk before the current bundle failed."""
     assert slots.previous is not None
     one, two = slots.previous.sha256[:8], slots.current.sha256[:8]
     return f"returned to release 1 (made-up-acc, {one}), since release 2 (made-up-acc, {two}) failed: {reason}"
 
 
-def test_a_disk_that_fills_up_after_an_installation_stops_neither_a_start_nor_a_rollback(
-    releases: dict[int, Path], tmp_path: Path
-) -> None:
+def test_a_disk_that_fills_up_after_an_installation_stops_neither_a_start_nor_a_rollback(releases, tmp_path):
     script = "fill(); started(); conditions(); rollback(state); conditions(); started(); rollback(state); started()"
     seen, log = on_a_small_disk(script, releases, tmp_path)
     assert seen == [[1, ""], [2, ""], [[2, "good"], [1, "good"]], [[1, "good"], [2, "good"]], [1, ""], [2, ""]]
     assert log == ""
 
 
-def test_on_a_full_disk_the_bundle_before_answers_where_the_first_start_does_not_end_or_fails(
-    releases: dict[int, Path], tmp_path: Path
-) -> None:
+def test_on_a_full_disk_the_bundle_before_answers_where_the_first_start_does_not_end_or_fails(releases, tmp_path):
     script = """
 fill()
 lines = "import os, sys, pathlib", "from mmkd_edge.install.slots import start"
@@ -119,9 +112,7 @@ started()
 
 
 @pytest.mark.parametrize("disk", ["full", "read-only"])
-def test_where_nothing_can_be_recorded_each_start_finds_out_by_itself(
-    disk: str, releases: dict[int, Path], tmp_path: Path
-) -> None:
+def test_where_nothing_can_be_recorded_each_start_finds_out_by_itself(disk, releases, tmp_path):
     closed = {
         "full": "(state / 'reserve').unlink(); fill()",
         "read-only": "subprocess.run(['mount', '-o', 'remount,ro', disk], check=True)",
@@ -138,7 +129,7 @@ def test_where_nothing_can_be_recorded_each_start_finds_out_by_itself(
     assert seen[3] == [[2, "new"], [1, "good"]]
 
 
-def flip(path: Path, place: float) -> None:
+def flip(path, place):
     """Change one bit of a file."""
     data = bytearray(path.read_bytes())
     data[int(len(data) * place)] ^= 1
@@ -147,8 +138,8 @@ def flip(path: Path, place: float) -> None:
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9, None])
 def test_where_a_good_bundle_was_damaged_or_is_gone_the_one_before_answers_with_one_log_line_and_a_note(
-    place: float | None, state: Path, put: Put, caplog: pytest.LogCaptureFixture
-) -> None:
+    place, state, put, caplog
+):
     slots = install_and_start_both(put, state)
     assert conditions(slots) == [(2, "good"), (1, "good")]
     path = slots.current.path(state)
@@ -166,7 +157,7 @@ def test_where_a_good_bundle_was_damaged_or_is_gone_the_one_before_answers_with_
     assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
 
 
-def test_where_both_are_damaged_the_error_names_both(state: Path, put: Put) -> None:
+def test_where_both_are_damaged_the_error_names_both(state, put):
     slots = install_and_start_both(put, state)
     assert slots.previous is not None
     one, two = slots.previous.path(state), slots.current.path(state)
@@ -178,7 +169,7 @@ def test_where_both_are_damaged_the_error_names_both(state: Path, put: Put) -> N
     )
 
 
-def loop(path: Path) -> None:
+def loop(path):
     path.symlink_to(path)
 
 
@@ -195,8 +186,8 @@ NOT_READ: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", NOT_READ)
 def test_where_the_list_of_revoked_keys_cannot_be_read_nothing_opens_and_no_bundle_is_blamed(
-    name: str, state: Path, releases: dict[int, Path], put: Put, tmp_path: Path
-) -> None:
+    name, state, releases, put, tmp_path
+):
     pytest.importorskip("cryptography")
     from mmkd_edge.install.keys import make_keys
 

@@ -6,16 +6,12 @@ Equal", OSDI 2014): names of a folder that was not flushed since are there or no
 given; a file that was not flushed is empty.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,7 +31,7 @@ class Recorder:
         last: those of them that could be left after the last call.
     """
 
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, root, monkeypatch):
         self.disks: list[Disk] = []
         self.last: list[Disk] = []
         self._root = root
@@ -46,15 +42,15 @@ class Recorder:
             monkeypatch.setattr(os, name, self._watched(getattr(os, name)))
         monkeypatch.setattr(os, "fsync", self._fsync)
 
-    def _watched(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*given: Any, **named: Any) -> Any:
+    def _watched(self, call):
+        def watched(*given, **named):
             done = call(*given, **named)
             self._look()
             return done
 
         return watched
 
-    def _fsync(self, descriptor: int) -> None:
+    def _fsync(self, descriptor):
         facts = os.fstat(descriptor)
         if stat.S_ISDIR(facts.st_mode):
             self._names[facts.st_ino] = self._names[facts.st_ino][-1:]
@@ -62,7 +58,7 @@ class Recorder:
             self._flushed[facts.st_ino] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
         self._look()
 
-    def _look(self, *, flushed: bool = False) -> None:
+    def _look(self, *, flushed=False):
         """Note what has changed since the last call, and which disks there could be now."""
         for folder in (self._root, *(path for path in self._root.rglob("*") if path.is_dir())):
             now = {entry.name: entry.inode() for entry in os.scandir(folder)}
@@ -78,7 +74,7 @@ class Recorder:
         self.last = [self._disk(root, dict(zip(folders, choice, strict=True)), "") for choice in choices]
         self.disks += self.last
 
-    def _disk(self, folder: int, names: dict[int, Names], above: str) -> Disk:
+    def _disk(self, folder, names, above):
         found: Disk = {}
         for name, inode in names[folder].items():
             found[above + name] = self._flushed[inode]
@@ -87,7 +83,7 @@ class Recorder:
         return found
 
 
-def made(disk: Disk, folder: Path) -> Path:
+def made(disk, folder):
     for name, content in disk.items():
         if content is None:
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -97,7 +93,7 @@ def made(disk: Disk, folder: Path) -> Path:
     return folder / "state"
 
 
-def current(state: Path) -> int | None:
+def current(state):
     """The release that answers, whole; None where nothing is installed."""
     try:
         slots = read_slots(state)
@@ -107,7 +103,7 @@ def current(state: Path) -> int | None:
     return slots.current.release
 
 
-def left(disks: list[Disk], tmp_path: Path) -> Iterator[int | None]:
+def left(disks, tmp_path):
     seen: list[Disk] = []
     for disk in disks:
         if disk not in seen:
@@ -115,9 +111,7 @@ def left(disks: list[Disk], tmp_path: Path) -> Iterator[int | None]:
             yield current(made(disk, tmp_path / f"disk{len(seen)}"))
 
 
-def test_a_first_installation_is_there_or_not_and_stays_once_it_was_told(
-    releases: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_first_installation_is_there_or_not_and_stays_once_it_was_told(releases, tmp_path, monkeypatch):
     root = tmp_path / "root"
     root.mkdir()
     with monkeypatch.context() as patch:
@@ -128,9 +122,7 @@ def test_a_first_installation_is_there_or_not_and_stays_once_it_was_told(
 
 
 @pytest.mark.parametrize("action", ["install", "rollback"])
-def test_what_answered_or_what_should_answer_does_after_any_loss_of_power(
-    action: str, releases: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_answered_or_what_should_answer_does_after_any_loss_of_power(action, releases, tmp_path, monkeypatch):
     root, state = tmp_path / "root", tmp_path / "root" / "state"
     for number in (1, 2) if action == "rollback" else (1,):
         install(state, releases[number], prove=whole)
@@ -147,15 +139,15 @@ CALLS = ("open", "fsync", "link", "replace", "unlink", "mkdir", "listdir", "scan
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE])
 def test_whichever_call_of_an_installation_fails_a_bundle_answers_and_the_error_is_typed(
-    number: int, releases: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    number, releases, tmp_path, monkeypatch
+):
     for step in range(1, 200):
         state = tmp_path / f"state{step}"
         install(state, releases[1], prove=whole)
         done = 0
 
-        def failing(call: Callable[..., Any], step: int = step) -> Callable[..., Any]:
-            def called(*given: Any, **named: Any) -> Any:
+        def failing(call, step=step):
+            def called(*given, **named):
                 nonlocal done
                 done += 1
                 if done == step:

@@ -1,14 +1,10 @@
 """What is installed on a device: one bundle answers, one is there to return to, and power may fail at any moment."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,7 +12,6 @@ import pytest
 
 from mmkd_edge import BundleError, EdgePredictor, GateError, UsageError
 from mmkd_edge.install.slots import (
-    Started,
     check_slot,
     check_state,
     confirm,
@@ -27,30 +22,30 @@ from mmkd_edge.install.slots import (
     rollback,
     start,
 )
-from tests.edge.install.conftest import Put, conditions, whole
+from tests.edge.install.conftest import conditions, whole
 from tests.edge.said import said
 
 ROOT = Path(__file__).parents[3]
 
 
-def crash_at_start(state: Path) -> None:
+def crash_at_start(state):
     lines = "import os, pathlib, signal, sys", "from mmkd_edge.install.slots import start"
     code = "\n".join((*lines, "with start(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGSEGV)"))
     done = subprocess.run([sys.executable, "-c", code, state], check=False)
     assert done.returncode == -signal.SIGSEGV
 
 
-def broken(_: Path) -> None:
+def broken(_):
     raise GateError("it answers otherwise")
 
 
-def answer(state: Path) -> tuple[str, str]:
+def answer(state):
     """What a service would get: the status of a prediction, and how the bundle came to answer."""
     with EdgePredictor.open(state, backend="ort") as predictor:
         return predictor.predict(np.zeros((20, 3))).status, predictor.info().sandbox_check
 
 
-def test_what_is_installed_answers_and_the_one_before_stays(state: Path, releases: dict[int, Path], put: Put) -> None:
+def test_what_is_installed_answers_and_the_one_before_stays(state, releases, put):
     for number in (1, 2):
         put(number)
         assert answer(state) == ("ok", "passed when the bundle was installed")
@@ -62,7 +57,7 @@ def test_what_is_installed_answers_and_the_one_before_stays(state: Path, release
     assert len(list((state / "slots").iterdir())) == 2
 
 
-def test_what_has_started_well_is_kept_to_return_to(state: Path, put: Put) -> None:
+def test_what_has_started_well_is_kept_to_return_to(state, put):
     put(1)
     answer(state)
     for number in (2, 3):
@@ -72,9 +67,7 @@ def test_what_has_started_well_is_kept_to_return_to(state: Path, put: Put) -> No
     assert conditions(read_slots(state)) == [(1, "new"), (3, "new")]
 
 
-def test_what_does_not_pass_is_not_installed_and_what_is_installed_stays(
-    state: Path, releases: dict[int, Path], put: Put
-) -> None:
+def test_what_does_not_pass_is_not_installed_and_what_is_installed_stays(state, releases, put):
     put(1)
     before = (state / "slots.json").read_bytes()
     for number in (1, 2):
@@ -85,9 +78,7 @@ def test_what_does_not_pass_is_not_installed_and_what_is_installed_stays(
     assert answer(state)[0] == "ok"
 
 
-def test_an_earlier_release_is_refused_unless_it_is_asked_for_after_a_rollback_too(
-    state: Path, releases: dict[int, Path], put: Put
-) -> None:
+def test_an_earlier_release_is_refused_unless_it_is_asked_for_after_a_rollback_too(state, releases, put):
     put(2)
     with pytest.raises(BundleError) as caught:
         put(1)
@@ -105,7 +96,7 @@ def test_an_earlier_release_is_refused_unless_it_is_asked_for_after_a_rollback_t
     assert conditions(read_slots(state)) == [(1, "new"), (2, "new")]
 
 
-def test_where_the_first_start_fails_the_one_before_answers(state: Path, put: Put) -> None:
+def test_where_the_first_start_fails_the_one_before_answers(state, put):
     put(1)
     answer(state)
     put(2)
@@ -123,7 +114,7 @@ def test_where_the_first_start_fails_the_one_before_answers(state: Path, put: Pu
     assert answer(state) == ("ok", "passed when the bundle was installed")
 
 
-def test_where_the_first_start_did_not_end_the_one_before_answers(state: Path, put: Put) -> None:
+def test_where_the_first_start_did_not_end_the_one_before_answers(state, put):
     put(1)
     answer(state)
     put(2)
@@ -135,7 +126,7 @@ def test_where_the_first_start_did_not_end_the_one_before_answers(state: Path, p
     assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
 
 
-def test_after_two_starts_that_crashed_the_one_before_answers_and_says_why(state: Path, put: Put) -> None:
+def test_after_two_starts_that_crashed_the_one_before_answers_and_says_why(state, put):
     for number in (1, 2):
         put(number)
         answer(state)
@@ -154,7 +145,7 @@ def test_after_two_starts_that_crashed_the_one_before_answers_and_says_why(state
     assert answer(state) == ("ok", "passed when the bundle was installed")
 
 
-def test_starts_that_crash_with_nothing_to_return_to_are_tried_again(state: Path, put: Put) -> None:
+def test_starts_that_crash_with_nothing_to_return_to_are_tried_again(state, put):
     put(1)
     answer(state)
     for _ in range(2):
@@ -163,7 +154,7 @@ def test_starts_that_crash_with_nothing_to_return_to_are_tried_again(state: Path
     assert read_slots(state).current.reason == "its last 2 starts ended their process"
 
 
-def test_two_starts_at_once_are_not_taken_for_a_failed_one(state: Path, put: Put) -> None:
+def test_two_starts_at_once_are_not_taken_for_a_failed_one(state, put):
     put(1)
     answer(state)
     put(2)
@@ -173,12 +164,10 @@ def test_two_starts_at_once_are_not_taken_for_a_failed_one(state: Path, put: Put
     assert [condition for _, condition in conditions(read_slots(state))] == ["new", "good"]
 
 
-def test_an_interrupted_first_start_says_nothing_of_the_bundle(
-    state: Path, put: Put, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_first_start_says_nothing_of_the_bundle(state, put, monkeypatch):
     put(1)
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -189,9 +178,7 @@ def test_an_interrupted_first_start_says_nothing_of_the_bundle(
     assert answer(state)[0] == "ok"
 
 
-def test_what_may_not_follow_a_running_bundle_has_not_started_well(
-    state: Path, put: Put, kit: Any, tmp_path: Path
-) -> None:
+def test_what_may_not_follow_a_running_bundle_has_not_started_well(state, put, kit, tmp_path):
     longer = msgspec.structs.replace(kit.modality, samples=21)
     parts = kit.parts(longer, model=kit.model(longer), golden=kit.golden(longer))
     foreign = parts.with_manifest(release=2).write(tmp_path / "foreign.edge")
@@ -203,7 +190,7 @@ def test_what_may_not_follow_a_running_bundle_has_not_started_well(
     assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
 
 
-def test_a_damaged_record_of_the_slots_or_a_later_one_says_the_way_out_and_it_works(state: Path, put: Put) -> None:
+def test_a_damaged_record_of_the_slots_or_a_later_one_says_the_way_out_and_it_works(state, put):
     put(1)
     record = state / "slots.json"
     way_out = (
@@ -221,7 +208,7 @@ def test_a_damaged_record_of_the_slots_or_a_later_one_says_the_way_out_and_it_wo
     assert conditions(put(2)) == [(2, "new")]
 
 
-def test_with_nothing_to_return_to_the_failure_is_told(state: Path, put: Put) -> None:
+def test_with_nothing_to_return_to_the_failure_is_told(state, put):
     put(1)
     read_slots(state).current.path(state).write_bytes(b"")
     for _ in range(2):
@@ -231,9 +218,7 @@ def test_with_nothing_to_return_to_the_failure_is_told(state: Path, put: Put) ->
     assert said(UsageError, lambda: rollback(state)) == f"{state}: there is no earlier bundle to return to"
 
 
-def test_another_bundle_under_the_name_of_an_installed_one_is_refused(
-    state: Path, releases: dict[int, Path], put: Put
-) -> None:
+def test_another_bundle_under_the_name_of_an_installed_one_is_refused(state, releases, put):
     put(1)
     answer(state)
     path = read_slots(state).current.path(state)
@@ -245,7 +230,7 @@ def test_another_bundle_under_the_name_of_an_installed_one_is_refused(
         check_slot(state, read_slots(state).current)
 
 
-def test_a_running_predictor_takes_what_was_installed_and_returns_by_itself(state: Path, put: Put) -> None:
+def test_a_running_predictor_takes_what_was_installed_and_returns_by_itself(state, put):
     put(1)
     with EdgePredictor.open(state, backend="ort") as predictor:
         put(2)
@@ -254,7 +239,7 @@ def test_a_running_predictor_takes_what_was_installed_and_returns_by_itself(stat
 
 
 @pytest.mark.parametrize("damage", ["others", "slots", "file", "text", "absent", "empty"])
-def test_a_state_folder_that_cannot_be_trusted_is_refused(damage: str, state: Path, put: Put) -> None:
+def test_a_state_folder_that_cannot_be_trusted_is_refused(damage, state, put):
     put(1)
     if damage == "others":
         state.chmod(0o777)
@@ -271,13 +256,13 @@ def test_a_state_folder_that_cannot_be_trusted_is_refused(damage: str, state: Pa
     assert said((UsageError, BundleError), lambda: EdgePredictor.open(state, trust="installed")).startswith(str(state))
 
 
-def test_a_bundle_that_was_not_installed_is_refused_where_only_such_are_asked_for(bundle_path: Path) -> None:
+def test_a_bundle_that_was_not_installed_is_refused_where_only_such_are_asked_for(bundle_path):
     assert said(UsageError, lambda: EdgePredictor.open(bundle_path, trust="installed")) == (
         f"{bundle_path}: trust='installed': expected the state folder of mmkd-edge install, got a file"
     )
 
 
-def test_a_state_folder_that_cannot_be_written_still_starts(state: Path, put: Put) -> None:
+def test_a_state_folder_that_cannot_be_written_still_starts(state, put):
     put(1)
     if os.geteuid() == 0:  # root may write anywhere: a lock that is no file does as well
         (state / "start.lock").mkdir()
@@ -289,7 +274,7 @@ def test_a_state_folder_that_cannot_be_written_still_starts(state: Path, put: Pu
         state.chmod(0o755)
 
 
-def test_power_may_fail_at_every_step(releases: dict[int, Path]) -> None:
+def test_power_may_fail_at_every_step(releases):
     script = ROOT / "benchmarks" / "checks" / "kills.py"
     done = subprocess.run(
         [sys.executable, script, releases[1], releases[2]], capture_output=True, text=True, check=False
@@ -299,7 +284,7 @@ def test_power_may_fail_at_every_step(releases: dict[int, Path]) -> None:
     assert int(done.stdout.splitlines()[-1].split()[0]) > 100
 
 
-def test_what_is_no_folder_is_no_state_folder(state: Path, releases: dict[int, Path]) -> None:
+def test_what_is_no_folder_is_no_state_folder(state, releases):
     file, below = releases[1], releases[1] / "state"
     assert said(UsageError, lambda: check_state(file)) == f"{file}: expected a state folder, got something else"
     assert said(UsageError, lambda: check_state(state)) == (
@@ -311,7 +296,7 @@ def test_what_is_no_folder_is_no_state_folder(state: Path, releases: dict[int, P
     assert told.startswith(f"{below}: cannot make this state folder: not a directory")
 
 
-def test_a_bundle_that_failed_is_new_again_where_someone_returns_to_it(state: Path, put: Put) -> None:
+def test_a_bundle_that_failed_is_new_again_where_someone_returns_to_it(state, put):
     put(1, 2)
     with start(state) as started:
         assert fail(state, started, "it does not fit") is not None
@@ -321,9 +306,7 @@ def test_a_bundle_that_failed_is_new_again_where_someone_returns_to_it(state: Pa
 
 
 @pytest.mark.parametrize("end", [confirm, forget, lambda state, started: fail(state, started, "it does not fit")])
-def test_the_end_of_a_first_start_says_nothing_of_what_was_installed_meanwhile(
-    end: Callable[[Path, Started], object], state: Path, put: Put
-) -> None:
+def test_the_end_of_a_first_start_says_nothing_of_what_was_installed_meanwhile(end, state, put):
     put(1)
     with start(state) as started:
         put(2)
@@ -332,7 +315,7 @@ def test_the_end_of_a_first_start_says_nothing_of_what_was_installed_meanwhile(
     assert (state / "slots.json").read_bytes() == before
 
 
-def test_a_start_that_cannot_be_recorded_goes_on(state: Path, put: Put, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_start_that_cannot_be_recorded_goes_on(state, put, caplog):
     put(1)
     (state / "change.lock").unlink()
     (state / "change.lock").mkdir()  # no lock can be had
@@ -347,12 +330,10 @@ def test_a_start_that_cannot_be_recorded_goes_on(state: Path, put: Put, caplog: 
     )
 
 
-def test_on_a_full_disk_the_reserve_has_room_for_the_record(
-    state: Path, put: Put, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_full_disk_the_reserve_has_room_for_the_record(state, put, monkeypatch):
     put(1)
 
-    def write(path: Path, data: bytes, *, own: bool = False) -> None:
+    def write(path, data, *, own=False):
         if (state / "reserve").exists() or path.name == "reserve":
             raise UsageError(f"{path}: cannot write it: no space left on device")
         path.write_bytes(data)

@@ -1,11 +1,7 @@
 """What LiteRT is never given: told from the bytes of a `.tflite`, by us."""
 
-from __future__ import annotations
-
 import struct
 import tracemalloc
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -17,13 +13,13 @@ flatbuffers = pytest.importorskip("flatbuffers", reason="needs pip install 'mmkd
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="needs pip install 'mmkd-edge[litert]'")
 
 
-def tensor(buffer: int = 0) -> Any:
+def tensor(buffer=0):
     made = schema.TensorT()
     made.shape, made.buffer, made.type, made.name = [1, 2], buffer, 0, "t"
     return made
 
 
-def model() -> Any:
+def model():
     """Of one addition: two values to two that the file has."""
     made, graph, code, node = schema.ModelT(), schema.SubGraphT(), schema.OperatorCodeT(), schema.OperatorT()
     made.version, made.subgraphs, made.operatorCodes = 3, [graph], [code]
@@ -36,16 +32,16 @@ def model() -> Any:
     return made
 
 
-def packed(made: Any) -> bytes:
+def packed(made):
     builder = flatbuffers.Builder(1024)
     builder.Finish(made.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
-def changing(place: str, **values: Any) -> Callable[[Any], None]:
+def changing(place, **values):
     """Set attributes of a part of a model, such as `subgraphs.0.tensors.0`."""
 
-    def change(made: Any) -> None:
+    def change(made):
         for step in place.split("."):
             made = made[int(step)] if step.isdigit() else getattr(made, step)
         for name, value in values.items():
@@ -54,7 +50,7 @@ def changing(place: str, **values: Any) -> Callable[[Any], None]:
     return change
 
 
-def with_a_computed_shape(made: Any) -> None:
+def with_a_computed_shape(made):
     made.operatorCodes[0].builtinCode = 22  # RESHAPE
     made.subgraphs[0].operators[0].inputs = [1, 0]
 
@@ -82,12 +78,12 @@ REFUSED = [
 ]
 
 
-def test_an_addition_is_taken_and_is_what_fuzzing_begins_with() -> None:
+def test_an_addition_is_taken_and_is_what_fuzzing_begins_with():
     check_tflite(packed(model()))
     assert ADDITION.read_bytes() == packed(model())
 
 
-def test_values_may_stand_behind_the_graph_in_the_same_file() -> None:
+def test_values_may_stand_behind_the_graph_in_the_same_file():
     """As ai-edge-quantizer writes them."""
     made = model()
     made.buffers[1].data, made.buffers[1].offset, made.buffers[1].size = None, 2, 8
@@ -99,25 +95,25 @@ def test_values_may_stand_behind_the_graph_in_the_same_file() -> None:
 
 
 @pytest.mark.parametrize(("change", "told"), REFUSED)
-def test_a_graph_that_could_be_turned_against_the_device_is_refused(change: Callable[[Any], None], told: str) -> None:
+def test_a_graph_that_could_be_turned_against_the_device_is_refused(change, told):
     made = model()
     change(made)
     data = packed(made)
     assert said(ValueError, lambda: check_tflite(data)) == f"the graph has {told.replace('BYTES', str(len(data)))}"
 
 
-def test_the_operators_are_those_of_the_schema() -> None:
+def test_the_operators_are_those_of_the_schema():
     known = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
     assert {number: known[number] for number in TFLITE_OPERATORS} == TFLITE_OPERATORS
 
 
 @pytest.mark.parametrize("length", range(0, 60, 7))
-def test_a_file_that_ends_early_is_refused(length: int) -> None:
+def test_a_file_that_ends_early_is_refused(length):
     with pytest.raises(ValueError):
         check_tflite(packed(model())[:length])
 
 
-def test_buffers_that_share_their_bytes_are_counted_without_being_read() -> None:
+def test_buffers_that_share_their_bytes_are_counted_without_being_read():
     made = model()
     shared = schema.BufferT()
     shared.data = list(bytes(1 << 14))
@@ -133,7 +129,7 @@ def test_buffers_that_share_their_bytes_are_counted_without_being_read() -> None
         tracemalloc.stop()
 
 
-def test_a_buffer_that_ends_outside_of_the_file_is_refused() -> None:
+def test_a_buffer_that_ends_outside_of_the_file_is_refused():
     whole = bytearray(packed(model()))
     place = whole.rindex(struct.pack("<I", 8) + bytes(8))
     whole[place : place + 4] = struct.pack("<I", 1 << 20)
@@ -141,7 +137,7 @@ def test_a_buffer_that_ends_outside_of_the_file_is_refused() -> None:
     assert said(ValueError, lambda: check_tflite(bytes(whole))) == told
 
 
-def test_lists_that_overlap_are_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_that_overlap_are_not_read_for_ever(monkeypatch):
     monkeypatch.setattr("mmkd_edge.install.graphs.MAX_FIELDS", 30_000)
     made = model()
     made.subgraphs[0].operators = [made.subgraphs[0].operators[0]] * 40

@@ -1,8 +1,5 @@
 """The tree operator in a bundle's graph: what mmkd-export writes passes, every altered number is refused."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,9 +29,7 @@ TREES: dict[str, Any] = {
 }
 
 
-def graph(
-    trees: dict[str, Any], *, domain: str = "ai.onnx.ml", operator: str = "TreeEnsembleRegressor", fixed: bool = True
-) -> bytes:
+def graph(trees, *, domain="ai.onnx.ml", operator="TreeEnsembleRegressor", fixed=True):
     helper = onnx.helper
     nodes = [
         helper.make_node("Reshape", ["x", "shape"], ["row"]),
@@ -50,7 +45,7 @@ def graph(
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def test_whole_trees_pass_and_answer() -> None:
+def test_whole_trees_pass_and_answer():
     runtime = pytest.importorskip("onnxruntime")
     data = graph(TREES)
     check_graph(data)
@@ -64,7 +59,7 @@ def test_whole_trees_pass_and_answer() -> None:
         np.testing.assert_allclose(votes, [expected])
 
 
-def set_item(name: str, place: int, value: object) -> Callable[[dict[str, Any]], None]:
+def set_item(name, place, value):
     return lambda trees: trees[name].__setitem__(place, value)
 
 
@@ -119,7 +114,7 @@ READS = "a node that reads a feature or a threshold which is none; expected feat
         ),
     ],
 )
-def test_other_trees_are_refused(change: Callable[[dict[str, Any]], None], told: str) -> None:
+def test_other_trees_are_refused(change, told):
     trees = {name: list(value) if isinstance(value, list) else value for name, value in TREES.items()}
     change(trees)
     with pytest.raises(ValueError, match="the graph has ") as error:
@@ -127,8 +122,8 @@ def test_other_trees_are_refused(change: Callable[[dict[str, Any]], None], told:
     assert str(error.value).startswith(f"the graph has {told}")
 
 
-def test_a_deep_tree_is_refused() -> None:
-    def chain(depth: int) -> dict[str, Any]:
+def test_a_deep_tree_is_refused():
+    def chain(depth):
         """Every second node a leaf."""
         count = 2 * depth + 1
         inner = [number < count - 1 and number % 2 == 0 for number in range(count)]
@@ -161,13 +156,13 @@ def test_a_deep_tree_is_refused() -> None:
         ({"operator": "Relu"}, "an operator of the domain 'ai.onnx.ml'; expected ONNX's own"),
     ],
 )
-def test_trees_elsewhere_are_refused(options: dict[str, Any], told: str) -> None:
+def test_trees_elsewhere_are_refused(options, told):
     with pytest.raises(ValueError, match="the graph has ") as error:
         check_graph(graph(TREES, **options))
     assert told in str(error.value)
 
 
-def test_every_flipped_byte_is_refused_or_runs() -> None:
+def test_every_flipped_byte_is_refused_or_runs():
     """No mutant that passes makes the engine read outside of its tensors."""
     runtime = pytest.importorskip("onnxruntime")
     data, rng, passed = bytearray(graph(TREES)), np.random.default_rng(0), 0

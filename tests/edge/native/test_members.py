@@ -1,9 +1,6 @@
 """Interval features and trees of the native engine, compared with NumPy; files are written by hand."""
 
-from __future__ import annotations
-
 import struct
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ WINDOWS = 12
 CLASSIFICATION, MULTI_LABEL, REGRESSION = 0, 1, 2
 
 
-def windows_of(samples: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+def windows_of(samples, channels):
     """Random walks with gaps, a lost channel, a constant, ties, extremes and nothing at all."""
     rng = np.random.default_rng(samples + channels)
     values = rng.normal(size=(WINDOWS, samples, channels)).cumsum(axis=1).astype(np.float32)
@@ -34,17 +31,17 @@ def windows_of(samples: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
     return values * present, present
 
 
-def scale_of(channels: int) -> tuple[np.ndarray, np.ndarray]:
+def scale_of(channels):
     rng = np.random.default_rng(3)
     return rng.normal(size=channels).astype(np.float32), rng.uniform(0.2, 1.0, channels).astype(np.float32)
 
 
-def basis_of(samples: int, bins: int) -> np.ndarray:
+def basis_of(samples, bins):
     angle = 2 * np.pi * np.outer(np.arange(samples), np.arange(1, bins + 1)) / samples
     return np.concatenate([np.cos(angle), np.sin(angle)], axis=1) / np.sqrt(samples)
 
 
-def features_of(window: np.ndarray, present: np.ndarray, *, depth: int, bins: int) -> np.ndarray:
+def features_of(window, present, *, depth, bins):
     """What the engine must compute, slowly, in float64."""
     mean, scale = scale_of(window.shape[1])
     features: list[float] = []
@@ -65,9 +62,7 @@ def features_of(window: np.ndarray, present: np.ndarray, *, depth: int, bins: in
     return np.array(features)
 
 
-def interval_tensors(
-    samples: int, channels: int, *, depth: int, bins: int, feature_mean: Any = 0.0, feature_scale: Any = 1.0
-) -> dict[str, np.ndarray]:
+def interval_tensors(samples, channels, *, depth, bins, feature_mean=0.0, feature_scale=1.0):
     features = channels * (16 * (2 ** (depth + 1) - 1) + bins)
     return dict(
         _intervals(
@@ -80,15 +75,7 @@ def interval_tensors(
     )
 
 
-def file_of(
-    samples: int,
-    channels: int,
-    members: dict[str, np.ndarray],
-    head: np.ndarray,
-    bias: np.ndarray,
-    *,
-    task: int = CLASSIFICATION,
-) -> bytes:
+def file_of(samples, channels, members, head, bias, *, task=CLASSIFICATION):
     flags = 3 if "f.sizes" in members else 1
     return _packed(
         {
@@ -102,12 +89,12 @@ def file_of(
     )
 
 
-def logits_of(data: bytes, isa: str, values: np.ndarray, present: np.ndarray) -> np.ndarray:
+def logits_of(data, isa, values, present):
     model = model_or_skip(data, isa)
     return np.concatenate([model.run(values[row : row + 1], present[row : row + 1])[0] for row in range(len(values))])
 
 
-def features_in_c(samples: int, channels: int, isa: str, *, depth: int, bins: int) -> np.ndarray:
+def features_in_c(samples, channels, isa, *, depth, bins):
     """The engine's features themselves: 32 times the thirty-second part, which is not clamped."""
     members = interval_tensors(samples, channels, depth=depth, bins=bins, feature_scale=1 / 32)
     features = members["i.feature_mean"].size
@@ -120,7 +107,7 @@ def features_in_c(samples: int, channels: int, isa: str, *, depth: int, bins: in
     ("samples", "channels", "depth", "bins"),
     [(200, 3, 4, 32), (8, 1, 0, 4), (67, 2, 3, 32), (17, 20, 1, 8), (9, 1, 3, 4)],
 )
-def test_interval_features_are_those_of_numpy(samples: int, channels: int, depth: int, bins: int, isa: str):
+def test_interval_features_are_those_of_numpy(samples, channels, depth, bins, isa):
     values, present = windows_of(samples, channels)
     got = features_in_c(samples, channels, isa, depth=depth, bins=bins)
     expected = [
@@ -133,11 +120,11 @@ def test_interval_features_are_those_of_numpy(samples: int, channels: int, depth
     np.testing.assert_allclose(np.exp(got[:, is_bin]), np.exp(np.array(expected)[:, is_bin]), atol=1e-5, rtol=1e-4)
 
 
-def grow(rng: np.random.Generator, features: np.ndarray, trees: int, outputs: int) -> dict[str, np.ndarray]:
+def grow(rng, features, trees, outputs):
     """Random trees in the arrays of the training side; thresholds are features of windows, so that some are equal."""
     roots, feature, threshold, left, right, leaves = [], [], [], [], [], []
 
-    def add(depth: int) -> int:
+    def add(depth):
         node = len(feature)
         for array in (feature, threshold, left, right):
             array.append(0)
@@ -163,7 +150,7 @@ def grow(rng: np.random.Generator, features: np.ndarray, trees: int, outputs: in
     }
 
 
-def votes_of(trees: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
+def votes_of(trees, features):
     """The sum of the leaves, (B, K), by walking every tree."""
     votes = np.zeros((len(features), trees["leaves"].shape[1]))
     for row, window in enumerate(features):
@@ -177,7 +164,7 @@ def votes_of(trees: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("isa", ISAS[1:])
-def test_every_tree_ends_in_the_leaf_where_it_ends_on_the_same_features(isa: str):
+def test_every_tree_ends_in_the_leaf_where_it_ends_on_the_same_features(isa):
     features = features_in_c(67, 2, isa, depth=3, bins=32)
     trees = grow(np.random.default_rng(5), features, 60, 1)
     members = {**interval_tensors(67, 2, depth=3, bins=32), **dict(_trees(**trees, scale=1.0))}
@@ -189,7 +176,7 @@ def test_every_tree_ends_in_the_leaf_where_it_ends_on_the_same_features(isa: str
 
 @pytest.mark.parametrize("isa", ISAS[1:])
 @pytest.mark.parametrize("task", [CLASSIFICATION, MULTI_LABEL, REGRESSION])
-def test_head_and_trees_answer_together(task: int, isa: str):
+def test_head_and_trees_answer_together(task, isa):
     outputs = 1 if task == REGRESSION else 4
     rng = np.random.default_rng(6)
     features = features_in_c(67, 2, isa, depth=3, bins=32)
@@ -224,7 +211,7 @@ def test_head_and_trees_answer_together(task: int, isa: str):
     np.testing.assert_allclose(small, expected, atol=0.03 * np.abs(expected).max())
 
 
-def tensors_of(data: bytes) -> dict[str, np.ndarray]:
+def tensors_of(data):
     tensors = {}
     for number in range(struct.unpack_from("<I", data, 8)[0]):
         name, kind, _, rows, columns, _, _, start = struct.unpack_from("<24s6IQ", data, 16 + 56 * number)
@@ -234,7 +221,7 @@ def tensors_of(data: bytes) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("isa", ISAS[1:])
-def test_they_stand_beside_a_transformer_and_convolutions(isa: str):
+def test_they_stand_beside_a_transformer_and_convolutions(isa):
     data, values, present, expected = case("average", 240, 2, "regression", 1)
     rng = np.random.default_rng(8)
     tensors = tensors_of(data)
@@ -262,7 +249,7 @@ def test_they_stand_beside_a_transformer_and_convolutions(isa: str):
 
 
 @pytest.fixture(scope="module")
-def forest() -> bytes:
+def forest():
     """Three trees of three, one and no inner nodes, and three leaves."""
     members = interval_tensors(33, 2, depth=2, bins=8)
     features = members["i.feature_mean"].size
@@ -315,7 +302,7 @@ def forest() -> bytes:
         ("f.nodes", 3, -(2**31), "f.nodes: is out of its range"),
     ],
 )
-def test_a_number_out_of_its_range_is_refused(forest: bytes, name: str, word: int, value: int, message: str):
+def test_a_number_out_of_its_range_is_refused(forest, name, word, value, message):
     with pytest.raises(BackendError) as error:
         NativeModel(changed(forest, name, word, value))
     assert str(error.value) == f"backend 'native' cannot open the artifact: {message}"
@@ -323,7 +310,7 @@ def test_a_number_out_of_its_range_is_refused(forest: bytes, name: str, word: in
 
 @pytest.mark.parametrize(("depth", "is_read"), [(64, True), (65, False)])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_walk_of_more_than_64_nodes_is_refused(depth: int, is_read: bool, side: str):
+def test_a_walk_of_more_than_64_nodes_is_refused(depth, is_read, side):
     """A chain of nodes, each with a leaf on the other side."""
     nodes = np.arange(2 * depth + 1)
     is_inner = nodes < depth
@@ -351,7 +338,7 @@ def test_a_walk_of_more_than_64_nodes_is_refused(depth: int, is_read: bool, side
     assert str(error.value) == "backend 'native' cannot open the artifact: f.nodes: is out of its range"
 
 
-def test_altered_files_are_refused_or_answered_and_nothing_crashes(forest: bytes):
+def test_altered_files_are_refused_or_answered_and_nothing_crashes(forest):
     values, present = windows_of(33, 2)
     rng = np.random.default_rng(0)
     tensors = {name: len(tensor.tobytes()) for name, tensor in tensors_of(forest).items()}

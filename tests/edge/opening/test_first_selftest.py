@@ -1,9 +1,6 @@
 """The first opening of a bundle asks it a few golden windows; later ones remember what came."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,17 +13,17 @@ from tests.edge.said import said
 
 
 @pytest.fixture(autouse=True)
-def _nothing_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_has_passed(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def asked(monkeypatch):
     """Counts the runs of onnxruntime."""
     runs: list[int] = []
     run = OrtBackend.run
 
-    def counted(self: OrtBackend, feeds: Any) -> Any:
+    def counted(self, feeds):
         runs.append(1)
         return run(self, feeds)
 
@@ -35,19 +32,19 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def rolled(kit: Any, tmp_path: Path) -> Path:
+def rolled(kit, tmp_path):
     """A bundle whose hashes are right and whose head's weights are rolled: each class has another's name."""
     weights = np.array([[-1.0, 1.0, 0.0], [0.5, 0.0, 2.0], [1.0, 0.5, -1.0]], dtype=np.float32)
     path: Path = kit.parts(kit.modality, model=kit.model(kit.modality, weights=weights)).write(tmp_path / "rolled.edge")
     return path
 
 
-def opened(path: Path, **options: Any) -> str:
+def opened(path, **options):
     with EdgePredictor.open(path, backend="ort", **options) as predictor:
         return predictor.info().selftest
 
 
-def test_a_single_window_of_many_that_is_answered_otherwise_is_found(kit: Any, tmp_path: Path) -> None:
+def test_a_single_window_of_many_that_is_answered_otherwise_is_found(kit, tmp_path):
     four = kit.golden(kit.modality)
     golden = msgspec.structs.replace(
         four,
@@ -63,7 +60,7 @@ def test_a_single_window_of_many_that_is_answered_otherwise_is_found(kit: Any, t
     )
 
 
-def test_a_bundle_whose_weights_were_rolled_never_opens(rolled: Path, tmp_path: Path) -> None:
+def test_a_bundle_whose_weights_were_rolled_never_opens(rolled, tmp_path):
     for _ in range(2):  # a failure is not remembered as anything else
         with pytest.raises(GateError) as caught:
             opened(rolled)
@@ -74,14 +71,14 @@ def test_a_bundle_whose_weights_were_rolled_never_opens(rolled: Path, tmp_path: 
     assert opened(rolled, selftest=False) == ""
 
 
-def test_what_has_passed_is_not_asked_again(bundle_path: Path, asked: list[int]) -> None:
+def test_what_has_passed_is_not_asked_again(bundle_path, asked):
     assert opened(bundle_path) == "passed now"
     assert len(asked) == 5  # warming up: the trial was in a process of its own
     assert opened(bundle_path) == "passed at an earlier start"
     assert len(asked) == 10
 
 
-def test_what_no_trial_has_asked_is_asked_here(bundle_path: Path, tmp_path: Path, asked: list[int]) -> None:
+def test_what_no_trial_has_asked_is_asked_here(bundle_path, tmp_path, asked):
     install(tmp_path / "state", bundle_path, prove=lambda _: None)
     assert opened(tmp_path / "state") == "passed now"
     first = len(asked)
@@ -90,7 +87,7 @@ def test_what_no_trial_has_asked_is_asked_here(bundle_path: Path, tmp_path: Path
     assert len(asked) - first == 5
 
 
-def test_another_way_to_run_it_is_asked(bundle_path: Path) -> None:
+def test_another_way_to_run_it_is_asked(bundle_path):
     assert opened(bundle_path) == "passed now"
     assert opened(bundle_path, threads=2) == "passed now"
     assert opened(bundle_path) == opened(bundle_path, threads=2) == "passed at an earlier start"

@@ -1,10 +1,7 @@
 """Profiles: what is taken from one, what is left alone and why, and what is chosen without one."""
 
-from __future__ import annotations
-
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,12 +26,12 @@ NO_PROFILE = "no profile of this bundle on this machine"
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-def trial(ratio: float = 1.0, **changes: Any) -> MeasuredConfig:
+def trial(ratio=1.0, **changes):
     fields: dict[str, Any] = {
         "model": "acc",
         "backend": "ort",
@@ -48,7 +45,7 @@ def trial(ratio: float = 1.0, **changes: Any) -> MeasuredConfig:
     return MeasuredConfig(**{**fields, **changes})
 
 
-def profile_of(path: Path, *trials: MeasuredConfig, **changes: Any) -> ExecutionProfile:
+def profile_of(path, *trials, **changes):
     with Bundle.open(path) as bundle:
         sha256 = bundle.sha256
     fields: dict[str, Any] = {
@@ -61,13 +58,13 @@ def profile_of(path: Path, *trials: MeasuredConfig, **changes: Any) -> Execution
     return ExecutionProfile(**{**fields, **changes})
 
 
-def opened(path: Path, **options: Any) -> tuple[str, str, int, str, str]:
+def opened(path, **options):
     with EdgePredictor.open(path, **options) as predictor:
         info = predictor.info()
         return info.backend, info.precision, info.threads, info.reason, info.profile
 
 
-def test_lower_precision_and_threads_must_be_worth_it_and_what_was_asked_for_is_kept() -> None:
+def test_lower_precision_and_threads_must_be_worth_it_and_what_was_asked_for_is_kept():
     plain = trial(1.0)
     assert best_trial([plain, trial(0.92, precision="int8")], model="acc") == plain
     assert best_trial([plain, trial(0.90, precision="int8")], model="acc") != plain
@@ -82,7 +79,7 @@ def test_lower_precision_and_threads_must_be_worth_it_and_what_was_asked_for_is_
     assert best_trial(trials, model="other") is None
 
 
-def test_a_profile_lies_in_the_users_cache_folder(bundle_path: Path, cache: Path) -> None:
+def test_a_profile_lies_in_the_users_cache_folder(bundle_path, cache):
     profile = profile_of(bundle_path, trial())
     path = write_profile(profile)
     machine = this_machine().key
@@ -92,9 +89,7 @@ def test_a_profile_lies_in_the_users_cache_folder(bundle_path: Path, cache: Path
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing half-written beside it
 
 
-def test_a_cache_folder_that_cannot_be_is_ignored_or_named(
-    bundle_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_cache_folder_that_cannot_be_is_ignored_or_named(bundle_path, cache, monkeypatch, tmp_path):
     cache.write_text("a file")
     with pytest.raises(UsageError) as caught:
         write_profile(profile_of(bundle_path, trial()))
@@ -119,7 +114,7 @@ def test_a_cache_folder_that_cannot_be_is_ignored_or_named(
         (lambda data: data + b" " * (1 << 20), "expected at most 1048576 bytes, got more"),
     ],
 )
-def test_a_damaged_profile_is_ignored_with_its_fault(bundle_path: Path, change: Any, fault: str) -> None:
+def test_a_damaged_profile_is_ignored_with_its_fault(bundle_path, change, fault):
     path = write_profile(profile_of(bundle_path, trial(threads=1)))
     path.write_bytes(change(path.read_bytes()))
     backend, _, _, reason, file = opened(bundle_path)
@@ -128,7 +123,7 @@ def test_a_damaged_profile_is_ignored_with_its_fault(bundle_path: Path, change: 
     assert reason.endswith("; run mmkd-bench tune again; onnxruntime is installed")
 
 
-def test_a_pipe_in_its_place_is_not_waited_for_and_what_others_can_write_is_not_read(bundle_path: Path) -> None:
+def test_a_pipe_in_its_place_is_not_waited_for_and_what_others_can_write_is_not_read(bundle_path):
     path = write_profile(profile_of(bundle_path, trial()))
     path.chmod(0o666)
     told = f"the profile {path} cannot be read: {{}}; onnxruntime is installed"
@@ -138,7 +133,7 @@ def test_a_pipe_in_its_place_is_not_waited_for_and_what_others_can_write_is_not_
     assert opened(bundle_path)[3] == told.format("it is no regular file")
 
 
-def test_open_takes_the_profiles_choice_and_says_so_and_what_is_named_is_not_overruled(bundle_path: Path) -> None:
+def test_open_takes_the_profiles_choice_and_says_so_and_what_is_named_is_not_overruled(bundle_path):
     # The bundle lacks int8.
     trials = [trial(1.0), trial(0.5, threads=2), trial(0.2, precision="int8")]
     path = write_profile(profile_of(bundle_path, *trials[:2]))
@@ -156,8 +151,8 @@ def test_open_takes_the_profiles_choice_and_says_so_and_what_is_named_is_not_ove
     assert opened(bundle_path)[1] == "fp32"
 
 
-def test_a_profile_of_another_machine_bundle_or_engine_is_ignored(kit: Any, bundle_path: Path, tmp_path: Path) -> None:
-    def reason(path: Path, profile: ExecutionProfile) -> str:
+def test_a_profile_of_another_machine_bundle_or_engine_is_ignored(kit, bundle_path, tmp_path):
+    def reason(path, profile):
         write_profile(profile)
         _, _, threads, why, _ = opened(path)
         assert threads == 1
@@ -185,7 +180,7 @@ def test_a_profile_of_another_machine_bundle_or_engine_is_ignored(kit: Any, bund
     )
 
 
-def test_a_backend_that_cannot_open_gives_way_to_the_next_with_its_reason(bundle_path: Path) -> None:
+def test_a_backend_that_cannot_open_gives_way_to_the_next_with_its_reason(bundle_path):
     write_profile(profile_of(bundle_path, trial(0.5, backend="openvino")))  # absent in these tests
     with pytest.raises(UnavailableError):  # what was asked for is never replaced
         EdgePredictor.open(bundle_path, backend="openvino")
@@ -199,9 +194,7 @@ def test_a_backend_that_cannot_open_gives_way_to_the_next_with_its_reason(bundle
     )
 
 
-def test_where_no_backend_opens_a_student_the_error_says_why_each_was_rejected(
-    kit: Any, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_no_backend_opens_a_student_the_error_says_why_each_was_rejected(kit, bundle_path, tmp_path, monkeypatch):
     absent = (
         "backend 'trt': tensorrt is not installed; "
         "backend 'openvino': openvino is not installed; pip install 'mmkd-edge[openvino]'"

@@ -1,7 +1,5 @@
 """The first opening of a bundle on a machine: its graphs are read, and a process of its own opens it first."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -9,7 +7,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -38,17 +35,17 @@ class checker:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_has_passed(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def started(monkeypatch):
     """Counts the processes that are started, which run as ever."""
     processes: list[str] = []
     popen = subprocess.Popen
 
-    def counted(command: list[str], **options: Any) -> Any:
+    def counted(command, **options):
         processes.append(command[0])
         return popen(command, **options)
 
@@ -56,19 +53,19 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return processes
 
 
-def check_of(path: Path, **options: Any) -> str:
+def check_of(path, **options):
     with EdgePredictor.open(path, backend="ort", **options) as predictor:
         return predictor.info().sandbox_check
 
 
-def in_the_sandbox(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_the_sandbox(code, tmp_path, monkeypatch):
     """Have the process of a trial run this where it would look for onnx; this process has imported its own before."""
     (tmp_path / "first" / "onnx").mkdir(parents=True)
     (tmp_path / "first" / "onnx" / "__init__.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path / "first")
 
 
-def refused(path: Path) -> str:
+def refused(path):
     with pytest.raises(BackendError) as caught:
         check_of(path)
     start, end = f"{path}: {FAILED}", "; do not use this bundle with it"
@@ -78,7 +75,7 @@ def refused(path: Path) -> str:
     return told[len(start) : -len(end)]
 
 
-def test_a_bundle_that_is_known_here_starts_no_process(bundle_path: Path, started: list[str]) -> None:
+def test_a_bundle_that_is_known_here_starts_no_process(bundle_path, started):
     assert check_of(bundle_path) == "passed now"
     assert started == [sys.executable]
     assert check_of(bundle_path) == "passed at an earlier start"
@@ -86,7 +83,7 @@ def test_a_bundle_that_is_known_here_starts_no_process(bundle_path: Path, starte
     assert started == [sys.executable]
 
 
-def test_a_start_without_a_sandbox_check_does_not_pay_for_one(bundle_path: Path) -> None:
+def test_a_start_without_a_sandbox_check_does_not_pay_for_one(bundle_path):
     check_of(bundle_path)
     code = (
         "import sys\n"
@@ -98,14 +95,14 @@ def test_a_start_without_a_sandbox_check_does_not_pay_for_one(bundle_path: Path)
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_what_opened_without_answering_must_still_answer(bundle_path: Path, started: list[str]) -> None:
+def test_what_opened_without_answering_must_still_answer(bundle_path, started):
     assert check_of(bundle_path, selftest=False) == "passed now"
     assert check_of(bundle_path, selftest=False) == "passed at an earlier start"
     assert check_of(bundle_path) == "passed now"
     assert len(started) == 2
 
 
-def test_installed_bundles_need_no_process(bundle_path: Path, tmp_path: Path, started: list[str]) -> None:
+def test_installed_bundles_need_no_process(bundle_path, tmp_path, started):
     install(tmp_path / "state", bundle_path, prove=lambda _: None)
     assert check_of(tmp_path / "state") == "passed when the bundle was installed"
     assert started == []
@@ -120,17 +117,13 @@ def test_installed_bundles_need_no_process(bundle_path: Path, tmp_path: Path, st
         ("import time; time.sleep(60)", "it takes too long"),
     ],
 )
-def test_however_the_sandbox_process_ends_this_one_goes_on(
-    code: str, told: str, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_however_the_sandbox_process_ends_this_one_goes_on(code, told, bundle_path, tmp_path, monkeypatch):
     in_the_sandbox(code, tmp_path, monkeypatch)
     monkeypatch.setattr(sandbox, "CONFIG_S", 0.5)
     assert refused(bundle_path) == told
 
 
-def test_memory_and_processor_time_are_bounded(
-    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_and_processor_time_are_bounded(bundle_path, tmp_path, monkeypatch):
     in_the_sandbox("bytearray(1 << 32)", tmp_path, monkeypatch)
     assert said(BackendError, lambda: check_of(bundle_path)) == "backend 'ort': it takes too much memory"
     (tmp_path / "first" / "onnx" / "__init__.py").write_text("while True: pass")
@@ -138,9 +131,7 @@ def test_memory_and_processor_time_are_bounded(
     assert refused(bundle_path) == "it takes too long"
 
 
-def test_a_check_writes_no_file_and_says_nothing(
-    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_check_writes_no_file_and_says_nothing(bundle_path, tmp_path, monkeypatch, capfd):
     place = tmp_path / "written"
     in_the_sandbox(WRITES.format(str(place)), tmp_path, monkeypatch)
     assert check_of(bundle_path) == "passed now"
@@ -148,9 +139,7 @@ def test_a_check_writes_no_file_and_says_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-def test_one_config_that_ends_its_process_leaves_the_others_their_check(
-    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_config_that_ends_its_process_leaves_the_others_their_check(bundle_path, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     (tmp_path / "first" / "openvino").mkdir(parents=True)
     (tmp_path / "first" / "openvino" / "__init__.py").write_text("import os; os.abort()")
@@ -165,13 +154,13 @@ def test_one_config_that_ends_its_process_leaves_the_others_their_check(
     )
 
 
-def looping(kit: Any) -> Any:
+def looping(kit):
     model = onnx.load_from_string(kit.model(kit.modality))
     model.graph.node.append(helper.make_node("Loop", ["acc"], []))
     return kit.parts(kit.modality, model=model.SerializeToString())
 
 
-def with_a_tflite(kit: Any) -> Any:
+def with_a_tflite(kit):
     parts = kit.parts(kit.modality)
     data, (onnx_artifact,) = b"\x00\x00\x00\x00ELSE", parts.manifest.models[0].artifacts
     stored = msgspec.structs.asdict(kit.file_entry("acc/model.fp32.tflite", data))
@@ -179,7 +168,7 @@ def with_a_tflite(kit: Any) -> Any:
     return replace(parts.with_model(artifacts=(onnx_artifact, tflite)), members={**parts.members, tflite.file: data})
 
 
-def multiplying(kit: Any) -> Any:
+def multiplying(kit):
     """600 KB that ask for 22 GB: small constants, one product."""
     model = onnx.load_from_string(kit.model(kit.modality))
     ones = np.ones(75_000, np.float32).tobytes()
@@ -204,8 +193,8 @@ NO_ENGINE = "no engine is given this: the graph has the"
     ],
 )
 def test_a_graph_that_is_refused_starts_no_process_and_replaces_nothing(
-    hostile: Any, fault: str, kit: Any, bundle_path: Path, tmp_path: Path, started: list[str]
-) -> None:
+    hostile, fault, kit, bundle_path, tmp_path, started
+):
     path = hostile(kit).write(tmp_path / "hostile.edge")
     assert said(BundleError, lambda: check_of(path)) == f"{path}: 'acc/model.fp32.{fault}; export the bundle again"
     assert started == []
@@ -215,15 +204,13 @@ def test_a_graph_that_is_refused_starts_no_process_and_replaces_nothing(
         assert predictor.predict(np.zeros((20, 3))).status == "ok"
 
 
-def test_memory_that_a_graph_asks_for_is_bounded_in_the_child(kit: Any, tmp_path: Path) -> None:
+def test_memory_that_a_graph_asks_for_is_bounded_in_the_child(kit, tmp_path):
     path = multiplying(kit).write(tmp_path / "large.edge")
     with pytest.raises(BackendError, match=f"^{path}|backend 'ort'"):
         check_of(path)
 
 
-def test_all_students_of_a_bundle_share_one_limit_of_time(
-    kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_students_of_a_bundle_share_one_limit_of_time(kit, tmp_path, monkeypatch):
     parts = [
         kit.parts(msgspec.structs.replace(kit.modality, name=f"acc{number}"), name=f"acc{number}")
         for number in range(16)
@@ -239,7 +226,7 @@ def test_all_students_of_a_bundle_share_one_limit_of_time(
     assert time.monotonic() - begun < 16  # what they would take, each within its own limit
 
 
-def test_an_invalid_graph_is_told_by_onnx_itself(kit: Any, tmp_path: Path) -> None:
+def test_an_invalid_graph_is_told_by_onnx_itself(kit, tmp_path):
     model = onnx.load_from_string(kit.model(kit.modality))
     model.graph.node[3].attribute.append(helper.make_attribute("colour", 1))
     path = kit.parts(kit.modality, model=model.SerializeToString()).write(tmp_path / "bad.edge")
@@ -248,7 +235,7 @@ def test_an_invalid_graph_is_told_by_onnx_itself(kit: Any, tmp_path: Path) -> No
     assert str(caught.value).endswith("; export the bundle again")
 
 
-def test_another_version_of_the_engine_is_checked_anew(bundle_path: Path, started: list[str]) -> None:
+def test_another_version_of_the_engine_is_checked_anew(bundle_path, started):
     check_of(bundle_path)
     (verdict,) = (Path(os.environ["XDG_CACHE_HOME"]) / "mmkd-edge" / "verdicts").glob("*.json")
     known = json.loads(verdict.read_text())
@@ -258,9 +245,7 @@ def test_another_version_of_the_engine_is_checked_anew(bundle_path: Path, starte
     assert len(started) == 2
 
 
-def test_without_a_folder_of_ones_own_the_check_runs_at_each_start(
-    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[str]
-) -> None:
+def test_without_a_folder_of_ones_own_the_check_runs_at_each_start(bundle_path, tmp_path, monkeypatch, started):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     for count in (1, 2):
@@ -268,9 +253,7 @@ def test_without_a_folder_of_ones_own_the_check_runs_at_each_start(
         assert len(started) == count
 
 
-def test_a_program_without_an_interpreter_that_starts_is_told_so(
-    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_without_an_interpreter_that_starts_is_told_so(bundle_path, monkeypatch):
     install_it = "install the bundle with mmkd-edge install and open it with trust='installed'"
     for name, value, told in (
         ("executable", "/no/such/python", "a sandbox check cannot start a process: no such file or directory"),
@@ -289,21 +272,17 @@ def test_a_program_without_an_interpreter_that_starts_is_told_so(
         assert said(UnavailableError, lambda: check_of(bundle_path)) == told
 
 
-def test_without_time_left_no_process_is_started(
-    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[str]
-) -> None:
+def test_without_time_left_no_process_is_started(bundle_path, monkeypatch, started):
     monkeypatch.setattr(sandbox, "BUNDLE_S", 0.0)
     assert refused(bundle_path) == "all students of the bundle together take too long"
     assert started == []
 
 
-def test_the_file_that_was_verified_is_the_one_that_is_checked(
-    kit: Any, bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_that_was_verified_is_the_one_that_is_checked(kit, bundle_path, tmp_path, monkeypatch):
     other = kit.parts(kit.modality, name="other").write(tmp_path / "other.edge")
     start = apart.start_apart
 
-    def exchanged(function: str, request: bytes) -> Any:
+    def exchanged(function, request):
         bundle_path.write_bytes(other.read_bytes())
         return start(function, request)
 

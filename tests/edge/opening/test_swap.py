@@ -1,20 +1,16 @@
 """Engines that fail, bundles that are swapped under load, several students, and other processes."""
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mmkd_edge import (
     BackendError,
@@ -33,15 +29,15 @@ ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=2
 HALF = np.array([[0.5, 0.0, -0.5], [0.0, 1.0, 0.25], [0.25, -0.5, 0.5]], dtype=np.float32)
 
 
-def window(seed: int = 0) -> NDArray[np.float32]:
+def window(seed=0):
     return np.random.default_rng(seed).normal(size=(20, 3)).astype(np.float32)
 
 
-def failing(after: int = 0) -> FakeBackend:
+def failing(after=0):
     """A backend that answers so many times and then fails forever."""
     turns = iter(range(10**9))
 
-    def answer(feeds: object) -> list[float]:
+    def answer(feeds):
         if next(turns) >= after:
             raise RuntimeError("device lost")
         return [1.0, 0.0]
@@ -49,11 +45,11 @@ def failing(after: int = 0) -> FakeBackend:
     return FakeBackend(answer)
 
 
-def model(backend: FakeBackend, **options: Any) -> EdgePredictor:
+def model(backend, **options):
     return EdgePredictor(entry=fake_entry(modality=ACC, labels=("a", "b")), backend=backend, **options)
 
 
-def test_an_engine_that_fails_is_opened_once_more_and_the_window_is_answered() -> None:
+def test_an_engine_that_fails_is_opened_once_more_and_the_window_is_answered():
     bad, good = failing(after=1), FakeBackend([0.0, 1.0])
     predictor = model(bad, reopen=lambda: good)
     assert [predictor.predict(window()).label for _ in range(3)] == ["a", "b", "b"]
@@ -62,10 +58,10 @@ def test_an_engine_that_fails_is_opened_once_more_and_the_window_is_answered() -
     assert (health.backend_failures, health.reopens, health.predictions["ok"]) == (1, 1, 3)
 
 
-def test_where_that_does_not_help_there_is_no_answer_and_no_second_attempt() -> None:
+def test_where_that_does_not_help_there_is_no_answer_and_no_second_attempt():
     opened: list[FakeBackend] = []
 
-    def reopen() -> FakeBackend:
+    def reopen():
         opened.append(failing())
         return opened[-1]
 
@@ -80,8 +76,8 @@ def test_where_that_does_not_help_there_is_no_answer_and_no_second_attempt() -> 
 
 
 @pytest.mark.parametrize("error", [BackendError("no such device"), OSError("no such device")])
-def test_an_engine_that_cannot_be_opened_again_leaves_the_first_failure(error: Exception) -> None:
-    def reopen() -> FakeBackend:
+def test_an_engine_that_cannot_be_opened_again_leaves_the_first_failure(error):
+    def reopen():
         raise error
 
     prediction = model(failing(), reopen=reopen).predict(window())
@@ -90,7 +86,7 @@ def test_an_engine_that_cannot_be_opened_again_leaves_the_first_failure(error: E
     assert said(BackendError, lambda: raising.predict(window())) == "the engine failed: device lost"
 
 
-def test_reopening_by_hand_brings_an_engine_back() -> None:
+def test_reopening_by_hand_brings_an_engine_back():
     engines = iter([failing(), FakeBackend([0.0, 1.0])])
     predictor = model(failing(), reopen=lambda: next(engines))
     assert predictor.predict(window()).status == "invalid"
@@ -103,7 +99,7 @@ def test_reopening_by_hand_brings_an_engine_back() -> None:
         )
 
 
-def golden_of_half(kit: Any, modality: ModalitySpec) -> Any:
+def golden_of_half(kit, modality):
     """Golden windows of the student with the weights `HALF`."""
     golden = kit.golden(modality)
     means = np.where(np.isfinite(golden.windows), golden.windows, 0).mean(axis=1)
@@ -113,7 +109,7 @@ def golden_of_half(kit: Any, modality: ModalitySpec) -> Any:
 
 
 @pytest.fixture
-def other_path(kit: Any, tmp_path: Path) -> Path:
+def other_path(kit, tmp_path):
     """Another student for the same sensor and labels, with its own golden windows."""
     parts = kit.parts(
         kit.modality, model=kit.model(kit.modality, weights=HALF), golden=golden_of_half(kit, kit.modality)
@@ -123,14 +119,12 @@ def other_path(kit: Any, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def predictor(bundle_path: Path) -> Iterator[EdgePredictor]:
+def predictor(bundle_path):
     with EdgePredictor.open(bundle_path) as opened:
         yield opened
 
 
-def test_a_swap_lets_the_other_bundle_answer_and_a_rollback_the_first(
-    predictor: EdgePredictor, other_path: Path
-) -> None:
+def test_a_swap_lets_the_other_bundle_answer_and_a_rollback_the_first(predictor, other_path):
     before = predictor.predict(window()).probabilities
     assert predictor.swap(other_path).bundle == str(other_path)
     after = predictor.predict(window()).probabilities
@@ -148,9 +142,7 @@ def test_a_swap_lets_the_other_bundle_answer_and_a_rollback_the_first(
     )
 
 
-def test_whatever_is_wrong_with_the_new_bundle_the_old_one_goes_on(
-    kit: Any, predictor: EdgePredictor, other_path: Path, tmp_path: Path
-) -> None:
+def test_whatever_is_wrong_with_the_new_bundle_the_old_one_goes_on(kit, predictor, other_path, tmp_path):
     before = predictor.predict(window()).probabilities
     descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting descriptors, not files
     damaged = tmp_path / "damaged.edge"
@@ -171,8 +163,8 @@ def test_whatever_is_wrong_with_the_new_bundle_the_old_one_goes_on(
     assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
 
 
-def test_an_earlier_release_takes_over_from_none(kit: Any, other_path: Path, tmp_path: Path) -> None:
-    def released(number: int) -> Any:
+def test_an_earlier_release_takes_over_from_none(kit, other_path, tmp_path):
+    def released(number):
         return kit.parts(kit.modality).with_manifest(release=number).write(tmp_path / f"{number}.edge")
 
     with EdgePredictor.open(released(3)) as predictor:
@@ -186,7 +178,7 @@ def test_an_earlier_release_takes_over_from_none(kit: Any, other_path: Path, tmp
         assert predictor.info().bundle == str(tmp_path / "3.edge")
 
 
-def test_a_new_engine_that_fails_gives_the_place_back(predictor: EdgePredictor, other_path: Path) -> None:
+def test_a_new_engine_that_fails_gives_the_place_back(predictor, other_path):
     before = predictor.predict(window()).probabilities
     predictor.swap(other_path)
     current = predictor._active.current
@@ -199,9 +191,7 @@ def test_a_new_engine_that_fails_gives_the_place_back(predictor: EdgePredictor, 
     assert (health.backend_failures, health.rollbacks, health.predictions["invalid"]) == (1, 1, 0)
 
 
-def test_swaps_under_load_drop_nothing_and_answer_nothing_wrong(
-    predictor: EdgePredictor, bundle_path: Path, other_path: Path
-) -> None:
+def test_swaps_under_load_drop_nothing_and_answer_nothing_wrong(predictor, bundle_path, other_path):
     batch = [window(seed) for seed in range(8)]
     right: list[set[bytes]] = []
     with EdgePredictor.open(other_path) as alone:
@@ -209,7 +199,7 @@ def test_swaps_under_load_drop_nothing_and_answer_nothing_wrong(
             right.append({alone.predict(one).probabilities.tobytes(), predictor.predict(one).probabilities.tobytes()})
     stop, wrong, answered = threading.Event(), [], [0] * 8
 
-    def ask(number: int) -> None:
+    def ask(number):
         while not stop.is_set():
             found = predictor.predict(batch[number])
             answered[number] += 1
@@ -232,9 +222,7 @@ def test_swaps_under_load_drop_nothing_and_answer_nothing_wrong(
     assert len(os.listdir("/proc/self/fd")) == descriptors + 1  # noqa: PTH208 - the earlier bundle
 
 
-def test_after_a_swap_a_running_stream_keeps_to_the_range_of_who_answers(
-    predictor: EdgePredictor, kit: Any, tmp_path: Path
-) -> None:
+def test_after_a_swap_a_running_stream_keeps_to_the_range_of_who_answers(predictor, kit, tmp_path):
     """Between two samples of 15 and 1 lies 8, which no range of up to 10 would refuse."""
     ranged = msgspec.structs.replace(kit.modality, range=(-10.0, 10.0))
     path = kit.parts(ranged).write(tmp_path / "ranged.edge")
@@ -252,7 +240,7 @@ def test_after_a_swap_a_running_stream_keeps_to_the_range_of_who_answers(
 
 
 @pytest.fixture
-def both_path(kit: Any, tmp_path: Path) -> Path:
+def both_path(kit, tmp_path):
     gyro = ModalitySpec(name="gyro", channels=("u", "v", "w"), rate_hz=5.0, samples=10)
     first = kit.parts(kit.modality)
     second = kit.parts(gyro, model=kit.model(gyro, weights=HALF), golden=golden_of_half(kit, gyro), name="gyro")
@@ -262,7 +250,7 @@ def both_path(kit: Any, tmp_path: Path) -> Path:
     return written
 
 
-def test_the_first_student_whose_sensor_lives_answers(both_path: Path) -> None:
+def test_the_first_student_whose_sensor_lives_answers(both_path):
     acc, gyro = window(), np.random.default_rng(5).normal(size=(10, 3)).astype(np.float32)
     dead = np.full((20, 3), np.nan)
     with EdgePredictor.open(both_path) as predictor:
@@ -286,7 +274,7 @@ def test_the_first_student_whose_sensor_lives_answers(both_path: Path) -> None:
         assert [p.modality for p in predictor.predict_batch([{"acc": acc}, {"gyro": gyro}])] == ["acc", "gyro"]
 
 
-def test_several_students_want_a_mapping(both_path: Path) -> None:
+def test_several_students_want_a_mapping(both_path):
     with EdgePredictor.open(both_path) as predictor:
         assert said(InputError, lambda: predictor.predict(window())) == (
             "this bundle has students for 'acc', 'gyro': expected a mapping from modality to array, got ndarray"
@@ -299,16 +287,14 @@ def test_several_students_want_a_mapping(both_path: Path) -> None:
         said(SensorError, lambda: predictor.predict({"acc": None}))
 
 
-def ask_in_child(predictor: EdgePredictor, answers: Any) -> None:
+def ask_in_child(predictor, answers):
     answers.put((os.getpid(), said(UsageError, lambda: predictor.predict(window()))))
 
 
-def test_a_selftest_during_swaps_asks_who_answers_then(
-    predictor: EdgePredictor, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_selftest_during_swaps_asks_who_answers_then(predictor, bundle_path, monkeypatch):
     import mmkd_edge.predictor as module
 
-    def interrupted(engines: Any, bundle: Any) -> Any:
+    def interrupted(engines, bundle):
         monkeypatch.setattr(module, "run_selftests", original)
         for _ in range(2):  # the second one closes what this self-test holds
             predictor.swap(bundle_path)
@@ -319,14 +305,14 @@ def test_a_selftest_during_swaps_asks_who_answers_then(
     assert predictor.selftest().windows == 4
 
 
-def open_in_child(path: str, answers: Any) -> None:
+def open_in_child(path, answers):
     with EdgePredictor.open(path) as predictor:
         answers.put(predictor.predict(window()).probabilities.tobytes())
 
 
 # A child of a process with threads may hang where it waits for one of them; that it does not is what is tested.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_child_after_a_fork_is_told_to_open_its_own(predictor: EdgePredictor, bundle_path: Path) -> None:
+def test_a_child_after_a_fork_is_told_to_open_its_own(predictor, bundle_path):
     expected = predictor.predict(window()).probabilities.tobytes()
     fork = multiprocessing.get_context("fork")
     answers: Any = fork.SimpleQueue()
@@ -344,19 +330,17 @@ def test_a_child_after_a_fork_is_told_to_open_its_own(predictor: EdgePredictor, 
     assert answers.get() == expected
 
 
-def give_up_in_child(predictor: EdgePredictor, path: str, answers: Any) -> None:
+def give_up_in_child(predictor, path, answers):
     answers.put(said(UsageError, lambda: predictor.swap(path)))
     predictor.close()
     answers.put(said(UsageError, lambda: predictor.predict(window())))
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_child_can_close_what_it_inherited_though_a_thread_of_its_parent_holds_the_lock(
-    predictor: EdgePredictor, bundle_path: Path
-) -> None:
+def test_a_child_can_close_what_it_inherited_though_a_thread_of_its_parent_holds_the_lock(predictor, bundle_path):
     held, done = threading.Event(), threading.Event()
 
-    def hold() -> None:
+    def hold():
         with predictor._active._changing:
             held.set()
             done.wait(60)

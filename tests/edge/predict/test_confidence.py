@@ -1,10 +1,7 @@
 """Label sets: their thresholds by hand, what exchangeable windows get, and how a predictor carries them."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,7 +18,7 @@ LABELS = ("rest", "raise", "turn")
 NINE = Confidence(temperature=1.0, true_probabilities=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9))
 
 
-def confidence(*true: float) -> Confidence:
+def confidence(*true):
     return Confidence(temperature=1.0, true_probabilities=true)
 
 
@@ -37,12 +34,12 @@ def confidence(*true: float) -> Confidence:
         (0.99, 0.9),
     ],
 )
-def test_the_threshold_is_a_rank_among_the_calibration_windows(level: float, expected: float | None) -> None:
+def test_the_threshold_is_a_rank_among_the_calibration_windows(level, expected):
     assert least_probability(NINE, level) == expected
 
 
 @pytest.mark.parametrize(("windows", "level"), [(19, 0.05), (64, 0.1), (128, 0.3)])
-def test_exchangeable_windows_are_covered_as_often_as_promised(windows: int, level: float) -> None:
+def test_exchangeable_windows_are_covered_as_often_as_promised(windows, level):
     rng, draws = np.random.default_rng(windows), 2000
     shares = rng.dirichlet(np.full(4, 0.4), size=(draws, windows + 1))  # (draws, N, K), the last window is the new one
     labels = (shares.cumsum(axis=2) < rng.random((draws, windows + 1, 1))).sum(axis=2).clip(max=3)
@@ -71,13 +68,11 @@ def test_exchangeable_windows_are_covered_as_often_as_promised(windows: int, lev
         ([0.2, 0.4, 0.4], 0.3, ("raise", "turn")),  # equal ones keep the order of the labels
     ],
 )
-def test_a_set_holds_all_that_reach_the_threshold_the_most_probable_first(
-    probabilities: list[float], least: float, expected: tuple[str, ...]
-) -> None:
+def test_a_set_holds_all_that_reach_the_threshold_the_most_probable_first(probabilities, least, expected):
     assert label_set(probabilities, LABELS, least=least) == expected
 
 
-def asked(*answer: float, least: float | None = 0.25, **more: Any) -> EdgePredictor:
+def asked(*answer, least=0.25, **more):
     return fake_predictor(answer, modality=ACC, labels=LABELS, least_probability=least, **more)
 
 
@@ -92,9 +87,7 @@ WINDOW = np.ones((20, 3), dtype=np.float32)
         ((0.25, 0.125, 0.625), None, ("turn", (), False)),
     ],
 )
-def test_only_several_possible_labels_are_an_abstention(
-    answer: tuple[float, ...], least: float | None, expected: tuple[str, tuple[str, ...], bool]
-) -> None:
+def test_only_several_possible_labels_are_an_abstention(answer, least, expected):
     predictor = asked(*answer, least=least)
     prediction = predictor.predict(WINDOW)
     assert (prediction.label, prediction.label_set, prediction.abstained) == expected
@@ -104,14 +97,14 @@ def test_only_several_possible_labels_are_an_abstention(
 
 
 @pytest.mark.parametrize("level", [0, 1, 1.5, -0.1, True, "0.05", float("nan")])
-def test_an_error_level_is_a_share(level: Any, bundle_path: Path) -> None:
+def test_an_error_level_is_a_share(level, bundle_path):
     assert (
         said(UsageError, lambda: EdgePredictor.open(bundle_path, error_level=level))
         == f"error_level: expected a fraction above 0 and below 1, or None; got {level!r}"
     )
 
 
-def calibrated(parts: Any, *true: float) -> Any:
+def calibrated(parts, *true):
     """The parts of a bundle whose artifact was calibrated."""
     entry = parts.manifest.models[0]
     artifact = msgspec.structs.replace(entry.artifacts[0], confidence=confidence(*true))
@@ -119,12 +112,12 @@ def calibrated(parts: Any, *true: float) -> Any:
 
 
 @pytest.fixture
-def calibrated_path(kit: Any, tmp_path: Path) -> Path:
+def calibrated_path(kit, tmp_path):
     path: Path = calibrated(kit.parts(kit.modality), *NINE.true_probabilities).write(tmp_path / "calibrated.edge")
     return path
 
 
-def test_an_opened_bundle_gives_the_sets_of_its_own_calibration(calibrated_path: Path, kit: Any) -> None:
+def test_an_opened_bundle_gives_the_sets_of_its_own_calibration(calibrated_path, kit):
     window = kit.golden(kit.modality).windows[0]
     _, shares = kit.answer(window)
     for level, least in ((0.1, 0.1), (0.3, 0.3), (0.5, 0.5)):
@@ -136,7 +129,7 @@ def test_an_opened_bundle_gives_the_sets_of_its_own_calibration(calibrated_path:
         assert prediction.label_set == tuple(expected)
 
 
-def test_what_was_not_calibrated_for_a_level_is_refused(calibrated_path: Path, bundle_path: Path) -> None:
+def test_what_was_not_calibrated_for_a_level_is_refused(calibrated_path, bundle_path):
     EdgePredictor.open(bundle_path).close()
     for path, fault in (
         (
@@ -162,9 +155,7 @@ def test_what_was_not_calibrated_for_a_level_is_refused(calibrated_path: Path, b
         EdgePredictor(entry=fake.entry, backend=fake.backend, error_level=0.1)
 
 
-def test_a_swap_keeps_the_error_level_and_refuses_a_bundle_that_cannot(
-    calibrated_path: Path, bundle_path: Path, kit: Any, tmp_path: Path
-) -> None:
+def test_a_swap_keeps_the_error_level_and_refuses_a_bundle_that_cannot(calibrated_path, bundle_path, kit, tmp_path):
     other = calibrated(kit.parts(kit.modality), *[0.5] * 9).write(tmp_path / "other.edge")
     with EdgePredictor.open(calibrated_path, error_level=0.1) as predictor:
         with pytest.raises(UsageError, match="expected an artifact that was calibrated"):

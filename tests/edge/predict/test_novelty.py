@@ -1,16 +1,13 @@
 """Novelty: p-values by hand, the status `unknown`, and bundles that have none."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
 from mmkd_edge import EdgePredictor, ModalitySpec, UsageError, example_bundle
-from mmkd_edge.bundle.manifest import ModelEntry, Novelty
+from mmkd_edge.bundle.manifest import Novelty
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.bundle.statistics import MagnitudeLimits
 from mmkd_edge.errors import ManifestError
@@ -31,11 +28,11 @@ WINDOW = np.zeros((4, 2))
     ("score", "expected"),
     [(0.0, 1.0), (0.5, 1.0), (0.7, 0.8), (1.0, 0.8), (2.0, 0.4), (3.0, 0.4), (9.0, 0.2), (np.inf, 0.2), (np.nan, 0.2)],
 )
-def test_a_p_value_counts_the_validation_windows_that_are_as_far_out(score: float, expected: float) -> None:
+def test_a_p_value_counts_the_validation_windows_that_are_as_far_out(score, expected):
     assert NoveltyRule(calibration=FOUR).p_value(score) == pytest.approx(expected)
 
 
-def test_of_windows_like_those_of_the_validation_at_most_the_level_is_unknown() -> None:
+def test_of_windows_like_those_of_the_validation_at_most_the_level_is_unknown():
     rng, level = np.random.default_rng(0), 0.05
     unknown = []
     for _ in range(400):
@@ -58,19 +55,19 @@ UNLIKE = "unlike what training saw: p-value 0.5, at most 0.5 is unknown"
         (2.0, np.full((4, 2), np.nan), ("invalid", None, "", f"all values are missing; {UNLIKE}")),
     ],
 )
-def test_a_window_unlike_training_is_unknown(score: float, window: Any, expected: tuple[Any, ...]) -> None:
+def test_a_window_unlike_training_is_unknown(score, window, expected):
     found = fake_predictor([0.1, 0.9], modality=ACC, labels=LABELS, novelty=score).predict(window)
     assert (found.status, found.novelty, found.label, found.reason) == expected
 
 
-def test_an_unknown_answer_is_withheld_or_raised_as_the_policy_says() -> None:
+def test_an_unknown_answer_is_withheld_or_raised_as_the_policy_says():
     held = fake_predictor([0, 1], modality=ACC, labels=LABELS, novelty=2.0, policy="abstain").predict(WINDOW)
     assert (held.status, held.label, held.index, held.novelty) == ("unknown", "", -1, 0.5)
     with pytest.raises(SensorError, match=r"\Amodality 'acc': unknown: unlike what training saw: p-value 0\.5"):
         fake_predictor([0, 1], modality=ACC, labels=LABELS, novelty=2.0, policy="raise").predict(WINDOW)
 
 
-def test_a_bundle_without_novelty_opens_but_not_for_a_level() -> None:
+def test_a_bundle_without_novelty_opens_but_not_for_a_level():
     path = Path(__file__).parents[2] / "files" / "student.edge"
     with EdgePredictor.open(path, backend="ort") as predictor:
         assert not predictor.entry.has_novelty
@@ -82,20 +79,20 @@ def test_a_bundle_without_novelty_opens_but_not_for_a_level() -> None:
 
 
 @pytest.mark.parametrize("level", [0, 1, 1.5, True, "1%"])
-def test_a_level_is_a_share(level: Any) -> None:
+def test_a_level_is_a_share(level):
     assert (
         said(UsageError, lambda: EdgePredictor.open(example_bundle(), unknown_level=level))
         == f"unknown_level: expected a fraction above 0 and below 1, or None; got {level!r}"
     )
 
 
-def entry_with(novelty: Novelty | msgspec.UnsetType) -> ModelEntry:
+def entry_with(novelty):
     entry = fake_entry(modality=ACC, labels=LABELS, novelty=True)
     artifact = msgspec.structs.replace(entry.artifacts[0], novelty=novelty)
     return msgspec.structs.replace(entry, artifacts=(artifact,))
 
 
-def test_few_windows_support_no_small_level() -> None:
+def test_few_windows_support_no_small_level():
     entry = entry_with(FOUR)
     assert said(UsageError, lambda: novelty_rule(entry, entry.artifacts[0], 0.01, where="press.edge")) == (
         "press.edge: 'acc/model.fp32.onnx': unknown_level=0.01: expected 0.2 or more, because 4 windows calibrated it; "
@@ -105,7 +102,7 @@ def test_few_windows_support_no_small_level() -> None:
     assert novelty_rule(entry, entry.artifacts[0], 0.2) == NoveltyRule(calibration=FOUR, unknown_level=0.2)
 
 
-def test_a_manifest_keeps_calibrated_scores_that_rise() -> None:
+def test_a_manifest_keeps_calibrated_scores_that_rise():
     entry = entry_with(FOUR)
     manifest = manifest_of(entry)
     assert decode_manifest(encode_manifest(manifest)) == manifest
@@ -122,7 +119,7 @@ def test_a_manifest_keeps_calibrated_scores_that_rise() -> None:
 LIMITS = MagnitudeLimits(usual=(1.0, 2.0), lowest=0.25, highest=4.0, outside_rate=0.0)
 
 
-def fault_of(window: Any) -> str:
+def fault_of(window):
     values = np.array([window], dtype=np.float32)
     present = np.isfinite(values).astype(np.float32)
     fault = magnitude_fault(LIMITS, np.where(present > 0, values, np.float32(0)), present, modality="acc")
@@ -142,7 +139,7 @@ def fault_of(window: Any) -> str:
         ([[1.0, 2.0]] * 3 + [[1.0, 1e38]], "1.77e+37"),  # 1e38 / 2 / sqrt(4 rows) / sqrt(2 channels)
     ],
 )
-def test_a_wrong_unit_is_seen_by_the_magnitude_of_all_channels(window: list[list[float]], times: str | None) -> None:
+def test_a_wrong_unit_is_seen_by_the_magnitude_of_all_channels(window, times):
     expected = (
         f"unknown: acc has {times} times its usual size in training, expected 0.25 to 4 times; check its unit and scale"
     )
@@ -150,7 +147,7 @@ def test_a_wrong_unit_is_seen_by_the_magnitude_of_all_channels(window: list[list
 
 
 @pytest.mark.parametrize(("factor", "times"), [(101.97, "109"), (8.0, "8.55"), (1 / 8, "0.134")])
-def test_the_shipped_bundle_says_that_its_unit_is_wrong(factor: float, times: str) -> None:
+def test_the_shipped_bundle_says_that_its_unit_is_wrong(factor, times):
     with EdgePredictor.open(example_bundle(), backend="ort") as predictor:
         windows = predictor.bundle.golden("acc").windows
         assert {predictor.predict(window).status for window in windows[:40]} == {"ok"}
@@ -166,7 +163,7 @@ def test_the_shipped_bundle_says_that_its_unit_is_wrong(factor: float, times: st
     )
 
 
-def test_one_value_that_cannot_be_is_never_ok_and_one_that_is_missing_may_be() -> None:
+def test_one_value_that_cannot_be_is_never_ok_and_one_that_is_missing_may_be():
     with EdgePredictor.open(example_bundle(), backend="ort") as predictor:
         windows = np.repeat(predictor.bundle.golden("acc").windows[:1], 3, axis=0)
         windows[:, 77, 1] = np.nan, np.inf, 500.0  # inside of the range, 880 g

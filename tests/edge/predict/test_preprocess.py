@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pickle
 from types import MappingProxyType
 
@@ -24,11 +22,11 @@ UPWARDS = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=1.0, samples=3, 
 TEMP = ModalitySpec(name="temp", channels=("t", "u"), rate_hz=1.0, samples=2, range=(20.0, 45.0), normalise="per_group")
 
 
-def message(window: object, modality: ModalitySpec = ACC) -> str:
+def message(window, modality=ACC):
     return said(InputError, lambda: check_window(window, modality))
 
 
-def test_a_native_float32_window_is_kept_without_a_copy() -> None:
+def test_a_native_float32_window_is_kept_without_a_copy():
     window = np.zeros((200, 3), dtype=np.float32)
     for same in (window, {"acc": window}, MappingProxyType({"acc": window})):
         assert check_window(same, ACC) is window
@@ -40,14 +38,14 @@ def test_a_native_float32_window_is_kept_without_a_copy() -> None:
 @pytest.mark.parametrize(
     "dtype", ["<f8", "<f2", ">f4", ">f8", "<i2", ">i2", "u1", "<i8", "<u8", "?", "g"], ids=lambda name: name
 )
-def test_every_kind_of_number_arrives_as_native_float32(dtype: str) -> None:
+def test_every_kind_of_number_arrives_as_native_float32(dtype):
     window = np.arange(6).reshape(3, 2).astype(dtype)
     checked = check_window(window, SMALL)
     assert checked.dtype == np.dtype("=f4")
     np.testing.assert_array_equal(checked, np.array([[0, 1], [2, 3], [4, 5]]) if dtype != "?" else window)
 
 
-def test_numbers_beyond_float32_become_missing_without_a_warning() -> None:
+def test_numbers_beyond_float32_become_missing_without_a_warning():
     window = np.array([[1e300, 0.0], [0.0, -1e300], [1.0, 2.0]])
     values, present = prepare(check_window(window, SMALL), SMALL)
     np.testing.assert_array_equal(values[0], [[0, 0], [0, 0], [1, 2]])
@@ -55,7 +53,7 @@ def test_numbers_beyond_float32_become_missing_without_a_warning() -> None:
 
 
 @pytest.mark.parametrize("reach", [(-1e300, 1e300), (-1.0, 1e39), (-1e39, 1.0)])
-def test_a_range_beyond_float32_ends_where_float32_does_without_a_warning(reach: tuple[float, float]) -> None:
+def test_a_range_beyond_float32_ends_where_float32_does_without_a_warning(reach):
     modality = msgspec.structs.replace(SMALL, range=reach)
     whole = np.full((3, 2), 0.5, dtype=np.float32)
     assert prepare(whole, modality)[1] is all_present(modality.shape)
@@ -64,7 +62,7 @@ def test_a_range_beyond_float32_ends_where_float32_does_without_a_warning(reach:
     assert missing_causes(gap, modality) == ": 2 infinite"
 
 
-def test_nested_lists_and_masked_arrays_are_windows() -> None:
+def test_nested_lists_and_masked_arrays_are_windows():
     np.testing.assert_array_equal(check_window([[1, 2.5], [3, 4], [5, 6]], SMALL), [[1, 2.5], [3, 4], [5, 6]])
     window = np.ma.MaskedArray([[1, 2], [3, 4], [5, 6]], mask=[[0, 1], [0, 0], [1, 0]])
     np.testing.assert_array_equal(check_window(window, SMALL), [[1, np.nan], [3, 4], [np.nan, 6]])
@@ -102,15 +100,15 @@ UNKNOWN = "unknown modality {}: this model takes 'acc'; pass {{'acc': array}} or
         (np.zeros((200, 3), dtype="datetime64[s]"), NOT_NUMBERS.format("ndarray of dtype datetime64[s]")),
     ],
 )
-def test_what_is_no_window_is_refused_with_advice(window: object, expected: str) -> None:
+def test_what_is_no_window_is_refused_with_advice(window, expected):
     assert message(window) == expected
 
 
-def test_ragged_rows_are_refused() -> None:
+def test_ragged_rows_are_refused():
     assert message([[1.0, 2.0], [3.0]]).startswith("modality 'acc': expected an array of numbers, got list: ")
 
 
-def test_missing_infinite_and_out_of_range_values_are_zero_and_absent() -> None:
+def test_missing_infinite_and_out_of_range_values_are_zero_and_absent():
     window = np.array([[np.nan, -2.0], [5.5, np.inf], [5.6, -2.1]], dtype=np.float32)
     before = window.copy()
     values, present = prepare(window, RANGED)
@@ -129,7 +127,7 @@ raw_windows = arrays(
 
 @settings(max_examples=60, deadline=None)
 @given(windows=raw_windows, modality=st.sampled_from([SMALL, RANGED]))
-def test_a_batch_is_prepared_as_its_windows_are(windows: np.ndarray, modality: ModalitySpec) -> None:
+def test_a_batch_is_prepared_as_its_windows_are(windows, modality):
     values, present = prepare_batch(windows, modality)
     for index, window in enumerate(windows):
         one_values, one_present = prepare(window, modality)
@@ -141,14 +139,14 @@ def test_a_batch_is_prepared_as_its_windows_are(windows: np.ndarray, modality: M
         assert (value, seen) == ((raw, 1.0) if valid else (0.0, 0.0))
 
 
-def test_a_reference_turns_raw_values_into_z_scores() -> None:
+def test_a_reference_turns_raw_values_into_z_scores():
     reference = Reference(modality="temp", mean=(30.0, 40.0), std=(2.0, 0.5))
     values, present = prepare(np.array([[32.0, 40.0], [27.0, 40.5]], dtype=np.float32), TEMP, reference)
     np.testing.assert_array_equal(values, [[[1.0, 0.0], [-1.5, 1.0]]])
     assert present.all()
 
 
-def test_the_range_of_a_per_group_modality_speaks_of_raw_values() -> None:
+def test_the_range_of_a_per_group_modality_speaks_of_raw_values():
     reference = Reference(modality="temp", mean=(30.0, 40.0), std=(2.0, 0.5))
     raw = np.array([[19.0, 46.0], [np.nan, 40.0]], dtype=np.float32)
     values, present = prepare(raw, TEMP, reference)
@@ -159,7 +157,7 @@ def test_the_range_of_a_per_group_modality_speaks_of_raw_values() -> None:
     assert prepare_batch(scores[None], TEMP)[1].all()
 
 
-def test_large_slow_values_keep_their_differences() -> None:
+def test_large_slow_values_keep_their_differences():
     pressure = ModalitySpec(name="p", channels=("p",), rate_hz=1.0, samples=2, normalise="per_group")
     raw = np.array([[101325.5], [101325.25]], dtype=np.float32)
     scores = standardise(raw, pressure, mean=[101325.3], std=[0.1])
@@ -167,7 +165,7 @@ def test_large_slow_values_keep_their_differences() -> None:
     np.testing.assert_allclose(scores, [[2.0], [-0.5]], atol=3e-7)
 
 
-def test_windows_that_miss_nothing_share_one_presence_that_nobody_can_change() -> None:
+def test_windows_that_miss_nothing_share_one_presence_that_nobody_can_change():
     first, second = (prepare(np.full((4, 2), value, dtype=np.float32), SMALL)[1] for value in (1, 2))
 
     assert first is second
@@ -184,7 +182,7 @@ _EDGES = [-2.0, 5.5, 1.5, 1.75, 0.0, -0.0, 4.0, 1.9, -1.9, 2.1, 1e19, 3e38, np.n
     st.sampled_from([SMALL, RANGED, HIGH, UPWARDS]),
 )
 @settings(max_examples=300, deadline=None)
-def test_presence_is_whole_exactly_where_nothing_is_missing(window: np.ndarray, modality: ModalitySpec) -> None:
+def test_presence_is_whole_exactly_where_nothing_is_missing(window, modality):
     low, high = modality.range or (-np.inf, np.inf)
     whole = all(np.isfinite(value) and low <= value <= high for value in window.ravel().tolist())
     assert (prepare(window, modality)[1] is all_present(modality.shape)) == whole

@@ -1,17 +1,13 @@
 """What a window that fails in part is called, by every policy and in every precision."""
 
-from __future__ import annotations
-
 import time
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from mmkd_edge import EdgePredictor, ModalitySpec, Prediction, SensorChecks, SensorError, UsageError
+from mmkd_edge import EdgePredictor, ModalitySpec, SensorChecks, SensorError, UsageError
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.predict.sensors import WindowFault, find_fault, worse
 from mmkd_edge.testing import fake_predictor
@@ -21,15 +17,15 @@ ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=4
 LABELS = ("a", "b")
 
 
-def window(seed: int = 0) -> NDArray[np.float32]:
+def window(seed=0):
     return np.random.default_rng(seed).normal(size=(40, 3)).astype(np.float32)
 
 
-def judged(values: object, **options: Any) -> Prediction:
+def judged(values, **options):
     return fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS, **options).predict(values)
 
 
-def test_the_reason_says_why_values_are_missing() -> None:
+def test_the_reason_says_why_values_are_missing():
     values = window()
     values[:5] = np.inf
     values[5:10, 0] = 20.0
@@ -38,18 +34,18 @@ def test_the_reason_says_why_values_are_missing() -> None:
     assert judged(np.full((40, 3), 99.0)).reason == "all values are missing: 120 outside -16 to 16"
 
 
-def test_an_absent_modality_is_invalid_and_no_zeros_are_filled_in() -> None:
+def test_an_absent_modality_is_invalid_and_no_zeros_are_filled_in():
     prediction = judged({"acc": None})
     assert (prediction.status, prediction.reason) == ("invalid", "modality 'acc' is absent")
     assert (prediction.label, prediction.missing_fraction) == ("", 1.0)
 
 
-def test_nothing_else_is_looked_for_unless_asked() -> None:
+def test_nothing_else_is_looked_for_unless_asked():
     assert judged(np.ones((40, 3))).status == "ok"
     assert judged(np.ones((40, 3)), checks=SensorChecks()).status == "ok"
 
 
-def test_a_flat_channel_degrades_and_a_flat_sensor_is_dead() -> None:
+def test_a_flat_channel_degrades_and_a_flat_sensor_is_dead():
     values = window()
     values[:, 1] = 2.5
     values[3, 1] = np.nan
@@ -62,7 +58,7 @@ def test_a_flat_channel_degrades_and_a_flat_sensor_is_dead() -> None:
 
 @pytest.mark.parametrize(("length", "status"), [(9, "ok"), (10, "degraded")])
 @pytest.mark.parametrize("start", [0, 13, 30])
-def test_a_channel_is_stuck_after_the_time_that_was_set(length: int, status: str, start: int) -> None:
+def test_a_channel_is_stuck_after_the_time_that_was_set(length, status, start):
     values = window()
     values[start : start + length, 2] = values[start, 2]
     prediction = judged(values, checks=SensorChecks(stuck_s=1.0))
@@ -83,19 +79,19 @@ DURATION = "expected more than one sample and at most one window of 'acc', 0.1 t
         ({"stuck_s": "yes"}, f"stuck_s: {DURATION} 'yes'"),
     ],
 )
-def test_checks_that_no_window_can_have_are_refused(checks: Any, fault: str) -> None:
+def test_checks_that_no_window_can_have_are_refused(checks, fault):
     checks = SensorChecks(**checks) if isinstance(checks, dict) else checks
     assert said(UsageError, lambda: judged(window(), checks=checks)) == fault
 
 
-def test_the_graver_finding_comes_first() -> None:
+def test_the_graver_finding_comes_first():
     degraded, stale = WindowFault(status="degraded", reason="one"), WindowFault(status="stale", reason="two")
     assert worse(degraded, stale) == worse(stale, degraded) == WindowFault(status="stale", reason="two; one")
     assert worse(None, degraded) is degraded
     assert worse(degraded, None) is degraded
 
 
-def test_abstain_keeps_the_finding_and_names_no_class() -> None:
+def test_abstain_keeps_the_finding_and_names_no_class():
     values = window()
     values[:20] = np.nan
     prediction = judged(values, policy="abstain")
@@ -104,7 +100,7 @@ def test_abstain_keeps_the_finding_and_names_no_class() -> None:
     assert judged(window(), policy="abstain").label == "b"
 
 
-def test_raise_raises_with_the_prediction() -> None:
+def test_raise_raises_with_the_prediction():
     values = window()
     values[:20] = np.nan
     with pytest.raises(SensorError) as caught:
@@ -114,7 +110,7 @@ def test_raise_raises_with_the_prediction() -> None:
     assert judged(window(), policy="raise").status == "ok"
 
 
-def test_an_unknown_policy_is_refused() -> None:
+def test_an_unknown_policy_is_refused():
     assert said(UsageError, lambda: judged(window(), policy="hope")) == (
         "policy: expected 'predict', 'abstain' or 'raise', got 'hope'"
     )
@@ -129,7 +125,7 @@ def test_an_unknown_policy_is_refused() -> None:
         (-3600.0, "stale", "the newest sample is 3.6e+03 s in the future: the clocks disagree"),
     ],
 )
-def test_an_input_that_is_old_or_as_far_in_the_future_is_stale(age_s: float, status: str, reason: str) -> None:
+def test_an_input_that_is_old_or_as_far_in_the_future_is_stale(age_s, status, reason):
     fake = fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS)
     model = EdgePredictor(entry=fake.entry, backend=fake.backend, stale_s=1.0)
     found = model.predict(window(), input_age_s=age_s)
@@ -137,7 +133,7 @@ def test_an_input_that_is_old_or_as_far_in_the_future_is_stale(age_s: float, sta
 
 
 @pytest.mark.parametrize("value", [float("nan"), "soon", True, np.float32("nan")])
-def test_ages_and_moments_that_nothing_compares_with_are_refused(value: Any) -> None:
+def test_ages_and_moments_that_nothing_compares_with_are_refused(value):
     model = fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS)
     assert said(UsageError, lambda: model.predict(window(), deadline_s=value)) == (
         f"deadline_s: expected a moment of time.monotonic(), or None; got {value!r}"
@@ -154,10 +150,10 @@ def test_ages_and_moments_that_nothing_compares_with_are_refused(value: Any) -> 
         assert said(UsageError, call) == f"now_s: expected seconds, or None; got {value!r}"
 
 
-def test_an_answer_after_the_deadline_is_stale_and_a_passed_one_spares_the_engine() -> None:
+def test_an_answer_after_the_deadline_is_stale_and_a_passed_one_spares_the_engine():
     asked: list[object] = []
 
-    def answer(feeds: object) -> list[float]:
+    def answer(feeds):
         asked.append(feeds)
         time.sleep(0.03)
         return [1.0, 0.0]
@@ -179,9 +175,7 @@ def test_an_answer_after_the_deadline_is_stale_and_a_passed_one_spares_the_engin
     st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_a_window_without_gaps_is_judged_alike_the_short_way_and_the_long_one(
-    seed: int, runs: list[tuple[int, int, int]], stuck_s: float | None, flat: bool
-) -> None:
+def test_a_window_without_gaps_is_judged_alike_the_short_way_and_the_long_one(seed, runs, stuck_s, flat):
     values = np.random.default_rng(seed).integers(0, 3, size=(40, 3)).astype(np.float32)  # many chance repetitions
     for channel, start, length in runs:
         values[start : start + length, channel] = 1.5

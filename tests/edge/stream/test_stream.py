@@ -1,13 +1,9 @@
 """Streams: what comes out depends on the samples and their times, and memory does not grow."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import re
 import tracemalloc
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mmkd_edge import EdgePredictor, InputError, ModalitySpec, Prediction, SensorError, Stream, UsageError
+from mmkd_edge import EdgePredictor, InputError, ModalitySpec, SensorError, UsageError
 from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
 from tests.edge.said import said as refused
 
@@ -23,7 +19,7 @@ ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=20, ra
 LABELS = ("a", "b", "c")
 
 
-def answer(feeds: Any) -> list[float]:
+def answer(feeds):
     """An answer that no two windows share."""
     values, present = feeds["acc"][0].astype(float), feeds["acc_present"][0].astype(float)
     weights = np.sin(np.arange(values.size)).reshape(values.shape)
@@ -32,22 +28,22 @@ def answer(feeds: Any) -> list[float]:
     return list(shares / shares.sum())
 
 
-def predictor(**options: Any) -> EdgePredictor:
+def predictor(**options):
     return fake_predictor(answer, modality=ACC, labels=LABELS, **options)
 
 
-def samples(count: int, seed: int = 0) -> NDArray[np.float32]:
+def samples(count, seed=0):
     return np.random.default_rng(seed).normal(size=(count, 2)).astype(np.float32)
 
 
-def said(predictions: Sequence[Prediction]) -> list[tuple[Any, ...]]:
+def said(predictions):
     """Everything that a prediction says, comparable."""
     return [
         (p.status, p.reason, p.index, p.missing_fraction, p.probabilities.tobytes(), p.input_age_s) for p in predictions
     ]
 
 
-def test_each_gives_what_push_gives_one_after_the_other_and_takes_no_more_than_is_asked_for() -> None:
+def test_each_gives_what_push_gives_one_after_the_other_and_takes_no_more_than_is_asked_for():
     whole, given = predictor().stream(hop=3), predictor().stream(hop=3)
     times = 5.0 + np.arange(90) / 10
     found = given.each(samples(90), times, now_s=14.0)
@@ -58,7 +54,7 @@ def test_each_gives_what_push_gives_one_after_the_other_and_takes_no_more_than_i
     assert said([first, *found]) == said(whole.push(samples(90), times, now_s=14.0))
 
 
-def test_each_refuses_what_push_refuses_and_raises_where_the_policy_says_so() -> None:
+def test_each_refuses_what_push_refuses_and_raises_where_the_policy_says_so():
     stream = predictor(policy="raise").stream(hop=20)
     message = "modality 'acc': expected samples of shape (n, C)=(n, 2), got (4, 3); one row per sample, one column per"
     assert refused(InputError, lambda: list(stream.each(np.zeros((4, 3))))).startswith(message)
@@ -66,7 +62,7 @@ def test_each_refuses_what_push_refuses_and_raises_where_the_policy_says_so() ->
         list(stream.each(np.full((20, 2), np.nan)))
 
 
-def test_a_prediction_is_due_after_the_first_window_and_then_after_every_hop() -> None:
+def test_a_prediction_is_due_after_the_first_window_and_then_after_every_hop():
     model, rows = predictor(), samples(47)
     found = model.stream(hop=8).push(rows)
     # 20 % 8 = 4: due at 4 and 12 (too early for a window), then 20, 28, 36, 44.
@@ -78,13 +74,13 @@ def test_a_prediction_is_due_after_the_first_window_and_then_after_every_hop() -
 
 
 @pytest.mark.parametrize("hop", [1, 20, 33])
-def test_any_hop_gives_the_windows_that_it_names(hop: int) -> None:
+def test_any_hop_gives_the_windows_that_it_names(hop):
     model, rows = predictor(), samples(150)
     found = [p for p in model.stream(hop=hop).push(rows) if p.status == "ok"]
     assert said(found) == said([model.predict(rows[end - 20 : end]) for end in range(20, 151, hop)])
 
 
-def test_a_single_sample_may_be_pushed_bare_or_by_name() -> None:
+def test_a_single_sample_may_be_pushed_bare_or_by_name():
     rows = samples(30)
     one, other = predictor().stream(hop=3), predictor().stream(hop=3)
     bare = [p for row in rows for p in one.push(row)]
@@ -93,14 +89,14 @@ def test_a_single_sample_may_be_pushed_bare_or_by_name() -> None:
     assert len(bare) == 10
 
 
-def test_a_modality_of_one_channel_takes_plain_numbers() -> None:
+def test_a_modality_of_one_channel_takes_plain_numbers():
     temp = ModalitySpec(name="temp", channels=("t",), rate_hz=2.0, samples=4)
     stream = fake_predictor([0.25, 0.75], modality=temp, labels=("low", "high")).stream(hop=2)
     assert [p.label for p in stream.push([20.0, 21.0, 22.0])] == [""]
     assert [p.label for p in stream.push(23.0)] == ["high"]
 
 
-def test_times_at_the_declared_rate_change_nothing() -> None:
+def test_times_at_the_declared_rate_change_nothing():
     rows = samples(200)
     plain = predictor().stream(hop=4).push(rows)
     for begin in (0.0, 1.7e9):
@@ -108,7 +104,7 @@ def test_times_at_the_declared_rate_change_nothing() -> None:
             assert said(predictor().stream(hop=4).push(rows, times)) == said(plain)
 
 
-def test_jitter_is_interpolated_as_an_offline_resampling_does() -> None:
+def test_jitter_is_interpolated_as_an_offline_resampling_does():
     rng = np.random.default_rng(4)
     times = 5.0 + (np.arange(300) + rng.uniform(-0.3, 0.3, 300)) / 10
     rows = np.stack([np.sin(times), np.cos(times)], axis=1).astype(np.float32)
@@ -116,7 +112,7 @@ def test_jitter_is_interpolated_as_an_offline_resampling_does() -> None:
     offline = np.stack([np.interp(grid, times, rows[:, c]) for c in range(2)], axis=1).astype(np.float32)
     kept: list[NDArray[np.float32]] = []
 
-    def remember(feeds: Any) -> list[float]:
+    def remember(feeds):
         kept.append(feeds["acc"][0].copy())
         return [1.0, 0.0]
 
@@ -127,7 +123,7 @@ def test_jitter_is_interpolated_as_an_offline_resampling_does() -> None:
     assert len(seen) >= 260
 
 
-def test_a_gap_is_missing_and_a_lost_sample_is_not() -> None:
+def test_a_gap_is_missing_and_a_lost_sample_is_not():
     rows, times = samples(60), np.arange(60) / 10
     lost = np.delete(np.arange(60), 30)
     assert {p.missing_fraction for p in predictor().stream(hop=20).push(rows[lost], times[lost])} == {0.0}
@@ -137,14 +133,14 @@ def test_a_gap_is_missing_and_a_lost_sample_is_not() -> None:
     assert found[1].reason == "50.0% of the values are missing"
 
 
-def test_a_missing_or_impossible_value_is_not_interpolated() -> None:
+def test_a_missing_or_impossible_value_is_not_interpolated():
     rows, times = samples(40), np.arange(40) / 10 + np.where(np.arange(40) % 2, 0.03, 0.0)
     rows[10, 0], rows[12, 1], rows[14, 0] = np.nan, 1e30, np.inf
     found = predictor().stream(hop=20).push(rows, times)
     assert found[0].missing_fraction == 3 / 40
 
 
-def test_duplicates_and_late_samples_are_left_out_and_counted() -> None:
+def test_duplicates_and_late_samples_are_left_out_and_counted():
     rows, times = samples(60), np.arange(60) / 10
     order = [*range(30), 29, 10, *range(30, 60)]
     stream = predictor().stream(hop=5)
@@ -154,7 +150,7 @@ def test_duplicates_and_late_samples_are_left_out_and_counted() -> None:
 
 
 @pytest.mark.parametrize("step_s", [3600.0, -3600.0, -1.7e9])
-def test_a_clock_that_is_set_begins_a_new_time_line(step_s: float) -> None:
+def test_a_clock_that_is_set_begins_a_new_time_line(step_s):
     rows = samples(100)
     times = 1.7e9 + np.arange(100) / 10
     times[50:] += step_s
@@ -166,7 +162,7 @@ def test_a_clock_that_is_set_begins_a_new_time_line(step_s: float) -> None:
     assert said(found[6:]) == said(predictor().stream(hop=10).push(rows[50:], times[50:])[1:])
 
 
-def test_one_wrong_time_is_left_out() -> None:
+def test_one_wrong_time_is_left_out():
     rows, times = samples(100), np.arange(100) / 10
     wrong = times.copy()
     wrong[[40, 55, 70]] = (0.0 - 1e6, 1e9, np.nan)
@@ -177,7 +173,7 @@ def test_one_wrong_time_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("factor", "rate"), [(10.0, "100"), (0.1, "1")])
-def test_a_wrong_rate_is_said(factor: float, rate: str) -> None:
+def test_a_wrong_rate_is_said(factor, rate):
     times = np.arange(400) / (10 * factor)
     found = predictor().stream(hop=10).push(samples(400), times)
     full = [p for p in found if p.status != "warming_up"]
@@ -186,7 +182,7 @@ def test_a_wrong_rate_is_said(factor: float, rate: str) -> None:
     assert len(full) > 2
 
 
-def test_the_age_of_the_input_is_the_callers_to_say() -> None:
+def test_the_age_of_the_input_is_the_callers_to_say():
     stream = predictor().stream(hop=10, stale_s=1.0)
     first = stream.push(samples(20), 100.0 + np.arange(20) / 10, now_s=102.0)[-1]
     assert (first.status, first.input_age_s) == ("ok", pytest.approx(0.1))
@@ -195,14 +191,14 @@ def test_the_age_of_the_input_is_the_callers_to_say() -> None:
     assert late.label != ""
 
 
-def test_an_old_input_is_said_once_where_the_predictor_has_the_limit_too() -> None:
+def test_an_old_input_is_said_once_where_the_predictor_has_the_limit_too():
     entry = fake_entry(modality=ACC, labels=LABELS)
     stream = EdgePredictor(entry=entry, backend=FakeBackend(answer), stale_s=1.0).stream(hop=ACC.samples)
     (late,) = stream.push(np.zeros((ACC.samples, 2)), 0.0, now_s=(ACC.samples - 1) / ACC.rate_hz + 2.1)
     assert (late.status, late.reason) == ("stale", "the newest sample is 2.1 s old")
 
 
-def test_a_silent_sensor_makes_the_latest_answer_stale() -> None:
+def test_a_silent_sensor_makes_the_latest_answer_stale():
     stream = predictor().stream(hop=10, stale_s=1.0)
     assert stream.latest(100.0) is None
     last = stream.push(samples(20), 100.0 + np.arange(20) / 10)[-1]
@@ -218,7 +214,7 @@ def test_a_silent_sensor_makes_the_latest_answer_stale() -> None:
     )
 
 
-def test_flush_answers_for_the_newest_samples_once() -> None:
+def test_flush_answers_for_the_newest_samples_once():
     model, rows = predictor(), samples(25)
     stream = model.stream(hop=10)
     stream.push(rows)
@@ -229,7 +225,7 @@ def test_flush_answers_for_the_newest_samples_once() -> None:
     )
 
 
-def test_reset_forgets_everything() -> None:
+def test_reset_forgets_everything():
     rows = samples(50)
     stream = predictor().stream(hop=7)
     stream.push(samples(33, seed=5), np.arange(33) / 10)
@@ -238,21 +234,21 @@ def test_reset_forgets_everything() -> None:
     assert said(stream.push(rows)) == said(predictor().stream(hop=7).push(rows))
 
 
-def test_an_asynchronous_source_is_followed_to_its_end() -> None:
+def test_an_asynchronous_source_is_followed_to_its_end():
     rows, times = samples(55), np.arange(55) / 10
 
-    async def sensor() -> AsyncIterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
+    async def sensor():
         for start in range(0, 55, 4):
             yield rows[start : start + 4], times[start : start + 4]
 
-    async def follow() -> list[Prediction]:
+    async def follow():
         return [prediction async for prediction in predictor().stream(hop=10).over(sensor())]
 
     other = predictor().stream(hop=10)
     assert said(asyncio.run(follow())) == said(other.push(rows, times) + other.flush())
 
 
-def test_the_policy_raise_takes_all_samples_and_then_refuses() -> None:
+def test_the_policy_raise_takes_all_samples_and_then_refuses():
     rows = samples(60)
     rows[25:35] = np.nan
     stream = predictor(policy="raise").stream(hop=10)
@@ -263,7 +259,7 @@ def test_the_policy_raise_takes_all_samples_and_then_refuses() -> None:
     assert [p.status for p in stream.push(samples(10))] == ["ok"]
 
 
-def test_arguments_out_of_range_are_refused() -> None:
+def test_arguments_out_of_range_are_refused():
     model = predictor()
     assert refused(UsageError, lambda: model.stream(hop=0)) == (
         "hop: expected a whole number from 1 to 1073741824, got 0"
@@ -274,7 +270,7 @@ def test_arguments_out_of_range_are_refused() -> None:
     )
 
 
-def test_samples_that_do_not_fit_are_refused_and_the_stream_goes_on() -> None:
+def test_samples_that_do_not_fit_are_refused_and_the_stream_goes_on():
     rows = samples(20)
     stream = predictor().stream(hop=20)
     stream.push(rows[:10], np.arange(10) / 10)
@@ -291,11 +287,11 @@ def test_samples_that_do_not_fit_are_refused_and_the_stream_goes_on() -> None:
     assert [p.status for p in stream.push(rows[10:], 1.0)] == ["ok"]
 
 
-def cuts(count: int) -> st.SearchStrategy[list[int]]:
+def cuts(count):
     return st.lists(st.integers(0, count), max_size=12).map(lambda found: [0, *sorted(found), count])
 
 
-def pushed(stream: Stream, rows: NDArray[np.float32], times: NDArray[np.float64] | None, at: list[int]) -> list[Any]:
+def pushed(stream, rows, times, at):
     found = []
     for start, stop in itertools.pairwise(at):
         found += stream.push(rows[start:stop], None if times is None else times[start:stop])
@@ -308,7 +304,7 @@ def pushed(stream: Stream, rows: NDArray[np.float32], times: NDArray[np.float64]
 
 @settings(max_examples=50, deadline=None)
 @given(at=cuts(130), hop=st.integers(1, 45), seed=st.integers(0, 9))
-def test_however_samples_are_divided_the_predictions_are_the_same(at: list[int], hop: int, seed: int) -> None:
+def test_however_samples_are_divided_the_predictions_are_the_same(at, hop, seed):
     rows, model = samples(130, seed), predictor()
     rows[seed * 7 : seed * 9] = np.nan
     assert pushed(model.stream(hop=hop), rows, None, at) == pushed(model.stream(hop=hop), rows, None, [0, 130])
@@ -325,9 +321,7 @@ def test_however_samples_are_divided_the_predictions_are_the_same(at: list[int],
         max_size=5,
     ),
 )
-def test_however_timed_samples_are_divided_the_predictions_are_the_same(
-    at: list[int], hop: int, seed: int, jitter: float, faults: list[tuple[int, float]]
-) -> None:
+def test_however_timed_samples_are_divided_the_predictions_are_the_same(at, hop, seed, jitter, faults):
     rng = np.random.default_rng(seed)
     rows, model = samples(130, seed), predictor()
     rows[rng.random(rows.shape) < 0.05] = np.nan
@@ -343,14 +337,14 @@ def test_however_timed_samples_are_divided_the_predictions_are_the_same(
     assert pushed(model.stream(hop=hop), rows, None, at) == pushed(model.stream(hop=hop), rows, None, [0, 130])
 
 
-def test_memory_stays_where_it_is() -> None:
+def test_memory_stays_where_it_is():
     stream = predictor().stream(hop=10)
     stream._ask = lambda *_: None  # type: ignore[assignment,return-value]
     stream._deliver = lambda predictions: []
     rows = samples(50)
     times = np.arange(50) / 10
 
-    def run(turns: int, begin: float) -> float:
+    def run(turns, begin):
         for turn in range(turns):
             stream.push(rows, begin + turn * 5.0 + times)
         return begin + turns * 5.0

@@ -1,9 +1,6 @@
 """Streams of sound and of video: windows of what was pushed, however it was pushed."""
 
-from __future__ import annotations
-
 import tracemalloc
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,16 +19,16 @@ CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=10.0, s
 MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right"), rate_hz=100.0, samples=20)
 
 
-def frames(count: int) -> NDArray[np.uint8]:
+def frames(count):
     """Frame number n holds n everywhere."""
     return np.broadcast_to((np.arange(count) % 256).astype(np.uint8)[:, None, None, None], (count, 2, 3, 1)).copy()
 
 
-def watched(modality: ModalitySpec = CAM, *, hop: int = 2, **options: Any) -> tuple[Stream, list[list[int | None]]]:
+def watched(modality=CAM, *, hop=2, **options):
     """A stream, and the windows it asks about: the number of each frame, None where it is missing."""
     seen: list[list[int | None]] = []
 
-    def ask(window: NDArray[Any], _conditions: object, _stepped: object) -> Prediction:
+    def ask(window, _conditions, _stepped):
         missing = missing_frames(window)
         values = frame_bytes(window)[:, 0, 0, 0].tolist()
         seen.append([None if gone else value for gone, value in zip(missing, values, strict=True)])
@@ -42,7 +39,7 @@ def watched(modality: ModalitySpec = CAM, *, hop: int = 2, **options: Any) -> tu
     return Stream(modality=modality, task=task, ask=ask, deliver=list, hop=hop, **arguments), seen
 
 
-def test_windows_of_frames_follow_each_other_by_hops() -> None:
+def test_windows_of_frames_follow_each_other_by_hops():
     stream, seen = watched()
     warming = stream.push(frames(3))
     stream.push(frames(9)[3:])
@@ -62,13 +59,13 @@ def test_windows_of_frames_follow_each_other_by_hops() -> None:
     ],
     ids=["gray without a channel", "a list", "a list of both", "a mapping"],
 )
-def test_frames_come_in_any_form(pushed: Any) -> None:
+def test_frames_come_in_any_form(pushed):
     stream, seen = watched(hop=4)
     stream.push(pushed)
     assert seen == [[0, 1, 2, 3]]
 
 
-def test_single_frames_and_missing_ones() -> None:
+def test_single_frames_and_missing_ones():
     stream, seen = watched(hop=4)
     for number in range(3):
         stream.push(frames(3)[number])
@@ -77,7 +74,7 @@ def test_single_frames_and_missing_ones() -> None:
     assert seen == [[0, 1, 2, None], [4, None, 5, None]]
 
 
-def test_a_camera_may_reuse_its_memory() -> None:
+def test_a_camera_may_reuse_its_memory():
     stream, seen = watched(hop=4)
     memory = np.zeros((2, 3, 1), dtype=np.uint8)
     for number in range(8):
@@ -86,14 +83,14 @@ def test_a_camera_may_reuse_its_memory() -> None:
     assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
-def test_a_frame_is_the_nearest_and_never_a_mixture() -> None:
+def test_a_frame_is_the_nearest_and_never_a_mixture():
     stream, seen = watched(hop=4)
     times = np.arange(9) / 10 + np.array([0, 0.03, -0.03, 0.02, 0.04, -0.04, 0, 0.01, 0])
     stream.push(frames(9), times)
     assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
-def test_a_lost_frame_is_missing_and_a_faster_camera_loses_frames() -> None:
+def test_a_lost_frame_is_missing_and_a_faster_camera_loses_frames():
     stream, seen = watched(hop=4)
     kept = np.array([0, 1, 3, 4, 5, 6, 7, 8])
     stream.push(frames(9)[kept], kept / 10)
@@ -105,7 +102,7 @@ def test_a_lost_frame_is_missing_and_a_faster_camera_loses_frames() -> None:
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_predictions_do_not_depend_on_how_frames_were_divided(sizes: list[int], timed: bool) -> None:
+def test_predictions_do_not_depend_on_how_frames_were_divided(sizes, timed):
     count = sum(sizes)
     rng = np.random.default_rng(count)
     times = np.arange(count) / 10 + rng.uniform(-0.04, 0.04, count) if timed else None
@@ -123,7 +120,7 @@ def test_predictions_do_not_depend_on_how_frames_were_divided(sizes: list[int], 
     assert in_parts == at_once
 
 
-def test_memory_stays_flat_over_ten_minutes_of_frames() -> None:
+def test_memory_stays_flat_over_ten_minutes_of_frames():
     stream, seen = watched(hop=100)
     block = frames(250)
     stream.push(block)
@@ -136,10 +133,10 @@ def test_memory_stays_flat_over_ten_minutes_of_frames() -> None:
     assert peak < 1e6
 
 
-def test_sound_is_followed_as_a_series_is() -> None:
+def test_sound_is_followed_as_a_series_is():
     fed: list[NDArray[np.float32]] = []
 
-    def answer(feeds: Any) -> list[float]:
+    def answer(feeds):
         fed.append(feeds["mic"][0].copy())
         return [0.25, 0.75]
 
@@ -154,7 +151,7 @@ def test_sound_is_followed_as_a_series_is() -> None:
 
 @pytest.mark.parametrize("rate_hz", [11.0, 20.0, 25.0, 30.0, 95.0])
 @pytest.mark.parametrize("batch", [1, 3, 16])
-def test_a_faster_camera_gives_the_frames_nearest_in_time(rate_hz: float, batch: int) -> None:
+def test_a_faster_camera_gives_the_frames_nearest_in_time(rate_hz, batch):
     stream, seen = watched(hop=2)
     times, pushed = np.arange(200) / rate_hz, frames(200)
     for start in range(0, 200, batch):

@@ -1,18 +1,14 @@
-from __future__ import annotations
-
 import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from mmkd_export.inspect.doctor import Check, Diagnosis, examine
+from mmkd_export.inspect.doctor import Check, examine
 
 
-def _tree(root: Path, **files: str) -> Path:
+def _tree(root, **files):
     for name, text in files.items():
         path = root / name.replace("__", "/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -20,12 +16,12 @@ def _tree(root: Path, **files: str) -> Path:
     return root
 
 
-def _find(diagnosis: Diagnosis, what: str) -> Check:
+def _find(diagnosis, what):
     (check,) = [check for check in (*diagnosis.machine, *diagnosis.checks) if check.what == what]
     return check
 
 
-def _orin(root: Path, release: str) -> Path:
+def _orin(root, release):
     (root / "proc" / "device-tree").mkdir(parents=True)
     (root / "proc" / "device-tree" / "model").write_text("NVIDIA Jetson Orin Nano Developer Kit\0")
     cpuinfo = "model name\t: ARMv8 Processor rev 1 (v8l)\nFeatures\t: fp asimd asimddp\n"
@@ -59,7 +55,7 @@ def test_this_machine_runs_bundles():
         ),
     ],
 )
-def test_a_jetson_is_recognised(tmp_path: Path, release: str, status: str, found: str, advice: str):
+def test_a_jetson_is_recognised(tmp_path, release, status, found, advice):
     diagnosis = examine(_orin(tmp_path, release), power_mode=lambda: "MAXN_SUPER")
     jetpack = _find(diagnosis, "JetPack")
     assert (jetpack.status, jetpack.found, jetpack.advice) == (status, found, advice)
@@ -69,7 +65,7 @@ def test_a_jetson_is_recognised(tmp_path: Path, release: str, status: str, found
     assert _find(diagnosis, "processor").found.startswith("ARMv8 Processor rev 1 (v8l), ")
 
 
-def test_an_ordinary_machine_has_no_board_and_no_jetpack(tmp_path: Path):
+def test_an_ordinary_machine_has_no_board_and_no_jetpack(tmp_path):
     diagnosis = examine(_tree(tmp_path, proc__cpuinfo="model name\t: Old CPU\nflags\t: sse avx2\n"))
     assert not {"board", "JetPack", "power mode"} & {check.what for check in diagnosis.machine}
     assert _find(diagnosis, "INT8 arithmetic") == Check(
@@ -79,12 +75,12 @@ def test_an_ordinary_machine_has_no_board_and_no_jetpack(tmp_path: Path):
     )
 
 
-def test_a_driver_is_found_by_its_version(tmp_path: Path):
+def test_a_driver_is_found_by_its_version(tmp_path):
     text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n"
     assert _find(examine(_tree(tmp_path, proc__driver__nvidia__version=text)), "NVIDIA driver").found == "580.65.06"
 
 
-def _run(script: str) -> subprocess.CompletedProcess[str]:
+def _run(script):
     script += "\nfrom mmkd_export.commands.doctor import main\nmain()\n"
     return subprocess.run([sys.executable, "-c", script, "--json"], capture_output=True, text=True, check=False)
 
@@ -111,7 +107,7 @@ def test_without_any_library_it_names_every_command_that_installs_them():
 
 
 @pytest.mark.slow
-def test_a_library_that_does_not_load_is_a_problem_with_its_reason(tmp_path: Path):
+def test_a_library_that_does_not_load_is_a_problem_with_its_reason(tmp_path):
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvdla_compiler.so: cannot open shared object file')\n")
     (tmp_path / "openvino.py").write_text("raise OSError('illegal instruction')\n")
     done = _run(f"import sys; sys.path.insert(0, {str(tmp_path)!r})")
@@ -126,7 +122,7 @@ def test_a_library_that_does_not_load_is_a_problem_with_its_reason(tmp_path: Pat
     assert checks["run bundles: openvino"]["advice"] == "install it again: pip install 'mmkd-edge[openvino]'"
 
 
-def test_a_gpu_is_named_with_what_runs_on_it(tmp_path: Path, gpu_double: ModuleType, monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_is_named_with_what_runs_on_it(tmp_path, gpu_double, monkeypatch):
     tensorrt = gpu_double.install(monkeypatch, tmp_path)
     assert _find(examine(), "run bundles: trt") == Check(
         what="run bundles: trt",

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -9,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 
 import msgspec
 import pytest
@@ -20,20 +17,19 @@ from mmkd_edge.bundle.manifest import member_files
 from mmkd_edge.errors import ArtifactError, CheckpointError, UsageError
 from mmkd_export.commands.inspect import main
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.pipeline import ExportResult
-from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
+from mmkd_models.training.checkpoint import read_student
 from mmkd_report.schema.export import EngineSidecar
 
 Run = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture
-def run(ran: Run) -> Run:
+def run(ran):
     return partial(ran, main, "mmkd-inspect")
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Path:
+def engine(tmp_path):
     path = tmp_path / "student.fp32.engine"
     path.write_bytes(b"\x00plan")
     sidecar = EngineSidecar(
@@ -61,7 +57,7 @@ def engine(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_bundle_shows_what_its_manifest_and_report_say(exported: ExportResult):
+def test_a_bundle_shows_what_its_manifest_and_report_say(exported):
     facts = inspect_file(exported.path)
     entry = exported.manifest.models[0]
     assert facts["kind"] == "bundle, every byte verified"
@@ -74,7 +70,7 @@ def test_a_bundle_shows_what_its_manifest_and_report_say(exported: ExportResult)
     assert facts["checkpoint"] == exported.report.student.checkpoint_sha256
 
 
-def test_a_checkpoint_shows_its_size_and_is_verified(student_file: Path, student: StudentCheckpoint):
+def test_a_checkpoint_shows_its_size_and_is_verified(student_file, student):
     facts = inspect_file(student_file)
     values = sum(tensor.numel() for tensor in student.state.values())
     assert facts["kind"] == "student checkpoint, its content verified"
@@ -86,7 +82,7 @@ def test_a_checkpoint_shows_its_size_and_is_verified(student_file: Path, student
 
 
 @pytest.mark.parametrize("suffix", ["", ".json"])
-def test_an_engine_and_its_sidecar_show_the_same(engine: Path, suffix: str):
+def test_an_engine_and_its_sidecar_show_the_same(engine, suffix):
     facts = inspect_file(engine.with_name(engine.name + suffix))
     assert facts["kind"] == "engine, its hash verified"
     assert facts["library"] == "tensorrt 10.3.0.30"
@@ -94,7 +90,7 @@ def test_an_engine_and_its_sidecar_show_the_same(engine: Path, suffix: str):
     assert facts["input.acc"] == "-1 x 64 x 3"
 
 
-def test_a_changed_engine_is_not_to_be_loaded(engine: Path):
+def test_a_changed_engine_is_not_to_be_loaded(engine):
     engine.write_bytes(b"\x00other")
     with pytest.raises(ArtifactError) as error:
         inspect_file(engine)
@@ -102,7 +98,7 @@ def test_a_changed_engine_is_not_to_be_loaded(engine: Path):
     assert str(error.value) == (f"{engine}: expected SHA-256 {expected}, got {got}; do not load it, build it again")
 
 
-def test_a_sidecar_without_its_engine_says_so(engine: Path):
+def test_a_sidecar_without_its_engine_says_so(engine):
     sidecar = engine.with_name(engine.name + ".json")
     engine.unlink()
     with pytest.raises(ArtifactError) as error:
@@ -110,7 +106,7 @@ def test_a_sidecar_without_its_engine_says_so(engine: Path):
     assert str(error.value) == (f"{engine}: expected the engine of {sidecar.name}, found no such file; build it again")
 
 
-def test_a_truncated_checkpoint_is_found(student_file: Path, tmp_path: Path):
+def test_a_truncated_checkpoint_is_found(student_file, tmp_path):
     path = tmp_path / "s.ckpt"
     data = student_file.read_bytes()
     path.write_bytes(data[:-10])
@@ -121,7 +117,7 @@ def test_a_truncated_checkpoint_is_found(student_file: Path, tmp_path: Path):
     )
 
 
-def test_a_checkpoint_altered_or_without_its_hash_is_not_shown(run: Run, student_file: Path, tmp_path: Path):
+def test_a_checkpoint_altered_or_without_its_hash_is_not_shown(run, student_file, tmp_path):
     data = bytearray(student_file.read_bytes())
     data[-1] ^= 1
     path = tmp_path / "s.ckpt"
@@ -139,7 +135,7 @@ def test_a_checkpoint_altered_or_without_its_hash_is_not_shown(run: Run, student
     assert "expected a checkpoint with the SHA-256 of its content" in err
 
 
-def test_another_file_is_of_no_known_kind(tmp_path: Path):
+def test_another_file_is_of_no_known_kind(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("some notes")
     with pytest.raises(UsageError) as error:
@@ -149,7 +145,7 @@ def test_another_file_is_of_no_known_kind(tmp_path: Path):
     )
 
 
-def test_the_command_shows_facts_and_the_next_step(run: Run, exported: ExportResult):
+def test_the_command_shows_facts_and_the_next_step(run, exported):
     code, out, err = run(exported.path)
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -159,14 +155,12 @@ def test_the_command_shows_facts_and_the_next_step(run: Run, exported: ExportRes
     assert document == inspect_file(exported.path)
 
 
-def test_the_command_runs_the_self_test(run: Run, exported: ExportResult):
+def test_the_command_runs_the_self_test(run, exported):
     facts = json.loads(run(exported.path, "--selftest", "--json")[1])
     assert facts["selftest.fp32"].startswith("12 windows within ")
 
 
-def test_the_self_test_runs_on_a_gpu_too(
-    run: Run, exported: ExportResult, gpu_double: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_the_self_test_runs_on_a_gpu_too(run, exported, gpu_double, monkeypatch, tmp_path):
     gpu_double.install(monkeypatch, tmp_path)
     facts = json.loads(run(exported.path, "--selftest", "--json")[1])
     assert facts["selftest.fp32"].partition(" in ")[2].startswith("onnxruntime ")
@@ -174,7 +168,7 @@ def test_the_self_test_runs_on_a_gpu_too(
     assert facts["selftest.fp32.trt"].endswith("in tensorrt 10.3.0 on Double")
 
 
-def test_the_command_says_how_two_bundles_differ(run: Run, exported: ExportResult, tmp_path: Path):
+def test_the_command_says_how_two_bundles_differ(run, exported, tmp_path):
     other = tmp_path / "other.edge"
     with Bundle.open(exported.path) as bundle:
         members = {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
@@ -199,7 +193,7 @@ def test_the_command_says_how_two_bundles_differ(run: Run, exported: ExportResul
     }
 
 
-def test_a_missing_file_ends_with_2(run: Run, tmp_path: Path):
+def test_a_missing_file_ends_with_2(run, tmp_path):
     code, out, err = run(tmp_path / "absent.edge")
     assert (code, out) == (2, "")
     assert err == (
@@ -208,7 +202,7 @@ def test_a_missing_file_ends_with_2(run: Run, tmp_path: Path):
     )
 
 
-def test_nothing_but_the_runtime_is_needed(exported: ExportResult, student_file: Path):
+def test_nothing_but_the_runtime_is_needed(exported, student_file):
     script = (
         "import sys\n"
         "blocked = ('torch', 'safetensors', 'onnx', 'onnxruntime', 'openvino', 'typer', 'rich', 'sklearn', 'psutil')\n"
@@ -221,7 +215,7 @@ def test_nothing_but_the_runtime_is_needed(exported: ExportResult, student_file:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_a_file_says_cannot_forge_rows_or_repaint_the_terminal(run: Run, engine: Path) -> None:
+def test_what_a_file_says_cannot_forge_rows_or_repaint_the_terminal(run, engine):
     sidecar = engine.with_name(f"{engine.name}.json")
     document = json.loads(sidecar.read_text())
     document["model_id"] = "\x1b[2Jtoy\nkind  bundle, every byte verified"
@@ -234,7 +228,7 @@ def test_what_a_file_says_cannot_forge_rows_or_repaint_the_terminal(run: Run, en
     assert sum(line.startswith("kind") for line in out.splitlines()) == 1
 
 
-def test_the_bill_names_every_member_every_maker_and_what_runs_it(run: Run, exported: ExportResult) -> None:
+def test_the_bill_names_every_member_every_maker_and_what_runs_it(run, exported):
     bill = json.loads(run(exported.path, "--sbom")[1])
     assert (bill["bomFormat"], bill["specVersion"], bill["version"]) == ("CycloneDX", "1.6", 1)
     whole = bill["metadata"]["component"]
@@ -267,7 +261,7 @@ def test_the_bill_names_every_member_every_maker_and_what_runs_it(run: Run, expo
         ),
     ],
 )
-def test_an_audit_that_could_not_be_made_is_no_clean_one(tmp_path: Path, pip_audit: str, told: str) -> None:
+def test_an_audit_that_could_not_be_made_is_no_clean_one(tmp_path, pip_audit, told):
     (tmp_path / "bin").mkdir()
     python = tmp_path / "bin" / "python"
     python.write_text(f"#!/bin/sh\n{pip_audit}\n")

@@ -1,12 +1,9 @@
 """`mmkd-evaluate --sensors`: every sensor is trained, judged and told once, and what cannot be is refused whole."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,7 +11,7 @@ import pytest
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.evaluate import main as evaluate_main
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import write_dataset
 from mmkd_models.experiments.sensors import JUDGED_FILE, pair_rows, possible_rivals
 from mmkd_report.pages.sensors import render_sensors
 from mmkd_report.schema.demo import DemoDocument
@@ -28,7 +25,7 @@ TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=5.0, samples=10)
 QUICK = ("--steps", "4", "--label-fraction", "1", "--no-choose", "--members", "transformer", "--no-latency")
 
 
-def written(path: Path, *modalities: ModalitySpec) -> Dataset:
+def written(path, *modalities):
     """Ten machines of six windows; `gyro` tells the class, `acc` a little, `temp` nothing."""
     splits, rng = {}, np.random.default_rng(0)
     for name, groups in (("train", range(6)), ("valid", range(6, 8)), ("test", range(8, 10))):
@@ -44,19 +41,17 @@ def written(path: Path, *modalities: ModalitySpec) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def data(tmp_path_factory):
     return written(tmp_path_factory.mktemp("data") / "line", ACC, GYRO, TEMP)
 
 
 @pytest.fixture
-def run(ran: Run) -> Run:
+def run(ran):
     return partial(ran, evaluate_main, "mmkd-evaluate")
 
 
 @pytest.mark.slow
-def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_goes_on(
-    run: Run, data: Dataset, tmp_path: Path
-) -> None:
+def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_goes_on(run, data, tmp_path):
     pytest.importorskip("aeon")
     out, cost = tmp_path / "sensors", tmp_path / "cost.toml"
     cost.write_text("version = 1\n[student]\n[teacher]\n")
@@ -105,14 +100,14 @@ def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_g
     assert other.read_bytes() == before
 
 
-def test_windows_shorter_than_a_kernel_have_no_convolutions_beside_them() -> None:
+def test_windows_shorter_than_a_kernel_have_no_convolutions_beside_them():
     pytest.importorskip("aeon")
     brief = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=8)
     assert [possible_rivals(one) for one in (TEMP, brief)] == [("extra_trees", "mini_rocket"), ("extra_trees",)]
 
 
-def test_two_sensors_have_no_pair_beside_their_teacher(tmp_path: Path) -> None:
-    def document(*names: str) -> DemoDocument:
+def test_two_sensors_have_no_pair_beside_their_teacher(tmp_path):
+    def document(*names):
         subsets = [("c", "b"), ("c", "a"), ("b", "a")] if len(names) == 3 else [("b", "a")]
         return msgspec.convert(
             {
@@ -134,9 +129,7 @@ def test_two_sensors_have_no_pair_beside_their_teacher(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_latency_is_measured_of_the_exported_student_beside_its_teacher(
-    run: Run, data: Dataset, tmp_path: Path
-) -> None:
+def test_latency_is_measured_of_the_exported_student_beside_its_teacher(run, data, tmp_path):
     pytest.importorskip("onnxruntime")
     line = ("--sensors", data.path, *QUICK[:-1], "--duration-s", 0.2, "--workers", 1, "-o", tmp_path / "out", "--json")
     code, text, err = run(*line)
@@ -144,12 +137,10 @@ def test_latency_is_measured_of_the_exported_student_beside_its_teacher(
     assert all(row["latency_ms"] > 0 for row in json.loads(text)["rows"])
 
 
-def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(
-    run: Run, data: Dataset, tmp_path: Path
-) -> None:
+def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(run, data, tmp_path):
     out = ("-o", tmp_path / "out")
 
-    def refused(*arguments: object) -> str:
+    def refused(*arguments):
         data_path, *others = arguments
         code, text, err = run(f"--sensors={data_path}", *others, "--no-latency", *out)
         assert (code, text) == (2, "")
@@ -187,9 +178,7 @@ def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(
 
 
 @pytest.mark.slow
-def test_a_sensor_that_was_judged_with_other_checkpoints_is_judged_again(
-    run: Run, data: Dataset, tmp_path: Path
-) -> None:
+def test_a_sensor_that_was_judged_with_other_checkpoints_is_judged_again(run, data, tmp_path):
     line = ("--sensors", data.path, *QUICK, "--modality", "temp", "--workers", 1, "--json")
     code, _, err = run(*line, "-o", tmp_path / "out")
     assert code == 0, err
@@ -201,7 +190,7 @@ def test_a_sensor_that_was_judged_with_other_checkpoints_is_judged_again(
     assert "temp: fault: noise" in err.splitlines()
 
 
-def test_an_executor_that_there_is_not_is_refused(run: Run, data: Dataset, tmp_path: Path) -> None:
+def test_an_executor_that_there_is_not_is_refused(run, data, tmp_path):
     wanted = "--executor: expected one of local, ray, got 'cloud'; choose one of them"
     line = ("--sensors", data.path, "--executor", "cloud", "-o", tmp_path / "out")
     assert run(*line) == (2, "", f"mmkd-evaluate: {wanted}\n")

@@ -6,13 +6,11 @@ import io
 import json
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec
@@ -29,7 +27,7 @@ from mmkd_models.metrics.scores import default_metric
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
-from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercentiles, read_demo
+from mmkd_report.schema.demo import DemoBenchmark, LatencyPercentiles, read_demo
 from mmkd_report.schema.study import PairLatency
 
 TASKS = {
@@ -41,7 +39,7 @@ pytestmark = pytest.mark.slow  # studies, exports and pages of these kinds have 
 TIMES = LatencyPercentiles(p50=0.2, p90=0.3, p99=0.4)
 
 
-def split_of(groups: range, kind: str) -> dict[str, NDArray[np.generic]]:
+def split_of(groups, kind):
     """Six windows of each group, too short for MiniRocket: `acc` swings with the speed, `gyro` lies high or low."""
     rng = np.random.default_rng(groups.start)
     owners = np.repeat(np.array(groups), 6)
@@ -63,7 +61,7 @@ class Shown:
     document: dict[str, Any]
 
 
-def measured(comparison: Comparison, fold: FoldResult) -> DemoDocument:
+def measured(comparison, fold):
     times = {"p50": 0.2, "p90": 0.3, "p99": 0.4}
     return measure(
         demo_document(comparison.dataset.spec, comparison.dataset.sha256, [fold]),
@@ -74,7 +72,7 @@ def measured(comparison: Comparison, fold: FoldResult) -> DemoDocument:
     )
 
 
-def compared(kind: str, path: Path) -> Shown:
+def compared(kind, path):
     dataset = write_dataset(
         path / "data",
         name="rig",
@@ -109,17 +107,17 @@ def compared(kind: str, path: Path) -> Shown:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Shown]:
+def shown(tmp_path_factory):
     """Finished demos by kind, each made when a test first asks for it."""
 
     class Made(dict[str, Shown]):
-        def __missing__(self, kind: str) -> Shown:
+        def __missing__(self, kind):
             return self.setdefault(kind, compared(kind, tmp_path_factory.mktemp(kind)))
 
     return Made()
 
 
-def figure_of(kind: str, truth: NDArray[np.generic], logits: NDArray[np.float32]) -> float:
+def figure_of(kind, truth, logits):
     """Macro-F1, or the mean absolute error, by plain loops."""
     if kind == "regression":
         return sum(abs(float(answer) - float(value)) for (answer,), value in zip(logits, truth, strict=True)) / len(
@@ -134,7 +132,7 @@ def figure_of(kind: str, truth: NDArray[np.generic], logits: NDArray[np.float32]
 
 
 @KINDS
-def test_figures_and_gains_are_those_of_the_kept_networks(shown: dict[str, Shown], kind: str) -> None:
+def test_figures_and_gains_are_those_of_the_kept_networks(shown, kind):
     one, name = shown[kind], "mae" if kind == "regression" else "macro_f1"
     test = one.comparison.folder.fold(0).test
     gyro = test.with_modalities(("gyro",))
@@ -158,7 +156,7 @@ def test_figures_and_gains_are_those_of_the_kept_networks(shown: dict[str, Shown
     assert entry["mini_rocket"]["reason"].startswith("MiniRocket refused these windows: ")
 
 
-def test_without_groups_the_title_says_what_the_windows_are(shown: dict[str, Shown]) -> None:
+def test_without_groups_the_title_says_what_the_windows_are(shown):
     one, said = shown["regression"], io.StringIO()
     judged_on = "windows of the dataset's own test split; no groups: may share people and machines with training"
     split = {"by": "own split", "judged_on": judged_on, "resampled": "blocks of 9 consecutive windows"}
@@ -169,7 +167,7 @@ def test_without_groups_the_title_says_what_the_windows_are(shown: dict[str, Sho
 
 
 @KINDS
-def test_the_bundle_is_of_the_student_that_validates_best(shown: dict[str, Shown], kind: str) -> None:
+def test_the_bundle_is_of_the_student_that_validates_best(shown, kind):
     students = shown[kind].document["students"]
     scores = {name: entry["student"]["valid_score"]["mean"] for name, entry in students.items()}
     with EdgePredictor.open(shown[kind].comparison.out / "student.edge") as predictor:

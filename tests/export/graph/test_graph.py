@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest
@@ -21,7 +19,7 @@ ADVICE = "please report it with the checkpoint"
 Y = TensorSpec(name="y", dtype="float32", shape=(1, 8, 5))
 
 
-def _graph(*, opset: int = 20, ir_version: int = 10, nodes: list[onnx.NodeProto] | None = None) -> onnx.ModelProto:
+def _graph(*, opset=20, ir_version=10, nodes=None):
     weights = numpy_helper.from_array(np.ones((3, 5), dtype=np.float32), "w")
     weights.doc_string = "from /home/me/train.py"
     node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product", doc_string="/home/me/student.py")
@@ -65,7 +63,7 @@ def test_a_cleaned_graph_keeps_its_weights_and_loses_its_origin():
         ),
     ],
 )
-def test_a_graph_that_breaks_a_rule_is_refused(model: onnx.ModelProto, message: str):
+def test_a_graph_that_breaks_a_rule_is_refused(model, message):
     with pytest.raises(GateError) as error:
         check_exported(model, inputs=(X,), outputs=(Y,))
     assert str(error.value) == message
@@ -98,11 +96,11 @@ ALL = ("Conv", "Gemm", "MatMul")
 
 
 @pytest.fixture(scope="module")
-def model(student_graph: bytes) -> onnx.ModelProto:
+def model(student_graph):
     return onnx.load_from_string(student_graph)
 
 
-def test_layers_are_named_and_measured_as_the_network_is_built(model: onnx.ModelProto):
+def test_layers_are_named_and_measured_as_the_network_is_built(model):
     # 64 samples halve to 32 positions; width 16, so D = 16, with 2 tokens more.
     found = {layer.name: (layer.op, layer.m, layer.k, layer.n) for layer in learnt_layers(model)}
     assert found == {
@@ -118,7 +116,7 @@ def test_layers_are_named_and_measured_as_the_network_is_built(model: onnx.Model
     }
 
 
-def test_the_front_end_is_in_front_of_the_first_layer(model: onnx.ModelProto):
+def test_the_front_end_is_in_front_of_the_first_layer(model):
     behind = nodes_behind_front_end(model)
     front = [node for index, node in enumerate(model.graph.node) if index not in behind]
     constants = {name for node in front for name in node.input if name.startswith("student.encoder")}

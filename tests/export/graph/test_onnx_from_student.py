@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -19,11 +17,10 @@ from mmkd_export.graph.onnx_from_student import onnx_from_student, onnx_from_tea
 from mmkd_export.verify.answers import answers_from_student
 from mmkd_models.networks.config import EncoderConfig, TeacherConfig
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.checkpoint import StudentCheckpoint
 from tests.export.students import make_student
 
 
-def test_the_graph_has_the_promised_signature(student_graph: bytes):
+def test_the_graph_has_the_promised_signature(student_graph):
     model = onnx.load_from_string(student_graph)
     tensors = [*model.graph.input, *model.graph.output]
     shapes = {t.name: [axis.dim_value for axis in t.type.tensor_type.shape.dim] for t in tensors}
@@ -33,13 +30,13 @@ def test_the_graph_has_the_promised_signature(student_graph: bytes):
     assert model.ir_version == 10
 
 
-def test_the_graph_says_nothing_of_the_machine_that_made_it(student_graph: bytes):
+def test_the_graph_says_nothing_of_the_machine_that_made_it(student_graph):
     root = str(Path(mmkd_models.__file__).parents[2])
     for trace in (root, sys.prefix, ".py", "line ", "pkg.torch", "namespace", "mmkd_models", torch.__version__):
         assert trace.encode() not in student_graph, trace
 
 
-def test_a_lone_graph_says_what_it_takes_and_answers(student_graph: bytes, student: StudentCheckpoint):
+def test_a_lone_graph_says_what_it_takes_and_answers(student_graph, student):
     session = onnxruntime.InferenceSession(student_graph)
     found = session.get_modelmeta().custom_metadata_map
     assert found["mmkd_edge.labels"] == '["rest","walk","run","fall"]'
@@ -67,7 +64,7 @@ def test_other_window_sizes_export_too():
     )
 
 
-def _teacher() -> tuple[Teacher, tuple[ModalitySpec, ...]]:
+def _teacher():
     modalities = (
         ModalitySpec(name="acc", channels=("x", "y"), rate_hz=50.0, samples=40),
         ModalitySpec(name="heat", channels=("t",), rate_hz=4.0, samples=12),

@@ -1,7 +1,5 @@
 """Several students in one bundle: what they must share, and that a device asks them in order."""
 
-from __future__ import annotations
-
 import io
 import json
 from contextlib import redirect_stdout
@@ -20,9 +18,9 @@ from mmkd_export.commands.export import run_export
 from mmkd_export.commands.inspect import main as inspect
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.packing.contents import join_bundles
-from mmkd_export.pipeline import ExportResult, export, export_several
+from mmkd_export.pipeline import export, export_several
 from mmkd_export.plan import Seal, export_plan
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
 from mmkd_report.schema.export import decode_report
 from tests.export.students import make_student
 
@@ -30,14 +28,14 @@ GYRO = ModalitySpec(name="gyro", channels=("u", "v"), rate_hz=25.0, samples=32)
 
 
 @pytest.fixture(scope="module")
-def gyro_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gyro_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("gyro") / "gyro.ckpt"
     write_student(path, make_student(modality=GYRO))
     return path
 
 
 @pytest.fixture(scope="module")
-def both(student_file: Path, gyro_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def both(student_file, gyro_file, tmp_path_factory):
     output = tmp_path_factory.mktemp("both") / "both.edge"
     with redirect_stdout(io.StringIO()) as stdout, pytest.raises(SystemExit) as ended:
         run_export([str(student_file), str(gyro_file), "-o", str(output)])
@@ -46,9 +44,7 @@ def both(student_file: Path, gyro_file: Path, tmp_path_factory: pytest.TempPathF
     return output
 
 
-def test_an_export_measures_what_later_windows_are_compared_with(
-    exported: ExportResult, student: StudentCheckpoint
-) -> None:
+def test_an_export_measures_what_later_windows_are_compared_with(exported, student):
     (entry,) = exported.manifest.models
     assert student.carried is not None
     with Bundle.open(exported.path) as bundle:
@@ -58,7 +54,7 @@ def test_an_export_measures_what_later_windows_are_compared_with(
     assert entry.statistics.windows == 12
 
 
-def test_the_students_answer_in_order(both: Path) -> None:
+def test_the_students_answer_in_order(both):
     with EdgePredictor.open(both) as predictor:
         assert [entry.name for entry in predictor.entries] == ["acc", "gyro"]
         assert predictor.selftest().windows == 24
@@ -68,7 +64,7 @@ def test_the_students_answer_in_order(both: Path) -> None:
         assert (stood_in.modality, stood_in.status) == ("gyro", "degraded")
 
 
-def test_the_bundle_tells_of_all_its_students(both: Path) -> None:
+def test_the_bundle_tells_of_all_its_students(both):
     with Bundle.open(both) as bundle:
         report = decode_report(bundle.read("report.json"))
         card = bundle.read("README.md").decode()
@@ -81,7 +77,7 @@ def test_the_bundle_tells_of_all_its_students(both: Path) -> None:
     assert {"acc.window", "gyro.window", "checkpoint", "gyro.checkpoint"} <= set(facts)
 
 
-def test_students_that_cannot_stand_in_for_each_other_are_refused(student_file: Path, tmp_path: Path) -> None:
+def test_students_that_cannot_stand_in_for_each_other_are_refused(student_file, tmp_path):
     output = tmp_path / "both.edge"
     plan = export_plan(student_file, output=output)
     with pytest.raises(UsageError) as caught:
@@ -93,7 +89,7 @@ def test_students_that_cannot_stand_in_for_each_other_are_refused(student_file: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_students_that_answer_something_else_are_refused(student_file: Path, tmp_path: Path) -> None:
+def test_students_that_answer_something_else_are_refused(student_file, tmp_path):
     other = tmp_path / "other.ckpt"
     write_student(other, make_student(modality=GYRO, task=TaskSpec(labels=("sit", "stand"))))
     output = tmp_path / "both.edge"
@@ -106,7 +102,7 @@ def test_students_that_answer_something_else_are_refused(student_file: Path, tmp
     )
 
 
-def test_several_students_need_a_place_to_go_and_no_engines(student_file: Path) -> None:
+def test_several_students_need_a_place_to_go_and_no_engines(student_file):
     with pytest.raises(UsageError) as caught:
         run_export([str(student_file), str(student_file)])
     assert str(caught.value) == "several students need -o FILE, and take no --page; see --help"
@@ -115,7 +111,7 @@ def test_several_students_need_a_place_to_go_and_no_engines(student_file: Path) 
     assert str(caught.value) == "--target trt: expected one student, got several; export each on its own"
 
 
-def test_bundles_are_joined_as_checkpoints_are(exported: ExportResult, gyro_file: Path, tmp_path: Path) -> None:
+def test_bundles_are_joined_as_checkpoints_are(exported, gyro_file, tmp_path):
     output = tmp_path / "both.edge"
     plan = export_plan(exported.path, output=output)
     export_several([plan, replace(plan, source=gyro_file)], output=output)
@@ -128,7 +124,7 @@ FILES = ("acc/model.fp32.onnx", "acc/golden.npz", "report.json", "README.md")
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def key(tmp_path_factory):
     pytest.importorskip("cryptography")
     path = tmp_path_factory.mktemp("key") / "fleet.key"
     make_keys(path)
@@ -138,26 +134,24 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sealed(student_file: Path, key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sealed(student_file, key, tmp_path_factory):
     output = tmp_path_factory.mktemp("sealed") / "student.edge"
     return export(replace(export_plan(student_file, output=output), seal=Seal(release=7, keys=(key,)))).path
 
 
-def test_an_export_is_numbered_and_signed(sealed: Path, key: Path) -> None:
+def test_an_export_is_numbered_and_signed(sealed, key):
     with Bundle.open(sealed) as bundle:
         assert release_number(bundle.manifest) == 7
         assert len(check_signed(bundle, key.parent / "keys")) == 16
 
 
-def test_an_export_without_either_has_the_bytes_of_before(exported: ExportResult) -> None:
+def test_an_export_without_either_has_the_bytes_of_before(exported):
     with Bundle.open(exported.path) as bundle:
         assert (release_number(bundle.manifest), bundle.signatures) == (0, None)
     assert b'"release"' not in exported.path.read_bytes()
 
 
-def test_a_bundle_that_is_exported_again_keeps_its_number_and_is_signed_anew(
-    sealed: Path, key: Path, tmp_path: Path
-) -> None:
+def test_a_bundle_that_is_exported_again_keeps_its_number_and_is_signed_anew(sealed, key, tmp_path):
     plan = export_plan(sealed, output=tmp_path / "again.edge")
     again = export(replace(plan, seal=Seal(keys=(key,)))).path
     with Bundle.open(again) as bundle:
@@ -172,7 +166,7 @@ def test_a_bundle_that_is_exported_again_keeps_its_number_and_is_signed_anew(
         assert (release_number(later.manifest), later.signatures) == (8, None)
 
 
-def test_several_students_are_sealed_together(sealed: Path, gyro_file: Path, key: Path, tmp_path: Path) -> None:
+def test_several_students_are_sealed_together(sealed, gyro_file, key, tmp_path):
     gyro = export(export_plan(gyro_file, output=tmp_path / "gyro.edge")).path
     join_bundles([sealed, gyro], tmp_path / "both.edge", seal=Seal(release=9, keys=(key,)))
     with Bundle.open(tmp_path / "both.edge") as bundle:
@@ -180,7 +174,7 @@ def test_several_students_are_sealed_together(sealed: Path, gyro_file: Path, key
         assert check_signed(bundle, key.parent / "keys")
 
 
-def test_a_key_that_cannot_sign_is_told_before_the_work(student_file: Path, tmp_path: Path) -> None:
+def test_a_key_that_cannot_sign_is_told_before_the_work(student_file, tmp_path):
     plan = replace(export_plan(student_file, output=tmp_path / "a.edge"), seal=Seal(keys=(tmp_path / "none.key",)))
     with pytest.raises(UsageError) as caught:
         export(plan)
@@ -190,9 +184,7 @@ def test_a_key_that_cannot_sign_is_told_before_the_work(student_file: Path, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_inspect_says_who_signed_and_refuses_what_nobody_did(
-    sealed: Path, exported: ExportResult, key: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_says_who_signed_and_refuses_what_nobody_did(sealed, exported, key, monkeypatch, capsys):
     keys = key.parent / "keys"
     key_id = json.loads((keys / "fleet.pub").read_text())["key_id"]
     for path, code in ((sealed, 0), (exported.path, 6)):
@@ -211,7 +203,7 @@ def test_inspect_says_who_signed_and_refuses_what_nobody_did(
             assert said.err == f"mmkd-inspect: {told}\n"
 
 
-def test_a_bundle_whose_manifest_was_written_in_another_order_is_refused(sealed: Path, key: Path) -> None:
+def test_a_bundle_whose_manifest_was_written_in_another_order_is_refused(sealed, key):
     """What is signed is the hash of the manifest's bytes, not what it says."""
     with Bundle.open(sealed) as bundle:
         bundle.manifest_sha256 = "0" * 64

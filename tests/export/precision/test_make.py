@@ -1,7 +1,5 @@
 """Lower precision through the whole export: what enters a bundle, and what is refused."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +10,16 @@ import pytest
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.errors import GateError, UsageError
-from mmkd_export.pipeline import ExportResult, export, export_stages
+from mmkd_export.pipeline import export, export_stages
 from mmkd_export.plan import ExportPlan
 from mmkd_export.targets.table import resolve
 from mmkd_export.verify.answers import answers_from_student
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
 from tests.export.students import make_windows, write_windows
 
 
-def test_every_precision_that_was_asked_for_is_in_the_bundle(mixed: ExportResult):
+def test_every_precision_that_was_asked_for_is_in_the_bundle(mixed):
     assert [artifact.file for artifact in mixed.manifest.models[0].artifacts] == [
         "acc/model.fp32.onnx",
         "acc/model.fp16.onnx",
@@ -42,15 +39,13 @@ def test_every_precision_that_was_asked_for_is_in_the_bundle(mixed: ExportResult
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_every_artifact_passes_its_self_test_on_the_runtime(mixed: ExportResult, precision: str):
+def test_every_artifact_passes_its_self_test_on_the_runtime(mixed, precision):
     with EdgePredictor.open(mixed.path, precision=precision) as predictor:
         assert predictor.selftest().windows == 12
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_lower_precision_that_six_windows_would_judge_is_refused(
-    student_file: Path, tmp_path: Path, precision: Precision
-):
+def test_lower_precision_that_six_windows_would_judge_is_refused(student_file, tmp_path, precision):
     plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", precisions=(precision,), platform="jp6.2")
     with pytest.raises(GateError) as error:
         export(plan)
@@ -62,7 +57,7 @@ def test_lower_precision_that_six_windows_would_judge_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_auto_leaves_out_what_too_few_windows_would_judge(student_file: Path, tmp_path: Path):
+def test_auto_leaves_out_what_too_few_windows_would_judge(student_file, tmp_path):
     plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", precisions=("auto",), platform="cpu-x86")
     assert [found.reason for found in export(plan).report.left_out] == [
         (
@@ -73,7 +68,7 @@ def test_auto_leaves_out_what_too_few_windows_would_judge(student_file: Path, tm
     ]
 
 
-def test_what_was_accepted_unjudged_says_so_in_manifest_report_and_card(mixed: ExportResult):
+def test_what_was_accepted_unjudged_says_so_in_manifest_report_and_card(mixed):
     artifacts = mixed.manifest.models[0].artifacts
     assert [artifact.unjudged for artifact in artifacts] == [msgspec.UNSET, True, True]
     gates = [artifact.gate for artifact in mixed.report.artifacts]
@@ -92,16 +87,14 @@ ONE_HUNDRED = (
 )
 
 
-def _undecided_windows(student: StudentCheckpoint) -> np.ndarray:
+def _undecided_windows(student):
     """Windows on which the student's two best classes are all but equal, so that any rounding turns the answer."""
     noise = np.random.default_rng(0).standard_normal((3000, *student.modality.shape)).astype(np.float32)
     best = np.sort(answers_from_student(student, noise).logits, axis=1)
     return noise[np.argsort(best[:, -1] - best[:, -2])[:100]]
 
 
-def test_a_gate_that_no_remedy_passes_ends_the_export(
-    exported: ExportResult, student_file: Path, student: StudentCheckpoint, tmp_path: Path
-):
+def test_a_gate_that_no_remedy_passes_ends_the_export(exported, student_file, student, tmp_path):
     windows = _undecided_windows(student)
     labels = answers_from_student(student, windows).logits.argmax(axis=1)
     data = write_windows(tmp_path / "undecided", student, windows, labels)
@@ -143,7 +136,7 @@ def test_a_gate_that_no_remedy_passes_ends_the_export(
     assert facts.judged_by == "windows of the validation split of dataset 'toy'"
 
 
-def test_int8_without_windows_to_calibrate_is_refused(student: StudentCheckpoint, tmp_path: Path):
+def test_int8_without_windows_to_calibrate_is_refused(student, tmp_path):
     carried = make_windows(student.modality, student.task, count=1)
     write_student(tmp_path / "s.ckpt", replace(student, carried=carried))  # type: ignore[arg-type]
     with pytest.raises(UsageError) as error:
@@ -158,9 +151,7 @@ def test_int8_without_windows_to_calibrate_is_refused(student: StudentCheckpoint
     )
 
 
-def test_a_student_without_a_layer_worth_it_says_so(
-    student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_student_without_a_layer_worth_it_says_so(student_file, tmp_path, monkeypatch):
     monkeypatch.setattr("mmkd_export.precision.make.select_layers", lambda *_, **__: ())
     plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", accept_unjudged=True, precisions=("int8",))
     with pytest.raises(GateError) as error:
@@ -171,12 +162,12 @@ def test_a_student_without_a_layer_worth_it_says_so(
     )
 
 
-def _plan(**changes: object) -> ExportPlan:
+def _plan(**changes):
     return ExportPlan(source=Path("s.ckpt"), output=Path("s.edge"), **changes)  # type: ignore[arg-type]
 
 
 def test_auto_tries_what_the_platform_can_gain_from():
-    def wanted(**options: object) -> tuple[object, object]:
+    def wanted(**options):
         resolved = resolve(_plan(**options))
         return resolved.precisions, resolved.optional
 
@@ -186,7 +177,7 @@ def test_auto_tries_what_the_platform_can_gain_from():
     assert wanted(precisions=("auto", "int8"), platform="cpu-arm") == (("int8",), frozenset())
 
 
-def test_steps_are_those_of_the_plan(exported: ExportResult):
+def test_steps_are_those_of_the_plan(exported):
     assert export_stages(resolve(_plan(precisions=("int8",), targets=("onnx", "c"), platform="cpu-x86"))) == (
         "read the checkpoint",
         "convert it to ONNX",

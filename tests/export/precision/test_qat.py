@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.bundle import Bundle
@@ -32,7 +30,7 @@ from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.int8 import FakeInt8Student
 from mmkd_models.networks.student import Student
-from mmkd_models.train_config import TrainConfig, TrainingProgress
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import (
     StudentCheckpoint,
     TeacherFile,
@@ -62,7 +60,7 @@ class Case:
     repaired: StudentCheckpoint
 
 
-def _split(count: int, seed: int) -> dict[str, NDArray[np.generic]]:
+def _split(count, seed):
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 4
     time_s = np.arange(64) / 50
@@ -71,7 +69,7 @@ def _split(count: int, seed: int) -> dict[str, NDArray[np.generic]]:
     return {"acc": waves + 0.8 * rng.standard_normal(waves.shape), "labels": labels}
 
 
-def _hurt(student: StudentCheckpoint) -> StudentCheckpoint:
+def _hurt(student):
     """Two units of each layer become twins, read with +80 and -80 on top of what they were read with.
 
     In float32 the two cancel. In INT8 they set the scale, and the other weights of these layers round to almost 0.
@@ -89,9 +87,7 @@ def _hurt(student: StudentCheckpoint) -> StudentCheckpoint:
     return replace(student, state=state)
 
 
-def _practise(
-    case_data: TrainingData, hurt: StudentCheckpoint, teacher: TeacherFile, run: TrainingRun
-) -> StudentCheckpoint:
+def _practise(case_data, hurt, teacher, run):
     return distil_int8(
         case_data,
         hurt,
@@ -103,13 +99,13 @@ def _practise(
     )
 
 
-def _run(steps: int, learning_rate: float) -> TrainingRun:
+def _run(steps, learning_rate):
     train = TrainConfig(steps=steps, batch=32, eval_every=50, learning_rate=learning_rate)
     return TrainingRun(train=train, augment=AugmentConfig())
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -117,11 +113,11 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+def case(tmp_path_factory):
     return _case(tmp_path_factory.mktemp("int8"), steps=20)
 
 
-def _case(folder: Path, *, steps: int) -> Case:
+def _case(folder, *, steps):
     dataset = write_dataset(
         folder / "hum",
         name="hum",
@@ -141,7 +137,7 @@ def _case(folder: Path, *, steps: int) -> Case:
     return Case(folder=folder, dataset=dataset, data=data, teacher=teacher, hurt=hurt, repaired=repaired)
 
 
-def _plan(case: Case, name: str, tmp_path: Path) -> ExportPlan:
+def _plan(case, name, tmp_path):
     return ExportPlan(
         source=case.folder / f"{name}.ckpt",
         output=tmp_path / "student.edge",
@@ -152,7 +148,7 @@ def _plan(case: Case, name: str, tmp_path: Path) -> ExportPlan:
 
 
 @pytest.mark.slow
-def test_a_student_that_no_remedy_saves_is_saved_by_practising(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_student_that_no_remedy_saves_is_saved_by_practising(tmp_path, monkeypatch):
     case = _case(tmp_path / "int8", steps=150)
     monkeypatch.setattr("mmkd_export.precision.make._MAX_REVERTED", 0.3)  # reverting cannot mend both twins
     with pytest.raises(GateError) as error:
@@ -166,7 +162,7 @@ def test_a_student_that_no_remedy_saves_is_saved_by_practising(tmp_path: Path, m
     assert case.repaired.facts.score >= case.hurt.facts.score - 0.02  # four of 200 windows
 
 
-def test_the_artifact_has_the_learnt_ranges(case: Case, tmp_path: Path):
+def test_the_artifact_has_the_learnt_ranges(case, tmp_path):
     with Bundle.open(export(_plan(case, "repaired", tmp_path)).path) as bundle:
         graph = onnx.load_from_string(bundle.read("acc/model.int8.onnx")).graph
     values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -177,7 +173,7 @@ def test_the_artifact_has_the_learnt_ranges(case: Case, tmp_path: Path):
         assert 127 * scale == pytest.approx(case.repaired.int8.ranges[BLOCK + name])
 
 
-def test_practised_arithmetic_is_that_of_the_graph_in_onnxruntime(case: Case):
+def test_practised_arithmetic_is_that_of_the_graph_in_onnxruntime(case):
     student, windows = case.hurt, case.hurt.carried.windows
     values, present = map(torch.from_numpy, prepare_batch(windows, student.modality))
     practised = FakeInt8Student(student.network(), practised_layers(student), values, present).eval()
@@ -199,21 +195,21 @@ def test_practised_arithmetic_is_that_of_the_graph_in_onnxruntime(case: Case):
     assert errors.max() < 0.1 * np.abs(expected).max()
 
 
-def test_the_layers_that_practise_are_those_that_the_export_quantises(case: Case):
+def test_the_layers_that_practise_are_those_that_the_export_quantises(case):
     graph = onnx.load_from_string(onnx_from_student(case.repaired))
     layers = select_layers(learnt_layers(graph), ops=LEARNT_OPS)
     assert set(learnt_ranges(graph)) == {layer.name for layer in layers}
     assert learnt_ranges(onnx.load_from_string(onnx_from_student(case.hurt))) == {}
 
 
-def test_a_checkpoint_keeps_what_was_learnt_and_names_its_start(case: Case):
+def test_a_checkpoint_keeps_what_was_learnt_and_names_its_start(case):
     read = read_student(case.folder / "repaired.ckpt")
     assert read.int8 == case.repaired.int8
     assert read.int8.student_sha256 == "a" * 64
     assert read_student(case.folder / "hurt.ckpt").int8 is None
 
 
-def test_ranges_of_layers_that_do_not_exist_are_refused(case: Case, tmp_path: Path):
+def test_ranges_of_layers_that_do_not_exist_are_refused(case, tmp_path):
     entry = msgspec.structs.replace(case.repaired.int8.inputs[0], layers=("encoder.blocks.9.up",))
     wrong = msgspec.structs.replace(case.repaired.int8, inputs=(entry,))
     write_student(tmp_path / "wrong.ckpt", replace(case.repaired, int8=wrong))
@@ -230,8 +226,8 @@ class _StopError(Exception):
 
 
 @pytest.mark.slow
-def test_an_interrupted_practice_ends_on_the_weights_of_an_uninterrupted_one(case: Case, tmp_path: Path):
-    def stop(progress: TrainingProgress) -> None:
+def test_an_interrupted_practice_ends_on_the_weights_of_an_uninterrupted_one(case, tmp_path):
+    def stop(progress):
         if progress.step == 5:
             raise _StopError
 
@@ -246,9 +242,7 @@ def test_an_interrupted_practice_ends_on_the_weights_of_an_uninterrupted_one(cas
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_student_that_exports_and_says_how(
-    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_command_writes_a_student_that_exports_and_says_how(case, tmp_path, capsys):
     output = tmp_path / "practised.ckpt"
     teacher, start = case.folder / "teacher.ckpt", case.folder / "hurt.ckpt"
     arguments = [str(teacher), str(case.dataset.path), "--modality", "acc", "--qat", str(start), "--batch", "8"]
@@ -286,14 +280,14 @@ def test_the_command_writes_a_student_that_exports_and_says_how(
         ),
     ],
 )
-def test_options_that_do_not_fit_are_refused(case: Case, tmp_path: Path, options: list[str], message: str):
+def test_options_that_do_not_fit_are_refused(case, tmp_path, options, message):
     start, causal = str(case.folder / "hurt.ckpt"), str(tmp_path / "causal.ckpt")
     if "{causal}" in options:
         config = msgspec.structs.replace(case.hurt.config, causal=True)
         state = Student(case.hurt.modality, len(case.hurt.task.labels), config).state_dict()
         write_student(Path(causal), replace(case.hurt, config=config, state=state))
 
-    def filled(text: str) -> str:
+    def filled(text):
         return text.replace("{start}", start).replace("{causal}", causal)
 
     usual = ["--modality", "acc", "-o", str(tmp_path / "no.ckpt"), "--qat", "{start}"]
@@ -303,9 +297,7 @@ def test_options_that_do_not_fit_are_refused(case: Case, tmp_path: Path, options
     assert not (tmp_path / "no.ckpt").exists()
 
 
-def test_practising_without_the_exports_libraries_names_the_extra(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_practising_without_the_exports_libraries_names_the_extra(case, tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name))
     usual = ["--modality", "acc", "-o", str(tmp_path / "no.ckpt"), "--qat", str(case.folder / "hurt.ckpt")]

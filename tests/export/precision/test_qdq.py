@@ -1,7 +1,4 @@
-from __future__ import annotations
-
 import collections
-from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -17,45 +14,43 @@ from mmkd_edge.predict.preprocess import prepare
 from mmkd_export.graph.calibration import BINS, Magnitudes, add_values, clipping_range, tensor_magnitudes
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.graph.onnx_graph import learnt_layers, select_layers
-from mmkd_export.precision.make import Int8Graph, int8_graph
+from mmkd_export.precision.make import int8_graph
 from mmkd_export.precision.rewrite import (
     FP16_LIMIT,
-    HalfGraph,
     half_graph,
     quantised_graph,
     quantised_weights,
     weight_scales,
 )
-from mmkd_export.verify.answers import NetworkAnswers, answers_from_backend, graph_feeds
+from mmkd_export.verify.answers import answers_from_backend, graph_feeds
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_report.schema.export import GateResult
 from tests.export.students import make_student
 
 
 @pytest.fixture(scope="module")
-def model(student_graph: bytes) -> onnx.ModelProto:
+def model(student_graph):
     return onnx.load_from_string(student_graph)
 
 
 @pytest.fixture(scope="module")
-def feeds(student: StudentCheckpoint) -> list[dict[str, np.ndarray]]:
+def feeds(student):
     return [dict(window) for window in graph_feeds(student.carried.windows, student.modality)]
 
 
 @pytest.fixture(scope="module")
-def quantised(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> onnx.ModelProto:
+def quantised(model, feeds):
     layers = select_layers(learnt_layers(model), ops=("Conv", "MatMul"))
     found = tensor_magnitudes(model, sorted({layer.source for layer in layers}), feeds)
     return quantised_graph(model, layers, {name: clipping_range(found[name], "minmax") for name in found})
 
 
-def _logits(model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]) -> np.ndarray:
+def _logits(model, feeds):
     session = onnxruntime.InferenceSession(model.SerializeToString())
     return np.concatenate([session.run(["logits"], window)[0] for window in feeds])
 
 
-def test_every_chosen_layer_reads_int8_and_nothing_else_changed(model: onnx.ModelProto, quantised: onnx.ModelProto):
+def test_every_chosen_layer_reads_int8_and_nothing_else_changed(model, quantised):
     before = collections.Counter(node.op_type for node in model.graph.node)
     after = collections.Counter(node.op_type for node in quantised.graph.node)
     # Four layers with weights of their own; four different tensors that they read.
@@ -67,7 +62,7 @@ def test_every_chosen_layer_reads_int8_and_nothing_else_changed(model: onnx.Mode
             assert [makers[name] for name in node.input[:2]] == ["DequantizeLinear", "DequantizeLinear"]
 
 
-def test_zero_points_are_zero_weights_are_int8_and_biases_float(quantised: onnx.ModelProto):
+def test_zero_points_are_zero_weights_are_int8_and_biases_float(quantised):
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantised.graph.initializer}
     for node in quantised.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -81,13 +76,13 @@ def test_zero_points_are_zero_weights_are_int8_and_biases_float(quantised: onnx.
     assert not any(array.dtype == np.int32 for array in arrays.values())
 
 
-def test_float_copies_of_quantised_weights_are_gone(model: onnx.ModelProto, quantised: onnx.ModelProto):
+def test_float_copies_of_quantised_weights_are_gone(model, quantised):
     used = {name for node in quantised.graph.node for name in node.input}
     assert {tensor.name for tensor in quantised.graph.initializer} <= used
     assert quantised.ByteSize() < model.ByteSize()
 
 
-def test_onnxruntime_computes_the_products_in_int8(quantised: onnx.ModelProto, tmp_path):
+def test_onnxruntime_computes_the_products_in_int8(quantised, tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
@@ -96,7 +91,7 @@ def test_onnxruntime_computes_the_products_in_int8(quantised: onnx.ModelProto, t
     assert kinds["MatMulIntegerToFloat"] == 4  # the four products of the block, each with its bias behind it
 
 
-def test_answers_stay_near(model: onnx.ModelProto, quantised: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]):
+def test_answers_stay_near(model, quantised, feeds):
     before, after = _logits(model, feeds), _logits(quantised, feeds)
     difference = np.abs(before - after).max()
     # 8 bits over ranges of a few units, four layers deep: some hundredths; and never exactly the same.
@@ -138,7 +133,7 @@ def test_layers_that_read_one_tensor_share_its_q_and_dq():
     hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=3, max_side=6), elements=st.floats(-8, 8, width=32)),
     st.integers(0, 1),
 )
-def test_a_rounded_weight_is_within_half_a_step(values: np.ndarray, axis: int):
+def test_a_rounded_weight_is_within_half_a_step(values, axis):
     scales = weight_scales(values, axis)
     assert (scales > 0).all()
     shape = [1] * values.ndim
@@ -153,11 +148,11 @@ HALF, SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 
 
 @pytest.fixture(scope="module")
-def half(model: onnx.ModelProto, student: StudentCheckpoint) -> HalfGraph:
+def half(model, student):
     return half_graph(model, graph_feeds(student.carried.windows, student.modality))
 
 
-def _types(model: onnx.ModelProto) -> dict[str, int]:
+def _types(model):
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     types = {tensor.name: tensor.data_type for tensor in inferred.initializer}
     for values in (inferred.input, inferred.output, inferred.value_info):
@@ -165,7 +160,7 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
     return types
 
 
-def test_the_graph_is_valid_and_its_inputs_and_outputs_stay_float32(half: HalfGraph):
+def test_the_graph_is_valid_and_its_inputs_and_outputs_stay_float32(half):
     onnx.checker.check_model(half.model, full_check=True)
     types = _types(half.model)
     tensors = [*half.model.graph.input, *half.model.graph.output]
@@ -173,7 +168,7 @@ def test_the_graph_is_valid_and_its_inputs_and_outputs_stay_float32(half: HalfGr
     assert (half.too_large, half.nodes > 30) == ({}, True)
 
 
-def test_products_compute_in_fp16_and_sensitive_operators_in_float32(half: HalfGraph):
+def test_products_compute_in_fp16_and_sensitive_operators_in_float32(half):
     types = _types(half.model)
     of = {(node.op_type, types[node.output[0]]) for node in half.model.graph.node}
     assert {("Conv", HALF), ("MatMul", HALF), ("Gelu", HALF)} <= of
@@ -182,7 +177,7 @@ def test_products_compute_in_fp16_and_sensitive_operators_in_float32(half: HalfG
         assert (op, HALF) not in of
 
 
-def test_the_front_end_and_the_head_stay_float32(half: HalfGraph):
+def test_the_front_end_and_the_head_stay_float32(half):
     types = _types(half.model)
     assert types["student.encoder.front.mean"] == SINGLE
     assert types["student.encoder.front.spectrum_basis"] == SINGLE
@@ -190,22 +185,18 @@ def test_the_front_end_and_the_head_stay_float32(half: HalfGraph):
     assert "student.encoder.stem.0.weight_half" in types
 
 
-def test_a_tensor_is_cast_once(half: HalfGraph):
+def test_a_tensor_is_cast_once(half):
     casts = [node.input[0] for node in half.model.graph.node if node.op_type == "Cast" and node.name.endswith("_half")]
     assert len(casts) == len(set(casts))
 
 
-def test_answers_stay_within_fp16s_rounding(
-    half: HalfGraph, model: onnx.ModelProto, feeds: list[dict[str, np.ndarray]]
-):
+def test_answers_stay_within_fp16s_rounding(half, model, feeds):
     difference = np.abs(_logits(half.model, feeds) - _logits(model, feeds)).max()
     # 11 bits: 5e-4 of values around 1, a dozen layers deep.
     assert 0 < difference < 5e-3
 
 
-def test_what_overflows_fp16_stays_float32_and_is_named(
-    model: onnx.ModelProto, student: StudentCheckpoint, feeds: list[dict[str, np.ndarray]]
-):
+def test_what_overflows_fp16_stays_float32_and_is_named(model, student, feeds):
     loud = onnx.ModelProto()
     loud.CopyFrom(model)
     factor = np.float32(4e6)
@@ -223,7 +214,7 @@ def test_what_overflows_fp16_stays_float32_and_is_named(
 BLOCK = "encoder.blocks.0."
 
 
-def _gate(*, passes: bool) -> GateResult:
+def _gate(*, passes):
     return GateResult(
         windows=100,
         labelled=100,
@@ -237,19 +228,17 @@ def _gate(*, passes: bool) -> GateResult:
 
 
 @pytest.fixture
-def search(student: StudentCheckpoint, student_graph: bytes) -> Callable[..., Int8Graph]:
+def search(student, student_graph):
     """Runs the search with a gate that passes at the attempt of that number; 0 never passes."""
     windows = student.carried.windows
 
-    def answer(model: onnx.ModelProto) -> NetworkAnswers:
+    def answer(model):
         return answers_from_backend(OrtBackend(model.SerializeToString()), windows, student.modality)
 
-    def run(
-        *, passing: int, graph: bytes = student_graph, ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul")
-    ) -> Int8Graph:
+    def run(*, passing, graph=student_graph, ops=("Conv", "Gemm", "MatMul")):
         count = 0
 
-        def gate(model: onnx.ModelProto) -> GateResult:
+        def gate(model):
             nonlocal count
             count += 1
             return _gate(passes=count == passing)
@@ -262,7 +251,7 @@ def search(student: StudentCheckpoint, student_graph: bytes) -> Callable[..., In
     return run
 
 
-def test_what_passes_at_once_is_kept_with_every_layer(search: Callable[..., Int8Graph]):
+def test_what_passes_at_once_is_kept_with_every_layer(search):
     found = search(passing=1)
     assert found.attempts[-1].gate.passed
     assert [(attempt.remedy, attempt.method, attempt.layers) for attempt in found.attempts] == [
@@ -271,7 +260,7 @@ def test_what_passes_at_once_is_kept_with_every_layer(search: Callable[..., Int8
     assert len(found.layers) == 4
 
 
-def test_remedies_come_in_order_and_add_up(search: Callable[..., Int8Graph]):
+def test_remedies_come_in_order_and_add_up(search):
     found = search(passing=0)
     assert not found.attempts[-1].gate.passed
     tried = [(attempt.remedy, attempt.method, attempt.layers) for attempt in found.attempts]
@@ -284,7 +273,7 @@ def test_remedies_come_in_order_and_add_up(search: Callable[..., Int8Graph]):
     assert [count for _, _, count in tried[3:]] == [2]
 
 
-def test_sensitivity_is_measured_for_every_layer_and_sorted(search: Callable[..., Int8Graph]):
+def test_sensitivity_is_measured_for_every_layer_and_sorted(search):
     found = search(passing=1, ops=("MatMul",))
     names = ("attention.project", "attention.out", "feedforward.up", "feedforward.down")
     assert {row.layer for row in found.sensitivity} == {f"{BLOCK}{name}" for name in names}
@@ -293,7 +282,7 @@ def test_sensitivity_is_measured_for_every_layer_and_sorted(search: Callable[...
     assert all(row.divergence > 0 for row in found.sensitivity)
 
 
-def test_the_most_sensitive_layers_go_back_first(search: Callable[..., Int8Graph]):
+def test_the_most_sensitive_layers_go_back_first(search):
     encoder = EncoderConfig(width=16, heads=2, depth=2, spectrum_bands=8)
     deeper = make_student(config=StudentConfig(preset="toy", encoder=encoder), windows=3)
     found = search(passing=0, graph=onnx_from_student(deeper))
@@ -308,7 +297,7 @@ def test_the_most_sensitive_layers_go_back_first(search: Callable[..., Int8Graph
 EMPTY = Magnitudes(counts=np.zeros(BINS, dtype=np.int64), top=0.0, largest=0.0)
 
 
-def _magnitudes(*batches: np.ndarray) -> Magnitudes:
+def _magnitudes(*batches):
     found = EMPTY
     for batch in batches:
         found = add_values(found, batch.astype(np.float32))
@@ -321,7 +310,7 @@ def _magnitudes(*batches: np.ndarray) -> Magnitudes:
         hnp.arrays(np.float32, st.integers(1, 30), elements=st.floats(-1e6, 1e6, width=32)), min_size=1, max_size=6
     )
 )
-def test_counts_are_those_of_a_histogram_over_everything(batches: list[np.ndarray]):
+def test_counts_are_those_of_a_histogram_over_everything(batches):
     found = _magnitudes(*batches)
     everything = np.abs(np.concatenate(batches).astype(np.float64))
     assert found.largest == everything.max()
@@ -356,20 +345,20 @@ def test_a_percentile_ignores_one_glitch_in_a_million():
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile"])
-def test_a_tensor_that_is_always_zero_has_a_range(method: str):
+def test_a_tensor_that_is_always_zero_has_a_range(method):
     assert clipping_range(_magnitudes(np.zeros(10)), method) == 1.0
 
 
 @settings(max_examples=25, deadline=None)
 @given(hnp.arrays(np.float32, st.integers(1, 200), elements=st.floats(-100, 100, width=32)))
-def test_no_method_leaves_the_range_of_the_values(values: np.ndarray):
+def test_no_method_leaves_the_range_of_the_values(values):
     found = _magnitudes(values)
     for method in ("minmax", "percentile"):
         top = clipping_range(found, method)
         assert 0 < top <= max(found.largest, 1.0)
 
 
-def test_a_graphs_tensors_are_measured_over_windows(student_graph: bytes, student: StudentCheckpoint):
+def test_a_graphs_tensors_are_measured_over_windows(student_graph, student):
     model = onnx.load_from_string(student_graph)
     before = model.SerializeToString()
     feeds = []

@@ -1,7 +1,5 @@
 """The native engine answers as the graph, and in C as in Python: conditions, reasons, streams; and clear errors."""
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import math
@@ -11,14 +9,13 @@ import shutil
 import struct
 import subprocess
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mmkd_edge import EdgePredictor, Prediction, SensorChecks
+from mmkd_edge import EdgePredictor, SensorChecks
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import BackendError, UnavailableError, UsageError
 from mmkd_edge.install.keys import make_keys
@@ -88,7 +85,7 @@ class Window(ctypes.Structure):
 class Program:
     """What a C program would do with one student of a bundle."""
 
-    def __init__(self, path: Path, **options: Any) -> None:
+    def __init__(self, path, **options):
         self.library = ctypes.CDLL(str(LIBRARY))
         self.bundle, self.predictor, error = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.create_string_buffer(400)
         status = self.library.mmkd_open_file(str(path).encode(), ctypes.byref(self.bundle), error, 400)
@@ -103,7 +100,7 @@ class Program:
             self.error = error.value.decode()
         self.status = status
 
-    def predict(self, window: np.ndarray, age_s: float = math.nan) -> dict[str, Any]:
+    def predict(self, window, age_s=math.nan):
         answer = Answer()
         array = np.ascontiguousarray(window, dtype=np.float32)
         self.status = self.library.mmkd_predict(
@@ -115,7 +112,7 @@ class Program:
         )
         return self._plain(answer)
 
-    def push(self, rows: np.ndarray, times: np.ndarray | None = None, now_s: float = math.nan) -> list[dict[str, Any]]:
+    def push(self, rows, times=None, now_s=math.nan):
         answers: list[dict[str, Any]] = []
         receive = ctypes.CFUNCTYPE(None, ctypes.POINTER(Answer), ctypes.c_void_p)(
             lambda answer, _: answers.append(self._plain(answer.contents))
@@ -133,7 +130,7 @@ class Program:
         )
         return answers
 
-    def _plain(self, answer: Answer) -> dict[str, Any]:
+    def _plain(self, answer):
         count = len([label for label in self.labels if label])
         return {
             "status": CONDITIONS[answer.condition],
@@ -150,7 +147,7 @@ class Program:
             "modality": answer.modality.decode(),
         }
 
-    def close(self) -> None:
+    def close(self):
         self.library.mmkd_predictor_close(self.predictor)
         self.library.mmkd_close(self.bundle)
 
@@ -159,10 +156,10 @@ pytestmark = pytest.mark.usefixtures("native_engine")
 
 
 @pytest.fixture
-def program() -> Iterator[Callable[..., Program]]:
+def program():
     programs: list[Program] = []
 
-    def open_program(path: Path, **options: Any) -> Program:
+    def open_program(path, **options):
         programs.append(Program(path, **options))
         return programs[-1]
 
@@ -172,7 +169,7 @@ def program() -> Iterator[Callable[..., Program]]:
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def bundles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("c")
     kinds: dict[str, dict[str, Any]] = {
         "windows": {"config": StudentConfig(preset="toy", encoder=WHOLE)},
@@ -186,7 +183,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-def assert_same(got: dict[str, Any], expected: Prediction) -> None:
+def assert_same(got, expected):
     names = ("status", "label", "index", "reason", "modality")
     assert [got[name] for name in names] == [getattr(expected, name) for name in names]
     assert got["missing"] == pytest.approx(expected.missing_fraction, abs=1e-12)
@@ -199,7 +196,7 @@ def assert_same(got: dict[str, Any], expected: Prediction) -> None:
 
 
 @pytest.mark.parametrize("name", ["windows", "causal"])
-def test_every_window_is_answered_as_in_python(bundles: dict[str, Path], program: Callable[..., Program], name: str):
+def test_every_window_is_answered_as_in_python(bundles, program, name):
     rng = np.random.default_rng(3)
     windows = rng.normal(size=(12, 61, 3)).astype(np.float32)
     windows[1, :20] = np.nan
@@ -225,7 +222,7 @@ def test_every_window_is_answered_as_in_python(bundles: dict[str, Path], program
 
 
 @pytest.mark.parametrize("name", ["windows", "causal"])
-def test_python_answers_by_the_engine_first_and_as_by_the_graph(bundles: dict[str, Path], name: str):
+def test_python_answers_by_the_engine_first_and_as_by_the_graph(bundles, name):
     rng = np.random.default_rng(3)
     windows, rows = rng.normal(size=(8, 61, 3)).astype(np.float32), rng.normal(size=(400, 3)).astype(np.float32)
     windows[1, :20] = np.nan
@@ -249,7 +246,7 @@ def test_python_answers_by_the_engine_first_and_as_by_the_graph(bundles: dict[st
     assert str(error.value) == "threads 2: the backend 'native' computes in one thread; leave threads out"
 
 
-def test_what_the_engine_cannot_have_is_refused_or_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_the_engine_cannot_have_is_refused_or_left_out(tmp_path, monkeypatch):
     source, output = tmp_path / "mic.ckpt", tmp_path / "mic.edge"
     mic = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=1000.0, samples=500)
     write_student(source, make_student(modality=mic, windows=12))
@@ -271,9 +268,7 @@ def test_what_the_engine_cannot_have_is_refused_or_left_out(tmp_path: Path, monk
 
 @pytest.mark.parametrize("name", ["windows", "causal"])
 @pytest.mark.parametrize("timed", [False, True])
-def test_a_stream_is_answered_as_in_python(
-    bundles: dict[str, Path], program: Callable[..., Program], name: str, timed: bool
-):
+def test_a_stream_is_answered_as_in_python(bundles, program, name, timed):
     rng = np.random.default_rng(5)
     rows = rng.normal(size=(700, 3)).astype(np.float32)
     rows[100:104] = np.nan
@@ -308,9 +303,7 @@ def test_a_stream_is_answered_as_in_python(
 
 
 @pytest.mark.parametrize("checks", [{"flat": True}, {"stuck_s": 0.3}, {"flat": True, "stuck_s": 0.1}], ids=str)
-def test_sensors_that_fail_are_found_as_in_python(
-    bundles: dict[str, Path], program: Callable[..., Program], checks: dict[str, Any]
-):
+def test_sensors_that_fail_are_found_as_in_python(bundles, program, checks):
     windows = np.random.default_rng(11).normal(size=(7, 61, 3)).astype(np.float32)
     windows[1, :, 1] = 0.25
     windows[2] = 1.5
@@ -333,7 +326,7 @@ def test_sensors_that_fail_are_found_as_in_python(
     assert (refused.status, refused.error) == (MISUSE, message)
 
 
-def test_the_next_student_answers_if_the_best_ones_sensor_is_dead(bundles: dict[str, Path], tmp_path: Path):
+def test_the_next_student_answers_if_the_best_ones_sensor_is_dead(bundles, tmp_path):
     gyro = ModalitySpec(name="gyro", channels=("p", "q"), rate_hz=25.0, samples=30)
     write_student(tmp_path / "gyro.ckpt", make_student(modality=gyro, windows=24))
     sources = (bundles["windows"].with_suffix(".ckpt"), tmp_path / "gyro.ckpt")
@@ -357,7 +350,7 @@ def test_the_next_student_answers_if_the_best_ones_sensor_is_dead(bundles: dict[
     second.close()
 
 
-def test_a_bundle_that_no_given_key_has_signed_is_refused(bundles: dict[str, Path], tmp_path: Path):
+def test_a_bundle_that_no_given_key_has_signed_is_refused(bundles, tmp_path):
     keys = {name: make_keys(tmp_path / name)[0] for name in ("own", "other")}
     signed, changed = tmp_path / "signed.edge", tmp_path / "changed.edge"
     seal_bundle(bundles["windows"], signed, seal=Seal(release=1, keys=(tmp_path / "own",)))
@@ -371,7 +364,7 @@ def test_a_bundle_that_no_given_key_has_signed_is_refused(bundles: dict[str, Pat
     changed.write_bytes(data[:-64] + hashlib.sha256(body).hexdigest().encode())
     library, bundle, error = ctypes.CDLL(str(LIBRARY)), ctypes.c_void_p(), ctypes.create_string_buffer(400)
 
-    def opened(path: Path, *names: str) -> tuple[int, str]:
+    def opened(path, *names):
         given = b"".join(bytes.fromhex(keys[name].ed25519) for name in names)
         place = ctypes.byref(bundle)
         error.value = b""
@@ -388,10 +381,10 @@ def test_a_bundle_that_no_given_key_has_signed_is_refused(bundles: dict[str, Pat
     assert opened(bundles["windows"], "own") == (UNTRUSTED, unsigned)
 
 
-def test_golden_windows_show_whether_this_processor_answers_as_at_export(bundles: dict[str, Path], tmp_path: Path):
+def test_golden_windows_show_whether_this_processor_answers_as_at_export(bundles, tmp_path):
     library, error, largest = ctypes.CDLL(str(LIBRARY)), ctypes.create_string_buffer(400), ctypes.c_double()
 
-    def tested(path: Path) -> tuple[int, str]:
+    def tested(path):
         error.value = b""
         return library.mmkd_selftest_file(str(path).encode(), ctypes.byref(largest), error, 400), error.value.decode()
 
@@ -430,7 +423,7 @@ int main(void)
 """
 
 
-def test_sha256_is_the_same_with_and_without_the_processors_instructions(tmp_path: Path):
+def test_sha256_is_the_same_with_and_without_the_processors_instructions(tmp_path):
     source = tmp_path / "hash.c"
     source.write_text(HASHES.replace("ENGINE", str(FOLDER)))
     data = bytes(number * 7 % 256 for number in range(1000))
@@ -445,12 +438,12 @@ def test_sha256_is_the_same_with_and_without_the_processors_instructions(tmp_pat
         assert done.stdout.split() == expected
 
 
-def first_prediction(path: Path, rows: np.ndarray) -> Prediction:
+def first_prediction(path, rows):
     with EdgePredictor.open(path, backend="native") as predictor:
         return predictor.stream(hop=16).push(rows)[0]
 
 
-def test_a_machine_of_its_own_is_standardised_by_its_reference(program: Callable[..., Program], tmp_path: Path):
+def test_a_machine_of_its_own_is_standardised_by_its_reference(program, tmp_path):
     modality = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=50.0, samples=40, normalise="per_group")
     write_student(tmp_path / "s.ckpt", make_student(modality=modality, windows=24))
     path = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("native",))).path
@@ -477,7 +470,7 @@ def test_a_machine_of_its_own_is_standardised_by_its_reference(program: Callable
     ],
     ids=lambda task: task.kind,
 )
-def test_numbers_and_several_labels(program: Callable[..., Program], tmp_path: Path, task: TaskSpec):
+def test_numbers_and_several_labels(program, tmp_path, task):
     write_student(tmp_path / "s.ckpt", make_student(modality=ACC, task=task, windows=24))
     path = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("native",))).path
     windows = np.random.default_rng(4).normal(size=(6, 61, 3), scale=2).astype(np.float32)
@@ -489,9 +482,7 @@ def test_numbers_and_several_labels(program: Callable[..., Program], tmp_path: P
             assert math.isnan(got["value"]) if expected.value is None else got["value"] == pytest.approx(expected.value)
 
 
-def test_wrong_files_and_arguments_say_what_is_wrong(
-    bundles: dict[str, Path], program: Callable[..., Program], tmp_path: Path
-):
+def test_wrong_files_and_arguments_say_what_is_wrong(bundles, program, tmp_path):
     data = bundles["windows"].read_bytes()
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 1
@@ -524,7 +515,7 @@ def test_wrong_files_and_arguments_say_what_is_wrong(
     assert native.status == MISUSE
 
 
-def compiled(source: Path, program: Path, *flags: str, compiler: str = "cc") -> Path:
+def compiled(source, program, *flags, compiler="cc"):
     if shutil.which(compiler) is None or shutil.which("pkg-config") is None:
         pytest.skip(f"needs {compiler} and pkg-config")
     found = subprocess.run(
@@ -538,7 +529,7 @@ def compiled(source: Path, program: Path, *flags: str, compiler: str = "cc") -> 
     return program
 
 
-def test_the_example_in_c_follows_samples_from_a_file(bundles: dict[str, Path], tmp_path: Path):
+def test_the_example_in_c_follows_samples_from_a_file(bundles, tmp_path):
     program = compiled(EXAMPLES / "follow.c", tmp_path / "follow", "-Wall", "-Wextra", "-Werror")
     rows = np.random.default_rng(6).normal(size=(130, 3)).round(3).astype(np.float32)
     text = "\n".join(",".join(f"{value:g}" for value in row) for row in rows).replace("\n", "\n,,\n", 1)
@@ -555,9 +546,7 @@ def test_the_example_in_c_follows_samples_from_a_file(bundles: dict[str, Path], 
 
 
 @pytest.mark.parametrize(("name", "compiler"), [("windows.cpp", "c++"), ("window.rs", "rustc")])
-def test_the_examples_in_other_languages_answer_as_python_does(
-    bundles: dict[str, Path], tmp_path: Path, name: str, compiler: str
-):
+def test_the_examples_in_other_languages_answer_as_python_does(bundles, tmp_path, name, compiler):
     zeros = np.zeros((61, 3), dtype=np.float32)
     if compiler == "rustc":
         if shutil.which(compiler) is None:
@@ -575,7 +564,7 @@ def test_the_examples_in_other_languages_answer_as_python_does(
     assert done.stdout.decode() == f"{status}{answer.label} {answer.probability:.6f}\n"
 
 
-def test_damaged_models_and_bundles_break_nothing_under_sanitizers(bundles: dict[str, Path], tmp_path: Path):
+def test_damaged_models_and_bundles_break_nothing_under_sanitizers(bundles, tmp_path):
     objects: list[str] = []
     flags = [
         "-g",
@@ -616,7 +605,7 @@ def test_damaged_models_and_bundles_break_nothing_under_sanitizers(bundles: dict
 
 
 @pytest.mark.slow
-def test_cmake_finds_the_library(tmp_path: Path):
+def test_cmake_finds_the_library(tmp_path):
     if shutil.which("cmake") is None:
         pytest.skip("needs cmake")
     (tmp_path / "CMakeLists.txt").write_text(

@@ -1,7 +1,5 @@
 """The sources of `--target c` compile and pass their golden windows, here and on an emulated Cortex-M7."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from dataclasses import replace
@@ -32,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("native_engine")
 
 
 @pytest.fixture(scope="module", params=["transformer", "causal", "convolutions", "trees", "int8"])
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("c") / "acc.ckpt"
     encoder = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
     config = StudentConfig(preset="toy", encoder=encoder, causal=request.param == "causal")
@@ -53,7 +51,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return result.path
 
 
-def test_the_sources_compile_without_a_warning_and_answer_as_the_checkpoint(exported: Path, tmp_path: Path):
+def test_the_sources_compile_without_a_warning_and_answer_as_the_checkpoint(exported, tmp_path):
     folder = write_c_sources(exported)
     flags = "CFLAGS=-O2 -Wall -Wextra -Werror"
     done = subprocess.run(["make", "-C", folder, "test", flags], capture_output=True, text=True, check=False)
@@ -80,7 +78,7 @@ def test_the_sources_compile_without_a_warning_and_answer_as_the_checkpoint(expo
     assert answer == f'{expected.label} y" {expected.probability:.6f}\n'
 
 
-def test_a_cortex_m7_passes_the_golden_windows(exported: Path):
+def test_a_cortex_m7_passes_the_golden_windows(exported):
     compiler, emulator = "arm-none-eabi-gcc", "qemu-system-arm"
     if shutil.which(compiler) is None or shutil.which(emulator) is None:
         pytest.skip(f"needs {compiler} and {emulator}")
@@ -106,7 +104,7 @@ def test_a_cortex_m7_passes_the_golden_windows(exported: Path):
     assert (done.returncode, done.stdout.split(": ")[-1]) == (0, "passed\n")
 
 
-def test_what_has_no_sources_is_refused_with_what_else_helps(tmp_path: Path):
+def test_what_has_no_sources_is_refused_with_what_else_helps(tmp_path):
     write_student(tmp_path / "s.ckpt", make_student(windows=12))
     path = export(export_plan(tmp_path / "s.ckpt")).path
     with pytest.raises(UsageError) as error:

@@ -1,11 +1,8 @@
 """The `.tflite` of a student, and the runtime that answers with it. Needs pip install 'mmkd-edge[litert-export]'."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,12 +13,12 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
 from mmkd_edge.errors import BackendError, GateError, MmkdError
 from mmkd_export.graph.onnx_from_student import onnx_from_student
-from mmkd_export.pipeline import ExportResult, export
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import answers_from_student, graph_feeds
 from mmkd_export.verify.artifacts import prove_fp32
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
 
 pytest.importorskip("litert_torch", reason="needs pip install 'mmkd-edge[litert-export]'")
 
@@ -33,7 +30,7 @@ from tests.export.students import make_proof_set, make_student
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def model_metadata(model: bytes) -> dict[str, bytes]:
+def model_metadata(model):
     from ai_edge_litert import schema_py_generated as schema
 
     content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
@@ -41,17 +38,17 @@ def model_metadata(model: bytes) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def tflite(student_file: Path) -> bytes:
+def tflite(student_file):
     return tflite_from_checkpoint(student_file)
 
 
 @pytest.fixture(scope="module")
-def litert_bundle(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+def litert_bundle(student_file, tmp_path_factory):
     output = tmp_path_factory.mktemp("litert") / "student.edge"
     return export(ExportPlan(source=student_file, output=output, targets=("litert",), platform="cpu-arm"))
 
 
-def test_it_answers_as_torch_does(tflite: bytes, student: StudentCheckpoint):
+def test_it_answers_as_torch_does(tflite, student):
     backend = LitertBackend(tflite)
     expected = answers_from_student(student, student.carried.windows)
     for number, feeds in enumerate(graph_feeds(student.carried.windows, student.modality)):
@@ -61,24 +58,24 @@ def test_it_answers_as_torch_does(tflite: bytes, student: StudentCheckpoint):
         np.testing.assert_allclose(probabilities[0], expected.probabilities[number], atol=1e-5)
 
 
-def test_its_tensors_are_those_of_the_manifest(tflite: bytes, student: StudentCheckpoint):
+def test_its_tensors_are_those_of_the_manifest(tflite, student):
     backend = LitertBackend(tflite)
     assert backend.inputs == graph_inputs(student.modality)
     assert backend.outputs == graph_outputs(student.task)
     assert repr(backend) == f"LitertBackend({backend.version}, threads=1)"
 
 
-def test_a_name_that_is_no_identifier_is_kept(student: StudentCheckpoint, tmp_path: Path):
+def test_a_name_that_is_no_identifier_is_kept(student, tmp_path):
     modality = msgspec.structs.replace(student.modality, name="2.axis-b")
     write_student(tmp_path / "s.ckpt", make_student(modality=modality))
     assert LitertBackend(tflite_from_checkpoint(tmp_path / "s.ckpt")).inputs == graph_inputs(modality)
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(tflite: bytes, student_file: Path):
+def test_the_same_checkpoint_gives_the_same_bytes(tflite, student_file):
     assert tflite_from_checkpoint(student_file) == tflite
 
 
-def test_the_file_says_what_it_is_and_not_where_it_was_made(tflite: bytes, student: StudentCheckpoint):
+def test_the_file_says_what_it_is_and_not_where_it_was_made(tflite, student):
     metadata = model_metadata(tflite)
     assert msgspec.json.decode(metadata["mmkd_edge.modality.acc"], type=type(student.modality)) == student.modality
     assert metadata["mmkd_edge.labels"] == b'["rest","walk","run","fall"]'
@@ -86,9 +83,7 @@ def test_the_file_says_what_it_is_and_not_where_it_was_made(tflite: bytes, stude
         assert text not in tflite
 
 
-def test_the_bundle_holds_both_forms_and_the_runtime_answers_with_either(
-    litert_bundle: ExportResult, student: StudentCheckpoint
-):
+def test_the_bundle_holds_both_forms_and_the_runtime_answers_with_either(litert_bundle, student):
     entry = litert_bundle.manifest.models[0]
     assert [artifact.file for artifact in entry.artifacts] == ["acc/model.fp32.onnx", "acc/model.fp32.tflite"]
     assert [artifact.format for artifact in litert_bundle.report.artifacts] == ["onnx", "tflite"]
@@ -106,7 +101,7 @@ def test_the_bundle_holds_both_forms_and_the_runtime_answers_with_either(
 
 
 @pytest.fixture(scope="module")
-def int8_bundle(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+def int8_bundle(student_file, tmp_path_factory):
     output = tmp_path_factory.mktemp("litert-int8") / "student.edge"
     return export(
         ExportPlan(
@@ -120,7 +115,7 @@ def int8_bundle(student_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     )
 
 
-def _fully_connected(model: bytes) -> list[tuple[int, ...]]:
+def _fully_connected(model):
     """Shapes of the INT8 weights of fully connected operators, read from the file itself."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -134,9 +129,7 @@ def _fully_connected(model: bytes) -> list[tuple[int, ...]]:
     return [tuple(map(int, one.shape)) for one in weights if one.type == schema.TensorType.INT8]
 
 
-def test_int8_is_made_in_both_forms_and_the_runtime_answers_with_either(
-    int8_bundle: ExportResult, student: StudentCheckpoint
-):
+def test_int8_is_made_in_both_forms_and_the_runtime_answers_with_either(int8_bundle, student):
     artifacts = int8_bundle.report.artifacts
     assert [artifact.file for artifact in artifacts] == [
         "acc/model.fp32.onnx",
@@ -158,7 +151,7 @@ def test_int8_is_made_in_both_forms_and_the_runtime_answers_with_either(
         assert ours.predict(window).label == reference.predict(window).label
 
 
-def test_the_int8_tflite_quantises_the_products_of_the_blocks_and_no_others(int8_bundle: ExportResult):
+def test_the_int8_tflite_quantises_the_products_of_the_blocks_and_no_others(int8_bundle):
     with Bundle.open(int8_bundle.path) as bundle:
         int8, fp32 = bundle.read("acc/model.int8.tflite"), bundle.read("acc/model.fp32.tflite")
     # One block of width 16: queries, keys and values, the projection, and the two products of the feed-forward net.
@@ -169,7 +162,7 @@ def test_the_int8_tflite_quantises_the_products_of_the_blocks_and_no_others(int8
         assert text not in int8
 
 
-def test_a_tflite_of_another_network_is_not_quantised_by_its_layers(tflite: bytes):
+def test_a_tflite_of_another_network_is_not_quantised_by_its_layers(tflite):
     import onnx
 
     config = StudentConfig(preset="toy", encoder=EncoderConfig(width=32, heads=2, depth=1, spectrum_bands=8))
@@ -178,7 +171,7 @@ def test_a_tflite_of_another_network_is_not_quantised_by_its_layers(tflite: byte
         int8_tflite(tflite, graph)
 
 
-def _with_its_head_turned(model: bytes) -> bytes:
+def _with_its_head_turned(model):
     """Gives a model whose head has the signs of its weights turned: 4 labels from a width of 16, or of 3 times that."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -194,9 +187,7 @@ def _with_its_head_turned(model: bytes) -> bytes:
     return bytes(builder.Output())
 
 
-def test_an_int8_tflite_that_answers_otherwise_ends_the_export(
-    student_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_int8_tflite_that_answers_otherwise_ends_the_export(student_file, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "mmkd_export.targets.litert.int8_tflite", lambda model, graph: _with_its_head_turned(int8_tflite(model, graph))
     )
@@ -213,19 +204,19 @@ def test_an_int8_tflite_that_answers_otherwise_ends_the_export(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_altered_weights_do_not_pass_the_gate(tflite: bytes, student: StudentCheckpoint):
+def test_altered_weights_do_not_pass_the_gate(tflite, student):
     proof_set = make_proof_set(make_student(seed=1))
     with pytest.raises(GateError, match=r"^fp32 \.tflite: expected the checkpoint's answers within 0.0001 on 12 "):
         prove_fp32(tflite, proof_set, file_format="tflite")
 
 
-def test_a_failed_conversion_gives_the_last_line_of_the_converter(tmp_path: Path):
+def test_a_failed_conversion_gives_the_last_line_of_the_converter(tmp_path):
     (tmp_path / "s.ckpt").write_bytes(b"{}")
     with pytest.raises(MmkdError, match=r"^litert-torch could not convert the network: .*CheckpointError.*s\.ckpt"):
         tflite_from_checkpoint(tmp_path / "s.ckpt")
 
 
-def test_the_command_keeps_converter_and_quantiser_off_the_terminal(student_file: Path, tmp_path: Path):
+def test_the_command_keeps_converter_and_quantiser_off_the_terminal(student_file, tmp_path):
     command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge")]
     done = subprocess.run(
         [*command, "--target", "litert", "--precision", "int8", "--accept-unjudged"],
@@ -250,11 +241,11 @@ def test_the_command_keeps_converter_and_quantiser_off_the_terminal(student_file
     ]
 
 
-def _feeds(student: StudentCheckpoint, number: int = 0) -> dict[str, np.ndarray]:
+def _feeds(student, number=0):
     return dict(list(graph_feeds(student.carried.windows, student.modality))[number])
 
 
-def test_answers_belong_to_the_caller(tflite: bytes, student: StudentCheckpoint):
+def test_answers_belong_to_the_caller(tflite, student):
     backend = LitertBackend(tflite)
     _, first = backend.run(_feeds(student))
     kept = first.copy()
@@ -265,7 +256,7 @@ def test_answers_belong_to_the_caller(tflite: bytes, student: StudentCheckpoint)
     np.testing.assert_array_equal(backend.run(_feeds(student))[1], kept)
 
 
-def test_an_array_that_cannot_change_is_handed_over_once_and_no_other(tflite: bytes, student: StudentCheckpoint):
+def test_an_array_that_cannot_change_is_handed_over_once_and_no_other(tflite, student):
     shape = (1, *student.modality.shape)
     name = student.modality.name
     whole = np.ones(shape, dtype=np.float32)
@@ -288,14 +279,14 @@ def test_an_array_that_cannot_change_is_handed_over_once_and_no_other(tflite: by
         np.testing.assert_array_equal(found, wanted)
 
 
-def test_threads_share_one_backend(tflite: bytes, student: StudentCheckpoint):
+def test_threads_share_one_backend(tflite, student):
     backend = LitertBackend(tflite)
     feeds = [dict(window) for window in graph_feeds(student.carried.windows, student.modality)]
     expected = [backend.run(window)[0] for window in feeds]
     start = threading.Barrier(4)
     wrong: list[int] = []
 
-    def work(offset: int) -> None:
+    def work(offset):
         start.wait()
         for turn in range(100):
             number = (offset + turn) % len(feeds)
@@ -312,7 +303,7 @@ def test_threads_share_one_backend(tflite: bytes, student: StudentCheckpoint):
 
 
 @pytest.mark.parametrize("kept", [0, 7, 1000, 40000])
-def test_what_is_not_a_model_is_one_backend_error(tflite: bytes, kept: int):
+def test_what_is_not_a_model_is_one_backend_error(tflite, kept):
     with pytest.raises(BackendError) as error:
         LitertBackend(tflite[:kept])
     assert str(error.value).startswith("backend 'litert' (ai-edge-litert ")
@@ -320,7 +311,7 @@ def test_what_is_not_a_model_is_one_backend_error(tflite: bytes, kept: int):
     assert "\n" not in str(error.value)
 
 
-def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(tflite: bytes, student: StudentCheckpoint):
+def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(tflite, student):
     backend = LitertBackend(tflite)
     good = _feeds(student)
     before = backend.run(good)[1]
@@ -338,7 +329,7 @@ def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(tflite: byte
         np.testing.assert_array_equal(backend.run(good)[1], before)
 
 
-def test_a_closed_backend_says_so(tflite: bytes, student: StudentCheckpoint):
+def test_a_closed_backend_says_so(tflite, student):
     backend = LitertBackend(tflite)
     backend.close()
     backend.close()

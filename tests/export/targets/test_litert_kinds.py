@@ -4,12 +4,9 @@ Needs pip install 'mmkd-edge[litert-export]'. `MMKD_KEEP=FOLDER` keeps the bundl
 tests/edge/backends/test_litert_bundles.py opens with ai-edge-litert alone, were made so.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
 from tests.export.students import make_student, of_features
 
 pytest.importorskip("litert_torch", reason="needs pip install 'mmkd-edge[litert-export]'")
@@ -36,7 +33,7 @@ STEPS = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=50.0, sa
 TOLERANCE = 1e-4  # that of an export
 
 
-def student_of(kind: str) -> StudentCheckpoint:
+def student_of(kind):
     """With random weights."""
     if kind in ("convolutions", "average"):
         return of_features(make_student(), "convolutions" if kind == "convolutions" else "transformer,convolutions")
@@ -46,7 +43,7 @@ def student_of(kind: str) -> StudentCheckpoint:
 
 
 @pytest.mark.parametrize("kind", ["transformer", "convolutions", "average", "causal", "mic", "cam"])
-def test_a_student_of_every_kind_runs_in_litert(kind: str, tmp_path: Path) -> None:
+def test_a_student_of_every_kind_runs_in_litert(kind, tmp_path):
     student = student_of(kind)
     write_student(tmp_path / "student.ckpt", student)
     precisions = ("int8",) if kind == "transformer" else ()

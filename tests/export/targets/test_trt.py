@@ -1,12 +1,9 @@
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -20,7 +17,7 @@ from mmkd_edge.backends.trt.cache import DeviceFacts
 from mmkd_edge.backends.trt.cuda import load_runtime
 from mmkd_edge.bundle.bundle import Bundle, example_bundle
 from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError, UsageError
-from mmkd_export.pipeline import ExportResult, export
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan, platform_named
 from mmkd_export.targets import trt
 from mmkd_export.targets.trt import build_engines, build_engines_apart, engine_device, engine_key, read_sidecar
@@ -28,7 +25,7 @@ from mmkd_export.targets.trt import build_engines, build_engines_apart, engine_d
 MIB = 1 << 20
 
 
-def _load(name: str) -> ModuleType:
+def _load(name):
     path = Path(__file__).parents[1] / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -37,18 +34,18 @@ def _load(name: str) -> ModuleType:
 
 
 @pytest.fixture
-def trt_rtx() -> ModuleType:
+def trt_rtx():
     """TensorRT-RTX builds ahead of time, without a GPU; it is not part of the development installation."""
     return pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
 
 
 @pytest.fixture
-def bundle(exported: ExportResult, tmp_path: Path) -> Path:
+def bundle(exported, tmp_path):
     return Path(shutil.copy(exported.path, tmp_path / "student.edge"))
 
 
 @pytest.mark.parametrize("wheel", ["tensorrt_cu12_bindings-10.3.0", "tensorrt_cu13_bindings-11.", "cuda_python-12.6."])
-def test_every_name_that_is_used_is_in_the_published_bindings(wheel: str):
+def test_every_name_that_is_used_is_in_the_published_bindings(wheel):
     reader = _load("read_trt_names")
     recorded = json.loads(reader.NAMES_FILE.read_text())
     (names,) = [entry["names"] for name, entry in recorded.items() if name.startswith(wheel)]
@@ -65,7 +62,7 @@ def test_a_name_that_the_bindings_lack_would_be_found():
     ]
 
 
-def test_the_workspace_is_a_quarter_of_free_memory_up_to_a_gibibyte_and_heeds_the_gpus(tmp_path: Path):
+def test_the_workspace_is_a_quarter_of_free_memory_up_to_a_gibibyte_and_heeds_the_gpus(tmp_path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  8000000 kB\nMemAvailable:  400 kB\n")
     assert workspace_bytes(meminfo) == 100 * 1024
@@ -96,18 +93,18 @@ class Tensorrt(ModuleType):
     MemoryPoolType = SimpleNamespace(WORKSPACE=0)
     BuilderFlag = SimpleNamespace(TF32="tf32")
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__("tensorrt")
         self.asked: list[tuple[object, ...]] = []
 
-    def _note(self, *what: object, gives: object = None) -> Callable[..., object]:
-        def note(*arguments: object) -> object:
+    def _note(self, *what, gives=None):
+        def note(*arguments):
             self.asked.append((*what, *arguments))
             return gives
 
         return note
 
-    def Builder(self, logger: object) -> SimpleNamespace:  # noqa: N802 - TensorRT's name
+    def Builder(self, logger):  # noqa: N802 - TensorRT's name
         config = SimpleNamespace(
             set_memory_pool_limit=self._note("workspace"),
             clear_flag=self._note("off"),
@@ -121,7 +118,7 @@ class Tensorrt(ModuleType):
             build_serialized_network=lambda network, config: b"plan",
         )
 
-    def OnnxParser(self, network: object, logger: object) -> SimpleNamespace:  # noqa: N802 - TensorRT's name
+    def OnnxParser(self, network, logger):  # noqa: N802 - TensorRT's name
         return SimpleNamespace(parse=lambda model: True)
 
 
@@ -138,7 +135,7 @@ def test_a_builder_is_given_workspace_and_timing_cache():
     ]
 
 
-def test_builds_for_one_device_share_a_timing_cache(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+def test_builds_for_one_device_share_a_timing_cache(bundle, monkeypatch):
     library = Tensorrt()
     monkeypatch.setitem(sys.modules, "tensorrt", library)
     monkeypatch.setattr("mmkd_export.targets.trt.load_runtime", lambda: None)
@@ -172,9 +169,7 @@ def test_builds_for_one_device_share_a_timing_cache(bundle: Path, monkeypatch: p
         {"device": msgspec.structs.replace(ORIN, multiprocessors=16)},
     ],
 )
-def test_the_key_is_another_where_another_engine_is_needed(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
-):
+def test_the_key_is_another_where_another_engine_is_needed(bundle, monkeypatch, change):
     monkeypatch.setitem(sys.modules, "tensorrt", Tensorrt())
     monkeypatch.setattr("mmkd_export.targets.trt.load_runtime", lambda: None)
     monkeypatch.setattr("mmkd_export.targets.trt.device_facts", lambda runtime: ORIN)
@@ -186,9 +181,7 @@ def test_the_key_is_another_where_another_engine_is_needed(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="this machine has TensorRT")
-def test_without_tensorrt_the_bundle_is_written_and_the_command_for_the_device_is_given(
-    exported: ExportResult, tmp_path: Path
-):
+def test_without_tensorrt_the_bundle_is_written_and_the_command_for_the_device_is_given(exported, tmp_path):
     output = tmp_path / "my student.edge"
     with pytest.raises(UnavailableError) as error:
         export(ExportPlan(source=exported.path, output=output, targets=("trt",)))
@@ -209,9 +202,7 @@ def test_without_cuda_python_the_extra_is_named():
     )
 
 
-def test_engines_of_every_precision_are_built_with_sidecars_and_logs(
-    trt_rtx: ModuleType, mixed: ExportResult, tmp_path: Path
-):
+def test_engines_of_every_precision_are_built_with_sidecars_and_logs(trt_rtx, mixed, tmp_path):
     output = tmp_path / "student.edge"
     plan = ExportPlan(
         source=mixed.path, output=output, targets=("trt",), precisions=("fp16", "int8"), platform="trt-rtx"
@@ -233,7 +224,7 @@ def test_engines_of_every_precision_are_built_with_sidecars_and_logs(
         assert "VERBOSE" not in log
 
 
-def test_engines_from_a_bundle_leave_it_as_it_is(trt_rtx: ModuleType, bundle: Path):
+def test_engines_from_a_bundle_leave_it_as_it_is(trt_rtx, bundle):
     before = bundle.read_bytes()
     result = export(ExportPlan(source=bundle, output=bundle, targets=("trt",), platform="trt-rtx"))
     assert [engine.sidecar.precision for engine in result.engines] == ["fp32"]
@@ -246,7 +237,7 @@ def test_engines_from_a_bundle_leave_it_as_it_is(trt_rtx: ModuleType, bundle: Pa
     )
 
 
-def test_engines_from_a_bundle_need_neither_onnx_nor_torch(trt_rtx: ModuleType, bundle: Path):
+def test_engines_from_a_bundle_need_neither_onnx_nor_torch(trt_rtx, bundle):
     script = (
         "import sys\n"
         "for name in ('torch', 'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'sklearn'): sys.modules[name] = None\n"
@@ -261,12 +252,12 @@ def test_engines_from_a_bundle_need_neither_onnx_nor_torch(trt_rtx: ModuleType, 
     )
 
 
-def test_a_graph_that_the_parser_refuses_gives_its_own_words(trt_rtx: ModuleType):
+def test_a_graph_that_the_parser_refuses_gives_its_own_words(trt_rtx):
     with pytest.raises(BackendError, match=r"^tensorrt_rtx .* cannot read the graph: "):
         engine_from_onnx(b"not a graph", trt_rtx, workspace_bytes=64 * MIB)
 
 
-def test_a_failed_build_says_that_the_bundle_is_complete(trt_rtx: ModuleType, bundle: Path, monkeypatch):
+def test_a_failed_build_says_that_the_bundle_is_complete(trt_rtx, bundle, monkeypatch):
     monkeypatch.setattr("mmkd_export.targets.trt.workspace_bytes", lambda **_: 0)  # a machine without free memory
     monkeypatch.setattr(trt_rtx.Builder, "build_serialized_network", lambda *_: None)
     with pytest.raises(BackendError) as error:
@@ -280,7 +271,7 @@ def test_a_failed_build_says_that_the_bundle_is_complete(trt_rtx: ModuleType, bu
     assert [path.name for path in bundle.parent.iterdir()] == ["student.edge"]
 
 
-def test_a_sidecar_with_other_keys_is_refused(tmp_path: Path):
+def test_a_sidecar_with_other_keys_is_refused(tmp_path):
     path = tmp_path / "student.fp32.engine.json"
     path.write_text("{}")
     with pytest.raises(ArtifactError) as error:
@@ -304,7 +295,7 @@ RTX = platform_named("trt-rtx")
 LIMITS = ProcessLimits(step_s=20.0, memory_bytes=1 << 30)
 
 
-def in_place_of_tensorrt(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_place_of_tensorrt(code, tmp_path, monkeypatch):
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "tensorrt_rtx.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path / "first")
@@ -319,9 +310,7 @@ def in_place_of_tensorrt(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("while True: pass", "it takes too long"),
     ],
 )
-def test_however_the_process_of_a_build_ends_this_one_goes_on(
-    code: str, told: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_however_the_process_of_a_build_ends_this_one_goes_on(code, told, bundle, tmp_path, monkeypatch):
     in_place_of_tensorrt(code, tmp_path, monkeypatch)
     monkeypatch.delitem(sys.modules, "tensorrt_rtx", raising=False)
     with pytest.raises(BackendError) as caught:
@@ -332,16 +321,14 @@ def test_however_the_process_of_a_build_ends_this_one_goes_on(
     assert "tensorrt_rtx" not in sys.modules
 
 
-def test_memory_is_bounded(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(bundle, tmp_path, monkeypatch):
     in_place_of_tensorrt("bytearray(1 << 32)", tmp_path, monkeypatch)
     with pytest.raises(BackendError) as caught:
         build_engines_apart(bundle, RTX, limits=LIMITS)
     assert str(caught.value) == f"{bundle}: no engine was built: it takes too much memory"
 
 
-def test_a_graph_that_our_reading_refuses_reaches_no_parser(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_graph_that_our_reading_refuses_reaches_no_parser(bundle, tmp_path, monkeypatch):
     import msgspec
     import onnx
 
@@ -364,8 +351,8 @@ def test_a_graph_that_our_reading_refuses_reaches_no_parser(
         build_engines_apart(bundle, RTX, limits=LIMITS)
 
 
-def test_a_process_that_cannot_be_started_is_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(function: str, request: bytes) -> None:
+def test_a_process_that_cannot_be_started_is_told(bundle, monkeypatch):
+    def refused(function, request):
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(trt, "start_apart", refused)
@@ -376,7 +363,7 @@ def test_a_process_that_cannot_be_started_is_told(bundle: Path, monkeypatch: pyt
     )
 
 
-def test_what_is_built_there_lies_beside_the_bundle(bundle: Path) -> None:
+def test_what_is_built_there_lies_beside_the_bundle(bundle):
     pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
     (engine,) = build_engines_apart(bundle, RTX, precisions=("fp32",))
     assert engine.path == str(bundle.with_name("student.fp32.engine"))

@@ -1,11 +1,7 @@
 """TensorRT on a real GPU, not run yet: `python -m pytest -m gpu tests/export/targets/test_trt_gpu.py`."""
 
-from __future__ import annotations
-
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -34,7 +30,7 @@ MOST_LEFT_BYTES = 8 << 20
 
 
 @pytest.fixture(scope="module")
-def bundle(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(student_file, tmp_path_factory):
     """A small student in every precision."""
     path = tmp_path_factory.mktemp("gpu") / "student.edge"
     export(ExportPlan(source=student_file, output=path, accept_unjudged=True, precisions=PRECISIONS))
@@ -42,16 +38,16 @@ def bundle(student_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module", params=PRECISIONS)
-def predictor(bundle: Path, request: pytest.FixtureRequest) -> Iterator[EdgePredictor]:
+def predictor(bundle, request):
     with EdgePredictor.open(bundle, backend="trt", precision=request.param) as opened:
         yield opened
 
 
-def backend_of(predictor: EdgePredictor) -> TrtBackend:
+def backend_of(predictor):
     return cast(TrtBackend, predictor.backend)
 
 
-def graph_feeds(bundle: Path) -> list[dict[str, np.ndarray]]:
+def graph_feeds(bundle):
     with Bundle.open(bundle) as opened:
         entry = opened.manifest.models[0]
         windows = opened.golden(entry.name).windows
@@ -59,12 +55,12 @@ def graph_feeds(bundle: Path) -> list[dict[str, np.ndarray]]:
     return [dict(zip(names, prepare(window, entry.modality), strict=True)) for window in windows]
 
 
-def test_golden_answers_are_those_of_the_export(predictor: EdgePredictor) -> None:
+def test_golden_answers_are_those_of_the_export(predictor):
     result = predictor.selftest()
     assert result.max_abs_error <= result.tolerance
 
 
-def test_the_shipped_student_answers_as_it_should_and_auto_takes_it_and_says_why() -> None:
+def test_the_shipped_student_answers_as_it_should_and_auto_takes_it_and_says_why():
     with EdgePredictor.open(example_bundle(), backend="trt") as opened:
         result = opened.selftest()
     assert result.max_abs_error <= result.tolerance
@@ -74,7 +70,7 @@ def test_the_shipped_student_answers_as_it_should_and_auto_takes_it_and_says_why
     assert "and a GPU's driver are here" in info.reason
 
 
-def test_the_cuda_graph_gives_the_answers_of_the_plain_call(predictor: EdgePredictor, bundle: Path) -> None:
+def test_the_cuda_graph_gives_the_answers_of_the_plain_call(predictor, bundle):
     backend = backend_of(predictor)
     assert backend.plain_reason == ""
     plain = Execution(
@@ -86,13 +82,13 @@ def test_the_cuda_graph_gives_the_answers_of_the_plain_call(predictor: EdgePredi
     plain.close()
 
 
-def test_threads_get_the_answers_of_one_thread(predictor: EdgePredictor, bundle: Path) -> None:
+def test_threads_get_the_answers_of_one_thread(predictor, bundle):
     backend, feeds = backend_of(predictor), graph_feeds(bundle)
     expected = [backend.run(one)[0] for one in feeds]
     calls, wrong = [0] * THREADS, [0] * THREADS
     end = time.monotonic() + SECONDS
 
-    def ask(number: int) -> None:
+    def ask(number):
         while time.monotonic() < end:
             which = (number + calls[number]) % len(feeds)
             wrong[number] += not np.array_equal(backend.run(feeds[which])[0], expected[which])
@@ -108,7 +104,7 @@ def test_threads_get_the_answers_of_one_thread(predictor: EdgePredictor, bundle:
     assert backend._count <= MAX_EXECUTIONS
 
 
-def test_after_a_call_that_does_not_fit_the_next_one_is_right(predictor: EdgePredictor, bundle: Path) -> None:
+def test_after_a_call_that_does_not_fit_the_next_one_is_right(predictor, bundle):
     backend, (feeds, *_) = backend_of(predictor), graph_feeds(bundle)
     before = backend.run(feeds)[0]
     with pytest.raises(BackendError):
@@ -116,7 +112,7 @@ def test_after_a_call_that_does_not_fit_the_next_one_is_right(predictor: EdgePre
     np.testing.assert_array_equal(backend.run(feeds)[0], before)
 
 
-def test_the_second_opening_takes_the_engine_from_the_cache(bundle: Path, tmp_path: Path) -> None:
+def test_the_second_opening_takes_the_engine_from_the_cache(bundle, tmp_path):
     with Bundle.open(bundle) as opened:
         model = opened.read(opened.manifest.models[0].artifacts[0].file)
     first = TrtBackend(model, cache=tmp_path)
@@ -129,7 +125,7 @@ def test_the_second_opening_takes_the_engine_from_the_cache(bundle: Path, tmp_pa
     second.close()
 
 
-def test_opening_and_closing_leaves_no_memory_behind(bundle: Path) -> None:
+def test_opening_and_closing_leaves_no_memory_behind(bundle):
     runtime = load_runtime()
     left: list[int] = []
     for _ in range(12):

@@ -1,10 +1,7 @@
 """What a bundle holds of recordings: none, those that travel, the range of its values, the spread between groups."""
 
-from __future__ import annotations
-
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -18,20 +15,18 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.packing.card import NO_RECORDING
 from mmkd_export.packing.contents import recorded_golden
-from mmkd_export.pipeline import ExportResult, export
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import NetworkAnswers
 from mmkd_export.verify.windows import RealWindows, judging_half, plausible_range, range_choice, windows_from_dataset
 from mmkd_models.data import shipped_dataset
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.writer import write_dataset
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
 from tests.export.students import make_proof_set, make_student
 
 
-def test_no_recording_is_in_the_bundle_and_all_of_them_judged_it(
-    student: StudentCheckpoint, student_file: Path, tmp_path: Path
-) -> None:
+def test_no_recording_is_in_the_bundle_and_all_of_them_judged_it(student, student_file, tmp_path):
     path = tmp_path / "s.edge"
     plan = ExportPlan(source=student_file, output=path, golden="synthetic", precisions=("int8",), accept_unjudged=True)
     result = export(plan)
@@ -57,9 +52,7 @@ LARGE = msgspec.structs.replace(CAMERA, height=1024, width=1024)
 
 
 @pytest.mark.parametrize(("modality", "most"), [(CAMERA, 28), (SOUND, 65), (SERIES, 80), (LARGE, 8)])
-def test_windows_that_travel_are_few_if_large_and_of_both_halves_and_every_class(
-    student: StudentCheckpoint, modality: ModalitySpec, most: int
-) -> None:
+def test_windows_that_travel_are_few_if_large_and_of_both_halves_and_every_class(student, modality, most):
     labels, numbers = np.repeat(np.arange(3), (48, 24, 8)), np.arange(80, dtype=np.float32)[:, None]
     real = RealWindows(windows=numbers, labels=labels, judge=np.arange(80) % 2 == 0, source="a test")
     answers = NetworkAnswers(logits=numbers, probabilities=numbers)
@@ -75,7 +68,7 @@ def test_windows_that_travel_are_few_if_large_and_of_both_halves_and_every_class
     assert (golden.judge == real.judge[rows]).all()
 
 
-def test_a_bundle_gets_its_reference_from_a_dataset(tmp_path: Path) -> None:
+def test_a_bundle_gets_its_reference_from_a_dataset(tmp_path):
     dataset, path = open_dataset(shipped_dataset()).spec, tmp_path / "student.edge"
     write_student(tmp_path / "s.ckpt", make_student(modality=dataset.modality("acc"), task=dataset.task, windows=60))
     result = export(ExportPlan(source=tmp_path / "s.ckpt", output=path, drift_reference=shipped_dataset()))
@@ -90,30 +83,30 @@ def test_a_bundle_gets_its_reference_from_a_dataset(tmp_path: Path) -> None:
     assert f"- A window of another magnitude than the training's is `unknown`: {said}.\n" in card
 
 
-def test_the_range_is_a_thousand_standard_deviations_of_the_widest_channel_rounded_outwards() -> None:
+def test_the_range_is_a_thousand_standard_deviations_of_the_widest_channel_rounded_outwards():
     windows = np.array([[[1.0, 2.0], [np.nan, 3.0]]], dtype=np.float32)
     # 0.5 - 1000 * 0.123 = -122.5 and 9.8 + 1000 * 0.0456 = 55.4; 0.5 + 123 = 123.5
     assert plausible_range(windows, mean=[0.5, 9.8], std=[0.123, 0.0456]) == (-130.0, 130.0)
 
 
-def test_what_the_windows_have_is_inside_however_rare() -> None:
+def test_what_the_windows_have_is_inside_however_rare():
     windows = np.array([[[-7.25], [4321.0], [np.inf]]], dtype=np.float32)
     assert plausible_range(windows, mean=[0.0], std=[0.001]) == (-7.3, 4400.0)
 
 
-def test_zero_is_outside_where_a_sensor_is_far_from_it() -> None:
+def test_zero_is_outside_where_a_sensor_is_far_from_it():
     windows = np.array([[[101_200.0], [101_400.0], [np.nan]]], dtype=np.float32)
     # 101325 -+ 1000 * 2 = 99325 and 103325
     assert plausible_range(windows, mean=[101_325.0], std=[2.0]) == (99_000.0, 110_000.0)
     assert plausible_range(windows[:, 2:], mean=[101_325.0], std=[2.0]) == (99_000.0, 110_000.0)
 
 
-def test_a_sensor_that_fills_float32_has_no_range() -> None:
+def test_a_sensor_that_fills_float32_has_no_range():
     assert plausible_range(np.zeros((1, 1, 1), np.float32), mean=[0.0], std=[1e37]) is None
 
 
 @pytest.mark.parametrize("text", ["7", "a:b", "2:1", "nan:1", "0:1e39", ""])
-def test_what_is_no_range_is_refused(text: str) -> None:
+def test_what_is_no_range_is_refused(text):
     with pytest.raises(UsageError) as caught:
         range_choice(text)
     assert str(caught.value) == (
@@ -121,7 +114,7 @@ def test_what_is_no_range_is_refused(text: str) -> None:
     )
 
 
-def test_windows_that_no_sensor_gives_are_invalid_and_the_bundle_says_why(exported: ExportResult) -> None:
+def test_windows_that_no_sensor_gives_are_invalid_and_the_bundle_says_why(exported):
     (entry,) = exported.manifest.models
     assert entry.modality.range == (-1000.0, 1000.0)  # the toy's front end has mean 0 and standard deviation 1
     rule = (
@@ -141,7 +134,7 @@ def test_windows_that_no_sensor_gives_are_invalid_and_the_bundle_says_why(export
         assert predictor.predict(half).reason == "channel 'x' is missing: 64 outside -1000 to 1000"
 
 
-def test_a_range_that_is_named_or_taken_away_is_what_the_bundle_has(student_file: Path, tmp_path: Path) -> None:
+def test_a_range_that_is_named_or_taken_away_is_what_the_bundle_has(student_file, tmp_path):
     named = export(ExportPlan(source=student_file, output=tmp_path / "named.edge", value_range=(-16.0, 16.0)))
     assert named.manifest.models[0].modality.range == (-16.0, 16.0)
     assert named.report.range_rule == "given at export with --range"
@@ -150,7 +143,7 @@ def test_a_range_that_is_named_or_taken_away_is_what_the_bundle_has(student_file
     assert without.report.range_rule is msgspec.UNSET
 
 
-def test_a_range_that_the_dataset_declares_stays(student: StudentCheckpoint, tmp_path: Path) -> None:
+def test_a_range_that_the_dataset_declares_stays(student, tmp_path):
 
     declared = replace(student, modality=msgspec.structs.replace(student.modality, range=(-50.0, 50.0)))
     write_student(tmp_path / "s.ckpt", declared)
@@ -159,7 +152,7 @@ def test_a_range_that_the_dataset_declares_stays(student: StudentCheckpoint, tmp
     assert result.report.range_rule is msgspec.UNSET
 
 
-def _dataset(path: Path, student: StudentCheckpoint, *, modality: ModalitySpec | None = None, labels=None) -> Path:
+def _dataset(path, student, *, modality=None, labels=None):
     modality = modality or student.modality
     windows, classes = student.carried.windows, student.carried.labels
     arrays = {
@@ -170,20 +163,20 @@ def _dataset(path: Path, student: StudentCheckpoint, *, modality: ModalitySpec |
     return path
 
 
-def _refusal(path: Path, student: StudentCheckpoint) -> str:
+def _refusal(path, student):
     with pytest.raises(UsageError) as error:
         windows_from_dataset(path, modality=student.modality, task=student.task)
     return str(error.value)
 
 
-def test_a_dataset_gives_its_validation_split(student: StudentCheckpoint, tmp_path: Path):
+def test_a_dataset_gives_its_validation_split(student, tmp_path):
     real = windows_from_dataset(_dataset(tmp_path / "set", student), modality=student.modality, task=student.task)
     np.testing.assert_array_equal(real.windows, student.carried.windows + 1)  # the second split
     np.testing.assert_array_equal(real.labels, student.carried.labels)
     assert real.source == "windows of the validation split of dataset 'toy'"
 
 
-def test_a_large_dataset_gives_256_windows_and_the_same_each_time(student: StudentCheckpoint, tmp_path: Path):
+def test_a_large_dataset_gives_256_windows_and_the_same_each_time(student, tmp_path):
     many = replace(
         student,
         carried=replace(
@@ -198,7 +191,7 @@ def test_a_large_dataset_gives_256_windows_and_the_same_each_time(student: Stude
     np.testing.assert_array_equal(first.windows, second.windows)
 
 
-def test_a_dataset_of_another_kind_of_windows_is_refused(student: StudentCheckpoint, tmp_path: Path):
+def test_a_dataset_of_another_kind_of_windows_is_refused(student, tmp_path):
     other = msgspec.structs.replace(student.modality, rate_hz=100.0)
     path = _dataset(tmp_path / "set", student, modality=other)
     assert _refusal(path, student) == (
@@ -216,7 +209,7 @@ def test_a_dataset_of_another_kind_of_windows_is_refused(student: StudentCheckpo
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(-1, 3), min_size=1, max_size=60))
-def test_half_of_all_and_about_half_of_each_class_judges(labels: list[int]):
+def test_half_of_all_and_about_half_of_each_class_judges(labels):
     array = np.array(labels)
     judge = judging_half(array)
     assert judge.sum() == (len(labels) + 1) // 2

@@ -1,34 +1,30 @@
 """The temperature and the scores of an export: recovered from synthetic logits, and recomputed from its own windows."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
 from mmkd_edge import Bundle, EdgePredictor, UsageError
-from mmkd_edge.bundle.golden import Golden
-from mmkd_edge.bundle.manifest import README_FILE, ModelEntry
+from mmkd_edge.bundle.manifest import README_FILE
 from mmkd_edge.predict.confidence import least_probability
-from mmkd_export.pipeline import ExportResult, export
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.student import MIN_WINDOWS, fit_temperature, helpful_temperature
 from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.artifacts import fit_confidence
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
 from tests.export.students import make_student, write_windows
 
 
-def shares_of(logits: np.ndarray) -> np.ndarray:
+def shares_of(logits):
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
-def drawn(count: int, *, temperature: float, classes: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def drawn(count, *, temperature, classes=5, seed=0):
     """Logits that are `temperature` times too large for the labels that were drawn with them."""
     rng = np.random.default_rng(seed)
     logits = 1.5 * rng.standard_normal((count, classes))
@@ -37,25 +33,25 @@ def drawn(count: int, *, temperature: float, classes: int = 5, seed: int = 0) ->
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_the_temperature_of_overconfident_logits_is_found(temperature: float) -> None:
+def test_the_temperature_of_overconfident_logits_is_found(temperature):
     # The standard error at 20,000 windows is about 1 %.
     assert fit_temperature(*drawn(20_000, temperature=temperature)) == pytest.approx(temperature, rel=0.04)
 
 
-def test_the_temperature_has_the_least_loss() -> None:
+def test_the_temperature_has_the_least_loss():
     logits, labels = drawn(500, temperature=2.0)
     found = fit_temperature(logits, labels)
     unsure = 1 / 502
     targets = np.full((500, 5), unsure / 4)
     targets[np.arange(500), labels] = 1 - unsure
 
-    def loss(temperature: float) -> float:
+    def loss(temperature):
         return float(-(targets * np.log(shares_of(logits.astype(np.float64) / temperature))).sum())
 
     assert loss(found) <= min(loss(found * 1.01), loss(found / 1.01))
 
 
-def test_windows_that_are_all_right_do_not_prove_certainty() -> None:
+def test_windows_that_are_all_right_do_not_prove_certainty():
     labels = np.arange(64) % 4
     logits = np.where(np.arange(4) == labels[:, None], 8.0, 0.0).astype(np.float32)
     temperature = fit_temperature(logits, labels)
@@ -66,7 +62,7 @@ def test_windows_that_are_all_right_do_not_prove_certainty() -> None:
     assert fit_temperature(logits, (labels + 1) % 5) <= 20.0
 
 
-def test_few_or_unlabelled_windows_fit_no_temperature() -> None:
+def test_few_or_unlabelled_windows_fit_no_temperature():
     logits, labels = drawn(MIN_WINDOWS, temperature=3.0)
     assert fit_temperature(logits, labels) != 1.0
     assert fit_temperature(logits[1:], labels[1:]) == 1.0
@@ -74,7 +70,7 @@ def test_few_or_unlabelled_windows_fit_no_temperature() -> None:
     assert fit_temperature(logits, labels) == 1.0
 
 
-def test_a_temperature_is_kept_only_where_it_helps_the_judging_windows() -> None:
+def test_a_temperature_is_kept_only_where_it_helps_the_judging_windows():
     (hot, hot_labels), (right, right_labels) = drawn(200, temperature=3.0), drawn(200, temperature=1.0, seed=1)
     labels, judge = np.concatenate([hot_labels, right_labels]), np.arange(400) >= 200
     assert fit_temperature(hot, hot_labels) > 2
@@ -86,14 +82,14 @@ def test_a_temperature_is_kept_only_where_it_helps_the_judging_windows() -> None
     assert helpful_temperature(both, np.where(judge, -1, labels), judge) == 1.0
 
 
-def test_scores_rise_and_are_rounded_down() -> None:
+def test_scores_rise_and_are_rounded_down():
     probabilities = np.array([[0.9, 0.1], [0.3, 0.7], [0.123456789, 0.876543211]], dtype=np.float32)
     found = fit_confidence(probabilities, np.array([0, 0, 0]), temperature=1.5)
     assert found.temperature == 1.5
     assert found.true_probabilities == (0.1234567, 0.3, 0.8999999)  # float32(0.9) is 0.89999998
 
 
-def test_fitted_on_the_same_windows_temperature_and_threshold_still_cover() -> None:
+def test_fitted_on_the_same_windows_temperature_and_threshold_still_cover():
     rng, level, draws, covered = np.random.default_rng(0), 0.1, 600, 0.0
     for draw in range(draws):
         logits, labels = drawn(64 + 50, temperature=3.0, seed=int(rng.integers(1 << 30)) + draw)
@@ -110,31 +106,31 @@ def test_fitted_on_the_same_windows_temperature_and_threshold_still_cover() -> N
 
 
 @pytest.fixture(scope="module")
-def wide() -> StudentCheckpoint:
+def wide():
     """A student with enough windows to fit a temperature."""
     return make_student(windows=96)
 
 
 @pytest.fixture(scope="module")
-def wide_file(wide: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wide_file(wide, tmp_path_factory):
     path = tmp_path_factory.mktemp("wide") / "wide.ckpt"
     write_student(path, wide)
     return path
 
 
 @pytest.fixture(scope="module")
-def result(wide_file: Path) -> ExportResult:
+def result(wide_file):
     return export(replace(export_plan(wide_file), accept_unjudged=True, precisions=("int8",)))
 
 
-def opened(path: Path) -> tuple[ModelEntry, Golden, dict[str, bytes], str]:
+def opened(path):
     with Bundle.open(path) as bundle:
         entry = bundle.manifest.models[0]
         models = {artifact.precision: bundle.read(artifact.file) for artifact in entry.artifacts}
         return entry, bundle.golden(entry.name), models, bundle.read(README_FILE).decode()
 
 
-def test_the_graph_divides_its_logits_by_the_temperature(result: ExportResult, wide: StudentCheckpoint) -> None:
+def test_the_graph_divides_its_logits_by_the_temperature(result, wide):
     entry, golden, models, _ = opened(result.path)
     confidence = entry.artifacts[0].confidence
     assert confidence.temperature != 1.0
@@ -150,7 +146,7 @@ def test_the_graph_divides_its_logits_by_the_temperature(result: ExportResult, w
     np.testing.assert_allclose(session.run(["probabilities"], feeds)[0], expected[:1], atol=1e-5)
 
 
-def test_each_artifact_keeps_its_own_scores_of_the_windows_that_do_not_judge(result: ExportResult) -> None:
+def test_each_artifact_keeps_its_own_scores_of_the_windows_that_do_not_judge(result):
     entry, golden, _, _ = opened(result.path)
     fp32, int8 = (artifact.confidence for artifact in entry.artifacts)
     half = np.flatnonzero(~golden.judge)
@@ -161,7 +157,7 @@ def test_each_artifact_keeps_its_own_scores_of_the_windows_that_do_not_judge(res
     assert int8.true_probabilities != fp32.true_probabilities
 
 
-def test_the_report_measures_it_on_the_others(result: ExportResult) -> None:
+def test_the_report_measures_it_on_the_others(result):
     _, golden, _, card = opened(result.path)
     facts = result.report.artifacts[0].confidence
     assert (facts.calibrated_by, facts.windows) == (48, int(golden.judge.sum()))
@@ -175,7 +171,7 @@ def test_the_report_measures_it_on_the_others(result: ExportResult) -> None:
     assert f"temperature {facts.temperature:.2f} from 48 windows; on 48 others the calibration error is" in card
 
 
-def test_a_device_gives_label_sets_at_any_level(result: ExportResult) -> None:
+def test_a_device_gives_label_sets_at_any_level(result):
     entry, golden, _, _ = opened(result.path)
     confidence = entry.artifacts[0].confidence
     assert confidence is not None
@@ -188,9 +184,7 @@ def test_a_device_gives_label_sets_at_any_level(result: ExportResult) -> None:
             assert set(prediction.label_set) == (possible or {prediction.label})
 
 
-def test_what_calibrates_never_judges(
-    result: ExportResult, wide: StudentCheckpoint, wide_file: Path, tmp_path: Path
-) -> None:
+def test_what_calibrates_never_judges(result, wide, wide_file, tmp_path):
     carried, golden = wide.carried, opened(result.path)[1]
     same = write_windows(tmp_path / "same", wide, carried.windows, carried.labels)
     half = write_windows(tmp_path / "half", wide, golden.windows[~golden.judge], golden.labels[~golden.judge])

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from dataclasses import replace
 
 import msgspec
@@ -21,26 +19,21 @@ from mmkd_export.verify.gate import (
 )
 from mmkd_export.verify.proof_set import build_proof_set, check_calibration
 from mmkd_export.verify.windows import RealWindows
-from mmkd_models.metrics.scores import AnyMetric
-from mmkd_models.training.checkpoint import StudentCheckpoint
-from mmkd_report.schema.export import GateResult
 
 TASK = TaskSpec(labels=("idle", "ok", "worn"))
 
 
-def _answers(labels: list[int], *, classes: int = 3) -> NetworkAnswers:
+def _answers(labels, *, classes=3):
     logits = np.eye(classes, dtype=np.float32)[labels]
     return NetworkAnswers(logits=logits, probabilities=logits)
 
 
-def _judging(labels: list[int], answers: list[int]) -> GateWindows:
+def _judging(labels, answers):
     windows = np.zeros((len(labels), 4, 1), dtype=np.float32)
     return GateWindows(windows=windows, labels=np.array(labels), answers=_answers(answers), source="windows")
 
 
-def _facts(
-    labels: list[int], before: list[int], after: list[int], *, metric: AnyMetric = "accuracy", drop: float = 0.5
-) -> GateResult:
+def _facts(labels, before, after, *, metric="accuracy", drop=0.5):
     rule = GateRule(metric=metric, max_drop_points=drop)
     return gate_result(_answers(after), _judging(labels, before), rule, TASK)
 
@@ -161,7 +154,7 @@ def test_the_judging_half_keeps_its_answers():
     assert judging.answers.logits.argmax(1).tolist() == [1, 1]
 
 
-def test_calibration_windows_in_another_unit_are_refused(student: StudentCheckpoint, student_graph: bytes):
+def test_calibration_windows_in_another_unit_are_refused(student, student_graph):
     windows = student.carried.windows.copy()
     windows[:, :, 1] *= 9.81  # as if m/s^2 were given for g
     deviation, mean = np.nanstd(windows[:, :, 1], dtype=np.float64), np.nanmean(windows[:, :, 1], dtype=np.float64)

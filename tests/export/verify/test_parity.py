@@ -1,7 +1,4 @@
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -29,13 +26,13 @@ from mmkd_export.verify.answers import (
     with_missing_samples,
 )
 from mmkd_export.verify.artifacts import prove_fp32
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
 from tests.export.students import make_proof_set, make_student, of_features
 
 TASK = TaskSpec(labels=("ok", "worn"))
 
 
-def _answers(logits: list[list[float]]) -> NetworkAnswers:
+def _answers(logits):
     rows = np.array(logits, dtype=np.float32)
     exponents = np.exp(rows - rows.max(1, keepdims=True))
     return NetworkAnswers(logits=rows, probabilities=exponents / exponents.sum(1, keepdims=True))
@@ -63,7 +60,7 @@ def test_a_comparison_within_tolerance_gives_what_the_manifest_says():
 
 
 @pytest.mark.parametrize(("rounding", "tolerance"), [(0.0, 1e-4), (2**-16, 1e-4), (2**-10, 2**-8)])
-def test_a_graph_may_differ_by_four_times_what_float32_does(rounding: float, tolerance: float):
+def test_a_graph_may_differ_by_four_times_what_float32_does(rounding, tolerance):
     exact, answers = _answers([[0.5, 0.0]]), _answers([[0.5 + rounding, 0.0]])
     assert fp32_tolerance(exact, answers, task=TASK, what="a.ckpt", is_transformer=False) == tolerance
 
@@ -82,7 +79,7 @@ FAR = (
         (np.nan, False, "expected finite answers of the checkpoint, got NaN or infinity; train it again"),
     ],
 )
-def test_a_student_that_float32_cannot_hold_is_refused(logit: float, is_transformer: bool, message: str):
+def test_a_student_that_float32_cannot_hold_is_refused(logit, is_transformer, message):
     exact, answers = _answers([[0.5, 0.0]]), _answers([[logit, 0.0]])
     with pytest.raises(GateError) as caught:
         fp32_tolerance(exact, answers, task=TASK, what="a.ckpt", is_transformer=is_transformer)
@@ -100,14 +97,14 @@ def test_a_difference_above_tolerance_is_refused():
 
 
 @pytest.mark.parametrize("tensor", ["logits", "probabilities"])
-def test_an_answer_that_is_no_number_is_refused(tensor: str):
+def test_an_answer_that_is_no_number_is_refused(tensor):
     expected = _answers([[3.0, 4.0]])
     parity = compare(expected, replace(expected, **{tensor: np.full((1, 2), np.nan, dtype=np.float32)}), task=TASK)
     with pytest.raises(GateError, match="got a difference of nan"):
         require_parity(parity, tolerance=1e6, what="fp32 graph")
 
 
-def test_a_backend_is_asked_as_on_a_device(student: StudentCheckpoint):
+def test_a_backend_is_asked_as_on_a_device(student):
     backend = FakeBackend([0.1, 0.7, 0.1, 0.1])
     answers = answers_from_backend(backend, student.carried.windows[:3], student.modality)
     np.testing.assert_array_equal(answers.probabilities, np.float32([[0.1, 0.7, 0.1, 0.1]] * 3))
@@ -118,7 +115,7 @@ def test_a_backend_is_asked_as_on_a_device(student: StudentCheckpoint):
     assert (backend.feeds[1]["acc_present"][0] == ~gap).all()
 
 
-def test_the_graph_of_a_student_passes(student: StudentCheckpoint, student_graph: bytes):
+def test_the_graph_of_a_student_passes(student, student_graph):
     proven = prove_fp32(student_graph, make_proof_set(student))
     assert proven.artifact.file == "acc/model.fp32.onnx"
     assert proven.artifact.parity.windows == 12
@@ -128,7 +125,7 @@ def test_the_graph_of_a_student_passes(student: StudentCheckpoint, student_graph
     assert proven.report.scores is not None
 
 
-def test_doubled_head_weights_are_caught(student: StudentCheckpoint, student_graph: bytes):
+def test_doubled_head_weights_are_caught(student, student_graph):
     model = onnx.load_from_string(student_graph)
     head = next(tensor for tensor in model.graph.initializer if tensor.name == "student.head.weight")
     head.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(head), head.name))
@@ -141,7 +138,7 @@ def test_doubled_head_weights_are_caught(student: StudentCheckpoint, student_gra
     assert f"got a difference of {difference:.3g} " in str(error.value)
 
 
-def test_a_graph_that_is_only_wrong_on_gaps_is_caught(student: StudentCheckpoint, student_graph: bytes):
+def test_a_graph_that_is_only_wrong_on_gaps_is_caught(student, student_graph):
     whole = student.carried.windows.copy()
     whole[np.isnan(whole)] = 0
     complete = replace(student, carried=replace(student.carried, windows=whole))
@@ -157,7 +154,7 @@ def test_a_graph_that_is_only_wrong_on_gaps_is_caught(student: StudentCheckpoint
 
 @settings(max_examples=20, deadline=None)
 @given(count=st.integers(1, 9), samples=st.integers(1, 20), channels=st.integers(1, 3), seed=st.integers(0, 9))
-def test_gaps_only_remove_samples(count: int, samples: int, channels: int, seed: int):
+def test_gaps_only_remove_samples(count, samples, channels, seed):
     windows = np.ones((count, samples, channels), dtype=np.float32)
     gaps = with_missing_samples(windows, seed=seed)
     assert np.isnan(gaps[0]).all()
@@ -166,7 +163,7 @@ def test_gaps_only_remove_samples(count: int, samples: int, channels: int, seed:
     assert not np.isnan(windows).any()
 
 
-def slow_student(*, levels: float) -> StudentCheckpoint:
+def slow_student(*, levels):
     """Convolutional features of windows whose levels differ by so many times their movement, and sure answers."""
     start = make_student()
     windows = start.carried.windows
@@ -176,7 +173,7 @@ def slow_student(*, levels: float) -> StudentCheckpoint:
     return replace(found, state={**found.state, "head.weight": 8 * found.state["head.weight"]})
 
 
-def test_a_graph_may_differ_by_what_float32_alone_does(tmp_path: Path) -> None:
+def test_a_graph_may_differ_by_what_float32_alone_does(tmp_path):
     student, path = slow_student(levels=300.0), tmp_path / "slow.ckpt"
     answers, exact = (answers_from_student(student, student.carried.windows, exact=exact) for exact in (False, True))
     rounding = float(np.abs(answers.logits.astype(np.float64) - exact.logits).max())

@@ -1,15 +1,10 @@
 """The step graph of a causal student: in the bundle, against one pass of the network, and behind a stream."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,12 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from mmkd_edge import Bundle, EdgePredictor, Prediction
 from mmkd_edge.backends import steps as step_module
-from mmkd_edge.backends.base import BackendName
 from mmkd_edge.backends.litert import LitertBackend
 from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.manifest import member_files, step_inputs, step_outputs
@@ -31,13 +24,13 @@ from mmkd_edge.bundle.manifest_json import decode_manifest
 from mmkd_edge.errors import BackendError, GateError, ManifestError, UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.pipeline import ExportResult, export
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.targets.litert import missing_libraries
 from mmkd_export.verify.step_graph import prove_step
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.networks.step import causal_encoder
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
 from mmkd_models.training.references import embeddings_summary
 from tests.export.students import make_proof_set, make_student
 from tests.models.networks.stepping import answers_along
@@ -50,7 +43,7 @@ STRIDE, LENGTH = 4, 10
 TOLERANCE = 1e-5
 
 
-def recording(samples: int, *, seed: int = 0, gap: slice | None = None) -> NDArray[np.float32]:
+def recording(samples, *, seed=0, gap=None):
     rows = np.random.default_rng(seed).normal(size=(samples, 2)).astype(np.float32)
     rows += np.sin(np.arange(samples) / 30, dtype=np.float32)[:, None]
     rows[5:7, 0] = np.nan
@@ -59,7 +52,7 @@ def recording(samples: int, *, seed: int = 0, gap: slice | None = None) -> NDArr
     return rows
 
 
-def one_pass(checkpoint: StudentCheckpoint, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+def one_pass(checkpoint, rows):
     """Probabilities (N, K) at the ends of blocks that are aligned as a stream's: a window's end is a block's."""
     lead = np.full((-ACC.samples % STRIDE, 2), np.nan, dtype=np.float32)
     whole = np.concatenate([lead, rows])
@@ -68,29 +61,27 @@ def one_pass(checkpoint: StudentCheckpoint, rows: NDArray[np.float32]) -> NDArra
     return torch.softmax(logits[0], dim=-1).numpy()
 
 
-def shares_of(predictions: Sequence[Prediction]) -> NDArray[np.float32]:
+def shares_of(predictions):
     return np.stack([p.probabilities for p in predictions if p.status != "warming_up"])
 
 
-def said(predictions: Sequence[Prediction]) -> list[tuple[object, ...]]:
+def said(predictions):
     return [(p.status, p.reason, p.index, p.missing_fraction, p.probabilities.tobytes()) for p in predictions]
 
 
 @pytest.fixture(scope="module")
-def checkpoint() -> StudentCheckpoint:
+def checkpoint():
     return make_student(modality=ACC, config=CONFIG)
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+def exported(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("causal")
     write_student(folder / "student.ckpt", checkpoint)
     return export(export_plan(folder / "student.ckpt"))
 
 
-def test_it_is_held_to_the_tolerance_of_the_student(
-    checkpoint: StudentCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_held_to_the_tolerance_of_the_student(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("mmkd_export.student.fp32_tolerance", lambda *given, **named: 0.003)
     write_student(tmp_path / "student.ckpt", checkpoint)
     with Bundle.open(export(export_plan(tmp_path / "student.ckpt")).path) as bundle:
@@ -102,7 +93,7 @@ def test_it_is_held_to_the_tolerance_of_the_student(
 
 
 @pytest.fixture(scope="module")
-def predictor(exported: ExportResult) -> Iterator[EdgePredictor]:
+def predictor(exported):
     with EdgePredictor.open(exported.path, backend="ort") as opened:
         yield opened
 
@@ -110,7 +101,7 @@ def predictor(exported: ExportResult) -> Iterator[EdgePredictor]:
 # In the bundle.
 
 
-def test_the_manifest_says_what_a_step_takes_and_keeps(exported: ExportResult) -> None:
+def test_the_manifest_says_what_a_step_takes_and_keeps(exported):
     streaming = exported.manifest.models[0].streaming
     assert (streaming.stride, streaming.memory) == (STRIDE, STRIDE * (3 * (LENGTH - 1) + 1 + 3))
     shapes = {state.name: state.shape for state in streaming.states}
@@ -136,7 +127,7 @@ def test_the_manifest_says_what_a_step_takes_and_keeps(exported: ExportResult) -
     assert [value.name for value in model.graph.output] == outputs
 
 
-def test_the_report_says_how_far_the_steps_are_from_one_pass(exported: ExportResult) -> None:
+def test_the_report_says_how_far_the_steps_are_from_one_pass(exported):
     (step,) = exported.report.steps
     assert step.stride == STRIDE
     assert step.steps > 200
@@ -149,9 +140,7 @@ def test_the_report_says_how_far_the_steps_are_from_one_pass(exported: ExportRes
 
 
 @pytest.mark.parametrize("backend", ["ort", "openvino"])
-def test_every_engine_steps_as_one_pass_of_the_network(
-    backend: BackendName, checkpoint: StudentCheckpoint, exported: ExportResult
-) -> None:
+def test_every_engine_steps_as_one_pass_of_the_network(backend, checkpoint, exported):
     rows = recording(400, gap=slice(120, 140))
     with EdgePredictor.open(exported.path, backend=backend) as opened:
         found = shares_of(opened.stream(hop=STRIDE).push(rows))
@@ -161,7 +150,7 @@ def test_every_engine_steps_as_one_pass_of_the_network(
 
 
 @pytest.fixture(scope="module")
-def knowing(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def knowing(checkpoint, tmp_path_factory):
     """The bundle of a causal student that knows what training saw."""
     windows = np.stack([recording(38, seed=seed) for seed in range(120)])
     values, present = map(torch.from_numpy, prepare_batch(windows, ACC))
@@ -172,7 +161,7 @@ def knowing(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFact
     return export(export_plan(path)).path
 
 
-def with_steps(path: Path, output: Path, data: bytes) -> Path:
+def with_steps(path, output, data):
     """The bundle with another step graph, hashes and all."""
     with Bundle.open(path) as bundle:
         manifest, members = bundle.manifest, {e.file: bundle.read(e.file) for e in member_files(bundle.manifest)}
@@ -186,7 +175,7 @@ def with_steps(path: Path, output: Path, data: bytes) -> Path:
 
 
 @pytest.mark.slow
-def test_steps_of_another_novelty_fail_the_self_test(knowing: Path, tmp_path: Path) -> None:
+def test_steps_of_another_novelty_fail_the_self_test(knowing, tmp_path):
     with Bundle.open(knowing) as bundle:
         graph = onnx.load_from_string(bundle.read("acc/step.fp32.onnx"))
     bias = next(tensor for tensor in graph.graph.initializer if tensor.name == "novelty.bias")
@@ -198,9 +187,7 @@ def test_steps_of_another_novelty_fail_the_self_test(knowing: Path, tmp_path: Pa
     assert str(caught.value).startswith(said_so)
 
 
-def test_steps_that_answer_otherwise_fail_the_self_test_and_the_gate(
-    exported: ExportResult, checkpoint: StudentCheckpoint, tmp_path: Path
-) -> None:
+def test_steps_that_answer_otherwise_fail_the_self_test_and_the_gate(exported, checkpoint, tmp_path):
     with Bundle.open(exported.path) as bundle:
         graph = onnx.load_from_string(bundle.read("acc/step.fp32.onnx"))
     bias = next(tensor for tensor in graph.graph.initializer if tensor.name.endswith("head.bias"))
@@ -230,9 +217,7 @@ def test_steps_that_answer_otherwise_fail_the_self_test_and_the_gate(
     hop=st.integers(1, 5),
     cuts=st.lists(st.integers(0, 300), max_size=30),
 )
-def test_any_split_into_pushes_gives_the_same_predictions(
-    predictor: EdgePredictor, seed: int, gap: tuple[int, int], hop: int, cuts: list[int]
-) -> None:
+def test_any_split_into_pushes_gives_the_same_predictions(predictor, seed, gap, hop, cuts):
     rows = recording(300, seed=seed, gap=slice(gap[0], sum(gap)))
     whole = predictor.stream(hop=hop * STRIDE).push(rows)
     stream, ends = predictor.stream(hop=hop * STRIDE), [0, *sorted(cuts), 300]
@@ -240,20 +225,20 @@ def test_any_split_into_pushes_gives_the_same_predictions(
     assert said(parts) == said(whole)
 
 
-def test_the_first_full_window_is_answered_as_predict_does_and_later_ones_remember(predictor: EdgePredictor) -> None:
+def test_the_first_full_window_is_answered_as_predict_does_and_later_ones_remember(predictor):
     rows = recording(200)
     found = shares_of(predictor.stream(hop=STRIDE).push(rows))
     np.testing.assert_allclose(found[0], predictor.predict(rows[:38]).probabilities, atol=TOLERANCE)
     assert np.abs(found[-1] - predictor.predict(rows[-38:]).probabilities).max() > 1e-4
 
 
-def test_a_hop_that_is_no_multiple_of_the_step_is_refused(predictor: EdgePredictor) -> None:
+def test_a_hop_that_is_no_multiple_of_the_step_is_refused(predictor):
     with pytest.raises(UsageError) as caught:
         predictor.stream(hop=6)
     assert str(caught.value) == "hop: expected a multiple of 4, the samples of one step of this causal student, got 6"
 
 
-def test_streams_of_one_predictor_keep_states_of_their_own(predictor: EdgePredictor) -> None:
+def test_streams_of_one_predictor_keep_states_of_their_own(predictor):
     first, second = recording(120, seed=1), recording(120, seed=2)
     alone = [said(predictor.stream(hop=STRIDE).push(rows)) for rows in (first, second)]
     streams = [predictor.stream(hop=STRIDE) for _ in range(2)]
@@ -264,7 +249,7 @@ def test_streams_of_one_predictor_keep_states_of_their_own(predictor: EdgePredic
     assert [said(found) for found in turns] == alone
 
 
-def test_gaps_in_time_are_missing_and_a_restart_begins_anew(predictor: EdgePredictor) -> None:
+def test_gaps_in_time_are_missing_and_a_restart_begins_anew(predictor):
     rows, times = recording(120), np.arange(120) / 50
     kept = np.delete(np.arange(120), slice(60, 70))
     lost = rows.copy()
@@ -279,7 +264,7 @@ def test_gaps_in_time_are_missing_and_a_restart_begins_anew(predictor: EdgePredi
     assert said(stream.push(rows, times)) == said(predictor.stream(hop=STRIDE).push(rows, times))
 
 
-def test_flush_answers_for_the_newest_whole_block_once(predictor: EdgePredictor) -> None:
+def test_flush_answers_for_the_newest_whole_block_once(predictor):
     rows = recording(47)
     stream = predictor.stream(hop=8 * STRIDE)
     pushed = stream.push(rows)  # due at 38; blocks end at 42 and 46
@@ -291,15 +276,13 @@ def test_flush_answers_for_the_newest_whole_block_once(predictor: EdgePredictor)
     assert [p.status for p in pushed] == ["warming_up", "degraded"]  # 2 of 76 values are missing
 
 
-def test_steps_that_fail_leave_whole_windows_and_come_back(
-    predictor: EdgePredictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_that_fail_leave_whole_windows_and_come_back(predictor, monkeypatch):
     rows = recording(120)
     stream = predictor.stream(hop=STRIDE)
     stream.push(rows[:78])
     failures = predictor.health().backend_failures
 
-    def broken(*_: object) -> None:
+    def broken(*_):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(step_module.Steps, "push", broken)
@@ -313,7 +296,7 @@ def test_steps_that_fail_leave_whole_windows_and_come_back(
     np.testing.assert_allclose(shares_of(after), begun, atol=TOLERANCE)
 
 
-def test_a_bundle_that_takes_over_goes_on_from_the_last_window(exported: ExportResult, tmp_path: Path) -> None:
+def test_a_bundle_that_takes_over_goes_on_from_the_last_window(exported, tmp_path):
     rows = recording(120)
     with EdgePredictor.open(exported.path, backend="ort") as opened:
         stream = opened.stream(hop=STRIDE)
@@ -354,9 +337,7 @@ def test_a_bundle_that_takes_over_goes_on_from_the_last_window(exported: ExportR
         ({"file": "acc/steps.onnx"}, "artifacts[0].file: expected 'acc/step.fp32.onnx', got 'acc/steps.onnx'"),
     ],
 )
-def test_steps_that_cannot_be_are_refused_with_their_place(
-    exported: ExportResult, change: dict[str, Any], message: str
-) -> None:
+def test_steps_that_cannot_be_are_refused_with_their_place(exported, change, message):
     document = msgspec.to_builtins(exported.manifest)
     streaming = document["models"][0]["streaming"]
     changed = streaming["artifacts"][0] if "file" in change else streaming
@@ -370,7 +351,7 @@ def test_steps_that_cannot_be_are_refused_with_their_place(
 
 
 @pytest.fixture(scope="module")
-def with_litert(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+def with_litert(checkpoint, tmp_path_factory):
     if missing_libraries():
         pytest.skip("needs pip install 'mmkd-edge[litert-export]'")
     folder = tmp_path_factory.mktemp("litert")
@@ -379,14 +360,12 @@ def with_litert(checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def in_litert(with_litert: ExportResult) -> Iterator[EdgePredictor]:
+def in_litert(with_litert):
     with EdgePredictor.open(with_litert.path, backend="litert") as opened:
         yield opened
 
 
-def test_litert_steps_as_one_pass_of_the_network(
-    checkpoint: StudentCheckpoint, with_litert: ExportResult, in_litert: EdgePredictor
-) -> None:
+def test_litert_steps_as_one_pass_of_the_network(checkpoint, with_litert, in_litert):
     rows = recording(400, gap=slice(120, 140))
     found = shares_of(in_litert.stream(hop=STRIDE).push(rows))
     np.testing.assert_allclose(found, one_pass(checkpoint, rows)[LENGTH - 1 :], atol=TOLERANCE)
@@ -396,7 +375,7 @@ def test_litert_steps_as_one_pass_of_the_network(
     assert all(step.parity.max_abs_error < TOLERANCE and step.steps > 200 for step in with_litert.report.steps)
 
 
-def test_streams_in_litert_keep_states_of_their_own(in_litert: EdgePredictor) -> None:
+def test_streams_in_litert_keep_states_of_their_own(in_litert):
     recordings = [recording(120, seed=seed) for seed in (1, 2)]
     alone = [said(in_litert.stream(hop=STRIDE).push(rows)) for rows in recordings]
     streams = [in_litert.stream(hop=STRIDE) for _ in recordings]
@@ -410,7 +389,7 @@ def test_streams_in_litert_keep_states_of_their_own(in_litert: EdgePredictor) ->
         assert [said(one.result()) for one in many] == alone * 6
 
 
-def test_a_closed_litert_takes_no_step(with_litert: ExportResult) -> None:
+def test_a_closed_litert_takes_no_step(with_litert):
     streaming = with_litert.manifest.models[0].streaming
     assert streaming is not None
     with Bundle.open(with_litert.path) as bundle:
@@ -434,7 +413,7 @@ MIC_CONFIG = StudentConfig(
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudentCheckpoint, ExportResult]:
+def made(tmp_path_factory):
     student = make_student(modality=MIC, config=MIC_CONFIG, windows=12)
     path = tmp_path_factory.mktemp("causal") / "mic.ckpt"
     write_student(path, student)
@@ -442,7 +421,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudentCheckpoint, E
 
 
 @pytest.mark.slow
-def test_the_bundle_says_how_sound_is_followed(made: tuple[StudentCheckpoint, ExportResult]) -> None:
+def test_the_bundle_says_how_sound_is_followed(made):
     result = made[1]
     streaming = result.manifest.models[0].streaming
     assert streaming.stride == 4 * 16  # two halvings of frames of 16 ms
@@ -452,9 +431,7 @@ def test_the_bundle_says_how_sound_is_followed(made: tuple[StudentCheckpoint, Ex
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_answers_do_not_depend_on_how_a_recording_is_cut_into_pushes(
-    made: tuple[StudentCheckpoint, ExportResult], seed: int
-) -> None:
+def test_answers_do_not_depend_on_how_a_recording_is_cut_into_pushes(made, seed):
     student, result = made
     rng = np.random.default_rng(seed)
     recording = (0.3 * rng.normal(size=(3000, 1))).astype(np.float32)

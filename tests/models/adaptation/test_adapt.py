@@ -4,11 +4,8 @@ The case: `acc` tells two classes by its level, which is moved in the new domain
 to everything; `gyro` tells them as ever, and so does the teacher who has both.
 """
 
-from __future__ import annotations
-
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
@@ -42,7 +39,7 @@ from mmkd_models.adaptation.methods import (
 from mmkd_models.adaptation.run import run_adaptation
 from mmkd_models.commands import adapt
 from mmkd_models.commands.adapt import run_adapt
-from mmkd_models.data import Dataset, open_dataset, write_dataset
+from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_models.evaluation.seen import windows_seen
@@ -72,7 +69,7 @@ TRAIN = TrainConfig(steps=60, batch=32, eval_every=20, learning_rate=5e-3)
 AUGMENT = AugmentConfig(mixup=0.0, channel_dropout=0.0, span_dropout=0.0)
 
 
-def split(count: int, seed: int, *, moved: float, groups: int) -> dict[str, np.ndarray]:
+def split(count, seed, *, moved, groups):
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % 2)
     level = np.where(labels, 1.0, -1.0)[:, None, None]
@@ -84,7 +81,7 @@ def split(count: int, seed: int, *, moved: float, groups: int) -> dict[str, np.n
     }
 
 
-def written(path: Path, *, moved: float, seed: int, labelled: bool = True, modalities=MODALITIES) -> Dataset:
+def written(path, *, moved, seed, labelled=True, modalities=MODALITIES):
     splits = {}
     for number, (name, count) in enumerate({"train": 120, "valid": 90, "test": 60}.items()):
         found = split(count, seed + number, moved=moved, groups=6)
@@ -120,13 +117,13 @@ def site(tmp_path_factory):
     return folder
 
 
-def right(path: Path, dataset: Path) -> float:
+def right(path, dataset):
     student = read_student(path)
     windows = open_dataset(dataset).split("test").with_modalities(("acc",))
     return scores_of(student.network(), windows, modality="acc").balanced_accuracy
 
 
-def command(site: Path, tmp_path: Path, *arguments: str, kind: str = "transformer", data: str = "moved") -> Path:
+def command(site, tmp_path, *arguments, kind="transformer", data="moved"):
     output = tmp_path / "adapted.ckpt"
     with suppress(SystemExit):  # its way to say that all went well
         run_adapt([str(site / f"{kind}.ckpt"), str(site / data), "-o", str(output), "--steps", "60", *arguments])
@@ -224,7 +221,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(site, tmp_path, caps
     assert capsys.readouterr().out.splitlines()[-1].startswith("nothing was written; without --dry-run: ")
 
 
-def task_of(site: Path, **changes) -> AdaptationTask:
+def task_of(site, **changes):
     student, dataset = read_student(site / "transformer.ckpt"), open_dataset(site / "moved")
     task = AdaptationTask(
         student=student,
@@ -444,14 +441,14 @@ class Judging:
     groups, has_groups, labels = np.arange(8), True, np.array([0, 1] * 4)
     spec = SimpleNamespace(task=TaskSpec(labels=("a", "b")))
 
-    def __len__(self) -> int:
+    def __len__(self):
         return 8
 
     def subset(self, rows):
         return self
 
 
-def judge(**changes) -> AdaptationJudge:
+def judge(**changes):
     windows = Judging()
     facts = {
         "new": windows,
@@ -463,7 +460,7 @@ def judge(**changes) -> AdaptationJudge:
     return AdaptationJudge(**{**facts, "metric": "accuracy", "max_forget": 1.0, "methods": 1, **changes})
 
 
-def say(hits, answers, old=(0, 1) * 4) -> StudentScores:
+def say(hits, answers, old=(0, 1) * 4):
     right = float(np.mean(np.array(old) == Judging.labels))
     logits = np.eye(2, dtype=np.float32)[np.array(old)]
     said = np.array(answers)
@@ -532,7 +529,7 @@ def test_old_windows_that_look_new_count_more(site):
     assert weights[old.labels == 1].mean() > weights[old.labels == 0].mean()
 
 
-def with_a_third_class(path: Path) -> Dataset:
+def with_a_third_class(path):
     """As `moved=0`, with a class between the two that the student knows, which stand in another order."""
     splits = {}
     for number, (name, count) in enumerate({"train": 180, "valid": 90, "test": 90}.items()):
@@ -675,9 +672,9 @@ def test_an_interrupted_command_goes_on_where_it_was(site, tmp_path, monkeypatch
     whole = read_student(command(site, tmp_path / "whole", *arguments))
     steps: list[int] = []
 
-    def shown(until: int | None):
+    def shown(until):
         @contextmanager
-        def show(title: str, output: Path):
+        def show(title, output):
             def on_step(progress):
                 steps.append(progress.step)
                 if progress.step == until:

@@ -1,22 +1,13 @@
 """`mmkd-evaluate`: its figures against the functions behind them, its refusals, its page and its last line."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset
 from mmkd_models.evaluation.suites.missing import FRACTIONS, with_missing_samples
 from mmkd_models.training.checkpoint import (
-    StudentCheckpoint,
-    TeacherCheckpoint,
     file_sha256,
     read_student,
     write_student,
@@ -28,32 +19,30 @@ Ran = tuple[object, str, str]
 
 
 @pytest.fixture
-def make_student(machines: Dataset, student_checkpoint: StudentCheckpoint, tmp_path: Path) -> Callable[..., Path]:
+def make_student(machines, student_checkpoint, tmp_path):
     """Writes a student of `acc` with random weights."""
 
-    def make(name: str, modality: ModalitySpec | None = None, **facts: Any) -> Path:
+    def make(name, modality=None, **facts):
         return write_random_student(tmp_path / name, student_checkpoint, machines, modality, **facts)
 
     return make
 
 
 @pytest.fixture
-def make_teacher(machines: Dataset, teacher_checkpoint: TeacherCheckpoint, tmp_path: Path) -> Callable[..., Path]:
+def make_teacher(machines, teacher_checkpoint, tmp_path):
     """Writes a teacher with random weights."""
 
-    def make(name: str, *, seed: int) -> Path:
+    def make(name, *, seed):
         return write_random_teacher(tmp_path / name, teacher_checkpoint, machines, seed=seed)
 
     return make
 
 
-def training_facts(out: str, suite: str = "scores") -> Any:
+def training_facts(out, suite="scores"):
     return json.loads(out)["suites"][suite]["facts"]
 
 
-def test_scores_are_those_of_the_network_and_the_document_names_the_windows(
-    run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset
-) -> None:
+def test_scores_are_those_of_the_network_and_the_document_names_the_windows(run, make_student, machines):
     path = make_student("s.ckpt")
     code, out, err = run(path, machines.path, "--json")
     assert (code, err) == (0, "scores\n")
@@ -73,9 +62,7 @@ def test_scores_are_those_of_the_network_and_the_document_names_the_windows(
     }
 
 
-def test_a_student_is_judged_with_samples_missing(
-    run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset
-) -> None:
+def test_a_student_is_judged_with_samples_missing(run, make_student, machines):
     path, test = make_student("s.ckpt"), machines.split("test")
     code, out, err = run(path, machines.path, "--suite", "missing", "--seed", "4", "--json")
     assert (code, err.splitlines()) == (0, ["missing sensors and samples"])
@@ -88,9 +75,9 @@ def test_a_student_is_judged_with_samples_missing(
 
 
 def test_a_teacher_is_compared_under_every_subset_too(
-    run: Callable[..., Ran], make_teacher: Callable[..., Path], make_student: Callable[..., Path], machines: Dataset,
-    tmp_path: Path,
-) -> None:  # fmt: skip
+    run, make_teacher, make_student, machines,
+    tmp_path
+):  # fmt: skip
     path, other = make_teacher("t.ckpt", seed=0), make_teacher("o.ckpt", seed=1)
     student = make_student("s.ckpt")
     page = tmp_path / "page.html"
@@ -114,9 +101,7 @@ def test_a_teacher_is_compared_under_every_subset_too(
     assert text.count("<svg") == 1  # of missing samples
 
 
-def test_scores_of_two_models_stand_side_by_side_with_the_gain_and_chance(
-    run: Callable[..., Ran], make_student: Callable[..., Path], machines: Dataset
-) -> None:
+def test_scores_of_two_models_stand_side_by_side_with_the_gain_and_chance(run, make_student, machines):
     ours, theirs = make_student("ours.ckpt"), make_student("theirs.ckpt", seed=1)
     code, out, _ = run(ours, machines.path, "--split", "valid", "--against", theirs)
     assert code == 0
@@ -141,8 +126,8 @@ def test_scores_of_two_models_stand_side_by_side_with_the_gain_and_chance(
 
 
 def test_a_model_of_another_dataset_or_of_an_unknown_fold_is_judged_with_a_caution(
-    run: Callable[..., Ran], make_teacher: Callable[..., Path], make_student: Callable[..., Path], machines: Dataset
-) -> None:
+    run, make_teacher, make_student, machines
+):
     path = make_teacher("t.ckpt", seed=0)
     out = run(path, machines.path)[1]
     said = f"{path} was trained on another dataset (SHA-256 abababababab...): this one is a new domain"
@@ -164,17 +149,8 @@ def test_a_model_of_another_dataset_or_of_an_unknown_fold_is_judged_with_a_cauti
     ],
 )
 def test_windows_that_trained_the_model_are_refused_and_the_right_ones_named(
-    run: Callable[..., Ran],
-    make_student: Callable[..., Path],
-    machines: Dataset,
-    *,
-    fold: int | None,
-    asked: tuple[str, ...],
-    part: str,
-    known: str,
-    right: str,
-    trained: int,
-) -> None:
+    run, make_student, machines, *, fold, asked, part, known, right, trained
+):
     path = make_student("s.ckpt", fold=fold)
     of = 36 if "train" in asked else 12
     refused = (
@@ -186,8 +162,8 @@ def test_windows_that_trained_the_model_are_refused_and_the_right_ones_named(
 
 
 def test_without_groups_the_table_says_what_the_windows_are_and_resamples_blocks(
-    run: Callable[..., Ran], student_checkpoint: StudentCheckpoint, dataset: Dataset, tmp_path: Path
-) -> None:
+    run, student_checkpoint, dataset, tmp_path
+):
     facts = msgspec.structs.replace(student_checkpoint.facts, dataset_sha256=dataset.sha256, fold=None)
     path, spec = tmp_path / "s.ckpt", dataset.spec.modality("acc")
     write_student(path, replace(student_checkpoint, modality=spec, facts=facts, carried=None))

@@ -1,19 +1,13 @@
 """`mmkd-evaluate --suite shift`: trained anew in a folder, gone on with after a kill, and refused in whole messages."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mmkd_models.data import Dataset
-from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_report.pages.judging import render_judging
 from tests.models.judging_rig import write_random_student, write_random_teacher
 
@@ -21,26 +15,24 @@ Ran = tuple[object, str, str]
 
 
 @pytest.fixture
-def student(sites: Dataset, student_checkpoint: StudentCheckpoint, tmp_path: Path) -> Path:
+def student(sites, student_checkpoint, tmp_path):
     """A student of `acc` with random weights."""
     return write_random_student(tmp_path / "student.ckpt", student_checkpoint, sites)
 
 
-def line(student: Path, sites: Dataset, out: Path) -> list[str]:
+def line(student, sites, out):
     options = ["--suite", "shift", "--by", "site", "--steps", "4", "--json"]
     return [str(student), str(sites.path), *options, "-o", str(out)]
 
 
-def started(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+def started(arguments, log):
     code = "from mmkd_models.commands.evaluate import main; main()"
     with log.open("wb") as out:
         return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=out, stderr=subprocess.DEVNULL)
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_with_equal_figures(
-    run: Callable[..., Ran], student: Path, sites: Dataset, tmp_path: Path
-) -> None:
+def test_a_killed_run_goes_on_and_ends_with_equal_figures(run, student, sites, tmp_path):
     out, log = tmp_path / "killed", tmp_path / "log"
     process = started(line(student, sites, out), log)
     deadline = time.monotonic() + 300
@@ -72,15 +64,8 @@ def test_a_killed_run_goes_on_and_ends_with_equal_figures(
     assert "Balanced accuracy, % on the site that was left out:" in table
 
 
-def test_what_the_suite_cannot_take_is_refused_whole(
-    run: Callable[..., Ran],
-    student: Path,
-    sites: Dataset,
-    machines: Dataset,
-    teacher_checkpoint: TeacherCheckpoint,
-    tmp_path: Path,
-) -> None:
-    def refused(*options: object, model: Path = student) -> str:
+def test_what_the_suite_cannot_take_is_refused_whole(run, student, sites, machines, teacher_checkpoint, tmp_path):
+    def refused(*options, model=student):
         code, out, err = run(model, sites.path, *options)
         assert (code, out) == (2, "")
         return err.removeprefix("mmkd-evaluate: ").rstrip("\n")

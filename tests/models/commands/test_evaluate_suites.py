@@ -1,12 +1,7 @@
 """`mmkd-evaluate --suite`: checkpoints and bundles side by side, what is refused, and the page of the document."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,11 +10,11 @@ import pytest
 from mmkd_edge import example_bundle
 from mmkd_edge.install.keys import make_keys
 from mmkd_edge.spec import TaskSpec, task_text
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import write_dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.evaluation.faults import NAMES
 from mmkd_models.evaluation.rivals import RIVALS
-from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, read_student, write_student
+from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_report.pages.judging import render_judging
 from tests.models.judging_rig import write_random_student, write_random_teacher
 from tests.models.kinds_rig import kinds_dataset
@@ -28,14 +23,12 @@ Ran = tuple[object, str, str]
 TASK = TaskSpec(labels=("idle", "ok", "worn"))
 
 
-def facts_of(document: dict[str, Any], suite: str) -> Any:
+def facts_of(document, suite):
     return document["suites"][suite]["facts"]
 
 
 @pytest.fixture
-def models(
-    machines: Dataset, student_checkpoint: StudentCheckpoint, teacher_checkpoint: TeacherCheckpoint, tmp_path: Path
-) -> dict[str, Path]:
+def models(machines, student_checkpoint, teacher_checkpoint, tmp_path):
     """A student that a teacher taught, one of labels only, and a teacher, with random weights."""
     paths = {name: tmp_path / f"{name}.ckpt" for name in ("student", "labels", "teacher")}
     write_random_student(paths["student"], student_checkpoint, machines, teacher_sha256="f" * 64)
@@ -44,9 +37,7 @@ def models(
     return paths
 
 
-def test_faults_are_told_for_student_labels_only_and_teacher(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
-) -> None:
+def test_faults_are_told_for_student_labels_only_and_teacher(run, models, machines):
     line = [word for path in (models["labels"], models["teacher"]) for word in ("--against", path)]
     code, out, err = run(models["student"], machines.path, "--suite", "faults", *line, "--json")
     assert code == 0, err
@@ -69,9 +60,7 @@ def test_faults_are_told_for_student_labels_only_and_teacher(
 
 
 @pytest.mark.parametrize("name", ["mic", "cam"])
-def test_every_suite_takes_what_hears_and_what_sees(
-    run: Callable[..., Ran], student_checkpoint: StudentCheckpoint, tmp_path: Path, name: str
-) -> None:
+def test_every_suite_takes_what_hears_and_what_sees(run, student_checkpoint, tmp_path, name):
     data = kinds_dataset(tmp_path / "kinds")
     spec = data.spec.modality(name)
     student, file = tmp_path / "student.ckpt", tmp_path / "cost.toml"
@@ -123,17 +112,13 @@ _NO_METADATA = "--by machine: dataset 'machines' has no such metadata; choose on
         ),
     ],
 )
-def test_a_wrong_option_is_refused_before_anything_is_judged(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, options: str, message: str
-) -> None:
+def test_a_wrong_option_is_refused_before_anything_is_judged(run, models, machines, options, message):
     student = models["student"]
     line, wanted = (text.format(folder=student.parent) for text in (options, message))
     assert run(student, machines.path, *line.split()) == (2, "", f"mmkd-evaluate: {wanted}\n")
 
 
-def test_a_teacher_of_several_sensors_has_no_rivals(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
-) -> None:
+def test_a_teacher_of_several_sensors_has_no_rivals(run, models, machines):
     code, out, err = run(models["teacher"], machines.path, "--suite", "faults", "--rival", "extra_trees")
     assert (code, out, err.splitlines()[-1]) == (
         2,
@@ -146,17 +131,17 @@ def test_a_teacher_of_several_sensors_has_no_rivals(
 
 
 def test_a_model_and_a_dataset_that_do_not_belong_together_are_refused_whole(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, rigs: dict[str, Dataset],
-    student_checkpoint: StudentCheckpoint, tmp_path: Path,
-) -> None:  # fmt: skip
+    run, models, machines, rigs,
+    student_checkpoint, tmp_path
+):  # fmt: skip
     student, suite = models["student"], ("--suite", "faults")
 
-    def refused(*arguments: object, expected: int = 2) -> str:
+    def refused(*arguments, expected=2):
         code, text, err = run(*arguments)
         assert (code, text) == (expected, "")
         return err.removeprefix("mmkd-evaluate: ").rstrip("\n")
 
-    def data(name: str, *modalities: str, **labels: np.ndarray) -> Path:
+    def data(name, *modalities, **labels):
         splits = {}
         for split in ("train", "valid", "test"):
             windows = machines.split(split)
@@ -204,9 +189,7 @@ def test_a_model_and_a_dataset_that_do_not_belong_together_are_refused_whole(
     )
 
 
-def test_a_bundle_that_no_known_key_has_signed_is_not_judged(
-    run: Callable[..., Ran], machines: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_that_no_known_key_has_signed_is_not_judged(run, machines, tmp_path, monkeypatch):
     pytest.importorskip("cryptography")
     make_keys(tmp_path / "line.key")
     keys = tmp_path / "keys"
@@ -219,9 +202,7 @@ def test_a_bundle_that_no_known_key_has_signed_is_not_judged(
     assert "sign" in err
 
 
-def test_what_one_suite_cannot_take_is_said_before_another_runs(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, rigs: dict[str, Dataset], tmp_path: Path
-) -> None:
+def test_what_one_suite_cannot_take_is_said_before_another_runs(run, models, machines, rigs, tmp_path):
     given, name = (models["student"], machines.path, "--suite", "all"), "mmkd-evaluate: "
     file = tmp_path / "cost.toml"
     file.write_text("version = 2")
@@ -232,9 +213,7 @@ def test_what_one_suite_cannot_take_is_said_before_another_runs(
     assert run(*given, "--cost", file) == (2, "", f"{name}{healthy}\n")
 
 
-def test_costs_are_reckoned_from_the_printed_template(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, tmp_path: Path
-) -> None:
+def test_costs_are_reckoned_from_the_printed_template(run, models, machines, tmp_path):
     code, template, _ = run("--print-cost")
     assert code == 0
     file = tmp_path / "cost.toml"
@@ -263,9 +242,7 @@ def test_costs_are_reckoned_from_the_printed_template(
     assert run(*given, "--cost", file, "--by", "site") == (2, "", f"mmkd-evaluate: {by}\n")
 
 
-def test_rivals_stand_beside_the_models_in_every_suite(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, tmp_path: Path
-) -> None:
+def test_rivals_stand_beside_the_models_in_every_suite(run, models, machines, tmp_path):
     pytest.importorskip("aeon")
     file = tmp_path / "cost.toml"
     file.write_text("version = 1\n[student]\n[rival]\n")
@@ -287,9 +264,7 @@ def test_rivals_stand_beside_the_models_in_every_suite(
     assert "extra-trees</dt><dd>a rival trained on the same labels, acc</dd>" in render_judging(document)
 
 
-def test_rivals_see_the_labels_that_the_student_saw(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset
-) -> None:
+def test_rivals_see_the_labels_that_the_student_saw(run, models, machines):
     checkpoint = read_student(models["student"])
     facts = msgspec.structs.replace(checkpoint.facts, labelled=Labelled(fraction=0.5))
     for of, seen in ((checkpoint.facts, 36), (facts, 18)):
@@ -299,9 +274,7 @@ def test_rivals_see_the_labels_that_the_student_saw(
         assert err.splitlines() == [f"rivals learn from {seen} labelled windows: extra_trees", "groups"]
 
 
-def test_two_files_of_one_name_are_told_apart_by_their_folder(
-    run: Callable[..., Ran], models: dict[str, Path], machines: Dataset, tmp_path: Path
-) -> None:
+def test_two_files_of_one_name_are_told_apart_by_their_folder(run, models, machines, tmp_path):
     other = tmp_path / "other" / "student.ckpt"
     other.parent.mkdir()
     other.write_bytes(models["student"].read_bytes())

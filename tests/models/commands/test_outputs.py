@@ -1,14 +1,10 @@
 """Outputs of the commands: not overwritten or raced in silence, and refused before the work, in real processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +13,7 @@ from mmkd_edge import example_bundle
 from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.errors import MmkdError
 from mmkd_models.commands.train import run_train
-from mmkd_models.data import Dataset
-from mmkd_models.training.checkpoint import StudentCheckpoint, read_student, write_student
+from mmkd_models.training.checkpoint import read_student, write_student
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -45,7 +40,7 @@ for name, *arguments in json.loads(sys.argv[1]):
 WITH_DISKS = 'mount -t tmpfs -o ro tmpfs "$1" && mount -t tmpfs -o size=1m tmpfs "$2" && shift 2 && exec "$@"'
 
 
-def ends_with_disks(read_only: Path, small: Path, commands: Sequence[Sequence[object]]) -> list[tuple[str, int, str]]:
+def ends_with_disks(read_only, small, commands):
     """How commands end where one folder is a read-only file system and another has a megabyte."""
     calls = json.dumps([[str(word) for word in command] for command in commands])
     program = ["unshare", "-rm", "bash", "-c", WITH_DISKS, "-", read_only, small, sys.executable, "-c", COMMANDS, calls]
@@ -56,7 +51,7 @@ def ends_with_disks(read_only: Path, small: Path, commands: Sequence[Sequence[ob
 
 
 @pytest.fixture
-def press(tmp_path: Path) -> Path:
+def press(tmp_path):
     rng = np.random.default_rng(0)
     file = tmp_path / "press.npz"
     np.savez(
@@ -72,7 +67,7 @@ def press(tmp_path: Path) -> Path:
     return file
 
 
-def every_command(out: Path, press: Path, machines: Dataset, student: Path) -> list[list[object]]:
+def every_command(out, press, machines, student):
     """Each writes in the folder `out`, and would take long."""
     return [
         ["data", "import", press, "-o", out / "press"],
@@ -88,8 +83,8 @@ def every_command(out: Path, press: Path, machines: Dataset, student: Path) -> l
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_before_the_work_in_every_command(
-    press: Path, machines: Dataset, student_checkpoint: StudentCheckpoint, tmp_path: Path
-) -> None:
+    press, machines, student_checkpoint, tmp_path
+):
     student = tmp_path / "student.ckpt"
     write_student(student, student_checkpoint)
     read_only, small = tmp_path / "read-only", tmp_path / "small"
@@ -108,13 +103,13 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_the_work_in_every_co
     assert sorted(path.name for path in tmp_path.iterdir()) == ["press.npz", "read-only", "small", "student.ckpt"]
 
 
-def data_command(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
+def data_command(*arguments, before=""):
     command = [sys.executable, "-c", "from mmkd_models.commands.data import main; main()", *map(str, arguments)]
     shell = ["bash", "-c", f'{before} exec "$@"', "-", *command]
     return subprocess.run(shell, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
-def test_an_import_that_does_not_fit_is_one_line_and_leaves_nothing(press: Path, tmp_path: Path) -> None:
+def test_an_import_that_does_not_fit_is_one_line_and_leaves_nothing(press, tmp_path):
     ended = data_command("import", press, "-o", tmp_path / "press", before="ulimit -f 1;")
     said = (
         "cannot write it: file too large; choose another folder, or raise the limit (ulimit -f); nothing is left of it"
@@ -124,21 +119,21 @@ def test_an_import_that_does_not_fit_is_one_line_and_leaves_nothing(press: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["press.npz"]
 
 
-def message_of(call: Callable[[], object]) -> str:
+def message_of(call):
     with pytest.raises(MmkdError) as caught:
         call()
     assert caught.value.exit_code == 2
     return str(caught.value)
 
 
-def trained(dataset: Dataset, output: Path, *options: object) -> None:
+def trained(dataset, output, *options):
     arguments = ["student", dataset.path, "--modality", "acc", "--steps", 2, "-o", output, *options]
     with pytest.raises(SystemExit) as ended:
         run_train([str(word) for word in arguments])
     assert ended.value.code in (0, None)
 
 
-def test_a_second_training_is_refused_while_the_first_runs(machines: Dataset, tmp_path: Path) -> None:
+def test_a_second_training_is_refused_while_the_first_runs(machines, tmp_path):
     output = tmp_path / "a.ckpt"
     with lock_output(output):
         said = message_of(lambda: trained(machines, output))
@@ -150,7 +145,7 @@ def test_a_second_training_is_refused_while_the_first_runs(machines: Dataset, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "a.ckpt.run"]
 
 
-def test_a_file_that_exists_is_replaced_by_force_alone(machines: Dataset, tmp_path: Path) -> None:
+def test_a_file_that_exists_is_replaced_by_force_alone(machines, tmp_path):
     output, foreign = tmp_path / "a.ckpt", tmp_path / "notes.ckpt"
     foreign.write_text("notes")
     trained(machines, output)
@@ -163,7 +158,7 @@ def test_a_file_that_exists_is_replaced_by_force_alone(machines: Dataset, tmp_pa
     assert read_student(output).facts.training.seed == 3
 
 
-def test_a_name_of_another_kind_of_file_is_refused(machines: Dataset, tmp_path: Path) -> None:
+def test_a_name_of_another_kind_of_file_is_refused(machines, tmp_path):
     assert message_of(lambda: trained(machines, tmp_path / "model.onnx")) == (
         f"{tmp_path / 'model.onnx'}: expected a name that ends in .ckpt; name it {tmp_path / 'model.ckpt'}"
     )

@@ -1,18 +1,14 @@
 """`mmkd-study` as a user meets it: its files, messages, options and refusals."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands.study import run_study
-from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report.schema.study import StudyDocument
@@ -22,21 +18,19 @@ OPTIONS = [*SHORT.split(), "--no-latency"]
 LOGIT = ["--teacher", "tiny", "--method", "logit", "--seeds", "1"]
 
 
-def studied(dataset: Dataset, out: Path, *options: str) -> StudyDocument:
+def studied(dataset, out, *options):
     with pytest.raises(SystemExit) as ended:
         run_study([str(dataset.path), "-o", str(out), *OPTIONS, *options])
     assert ended.value.code == 0
     return msgspec.json.decode((out / "study.json").read_bytes(), type=StudyDocument)
 
 
-def trainers(out: Path) -> set[int]:
+def trainers(out):
     """The processes that trained: TensorBoard names each log `events.out.tfevents.TIME.HOST.PROCESS.NUMBER`."""
     return {int(path.name.split(".")[-2]) for path in out.glob("t*/*/run/**/events.*")}
 
 
-def test_a_study_ends_with_a_table_files_and_what_to_do_next(
-    machines: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_ends_with_a_table_files_and_what_to_do_next(machines, tmp_path, capsys, monkeypatch):
     out, options = tmp_path / "study", ("--teacher", "tiny", "--method", "logit", "--seeds", "2")
     monkeypatch.setattr(sys, "argv", ["mmkd-study", "machines"])
     document = studied(machines, out, *options)
@@ -67,9 +61,7 @@ def test_a_study_ends_with_a_table_files_and_what_to_do_next(
     assert " best valid " not in err
 
 
-def test_methods_are_listed_and_a_recipe_of_ones_own_is_one(
-    machines: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_methods_are_listed_and_a_recipe_of_ones_own_is_one(machines, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_study(["--list-methods"])
     methods = json.loads(capsys.readouterr().out)
@@ -94,8 +86,8 @@ def test_methods_are_listed_and_a_recipe_of_ones_own_is_one(
     ids=["a fraction of the windows", "whole groups"],
 )
 def test_labels_that_are_hidden_teach_nobody_and_self_training_uses_the_windows(
-    machines: Dataset, tmp_path: Path, options: list[str], labelled: Labelled, generations: int
-) -> None:
+    machines, tmp_path, options, labelled, generations
+):
     facts = studied(machines, tmp_path / "study", *LOGIT, *options).facts
     shown = facts.labelled_groups
     assert (facts.label_fraction, shown and shown.labelled) == (None if labelled.groups else 0.5, labelled.groups)
@@ -107,7 +99,7 @@ def test_labels_that_are_hidden_teach_nobody_and_self_training_uses_the_windows(
 
 
 @pytest.mark.slow
-def test_several_workers_train_in_processes_of_their_own(machines: Dataset, tmp_path: Path) -> None:
+def test_several_workers_train_in_processes_of_their_own(machines, tmp_path):
     document = studied(machines, tmp_path / "study", *LOGIT, "--workers", "2")
     assert document.coverage.complete
     assert trainers(tmp_path / "study")
@@ -115,9 +107,7 @@ def test_several_workers_train_in_processes_of_their_own(machines: Dataset, tmp_
 
 
 @pytest.mark.slow
-def test_students_are_winners_of_a_race_and_the_committee_teaches_them(
-    rigs: dict[str, Dataset], tmp_path: Path
-) -> None:
+def test_students_are_winners_of_a_race_and_the_committee_teaches_them(rigs, tmp_path):
     out = tmp_path / "study"
     options = ("--teacher", "tiny,committee", "--method", "logit", "--seeds", "1", "--choose")
     document = studied(rigs["multi_label"], out, *options)
@@ -152,7 +142,7 @@ def test_students_are_winners_of_a_race_and_the_committee_teaches_them(
         (["--max-latency-ms", "1"], "--max-latency-ms: expected latencies to be measured, got --no-latency or "),
     ],
 )
-def test_a_wrong_option_is_named(machines: Dataset, tmp_path: Path, arguments: list[str], problem: str) -> None:
+def test_a_wrong_option_is_named(machines, tmp_path, arguments, problem):
     out = tmp_path / "out"
     with pytest.raises(UsageError) as error:
         run_study([str(machines.path), "--modality", "acc", "-o", str(out), "--grid", "--no-latency", *arguments])
@@ -161,7 +151,7 @@ def test_a_wrong_option_is_named(machines: Dataset, tmp_path: Path, arguments: l
 
 
 @pytest.mark.slow
-def test_latencies_are_measured_through_the_exported_student(machines: Dataset, tmp_path: Path) -> None:
+def test_latencies_are_measured_through_the_exported_student(machines, tmp_path):
     limits = ("--latency", "--max-latency-ms", "1000", "--duration-s", "0.2")
     document = studied(machines, tmp_path / "study", *LOGIT, *limits)
     measured = document.recommendation.latency

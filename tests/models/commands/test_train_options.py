@@ -16,7 +16,6 @@ import torch
 from mmkd_edge.errors import MmkdError
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
-from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import Recipe, chosen_recipe, taught_by
@@ -38,7 +37,7 @@ class Ended:
     stderr: str
 
     @property
-    def last_line(self) -> str:
+    def last_line(self):
         return self.stdout.splitlines()[-1]
 
 
@@ -46,11 +45,11 @@ Call = Callable[..., Ended]
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+def call(capsys, monkeypatch, tmp_path):
     """Runs a command in this process, in an empty folder: the same code without the seconds that imports take."""
     monkeypatch.chdir(tmp_path)
 
-    def _call(command: str, *arguments: object) -> Ended:
+    def _call(command, *arguments):
         capsys.readouterr()
         with torch.random.fork_rng(), pytest.raises(SystemExit) as ended:
             COMMANDS[command]([str(argument) for argument in arguments])
@@ -61,7 +60,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
     return _call
 
 
-def message_of(command: str, *arguments: object, exit_code: int = 2) -> str:
+def message_of(command, *arguments, exit_code=2):
     """What the command would say, ending with that exit code."""
     with pytest.raises(MmkdError) as caught:
         COMMANDS[command]([str(argument) for argument in arguments])
@@ -70,7 +69,7 @@ def message_of(command: str, *arguments: object, exit_code: int = 2) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(machines, tmp_path_factory):
     """A folder with a teacher of both sensors in it."""
     folder = tmp_path_factory.mktemp("teacher")
     data = TrainingData(train=machines.split("train"), valid=machines.split("valid"), sha256=machines.sha256)
@@ -79,11 +78,11 @@ def folder(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def baseline_of(call: Call, dataset: Dataset, *options: object) -> Ended:
+def baseline_of(call, dataset, *options):
     return call("mmkd-train", "student", dataset.path, "--modality", "gyro", "--steps", 2, *options)
 
 
-def test_a_baseline_is_trained_and_the_export_named(call: Call, machines: Dataset, tmp_path: Path) -> None:
+def test_a_baseline_is_trained_and_the_export_named(call, machines, tmp_path):
     ended = baseline_of(call, machines)
     assert ended.last_line == "wrote baseline.ckpt; next: mmkd-export baseline.ckpt -o baseline.edge"
     assert read_student(tmp_path / "baseline.ckpt").modality.name == "gyro"
@@ -91,7 +90,7 @@ def test_a_baseline_is_trained_and_the_export_named(call: Call, machines: Datase
 
 
 @pytest.mark.parametrize("what", ["teacher", "student"])
-def test_without_labels_to_choose_by_nothing_is_trained(machines: Dataset, tmp_path: Path, what: str) -> None:
+def test_without_labels_to_choose_by_nothing_is_trained(machines, tmp_path, what):
     path = tmp_path / "site"
     shutil.copytree(machines.path, path)
     np.save(path / "valid" / "labels.npy", np.full(12, -1, dtype=np.int64))
@@ -101,9 +100,7 @@ def test_without_labels_to_choose_by_nothing_is_trained(machines: Dataset, tmp_p
     )
 
 
-def test_a_share_of_labels_a_fold_and_a_seed_make_another_student(
-    call: Call, machines: Dataset, tmp_path: Path
-) -> None:
+def test_a_share_of_labels_a_fold_and_a_seed_make_another_student(call, machines, tmp_path):
     baseline_of(call, machines, "-o", "plain.ckpt")
     plain = read_student(tmp_path / "plain.ckpt").state
     for option in (("--label-fraction", 0.5), ("--labelled-groups", 2), ("--fold", 1), ("--seed", 1)):
@@ -117,8 +114,8 @@ def test_a_share_of_labels_a_fold_and_a_seed_make_another_student(
     [("--labelled-groups 2", Labelled(groups=2)), ("--label-fraction 0.5 --fold 1 --seed 2", Labelled(fraction=0.5))],
 )
 def test_a_checkpoint_knows_what_was_labelled_and_the_next_command_sees_the_same_windows(
-    call: Call, machines: Dataset, options: str, labelled: Labelled
-) -> None:
+    call, machines, options, labelled
+):
     ended = call("mmkd-train", "teacher", machines.path, "--preset", "tiny", "--steps", 2, *options.split())
     assert ended.last_line == (
         f"wrote teacher.ckpt; next: mmkd-distill teacher.ckpt {machines.path} --modality acc -o student.ckpt {options}"
@@ -128,7 +125,7 @@ def test_a_checkpoint_knows_what_was_labelled_and_the_next_command_sees_the_same
     assert titles == ["teacher", "teacher, second generation"]
 
 
-def test_options_reach_the_checkpoint(call: Call, machines: Dataset, tmp_path: Path) -> None:
+def test_options_reach_the_checkpoint(call, machines, tmp_path):
     options = ["--batch", 8, "--learning-rate", 0.01, "--patience", 3, "--metric", "macro_f1", "--seed", 5]
     baseline_of(call, machines, *options, "--precision", "bf16-mixed", "--preset", "small", "--no-embed-windows")
     checkpoint = read_student(tmp_path / "baseline.ckpt")
@@ -138,7 +135,7 @@ def test_options_reach_the_checkpoint(call: Call, machines: Dataset, tmp_path: P
     assert (checkpoint.facts.metric, checkpoint.config.preset, checkpoint.carried) == ("macro_f1", "small", None)
 
 
-def test_missing_is_practised_unless_it_is_told_not_to_be(call: Call, machines: Dataset, tmp_path: Path) -> None:
+def test_missing_is_practised_unless_it_is_told_not_to_be(call, machines, tmp_path):
     teacher = ("mmkd-train", "teacher", machines.path, "--steps", 2, "--no-self-training")
     call(*teacher)
     assert read_teacher(tmp_path / "teacher.ckpt").config.modality_dropout > 0
@@ -152,14 +149,12 @@ def test_missing_is_practised_unless_it_is_told_not_to_be(call: Call, machines: 
     assert [(one.facts.augment.span_dropout, one.facts.augment.channel_dropout) for one in made] == [(0.0, 0.0)] * 3
 
 
-def distilled(call: Call, folder: Path, dataset: Dataset, *options: object) -> Ended:
+def distilled(call, folder, dataset, *options):
     arguments = [folder / "teacher.ckpt", dataset.path, "--modality", "acc", "--steps", 2, *options]
     return call("mmkd-distill", *arguments)
 
 
-def test_the_printed_recipe_is_the_default_and_can_be_given_back(
-    call: Call, machines: Dataset, folder: Path, tmp_path: Path
-) -> None:
+def test_the_printed_recipe_is_the_default_and_can_be_given_back(call, machines, folder, tmp_path):
     printed = call("mmkd-distill", "--print-recipe").stdout
     assert msgspec.json.decode(printed, type=Recipe) == taught_by("dist")
     (tmp_path / "recipe.json").write_text(printed)
@@ -168,9 +163,7 @@ def test_the_printed_recipe_is_the_default_and_can_be_given_back(
     assert (tmp_path / "default.ckpt").read_bytes() == (tmp_path / "given.ckpt").read_bytes()
 
 
-def test_terms_on_the_command_line_are_what_the_student_learns_from(
-    call: Call, machines: Dataset, folder: Path, tmp_path: Path
-) -> None:
+def test_terms_on_the_command_line_are_what_the_student_learns_from(call, machines, folder, tmp_path):
     terms = ["task", "logit,temperature=4", "dkd", "dist", "edam,layers=uniform", "relation", "feature", "crd,queue=8"]
     options = [part for text in terms for part in ("--term", text)]
     ended = distilled(call, folder, machines, *options)
@@ -182,7 +175,7 @@ def test_terms_on_the_command_line_are_what_the_student_learns_from(
     assert {name.split(".")[0] for name in state} == {"encoder", "pool", "head"}  # no projector
 
 
-def test_a_recipe_that_is_none_says_where(machines: Dataset, folder: Path, tmp_path: Path) -> None:
+def test_a_recipe_that_is_none_says_where(machines, folder, tmp_path):
     path = tmp_path / "recipe.json"
     path.write_text('{"terms": [{"type": "logit", "weight": {"start": 1}}]}')
     assert message_of(
@@ -218,15 +211,13 @@ _FRACTION = "label fraction: expected above 0 and up to 1, got {}; 0.1 keeps a t
         ("student --modality acc --label-fraction nan", _FRACTION.format("nan")),
     ],
 )
-def test_a_wrong_option_names_what_is_right(machines: Dataset, line: str, message: str) -> None:
+def test_a_wrong_option_names_what_is_right(machines, line, message):
     command, *options = line.split()
     ending = "; choose one of them" if "expected one of" in message else ""
     assert message_of("mmkd-train", command, machines.path, *options) == message + ending
 
 
-def test_a_student_of_convolutional_features_is_fitted_without_steps(
-    call: Call, machines: Dataset, tmp_path: Path
-) -> None:
+def test_a_student_of_convolutional_features_is_fitted_without_steps(call, machines, tmp_path):
     ended = call("mmkd-train", "student", machines.path, "--modality", "acc", "--members", "convolutions")
     student = read_student(tmp_path / "baseline.ckpt")
     assert student.config.members == ("convolutions",)
@@ -239,7 +230,7 @@ def test_a_student_of_convolutional_features_is_fitted_without_steps(
 
 
 @pytest.mark.parametrize("members", ["convolutions", "trees,intervals", "transformer,trees"])
-def test_teachers_teach_all_members(call: Call, machines: Dataset, folder: Path, tmp_path: Path, members: str) -> None:
+def test_teachers_teach_all_members(call, machines, folder, tmp_path, members):
     options = ("--modality", "acc", "--members", members, "--steps", 2)
     ended = call("mmkd-distill", folder / "teacher.ckpt", machines.path, *options)
     student = read_student(tmp_path / "student.ckpt")
@@ -247,9 +238,7 @@ def test_teachers_teach_all_members(call: Call, machines: Dataset, folder: Path,
     assert bool(student.facts.weights) == ("weights       " in ended.stdout) == ("," in members)
 
 
-def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(
-    call: Call, machines: Dataset, tmp_path: Path
-) -> None:
+def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(call, machines, tmp_path):
     call("mmkd-train", "teacher", machines.path, "--modality", "gyro", "--preset", "tiny", "--steps", 2)
     assert [spec.name for spec in read_teacher(tmp_path / "teacher.ckpt").modalities] == ["gyro"]
     arguments = [tmp_path / "teacher.ckpt", machines.path, "--modality", "acc", "--steps", 2]
@@ -261,9 +250,7 @@ def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(
     )
 
 
-def test_a_student_is_no_teacher_and_a_teacher_is_not_overwritten(
-    call: Call, machines: Dataset, folder: Path, tmp_path: Path
-) -> None:
+def test_a_student_is_no_teacher_and_a_teacher_is_not_overwritten(call, machines, folder, tmp_path):
     baseline_of(call, machines)
     arguments = [machines.path, "--modality", "acc"]
     path = tmp_path / "baseline.ckpt"
@@ -278,16 +265,14 @@ def test_a_student_is_no_teacher_and_a_teacher_is_not_overwritten(
     assert file_sha256(folder / "teacher.ckpt") == before
 
 
-def test_an_output_that_is_a_directory_is_refused_before_training(
-    machines: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_output_that_is_a_directory_is_refused_before_training(machines, tmp_path, capsys):
     assert message_of("mmkd-train", "teacher", machines.path, "-o", tmp_path) == (
         f"--out {tmp_path}: expected the name of a checkpoint, got a directory; name a file in it"
     )
     assert "step" not in capsys.readouterr().err
 
 
-def test_the_members_that_are_named_make_the_teacher(call: Call, machines: Dataset, tmp_path: Path) -> None:
+def test_the_members_that_are_named_make_the_teacher(call, machines, tmp_path):
     options = (machines.path, "--preset", "tiny", "--steps", 2, "--members")
     call("mmkd-train", "teacher", *options, "trees,transformer")
     made = read_teacher(tmp_path / "teacher.ckpt").committee
@@ -297,9 +282,7 @@ def test_the_members_that_are_named_make_the_teacher(call: Call, machines: Datas
     assert read_teacher(tmp_path / "teacher.ckpt").committee is None
 
 
-def test_the_student_that_validation_chose_is_chosen_again_by_the_same_command(
-    call: Call, machines: Dataset, folder: Path, tmp_path: Path
-) -> None:
+def test_the_student_that_validation_chose_is_chosen_again_by_the_same_command(call, machines, folder, tmp_path):
     command = ("mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "gyro", "--preset", "tiny")
     call(*command, "--steps", 2, "--choose")
     first = (tmp_path / "student.ckpt").read_bytes()
@@ -342,7 +325,5 @@ def test_the_student_that_validation_chose_is_chosen_again_by_the_same_command(
         ),
     ],
 )
-def test_members_that_do_not_go_with_other_options_are_refused(
-    machines: Dataset, folder: Path, options: tuple[str, ...], message: str
-) -> None:
+def test_members_that_do_not_go_with_other_options_are_refused(machines, folder, options, message):
     assert message_of("mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "acc", *options) == message

@@ -1,15 +1,10 @@
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, Recording, write_dataset, write_recordings
+from mmkd_models.data import Recording, write_dataset, write_recordings
 
 VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), unit="m/s^2", rate_hz=100.0, samples=20)
 TEMP = ModalitySpec(name="temp", channels=("t",), unit="degC", rate_hz=25.0, samples=5)
@@ -17,7 +12,7 @@ LABELS = ("idle", "ok", "worn")
 GROUPS = {"train": range(4), "valid": range(4, 6), "test": range(6, 8)}
 
 
-def _split(groups: range) -> dict[str, Any]:
+def _split(groups):
     """Two windows of each class for each group; every value differs, so a wrong row or sample shows."""
     groups_of = np.repeat(np.array(groups), 2 * len(LABELS))
     count = len(groups_of)
@@ -31,16 +26,16 @@ def _split(groups: range) -> dict[str, Any]:
 
 
 @pytest.fixture
-def splits() -> dict[str, dict[str, Any]]:
+def splits():
     """Arrays of a sound dataset: two modalities, three classes, 4 + 2 + 2 groups, 24 + 12 + 12 windows."""
     return {split: _split(groups) for split, groups in GROUPS.items()}
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Dataset]:
+def write(tmp_path):
     """Writes splits into `tmp_path / "rig"`; keywords replace arguments of `write_dataset`."""
 
-    def _write(splits: dict[str, dict[str, Any]], **changed: Any) -> Dataset:
+    def _write(splits, **changed):
         arguments = {"name": "rig", "labels": LABELS, "modalities": (VIB, TEMP), **changed}
         return write_dataset(tmp_path / "rig", splits=splits, **arguments)
 
@@ -48,16 +43,16 @@ def write(tmp_path: Path) -> Callable[..., Dataset]:
 
 
 @pytest.fixture
-def rig(splits: dict[str, dict[str, Any]], write: Callable[..., Dataset]) -> Dataset:
+def rig(splits, write):
     """A sound dataset on disk."""
     return write(splits)
 
 
 @pytest.fixture
-def edit(tmp_path: Path) -> Callable[..., None]:
+def edit(tmp_path):
     """Changes `dataset.json` of the dataset in `tmp_path / "rig"`: the function gets the decoded document."""
 
-    def _edit(change: Callable[[dict[str, Any]], object]) -> None:
+    def _edit(change):
         file = tmp_path / "rig" / "dataset.json"
         document = json.loads(file.read_text())
         change(document)
@@ -67,7 +62,7 @@ def edit(tmp_path: Path) -> Callable[..., None]:
 
 
 @pytest.fixture
-def recordings() -> list[Recording]:
+def recordings():
     """24 recordings of 1.0, 1.1 and 1.2 s, four folds: ramps, so that a sample's value is its place in time."""
     found = []
     for group in range(8):
@@ -84,10 +79,10 @@ def recordings() -> list[Recording]:
 
 
 @pytest.fixture
-def write_line(tmp_path: Path) -> Callable[..., Dataset]:
+def write_line(tmp_path):
     """Writes recordings into `tmp_path / "line"`; keywords replace arguments of `write_recordings`."""
 
-    def _write(recordings: list[Recording], **changed: Any) -> Dataset:
+    def _write(recordings, **changed):
         arguments = {"name": "line", "labels": LABELS, "modalities": (VIB, TEMP), "hop_s": 0.1, **changed}
         return write_recordings(tmp_path / "line", recordings=recordings, **arguments)
 
@@ -95,13 +90,13 @@ def write_line(tmp_path: Path) -> Callable[..., Dataset]:
 
 
 @pytest.fixture
-def line(recordings: list[Recording], write_line: Callable[..., Dataset]) -> Dataset:
+def line(recordings, write_line):
     """A sound dataset of recordings on disk."""
     return write_line(recordings)
 
 
 @pytest.fixture
-def arrays() -> dict[str, Any]:
+def arrays():
     """Arrays of an interchange file: 12 windows of two modalities, two classes, 6 groups of two windows."""
     rng = np.random.default_rng(0)
     return {

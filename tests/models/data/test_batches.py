@@ -1,35 +1,29 @@
 """Training batches: repeatable, honest about what is missing, mixed by one lambda; sound and video are varied too."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-
 import msgspec
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, Recording, Windows, write_dataset, write_recordings
+from mmkd_models.data import Recording, write_dataset, write_recordings
 from mmkd_models.data.augment import AugmentConfig, augment_batch
-from mmkd_models.data.batches import Batch, BatchSource, channel_movement, channel_statistics
+from mmkd_models.data.batches import BatchSource, channel_movement, channel_statistics
 
 PLAIN = AugmentConfig(shift=False, mixup=0.0, noise=0.0, gain=0.0, channel_dropout=0.0, span_dropout=0.0)
 COUNT = 12
 
 
-def plain_but(**changes: float | str) -> AugmentConfig:
+def plain_but(**changes):
     return msgspec.structs.replace(PLAIN, **changes)
 
 
 @pytest.fixture(scope="module")
-def numbered(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+def numbered(tmp_path_factory):
     """Window number i holds the value i everywhere and is of class i, so a mix tells its parts and its lambda."""
     specs = [
         ModalitySpec(name="a", channels=("x", "y", "z"), rate_hz=10.0, samples=20),
@@ -48,22 +42,20 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> Windows:
     ).split("train")
 
 
-def source(
-    windows: Windows, config: AugmentConfig, *, batch: int = 6, share: float = 0.0, seed: int = 3
-) -> BatchSource:
+def source(windows, config, *, batch=6, share=0.0, seed=3):
     return BatchSource(windows, config, batch=batch, labelled_fraction=share, seed=seed)
 
 
-def tensors(batch: Batch) -> list[torch.Tensor]:
+def tensors(batch):
     return [batch.targets, batch.labelled, batch.index, *(part for pair in batch.inputs.values() for part in pair)]
 
 
-def test_the_same_seed_and_step_give_the_same_batch(dataset: Dataset) -> None:
+def test_the_same_seed_and_step_give_the_same_batch(dataset):
     first, second = (source(dataset.split("train"), AugmentConfig()).at(5) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(tensors(first), tensors(second), strict=True))
 
 
-def test_without_augmentation_a_batch_is_the_prepared_windows(dataset: Dataset) -> None:
+def test_without_augmentation_a_batch_is_the_prepared_windows(dataset):
     windows = dataset.split("train")
     batch = source(windows, PLAIN).at(0)
     taken = windows.take(batch.index.numpy())
@@ -79,16 +71,14 @@ def test_without_augmentation_a_batch_is_the_prepared_windows(dataset: Dataset) 
 
 @given(st.integers(2, 7), st.integers(0, 50))
 @settings(max_examples=20, deadline=None)
-def test_every_window_comes_once_per_epoch(numbered: Windows, batch: int, seed: int) -> None:
+def test_every_window_comes_once_per_epoch(numbered, batch, seed):
     batches = source(numbered, PLAIN, batch=batch, seed=seed)
     rows = np.concatenate([batches.at(step).index.numpy() for step in range(3 * COUNT // batch + 1)])
     for epoch in range(len(rows) // COUNT):
         assert sorted(rows[epoch * COUNT : (epoch + 1) * COUNT]) == list(range(COUNT))
 
 
-def test_the_labelled_share_of_a_batch_is_labelled_and_a_mix_with_an_unlabelled_part_has_no_target(
-    numbered: Windows,
-) -> None:
+def test_the_labelled_share_of_a_batch_is_labelled_and_a_mix_with_an_unlabelled_part_has_no_target(numbered):
     half = numbered.with_labels(np.where(np.arange(COUNT) < COUNT // 2, numbered.labels, -1))
     batches = source(half, plain_but(mixup=1.0), batch=8, share=0.5)
     for step in range(6):
@@ -105,13 +95,13 @@ def test_the_labelled_share_of_a_batch_is_labelled_and_a_mix_with_an_unlabelled_
         assert batch.inputs["b"][0][row, 0, 0].item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_training_on_labels_without_any_is_refused(refusal: Callable[..., str], numbered: Windows) -> None:
+def test_training_on_labels_without_any_is_refused(refusal, numbered):
     assert refusal(UsageError, source, numbered.with_labels(np.full(COUNT, -1)), PLAIN, share=1.0) == (
         "training windows: expected some labelled ones, got labels that are all -1; label some"
     )
 
 
-def test_a_mix_has_one_lambda_for_all_modalities_and_the_label(numbered: Windows) -> None:
+def test_a_mix_has_one_lambda_for_all_modalities_and_the_label(numbered):
     batches = source(numbered, plain_but(mixup=1.0), batch=12)
     seen = []
     for step in range(4):
@@ -134,7 +124,7 @@ def test_a_mix_has_one_lambda_for_all_modalities_and_the_label(numbered: Windows
     assert 0.35 < np.mean(mixed) < 0.65  # uniform: the mean of 30 has a standard deviation of 0.05
 
 
-def test_what_is_missing_in_either_part_of_a_mix_is_missing(dataset: Dataset) -> None:
+def test_what_is_missing_in_either_part_of_a_mix_is_missing(dataset):
     windows = dataset.split("train")
     plain, mixed = (source(windows, plain_but(mixup=share), batch=32).at(0) for share in (0.0, 1.0))
     assert torch.equal(plain.index, mixed.index)
@@ -142,7 +132,7 @@ def test_what_is_missing_in_either_part_of_a_mix_is_missing(dataset: Dataset) ->
     assert mixed.inputs["acc"][1].mean() == pytest.approx(0.81, abs=0.03)  # two tenths missing independently
 
 
-def test_augmentation_hides_and_never_invents(dataset: Dataset) -> None:
+def test_augmentation_hides_and_never_invents(dataset):
     windows = dataset.split("train")
     config = AugmentConfig(mixup=0.0, channel_dropout=0.3, span_dropout=0.5)
     for step in range(5):
@@ -155,7 +145,7 @@ def test_augmentation_hides_and_never_invents(dataset: Dataset) -> None:
             assert np.isin(present, (0, 1)).all()
 
 
-def test_channel_dropout_hides_whole_channels_at_its_rate(numbered: Windows) -> None:
+def test_channel_dropout_hides_whole_channels_at_its_rate(numbered):
     batches = source(numbered, plain_but(channel_dropout=0.25), batch=12)
     shares = []
     for step in range(40):
@@ -165,7 +155,7 @@ def test_channel_dropout_hides_whole_channels_at_its_rate(numbered: Windows) -> 
     assert np.mean(shares) == pytest.approx(0.25, abs=0.04)  # 1,440 channels: one standard deviation is 0.011
 
 
-def test_span_dropout_hides_one_span_of_up_to_half(numbered: Windows) -> None:
+def test_span_dropout_hides_one_span_of_up_to_half(numbered):
     batches = source(numbered, plain_but(span_dropout=1.0), batch=12)
     lengths = []
     for step in range(20):
@@ -178,7 +168,7 @@ def test_span_dropout_hides_one_span_of_up_to_half(numbered: Windows) -> None:
     assert max(lengths) <= 10
 
 
-def test_windows_of_recordings_move_by_up_to_half_a_hop_in_all_modalities_alike(tmp_path: Path) -> None:
+def test_windows_of_recordings_move_by_up_to_half_a_hop_in_all_modalities_alike(tmp_path):
     # Values are their own time in seconds: windows of 2 s, a hop of 1 s.
     specs = [
         ModalitySpec(name="acc", channels=("t",), rate_hz=20.0, samples=40),
@@ -210,7 +200,7 @@ def test_windows_of_recordings_move_by_up_to_half_a_hop_in_all_modalities_alike(
     assert 0.35 < max(moves) <= 0.525 + 1e-4
 
 
-def test_channel_statistics_are_numpys_over_what_is_there_without_glitches(tmp_path: Path) -> None:
+def test_channel_statistics_are_numpys_over_what_is_there_without_glitches(tmp_path):
     values = np.random.default_rng(0).normal([5, -2, 0, 0, 0], [3, 0.1, 1, 1, 1], (50, 40, 5)).astype(np.float32)
     values[:, ::3] = np.nan
     values[3, 7, 2] = 1e8  # a glitch
@@ -234,7 +224,7 @@ def test_channel_statistics_are_numpys_over_what_is_there_without_glitches(tmp_p
     assert mean[3:].tolist() == [1000.0, 0.0]
 
 
-def test_movement_is_the_median_spread_about_a_windows_mean_and_gain_leaves_the_level(tmp_path: Path) -> None:
+def test_movement_is_the_median_spread_about_a_windows_mean_and_gain_leaves_the_level(tmp_path):
     # Two channels at levels from 1 to 8,000; one moves by 0.5 or 2 about its level, the other not.
     level = np.array([1.0, 20.0, 400.0, 8000.0])[:, None, None]
     wave = np.array([-1.0, 1.0] * 5)[:, None] * np.array([[0.5, 0.0]])
@@ -261,14 +251,12 @@ VIDEO = np.random.default_rng(0).integers(60, 200, (6, 8, 32, 48, 3), dtype=np.u
 FRAMES = np.ones((6, 8, 1), dtype=np.float32)
 
 
-def varied(
-    kind: str, values: NDArray[np.generic], present: NDArray[np.float32], **changes: float | bool
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def varied(kind, values, present, **changes):
     config, rng = msgspec.structs.replace(PLAIN, **changes), np.random.default_rng(1)
     return augment_batch(values, present, kind=kind, movement=None, config=config, rng=rng)  # type: ignore[arg-type]
 
 
-def test_a_band_of_sound_is_silenced_and_the_rest_stays() -> None:
+def test_a_band_of_sound_is_silenced_and_the_rest_stays():
     noise = np.random.default_rng(0).normal(size=(4, 1000, 1)).astype(np.float32)
     values, present = varied("audio", noise, np.ones_like(noise), span_dropout=1.0)
     for row in range(4):
@@ -281,7 +269,7 @@ def test_a_band_of_sound_is_silenced_and_the_rest_stays() -> None:
     assert 0 < (present == 0).mean() < 0.5
 
 
-def test_contrast_brightness_and_grain_of_video_stay_within_bytes() -> None:
+def test_contrast_brightness_and_grain_of_video_stay_within_bytes():
     values, present = varied("video", VIDEO, FRAMES, noise=0.1, gain=0.3)
     assert (values.min() >= 0, values.max() <= 255) == (True, True)
     assert bool(present.all())
@@ -289,7 +277,7 @@ def test_contrast_brightness_and_grain_of_video_stay_within_bytes() -> None:
     assert len(np.unique(levels.round(1))) == 6
 
 
-def test_all_frames_of_a_window_move_alike() -> None:
+def test_all_frames_of_a_window_move_alike():
     still = np.repeat(VIDEO[:, :1], 8, axis=1)
     values, _ = varied("video", still, FRAMES, shift=True)
     assert np.array_equal(values, np.repeat(values[:, :1], 8, axis=1))
@@ -299,7 +287,7 @@ def test_all_frames_of_a_window_move_alike() -> None:
         assert set(np.unique(values[row, 0])) <= set(np.unique(still[row, 0]))
 
 
-def test_frames_are_dropped_one_by_one_and_in_spans() -> None:
+def test_frames_are_dropped_one_by_one_and_in_spans():
     values, present = varied("video", VIDEO, FRAMES, channel_dropout=0.5)
     assert 0.2 < (present == 0).mean() < 0.8
     assert not values[np.broadcast_to(present[..., None, None] == 0, values.shape)].any()

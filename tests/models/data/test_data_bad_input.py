@@ -1,7 +1,5 @@
 """Every broken rule of a dataset directory, with its whole message."""
 
-from __future__ import annotations
-
 import json
 import pickle
 
@@ -19,7 +17,7 @@ _NAME = (
 )
 
 
-def _refusal(path) -> str:
+def _refusal(path):
     with pytest.raises(DatasetError) as error:
         open_dataset(path)
     with pytest.raises(DatasetError) as checked:

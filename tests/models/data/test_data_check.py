@@ -1,23 +1,20 @@
 """What the check finds, and recordings of another unit or gain."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, open_dataset, shipped_dataset, write_dataset
+from mmkd_models.data import open_dataset, shipped_dataset, write_dataset
 from mmkd_models.data.checking.describe import describe_dataset, headline
 from mmkd_models.data.checking.findings import check_dataset, unit_findings
 from mmkd_models.data.checking.scan import scan_windows
 
 
-def _refusal(path) -> str:
+def _refusal(path):
     open_dataset(path)  # only the full check sees these
     with pytest.raises(DatasetError) as error:
         check_dataset(path)
@@ -121,7 +118,7 @@ ADVICE = (
 Change = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 
 
-def plant(path: Path, change: Change, *, groups: bool = True, episode_names: tuple[str, ...] = ()) -> Dataset:
+def plant(path, change, *, groups=True, episode_names=()):
     """Ten machines with twelve windows of two channels, gravity about 9.8 and a movement of 0.5; classes alternate.
 
     Args:
@@ -145,13 +142,11 @@ def plant(path: Path, change: Change, *, groups: bool = True, episode_names: tup
     )
 
 
-def warnings_of(dataset: Dataset) -> list[str]:
+def warnings_of(dataset):
     return [finding.sentence for finding in unit_findings(scan_windows(dataset.everything()))]
 
 
-def test_a_recording_in_another_unit_is_named_at_import_by_the_check_and_in_the_report(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_recording_in_another_unit_is_named_at_import_by_the_check_and_in_the_report(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         plant(
             tmp_path / "plant",
@@ -167,7 +162,7 @@ def test_a_recording_in_another_unit_is_named_at_import_by_the_check_and_in_the_
     ]
 
 
-def test_an_episode_without_a_name_is_refused(tmp_path: Path) -> None:
+def test_an_episode_without_a_name_is_refused(tmp_path):
     names = tuple(f"machine M{number}" for number in range(9))
     with pytest.raises(DatasetError) as error:
         plant(tmp_path / "plant", lambda number, windows, _: windows, episode_names=names)
@@ -177,33 +172,31 @@ def test_an_episode_without_a_name_is_refused(tmp_path: Path) -> None:
     )
 
 
-def still(number: int, windows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def still(number, windows, labels):
     """Each machine stands still in half of its windows, and machine 3 in all of them."""
     off = np.ones(len(labels), dtype=bool) if number == 3 else labels == 0
     return np.where(off[:, None, None], windows * 0.001, windows)
 
 
-def constant(number: int, windows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def constant(number, windows, labels):
     """The second channel is 0 but for two machines, and machine 3 has no value in the first."""
     windows[:, :, 1] = windows[:, :, 1] if number in (2, 7) else 0.0
     windows[:, :, 0] = np.nan if number == 3 else windows[:, :, 0]
     return windows
 
 
-def by_nature(number: int, windows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def by_nature(number, windows, labels):
     """Every machine has a level of its own, from 1 to 500."""
     return windows * 2.0**number
 
 
 @pytest.mark.parametrize("change", [still, constant, by_nature], ids=lambda change: change.__name__)
-def test_a_machine_that_is_off_a_constant_channel_and_unlike_machines_are_not_named(
-    change: Change, tmp_path: Path
-) -> None:
+def test_a_machine_that_is_off_a_constant_channel_and_unlike_machines_are_not_named(change, tmp_path):
     assert warnings_of(plant(tmp_path / "plant", change)) == []
 
 
-def test_of_many_odd_recordings_the_first_are_named_and_all_counted(tmp_path: Path) -> None:
-    def change(number: int, windows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def test_of_many_odd_recordings_the_first_are_named_and_all_counted(tmp_path):
+    def change(number, windows, labels):
         return windows * (1000 if number < 4 else 1)
 
     *named, last = warnings_of(plant(tmp_path / "plant", change))

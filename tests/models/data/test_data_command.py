@@ -1,7 +1,5 @@
 """`mmkd-data` as a user meets it: its output and exit codes."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -18,7 +16,7 @@ from mmkd_models.data import open_dataset, shipped_dataset
 _RUN = "from mmkd_models.commands.data import main; main()"
 
 
-def process(*arguments: object, code: str = _RUN) -> subprocess.CompletedProcess[str]:
+def process(*arguments, code=_RUN):
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
@@ -28,7 +26,7 @@ def run(ran, monkeypatch):
     """Runs `mmkd-data` in this process, on a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
 
-    def run(*arguments: object) -> SimpleNamespace:
+    def run(*arguments):
         code, out, err = ran(main, "mmkd-data", *arguments)
         return SimpleNamespace(returncode=code, stdout=out, stderr=err)
 

@@ -1,7 +1,5 @@
 """The guides of datasets are run: their Python, JSON and recipes, and their tables are those of the declarations."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from pathlib import Path
@@ -20,7 +18,7 @@ _PAGE = Path(__file__).parents[3] / "docs" / "datasets.md"
 _OWN_DATA = _PAGE.with_name("your-own-data.md").read_text()
 
 
-def _blocks(language: str) -> list[str]:
+def _blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", _PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
@@ -44,7 +42,7 @@ def test_the_examples_run_and_give_what_they_say(tmp_path, monkeypatch):
     }
 
 
-def _rows(heading: str) -> list[list[str]]:
+def _rows(heading):
     """The cells of the table below a heading of the guide."""
     lines = _OWN_DATA.partition(f"\n{heading}")[2].splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith(("key |", "| `format`")))

@@ -1,9 +1,5 @@
 """The interchange form, and the metadata that it and a dataset carry."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -13,13 +9,13 @@ from mmkd_models.data.checking.describe import describe_dataset
 from mmkd_models.data.importing.interchange import import_interchange
 
 
-def _import(tmp_path: Path, arrays, **options):
+def _import(tmp_path, arrays, **options):
     file = tmp_path / "press.npz"
     np.savez_compressed(file, **arrays)
     return import_interchange(file, tmp_path / "press", **options)
 
 
-def _refusal(tmp_path: Path, arrays, **options) -> str:
+def _refusal(tmp_path, arrays, **options):
     with pytest.raises(UsageError) as error:
         _import(tmp_path, arrays, **options)
     assert not (tmp_path / "press").exists()

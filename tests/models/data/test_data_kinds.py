@@ -1,10 +1,7 @@
 """Datasets of sound and video: what is stored, what is read, what is refused."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +17,7 @@ COUNTS = {"train": 6, "valid": 4, "test": 4}
 
 
 @pytest.fixture
-def talk() -> dict[str, dict[str, Any]]:
+def talk():
     """Noise, so that a wrong row, frame or sample shows; two classes in turn, a group for each window."""
     splits, first = {}, 0
     for split, count in COUNTS.items():
@@ -40,7 +37,7 @@ def written(path, talk, **changed):
     return write_dataset(path, splits=talk, **arguments)
 
 
-def refusal(path, talk, **changed) -> str:
+def refusal(path, talk, **changed):
     with pytest.raises(DatasetError) as error:
         written(path, talk, **changed)
     assert not path.exists()
@@ -179,7 +176,7 @@ def test_presence_that_is_neither_0_nor_1_and_a_video_that_is_called_a_series(tm
         open_dataset(tmp_path / "talk")
 
 
-def npz_of(talk) -> dict[str, Any]:
+def npz_of(talk):
     joined = {key: np.concatenate([talk[split][key] for split in COUNTS]) for key in talk["train"]}
     return {
         "x_voice": joined["voice"],

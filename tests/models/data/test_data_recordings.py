@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 
@@ -49,7 +47,7 @@ def test_a_shift_moves_the_window_inside_its_recording_and_stops_at_its_ends(lin
 def test_every_start_fits_and_the_next_one_does_not(lengths, hop_s):
     starts = window_starts_s(lengths, (VIB, TEMP), hop_s=hop_s)
 
-    def fits(start_s: float) -> bool:
+    def fits(start_s):
         return round(start_s * 100.0) + 20 <= lengths[0] and round(start_s * 25.0) + 5 <= lengths[1]
 
     assert all(fits(start) for start in starts)

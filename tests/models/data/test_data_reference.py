@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -23,7 +21,7 @@ def rig_modalities():
     )
 
 
-def _refusal(rig, **options) -> str:
+def _refusal(rig, **options):
     with pytest.raises(UsageError) as error:
         measure_reference(rig, **{"modality": "temp", "group": 0, **options})
     return str(error.value)

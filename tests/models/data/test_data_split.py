@@ -1,18 +1,14 @@
 """Folds over whole groups, windows that share samples, and the labels that training sees."""
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, Windows, check_dataset, fold_indices, write_dataset
+from mmkd_models.data import Windows, check_dataset, fold_indices, write_dataset
 from mmkd_models.data.checking.related import find_overlaps, refuse_shared_samples
 from mmkd_models.data.folds import check_seeds, fold_count, part_of_windows
 from mmkd_models.data.labelled import (
@@ -30,27 +26,27 @@ NAMES = np.array(["", "高橋", "Ana", "press 3", "Łucja", "d", "e", "f"])
 
 
 @pytest.fixture
-def bare(splits: dict[str, dict[str, Any]], write: Callable[..., Dataset]) -> Dataset:
+def bare(splits, write):
     """24, 12 and 12 windows of noise, without groups."""
     return write(
         {split: {name: a for name, a in arrays.items() if name != "groups"} for split, arrays in splits.items()}
     )
 
 
-def cut(count: int, *, hop: int, seed: int) -> dict[str, Any]:
+def cut(count, *, hop, seed):
     """Windows of 20 samples cut from one recording of noise, one every `hop` samples, without groups."""
     recording = np.random.default_rng(seed).normal(size=(20 + hop * (count - 1), 3)).astype(np.float32)
     vib = np.stack([recording[start : start + 20] for start in range(0, hop * count, hop)])
     return {"vib": vib, "temp": np.zeros((count, 5, 1), np.float32), "labels": np.arange(count) % 3}
 
 
-def message_of(call: Callable[[], object], kind: type[Exception] = UsageError) -> str:
+def message_of(call, kind=UsageError):
     with pytest.raises(kind) as error:
         call()
     return str(error.value)
 
 
-def test_without_groups_the_own_split_is_the_only_fold(bare: Dataset) -> None:
+def test_without_groups_the_own_split_is_the_only_fold(bare):
     windows = bare.everything()
     fold = fold_indices(windows, fold=0, seed=7)
     np.testing.assert_array_equal(fold.train, np.arange(24))
@@ -65,7 +61,7 @@ def test_without_groups_the_own_split_is_the_only_fold(bare: Dataset) -> None:
     )
 
 
-def test_a_fold_that_there_is_not_is_refused_and_never_counts_round(rig: Dataset) -> None:
+def test_a_fold_that_there_is_not_is_refused_and_never_counts_round(rig):
     windows = rig.everything()
     assert message_of(lambda: fold_indices(windows, fold=9, seed=0), UsageError) == (
         "fold 9: expected 0 to 4, since dataset 'rig' has 5 folds; choose among them"
@@ -81,11 +77,11 @@ def test_a_fold_that_there_is_not_is_refused_and_never_counts_round(rig: Dataset
 
 
 @pytest.mark.parametrize(("count", "length"), [(1, 1), (2, 2), (8, 6), (64, 11), (1000, 28)])
-def test_blocks_are_as_long_as_carlstein_says(count: int, length: int) -> None:
+def test_blocks_are_as_long_as_carlstein_says(count, length):
     assert block_length(count) == length  # 2.703 times 1, 1.26, 2, 4 and 10, rounded up; never more than there are
 
 
-def test_overlap_across_splits_is_a_leak(write: Callable[..., Dataset], tmp_path: Path) -> None:
+def test_overlap_across_splits_is_a_leak(write, tmp_path):
     whole = cut(27, hop=10, seed=0)
     order = np.random.default_rng(0).permutation(27)
     dealt = {
@@ -107,9 +103,7 @@ def test_overlap_across_splits_is_a_leak(write: Callable[..., Dataset], tmp_path
     )
 
 
-def test_groups_that_share_samples_are_told_of_and_never_dealt_apart(
-    splits: dict[str, Any], write: Callable[..., Dataset], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_groups_that_share_samples_are_told_of_and_never_dealt_apart(splits, write, caplog):
     splits["train"]["vib"][6, :10] = splits["train"]["vib"][5, 10:]  # groups 1 and 0
     with caplog.at_level(logging.WARNING):
         rig = write(splits)
@@ -122,9 +116,7 @@ def test_groups_that_share_samples_are_told_of_and_never_dealt_apart(
     assert message_of(lambda: refuse_shared_samples(rig.everything()), DatasetError) == f"dataset 'rig': {said}"
 
 
-def test_related_windows_without_groups_are_asked_for_them(
-    write: Callable[..., Dataset], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_related_windows_without_groups_are_asked_for_them(write, caplog):
     parts = {split: cut(9, hop=10, seed=seed) for seed, split in enumerate(("train", "valid", "test"))}
     with caplog.at_level(logging.WARNING):
         rig = write(parts)
@@ -142,7 +134,7 @@ def test_related_windows_without_groups_are_asked_for_them(
     )
 
 
-def test_equal_slopes_and_silence_are_no_overlap(write: Callable[..., Dataset]) -> None:
+def test_equal_slopes_and_silence_are_no_overlap(write):
     parts = {}
     for number, split in enumerate(("train", "valid", "test")):
         ramps = (np.arange(9)[:, None, None] + np.arange(20)[None, :, None] + np.zeros(3)).astype(np.float32)
@@ -156,9 +148,7 @@ def test_equal_slopes_and_silence_are_no_overlap(write: Callable[..., Dataset]) 
     assert len(find_overlaps(write(parts).everything()).first) == 0
 
 
-def test_names_and_numbers_do_not_mix_and_none_is_empty(
-    splits: dict[str, Any], write: Callable[..., Dataset], tmp_path: Path
-) -> None:
+def test_names_and_numbers_do_not_mix_and_none_is_empty(splits, write, tmp_path):
     names = [f"m{group}" for group in splits["test"]["groups"]]
     mixed = {**splits, "test": {**splits["test"], "groups": names}}
     assert message_of(lambda: write(mixed), DatasetError) == (
@@ -178,10 +168,10 @@ Make = Callable[..., Windows]
 
 
 @pytest.fixture
-def train(tmp_path: Path) -> Make:
+def train(tmp_path):
     """Gives training windows from the classes that each group has, two windows of each."""
 
-    def make(has: Mapping[int, Sequence[int]], *, groups: bool = True) -> Windows:
+    def make(has, *, groups=True):
         rows = [(group, label) for group, labels in has.items() for label in labels for _ in range(2)]
         values = np.zeros((len(rows), 8, 1), dtype=np.float32)
         values += np.random.default_rng(0).normal(size=values.shape)
@@ -203,7 +193,7 @@ def train(tmp_path: Path) -> Make:
     return make
 
 
-def test_whole_groups_show_all_their_labels_and_others_none(train: Make) -> None:
+def test_whole_groups_show_all_their_labels_and_others_none(train):
     windows = train(dict.fromkeys(range(6), (0, 1, 2)))
     seen = seen_labels(windows, Labelled(groups=2), seed=3)
     shown = np.unique(windows.groups[seen])
@@ -214,14 +204,14 @@ def test_whole_groups_show_all_their_labels_and_others_none(train: Make) -> None
     assert len(draws) > 8  # of the 15 pairs there are
 
 
-def test_a_draw_has_every_class_where_some_draw_has(train: Make) -> None:
+def test_a_draw_has_every_class_where_some_draw_has(train):
     few = train({**dict.fromkeys(range(30), (0,)), 30: (0, 1), 31: (2,), 32: (1, 2)})
     for seed in range(5):  # class 2 and class 1: 32 with anything, or 30 and 31
         shown = set(np.unique(few.groups[seen_labels(few, Labelled(groups=2), seed=seed)]).tolist())
         assert 32 in shown or shown == {30, 31}
 
 
-def test_the_only_choice_among_very_many_is_searched_for(train: Make) -> None:
+def test_the_only_choice_among_very_many_is_searched_for(train):
     has = dict.fromkeys(range(200), (0,)) | {200: (1,), 201: (2,)}  # 1 of 6,650 draws of three, times 200
     windows = train(has)
     shown = np.unique(windows.groups[seen_labels(windows, Labelled(groups=3), seed=0)])
@@ -229,7 +219,7 @@ def test_the_only_choice_among_very_many_is_searched_for(train: Make) -> None:
     assert len(shown) == 3
 
 
-def test_what_cannot_be_chosen_is_told(train: Make) -> None:
+def test_what_cannot_be_chosen_is_told(train):
     windows = train({group: (group % 3,) for group in range(6)})
     for groups in (0, 7):
         assert message_of(lambda groups=groups: seen_labels(windows, Labelled(groups=groups), seed=0)) == (
@@ -247,7 +237,7 @@ def test_what_cannot_be_chosen_is_told(train: Make) -> None:
     )
 
 
-def test_a_share_and_groups_exclude_each_other() -> None:
+def test_a_share_and_groups_exclude_each_other():
     assert message_of(lambda: labelled_from_options(0.1, 2, otherwise=ALL)) == (
         "--labelled-groups 2: cannot be combined with --label-fraction 0.1; leave one of them out"
     )
@@ -261,8 +251,8 @@ def test_a_share_and_groups_exclude_each_other() -> None:
     ]
 
 
-def test_a_third_of_six_groups_or_more_is_usual_where_it_has_every_class(train: Make) -> None:
-    def usual(has: Mapping[int, Sequence[int]], *, groups: bool = True) -> Labelled:
+def test_a_third_of_six_groups_or_more_is_usual_where_it_has_every_class(train):
+    def usual(has, *, groups=True):
         return usual_labelled([train(has, groups=groups)])
 
     assert usual(dict.fromkeys(range(6), (0, 1, 2))) == Labelled(groups=2)

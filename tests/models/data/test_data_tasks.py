@@ -1,7 +1,5 @@
 """Datasets of several labels and of numbers: what they hold, what is refused, how labels are shared out."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np
@@ -37,7 +35,7 @@ def levels(splits):
     return splits
 
 
-def _refusal(write, splits, task) -> str:
+def _refusal(write, splits, task):
     with pytest.raises(DatasetError) as error:
         write(splits, labels=task)
     return re.sub(r"^dataset \S+?/rig: ", "", str(error.value))

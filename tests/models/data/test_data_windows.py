@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -10,7 +8,7 @@ from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, check_dataset, open_dataset, shipped_dataset, write_dataset
+from mmkd_models.data import check_dataset, open_dataset, shipped_dataset, write_dataset
 
 VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
 TEMP_PER_GROUP = ModalitySpec(
@@ -129,7 +127,7 @@ def test_a_dataset_and_its_windows_show_themselves_in_a_line(rig):
     assert repr(rig.everything().with_modalities(["temp"])) == "Windows(48 of 'rig': temp (5, 1))"
 
 
-def test_a_dataset_that_is_cut_short_in_use_is_told_and_ends_nothing(rig: Dataset) -> None:
+def test_a_dataset_that_is_cut_short_in_use_is_told_and_ends_nothing(rig):
     windows = rig.split("train")
     name = rig.spec.modalities[0].name
     windows.take([0])
@@ -142,7 +140,7 @@ def test_a_dataset_that_is_cut_short_in_use_is_told_and_ends_nothing(rig: Datase
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is resident of a mapping")
-def test_pages_of_a_large_file_that_were_read_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_of_a_large_file_that_were_read_are_let_go(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     splits = {
         name: {"imu": rng.normal(size=(count, 1024, 4)).astype(np.float32), "labels": np.arange(count) % 2}
@@ -152,7 +150,7 @@ def test_pages_of_a_large_file_that_were_read_are_let_go(tmp_path: Path, monkeyp
     dataset = write_dataset(tmp_path / "large", name="large", labels=("a", "b"), modalities=[imu], splits=splits)
     windows = dataset.split("train")
 
-    def resident_kb() -> int:
+    def resident_kb():
         lines = Path("/proc/self/smaps").read_text().splitlines()
         start = next(row for row, line in enumerate(lines) if line.endswith("/large/train/imu.npy"))
         return next(int(line.split()[1]) for line in lines[start:] if line.startswith("Rss:"))

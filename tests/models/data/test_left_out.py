@@ -1,32 +1,27 @@
 """Folds without a domain: whole, unseen groups choose, domains are pooled into ten, and what cannot be is refused."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, Windows
 from mmkd_models.data.folds import LeftOutDomains, find_domains, fold_without, shared_groups
 
 SITE = LeftOutDomains(by="site")
 
 
 @pytest.fixture
-def windows(sites: Dataset) -> Windows:
+def windows(sites):
     return sites.everything()
 
 
-def twice(windows: Windows) -> Windows:
+def twice(windows):
     """Each of the 150 windows twice."""
     return windows.subset(np.concatenate([np.arange(150), np.arange(150)]))
 
 
-def test_a_domain_judges_and_unseen_groups_of_the_others_choose(windows: Windows) -> None:
+def test_a_domain_judges_and_unseen_groups_of_the_others_choose(windows):
     site = windows.metadata["site"]
     for number, name in enumerate(("east", "north", "south")):
         fold = fold_without(windows, SITE, fold=number)
@@ -39,7 +34,7 @@ def test_a_domain_judges_and_unseen_groups_of_the_others_choose(windows: Windows
         assert shared_groups(windows, fold) == 0
 
 
-def test_more_than_ten_domains_are_pooled_into_ten(windows: Windows) -> None:
+def test_more_than_ten_domains_are_pooled_into_ten(windows):
     double = twice(windows)  # 15 machines of 20 windows
     found = find_domains(double, "group")
     assert len(found.names) == 10
@@ -49,7 +44,7 @@ def test_more_than_ten_domains_are_pooled_into_ten(windows: Windows) -> None:
     assert sum("," in name for name in found.names) == 5  # two machines each
 
 
-def test_numbers_with_a_point_are_pooled_by_their_order(windows: Windows) -> None:
+def test_numbers_with_a_point_are_pooled_by_their_order(windows):
     load = np.repeat(np.arange(30) / 4, 10)  # 30 loads of 10 windows
     double = twice(windows)
     found = find_domains(replace(double, metadata={"load": load}), "load")
@@ -58,7 +53,7 @@ def test_numbers_with_a_point_are_pooled_by_their_order(windows: Windows) -> Non
     assert (np.diff(found.numbers) >= 0).all()
 
 
-def test_windows_of_no_known_domain_neither_train_nor_choose_nor_judge(windows: Windows) -> None:
+def test_windows_of_no_known_domain_neither_train_nor_choose_nor_judge(windows):
     thrice = windows.subset(np.tile(np.arange(150), 3))
     lost = np.arange(450) % 10 == 4
     site = np.where(lost, "", thrice.metadata["site"])
@@ -73,7 +68,7 @@ def test_windows_of_no_known_domain_neither_train_nor_choose_nor_judge(windows: 
         assert not lost[np.concatenate([fold.train, fold.valid, fold.test])].any()
 
 
-def test_unlabelled_windows_are_not_enough_to_train_on(windows: Windows) -> None:
+def test_unlabelled_windows_are_not_enough_to_train_on(windows):
     double = replace(twice(windows), has_groups=False)  # so that the dataset's own validation windows choose
     labels = double.labels.copy()
     labels[fold_without(double, SITE, fold=0).train[10:]] = -1
@@ -81,7 +76,7 @@ def test_unlabelled_windows_are_not_enough_to_train_on(windows: Windows) -> None
         fold_without(double.with_labels(labels), SITE, fold=0)
 
 
-def test_a_group_in_two_domains_is_counted_and_what_shares_samples_does_not_train(windows: Windows) -> None:
+def test_a_group_in_two_domains_is_counted_and_what_shares_samples_does_not_train(windows):
     site = windows.metadata["site"].copy()
     mine = np.flatnonzero(windows.groups == 0)  # of one site
     other = "south" if site[mine[0]] != "south" else "north"
@@ -103,11 +98,11 @@ class Sliding:
 
     def gather(
         self,
-        modality: ModalitySpec,
-        rows: np.ndarray,
+        modality,
+        rows,
         *,
-        shift_s: np.ndarray | None,  # type: ignore[type-arg]
-    ) -> np.ndarray:  # type: ignore[type-arg]
+        shift_s,  # type: ignore[type-arg]
+    ):  # type: ignore[type-arg]
         channels = len(modality.channels)
         flat = np.random.default_rng(3).normal(size=(200 * modality.samples, channels)).astype(np.float32)
         machine, number = np.divmod(np.asarray(rows), 10)
@@ -145,13 +140,11 @@ class Sliding:
         ),
     ],
 )
-def test_domains_that_cannot_be_left_out_are_refused(
-    refusal: Callable[..., str], windows: Windows, change: dict[str, bool], by: str, message: str
-) -> None:
+def test_domains_that_cannot_be_left_out_are_refused(refusal, windows, change, by, message):
     assert refusal(UsageError, find_domains, replace(windows, **change), by) == message
 
 
-def test_what_leaves_too_little_is_refused(refusal: Callable[..., str], windows: Windows) -> None:
+def test_what_leaves_too_little_is_refused(refusal, windows):
     labels = np.where((windows.labels == 2) & (windows.metadata["site"] != "east"), 0, windows.labels)
     assert refusal(UsageError, fold_without, windows.with_labels(labels), SITE, fold=0) == (
         "--by site: without east: expected labelled windows of every class to train on, got none of worn; record it "

@@ -1,13 +1,9 @@
 """The report of a dataset: planted faults are found and told whole, and its label file is read back."""
 
-from __future__ import annotations
-
 import csv
 import json
-from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,12 +15,10 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.frames import mask_missing
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.data import main
-from mmkd_models.data import Dataset, Windows, open_dataset, write_dataset
+from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.checking.findings import value_findings
 from mmkd_models.data.checking.scan import brightness, scan_windows
 from mmkd_models.data_report.probes import (
-    ProbeAnswers,
-    ProbeWindows,
     band_levels,
     choose_windows,
     class_probe,
@@ -58,12 +52,12 @@ Rig = dict[str, npt.NDArray[Any]]
 
 
 @pytest.fixture(autouse=True)
-def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_trees(monkeypatch):
     monkeypatch.setattr("mmkd_models.data_report.probes._TREES", 20)
 
 
 @pytest.fixture(scope="module")
-def rig() -> Rig:
+def rig():
     """15 people, 24 windows each: `acc` swings at the rate of the class; `temp` is noise."""
     rng = np.random.default_rng(3)
     labels = np.tile(np.arange(3), GROUPS * EACH // 3)
@@ -83,7 +77,7 @@ def rig() -> Rig:
     }
 
 
-def written(rig: Rig, path: Path) -> Dataset:
+def written(rig, path):
     splits = {
         name: {key: values[rig["splits"] == number] for key, values in rig.items() if key != "splits"}
         for number, name in enumerate(("train", "valid", "test"))
@@ -95,10 +89,10 @@ Found = list[tuple[str, str, str]]
 
 
 @pytest.fixture
-def doubted(tmp_path: Path) -> Callable[[Rig], Found]:
+def doubted(tmp_path):
     """Findings about channels, gaps and balance, which need no probe."""
 
-    def made(rig: Rig) -> Found:
+    def made(rig):
         scan = scan_windows(written(rig, tmp_path / "rig").everything())
         findings = value_findings(scan)
         return [(one.kind, one.level, one.sentence) for one in findings]
@@ -106,7 +100,7 @@ def doubted(tmp_path: Path) -> Callable[[Rig], Found]:
     return made
 
 
-def test_clean_windows_raise_nothing_and_the_sensor_that_separates_is_named(rig: Rig, tmp_path: Path) -> None:
+def test_clean_windows_raise_nothing_and_the_sensor_that_separates_is_named(rig, tmp_path):
     found = report_on(written(rig, tmp_path / "rig"), on_part=lambda part: None)
     assert found.findings == ()
     assert [(one.target, one.modality, one.is_better) for one in found.probes] == [
@@ -125,7 +119,7 @@ def test_clean_windows_raise_nothing_and_the_sensor_that_separates_is_named(rig:
     ]
 
 
-def test_a_leaked_group_is_found_under_its_other_name(rig: Rig, tmp_path: Path) -> None:
+def test_a_leaked_group_is_found_under_its_other_name(rig, tmp_path):
     # Person 14, who judges, is person 4, who trains, under another name: one way of moving.
     own = np.isin(rig["groups"], [4, 14])
     acc = rig["acc"].copy()
@@ -140,7 +134,7 @@ def test_a_leaked_group_is_found_under_its_other_name(rig: Rig, tmp_path: Path) 
     assert leak.advice == "ask whether they are one person, machine or session; if so give them one group"
 
 
-def test_a_near_copy_of_a_training_window_is_found(rig: Rig, tmp_path: Path) -> None:
+def test_a_near_copy_of_a_training_window_is_found(rig, tmp_path):
     acc, temp = rig["acc"].copy(), rig["temp"].copy()
     acc[300], temp[300] = acc[7] + np.random.default_rng(0).normal(0, 0.01, acc[7].shape), temp[7]
     windows = written({**rig, "acc": acc, "temp": temp}, tmp_path / "rig").everything()
@@ -152,7 +146,7 @@ def test_a_near_copy_of_a_training_window_is_found(rig: Rig, tmp_path: Path) -> 
     )
 
 
-def test_faults_of_channels_are_found(doubted: Callable[[Rig], Found], rig: Rig) -> None:
+def test_faults_of_channels_are_found(doubted, rig):
     acc = rig["acc"].copy()
     acc[rig["groups"] == 11, :, 1] = 0.25
     acc[5::40, :, 0] = 1.0
@@ -169,13 +163,13 @@ def test_faults_of_channels_are_found(doubted: Callable[[Rig], Found], rig: Rig)
     )
 
 
-def test_clipped_channels_are_found(doubted: Callable[[Rig], Found], rig: Rig) -> None:
+def test_clipped_channels_are_found(doubted, rig):
     sentence = doubted({**rig, "acc": np.clip(rig["acc"], -9, 0.7)})[0][2]
     assert sentence.startswith("channel acc x stays at its lowest or highest value in ")
     assert sentence.endswith(" windows")
 
 
-def test_five_percent_of_flipped_labels_are_found(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_five_percent_of_flipped_labels_are_found(rig, tmp_path, monkeypatch):
     monkeypatch.setattr("mmkd_models.data_report.probes._TREES", 100)
     rng = np.random.default_rng(1)
     flipped = rng.permutation(360)[:18]
@@ -193,7 +187,7 @@ def test_five_percent_of_flipped_labels_are_found(rig: Rig, tmp_path: Path, monk
     )
 
 
-def test_splits_that_differ_as_wholes_are_told_by_a_probe(rig: Rig, tmp_path: Path) -> None:
+def test_splits_that_differ_as_wholes_are_told_by_a_probe(rig, tmp_path):
     other = {**rig, "temp": rig["temp"] + 3 * (rig["splits"] == 2)[:, None, None]}
     *_, asked = run_probes(choose_windows(written(other, tmp_path / "rig").everything()))
     assert not isinstance(asked, str)
@@ -208,7 +202,7 @@ def test_splits_that_differ_as_wholes_are_told_by_a_probe(rig: Rig, tmp_path: Pa
     assert asked == "split: needs 5 groups or more in each split, and one has 1"
 
 
-def test_a_rare_and_an_absent_class_are_told(doubted: Callable[[Rig], Found], rig: Rig) -> None:
+def test_a_rare_and_an_absent_class_are_told(doubted, rig):
     keep = (rig["labels"] != 2) | ((rig["splits"] == 0) & (np.arange(360) < 10))
     told = doubted({name: values[keep] for name, values in rig.items()})
     assert told == [
@@ -218,7 +212,7 @@ def test_a_rare_and_an_absent_class_are_told(doubted: Callable[[Rig], Found], ri
     ]
 
 
-def test_the_next_windows_to_label_are_unlabelled_ones_and_no_more_than_fifty(rig: Rig, tmp_path: Path) -> None:
+def test_the_next_windows_to_label_are_unlabelled_ones_and_no_more_than_fifty(rig, tmp_path):
     labels = rig["labels"].copy()
     labels[20:110] = -1
     times = {"times": 1_760_000_000.0 + 2 * np.arange(360)}
@@ -231,7 +225,7 @@ def test_the_next_windows_to_label_are_unlabelled_ones_and_no_more_than_fifty(ri
     assert (first.start, first.end) == (f"{start}.000000Z", f"{start + 2}.000000Z")
 
 
-def test_windows_to_label_are_chosen_by_training_labels_only(rig: Rig, tmp_path: Path) -> None:
+def test_windows_to_label_are_chosen_by_training_labels_only(rig, tmp_path):
     labels = rig["labels"].copy()
     labels[20:110] = -1
     other = np.where(rig["splits"] == 0, labels, (labels + 1) % 3)  # what judges is labelled otherwise
@@ -244,7 +238,7 @@ def test_windows_to_label_are_chosen_by_training_labels_only(rig: Rig, tmp_path:
     assert windows_to_label(choose_windows(written({**rig, "labels": none}, tmp_path / "none").everything())) == []
 
 
-def test_a_label_file_needs_times_and_windows(refusal: Callable[..., str]) -> None:
+def test_a_label_file_needs_times_and_windows(refusal):
     classes = {"ok": 5, "worn": 0}
     train = SplitFacts(split="train", windows=9, unlabelled=4, groups=0, largest_group=None, classes=classes)
     assert refusal(UsageError, label_csv, [], train) == (
@@ -262,7 +256,7 @@ def test_a_label_file_needs_times_and_windows(refusal: Callable[..., str]) -> No
     )
 
 
-def test_sound_and_video_are_reported_on(tmp_path: Path) -> None:
+def test_sound_and_video_are_reported_on(tmp_path):
     found = report_on(kinds_dataset(tmp_path / "kinds"), on_part=lambda part: None)
     told = {one.modality: one.score for one in found.probes if one.target == "class"}
     assert list(told) == [None, "acc", "mic", "cam"]
@@ -277,7 +271,7 @@ def test_sound_and_video_are_reported_on(tmp_path: Path) -> None:
     assert render_data_report(msgspec.to_builtins(found)).startswith("<!doctype html>")
 
 
-def test_the_brightness_of_a_cell_is_the_mean_of_its_pixels() -> None:
+def test_the_brightness_of_a_cell_is_the_mean_of_its_pixels():
     frames = np.zeros((1, 2, 6, 9, 1), dtype=np.uint8)
     frames[0, :, 2:4, 6:9] = 60  # the middle row, the right column
     frames[0, 1, 0, 0] = 6
@@ -286,7 +280,7 @@ def test_the_brightness_of_a_cell_is_the_mean_of_its_pixels() -> None:
     assert np.isnan(brightness(mask_missing(frames, hidden))[0]).all(axis=1).tolist() == [False, True]
 
 
-def test_a_tone_is_loudest_in_its_band_and_what_is_missing_is_silent() -> None:
+def test_a_tone_is_loudest_in_its_band_and_what_is_missing_is_silent():
     tone = np.sin(2 * np.pi * 1000 * np.arange(8000) / 8000).astype(np.float32)[None, :, None]
     levels = band_levels(tone, 8000.0)
     assert levels.shape[1] == 40  # frames of 25 ms
@@ -296,7 +290,7 @@ def test_a_tone_is_loudest_in_its_band_and_what_is_missing_is_silent() -> None:
 
 
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
-def test_other_tasks_are_reported_on_and_say_what_is_not_judged(kind: str, rigs: dict[str, Dataset]) -> None:
+def test_other_tasks_are_reported_on_and_say_what_is_not_judged(kind, rigs):
     found = report_on(rigs[kind], on_part=lambda part: None)
     assert f"wrong labels: only classes are checked, and the task is of the kind {kind}" in found.not_judged
     assert [one.modality for one in found.probes if one.target == "class"] == [None, "acc", "gyro"]
@@ -304,7 +298,7 @@ def test_other_tasks_are_reported_on_and_say_what_is_not_judged(kind: str, rigs:
     assert render_data_report(msgspec.to_builtins(found)).startswith("<!doctype html>")
 
 
-def test_windows_without_groups_are_reported_on(rig: Rig, tmp_path: Path) -> None:
+def test_windows_without_groups_are_reported_on(rig, tmp_path):
     lone = {name: values for name, values in rig.items() if name != "groups"}
     found = report_on(written(lone, tmp_path / "lone"), on_part=lambda part: None)
     assert found.groups == 0
@@ -312,7 +306,7 @@ def test_windows_without_groups_are_reported_on(rig: Rig, tmp_path: Path) -> Non
     assert next(one.score for one in found.probes if one.modality == "acc") > 0.95
 
 
-def probed_with(windows: Windows) -> tuple[ProbeWindows, ProbeAnswers]:
+def probed_with(windows):
     looked = choose_windows(windows)
     probed = class_probe(looked, None)
     assert not isinstance(probed, str)
@@ -345,16 +339,16 @@ test = ["7", "8"]
 
 
 @pytest.fixture
-def run(ran: Callable[..., Ran]) -> Callable[..., Ran]:
+def run(ran):
     return partial(ran, main, "mmkd-data")
 
 
-def iso(seconds: float) -> str:
+def iso(seconds):
     return datetime.fromtimestamp(seconds, tz=timezone.utc).isoformat()
 
 
 @pytest.fixture
-def logs(tmp_path: Path) -> Path:
+def logs(tmp_path):
     """Eight presses, a minute each at 10 Hz, worn for the second quarter; the second half has no label."""
     folder = tmp_path / "logs"
     (folder / "labels").mkdir(parents=True)
@@ -371,9 +365,7 @@ def logs(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_windows_worth_a_label_are_read_back_by_the_recipe(
-    run: Callable[..., Ran], logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_windows_worth_a_label_are_read_back_by_the_recipe(run, logs, tmp_path, monkeypatch):
     before, after = tmp_path / "before", tmp_path / "after"
     assert run("import", logs / "recipe.toml", "-o", before)[0] == 0
     unlabelled = int((~open_dataset(before).split("train").labelled).sum())
@@ -405,7 +397,7 @@ def test_the_windows_worth_a_label_are_read_back_by_the_recipe(
     assert (int(here.sum()), set(train.labels[here].tolist())) == (len(rows), {1})
 
 
-def test_a_page_under_another_name_is_refused_before_the_work(run: Callable[..., Ran], tmp_path: Path) -> None:
+def test_a_page_under_another_name_is_refused_before_the_work(run, tmp_path):
     code, out, err = run("report", tmp_path, "-o", tmp_path / "page.txt")
     assert (code, out) == (2, "")
     wanted = "expected a name that ends in .html; only such a file is overwritten"

@@ -1,7 +1,5 @@
 """The students, teachers and batches that tests of recipes compare."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 
@@ -19,17 +17,17 @@ SPECS = [
 ]
 
 
-def student(encoder: EncoderConfig = ENCODER, classes: int = 3) -> Student:
+def student(encoder=ENCODER, classes=3):
     torch.manual_seed(0)
     return Student(SPECS[0], classes, StudentConfig(preset="test", encoder=encoder))
 
 
-def teacher(count: int = 3, classes: int = 3, *, encoder: EncoderConfig = ENCODER) -> Teacher:
+def teacher(count=3, classes=3, *, encoder=ENCODER):
     torch.manual_seed(1)
     return Teacher(SPECS[:count], classes, TeacherConfig(preset="test", encoder=encoder, fusion_depth=2)).eval()
 
 
-def batch(*, size: int = 4, classes: int = 3, missing: float = 0.1, begins: float = 0.0) -> Batch:
+def batch(*, size=4, classes=3, missing=0.1, begins=0.0):
     """Windows of which the fraction before `begins`, and of the rest the fraction `missing`, is not there."""
     generator = torch.Generator().manual_seed(0)
     inputs = {}

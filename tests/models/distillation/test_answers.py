@@ -1,17 +1,13 @@
 """Kept answers of teachers: read where the batches are the same, and never a bit different from asking anew."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distillation.answers import AnswerMemory
-from mmkd_models.distillation.recipe import Recipe, Term
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.features import FeatureTerm
@@ -21,7 +17,7 @@ from mmkd_models.losses.term import Weight, constant
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
+from mmkd_models.training.checkpoint import TeacherFile
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.trainings import distil, train_teacher
 from tests.models.conftest import STUDENT, TEACHER
@@ -32,27 +28,27 @@ LOGIT, TASK = LogitTerm(weight=ONE), TaskTerm(weight=ONE)
 
 
 @pytest.fixture(scope="module")
-def data(machines: Dataset) -> TrainingData:
+def data(machines):
     return TrainingData(train=machines.split("train"), valid=machines.split("valid"), sha256=machines.sha256)
 
 
 @pytest.fixture(scope="module")
-def teacher(data: TrainingData) -> TeacherCheckpoint:
+def teacher(data):
     return train_teacher(data, TEACHER, RUN)
 
 
-def distilled(data: TrainingData, teacher: TeacherCheckpoint, run: TrainingRun, *terms: Term) -> StudentCheckpoint:
+def distilled(data, teacher, run, *terms):
     recipe = Recipe(terms=terms)
     return distil(
         data, "acc", STUDENT, run, teachers=[TeacherFile(checkpoint=teacher, sha256="ab" * 32)], recipe=recipe
     )
 
 
-def is_same(one: StudentCheckpoint, other: StudentCheckpoint) -> bool:
+def is_same(one, other):
     return all(torch.equal(one.state[name], other.state[name]) for name in one.state)
 
 
-def turned(path: Path) -> None:
+def turned(path):
     """Writes a memory in which the teacher says the contrary."""
     tensors, document = read_tensors(path, kind="answers")
     contrary = {name: -tensor if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

@@ -1,19 +1,14 @@
 """A recipe's terms between two networks: what is compared, what is masked, and what cannot be tied."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import pytest
 import torch
-from torch import Tensor
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner
-from mmkd_models.distillation.recipe import Recipe, Term
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.features import FeatureTerm, RelationTerm, feature_loss, relation_loss
@@ -21,8 +16,7 @@ from mmkd_models.losses.logits import DistTerm, DkdTerm, LogitTerm, dist_loss, d
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig
-from mmkd_models.networks.student import Student, StudentOutput
-from mmkd_models.networks.teacher import Teacher, TeacherOutput
+from mmkd_models.networks.student import StudentOutput
 from tests.models.distillation.pairs import ENCODER, batch, student, teacher
 
 WIDE = EncoderConfig(width=12, heads=3, depth=3, most_tokens=8)
@@ -40,27 +34,27 @@ EVERY = (
 )
 
 
-def wide(classes: int = 3, count: int = 2) -> Teacher:
+def wide(classes=3, count=2):
     return teacher(count, classes, encoder=WIDE)
 
 
-def late(*, size: int = 4, classes: int = 3) -> Batch:
+def late(*, size=4, classes=3):
     """Whose first tokens have no sample behind them."""
     return batch(size=size, classes=classes, begins=1 / 3)
 
 
-def learner(*terms: Term, own: Student | None = None, other: Teacher | None = None) -> DistillLearner:
+def learner(*terms, own=None, other=None):
     network = student() if own is None else own
     return DistillLearner(network, wide() if other is None else other, Recipe(terms=terms), modality="acc").eval()
 
 
-def refusal(*terms: Term, own: Student | None = None, other: Teacher | None = None) -> str:
+def refusal(*terms, own=None, other=None):
     with pytest.raises(UsageError) as caught:
         learner(*terms, own=own, other=other)
     return str(caught.value)
 
 
-def outputs(data: Batch) -> tuple[StudentOutput, TeacherOutput]:
+def outputs(data):
     return student().eval()(*data.inputs["acc"], taps=True), wide()(data.inputs, taps=True)
 
 
@@ -172,11 +166,11 @@ def test_relations_of_widths_without_those_heads_cannot_be_tied():
 class Plain(torch.nn.Module):
     """A student of one's own that shows nothing but its outputs and, where told to, its hidden states."""
 
-    def __init__(self, *, shown: int = 0) -> None:
+    def __init__(self, *, shown=0):
         super().__init__()
         self.linear, self.head, self.shown = torch.nn.Linear(80, 5), torch.nn.Linear(5, 3), shown
 
-    def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> StudentOutput:
+    def forward(self, values, present, *, taps=False):
         embedding = self.linear((values * present).flatten(1)).tanh()
         hidden = (embedding[:, None].expand(-1, 7, -1),) * self.shown if taps else ()
         return StudentOutput(logits=self.head(embedding), embedding=embedding, hidden=hidden)
@@ -199,15 +193,15 @@ def test_a_network_of_ones_own_that_hides_its_layers_is_told_so(shown, term, lay
 class Narrow(torch.nn.Module):
     """A teacher of one's own around one of ours: it changes what that gives."""
 
-    def __init__(self, **changed: Any) -> None:
+    def __init__(self, **changed):
         super().__init__()
         self.network, self.changed = wide(), changed
 
-    def forward(self, inputs: Any, *, taps: bool = False) -> TeacherOutput:
+    def forward(self, inputs, *, taps=False):
         return replace(self.network(inputs, taps=taps), **(self.changed if taps else {}))
 
 
-def own_refusal(term: Term, network: torch.nn.Module, modality: str = "acc") -> str:
+def own_refusal(term, network, modality="acc"):
     with pytest.raises(UsageError) as caught:
         DistillLearner(student(), network, Recipe(terms=(term,)), modality=modality, example=late().inputs)
     return str(caught.value)
@@ -246,7 +240,7 @@ def test_a_modality_that_the_example_lacks_is_refused():
 class Bare(torch.nn.Linear):
     """A student that gives its logits bare."""
 
-    def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tensor:
+    def forward(self, values, present, *, taps=False):
         return super().forward(values.flatten(1))
 
 

@@ -1,7 +1,5 @@
 """Recipes, and the step in which a student learns from a teacher."""
 
-from __future__ import annotations
-
 import math
 
 import msgspec
@@ -13,7 +11,7 @@ from torch import Tensor
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner, SupervisedLearner
-from mmkd_models.distillation.recipe import Recipe, Term
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.features import FeatureTerm
@@ -30,12 +28,12 @@ EDAM = EdamTerm(weight=constant(0.5))
 CRD = CrdTerm(weight=constant(0.1), queue=16, width=4)
 
 
-def learner(*terms: Term, count: int = 3, classes: int = 3) -> DistillLearner:
+def learner(*terms, count=3, classes=3):
     network = student(classes=classes)
     return DistillLearner(network, teacher(count, classes), Recipe(terms=terms), modality="acc").eval()
 
 
-def refusal(*terms: Term, count: int = 3, classes: int = 3) -> str:
+def refusal(*terms, count=3, classes=3):
     with pytest.raises(UsageError) as caught:
         learner(*terms, count=count, classes=classes)
     return str(caught.value)
@@ -78,7 +76,7 @@ def test_a_recipe_that_teaches_nothing_at_some_time_is_refused(weight):
     )
 
 
-def deaf_teacher() -> Teacher:
+def deaf_teacher():
     """A teacher that does not see the student's modality."""
     torch.manual_seed(1)
     return Teacher(SPECS[1:], 3, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=2))
@@ -123,14 +121,14 @@ def test_windows_without_labels_teach_by_the_teacher_alone():
     torch.testing.assert_close(terms["loss"], 2.0 * terms["logit"])
 
 
-def without(data: Batch, name: str, rows: slice) -> Batch:
+def without(data, name, rows):
     inputs = {key: (v.clone(), p.clone()) for key, (v, p) in data.inputs.items()}
     for tensor in inputs[name]:
         tensor[rows] = 0
     return msgspec.structs.replace(data, inputs=inputs)
 
 
-def part_of(data: Batch, rows: slice) -> Batch:
+def part_of(data, rows):
     inputs = {name: (v[rows], p[rows]) for name, (v, p) in data.inputs.items()}
     return Batch(inputs=inputs, targets=data.targets[rows], labelled=data.labelled[rows], index=data.index[rows])
 
@@ -194,7 +192,7 @@ def test_a_supervised_student_learns_from_labels_only():
     torch.testing.assert_close(terms["loss"], soft_cross_entropy(logits, data.targets))
 
 
-def hidden_share(module: SupervisedLearner, data: Batch) -> float:
+def hidden_share(module, data):
     """Share of the teacher's encoder inputs that arrive empty."""
     seen: list[Tensor] = []
     handles = [

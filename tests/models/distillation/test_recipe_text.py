@@ -1,7 +1,5 @@
 """Recipes: their short form on a command line, the text that teaches it, and what can be told wrong in them."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands.distill import run_distill
-from mmkd_models.distillation.recipe import Recipe, Term, check_terms, chosen_recipe, term_from_text, terms_text
+from mmkd_models.distillation.recipe import Recipe, check_terms, chosen_recipe, term_from_text, terms_text
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.features import FeatureTerm, RelationTerm
@@ -119,7 +117,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path):
 ONE = constant(1.0)
 
 
-def refusal(*terms: Term) -> str:
+def refusal(*terms):
     with pytest.raises(UsageError) as caught:
         check_terms(Recipe(terms=terms))
     return str(caught.value)

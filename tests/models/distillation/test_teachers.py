@@ -1,19 +1,15 @@
 """Several teachers of one student: answers mixed, insides named."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner, mix_logits
-from mmkd_models.distillation.recipe import Recipe, Term
+from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.features import FeatureTerm, RelationTerm
@@ -29,17 +25,17 @@ GYRO = ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20)
 ONE = constant(1.0)
 
 
-def student() -> Student:
+def student():
     torch.manual_seed(0)
     return Student(ACC, 3, StudentConfig(preset="test", encoder=ENCODER))
 
 
-def teacher(seed: int, *specs: ModalitySpec) -> Teacher:
+def teacher(seed, *specs):
     torch.manual_seed(seed)
     return Teacher(specs or (ACC, GYRO), 3, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1))
 
 
-def batch() -> Batch:
+def batch():
     generator = torch.Generator().manual_seed(5)
     inputs = {}
     for spec in (ACC, GYRO):
@@ -49,11 +45,11 @@ def batch() -> Batch:
     return Batch(inputs=inputs, targets=targets, labelled=torch.ones(6), index=torch.tensor([4, 0, 2, 5, 3, 1]))
 
 
-def learner(teachers: nn.Module | Sequence[nn.Module], *terms: Term) -> DistillLearner:
+def learner(teachers, *terms):
     return DistillLearner(student(), teachers, Recipe(terms=terms), modality="acc")
 
 
-def terms_of(teachers: nn.Module | Sequence[nn.Module], *terms: Term) -> dict[str, Tensor]:
+def terms_of(teachers, *terms):
     made = learner(teachers, *terms).eval()
     torch.manual_seed(0)
     found = made(batch(), 0.0)
@@ -61,13 +57,13 @@ def terms_of(teachers: nn.Module | Sequence[nn.Module], *terms: Term) -> dict[st
     return found
 
 
-def refusal(teachers: nn.Module | Sequence[nn.Module], *terms: Term) -> str:
+def refusal(teachers, *terms):
     with pytest.raises(UsageError) as caught:
         learner(teachers, *terms)
     return str(caught.value)
 
 
-def logits_of(one: nn.Module) -> Tensor:
+def logits_of(one):
     with torch.no_grad():
         output: TeacherOutput = one.eval()(batch().inputs)
     return output.logits
@@ -78,7 +74,7 @@ def test_output_terms_learn_from_the_mean_of_probabilities_at_their_own_temperat
     data, own = batch(), student().eval()(*batch().inputs["acc"]).logits
     found = terms_of(pair, LogitTerm(weight=ONE, temperature=3.0), DkdTerm(weight=ONE), DistTerm(weight=ONE))
 
-    def mean(temperature: float) -> Tensor:
+    def mean(temperature):
         return sum(torch.softmax(logits_of(one) / temperature, -1) for one in pair) / 2  # type: ignore[return-value]
 
     expected = {
@@ -119,7 +115,7 @@ def test_a_member_that_does_not_see_the_sensor_teaches_its_outputs_alone():
     assert "it can compare 1 layers of the student and 0 of the teacher" in refusal(pair, LogitTerm(weight=ONE), inside)
 
 
-def logits(count: int, classes: int, seed: int = 0) -> list[torch.Tensor]:
+def logits(count, classes, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(4, classes, generator=generator) * 3 for _ in range(count)]
 

@@ -1,9 +1,6 @@
 """`mmkd-distill` with several teachers, as a command."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -11,14 +8,13 @@ from mmkd_edge.errors import MmkdError
 from mmkd_export.inspect.files import inspect_file
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
-from mmkd_models.data import Dataset
 from mmkd_models.training.checkpoint import file_sha256, read_student
 
 Command = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def folder(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(machines, tmp_path_factory):
     """Teachers of both sensors, of one sensor, and of another seed, each trained for two steps."""
     folder = tmp_path_factory.mktemp("teachers")
     common = [str(machines.path), "--preset", "tiny", "--steps", "2", "--json"]
@@ -32,7 +28,7 @@ def folder(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def distilled(folder: Path, dataset: Dataset, *options: str, teachers: tuple[str, ...]) -> None:
+def distilled(folder, dataset, *options, teachers):
     paths = [str(folder / f"{name}.ckpt") for name in teachers]
     arguments = [*paths, str(dataset.path), "--modality", "acc", "--steps", "2", *options]
     with pytest.raises(SystemExit) as ended:
@@ -51,7 +47,7 @@ def test_several_teachers_teach_one_student_that_names_them_all(machines, folder
     assert " edam " in capsys.readouterr().err
 
 
-def message_of(run: Callable[[list[str]], None], *arguments: object) -> str:
+def message_of(run, *arguments):
     with pytest.raises(MmkdError) as caught:
         run([str(argument) for argument in arguments])
     return str(caught.value)

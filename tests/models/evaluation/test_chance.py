@@ -1,9 +1,5 @@
 """The score of chance, by hand; and when a model is better than that."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import pytest
 
@@ -13,7 +9,7 @@ from mmkd_models.evaluation.outcome import GroupAnswers, TestedNetwork
 from tests.models.judging_rig import class_outcome
 
 
-def numbers(windows: Mapping[int, Sequence[tuple[float, float]]]) -> TestedNetwork:
+def numbers(windows):
     """Truth and answer of every window by group."""
     return TestedNetwork(
         task=TaskSpec(kind="regression", labels=("level",), unit="mm"),
@@ -39,7 +35,7 @@ LABELS = TestedNetwork(
         ("macro_f1", (2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3) + 2 * (2 * (1 / 4) * (1 / 3) / (1 / 4 + 1 / 3))) / 3),
     ],
 )
-def test_guessing_of_classes_is_the_better_of_the_commonest_one_and_of_all_alike(metric: str, expected: float) -> None:
+def test_guessing_of_classes_is_the_better_of_the_commonest_one_and_of_all_alike(metric, expected):
     judged = class_outcome([0, 0, 0, 0, 1, 1, 2, 2], [0] * 8, [0] * 8, classes=3)
     assert guessed_figure(judged, metric) == pytest.approx(expected)
 
@@ -52,7 +48,7 @@ def test_guessing_of_classes_is_the_better_of_the_commonest_one_and_of_all_alike
         ("subset_accuracy", 0.5),  # the commonest set is a alone
     ],
 )
-def test_guessing_of_labels_is_the_better_of_all_on_and_of_the_commonest_set(metric: str, expected: float) -> None:
+def test_guessing_of_labels_is_the_better_of_all_on_and_of_the_commonest_set(metric, expected):
     assert guessed_figure(LABELS, metric) == pytest.approx(expected)
 
 
@@ -65,7 +61,7 @@ def test_guessing_of_labels_is_the_better_of_all_on_and_of_the_commonest_set(met
         ("pearson", 0.0),
     ],
 )
-def test_guessing_of_numbers_is_the_better_of_median_and_mean(metric: str, expected: float) -> None:
+def test_guessing_of_numbers_is_the_better_of_median_and_mean(metric, expected):
     judged = numbers({0: [(0.0, 1.0), (0.0, 2.0)], 1: [(10.0, 9.0)]})
     assert guessed_figure(judged, metric) == pytest.approx(expected)
 
@@ -84,9 +80,7 @@ ALTERNATE = [0, 1] * 10
         ([0] * 20, [3], 0.8, 1.0, True),
     ],
 )
-def test_a_model_is_better_than_guessing_where_its_whole_interval_is(
-    groups: list[int], wrong: list[int], low: float, high: float, is_better: bool
-) -> None:
+def test_a_model_is_better_than_guessing_where_its_whole_interval_is(groups, wrong, low, high, is_better):
     answers = [1 - label if number in wrong else label for number, label in enumerate(ALTERNATE)]
     found = compare_with_chance([class_outcome(ALTERNATE, answers, groups)], "accuracy")
     assert found.figure == 0.5
@@ -94,7 +88,7 @@ def test_a_model_is_better_than_guessing_where_its_whole_interval_is(
     assert found.is_better == is_better
 
 
-def test_an_error_is_better_than_guessing_where_its_whole_interval_is_below() -> None:
+def test_an_error_is_better_than_guessing_where_its_whole_interval_is_below():
     near = numbers({group: [(0.0, 1.0), (10.0, 9.0)] for group in range(6)})
     found = compare_with_chance([near], "mae")
     assert (found.figure, found.low, found.high, found.is_better) == (5.0, 1.0, 1.0, True)
@@ -102,7 +96,7 @@ def test_an_error_is_better_than_guessing_where_its_whole_interval_is_below() ->
     assert not compare_with_chance([far], "mae").is_better
 
 
-def test_few_windows_of_random_numbers_are_not_better_than_guessing() -> None:
+def test_few_windows_of_random_numbers_are_not_better_than_guessing():
     """Of 200 models that toss a coin for 20 windows, about one in forty may look better."""
     rng = np.random.default_rng(0)
     better = sum(
@@ -115,19 +109,19 @@ def test_few_windows_of_random_numbers_are_not_better_than_guessing() -> None:
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1"])
-def test_a_model_that_always_gives_one_answer_is_never_better_than_guessing(metric: str) -> None:
+def test_a_model_that_always_gives_one_answer_is_never_better_than_guessing(metric):
     judged = class_outcome([0, 1, 2] * 7, [1] * 21, [n // 3 for n in range(21)], classes=3)
     assert not compare_with_chance([judged] * 3, metric).is_better
 
 
-def test_seeds_count_alike() -> None:
+def test_seeds_count_alike():
     right, half = class_outcome([0, 1], [0, 1], [0, 1]), class_outcome([0, 1, 0, 1], [0, 1, 1, 0], [2, 2, 3, 3])
     found = compare_with_chance([right, half], "accuracy")
     assert found.figure == 0.5
     assert found.low <= 0.75 <= found.high
 
 
-def by_right(rights: Sequence[int], windows: int = 10) -> TestedNetwork:
+def by_right(rights, windows=10):
     """A group of ten windows for each count of right answers."""
     truth = [0] * (windows * len(rights))
     answers = [int(number >= right) for right in rights for number in range(windows)]
@@ -144,15 +138,13 @@ def by_right(rights: Sequence[int], windows: int = 10) -> TestedNetwork:
         ([5] * 4, [9] * 4, [6] * 4, None),  # of four groups there is no interval
     ],
 )
-def test_the_gap_is_told_where_it_is_larger_than_its_uncertainty(
-    baseline: list[int], teacher: list[int], student: list[int], expected: float | None
-) -> None:
+def test_the_gap_is_told_where_it_is_larger_than_its_uncertainty(baseline, teacher, student, expected):
     found = gap_recovered([by_right(student)], [by_right(baseline)], [by_right(teacher)], "accuracy")
     assert found == (None if expected is None else pytest.approx(expected))
 
 
-def test_the_gap_of_an_error_goes_where_better_is() -> None:
-    def off(errors: Sequence[float]) -> TestedNetwork:
+def test_the_gap_of_an_error_goes_where_better_is():
+    def off(errors):
         return numbers({group: [(0.0, error)] for group, error in enumerate(errors)})
 
     assert gap_recovered([off([6] * 5)], [off([10] * 5)], [off([2] * 5)], "mae") == pytest.approx(0.5)

@@ -1,7 +1,5 @@
 """What confidence is worth: calibration error, log loss, coverage and its interval, by hand and by plain loops."""
 
-from __future__ import annotations
-
 import math
 
 import msgspec
@@ -22,7 +20,7 @@ from mmkd_models.metrics.likelihood import probabilities_of
 FOUR = Confidence(temperature=2.0, true_probabilities=(0.2, 0.4, 0.6, 0.8))
 
 
-def test_the_calibration_error_is_the_gap_of_each_bin_weighted_by_its_windows() -> None:
+def test_the_calibration_error_is_the_gap_of_each_bin_weighted_by_its_windows():
     # Two windows answered with 0.9, one of them wrong: a gap of 0.4. Two with 0.6, both right: a gap of 0.4 as well,
     # on the other side. One with exactly 1, right: none.
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.6, 0.4], [1.0, 0.0]])
@@ -32,7 +30,7 @@ def test_the_calibration_error_is_the_gap_of_each_bin_weighted_by_its_windows() 
     assert found.log_loss == pytest.approx(expected)
 
 
-def test_the_interval_of_a_share_is_wilsons() -> None:
+def test_the_interval_of_a_share_is_wilsons():
     # 8 of 10: centre (0.8 + z2/20) / (1 + z2/10) with z2 = 3.8415.
     low, high = fraction_interval(8, 10)
     assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
@@ -40,7 +38,7 @@ def test_the_interval_of_a_share_is_wilsons() -> None:
     assert fraction_interval(0, 10)[0] == 0.0
 
 
-def test_coverage_is_what_label_sets_do_window_by_window() -> None:
+def test_coverage_is_what_label_sets_do_window_by_window():
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(40, 3)).astype(np.float32) * 2
     probabilities = probabilities_of(logits / 2, kind="classification").astype(np.float32)
@@ -65,12 +63,12 @@ def test_coverage_is_what_label_sets_do_window_by_window() -> None:
     assert facts.after == reliability(probabilities[known], labels[known])
 
 
-def test_without_labels_nothing_is_measured() -> None:
+def test_without_labels_nothing_is_measured():
     shares = np.full((3, 2), 0.5, dtype=np.float32)
     assert confidence_facts(FOUR, shares, shares, np.array([-1, -1, -1])) is None
 
 
-def test_the_words_give_the_figures() -> None:
+def test_the_words_give_the_figures():
     probabilities = np.array([[0.7, 0.3], [0.7, 0.3], [0.5, 0.5], [0.1, 0.9]], dtype=np.float32)
     labels = np.array([0, 1, 1, 1])
     facts = confidence_facts(FOUR, np.log(probabilities), probabilities, labels, error_levels=(0.5,))

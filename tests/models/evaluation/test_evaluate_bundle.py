@@ -1,10 +1,6 @@
 """`mmkd-evaluate BUNDLE DATA`: every artifact on the test split, its coverage, and what it refuses."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -15,8 +11,7 @@ from mmkd_edge.predict.confidence import least_probability
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
 from mmkd_models.carried import carried_windows
-from mmkd_models.data import Dataset, write_dataset
-from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_models.data import write_dataset
 from mmkd_models.training_hashes import training_hashes
 from tests.models.judging_rig import write_random_student
 
@@ -25,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_exports", "quick_openings")
 
 
 @pytest.fixture(scope="module")
-def bundle(machines: Dataset, student_checkpoint: StudentCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(machines, student_checkpoint, tmp_path_factory):
     """A student of `acc` with random weights, exported with the validation windows of two machines."""
     path, fold = tmp_path_factory.mktemp("bundle") / "acc.ckpt", student_checkpoint.facts.fold
     carried = carried_windows(machines.split("valid"), "acc", seed=0)
@@ -33,9 +28,7 @@ def bundle(machines: Dataset, student_checkpoint: StudentCheckpoint, tmp_path_fa
     return export(export_plan(path)).path
 
 
-def test_coverage_on_the_test_split_is_that_of_the_runtime(
-    run: Callable[..., Ran], bundle: Path, machines: Dataset
-) -> None:
+def test_coverage_on_the_test_split_is_that_of_the_runtime(run, bundle, machines):
     code, out, err = run(bundle, machines.path, "--json")
     assert (code, err) == (0, "scores\n")
     document = json.loads(out)
@@ -62,7 +55,7 @@ def test_coverage_on_the_test_split_is_that_of_the_runtime(
     )
 
 
-def test_the_table_shows_label_sets_and_calibration(run: Callable[..., Ran], bundle: Path, machines: Dataset) -> None:
+def test_the_table_shows_label_sets_and_calibration(run, bundle, machines):
     code, out, _ = run(bundle, machines.path)
     assert code == 0
     name, lines = bundle.name, out.splitlines()
@@ -79,7 +72,7 @@ def test_the_table_shows_label_sets_and_calibration(run: Callable[..., Ran], bun
     ]
 
 
-def test_a_bundle_of_another_task_is_refused(run: Callable[..., Ran], bundle: Path, dataset: Dataset) -> None:
+def test_a_bundle_of_another_task_is_refused(run, bundle, dataset):
     code, _, err = run(bundle, dataset.path)
     assert code == 2
     assert f"{bundle}: student: expected the classes {', '.join(dataset.spec.task.labels)} of the dataset, got" in err
@@ -88,17 +81,15 @@ def test_a_bundle_of_another_task_is_refused(run: Callable[..., Ran], bundle: Pa
 # ---- windows that trained it
 
 
-def refused(message: str) -> Ran:
+def refused(message):
     return 2, "", f"mmkd-evaluate: {message}\n"
 
 
 @pytest.fixture
-def both(machines: Dataset, student_checkpoint: StudentCheckpoint, tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+def both(machines, student_checkpoint, tmp_path):
     """A checkpoint that was trained on the training windows of a dataset, and its bundle."""
 
-    def make(
-        dataset: Dataset = machines, *, fold: int | msgspec.UnsetType | None = msgspec.UNSET, has_hashes: bool = True
-    ) -> tuple[Path, Path]:
+    def make(dataset=machines, *, fold=msgspec.UNSET, has_hashes=True):
         hashes = training_hashes(dataset.split("train"), "acc", key=dataset.sha256) if has_hashes else msgspec.UNSET
         carried, path = carried_windows(dataset.split("valid"), "acc", seed=0), tmp_path / "acc.ckpt"
         write_random_student(path, student_checkpoint, dataset, carried=carried, fold=fold, training_hashes=hashes)
@@ -108,7 +99,7 @@ def both(machines: Dataset, student_checkpoint: StudentCheckpoint, tmp_path: Pat
 
 
 @pytest.fixture
-def cost(tmp_path: Path) -> Path:
+def cost(tmp_path):
     file = tmp_path / "cost.toml"
     file.write_text(
         'version = 1\nhealthy = ["idle"]\n[plant]\nmissed_cost = 5\n[student]\nsensor_price = 1\nnode_price = 1\n'
@@ -120,9 +111,9 @@ def cost(tmp_path: Path) -> Path:
     ("fold", "known", "right"), [(None, "the dataset's own split", "--split test"), (0, "fold 0", "--fold 0")]
 )
 def test_a_bundle_is_refused_as_its_checkpoint_is_on_windows_that_trained_it(
-    run: Callable[..., Ran], both: Callable[..., tuple[Path, Path]], machines: Dataset, cost: Path,
-    fold: int | None, known: str, right: str,
-) -> None:  # fmt: skip
+    run, both, machines, cost,
+    fold, known, right
+):  # fmt: skip
     for path in both(fold=fold):
         for line in ((), ("--suite", "cost", "--cost", cost)):
             code, out, err = run(path, machines.path, "--fold", "3", *line)
@@ -134,9 +125,7 @@ def test_a_bundle_is_refused_as_its_checkpoint_is_on_windows_that_trained_it(
             assert run(path, machines.path, *right.split(), *line)[0] == 0
 
 
-def test_no_price_is_put_on_a_model_that_does_not_say_what_trained_it(
-    run: Callable[..., Ran], both: Callable[..., tuple[Path, Path]], machines: Dataset, cost: Path
-) -> None:
+def test_no_price_is_put_on_a_model_that_does_not_say_what_trained_it(run, both, machines, cost):
     for path in both(has_hashes=False):
         assert run(path, machines.path, "--suite", "cost", "--cost", cost) == refused(
             f"--suite cost: {path} does not record which windows of this dataset trained it; export or train "
@@ -144,7 +133,7 @@ def test_no_price_is_put_on_a_model_that_does_not_say_what_trained_it(
         )
 
 
-def rewritten(dataset: Dataset, path: Path, *, name: str, groups: bool, shift: float = 0.0) -> Dataset:
+def rewritten(dataset, path, *, name, groups, shift=0.0):
     """The same windows in another dataset, with training and test exchanged, perhaps without groups or changed."""
     splits = {}
     for split, origin in (("train", "test"), ("valid", "valid"), ("test", "train")):
@@ -161,9 +150,9 @@ def rewritten(dataset: Dataset, path: Path, *, name: str, groups: bool, shift: f
     ids=["the groups in other windows", "the windows in another dataset without groups"],
 )
 def test_what_trained_a_model_is_known_again_in_another_dataset(
-    run: Callable[..., Ran], both: Callable[..., tuple[Path, Path]], machines: Dataset, cost: Path, tmp_path: Path,
-    name: str, groups: bool, shift: float,
-) -> None:  # fmt: skip
+    run, both, machines, cost, tmp_path,
+    name, groups, shift
+):  # fmt: skip
     other = rewritten(machines, tmp_path / "other", name=name, groups=groups, shift=shift)
     for path in both(fold=None):
         assert run(path, other.path, "--suite", "cost", "--cost", cost) == refused(
@@ -178,9 +167,7 @@ def test_what_trained_a_model_is_known_again_in_another_dataset(
         )
 
 
-def test_the_bundle_keeps_hashes_that_have_no_name_in_them(
-    both: Callable[..., tuple[Path, Path]], machines: Dataset
-) -> None:
+def test_the_bundle_keeps_hashes_that_have_no_name_in_them(both, machines):
     _, path = both(fold=0)
     with Bundle.open(path) as bundle:
         (entry,) = bundle.manifest.models

@@ -1,25 +1,20 @@
 """Labels spread in time: against a plain loop, and where they are a leak."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Windows, write_dataset
+from mmkd_models.data import write_dataset
 from mmkd_models.evaluation.gains import labels_spread_in_time, leak_of
 from mmkd_models.metrics.scores import Scores
 from mmkd_report.schema.figures import OF_CLASSES, Chance, LabelLeak, Split, Spread
 from mmkd_report.words import for_terminal, leak_sentence
 
 
-def make_windows(path: Path, labels: Sequence[int], groups: Sequence[int]) -> Windows:
+def make_windows(path, labels, groups):
     rng = np.random.default_rng(0)
 
-    def split(labels: Sequence[int], groups: Sequence[int]) -> dict[str, np.ndarray]:
+    def split(labels, groups):
         values = rng.normal(size=(len(labels), 8, 1)).astype(np.float32)
         return {"acc": values, "labels": np.array(labels), "groups": np.array(groups)}
 
@@ -33,7 +28,7 @@ def make_windows(path: Path, labels: Sequence[int], groups: Sequence[int]) -> Wi
     return dataset.split("train")
 
 
-def test_a_hidden_label_is_that_of_the_nearer_seen_one_of_its_group(tmp_path: Path) -> None:
+def test_a_hidden_label_is_that_of_the_nearer_seen_one_of_its_group(tmp_path):
     #        group 1: seen 0 and 4    group 2: none seen, so the commoner seen label, 0
     labels = [0, 0, 0, 1, 1, 1, 1, 0]
     train = make_windows(tmp_path / "rig", labels, [1] * 6 + [2] * 2)
@@ -46,14 +41,14 @@ def test_a_hidden_label_is_that_of_the_nearer_seen_one_of_its_group(tmp_path: Pa
     assert scores.confusion == ((3, 0), (1, 2))
 
 
-def test_there_is_nothing_to_judge_where_all_labels_are_seen_or_none(tmp_path: Path) -> None:
+def test_there_is_nothing_to_judge_where_all_labels_are_seen_or_none(tmp_path):
     train = make_windows(tmp_path / "rig", [0, 0, 1, 1], [1, 1, 2, 2])
     assert labels_spread_in_time(train, train.labels) is None
     assert labels_spread_in_time(train.with_labels(np.full(4, -1)), train.labels) is None
 
 
 @pytest.mark.parametrize(("run", "leaks"), [(40, True), (1, False)])
-def test_long_runs_of_one_label_leak_and_shuffled_labels_do_not(tmp_path: Path, run: int, leaks: bool) -> None:
+def test_long_runs_of_one_label_leak_and_shuffled_labels_do_not(tmp_path, run, leaks):
     groups = np.repeat(np.arange(8), 80)
     ordered = np.arange(640) // run % 2
     labels = ordered if run > 1 else np.random.default_rng(3).integers(0, 2, 640)
@@ -66,7 +61,7 @@ def test_long_runs_of_one_label_leak_and_shuffled_labels_do_not(tmp_path: Path, 
     assert found.figure.mean > 0.85 if leaks else found.figure.mean < 0.6
 
 
-def test_a_leak_is_said_with_what_to_do() -> None:
+def test_a_leak_is_said_with_what_to_do():
     leak = LabelLeak(
         figure=Spread(mean=0.727), chance=Chance(figure=0.52, low=0.7, high=0.75, is_better=True), leaks=True
     )

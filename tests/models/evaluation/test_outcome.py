@@ -1,18 +1,14 @@
 """Answers of every kind drawn again by groups: against the plain scores of windows that are written down again."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mmkd_edge.errors import MmkdError
-from mmkd_edge.spec import TaskKind, TaskSpec
-from mmkd_models.data import Dataset
+from mmkd_edge.spec import TaskSpec
 from mmkd_models.evaluation.gains import gain_draws, gain_over_seeds
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork, drawn_figures, outcome_on
 from mmkd_models.metrics.scores import Scores, gain_metric, measures_of, metrics_of, scores_from_logits
@@ -21,7 +17,7 @@ from mmkd_report.schema.figures import OF_CLASSES, Measure
 KINDS = pytest.mark.parametrize("kind", ["multi_label", "regression"])
 
 
-def answers_of(dataset: Dataset, seed: int) -> NDArray[np.float32]:
+def answers_of(dataset, seed):
     """Noisy answers to the test windows, some of them equal, so that thresholds meet ties."""
     labels, rng = dataset.split("test").labels, np.random.default_rng(seed)
     if dataset.spec.task.kind == "regression":
@@ -30,7 +26,7 @@ def answers_of(dataset: Dataset, seed: int) -> NDArray[np.float32]:
 
 
 @KINDS
-def test_scores_and_groups_are_those_of_the_windows(rigs: dict[str, Dataset], kind: str) -> None:
+def test_scores_and_groups_are_those_of_the_windows(rigs, kind):
     test, logits = rigs[kind].split("test"), answers_of(rigs[kind], 0)
     judged = outcome_on(test, logits)
     expected = scores_from_logits(test.labels, logits, test.spec.task)
@@ -40,9 +36,7 @@ def test_scores_and_groups_are_those_of_the_windows(rigs: dict[str, Dataset], ki
 
 
 @KINDS
-def test_a_draw_is_the_score_of_its_groups_windows_written_one_after_another(
-    rigs: dict[str, Dataset], kind: str
-) -> None:
+def test_a_draw_is_the_score_of_its_groups_windows_written_one_after_another(rigs, kind):
     test, logits = rigs[kind].split("test"), answers_of(rigs[kind], 1)
     judged, groups = outcome_on(test, logits), [11, 12, 13]
     weights = np.array([[1, 1, 1], [3, 0, 0], [0, 2, 1], [1, 0, 2], [0, 0, 0]])
@@ -55,7 +49,7 @@ def test_a_draw_is_the_score_of_its_groups_windows_written_one_after_another(
         assert np.isnan(drawn[-1])  # nothing was drawn
 
 
-def test_a_label_that_no_drawn_window_has_and_a_target_that_never_changes_score_as_in_the_plain_scores() -> None:
+def test_a_label_that_no_drawn_window_has_and_a_target_that_never_changes_score_as_in_the_plain_scores():
     labels = judged_of(TaskSpec(kind="multi_label", labels=("a",)), {0: ([[0.0]], [[-1.0]]), 1: ([[1.0]], [[1.0]])})
     weights = np.array([[2, 0], [0, 2]])
     assert drawn_figures(labels, [0, 1], weights, "macro_f1").tolist() == [1.0, 1.0]
@@ -67,14 +61,14 @@ def test_a_label_that_no_drawn_window_has_and_a_target_that_never_changes_score_
     assert drawn_figures(numbers, [0, 1], weights, "pearson").tolist() == [0.0, 0.0]
 
 
-def judged_of(task: TaskSpec, windows: dict[int, tuple[list[list[float]], list[list[float]]]]) -> TestedNetwork:
+def judged_of(task, windows):
     """From truth and answers by group."""
     parts = [{"group": group, "truth": truth, "answers": answers} for group, (truth, answers) in windows.items()]
     document = {"task": msgspec.to_builtins(task), "answers": parts}
     return msgspec.json.decode(json.dumps(document).encode(), type=TestedNetwork)
 
 
-def test_a_gain_in_errors_is_what_is_left_of_them_in_the_targets_unit() -> None:
+def test_a_gain_in_errors_is_what_is_left_of_them_in_the_targets_unit():
     task = TaskSpec(kind="regression", labels=("level",), unit="mm")
     truth = [[0.0], [10.0]]
     ours = judged_of(task, {0: (truth, [[1.0], [11.0]]), 1: (truth, [[1.0], [11.0]])})  # always 1 mm off
@@ -85,7 +79,7 @@ def test_a_gain_in_errors_is_what_is_left_of_them_in_the_targets_unit() -> None:
     assert set(np.unique(gain_draws([ours], [theirs], "mae")).tolist()) == {1.0, 2.5, 4.0}
 
 
-def test_a_gain_of_labels_is_in_points() -> None:
+def test_a_gain_of_labels_is_in_points():
     task = TaskSpec(kind="multi_label", labels=("a", "b"))
     truth = [[1.0, 0.0], [0.0, 1.0]]
     right, half = [[3.0, -3.0], [-3.0, 3.0]], [[3.0, -3.0], [3.0, 3.0]]
@@ -94,7 +88,7 @@ def test_a_gain_of_labels_is_in_points() -> None:
     assert (gain.mean, gain.low, gain.high) == (50.0, 50.0, 50.0)
 
 
-def test_what_is_kept_reads_back_and_classes_keep_their_form(rigs: dict[str, Dataset], machines: Dataset) -> None:
+def test_what_is_kept_reads_back_and_classes_keep_their_form(rigs, machines):
     for dataset in (*rigs.values(), machines):
         test = dataset.split("test")
         logits = np.eye(3)[test.labels] if dataset is machines else answers_of(dataset, 2)
@@ -112,7 +106,7 @@ def test_what_is_kept_reads_back_and_classes_keep_their_form(rigs: dict[str, Dat
 
 
 @pytest.mark.parametrize("kind", ["classification", "multi_label", "regression"])
-def test_everything_that_validation_can_maximise_has_a_measure(kind: TaskKind) -> None:
+def test_everything_that_validation_can_maximise_has_a_measure(kind):
     task = TaskSpec(kind=kind, labels=("a",), unit="mm" if kind == "regression" else msgspec.UNSET)
     names = [measure.name for measure in measures_of(task)]
     assert set(metrics_of(kind)) <= set(names)
@@ -122,7 +116,7 @@ def test_everything_that_validation_can_maximise_has_a_measure(kind: TaskKind) -
     assert units == (numbers if kind == "regression" else shares)
 
 
-def test_a_study_tells_gains_in_the_metric_and_those_of_numbers_in_the_unit() -> None:
+def test_a_study_tells_gains_in_the_metric_and_those_of_numbers_in_the_unit():
     assert gain_metric(TaskSpec(labels=("a", "b")), "balanced_accuracy").name == "balanced_accuracy"
     assert gain_metric(TaskSpec(kind="multi_label", labels=("a",)), "subset_accuracy").name == "subset_accuracy"
     found = gain_metric(TaskSpec(kind="regression", labels=("a",), unit="%"), "r2")
@@ -133,14 +127,14 @@ def test_a_study_tells_gains_in_the_metric_and_those_of_numbers_in_the_unit() ->
     )  # a fill level is no share of right answers
 
 
-def test_pages_of_classes_call_figures_as_the_training_side_does() -> None:
+def test_pages_of_classes_call_figures_as_the_training_side_does():
     ours = measures_of(TaskSpec(labels=("a", "b")))
     assert [msgspec.to_builtins(measure) for measure in ours] == [msgspec.to_builtins(one) for one in OF_CLASSES]
     assert set(Measure.__struct_fields__) == set(type(OF_CLASSES[0]).__struct_fields__)
 
 
 @KINDS
-def test_answers_that_are_not_finite_are_refused(rigs: dict[str, Dataset], kind: str) -> None:
+def test_answers_that_are_not_finite_are_refused(rigs, kind):
     test = rigs[kind].split("test")
     logits = answers_of(rigs[kind], 0) * np.nan
     with pytest.raises(MmkdError) as caught:

@@ -1,11 +1,8 @@
 """The rivals: window statistics against plain loops, and what they learn from."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numba
 import numpy as np
@@ -14,13 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Windows, write_dataset
 from mmkd_models.data.checking.scan import window_statistics
-from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.evaluation.rivals import RivalName, Rivals, averaged, calibration
+from mmkd_models.evaluation.rivals import Rivals, averaged, calibration
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.metrics.scores import Scores
 from mmkd_models.training.choosing import log_prior
@@ -30,10 +25,10 @@ MakeWindows = Callable[..., tuple[Windows, Windows]]
 
 
 @pytest.fixture
-def swings(tmp_path: Path) -> MakeWindows:
+def swings(tmp_path):
     """Gives training and test windows of 64 samples: class 1 swings four times as fast as class 0."""
 
-    def split(seed: int, unlabelled: bool) -> dict[str, NDArray[np.generic]]:
+    def split(seed, unlabelled):
         rng = np.random.default_rng(seed)
         labels = np.arange(16) % 2
         time = np.arange(64) / 64
@@ -45,7 +40,7 @@ def swings(tmp_path: Path) -> MakeWindows:
             values = np.concatenate([values, values[::-1]])
         return {"acc": values, "labels": labels}
 
-    def make(*, unlabelled: bool = False) -> tuple[Windows, Windows]:
+    def make(*, unlabelled=False):
         dataset = write_dataset(
             tmp_path / f"swings-{unlabelled}",
             name="swings",
@@ -58,7 +53,7 @@ def swings(tmp_path: Path) -> MakeWindows:
     return make
 
 
-def statistics_by_loops(window: NDArray[np.float32]) -> list[float]:
+def statistics_by_loops(window):
     """What `window_statistics` gives for one window (T, 1), value by value."""
     series = [float(value) for value in window[:, 0]]
     known = [value for value in series if not math.isnan(value)]
@@ -87,7 +82,7 @@ def statistics_by_loops(window: NDArray[np.float32]) -> list[float]:
         elements=st.one_of(st.floats(-100, 100, width=32), st.just(np.nan)),
     )
 )
-def test_statistics_are_those_of_plain_loops_over_the_known_samples(window: NDArray[np.float32]) -> None:
+def test_statistics_are_those_of_plain_loops_over_the_known_samples(window):
     found = window_statistics(window[None])[0]
     assert np.isfinite(found).all()
     # Near the floor of 1e-6 rounding decides the logarithm of a power that should be 0: float64 sums of squares up to
@@ -95,7 +90,7 @@ def test_statistics_are_those_of_plain_loops_over_the_known_samples(window: NDAr
     np.testing.assert_allclose(found, statistics_by_loops(window), rtol=1e-6, atol=2e-3)
 
 
-def test_channels_keep_their_own_statistics() -> None:
+def test_channels_keep_their_own_statistics():
     windows = np.random.default_rng(0).normal(size=(3, 20, 2)).astype(np.float32)
     both = window_statistics(windows)
     first, second = (window_statistics(windows[..., channel : channel + 1]) for channel in (0, 1))
@@ -105,17 +100,17 @@ def test_channels_keep_their_own_statistics() -> None:
     )
 
 
-def test_a_window_of_one_sample_has_finite_statistics() -> None:
+def test_a_window_of_one_sample_has_finite_statistics():
     assert np.isfinite(window_statistics(np.array([[[2.0]], [[np.nan]]], dtype=np.float32))).all()
 
 
-def judged_by(rival: RivalName, train: Windows, *parts: Windows) -> tuple[TestedNetwork, ...]:
+def judged_by(rival, train, *parts):
     found = Rivals(train=train, parts=parts, modality="acc", seed=0).judge(rival)
     assert not isinstance(found, str), found
     return found
 
 
-def test_extra_trees_tell_slow_from_fast(swings: MakeWindows) -> None:
+def test_extra_trees_tell_slow_from_fast(swings):
     train, test = swings()
     for judged in judged_by("extra_trees", train, test, test):  # once trained, twice asked
         scores = judged.class_scores
@@ -123,7 +118,7 @@ def test_extra_trees_tell_slow_from_fast(swings: MakeWindows) -> None:
         assert (scores.accuracy, scores.confusion) == (1.0, ((8, 0), (0, 8)))
 
 
-def test_windows_without_labels_teach_the_trees_nothing(swings: MakeWindows) -> None:
+def test_windows_without_labels_teach_the_trees_nothing(swings):
     plain, test = swings()
     mixed, _ = swings(unlabelled=True)
     assert len(mixed) == 2 * len(plain)
@@ -133,7 +128,7 @@ def test_windows_without_labels_teach_the_trees_nothing(swings: MakeWindows) -> 
         assert judged_by("extra_trees", train, test) == expected
 
 
-def test_mini_rocket_tells_slow_from_fast_and_leaves_torch_its_threads(swings: MakeWindows) -> None:
+def test_mini_rocket_tells_slow_from_fast_and_leaves_torch_its_threads(swings):
     pytest.importorskip("aeon")
     train, test = swings(unlabelled=True)
     threads = torch.get_num_threads()
@@ -144,7 +139,7 @@ def test_mini_rocket_tells_slow_from_fast_and_leaves_torch_its_threads(swings: M
     assert numba.threading_layer() == "workqueue"
 
 
-def test_mini_rocket_answers_as_the_classifier_of_aeon_does(swings: MakeWindows) -> None:
+def test_mini_rocket_answers_as_the_classifier_of_aeon_does(swings):
     rockets = pytest.importorskip("aeon.classification.convolution_based")
     train, test = swings()
     (judged,) = judged_by("mini_rocket", train.subset(np.arange(5)), test)
@@ -153,7 +148,7 @@ def test_mini_rocket_answers_as_the_classifier_of_aeon_does(swings: MakeWindows)
     assert judged.scores.metric("accuracy") == np.mean(classifier.predict(series[1]) == test.labels)
 
 
-def test_a_rocket_learns_from_a_teacher_on_windows_without_labels(swings: MakeWindows) -> None:
+def test_a_rocket_learns_from_a_teacher_on_windows_without_labels(swings):
     pytest.importorskip("aeon")
     train, test = swings()
     few = train.with_labels(np.where(np.arange(16) < 2, train.labels, -1))
@@ -173,9 +168,7 @@ def test_a_rocket_learns_from_a_teacher_on_windows_without_labels(swings: MakeWi
 
 
 @pytest.mark.parametrize("rival", ["extra_trees", "mini_rocket", "rocket_and_trees"])
-def test_a_rival_that_has_learnt_answers_other_windows_as_it_answered_those_that_judged(
-    swings: MakeWindows, rival: RivalName
-) -> None:
+def test_a_rival_that_has_learnt_answers_other_windows_as_it_answered_those_that_judged(swings, rival):
     pytest.importorskip("aeon")
     train, test = swings()
     rivals = Rivals(train=train.subset(np.arange(6)), parts=(train, test), modality="acc", seed=0)
@@ -187,7 +180,7 @@ def test_a_rival_that_has_learnt_answers_other_windows_as_it_answered_those_that
     assert right.mean() == judged[1].scores.metric("accuracy")
 
 
-def test_rockets_and_trees_are_averaged_as_probabilities() -> None:
+def test_rockets_and_trees_are_averaged_as_probabilities():
     certain, unsure = np.log([[0.9, 0.1]]), np.log([[0.5, 0.5]])
     mean = probabilities_of(averaged(certain, unsure, kind="classification"), kind="classification")
     np.testing.assert_allclose(mean, [[0.7, 0.3]])
@@ -195,7 +188,7 @@ def test_rockets_and_trees_are_averaged_as_probabilities() -> None:
     np.testing.assert_allclose(numbers, [[2.5]])
 
 
-def test_settling_changes_no_answer_of_classes(swings: MakeWindows) -> None:
+def test_settling_changes_no_answer_of_classes(swings):
     train, test = swings()
     raw = np.random.default_rng(0).normal(size=(16, 2))
     settled = calibration(raw, train=train, valid=test, metric="accuracy")(raw)
@@ -203,7 +196,7 @@ def test_settling_changes_no_answer_of_classes(swings: MakeWindows) -> None:
     assert settled[0, 0] / raw[0, 0] == pytest.approx(settled[5, 1] / raw[5, 1])
 
 
-def test_rivals_are_adjusted_for_unequal_labels_as_networks_are(swings: MakeWindows) -> None:
+def test_rivals_are_adjusted_for_unequal_labels_as_networks_are(swings):
     """Labels of seven to one hide class 1 in these answers; taking all of that back finds it again."""
     train, test = swings()
     few = train.with_labels(np.where(np.cumsum(train.labels == 1) > 1, np.minimum(train.labels, 0), train.labels))

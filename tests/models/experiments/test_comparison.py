@@ -1,30 +1,24 @@
 """One fold: fair, finished once, continued where it was; other options are other runs in the same folder."""
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
-from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.answers import BLOCKS
-from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
+from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, compare
 from mmkd_models.experiments.plan import fold_data, spread_in_time
-from mmkd_models.experiments.runs import Progress, Run, make_runs
+from mmkd_models.experiments.runs import Progress, make_runs
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.train_config import TrainingProgress
 from mmkd_models.training.checkpoint import read_student, read_teacher, read_teacher_file
 from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.predict import scores_of
@@ -37,7 +31,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error of the code under tes
     pass
 
 
-def stage_of(run: Run) -> str:
+def stage_of(run):
     folder, name = run.path.parent.name, run.path.name
     if folder == "trials":
         return "baseline" if name.startswith("none-") else "student"
@@ -47,59 +41,55 @@ def stage_of(run: Run) -> str:
 class Watch(Progress):
     """Notes every step, and interrupts a stage at a number of them."""
 
-    def __init__(self, stage: str = "", stop_at: int = 0) -> None:
+    def __init__(self, stage="", stop_at=0):
         super().__init__()
         self.steps: list[tuple[str, int]] = []
         self._stage, self._stop_at = stage, stop_at
 
-    def on_step(self, run: Run, progress: TrainingProgress) -> None:
+    def on_step(self, run, progress):
         self.steps.append((stage_of(run), progress.step))
         if stage_of(run) == self._stage and sum(stage == self._stage for stage, _ in self.steps) == self._stop_at:
             raise Interrupted
 
 
 @pytest.fixture(scope="module")
-def config(comparison: Make) -> ComparisonConfig:
+def config(comparison):
     return comparison()
 
 
 @pytest.fixture(autouse=True)
-def _every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def _every_step(monkeypatch):
     monkeypatch.setattr("mmkd_models.experiments.workers._REPORT_EVERY_S", 0.0)
 
 
-def fold_of(comparison: Comparison, seed: int = 1, progress: Progress | None = None) -> FoldResult:
+def fold_of(comparison, seed=1, progress=None):
     with Workers(1) as workers:
         (result,) = compare(comparison, [seed], workers, progress=progress)
     return result
 
 
 @pytest.fixture(scope="module")
-def finished(
-    machines: Dataset, config: ComparisonConfig, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Comparison, FoldResult]:
+def finished(machines, config, tmp_path_factory):
     """A whole comparison of `acc` on fold 1, uninterrupted."""
     comparison = Comparison(dataset=machines, config=config, out=tmp_path_factory.mktemp("comparison") / "out")
     return comparison, fold_of(comparison)
 
 
 @pytest.fixture
-def copy(finished: tuple[Comparison, FoldResult], tmp_path: Path) -> Comparison:
+def copy(finished, tmp_path):
     """The finished folder once more, to be changed."""
     return in_folder(finished[0], Path(shutil.copytree(finished[0].out, tmp_path / "out")))
 
 
-def in_folder(comparison: Comparison, out: Path) -> Comparison:
+def in_folder(comparison, out):
     return Comparison(dataset=comparison.dataset, config=comparison.config, out=out)
 
 
-def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+def same(first, second):
     return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_every_network_is_what_its_training_gives_on_the_folds_labels(
-    machines: Dataset, config: ComparisonConfig, finished: tuple[Comparison, FoldResult]
-) -> None:
+def test_every_network_is_what_its_training_gives_on_the_folds_labels(machines, config, finished):
     comparison, _ = finished
     data = fold_data(machines, seed=1, labelled=Labelled(fraction=0.5)).training
     run = TrainingRun(train=msgspec.structs.replace(config.teacher_train, seed=1), augment=config.augment)
@@ -113,9 +103,7 @@ def test_every_network_is_what_its_training_gives_on_the_folds_labels(
     assert found.facts.fold == 1
 
 
-def test_the_baseline_chooses_its_learning_rate_on_validation(
-    machines: Dataset, config: ComparisonConfig, finished: tuple[Comparison, FoldResult]
-) -> None:
+def test_the_baseline_chooses_its_learning_rate_on_validation(machines, config, finished):
     comparison, result = finished
     data = fold_data(machines, seed=1, labelled=Labelled(fraction=0.5)).training
     tried = []
@@ -130,9 +118,7 @@ def test_the_baseline_chooses_its_learning_rate_on_validation(
     assert (baseline.score, baseline.learning_rate) == (best.facts.score, best.facts.training.learning_rate)
 
 
-def test_figures_are_those_of_the_kept_networks_on_the_test_windows(
-    machines: Dataset, finished: tuple[Comparison, FoldResult]
-) -> None:
+def test_figures_are_those_of_the_kept_networks_on_the_test_windows(machines, finished):
     comparison, result = finished
     test = fold_data(machines, seed=1, labelled=Labelled(fraction=0.5)).test
     for name in ("student", "baseline"):
@@ -148,7 +134,7 @@ def test_figures_are_those_of_the_kept_networks_on_the_test_windows(
     assert result.windows == {"train": 36, "labelled": 18, "valid": 12, "test": 12}
 
 
-def test_the_same_fold_twice_is_read_and_not_trained(copy: Comparison, finished: tuple[Comparison, FoldResult]) -> None:
+def test_the_same_fold_twice_is_read_and_not_trained(copy, finished):
     assert not list(copy.out.rglob("resume.ckpt"))
     assert not (copy.out / "answers").exists()
     assert list(copy.out.rglob("events.out.tfevents.*"))  # the logs stay
@@ -166,9 +152,7 @@ def test_the_same_fold_twice_is_read_and_not_trained(copy: Comparison, finished:
 @pytest.mark.parametrize(
     "stage", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("teacher", "baseline")), "student"]
 )
-def test_an_interrupted_comparison_ends_where_an_uninterrupted_one_does(
-    finished: tuple[Comparison, FoldResult], tmp_path: Path, stage: str
-) -> None:
+def test_an_interrupted_comparison_ends_where_an_uninterrupted_one_does(finished, tmp_path, stage):
     comparison = in_folder(finished[0], tmp_path)
     with pytest.raises(Interrupted):
         fold_of(comparison, progress=Watch(stage, 4))
@@ -177,9 +161,7 @@ def test_an_interrupted_comparison_ends_where_an_uninterrupted_one_does(
     assert watch.steps[0] == (stage, 4)  # the last validation was at 3
 
 
-def test_a_fold_with_labelled_groups_hides_the_labels_of_all_others_and_leaves_validation_as_it_was(
-    machines: Dataset,
-) -> None:
+def test_a_fold_with_labelled_groups_hides_the_labels_of_all_others_and_leaves_validation_as_it_was(machines):
     data, share = (fold_data(machines, seed=1, labelled=one) for one in (Labelled(groups=2), Labelled(fraction=0.5)))
     train = data.training.train
     shown = np.unique(train.groups[train.labelled])
@@ -193,7 +175,7 @@ def test_a_fold_with_labelled_groups_hides_the_labels_of_all_others_and_leaves_v
     assert sum(sum(map(sum, one.confusion)) for one in judged.confusions or ()) == hidden
 
 
-def test_runs_of_a_phase_need_none_of_each_other(finished: tuple[Comparison, FoldResult], tmp_path: Path) -> None:
+def test_runs_of_a_phase_need_none_of_each_other(finished, tmp_path):
     comparison = in_folder(finished[0], tmp_path)
     phases = comparison.phases([1])
     assert [[stage_of(run) for run in phase] for phase in phases] == [
@@ -209,21 +191,19 @@ def test_runs_of_a_phase_need_none_of_each_other(finished: tuple[Comparison, Fol
 
 
 @pytest.mark.slow
-def test_two_workers_make_the_same_fold(finished: tuple[Comparison, FoldResult], tmp_path: Path) -> None:
+def test_two_workers_make_the_same_fold(finished, tmp_path):
     with Workers(2) as workers:
         assert compare(in_folder(finished[0], tmp_path), [1], workers) == [finished[1]]
 
 
-def test_students_learn_from_answers_that_were_kept_in_blocks(
-    copy: Comparison, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_students_learn_from_answers_that_were_kept_in_blocks(copy, monkeypatch):
     shutil.rmtree(copy.student_path("acc", 1).parent)
     _, answers, (student, *_), _ = copy.phases([1])
     with Workers(1) as workers:
         make_runs(workers, answers)
         asked = 0
 
-        def count(self: Teacher, *arguments: Any, **options: Any) -> Any:
+        def count(self, *arguments, **options):
             nonlocal asked
             asked += len(next(iter(arguments[0].values()))[0]) > 1  # one window shows what a teacher gives
             return forward(self, *arguments, **options)
@@ -234,9 +214,7 @@ def test_students_learn_from_answers_that_were_kept_in_blocks(
     assert asked == 0
 
 
-def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(
-    machines: Dataset, comparison: Make, tmp_path: Path
-) -> None:
+def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(machines, comparison, tmp_path):
     members = ("transformer", "convolutions", "trees")
     config = comparison(members=members, baseline_learning_rates=(1e-3,))
     plan = Comparison(dataset=machines, config=config, out=tmp_path)
@@ -263,18 +241,14 @@ def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(
     ids=["labelled", "modalities", "teacher", "student", "members"],
 )
 def test_other_options_in_the_same_folder_share_what_is_the_same_and_nothing_else(
-    machines: Dataset,
-    comparison: Make,
-    finished: tuple[Comparison, FoldResult],
-    changed: dict[str, Any],
-    shared: set[str],
-) -> None:
+    machines, comparison, finished, changed, shared
+):
     other = Comparison(dataset=machines, config=comparison(**changed), out=finished[0].out)
     stages = {stage_of(run) for phase in other.phases([1]) for run in phase if run.is_done()}
     assert stages & {"teacher", "baseline", "student"} == shared
 
 
-def test_a_damaged_result_is_reported(copy: Comparison) -> None:
+def test_a_damaged_result_is_reported(copy):
     path = copy.student_path("acc", 1).with_name("result.json")
     path.write_text('{"seed": 1')
     with pytest.raises(CheckpointError) as caught:
@@ -285,16 +259,14 @@ def test_a_damaged_result_is_reported(copy: Comparison) -> None:
     )
 
 
-def test_a_training_that_cannot_be_done_is_an_error(machines: Dataset, comparison: Make, tmp_path: Path) -> None:
+def test_a_training_that_cannot_be_done_is_an_error(machines, comparison, tmp_path):
     config = comparison(baseline_learning_rates=(1e30,))
     with pytest.raises(UsageError, match="training: expected a finite "):
         fold_of(Comparison(dataset=machines, config=config, out=tmp_path))
 
 
 @pytest.mark.slow
-def test_an_interrupted_race_goes_on_where_it_was_and_labels_only_take_part(
-    machines: Dataset, comparison: Make, tmp_path: Path
-) -> None:
+def test_an_interrupted_race_goes_on_where_it_was_and_labels_only_take_part(machines, comparison, tmp_path):
     config = comparison(choose=True)
     whole, parts = (Comparison(dataset=machines, config=config, out=tmp_path / name) for name in ("whole", "parts"))
     result = fold_of(whole)

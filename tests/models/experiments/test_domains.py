@@ -1,18 +1,15 @@
 """Domains left out one at a time: figures are those of the folds, whatever the number of workers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_edge.spec import TaskKind, TaskSpec
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_edge.spec import TaskSpec
+from mmkd_models.data import write_dataset
 from mmkd_models.data.folds import LeftOutDomains, fold_without
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import default_recipe
@@ -28,12 +25,12 @@ Make = Callable[..., ComparisonConfig]
 SITE = LeftOutDomains(by="site")
 
 
-def order(dataset: Dataset, comparison: Make, out: Path) -> Comparison:
+def order(dataset, comparison, out):
     config = comparison(labelled=Labelled(), baseline_learning_rates=(3e-3,), left_out=SITE)
     return Comparison(dataset=dataset, config=config, out=out)
 
 
-def test_the_interval_is_that_of_students_t() -> None:
+def test_the_interval_is_that_of_students_t():
     stats = pytest.importorskip("scipy.stats")
     for count in range(2, 11):
         values = np.random.default_rng(count).normal(size=count)
@@ -43,7 +40,7 @@ def test_the_interval_is_that_of_students_t() -> None:
     assert mean_over_domains([3.0]).low is None
 
 
-def test_what_trains_has_not_seen_the_domain(sites: Dataset, comparison: Make) -> None:
+def test_what_trains_has_not_seen_the_domain(sites, comparison):
     config = comparison(left_out=SITE)
     data = fold_data(sites, seed=1, labelled=config.labelled, left_out=config.left_out)
     assert set(data.test.metadata["site"]) == {"north"}
@@ -52,9 +49,7 @@ def test_what_trains_has_not_seen_the_domain(sites: Dataset, comparison: Make) -
 
 
 @pytest.mark.slow
-def test_figures_are_those_of_the_folds_and_gains_of_their_differences(
-    sites: Dataset, comparison: Make, tmp_path: Path
-) -> None:
+def test_figures_are_those_of_the_folds_and_gains_of_their_differences(sites, comparison, tmp_path):
     said: list[str] = []
     asked = order(sites, comparison, tmp_path)
     found = judge_shift(asked, say=said.append)
@@ -79,9 +74,7 @@ def test_figures_are_those_of_the_folds_and_gains_of_their_differences(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "measure"), [("regression", "mae"), ("multi_label", "macro_f1")])
-def test_numbers_and_several_labels_are_judged_too(
-    sites: Dataset, comparison: Make, tmp_path: Path, kind: TaskKind, measure: str
-) -> None:
+def test_numbers_and_several_labels_are_judged_too(sites, comparison, tmp_path, kind, measure):
     task = TaskSpec(kind=kind, labels=("speed",) if kind == "regression" else ("hot", "loud"))
     splits = {}
     for name in ("train", "valid", "test"):
@@ -115,7 +108,7 @@ def test_numbers_and_several_labels_are_judged_too(
     assert describe(found).verdict[0].startswith("On the site that was left out ")
 
 
-def test_every_fold_is_looked_at_before_any_is_trained(sites: Dataset, comparison: Make, tmp_path: Path) -> None:
+def test_every_fold_is_looked_at_before_any_is_trained(sites, comparison, tmp_path):
     few = order(sites, comparison, tmp_path)
     check_shift(few)
     windows = sites.everything()
@@ -125,7 +118,7 @@ def test_every_fold_is_looked_at_before_any_is_trained(sites: Dataset, compariso
         check_shift(Comparison(dataset=sites, config=by_machine, out=tmp_path))
 
 
-def test_groups_that_share_samples_are_not_trusted(sites: Dataset, comparison: Make, tmp_path: Path) -> None:
+def test_groups_that_share_samples_are_not_trusted(sites, comparison, tmp_path):
     rng, splits = np.random.default_rng(5), {}
     for name in ("train", "valid", "test"):
         windows = sites.split(name)

@@ -7,7 +7,6 @@ import json
 import re
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands.study import run_study
-from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import ALL
 from mmkd_models.evaluation.rivals import Rivals
 from mmkd_models.experiments.plan import fold_data
@@ -38,12 +36,12 @@ class Studied:
 
 
 @pytest.fixture(scope="module")
-def studied(rigs: dict[str, Dataset], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Studied]:
+def studied(rigs, tmp_path_factory):
     """By kind: labels only and the teacher's outputs on one fold, through the command."""
     return {kind: _study(dataset, tmp_path_factory.mktemp(kind)) for kind, dataset in rigs.items()}
 
 
-def _study(dataset: Dataset, path: Path) -> Studied:
+def _study(dataset, path):
     out = path / "study"
     arguments = [str(dataset.path), "-o", str(out), "--method", "logit", *OPTIONS]
     with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as ended:
@@ -58,7 +56,7 @@ def _study(dataset: Dataset, path: Path) -> Studied:
     )
 
 
-def figures_of(dataset: Dataset, student: StudentCheckpoint) -> dict[str, float]:
+def figures_of(dataset, student):
     """On the test windows of fold 0, by plain sums."""
     test = fold_data(dataset, seed=0, labelled=ALL).test
     logits = logits_of(student.network(), test.with_modalities(("acc",)), modality="acc")
@@ -69,9 +67,7 @@ def figures_of(dataset: Dataset, student: StudentCheckpoint) -> dict[str, float]
 
 
 @KINDS
-def test_scores_and_gains_are_those_of_the_checkpoints(
-    studied: dict[str, Studied], rigs: dict[str, Dataset], kind: str
-) -> None:
+def test_scores_and_gains_are_those_of_the_checkpoints(studied, rigs, kind):
     alone, taught = studied[kind].document["entries"]
     if alone["method"] != "none":
         alone, taught = taught, alone
@@ -86,9 +82,7 @@ def test_scores_and_gains_are_those_of_the_checkpoints(
 
 
 @KINDS
-def test_the_document_says_what_its_figures_are(
-    studied: dict[str, Studied], rigs: dict[str, Dataset], kind: str
-) -> None:
+def test_the_document_says_what_its_figures_are(studied, rigs, kind):
     document = studied[kind].document
     numbers = kind == "regression"
     assert document["dataset"]["kind"] == kind
@@ -109,7 +103,7 @@ def test_the_document_says_what_its_figures_are(
         assert set(entry["chance"]) == {"figure", "low", "high", "is_better"}
 
 
-def test_words_tables_and_page_tell_errors_in_the_targets_unit(studied: dict[str, Studied]) -> None:
+def test_words_tables_and_page_tell_errors_in_the_targets_unit(studied):
     found = studied["regression"]
     entry = found.document["entries"][0]["test"]["mae"]["mean"]
     *_, last = found.printed.splitlines()
@@ -126,16 +120,14 @@ def test_words_tables_and_page_tell_errors_in_the_targets_unit(studied: dict[str
     assert "points" not in found.page.partition("<main")[2].partition("</main>")[0]
 
 
-def test_words_tables_and_page_tell_labels_in_percent(studied: dict[str, Studied]) -> None:
+def test_words_tables_and_page_tell_labels_in_percent(studied):
     found = studied["multi_label"]
     for text in ("Macro-F1, %", "Mean precision, %", "All right, %", "2 labels, each on or off, 14 groups"):
         assert text in found.page, text
     assert "Balanced" not in found.page
 
 
-def test_a_method_that_compares_classes_is_refused_with_the_trainings_reason(
-    rigs: dict[str, Dataset], tmp_path: Path
-) -> None:
+def test_a_method_that_compares_classes_is_refused_with_the_trainings_reason(rigs, tmp_path):
     with pytest.raises(UsageError) as error:
         run_study([str(rigs["regression"].path), "-o", str(tmp_path / "out"), "--method", "dist", *OPTIONS])
     assert str(error.value) == (

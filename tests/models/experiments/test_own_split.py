@@ -1,10 +1,7 @@
 """Comparisons and studies of a dataset without groups, folds that there are not, and groups with names."""
 
-from __future__ import annotations
-
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.commands.study import run_study
-from mmkd_models.data import Dataset, open_dataset, write_dataset
+from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.labelled import ALL
-from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
+from mmkd_models.experiments.comparison import Comparison, compare
 from mmkd_models.experiments.plan import fold_data
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
@@ -31,16 +28,14 @@ OWN_SPLIT = {"by": "own split", "judged_on": JUDGED_ON, "resampled": "blocks of 
 ASK = "write groups.npy (the person, machine or session of each window)"
 
 
-def message_of(call: Callable[[], object], kind: type[Exception] = UsageError) -> str:
+def message_of(call, kind=UsageError):
     with pytest.raises(kind) as caught:
         call()
     return str(caught.value)
 
 
 @pytest.fixture(scope="module")
-def finished(
-    dataset: Dataset, comparison: Callable[..., ComparisonConfig], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Comparison, FoldResult]:
+def finished(dataset, comparison, tmp_path_factory):
     """A comparison of `acc` on the one fold of a dataset without groups."""
     config = comparison(baseline_learning_rates=(1e-3,))
     plan = Comparison(dataset=dataset, config=config, out=tmp_path_factory.mktemp("own") / "out")
@@ -48,7 +43,7 @@ def finished(
         return plan, compare(plan, [0], workers)[0]
 
 
-def test_a_comparison_without_groups_keeps_the_split_that_the_dataset_came_with(dataset: Dataset) -> None:
+def test_a_comparison_without_groups_keeps_the_split_that_the_dataset_came_with(dataset):
     data = fold_data(dataset, seed=0, labelled=ALL)
     assert [part.rows.tolist() for part in (data.training.train, data.training.valid, data.test)] == [
         list(range(32)),
@@ -61,9 +56,7 @@ def test_a_comparison_without_groups_keeps_the_split_that_the_dataset_came_with(
     )
 
 
-def test_document_and_page_of_a_comparison_say_what_the_split_was(
-    dataset: Dataset, finished: tuple[Comparison, FoldResult]
-) -> None:
+def test_document_and_page_of_a_comparison_say_what_the_split_was(dataset, finished):
     _, fold = finished
     assert fold.groups == 0
     assert [np.sum(one.confusion) for one in fold.teacher.test.confusions or ()] == [
@@ -81,20 +74,18 @@ def test_document_and_page_of_a_comparison_say_what_the_split_was(
     assert "straddle" not in page
 
 
-def test_checkpoints_know_the_fold_they_were_trained_on(finished: tuple[Comparison, FoldResult]) -> None:
+def test_checkpoints_know_the_fold_they_were_trained_on(finished):
     plan, _ = finished
     paths = (plan.student_path("acc", 0), plan.baseline_path("acc", 0))
     assert [read_student(path).facts.fold for path in paths] == [0, 0]
 
 
-def short(*arguments: object) -> list[str]:
+def short(*arguments):
     steps = ("--steps", 6, "--teacher-steps", 6, "--teacher", "tiny", "--student", "tiny", "--no-latency")
     return [str(one) for one in (*arguments, *steps, "--rival", "extra_trees", "--method", "logit")]
 
 
-def test_a_study_without_groups_searches_and_judges_on_the_own_split(
-    dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_study_without_groups_searches_and_judges_on_the_own_split(dataset, tmp_path, capsys):
     out = tmp_path / "study"
     arguments = ("--trials", 1, "--finalists", 1, "--learning-rate", 0.001)
     with pytest.raises(SystemExit):
@@ -111,7 +102,7 @@ def test_a_study_without_groups_searches_and_judges_on_the_own_split(
     assert "never seen" not in page
 
 
-def leak(dataset: Dataset, path: Path) -> Dataset:
+def leak(dataset, path):
     """The same dataset with a window of test that continues one of train."""
     splits: dict[str, dict[str, Any]] = {}
     for split in ("train", "valid", "test"):
@@ -126,7 +117,7 @@ def leak(dataset: Dataset, path: Path) -> Dataset:
     return open_dataset(path)
 
 
-def test_a_study_of_splits_that_share_samples_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_study_of_splits_that_share_samples_is_refused(dataset, tmp_path):
     leaky = leak(dataset, tmp_path / "leak")
     arguments = short(leaky.path, "--modality", "acc", "-o", tmp_path / "study")
     assert message_of(lambda: run_study(arguments), DatasetError) == (

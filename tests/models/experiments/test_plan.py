@@ -1,7 +1,5 @@
 """What a study combines, and that the name of a trial follows from what decides its weights."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -13,7 +11,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import study_cases as cases
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data import Dataset
 from mmkd_models.data.folds import LeftOutDomains
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import Method, Recipe
@@ -31,20 +28,19 @@ from mmkd_models.experiments.plan import (
 )
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
-from mmkd_models.networks.config import Preset
 from mmkd_models.train_config import TrainConfig
 
 ALONE = TeacherChoice(modalities=("acc",), preset="small")
 
 
-def trial(method: str, *, rate: float = 1e-3, seed: int = 0, student: Preset = "tiny") -> Trial:
+def trial(method, *, rate=1e-3, seed=0, student="tiny"):
     teacher = None if method == "none" else cases.TEACHER.name
     return Trial(
         candidate=Candidate(entry=Entry(student=student, method=method, teacher=teacher), learning_rate=rate), seed=seed
     )
 
 
-def test_labels_only_are_combined_with_sizes_and_no_teacher() -> None:
+def test_labels_only_are_combined_with_sizes_and_no_teacher():
     space = cases.space(teachers=(cases.TEACHER, ALONE), students=("tiny", "small"))
     assert [(entry.student, entry.method, entry.teacher) for entry in entries(space)] == [
         ("tiny", "none", None),
@@ -59,7 +55,7 @@ def test_labels_only_are_combined_with_sizes_and_no_teacher() -> None:
     assert [entry.method for entry in entries(cases.space(), [out])] == ["none"]
 
 
-def test_a_name_changes_with_all_that_decides_the_weights(machines: Dataset) -> None:
+def test_a_name_changes_with_all_that_decides_the_weights(machines):
     conditions, space = cases.conditions(machines), cases.space(students=("tiny", "small"))
     longer = TrainConfig(steps=7, batch=8, eval_every=3)
     stronger = Method(name="logit", recipe=Recipe(terms=(LogitTerm(weight=constant(2.0)),)))
@@ -89,7 +85,7 @@ def test_a_name_changes_with_all_that_decides_the_weights(machines: Dataset) -> 
     assert names[0].startswith("logit-acc-tiny-0.001-seed0-")
 
 
-def test_a_name_does_not_change_with_what_leaves_the_weights_alone(machines: Dataset) -> None:
+def test_a_name_does_not_change_with_what_leaves_the_weights_alone(machines):
     conditions, space = cases.conditions(machines), cases.space()
     more = cases.space(students=("tiny", "small"), teachers=(cases.TEACHER, ALONE), learning_rates=(1e-3, 5e-3))
     assert trial_name(conditions, space, trial("logit")) == trial_name(conditions, more, trial("logit"))
@@ -97,7 +93,7 @@ def test_a_name_does_not_change_with_what_leaves_the_weights_alone(machines: Dat
     assert trial_name(conditions, space, trial("none")) == trial_name(longer, space, trial("none"))
 
 
-def test_one_teacher_serves_students_of_all_sensors(machines: Dataset) -> None:
+def test_one_teacher_serves_students_of_all_sensors(machines):
     names = {teacher_name(cases.conditions(machines, modality=name), cases.TEACHER, 0) for name in ("acc", "gyro")}
     assert len(names) == 1
 
@@ -122,13 +118,13 @@ def test_one_teacher_serves_students_of_all_sensors(machines: Dataset) -> None:
         ),
     ],
 )
-def test_a_space_that_makes_no_sense_is_refused(changed: dict[str, object], problem: str) -> None:
+def test_a_space_that_makes_no_sense_is_refused(changed, problem):
     with pytest.raises(UsageError) as error:
         check_space(cases.space(**changed))
     assert str(error.value) == problem
 
 
-def test_teachers_have_names_of_what_they_are(machines: Dataset) -> None:
+def test_teachers_have_names_of_what_they_are(machines):
     texts = ["tiny", "gyro+acc:small", "acc:tiny,committee"]
     teachers = teachers_from_text(texts, machines)
     assert [teacher.name for teacher in teachers] == ["acc+gyro:tiny", "acc+gyro:small", "acc:tiny,committee"]
@@ -136,7 +132,7 @@ def test_teachers_have_names_of_what_they_are(machines: Dataset) -> None:
 
 
 @pytest.mark.parametrize("setting", ["ensemble=2", "committee,committee", ""])
-def test_a_setting_that_makes_no_sense_is_refused(machines: Dataset, setting: str) -> None:
+def test_a_setting_that_makes_no_sense_is_refused(machines, setting):
     with pytest.raises(UsageError) as caught:
         teachers_from_text([f"acc:tiny,{setting}"], machines)
     assert str(caught.value) == (

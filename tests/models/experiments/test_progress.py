@@ -1,7 +1,5 @@
 """How long an experiment will still take, by hand, and the lines that say so."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ from mmkd_models.experiments.runs import Progress, Run
 from mmkd_models.train_config import TrainingProgress, progress_lines
 
 
-def planned(stage: str, number: int = 0, costs: tuple[float, ...] = (1.0,)) -> Run:
+def planned(stage, number=0, costs=(1.0,)):
     path = Path(stage) / str(number)
     return Run(title=f"{stage} {number}", path=path, costs=costs, is_done=path.exists, make=lambda on_step: None)
 
@@ -20,15 +18,15 @@ class Clock:
 
     now_s = 100.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         return self.now_s
 
 
-def at(step: int, steps: int) -> TrainingProgress:
+def at(step, steps):
     return TrainingProgress(step=step, steps=steps, terms={"task": 0.5}, best_score=None)
 
 
-def test_what_is_left_takes_as_long_for_its_cost_as_what_is_done() -> None:
+def test_what_is_left_takes_as_long_for_its_cost_as_what_is_done():
     clock = Clock()
     progress = Progress(clock=clock)
     first, second, student = planned("teacher"), planned("teacher", 1), planned("student", costs=(0.5,))
@@ -43,7 +41,7 @@ def test_what_is_left_takes_as_long_for_its_cost_as_what_is_done() -> None:
     assert progress.left_s() == pytest.approx(50 * 1.5)
 
 
-def test_what_an_earlier_command_did_counts_as_done_and_not_as_fast() -> None:
+def test_what_an_earlier_command_did_counts_as_done_and_not_as_fast():
     clock = Clock()
     progress = Progress(clock=clock)
     run = planned("teacher", costs=(1.0, 1.0))
@@ -54,7 +52,7 @@ def test_what_an_earlier_command_did_counts_as_done_and_not_as_fast() -> None:
     assert progress.left_s() == pytest.approx(20)
 
 
-def test_without_a_terminal_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_progress_is_a_line_now_and_then(capsys):
     clock = Clock()
     run, rivals = planned("student"), planned("rivals")
     with progress_lines() as show:

@@ -1,14 +1,11 @@
 """Whole studies on a small dataset: shared, resumed, chosen by validation, tested once, within limits."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -18,9 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import study_cases as cases
 
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_models.data import Dataset
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.experiments.plan import Candidate, Entry, Folder, Space, TeacherChoice, Trial, fold_data
+from mmkd_models.experiments.plan import Candidate, Entry, Folder, TeacherChoice, Trial, fold_data
 from mmkd_models.experiments.runs import run_trial, trial_result
 from mmkd_models.experiments.study import seeds_that_count, study
 from mmkd_models.training.checkpoint import file_sha256, read_student
@@ -40,7 +36,7 @@ run_study(prepare_study(open_dataset(sys.argv[1]), options, out=Path(sys.argv[2]
 """
 
 
-def started(dataset: Dataset, out: Path) -> subprocess.Popen[bytes]:
+def started(dataset, out):
     """A study as a process of its own, as on another host."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-c", STUDY, str(dataset.path), str(out)]
@@ -50,7 +46,7 @@ def started(dataset: Dataset, out: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def wait_for(condition: Any, seconds: float = 120.0) -> None:
+def wait_for(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -58,14 +54,14 @@ def wait_for(condition: Any, seconds: float = 120.0) -> None:
 
 
 @pytest.fixture(scope="module")
-def grid(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyDocument]:
+def grid(machines, tmp_path_factory):
     """A grid on two seeds, in this process."""
     out = tmp_path_factory.mktemp("study") / "grid"
     return out, study(machines, cases.options(machines), out=out)
 
 
 @pytest.fixture(scope="module")
-def searched(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyDocument]:
+def searched(machines, tmp_path_factory):
     """A search of four candidates among twelve, of which two entries are trained on the seed that counts."""
     out = tmp_path_factory.mktemp("study") / "searched"
     space = cases.space(methods=cases.methods("none", "logit", "logit+task", "edam@last"), students=("tiny", "small"))
@@ -73,7 +69,7 @@ def searched(machines: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tup
     return out, study(machines, options, out=out, measure_latency=latency)
 
 
-def latency(student: Path, teacher: Path) -> PairLatency:
+def latency(student, teacher):
     """Latencies by size, as if they had been measured."""
     size = read_student(student).config.preset
     assert teacher.exists()
@@ -83,12 +79,12 @@ def latency(student: Path, teacher: Path) -> PairLatency:
     )
 
 
-def trained_on(machines: Dataset, out: Path, space: Space | None = None) -> Folder:
+def trained_on(machines, out, space=None):
     conditions = cases.conditions(machines)
     return Folder(out=out, dataset=machines, conditions=conditions, space=space or cases.space())
 
 
-def test_a_grid_trains_everything_once(machines: Dataset, grid: tuple[Path, StudyDocument]) -> None:
+def test_a_grid_trains_everything_once(machines, grid):
     out, document = grid
     assert set(cases.starts(out).values()) == {1}
     assert len(list(out.glob("trials/*/result.json"))) == 2 * 2 * 2
@@ -104,9 +100,7 @@ def test_a_grid_trains_everything_once(machines: Dataset, grid: tuple[Path, Stud
     assert msgspec.structs.replace(again, duration_s=document.duration_s) == document
 
 
-def test_each_entry_takes_on_each_seed_the_rate_that_validates_best_and_the_scores_of_its_checkpoint(
-    machines: Dataset, grid: tuple[Path, StudyDocument]
-) -> None:
+def test_each_entry_takes_on_each_seed_the_rate_that_validates_best_and_the_scores_of_its_checkpoint(machines, grid):
     out, document = grid
     folder = trained_on(machines, out)
     for row in document.entries:
@@ -125,7 +119,7 @@ def test_each_entry_takes_on_each_seed_the_rate_that_validates_best_and_the_scor
             assert row.test["macro_f1"].per_seed[place] == expected.macro_f1
 
 
-def test_the_chosen_student_is_written_with_windows_to_export_it(grid: tuple[Path, StudyDocument]) -> None:
+def test_the_chosen_student_is_written_with_windows_to_export_it(grid):
     out, document = grid
     chosen = document.recommendation
     assert chosen.sha256 == file_sha256(out / "student.ckpt")
@@ -141,7 +135,7 @@ def test_the_chosen_student_is_written_with_windows_to_export_it(grid: tuple[Pat
     assert row.valid_score.mean == max(other.valid_score.mean for other in document.entries)
 
 
-def test_ray_gives_the_same_table(machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path) -> None:
+def test_ray_gives_the_same_table(machines, grid, tmp_path):
     pytest.importorskip("ray", reason="needs pip install 'mmkd-edge[ray]'")
     out, _ = grid
     document = study(machines, cases.options(machines, workers=2, executor="ray"), out=tmp_path)
@@ -151,9 +145,7 @@ def test_ray_gives_the_same_table(machines: Dataset, grid: tuple[Path, StudyDocu
 
 
 @pytest.mark.slow
-def test_two_commands_share_a_folder_and_a_killed_one_loses_nothing(
-    machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path
-) -> None:
+def test_two_commands_share_a_folder_and_a_killed_one_loses_nothing(machines, grid, tmp_path):
     victim = started(machines, tmp_path)
     wait_for(lambda: len(list(tmp_path.glob("trials/*/result.json"))) >= 2)
     helper = started(machines, tmp_path)
@@ -169,13 +161,13 @@ def test_two_commands_share_a_folder_and_a_killed_one_loses_nothing(
     assert len(again) <= 1  # what the victim was at
 
 
-def test_an_interrupted_trial_goes_on_where_it_was(machines: Dataset, tmp_path: Path) -> None:
+def test_an_interrupted_trial_goes_on_where_it_was(machines, tmp_path):
     entry = Entry(student="tiny", method="none", teacher=None)
     trial = Trial(candidate=Candidate(entry=entry, learning_rate=1e-3), seed=0)
     whole, parts = (trained_on(machines, tmp_path / name) for name in ("whole", "parts"))
     run_trial(whole, trial, lambda progress: None)
 
-    def stop(progress: Any) -> None:
+    def stop(progress):
         if progress.step == 4:
             raise KeyboardInterrupt
 
@@ -188,7 +180,7 @@ def test_an_interrupted_trial_goes_on_where_it_was(machines: Dataset, tmp_path: 
     assert cases.checkpoints(tmp_path / "parts") == cases.checkpoints(tmp_path / "whole")
 
 
-def test_a_search_tries_as_many_candidates_as_it_may(searched: tuple[Path, StudyDocument]) -> None:
+def test_a_search_tries_as_many_candidates_as_it_may(searched):
     _, document = searched
     tried = {
         (row.method, row.student, row.learning_rate)
@@ -200,9 +192,7 @@ def test_a_search_tries_as_many_candidates_as_it_may(searched: tuple[Path, Study
     assert len(alone) == 2 * 2  # sizes and learning rates
 
 
-def test_a_search_tests_finalists_and_labels_only_on_seeds_it_has_not_seen(
-    machines: Dataset, searched: tuple[Path, StudyDocument]
-) -> None:
+def test_a_search_tests_finalists_and_labels_only_on_seeds_it_has_not_seen(machines, searched):
     out, document = searched
     assert document.facts.search_seeds == (0,)
     assert document.facts.seeds == (2,)  # seed 1 tests on what seed 0 validates on
@@ -217,11 +207,11 @@ def test_a_search_tests_finalists_and_labels_only_on_seeds_it_has_not_seen(
     assert chosen.search_score == max(row.search_score or 0.0 for row in document.entries)
 
 
-def unmeasured(student: Path, teacher: Path) -> PairLatency:
+def unmeasured(student, teacher):
     pytest.fail("options are checked before anything is measured")
 
 
-def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines: Dataset, tmp_path: Path) -> None:
+def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines, tmp_path):
     assert seeds_that_count(machines, seeds=5, search_seeds=1) == (2, 3, 4)
     assert seeds_that_count(machines, seeds=5, search_seeds=2) == (3, 4)
     options = cases.options(machines, grid=False, seeds=2, search_seeds=1)
@@ -240,9 +230,7 @@ def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines: Data
 
 
 @pytest.mark.slow
-def test_two_workers_try_no_candidate_twice_and_a_trial_has_the_same_bits_in_any_process(
-    machines: Dataset, grid: tuple[Path, StudyDocument], tmp_path: Path
-) -> None:
+def test_two_workers_try_no_candidate_twice_and_a_trial_has_the_same_bits_in_any_process(machines, grid, tmp_path):
     space = cases.space(methods=cases.methods("none", "logit", "logit+task", "crd"))
     changes = {"trials": 6, "finalists": 1, "seeds": 3, "workers": 2}
     study(machines, cases.options(machines, grid=False, space=space, **changes), out=tmp_path)
@@ -255,9 +243,7 @@ def test_two_workers_try_no_candidate_twice_and_a_trial_has_the_same_bits_in_any
     assert all(found[name] == expected[name] for name in both)
 
 
-def test_latencies_and_limits_decide_which_sizes_take_part(
-    machines: Dataset, searched: tuple[Path, StudyDocument], tmp_path: Path
-) -> None:
+def test_latencies_and_limits_decide_which_sizes_take_part(machines, searched, tmp_path):
     _, document = searched
     assert {row.student: row.latency_ms for row in document.entries}.items() <= {"tiny": 1.0, "small": 3.0}.items()
     options = cases.options(machines, space=cases.space(students=("tiny", "small")), max_latency_ms=2.0)
@@ -273,7 +259,7 @@ def test_latencies_and_limits_decide_which_sizes_take_part(
     )
 
 
-def test_a_method_that_no_pair_can_have_is_left_out_or_refused(machines: Dataset, tmp_path: Path) -> None:
+def test_a_method_that_no_pair_can_have_is_left_out_or_refused(machines, tmp_path):
     space = cases.space(
         teachers=(TeacherChoice(modalities=("acc",), preset="tiny"),),
         methods=cases.methods("none", "logit", "edam@last"),
@@ -292,7 +278,7 @@ def test_a_method_that_no_pair_can_have_is_left_out_or_refused(machines: Dataset
     assert str(error.value) == f"method 'edam@last': expected a teacher and a student that can have it: {reason}"
 
 
-def test_a_training_that_fails_is_told_and_does_not_end_the_study(machines: Dataset, tmp_path: Path) -> None:
+def test_a_training_that_fails_is_told_and_does_not_end_the_study(machines, tmp_path):
     options = cases.options(machines, seeds=1, space=cases.space(learning_rates=(1e-3, 1e30)))
     document = study(machines, options, out=tmp_path)
     failed = [row for row in document.trials if row.state == "failed"]
@@ -302,7 +288,7 @@ def test_a_training_that_fails_is_told_and_does_not_end_the_study(machines: Data
     assert all(row.learning_rates == (1e-3,) for row in document.entries)
 
 
-def test_a_used_up_budget_reports_what_is_there(machines: Dataset, tmp_path: Path) -> None:
+def test_a_used_up_budget_reports_what_is_there(machines, tmp_path):
     with pytest.raises(UsageError) as error:
         study(machines, cases.options(machines, budget_hours=0.0), out=tmp_path)
     assert str(error.value) == (
@@ -318,7 +304,7 @@ def test_a_used_up_budget_reports_what_is_there(machines: Dataset, tmp_path: Pat
     assert [(row.method, row.seeds) for row in document.entries] == [("none", (0,))]
 
 
-def test_a_folder_may_hold_several_sensors_which_share_its_teachers(machines: Dataset, tmp_path: Path) -> None:
+def test_a_folder_may_hold_several_sensors_which_share_its_teachers(machines, tmp_path):
     for modality in ("acc", "gyro"):
         conditions = cases.conditions(machines, modality=modality)
         study(machines, cases.options(machines, conditions=conditions, seeds=1), out=tmp_path)

@@ -1,7 +1,5 @@
 """The document of a comparison against sums by hand."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +9,8 @@ import msgspec
 import pytest
 
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.data import Dataset
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
 from mmkd_models.experiments.comparison import FoldResult
-from mmkd_models.experiments.runs import Judged
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.metrics.scores import Scores
 from mmkd_report.pages.demo_answer import answer
@@ -24,7 +20,7 @@ MakeFold = Callable[..., FoldResult]
 WINDOWS = {1: 10, 2: 10}
 
 
-def two_folds(make: MakeFold, *, teacher: int = 9, **options: Any) -> list[FoldResult]:
+def two_folds(make, *, teacher=9, **options):
     """Baselines at 0.5 and 0.7, students at 0.6 and 1.0, the teacher at 0.9 and `teacher` tenths."""
     first = make(
         seed=0, windows=WINDOWS, teacher={1: 9, 2: 9}, students={"acc": ({1: 6, 2: 6}, {1: 5, 2: 5})}, **options
@@ -35,14 +31,14 @@ def two_folds(make: MakeFold, *, teacher: int = 9, **options: Any) -> list[FoldR
     return [first, second]
 
 
-def document_of(folds: list[FoldResult], dataset: Dataset) -> dict[str, Any]:
+def document_of(folds, dataset):
     """The document as a reader of the JSON has it."""
     spec = msgspec.structs.replace(dataset.spec, task=TaskSpec(labels=("a", "b")))
     document: dict[str, Any] = json.loads(msgspec.json.encode(demo_document(spec, "ab" * 32, folds)))
     return document
 
 
-def test_means_and_spreads_are_those_of_the_seeds(fold_result: MakeFold, machines: Dataset) -> None:
+def test_means_and_spreads_are_those_of_the_seeds(fold_result, machines):
     document = document_of(two_folds(fold_result), machines)
     student, baseline = document["students"]["acc"]["student"], document["students"]["acc"]["baseline"]
     assert student["accuracy"] == {"mean": 0.8, "std": pytest.approx(0.2 * 2**0.5), "per_seed": [0.6, 1.0]}
@@ -54,7 +50,7 @@ def test_means_and_spreads_are_those_of_the_seeds(fold_result: MakeFold, machine
     assert document["students"]["acc"]["student"]["confusion"] == [[12 + 20, 8 + 0], [0, 0]]
 
 
-def test_the_gain_is_in_points_and_says_how_its_interval_was_made(fold_result: MakeFold, machines: Dataset) -> None:
+def test_the_gain_is_in_points_and_says_how_its_interval_was_made(fold_result, machines):
     document = document_of(two_folds(fold_result), machines)
     gain = document["students"]["acc"]["gain_points"]
     assert gain == {
@@ -74,9 +70,7 @@ def test_the_gain_is_in_points_and_says_how_its_interval_was_made(fold_result: M
     )
 
 
-def test_the_gap_recovered_is_the_share_of_the_teachers_lead(
-    fold_result: MakeFold, machines: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gap_recovered_is_the_share_of_the_teachers_lead(fold_result, machines, monkeypatch):
     entry = document_of(two_folds(fold_result), machines)["students"]["acc"]
     assert (entry.get("gap_recovered"), entry["gap_points"]) == (None, {"mean": pytest.approx(30.0)})
     monkeypatch.setattr("mmkd_models.evaluation.gains.MIN_GROUPS", 2)
@@ -86,7 +80,7 @@ def test_the_gap_recovered_is_the_share_of_the_teachers_lead(
     assert entry["over_teacher_points"] == {key: pytest.approx(-10.0) for key in ("mean", "low", "high")}
 
 
-def test_every_network_and_rival_is_held_against_guessing(fold_result: MakeFold, machines: Dataset) -> None:
+def test_every_network_and_rival_is_held_against_guessing(fold_result, machines):
     # All windows are of one class: whoever names it is always right.
     document = document_of(two_folds(fold_result), machines)
     entry = document["students"]["acc"]
@@ -97,7 +91,7 @@ def test_every_network_and_rival_is_held_against_guessing(fold_result: MakeFold,
     assert entry["extra_trees"]["valid_score"]["mean"] == 0.5
 
 
-def tossed(network: Judged, right: int) -> Judged:
+def tossed(network, right):
     """As many right answers to ten windows of each of two classes, every window a group of its own."""
     half, rest = right // 2, right - right // 2
     confusion = ((half, 10 - half), (10 - rest, rest))
@@ -111,7 +105,7 @@ def tossed(network: Judged, right: int) -> Judged:
     return replace(network, test=test)
 
 
-def test_random_numbers_end_in_no_verdict(fold_result: MakeFold, machines: Dataset) -> None:
+def test_random_numbers_end_in_no_verdict(fold_result, machines):
     """As the example of the README: the student is ahead of everything else, and none is better than tossing a coin."""
     (fold, _) = two_folds(fold_result)
     acc = fold.students["acc"]
@@ -124,7 +118,7 @@ def test_random_numbers_end_in_no_verdict(fold_result: MakeFold, machines: Datas
     assert sentence.endswith("chance 50.0\u202f%).")
 
 
-def test_a_rival_without_scores_keeps_its_keys_and_says_why(fold_result: MakeFold, machines: Dataset) -> None:
+def test_a_rival_without_scores_keeps_its_keys_and_says_why(fold_result, machines):
     entry = document_of(two_folds(fold_result, mini_rocket="aeon is not installed"), machines)["students"]["acc"]
     assert entry["mini_rocket"] == {
         "accuracy": None,
@@ -135,9 +129,7 @@ def test_a_rival_without_scores_keeps_its_keys_and_says_why(fold_result: MakeFol
     assert entry["extra_trees"]["accuracy"] == {"mean": 0.5, "std": 0.0, "per_seed": [0.5, 0.5]}
 
 
-def test_missing_sensors_sizes_and_facts_of_the_dataset_are_in_the_document(
-    fold_result: MakeFold, machines: Dataset
-) -> None:
+def test_missing_sensors_sizes_and_facts_of_the_dataset_are_in_the_document(fold_result, machines):
     document = document_of(two_folds(fold_result), machines)
     assert document["students"]["acc"]["missing"]["student"][1]["per_seed"] == [0.0, 0.25]
     assert document["students"]["acc"]["missing"]["fractions"] == [0.0, 0.5]

@@ -1,24 +1,20 @@
 """Workers: errors of jobs come through, dead processes are reported, and a run belongs to one process at a time."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from mmkd_edge.errors import CheckpointError, MmkdError, UnavailableError, UsageError
-from mmkd_models.data import Dataset, open_dataset
-from mmkd_models.experiments.comparison import Comparison, ComparisonConfig
+from mmkd_models.data import open_dataset
+from mmkd_models.experiments.comparison import Comparison
 from mmkd_models.experiments.plan import claim
-from mmkd_models.experiments.runs import Run, make_claimed, make_runs
+from mmkd_models.experiments.runs import make_claimed, make_runs
 from mmkd_models.experiments.workers import Workers
 
 HOLD = """
@@ -32,7 +28,7 @@ with claim(Path(sys.argv[1])) as is_ours:
 
 
 @pytest.fixture
-def student(machines: Dataset, comparison: Callable[..., ComparisonConfig], tmp_path: Path) -> Run:
+def student(machines, comparison, tmp_path):
     """A student whose teacher is a damaged file."""
     plan = Comparison(dataset=machines, config=comparison(), out=tmp_path)
     run = next(run for run in plan.phases([1])[0] if " teacher " in run.title)
@@ -41,7 +37,7 @@ def student(machines: Dataset, comparison: Callable[..., ComparisonConfig], tmp_
     return plan.phases([1])[2][0]
 
 
-def test_the_error_of_a_job_in_another_process_is_raised_here_and_ends_the_processes(student: Run) -> None:
+def test_the_error_of_a_job_in_another_process_is_raised_here_and_ends_the_processes(student):
     messages = []
     for count in (1, 2):
         with pytest.raises(CheckpointError) as caught, Workers(count) as workers:
@@ -52,12 +48,12 @@ def test_the_error_of_a_job_in_another_process_is_raised_here_and_ends_the_proce
     assert multiprocessing.active_children() == []
 
 
-def test_a_process_that_dies_is_reported(student: Run) -> None:
-    def kill() -> None:
+def test_a_process_that_dies_is_reported(student):
+    def kill():
         for process in multiprocessing.active_children():
             process.kill()
 
-    def jobs() -> Iterator[Run]:
+    def jobs():
         killer.start()
         yield student
 
@@ -72,7 +68,7 @@ def test_a_process_that_dies_is_reported(student: Run) -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_without_ray_the_extra_is_named(student: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_extra_is_named(student, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UnavailableError) as caught, Workers(2, executor="ray") as workers:
         workers.run(make_claimed, [student])
@@ -80,10 +76,10 @@ def test_without_ray_the_extra_is_named(student: Run, monkeypatch: pytest.Monkey
     assert caught.value.exit_code == 3
 
 
-def test_jobs_are_taken_one_by_one_in_their_order() -> None:
+def test_jobs_are_taken_one_by_one_in_their_order():
     taken, made = list[int](), list[int]()
 
-    def jobs() -> Iterator[int]:
+    def jobs():
         for number in range(3):
             assert made == taken  # the next one is asked for when the last one is made
             taken.append(number)
@@ -94,7 +90,7 @@ def test_jobs_are_taken_one_by_one_in_their_order() -> None:
     assert made == [0, 1, 2]
 
 
-def test_a_claim_has_one_owner_until_its_work_ends_or_fails(tmp_path: Path) -> None:
+def test_a_claim_has_one_owner_until_its_work_ends_or_fails(tmp_path):
     with claim(tmp_path / "run") as first:
         assert first
         with claim(tmp_path / "run") as second, claim(tmp_path / "other") as other:
@@ -105,7 +101,7 @@ def test_a_claim_has_one_owner_until_its_work_ends_or_fails(tmp_path: Path) -> N
         assert again
 
 
-def test_a_killed_process_loses_its_claim(tmp_path: Path) -> None:
+def test_a_killed_process_loses_its_claim(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "True\n"
         with claim(tmp_path) as is_ours:
@@ -116,9 +112,7 @@ def test_a_killed_process_loses_its_claim(tmp_path: Path) -> None:
             assert is_ours
 
 
-def test_a_run_that_another_command_makes_is_waited_for(
-    student: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_another_command_makes_is_waited_for(student, tmp_path, monkeypatch):
     result = tmp_path / "result"
     monkeypatch.setattr("mmkd_models.experiments.runs.time.sleep", lambda seconds: result.touch())  # made elsewhere
     with claim(student.path), Workers(1) as workers:
@@ -127,7 +121,7 @@ def test_a_run_that_another_command_makes_is_waited_for(
     assert [path.name for path in student.path.iterdir()] == ["lock"]
 
 
-def test_a_host_with_other_data_is_refused(machines: Dataset) -> None:
+def test_a_host_with_other_data_is_refused(machines):
     make, (path, sha256) = machines.__reduce__()
     assert make(path, sha256).sha256 == sha256  # type: ignore[operator]
     with pytest.raises(UsageError) as caught:

@@ -1,7 +1,5 @@
 """EDAM: divergence of attention maps, and the teacher's map on the student's keys."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 
@@ -9,16 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from mmkd_models.losses.attention import EPSILON, aligned_map, edam_loss
 
 
-def maps(*shape: int, seed: int) -> Tensor:
+def maps(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).mul(2).softmax(-1)
 
 
-def plain_edam(student: Tensor, teacher: Tensor, valid: Tensor, weight: Tensor) -> float:
+def plain_edam(student, teacher, valid, weight):
     """sum_j A_T log(A_T / A_S), A_S the mean over heads; mean over valid rows, weighted over windows."""
     batch, heads, length, _ = student.shape
     total = 0.0

@@ -1,7 +1,5 @@
 """CRD: Tian, Krishnan, Isola, ICLR 2020, equations 17 and 18, with the normalisation of the authors' code."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -9,21 +7,20 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from mmkd_models.losses.contrast import ContrastHead, crd_loss
 
 TAU = 0.5
 
 
-def units(count: int, width: int, seed: int) -> Tensor:
+def units(count, width, seed):
     return F.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def plain_anchor(anchor: list[float], positive: list[float], negatives: list[list[float]]) -> float:
+def plain_anchor(anchor, positive, negatives):
     """-log h(positive) - sum log(1 - h(negative)), h = e / (e + N), e = exp(dot / tau) / mean of the negatives'."""
 
-    def score(other: list[float]) -> float:
+    def score(other):
         return math.exp(sum(a * o for a, o in zip(anchor, other, strict=True)) / TAU)
 
     count = len(negatives)
@@ -32,7 +29,7 @@ def plain_anchor(anchor: list[float], positive: list[float], negatives: list[lis
     return -math.log(h[0]) - sum(math.log(1 - h_negative) for h_negative in h[1:])
 
 
-def plain_crd(student: Tensor, teacher: Tensor, index: Tensor, memory: tuple[Tensor, Tensor, Tensor] | None) -> float:
+def plain_crd(student, teacher, index, memory):
     s, t, rows = student.tolist(), teacher.tolist(), index.tolist()
     old_s, old_t, old_rows = (part.tolist() for part in memory) if memory else ([], [], [])
     total = 0.0
@@ -114,17 +111,17 @@ def test_a_window_is_no_negative_of_itself():
     assert loss == pytest.approx(sum(single) / 3, rel=1e-5)
 
 
-def head(queue: int) -> ContrastHead:
+def head(queue):
     torch.manual_seed(0)
     return ContrastHead(5, 6, width=4, queue=queue)
 
 
-def embeddings(seed: int, batch: int = 3) -> tuple[Tensor, Tensor]:
+def embeddings(seed, batch=3):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, 5, generator=generator), torch.randn(batch, 6, generator=generator)
 
 
-def projected(module: ContrastHead, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def projected(module, student, teacher):
     return F.normalize(module.student(student), dim=-1), F.normalize(module.teacher(teacher), dim=-1)
 
 

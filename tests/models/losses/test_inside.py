@@ -1,25 +1,23 @@
 """Losses between hidden states: projected features, and relations as in MiniLMv2, KL(R_teacher || R_student)."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from mmkd_models.losses.features import feature_loss, relation_loss
 
 SAME = nn.Identity()
 
 
-def vectors(*shape: int, seed: int) -> Tensor:
+def vectors(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def normalised(row: list[float]) -> list[float]:
+def normalised(row):
     mean = sum(row) / len(row)
     variance = sum((v - mean) ** 2 for v in row) / len(row)
     return [(v - mean) / math.sqrt(variance + 1e-5) for v in row]
@@ -57,7 +55,7 @@ def test_the_projector_learns_and_the_teacher_gets_no_gradient():
     assert teacher.grad is None
 
 
-def plain_relation(tokens: list[list[float]], heads: int, head: int, seen: list[int]) -> list[list[float]]:
+def plain_relation(tokens, heads, head, seen):
     """softmax(X X^T / sqrt(D / heads)) of one window and one relation head, over the tokens that are seen."""
     width = len(tokens[0]) // heads
     parts = [row[head * width : (head + 1) * width] for row in tokens]
@@ -70,7 +68,7 @@ def plain_relation(tokens: list[list[float]], heads: int, head: int, seen: list[
     return relation
 
 
-def plain_loss(student: Tensor, teacher: Tensor, heads: int, valid: Tensor) -> float:
+def plain_loss(student, teacher, heads, valid):
     total = 0.0
     for b in range(len(student)):
         seen = [i for i in range(student.shape[1]) if valid[b, i]]

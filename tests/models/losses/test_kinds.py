@@ -1,7 +1,5 @@
 """Losses of several labels at once and of numbers: by plain loops, in closed form, and with their properties."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -14,11 +12,11 @@ from mmkd_models.losses.logits import multilabel_kl_loss, pearson_loss, regressi
 from mmkd_models.losses.task import huber_loss, label_loss
 
 
-def drawn(rows: int, labels: int, seed: int) -> torch.Tensor:
+def drawn(rows, labels, seed):
     return torch.randn(rows, labels, generator=torch.Generator().manual_seed(seed)) * 2
 
 
-def sigmoid(value: float) -> float:
+def sigmoid(value):
     return 1 / (1 + math.exp(-value))
 
 
@@ -79,7 +77,7 @@ def test_the_gradient_is_that_of_the_cross_entropy_against_the_teachers_probabil
     assert teacher.grad is None
 
 
-def drawn_regression(rows: int, seed: int) -> torch.Tensor:
+def drawn_regression(rows, seed):
     return torch.randn(rows, generator=torch.Generator().manual_seed(seed))
 
 

@@ -1,7 +1,5 @@
 """Losses between outputs: logits (Hinton et al., 2015), DKD (Zhao et al., 2022) and DIST (Huang et al., 2022)."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -9,12 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from mmkd_models.losses.logits import dist_loss, dkd_loss, kl_loss
 
 
-def plain_kl(student: Tensor, teacher: Tensor, temperature: float) -> float:
+def plain_kl(student, teacher, temperature):
     """T^2 sum_k p_k log(p_k / q_k), mean over rows, number by number."""
     total = 0.0
     for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
@@ -25,7 +22,7 @@ def plain_kl(student: Tensor, teacher: Tensor, temperature: float) -> float:
     return temperature**2 * total / len(student)
 
 
-def logits(batch: int, classes: int, seed: int) -> Tensor:
+def logits(batch, classes, seed):
     return torch.randn(batch, classes, generator=torch.Generator().manual_seed(seed)) * 3
 
 
@@ -74,7 +71,7 @@ def test_it_is_zero_when_both_agree_up_to_a_shift_and_never_below(seed, classes,
 T = 2.0
 
 
-def plain_parts(student: Tensor, teacher: Tensor, target: Tensor) -> list[tuple[float, float, float]]:
+def plain_parts(student, teacher, target):
     """TCKD, NCKD and the teacher's p_target of each row, number by number."""
     parts = []
     for s, t, label in zip(student.tolist(), teacher.tolist(), target.tolist(), strict=True):
@@ -141,7 +138,7 @@ def test_far_apart_logits_stay_finite_and_the_teacher_gets_no_gradient():
     assert teacher.grad is None
 
 
-def softmax(row: list[float]) -> list[float]:
+def softmax(row):
     powers = [math.exp(v / T) for v in row]
     return [power / sum(powers) for power in powers]
 

@@ -1,7 +1,5 @@
 """What terms share: cross-entropy against labels, means in which rows count differently, tokens of two lengths."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 
@@ -9,13 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from mmkd_models.losses.task import soft_cross_entropy
 from mmkd_models.losses.term import common_time, mean_over_tokens, resampled, weighted_mean
 
 
-def rows(batch: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+def rows(batch, classes, seed):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, classes, generator=generator), torch.rand(batch, classes, generator=generator).softmax(1)
 
@@ -85,7 +82,7 @@ def test_tokens_are_averaged_in_their_window_and_windows_without_tokens_left_out
     assert mean_over_tokens(tokens, None, torch.tensor([0.0, 0.0, 2.0])).item() == 100.0
 
 
-def tokens(*shape: int, seed: int = 0) -> Tensor:
+def tokens(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 

@@ -1,10 +1,7 @@
 """Scores against scikit-learn's; the temperature of answers and the likelihood of the truth, by hand and on a grid."""
 
-from __future__ import annotations
-
 import math
 import warnings
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +22,7 @@ pairs = st.integers(2, 6).flatmap(
 
 @given(pairs)
 @settings(max_examples=60, deadline=None)
-def test_every_figure_equals_scikit_learns(drawn: tuple[int, list[tuple[int, int]]]) -> None:
+def test_every_figure_equals_scikit_learns(drawn):
     classes, rows = drawn
     truth, answers = np.array(rows, dtype=np.int64).T
     scores = scores_from_answers(truth, answers, classes)
@@ -40,7 +37,7 @@ def test_every_figure_equals_scikit_learns(drawn: tuple[int, list[tuple[int, int
     assert np.array_equal(np.array(scores.confusion), confusion)
 
 
-def test_the_standard_error_is_that_of_a_share_or_of_a_mean_of_shares() -> None:
+def test_the_standard_error_is_that_of_a_share_or_of_a_mean_of_shares():
     scores = scores_from_answers(np.repeat([0, 1], [100, 25]), np.repeat([0, 1, 1, 0], [90, 10, 20, 5]), 2)
 
     # 110 of 125 right; recalls 90/100 and 20/25
@@ -51,7 +48,7 @@ def test_the_standard_error_is_that_of_a_share_or_of_a_mean_of_shares() -> None:
     assert one.standard_error("balanced_accuracy") == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
 
 
-def test_the_temperature_of_three_right_answers_in_four_by_hand() -> None:
+def test_the_temperature_of_three_right_answers_in_four_by_hand():
     """Each label counts 5/6 for the first answer or 1/6: (3 x 5/6 + 1/6) / 4 = 2/3, a difference of log 2."""
     logits, labels = np.tile([[10.0, 0.0]], (4, 1)), np.array([0, 0, 0, 1])
     assert 10 / fitted_temperature(logits, labels, kind="classification") == pytest.approx(math.log(2))
@@ -59,20 +56,20 @@ def test_the_temperature_of_three_right_answers_in_four_by_hand() -> None:
     assert 5 / fitted_temperature(np.full((4, 1), 5.0), on, kind="multi_label") == pytest.approx(math.log(2))
 
 
-def test_answers_that_are_always_right_are_not_certain() -> None:
+def test_answers_that_are_always_right_are_not_certain():
     logits, labels = 40.0 * np.eye(3)[np.arange(18) % 3], np.arange(18) % 3
     settled = logits / fitted_temperature(logits, labels, kind="classification")
     assert probabilities_of(settled, kind="classification").max(1) == pytest.approx(1 - 1 / 20)
 
 
 @pytest.mark.parametrize("kind", ["classification", "multi_label"])
-def test_the_temperature_is_the_best_of_a_grid(kind: Any) -> None:
+def test_the_temperature_is_the_best_of_a_grid(kind):
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 3, 80)
     truth = np.eye(3)[classes]
     scores = 0.2 * truth + rng.normal(0, 0.2, (80, 3))
 
-    def loss(temperature: float) -> float:
+    def loss(temperature):
         found = probabilities_of(scores / temperature, kind=kind).clip(1e-12, 1 - 1e-12)
         wanted = np.where(truth > 0, 1 - 1 / 82, 1 / 82 / (2 if kind == "classification" else 1))
         rest = (1 - wanted) * np.log(1 - found) if kind == "multi_label" else 0.0
@@ -82,12 +79,12 @@ def test_the_temperature_is_the_best_of_a_grid(kind: Any) -> None:
     assert loss(found) <= min(loss(tried) for tried in np.geomspace(0.01, 100, 400)) + 1e-9
 
 
-def test_numbers_and_no_windows_have_no_temperature() -> None:
+def test_numbers_and_no_windows_have_no_temperature():
     assert fitted_temperature(np.array([[3.0]]), np.array([1.0]), kind="regression") == 1.0
     assert fitted_temperature(np.zeros((0, 2)), np.zeros(0, dtype=np.int64), kind="classification") == 1.0
 
 
-def test_likelihoods_are_logarithms_of_what_is_said_of_the_truth() -> None:
+def test_likelihoods_are_logarithms_of_what_is_said_of_the_truth():
     classes = log_likelihood(np.log([[0.25, 0.75]]), np.array([1]), kind="classification")
     assert classes.tolist() == pytest.approx([math.log(0.75)])
     labels = log_likelihood(np.log([[3.0, 1 / 3]]), np.array([[1, 1]]), kind="multi_label")

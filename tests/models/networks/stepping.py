@@ -1,15 +1,11 @@
 """What a causal student answers where it is asked step by step, as a device asks it."""
 
-from __future__ import annotations
-
 import torch
-from torch import Tensor
 
 from mmkd_models.networks.step import StepStudent, causal_encoder, embeddings_along
-from mmkd_models.networks.student import Student
 
 
-def stepped(network: Student, values: Tensor, present: Tensor) -> Tensor:
+def stepped(network, values, present):
     """(1, N, K) logits, one block of samples after the other."""
     step, encoder = StepStudent(network).eval(), causal_encoder(network)
     state, found = step.start(), []
@@ -25,6 +21,6 @@ def stepped(network: Student, values: Tensor, present: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def answers_along(network: Student, values: Tensor, present: Tensor) -> Tensor:
+def answers_along(network, values, present):
     """(B, N, K) logits after each block of a whole recording, in one pass."""
     return network.head(embeddings_along(network, values, present))

@@ -1,7 +1,5 @@
 """The causal student: one network in three forms, what it may see, and its running statistics against numpy."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
@@ -11,7 +9,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
@@ -38,11 +35,11 @@ ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
 CONFIG = StudentConfig(preset="test", encoder=ENCODER, causal=True)
 
 
-def modality(samples: int = 32, *, channels: int = 2) -> ModalitySpec:
+def modality(samples=32, *, channels=2):
     return ModalitySpec(name="acc", channels=tuple(f"c{i}" for i in range(channels)), rate_hz=20.0, samples=samples)
 
 
-def student(spec: ModalitySpec, *, seed: int = 0) -> Student:
+def student(spec, *, seed=0):
     """With weights and position codes that differ everywhere, and statistics that are not 0 and 1."""
     torch.manual_seed(seed)
     network = Student(spec, 3, CONFIG).eval()
@@ -54,7 +51,7 @@ def student(spec: ModalitySpec, *, seed: int = 0) -> Student:
     return network
 
 
-def recording(samples: int, *, channels: int = 2, missing: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+def recording(samples, *, channels=2, missing=0.0, seed=0):
     """(1, T, C), with a slow drift, so that no two stretches are alike."""
     generator = torch.Generator().manual_seed(seed)
     drift = torch.sin(torch.arange(samples) / 40)[:, None]
@@ -63,7 +60,7 @@ def recording(samples: int, *, channels: int = 2, missing: float = 0.0, seed: in
     return values * present, present
 
 
-def steps_with_samples(encoder: CausalEncoder, present: Tensor) -> list[int]:
+def steps_with_samples(encoder, present):
     """The steps (of one recording) whose window has a sample."""
     there = encoder.padded(present)[0].amax(1).view(-1, encoder.stride).amax(1)
     windows = [there[max(0, step + 1 - encoder.length) : step + 1] for step in range(len(there))]
@@ -185,7 +182,7 @@ def test_only_a_causal_student_has_steps():
     )
 
 
-def summary_at(front: CausalFront, values: Tensor, present: Tensor, block: int) -> tuple[Tensor, Tensor]:
+def summary_at(front, values, present, block):
     """The spectrum (C F,) and the statistics (S,) after that block of (1, T, C)."""
     encoder = CausalEncoder(modality(32, channels=values.shape[-1]), ENCODER)
     encoder.front = front
@@ -256,7 +253,7 @@ def test_half_of_the_training_batches_follow_upon_another_window():
     torch.testing.assert_close(network(values, present).logits[:1], expected, atol=5e-6, rtol=0)
 
 
-def teacher(spec: ModalitySpec) -> Teacher:
+def teacher(spec):
     torch.manual_seed(1)
     other = ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=16)
     return Teacher([spec, other], 3, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1))

@@ -1,12 +1,9 @@
 """The causal student of sound: one network in three forms, and log-mels that a stream makes hop by hop."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
@@ -21,12 +18,12 @@ CONFIG = StudentConfig(preset="test", encoder=ENCODER, causal=True)
 TOLERANCE = 2e-5  # two orders of the same float32 sums, over spectra of some ten samples; measured below 2e-6
 
 
-def sound(samples: int = 400, *, channels: int = 1) -> ModalitySpec:
+def sound(samples=400, *, channels=1):
     names = tuple(f"c{number}" for number in range(channels))
     return ModalitySpec(name="mic", kind="audio", channels=names, rate_hz=1000.0, samples=samples)
 
 
-def student(spec: ModalitySpec, *, seed: int = 0) -> Student:
+def student(spec, *, seed=0):
     """With weights and position codes that differ everywhere, and statistics that are not 0 and 1."""
     torch.manual_seed(seed)
     network = Student(spec, 3, CONFIG).eval()
@@ -41,7 +38,7 @@ def student(spec: ModalitySpec, *, seed: int = 0) -> Student:
     return network
 
 
-def recording(samples: int, *, channels: int = 1, missing: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+def recording(samples, *, channels=1, missing=0.0, seed=0):
     """(1, T, C): noise whose loudness rises and falls."""
     generator = torch.Generator().manual_seed(seed)
     loud = 0.05 + 0.4 * torch.sin(torch.arange(samples) / 90).square()[:, None]

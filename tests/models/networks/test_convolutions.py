@@ -1,13 +1,10 @@
 """MiniRocket features against numbers worked out by hand and plain loops."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
@@ -24,25 +21,23 @@ from mmkd_models.networks.convolutions import (
 HEAVY = list(combinations(range(9), 3))
 
 
-def modality(samples: int, channels: int = 1) -> ModalitySpec:
+def modality(samples, channels=1):
     names = tuple(f"c{number}" for number in range(channels))
     return ModalitySpec(name="acc", channels=names, unit="g", rate_hz=50.0, samples=samples)
 
 
-def windows(count: int, samples: int, channels: int, *, seed: int = 0) -> NDArray[np.float32]:
+def windows(count, samples, channels, *, seed=0):
     return np.random.default_rng(seed).normal(size=(count, samples, channels)).astype(np.float32)
 
 
-def fitted(
-    values: NDArray[np.float32], *, features: int = 168, seed: int = 0, positions: int = 1024
-) -> ConvolutionFeatures:
+def fitted(values, *, features=168, seed=0, positions=1024):
     scale = (values.mean((0, 1)), values.std((0, 1)))
     spec = modality(values.shape[1], values.shape[2])
     present = np.ones_like(values)
     return fit_convolutions(spec, values, present, scale=scale, seed=seed, features=features, positions=positions)
 
 
-def one_kernel(*, padded: bool, samples: int, bias: float, width: float) -> ConvolutionFeatures:
+def one_kernel(*, padded, samples, bias, width):
     """The kernel whose weights of 2 are the first three, with dilation 1."""
     config = ConvolutionsConfig(groups=(ConvolutionGroup(dilation=1, padded=padded, features=1),))
     network = ConvolutionFeatures(modality(samples), config)

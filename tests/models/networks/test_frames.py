@@ -1,7 +1,5 @@
 """What a network sees of the frames of video."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -12,7 +10,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.fronts.frames import FrameFront
 
 
-def camera(height: int, width: int, *, colour: bool = False, samples: int = 4) -> ModalitySpec:
+def camera(height, width, *, colour=False, samples=4):
     return ModalitySpec(
         name="cam",
         kind="video",
@@ -24,13 +22,13 @@ def camera(height: int, width: int, *, colour: bool = False, samples: int = 4) -
     )
 
 
-def frames(spec: ModalitySpec) -> tuple[torch.Tensor, torch.Tensor]:
+def frames(spec):
     random = torch.Generator().manual_seed(0)
     values = torch.randint(40, 200, (2, *spec.shape), dtype=torch.uint8, generator=random)
     return values, torch.ones(2, *spec.presence_shape)
 
 
-def front(spec: ModalitySpec) -> FrameFront:
+def front(spec):
     torch.manual_seed(0)
     made = FrameFront(spec, 16).eval()
     made.mean.fill_(120.0)
@@ -104,7 +102,7 @@ def test_frames_too_small_or_too_large_are_refused(height, width):
         front(camera(height, width))
 
 
-def late(spec: ModalitySpec) -> FrameFront:
+def late(spec):
     torch.manual_seed(0)
     return FrameFront(spec, 48).eval()
 

@@ -1,7 +1,5 @@
 """Students and teachers of sound and of video, beside series."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -20,7 +18,7 @@ LONG = ModalitySpec(name="long", kind="video", channels=("gray",), rate_hz=25.0,
 ALL = (ACC, MIC, LIPS)
 
 
-def windows(spec: ModalitySpec, *, batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def windows(spec, *, batch=2, seed=0):
     random = torch.Generator().manual_seed(seed)
     present = torch.ones(batch, *spec.presence_shape)
     if spec.kind == "video":
@@ -28,7 +26,7 @@ def windows(spec: ModalitySpec, *, batch: int = 2, seed: int = 0) -> tuple[torch
     return torch.randn(batch, *spec.shape, generator=random), present
 
 
-def student(spec: ModalitySpec) -> Student:
+def student(spec):
     torch.manual_seed(0)
     return Student(spec, 3, StudentConfig(preset="toy", encoder=ENCODER)).eval()
 

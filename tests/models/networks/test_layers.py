@@ -1,20 +1,17 @@
 """Layers of training: dropout, and the INT8 that it practises."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
 
 from mmkd_models.networks.int8 import FakeInt8Student, fake_activations, fake_weights, learnt_student
 from mmkd_models.networks.layers import Dropout
-from mmkd_models.training.checkpoint import StudentCheckpoint
 
 GROUPS = (("encoder.blocks.0.attention.project",), ("encoder.blocks.0.feedforward.up",))
 
 
 @pytest.fixture
-def network(student_checkpoint: StudentCheckpoint) -> FakeInt8Student:
+def network(student_checkpoint):
     values = torch.from_numpy(np.nan_to_num(student_checkpoint.carried.windows))
     return FakeInt8Student(student_checkpoint.network(), GROUPS, values, torch.ones_like(values))
 

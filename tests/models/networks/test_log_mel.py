@@ -1,13 +1,10 @@
 """Sound: the log-mel spectrogram as librosa and a plain transform have it, and sound and video as series."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
@@ -18,18 +15,18 @@ from mmkd_models.networks.fronts.log_mel import FLOOR, LogMelFront, LogMels
 TOLERANCE = 1e-4
 
 
-def sound(rate_hz: float, samples: int, *, channels: int = 1) -> ModalitySpec:
+def sound(rate_hz, samples, *, channels=1):
     names = ("left", "right")[:channels]
     return ModalitySpec(name="mic", kind="audio", channels=names, rate_hz=rate_hz, samples=samples)
 
 
-def tone(rate_hz: float, samples: int) -> NDArray[np.float32]:
+def tone(rate_hz, samples):
     rng = np.random.default_rng(0)
     wave = 0.3 * np.sin(2 * np.pi * 0.11 * np.arange(samples)) + 0.05 * rng.normal(size=samples)
     return wave.astype(np.float32)
 
 
-def log_mels(front: LogMelFront, wave: NDArray[np.float32]) -> NDArray[np.float32]:
+def log_mels(front, wave):
     values = torch.from_numpy(wave)[None, :, None]
     return front.log_mels(values, torch.ones_like(values))[0][0, 0].numpy()
 

@@ -1,13 +1,10 @@
 """Windows of more than 1,024 samples: networks that grow with the window and not with its square."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig, student_config, teacher_config
@@ -20,21 +17,21 @@ from mmkd_models.networks.teacher import Teacher
 LEVELS = np.array([-1.5, -0.75, -0.25, 0.25, 0.75, 1.5])
 
 
-def vibration(samples: int, *, channels: int = 3) -> ModalitySpec:
+def vibration(samples, *, channels=3):
     return ModalitySpec(name="vib", channels=tuple("xyz"[:channels]), rate_hz=10_000.0, samples=samples)
 
 
-def window(spec: ModalitySpec, *, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+def window(spec, *, batch=2):
     values = torch.randn(batch, *spec.shape, generator=torch.Generator().manual_seed(0))
     return values, torch.ones_like(values)
 
 
-def constants(network: torch.nn.Module) -> int:
+def constants(network):
     """Bytes of everything that a graph carries: parameters and buffers."""
     return 4 * sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
 
 
-def tiny(samples: int) -> Student:
+def tiny(samples):
     torch.manual_seed(0)
     return Student(vibration(samples), 4, student_config("tiny")).eval()
 
@@ -60,11 +57,11 @@ def test_a_teacher_learns_from_windows_of_ten_thousand_samples():
     assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
 
 
-def normalised(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def normalised(values):
     return (values - values.mean(0)) / np.sqrt(values.var(0) + 1e-4)
 
 
-def bands_of_frames(signal: NDArray[np.float64], length: int, bands: int) -> NDArray[np.float64]:
+def bands_of_frames(signal, length, bands):
     """Log of the mean power of Hann-windowed frames, in bands of geometric width; by numpy's FFT."""
     frames = signal.reshape(-1, length)
     hann = np.hanning(length + 2)[1:-1]

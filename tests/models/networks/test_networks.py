@@ -1,9 +1,6 @@
 """Encoders, student and teacher: shapes, masks, invariances, and the features against numpy."""
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -18,7 +15,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig, student_config
 from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.fronts.series import FrontEnd
-from mmkd_models.networks.layers import EXTRA_TOKENS, MASKED, Projections
+from mmkd_models.networks.layers import EXTRA_TOKENS, MASKED
 from mmkd_models.networks.student import ExportStudent, Student
 from mmkd_models.networks.teacher import Teacher, hide_modalities
 
@@ -28,18 +25,18 @@ LENGTHS = [1, 2, 3, 15, 30, 60, 64, 100, 201, 1000]
 Inputs = dict[str, tuple[Tensor, Tensor]]
 
 
-def modality(name: str = "acc", *, samples: int = 40, channels: int = 2, rate_hz: float = 20.0) -> ModalitySpec:
+def modality(name="acc", *, samples=40, channels=2, rate_hz=20.0):
     return ModalitySpec(name=name, channels=tuple(f"c{i}" for i in range(channels)), rate_hz=rate_hz, samples=samples)
 
 
-def window(spec: ModalitySpec, *, batch: int = 3, seed: int = 0, missing: float = 0.0) -> tuple[Tensor, Tensor]:
+def window(spec, *, batch=3, seed=0, missing=0.0):
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(batch, *spec.shape, generator=generator)
     present = (torch.rand(values.shape, generator=generator) >= missing).float()
     return values * present, present
 
 
-def student(spec: ModalitySpec, *, classes: int = 3) -> Student:
+def student(spec, *, classes=3):
     torch.manual_seed(0)
     return Student(spec, classes, StudentConfig(preset="test", encoder=ENCODER)).eval()
 
@@ -53,16 +50,16 @@ SENSORS = [
 ]
 
 
-def teacher(specs: Sequence[ModalitySpec]) -> Teacher:
+def teacher(specs):
     torch.manual_seed(0)
     return Teacher(specs, 3, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=2)).eval()
 
 
-def windows(specs: Sequence[ModalitySpec], *, missing: float = 0.0) -> Inputs:
+def windows(specs, *, missing=0.0):
     return {spec.name: window(spec, seed=number, missing=missing) for number, spec in enumerate(specs)}
 
 
-def absent(inputs: Inputs, *names: str) -> Inputs:
+def absent(inputs, *names):
     return {
         name: (torch.zeros_like(v), torch.zeros_like(p)) if name in names else (v, p) for name, (v, p) in inputs.items()
     }
@@ -116,7 +113,7 @@ def test_asking_a_teacher_for_maps_does_not_change_the_answer():
     assert (fused.hidden, fused.cross_attention) == ({}, {})
 
 
-def map_of(projections: Projections, keys: Tensor) -> Tensor:
+def map_of(projections, keys):
     """The attention of `ENCODER`'s heads by hand, from projections with the heads side by side."""
     q, k = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in (projections.query, projections.key))
     scores = q @ k.transpose(-1, -2) / 8**0.5
@@ -226,7 +223,7 @@ def test_a_teacher_without_modalities_is_refused():
     assert str(caught.value) == "teacher: expected at least one modality, got none; name those it shall use"
 
 
-def there(inputs: Inputs) -> Tensor:
+def there(inputs):
     return torch.stack([present.flatten(1).any(1) for _, present in inputs.values()])  # (M, B)
 
 
@@ -280,7 +277,7 @@ def test_the_spectrum_is_the_power_of_numpys_rfft(samples):
     np.testing.assert_allclose((real**2 + imaginary**2).numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
-def plain_statistics(window: np.ndarray, std: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def plain_statistics(window, std, mean):
     """The statistics token's features of a full window (T, C), from their definitions."""
     scaled = np.clip((window - mean) / std, -8, 8)
     centre, spread = scaled.mean(0), np.sqrt(scaled.var(0) + 1e-4)

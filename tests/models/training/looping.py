@@ -1,26 +1,19 @@
 """What tests of trainings share: judges that follow a script, interruptions, equal weights, and altered files."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
 
 from mmkd_models.metrics.scores import Scores
 from mmkd_models.tensors import write_tensors
-from mmkd_models.train_config import TrainingProgress
 
 
-def scripted(figures: list[float], seen: list[dict[str, Tensor]] | None = None) -> Callable[[nn.Module], Scores]:
+def scripted(figures, seen=None):
     """A judge that gives these figures one after the other, and remembers the weights it was shown."""
     left = iter(figures)
 
-    def evaluate(network: nn.Module) -> Scores:
+    def evaluate(network):
         if seen is not None:
             seen.append({name: value.clone() for name, value in network.state_dict().items()})
         figure = next(left)
@@ -29,7 +22,7 @@ def scripted(figures: list[float], seen: list[dict[str, Tensor]] | None = None) 
     return evaluate
 
 
-def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+def same(first, second):
     return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -37,21 +30,15 @@ class Interrupted(Exception):  # noqa: N818 - not an error of the code under tes
     pass
 
 
-def interrupt_at(step: int) -> Callable[[TrainingProgress], None]:
-    def on_step(progress: TrainingProgress) -> None:
+def interrupt_at(step):
+    def on_step(progress):
         if progress.step == step:
             raise Interrupted
 
     return on_step
 
 
-def rewrite(
-    path: Path,
-    *,
-    kind: str,
-    document: Callable[[dict[str, Any]], object] = lambda document: None,
-    tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
-) -> None:
+def rewrite(path, *, kind, document=lambda document: None, tensors=lambda tensors: None):
     """Writes the file again, its JSON document or its tensors changed in place, with the hash of what it then says."""
     with safe_open(path, framework="pt") as file:
         parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping

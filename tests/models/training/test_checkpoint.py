@@ -1,7 +1,5 @@
 """Checkpoints: whole round trips, and files that are none: each refused with its message, none of them run."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import struct
@@ -42,7 +40,7 @@ from tests.models.training.looping import rewrite
 
 
 @pytest.fixture
-def path(tmp_path: Path, student_checkpoint: StudentCheckpoint) -> Path:
+def path(tmp_path, student_checkpoint):
     """A sound student checkpoint, for tests that read it."""
     write_student(tmp_path / "student.ckpt", student_checkpoint)
     return tmp_path / "student.ckpt"
@@ -131,19 +129,14 @@ def test_versions_name_what_a_result_depends_on():
     assert versions["numpy"] == np.__version__
 
 
-def refusal(path: Path, read: Callable[[Path], object] = read_student) -> str:
+def refusal(path, read=read_student):
     with pytest.raises(CheckpointError) as caught:
         read(path)
     assert caught.value.exit_code == 6
     return str(caught.value)
 
 
-def altered(
-    path: Path,
-    *,
-    tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
-    text: Callable[[str], str] = lambda text: text,
-) -> None:
+def altered(path, *, tensors=lambda tensors: None, text=lambda text: text):
     """Writes the file again as another program would: all its metadata as it was, but for what is changed."""
     with safe_open(path, framework="pt") as file:
         parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -153,7 +146,7 @@ def altered(
     save_file(parts, path, metadata)
 
 
-def nudged(name: str) -> Callable[[dict[str, Tensor]], object]:
+def nudged(name):
     return lambda parts: parts[name].view(-1)[:1].add_(0.5)
 
 
@@ -205,18 +198,18 @@ def test_the_same_checkpoint_is_the_same_file_each_time(tmp_path):
 class Evil:
     """An object whose unpickling makes a marker file."""
 
-    def __init__(self, marker: Path) -> None:
+    def __init__(self, marker):
         self.marker = marker
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
+    def __reduce__(self):
         return os.mkdir, (str(self.marker),)
 
 
-def pickled(path: Path, marker: Path, protocol: int) -> None:
+def pickled(path, marker, protocol):
     path.write_bytes(pickle.dumps(Evil(marker), protocol=protocol))
 
 
-def torch_saved(path: Path, marker: Path, *, zipped: bool) -> None:
+def torch_saved(path, marker, *, zipped):
     torch.save({"weights": torch.zeros(3), "evil": Evil(marker)}, path, _use_new_zipfile_serialization=zipped)
 
 
@@ -275,7 +268,7 @@ def test_a_sound_file_whose_header_length_looks_like_a_pickle_is_read(tmp_path):
     assert document == b"x" * padding
 
 
-def foreign_message(path: Path, error: BaseException | None) -> str:
+def foreign_message(path, error):
     return (
         f"{path}: expected a safetensors checkpoint of mmkd-edge, got a damaged or foreign file ({error}); "
         "copy it again from where it was made"
@@ -459,7 +452,7 @@ BAD_TENSORS: list[tuple[dict[str, Tensor | None], str]] = [
 
 @pytest.mark.parametrize(("tensors", "message"), BAD_TENSORS)
 def test_tensors_that_do_not_fit_are_refused(path, tensors, message):
-    def change(parts: dict[str, Tensor]) -> None:
+    def change(parts):
         parts.update(tensors)
         for name in [name for name, tensor in tensors.items() if tensor is None]:
             del parts[name]

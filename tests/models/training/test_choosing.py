@@ -1,7 +1,5 @@
 """What validation chooses: the prior adjustment by hand, the rule, and the recipe where a user chooses nothing."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
@@ -37,7 +35,7 @@ def test_the_prior_is_the_share_of_each_class_among_the_known_labels():
     assert np.exp(log_prior(labels, 2)) == pytest.approx([0.75, 0.25])
 
 
-def biased(groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def biased(groups):
     """Each group: ten windows of class 0, ten of class 1 that would be right but for the prior of nine to one."""
     prior = np.log([0.9, 0.1])
     labels = np.tile([0] * 10 + [1] * 10, groups)
@@ -102,7 +100,7 @@ def test_the_adjustment_is_the_bias_of_the_head(dataset):
     assert torch.allclose(corrected.state["head.bias"], state["head.bias"] - tau * favour)
 
 
-def standing(score: float, likelihood: float) -> ValidationScore:
+def standing(score, likelihood):
     return ValidationScore(score=score, standard_error=0.05, likelihoods=np.array([likelihood - 0.1, likelihood + 0.1]))
 
 
@@ -159,7 +157,7 @@ def test_the_usual_recipe_is_one_that_the_task_can_have(task, terms):
     check_terms(recipe, kind=task.kind)
 
 
-def confident(labels: np.ndarray, by: np.ndarray | float) -> np.ndarray:
+def confident(labels, by):
     """Logits that favour the label of each window by so much, or another class if below 0."""
     return np.eye(3)[labels] * np.broadcast_to(by, len(labels))[:, None]
 
@@ -173,7 +171,7 @@ def test_the_smallest_is_taken_unless_it_is_surely_worse_or_less_likely(machines
     noise = np.random.default_rng(0).normal(0.0, 1.0, len(labels))
     right, as_likely = confident(labels, 4.0 + noise), confident(labels, 4.0 - noise)
 
-    def chosen(*candidates: np.ndarray, sizes: tuple[int, ...]) -> int:
+    def chosen(*candidates, sizes):
         return simplest(candidates, sizes, known, metric="accuracy")
 
     assert chosen(as_likely, right, sizes=(2, 1)) == 1

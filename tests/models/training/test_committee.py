@@ -1,12 +1,8 @@
 """A committee from training to file and back, and everybody who takes teachers."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,7 +12,6 @@ from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.labels import hide_labels
@@ -29,9 +24,9 @@ from mmkd_models.metrics.scores import default_metric
 from mmkd_models.networks.committee import Committee, CommitteeFacts, FixedViews, MemberFacts
 from mmkd_models.networks.convolutions import LENGTH
 from mmkd_models.networks.members import Convolutions
-from mmkd_models.networks.teacher import Inputs, TeacherOutput
-from mmkd_models.train_config import OnStep, TrainConfig
-from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile, file_sha256, read_teacher, write_teacher
+from mmkd_models.networks.teacher import TeacherOutput
+from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_teacher, write_teacher
 from mmkd_models.training.choosing import log_prior
 from mmkd_models.training.committee import default_members, grow_member, joining_sensor, members_named, train_committee
 from mmkd_models.training.inputs import TrainingData, TrainingRun
@@ -47,7 +42,7 @@ MEMBERS = members_named(["transformer", "trees"], SHORT)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_single_sensors() -> Iterator[None]:
+def _no_single_sensors():
     """Of the machines one sensor is as good as two; its members join where a test wants them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mmkd_models.training.committee.joining_sensor", lambda *given, **named: None)
@@ -55,24 +50,24 @@ def _no_single_sensors() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def data(machines: Dataset) -> TrainingData:
+def data(machines):
     """The machines, half of their labels seen."""
     train = machines.split("train")
     train = train.with_labels(hide_labels(train.labels, np.arange(len(train)) % 4 < 2))
     return TrainingData(train=train, valid=machines.split("valid"), sha256=machines.sha256)
 
 
-def trained(data: TrainingData, run: TrainingRun = RUN, **options: Any) -> TeacherCheckpoint:
+def trained(data, run=RUN, **options):
     options = {"members": MEMBERS, "self_training": False, **options}
     return train_committee(data, TEACHER, run, **options)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(data: TrainingData) -> TeacherCheckpoint:
+def checkpoint(data):
     return trained(data)
 
 
-def committee_of(checkpoint: TeacherCheckpoint) -> Committee:
+def committee_of(checkpoint):
     network = checkpoint.network()
     assert isinstance(network, Committee)
     return network
@@ -113,7 +108,7 @@ def test_a_committee_that_was_interrupted_trains_no_finished_transformer_again(d
     run, steps = replace(RUN, run_dir=tmp_path, resume=True), list[str]()
 
     @contextmanager
-    def watch(name: str) -> Iterator[OnStep]:
+    def watch(name):
         yield lambda progress: steps.append(name)
 
     members = members_named(["trees", "transformer", "transformer"], SHORT)
@@ -202,7 +197,7 @@ def test_a_students_checkpoint_is_the_same_with_answers_that_were_kept(checkpoin
 
 
 @pytest.fixture(scope="module")
-def whole(data: TrainingData) -> TeacherCheckpoint:
+def whole(data):
     """A committee of every kind of member."""
     return trained(data, members=members_named(["trees", "convolutions", "transformer"], LONG))
 
@@ -252,7 +247,7 @@ def test_a_window_that_is_not_mixed_is_answered_as_it_was_recorded(whole, data):
     assert batch.partner is None
     asked: list[torch.nn.Module] = []
 
-    def ask(member: torch.nn.Module) -> Tensor:
+    def ask(member):
         asked.append(member)
         return answers_to(member, data.train)
 
@@ -265,11 +260,11 @@ def test_a_window_that_is_not_mixed_is_answered_as_it_was_recorded(whole, data):
 class Says(torch.nn.Module):
     """A member that says the same of every window."""
 
-    def __init__(self, logits: list[float]) -> None:
+    def __init__(self, logits):
         super().__init__()
         self.logits = torch.tensor([logits])
 
-    def forward(self, inputs: Inputs, *, taps: bool = False) -> TeacherOutput:
+    def forward(self, inputs, *, taps=False):
         return TeacherOutput(logits=self.logits, embedding=self.logits)
 
 
@@ -296,7 +291,7 @@ def test_the_pool_of_two_by_hand(kind, one, other, expected):
 
 
 @pytest.fixture(scope="module")
-def single(data: TrainingData, _no_single_sensors: None) -> TeacherCheckpoint:
+def single(data, _no_single_sensors):
     """A committee that has members of its best sensor, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mmkd_models.training.committee.joining_sensor", joining_sensor)
@@ -344,14 +339,14 @@ def test_a_window_without_a_modality_is_answered_by_all_that_do_not_need_it(sing
     torch.testing.assert_close(found[4:], torch.log_softmax(alone, -1).float())
 
 
-def alter_member(number: int, **changes: Any) -> Callable[[dict[str, Any]], object]:
+def alter_member(number, **changes):
     return lambda found: found["committee"]["members"][number].update(changes)
 
 
-def alter_features(sensor: str, **changes: Any) -> Callable[[dict[str, Any]], object]:
+def alter_features(sensor, **changes):
     """Alter the first group of convolutions, or their stride."""
 
-    def alter(found: dict[str, Any]) -> None:
+    def alter(found):
         features = found["committee"]["members"][1]["features"][sensor]
         (features if "stride" in changes else features["groups"][0]).update(changes)
 

@@ -1,13 +1,9 @@
 """Limits from the training's groups: what they find, and how rarely they are wrong on people never seen."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from mmkd_edge.bundle.statistics import GroupReference
-from mmkd_edge.health.drift import ROWS, Drift, DriftWatch, window_features
+from mmkd_edge.health.drift import ROWS, DriftWatch, window_features
 from mmkd_edge.predict.novelty import channel_magnitudes, magnitude
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.training.references import fit_reference, group_reference, magnitude_limits
@@ -16,7 +12,7 @@ NAMES = ("ax", "ay", "az")
 
 
 @pytest.fixture(scope="module")
-def people() -> dict[int, NDArray[np.float32]]:
+def people():
     """The accelerometer's windows of each of ten people."""
     everything = open_dataset(shipped_dataset()).everything()
     rows = {int(person): np.flatnonzero(everything.groups == person) for person in np.unique(everything.groups)}
@@ -24,7 +20,7 @@ def people() -> dict[int, NDArray[np.float32]]:
 
 
 @pytest.fixture(scope="module")
-def references(people: dict[int, NDArray[np.float32]]) -> list[tuple[GroupReference, tuple[int, int]]]:
+def references(people):
     """Each from eight people, and the two whom it does not know."""
     features = {person: features_of(windows) for person, windows in people.items()}
     found = []
@@ -34,13 +30,13 @@ def references(people: dict[int, NDArray[np.float32]]) -> list[tuple[GroupRefere
     return found
 
 
-def features_of(windows: NDArray[np.float32]) -> NDArray[np.float64]:
+def features_of(windows):
     step = max(1, windows.shape[1] // ROWS)
     rows, there = windows[:, ::step], np.isfinite(windows[:, ::step])
     return np.array([window_features(one, present) for one, present in zip(rows, there, strict=True)])
 
 
-def judged(reference: GroupReference, windows: NDArray[np.float32]) -> Drift:
+def judged(reference, windows):
     return DriftWatch(reference, names=NAMES, unit="g").judge(features_of(windows))
 
 
@@ -91,7 +87,7 @@ def test_people_never_seen_are_within_the_limits_and_a_wrong_unit_is_not(people)
     for person, found in of_people.items():
         limits = magnitude_limits([one for other, one in of_people.items() if other != person])
 
-        def outside(factor: float) -> float:
+        def outside(factor):
             sizes = np.array([magnitude(factor * row, limits.usual) for row in found])  # noqa: B023 - called here alone
             return float(((sizes < limits.lowest) | (sizes > limits.highest)).mean())  # noqa: B023
 

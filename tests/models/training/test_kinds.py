@@ -1,9 +1,5 @@
 """Teachers of series, sound and video, and students of each, from files to checkpoints."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import msgspec
 import numpy as np
 import pytest
@@ -12,9 +8,7 @@ import torch
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.frames import frame_bytes, missing_frames
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_edge.spec import ModalitySpec
 from mmkd_models.carried import MIN_WINDOWS, carried_windows
-from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import channel_statistics, spread_rows
 from mmkd_models.distillation.recipe import Recipe
@@ -51,17 +45,17 @@ RUN = TrainingRun(
 
 
 @pytest.fixture(scope="module")
-def kinds(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def kinds(tmp_path_factory):
     return kinds_dataset(tmp_path_factory.mktemp("kinds") / "data")
 
 
 @pytest.fixture(scope="module")
-def data(kinds: Dataset) -> TrainingData:
+def data(kinds):
     return TrainingData(train=kinds.split("train"), valid=kinds.split("valid"), sha256="ab" * 32)
 
 
 @pytest.fixture(scope="module")
-def teacher(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> TeacherFile:
+def teacher(data, tmp_path_factory):
     members = default_members(data.train.spec.modalities)
     assert members == ("transformer", "convolutions", "trees")
     config = TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1)
@@ -190,9 +184,7 @@ def test_a_causal_student_of_sound_trains_with_the_log_mels_of_its_data(data):
     assert float((mels.mean((0, 2)) - front.mel_mean).abs().max()) < 0.5
 
 
-def _camera_checkpoint(
-    data: TrainingData, folder: Path, like: StudentCheckpoint, *, modality: ModalitySpec = CAM
-) -> Path:
+def _camera_checkpoint(data, folder, like, *, modality=CAM):
     """The file of an untrained student of the camera, with carried windows."""
     config = StudentConfig(preset="toy", encoder=ENCODER)
     path = folder / "cam.ckpt"

@@ -1,7 +1,5 @@
 """The training loop: repeatable, stopping in time, keeping the best."""
 
-from __future__ import annotations
-
 import json
 import math
 import warnings
@@ -15,8 +13,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data import Dataset
-from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner, SupervisedLearner
 from mmkd_models.metrics.scores import Scores, scores_from_answers
 from mmkd_models.networks.student import Student
@@ -29,7 +25,7 @@ Trained = Callable[..., Fit]
 Distiller = Callable[..., DistillLearner]
 
 
-def baseline(dataset: Dataset) -> SupervisedLearner:
+def baseline(dataset):
     torch.manual_seed(0)
     student = Student(dataset.spec.modality("acc"), 2, STUDENT)
     return SupervisedLearner(student, modality="acc")
@@ -82,12 +78,12 @@ def test_training_leaves_the_callers_random_numbers_alone(trained, distiller):
 class Dice(nn.Module):
     """A learner that draws one random number in every step, as dropout does."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network):
         super().__init__()
         self.network = network
         self.drawn: list[float] = []
 
-    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+    def forward(self, batch, progress):
         self.drawn.append(float(torch.rand(())))
         return {"loss": self.network(*batch.inputs["acc"]).logits.square().sum()}
 
@@ -125,11 +121,11 @@ def test_the_best_weights_are_kept_and_not_the_last(trained):
     assert not same(seen[1], seen[2])
 
 
-def of_hundred(*right: int) -> Callable[[nn.Module], Scores]:
+def of_hundred(*right):
     """A judge on 100 windows of one class, of which so many are right in turn."""
     left = iter(right)
 
-    def evaluate(network: nn.Module) -> Scores:
+    def evaluate(network):
         answers = (np.arange(100) >= next(left)).astype(np.int64)
         return scores_from_answers(np.zeros(100, dtype=np.int64), answers, 2)
 
@@ -163,7 +159,7 @@ def test_training_stops_when_patience_runs_out(trained, short, figures, stopped_
 def test_the_metric_of_the_config_decides(trained, short):
     figures = iter([(0.9, 0.1), (0.2, 0.8), (0.3, 0.3)])
 
-    def evaluate(network: nn.Module) -> Scores:
+    def evaluate(network):
         accuracy, macro_f1 = next(figures)
         return Scores(accuracy=accuracy, balanced_accuracy=0.5, macro_f1=macro_f1, confusion=((1,),))
 
@@ -176,7 +172,7 @@ def test_kept_weights_are_the_moving_average(trained, short, dataset, decay):
     learner = baseline(dataset)
     average = learner.network.head.weight.detach().double()
 
-    def on_step(progress: TrainingProgress) -> None:
+    def on_step(progress):
         nonlocal average
         held = min(decay, (1 + progress.step) / (10 + progress.step)) if decay else 0.0
         average = held * average + (1 - held) * learner.network.head.weight.detach().double()
@@ -197,14 +193,14 @@ def test_the_network_trains_on_with_its_raw_weights_after_validation(trained, di
 class Broken(nn.Module):
     """A learner whose loss or gradient is no number at its third step."""
 
-    def __init__(self, network: nn.Module, *, factor: float = 1.0, root_of: float = 1.0) -> None:
+    def __init__(self, network, *, factor=1.0, root_of=1.0):
         super().__init__()
         self.network = network
         self.factor = factor
         self.root_of = root_of
         self.calls = 0
 
-    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+    def forward(self, batch, progress):
         self.calls += 1
         loss = self.network(*batch.inputs["acc"]).logits.sum()
         if self.calls == 3:

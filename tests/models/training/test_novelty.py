@@ -1,7 +1,5 @@
 """What training saw: scores against a plain loop, their scale, and what a file keeps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,6 @@ import pytest
 import torch
 
 from mmkd_edge.errors import CheckpointError
-from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_members
 from mmkd_models.novelty import MAX_CENTRES, NoveltyScore, seen_from, seen_tensors
@@ -23,17 +20,17 @@ WIDTH = 6
 RUN = TrainingRun(train=TrainConfig(steps=2, batch=8), augment=AugmentConfig())
 
 
-def config_of(members: str) -> StudentConfig:
+def config_of(members):
     return StudentConfig(
         preset="tiny", encoder=EncoderConfig(width=8, heads=2, depth=1, most_tokens=8), members=student_members(members)
     )
 
 
-def data_of(dataset: Dataset) -> TrainingData:
+def data_of(dataset):
     return TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="d" * 64)
 
 
-def embeddings(count: int, *, seed: int = 0) -> np.ndarray:
+def embeddings(count, *, seed=0):
     """Two clouds that are far apart, in features of unlike scales."""
     rng = np.random.default_rng(seed)
     cloud = rng.normal(size=(count, WIDTH)) + 20.0 * (np.arange(count) % 2)[:, None]

@@ -1,15 +1,11 @@
 """Answers over whole splits."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import check_window, prepare
-from mmkd_models.data import Dataset
 from mmkd_models.evaluation.suites.missing import without_modalities
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Teacher
@@ -18,7 +14,7 @@ from tests.models.conftest import STUDENT, TEACHER
 
 
 @pytest.fixture(scope="module")
-def student(dataset: Dataset) -> Student:
+def student(dataset):
     torch.manual_seed(0)
     return Student(dataset.spec.modality("acc"), 2, STUDENT)
 
@@ -71,11 +67,11 @@ def test_windows_without_labels_cannot_be_scored(dataset, student):
 class Own(torch.nn.Module):
     """A student of one's own: it answers with the mean of the first channel, as logits or as they are."""
 
-    def __init__(self, *, wrapped: bool) -> None:
+    def __init__(self, *, wrapped):
         super().__init__()
         self.scale, self.wrapped = torch.nn.Parameter(torch.ones(())), wrapped
 
-    def forward(self, values: Tensor, present: Tensor) -> StudentOutput | Tensor:
+    def forward(self, values, present):
         logits = values.mean(1) * self.scale
         return StudentOutput(logits=logits, embedding=logits) if self.wrapped else logits
 

@@ -1,7 +1,5 @@
 """The race between ways of training a student: who takes part, who is shipped, and that a bad teacher hurts nobody."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import write_dataset
 from mmkd_models.defaults import AUGMENT
 from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.metrics.scores import default_metric
@@ -29,7 +27,7 @@ RUN = TrainingRun(train=TrainConfig(steps=4, batch=12, eval_every=2, seed=3), au
 
 
 @pytest.fixture(scope="module")
-def data(dataset: Dataset) -> TrainingData:
+def data(dataset):
     return TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="ab" * 32)
 
 

@@ -1,7 +1,5 @@
 """Interrupted trainings: continued to the same weights, or refused with the reason."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -9,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -17,14 +14,12 @@ import torch
 from safetensors import safe_open
 
 from mmkd_edge.errors import CheckpointError, UsageError
-from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe, term_from_text
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import write_tensors
-from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.loop import Fit
 from tests.models.conftest import STUDENT, TEACHER
 from tests.models.interrupted_training import train
@@ -55,7 +50,7 @@ def test_projectors_of_every_term_resume_too(trained, dataset, tmp_path):
     terms = ("relation,heads=2", "feature", "crd,queue=8,width=4", "dist", "dkd")
     recipe = Recipe(terms=tuple(term_from_text(text) for text in terms))
 
-    def learner() -> DistillLearner:
+    def learner():
         torch.manual_seed(0)
         student = Student(dataset.spec.modality("acc"), 2, STUDENT)
         return DistillLearner(student, Teacher(dataset.spec.modalities, 2, TEACHER), recipe, modality="acc")
@@ -83,7 +78,7 @@ def test_a_training_that_ran_out_of_patience_stays_finished(trained, short, tmp_
     assert (first.stopped_at, second.stopped_at) == (4, 4)
 
 
-def refused(trained: Trained, *config: TrainConfig, run_dir: Path, **options: Any) -> str:
+def refused(trained, *config, run_dir, **options):
     with pytest.raises(UsageError) as caught:
         trained(*config, run_dir=run_dir, resume=True, **options)
     return str(caught.value)
@@ -109,7 +104,7 @@ def test_resuming_with_other_settings_is_refused(trained, tmp_path):
     )
 
 
-def unusable(trained: Trained, run_dir: Path, **options: Any) -> str:
+def unusable(trained, run_dir, **options):
     with pytest.raises(CheckpointError) as caught:
         trained(run_dir=run_dir, resume=True, **options)
     assert caught.value.exit_code == 6
@@ -139,11 +134,11 @@ def test_a_state_that_was_altered_is_refused(trained, tmp_path):
     assert unusable(trained, tmp_path) == f"{path}: tensor with an unknown name ('stranger'); {advice}"
 
 
-def command(dataset: Dataset, run_dir: Path, weights: Path, *devices: str) -> list[str]:
+def command(dataset, run_dir, weights, *devices):
     return [sys.executable, str(SCRIPT), str(dataset.path), str(run_dir), str(weights), *devices]
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments):
     finished = subprocess.run(arguments, capture_output=True, text=True, timeout=600, check=False)
     assert finished.returncode == 0, finished.stderr
 

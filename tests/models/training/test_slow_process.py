@@ -1,13 +1,10 @@
 """Slow process data: levels between runs a hundred times what moves in a window, a fault that shows in one spread."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import write_dataset
 from mmkd_models.defaults import AUGMENT, COMMITTEE
 from mmkd_models.evaluation.rivals import Rivals
 from mmkd_models.networks.config import student_config, teacher_config
@@ -20,7 +17,7 @@ from mmkd_models.training.trainings import train_baseline
 SENSOR = ModalitySpec(name="process", channels=("flow", "level"), rate_hz=1.0, samples=60)
 
 
-def runs(count: int, *, first: int, seed: int) -> dict[str, NDArray[np.generic]]:
+def runs(count, *, first, seed):
     """Thirty windows of each run, at levels from 0.6 to 134; in faulty ones the flow moves by 0.95 in place of 0.5."""
     rng = np.random.default_rng(seed)
     windows = count * 30
@@ -32,7 +29,7 @@ def runs(count: int, *, first: int, seed: int) -> dict[str, NDArray[np.generic]]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def data(tmp_path_factory):
     splits = {
         "train": runs(16, first=0, seed=1),
         "valid": runs(8, first=100, seed=2),

@@ -1,10 +1,7 @@
 """A teacher that starts with the weights of an old one, because a sensor was added."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -15,7 +12,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.inspect.files import inspect_file
 from mmkd_models.commands.train import run_train
-from mmkd_models.data import Dataset, open_dataset, write_dataset
+from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.networks.config import EncoderConfig, TeacherConfig
 from mmkd_models.networks.teacher import Teacher, take_teacher
@@ -34,11 +31,11 @@ RUN = TrainingRun(
 LABELS = ("idle", "busy")
 
 
-def modality(name: str, **facts) -> ModalitySpec:
+def modality(name, **facts):
     return ModalitySpec(**{"name": name, "channels": ("x",), "rate_hz": 10.0, "samples": 16, **facts})
 
 
-def recorded(path: Path, *modalities: ModalitySpec, labels=LABELS) -> Dataset:
+def recorded(path, *modalities, labels=LABELS):
     splits = {}
     for number, (name, count) in enumerate({"train": 24, "valid": 16, "test": 8}.items()):
         rng = np.random.default_rng(number)
@@ -51,7 +48,7 @@ def recorded(path: Path, *modalities: ModalitySpec, labels=LABELS) -> Dataset:
     return write_dataset(path, name=path.name, labels=list(labels), modalities=modalities, splits=splits)
 
 
-def data_of(dataset: Dataset) -> TrainingData:
+def data_of(dataset):
     return TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256=dataset.sha256)
 
 
@@ -151,7 +148,7 @@ def test_a_teacher_that_is_no_start_is_refused(line, tmp_path, case):
     assert str(raised.value) == message
 
 
-def command(*arguments: object) -> None:
+def command(*arguments):
     with suppress(SystemExit):
         run_train(["teacher", *map(str, arguments), "--steps", "2", "--members", "transformer", "--preset", "tiny"])
 

@@ -9,20 +9,17 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.windows import Floats, Rows, WindowSource
+from mmkd_models.data.windows import WindowSource
 from mmkd_models.distillation.recipe import Recipe, term_from_text
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
+from mmkd_models.training.checkpoint import TeacherFile
 from mmkd_models.training.inputs import TrainingData, TrainingRun, check_compatible, visible_labels
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
@@ -44,35 +41,35 @@ class Watched:
     fetched: list[int] = field(default_factory=list)
 
     @property
-    def max_shift_s(self) -> float:
+    def max_shift_s(self):
         return self.source.max_shift_s
 
-    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: NDArray[np.float64] | None) -> Floats:
+    def gather(self, modality, rows, *, shift_s):
         (self.fetched if shift_s is None else self.batches).extend(rows.tolist())
         return self.source.gather(modality, rows, shift_s=shift_s)
 
 
-def data_of(dataset: Dataset, *, fraction: float = 1.0) -> TrainingData:
+def data_of(dataset, *, fraction=1.0):
     train = dataset.split("train")
     train = train.with_labels(visible_labels(train, fraction=fraction, seed=0))
     return TrainingData(train=train, valid=dataset.split("valid"), sha256=dataset.sha256)
 
 
-def watched(data: TrainingData) -> tuple[TrainingData, Watched]:
+def watched(data):
     source = Watched(source=data.train.source)
     return replace(data, train=replace(data.train, source=source), valid=replace(data.valid, source=source)), source
 
 
-def rows_with_labels(data: TrainingData) -> set[int]:
+def rows_with_labels(data):
     return set(data.train.rows[data.train.labels >= 0].tolist())
 
 
 @pytest.fixture(scope="module")
-def teacher(machines: Dataset) -> TeacherCheckpoint:
+def teacher(machines):
     return train_teacher(data_of(machines), TEACHER, RUN)
 
 
-def distilled(data: TrainingData, teacher: TeacherCheckpoint, recipe: Recipe = LOGITS) -> StudentCheckpoint:
+def distilled(data, teacher, recipe=LOGITS):
     return distil(data, "acc", STUDENT, RUN, teachers=[TeacherFile(checkpoint=teacher, sha256=SHA256)], recipe=recipe)
 
 

@@ -1,7 +1,5 @@
 """What adapting was worth: sentences, figures and tables of one page."""
 
-from __future__ import annotations
-
 import re
 
 import msgspec
@@ -55,11 +53,11 @@ DOCUMENT = AdaptationDocument(
 )
 
 
-def told(**changed: object) -> list[str]:
+def told(**changed):
     return [for_terminal(one) for one in answer(msgspec.structs.replace(DOCUMENT, **changed))]
 
 
-def test_the_answer_says_what_rose_and_what_was_lost() -> None:
+def test_the_answer_says_what_rose_and_what_was_lost():
     assert told() == [
         (
             "The method 'teacher' was written to adapted.ckpt: on line two the estimate rises from 74.5 % to 85.1 % "
@@ -70,7 +68,7 @@ def test_the_answer_says_what_rose_and_what_was_lost() -> None:
     assert told(written=None)[0].startswith("The method 'teacher' would be written: on line two")
 
 
-def test_the_answer_says_that_nothing_may_be_written() -> None:
+def test_the_answer_says_that_nothing_may_be_written():
     assert told(chosen=None, written=None, methods=(STATISTICS,)) == [
         (
             "No method of adapting to line two passed: the reasons are below. The student stays unchanged, at 74.5 "
@@ -79,13 +77,13 @@ def test_the_answer_says_that_nothing_may_be_written() -> None:
     ]
 
 
-def cells_of(page: str, row: str) -> list[str]:
+def cells_of(page, row):
     line = re.search(rf'rowheader">{row}</th>(.*?)</tr>', page, re.DOTALL)
     assert line is not None
     return [for_terminal(one) for one in re.findall(r"<td[^>]*>(.*?)</td>", line[1])]
 
 
-def test_every_way_has_its_figures_and_its_verdict() -> None:
+def test_every_way_has_its_figures_and_its_verdict():
     page = render_adaptation(msgspec.to_builtins(DOCUMENT))
     assert cells_of(page, "unchanged") == ["74.5", "", "66.1", "", ""]
     assert cells_of(page, "teacher") == ["85.1", "+10.6 ± 4.7", "65.6", "-0.5 ± 0.7", "chosen"]
@@ -96,14 +94,14 @@ def test_every_way_has_its_figures_and_its_verdict() -> None:
     ]
 
 
-def test_the_shares_of_the_classes_stand_beside_what_is_taken_for_right() -> None:
+def test_the_shares_of_the_classes_stand_beside_what_is_taken_for_right():
     page = render_adaptation(msgspec.to_builtins(DOCUMENT))
     assert cells_of(page, "idle") == ["50", "10", "20", "45"]
     weighted = msgspec.structs.replace(DOCUMENT, estimated_by="weighted", reference_fractions=())
     assert cells_of(render_adaptation(msgspec.to_builtins(weighted)), "idle") == ["10", "20", "45"]
 
 
-def test_a_document_that_lacks_a_figure_is_refused() -> None:
+def test_a_document_that_lacks_a_figure_is_refused():
     document = msgspec.to_builtins(DOCUMENT)
     del document["methods"][0]["estimate"]
     assert said(DocumentError, lambda: render_adaptation(document)) == (

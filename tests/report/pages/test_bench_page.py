@@ -1,9 +1,6 @@
 """The benchmark page: its answer in words, its figures and tables, its safety and its size."""
 
-from __future__ import annotations
-
 import copy
-from typing import Any
 
 import msgspec
 import pytest
@@ -17,7 +14,7 @@ from tests.report.conftest import Document, section
 FLOORS = {0.5: 11, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
 
 
-def latency(p50_us: float, count: int) -> Document:
+def latency(p50_us, count):
     factors = {0.5: 1.0, 0.9: 1.2, 0.95: 1.5, 0.99: 2.0, 0.999: 4.0}
     return {
         "count": count,
@@ -37,7 +34,7 @@ def latency(p50_us: float, count: int) -> Document:
     }
 
 
-def run_of(p50_us: float = 200.0, *, board: str | None = "Orin Nano", count: int = 5000) -> Document:
+def run_of(p50_us=200.0, *, board="Orin Nano", count=5000):
     """A report as the benchmark writes it, with figures of a smaller machine."""
     launches = [make_launch(p50_us * factor) for factor in (0.98, 1.0, 1.01, 1.02, 1.03)]
     document: Document = msgspec.to_builtins(make_report(launches))
@@ -59,7 +56,7 @@ def run_of(p50_us: float = 200.0, *, board: str | None = "Orin Nano", count: int
     return document | {"energy": power, "energy_note": ""}
 
 
-def test_the_answer_is_a_sentence_with_its_bound(parse: Any) -> None:
+def test_the_answer_is_a_sentence_with_its_bound(parse):
     page = parse(render_bench([run_of()]))
     assert section(page, "answer").all("p")[0].text == (
         "Orin Nano answers in 200\u202fµs at the median of 5\u202f000 calls, 99 % of them within 400\u202fµs (99 % "
@@ -67,7 +64,7 @@ def test_the_answer_is_a_sentence_with_its_bound(parse: Any) -> None:
     )
 
 
-def test_limits_and_temperatures_of_the_device_are_shown(parse: Any) -> None:
+def test_limits_and_temperatures_of_the_device_are_shown(parse):
     document = run_of()
     page = parse(render_bench([document]))
     assert "hottest zone" not in section(page, "measured").text
@@ -79,17 +76,17 @@ def test_limits_and_temperatures_of_the_device_are_shown(parse: Any) -> None:
     assert "hottest zone 40\u202f°C before, 45\u202f°C after" in told
 
 
-def test_a_percentile_that_lacks_calls_says_how_many_it_needs(parse: Any) -> None:
+def test_a_percentile_that_lacks_calls_says_how_many_it_needs(parse):
     rows = [row.text for row in section(parse(render_bench([run_of()])), "distribution").all("tr")]
     assert any("p99.9" in row and "needs 6\u202f636 calls" in row for row in rows)
 
 
-def test_stage_bars_are_shares_of_their_sum(parse: Any) -> None:
+def test_stage_bars_are_shares_of_their_sum(parse):
     bars = list(section(parse(render_bench([run_of()])), "stages").all("rect", "bar-fill"))
     assert [bar.attrs["width"] for bar in bars] == ["0.5%", "4.5%", "90.0%", "5.0%"]
 
 
-def test_energy_has_its_sensor_or_its_reason(parse: Any) -> None:
+def test_energy_has_its_sensor_or_its_reason(parse):
     told = section(parse(render_bench([run_of()])), "energy").text
     assert "INA rails VDD_IN, 98 readings under load" in told
     assert "0.423\u202fmJ above idle" in told
@@ -98,7 +95,7 @@ def test_energy_has_its_sensor_or_its_reason(parse: Any) -> None:
     assert "not measured: tegrastats: not installed" in told
 
 
-def test_devices_stand_side_by_side(parse: Any) -> None:
+def test_devices_stand_side_by_side(parse):
     page = parse(render_bench([run_of(), run_of(100.0, board="Thor"), run_of(150.0, board=None)]))
     assert section(page, "answer").all("p")[0].text == (
         "Thor has the smallest median, 100\u202fµs, then Cortex-A78AE, 150\u202fµs; whether they differ beyond noise "
@@ -112,7 +109,7 @@ def test_devices_stand_side_by_side(parse: Any) -> None:
     ]
 
 
-def test_runs_are_named_by_what_tells_them_apart() -> None:
+def test_runs_are_named_by_what_tells_them_apart():
     other = copy.deepcopy(run_of())
     other["configuration"]["backend"] = "openvino"
     other["configuration"] |= {"hop": 8}
@@ -122,7 +119,7 @@ def test_runs_are_named_by_what_tells_them_apart() -> None:
     assert run_names([read_bench(run_of()), read_bench(run_of())]) == ["Orin Nano (1)", "Orin Nano (2)"]
 
 
-def test_an_unstable_run_is_a_caution(parse: Any) -> None:
+def test_an_unstable_run_is_a_caution(parse):
     document = run_of()
     document["stability"] |= {"stable": False, "findings": ["launch 2: medians of its thirds were 1, 2, 3 µs"]}
     page = parse(render_bench([document]))
@@ -130,7 +127,7 @@ def test_an_unstable_run_is_a_caution(parse: Any) -> None:
     assert "Launch 2: medians of its thirds were 1, 2, 3 µs." in section(page, "distribution").text
 
 
-def test_different_bundles_are_a_caution(parse: Any) -> None:
+def test_different_bundles_are_a_caution(parse):
     other = run_of()
     other["subject"]["sha256"] = "cd" * 32
     page = parse(render_bench([run_of(), other]))
@@ -139,13 +136,13 @@ def test_different_bundles_are_a_caution(parse: Any) -> None:
     ]
 
 
-def test_an_earlier_document_without_a_histogram_has_a_page_too(parse: Any) -> None:
+def test_an_earlier_document_without_a_histogram_has_a_page_too(parse):
     document = run_of()
     del document["result"]["histogram"], document["machine"]["moving_clocks"], document["machine"]["gpus"]
     assert section(parse(render_bench([document])), "distribution").all("tr")
 
 
-def test_a_document_that_breaks_its_contract_is_refused() -> None:
+def test_a_document_that_breaks_its_contract_is_refused():
     uneven = run_of()
     uneven["result"]["histogram"]["counts"] = [1]
     advice = "correct the value, or leave it out where it is optional"
@@ -158,7 +155,7 @@ def test_a_document_that_breaks_its_contract_is_refused() -> None:
         assert str(caught.value) == f"benchmark document: {message}"
 
 
-def test_a_page_holds_at_least_one_run_and_at_most_twelve() -> None:
+def test_a_page_holds_at_least_one_run_and_at_most_twelve():
     for count in (0, 13):
         with pytest.raises(DocumentError) as caught:
             render_bench([run_of()] * count)

@@ -1,7 +1,5 @@
 """The page of a dataset: findings, sensors and figures of the document, and its safety."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -12,7 +10,7 @@ from mmkd_report.pages.data import render_data_report
 Document = dict[str, Any]
 
 
-def probe(asked: str, modality: str | None, score: float) -> Document:
+def probe(asked, modality, score):
     ends = {"low": score - 0.05, "high": score + 0.05}
     return {"target": asked, "modality": modality, "score": score, "chance": 0.5, "windows": 60, **ends} | {
         "is_better": score > 0.55
@@ -20,7 +18,7 @@ def probe(asked: str, modality: str | None, score: float) -> Document:
 
 
 @pytest.fixture
-def document() -> Document:
+def document():
     """Two sensors, one finding of each weight, a window with a gap."""
     splits = [
         {
@@ -65,7 +63,7 @@ def document() -> Document:
     }
 
 
-def test_the_answer_counts_findings_and_names_the_best_sensor(document: Document) -> None:
+def test_the_answer_counts_findings_and_names_the_best_sensor(document):
     page = render_data_report(document)
     assert "1 warning that would make scores or students wrong, 1 other warning." in page
     assert " windows</b> of " in page
@@ -74,27 +72,27 @@ def test_the_answer_counts_findings_and_names_the_best_sensor(document: Document
     assert "Not judged: Wrong labels: only classes are checked." in page
 
 
-def test_percent_signs_of_sentences_are_set_as_those_of_figures(document: Document) -> None:
+def test_percent_signs_of_sentences_are_set_as_those_of_figures(document):
     one = document["findings"][0] | {"sentence": "7% of 3.5% move", "advice": "keep 90%"}
     page = render_data_report(document | {"findings": [one], "not_judged": ["it agrees with 73% of them"]})
     assert "7\u202f% of 3.5\u202f% move.</span> <em>Keep 90\u202f%.</em>" in page
     assert "Not judged: It agrees with 73\u202f% of them." in page
 
 
-def test_clean_data_says_what_was_looked_for(document: Document) -> None:
+def test_clean_data_says_what_was_looked_for(document):
     page = render_data_report(document | {"findings": []})
     assert "No problems were found." in page
     assert "Copies, groups under two names, gaps that reveal the class" in page
 
 
-def test_a_gap_breaks_the_line(document: Document) -> None:
+def test_a_gap_breaks_the_line(document):
     page = render_data_report(document)
     (path,) = [line for line in page.splitlines() if 'class="line"' in line]
     assert path.count("M") == 2
     assert "valid window 3, 25.0 % missing" in page
 
 
-def test_every_channel_has_an_axis_of_its_own_that_its_windows_share(document: Document) -> None:
+def test_every_channel_has_an_axis_of_its_own_that_its_windows_share(document):
     names = [f"c{number}" for number in range(6)]
     one = document["examples"][0] | {"channels": names}
     lines = [[[scale * value for value in (0.0, 1.0, 2.0, 2.0)] for scale in (1, 1000, 1, 1, 1, 7)] for _ in range(2)]
@@ -111,7 +109,7 @@ def test_every_channel_has_an_axis_of_its_own_that_its_windows_share(document: D
     assert tops == ["2", "2", "3000", "3000", "2", "2", "2", "2", "2", "2", "15", "15"]
 
 
-def test_like_findings_are_one(document: Document) -> None:
+def test_like_findings_are_one(document):
     like = [
         {"kind": "unit", "level": "problem", "sentence": f"M{number} is 1,000 times as large", "advice": "convert it"}
         for number in range(6)
@@ -124,11 +122,11 @@ def test_like_findings_are_one(document: Document) -> None:
     assert "M4 is" not in page
 
 
-def test_a_section_without_figures_is_left_out(document: Document) -> None:
+def test_a_section_without_figures_is_left_out(document):
     assert 'id="labels"' not in render_data_report(document)
 
 
-def test_all_labels_to_look_at_are_not_called_the_surest_of_them(document: Document) -> None:
+def test_all_labels_to_look_at_are_not_called_the_surest_of_them(document):
     one = {"split": "valid", "group": "g", "label": "ok", "likely": "worn"}
     suspects = [one | {"window": number, "likely_probability": 0.8, "label_probability": 0.05} for number in range(51)]
     page = render_data_report(document | {"label_suspects": suspects[:2]})

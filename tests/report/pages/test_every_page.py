@@ -1,14 +1,10 @@
 """What holds for every page: safety, looks, size, and what is refused of its document."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import re
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +12,6 @@ import pytest
 import mmkd_report
 from mmkd_report.errors import DocumentError
 from tests.edge.said import said
-from tests.report.conftest import Document, Node
 from tests.report.pages import test_adaptation_page, test_bench_page, test_judging_page, test_sensors_page
 from tests.report.pages.test_data_page import document as data_document
 from tests.report.pages.test_export_page import plain, rejected, three
@@ -49,7 +44,7 @@ STRUCTS = {"adaptation": test_adaptation_page.DOCUMENT, "sensors": test_sensors_
 
 
 @pytest.fixture(params=PAGES)
-def document(request: pytest.FixtureRequest) -> tuple[Document, Callable[[Any], str]]:
+def document(request):
     """A document, and what makes a page of it."""
     kind = PAGES[request.param]
     render = getattr(import_module(f"mmkd_report.pages.{kind.removesuffix('_report')}"), f"render_{kind}")
@@ -64,16 +59,16 @@ def document(request: pytest.FixtureRequest) -> tuple[Document, Callable[[Any], 
 
 
 @pytest.fixture
-def page(document, parse: Callable[[str], Node]) -> Node:
+def page(document, parse):
     return parse(document[1](document[0]))
 
 
-def test_every_kind_of_page_is_looked_at() -> None:
+def test_every_kind_of_page_is_looked_at():
     sources = [path.read_text() for path in (Path(mmkd_report.__file__).parent / "pages").glob("*.py")]
     assert set(PAGES.values()) == {kind for text in sources for kind in re.findall(r"^def render_(\w+)", text, re.M)}
 
 
-def poisoned(value: Any) -> Any:
+def poisoned(value):
     """The document with a hostile text behind every string, keys of students included."""
     if isinstance(value, dict):
         return {
@@ -87,7 +82,7 @@ def poisoned(value: Any) -> Any:
     return value + HOSTILE if isinstance(value, str) and value not in CLOSED else value
 
 
-def test_hostile_names_stay_text(document, parse) -> None:
+def test_hostile_names_stay_text(document, parse):
     page = parse(document[1](poisoned(document[0])))
     assert not {node.tag for node in page.walk()} & {"script", "img"}
     assert len(page.all("style")) == 1
@@ -96,7 +91,7 @@ def test_hostile_names_stay_text(document, parse) -> None:
     assert not any(name.startswith("on") for node in page.walk() for name in node.attrs)
 
 
-def test_nothing_is_fetched_from_anywhere(page) -> None:
+def test_nothing_is_fetched_from_anywhere(page):
     allowed = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     assert [n.attrs["content"] for n in page.all("meta") if "http-equiv" in n.attrs] == [allowed]
     for node in page.walk():
@@ -108,7 +103,7 @@ def test_nothing_is_fetched_from_anywhere(page) -> None:
     assert "@import" not in style
 
 
-def test_ids_are_unique_and_every_reference_finds_its_id(page) -> None:
+def test_ids_are_unique_and_every_reference_finds_its_id(page):
     ids = [node.attrs["id"] for node in page.walk() if "id" in node.attrs]
     assert len(ids) == len(set(ids))
     named = [name for node in page.walk() for name in node.attrs.get("aria-labelledby", "").split()]
@@ -116,7 +111,7 @@ def test_ids_are_unique_and_every_reference_finds_its_id(page) -> None:
     assert set(named) | set(linked) <= set(ids)
 
 
-def test_every_figure_has_a_name_and_a_description_or_is_decoration_and_takes_its_colours_from_the_style(page) -> None:
+def test_every_figure_has_a_name_and_a_description_or_is_decoration_and_takes_its_colours_from_the_style(page):
     for svg in page.all("svg"):
         if svg.attrs.get("aria-hidden") != "true":
             assert svg.attrs["role"] == "img"
@@ -125,14 +120,14 @@ def test_every_figure_has_a_name_and_a_description_or_is_decoration_and_takes_it
     assert not any({"fill", "stroke", "color", "bgcolor"} & set(node.attrs) for node in page.walk())
 
 
-def test_tables_have_captions_and_headings_never_skip_a_level(page) -> None:
+def test_tables_have_captions_and_headings_never_skip_a_level(page):
     assert all(table.all("caption") for table in page.all("table"))
     levels = [int(node.tag[1]) for node in page.walk() if re.fullmatch(r"h[1-6]", node.tag)]
     assert levels.count(1) == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
-def test_equal_documents_give_equal_bytes_far_below_a_megabyte_and_stay_as_they_are(document) -> None:
+def test_equal_documents_give_equal_bytes_far_below_a_megabyte_and_stay_as_they_are(document):
     given, render = document
     before = copy.deepcopy(given)
     html = render(given)
@@ -141,7 +136,7 @@ def test_equal_documents_give_equal_bytes_far_below_a_megabyte_and_stay_as_they_
     assert len(html.encode()) < 300_000
 
 
-def test_an_unknown_version_of_the_document_is_refused(document) -> None:
+def test_an_unknown_version_of_the_document_is_refused(document):
     given, render = document
     if "report" in given and "format_version" not in given:
         given["report"]["format_version"], key = 99, "report.format_version"

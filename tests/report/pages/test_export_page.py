@@ -1,21 +1,18 @@
 """The export page as a browser gets it: its figures against the document's, its safety, and its file."""
 
-from __future__ import annotations
-
 import re
-from typing import Any
 
 import pytest
 
 from mmkd_report.errors import DocumentError
 from mmkd_report.pages.export import render_export
 from tests.edge.said import said
-from tests.report.conftest import Document, cells, section
+from tests.report.conftest import cells, section
 
 OPTIONAL = "Expected `str`, got `int` - at `{place}`; correct the value, or leave it out where it is optional"
 
 
-def parity(largest: float) -> Document:
+def parity(largest):
     tensor = {"max_abs_error": largest, "mean_abs_error": largest / 4}
     return {
         "windows": 40,
@@ -25,7 +22,7 @@ def parity(largest: float) -> Document:
     }
 
 
-def gate(*, drop: float | None = 0.0, agreement: float = 1.0) -> Document:
+def gate(*, drop=0.0, agreement=1.0):
     return {
         "windows": 400,
         "labelled": 380,
@@ -38,7 +35,7 @@ def gate(*, drop: float | None = 0.0, agreement: float = 1.0) -> Document:
     }
 
 
-def artifact(precision: str, *, size: int, score: float, **more: Any) -> Document:
+def artifact(precision, *, size, score, **more):
     return {
         "file": f"acc/model.{precision}.onnx",
         "format": "onnx",
@@ -56,11 +53,11 @@ def artifact(precision: str, *, size: int, score: float, **more: Any) -> Documen
     } | more
 
 
-def attempt(remedy: str, method: str, found: Document) -> Document:
+def attempt(remedy, method, found):
     return {"remedy": remedy, "method": method, "layers": 4, "gate": found}
 
 
-def quantised() -> Document:
+def quantised():
     """What an INT8 artifact has beside the others: its second attempt passed."""
     return {
         "gate": gate(drop=0.25),
@@ -77,7 +74,7 @@ def quantised() -> Document:
 
 
 @pytest.fixture
-def three() -> Document:
+def three():
     """fp32, fp16 and int8; int8 needed a remedy."""
     return {
         "bundle": "student.edge",
@@ -123,7 +120,7 @@ def three() -> Document:
 
 
 @pytest.fixture
-def plain(three: Document) -> Document:
+def plain(three):
     """fp32 alone."""
     report = three["report"]
     report["artifacts"] = [artifact("fp32", size=461_162, score=0.80)]
@@ -132,7 +129,7 @@ def plain(three: Document) -> Document:
 
 
 @pytest.fixture
-def rejected(three: Document) -> Document:
+def rejected(three):
     """auto tried int8, whose gate no remedy passed, and fp16, too."""
     report = three["report"]
     fp32, fp16, int8 = report["artifacts"]
@@ -146,7 +143,7 @@ def rejected(three: Document) -> Document:
     return three
 
 
-def test_the_answer_names_every_verdict(three, parse) -> None:
+def test_the_answer_names_every_verdict(three, parse):
     texts = [node.text for node in section(parse(render_export(three)), "answer").all("p")]
     assert texts == [
         (
@@ -161,7 +158,7 @@ def test_the_answer_names_every_verdict(three, parse) -> None:
     ]
 
 
-def test_what_too_few_windows_judged_is_called_unjudged(three, parse) -> None:
+def test_what_too_few_windows_judged_is_called_unjudged(three, parse):
     artifact = next(one for one in three["report"]["artifacts"] if one["precision"] == "fp16")
     artifact["gate"]["unjudged"] = True
     page = parse(render_export(three))
@@ -174,7 +171,7 @@ def test_what_too_few_windows_judged_is_called_unjudged(three, parse) -> None:
     ]
 
 
-def test_key_figures_are_those_of_the_document(three, parse) -> None:
+def test_key_figures_are_those_of_the_document(three, parse):
     items = parse(render_export(three)).all("ul", "key-figures")[0].all("li")
     assert [item.text for item in items] == [
         "80.0\u202f% balanced accuracy of fp32 on 380 judging windows",
@@ -183,7 +180,7 @@ def test_key_figures_are_those_of_the_document(three, parse) -> None:
     ]
 
 
-def test_the_table_of_artifacts_holds_sizes_and_scores(three, parse) -> None:
+def test_the_table_of_artifacts_holds_sizes_and_scores(three, parse):
     table = parse(render_export(three)).all("table", "artifacts")[0]
     heads = [head.text for head in table.all("tr")[0].all("th")]
     assert heads == [
@@ -200,7 +197,7 @@ def test_the_table_of_artifacts_holds_sizes_and_scores(three, parse) -> None:
     ]  # fmt: skip
 
 
-def test_parity_is_told_for_every_tensor_of_every_artifact(three, parse) -> None:
+def test_parity_is_told_for_every_tensor_of_every_artifact(three, parse):
     (table,) = section(parse(render_export(three)), "parity").all("table")
     rows = cells(table)
     assert rows[0] == ["fp32", "as recorded", "logits", "2e\u221206", "5e\u221207"]
@@ -209,7 +206,7 @@ def test_parity_is_told_for_every_tensor_of_every_artifact(three, parse) -> None
     assert len(rows) == 12
 
 
-def test_attempts_have_their_figures_and_verdicts(three, parse) -> None:
+def test_attempts_have_their_figures_and_verdicts(three, parse):
     page = parse(render_export(three))
     tried = section(page, "tried")
     assert cells(tried.all("table")[0]) == [
@@ -219,7 +216,7 @@ def test_attempts_have_their_figures_and_verdicts(three, parse) -> None:
     assert "the first layer: its range is that of the sensor's glitches" in tried.text
 
 
-def test_what_was_rejected_is_told_with_its_reason(rejected, parse) -> None:
+def test_what_was_rejected_is_told_with_its_reason(rejected, parse):
     page = parse(render_export(rejected))
     texts = [node.text for node in section(page, "answer").all("p")]
     assert "int8 was left out: int8 graph: no remedy passed the gate." in texts
@@ -227,7 +224,7 @@ def test_what_was_rejected_is_told_with_its_reason(rejected, parse) -> None:
     assert verdicts == ["in the bundle", "gate not passed", "left out"]
 
 
-def test_an_export_of_fp32_alone_shows_only_what_was_measured(plain, parse) -> None:
+def test_an_export_of_fp32_alone_shows_only_what_was_measured(plain, parse):
     page = parse(render_export(plain))
     assert [node.attrs["aria-labelledby"] for node in page.all("section")] == [
         "answer",
@@ -239,18 +236,18 @@ def test_an_export_of_fp32_alone_shows_only_what_was_measured(plain, parse) -> N
     assert page.all("p", "caution")[0].text == "20 judging windows prove little."
 
 
-def test_every_teacher_of_a_student_is_named(plain) -> None:
+def test_every_teacher_of_a_student_is_named(plain):
     plain["report"]["student"]["further_teachers_sha256"] = ["f" * 64]
     assert f"{'e' * 64}, {'f' * 64}" in render_export(plain)
 
 
-def test_synthetic_windows_are_not_called_real(plain, parse) -> None:
+def test_synthetic_windows_are_not_called_real(plain, parse):
     plain["report"]["windows"]["synthetic"] = True
     texts = [node.text for node in section(parse(render_export(plain)), "answer").all("p")]
     assert texts[0] == "The fp32 graph gives the checkpoint's answers within 2e\u221206 on 40 synthetic windows."
 
 
-def test_engines_are_listed_with_what_built_them(plain, parse) -> None:
+def test_engines_are_listed_with_what_built_them(plain, parse):
     sidecar = {
         "format_version": 2,
         "model_id": "line3-acc-base",
@@ -278,7 +275,7 @@ def test_engines_are_listed_with_what_built_them(plain, parse) -> None:
     assert cells(table) == [["student.fp16.engine", "fp16", "912\u202fkB", "tensorrt 10.3.0"]]
 
 
-def test_figures_that_json_lacks_are_left_out(three, parse) -> None:
+def test_figures_that_json_lacks_are_left_out(three, parse):
     int8 = three["report"]["artifacts"][2]
     int8["parity"]["logits"] = {"max_abs_error": None, "mean_abs_error": None}
     int8["sensitivity"][0]["divergence"] = None
@@ -294,14 +291,14 @@ def test_figures_that_json_lacks_are_left_out(three, parse) -> None:
         ({"artifacts": []}, "report.artifacts: expected an artifact, got none; export one"),
     ],
 )
-def test_a_broken_document_is_refused_with_the_place(three, change, problem) -> None:
+def test_a_broken_document_is_refused_with_the_place(three, change, problem):
     three["report"] |= change
     assert said(DocumentError, lambda: render_export(three)) == f"export document: {problem}"
     with pytest.raises(DocumentError, match=re.escape("expected report.format_version 1, got None")):
         render_export({"dataset": {}})
 
 
-def confidence() -> Document:
+def confidence():
     return {
         "temperature": 0.734,
         "calibrated_by": 128,
@@ -325,7 +322,7 @@ def confidence() -> Document:
     }
 
 
-def test_confidence_has_a_section_with_its_figures(plain, parse) -> None:
+def test_confidence_has_a_section_with_its_figures(plain, parse):
     assert "confidence" not in render_export(plain)
     plain["report"]["artifacts"][0]["confidence"] = confidence()
     page = parse(render_export(plain))

@@ -1,7 +1,5 @@
 """The page of models that were judged side by side."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -10,13 +8,13 @@ import pytest
 
 from mmkd_models.evaluation.suites import shift
 from mmkd_report.pages.judging import assign_roles, render_judging
-from mmkd_report.schema.judging import ShiftFacts, SuiteResult, read_judging
+from mmkd_report.schema.judging import ShiftFacts, read_judging
 
 Document = dict[str, Any]
 
 
 @pytest.fixture
-def document() -> Document:
+def document():
     models = [
         {"name": "student.ckpt", "path": "student.ckpt", "sha256": "a" * 64, "role": "distilled"},
         {"name": "labels.ckpt", "path": "labels.ckpt", "sha256": "b" * 64, "role": "labels only"},
@@ -65,11 +63,11 @@ def document() -> Document:
     }
 
 
-def with_suite(document: Document, name: str, result: SuiteResult) -> Document:
+def with_suite(document, name, result):
     return document | {"suites": {**document["suites"], name: msgspec.to_builtins(result)}}
 
 
-def test_the_verdict_comes_first_and_faults_follow(document: Document) -> None:
+def test_the_verdict_comes_first_and_faults_follow(document):
     page = render_judging(document)
     assert page.index("The worst fault for student.ckpt is hum.") < page.index("its scores flatter it.")
     assert re.search(r'data-label="student.ckpt" class="number">30.0<', page)  # the mean of five severities
@@ -77,7 +75,7 @@ def test_the_verdict_comes_first_and_faults_follow(document: Document) -> None:
     assert "<script" not in page
 
 
-def test_any_suite_has_its_tables_and_notes(document: Document) -> None:
+def test_any_suite_has_its_tables_and_notes(document):
     result = {
         "title": "Which group has the lowest score?",
         "lead": "By machine, in %.",
@@ -95,7 +93,7 @@ def test_any_suite_has_its_tables_and_notes(document: Document) -> None:
     assert "one value has few windows." in page
 
 
-def left_out() -> SuiteResult:
+def left_out():
     """Two domains that were left out, one of which shares groups with the training."""
     spread = {"mean": 0.7, "low": 0.61, "high": 0.79}
     share = {"name": "accuracy", "words": "accuracy", "short": "Accuracy", "unit": "%", "gain_unit": "points"}
@@ -120,7 +118,7 @@ def left_out() -> SuiteResult:
     return shift.describe(msgspec.convert(facts, ShiftFacts))
 
 
-def test_domains_that_were_left_out_have_a_table_with_means_and_gains(document: Document) -> None:
+def test_domains_that_were_left_out_have_a_table_with_means_and_gains(document):
     page = render_judging(with_suite(document, "shift", left_out()))
     assert "On unseen domains" in page
     assert "press &lt;b&gt;" in page
@@ -131,7 +129,7 @@ def test_domains_that_were_left_out_have_a_table_with_means_and_gains(document: 
     assert "MiniRocket: aeon is not installed" in page
 
 
-def test_a_second_rival_is_drawn_in_another_way_than_the_first(document: Document) -> None:
+def test_a_second_rival_is_drawn_in_another_way_than_the_first(document):
     rivals = [document["models"][0] | {"name": name, "role": "rival", "path": ""} for name in ("rocket", "trees")]
     found = read_judging(document | {"models": [*document["models"], *rivals]})
     assert [assign_roles(found)[name] for name in ("rocket", "trees")] == ["other", "another"]

@@ -1,7 +1,5 @@
 """Pages and sentences on labelled groups, on a share that leaks, and on the rivals that came later."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -28,13 +26,13 @@ LEAKS = (
 )
 
 
-def test_titles_say_how_many_groups_of_how_many_were_labelled() -> None:
+def test_titles_say_how_many_groups_of_how_many_were_labelled():
     assert labelled_title(0.1, None) == "10% labelled"
     assert labelled_title(None, LabelledGroups(labelled=2, of=(6, 6))) == "2 of 6 groups labelled"
     assert labelled_title(None, LabelledGroups(labelled=4, of=(13, 14, 14))) == "4 of 13 to 14 groups labelled"
 
 
-def test_the_demo_tells_its_story_of_labelled_groups(two_sensors: Document) -> None:
+def test_the_demo_tells_its_story_of_labelled_groups(two_sensors):
     del two_sensors["label_fraction"]
     two_sensors["labelled_groups"] = GROUPS
     assert question(read_demo(two_sensors)) == (
@@ -47,18 +45,18 @@ def test_the_demo_tells_its_story_of_labelled_groups(two_sensors: Document) -> N
 
 
 @pytest.mark.parametrize("leaks", [True, False])
-def test_a_leak_stands_on_the_page_of_a_demo(two_sensors: Document, leaks: bool) -> None:
+def test_a_leak_stands_on_the_page_of_a_demo(two_sensors, leaks):
     two_sensors["labels_spread_in_time"] = LEAK | {"leaks": leaks}
     assert (LEAKS in render_demo(two_sensors)) is leaks
 
 
-def roles_of_first_sensor(page: str) -> list[str]:
+def roles_of_first_sensor(page):
     """The roles of the rows of the first sensor in the table of results."""
     bodies = re.findall(r"<tbody.*?</tbody>", page, flags=re.DOTALL)
     return re.findall(r'<tr role="row" class="role-(\w+)"', bodies[1])
 
 
-def test_rivals_that_were_not_run_have_no_row(two_sensors: Document) -> None:
+def test_rivals_that_were_not_run_have_no_row(two_sensors):
     assert roles_of_first_sensor(render_demo(two_sensors)) == ["extra_trees", "mini_rocket", "baseline", "student"]
     for contest in two_sensors["students"].values():
         contest["distilled_rocket"] = contest["rocket_and_trees"] = contest["mini_rocket"]

@@ -1,7 +1,5 @@
 """The demo page as a browser gets it: its figures, its safety, its looks and its file."""
 
-from __future__ import annotations
-
 import copy
 import os
 import re
@@ -17,23 +15,23 @@ from tests.edge.said import said
 from tests.report.conftest import cells, section
 
 
-def one(fraction) -> str:
+def one(fraction):
     return f"{100 * fraction:.1f}"
 
 
-def plus_minus(spread) -> str:
+def plus_minus(spread):
     return f"{one(spread['mean'])} ± {one(spread['std'])}"
 
 
-def signed(value) -> str:
+def signed(value):
     return f"{value:+.1f}".replace("-", "\u2212")
 
 
-def unsigned(value) -> str:
+def unsigned(value):
     return f"{value:.1f}".replace("-", "\u2212")
 
 
-def result_rows(page) -> dict[tuple[str, str], list[str]]:
+def result_rows(page):
     """The main table: (group, model) -> texts of its cells."""
     rows, group = {}, ""
     for row in page.all("table", "results")[0].all("tr")[1:]:
@@ -46,7 +44,7 @@ def result_rows(page) -> dict[tuple[str, str], list[str]]:
 
 
 @pytest.mark.parametrize("name", ["two_sensors", "five_sensors"])
-def test_the_main_table_holds_the_figures_of_the_document(name, make, parse) -> None:
+def test_the_main_table_holds_the_figures_of_the_document(name, make, parse):
     document = make(name)
     rows = result_rows(parse(render_demo(document)))
     scores = ("accuracy", "balanced_accuracy", "macro_f1")
@@ -69,7 +67,7 @@ def test_the_main_table_holds_the_figures_of_the_document(name, make, parse) -> 
     assert len(rows) == 1 + 4 * len(document["students"])
 
 
-def test_one_seed_shows_no_spread_and_reasons_stand_in_for_figures(one_seed, parse) -> None:
+def test_one_seed_shows_no_spread_and_reasons_stand_in_for_figures(one_seed, parse):
     html = render_demo(one_seed)
     page = parse(html)
     rows = result_rows(page)
@@ -84,14 +82,14 @@ def test_one_seed_shows_no_spread_and_reasons_stand_in_for_figures(one_seed, par
     assert "±" not in page.all("main")[0].text.replace("± One standard deviation", "")
 
 
-def test_what_was_not_measured_has_no_section(one_seed, parse) -> None:
+def test_what_was_not_measured_has_no_section(one_seed, parse):
     page = parse(render_demo(one_seed))
     names = [node.attrs["aria-labelledby"] for node in page.all("section")]
     assert names == ["answer", "results", "confusion", "reproduce"]
     assert page.all("nav") == []  # for a few sections
 
 
-def test_sections_stand_in_the_order_of_the_story(two_sensors, parse) -> None:
+def test_sections_stand_in_the_order_of_the_story(two_sensors, parse):
     page = parse(render_demo(two_sensors))
     links = [link.attrs["href"] for link in page.all("nav")[0].all("a")]
     names = [node.attrs["aria-labelledby"] for node in page.all("section")]
@@ -101,7 +99,7 @@ def test_sections_stand_in_the_order_of_the_story(two_sensors, parse) -> None:
     ]  # fmt: skip
 
 
-def test_confusion_matrices_count_what_the_document_counts(two_sensors, parse) -> None:
+def test_confusion_matrices_count_what_the_document_counts(two_sensors, parse):
     page = parse(render_demo(two_sensors))
     shown = [
         [[int(cell.text) for cell in row.all("td")] for row in table.all("tr")[1:]]
@@ -114,7 +112,7 @@ def test_confusion_matrices_count_what_the_document_counts(two_sensors, parse) -
     ]
 
 
-def test_many_labels_are_told_by_their_largest_confusions(two_sensors, parse) -> None:
+def test_many_labels_are_told_by_their_largest_confusions(two_sensors, parse):
     labels = [f"class {index}" for index in range(30)]
     two_sensors["dataset"]["labels"] = labels
     matrix = [[0] * 30 for _ in labels]
@@ -129,7 +127,7 @@ def test_many_labels_are_told_by_their_largest_confusions(two_sensors, parse) ->
     assert cells(tables[0]) == [["1\u202f412", "class 3", "class 7"], ["5", "class 0", "class 29"]]
 
 
-def test_single_sensors_all_and_all_but_one_are_in_the_table(five_sensors, parse) -> None:
+def test_single_sensors_all_and_all_but_one_are_in_the_table(five_sensors, parse):
     page = parse(render_demo(five_sensors))
     shown = {}
     for table in page.all("table", "subsets"):
@@ -142,7 +140,7 @@ def test_single_sensors_all_and_all_but_one_are_in_the_table(five_sensors, parse
     assert shown == {used: score for used, score in expected.items() if len(used) in (1, 4, 5)}
 
 
-def test_the_benchmark_is_that_of_the_document(two_sensors, parse) -> None:
+def test_the_benchmark_is_that_of_the_document(two_sensors, parse):
     page = parse(render_demo(two_sensors))
     bench = section(page, "benchmark")
     rows = [[cell.text for cell in row.all("td")] for row in bench.all("table", "compact")[0].all("tr")[1:]]
@@ -153,14 +151,14 @@ def test_the_benchmark_is_that_of_the_document(two_sensors, parse) -> None:
     assert "governor" not in bench.text
 
 
-def test_timings_that_did_not_settle_are_owned_up_to(two_sensors, parse) -> None:
+def test_timings_that_did_not_settle_are_owned_up_to(two_sensors, parse):
     warning = "The timings were unstable: repeat the benchmark on an idle machine."
     assert warning not in section(parse(render_demo(two_sensors)), "benchmark").text
     two_sensors["benchmark"]["stable"] = False
     assert warning in section(parse(render_demo(two_sensors)), "benchmark").text
 
 
-def test_a_machine_is_described_once_without_what_is_empty(two_sensors, parse) -> None:
+def test_a_machine_is_described_once_without_what_is_empty(two_sensors, parse):
     two_sensors["machine"] |= {"memory_mb": 15_999.5, "governors": [], "virtual": True, "board": None}
     page = parse(render_demo(two_sensors))
     assert [node.text for node in page.all("h3")].count("Machine") == 1
@@ -172,7 +170,7 @@ def test_a_machine_is_described_once_without_what_is_empty(two_sensors, parse) -
     assert not {"governors", "board"} & set(facts)
 
 
-def test_the_way_to_reproduce_is_complete(two_sensors, parse) -> None:
+def test_the_way_to_reproduce_is_complete(two_sensors, parse):
     text = section(parse(render_demo(two_sensors)), "reproduce").text
     for part in (
         "mmkd-demo --seeds 5 --out demo",
@@ -190,7 +188,7 @@ def test_the_way_to_reproduce_is_complete(two_sensors, parse) -> None:
         assert part in text
 
 
-def test_the_page_says_that_only_validation_recommends(two_sensors, parse) -> None:
+def test_the_page_says_that_only_validation_recommends(two_sensors, parse):
     note = "The recommendation uses validation only; test scores are for checking."
     for number, contest in enumerate(two_sensors["students"].values()):
         contest["student"] |= {"valid_score": {"mean": 0.8 - number / 10}, "chance": None}
@@ -198,7 +196,7 @@ def test_the_page_says_that_only_validation_recommends(two_sensors, parse) -> No
     assert note in section(parse(render_demo(two_sensors)), "results").text
 
 
-def test_key_figures_sum_up_the_best_student(two_sensors, parse) -> None:
+def test_key_figures_sum_up_the_best_student(two_sensors, parse):
     gain = two_sensors["mean_gain_points"]
     accuracies = {name: c["student"]["accuracy"]["mean"] for name, c in two_sensors["students"].items()}
     best = max(accuracies, key=accuracies.get)
@@ -212,7 +210,7 @@ def test_key_figures_sum_up_the_best_student(two_sensors, parse) -> None:
     ]
 
 
-def test_sizes_and_latencies_beside_a_committee_are_its_transformers(two_sensors, parse) -> None:
+def test_sizes_and_latencies_beside_a_committee_are_its_transformers(two_sensors, parse):
     two_sensors["teacher"]["members"] = ["transformer", "convolutions", "trees"]
     texts = [item.text for item in parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")]
     assert texts[2] == "61.4\u202fk parameters · the teacher's transformer 1.25\u202fM"
@@ -220,14 +218,14 @@ def test_sizes_and_latencies_beside_a_committee_are_its_transformers(two_sensors
     assert "the teacher's transformer" in parse(render_demo(two_sensors)).text
 
 
-def test_a_latency_whose_repeats_do_not_agree_is_no_difference(two_sensors, parse) -> None:
+def test_a_latency_whose_repeats_do_not_agree_is_no_difference(two_sensors, parse):
     for contest in two_sensors["students"].values():
         contest["latency_ratios"].update(min=0.95, max=1.2)
     text = parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")[-1].text
     assert text.endswith("4.3× (0.95 to 1.2, not significant)")
 
 
-def test_a_student_that_is_not_better_than_guessing_has_no_gain_and_no_gap_on_the_page(two_sensors, parse) -> None:
+def test_a_student_that_is_not_better_than_guessing_has_no_gain_and_no_gap_on_the_page(two_sensors, parse):
     for contest in two_sensors["students"].values():
         contest["student"]["chance"] = {"figure": 0.8, "low": 0.5, "high": 0.9, "is_better": False}
     page = parse(render_demo(two_sensors))
@@ -250,12 +248,12 @@ def test_a_student_that_is_not_better_than_guessing_has_no_gain_and_no_gap_on_th
         (None, "–"),  # a document of an earlier release does not say how certain its gap is
     ],
 )
-def test_the_gap_recovered_is_shown_where_the_gap_is_certain(two_sensors, parse, gap, expected) -> None:
+def test_the_gap_recovered_is_shown_where_the_gap_is_certain(two_sensors, parse, gap, expected):
     two_sensors["students"]["acc"] |= {"gap_points": gap, "gap_recovered": 0.5}
     assert result_rows(parse(render_demo(two_sensors)))["acc", "Distilled student"][4] == expected
 
 
-def test_a_title_speaks_of_a_failing_sensor_where_one_failed(two_sensors, parse) -> None:
+def test_a_title_speaks_of_a_failing_sensor_where_one_failed(two_sensors, parse):
     assert section(parse(render_demo(two_sensors)), "missing").all("h2")[0].text == "When a sensor fails"
     two_sensors["teacher"]["missing"] = [
         one for one in two_sensors["teacher"]["missing"] if len(one["modalities"]) == 2
@@ -266,7 +264,7 @@ def test_a_title_speaks_of_a_failing_sensor_where_one_failed(two_sensors, parse)
     assert "fails" not in page.text
 
 
-def test_missing_samples_are_drawn_for_every_network(two_sensors, parse) -> None:
+def test_missing_samples_are_drawn_for_every_network(two_sensors, parse):
     page = parse(render_demo(two_sensors))
     missing = section(page, "missing").all("svg", "chart")
     assert [len(chart.all("path", "band")) for chart in missing] == [2, 2]
@@ -274,22 +272,22 @@ def test_missing_samples_are_drawn_for_every_network(two_sensors, parse) -> None
     assert f"Distilled student {' '.join(student)}." in missing[1].all("desc")[0].text
 
 
-def colours(style: str) -> tuple[dict[str, str], dict[str, str]]:
+def colours(style):
     """The custom properties of the light and of the dark scheme."""
     light, dark = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)[:2]
     found = [dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", block)) for block in (light, dark)]
     return found[0], {**found[0], **found[1]}
 
 
-def mixed(over: str, share: float, under: str) -> list[float]:
+def mixed(over, share, under):
     pairs = zip(bytes.fromhex(over[1:]), bytes.fromhex(under[1:]), strict=True)
     return [(share * top + (1 - share) * below) / 255 for top, below in pairs]
 
 
-def contrast(one_colour: list[float], other: list[float]) -> float:
+def contrast(one_colour, other):
     """WCAG 2.2, definitions of relative luminance and contrast ratio."""
 
-    def luminance(rgb: list[float]) -> float:
+    def luminance(rgb):
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -298,7 +296,7 @@ def contrast(one_colour: list[float], other: list[float]) -> float:
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
-def test_text_and_figures_contrast_in_light_and_dark(scheme, two_sensors, parse) -> None:
+def test_text_and_figures_contrast_in_light_and_dark(scheme, two_sensors, parse):
     style = parse(render_demo(two_sensors)).all("style")[0].text
     assert "@media screen and (prefers-color-scheme: dark)" in style
     colour = colours(style)[scheme]
@@ -311,7 +309,7 @@ def test_text_and_figures_contrast_in_light_and_dark(scheme, two_sensors, parse)
         assert ratio >= 4.5, (role, ratio)
 
 
-def test_equal_documents_give_equal_bytes_in_another_process(two_sensors, tmp_path) -> None:
+def test_equal_documents_give_equal_bytes_in_another_process(two_sensors, tmp_path):
     html = render_demo(two_sensors)
     assert render_demo(copy.deepcopy(two_sensors)) == html
     (tmp_path / "document.py").write_text(f"document = {two_sensors!r}\n")
@@ -325,7 +323,7 @@ def test_equal_documents_give_equal_bytes_in_another_process(two_sensors, tmp_pa
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == html
 
 
-def test_the_package_is_thin_until_a_page_is_made() -> None:
+def test_the_package_is_thin_until_a_page_is_made():
     code = (
         "import sys; import mmkd_report.schema.demo; "
         "loaded = {name.split('.')[0] for name in sys.modules}; "
@@ -335,7 +333,7 @@ def test_the_package_is_thin_until_a_page_is_made() -> None:
     assert ran.stdout == "[]\n"
 
 
-def test_a_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path) -> None:
+def test_a_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path):
     target = tmp_path / "report.html"
     target.write_text("old")
     write_page(target, "new – page\n")
@@ -343,14 +341,14 @@ def test_a_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path) -> 
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_page_needs_its_folder(tmp_path) -> None:
+def test_a_page_needs_its_folder(tmp_path):
     target = tmp_path / "absent" / "report.html"
     assert said(PageError, lambda: write_page(target, "page")) == (
         f"page '{target}': expected an existing folder, got '{target.parent}'; create it first"
     )
 
 
-def test_a_failed_write_leaves_the_older_page_and_no_rest(tmp_path) -> None:
+def test_a_failed_write_leaves_the_older_page_and_no_rest(tmp_path):
     target = tmp_path / "report.html"
     target.mkdir()
     (target / "kept").write_text("kept")
@@ -362,7 +360,7 @@ def test_a_failed_write_leaves_the_older_page_and_no_rest(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_text_that_cannot_be_encoded_leaves_the_older_page(tmp_path) -> None:
+def test_a_text_that_cannot_be_encoded_leaves_the_older_page(tmp_path):
     target = tmp_path / "report.html"
     target.write_text("old")
     with pytest.raises(UnicodeEncodeError):
@@ -371,7 +369,7 @@ def test_a_text_that_cannot_be_encoded_leaves_the_older_page(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_whoever_reads_the_older_page_keeps_it_whole(tmp_path) -> None:
+def test_whoever_reads_the_older_page_keeps_it_whole(tmp_path):
     target, held = tmp_path / "report.html", tmp_path / "held.html"
     target.write_text("old")
     os.link(target, held)  # stands for a reader that has the older file open

@@ -1,7 +1,5 @@
 """Which sensor to buy: sentences that follow from the figures, and the table below them."""
 
-from __future__ import annotations
-
 import re
 
 import msgspec
@@ -12,7 +10,7 @@ from mmkd_report.schema.judging import SensorModel, SensorRow, SensorsDocument
 from mmkd_report.words import for_terminal
 
 
-def scores(*values: float) -> dict[SensorModel, Spread]:
+def scores(*values):
     names: tuple[SensorModel, ...] = ("extra_trees", "mini_rocket", "labels_only", "distilled", "teacher")
     return {name: Spread(mean=value) for name, value in zip(names, values, strict=True)}
 
@@ -46,11 +44,11 @@ DOCUMENT = SensorsDocument(
 )
 
 
-def told(**changed: object) -> list[str]:
+def told(**changed):
     return [for_terminal(one) for one in verdict(msgspec.structs.replace(DOCUMENT, **changed))]
 
 
-def test_the_verdict_names_the_sensor_that_validates_best_and_what_teaching_buys() -> None:
+def test_the_verdict_names_the_sensor_that_validates_best_and_what_teaching_buys():
     best, *others = told()
     assert best == (
         "gyro is the sensor whose student validates best: accuracy 90.0 % on groups of machines never seen, 86.0 % "
@@ -64,13 +62,13 @@ def test_the_verdict_names_the_sensor_that_validates_best_and_what_teaching_buys
     ]
 
 
-def test_a_sensor_that_distillation_does_not_improve_is_said_to_be_shipped_without() -> None:
+def test_a_sensor_that_distillation_does_not_improve_is_said_to_be_shipped_without():
     assert told(rows=(msgspec.structs.replace(GYRO, is_distilled=False),))[1] == (
         "Distillation does not improve gyro: labels only validated better and is shipped"
     )
 
 
-def test_rivals_that_validate_better_are_named_and_no_pair_is_the_best() -> None:
+def test_rivals_that_validate_better_are_named_and_no_pair_is_the_best():
     one = msgspec.structs.replace(GYRO, ahead=("mini_rocket",))
     both = msgspec.structs.replace(GYRO, ahead=("extra_trees", "mini_rocket"))
     ahead = "Ahead of the student on validation of gyro, without a teacher: "
@@ -80,7 +78,7 @@ def test_rivals_that_validate_better_are_named_and_no_pair_is_the_best() -> None
     assert told(rows=(GYRO,), pairs=(pair,)) == told(rows=(GYRO,))
 
 
-def test_nothing_is_concluded_of_a_student_that_is_not_better_than_guessing() -> None:
+def test_nothing_is_concluded_of_a_student_that_is_not_better_than_guessing():
     guess = Chance(figure=0.9, low=0.8, high=0.95, is_better=False)
     poor = msgspec.structs.replace(GYRO, chance=guess)
     (said,) = told(rows=(poor, ACC))
@@ -97,14 +95,14 @@ def test_nothing_is_concluded_of_a_student_that_is_not_better_than_guessing() ->
     assert told(rows=(GYRO, both[1]))[2].startswith("The next is acc, with 75.0 %, no better than chance")
 
 
-def test_the_page_says_on_what_and_of_which_seed_its_figures_are() -> None:
+def test_the_page_says_on_what_and_of_which_seed_its_figures_are():
     page = render_sensors(msgspec.to_builtins(msgspec.structs.replace(DOCUMENT, judged_on="its own test split")))
     assert "Accuracy, % on its own test split; the sensor whose student validates best comes first" in page
     assert "trained nothing" not in page
     assert "are of seed 0." in page
 
 
-def test_it_is_told_where_no_sensor_pays() -> None:
+def test_it_is_told_where_no_sensor_pays():
     poor = msgspec.structs.replace(GYRO, worth={"student": -100.0})
     assert told(rows=(GYRO, ACC), costs_to_enter=("healthy", "acc"))[-1] == (
         "The costs are an example and no verdict: enter healthy, acc in the file of --cost"
@@ -113,7 +111,7 @@ def test_it_is_told_where_no_sensor_pays() -> None:
     assert not any("costs" in one for one in told(rows=(msgspec.structs.replace(GYRO, worth={}),)))
 
 
-def test_the_table_has_a_cell_under_every_heading() -> None:
+def test_the_table_has_a_cell_under_every_heading():
     row = [for_terminal(one) for one in cells(GYRO, DOCUMENT)]
     assert dict(zip(headings(DOCUMENT), row, strict=True)) == {
         "extra-trees": "80.0",
@@ -132,7 +130,7 @@ def test_the_table_has_a_cell_under_every_heading() -> None:
     assert len(cells(GYRO, without)) == len(headings(without)) == 10
 
 
-def test_the_page_leads_to_the_page_of_every_sensor() -> None:
+def test_the_page_leads_to_the_page_of_every_sensor():
     page = render_sensors(msgspec.to_builtins(DOCUMENT))
     assert re.findall(r'<a href="(\w+\.html)">(\w+)</a>', page) == [("gyro.html", "gyro"), ("acc.html", "acc")]
     assert page.index("validates best") < page.index("Sensor by sensor")

@@ -1,11 +1,8 @@
 """The study page: its recommendation in words, its tables and figures, its safety and its looks."""
 
-from __future__ import annotations
-
 import copy
 import random
 import statistics
-from typing import Any
 
 import pytest
 
@@ -13,7 +10,7 @@ from mmkd_report.errors import DocumentError
 from mmkd_report.pages.study import answer, key_figures, render_study
 from mmkd_report.schema.study import read_study
 from tests.edge.said import said
-from tests.report.conftest import Document, cells, section
+from tests.report.conftest import cells, section
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 SEEDS = [2, 3, 4]
@@ -22,22 +19,22 @@ PARAMETERS = {"tiny": 60_871, "small": 189_311}
 LATENCY = {"tiny": 0.2124, "small": 0.4312}
 
 
-def spread(values: list[float]) -> Document:
+def spread(values):
     std = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "std": std, "per_seed": values}
 
 
-def table(values: list[float]) -> Document:
+def table(values):
     return {name: spread([value - 0.01 * number for value in values]) for number, name in enumerate(METRICS)}
 
 
-def gain(ours: list[float], theirs: list[float]) -> Document:
+def gain(ours, theirs):
     points = [100 * (our - their) for our, their in zip(ours, theirs, strict=True)]
     found = spread(points)
     return found | {"low": found["mean"] - 2.5, "high": found["mean"] + 2.25}
 
 
-def pair(size: str) -> Document:
+def pair(size):
     own = LATENCY[size]
     return {
         "student_ms": {"p50": own, "p90": 1.1 * own, "p99": 1.4 * own},
@@ -47,7 +44,7 @@ def pair(size: str) -> Document:
     }
 
 
-def entry(student: str, method: str, values: list[float], alone: list[float], *, chosen: bool = False) -> Document:
+def entry(student, method, values, alone, *, chosen=False):
     taught = method != "none"
     return {
         "student": student,
@@ -66,7 +63,7 @@ def entry(student: str, method: str, values: list[float], alone: list[float], *,
     }
 
 
-def trial(number: int, state: str = "finished") -> Document:
+def trial(number, state="finished"):
     return {
         "student": "tiny",
         "method": "logit",
@@ -80,11 +77,11 @@ def trial(number: int, state: str = "finished") -> Document:
     }
 
 
-def recipe(**weight: float) -> Document:
+def recipe(**weight):
     return {"terms": [{"type": "edam", "weight": weight, "student_layer": -1, "teacher_layer": -1}]}
 
 
-def told() -> Document:
+def told():
     return {
         "mode": "search",
         "modality": "gyro",
@@ -99,7 +96,7 @@ def told() -> Document:
     }
 
 
-def exercises() -> Document:
+def exercises():
     return {
         "name": "exercises",
         "sha256": "ab" * 32,
@@ -112,7 +109,7 @@ def exercises() -> Document:
     }
 
 
-def sizes() -> list[Document]:
+def sizes():
     left_out = {
         "preset": "base",
         "parameters": 2_700_000,
@@ -125,7 +122,7 @@ def sizes() -> list[Document]:
     return [*tried, left_out]
 
 
-def teachers() -> list[Document]:
+def teachers():
     return [
         {
             "name": TEACHER,
@@ -140,7 +137,7 @@ def teachers() -> list[Document]:
     ]
 
 
-def recommendation() -> Document:
+def recommendation():
     return {
         "student": "small",
         "method": "logit+edam@last",
@@ -155,11 +152,11 @@ def recommendation() -> Document:
 
 
 @pytest.fixture
-def searched() -> Document:
+def searched():
     """A search over two sizes: small with attention at the last layer is chosen."""
     rng = random.Random(7)
 
-    def draw(level: float) -> list[float]:
+    def draw(level):
         return [level + rng.uniform(-0.03, 0.03) for _ in SEEDS]
 
     alone = {"tiny": draw(0.66), "small": draw(0.67)}
@@ -200,7 +197,7 @@ def searched() -> Document:
 
 
 @pytest.fixture
-def grid(searched: Document) -> Document:
+def grid(searched):
     """A grid of one size where labels only are chosen, on one seed, without latencies."""
     document = copy.deepcopy(searched)
     alone, taught = [0.7], [0.65]
@@ -229,18 +226,18 @@ def grid(searched: Document) -> Document:
     return document
 
 
-def percent(value: float) -> str:
+def percent(value):
     return f"{100 * value:.1f}"
 
 
-def answer_texts(document: Document, parse: Any) -> list[str]:
+def answer_texts(document, parse):
     return [node.text for node in section(parse(render_study(document)), "answer").all("p")]
 
 
 USE = "Use the small student distilled with logit+edam@last from the teacher acc+gyro:small: the best of 8 trainings on"
 
 
-def test_the_recommendation_is_a_sentence_with_its_evidence(searched, parse) -> None:
+def test_the_recommendation_is_a_sentence_with_its_evidence(searched, parse):
     row = searched["entries"][2]
     ours, alone = row["test"]["balanced_accuracy"], searched["entries"][0]["test"]["balanced_accuracy"]
     gained = row["gain_points"]["balanced_accuracy"]
@@ -255,7 +252,7 @@ def test_the_recommendation_is_a_sentence_with_its_evidence(searched, parse) -> 
     ]
 
 
-def test_labels_only_are_recommended_where_nothing_beats_them(grid, parse) -> None:
+def test_labels_only_are_recommended_where_nothing_beats_them(grid, parse):
     assert answer_texts(grid, parse) == [
         (
             "Use the tiny student trained on labels only: the best of 8 trainings on the validation windows of all "
@@ -270,7 +267,7 @@ def test_labels_only_are_recommended_where_nothing_beats_them(grid, parse) -> No
     ]
 
 
-def first_sentence(study: Document) -> str:
+def first_sentence(study):
     return answer(read_study(study))[0]
 
 
@@ -285,22 +282,20 @@ CHOSEN = "the small student distilled with logit+edam@last from the teacher acc+
         (0.8, f"Not recommended: on validation extra-trees reaches 80.0\u202f%, {CHOSEN} 80.0\u202f%."),
     ],
 )
-def test_a_student_is_recommended_where_no_rival_is_as_good_on_validation(
-    searched: Document, level: float | None, expected: str
-) -> None:
+def test_a_student_is_recommended_where_no_rival_is_as_good_on_validation(searched, level, expected):
     searched["entries"][2]["valid_score"] = spread([0.7, 0.9, 0.1])  # the rival was not run on the last fold
     searched["rivals"][0]["valid_score"] = None if level is None else spread([0.1, level, level])
     assert first_sentence(searched) == expected
 
 
-def test_the_page_says_that_validation_chose_students(searched: Document) -> None:
+def test_the_page_says_that_validation_chose_students(searched):
     words = "Validation chose every student among"
     assert words not in render_study(searched)
     searched["facts"]["choose"] = True
     assert words in render_study(searched)
 
 
-def test_a_rocket_that_the_teacher_taught_speaks_against_no_student(searched: Document) -> None:
+def test_a_rocket_that_the_teacher_taught_speaks_against_no_student(searched):
     taught = {"name": "distilled_rocket", "teacher": "acc+gyro:small", "valid_score": spread([0.99] * 3)}
     searched["rivals"].append(searched["rivals"][0] | taught | {"test": table([0.99, 0.98, 0.97])})
     assert first_sentence(searched).startswith(f"Use {CHOSEN}")
@@ -309,18 +304,18 @@ def test_a_rocket_that_the_teacher_taught_speaks_against_no_student(searched: Do
     assert "Ahead of the student" not in page
 
 
-def test_a_study_of_labelled_groups_says_so(searched: Document) -> None:
+def test_a_study_of_labelled_groups_says_so(searched):
     searched["facts"] |= {"label_fraction": None, "labelled_groups": {"labelled": 4, "of": [12, 12, 13]}}
     assert "Training uses the labels of 4 of 12 to 13 groups" in render_study(searched)
 
 
-def test_a_share_that_leaks_is_said_on_the_page_of_a_study(searched: Document) -> None:
+def test_a_share_that_leaks_is_said_on_the_page_of_a_study(searched):
     guess = {"figure": 0.2, "low": 0.8, "high": 0.9, "is_better": True}
     searched["facts"]["labels_spread_in_time"] = {"figure": spread([0.84]), "chance": guess, "leaks": True}
     assert "labels of neighbouring windows reach accuracy 84.0\u202f% on the unlabelled ones" in render_study(searched)
 
 
-def test_a_student_that_is_not_better_than_guessing_concludes_nothing(searched: Document, parse: Any) -> None:
+def test_a_student_that_is_not_better_than_guessing_concludes_nothing(searched, parse):
     entry = searched["entries"][2]
     entry["chance"] = {"figure": 0.7, "low": 0.65, "high": 0.8, "is_better": False}
     mean = percent(entry["test"]["balanced_accuracy"]["mean"])
@@ -336,7 +331,7 @@ def test_a_student_that_is_not_better_than_guessing_concludes_nothing(searched: 
     assert first_sentence(searched).startswith("Use the small student")
 
 
-def test_key_figures_are_those_of_the_chosen_student(searched: Document) -> None:
+def test_key_figures_are_those_of_the_chosen_student(searched):
     entry = searched["entries"][2]
     gained = entry["gain_points"]["balanced_accuracy"]
     ends = f"95 % interval {gained['low']:.1f} to {gained['high']:.1f}"
@@ -351,7 +346,7 @@ def test_key_figures_are_those_of_the_chosen_student(searched: Document) -> None
     ]
 
 
-def test_a_grid_tells_what_choosing_inside_every_fold_gives(searched, parse) -> None:
+def test_a_grid_tells_what_choosing_inside_every_fold_gives(searched, parse):
     searched["facts"] |= {"mode": "grid", "search_seeds": []}
     found = {"mean": 2.0, "std": 1.0, "low": 0.5, "high": 3.5, "per_seed": [1.0, 2.0, 3.0]}
     gains = {metric: dict(found) for metric in METRICS}
@@ -362,7 +357,7 @@ def test_a_grid_tells_what_choosing_inside_every_fold_gives(searched, parse) -> 
     )
 
 
-def test_the_question_names_the_limits(searched, grid, parse) -> None:
+def test_the_question_names_the_limits(searched, grid, parse):
     assert parse(render_study(searched)).all("h1")[0].text == (
         "Which student that sees gyro alone is best within 0.500\u202fms, and what does distillation gain?"
     )
@@ -371,7 +366,7 @@ def test_the_question_names_the_limits(searched, grid, parse) -> None:
     )
 
 
-def test_the_table_holds_the_figures_of_the_document(searched, parse) -> None:
+def test_the_table_holds_the_figures_of_the_document(searched, parse):
     rows = cells(section(parse(render_study(searched)), "table").all("table")[0])
     assert [row[0] for row in rows] == [
         "teachers",
@@ -398,13 +393,13 @@ def test_the_table_holds_the_figures_of_the_document(searched, parse) -> None:
     ]
 
 
-def test_a_rival_that_is_ahead_on_test_is_named(searched, parse) -> None:
+def test_a_rival_that_is_ahead_on_test_is_named(searched, parse):
     rocket = {"name": "mini_rocket", "seeds": [0, 2, 3], "test": table([0.9, 0.9, 0.9]), "reason": ""}
     searched["rivals"][1] = rocket
     assert answer_texts(searched, parse)[-1] == "Ahead of the student on test: MiniRocket 89.0\u202f%."
 
 
-def test_what_was_tried_is_told_with_its_end(searched, parse) -> None:
+def test_what_was_tried_is_told_with_its_end(searched, parse):
     tried = section(parse(render_study(searched)), "table")
     assert tried.all("p", "about")[0].text == (
         "44 trainings finished, 1 failed, 1 combination cannot be trained, all in study.json with the recipes. Every "
@@ -413,14 +408,14 @@ def test_what_was_tried_is_told_with_its_end(searched, parse) -> None:
     assert tried.all("p", "notes")[0].text.endswith("Left out: base has 2,700,000 parameters, more than 1,000,000.")
 
 
-def test_the_way_to_reproduce_has_command_versions_and_hashes(searched, parse) -> None:
+def test_the_way_to_reproduce_has_command_versions_and_hashes(searched, parse):
     part = section(parse(render_study(searched)), "reproduce")
     assert part.all("pre")[0].text == searched["command"]
     assert {"ab" * 32, "cd" * 32, "12" * 32} <= {node.text for node in part.all("code", "hash")}
     assert {"3.11", "2.6", "Some CPU"} <= {node.text for node in part.all("dd")}
 
 
-def test_a_broken_document_is_refused_with_the_place(searched) -> None:
+def test_a_broken_document_is_refused_with_the_place(searched):
     assert said(DocumentError, lambda: render_study(searched | {"trials": 7})) == (
         "study document: Expected `array`, got `int` - at `$.trials`; correct the value, or leave it out where it is "
         "optional"

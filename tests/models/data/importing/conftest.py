@@ -1,10 +1,5 @@
 """A small plant: six machines with a log of two channels at 10 Hz, and intervals of two states."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -23,7 +18,7 @@ group = "machine"
 """
 
 
-def log_lines(machine: int) -> list[str]:
+def log_lines(machine):
     """Header and 100 rows of ten seconds; no two values are equal."""
     rng = np.random.default_rng(machine)
     rows = rng.normal(size=(100, 2))
@@ -32,7 +27,7 @@ def log_lines(machine: int) -> list[str]:
 
 
 @pytest.fixture
-def plant(tmp_path: Path) -> Path:
+def plant(tmp_path):
     for machine in range(6):
         folder = tmp_path / f"M{machine}"
         folder.mkdir()
@@ -44,10 +39,10 @@ def plant(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Callable[..., None]:
+def recipe(tmp_path):
     """Changes lines of the recipe: each pair is a text and what stands in its place."""
 
-    def change(*pairs: tuple[str, str]) -> None:
+    def change(*pairs):
         file = tmp_path / "recipe.toml"
         text = file.read_text()
         for old, new in pairs:

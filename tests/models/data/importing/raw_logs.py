@@ -1,9 +1,5 @@
 """Two folders of raw logs: elapsed seconds at two rates, and semicolon files with flags and lost rows."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 
 RUNS, MISSING_RUN = 16, 5
@@ -12,7 +8,7 @@ COPIED = slice(180, 300)  # rows of line1/1.csv that line4/3.csv has as well
 OTHER_UNIT = "line3/2.csv"  # its pressure is in mbar, that of the others in bar
 
 
-def write_two_rates(folder: Path) -> Path:
+def write_two_rates(folder):
     """Write vibration/STATE/a_RUN.csv at 100 Hz and process/STATE/b_RUN.csv at 5 Hz; one process file is missing."""
     for run in range(1, RUNS + 1):
         rng, is_loose = np.random.default_rng(run), run % 2 == 0
@@ -29,7 +25,7 @@ def write_two_rates(folder: Path) -> Path:
     return folder
 
 
-def _write(file: Path, names: list[str], seconds: np.ndarray, values: np.ndarray) -> None:
+def _write(file, names, seconds, values):
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = [
         f"{time:.2f}," + ",".join(f"{value:.4f}" for value in row) for time, row in zip(seconds, values, strict=True)
@@ -37,7 +33,7 @@ def _write(file: Path, names: list[str], seconds: np.ndarray, values: np.ndarray
     file.write_text("\n".join([",".join(names), *rows]) + "\n")
 
 
-def write_flags(folder: Path) -> Path:
+def write_flags(folder):
     """Write lineL/N.csv, four each of four lines, at 1 Hz with lost rows, and the flags `anomaly` and `changepoint`."""
     first: list[str] = []
     for line in range(1, 5):

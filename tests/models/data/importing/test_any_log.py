@@ -1,12 +1,8 @@
 """Keys for logs as they are: files left out, labels renamed, several sensors in a file, workbooks; and what is told of
 files without labels or values."""
 
-from __future__ import annotations
-
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +10,7 @@ import pytest
 from mmkd_edge.errors import DatasetError, UnavailableError
 from mmkd_models.commands.recipes import clock_lines, window_lines
 from mmkd_models.data import open_dataset
-from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
+from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.keys import TextTable
 from mmkd_models.data.importing.readers.formats import choose_reader
 from mmkd_models.data.importing.recipe import read_recipe
@@ -23,28 +19,28 @@ START_S = 1_762_151_400
 LABELS = 'files = "{machine}/states.csv"'
 
 
-def run(plant: Path) -> RecipeReport:
+def run(plant):
     return import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
 
 
-def refusal(plant: Path) -> str:
+def refusal(plant):
     with pytest.raises(DatasetError) as error:
         run(plant)
     return str(error.value).replace(str(plant), "DIR")
 
 
-def add_column(file: Path, name: str, values: Sequence[object]) -> None:
+def add_column(file, name, values):
     lines = file.read_text().splitlines()
     file.write_text("\n".join(f"{line},{value}" for line, value in zip(lines, [name, *values], strict=True)) + "\n")
 
 
-def add_flags(plant: Path, flags: Mapping[int, Sequence[object]]) -> None:
+def add_flags(plant, flags):
     """Add a column `fault` to the logs of these machines: the first five seconds and the last five."""
     for machine, (first, last) in flags.items():
         add_column(plant / f"M{machine}" / "acc.csv", "fault", [*[first] * 50, *[last] * 50])
 
 
-def test_folders_and_files_that_are_excluded_are_not_read(plant: Path, recipe: Callable[..., None]) -> None:
+def test_folders_and_files_that_are_excluded_are_not_read(plant, recipe):
     (plant / "M2" / "acc.csv").write_text("broken")
     recipe(("version = 1", 'version = 1\nexclude = ["M2", "M[4]/*", "M4/a*.csv"]'))
     assert refusal(plant) == "'exclude': expected files, found none at DIR/M[4]/*; correct or remove it"
@@ -56,7 +52,7 @@ def test_folders_and_files_that_are_excluded_are_not_read(plant: Path, recipe: C
 
 
 @pytest.mark.parametrize("flags", [(0, 1), ("0.0", "1.0")])
-def test_flags_get_names(plant: Path, recipe: Callable[..., None], flags: tuple[object, object]) -> None:
+def test_flags_get_names(plant, recipe, flags):
     add_flags(plant, dict.fromkeys(range(6), flags))
     recipe((LABELS, 'column = "fault"\nrename = {0 = "ok", 1 = "worn"}'))
     windows = run(plant).dataset.everything()
@@ -64,9 +60,7 @@ def test_flags_get_names(plant: Path, recipe: Callable[..., None], flags: tuple[
     assert np.bincount(windows.labels).tolist() == [30, 30]
 
 
-def test_rows_without_a_label_get_a_name_and_a_new_name_must_be_of_a_label(
-    plant: Path, recipe: Callable[..., None]
-) -> None:
+def test_rows_without_a_label_get_a_name_and_a_new_name_must_be_of_a_label(plant, recipe):
     add_flags(plant, dict.fromkeys(range(6), ("", "worn")))
     recipe((LABELS, 'column = "fault"\nrename = {"" = "ok", worm = "worn"}'))
     assert refusal(plant) == "'labels.rename': expected labels that occur, got 'worm'; they are '', 'worn'"
@@ -74,7 +68,7 @@ def test_rows_without_a_label_get_a_name_and_a_new_name_must_be_of_a_label(
     assert np.bincount(run(plant).dataset.everything().labels).tolist() == [30, 30]
 
 
-def test_labels_that_differ_by_case_are_named_with_their_files(plant: Path, recipe: Callable[..., None]) -> None:
+def test_labels_that_differ_by_case_are_named_with_their_files(plant, recipe):
     states = plant / "M3" / "states.csv"
     states.write_text(states.read_text().replace("worn", "Worn"))
     assert refusal(plant) == (
@@ -85,7 +79,7 @@ def test_labels_that_differ_by_case_are_named_with_their_files(plant: Path, reci
     assert run(plant).dataset.spec.task.labels == ("ok", "worn")
 
 
-def test_files_that_lack_the_column_of_labels_are_named(plant: Path, recipe: Callable[..., None]) -> None:
+def test_files_that_lack_the_column_of_labels_are_named(plant, recipe):
     add_flags(plant, {1: ("ok", "worn"), 2: ("", ""), 3: ("ok", "worn"), 4: ("ok", "worn"), 5: ("ok", "worn")})
     recipe((LABELS, 'column = "fault"'))  # M0, the first file, has no such column, and that of M2 is empty
     report = run(plant)
@@ -96,7 +90,7 @@ def test_files_that_lack_the_column_of_labels_are_named(plant: Path, recipe: Cal
     )
 
 
-def test_an_empty_column_of_labels_is_named(plant: Path, recipe: Callable[..., None]) -> None:
+def test_an_empty_column_of_labels_is_named(plant, recipe):
     add_flags(plant, dict.fromkeys(range(6), ("", "")))
     recipe((LABELS, 'column = "fault"'))
     assert refusal(plant) == (
@@ -105,9 +99,7 @@ def test_an_empty_column_of_labels_is_named(plant: Path, recipe: Callable[..., N
     )
 
 
-def test_recordings_without_intervals_and_channels_without_values_are_named(
-    plant: Path, recipe: Callable[..., None]
-) -> None:
+def test_recordings_without_intervals_and_channels_without_values_are_named(plant, recipe):
     for machine in (1, 2, 3, 4):
         file = plant / f"M{machine}" / "acc.csv"
         rows = file.read_text().splitlines()
@@ -130,7 +122,7 @@ def test_recordings_without_intervals_and_channels_without_values_are_named(
     ]
 
 
-def test_several_sensors_in_the_columns_of_one_file(plant: Path, recipe: Callable[..., None]) -> None:
+def test_several_sensors_in_the_columns_of_one_file(plant, recipe):
     for machine in range(6):
         add_column(plant / f"M{machine}" / "acc.csv", "T 1", [machine + k / 100 for k in range(100)])
     recipe(('modality = "acc"', 'sensors = {acc = ["ax", "ay"], temp = {t = "T 1"}}'))
@@ -168,7 +160,7 @@ def test_several_sensors_in_the_columns_of_one_file(plant: Path, recipe: Callabl
         ),
     ],
 )
-def test_a_source_is_of_one_sensor_or_of_several(plant: Path, recipe: Callable[..., None], new: str, says: str) -> None:
+def test_a_source_is_of_one_sensor_or_of_several(plant, recipe, new, says):
     recipe(('modality = "acc"', new))
     assert refusal(plant) == f"DIR/recipe.toml: {says}"
 
@@ -179,7 +171,7 @@ _PARTS = "http://schemas.openxmlformats.org/package/2006"
 _TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml"
 
 
-def write_workbook(file: Path, rows: Sequence[Sequence[object]]) -> None:
+def write_workbook(file, rows):
     """Write a workbook of one sheet, as small as the standard (ECMA-376) lets it be."""
     cells = [
         "".join(
@@ -206,7 +198,7 @@ def write_workbook(file: Path, rows: Sequence[Sequence[object]]) -> None:
         archive.writestr("xl/s.xml", f'<worksheet xmlns="{_SHEET}"><sheetData>{data}</sheetData></worksheet>')
 
 
-def test_workbooks_become_their_windows(plant: Path, recipe: Callable[..., None]) -> None:
+def test_workbooks_become_their_windows(plant, recipe):
     pytest.importorskip("fastexcel")
     recipe()
     expected = run(plant).dataset.everything()
@@ -227,7 +219,7 @@ def test_workbooks_become_their_windows(plant: Path, recipe: Callable[..., None]
     )
 
 
-def test_without_its_reader_a_workbook_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_reader_a_workbook_is_refused(tmp_path, monkeypatch):
     write_workbook(tmp_path / "a.xlsx", [["time"], [1.0]])
     monkeypatch.setitem(sys.modules, "fastexcel", None)
     with pytest.raises(UnavailableError) as error:
@@ -235,7 +227,7 @@ def test_without_its_reader_a_workbook_is_refused(tmp_path: Path, monkeypatch: p
     assert str(error.value) == ("Excel files need fastexcel, which this Python lacks; run: pip install fastexcel")
 
 
-def test_sensors_of_different_time_zones_are_told_with_their_times(plant: Path, recipe: Callable[..., None]) -> None:
+def test_sensors_of_different_time_zones_are_told_with_their_times(plant, recipe):
     for machine in range(6):
         start = START_S + 1000 * machine + 3600
         rows = [f"{start + k / 4:.2f},{k}" for k in range(40)]
@@ -256,9 +248,7 @@ def test_sensors_of_different_time_zones_are_told_with_their_times(plant: Path, 
     assert "warning: no windows: the sensors of M5/acc.csv share no time; correct their times" in lines
 
 
-def test_clocks_name_the_file_of_their_sensor_and_labels_that_are_numbers_may_be_named(
-    plant: Path, recipe: Callable[..., None]
-) -> None:
+def test_clocks_name_the_file_of_their_sensor_and_labels_that_are_numbers_may_be_named(plant, recipe):
     add_flags(plant, dict.fromkeys(range(6), (0, 1)))
     for machine in range(6):
         rows = [f"{START_S + 1000 * machine + k / 4:.2f},{k}" for k in range(40) if k != 7 or machine != 3]

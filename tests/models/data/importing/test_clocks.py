@@ -1,7 +1,5 @@
 """Times of logs: units, zones, the hours that clocks repeat and leave out, and what is measured of a clock."""
 
-from __future__ import annotations
-
 from datetime import datetime, timezone
 from fractions import Fraction
 

@@ -1,18 +1,14 @@
 """Sections that two files share: named by file and time, dropped where told, and compared by their labels."""
 
-from __future__ import annotations
-
 import logging
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data import check_dataset, open_dataset
-from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
+from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.recipe import read_recipe
 
 START_S = 1_762_151_400
@@ -22,11 +18,11 @@ DROP = f"{SPLIT}\ndrop_copies = true"
 CURE = "set drop_copies = true under [split] of the recipe, give both one group, or leave one file out"
 
 
-def run(plant: Path) -> RecipeReport:
+def run(plant):
     return import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
 
 
-def copy_rows(plant: Path, source: str, target: str, *, rows: slice, at: int) -> None:
+def copy_rows(plant, source, target, *, rows, at):
     """Write values of one machine over those of another, from its row `at` on; times stay."""
     given = (plant / source / "acc.csv").read_text().splitlines()[1:][rows]
     file = plant / target / "acc.csv"
@@ -36,13 +32,13 @@ def copy_rows(plant: Path, source: str, target: str, *, rows: slice, at: int) ->
     file.write_text("\n".join(lines) + "\n")
 
 
-def refusal(plant: Path) -> str:
+def refusal(plant):
     with pytest.raises(DatasetError) as error:
         run(plant)
     return str(error.value).replace(str(plant), "DIR")
 
 
-def test_a_copied_section_is_named_by_file_and_time(plant: Path, recipe: Callable[..., None]) -> None:
+def test_a_copied_section_is_named_by_file_and_time(plant, recipe):
     recipe((GROUP, SPLIT))
     copy_rows(plant, "M1", "M5", rows=slice(20, 60), at=20)  # 2 s to 6 s, the windows of both
     assert refusal(plant) == (
@@ -51,9 +47,7 @@ def test_a_copied_section_is_named_by_file_and_time(plant: Path, recipe: Callabl
     )
 
 
-def test_a_section_at_another_place_of_a_log_that_counts_from_its_start(
-    plant: Path, recipe: Callable[..., None]
-) -> None:
+def test_a_section_at_another_place_of_a_log_that_counts_from_its_start(plant, recipe):
     for machine in range(6):
         file, start = plant / f"M{machine}" / "acc.csv", START_S + 1000 * machine
         rows = [line.split(",", 1) for line in file.read_text().splitlines()[1:]]
@@ -70,9 +64,7 @@ def test_a_section_at_another_place_of_a_log_that_counts_from_its_start(
     )
 
 
-def test_copies_go_also_where_one_recording_is_the_beginning_of_another_or_a_shifted_part(
-    plant: Path, recipe: Callable[..., None]
-) -> None:
+def test_copies_go_also_where_one_recording_is_the_beginning_of_another_or_a_shifted_part(plant, recipe):
     recipe((GROUP, DROP), ("length_s = 1.0", "length_s = 1.0\nstride_s = 0.5"))
     copy_rows(plant, "M1", "M5", rows=slice(0, 50), at=0)
     copy_rows(plant, "M2", "M4", rows=slice(10, 100), at=3)
@@ -93,7 +85,7 @@ def test_copies_go_also_where_one_recording_is_the_beginning_of_another_or_a_shi
     assert [finding.kind for finding in check_dataset(plant / "out").findings] == ["left out"]
 
 
-def test_a_log_under_two_names_is_dropped_whole(plant: Path, recipe: Callable[..., None]) -> None:
+def test_a_log_under_two_names_is_dropped_whole(plant, recipe):
     recipe((GROUP, DROP))
     copy_rows(plant, "M2", "M3", rows=slice(0, 100), at=0)  # both train: folds would deal them apart
     assert run(plant).dataset.spec.left_out == {"sharing samples with another split or group": 10}
@@ -101,9 +93,7 @@ def test_a_log_under_two_names_is_dropped_whole(plant: Path, recipe: Callable[..
     assert np.unique(windows.groups).tolist() == ["M0", "M1", "M2", "M4", "M5"]
 
 
-def test_labels_that_contradict_each_other_in_a_shared_section_are_told(
-    plant: Path, recipe: Callable[..., None], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_labels_that_contradict_each_other_in_a_shared_section_are_told(plant, recipe, caplog):
     recipe((GROUP, DROP))
     copy_rows(plant, "M1", "M5", rows=slice(20, 60), at=20)
     states = plant / "M5" / "states.csv"
@@ -125,9 +115,7 @@ def test_labels_that_contradict_each_other_in_a_shared_section_are_told(
     assert [record.getMessage() for record in caplog.records] == [told]
 
 
-def test_of_many_contradictions_the_first_are_named_and_all_counted(
-    plant: Path, recipe: Callable[..., None], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_of_many_contradictions_the_first_are_named_and_all_counted(plant, recipe, caplog):
     recipe((GROUP, DROP))
     for machine in range(1, 6):
         copy_rows(plant, "M0", f"M{machine}", rows=slice(0, 100), at=0)
@@ -144,7 +132,7 @@ def test_of_many_contradictions_the_first_are_named_and_all_counted(
     )
 
 
-def test_a_dataset_keeps_the_files_of_its_windows(plant: Path, recipe: Callable[..., None]) -> None:
+def test_a_dataset_keeps_the_files_of_its_windows(plant, recipe):
     recipe((GROUP, SPLIT))
     copy_rows(plant, "M1", "M2", rows=slice(0, 100), at=0)
     run(plant)
@@ -163,7 +151,7 @@ def test_a_dataset_keeps_the_files_of_its_windows(plant: Path, recipe: Callable[
     ]
 
 
-def test_a_split_that_is_nothing_but_copies_is_told(plant: Path, recipe: Callable[..., None]) -> None:
+def test_a_split_that_is_nothing_but_copies_is_told(plant, recipe):
     recipe((GROUP, DROP))
     copy_rows(plant, "M5", "M4", rows=slice(0, 100), at=0)
     assert refusal(plant) == (

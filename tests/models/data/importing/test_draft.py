@@ -1,7 +1,5 @@
 """A drafted recipe says what the files tell and can be carried out; a folder of logs becomes its dataset."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -24,7 +22,7 @@ from mmkd_models.data_report.report import report_on
 from tests.models.data.importing.raw_logs import write_flags, write_two_rates
 
 
-def mmkd_data(capsys, *arguments: object) -> list[str]:
+def mmkd_data(capsys, *arguments):
     """What a command prints on stdout."""
     with pytest.raises(SystemExit, match="0"):
         run_data(list(map(str, arguments)))
@@ -422,7 +420,7 @@ QUICK = {
 }
 
 
-def command(words: list[str], folder: Path) -> str:
+def command(words, folder):
     program = [sys.executable] if words[0] == "python" else [str(Path(sys.executable).with_name(words[0]))]
     done = subprocess.run(
         [*program, *words[1:], *QUICK.get(words[0], [])],
@@ -436,7 +434,7 @@ def command(words: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def _lines() -> list[list[str]]:
+def _lines():
     block = re.search(r"^```sh\n(python .*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert block is not None
     lines = [shlex.split(line, comments=True) for line in block[1].splitlines()]

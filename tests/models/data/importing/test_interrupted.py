@@ -1,11 +1,8 @@
 """An import that is ended leaves no dataset, or a whole one, and what it had finished, from where the next goes on."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -18,30 +15,30 @@ _RUN = "from mmkd_models.commands.data import main; main()"
 WRONG = ('group = "machine"', 'group = "machine"\nvalid = ["M9"]')
 
 
-def source_modality(folder: Path) -> dict[str, bytes]:
+def source_modality(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def is_equal(plant: Path) -> bool:
+def is_equal(plant):
     """Whether the dataset `out`, which went on, is `whole`, which was made at once; but for its name."""
     whole = {name: content.replace(b'"whole"', b'"out"') for name, content in source_modality(plant / "whole").items()}
     return source_modality(plant / "out") == whole
 
 
-def names(folder: Path) -> list[str]:
+def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
 class Import:
     """Runs the recipe of a plant, and keeps what was said and how many bytes were read."""
 
-    def __init__(self, plant: Path) -> None:
+    def __init__(self, plant):
         self.plant = plant
         self.notes: list[str] = []
         self.read: list[tuple[int, int]] = []
 
-    def run(self, out: str = "out"):
-        def tell(done: int, total: int) -> None:
+    def run(self, out="out"):
+        def tell(done, total):
             self.read.append((done, total))
 
         self.notes.clear()
@@ -51,7 +48,7 @@ class Import:
         )
 
 
-def write_longer_logs(plant: Path) -> None:
+def write_longer_logs(plant):
     """Each machine's log again and again, so that reading is most of the work."""
     for machine in range(6):
         file = plant / f"M{machine}" / "acc.csv"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mmkd_edge.errors import DatasetError, MmkdError
 from mmkd_models.commands.data import run_data
-from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
+from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.patterns import RecipeFolder, match_segment
 from mmkd_models.data.importing.recipe import read_recipe
 
@@ -25,11 +23,11 @@ NAMES = (
 ENCODING = "expected the name of a text encoding, such as 'utf-8' or 'shift_jis', got "
 
 
-def run(plant: Path, **options: Any) -> RecipeReport:
+def run(plant, **options):
     return import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out", **options)
 
 
-def refusal(plant: Path, **options: Any) -> str:
+def refusal(plant, **options):
     with pytest.raises(DatasetError) as error:
         run(plant, **options)
     assert error.value.exit_code == 2
@@ -91,15 +89,13 @@ def refusal(plant: Path, **options: Any) -> str:
         ('"acc"', '"../../PWN"', "source[0].modality", NAMES),
     ],
 )
-def test_an_odd_recipe_is_refused_before_any_file_is_opened(
-    plant: Path, recipe: Callable[..., None], old: str, new: str, key: str, says: str
-) -> None:
+def test_an_odd_recipe_is_refused_before_any_file_is_opened(plant, recipe, old, new, key, says):
     recipe((old, new))
     sensor = (" (../../PWN)" if "PWN" in new else " (acc)") if key.startswith("source") else ""
     assert refusal(plant) == f"DIR/recipe.toml: '{key}'{sensor}: {says}"
 
 
-def test_a_recipe_of_megabytes_is_not_read(plant: Path) -> None:
+def test_a_recipe_of_megabytes_is_not_read(plant):
     (plant / "recipe.toml").write_bytes(b"#" * ((1 << 20) + 1))
     assert refusal(plant) == (
         "DIR/recipe.toml: expected a recipe of at most 1,048,576 bytes, got 1,048,577; name the right file"
@@ -109,7 +105,7 @@ def test_a_recipe_of_megabytes_is_not_read(plant: Path) -> None:
 # What is written is bounded by what is there.
 
 
-def rows(times: Sequence[float]) -> str:
+def rows(times):
     return "\n".join(["time,ax,ay", *(f"{time:.9g},{number}.5,1" for number, time in enumerate(times))])
 
 
@@ -142,9 +138,7 @@ def rows(times: Sequence[float]) -> str:
         ),
     ],
 )
-def test_more_than_the_recordings_are_worth_is_not_written(
-    plant: Path, recipe: Callable[..., None], pairs: list[tuple[str, str]], files: dict[str, str], says: str
-) -> None:
+def test_more_than_the_recordings_are_worth_is_not_written(plant, recipe, pairs, files, says):
     recipe(*pairs)
     for name, text in files.items():
         (plant / name).write_text(text)
@@ -152,7 +146,7 @@ def test_more_than_the_recordings_are_worth_is_not_written(
     assert sum(file.stat().st_size for file in plant.rglob("*") if file.is_file()) < 1 << 20
 
 
-def test_the_limit_of_what_is_written_can_be_changed(plant: Path, recipe: Callable[..., None]) -> None:
+def test_the_limit_of_what_is_written_can_be_changed(plant, recipe):
     recipe(("length_s = 1.0", "length_s = 1.0\nstride_s = 0.1"))
     assert refusal(plant, most_bytes=10_000) == (
         "M0/acc.csv: expected at most 1e-05 GB to write, got 3.09e-05 GB for windows every 0.1 s; lengthen"
@@ -196,9 +190,7 @@ def test_the_limit_of_what_is_written_can_be_changed(plant: Path, recipe: Callab
         ),
     ],
 )
-def test_a_text_file_that_is_no_table_is_refused(
-    plant: Path, recipe: Callable[..., None], text: str, says: str
-) -> None:
+def test_a_text_file_that_is_no_table_is_refused(plant, recipe, text, says):
     if "Z" not in text:
         recipe((TIME, f'{TIME}\ntime_unit = "s"'))
     (plant / "M0" / "acc.csv").write_text(text)
@@ -224,17 +216,17 @@ def test_a_text_file_that_is_no_table_is_refused(
         ("[a].csv", "a.csv", None),
     ],
 )
-def test_a_name_matches_or_does_not(segment: str, text: str, parts: dict[str, str] | None) -> None:
+def test_a_name_matches_or_does_not(segment, text, parts):
     assert match_segment(segment, text, {"p": "x"} if "{p}" in segment else {}) == parts
 
 
-def test_the_time_of_a_match_does_not_grow_with_the_ways_to_match() -> None:
+def test_the_time_of_a_match_does_not_grow_with_the_ways_to_match():
     nine = "x".join(f"{{a{number}}}" for number in range(9))
     assert match_segment(f"{nine}y", "x" * 250, {}) is None  # a regular expression tries 10^15 ways
     assert match_segment("*a" * 120 + "b", "a" * 250, {}) is None
 
 
-def test_patterns_find_what_globs_find(tmp_path: Path) -> None:
+def test_patterns_find_what_globs_find(tmp_path):
     for name in ("acc.csv", "M1/acc.csv", "M1/b/acc.csv", "M1/b/c/acc.csv", "M2/gyro.csv", ".x/acc.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
@@ -248,7 +240,7 @@ def test_patterns_find_what_globs_find(tmp_path: Path) -> None:
 # Folders.
 
 
-def outside(plant: Path) -> Path:
+def outside(plant):
     """A folder beside the plant with a log."""
     folder = plant.parent / f"{plant.name}-archive"
     folder.mkdir()
@@ -265,9 +257,7 @@ def outside(plant: Path) -> Path:
         ([(LABELS, 'files = "../ARCHIVE/secret.csv"')], "labels.files", "../ARCHIVE/secret.csv", "ARCHIVE/secret.csv"),
     ],
 )
-def test_a_recipe_reads_nothing_outside_its_folder(
-    plant: Path, recipe: Callable[..., None], pairs: list[tuple[str, str]], key: str, name: str, leads_to: str
-) -> None:
+def test_a_recipe_reads_nothing_outside_its_folder(plant, recipe, pairs, key, name, leads_to):
     archive = outside(plant)
     recipe(*((old, new.replace("ARCHIVE", archive.name)) for old, new in pairs))
     message = refusal(plant)
@@ -279,7 +269,7 @@ def test_a_recipe_reads_nothing_outside_its_folder(
     assert "root" not in message.replace("/root", "")
 
 
-def test_a_link_that_leads_outside_is_not_followed_unless_that_is_allowed(plant: Path) -> None:
+def test_a_link_that_leads_outside_is_not_followed_unless_that_is_allowed(plant):
     archive = outside(plant)
     (plant / "M0" / "acc.csv").unlink()
     (plant / "M0" / "acc.csv").symlink_to(archive / "acc.csv")
@@ -290,7 +280,7 @@ def test_a_link_that_leads_outside_is_not_followed_unless_that_is_allowed(plant:
     assert run(plant, outside=[archive]).recordings[5:]
 
 
-def test_trying_a_recipe_writes_nothing_where_its_dataset_is_called(plant: Path, recipe: Callable[..., None]) -> None:
+def test_trying_a_recipe_writes_nothing_where_its_dataset_is_called(plant, recipe):
     target = plant.parent / f"{plant.name}-target"
     recipe(("[split]", f'[dataset]\nname = "{target}"\n[split]'))
     import_recipe(read_recipe(plant / "recipe.toml"), plant, None)
@@ -300,7 +290,7 @@ def test_trying_a_recipe_writes_nothing_where_its_dataset_is_called(plant: Path,
 # The command.
 
 
-def test_the_command_reads_a_folder_outside_where_that_is_allowed(plant: Path, recipe: Callable[..., None]) -> None:
+def test_the_command_reads_a_folder_outside_where_that_is_allowed(plant, recipe):
     archive = outside(plant)
     for machine in range(6):
         (plant / f"M{machine}" / "acc.csv").rename(archive / f"M{machine}.csv")
@@ -338,10 +328,10 @@ class Broken:
     files: dict[str, Change | bytes] = field(default_factory=dict)
 
 
-def line(number: int, text: str) -> Change:
+def line(number, text):
     """Puts another line in place of one, counted from 1."""
 
-    def change(content: str) -> str:
+    def change(content):
         lines = content.split("\n")
         lines[number - 1] = text
         return "\n".join(lines)
@@ -349,10 +339,10 @@ def line(number: int, text: str) -> Change:
     return change
 
 
-def with_shift(machine: int) -> Change:
+def with_shift(machine):
     """A column beside the samples; of machine 2 it is empty in the second half."""
 
-    def change(content: str) -> str:
+    def change(content):
         header, *rows = content.splitlines()
         shifts = ["" if machine == 2 and number >= 50 else f"S{machine}" for number in range(len(rows))]
         return "\n".join([f"{header},shift", *(f"{row},{shift}" for row, shift in zip(rows, shifts, strict=True))])
@@ -360,11 +350,11 @@ def with_shift(machine: int) -> Change:
     return change
 
 
-def local_log(*times: str) -> bytes:
+def local_log(*times):
     return "\n".join(["time,ax,ay", *(f"{one},{number}.5,{number}.25" for number, one in enumerate(times))]).encode()
 
 
-def every_machine(message: str, values: str = "- - - - - -") -> str:
+def every_machine(message, values="- - - - - -"):
     """The faults of all six machines, each with the machine and a value."""
     faults = [message.format(f"M{machine}", value) for machine, value in enumerate(values.split())]
     return "\n  - ".join(["recordings: 6 problems", *faults])

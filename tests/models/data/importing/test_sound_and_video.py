@@ -14,7 +14,7 @@ import pytest
 from mmkd_edge.errors import DatasetError, MmkdError
 from mmkd_models.data import check_dataset
 from mmkd_models.data.importing.draft import draft_recipe
-from mmkd_models.data.importing.from_recipe import RecipeReport, import_recipe
+from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.recipe import read_recipe
 
 cv2 = pytest.importorskip("cv2")
@@ -47,7 +47,7 @@ FRAMES, FRAME_HZ = 50, 25.0
 SOUND_HZ = 8000
 
 
-def film(clip: int) -> np.ndarray:
+def film(clip):
     """50 gray frames (30, 40) on which a bright bar moves up and down in the middle; the seed moves it otherwise."""
     rng = np.random.default_rng(clip)
     frames = np.full((FRAMES, 30, 40), 60, dtype=np.uint8)
@@ -57,7 +57,7 @@ def film(clip: int) -> np.ndarray:
     return frames
 
 
-def write_film(file: Path, frames: np.ndarray, rate_hz: float = FRAME_HZ) -> None:
+def write_film(file, frames, rate_hz=FRAME_HZ):
     """Writes frames (N, H, W) or (N, H, W, 3) of blue, green and red as MPEG-4."""
     height, width = frames.shape[1:3]
     writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"mp4v"), rate_hz, (width, height))
@@ -66,7 +66,7 @@ def write_film(file: Path, frames: np.ndarray, rate_hz: float = FRAME_HZ) -> Non
     writer.release()
 
 
-def with_steps(file: Path, steps: list[tuple[int, int]]) -> None:
+def with_steps(file, steps):
     """Gives a film other times: (count, length) of frames that follow each other, in the file's units of time.
 
     The table of times of an MP4 is its `stts` box (ISO/IEC 14496-12, 8.6.1.2), here behind all data, so that nothing
@@ -87,13 +87,13 @@ def with_steps(file: Path, steps: list[tuple[int, int]]) -> None:
     file.write_bytes(content)
 
 
-def tone(clip: int, seconds: float = 2.0, rate_hz: int = SOUND_HZ) -> np.ndarray:
+def tone(clip, seconds=2.0, rate_hz=SOUND_HZ):
     """Noise (L,) between -0.5 and 0.5."""
     return np.random.default_rng(100 + clip).uniform(-0.5, 0.5, size=round(seconds * rate_hz))
 
 
 @pytest.fixture
-def clips(tmp_path: Path) -> Path:
+def clips(tmp_path):
     words = ["clip,start,end,word"]
     for clip in range(CLIPS):
         write_film(tmp_path / f"c{clip}.mp4", film(clip))
@@ -104,7 +104,7 @@ def clips(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def made(clips: Path, name: str = "talk") -> RecipeReport:
+def made(clips, name="talk"):
     return import_recipe(read_recipe(clips / "recipe.toml"), clips, clips / name)
 
 
@@ -217,7 +217,7 @@ TABLE = (
 SPLITS = ("train", "train", "train", "valid", "test", "train")
 
 
-def write_table(clips: Path, **changed: str) -> None:
+def write_table(clips, **changed):
     lines = [f"c{clip}.wav,{'yes' if clip % 2 else 'no'},{SPLITS[clip]},t{clip},{clip // 3}" for clip in range(CLIPS)]
     lines = [changed.get(line.partition(".")[0], line) for line in lines]
     (clips / "clips.csv").write_text("\n".join(["file,label,split,talker,room", *lines]) + "\n")
@@ -314,21 +314,21 @@ class Broken:
     harm: Callable[[Path], object] = lambda folder: None
 
 
-def cut_off(name: str, share: float) -> Callable[[Path], object]:
+def cut_off(name, share):
     """Leaves the beginning of a file."""
 
-    def harm(folder: Path) -> None:
+    def harm(folder):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: int(len(content) * share)])
 
     return harm
 
 
-def sound(name: str, values: np.ndarray, rate_hz: int = SOUND_HZ) -> Callable[[Path], object]:
+def sound(name, values, rate_hz=SOUND_HZ):
     return lambda folder: soundfile.write(folder / name, values, rate_hz, subtype="PCM_16")
 
 
-def steps(*table: tuple[int, int]) -> Callable[[Path], object]:
+def steps(*table):
     return lambda folder: with_steps(folder / "c2.mp4", list(table))
 
 
@@ -434,7 +434,7 @@ CASES = [
 ]
 
 
-def headless(file: Path) -> bytes:
+def headless(file):
     """A film with its table of frames and half of its data."""
     content = file.read_bytes()
     start = content.rindex(b"mdat") + 4
@@ -444,9 +444,7 @@ def headless(file: Path) -> bytes:
 
 
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
-def test_what_is_wrong_with_clips_is_told_with_what_to_do(
-    case: Broken, clips: Path, recipe: Callable[..., None]
-) -> None:
+def test_what_is_wrong_with_clips_is_told_with_what_to_do(case, clips, recipe):
     recipe(*case.recipe)
     case.harm(clips)
     with pytest.raises(MmkdError) as error:

@@ -1,7 +1,5 @@
 """Logs of every form become the windows that their samples say, and what is said of a file that is none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,16 +22,16 @@ from mmkd_models.data.importing.recipe import read_recipe
 START_S = 1_762_151_400
 
 
-def run(plant: Path):
+def run(plant):
     return import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
 
 
-def values_of(machine: int) -> np.ndarray:
+def values_of(machine):
     """The samples of `conftest.log_lines`, as they are written."""
     return np.round(np.random.default_rng(machine).normal(size=(100, 2)), 5)
 
 
-def by_machine(plant: Path):
+def by_machine(plant):
     """Samples (100, 2) of each machine and the labels of its ten windows, put together again."""
     windows = open_dataset(plant / "out").everything()
     found = {}
@@ -44,7 +42,7 @@ def by_machine(plant: Path):
     return found
 
 
-def check(plant: Path) -> None:
+def check(plant):
     run(plant)
     found = by_machine(plant)
     assert list(found) == [f"M{machine}" for machine in range(6)]
@@ -54,7 +52,7 @@ def check(plant: Path) -> None:
         assert labels == [0] * 5 + [1] * 5
 
 
-def rewrite(plant: Path, write) -> None:
+def rewrite(plant, write):
     """Puts another file in place of each machine's log; `write` gets the folder, the times and the samples."""
     for machine in range(6):
         folder = plant / f"M{machine}"
@@ -306,7 +304,7 @@ def test_a_class_that_a_split_lacks_is_a_warning(plant, recipe):
 Write = Callable[[Path, int, np.ndarray], None]
 
 
-def check_format(plant: Path, recipe, write: Write, *, suffix: str, channels: str, extra: str = "") -> None:
+def check_format(plant, recipe, write, *, suffix, channels, extra=""):
     """Puts another file in place of each machine's log, and expects the windows of the log."""
     rewrite(plant, lambda folder, times, values: write(folder / f"acc{suffix}", int(times[0]), values))
     recipe(("acc.csv", f"acc{suffix}"), ('time = "time"', f"{extra}\nchannels = {channels}"))
@@ -315,7 +313,7 @@ def check_format(plant: Path, recipe, write: Write, *, suffix: str, channels: st
     assert (acc.channels, acc.rate_hz) == (("ax", "ay"), 10)
 
 
-def write_tdms(file: Path, start_s: int, values: np.ndarray) -> None:
+def write_tdms(file, start_s, values):
     nptdms = pytest.importorskip("nptdms")
     clock = {"wf_start_time": np.datetime64(start_s, "s").astype("datetime64[us]"), "wf_increment": 0.1}
     slow = {**clock, "wf_increment": 1.0}
@@ -333,7 +331,7 @@ def test_a_tdms_waveform_without_a_start_counts_from_zero(tmp_path):
     assert block.frame["time"].to_list() == [2.0, 2.5, 3.0]
 
 
-def write_mdf(file: Path, start_s: int, values: np.ndarray) -> None:
+def write_mdf(file, start_s, values):
     asammdf = pytest.importorskip("asammdf")
     with asammdf.MDF(version="4.10") as made:
         made.start_time = datetime.fromtimestamp(start_s, timezone.utc)
@@ -353,20 +351,20 @@ def test_mdf_channels_of_two_groups_are_no_single_sensor(refusal, tmp_path):
     )
 
 
-def write_hdf5(file: Path, start_s: int, values: np.ndarray) -> None:
+def write_hdf5(file, start_s, values):
     h5py = pytest.importorskip("h5py")
     with h5py.File(file, "w") as opened:
         opened["run/t"] = start_s + np.arange(100) / 10
         opened["run/acc"] = values
 
 
-def write_mat(file: Path, start_s: int, values: np.ndarray) -> None:
+def write_mat(file, start_s, values):
     from scipy.io import savemat
 
     savemat(file, {"run": {"t": start_s + np.arange(100)[:, None] / 10, "acc": values}, "note": "text"})
 
 
-def write_new_mat(file: Path, start_s: int, values: np.ndarray) -> None:
+def write_new_mat(file, start_s, values):
     h5py = pytest.importorskip("h5py")
     with h5py.File(file, "w", userblock_size=512) as opened:
         opened["t"] = start_s + np.arange(100)[None] / 10

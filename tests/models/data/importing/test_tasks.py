@@ -1,9 +1,6 @@
 """Several labels at once, numbers, and labels of annotation tools, from a recipe."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,11 +18,11 @@ START_S = 1_762_151_400
 FILES = 'files = "{machine}/states.csv"'
 
 
-def run(plant: Path):
+def run(plant):
     return import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
 
 
-def labels_by_machine(plant: Path) -> dict[str, list]:
+def labels_by_machine(plant):
     """The labels of each machine's windows, in order of time."""
     windows = open_dataset(plant / "out").everything()
     found = {}
@@ -36,7 +33,7 @@ def labels_by_machine(plant: Path) -> dict[str, list]:
     return found
 
 
-def write_states(plant: Path, *lines: str, machine: int | None = None) -> None:
+def write_states(plant, *lines, machine=None):
     """Intervals in seconds from each machine's start."""
     for number in range(6) if machine is None else [machine]:
         start = START_S + 1000 * number
@@ -45,7 +42,7 @@ def write_states(plant: Path, *lines: str, machine: int | None = None) -> None:
         (plant / f"M{number}" / "states.csv").write_text("\n".join(["start,end,label", *text]) + "\n")
 
 
-def add_columns(plant: Path, **columns) -> None:
+def add_columns(plant, **columns):
     """Columns beside the samples, by a function of the row's number and the machine's."""
     for machine in range(6):
         file = plant / f"M{machine}" / "acc.csv"
@@ -206,7 +203,7 @@ def test_labels_that_do_not_fit_the_task_are_told_whole(plant, recipe, case):
     assert not (plant / "out").exists()
 
 
-def task(number: int, name: str, *results: dict) -> dict:
+def task(number, name, *results):
     """A task as Label Studio exports it."""
     return {
         "id": number,
@@ -216,7 +213,7 @@ def task(number: int, name: str, *results: dict) -> dict:
     }
 
 
-def drawn(label: str, start: float, end: float, kind: str = "timeserieslabels") -> dict:
+def drawn(label, start, end, kind="timeserieslabels"):
     return {"id": "r1", "type": kind, "value": {"start": start, "end": end, kind: [label]}}
 
 

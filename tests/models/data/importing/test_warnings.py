@@ -1,7 +1,5 @@
 """What an import warns of: classes that are typos or of one group, and a target among the inputs."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -10,7 +8,7 @@ from mmkd_models.commands.recipes import run_recipe
 from mmkd_models.data import open_dataset
 
 
-def warnings(plant) -> list[str]:
+def warnings(plant):
     return [line for line in run_recipe(plant / "recipe.toml", None) if line.startswith("warning: ")]
 
 
@@ -94,7 +92,7 @@ def test_a_trial_names_the_folder_of_the_recipe_and_no_scratch_folder(plant, rec
     assert str(error.value).startswith(f"dataset {plant.name}: M0/acc.csv ")
 
 
-def relabel(plant, machine: int, old: str, new: str) -> None:
+def relabel(plant, machine, old, new):
     file = plant / f"M{machine}" / "states.csv"
     file.write_text(file.read_text().replace(old, new))
 

@@ -1,40 +1,38 @@
 """Faults of microphones and cameras: by hand, and on the words that are shipped."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
 from mmkd_edge.frames import mask_missing, missing_frames
 from mmkd_models.data import Windows, open_dataset, shipped_dataset
 from mmkd_models.data.windows import StoredWindows
-from mmkd_models.evaluation.faults import FAULTS, NAMES, FaultedChannels, FaultName, faults_for
+from mmkd_models.evaluation.faults import FAULTS, NAMES, FaultedChannels, faults_for
 from mmkd_models.evaluation.suites.faults import sensors_of, with_fault
 
 MIC = FaultedChannels(mean=np.zeros(1), std=np.ones(1), rate_hz=8000.0)
 VIDEO = [name for name in NAMES if "video" in FAULTS[name].kinds]
 
 
-def broken(name: FaultName, severity: float, x: np.ndarray, seed: int = 0) -> np.ndarray:
+def broken(name, severity, x, seed=0):
     return FAULTS[name].apply(x, MIC, severity, np.random.default_rng(seed))
 
 
-def tone(hz: float) -> np.ndarray:
+def tone(hz):
     return np.sin(2 * np.pi * hz * np.arange(8000) / 8000)[:, None]
 
 
 @pytest.fixture(scope="module")
-def words() -> Windows:
+def words():
     return open_dataset(shipped_dataset("grid_words")).split("test")
 
 
 @pytest.fixture(scope="module")
-def sensors() -> dict[str, FaultedChannels]:
+def sensors():
     return sensors_of(open_dataset(shipped_dataset("grid_words")).split("train"), ["voice", "lips"])
 
 
 @pytest.mark.parametrize(("severity", "signal_to_noise_db"), [(0.2, 24.0), (0.8, 6.0), (1.0, 0.0)])
-def test_noise_is_added_at_a_signal_to_noise_of_the_window(severity: float, signal_to_noise_db: float) -> None:
+def test_noise_is_added_at_a_signal_to_noise_of_the_window(severity, signal_to_noise_db):
     x = 0.1 * tone(500)
     x[:4000] = np.nan  # what is missing has no power, and stays missing
     found = broken("added noise", severity, x)
@@ -44,7 +42,7 @@ def test_noise_is_added_at_a_signal_to_noise_of_the_window(severity: float, sign
     assert found_db == pytest.approx(signal_to_noise_db, abs=0.4)  # 4,000 draws: three standard errors of 0.1 dB
 
 
-def test_a_lost_band_takes_its_tones_and_leaves_the_others() -> None:
+def test_a_lost_band_takes_its_tones_and_leaves_the_others():
     low, high = tone(500), tone(3000)  # at worst the limits are at 1,000 Hz
     np.testing.assert_allclose(broken("treble lost", 1.0, low + high), low, atol=1e-9)
     np.testing.assert_allclose(broken("bass lost", 1.0, low + high), high, atol=1e-9)
@@ -54,13 +52,13 @@ def test_a_lost_band_takes_its_tones_and_leaves_the_others() -> None:
     assert np.isnan(broken("bass lost", 0.5, gap)).ravel().nonzero()[0].tolist() == list(range(100, 200))
 
 
-def test_a_dark_picture_has_a_tenth_of_the_light() -> None:
+def test_a_dark_picture_has_a_tenth_of_the_light():
     x = np.full((2, 3, 4, 1), 200.0)
     assert np.unique(broken("dark", 1.0, x)) == pytest.approx([20.0])
     assert np.unique(broken("dark", 0.2, x)) == pytest.approx([164.0])
 
 
-def test_a_blur_spreads_a_point_and_keeps_its_light() -> None:
+def test_a_blur_spreads_a_point_and_keeps_its_light():
     x = np.zeros((1, 21, 31, 1))
     x[0, 10, 15] = 100
     found = broken("blur", 1.0, x)[0, :, :, 0]
@@ -71,13 +69,13 @@ def test_a_blur_spreads_a_point_and_keeps_its_light() -> None:
     np.testing.assert_allclose(broken("blur", 1.0, flat), flat)
 
 
-def test_half_of_the_frames_are_dropped_at_worst_and_one_at_least() -> None:
+def test_half_of_the_frames_are_dropped_at_worst_and_one_at_least():
     x = np.zeros((10, 2, 2, 1))
     dropped = [int(np.isnan(broken("dropped frames", one, x)).all(axis=(1, 2, 3)).sum()) for one in (0.05, 0.6, 1.0)]
     assert dropped == [1, 3, 5]
 
 
-def test_a_knocked_camera_shows_the_same_picture_somewhere_else_in_all_frames() -> None:
+def test_a_knocked_camera_shows_the_same_picture_somewhere_else_in_all_frames():
     picture = np.add.outer(100 * np.arange(20), np.arange(40))[None, :, :, None].astype(float)
     found = broken("shifted camera", 1.0, np.repeat(picture, 3, axis=0))
     assert (found == found[:1]).all()
@@ -87,9 +85,7 @@ def test_a_knocked_camera_shows_the_same_picture_somewhere_else_in_all_frames() 
 
 
 @pytest.mark.parametrize("name", faults_for(open_dataset(shipped_dataset("grid_words")).spec.modalities))
-def test_a_word_has_the_same_fault_in_every_subset(
-    name: FaultName, words: Windows, sensors: dict[str, FaultedChannels]
-) -> None:
+def test_a_word_has_the_same_fault_in_every_subset(name, words, sensors):
     whole = with_fault(words, name, 1.0, seed=3, sensors=sensors).take([5])
     part = with_fault(words.subset(np.array([5, 7])), name, 1.0, seed=3, sensors=sensors).take([0])
     clean = words.take([5])
@@ -102,7 +98,7 @@ def test_a_word_has_the_same_fault_in_every_subset(
         assert (np.abs(np.nan_to_num(whole["voice"])) <= 1).all()
 
 
-def test_frames_that_were_missing_stay_missing(words: Windows, sensors: dict[str, FaultedChannels]) -> None:
+def test_frames_that_were_missing_stay_missing(words, sensors):
     missing = np.zeros((len(words), 10), dtype=bool)
     missing[:, 2] = True
     frames = mask_missing(words.take(np.arange(len(words)))["lips"], missing)
@@ -123,7 +119,7 @@ def test_frames_that_were_missing_stay_missing(words: Windows, sensors: dict[str
     assert dropped[:, 2].all()
 
 
-def test_a_microphone_has_no_faults_of_an_accelerometer_and_a_camera_its_own_alone() -> None:
+def test_a_microphone_has_no_faults_of_an_accelerometer_and_a_camera_its_own_alone():
     spec = open_dataset(shipped_dataset("grid_words")).spec
     assert faults_for([spec.modality("lips")]) == ("dark", "blur", "dropped frames", "shifted camera")
     heard = faults_for([spec.modality("voice")])

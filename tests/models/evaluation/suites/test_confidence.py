@@ -1,24 +1,20 @@
 """What a device would estimate of itself, beside the truth, with intact and broken sensors."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data import Dataset, Windows
 from mmkd_models.evaluation.suites.confidence import SUITE, ConditionFigures, ConfidenceSuiteFacts, describe, run
-from mmkd_models.evaluation.suites.inputs import Answers
 from mmkd_models.metrics.likelihood import probabilities_of
 from tests.models.judging_rig import suite_inputs, under_test
 
 
-def sure(windows: Windows) -> Answers:
+def sure(windows):
     """Always the first class, with a probability of 0.8 and 0.1 for the others."""
     return np.log(np.tile([0.8, 0.1, 0.1], (len(windows), 1)))
 
 
-def test_the_estimate_is_the_mean_probability_of_the_answers(machines: Dataset) -> None:
+def test_the_estimate_is_the_mean_probability_of_the_answers(machines):
     rows = run(suite_inputs(machines, under_test("sure", sure))).facts.models["sure"]
     assert [one.condition for one in rows][:2] == ["intact", "noise"]
     assert len(rows) == 17
@@ -28,11 +24,11 @@ def test_the_estimate_is_the_mean_probability_of_the_answers(machines: Dataset) 
         assert one.calibration_error == pytest.approx(0.8 - 1 / 3)
 
 
-def test_calibration_error_is_that_of_torchmetrics(machines: Dataset) -> None:
+def test_calibration_error_is_that_of_torchmetrics(machines):
     metrics = pytest.importorskip("torchmetrics.functional.classification")
     torch = pytest.importorskip("torch")
 
-    def ask(windows: Windows) -> Answers:
+    def ask(windows):
         return np.random.default_rng(7).normal(0, 1.5, (len(windows), 3))
 
     test = machines.split("test")
@@ -44,8 +40,8 @@ def test_calibration_error_is_that_of_torchmetrics(machines: Dataset) -> None:
     assert intact.calibration_error == pytest.approx(float(expected), abs=1e-6)  # float32 there
 
 
-def test_the_verdict_names_the_fault_that_misleads_most() -> None:
-    def verdict(*broken: tuple[str, float, float]) -> tuple[str, ...]:
+def test_the_verdict_names_the_fault_that_misleads_most():
+    def verdict(*broken):
         rows = tuple(
             ConditionFigures(condition=name, estimated=estimated, accuracy=accuracy, calibration_error=0.1)
             for name, estimated, accuracy in (("intact", 0.9, 0.88), *broken)
@@ -63,7 +59,7 @@ def test_the_verdict_names_the_fault_that_misleads_most() -> None:
     assert verdict(("gap", 0.6, 0.69)) == (intact, "Under every fault its own estimate is at most 5% too high")
 
 
-def test_other_tasks_than_classes_are_refused(rigs: dict[str, Dataset]) -> None:
+def test_other_tasks_than_classes_are_refused(rigs):
     with pytest.raises(UsageError) as error:
         SUITE.check(suite_inputs(rigs["regression"], under_test("sure", sure)))
     message = "expected a dataset of classes, got 'rig' of the kind regression; leave the suite out"

@@ -1,17 +1,13 @@
 """The evaluation of an investment: by hand to the cent, one assumption at a time, the file, and what it refuses."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data import Dataset, Windows
 from mmkd_models.evaluation.suites import cost_model as cost
 from mmkd_models.evaluation.suites.cost import (
     check_cost,
@@ -23,9 +19,8 @@ from mmkd_models.evaluation.suites.cost import (
 )
 from mmkd_models.evaluation.suites.cost import run as run_cost
 from mmkd_models.evaluation.suites.cost_model import read_cost
-from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
+from mmkd_models.evaluation.suites.inputs import SuiteInputs
 from mmkd_report.schema.cost import Equipment, Plant
-from mmkd_report.schema.judging import ModelRole
 from tests.models.judging_rig import under_test
 
 TEMPLATE = cost.cost_template()
@@ -62,7 +57,7 @@ OPTION = Equipment(
 )
 
 
-def test_the_figures_are_those_of_a_table_by_hand() -> None:
+def test_the_figures_are_those_of_a_table_by_hand():
     # 10 x (200 x 1.1 + 100 + 300) = 6,200; three gateways 3,000; campaign 2,000; 30 h at 50 = 1,500
     assert cost.investment(PLANT, OPTION) == pytest.approx(12_700.00, abs=0.005)
     # saved: 10 x 0.5 x 0.9 x 0.4 x 10,000 = 18,000
@@ -76,7 +71,7 @@ def test_the_figures_are_those_of_a_table_by_hand() -> None:
     assert cost.payback_month(PLANT, msgspec.structs.replace(OPTION, detection=0.1)) is None
 
 
-def test_sensors_are_bought_anew_after_their_life_and_nothing_in_the_last_year() -> None:
+def test_sensors_are_bought_anew_after_their_life_and_nothing_in_the_last_year():
     assert [cost.replacement(PLANT, OPTION, year) for year in (1, 2, 3)] == [0.0, 3000.0, 0.0]
     odd = msgspec.structs.replace(OPTION, sensor_life_years=1.5)
     assert [cost.replacement(msgspec.structs.replace(PLANT, years=5), odd, year) for year in (1, 2, 3, 4)] == [
@@ -87,7 +82,7 @@ def test_sensors_are_bought_anew_after_their_life_and_nothing_in_the_last_year()
     ]
 
 
-def test_break_even_is_the_fewest_stations_that_pay() -> None:
+def test_break_even_is_the_fewest_stations_that_pay():
     found = cost.evaluate_option(PLANT, OPTION).break_even_stations
     assert found is not None
     values = [cost.net_present_value(msgspec.structs.replace(PLANT, stations=n), OPTION) for n in (found - 1, found)]
@@ -96,7 +91,7 @@ def test_break_even_is_the_fewest_stations_that_pay() -> None:
 
 
 @pytest.mark.parametrize("key", [name for name in Equipment.__struct_fields__ if name not in ("detection", "idle_w")])
-def test_changing_an_assumption_of_an_option_changes_what_it_should(key: str) -> None:
+def test_changing_an_assumption_of_an_option_changes_what_it_should(key):
     more = msgspec.structs.replace(OPTION, **{key: getattr(OPTION, key) * 1.5 if key != "node_life_years" else 1.0})
     invests = key in (
         "sensor_price", "installation", "spares_fraction", "node_price", "gateway_price", "stations_per_gateway",
@@ -108,12 +103,12 @@ def test_changing_an_assumption_of_an_option_changes_what_it_should(key: str) ->
     assert cost.net_present_value(PLANT, more) != cost.net_present_value(PLANT, OPTION)
 
 
-def entered(template: str) -> str:
+def entered(template):
     """The template with every line that a verdict needs made one's own."""
     return re.sub(r"^# (.*# enter)", r"\1", template, flags=re.MULTILINE).replace('["ok"]', '["idle"]')
 
 
-def test_the_template_is_a_sound_file_and_says_every_default_of_the_plant(tmp_path: Path) -> None:
+def test_the_template_is_a_sound_file_and_says_every_default_of_the_plant(tmp_path):
     file = tmp_path / "cost.toml"
     file.write_text(TEMPLATE)
     untouched, _ = read_cost(file)
@@ -125,11 +120,11 @@ def test_the_template_is_a_sound_file_and_says_every_default_of_the_plant(tmp_pa
     assert msgspec.structs.replace(found, healthy=()) == untouched  # the examples of the template are the defaults
 
 
-def test_a_file_that_was_not_touched_gives_an_example_and_no_verdict(machines: Dataset, tmp_path: Path) -> None:
+def test_a_file_that_was_not_touched_gives_an_example_and_no_verdict(machines, tmp_path):
     file, windows = tmp_path / "cost.toml", machines.everything()
     models = [model("s", "distilled", 0.8), model("t", "teacher", 0.95)]
 
-    def told(text: str) -> tuple[tuple[str, ...], list[str]]:
+    def told(text):
         file.write_text(text)
         result = run_cost(inputs(windows, file, *models))
         return result.facts.to_enter, list(result.verdict)
@@ -202,7 +197,7 @@ def test_a_file_that_was_not_touched_gives_an_example_and_no_verdict(machines: D
         ),
     ],
 )
-def test_a_file_that_breaks_a_rule_is_refused_with_the_path(text: str, message: str, tmp_path: Path) -> None:
+def test_a_file_that_breaks_a_rule_is_refused_with_the_path(text, message, tmp_path):
     file = tmp_path / "cost.toml"
     file.write_text(text)
     with pytest.raises(UsageError) as error:
@@ -210,22 +205,22 @@ def test_a_file_that_breaks_a_rule_is_refused_with_the_path(text: str, message: 
     assert str(error.value) == f"--cost {file}: {message}"
 
 
-def test_a_file_that_is_not_there_says_how_to_get_one(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_says_how_to_get_one(tmp_path):
     with pytest.raises(UsageError) as error:
         read_cost(tmp_path / "cost.toml")
     expected = "no such file; mmkd-evaluate --print-cost prints one to fill in"
     assert str(error.value) == f"--cost {tmp_path / 'cost.toml'}: {expected}"
 
 
-def inputs(windows: Windows, file: Path, *models: ModelUnderTest) -> SuiteInputs:
+def inputs(windows, file, *models):
     return SuiteInputs(models=models, windows=windows, train=windows, calibration=windows, cost=file)
 
 
-def answers(labels: list[int]) -> Answers:
+def answers(labels):
     return np.eye(3)[labels]
 
 
-def test_detection_is_counted_by_window_and_by_episode(machines: Dataset) -> None:
+def test_detection_is_counted_by_window_and_by_episode(machines):
     test = machines.split("test").subset(np.arange(6))
     test = replace(test, labels=np.array([0, 0, 0, 1, 2, 2]), groups=np.zeros(6, dtype=np.int64))
     given = answers([0, 1, 1, 1, 0, 1])
@@ -241,7 +236,7 @@ def test_detection_is_counted_by_window_and_by_episode(machines: Dataset) -> Non
     )
 
 
-def test_a_run_with_two_states_is_an_episode_for_each_stretch_of_one(machines: Dataset) -> None:
+def test_a_run_with_two_states_is_an_episode_for_each_stretch_of_one(machines):
     test = machines.split("test").subset(np.arange(8))
     run = replace(
         test,
@@ -256,7 +251,7 @@ def test_a_run_with_two_states_is_an_episode_for_each_stretch_of_one(machines: D
     assert count_detection(late, answers([0, 0, 1, 2, 2, 0, 1, 1]), ["idle"])[0, 3] == 1  # all idle before worn
 
 
-def test_healthy_labels_are_checked(machines: Dataset, rigs: dict[str, Dataset], tmp_path: Path) -> None:
+def test_healthy_labels_are_checked(machines, rigs, tmp_path):
     test = machines.split("test")
     assert find_faults(test, ())[0] == ("idle",)
     with pytest.raises(UsageError) as error:
@@ -271,15 +266,15 @@ def test_healthy_labels_are_checked(machines: Dataset, rigs: dict[str, Dataset],
     )
 
 
-def model(name: str, role: ModelRole, right: float) -> ModelUnderTest:
-    def ask(windows: Windows) -> Answers:
+def model(name, role, right):
+    def ask(windows):
         wrong = np.random.default_rng(2).uniform(size=len(windows)) > right
         return np.eye(3)[np.where(wrong, (windows.labels + 1) % 3, windows.labels)]
 
     return under_test(name, ask, role=role)
 
 
-def test_marks_say_what_was_measured_entered_and_neither(machines: Dataset, tmp_path: Path) -> None:
+def test_marks_say_what_was_measured_entered_and_neither(machines, tmp_path):
     windows = machines.everything()
     file = tmp_path / "cost.toml"
     file.write_text(
@@ -305,7 +300,7 @@ def test_marks_say_what_was_measured_entered_and_neither(machines: Dataset, tmp_
     assert range_ == (pytest.approx(105), pytest.approx(195))
 
 
-def test_a_range_of_what_is_measured_takes_the_place_of_its_interval(machines: Dataset, tmp_path: Path) -> None:
+def test_a_range_of_what_is_measured_takes_the_place_of_its_interval(machines, tmp_path):
     file = tmp_path / "cost.toml"
     ways = "[student]\n[teacher]\nsensor_price = 300\nnode_price = 400\nidle_w = 10\nmaintenance_hours = 1\n"
     file.write_text(f'version = 1\n{ways}[ranges]\n"student.detection" = [0.0, 0.0]\n"teacher.detection" = [1, 1]\n')

@@ -1,25 +1,17 @@
 """Faults of sensors: each by hand, the same for every model, and what they cost beside labels only."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
-from mmkd_models.data import Dataset, Windows
-from mmkd_models.evaluation.faults import FAULTS, NAMES, SEVERITIES, FaultedChannels, FaultName, hit_channels
+from mmkd_models.evaluation.faults import FAULTS, NAMES, SEVERITIES, FaultedChannels, hit_channels
 from mmkd_models.evaluation.suites.faults import judge_faults, sensors_of, with_fault
-from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest
 from tests.models.judging_rig import suite_inputs, under_test
 
 SENSOR = FaultedChannels(mean=np.array([1.0]), std=np.array([2.0]), rate_hz=200.0)
 RAMP = np.arange(10.0)[:, None]
 
 
-def broken(
-    name: FaultName, severity: float, x: np.ndarray = RAMP, sensor: FaultedChannels = SENSOR, seed: int = 0
-) -> np.ndarray:
+def broken(name, severity, x=RAMP, sensor=SENSOR, seed=0):
     return FAULTS[name].apply(x, sensor, severity, np.random.default_rng(seed))
 
 
@@ -27,7 +19,7 @@ SAMPLED = [name for name in NAMES if "video" not in FAULTS[name].kinds]
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-def test_a_fault_leaves_its_argument_alone_and_is_the_same_again(name: FaultName) -> None:
+def test_a_fault_leaves_its_argument_alone_and_is_the_same_again(name):
     x = np.random.default_rng(1).normal(size=(20, FAULTS[name].channels))
     sensor = FaultedChannels(mean=np.zeros(x.shape[1]), std=np.ones(x.shape[1]), rate_hz=100.0)
     before = x.copy()
@@ -40,13 +32,13 @@ def test_a_fault_leaves_its_argument_alone_and_is_the_same_again(name: FaultName
 @pytest.mark.parametrize(
     "name", [name for name in SAMPLED if name not in ("gap", "lost channel", "stuck", "time shift")]
 )
-def test_what_is_missing_stays_missing(name: FaultName) -> None:
+def test_what_is_missing_stays_missing(name):
     x = np.full((20, 2), np.nan)
     sensor = FaultedChannels(mean=np.zeros(2), std=np.ones(2), rate_hz=100.0)
     assert np.isnan(broken(name, 1.0, x, sensor)).all()
 
 
-def test_additive_faults_reach_their_maxima_in_standard_deviations() -> None:
+def test_additive_faults_reach_their_maxima_in_standard_deviations():
     assert set(np.abs(broken("offset", 1.0) - RAMP).ravel()) == {0.75 * 2}
     np.testing.assert_allclose(np.abs(broken("drift", 0.5) - RAMP).ravel(), np.linspace(0, 1.0, 10))
     jumps = np.abs(broken("spike", 1.0) - RAMP).ravel()
@@ -55,7 +47,7 @@ def test_additive_faults_reach_their_maxima_in_standard_deviations() -> None:
     assert abs(broken("noise", 0.5, long).std() - 1.0) < 0.02  # 40,000 draws: a standard error of 0.4 %
 
 
-def test_hum_is_that_of_either_mains() -> None:
+def test_hum_is_that_of_either_mains():
     second = np.zeros((200, 1))  # of a sensor of 200 Hz: line k of its spectrum is k Hz
     spectra = [np.abs(np.fft.rfft(broken("hum", 1.0, second, seed=seed)[:, 0])) for seed in range(20)]
     assert {int(spectrum.argmax()) for spectrum in spectra} == {50, 60}
@@ -64,7 +56,7 @@ def test_hum_is_that_of_either_mains() -> None:
         assert sorted(spectrum)[-2] == pytest.approx(0.0, abs=1e-9)
 
 
-def test_gains_are_about_the_mean_and_clipping_ends_at_one_standard_deviation() -> None:
+def test_gains_are_about_the_mean_and_clipping_ends_at_one_standard_deviation():
     x = np.array([[-3.0], [1.0], [5.0]])
     assert broken("gain up", 1.0, x).ravel().tolist() == [-7, 1, 9]
     assert broken("gain down", 1.0, x).ravel().tolist() == [0, 1, 2]
@@ -72,7 +64,7 @@ def test_gains_are_about_the_mean_and_clipping_ends_at_one_standard_deviation() 
     assert broken("clipping", 0.5, x).ravel().tolist() == [-3, 1, 5]
 
 
-def test_spans_are_as_long_as_severity_says() -> None:
+def test_spans_are_as_long_as_severity_says():
     assert broken("stuck", 0.4).ravel().tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 5, 5]
     assert np.isnan(broken("gap", 1.0)).sum() == 5
     assert np.isnan(broken("lost channel", 0.3)).ravel().tolist() == [False] * 7 + [True] * 3
@@ -80,7 +72,7 @@ def test_spans_are_as_long_as_severity_says() -> None:
     np.testing.assert_array_equal(late, [np.nan, np.nan, 0, 1, 2, 3, 4, 5, 6, 7])
 
 
-def test_clocks_are_read_between_samples_and_unknown_beyond_the_ends() -> None:
+def test_clocks_are_read_between_samples_and_unknown_beyond_the_ends():
     x = np.arange(9.0)[:, None]
     np.testing.assert_allclose(broken("time stretch", 1.0, x).ravel(), 4 + (np.arange(9) - 4) / 5)
     rates = {float(np.nanmean(np.diff(broken("sample rate", 1.0, x, seed=seed).ravel()))) for seed in range(8)}
@@ -88,19 +80,19 @@ def test_clocks_are_read_between_samples_and_unknown_beyond_the_ends() -> None:
     np.testing.assert_allclose(sorted(rates)[-1], 1.1)
 
 
-def test_a_converter_of_two_bits_has_steps_of_a_quarter_of_its_range() -> None:
+def test_a_converter_of_two_bits_has_steps_of_a_quarter_of_its_range():
     found = broken("quantisation", 1.0, np.linspace(-8, 10, 200)[:, None])
     assert np.unique(np.diff(np.unique(found))).tolist() == [3.0]  # 2 x 3 x 2 over 4
 
 
-def test_at_most_half_of_the_channels_are_hit_and_one_at_least() -> None:
+def test_at_most_half_of_the_channels_are_hit_and_one_at_least():
     rng = np.random.default_rng(0)
     counts = {n: {len(hit_channels(FAULTS["noise"], n, rng)) for _ in range(9)} for n in (1, 2, 3, 6)}
     assert counts == {1: {1}, 2: {1}, 3: {1}, 6: {3}}
     assert len(hit_channels(FAULTS["channel swap"], 3, rng)) == 2
 
 
-def test_a_window_has_the_same_fault_in_every_subset(machines: Dataset) -> None:
+def test_a_window_has_the_same_fault_in_every_subset(machines):
     test = machines.split("test")
     sensors = sensors_of(machines.split("train"), ["acc"])
     whole = with_fault(test, "noise", 0.6, seed=3, sensors=sensors).take([5])
@@ -113,10 +105,10 @@ def test_a_window_has_the_same_fault_in_every_subset(machines: Dataset) -> None:
     assert not np.array_equal(whole["acc"], other["acc"], equal_nan=True)
 
 
-def model(name: str, right: Sequence[int]) -> ModelUnderTest:
+def model(name, right):
     """Answers the class that its mean level says, always right on the windows named."""
 
-    def ask(windows: Windows) -> Answers:
+    def ask(windows):
         answers = np.zeros((len(windows), 3))
         answers[np.arange(len(windows)), windows.labels] = np.isin(np.arange(len(windows)), right)
         answers[:, 2] += 0.5
@@ -125,7 +117,7 @@ def model(name: str, right: Sequence[int]) -> ModelUnderTest:
     return under_test(name, ask)
 
 
-def test_error_is_relative_to_that_of_the_baseline(machines: Dataset) -> None:
+def test_error_is_relative_to_that_of_the_baseline(machines):
     ours, theirs = model("ours", range(12)), model("labels", [])
     found = judge_faults(suite_inputs(machines, ours, theirs))
     assert found.intact == {"ours": 0.0, "labels": pytest.approx(2 / 3)}  # it always says the third class
@@ -138,10 +130,10 @@ def test_error_is_relative_to_that_of_the_baseline(machines: Dataset) -> None:
 
 
 @pytest.mark.parametrize(("kind", "measure"), [("regression", "rmse"), ("multi_label", "macro_f1")])
-def test_numbers_and_several_labels_have_errors_of_their_own(kind: str, measure: str, rigs: dict[str, Dataset]) -> None:
+def test_numbers_and_several_labels_have_errors_of_their_own(kind, measure, rigs):
     rig = rigs[kind]
 
-    def ask(windows: Windows) -> Answers:
+    def ask(windows):
         truth = windows.labels.reshape(len(windows), -1).astype(np.float64)
         return truth + 30.0 if kind == "regression" else 20 * truth - 10
 

@@ -1,28 +1,22 @@
 """Gaps between groups and metadata: as fairlearn has them, what teaching did to them, and what is not judged."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, Windows, write_dataset
-from mmkd_models.evaluation.suites.groups import GroupsFacts, check, describe, judge_groups
-from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
-from mmkd_report.schema.judging import ModelRole
+from mmkd_models.data import write_dataset
+from mmkd_models.evaluation.suites.groups import check, describe, judge_groups
+from mmkd_models.evaluation.suites.inputs import SuiteInputs
 from tests.models.judging_rig import under_test
 
 VIB = ModalitySpec(name="vib", channels=("x",), rate_hz=4.0, samples=4)
 
 
 @pytest.fixture
-def windows(tmp_path: Path) -> Windows:
+def windows(tmp_path):
     """Four presses of 100, 80, 60 and 20 windows that judge; two sites as metadata."""
     sizes = {"train": {"t": 30}, "valid": {"v": 30}, "test": {"a": 100, "b": 80, "c": 60, "d": 20}}
     splits = {}
@@ -40,10 +34,10 @@ def windows(tmp_path: Path) -> Windows:
     ).split("test")
 
 
-def model(name: str, right: dict[str, float], role: ModelRole = "distilled") -> ModelUnderTest:
+def model(name, right, role="distilled"):
     """Right in a share of the windows of each press, with probabilities of its own."""
 
-    def ask(windows: Windows) -> Answers:
+    def ask(windows):
         rng = np.random.default_rng(4)
         shares = np.array([right[group] for group in windows.groups.tolist()])
         labels = np.where(rng.uniform(size=len(windows)) < shares, windows.labels, (windows.labels + 1) % 3)
@@ -54,19 +48,19 @@ def model(name: str, right: dict[str, float], role: ModelRole = "distilled") -> 
     return under_test(name, ask, role=role, modalities=("vib",))
 
 
-def inputs(windows: Windows, *models: ModelUnderTest, by: str | None = None) -> SuiteInputs:
+def inputs(windows, *models, by=None):
     return SuiteInputs(models=models, windows=windows, train=windows, calibration=windows, by=by)
 
 
-def judged(windows: Windows, *models: ModelUnderTest, by: str | None = None) -> GroupsFacts:
+def judged(windows, *models, by=None):
     return judge_groups(inputs(windows, *models, by=by))
 
 
 OURS = model("ours", {"a": 0.9, "b": 0.8, "c": 0.5, "d": 0.1})
 
 
-def test_a_gap_is_held_against_that_of_chance(windows: Windows) -> None:
-    def gap_and_chance(right: dict[str, float]) -> tuple[float, float]:
+def test_a_gap_is_held_against_that_of_chance(windows):
+    def gap_and_chance(right):
         found = judged(windows, model("m", right)).gaps["accuracy"]["m"]
         return found.mean, found.chance
 
@@ -79,7 +73,7 @@ def test_a_gap_is_held_against_that_of_chance(windows: Windows) -> None:
     assert 0.08 < chance < 0.25
 
 
-def test_figures_and_gaps_are_those_of_fairlearn(windows: Windows) -> None:
+def test_figures_and_gaps_are_those_of_fairlearn(windows):
     metrics = pytest.importorskip("fairlearn.metrics")
     sklearn = pytest.importorskip("sklearn.metrics")
     found = judged(windows, OURS)
@@ -101,7 +95,7 @@ def test_figures_and_gaps_are_those_of_fairlearn(windows: Windows) -> None:
         assert gap.low < gap.mean < gap.high
 
 
-def test_few_windows_are_shown_and_not_judged(windows: Windows) -> None:
+def test_few_windows_are_shown_and_not_judged(windows):
     found = judged(windows, OURS, by="group")
     assert [(one.value, one.windows, one.is_judged) for one in found.values] == [
         ("a", 100, True),
@@ -113,12 +107,12 @@ def test_few_windows_are_shown_and_not_judged(windows: Windows) -> None:
     assert (gap.worst, gap.best) == ("c", "a")  # d is worse, and too few
 
 
-def test_metadata_are_judged_as_groups_are(windows: Windows) -> None:
+def test_metadata_are_judged_as_groups_are(windows):
     found = judged(windows, OURS, by="site")
     assert [(one.value, one.windows) for one in found.values] == [("north", 180), ("south", 80)]
 
 
-def test_windows_without_a_value_are_counted_and_of_no_group(windows: Windows) -> None:
+def test_windows_without_a_value_are_counted_and_of_no_group(windows):
     site = windows.metadata["site"].copy()
     site[:12] = ""
     load = np.where(np.arange(260) < 130, 1.0, 2.0)
@@ -133,11 +127,11 @@ def test_windows_without_a_value_are_counted_and_of_no_group(windows: Windows) -
     )
 
 
-def test_the_change_of_a_gap_is_judged_by_its_interval(windows: Windows) -> None:
+def test_the_change_of_a_gap_is_judged_by_its_interval(windows):
     even = {"a": 0.8, "b": 0.8, "c": 0.8, "d": 0.8}
     uneven = {"a": 0.95, "b": 0.9, "c": 0.3, "d": 0.1}
 
-    def verdict(ours: dict[str, float], labels: dict[str, float]) -> str:
+    def verdict(ours, labels):
         given = inputs(windows, model("ours", ours), model("labels", labels, "labels only"))
         return describe(given, judge_groups(given)).verdict[1]
 
@@ -148,13 +142,13 @@ def test_the_change_of_a_gap_is_judged_by_its_interval(windows: Windows) -> None
     assert alone.changes == {}  # the first model is not distilled
 
 
-def refused(act: Callable[[], Any]) -> str:
+def refused(act):
     with pytest.raises(UsageError) as error:
         act()
     return str(error.value)
 
 
-def test_what_cannot_be_judged_is_refused_whole(windows: Windows, rigs: dict[str, Dataset]) -> None:
+def test_what_cannot_be_judged_is_refused_whole(windows, rigs):
     assert refused(lambda: check(inputs(windows, OURS, by="shift"))) == (
         "--by shift: dataset 'rig' has no such metadata; choose one of group, site, load"
     )

@@ -1,17 +1,9 @@
 """Sensors that drop out: every subset of a teacher's, and samples of a student's."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, Windows
 from mmkd_models.evaluation.rivals import Rivals
 from mmkd_models.evaluation.suites.missing import MAX_SUBSETS, subsets_of, with_missing_samples, without_modalities
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
@@ -23,22 +15,22 @@ from tests.models.kinds_rig import CAM, kinds_dataset
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 
 
-def teacher_of(modalities: Sequence[ModalitySpec], classes: int) -> Teacher:
+def teacher_of(modalities, classes):
     torch.manual_seed(0)
     return Teacher(modalities, classes, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)).eval()
 
 
 @pytest.fixture
-def judged(machines: Dataset) -> Windows:
+def judged(machines):
     return machines.split("test")
 
 
-def presence(windows: Windows, name: str = "acc") -> NDArray[np.bool_]:
+def presence(windows, name="acc"):
     """(N, T, C) which samples are there."""
     return ~np.isnan(windows.take(np.arange(len(windows)))[name])
 
 
-def test_of_many_subsets_the_largest_come_first() -> None:
+def test_of_many_subsets_the_largest_come_first():
     assert subsets_of(["acc", "gyro"]) == [("acc", "gyro"), ("acc",), ("gyro",)]
     subsets = subsets_of("abcdef")
     assert len(subsets) == MAX_SUBSETS == 31  # of 63
@@ -47,7 +39,7 @@ def test_of_many_subsets_the_largest_come_first() -> None:
     assert min(sizes) == 3
 
 
-def test_samples_go_missing_whole_at_the_rate_that_is_said(machines: Dataset) -> None:
+def test_samples_go_missing_whole_at_the_rate_that_is_said(machines):
     windows = machines.everything()
     whole = presence(windows)
     assert np.array_equal(presence(with_missing_samples(windows, 0.0, seed=0)), whole)
@@ -60,7 +52,7 @@ def test_samples_go_missing_whole_at_the_rate_that_is_said(machines: Dataset) ->
         assert not (present > whole).any()
 
 
-def test_a_window_misses_the_same_samples_in_any_order_and_others_with_another_seed(judged: Windows) -> None:
+def test_a_window_misses_the_same_samples_in_any_order_and_others_with_another_seed(judged):
     first = presence(with_missing_samples(judged, 0.5, seed=4))
     turned = judged.subset(np.arange(len(judged))[::-1])
     assert np.array_equal(presence(with_missing_samples(turned, 0.5, seed=4))[::-1], first)
@@ -69,7 +61,7 @@ def test_a_window_misses_the_same_samples_in_any_order_and_others_with_another_s
     assert gyro.shape[1] != first.shape[1] or not np.array_equal(gyro[..., 0], first[..., 0])
 
 
-def test_frames_of_video_go_missing_as_samples_do(tmp_path: Path) -> None:
+def test_frames_of_video_go_missing_as_samples_do(tmp_path):
     data = kinds_dataset(tmp_path / "kinds").split("test")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -85,7 +77,7 @@ def test_frames_of_video_go_missing_as_samples_do(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[1.0], np.broadcast_to(nothing, found[1.0].shape), atol=1e-5)
 
 
-def test_a_teacher_without_its_camera_sees_no_frame(tmp_path: Path) -> None:
+def test_a_teacher_without_its_camera_sees_no_frame(tmp_path):
     data = kinds_dataset(tmp_path / "kinds").split("test")
     teacher = teacher_of(data.spec.modalities, 3)
     hidden = {
@@ -96,7 +88,7 @@ def test_a_teacher_without_its_camera_sees_no_frame(tmp_path: Path) -> None:
     np.testing.assert_allclose(logits_of(teacher, without_modalities(data, ["cam"]), modality=None), wanted, atol=1e-5)
 
 
-def test_classical_rivals_take_sound_and_video_as_series(tmp_path: Path) -> None:
+def test_classical_rivals_take_sound_and_video_as_series(tmp_path):
     dataset = kinds_dataset(tmp_path / "kinds")
     for name in ("mic", "cam"):
         values = series_values(dataset.split("train"), name)

@@ -1,7 +1,5 @@
 """What is said of left-out domains follows from their figures."""
 
-from __future__ import annotations
-
 import msgspec
 
 from mmkd_models.evaluation.suites.shift import describe
@@ -10,9 +8,7 @@ from mmkd_report.schema.figures import Interval
 from mmkd_report.schema.judging import DomainFigures, ShiftFacts
 
 
-def facts(
-    student: list[float], labels: list[float], *, teacher_gain: Interval, gain: Interval, **more: object
-) -> ShiftFacts:
+def facts(student, labels, *, teacher_gain, gain, **more):
     names = ("press 1", "press 2")
     return ShiftFacts(
         **{  # type: ignore[arg-type]
@@ -41,7 +37,7 @@ CERTAIN = Interval(mean=6.0, low=2.0, high=10.0)
 UNCERTAIN = Interval(mean=1.0, low=-3.0, high=5.0)
 
 
-def test_a_certain_gain_helps_and_keeps_points_of_the_teachers() -> None:
+def test_a_certain_gain_helps_and_keeps_points_of_the_teachers():
     found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=CERTAIN, gain=Interval(mean=4.0, low=0.5, high=7.5))
     assert list(describe(found).verdict) == [
         (
@@ -54,7 +50,7 @@ def test_a_certain_gain_helps_and_keeps_points_of_the_teachers() -> None:
     assert describe(found).record == ("more like machine press 2",)
 
 
-def test_what_is_not_certain_is_said_to_be_so() -> None:
+def test_what_is_not_certain_is_said_to_be_so():
     found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=UNCERTAIN, gain=UNCERTAIN)
     first, teacher, *_ = describe(found).verdict
     assert first.startswith("On the machine that was left out the effect of distillation is not significant: ")
@@ -63,7 +59,7 @@ def test_what_is_not_certain_is_said_to_be_so() -> None:
     )
 
 
-def test_a_loss_hurts_and_a_better_rival_is_named() -> None:
+def test_a_loss_hurts_and_a_better_rival_is_named():
     worse = Interval(mean=-5.0, low=-8.0, high=-2.0)
     found = facts(
         [0.6, 0.7], [0.7, 0.7], teacher_gain=CERTAIN, gain=worse, gains={"labels only": worse, "MiniRocket": worse}
@@ -79,7 +75,7 @@ def test_a_loss_hurts_and_a_better_rival_is_named() -> None:
     assert list(describe(found).verdict)[1].endswith("(95 % CI +2.0 to +10.0); the student keeps nothing")
 
 
-def test_the_page_says_of_groups_and_missing_values_what_the_dataset_says() -> None:
+def test_the_page_says_of_groups_and_missing_values_what_the_dataset_says():
     found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=CERTAIN, gain=CERTAIN)
     assert "The groups that choose are not trained on either. Intervals" in describe(found).lead
     about = describe(msgspec.structs.replace(found, has_groups=False, unknown=12)).lead
@@ -90,7 +86,7 @@ def test_the_page_says_of_groups_and_missing_values_what_the_dataset_says() -> N
     ) in about
 
 
-def test_groups_that_are_in_training_too_are_named() -> None:
+def test_groups_that_are_in_training_too_are_named():
     found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=CERTAIN, gain=CERTAIN)
     first, second = found.domains
     shared = msgspec.structs.replace(second, shared_groups=3)

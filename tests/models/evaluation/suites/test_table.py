@@ -1,21 +1,17 @@
 """A suite is one file and one row: document, verdict, terminal and page follow from its result."""
 
-from __future__ import annotations
-
 import msgspec
 import numpy as np
-import pytest
 
 from mmkd_models.commands.evaluate import show_judging
-from mmkd_models.data import Dataset
-from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs
+from mmkd_models.evaluation.suites.inputs import Suite
 from mmkd_models.evaluation.suites.table import SUITES, judge
 from mmkd_report.pages.judging import render_judging
 from mmkd_report.schema.judging import DataFacts, JudgingDocument, SuiteResult, SuiteTable
 from tests.models.judging_rig import suite_inputs, under_test
 
 
-def run(inputs: SuiteInputs) -> SuiteResult:
+def run(inputs):
     rows = tuple((model.name, f"{len(model.answers(inputs.windows))}") for model in inputs.models)
     return SuiteResult(
         title="How many answers?",
@@ -28,9 +24,7 @@ def run(inputs: SuiteInputs) -> SuiteResult:
     )
 
 
-def test_a_new_row_needs_no_other_file(
-    machines: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_new_row_needs_no_other_file(machines, monkeypatch, capsys):
     monkeypatch.setitem(SUITES, "answers", Suite(check=lambda inputs: None, run=run))
     model = under_test("s", lambda windows: np.zeros((len(windows), 3)), role="distilled")
     data = DataFacts(name="line", sha256="0" * 64, part="test windows", windows=12, groups=2, labels=("idle", "ok"))

@@ -1,7 +1,5 @@
 """The verdict: whole sentences that follow from the figures."""
 
-from __future__ import annotations
-
 import msgspec
 import numpy as np
 
@@ -10,7 +8,7 @@ from mmkd_models.evaluation.suites.groups import Gap, GroupFigures, GroupMeasure
 from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
 from mmkd_models.evaluation.suites.table import with_suites
 from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.judging import DataFacts, FaultFigures, FaultsFacts, JudgedModel, JudgingDocument, SuiteResult
+from mmkd_report.schema.judging import DataFacts, FaultFigures, FaultsFacts, JudgedModel, JudgingDocument
 
 DATA = DataFacts(name="line 3", sha256="d" * 64, part="test windows", windows=90, groups=6, labels=("ok", "worn"))
 STUDENT = JudgedModel(name="s", path="s", sha256="a" * 64, role="distilled", modalities=("acc",), parameters=1)
@@ -32,7 +30,7 @@ INPUTS = SuiteInputs(
 )
 
 
-def fault(name: str, last: float) -> FaultFigures:
+def fault(name, last):
     return FaultFigures(
         name=name,
         effect=f"all of {name}",
@@ -41,7 +39,7 @@ def fault(name: str, last: float) -> FaultFigures:
     )
 
 
-def faults_facts(relative: Interval) -> FaultsFacts:
+def faults_facts(relative):
     return FaultsFacts(
         sensors=("acc",),
         severities=(0.2, 0.4, 0.6, 0.8, 1.0),
@@ -52,15 +50,15 @@ def faults_facts(relative: Interval) -> FaultsFacts:
     )
 
 
-def verdict(**results: SuiteResult) -> list[str]:
+def verdict(**results):
     return list(with_suites(EMPTY, results).verdict)
 
 
-def under_faults(facts: FaultsFacts) -> list[str]:
+def under_faults(facts):
     return verdict(faults=faults.describe(INPUTS, facts))
 
 
-def test_the_worst_fault_comes_first_and_the_baseline_next() -> None:
+def test_the_worst_fault_comes_first_and_the_baseline_next():
     assert under_faults(faults_facts(Interval(mean=0.8, low=0.7, high=0.95))) == [
         "The worst fault for s is hum: balanced accuracy falls from 90.0% to 30.0% with all of hum",
         "Do not rely on it if a sensor may show hum or noise: more than half of its score is lost",
@@ -71,8 +69,8 @@ def test_the_worst_fault_comes_first_and_the_baseline_next() -> None:
     ]
 
 
-def test_a_rival_is_named_where_it_errs_less() -> None:
-    def rival(intact: float, errors: float) -> list[str]:
+def test_a_rival_is_named_where_it_errs_less():
+    def rival(intact, errors):
         facts = faults_facts(Interval(mean=0.5, low=0.4, high=0.65))
         every = tuple(
             msgspec.structs.replace(one, errors=one.errors | {"MiniRocket": (errors,) * 5}) for one in facts.faults
@@ -87,8 +85,8 @@ def test_a_rival_is_named_where_it_errs_less() -> None:
     assert rival(0.2, 0.19) == []
 
 
-def test_a_claim_needs_its_whole_interval_on_one_side() -> None:
-    def third(low: float | None, high: float | None) -> str:
+def test_a_claim_needs_its_whole_interval_on_one_side():
+    def third(low, high):
         return under_faults(faults_facts(Interval(mean=1.0, low=low, high=high)))[2].partition(":")[0]
 
     assert third(1.01, 1.2) == "Distillation hurts under faults"
@@ -98,16 +96,16 @@ def test_a_claim_needs_its_whole_interval_on_one_side() -> None:
     )
 
 
-def test_where_groups_are_too_few_more_are_to_be_recorded() -> None:
-    def last(low: float | None, high: float | None) -> str:
+def test_where_groups_are_too_few_more_are_to_be_recorded():
+    def last(low, high):
         return under_faults(faults_facts(Interval(mean=1.0, low=low, high=high)))[-1]
 
     assert last(None, None) == "Record next: 5 or more groups to judge with, for an interval under faults"
     assert "for an interval" not in last(0.9, 1.1)
 
 
-def groups_facts(change: Interval, *, chance: float = 0.1) -> GroupsFacts:
-    def value(name: str, accuracy: float, windows: int) -> GroupFigures:
+def groups_facts(change, *, chance=0.1):
+    def value(name, accuracy, windows):
         figures: dict[GroupMeasure, float] = {"accuracy": accuracy, "recall": accuracy}
         every = {"s": figures, "b": figures, "MiniRocket": figures}
         return GroupFigures(value=name, windows=windows, is_judged=windows >= 30, figures=every)
@@ -122,14 +120,14 @@ def groups_facts(change: Interval, *, chance: float = 0.1) -> GroupsFacts:
     )
 
 
-def by_group(facts: GroupsFacts) -> list[str]:
+def by_group(facts):
     return verdict(groups=groups.describe(INPUTS, facts))
 
 
 NOTHING = Interval(mean=0.03, low=-0.02, high=0.08)
 
 
-def test_groups_are_named_by_their_ends_and_the_change_of_their_gap() -> None:
+def test_groups_are_named_by_their_ends_and_the_change_of_their_gap():
     assert by_group(groups_facts(Interval(mean=0.05, low=0.02, high=0.08))) == [
         (
             "s has the lowest accuracy, 70.0%, on machine two and the highest, 90.0%, on one: a gap of 20.0 points "
@@ -143,7 +141,7 @@ def test_groups_are_named_by_their_ends_and_the_change_of_their_gap() -> None:
     )
 
 
-def test_a_gap_that_may_be_chance_asks_for_no_recordings_and_five_small_groups_are_named() -> None:
+def test_a_gap_that_may_be_chance_asks_for_no_recordings_and_five_small_groups_are_named():
     assert by_group(groups_facts(NOTHING, chance=0.21))[-1] == "Record next: at least 30 windows of machine three"
     found = groups_facts(NOTHING)
     few = tuple(msgspec.structs.replace(found.values[2], value=str(number)) for number in range(8))
