@@ -143,7 +143,7 @@ def test_a_station_imports_only_what_a_users_own_program_may() -> None:
 
 
 def test_a_new_source_or_sink_touches_its_file_and_the_table_alone() -> None:
-    shared = {f"mmkd_station.protocols.{name}" for name in ("base", "http", "samples", "table")}
+    shared = {f"mmkd_station.protocols.{name}" for name in ("base", "broker", "http", "samples", "table")}
     protocols = {name for name in module_graph() if name.startswith("mmkd_station.protocols.")} - shared
     importers = {module for module, targets in module_graph().items() if targets & protocols}
     assert (len(protocols) >= 7, importers) == (True, {"mmkd_station.protocols.table"})

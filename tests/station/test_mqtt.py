@@ -225,7 +225,7 @@ def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads(
     def hang_up(connection: Any, topic: str) -> None:
         raise ConnectionError("not authorised")
 
-    monkeypatch.setattr("mmkd_station.protocols.mqtt._Connection.retained", hang_up)
+    monkeypatch.setattr("mmkd_station.protocols.broker.Connection.retained", hang_up)
     sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant", "")
     started = state(1, state="started", boot="b")
     assert [is_written(sink, started) for _ in range(2)] == [False, True]

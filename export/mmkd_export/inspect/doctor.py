@@ -94,7 +94,7 @@ _ABILITIES = (
         _Ability(f"mmkd-run: {what}", ("typer", "rich", *modules), f"pip install 'mmkd-edge[{extra}]'")
         for what, modules, extra in (
             ("files, InfluxDB", (), "live"),
-            ("MQTT", ("paho.mqtt",), "live"),
+            ("MQTT, Sparkplug", ("paho.mqtt",), "live"),
             ("Modbus", ("pymodbus",), "live"),
             ("OPC UA", ("asyncua",), "live,opcua"),
             ("PostgreSQL", ("psycopg",), "databases"),

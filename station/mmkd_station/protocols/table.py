@@ -22,14 +22,14 @@ from mmkd_station.protocols.files import (
     recordings_source,
     stdin_source,
 )
-from mmkd_station.protocols.http import url_host
+from mmkd_station.protocols.http import WebhookSink, url_host
 from mmkd_station.protocols.influxdb import InfluxSink
 from mmkd_station.protocols.modbus import modbus_source, modbus_write_sink
 from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
 from mmkd_station.protocols.opcua import opcua_source, opcua_write_sink
 from mmkd_station.protocols.postgresql import PostgresSink, postgresql_source
+from mmkd_station.protocols.sparkplug import SparkplugSink
 from mmkd_station.protocols.video import camera_source, video_source
-from mmkd_station.protocols.webhook import WebhookSink
 
 
 class _SourceKind(msgspec.Struct, frozen=True):
@@ -78,6 +78,7 @@ SINKS: dict[str, _SinkKind] = {
     ),
     "mqtt://": _SinkKind("mqtt://HOST/TOPIC", "JSON messages below a topic", MqttSink),
     "mqtts://": _SinkKind("mqtts://HOST/TOPIC", "JSON messages below a topic, over TLS", MqttSink),
+    "sparkplug://": _SinkKind("sparkplug://HOST/GROUP/NODE", "births, data and deaths of Sparkplug B", SparkplugSink),
     "influxdb://": _SinkKind("influxdb://HOST/DATABASE", "points of InfluxDB's line protocol", InfluxSink),
     "postgresql://": _SinkKind("postgresql://HOST/DATABASE", "rows of a table, each record once", PostgresSink),
 }
