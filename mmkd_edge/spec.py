@@ -10,7 +10,7 @@ import msgspec
 
 ModalityKind = Literal["series", "audio", "video"]
 Normalise = Literal["none", "per_group"]
-TaskKind = Literal["classification", "multi_label", "regression"]
+TaskKind = Literal["classification", "multi_label", "regression", "normal"]
 
 
 class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,8 +89,9 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What is predicted.
 
     Attributes:
-        kind: `classification`: one of the labels; `multi_label`: each label on or off; `regression`: a number.
-        labels: in order; a regression's one target.
+        kind: `classification`: one of the labels; `multi_label`: each label on or off; `regression`: a number;
+            `normal`: how far a window is from normal running.
+        labels: in order; a regression's one target; of `normal` the name of normal running, then known faults'.
         unit: a regression's, like `range`, its target's smallest and largest value if known.
         threshold: probability from which a label of `multi_label` is on; unset is a half.
     """
@@ -100,6 +101,16 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     unit: str | msgspec.UnsetType = msgspec.UNSET
     range: tuple[float, float] | msgspec.UnsetType = msgspec.UNSET
     threshold: float | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the answer is one number: a regression's, or the score of `normal`."""
+        return self.kind in ("regression", "normal")
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a network: one for a number, else one per label."""
+        return 1 if self.is_number else len(self.labels)
 
     @property
     def on_from(self) -> float:
@@ -115,7 +126,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def label_dtype(kind: TaskKind) -> Literal["int64", "uint8", "float32"]:
     """Return the dtype of labels: class numbers (N,), labels off or on (N, K), numbers (N,)."""
     match kind:
-        case "classification":
+        case "classification" | "normal":
             return "int64"
         case "multi_label":
             return "uint8"
@@ -124,7 +135,7 @@ def label_dtype(kind: TaskKind) -> Literal["int64", "uint8", "float32"]:
 
 
 def task_text(task: TaskSpec) -> str:
-    """Describe the task: `classes ok, worn`, `labels hot, worn`, `target level in %`."""
+    """Describe the task: `classes ok, worn`, `labels hot, worn`, `target level in %`, `normal running ok`."""
     names = ", ".join(task.labels)
     match task.kind:
         case "classification":
@@ -133,6 +144,8 @@ def task_text(task: TaskSpec) -> str:
             return f"labels {names}"
         case "regression":
             return f"target {names}{f' in {task.unit}' if task.unit else ''}"
+        case "normal":
+            return f"normal running {names.replace(', ', ', known faults ', 1)}"
 
 
 def labels_text(task: TaskSpec) -> str:

@@ -44,6 +44,7 @@ _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 _Error = Annotated[float, msgspec.Meta(ge=0)]
 _Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Score = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +67,27 @@ class Novelty(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     scores: Annotated[tuple[_Error, ...], msgspec.Meta(min_length=1, max_length=MAX_NOVELTY_WINDOWS)]
     max_error: _Error
     tolerance: _Error
+
+
+class Normal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Calibration of a student of normal data: scores of normal windows, each by a model without their group.
+
+    Attributes:
+        scores: rising; of more windows evenly spread ranks.
+        groups: of these windows; no level below 1 / (groups + 1) can be judged.
+        hours: of the normal recordings that they are from.
+        level: a window of at most this p-value is `unknown`, unless the caller has another level.
+        window_rate: fraction of windows of a group that was left out at this level.
+        groups_above: fraction of such groups with more than twice the level.
+    """
+
+    scores: Annotated[tuple[_Score, ...], msgspec.Meta(min_length=1, max_length=MAX_NOVELTY_WINDOWS)]
+    windows: Annotated[int, msgspec.Meta(ge=1, le=10**15)]
+    groups: Annotated[int, msgspec.Meta(ge=1, le=10**15)]
+    hours: _Error
+    level: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    window_rate: _Fraction
+    groups_above: _Fraction
 
 
 class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -180,6 +202,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     adapted: _Lineage | msgspec.UnsetType = msgspec.UNSET
     fold: _Count | msgspec.UnsetType | None = msgspec.UNSET
     training_hashes: TrainingHashes | msgspec.UnsetType = msgspec.UNSET
+    normal: Normal | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def has_novelty(self) -> bool:
@@ -222,12 +245,13 @@ GRAPH_OUTPUTS = ("logits", "probabilities", "value", "novelty")
 def graph_outputs(task: TaskSpec, *, novelty: bool = False) -> tuple[TensorSpec, ...]:
     """Return an artifact's outputs, float32: `logits`, `probabilities` (1, K), optionally `novelty` (1, 1).
 
-    A regression has `logits`, in standard deviations from the training targets' mean, and `value`, in their unit.
+    A regression has `logits`, in standard deviations from the training targets' mean, and `value`, in their unit; a
+    task `normal` the log of the score and, as `value`, the score.
     """
-    shape = (1, len(task.labels))
+    shape = (1, task.outputs)
     outputs = (
         TensorSpec(name="logits", dtype="float32", shape=shape),
-        TensorSpec(name="value" if task.kind == "regression" else "probabilities", dtype="float32", shape=shape),
+        TensorSpec(name="value" if task.is_number else "probabilities", dtype="float32", shape=shape),
     )
     return (*outputs, TensorSpec(name="novelty", dtype="float32", shape=(1, 1))) if novelty else outputs
 

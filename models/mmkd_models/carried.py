@@ -78,7 +78,7 @@ def carried_from(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: Ta
             f"{'(N, K)' if several else '(N,)'}, got {windows.dtype} "
             f"{tuple(windows.shape)} with {labels.dtype} {tuple(labels.shape)}; the file was altered"
         )
-    if task.kind != "classification":
+    if task.kind not in ("classification", "normal"):
         if not is_labelled(labels.numpy()).all() or (several and bool((labels > 1).any())):
             raise CheckpointError(
                 f"{path}: carried windows: expected a label of each, got windows without; the file was altered"

@@ -45,6 +45,8 @@ def check_bounds(
     if student is not None and student.convolutions is not None:
         claims["features"] = (student.convolutions.features, values)
         claims |= claimed_sizes(student.convolutions, modalities[0])
+    if student is not None and student.components:
+        claims["components"] = (student.components, values)
     if student is not None and student.trees is not None:
         claims |= {"nodes": (student.trees.nodes, values), "leaves": (student.trees.leaves, values)}
     if encoder is not None:

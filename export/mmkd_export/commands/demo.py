@@ -26,6 +26,7 @@ with loading("mmkd-demo"):
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
     from mmkd_models.data.folds import check_seeds, fold_trainings
     from mmkd_models.data.labelled import Labelled, labelled_from_options, seen_labels, usual_labelled
+    from mmkd_models.data.spec import refuse_normal
     from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, TEACHER_PRESET, default_trainings
     from mmkd_models.metrics.scores import default_metric
     from mmkd_models.networks.config import preset_named
@@ -122,6 +123,7 @@ def demo(
     began = time.monotonic()
     context.with_resource(lock_output(out, is_folder=True))
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
+    refuse_normal(data.spec, "mmkd-demo")
     seeds, config = compared.seeds, requested_comparison(data, compared)
     comparison = Comparison(dataset=data, config=config, out=out)
     folds = run_comparison(comparison, seeds=range(seeds), workers=workers)

@@ -72,6 +72,7 @@ def adapt(
     from mmkd_models.adaptation.methods import ADAPT_TRAIN, AdaptationTask
     from mmkd_models.adaptation.run import run_adaptation
     from mmkd_models.data.dataset import open_dataset
+    from mmkd_models.data.spec import refuse_normal
     from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher_file
     from mmkd_models.training.inputs import check_compatible
 
@@ -80,6 +81,7 @@ def adapt(
     if not dry_run:
         hold_output(context, output, students=[student], teachers=[teacher] if teacher else [])
     before, dataset = read_student(student), open_dataset(data)
+    refuse_normal(dataset.spec, "mmkd-adapt")
     own = with_classes(before, dataset.spec.task)
     if (classes := new_classes(before, dataset.spec.task)) and not labels:
         raise UsageError(f"{data}: learning {', '.join(classes)} needs labels; add --labels N")

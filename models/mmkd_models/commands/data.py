@@ -25,7 +25,7 @@ with loading("mmkd-data"):
     from mmkd_models.data.for_devices import measure_reference
     from mmkd_models.data.importing.interchange import import_interchange
     from mmkd_models.data.labels import WRITE_GROUPS
-    from mmkd_models.data.spec import SPLIT_NAMES
+    from mmkd_models.data.spec import SPLIT_NAMES, read_dataset_spec
     from mmkd_models.data.writer import check_absent
     from mmkd_report.schema.data import ChannelFacts, Finding, SplitFacts
 
@@ -108,10 +108,13 @@ def import_(
         str | None, Option("Make a regression of this one of the file's targets, not classes of y.", metavar="NAME")
     ] = None,
     unit: Annotated[str, Option("Unit of --target.")] = "",
+    normal: Annotated[
+        str | None, Option("Take this one of the file's classes as normal running, others as faults.", metavar="NAME")
+    ] = None,
 ) -> None:
     """Read recordings by a recipe (.toml), or an interchange file (.npz), and write a dataset directory."""
     if file.suffix == ".toml":
-        if any([per_group, name, source, licence, target, unit]):
+        if any([per_group, name, source, licence, target, unit, normal]):
             raise UsageError(f"{file}: the options for .npz files cannot be combined with a recipe; leave them out")
         from mmkd_models.commands.recipes import run_recipe
 
@@ -148,6 +151,7 @@ def import_(
         licence=licence,
         target=target,
         unit=unit,
+        normal=normal,
     )
     spec = report.dataset.spec
     counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
@@ -214,6 +218,9 @@ def _print_findings(findings: Sequence[Finding]) -> None:
 
 
 def _next_command(directory: Path, *, has_labels: bool) -> str:
+    task, modality = (spec := read_dataset_spec(directory)).task, spec.modalities[0].name
+    if has_labels and task.kind == "normal":
+        return shell_line("mmkd-train", "student", directory, "--modality", modality, "-o", "student.ckpt")
     if has_labels:
         return shell_line("mmkd-train", "teacher", directory, "-o", "teacher.ckpt")
     adapt = shell_line("mmkd-adapt", "student.ckpt", directory, "-o", "adapted.ckpt")

@@ -15,6 +15,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.labelled import ALL, Labelled, label_option, labelled_from_options
+from mmkd_models.data.spec import refuse_normal
 from mmkd_models.defaults import AUGMENT, COMMITTEE, STUDENT_TRAIN
 from mmkd_models.metrics.scores import AnyMetric, default_metric, metrics_of
 from mmkd_models.networks.config import choice
@@ -144,12 +145,16 @@ def chosen_metric(metric: str | None, kind: TaskKind) -> AnyMetric:
     return chosen
 
 
-def training_data(path: Path, options: TrainingOptions, *, modalities: Sequence[str] | None) -> TrainingData:
-    """Return a dataset's split, or a grouped fold, with the visible labels."""
+def training_data(
+    path: Path, options: TrainingOptions, *, modalities: Sequence[str] | None, normal: bool = False
+) -> TrainingData:
+    """Return a dataset's split, or a grouped fold, with the visible labels; `normal` running alone may do."""
     from mmkd_models.training.inputs import TrainingData, visible_labels
 
     labelled = _labelled(options)
     dataset = open_dataset(path)
+    if not normal:
+        refuse_normal(dataset.spec, "training")
     if options.fold is None:
         train, valid = dataset.split("train"), dataset.split("valid")
         if not valid.labelled.any():

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mmkd_edge.bundle.manifest import Normal
 from mmkd_edge.cli.outputs import check_name, lock_output
 from mmkd_edge.cli.run import shell_line
 from mmkd_edge.cli.show import json_text
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.options import run_dir_of
+from mmkd_models.metrics.scores import NO_ORDER
 from mmkd_models.train_config import is_first_process
 
 if TYPE_CHECKING:  # --help needs no torch
@@ -24,6 +26,10 @@ if TYPE_CHECKING:  # --help needs no torch
 
     from mmkd_models.train_config import OnStep
     from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherCheckpoint
+
+
+MIN_NORMAL_GROUPS = 19
+"""For a rate of 5 % on a new group: the p-value of n groups is at least 1 / (n + 1)."""
 
 
 def write_committee_and_report(output: Path, checkpoint: TeacherCheckpoint, *, following: str, json: bool) -> None:
@@ -67,7 +73,25 @@ def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, jso
     _report(output, [checkpoint.modality], checkpoint.network(), document, _rows(facts), following=following, json=json)
 
 
+def normal_rows(normal: Normal) -> dict[str, str]:
+    """Return what to expect of a student of normal running on a machine that it has not seen."""
+    above = f"{normal.groups_above:.0%} of machines above {2 * normal.level:.0%}"
+    rows = {
+        "normal": f"{normal.windows:,} windows of {normal.groups} groups, {normal.hours:.3g} hours",
+        "false alarms": f"about {normal.window_rate:.0%} of windows of a new machine; {above}",
+    }
+    if normal.groups < MIN_NORMAL_GROUPS:
+        rows["no promise"] = (
+            f"of a rate below {1 / (normal.groups + 1):.0%} on a new machine: 5% takes {MIN_NORMAL_GROUPS} normal "
+            f"groups, and there are {normal.groups}; fit one machine on the spot with mmkd-edge commission"
+        )
+    return rows
+
+
 def _rows(facts: Provenance) -> dict[str, str]:
+    if facts.normal:
+        known = {"validation": f"AUROC {facts.score:.3f} on known faults"} if facts.score != NO_ORDER else {}
+        return known | normal_rows(facts.normal)
     steps = f" at step {facts.best_step} of {facts.training.steps}" if facts.best_step else ""
     rows = {"validation": f"{facts.metric} {facts.score:.3f}{steps}"}
     if facts.weights:

@@ -122,6 +122,8 @@ def window_lines(report: RecipeReport) -> list[str]:
         f"warning: no value: channel {channel} in {list_first(files)}; {cure}" for channel, files in empty.items()
     ]
     rule = report.recipe.labels
+    if task.kind == "normal" and splits[0].unlabelled and rule.unlabelled == "drop":
+        lines.append(f"not looked at: {splits[0].unlabelled} windows of train, of known faults")
     if not (rule.task == "regression" and rule.column):
         without = [recording for recording in report.recordings if not labelled_intervals(recording, rule)]
         paths = [with_parts(rule.files, recording.parts) for recording in without]
@@ -142,7 +144,7 @@ def window_lines(report: RecipeReport) -> list[str]:
         missing = [name for name in task.labels if not facts.classes.get(name, 0) and name not in doubtful]
         if facts.unlabelled == facts.windows:
             lines.append(f"{facts.split} has no label; mmkd-adapt takes it, commands that need labels refuse it")
-        elif missing and task.kind != "regression":
+        elif missing and task.kind not in ("regression", "normal"):
             lines.append(
                 f"warning: {facts.split} has no window of {', '.join(missing)}; choose other groups or another 'seed'"
             )

@@ -34,6 +34,7 @@ with loading("mmkd-study"):
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import FOLDS, fold_count
     from mmkd_models.data.labelled import ALL, labelled_from_options
+    from mmkd_models.data.spec import refuse_normal
     from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
     from mmkd_models.networks.config import choice, preset_named
 
@@ -154,6 +155,7 @@ def study_command(
 
     check_folder(output)
     dataset = open_dataset(data)
+    refuse_normal(dataset.spec, "mmkd-study")
     has_latency = limits.latency and not training.choose
     if limits.max_latency_ms is not None and not has_latency:
         raise UsageError(

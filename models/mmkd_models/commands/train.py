@@ -14,6 +14,7 @@ with loading("mmkd-train"):
 
     from mmkd_edge.cli.options import Command, Option, run_line
     from mmkd_edge.cli.run import run_command, shell_line
+    from mmkd_edge.errors import UsageError
     from mmkd_models.commands.options import (
         NEEDS,
         Causal,
@@ -124,15 +125,40 @@ def student(
     embed_windows: Embed = True,
     json: Json = False,
 ) -> None:
-    """Train a student of one modality on labels only: the baseline that distillation has to beat."""
+    """Train a student of one modality on labels only: the baseline that distillation has to beat.
+
+    On a dataset of normal running its answer is a score, and how often normal windows have such a score.
+    """
     from mmkd_models.training.students import train_student
 
     size = student_config(preset_named(preset, option="--preset"), causal=causal, members=student_members(members))
     hold_output(context, output, replace=options.force or options.resume)
-    training = training_data(data, options, modalities=[modality])
+    training = training_data(data, options, modalities=[modality], normal=True)
     run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows)
+    if training.train.spec.task.kind == "normal":
+        from mmkd_models.training.normal import fit_normal_student
+
+        _refuse_without_effect(context)
+        checkpoint = fit_normal_student(training, modality, size, run)
+        write_student_and_report(output, checkpoint, json=json)
+        return
     if not options.resume:
         drop_states(output)
     with training_shown(f"{modality} baseline", output) as show:
         checkpoint = train_student(training, modality, size, replace(run, on_step=show))
     write_student_and_report(output, checkpoint, json=json)
+
+
+_NORMAL_OPTIONS = ("modality", "data", "output", "preset", "fold", "seed", "force", "embed_windows", "json")
+
+
+def _refuse_without_effect(context: typer.Context) -> None:
+    """Raise UsageError for an option that no student of normal running has."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name not in _NORMAL_OPTIONS and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"{parameter.opts[-1]}: has no effect on a student of normal running, which is not trained in steps and"
+                " reads no labels; leave it out"
+            )

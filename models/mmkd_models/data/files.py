@@ -186,7 +186,7 @@ def _content_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
     for name, array in arrays.items():
         if name.endswith("/labels.npy"):
             task, fix = spec.task, "correct the labels"
-            if task.kind == "classification":
+            if task.kind in ("classification", "normal"):
                 highest = len(task.labels) - 1
                 wrong, expected = (array < -1) | (array > highest), f"-1 (unlabelled) or a class from 0 to {highest}"
                 fix = f"correct the labels or add the classes to {SPEC_FILE}"

@@ -1,4 +1,7 @@
-"""Labels: int64 (N,) classes (-1 unlabelled), uint8 (N, K) labels (a row of 255), or float32 (N,) numbers (NaN)."""
+"""Labels: int64 (N,) classes (-1 unlabelled), uint8 (N, K) labels (a row of 255), or float32 (N,) numbers (NaN).
+
+Of a task of the kind `normal` 0 is normal running and 1 or more a known fault.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,12 @@ from mmkd_edge.spec import TaskKind, TaskSpec
 Labels = npt.NDArray[Any]
 
 UNKNOWN = 255  # fills the row of a window without labels
-UNLABELLED_MARKS: dict[TaskKind, str] = {"classification": "-1", "multi_label": str(UNKNOWN), "regression": "NaN"}
+UNLABELLED_MARKS: dict[TaskKind, str] = {
+    "classification": "-1",
+    "multi_label": str(UNKNOWN),
+    "regression": "NaN",
+    "normal": "-1",
+}
 
 _STRATA = 10
 
@@ -31,6 +39,8 @@ def absent_labels(task: TaskSpec, labels: Labels) -> list[str]:
     """Return the classes or labels of no labelled window; empty for a regression."""
     if task.kind == "regression":
         return []
+    if task.kind == "normal":
+        return [] if (labels == 0).any() else [task.labels[0]]
     several = task.kind == "multi_label"
     counts = labels.sum(axis=0, dtype=np.int64) if several else np.bincount(labels, minlength=len(task.labels))
     return [name for name, count in zip(task.labels, counts, strict=True) if count == 0]
@@ -43,6 +53,11 @@ def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:
     if labels.ndim == 2:
         return np.where(keep[:, None], labels, np.uint8(UNKNOWN))
     return np.where(keep, labels, -1)
+
+
+def without_faults(labels: Labels, is_train: npt.NDArray[np.bool_]) -> Labels:
+    """Return the labels of a task of normal running, unlabelled where a training window has a known fault."""
+    return hide_labels(labels, ~(is_train & (labels > 0)))
 
 
 def find_strata(labels: Labels) -> npt.NDArray[np.int64]:
@@ -65,7 +80,7 @@ def name_strata(labels: Labels, task: TaskSpec) -> tuple[npt.NDArray[np.int64], 
     """Return the strata (N,) and their names."""
     strata = find_strata(labels)
     match task.kind:
-        case "classification":
+        case "classification" | "normal":
             return strata, task.labels
         case "multi_label":
             return strata, (*task.labels, "none of them")

@@ -138,7 +138,16 @@ SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 FORMAT_VERSION = 1
 SPEC_FILE = "dataset.json"
 
-_CALLED: dict[TaskKind, str] = {"classification": "class", "multi_label": "label", "regression": "target"}
+_CALLED: dict[TaskKind, str] = {
+    "classification": "class",
+    "multi_label": "label",
+    "regression": "target",
+    "normal": "known fault after normal running",
+}
+_ONE_CLASS = (
+    "; if all of it is normal running, make a dataset of normal running (task = 'normal' under [labels] of a recipe, or"
+    " --normal NAME with windows): docs/normal-data.md"
+)
 _RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits", "times", "starts", "episodes")
 
 
@@ -221,7 +230,11 @@ def spec_problems(spec: DatasetSpec) -> Iterator[str]:
     if (fault := task_fault(task)) is not None:
         yield f"{SPEC_FILE}: 'task.{fault[0]}': {fault[1]}"
     elif len(task.labels) < fewest or len(set(task.labels)) < len(task.labels) or not all(task.labels):
-        yield f"{SPEC_FILE}: 'task.labels': expected {noun}, got {list(task.labels)}; name each {_CALLED[task.kind]}"
+        offer = _ONE_CLASS if fewest == 2 and len(task.labels) == 1 else ""
+        yield (
+            f"{SPEC_FILE}: 'task.labels': expected {noun}, got {list(task.labels)}; name each {_CALLED[task.kind]}"
+            f"{offer}"
+        )
     texts: dict[str, Sequence[str]] = {"name": [spec.name], "task.labels": task.labels, "task.unit": [task.unit or ""]}
     for number, modality in enumerate(spec.modalities):
         texts[f"modalities[{number}].channels"] = modality.channels
@@ -269,6 +282,15 @@ def spec_problems(spec: DatasetSpec) -> Iterator[str]:
                 f"{SPEC_FILE}: 'recordings.scale.{name}': expected {channels[name]} numbers above 0,"
                 f" got {list(scale)}; give one per channel"
             )
+
+
+def refuse_normal(spec: DatasetSpec, who: str) -> None:
+    """Raise UsageError for a dataset of normal running, from which `who` cannot learn."""
+    if spec.task.kind == "normal":
+        raise UsageError(
+            f"{who}: expected labelled classes, labels or numbers to learn from, got dataset {spec.name!r} of normal"
+            " running; train one sensor's student on it with mmkd-train student, as docs/normal-data.md shows"
+        )
 
 
 def name_problem(name: str) -> str | None:

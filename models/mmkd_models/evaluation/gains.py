@@ -17,7 +17,7 @@ from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import CutWindows, Windows
 from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures, outcome_by_group, outcome_on
 from mmkd_models.metrics.likelihood import logits_of_probabilities
-from mmkd_models.metrics.scores import measure_named, metric_of_confusions
+from mmkd_models.metrics.scores import NO_ORDER, measure_named, metric_of_confusions
 from mmkd_report.schema.demo import Gain
 from mmkd_report.schema.figures import Chance, Interval, LabelLeak, Split, SplitBy, Spread
 from mmkd_report.schema.study import SeedGain
@@ -183,8 +183,8 @@ def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
         uniform = np.broadcast_to(windows / classes, (1, classes, classes))
         guesses = np.concatenate([np.eye(classes)[:, None, :] * windows, uniform])
         return float(metric_of_confusions(guesses, metric).max())
-    if metric == "pearson":
-        return 0.0  # constants have no correlation
+    if metric in ("pearson", "auroc"):
+        return 0.0 if metric == "pearson" else NO_ORDER  # constants have no correlation, and no order
     truth, _, group = outcome.windows
     if outcome.known_task.kind == "regression":
         guesses = np.median(truth, axis=0), truth.mean(axis=0)

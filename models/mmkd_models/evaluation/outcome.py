@@ -19,6 +19,7 @@ from mmkd_models.metrics.scores import (
     metric_of_confusions,
     scores_from_answers,
     scores_from_logits,
+    weighted_auroc,
     weighted_f1,
     weighted_fraction,
     weighted_precision,
@@ -64,7 +65,7 @@ class TestedNetwork(
         if self.class_scores is not msgspec.UNSET:
             return self.class_scores
         truth, answers, _ = self.windows
-        labels = truth[:, 0] if self.known_task.kind == "regression" else truth.astype(np.uint8)
+        labels = truth.astype(np.uint8) if self.known_task.kind == "multi_label" else truth[:, 0]
         return scores_from_logits(labels, answers, self.known_task)
 
     @property
@@ -140,6 +141,8 @@ def drawn_figures(
     drawn, task = weights.astype(np.float64), outcome.known_task
     if task.kind == "regression":
         return weighted_values(truth[:, 0], answers[:, 0], owner, drawn)[metric]
+    if task.kind == "normal":
+        return weighted_auroc(truth[:, 0] > 0, answers[:, 0], owner, drawn)
     on, is_on = truth == 1, answers >= math.log(task.on_from / (1 - task.on_from))
     match metric:
         case "macro_f1":

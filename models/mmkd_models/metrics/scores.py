@@ -17,7 +17,8 @@ from mmkd_report.schema.figures import MEASURES, Measure
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1"]
 LabelMetric = Literal["macro_f1", "mean_average_precision", "subset_accuracy"]
 ValueMetric = Literal["r2", "pearson"]
-AnyMetric = Literal[Metric, LabelMetric, ValueMetric]
+NormalMetric = Literal["auroc"]
+AnyMetric = Literal[Metric, LabelMetric, ValueMetric, NormalMetric]
 """What validation can maximise; the errors of a regression are only reported: `r2` is best when their square is."""
 Figures = NDArray[np.float64]
 
@@ -152,6 +153,46 @@ def weighted_values(truth: Figures, answers: Figures, owner: NDArray[np.int64], 
     return {name: np.where(empty, np.nan, values) for name, values in figures.items()}
 
 
+NO_ORDER = 0.5
+"""AUROC of scores without an order, and where one kind of windows is missing."""
+
+
+class NormalScores(_Figures, frozen=True, kw_only=True):
+    """How well scores of normal running and of known faults are apart."""
+
+    auroc: float
+    windows: int
+    faults: int
+
+    def standard_error(self, name: str) -> float:
+        """Return the standard error under equal negative exponentials (Hanley and McNeil, Radiology 143, 1982)."""
+        area, normal = self.auroc, self.windows - self.faults
+        first, second = area / (2 - area) - area**2, 2 * area**2 / (1 + area) - area**2
+        spread = area * (1 - area) + (self.faults - 1) * first + (normal - 1) * second
+        return math.sqrt(max(spread, 0.0) / max(normal * self.faults, 1))
+
+
+def normal_scores(faulty: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> NormalScores:
+    """Score windows (N,) of which `faulty` (N,) have a known fault."""
+    owner = np.zeros(len(scores), dtype=np.int64)
+    area = float(weighted_auroc(faulty, scores.astype(np.float64), owner, _EVERY_WINDOW)[0])
+    return NormalScores(auroc=NO_ORDER if math.isnan(area) else area, windows=len(scores), faults=int(faulty.sum()))
+
+
+def weighted_auroc(faulty: NDArray[np.bool_], scores: Figures, owner: NDArray[np.int64], weights: Figures) -> Figures:
+    """Return the area under the ROC curve (D,) of scores (N,), ties half; NaN for a draw without both kinds."""
+    order = np.argsort(scores, kind="stable")
+    places = np.cumsum(np.append(False, np.diff(scores[order]) > 0))  # equal scores have one place
+    areas = []
+    for draw in weights:
+        counted = draw[owner[order]]
+        faults, normal = (np.bincount(places, counted * kind) for kind in (faulty[order], ~faulty[order]))
+        below = np.cumsum(normal) - normal / 2
+        with np.errstate(invalid="ignore", divide="ignore"):
+            areas.append((faults * below).sum() / (faults.sum() * normal.sum()))
+    return np.array(areas)
+
+
 def weighted_f1(
     on: NDArray[np.bool_], answers: NDArray[np.bool_], owner: NDArray[np.int64], weights: Figures
 ) -> Figures:
@@ -205,18 +246,20 @@ def _drawn_sums(columns: Figures, owner: NDArray[np.int64], weights: Figures) ->
     return np.asarray(weights @ by_group)  # (D, F)
 
 
-AnyScores = Scores | LabelScores | ValueScores
+AnyScores = Scores | LabelScores | ValueScores | NormalScores
 
 
 _METRICS: dict[TaskKind, tuple[AnyMetric, ...]] = {
     "classification": get_args(Metric),
     "multi_label": get_args(LabelMetric),
     "regression": get_args(ValueMetric),
+    "normal": get_args(NormalMetric),
 }
 _DEFAULT_METRIC: dict[TaskKind, AnyMetric] = {
     "classification": "balanced_accuracy",
     "multi_label": "macro_f1",
     "regression": "r2",
+    "normal": "auroc",
 }
 
 
@@ -248,11 +291,15 @@ def scores_from_logits(labels: Labels, logits: NDArray[np.floating[Any]], task: 
             return label_scores(labels, logits, threshold=task.on_from)
         case "regression":
             return value_scores(labels, logits[:, 0])
+        case "normal":
+            return normal_scores(labels.reshape(-1) > 0, logits[:, 0])
 
 
 def figures_in(scores: AnyScores) -> tuple[str, ...]:
     """Return the names of the figures, without counts."""
-    return tuple(name for name in type(scores).__struct_fields__ if name not in ("confusion", "counts", "windows"))
+    return tuple(
+        name for name in type(scores).__struct_fields__ if name not in ("confusion", "counts", "windows", "faults")
+    )
 
 
 def scores_from_document(document: dict[str, Any]) -> AnyScores:
@@ -261,6 +308,8 @@ def scores_from_document(document: dict[str, Any]) -> AnyScores:
         return msgspec.convert(document, Scores)
     if "counts" in document:
         return msgspec.convert(document, LabelScores)
+    if "auroc" in document:
+        return msgspec.convert(document, NormalScores)
     return msgspec.convert(document, ValueScores)
 
 

@@ -104,6 +104,7 @@ class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     members: tuple[MemberKind, ...] = ("transformer",)  # in the order of MEMBERS
     convolutions: ConvolutionsConfig | None = None  # None before features are drawn
     trees: TreesConfig | None = None  # None before they are grown
+    components: int = 0  # of normal windows' features, whose residual is the score of a task `normal`
 
     def __post_init__(self) -> None:
         if not self.members or self.members != in_order(self.members):

@@ -69,12 +69,12 @@ class AnswerHead(nn.Module):
         return raw * self.std + self.mean if self.kind == "regression" else raw
 
     def forward(self, raw: Tensor) -> Tensor:
-        """(B, K) -> (B, K): probabilities, or a regression's numbers in the target's unit."""
+        """(B, K) -> (B, K): probabilities, a regression's numbers in the target's unit, or scores of `normal`."""
         if self.kind == "classification":
             return torch.softmax(raw, dim=-1)
         if self.kind == "multi_label":
             return torch.sigmoid(raw)
-        return self.logits(raw)
+        return torch.exp(raw) if self.kind == "normal" else self.logits(raw)
 
 
 class Dropout(nn.Module):

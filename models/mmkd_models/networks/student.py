@@ -14,6 +14,7 @@ from mmkd_models.networks.convolutions import ConvolutionFeatures
 from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.intervals import IntervalFeatures
 from mmkd_models.networks.layers import AnswerHead, Dropout, Projections, TokenPooling, Tokens
+from mmkd_models.networks.residual import ResidualHead
 from mmkd_models.networks.trees import StudentTrees
 from mmkd_models.novelty import NoveltyScore, TrainingEmbeddings
 
@@ -30,15 +31,16 @@ class StudentOutput:
     projections: tuple[Projections, ...] = ()
     # (B, L + 2) 1 for tokens with samples behind them, else 0; None without taps, or if all are
     valid: Tensor | None = None
-    raw: Tensor | None = None  # (B, K) logits; of a regression in standard deviations
+    raw: Tensor | None = None  # (B, K) logits; of a regression in standard deviations, of `normal` log scores
     features: Tensor | None = None  # (B, F) raw features of intervals, which trees read
 
 
 class Student(nn.Module):
     """Members with one linear head on all their features, and trees, whose logits are added.
 
-    Trees read the features of intervals, which are then part of the embedding. Raises ValueError for convolutional
-    features that were not drawn, or trees that were not grown.
+    Trees read the features of intervals, which are then part of the embedding. The answer to a task `normal` is the
+    residual of the features, times the exponential of the head, which is 0 without known faults. Raises ValueError for
+    convolutional features that were not drawn, or trees that were not grown.
     """
 
     pool: TokenPooling
@@ -71,6 +73,7 @@ class Student(nn.Module):
             self.trees = StudentTrees(config.trees, classes, kind=kind)
         self.dropout = Dropout(config.encoder.dropout)
         self.head = nn.Linear(width, classes)
+        self.residual = ResidualHead(width, config.components) if kind == "normal" else None
         self.answer = AnswerHead(kind)
 
     def forward(
@@ -87,6 +90,8 @@ class Student(nn.Module):
         raw = self.head(self.dropout(embedding))
         if self.trees is not None and features is not None:
             raw = raw + self.trees(features, votes)
+        if self.residual is not None:
+            raw = raw + self.residual(embedding)
         logits = self.answer.logits(raw)
         if tokens is None or not taps:
             return StudentOutput(logits=logits, embedding=embedding, raw=raw, features=features)
@@ -102,7 +107,7 @@ class Student(nn.Module):
 
 
 def count_values(network: nn.Module) -> int:
-    """Count weights, drawn kernels, and the nodes of trees."""
+    """Count weights, drawn kernels, components of normal windows, and the nodes of trees."""
     kernels = sum(
         buffer.numel()
         for module in network.modules()
@@ -111,13 +116,15 @@ def count_values(network: nn.Module) -> int:
         if name.endswith((".weight", ".bias"))
     )
     nodes = sum(len(module.feature) for module in network.modules() if isinstance(module, StudentTrees))
+    nodes += sum(module.components.numel() for module in network.modules() if isinstance(module, ResidualHead))
     return kernels + nodes + sum(parameter.numel() for parameter in network.parameters())
 
 
 class ExportStudent(nn.Module):
     """The exported graph: raw values and presence in; logits, probabilities and perhaps novelty out.
 
-    A regression returns the number in training standard deviations and in the target's unit. The temperature changes
+    A regression returns the number in training standard deviations and in the target's unit, a task `normal` the log
+    of the score and the score. The temperature changes
     probabilities alone; novelty needs `seen` embeddings. With trees, whose operator torch lacks, the traced graph takes
     their mean votes as a third input, and has the features that they read as another output.
     """

@@ -6,6 +6,7 @@ A student checkpoint contains exactly its network's tensors.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import platform
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from mmkd_edge.bundle.manifest import Adapted, TrainingHashes
+from mmkd_edge.bundle.manifest import Adapted, Normal, TrainingHashes
 from mmkd_edge.bundle.statistics import GroupReference
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.errors import CheckpointError, UsageError, unprintable_in
@@ -80,6 +81,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # to which domains, in order; the score is then that of the last one's windows of the old domain
     adapted: tuple[Adapted, ...] | msgspec.UnsetType = msgspec.UNSET
     training_hashes: TrainingHashes | msgspec.UnsetType = msgspec.UNSET
+    normal: Normal | msgspec.UnsetType = msgspec.UNSET  # of a task `normal`
     versions: dict[str, str] = {}
 
     @property
@@ -122,7 +124,7 @@ class StudentCheckpoint:
 
     def network(self) -> Student:
         """Return the student in evaluation mode."""
-        student = Student(self.modality, len(self.task.labels), self.config, kind=self.task.kind)
+        student = Student(self.modality, self.task.outputs, self.config, kind=self.task.kind)
         student.load_state_dict(self.state)
         return student.eval()
 
@@ -231,10 +233,11 @@ def read_student(path: Path) -> StudentCheckpoint:
             raise CheckpointError(
                 f"{path}: metadata: expected the sizes of its {member}, got none; the file was altered"
             )
+    _check_normal(document, path)
     encoder = config.encoder if "transformer" in config.members else None
     check_bounds((modality,), task, encoder, state, path=path, student=config)
     with torch.device("meta"):  # shapes alone: no number in the metadata allocates memory
-        network = Student(modality, len(task.labels), config, kind=task.kind)
+        network = Student(modality, task.outputs, config, kind=task.kind)
     same_tensors(network.state_dict(), state, path=path)
     if network.trees is not None and network.intervals is not None:
         check_trees(
@@ -255,6 +258,19 @@ def read_student(path: Path) -> StudentCheckpoint:
         int8=int8,
         seen=seen_from(novelty, width=network.head.in_features, path=path) if novelty else None,
     )
+
+
+def _check_normal(document: _StudentDocument, path: Path) -> None:
+    """Raise CheckpointError unless a student of normal running, and no other, has its scores and sizes."""
+    task, config, normal = document.task, document.config, document.facts.normal or None
+    is_normal, what = task.kind == "normal", "components and scores of normal running"
+    if is_normal and (config.members != ("convolutions",) or config.components < 1 or normal is None):
+        got = f"{named(config.members)} with {config.components} and {'none' if normal is None else len(normal.scores)}"
+        raise CheckpointError(f"{path}: metadata: expected convolutions with {what}, got {got}; the file was altered")
+    if not is_normal and (config.components or normal is not None):
+        raise CheckpointError(f"{path}: metadata: expected no {what} of a {task.kind}, got some; the file was altered")
+    if normal is not None and any(low > high for low, high in itertools.pairwise(normal.scores)):
+        raise CheckpointError(f"{path}: metadata: expected rising scores of normal running; the file was altered")
 
 
 def read_teacher(path: Path) -> TeacherCheckpoint:

@@ -108,7 +108,8 @@ def check_compatible(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec
     """Raise UsageError if a network cannot judge windows; `who` ends with its kind."""
     spec = windows.spec
     advice = f"name the dataset of its training, or train a {who.rpartition(' ')[2]} on this dataset"
-    if task != spec.task:
+    expected = msgspec.structs.replace(spec.task, labels=spec.task.labels[:1]) if task.kind == "normal" else spec.task
+    if task != expected:
         raise UsageError(f"{who}: expected the {task_text(spec.task)} of the dataset, got {task_text(task)}; {advice}")
     names = [modality.name for modality in spec.modalities]
     for modality in modalities:

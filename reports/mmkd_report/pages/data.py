@@ -36,6 +36,7 @@ def render_data_report(document: Mapping[str, Any]) -> str:
     probes = [probe for probe in data.probes if probe.target == "class"]
     groups = count_noun(data.groups, "group") if data.groups else "no groups"
     classes = f", {count_noun(len(data.labels), 'class', 'classes')}" if data.kind == "classification" else ""
+    classes = ", of normal running" if data.kind == "normal" else classes
     campaign = f", from {data.campaign}" if data.campaign else ""
     lede = [count_noun(data.windows, "window"), f"of {groups}{classes}{campaign}."]
     if data.looked_at < data.windows:

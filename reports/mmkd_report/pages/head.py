@@ -25,6 +25,7 @@ def lede(
         if kind != "classification":
             several = f"{words.count_noun(len(labels), 'label')}, each on or off"
             task = f"The number {words.join_words(labels)}" if kind == "regression" else several
+            task = "Normal running alone" if kind == "normal" else task
         yield task + (f", {words.count_noun(groups, 'group')}." if groups else ".")
     if split is not None:
         yield f"Judged on {split.judged_on}."

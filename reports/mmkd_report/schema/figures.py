@@ -83,6 +83,7 @@ MEASURES = (
     _error("rmse", "root mean squared error"),
     Measure(name="r2", words="R²", short="R²"),
     Measure(name="pearson", words="correlation", short="Pearson"),
+    Measure(name="auroc", words="AUROC", short="AUROC"),
 )
 
 SET_F1 = _share("set_f1", "set-F1", "Set-F1")  # of answered sets of labels, mean over windows

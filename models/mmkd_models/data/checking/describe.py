@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmkd_edge.spec import task_text
+from mmkd_edge.spec import TaskKind, task_text
 from mmkd_models.data.checking.findings import is_continuous
 from mmkd_models.data.checking.related import time_text
 from mmkd_models.data.checking.scan import Scan, scan_windows
@@ -46,7 +46,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
 def headline(windows: Windows) -> str:
     """Return the number of windows, classes, groups and folds as text."""
     task = windows.spec.task
-    noun = {"classification": "classes", "multi_label": "labels"}
+    noun: dict[TaskKind, str] = {"classification": "classes", "multi_label": "labels"}
     parts = [f"{windows.spec.name}: {len(windows)} windows"]
     parts.append(f"{len(task.labels)} {noun[task.kind]}" if task.kind in noun else task_text(task))
     parts.append(f"{windows.group_count or 'no'} groups")

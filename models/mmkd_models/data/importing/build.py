@@ -34,7 +34,7 @@ from mmkd_models.data.importing.window_labels import (
     split_by_time,
     window_answers,
 )
-from mmkd_models.data.labels import find_strata
+from mmkd_models.data.labels import find_strata, without_faults
 from mmkd_models.data.spec import (
     FULL_SCALE,
     MISSING_COUNT,
@@ -136,6 +136,8 @@ def build_dataset(
         splits, folds = split_by_group(metadata[GROUP], find_strata(labels), split)
     else:
         splits = split_by_time(source.recording, find_strata(labels), split)
+    if task.kind == "normal":
+        labels = without_faults(labels, splits == 0)
     is_utc = all(recording.is_utc for recording in done)
     origins_s = np.array([recording.origin_ns for recording in done], dtype=np.float64) / SECOND_NS
     starts_s = origins_s[source.recording] + source.start_s
@@ -388,7 +390,7 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
         reasons[f"with more than one {' and '.join(groups)}"] = facts[GROUP] == ""
     if rule.unlabelled == "drop":
         reasons["without a label"] = np.array([answer is None for answer in answers], dtype=bool)
-        if rule.task == "classification":
+        if rule.task in ("classification", "normal"):
             covered = covered_ns(labelled_intervals(recording, rule), starts_ns, length_ns)
             across = reasons["without a label"] & (covered >= rule.purity * length_ns - _TOUCH_NS)
             reasons["without a label"] &= ~across

@@ -14,6 +14,7 @@ from mmkd_edge.spec import ModalityKind, ModalitySpec, TaskSpec
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.readers.array_files import read_arrays
+from mmkd_models.data.labels import without_faults
 from mmkd_models.data.spec import SPLIT_NAMES, with_present
 from mmkd_models.data.writer import write_dataset
 
@@ -41,17 +42,21 @@ def import_interchange(
     licence: str = "",
     target: str | None = None,
     unit: str = "",
+    normal: str | None = None,
 ) -> ImportReport:
     """Write a dataset directory from an interchange file. Infinite values, which overflows leave, become NaN.
 
     Args:
         per_group: modalities to z-score by group.
         target: the file's target for a regression; None makes classes of `y`.
+        normal: the class of normal running; the others are known faults, which train does not show.
 
     Raise DatasetError if the file breaks the form, UsageError if an option names what is missing, or `path` exists.
     """
     if unit and target is None:
         raise UsageError("--unit: expected a --target that has it, got none; name the target")
+    if normal is not None and target is not None:
+        raise UsageError("--normal: cannot be combined with --target; leave one of them out")
     file = Path(file)
     if not file.is_file():
         raise UsageError(f"{file}: expected an interchange file (.npz), found no such file; check the path")
@@ -62,6 +67,8 @@ def import_interchange(
     _check(file, arrays, names, required=required, facts=list(facts.values()))
     if target is None:
         task, labels = TaskSpec(labels=tuple(str(label) for label in arrays["classes"].tolist())), arrays["y"]
+        if normal is not None:
+            task, labels = _normal(file, task.labels, arrays, normal)
     else:
         task = TaskSpec(kind="regression", labels=(target,), unit=unit or msgspec.UNSET)
         targets = [str(known) for known in np.atleast_1d(arrays["target_names"]).tolist()]
@@ -104,6 +111,23 @@ def import_interchange(
     )
     used = {*required, *_COLUMNS, *facts.values(), *(prefix + modality for prefix in _PREFIXES for modality in names)}
     return ImportReport(dataset=dataset, infinite=infinite, left_out=tuple(key for key in arrays if key not in used))
+
+
+def _normal(
+    file: Path, classes: tuple[str, ...], arrays: Mapping[str, AnyArray], normal: str
+) -> tuple[TaskSpec, AnyArray]:
+    """Return the task of normal running, whose name comes first, and its labels."""
+    if normal not in classes:
+        raise UsageError(f"--normal {normal}: {file} has no such class; choose one of {', '.join(classes)}")
+    y = arrays["y"]
+    if y.dtype.kind not in "iu" or (len(y) and not -1 <= int(y.min()) <= int(y.max()) < len(classes)):
+        raise DatasetError(
+            f"{file}: y: expected class numbers from -1 to {len(classes) - 1}, got {y.dtype} {y.min()} to {y.max()};"
+            " correct it"
+        )
+    names = (normal, *(name for name in classes if name != normal))
+    numbers = np.array([*map(names.index, classes), -1], dtype=np.int64)  # the last one is that of -1
+    return TaskSpec(kind="normal", labels=names), without_faults(numbers[y], arrays["split"] == 0)
 
 
 def _check(

@@ -158,7 +158,7 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Class, labels or number of a window; without a source nothing is labelled."""
+    """Class, labels or number of a window; without a source nothing is labelled, or with task = 'normal' all normal."""
 
     task: TaskKind = "classification"
     path: str = ""
@@ -182,11 +182,19 @@ class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True
     unit: str = ""
 
     @property
+    def normal(self) -> str:
+        """Name of normal running, of task = 'normal'."""
+        return self.classes[0] if self.classes else "normal"
+
+    @property
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield forbidden combinations: the key, or empty, and the problem."""
         yield from self.text_problems
         named = [key for key in ("path", "column", "files", "table") if getattr(self, key)]
-        is_unlabelled = not named and self.unlabelled == "keep" and (self.classes or self.target)
+        is_unlabelled = not named and self.unlabelled == "keep" and bool(self.classes or self.target)
+        if self.task == "normal" and named and not self.classes:
+            yield "classes", "missing; name the label of normal running first, then those of known faults"
+        is_unlabelled = is_unlabelled or (self.task == "normal" and not named)  # all of it is normal
         if len(named) != 1 and not is_unlabelled:
             got = " and ".join(named) or "none"
             yield "", f"expected one of 'path', 'column', 'files' and 'table', got {got}; say where labels come from"

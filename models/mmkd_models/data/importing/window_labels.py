@@ -105,8 +105,11 @@ def encode_answers(answers: Sequence[Any], rule: LabelRule) -> tuple[TaskSpec, A
         for row, answer in enumerate(answers):
             labels[row] = UNKNOWN if answer is None else [name in answer for name in names]
         return TaskSpec(kind="multi_label", labels=names), labels
+    names = names if rule.task == "classification" else rule.classes or (rule.normal,)
     numbers = {name: number for number, name in enumerate(names)}
-    return TaskSpec(labels=names), np.array([numbers.get(answer, -1) for answer in answers], dtype=np.int64)
+    return TaskSpec(kind=rule.task, labels=names), np.array(
+        [numbers.get(answer, -1) for answer in answers], dtype=np.int64
+    )
 
 
 def _renamed(interval: Interval, rule: LabelRule) -> Interval:
@@ -149,8 +152,9 @@ def _objects(values: Sequence[Any]) -> Answers:
 
 def _source_intervals(recording: GridRecording, rule: LabelRule) -> Sequence[Interval]:
     part = rule.path or (rule.label if rule.table else "")
-    if part:
-        text = recording.parts.get(part, "")
+    is_all_normal = rule.task == "normal" and not (part or rule.column or rule.files)
+    if part or is_all_normal:
+        text = rule.normal if is_all_normal else recording.parts.get(part, "")
         return [Interval(start_ns=_ALWAYS[0], end_ns=_ALWAYS[1], value=text, place=recording.name)]
     return recording.runs.get(rule.column, ()) if rule.column else recording.labels
 

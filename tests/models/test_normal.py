@@ -1,0 +1,375 @@
+"""A task of normal running: datasets, import, the student with its promised rates, scores, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mmkd_edge.errors import CheckpointError, DatasetError, UsageError
+from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
+from mmkd_models.commands.data import run_data
+from mmkd_models.commands.outputs import normal_rows
+from mmkd_models.commands.train import run_train
+from mmkd_models.data import Dataset, open_dataset, write_dataset
+from mmkd_models.data.importing.interchange import import_interchange
+from mmkd_models.data.spec import refuse_normal
+from mmkd_models.evaluation.outcome import drawn_figures, outcome_on
+from mmkd_models.metrics.scores import normal_scores, scores_from_document, scores_from_logits, weighted_auroc
+from mmkd_models.networks.residual import LEAST, ResidualHead
+from mmkd_models.training.checkpoint import read_student, write_student
+from mmkd_models.training.normal import (
+    COMPONENTS,
+    FEATURES,
+    alarm_rates,
+    covered_s,
+    cross_fitted,
+    fit_normal_model,
+    normal_facts,
+    threshold,
+)
+from mmkd_models.training.predict import logits_of
+
+ACC = ModalitySpec(name="acc", channels=("x",), rate_hz=50.0, samples=50)
+TASK = TaskSpec(kind="normal", labels=("ok", "slip"))
+MACHINES = {"train": range(12), "valid": range(12, 16), "test": range(16, 20)}
+
+
+def make_split(split: str, *, faults: bool, windows: int = 20) -> dict[str, Any]:
+    """Machines that turn at 4 Hz and a bit; a fault, every fourth window of valid and test, has a harmonic."""
+    groups = np.repeat(list(MACHINES[split]), windows)
+    rng = np.random.default_rng(groups[0])
+    time = np.arange(ACC.samples) / ACC.rate_hz
+    labels = np.where((np.arange(len(groups)) % 4 == 3) & faults, 1, 0)
+    phase = rng.uniform(0, 2 * np.pi, (len(groups), 1))
+    wave = np.sin(2 * np.pi * (4 + 0.02 * (7 * groups[:, None] % 20)) * time + phase)
+    wave += 0.7 * (labels[:, None] > 0) * np.sin(2 * np.pi * 15 * time + phase)
+    values = (wave + 0.1 * rng.normal(size=wave.shape)).astype(np.float32)[..., None]
+    return {"acc": values, "labels": labels, "groups": groups, "metadata": {"machine": groups}}
+
+
+def normal_dataset(path: Path, *, task: TaskSpec = TASK, faults: bool = True, **changes: Any) -> Dataset:
+    """Twelve normal machines to train on, four to choose by and four to judge with."""
+    splits = {split: make_split(split, faults=faults and split != "train") for split in MACHINES}
+    for split, columns in changes.items():
+        splits[split] |= columns
+    return write_dataset(path, name="spindles", labels=task, modalities=[ACC], splits=splits)
+
+
+@pytest.fixture(scope="module")
+def spindles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("normal") / "spindles"
+    normal_dataset(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def student(spindles: Path) -> Path:
+    output = spindles.parent / "acc.ckpt"
+    with pytest.raises(SystemExit) as ended:
+        run_train(["student", str(spindles), "--modality", "acc", "-o", str(output)])
+    assert ended.value.code in (0, None)
+    return output
+
+
+# ---- the dataset
+
+
+def test_a_dataset_of_normal_running_is_described_with_its_known_faults_and_next_command(spindles, capsys):
+    with pytest.raises(SystemExit):
+        run_data(["check", str(spindles)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "spindles: 400 windows, normal running ok, known faults slip, 20 groups"
+    assert (
+        lines[-1] == f"{spindles} keeps every rule; next: mmkd-train student {spindles} --modality acc -o student.ckpt"
+    )
+    assert task_text(TaskSpec(kind="normal", labels=("ok",))) == "normal running ok"
+
+
+CLASSES = np.array(["bearing", "ok", "belt"])
+
+
+def interchange(tmp_path: Path, **changes: Any) -> Path:
+    arrays: dict[str, NDArray[Any]] = {
+        "y": np.array([1, 0, 1, -1, 1, 2, 1, 0, 2, 1]),
+        "classes": CLASSES,
+        "split": np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2]),
+        "group": np.array([1, 1, 2, 2, 2, 3, 3, 3, 4, 4]),
+        "x_acc": np.random.default_rng(0).normal(size=(10, *ACC.shape)).astype(np.float32),
+        "rate_acc": np.array(50.0),
+        "channels_acc": np.array(["x"]),
+    }
+    file = tmp_path / "windows.npz"
+    np.savez(file, **{key: value for key, value in (arrays | changes).items() if value is not None})
+    return file
+
+
+def test_an_import_puts_normal_first_and_hides_known_faults_of_train(tmp_path):
+    report = import_interchange(interchange(tmp_path), tmp_path / "out", normal="ok")
+    assert report.dataset.spec.task == TaskSpec(kind="normal", labels=("ok", "bearing", "belt"))
+    labels = {split: report.dataset.split(split).labels.tolist() for split in MACHINES}
+    assert labels == {"train": [0, -1, 0, -1, 0], "valid": [2, 0, 1], "test": [2, 0]}
+
+
+OFFER = (
+    "if all of it is normal running, make a dataset of normal running (task = 'normal' under [labels] of a recipe, or"
+    " --normal NAME with windows): docs/normal-data.md"
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "says"),
+    [
+        ({}, {"normal": "fine"}, "--normal fine: {file} has no such class; choose one of bearing, ok, belt"),
+        ({}, {"normal": "ok", "target": "wear"}, "--normal: cannot be combined with --target; leave one of them out"),
+        ({"y": np.array([1, 0, 1, -1, 1, 3, 1, 0, 2, 1])}, {"normal": "ok"},
+         "{file}: y: expected class numbers from -1 to 2, got int64 -1 to 3; correct it"),
+        ({"y": np.zeros(10, dtype=np.int64), "classes": np.array(["ok"])}, {},
+         ("dataset {out}: dataset.json: 'task.labels': expected two or more different classes, got ['ok']; name each"
+         f" class; {OFFER}")),
+    ],
+)  # fmt: skip
+def test_an_import_of_wrong_normal_windows_is_refused(tmp_path, changes, options, says):
+    file, out = interchange(tmp_path, **changes), tmp_path / "out"
+    with pytest.raises((UsageError, DatasetError)) as error:
+        import_interchange(file, out, **options)
+    assert str(error.value) == says.format(file=file, out=out)
+
+
+def test_known_faults_in_train_are_refused(tmp_path):
+    with pytest.raises(DatasetError) as error:
+        normal_dataset(tmp_path / "d", train={"labels": np.repeat([0, 1], [237, 3])})
+    assert str(error.value) == (
+        f"dataset {tmp_path / 'd'}: train has 3 windows of known faults, and may have normal running (0) alone;"
+        " set their label to -1, or move them to valid and test"
+    )
+    with pytest.raises(UsageError) as refused:
+        refuse_normal(normal_dataset(tmp_path / "e").spec, "mmkd-study")
+    assert str(refused.value) == (
+        "mmkd-study: expected labelled classes, labels or numbers to learn from, got dataset 'spindles' of normal"
+        " running; train one sensor's student on it with mmkd-train student, as docs/normal-data.md shows"
+    )
+
+
+# ---- figures
+
+
+def test_the_area_under_the_curve_counts_pairs_by_their_groups_weights():
+    rng = np.random.default_rng(1)
+    faulty, scores = rng.random(40) < 0.4, np.round(rng.normal(size=40), 1)  # rounded: some are equal
+    owner, weights = rng.integers(0, 5, 40), rng.integers(0, 3, (7, 5)).astype(float)
+    expected = []
+    for draw in weights:
+        won = total = 0.0
+        for fault in np.flatnonzero(faulty):
+            for normal in np.flatnonzero(~faulty):
+                pair = draw[owner[fault]] * draw[owner[normal]]
+                total += pair
+                won += pair * (1.0 if scores[fault] > scores[normal] else 0.5 if scores[fault] == scores[normal] else 0)
+        expected.append(won / total)
+    np.testing.assert_allclose(weighted_auroc(faulty, scores, owner, weights), expected, atol=1e-12)
+    assert np.isnan(weighted_auroc(np.ones(3, bool), np.arange(3.0), np.zeros(3, int), np.ones((1, 1)))).all()
+    # Hanley and McNeil's table: area 0.8, 50 windows of each kind, standard error 0.0446.
+    one = normal_scores(np.repeat([True, False], 50), np.zeros(100))
+    assert (one.auroc, one.windows, one.faults) == (0.5, 100, 50)
+    assert msgspec.structs.replace(one, auroc=0.8).standard_error("auroc") == pytest.approx(0.0446, abs=5e-4)
+    assert normal_scores(np.zeros(4, bool), np.arange(4.0)).auroc == 0.5
+    assert scores_from_document(msgspec.to_builtins(one)) == one
+
+
+def test_a_threshold_keeps_its_rate_and_each_group_is_judged_by_the_others():
+    scores = np.arange(1.0, 40.0)  # p of a score above all is 1 / 40
+    assert scores[scores >= threshold(scores, 0.05)].tolist() == [39.0]  # p of 39: (1 + 1) / 40
+    assert scores[scores >= threshold(scores, 0.10)].tolist() == [37.0, 38.0, 39.0]
+    assert threshold(scores, 0.025) == np.nextafter(39.0, 40.0)
+    assert threshold(scores, 0.02) == np.inf
+    three = np.concatenate([np.arange(1.0, 21.0), np.arange(101.0, 121.0)]), np.repeat(["a", "b"], 20)
+    np.testing.assert_array_equal(alarm_rates(*three, 0.1), [0.0, 1.0])
+
+
+def test_scores_of_left_out_groups_say_what_to_expect(spindles):
+    train = open_dataset(spindles).split("train")
+    facts = normal_facts(np.arange(1.0, 41.0), np.repeat(np.arange(4), 10), [train])
+    assert (facts.windows, facts.groups, facts.level) == (40, 4, 0.2)
+    # Group 3 has the highest scores, 10 of 10 above the others' 25 of 30; nobody else is above.
+    assert (facts.window_rate, facts.groups_above) == (0.25, 0.25)
+    assert facts.scores == tuple(np.arange(1.0, 41.0))
+    assert facts.hours == pytest.approx(240 / 3600)  # windows of a second
+    assert normal_rows(facts) == {
+        "normal": "40 windows of 4 groups, 0.0667 hours",
+        "false alarms": "about 25% of windows of a new machine; 25% of machines above 40%",
+        "no promise": (
+            "of a rate below 20% on a new machine: 5% takes 19 normal groups, and there are 4; fit one machine on the"
+            " spot with mmkd-edge commission"
+        ),
+    }
+    many = normal_facts(np.arange(1.0, 2001.0), np.repeat(np.arange(20), 100), [train])
+    assert (len(many.scores), many.scores[0], many.scores[-1], many.level) == (1024, 1.0, 2000.0, 0.05)
+    assert list(normal_rows(many)) == ["normal", "false alarms"]
+
+
+def test_overlapping_windows_cover_their_time_once(tmp_path):
+    times = {split: {"times": 0.5 * np.arange(20 * len(MACHINES[split]))} for split in MACHINES}  # every half second
+    train = normal_dataset(tmp_path / "d", **times).split("train")
+    assert covered_s(train) == 12 * (19 * 0.5 + 1.0)
+
+
+# ---- the student
+
+
+def test_the_residual_is_the_squared_distance_from_the_plane():
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(6, 2)))[0]
+    head = ResidualHead(6, 2)
+    head.components.copy_(torch.from_numpy(axes))
+    head.scale.fill_(0.5)
+    z = rng.normal(size=(4, 6))
+    expected = 0.5 * np.square(z - z @ axes @ axes.T).sum(axis=1)
+    np.testing.assert_allclose(np.exp(head(torch.from_numpy(z).float()).numpy()[:, 0]), expected, rtol=1e-5)
+    inside = torch.from_numpy(3 * axes.T.copy()).float()
+    np.testing.assert_allclose(np.exp(head(inside).numpy()[:, 0]), LEAST, rtol=1e-3)
+
+
+def test_no_score_of_the_calibration_is_by_a_model_that_saw_its_group(spindles):
+    dataset = open_dataset(spindles)
+    normal = dataset.split("train")
+    scores = cross_fitted(normal, "acc", seed=3)
+    for machine in (0, 7):
+        # Other values of this machine change its own scores, and no model that scores it.
+        values = normal.take(np.arange(len(normal)))["acc"]
+        moved = np.where(normal.groups[:, None, None] == machine, values[::-1], values)
+        changed = make_split("train", faults=False) | {"acc": moved}
+        other = normal_dataset(spindles.parent / f"moved{machine}", train=changed).split("train")
+        again = cross_fitted(other, "acc", seed=3)
+        own = normal.groups == machine
+        with_it = np.isclose(again, scores, rtol=1e-6)
+        assert not with_it[own].all()
+        assert with_it.sum() >= 20  # its fold fits no model on it; windows of that fold keep their scores
+    model = fit_normal_model(normal, "acc", seed=3)
+    inputs = model.inputs(normal, "acc").astype(np.float64)
+    np.testing.assert_allclose(inputs.mean(axis=0), 0, atol=1e-4)
+    assert inputs.shape == (240, FEATURES)
+    np.testing.assert_allclose(model.axes.T @ model.axes, np.eye(COMPONENTS), atol=1e-9)
+    _, _, rows = np.linalg.svd(inputs, full_matrices=False)
+    plane = rows[:COMPONENTS].T
+    expected = np.square(inputs - inputs @ plane @ plane.T).sum(axis=1)
+    np.testing.assert_allclose(model.residuals(inputs), expected, rtol=1e-3)
+
+
+def test_a_student_finds_a_fault_that_it_never_saw_and_keeps_its_promise(spindles, student):
+    checkpoint = read_student(student)
+    assert checkpoint.task == TaskSpec(kind="normal", labels=("ok",))
+    assert (checkpoint.config.members, checkpoint.config.components) == (("convolutions",), COMPONENTS)
+    facts, normal = checkpoint.facts, checkpoint.facts.normal
+    assert normal
+    assert (normal.windows, normal.groups, normal.level) == (240 + 60, 16, 1 / 17)
+    assert np.median(normal.scores) == pytest.approx(1, abs=0.01)
+    test = open_dataset(spindles).split("test")
+    logits = logits_of(checkpoint.network(), test, modality="acc")
+    scores, faulty = np.exp(logits[:, 0]), test.labels > 0
+    assert scores_from_logits(test.labels, logits, test.spec.task).metric("auroc") > 0.97
+    assert facts.score > 0.97
+    limit = threshold(np.array(normal.scores), normal.level)
+    assert (scores[~faulty] >= limit).mean() <= 0.2
+    assert (scores[faulty] >= limit).mean() > 0.8
+    outcome = outcome_on(test, logits)
+    drawn = drawn_figures(outcome, [16, 17, 18, 19], np.eye(4, dtype=np.int64) * 3, "auroc")
+    single = [normal_scores(faulty[test.groups == g], scores[test.groups == g]).auroc for g in (16, 17, 18, 19)]
+    np.testing.assert_allclose(drawn, single)
+    carried = checkpoint.carried
+    assert carried is not None
+    assert carried.labels.tolist() == [0] * 60
+
+
+def test_a_training_prints_its_rates_in_words(spindles, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_train(["student", str(spindles), "--modality", "acc", "-o", str(tmp_path / "s.ckpt")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("validation    AUROC ")
+    assert lines[3] == "normal        300 windows of 16 groups, 0.0833 hours"
+    assert lines[4].startswith("false alarms  about ")
+    assert lines[5].startswith("no promise    of a rate below 6% on a new machine: 5% takes 19 normal groups")
+
+
+def test_absent_samples_and_windows_have_scores(spindles, student):
+    network, test = read_student(student).network(), open_dataset(spindles).split("test")
+    values = test.take(np.arange(3))["acc"]
+    values[0, 10:25], values[1] = np.nan, np.nan
+    present = torch.from_numpy((~np.isnan(values)).astype(np.float32))
+    answers = np.exp(network(torch.from_numpy(np.nan_to_num(values)), present).logits.detach().numpy()[:, 0])
+    assert np.isfinite(answers).all()
+    assert answers[1] == pytest.approx(LEAST, rel=1e-3)  # nothing was measured
+
+
+def test_sound_makes_a_student_too(tmp_path):
+    mic = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=2000.0, samples=800)
+    rng, time = np.random.default_rng(0), np.arange(800) / 2000.0
+    splits: dict[str, Any] = {}
+    for split, machines in (("train", range(6)), ("valid", range(6, 8)), ("test", range(8, 10))):
+        groups = np.repeat(list(machines), 20)
+        labels = np.where((np.arange(len(groups)) % 4 == 3) & (split != "train"), 1, 0)
+        tone = np.sin(2 * np.pi * np.array([200, 500])[labels, None] * time + rng.uniform(0, 6, (len(groups), 1)))
+        sound = (0.2 * tone + 0.05 * rng.normal(size=tone.shape)).astype(np.float32)[..., None]
+        splits[split] = {"mic": sound, "labels": labels, "groups": groups}
+    write_dataset(tmp_path / "d", name="fans", labels=TASK, modalities=[mic], splits=splits)
+    with pytest.raises(SystemExit):
+        run_train(["student", str(tmp_path / "d"), "--modality", "mic", "-o", str(tmp_path / "s.ckpt")])
+    assert read_student(tmp_path / "s.ckpt").facts.score > 0.95
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["student", "{d}", "--modality", "acc", "--steps", "9"],
+         ("--steps: has no effect on a student of normal running, which is not trained in steps and reads no labels;"
+         " leave it out")),
+        (["student", "{d}", "--modality", "acc", "--causal"],
+         ("--causal: has no effect on a student of normal running, which is not trained in steps and reads no labels;"
+         " leave it out")),
+        (["teacher", "{d}"],
+         ("training: expected labelled classes, labels or numbers to learn from, got dataset 'spindles' of normal"
+         " running; train one sensor's student on it with mmkd-train student, as docs/normal-data.md shows")),
+        (["student", "{few}", "--modality", "acc"],
+         ("dataset 'spindles': expected 100 normal windows or more to train on, got 90; record longer, or cut shorter"
+         " windows")),
+        (["student", "{one}", "--modality", "acc"],
+         ("dataset 'spindles': expected normal windows of two groups or more, so that another judges the rate, got 1;"
+         " record another machine or day")),
+    ],
+)  # fmt: skip
+def test_wrong_trainings_are_refused(spindles, tmp_path, capsys, words, says):
+    changed = {
+        "few": {"labels": np.repeat([0, -1], [90, 150])},
+        "one": {"groups": np.full(240, 99)},
+    }
+    for name, columns in changed.items():
+        if f"{{{name}}}" in words:
+            normal_dataset(tmp_path / name, train=columns)
+    paths = {"d": spindles, "few": tmp_path / "few", "one": tmp_path / "one"}
+    with pytest.raises(UsageError) as error:
+        run_train([*(word.format(**paths) for word in words), "-o", str(tmp_path / "s.ckpt")])
+    assert str(error.value) == says
+
+
+def test_altered_checkpoints_are_refused(student, tmp_path):
+    checkpoint = read_student(student)
+    facts = checkpoint.facts
+    assert facts.normal
+    falling = msgspec.structs.replace(facts.normal, scores=facts.normal.scores[::-1])
+    what = "components and scores of normal running"
+    cases = {
+        f"expected convolutions with {what}, got convolutions with 64 and none": {"normal": msgspec.UNSET},
+        "expected rising scores of normal running": {"normal": falling},
+    }
+    for says, change in cases.items():
+        altered = msgspec.structs.replace(facts, **change)
+        write_student(tmp_path / "s.ckpt", replace(checkpoint, facts=altered))
+        with pytest.raises(CheckpointError) as error:
+            read_student(tmp_path / "s.ckpt")
+        assert str(error.value) == f"{tmp_path / 's.ckpt'}: metadata: {says}; the file was altered"
