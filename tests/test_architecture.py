@@ -84,8 +84,8 @@ def imports(path: Path) -> list[tuple[str, bool, ast.Import | ast.ImportFrom]]:
                     yield alias.name.split(".")[0], at_the_top, child
             elif isinstance(child, ast.ImportFrom):
                 yield (child.module or "").split(".")[0], at_the_top, child
-            else:
-                late = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or for_types_only(child)
+            elif not isinstance(child, ast.expr):  # none imports
+                late = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) or for_types_only(child)
                 yield from walk(child, at_the_top and not late)
 
     return list(walk(tree_of(path), True))

@@ -568,7 +568,7 @@ def test_damaged_models_and_bundles_break_nothing_under_sanitizers(bundles, tmp_
     objects: list[str] = []
     flags = [
         "-g",
-        "-O1",
+        "-O0",
         "-DMMKD_ONE_ISA",
         "-DMMKD_SIZES",
         "-DMMKD_FILES",

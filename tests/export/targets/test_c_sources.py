@@ -29,7 +29,10 @@ M7 = "-O2 -mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16"
 pytestmark = pytest.mark.usefixtures("native_engine")
 
 
-@pytest.fixture(scope="module", params=["transformer", "causal", "convolutions", "trees", "int8"])
+KINDS = ["transformer", "causal", "convolutions", "trees", "int8"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def exported(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("c") / "acc.ckpt"
     encoder = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
@@ -78,6 +81,11 @@ def test_the_sources_compile_without_a_warning_and_answer_as_the_checkpoint(expo
     assert answer == f'{expected.label} y" {expected.probability:.6f}\n'
 
 
+@pytest.mark.parametrize(  # trees are an average with a transformer
+    "exported",
+    [kind if kind in ("trees", "int8") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
+    indirect=True,
+)
 def test_a_cortex_m7_passes_the_golden_windows(exported):
     compiler, emulator = "arm-none-eabi-gcc", "qemu-system-arm"
     if shutil.which(compiler) is None or shutil.which(emulator) is None:

@@ -246,7 +246,8 @@ def test_two_workers_try_no_candidate_twice_and_a_trial_has_the_same_bits_in_any
 def test_latencies_and_limits_decide_which_sizes_take_part(machines, searched, tmp_path):
     _, document = searched
     assert {row.student: row.latency_ms for row in document.entries}.items() <= {"tiny": 1.0, "small": 3.0}.items()
-    options = cases.options(machines, space=cases.space(students=("tiny", "small")), max_latency_ms=2.0)
+    space = cases.space(students=("tiny", "small"), learning_rates=(1e-3,))
+    options = cases.options(machines, space=space, seeds=1, max_latency_ms=2.0)
     limited = study(machines, options, out=tmp_path, measure_latency=latency)
     assert {size.preset: size.excluded for size in limited.students} == {"tiny": "", "small": "3 ms, more than 2 ms"}
     assert {row.student for row in limited.trials} == {"tiny"}
