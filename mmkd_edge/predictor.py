@@ -31,6 +31,7 @@ from mmkd_edge.predict.arguments import (
     check_moment,
     check_seconds,
     check_whole,
+    pick_window,
 )
 from mmkd_edge.predict.confidence import check_level
 from mmkd_edge.predict.novelty import judge_novelty, magnitude_fault
@@ -207,7 +208,7 @@ class EdgePredictor:
             modalities = [entry.modality for entry in self.entries]
             windows = check_mapping(window, modalities)
             prediction = first_available(
-                self._answer(number, {modality.name: windows.get(modality.name)}, conditions)
+                self._answer(number, pick_window(windows, modality), conditions)
                 for number, modality in enumerate(modalities)
             )
         return self._deliver([prediction])[0]
@@ -231,7 +232,8 @@ class EdgePredictor:
         if student.refusal:
             raise InputError(student.refusal)
         refuse = partial(no_answer, modality=modality, task=student.task, input_age_s=conditions.input_age_s)
-        if type(window) is dict and window.get(modality.name, window) is None:
+        names = modality.name, modality.recorded.name
+        if type(window) is dict and any(window.get(name, window) is None for name in names):
             absent = WindowFault(status="invalid", reason=f"modality {modality.name!r} is absent")
             return refuse(absent, missing_fraction=1.0)
         array = check_window(window, modality)
@@ -313,7 +315,8 @@ class EdgePredictor:
 
         Args:
             hop: samples, at the modality's rate, between predictions.
-            modality: selects the student; None for the first.
+            modality: selects the student; None for the first. The recorded modality of a derived one: samples of that
+                one follow, and each window is derived as in training.
             gap_s: a longer time between two samples is a gap, and missing; None for 2.5 sampling periods.
             stale_s: as in `open`; None for the predictor's.
             on_window: called with each full window (T, C), raw, and its prediction, before that is returned.
@@ -323,28 +326,33 @@ class EdgePredictor:
         """
         students = self._active.current
         names = [student.modality.name for student in students.opened]
-        if modality is not None and modality not in names:
+        recorded = [student.modality.recorded.name for student in students.opened]
+        if modality is not None and modality not in (*names, *recorded):
             raise UsageError(f"modality {modality!r} is unknown; expected one of {', '.join(map(repr, names))}")
-        number = 0 if modality is None else names.index(modality)
+        number = 0 if modality is None else (names if modality in names else recorded).index(modality)
         student, entry = students.opened[number], students.opened[number].entry
-        if entry.streaming is not None:
+        derives = modality is not None and modality not in names
+        source, expected = entry.modality.recorded.name, entry.modality
+        if derives:  # its samples, under the student's name
+            expected = msgspec.structs.replace(entry.modality.recorded, name=expected.name)
+        if entry.streaming is not None and not derives:
             check_hop(hop, entry.streaming)
         stepping = None
-        if student.step is not None and not student.refusal:
+        if student.step is not None and not student.refusal and not derives:
             stepping = Stepping(
                 lambda: self._active.current.opened[number], failed=lambda: self._monitor.event("backend_failures")
             )
         return Stream(
-            modality=entry.modality,
+            modality=expected,
             task=entry.task,
-            ask=partial(self._answer, number),
+            ask=lambda window, *rest: self._answer(number, {source if derives else expected.name: window}, *rest),
             deliver=self._deliver,
             hop=hop,
             gap_s=gap_s,
             stale_s=self._stale_s if stale_s is None else stale_s,
             stepping=stepping,
             on_window=on_window,
-            answering=lambda: self._active.current.opened[number].modality,
+            answering=lambda: expected if derives else self._active.current.opened[number].modality,
         )
 
     def health(self) -> Health:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -26,6 +26,7 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         range: smallest and largest valid raw value; others count as missing.
         normalise: `per_group` if raw values are only comparable after a z-score with the statistics of their group
             (person, machine, session); a device then needs a reference file.
+        derived: how it is computed from a recorded modality; unset for a recorded one.
     """
 
     name: str
@@ -38,6 +39,18 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     width: int | msgspec.UnsetType = msgspec.UNSET
     range: tuple[float, float] | None = None
     normalise: Normalise = "none"
+    derived: Derivation | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def title(self) -> str:
+        """The name for people: `acc@25Hz,8bit` for a derived modality."""
+        return self.derived.text if self.derived else self.name
+
+    @property
+    def recorded(self) -> ModalitySpec:
+        """The recorded modality, with the samples that a derived window takes; itself if it is recorded."""
+        derived = self.derived
+        return msgspec.structs.replace(derived.source, samples=derived.samples) if derived else self
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -60,6 +73,19 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def duration_s(self) -> float:
         """Length of one window."""
         return self.samples / self.rate_hz
+
+
+class Derivation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a derived modality is computed; see `mmkd_edge.derive`.
+
+    `text` says it: `acc@25Hz,8bit`. It takes the newest `samples` of a window of `source`. `taps` are the anti-alias
+    filter's coefficients, float32, little-endian.
+    """
+
+    source: ModalitySpec
+    text: str
+    samples: int
+    taps: Annotated[bytes, msgspec.Meta(max_length=1 << 18)] = b""
 
 
 COLOURS = (("gray",), ("r", "g", "b"))

@@ -32,6 +32,7 @@ from mmkd_edge.bundle.manifest import (
 )
 from mmkd_edge.bundle.statistics import InputStatistics, reference_fault
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
+from mmkd_edge.derive import derivation_fault
 from mmkd_edge.errors import ManifestError, unprintable_in
 from mmkd_edge.spec import MAX_FLOAT32, ModalitySpec, TaskSpec, TensorSpec, frames_fault, task_fault
 
@@ -192,6 +193,11 @@ def _check_modality(modality: ModalitySpec, path: str) -> None:
     fault = frames_fault(modality)
     if fault is not None:
         _fail(f"{path}.{fault[0]}", fault[1])
+    if modality.derived:
+        _require(not modality.derived.source.derived, f"{path}.derived.source", "expected a recorded modality")
+        _check_modality(modality.derived.source, f"{path}.derived.source")
+        if (derivation := derivation_fault(modality)) is not None:
+            _fail(f"{path}.derived", derivation)
     values = math.prod(modality.shape)
     _require(
         values <= MAX_WINDOW_VALUES, f"{path}.samples", f"expected at most {MAX_WINDOW_VALUES} values, got {values}"

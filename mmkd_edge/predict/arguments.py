@@ -27,9 +27,15 @@ def check_mapping(window: object, modalities: Sequence[ModalitySpec]) -> Mapping
             f"got {type(window).__name__}"
         )
     for name in window:
-        if name not in names:
+        if name not in names and name not in [modality.recorded.name for modality in modalities]:
             raise InputError(f"unknown modality {name!r}: this bundle has students for {listed}")
     return window
+
+
+def pick_window(windows: Mapping[str, object], modality: ModalitySpec) -> dict[str, object]:
+    """Return the modality's entry of a checked mapping, or that of the recorded one; None if absent."""
+    name = modality.name if modality.name in windows else modality.recorded.name
+    return {name: windows.get(name)}
 
 
 def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Sequence[ModalitySpec]) -> list[Any]:
@@ -53,8 +59,11 @@ def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Se
 
 def _check_mapped(window: object, modalities: Sequence[ModalitySpec]) -> dict[str, object]:
     windows = check_mapping(window, modalities)
-    by_name = {modality.name: modality for modality in modalities}
-    return {name: None if value is None else check_window(value, by_name[name]) for name, value in windows.items()}
+    picked = {modality.name: (pick_window(windows, modality), modality) for modality in modalities}
+    return {
+        name: None if window[next(iter(window))] is None else check_window(window, modality)
+        for name, (window, modality) in picked.items()
+    }
 
 
 def check_choice(name: str, value: T, choices: object) -> T:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.bundle.reference import Reference
+from mmkd_edge.derive import derive
 from mmkd_edge.errors import InputError
 from mmkd_edge.frames import all_frames_present, check_frames, prepare_frame_batch, prepare_frames
 from mmkd_edge.spec import ModalitySpec
@@ -25,7 +26,8 @@ def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
 
     Args:
         window: an array of numbers, or a mapping from the modality's name to one. Masked values become NaN. Video: see
-            `check_frames`.
+            `check_frames`. A derived modality is computed if the mapping names the recorded one, or an array has its
+            shape.
 
     Returns:
         float32 (T, C), NaN = missing; video uint8 (T, H, W, C), masked where missing. Not copied if already that.
@@ -37,6 +39,7 @@ def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
         and (array.dtype is _FLOAT32 or array.dtype == _FLOAT32)  # the first is cheap and nearly always true
         and array.shape == shape
         and modality.kind != "video"
+        and (array is not window or not modality.derived)
     ):
         return array
     return _check_any(window, modality)
@@ -134,7 +137,24 @@ def _valid(array: NDArray[np.float32], modality: ModalitySpec) -> NDArray[np.boo
     return valid
 
 
+def _derive_any(window: object, modality: ModalitySpec, recorded: ModalitySpec) -> NDArray[Any] | None:
+    """Derive a window that names or has the shape of the recorded modality; None for another."""
+    names = list(window) if isinstance(window, Mapping) else [recorded.name]
+    array = window[recorded.name] if isinstance(window, Mapping) and names == [recorded.name] else window
+    if names != [recorded.name] or not hasattr(array, "__len__"):
+        return None
+    assert modality.derived  # else there is no recorded modality
+    if len(array) == modality.derived.source.samples:
+        recorded = modality.derived.source
+    if not isinstance(window, Mapping) and getattr(window, "shape", None) != recorded.shape:
+        return None
+    checked = check_window(array, recorded)
+    return derive(checked if modality.kind == "video" else only_valid(checked, recorded), modality)
+
+
 def _check_any(window: object, modality: ModalitySpec) -> NDArray[Any]:
+    if modality.derived and (derived := _derive_any(window, modality, modality.recorded)) is not None:
+        return derived
     if modality.kind == "video":
         return check_frames(select(window, modality), modality)
     array = as_float32(select(window, modality), modality)

@@ -37,7 +37,7 @@ def joined_hashes(parts: Sequence[bytes]) -> bytes:
 def trained_windows(windows: Windows, modality: str, hashes: bytes, *, key: str) -> npt.NDArray[np.bool_]:
     """(N,) True if a window or its group is among the hashes."""
     known = np.frombuffer(hashes, dtype="<u8")
-    if modality not in [spec.name for spec in windows.spec.modalities]:
+    if not windows.spec.has(modality):
         return np.zeros(len(windows), dtype=bool)
     trained = np.isin(_window_hashes(windows, modality, key=key), known)
     if windows.has_groups:

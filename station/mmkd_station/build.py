@@ -18,7 +18,7 @@ from mmkd_station.intake import Intake, ReplayedRecording
 from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import SourceRequest, map_columns
 from mmkd_station.protocols.table import grows, open_sink, open_source, shown_names
-from mmkd_station.sensor import Sensor
+from mmkd_station.sensor import Sensor, select_entry
 from mmkd_station.service import Service
 from mmkd_station.spec import RunSpec, StationSpec
 from mmkd_station.station import Station
@@ -74,8 +74,8 @@ class _Builder:
         sources = _sources(spec, predictor)
         alarms = [] if self._store is None else self._store.last_alarms()
         last = [alarm for alarm in alarms if alarm.station == spec.name]
-        sensors = [self._sensor(spec, predictor, entry, text, count=len(sources)) for entry, text in sources]
-        entries = [entry for entry, _ in sources]
+        sensors = [self._sensor(spec, predictor, *source, count=len(sources)) for source in sources]
+        entries = [entry for _, entry, _ in sources]
         # Files can be read later, so nothing is dropped.
         may_drop = all(sensor.source.live for sensor in sensors) and not spec.follow
         return Station(
@@ -90,10 +90,11 @@ class _Builder:
         )
 
     def _sensor(
-        self, spec: StationSpec, predictor: EdgePredictor, entry: ModelEntry, text: str, *, count: int
+        self, spec: StationSpec, predictor: EdgePredictor, name: str, entry: ModelEntry, text: str, *, count: int
     ) -> Sensor:
         modality = entry.modality
-        mapping = _mapping(spec, modality.name, count=count)
+        recorded = msgspec.structs.replace(modality, name=name)
+        mapping = _mapping(spec, name, count=count)
         _check_modality(spec, modality, is_mapped=bool(mapping), count=count)
         request = SourceRequest(
             columns=map_columns(modality, mapping),
@@ -103,7 +104,7 @@ class _Builder:
             follow=spec.follow and (count == 1 or grows(text)),
             replay_speed=spec.replay_speed,
             window_s=modality.duration_s,
-            load_recordings=lambda place: self._load(place, modality),
+            load_recordings=lambda place: self._load(place, recorded),
             frame=modality.shape[1:] if modality.kind == "video" else None,  # type: ignore[arg-type]
         )
         source = open_source(text, request)
@@ -120,13 +121,13 @@ class _Builder:
                 most_bytes=self._run.keep_uncertain_bytes,
                 below=spec.uncertain_below,
                 station=spec.name,
-                modality=modality,
+                modality=recorded,
                 task=entry.task,
                 sensors=count,
                 alarms=[rule.label for rule in spec.alarms],
             )
             self._opened.callback(ring.close)
-        rules = msgspec.structs.replace(spec, modality=modality.name)
+        rules = msgspec.structs.replace(spec, modality=name)
         if spec.hop is not None and count > 1:  # counts samples of the first student
             hop = max(1, round(spec.hop * modality.rate_hz / predictor.entry.modality.rate_hz))
             rules = msgspec.structs.replace(rules, hop=hop)
@@ -137,12 +138,15 @@ def _predictor_key(spec: StationSpec) -> tuple[object, ...]:
     return tuple(getattr(spec, name) for name in _OPENING)
 
 
-def _sources(spec: StationSpec, predictor: EdgePredictor) -> list[tuple[ModelEntry, str]]:
+def _sources(spec: StationSpec, predictor: EdgePredictor) -> list[tuple[str, ModelEntry, str]]:
+    """Return for each sensor the modality that its source gives, recorded or derived, its entry, and the source."""
     entries = predictor.entries
+    both = [(entry.modality.name, entry.modality.recorded.name) for entry in entries]
+    own = {name for name, _ in both}
+    names = list(dict.fromkeys(name for pair in both for name in pair if name == pair[0] or name not in own))
     if isinstance(spec.source, str):
-        named = (entry for entry in entries if entry.modality.name == spec.modality)
-        return [(next(named, entries[0]), spec.source)]
-    names = [entry.modality.name for entry in entries]
+        name = spec.modality if spec.modality in names else names[0]
+        return [(name, select_entry(predictor, name), spec.source)]
     unknown = [name for name in spec.source if name not in names]
     if unknown:
         raise UsageError(
@@ -151,7 +155,7 @@ def _sources(spec: StationSpec, predictor: EdgePredictor) -> list[tuple[ModelEnt
         )
     if spec.follow and not any(map(grows, spec.source.values())):
         raise UsageError("--follow: expected a file that grows among the sources, got none; leave it out")
-    return [(entry, spec.source[entry.modality.name]) for entry in entries if entry.modality.name in spec.source]
+    return [(name, select_entry(predictor, name), spec.source[name]) for name in names if name in spec.source]
 
 
 def _mapping(spec: StationSpec, modality: str, *, count: int) -> dict[str, str]:

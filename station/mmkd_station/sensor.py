@@ -49,7 +49,7 @@ class Sensor:
         self.now_s = 0.0
         self.has_ended = False
         self._stale_s = rules.stale_s if source.live else None  # recordings have no age
-        entry = next(entry for entry in predictor.entries if rules.modality in (None, entry.modality.name))
+        entry = select_entry(predictor, rules.modality)
         self.modality = entry.modality
         self._clock = SampleClock(
             rate_hz=self.modality.rate_hz,
@@ -153,6 +153,19 @@ class Sensor:
 
 def _parts(count: int) -> list[slice]:
     return [slice(start, start + _TOGETHER) for start in range(0, count, _TOGETHER)]
+
+
+def select_entry(predictor: EdgePredictor, name: str | None) -> ModelEntry:
+    """Return the entry of a modality, None for the first; of a recorded one that it derives, as its samples come.
+
+    Raises StopIteration for an unknown name.
+    """
+    own = next((entry for entry in predictor.entries if name in (None, entry.modality.name)), None)
+    if own is not None:
+        return own
+    entry = next(entry for entry in predictor.entries if entry.modality.recorded.name == name)
+    samples = msgspec.structs.replace(entry.modality.recorded, name=entry.modality.name)
+    return msgspec.structs.replace(entry, modality=samples, streaming=None)
 
 
 def usual_hop(entry: ModelEntry) -> int:

@@ -103,8 +103,12 @@ def tune_alarm(
 
 
 def _replay(predictor: EdgePredictor, recording: ReplayedRecording, label: str, hop: int) -> _Run:
-    times = np.arange(len(recording.rows)) / predictor.modality.rate_hz
-    predictions = predictor.stream(hop=hop).push(recording.rows, times, now_s=0.0) if len(times) else []
+    recorded = predictor.modality.recorded
+    times = np.arange(len(recording.rows)) / recorded.rate_hz
+    hop = max(1, round(hop * recorded.rate_hz / predictor.modality.rate_hz))
+    predictions = (
+        predictor.stream(hop=hop, modality=recorded.name).push(recording.rows, times, now_s=0.0) if len(times) else []
+    )
     place = predictor.task.labels.index(label)
     return _Run(
         # `now_s` is 0, so the negative age is the newest sample's time.
@@ -115,7 +119,7 @@ def _replay(predictor: EdgePredictor, recording: ReplayedRecording, label: str, 
         ],
         has_label=recording.label == label,
         split=recording.split,
-        seconds=len(times) / predictor.modality.rate_hz,
+        seconds=len(times) / recorded.rate_hz,
     )
 
 

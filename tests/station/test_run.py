@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd_edge import Bundle, ModalitySpec, example_bundle
+from mmkd_edge.derive import derive, derived_modality
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.install.slots import install, read_slots
 from mmkd_models.data import shipped_dataset
@@ -82,6 +83,25 @@ def test_a_file_of_samples_becomes_the_answers_of_its_windows(
     assert "press 1: 4 results in " in done.stderr
     assert "80 samples\n" in done.stderr
     assert "INFO press 1: stopped: answered what waited\n" in done.stderr
+
+
+def test_a_derived_sensor_is_fed_by_the_recorded_one_or_comes_as_it_is(
+    kit: Any, acc: ModalitySpec, tmp_path: Path, rows: NDArray[np.float32], run_here: Run
+) -> None:
+    modality = derived_modality("acc@1s,5Hz,6bit,-4..4", [acc])
+    assert modality is not None
+    bundle = kit.parts(modality).write(tmp_path / "cheap.edge")
+    cheap = np.concatenate([derive(rows[start : start + 10], modality) for start in range(0, 80, 10)])
+    (tmp_path / "rich.csv").write_text(csv_text(rows, times=[0.1 * number for number in range(80)]))
+    (tmp_path / "cheap.csv").write_text(csv_text(cheap, times=[0.2 * number for number in range(40)]))
+    for options in (("rich.csv", "10", "--modality", "acc"), ("cheap.csv", "5")):
+        results = records_in(run_here(bundle, "--source", f"csv:{tmp_path / options[0]}", "--hop", *options[1:])[0])
+        assert [(one["status"], one["modality"]) for one in results] == [("ok", modality.name)] * 8
+        for number, one in enumerate(results):
+            shares = kit.answer(cheap[5 * number : 5 * number + 5])[1]
+            np.testing.assert_allclose(one["probabilities"], shares, atol=2e-6)
+    wrong = records_in(run_here(bundle, "--source", f"csv:{tmp_path / 'rich.csv'}", "--hop", "5")[0])
+    assert wrong[-1]["reason"] == "samples come at 10 Hz, expected 5 Hz"
 
 
 def test_times_are_read_from_the_column_and_in_the_unit_that_are_named(

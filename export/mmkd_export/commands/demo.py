@@ -208,7 +208,7 @@ def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Label
     from mmkd_models.training.committee import default_members, members_named
 
     size, modalities = preset_named(options.student, option="--student"), data.spec.modalities
-    names = options.modality or [spec.name for spec in modalities]
+    names = [data.spec.modality(name).name for name in options.modality or [spec.name for spec in modalities]]
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
     members = members_named(options.members.split(","), modalities) if options.members else default_members(modalities)
     teacher_train, student_train = default_trainings(default_metric(data.spec.task.kind), options.steps)

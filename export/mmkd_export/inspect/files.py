@@ -74,11 +74,17 @@ def _window_text(modality: ModalitySpec) -> str:
     return f"{size} x {', '.join(modality.channels)} at {modality.rate_hz:g} Hz"
 
 
+def _derivation(modality: ModalitySpec, prefix: str) -> _Rows:
+    if modality.derived:
+        yield f"{prefix}.derived", f"{modality.title}, from {modality.recorded.name}: {_window_text(modality.recorded)}"
+
+
 def _model_facts(bundle: Bundle, entry: ModelEntry) -> _Rows:
     modality, prefix = entry.modality, entry.name
     golden = bundle.golden(entry.name)
     low, high = modality.range if modality.range is not None else (-math.inf, math.inf)
     yield f"{prefix}.window", _window_text(modality)
+    yield from _derivation(modality, prefix)
     yield f"{prefix}.unit", modality.unit or "not stated"
     yield f"{prefix}.range", f"{low:g} to {high:g}"
     yield f"{prefix}.normalise", modality.normalise
@@ -136,7 +142,9 @@ def _checkpoint_facts(path: Path) -> _Rows:
         yield "sha256", sha256
         yield "content_sha256", metadata[CONTENT_KEY]
         for modality in [document["modality"]] if kind == "student" else document["modalities"]:
-            yield f"{modality['name']}.window", _window_text(msgspec.convert(modality, ModalitySpec))
+            spec = msgspec.convert(modality, ModalitySpec)
+            yield f"{spec.name}.window", _window_text(spec)
+            yield from _derivation(spec, spec.name)
         yield "labels", labels_text(task)
         values = sum(math.prod(tensor.shape) for tensor in tensors if tensor.name.startswith(f"{kind}/"))
         yield "size", f"{config['preset']}, {values:,} values in its tensors"

@@ -56,6 +56,12 @@ def _input(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
     yield f"A student that reads one sensor, `{modality.name}`, and answers with {answer}."
     yield f"{student.parameters:,} parameters ({student.preset}), {student.mflops:.2f} million operations a window."
     yield from ("", "## Input", "", _window(modality))
+    if modality.derived:
+        recorded = modality.recorded
+        yield (
+            f"This sensor is `{modality.title}`, derived from `{recorded.name}`. A device may have it, or derive it "
+            f'from `{{"{recorded.name}": window}}`, {recorded.shape} at {recorded.rate_hz:g} Hz, as training did.'
+        )
     if modality.range is not None:
         yield f"A value outside {modality.range[0]:g} to {modality.range[1]:g} counts as missing{reason}."
     if is_relative:

@@ -152,6 +152,7 @@ def distill(
     )
     hold_output(context, output, teachers=teacher, replace=options.force or options.resume)
     training = training_data(data, options, modalities=None)
+    modality = training.train.spec.modality(modality).name
     start = None if student.qat is None else _read_start(student, modality, output)
     recipe = chosen_recipe(default_recipe(training.train.spec.task), file=taught.recipe, terms=taught.term or ())
     teachers = [read_teacher_file(path) for path in teacher]

@@ -134,6 +134,7 @@ def student(
     size = student_config(preset_named(preset, option="--preset"), causal=causal, members=student_members(members))
     hold_output(context, output, replace=options.force or options.resume)
     training = training_data(data, options, modalities=[modality], normal=True)
+    modality = training.train.spec.modalities[0].name
     run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows)
     if training.train.spec.task.kind == "normal":
         from mmkd_models.training.normal import fit_normal_student

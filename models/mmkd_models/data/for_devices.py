@@ -36,6 +36,7 @@ def measure_reference(
 ) -> MeasuredReference:
     """Measure mean and std over a group or the first `seconds`. Raise UsageError without values."""
     spec = dataset.spec.modality(modality)
+    modality = spec.name
     if spec.normalise != "per_group":
         raise UsageError(
             f"modality {modality!r}: expected one that is normalised per group, got one that takes raw values;"
@@ -81,6 +82,12 @@ def read_recordings(path: str | Path, modality: ModalitySpec) -> list[WholeRecor
     """Return the recordings of a student's modality. Raise UsageError if it does not fit."""
     dataset = open_dataset(path)
     stored = dataset.spec.modality(modality.name)
+    if stored.derived:
+        recorded = stored.recorded.name
+        raise UsageError(
+            f"{path}: modality {stored.title!r}: expected a recorded one to replay, got one derived from {recorded!r}; "
+            f"add --modality {recorded}"
+        )
     if stored.kind == "video":
         raise UsageError(
             f"{path}: modality {modality.name!r}: expected a series or sound, got video; replay a dataset without it"

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
+from mmkd_edge.derive import derived_modality
 from mmkd_edge.errors import DatasetError, UsageError, unprintable_in
 from mmkd_edge.frames import mask_missing, missing_frames
 from mmkd_edge.spec import COLOURS, ModalityKind, ModalitySpec, TaskKind, TaskSpec, task_fault
@@ -177,11 +178,18 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Each modality's shape (T, C), of video (T, H, W, C), in a line."""
         return ", ".join(f"{modality.name} {modality.shape}" for modality in self.modalities)
 
+    def has(self, name: str) -> bool:
+        """Return whether a modality is recorded, or can be derived."""
+        is_recorded = any(modality.name == name for modality in self.modalities)
+        return is_recorded or derived_modality(name, self.modalities) is not None
+
     def modality(self, name: str) -> ModalitySpec:
-        """Return a modality by name. Raise UsageError if it is unknown."""
+        """Return a recorded or derived modality. Raise UsageError if it is unknown or cannot be derived."""
         for modality in self.modalities:
             if modality.name == name:
                 return modality
+        if (derived := derived_modality(name, self.modalities)) is not None:
+            return derived
         names = ", ".join(modality.name for modality in self.modalities)
         raise UsageError(f"dataset {self.name!r}: modality {name!r} is not in it; choose one of {names}")
 
@@ -259,6 +267,8 @@ def spec_problems(spec: DatasetSpec) -> Iterator[str]:
         if modality.range is not None and not modality.range[0] < modality.range[1]:
             bounds = list(modality.range)
             problems.append(f"expected range [low, high] with low below high, got {bounds}; swap or correct it")
+        if modality.derived:
+            problems.append("expected a recorded modality, got 'derived'; remove the key")
         for text in (*problems, *kind_problems(modality)):
             yield f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): {text}"
     if set(spec.splits) != set(SPLIT_NAMES):

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.bundle.arrays import ArraysError, check_whole, let_go
+from mmkd_edge.derive import derive_batch
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.predict.preprocess import standardise, within_float32
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.labels import Labels, block_length, is_labelled
-from mmkd_models.data.spec import DatasetSpec, Values, decode_samples, with_present
+from mmkd_models.data.spec import DatasetSpec, Values, decode_samples, window_bytes, with_present
 from mmkd_report.schema.figures import Split
 
 Floats = npt.NDArray[np.float32]
@@ -38,12 +39,46 @@ class WindowSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class _Views:
+    """Derived windows, each computed once where they fit: by modality whether (N,), and values (N, T, ...)."""
+
+    stored: dict[ModalitySpec, tuple[npt.NDArray[np.bool_], Values]] = field(default_factory=dict)
+
+    def gather(
+        self, source: WindowSource, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None
+    ) -> Values:
+        assert modality.derived  # else there is nothing to compute
+        recorded = modality.derived.source
+
+        def compute(rows: Rows, shift_s: npt.NDArray[np.float64] | None) -> Values:
+            values = source.gather(recorded, rows, shift_s=shift_s)
+            valid = values if modality.kind == "video" else valid_values(values, modality=recorded)
+            return derive_batch(valid, modality)
+
+        count = int(rows.max(initial=0)) + 1
+        known, views = self.stored.get(modality, (np.zeros(0, dtype=np.bool_), np.zeros((0, *modality.shape))))
+        moves = shift_s is not None and source.max_shift_s > 0
+        if moves or modality.kind == "video" or max(count, len(known)) * window_bytes(modality) > LARGE_BYTES:
+            return compute(rows, shift_s)
+        if count > len(known):
+            count = max(count, 2 * len(known))
+            grown = np.zeros(count, dtype=np.bool_), np.empty((count, *modality.shape), dtype=np.float32)
+            grown[0][: len(known)], grown[1][: len(known)] = known, views
+            known, views = self.stored[modality] = grown
+        missing = np.unique(rows[~known[rows]])
+        if len(missing):
+            views[missing], known[missing] = compute(missing, None), True
+        return views[rows]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class StoredWindows:
     """Windows in arrays (N_i, T, C), of video (N_i, T, H, W, C), concatenated at `offsets`."""
 
     parts: Mapping[str, Sequence[AnyArray]]
     offsets: Rows
     present: Mapping[str, Sequence[AnyArray | None]] = field(default_factory=dict)
+    views: _Views = field(default_factory=_Views)
 
     @property
     def max_shift_s(self) -> float:
@@ -52,6 +87,8 @@ class StoredWindows:
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
         """Return new windows; `shift_s` is ignored."""
+        if modality.derived and modality.name not in self.parts:
+            return self.views.gather(self, modality, rows, shift_s=None)
         parts = self.parts[modality.name]
         _check_whole(parts)
         part_numbers = np.searchsorted(self.offsets, rows, side="right") - 1
@@ -91,6 +128,7 @@ class CutWindows:
     hop_s: float
     # For video uint8 (L,), 1 if the frame is present; absent if all are
     present: Mapping[str, AnyArray] = field(default_factory=dict)
+    views: _Views = field(default_factory=_Views)
 
     @property
     def max_shift_s(self) -> float:
@@ -99,6 +137,8 @@ class CutWindows:
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
         """Return new windows, moved by `shift_s` as far as the recording reaches."""
+        if modality.derived:
+            return self.views.gather(self, modality, rows, shift_s=shift_s)
         recording = self.recording[rows]
         start_s = self.start_s[rows]
         if shift_s is not None:
@@ -164,11 +204,27 @@ OF_GROUPS = Split(by="groups", judged_on="people and machines never seen", resam
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroupStatistics:
-    """Mean and std (above 0) of each group's raw values, (G, C) by modality normalised per group."""
+    """Mean and std (above 0) of each group's raw values, (G, C) by modality normalised per group.
+
+    Those of a derived modality are measured when it is first read, in `windows`, the whole dataset.
+    """
 
     groups: Groups
     mean: dict[str, npt.NDArray[np.float64]]
     std: dict[str, npt.NDArray[np.float64]]
+    windows: Windows
+
+    def measure(self, modality: ModalitySpec) -> None:
+        """Add a modality that is not known yet."""
+        if modality.name in self.mean:
+            return
+        _, group = np.unique(self.windows.groups, return_inverse=True)
+        pairs = [
+            mean_and_std(raw_values(self.windows, modality=modality, rows=self.windows.rows[group == number]))
+            for number in range(len(self.groups))
+        ]
+        self.std[modality.name] = np.stack([std for _, std in pairs])
+        self.mean[modality.name] = np.stack([mean for mean, _ in pairs])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -240,6 +296,7 @@ class Windows:
             return values
         if modality.normalise == "none" or self.statistics is None:
             return valid_values(values, modality=modality)
+        self.statistics.measure(modality)
         group = np.searchsorted(self.statistics.groups, self.groups[index])
         # (B, 1, C) each: one mean and one std for all samples of a window
         mean = self.statistics.mean[modality.name][group][:, None, :]
@@ -270,9 +327,9 @@ class Windows:
         """Return the windows with these modalities. Raise UsageError if a name is unknown, twice or missing."""
         if not names:
             raise UsageError("modalities: expected one or more names, got none; name a modality of the dataset")
-        if len(set(names)) < len(names):
-            raise UsageError(f"modalities: expected each name once, got {', '.join(names)}; name each once")
         modalities = tuple(self.spec.modality(name) for name in names)
+        if len({modality.name for modality in modalities}) < len(names):
+            raise UsageError(f"modalities: expected each name once, got {', '.join(names)}; name each once")
         return replace(self, spec=msgspec.structs.replace(self.spec, modalities=modalities))
 
 
@@ -303,18 +360,10 @@ def group_statistics(windows: Windows) -> GroupStatistics | None:
     modalities = [modality for modality in windows.spec.modalities if modality.normalise == "per_group"]
     if not modalities:
         return None
-    names, group = np.unique(windows.groups, return_inverse=True)
-    pairs = {
-        modality.name: [
-            mean_and_std(raw_values(windows, modality=modality, rows=windows.rows[group == number]))
-            for number in range(len(names))
-        ]
-        for modality in modalities
-    }
-    mean, std = (
-        {name: np.stack([pair[place] for pair in by_group]) for name, by_group in pairs.items()} for place in (0, 1)
-    )
-    return GroupStatistics(groups=names, mean=mean, std=std)
+    statistics = GroupStatistics(groups=np.unique(windows.groups), mean={}, std={}, windows=windows)
+    for modality in modalities:
+        statistics.measure(modality)
+    return statistics
 
 
 def raw_values(windows: Windows, *, modality: ModalitySpec, rows: Rows) -> Floats:

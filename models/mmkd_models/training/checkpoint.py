@@ -22,6 +22,7 @@ from torch import Tensor
 from mmkd_edge.bundle.manifest import Adapted, Normal, TrainingHashes
 from mmkd_edge.bundle.statistics import GroupReference
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
+from mmkd_edge.derive import derivation_fault
 from mmkd_edge.errors import CheckpointError, UsageError, unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskSpec, frames_fault, task_fault
 from mmkd_models.carried import CarriedWindows, carried_from, carried_tensors
@@ -331,6 +332,11 @@ def _check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path)
     fit = all(
         m.samples >= 1 and m.channels and 0 < m.rate_hz < math.inf and frames_fault(m) is None for m in modalities
     )
+    derived = [m.derived.source for m in modalities if m.derived]
+    if derived:
+        _check_sizes(derived, task, path)
+    if fault := next(filter(None, map(derivation_fault, modalities)), None):
+        raise CheckpointError(f"{path}: metadata: {fault}; the file was altered")
     fewest = 2 if task.kind == "classification" else 1
     if not modalities or not fit or len(task.labels) < fewest:
         raise CheckpointError(
@@ -343,9 +349,9 @@ def _check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path)
             f"{path}: metadata: expected names without control characters and line breaks, got {name!a}; "
             "the file was altered"
         )
-    fault = task_fault(task)
-    if fault is not None:
-        raise CheckpointError(f"{path}: metadata: task.{fault[0]}: {fault[1]}; the file was altered")
+    wrong = task_fault(task)
+    if wrong is not None:
+        raise CheckpointError(f"{path}: metadata: task.{wrong[0]}: {wrong[1]}; the file was altered")
 
 
 _Document = TypeVar("_Document", bound=msgspec.Struct)

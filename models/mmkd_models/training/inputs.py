@@ -113,9 +113,9 @@ def check_compatible(who: str, task: TaskSpec, modalities: Sequence[ModalitySpec
         raise UsageError(f"{who}: expected the {task_text(spec.task)} of the dataset, got {task_text(task)}; {advice}")
     names = [modality.name for modality in spec.modalities]
     for modality in modalities:
-        if modality.name not in names:
+        if not spec.has(modality.name):
             raise UsageError(
-                f"{who}: expected a dataset with modality {modality.name!r}, which it was trained with, got "
+                f"{who}: expected a dataset with modality {modality.title!r}, which it was trained with, got "
                 f"{', '.join(names)}; {advice}"
             )
         found = spec.modality(modality.name)

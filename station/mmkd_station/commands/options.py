@@ -35,7 +35,9 @@ class RunOptions:
             "CHANNEL=COLUMN[*FACTOR][+OFFSET]",
         ),
     ] = None
-    modality: Annotated[str | None, Option("Student of the bundle.", metavar="NAME", shown="the first")] = None
+    modality: Annotated[
+        str | None, Option("Student of the bundle, or the sensor it derives from.", metavar="NAME", shown="the first")
+    ] = None
     time: Annotated[str, Option("Use the source's timestamps, or the time of arrival.", metavar="source|arrival")] = (
         "source"
     )

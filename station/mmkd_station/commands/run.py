@@ -110,7 +110,7 @@ def _tune(bundle: Path, data: Path, options: RunOptions, *, as_json: bool) -> No
     ) as predictor:
         tuned = tune_alarm(
             predictor,
-            load_recordings(str(data), predictor.modality),
+            load_recordings(str(data), predictor.modality.recorded),
             label=rules[0].label,
             most_per_hour=options.false_alarms_per_hour,
             hop=options.hop or usual_hop(predictor.entry),

@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
+from mmkd_edge.derive import derive_batch
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.commands.distill import run_distill
+from mmkd_models.commands.evaluate import run_evaluate
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
@@ -128,6 +131,30 @@ def test_a_student_is_distilled_and_told_as_one_json_document(
     assert len(checkpoint.carried.windows) == 12
     (log,) = (folder / "student.ckpt.run").iterdir()  # and no resume state
     assert log.name.startswith("events.out.tfevents.")
+
+
+def test_a_student_of_a_derived_sensor_is_taught_by_the_whole_recording_and_judged(
+    machines: Dataset, folder: Path, teacher: subprocess.CompletedProcess[str]
+) -> None:
+    assert teacher.returncode == 0, teacher.stderr
+    text, name = "acc[y]@10Hz,8bit,-4..4", "acc__c1_10Hz_8bit_m4to4"
+    arguments = ("teacher.ckpt", machines.path, "--steps", "6", "-o", "cheap.ckpt", "--modality")
+    ended = done(run_distill, *arguments, text, cwd=folder)
+    assert ended.returncode == 0, ended.stderr
+    checkpoint = read_student(folder / "cheap.ckpt")
+    assert (checkpoint.modality.name, checkpoint.modality.title) == (name, text)
+    assert checkpoint.facts.teacher_sha256 == file_sha256(folder / "teacher.ckpt")
+    carried, valid = checkpoint.carried, machines.split("valid")
+    expected = derive_batch(valid.take(np.arange(len(valid)))["acc"], checkpoint.modality)
+    assert {row.tobytes() for row in carried.windows} == {row.tobytes() for row in expected}
+    judged = done(run_evaluate, "cheap.ckpt", machines.path, "--json", cwd=folder)
+    assert judged.returncode == 0, judged.stderr
+    assert json.loads(judged.stdout)["models"][0]["modalities"] == [name]
+    with pytest.raises(UsageError) as error:
+        run_distill([str(folder / "teacher.ckpt"), str(machines.path), "--modality", "acc@50Hz", "-o", "no.ckpt"])
+    assert str(error.value) == (
+        "derived sensor 'acc@50Hz': expected a rate up to the recorded 20 Hz, got 50 Hz; lower it"
+    )
 
 
 def logged_steps(path: Path) -> list[int]:
