@@ -173,6 +173,7 @@ def _features(windows: Windows, modality: str) -> Features:
 
 
 def _prepared(windows: Windows, modality: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    windows = windows.with_modalities((modality,))
     for start in range(0, len(windows), 32):
         taken = windows.take(np.arange(start, min(start + 32, len(windows))))[modality]
         yield channel_rows(*prepare_batch(taken, windows.spec.modality(modality)))
