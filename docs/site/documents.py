@@ -26,6 +26,8 @@ DOCUMENTS = {
     "mmkd-evaluate --sensors": "mmkd_report.schema.judging.SensorsDocument",
     "mmkd-adapt": "mmkd_report.schema.adaptation.AdaptationDocument",
     "mmkd-export": "mmkd_report.schema.export.ExportDocument",
+    "mmkd-edge status": "mmkd_edge.install.status.DeviceStatus",
+    "mmkd-inspect fleet": "mmkd_edge.install.status.Fleet",
     "manifest.json of a bundle": "mmkd_edge.bundle.manifest.Manifest",
 }
 HEAD = """# Fields of every JSON document

@@ -53,7 +53,9 @@ def _parser() -> ArgumentParser:
     rollback = add("rollback", _rollback, "Return to the bundle before.")
     verify = add("verify", _verify, "Verify every byte of what is installed, and who signed it.")
     verify.add_argument("--keys", type=Path, metavar="KEYS", help=_KEYS)
-    for command in (install, listing, rollback, verify):
+    status = add("status", _status, "Report this device and its current bundle, for programs that manage a fleet.")
+    status.add_argument("--json", action="store_true", help="Print one JSON document.")
+    for command in (install, listing, rollback, verify, status):
         command.add_argument("state", type=Path, metavar="STATE", help="State folder, such as /var/lib/mmkd.")
     return parser
 
@@ -112,6 +114,21 @@ def _verify(options: Namespace) -> None:
             key = check_signed(bundle, options.keys)
         print(f"{slot.sha256}  every byte verified{f', signed by key {key}' if key else ''}")
     print(f"next: {shell_line(_NAME, 'list', options.state)}")
+
+
+def _status(options: Namespace) -> None:
+    from mmkd_edge.cli.show import json_text
+    from mmkd_edge.install.status import device_status
+
+    status, error = device_status(options.state)
+    if options.json:
+        print(json_text(status))
+    else:
+        print(f"{status.device}, {status.board or status.architecture}, mmkd-edge {status.version}")
+        if status.slots is not None:
+            print(_describe(status.slots))
+    if error is not None:
+        raise error
 
 
 def _describe(slots: Slots) -> str:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from mmkd_edge.commands import edge as mmkd_edge
+from mmkd_edge.install.slots import read_slots
 from mmkd_station.spec import read_run_spec
+from tests.edge.conftest import Kit
 from tests.station.rig import ENVIRONMENT
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -46,6 +49,54 @@ def test_the_unit_watches_the_program_reloads_it_and_gives_it_little():
     } <= set(lines)
     # A trial that needs too much memory ends no program of a station.
     assert "OOMPolicy=continue\n" in (EXAMPLES / "systemd" / "mmkd-station.service").read_text(encoding="utf-8")
+
+
+def test_the_playbook_returns_only_from_a_bundle_that_it_installed_and_its_commands_exist() -> None:
+    yaml = pytest.importorskip("yaml")
+    install, collect = yaml.safe_load((EXAMPLES / "fleet" / "playbook.yml").read_text(encoding="utf-8"))
+    copied, guarded = install["tasks"]
+    assert (copied["register"], guarded["when"]) == ("copied", "copied is changed")
+    assert guarded["block"][0]["register"] == "installed"
+    assert [task.get("when") for task in guarded["rescue"]] == ["installed is succeeded"] * 2 + [None] * 2
+    tasks = [*guarded["block"], *guarded["rescue"], *collect["tasks"]]
+    commands = [task["ansible.builtin.command"]["argv"] for task in tasks if "ansible.builtin.command" in task]
+    assert [command[1] for command in commands] == ["install", "rollback", "status"]
+    for command in commands:
+        mmkd_edge._parser().parse_args(command[1:])
+
+
+def test_the_module_of_mender_installs_a_bundle_and_returns_only_from_one_that_it_installed(
+    kit: Kit, tmp_path: Path
+) -> None:
+    program = tmp_path / "mmkd-edge"
+    program.write_text(
+        f"#!/bin/sh\nexec '{sys.executable}' -c 'from mmkd_edge.commands.edge import main; main()' \"$@\"\n"
+    )
+    program.chmod(0o755)
+    state, restarts = tmp_path / "state", tmp_path / "restarts"
+    settings = {"MMKD_STATE": str(state), "MMKD": str(program), "MMKD_RESTART": f"touch {restarts}"}
+
+    def call(step: str, release: int) -> tuple[int, str]:
+        command = [EXAMPLES / "fleet" / "mender-module", step, tmp_path / str(release)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT | settings)
+        return done.returncode, done.stdout
+
+    def installed() -> int:
+        return read_slots(state).current.release
+
+    for release in (1, 2, 3):
+        for folder in ("files", "tmp"):
+            (tmp_path / str(release) / folder).mkdir(parents=True)
+        parts = kit.parts(kit.modality).with_manifest(release=release)
+        parts.write(tmp_path / str(release) / "files" / "student.edge")
+    assert [call(step, 1) for step in ("NeedsArtifactReboot", "SupportsRollback")] == [(0, "No\n"), (0, "Yes\n")]
+    assert [call("ArtifactInstall", release) for release in (1, 2)] == [(0, "")] * 2
+    assert restarts.exists()
+    damaged = tmp_path / "3" / "files" / "student.edge"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert call("ArtifactInstall", 3)[0] == 6
+    assert (call("ArtifactRollback", 3), installed()) == ((0, ""), 2)
+    assert (call("ArtifactRollback", 2), installed()) == ((0, ""), 1)
 
 
 @pytest.mark.slow

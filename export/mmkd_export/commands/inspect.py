@@ -1,4 +1,4 @@
-"""`mmkd-inspect`: content of a file, or differences of two. Needs only the runtime."""
+"""`mmkd-inspect`: content of a file, differences of two, or reports of devices. Needs only the runtime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from mmkd_edge.backends.base import BackendName
     from mmkd_edge.bundle.manifest import Artifact
 
-_ABOUT = "Show what is inside a bundle, a checkpoint or an engine, verified; or how two of them differ."
+_ABOUT = (
+    "Show what is inside a bundle, a checkpoint or an engine, verified; or how two of them differ. "
+    "'mmkd-inspect fleet FOLDER' shows the devices whose mmkd-edge status --json is in a folder."
+)
 
 
 def main() -> NoReturn:
@@ -39,6 +42,9 @@ def _run(arguments: list[str]) -> None:
     with loading("mmkd-inspect"):
         from mmkd_edge.errors import printable
         from mmkd_export.inspect.files import inspect_file
+    if str(options.file) == "fleet" and options.other is not None:
+        _show_fleet(options.other, as_json=options.json)
+        return
     if options.other is not None:
         _show_differences(options.file, options.other, as_json=options.json)
         return
@@ -65,6 +71,14 @@ def _run(arguments: list[str]) -> None:
     for name, value in shown.items():
         print(f"{name:<{width}}  {value}")
     print(_next_line(options.file, facts))
+
+
+def _show_fleet(folder: Path, *, as_json: bool) -> None:
+    from mmkd_edge.cli.show import json_text
+    from mmkd_edge.install.status import fleet_lines, read_fleet
+
+    fleet = read_fleet(folder)
+    print(json_text(fleet) if as_json else "\n".join(fleet_lines(fleet)))
 
 
 def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
