@@ -17,6 +17,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,52 @@ def test_victoria_metrics_takes_the_points_of_versions_1_and_2(tmp_path: Path, m
     assert series == [
         {"metric": metric, "values": [0.9], "timestamps": [1795707180500]} for metric in (tags, tags | {"db": "plant"})
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "secret", "path", "authorization"),
+    [
+        ("", "press:pw", "/write?db=plant&precision=ns", "Basic cHJlc3M6cHc="),
+        ("&version=2&org=my org", "t0ken", "/api/v2/write?bucket=plant&precision=ns&org=my+org", "Token t0ken"),
+        ("&version=3", "t0ken", "/api/v3/write_lp?db=plant&precision=nanosecond", "Bearer t0ken"),
+    ],
+)
+def test_each_version_of_influxdb_has_its_address_and_its_secret(
+    options: str, secret: str, path: str, authorization: str, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, str | None, bytes]] = []
+
+    class Database(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append((self.path, self.headers["Authorization"], body))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "secret").write_text(f"{secret}\n")
+    with HTTPServer(("127.0.0.1", 0), Database) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"influxdb://127.0.0.1:{server.server_port}/plant?tls=off&credentials={tmp_path}/secret{options}"
+        open_sink(place).write(RECORDS[:1])
+        server.shutdown()
+    assert asked == [(path, authorization, point(RECORDS[0]).encode())]
+
+
+def test_postgresql_takes_its_credentials_from_the_environment_too(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = postgres.place.partition("&credentials=")[0] + "&table=environment"
+    monkeypatch.setenv("PGUSER", "press")
+    with pytest.raises(ConnectionError, match="no password supplied"):
+        open_sink(place).write(RECORDS)
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    sink = open_sink(place)
+    sink.write(RECORDS)
+    sink.close()
+    assert postgres.ask("SELECT count(*) FROM environment") == [(3,)]
 
 
 def wanted(**changes: Any) -> SourceRequest:
