@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmkd_edge.errors import UnavailableError
@@ -123,6 +124,25 @@ def quick_openings():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sandbox, "_results", check_here)
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_rocket():
+    """Spectra in place of MiniRocket's features, which take half a minute to compile; tests of rivals have them."""
+    convolutions = pytest.importorskip("aeon.transformations.collection.convolution_based")
+
+    class Spectra:
+        def __init__(self, *, random_state):
+            pass
+
+        def transform(self, series):
+            return np.abs(np.fft.rfft(series)).reshape(len(series), -1)
+
+        fit_transform = transform
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolutions, "MiniRocket", Spectra)
         yield
 
 

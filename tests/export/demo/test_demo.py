@@ -117,7 +117,7 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def first(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+def first(tiny: Dataset, quick_rocket: None, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """One fold, in this process: torch takes seconds to import in another."""
     folder = tmp_path_factory.mktemp("demo")
     arguments = ["--dataset", str(tiny.path), *SHORT, "--members", "transformer", "--json"]
