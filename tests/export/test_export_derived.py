@@ -1,9 +1,5 @@
 """A student of a derived sensor, from its checkpoint to answers for the recorded sensor's windows."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 
 from mmkd_edge import EdgePredictor
@@ -15,7 +11,7 @@ from mmkd_models.training.checkpoint import read_student, write_student
 from tests.export.students import ACC, make_student
 
 
-def test_a_bundle_says_its_derivation_and_answers_for_both_sensors(tmp_path: Path) -> None:
+def test_a_bundle_says_its_derivation_and_answers_for_both_sensors(tmp_path):
     modality = derived_modality("acc[x,z]@25Hz,8bit,-9..9", [ACC])
     assert modality is not None
     write_student(tmp_path / "student.ckpt", make_student(modality=modality))

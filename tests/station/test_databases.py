@@ -15,11 +15,9 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +43,7 @@ OWNER = "postgres" if os.geteuid() == 0 else None
 class Server:
     """A server on a port of this machine, in a folder that its user may read."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="mmkd-server-"))
         self.tls = write_certificate(self.folder)
@@ -53,12 +51,12 @@ class Server:
         self.prepare()
         self.start()
 
-    def prepare(self) -> None: ...
+    def prepare(self): ...
 
-    def command(self) -> list[str]:
+    def command(self):
         raise NotImplementedError
 
-    def start(self) -> None:
+    def start(self):
         errors = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(
             self.command(), stdout=errors, stderr=errors, start_new_session=True, user=self.owner
@@ -68,15 +66,15 @@ class Server:
 
     owner: str | None = None
 
-    def is_ready(self) -> bool:
+    def is_ready(self):
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def kill(self) -> None:
+    def kill(self):
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def close(self) -> None:
+    def close(self):
         self.kill()
         shutil.rmtree(self.folder)
 
@@ -84,7 +82,7 @@ class Server:
 class Influx(Server):
     """InfluxDB 1 with TLS and users."""
 
-    def prepare(self) -> None:
+    def prepare(self):
         (self.folder / "conf").write_text(
             f'bind-address = "127.0.0.1:{free_port()}"\nreporting-disabled = true\n[meta]\ndir = "{self.folder}/meta"\n'
             f'[data]\ndir = "{self.folder}/data"\nwal-dir = "{self.folder}/wal"\n[http]\nauth-enabled = true\n'
@@ -93,10 +91,10 @@ class Influx(Server):
             f'https-private-key = "{self.folder}/plant.key"\n[monitor]\nstore-enabled = false\n'
         )
 
-    def command(self) -> list[str]:
+    def command(self):
         return [str(INFLUXD), "-config", str(self.folder / "conf")]
 
-    def ask(self, query: str, database: str = "plant") -> list[dict[str, Any]]:
+    def ask(self, query, database="plant"):
         """The points of a query, each as an object."""
         url = f"https://127.0.0.1:{self.port}/query?u=press&p={PASSWORD}&db={database}&epoch=ns"
         data = urllib.parse.urlencode({"q": query}).encode()
@@ -107,10 +105,10 @@ class Influx(Server):
         return [dict(zip(part["columns"], row, strict=True)) for part in series for row in part["values"]]
 
     @property
-    def sink(self) -> str:
+    def sink(self):
         return f"influxdb://127.0.0.1:{self.port}/plant?ca={self.folder}/plant.crt&credentials={self.folder}/user"
 
-    def numbers(self) -> list[int]:
+    def numbers(self):
         return sorted(row["number"] for row in self.ask("SELECT * FROM /mmkd_.*/"))
 
 
@@ -119,7 +117,7 @@ class Postgres(Server):
 
     owner = OWNER
 
-    def prepare(self) -> None:
+    def prepare(self):
         (self.folder / "password").write_text(PASSWORD)
         (self.folder / "plant.key").chmod(0o600)
         if OWNER is not None:
@@ -131,7 +129,7 @@ class Postgres(Server):
             check=True, capture_output=True, user=OWNER, cwd="/",
         )  # fmt: skip
 
-    def command(self) -> list[str]:
+    def command(self):
         settings = {
             "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.folder, "ssl": "on",
             "ssl_cert_file": self.folder / "plant.crt", "ssl_key_file": self.folder / "plant.key",
@@ -139,7 +137,7 @@ class Postgres(Server):
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return [str(POSTGRES / "postgres"), "-D", str(self.folder / "data"), *words]
 
-    def ask(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+    def ask(self, query, *values):
         import psycopg
 
         place = f"host=127.0.0.1 port={self.port} dbname=postgres user=press password={PASSWORD} sslmode=require"
@@ -147,26 +145,26 @@ class Postgres(Server):
             cursor = connection.execute(query, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def is_ready(self) -> bool:
+    def is_ready(self):
         return subprocess.run([POSTGRES / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]).returncode == 0
 
     @property
-    def place(self) -> str:
+    def place(self):
         options = f"ca={self.folder}/plant.crt&credentials={self.folder}/user"
         return f"postgresql://127.0.0.1:{self.port}/postgres?{options}"
 
     @property
-    def sink(self) -> str:
+    def sink(self):
         return self.place
 
-    def numbers(self) -> list[int]:
+    def numbers(self):
         if self.ask("SELECT to_regclass('mmkd_records')") == [(None,)]:
             return []
         return [number for (number,) in self.ask("SELECT number FROM mmkd_records ORDER BY number")]
 
 
 @pytest.fixture(scope="module")
-def influx() -> Iterator[Influx]:
+def influx():
     if INFLUXD is None:
         pytest.skip("needs Debian's influxdb")
     server = Influx()
@@ -179,7 +177,7 @@ def influx() -> Iterator[Influx]:
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
+def postgres():
     pytest.importorskip("psycopg")
     if POSTGRES is None:
         pytest.skip("needs Debian's postgresql")
@@ -190,9 +188,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["influx", "postgres"])
-def test_a_database_that_is_killed_has_every_record_once(
-    kind: str, bundle_path: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_database_that_is_killed_has_every_record_once(kind, bundle_path, tmp_path, request):
     server: Influx | Postgres = request.getfixturevalue(kind)
     log = tmp_path / "all.jsonl"
     child = start(
@@ -225,7 +221,7 @@ RECORDS: list[Record] = [
 ]
 
 
-def test_postgresql_keeps_a_record_that_comes_twice_once_and_whole(postgres: Postgres) -> None:
+def test_postgresql_keeps_a_record_that_comes_twice_once_and_whole(postgres):
     sink = PostgresSink(f"{postgres.place}&table=twice", "")
     for _ in range(2):
         sink.write(RECORDS)
@@ -248,7 +244,7 @@ def test_postgresql_keeps_a_record_that_comes_twice_once_and_whole(postgres: Pos
     sink.close()
 
 
-def test_a_point_has_tags_fields_and_a_time_of_its_own() -> None:
+def test_a_point_has_tags_fields_and_a_time_of_its_own():
     record = result(
         4567, station="press 1,a=b\\", decided_s=1795707180.480001, reason='say "no"\\', probability=float("nan"),
         probabilities=(0.25, 0.75), dropped=2, boot="0f",
@@ -260,7 +256,7 @@ def test_a_point_has_tags_fields_and_a_time_of_its_own() -> None:
     )
 
 
-def test_influxdb_keeps_a_record_that_comes_twice_once_and_drops_what_it_refuses(influx: Influx) -> None:
+def test_influxdb_keeps_a_record_that_comes_twice_once_and_drops_what_it_refuses(influx):
     influx.ask("CREATE DATABASE twice")
     sink = InfluxSink(influx.sink.replace("/plant?", "/twice?"), "")
     for _ in range(2):
@@ -278,9 +274,9 @@ def test_influxdb_keeps_a_record_that_comes_twice_once_and_drops_what_it_refuses
 
 
 @pytest.mark.skipif(VICTORIA is None, reason="needs Debian's victoria-metrics")
-def test_victoria_metrics_takes_the_points_of_versions_1_and_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_victoria_metrics_takes_the_points_of_versions_1_and_2(tmp_path, monkeypatch):
     class Victoria(Server):
-        def command(self) -> list[str]:
+        def command(self):
             return [str(VICTORIA), f"-httpListenAddr=127.0.0.1:{self.port}", f"-storageDataPath={self.folder}/data",
                     "-retentionPeriod=100y", "-memory.allowedBytes=64MB"]  # fmt: skip
 
@@ -310,19 +306,17 @@ def test_victoria_metrics_takes_the_points_of_versions_1_and_2(tmp_path: Path, m
         ("&version=3", "t0ken", "/api/v3/write_lp?db=plant&precision=nanosecond", "Bearer t0ken"),
     ],
 )
-def test_each_version_of_influxdb_has_its_address_and_its_secret(
-    options: str, secret: str, path: str, authorization: str, tmp_path: Path
-) -> None:
+def test_each_version_of_influxdb_has_its_address_and_its_secret(options, secret, path, authorization, tmp_path):
     asked: list[tuple[str, str | None, bytes]] = []
 
     class Database(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+        def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             asked.append((self.path, self.headers["Authorization"], body))
             self.send_response(204)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_):
             pass
 
     (tmp_path / "secret").write_text(f"{secret}\n")
@@ -334,9 +328,7 @@ def test_each_version_of_influxdb_has_its_address_and_its_secret(
     assert asked == [(path, authorization, point(RECORDS[0]).encode())]
 
 
-def test_postgresql_takes_its_credentials_from_the_environment_too(
-    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_postgresql_takes_its_credentials_from_the_environment_too(postgres, monkeypatch):
     place = postgres.place.partition("&credentials=")[0] + "&table=environment"
     monkeypatch.setenv("PGUSER", "press")
     with pytest.raises(ConnectionError, match="no password supplied"):
@@ -348,12 +340,12 @@ def test_postgresql_takes_its_credentials_from_the_environment_too(
     assert postgres.ask("SELECT count(*) FROM environment") == [(3,)]
 
 
-def wanted(**changes: Any) -> SourceRequest:
+def wanted(**changes):
     columns = Columns(names=("x", "y"), factors=(2.0, 1.0), offsets=(0.0, 0.0))
     return SourceRequest(columns=columns, rate_hz=10.0, **changes)
 
 
-def test_a_table_is_replayed_in_its_order_and_goes_on_after_the_server_was_killed(postgres: Postgres) -> None:
+def test_a_table_is_replayed_in_its_order_and_goes_on_after_the_server_was_killed(postgres):
     postgres.ask("CREATE TABLE log (time timestamptz, x numeric, y int, at_ms bigint)")
     postgres.ask(
         "INSERT INTO log SELECT '2026-11-30 00:00Z'::timestamptz + n * interval '0.1 s', n / 10.0, nullif(n, 3), "
@@ -381,7 +373,7 @@ def test_a_table_is_replayed_in_its_order_and_goes_on_after_the_server_was_kille
     assert len(next(postgresql_source(bound, "", wanted()).deliveries(Intake(may_drop=False))).rows) == 1
 
 
-def test_a_replay_that_cannot_begin_says_why(postgres: Postgres) -> None:
+def test_a_replay_that_cannot_begin_says_why(postgres):
     postgres.ask("CREATE TABLE IF NOT EXISTS bare (time timestamptz, x float8)")
     source = f"{postgres.place}&table=bare"
     cure = "; name table=, the columns with --map CHANNEL=COLUMN and the times with --time-column"
@@ -397,9 +389,7 @@ def test_a_replay_that_cannot_begin_says_why(postgres: Postgres) -> None:
 
 
 @pytest.mark.parametrize("kind", ["influx", "postgres"])
-def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_cure(
-    kind: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_cure(kind, request):
     server: Influx | Postgres = request.getfixturevalue(kind)
     sink = open_sink(server.sink.replace(f"ca={server.folder}/plant.crt&", ""))
     with pytest.raises(ConnectionError, match="certificate verify failed") as refused:
@@ -424,7 +414,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_cure(
         ("postgresql://host/a?credentials=/none", "credentials: /none: no such file or directory; check the path"),
     ],
 )
-def test_a_text_that_names_no_database_says_why(text: str, expected: str, tmp_path: Path) -> None:
+def test_a_text_that_names_no_database_says_why(text, expected, tmp_path):
     if text.startswith("postgresql"):
         pytest.importorskip("psycopg")
     file = tmp_path / "file"
@@ -436,36 +426,36 @@ def test_a_text_that_names_no_database_says_why(text: str, expected: str, tmp_pa
 class Prometheus(Server):
     """Prometheus, which scrapes a page every second."""
 
-    def __init__(self, page: str) -> None:
+    def __init__(self, page):
         self.target = page.split("/")[2]
         super().__init__()
 
-    def prepare(self) -> None:
+    def prepare(self):
         job = {"job_name": "mmkd", "scrape_interval": "1s", "static_configs": [{"targets": [self.target]}]}
         (self.folder / "conf").write_text(json.dumps({"scrape_configs": [job]}))
 
-    def command(self) -> list[str]:
+    def command(self):
         where = [f"--config.file={self.folder}/conf", f"--storage.tsdb.path={self.folder}/data"]
         return [str(PROMETHEUS), *where, f"--web.listen-address=127.0.0.1:{self.port}"]
 
-    def is_ready(self) -> bool:
+    def is_ready(self):
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready") as answer:
             return answer.status == 200
         return False
 
-    def ask(self, path: str, **parameters: str) -> Any:
+    def ask(self, path, **parameters):
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(url, timeout=20) as answer:
             return json.load(answer)["data"]
 
 
-def panels(dashboard: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
+def panels(dashboard):
     return {panel["title"]: panel["targets"] for panel in dashboard["panels"]}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(PROMETHEUS is None, reason="needs Debian's prometheus")
-def test_every_panel_of_the_dashboards_shows_what_a_station_wrote(influx: Influx) -> None:
+def test_every_panel_of_the_dashboards_shows_what_a_station_wrote(influx):
     pytest.importorskip("prometheus_client")
     influx.ask("CREATE DATABASE line1")
     sink = influx.sink.replace("/plant?", "/line1?")
@@ -476,7 +466,7 @@ def test_every_panel_of_the_dashboards_shows_what_a_station_wrote(influx: Influx
     )  # fmt: skip
     is_over = threading.Event()
 
-    def move() -> None:
+    def move():
         while not is_over.wait(0.5):
             moments = [time.time() - 0.02 * n for n in range(25, 0, -1)]
             rows = [{"time": moment, "ax": 1.0, "ay": 0.0, "az": 0.1} for moment in moments]
@@ -522,11 +512,11 @@ def test_every_panel_of_the_dashboards_shows_what_a_station_wrote(influx: Influx
         child.communicate()
 
 
-def has_numbers(series: list[dict[str, Any]]) -> bool:
+def has_numbers(series):
     return bool(series) and all(np.isfinite(float(one["value"][1])) for one in series)
 
 
-def test_the_dashboards_ask_the_databases_that_the_example_provides() -> None:
+def test_the_dashboards_ask_the_databases_that_the_example_provides():
     yaml = pytest.importorskip("yaml")
     sources = yaml.safe_load((GRAFANA / "datasources.yml").read_text())["datasources"]
     assert {source["uid"]: source["type"] for source in sources} == {"prometheus": "prometheus", "influxdb": "influxdb"}

@@ -9,7 +9,6 @@ import pytest
 from mmkd_edge.commands import edge as mmkd_edge
 from mmkd_edge.install.slots import read_slots
 from mmkd_station.spec import read_run_spec
-from tests.edge.conftest import Kit
 from tests.station.rig import ENVIRONMENT
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -51,7 +50,7 @@ def test_the_unit_watches_the_program_reloads_it_and_gives_it_little():
     assert "OOMPolicy=continue\n" in (EXAMPLES / "systemd" / "mmkd-station.service").read_text(encoding="utf-8")
 
 
-def test_the_playbook_returns_only_from_a_bundle_that_it_installed_and_its_commands_exist() -> None:
+def test_the_playbook_returns_only_from_a_bundle_that_it_installed_and_its_commands_exist():
     yaml = pytest.importorskip("yaml")
     install, collect = yaml.safe_load((EXAMPLES / "fleet" / "playbook.yml").read_text(encoding="utf-8"))
     copied, guarded = install["tasks"]
@@ -65,9 +64,7 @@ def test_the_playbook_returns_only_from_a_bundle_that_it_installed_and_its_comma
         mmkd_edge._parser().parse_args(command[1:])
 
 
-def test_the_module_of_mender_installs_a_bundle_and_returns_only_from_one_that_it_installed(
-    kit: Kit, tmp_path: Path
-) -> None:
+def test_the_module_of_mender_installs_a_bundle_and_returns_only_from_one_that_it_installed(kit, tmp_path):
     program = tmp_path / "mmkd-edge"
     program.write_text(
         f"#!/bin/sh\nexec '{sys.executable}' -c 'from mmkd_edge.commands.edge import main; main()' \"$@\"\n"
@@ -76,12 +73,12 @@ def test_the_module_of_mender_installs_a_bundle_and_returns_only_from_one_that_i
     state, restarts = tmp_path / "state", tmp_path / "restarts"
     settings = {"MMKD_STATE": str(state), "MMKD": str(program), "MMKD_RESTART": f"touch {restarts}"}
 
-    def call(step: str, release: int) -> tuple[int, str]:
+    def call(step, release):
         command = [EXAMPLES / "fleet" / "mender-module", step, tmp_path / str(release)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT | settings)
         return done.returncode, done.stdout
 
-    def installed() -> int:
+    def installed():
         return read_slots(state).current.release
 
     for release in (1, 2, 3):

@@ -1,7 +1,5 @@
 """MQTT against a real mosquitto: samples in, decisions out, TLS, credentials, and a broker that is killed."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -12,19 +10,18 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
-from mmkd_edge import ModalitySpec, UsageError
+from mmkd_edge import UsageError
 from mmkd_station.clock import TIME_FAULTS
 from mmkd_station.intake import Intake
-from mmkd_station.protocols.base import Source, read_endpoint
+from mmkd_station.protocols.base import read_endpoint
 from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
-from mmkd_station.records import AlarmEvent, AlarmRecord, StateRecord, record_line
+from mmkd_station.records import record_line
 from tests.edge.said import said
 from tests.station.rig import (
     ENVIRONMENT,
@@ -48,27 +45,27 @@ needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="needs Debian's m
 class Broker:
     """A mosquitto on a port of this machine."""
 
-    def __init__(self, folder: Path, *lines: str) -> None:
+    def __init__(self, folder, *lines):
         self.port = free_port()
         self._config = folder / "mosquitto.conf"
         self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", *(lines or ("allow_anonymous true",))]))
         self.start()
 
-    def start(self) -> None:
+    def start(self):
         self.process = subprocess.Popen([MOSQUITTO, "-c", self._config], stdout=subprocess.DEVNULL, stderr=-1)
         until(self._answers)
 
-    def _answers(self) -> bool:
+    def _answers(self):
         with socket.socket() as asking:
             return asking.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def kill(self) -> None:
+    def kill(self):
         self.process.kill()
         self.process.communicate()
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
+def broker(tmp_path):
     found = Broker(tmp_path)
     yield found
     found.kill()
@@ -77,7 +74,7 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 class Client:
     """Someone else at the broker: publishes, and keeps what comes."""
 
-    def __init__(self, port: int, topic: str = "") -> None:
+    def __init__(self, port, topic=""):
         self.heard: list[tuple[str, bytes, bool]] = []
         self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
         self._client.on_message = lambda client, data, one: self.heard.append((one.topic, one.payload, one.retain))
@@ -87,20 +84,20 @@ class Client:
         self._client.loop_start()
         until(self._client.is_connected)
 
-    def say(self, topic: str, document: Any) -> None:
+    def say(self, topic, document):
         payload = document if isinstance(document, bytes) else json.dumps(document).encode()
         self._client.publish(topic, payload, qos=1).wait_for_publish(10)
 
-    def close(self) -> None:
+    def close(self):
         self._client.disconnect()
         self._client.loop_stop()
 
 
-def reading(source: Source) -> tuple[Intake, threading.Thread]:
+def reading(source):
     """A source that is read into an intake."""
     intake = Intake(most=100, may_drop=True)
 
-    def read() -> None:
+    def read():
         for delivery in source.deliveries(intake):
             intake.put(delivery)
 
@@ -110,7 +107,7 @@ def reading(source: Source) -> tuple[Intake, threading.Thread]:
 
 
 @needs_mosquitto
-def test_samples_come_from_a_topic_with_wildcards(broker: Broker, acc: ModalitySpec) -> None:
+def test_samples_come_from_a_topic_with_wildcards(broker, acc):
     intake, thread = reading(mqtt_source(f"mqtt://127.0.0.1:{broker.port}/plant/+/acc", "", wanted(acc)))
     until(lambda: intake.facts().connects)
     sensor = Client(broker.port)
@@ -128,7 +125,7 @@ def test_samples_come_from_a_topic_with_wildcards(broker: Broker, acc: ModalityS
     sensor.close()
 
 
-def is_written(sink: MqttSink, record: StateRecord) -> bool:
+def is_written(sink, record):
     """Whether the sink took the record, as an outlet asks it again and again."""
     try:
         sink.write([record])
@@ -139,7 +136,7 @@ def is_written(sink: MqttSink, record: StateRecord) -> bool:
 
 @needs_mosquitto
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
-def test_states_are_kept_and_the_broker_says_when_the_program_is_gone(broker: Broker, version: str) -> None:
+def test_states_are_kept_and_the_broker_says_when_the_program_is_gone(broker, version):
     sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant?version={version}", "")
     sink.write([state(1, station="press/1"), alarm_of("worn", number=2)])
     late = Client(broker.port, "plant/#")
@@ -160,11 +157,11 @@ def test_states_are_kept_and_the_broker_says_when_the_program_is_gone(broker: Br
     late.close()
 
 
-def alarm_of(label: str, *, number: int, boot: str = "a", event: AlarmEvent = "raised") -> AlarmRecord:
+def alarm_of(label, *, number, boot="a", event="raised"):
     return alarm(number, station="press/1", event=event, label=label, episode=number, boot=boot)
 
 
-def kept_at(broker: Broker, topic: str) -> dict[str, Any]:
+def kept_at(broker, topic):
     """What the broker keeps, by topic: the event of an alarm."""
     late = Client(broker.port, topic)
     late.say(f"{topic[:-1]}last", b"{}")  # comes behind what is kept
@@ -174,7 +171,7 @@ def kept_at(broker: Broker, topic: str) -> dict[str, Any]:
 
 
 @needs_mosquitto
-def test_each_label_has_a_topic_of_its_own(broker: Broker) -> None:
+def test_each_label_has_a_topic_of_its_own(broker):
     sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant", "")
     labels = ["a/b", "a+b", "a#b", "a_b", "a%2Fb", "a b", "\u00e4\0"]
     sink.write([alarm_of(label, number=number) for number, label in enumerate(labels, start=1)])
@@ -186,9 +183,7 @@ def test_each_label_has_a_topic_of_its_own(broker: Broker) -> None:
 
 
 @needs_mosquitto
-def test_the_broker_forgets_what_an_earlier_run_left_open_and_keeps_what_continues_and_what_others_say(
-    broker: Broker,
-) -> None:
+def test_the_broker_forgets_what_an_earlier_run_left_open_and_keeps_what_continues_and_what_others_say(broker):
     another = Client(broker.port)
     other = msgspec.structs.replace(alarm_of("w", number=1), station="press 2")
     for topic, payload in (("press%2F1/alarm/other", b"{}"), ("press 2/alarm/w", record_line(other))):
@@ -219,10 +214,8 @@ def test_the_broker_forgets_what_an_earlier_run_left_open_and_keeps_what_continu
 
 
 @needs_mosquitto
-def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def hang_up(connection: Any, topic: str) -> None:
+def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads(broker, monkeypatch):
+    def hang_up(connection, topic):
         raise ConnectionError("not authorised")
 
     monkeypatch.setattr("mmkd_station.protocols.broker.Connection.retained", hang_up)
@@ -235,7 +228,7 @@ def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads(
 # paho leaves the socket of a handshake that failed to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @needs_mosquitto
-def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path: Path) -> None:
+def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path):
     write_certificate(tmp_path)
     passwd = shutil.which("mosquitto_passwd") or "/usr/bin/mosquitto_passwd"
     subprocess.run([passwd, "-c", "-b", tmp_path / "users", "press", "secret"], check=True, capture_output=True)
@@ -273,20 +266,18 @@ def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path: Path) -> None:
         ("mqtt://host/topic?ca=/none", "ca: /none: no such file or directory; check the path"),
     ],
 )
-def test_a_text_that_names_no_broker_says_why(text: str, expected: str, acc: ModalitySpec) -> None:
+def test_a_text_that_names_no_broker_says_why(text, expected, acc):
     assert expected in said(UsageError, lambda: mqtt_source(text, "", wanted(acc)))
 
 
-def test_a_place_may_have_an_address_of_version_6_and_no_port() -> None:
+def test_a_place_may_have_an_address_of_version_6_and_no_port():
     endpoint = read_endpoint("mqtt://[::1]/a/b?qos=0", scheme="mqtt://", options=("qos",), port=1883)
     assert (endpoint.host, endpoint.port, endpoint.path, endpoint.options) == ("::1", 1883, "a/b", {"qos": "0"})
 
 
 @pytest.mark.slow
 @needs_mosquitto
-def test_a_broker_that_is_killed_loses_no_result_and_is_back_within_thirty_seconds(
-    broker: Broker, bundle_path: Path, tmp_path: Path
-) -> None:
+def test_a_broker_that_is_killed_loses_no_result_and_is_back_within_thirty_seconds(broker, bundle_path, tmp_path):
     at = f"mqtt://127.0.0.1:{broker.port}"
     log = tmp_path / "all.jsonl"
     child = start(
@@ -373,8 +364,8 @@ LASTING = [name for name in SENT if not name.startswith("100,000")]
 
 @needs_mosquitto
 def test_times_that_cannot_be_trusted_leave_no_result_ok_and_are_said_until_they_can_be(
-    broker: Broker, bundle_path: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+    broker, bundle_path, tmp_path, request
+):
     at, stale_s, log_file = f"mqtt://127.0.0.1:{broker.port}", 2.0, tmp_path / "all.jsonl"
     stations = "".join(
         f'[[stations]]\nname = "{name}"\nbundle = "{bundle_path}"\nbackend = "ort"\nsource = "{at}/{name}"\n'
@@ -388,11 +379,11 @@ def test_times_that_cannot_be_trusted_leave_no_result_ok_and_are_said_until_they
     limit = threading.Timer(120, child.kill)  # what is waited for may never come
     limit.start()
 
-    def records(name: str, kind: str = "result") -> list[dict[str, Any]]:
+    def records(name, kind="result"):
         found = [json.loads(line) for line in log_file.read_text().splitlines()] if log_file.exists() else []
         return [one for one in found if (one["station"], one["kind"]) == (name, kind)]
 
-    def healthz() -> tuple[int, dict[str, Any]]:
+    def healthz():
         page = re.search(r"page: (\S+)", (tmp_path / "log").read_text())
         try:
             with urllib.request.urlopen(f"{page[1]}healthz", timeout=20) as answer:
@@ -405,7 +396,7 @@ def test_times_that_cannot_be_trusted_leave_no_result_ok_and_are_said_until_they
     request.addfinalizer(child.communicate)
     request.addfinalizer(child.kill)
 
-    def send_good(count: int) -> None:
+    def send_good(count):
         for name, (message, _, _) in SENT.items():
             own_s = OWN_S if name.endswith("of its own") else 0.0
             rows = [ROW] * count
@@ -437,7 +428,7 @@ def test_times_that_cannot_be_trusted_leave_no_result_ok_and_are_said_until_they
         assert all(one["time_s"] < one["decided_s"] + stale_s for one in results), name
         assert sum(one["late"] for one in results) > 30, name
 
-    def is_well_after_a_good_sample() -> bool:
+    def is_well_after_a_good_sample():
         send_good(1)
         time.sleep(0.1)
         return healthz() == (200, {"well": True, "stations": dict.fromkeys(SENT, "connected")})

@@ -1,23 +1,19 @@
 """`mmkd-run` as a process: samples in, decisions out, and how it ends."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partialmethod
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from mmkd_edge import Bundle, ModalitySpec, example_bundle
+from mmkd_edge import Bundle, example_bundle
 from mmkd_edge.derive import derive, derived_modality
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.install.slots import install, read_slots
@@ -30,7 +26,7 @@ LABELS = ("rest", "raise", "turn")
 Run = Callable[..., tuple[str, str]]
 
 
-def csv_text(rows: NDArray[np.float32], times: Sequence[float] | None = None) -> str:
+def csv_text(rows, times=None):
     lines = ["time,x,y,z" if times is not None else "x,y,z"]
     for number, row in enumerate(rows):
         first = [] if times is None else [f"{times[number]:.6f}"]
@@ -38,7 +34,7 @@ def csv_text(rows: NDArray[np.float32], times: Sequence[float] | None = None) ->
     return "\n".join(lines) + "\n"
 
 
-def test_a_log_in_another_unit_is_no_ok_and_the_last_line_says_what_to_check(tmp_path: Path, run_here: Run) -> None:
+def test_a_log_in_another_unit_is_no_ok_and_the_last_line_says_what_to_check(tmp_path, run_here):
     with Bundle.open(example_bundle()) as bundle:
         recorded = np.concatenate(list(bundle.golden("acc").windows[:12]))
     for name, unit in (("g", 1), ("mg", 1000)):
@@ -56,14 +52,12 @@ def test_a_log_in_another_unit_is_no_ok_and_the_last_line_says_what_to_check(tmp
 
 
 @pytest.fixture
-def rows() -> NDArray[np.float32]:
+def rows():
     """Four windows of the test student: 10 Hz, 20 samples of x, y, z."""
     return np.random.default_rng(1).normal(size=(80, 3)).astype(np.float32).round(6)
 
 
-def test_a_file_of_samples_becomes_the_answers_of_its_windows(
-    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32], kit: Any
-) -> None:
+def test_a_file_of_samples_becomes_the_answers_of_its_windows(bundle_path, tmp_path, rows, kit):
     (tmp_path / "log.csv").write_text(csv_text(rows, times=[1000 + 0.1 * number for number in range(80)]))
     done = run(
         bundle_path, "--name", "press 1", "--source", f"csv:{tmp_path / 'log.csv'}", "--sink", "-", "--hop", "20"
@@ -85,9 +79,7 @@ def test_a_file_of_samples_becomes_the_answers_of_its_windows(
     assert "INFO press 1: stopped: answered what waited\n" in done.stderr
 
 
-def test_a_derived_sensor_is_fed_by_the_recorded_one_or_comes_as_it_is(
-    kit: Any, acc: ModalitySpec, tmp_path: Path, rows: NDArray[np.float32], run_here: Run
-) -> None:
+def test_a_derived_sensor_is_fed_by_the_recorded_one_or_comes_as_it_is(kit, acc, tmp_path, rows, run_here):
     modality = derived_modality("acc@1s,5Hz,6bit,-4..4", [acc])
     assert modality is not None
     bundle = kit.parts(modality).write(tmp_path / "cheap.edge")
@@ -104,9 +96,7 @@ def test_a_derived_sensor_is_fed_by_the_recorded_one_or_comes_as_it_is(
     assert wrong[-1]["reason"] == "samples come at 10 Hz, expected 5 Hz"
 
 
-def test_times_are_read_from_the_column_and_in_the_unit_that_are_named(
-    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32], run_here: Run
-) -> None:
+def test_times_are_read_from_the_column_and_in_the_unit_that_are_named(bundle_path, tmp_path, rows, run_here):
     text = csv_text(rows, times=[1_000_000 + 100 * number for number in range(80)]).replace("time,", "when,", 1)
     (tmp_path / "log.csv").write_text(text)
     named = ("--time", "source", "--time-column", "when", "--time-unit", "ms")
@@ -115,8 +105,8 @@ def test_times_are_read_from_the_column_and_in_the_unit_that_are_named(
 
 
 def test_samples_that_come_late_are_counted_and_a_space_is_a_gap_where_it_is_said(
-    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32], run_here: Run
-) -> None:
+    bundle_path, tmp_path, rows, run_here
+):
     times = [1000 + 0.1 * number for number in range(80)]
     order = [1, 0, *range(2, 80)]
     (tmp_path / "swapped.csv").write_text(csv_text(rows[order], times=[times[number] for number in order]))
@@ -129,7 +119,7 @@ def test_samples_that_come_late_are_counted_and_a_space_is_a_gap_where_it_is_sai
     assert gap["missing_fraction"] > bridged["missing_fraction"] == 0
 
 
-def test_lines_of_json_on_the_standard_input_are_read_as_they_come(bundle_path: Path) -> None:
+def test_lines_of_json_on_the_standard_input_are_read_as_they_come(bundle_path):
     child = start(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "10", "--silence", "9")
     feed(child, '{"x": 1, "y": 0, "z": null}\n' + json.dumps([[1, 0, 0]] * 9) + "\nno sample\n")
     record = next_record(child.stdout, kind="result")
@@ -144,7 +134,7 @@ def test_lines_of_json_on_the_standard_input_are_read_as_they_come(bundle_path: 
     assert "  21 samples, 1 no samples\n" in errors
 
 
-def test_a_recording_is_replayed_and_the_summary_is_one_document(tmp_path: Path, run_here: Run) -> None:
+def test_a_recording_is_replayed_and_the_summary_is_one_document(tmp_path, run_here):
     options = ["--source", f"recordings:{shipped_dataset()}", "--sink", f"csv:{tmp_path / 'r.csv'}"]
     summary = json.loads(run_here(example_bundle(), *options, "--json", "--hop", "200")[0])
     station = summary["stations"][0]
@@ -158,7 +148,7 @@ def test_a_recording_is_replayed_and_the_summary_is_one_document(tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_a_silent_sensor_is_missing_and_then_stale_and_comes_back(bundle_path: Path) -> None:
+def test_a_silent_sensor_is_missing_and_then_stale_and_comes_back(bundle_path):
     child = start(
         bundle_path, "--source", "stdin", "--sink", "-", "--hop", "5", "--time", "arrival", "--silence", "0.3",
         "--stale", "1.5",
@@ -180,7 +170,7 @@ def test_a_silent_sensor_is_missing_and_then_stale_and_comes_back(bundle_path: P
     assert records_in(output, "state")[-1]["state"] == "stopped"
 
 
-def test_sigterm_answers_what_waits_and_ctrl_c_says_so(bundle_path: Path, rows: NDArray[np.float32]) -> None:
+def test_sigterm_answers_what_waits_and_ctrl_c_says_so(bundle_path, rows):
     for number, code, said in ((signal.SIGTERM, 0, ""), (signal.SIGINT, 130, "mmkd-run: interrupted")):
         child = start(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "1")
         feed(child, csv_text(np.tile(rows, (15, 1))))
@@ -191,9 +181,7 @@ def test_sigterm_answers_what_waits_and_ctrl_c_says_so(bundle_path: Path, rows: 
         assert records_in(output, "state")[-1]["reason"] == "answered what waited"
 
 
-def test_at_sighup_a_bundle_takes_over_and_a_damaged_one_is_refused(
-    bundle_path: Path, kit: Any, acc: ModalitySpec, tmp_path: Path
-) -> None:
+def test_at_sighup_a_bundle_takes_over_and_a_damaged_one_is_refused(bundle_path, kit, acc, tmp_path):
     child = start(bundle_path, "--source", "stdin", "--sink", "-")
     assert next_record(child.stdout, kind="state")["state"] == "started"
     child.send_signal(signal.SIGHUP)
@@ -208,7 +196,7 @@ def test_at_sighup_a_bundle_takes_over_and_a_damaged_one_is_refused(
     end(child)
 
 
-def test_what_is_installed_in_a_state_folder_takes_over(kit: Any, acc: ModalitySpec, tmp_path: Path) -> None:
+def test_what_is_installed_in_a_state_folder_takes_over(kit, acc, tmp_path):
     state, parts = tmp_path / "state", kit.parts(acc)
     for number in (1, 2):
         manifest = msgspec.structs.replace(parts.manifest, release=number)
@@ -225,7 +213,7 @@ def test_what_is_installed_in_a_state_folder_takes_over(kit: Any, acc: ModalityS
     assert read_slots(state).current.condition == "good"
 
 
-def test_systemd_hears_that_it_is_ready_alive_and_ending(bundle_path: Path, tmp_path: Path) -> None:
+def test_systemd_hears_that_it_is_ready_alive_and_ending(bundle_path, tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.settimeout(30)
@@ -239,9 +227,7 @@ def test_systemd_hears_that_it_is_ready_alive_and_ending(bundle_path: Path, tmp_
         assert child.returncode == 0
 
 
-def test_several_stations_run_from_one_file(
-    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32], run_here: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_stations_run_from_one_file(bundle_path, tmp_path, rows, run_here, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "one.csv").write_text(csv_text(rows[:40]))
     (tmp_path / "two.csv").write_text(csv_text(rows).replace("x,y,z", "a,b,c"))
@@ -261,7 +247,7 @@ def test_several_stations_run_from_one_file(
     assert len((tmp_path / "two_results.csv").read_text().splitlines()) == 5
 
 
-def test_a_file_that_grows_is_followed_over_its_rotation_and_loses_no_line(bundle_path: Path, tmp_path: Path) -> None:
+def test_a_file_that_grows_is_followed_over_its_rotation_and_loses_no_line(bundle_path, tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("x;y;z\n" + "1,5;0;0\n" * 5120)
     child = start(bundle_path, "--source", f"csv:{log}", "--follow", "--sink", "-", "--hop", "20")
@@ -275,7 +261,7 @@ def test_a_file_that_grows_is_followed_over_its_rotation_and_loses_no_line(bundl
     assert "  5,140 samples" in errors, errors
 
 
-def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> None:
+def test_what_cannot_work_is_said_at_once(bundle_path, tmp_path):
     (tmp_path / "log.csv").write_text("x,y\n1,2\n")
     lacking = (
         f"{tmp_path}/log.csv: expected the columns x, y, z, found no z among x, y; "
@@ -302,7 +288,7 @@ def test_what_cannot_work_is_said_at_once(bundle_path: Path, tmp_path: Path) -> 
         assert refusal(UsageError, bundle_path, *arguments.split()).startswith(expected.removesuffix("\n"))
 
 
-def test_signals_are_answered_as_before_once_it_has_ended(bundle_path: Path) -> None:
+def test_signals_are_answered_as_before_once_it_has_ended(bundle_path):
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     with pytest.raises(UsageError):
@@ -310,13 +296,13 @@ def test_signals_are_answered_as_before_once_it_has_ended(bundle_path: Path) -> 
     assert [signal.getsignal(number) for number in numbers] == before
 
 
-def test_a_closed_standard_input_is_said_at_once(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_standard_input_is_said_at_once(bundle_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     said = "--source stdin: expected an open standard input, got a closed one; pipe samples into it"
     assert refusal(UsageError, bundle_path, "--source", "stdin") == said
 
 
-def test_an_option_that_would_do_nothing_is_refused(bundle_path: Path, tmp_path: Path) -> None:
+def test_an_option_that_would_do_nothing_is_refused(bundle_path, tmp_path):
     stations = tmp_path / "stations.toml"
     live = (bundle_path, "--source", "stdin")
     cases = {
@@ -332,7 +318,7 @@ def test_an_option_that_would_do_nothing_is_refused(bundle_path: Path, tmp_path:
         assert refusal(UsageError, *arguments) == said
 
 
-def test_a_file_of_stations_that_cannot_be_lists_every_problem(tmp_path: Path) -> None:
+def test_a_file_of_stations_that_cannot_be_lists_every_problem(tmp_path):
     stations = tmp_path / "stations.toml"
     stations.write_text(
         'store_bytes = 5\n[[stations]]\nbundle = "a.edge"\nsource = "stdin"\nhop = 0\nname = "a"\n'
@@ -354,8 +340,8 @@ def test_a_file_of_stations_that_cannot_be_lists_every_problem(tmp_path: Path) -
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_run_that_lost_records_ends_with_a_code_and_a_last_line_that_say_so(
-    bundle_path: Path, tmp_path: Path, rows: NDArray[np.float32], run_here: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    bundle_path, tmp_path, rows, run_here, monkeypatch
+):
     monkeypatch.setattr("mmkd_station.outlet.Outlet.close", partialmethod(Outlet.close, drain_s=0.5))
     (tmp_path / "log.csv").write_text(csv_text(rows))
     at = ("--source", f"csv:{tmp_path}/log.csv", "--hop", "20", "--sink")
@@ -369,7 +355,7 @@ def test_a_run_that_lost_records_ends_with_a_code_and_a_last_line_that_say_so(
     assert "0 records written, 6 wait" in kept
 
 
-def test_a_reader_that_goes_away_ends_it(bundle_path: Path, rows: NDArray[np.float32]) -> None:
+def test_a_reader_that_goes_away_ends_it(bundle_path, rows):
     child = start(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "1")
     child.stdout.close()
     feed(child, csv_text(rows))

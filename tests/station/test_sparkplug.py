@@ -1,13 +1,8 @@
 """Sparkplug B at a real mosquitto, decoded by Google's protobuf with the fields of Eclipse Tahu's sparkplug_b.proto."""
 
-from __future__ import annotations
-
 import json
 import socket
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +11,7 @@ from mmkd_station.protocols.sparkplug import SparkplugSink
 from mmkd_station.protocols.table import open_sink
 from tests.edge.said import said
 from tests.station.rig import alarm, end, feed, result, start, state, until
-from tests.station.test_mqtt import Broker, Client, broker, needs_mosquitto
+from tests.station.test_mqtt import Client, broker, needs_mosquitto
 
 __all__ = ["broker"]
 descriptor_pb2 = pytest.importorskip("google.protobuf.descriptor_pb2")
@@ -35,7 +30,7 @@ FIELDS = {
 VALUES = {4: "long_value", 8: "long_value", 10: "double_value", 11: "boolean_value", 12: "string_value"}
 
 
-def payload_class() -> Any:
+def payload_class():
     from google.protobuf import descriptor_pool, message_factory
 
     file = descriptor_pb2.FileDescriptorProto(name="sparkplug_b.proto", syntax="proto2")
@@ -58,13 +53,13 @@ PAYLOAD = payload_class()
 class Host:
     """A host application: every message as its kind, its place, its sequence number and its metrics."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port):
         self.client = Client(port, "spBv1.0/#")
 
-    def heard(self) -> list[tuple[str, str, int | None, dict[str, Any]]]:
+    def heard(self):
         return [self.read(topic, payload) for topic, payload, _ in list(self.client.heard) if "/NCMD/" not in topic]
 
-    def read(self, topic: str, payload: bytes) -> tuple[str, str, int | None, dict[str, Any]]:
+    def read(self, topic, payload):
         message = PAYLOAD.FromString(payload)
         assert not any(len(unknown_fields.UnknownFieldSet(part)) for part in (message, *message.metrics))
         metrics = {
@@ -76,13 +71,13 @@ class Host:
         assert group == "plant"
         return kind, place, message.seq if message.HasField("seq") else None, metrics
 
-    def wait(self, count: int) -> list[tuple[str, str, int | None, dict[str, Any]]]:
+    def wait(self, count):
         until(lambda: len(self.client.heard) >= count)
         return self.heard()
 
 
 @pytest.fixture
-def host(broker: Broker) -> Iterator[Host]:
+def host(broker):
     opened = Host(broker.port)
     yield opened
     opened.client.close()
@@ -90,7 +85,7 @@ def host(broker: Broker) -> Iterator[Host]:
 
 @needs_mosquitto
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
-def test_a_node_is_born_with_its_devices_and_dies_with_its_connection(broker: Broker, host: Host, version: str) -> None:
+def test_a_node_is_born_with_its_devices_and_dies_with_its_connection(broker, host, version):
     sink = SparkplugSink(f"sparkplug://127.0.0.1:{broker.port}/plant/line1?tls=off&version={version}", "")
     now_s = time.time()
     records = [
@@ -139,7 +134,7 @@ def test_a_node_is_born_with_its_devices_and_dies_with_its_connection(broker: Br
     until(lambda: host.heard()[-1] == ("NDEATH", "line1", None, {"bdSeq": 1}))
 
 
-def is_written(sink: SparkplugSink, records: list[Any]) -> bool:
+def is_written(sink, records):
     try:
         sink.write(records)
     except OSError:
@@ -149,7 +144,7 @@ def is_written(sink: SparkplugSink, records: list[Any]) -> bool:
 
 @pytest.mark.slow
 @needs_mosquitto
-def test_a_broker_that_is_killed_has_every_record_in_the_end(broker: Broker, bundle_path: Path, tmp_path: Path) -> None:
+def test_a_broker_that_is_killed_has_every_record_in_the_end(broker, bundle_path, tmp_path):
     log = tmp_path / "all.jsonl"
     child = start(
         bundle_path, "--source", "stdin", "--sink", f"sparkplug://127.0.0.1:{broker.port}/plant/line1?tls=off",
@@ -182,10 +177,10 @@ def test_a_broker_that_is_killed_has_every_record_in_the_end(broker: Broker, bun
         ("sparkplug://host/plant/line1?qos=1", "got 'qos'; correct it"),
     ],
 )
-def test_a_text_that_names_no_node_says_why(text: str, expected: str) -> None:
+def test_a_text_that_names_no_node_says_why(text, expected):
     assert expected in said(UsageError, lambda: open_sink(text))
 
 
-def test_a_node_is_reached_with_tls_unless_it_is_turned_off() -> None:
+def test_a_node_is_reached_with_tls_unless_it_is_turned_off():
     sinks = [SparkplugSink(f"sparkplug://host/a/b{option}", "") for option in ("", "?tls=off", "?tls=off&version=5")]
     assert [(sink._tls, sink._endpoint.port) for sink in sinks] == [(True, 8883), (False, 1883), (False, 1883)]

@@ -1,7 +1,5 @@
 """`mmkd-train` and `mmkd-distill` as a user meets them: processes, files, messages and exit codes."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -12,10 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,7 +22,6 @@ from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.evaluate import run_evaluate
 from mmkd_models.commands.train import run_train
-from mmkd_models.data import Dataset
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
 from mmkd_models.training.inputs import visible_labels
 
@@ -34,7 +29,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 START_S = 300  # for a process on a busy machine
 
 
-def process_of(command: str, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
+def process_of(command, *arguments, cwd):
     """Starts a command as the shell would."""
     return subprocess.Popen(
         [str(Path(sys.executable).with_name(command)), *map(str, arguments)],
@@ -46,13 +41,13 @@ def process_of(command: str, *arguments: object, cwd: Path) -> subprocess.Popen[
     )
 
 
-def run(command: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(command, *arguments, cwd):
     with process_of(command, *arguments, cwd=cwd) as process:
         stdout, stderr = process.communicate(timeout=START_S)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def done(call: Callable[[list[str]], object], *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def done(call, *arguments, cwd):
     """Runs a command in this process: torch takes seconds to import in another."""
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as stdout:
         patch.chdir(cwd)
@@ -61,7 +56,7 @@ def done(call: Callable[[list[str]], object], *arguments: object, cwd: Path) -> 
     return subprocess.CompletedProcess([], int(str(ended.value.code or 0)), stdout.getvalue(), stderr.getvalue())
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(path, process):
     """Waits until a running process has written the file."""
     end = time.monotonic() + START_S
     while not path.exists():
@@ -71,30 +66,26 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("commands")
 
 
 @pytest.fixture(scope="module")
-def teacher(machines: Dataset, folder: Path) -> subprocess.CompletedProcess[str]:
+def teacher(machines, folder):
     """A teacher in `folder`."""
     options = ["--preset", "tiny", "--steps", "6", "-o", "teacher.ckpt"]
     return done(run_train, "teacher", machines.path, *options, cwd=folder)
 
 
 @pytest.fixture(scope="module")
-def student(
-    machines: Dataset, folder: Path, teacher: subprocess.CompletedProcess[str]
-) -> subprocess.CompletedProcess[str]:
+def student(machines, folder, teacher):
     """A student in `folder`."""
     assert teacher.returncode == 0, teacher.stderr
     options = ["--modality", "acc", "--steps", "6", "-o", "student.ckpt", "--json"]
     return done(run_distill, "teacher.ckpt", machines.path, *options, cwd=folder)
 
 
-def test_a_teacher_is_trained_and_the_next_command_named(
-    machines: Dataset, folder: Path, teacher: subprocess.CompletedProcess[str]
-) -> None:
+def test_a_teacher_is_trained_and_the_next_command_named(machines, folder, teacher):
     checkpoint = read_teacher(folder / "teacher.ckpt")
     parameters = sum(parameter.numel() for parameter in checkpoint.network().parameters())
     assert teacher.returncode == 0
@@ -116,9 +107,7 @@ def test_a_teacher_is_trained_and_the_next_command_named(
     assert re.fullmatch(r"teacher: step 6/6 loss \d\.\d{3} best valid \d\.\d{3}\n", teacher.stderr)
 
 
-def test_a_student_is_distilled_and_told_as_one_json_document(
-    machines: Dataset, folder: Path, student: subprocess.CompletedProcess[str]
-) -> None:
+def test_a_student_is_distilled_and_told_as_one_json_document(machines, folder, student):
     checkpoint = read_student(folder / "student.ckpt")
     document = json.loads(student.stdout)
     assert student.returncode == 0
@@ -133,9 +122,7 @@ def test_a_student_is_distilled_and_told_as_one_json_document(
     assert log.name.startswith("events.out.tfevents.")
 
 
-def test_a_student_of_a_derived_sensor_is_taught_by_the_whole_recording_and_judged(
-    machines: Dataset, folder: Path, teacher: subprocess.CompletedProcess[str]
-) -> None:
+def test_a_student_of_a_derived_sensor_is_taught_by_the_whole_recording_and_judged(machines, folder, teacher):
     assert teacher.returncode == 0, teacher.stderr
     text, name = "acc[y]@10Hz,8bit,-4..4", "acc__c1_10Hz_8bit_m4to4"
     arguments = ("teacher.ckpt", machines.path, "--steps", "6", "-o", "cheap.ckpt", "--modality")
@@ -157,7 +144,7 @@ def test_a_student_of_a_derived_sensor_is_taught_by_the_whole_recording_and_judg
     )
 
 
-def logged_steps(path: Path) -> list[int]:
+def logged_steps(path):
     """The steps at which the validation score was logged."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -166,9 +153,7 @@ def logged_steps(path: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_killed_training_resumes_to_the_same_bytes(
-    machines: Dataset, folder: Path, teacher: subprocess.CompletedProcess[str], tmp_path: Path
-) -> None:
+def test_a_killed_training_resumes_to_the_same_bytes(machines, folder, teacher, tmp_path):
     assert teacher.returncode == 0, teacher.stderr
     arguments = [folder / "teacher.ckpt", machines.path, "--modality", "acc", "--steps", 110, "-o", "student.ckpt"]
     whole = run("mmkd-distill", *arguments, cwd=folder)
@@ -187,14 +172,12 @@ def test_a_killed_training_resumes_to_the_same_bytes(
     assert logged_steps(log)[-1] == 110
 
 
-def endless(dataset: Dataset) -> list[object]:
+def endless(dataset):
     return ["student", dataset.path, "--modality", "gyro", "--steps", 1_000_000, "-o", "baseline.ckpt", "--force"]
 
 
 @pytest.fixture(scope="module")
-def interrupted(
-    machines: Dataset, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def interrupted(machines, tmp_path_factory):
     """A training that Ctrl-C ended after its first validation, where an earlier checkpoint was."""
     folder = tmp_path_factory.mktemp("interrupted")
     (folder / "baseline.ckpt").write_bytes(b"an earlier checkpoint")
@@ -205,9 +188,7 @@ def interrupted(
     return folder, subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def test_ctrl_c_ends_with_130_and_leaves_the_earlier_checkpoint(
-    interrupted: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
+def test_ctrl_c_ends_with_130_and_leaves_the_earlier_checkpoint(interrupted):
     folder, ended = interrupted
     assert (ended.returncode, ended.stdout) == (130, "")
     assert ended.stderr.splitlines()[-2:] == ["the same command with --resume continues", "mmkd-train: interrupted"]
@@ -216,9 +197,7 @@ def test_ctrl_c_ends_with_130_and_leaves_the_earlier_checkpoint(
     assert sorted(path.name for path in folder.iterdir()) == ["baseline.ckpt", "baseline.ckpt.run"]
 
 
-def test_resuming_with_another_share_of_labels_is_refused(
-    machines: Dataset, interrupted: tuple[Path, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_with_another_share_of_labels_is_refused(machines, interrupted, monkeypatch):
     monkeypatch.chdir(interrupted[0])
     train = machines.split("train").labels
     some = visible_labels(machines.split("train"), fraction=0.5, seed=0)
@@ -234,14 +213,14 @@ def test_resuming_with_another_share_of_labels_is_refused(
 class Trap:
     """A pickle that makes a file when it is read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path):
         self.path = path
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return (Path.touch, (self.path,))
 
 
-def test_a_pickle_for_a_teacher_is_refused_and_nothing_in_it_runs(machines: Dataset, tmp_path: Path) -> None:
+def test_a_pickle_for_a_teacher_is_refused_and_nothing_in_it_runs(machines, tmp_path):
     (tmp_path / "teacher.ckpt").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
     path = tmp_path / "teacher.ckpt"
     with pytest.raises(CheckpointError) as caught:
@@ -254,9 +233,7 @@ def test_a_pickle_for_a_teacher_is_refused_and_nothing_in_it_runs(machines: Data
 
 
 @pytest.mark.slow
-def test_two_processes_share_terms_that_read_a_part_of_the_student_and_write_once(
-    machines: Dataset, folder: Path, teacher: subprocess.CompletedProcess[str], tmp_path: Path
-) -> None:
+def test_two_processes_share_terms_that_read_a_part_of_the_student_and_write_once(machines, folder, teacher, tmp_path):
     assert teacher.returncode == 0, teacher.stderr
     # No term reads the head, and the projector of the features is read in the first half only.
     terms = ["--term", "edam,weight=1", "--term", "feature,weight=1..0@0.5"]

@@ -1,9 +1,5 @@
 """Derived modalities of a dataset: the same windows as a device derives, by stored windows, recordings and groups."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import msgspec
 import numpy as np
 import pytest
@@ -11,8 +7,7 @@ import pytest
 from mmkd_edge.derive import derive_batch, derived_modality
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.predict.preprocess import check_window, prepare
-from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, open_dataset
+from mmkd_models.data import open_dataset
 from mmkd_models.data.for_devices import measure_reference, read_recordings
 from mmkd_models.data.windows import StoredWindows
 from mmkd_models.training.inputs import check_compatible
@@ -21,9 +16,7 @@ from tests.models.data.conftest import TEMP, VIB
 TEXT, NAME = "vib[x,z]@50Hz,8bit,-4..4", "vib__c0c2_50Hz_8bit_m4to4"
 
 
-def test_a_view_is_what_a_device_derives_and_is_computed_once(
-    rig: Dataset, splits: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_view_is_what_a_device_derives_and_is_computed_once(rig, splits, monkeypatch):
     windows = rig.everything().with_modalities(("vib", TEXT))
     modality = windows.spec.modality(NAME)
     assert [spec.name for spec in windows.spec.modalities] == ["vib", NAME]
@@ -33,7 +26,7 @@ def test_a_view_is_what_a_device_derives_and_is_computed_once(
     reads: list[str] = []
     gather = StoredWindows.gather
 
-    def read(self: StoredWindows, modality: ModalitySpec, rows: Any, *, shift_s: Any) -> Any:
+    def read(self, modality, rows, *, shift_s):
         reads.append(modality.name)
         return gather(self, modality, rows, shift_s=shift_s)
 
@@ -45,7 +38,7 @@ def test_a_view_is_what_a_device_derives_and_is_computed_once(
     np.testing.assert_array_equal(windows.take(np.array([47]))[NAME], taken[NAME][:1])
 
 
-def test_names_of_one_view_are_one_and_unknown_ones_are_refused(rig: Dataset) -> None:
+def test_names_of_one_view_are_one_and_unknown_ones_are_refused(rig):
     windows = rig.everything()
     with pytest.raises(UsageError) as error:
         windows.with_modalities((TEXT, NAME))
@@ -64,7 +57,7 @@ def test_names_of_one_view_are_one_and_unknown_ones_are_refused(rig: Dataset) ->
     check_compatible("student", rig.spec.task, [windows.spec.modality(TEXT)], windows.with_modalities((TEXT,)))
 
 
-def test_views_of_recordings_move_with_their_windows(line: Dataset) -> None:
+def test_views_of_recordings_move_with_their_windows(line):
     windows = line.split("train").with_modalities(("vib", "vib@25Hz"))
     modality = windows.spec.modalities[1]
     shift = np.array([0.0, 0.05, -0.04])
@@ -78,7 +71,7 @@ def test_views_of_recordings_move_with_their_windows(line: Dataset) -> None:
     )
 
 
-def test_groups_of_a_view_have_their_own_statistics_as_a_device_measures_them(write: Any, splits: Any) -> None:
+def test_groups_of_a_view_have_their_own_statistics_as_a_device_measures_them(write, splits):
     per_group = msgspec.structs.replace(VIB, normalise="per_group")
     dataset = write(splits, modalities=(per_group, TEMP))
     text = "vib@25Hz"
@@ -94,7 +87,7 @@ def test_groups_of_a_view_have_their_own_statistics_as_a_device_measures_them(wr
     np.testing.assert_allclose(values[0], taken[0], atol=1e-6)
 
 
-def test_a_dataset_states_no_derived_modality(rig: Dataset, edit: Any) -> None:
+def test_a_dataset_states_no_derived_modality(rig, edit):
     derived = msgspec.to_builtins(rig.spec.modality("vib@50Hz"))
     edit(lambda document: document["modalities"].append(derived))
     with pytest.raises(DatasetError, match=r"expected a recorded modality, got 'derived'; remove the key"):

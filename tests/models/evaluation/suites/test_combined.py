@@ -1,24 +1,17 @@
 """Several labels at once: figures by hand, what they are compared with, and models of single classes beside."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import write_dataset
 from mmkd_models.evaluation.suites.combined import SetScores, describe, judge_combined
-from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
 from mmkd_models.evaluation.suites.models import model_from_checkpoint
 from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_models.training.checkpoint import StudentCheckpoint
 from tests.models.judging_rig import suite_inputs, under_test, write_random_student
 
 VIB = ModalitySpec(name="acc", channels=("x",), rate_hz=4.0, samples=8)
@@ -28,10 +21,8 @@ SINGLES = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
 TRUTH = np.array([*SINGLES[:2], [1, 1, 0], [0, 1, 1], [1, 1, 0], [1, 0, 1], [1, 1, 1]])
 
 
-def dataset(
-    path: Path, training: NDArray[Any] = SINGLES, task: TaskSpec = TASK, testing: NDArray[Any] = TRUTH
-) -> Dataset:
-    def split(labels: NDArray[Any], name: str) -> dict[str, Any]:
+def dataset(path, training=SINGLES, task=TASK, testing=TRUTH):
+    def split(labels, name):
         values = np.random.default_rng(ord(name)).normal(size=(len(labels), 8, 1)) * 3
         return {"acc": values, "labels": labels, "groups": [f"{name}{n}" for n in range(len(labels))]}
 
@@ -39,13 +30,13 @@ def dataset(
     return write_dataset(path / "rig", name="rig", labels=task, modalities=[VIB], splits=splits)
 
 
-def model(name: str, sets: NDArray[Any]) -> ModelUnderTest:
+def model(name, sets):
     """Answers these sets; 0.74 is below the threshold of the task."""
     probabilities = np.where(sets > 0, 0.76, 0.74)
     return under_test(name, lambda windows: np.log(probabilities / (1 - probabilities)))
 
 
-def judged(data: Dataset) -> tuple[SuiteInputs, list[str]]:
+def judged(data):
     """The judged model misses one label in two windows and adds one to the healthy window; the other answers `belt`."""
     sets = TRUTH.copy()
     sets[0, 2], sets[3, 1], sets[6, 0] = 1, 0, 0
@@ -54,7 +45,7 @@ def judged(data: Dataset) -> tuple[SuiteInputs, list[str]]:
     return inputs, inputs.names
 
 
-def test_figures_by_the_number_of_labels_by_hand(tmp_path: Path) -> None:
+def test_figures_by_the_number_of_labels_by_hand(tmp_path):
     inputs, names = judged(dataset(tmp_path))
     facts = judge_combined(inputs)
     # Set-F1 of s: two of five are 2 x 1 / (2 + 1) and 2 x 2 / (3 + 2). Of `belt`: 2/3, 0, 2/3, 2/3, 2/4.
@@ -105,7 +96,7 @@ def test_figures_by_the_number_of_labels_by_hand(tmp_path: Path) -> None:
     )
 
 
-def test_combinations_in_training_are_counted_and_few_groups_have_no_interval(tmp_path: Path) -> None:
+def test_combinations_in_training_are_counted_and_few_groups_have_no_interval(tmp_path):
     inputs, names = judged(dataset(tmp_path, np.array([*SINGLES, [1, 1, 0]])))
     windows = replace(inputs.windows, groups=np.arange(len(TRUTH)) % 4)
     facts = judge_combined(replace(inputs, windows=windows))
@@ -122,9 +113,7 @@ def test_combinations_in_training_are_counted_and_few_groups_have_no_interval(tm
     )
 
 
-def test_a_model_of_single_classes_answers_its_likeliest_class_alone(
-    tmp_path: Path, student_checkpoint: StudentCheckpoint
-) -> None:
+def test_a_model_of_single_classes_answers_its_likeliest_class_alone(tmp_path, student_checkpoint):
     windows = dataset(tmp_path, SINGLES[:3, :2], msgspec.structs.replace(TASK, labels=("pump", "belt")), TRUTH[:, :2])
     path, names = tmp_path / "single.ckpt", ("fine", "belt", "pump")
     classes = dataset(tmp_path / "classes", np.arange(3), TaskSpec(labels=names), np.arange(6) % 3)
