@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -47,9 +46,6 @@ class Ended(NamedTuple):
     returncode: object
     stdout: str
     stderr: str
-
-
-Command = Callable[..., Ended]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -60,9 +59,6 @@ def test_a_bundle_whose_report_nobody_can_read_is_refused_as_a_bundle():
     with pytest.raises(BundleError) as error:
         read_report(Unreadable())  # type: ignore[arg-type]
     assert str(error.value) == ("report.json: Object missing required field `model_id`; export the checkpoint again")
-
-
-Run = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture

@@ -31,8 +31,6 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
-Answer = tuple[int, str]
-
 
 @contextlib.contextmanager
 def running(*arguments):

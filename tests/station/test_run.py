@@ -5,7 +5,6 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Callable
 from functools import partialmethod
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from mmkd_station.outlet import Outlet
 from tests.station.rig import end, feed, next_record, records_in, refusal, run, start
 
 LABELS = ("rest", "raise", "turn")
-Run = Callable[..., tuple[str, str]]
 
 
 def csv_text(rows, times=None):

@@ -13,7 +13,6 @@ from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=10.0, samples=20)
 TASK = TaskSpec(labels=("ok", "worn"))
-PER_WINDOW = ("x_acc", "time", "column_answer", "column_probability", "column_reason")
 
 
 def ring(folder, *, most_bytes=10**7, station="press1", modality=ACC, **more):

@@ -1,13 +1,9 @@
 """A state folder, and bundles to install in it."""
 
-from collections.abc import Callable
-
 import pytest
 
 from mmkd_edge import Bundle
-from mmkd_edge.install.slots import Slots, install
-
-Put = Callable[..., Slots]
+from mmkd_edge.install.slots import install
 
 
 def whole(path):

@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +18,6 @@ from mmkd_export.commands.inspect import main
 from mmkd_export.inspect.files import inspect_file
 from mmkd_models.training.checkpoint import read_student
 from mmkd_report.schema.export import EngineSidecar
-
-Run = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture

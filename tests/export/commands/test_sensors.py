@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -18,7 +17,6 @@ from mmkd_report.schema.demo import DemoDocument
 
 pytest.importorskip("sklearn")
 
-Run = Callable[..., tuple[object, str, str]]
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)
 GYRO = ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20)
 TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=5.0, samples=10)

@@ -92,9 +92,6 @@ def test_multiply_adds_are_counted_as_by_hand():
     assert multiply_adds(model) == 8 * 3 * 5 + 6 * 4 * 3 * 5 + 24 * 2
 
 
-ALL = ("Conv", "Gemm", "MatMul")
-
-
 @pytest.fixture(scope="module")
 def model(student_graph):
     return onnx.load_from_string(student_graph)

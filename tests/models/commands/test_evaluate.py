@@ -15,8 +15,6 @@ from mmkd_models.training.checkpoint import (
 from mmkd_models.training.predict import scores_of
 from tests.models.judging_rig import write_random_student, write_random_teacher
 
-Ran = tuple[object, str, str]
-
 
 @pytest.fixture
 def make_student(machines, student_checkpoint, tmp_path):

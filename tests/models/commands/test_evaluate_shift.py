@@ -11,8 +11,6 @@ import pytest
 from mmkd_report.pages.judging import render_judging
 from tests.models.judging_rig import write_random_student, write_random_teacher
 
-Ran = tuple[object, str, str]
-
 
 @pytest.fixture
 def student(sites, student_checkpoint, tmp_path):

@@ -19,7 +19,6 @@ from mmkd_report.pages.judging import render_judging
 from tests.models.judging_rig import write_random_student, write_random_teacher
 from tests.models.kinds_rig import kinds_dataset
 
-Ran = tuple[object, str, str]
 TASK = TaskSpec(labels=("idle", "ok", "worn"))
 
 

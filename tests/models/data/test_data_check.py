@@ -1,7 +1,7 @@
 """What the check finds, and recordings of another unit or gain."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -115,7 +115,6 @@ SPLITS = {"train": range(6), "valid": range(6, 8), "test": range(8, 10)}
 ADVICE = (
     "check its unit and gain; correct it with 'file_scale' under its [[source]], or leave the recording out (exclude)"
 )
-Change = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 
 
 def plant(path, change, *, groups=True, episode_names=()):

@@ -1,14 +1,13 @@
 """Folds over whole groups, windows that share samples, and the labels that training sees."""
 
 import logging
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Windows, check_dataset, fold_indices, write_dataset
+from mmkd_models.data import check_dataset, fold_indices, write_dataset
 from mmkd_models.data.checking.related import find_overlaps, refuse_shared_samples
 from mmkd_models.data.folds import check_seeds, fold_count, part_of_windows
 from mmkd_models.data.labelled import (
@@ -162,9 +161,6 @@ def test_names_and_numbers_do_not_mix_and_none_is_empty(splits, write, tmp_path)
         f"dataset {tmp_path / 'rig'}: groups: expected a name for every window, got an empty one; name the person, "
         "machine or session"
     )
-
-
-Make = Callable[..., Windows]
 
 
 @pytest.fixture

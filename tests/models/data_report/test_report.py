@@ -4,11 +4,9 @@ import csv
 import json
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from mmkd_edge.errors import UsageError
@@ -47,7 +45,6 @@ LABELS = ("idle", "ok", "worn")
 GROUPS, EACH = 15, 24
 
 
-Rig = dict[str, npt.NDArray[Any]]
 """Arrays of all windows; a test plants a fault in them."""
 
 
@@ -83,9 +80,6 @@ def written(rig, path):
         for number, name in enumerate(("train", "valid", "test"))
     }
     return write_dataset(path, name="rig", labels=LABELS, modalities=[ACC, TEMP], splits=splits)
-
-
-Found = list[tuple[str, str, str]]
 
 
 @pytest.fixture
@@ -315,7 +309,6 @@ def probed_with(windows):
 
 pytest.importorskip("polars")
 
-Ran = tuple[object, str, str]
 START_S = 1_760_000_000
 RECIPE = """
 version = 1

@@ -1,7 +1,5 @@
 """`mmkd-distill` with several teachers, as a command."""
 
-from collections.abc import Callable
-
 import pytest
 
 from mmkd_edge.errors import MmkdError
@@ -9,8 +7,6 @@ from mmkd_export.inspect.files import inspect_file
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
 from mmkd_models.training.checkpoint import file_sha256, read_student
-
-Command = Callable[..., str]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from mmkd_models.data import write_dataset
 from mmkd_models.training_hashes import training_hashes
 from tests.models.judging_rig import write_random_student
 
-Ran = tuple[object, str, str]
 pytestmark = pytest.mark.usefixtures("quick_exports", "quick_openings")
 
 

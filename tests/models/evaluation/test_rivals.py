@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Windows, write_dataset
+from mmkd_models.data import write_dataset
 from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.evaluation.rivals import Rivals, averaged, calibration
 from mmkd_models.metrics.likelihood import probabilities_of
@@ -21,7 +20,6 @@ from mmkd_models.metrics.scores import Scores
 from mmkd_models.training.choosing import log_prior
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-MakeWindows = Callable[..., tuple[Windows, Windows]]
 
 
 @pytest.fixture

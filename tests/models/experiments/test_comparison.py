@@ -1,7 +1,6 @@
 """One fold: fair, finished once, continued where it was; other options are other runs in the same folder."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -12,7 +11,7 @@ import torch
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.answers import BLOCKS
-from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, compare
+from mmkd_models.experiments.comparison import Comparison, compare
 from mmkd_models.experiments.plan import fold_data, spread_in_time
 from mmkd_models.experiments.runs import Progress, make_runs
 from mmkd_models.experiments.summary import demo_document
@@ -23,8 +22,6 @@ from mmkd_models.training.checkpoint import read_student, read_teacher, read_tea
 from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.trainings import distil, train_baseline, train_teacher
-
-Make = Callable[..., ComparisonConfig]
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error of the code under test

@@ -1,6 +1,5 @@
 """Domains left out one at a time: figures are those of the folds, whatever the number of workers."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
@@ -14,14 +13,13 @@ from mmkd_models.data.folds import LeftOutDomains, fold_without
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.evaluation.suites.shift import describe
-from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, compare
+from mmkd_models.experiments.comparison import Comparison, compare
 from mmkd_models.experiments.domains import check_shift, judge_shift, mean_over_domains
 from mmkd_models.experiments.plan import fold_data
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.scores import default_metric
 from mmkd_models.training.checkpoint import read_student
 
-Make = Callable[..., ComparisonConfig]
 SITE = LeftOutDomains(by="site")
 
 

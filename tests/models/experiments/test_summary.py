@@ -1,7 +1,6 @@
 """The document of a comparison against sums by hand."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +9,11 @@ import pytest
 
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
-from mmkd_models.experiments.comparison import FoldResult
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.metrics.scores import Scores
 from mmkd_report.pages.demo_answer import answer
 from mmkd_report.schema.demo import read_demo
 
-MakeFold = Callable[..., FoldResult]
 WINDOWS = {1: 10, 2: 10}
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
@@ -21,8 +20,6 @@ from mmkd_models.networks.teacher import Teacher, hide_modalities
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8)
 LENGTHS = [1, 2, 3, 15, 30, 60, 64, 100, 201, 1000]
-
-Inputs = dict[str, tuple[Tensor, Tensor]]
 
 
 def modality(name="acc", *, samples=40, channels=2, rate_hz=20.0):

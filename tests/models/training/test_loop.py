@@ -3,7 +3,6 @@
 import json
 import math
 import warnings
-from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -13,16 +12,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.distillation.learner import DistillLearner, SupervisedLearner
+from mmkd_models.distillation.learner import SupervisedLearner
 from mmkd_models.metrics.scores import Scores, scores_from_answers
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainingProgress
-from mmkd_models.training.loop import Fit, schedule
+from mmkd_models.training.loop import schedule
 from tests.models.conftest import STUDENT
 from tests.models.training.looping import Interrupted, interrupt_at, same, scripted
-
-Trained = Callable[..., Fit]
-Distiller = Callable[..., DistillLearner]
 
 
 def baseline(dataset):

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -20,14 +19,11 @@ from mmkd_models.distillation.recipe import Recipe, term_from_text
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import write_tensors
-from mmkd_models.training.loop import Fit
 from tests.models.conftest import STUDENT, TEACHER
 from tests.models.interrupted_training import train
 from tests.models.training.looping import Interrupted, interrupt_at, rewrite, same, scripted
 
 SCRIPT = Path(__file__).parents[1].joinpath("interrupted_training.py")
-Trained = Callable[..., Fit]
-Distiller = Callable[..., DistillLearner]
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

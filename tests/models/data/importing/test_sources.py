@@ -1,8 +1,6 @@
 """Logs of every form become the windows that their samples say, and what is said of a file that is none."""
 
-from collections.abc import Callable
 from datetime import datetime, timezone
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -299,9 +297,6 @@ def test_a_class_that_a_split_lacks_is_a_warning(plant, recipe):
     assert window_lines(run(plant))[-1] == (
         "warning: test has no window of worn; choose other groups or another 'seed'"
     )
-
-
-Write = Callable[[Path, int, np.ndarray], None]
 
 
 def check_format(plant, recipe, write, *, suffix, channels, extra=""):
