@@ -1,0 +1,303 @@
+"""Three verbs for notebooks and scripts, as `import mmkd_models as mm` offers them.
+
+`mm.dataset` makes a dataset, `mm.Teacher().fit` teaches on all sensors, `mm.distill` makes a student of one. What they
+train is what `mmkd-train` and `mmkd-distill` train with the same options.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.importing.from_frames import dataset
+from mmkd_models.data.spec import SplitName
+from mmkd_models.data.windows import Windows
+from mmkd_models.defaults import STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+from mmkd_models.distillation.recipe import default_recipe
+from mmkd_models.metrics.likelihood import probabilities_of
+from mmkd_models.networks.config import MEMBERS, preset_named, student_config, student_members, teacher_config
+from mmkd_models.train_config import TrainConfig, training_bar
+from mmkd_models.training.checkpoint import (
+    StudentCheckpoint,
+    TeacherCheckpoint,
+    TeacherFile,
+    read_student,
+    read_teacher_file,
+    write_student,
+    write_teacher,
+)
+from mmkd_models.training.inputs import TrainingData, TrainingRun, check_compatible
+from mmkd_models.training.predict import logits_of, scores_of
+
+__all__ = ["Student", "Teacher", "dataset", "distill"]
+
+Given = Dataset | Windows | npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
+
+
+class _Trained:
+    """What a trained teacher and a trained student do alike."""
+
+    checkpoint: Any
+
+    def predict_proba(self, data: Given, *, split: SplitName = "test") -> npt.NDArray[np.float64]:
+        """Return probabilities (N, K), or numbers (N, 1), of a split or of arrays (N, T, C), NaN = missing."""
+        windows, modality = self._windows(data, split)
+        if isinstance(windows, Windows):
+            logits = logits_of(self.checkpoint.network(), windows, modality=modality)
+        else:
+            prepared = {spec.name: prepare_batch(windows[spec.name], spec) for spec in self._sensors}
+            inputs = {name: tuple(map(torch.from_numpy, pair)) for name, pair in prepared.items()}
+            network = self.checkpoint.network()
+            with torch.no_grad():
+                output = network(inputs) if modality is None else network(*inputs[modality])
+            logits = output.logits.numpy()
+        kind = self.checkpoint.task.kind
+        return logits.astype(np.float64) if kind == "regression" else probabilities_of(logits, kind=kind)
+
+    def predict(self, data: Given, *, split: SplitName = "test") -> npt.NDArray[Any]:
+        """Return class names (N,); labels off or on (N, K); or numbers (N,)."""
+        task: TaskSpec = self.checkpoint.task
+        answers = self.predict_proba(data, split=split)
+        if task.kind == "regression":
+            numbers: npt.NDArray[Any] = answers[:, 0]
+            return numbers
+        if task.kind == "multi_label":
+            return np.asarray(answers >= task.on_from, dtype=np.uint8)
+        names: npt.NDArray[Any] = np.array(task.labels)[answers.argmax(axis=1)]
+        return names
+
+    def score(self, data: Dataset | Windows, *, split: SplitName = "test") -> float:
+        """Return the metric of its training on the labelled windows of a split."""
+        windows, modality = self._windows(data, split)
+        if not isinstance(windows, Windows):
+            raise UsageError("score: expected a dataset or its windows, which have labels, got arrays; pass a dataset")
+        scores = scores_of(self.checkpoint.network(), windows, modality=modality)
+        return float(scores.metric(self.checkpoint.facts.metric))
+
+    @property
+    def _sensors(self) -> tuple[ModalitySpec, ...]:
+        checkpoint = self.checkpoint
+        return (checkpoint.modality,) if isinstance(checkpoint, StudentCheckpoint) else checkpoint.modalities
+
+    def _windows(self, data: Given, split: SplitName) -> tuple[Windows | dict[str, Any], str | None]:
+        """Return windows of its sensors, or arrays by sensor, and the name of a student's sensor."""
+        sensors, is_student = self._sensors, isinstance(self.checkpoint, StudentCheckpoint)
+        name = sensors[0].name if is_student else None
+        windows = data.split(split) if isinstance(data, Dataset) else data
+        if isinstance(windows, Windows):
+            check_compatible("student" if is_student else "teacher", self.checkpoint.task, sensors, windows)
+            return windows.with_modalities([spec.name for spec in sensors]), name
+        arrays = windows if isinstance(windows, dict) else {sensors[0].name: windows}
+        for spec in sensors:
+            got = np.shape(arrays[spec.name]) if spec.name in arrays else "none"
+            if got[1:] != spec.shape:
+                shape = ", ".join(map(str, spec.shape))
+                raise UsageError(f"{spec.name}: expected windows (N, {shape}), got {got}; give such an array")
+        return {spec.name: np.asarray(arrays[spec.name]) for spec in sensors}, name
+
+
+@dataclass(kw_only=True)
+class Teacher(_Trained):
+    """A teacher of all sensors of a dataset: a committee, as `mmkd-train teacher` trains it.
+
+    Args:
+        size: of its transformer: tiny, small, medium or base.
+        members: transformer, convolutions, trees; by default as shipped.
+        sensors: that it sees; by default all.
+        steps: of the transformer's training; by default as shipped.
+        metric: that validation maximises; by default that of the kind of task.
+        labelled_groups: show the labels of so many whole groups of the training windows; by default all.
+        progress: show the training steps on stderr.
+    """
+
+    size: str = TEACHER_PRESET
+    members: Sequence[str] | None = None
+    sensors: Sequence[str] | None = None
+    steps: int | None = None
+    metric: str | None = None
+    labelled_groups: int | None = None
+    seed: int = 0
+    progress: bool = True
+    fitted: TeacherCheckpoint | None = field(default=None, init=False, repr=False)
+
+    def fit(self, data: Dataset | str | Path) -> Teacher:
+        """Train on the labelled training windows; the validation windows weight the members."""
+        from mmkd_models.training.committee import default_members, members_named, train_committee
+
+        training, run = _plan(self, data, TEACHER_TRAIN, self.sensors)
+        specs = training.train.spec.modalities
+        chosen = default_members(specs) if self.members is None else members_named(self.members, specs)
+        self.fitted = train_committee(
+            training,
+            teacher_config(preset_named(self.size, option="size")),
+            run,
+            members=chosen,
+            self_training=True,
+            watch=lambda name: _shown(name, self.progress),
+        )
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> Teacher:
+        """Open the file of a trained teacher."""
+        teacher = cls()
+        teacher.fitted = read_teacher_file(Path(path)).checkpoint
+        return teacher
+
+    def save(self, path: str | Path) -> Path:
+        """Write the teacher where `mmkd-distill` reads it."""
+        write_teacher(Path(path), self.checkpoint)
+        return Path(path)
+
+    @property
+    def checkpoint(self) -> TeacherCheckpoint:
+        """What was trained. Raise UsageError before `fit`."""
+        if self.fitted is None:
+            raise UsageError("teacher: expected a trained one, got one before fit; call fit(data) first")
+        return self.fitted
+
+    @property
+    def file(self) -> TeacherFile:
+        """The teacher with the SHA-256 that its file has."""
+        with tempfile.TemporaryDirectory() as folder:
+            return read_teacher_file(self.save(Path(folder) / "teacher.ckpt"))
+
+    def _repr_html_(self) -> str:
+        if self.fitted is None:
+            return "<p>Teacher, not trained: call <code>fit(data)</code></p>"
+        checkpoint = self.checkpoint
+        rows = [("together", checkpoint.facts.score)]
+        members = () if checkpoint.committee is None else checkpoint.committee.members
+        rows += [(f"{member.named}, weight {member.weight:.2f}", member.score) for member in members]
+        sensors = ", ".join(modality.name for modality in checkpoint.modalities)
+        return _table(f"Teacher of {sensors}", f"{checkpoint.facts.metric} on validation", rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Student(_Trained):
+    """A trained student of one sensor."""
+
+    checkpoint: StudentCheckpoint
+
+    @classmethod
+    def load(cls, path: str | Path) -> Student:
+        """Open the file of a student."""
+        return cls(read_student(Path(path)))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the student where the commands read it."""
+        write_student(Path(path), self.checkpoint)
+        return Path(path)
+
+    def export(self, path: str | Path, *, targets: Sequence[str] = ()) -> Path:
+        """Write the verified bundle that a device runs, as `mmkd-export` does. `targets` as its option `--target`."""
+        from mmkd_export.pipeline import export
+        from mmkd_export.plan import ExportPlan
+
+        with tempfile.TemporaryDirectory() as folder:
+            source = self.save(Path(folder) / "student.ckpt")
+            return export(ExportPlan(source=source, output=Path(path), targets=tuple(targets))).path
+
+    def _repr_html_(self) -> str:
+        facts = self.checkpoint.facts
+        rows = [(trial.name, trial.valid_score) for trial in facts.tried or ()] or [("student", facts.score)]
+        taught = "taught" if facts.teachers_sha256 else "labels only"
+        title = f"Student of {self.checkpoint.modality.name}: {facts.shipped or taught}"
+        return _table(title, f"{facts.metric} on validation", rows)
+
+
+def distill(
+    teacher: Teacher | Sequence[Teacher] | None,
+    data: Dataset | str | Path,
+    *,
+    sensor: str,
+    size: str = STUDENT_PRESET,
+    members: Sequence[str] | None = None,
+    choose: bool = False,
+    causal: bool = False,
+    steps: int | None = None,
+    metric: str | None = None,
+    labelled_groups: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Student:
+    """Train a student of one sensor from one teacher or several, as `mmkd-distill` does; None: on labels only.
+
+    Args:
+        sensor: the one that stays on the device.
+        members: transformer, convolutions, intervals, trees; by default a transformer, and all with `choose`.
+        choose: train all members, also on labels only, and keep what validation prefers.
+        causal: attend to the past only, for streams.
+        steps, metric, labelled_groups, progress: as of `Teacher`.
+
+    Raise UsageError if teacher and data differ, or the options do not fit together.
+    """
+    from mmkd_models.training.students import choose_student, train_student
+
+    teachers = [] if teacher is None else [teacher] if isinstance(teacher, Teacher) else list(teacher)
+    files = [one.file for one in teachers]
+    own = Teacher(steps=steps, metric=metric, labelled_groups=labelled_groups, seed=seed)
+    training, run = _plan(own, data, STUDENT_TRAIN)
+    for file in files:
+        check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, training.train)
+    among = student_members(",".join(members or (MEMBERS if choose else ("transformer",))))
+    config = student_config(
+        preset_named(size, option="size"), causal=causal, members=("transformer",) if choose else among
+    )
+    training = training.for_pair([spec.name for file in files for spec in file.checkpoint.modalities], sensor)
+    recipe = default_recipe(training.train.spec.task)
+    with _shown(f"{sensor} student", progress) as on_step:
+        run = replace(run, on_step=on_step)
+        if not choose:
+            return Student(train_student(training, sensor, config, run, teachers=files, recipe=recipe))
+        baseline = choose_student(training.with_modalities((sensor,)), sensor, config, run, among=among)
+        if not files:
+            return Student(baseline)
+        return Student(
+            choose_student(training, sensor, config, run, teachers=files, recipe=recipe, baseline=baseline, among=among)
+        )
+
+
+def _plan(
+    given: Teacher, data: Dataset | str | Path, usual: TrainConfig, sensors: Sequence[str] | None = None
+) -> tuple[TrainingData, TrainingRun]:
+    from mmkd_models.commands.options import TrainingOptions, new_run, training_data
+
+    path = data.path if isinstance(data, Dataset) else Path(data)
+    options = TrainingOptions(
+        steps=given.steps or usual.steps,
+        learning_rate=usual.learning_rate,
+        metric=given.metric,
+        seed=given.seed,
+        labelled_groups=given.labelled_groups,
+    )
+    training = training_data(path, options, modalities=sensors)
+    return training, replace(new_run(path, training, options, usual), run_dir=None)
+
+
+def _shown(title: str, progress: bool) -> Any:
+    return training_bar(title) if progress else nullcontext()
+
+
+def _table(title: str, figure: str, rows: Sequence[tuple[str, float]]) -> str:
+    """A table for notebooks, with a bar of each figure from 0 to 1."""
+    lines = "".join(
+        f"<tr><td>{escape(name)}</td><td>{value:.3f}</td>"
+        f'<td><meter min="0" max="1" value="{min(max(value, 0.0), 1.0):.3f}">{value:.3f}</meter></td></tr>'
+        for name, value in rows
+    )
+    head = f"<tr><th>{escape(title)}</th><th colspan=2>{escape(figure)}</th></tr>"
+    return f"<table>{head}{lines}</table>"

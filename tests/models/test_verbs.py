@@ -1,0 +1,255 @@
+"""The three verbs of a notebook: frames and arrays become datasets, teachers and students as the commands make them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mmkd_models as mm
+from mmkd_edge import EdgePredictor
+from mmkd_edge.errors import MmkdError
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.importing.from_frames import seconds
+from mmkd_models.training.checkpoint import read_student, read_teacher_file
+
+pl = pytest.importorskip("polars")
+
+RATE_HZ, SECONDS, MACHINES = 20, 24, 6
+SENSORS = {"acc": ["ax", "ay"], "gyro": ["gx"]}
+
+
+def recorded() -> Any:
+    """A frame of six machines: one second of the mode `run` is four turns, one of `idle` is one."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for machine in range(MACHINES):
+        t = np.arange(RATE_HZ * SECONDS) / RATE_HZ
+        mode = np.where(t % 12 < 6, "idle", "run")
+        turns = 2 * np.pi * np.where(mode == "idle", 1.0, 4.0) * t
+        values = {"ax": np.sin(turns), "ay": np.cos(turns), "gx": np.sin(turns + 1)}
+        noisy = {name: (one + 0.2 * rng.standard_normal(len(t))).astype(np.float32) for name, one in values.items()}
+        parts.append(pl.DataFrame({"machine": f"m {machine}/a", "t": t, "mode": mode, **noisy}))
+    return pl.concat(parts)
+
+
+def as_dataset(frame: Any, **options: Any) -> Dataset:
+    given = {"label": "mode", "group": "machine", "time": "t", "window": "2s", "sensors": SENSORS}
+    return mm.dataset(frame, **{**given, **options})
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return as_dataset(recorded())
+
+
+@pytest.fixture(scope="module")
+def teacher(data: Dataset) -> mm.Teacher:
+    return mm.Teacher(size="tiny", steps=4, progress=False).fit(data)
+
+
+@pytest.fixture(scope="module")
+def student(data: Dataset, teacher: mm.Teacher) -> mm.Student:
+    return mm.distill(teacher, data, sensor="acc", steps=4, progress=False)
+
+
+def test_a_frame_becomes_windows_of_every_sensor(data: Dataset) -> None:
+    windows, frame = data.everything(), recorded()
+    assert data.spec.task.labels == ("idle", "run")
+    assert [(one.name, one.channels, one.rate_hz, one.samples) for one in data.spec.modalities] == [
+        ("acc", ("ax", "ay"), 20.0, 40),
+        ("gyro", ("gx",), 20.0, 40),
+    ]
+    assert sum(data.spec.splits.values()) == MACHINES * SECONDS // 2
+    assert windows.group_count == MACHINES
+    split_of = {str(group): set(windows.splits[windows.groups == group].tolist()) for group in set(windows.groups)}
+    assert all(len(splits) == 1 for splits in split_of.values())
+    first = frame.filter(pl.col("machine") == "m 0/a")
+    own = np.flatnonzero(windows.groups == sorted(split_of)[0])
+    np.testing.assert_array_equal(windows.take(own[:1])["acc"][0], first.select("ax", "ay").to_numpy()[:40])
+    assert [data.spec.task.labels[label] for label in windows.labels[own][:4]] == ["idle", "idle", "idle", "run"]
+
+
+def test_a_frame_of_each_sensor_needs_no_columns_by_sensor(data: Dataset) -> None:
+    frame = recorded()
+    facts = ["machine", "t", "mode"]
+    apart = {name: frame.select([*facts, *columns]) for name, columns in SENSORS.items()}
+    assert as_dataset(apart, sensors=None).spec == data.spec
+
+
+def test_samples_without_times_follow_each_other_at_the_rate(data: Dataset) -> None:
+    assert as_dataset(recorded().drop("t"), time=None, rate_hz=RATE_HZ).spec == data.spec
+
+
+def test_dates_are_times(data: Dataset) -> None:
+    start = datetime(2026, 5, 4, 8)
+    dated = recorded().with_columns(
+        t=pl.col("t").map_elements(lambda s: start + timedelta(seconds=s), pl.Datetime("us"))
+    )
+    assert as_dataset(dated).spec == data.spec
+
+
+def test_a_pandas_frame_with_dates_as_its_index_needs_no_time(data: Dataset) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = recorded()
+    days = {name: 86_400 * number for number, name in enumerate(frame["machine"].unique(maintain_order=True))}
+    at = [seconds_ + days[machine] for machine, seconds_ in zip(frame["machine"], frame["t"], strict=True)]
+    columns = {name: frame[name].to_list() for name in frame.columns if name != "t"}
+    table = pandas.DataFrame(columns, index=pandas.to_datetime(at, unit="s"))
+    assert as_dataset(table, time=None).spec == data.spec
+
+
+@pytest.mark.parametrize(
+    ("label", "kind", "labels"),
+    [
+        (np.tile(["a", "b"], 10), "classification", ("a", "b")),
+        (np.tile([3, 7], 10), "classification", ("3", "7")),
+        (np.linspace(0, 1, 20), "regression", ("target",)),
+        (np.tile([[1, 0], [0, 1]], (10, 1)), "multi_label", ("label 0", "label 1")),
+    ],
+)
+def test_arrays_are_windows(label: Any, kind: str, labels: tuple[str, ...]) -> None:
+    values = np.random.default_rng(0).standard_normal((20, 16)).astype(np.float32)
+    made = mm.dataset({"x": values}, label=label, group=np.repeat(np.arange(5), 4), rate_hz=10)
+    assert (made.spec.task.kind, made.spec.task.labels) == (kind, labels)
+    windows = made.everything()
+    assert (len(windows), windows.group_count, made.spec.modality("x").shape) == (20, 5, (16, 1))
+    kept = {row.tobytes() for row in windows.take(np.arange(20))["x"]}
+    assert kept == {row.tobytes() for row in values}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("4s", 4.0), ("500ms", 0.5), ("2 min", 120.0), ("1h", 3600.0), ("1.5", 1.5), (3, 3.0)]
+)
+def test_times_are_read(text: float | str, expected: float) -> None:
+    assert seconds(text, "window") == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": None}, 'window: expected its length, as "4s", got none; give one'),
+        ({"window": "4 weeks"}, 'window: expected "4s", "500ms" or seconds, got \'4 weeks\'; correct it'),
+        (
+            {"sensors": None},
+            'sensors: expected the columns of each sensor, got none; give sensors={"NAME": ["ax", "ay", ...]}',
+        ),
+        (
+            {"label": "state"},
+            "column 'state': expected one of machine, t, mode, ax, ay, gx; correct the name",
+        ),
+        ({"time": None}, "rate_hz: expected samples per second of 'acc', got none; give a number"),
+    ],
+)
+def test_a_frame_that_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
+    frame = recorded()
+    with pytest.raises(MmkdError) as refused:
+        as_dataset(frame, **options)
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ([1], {}, "data: expected a pandas or polars frame, or arrays by sensor, got list; convert it"),
+        (
+            {"x": np.zeros((4, 8))},
+            {"rate_hz": 1.0, "window": None},
+            "x: expected windows (N, T, C) of 3 labels, got (4, 8, 1); correct it",
+        ),
+        ({"x": np.zeros((3, 8))}, {}, "window: not for arrays, which are windows already, got '1s'; leave it out"),
+    ],
+)
+def test_data_that_is_no_frame_is_refused(data: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(MmkdError) as refused:
+        mm.dataset(data, **{"label": ["a", "b", "c"], "window": "1s", **options})
+    assert str(refused.value) == message
+
+
+def test_a_teacher_is_the_commands_teacher(data: Dataset, teacher: mm.Teacher, tmp_path: Path) -> None:
+    path = teacher.save(tmp_path / "teacher.ckpt")
+    loaded = mm.Teacher.load(path)
+    np.testing.assert_array_equal(loaded.predict_proba(data), teacher.predict_proba(data))
+    assert read_teacher_file(path).sha256 == teacher.file.sha256
+    assert teacher.checkpoint.facts.dataset_sha256 == data.sha256
+    test = data.split("test")
+    labels = np.asarray(data.spec.task.labels)[test.labels]
+    answers = teacher.predict(data)
+    recalls = [(answers[labels == name] == name).mean() for name in data.spec.task.labels]
+    assert teacher.score(data) == pytest.approx(np.mean(recalls))
+
+
+def test_a_student_is_taught_by_the_teacher_and_runs_on_a_device(
+    data: Dataset, teacher: mm.Teacher, student: mm.Student, tmp_path: Path
+) -> None:
+    assert student.checkpoint.facts.teachers_sha256 == (teacher.file.sha256,)
+    windows = data.split("test")
+    arrays = windows.take(np.arange(len(windows)))["acc"]
+    probabilities = student.predict_proba(data)
+    np.testing.assert_allclose(student.predict_proba(arrays), probabilities, atol=1e-6)
+    bundle = student.export(tmp_path / "acc.edge")
+    with EdgePredictor.open(bundle) as predictor:
+        answer = predictor.predict(arrays[0])
+    np.testing.assert_allclose(answer.probabilities, probabilities[0], atol=1e-4)
+    assert mm.Student.load(student.save(tmp_path / "acc.ckpt")).checkpoint.facts == student.checkpoint.facts
+    assert read_student(tmp_path / "acc.ckpt").modality.name == "acc"
+
+
+def test_without_a_teacher_labels_teach(data: Dataset) -> None:
+    alone = mm.distill(None, data, sensor="gyro", members=["intervals"], progress=False)
+    assert (alone.checkpoint.facts.teachers_sha256, alone.checkpoint.config.members) == ((), ("intervals",))
+    assert set(alone.predict(data)) <= {"idle", "run"}
+
+
+def test_choosing_shows_what_was_tried(data: Dataset, teacher: mm.Teacher) -> None:
+    chosen = mm.distill(
+        teacher, data, sensor="acc", members=["transformer", "convolutions"], choose=True, steps=2, progress=False
+    )
+    tried = [trial.name for trial in chosen.checkpoint.facts.tried or ()]
+    assert "labels only" in tried
+    shown = chosen._repr_html_()
+    assert re.findall(r"<tr><td>([^<]+)</td>", shown) == tried
+    assert shown.count("<meter ") == len(tried)
+
+
+def test_a_notebook_shows_members_and_an_untrained_teacher(teacher: mm.Teacher) -> None:
+    shown = teacher._repr_html_()
+    assert shown.startswith(
+        "<table><tr><th>Teacher of acc, gyro</th><th colspan=2>balanced_accuracy on validation</th>"
+    )
+    rows = re.findall(r"<tr><td>([^<]+)</td>", shown)
+    assert [row.partition(",")[0] for row in rows[:4]] == ["together", "transformer", "convolutions", "trees"]
+    assert "call <code>fit(data)</code>" in mm.Teacher()._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (
+            lambda data, student: mm.Teacher().predict(data),
+            "teacher: expected a trained one, got one before fit; call fit(data) first",
+        ),
+        (
+            lambda data, student: student.predict(np.zeros((2, 40))),
+            "acc: expected windows (N, 40, 2), got (2, 40); give such an array",
+        ),
+        (
+            lambda data, student: student.score(np.zeros((2, 40, 2))),
+            "score: expected a dataset or its windows, which have labels, got arrays; pass a dataset",
+        ),
+    ],
+)
+def test_a_model_refuses_what_does_not_fit(data: Dataset, student: mm.Student, use: Any, message: str) -> None:
+    with pytest.raises(MmkdError) as refused:
+        use(data, student)
+    assert str(refused.value) == message
+
+
+def test_the_package_has_no_other_names() -> None:
+    with pytest.raises(AttributeError) as missing:
+        mm.distil  # noqa: B018
+    assert str(missing.value) == "module 'mmkd_models' has no attribute 'distil'"
