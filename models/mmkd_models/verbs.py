@@ -119,7 +119,8 @@ class Teacher(_Trained):
         sensors: that it sees; by default all.
         steps: of the transformer's training; by default as shipped.
         metric: that validation maximises; by default that of the kind of task.
-        labelled_groups: show the labels of so many whole groups of the training windows; by default all.
+        label_fraction: show the labels of this part of the training windows, or `labelled_groups`: of so many whole
+            groups; by default all.
         progress: show the training steps on stderr.
     """
 
@@ -128,6 +129,7 @@ class Teacher(_Trained):
     sensors: Sequence[str] | None = None
     steps: int | None = None
     metric: str | None = None
+    label_fraction: float | None = None
     labelled_groups: int | None = None
     seed: int = 0
     progress: bool = True
@@ -230,6 +232,7 @@ def distill(
     causal: bool = False,
     steps: int | None = None,
     metric: str | None = None,
+    label_fraction: float | None = None,
     labelled_groups: int | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -241,7 +244,7 @@ def distill(
         members: transformer, convolutions, intervals, trees; by default a transformer, and all with `choose`.
         choose: train all members, also on labels only, and keep what validation prefers.
         causal: attend to the past only, for streams.
-        steps, metric, labelled_groups, progress: as of `Teacher`.
+        steps, metric, label_fraction, labelled_groups, progress: as of `Teacher`.
 
     Raise UsageError if teacher and data differ, or the options do not fit together.
     """
@@ -249,7 +252,7 @@ def distill(
 
     teachers = [] if teacher is None else [teacher] if isinstance(teacher, Teacher) else list(teacher)
     files = [one.file for one in teachers]
-    own = Teacher(steps=steps, metric=metric, labelled_groups=labelled_groups, seed=seed)
+    own = Teacher(steps=steps, metric=metric, label_fraction=label_fraction, labelled_groups=labelled_groups, seed=seed)
     training, run = _plan(own, data, STUDENT_TRAIN)
     for file in files:
         check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, training.train)
@@ -282,6 +285,7 @@ def _plan(
         learning_rate=usual.learning_rate,
         metric=given.metric,
         seed=given.seed,
+        label_fraction=given.label_fraction,
         labelled_groups=given.labelled_groups,
     )
     training = training_data(path, options, modalities=sensors)
