@@ -22,7 +22,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import msgspec
 import pytest
@@ -69,7 +69,7 @@ def name_of(path):
 
 def lines_of(text):
     """The lines of a document, without those that open and close a block."""
-    language: str | None = None
+    language = None
     for number, line in enumerate(text.splitlines(), start=1):
         fence = FENCE.match(line)
         if fence is None:
@@ -88,7 +88,7 @@ def python_of(text):
 
 def blocks_of(text, language):
     """The blocks in one language."""
-    blocks: dict[int, list[str]] = {}
+    blocks = {}
     previous, start = -1, -1
     for line in lines_of(text):
         if line.language == language:
@@ -291,7 +291,7 @@ def fault_of(command, *, whole):
 def commands_in(shown):
     """Our commands in one shell line, each as a list of words."""
     words = shlex.split(shown.removeprefix("$ "), comments=True)
-    command: list[str] = []
+    command = []
     for word in [*words, ";"]:
         if word in ("&&", "||", "|", ";"):
             if command and (command[0] == "make" or command[0].startswith("mmkd-")):
@@ -353,9 +353,9 @@ def test_an_installed_command_is_a_program_of_its_own(tmp_path):
 
 def figures_without_command(text):
     """Sections that show a table of figures, and neither they nor a section around them names a command."""
-    open_sections: list[tuple[int, str]] = []  # level and heading, outermost first
-    named: set[str] = set()
-    shown: list[tuple[str, tuple[str, ...]]] = []
+    open_sections = []  # level and heading, outermost first
+    named = set()
+    shown = []
     for line in lines_of(text):
         if line.language is None and line.text.startswith("#"):
             level = len(line.text) - len(line.text.lstrip("#"))
@@ -417,7 +417,7 @@ def test_the_bundle_page_names_every_key(struct):
 
 def test_the_page_of_training_names_every_loss_and_has_a_recipe():
     rows = table_rows((DOCS / "training.md").read_text(encoding="utf-8"), "term")
-    tags: list[Any] = [term.__struct_config__.tag for term in get_args(Term)]
+    tags = [term.__struct_config__.tag for term in get_args(Term)]
     assert [row[0] for row in rows] == tags
     (recipe,) = blocks_of((DOCS / "training.md").read_text(encoding="utf-8"), "json")
     check_terms(msgspec.json.decode(recipe, type=Recipe))

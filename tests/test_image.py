@@ -49,12 +49,11 @@ class Image:
 
     def command(self):
         (arguments,) = self.arguments_of("CMD")
-        words: list[str] = json.loads(arguments)
-        return words
+        return json.loads(arguments)
 
     def run_health_check(self, *, python=sys.executable, **settings):
         (arguments,) = self.arguments_of("HEALTHCHECK")
-        program: list[str] = json.loads(arguments.partition("CMD ")[2])
+        program = json.loads(arguments.partition("CMD ")[2])
         assert program[0] == "python"
         values = os.environ | {"OMP_NUM_THREADS": "1"} | settings
         return subprocess.run([python, *program[1:]], env=values, capture_output=True, text=True, check=False)
@@ -85,7 +84,7 @@ def environment():
 
 def constraints():
     """What each base stage of the Jetson's image pins."""
-    found: dict[str, list[str]] = {}
+    found = {}
     stage = ""
     for name, arguments in JETSON.instructions():
         if name == "FROM":

@@ -3,7 +3,6 @@
 import ast
 import json
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -36,7 +35,7 @@ def test_the_notebook_is_kept_without_outputs():
 def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     pytest.importorskip("onnx")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"__name__": "__main__"}
+    names = {"__name__": "__main__"}
     shown = [shown_by(source, names) for source in cells("code")]
     pictures = [ElementTree.fromstring(one._repr_svg_()) for one in shown if hasattr(one, "_repr_svg_")]
     assert len(pictures) == 3

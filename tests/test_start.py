@@ -21,7 +21,7 @@ MOST_MINUTES = 30  # a gate against a page that grew, and no figure of speed: ma
 
 def steps(page, after):
     """What the reader runs of a page from this heading on, in order."""
-    found: list[list[str]] = []
+    found = []
     for language, block in BLOCK.findall((DOCS / page).read_text(encoding="utf-8").partition(f"\n## {after}")[2]):
         if language == "python":
             found.append([sys.executable, "-c", block])

@@ -64,8 +64,7 @@ def onnx_model(repeats=1, *, name="acc"):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
-    serialised: bytes = model.SerializeToString()
-    return serialised
+    return model.SerializeToString()
 
 
 def _golden(graph, name):
@@ -93,7 +92,7 @@ def make_bundle(path, *, repeats=1, normalise="none", model=None, second=None):
 
     `second` is the modality of a second student.
     """
-    members: dict[str, bytes] = {}
+    members = {}
     entries = []
     for folder, name in (("student", "acc"), *([] if second is None else [("other", second)])):
         graph = model or onnx_model(repeats, name=name)

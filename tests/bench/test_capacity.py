@@ -28,7 +28,7 @@ def short(monkeypatch):
 
 @pytest.mark.usefixtures("short")
 def test_a_light_load_is_carried(bundle):
-    lines: list[str] = []
+    lines = []
     choice = Choice(bundle=str(bundle), backend="ort")
     report = measure_capacity(choice, rate_hz=20.0, deadline_ms=5000.0, streams=4, progress=lines.append)
     assert lines == ["4 streams for 0.3 s"] * 3
@@ -203,7 +203,7 @@ def test_the_launches_of_a_load_are_told_together():
 @given(st.integers(0, 5000), st.integers(1, 20_000))
 @settings(max_examples=60, deadline=None)
 def test_the_answer_is_carried_and_a_little_more_is_not(limit, first_guess):
-    judged: list[int] = []
+    judged = []
 
     def is_carried(streams):
         judged.append(streams)

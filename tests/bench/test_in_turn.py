@@ -26,7 +26,7 @@ from tests.export.students import make_student
 
 
 def test_calls_alternate_in_both_orders():
-    calls: list[str] = []
+    calls = []
     found = time_in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2, duration_s=0.001)
     text = "".join(calls)
     assert text.startswith("abbaabba")
@@ -36,7 +36,7 @@ def test_calls_alternate_in_both_orders():
 
 
 def test_calls_that_are_made_twice_are_timed_the_second_time():
-    calls: list[str] = []
+    calls = []
 
     def first():
         """Slow, unless it was called just before."""
@@ -207,7 +207,7 @@ def test_a_bad_checkpoint_is_a_reason_not_a_crash(bundle, tmp_path):
 
 @pytest.mark.slow
 def test_the_report_joins_processes(bundle):
-    lines: list[str] = []
+    lines = []
     report = measure_rivals(bundle, launches=2, duration_s=0.2, progress=lines.append)
     assert lines == [f"launch {number} of 2: calls in turn for 0.1 s" for number in (1, 2)]
     ours, plain = report.rivals[:2]

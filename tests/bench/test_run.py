@@ -14,7 +14,7 @@ from tests.edge.said import said
 
 @pytest.fixture(scope="module")
 def run(bundle):
-    lines: list[str] = []
+    lines = []
     found = measure_bundle(
         Choice(bundle=str(bundle), backend="ort"),
         Settings(launches=2, duration_s=0.4),
@@ -56,7 +56,7 @@ def test_energy_is_measured_where_a_sensor_answers(bundle, tmp_path, monkeypatch
     for name, text in (("name", "ina3221"), ("in1_label", "VDD_IN"), ("in1_input", "5000"), ("curr1_input", "1206")):
         (chip / name).write_text(text)
     monkeypatch.setattr("mmkd_bench.run.power_sensor", lambda: power_sensor(tmp_path))
-    lines: list[str] = []
+    lines = []
     settings = Settings(launches=1, duration_s=0.6)
     report = measure_bundle(Choice(bundle=str(bundle)), settings, idle_s=0.5, progress=lines.append)
     assert lines[0] == "idle power: 0.5 s with INA rails VDD_IN"

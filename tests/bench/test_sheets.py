@@ -1,7 +1,5 @@
 """Reports as people read them: headings, cells and sentences."""
 
-from typing import Any
-
 import msgspec
 import pytest
 from rich.text import Text
@@ -14,13 +12,12 @@ from mmkd_report.schema.bench import (
     Level,
     OverheadReport,
     PairReport,
-    RepeatSpread,
     RivalEngine,
     RivalsReport,
 )
 from tests.bench.made import make_launch, make_report
 
-ONE: RepeatSpread = summarise_repeats([100.0, 110.0, 120.0])
+ONE = summarise_repeats([100.0, 110.0, 120.0])
 SPREAD = ("110 µs", "100 µs", "120 µs")
 
 
@@ -103,9 +100,7 @@ def test_capacity_has_the_answer_and_its_launches(run):
     ],
 )
 def test_pairs_and_overheads_are_tables_too(run, ratios, expected):
-    times: dict[str, Any] = {
-        f"{name}_{figure}_us": ONE for name in ("first", "second") for figure in ("p50", "p90", "p99")
-    }
+    times = {f"{name}_{figure}_us": ONE for name in ("first", "second") for figure in ("p50", "p90", "p99")}
     pair = PairReport(
         first="a.onnx",
         second="b.edge",

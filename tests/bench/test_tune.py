@@ -18,7 +18,7 @@ from mmkd_bench.measuring.turns import take_turns
 from mmkd_bench.tune import configs_for, tune_bundle
 from mmkd_edge import Bundle, EdgePredictor, GateError, UsageError, example_bundle, golden_bytes, write_bundle
 from mmkd_edge.bundle.golden import Golden
-from mmkd_edge.bundle.manifest import Artifact, FileEntry
+from mmkd_edge.bundle.manifest import FileEntry
 from mmkd_edge.errors import BackendError
 from mmkd_edge.opening.profile import decode_profile, find_profile
 from mmkd_edge.predict.student import Config, make_student
@@ -44,7 +44,7 @@ def with_int8(tmp_path_factory):
         entry = manifest.models[0]
         fp32 = entry.artifacts[0]
         members = {one.file: bundle.read(one.file) for one in (*manifest.files, entry.golden, fp32)}
-    int8: Artifact = msgspec.structs.replace(
+    int8 = msgspec.structs.replace(
         fp32, file="acc/model.int8.onnx", precision="int8", parity=msgspec.structs.replace(fp32.parity, tolerance=0.1)
     )
     members[int8.file] = members[fp32.file]
@@ -72,7 +72,7 @@ def test_every_artifact_is_tried_with_every_number_of_threads(with_int8, monkeyp
 
 
 def test_each_burst_leaves_its_first_call_out_and_rounds_change_their_order():
-    calls: list[str] = []
+    calls = []
     lengths = take_turns(
         [lambda: calls.append("a"), lambda: calls.append("b")],
         duration_s=0.0,

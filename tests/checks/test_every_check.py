@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -132,7 +131,7 @@ OUTPUTS = (np.ones((1, 3), np.float32), np.full((1, 3), 1 / 3, np.float32), np.o
 @pytest.mark.parametrize("way", ["nothing", "a list", "NaN", "another shape"])
 def test_an_engine_of_three_outputs_is_broken_in_every_way(way, monkeypatch):
     monkeypatch.setattr(OrtBackend, "run", lambda backend, feeds: OUTPUTS)
-    dice: Any = SimpleNamespace(random=lambda: 0.0, choice=lambda ways: way)
+    dice = SimpleNamespace(random=lambda: 0.0, choice=lambda ways: way)
     given = Breaking(dice).run(None, {})  # type: ignore[arg-type]
     match way:
         case "nothing":

@@ -34,7 +34,7 @@ def test_whatever_is_changed_our_reading_ends_with_a_value_error_or_nothing(grap
 @pytest.mark.slow
 def test_a_mutant_is_refused_or_answers_as_the_checkpoint_did(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found: Counter[str] = Counter()
+    found = Counter()
     for number in range(OPENED):
         mutants.write_mutant(example_bundle(), tmp_path / "mutant.edge", backend="ort", seed=1, number=number)
         found[mutants.outcome_of(tmp_path / "mutant.edge", "ort")] += 1

@@ -151,7 +151,7 @@ def taught_by(found, method, score):
 
 @pytest.mark.slow
 def test_stages_are_run_once(machines, tmp_path):
-    told: list[Portion] = []
+    told = []
     assert run_stages(small_plan(machines), build=tmp_path, budget_hours=None, on_portion=told.append)
     assert [portion.methods for portion in told] == [
         ("none", "logit"),

@@ -55,8 +55,7 @@ def graph_bytes(nodes, inputs, constants):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
-    data: bytes = model.SerializeToString()
-    return data
+    return model.SerializeToString()
 
 
 def unrunnable_model(modality):
@@ -71,8 +70,7 @@ def unrunnable_model(modality):
     for place, node in enumerate(steps, 3):
         model.graph.node.insert(place, node)
     onnx.checker.check_model(model, full_check=True)
-    data: bytes = model.SerializeToString()
-    return data
+    return model.SerializeToString()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +204,7 @@ class Kit:
         """See that so many threads at once each get the answers that one alone gets."""
         given = [self.feeds(seed=seed) for seed in range(count)]
         expected = [backend.run(feeds)[0] for feeds in given]
-        wrong: list[int] = []
+        wrong = []
         together = threading.Barrier(count)
 
         def ask(number):

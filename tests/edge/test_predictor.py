@@ -2,8 +2,6 @@ import os
 import socket
 import threading
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -90,7 +88,7 @@ def test_a_bad_window_in_a_batch_is_numbered_before_any_is_answered(kit):
 
 
 def test_a_single_window_is_not_a_batch(predictor):
-    refused: list[Any] = [windows(1)[0], 3, np.float32(3.0), np.zeros(())]
+    refused = [windows(1)[0], 3, np.float32(3.0), np.zeros(())]
     for given, kind in zip(refused, ("ndarray", "int", "float32", "ndarray"), strict=True):
         assert said(InputError, lambda given=given: predictor.predict_batch(given)) == (
             f"predict_batch: expected an array (N, T, C) or a list of windows, got {kind}; "
@@ -241,8 +239,7 @@ def test_nan_fails_the_self_test_and_without_a_bundle_there_is_none(kit, bundle_
 @pytest.fixture
 def temp_bundle(kit, tmp_path):
     parts = kit.parts(TEMP, model=kit.model(TEMP), golden=kit.golden(TEMP), name="temp")
-    written: Path = parts.write(tmp_path / "temp.edge")
-    return written
+    return parts.write(tmp_path / "temp.edge")
 
 
 def test_without_a_reference_raw_values_are_refused_with_advice(temp_bundle):
@@ -304,7 +301,7 @@ def test_a_reference_for_another_modality_is_refused(bundle_path, temp_bundle, t
 def test_closing_under_load_gives_answers_or_clear_errors(bundle_path):
     predictor = EdgePredictor.open(bundle_path)
     window = windows(1)[0]
-    unexpected: list[BaseException] = []
+    unexpected = []
     started = threading.Barrier(5)
 
     def ask():

@@ -27,7 +27,7 @@ def watchdog(tmp_path):
 
 def read_until_end(watchdog):
     """What is heard, read as it comes: a socket that nobody reads makes its sender wait."""
-    found: list[str] = []
+    found = []
     while not found or found[-1] != "STOPPING=1":
         found.append(watchdog.recv(4096).decode())
     return found
@@ -61,8 +61,7 @@ def test_an_engine_that_fails_for_ever_sends_no_sign_of_life():
 
     def alive(predictor):
         found = predictor.stream(hop=10).push(np.ones(10))
-        answer: bool = is_alive(found, silent=False)
-        return answer
+        return is_alive(found, silent=False)
 
     assert not alive(fake_predictor(fail, modality=acc, labels=("a", "b")))
     assert alive(fake_predictor([1.0, 0.0], modality=acc, labels=("a", "b")))

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from mmkd_edge import BackendError, EdgePredictor, ModalitySpec
-from mmkd_edge.backends.base import Backend
 from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4)
@@ -41,7 +40,7 @@ def test_closing_the_predictor_closes_the_fake():
 
 def test_a_fake_is_a_backend_with_the_tensors_of_its_entry():
     entry = fake_entry(modality=ACC, labels=LABELS)
-    backend: Backend = FakeBackend([0.5, 0.5], inputs=entry.inputs, outputs=entry.outputs)
+    backend = FakeBackend([0.5, 0.5], inputs=entry.inputs, outputs=entry.outputs)
     feeds = {spec.name: np.ones(spec.shape, np.float32) for spec in backend.inputs}
     for spec, answer in zip(backend.outputs, backend.run(feeds), strict=True):
         assert (answer.shape, answer.dtype) == (spec.shape, np.float32)

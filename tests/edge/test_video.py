@@ -5,7 +5,6 @@ import sys
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mmkd_edge import InputError, ModalitySpec, SensorChecks, UnavailableError, check_window, prepare, prepare_batch
 from mmkd_edge.frames import cut_out, is_inside, mask_missing, opencv, parse_region
@@ -141,7 +140,7 @@ def test_a_modality_whose_kind_and_keys_contradict_is_named(changes, fault):
 
 def test_a_waveform_goes_as_a_series_does():
     audio = ModalitySpec(name="mic", kind="audio", channels=("left",), rate_hz=8.0, samples=4)
-    window: NDArray[np.float32] = np.array([[0.5], [np.nan], [-0.5], [1.0]], dtype=np.float32)
+    window = np.array([[0.5], [np.nan], [-0.5], [1.0]], dtype=np.float32)
     values, present = prepare(check_window(window, audio), audio)
     assert (values[0, :, 0].tolist(), present[0, :, 0].tolist()) == ([0.5, 0.0, -0.5, 1.0], [1.0, 0.0, 1.0, 1.0])
 

@@ -46,8 +46,8 @@ def names_of(*, cuda):
 
 def _root(node):
     """The variable whose attribute, or whose attribute's attribute, this is: `x` of `x.a.b`, and of `self._x.a`."""
-    names: list[str] = []
-    inner: ast.expr = node
+    names = []
+    inner = node
     while isinstance(inner, ast.Attribute):
         names.append(inner.attr)
         inner = inner.value

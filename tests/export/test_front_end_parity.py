@@ -4,7 +4,6 @@ import importlib.util
 import io
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,8 +36,7 @@ class Wrapped(nn.Module):
 
     def forward(self, values, present):
         """Series, spectrum and statistics."""
-        found: tuple[Tensor, Tensor, Tensor] = self.front(values, present)
-        return found
+        return self.front(values, present)
 
 
 @pytest.fixture(scope="module", params=["voice", "lips"])
@@ -72,7 +70,7 @@ def in_onnxruntime(front, examples):
 
 
 def in_openvino(front, examples):
-    openvino: Any = pytest.importorskip("openvino")
+    openvino = pytest.importorskip("openvino")
     # Without the hint, processors that have BF16 compute in it.
     graph = openvino.Core().read_model(onnx_of(front, examples), b"")
     compiled = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

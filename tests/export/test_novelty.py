@@ -1,7 +1,6 @@
 """Novelty from the checkpoint to the device: every kind of student, every engine, every precision."""
 
 from dataclasses import replace
-from types import ModuleType
 
 import numpy as np
 import onnx
@@ -9,7 +8,7 @@ import pytest
 import torch
 
 from mmkd_edge import EdgePredictor, GateError, ModalitySpec, TaskSpec
-from mmkd_edge.backends.base import BackendName, is_installed, open_backend
+from mmkd_edge.backends.base import is_installed, open_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.install.graphs import check_graph
 from mmkd_edge.predict.preprocess import prepare_batch
@@ -72,7 +71,7 @@ def test_every_kind_of_student_has_it_in_every_engine(what):
     graph = onnx_from_student(student)
     check_graph(graph)
     assert expected is not None
-    engines: list[BackendName] = [name for name in ("ort", "openvino") if is_installed(name)]
+    engines = [name for name in ("ort", "openvino") if is_installed(name)]
     for engine in engines:
         backend = open_backend(engine, graph, threads=1)
         try:
@@ -184,7 +183,7 @@ def test_another_score_than_the_stored_one_fails_the_self_test(made, tmp_path):
 
 
 def test_tensorrt_builds_it(student):
-    module: ModuleType = pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
+    module = pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
     from mmkd_edge.backends.trt.build import engine_from_onnx
 
     assert engine_from_onnx(onnx_from_student(student), module, workspace_bytes=1 << 28).plan

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -77,7 +76,7 @@ def _split(count, seed):
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory):
     """32 windows to train on, 16 to validate, 8 to test; acc (40, 2) at 20 Hz, gyro (20, 1) at 10 Hz."""
-    path: Path = tmp_path_factory.mktemp("data") / "two"
+    path = tmp_path_factory.mktemp("data") / "two"
     return write_dataset(
         path,
         name="two",
@@ -195,7 +194,7 @@ SENSORS = (
 @pytest.fixture(scope="session")
 def machines(tmp_path_factory):
     """Ten machines with six windows each: 36 to train on, 12 to validate, 12 to test; acc (40, 2), gyro (20, 1)."""
-    path: Path = tmp_path_factory.mktemp("data") / "machines"
+    path = tmp_path_factory.mktemp("data") / "machines"
     return write_dataset(
         path,
         name="machines",

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any
 
 import pytest
 
@@ -64,7 +63,7 @@ def page_of(child):
 
 def next_record(stream, **wanted):
     for line in stream:
-        record: dict[str, Any] = json.loads(line) if line.startswith("{") else {}
+        record = json.loads(line) if line.startswith("{") else {}
         if all(record.get(key) == value for key, value in wanted.items()):
             return record
     raise AssertionError(f"the output ended without {wanted}")

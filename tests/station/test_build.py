@@ -25,7 +25,7 @@ class Counted:
 @pytest.fixture
 def opened(monkeypatch):
     """The sources of a service, of which the second cannot be opened where it is called `bad`."""
-    found: list[Counted] = []
+    found = []
 
     def open_source(text, *_, **__):
         if text == "bad":

@@ -28,7 +28,7 @@ from mmkd_station.protocols.base import Columns, RefusedError, SourceRequest
 from mmkd_station.protocols.influxdb import InfluxSink, point
 from mmkd_station.protocols.postgresql import PostgresSink, postgresql_source
 from mmkd_station.protocols.table import open_sink
-from mmkd_station.records import Record, record_line
+from mmkd_station.records import record_line
 from tests.edge.said import said
 from tests.station.rig import alarm, end, feed, free_port, page_of, result, start, state, until, write_certificate
 
@@ -189,7 +189,7 @@ def postgres():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["influx", "postgres"])
 def test_a_database_that_is_killed_has_every_record_once(kind, bundle_path, tmp_path, request):
-    server: Influx | Postgres = request.getfixturevalue(kind)
+    server = request.getfixturevalue(kind)
     log = tmp_path / "all.jsonl"
     child = start(
         bundle_path, "--source", "stdin", "--sink", server.sink, "--sink", f"jsonl:{log}", "--hop", "5",
@@ -214,7 +214,7 @@ def test_a_database_that_is_killed_has_every_record_once(kind, bundle_path, tmp_
     assert PASSWORD not in output + errors
 
 
-RECORDS: list[Record] = [
+RECORDS = [
     state(1, decided_s=1795707180.5, boot="b"),
     result(2, decided_s=1795707180.5, boot="b", label="a\0b", reason="a\\u0000 \0"),
     alarm(3, decided_s=1795707180.5, boot="b"),
@@ -307,7 +307,7 @@ def test_victoria_metrics_takes_the_points_of_versions_1_and_2(tmp_path, monkeyp
     ],
 )
 def test_each_version_of_influxdb_has_its_address_and_its_secret(options, secret, path, authorization, tmp_path):
-    asked: list[tuple[str, str | None, bytes]] = []
+    asked = []
 
     class Database(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -390,7 +390,7 @@ def test_a_replay_that_cannot_begin_says_why(postgres):
 
 @pytest.mark.parametrize("kind", ["influx", "postgres"])
 def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_cure(kind, request):
-    server: Influx | Postgres = request.getfixturevalue(kind)
+    server = request.getfixturevalue(kind)
     sink = open_sink(server.sink.replace(f"ca={server.folder}/plant.crt&", ""))
     with pytest.raises(ConnectionError, match="certificate verify failed") as refused:
         sink.write(RECORDS)

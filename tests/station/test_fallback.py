@@ -2,7 +2,6 @@
 
 import json
 import threading
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -21,8 +20,7 @@ def both_path(kit, acc, tmp_path):
     first, second = kit.parts(acc), kit.parts(GYRO, model=kit.model(GYRO), golden=kit.golden(GYRO), name="gyro")
     manifest = msgspec.structs.replace(first.manifest, models=(*first.manifest.models, *second.manifest.models))
     parts = type(first)(manifest=manifest, members={**second.members, **first.members})
-    written: Path = parts.write(tmp_path / "both.edge")
-    return written
+    return parts.write(tmp_path / "both.edge")
 
 
 def test_the_next_sensor_answers_while_the_first_is_silent_and_says_so(both_path, tmp_path):

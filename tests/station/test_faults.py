@@ -116,7 +116,7 @@ def test_results_of_what_was_recorded_are_never_stale():
     assert len(results) == 12
 
 
-OF_SOURCES: dict[str, tuple[list[str], dict[str, int]]] = {
+OF_SOURCES = {
     "random bytes": (["\x80\x01\x02zzz"], {"garbage": 1}),
     "half a document": (['{"time": 1, "x": '], {"garbage": 1}),
     "a document that never ends": (["[" * 100_000], {"garbage": 1}),

@@ -199,7 +199,7 @@ class Capture:
 
 
 def test_a_pipeline_is_opened_by_gstreamer(monkeypatch):
-    asked: list[tuple[object, ...]] = []
+    asked = []
 
     class Pipeline(Capture):
         def __init__(self, *arguments):

@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -70,7 +69,7 @@ def feed(child, samples, stop):
 
 def first_of_each(records):
     """Records by what names them forever, in the order in which each came first; the same name is the same record."""
-    found: dict[tuple[str, str, int], Record] = {}
+    found = {}
     for record in records:
         assert found.setdefault((record.station, record.boot, record.number), record) == record
     return found
@@ -124,7 +123,7 @@ def test_no_alarm_is_lost_and_no_name_has_two_contents_however_often_the_process
     kills, hook, bundle_path, tmp_path, record_property
 ):
     dice, log = random.Random(kills), tmp_path / "all.jsonl"
-    command: list[str | Path] = [
+    command = [
         *MMKD_RUN, bundle_path, "--backend", "ort", "--name", "press 1", "--source", "stdin", "--hop", "5", *RULE,
         "--sink", f"jsonl:{log}", "--sink", f"webhook:http://127.0.0.1:{hook.server.server_port}/",
         "--store", tmp_path / "store",
@@ -165,7 +164,7 @@ def test_an_alarm_that_a_broker_keeps_ends_after_a_restart_on_normal_data(
     mqtt = pytest.importorskip("paho.mqtt.client")
     port = free_port()
     (tmp_path / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
-    heard: dict[tuple[str | None, int | None], None] = {}  # a record may come twice
+    heard = {}  # a record may come twice
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
     client.on_connect = lambda client, *_: client.subscribe("plant/press 1/alarm/#", qos=1)
 
@@ -175,7 +174,7 @@ def test_an_alarm_that_a_broker_keeps_ends_after_a_restart_on_normal_data(
 
     client.on_message = on_message
     store = ("--store", str(tmp_path / "store")) if has_store else ()
-    command: list[str | Path] = [
+    command = [
         *MMKD_RUN, bundle_path, "--backend", "ort", "--name", "press 1", "--source", "stdin", "--hop", "5", *RULE,
         "--sink", f"mqtt://127.0.0.1:{port}/plant", *store,
     ]  # fmt: skip

@@ -10,8 +10,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import pytest
@@ -317,7 +315,7 @@ def test_a_broker_that_is_killed_loses_no_result_and_is_back_within_thirty_secon
 ROW = [1, 0, 0]
 STILL, BACK, AHEAD, LATE = TIME_FAULTS["still"], TIME_FAULTS["back"], TIME_FAULTS["ahead"], TIME_FAULTS["late"]
 OWN_S = -1e9
-SENT: dict[str, tuple[Callable[[float, int], Any], str, tuple[str, str]]] = {
+SENT = {
     "still": (
         lambda t, k: {"time": t, "samples": [ROW]},
         STILL, ("stale", "the times of samples have stood still for N s"),

@@ -13,7 +13,7 @@ from mmkd_edge.predict.postprocess import first_available
 from mmkd_edge.testing import fake_predictor
 from mmkd_station.clock import SensorRules
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.records import Record, StateRecord
+from mmkd_station.records import StateRecord
 from mmkd_station.sensor import Sensor
 from mmkd_station.station import Station
 
@@ -107,7 +107,7 @@ def ended(*sources):
     """A station that ran to the end of its sources, and what it said."""
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=2)
     predictor = fake_predictor([0.25, 0.75], modality=acc, labels=TASK.labels)
-    said: list[Record] = []
+    said = []
     station = Station(
         "press 1",
         predictor=predictor,

@@ -99,8 +99,7 @@ def wait(browser, condition, seconds=20.0):
 
 
 def text_of(browser, selector):
-    found: str = browser.execute_script("return document.querySelector(arguments[0]).textContent", selector)
-    return found
+    return browser.execute_script("return document.querySelector(arguments[0]).textContent", selector)
 
 
 def click(browser, selector):
@@ -253,8 +252,7 @@ def test_the_page_is_used_with_the_keyboard_alone(browser, page):
     wait(browser, lambda _: len(browser.find_elements("css selector", "#stations button")) == 2)
 
     def focused():
-        found: str = browser.execute_script("return document.activeElement.textContent")
-        return found
+        return browser.execute_script("return document.activeElement.textContent")
 
     seen = []
     for _ in range(4):

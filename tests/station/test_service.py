@@ -28,7 +28,7 @@ class Swapping:
 
 def idle(predictor):
     """A station that does nothing, and keeps what it is told to say."""
-    said: list[tuple[str, str]] = []
+    said = []
     nothing = lambda **_: None  # noqa: E731
     return SimpleNamespace(
         predictor=predictor,

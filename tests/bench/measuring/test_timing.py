@@ -29,7 +29,7 @@ def _samples(latency_ns):
 
 
 def test_a_loop_keeps_every_call_in_order():
-    seen: list[int] = []
+    seen = []
     samples = call_loop(seen.append, [1, 2, 3], duration_s=0.02, stop=Event())
     assert len(samples.latency_ns) == len(seen)
     assert seen[:6] == [1, 2, 3, 1, 2, 3]

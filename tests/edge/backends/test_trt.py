@@ -56,7 +56,7 @@ def test_calls_share_what_there_is_where_no_further_context_can_be_made(kit, ten
     tensorrt.most_contexts = 2
     backend = TrtBackend(kit.model(kit.modality))
     held = [backend._take(), backend._take()]
-    answers: list[np.ndarray] = []
+    answers = []
     waiting = threading.Thread(target=lambda: answers.append(backend.run(kit.feeds())[1]))
     waiting.start()
     waiting.join(timeout=0.2)

@@ -7,7 +7,6 @@ import hashlib
 import os
 import sys
 import threading
-from typing import Any
 
 import msgspec
 import pytest
@@ -34,7 +33,7 @@ def trt_absent():
 
 
 def facts_of(model, **changes):
-    fields: dict[str, Any] = {
+    fields = {
         "onnx_sha256": hashlib.sha256(model).hexdigest(),
         "library": "tensorrt",
         "library_version": "10.3.0",
@@ -202,7 +201,7 @@ def test_predictors_that_start_together_build_one_engine(shop):
         return build()
 
     shop._build = slow  # type: ignore[method-assign]
-    origins: list[str] = []
+    origins = []
     threads = [threading.Thread(target=lambda: origins.append(shop.origin(FACTS))) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -48,8 +47,7 @@ def split_model(kit):
     for place, node in enumerate(nodes, 3):
         graph.node.insert(place, node)
     graph.initializer.append(numpy_helper.from_array(np.array([6]), "six"))
-    data: bytes = model.SerializeToString()
-    return data
+    return model.SerializeToString()
 
 
 def test_a_split_that_fails_in_openvino_is_never_the_answer_before(kit):
@@ -69,7 +67,7 @@ def test_what_an_engine_does_not_write_is_nan(name):
         model = bundle.read(f"acc/model.fp32.{'tflite' if name == 'litert' else 'onnx'}")
         windows, (values, present) = bundle.golden("acc").windows, bundle.manifest.models[0].inputs
     pytest.importorskip({"litert": "ai_edge_litert"}.get(name, name), reason=f"needs pip install 'mmkd-edge[{name}]'")
-    backend: Any = open_backend(name, model, threads=1)
+    backend = open_backend(name, model, threads=1)
     feeds = {values.name: np.nan_to_num(windows[:1]), present.name: np.ones(present.shape, np.float32)}
     assert np.isfinite(backend.run(feeds)).all()
     if name == "openvino":
@@ -101,7 +99,7 @@ def test_a_step_that_writes_nothing_is_an_error(name, monkeypatch):
         assert isinstance(streaming, Streaming)
         backend = open_steps(name, bundle.read(streaming.artifacts[0].file), threads=1)
     values, present = (np.zeros(tensor.shape, np.float32) for tensor in backend.inputs[:2])
-    steps: Any = Steps(backend, streaming)
+    steps = Steps(backend, streaming)
     assert np.isfinite(steps.push(values, present)[1]).all()
     steps._run = lambda: None
     assert (

@@ -33,7 +33,7 @@ def _script(tmp_path, body):
 
 
 def test_a_command_that_returns_ends_with_zero_and_its_arguments_arrive():
-    seen: list[list[str]] = []
+    seen = []
     assert _run(seen.append, "check", "DIR") == 0
     assert seen == [["check", "DIR"]]
     assert _run(_raising(SystemExit(5))) == 5
@@ -52,7 +52,7 @@ def test_an_internal_error_is_one_line_without_traceback(capsys):
 
 
 def test_debug_shows_the_traceback_and_is_taken_out_of_the_arguments(capsys):
-    seen: list[list[str]] = []
+    seen = []
 
     def command(arguments):
         seen.append(arguments)

@@ -61,7 +61,7 @@ def with_domain(model):
 
 
 LOOP = helper.make_graph([], "body", [], [])
-REFUSED: dict[str, Change] = {
+REFUSED = {
     "the operator 'Loop'; expected one that students are made of": node("Loop", ["count", "on"], [], body=LOOP),
     "field 6 of a attribute; expected only what mmkd-export writes": with_branch,
     "field 25 of a model; expected only what mmkd-export writes": with_function,

@@ -45,8 +45,7 @@ def copy(private, folder, **changes):
 
 
 def key_id(private):
-    found: str = msgspec.json.decode(Path(f"{private}.pub").read_bytes())["key_id"]
-    return found
+    return msgspec.json.decode(Path(f"{private}.pub").read_bytes())["key_id"]
 
 
 def signed(kit, path, *private, of=""):

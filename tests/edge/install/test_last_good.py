@@ -4,7 +4,6 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +172,7 @@ def loop(path):
     path.symlink_to(path)
 
 
-NOT_READ: dict[str, tuple[Callable[[Path], object], str]] = {
+NOT_READ = {
     "dangling": (lambda path: path.symlink_to("nowhere"), "no such file or directory; check the path"),
     "loop": (loop, "too many levels of symbolic links; a link of the path leads back to itself; correct it"),
     "folder": (Path.mkdir, "it is no regular file"),

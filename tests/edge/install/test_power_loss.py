@@ -75,7 +75,7 @@ class Recorder:
         self.disks += self.last
 
     def _disk(self, folder, names, above):
-        found: Disk = {}
+        found = {}
         for name, inode in names[folder].items():
             found[above + name] = self._flushed[inode]
             if inode in names:
@@ -104,7 +104,7 @@ def current(state):
 
 
 def left(disks, tmp_path):
-    seen: list[Disk] = []
+    seen = []
     for disk in disks:
         if disk not in seen:
             seen.append(disk)

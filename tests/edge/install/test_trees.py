@@ -1,7 +1,5 @@
 """The tree operator in a bundle's graph: what mmkd-export writes passes, every altered number is refused."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,7 @@ from mmkd_edge.install.graphs import check_graph  # noqa: E402
 
 COLUMNS = 5
 # Two trees: one that asks twice, and one of a single leaf.
-TREES: dict[str, Any] = {
+TREES = {
     "aggregate_function": "AVERAGE",
     "n_targets": 2,
     "nodes_falsenodeids": [2, 0, 4, 0, 0, 0],

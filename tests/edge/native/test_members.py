@@ -44,7 +44,7 @@ def basis_of(samples, bins):
 def features_of(window, present, *, depth, bins):
     """What the engine must compute, slowly, in float64."""
     mean, scale = scale_of(window.shape[1])
-    features: list[float] = []
+    features = []
     for channel in range(window.shape[1]):
         there = present[:, channel] > 0
         scaled = np.clip((window[:, channel] - mean[channel]) * scale[channel], -8, 8).astype(np.float64)

@@ -1,7 +1,5 @@
 """The first opening of a bundle asks it a few golden windows; later ones remember what came."""
 
-from pathlib import Path
-
 import msgspec
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ def _nothing_has_passed(tmp_path, monkeypatch):
 @pytest.fixture
 def asked(monkeypatch):
     """Counts the runs of onnxruntime."""
-    runs: list[int] = []
+    runs = []
     run = OrtBackend.run
 
     def counted(self, feeds):
@@ -35,8 +33,7 @@ def asked(monkeypatch):
 def rolled(kit, tmp_path):
     """A bundle whose hashes are right and whose head's weights are rolled: each class has another's name."""
     weights = np.array([[-1.0, 1.0, 0.0], [0.5, 0.0, 2.0], [1.0, 0.5, -1.0]], dtype=np.float32)
-    path: Path = kit.parts(kit.modality, model=kit.model(kit.modality, weights=weights)).write(tmp_path / "rolled.edge")
-    return path
+    return kit.parts(kit.modality, model=kit.model(kit.modality, weights=weights)).write(tmp_path / "rolled.edge")
 
 
 def opened(path, **options):

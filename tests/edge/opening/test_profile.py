@@ -2,7 +2,6 @@
 
 import os
 import sys
-from typing import Any
 
 import msgspec
 import pytest
@@ -32,7 +31,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def trial(ratio=1.0, **changes):
-    fields: dict[str, Any] = {
+    fields = {
         "model": "acc",
         "backend": "ort",
         "precision": "fp32",
@@ -48,7 +47,7 @@ def trial(ratio=1.0, **changes):
 def profile_of(path, *trials, **changes):
     with Bundle.open(path) as bundle:
         sha256 = bundle.sha256
-    fields: dict[str, Any] = {
+    fields = {
         "bundle_sha256": sha256,
         "machine": this_machine(),
         "created_utc": "2026-01-02T03:04:05+00:00",

@@ -42,7 +42,7 @@ def _nothing_has_passed(tmp_path, monkeypatch):
 @pytest.fixture
 def started(monkeypatch):
     """Counts the processes that are started, which run as ever."""
-    processes: list[str] = []
+    processes = []
     popen = subprocess.Popen
 
     def counted(command, **options):

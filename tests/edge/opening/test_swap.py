@@ -5,8 +5,6 @@ import multiprocessing
 import os
 import pickle
 import threading
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -59,7 +57,7 @@ def test_an_engine_that_fails_is_opened_once_more_and_the_window_is_answered():
 
 
 def test_where_that_does_not_help_there_is_no_answer_and_no_second_attempt():
-    opened: list[FakeBackend] = []
+    opened = []
 
     def reopen():
         opened.append(failing())
@@ -114,8 +112,7 @@ def other_path(kit, tmp_path):
     parts = kit.parts(
         kit.modality, model=kit.model(kit.modality, weights=HALF), golden=golden_of_half(kit, kit.modality)
     )
-    written: Path = parts.write(tmp_path / "other.edge")
-    return written
+    return parts.write(tmp_path / "other.edge")
 
 
 @pytest.fixture
@@ -193,7 +190,7 @@ def test_a_new_engine_that_fails_gives_the_place_back(predictor, other_path):
 
 def test_swaps_under_load_drop_nothing_and_answer_nothing_wrong(predictor, bundle_path, other_path):
     batch = [window(seed) for seed in range(8)]
-    right: list[set[bytes]] = []
+    right = []
     with EdgePredictor.open(other_path) as alone:
         for one in batch:
             right.append({alone.predict(one).probabilities.tobytes(), predictor.predict(one).probabilities.tobytes()})
@@ -246,8 +243,7 @@ def both_path(kit, tmp_path):
     second = kit.parts(gyro, model=kit.model(gyro, weights=HALF), golden=golden_of_half(kit, gyro), name="gyro")
     manifest = msgspec.structs.replace(first.manifest, models=(first.manifest.models[0], second.manifest.models[0]))
     parts = type(first)(manifest=manifest, members={**second.members, **first.members})
-    written: Path = parts.write(tmp_path / "both.edge")
-    return written
+    return parts.write(tmp_path / "both.edge")
 
 
 def test_the_first_student_whose_sensor_lives_answers(both_path):
@@ -315,8 +311,8 @@ def open_in_child(path, answers):
 def test_a_child_after_a_fork_is_told_to_open_its_own(predictor, bundle_path):
     expected = predictor.predict(window()).probabilities.tobytes()
     fork = multiprocessing.get_context("fork")
-    answers: Any = fork.SimpleQueue()
-    jobs: list[tuple[Any, Any]] = [(ask_in_child, predictor), (open_in_child, str(bundle_path))]
+    answers = fork.SimpleQueue()
+    jobs = [(ask_in_child, predictor), (open_in_child, str(bundle_path))]
     for target, argument in jobs:
         child = fork.Process(target=target, args=(argument, answers))
         child.start()
@@ -349,7 +345,7 @@ def test_a_child_can_close_what_it_inherited_though_a_thread_of_its_parent_holds
     thread.start()
     held.wait(60)
     fork = multiprocessing.get_context("fork")
-    answers: Any = fork.SimpleQueue()
+    answers = fork.SimpleQueue()
     child = fork.Process(target=give_up_in_child, args=(predictor, str(bundle_path), answers))
     child.start()
     child.join(timeout=60)

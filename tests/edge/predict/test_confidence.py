@@ -1,7 +1,6 @@
 """Label sets: their thresholds by hand, what exchangeable windows get, and how a predictor carries them."""
 
 import math
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -113,8 +112,7 @@ def calibrated(parts, *true):
 
 @pytest.fixture
 def calibrated_path(kit, tmp_path):
-    path: Path = calibrated(kit.parts(kit.modality), *NINE.true_probabilities).write(tmp_path / "calibrated.edge")
-    return path
+    return calibrated(kit.parts(kit.modality), *NINE.true_probabilities).write(tmp_path / "calibrated.edge")
 
 
 def test_an_opened_bundle_gives_the_sets_of_its_own_calibration(calibrated_path, kit):

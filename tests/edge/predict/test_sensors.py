@@ -151,7 +151,7 @@ def test_ages_and_moments_that_nothing_compares_with_are_refused(value):
 
 
 def test_an_answer_after_the_deadline_is_stale_and_a_passed_one_spares_the_engine():
-    asked: list[object] = []
+    asked = []
 
     def answer(feeds):
         asked.append(feeds)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, InputError, ModalitySpec, SensorError, UsageError
 from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
@@ -110,7 +109,7 @@ def test_jitter_is_interpolated_as_an_offline_resampling_does():
     rows = np.stack([np.sin(times), np.cos(times)], axis=1).astype(np.float32)
     grid = times[0] + np.arange(280) / 10
     offline = np.stack([np.interp(grid, times, rows[:, c]) for c in range(2)], axis=1).astype(np.float32)
-    kept: list[NDArray[np.float32]] = []
+    kept = []
 
     def remember(feeds):
         kept.append(feeds["acc"][0].copy())

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from mmkd_edge import ModalitySpec
 from mmkd_edge.frames import frame_bytes, missing_frames
@@ -26,7 +25,7 @@ def frames(count):
 
 def watched(modality=CAM, *, hop=2, **options):
     """A stream, and the windows it asks about: the number of each frame, None where it is missing."""
-    seen: list[list[int | None]] = []
+    seen = []
 
     def ask(window, _conditions, _stepped):
         missing = missing_frames(window)
@@ -134,7 +133,7 @@ def test_memory_stays_flat_over_ten_minutes_of_frames():
 
 
 def test_sound_is_followed_as_a_series_is():
-    fed: list[NDArray[np.float32]] = []
+    fed = []
 
     def answer(feeds):
         fed.append(feeds["mic"][0].copy())

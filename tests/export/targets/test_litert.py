@@ -284,7 +284,7 @@ def test_threads_share_one_backend(tflite, student):
     feeds = [dict(window) for window in graph_feeds(student.carried.windows, student.modality)]
     expected = [backend.run(window)[0] for window in feeds]
     start = threading.Barrier(4)
-    wrong: list[int] = []
+    wrong = []
 
     def work(offset):
         start.wait()

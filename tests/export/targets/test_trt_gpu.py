@@ -12,7 +12,6 @@ from mmkd_edge.backends.base import why_absent
 from mmkd_edge.backends.trt.backend import MAX_EXECUTIONS, TrtBackend
 from mmkd_edge.backends.trt.cuda import free_bytes, load_runtime
 from mmkd_edge.backends.trt.execution import Execution
-from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
@@ -22,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(bool(why_absent("trt")), reason="needs TensorRT, cuda-python and an NVIDIA GPU"),
 ]
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 THREADS = 8
 SECONDS = 20.0
 # What one execution keeps may stay with CUDA's allocator; a leak in each of ten openings is more.
@@ -127,7 +126,7 @@ def test_the_second_opening_takes_the_engine_from_the_cache(bundle, tmp_path):
 
 def test_opening_and_closing_leaves_no_memory_behind(bundle):
     runtime = load_runtime()
-    left: list[int] = []
+    left = []
     for _ in range(12):
         with EdgePredictor.open(bundle, backend="trt", precision="fp32"):
             pass

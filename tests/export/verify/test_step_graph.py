@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from mmkd_edge import Bundle, EdgePredictor, Prediction
+from mmkd_edge import Bundle, EdgePredictor
 from mmkd_edge.backends import steps as step_module
 from mmkd_edge.backends.litert import LitertBackend
 from mmkd_edge.bundle.bundle import write_bundle
@@ -242,7 +242,7 @@ def test_streams_of_one_predictor_keep_states_of_their_own(predictor):
     first, second = recording(120, seed=1), recording(120, seed=2)
     alone = [said(predictor.stream(hop=STRIDE).push(rows)) for rows in (first, second)]
     streams = [predictor.stream(hop=STRIDE) for _ in range(2)]
-    turns: list[list[Prediction]] = [[], []]
+    turns = [[], []]
     for start in range(0, 120, 3):
         for stream, rows, found in zip(streams, (first, second), turns, strict=True):
             found += stream.push(rows[start : start + 3])
@@ -379,7 +379,7 @@ def test_streams_in_litert_keep_states_of_their_own(in_litert):
     recordings = [recording(120, seed=seed) for seed in (1, 2)]
     alone = [said(in_litert.stream(hop=STRIDE).push(rows)) for rows in recordings]
     streams = [in_litert.stream(hop=STRIDE) for _ in recordings]
-    turns: list[list[Prediction]] = [[], []]
+    turns = [[], []]
     for start in range(0, 120, 3):  # one interpreter, which holds now this state and now that
         for stream, rows, found in zip(streams, recordings, turns, strict=True):
             found += stream.push(rows[start : start + 3])

@@ -670,7 +670,7 @@ def test_an_interrupted_command_goes_on_where_it_was(site, tmp_path, monkeypatch
     arguments = ["--teacher", str(site / "teacher.ckpt"), "--max-forget", "100"]
     (tmp_path / "whole").mkdir()
     whole = read_student(command(site, tmp_path / "whole", *arguments))
-    steps: list[int] = []
+    steps = []
 
     def shown(until):
         @contextmanager

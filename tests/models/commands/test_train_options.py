@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from mmkd_models.training.checkpoint import file_sha256, read_student, read_teac
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.trainings import train_teacher
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"mmkd-train": run_train, "mmkd-distill": run_distill}
+COMMANDS = {"mmkd-train": run_train, "mmkd-distill": run_distill}
 
 
 @dataclass(frozen=True, kw_only=True)

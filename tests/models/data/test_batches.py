@@ -187,7 +187,7 @@ def test_windows_of_recordings_move_by_up_to_half_a_hop_in_all_modalities_alike(
     made = write_recordings(path, name="ramps", labels=labels, modalities=specs, recordings=recordings, hop_s=1.0)
     windows = made.split("train")
     batches = source(windows, plain_but(shift=True), batch=16)
-    moves: list[float] = []
+    moves = []
     for step in range(8):
         batch = batches.at(step)
         start = {name: values[:, 0, 0].numpy() for name, (values, _) in batch.inputs.items()}

@@ -1,7 +1,6 @@
 """What the check finds, and recordings of another unit or gain."""
 
 import logging
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -123,7 +122,7 @@ def plant(path, change, *, groups=True, episode_names=()):
     Args:
         change: of the number of the machine, its windows (12, 20, 2) and their labels (12,).
     """
-    splits: dict[str, Mapping[str, np.ndarray]] = {}
+    splits = {}
     for split, machines in SPLITS.items():
         labels = np.arange(12) % 2
         windows = [

@@ -11,7 +11,7 @@ import pytest
 from mmkd_models.data import check_dataset, open_dataset
 from mmkd_models.data.importing import recipe
 from mmkd_models.data.importing.from_recipe import import_recipe
-from mmkd_models.data.importing.keys import Key, TextTable, list_keys
+from mmkd_models.data.importing.keys import TextTable, list_keys
 from mmkd_models.data.importing.readers.formats import SUFFIXES
 
 _PAGE = Path(__file__).parents[3] / "docs" / "datasets.md"
@@ -25,7 +25,7 @@ def _blocks(language):
 def test_the_examples_run_and_give_what_they_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for source in _blocks("python"):
-        names: dict[str, object] = {}
+        names = {}
         exec(compile(source, str(_PAGE), "exec"), names)
     assert open_dataset(tmp_path / "press").spec.splits == {"train": 90, "valid": 30, "test": 30}
     assert check_dataset(tmp_path / "press").findings == ()
@@ -86,7 +86,7 @@ def test_the_guide_lists_every_format_with_its_suffixes():
 def test_the_example_of_every_key_is_a_value_that_it_takes(heading):
     rule = _TABLES[heading]
     required = {"SensorSource": {"modality": "a", "files": "{start}.csv"}, "WindowRule": {"length_s": 1.0}}
-    keys: dict[str, Key] = {name: key for name, _, key in list_keys(rule)}
+    keys = {name: key for name, _, key in list_keys(rule)}
     for name, *_, example in _rows(heading):
         given = {**required.get(rule.__name__, {}), **msgspec.toml.decode(f"{name[1:-1]} = {example[1:-1]}")}
         kind = "video" if keys[name[1:-1]].only == "video" else ""

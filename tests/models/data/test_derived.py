@@ -23,7 +23,7 @@ def test_a_view_is_what_a_device_derives_and_is_computed_once(rig, splits, monke
     taken = windows.take(np.array([47, 0, 24, 0]))
     for recorded, derived in zip(taken["vib"], taken[NAME], strict=True):
         np.testing.assert_array_equal(check_window(recorded, modality), derived)
-    reads: list[str] = []
+    reads = []
     gather = StoredWindows.gather
 
     def read(self, modality, rows, *, shift_s):

@@ -6,7 +6,6 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.batches import Batch
@@ -194,7 +193,7 @@ def test_a_supervised_student_learns_from_labels_only():
 
 def hidden_share(module, data):
     """Share of the teacher's encoder inputs that arrive empty."""
-    seen: list[Tensor] = []
+    seen = []
     handles = [
         encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
         for encoder in module.network.encoders.values()  # type: ignore[operator]

@@ -4,7 +4,6 @@ import itertools
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -90,7 +89,7 @@ def test_a_file_or_terms_or_the_default_are_the_recipe(tmp_path):
     file = tmp_path / "recipe.json"
     kept = Recipe(terms=(TaskTerm(weight=constant(3.0)),))
     file.write_bytes(msgspec.json.encode(kept))
-    nothing: dict[str, Any] = {"file": None, "terms": ()}
+    nothing = {"file": None, "terms": ()}
     assert chosen_recipe(DEFAULT, **nothing) == DEFAULT
     assert chosen_recipe(DEFAULT, **{**nothing, "file": file}) == kept
     terms = chosen_recipe(DEFAULT, **{**nothing, "terms": ["task"]})

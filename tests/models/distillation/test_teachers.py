@@ -17,7 +17,7 @@ from mmkd_models.losses.logits import DistTerm, DkdTerm, LogitTerm, dist_loss, d
 from mmkd_models.losses.term import CLASSES, Goal, constant
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
-from mmkd_models.networks.teacher import Teacher, TeacherOutput
+from mmkd_models.networks.teacher import Teacher
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)
@@ -65,7 +65,7 @@ def refusal(teachers, *terms):
 
 def logits_of(one):
     with torch.no_grad():
-        output: TeacherOutput = one.eval()(batch().inputs)
+        output = one.eval()(batch().inputs)
     return output.logits
 
 

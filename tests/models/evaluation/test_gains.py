@@ -11,7 +11,7 @@ from mmkd_models.metrics.scores import Metric, measure_named, metric_of_confusio
 from mmkd_report.schema.figures import Interval, Spread
 from tests.models.judging_rig import class_outcome
 
-METRICS: tuple[Metric, ...] = get_args(Metric)
+METRICS = get_args(Metric)
 
 
 def test_the_gain_of_one_more_right_answer_of_four():

@@ -1,7 +1,6 @@
 """Answers of every kind drawn again by groups: against the plain scores of windows that are written down again."""
 
 import json
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -96,7 +95,7 @@ def test_what_is_kept_reads_back_and_classes_keep_their_form(rigs, machines):
         assert msgspec.json.decode(msgspec.json.encode(judged), type=TestedNetwork) == judged
     named = msgspec.structs.replace(judged, confusions=(GroupConfusion(group="振動6", confusion=((1,),)),))
     assert msgspec.json.decode(msgspec.json.encode(named), type=TestedNetwork) == named
-    document: dict[str, Any] = json.loads(msgspec.json.encode(judged))
+    document = json.loads(msgspec.json.encode(judged))
     assert list(document) == ["format_version", "scores", "by_group"]
     assert isinstance(judged.scores, Scores)
     assert document["scores"]["confusion"] == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]

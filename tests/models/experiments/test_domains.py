@@ -48,7 +48,7 @@ def test_what_trains_has_not_seen_the_domain(sites, comparison):
 
 @pytest.mark.slow
 def test_figures_are_those_of_the_folds_and_gains_of_their_differences(sites, comparison, tmp_path):
-    said: list[str] = []
+    said = []
     asked = order(sites, comparison, tmp_path)
     found = judge_shift(asked, say=said.append)
     assert [one.name for one in found.domains] == ["east", "north", "south"]

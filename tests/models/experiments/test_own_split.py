@@ -3,7 +3,6 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -104,7 +103,7 @@ def test_a_study_without_groups_searches_and_judges_on_the_own_split(dataset, tm
 
 def leak(dataset, path):
     """The same dataset with a window of test that continues one of train."""
-    splits: dict[str, dict[str, Any]] = {}
+    splits = {}
     for split in ("train", "valid", "test"):
         windows = dataset.split(split)
         splits[split] = {**windows.take(np.arange(len(windows))), "labels": windows.labels}

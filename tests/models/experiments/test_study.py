@@ -174,7 +174,7 @@ def test_an_interrupted_trial_goes_on_where_it_was(machines, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_trial(parts, trial, stop)
     assert trial_result(parts, trial) is None
-    steps: list[int] = []
+    steps = []
     run_trial(parts, trial, lambda progress: steps.append(progress.step))
     assert steps == [4, 5, 6]
     assert cases.checkpoints(tmp_path / "parts") == cases.checkpoints(tmp_path / "whole")

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import pytest
@@ -31,8 +30,7 @@ def two_folds(make, *, teacher=9, **options):
 def document_of(folds, dataset):
     """The document as a reader of the JSON has it."""
     spec = msgspec.structs.replace(dataset.spec, task=TaskSpec(labels=("a", "b")))
-    document: dict[str, Any] = json.loads(msgspec.json.encode(demo_document(spec, "ab" * 32, folds)))
-    return document
+    return json.loads(msgspec.json.encode(demo_document(spec, "ab" * 32, folds)))
 
 
 def test_means_and_spreads_are_those_of_the_seeds(fold_result, machines):

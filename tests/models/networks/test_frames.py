@@ -41,7 +41,7 @@ def test_what_the_stem_sees_is_each_frame_about_itself_and_what_changed(colour):
     spec = camera(16, 24, colour=colour)
     network, (values, present) = front(spec), frames(spec)
     present[0, 2] = 0
-    seen: list[torch.Tensor] = []
+    seen = []
     network.stem.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     network(values, present)
     channels = len(spec.channels)

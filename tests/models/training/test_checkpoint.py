@@ -6,11 +6,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError
 from mmkd_models.carried import carried_windows
@@ -213,7 +209,7 @@ def torch_saved(path, marker, *, zipped):
     torch.save({"weights": torch.zeros(3), "evil": Evil(marker)}, path, _use_new_zipfile_serialization=zipped)
 
 
-EVIL_FILES: dict[str, Callable[[Path, Path], None]] = {
+EVIL_FILES = {
     "a pickle of protocol 2": lambda path, marker: pickled(path, marker, 2),
     "a pickle of protocol 5": lambda path, marker: pickled(path, marker, 5),
     "the ZIP of torch.save": lambda path, marker: torch_saved(path, marker, zipped=True),
@@ -340,7 +336,7 @@ NO_NETWORK = (
     "metadata: expected modalities with samples, channels and a rate, and two labels or more, got [('acc', {}, 20.0)] "
     "and {}; the file was altered"
 )
-BAD_DOCUMENTS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+BAD_DOCUMENTS = [
     *(
         (
             lambda found, version=version: found.update(format_version=version),
@@ -404,7 +400,7 @@ OTHER_SHAPE = (
     "tensor 'head.weight': expected shape (2, 8) of float32, got {}; the file was altered or made by another version"
 )
 CARRIED = "carried windows: expected float32 (N, T, C)=(3, 40, 2) with int64 labels (N,), got {}; the file was altered"
-BAD_TENSORS: list[tuple[dict[str, Tensor | None], str]] = [
+BAD_TENSORS = [
     (
         {"student/head.weight": None},
         (

@@ -245,7 +245,7 @@ def test_a_window_that_is_not_mixed_is_answered_as_it_was_recorded(whole, data):
     )
     batch = source.at(0)
     assert batch.partner is None
-    asked: list[torch.nn.Module] = []
+    asked = []
 
     def ask(member):
         asked.append(member)

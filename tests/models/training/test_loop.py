@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.distillation.learner import SupervisedLearner
 from mmkd_models.metrics.scores import Scores, scores_from_answers
 from mmkd_models.networks.student import Student
-from mmkd_models.train_config import TrainingProgress
 from mmkd_models.training.loop import schedule
 from tests.models.conftest import STUDENT
 from tests.models.training.looping import Interrupted, interrupt_at, same, scripted
@@ -95,7 +94,7 @@ def test_every_step_draws_its_own_random_numbers_whenever_it_is_run(trained, dat
 
 
 def test_the_curve_holds_mean_losses_since_the_last_validation(trained, short):
-    seen: list[TrainingProgress] = []
+    seen = []
     result = trained(msgspec.structs.replace(short, steps=5), on_step=seen.append)
     assert [point.step for point in result.curve] == [2, 4, 5]
     assert [progress.step for progress in seen] == [1, 2, 3, 4, 5]
@@ -108,7 +107,7 @@ def test_the_curve_holds_mean_losses_since_the_last_validation(trained, short):
 
 
 def test_the_best_weights_are_kept_and_not_the_last(trained):
-    seen: list[dict[str, Tensor]] = []
+    seen = []
     result = trained(evaluate=scripted([0.4, 0.9, 0.6], seen))
     assert result.best_step == 4
     assert result.scores.accuracy == 0.9

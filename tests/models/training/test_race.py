@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -57,7 +56,7 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
     assert student.facts.beaten_teachers_sha256 == ("cd" * 32,)
     assert [one.name for one in student.facts.tried or ()][-1] == LABELS_ONLY
     assert all((student.state[name] == alone.state[name]).all() for name in alone.state)
-    asked: list[Any] = []
+    asked = []
     monkeypatch.setattr("mmkd_models.training.students.labels_win", lambda *given: bool(asked.extend(given)))
     unsure = race()
     assert unsure.facts.shipped != LABELS_ONLY

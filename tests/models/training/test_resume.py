@@ -32,7 +32,7 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(trained, distil
     config = msgspec.structs.replace(short, precision=precision)
     with pytest.raises(Interrupted):
         trained(config, run_dir=tmp_path, on_step=interrupt_at(stop))
-    steps: list[int] = []
+    steps = []
     learner = distiller()
     resumed = trained(config, learner=learner, run_dir=tmp_path, resume=True, on_step=lambda p: steps.append(p.step))
     whole = trained(config, learner=(other := distiller()))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -73,7 +71,7 @@ def distilled(data, teacher, recipe=LOGITS):
     return distil(data, "acc", STUDENT, RUN, teachers=[TeacherFile(checkpoint=teacher, sha256=SHA256)], recipe=recipe)
 
 
-TRAININGS: dict[str, Callable[[TrainingData], Any]] = {
+TRAININGS = {
     "teacher": lambda data: train_teacher(data, TEACHER, RUN),
     "baseline": lambda data: train_baseline(data, "acc", STUDENT, RUN),
 }

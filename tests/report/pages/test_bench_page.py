@@ -9,7 +9,7 @@ from mmkd_report.errors import DocumentError
 from mmkd_report.pages.bench import manner_text, render_bench, run_names
 from mmkd_report.schema.bench import read_bench
 from tests.bench.made import make_launch, make_report
-from tests.report.conftest import Document, section
+from tests.report.conftest import section
 
 FLOORS = {0.5: 11, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
 
@@ -37,7 +37,7 @@ def latency(p50_us, count):
 def run_of(p50_us=200.0, *, board="Orin Nano", count=5000):
     """A report as the benchmark writes it, with figures of a smaller machine."""
     launches = [make_launch(p50_us * factor) for factor in (0.98, 1.0, 1.01, 1.02, 1.03)]
-    document: Document = msgspec.to_builtins(make_report(launches))
+    document = msgspec.to_builtins(make_report(launches))
     document["machine"] |= {"cpu": "Cortex-A78AE", "board": board, "cores": 6, "usable_cores": 6}
     document["stability"] = {"stable": True, "findings": [], "disturbances": ["other processes used 40% of a core"]}
     stages = (("check_window", 1.0), ("prepare", 9.0), ("run", 180.0), ("interpret", 10.0))

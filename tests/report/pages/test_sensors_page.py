@@ -6,12 +6,12 @@ import msgspec
 
 from mmkd_report.pages.sensors import cells, headings, render_sensors, verdict
 from mmkd_report.schema.figures import OF_CLASSES, Chance, Interval, Spread
-from mmkd_report.schema.judging import SensorModel, SensorRow, SensorsDocument
+from mmkd_report.schema.judging import SensorRow, SensorsDocument
 from mmkd_report.words import for_terminal
 
 
 def scores(*values):
-    names: tuple[SensorModel, ...] = ("extra_trees", "mini_rocket", "labels_only", "distilled", "teacher")
+    names = ("extra_trees", "mini_rocket", "labels_only", "distilled", "teacher")
     return {name: Spread(mean=value) for name, value in zip(names, values, strict=True)}
 
 

@@ -35,7 +35,7 @@ def _write(file, names, seconds, values):
 
 def write_flags(folder):
     """Write lineL/N.csv, four each of four lines, at 1 Hz with lost rows, and the flags `anomaly` and `changepoint`."""
-    first: list[str] = []
+    first = []
     for line in range(1, 5):
         for number in range(4):
             rng = np.random.default_rng(10 * line + number)

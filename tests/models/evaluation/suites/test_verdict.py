@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 
 from mmkd_models.evaluation.suites import faults, groups
-from mmkd_models.evaluation.suites.groups import Gap, GroupFigures, GroupMeasure, GroupsFacts
+from mmkd_models.evaluation.suites.groups import Gap, GroupFigures, GroupsFacts
 from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
 from mmkd_models.evaluation.suites.table import with_suites
 from mmkd_report.schema.figures import Interval
@@ -106,7 +106,7 @@ def test_where_groups_are_too_few_more_are_to_be_recorded():
 
 def groups_facts(change, *, chance=0.1):
     def value(name, accuracy, windows):
-        figures: dict[GroupMeasure, float] = {"accuracy": accuracy, "recall": accuracy}
+        figures = {"accuracy": accuracy, "recall": accuracy}
         every = {"s": figures, "b": figures, "MiniRocket": figures}
         return GroupFigures(value=name, windows=windows, is_judged=windows >= 30, figures=every)
 
