@@ -36,7 +36,11 @@ def _run(arguments: list[str]) -> None:
     parser.add_argument(
         "--verify", type=Path, metavar="KEYS", help="Refuse a bundle that no key in this folder signed."
     )
-    parser.add_argument("--sbom", action="store_true", help="Print a bundle's bill of materials, in CycloneDX JSON.")
+    parser.add_argument(
+        "--sbom",
+        action="store_true",
+        help="Print the bill of materials of a bundle or a wheel (.whl), in CycloneDX JSON.",
+    )
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     options = parser.parse_args(arguments)
     with loading("mmkd-inspect"):
@@ -50,9 +54,9 @@ def _run(arguments: list[str]) -> None:
         return
     if options.sbom:
         from mmkd_edge.cli.show import json_text
-        from mmkd_export.inspect.bill import make_bill
+        from mmkd_export.inspect.bill import make_bill, make_wheel_bill
 
-        print(json_text(make_bill(options.file)))
+        print(json_text((make_wheel_bill if options.file.suffix == ".whl" else make_bill)(options.file)))
         return
     facts = inspect_file(options.file)
     if options.verify is not None:

@@ -1,20 +1,34 @@
-"""A bundle's bill of materials in CycloneDX 1.6 (ECMA-424), without time and serial number: equal for equal bundles."""
+"""Bills of materials in CycloneDX 1.6 (ECMA-424), without time and serial number: equal files have equal bills."""
 
 from __future__ import annotations
 
+import csv
+import re
+import zipfile
+from base64 import urlsafe_b64decode
 from collections.abc import Iterator
+from email import message_from_bytes
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
 from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest import member_files, release_number
+from mmkd_edge.errors import ArtifactError, os_reason
 
 _REQUIRED = ("mmkd-edge", "numpy", "msgspec")
 _CLASSIFIER = "License :: "
 _TYPES = {".npz": "data"} | dict.fromkeys((".onnx", ".tflite", ".native"), "machine-learning-model")
 _MAX_NAME_LENGTH = 100  # some distributions put the licence text here
+# Sources of others in the native engine: name, version, licence and package URL.
+_VENDORED = {
+    "mmkd_edge/native/third_party/jsmn.h": ("jsmn", "1.1.0", "MIT", "pkg:github/zserge/jsmn@v1.1.0"),
+    "mmkd_edge/native/third_party/monocypher.c": (
+        "monocypher", "4.0.3", "BSD-2-Clause OR CC0-1.0", "pkg:github/LoupVaillant/Monocypher@4.0.3",
+    ),
+}  # fmt: skip
 
 
 def make_bill(path: Path) -> dict[str, Any]:
@@ -41,7 +55,71 @@ def make_bill(path: Path) -> dict[str, Any]:
         {"type": "library", "bom-ref": f"maker:{name}@{version}", "name": name, "version": version}
         for name, version in sorted(manifest.tools.items())
     ]
-    components = [*members, *_libraries()]
+    return _document(whole, [*members, *_libraries()], makers)
+
+
+def make_wheel_bill(path: Path) -> dict[str, Any]:
+    """Verify a wheel by its RECORD and return its bill: files, sources of others, and required distributions."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.rpartition("/")[2]: name for name in archive.namelist() if ".dist-info/" in name}
+            facts = message_from_bytes(archive.read(names["METADATA"]))
+            rows = list(csv.reader(archive.read(names["RECORD"]).decode().splitlines()))
+            digests = {name: new_sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
+        sha256 = new_sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot read it: {os_reason(error)}") from error
+    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: expected a wheel, got another or a damaged file; build it again") from error
+    recorded = {
+        name: urlsafe_b64decode(f"{digest.partition('=')[2]}=").hex() if digest else digests.get(name, "")
+        for name, digest, _ in rows
+    }
+    if recorded != digests:
+        changed = sorted(name for name in recorded | digests if recorded.get(name) != digests.get(name))
+        raise ArtifactError(f"{path}: {changed[0]} is not as its RECORD has it; build it again")
+    name, version = str(facts["Name"]), str(facts["Version"])
+    whole = {
+        "type": "library",
+        "bom-ref": f"wheel:{sha256}",
+        "name": name,
+        "version": version,
+        **_hash_and_licence(sha256, str(facts["License-Expression"] or "")),
+        "purl": f"pkg:pypi/{name}@{version}",
+    }
+    files = [
+        {"type": "file", "bom-ref": f"file:{file}", "name": file, **_hash_and_licence(digest, "")}
+        for file, digest in sorted(digests.items())
+    ]
+    vendored = [
+        {
+            "type": "library",
+            "bom-ref": purl,
+            "name": library,
+            "version": release,
+            **_hash_and_licence(digests[file], licence),
+            "purl": purl,
+        }
+        for file, (library, release, licence, purl) in _VENDORED.items()
+        if file in digests
+    ]
+    needs = [text for text in facts.get_all("Requires-Dist") or [] if not text.startswith(f"{name}[")]
+    return _document(whole, [*files, *vendored, *map(_need, sorted(needs))], [])
+
+
+def _need(text: str) -> dict[str, Any]:
+    name = re.split(r"[^\w.-]", text)[0]
+    return {
+        "type": "library",
+        "bom-ref": f"requirement:{text}",
+        "name": name,
+        "scope": "optional" if "extra ==" in text else "required",
+        "purl": f"pkg:pypi/{name.lower()}",
+        "properties": [{"name": "requirement", "value": text}],
+    }
+
+
+def _document(whole: dict[str, Any], components: list[dict[str, Any]], makers: list[dict[str, str]]) -> dict[str, Any]:
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",

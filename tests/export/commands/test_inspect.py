@@ -3,18 +3,23 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
+from base64 import urlsafe_b64encode
 from functools import partial
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 import pytest
 
+import mmkd_edge
 from mmkd_edge.bundle.bundle import Bundle, write_bundle
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import member_files
 from mmkd_edge.errors import ArtifactError, CheckpointError, UsageError
 from mmkd_export.commands.inspect import main
+from mmkd_export.inspect import bill as bills
 from mmkd_export.inspect.files import inspect_file
 from mmkd_models.training.checkpoint import read_student
 from mmkd_report.schema.export import EngineSidecar
@@ -246,6 +251,61 @@ def test_the_bill_names_every_member_every_maker_and_what_runs_it(run, exported)
     refs = [one["bom-ref"] for one in bill["components"]]
     assert bill["dependencies"] == [{"ref": whole["bom-ref"], "dependsOn": refs}]
     assert len(set(refs)) == len(refs)
+
+
+def write_wheel(path, files, metadata):
+    files = files | {"mmkd_edge-1.0.dist-info/METADATA": metadata.encode()}
+    rows = [
+        f"{name},sha256={urlsafe_b64encode(sha256(data).digest()).decode().rstrip('=')},{len(data)}"
+        for name, data in files.items()
+    ]
+    record = "mmkd_edge-1.0.dist-info/RECORD"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (files | {record: "\n".join([*rows, f"{record},,"]).encode()}).items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_the_bill_of_a_wheel_names_its_files_the_sources_of_others_and_what_it_requires(run, tmp_path):
+    metadata = (
+        "Metadata-Version: 2.4\nName: mmkd-edge\nVersion: 1.0\nLicense-Expression: Apache-2.0 AND MIT\n"
+        "Requires-Dist: numpy>=1.26\nRequires-Dist: onnxruntime>=1.21; extra == 'ort'\n"
+        "Requires-Dist: mmkd-edge[ort]; extra == 'dev'\n"
+    )
+    jsmn = "mmkd_edge/native/third_party/jsmn.h"
+    wheel = write_wheel(tmp_path / "mmkd_edge-1.0-py3-none-any.whl", {jsmn: b"/* jsmn */"}, metadata)
+    bill = json.loads(run(wheel, "--sbom")[1])
+    whole = bill["metadata"]["component"]
+    digest = sha256(wheel.read_bytes()).hexdigest()
+    assert (whole["purl"], whole["hashes"][0]["content"]) == ("pkg:pypi/mmkd-edge@1.0", digest)
+    assert whole["licenses"] == [{"license": {"name": "Apache-2.0 AND MIT"}}]
+    parts = bill["components"]
+    assert [part["name"] for part in parts if part["type"] == "file"] == [
+        "mmkd_edge-1.0.dist-info/METADATA", "mmkd_edge-1.0.dist-info/RECORD", jsmn,
+    ]  # fmt: skip
+    (library,) = [part for part in parts if part.get("version")]
+    assert (library["name"], library["version"], library["purl"]) == ("jsmn", "1.1.0", "pkg:github/zserge/jsmn@v1.1.0")
+    assert library["hashes"][0]["content"] == sha256(b"/* jsmn */").hexdigest()
+    needs = {part["properties"][0]["value"]: part["scope"] for part in parts if "properties" in part}
+    assert needs == {"numpy>=1.26": "required", "onnxruntime>=1.21; extra == 'ort'": "optional"}
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("mmkd_edge/more.py", b"import os")
+    told = f"mmkd-inspect: {wheel}: mmkd_edge/more.py is not as its RECORD has it; build it again\n"
+    assert (run(wheel, "--sbom")[0], run(wheel, "--sbom")[2]) == (6, told)
+    wheel.write_bytes(b"no zip")
+    told = f"mmkd-inspect: {wheel}: expected a wheel, got another or a damaged file; build it again\n"
+    assert (run(wheel, "--sbom")[0], run(wheel, "--sbom")[2]) == (6, told)
+
+
+def test_the_versions_of_sources_of_others_are_those_of_the_files():
+    # SHA-256 of the files of jsmn 1.1.0 and Monocypher 4.0.3; with other files their versions in the bill change too.
+    digests = {
+        "jsmn.h": "1ed6154dedf009212a08a397e9c4ed50a0ce31d5a8301bb294e137ae3188c13b",
+        "monocypher.c": "f1f838cdd483bdebe0df0ff5c5ed60535e496f769c6a2f933ac4c0b114207123",
+    }
+    folder = Path(mmkd_edge.__file__).parent / "native" / "third_party"
+    assert {name: sha256((folder / name).read_bytes()).hexdigest() for name in digests} == digests
+    assert {(row[0], row[1]) for row in bills._VENDORED.values()} == {("jsmn", "1.1.0"), ("monocypher", "4.0.3")}
 
 
 @pytest.mark.parametrize(
