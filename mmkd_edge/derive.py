@@ -272,7 +272,7 @@ def _parsed(text: str, source: ModalitySpec) -> tuple[_Plan, str, str]:
         words.append(f"{_shown(rate)}{unit}")
     samples = crop * up // down
     if samples < 2:
-        raise refuse("a window of 2 samples or more", str(samples), "raise the rate, or lengthen the window")
+        raise refuse("a window of 2 samples or more", str(samples), "raise the rate, or lengthen it")
     size = None
     if "size" in parts:
         size = int(parts["size"][1]), int(parts["size"][2])

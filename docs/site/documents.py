@@ -24,6 +24,7 @@ DOCUMENTS = {
     "mmkd-data report": "mmkd_report.schema.data.DataReport",
     "mmkd-evaluate": "mmkd_report.schema.judging.JudgingDocument",
     "mmkd-evaluate --sensors": "mmkd_report.schema.judging.SensorsDocument",
+    "mmkd-evaluate --sensors --vary": "mmkd_report.schema.variants.VariantsDocument",
     "mmkd-adapt": "mmkd_report.schema.adaptation.AdaptationDocument",
     "mmkd-export": "mmkd_report.schema.export.ExportDocument",
     "mmkd-edge status": "mmkd_edge.install.status.DeviceStatus",

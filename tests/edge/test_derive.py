@@ -101,7 +101,7 @@ def test_a_recorded_sensor_sends_16_bits_a_value_and_its_names_are_not_texts() -
         ("acc@200Hz", "expected a rate up to the recorded 100 Hz, got 200 Hz; lower it"),
         ("mic@1Hz", "expected the recorded 16000 Hz divided by up to 1600, got 1 Hz; raise it"),
         ("acc@8s", "expected a window up to the recorded 4 s, got 8 s; shorten it"),
-        ("acc@0.2s,5Hz", "expected a window of 2 samples or more, got 1; raise the rate, or lengthen the window"),
+        ("acc@0.2s,5Hz", "expected a window of 2 samples or more, got 1; raise the rate, or lengthen it"),
         ("acc[ax,qx]", "expected channels of ax, ay, az, each once, got qx; correct them"),
         ("acc[ax,ax]", "expected channels of ax, ay, az, each once, got ax, ax; correct them"),
         ("acc@32bit", "expected 1 to 24 bits, got 32; correct them"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, NamedTuple, get_args
 
 import msgspec
 
@@ -24,16 +25,20 @@ from mmkd_models.networks.config import choice
 if TYPE_CHECKING:
     import typer
 
+    from mmkd_models.data.dataset import Dataset
+    from mmkd_models.experiments.comparison import Comparison, ComparisonConfig
+    from mmkd_models.experiments.study import MeasureLatency
     from mmkd_report.schema.demo import DemoDocument
     from mmkd_report.schema.judging import JudgingDocument, SensorsDocument
     from mmkd_report.schema.study import PairLatency
 
 SENSORS_FILE, PAGE_FILE = "sensors.json", "sensors.html"
+VARIANTS_FILE, VARIANTS_PAGE = "variants.json", "variants.html"
 _PAGES = "pages"
 _NEEDS = ("torch", "safetensors", "lightning_fabric", "sklearn", "jinja2")
 _EPILOG = (
     "Example: mmkd-evaluate --sensors mydata --workers 2 -o sensors. An interrupted run continues: give the same --out "
-    "and options."
+    "and options. How cheap may one be? mmkd-evaluate --sensors mydata --vary acc:rate=50,25 --vary acc:bits=8"
 )
 
 
@@ -48,6 +53,16 @@ def sensors(
     data: Annotated[Path, Argument("DATA", "Dataset directory with two sensors or more; see mmkd-data.")],
     out: Annotated[Path, Option("Folder to write.", ("-o", "--out"), "DIR")] = Path("sensors"),
     pairs: Annotated[bool, Option("Also score the teacher with every two sensors alone.", ("--pairs",))] = False,
+    vary: Annotated[
+        list[str] | None,
+        Option(
+            "Judge cheaper variants: rate, window, bits, range, channels, size or burst. Repeatable.",
+            metavar="SENSOR:FACTOR=VALUE,...",
+        ),
+    ] = None,
+    full_grid: Annotated[
+        bool, Option("With --vary: every combination, not one factor at a time and their corner.", ("--full-grid",))
+    ] = False,
     compared: ComparisonOptions,
     cost: Annotated[
         list[str] | None,
@@ -77,6 +92,13 @@ def sensors(
     out = out.resolve() if where == "ray" else out  # Ray tasks have their own working directory
     meter = latency_meter(duration_s) if latency else None
     dataset, count = open_dataset(data), workers or default_workers()
+    if vary or full_grid:
+        request = _VariantsRequest(tuple(vary or ()), full_grid, pairs, tuple(cost or ()), compared)
+        comparison = Comparison(dataset=dataset, config=_variants_config(dataset, request), out=out, rivals=())
+        prices = _prices(request.cost, dataset)
+        context.with_resource(lock_output(out, is_folder=True))
+        _judge_variants(comparison, request, meter, prices, workers=count, executor=where, as_json=as_json)
+        return
     if len(dataset.spec.modalities) < 2:
         raise UsageError(
             f"{data}: expected two sensors or more, among which one is chosen, got {dataset.spec.modalities[0].name} "
@@ -102,6 +124,139 @@ def sensors(
     _show(document)
     student = comparison.student_path(document.rows[0].sensors[0], 0)
     print(f"wrote {out / PAGE_FILE}; next: {shell_line('mmkd-export', student)}")
+
+
+class _VariantsRequest(NamedTuple):
+    vary: tuple[str, ...]
+    full_grid: bool
+    pairs: bool
+    cost: tuple[str, ...]
+    compared: ComparisonOptions
+
+
+def _variants_config(dataset: Dataset, request: _VariantsRequest) -> ComparisonConfig:
+    from mmkd_models.experiments.variants import parse_variations
+
+    for option, is_given, why in (
+        ("--full-grid", not request.vary, "needs --vary; name what varies"),
+        ("--pairs", request.pairs, "cannot be combined with --vary; leave one of them out"),
+        (
+            "--modality",
+            bool(request.compared.modality),
+            "cannot be combined with --vary, which names sensors; leave it out",
+        ),
+    ):
+        if is_given:
+            raise UsageError(f"{option} {why}")
+    names = []
+    for variation in parse_variations(request.vary, dataset.spec):
+        every = [variation.variant(parts).name for parts in variation.grid()]  # refuses what cannot be combined
+        single = [variation.variant(parts).name for parts in variation.singles()]
+        names += [variation.sensor.name, *(every if request.full_grid else single)]
+    return requested_comparison(dataset, replace(request.compared, modality=list(dict.fromkeys(names))))
+
+
+def _prices(given: Sequence[str], dataset: Dataset) -> dict[str, tuple[float, str]]:
+    """Return price and currency by name of a sensor or variant."""
+    from mmkd_models.evaluation.suites.cost_model import read_cost
+
+    prices = {}
+    for text in given:
+        name, mark, file = text.partition("=")
+        if not mark:
+            raise UsageError(
+                f"--cost {text}: expected SENSOR=FILE.toml or VARIANT=FILE.toml beside --vary; write it so"
+            )
+        costs = read_cost(Path(file))[0]
+        if costs.student is None:
+            raise UsageError(
+                f"--cost {text}: expected a price of the student's sensor, got none; add student.sensor_price"
+            )
+        prices[dataset.spec.modality(name).name] = costs.student.sensor_price, costs.currency
+    if len(currencies := sorted({currency for _, currency in prices.values()})) > 1:
+        raise UsageError(f"--cost: expected one currency, got {' and '.join(currencies)}; use one for all sensors")
+    return prices
+
+
+def _judge_variants(
+    comparison: Comparison,
+    request: _VariantsRequest,
+    meter: MeasureLatency | None,
+    prices: Mapping[str, tuple[float, str]],
+    *,
+    workers: int,
+    executor: Executor,
+    as_json: bool,
+) -> None:
+    from mmkd_models.data.windows import split_facts
+    from mmkd_models.experiments.variants import (
+        most_loss,
+        parse_variations,
+        reported_measure,
+        validation_measure,
+        variant_rows,
+    )
+    from mmkd_models.experiments.workers import torch_threads
+    from mmkd_report.page import write_page
+    from mmkd_report.pages.variants import render_variants, show_rows, verdict
+    from mmkd_report.schema.figures import LabelledGroups
+    from mmkd_report.schema.variants import VariantsDocument
+    from mmkd_report.words import for_terminal, labelled_title
+
+    seeds, out, spec = range(request.compared.seeds), comparison.out, comparison.dataset.spec
+    variations, measure = parse_variations(request.vary, spec), validation_measure(comparison)
+    folds = run_comparison(comparison, seeds=seeds, workers=workers, executor=executor)
+    corners = [variation.variant(parts).name for variation in variations if (parts := variation.corner(folds, measure))]
+    if not request.full_grid and set(corners) - set(comparison.config.modalities):
+        names = dict.fromkeys((*comparison.config.modalities, *corners))
+        comparison = replace(comparison, config=msgspec.structs.replace(comparison.config, modalities=tuple(names)))
+        folds = run_comparison(comparison, seeds=seeds, workers=workers, executor=executor)
+    latencies = {}
+    for name in comparison.config.modalities if meter is not None else ():
+        assert meter is not None
+        say(f"{name}: latency")
+        with torch_threads():
+            latencies[name] = meter(comparison.student_path(name, 0), comparison.teacher_path(0)).student_ms["p50"]
+    labelled = comparison.config.labelled
+    groups = (
+        LabelledGroups(labelled=labelled.groups, of=tuple(fold.train_groups for fold in folds))
+        if labelled.groups
+        else None
+    )
+    document = VariantsDocument(
+        dataset=spec.name,
+        sha256=comparison.dataset.sha256,
+        judged_on=split_facts(comparison.dataset.everything()).judged_on,
+        labelled=labelled_title(None if labelled.groups else labelled.fraction, groups),
+        seeds=tuple(seeds),
+        measure=reported_measure(comparison),
+        most_loss=max(most_loss(folds, variation.sensor.name, measure) for variation in variations),
+        rows=variant_rows(
+            comparison,
+            variations,
+            folds,
+            latencies=latencies,
+            prices={name: price for name, (price, _) in prices.items()},
+        ),
+        currency=next((currency for _, currency in prices.values()), ""),
+        command=shell_line("mmkd-evaluate", *sys.argv[1:]),
+    )
+    write_file(out / VARIANTS_FILE, json_text(document, indent=1).encode())
+    write_page(out / VARIANTS_PAGE, render_variants(msgspec.to_builtins(document)))
+    if as_json:
+        print(json_text(document, indent=1))
+        return
+    for sentence in verdict(document):
+        print(for_terminal(f"{sentence}."))
+    heads, rows = show_rows(document)
+    shown = plain_table(
+        heads, title=f"{spec.name}: {document.measure.words} on {document.judged_on}, {document.labelled}".rstrip(", ")
+    )
+    for row in rows:
+        shown.add_row(*map(for_terminal, row))
+    show_table(shown, width=170)
+    best = next((row for row in document.rows if row.is_chosen), document.rows[0])
+    print(f"wrote {out / VARIANTS_PAGE}; next: {shell_line('mmkd-export', comparison.student_path(best.name, 0))}")
 
 
 def _costs(given: Sequence[str] | None, sensors: Sequence[str]) -> dict[str, Path]:

@@ -116,6 +116,7 @@ class Comparison:
     dataset: Dataset
     config: ComparisonConfig
     out: Path
+    rivals: tuple[RivalName, ...] = RIVALS
 
     @cached_property
     def teacher(self) -> TeacherChoice:
@@ -199,7 +200,7 @@ class Comparison:
         ]
         phases: tuple[list[Run], ...] = (teachers, [], [], judging)
         for folder in self.folders.values():
-            own = grid_phases(folder, candidates(folder.space), seeds, rivals=RIVALS, ask_before=True)
+            own = grid_phases(folder, candidates(folder.space), seeds, rivals=self.rivals, ask_before=True)
             for phase, runs in zip(phases, own, strict=False):
                 known = {run.path for run in phase}
                 phase += [run for run in runs if run.path not in known]
@@ -271,7 +272,9 @@ def _read_fold(comparison: Comparison, seed: int, on_step: object = None) -> Fol
         spread_in_time=spread_in_time(fold),
         students={
             name: SensorResult(
-                baseline=baseline, student=student, rivals=judge_rivals(comparison.folders[name], RIVALS, seed)
+                baseline=baseline,
+                student=student,
+                rivals=judge_rivals(comparison.folders[name], comparison.rivals, seed),
             )
             for name, (baseline, student) in by_sensor.items()
         },

@@ -1,0 +1,237 @@
+"""How cheap a sensor may be: a comparison of variants, one factor at a time, then their corner, or the whole grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from statistics import mean
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.derive import bytes_per_second, samples_per_second
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.spec import DatasetSpec, window_bytes
+from mmkd_models.evaluation.gains import (
+    MIN_GROUPS,
+    compare_with_chance,
+    figure_draws,
+    gain_of_pairs,
+    groups_tested,
+    interval_of,
+)
+from mmkd_models.experiments.comparison import Comparison, FoldResult
+from mmkd_models.metrics.scores import gain_metric, measure_named
+from mmkd_report.schema.demo import Gain
+from mmkd_report.schema.figures import Interval, Measure
+from mmkd_report.schema.variants import VariantRow
+
+FACTORS = {
+    "channels": "[{}]",
+    "window": "{}s",
+    "rate": "{}Hz",
+    "size": "{}",
+    "burst": "{}",
+    "bits": "{}bit",
+    "range": "{}",
+}
+"""Factors of a sensor, and how their values are written in the text of a variant."""
+MOST_POINTS = 1.0
+"""Validation may lose so many points, or percent of an error, for a cheaper variant."""
+_BUFFER = 3  # windows that a stream holds
+
+Parts = dict[str, str]
+"""Of a variant's text, by factor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """What is varied of one sensor: by factor its parts, without that of the recorded sensor."""
+
+    sensor: ModalitySpec
+    factors: Mapping[str, tuple[str, ...]]
+    spec: DatasetSpec
+
+    def variant(self, parts: Mapping[str, str]) -> ModalitySpec:
+        """Return a variant. Raise UsageError if the sensor cannot be derived so."""
+        ranges = self.factors.get("range", ())
+        needs_range = "bits" in parts and "range" not in parts and self.sensor.range is None and bool(ranges)
+        parts = {**parts, "range": ranges[0]} if needs_range else parts
+        words = ",".join(parts[factor] for factor in FACTORS if factor in parts and factor != "channels")
+        text = self.sensor.name + parts.get("channels", "") + (f"@{words}" if words else "")
+        return self.spec.modality(text)
+
+    def singles(self) -> list[Parts]:
+        """Return each part alone."""
+        return [{factor: part} for factor, parts in self.factors.items() for part in parts]
+
+    def grid(self) -> list[Parts]:
+        """Return every combination except the recorded sensor."""
+        choices = [[("", ""), *((factor, part) for part in parts)] for factor, parts in self.factors.items()]
+        return [parts for chosen in product(*choices) if (parts := {key: part for key, part in chosen if key})]
+
+    def corner(self, folds: Sequence[FoldResult], measure: Measure) -> Parts:
+        """Join each factor's cheapest part that validation allows."""
+        joined: Parts = {}
+        for factor, parts in self.factors.items():
+            variants = {part: self.variant({factor: part}) for part in parts}
+            allowed = [
+                part
+                for part, variant in variants.items()
+                if is_allowed(valid_difference(folds, variant.name, self.sensor.name, measure), folds, self, measure)
+            ]
+            if allowed:
+                joined[factor] = min(allowed, key=lambda part: bytes_per_second(variants[part]))
+        return joined
+
+
+def parse_variations(texts: Sequence[str], spec: DatasetSpec) -> list[Variation]:
+    """Parse `acc:rate=100,50`, several for a sensor. Raise UsageError for what a sensor cannot be."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for text in texts:
+        name, _, rest = text.partition(":")
+        factor, mark, values = rest.partition("=")
+        if not mark or factor not in FACTORS:
+            factors = ", ".join(FACTORS)
+            raise UsageError(f"--vary {text}: expected SENSOR:FACTOR=VALUE,... with a factor of {factors}; correct it")
+        sensor = spec.modality(name)
+        if sensor.derived:
+            raise UsageError(
+                f"--vary {text}: expected a recorded sensor, got {sensor.title}; name {sensor.recorded.name}"
+            )
+        factors_of = found.setdefault(name, {})
+        if factor in factors_of:
+            raise UsageError(f"--vary {text}: expected {name}:{factor} once, got it twice; join the values")
+        pattern = "{}fps" if factor == "rate" and sensor.kind == "video" else FACTORS[factor]
+        factors_of[factor] = tuple(
+            dict.fromkeys(pattern.format(value.replace("+", ",")) for value in values.split(","))
+        )
+    variations = []
+    for name, wanted in found.items():
+        sensor = spec.modality(name)
+        whole = Variation(sensor=sensor, factors=wanted, spec=spec)
+        cheaper = {
+            factor: tuple(part for part in parts if not _is_recorded(whole.variant({factor: part}), factor))
+            for factor, parts in wanted.items()
+        }
+        if not any(cheaper.values()):
+            raise UsageError(f"--vary {name}: expected a variant, got the recorded sensor alone; add a cheaper value")
+        variations.append(Variation(sensor=sensor, factors=cheaper, spec=spec))
+    return variations
+
+
+def _is_recorded(variant: ModalitySpec, factor: str) -> bool:
+    assert variant.derived  # it is a variant
+    source = variant.derived.source
+    return factor not in ("burst", "bits", "range") and (variant.shape, variant.rate_hz) == (
+        source.shape,
+        source.rate_hz,
+    )
+
+
+def valid_difference(folds: Sequence[FoldResult], name: str, sensor: str, measure: Measure) -> float:
+    """Return the difference of the students' mean validation scores, in the gain's unit."""
+    scores = [mean(fold.students[each].student.result.score or 0.0 for fold in folds) for each in (name, sensor)]
+    return measure.gain_scale * (scores[0] - scores[1])
+
+
+def is_allowed(difference: float, folds: Sequence[FoldResult], variation: Variation, measure: Measure) -> bool:
+    """Return whether validation loses little enough."""
+    return difference >= -most_loss(folds, variation.sensor.name, measure)
+
+
+def most_loss(folds: Sequence[FoldResult], sensor: str, measure: Measure) -> float:
+    """Return what validation may lose: a point, or a percent of the recorded sensor's figure."""
+    if measure.is_fraction:
+        return MOST_POINTS
+    score = mean(fold.students[sensor].student.result.score or 0.0 for fold in folds)
+    return abs(measure.gain_scale * score) * MOST_POINTS / 100
+
+
+def validation_measure(comparison: Comparison) -> Measure:
+    """Return the measure of validation scores."""
+    return measure_named(comparison.config.student_train.metric)
+
+
+def reported_measure(comparison: Comparison) -> Measure:
+    """Return the measure of scores and differences."""
+    return gain_metric(comparison.dataset.spec.task, comparison.config.student_train.metric)
+
+
+def variant_rows(
+    comparison: Comparison,
+    variations: Sequence[Variation],
+    folds: Sequence[FoldResult],
+    *,
+    latencies: Mapping[str, float],
+    prices: Mapping[str, float],
+) -> tuple[VariantRow, ...]:
+    """Return each sensor's recorded one, then its variants from the dearest to the cheapest."""
+    rows: list[VariantRow] = []
+    for variation in variations:
+        names = [
+            name
+            for name in comparison.config.modalities
+            if comparison.dataset.spec.modality(name).recorded.name == variation.sensor.name
+        ]
+        own = [_row(comparison, variation, folds, name, latencies.get(name), prices.get(name)) for name in names]
+        is_priced = all(row.price is not None for row in own)
+        own = own if is_priced else [msgspec.structs.replace(row, price=None) for row in own]
+        full, *others = own
+        allowed = [
+            row
+            for row in others
+            if row.cost < full.cost
+            and is_allowed(row.valid_difference or 0.0, folds, variation, validation_measure(comparison))
+        ]
+        cheapest = min(allowed, key=lambda row: (row.cost, -(row.valid_difference or 0.0)), default=None)
+        others.sort(key=lambda row: -row.cost)
+        rows += [msgspec.structs.replace(row, is_chosen=row is cheapest) for row in (full, *others)]
+    return tuple(rows)
+
+
+def _row(
+    comparison: Comparison,
+    variation: Variation,
+    folds: Sequence[FoldResult],
+    name: str,
+    latency_ms: float | None,
+    price: float | None,
+) -> VariantRow:
+    modality = comparison.dataset.spec.modality(name)
+    measure, sensor = reported_measure(comparison), variation.sensor.name
+    student = [fold.students[name].student.test for fold in folds]
+    baseline = [fold.students[name].baseline.test for fold in folds]
+    full = [fold.students[sensor].student.test for fold in folds]
+    figure = mean(test.scores.metric(measure.name) for test in student)
+    low, high = None, None
+    if len(groups_tested(student)) >= MIN_GROUPS:
+        low, high = interval_of(np.asarray(figure_draws(student, measure.name)))
+    parameters = folds[0].students[name].student.result.parameters
+    return VariantRow(
+        sensor=sensor,
+        name=name,
+        title=modality.title,
+        score=Interval(mean=figure, low=low, high=high),
+        chance=compare_with_chance(student, measure.name),
+        labels_only=mean(test.scores.metric(measure.name) for test in baseline),
+        gain=_interval(gain_of_pairs([(student, baseline)], measure.name)),
+        difference=None if name == sensor else _interval(gain_of_pairs([(student, full)], measure.name)),
+        valid_difference=None
+        if name == sensor
+        else valid_difference(folds, name, sensor, validation_measure(comparison)),
+        bytes_per_s=bytes_per_second(modality),
+        samples_per_s=samples_per_second(modality),
+        window_s=modality.duration_s,
+        parameters=parameters,
+        memory_kb=(_BUFFER * window_bytes(modality) + 4 * parameters) / 1024,
+        latency_ms=latency_ms,
+        price=price,
+    )
+
+
+def _interval(gain: Gain) -> Interval:
+    assert gain.mean is not None  # it was measured
+    return Interval(mean=gain.mean, low=gain.low, high=gain.high)

@@ -1,0 +1,169 @@
+"""How cheap a sensor may be: what is varied, which variants validation allows, and the figures of a row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec
+from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
+from mmkd_models.experiments.comparison import Comparison
+from mmkd_models.experiments.variants import parse_variations, variant_rows
+from mmkd_models.metrics.scores import Scores, measure_named
+from mmkd_report.pages.variants import render_variants, show_rows, verdict
+from mmkd_report.schema.variants import VariantsDocument
+
+BALANCED = measure_named("balanced_accuracy")
+CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=10.0, samples=20, height=8, width=12)
+MALFORMED = (
+    "expected SENSOR:FACTOR=VALUE,... with a factor of channels, window, rate, size, burst, bits, range; correct it"
+)
+NO_RANGE = (
+    "expected a range for 8 bits to divide, got none; add \"range\" to the dataset's 'acc', or one here, as in "
+    "acc@8bit,-20..20"
+)
+
+
+def titles(variation, parts):
+    return [variation.variant(part).title for part in parts]
+
+
+def test_factors_vary_alone_or_all_together_and_the_recorded_values_are_left_out(machines):
+    (variation,) = parse_variations(["acc:rate=20,10", "acc:window=2,1", "acc:channels=x+y,y"], machines.spec)
+    assert titles(variation, variation.singles()) == ["acc@10Hz", "acc@1s", "acc[y]"]
+    assert titles(variation, variation.grid()) == [
+        *("acc[y]", "acc@1s", "acc[y]@1s", "acc@10Hz", "acc[y]@10Hz", "acc@1s,10Hz", "acc[y]@1s,10Hz")
+    ]  # fmt: skip
+    (bits,) = parse_variations(["acc:bits=8,4", "acc:range=-4..4"], machines.spec)
+    assert titles(bits, bits.singles()) == ["acc@8bit,-4..4", "acc@4bit,-4..4", "acc@-4..4"]
+    (cam,) = parse_variations(["cam:rate=5", "cam:size=6x4"], msgspec.structs.replace(machines.spec, modalities=(CAM,)))
+    assert titles(cam, cam.singles()) == ["cam@5fps", "cam@6x4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("acc", f"--vary acc: {MALFORMED}"),
+        ("acc:speed=3", f"--vary acc:speed=3: {MALFORMED}"),
+        ("heat:rate=3", "dataset 'machines': modality 'heat' is not in it; choose one of acc, gyro"),
+        ("acc:rate=40", "derived sensor 'acc@40Hz': expected a rate up to the recorded 20 Hz, got 40 Hz; lower it"),
+        ("acc:window=4", "derived sensor 'acc@4s': expected a window up to the recorded 2 s, got 4 s; shorten it"),
+        ("acc:channels=q", "derived sensor 'acc[q]': expected channels of x, y, each once, got q; correct them"),
+        ("acc:bits=8", f"derived sensor 'acc@8bit': {NO_RANGE}"),
+        ("acc:rate=20", "--vary acc: expected a variant, got the recorded sensor alone; add a cheaper value"),
+        ("acc@10Hz:rate=5", "--vary acc@10Hz:rate=5: expected a recorded sensor, got acc@10Hz; name acc"),
+    ],
+)
+def test_what_cannot_be_varied_is_refused(machines, text, message):
+    with pytest.raises(UsageError) as error:
+        parse_variations([text], machines.spec)
+    assert str(error.value) == message
+
+
+def test_a_factor_is_named_once(machines):
+    with pytest.raises(UsageError) as error:
+        parse_variations(["acc:rate=10", "acc:rate=5"], machines.spec)
+    assert str(error.value) == "--vary acc:rate=5: expected acc:rate once, got it twice; join the values"
+
+
+VALID = {"acc": 0.80, "acc__10Hz": 0.795, "acc__5Hz": 0.785, "acc__1s": 0.81, "acc__1s_10Hz": 0.79}
+
+
+def of_two_classes(right):
+    """So many right answers by group, of five windows of each class."""
+    confusions = {
+        group: (((count + 1) // 2, 5 - (count + 1) // 2), (5 - count // 2, count // 2))
+        for group, count in right.items()
+    }
+    whole = np.sum(list(confusions.values()), axis=0)
+    fraction = float(np.trace(whole) / whole.sum())
+    scores = Scores(
+        accuracy=fraction, balanced_accuracy=fraction, macro_f1=fraction, confusion=tuple(map(tuple, whole.tolist()))
+    )
+    return TestedNetwork(
+        class_scores=scores,
+        confusions=tuple(GroupConfusion(group=group, confusion=one) for group, one in confusions.items()),
+    )
+
+
+@pytest.fixture
+def folds(fold_result):
+    """Six machines of ten windows; the recorded sensor is right in 8, at 10 Hz in 7 or 8, in a window of 1 s in 9."""
+    windows = dict.fromkeys(range(6), 10)
+    right = {"acc": (8,), "acc__10Hz": (7, 8), "acc__5Hz": (5,), "acc__1s": (9,), "acc__1s_10Hz": (8,)}
+    students = {
+        name: (
+            {group: counts[group % len(counts)] for group in windows},
+            dict.fromkeys(windows, 6),
+        )
+        for name, counts in right.items()
+    }
+    fold = fold_result(seed=0, windows=windows, teacher=dict.fromkeys(windows, 9), students=students)
+    for name, sensor in fold.students.items():
+        result = msgspec.structs.replace(sensor.student.result, score=VALID[name])
+        student, baseline = (of_two_classes(right) for right in students[name])
+        fold.students[name] = replace(
+            sensor,
+            student=replace(sensor.student, result=result, test=student),
+            baseline=replace(sensor.baseline, test=baseline),
+        )
+    return [fold]
+
+
+@pytest.fixture
+def document(machines, folds):
+    variations = parse_variations(["acc:rate=10,5", "acc:window=1"], machines.spec)
+    config = SimpleNamespace(modalities=tuple(VALID), student_train=SimpleNamespace(metric="balanced_accuracy"))
+    comparison = Comparison(dataset=machines, config=config, out=machines.path)
+    rows = variant_rows(comparison, variations, folds, latencies={"acc": 2.0}, prices={})
+    return VariantsDocument(
+        dataset="machines", sha256="ab" * 32, judged_on="machines never seen", labelled="", seeds=(0,),
+        measure=BALANCED, most_loss=1.0, rows=rows,
+    )  # fmt: skip
+
+
+def test_the_corner_joins_the_cheapest_value_of_each_factor_that_validation_allows(machines, folds):
+    (variation,) = parse_variations(["acc:rate=10,5", "acc:window=1"], machines.spec)
+    assert variation.corner(folds, BALANCED) == {"rate": "10Hz", "window": "1s"}  # 5 Hz loses 1.5 points
+
+
+def test_rows_have_paired_differences_bytes_and_the_cheapest_that_validation_allows(document):
+    rows = {row.title: row for row in document.rows}
+    assert list(rows) == ["acc", "acc@1s", "acc@10Hz", "acc@1s,10Hz", "acc@5Hz"]  # by bytes, as sorted
+    assert {title: row.bytes_per_s for title, row in rows.items()} == {
+        "acc": 80.0, "acc@1s": 80.0, "acc@10Hz": 40.0, "acc@1s,10Hz": 40.0, "acc@5Hz": 20.0,
+    }  # fmt: skip
+    assert rows["acc"].difference is None
+    assert rows["acc@10Hz"].difference.mean == pytest.approx(-5.0)
+    assert -10 <= rows["acc@10Hz"].difference.low < -5 < rows["acc@10Hz"].difference.high <= 0
+    assert rows["acc"].gain.mean == pytest.approx(20.0)
+    assert rows["acc"].memory_kb == (3 * 40 * 2 * 4 + 4 * 50) / 1024
+    assert (rows["acc"].latency_ms, rows["acc@5Hz"].latency_ms) == (2.0, None)
+    assert [title for title, row in rows.items() if row.is_chosen] == ["acc@10Hz"]  # validates best of 40 bytes
+
+
+def test_the_verdict_and_the_page_say_loss_interval_and_what_teaching_adds(document):
+    chosen = next(row for row in document.rows if row.is_chosen)
+    ends = " to ".join(f"−{abs(end):.1f}" for end in (chosen.difference.low, chosen.difference.high))
+    first, second = verdict(document)
+    assert first == (
+        f"acc@10Hz changes balanced accuracy by −5.0 points (95 % interval {ends}) against acc and sends 2.00 times "
+        "fewer bytes: the cheapest variant within 1 point in validation"
+    )
+    assert second.startswith("Teaching adds +15.0 points (95 % interval ")
+    page = render_variants(msgspec.to_builtins(document))
+    assert first in page
+    heads, rows = show_rows(document)
+    assert (len(heads), rows[2][0]) == (len(rows[0]), "acc@10Hz *")
+    none = msgspec.structs.replace(
+        document, rows=tuple(msgspec.structs.replace(row, is_chosen=False) for row in document.rows)
+    )
+    assert next(verdict(none)).startswith(
+        "No cheaper variant of acc stays within 1 point in validation; the closest, acc@1s, changes balanced accuracy "
+        "by +10.0 points (95 % interval "
+    )
