@@ -277,6 +277,6 @@ def test_two_files_of_one_name_are_told_apart_by_their_folder(run, models, machi
     other = tmp_path / "other" / "student.ckpt"
     other.parent.mkdir()
     other.write_bytes(models["student"].read_bytes())
-    code, out, _ = run(models["student"], machines.path, "--suite", "faults", "--against", other, "--json")
+    code, out, _ = run(models["student"], machines.path, "--suite", "groups", "--against", other, "--json")
     assert code == 0
     assert [one["name"] for one in json.loads(out)["models"]] == [str(models["student"]), str(other)]

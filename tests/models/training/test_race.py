@@ -35,9 +35,9 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
     wrong = 1 - data.train.labels
     fooled = replace(data, train=data.train.with_labels(wrong), valid=data.valid.with_labels(1 - data.valid.labels))
     teacher = train_teacher(
-        fooled, teacher_config("tiny"), replace(RUN, train=msgspec.structs.replace(RUN.train, steps=30))
+        fooled, teacher_config("tiny"), replace(RUN, train=msgspec.structs.replace(RUN.train, steps=16))
     )
-    strong = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=30))
+    strong = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=16))
     alone = choose_student(data.with_modalities(("acc",)), "acc", student_config("tiny"), strong)
     unlabelled = replace(data, train=data.train.with_labels(np.where(np.arange(len(wrong)) < 4, data.train.labels, -1)))
     race = partial(
