@@ -37,7 +37,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "mmkd-export": Command("mmkd_export.commands.export:main", "Export a student to one verified bundle."),
         "mmkd-run": Command(
             "mmkd_station.commands.run:main",
-            "Run a student continuously on live sensors and send its results to files, MQTT, OPC UA, Modbus or "
+            "Run a student continuously on live sensors; send results to files, databases, MQTT, OPC UA, Modbus or "
             "webhooks.",
         ),
         "mmkd-edge": Command(

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from mmkd_station.service import RunFacts, Service
     from mmkd_station.spec import RunSpec
 
-_ABOUT = "Run a student continuously on live sensors and send its results to files, MQTT, OPC UA, Modbus or webhooks."
+_ABOUT = (
+    "Run a student continuously on live sensors; send results to files, databases, MQTT, OPC UA, Modbus or webhooks."
+)
 _EXAMPLE = "mmkd-run student.edge --source csv:log.csv --sink jsonl:results.jsonl"
 _FORM_WIDTH = 20
 
@@ -60,7 +62,7 @@ def run(
     options: RunOptions,
     as_json: Annotated[bool, Option("Print the summary as one JSON document.", ("--json",))] = False,
 ) -> None:
-    """Run a student continuously on live sensors and send its results to files, MQTT, OPC UA, Modbus or webhooks.
+    """Run a student continuously on live sensors; send results to files, databases, MQTT, OPC UA, Modbus or webhooks.
 
     Stops when all sources end, or on SIGTERM or Ctrl-C; samples already received are processed first.
     """

@@ -41,11 +41,14 @@ _MAX_TOGETHER = 4096
 # Types of times, pg_type.dat: date, timestamp, timestamptz; other columns hold numbers.
 _TIME_TYPES = (1082, 1114, 1184)
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # JSON that PostgreSQL refuses
-_CREATE = """CREATE TABLE {} (
-    station text, boot text, number bigint, decided timestamptz, kind text, status text, label text,
-    probability double precision, value double precision, record jsonb, PRIMARY KEY (station, boot, number, decided)
-)"""
-_INCOMING = "CREATE TEMPORARY TABLE mmkd_incoming ON COMMIT DELETE ROWS AS SELECT * FROM {} WITH NO DATA"
+_COLUMNS = {
+    "station": "text", "boot": "text", "number": "bigint", "decided": "timestamptz", "kind": "text", "status": "text",
+    "label": "text", "probability": "float8", "value": "float8", "record": "jsonb",
+}  # fmt: skip
+_NAMES, _TYPED = ", ".join(_COLUMNS), ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
+_CREATE = f"CREATE TABLE {{}} ({_TYPED}, PRIMARY KEY (station, boot, number, decided))"
+_INCOMING = f"CREATE TEMPORARY TABLE mmkd_incoming ({_TYPED}) ON COMMIT DELETE ROWS"
+_INSERT = f"INSERT INTO {{}} ({_NAMES}) SELECT {_NAMES} FROM mmkd_incoming ON CONFLICT DO NOTHING"
 
 
 def _psycopg() -> Any:
@@ -119,7 +122,7 @@ class PostgresSink(Sink):
                 with cursor.copy("COPY mmkd_incoming FROM STDIN") as copy:
                     for record in records:
                         copy.write_row(_row(record))
-                cursor.execute(_query("INSERT INTO {} SELECT * FROM mmkd_incoming ON CONFLICT DO NOTHING", self._table))
+                cursor.execute(_query(_INSERT, self._table))
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             raise RefusedError(f"{self._server.address}: {first_line(error)}") from error
         except psycopg.Error as error:
@@ -132,7 +135,7 @@ class PostgresSink(Sink):
         try:
             if connection.execute("SELECT to_regclass(%s)", [self._table.as_string(None)]).fetchone() == (None,):
                 connection.execute(_query(_CREATE, self._table))
-            connection.execute(_query(_INCOMING, self._table))
+            connection.execute(_INCOMING)
         except BaseException:
             connection.close()
             raise

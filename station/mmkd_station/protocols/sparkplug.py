@@ -54,7 +54,7 @@ class SparkplugSink(Sink):
         self._group, self._node = levels
         self._connection: Connection | None = None
         self._connected_s = 0.0
-        self._births = -1  # bdSeq
+        self._births = int(time.time())  # bdSeq; the death of an earlier process, if it comes late, has another
         self._lock = threading.Lock()  # a host asks for births in the connection's thread
         self._sequence = 0
         self._last: dict[str, dict[str, object]] = {}  # by station
