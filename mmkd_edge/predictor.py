@@ -139,7 +139,7 @@ class EdgePredictor:
             stale_s: a prediction is stale if its input is older, or as far in the future (the clocks disagree).
             error_level: return label sets that miss the true label at most this often.
             unknown_level: report at most this fraction of windows like the validation's as `unknown`; see
-                `Prediction.novelty`.
+                `Prediction.novelty`. None is the bundle's level for a student of normal data, else never.
             observe_every: `health` measures one window in this many; 0 for none.
             selftest: compare some golden windows when a bundle is first opened on this machine.
             trust: `sandbox` opens a new bundle in a child process first; `installed`, which always holds for a state
@@ -259,7 +259,8 @@ class EdgePredictor:
         assert not isinstance(outputs, WindowFault)
         novelty, rule = None, student.novelty if stepped is None else student.step_novelty
         if rule is not None:
-            novelty, fault = judge_novelty(rule, outputs[2:], fault)
+            scores = outputs[1:2] if student.task.kind == "normal" else outputs[2:]
+            novelty, fault = judge_novelty(rule, scores, fault)
         prediction = interpret(
             outputs[1],
             gaps,
@@ -270,6 +271,7 @@ class EdgePredictor:
             input_age_s=conditions.input_age_s,
             least_probability=student.least_probability,
             novelty=novelty,
+            level=None if rule is None else rule.unknown_level,
         )
         self._monitor.count_answer(students.statistics[number], prediction, values, present)
         return prediction

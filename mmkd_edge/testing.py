@@ -22,6 +22,7 @@ from mmkd_edge.bundle.manifest import (
     Confidence,
     FileEntry,
     ModelEntry,
+    Normal,
     Novelty,
     Parity,
     graph_inputs,
@@ -37,6 +38,7 @@ Feeds = Mapping[str, NDArray[Any]]
 Answer = Sequence[float] | Callable[[Feeds], Sequence[float]]
 # The logit of a class that the answer rules out: its softmax is 0 in float32.
 _RULED_OUT = 1e-38
+_NORMAL = Normal(scores=(1.0,), windows=1, groups=1, hours=0.0, level=0.5, window_rate=0.0, groups_above=0.0)
 
 
 class FakeBackend:
@@ -81,7 +83,7 @@ class FakeBackend:
 
 
 def fake_entry(*, modality: ModalitySpec, labels: Sequence[str] | TaskSpec, novelty: bool = False) -> ModelEntry:
-    """Return an untrained student's manifest entry; `novelty` is calibrated by one score, 1."""
+    """Return an untrained student's manifest entry; `novelty` is calibrated by one score, 1, like `normal`."""
     task = labels if isinstance(labels, TaskSpec) else TaskSpec(labels=tuple(labels))
     parity = Parity(windows=0, max_abs_error=0.0, mean_abs_error=0.0, label_agreement=1.0, tolerance=0.0)
     file = f"{modality.name}/model.fp32.onnx"
@@ -112,6 +114,7 @@ def fake_entry(*, modality: ModalitySpec, labels: Sequence[str] | TaskSpec, nove
             ),
         ),
         golden=FileEntry(file=f"{modality.name}/golden.npz", sha256=digest, size_bytes=1),
+        normal=_NORMAL if task.kind == "normal" else msgspec.UNSET,
     )
 
 
@@ -128,8 +131,8 @@ def fake_predictor(
 ) -> EdgePredictor:
     """Return a predictor over a `FakeBackend`: windows are checked and prepared as on a device.
 
-    `least_probability` is the threshold of `Prediction.label_set`, as with an error level. Above a novelty of 1 the
-    answer is `unknown`.
+    `least_probability` is the threshold of `Prediction.label_set`, as with an error level. Above a novelty of 1, or a
+    score of 1 of a task `normal`, the answer is `unknown`.
     """
     entry = fake_entry(modality=modality, labels=labels, novelty=novelty is not None)
     artifact = None if novelty is None else entry.artifacts[0]

@@ -19,7 +19,7 @@ from mmkd_edge.cli.catalogue import COMMANDS, ONE_NAME
 
 PAGE = Path(__file__).parents[1] / "commands.md"
 MARK = "## All commands\n"
-_SUBCOMMAND = re.compile(r"^ {2,4}([a-z][a-z-]*) ")
+_SUBCOMMAND = re.compile(r"^ {2,4}([a-z][a-z-]*)(?: |$)")
 
 
 def help_pages() -> Iterator[tuple[str, str]]:

@@ -236,6 +236,7 @@ def _model_entry(checkpoint: StudentCheckpoint, facts: StudentFacts, reference: 
         adapted=origin.adapted or msgspec.UNSET,
         fold=origin.fold,
         training_hashes=origin.training_hashes or msgspec.UNSET,
+        normal=origin.normal,
     )
 
 

@@ -39,8 +39,8 @@ class Backend(Protocol):
             feeds: `<name>` and `<name>_present`, float32 (1, T, C); video uint8 (1, T, H, W, C) and float32 (1, T, 1).
 
         Returns:
-            Logits and probabilities (a regression's value), float32 (1, K), perhaps novelty, float32 (1, 1). The caller
-            owns them.
+            Logits and probabilities (of a number its value), float32 (1, K), perhaps novelty (1, 1). The caller owns
+            them.
         """
         ...
 

@@ -29,7 +29,7 @@ class NativeBackend:
         rows = self._model.step_samples if steps else samples
         names = [self._model.modality, f"{self._model.modality}_present"]
         self.inputs = _tensors(dict.fromkeys(names, (1, rows, channels)))
-        answers = ["logits", "value" if self._model.is_regression else "probabilities"]
+        answers = ["logits", "value" if self._model.is_number else "probabilities"]
         self.outputs = _tensors(dict.fromkeys(answers, (1, outputs)))
         self.outputs += _tensors({"novelty": (1, 1)} if self._model.has_novelty else {})
         if steps:

@@ -19,7 +19,7 @@ from mmkd_edge.errors import BundleError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import TaskSpec, label_dtype
 
-_SAME_NUMBER = 0.1  # standard deviations
+_SAME_NUMBER = 0.1
 _FRAMES = "frames"  # video: presence
 _NOVELTY = "novelty"  # students with the output
 _DTYPES: dict[str, Any] = {
@@ -42,7 +42,7 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
         labels: int64 (N,), -1 = unknown; multi-label uint8 (N, K), 255 = unknown; regression float32 (N,), NaN =
             unknown.
         logits: (N, K) float32.
-        probabilities: (N, K) float32; a regression's value.
+        probabilities: (N, K) float32; the value of a regression, the score of `normal`.
         judge: (N,) bool: True windows only judge.
         tolerance: largest difference of a logit or probability.
         novelty: (N, 1) float32, or None.
@@ -58,8 +58,8 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def answer_scale(task: TaskSpec, answers: NDArray[np.float32]) -> float:
-    """Return the unit of the second output's differences: a regression's largest value (N, 1), else 1."""
-    largest = float(np.abs(answers).max()) if task.kind == "regression" else 1.0
+    """Return the unit of the second output's differences: the largest value (N, 1) of numbers, else 1."""
+    largest = float(np.abs(answers).max()) if task.is_number else 1.0
     return largest or 1.0
 
 
@@ -69,7 +69,10 @@ def novelty_errors(expected: NDArray[np.float32], got: NDArray[np.float32]) -> N
 
 
 def same_answers(task: TaskSpec, answers: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return (N,) whether logits (N, K) agree: class, active labels, or numbers within 0.1 of the targets' std."""
+    """Return (N,) whether logits (N, K) agree: class, active labels, or numbers within 0.1.
+
+    A regression's are in standard deviations of its targets, those of `normal` logarithms.
+    """
     match task.kind:
         case "classification":
             return np.asarray(answers.argmax(axis=1) == reference.argmax(axis=1))
@@ -135,7 +138,7 @@ def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:
         return f"expected the arrays {', '.join(sorted(dtypes))}, got {', '.join(sorted(arrays))}"
     several = entry.task.kind == "multi_label"
     count = arrays["labels"].shape[0] if arrays["labels"].ndim == 1 + several else -1
-    classes = len(entry.task.labels)
+    classes = entry.task.outputs
     shapes = {
         "windows": (count, *entry.modality.shape),
         _FRAMES: (count, entry.modality.samples),

@@ -74,7 +74,7 @@ class Normal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         scores: rising; of more windows evenly spread ranks.
-        groups: of these windows; no level below 1 / (groups + 1) can be judged.
+        groups: of these windows; no level below 1 / (groups + 1) can be judged. 0 if they are unknown.
         hours: of the normal recordings that they are from.
         level: a window of at most this p-value is `unknown`, unless the caller has another level.
         window_rate: fraction of windows of a group that was left out at this level.
@@ -83,7 +83,7 @@ class Normal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     scores: Annotated[tuple[_Score, ...], msgspec.Meta(min_length=1, max_length=MAX_NOVELTY_WINDOWS)]
     windows: Annotated[int, msgspec.Meta(ge=1, le=10**15)]
-    groups: Annotated[int, msgspec.Meta(ge=1, le=10**15)]
+    groups: _Count
     hours: _Error
     level: Annotated[float, msgspec.Meta(gt=0, lt=1)]
     window_rate: _Fraction

@@ -110,6 +110,13 @@ def _check_model(model: ModelEntry, path: str) -> None:
     _check_file(model.golden.file, f"{model.name}/golden.npz", f"{path}.golden.file")
     if model.statistics is not None:
         _check_statistics(model.statistics, model, f"{path}.statistics")
+    is_normal, normal = model.task.kind == "normal", model.normal
+    fits = is_normal == (normal is not msgspec.UNSET)
+    _require(
+        fits, f"{path}.normal", f"expected {'scores of normal windows, got none' if is_normal else 'none, got one'}"
+    )
+    if normal is not msgspec.UNSET:
+        _check_rising(normal.scores, f"{path}.normal.scores")
     if model.group_reference is not None:
         fault = reference_fault(model.group_reference, len(model.modality.channels))
         if fault is not None:
@@ -171,7 +178,7 @@ def _check_rising(numbers: Sequence[float], path: str) -> None:
 def _check_statistics(statistics: InputStatistics, model: ModelEntry, path: str) -> None:
     expected, got = len(model.modality.channels), len(statistics.channels)
     _require(got == expected, f"{path}.channels", f"expected one entry per channel, {expected}, got {got}")
-    expected = 0 if model.task.kind == "regression" else len(model.task.labels)
+    expected = 0 if model.task.is_number else len(model.task.labels)
     got = len(statistics.label_fractions)
     _require(got == expected, f"{path}.label_fractions", f"expected one fraction per label, {expected}, got {got}")
     for index, channel in enumerate(statistics.channels):

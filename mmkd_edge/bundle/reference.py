@@ -1,7 +1,8 @@
-"""The reference of a per-group modality: mean and standard deviation of one person, machine or session.
+"""The reference of one person, machine or session: mean and standard deviation, or scores of its normal running.
 
-`mmkd-data reference` writes it; `EdgePredictor.open(..., reference=FILE)` applies it as a z-score. One number per
-channel: `{"format_version": 1, "modality": "temp", "mean": [36.4], "std": [0.3]}`.
+`mmkd-data reference` writes it for a per-group modality, `mmkd-edge commission` for a student of normal data.
+`EdgePredictor.open(..., reference=FILE)` applies mean and standard deviation as a z-score, one number per channel:
+`{"format_version": 1, "modality": "temp", "mean": [36.4], "std": [0.3]}`. Scores take the place of the bundle's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated
 import msgspec
 
 from mmkd_edge.bundle.files import read_first, write_file
+from mmkd_edge.bundle.manifest import Normal, Sha256
 from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
@@ -21,13 +23,33 @@ FORMAT_VERSION = 1
 MAX_BYTES = 1 << 20
 
 
+class Commissioned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a machine's normal running was recorded.
+
+    `student_sha256` is the hash of the student's golden windows; `unlike` the fraction of windows that the bundle's own
+    level called unknown.
+    """
+
+    model_id: str
+    student_sha256: Sha256
+    source: str
+    ended_utc: str
+    minutes: float
+    unlike: float
+
+
 class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Mean and standard deviation per channel of one group's valid raw values."""
+    """Mean and standard deviation per channel of one group's valid raw values; 0 and 1 of a modality without groups.
+
+    With `normal` also the scores of a machine's normal running, in blocks of time instead of groups.
+    """
 
     format_version: int = FORMAT_VERSION
     modality: str
     mean: Annotated[tuple[float, ...], msgspec.Meta(min_length=1)]
     std: tuple[Annotated[float, msgspec.Meta(gt=0)], ...]
+    normal: Normal | msgspec.UnsetType = msgspec.UNSET
+    commissioned: Commissioned | msgspec.UnsetType = msgspec.UNSET
 
 
 def read_reference(path: str | os.PathLike[str]) -> Reference:
@@ -57,12 +79,14 @@ def _decode(data: bytes) -> Reference:
     expected, got = len(reference.mean), len(reference.std)
     if got != expected:
         raise JsonError("std", f"expected one number per channel, {expected} as in mean, got {got}")
+    if bool(reference.normal) != bool(reference.commissioned):
+        raise JsonError("normal", "expected it together with 'commissioned', got one of them")
     return reference
 
 
 def check_reference(reference: Reference, modality: ModalitySpec) -> None:
     """Raise UsageError for a reference of another modality."""
-    if modality.normalise != "per_group":
+    if modality.normalise != "per_group" and not reference.normal:
         raise UsageError(f"modality {modality.name!r} takes raw values and no reference; open the bundle without one")
     if reference.modality != modality.name:
         raise UsageError(f"expected a reference of modality {modality.name!r}, got one of {reference.modality!r}")

@@ -1,4 +1,4 @@
-"""`mmkd-edge`: signature keys, and the bundles installed on this device. Needs only the runtime."""
+"""`mmkd-edge`: signature keys, bundles installed on this device, a student fitted to its machine. Standard library."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mmkd_edge.install.slots import Slots
 
 _NAME = "mmkd-edge"
+_SUSPECT = 0.5  # of the windows: more are unlike training
 _KEYS = "Folder of public keys, one of which must have signed the bundle."
 
 
@@ -53,6 +54,15 @@ def _parser() -> ArgumentParser:
     rollback = add("rollback", _rollback, "Return to the bundle before.")
     verify = add("verify", _verify, "Verify every byte of what is installed, and who signed it.")
     verify.add_argument("--keys", type=Path, metavar="KEYS", help=_KEYS)
+    fit = add("commission", _commission, "Fit a student of normal data to one machine that runs normally meanwhile.")
+    fit.add_argument("bundle", metavar="BUNDLE", help="Bundle of a student of normal data.")
+    fit.add_argument("out", type=Path, metavar="FILE", help="Reference of the machine, to write.")
+    fit.add_argument("--source", required=True, metavar="SOURCE", help="Where samples come from, as for mmkd-run.")
+    mapping = "Column and scale of a channel (repeatable). Example: --map ax=accel_x*0.001."
+    fit.add_argument("--map", action="append", default=[], metavar="CHANNEL=COLUMN[*FACTOR][+OFFSET]", help=mapping)
+    fit.add_argument("--minutes", type=float, default=30.0, metavar="NUMBER", help="Time to listen (default 30).")
+    fit.add_argument("--hop", type=int, metavar="SAMPLES", help="Samples between two results (default one second).")
+    fit.add_argument("--reference", metavar="FILE", help="Statistics for a modality normalised per group.")
     status = add("status", _status, "Report this device and its current bundle, for programs that manage a fleet.")
     status.add_argument("--json", action="store_true", help="Print one JSON document.")
     for command in (install, listing, rollback, verify, status):
@@ -129,6 +139,57 @@ def _status(options: Namespace) -> None:
             print(_describe(status.slots))
     if error is not None:
         raise error
+
+
+def _commission(options: Namespace) -> None:
+    import time
+
+    from mmkd_edge import EdgePredictor
+    from mmkd_edge.bundle.reference import Commissioned, write_reference
+    from mmkd_edge.cli.show import say
+    from mmkd_edge.predict.commissioning import check_normal, machine_reference
+    from mmkd_edge.predict.novelty import normal_text
+    from mmkd_station.commands.listen import listen
+    from mmkd_station.sensor import usual_hop
+
+    with EdgePredictor.open(options.bundle, reference=options.reference) as predictor:
+        entry, statistics, model_id = predictor.entry, predictor.reference, predictor.info().model_id
+    check_normal(entry, where=options.bundle)
+    hop, rate_hz = options.hop or usual_hop(entry), entry.modality.rate_hz
+    results = listen(
+        options.bundle,
+        options.source,
+        mapping=options.map,
+        hop=hop,
+        rate_hz=rate_hz,
+        minutes=options.minutes,
+        reference=options.reference,
+    )
+    answers = [(one.score, one.status) for one in results if one.score is not None and one.status in ("ok", "unknown")]
+    unlike = sum(status == "unknown" for _, status in answers) / max(1, len(answers))
+    commissioned = Commissioned(
+        model_id=model_id,
+        student_sha256=entry.golden.sha256,
+        source=options.source,
+        ended_utc=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        minutes=len(results) * hop / rate_hz / 60,
+        unlike=unlike,
+    )
+    reference = machine_reference(
+        entry,
+        [score for score, _ in answers],
+        period_s=hop / rate_hz,
+        commissioned=commissioned,
+        statistics=statistics,
+    )
+    write_reference(options.out, reference)
+    if unlike > _SUSPECT:
+        advice = "of the windows are unlike the normal ones of training: does the machine run normally?"
+        say(f"warning: {unlike:.0%} {advice}")
+    assert reference.normal  # which `machine_reference` fills
+    print(normal_text(reference.normal, part="block"))
+    line = shell_line("mmkd-run", options.bundle, "--source", options.source, "--reference", options.out)
+    print(f"wrote {options.out}, without which the bundle answers as before; next: {line}")
 
 
 def _describe(slots: Slots) -> str:

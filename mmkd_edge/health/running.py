@@ -113,7 +113,7 @@ class RunningStatistics:
         self.watch = DriftWatch(entry.group_reference, names=modality.channels, unit=unit)
         self._windows = self._rows = 0.0
         self._bins = np.zeros((channels, BINS))  # of present values
-        self._labels = dict.fromkeys(() if entry.task.kind == "regression" else entry.task.labels, 0.0)
+        self._labels = dict.fromkeys(() if entry.task.is_number else entry.task.labels, 0.0)
         self._answers = 0.0
 
     def count_answer(self, label: str, labels_on: Iterable[str]) -> None:
@@ -161,7 +161,7 @@ class RunningStatistics:
         return ChannelHealth(channel=name, missing_fraction=missing, psi=psi)
 
     def _label_psi(self, fractions: NDArray[np.float64]) -> float | None:
-        if self._expected is None or self._answers < _MIN_ANSWERS or self._entry.task.kind == "regression":
+        if self._expected is None or self._answers < _MIN_ANSWERS or self._entry.task.is_number:
             return None
         expected = np.array(self._expected.label_fractions)
         if self._entry.task.kind == "classification":

@@ -17,7 +17,8 @@ from mmkd_edge.native.build import LIBRARY, source_hash
 ABI = 3
 ISAS = ("best", "base", "avx2", "avx512")
 """Instruction sets, in the order of `enum mmkd_isa`."""
-_OK, _UNKNOWN_ISA, _REGRESSION = 0, 3, 2
+_OK, _UNKNOWN_ISA = 0, 3
+_NUMBERS = (2, 3)  # tasks `regression` and `normal`
 _ALIGNMENT, _MESSAGE_BYTES = 64, 200
 
 
@@ -96,7 +97,7 @@ class NativeModel:
         self.shape = (int(facts.samples), int(facts.channels))  # (T, C)
         self.outputs, self.has_novelty = int(facts.outputs), bool(facts.has_novelty)  # K classes
         self.isa = ISAS[facts.isa]  # in use
-        self.is_regression = facts.task == _REGRESSION
+        self.is_number = facts.task in _NUMBERS
         self.step_samples, self.states = int(facts.step), int(facts.states)  # S and states of a causal student, else 0
         self.scratch_bytes = int(facts.scratch_bytes)
         self._own = threading.local()

@@ -14,7 +14,7 @@ from mmkd_edge.backends.base import Answers, SteppingBackend
 from mmkd_edge.backends.steps import Steps
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden, answer_scale, novelty_errors, same_answers
-from mmkd_edge.bundle.manifest import Streaming
+from mmkd_edge.bundle.manifest import Novelty, Streaming
 from mmkd_edge.errors import GateError
 from mmkd_edge.frames import join_samples
 from mmkd_edge.predict.preprocess import missing_samples, prepare
@@ -61,9 +61,10 @@ def run_selftest(student: OpenStudent, bundle: Bundle, *, most: int | None = Non
     errors = np.maximum(logit_errors, np.abs(probabilities - golden.probabilities[chosen]).max(axis=1) / scale)  # (N,)
     names = [f"{where}: golden window {number}" for number in chosen]
     error = _require_same(errors, tolerance, student, names)
-    if golden.novelty is not None and student.novelty is not None:
+    calibration = None if student.novelty is None else student.novelty.calibration
+    if golden.novelty is not None and isinstance(calibration, Novelty):
         errors = novelty_errors(golden.novelty[chosen], scores[0])
-        limit = max(student.novelty.calibration.tolerance, coarseness)
+        limit = max(calibration.tolerance, coarseness)
         _require_same(errors, limit, student, names, what="novelty", form=".1%")
     agreement = float(same_answers(student.task, golden.logits[chosen], logits).mean())
     if student.step is not None:
@@ -113,10 +114,10 @@ def _test_steps(student: OpenStudent, step: SteppingBackend, golden: Golden, *, 
         names = [f"{where}: golden window {number}, step by step"]
         errors = np.abs(np.concatenate(differences)).max(keepdims=True)
         largest = max(largest, _require_same(errors, golden.tolerance, student, names))
-        if golden.novelty is not None and student.step_novelty is not None:
+        calibration = None if student.step_novelty is None else student.step_novelty.calibration
+        if golden.novelty is not None and isinstance(calibration, Novelty):
             errors = novelty_errors(golden.novelty[number : number + 1], scores[0][-1:])
-            limit = student.step_novelty.calibration.tolerance
-            _require_same(errors, limit, student, names, what="novelty", form=".1%")
+            _require_same(errors, calibration.tolerance, student, names, what="novelty", form=".1%")
     return largest
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Novelty
+from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Normal, Novelty
 from mmkd_edge.bundle.statistics import MagnitudeLimits
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.confidence import describe_subject, smallest_level
@@ -62,7 +63,7 @@ def magnitude_fault(
 class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
     """A p-value of at most `unknown_level` is `unknown`; None for never."""
 
-    calibration: Novelty
+    calibration: Novelty | Normal
     unknown_level: float | None = None
 
     def p_value(self, score: float) -> float:
@@ -80,7 +81,7 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
 def judge_novelty(
     rule: NoveltyRule, scores: Sequence[NDArray[np.float32]], fault: WindowFault | None
 ) -> tuple[float | None, WindowFault | None]:
-    """Return a window's p-value from the graph's further outputs, (1, 1) or none, and its fault with that."""
+    """Return a window's p-value from its score (1, 1), if the graph has one, and its fault with that."""
     if not scores:
         return None, fault
     p_value, level = rule.p_value(scores[0].item()), rule.unknown_level
@@ -107,6 +108,8 @@ def novelty_rule(
     entry: ModelEntry, artifact: Artifact | None, unknown_level: float | None, *, where: str = ""
 ) -> NoveltyRule | None:
     """Return a student's rule, if any. Raise UsageError if a requested level lacks novelty or calibration windows."""
+    if entry.normal:
+        return _normal_rule(entry.normal, unknown_level, what=describe_subject(entry, artifact, where=where))
     calibration = None if artifact is None or not artifact.novelty else artifact.novelty
     if unknown_level is None:
         return None if calibration is None else NoveltyRule(calibration=calibration)
@@ -123,3 +126,37 @@ def novelty_rule(
             "choose a higher level, or validate on more windows"
         )
     return NoveltyRule(calibration=calibration, unknown_level=unknown_level)
+
+
+def _normal_rule(normal: Normal, unknown_level: float | None, *, what: str) -> NoveltyRule:
+    least = smallest_level(normal.groups or len(normal.scores))
+    if unknown_level is not None and unknown_level < least:
+        raise UsageError(
+            f"{what}: unknown_level={unknown_level:g}: expected {least:g} or more, because {normal.groups} groups of "
+            "normal windows calibrated it; choose a higher level, or record more machines or days"
+        )
+    return NoveltyRule(calibration=normal, unknown_level=unknown_level or normal.level)
+
+
+def score_limit(normal: Normal) -> float:
+    """Return the largest score of a normal window; infinite if the level needs more windows.
+
+    >>> facts = {"windows": 3, "groups": 1, "hours": 1.0, "window_rate": 0.0, "groups_above": 0.0}
+    >>> score_limit(Normal(scores=(0.5, 1.0, 3.0), level=0.5, **facts))
+    1.0
+    """
+    larger = math.floor(normal.level * (len(normal.scores) + 1) + 1e-9) - 1  # scores as large as one that is unknown
+    return normal.scores[-1 - larger] if larger >= 0 else math.inf
+
+
+def normal_text(normal: Normal, *, part: Literal["group", "block"] = "group") -> str:
+    """Describe the false-alarm rate of a student of normal data; blocks are those of one machine's time."""
+    if not normal.groups:
+        return (
+            f"unknown at a p-value of at most {normal.level:g}: how often on a new machine, nobody knows without groups"
+        )
+    return (
+        f"unknown at a p-value of at most {normal.level:g}: {normal.window_rate:.1%} of the normal windows of a {part} "
+        f"that was left out; {normal.groups_above:.0%} of {normal.groups} {part}s have more than "
+        f"{2 * normal.level:.0%}; {normal.windows:,} windows, {normal.hours:.3g} h"
+    )

@@ -49,10 +49,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """The answer for one window.
 
     Attributes:
-        label: the most probable label; a regression's target; empty without an answer.
+        label: the most probable label; a regression's target; empty without an answer. A student of normal data has
+            one label, and none for a window that is unlike normal ones: its status is then `unknown`.
         index: index of the label; -1 without an answer.
-        probability: 0 to 1; 0 for a regression or without an answer.
-        probabilities: float32 (K,), in the order of the task's labels; zeros without an answer; (0,) for a regression.
+        probability: 0 to 1; 0 for a number, or without an answer.
+        probabilities: float32 (K,), in the order of the task's labels; zeros without an answer; (0,) for a number.
         status: `ok`; `degraded` if a sensor fails in part; `unknown` if the window is unlike the training windows;
             `stale` if the answer is about the past; `warming_up` before a stream's first full window; `invalid` if
             nothing supports an answer. The last two never have one.
@@ -65,6 +66,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         label_set: labels that remain possible at the error level, the most probable first; empty without a level.
         novelty: p-value among validation windows, above 0 and at most 1; small is new. Also set if the policy
             `abstain` withholds the answer; None if the bundle has none.
+        score: distance from normal windows, whose median is about 1, by a student of normal data; else None.
+        p_value: fraction of normal windows with such a score or a higher one; None without a score.
     """
 
     label: str
@@ -80,6 +83,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     value: float | None = None
     label_set: tuple[str, ...] = ()
     novelty: float | None = None
+    score: float | None = None
+    p_value: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as numbers, texts, lists and None.
@@ -117,16 +122,18 @@ def interpret(
     input_age_s: float | None = None,
     least_probability: float | None = None,
     novelty: float | None = None,
+    level: float | None = None,
 ) -> Prediction:
     """Turn one answer, float32 (1, K), into a `Prediction` that owns it; BackendError for another number of classes.
 
+    `novelty` is the window's p-value; with one of at most `level` it is not called normal.
     `present` is from `prepare`, or None if nothing is missing; `window` (raw, (T, C)) explains missing values.
     """
     row = probabilities[0]
     values: list[float] = row.tolist()
-    if len(values) != len(task.labels):
+    if len(values) != task.outputs:
         raise BackendError(
-            f"modality {modality.name!r}: expected {len(task.labels)} probabilities, got {len(values)}; "
+            f"modality {modality.name!r}: expected {task.outputs} probabilities, got {len(values)}; "
             "the backend runs another model than the manifest describes"
         )
     missing_fraction = 0.0
@@ -141,27 +148,31 @@ def interpret(
         return no_answer(
             fault, modality=modality, task=task, missing_fraction=missing_fraction, input_age_s=input_age_s
         )
-    numeric = task.kind == "regression"
     low, high = task.range or (-math.inf, math.inf)
-    probability = 0.0 if numeric else max(values)
-    index = 0 if numeric else values.index(probability)
+    probability = 0.0 if task.is_number else max(values)
+    index = 0 if task.is_number else values.index(probability)
+    is_normal = task.kind == "normal"
+    if is_normal and (novelty is None or level is None or novelty <= level):
+        index = -1
     labels: tuple[str, ...] = ()
     if task.kind == "multi_label":
         labels = tuple(name for name, value in zip(task.labels, values, strict=True) if value >= task.on_from)
     return Prediction(
-        label=task.labels[index],
+        label=task.labels[index] if index >= 0 else "",
         index=index,
         probability=probability,
-        probabilities=row[:0] if numeric else row,
+        probabilities=row[:0] if task.is_number else row,
         status="ok" if fault is None else fault.status,
         reason="" if fault is None else fault.reason,
         missing_fraction=missing_fraction,
         modality=modality.name,
         input_age_s=input_age_s,
         labels=labels,
-        value=min(max(values[0], low), high) if numeric else None,
+        value=min(max(values[0], low), high) if task.kind == "regression" else None,
         label_set=() if least_probability is None else label_set(values, task.labels, least=least_probability),
-        novelty=novelty,
+        novelty=None if is_normal else novelty,
+        score=values[0] if is_normal else None,
+        p_value=novelty if is_normal else None,
     )
 
 
@@ -170,7 +181,7 @@ def _unsound(values: list[float], kind: TaskKind) -> str:
     if kind == "classification":
         sound = _MIN_SUM <= sum(values) <= _MAX_SUM and min(values) >= 0
         return "" if sound else "the model's answer is not a distribution"
-    if kind == "regression":
+    if kind in ("regression", "normal"):
         return "" if math.isfinite(values[0]) else "the model's answer is not a number"
     return "" if all(0 <= value <= 1 for value in values) else "the model's answer has others than probabilities"
 
@@ -188,7 +199,7 @@ def no_answer(
         label="",
         index=-1,
         probability=0.0,
-        probabilities=np.zeros(0 if task.kind == "regression" else len(task.labels), dtype=np.float32),
+        probabilities=np.zeros(0 if task.is_number else len(task.labels), dtype=np.float32),
         status=fault.status,
         reason=fault.reason,
         missing_fraction=missing_fraction,
@@ -241,7 +252,8 @@ def age_fault(input_age_s: float | None, stale_s: float | None) -> WindowFault |
 
 def is_available(prediction: Prediction) -> bool:
     """Return whether the sensor works; `unknown` is a new window of a working sensor."""
-    return prediction.index >= 0 and prediction.status != "stale"
+    has_answer = prediction.index >= 0 or prediction.p_value is not None
+    return has_answer and prediction.status != "stale"
 
 
 def first_available(predictions: Iterable[Prediction]) -> Prediction:
@@ -308,9 +320,9 @@ def with_fault(prediction: Prediction, fault: WindowFault) -> Prediction:
     if prediction.status != "ok":
         fault = worse(fault, WindowFault(status=prediction.status, reason=prediction.reason))
     marked = msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason)
-    if fault.status != "invalid" or prediction.index < 0:
+    if fault.status != "invalid" or (prediction.index < 0 and prediction.p_value is None):
         return marked
-    return msgspec.structs.replace(_withheld(marked), novelty=None)
+    return msgspec.structs.replace(_withheld(marked), novelty=None, score=None, p_value=None)
 
 
 def apply_policy(policy: Policy, predictions: list[Prediction]) -> list[Prediction]:

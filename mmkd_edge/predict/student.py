@@ -13,11 +13,11 @@ from mmkd_edge.backends.base import Answers, Backend, BackendName, SteppingBacke
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Precision, describe_tensors
 from mmkd_edge.bundle.reference import Reference, check_reference
 from mmkd_edge.bundle.statistics import MagnitudeLimits
-from mmkd_edge.errors import BackendError
+from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.predict.confidence import find_threshold
 from mmkd_edge.predict.novelty import NoveltyRule, novelty_rule
 from mmkd_edge.predict.preprocess import nothing_missing, prepare
-from mmkd_edge.spec import ModalitySpec, TaskSpec, plausible_span
+from mmkd_edge.spec import ModalitySpec, TaskSpec, plausible_span, task_text
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +93,10 @@ def make_student(
     modality, refusal = entry.modality, ""
     if reference is not None:
         check_reference(reference, modality)
-        if modality.range is None:  # not declared
+        entry = commissioned_entry(entry, reference)
+        if modality.normalise == "none":  # its scores alone
+            reference = None
+        elif modality.range is None:  # not declared
             modality = msgspec.structs.replace(modality, range=plausible_span(reference.mean, reference.std))
             entry = msgspec.structs.replace(entry, modality=modality)
     elif modality.normalise != "none":
@@ -122,6 +125,21 @@ def make_student(
         refusal=refusal,
         complete=nothing_missing(modality),
     )
+
+
+def commissioned_entry(entry: ModelEntry, reference: Reference) -> ModelEntry:
+    """Return the student with the scores of one machine, if the reference has some; UsageError if they do not fit."""
+    if not (reference.normal and reference.commissioned):
+        return entry
+    where = f"reference of modality {reference.modality!r}"
+    if entry.task.kind != "normal":
+        raise UsageError(f"{where}: expected no normal running for {task_text(entry.task)}; open the bundle without it")
+    if reference.commissioned.student_sha256 != entry.golden.sha256:
+        raise UsageError(
+            f"{where}: expected one of this student, got one of {reference.commissioned.model_id}; run mmkd-edge "
+            "commission again with this bundle"
+        )
+    return msgspec.structs.replace(entry, normal=reference.normal)
 
 
 def answer_windows(student: OpenStudent, windows: NDArray[Any]) -> Answers:

@@ -1,4 +1,8 @@
-"""Alarm episodes from results, without those that lack an answer or are `unknown`."""
+"""Alarm episodes from results, without those that lack an answer or are `unknown`.
+
+A student of normal data has the one alarm `unknown`, whose probability is 1 - the p-value: evidence accumulates over
+windows, whatever the level of a single one.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,14 @@ from typing import Literal
 
 import msgspec
 
-from mmkd_edge import TaskSpec
+from mmkd_edge import ModelEntry, Prediction, TaskSpec
 from mmkd_edge.errors import UsageError
 from mmkd_station.records import AlarmEvent, AlarmRecord, ResultRecord
 
 _MAX_CONFIRM = 1000
 ABSTAINING = ("stale", "unknown")
 """Statuses of answers that count neither for nor against."""
+UNKNOWN = "unknown"
 _CONFIRM = re.compile(r"([0-9]+)/([0-9]+)")
 
 
@@ -47,11 +52,46 @@ def check_rules(rules: Sequence[AlarmRule], task: TaskSpec) -> None:
                 f"--alarm {rule.label}: expected a student of classes or labels, got one that answers a number; "
                 "compare the value where results are read"
             )
-        if rule.label not in task.labels:
-            raise UsageError(f"--alarm {rule.label}: expected one of {', '.join(task.labels)}; choose one of them")
+        known = alarm_labels(task)
+        if rule.label not in known:
+            raise UsageError(f"--alarm {rule.label}: expected one of {', '.join(known)}; choose one of them")
     labels = [rule.label for rule in rules]
     for label in {label for label in labels if labels.count(label) > 1}:
         raise UsageError(f"--alarm {label}: it is there {labels.count(label)} times; give each label one rule")
+
+
+def alarm_labels(task: TaskSpec) -> tuple[str, ...]:
+    """Return the labels that an alarm may have."""
+    return (UNKNOWN,) if task.kind == "normal" else task.labels
+
+
+def vote_of(answer: Prediction | ResultRecord, label: str, task: TaskSpec) -> tuple[bool, float] | None:
+    """Return whether an answer has the label, and its probability; None if it counts neither for nor against."""
+    if answer.p_value is not None:
+        return None if answer.status == "stale" else (True, 1 - answer.p_value)
+    if answer.index < 0 or answer.status in ABSTAINING:
+        return None
+    return label in (answer.label, *answer.labels), float(answer.probabilities[task.labels.index(label)])
+
+
+def rule_of_rate(entry: ModelEntry, *, per_day: float, hop: int) -> AlarmRule:
+    """Return a rule of single windows with `per_day` false alarms; UsageError if calibration cannot support it."""
+    option, results = f"--false-alarms-per-day {per_day:g}", 86400 * entry.modality.rate_hz / hop
+    if not entry.normal:
+        raise UsageError(
+            f"{option}: expected a student of normal data, got one of {entry.task.kind}; use --alarm LABEL, whose rule "
+            "--tune-alarm chooses"
+        )
+    groups = entry.normal.groups or len(entry.normal.scores)
+    least = results / (groups + 1)
+    if per_day < least:
+        what = "groups" if entry.normal.groups else "windows"
+        raise UsageError(
+            f"{option}: expected {math.ceil(10 * least) / 10:g} or more: {results:,.0f} results a day, and {groups} "
+            f"{what} of normal running judge no level below 1 in {groups + 1}; accumulate evidence with --tune-alarm "
+            "DATASET, or answer less often (--hop)"
+        )
+    return AlarmRule(label=UNKNOWN, confirm="1/1", min_probability=max(0.0, 1 - per_day / results))
 
 
 def rule_problems(rule: AlarmRule) -> Iterator[str]:
@@ -125,7 +165,7 @@ class Episodes:
     def __init__(self, rules: Sequence[AlarmRule], task: TaskSpec, *, last: Sequence[AlarmRecord] = ()) -> None:
         check_rules(rules, task)
         self._states = {rule.label: EpisodeState(rule) for rule in rules}
-        self._places = {rule.label: task.labels.index(rule.label) for rule in rules}
+        self._task = task
         self._last = last
         self._count = max((alarm.episode for alarm in last), default=0)
 
@@ -144,13 +184,11 @@ class Episodes:
 
     def see(self, result: ResultRecord) -> list[AlarmRecord]:
         """Return the alarms that a result raises or clears."""
-        if result.index < 0 or result.status in ABSTAINING:
-            return []
         alarms = []
         moment_s = result.decided_s if result.time_s is None else result.time_s
         for label, state in self._states.items():
-            has_label = label in (result.label, *result.labels)
-            event = state.vote(has_label, result.probabilities[self._places[label]], moment_s)
+            vote = vote_of(result, label, self._task)
+            event = None if vote is None else state.vote(*vote, moment_s)
             if event is None:
                 continue
             if event == "raised":

@@ -12,13 +12,13 @@ import msgspec
 
 from mmkd_edge import EdgePredictor, ModalitySpec, ModelEntry
 from mmkd_edge.errors import UsageError
-from mmkd_station.alarms import Episodes
+from mmkd_station.alarms import Episodes, rule_of_rate
 from mmkd_station.board import Board
 from mmkd_station.intake import Intake, ReplayedRecording
 from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import SourceRequest, map_columns
 from mmkd_station.protocols.table import grows, open_sink, open_source, shown_names
-from mmkd_station.sensor import Sensor, select_entry
+from mmkd_station.sensor import Sensor, select_entry, usual_hop
 from mmkd_station.service import Service
 from mmkd_station.spec import RunSpec, StationSpec
 from mmkd_station.station import Station
@@ -74,6 +74,10 @@ class _Builder:
         sources = _sources(spec, predictor)
         alarms = [] if self._store is None else self._store.last_alarms()
         last = [alarm for alarm in alarms if alarm.station == spec.name]
+        if spec.false_alarms_per_day is not None:
+            first = sources[0][1]
+            rate = rule_of_rate(first, per_day=spec.false_alarms_per_day, hop=spec.hop or usual_hop(first))
+            spec = msgspec.structs.replace(spec, alarms=(rate,))
         sensors = [self._sensor(spec, predictor, *source, count=len(sources)) for source in sources]
         entries = [entry for _, entry, _ in sources]
         # Files can be read later, so nothing is dropped.

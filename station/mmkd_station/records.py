@@ -20,7 +20,7 @@ STATUS_CODES: dict[Status, int] = {"ok": 0, "degraded": 1, "stale": 2, "warming_
 """How a status is written to a PLC."""
 _PREDICTED = (
     *("status", "reason", "label", "index", "probability", "labels", "value", "label_set"),
-    *("missing_fraction", "modality", "input_age_s", "novelty"),
+    *("missing_fraction", "modality", "input_age_s", "novelty", "score", "p_value"),
 )
 
 
@@ -46,6 +46,8 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     dropped: int  # samples dropped from the full queue since the previous result
     late: int  # samples left out since then because of their times
     novelty: float | None = None
+    score: float | None = None
+    p_value: float | None = None
     boot: str = ""  # random id of the start
 
 

@@ -35,6 +35,7 @@ class StationSpec(SensorRules, frozen=True, kw_only=True, forbid_unknown_fields=
     error_level: float | None = None
     unknown_level: float | None = None
     alarms: tuple[AlarmRule, ...] = ()
+    false_alarms_per_day: float | None = None
     uncertain_below: float = 0.6
 
 
@@ -102,7 +103,7 @@ def _problems(spec: RunSpec) -> Iterator[str]:
 
 
 def _station_problems(station: StationSpec) -> Iterator[str]:
-    for key in ("replay_speed", "gap_s", "stale_s", "silence_s"):
+    for key in ("replay_speed", "gap_s", "stale_s", "silence_s", "false_alarms_per_day"):
         value: Any = getattr(station, key)
         if value is not None and not 0 < value < math.inf:
             yield f"{key}': expected a number above 0, got {value}; correct it"
@@ -112,6 +113,8 @@ def _station_problems(station: StationSpec) -> Iterator[str]:
         yield f"source': expected sources of two modalities or more, got {len(station.source)}; write one as a text"
     if station.hop is not None and station.hop < 1:
         yield f"hop': expected 1 sample or more, got {station.hop}; correct it"
+    if station.alarms and station.false_alarms_per_day is not None:
+        yield "false_alarms_per_day': cannot be combined with 'alarms', which have their own rules; leave one out"
     for rule in station.alarms:
         yield from (f"alarms' ({rule.label}): {text}" for text in rule_problems(rule))
 

@@ -108,10 +108,10 @@ class UncertainRing:
 
         `window` has raw values (T, C), NaN = missing; video (T, H, W, C) with missing frames masked.
         """
-        reason, labels = "", (prediction.label, *prediction.labels)
-        if prediction.index >= 0 and prediction.status == "unknown":
+        reason, labels = "", (prediction.label or prediction.status, *prediction.labels)
+        if (prediction.index >= 0 or prediction.p_value is not None) and prediction.status == "unknown":
             reason = "unknown"
-        elif prediction.index >= 0 and prediction.status in ("ok", "degraded") and self._task.kind != "regression":
+        elif prediction.index >= 0 and prediction.status in ("ok", "degraded") and not self._task.is_number:
             reason = "low probability" if prediction.probability < self._below else ""
             reason = "several labels" if len(prediction.label_set) > 1 else reason
         if not (reason or self._alarms.intersection(labels)):

@@ -4,18 +4,23 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge.bundle.manifest import graph_outputs
+from mmkd_edge import EdgePredictor
+from mmkd_edge.bundle.manifest import Normal, graph_outputs
 from mmkd_edge.bundle.manifest_json import encode_manifest
-from mmkd_edge.errors import ManifestError
+from mmkd_edge.errors import ManifestError, UsageError
 from mmkd_edge.health.running import measure_statistics
+from mmkd_edge.predict.novelty import score_limit
+from mmkd_edge.predict.postprocess import is_available, with_fault
 from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.predict.sensors import WindowFault
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
-from mmkd_edge.testing import fake_entry, fake_predictor
+from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
 from tests.edge.conftest import manifest_of
 from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=20)
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.4)
+RUNNING = TaskSpec(kind="normal", labels=("running",))
 SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm", range=(0.0, 3000.0))
 WINDOW = np.zeros((20, 2), dtype=np.float32)
 
@@ -76,6 +81,49 @@ def test_without_data_there_is_no_answer_and_a_withheld_one_keeps_nothing_of_it(
     assert (found.status, found.labels, found.value, found.index) == ("degraded", (), None, -1)
 
 
+def rule_of(groups: int, level: float = 0.2, unknown_level: float | None = None) -> EdgePredictor:
+    """A student whose score is the window's first value; those of nine normal windows are 1 to 9."""
+    scores = tuple(map(float, range(1, 10)))
+    normal = Normal(scores=scores, windows=9, groups=groups, hours=1, level=level, window_rate=0.1, groups_above=0)
+    entry = msgspec.structs.replace(fake_entry(modality=ACC, labels=RUNNING), normal=normal)
+    backend = FakeBackend(lambda feeds: [feeds["acc"][0, 0, 0]], inputs=entry.inputs, outputs=entry.outputs)
+    return EdgePredictor(entry=entry, backend=backend, unknown_level=unknown_level)
+
+
+@pytest.mark.parametrize(
+    ("score", "p_value", "status"), [(0.5, 1.0, "ok"), (7.0, 0.4, "ok"), (8.5, 0.2, "unknown"), (20.0, 0.1, "unknown")]
+)
+def test_a_window_is_normal_above_the_level_and_has_no_label_below(score, p_value, status):
+    found = rule_of(9).predict(np.full((20, 2), score))
+    assert (found.score, found.p_value, found.status) == (score, p_value, status)
+    assert (found.label, found.index) == (("running", 0) if status == "ok" else ("", -1))
+    assert (found.probability, found.probabilities.shape, found.value, found.novelty) == (0.0, (0,), None, None)
+    reason = f"unlike what training saw: p-value {p_value:g}, at most 0.2 is unknown"
+    assert found.reason == (reason if status == "unknown" else "")
+    assert score_limit(rule_of(9).entry.normal) == 8.0  # a larger score is among at most one as large: (1 + 1) / 10
+
+
+def test_a_level_of_the_caller_replaces_the_bundles_down_to_what_groups_can_judge():
+    assert rule_of(9, unknown_level=0.1).predict(np.full((20, 2), 8.5)).status == "ok"
+    assert said(UsageError, lambda: rule_of(9, unknown_level=0.09)) == (
+        "model 'acc': unknown_level=0.09: expected 0.1 or more, because 9 groups of normal windows calibrated it; "
+        "choose a higher level, or record more machines or days"
+    )
+    # Without groups it is the windows that count.
+    assert rule_of(0, unknown_level=0.1).entry.normal.groups == 0
+
+
+def test_without_data_a_window_is_neither_normal_nor_unknown_and_the_next_sensor_answers():
+    empty = rule_of(9).predict(np.full((20, 2), np.nan))
+    assert (empty.status, empty.label, empty.score, empty.p_value) == ("invalid", "", None, None)
+    unusual = rule_of(9).predict(np.full((20, 2), 20.0))
+    assert [is_available(found) for found in (empty, unusual)] == [False, True]  # a sensor that sees a fault works
+    dead = with_fault(unusual, WindowFault(status="invalid", reason="dead"))
+    assert (dead.status, dead.score, dead.p_value) == ("invalid", None, None)
+    withheld = predict([2.0], RUNNING, policy="abstain")
+    assert (withheld.status, withheld.score, withheld.p_value) == ("unknown", 2.0, 0.5)
+
+
 def test_streams_give_numbers():
     stream = fake_predictor([1500.0], modality=ACC, labels=SPEED).stream(hop=20)
     assert [found.value for found in stream.push(np.zeros((40, 2), dtype=np.float32))] == [1500.0, 1500.0]
@@ -115,6 +163,7 @@ def test_the_outputs_of_a_graph_are_named_by_the_kind():
     [
         (TaskSpec(kind="regression", labels=("a", "b")), "labels: expected the name of one target, got 2"),
         (TaskSpec(labels=("a",)), "labels: expected 2 to 10000 labels, got 1"),
+        (TaskSpec(kind="normal", labels=()), "labels: expected 1 to 10000 labels, got 0"),
         (TaskSpec(labels=("a", "b"), unit="m"), "unit: expected none for classification, got 'm'"),
     ],
 )
@@ -123,4 +172,23 @@ def test_a_manifest_whose_task_contradicts_itself_is_refused(task, problem):
     assert (
         said(ManifestError, lambda: encode_manifest(manifest_of(entry)))
         == f"manifest.json: models[0].task.{problem}; export the bundle again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "normal", "problem"),
+    [
+        (RUNNING, msgspec.UNSET, "normal: expected scores of normal windows, got none"),
+        (SPEED, rule_of(9).entry.normal, "normal: expected none, got one"),
+        (
+            RUNNING,
+            msgspec.structs.replace(rule_of(9).entry.normal, scores=(2.0, 1.0)),
+            "normal.scores: expected rising numbers, got 2.0 before 1.0",
+        ),
+    ],
+)
+def test_a_manifest_without_the_scores_that_its_task_needs_is_refused(task, normal, problem):
+    entry = msgspec.structs.replace(fake_entry(modality=ACC, labels=task), normal=normal)
+    assert said(ManifestError, lambda: encode_manifest(manifest_of(entry))) == (
+        f"manifest.json: models[0].{problem}; export the bundle again"
     )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mmkd_edge.bundle.manifest import Normal
 from mmkd_edge.frames import mask_missing
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
@@ -30,6 +31,7 @@ from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="m/s^2", rate_hz=50.0, samples=64)
 TASK = TaskSpec(labels=("rest", "walk", "run", "fall"))
+NORMAL = TaskSpec(kind="normal", labels=("normal",))
 
 
 def make_student(
@@ -77,6 +79,41 @@ def make_windows(modality: ModalitySpec, task: TaskSpec, *, count: int, seed: in
     windows = (waves + 0.3 * rng.standard_normal((count, samples, channels))).astype(np.float32)
     windows[1::3, 5:9, 0] = np.nan
     return CarriedWindows(windows=windows, labels=as_labels(labels, task))
+
+
+def make_normal_student(
+    *, modality: ModalitySpec = ACC, windows: int = 240, components: int = 8, groups: int = 24
+) -> StudentCheckpoint:
+    """A student of normal data: random kernels, and the components of the windows that it carries."""
+    start = of_features(make_student(modality=modality, windows=windows), "convolutions")
+    assert start.carried is not None
+    config = msgspec.structs.replace(start.config, components=components)
+    network = Student(modality, 1, config, kind="normal").eval()
+    network.load_state_dict({n: v for n, v in start.state.items() if n.startswith("convolutions.")}, strict=False)
+    batch = [torch.from_numpy(part) for part in prepare_batch(start.carried.windows, modality)]
+    with torch.no_grad():
+        z = network(*batch).embedding
+        mean, std = z.mean(0), z.std(0).clamp(min=1e-3)
+        features, z = network.convolutions, (z - mean) / std
+        features.feature_mean += mean * features.feature_std
+        features.feature_std *= std
+        axes = torch.linalg.eigh(z.double().T @ z.double())[1][:, -components:].float()
+        apart = z.square().sum(1) - (z @ axes).square().sum(1)
+        network.residual.components.copy_(axes)
+        network.residual.scale.copy_(1 / apart.median())
+        network.head.weight.zero_()
+        network.head.bias.zero_()
+        scores = tuple(sorted(network(*batch).logits.exp()[:, 0].tolist()))
+    facts = {"windows": windows, "groups": groups, "hours": 1.5, "level": 0.05, "window_rate": 0.054}
+    normal = Normal(scores=scores, groups_above=0.25, **facts)
+    return replace(
+        start,
+        task=NORMAL,
+        config=config,
+        state=network.state_dict(),
+        carried=replace(start.carried, labels=np.zeros(windows, dtype=np.int64)),
+        facts=msgspec.structs.replace(start.facts, normal=normal, metric="auroc", score=0.5, teacher_sha256=None),
+    )
 
 
 def write_windows(path: Path, student: StudentCheckpoint, windows: NDArray[np.generic], labels: object) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import ModalitySpec, TaskSpec, UsageError, example_bundle
-from mmkd_edge.testing import fake_predictor
+from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example_bundle
+from mmkd_edge.bundle.manifest import Normal
+from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
 from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_recordings
 from mmkd_models.data.for_devices import read_recordings
-from mmkd_station.alarms import AlarmRule, Episodes
+from mmkd_station.alarms import AlarmRule, Episodes, rule_of_rate
 from mmkd_station.commands.show import tuned_lines
 from mmkd_station.intake import ReplayedRecording
-from mmkd_station.records import AlarmRecord, ResultRecord
-from mmkd_station.tuning import tune_alarm
+from mmkd_station.records import AlarmRecord, ResultRecord, result_record
+from mmkd_station.tuning import Tuned, _power, tune_alarm
 from tests.edge.said import said
 from tests.station import rig
 
@@ -202,6 +204,111 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
     ]
     with pytest.raises(UsageError, match="expected valid recordings of 'worn' and of normal operation, got 0 and 1"):
         tune_alarm(predictor, recordings[:1], label="worn", most_per_hour=1.0, hop=1, cooldown_s=0.0)
+
+
+NORMAL = TaskSpec(kind="normal", labels=("normal",))
+VIB = ModalitySpec(name="vib", channels=("x",), rate_hz=0.1, samples=10)
+
+
+def normal_predictor(*, groups: int = 24, level: float = 0.05) -> EdgePredictor:
+    """A student whose score is the window's mean; normal ones have 1 to 99."""
+    scores = tuple(map(float, range(1, 100)))
+    normal = Normal(scores=scores, windows=99, groups=groups, hours=1.0, level=level, window_rate=0.0, groups_above=0.0)
+    entry = msgspec.structs.replace(fake_entry(modality=VIB, labels=NORMAL), normal=normal)
+    backend = FakeBackend(lambda feeds: [float(feeds["vib"].mean())], inputs=entry.inputs, outputs=entry.outputs)
+    return EdgePredictor(entry=entry, backend=backend)
+
+
+def test_p_values_accumulate_whatever_the_level_of_one_window() -> None:
+    rule = AlarmRule(label="unknown", confirm="2/3", release=2, cooldown_s=0.0, min_probability=0.9)
+    episodes, predictor = Episodes([rule], NORMAL), normal_predictor()
+    #         p  .11  .1   .05  .9   nothing  1.0  1.0
+    scores = [89.5, 90.5, 95.5, 10.5, math.nan, 0.5, 0.5]
+    found = []
+    for number, score in enumerate(scores, start=1):
+        prediction = predictor.predict(np.full((10, 1), score))
+        found += episodes.see(result_record(prediction, station="1", time_s=float(number), decided_s=0.0))
+    assert [(one.event, one.label, one.time_s, one.since_s, one.windows, one.probability) for one in found] == [
+        ("raised", "unknown", 3.0, 2.0, 2, 0.95),
+        ("cleared", "unknown", 6.0, 2.0, 2, 0.95),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "per_day", "expected"),
+    [
+        (24, 34.56, 0.96),  # a level of 1 in 25
+        (
+            24,
+            34.5,
+            (
+                "--false-alarms-per-day 34.5: expected 34.6 or more: 864 results a day, and 24 groups of normal "
+                "running judge no level below 1 in 25; accumulate evidence with --tune-alarm DATASET, or answer less "
+                "often (--hop)"
+            ),
+        ),
+        (0, 8.64, 0.99),  # 99 windows whose groups are unknown
+    ],
+)
+def test_a_rate_of_single_windows_is_that_of_their_p_values(groups: int, per_day: float, expected: float | str) -> None:
+    entry = normal_predictor(groups=groups).entry
+    if isinstance(expected, str):
+        with pytest.raises(UsageError) as refused:
+            rule_of_rate(entry, per_day=per_day, hop=10)
+        assert str(refused.value) == expected
+    else:
+        rule = rule_of_rate(entry, per_day=per_day, hop=10)
+        assert (rule.label, rule.confirm, rule.min_probability) == ("unknown", "1/1", pytest.approx(expected))
+
+
+def test_a_rate_needs_a_student_of_normal_data() -> None:
+    with pytest.raises(UsageError) as refused:
+        rule_of_rate(fake_entry(modality=VIB, labels=TASK), per_day=1.0, hop=10)
+    assert str(refused.value) == (
+        "--false-alarms-per-day 1: expected a student of normal data, got one of classification; use --alarm LABEL, "
+        "whose rule --tune-alarm chooses"
+    )
+
+
+def replayed(hours: float, split: str, *, label: str = "normal", fault: float | None = None) -> ReplayedRecording:
+    """Windows of 10 samples whose mean is drawn from 1 to 99; the last third of a fault has its own."""
+    rng = np.random.default_rng(len(split))
+    means = rng.uniform(0.5, 99.5, size=round(36 * hours))
+    if fault is not None:
+        means[len(means) // 3 :] = fault
+    return ReplayedRecording(
+        rows=np.repeat(means, 10)[:, None].astype(np.float32), name="r", label=label, group="1", split=split
+    )
+
+
+def tuned(recordings: list[ReplayedRecording], per_day: float) -> Tuned:
+    options = {"label": "unknown", "most_per_hour": per_day / 24, "hop": 10, "cooldown_s": 0.0}
+    return tune_alarm(normal_predictor(), recordings, **options)
+
+
+def test_normal_recordings_alone_choose_the_most_powerful_rule_within_the_rate() -> None:
+    recordings = [replayed(24, "valid"), replayed(36, "test")]
+    found = tuned(recordings, per_day=4.0)
+    assert found.on_valid.false_alarms <= 4 < found.before.false_alarms
+    assert (found.on_valid.recordings, found.on_valid.delay_s) == (0, None)
+    # More is allowed: no rule that was within the lower rate is more powerful.
+    rules = [_power(found.rule), _power(tuned(recordings, per_day=40.0).rule)]
+    assert rules[0] < rules[1]
+    assert _power(AlarmRule(label="unknown", confirm="2/2", min_probability=0.95)) == pytest.approx(0.05**0.7)
+    with pytest.raises(UsageError) as refused:
+        tuned(recordings, per_day=2.9)
+    assert str(refused.value) == (
+        "--false-alarms-per-day 2.9: expected 3 or more: the valid recordings have 24 h of normal running, which show "
+        "no lower rate even without an alarm; allow more, or record longer"
+    )
+
+
+def test_recordings_of_faults_decide_among_rules_and_an_alarm_that_stands_counts_every_hour() -> None:
+    faults = [replayed(1, split, label="bearing", fault=97.5) for split in ("valid", "test")]
+    found = tuned([replayed(24, "valid"), replayed(36, "test"), *faults], per_day=4.0)
+    assert (found.on_test.recordings, found.on_test.detected) == (1, 1)
+    standing = tuned([replayed(24, "valid"), replayed(36, "test", fault=99.5), *faults], per_day=4.0)
+    assert standing.on_test.false_alarms >= 24  # the last two thirds of 36 h
 
 
 def test_the_command_says_what_a_rule_costs(run_here: Callable[..., tuple[str, str]]) -> None:

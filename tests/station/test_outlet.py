@@ -52,7 +52,7 @@ def test_a_record_is_one_line_that_can_be_read_back() -> None:
         "kind": "result", "station": "press 1", "number": 3, "time_s": 2.0, "decided_s": 5.0, "status": "ok",
         "reason": "", "label": "worn", "index": 1, "probability": 0.75, "probabilities": [0.25, 0.75], "labels": [],
         "value": None, "label_set": [], "missing_fraction": 0.0, "modality": "acc", "input_age_s": None, "dropped": 4,
-        "late": 0, "novelty": None, "boot": "",
+        "late": 0, "novelty": None, "score": None, "p_value": None, "boot": "",
     }  # fmt: skip
 
 

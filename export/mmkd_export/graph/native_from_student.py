@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _MAGIC, _LANES, _ALIGNED, _NAME_BYTES = b"MMKDNAT1", 16, 64, 256
 _HEADER_BYTES, _ENTRY, _ENTRY_BYTES = 16, "<24s6IQ", 56
 _KINDS = {"float32": 0, "int32": 1, "uint8": 2, "int8": 3}
-_TASKS = ("classification", "multi_label", "regression")
+_TASKS = ("classification", "multi_label", "regression", "normal")
 Array = NDArray[Any]
 Named = Iterator[tuple[str, Array]]
 
@@ -68,7 +68,13 @@ def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -
     from mmkd_models.networks.trees import TREES_DTYPES
 
     encoder, convolutions, intervals, trees = student.encoder, student.convolutions, student.intervals, student.trees
-    centres = 0 if network.novelty is None else network.novelty.weight.shape[1]
+    width = student.head.in_features
+    novelty = {} if network.novelty is None else dict(network.novelty.named_buffers())
+    if student.residual is not None:  # its tensors have the names of novelty's
+        scale, zeros = student.residual.scale, student.residual.scale.new_zeros(1)
+        novelty = {"weight": student.residual.components * scale.sqrt(), "bias": zeros}
+        novelty |= {"middle": zeros.expand(width), "squares": scale.expand(width)}
+    centres = novelty["weight"].shape[1] if novelty else 0
     outputs, answer = student.head.out_features, student.answer
     sizes = [*modality.shape, outputs, _TASKS.index(answer.kind)]
     sizes += [encoder is not None, convolutions is not None, centres]
@@ -87,11 +93,11 @@ def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -
     if trees is not None:
         yield from _trees(*(trees.get_buffer(name).numpy() for name in TREES_DTYPES), scale=float(trees.scale))
     yield from _linear("head", student.head)
-    if network.novelty is not None:
-        yield "novelty.w", _columns(network.novelty.weight)
-        yield "novelty.b", _columns(network.novelty.bias[None])
-        yield "novelty.middle", _row(network.novelty.middle)
-        yield "novelty.squares", _row(network.novelty.squares)
+    if novelty:
+        yield "novelty.w", _columns(novelty["weight"])
+        yield "novelty.b", _columns(novelty["bias"].expand(1, centres))
+        yield "novelty.middle", _row(novelty["middle"])
+        yield "novelty.squares", _row(novelty["squares"])
 
 
 def _transformer(encoder: Encoder | CausalEncoder, pool: TokenPooling) -> Named:

@@ -38,7 +38,7 @@ LEARNT_OPS = ("Conv", "Gemm", "MatMul")
 # Below this many inputs or outputs INT8 is no faster; NVIDIA ModelOpt agrees
 SMALLEST_PRODUCT = 16
 
-_NOVELTY = "novelty."  # weights of the novelty score
+_DISTANCES = ("novelty.", "student.residual.")  # weights of scores that subtract large numbers
 _CONVOLUTIONAL_FEATURES = "convolutions."
 _REPORT = "please report it with the checkpoint"
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16"}  # onnx.TensorProto.DataType
@@ -184,13 +184,13 @@ def learnt_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
 
 
 def nodes_behind_front_end(model: onnx.ModelProto) -> frozenset[int]:
-    """Return indices of nodes from each Conv and Gemm on; not novelty, which subtracts large numbers."""
+    """Return indices of nodes from each Conv and Gemm on; not of distances."""
     learnt: set[str] = set()
-    novelty: set[str] = set()
+    distances: set[str] = set()
     indices: set[int] = set()
     for index, node in enumerate(model.graph.node):
-        if any(name.startswith(_NOVELTY) or name in novelty for name in node.input):
-            novelty.update(node.output)
+        if any(name.startswith(_DISTANCES) or name in distances for name in node.input):
+            distances.update(node.output)
         elif node.op_type in ("Conv", "Gemm") or learnt.intersection(node.input):
             learnt.update(node.output)
             indices.add(index)

@@ -15,7 +15,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import read_first
 from mmkd_edge.bundle.manifest import Adapted, ModelEntry, adapted_text
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
-from mmkd_edge.predict.novelty import magnitude_text, novelty_text
+from mmkd_edge.predict.novelty import magnitude_text, normal_text, novelty_text
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
 from mmkd_export.plan import is_bundle, read_report
 from mmkd_export.targets.trt import engine_device, read_sidecar
@@ -98,6 +98,8 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> _Rows:
     yield f"{prefix}.golden", f"{len(golden.labels)} windows, {int(golden.judge.sum())} of them only judge"
     if entry.group_reference is not None and entry.group_reference.magnitude:
         yield f"{prefix}.magnitude", magnitude_text(entry.group_reference.magnitude)
+    if entry.normal:
+        yield f"{prefix}.normal", normal_text(entry.normal)
     for artifact in entry.artifacts:
         parity, confidence = artifact.parity, artifact.confidence
         match = f"within {parity.max_abs_error:.2g} of the checkpoint (tolerance {parity.tolerance:.2g})"

@@ -8,7 +8,7 @@ import msgspec
 
 from mmkd_edge.bundle.manifest import ModelEntry, adapted_text
 from mmkd_edge.errors import printable
-from mmkd_edge.predict.novelty import magnitude_text, novelty_text
+from mmkd_edge.predict.novelty import magnitude_text, normal_text, novelty_text
 from mmkd_edge.spec import ModalitySpec, task_text
 from mmkd_export.verify.gate import MIN_JUDGING
 from mmkd_models.evaluation.confidence import SAME_GROUPS, reliability_text
@@ -44,6 +44,7 @@ def _input(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
         "classification": f"one of {len(task.labels)} classes: {names}",
         "multi_label": f"any of {len(task.labels)} labels, each on from a probability of {task.on_from:g}: {names}",
         "regression": f"a number, the {task_text(task)}",
+        "normal": "a score, how far a window is from normal running",
     }[task.kind]
     reason = f" ({report.range_rule})" if report.range_rule else ""
     is_relative = modality.normalise == "per_group"
@@ -68,7 +69,7 @@ def _input(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
         yield "Raw values are comparable only within one group: open it with a reference of `mmkd-data reference`."
     yield (
         f"The graph takes {values} (missing values as 0) and {present} (1 or 0), and returns {outputs}, both "
-        f"(1, {len(task.labels)}){novelty}."
+        f"(1, {task.outputs}){novelty}."
     )
     yield f"""
 ## How to use it
@@ -157,11 +158,13 @@ def _confidence(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
         yield from (f"{SAME_GROUPS[0].upper()}{SAME_GROUPS[1:]}.", "")
     limits = entry.group_reference.magnitude if entry.group_reference is not None else msgspec.UNSET
     scored = [(artifact.file, artifact.novelty) for artifact in entry.artifacts if artifact.novelty]
-    if limits or scored:
+    if limits or scored or entry.normal:
         yield from ("## Unknown windows", "")
     if limits:
         yield f"- A window of another magnitude than the training's is `unknown`: {magnitude_text(limits)}."
     yield from (f"- `{file}`: {novelty_text(novelty)}." for file, novelty in scored)
+    if entry.normal:
+        yield f"- {normal_text(entry.normal)[0].upper()}{normal_text(entry.normal)[1:]}."
 
 
 def _origin(report: ExportReport, entry: ModelEntry, licence: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_edge.native import NativeModel
 from mmkd_edge.native.build import FOLDER
+from mmkd_edge.predict.novelty import score_limit
 from mmkd_export.plan import only_student
 
 _ENGINE = ("include/mmkd.h", "src/model.h", "src/model.c", "src/compute.c")
@@ -62,17 +63,19 @@ def _texts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes, 
     windows = golden.windows[:_MAX_WINDOWS].astype(np.float32)
     scratch = NativeModel(tensors).scratch_bytes
     kinds = {"classification": "probabilities", "multi_label": "probabilities", "regression": "the value"}
+    if entry.normal:
+        kinds["normal"] = f"the score; above {score_limit(entry.normal):.6g} a window is unlike normal ones"
     facts = {
         "model_id": model_id,
         "samples": modality.samples,
         "channels": len(modality.channels),
-        "outputs": len(task.labels),
+        "outputs": task.outputs,
         "unit": modality.unit or "raw values",
         "rate": f"{modality.rate_hz:g}",
         "low": _number(low),
         "high": _number(high),
         "answers": kinds[task.kind],
-        "labels": ", ".join(map(_text, task.labels)),
+        "labels": ", ".join(map(_text, task.labels[: task.outputs])),
         "names": ", ".join(map(_text, modality.channels)),
         "scratch": -(-scratch // 4),
         "bytes": len(tensors),

@@ -127,13 +127,13 @@ def answer_scores(answers: NetworkAnswers, labels: Labels, rows: NDArray[np.intp
     """Score the answers of these rows."""
     from mmkd_models.metrics.scores import scores_from_logits
 
-    decisive = answers.probabilities if task.kind == "regression" else answers.logits
+    decisive = answers.probabilities if task.is_number else answers.logits
     return scores_from_logits(labels, decisive[rows], task)
 
 
 def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
     """Return how much one window is worth."""
-    if task.kind == "regression":
+    if task.is_number:
         return 0.0
     if metric in ("accuracy", "subset_accuracy"):
         return 1 / len(labels)

@@ -48,7 +48,7 @@ typedef struct mmkd_facts {
     int32_t channels;     /* C */
     int32_t outputs;      /* K */
     int32_t has_novelty;
-    int32_t task;         /* 0 classification, 1 several labels, 2 a number */
+    int32_t task;         /* 0 classification, 1 several labels, 2 a number, 3 normal data */
     int32_t isa;          /* enum mmkd_isa in use */
     int32_t step;         /* samples of a step of a causal student, else 0 */
     int32_t states;       /* number of its states, else 0 */
@@ -79,7 +79,7 @@ typedef struct mmkd_student {
     int32_t channels;      /* C */
     double rate_hz;
     int32_t labels;        /* K */
-    int32_t task;          /* 0 classification, 1 several labels, 2 a number */
+    int32_t task;          /* 0 classification, 1 several labels, 2 a number, 3 normal data */
     int32_t step;          /* samples of a step of a causal student, else 0 */
     int32_t has_native;    /* whether it can be opened here */
 } mmkd_student;
@@ -99,12 +99,12 @@ typedef struct mmkd_options {
 
 typedef struct mmkd_prediction {
     int32_t condition;          /* enum mmkd_condition */
-    int32_t index;              /* of the label; -1 without an answer */
+    int32_t index;              /* of the label; -1 without an answer, and of windows unlike normal data */
     const char *label;          /* "" without an answer */
     double probability;         /* of the label */
     const float *probabilities; /* (K,); NULL without an answer, and of a number */
-    double value;               /* of a number, in its unit; else NaN */
-    double novelty;             /* p-value among validation windows; NaN without */
+    double value;               /* of a number, in its unit; the score of normal data; else NaN */
+    double novelty;             /* p-value among validation windows, or among normal ones; NaN without */
     double missing_fraction;
     double input_age_s;         /* NaN if unknown */
     const int32_t *set;         /* labels of the label set, the most probable first; labels that are on */

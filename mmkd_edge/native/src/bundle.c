@@ -309,12 +309,19 @@ static void read_entry(reader *r, const unsigned char *data, size_t size, int ob
     entry->channel = texts(r, field(r, modality, "channels"), &facts->channels);
     entry->label = texts(r, field(r, task, "labels"), &facts->labels);
     facts->task = is_text(r, kind, "multi_label") ? MMKD_MULTI_LABEL
-                  : is_text(r, kind, "regression") ? MMKD_REGRESSION : MMKD_CLASSIFICATION;
+                  : is_text(r, kind, "regression") ? MMKD_REGRESSION
+                  : is_text(r, kind, "normal") ? MMKD_NORMAL : MMKD_CLASSIFICATION;
     entry->on_from = number(r, field(r, task, "threshold"), 0.5);
     entry->has_target_range = range(r, field(r, task, "range"), &entry->target_low, &entry->target_high);
     entry->has_range = range(r, field(r, modality, "range"), &entry->low, &entry->high);
     entry->is_per_group = is_text(r, field(r, modality, "normalise"), "per_group");
     entry->novelty = numbers(r, field(r, field(r, native, "novelty"), "scores"));
+    if (facts->task == MMKD_NORMAL) {
+        facts->labels = facts->labels > 0; /* the others name known faults */
+        int normal = field(r, object, "normal");
+        entry->novelty = numbers(r, field(r, normal, "scores"));
+        entry->level = number(r, field(r, normal, "level"), 1), entry->groups = (int32_t)number(r, field(r, normal, "groups"), 1);
+    }
     entry->novelty_tolerance = number(r, field(r, field(r, native, "novelty"), "tolerance"), 0);
     entry->golden = text(r, field(r, field(r, object, "golden"), "file"));
     entry->step_novelty = numbers(r, field(r, field(r, find_artifact(r, artifacts, NULL), "novelty"), "scores"));
@@ -503,7 +510,7 @@ static int test_student(const unsigned char *data, size_t size, const mmkd_entry
     place += (64 - (uintptr_t)place % 64) % 64 / sizeof(float);
     int status = npz.data && copy_values(npz, "tolerance.npy", "<f8", 0, 1, 8, &tolerance) ? MMKD_OK : MMKD_DAMAGED;
     size_t count = 0;
-    for (; e->facts.task == MMKD_REGRESSION && copy_values(npz, "probabilities.npy", "<f4", count, 1, 4, expected); count++)
+    for (; e->facts.task >= MMKD_REGRESSION && copy_values(npz, "probabilities.npy", "<f4", count, 1, 4, expected); count++)
         scale = fabs(expected[0]) > scale ? fabs(expected[0]) : scale;
     for (count = 0; !status && copy_values(npz, "windows.npy", "<f4", count * cells, cells, 4, values); count++) {
         for (size_t i = 0; i < cells; i++) {

@@ -1084,6 +1084,18 @@ static void answer(const mmkd_model *model, buffers *b, float *logits, float *pr
 {
     apply(b, &model->head, b->embedding, 0, b->head, 0, 1);
     if (model->has_trees) add_votes(model, b);
+    float *apart = b->embedding + mmkd_padded(model->embedding), far = 0, inside = 0, nearest = FLT_MAX;
+    if (model->has_novelty) {
+        for (int64_t i = 0; i < model->embedding; i++) apart[i] = b->embedding[i] - model->novelty_middle[i];
+        apply(b, &model->novelty, apart, 0, b->distance, 0, 1);
+        for (int64_t i = 0; i < model->novelty.out; i++) {
+            nearest = b->distance[i] < nearest ? b->distance[i] : nearest;
+            inside += b->distance[i] * b->distance[i];
+        }
+        for (int64_t i = 0; i < model->embedding; i++) far += apart[i] * apart[i] * model->novelty_squares[i];
+    }
+    if (model->task == MMKD_NORMAL) b->head[0] += logf(far - inside > 1e-6f ? far - inside : 1e-6f);
+    else if (novelty && model->has_novelty) *novelty = far + nearest > 0 ? far + nearest : 0;
     float top = -FLT_MAX, total = 0;
     for (int64_t k = 0; k < model->outputs; k++) {
         logits[k] = b->head[k];
@@ -1095,17 +1107,10 @@ static void answer(const mmkd_model *model, buffers *b, float *logits, float *pr
         float sharp = probabilities[k];
         if (model->task == MMKD_CLASSIFICATION) total += probabilities[k] = expf(sharp - top);
         else if (model->task == MMKD_MULTI_LABEL) probabilities[k] = 1 / (1 + expf(-sharp));
-        else probabilities[k] = sharp * model->target_std + model->target_mean;
+        else probabilities[k] = model->task == MMKD_NORMAL ? expf(sharp) : sharp * model->target_std + model->target_mean;
     }
     if (model->task == MMKD_CLASSIFICATION)
         for (int64_t k = 0; k < model->outputs; k++) probabilities[k] /= total;
-    if (!novelty || !model->has_novelty) return;
-    float *apart = b->embedding + mmkd_padded(model->embedding), far = 0, nearest = FLT_MAX;
-    for (int64_t i = 0; i < model->embedding; i++) apart[i] = b->embedding[i] - model->novelty_middle[i];
-    apply(b, &model->novelty, apart, 0, b->distance, 0, 1);
-    for (int64_t i = 0; i < model->novelty.out; i++) nearest = b->distance[i] < nearest ? b->distance[i] : nearest;
-    for (int64_t i = 0; i < model->embedding; i++) far += apart[i] * apart[i] * model->novelty_squares[i];
-    *novelty = far + nearest > 0 ? far + nearest : 0;
 }
 
 static void run(const mmkd_model *model, float *scratch, const float *values, const float *present, float *logits,

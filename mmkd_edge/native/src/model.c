@@ -325,8 +325,8 @@ static void read_model(reader *r, mmkd_model *model)
     model->sharpness = scales[0], model->target_mean = scales[1], model->target_std = scales[2];
     if (!in_range(r, "samples", model->samples, 1, MAX_SIZE) || !in_range(r, "channels", model->channels, 1, 1024) ||
         !in_range(r, "samples", model->samples * model->channels, 1, MAX_SIZE) ||
-        !in_range(r, "outputs", model->outputs, 1, 4096) || !in_range(r, "task", model->task, 0, 2) ||
-        !in_range(r, "centres", centres, 0, 4096) || !in_range(r, "sizes", sizes[7], 0, 3))
+        !in_range(r, "outputs", model->outputs, 1, 4096) || !in_range(r, "task", model->task, 0, 3) ||
+        !in_range(r, "centres", centres, model->task == MMKD_NORMAL, 4096) || !in_range(r, "sizes", sizes[7], 0, 3))
         return;
     if (!(sizes[4] || sizes[5] || sizes[7]) || sizes[7] == 2) { fail(r, "sizes", "expected a member, found none"); return; }
     if (model->has_transformer) read_transformer(r, model);
@@ -422,7 +422,7 @@ void mmkd_model_close(mmkd_model *model)
 mmkd_facts mmkd_model_facts(const mmkd_model *model)
 {
     mmkd_facts facts = {(int32_t)model->samples, (int32_t)model->channels, (int32_t)model->outputs,
-                        model->has_novelty, model->task, model->isa, (int32_t)model->transformer.step,
+                        model->has_novelty && model->task != MMKD_NORMAL, model->task, model->isa, (int32_t)model->transformer.step,
                         (int32_t)mmkd_states(model), model->scratch_floats * sizeof(float)};
     return facts;
 }

@@ -6,7 +6,7 @@
 
 enum { MMKD_MAX_STAGES = 16, MMKD_MAX_BLOCKS = 16, MMKD_LANES = 16, MMKD_EXTRA_TOKENS = 2 };
 enum { MMKD_NAME_BYTES = 256, MMKD_FRONT_STATES = 5, MMKD_MAX_SLOTS = 1024, MMKD_MAX_PANEL = 256, MMKD_STATISTICS = 8 };
-enum { MMKD_CLASSIFICATION = 0, MMKD_MULTI_LABEL = 1, MMKD_REGRESSION = 2 };
+enum { MMKD_CLASSIFICATION = 0, MMKD_MULTI_LABEL = 1, MMKD_REGRESSION = 2, MMKD_NORMAL = 3 };
 
 /* Columns of every weight are padded to whole vectors of the widest kind. */
 static inline int64_t mmkd_padded(int64_t count) { return (count + MMKD_LANES - 1) / MMKD_LANES * MMKD_LANES; }
@@ -100,7 +100,7 @@ struct mmkd_model {
     mmkd_intervals intervals;
     mmkd_trees trees;
     mmkd_linear head;
-    mmkd_linear novelty; /* (E, centres) and |c|^2 */
+    mmkd_linear novelty; /* (E, centres) and |c|^2; of normal data (E, components) and 0 */
     const float *novelty_middle, *novelty_squares;
     size_t scratch_floats;
     int64_t panel; /* rows of the int8 weights that are turned into floats at once; 0 without any */

@@ -263,7 +263,7 @@ static void judge_answer(mmkd_predictor *p, const float *probabilities)
     const char *fault = NULL;
     if (p->entry->facts.task == MMKD_CLASSIFICATION && !(is_between && fabs(sum - 1) <= sum_tolerance))
         fault = "the model's answer is not a distribution";
-    else if (p->entry->facts.task == MMKD_REGRESSION && !is_number)
+    else if (p->entry->facts.task >= MMKD_REGRESSION && !is_number)
         fault = "the model's answer is not a number";
     else if (p->entry->facts.task == MMKD_MULTI_LABEL && !is_between)
         fault = "the model's answer has others than probabilities";
@@ -302,6 +302,7 @@ static void answer(mmkd_predictor *p, const float *rows, double age_s, int is_st
     judge_magnitude(p);
     if (is_stepped) novelty = p->step_novelty;
     else mmkd_run(e->model, p->scratch, p->values, p->present, p->logits, probabilities, &novelty);
+    if (e->facts.task == MMKD_NORMAL) novelty = probabilities[0];
     double fraction = 0, value = judge_novelty(p, is_stepped ? e->step_novelty : e->novelty, novelty);
     judge_missing(p, rows, &fraction);
     if (p->condition != MMKD_INVALID) judge_answer(p, probabilities);
@@ -310,7 +311,8 @@ static void answer(mmkd_predictor *p, const float *rows, double age_s, int is_st
     to->novelty = value;
     to->index = 0;
     to->label = e->label[0];
-    if (e->facts.task == MMKD_REGRESSION) {
+    if (e->facts.task == MMKD_NORMAL && !(value > p->options.unknown_level)) to->index = -1, to->label = "";
+    if (e->facts.task >= MMKD_REGRESSION) {
         double number = probabilities[0];
         if (e->has_target_range) number = number < e->target_low ? e->target_low : number > e->target_high ? e->target_high : number;
         to->value = number;
@@ -362,7 +364,7 @@ int mmkd_predict_first(mmkd_predictor *const *predictors, const mmkd_window *win
             join(p, MMKD_INVALID, text);
             no_answer(p, 1, w->age_s, prediction);
         }
-        if (prediction->index >= 0 || prediction->condition == MMKD_STALE) {
+        if (prediction->index >= 0 || !isnan(prediction->novelty) || prediction->condition == MMKD_STALE) {
             if (!n) return MMKD_OK;
             snprintf(text, sizeof text, "'%.64s' answers in place of %.900s", p->entry->facts.modality, silent);
             join(p, MMKD_DEGRADED, text);
@@ -580,7 +582,7 @@ static int check_options(mmkd_predictor *p, char *error, size_t error_size)
     const mmkd_entry *e = p->entry;
     mmkd_options *o = &p->options;
     const char *modality = e->facts.modality;
-    int32_t windows = e->true_probabilities.count, scores = e->novelty.count;
+    int32_t windows = e->true_probabilities.count, scores = e->groups ? e->groups : e->novelty.count;
     char a[32], b[32], d[32];
     double shortest = 1 / e->facts.rate_hz, longest = e->facts.samples / e->facts.rate_hz;
     if (o->stuck_s != 0 && !(o->stuck_s > shortest && o->stuck_s <= longest))
@@ -597,8 +599,8 @@ static int check_options(mmkd_predictor *p, char *error, size_t error_size)
         mmkd_error(error, error_size, "hop: expected a multiple of %d, the samples of one step of this causal student, got %d",
                    (int)e->facts.step, (int)o->hop);
     else if (o->unknown_level != 0 && !(o->unknown_level * (1 + scores) >= 1 && o->unknown_level < 1 && scores))
-        mmkd_error(error, error_size, "unknown_level: expected at least %s, because %d windows calibrated it",
-                   digits(a, sizeof a, 1.0 / (1 + scores), 2), (int)scores);
+        mmkd_error(error, error_size, "unknown_level: expected at least %s, because %d %s calibrated it",
+                   digits(a, sizeof a, 1.0 / (1 + scores), 2), (int)scores, e->groups ? "groups" : "windows");
     else if (o->error_level != 0 && !(floor((windows + 1) * o->error_level + 1e-9) >= 1 && o->error_level < 1 && windows))
         mmkd_error(error, error_size, "error_level: expected at least %s, because %d windows calibrated it",
                    digits(a, sizeof a, 1.0 / (1 + windows), 2), (int)windows);
@@ -629,6 +631,7 @@ int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, 
         free(p);
         return MMKD_MISUSE;
     }
+    if (e->groups && !(p->options.unknown_level > 0)) p->options.unknown_level = e->level;
     if (!(p->options.gap_s > 0)) p->options.gap_s = gap_periods / e->facts.rate_hz;
     p->limit_s = p->samples / e->facts.rate_hz > p->options.gap_s ? p->samples / e->facts.rate_hz : p->options.gap_s;
     p->least_probability = -1;

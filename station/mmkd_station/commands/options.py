@@ -108,6 +108,12 @@ class RunOptions:
     false_alarms_per_hour: Annotated[
         float, Option("Highest rate of false alarms on validation recordings.", metavar="NUMBER", min=0.0)
     ] = 0.1
+    false_alarms_per_day: Annotated[
+        float | None,
+        Option(
+            "Raise alarms for unknown windows at this rate, with a student of normal data.", metavar="NUMBER", min=0.0
+        ),
+    ] = None
     monitor: Annotated[
         str | None, Option("Serve a page at this address, for instance 127.0.0.1:8090.", metavar="HOST:PORT")
     ] = None
@@ -145,7 +151,7 @@ _NEEDS = {
     "--false-alarms-per-hour": "--tune-alarm",
 }
 _WITH_TUNING = [
-    *("--tune-alarm", "--alarm", "--cooldown", "--false-alarms-per-hour"),
+    *("--tune-alarm", "--alarm", "--cooldown", "--false-alarms-per-hour", "--false-alarms-per-day"),
     *("--hop", "--backend", "--precision", "--threads", "--reference"),
 ]
 _WITH_FILE = ("--monitor", "--monitor-token")
@@ -157,6 +163,9 @@ def check_combination(options: RunOptions, subject: Path) -> None:
     for name, needed in _NEEDS.items():
         if name in names and needed not in names:
             raise UsageError(f"{name} has no effect without {needed}; add {needed}, or leave {name} out")
+    both = ("--false-alarms-per-hour", "--false-alarms-per-day")
+    if set(both) <= set(names):
+        raise UsageError(f"{both[0]} cannot be combined with {both[1]}; leave one out")
     if options.tune_alarm is not None:
         others = [name for name in names if name not in _WITH_TUNING]
         other, because = "--tune-alarm", "which chooses a rule on recordings and stops"
@@ -185,7 +194,7 @@ def run_spec(bundle: Path, options: RunOptions) -> RunSpec:
     _check_choice(options.time_unit, SourceTimeUnit, option="--time-unit")
     same = {name: value for name, value in vars(options).items() if name in StationSpec.__struct_fields__}
     same["source"] = _sources(options.source)
-    same["map"] = _mapping(options.map or [])
+    same["map"] = column_mapping(options.map or [])
     same["reference"] = options.reference and str(options.reference)
     keep = options.keep_uncertain
     return check_run(
@@ -237,7 +246,8 @@ def _sources(texts: Sequence[str]) -> str | dict[str, str]:
     return sources
 
 
-def _mapping(texts: Sequence[str]) -> dict[str, str]:
+def column_mapping(texts: Sequence[str]) -> dict[str, str]:
+    """Parse `--map`. Raises UsageError."""
     for text in texts:
         if "=" not in text:
             raise UsageError(f"--map {text}: expected CHANNEL=COLUMN, got no '='; write it like ax=accel.x")

@@ -100,7 +100,7 @@ def _tune(bundle: Path, data: Path, options: RunOptions, *, as_json: bool) -> No
     from mmkd_station.sensor import usual_hop
     from mmkd_station.tuning import tune_alarm
 
-    rules = alarm_rules(options)
+    rules, per_day = alarm_rules(options), options.false_alarms_per_day
     if len(rules) != 1:
         raise UsageError(f"--tune-alarm: expected one --alarm LABEL to choose a rule for, got {len(rules)}; name one")
     with EdgePredictor.open(
@@ -114,7 +114,7 @@ def _tune(bundle: Path, data: Path, options: RunOptions, *, as_json: bool) -> No
             predictor,
             load_recordings(str(data), predictor.modality.recorded),
             label=rules[0].label,
-            most_per_hour=options.false_alarms_per_hour,
+            most_per_hour=options.false_alarms_per_hour if per_day is None else per_day / 24,
             hop=options.hop or usual_hop(predictor.entry),
             cooldown_s=rules[0].cooldown_s,
         )

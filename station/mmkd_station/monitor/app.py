@@ -284,7 +284,7 @@ class PageFollower:
             "channels": modality.channels,
             "unit": modality.unit,
             "labels": task.labels,
-            "value_unit": task.unit_text.strip() if task.kind == "regression" else None,
+            "value_unit": task.unit_text.strip() if task.is_number else None,
             "rate_hz": modality.rate_hz,
             "span_s": SPAN_S,
             "drift": self._drift,

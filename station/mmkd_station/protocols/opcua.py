@@ -133,7 +133,8 @@ def opcua_write_sink(text: str, place: str) -> LastResultSink:
     """Open a sink of nodes.
 
     Numeric nodes get numbers as in `modbus-write://`: a count, which restarts at the end of the node's range, the
-    probability in thousandths for integers, a regression's value or NaN. String nodes get text.
+    probability in thousandths for integers; the value of a regression, the score of normal data, or
+    NaN. String nodes get text.
     """
     server = _server(text, scheme="opcua-write://", options=(*_FIELDS, "station"))
     options = server.options
@@ -185,12 +186,13 @@ class _Writer:
 
 def opcua_value(field: str, result: ResultRecord, episodes: int, type_name: str) -> int | float | str:
     """Convert a result's field to an OPC UA type (part 6, table 1)."""
+    value = result.score if result.value is None else result.value
     number, text = {
         "count": (result.number, str(result.number)),
         "status": (STATUS_CODES[result.status], result.status),
         "label": (result.index + 1, result.label),
         "probability": (result.probability, f"{result.probability:.4g}"),
-        "value": (math.nan, "") if result.value is None else (result.value, f"{result.value:.6g}"),
+        "value": (math.nan, "") if value is None else (value, f"{value:.6g}"),
         "episodes": (episodes, str(episodes)),
     }[field]
     if type_name == "String":

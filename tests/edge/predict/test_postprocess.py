@@ -111,6 +111,8 @@ def test_a_prediction_is_kept_as_plain_json() -> None:
         "value": None,
         "label_set": [],
         "novelty": None,
+        "score": None,
+        "p_value": None,
     }
     assert prediction.to_dict() == expected
     assert list(prediction.to_dict()) == list(Prediction.__struct_fields__)

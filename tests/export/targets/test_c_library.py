@@ -28,7 +28,7 @@ from mmkd_export.preflight import check_plan
 from mmkd_export.targets.table import with_defaults
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
-from tests.export.students import make_student
+from tests.export.students import make_normal_student, make_student
 from tests.export.test_novelty import with_seen
 
 ACC = ModalitySpec(name="acc", channels=("x", "y'", "z\u00e4"), rate_hz=50.0, samples=61, range=(-6.5, 6.5), unit="g")
@@ -480,6 +480,26 @@ def test_numbers_and_several_labels(program, tmp_path, task):
             got, expected = native.predict(window), predictor.predict(window)
             assert (got["label"], got["status"], got["set"]) == (expected.label, expected.status, list(expected.labels))
             assert math.isnan(got["value"]) if expected.value is None else got["value"] == pytest.approx(expected.value)
+
+
+@pytest.mark.parametrize("unknown_level", [0.0, 0.3])
+def test_a_window_unlike_normal_data_is_unknown(program, tmp_path, unknown_level):
+    write_student(tmp_path / "s.ckpt", make_normal_student(modality=ACC))
+    path = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("native",))).path
+    native = program(path, unknown_level=unknown_level)
+    with EdgePredictor.open(path, backend="native", unknown_level=unknown_level or None) as predictor:
+        assert predictor.bundle is not None
+        windows = [*predictor.bundle.golden("acc").windows[:20], np.full((61, 3), np.nan), np.zeros((61, 3))]
+        for window in windows:
+            got, expected = native.predict(window), predictor.predict(window)
+            for name in ("label", "index", "status", "reason"):
+                assert got[name] == getattr(expected, name)
+            assert math.isnan(got["value"]) if expected.score is None else got["value"] == expected.score
+            assert math.isnan(got["novelty"]) if expected.p_value is None else got["novelty"] == expected.p_value
+    assert native.library.mmkd_selftest_file(str(path).encode(), None, None, 0) == OK
+    assert program(path, unknown_level=0.03).error == (
+        "unknown_level: expected at least 0.04, because 24 groups calibrated it"
+    )
 
 
 def test_wrong_files_and_arguments_say_what_is_wrong(bundles, program, tmp_path):

@@ -98,17 +98,19 @@ function showStations(stations, shown) {
 
 function showNow(station, last) {
   $("now-name").textContent = station.name;
-  const said = !last ? "no answer yet" : last.index < 0 ? "no answer" : station.labels[last.index];
+  const said = !last ? "no answer yet" : last.index >= 0 ? station.labels[last.index] : last.score === null ? "no answer" : "unlike normal";
   const value = last && last.value !== null;
   $("label").textContent = value ? `${Number(last.value.toFixed(4))} ${station.value_unit}` : said;
   $("label").style.color = last && last.index >= 0 && station.value_unit === null ? colour(last.index) : "";
-  $("probability").textContent = last && last.index >= 0 && !value ? percent(last.probabilities[last.index]) : "";
+  const scored = last && last.score !== null;
+  $("probability").textContent = scored ? `score ${last.score.toPrecision(3)}`
+    : last && last.index >= 0 && !value ? percent(last.probabilities[last.index]) : "";
   $("status").textContent = last ? last.status.replace("_", " ") : "waiting";
   $("status").dataset.status = last ? last.status : "";
   $("reason").textContent = last ? last.reason : "";
-  const novelty = last ? last.novelty : null;
+  const novelty = last ? last.novelty ?? last.p_value : null;
   $("novelty").hidden = novelty === null;
-  $("novelty").textContent = novelty === null ? "" : `novelty: p-value ${novelty.toPrecision(2)}`;
+  $("novelty").textContent = novelty === null ? "" : `${scored ? "" : "novelty: "}p-value ${novelty.toPrecision(2)}`;
   const spoken = `${station.name}: ${said}, ${last ? last.status : "waiting"}`;
   if (spoken !== kept.spoken) $("spoken").textContent = kept.spoken = spoken;
 }

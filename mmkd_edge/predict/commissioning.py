@@ -1,0 +1,71 @@
+"""Fit a student of normal data to one machine: the scores of its own normal running take the place of the bundle's.
+
+Blocks of time stand for groups: a window's p-value is that among the windows of the other blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.bundle.manifest import MAX_NOVELTY_WINDOWS, ModelEntry, Normal
+from mmkd_edge.bundle.reference import Commissioned, Reference
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import task_text
+
+LEVEL, BLOCKS, MIN_WINDOWS = 0.05, 20, 100
+"""20 blocks, of 5 windows or more each, support a level of 1 / 21."""
+
+
+def check_normal(entry: ModelEntry, *, where: str) -> None:
+    """Raise UsageError unless the student is one of normal data."""
+    if not entry.normal:
+        raise UsageError(
+            f"{where}: expected a student of normal data, got one of {task_text(entry.task)}; only scores of normal "
+            "running can be fitted to a machine"
+        )
+
+
+def machine_reference(
+    entry: ModelEntry,
+    scores: Sequence[float],
+    *,
+    period_s: float,  # between two scores
+    commissioned: Commissioned,
+    statistics: Reference | None = None,  # of a modality that is normalised per group
+) -> Reference:
+    """Return the reference of a machine whose normal windows have these scores, in their order; UsageError if few."""
+    if len(scores) < MIN_WINDOWS:
+        raise UsageError(
+            f"{commissioned.source}: expected {MIN_WINDOWS} windows of normal running with an answer, or more, got "
+            f"{len(scores)} in {commissioned.minutes:.3g} minutes; record longer (--minutes), or mend the sensor"
+        )
+    channels, rates, rising = len(entry.modality.channels), block_rates(np.array(scores)), np.sort(scores)
+    places = np.linspace(0, len(rising) - 1, min(len(rising), MAX_NOVELTY_WINDOWS)).round().astype(np.intp)
+    return Reference(
+        modality=entry.modality.name,
+        mean=(0.0,) * channels if statistics is None else statistics.mean,
+        std=(1.0,) * channels if statistics is None else statistics.std,
+        normal=Normal(
+            scores=tuple(rising[places].tolist()),
+            windows=len(scores),
+            groups=BLOCKS,
+            hours=len(scores) * period_s / 3600,
+            level=LEVEL,
+            window_rate=float(rates.mean()),
+            groups_above=float((rates > 2 * LEVEL).mean()),
+        ),
+        commissioned=commissioned,
+    )
+
+
+def block_rates(scores: NDArray[np.float64], *, blocks: int = BLOCKS, level: float = LEVEL) -> NDArray[np.float64]:
+    """Return each block's fraction of windows with a p-value of at most `level` among those of the other blocks."""
+    parts, rates = np.array_split(scores, blocks), []
+    for number, part in enumerate(parts):
+        others = np.sort(np.concatenate([*parts[:number], *parts[number + 1 :]]))
+        larger = len(others) - np.searchsorted(others, part)
+        rates.append(float(((1 + larger) / (1 + len(others)) <= level).mean()))
+    return np.array(rates)

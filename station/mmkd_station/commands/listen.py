@@ -1,0 +1,39 @@
+"""The results of one station for a while, for `mmkd-edge commission`."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkd_edge.errors import UsageError
+from mmkd_station.build import open_service
+from mmkd_station.commands.options import column_mapping
+from mmkd_station.commands.run import load_recordings
+from mmkd_station.records import ResultRecord, record_from_line
+from mmkd_station.spec import RunSpec, StationSpec, check_run
+
+
+def listen(
+    bundle: str, source: str, *, mapping: Sequence[str], hop: int, rate_hz: float, minutes: float, reference: str | None
+) -> list[ResultRecord]:
+    """Run a bundle on a source for some minutes and return its results. Raises UsageError."""
+    if not 0 < minutes < float("inf"):
+        raise UsageError(f"--minutes {minutes:g}: expected a number above 0; for instance 30")
+    spec = StationSpec(bundle=bundle, source=source, map=column_mapping(mapping), hop=hop, reference=reference)
+    stop = threading.Event()
+    timer = threading.Timer(60 * minutes, stop.set)
+    timer.daemon = True
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "results.jsonl"
+        run = check_run(RunSpec(stations=(spec,), sinks=(f"jsonl:{file}",)))
+        with open_service(run, load_recordings=load_recordings) as service:
+            timer.start()
+            service.run(stop=stop, reload=threading.Event())
+            timer.cancel()
+            if error := service.stations[0].error:
+                raise error
+        lines = file.read_bytes().splitlines() if file.exists() else []
+    results = [record for record in map(record_from_line, lines) if isinstance(record, ResultRecord)]
+    return results[: max(1, round(60 * minutes * rate_hz / hop))]  # files are read faster than they were recorded

@@ -1,0 +1,117 @@
+"""A student of normal data from the checkpoint to the device: every engine and precision, its C sources, its card."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmkd_edge import EdgePredictor, ModalitySpec
+from mmkd_edge.backends.base import BackendName, is_installed, open_backend
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.install.graphs import check_graph
+from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_export.graph.native_from_student import native_file
+from mmkd_export.graph.onnx_from_student import exported_network, onnx_from_student
+from mmkd_export.inspect.files import inspect_file
+from mmkd_export.pipeline import export
+from mmkd_export.plan import ExportPlan
+from mmkd_export.verify.answers import answers_from_backend, with_missing_samples
+from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from tests.export.students import make_normal_student
+
+MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=2000.0, samples=800)
+RATE = (
+    "unknown at a p-value of at most 0.05: 5.4% of the normal windows of a group that was left out; 25% of 24 groups "
+    "have more than 10%; 240 windows, 1.5 h"
+)
+
+
+def with_faults(student: StudentCheckpoint) -> StudentCheckpoint:
+    """The same student, whose head has learnt known faults."""
+    width = student.state["head.weight"].shape[1]
+    student.state["head.weight"].copy_(torch.linspace(-0.1, 0.1, width)[None])
+    student.state["head.bias"].fill_(-0.3)
+    return student
+
+
+def scores_of(student: StudentCheckpoint, windows: np.ndarray) -> np.ndarray:
+    """The residual in float64, at least a millionth, times the exponential of the head: (N,)."""
+    network = student.network()
+    with torch.no_grad():
+        z = network(*(torch.from_numpy(part) for part in prepare_batch(windows, student.modality))).embedding.numpy()
+    z, state = z.astype(np.float64), {name: value.double().numpy() for name, value in student.state.items()}
+    inside = z @ state["residual.components"]
+    apart = ((z**2).sum(1) - (inside**2).sum(1)) * state["residual.scale"]
+    return np.maximum(apart, 1e-6) * np.exp(z @ state["head.weight"][0] + state["head.bias"])
+
+
+@pytest.mark.parametrize("kind", ["series", "faults", "sound"])
+def test_every_engine_computes_the_residual(kind: str, native_engine: None) -> None:
+    student = make_normal_student(modality=MIC) if kind == "sound" else make_normal_student()
+    student = with_faults(student) if kind == "faults" else student
+    assert student.carried is not None
+    windows = student.carried.windows[:8]
+    windows = np.concatenate([windows, with_missing_samples(windows, seed=0), 9 * windows])
+    expected = scores_of(student, windows)
+    graph = onnx_from_student(student)
+    check_graph(graph)
+    files: dict[BackendName, bytes] = {name: graph for name in ("ort", "openvino") if is_installed(name)}
+    if kind != "sound":
+        files["native"] = native_file(exported_network(student), student.modality)
+    for engine, file in files.items():
+        answers = answers_from_backend(open_backend(engine, file, threads=1), windows, student.modality)
+        np.testing.assert_allclose(answers.probabilities[:, 0], expected, rtol=2e-4, err_msg=engine)
+        np.testing.assert_allclose(answers.logits[:, 0], np.log(expected), atol=2e-4, err_msg=engine)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("normal")
+    write_student(folder / "s.ckpt", make_normal_student())
+    plan = ExportPlan(
+        source=folder / "s.ckpt", output=folder / "s.edge", targets=("native", "c"), precisions=("fp32", "fp16")
+    )
+    return export(plan).path
+
+
+def test_a_bundle_promises_the_rate_that_was_measured(bundle: Path) -> None:
+    with Bundle.open(bundle) as opened:
+        entry, card = opened.manifest.models[0], opened.read("README.md").decode()
+    assert [output.name for output in entry.outputs] == ["logits", "value"]
+    assert {artifact.precision for artifact in entry.artifacts} == {"fp32", "fp16"}
+    assert entry.normal
+    assert (entry.normal.groups, entry.normal.level) == (24, 0.05)
+    assert "answers with a score, how far a window is from normal running." in card
+    assert f"- U{RATE[1:]}." in card
+    assert dict(inspect_file(bundle))["acc.normal"] == RATE
+
+
+@pytest.mark.parametrize("backend", ["native", "ort"])
+def test_a_device_calls_a_window_normal_or_unknown(bundle: Path, backend: BackendName, native_engine: None) -> None:
+    with EdgePredictor.open(bundle, backend=backend) as predictor:
+        windows = predictor.bundle.golden("acc").windows
+        usual, strange = predictor.predict(windows[0]), predictor.predict(9 * windows[0])
+        rates = [prediction.status == "unknown" for prediction in predictor.predict_batch(windows)]
+        assert predictor.selftest().label_agreement == 1.0
+    assert (usual.label, usual.index, usual.status, strange.label, strange.index) == ("normal", 0, "ok", "", -1)
+    assert strange.reason == "unlike what training saw: p-value 0.0041, at most 0.05 is unknown"
+    assert sum(rates) in (11, 12)  # (1 + 11) / 241 is the largest p-value of at most 0.05; one is at the limit itself
+
+
+def test_c_sources_answer_the_golden_windows_and_name_the_limit(bundle: Path) -> None:
+    if shutil.which("make") is None or shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    folder = bundle.with_name("s-c")
+    with Bundle.open(bundle) as opened:
+        limit = opened.manifest.models[0].normal.scores[-12]  # 11 larger ones: (1 + 11) / 241
+    assert (
+        f"answers: STUDENT_OUTPUTS numbers: the score; above {limit:.6g} a window is unlike normal ones."
+        in (folder / "student.h").read_text()
+    )
+    result = subprocess.run(["make", "test"], cwd=folder, capture_output=True, text=True, check=True)
+    assert "8 windows, largest error" in result.stdout

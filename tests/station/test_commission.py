@@ -1,0 +1,134 @@
+"""`mmkd-edge commission`: a student of normal data is fitted to one machine, and answers as before without it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmkd_edge import EdgePredictor, UsageError, read_reference
+from mmkd_edge.commands.edge import _run as run_edge
+from mmkd_edge.predict.commissioning import block_rates
+from mmkd_edge.predict.student import commissioned_entry
+from mmkd_edge.testing import fake_entry
+from mmkd_export.pipeline import export
+from mmkd_export.plan import ExportPlan
+from mmkd_models.training.checkpoint import write_student
+from tests.export.students import ACC, make_normal_student, make_student
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle, and four minutes of a machine that is half as loud again as those of training."""
+    folder = tmp_path_factory.mktemp("commission")
+    student = make_normal_student()
+    write_student(folder / "s.ckpt", student)
+    export(ExportPlan(source=folder / "s.ckpt", output=folder / "s.edge"))
+    assert student.carried is not None
+    rows = 1.5 * np.nan_to_num(student.carried.windows[:188]).reshape(-1, 3)
+    table = np.column_stack([np.arange(len(rows)) / 50, rows])
+    np.savetxt(folder / "log.csv", table, delimiter=",", header="time,x,y,z", comments="", fmt="%.6g")
+    return folder
+
+
+def unknown(path: Path, **options: object) -> float:
+    with EdgePredictor.open(path, **options) as predictor:  # type: ignore[arg-type]
+        rows = np.loadtxt(path.with_name("log.csv"), delimiter=",", skiprows=1)[:, 1:]
+        found = [one.status for one in predictor.stream(hop=50).push(rows.astype(np.float32))]
+    return found[1:].count("unknown") / len(found[1:])
+
+
+def test_a_machine_gets_its_own_scores_and_the_bundle_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, file = folder / "s.edge", folder / "machine.json"
+    before = bundle.read_bytes()
+    run_edge(["commission", str(bundle), "--source", f"csv:{folder / 'log.csv'}", "--minutes", "30", str(file)])
+    output, errors = capsys.readouterr()
+    reference = read_reference(file)
+    assert reference.normal
+    assert reference.commissioned
+    assert (reference.mean, reference.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert (reference.normal.groups, reference.normal.level, reference.normal.windows) == (20, 0.05, 241)
+    assert reference.normal.hours == pytest.approx(241 / 3600)
+    assert reference.commissioned.source == f"csv:{folder / 'log.csv'}"
+    assert reference.commissioned.unlike > 0.5
+    lines = output.splitlines()
+    assert lines[0].startswith("unknown at a p-value of at most 0.05: ")
+    assert lines[0].endswith(" of 20 blocks have more than 10%; 241 windows, 0.0669 h")
+    assert lines[1] == (
+        f"wrote {file}, without which the bundle answers as before; next: mmkd-run {bundle} --source "
+        f"csv:{folder / 'log.csv'} --reference {file}"
+    )
+    assert "of the windows are unlike the normal ones of training: does the machine run normally?" in errors
+    assert bundle.read_bytes() == before
+    assert unknown(bundle) > 0.5
+    assert unknown(bundle, reference=file) == pytest.approx(0.05, abs=0.02)
+
+
+def test_rates_of_blocks_are_of_p_values_among_the_others() -> None:
+    # Of the last block's p-values only that of 9 is at most a fifth: (1 + 0) / (1 + 6); of 6.5 it is (1 + 1) / 7.
+    scores = np.array([1.0, 4.0, 7.0, 2.0, 5.0, 3.0, 6.5, 9.0, 0.5])
+    assert block_rates(scores, blocks=3, level=0.2).tolist() == [0.0, 0.0, pytest.approx(1 / 3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ("--minutes", "1"),
+            (
+                "csv:{log}: expected 100 windows of normal running with an answer, or more, got 59 in 1 minutes; "
+                "record longer (--minutes), or mend the sensor"
+            ),
+        ),
+        (("--minutes", "0"), "--minutes 0: expected a number above 0; for instance 30"),
+        (("--map", "x"), "--map x: expected CHANNEL=COLUMN, got no '='; write it like ax=accel.x"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(folder: Path, arguments: tuple[str, ...], expected: str) -> None:
+    source, output = f"csv:{folder / 'log.csv'}", folder / "refused.json"
+    with pytest.raises(UsageError) as refused:
+        run_edge(["commission", str(folder / "s.edge"), "--source", source, *arguments, str(output)])
+    assert str(refused.value) == expected.format(log=folder / "log.csv")
+    assert not output.exists()
+
+
+def test_a_classifier_is_refused(tmp_path: Path) -> None:
+    write_student(tmp_path / "c.ckpt", make_student(windows=24))
+    export(ExportPlan(source=tmp_path / "c.ckpt", output=tmp_path / "c.edge"))
+    with pytest.raises(UsageError) as refused:
+        run_edge(["commission", str(tmp_path / "c.edge"), "m.json", "--source", "csv:log.csv"])
+    assert str(refused.value) == (
+        f"{tmp_path / 'c.edge'}: expected a student of normal data, got one of classes rest, walk, run, fall; only "
+        "scores of normal running can be fitted to a machine"
+    )
+
+
+def test_a_reference_of_another_student_is_refused(folder: Path) -> None:
+    file = folder / "machine.json"
+    if not file.exists():
+        run_edge(["commission", str(folder / "s.edge"), "--source", f"csv:{folder / 'log.csv'}", str(file)])
+    document = json.loads(file.read_bytes())
+    document["commissioned"] |= {"student_sha256": "5" * 64, "model_id": "other"}
+    (folder / "other.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError) as refused:
+        EdgePredictor.open(folder / "s.edge", reference=folder / "other.json")
+    assert str(refused.value) == (
+        "reference of modality 'acc': expected one of this student, got one of other; run mmkd-edge commission again "
+        "with this bundle"
+    )
+    classifier = fake_entry(modality=ACC, labels="ab")
+    with pytest.raises(UsageError) as refused:
+        commissioned_entry(classifier, read_reference(file))
+    assert str(refused.value) == (
+        "reference of modality 'acc': expected no normal running for classes a, b; open the bundle without it"
+    )
+    del document["commissioned"]
+    (folder / "half.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError) as refused:
+        read_reference(folder / "half.json")
+    assert str(refused.value) == (
+        f"{folder / 'half.json'}: not a reference: normal: expected it together with 'commissioned', got one of them; "
+        "make it again with mmkd-data reference"
+    )
