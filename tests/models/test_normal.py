@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +17,31 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import CheckpointError, DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.commands.data import run_data
+from mmkd_models.commands.evaluate import run_evaluate
 from mmkd_models.commands.outputs import normal_rows
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.importing.interchange import import_interchange
-from mmkd_models.data.spec import refuse_normal
+from mmkd_models.data.spec import DatasetSpec, refuse_normal
+from mmkd_models.data.windows import StoredWindows, Windows
+from mmkd_models.evaluation.normal_rivals import three_scores
 from mmkd_models.evaluation.outcome import drawn_figures, outcome_on
+from mmkd_models.evaluation.suites.normal import Delay, explain_by_place, explained, measure_delay
+from mmkd_models.metrics.normal import alarm_rates, threshold, within_auroc
 from mmkd_models.metrics.scores import normal_scores, scores_from_document, scores_from_logits, weighted_auroc
 from mmkd_models.networks.residual import LEAST, ResidualHead
 from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_models.training.normal import (
     COMPONENTS,
     FEATURES,
-    alarm_rates,
     covered_s,
     cross_fitted,
     fit_normal_model,
+    known_faults,
     normal_facts,
-    threshold,
 )
 from mmkd_models.training.predict import logits_of
+from mmkd_report.schema.figures import Interval
 
 ACC = ModalitySpec(name="acc", channels=("x",), rate_hz=50.0, samples=50)
 TASK = TaskSpec(kind="normal", labels=("ok", "slip"))
@@ -239,14 +246,15 @@ def test_the_residual_is_the_squared_distance_from_the_plane():
 def test_no_score_of_the_calibration_is_by_a_model_that_saw_its_group(spindles):
     dataset = open_dataset(spindles)
     normal = dataset.split("train")
-    scores = cross_fitted(normal, "acc", seed=3)
+    fit = partial(fit_normal_model, modality="acc", seed=3)
+    scores = cross_fitted(normal, "acc", fit, seed=3)[:, 0]
     for machine in (0, 7):
         # Other values of this machine change its own scores, and no model that scores it.
         values = normal.take(np.arange(len(normal)))["acc"]
         moved = np.where(normal.groups[:, None, None] == machine, values[::-1], values)
         changed = make_split("train", faults=False) | {"acc": moved}
         other = normal_dataset(spindles.parent / f"moved{machine}", train=changed).split("train")
-        again = cross_fitted(other, "acc", seed=3)
+        again = cross_fitted(other, "acc", fit, seed=3)[:, 0]
         own = normal.groups == machine
         with_it = np.isclose(again, scores, rtol=1e-6)
         assert not with_it[own].all()
@@ -259,7 +267,7 @@ def test_no_score_of_the_calibration_is_by_a_model_that_saw_its_group(spindles):
     _, _, rows = np.linalg.svd(inputs, full_matrices=False)
     plane = rows[:COMPONENTS].T
     expected = np.square(inputs - inputs @ plane @ plane.T).sum(axis=1)
-    np.testing.assert_allclose(model.residuals(inputs), expected, rtol=1e-3)
+    np.testing.assert_allclose(np.exp(model.parts(inputs)[:, 0]), expected, rtol=1e-3)
 
 
 def test_a_student_finds_a_fault_that_it_never_saw_and_keeps_its_promise(spindles, student):
@@ -373,3 +381,198 @@ def test_altered_checkpoints_are_refused(student, tmp_path):
         with pytest.raises(CheckpointError) as error:
             read_student(tmp_path / "s.ckpt")
         assert str(error.value) == f"{tmp_path / 's.ckpt'}: metadata: {says}; the file was altered"
+
+
+# ---- known faults
+
+
+def class_dataset(path: Path, *, labelled: int = 20) -> Dataset:
+    """Labelled faults of other machines, as an import of classes has them: another name first, some unlabelled."""
+    splits = {split: make_split(split, faults=True) for split in MACHINES}
+    for number, split in enumerate(MACHINES):
+        splits[split]["groups"] = splits[split]["groups"] + 100
+        labels = 1 - splits[split]["labels"]  # 0 slip, 1 ok
+        slips = np.flatnonzero(labels == 0)
+        labels[slips[labelled:] if number == 0 else slips[1:]] = -1 if number == 0 else 1
+        splits[split]["labels"] = labels
+    return write_dataset(path, name="slips", labels=["slip", "ok"], modalities=[ACC], splits=splits)
+
+
+def test_labelled_faults_of_another_dataset_join_the_score(spindles, student, tmp_path):
+    faults = class_dataset(tmp_path / "faults")
+    known = known_faults(faults, "ok", ACC)
+    assert len(known) == 20 + 1  # of train and valid; the one of test judges
+    assert (known.labels == 0).all()
+    output = tmp_path / "both.ckpt"
+    with pytest.raises(SystemExit):
+        run_train(
+            ["student", str(spindles), "--modality", "acc", "--faults", str(tmp_path / "faults"), "-o", str(output)]
+        )
+    both, alone = read_student(output), read_student(student)
+    assert both.facts.score >= alone.facts.score
+    assert both.state["head.weight"].abs().sum() > 0
+    assert alone.state["head.weight"].abs().sum() == 0
+    network, plain, test = both.network(), alone.network(), open_dataset(spindles).split("test")
+    logits, density = (logits_of(each, test, modality="acc")[:, 0] for each in (network, plain))
+    part = logits - density  # one number: the log of the residual, and the classifier's share
+    faulty = test.labels > 0
+    assert part[faulty].min() > part[~faulty].max()
+    normal = both.facts.normal
+    assert normal
+    assert np.median(normal.scores) == pytest.approx(1, abs=0.01)
+
+
+def test_faults_of_the_same_datasets_validation_are_not_its_judges(spindles, tmp_path):
+    output = tmp_path / "own.ckpt"
+    with pytest.raises(SystemExit):
+        run_train(["student", str(spindles), "--modality", "acc", "--faults", str(spindles), "-o", str(output)])
+    assert read_student(output).facts.score == 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["{few}"], ("expected 5 windows or more of train and valid with a label other than 'ok', got 4; label more, or"
+         " train without them")),
+        (["{d}", "--fold", "1"], ("cannot be combined with --fold 1 of the same dataset, whose test it may have; name a"
+         " dataset of faults alone")),
+        (["{slow}"], ("modality 'acc': expected windows (50, 1) at 50 Hz of x, got (50, 1) at 25 Hz of x; import them"
+         " by the same recipe")),
+    ],
+)  # fmt: skip
+def test_faults_that_cannot_be_learnt_are_refused(spindles, tmp_path, words, says):
+    class_dataset(tmp_path / "few", labelled=3)
+    splits = {split: make_split(split, faults=split != "train") for split in MACHINES}
+    slow = msgspec.structs.replace(ACC, rate_hz=25.0)
+    write_dataset(tmp_path / "slow", name="slow", labels=TASK, modalities=[slow], splits=splits)
+    paths = {"d": spindles, "few": tmp_path / "few", "slow": tmp_path / "slow"}
+    line = ["--faults", *(word.format(**paths) for word in words), "-o", str(tmp_path / "s.ckpt")]
+    with pytest.raises(UsageError) as error:
+        run_train(["student", str(spindles), "--modality", "acc", *line])
+    assert str(error.value) == f"--faults {line[1]}: {says}"
+
+
+# ---- evaluation
+
+
+def judged(*words: object, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    with pytest.raises(SystemExit) as ended:
+        run_evaluate([*map(str, words), "--json"])
+    assert ended.value.code in (0, None)
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def test_a_student_is_judged_by_windows_and_by_groups_beside_its_rivals(spindles, student, capsys):
+    document = judged(student, spindles, "--rival", "average_of_six", "--by", "machine", capsys=capsys)
+    facts = document["suites"]["normal"]["facts"]
+    assert list(document["suites"]) == ["normal"]
+    assert [model["role"] for model in document["models"]] == ["normal", "rival"]
+    own = facts["models"]["acc.ckpt"]
+    test, checkpoint = open_dataset(spindles).split("test"), read_student(student)
+    normal = checkpoint.facts.normal
+    assert normal
+    scores, faulty = np.exp(logits_of(checkpoint.network(), test, modality="acc")[:, 0]), test.labels > 0
+    p_values = (1 + (np.array(normal.scores) >= scores[:, None] * (1 + 1e-6)).sum(axis=1)) / (len(normal.scores) + 1)
+    alarms = p_values <= normal.level
+    assert own["window_rate"]["mean"] == pytest.approx(alarms[~faulty].mean())
+    assert own["detection"]["mean"] == pytest.approx(alarms[faulty].mean())
+    by_group = np.array([alarms[~faulty & (test.groups == group)].mean() for group in range(16, 20)])
+    assert own["groups_above"] == pytest.approx((by_group > 2 * normal.level).mean())
+    assert own["auroc"]["mean"] == pytest.approx(normal_scores(faulty, scores).auroc)
+    assert own["within"] == pytest.approx(within_auroc(faulty, scores, test.groups))
+    assert own["auroc"]["low"] is None  # four groups
+    assert own["delay"] == {"runs": 20, "found": int(alarms[faulty].sum()), "median": 0.0, "unit": "windows"}
+    assert (facts["groups"], facts["normal"], facts["faults"]) == (4, 60, 20)
+    assert facts["models"]["average of six"]["auroc"]["mean"] > 0.9
+    assert any(note.startswith("too few groups for an interval: 4") for note in document["suites"]["normal"]["notes"])
+
+
+def windows_of(labels: list[int], groups: list[int], **facts: Any) -> Windows:
+    count = len(labels)
+    spec = DatasetSpec(name="w", task=TASK, modalities=(ACC,), splits={})
+    arrays: dict[str, Any] = {"splits": np.full(count, 2), "folds": None, "rows": np.arange(count)} | facts
+    empty = StoredWindows(parts={}, offsets=np.zeros(1, np.int64))
+    return Windows(spec=spec, labels=np.array(labels), groups=np.array(groups), has_groups=True, source=empty, **arrays)
+
+
+def test_the_delay_is_from_a_faults_first_window_to_its_first_alarm():
+    labels = [0, 1, 1, 1, 0, 1, 0, 1, 1]
+    alarms = np.array([1, 0, 1, 1, 0, 0, 0, 1, 0], dtype=bool)
+    windows = windows_of(labels, [1] * 7 + [2] * 2)
+    assert measure_delay(windows, alarms) == Delay(runs=3, found=2, median=0.5, unit="windows")
+    timed = windows_of(labels, [1] * 7 + [2] * 2, times=10.0 * np.arange(9) + 1e9)
+    assert measure_delay(timed, alarms) == Delay(runs=3, found=2, median=5.0, unit="s")  # 10 s and 0 s
+    assert measure_delay(windows, np.zeros(9, dtype=bool)).median is None
+
+
+def test_a_position_or_a_campaign_that_gives_faults_away_is_named():
+    late = windows_of(
+        [0, 0, 0, 1] * 6, np.repeat(np.arange(6), 4).tolist(), metadata={"campaign": np.repeat([1, 2], 12)}
+    )
+    alone = explain_by_place(late, "campaign")
+    assert alone["the position in the recording"] == 1.0
+    assert alone["campaign"] == 0.5  # both have as many
+    first = windows_of(
+        [0] * 12 + [1, 0] * 6, np.repeat(np.arange(6), 4).tolist(), metadata={"campaign": np.repeat([1, 2], 12)}
+    )
+    alone = explain_by_place(first, "campaign")
+    # Faults are in campaign 2 alone: pairs with normal windows of campaign 1 are won, 12 of 18, the others half.
+    assert alone["campaign"] == pytest.approx((12 + 6 / 2) / 18)
+    says = list(explained(alone, Interval(mean=0.85, low=0.8, high=0.9)))
+    expected = "campaign alone reaches an AUROC of 0.83, as much as the score may: record normal running in the same"
+    assert says == [f"{expected} places, or judge within them"]
+    assert not list(explained(alone, Interval(mean=0.95, low=0.9, high=0.99)))
+
+
+def test_windows_without_faults_show_false_alarms_alone(tmp_path, student, capsys):
+    path = tmp_path / "quiet"
+    normal_dataset(path, faults=False)
+    with pytest.raises(SystemExit):
+        run_evaluate([str(student), str(path)])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "No window has a known fault: what it finds is unknown." in text
+    assert "AUROC" not in text
+
+
+def test_rockad_by_aeon_is_a_rival(spindles, student, capsys):
+    facts = judged(student, spindles, "--rival", "rockad", capsys=capsys)["suites"]["normal"]["facts"]
+    assert facts["models"]["ROCKAD"]["auroc"]["mean"] > 0.8
+
+
+def test_three_scores_are_those_of_the_textbook():
+    rng = np.random.default_rng(0)
+    normal, other = (rng.normal(size=(size, 4)) @ np.diag([5.0, 2.0, 1.0, 0.0]) for size in (30, 6))
+    far, mahalanobis, apart = np.exp(three_scores(normal.astype(np.float32))(other.astype(np.float32))).T
+    z = (normal - normal.mean(axis=0))[:, :3] / normal.std(axis=0)[:3]
+    y = (other - normal.mean(axis=0))[:, :3] / normal.std(axis=0)[:3]
+    inverse = np.linalg.inv(z.T @ z / len(z))
+    np.testing.assert_allclose(mahalanobis, np.sqrt(np.einsum("ni,ij,nj->n", y, inverse, y)), rtol=1e-4)
+    apart_each = y[:, None] - z[None]
+    distances = np.sqrt(np.einsum("nmi,ij,nmj->nm", apart_each, inverse, apart_each))
+    np.testing.assert_allclose(far, np.sort(distances, axis=1)[:, :5].mean(axis=1), rtol=1e-4)
+    assert (apart < 1e-5).all()  # three components hold everything
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["{s}", "{d}", "--suite", "faults"],
+         ("--suite faults: expected classes, labels or numbers, got dataset 'spindles' of normal running; leave --suite"
+         " out, or give --suite normal")),
+        (["{s}", "{d}", "--rival", "mini_rocket"],
+         "--rival: expected one of rockad, average_of_six, got 'mini_rocket'; choose one of them"),
+        (["{s}", "{faults}"],
+         ("{s}: student: expected the classes slip, ok of the dataset, got normal running ok; name the dataset of its"
+         " training, or train a student on this dataset")),
+        (["{s}", "{d}", "--by", "shift"],
+         "--by shift: dataset 'spindles' has no such metadata; choose one of group, machine"),
+    ],
+)  # fmt: skip
+def test_wrong_evaluations_are_refused(spindles, student, tmp_path, words, says):
+    if "{faults}" in words:
+        class_dataset(tmp_path / "faults")
+    paths = {"d": spindles, "s": student, "faults": tmp_path / "faults"}
+    with pytest.raises(UsageError) as error:
+        run_evaluate([word.format(**paths) for word in words])
+    assert str(error.value) == says.format(**paths)

@@ -10,7 +10,7 @@ with loading("mmkd-evaluate"):
     from dataclasses import dataclass, replace
     from functools import partial
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
+    from typing import Annotated, Any, NoReturn, get_args
 
     import msgspec
 
@@ -23,7 +23,7 @@ with loading("mmkd-evaluate"):
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import LeftOutDomains, fold_indices
     from mmkd_models.data.labelled import Labelled
-    from mmkd_models.data.spec import SplitName
+    from mmkd_models.data.spec import SplitName, read_dataset_spec
     from mmkd_models.data.windows import Windows
     from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, default_trainings
     from mmkd_models.evaluation.seen import check_seen, split_judged
@@ -31,6 +31,7 @@ with loading("mmkd-evaluate"):
     from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
     from mmkd_models.evaluation.suites.models import (
         check_rivals,
+        fit_normal_rivals,
         fit_rivals,
         model_from_checkpoint,
         models_from_bundle,
@@ -41,12 +42,9 @@ with loading("mmkd-evaluate"):
     from mmkd_models.networks.config import Preset, choice, preset_named
     from mmkd_report.schema.judging import DataFacts, JudgingDocument, ShiftFacts
 
-if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.evaluation.rivals import RivalName
-
 _ABOUT = "Judge a teacher, a student or a bundle on a dataset."
 _READS_CHECKPOINTS = ("torch", "safetensors", "lightning_fabric")
-_DEFAULT_SUITE = "scores"
+_DEFAULT_SUITE, _NORMAL = "scores", "normal"
 
 
 def main() -> NoReturn:
@@ -80,13 +78,15 @@ class _WindowOptions:
 class _SuiteOptions:
     suite: Annotated[
         list[str] | None,
-        Option(f"Suite: {', '.join(SUITES)}, or all. Repeatable.", metavar="NAME", shown=_DEFAULT_SUITE),
+        Option(f"Suite: {', '.join(SUITES)}, or all. Repeatable.", metavar="NAME", shown="scores, or normal"),
     ] = None
     rival: Annotated[
-        list[str] | None, Option("Add extra_trees, mini_rocket or rocket_and_trees. Repeatable.", metavar="NAME")
+        list[str] | None,
+        Option("Add extra_trees, mini_rocket, rocket_and_trees; normal: rockad, average_of_six.", metavar="NAME"),
     ] = None
     by: Annotated[
-        str | None, Option("Metadata whose values the suites groups and shift compare.", metavar="NAME", shown="group")
+        str | None,
+        Option("Metadata whose values the suites groups, shift and normal compare.", metavar="NAME", shown="group"),
     ] = None
     cost: Annotated[Path | None, Option("Assumptions of the suite cost; see --print-cost.", metavar="FILE.toml")] = None
     print_cost: Annotated[
@@ -168,10 +168,15 @@ class _Request:
     seed: int
 
     @property
+    def is_normal(self) -> bool:
+        return read_dataset_spec(self.data).task.kind == "normal"
+
+    @property
     def names(self) -> tuple[str, ...]:
-        names = self.options.suite or [_DEFAULT_SUITE]
+        names = self.options.suite or [_NORMAL if self.is_normal else _DEFAULT_SUITE]
         if "all" in names:
-            return tuple(name for name in SUITES if name != "shift" or "shift" in names or self.shift.out is not None)
+            every = (_NORMAL,) if self.is_normal else tuple(name for name in SUITES if name != _NORMAL)
+            return tuple(name for name in every if name != "shift" or "shift" in names or self.shift.out is not None)
         chosen = {choice(name, (*SUITES, "all"), option="--suite") for name in names}
         return tuple(name for name in SUITES if name in chosen)
 
@@ -180,7 +185,7 @@ def _check_options(request: _Request) -> None:
     names, options, shift = set(request.names), request.options, request.shift
     given = [key for key, value in shift.__dict__.items() if value != getattr(_ShiftOptions, key)]
     needs: dict[str, tuple[str, ...]] = {f"--{key.replace('_', '-')}": ("shift",) for key in given}
-    needs |= {"--by": ("groups", "shift")} if options.by is not None else {}
+    needs |= {"--by": ("groups", "shift", _NORMAL)} if options.by is not None else {}
     needs |= {"--cost": ("cost",)} if options.cost is not None else {}
     for option, suites in needs.items():
         if not names & set(suites):
@@ -260,24 +265,30 @@ def _parts(dataset: Dataset, options: _WindowOptions) -> tuple[Windows, Windows,
     return dataset.split("train"), dataset.split("valid").only_labelled(), judging, f"{name} windows"
 
 
-def _chosen_rivals(request: _Request, inputs: SuiteInputs) -> list[RivalName]:
+def _chosen_rivals(request: _Request, inputs: SuiteInputs) -> list[Any]:
     names = request.options.rival
     if not names:
         return []
     require_modules(("torch", "sklearn"), by="mmkd-evaluate --rival", extra="train")
+    from mmkd_models.evaluation.normal_rivals import NORMAL_RIVALS
     from mmkd_models.evaluation.rivals import RIVALS
 
-    known = tuple(name for name in RIVALS if name != "distilled_rocket")
+    known: tuple[str, ...] = tuple(name for name in RIVALS if name != "distilled_rocket")
+    known = NORMAL_RIVALS if request.is_normal else known
     chosen = [choice(name, known, option="--rival") for name in dict.fromkeys(names)]
-    if set(chosen) != {"extra_trees"}:
+    if not set(chosen) <= {"extra_trees", "average_of_six"}:
         require_modules(("aeon",), by="--rival with convolutional features", extra="rivals")
     check_rivals(inputs.first, inputs.windows, train=inputs.train, valid=inputs.calibration)
     return chosen
 
 
-def _with_rivals(inputs: SuiteInputs, names: Sequence[RivalName], dataset_sha256: str) -> SuiteInputs:
+def _with_rivals(inputs: SuiteInputs, names: Sequence[Any], dataset_sha256: str) -> SuiteInputs:
     from mmkd_models.training.inputs import visible_labels
 
+    if inputs.windows.spec.task.kind == "normal":
+        normal_rivals = fit_normal_rivals(names, inputs)
+        say(f"rivals learn from {int((inputs.train.labels == 0).sum())} normal windows: {', '.join(names)}")
+        return replace(inputs, models=(*inputs.models, *normal_rivals))
     train, checkpoint = inputs.train, inputs.models[0].checkpoint
     metric = default_metric(train.spec.task.kind)
     if checkpoint is not None:

@@ -11,6 +11,7 @@ with loading("mmkd-train"):
     from typing import TYPE_CHECKING, Annotated, NoReturn
 
     import msgspec
+    import numpy as np
 
     from mmkd_edge.cli.options import Command, Option, run_line
     from mmkd_edge.cli.run import run_command, shell_line
@@ -38,11 +39,15 @@ with loading("mmkd-train"):
         write_committee_and_report,
         write_student_and_report,
     )
+    from mmkd_models.data.dataset import open_dataset
     from mmkd_models.defaults import STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
     from mmkd_models.networks.config import preset_named, student_config, student_members, teacher_config
 
 if TYPE_CHECKING:
     import typer
+
+    from mmkd_models.data.windows import Windows
+    from mmkd_models.training.inputs import TrainingData
 
 _ABOUT = "Train a multimodal teacher, or a single-sensor student on labels only (the baseline)."
 _AS_TEACHERS = TrainingOptions(steps=TEACHER_TRAIN.steps, learning_rate=TEACHER_TRAIN.learning_rate)
@@ -121,6 +126,10 @@ def student(
     preset: Annotated[str, Option("Size: tiny, small, medium or base.")] = STUDENT_PRESET,
     members: StudentMembers = "transformer",
     causal: Causal = False,
+    faults: Annotated[
+        Path | None,
+        Option("Normal running: also learn the labelled faults of this dataset's train and valid.", metavar="DATA"),
+    ] = None,
     options: TrainingOptions,
     embed_windows: Embed = True,
     json: Json = False,
@@ -140,9 +149,12 @@ def student(
         from mmkd_models.training.normal import fit_normal_student
 
         _refuse_without_effect(context)
-        checkpoint = fit_normal_student(training, modality, size, run)
+        training, known = _with_faults(training, faults, modality)
+        checkpoint = fit_normal_student(training, modality, size, run, faults=known)
         write_student_and_report(output, checkpoint, json=json)
         return
+    if faults is not None:
+        raise UsageError("--faults: expected a dataset of normal running beside it, got labels; leave it out")
     if not options.resume:
         drop_states(output)
     with training_shown(f"{modality} baseline", output) as show:
@@ -150,7 +162,27 @@ def student(
     write_student_and_report(output, checkpoint, json=json)
 
 
-_NORMAL_OPTIONS = ("modality", "data", "output", "preset", "fold", "seed", "force", "embed_windows", "json")
+def _with_faults(training: TrainingData, faults: Path | None, modality: str) -> tuple[TrainingData, Windows | None]:
+    """Return known faults, and the windows without the faults of their validation."""
+    from mmkd_models.data.labels import without_faults
+    from mmkd_models.training.normal import known_faults
+
+    if faults is None:
+        return training, None
+    dataset, spec, valid = open_dataset(faults), training.train.spec, training.valid
+    known = known_faults(dataset, spec.task.labels[0], spec.modality(modality))
+    if dataset.sha256 != training.sha256:
+        return training, known
+    if training.fold is not None:
+        raise UsageError(
+            f"--faults {faults}: cannot be combined with --fold {training.fold} of the same dataset, whose test it may "
+            "have; name a dataset of faults alone"
+        )
+    hidden = without_faults(valid.labels, np.ones(len(valid), dtype=np.bool_))
+    return replace(training, valid=valid.with_labels(hidden)), known
+
+
+_NORMAL_OPTIONS = ("modality", "data", "output", "preset", "faults", "fold", "seed", "force", "embed_windows", "json")
 
 
 def _refuse_without_effect(context: typer.Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ class Rivals:
             return lambda windows: averaged(rocket(windows), forest(windows), kind=kind)
         if rival == "distilled_rocket" and self.teach is None:
             return "there is no teacher here that could teach it"
-        with _rocket_threads():
+        with rocket_threads():
             series = series_of(self.train if rival == "distilled_rocket" else known, self.modality)
             from aeon.transformations.collection.convolution_based import MiniRocket
             from sklearn.preprocessing import StandardScaler
@@ -105,7 +106,7 @@ class Rivals:
                 answers = _ridge_on_labels(transform(series), known.labels, task)
 
         def ask(windows: Windows) -> Answers:
-            with _rocket_threads():
+            with rocket_threads():
                 return answers(transform(series_of(windows, self.modality)))
 
         return ask
@@ -136,8 +137,8 @@ def averaged(first: Answers, second: Answers, *, kind: TaskKind) -> Answers:
 
 
 @contextmanager
-def _rocket_threads() -> Iterator[None]:
-    """Keep numba from OpenMP, and restore torch's thread count. Raise ImportError without aeon.
+def rocket_threads() -> Iterator[None]:
+    """Keep numba from OpenMP and warnings of its cache, and restore torch's threads. Raise ImportError without aeon.
 
     Two OpenMP libraries in one process made later training steps 50 times slower.
     """
@@ -147,7 +148,9 @@ def _rocket_threads() -> Iterator[None]:
     config.THREADING_LAYER = "workqueue"
     threads = torch.get_num_threads()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Cannot cache compiled function")
+            yield
     finally:
         torch.set_num_threads(threads)
 

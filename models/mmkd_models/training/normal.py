@@ -1,14 +1,17 @@
 """A student of normal running: how far a window's convolutional features are from the plane of normal windows.
 
 The score is the residual of principal components (Jackson and Mudholkar, Technometrics 21, 1979) on MiniRocket
-features. Scores of normal windows come from models that have not seen their group: cross-fitting over whole groups,
-and validation windows, which no model is fitted on.
+features, and with labelled faults also a classifier's score: a density finds faults of other kinds too, a classifier
+those kinds better. Scores of normal windows come from models that have not seen their group: cross-fitting over whole
+groups, and validation windows, which no model is fitted on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -17,17 +20,19 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.manifest import MAX_NOVELTY_WINDOWS, Normal
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.carried import carried_windows
+from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.data.windows import Windows
+from mmkd_models.metrics.normal import alarm_rates
 from mmkd_models.metrics.scores import normal_scores
 from mmkd_models.networks.config import MAX_POSITIONS, PRESET_POSITIONS, StudentConfig
 from mmkd_models.networks.convolutions import ConvolutionFeatures
 from mmkd_models.networks.residual import LEAST
 from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint
-from mmkd_models.training.closed_form import convolution_features, draw_features
+from mmkd_models.training.closed_form import Ridge, convolution_features, draw_features, fit_ridge
 from mmkd_models.training.fitting import training_facts
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.loop import Fit
@@ -36,6 +41,7 @@ from mmkd_models.training.references import group_reference
 RATE = 0.05
 """False alarms on normal running that a student promises, a fraction of the windows."""
 FEATURES, COMPONENTS = 504, 64
+MIN_FAULTS = 5
 _PARTS = 5
 _MIN_WINDOWS = 100
 _MAX_ROWS = 16_384
@@ -46,23 +52,28 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class NormalModel:
-    """Drawn features, and the leading components (F, K) of those of normal windows."""
+    """Drawn features, the leading components (F, K) of those of normal windows, and a classifier of known faults."""
 
     features: ConvolutionFeatures
     axes: Floats
+    faults: Ridge | None = None
 
     def inputs(self, windows: Windows, modality: str) -> NDArray[np.float32]:
         """Return the standardised features (N, F)."""
         return convolution_features(self.features, windows, modality, np.arange(len(windows)))
 
-    def residuals(self, inputs: NDArray[np.float32]) -> Floats:
-        """Return the squared distances (N,) of features (N, F) from the plane."""
+    def parts(self, inputs: NDArray[np.float32]) -> Floats:
+        """Return the logarithm of the squared distance from the plane, and the classifier's score or 0: (N, 2)."""
         z = inputs.astype(np.float64)
-        return np.asarray(np.maximum(np.square(z).sum(axis=1) - np.square(z @ self.axes).sum(axis=1), 0.0))
+        apart = np.maximum(np.square(z).sum(axis=1) - np.square(z @ self.axes).sum(axis=1), LEAST)
+        known = np.zeros(len(z)) if self.faults is None else self.faults.scores(z)[:, 0]
+        return np.stack([np.log(apart), known], axis=1)
 
 
-def fit_normal_model(normal: Windows, modality: str, *, seed: int, positions: int = MAX_POSITIONS) -> NormalModel:
-    """Fit features and components to normal windows alone."""
+def fit_normal_model(
+    normal: Windows, modality: str, *, seed: int, positions: int = MAX_POSITIONS, faults: Windows | None = None
+) -> NormalModel:
+    """Fit features and components to normal windows alone, and a classifier to tell `faults` from them."""
     features = draw_features(normal, modality, seed=seed, features=FEATURES, positions=positions)
     rows = np.sort(np.random.default_rng(seed).permutation(len(normal))[:_MAX_ROWS])
     drawn = convolution_features(features, normal, modality, rows).astype(np.float64)
@@ -74,11 +85,19 @@ def fit_normal_model(normal: Windows, modality: str, *, seed: int, positions: in
     features.feature_std.copy_(torch.from_numpy(spread * std))
     z = (drawn - mean) / std
     _, vectors = np.linalg.eigh(z.T @ z)
-    return NormalModel(features=features, axes=vectors[:, ::-1][:, : min(COMPONENTS, len(rows) // 2)])
+    model = NormalModel(features=features, axes=vectors[:, ::-1][:, : min(COMPONENTS, len(rows) // 2)])
+    if faults is None:
+        return model
+    inputs = np.concatenate([z, model.inputs(faults, modality)])
+    targets = np.repeat([-1.0, 1.0], [len(z), len(faults)])[:, None]
+    weights = np.repeat([0.5 / len(z), 0.5 / len(faults)], [len(z), len(faults)]) * len(inputs)
+    return replace(model, faults=fit_ridge(inputs, targets, weights))
 
 
-def fit_normal_student(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
-    """Fit a student to the normal training windows. Raise UsageError if they are few."""
+def fit_normal_student(
+    data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, *, faults: Windows | None = None
+) -> StudentCheckpoint:
+    """Fit a student to the normal training windows, and to known `faults`. Raise UsageError if either are few."""
     spec, seed = data.train.spec, run.train.seed
     normal, valid = (part.subset(part.labels == 0).with_modalities([modality]) for part in (data.train, data.valid))
     if len(normal) < _MIN_WINDOWS:
@@ -86,15 +105,19 @@ def fit_normal_student(data: TrainingData, modality: str, config: StudentConfig,
             f"dataset {spec.name!r}: expected {_MIN_WINDOWS} normal windows or more to train on, got {len(normal)}; "
             "record longer, or cut shorter windows"
         )
-    positions = PRESET_POSITIONS.get(config.preset, MAX_POSITIONS)
-    model = fit_normal_model(normal, modality, seed=seed, positions=positions)
-    held_out = np.concatenate(
-        [cross_fitted(normal, modality, seed=seed, positions=positions), model.residuals(model.inputs(valid, modality))]
+    known = None if faults is None else faults.with_modalities([modality])
+    fit = partial(
+        fit_normal_model, modality=modality, seed=seed, positions=PRESET_POSITIONS.get(config.preset, MAX_POSITIONS)
     )
-    unit = max(float(np.median(held_out)), 1e-12)
+    model = fit(normal, faults=known)
+    held_out = np.concatenate(
+        [cross_fitted(normal, modality, fit, faults=known, seed=seed), model.parts(model.inputs(valid, modality))]
+    )
+    # Both parts have one spread on normal windows that they have not seen.
+    share = held_out[:, 0].std() / max(float(held_out[:, 1].std()), LEAST) if known is not None else 0.0
+    middle = float(np.median(held_out @ [1.0, share]))
     judged = data.valid.only_labelled().with_modalities([modality])
-    validation = normal_scores(judged.labels > 0, model.residuals(model.inputs(judged, modality)))
-    task = TaskSpec(kind="normal", labels=spec.task.labels[:1])
+    validation = normal_scores(judged.labels > 0, model.parts(model.inputs(judged, modality)) @ [1.0, share])
     config = msgspec.structs.replace(
         config, members=("convolutions",), convolutions=model.features.config, components=model.axes.shape[1]
     )
@@ -103,20 +126,23 @@ def fit_normal_student(data: TrainingData, modality: str, config: StudentConfig,
     assert network.residual is not None
     with torch.no_grad():
         network.residual.components.copy_(torch.from_numpy(np.ascontiguousarray(model.axes)))
-        network.residual.scale.fill_(1 / unit)
+        network.residual.scale.fill_(math.exp(-middle))
         network.head.weight.zero_()
         network.head.bias.zero_()
+        if model.faults is not None:
+            network.head.weight.copy_(torch.from_numpy(share * model.faults.weight.T))
+            network.head.bias.copy_(torch.from_numpy(share * model.faults.bias))
     state = {name: value.detach().clone() for name, value in network.state_dict().items()}
     result = Fit(state=state, scores=validation, best_step=0)
-    groups = np.concatenate([normal.groups, valid.groups])
+    scores = np.exp(held_out @ [1.0, share] - middle)
     facts = msgspec.structs.replace(
         training_facts(data, run, modality=modality, tau=0.0, result=result),
         group_reference=group_reference(normal, valid, modality) or msgspec.UNSET,
-        normal=normal_facts(np.maximum(held_out / unit, LEAST), groups, [normal, valid]),
+        normal=normal_facts(scores, np.concatenate([normal.groups, valid.groups]), [normal, valid]),
     )
     return StudentCheckpoint(
         modality=spec.modality(modality),
-        task=task,
+        task=TaskSpec(kind="normal", labels=spec.task.labels[:1]),
         config=config,
         facts=facts,
         state=state,
@@ -124,34 +150,56 @@ def fit_normal_student(data: TrainingData, modality: str, config: StudentConfig,
     )
 
 
-def cross_fitted(normal: Windows, modality: str, *, seed: int, positions: int = MAX_POSITIONS) -> Floats:
-    """Return the residuals (N,) of normal windows by models of other groups' windows."""
+def cross_fitted(
+    normal: Windows,
+    modality: str,
+    fit: Callable[..., NormalModel],
+    *,
+    faults: Windows | None = None,
+    seed: int,
+) -> Floats:
+    """Return the parts (N, 2) of normal windows by models of other groups' windows."""
     count = len(np.unique(normal.groups))
     if count < 2:
         raise UsageError(
             f"dataset {normal.spec.name!r}: expected normal windows of two groups or more, so that another judges "
             f"the rate, got {count}; record another machine or day"
         )
-    parts, scores = part_of_windows(normal, parts=min(_PARTS, count), seed=seed), np.zeros(len(normal))
+    parts, scores = part_of_windows(normal, parts=min(_PARTS, count), seed=seed), np.zeros((len(normal), 2))
     for part in np.unique(parts).tolist():
-        model = fit_normal_model(normal.subset(parts != part), modality, seed=seed, positions=positions)
-        scores[parts == part] = model.residuals(model.inputs(normal.subset(parts == part), modality))
+        own = normal.subset(parts == part)
+        model = fit(normal.subset(parts != part), faults=faults)
+        scores[parts == part] = model.parts(model.inputs(own, modality))
     return scores
 
 
-def threshold(scores: Floats, rate: float) -> float:
-    """Return the score from which a p-value is at most `rate`; infinite if there are too few."""
-    above = int(np.floor(rate * (len(scores) + 1))) - 1  # p = (1 + scores at or above) / (N + 1)
-    return float("inf") if above < 0 else float(np.nextafter(np.sort(scores)[len(scores) - above - 1], np.inf))
+def known_faults(dataset: Dataset, normal: str, modality: ModalitySpec) -> Windows:
+    """Return a dataset's windows of train and valid whose label is not `normal`; test stays to judge with.
 
-
-def alarm_rates(scores: Floats, groups: NDArray[np.generic], rate: float) -> NDArray[np.float64]:
-    """Return each group's fraction (G,) of windows above the threshold of the other groups."""
-    rates = []
-    for group in np.unique(groups):
-        own = groups == group
-        rates.append(float((scores[own] >= threshold(scores[~own], rate)).mean()))
-    return np.array(rates)
+    Raise UsageError if they are few, unknown, or of another sensor.
+    """
+    spec = dataset.spec
+    if spec.task.kind not in ("classification", "normal"):
+        raise UsageError(
+            f"--faults {dataset.path}: expected a dataset of classes or of normal running, got one of "
+            f"{task_text(spec.task)}; import the faults as classes"
+        )
+    found = spec.modality(modality.name)
+    if (found.shape, found.rate_hz, found.channels) != (modality.shape, modality.rate_hz, modality.channels):
+        raise UsageError(
+            f"--faults {dataset.path}: modality {modality.name!r}: expected windows {modality.shape} at "
+            f"{modality.rate_hz:g} Hz of {', '.join(modality.channels)}, got {found.shape} at {found.rate_hz:g} Hz of "
+            f"{', '.join(found.channels)}; import them by the same recipe"
+        )
+    everything = dataset.everything()
+    usual = spec.task.labels.index(normal) if normal in spec.task.labels else -1
+    faulty = everything.labelled & (everything.labels != usual) & (everything.splits < 2)
+    if faulty.sum() < MIN_FAULTS:
+        raise UsageError(
+            f"--faults {dataset.path}: expected {MIN_FAULTS} windows or more of train and valid with a label other "
+            f"than {normal!r}, got {int(faulty.sum())}; label more, or train without them"
+        )
+    return everything.subset(faulty)
 
 
 def normal_facts(scores: Floats, groups: NDArray[np.generic], parts: Sequence[Windows]) -> Normal:

@@ -60,6 +60,7 @@ def _model_text(model: JudgedModel) -> str:
         "teacher": "teacher",
         "distilled": "distilled from a teacher",
         "labels only": "trained on labels only",
+        "normal": "trained on normal running",
         "rival": "a rival trained on the same labels",
     }
     what = f"artifact of a bundle, {trained[model.role]}" if model.artifact else trained[model.role]

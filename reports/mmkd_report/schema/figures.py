@@ -128,6 +128,8 @@ MODEL_NAMES: dict[str, str] = {
     "mini_rocket": "MiniRocket",
     "rocket_and_trees": "MiniRocket and extra-trees averaged",
     "distilled_rocket": "distilled MiniRocket",
+    "rockad": "ROCKAD",
+    "average_of_six": "average of six",
     "labels_only": "labels only",
     "distilled": "distilled",
     "teacher": "teacher",

@@ -14,7 +14,7 @@ from mmkd_report.schema.reading import convert_document
 FORMAT_VERSION = 1
 _Facts = TypeVar("_Facts")
 
-ModelRole = Literal["teacher", "distilled", "labels only", "rival"]
+ModelRole = Literal["teacher", "distilled", "labels only", "normal", "rival"]
 
 
 class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):

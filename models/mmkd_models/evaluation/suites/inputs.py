@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.manifest import Confidence
+from mmkd_edge.bundle.manifest import Confidence, Normal
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.seen import SeenWindows
@@ -31,9 +31,12 @@ class ModelUnderTest:
 
     facts: JudgedModel
     cautions: tuple[str, ...]
-    predict: Callable[[Windows], Answers]  # logits (N, K), regression (N, 1), of windows with its modalities, in order
+    predict: Callable[
+        [Windows], Answers
+    ]  # logits (N, K), regression and `normal` (N, 1), of windows with its modalities, in order
     seen: SeenWindows | None = None  # judging windows it knows; None if unknown or of another dataset
     checkpoint: StudentCheckpoint | TeacherCheckpoint | None = None
+    normal: Normal | None = None  # scores of normal running, of such a student
     calibration: Confidence | None = None  # an artifact's temperature and label sets; its answers are calibrated
 
     @property

@@ -22,14 +22,15 @@ from mmkd_edge.predict.student import Config, OpenStudent, answer_windows
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.seen import SeenWindows, Trained, cautions_of
-from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest
+from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
 from mmkd_models.metrics.likelihood import logits_of_probabilities
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.inputs import check_compatible
 from mmkd_report.schema.figures import MODEL_NAMES
-from mmkd_report.schema.judging import JudgedModel
+from mmkd_report.schema.judging import JudgedModel, ModelRole
 
 if TYPE_CHECKING:  # a bundle is judged without torch
+    from mmkd_models.evaluation.normal_rivals import NormalRivalName
     from mmkd_models.evaluation.rivals import RivalName
 
 _BATCH = 256
@@ -62,7 +63,7 @@ def model_from_checkpoint(
             name=PurePath(path).name,
             path=path,
             sha256=file_sha256(Path(path)),
-            role="teacher" if not is_student else "distilled" if facts.teacher_sha256 else "labels only",
+            role=_role(checkpoint.task, facts.teacher_sha256) if is_student else "teacher",
             modalities=tuple(spec.name for spec in modalities),
             parameters=sum(parameter.numel() for parameter in network.parameters()),
         ),
@@ -70,7 +71,12 @@ def model_from_checkpoint(
         predict=predict if task == checkpoint.task else partial(_as_label_sets, predict, checkpoint.task, task),
         seen=seen,
         checkpoint=checkpoint,
+        normal=facts.normal or None,
     )
+
+
+def _role(task: TaskSpec, teacher_sha256: str | None) -> ModelRole:
+    return "normal" if task.kind == "normal" else "distilled" if teacher_sha256 else "labels only"
 
 
 def models_from_bundle(
@@ -99,7 +105,7 @@ def models_from_bundle(
                     name=f"{name} {artifact.precision}" if artifact is not fp32 else name,
                     path=path,
                     sha256=bundle.sha256,
-                    role="labels only" if entry.teacher_sha256 is None else "distilled",
+                    role=_role(entry.task, entry.teacher_sha256),
                     modalities=(entry.modality.name,),
                     parameters=entry.parameters,
                     artifact=artifact.file,
@@ -107,6 +113,7 @@ def models_from_bundle(
                 cautions=tuple(cautions_of(path, entry.dataset_sha256, seen, dataset_sha256, len(windows))),
                 predict=predict if task == entry.task else partial(_as_label_sets, predict, entry.task, task),
                 seen=seen,
+                normal=entry.normal or None,
                 calibration=artifact.confidence,
             )
 
@@ -134,7 +141,9 @@ def _answer_dataset(student: OpenStudent, windows: Windows) -> Answers:
         index = np.arange(start, min(start + _BATCH, len(windows)))
         logits, probabilities, *_ = answer_windows(student, windows.take(index)[student.modality.name])
         parts.append(
-            logits if kind == "regression" else logits_of_probabilities(probabilities.astype(np.float64), kind=kind)
+            logits
+            if student.entry.task.is_number
+            else logits_of_probabilities(probabilities.astype(np.float64), kind=kind)
         )
     return np.concatenate(parts)
 
@@ -184,5 +193,18 @@ def fit_rivals(
             raise UsageError(f"--rival {name}: {predict}; leave it out")
         facts = JudgedModel(
             name=MODEL_NAMES[name], path="", sha256="", role="rival", modalities=first.modalities, parameters=None
+        )
+        yield ModelUnderTest(facts=facts, cautions=(), predict=predict)
+
+
+def fit_normal_rivals(names: Sequence[NormalRivalName], inputs: SuiteInputs) -> Iterator[ModelUnderTest]:
+    """Yield rivals on the normal windows of the first model's sensor; errors as `fit_normal_rival`."""
+    from mmkd_models.evaluation.normal_rivals import fit_normal_rival
+
+    sensors = inputs.first.modalities
+    for name in names:
+        predict = fit_normal_rival(name, inputs.train, inputs.calibration, sensors[0], seed=inputs.seed)
+        facts = JudgedModel(
+            name=MODEL_NAMES[name], path="", sha256="", role="rival", modalities=sensors, parameters=None
         )
         yield ModelUnderTest(facts=facts, cautions=(), predict=predict)

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from mmkd_models.evaluation.suites import combined, confidence, cost, faults, groups, missing, scores, shift
+from mmkd_edge.errors import UsageError
+from mmkd_models.evaluation.suites import combined, confidence, cost, faults, groups, missing, normal, scores, shift
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs
 from mmkd_report.schema.judging import DataFacts, JudgingDocument, SuiteResult
 
@@ -19,6 +20,7 @@ SUITES: dict[str, Suite] = {
     "combined": combined.SUITE,
     "confidence": confidence.SUITE,
     "cost": cost.SUITE,
+    "normal": normal.SUITE,
 }
 
 
@@ -32,6 +34,12 @@ def _chosen(inputs: SuiteInputs, names: Collection[str]) -> dict[str, Suite]:
 
 def check_suites(inputs: SuiteInputs, names: Collection[str]) -> None:
     """Raise UsageError if a suite cannot run."""
+    others = [name for name in _chosen(inputs, names) if name != "normal"]
+    if others and inputs.windows.spec.task.kind == "normal":
+        raise UsageError(
+            f"--suite {others[0]}: expected classes, labels or numbers, got dataset {inputs.windows.spec.name!r} of "
+            "normal running; leave --suite out, or give --suite normal"
+        )
     for suite in _chosen(inputs, names).values():
         suite.check(inputs)
 
