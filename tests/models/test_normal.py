@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import CheckpointError, DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
+from mmkd_export.commands.sensors import run_sensors
 from mmkd_models.commands.data import run_data
 from mmkd_models.commands.evaluate import run_evaluate
 from mmkd_models.commands.outputs import normal_rows
@@ -335,11 +336,9 @@ def test_sound_makes_a_student_too(tmp_path):
     ("words", "says"),
     [
         (["student", "{d}", "--modality", "acc", "--steps", "9"],
-         ("--steps: has no effect on a student of normal running, which is not trained in steps and reads no labels;"
-         " leave it out")),
+         ("--steps: has no effect on a student of normal running, which has no steps and no labels; leave it out")),
         (["student", "{d}", "--modality", "acc", "--causal"],
-         ("--causal: has no effect on a student of normal running, which is not trained in steps and reads no labels;"
-         " leave it out")),
+         ("--causal: has no effect on a student of normal running, which has no steps and no labels; leave it out")),
         (["teacher", "{d}"],
          ("training: expected labelled classes, labels or numbers to learn from, got dataset 'spindles' of normal"
          " running; train one sensor's student on it with mmkd-train student, as docs/normal-data.md shows")),
@@ -576,3 +575,47 @@ def test_wrong_evaluations_are_refused(spindles, student, tmp_path, words, says)
     with pytest.raises(UsageError) as error:
         run_evaluate([word.format(**paths) for word in words])
     assert str(error.value) == says.format(**paths)
+
+
+# ---- sensors
+
+
+PAIR = [msgspec.structs.replace(ACC, name=name) for name in ("acc", "twin", "alone")]
+
+
+def test_sensors_are_compared_without_a_fault_and_together_are_a_monitor(tmp_path, capsys):
+    splits = {split: make_split(split, faults=split == "test") for split in MACHINES}
+    rng = np.random.default_rng(5)
+    for columns in splits.values():
+        quiet = make_split("train", faults=False)["acc"][: len(columns["acc"])]
+        columns["twin"] = 3 * columns["acc"] + 0.05 * rng.normal(size=columns["acc"].shape).astype(np.float32)
+        columns["alone"] = rng.permutation(np.resize(quiet, columns["acc"].shape))
+    write_dataset(tmp_path / "d", name="rig", labels=TASK, modalities=PAIR, splits=splits)
+    with pytest.raises(SystemExit):
+        run_sensors([str(tmp_path / "d"), "--json"])
+    document = json.loads(capsys.readouterr().out)
+    rows = {row["sensor"]: row for row in document["rows"]}
+    assert (document["normal"], document["groups"], document["faults"]) == (80, 4, 20)
+    assert rows["acc"]["alike"]["twin"] > 0.7
+    assert rows["acc"]["alike"]["alone"] < 0.3
+    assert rows["alone"]["explained"] < 0.3 < 0.7 < rows["twin"]["explained"]
+    assert rows["acc"]["synthetic"]["noise"] > 0.95
+    assert "lost channel" not in rows["acc"]["synthetic"]  # a window without a sample has no score
+    assert rows["acc"]["own"]["auroc"] > 0.95
+    assert abs(rows["alone"]["own"]["auroc"] - 0.5) < 0.25
+    with pytest.raises(SystemExit):
+        run_sensors([str(tmp_path / "d")])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "synthetic faults are made by a program: they rank how a sensor reacts, and are no accuracy" in text
+    with pytest.raises(UsageError) as error:
+        run_sensors([str(tmp_path / "d"), "--pairs"])
+    assert str(error.value) == ("--pairs: has no effect on a comparison of sensors of normal running; leave it out")
+
+
+def test_a_single_sensor_has_nothing_to_be_compared_with(spindles):
+    with pytest.raises(UsageError) as error:
+        run_sensors([str(spindles)])
+    assert str(error.value) == (
+        f"{spindles}: expected two sensors or more, among which one is chosen, got acc alone; mmkd-evaluate judges a"
+        " model of it"
+    )

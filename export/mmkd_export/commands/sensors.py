@@ -17,8 +17,9 @@ from mmkd_edge.cli.run import require_modules, shell_line
 from mmkd_edge.cli.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
 from mmkd_export.commands.demo import ComparisonOptions, default_workers, requested_comparison, run_comparison
-from mmkd_models.commands.options import AllCores, Duration, ExecutorName, Latency
+from mmkd_models.commands.options import AllCores, Duration, ExecutorName, Latency, refuse_without_effect
 from mmkd_models.data.dataset import open_dataset
+from mmkd_models.data.spec import read_dataset_spec
 from mmkd_models.experiments.workers import Executor
 from mmkd_models.networks.config import choice
 
@@ -82,6 +83,10 @@ def sensors(
     writes one page with the table that decides which sensor to buy.
     """
     require_modules(_NEEDS, by="mmkd-evaluate --sensors", extra="train")
+    if read_dataset_spec(data).task.kind == "normal":
+        refuse_without_effect(context, ("data", "as_json"), "on a comparison of sensors of normal running")
+        _normal_sensors(data, as_json=as_json)
+        return
     from mmkd_models.commands.study import latency_meter
     from mmkd_models.experiments.comparison import Comparison
     from mmkd_models.experiments.sensors import check_costs, judge_sensors
@@ -257,6 +262,46 @@ def _judge_variants(
     show_table(shown, width=170)
     best = next((row for row in document.rows if row.is_chosen), document.rows[0])
     print(f"wrote {out / VARIANTS_PAGE}; next: {shell_line('mmkd-export', comparison.student_path(best.name, 0))}")
+
+
+def _normal_sensors(data: Path, *, as_json: bool) -> None:
+    from mmkd_models.experiments.normal_sensors import judge_normal_sensors
+
+    document = judge_normal_sensors(open_dataset(data), seed=0, on_part=say)
+    if as_json:
+        print(json_text(document, indent=1))
+        return
+
+    def text(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    print(f"{document.name}: {document.normal} normal validation windows of {document.groups} groups")
+    heads = [
+        "sensor",
+        "predicted from the others, %",
+        "most from",
+        "synthetic faults told apart, AUROC",
+        "least noticed",
+    ]
+    heads += ["known faults, AUROC"] if document.faults else []
+    table = plain_table(heads, left=("most from", "least noticed"))
+    for row in document.rows:
+        other = max(row.alike, key=row.alike.__getitem__)
+        least = min(row.synthetic, key=row.synthetic.__getitem__)
+        cells = [row.sensor, f"{100 * row.explained:.0f}", f"{other} {100 * row.alike[other]:.0f} %"]
+        cells.append(text(sum(row.synthetic.values()) / len(row.synthetic)))
+        cells.append(f"{least.replace('_', ' ')} {text(row.synthetic[least])}")
+        table.add_row(*cells, *([text(row.own.auroc)] if document.faults else []))
+    show_table(table, width=170)
+    print("synthetic faults are made by a program: they rank how a sensor reacts, and are no accuracy")
+    monitor = document.monitor
+    print(
+        f"all sensors, each predicted from the others, as a monitor on a workstation: {monitor.groups_above:.0%} of "
+        f"groups above 10% false alarms; known faults: "
+        + (f"AUROC {text(monitor.auroc)}" if document.faults else "none labelled")
+    )
+    sensor = max(document.rows, key=lambda row: sum(row.synthetic.values()) / len(row.synthetic)).sensor
+    print(f"next: {shell_line('mmkd-train', 'student', data, '--modality', sensor, '-o', 'student.ckpt')}")
 
 
 def _costs(given: Sequence[str] | None, sensors: Sequence[str]) -> dict[str, Path]:

@@ -22,6 +22,8 @@ from mmkd_models.networks.config import choice
 from mmkd_models.train_config import TrainConfig, TrainingPrecision
 
 if TYPE_CHECKING:
+    import typer
+
     from mmkd_models.training.inputs import TrainingData, TrainingRun
 
 NEEDS = ("typer", "rich", "torch", "safetensors", "lightning_fabric", "tensorboard")
@@ -110,6 +112,14 @@ class TrainingOptions:
     force: Annotated[
         bool, Option("Replace a file that is no checkpoint, or one of other data or other settings.", ("--force",))
     ] = False
+
+
+def refuse_without_effect(context: typer.Context, allowed: Sequence[str], what: str) -> None:
+    """Raise UsageError for an option of the line that is none of the parameters `allowed`."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in allowed and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"{parameter.opts[-1]}: has no effect {what}; leave it out")
 
 
 def new_run(

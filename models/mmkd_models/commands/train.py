@@ -29,6 +29,7 @@ with loading("mmkd-train"):
         StudentMembers,
         TrainingOptions,
         new_run,
+        refuse_without_effect,
         same_windows,
         training_data,
     )
@@ -148,7 +149,9 @@ def student(
     if training.train.spec.task.kind == "normal":
         from mmkd_models.training.normal import fit_normal_student
 
-        _refuse_without_effect(context)
+        refuse_without_effect(
+            context, _NORMAL_OPTIONS, "on a student of normal running, which has no steps and no labels"
+        )
         training, known = _with_faults(training, faults, modality)
         checkpoint = fit_normal_student(training, modality, size, run, faults=known)
         write_student_and_report(output, checkpoint, json=json)
@@ -183,15 +186,3 @@ def _with_faults(training: TrainingData, faults: Path | None, modality: str) -> 
 
 
 _NORMAL_OPTIONS = ("modality", "data", "output", "preset", "faults", "fold", "seed", "force", "embed_windows", "json")
-
-
-def _refuse_without_effect(context: typer.Context) -> None:
-    """Raise UsageError for an option that no student of normal running has."""
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        source = context.get_parameter_source(name)
-        if name not in _NORMAL_OPTIONS and source is not None and source.name == "COMMANDLINE":
-            raise UsageError(
-                f"{parameter.opts[-1]}: has no effect on a student of normal running, which is not trained in steps and"
-                " reads no labels; leave it out"
-            )

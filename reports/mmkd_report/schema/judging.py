@@ -243,6 +243,38 @@ class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
     command: str = ""
 
 
+class MonitorRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Alarms of a score of normal running at 5 %; None without such windows."""
+
+    window_rate: float | None  # of normal test windows
+    groups_above: float  # of the validation groups, fraction with more than 10 %, judged by the others
+    auroc: float | None
+    detection: float | None
+
+
+class NormalSensorRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A sensor of normal running."""
+
+    sensor: str
+    explained: float  # fraction of its movement that all others predict
+    alike: dict[str, float]  # by other sensor, the fraction that it alone predicts
+    synthetic: dict[str, float]  # by synthetic fault at full severity, AUROC against intact windows; no accuracy
+    own: MonitorRow
+
+
+class NormalSensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """The document of `mmkd-evaluate --sensors --json` on a dataset of normal running."""
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    sha256: str
+    groups: int  # of the normal validation windows
+    normal: int
+    faults: int  # test windows with a known fault
+    rows: tuple[NormalSensorRow, ...]
+    monitor: MonitorRow  # errors of all sensors, each predicted from the others
+
+
 def read_sensors(document: Mapping[str, Any]) -> SensorsDocument:
     """Read a document; errors as `convert_document`."""
     advice = "make it again with mmkd-evaluate --sensors"
