@@ -85,7 +85,9 @@ def _connected(server: Endpoint) -> Any:
         user=user,
         password=password,
         connect_timeout=_TIMEOUT_S,
-        tcp_user_timeout=1000 * _TIMEOUT_S,
+        tcp_user_timeout=1000 * _TIMEOUT_S,  # a server that is gone answers nothing, also while its answer is awaited
+        keepalives_idle=_TIMEOUT_S,
+        keepalives_interval=_TIMEOUT_S,
         application_name="mmkd-run",
         autocommit=True,
         **tls,
