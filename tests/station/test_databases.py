@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -18,6 +19,7 @@ import urllib.request
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -400,6 +402,23 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_cure(kind, re
     if kind == "influx":
         with pytest.raises(ConnectionError, match=r"400 Bad Request|reset by peer"):  # waits for a corrected address
             open_sink(f"{server.sink}&tls=off").write(RECORDS)
+
+
+def test_a_certificate_that_the_system_vouches_for_needs_no_file(influx, postgres, monkeypatch):
+    def write(server):
+        sink = open_sink(server.sink.replace(f"ca={server.folder}/plant.crt&", "").replace("/plant?", "/twice?"))
+        sink.write(RECORDS)
+        sink.close()
+
+    influx.ask("CREATE DATABASE twice")
+    for server in (influx, postgres):
+        monkeypatch.setenv("SSL_CERT_FILE", f"{server.folder}/plant.crt")
+        write(server)
+    monkeypatch.setattr("mmkd_station.protocols.postgresql._AUTHORITIES", ("/none", f"{postgres.folder}/plant.crt"))
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: SimpleNamespace(cafile=None))
+    monkeypatch.delenv("SSL_CERT_FILE")
+    write(postgres)
+    postgres.ask("DROP TABLE mmkd_records")
 
 
 @pytest.mark.parametrize(

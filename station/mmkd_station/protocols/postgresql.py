@@ -8,6 +8,7 @@ or `~/.pgpass`.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import ssl
 import time
@@ -38,6 +39,8 @@ _OPTIONS = ("table", "credentials", "ca", "cert", "key", "tls")
 _TIMEOUT_S = 10
 _CURE = "name table=, the columns with --map CHANNEL=COLUMN and the times with --time-column"
 _MAX_TOGETHER = 4096
+# Of Debian and of Red Hat: the OpenSSL in psycopg's wheels looks in a folder that no system has.
+_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 # Types of times, pg_type.dat: date, timestamp, timestamptz; other columns hold numbers.
 _TIME_TYPES = (1082, 1114, 1184)
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # JSON that PostgreSQL refuses
@@ -74,7 +77,8 @@ def _connected(server: Endpoint) -> Any:
     """Return a connection that commits each transaction. Raises psycopg.OperationalError."""
     tls = {"sslmode": "disable"}
     if server.uses_tls():
-        trusted = server.file("ca") or ssl.get_default_verify_paths().cafile or "system"
+        known = (ssl.get_default_verify_paths().cafile, *filter(os.path.exists, _AUTHORITIES), "system")
+        trusted = server.file("ca") or next(filter(None, known))
         files = {"sslrootcert": trusted, "sslcert": server.file("cert"), "sslkey": server.file("key")}
         tls = {"sslmode": "verify-full"} | {name: str(file) for name, file in files.items() if file}
     user, password = server.credentials() or (None, None)
