@@ -110,8 +110,9 @@ class Influx(Server):
     def sink(self):
         return f"influxdb://127.0.0.1:{self.port}/plant?ca={self.folder}/plant.crt&credentials={self.folder}/user"
 
-    def numbers(self):
-        return sorted(row["number"] for row in self.ask("SELECT * FROM /mmkd_.*/"))
+    def names(self, station):
+        rows = self.ask(f"SELECT boot, number FROM /mmkd_.*/ WHERE station = '{station}'")
+        return sorted((row["boot"], row["number"]) for row in rows)
 
 
 class Postgres(Server):
@@ -159,10 +160,10 @@ class Postgres(Server):
     def sink(self):
         return self.place
 
-    def numbers(self):
+    def names(self, station):
         if self.ask("SELECT to_regclass('mmkd_records')") == [(None,)]:
             return []
-        return [number for (number,) in self.ask("SELECT number FROM mmkd_records ORDER BY number")]
+        return self.ask("SELECT boot, number FROM mmkd_records WHERE station = %s ORDER BY boot, number", station)
 
 
 @pytest.fixture(scope="module")
@@ -193,27 +194,46 @@ def postgres():
 def test_a_database_that_is_killed_has_every_record_once(kind, bundle_path, tmp_path, request):
     server = request.getfixturevalue(kind)
     log = tmp_path / "all.jsonl"
-    child = start(
+    arguments = (
         bundle_path, "--source", "stdin", "--sink", server.sink, "--sink", f"jsonl:{log}", "--hop", "5",
         "--store", tmp_path / "store", "--json", "--name", "press, 1",
     )  # fmt: skip
+
+    def written():
+        records = [json.loads(line) for line in log.read_text().splitlines()]
+        return [(record["boot"], record["number"]) for record in records]
+
+    child = start(*arguments)
     lines = "1,0,0\n" * 50
     feed(child, lines)
-    until(lambda: server.numbers() != [])
+    until(lambda: server.names("press, 1") != [])
     server.kill()
     for _ in range(20):
         feed(child, lines)
-    until(lambda: log.read_text().count("\n") > 190)
+    until(lambda: len(written()) > 190)
     server.start()
     feed(child, lines)
-    written = lambda: [json.loads(line)["number"] for line in log.read_text().splitlines()]  # noqa: E731
-    until(lambda: len(written()) > 200 and server.numbers() == written())
+    until(lambda: len(written()) > 200 and server.names("press, 1") == written())
     output, errors = end(child)
-    assert server.numbers() == written() == list(range(1, written()[-1] + 1))
+    first = written()
+    assert server.names("press, 1") == first == [(first[0][0], number) for number in range(1, len(first) + 1)]
     facts = {sink["sink"].split(":")[0]: sink for sink in json.loads(output)["sinks"]}[server.sink.split(":")[0]]
-    assert (facts["written"], facts["dropped"], facts["waiting"]) == (len(written()), 0, 0)
+    assert (facts["written"], facts["dropped"], facts["waiting"]) == (len(first), 0, 0)
     assert "its records wait" in errors
     assert PASSWORD not in output + errors
+
+    # Now the station is killed too, while its database is away.
+    server.kill()
+    child = start(*arguments)
+    feed(child, lines * 4)
+    until(lambda: len(written()) > len(first) + 30)
+    time.sleep(1)  # what is older than 0.2 s is on the disk
+    child.kill()
+    child.communicate()
+    server.start()
+    child = start(*arguments)
+    until(lambda: server.names("press, 1") == sorted(set(written())) and len({boot for boot, _ in written()}) == 3)
+    end(child)
 
 
 RECORDS = [
