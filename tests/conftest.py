@@ -1,5 +1,6 @@
 """What holds for every test."""
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -127,9 +128,9 @@ def quick_openings():
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def quick_rocket():
-    """Spectra in place of MiniRocket's features, which take half a minute to compile; tests of rivals have them."""
+    """A context with spectra in place of MiniRocket's features, which take half a minute to compile."""
     convolutions = pytest.importorskip("aeon.transformations.collection.convolution_based")
 
     class Spectra:
@@ -141,9 +142,13 @@ def quick_rocket():
 
         fit_transform = transform
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convolutions, "MiniRocket", Spectra)
-        yield
+    @contextlib.contextmanager
+    def context():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(convolutions, "MiniRocket", Spectra)
+            yield
+
+    return context
 
 
 @pytest.fixture

@@ -117,11 +117,11 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def first(tiny: Dataset, quick_rocket: None, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+def first(tiny: Dataset, quick_rocket: Any, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """One fold, in this process: torch takes seconds to import in another."""
     folder = tmp_path_factory.mktemp("demo")
     arguments = ["--dataset", str(tiny.path), *SHORT, "--members", "transformer", "--json"]
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as stdout:
+    with pytest.MonkeyPatch.context() as patch, quick_rocket(), redirect_stdout(io.StringIO()) as stdout:
         patch.chdir(folder)
         with redirect_stderr(io.StringIO()) as stderr, pytest.raises(SystemExit) as ended:
             run_demo([*arguments, "--workers", "1"])

@@ -241,12 +241,12 @@ def test_costs_are_reckoned_from_the_printed_template(run, models, machines, tmp
     assert run(*given, "--cost", file, "--by", "site") == (2, "", f"mmkd-evaluate: {by}\n")
 
 
-@pytest.mark.usefixtures("quick_rocket")
-def test_rivals_stand_beside_the_models_in_every_suite(run, models, machines, tmp_path):
+def test_rivals_stand_beside_the_models_in_every_suite(run, models, machines, tmp_path, quick_rocket):
     file = tmp_path / "cost.toml"
     file.write_text("version = 1\n[student]\n[rival]\n")
     line = ("--rival", "extra_trees", "--rival", "mini_rocket", "--suite", "all", "--cost", file, "--json")
-    code, out, err = run(models["student"], machines.path, *line)
+    with quick_rocket():
+        code, out, err = run(models["student"], machines.path, *line)
     assert code == 0, err
     document = json.loads(out)
     names = ["student.ckpt", "extra-trees", "MiniRocket"]
