@@ -65,7 +65,8 @@ def test_a_film_and_a_region_that_cannot_be_are_refused(lips_path, bundle_path, 
     )
     assert refusal(UsageError, bundle_path, "--source", film) == (
         f"--source {film}: expected samples for this student, got a source of video; use csv:FILE, stdin, "
-        "mqtt://HOST/TOPIC, mqtts://HOST/TOPIC, opcua://HOST, modbus://HOST, wav:FILE, pcm, "
+        "mqtt://HOST/TOPIC, mqtts://HOST/TOPIC, opcua://HOST, modbus://HOST, "
+        "postgresql://HOST/DATABASE?table=NAME, wav:FILE, pcm, "
         "recordings:DATASET"
     )
     assert refusal(UsageError, lips_path, "--source", "stdin") == (
