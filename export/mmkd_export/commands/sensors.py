@@ -19,7 +19,6 @@ from mmkd_edge.errors import UsageError
 from mmkd_export.commands.demo import ComparisonOptions, default_workers, requested_comparison, run_comparison
 from mmkd_models.commands.options import AllCores, Duration, ExecutorName, Latency, refuse_without_effect
 from mmkd_models.data.dataset import open_dataset
-from mmkd_models.data.spec import read_dataset_spec
 from mmkd_models.experiments.workers import Executor
 from mmkd_models.networks.config import choice
 
@@ -83,7 +82,8 @@ def sensors(
     writes one page with the table that decides which sensor to buy.
     """
     require_modules(_NEEDS, by="mmkd-evaluate --sensors", extra="train")
-    if read_dataset_spec(data).task.kind == "normal":
+    dataset = open_dataset(data)
+    if dataset.spec.task.kind == "normal":
         refuse_without_effect(context, ("data", "as_json"), "on a comparison of sensors of normal running")
         _normal_sensors(data, as_json=as_json)
         return
@@ -96,7 +96,7 @@ def sensors(
     where = choice(executor, get_args(Executor), option="--executor")
     out = out.resolve() if where == "ray" else out  # Ray tasks have their own working directory
     meter = latency_meter(duration_s) if latency else None
-    dataset, count = open_dataset(data), workers or default_workers()
+    count = workers or default_workers()
     if vary or full_grid:
         request = _VariantsRequest(tuple(vary or ()), full_grid, pairs, tuple(cost or ()), compared)
         comparison = Comparison(dataset=dataset, config=_variants_config(dataset, request), out=out, rivals=())

@@ -156,6 +156,7 @@ def study_command(
     check_folder(output)
     dataset = open_dataset(data)
     refuse_normal(dataset.spec, "mmkd-study")
+    modality = dataset.spec.modality(modality).name  # a derived one may be written as a text
     has_latency = limits.latency and not training.choose
     if limits.max_latency_ms is not None and not has_latency:
         raise UsageError(

@@ -54,7 +54,7 @@ def verdict(variants: VariantsDocument) -> Iterator[str]:
         row = chosen or closest
         assert row.difference is not None  # it is a variant
         change = _with_interval(row.difference, variants)
-        times = f"sends {words.significant(full.bytes_per_s / row.bytes_per_s)} times fewer bytes"
+        times = f"sends {full.bytes_per_s / row.bytes_per_s:.3g} times fewer bytes"
         if chosen is None:
             yield (
                 f"No cheaper variant of {full.title} stays within {_most(variants)} in validation; the closest, "

@@ -9,6 +9,7 @@ from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.training.checkpoint import read_student
 from mmkd_report.pages.variants import render_variants
 from tests.export.commands.test_sensors import ACC, GYRO, QUICK, written
+from tests.models.test_normal import normal_dataset
 
 SHORT = "expected a window of 2 samples or more, got 1; raise the rate, or lengthen it"
 
@@ -48,6 +49,16 @@ def test_variants_are_trained_with_their_corner_priced_and_resumed(run, data, tm
     code, again, err = run(*line, "--json")
     assert (code, err) == (0, "")  # nothing is trained again
     assert json.loads(again)["rows"] == document["rows"]
+
+
+def test_a_dataset_of_normal_running_is_refused(run, tmp_path):
+    path = normal_dataset(tmp_path / "spindles").path
+    code, _, err = run("--sensors", path, "--no-latency", "--vary", "acc:rate=5", "-o", tmp_path / "out")
+    assert (code, err.partition(",")[0]) == (
+        2,
+        "mmkd-evaluate: mmkd-evaluate --sensors: expected labelled classes",
+    )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

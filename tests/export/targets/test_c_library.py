@@ -17,6 +17,7 @@ import pytest
 
 from mmkd_edge import EdgePredictor, SensorChecks
 from mmkd_edge.bundle.reference import Reference
+from mmkd_edge.derive import derive, derived_modality
 from mmkd_edge.errors import BackendError, UnavailableError, UsageError
 from mmkd_edge.install.keys import make_keys
 from mmkd_edge.native.build import FOLDER, LIBRARY, SOURCES
@@ -460,6 +461,20 @@ def test_a_machine_of_its_own_is_standardised_by_its_reference(program, tmp_path
         MISUSE,
         "modality 'acc' is normalised per group: expected reference_mean and reference_std",
     )
+
+
+def test_a_derived_sensor_comes_as_it_is(program, tmp_path):
+    modality = derived_modality("acc@25Hz,8bit", [ACC])
+    write_student(tmp_path / "s.ckpt", make_student(modality=modality, windows=24))
+    path = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("native",))).path
+    native, windows = program(path), np.random.default_rng(6).normal(size=(4, 61, 3)).astype(np.float32)
+    with EdgePredictor.open(path, backend="native") as predictor:
+        for window in windows:
+            assert_same(native.predict(derive(window, modality)), predictor.predict(window))
+    assert native.predict(windows[0])["reason"] == (
+        "modality 'acc__25Hz_8bit': expected shape (T, C)=(30, 3), got (61, 3)"
+    )
+    assert native.status == MISUSE
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,15 @@ def test_students_are_winners_of_a_race_and_the_committee_teaches_them(rigs, tmp
     assert "Validation chose every student among" in (out / "report.html").read_text()
 
 
+def test_a_derived_sensor_may_be_written_as_a_text(machines, tmp_path, monkeypatch):
+    def study(dataset, options, **_):
+        raise UsageError(f"the student's sensor is {options.conditions.modality}")
+
+    monkeypatch.setattr("mmkd_models.experiments.study.study", study)
+    with pytest.raises(UsageError, match="^the student's sensor is acc__c0_10Hz$"):
+        run_study([str(machines.path), "--modality", "acc[x]@10Hz", "-o", str(tmp_path / "out"), "--no-latency"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

@@ -152,7 +152,7 @@ def test_the_verdict_and_the_page_say_loss_interval_and_what_teaching_adds(docum
     ends = " to ".join(f"−{abs(end):.1f}" for end in (chosen.difference.low, chosen.difference.high))
     first, second = verdict(document)
     assert first == (
-        f"acc@10Hz changes balanced accuracy by −5.0 points (95 % interval {ends}) against acc and sends 2.00 times "
+        f"acc@10Hz changes balanced accuracy by −5.0 points (95 % interval {ends}) against acc and sends 2 times "
         "fewer bytes: the cheapest variant within 1 point in validation"
     )
     assert second.startswith("Teaching adds +15.0 points (95 % interval ")
