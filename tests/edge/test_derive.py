@@ -22,7 +22,7 @@ from mmkd_edge.derive import (
     samples_per_second,
 )
 from mmkd_edge.errors import ManifestError, UsageError
-from mmkd_edge.frames import mask_missing
+from mmkd_edge.frames import mask_missing, missing_frames
 from mmkd_edge.testing import fake_predictor
 from tests.edge.said import said
 
@@ -248,3 +248,19 @@ def test_a_manifest_that_contradicts_its_derivation_is_refused() -> None:
         with pytest.raises(ManifestError) as error:
             decode_manifest(msgspec.json.encode(changed))
         assert str(error.value) == f"manifest.json: models[0].modality.derived: {message}; export the bundle again"
+
+
+def test_a_camera_is_derived_from_a_list_of_frames_and_from_a_stream() -> None:
+    modality = derived("cam@5fps,3x2")
+    frames = np.random.default_rng(8).integers(0, 256, (6, 4, 6, 1), dtype=np.uint8)
+    missing = np.arange(6) == 2
+    expected: Any = derive(mask_missing(frames, missing), modality)
+    listed = [None if gone else frame for gone, frame in zip(missing, frames, strict=True)]
+    for window in (listed, mask_missing(frames, missing)):
+        checked: Any = check_window({"cam": window}, modality)
+        np.testing.assert_array_equal(missing_frames(checked), [False, True, False])
+        np.testing.assert_array_equal(checked.data[[0, 2]], expected.data[[0, 2]])
+    with fake_predictor(modality=modality, labels=("a", "b"), answer=(0.7, 0.3)) as predictor:
+        (answer,) = predictor.stream(hop=6, modality="cam").push(frames, np.arange(6) / 10)
+        assert (answer.status, answer.modality) == ("ok", modality.name)
+        assert predictor.predict(frames).status == "ok"

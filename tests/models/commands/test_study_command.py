@@ -133,7 +133,7 @@ def test_a_derived_sensor_may_be_written_as_a_text(machines, tmp_path, monkeypat
         raise UsageError(f"the student's sensor is {options.conditions.modality}")
 
     monkeypatch.setattr("mmkd_models.experiments.study.study", study)
-    with pytest.raises(UsageError, match="^the student's sensor is acc__c0_10Hz$"):
+    with pytest.raises(UsageError, match=r"^the student's sensor is acc__c0_10Hz$"):
         run_study([str(machines.path), "--modality", "acc[x]@10Hz", "-o", str(tmp_path / "out"), "--no-latency"])
 
 
