@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import numpy as np
 import pytest
 import scipy.signal
-from numpy.typing import NDArray
 
 from mmkd_edge import InputError, ModalitySpec, check_window
 from mmkd_edge.bundle.manifest import Manifest
@@ -46,13 +43,13 @@ TEXTS = (
 BAD_PART = "expected parts such as 25Hz, 2s, 8bit, -20..20, 10per2s, 5fps or 64x48, got {}; correct it"
 
 
-def derived(text: str, *sensors: ModalitySpec) -> ModalitySpec:
+def derived(text, *sensors):
     modality = derived_modality(text, sensors or SENSORS)
     assert modality is not None
     return modality
 
 
-def noise(modality: ModalitySpec, *, gaps: bool = False, windows: int = 5) -> NDArray[np.float32]:
+def noise(modality, *, gaps=False, windows=5):
     rng = np.random.default_rng(3)
     values = rng.normal(0, 0.3, (windows, *modality.shape)).astype(np.float32)
     if gaps:
@@ -74,9 +71,7 @@ def noise(modality: ModalitySpec, *, gaps: bool = False, windows: int = 5) -> ND
         ("cam@5fps,3x2", "cam__5fps_3x2", (3, 2, 3, 1), 5.0, 5.0 * 6, None),
     ],
 )
-def test_a_text_says_windows_rate_and_bytes_and_its_name_says_the_text(
-    text: str, name: str, shape: tuple[int, ...], rate_hz: float, sent: float, canonical: str | None
-) -> None:
+def test_a_text_says_windows_rate_and_bytes_and_its_name_says_the_text(text, name, shape, rate_hz, sent, canonical):
     modality = derived(text)
     assert (modality.name, modality.shape, modality.rate_hz) == (name, shape, rate_hz)
     assert (modality.title, bytes_per_second(modality)) == (canonical or text, sent)
@@ -86,7 +81,7 @@ def test_a_text_says_windows_rate_and_bytes_and_its_name_says_the_text(
     assert derivation_fault(modality) is None
 
 
-def test_a_recorded_sensor_sends_16_bits_a_value_and_its_names_are_not_texts() -> None:
+def test_a_recorded_sensor_sends_16_bits_a_value_and_its_names_are_not_texts():
     assert (bytes_per_second(ACC), samples_per_second(ACC), bytes_per_second(CAM)) == (600.0, 100.0, 240.0)
     assert samples_per_second(derived("acc@10per2s")) == 5.0
     for name in ("acc", "gyro@25Hz", "acc_25Hz", "acc__left", "acc__c3"):
@@ -117,18 +112,18 @@ def test_a_recorded_sensor_sends_16_bits_a_value_and_its_names_are_not_texts() -
         ("cam@8x4", "expected frames up to the recorded 6x4, got 8x4; shrink them"),
     ],
 )
-def test_what_the_recorded_sensor_does_not_have_is_refused(text: str, message: str) -> None:
+def test_what_the_recorded_sensor_does_not_have_is_refused(text, message):
     assert said(UsageError, lambda: derived(text)) == f"derived sensor {text!r}: {message}"
 
 
-def test_bits_need_a_range_to_divide() -> None:
+def test_bits_need_a_range_to_divide():
     assert said(UsageError, lambda: derived("acc@8bit", ACC)) == (
         "derived sensor 'acc@8bit': expected a range for 8 bits to divide, got none; add \"range\" to the dataset's "
         "'acc', or one here, as in acc@8bit,-20..20"
     )
 
 
-def test_the_filter_is_scipys_and_a_batch_has_the_bits_of_single_windows() -> None:
+def test_the_filter_is_scipys_and_a_batch_has_the_bits_of_single_windows():
     for text, up, down in (("acc@25Hz", 1, 4), ("acc@12Hz", 3, 25), ("mic@8kHz", 1, 2)):
         source = MIC if text.startswith("mic") else ACC
         modality = derived(text, source)
@@ -144,7 +139,7 @@ def test_the_filter_is_scipys_and_a_batch_has_the_bits_of_single_windows() -> No
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("gaps", [False, True])
-def test_training_and_runtime_derive_the_same(text: str, gaps: bool) -> None:
+def test_training_and_runtime_derive_the_same(text, gaps):
     modality = derived(text)
     assert modality.derived
     windows = noise(modality.derived.source, gaps=gaps)
@@ -158,7 +153,7 @@ def test_training_and_runtime_derive_the_same(text: str, gaps: bool) -> None:
         np.testing.assert_array_equal(check_window({modality.name: expected}, modality), expected)  # as it is
 
 
-def test_edges_gaps_and_a_constant_by_hand() -> None:
+def test_edges_gaps_and_a_constant_by_hand():
     modality = derived("acc@25Hz", ACC)
     constant = np.full((1, 400, 3), 7.5, dtype=np.float32)
     np.testing.assert_array_equal(derive_batch(constant, modality), np.full((1, 100, 3), 7.5))
@@ -178,7 +173,7 @@ def test_edges_gaps_and_a_constant_by_hand() -> None:
     assert not np.isnan(result[:, [0, 2]]).any()
 
 
-def test_bits_range_channels_window_and_bursts_by_hand() -> None:
+def test_bits_range_channels_window_and_bursts_by_hand():
     small = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=6, range=(-3.0, 3.0))
     window = np.array([[0, 9], [-3, 9], [-1.1, 9], [0.9, 9], [np.nan, 9], [3, 9]], dtype=np.float32)
     np.testing.assert_array_equal(derive(window, derived("acc[x]@2bit", small))[:, 0], [1, -3, -1, 1, np.nan, 3])
@@ -189,22 +184,22 @@ def test_bits_range_channels_window_and_bursts_by_hand() -> None:
     np.testing.assert_array_equal(bursts, np.array([0, np.nan, np.nan, 0.9, np.nan, np.nan], dtype=np.float32))
 
 
-def test_frames_are_taken_and_averaged_by_hand() -> None:
+def test_frames_are_taken_and_averaged_by_hand():
     frames = np.zeros((6, 4, 6, 1), dtype=np.uint8)
     frames[2, :2, :2, 0] = [[1, 2], [3, 4]]  # mean 2.5, which goes up
     frames[4, :2, :2, 0] = [[255, 255], [255, 254]]
-    result: Any = derive(mask_missing(frames, np.arange(6) == 0), derived("cam@5fps,3x2"))
+    result = derive(mask_missing(frames, np.arange(6) == 0), derived("cam@5fps,3x2"))
     assert (result.shape, result.dtype) == ((3, 2, 3, 1), np.uint8)
     assert result.mask[:, 0, 0, 0].tolist() == [True, False, False]
     assert [result.data[frame, 0, 0, 0] for frame in (1, 2)] == [3, 255]
     assert derive(frames, derived("cam@4x3"))[2, 0, 0, 0] == round((1 + 2 / 2 + 3 / 3 + 4 / 6) / (1.5 * 4 / 3))
 
 
-def test_a_stream_of_the_recorded_sensor_or_of_the_cheap_one() -> None:
+def test_a_stream_of_the_recorded_sensor_or_of_the_cheap_one():
     modality = derived("acc@2s,25Hz,8bit")
     assert modality.derived
     with fake_predictor(modality=modality, labels=("a", "b"), answer=(0.7, 0.3)) as predictor:
-        windows: list[NDArray[Any]] = []
+        windows = []
         recorded = predictor.stream(hop=100, modality="acc", on_window=lambda window, _: windows.append(window))
         samples = noise(RANGED, windows=1)[0]
         times = np.arange(400) / 100
@@ -224,7 +219,7 @@ def test_a_stream_of_the_recorded_sensor_or_of_the_cheap_one() -> None:
         assert predictor.predict({"acc": None}).reason == "modality 'acc__2s_25Hz_8bit' is absent"
 
 
-def test_a_manifest_that_contradicts_its_derivation_is_refused() -> None:
+def test_a_manifest_that_contradicts_its_derivation_is_refused():
     modality = derived("acc@25Hz")
     with fake_predictor(modality=modality, labels=("a", "b"), answer=(0.7, 0.3)) as predictor:
         entry = predictor.entry
@@ -250,14 +245,14 @@ def test_a_manifest_that_contradicts_its_derivation_is_refused() -> None:
         assert str(error.value) == f"manifest.json: models[0].modality.derived: {message}; export the bundle again"
 
 
-def test_a_camera_is_derived_from_a_list_of_frames_and_from_a_stream() -> None:
+def test_a_camera_is_derived_from_a_list_of_frames_and_from_a_stream():
     modality = derived("cam@5fps,3x2")
     frames = np.random.default_rng(8).integers(0, 256, (6, 4, 6, 1), dtype=np.uint8)
     missing = np.arange(6) == 2
-    expected: Any = derive(mask_missing(frames, missing), modality)
+    expected = derive(mask_missing(frames, missing), modality)
     listed = [None if gone else frame for gone, frame in zip(missing, frames, strict=True)]
     for window in (listed, mask_missing(frames, missing)):
-        checked: Any = check_window({"cam": window}, modality)
+        checked = check_window({"cam": window}, modality)
         np.testing.assert_array_equal(missing_frames(checked), [False, True, False])
         np.testing.assert_array_equal(checked.data[[0, 2]], expected.data[[0, 2]])
     with fake_predictor(modality=modality, labels=("a", "b"), answer=(0.7, 0.3)) as predictor:
