@@ -51,14 +51,17 @@ def test_variants_are_trained_with_their_corner_priced_and_resumed(run, data, tm
     assert json.loads(again)["rows"] == document["rows"]
 
 
-def test_a_dataset_of_normal_running_is_refused(run, tmp_path):
-    path = normal_dataset(tmp_path / "spindles").path
-    code, _, err = run("--sensors", path, "--no-latency", "--vary", "acc:rate=5", "-o", tmp_path / "out")
-    assert (code, err.partition(",")[0]) == (
-        2,
-        "mmkd-evaluate: mmkd-evaluate --sensors: expected labelled classes",
-    )
-    assert not (tmp_path / "out").exists()
+def test_normal_running_has_no_variants_and_a_shipped_dataset_is_found_by_name(run, tmp_path):
+    path, vary = normal_dataset(tmp_path / "spindles").path, ("--no-latency", "--vary", "acc:rate=500")
+    for name, message in (
+        (path, "--vary: has no effect on a comparison of sensors of normal running; leave it out"),
+        (
+            "watch_exercises",
+            "derived sensor 'acc@500Hz': expected a rate up to the recorded 50 Hz, got 500 Hz; lower it",
+        ),
+    ):
+        code, _, err = run("--sensors", name, *vary)
+        assert (code, err) == (2, f"mmkd-evaluate: {message}\n")
 
 
 @pytest.mark.parametrize(
