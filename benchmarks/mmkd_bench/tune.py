@@ -52,7 +52,7 @@ def tune_bundle(
     ]
     left_out = (*absent, *outcome.left_out)
     for entry in entries:
-        if not any(trial.model == entry.name for trial in outcome.trials):
+        if not any(trial.model == entry.name for trial in outcome.trials) and not entry.twin_of:
             refused = [row for row in left_out if row.model == entry.name]
             reasons = "; ".join(f"{row.backend} {row.precision}: {row.reason}" for row in refused)
             raise BackendError(f"{path}: no config runs model {entry.name!r} here: {reasons}")

@@ -7,21 +7,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ArtifactFormat, Manifest, Precision
 from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.errors import GateError, MmkdError, UsageError
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.packing.contents import check_students, join_bundles, pack_bundle, seal_bundle, write_sealed
+from mmkd_export.packing.contents import (
+    check_students,
+    join_bundles,
+    join_parts,
+    pack_bundle,
+    seal_bundle,
+    write_sealed,
+)
 from mmkd_export.plan import ExportPlan, Seal, read_report
 from mmkd_export.precision.make import make_lower_precision
 from mmkd_export.preflight import check_plan
-from mmkd_export.student import ProvenStudent, choose_temperature, prove_student, read_checkpoint
+from mmkd_export.student import ProvenStudent, choose_temperature, compare_twin, prove_student, read_checkpoint
 from mmkd_export.targets.table import ResolvedPlan, requested_targets
 from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError
 from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, check_metric
-from mmkd_report.schema.export import BuiltEngine, ExportReport, LeftOutArtifact
+from mmkd_report.schema.export import BuiltEngine, ExportReport, LeftOutArtifact, TwinFacts
+
+if TYPE_CHECKING:
+    from mmkd_models.training.checkpoint import StudentCheckpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,7 @@ OnStage = Callable[[str], None]  # called with each stage, such as `2/4 convert 
 
 @dataclass(kw_only=True)
 class _Made:
+    checkpoint: StudentCheckpoint
     student: ProvenStudent
     rule: GateRule
     artifacts: list[ProvenArtifact]
@@ -89,11 +101,14 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
             if plan.output != plan.source or plan.seal != Seal():
                 seal_bundle(plan.source, plan.output, seal=plan.seal)
         else:
-            made = _convert_checkpoint(resolved, begin)
-            _make_lower_precisions(made, resolved, begin)
+            students = _convert_checkpoint(resolved, begin)
+            _make_lower_precisions(students, resolved, begin)
             begin("write the bundle")
-            manifest, members = pack_bundle(
-                made.student, made.artifacts, platform=resolved.platform.name, left_out=made.left_out
+            manifest, members = join_parts(
+                [
+                    pack_bundle(made.student, made.artifacts, platform=resolved.platform.name, left_out=made.left_out)
+                    for made in students
+                ]
             )
             write_sealed(plan.output, manifest=manifest, members=members, seal=plan.seal)
         engines: list[BuiltEngine] = []
@@ -117,63 +132,87 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
             )
 
 
-def _convert_checkpoint(resolved: ResolvedPlan, begin: OnStage) -> _Made:
+def _convert_checkpoint(resolved: ResolvedPlan, begin: OnStage) -> list[_Made]:
+    """Return the student, and its portable twin if a target's engine lacks one of its members."""
     # After checking the plan: torch takes seconds to import.
     from mmkd_export.graph.onnx_from_student import onnx_from_student
 
     plan = resolved.plan
     begin("read the checkpoint")
     checkpoint, real, range_rule = read_checkpoint(plan)
+    members = checkpoint.config.members
+    lacking: list[str] = []
     for target in resolved.targets:
-        if target.name not in plan.optional:
-            target.check_members(checkpoint.config.members)
+        if target.name not in plan.optional and target.lacking(members):
+            if checkpoint.portable is None:
+                target.check_members(members)
+            lacking += target.lacking(members)
+    students: list[tuple[StudentCheckpoint, TwinFacts | None]] = [(checkpoint, None)]
+    if lacking and checkpoint.portable is not None:
+        portable = replace(checkpoint.portable, modality=checkpoint.modality)
+        cost = compare_twin(checkpoint, portable, real, lacking=[name for name in members if name in lacking])
+        students.append((portable, cost))
     begin("convert it to ONNX")
-    temperature = choose_temperature(checkpoint, real)
-    graph = onnx_from_student(checkpoint, temperature=temperature)
+    temperatures = [choose_temperature(student, real) for student, _ in students]
+    graphs = [
+        onnx_from_student(student, temperature=temperature)
+        for (student, _), temperature in zip(students, temperatures, strict=True)
+    ]
     begin("compare with torch")
-    student = prove_student(plan, checkpoint, graph, real=real, temperature=temperature, range_rule=range_rule)
-    metric = check_metric(student.facts.metric, student.entry.task)
+    metric = check_metric(checkpoint.facts.metric, checkpoint.task)
     rule = GateRule(metric=metric, max_drop_points=plan.max_drop_points, accept_unjudged=plan.accept_unjudged)
-    made = _Made(student=student, rule=rule, artifacts=[student.fp32])
+    made = []
+    for (student, twin), temperature, graph in zip(students, temperatures, graphs, strict=True):
+        proven = prove_student(
+            plan, student, graph, real=real, temperature=temperature, range_rule=range_rule, twin=twin
+        )
+        made.append(_Made(checkpoint=student, student=proven, rule=rule, artifacts=[proven.fp32]))
     for target in resolved.targets:
         if target.convert is None:
             continue
         begin(target.stage)
+        able = next((each for each in made if not target.lacking(each.checkpoint.config.members)), made[0])
         try:
-            target.check_members(checkpoint.config.members)
-            made.student = target.convert(made.student, checkpoint, plan.source)
+            target.check_members(able.checkpoint.config.members, has_portable=checkpoint.portable is not None)
+            able.student = target.convert(able.student, able.checkpoint, plan.source)
         except MmkdError as error:
             if target.name not in plan.optional:
                 raise
-            made.leave_out(error, "fp32", target.format)
-    made.artifacts += made.student.others
+            able.leave_out(error, "fp32", target.format)
+    for each in made:
+        each.artifacts += each.student.others
     return made
 
 
-def _make_lower_precisions(made: _Made, resolved: ResolvedPlan, begin: OnStage) -> None:
+def _make_lower_precisions(students: Sequence[_Made], resolved: ResolvedPlan, begin: OnStage) -> None:
     """A failed gate ends the export unless the artifact is optional."""
-    student = made.student
-    formats = {proven.artifact.format for proven in student.others}
     for precision in resolved.precisions:
         begin(f"make {precision}")
-        optional = precision in resolved.optional
-        ops = resolved.platform.int8_ops
-        graph = partial(make_lower_precision, student, precision, made.rule, ops=ops)
-        makers: list[tuple[Callable[[], ProvenArtifact], ArtifactFormat, bool]] = [(graph, "onnx", optional)]
-        if resolved.platform.name == "mcu" and "native" in formats:
-            makers = []  # a microcontroller runs no graph
-        for target in resolved.targets:
-            wanted = target.format in formats and not (optional and target.smaller)
-            if precision == "int8" and target.int8 is not None and wanted:
-                in_format = partial(target.int8, student, made.rule)
-                makers.append((in_format, target.format, optional or target.name in resolved.plan.optional))
-        for make, file_format, is_optional in makers:
-            try:
-                made.artifacts.append(make())
-            except GateError as error:
-                if not is_optional:
-                    raise
-                made.leave_out(error, precision, file_format)
+        for made in students:
+            _make_precision(made, precision, resolved)
+
+
+def _make_precision(made: _Made, precision: Precision, resolved: ResolvedPlan) -> None:
+    student = made.student
+    formats = {proven.artifact.format for proven in student.others}
+    optional = precision in resolved.optional
+    ops = resolved.platform.int8_ops
+    graph = partial(make_lower_precision, student, precision, made.rule, ops=ops)
+    makers: list[tuple[Callable[[], ProvenArtifact], ArtifactFormat, bool]] = [(graph, "onnx", optional)]
+    if resolved.platform.name == "mcu" and "native" in formats:
+        makers = []  # a microcontroller runs no graph
+    for target in resolved.targets:
+        wanted = target.format in formats and not (optional and target.smaller)
+        if precision == "int8" and target.int8 is not None and wanted:
+            in_format = partial(target.int8, student, made.rule)
+            makers.append((in_format, target.format, optional or target.name in resolved.plan.optional))
+    for make, file_format, is_optional in makers:
+        try:
+            made.artifacts.append(make())
+        except GateError as error:
+            if not is_optional:
+                raise
+            made.leave_out(error, precision, file_format)
 
 
 def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnStage | None = None) -> list[ExportResult]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mmkd_edge.backends.base import BackendName, lacking_members
 from mmkd_edge.backends.trt.needs import EngineLibrary
 from mmkd_edge.bundle.archive import LOCAL_SIGNATURE
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import read_first
-from mmkd_edge.bundle.manifest import MANIFEST_FILE, REPORT_FILE, ModelEntry
+from mmkd_edge.bundle.manifest import MANIFEST_FILE, REPORT_FILE, ModelEntry, fallback_order
 from mmkd_edge.errors import BundleError, UsageError
 from mmkd_export.verify.windows import RangeChoice
 from mmkd_report.errors import DocumentError
@@ -127,13 +128,19 @@ def is_bundle(path: Path) -> bool:
     return start.startswith(LOCAL_SIGNATURE) and MANIFEST_FILE.encode() in start
 
 
-def only_student(bundle: Bundle) -> ModelEntry:
-    """Return the only student; raise UsageError for several."""
-    entry, *others = bundle.manifest.models
+def only_student(bundle: Bundle, backend: BackendName = "native") -> ModelEntry:
+    """Return the only sensor's student that a backend runs; raise UsageError for several sensors, or if none is."""
+    students, *others = fallback_order(bundle.manifest)
     if others:
         raise UsageError(
             f"{bundle.path}: expected a bundle of one student, got {1 + len(others)}; "
             "export each checkpoint, and name them together to make one bundle"
+        )
+    entry = next((entry for entry in students if not lacking_members(entry, backend)), None)
+    if entry is None:
+        raise UsageError(
+            f"{bundle.path}: expected a student without {' and '.join(lacking_members(students[0], backend))}, which "
+            f"{backend} lacks, got none; export the checkpoint with --target {backend}"
         )
     return entry
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -31,9 +32,11 @@ from mmkd_export.verify.windows import (
     windows_from_statistics,
     with_range,
 )
+from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluation.confidence import reliability
 from mmkd_models.metrics.likelihood import fitted_temperature, probabilities_of
-from mmkd_report.schema.export import StudentFacts
+from mmkd_models.metrics.scores import gain_metric
+from mmkd_report.schema.export import StudentFacts, TwinFacts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,6 +64,7 @@ class ProvenStudent:
     steps: tuple[StepGraph, ...] = ()
     range_rule: str | None = None  # origin of the value range, if not the dataset
     golden: Golden | None = None  # if not those of the proof set
+    twin: TwinFacts | None = None
 
     @property
     def modality(self) -> ModalitySpec:
@@ -71,7 +75,7 @@ class ProvenStudent:
     def model_id(self) -> str:
         """Dataset, modality, size, and start of the checkpoint's hash."""
         facts = self.facts
-        return f"{facts.dataset}-{facts.modality}-{facts.preset}-{facts.checkpoint_sha256[:8]}"
+        return f"{facts.dataset}-{self.entry.name}-{facts.preset}-{facts.checkpoint_sha256[:8]}"
 
 
 def read_checkpoint(plan: ExportPlan) -> tuple[StudentCheckpoint, RealWindows, str | None]:
@@ -89,8 +93,7 @@ def read_checkpoint(plan: ExportPlan) -> tuple[StudentCheckpoint, RealWindows, s
     else:
         real = windows_from_statistics(checkpoint.modality, checkpoint.task, **checkpoint.normalisation)
     ranged = with_range(checkpoint, real.windows, plan.value_range)
-    clear = clear_rows(ranged, real.windows)
-    real = replace(real, windows=real.windows[clear], labels=real.labels[clear], judge=real.judge[clear])
+    real = real.rows(clear_rows(ranged, real.windows))
     if ranged.modality.range == checkpoint.modality.range:
         return ranged, real, None
     return ranged, real, RULE if plan.value_range == "auto" else NAMED
@@ -139,6 +142,7 @@ def prove_student(
     real: RealWindows,
     temperature: float,
     range_rule: str | None,
+    twin: TwinFacts | None = None,
 ) -> ProvenStudent:
     """Compare a fp32 graph with torch: GateError if answers differ, UsageError if judging windows do not fit."""
 
@@ -146,6 +150,7 @@ def prove_student(
         return answers_from_student(checkpoint, windows, temperature=temperature)
 
     modality, task, origin = checkpoint.modality, checkpoint.task, checkpoint.facts
+    name = modality.name if twin is None else f"{modality.name}-portable"
     proof_set = build_proof_set(
         real,
         modality=modality,
@@ -165,7 +170,7 @@ def prove_student(
         what=str(plan.source),
         is_transformer=checkpoint.config.members == ("transformer",),
     )
-    proof_set = replace(proof_set, tolerance=tolerance)
+    proof_set = replace(proof_set, tolerance=tolerance, name=name)
     golden = None
     if plan.golden == "synthetic":
         drawn = windows_from_statistics(modality, task, **checkpoint.normalisation)
@@ -174,7 +179,7 @@ def prove_student(
     facts = _student_facts(plan, checkpoint, graph)
     return ProvenStudent(
         source=plan.source,
-        entry=_model_entry(checkpoint, facts, reference),
+        entry=_model_entry(checkpoint, facts, reference, name=name, twin=twin),
         facts=facts,
         licence=origin.licence or "not stated by the dataset",
         tools={name: version(name) for name in _TOOLS},
@@ -183,6 +188,36 @@ def prove_student(
         fp32=prove_fp32(graph, proof_set),
         steps=(step_from_checkpoint(checkpoint, proof_set),) if checkpoint.config.causal else (),
         range_rule=range_rule,
+        twin=twin,
+    )
+
+
+def compare_twin(
+    checkpoint: StudentCheckpoint, portable: StudentCheckpoint, real: RealWindows, *, lacking: Sequence[str]
+) -> TwinFacts:
+    """Return what a student's portable twin costs on labelled windows."""
+    from mmkd_models.evaluation.gains import gain_on_windows
+    from mmkd_models.evaluation.outcome import outcome_of
+
+    task, metric = checkpoint.task, gain_metric(checkpoint.task, checkpoint.facts.metric).name
+    known = real.rows(is_labelled(real.labels))
+    groups = np.zeros(len(known.labels), dtype=np.int64) if known.groups is None else known.groups
+    gain = None
+    if len(known.labels):
+        decisive = "probabilities" if task.kind == "regression" else "logits"
+        first, other = (
+            outcome_of(task, known.labels, getattr(answers_from_student(student, known.windows), decisive), groups)
+            for student in (checkpoint, portable)
+        )
+        gain = gain_on_windows(other, first, metric, seed=0)
+    return TwinFacts(
+        of=checkpoint.modality.name,
+        members=portable.config.members,
+        lacking=tuple(lacking),
+        metric=metric,
+        gain=gain,
+        windows=len(known.labels),
+        groups=0 if known.groups is None else len(np.unique(groups)),
     )
 
 
@@ -211,12 +246,19 @@ def _student_facts(plan: ExportPlan, checkpoint: StudentCheckpoint, graph: bytes
     )
 
 
-def _model_entry(checkpoint: StudentCheckpoint, facts: StudentFacts, reference: GroupReference | None) -> ModelEntry:
+def _model_entry(
+    checkpoint: StudentCheckpoint,
+    facts: StudentFacts,
+    reference: GroupReference | None,
+    *,
+    name: str,
+    twin: TwinFacts | None,
+) -> ModelEntry:
     from mmkd_export.graph.onnx_from_student import describe_steps
 
     modality, task, origin = checkpoint.modality, checkpoint.task, checkpoint.facts
     return ModelEntry(
-        name=modality.name,
+        name=name,
         modality=modality,
         task=task,
         inputs=graph_inputs(modality),
@@ -230,13 +272,15 @@ def _model_entry(checkpoint: StudentCheckpoint, facts: StudentFacts, reference: 
         dataset_sha256=facts.dataset_sha256,
         teacher_sha256=facts.teacher_sha256,
         artifacts=(),
-        golden=FileEntry(file=f"{modality.name}/golden.npz", sha256="", size_bytes=0),
+        golden=FileEntry(file=f"{name}/golden.npz", sha256="", size_bytes=0),
         group_reference=reference,
         streaming=describe_steps(checkpoint) if checkpoint.config.causal else None,
         adapted=origin.adapted or msgspec.UNSET,
         fold=origin.fold,
         training_hashes=origin.training_hashes or msgspec.UNSET,
         normal=origin.normal,
+        members=checkpoint.config.members,
+        twin_of=msgspec.UNSET if twin is None else twin.of,
     )
 
 

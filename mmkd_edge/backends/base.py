@@ -60,13 +60,14 @@ class SteppingBackend(Backend, Protocol):
 class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of a backend: `lacks` returns what is missing besides the library, with install commands.
 
-    `without_gain` are precisions no faster than fp32; one `on_gpu` ignores threads, and may build an engine; one that
-    `is_own` checks its files itself.
+    `without_gain` are precisions no faster than fp32; `unable` are members of students that it cannot run; one `on_gpu`
+    ignores threads, and may build an engine; one that `is_own` checks its files itself.
     """
 
     formats: tuple[ArtifactFormat, ...]
     precisions: tuple[Precision, ...]
     without_gain: tuple[Precision, ...] = ()
+    unable: tuple[str, ...] = ()
     library: Callable[[], tuple[str, str]]
     lacks: Callable[[], str] | None = None
     has_steps: bool = True
@@ -98,11 +99,13 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
         formats=("onnx",),
         precisions=("fp32", "fp16", "int8"),
         without_gain=("fp16",),  # computed in float32, with rounded weights
+        unable=("trees",),
         library=lambda: ("openvino", "openvino"),
     ),
     "litert": BackendRow(
         formats=("tflite",),
         precisions=("fp32", "fp16", "int8"),
+        unable=("intervals", "trees"),
         library=lambda: ("ai_edge_litert", "ai-edge-litert"),
     ),
     "trt": BackendRow(
@@ -110,6 +113,7 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
         precisions=("fp32", "fp16", "int8"),
         library=installed_distribution,
         lacks=why_no_engines,
+        unable=("trees",),
         has_steps=False,
         on_gpu=True,
     ),
@@ -155,22 +159,35 @@ def choose_artifact(entry: ModelEntry, precision: Precision | Literal["auto"], b
     expected = "fp32" if precision == "auto" else precision
     formats = BACKENDS[backend].formats
     reasons: list[str] = []
+    lacking = " and ".join(lacking_members(entry, backend))
     for artifact in entry.artifacts:
-        if artifact.format not in formats:
+        if lacking and artifact.format in formats:
+            reasons.append(f"{artifact.file!r} has {lacking}, which the backend lacks")
+        elif artifact.format not in formats:
             reasons.append(f"{artifact.file!r} has the format {artifact.format}, the backend runs {', '.join(formats)}")
         elif artifact.precision != expected:
             reasons.append(f"{artifact.file!r} has the precision {artifact.precision}")
         else:
             return artifact
+    cure = "ask for a precision that is there, or export the student with this one"
+    if lacking:
+        cure = f"take the backend native or ort, or export the student with --target {backend}"
     raise UsageError(
         f"model {entry.name!r} has no artifact of precision {expected!r} for backend {backend!r}: {'; '.join(reasons)}"
-        "; ask for a precision that is there, or export the student with this one"
+        f"; {cure}"
     )
 
 
 def has_artifact(entry: ModelEntry, precision: Precision, backend: BackendName) -> bool:
     """Return whether a student has an artifact of a precision for a backend."""
-    return any(each.precision == precision and each.format in BACKENDS[backend].formats for each in entry.artifacts)
+    return not lacking_members(entry, backend) and any(
+        each.precision == precision and each.format in BACKENDS[backend].formats for each in entry.artifacts
+    )
+
+
+def lacking_members(entry: ModelEntry, backend: BackendName) -> list[str]:
+    """Return a student's members that a backend cannot run, as far as its manifest names them."""
+    return [member for member in entry.members or () if member in BACKENDS[backend].unable]
 
 
 def open_backend(name: BackendName, model: bytes, *, threads: int) -> Backend:

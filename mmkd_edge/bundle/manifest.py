@@ -179,6 +179,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         teacher_sha256: the teacher's checkpoint; None without a teacher.
         statistics: of the golden windows; None if they are noise.
         fold: training fold; None for the dataset's own split, absent if unknown.
+        members: of the student, as trained.
+        twin_of: name of the student before it that it replaces in engines that lack one of that one's members.
     """
 
     name: str
@@ -203,6 +205,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     fold: _Count | msgspec.UnsetType | None = msgspec.UNSET
     training_hashes: TrainingHashes | msgspec.UnsetType = msgspec.UNSET
     normal: Normal | msgspec.UnsetType = msgspec.UNSET
+    members: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    twin_of: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def has_novelty(self) -> bool:
@@ -223,6 +227,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     licence: str
     files: tuple[FileEntry, ...]
     release: Annotated[int, msgspec.Meta(ge=0, le=MAX_RELEASE)] | msgspec.UnsetType = msgspec.UNSET
+
+
+def fallback_order(manifest: Manifest) -> tuple[tuple[ModelEntry, ...], ...]:
+    """Return the students of each sensor, the best sensor first: a student, then its twins."""
+    first = [entry for entry in manifest.models if not entry.twin_of]
+    return tuple((entry, *(twin for twin in manifest.models if twin.twin_of == entry.name)) for entry in first)
 
 
 def release_number(manifest: Manifest) -> int:

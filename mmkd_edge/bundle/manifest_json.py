@@ -95,6 +95,18 @@ def _check_manifest(manifest: Manifest) -> None:
     _check_unique([model.name.casefold() for model in manifest.models], "models", "name")
     for index, model in enumerate(manifest.models):
         _check_model(model, f"models[{index}]")
+        if model.twin_of is not msgspec.UNSET:
+            _check_twin(model, manifest.models[:index], f"models[{index}]")
+
+
+def _check_twin(model: ModelEntry, earlier: Sequence[ModelEntry], path: str) -> None:
+    names = [entry.name for entry in earlier if entry.twin_of is msgspec.UNSET]
+    listed = ", ".join(map(repr, names)) or "none"
+    got = f"expected a student before it that is no twin ({listed}), got {model.twin_of!r}"
+    _require(model.twin_of in names, f"{path}.twin_of", got)
+    student = next(entry for entry in earlier if entry.name == model.twin_of)
+    same = (model.modality, model.task) == (student.modality, student.task) and model.streaming is None
+    _require(same, f"{path}.twin_of", f"expected the modality and task of {student.name!r}, without steps, got others")
 
 
 def _check_model(model: ModelEntry, path: str) -> None:

@@ -15,11 +15,13 @@ from mmkd_edge.backends.base import (
     choose_artifact,
     has_artifact,
     is_installed,
+    lacking_members,
     why_absent,
 )
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.manifest import ModelEntry, Precision
+from mmkd_edge.bundle.manifest import ModelEntry, Precision, fallback_order
 from mmkd_edge.bundle.reference import Reference
+from mmkd_edge.errors import UsageError
 from mmkd_edge.opening.profile import ProfileLookup, best_trial, find_profile
 from mmkd_edge.predict.student import Config
 
@@ -41,30 +43,49 @@ class OpeningRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfigChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """A student's configs, best first, and why other backends cannot run here."""
+    """A sensor's configs, best first, each with its student, and why other backends cannot run here."""
 
-    entry: ModelEntry
-    configs: tuple[Config, ...]
+    entry: ModelEntry  # its best student
+    configs: tuple[tuple[ModelEntry, Config], ...]
     rejected: tuple[str, ...] = ()
 
 
 def choose_configs(bundle: Bundle, request: OpeningRequest) -> list[ConfigChoice]:
-    """Choose each student's configs; UsageError if no artifact fits the request."""
+    """Choose each sensor's configs, those of twins last; UsageError if no artifact fits the request."""
     is_fixed = "auto" not in (request.backend, request.precision) and request.threads is not None
     lookup = None if is_fixed else find_profile(bundle.sha256)
-    return [_choose(entry, request, lookup) for entry in bundle.manifest.models]
+    return [_choose(students, request, lookup) for students in fallback_order(bundle.manifest)]
 
 
-def _choose(entry: ModelEntry, request: OpeningRequest, lookup: ProfileLookup | None) -> ConfigChoice:
+def _choose(students: tuple[ModelEntry, ...], request: OpeningRequest, lookup: ProfileLookup | None) -> ConfigChoice:
+    """A twin answers less well: no measurement of it, only what the first student cannot, makes it answer."""
+    first, choices, refusals = students[0], list[ConfigChoice](), list[UsageError]()
+    for entry in students:
+        try:
+            choices.append(_choose_for(entry, request, lookup))
+        except UsageError as error:
+            refusals.append(error)
+    if not choices:
+        raise refusals[0]
+    return ConfigChoice(
+        entry=first,
+        configs=tuple(pair for choice in choices for pair in choice.configs),
+        rejected=tuple(dict.fromkeys(reason for choice in choices for reason in choice.rejected)),
+    )
+
+
+def _choose_for(entry: ModelEntry, request: OpeningRequest, lookup: ProfileLookup | None) -> ConfigChoice:
     if lookup is None:
         return _default_configs(entry, request, why="as requested")
     measured, why = _measured_config(entry, request, lookup), lookup.reason
     if measured is not None and request.backend != "auto":
-        return ConfigChoice(entry=entry, configs=(measured,))
+        return ConfigChoice(entry=entry, configs=((entry, measured),))
     if lookup.profile is not None and measured is None:
         why = "the profile has no measurement of what was requested; run mmkd-bench tune again"
     choice = _default_configs(entry, request, why=why)
-    return choice if measured is None else msgspec.structs.replace(choice, configs=(measured, *choice.configs))
+    if measured is None:
+        return choice
+    return msgspec.structs.replace(choice, configs=((entry, measured), *choice.configs))
 
 
 def _measured_config(entry: ModelEntry, request: OpeningRequest, lookup: ProfileLookup) -> Config | None:
@@ -100,12 +121,18 @@ def _default_configs(entry: ModelEntry, request: OpeningRequest, *, why: str) ->
     if request.backend != "auto":
         choose_artifact(entry, precision, request.backend)  # for its error
         reason = why if why == "as requested" else f"backend {request.backend!r} as requested; {why}"
+        reason += f"; {entry.name!r} is the twin of {entry.twin_of!r}, which it cannot run" if entry.twin_of else ""
         config = Config(backend=request.backend, precision=precision, threads=threads, reason=reason)
-        return ConfigChoice(entry=entry, configs=(config,))
+        return ConfigChoice(entry=entry, configs=((entry, config),))
     fitting = [backend for backend in AUTO_ORDER if has_artifact(entry, precision, backend)]
     if not fitting:  # for its error
         choose_artifact(entry, precision, backend_for(entry.artifacts[0].format))
     configs, rejected = [], []
+    formats = {artifact.format for artifact in entry.artifacts}
+    for backend in AUTO_ORDER:
+        lacking = lacking_members(entry, backend)
+        if lacking and formats.intersection(BACKENDS[backend].formats):
+            rejected.append(f"backend {backend!r}: it has no {' and '.join(lacking)}")
     for backend in fitting:
         row, distribution = BACKENDS[backend], BACKENDS[backend].library()[1]
         absent = f"{distribution} is not installed"
@@ -115,6 +142,7 @@ def _default_configs(entry: ModelEntry, request: OpeningRequest, *, why: str) ->
             rejected.append(f"backend {backend!r}: {absent}")
             continue
         presence = f"{distribution} and a GPU's driver are installed" if row.on_gpu else f"{distribution} is installed"
-        reason = "; ".join(part for part in (why, presence) if part)
-        configs.append(Config(backend=backend, precision=precision, threads=threads, reason=reason))
+        twin = f"no backend opens {entry.twin_of!r} here, whose twin this is" if entry.twin_of else ""
+        reason = "; ".join(part for part in (why, presence, twin) if part)
+        configs.append((entry, Config(backend=backend, precision=precision, threads=threads, reason=reason)))
     return ConfigChoice(entry=entry, configs=tuple(configs), rejected=tuple(rejected))

@@ -14,6 +14,7 @@ import numpy as np
 from mmkd_edge.backends.base import Backend
 from mmkd_edge.backends.steps import step_artifact
 from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.manifest import fallback_order
 from mmkd_edge.bundle.reference import Reference, check_reference, read_reference
 from mmkd_edge.errors import (
     ArtifactError,
@@ -92,7 +93,7 @@ def _open_bundle(path: Path, request: OpeningRequest, started: Started | None = 
         # Choose: the measured config, then the table's order. A child process opens configs that are new here first.
         choices = choose_configs(bundle, request)
         sandbox = SandboxPolicy(bundle, request, returned=returned)
-        sandbox.check_all([(choice.entry, choice.configs[0]) for choice in choices if choice.configs])
+        sandbox.check_all([choice.configs[0] for choice in choices if choice.configs])
         # Load: the first config that opens.
         students = []
         for choice in choices:
@@ -128,8 +129,8 @@ def _load(
     references: Mapping[str, Reference],
     sandbox: SandboxPolicy,
 ) -> OpenStudent:
-    entry, failures = choice.entry, list[MmkdError]()
-    for config in choice.configs:
+    failures = list[MmkdError]()
+    for entry, config in choice.configs:
         try:
             sandbox.check(entry, config)
             student = open_student(
@@ -147,12 +148,12 @@ def _load(
             failures.append(error)
     kind = BackendError if any(isinstance(error, BackendError) for error in failures) else UnavailableError
     reasons = "; ".join((*map(str, failures), *choice.rejected))
-    raise kind(f"{bundle.path}: no backend can run model {entry.name!r} here: {reasons}")
+    raise kind(f"{bundle.path}: no backend can run model {choice.entry.name!r} here: {reasons}")
 
 
 def _match_references(bundle: Bundle, request: OpeningRequest) -> dict[str, Reference]:
     references: dict[str, Reference] = {}
-    modalities = [entry.modality for entry in bundle.manifest.models]
+    modalities = [entry.modality for entry, *_ in fallback_order(bundle.manifest)]
     for source in request.references:
         reference = source if isinstance(source, Reference) else read_reference(source)
         modality = next((spec for spec in modalities if spec.name == reference.modality), modalities[0])

@@ -34,6 +34,7 @@ class CarriedWindows:
     # C), masked where frames are missing
     windows: NDArray[Any]
     labels: Labels  # as `Windows.labels`, all known
+    groups: NDArray[np.int64] | None = None  # (N,) numbers from 0 of their groups; None if unknown
 
 
 def most_carried(modality: ModalitySpec) -> int:
@@ -53,12 +54,15 @@ def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MAX
     return CarriedWindows(
         windows=windows if spec.kind == "video" else np.ascontiguousarray(windows),
         labels=np.ascontiguousarray(valid.labels[rows]),
+        groups=np.unique(valid.groups[rows], return_inverse=True)[1].reshape(-1).astype(np.int64),
     )
 
 
 def carried_tensors(carried: CarriedWindows) -> dict[str, Tensor]:
-    """Return the stored tensors: windows, labels, and presence of video frames."""
+    """Return the stored tensors: windows, labels, groups, and presence of video frames."""
     tensors = {"windows": torch.from_numpy(frame_bytes(carried.windows)), "labels": torch.from_numpy(carried.labels)}
+    if carried.groups is not None:
+        tensors["groups"] = torch.from_numpy(carried.groups)
     if carried.windows.dtype == np.uint8:
         tensors["frames"] = torch.from_numpy(~missing_frames(carried.windows))
     return tensors
@@ -88,12 +92,20 @@ def carried_from(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: Ta
             f"{path}: carried windows: expected labels from 0 to {len(task.labels) - 1}, got {labels.min()} to "
             f"{labels.max()}; the file was altered"
         )
+    groups = tensors.get("groups")
+    if groups is not None and (groups.dtype != torch.int64 or groups.shape != (len(windows),)):
+        raise CheckpointError(
+            f"{path}: carried windows: expected the group of each, int64 (N,)={(len(windows),)}, got {groups.dtype} "
+            f"{tuple(groups.shape)}; the file was altered"
+        )
+    owners = None if groups is None else groups.numpy()
     if modality.kind != "video":
-        return CarriedWindows(windows=windows.numpy(), labels=labels.numpy())
+        return CarriedWindows(windows=windows.numpy(), labels=labels.numpy(), groups=owners)
     frames, shape = tensors.get("frames", torch.empty(0)), (len(windows), modality.samples)
     if frames.dtype != torch.bool or frames.shape != shape:
         raise CheckpointError(
             f"{path}: carried windows: expected which frames are there, bool (N, T)={shape}, got {frames.dtype} "
             f"{tuple(frames.shape)}; the file was altered"
         )
-    return CarriedWindows(windows=mask_missing(windows.numpy(), ~frames.numpy()), labels=labels.numpy())
+    masked = mask_missing(windows.numpy(), ~frames.numpy())
+    return CarriedWindows(windows=masked, labels=labels.numpy(), groups=owners)

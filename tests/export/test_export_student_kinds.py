@@ -185,9 +185,11 @@ def test_engines_without_trees_are_named_with_what_to_do(target: str, members: s
     with pytest.raises(UsageError) as error:
         row.check_members(student_members(members))
     assert str(error.value) == (
-        f"--target {target}: {lacking} of this student run in the native engine and ONNX Runtime alone; train one for "
-        "this target with --members transformer,convolutions (with --choose too)"
+        f"--target {target}: its engine has no {lacking}, and this checkpoint no second student without them; train it "
+        "with transformer or convolutions among its --members, or with --choose"
     )
+    with pytest.raises(UsageError, match=f"^its engine has no {lacking}; --target {target} adds a twin$"):
+        row.check_members(student_members(members), has_portable=True)
     row.check_members(("transformer", "convolutions"))
 
 
@@ -228,7 +230,7 @@ def test_a_target_without_trees_is_refused_before_anything_is_converted(tmp_path
     plan = ExportPlan(
         source=tmp_path / "student.ckpt", output=tmp_path / "student.edge", targets=("trt",), platform="jp6.2"
     )
-    with pytest.raises(UsageError, match="--target trt: trees of this student run in the native engine"):
+    with pytest.raises(UsageError, match="--target trt: its engine has no trees, and this checkpoint no second"):
         export(plan, on_stage=stages.append)
     assert stages == ["1/5 read the checkpoint"]
     assert not plan.output.exists()

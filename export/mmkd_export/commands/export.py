@@ -26,7 +26,13 @@ with loading("mmkd-export"):
     from mmkd_export.verify.gate import MIN_JUDGING, gate_summary
     from mmkd_export.verify.windows import range_choice
     from mmkd_models.evaluation.confidence import reliability_text
-    from mmkd_report.schema.export import ArtifactReport, ExportDocument, LeftOutArtifact, SeveralExports
+    from mmkd_report.schema.export import (
+        ArtifactReport,
+        ExportDocument,
+        ExportReport,
+        LeftOutArtifact,
+        SeveralExports,
+    )
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -245,14 +251,24 @@ def _document(result: ExportResult) -> ExportDocument:
 
 def _show(result: ExportResult) -> None:
     report = result.report
-    student, windows = report.student, report.windows
-    print(
-        f"{printable(report.model_id)}: {student.parameters:,} parameters, {student.mflops:.2f} MFLOP a window, "
-        f"{result.size_bytes / 1000:.0f} kB"
-    )
-    show_table(_artifact_table(report.artifacts))
-    for line in _notes(result):
-        print(printable(line))
+    windows = report.windows
+    for each in (report, *report.others):
+        size = "" if each is not report else f", {result.size_bytes / 1000:.0f} kB"
+        print(
+            f"{printable(each.model_id)}: {each.student.parameters:,} parameters, {each.student.mflops:.2f} MFLOP a "
+            f"window{size}"
+        )
+        show_table(_artifact_table(each.artifacts))
+        for line in _notes(result, each):
+            print(printable(line))
+    for engine in result.engines:
+        sidecar = engine.sidecar
+        print(
+            printable(
+                f"{engine.path}: {sidecar.precision} engine, {sidecar.size_bytes / 1000:.0f} kB, "
+                f"{sidecar.library} {sidecar.library_version}"
+            )
+        )
     print(f"compared with torch on {windows.count} {printable(windows.source)}")
     if windows.caution is not None and (windows.synthetic or any(row.gate is not None for row in report.artifacts)):
         print(windows.caution)
@@ -281,8 +297,10 @@ def _artifact_table(artifacts: Sequence[ArtifactReport]) -> Table:
     return table
 
 
-def _notes(result: ExportResult) -> Iterator[str]:
-    for artifact in result.report.artifacts:
+def _notes(result: ExportResult, report: ExportReport) -> Iterator[str]:
+    if report.twin_text:
+        yield report.twin_text
+    for artifact in report.artifacts:
         if artifact.gate is not None:
             yield f"{_name(artifact)}: {gate_summary(artifact.gate)}"
         if len(artifact.attempts) > 1:
@@ -291,19 +309,13 @@ def _notes(result: ExportResult) -> Iterator[str]:
         if artifact.precision == "fp16":
             for name, reason in artifact.float_layers.items():
                 yield f"fp16: {name} stays float32: it {reason}"
-    if result.report.windows.golden:
+    if report.windows.golden and not report.twin:
         yield NO_RECORDING
-    if isinstance(result.report.range_rule, str):
+    if isinstance(report.range_rule, str) and not report.twin:
         low, high = result.manifest.models[0].modality.range or (-math.inf, math.inf)
-        yield f"values outside {low:g} to {high:g} count as missing: {result.report.range_rule}; --range changes it"
-    for left_out in result.report.left_out:
+        yield f"values outside {low:g} to {high:g} count as missing: {report.range_rule}; --range changes it"
+    for left_out in report.left_out:
         yield f"{_name(left_out)}: left out: {left_out.reason}"
-    for engine in result.engines:
-        sidecar = engine.sidecar
-        yield (
-            f"{engine.path}: {sidecar.precision} engine, {sidecar.size_bytes / 1000:.0f} kB, "
-            f"{sidecar.library} {sidecar.library_version}"
-        )
 
 
 def _name(made: ArtifactReport | LeftOutArtifact) -> str:

@@ -11,7 +11,7 @@ from mmkd_edge.cli.interrupts import loading
 
 if TYPE_CHECKING:
     from mmkd_edge.backends.base import BackendName
-    from mmkd_edge.bundle.manifest import Artifact
+    from mmkd_edge.bundle.manifest import Artifact, ModelEntry
 
 _ABOUT = (
     "Show what is inside a bundle, a checkpoint or an engine, verified; or how two of them differ. "
@@ -103,14 +103,17 @@ def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
 def _selftest_facts(path: Path) -> dict[str, str]:
     from mmkd_edge import EdgePredictor, UnavailableError
     from mmkd_edge.bundle.bundle import Bundle
+    from mmkd_edge.bundle.manifest import fallback_order
 
     with Bundle.open(path) as bundle:
-        artifacts = bundle.manifest.models[0].artifacts
+        first, *twins = fallback_order(bundle.manifest)[0]
     facts = {}
-    for artifact in artifacts:
-        for number, backend in enumerate(_backends_for(artifact)):
+    for entry, artifact in [(student, each) for student in (first, *twins) for each in student.artifacts]:
+        for number, backend in enumerate(_backends_for(artifact, first, is_twin=entry is not first)):
             suffix = f".{backend}" if number else "" if artifact.format == "onnx" else f".{artifact.format}"
             name = f"selftest.{artifact.precision}{suffix}"
+            if entry is not first:
+                name = f"{entry.name}.selftest.{artifact.precision}.{backend}"
             try:
                 predictor = EdgePredictor.open(path, precision=artifact.precision, backend=backend)
             except UnavailableError as error:
@@ -125,12 +128,15 @@ def _selftest_facts(path: Path) -> dict[str, str]:
     return facts
 
 
-def _backends_for(artifact: Artifact) -> tuple[BackendName, ...]:
-    """Return the judging backend, and GPU backends, whose kernels differ."""
-    from mmkd_edge.backends.base import BACKENDS, backend_for, why_absent
+def _backends_for(artifact: Artifact, first: ModelEntry, *, is_twin: bool) -> list[BackendName]:
+    """Return the judging backend, and GPU backends, whose kernels differ; for a twin those that lack the first."""
+    from mmkd_edge.backends.base import BACKENDS, backend_for, lacking_members, why_absent
 
-    on_gpu = (name for name, row in BACKENDS.items() if row.on_gpu and artifact.format in row.formats)
-    return backend_for(artifact.format), *(name for name in on_gpu if not why_absent(name))
+    able = [name for name, row in BACKENDS.items() if artifact.format in row.formats and not why_absent(name)]
+    if is_twin:
+        return [name for name in able if lacking_members(first, name)]
+    on_gpu = [name for name in able if BACKENDS[name].on_gpu and not lacking_members(first, name)]
+    return [backend_for(artifact.format), *on_gpu]
 
 
 def _next_line(path: Path, facts: dict[str, str]) -> str:

@@ -90,6 +90,10 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> _Rows:
     yield f"{prefix}.normalise", modality.normalise
     yield f"{prefix}.labels", labels_text(entry.task)
     yield f"{prefix}.size", f"{entry.preset}, {entry.parameters:,} parameters, {entry.mflops:g} MFLOP a window"
+    if entry.members:
+        yield f"{prefix}.members", ", ".join(entry.members)
+    if entry.twin_of:
+        yield f"{prefix}.twin_of", entry.twin_of
     yield f"{prefix}.validation.{entry.validation_metric}", f"{entry.validation_score:.4f}"
     yield f"{prefix}.dataset", f"{entry.dataset_name} {entry.dataset_sha256}"
     yield f"{prefix}.teacher", entry.teacher_sha256 or "none: trained on labels only"
@@ -120,11 +124,13 @@ def _report_facts(bundle: Bundle) -> _Rows:
     except BundleError:  # a report of another version does not make the bundle unsound
         return
     yield "platform", report.platform
-    for one in (report, *report.others):
-        prefix = "" if one is report else f"{one.student.modality}."
+    for one, entry in zip((report, *report.others), bundle.manifest.models, strict=False):
+        prefix = "" if one is report else f"{entry.name}."
+        if one.twin_text:
+            yield f"{prefix}twin", one.twin_text
         yield f"{prefix}checkpoint", one.student.checkpoint_sha256
         if isinstance(one.range_rule, str):
-            yield f"{one.student.modality}.range_from", one.range_rule
+            yield f"{entry.name}.range_from", one.range_rule
         for artifact in one.artifacts:
             if artifact.gate is not None:
                 yield f"{prefix}gate.{artifact.precision}", gate_summary(artifact.gate)
@@ -160,6 +166,8 @@ def _checkpoint_facts(path: Path) -> _Rows:
         if committee := document.get("committee"):
             yield "members", ", ".join(member["kind"] for member in committee["members"])
         yield from _training_facts(facts)
+        if portable := document.get("portable"):
+            yield "portable", f"{', '.join(portable['config']['members'])}, validation {portable['score']:.4f}"
         if kind == "student":
             yield from _student_facts(facts, {tensor.name: tensor.shape for tensor in tensors})
         for name, version in sorted(facts["versions"].items()):

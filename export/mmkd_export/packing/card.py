@@ -56,6 +56,8 @@ def _input(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
     yield ""
     yield f"A student that reads one sensor, `{modality.name}`, and answers with {answer}."
     yield f"{student.parameters:,} parameters ({student.preset}), {student.mflops:.2f} million operations a window."
+    if report.twin_text:
+        yield report.twin_text
     yield from ("", "## Input", "", _window(modality))
     if modality.derived:
         recorded = modality.recorded

@@ -22,7 +22,7 @@ from mmkd_edge.install.keys import sign
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, labels_text
 from mmkd_export.packing.card import SYNTHETIC, model_card
-from mmkd_export.plan import Seal, read_report
+from mmkd_export.plan import Seal
 from mmkd_export.student import ProvenStudent
 from mmkd_export.verify.answers import answers_from_model
 from mmkd_export.verify.artifacts import ProvenArtifact
@@ -32,7 +32,14 @@ from mmkd_export.verify.windows import judging_half
 from mmkd_models.data.labels import find_strata, is_labelled
 from mmkd_models.data.spec import window_bytes
 from mmkd_models.metrics.scores import measures_of
-from mmkd_report.schema.export import ExportReport, LeftOutArtifact, Measures, WindowFacts, encode_document
+from mmkd_report.schema.export import (
+    ExportReport,
+    LeftOutArtifact,
+    Measures,
+    WindowFacts,
+    decode_report,
+    encode_document,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,6 +72,7 @@ def pack_bundle(
         if task.kind == "classification"
         else msgspec.convert(measures_of(task), Measures, from_attributes=True),
         range_rule=student.range_rule or msgspec.UNSET,
+        twin=student.twin or msgspec.UNSET,
     )
     entry = _entry(student, artifacts, golden_file)
     texts = {
@@ -140,28 +148,38 @@ def seal_bundle(source: Path, output: Path, *, seal: Seal) -> None:
 
 def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) -> None:  # noqa: B008 - it is frozen
     """Join students, the best first; raise UsageError if they do not fit."""
-    manifests, reports, cards = [], [], []
-    members: dict[str, bytes] = {}
+    parts = []
     for path in paths:
         with Bundle.open(path) as bundle:
-            manifests.append(bundle.manifest)
-            reports.append(read_report(bundle))
-            cards.append(bundle.read(README_FILE).decode())
-            members |= {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
+            members = {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
+            parts.append((bundle.manifest, members))
+    manifest, members = join_parts(parts)
+    write_sealed(output, manifest=manifest, members=members, seal=seal)
+
+
+def join_parts(parts: Sequence[tuple[Manifest, dict[str, bytes]]]) -> tuple[Manifest, dict[str, bytes]]:
+    """Return manifest and members of one bundle of several, the best student first; errors as `join_bundles`."""
+    if len(parts) == 1:
+        return parts[0]
+    manifests = [manifest for manifest, _ in parts]
+    reports = [decode_report(members[REPORT_FILE]) for _, members in parts]
+    cards = [members[README_FILE].decode() for _, members in parts]
     models = [model for manifest in manifests for model in manifest.models]
     others = [other for report in reports for other in (report, *report.others)][1:]
-    check_students([(model.modality.name, labels_text(model.task)) for model in models])
-    order = "\n".join(f"{number}. `{model.modality.name}`" for number, model in enumerate(models, 1))
+    first = [model for model in models if not model.twin_of]
+    check_students([(model.modality.name, labels_text(model.task)) for model in first])
+    order = "\n".join(f"{number}. `{model.modality.name}`" for number, model in enumerate(first, 1))
+    heading = (
+        f"# {len(first)} students, asked in this order\n\nThe first whose sensor works answers:\n\n{order}\n\n"
+        "Each is described below.\n\n"
+    )
     texts = {
         REPORT_FILE: encode_document(
             msgspec.structs.replace(
                 reports[0], others=tuple(msgspec.structs.replace(other, others=()) for other in others)
             )
         ),
-        README_FILE: (
-            f"# {len(models)} students, asked in this order\n\nThe first whose sensor works answers:\n\n{order}\n\n"
-            "Each is described below.\n\n" + "\n".join(cards)
-        ).encode(),
+        README_FILE: ((heading if len(first) > 1 else "") + "\n".join(cards)).encode(),
     }
     manifest = Manifest(
         model_id="+".join(manifest.model_id for manifest in manifests),
@@ -170,7 +188,7 @@ def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) ->
         licence="; ".join(dict.fromkeys(manifest.licence for manifest in manifests)),
         files=tuple(file_entry(name, data) for name, data in texts.items()),
     )
-    write_sealed(output, manifest=manifest, members=members | texts, seal=seal)
+    return manifest, {name: data for _, members in parts for name, data in members.items()} | texts
 
 
 def check_students(students: Sequence[tuple[str, str]]) -> None:

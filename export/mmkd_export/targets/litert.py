@@ -53,7 +53,7 @@ def missing_libraries() -> list[str]:
 def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:
     """Add the fp32 `.tflite`, and a causal student's step graph."""
     proof_set = student.proof_set
-    model = tflite_from_checkpoint(source, temperature=proof_set.temperature)
+    model = tflite_from_checkpoint(source, temperature=proof_set.temperature, portable=student.twin is not None)
     student = replace(student, others=(prove_fp32(model, proof_set, file_format="tflite"), *student.others))
     if not student.steps:
         return student
@@ -63,8 +63,10 @@ def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Pa
     return replace(student, steps=(*student.steps, step))
 
 
-def tflite_from_checkpoint(path: Path, *, graph: _Graph = "window", temperature: float = 1.0) -> bytes:
-    """Convert a checkpoint file; the signature has the ONNX (step) graph's tensors.
+def tflite_from_checkpoint(
+    path: Path, *, graph: _Graph = "window", temperature: float = 1.0, portable: bool = False
+) -> bytes:
+    """Convert a checkpoint file, or its portable student; the signature has the ONNX (step) graph's tensors.
 
     Raises GateError if devices would refuse the file, MmkdError if conversion fails.
     """
@@ -75,7 +77,8 @@ def tflite_from_checkpoint(path: Path, *, graph: _Graph = "window", temperature:
         )
     with tempfile.TemporaryDirectory(prefix="mmkd-litert-") as folder:
         output = Path(folder) / "student.tflite"
-        arguments = [graph, str(path.absolute()), str(output), repr(temperature)]
+        which = "portable" if portable else graph
+        arguments = [which, str(path.absolute()), str(output), repr(temperature)]
         command = [sys.executable, "-m", "mmkd_export.targets.litert", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | _OFFLINE)
         if done.returncode != 0:
@@ -99,6 +102,8 @@ def _convert(graph: str, source: str, output: str, temperature: str) -> None:
     from mmkd_models.training.checkpoint import read_student
 
     checkpoint = read_student(Path(source))
+    if graph == "portable" and checkpoint.portable is not None:
+        checkpoint = checkpoint.portable
     modality, task, has_novelty = checkpoint.modality, checkpoint.task, checkpoint.seen is not None
     if graph == "step":
         streaming = describe_steps(checkpoint)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkd_edge.backends.base import backend_for, why_absent
+from mmkd_edge.backends.base import BACKENDS, BackendName, backend_for, why_absent
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_export.plan import PLATFORMS, ExportPlan, Platform, PlatformName, platform_named
@@ -46,15 +46,22 @@ class Target:
     build: Build | None = None
     write: Callable[[Path], Path] | None = None  # writes a folder of sources next to the bundle
     platform_here: Callable[[], PlatformName] | None = None  # default platform; None takes the processor's
-    lacks: tuple[str, ...] = ()  # members of students that its engine cannot run
+    backend: BackendName = "ort"  # that runs it
 
-    def check_members(self, members: Sequence[str]) -> None:
+    def lacking(self, members: Sequence[str]) -> list[str]:
+        """Return a student's members that the target's engine lacks."""
+        return [member for member in members if member in BACKENDS[self.backend].unable]
+
+    def check_members(self, members: Sequence[str], *, has_portable: bool = False) -> None:
         """Raise UsageError if the target's engine lacks one of a student's members."""
-        if lacking := [member for member in members if member in self.lacks]:
-            raise UsageError(
-                f"--target {self.name}: {' and '.join(lacking)} of this student run in the native engine and ONNX "
-                "Runtime alone; train one for this target with --members transformer,convolutions (with --choose too)"
-            )
+        if not (lacking := " and ".join(self.lacking(members))):
+            return
+        if has_portable:
+            raise UsageError(f"its engine has no {lacking}; --target {self.name} adds a twin")
+        raise UsageError(
+            f"--target {self.name}: its engine has no {lacking}, and this checkpoint no second student without them; "
+            "train it with transformer or convolutions among its --members, or with --choose"
+        )
 
     def problems(self, plan: ExportPlan) -> Iterator[MmkdError]:
         """Yield problems that prevent a plan's export."""
@@ -97,7 +104,7 @@ TARGETS: tuple[Target, ...] = (
         format="tflite",
         convert=litert.add_tflite,
         int8=litert.make_int8_tflite,
-        lacks=("intervals", "trees"),
+        backend="litert",
     ),
     Target(
         name="c",
@@ -113,7 +120,13 @@ TARGETS: tuple[Target, ...] = (
         stage="build engines",
         build=trt.build_engines_apart,
         platform_here=trt.platform_here,
-        lacks=("trees",),
+        backend="trt",
+    ),
+    Target(
+        name="openvino",
+        makes="ONNX artifacts that OpenVINO runs: of a student with trees a second student without them too",
+        platforms=("cpu-x86", "cpu-arm"),
+        backend="openvino",
     ),
 )
 

@@ -143,7 +143,7 @@ def _build_all(bundle: Bundle, platform: Platform, precisions: Sequence[Precisio
         name = f"{library}-{module.__version__}-{gpu}-cuda{device.cuda_runtime}.timing"
         timings = bundle.path.with_name(name)
     workspace = workspace_bytes(gpu_free_bytes=gpu_free_bytes)
-    entry, engines = only_student(bundle), []
+    entry, engines = only_student(bundle, "trt"), []
     graphs = {artifact.precision: artifact for artifact in entry.artifacts if artifact.format == "onnx"}
     absent = [precision for precision in precisions or () if precision not in graphs]
     if absent:

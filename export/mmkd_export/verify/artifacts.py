@@ -141,7 +141,7 @@ def _judge(
         scores = tuple(np.sort(own[:MAX_NOVELTY_WINDOWS, 0].astype(np.float64)).tolist())
     artifact = describe_artifact(
         model,
-        f"{modality.name}/model",
+        f"{proof_set.name or modality.name}/model",
         precision=precision,
         file_format=file_format,
         parity=manifest_parity(parity, tolerance=tolerance),

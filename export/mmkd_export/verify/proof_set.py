@@ -47,6 +47,7 @@ class ProofSet:
     temperature: float = 1.0
     tolerance: float = FP32_TOLERANCE  # largest allowed difference of a logit or probability in fp32
     novelty_scores: tuple[float, ...] = ()  # of validation windows in torch, rising; may be empty
+    name: str = ""  # of the student's folder, if not the modality's
 
     @property
     def recorded(self) -> NDArray[np.float32]:

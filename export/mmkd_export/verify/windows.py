@@ -45,6 +45,13 @@ class RealWindows:
     judge: NDArray[np.bool_]  # bool (N,): True only judge, others may calibrate
     source: str
     synthetic: bool = False
+    groups: NDArray[Any] | None = None  # (N,), None if unknown
+
+    def rows(self, chosen: NDArray[np.bool_]) -> RealWindows:
+        """Select windows by mask (N,)."""
+        groups = None if self.groups is None else self.groups[chosen]
+        values = {name: getattr(self, name)[chosen] for name in ("windows", "labels", "judge")}
+        return replace(self, **values, groups=groups)
 
 
 def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path) -> RealWindows:
@@ -54,7 +61,8 @@ def windows_from_checkpoint(carried: CarriedWindows | None, *, checkpoint: Path)
             f"{checkpoint}: expected recorded windows to calibrate and judge lower precision with, got a checkpoint "
             "without any; name some with --calib DATA, or train again without --no-embed-windows"
         )
-    return _real(carried.windows, carried.labels, source="validation windows carried by the checkpoint")
+    real = _real(carried.windows, carried.labels, source="validation windows carried by the checkpoint")
+    return replace(real, groups=carried.groups)
 
 
 def windows_from_statistics(
@@ -113,11 +121,12 @@ def windows_from_dataset(
     valid = dataset.split("valid")
     rows = np.sort(np.random.default_rng(_SEED).permutation(len(valid))[:most])
     windows = valid.take(rows)[modality.name]
-    return _real(
+    real = _real(
         windows if modality.kind == "video" else np.ascontiguousarray(windows, dtype=np.float32),
         np.ascontiguousarray(valid.labels[rows]),
         source=f"windows of the validation split of dataset {dataset.spec.name!r}",
     )
+    return replace(real, groups=valid.groups[rows])
 
 
 def check_fit(modality: ModalitySpec, expected: ModalitySpec, *, where: str) -> None:

@@ -161,6 +161,7 @@ def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoin
         facts=msgspec.structs.replace(student.facts, prior_tau=msgspec.UNSET),
         carried=carried,
         int8=None,
+        portable=None,
     )
 
 

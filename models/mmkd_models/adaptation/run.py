@@ -139,7 +139,7 @@ def _finish(task: AdaptationTask, student: StudentCheckpoint, chosen: MethodResu
         group_reference=msgspec.UNSET,  # the new domain would look like drift
     )
     new_judge = task.new.judge.with_modalities((name,))
-    adapted = replace(student, facts=facts, carried=_carried(task, new_judge))
+    adapted = replace(student, facts=facts, carried=_carried(task, new_judge), portable=None)
     return with_novelty(adapted, [task.old.learn, task.learn], [task.old.judge, new_judge])
 
 

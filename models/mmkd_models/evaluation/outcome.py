@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskSpec
+from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.scores import (
     AnyScores,
@@ -92,20 +93,24 @@ class TestedNetwork(
 
 def outcome_on(test: Windows, logits: NDArray[np.floating[Any]]) -> TestedNetwork:
     """Score logits or probabilities (N, K). Raise MmkdError if one is not finite."""
-    task = test.spec.task
     if not np.isfinite(logits).all():
         raise MmkdError("test windows: expected finite answers, got others; train again with a smaller learning rate")
+    return outcome_of(test.spec.task, test.labels, logits, test.groups)
+
+
+def outcome_of(
+    task: TaskSpec, labels: Labels, logits: NDArray[np.floating[Any]], groups: NDArray[Any]
+) -> TestedNetwork:
+    """Score finite logits or probabilities (N, K)."""
     if task.kind != "classification":
-        return outcome_by_group(task, test.labels.reshape(len(test), -1), logits, test.groups)
+        return outcome_by_group(task, labels.reshape(len(labels), -1), logits, groups)
     answers, classes = logits.argmax(1), len(task.labels)
     return TestedNetwork(
-        class_scores=scores_from_answers(test.labels, answers, classes),
+        class_scores=scores_from_answers(labels, answers, classes),
         confusions=tuple(
-            GroupConfusion(
-                group=group, confusion=scores_from_answers(test.labels[rows], answers[rows], classes).confusion
-            )
-            for group in np.unique(test.groups).tolist()
-            for rows in [test.groups == group]
+            GroupConfusion(group=group, confusion=scores_from_answers(labels[rows], answers[rows], classes).confusion)
+            for group in np.unique(groups).tolist()
+            for rows in [groups == group]
         ),
     )
 

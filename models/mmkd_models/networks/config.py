@@ -11,6 +11,7 @@ from mmkd_edge.errors import UsageError
 
 MemberKind = Literal["transformer", "convolutions", "intervals", "trees"]
 MEMBERS: tuple[MemberKind, ...] = get_args(MemberKind)  # in their order everywhere
+PORTABLE_MEMBERS: tuple[MemberKind, ...] = ("transformer", "convolutions")  # every engine runs them
 TEACHERS_MEMBERS = tuple(kind for kind in MEMBERS if kind != "intervals")
 
 Preset = Literal["tiny", "small", "medium", "base"]
@@ -155,11 +156,11 @@ def named(members: Iterable[str]) -> str:
     return ", ".join(members)
 
 
-def student_members(text: str) -> tuple[MemberKind, ...]:
-    """Return the members of an option `--members`, such as `transformer,trees`; raise UsageError for other names."""
+def student_members(text: str, *, option: str = "--members") -> tuple[MemberKind, ...]:
+    """Return the members of an option, such as `transformer,trees`; raise UsageError for other names."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        choice(name, MEMBERS, option="--members")
+        choice(name, MEMBERS, option=option)
     return in_order(names)
 
 

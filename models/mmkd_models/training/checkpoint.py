@@ -1,6 +1,6 @@
 """Student and teacher checkpoints: one safetensors file each, tensors + JSON metadata.
 
-A student checkpoint contains exactly its network's tensors.
+A student checkpoint contains exactly its network's tensors, and those of a portable student that differ from them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -92,6 +92,12 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return first + (self.further_teachers_sha256 or ())
 
 
+class _PortableDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    config: StudentConfig
+    score: float
+    weights: dict[MemberKind, float] | msgspec.UnsetType = msgspec.UNSET
+
+
 class _StudentDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     format_version: int
     modality: ModalitySpec
@@ -99,6 +105,7 @@ class _StudentDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     config: StudentConfig
     facts: Provenance
     int8: LearntInt8 | msgspec.UnsetType = msgspec.UNSET
+    portable: _PortableDocument | msgspec.UnsetType = msgspec.UNSET
 
 
 class _TeacherDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,6 +129,7 @@ class StudentCheckpoint:
     carried: CarriedWindows | None
     int8: LearntInt8 | None = None  # the result of quantisation-aware distillation
     seen: TrainingEmbeddings | None = None  # the embeddings of its training, for the novelty of windows
+    portable: StudentCheckpoint | None = None  # of members that every engine runs, if some engine lacks one of its own
 
     def network(self) -> Student:
         """Return the student in evaluation mode."""
@@ -198,24 +206,29 @@ def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
         parts["carried/"] = carried_tensors(checkpoint.carried)
     if checkpoint.seen is not None:
         parts["novelty/"] = seen_tensors(checkpoint.seen)
-    _write(path, parts, checkpoint, _StudentDocument, kind="student")
+    portable, known = checkpoint.portable, checkpoint.state
+    document: _PortableDocument | None = None
+    if portable is not None:
+        facts = portable.facts
+        document = _PortableDocument(config=portable.config, score=facts.score, weights=facts.weights)
+        parts["portable/student/"] = {
+            name: tensor
+            for name, tensor in portable.state.items()
+            if name not in known or not torch.equal(known[name], tensor)
+        }
+        parts["portable/novelty/"] = {} if portable.seen is None else seen_tensors(portable.seen)
+    values = {name: getattr(checkpoint, name, FORMAT_VERSION) for name in _StudentDocument.__struct_fields__}
+    _write(path, parts, values | {"portable": document}, kind="student")
 
 
 def write_teacher(path: Path, checkpoint: TeacherCheckpoint) -> None:
     """Replace the file atomically."""
     members = {f"member{number}/": state for number, state in enumerate(checkpoint.further, start=1)}
-    _write(path, {"teacher/": checkpoint.state, **members}, checkpoint, _TeacherDocument, kind="teacher")
+    values = {name: getattr(checkpoint, name, FORMAT_VERSION) for name in _TeacherDocument.__struct_fields__}
+    _write(path, {"teacher/": checkpoint.state, **members}, values, kind="teacher")
 
 
-def _write(
-    path: Path,
-    parts: Mapping[str, Mapping[str, Tensor]],
-    checkpoint: StudentCheckpoint | TeacherCheckpoint,
-    document: type[_StudentDocument | _TeacherDocument],
-    *,
-    kind: str,
-) -> None:
-    values = {name: getattr(checkpoint, name, FORMAT_VERSION) for name in document.__struct_fields__}
+def _write(path: Path, parts: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, object], *, kind: str) -> None:
     present = {name: value for name, value in values.items() if value is not None}
     tensors = {f"{part}{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
     write_tensors(path, tensors, kind=kind, document=msgspec.json.encode(present))
@@ -225,40 +238,76 @@ def read_student(path: Path) -> StudentCheckpoint:
     """Read a student. Raise UsageError for a missing file, CheckpointError for a damaged one or another kind."""
     tensors, raw = read_tensors(path, kind="student")
     document = _decoded(raw, _StudentDocument, path)
-    state, carried, novelty = _parts(tensors, ("student/", "carried/", "novelty/"), path)
-    modality, task, config = document.modality, document.task, document.config
+    prefixes = ("student/", "carried/", "novelty/", "portable/student/", "portable/novelty/")
+    document_of_other = document.portable or None
+    state, carried, novelty, *others = _parts(tensors, prefixes if document_of_other else prefixes[:3], path)
+    modality, task = document.modality, document.task
     _check_sizes((modality,), task, path)
-    sizes: tuple[tuple[MemberKind, object], ...] = (("convolutions", config.convolutions), ("trees", config.trees))
-    for member, size in sizes:
-        if member in config.members and size is None:
-            raise CheckpointError(
-                f"{path}: metadata: expected the sizes of its {member}, got none; the file was altered"
-            )
     _check_normal(document, path)
-    encoder = config.encoder if "transformer" in config.members else None
-    check_bounds((modality,), task, encoder, state, path=path, student=config)
-    with torch.device("meta"):  # shapes alone: no number in the metadata allocates memory
-        network = Student(modality, task.outputs, config, kind=task.kind)
-    same_tensors(network.state_dict(), state, path=path)
-    if network.trees is not None and network.intervals is not None:
-        check_trees(
-            {name: state[f"trees.{name}"] for name in TREES_DTYPES}, features=network.intervals.features, path=str(path)
-        )
+    network = _checked_network(modality, task, document.config, state, path)
     int8, modules = document.int8 or None, dict(network.named_modules())
     if int8 is not None and (unknown := [name for name in int8.ranges if name not in modules]):
         raise CheckpointError(
             f"{path}: INT8 ranges: expected names of layers of its network, got {unknown[:3]}; the file was altered"
         )
-    return StudentCheckpoint(
+    checkpoint = StudentCheckpoint(
         modality=modality,
         task=task,
-        config=config,
+        config=document.config,
         facts=document.facts,
         state=state,
         carried=carried_from(carried, modality, task, path) if carried else None,
         int8=int8,
         seen=seen_from(novelty, width=network.head.in_features, path=path) if novelty else None,
     )
+    if document_of_other is None:
+        return checkpoint
+    other_state, other_novelty = others
+    own = {name: tensor for name, tensor in state.items() if name not in other_state}
+    network = _checked_network(modality, task, document_of_other.config, other_state, path, shared=own)
+    names = set(network.state_dict())
+    facts = msgspec.structs.replace(
+        document.facts, score=document_of_other.score, weights=document_of_other.weights, prior_tau=msgspec.UNSET
+    )
+    portable = replace(
+        checkpoint,
+        config=document_of_other.config,
+        facts=facts,
+        state={**{name: tensor for name, tensor in own.items() if name in names}, **other_state},
+        carried=None,
+        int8=None,
+        seen=seen_from(other_novelty, width=network.head.in_features, path=path) if other_novelty else None,
+    )
+    return replace(checkpoint, portable=portable)
+
+
+def _checked_network(
+    modality: ModalitySpec,
+    task: TaskSpec,
+    config: StudentConfig,
+    state: Mapping[str, Tensor],
+    path: Path,
+    *,
+    shared: Mapping[str, Tensor] | None = None,
+) -> Student:
+    """Return a student's network without values; raise CheckpointError unless its tensors are there, or `shared`."""
+    sizes: tuple[tuple[MemberKind, object], ...] = (("convolutions", config.convolutions), ("trees", config.trees))
+    for member, size in sizes:
+        if member in config.members and size is None:
+            raise CheckpointError(
+                f"{path}: metadata: expected the sizes of its {member}, got none; the file was altered"
+            )
+    encoder = config.encoder if "transformer" in config.members else None
+    known = {**(shared or {}), **state}
+    check_bounds((modality,), task, encoder, known, path=path, student=config)
+    with torch.device("meta"):  # shapes alone: no number in the metadata allocates memory
+        network = Student(modality, task.outputs, config, kind=task.kind)
+    expected = network.state_dict()
+    same_tensors(expected, {name: part for name, part in known.items() if name in expected or name in state}, path=path)
+    if network.trees is not None and network.intervals is not None:
+        trees = {name: known[f"trees.{name}"] for name in TREES_DTYPES}
+        check_trees(trees, features=network.intervals.features, path=str(path))
+    return network
 
 
 def _check_normal(document: _StudentDocument, path: Path) -> None:

@@ -22,7 +22,7 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.metrics.likelihood import helpful_temperature
-from mmkd_models.networks.config import MEMBERS, MemberKind, StudentConfig, in_order, named
+from mmkd_models.networks.config import MEMBERS, PORTABLE_MEMBERS, MemberKind, StudentConfig, in_order, named
 from mmkd_models.networks.convolutions import fits_kernels
 from mmkd_models.networks.intervals import fits_intervals
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, TriedStudent
@@ -108,8 +108,10 @@ def fit_average(data: TrainingData, parts: Sequence[StudentCheckpoint], run: Tra
     logger.info("average: %s", _described(weights))
     chosen = [part for member, part in zip(members, parts, strict=True) if member in weights]
     shown: Weights = {member: weights.get(member, 0.0) for member in members}
+    portable = _portable(in_order(weights), data, parts, run)
     if len(chosen) == 1:
-        return replace(chosen[0], facts=msgspec.structs.replace(chosen[0].facts, weights=shown))
+        facts = msgspec.structs.replace(chosen[0].facts, weights=shown)
+        return replace(chosen[0], facts=facts, portable=portable)
     joined = _joined(chosen, {member: weight / temperatures[member] for member, weight in weights.items()})
     taus = {part.facts.prior_tau for part in chosen}
     facts = msgspec.structs.replace(
@@ -118,7 +120,17 @@ def fit_average(data: TrainingData, parts: Sequence[StudentCheckpoint], run: Tra
         prior_tau=taus.pop() if len(taus) == 1 else msgspec.UNSET,
         weights=shown,
     )
-    return with_novelty(replace(joined, facts=facts), [data.train], [data.valid])
+    return with_novelty(replace(joined, facts=facts, portable=portable), [data.train], [data.valid])
+
+
+def _portable(
+    members: Sequence[MemberKind], data: TrainingData, parts: Sequence[StudentCheckpoint], run: TrainingRun
+) -> StudentCheckpoint | None:
+    """Return the best student of the parts that every engine runs, for a student with other members; None without."""
+    able = [part for part in parts if part.config.members[0] in PORTABLE_MEMBERS]
+    if not able or set(members) <= set(PORTABLE_MEMBERS):
+        return None
+    return replace(fit_average(data, able, run), carried=None)
 
 
 def list_weights(members: Sequence[MemberKind]) -> list[Weights]:
@@ -215,6 +227,7 @@ def choose_student(
             trials.append(best)
         else:
             best = next(trial for trial in (best, *alone) if trial.checkpoint.config.members == members)
+            best = replace(best, checkpoint=replace(best.checkpoint, portable=average.portable))
     beaten = False
     if baseline is not None:
         trials.append(_trial(LABELS_ONLY, baseline, data.valid))

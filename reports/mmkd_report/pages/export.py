@@ -75,6 +75,7 @@ def answer(export: ExportDocument) -> Iterator[str]:
         if artifact.gate is not None:
             verdict = "is unjudged: too few windows" if artifact.gate.unjudged is True else "passed its gate"
             yield f"{artifact.name} {verdict} ({_gate_text(artifact.gate, report)})."
+    yield from (other.twin_text for other in report.others if other.twin)
     for left_out in report.left_out:
         yield f"{left_out.name} was left out: {left_out.reason.partition(chr(10))[0].partition(';')[0]}."
     first = report.artifacts[0]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from mmkd_report.errors import DocumentError
-from mmkd_report.schema.figures import OF_CLASSES, ClassScores, Measure
+from mmkd_report.schema.figures import OF_CLASSES, ClassScores, Interval, Measure
 from mmkd_report.schema.judging import ConfidenceFacts
 from mmkd_report.schema.reading import Document, convert_document
 
@@ -201,6 +201,18 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
     mflops: float
 
 
+class TwinFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a student of fewer members, for engines that lack those of another, costs on labelled windows."""
+
+    of: str  # the other's name in the manifest
+    members: tuple[str, ...]
+    lacking: tuple[str, ...]  # members of the other that engines lack
+    metric: str
+    gain: Interval | None  # over the other, in the metric's `gain_unit`; None without labels
+    windows: int
+    groups: int  # 0 if unknown
+
+
 class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     """`report.json` of a bundle."""
 
@@ -216,6 +228,7 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[StepReport, ...] = ()
     measures: Measures | msgspec.UnsetType = msgspec.UNSET  # for other tasks than classification
     range_rule: str | msgspec.UnsetType = msgspec.UNSET  # origin of the range, if the dataset does not declare it
+    twin: TwinFacts | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def reported_metrics(self) -> Measures:
@@ -229,6 +242,27 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
             (measure for measure in self.reported_metrics if measure.name == self.student.metric),
             self.reported_metrics[0],
         )
+
+    @property
+    def twin_text(self) -> str:
+        """The role of a twin and what it costs, in a sentence; empty for other students."""
+        twin = self.twin
+        if not twin:
+            return ""
+        role = (
+            f"{twin.of}-portable ({', '.join(twin.members)}) answers instead of {twin.of} in engines without "
+            f"{' and '.join(twin.lacking)}"
+        )
+        measure = next((one for one in self.reported_metrics if one.name == twin.metric), self.reported_metrics[0])
+        gain = twin.gain
+        if gain is None:
+            return f"{role}; without labelled windows nothing says what that costs."
+        digits = 1 if measure.is_fraction else 3
+        cost = f"{measure.words} {gain.mean:+.{digits}f} {measure.gain_unit}".rstrip()
+        ends = "no interval: too few groups"
+        if gain.low is not None and gain.high is not None:
+            ends = f"95 % interval {gain.low:+.{digits}f} to {gain.high:+.{digits}f} over {twin.groups} groups"
+        return f"{role}: {cost} ({ends}; {twin.windows} labelled windows, of those that chose both)."
 
     @property
     def answer_noun(self) -> str:

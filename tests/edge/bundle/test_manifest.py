@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge import Manifest, ManifestError, decode_manifest, encode_manifest
-from mmkd_edge.bundle.manifest import MAX_MANIFEST_BYTES, Adapted, adapted_text, member_files, step_inputs, step_outputs
+from mmkd_edge.bundle.manifest import (
+    MAX_MANIFEST_BYTES,
+    Adapted,
+    adapted_text,
+    fallback_order,
+    member_files,
+    step_inputs,
+    step_outputs,
+)
 from tests.edge.said import said
 
 AGAIN = "; export the bundle again"
@@ -56,6 +64,7 @@ def full_document(kit: Any) -> dict[str, Any]:
     artifact["novelty"] = SCORES
     model["outputs"].append({"name": "novelty", "dtype": "float32", "shape": [1, 1]})
     model["adapted"] = [LINEAGE]
+    model["members"] = ["transformer"]
     model["statistics"] = {"windows": 4, "channels": [CHANNEL] * 3, "label_fractions": [0.5, 0.25, 0.25]}
     model["group_reference"] = REFERENCE
     model["streaming"] = {"stride": 2, "memory": 20, "slots": 4, "states": states, "artifacts": [step]}
@@ -400,3 +409,37 @@ def test_an_adaptation_is_one_line() -> None:
     assert adapted_text(step) == f"{begin}, 40 labels: estimate +10.5 points, old domain +0.5"
     taught = msgspec.structs.replace(step, teacher_sha256="3" * 64, labels=0, forgotten_points=0.0)
     assert adapted_text(taught) == f"{begin}, teacher {'3' * 64}: estimate +10.5 points, old domain +0.0"
+
+
+def renamed(model, name, twin_of):
+    text = json.dumps(model | {"name": name}).replace('"acc/', f'"{name}/')
+    made = json.loads(text)
+    return made if twin_of is None else made | {"twin_of": twin_of}
+
+
+def test_a_twin_comes_after_its_student_and_is_no_sensor_of_its_own(kit):
+    document = json.loads(encode_manifest(kit.parts(kit.modality).manifest))
+    (model,) = document["models"]
+    twins = [renamed(model, "acc-a", "acc"), renamed(model, "other", None), renamed(model, "acc-b", "acc")]
+    order = fallback_order(read(document | {"models": [model, *twins]}))
+    assert [[entry.name for entry in students] for students in order] == [["acc", "acc-a", "acc-b"], ["other"]]
+
+
+@pytest.mark.parametrize(
+    ("twin_of", "changes", "says"),
+    [
+        ("gyro", {}, "expected a student before it that is no twin ('acc'), got 'gyro'"),
+        ("acc-twin", {}, "expected a student before it that is no twin ('acc'), got 'acc-twin'"),
+        ("acc", {"labels": ["x", "y"]}, "expected the modality and task of 'acc', without steps, got others"),
+    ],
+)
+def test_a_twin_reads_and_answers_what_its_student_does(kit, twin_of, changes, says):
+    document = json.loads(encode_manifest(kit.parts(kit.modality).manifest))
+    (model,) = document["models"]
+    twin = renamed(model, "acc-twin", twin_of)
+    twin["task"] |= changes
+    for output in twin["outputs"] if changes else ():
+        output["shape"] = [1, 2]
+    with pytest.raises(ManifestError) as error:
+        read(document | {"models": [model, twin]})
+    assert str(error.value) == f"manifest.json: models[1].twin_of: {says}{AGAIN}"

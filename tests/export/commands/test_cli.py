@@ -165,14 +165,14 @@ def test_the_table_of_platforms_can_be_shown(run: Run):
         "jp6.2",
         "jp7",
         "trt-rtx",
-        *["--target"] * 5,
+        *["--target"] * 6,
     ]
     document = json.loads(run("--list-targets", "--json").stdout)
     assert (document["platforms"][3]["engine_library"], document["platforms"][3]["targets"]) == (
         "tensorrt",
         ["onnx", "native", "trt"],
     )
-    assert [row["name"] for row in document["targets"]] == ["onnx", "native", "litert", "c", "trt"]
+    assert [row["name"] for row in document["targets"]] == ["onnx", "native", "litert", "c", "trt", "openvino"]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_table_of_platforms_can_be_shown(run: Run):
     [
         (
             ["s.ckpt", "--target", "tflite"],
-            "--target 'tflite': expected one of onnx, native, litert, c, trt; see --list-targets",
+            "--target 'tflite': expected one of onnx, native, litert, c, trt, openvino; see --list-targets",
         ),
         (["s.ckpt", "--precision", "int4"], "--precision 'int4': expected one of fp32, fp16, int8, auto"),
         (["--json"], "expected a checkpoint or a bundle to export, got none; name it, or see --help"),

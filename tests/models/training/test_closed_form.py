@@ -33,6 +33,7 @@ from mmkd_models.networks.config import (
 )
 from mmkd_models.networks.intervals import apply_intervals
 from mmkd_models.train_config import TrainConfig
+from mmkd_models.training import students
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, read_student, write_student
 from mmkd_models.training.closed_form import (
     PENALTIES,
@@ -260,8 +261,13 @@ def members(machines: Dataset, transformer, convolutions) -> dict[str, StudentCh
 
 
 def only(monkeypatch: pytest.MonkeyPatch, weights: dict[str, float]) -> None:
-    """Offer these weights alone."""
-    monkeypatch.setattr("mmkd_models.training.students.list_weights", lambda _: [weights])
+    """Offer these weights alone, of the members that there are."""
+
+    def offered(members):
+        total = sum(weights.get(member, 0.0) for member in members)
+        return [{member: weights[member] / total for member in members if member in weights}]
+
+    monkeypatch.setattr("mmkd_models.training.students.list_weights", offered)
 
 
 def test_an_average_is_the_weighted_sum_of_both_in_one_head(convolutions, transformer, machines, monkeypatch):
@@ -289,13 +295,40 @@ def test_all_four_members_are_one_network(members, machines, monkeypatch, tmp_pa
     assert joined.config.members == MEMBERS
     write_student(tmp_path / "student.ckpt", joined)
     read, test, valid = read_student(tmp_path / "student.ckpt"), machines.split("test"), machines.split("valid")
-    expected = np.zeros((len(test), 3))
-    for part in members.values():
+    expected, parts = np.zeros((len(test), 3)), {}
+    for member, part in members.items():
         temperature = helpful_temperature(
             logits_of(part.network(), valid, modality="acc"), valid.labels, valid.groups, kind="classification"
         )
-        expected += 0.25 * logits_of(part.network(), test, modality="acc") / temperature
+        parts[member] = logits_of(part.network(), test, modality="acc") / temperature
+        expected += 0.25 * parts[member]
     np.testing.assert_allclose(logits_of(read.network(), test, modality="acc"), expected, atol=2e-4)
+    # For engines without trees and intervals: an average of the others, with its own score and novelty.
+    portable = read.portable
+    assert portable.config.members == ("transformer", "convolutions")
+    assert portable.facts.weights == {"transformer": 0.5, "convolutions": 0.5}
+    assert portable.facts.score == scores_of(portable.network(), valid, modality="acc").metric("balanced_accuracy")
+    assert len(portable.seen.scale) == portable.network().head.in_features
+    answers = logits_of(portable.network(), test, modality="acc")
+    np.testing.assert_allclose(answers, (parts["transformer"] + parts["convolutions"]) / 2, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("names", "portable"),
+    [
+        (("transformer", "convolutions"), None),
+        (("intervals", "trees"), None),
+        (("convolutions", "trees"), ("convolutions",)),
+        (("transformer", "intervals"), ("transformer",)),
+    ],
+)
+def test_a_portable_student_is_there_if_an_engine_lacks_a_member(members, machines, monkeypatch, names, portable):
+    # Also if validation ships one member alone, here the last.
+    monkeypatch.setattr(students, "simplest", lambda pools, *_, **__: len(pools) - 1)
+    monkeypatch.setattr(students, "list_weights", lambda kinds: [{kind: 1.0} for kind in kinds])
+    student = fit_average(data_of(machines), [members[name] for name in names], run_of(machines))
+    assert student.config.members == names[-1:]
+    assert (None if student.portable is None else student.portable.config.members) == portable
 
 
 def test_the_part_that_validates_better_alone_is_shipped_alone(convolutions, transformer, machines, monkeypatch):
