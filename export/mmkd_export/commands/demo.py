@@ -20,16 +20,24 @@ with loading("mmkd-demo"):
     from mmkd_edge.cli.outputs import lock_output
     from mmkd_edge.cli.run import run_command, shell_line
     from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, say, show_table
+    from mmkd_edge.errors import UsageError
     from mmkd_edge.machine import usable_cores
     from mmkd_models.commands.options import AllCores, Duration, Members
     from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
     from mmkd_models.data.folds import check_seeds, fold_trainings
-    from mmkd_models.data.labelled import Labelled, labelled_from_options, seen_labels, usual_labelled
+    from mmkd_models.data.labelled import (
+        ALL,
+        Labelled,
+        label_option,
+        labelled_from_options,
+        seen_labels,
+        usual_labelled,
+    )
     from mmkd_models.data.spec import refuse_normal
     from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, TEACHER_PRESET, default_trainings
     from mmkd_models.metrics.scores import default_metric
-    from mmkd_models.networks.config import preset_named
+    from mmkd_models.networks.config import preset_named, student_members
     from mmkd_report.schema.figures import Measure
 
 if TYPE_CHECKING:
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
 
     from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult
     from mmkd_models.experiments.workers import Executor
+    from mmkd_models.networks.config import MemberKind
     from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, Gain, TestScores
 
 _NEEDS = (
@@ -77,13 +86,13 @@ class ComparisonOptions:
         list[str] | None, Option("Train a student for this sensor (repeat); default every one.", metavar="NAME")
     ] = None
     seeds: Annotated[int, Option("Seeds; each judges on another fold of groups.", min=1)] = 1
-    label_fraction: Annotated[float | None, Option("Fraction of training labels to use; 1 is all.", shown=False)] = None
+    label_fraction: Annotated[float | None, Option("Fraction of training labels to use.", shown=False)] = None
     labelled_groups: Annotated[
         int | None,
         Option(
             "Use the labels of N whole groups of the training windows.",
             metavar="N",
-            shown="a third, where there are 6 or more and some third has every class; else --label-fraction 0.1",
+            shown="all; of the shipped recordings a third",
         ),
     ] = None
     teacher: Annotated[str, Option("Teacher size: tiny, small, medium or base.")] = TEACHER_PRESET
@@ -92,6 +101,15 @@ class ComparisonOptions:
         str | None, Option("Distillation method, of mmkd-study --list-methods; default that of mmkd-distill.")
     ] = None
     members: Members = None
+    student_members: Annotated[
+        str | None,
+        Option(
+            "Members of every student: transformer, convolutions, intervals, trees.",
+            ("--student-members",),
+            "NAMES",
+            shown="all; with --no-choose transformer",
+        ),
+    ] = None
     choose: Annotated[
         bool,
         Option(
@@ -194,7 +212,8 @@ def requested_comparison(data: Dataset, options: ComparisonOptions) -> Compariso
     refuse_shared_samples(windows)
     preset_named(options.teacher, option="--teacher")
     trainings = fold_trainings(windows, options.seeds)
-    usual = usual_labelled(trainings)
+    is_shipped = data.path.resolve().parent == shipped_dataset().resolve().parent
+    usual = usual_labelled(trainings) if is_shipped else ALL
     labelled = labelled_from_options(options.label_fraction, options.labelled_groups, otherwise=usual)
     for seed, training in enumerate(trainings):
         seen_labels(training, labelled, seed=seed)  # refuses what a fold cannot have
@@ -210,6 +229,14 @@ def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Label
     size, modalities = preset_named(options.student, option="--student"), data.spec.modalities
     names = [data.spec.modality(name).name for name in options.modality or [spec.name for spec in modalities]]
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
+    own: tuple[MemberKind, ...] | msgspec.UnsetType = msgspec.UNSET
+    if options.student_members is not None:
+        own = student_members(options.student_members, option="--student-members")
+        if options.choose and "transformer" not in own:
+            raise UsageError(
+                f"--student-members: expected transformer among them, got {options.student_members}; add it, or give "
+                "--no-choose"
+            )
     members = members_named(options.members.split(","), modalities) if options.members else default_members(modalities)
     teacher_train, student_train = default_trainings(default_metric(data.spec.task.kind), options.steps)
     return ComparisonConfig(
@@ -224,6 +251,7 @@ def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Label
         recipe=default_recipe(data.spec.task) if options.method is None else taught_by(options.method),
         members=members,
         choose=options.choose,
+        student_members=own,
     )
 
 
@@ -252,7 +280,14 @@ def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
 def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
     """Print scores, verdict and next commands."""
     from mmkd_report.pages.demo import gap_text
-    from mmkd_report.pages.demo_answer import is_judged, leak_text, recommendation, shipped_text
+    from mmkd_report.pages.demo_answer import (
+        RECIPES,
+        is_judged,
+        leading_rival,
+        leak_text,
+        recommendation,
+        shipped_text,
+    )
     from mmkd_report.words import for_terminal, labelled_title, with_gain_unit
 
     measure = demo.reported_metric
@@ -279,6 +314,13 @@ def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
         print(
             f"\n{for_terminal(recommendation(demo))}\n{written}; next: {shell_line('mmkd-data', 'check', dataset.path)}"
         )
+        return
+    if rival := leading_rival(demo):
+        groups = None if demo.labelled_groups is None else demo.labelled_groups.labelled
+        labels = label_option(Labelled(fraction=demo.label_fraction or 1.0, groups=groups)).split()
+        command = ("mmkd-train", "student", dataset.path, "--modality", best, "--fold", str(demo.seeds[0]), *labels)
+        following = shell_line(*command, "--members", ",".join(RECIPES[rival]), "-o", out / "recommended.ckpt")
+        print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: {following}")
         return
     reference = demo.students[best].reference
     opened = repr(bundle) if reference is None else f"{bundle!r}, reference={reference!r}"

@@ -83,6 +83,7 @@ class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     members: tuple[MemberKind, ...] = ("transformer",)
     choose: bool = False
     left_out: LeftOutDomains | None = None
+    student_members: tuple[MemberKind, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +151,7 @@ class Comparison:
             choose=config.choose,
             labels_compete=config.choose,
             left_out=config.left_out,
+            members=config.student_members,
         )
         return {
             name: Folder(

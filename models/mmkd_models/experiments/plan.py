@@ -89,7 +89,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Settings that decide the weights of all runs of one sensor.
 
     `choose` trains students in several forms for validation, `labels_compete` lets labels only join, `self_training`
-    adds a second generation of teachers. None in `left_out` deals folds by groups.
+    adds a second generation of teachers. None in `left_out` deals folds by groups. Without `members` a student is a
+    transformer, and choices are among all.
     """
 
     dataset_sha256: str
@@ -102,6 +103,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     choose: bool = False
     labels_compete: bool = False
     left_out: LeftOutDomains | None = None
+    members: tuple[MemberKind, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -39,7 +39,7 @@ from mmkd_models.experiments.plan import (
 )
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_models.networks.config import student_config, teacher_config
+from mmkd_models.networks.config import MEMBERS, student_config, teacher_config
 from mmkd_models.networks.student import count_values
 from mmkd_models.train_config import OnStep, Show, TrainingProgress, terms_in_words
 from mmkd_models.training.checkpoint import (
@@ -248,17 +248,19 @@ def run_trial(folder: Folder, trial: Trial, on_step: OnStep) -> None:
 
 def _train_student(folder: Folder, trial: Trial, teacher: TeacherFile | None, on_step: OnStep) -> StudentCheckpoint:
     entry, conditions, modality = trial.candidate.entry, folder.conditions, folder.conditions.modality
-    config, recipe = student_config(entry.student), folder.space.method(entry.method).recipe
+    members, recipe = conditions.members or None, folder.space.method(entry.method).recipe
+    config = student_config(entry.student, members=(not conditions.choose and members) or ("transformer",))
+    choose = partial(choose_student, among=members or MEMBERS)
     train = msgspec.structs.replace(conditions.student_train, learning_rate=trial.candidate.learning_rate)
     run = folder.training_run(train, folder.trial_folder(trial), trial.seed, on_step)
     data = folder.fold(trial.seed).training
     if teacher is None or recipe is None:
-        return (choose_student if conditions.choose else train_student)(data, modality, config, run)
+        return choose(data, modality, config, run) if conditions.choose else train_student(data, modality, config, run)
     data = data.for_pair([spec.name for spec in teacher.checkpoint.modalities], modality)
     if not conditions.choose:
         return train_student(data, modality, config, run, teachers=[teacher], recipe=recipe)
     baseline = read_student(best_baseline(folder, entry, trial.seed)) if conditions.labels_compete else None
-    return choose_student(data, modality, config, run, teachers=[teacher], recipe=recipe, baseline=baseline)
+    return choose(data, modality, config, run, teachers=[teacher], recipe=recipe, baseline=baseline)
 
 
 def best_baseline(folder: Folder, entry: Entry, seed: int) -> Path:

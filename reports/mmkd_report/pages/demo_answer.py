@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from mmkd_report import words
 from mmkd_report.schema.demo import LABELS_ONLY, DemoDocument, DemoSensor, Gain, LatencyPercentiles
@@ -10,6 +10,14 @@ from mmkd_report.schema.figures import MODEL_NAMES, Spread
 
 RIVALS = tuple((key, MODEL_NAMES[key]) for key in ("extra_trees", "mini_rocket", "rocket_and_trees"))
 """Field and name of the rivals that learn from labels only."""
+
+RECIPES: Mapping[str, tuple[str, ...]] = {
+    "labels only": ("transformer",),
+    MODEL_NAMES["extra_trees"]: ("trees",),
+    MODEL_NAMES["mini_rocket"]: ("convolutions",),
+    MODEL_NAMES["rocket_and_trees"]: ("convolutions", "trees"),
+}
+"""The members of a student by the recipe of each rival."""
 
 
 def question(demo: DemoDocument) -> str:
@@ -58,14 +66,28 @@ def recommendation(demo: DemoDocument) -> str:
     student, rivals = mean_score(sensor.student.valid_score), _validated_rivals(sensor)
     if not words.is_number(student) or not rivals:
         return ""
-    own, first = words.score_with_unit(student, measure), max(rivals, key=lambda name: rivals[name])
-    if rivals[first] >= student:
-        score = words.score_with_unit(rivals[first], measure)
-        return f"Not recommended: on validation {first} reaches {score}, the {best} student {own}."
+    own, first = words.score_with_unit(student, measure), leading_rival(demo)
+    if first:
+        score, members = words.score_with_unit(rivals[first], measure), words.join_words(list(RECIPES[first]))
+        return (
+            f"Recommended: {members} on labels only for {best}. On validation {first} reaches {score}, the student "
+            f"{own}."
+        )
     scores_text = words.join_words(
         [f"{name} {words.score_with_unit(score, measure)}" for name, score in rivals.items()]
     )
     return f"Recommended: the {best} student. On validation it reaches {own}, {scores_text}."
+
+
+def leading_rival(demo: DemoDocument) -> str:
+    """Return the rival of the best student that validates at least as well, or an empty name."""
+    best = demo.best_student
+    rivals = {} if best is None else _validated_rivals(demo.students[best])
+    student = None if best is None else mean_score(demo.students[best].student.valid_score)
+    if not rivals or not words.is_number(student):
+        return ""
+    first = max(rivals, key=lambda name: rivals[name])
+    return first if rivals[first] >= student else ""
 
 
 def shipped_text(demo: DemoDocument) -> str:

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.commands.demo import run_demo
+from mmkd_export.commands.demo import ComparisonOptions, requested_comparison, run_demo, show_demo
 from mmkd_export.demo.chain import measure
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import Dataset, open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.dataset import shipped_dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
@@ -35,8 +36,9 @@ from mmkd_models.experiments.workers import Workers
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report.pages.demo import render_demo
-from mmkd_report.pages.demo_answer import is_judged, recommendation, shipped_text
+from mmkd_report.pages.demo_answer import is_judged, leading_rival, recommendation, shipped_text
 from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercentiles, read_demo
+from mmkd_report.schema.figures import Spread
 from mmkd_report.schema.study import PairLatency
 from mmkd_report.words import for_terminal
 from tests.models.conftest import SENSORS, grouped_split
@@ -67,6 +69,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 SHORT = ["--modality", "acc", "--steps", "4", "--duration-s", "0.4", "--label-fraction", "0.1", "--teacher", "tiny"]
+
+LIMITS = ["--members", "transformer", "--student-members", "transformer,convolutions"]
 
 
 def start(dataset: Dataset, *options: str, cwd: Path) -> subprocess.Popen[str]:
@@ -120,7 +124,7 @@ class Demo:
 def first(tiny: Dataset, quick_rocket: Any, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """One fold, in this process: torch takes seconds to import in another."""
     folder = tmp_path_factory.mktemp("demo")
-    arguments = ["--dataset", str(tiny.path), *SHORT, "--members", "transformer", "--json"]
+    arguments = ["--dataset", str(tiny.path), *SHORT, *LIMITS, "--json"]
     with pytest.MonkeyPatch.context() as patch, quick_rocket(), redirect_stdout(io.StringIO()) as stdout:
         patch.chdir(folder)
         with redirect_stderr(io.StringIO()) as stderr, pytest.raises(SystemExit) as ended:
@@ -208,6 +212,41 @@ def test_the_document_has_every_figure_and_progress_is_on_stderr(first: Demo) ->
     ]
 
 
+def test_students_are_of_the_members_that_are_asked_for(first):
+    (taught,) = (first.folder / "demo").glob("trials/*taught*/student.ckpt")
+    student = read_student(taught)
+    names = [trial.name for trial in student.facts.tried or ()]
+    fixed = ["transformer of mixed windows", "transformer of unmixed windows", "convolutions"]
+    assert names[:3] == fixed
+    assert set(names[3:]) <= {"average of transformer, convolutions", "labels only"}
+    assert student.portable is None
+
+
+@pytest.mark.parametrize(("rival", "members"), [("mini_rocket", "convolutions"), ("extra_trees", "trees")])
+def test_a_rival_that_validates_best_is_the_next_command(tiny, first, capsys, rival, members):
+    demo = read_demo(first.document)
+    acc, best, half = demo.students["acc"], Spread(mean=1.0, per_seed=(1.0,)), Spread(mean=0.5, per_seed=(0.5,))
+    rivals = dict.fromkeys(("extra_trees", "mini_rocket", "rocket_and_trees"))
+    rivals[rival] = msgspec.structs.replace(getattr(acc, rival), valid_score=best)
+    student = msgspec.structs.replace(acc.student, chance=None, valid_score=half)
+    altered = msgspec.structs.replace(acc, student=student, **rivals)
+    show_demo(msgspec.structs.replace(demo, students={"acc": altered}), out=Path("demo"), dataset=tiny)
+    *_, verdict, last = capsys.readouterr().out.splitlines()
+    assert verdict.startswith(f"Recommended: {members} on labels only for acc. On validation ")
+    assert last == (
+        f"wrote demo/report.html and demo/student.edge; next: mmkd-train student {tiny.path} --modality acc --fold 0 "
+        f"--label-fraction 0.1 --members {members} -o demo/recommended.ckpt"
+    )
+
+
+def test_labels_are_hidden_in_the_shipped_recordings_alone(tiny):
+    shipped = open_dataset(shipped_dataset())
+    assert requested_comparison(shipped, ComparisonOptions()).labelled == Labelled(groups=2)
+    config = requested_comparison(tiny, ComparisonOptions(student_members="trees, transformer"))
+    assert (config.labelled, config.student_members) == (Labelled(), ("transformer", "trees"))
+    assert requested_comparison(tiny, ComparisonOptions(labelled_groups=3)).labelled == Labelled(groups=3)
+
+
 def without_times(entry: Any) -> Any:
     """The document without what is measured in time or memory."""
     measured = {"latency_ms", "latency_ratio", "latency_ratios", "benchmark", "duration_s", "machine", "command"}
@@ -221,7 +260,7 @@ def test_the_same_command_again_trains_nothing_and_finds_the_same(tiny: Dataset,
     folder, document = first.folder, first.document
     bundle = (folder / "demo" / "acc.edge").read_bytes()
     began = time.monotonic()
-    again = run(tiny, "--members", "transformer", cwd=folder)  # starts no process
+    again = run(tiny, *LIMITS, cwd=folder)  # starts no process
     assert time.monotonic() - began < LIMIT_S / 2
     assert trained(again.stderr) == []
     assert without_times(json.loads((folder / "demo" / "demo.json").read_text())) == without_times(document)
@@ -263,9 +302,11 @@ def check_words(stdout: str, document: dict[str, Any]) -> None:
     assert for_terminal(shipped_text(demo)) in lines
     assert verdict == for_terminal(recommendation(demo))
     assert verdict.isascii()
-    following = "mmkd-bench run demo/student.edge" if is_judged(demo) else "mmkd-data check "
+    rival = leading_rival(demo)
+    following = "mmkd-train student " if rival else "mmkd-bench run demo/student.edge"
+    following = following if is_judged(demo) else "mmkd-data check "
     assert last.startswith(f"wrote demo/report.html and demo/student.edge; next: {following}")
-    assert any("EdgePredictor" in line for line in lines) == is_judged(demo)
+    assert any("EdgePredictor" in line for line in lines) == (is_judged(demo) and not rival)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +322,17 @@ def check_words(stdout: str, document: dict[str, Any]) -> None:
                 "logit+relation@last, logit+feature@hidden, logit+crd, logit+edam+crd@last, got 'none'; "
                 "choose one of them"
             ),
+        ),
+        (
+            ["--student-members", "trees,forest"],
+            (
+                "--student-members: expected one of transformer, convolutions, intervals, trees, got 'forest'; choose "
+                "one of them"
+            ),
+        ),
+        (
+            ["--student-members", "trees"],
+            "--student-members: expected transformer among them, got trees; add it, or give --no-choose",
         ),
         (["--teacher", "huge"], "--teacher: expected one of tiny, small, medium, base, got 'huge'; choose one of them"),
         (["--modality", "sound"], "dataset 'line 3': modality 'sound' is not in it; choose one of acc, gyro"),

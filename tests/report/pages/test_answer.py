@@ -158,7 +158,7 @@ def test_a_student_that_is_better_than_guessing_is_judged() -> None:
 RAN = {"valid": 0.8, "valid_baseline": 0.75, "valid_extra_trees": 0.7, "valid_mini_rocket": 0.79}
 REACHES = f"Recommended: the acc student. On validation it reaches 80.0{S}%"
 ALL = f"{REACHES}, labels only 75.0{S}%, extra-trees 70.0{S}% and MiniRocket 79.0{S}%."
-NOT = "Not recommended: on validation"
+OTHER = "Recommended: {} on labels only for acc. On validation {} reaches {}%, the student " + f"80.0{S}%."
 
 
 @pytest.mark.parametrize(
@@ -166,18 +166,18 @@ NOT = "Not recommended: on validation"
     [
         (RAN, ALL),
         ({"valid": 0.8, "valid_baseline": 0.75}, f"{REACHES}, labels only 75.0{S}%."),
-        (RAN | {"valid_mini_rocket": 0.81}, f"{NOT} MiniRocket reaches 81.0{S}%, the acc student 80.0{S}%."),
-        (RAN | {"valid_extra_trees": 0.8}, f"{NOT} extra-trees reaches 80.0{S}%, the acc student 80.0{S}%."),
-        (RAN | {"valid_baseline": 0.9}, f"{NOT} labels only reaches 90.0{S}%, the acc student 80.0{S}%."),
+        (RAN | {"valid_mini_rocket": 0.81}, OTHER.format("convolutions", "MiniRocket", f"81.0{S}")),
+        (RAN | {"valid_extra_trees": 0.8}, OTHER.format("trees", "extra-trees", f"80.0{S}")),
+        (RAN | {"valid_baseline": 0.9}, OTHER.format("transformer", "labels only", f"90.0{S}")),
         (
             RAN | {"valid_rocket_and_trees": 0.81},
-            f"{NOT} MiniRocket and extra-trees averaged reaches 81.0{S}%, the acc student 80.0{S}%.",
+            OTHER.format("convolutions and trees", "MiniRocket and extra-trees averaged", f"81.0{S}"),
         ),
         (RAN | {"valid_distilled_rocket": 0.9}, ALL),  # a teacher taught it
         ({"valid": 0.8}, ""),  # nothing was validated beside it
     ],
 )
-def test_a_student_is_recommended_where_it_beats_every_rival_on_validation(validated, expected) -> None:
+def test_what_validates_best_is_recommended_also_a_rivals_recipe(validated, expected) -> None:
     demo = build({"acc": (0.7, None, validated)})
     assert recommendation(demo) == expected
     assert (answer(demo)[-1] == expected) == bool(expected)
