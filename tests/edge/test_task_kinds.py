@@ -81,7 +81,7 @@ def test_without_data_there_is_no_answer_and_a_withheld_one_keeps_nothing_of_it(
     assert (found.status, found.labels, found.value, found.index) == ("degraded", (), None, -1)
 
 
-def rule_of(groups: int, level: float = 0.2, unknown_level: float | None = None) -> EdgePredictor:
+def rule_of(groups, level=0.2, unknown_level=None):
     """A student whose score is the window's first value; those of nine normal windows are 1 to 9."""
     scores = tuple(map(float, range(1, 10)))
     normal = Normal(scores=scores, windows=9, groups=groups, hours=1, level=level, window_rate=0.1, groups_above=0)

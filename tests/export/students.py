@@ -1,7 +1,5 @@
 """Students with random weights, their windows, and what judges their artifacts."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +7,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mmkd_edge.bundle.manifest import Normal
 from mmkd_edge.frames import mask_missing
@@ -17,7 +14,6 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.verify import proof_set
 from mmkd_export.verify.answers import answers_from_student
-from mmkd_export.verify.proof_set import ProofSet
 from mmkd_export.verify.windows import windows_from_checkpoint
 from mmkd_models.carried import CarriedWindows
 from mmkd_models.data.augment import AugmentConfig
@@ -34,14 +30,7 @@ TASK = TaskSpec(labels=("rest", "walk", "run", "fall"))
 NORMAL = TaskSpec(kind="normal", labels=("normal",))
 
 
-def make_student(
-    *,
-    modality: ModalitySpec = ACC,
-    task: TaskSpec = TASK,
-    config: StudentConfig | None = None,
-    windows: int | None = 12,
-    seed: int = 0,
-) -> StudentCheckpoint:
+def make_student(*, modality=ACC, task=TASK, config=None, windows=12, seed=0):
     """A student with random weights, and recorded-looking windows: sines with noise, some samples missing."""
     config = config or StudentConfig(preset="toy", encoder=EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=8))
     with torch.random.fork_rng():
@@ -68,7 +57,7 @@ def make_student(
     )
 
 
-def make_windows(modality: ModalitySpec, task: TaskSpec, *, count: int, seed: int = 0) -> CarriedWindows:
+def make_windows(modality, task, *, count, seed=0):
     rng = np.random.default_rng(seed)
     if modality.kind == "video":
         return _make_frames(modality, task, count=count, rng=rng)
@@ -81,9 +70,7 @@ def make_windows(modality: ModalitySpec, task: TaskSpec, *, count: int, seed: in
     return CarriedWindows(windows=windows, labels=as_labels(labels, task))
 
 
-def make_normal_student(
-    *, modality: ModalitySpec = ACC, windows: int = 240, components: int = 8, groups: int = 24
-) -> StudentCheckpoint:
+def make_normal_student(*, modality=ACC, windows=240, components=8, groups=24):
     """A student of normal data: random kernels, and the components of the windows that it carries."""
     start = of_features(make_student(modality=modality, windows=windows), "convolutions")
     assert start.carried is not None
@@ -116,7 +103,7 @@ def make_normal_student(
     )
 
 
-def write_windows(path: Path, student: StudentCheckpoint, windows: NDArray[np.generic], labels: object) -> Path:
+def write_windows(path, student, windows, labels):
     """Write a dataset whose validation split has these windows of the student's modality and task."""
     assert student.carried is not None
     splits = {"valid": {student.modality.name: windows, "labels": labels}}
@@ -126,7 +113,7 @@ def write_windows(path: Path, student: StudentCheckpoint, windows: NDArray[np.ge
     return path
 
 
-def _make_frames(modality: ModalitySpec, task: TaskSpec, *, count: int, rng: np.random.Generator) -> CarriedWindows:
+def _make_frames(modality, task, *, count, rng):
     """Noise that is brighter or darker with the class; of every third window two frames are missing."""
     labels = np.arange(count) % len(task.labels)
     values = rng.integers(0, 60, (count, *modality.shape)) + 40 * labels[:, None, None, None, None]
@@ -135,7 +122,7 @@ def _make_frames(modality: ModalitySpec, task: TaskSpec, *, count: int, rng: np.
     return CarriedWindows(windows=mask_missing(values.astype(np.uint8), missing), labels=as_labels(labels, task))
 
 
-def as_labels(labels: NDArray[np.int64], task: TaskSpec) -> NDArray[np.generic]:
+def as_labels(labels, task):
     """The class numbers, or what another task would have in their place: the last label always on, numbers by 100."""
     if task.kind == "regression":
         return (1000 + 100 * labels + np.arange(len(labels))).astype(np.float32)
@@ -144,14 +131,14 @@ def as_labels(labels: NDArray[np.int64], task: TaskSpec) -> NDArray[np.generic]:
     return labels.astype(np.int64)
 
 
-def make_proof_set(student: StudentCheckpoint) -> ProofSet:
+def make_proof_set(student):
     """What `export` would judge the student's artifacts by."""
     real = windows_from_checkpoint(student.carried, checkpoint=Path("student.ckpt"))
     answer = partial(answers_from_student, student)
     return proof_set.build_proof_set(real, modality=student.modality, task=student.task, answer=answer)
 
 
-def of_features(start: StudentCheckpoint, members: str) -> StudentCheckpoint:
+def of_features(start, members):
     """As this one, but of these members: features of its carried windows, half of them pruned."""
     assert start.carried is not None
     values, present = prepare_batch(start.carried.windows, start.modality)

@@ -1,17 +1,14 @@
 """A student of normal data from the checkpoint to the device: every engine and precision, its C sources, its card."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from mmkd_edge import EdgePredictor, ModalitySpec
-from mmkd_edge.backends.base import BackendName, is_installed, open_backend
+from mmkd_edge.backends.base import is_installed, open_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.install.graphs import check_graph
 from mmkd_edge.predict.preprocess import prepare_batch
@@ -21,7 +18,7 @@ from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import answers_from_backend, with_missing_samples
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
 from tests.export.students import make_normal_student
 
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=2000.0, samples=800)
@@ -31,7 +28,7 @@ RATE = (
 )
 
 
-def with_faults(student: StudentCheckpoint) -> StudentCheckpoint:
+def with_faults(student):
     """The same student, whose head has learnt known faults."""
     width = student.state["head.weight"].shape[1]
     student.state["head.weight"].copy_(torch.linspace(-0.1, 0.1, width)[None])
@@ -39,7 +36,7 @@ def with_faults(student: StudentCheckpoint) -> StudentCheckpoint:
     return student
 
 
-def scores_of(student: StudentCheckpoint, windows: np.ndarray) -> np.ndarray:
+def scores_of(student, windows):
     """The residual in float64, at least a millionth, times the exponential of the head: (N,)."""
     network = student.network()
     with torch.no_grad():
@@ -51,7 +48,7 @@ def scores_of(student: StudentCheckpoint, windows: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["series", "faults", "sound"])
-def test_every_engine_computes_the_residual(kind: str, native_engine: None) -> None:
+def test_every_engine_computes_the_residual(kind, native_engine):
     student = make_normal_student(modality=MIC) if kind == "sound" else make_normal_student()
     student = with_faults(student) if kind == "faults" else student
     assert student.carried is not None
@@ -60,7 +57,7 @@ def test_every_engine_computes_the_residual(kind: str, native_engine: None) -> N
     expected = scores_of(student, windows)
     graph = onnx_from_student(student)
     check_graph(graph)
-    files: dict[BackendName, bytes] = {name: graph for name in ("ort", "openvino") if is_installed(name)}
+    files = {name: graph for name in ("ort", "openvino") if is_installed(name)}
     if kind != "sound":
         files["native"] = native_file(exported_network(student), student.modality)
     for engine, file in files.items():
@@ -70,7 +67,7 @@ def test_every_engine_computes_the_residual(kind: str, native_engine: None) -> N
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("normal")
     write_student(folder / "s.ckpt", make_normal_student())
     plan = ExportPlan(
@@ -79,7 +76,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(plan).path
 
 
-def test_a_bundle_promises_the_rate_that_was_measured(bundle: Path) -> None:
+def test_a_bundle_promises_the_rate_that_was_measured(bundle):
     with Bundle.open(bundle) as opened:
         entry, card = opened.manifest.models[0], opened.read("README.md").decode()
     assert [output.name for output in entry.outputs] == ["logits", "value"]
@@ -92,7 +89,7 @@ def test_a_bundle_promises_the_rate_that_was_measured(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["native", "ort"])
-def test_a_device_calls_a_window_normal_or_unknown(bundle: Path, backend: BackendName, native_engine: None) -> None:
+def test_a_device_calls_a_window_normal_or_unknown(bundle, backend, native_engine):
     with EdgePredictor.open(bundle, backend=backend) as predictor:
         windows = predictor.bundle.golden("acc").windows
         usual, strange = predictor.predict(windows[0]), predictor.predict(9 * windows[0])
@@ -103,7 +100,7 @@ def test_a_device_calls_a_window_normal_or_unknown(bundle: Path, backend: Backen
     assert sum(rates) in (11, 12)  # (1 + 11) / 241 is the largest p-value of at most 0.05; one is at the limit itself
 
 
-def test_c_sources_answer_the_golden_windows_and_name_the_limit(bundle: Path) -> None:
+def test_c_sources_answer_the_golden_windows_and_name_the_limit(bundle):
     if shutil.which("make") is None or shutil.which("cc") is None:
         pytest.skip("no C compiler")
     folder = bundle.with_name("s-c")

@@ -1,7 +1,5 @@
 """The classifiers against scikit-learn's own rules, with every exception explained."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.model_selection import GroupKFold, cross_val_score
@@ -18,7 +16,7 @@ BROKEN = {
 }
 
 
-def turning(count: int = 48) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def turning(count=48):
     """Windows (N, 32, 3) that turn once or four times, their class, and six machines."""
     rng = np.random.default_rng(0)
     labels, groups = np.tile(["slow", "fast"], count // 2), np.repeat(np.arange(6), count // 6)
@@ -29,13 +27,13 @@ def turning(count: int = 48) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [StudentClassifier(steps=15), MultimodalClassifier(size="tiny", steps=5)])
-def test_scikit_learns_checks_pass(model: StudentClassifier | MultimodalClassifier) -> None:
+def test_scikit_learns_checks_pass(model):
     results = check_estimator(model, expected_failed_checks=BROKEN, on_fail=None)
     assert [one["check_name"] for one in results if one["status"] == "failed"] == []
     assert sum(one["status"] == "passed" for one in results) >= 45
 
 
-def test_a_student_is_validated_on_groups_that_it_never_saw() -> None:
+def test_a_student_is_validated_on_groups_that_it_never_saw():
     values, labels, groups = turning()
     model = make_pipeline(FunctionTransformer(np.nan_to_num), StudentClassifier(members=["intervals"], rate_hz=32))
     scores = cross_val_score(
@@ -44,7 +42,7 @@ def test_a_student_is_validated_on_groups_that_it_never_saw() -> None:
     assert scores.tolist() == [1.0, 1.0, 1.0]
 
 
-def test_a_student_takes_several_channels_and_gaps() -> None:
+def test_a_student_takes_several_channels_and_gaps():
     values, labels, groups = turning()
     values[:, 3:6] = np.nan
     model = StudentClassifier(members=["convolutions", "intervals"], rate_hz=32).fit(values, labels, groups)
@@ -55,7 +53,7 @@ def test_a_student_takes_several_channels_and_gaps() -> None:
     assert (model.predict(values) == labels).all()
 
 
-def test_a_teacher_cuts_channels_into_sensors() -> None:
+def test_a_teacher_cuts_channels_into_sensors():
     values, labels, groups = turning()
     model = MultimodalClassifier(sensors={"a": [0, 2], "b": [1]}, rate_hz=32, size="tiny", steps=2)
     model.fit(values, labels, groups)

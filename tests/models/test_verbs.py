@@ -1,11 +1,7 @@
 """The three verbs of a notebook: frames and arrays become datasets, teachers and students as the commands make them."""
 
-from __future__ import annotations
-
 import re
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +9,6 @@ import pytest
 import mmkd_models as mm
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import MmkdError
-from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.importing.from_frames import seconds
 from mmkd_models.training.checkpoint import read_student, read_teacher_file
 
@@ -23,7 +18,7 @@ RATE_HZ, SECONDS, MACHINES = 20, 24, 6
 SENSORS = {"acc": ["ax", "ay"], "gyro": ["gx"]}
 
 
-def recorded() -> Any:
+def recorded():
     """A frame of six machines: one second of the mode `run` is four turns, one of `idle` is one."""
     rng = np.random.default_rng(0)
     parts = []
@@ -37,27 +32,27 @@ def recorded() -> Any:
     return pl.concat(parts)
 
 
-def as_dataset(frame: Any, **options: Any) -> Dataset:
+def as_dataset(frame, **options):
     given = {"label": "mode", "group": "machine", "time": "t", "window": "2s", "sensors": SENSORS}
     return mm.dataset(frame, **{**given, **options})
 
 
 @pytest.fixture(scope="module")
-def data() -> Dataset:
+def data():
     return as_dataset(recorded())
 
 
 @pytest.fixture(scope="module")
-def teacher(data: Dataset) -> mm.Teacher:
+def teacher(data):
     return mm.Teacher(size="tiny", steps=4, progress=False).fit(data)
 
 
 @pytest.fixture(scope="module")
-def student(data: Dataset, teacher: mm.Teacher) -> mm.Student:
+def student(data, teacher):
     return mm.distill(teacher, data, sensor="acc", steps=4, progress=False)
 
 
-def test_a_frame_becomes_windows_of_every_sensor(data: Dataset) -> None:
+def test_a_frame_becomes_windows_of_every_sensor(data):
     windows, frame = data.everything(), recorded()
     assert data.spec.task.labels == ("idle", "run")
     assert [(one.name, one.channels, one.rate_hz, one.samples) for one in data.spec.modalities] == [
@@ -74,18 +69,18 @@ def test_a_frame_becomes_windows_of_every_sensor(data: Dataset) -> None:
     assert [data.spec.task.labels[label] for label in windows.labels[own][:4]] == ["idle", "idle", "idle", "run"]
 
 
-def test_a_frame_of_each_sensor_needs_no_columns_by_sensor(data: Dataset) -> None:
+def test_a_frame_of_each_sensor_needs_no_columns_by_sensor(data):
     frame = recorded()
     facts = ["machine", "t", "mode"]
     apart = {name: frame.select([*facts, *columns]) for name, columns in SENSORS.items()}
     assert as_dataset(apart, sensors=None).spec == data.spec
 
 
-def test_samples_without_times_follow_each_other_at_the_rate(data: Dataset) -> None:
+def test_samples_without_times_follow_each_other_at_the_rate(data):
     assert as_dataset(recorded().drop("t"), time=None, rate_hz=RATE_HZ).spec == data.spec
 
 
-def test_dates_are_times(data: Dataset) -> None:
+def test_dates_are_times(data):
     start = datetime(2026, 5, 4, 8)
     dated = recorded().with_columns(
         t=pl.col("t").map_elements(lambda s: start + timedelta(seconds=s), pl.Datetime("us"))
@@ -93,7 +88,7 @@ def test_dates_are_times(data: Dataset) -> None:
     assert as_dataset(dated).spec == data.spec
 
 
-def test_a_pandas_frame_with_dates_as_its_index_needs_no_time(data: Dataset) -> None:
+def test_a_pandas_frame_with_dates_as_its_index_needs_no_time(data):
     pandas = pytest.importorskip("pandas")
     frame = recorded()
     days = {name: 86_400 * number for number, name in enumerate(frame["machine"].unique(maintain_order=True))}
@@ -112,7 +107,7 @@ def test_a_pandas_frame_with_dates_as_its_index_needs_no_time(data: Dataset) -> 
         (np.tile([[1, 0], [0, 1]], (10, 1)), "multi_label", ("label 0", "label 1")),
     ],
 )
-def test_arrays_are_windows(label: Any, kind: str, labels: tuple[str, ...]) -> None:
+def test_arrays_are_windows(label, kind, labels):
     values = np.random.default_rng(0).standard_normal((20, 16)).astype(np.float32)
     made = mm.dataset({"x": values}, label=label, group=np.repeat(np.arange(5), 4), rate_hz=10)
     assert (made.spec.task.kind, made.spec.task.labels) == (kind, labels)
@@ -125,7 +120,7 @@ def test_arrays_are_windows(label: Any, kind: str, labels: tuple[str, ...]) -> N
 @pytest.mark.parametrize(
     ("text", "expected"), [("4s", 4.0), ("500ms", 0.5), ("2 min", 120.0), ("1h", 3600.0), ("1.5", 1.5), (3, 3.0)]
 )
-def test_times_are_read(text: float | str, expected: float) -> None:
+def test_times_are_read(text, expected):
     assert seconds(text, "window") == expected
 
 
@@ -145,7 +140,7 @@ def test_times_are_read(text: float | str, expected: float) -> None:
         ({"time": None}, "rate_hz: expected samples per second of 'acc', got none; give a number"),
     ],
 )
-def test_a_frame_that_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
+def test_a_frame_that_does_not_fit_is_refused(options, message):
     frame = recorded()
     with pytest.raises(MmkdError) as refused:
         as_dataset(frame, **options)
@@ -164,13 +159,13 @@ def test_a_frame_that_does_not_fit_is_refused(options: dict[str, Any], message: 
         ({"x": np.zeros((3, 8))}, {}, "window: not for arrays, which are windows already, got '1s'; leave it out"),
     ],
 )
-def test_data_that_is_no_frame_is_refused(data: Any, options: dict[str, Any], message: str) -> None:
+def test_data_that_is_no_frame_is_refused(data, options, message):
     with pytest.raises(MmkdError) as refused:
         mm.dataset(data, **{"label": ["a", "b", "c"], "window": "1s", **options})
     assert str(refused.value) == message
 
 
-def test_a_teacher_is_the_commands_teacher(data: Dataset, teacher: mm.Teacher, tmp_path: Path) -> None:
+def test_a_teacher_is_the_commands_teacher(data, teacher, tmp_path):
     path = teacher.save(tmp_path / "teacher.ckpt")
     loaded = mm.Teacher.load(path)
     np.testing.assert_array_equal(loaded.predict_proba(data), teacher.predict_proba(data))
@@ -183,9 +178,7 @@ def test_a_teacher_is_the_commands_teacher(data: Dataset, teacher: mm.Teacher, t
     assert teacher.score(data) == pytest.approx(np.mean(recalls))
 
 
-def test_a_student_is_taught_by_the_teacher_and_runs_on_a_device(
-    data: Dataset, teacher: mm.Teacher, student: mm.Student, tmp_path: Path
-) -> None:
+def test_a_student_is_taught_by_the_teacher_and_runs_on_a_device(data, teacher, student, tmp_path):
     assert student.checkpoint.facts.teachers_sha256 == (teacher.file.sha256,)
     windows = data.split("test")
     arrays = windows.take(np.arange(len(windows)))["acc"]
@@ -199,13 +192,13 @@ def test_a_student_is_taught_by_the_teacher_and_runs_on_a_device(
     assert read_student(tmp_path / "acc.ckpt").modality.name == "acc"
 
 
-def test_without_a_teacher_labels_teach(data: Dataset) -> None:
+def test_without_a_teacher_labels_teach(data):
     alone = mm.distill(None, data, sensor="gyro", members=["intervals"], progress=False)
     assert (alone.checkpoint.facts.teachers_sha256, alone.checkpoint.config.members) == ((), ("intervals",))
     assert set(alone.predict(data)) <= {"idle", "run"}
 
 
-def test_choosing_shows_what_was_tried(data: Dataset, teacher: mm.Teacher) -> None:
+def test_choosing_shows_what_was_tried(data, teacher):
     chosen = mm.distill(
         teacher, data, sensor="acc", members=["transformer", "convolutions"], choose=True, steps=2, progress=False
     )
@@ -216,7 +209,7 @@ def test_choosing_shows_what_was_tried(data: Dataset, teacher: mm.Teacher) -> No
     assert shown.count("<meter ") == len(tried)
 
 
-def test_a_notebook_shows_members_and_an_untrained_teacher(teacher: mm.Teacher) -> None:
+def test_a_notebook_shows_members_and_an_untrained_teacher(teacher):
     shown = teacher._repr_html_()
     assert shown.startswith(
         "<table><tr><th>Teacher of acc, gyro</th><th colspan=2>balanced_accuracy on validation</th>"
@@ -243,13 +236,13 @@ def test_a_notebook_shows_members_and_an_untrained_teacher(teacher: mm.Teacher) 
         ),
     ],
 )
-def test_a_model_refuses_what_does_not_fit(data: Dataset, student: mm.Student, use: Any, message: str) -> None:
+def test_a_model_refuses_what_does_not_fit(data, student, use, message):
     with pytest.raises(MmkdError) as refused:
         use(data, student)
     assert str(refused.value) == message
 
 
-def test_the_package_has_no_other_names() -> None:
+def test_the_package_has_no_other_names():
     with pytest.raises(AttributeError) as missing:
         mm.distil  # noqa: B018
     assert str(missing.value) == "module 'mmkd_models' has no attribute 'distil'"

@@ -10,11 +10,8 @@ import random
 import statistics
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
-
-Document = dict[str, Any]
 
 EXERCISES = [
     "pendulum",

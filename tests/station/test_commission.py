@@ -1,9 +1,6 @@
 """`mmkd-edge commission`: a student of normal data is fitted to one machine, and answers as before without it."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +17,7 @@ from tests.export.students import ACC, make_normal_student, make_student
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A bundle, and four minutes of a machine that is half as loud again as those of training."""
     folder = tmp_path_factory.mktemp("commission")
     student = make_normal_student()
@@ -33,14 +30,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def unknown(path: Path, **options: object) -> float:
+def unknown(path, **options):
     with EdgePredictor.open(path, **options) as predictor:  # type: ignore[arg-type]
         rows = np.loadtxt(path.with_name("log.csv"), delimiter=",", skiprows=1)[:, 1:]
         found = [one.status for one in predictor.stream(hop=50).push(rows.astype(np.float32))]
     return found[1:].count("unknown") / len(found[1:])
 
 
-def test_a_machine_gets_its_own_scores_and_the_bundle_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_machine_gets_its_own_scores_and_the_bundle_stays(folder, capsys):
     bundle, file = folder / "s.edge", folder / "machine.json"
     before = bundle.read_bytes()
     run_edge(["commission", str(bundle), "--source", f"csv:{folder / 'log.csv'}", "--minutes", "30", str(file)])
@@ -66,7 +63,7 @@ def test_a_machine_gets_its_own_scores_and_the_bundle_stays(folder: Path, capsys
     assert unknown(bundle, reference=file) == pytest.approx(0.05, abs=0.02)
 
 
-def test_rates_of_blocks_are_of_p_values_among_the_others() -> None:
+def test_rates_of_blocks_are_of_p_values_among_the_others():
     # Of the last block's p-values only that of 9 is at most a fifth: (1 + 0) / (1 + 6); of 6.5 it is (1 + 1) / 7.
     scores = np.array([1.0, 4.0, 7.0, 2.0, 5.0, 3.0, 6.5, 9.0, 0.5])
     assert block_rates(scores, blocks=3, level=0.2).tolist() == [0.0, 0.0, pytest.approx(1 / 3)]
@@ -86,7 +83,7 @@ def test_rates_of_blocks_are_of_p_values_among_the_others() -> None:
         (("--map", "x"), "--map x: expected CHANNEL=COLUMN, got no '='; write it like ax=accel.x"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(folder: Path, arguments: tuple[str, ...], expected: str) -> None:
+def test_what_cannot_be_fitted_is_refused(folder, arguments, expected):
     source, output = f"csv:{folder / 'log.csv'}", folder / "refused.json"
     with pytest.raises(UsageError) as refused:
         run_edge(["commission", str(folder / "s.edge"), "--source", source, *arguments, str(output)])
@@ -94,7 +91,7 @@ def test_what_cannot_be_fitted_is_refused(folder: Path, arguments: tuple[str, ..
     assert not output.exists()
 
 
-def test_a_classifier_is_refused(tmp_path: Path) -> None:
+def test_a_classifier_is_refused(tmp_path):
     write_student(tmp_path / "c.ckpt", make_student(windows=24))
     export(ExportPlan(source=tmp_path / "c.ckpt", output=tmp_path / "c.edge"))
     with pytest.raises(UsageError) as refused:
@@ -105,7 +102,7 @@ def test_a_classifier_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_reference_of_another_student_is_refused(folder: Path) -> None:
+def test_a_reference_of_another_student_is_refused(folder):
     file = folder / "machine.json"
     if not file.exists():
         run_edge(["commission", str(folder / "s.edge"), "--source", f"csv:{folder / 'log.csv'}", str(file)])

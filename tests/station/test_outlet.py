@@ -1,11 +1,7 @@
 """Sinks that fail, hang and come back: what waits, what is lost, and that it is counted."""
 
-from __future__ import annotations
-
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +11,7 @@ from mmkd_station.build import open_outlet
 from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import Backoff
 from mmkd_station.protocols.table import open_sink, shown_names
-from mmkd_station.records import AlarmRecord, Record, record_from_line, record_line, result_record
+from mmkd_station.records import AlarmRecord, record_from_line, record_line, result_record
 from mmkd_station.store import FILE_NAME, Store
 from tests.edge.said import said
 from tests.station.rig import alarm, quick, state, until
@@ -24,25 +20,25 @@ from tests.station.rig import alarm, quick, state, until
 class Flaky:
     """A sink that is away until it is told to be there."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.there = threading.Event()
         self.taken: list[int] = []
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, records):
         if not self.there.is_set():
             raise ConnectionError("nobody there")
         self.taken += [record.number for record in records]
 
-    def close(self) -> None:
+    def close(self):
         pass
 
 
-def put(outlet: Outlet, numbers: range) -> None:
+def put(outlet, numbers):
     for number in numbers:
         outlet.put(state(number))
 
 
-def test_a_record_is_one_line_that_can_be_read_back() -> None:
+def test_a_record_is_one_line_that_can_be_read_back():
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
     prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")).predict([[0.0], [1.0]])
     record = result_record(prediction, station="press 1", number=3, time_s=2.0, decided_s=5.0, dropped=4)
@@ -56,7 +52,7 @@ def test_a_record_is_one_line_that_can_be_read_back() -> None:
     }  # fmt: skip
 
 
-def test_a_label_that_a_spreadsheet_would_run_is_escaped_in_the_csv_sink(tmp_path: Path) -> None:
+def test_a_label_that_a_spreadsheet_would_run_is_escaped_in_the_csv_sink(tmp_path):
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
     prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "=HYPERLINK(1)")).predict([[0.0], [1.0]])
     sink = open_sink(f"csv:{tmp_path / 'results.csv'}")
@@ -67,7 +63,7 @@ def test_a_label_that_a_spreadsheet_would_run_is_escaped_in_the_csv_sink(tmp_pat
     assert [found[name] for name in ("station", "time_s", "label")] == ["'@press", "-2.5", "'=HYPERLINK(1)"]
 
 
-def test_records_wait_in_memory_and_the_oldest_are_given_up_and_counted() -> None:
+def test_records_wait_in_memory_and_the_oldest_are_given_up_and_counted():
     sink = Flaky()
     outlet = Outlet("away", sink, most=5, backoff=quick)
     put(outlet, range(1, 21))
@@ -81,11 +77,11 @@ def test_records_wait_in_memory_and_the_oldest_are_given_up_and_counted() -> Non
 
 
 @pytest.fixture
-def open_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
+def open_store(tmp_path):
     """Opens stores in one folder, each of which ends the one before."""
-    opened: list[Store] = []
+    opened = []
 
-    def open_one(most_bytes: int = 10**6) -> Store:
+    def open_one(most_bytes=10**6):
         for store in opened:
             store.close()
         opened.append(Store(tmp_path / "store", most_bytes=most_bytes))
@@ -96,7 +92,7 @@ def open_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
         store.close()
 
 
-def test_records_wait_on_the_disk_over_a_restart_and_come_in_order(open_store: Callable[..., Store]) -> None:
+def test_records_wait_on_the_disk_over_a_restart_and_come_in_order(open_store):
     outlet = Outlet("sink", Flaky(), store=open_store(), backoff=quick)
     put(outlet, range(1, 301))
     until(lambda: outlet.facts().failures >= 2)
@@ -112,7 +108,7 @@ def test_records_wait_on_the_disk_over_a_restart_and_come_in_order(open_store: C
     assert stored(open_store()) == []
 
 
-def stored(store: Store) -> list[int]:
+def stored(store):
     """Numbers of the records on the disk, in their order."""
     return [record_from_line(line).number for (line,) in store.rows("SELECT line FROM records ORDER BY id")]
 
@@ -120,17 +116,17 @@ def stored(store: Store) -> list[int]:
 class Hung(Flaky):
     """A sink that hangs in its first write."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.tries = threading.Event()
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, records):
         self.tries.set()
         self.there.wait(20)
         super().write(records)
 
 
-def test_what_a_sink_was_trying_when_the_run_ended_waits_on_the_disk(open_store: Callable[..., Store]) -> None:
+def test_what_a_sink_was_trying_when_the_run_ended_waits_on_the_disk(open_store):
     hung = Hung()
     outlet = Outlet("hangs", hung, store=open_store(), backoff=quick)
     outlet.put(state(1))
@@ -141,9 +137,7 @@ def test_what_a_sink_was_trying_when_the_run_ended_waits_on_the_disk(open_store:
     hung.there.set()
 
 
-def test_what_a_sink_does_not_take_at_once_is_on_the_disk_soon_and_nothing_else_is(
-    open_store: Callable[..., Store],
-) -> None:
+def test_what_a_sink_does_not_take_at_once_is_on_the_disk_soon_and_nothing_else_is(open_store):
     store, hung, healthy = open_store(), Hung(), Flaky()
     healthy.there.set()
     outlets = Outlet("hangs", hung, store=store), Outlet("healthy", healthy, store=store)
@@ -159,12 +153,12 @@ def test_what_a_sink_does_not_take_at_once_is_on_the_disk_soon_and_nothing_else_
         outlet.close()
 
 
-def test_an_alarm_is_on_the_disk_for_every_sink_before_any_sees_it(open_store: Callable[..., Store]) -> None:
+def test_an_alarm_is_on_the_disk_for_every_sink_before_any_sees_it(open_store):
     store = open_store()
-    seen: list[list[int]] = []
+    seen = []
 
     class Looking(Flaky):
-        def write(self, records: Sequence[Record]) -> None:
+        def write(self, records):
             if any(isinstance(record, AlarmRecord) for record in records):
                 seen.append(stored(store))
 
@@ -179,9 +173,7 @@ def test_an_alarm_is_on_the_disk_for_every_sink_before_any_sees_it(open_store: C
         outlet.close(drain_s=0.1)
 
 
-def test_a_disk_that_takes_nothing_leaves_records_in_memory_until_it_does(
-    open_store: Callable[..., Store], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_takes_nothing_leaves_records_in_memory_until_it_does(open_store, caplog, monkeypatch):
     monkeypatch.setattr("mmkd_station.store._TRIES_AGAIN_S", 0.05)
     store, sink = open_store(), Flaky()
     pages = store.rows("PRAGMA page_count")[0][0]
@@ -203,9 +195,7 @@ def test_a_disk_that_takes_nothing_leaves_records_in_memory_until_it_does(
     ]
 
 
-def test_what_a_sink_takes_after_the_end_of_a_run_on_a_full_disk_is_not_counted_as_one_less(
-    open_store: Callable[..., Store],
-) -> None:
+def test_what_a_sink_takes_after_the_end_of_a_run_on_a_full_disk_is_not_counted_as_one_less(open_store):
     store, hung = open_store(), Hung()
     hung.there.set()
     outlet = Outlet("hangs", hung, store=store)
@@ -227,9 +217,7 @@ def test_what_a_sink_takes_after_the_end_of_a_run_on_a_full_disk_is_not_counted_
 @pytest.mark.parametrize(
     ("place", "damage"), [(0, "file is not a database"), (4096, "database disk image is malformed")]
 )
-def test_a_damaged_file_is_kept_aside_and_said_in_one_line(
-    place: int, damage: str, open_store: Callable[..., Store], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_file_is_kept_aside_and_said_in_one_line(place, damage, open_store, tmp_path, caplog):
     outlet = Outlet("away", Flaky(), store=open_store(), backoff=quick)
     put(outlet, range(1, 201))
     outlet.close(drain_s=0.1)
@@ -246,7 +234,7 @@ def test_a_damaged_file_is_kept_aside_and_said_in_one_line(
     ]
 
 
-def test_what_a_sink_was_trying_when_the_run_ended_is_counted_without_a_store() -> None:
+def test_what_a_sink_was_trying_when_the_run_ended_is_counted_without_a_store():
     hung = Hung()
     outlet = Outlet("hangs", hung, backoff=quick)
     outlet.put(state(1))
@@ -256,9 +244,7 @@ def test_what_a_sink_was_trying_when_the_run_ended_is_counted_without_a_store() 
     hung.there.set()
 
 
-def test_with_a_store_nothing_is_given_up_while_a_sink_hangs_and_all_comes_once_and_in_order(
-    open_store: Callable[..., Store],
-) -> None:
+def test_with_a_store_nothing_is_given_up_while_a_sink_hangs_and_all_comes_once_and_in_order(open_store):
     hung, store = Hung(), open_store()
     outlet = Outlet("hangs", hung, store=store, most=5, backoff=quick)
     outlet.put(state(1))
@@ -273,9 +259,7 @@ def test_with_a_store_nothing_is_given_up_while_a_sink_hangs_and_all_comes_once_
     assert stored(open_store()) == []
 
 
-def test_the_store_keeps_within_its_bytes_of_each_sink_and_counts_what_it_gives_up(
-    open_store: Callable[..., Store],
-) -> None:
+def test_the_store_keeps_within_its_bytes_of_each_sink_and_counts_what_it_gives_up(open_store):
     slow = Backoff(first_s=20.0, most_s=30.0)
     size_bytes = len(record_line(state(100)))
     store = open_store(most_bytes=4 * size_bytes)
@@ -289,7 +273,7 @@ def test_the_store_keeps_within_its_bytes_of_each_sink_and_counts_what_it_gives_
     outlet.close(drain_s=0.1)
 
 
-def test_what_a_sink_is_trying_is_not_given_up(open_store: Callable[..., Store]) -> None:
+def test_what_a_sink_is_trying_is_not_given_up(open_store):
     hung = Hung()
     store = open_store(most_bytes=2 * len(record_line(state(10))))
     outlet = Outlet("hangs", hung, store=store)
@@ -303,7 +287,7 @@ def test_what_a_sink_is_trying_is_not_given_up(open_store: Callable[..., Store])
     assert (hung.taken, outlet.facts().written, outlet.facts().dropped) == ([10, 15], 2, 4)
 
 
-def test_a_record_that_cannot_be_read_is_left_out_and_counted(open_store: Callable[..., Store]) -> None:
+def test_a_record_that_cannot_be_read_is_left_out_and_counted(open_store):
     store, sink = open_store(), Flaky()
     sink.there.set()
     rows = [record_line(state(1)), b"{broken}", record_line(state(2))]
@@ -314,7 +298,7 @@ def test_a_record_that_cannot_be_read_is_left_out_and_counted(open_store: Callab
     assert (sink.taken, outlet.facts().dropped, outlet.facts().waiting) == ([1, 2], 1, 0)
 
 
-def test_a_store_that_another_has_or_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_store_that_another_has_or_in_the_place_of_a_file_is_refused(tmp_path):
     first = Store(tmp_path, most_bytes=10**6)
     assert said(UsageError, lambda: Store(tmp_path, most_bytes=10**6)) == (
         f"{tmp_path}: expected a folder for the records of one mmkd-run, got one that another mmkd-run has; stop that "
@@ -329,9 +313,7 @@ def test_a_store_that_another_has_or_in_the_place_of_a_file_is_refused(tmp_path:
     )
 
 
-def test_sinks_whose_names_differ_in_a_sign_alone_have_records_of_their_own(
-    open_store: Callable[..., Store], tmp_path: Path
-) -> None:
+def test_sinks_whose_names_differ_in_a_sign_alone_have_records_of_their_own(open_store, tmp_path):
     store = open_store()
     outlets = [open_outlet(f"jsonl:{tmp_path}/{name}", store, name=name) for name in ("a-b", "a_b")]
     for outlet in outlets:
@@ -344,7 +326,7 @@ def test_sinks_whose_names_differ_in_a_sign_alone_have_records_of_their_own(
         outlet.close(drain_s=0.1)
 
 
-def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
+def test_a_file_that_was_moved_away_is_begun_anew(tmp_path):
     path = tmp_path / "results.jsonl"
     sink = open_sink(f"jsonl:{path}")
     sink.write([state(1)])
@@ -354,9 +336,9 @@ def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
     assert [record_from_line(line).number for line in path.read_bytes().splitlines()] == [2]
 
 
-def test_a_connection_that_breaks_is_a_fault_of_its_sink_and_ends_no_run() -> None:
+def test_a_connection_that_breaks_is_a_fault_of_its_sink_and_ends_no_run():
     class Broken(Flaky):
-        def write(self, records: Sequence[Record]) -> None:
+        def write(self, records):
             if not self.there.is_set():
                 raise BrokenPipeError(32, "Broken pipe")
             super().write(records)
@@ -371,7 +353,7 @@ def test_a_connection_that_breaks_is_a_fault_of_its_sink_and_ends_no_run() -> No
     assert sink.taken == [1]
 
 
-def test_a_webhook_is_shown_without_its_secret_and_no_two_sinks_alike() -> None:
+def test_a_webhook_is_shown_without_its_secret_and_no_two_sinks_alike():
     hook = "webhook:https://user:pw@hooks.example.com"
     texts = [f"{hook}/services/T0/secret", f"{hook}/services/T1/other#kinds=alarm", "jsonl:a/b.jsonl"]
     assert list(shown_names(texts).values()) == [

@@ -1,18 +1,16 @@
 """What no engine is given: told from the bytes of a graph, by us."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import TensorProto, helper
 
 from mmkd_edge import Bundle, example_bundle
 from mmkd_edge.install.graphs import check_graph
 from mmkd_edge.opening.sandbox import check_graphs
 
 FILES = Path(__file__).parents[2] / "files"
-Change = Callable[[ModelProto], object]
 
 
 @pytest.fixture

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 
 import msgspec
@@ -14,17 +12,17 @@ ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=10)
 TASK = TaskSpec(labels=("rest", "raise", "turn"))
 
 
-def shares(*values: float) -> np.ndarray:
+def shares(*values):
     return np.array([values], dtype=np.float32)
 
 
-def presence(missing: int = 0) -> np.ndarray:
+def presence(missing=0):
     present = np.ones((1, 10, 2), dtype=np.float32)
     present.reshape(-1)[:missing] = 0
     return present
 
 
-def test_the_most_probable_class_is_named() -> None:
+def test_the_most_probable_class_is_named():
     prediction = interpret(shares(0.25, 0.125, 0.625), presence(), modality=ACC, task=TASK)
     assert prediction.label == "turn"
     assert prediction.index == 2
@@ -36,7 +34,7 @@ def test_the_most_probable_class_is_named() -> None:
 
 
 @pytest.mark.parametrize(("channels", "dead", "fraction"), [(2, 1, 0.5), (20, 7, 0.05)])
-def test_a_dead_channel_degrades_however_small_its_fraction(channels: int, dead: int, fraction: float) -> None:
+def test_a_dead_channel_degrades_however_small_its_fraction(channels, dead, fraction):
     modality = ModalitySpec(name="acc", channels=tuple(f"c{i}" for i in range(channels)), rate_hz=10.0, samples=10)
     present = np.ones((1, 10, channels), dtype=np.float32)
     present[:, :, dead] = 0
@@ -50,7 +48,7 @@ def test_a_dead_channel_degrades_however_small_its_fraction(channels: int, dead:
     (11, "ok", ""),
     (12, "degraded", "2.0% of the values are missing"),
 ])  # fmt: skip
-def test_of_600_values_fewer_than_12_may_be_missing(missing: int, status: str, reason: str) -> None:
+def test_of_600_values_fewer_than_12_may_be_missing(missing, status, reason):
     long = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=50.0, samples=200)
     present = np.ones(600, dtype=np.float32)
     present[np.linspace(0, 599, missing).astype(int)] = 0
@@ -59,7 +57,7 @@ def test_of_600_values_fewer_than_12_may_be_missing(missing: int, status: str, r
     assert prediction.missing_fraction == missing / 600
 
 
-def test_without_any_value_there_is_no_answer() -> None:
+def test_without_any_value_there_is_no_answer():
     prediction = interpret(shares(0.2, 0.2, 0.6), presence(20), modality=ACC, task=TASK)
     assert (prediction.label, prediction.index, prediction.probability) == ("", -1, 0.0)
     assert (prediction.status, prediction.reason) == ("invalid", "all values are missing")
@@ -81,7 +79,7 @@ def test_without_any_value_there_is_no_answer() -> None:
         (0.0, 0.0, 0.0),
     ],
 )
-def test_what_is_not_a_distribution_is_no_answer(values: tuple[float, ...]) -> None:
+def test_what_is_not_a_distribution_is_no_answer(values):
     prediction = interpret(shares(*values), presence(3), modality=ACC, task=TASK)
     assert (prediction.label, prediction.index, prediction.probability) == ("", -1, 0.0)
     assert (prediction.status, prediction.reason) == ("invalid", "the model's answer is not a distribution")
@@ -89,13 +87,13 @@ def test_what_is_not_a_distribution_is_no_answer(values: tuple[float, ...]) -> N
     assert np.isfinite(prediction.probabilities).all()
 
 
-def test_another_number_of_classes_is_an_error() -> None:
+def test_another_number_of_classes_is_an_error():
     assert said(BackendError, lambda: interpret(shares(0.5, 0.5), presence(), modality=ACC, task=TASK)) == (
         "modality 'acc': expected 3 probabilities, got 2; the backend runs another model than the manifest describes"
     )
 
 
-def test_a_prediction_is_kept_as_plain_json() -> None:
+def test_a_prediction_is_kept_as_plain_json():
     prediction = interpret(shares(0.25, 0.125, 0.625), presence(5), modality=ACC, task=TASK, input_age_s=0.5)
     expected = {
         "label": "turn",
@@ -121,7 +119,7 @@ def test_a_prediction_is_kept_as_plain_json() -> None:
     assert msgspec.json.encode([prediction], enc_hook=np.ndarray.tolist) == b"[" + prediction.to_json() + b"]"
 
 
-def test_the_first_stream_with_a_working_sensor_answers() -> None:
+def test_the_first_stream_with_a_working_sensor_answers():
     gyro = msgspec.structs.replace(ACC, name="gyro")
     fallback = SensorFallback([ACC, gyro], TASK)
     good, other = (interpret(shares(1, 0, 0), None, modality=one, task=TASK) for one in (ACC, gyro))

@@ -242,6 +242,7 @@ def test_costs_are_reckoned_from_the_printed_template(run, models, machines, tmp
 
 
 def test_rivals_stand_beside_the_models_in_every_suite(run, models, machines, tmp_path, quick_rocket):
+    pytest.importorskip("aeon")
     file = tmp_path / "cost.toml"
     file.write_text("version = 1\n[student]\n[rival]\n")
     line = ("--rival", "extra_trees", "--rival", "mini_rocket", "--suite", "all", "--cost", file, "--json")

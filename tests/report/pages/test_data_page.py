@@ -1,13 +1,10 @@
 """The page of a dataset: findings, sensors and figures of the document, and its safety."""
 
 import re
-from typing import Any
 
 import pytest
 
 from mmkd_report.pages.data import render_data_report
-
-Document = dict[str, Any]
 
 
 def probe(asked, modality, score):

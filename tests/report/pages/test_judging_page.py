@@ -1,7 +1,6 @@
 """The page of models that were judged side by side."""
 
 import re
-from typing import Any
 
 import msgspec
 import pytest
@@ -9,8 +8,6 @@ import pytest
 from mmkd_models.evaluation.suites import shift
 from mmkd_report.pages.judging import assign_roles, render_judging
 from mmkd_report.schema.judging import ShiftFacts, read_judging
-
-Document = dict[str, Any]
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Pages and sentences on labelled groups, on a share that leaks, and on the rivals that came later."""
 
 import re
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,6 @@ from mmkd_report.schema.figures import LabelledGroups
 from mmkd_report.words import labelled_title
 
 S = "\u202f"
-Document = dict[str, Any]
 
 GROUPS = {"labelled": 2, "of": [6, 6]}
 LEAK = {
