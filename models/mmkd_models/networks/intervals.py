@@ -19,7 +19,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.convolutions import as_series
 from mmkd_models.networks.fronts.as_series import series_view
 
-MIN_SAMPLES = 8  # of an interval, and so of a window
+MIN_SAMPLES = 8  # of an interval, and so of a student's window
 _MAX_DEPTH = 2  # deeper intervals gained nothing on three sets
 _MAX_FEATURES = 4096  # unless undivided windows have more
 _MAX_BINS = 32
@@ -43,7 +43,7 @@ def interval_sizes(modality: ModalitySpec) -> tuple[int, int, int]:
 
     def features(depth: int) -> int:
         halves: int = 2**depth
-        return channels * (2 * _STATISTICS * (2 * halves - 1) + bins)
+        return channels * (min(samples, 2) * _STATISTICS * (2 * halves - 1) + bins)
 
     depth = _MAX_DEPTH
     while depth and (samples >> depth < MIN_SAMPLES or features(depth) > _MAX_FEATURES):
@@ -52,7 +52,7 @@ def interval_sizes(modality: ModalitySpec) -> tuple[int, int, int]:
 
 
 def fits_intervals(modality: ModalitySpec) -> bool:
-    """Return whether windows, as series, are long enough."""
+    """Return whether windows, as series, are long enough for a student."""
     return series_view(modality).spec.samples >= MIN_SAMPLES
 
 
@@ -84,13 +84,14 @@ class IntervalFeatures(nn.Module):
         self.register_buffer("basis", basis.float(), persistent=False)
         for number, size in enumerate(self._interval_samples()):
             times = torch.arange(size).double() - (size - 1) / 2
-            slope = times / times.square().sum().clamp(min=1.0)
+            slope = times / times.square().sum().clamp(min=0.5)  # two samples have 0.5
             self.register_buffer(f"slope{number}", slope.float()[:, None], persistent=False)
             self.register_buffer(f"order{number}", _quantile_weights(size), persistent=False)
 
     def _interval_samples(self) -> list[int]:
         samples = self.view.spec.samples
-        return [length >> self.depth << self.depth >> d for length in (samples, samples - 1) for d in self._depths]
+        lengths = (samples, samples - 1)[:samples]  # a single sample has no difference
+        return [length >> self.depth << self.depth >> d for length in lengths for d in self._depths]
 
     @property
     def _depths(self) -> range:
@@ -106,7 +107,7 @@ class IntervalFeatures(nn.Module):
         difference = series[:, :, 1:] - series[:, :, :-1]
         parts = [
             self._statistics(part, depth, number * len(self._depths) + depth)
-            for number, part in enumerate((series, difference))
+            for number, part in enumerate((series, difference)[: series.shape[2]])
             for depth in self._depths
         ]
         waves = (series - series.mean(2, keepdim=True)) @ self.basis

@@ -1,28 +1,23 @@
-"""Committee members without transformer: extra-trees on statistics, and a ridge on convolutional features."""
+"""Committee members without transformer: extra-trees on intervals, and a ridge on convolutional features."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
-from mmkd_models.data.checking.scan import window_statistics
 from mmkd_models.networks.committee import MemberFacts
 from mmkd_models.networks.config import ConvolutionsConfig, TeacherConfig
 from mmkd_models.networks.convolutions import ConvolutionFeatures, claimed_sizes
-from mmkd_models.networks.fronts.as_series import series_view
+from mmkd_models.networks.intervals import IntervalFeatures, interval_sizes
 from mmkd_models.networks.teacher import Inputs, Teacher
-from mmkd_models.networks.trees import TREES_DTYPES, Forest, check_trees, grow_arrays
+from mmkd_models.networks.trees import TREES_DTYPES, Forest, check_trees
 from mmkd_models.tensors import same_tensors
-
-TREES = 300
 
 
 class Convolutions(nn.Module):
@@ -52,39 +47,16 @@ class Convolutions(nn.Module):
 
 
 class Trees(Forest):
-    """Trees on the statistics of all modalities."""
+    """Trees on the features of intervals of all modalities."""
 
     def __init__(self, modalities: Sequence[ModalitySpec], arrays: Mapping[str, Tensor], *, kind: TaskKind) -> None:
         super().__init__(arrays, kind=kind)
-        self.views = nn.ModuleDict({modality.name: series_view(modality) for modality in modalities})
+        self.features = nn.ModuleDict({modality.name: IntervalFeatures(modality) for modality in modalities})
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return (B, K) logits; of a regression (B, 1) in the target's unit."""
-        return self.logits(self.votes(window_figures(inputs, self.views))).float()
-
-
-def window_figures(inputs: Inputs, views: nn.ModuleDict) -> Tensor:
-    """Return the modalities' statistics, as series, float32 (B, F)."""
-    parts = []
-    for name, view in views.items():
-        values, present = view(*inputs[name])
-        statistics = window_statistics(torch.where(present > 0, values.float(), torch.nan).cpu().numpy())
-        parts.append(torch.from_numpy(statistics.astype(np.float32)).to(values.device))
-    return torch.cat(parts, dim=1)
-
-
-def grow_trees(
-    statistics: NDArray[np.float32],
-    labels: NDArray[Any],
-    modalities: Sequence[ModalitySpec],
-    *,
-    classes: int,
-    kind: TaskKind,
-    seed: int,
-) -> Trees:
-    """Grow extra-trees on statistics (N, F)."""
-    arrays = grow_arrays(statistics, labels, trees=TREES, classes=classes, kind=kind, seed=seed)
-    return Trees(modalities, arrays, kind=kind)
+        features = [network(*inputs[name]) for name, network in self.features.items()]
+        return self.logits(self.votes(torch.cat(features, dim=1))).float()
 
 
 def member_from_state(
@@ -98,9 +70,9 @@ def member_from_state(
     modalities = _read_modalities(facts, modalities)
     match facts.kind:
         case "trees":
-            return Trees(modalities, state, kind=task.kind)
+            network: nn.Module = Trees(modalities, state, kind=task.kind)
         case "convolutions":
-            network: nn.Module = Convolutions(modalities, facts.features or {}, len(task.labels))
+            network = Convolutions(modalities, facts.features or {}, len(task.labels))
         case "transformer":
             network = Teacher(modalities, len(task.labels), config, kind=task.kind)
     network.load_state_dict(state)
@@ -132,14 +104,15 @@ def check_member(
     else:
         sizes = {name: state.get(name, torch.empty(0)).numel() for name in TREES_DTYPES}
         shapes = {"roots": (sizes["roots"],), "fractions": (sizes["fractions"] // len(task.labels), len(task.labels))}
-        expected = {
-            name: torch.empty(shapes.get(name, (sizes["feature"],)), dtype=dtype, device="meta")
-            for name, dtype in TREES_DTYPES.items()
-        }
+        with torch.device("meta"):
+            arrays = {
+                name: torch.empty(shapes.get(name, (sizes["feature"],)), dtype=dtype)
+                for name, dtype in TREES_DTYPES.items()
+            }
+            expected = Trees(modalities, arrays, kind=task.kind).state_dict()
     same_tensors(expected, state, path=path)
     if facts.kind == "trees":
-        blank = [np.zeros((1, *series_view(spec).spec.shape), dtype=np.float32) for spec in modalities]
-        check_trees(state, features=sum(window_statistics(window).shape[1] for window in blank), path=path)
+        check_trees(state, features=sum(interval_sizes(spec)[2] for spec in modalities), path=path)
 
 
 def _read_modalities(facts: MemberFacts, modalities: Sequence[ModalitySpec]) -> Sequence[ModalitySpec]:

@@ -16,10 +16,11 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_edge.spec import TaskKind, TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
@@ -135,6 +136,7 @@ def fit_intervals_student(
 ) -> StudentCheckpoint:
     """Fit a ridge on the features of intervals; raise UsageError for short windows."""
     spec = data.train.spec
+    _check_length(spec.modality(modality))
     config = msgspec.structs.replace(config, members=("intervals",))
     network = Student(spec.modality(modality), len(spec.task.labels), config, kind=spec.task.kind)
     network.intervals = measure_intervals(data.train, modality, seed=run.train.seed)
@@ -151,7 +153,7 @@ def grow_trees_student(
     """Grow extra-trees on the features of intervals and hard answers; raise UsageError for short windows."""
     spec, train = data.train.spec, data.train
     task = spec.task
-    intervals = measure_intervals(train, modality, seed=run.train.seed)
+    _check_length(spec.modality(modality))
     match task.kind:
         case "classification":
             labels = lesson.answers.argmax(axis=1)
@@ -159,21 +161,14 @@ def grow_trees_student(
             labels = (lesson.answers > 0.5).astype(np.int64)
         case "regression":
             labels = ridge_targets(train, lesson.answers)[:, 0]
-    # On a grid, or trees would split the rounding of a constant channel's spread, which differs between engines.
-    features = interval_features(intervals, train, modality, lesson.rows)
-    arrays = grow_arrays(
-        np.round(features / _GRID) * np.float32(_GRID),
-        labels,
-        trees=_TREES,
-        classes=len(task.labels),
-        kind=task.kind,
-        seed=run.train.seed,
-        most_nodes=MAX_NODES,
+    rows, seed = lesson.rows, run.train.seed
+    networks, arrays = grow_on_intervals(
+        train, (modality,), rows, labels, trees=_TREES, seed=seed, most_nodes=MAX_NODES
     )
     sizes = TreesConfig(trees=_TREES, nodes=len(arrays["feature"]), leaves=len(arrays["fractions"]))
     config = msgspec.structs.replace(config, members=("trees",), trees=sizes)
     network = Student(spec.modality(modality), len(task.labels), config, kind=task.kind)
-    network.intervals = intervals
+    network.intervals = networks[modality]
     assert network.trees is not None
     network.trees.load_state_dict({**arrays, "scale": torch.ones(1)})
     return _finished(data, modality, config, run, lesson, network, None)
@@ -210,14 +205,38 @@ def _ridge_weights(metric: AnyMetric, kind: TaskKind, targets: NDArray[np.float6
     return np.ones(len(targets)) if metric == "accuracy" else class_weights(kind, targets)
 
 
+def grow_on_intervals(
+    windows: Windows,
+    modalities: Sequence[str],
+    rows: NDArray[np.int64],
+    labels: NDArray[Any],
+    *,
+    trees: int,
+    seed: int,
+    most_nodes: int | None = None,
+) -> tuple[dict[str, IntervalFeatures], dict[str, Tensor]]:
+    """Grow extra-trees on the intervals of these rows; return the features by modality, and the trees' arrays."""
+    task = windows.spec.task
+    networks = {name: measure_intervals(windows, name, seed=seed) for name in modalities}
+    features = [interval_features(network, windows, name, rows) for name, network in networks.items()]
+    # On a grid, or trees would split the rounding of a constant channel's spread, which differs between engines.
+    on_grid = np.round(np.concatenate(features, axis=1) / _GRID) * np.float32(_GRID)
+    return networks, grow_arrays(
+        on_grid, labels, trees=trees, classes=len(task.labels), kind=task.kind, seed=seed, most_nodes=most_nodes
+    )
+
+
+def _check_length(spec: ModalitySpec) -> None:
+    if not fits_intervals(spec):
+        raise UsageError(
+            f"modality {spec.name!r}: intervals and trees: expected windows of at least {MIN_SAMPLES} samples, got "
+            f"{spec.samples}; take longer windows, or the member transformer"
+        )
+
+
 def measure_intervals(windows: Windows, modality: str, *, seed: int) -> IntervalFeatures:
     """Return the features of intervals with their mean and spread over at most 512 training windows."""
     spec, narrow = windows.spec.modality(modality), windows.with_modalities([modality])
-    if not fits_intervals(spec):
-        raise UsageError(
-            f"modality {modality!r}: intervals and trees: expected windows of at least {MIN_SAMPLES} samples, got "
-            f"{spec.samples}; take longer windows, or the member transformer"
-        )
     rows = np.sort(np.random.default_rng(seed).permutation(len(windows))[:_DRAWN_FROM])
     return fit_intervals(
         spec, *prepare_batch(narrow.take(rows)[modality], spec), scale=channel_statistics(narrow, modality)

@@ -28,16 +28,23 @@ from mmkd_models.networks.committee import Committee, CommitteeFacts, MemberFact
 from mmkd_models.networks.config import TEACHERS_MEMBERS, MemberKind, TeacherConfig
 from mmkd_models.networks.convolutions import FEATURES, KERNELS, LENGTH, fits_kernels
 from mmkd_models.networks.fronts.as_series import series_view
-from mmkd_models.networks.members import Convolutions, Trees, grow_trees, window_figures
+from mmkd_models.networks.members import Convolutions, Trees
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import TeacherCheckpoint, TeacherFile
 from mmkd_models.training.choosing import prior_bias
-from mmkd_models.training.closed_form import convolution_features, draw_features, fit_ridge, label_answers
+from mmkd_models.training.closed_form import (
+    convolution_features,
+    draw_features,
+    fit_ridge,
+    grow_on_intervals,
+    label_answers,
+)
 from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.predict import answers_to, batches_of
+from mmkd_models.training.predict import answers_to
 from mmkd_models.training.trainings import self_train, train_teacher
 
 _MIN_FEATURES = 6 * KERNELS  # least features of a modality; few modalities divide the features of one
+_TREES = 300
 _SEEDS_APART = 1000  # between transformers of one committee, so that none has the seed of a fold
 _ROUNDS = 60  # iterations of the weights, which converge to the sixth digit long before
 
@@ -102,7 +109,7 @@ def train_committee(
     """Train members on labelled windows, and weight them by validation windows.
 
     Transformers resume with `run.resume`, begin with those of `start`, and with `self_training` get a second
-    generation. The best sensor's own members join if validation prefers it.
+    generation. A single sensor's own members join if validation is likelier with them.
     """
     watched = watch or (lambda name: nullcontext(run.on_step))
     transformers = []
@@ -158,14 +165,17 @@ def _grown(
 
 
 def grow_member(train: Windows, kind: MemberKind, *, seed: int) -> Trees | Convolutions:
-    """Return a member that is no transformer; kernels are drawn on all windows."""
+    """Return a member that is no transformer; kernels are drawn, and features scaled, on all windows."""
     known = train.only_labelled()
     if kind == "convolutions":
         return _convolutions(train, known, seed=seed)
-    task, modalities = known.spec.task, known.spec.modalities
-    views = nn.ModuleDict({modality.name: series_view(modality) for modality in modalities})
-    statistics = np.concatenate([window_figures(inputs, views).numpy() for inputs in batches_of(known)])
-    return grow_trees(statistics, known.labels, modalities, classes=len(task.labels), kind=task.kind, seed=seed)
+    specs, rows = train.spec.modalities, np.flatnonzero(train.labelled)
+    networks, arrays = grow_on_intervals(
+        train, [spec.name for spec in specs], rows, known.labels, trees=_TREES, seed=seed
+    )
+    network = Trees(specs, arrays, kind=train.spec.task.kind)
+    network.features.update(networks)
+    return network.eval()
 
 
 def _convolutions(train: Windows, known: Windows, *, seed: int) -> Convolutions:
@@ -263,13 +273,16 @@ def joining_sensor(
     *,
     kind: TaskKind,
 ) -> str | None:
-    """Return the sensor with the likeliest own member, if all are likelier together by a standard error.
+    """Return the sensor with whose own members all are likeliest together, if likelier than without; None in one group.
 
     Logits (N, K) are of the members of all sensors, and of each alone.
     """
-    best = max(alone, key=lambda name: max(fit_pool(alone[name], labels, groups, kind=kind).likelihoods))
-    before, after = (fit_pool(logits, labels, groups, kind=kind) for logits in (members, [*members, *alone[best]]))
-    return best if surely_likelier(after.together, before.together, groups) else None
+    likelihoods = {
+        name: float(fit_pool([*members, *own], labels, groups, kind=kind).together.mean())
+        for name, own in {"": (), **alone}.items()
+    }
+    best = max(likelihoods, key=lambda name: likelihoods[name])
+    return best if best and len(np.unique(groups)) > 1 else None
 
 
 def mixture_weights(likelihoods: Floats, *, groups: int) -> Floats:

@@ -45,7 +45,7 @@ def reference(x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> list[float]:
     return features
 
 
-@pytest.mark.parametrize(("samples", "channels"), [(200, 3), (61, 1), (64, 2), (8, 2), (9, 1)])
+@pytest.mark.parametrize(("samples", "channels"), [(200, 3), (61, 1), (64, 2), (8, 2), (9, 1), (3, 2)])
 def test_features_are_those_of_plain_numpy(samples, channels):
     modality = imu(samples, channels)
     mean, std = np.linspace(1, 2, channels).astype(np.float32), np.linspace(2, 1, channels).astype(np.float32)
@@ -71,6 +71,13 @@ def test_the_statistics_of_a_ramp_by_hand():
     assert features[:8] == pytest.approx([3.5, 5.25**0.5, 1.0, 0.0, 1.75, 3.5, 5.25, 7.0])
     assert features[8:16] == pytest.approx([1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0])  # seven differences of one
     assert len(features) == 16 + 4
+
+
+def test_a_single_sample_has_no_difference_and_no_spectrum():
+    network = IntervalFeatures(imu(1, 2)).eval()
+    features = network(torch.tensor([[[2.0, -3.0]]]), torch.tensor([[[1.0, 0.0]]]))[0].tolist()
+    assert features == [2.0, 0.0, 0.0, 2.0, 2.0, 2.0, 2.0, 2.0, *[0.0] * 8]
+    assert interval_sizes(imu(1, 2)) == (0, 0, 16)
 
 
 def test_sizes_stay_bounded():

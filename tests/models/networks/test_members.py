@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from mmkd_edge.errors import CheckpointError
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 from mmkd_models.metrics.likelihood import log_likelihood, probabilities_of, surely_likelier
-from mmkd_models.networks import members as module
 from mmkd_models.networks.committee import MemberFacts
-from mmkd_models.networks.members import Trees, check_member, grow_trees
+from mmkd_models.networks.intervals import interval_sizes
+from mmkd_models.networks.members import Trees, check_member
+from mmkd_models.networks.trees import Forest, grow_arrays
 from mmkd_models.training.committee import fit_pool, joining_sensor, mixture_weights
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)
@@ -33,11 +35,15 @@ def windows(missing: float) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(values), torch.from_numpy(present)
 
 
+def grow(features: np.ndarray, labels: np.ndarray, *, classes: int, kind: TaskKind, seed: int = 4) -> Forest:
+    return Forest(grow_arrays(features, labels, trees=30, classes=classes, kind=kind, seed=seed), kind=kind)
+
+
 @pytest.mark.parametrize("depth", [1, 3, None])
 def test_trees_answer_as_scikit_learn_does(depth, monkeypatch):
-    forest = ExtraTreesClassifier(n_estimators=20, max_depth=depth, random_state=4).fit(FEATURES, CLASSES)
+    forest = ExtraTreesClassifier(n_estimators=30, max_depth=depth, random_state=4).fit(FEATURES, CLASSES)
     monkeypatch.setattr("sklearn.ensemble.ExtraTreesClassifier", lambda **_: forest)
-    grown = grow_trees(FEATURES, CLASSES, [ACC], classes=3, kind="classification", seed=4)
+    grown = grow(FEATURES, CLASSES, classes=3, kind="classification")
     votes = grown.votes(torch.from_numpy(ASKED))
     # The same leaf each time; the fractions in it are float32.
     np.testing.assert_allclose(votes.numpy(), forest.predict_proba(ASKED), rtol=0, atol=1e-7)
@@ -51,8 +57,8 @@ def test_trees_answer_as_scikit_learn_does(depth, monkeypatch):
     ],
 )
 def test_shares_of_labels_and_numbers_are_means_of_leaves(kind, labels, classes):
-    forest = ExtraTreesRegressor(n_estimators=module.TREES, random_state=4).fit(FEATURES, labels)
-    grown = grow_trees(FEATURES, labels, [ACC], classes=classes, kind=kind, seed=4)
+    forest = ExtraTreesRegressor(n_estimators=30, random_state=4).fit(FEATURES, labels)
+    grown = grow(FEATURES, labels, classes=classes, kind=kind)
     votes = grown.votes(torch.from_numpy(ASKED)).numpy()
     np.testing.assert_allclose(votes, forest.predict(ASKED).reshape(-1, classes), rtol=1e-6, atol=1e-7)
 
@@ -87,16 +93,19 @@ def test_the_votes_are_smoothed_by_one_that_is_spread_evenly():
 
 def test_the_same_seed_grows_the_same_trees():
     one, same, other = (
-        grow_trees(FEATURES, CLASSES, [ACC], classes=3, kind="classification", seed=seed).state_dict()
-        for seed in (4, 4, 5)
+        grow(FEATURES, CLASSES, classes=3, kind="classification", seed=seed).state_dict() for seed in (4, 4, 5)
     )
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["threshold"][:50], other["threshold"][:50])
 
 
+TREES = Trees([ACC], stump(), kind="classification")
+
+
 def check_trees(arrays: dict[str, torch.Tensor]) -> None:
     facts = MemberFacts(kind="trees", seed=0, temperature=1.0, weight=1.0, score=0.0, log_likelihood=0.0)
-    check_member(facts, arrays, [ACC], TaskSpec(labels=("a", "b")), path="member 1")
+    state = {name: value for name, value in TREES.state_dict().items() if name.startswith("features.")} | arrays
+    check_member(facts, state, [ACC], TaskSpec(labels=("a", "b")), path="member 1")
 
 
 def fault_of(arrays: dict[str, torch.Tensor]) -> str:
@@ -105,18 +114,23 @@ def fault_of(arrays: dict[str, torch.Tensor]) -> str:
     return str(caught.value)
 
 
-def test_grown_trees_are_sound():
-    statistics = module.window_figures(
-        {"acc": windows(0.2)}, Trees([ACC], stump(), kind="classification").views
-    ).numpy()
-    assert statistics.shape == (7, 2 * (3 + 7 + 20))
-    assert np.isfinite(statistics).all()
-    grown = grow_trees(statistics, np.arange(7) % 2, [ACC], classes=2, kind="classification", seed=0)
-    check_trees(grown.state_dict())
+def test_grown_trees_of_every_feature_are_sound():
+    features = TREES.features["acc"](*windows(0.2)).numpy()
+    assert features.shape == (7, 264) == (7, interval_sizes(ACC)[2])
+    check_trees(grow(features, np.arange(7) % 2, classes=2, kind="classification").state_dict())
+
+
+def test_trees_read_the_features_of_all_modalities_in_order():
+    second = msgspec.structs.replace(ACC, name="gyro")
+    stumps = {**stump(), "feature": torch.tensor([264, -1, -1], dtype=torch.int32)}  # the mean of the first channel
+    trees = Trees([ACC, second], stumps, kind="classification")
+    low, high = ((torch.full((1, 40, 2), value), torch.ones(1, 40, 2)) for value in (0.25, 0.75))
+    assert trees({"acc": low, "gyro": high}).exp()[0].tolist() == pytest.approx([0.25, 0.75])
+    assert trees({"acc": high, "gyro": low}).exp()[0].tolist() == pytest.approx([0.75, 0.25])
 
 
 def test_a_class_without_a_window_gets_the_spread_vote_alone():
-    grown = grow_trees(FEATURES, CLASSES * 2, [ACC], classes=5, kind="classification", seed=4)
+    grown = grow(FEATURES, CLASSES * 2, classes=5, kind="classification")
     assert grown.fractions.shape[1] == 5
     assert not grown.fractions[:, [1, 3]].any()
 
@@ -131,7 +145,7 @@ LINKS = "expected every node to lead onwards inside its tree and every leaf to i
         ("left", [1, 0, 2], LINKS),  # fractions that are not there
         ("right", [3, 0, 0], LINKS),
         ("right", [2, 1, 0], LINKS),
-        ("feature", [84, -1, -1], LINKS),  # acc has 84 statistics, from 0
+        ("feature", [264, -1, -1], LINKS),  # acc has 264 features, from 0
         ("feature", [0, -2, -1], LINKS),
         ("roots", [1], LINKS),
         ("roots", [0, 0], LINKS),
@@ -154,6 +168,7 @@ def test_arrays_of_other_kinds_and_shapes_are_refused():
 
 
 LABELS = RNG.integers(0, 3, 240)
+APART = np.arange(240) % 8 < 5, np.arange(240) % 8 >= 5
 GROUPS = np.arange(240) // 40
 
 
@@ -223,12 +238,15 @@ def test_of_one_group_nothing_is_sure_unless_windows_are_taken_as_independent():
     assert surely_likelier(gain, np.zeros(3), group, of_one_group=True)
 
 
-def test_the_sensor_with_the_likeliest_member_joins_where_the_committee_is_surely_likelier_with_it():
+def test_the_sensor_joins_with_which_the_committee_is_likeliest():
     weak, strong = [member(0.4, seed=1), member(0.5, seed=2)], [member(0.2, seed=3), member(0.95, seed=4)]
     alone = {"gyro": [member(0.6, seed=5)], "acc": strong}
     assert joining_sensor(weak, alone, LABELS, GROUPS, kind="classification") == "acc"
     assert joining_sensor(strong, {"gyro": weak}, LABELS, GROUPS, kind="classification") is None
     assert joining_sensor(weak, alone, LABELS, np.zeros(240), kind="classification") is None  # of one group
+    # They know five of eight windows, and the other three: the gyroscope is likelier alone and adds nothing.
+    most, others = (3.0 * rows[:, None] * np.eye(3)[LABELS] for rows in APART)
+    assert joining_sensor([most], {"gyro": [most], "acc": [others]}, LABELS, GROUPS, kind="classification") == "acc"
 
 
 @pytest.mark.parametrize(

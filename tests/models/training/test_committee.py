@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
@@ -28,6 +29,7 @@ from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_teacher, write_teacher
 from mmkd_models.training.choosing import log_prior
+from mmkd_models.training.closed_form import interval_features, measure_intervals
 from mmkd_models.training.committee import default_members, grow_member, joining_sensor, members_named, train_committee
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import answers_to, inputs_of, logits_of, scores_of
@@ -212,6 +214,25 @@ def test_convolutions_answer_by_the_ridge_on_all_their_features(whole, data):
     # Labels of the few windows that it was fitted to are told apart.
     known = data.train.only_labelled()
     assert (answers_to(member, known).argmax(1).numpy() == known.labels).mean() > 0.9
+
+
+def test_trees_are_those_of_scikit_learn_on_the_intervals_that_students_read(data):
+    names = "acc", "gyro"
+    train, known, rows = data.train, data.valid, np.flatnonzero(data.train.labelled)
+    assert len(rows) < len(train)
+    measured = [measure_intervals(train, name, seed=3) for name in names]  # unlabelled windows scale too
+
+    def features(windows, rows):
+        parts = [interval_features(each, windows, name, rows) for each, name in zip(measured, names, strict=True)]
+        return np.concatenate(parts, axis=1)
+
+    forest = ExtraTreesClassifier(n_estimators=300, random_state=3)
+    forest.fit(np.round(features(train, rows) * 2**16) / 2**16, train.labels[rows])
+    votes = forest.predict_proba(features(known, np.arange(len(known))))
+    # One more vote, spread over the three classes.
+    expected = np.log((300 * votes + 1 / 3) / 301)
+    found = answers_to(grow_member(train, "trees", seed=3), known).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_windows_shorter_than_kernels_have_a_committee_without_convolutions():
