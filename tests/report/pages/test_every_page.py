@@ -11,6 +11,8 @@ import pytest
 
 import mmkd_report
 from mmkd_report.errors import DocumentError
+from mmkd_report.schema.figures import OF_CLASSES, Chance, Interval
+from mmkd_report.schema.variants import VariantRow, VariantsDocument
 from tests.edge.said import said
 from tests.report.pages import test_adaptation_page, test_bench_page, test_judging_page, test_sensors_page
 from tests.report.pages.test_data_page import document as data_document
@@ -39,8 +41,26 @@ PAGES = {
     "two_sensors": "demo", "one_seed": "demo", "five_sensors": "demo", "searched": "study", "grid": "study",
     "three": "export", "plain": "export", "rejected": "export", "judging_document": "judging", "shift": "judging",
     "data_document": "data_report", "bench": "bench", "adaptation": "adaptation", "sensors": "sensors",
+    "variants": "variants",
 }  # fmt: skip
-STRUCTS = {"adaptation": test_adaptation_page.DOCUMENT, "sensors": test_sensors_page.DOCUMENT}
+RECORDED = VariantRow(
+    sensor="acc", name="acc", title="acc", score=Interval(mean=0.9), labels_only=0.85, gain=Interval(mean=5.0, low=1.0),
+    chance=Chance(figure=0.5, low=0.8, high=0.95, is_better=True), bytes_per_s=600.0, samples_per_s=100.0, window_s=2.0,
+    parameters=61_432, memory_kb=240.0,
+)  # fmt: skip
+CHEAPER = msgspec.structs.replace(
+    RECORDED, name="acc__25Hz", title="acc@25Hz", difference=Interval(mean=-1.0, low=-3.0, high=1.0), is_chosen=True,
+    valid_difference=-0.5, bytes_per_s=150.0,
+)  # fmt: skip
+VARIANTS = VariantsDocument(
+    dataset="line 3", sha256="d" * 64, judged_on="groups of machines never seen", labelled="10% labelled", seeds=(0,),
+    measure=OF_CLASSES[0], most_loss=1.0, rows=(RECORDED, CHEAPER),
+)  # fmt: skip
+STRUCTS = {
+    "adaptation": test_adaptation_page.DOCUMENT,
+    "sensors": test_sensors_page.DOCUMENT,
+    "variants": VARIANTS,
+}
 
 
 @pytest.fixture(params=PAGES)
