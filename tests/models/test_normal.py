@@ -220,6 +220,15 @@ def test_scores_of_left_out_groups_say_what_to_expect(spindles):
     many = normal_facts(np.arange(1.0, 2001.0), np.repeat(np.arange(20), 100), [train])
     assert (len(many.scores), many.scores[0], many.scores[-1], many.level) == (1024, 1.0, 2000.0, 0.05)
     assert list(normal_rows(many)) == ["normal", "false alarms"]
+    unknown = normal_facts(np.arange(1.0, 41.0), np.repeat(np.arange(4), 10), [replace(train, has_groups=False)])
+    assert (unknown.groups, unknown.level) == (0, 0.05)
+    assert normal_rows(unknown) == {
+        "normal": "40 windows of unknown groups, 0.0667 hours",
+        "false alarms": "about 25% of windows of a new recording; 25% of recordings above 10%",
+        "no promise": (
+            "of any rate on a new machine; write groups.npy (the person, machine or session of each window)"
+        ),
+    }
 
 
 def test_overlapping_windows_cover_their_time_once(tmp_path):
@@ -510,16 +519,18 @@ def test_a_position_or_a_campaign_that_gives_faults_away_is_named():
         [0, 0, 0, 1] * 6, np.repeat(np.arange(6), 4).tolist(), metadata={"campaign": np.repeat([1, 2], 12)}
     )
     alone = explain_by_place(late, "campaign")
-    assert alone["the position in the recording"] == 1.0
-    assert alone["campaign"] == 0.5  # both have as many
+    assert alone["The position in the recording"] == 1.0
+    assert alone["The campaign"] == 0.5  # both have as many
     first = windows_of(
         [0] * 12 + [1, 0] * 6, np.repeat(np.arange(6), 4).tolist(), metadata={"campaign": np.repeat([1, 2], 12)}
     )
     alone = explain_by_place(first, "campaign")
     # Faults are in campaign 2 alone: pairs with normal windows of campaign 1 are won, 12 of 18, the others half.
-    assert alone["campaign"] == pytest.approx((12 + 6 / 2) / 18)
+    assert alone["The campaign"] == pytest.approx((12 + 6 / 2) / 18)
     says = list(explained(alone, Interval(mean=0.85, low=0.8, high=0.9)))
-    expected = "campaign alone reaches an AUROC of 0.83, as much as the score may: record normal running in the same"
+    expected = (
+        "The campaign alone reaches an AUROC of 0.83, about as much as the score: record normal running in the same"
+    )
     assert says == [f"{expected} places, or judge within them"]
     assert not list(explained(alone, Interval(mean=0.95, low=0.9, high=0.99)))
 

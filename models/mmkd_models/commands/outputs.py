@@ -17,6 +17,7 @@ from mmkd_edge.cli.show import json_text
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.options import run_dir_of
+from mmkd_models.data.labels import WRITE_GROUPS
 from mmkd_models.metrics.scores import NO_ORDER
 from mmkd_models.train_config import is_first_process
 
@@ -75,12 +76,15 @@ def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, jso
 
 def normal_rows(normal: Normal) -> dict[str, str]:
     """Return what to expect of a student of normal running on a machine that it has not seen."""
-    above = f"{normal.groups_above:.0%} of machines above {2 * normal.level:.0%}"
+    who = "machine" if normal.groups else "recording"
+    above = f"{normal.groups_above:.0%} of {who}s above {2 * normal.level:.0%}"
     rows = {
-        "normal": f"{normal.windows:,} windows of {normal.groups} groups, {normal.hours:.3g} hours",
-        "false alarms": f"about {normal.window_rate:.0%} of windows of a new machine; {above}",
+        "normal": f"{normal.windows:,} windows of {normal.groups or 'unknown'} groups, {normal.hours:.3g} hours",
+        "false alarms": f"about {normal.window_rate:.0%} of windows of a new {who}; {above}",
     }
-    if normal.groups < MIN_NORMAL_GROUPS:
+    if not normal.groups:
+        rows["no promise"] = f"of any rate on a new machine; {WRITE_GROUPS}"
+    elif normal.groups < MIN_NORMAL_GROUPS:
         rows["no promise"] = (
             f"of a rate below {1 / (normal.groups + 1):.0%} on a new machine: 5% takes {MIN_NORMAL_GROUPS} normal "
             f"groups, and there are {normal.groups}; fit one machine on the spot with mmkd-edge commission"

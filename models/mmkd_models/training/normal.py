@@ -8,6 +8,7 @@ groups, and validation windows, which no model is fitted on.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.manifest import MAX_NOVELTY_WINDOWS, Normal
 from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.dataset import Dataset
@@ -28,7 +30,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.normal import alarm_rates
 from mmkd_models.metrics.scores import normal_scores
 from mmkd_models.networks.config import MAX_POSITIONS, PRESET_POSITIONS, StudentConfig
-from mmkd_models.networks.convolutions import ConvolutionFeatures
+from mmkd_models.networks.convolutions import KERNELS, ConvolutionFeatures, prune_convolutions
 from mmkd_models.networks.residual import LEAST
 from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -46,6 +48,7 @@ _PARTS = 5
 _MIN_WINDOWS = 100
 _MAX_ROWS = 16_384
 _CONSTANT = 1e-6
+_COMPARED, _ROUNDING = 256, 0.01  # windows, and a difference in standard deviations of a feature
 
 Floats = NDArray[np.float64]
 
@@ -75,6 +78,7 @@ def fit_normal_model(
 ) -> NormalModel:
     """Fit features and components to normal windows alone, and a classifier to tell `faults` from them."""
     features = draw_features(normal, modality, seed=seed, features=FEATURES, positions=positions)
+    features = prune_convolutions(features, normal.spec.modality(modality), stable_features(features, normal, modality))
     rows = np.sort(np.random.default_rng(seed).permutation(len(normal))[:_MAX_ROWS])
     drawn = convolution_features(features, normal, modality, rows).astype(np.float64)
     # Drawn on few windows: mean and spread of all are exact.
@@ -92,6 +96,20 @@ def fit_normal_model(
     targets = np.repeat([-1.0, 1.0], [len(z), len(faults)])[:, None]
     weights = np.repeat([0.5 / len(z), 0.5 / len(faults)], [len(z), len(faults)]) * len(inputs)
     return replace(model, faults=fit_ridge(inputs, targets, weights))
+
+
+@torch.no_grad()
+def stable_features(features: ConvolutionFeatures, windows: Windows, modality: str) -> NDArray[np.int64]:
+    """Return the features that float32 computes as float64 does; a kernel may sit on the level of a constant signal.
+
+    A ridge learns to ignore the others; a distance weighs all alike.
+    """
+    rows = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _COMPARED)).round().astype(np.int64))
+    taken = windows.with_modalities([modality]).take(rows)[modality]
+    batch = [torch.from_numpy(part) for part in prepare_batch(taken, windows.spec.modality(modality))]
+    exact = copy.deepcopy(features).double()(*(part.double() for part in batch))
+    apart = (features(*batch).double() - exact).abs().amax(dim=0)
+    return np.asarray(torch.argsort(apart)[: max(KERNELS, int((apart < _ROUNDING).sum()))].numpy())
 
 
 def fit_normal_student(
@@ -204,8 +222,8 @@ def known_faults(dataset: Dataset, normal: str, modality: ModalitySpec) -> Windo
 
 def normal_facts(scores: Floats, groups: NDArray[np.generic], parts: Sequence[Windows]) -> Normal:
     """Return held-out scores (N,) and what they show of rates, by window and by group."""
-    count = len(np.unique(groups))
-    level = max(RATE, 1 / (count + 1))
+    count = len(np.unique(groups)) if parts[0].has_groups else 0
+    level = max(RATE, 1 / (count + 1)) if count else RATE
     rates = alarm_rates(scores, groups, level)
     places = np.linspace(0, len(scores) - 1, min(len(scores), MAX_NOVELTY_WINDOWS)).round().astype(np.int64)
     return Normal(

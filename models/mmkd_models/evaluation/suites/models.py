@@ -45,6 +45,7 @@ def model_from_checkpoint(
     path: str, windows: Windows, dataset_sha256: str, *, check_seen: CheckSeen = lambda path, model, modality: None
 ) -> ModelUnderTest:
     """Read a checkpoint. Raise UsageError if the windows cannot judge it."""
+    from mmkd_models.networks.student import count_values
     from mmkd_models.tensors import kind_of
     from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, read_teacher
     from mmkd_models.training.predict import logits_of
@@ -65,7 +66,9 @@ def model_from_checkpoint(
             sha256=file_sha256(Path(path)),
             role=_role(checkpoint.task, facts.teacher_sha256) if is_student else "teacher",
             modalities=tuple(spec.name for spec in modalities),
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            parameters=count_values(network)
+            if checkpoint.task.kind == "normal"
+            else sum(parameter.numel() for parameter in network.parameters()),
         ),
         cautions=tuple(cautions_of(path, facts.dataset_sha256, seen, dataset_sha256, len(windows))),
         predict=predict if task == checkpoint.task else partial(_as_label_sets, predict, checkpoint.task, task),

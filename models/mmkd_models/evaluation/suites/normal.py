@@ -93,7 +93,7 @@ def run(inputs: SuiteInputs) -> SuiteResult:
         ),
         facts=facts,
         verdict=tuple(_verdict(inputs.first.name, facts)),
-        tables=(_table(facts),),
+        tables=tuple(_tables(facts)),
         notes=tuple(_notes(inputs, facts)),
     )
 
@@ -191,13 +191,13 @@ def explain_by_place(windows: Windows, by: str | None) -> dict[str, float]:
         rows = np.flatnonzero(owners == name)
         place[rows[np.argsort(order[rows], kind="stable")]] = (np.arange(len(rows)) + 0.5) / len(rows)
     late = normal_scores(faulty, place).auroc
-    alone = {"the position in the recording": max(late, 1 - late)}
+    alone = {"The position in the recording": max(late, 1 - late)}
     if by not in (None, "group"):
         values, fractions = values_by(windows, by, suite="normal"), np.full(len(windows), faulty.mean())
         for row in range(len(windows)):
             others = (values == values[row]) & (windows.groups != windows.groups[row])
             fractions[row] = faulty[others].mean() if others.any() else fractions[row]
-        alone[f"{by}"] = normal_scores(faulty, fractions).auroc
+        alone[f"The {by}"] = normal_scores(faulty, fractions).auroc
     return alone
 
 
@@ -207,7 +207,7 @@ def explained(alone: dict[str, float], auroc: Interval | None) -> Iterator[str]:
         least = auroc.mean if auroc is not None and auroc.low is None else auroc.low if auroc is not None else None
         if least is not None and area >= max(least, _EXPLAINS):
             yield (
-                f"{what} alone reaches an AUROC of {area:.2f}, as much as the score may: record normal running "
+                f"{what} alone reaches an AUROC of {area:.2f}, about as much as the score: record normal running "
                 "in the same places, or judge within them"
             )
 
@@ -221,25 +221,29 @@ def _ends(interval: Interval, *, percent: bool) -> str:
     return f"{text(interval.mean)} ({text(interval.low)} to {text(interval.high)})"
 
 
-def _table(facts: NormalSuiteFacts) -> SuiteTable:
+def _tables(facts: NormalSuiteFacts) -> Iterator[SuiteTable]:
     heads = ["model", "Level", "False alarms, windows (95 % CI)", "Groups above twice the level"]
-    if facts.faults:
-        heads += ["AUROC (95 % CI)", *([f"AUROC within {facts.by}"] if facts.by else [])]
-        heads += ["Detection (95 % CI)", "Runs found", "Delay, median"]
-        heads += ["Gain of AUROC over it (95 % CI)"] if len(facts.models) > 1 else []
-    rows = []
+    rows = [
+        (name, f"{one.level:.0%}", _ends(one.window_rate, percent=True), f"{one.groups_above:.0%}")
+        for name, one in facts.models.items()
+    ]
+    yield SuiteTable(caption="Normal running", heads=tuple(heads), rows=tuple(rows))
+    heads = ["model", "AUROC (95 % CI)", *([f"Within {facts.by}"] if facts.by else [])]
+    heads += ["Detection (95 % CI)", "Runs found", "Delay, median"]
+    heads += ["Gain of AUROC over it (95 % CI)"] if len(facts.models) > 1 else []
+    found = []
     for name, model in facts.models.items():
-        cells = [name, f"{model.level:.0%}", _ends(model.window_rate, percent=True), f"{model.groups_above:.0%}"]
-        if model.auroc is not None and model.detection is not None and model.delay is not None:
-            delay, within = model.delay, model.within
-            cells.append(_ends(model.auroc, percent=False))
-            cells += [] if facts.by is None else ["-" if within is None else f"{within:.3f}"]
-            cells += [_ends(model.detection, percent=True), f"{delay.found} of {delay.runs}"]
-            cells.append("-" if delay.median is None else f"{delay.median:g} {delay.unit}")
-            if len(facts.models) > 1:
-                cells.append("" if model.gain is None else gain_cell(model.gain, measure_named("auroc")))
-        rows.append(tuple(cells))
-    return SuiteTable(caption="Normal running and known faults", heads=tuple(heads), rows=tuple(rows))
+        if model.auroc is None or model.detection is None or model.delay is None:
+            return
+        delay, within = model.delay, model.within
+        cells = [name, _ends(model.auroc, percent=False)]
+        cells += [] if facts.by is None else ["-" if within is None else f"{within:.3f}"]
+        cells += [_ends(model.detection, percent=True), f"{delay.found} of {delay.runs}"]
+        cells.append("-" if delay.median is None else f"{delay.median:g} {delay.unit}")
+        if len(facts.models) > 1:
+            cells.append("" if model.gain is None else gain_cell(model.gain, measure_named("auroc")))
+        found.append(tuple(cells))
+    yield SuiteTable(caption="Known faults", heads=tuple(heads), rows=tuple(found))
 
 
 def _verdict(name: str, facts: NormalSuiteFacts) -> Iterator[str]:

@@ -131,7 +131,31 @@ def test_numbers_of_intervals_and_of_tables(plant, recipe):
     assert labels_by_machine(plant) == {f"M{n}": [n / 4] * 10 for n in range(6)}
 
 
+def test_everything_or_one_label_is_normal_running(plant, recipe):
+    recipe((FILES, 'task = "normal"'))
+    spec = run(plant).dataset.spec
+    assert (spec.task.kind, spec.task.labels) == ("normal", ("normal",))
+    assert labels_by_machine(plant) == {f"M{n}": [0] * 10 for n in range(6)}
+    (plant / "out").rename(plant / "before")
+    recipe(('task = "normal"', f'{FILES}\ntask = "normal"\nclasses = ["ok", "worn"]'))
+    write_states(plant, "0,5,ok", "5,8,worn", "8,10,ok")
+    report = run(plant)
+    assert report.dataset.spec.task.labels == ("ok", "worn")
+    train = set(map(str, report.dataset.split("train").groups.tolist()))
+    for machine, found in labels_by_machine(plant).items():  # faults of machines to train on are not looked at
+        assert found == [0] * 5 + [-1 if machine in train else 1] * 3 + [0] * 2
+    count = 3 * len(train)
+    assert f"not looked at: {count} windows of train, of known faults" in window_lines(report)
+
+
 WRONG = [
+    (
+        f'{FILES}\ntask = "normal"',
+        (
+            "{p}/recipe.toml: 'labels.classes': missing; name the label of normal running first, then those of known"
+            " faults"
+        ),
+    ),
     (
         f'{FILES}\ntask = "regression"',
         (
