@@ -75,7 +75,7 @@ def test_every_suite_takes_what_hears_and_what_sees(run, student_checkpoint, tmp
     ]  # fmt: skip
 
 
-_SUITES = "scores, missing, faults, shift, groups, combined, confidence, cost, all"
+_SUITES = "scores, missing, faults, shift, groups, combined, confidence, cost, normal, all"
 _NO_METADATA = "--by machine: dataset 'machines' has no such metadata; choose one of group"
 
 
@@ -237,7 +237,7 @@ def test_costs_are_reckoned_from_the_printed_template(run, models, machines, tmp
     assert run(*given) == (2, "", f"mmkd-evaluate: {needs}\n")
     beside = "--cost needs --suite cost; add it, or leave --cost out"
     assert run(models["student"], machines.path, "--cost", file) == (2, "", f"mmkd-evaluate: {beside}\n")
-    by = "--by needs --suite groups or shift; add it, or leave --by out"
+    by = "--by needs --suite groups or shift or normal; add it, or leave --by out"
     assert run(*given, "--cost", file, "--by", "site") == (2, "", f"mmkd-evaluate: {by}\n")
 
 
