@@ -6,7 +6,8 @@ For every fold of the dataset a student of convolutions learns from the training
 convolutions`) and is exported. `mmkd-run --tune-alarm`'s search chooses a rule for each label that is not normal on the
 validation groups; recordings of the test groups, which neither trained nor chose, are then replayed in their order,
 before episode logic (every result that names the label is an alarm) and after it. Counts of the folds are added; each
-group is judged once. Prints Markdown. Needs `mmkd-edge[train,export,import]`; students stay in FOLDER.
+group is judged once. A student of normal running has the one alarm `unknown`. Prints Markdown.
+Needs `mmkd-edge[train,export,import]`; students stay in FOLDER.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def main() -> None:
     parser.add_argument("--most", type=float, default=1.0, help="false alarms an hour on the validation groups")
     options = parser.parse_args()
     dataset = open_dataset(options.data)
-    labels = [one for one in dataset.spec.task.labels if one != options.normal]
+    is_normal = dataset.spec.task.kind == "normal"
+    labels = ["unknown"] if is_normal else [one for one in dataset.spec.task.labels if one != options.normal]
     tuned: dict[str, list[Tuned]] = {label: [] for label in labels}
     for fold in range(fold_count(dataset.everything())):
         bundle = exported(options.folder, options.data, options.modality, fold)
@@ -50,7 +52,7 @@ def main() -> None:
                 tuned[label].append(
                     tune_alarm(
                         predictor,
-                        [one for one in recordings if one.label in (label, options.normal)],
+                        [one for one in recordings if is_normal or one.label in (label, options.normal)],
                         label=label,
                         most_per_hour=options.most,
                         hop=options.hop or usual_hop(predictor.entry),
@@ -71,7 +73,7 @@ def dealt(dataset: Dataset, path: Path, predictor: EdgePredictor, fold: int) -> 
     split_of = {str(group): name for name, rows in parts.items() for group in set(windows.groups[rows].tolist())}
     for one in read_recordings(path, predictor.modality):
         yield ReplayedRecording(
-            rows=one.rows, name=one.name, label=one.label, group=one.group, split=split_of[one.group]
+            rows=one.rows, name=one.name, label=one.label, group=one.group, split=split_of.get(one.group, "train")
         )
 
 
@@ -94,7 +96,8 @@ def exported(folder: Path, data: Path, modality: str, fold: int) -> Path:
     bundle = folder / f"{data.name}-{modality}-{fold}.edge"
     if not bundle.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        options = ["--modality", modality, "--members", "convolutions", "--fold", fold, "--force"]
+        members = [] if open_dataset(data).spec.task.kind == "normal" else ["--members", "convolutions"]
+        options = ["--modality", modality, *members, "--fold", fold, "--force"]
         run("train", "student", data, *options, "-o", bundle.with_suffix(".ckpt"))
         run("export", bundle.with_suffix(".ckpt"), "-o", bundle)
     return bundle

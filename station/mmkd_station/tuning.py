@@ -44,7 +44,7 @@ class RuleScore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):
-    """A chosen rule and its cost; `before` is that of an alarm for every result."""
+    """A chosen rule and its cost; `before` is that of an alarm for every result with the label, or `unknown`."""
 
     rule: AlarmRule
     most_per_hour: float
@@ -74,9 +74,9 @@ def tune_alarm(
     """Choose a label's rule on validation recordings, measure it on test ones; others are normal. Raises UsageError."""
     require_modules(("scipy",), by="--tune-alarm", extra="import")
     check_rules([AlarmRule(label=label)], predictor.task)
-    runs = [_replay(predictor, recording, label, hop) for recording in recordings]
+    is_normal = predictor.task.kind == "normal"  # then nobody has looked at a recording without a label
+    runs = [_replay(predictor, each, label, hop) for each in recordings if each.label or not is_normal]
     parts = {name: [run for run in runs if run.split == name] for name in ("valid", "test")}
-    is_normal = predictor.task.kind == "normal"
     for name, part in parts.items():
         count = sum(run.has_label for run in part)
         if not (is_normal or count) or count == len(part):
@@ -114,7 +114,8 @@ def tune_alarm(
         return score.detected, -score.false_alarms, -(score.delay_s or 0.0), *strictness
 
     rule, on_valid = max(permitted, key=worth)
-    single = AlarmRule(label=label, confirm="1/1", release=1, cooldown_s=0.0, min_probability=0.0)
+    unusual = 1 - predictor.entry.normal.level if predictor.entry.normal else 0.0
+    single = AlarmRule(label=label, confirm="1/1", release=1, cooldown_s=0.0, min_probability=unusual)
     return Tuned(
         rule=rule,
         most_per_hour=most_per_hour,

@@ -286,6 +286,12 @@ def tuned(recordings: list[ReplayedRecording], per_day: float) -> Tuned:
     return tune_alarm(normal_predictor(), recordings, **options)
 
 
+def test_a_recording_that_nobody_looked_at_is_neither_normal_nor_a_fault():
+    recordings = [replayed(24, "valid"), replayed(36, "test")]
+    unlabelled = [replayed(24, split, label="", fault=99.5) for split in ("valid", "test")]
+    assert tuned([*recordings, *unlabelled], per_day=4.0) == tuned(recordings, per_day=4.0)
+
+
 def test_normal_recordings_alone_choose_the_most_powerful_rule_within_the_rate() -> None:
     recordings = [replayed(24, "valid"), replayed(36, "test")]
     found = tuned(recordings, per_day=4.0)

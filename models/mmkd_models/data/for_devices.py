@@ -155,5 +155,5 @@ def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) ->
 
 
 def _label(dataset: Dataset, label: Any) -> str:
-    is_known = dataset.spec.task.kind == "classification" and int(label) >= 0
+    is_known = dataset.spec.task.kind in ("classification", "normal") and int(label) >= 0
     return dataset.spec.task.labels[int(label)] if is_known else ""
