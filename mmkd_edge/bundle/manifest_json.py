@@ -32,7 +32,7 @@ from mmkd_edge.bundle.manifest import (
     step_outputs,
 )
 from mmkd_edge.bundle.statistics import InputStatistics, reference_fault
-from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object
+from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object, read_canonical
 from mmkd_edge.derive import derivation_fault
 from mmkd_edge.errors import ManifestError, unprintable_in
 from mmkd_edge.spec import MAX_FLOAT32, ModalitySpec, TaskSpec, TensorSpec, frames_fault, task_fault
@@ -55,12 +55,14 @@ def decode_manifest(data: bytes) -> Manifest:
     """Read and check a manifest; ManifestError, with the JSON path, if it is invalid or newer."""
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{MANIFEST_FILE}: expected at most {MAX_MANIFEST_BYTES} bytes, got {len(data)}")
-    try:
-        document = parse_object(data)
-        _check_version(document)
-        manifest = convert_object(document, Manifest)
-    except JsonError as error:
-        _fail(error.path, error.message)
+    manifest = read_canonical(data, Manifest, version=FORMAT_VERSION)
+    if manifest is None:
+        try:
+            document = parse_object(data)
+            _check_version(document)
+            manifest = convert_object(document, Manifest)
+        except JsonError as error:
+            _fail(error.path, error.message)
     _check_manifest(manifest)
     return manifest
 

@@ -1,4 +1,7 @@
-"""Compile the native engine: `python mmkd_edge/native/build.py`, or in a wheel's build. Standard library only."""
+"""Compile the native engine: `python mmkd_edge/native/build.py`, or in a wheel's build. Standard library only.
+
+With a file's name it writes another library there: FILE.a for programs that link it statically.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ def source_hash(folder: Path = FOLDER) -> str:
 
 
 def build(library: Path = LIBRARY, *, compiler: Sequence[str] = ()) -> str:
-    """Compile the sources into a shared library, by default with `$CC`; return why that failed, or an empty text."""
+    """Compile the sources, by default with `$CC`, into a shared library or, by its name, an archive.
+
+    Return why that failed, or an empty text.
+    """
     import shlex
     import subprocess  # needed only to compile; the runtime reads the constants above
     import tempfile
@@ -55,8 +61,9 @@ def build(library: Path = LIBRARY, *, compiler: Sequence[str] = ()) -> str:
                 if name.endswith(".c") and name != "src/compute.c":
                     objects.append(f"{place}/{Path(name).stem}.o")
                     run([*compiler, *flags, "-c", str(FOLDER / name), "-o", objects[-1]])
-            linker = ["-shared", "-Wl,-soname,libmmkd.so.1", "-Wl,--gc-sections"]
-            run([*compiler, *linker, "-o", f"{place}/library", *objects, "-lm"])
+            linker = [*compiler, "-shared", "-Wl,-soname,libmmkd.so.1", "-Wl,--gc-sections", "-o", f"{place}/library"]
+            is_archive = library.suffix == ".a"
+            run(["ar", "rcs", f"{place}/library", *objects] if is_archive else [*linker, *objects, "-lm"])
             temporary = library.with_suffix(f".{os.getpid()}")
             temporary.write_bytes(Path(place, "library").read_bytes())
             temporary.chmod(0o755)
@@ -68,5 +75,7 @@ def build(library: Path = LIBRARY, *, compiler: Sequence[str] = ()) -> str:
 
 
 if __name__ == "__main__":
-    if problem := build():
+    import sys
+
+    if problem := build(*map(Path, sys.argv[1:2])):
         raise SystemExit(f"native engine: not built: {problem}")

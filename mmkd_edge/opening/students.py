@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -27,12 +28,14 @@ from mmkd_edge.errors import (
 )
 from mmkd_edge.health.running import RunningStatistics
 from mmkd_edge.install.keys import check_signed
-from mmkd_edge.install.slots import Started, check_installed, condemns, confirm, fail, forget, start
 from mmkd_edge.opening.choice import ConfigChoice, OpeningRequest, choose_configs
 from mmkd_edge.opening.load import open_student
 from mmkd_edge.opening.sandbox import SandboxPolicy
 from mmkd_edge.opening.selftest import run_selftest_within
 from mmkd_edge.predict.student import OpenStudent
+
+if TYPE_CHECKING:
+    from mmkd_edge.install.slots import Started
 
 _SELFTEST_S = 1.0
 """For the first self-test of a config that had no sandbox check: the native engine answers all golden windows in it."""
@@ -114,6 +117,8 @@ def _open_verified(path: Path, started: Started | None) -> Bundle:
         bundle = Bundle.open(path)
     except UsageError as error:  # a missing installed bundle is damage, not the caller's error
         raise BundleError(str(error)) from error
+    from mmkd_edge.install.slots import check_installed
+
     try:
         check_installed(bundle, started.sha256)
     except BaseException:
@@ -178,6 +183,8 @@ def _run_check(students: Students, check: Check | None) -> Students:
 
 
 def _open_installed(state: Path, request: OpeningRequest, check: Check | None) -> Students:
+    from mmkd_edge.install.slots import confirm, fail, forget, start
+
     with start(state) as started:
         try:
             students = _open_current_or_earlier(state, request, started)
@@ -203,6 +210,8 @@ def _open_installed(state: Path, request: OpeningRequest, check: Check | None) -
 
 
 def _open_current_or_earlier(state: Path, request: OpeningRequest, started: Started) -> Students:
+    from mmkd_edge.install.slots import condemns, fail
+
     try:
         return _open_bundle(started.path, request, started)
     except MmkdError as error:

@@ -177,14 +177,11 @@ static double number(const reader *r, int token, double otherwise)
     return (double)(negative ? -value : value);
 }
 
-static uint32_t hex(const char *at)
+static uint32_t hex(const char *at, size_t count)
 {
-    uint32_t value = 0;
-    for (int i = 0; i < 4; i++) {
-        char c = at[i];
-        value = value << 4 | (uint32_t)(c <= '9' ? c - '0' : (c | 32) - 'a' + 10);
-    }
-    return value & 0xffff;
+    char digits[5] = {0};
+    memcpy(digits, at, count);
+    return (uint32_t)strtoul(digits, NULL, 16);
 }
 
 /* A text in UTF-8 without its escapes; jsmn has checked that four hexadecimal digits follow \u. */
@@ -200,10 +197,10 @@ static const char *text(reader *r, int token)
         at += 2;
         const char *plain = strchr("b\bf\fn\nr\rt\t", kind);
         if (kind != 'u') { *to++ = plain && *plain >= 'b' ? plain[1] : kind; continue; }
-        uint32_t code = hex(at);
+        uint32_t code = hex(at, 4);
         at += 4;
         if (code >= 0xd800 && code < 0xdc00 && end - at >= 6 && at[0] == '\\' && at[1] == 'u') {
-            code = 0x10000 + ((code - 0xd800) << 10 | (hex(at + 2) & 0x3ff));
+            code = 0x10000 + ((code - 0xd800) << 10 | (hex(at + 2, 4) & 0x3ff));
             at += 6;
         }
         if (code < 0x80) *to++ = (char)code;
@@ -314,6 +311,7 @@ static void read_entry(reader *r, const unsigned char *data, size_t size, int ob
     entry->on_from = number(r, field(r, task, "threshold"), 0.5);
     entry->has_target_range = range(r, field(r, task, "range"), &entry->target_low, &entry->target_high);
     entry->has_range = range(r, field(r, modality, "range"), &entry->low, &entry->high);
+    entry->is_series = is_text(r, field(r, modality, "kind"), "series");
     entry->is_per_group = is_text(r, field(r, modality, "normalise"), "per_group");
     entry->novelty = numbers(r, field(r, field(r, native, "novelty"), "scores"));
     if (facts->task == MMKD_NORMAL) {
@@ -364,16 +362,13 @@ static int parse(reader *r, member file, const char *refusal)
 static const char *signature_fault(const reader *r, const char *id, const char *digits, const unsigned char manifest[32])
 {
     unsigned char digest[32], signature[64];
-    char own_id[17], byte[3] = {0};
+    char own_id[17];
     for (int32_t i = 0; i < r->keys; i++) {
         mmkd_sha256(r->key[i].ed25519, sizeof r->key[i].ed25519, digest);
         mmkd_hex(digest, 8, own_id);
         if (strcmp(own_id, id)) continue;
-        for (size_t n = 0; n < sizeof signature; n++) {
-            if (strlen(digits) != 2 * sizeof signature) return "has signed something else";
-            memcpy(byte, digits + 2 * n, 2);
-            signature[n] = (unsigned char)strtoul(byte, NULL, 16);
-        }
+        if (strlen(digits) != 2 * sizeof signature) return "has signed something else";
+        for (size_t n = 0; n < sizeof signature; n++) signature[n] = (unsigned char)hex(digits + 2 * n, 2);
         return mmkd_is_signed(r->key + i, manifest, signature) ? NULL : "has signed something else";
     }
     return "is not among them";
@@ -411,16 +406,12 @@ static void read_bundle(reader *r, const unsigned char *data, size_t size)
     if (check_archive(r, data, size)) return;
     const unsigned char *end = data + size - END_RECORD - COMMENT;
     member manifest = find_member(data, end, "manifest.json");
-    if (!manifest.data || manifest.size > MAX_MANIFEST) {
-        fail(r, MMKD_DAMAGED, "the bundle has no manifest.json; export it again");
-        return;
-    }
+    if (!manifest.data || manifest.size > MAX_MANIFEST) fail(r, MMKD_DAMAGED, "the bundle has no manifest.json; export it again");
+    if (r->status != MMKD_OK) return;
     if (r->keys && check_signed(r, manifest, find_member(data, end, "signature.json"))) return;
     if (parse(r, manifest, "manifest.json is not valid JSON; export the bundle again")) return;
-    if (number(r, field(r, 0, "format_version"), 0) != 1) {
+    if (number(r, field(r, 0, "format_version"), 0) != 1)
         fail(r, MMKD_DAMAGED, "the bundle has another format version; use the release of mmkd-edge that made it");
-        return;
-    }
     int models = field(r, 0, "models"), at = models + 1;
     if (length_of(r, models) < 1 || length_of(r, models) > MMKD_MAX_STUDENTS)
         fail(r, MMKD_DAMAGED, "manifest.json: expected 1 to 16 students");

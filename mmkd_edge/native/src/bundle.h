@@ -15,7 +15,7 @@ typedef struct {
 typedef struct {
     mmkd_student facts;
     const char *const *label, *const *channel;
-    int has_range, is_per_group, has_target_range;
+    int is_series, has_range, is_per_group, has_target_range;
     double low, high, on_from, target_low, target_high;
     mmkd_numbers novelty, step_novelty, true_probabilities;
     double level;   /* of normal data: p-values up to it are unknown, and the groups that support no lower one */

@@ -35,29 +35,20 @@ INLINE void store(float *to, vec value) { *(vec *)to = value; }
 INLINE vec splat(float value) { return value - (vec){0}; }
 /* Compilers do not see the smaller and the larger of two in a selection: one instruction in place of four. */
 #if defined(__AVX512F__) && MMKD_W == 16
-INLINE vec min_vec(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
-INLINE vec max_vec(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+#define ONE_OF(kind, a, b) (vec)_mm512_##kind##_ps((__m512)a, (__m512)b)
 #elif defined(__AVX__) && MMKD_W == 8
-INLINE vec min_vec(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
-INLINE vec max_vec(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
+#define ONE_OF(kind, a, b) (vec)_mm256_##kind##_ps((__m256)a, (__m256)b)
 #elif defined(__SSE2__) && MMKD_W == 4
-INLINE vec min_vec(vec a, vec b) { return (vec)_mm_min_ps((__m128)a, (__m128)b); }
-INLINE vec max_vec(vec a, vec b) { return (vec)_mm_max_ps((__m128)a, (__m128)b); }
+#define ONE_OF(kind, a, b) (vec)_mm_##kind##_ps((__m128)a, (__m128)b)
 #elif defined(__ARM_NEON) && MMKD_W == 4
-INLINE vec min_vec(vec a, vec b) { return (vec)vminq_f32((float32x4_t)a, (float32x4_t)b); }
-INLINE vec max_vec(vec a, vec b) { return (vec)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
+#define ONE_OF(kind, a, b) (vec)v##kind##q_f32((float32x4_t)a, (float32x4_t)b)
 #else
-INLINE vec min_vec(vec a, vec b)
-{
-    for (int i = 0; i < W; i++) a[i] = a[i] < b[i] ? a[i] : b[i];
-    return a;
-}
-INLINE vec max_vec(vec a, vec b)
-{
-    for (int i = 0; i < W; i++) a[i] = a[i] > b[i] ? a[i] : b[i];
-    return a;
-}
+#define ONE_OF(kind, a, b) kind##_of_each(a, b)
+INLINE vec min_of_each(vec a, vec b) { for (int i = 0; i < W; i++) a[i] = a[i] < b[i] ? a[i] : b[i]; return a; }
+INLINE vec max_of_each(vec a, vec b) { for (int i = 0; i < W; i++) a[i] = a[i] > b[i] ? a[i] : b[i]; return a; }
 #endif
+INLINE vec min_vec(vec a, vec b) { return ONE_OF(min, a, b); }
+INLINE vec max_vec(vec a, vec b) { return ONE_OF(max, a, b); }
 INLINE vec clamp_vec(vec x, float low, float high) { return min_vec(max_vec(x, splat(low)), splat(high)); }
 /* The sum of a vector. */
 INLINE float sum_vec(vec x)
@@ -246,11 +237,23 @@ static void place_stem(const mmkd_transformer *t, arena *from, buffers *b)
     b->stage_out = take(from, most_out);
 }
 
+/* Scratch of the blocks for `count` tokens. */
+static void place_tokens(const mmkd_transformer *t, arena *from, buffers *b, int64_t count)
+{
+    b->tokens = take(from, count * mmkd_padded(t->width));
+    b->normed = take(from, count * mmkd_padded(t->width));
+    b->project = take(from, count * mmkd_padded(3 * t->width));
+    b->hidden = take(from, count * mmkd_padded(t->block[0].up.out));
+    b->mixed_row = mmkd_padded(t->width) + mmkd_padded(t->width / t->heads); /* the last head writes whole vectors */
+    b->mixed = take(from, count * b->mixed_row);
+    b->pooled = take(from, mmkd_padded(3 * t->width));
+}
+
 /* Scratch of a causal encoder: three tokens at a time, and the states of a window that is computed step by step. */
 static void place_causal(const mmkd_model *model, arena *from, buffers *b)
 {
     const mmkd_transformer *t = &model->transformer;
-    int64_t channels = model->channels, wide = mmkd_padded(t->width), length = t->reach + t->step;
+    int64_t channels = model->channels, length = t->reach + t->step;
     b->both = take(from, (t->history + t->step) * 2 * channels);
     b->rows = take(from, 2 * channels * mmkd_padded(t->taps));
     b->tones = take(from, 2 * channels * mmkd_padded(2 * t->bands));
@@ -261,13 +264,7 @@ static void place_causal(const mmkd_model *model, arena *from, buffers *b)
     b->statistics = take(from, t->statistics);
     b->views = take(from, length * t->views);
     place_stem(t, from, b);
-    b->tokens = take(from, 3 * wide);
-    b->normed = take(from, 3 * wide);
-    b->project = take(from, 3 * mmkd_padded(3 * t->width));
-    b->hidden = take(from, 3 * mmkd_padded(t->block[0].up.out));
-    b->mixed_row = wide;
-    b->mixed = take(from, 3 * wide);
-    b->pooled = take(from, 3 * t->width);
+    place_tokens(t, from, b, 3);
     for (int64_t n = 0; n < mmkd_states(model); n++) {
         b->state[n] = take(from, mmkd_state_floats(model, n));
         b->news[n] = take(from, mmkd_news_floats(model, n));
@@ -285,7 +282,7 @@ static size_t place(const mmkd_model *model, float *base, buffers *b)
     if (model->transformer.is_causal) place_causal(model, &from, b);
     else if (model->has_transformer) {
         const mmkd_transformer *t = &model->transformer;
-        int64_t row = mmkd_padded(t->width), count = t->tokens;
+        int64_t count = t->tokens;
         b->views = take(&from, (samples + 2 * t->stage[0].stride) * t->views);
         b->local = take(&from, channels * mmkd_padded(samples));
         b->spectrum = take(&from, channels * mmkd_padded(2 * t->bins));
@@ -293,17 +290,11 @@ static size_t place(const mmkd_model *model, float *base, buffers *b)
         b->bands = take(&from, channels * mmkd_padded(t->bands) + mmkd_padded(channels * t->bands));
         b->statistics = take(&from, mmkd_padded(t->statistics));
         place_stem(t, &from, b);
-        b->tokens = take(&from, count * row);
-        b->normed = take(&from, count * row);
-        b->project = take(&from, count * mmkd_padded(3 * t->width));
-        b->hidden = take(&from, count * mmkd_padded(t->depth ? t->block[0].up.out : 1));
-        b->mixed_row = row + mmkd_padded(t->width / t->heads); /* the last head writes whole vectors */
-        b->mixed = take(&from, count * b->mixed_row);
+        place_tokens(t, &from, b, count);
         b->scores = take(&from, count * mmkd_padded(count));
         b->key = take(&from, t->width / t->heads * mmkd_padded(count));
         b->value_rows = take(&from, count * mmkd_padded(t->width / t->heads));
         b->bias = take(&from, mmkd_padded(count));
-        b->pooled = take(&from, mmkd_padded(3 * t->width));
     }
     if (model->has_convolutions) {
         const mmkd_convolutions *c = &model->convolutions;
@@ -714,7 +705,7 @@ static void summarise(const mmkd_transformer *t, int64_t channels, int64_t slot,
 static void attend(const mmkd_transformer *t, int64_t depth, int64_t slot, int64_t filled, const float *there,
                    const float *keys, const float *values, float *new_keys, float *new_values, buffers *b)
 {
-    int64_t width = t->width, head = width / t->heads, row = whole_vecs(3 * width), wide = whole_vecs(width);
+    int64_t width = t->width, head = width / t->heads, row = whole_vecs(3 * width);
     const float scale = 1 / sqrtf((float)head);
     memcpy(new_keys, b->project + width, (size_t)width * sizeof(float));
     memcpy(new_values, b->project + 2 * width, (size_t)width * sizeof(float));
@@ -722,14 +713,12 @@ static void attend(const mmkd_transformer *t, int64_t depth, int64_t slot, int64
         const float *codes = t->relative + (depth * t->heads + h) * t->slots;
         for (int64_t q = 0; q < 3; q++) {
             const float *query = b->project + q * row + h * head;
-            float *score = b->logits_of_keys, top = -FLT_MAX, total = 0, *mixed = b->mixed + q * wide + h * head;
+            float *score = b->logits_of_keys, top = -FLT_MAX, total = 0, *mixed = b->mixed + q * b->mixed_row + h * head;
             for (int64_t j = 0; j <= t->slots; j++) {
                 if (j == slot || (j >= filled && j < t->slots)) continue;
                 const float *key = j < t->slots ? keys + (h * t->slots + j) * head : new_keys + h * head;
                 int64_t age = j == t->slots ? 0 : j < slot ? slot - j : slot - j + t->slots;
-                float sum = 0;
-                for (int64_t d = 0; d < head; d++) sum += query[d] * key[d];
-                score[j] = sum * scale + codes[t->slots - 1 - age] + (there[j] - 1.0f) * 1e4f;
+                score[j] = dot(query, key, head) * scale + codes[t->slots - 1 - age] + (there[j] - 1.0f) * 1e4f;
                 top = score[j] > top ? score[j] : top;
             }
             for (int64_t d = 0; d < head; d++) mixed[d] = 0;

@@ -33,11 +33,8 @@ typedef struct {
     int64_t panel;
 } reader;
 
-static uint32_t u32(const unsigned char *at)
-{
-    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
-}
-
+static uint32_t u16(const unsigned char *at) { return (uint32_t)at[0] | (uint32_t)at[1] << 8; }
+static uint32_t u32(const unsigned char *at) { return u16(at) | u16(at + 2) << 16; }
 static uint64_t u64(const unsigned char *at) { return (uint64_t)u32(at) | (uint64_t)u32(at + 4) << 32; }
 
 /* Join texts, and a number below 1,000 between them unless it is negative: without printf, which some boards lack. */
@@ -452,44 +449,34 @@ int mmkd_state(const mmkd_model *model, int32_t number, char name[16], int32_t s
     return 3;
 }
 
-/* Tiny numbers count as zero while this runs: they would take a hundred times as long. Returns what to set back. */
-static uint64_t flush_to_zero(void)
+/* Tiny numbers count as zero from a call with 1 to one with 0 and what the first returned: they would take a hundred
+ * times as long. */
+static uint64_t flush_to_zero(int is_on, uint64_t before)
 {
-    uint64_t before = 0;
 #if defined(__x86_64__)
-    before = _mm_getcsr();
-    _mm_setcsr((unsigned)before | 0x8040);
+    if (is_on) before = _mm_getcsr();
+    _mm_setcsr((unsigned)before | (is_on ? 0x8040 : 0));
 #elif defined(__aarch64__)
-    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-    __asm__ volatile("msr fpcr, %0" : : "r"(before | (uint64_t)1 << 24));
+    if (is_on) __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | (uint64_t)is_on << 24));
+#else
+    (void)is_on;
 #endif
     return before;
-}
-
-static void set_back(uint64_t before)
-{
-#if defined(__x86_64__)
-    _mm_setcsr((unsigned)before);
-#elif defined(__aarch64__)
-    __asm__ volatile("msr fpcr, %0" : : "r"(before));
-#else
-    (void)before;
-#endif
 }
 
 void mmkd_run(const mmkd_model *model, void *scratch, const float *values, const float *present, float *logits,
               float *probabilities, float *novelty)
 {
-    uint64_t before = flush_to_zero();
+    uint64_t before = flush_to_zero(1, 0);
     model->computing->run(model, (float *)scratch, values, present, logits, probabilities, novelty);
-    set_back(before);
+    flush_to_zero(0, before);
 }
 
 void mmkd_step(const mmkd_model *model, void *scratch, const float *values, const float *present, int32_t slot,
                const float *const *states, float *const *news, float *logits, float *probabilities, float *novelty)
 {
-    uint64_t before = flush_to_zero();
-    model->computing->step(model, (float *)scratch, values, present, slot, states, news, logits, probabilities,
-                           novelty);
-    set_back(before);
+    uint64_t before = flush_to_zero(1, 0);
+    model->computing->step(model, (float *)scratch, values, present, slot, states, news, logits, probabilities, novelty);
+    flush_to_zero(0, before);
 }

@@ -1,5 +1,6 @@
 /* A window, or the samples of a stream, becomes a prediction: the steps and the words of mmkd_edge/predict and stream. */
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,25 +47,26 @@ struct mmkd_predictor {
 
 /* ---- words */
 
-/* A number of printf's with a point in every locale. */
-static const char *pointed(char *number)
+/* A number with a point in every locale; `format` is printf's for a precision and a number. */
+static const char *formatted(char to[32], const char *format, int precision, double value)
 {
-    for (char *at = number; *at; at++)
+    snprintf(to, 32, format, precision, value);
+    for (char *at = to; *at; at++)
         if (!strchr("0123456789+-einfa", *at)) *at = '.';
-    return number;
+    return to;
 }
 
-/* %g with so many digits. */
-static const char *digits(char *to, size_t size, double value, int count)
-{
-    snprintf(to, size, "%.*g", count, value);
-    return pointed(to);
-}
+/* So many digits of a number, in a text of the calling block. */
+#define DIGITS(value, count) formatted((char[32]){0}, "%.*g", count, value)
 
 /* Join a fault to those before: the graver condition, its reason first. */
-static void join(mmkd_predictor *p, int32_t condition, const char *reason)
+static void join(mmkd_predictor *p, int32_t condition, const char *format, ...)
 {
-    char before[REASON];
+    char before[REASON], reason[REASON];
+    va_list values;
+    va_start(values, format);
+    vsnprintf(reason, sizeof reason, format, values);
+    va_end(values);
     memcpy(before, p->reason, sizeof before);
     int is_graver = p->condition > condition;
     const char *first = is_graver ? before : reason, *second = is_graver ? reason : before;
@@ -117,12 +119,9 @@ static void prepare(const mmkd_predictor *p, const float *rows, int64_t count, f
 
 static void judge_age(mmkd_predictor *p, double age_s)
 {
-    char text[REASON], number[32];
     if (isnan(age_s) || !(p->options.stale_s > 0) || fabs(age_s) <= p->options.stale_s) return;
-    digits(number, sizeof number, fabs(age_s), 3);
-    if (age_s < 0) snprintf(text, sizeof text, "the newest sample is %s s in the future: the clocks disagree", number);
-    else snprintf(text, sizeof text, "the newest sample is %s s old", number);
-    join(p, MMKD_STALE, text);
+    join(p, MMKD_STALE, "the newest sample is %s s %s", DIGITS(fabs(age_s), 3),
+         age_s < 0 ? "in the future: the clocks disagree" : "old");
 }
 
 /* The most samples in a row of one value; marks the channels with at least `shortest` of them and counts these.
@@ -149,8 +148,8 @@ static int32_t find_runs(const mmkd_predictor *p, const float *rows, double shor
 /* What mmkd_edge.SensorChecks looks for. */
 static void judge_sensor(mmkd_predictor *p, const float *rows)
 {
-    char text[REASON] = "", what[NAMES], a[32], is_named[1024] = {0};
-    int32_t condition = MMKD_DEGRADED, count = 0, least = 0;
+    char what[NAMES], is_named[1024] = {0};
+    int32_t count = 0, least = 0;
     double rate = p->entry->facts.rate_hz, flat_at = 0;
     for (int32_t c = 0; p->options.flat && c < p->channels; c++) {
         float low = NAN, high = NAN;
@@ -162,19 +161,16 @@ static void judge_sensor(mmkd_predictor *p, const float *rows)
         if (is_named[c] && !count++) flat_at = low;
     }
     if (count && count == p->channels) {
-        condition = MMKD_INVALID;
-        snprintf(text, sizeof text, "every channel is flat: the sensor is dead");
+        join(p, MMKD_INVALID, "every channel is flat: the sensor is dead");
     } else if (count) {
-        snprintf(text, sizeof text, "channel %s is flat at %s", names(p, what, is_named), digits(a, sizeof a, flat_at, 6));
+        join(p, MMKD_DEGRADED, "channel %s is flat at %s", names(p, what, is_named), DIGITS(flat_at, 6));
     } else if (p->options.stuck_s > 0) {
         double shortest = nearbyint(p->options.stuck_s * rate);
         int32_t longest = find_runs(p, rows, shortest < 2 ? 2 : shortest, is_named, &count, &least);
-        if (count == p->channels && least == p->samples) condition = MMKD_INVALID;
+        int32_t condition = count == p->channels && least == p->samples ? MMKD_INVALID : MMKD_DEGRADED;
         if (count)
-            snprintf(text, sizeof text, "channel %s repeated one value for %s s", names(p, what, is_named),
-                     digits(a, sizeof a, longest / rate, 6));
+            join(p, condition, "channel %s repeated one value for %s s", names(p, what, is_named), DIGITS(longest / rate, 6));
     }
-    if (count) join(p, condition, text);
 }
 
 /* The root mean square of a window over its usual one; see mmkd_edge/predict/novelty.py. */
@@ -197,12 +193,8 @@ static void judge_magnitude(mmkd_predictor *p)
     }
     double size = channels ? sqrt(total / channels) : NAN;
     if (!(size < e->lowest || size > e->highest)) return;
-    char text[REASON], a[32], b[32], d[32];
-    snprintf(text, sizeof text,
-             "%.64s has %s times its usual size in training, expected %s to %s times; check its unit and scale",
-             e->facts.modality, digits(a, sizeof a, size, 3), digits(b, sizeof b, e->lowest, 2),
-             digits(d, sizeof d, e->highest, 2));
-    join(p, MMKD_UNKNOWN, text);
+    join(p, MMKD_UNKNOWN, "%.64s has %s times its usual size in training, expected %s to %s times; check its unit and scale",
+         e->facts.modality, DIGITS(size, 3), DIGITS(e->lowest, 2), DIGITS(e->highest, 2));
 }
 
 static double judge_novelty(mmkd_predictor *p, mmkd_numbers scores, double score)
@@ -211,12 +203,9 @@ static double judge_novelty(mmkd_predictor *p, mmkd_numbers scores, double score
     int32_t larger = 0;
     for (int32_t i = scores.count - 1; i >= 0 && scores.number[i] >= score; i--) larger++;
     double value = (1.0 + larger) / (1.0 + scores.count);
-    if (p->options.unknown_level > 0 && value <= p->options.unknown_level) {
-        char text[REASON], a[32], b[32];
-        snprintf(text, sizeof text, "unlike what training saw: p-value %s, at most %s is unknown",
-                 digits(a, sizeof a, value, 2), digits(b, sizeof b, p->options.unknown_level, 6));
-        join(p, MMKD_UNKNOWN, text);
-    }
+    if (p->options.unknown_level > 0 && value <= p->options.unknown_level)
+        join(p, MMKD_UNKNOWN, "unlike what training saw: p-value %s, at most %s is unknown", DIGITS(value, 2),
+             DIGITS(p->options.unknown_level, 6));
     return value;
 }
 
@@ -232,13 +221,12 @@ static void judge_missing(mmkd_predictor *p, const float *rows, double *fraction
         any_dead |= dead[c] = !there;
     }
     *fraction = (double)missing / (double)count;
-    char text[REASON], what[NAMES], a[32], b[32];
+    char text[REASON], what[NAMES];
     if (missing == count) snprintf(text, sizeof text, "all values are missing");
     else if (any_dead) snprintf(text, sizeof text, "channel %s is missing", names(p, what, dead));
-    else if ((double)missing >= degraded_fraction * (double)count) {
-        snprintf(a, sizeof a, "%.1f", 100 * *fraction);
-        snprintf(text, sizeof text, "%s%% of the values are missing", pointed(a));
-    } else return;
+    else if ((double)missing >= degraded_fraction * (double)count)
+        snprintf(text, sizeof text, "%s%% of the values are missing", formatted((char[32]){0}, "%.*f", 1, 100 * *fraction));
+    else return;
     for (int64_t i = 0; i < count; i++) {
         infinite += isinf(rows[i]) != 0;
         outside += isfinite(rows[i]) && !is_valid(p, rows[i]);
@@ -247,9 +235,9 @@ static void judge_missing(mmkd_predictor *p, const float *rows, double *fraction
     if (infinite) used += (size_t)snprintf(text + used, sizeof text - used, ": %lld infinite", (long long)infinite);
     if (outside)
         snprintf(text + used, sizeof text - used, "%s %lld outside %s to %s", infinite ? "," : ":", (long long)outside,
-                 digits(a, sizeof a, p->entry->has_range ? p->entry->low : p->low, 6),
-                 digits(b, sizeof b, p->entry->has_range ? p->entry->high : p->high, 6));
-    join(p, missing == count ? MMKD_INVALID : MMKD_DEGRADED, text);
+                 DIGITS(p->entry->has_range ? p->entry->low : p->low, 6),
+                 DIGITS(p->entry->has_range ? p->entry->high : p->high, 6));
+    join(p, missing == count ? MMKD_INVALID : MMKD_DEGRADED, "%s", text);
 }
 
 static void judge_answer(mmkd_predictor *p, const float *probabilities)
@@ -337,10 +325,8 @@ int mmkd_predict(mmkd_predictor *p, const float *window, int32_t samples, int32_
 {
     begin_prediction(p);
     if (samples != p->samples || channels != p->channels) {
-        char text[REASON];
-        snprintf(text, sizeof text, "modality '%.64s': expected shape (T, C)=(%d, %d), got (%d, %d)",
-                 p->entry->facts.modality, (int)p->samples, (int)p->channels, (int)samples, (int)channels);
-        join(p, MMKD_INVALID, text);
+        join(p, MMKD_INVALID, "modality '%.64s': expected shape (T, C)=(%d, %d), got (%d, %d)", p->entry->facts.modality,
+             (int)p->samples, (int)p->channels, (int)samples, (int)channels);
         no_answer(p, 0, age_s, prediction);
         return MMKD_MISUSE;
     }
@@ -351,7 +337,7 @@ int mmkd_predict(mmkd_predictor *p, const float *window, int32_t samples, int32_
 
 int mmkd_predict_first(mmkd_predictor *const *predictors, const mmkd_window *windows, int32_t count, mmkd_prediction *prediction)
 {
-    char silent[REASON] = "", text[REASON];
+    char silent[REASON] = "";
     mmkd_prediction first = {0};
     for (int32_t n = 0; n < count; n++) {
         mmkd_predictor *p = predictors[n];
@@ -360,14 +346,12 @@ int mmkd_predict_first(mmkd_predictor *const *predictors, const mmkd_window *win
             if (mmkd_predict(p, w->values, w->samples, w->channels, w->age_s, prediction)) return MMKD_MISUSE;
         } else {
             begin_prediction(p);
-            snprintf(text, sizeof text, "modality '%.64s' is absent", p->entry->facts.modality);
-            join(p, MMKD_INVALID, text);
+            join(p, MMKD_INVALID, "modality '%.64s' is absent", p->entry->facts.modality);
             no_answer(p, 1, w->age_s, prediction);
         }
         if (prediction->index >= 0 || !isnan(prediction->novelty) || prediction->condition == MMKD_STALE) {
             if (!n) return MMKD_OK;
-            snprintf(text, sizeof text, "'%.64s' answers in place of %.900s", p->entry->facts.modality, silent);
-            join(p, MMKD_DEGRADED, text);
+            join(p, MMKD_DEGRADED, "'%.64s' answers in place of %.900s", p->entry->facts.modality, silent);
             prediction->condition = p->condition;
             return MMKD_OK;
         }
@@ -452,10 +436,7 @@ static void judge_rate(mmkd_predictor *p)
     qsort(interval, (size_t)(count - first - 1), sizeof *interval, rising);
     double rate = 1 / interval[(count - first - 1) / 2];
     if (rate >= declared / rate_factor && rate <= declared * rate_factor) return;
-    char text[REASON], a[32], b[32];
-    snprintf(text, sizeof text, "samples come at %s Hz, expected %s Hz", digits(a, sizeof a, rate, 3),
-             digits(b, sizeof b, declared, 6));
-    join(p, MMKD_DEGRADED, text);
+    join(p, MMKD_DEGRADED, "samples come at %s Hz, expected %s Hz", DIGITS(rate, 3), DIGITS(declared, 6));
 }
 
 static void advance(mmkd_predictor *p, const float *row, double now_s, mmkd_receiver receive, void *user)
@@ -470,10 +451,8 @@ static void advance(mmkd_predictor *p, const float *row, double now_s, mmkd_rece
     double age_s = p->timed > 0 ? now_s - row_time(p, p->count - 1) : NAN;
     begin_prediction(p);
     if (p->count < p->samples) {
-        char text[REASON];
-        snprintf(text, sizeof text, "%s%lld of %d samples are there", p->restarted ? "the time line began anew: " : "",
-                 (long long)p->count, (int)p->samples);
-        join(p, MMKD_WARMING_UP, text);
+        join(p, MMKD_WARMING_UP, "%s%lld of %d samples are there", p->restarted ? "the time line began anew: " : "",
+             (long long)p->count, (int)p->samples);
         no_answer(p, 1 - (double)p->count / p->samples, age_s, &prediction);
     } else {
         if (p->timed > 0) judge_rate(p);
@@ -513,7 +492,7 @@ static void put(mmkd_predictor *p, double time, const float *row, double now_s, 
     }
     g->after = time, g->has_after = 1;
     memcpy(p->row_after, row, bytes);
-    for (; row_time(p, g->next) <= g->after + snap / rate; ) {
+    while (row_time(p, g->next) <= g->after + snap / rate) {
         double point = row_time(p, g->next), from_before = point - g->before, to_after = fabs(g->after - point);
         double weight = from_before / (g->after - g->before);
         weight = weight < 1 ? weight : 1;
@@ -583,12 +562,13 @@ static int check_options(mmkd_predictor *p, char *error, size_t error_size)
     mmkd_options *o = &p->options;
     const char *modality = e->facts.modality;
     int32_t windows = e->true_probabilities.count, scores = e->groups ? e->groups : e->novelty.count;
-    char a[32], b[32], d[32];
     double shortest = 1 / e->facts.rate_hz, longest = e->facts.samples / e->facts.rate_hz;
     if (o->stuck_s != 0 && !(o->stuck_s > shortest && o->stuck_s <= longest))
         mmkd_error(error, error_size, "stuck_s: expected more than one sample and at most one window of '%.64s', %s to %s s; got %s",
-                   modality, digits(a, sizeof a, shortest, 6), digits(b, sizeof b, longest, 6),
-                   digits(d, sizeof d, o->stuck_s, 6));
+                   modality, DIGITS(shortest, 6), DIGITS(longest, 6), DIGITS(o->stuck_s, 6));
+    else if (!e->is_series)
+        mmkd_error(error, error_size, "student '%.64s': the C library answers for series alone; for sound and video use mmkd-edge in "
+                   "Python with ort, openvino, litert or trt, or mmkd-run", modality);
     else if (!e->model)
         mmkd_error(error, error_size, "student '%.64s': the bundle has no native model; export it again with --target native", modality);
     else if (e->is_per_group && !(o->reference_mean && o->reference_std))
@@ -600,10 +580,10 @@ static int check_options(mmkd_predictor *p, char *error, size_t error_size)
                    (int)e->facts.step, (int)o->hop);
     else if (o->unknown_level != 0 && !(o->unknown_level * (1 + scores) >= 1 && o->unknown_level < 1 && scores))
         mmkd_error(error, error_size, "unknown_level: expected at least %s, because %d %s calibrated it",
-                   digits(a, sizeof a, 1.0 / (1 + scores), 2), (int)scores, e->groups ? "groups" : "windows");
+                   DIGITS(1.0 / (1 + scores), 2), (int)scores, e->groups ? "groups" : "windows");
     else if (o->error_level != 0 && !(floor((windows + 1) * o->error_level + 1e-9) >= 1 && o->error_level < 1 && windows))
         mmkd_error(error, error_size, "error_level: expected at least %s, because %d windows calibrated it",
-                   digits(a, sizeof a, 1.0 / (1 + windows), 2), (int)windows);
+                   DIGITS(1.0 / (1 + windows), 2), (int)windows);
     else
         return 1;
     return 0;

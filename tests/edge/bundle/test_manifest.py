@@ -19,6 +19,7 @@ from mmkd_edge.bundle.manifest import (
     step_inputs,
     step_outputs,
 )
+from mmkd_edge.bundle.strict_json import json_bytes, read_canonical
 from tests.edge.said import said
 
 AGAIN = "; export the bundle again"
@@ -295,6 +296,25 @@ def test_two_students_whose_folders_clash_are_refused(manifest: Manifest) -> Non
     both = msgspec.structs.replace(manifest, models=(entry, msgspec.structs.replace(entry, name="ACC")))
     told = f"manifest.json: models: expected each name once, got 'acc' more than once{AGAIN}"
     assert said(ManifestError, lambda: encode_manifest(both)) == told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_canonical"),
+    [
+        ("", "", True),
+        ('"number": 1.5', '"number": 1.50', False),
+        ('"number": 1.5', '"number": 2.5, "number": 1.5', False),
+        ('"number": 1.5', '"number": NaN', False),
+        ('"format_version": 1', '"format_version": 2', False),
+        ('"format_version": 1,', "", False),
+        ("}", "", False),
+    ],
+)
+def test_only_the_bytes_that_would_be_written_need_no_slower_check(old: str, new: str, is_canonical: bool) -> None:
+    document = msgspec.defstruct("Document", [("format_version", int, 1), ("number", float)], kw_only=True)
+    data = json_bytes(document(number=1.5)).decode()
+    canonical = read_canonical(data.replace(old, new).encode(), document, version=1)
+    assert canonical == (document(number=1.5) if is_canonical else None)
 
 
 def test_a_key_given_twice_is_refused(manifest: Manifest) -> None:

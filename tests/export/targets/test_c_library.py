@@ -8,6 +8,7 @@ import random
 import shutil
 import struct
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmkd_edge import EdgePredictor, SensorChecks
+from mmkd_edge import EdgePredictor, SensorChecks, example_bundle
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.derive import derive, derived_modality
 from mmkd_edge.errors import BackendError, UnavailableError, UsageError
@@ -424,19 +425,25 @@ int main(void)
 """
 
 
-def test_sha256_is_the_same_with_and_without_the_processors_instructions(tmp_path):
+@pytest.mark.parametrize(
+    ("compiler", "flags", "emulator"),
+    [
+        ("cc", (), ()),
+        ("cc", ("-DMMKD_PLAIN_SHA256",), ()),
+        ("aarch64-linux-gnu-gcc", ("-static",), ("qemu-aarch64", "-cpu", "cortex-a72")),  # by ARMv8's instructions
+    ],
+)
+def test_sha256_is_the_same_with_and_without_the_processors_instructions(tmp_path, compiler, flags, emulator):
+    for tool in (compiler, *emulator[:1]):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool}")
     source = tmp_path / "hash.c"
     source.write_text(HASHES.replace("ENGINE", str(FOLDER)))
     data = bytes(number * 7 % 256 for number in range(1000))
-    expected = [hashlib.sha256(data[:size]).hexdigest() for size in range(0, 1000, 9)]
-    engine = [
-        str(FOLDER / "src" / "verify.c"),
-        *(str(FOLDER / name) for name in SOURCES if "monocypher" in name and name.endswith(".c")),
-    ]
-    for flags in ([], ["-DMMKD_PLAIN_SHA256"]):
-        subprocess.run(["cc", "-std=c99", *flags, str(source), *engine, "-o", str(tmp_path / "hash")], check=True)
-        done = subprocess.run([tmp_path / "hash"], capture_output=True, text=True, check=True)
-        assert done.stdout.split() == expected
+    engine = [FOLDER / name for name in SOURCES if name.endswith(".c") and ("verify" in name or "monocypher" in name)]
+    subprocess.run([compiler, "-std=c99", *flags, source, *engine, "-o", tmp_path / "hash"], check=True)
+    done = subprocess.run([*emulator, tmp_path / "hash"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [hashlib.sha256(data[:size]).hexdigest() for size in range(0, 1000, 9)]
 
 
 def first_prediction(path, rows):
@@ -578,6 +585,34 @@ def test_the_example_in_c_follows_samples_from_a_file(bundles, tmp_path):
     refused = subprocess.run([program, tmp_path / "none.edge"], input="", capture_output=True, text=True, check=False)
     assert refused.returncode == 6
     assert refused.stderr == f"{tmp_path}/none.edge: expected a bundle (.edge) that can be read\n"
+
+
+def test_a_program_with_the_engine_linked_in_takes_less_than_3_mb(tmp_path):
+    archive, program = tmp_path / "libmmkd.a", tmp_path / "follow"
+    build = [sys.executable, FOLDER / "build.py", archive]
+    subprocess.run(build, check=True)
+    links = ["-static", f"-I{FOLDER / 'include'}", archive, "-lm"]
+    subprocess.run(["cc", "-O1", EXAMPLES / "follow.c", *links, "-o", program], check=True)
+    with subprocess.Popen([program, example_bundle()], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write(b"0.1,0.2,0.9\n" * 8000)  # more than the pipe holds: the first are answered
+        running.stdin.flush()
+        memory = Path(f"/proc/{running.pid}/status").read_text()
+        answers = running.communicate()[0].splitlines()
+    with EdgePredictor.open(example_bundle(), backend="native") as predictor:
+        expected = predictor.predict(np.tile(np.float32([0.1, 0.2, 0.9]), (200, 1)))
+    assert answers == [f"ok {expected.label} {expected.probability:.3f} ".encode()] * 40
+    peak_kb = int(memory.partition("VmHWM:")[2].split()[0])
+    assert 1000 < peak_kb < 3 * 1024
+
+
+@pytest.mark.parametrize("name", ["mic", "cam"])
+def test_sound_and_video_are_refused_with_what_answers_for_them(program, name):
+    assert program(ROOT / "tests" / "files" / "litert" / f"{name}.edge").error == (
+        f"student '{name}': the C library answers for series alone; for sound and video use mmkd-edge in Python with "
+        "ort, openvino, litert or trt, or mmkd-run"
+    )
 
 
 @pytest.mark.parametrize(("name", "compiler"), [("windows.cpp", "c++"), ("window.rs", "rustc")])
