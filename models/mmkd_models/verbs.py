@@ -240,7 +240,7 @@ def distill(
     """Train a student of one sensor from one teacher or several, as `mmkd-distill` does; None: on labels only.
 
     Args:
-        sensor: the one that stays on the device.
+        sensor: the one that stays on the device, or a cheaper one derived from it: `acc@10Hz`.
         members: transformer, convolutions, intervals, trees; by default a transformer, and all with `choose`.
         choose: train all members, also on labels only, and keep what validation prefers.
         causal: attend to the past only, for streams.
@@ -260,6 +260,7 @@ def distill(
     config = student_config(
         preset_named(size, option="size"), causal=causal, members=("transformer",) if choose else among
     )
+    sensor = training.train.spec.modality(sensor).name  # a cheaper one is written as a text
     training = training.for_pair([spec.name for file in files for spec in file.checkpoint.modalities], sensor)
     recipe = default_recipe(training.train.spec.task)
     with _shown(f"{sensor} student", progress) as on_step:

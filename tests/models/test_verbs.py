@@ -198,6 +198,12 @@ def test_without_a_teacher_labels_teach(data):
     assert set(alone.predict(data)) <= {"idle", "run"}
 
 
+def test_a_cheaper_sensor_is_written_as_a_text(data, teacher):
+    cheap = mm.distill(teacher, data, sensor="acc@10Hz", members=["intervals"], progress=False)
+    assert (cheap.checkpoint.modality.title, cheap.checkpoint.modality.shape) == ("acc@10Hz", (20, 2))
+    assert len(cheap.predict(data)) == data.spec.splits["test"]
+
+
 def test_choosing_shows_what_was_tried(data, teacher):
     chosen = mm.distill(
         teacher, data, sensor="acc", members=["transformer", "convolutions"], choose=True, steps=2, progress=False
