@@ -96,9 +96,14 @@ function showStations(stations, shown) {
   if (focused) $("stations").querySelector(`[data-station="${CSS.escape(focused)}"]`)?.focus();
 }
 
+function answerOf(station, result) {
+  if (result.index >= 0) return station.labels[result.index];
+  return result.score === null ? "no answer" : "unlike normal";
+}
+
 function showNow(station, last) {
   $("now-name").textContent = station.name;
-  const said = !last ? "no answer yet" : last.index >= 0 ? station.labels[last.index] : last.score === null ? "no answer" : "unlike normal";
+  const said = last ? answerOf(station, last) : "no answer yet";
   const value = last && last.value !== null;
   $("label").textContent = value ? `${Number(last.value.toFixed(4))} ${station.value_unit}` : said;
   $("label").style.color = last && last.index >= 0 && station.value_unit === null ? colour(last.index) : "";
@@ -162,15 +167,16 @@ function showTimeline(station) {
   drawTimeline($("timeline"), kept.results, station.seen.episodes, station.labels);
   const counts = {};
   for (const result of kept.results) {
-    const name = result.index < 0 ? "no answer" : station.labels[result.index];
+    const name = answerOf(station, result);
     counts[name] = (counts[name] || 0) + 1;
   }
   const parts = Object.entries(counts).map(([name, count]) => `${name} ${count} times`);
   $("timeline").setAttribute("aria-label", `The last ${kept.results.length} results: ${parts.join(", ") || "none"}`);
-  const key = JSON.stringify(station.labels);
+  const without = kept.results.some((result) => result.score !== null) ? "unlike normal, or no answer" : "no answer";
+  const key = JSON.stringify([station.labels, without]);
   if ($("legend").dataset.of === key) return;
   $("legend").dataset.of = key;
-  replace("legend", [...station.labels, "no answer"].map((name, index) => {
+  replace("legend", [...station.labels, without].map((name, index) => {
     const item = element("li"), mark = element("i");
     mark.style.background = index < station.labels.length ? colour(index) : colour(-1);
     item.append(mark, name);
