@@ -1,13 +1,10 @@
 """Which package may import what, read from the code itself and tried in fresh interpreters."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
 from functools import cache
 from pathlib import Path
 
@@ -58,27 +55,27 @@ FILES = [(package, path) for package, folder in PACKAGES.items() for path in sor
 FOLDERS = sorted({path.parent for _, path in FILES})
 
 
-def label(path: Path) -> str:
+def label(path):
     """`mmkd_bench/rivals.py`: a file as its package sees it."""
     folder = next(folder for folder in PACKAGES.values() if folder in (path, *path.parents))
     return path.relative_to(folder.parent).as_posix()
 
 
-def for_types_only(node: ast.AST) -> bool:
+def for_types_only(node):
     """Whether this is `if TYPE_CHECKING:`."""
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 @cache
-def tree_of(path: Path) -> ast.Module:
+def tree_of(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
 @cache
-def imports(path: Path) -> list[tuple[str, bool, ast.Import | ast.ImportFrom]]:
+def imports(path):
     """The first part of each imported name, and whether importing the module is enough to import it."""
 
-    def walk(node: ast.AST, at_the_top: bool) -> Iterator[tuple[str, bool, ast.Import | ast.ImportFrom]]:
+    def walk(node, at_the_top):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Import):
                 for alias in child.names:
@@ -92,17 +89,17 @@ def imports(path: Path) -> list[tuple[str, bool, ast.Import | ast.ImportFrom]]:
     return list(walk(tree_of(path), True))
 
 
-def is_joiner(path: Path) -> bool:
+def is_joiner(path):
     return "commands" in path.parts or label(path).startswith(JOINERS)
 
 
-def is_of_documents(node: ast.Import | ast.ImportFrom) -> bool:
+def is_of_documents(node):
     """Whether all that is imported comes from the schemas of documents and their error."""
     names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
     return all(f"{name}.".startswith(tuple(f"{known}." for known in DOCUMENTS)) for name in names)
 
 
-def strays(package: str, path: Path) -> Iterator[str]:
+def strays(package, path):
     for name, at_the_top, node in imports(path):
         where = f"{label(path)}:{node.lineno}"
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -116,22 +113,22 @@ def strays(package: str, path: Path) -> Iterator[str]:
             yield f"{where}: {name} is imported at the top, not inside the function that uses it"
 
 
-def test_no_module_has_a_name_by_which_pytest_takes_it_for_tests() -> None:
+def test_no_module_has_a_name_by_which_pytest_takes_it_for_tests():
     taken = [label(path) for _, path in FILES if path.name.startswith("test_") or path.name.endswith("_test.py")]
     assert taken == []
 
 
-def test_a_module_imports_only_what_its_package_may() -> None:
+def test_a_module_imports_only_what_its_package_may():
     assert [stray for package, path in FILES for stray in strays(package, path)] == []
 
 
-def test_one_place_imports_onnxruntime() -> None:
+def test_one_place_imports_onnxruntime():
     """It must be told before its import that it reports nothing over the network."""
     found = [label(path) for _, path in FILES for name, _, _ in imports(path) if name == "onnxruntime"]
     assert found == ["mmkd_edge/backends/ort.py"]
 
 
-def test_a_station_imports_only_what_a_users_own_program_may() -> None:
+def test_a_station_imports_only_what_a_users_own_program_may():
     files = [path for package, path in FILES if package == "mmkd_station"]
     found = {
         node.module
@@ -143,14 +140,14 @@ def test_a_station_imports_only_what_a_users_own_program_may() -> None:
     assert {module for module in found - public if not module.startswith("mmkd_edge.cli.")} == set()
 
 
-def test_a_new_source_or_sink_touches_its_file_and_the_table_alone() -> None:
+def test_a_new_source_or_sink_touches_its_file_and_the_table_alone():
     shared = {f"mmkd_station.protocols.{name}" for name in ("base", "broker", "http", "samples", "table")}
     protocols = {name for name in module_graph() if name.startswith("mmkd_station.protocols.")} - shared
     importers = {module for module, targets in module_graph().items() if targets & protocols}
     assert (len(protocols) >= 7, importers) == (True, {"mmkd_station.protocols.table"})
 
 
-def test_the_walk_sees_what_it_should(tmp_path: Path) -> None:
+def test_the_walk_sees_what_it_should(tmp_path):
     source = (
         "import torch.nn\n"
         "from typing import TYPE_CHECKING\n"
@@ -172,19 +169,19 @@ def test_the_walk_sees_what_it_should(tmp_path: Path) -> None:
     ]
 
 
-def module_of(path: Path) -> str:
+def module_of(path):
     """`mmkd_edge.predict.student`; of an `__init__.py` its folder."""
     return ".".join(Path(label(path)).with_suffix("").parts).removesuffix(".__init__")
 
 
 @cache
-def module_graph() -> Mapping[str, Set[str]]:
+def module_graph():
     """Every module of the packages, and those that it imports anywhere, for types alone too."""
     paths = {module_of(path): path for _, path in FILES}
     return {name: frozenset(modules_imported(path, paths)) - {name} for name, path in paths.items()}
 
 
-def modules_imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
+def modules_imported(path, known):
     for _, _, node in imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
@@ -193,7 +190,7 @@ def modules_imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
             yield from (name if name in known else node.module for name in names if {name, node.module} & known.keys())
 
 
-def below(graph: Mapping[str, Set[str]], start: str) -> set[str]:
+def below(graph, start):
     """Everything that a node imports, directly or through others; itself if the way comes back."""
     found, waiting = set[str](), list(graph[start] - {start})
     while waiting:
@@ -204,33 +201,33 @@ def below(graph: Mapping[str, Set[str]], start: str) -> set[str]:
     return found
 
 
-def room_of(module: str) -> str:
+def room_of(module):
     """The first folder below the package, with all that is in it; a module of the package's own is a room."""
     return ".".join(module.split(".")[:2])
 
 
-def on_circles(graph: Mapping[str, set[str]]) -> list[str]:
+def on_circles(graph):
     """Every node from which a way of two steps or more leads back to it."""
     return sorted(node for node in graph if node in below(graph, node))
 
 
-def import_graphs(package: str) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+def import_graphs(package):
     """Who imports whom, by file and by room."""
     own = {module for module in module_graph() if module.split(".")[0] == package}
     files = {module: set(module_graph()[module] & own) for module in own}
-    rooms: dict[str, set[str]] = {}
+    rooms = {}
     for module, targets in files.items():
         rooms.setdefault(room_of(module), set()).update(room_of(target) for target in targets)
     return files, rooms
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
-def test_no_import_goes_round_in_a_circle(package: str) -> None:
+def test_no_import_goes_round_in_a_circle(package):
     files, rooms = import_graphs(package)
     assert (on_circles(files), on_circles(rooms)) == ([], [])
 
 
-def test_circles_are_seen_and_straight_lines_are_not() -> None:
+def test_circles_are_seen_and_straight_lines_are_not():
     straight = {"a": {"b", "c"}, "b": {"c"}, "c": set[str]()}
     assert on_circles(straight) == []
     assert on_circles({**straight, "c": {"b"}}) == ["b", "c"]
@@ -238,7 +235,7 @@ def test_circles_are_seen_and_straight_lines_are_not() -> None:
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
-def test_a_room_imports_only_rooms_above_it_in_the_architecture(package: str) -> None:
+def test_a_room_imports_only_rooms_above_it_in_the_architecture(package):
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     table = page.partition(f"### `{package}`\n")[2].partition("\n#")[0]
     rows = [re.findall(r"`(\w+)/?`", line.split("|")[1]) for line in table.splitlines() if line.startswith("| `")]
@@ -253,7 +250,7 @@ def test_a_room_imports_only_rooms_above_it_in_the_architecture(package: str) ->
     assert wrong == []
 
 
-def test_a_folder_is_a_room_of_few_modules_without_a_prefix_for_three() -> None:
+def test_a_folder_is_a_room_of_few_modules_without_a_prefix_for_three():
     for folder in FOLDERS:
         names = sorted(path.stem for path in folder.glob("*.py"))
         prefixes = Counter(name.split("_")[0] for name in names if name != "__init__")
@@ -261,7 +258,7 @@ def test_a_folder_is_a_room_of_few_modules_without_a_prefix_for_three() -> None:
         assert (len(names) <= MOST_MODULES, shared) == (True, []), folder
 
 
-def backend_comparisons(path: Path) -> Iterator[str]:
+def backend_comparisons(path):
     """Where a file compares with the name of a backend, or asks whether something is one."""
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Compare):
@@ -274,15 +271,15 @@ def backend_comparisons(path: Path) -> Iterator[str]:
             yield f"{label(path)}:{node.lineno}"  # type: ignore[attr-defined]
 
 
-def test_nobody_but_the_table_asks_which_backend_this_is() -> None:
+def test_nobody_but_the_table_asks_which_backend_this_is():
     assert [found for _, path in FILES for found in backend_comparisons(path)] == []
 
 
-def test_no_file_has_a_name_that_says_nothing() -> None:
+def test_no_file_has_a_name_that_says_nothing():
     assert [label(path) for _, path in FILES if BANNED_NAMES & {*path.parts, path.stem}] == []
 
 
-def test_only_commands_print() -> None:
+def test_only_commands_print():
     printing = [
         label(path)
         for _, path in FILES
@@ -305,7 +302,7 @@ print(*sorted({name.split(".")[0] for name, module in sys.modules.items() if mod
 """
 
 
-def imported_by(package: str, blocked: tuple[str, ...]) -> set[str]:
+def imported_by(package, blocked):
     """What is imported, first name parts, after every module of the package was, in a fresh interpreter."""
     command = [sys.executable, "-c", IMPORT_EVERYTHING, package, ",".join(blocked)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -314,11 +311,11 @@ def imported_by(package: str, blocked: tuple[str, ...]) -> set[str]:
 
 
 @pytest.mark.parametrize("package", ["mmkd_edge", "mmkd_bench"])
-def test_a_device_can_import_everything_without_heavy_libraries(package: str) -> None:
+def test_a_device_can_import_everything_without_heavy_libraries(package):
     assert package in imported_by(package, BLOCKED)
 
 
-def test_the_runtime_needs_numpy_and_msgspec_alone() -> None:
+def test_the_runtime_needs_numpy_and_msgspec_alone():
     # What the interpreter itself imports at start (an editable install's finder, for one) is there without us too.
     start = subprocess.run(
         [sys.executable, "-c", "import sys; print(*{name.split('.')[0] for name in sys.modules})"],
@@ -349,7 +346,7 @@ print(*sorted(set(sys.modules) - before))
 
 @pytest.mark.parametrize("until", ["import", "answer"])
 @pytest.mark.usefixtures("native_engine")
-def test_the_runtime_loads_no_engine_and_nothing_slow_up_to_its_first_answer(until: str) -> None:
+def test_the_runtime_loads_no_engine_and_nothing_slow_up_to_its_first_answer(until):
     done = subprocess.run([sys.executable, "-c", IMPORT_RUNTIME, until], capture_output=True, text=True, check=True)
     found = set(done.stdout.split())
     assert ("mmkd_edge.predictor" in found, "mmkd_edge.native" in found) == (True, until == "answer")
@@ -359,20 +356,20 @@ def test_the_runtime_loads_no_engine_and_nothing_slow_up_to_its_first_answer(unt
     assert not (slow | {"mmkd_edge.install.slots", "subprocess"}) & found
 
 
-def test_the_package_itself_imports_nothing_so_that_a_command_answers_at_once() -> None:
+def test_the_package_itself_imports_nothing_so_that_a_command_answers_at_once():
     code = "import sys; before = set(sys.modules); import mmkd_edge; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "mmkd_edge\n"
 
 
-def test_one_place_makes_openvinos_root_object() -> None:
+def test_one_place_makes_openvinos_root_object():
     # A second one in a process makes the next signal a crash on processors with AMX: mmkd_edge/backends/openvino.py.
     checks = sorted((ROOT / "benchmarks" / "checks").rglob("*.py"))
     files = [path for _, path in FILES] + checks
     assert [path.name for path in files if ".Core()" in path.read_text(encoding="utf-8")] == ["openvino.py"]
 
 
-def test_what_answers_a_window_holds_no_timer() -> None:
+def test_what_answers_a_window_holds_no_timer():
     timed = ("perf_counter", "process_time", "thread_time")
     files = [path for room in ("predict", "backends") for path in sorted((ROOT / "mmkd_edge" / room).rglob("*.py"))]
     assert [path.name for path in files if any(one in path.read_text(encoding="utf-8") for one in timed)] == []

@@ -1,19 +1,13 @@
 """Students of convolutional features, alone and averaged: exported, and run by every engine that is here."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import onnx
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.backends.base import is_installed, open_backend
@@ -26,7 +20,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.graph.onnx_graph import learnt_layers, select_layers
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.pipeline import ExportResult, export
+from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.targets.table import TARGETS
 from mmkd_export.verify.answers import answers_from_student, clear_rows, with_missing_samples
@@ -36,7 +30,7 @@ from mmkd_models.networks.convolutions import fit_convolutions
 from mmkd_models.networks.intervals import apply_intervals, fit_intervals
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.trees import TREES_DTYPES, grow_arrays
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
 from tests.export.students import make_student, of_features
 
 AVERAGE = "transformer,convolutions"
@@ -44,21 +38,19 @@ KINDS = pytest.mark.parametrize("kind", ["convolutions", AVERAGE])
 
 
 @pytest.fixture(scope="module")
-def students() -> dict[str, StudentCheckpoint]:
+def students():
     """By kind: features of the carried windows, half of them pruned, and heads with random weights."""
     return {kind: of_features(make_student(), kind) for kind in ("convolutions", AVERAGE)}
 
 
 @pytest.fixture(scope="module")
-def graphs(students: dict[str, StudentCheckpoint]) -> dict[str, bytes]:
+def graphs(students):
     return {kind: onnx_from_student(student) for kind, student in students.items()}
 
 
 @KINDS
 @pytest.mark.parametrize("engine", ["ort", "openvino"])
-def test_every_engine_answers_as_torch_does_also_with_gaps(
-    students: dict[str, StudentCheckpoint], graphs: dict[str, bytes], kind: str, engine: str
-) -> None:
+def test_every_engine_answers_as_torch_does_also_with_gaps(students, graphs, kind, engine):
     pytest.importorskip({"ort": "onnxruntime"}.get(engine, engine))
     student = students[kind]
     assert student.carried is not None
@@ -74,7 +66,7 @@ def test_every_engine_answers_as_torch_does_also_with_gaps(
 
 
 @KINDS
-def test_convolutional_features_stay_float32_in_int8(graphs: dict[str, bytes], kind: str) -> None:
+def test_convolutional_features_stay_float32_in_int8(graphs, kind):
     model = onnx.load_from_string(graphs[kind])
     layers = learnt_layers(model)
     assert any(layer.name.startswith("convolutions.") for layer in layers)
@@ -84,7 +76,7 @@ def test_convolutional_features_stay_float32_in_int8(graphs: dict[str, bytes], k
 
 
 @KINDS
-def test_a_bundle_of_the_kind_tests_itself(students: dict[str, StudentCheckpoint], kind: str, tmp_path: Path) -> None:
+def test_a_bundle_of_the_kind_tests_itself(students, kind, tmp_path):
     write_student(tmp_path / "student.ckpt", students[kind])
     assert inspect_file(tmp_path / "student.ckpt")["student_members"] == (
         f"{kind.replace(',', ', ')}, 84 convolutional features"
@@ -103,9 +95,7 @@ def test_a_bundle_of_the_kind_tests_itself(students: dict[str, StudentCheckpoint
             assert predictor.selftest().label_agreement >= (1.0 if precision == "fp32" else 0.9)
 
 
-def of_members(
-    members: str, task: TaskSpec | None = None, *, like: StudentCheckpoint | None = None
-) -> StudentCheckpoint:
+def of_members(members, task=None, *, like=None):
     """A student of these members, fitted to the windows that it carries, or that another one does."""
     start = like or make_student(windows=120, **({} if task is None else {"task": task}))
     assert start.carried is not None
@@ -151,8 +141,8 @@ TREES_TASKS = {
     ],
 )
 def test_intervals_and_trees_run_in_onnx_runtime_and_the_native_engine(
-    members: str, task: str, precisions: tuple[str, ...], tmp_path: Path, native_engine: None
-) -> None:
+    members, task, precisions, tmp_path, native_engine
+):
     student = of_members(members, TREES_TASKS[task])
     assert student.carried is not None
     write_student(tmp_path / "student.ckpt", student)
@@ -180,7 +170,7 @@ def test_intervals_and_trees_run_in_onnx_runtime_and_the_native_engine(
 @pytest.mark.parametrize(
     ("target", "members", "lacking"), [("trt", "trees", "trees"), ("litert", "intervals,trees", "intervals and trees")]
 )
-def test_engines_without_trees_are_named_with_what_to_do(target: str, members: str, lacking: str) -> None:
+def test_engines_without_trees_are_named_with_what_to_do(target, members, lacking):
     row = next(row for row in TARGETS if row.name == target)
     with pytest.raises(UsageError) as error:
         row.check_members(student_members(members))
@@ -193,7 +183,7 @@ def test_engines_without_trees_are_named_with_what_to_do(target: str, members: s
     row.check_members(("transformer", "convolutions"))
 
 
-def test_trees_take_the_leaves_of_float32_in_exact_answers() -> None:
+def test_trees_take_the_leaves_of_float32_in_exact_answers():
     """A float64 feature on the other side of a threshold says nothing of engines, which round as PyTorch does."""
     student = of_members("trees")
     assert student.carried is not None
@@ -224,9 +214,9 @@ def test_trees_take_the_leaves_of_float32_in_exact_answers() -> None:
     np.testing.assert_allclose(exact.logits, answers_from_student(altered, windows).logits, atol=1e-4)
 
 
-def test_a_target_without_trees_is_refused_before_anything_is_converted(tmp_path: Path) -> None:
+def test_a_target_without_trees_is_refused_before_anything_is_converted(tmp_path):
     write_student(tmp_path / "student.ckpt", of_members("trees"))
-    stages: list[str] = []
+    stages = []
     plan = ExportPlan(
         source=tmp_path / "student.ckpt", output=tmp_path / "student.edge", targets=("trt",), platform="jp6.2"
     )
@@ -236,7 +226,7 @@ def test_a_target_without_trees_is_refused_before_anything_is_converted(tmp_path
     assert not plan.output.exists()
 
 
-def test_openvino_runs_intervals_and_says_what_runs_trees() -> None:
+def test_openvino_runs_intervals_and_says_what_runs_trees():
     pytest.importorskip("openvino")
     student = of_members("intervals")
     assert student.carried is not None
@@ -254,7 +244,7 @@ def test_openvino_runs_intervals_and_says_what_runs_trees() -> None:
         open_backend("openvino", onnx_from_student(of_members("trees")), threads=1)
 
 
-def test_another_leaf_is_one_vote_and_changes_no_label() -> None:
+def test_another_leaf_is_one_vote_and_changes_no_label():
     """Over all windows, those near a threshold and with gaps too."""
     student = of_members("trees")
     assert student.carried is not None
@@ -274,7 +264,7 @@ def test_another_leaf_is_one_vote_and_changes_no_label() -> None:
     assert (np.abs(got - expected).max(1) > 1e-4).mean() <= 0.02
 
 
-def test_windows_whose_trees_rounding_could_change_are_no_golden_windows(tmp_path: Path) -> None:
+def test_windows_whose_trees_rounding_could_change_are_no_golden_windows(tmp_path):
     student = of_members("trees")
     assert student.carried is not None
     network = student.network()
@@ -296,11 +286,8 @@ def test_windows_whose_trees_rounding_could_change_are_no_golden_windows(tmp_pat
 
 @pytest.mark.parametrize(("value_range", "golden"), [("auto", "synthetic"), ("none", "real")])
 def test_features_alone_have_a_range_and_golden_windows_by_the_statistics_of_their_training(
-    students: dict[str, StudentCheckpoint],
-    tmp_path: Path,
-    value_range: Literal["auto", "none"],
-    golden: Literal["real", "synthetic"],
-) -> None:
+    students, tmp_path, value_range, golden
+):
     student = students["convolutions"]
     assert student.carried is not None
     mean, std = (student.state[f"convolutions.{name}"].tolist() for name in ("mean", "std"))
@@ -325,7 +312,7 @@ SEEN = pytest.mark.parametrize("name", ["mic", "cam", *(pytest.param(one, marks=
 
 # All of them are in TensorRT's parser (10.3) and in the converters of OpenVINO and LiteRT.
 @pytest.fixture(scope="module")
-def seen() -> dict[str, StudentCheckpoint]:
+def seen():
     """With random weights, normalised as the carried windows are, and of other kinds with features of theirs."""
     found = {}
     for name, modality in (("mic", MIC), ("cam", CAM), ("colour", COLOUR)):
@@ -341,7 +328,7 @@ def seen() -> dict[str, StudentCheckpoint]:
     return found
 
 
-def _with_features(start: StudentCheckpoint, *, members: str) -> StudentCheckpoint:
+def _with_features(start, *, members):
     assert start.carried is not None
     values, present = prepare_batch(start.carried.windows, start.modality)
     scale = tuple(start.state[f"encoder.front.{name}"].numpy() for name in ("mean", "std"))
@@ -356,13 +343,13 @@ def _with_features(start: StudentCheckpoint, *, members: str) -> StudentCheckpoi
 
 
 @pytest.fixture(scope="module")
-def graph_of(seen: dict[str, StudentCheckpoint]) -> Callable[[str], bytes]:
+def graph_of(seen):
     """The graph of a student, made when it is first asked for."""
     return cache(lambda name: onnx_from_student(seen[name]))
 
 
 @pytest.fixture(scope="module")
-def bundles(seen: dict[str, StudentCheckpoint], tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportResult]:
+def bundles(seen, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundles")
     found = {}
     for name in ("mic", "cam"):
@@ -374,7 +361,7 @@ def bundles(seen: dict[str, StudentCheckpoint], tmp_path_factory: pytest.TempPat
     return found
 
 
-def some(student: StudentCheckpoint) -> NDArray[Any]:
+def some(student):
     """Eight windows, whole and with gaps, the last of them empty."""
     assert student.carried is not None
     whole = student.carried.windows[:8]
@@ -384,9 +371,7 @@ def some(student: StudentCheckpoint) -> NDArray[Any]:
 
 @SEEN
 @pytest.mark.parametrize("engine", ["ort", "openvino"])
-def test_every_engine_hears_and_sees_as_torch_does_also_with_gaps(
-    seen: dict[str, StudentCheckpoint], graph_of: Callable[[str], bytes], name: str, engine: str
-) -> None:
+def test_every_engine_hears_and_sees_as_torch_does_also_with_gaps(seen, graph_of, name, engine):
     if not is_installed(engine):  # type: ignore[arg-type]
         pytest.skip(f"needs pip install 'mmkd-edge[{engine}]'")
     student = seen[name]
@@ -403,7 +388,7 @@ def test_every_engine_hears_and_sees_as_torch_does_also_with_gaps(
 
 
 @pytest.mark.parametrize("name", ["cam", pytest.param("colour", marks=pytest.mark.slow)])
-def test_bytes_stay_bytes_up_to_the_first_node(graph_of: Callable[[str], bytes], name: str) -> None:
+def test_bytes_stay_bytes_up_to_the_first_node(graph_of, name):
     graph = onnx.load_from_string(graph_of(name)).graph
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     readers = [node.op_type for node in graph.node if "cam" in node.input]
@@ -411,9 +396,7 @@ def test_bytes_stay_bytes_up_to_the_first_node(graph_of: Callable[[str], bytes],
 
 
 @pytest.mark.parametrize("name", ["mic", "cam"])
-def test_lower_precision_leaves_the_spectrum_and_the_first_convolution_alone(
-    graph_of: Callable[[str], bytes], name: str
-) -> None:
+def test_lower_precision_leaves_the_spectrum_and_the_first_convolution_alone(graph_of, name):
     model = onnx.load_from_string(graph_of(name))
     layers = learnt_layers(model)
     assert layers[0].name == {"mic": "encoder.stem.0", "cam": "encoder.front.stem.0"}[name]
@@ -427,9 +410,7 @@ def test_lower_precision_leaves_the_spectrum_and_the_first_convolution_alone(
 
 @pytest.mark.parametrize("name", ["mic", "cam"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_bundle_answers_for_what_a_sensor_gives(
-    seen: dict[str, StudentCheckpoint], bundles: dict[str, ExportResult], name: str, precision: Any
-) -> None:
+def test_a_bundle_answers_for_what_a_sensor_gives(seen, bundles, name, precision):
     windows = some(seen[name])[:9]
     with Bundle.open(bundles[name].path) as bundle:
         expected = bundle.golden(name).probabilities[:8]
@@ -442,9 +423,7 @@ def test_a_bundle_answers_for_what_a_sensor_gives(
     np.testing.assert_allclose(shares, expected, atol={"fp32": 1e-4, "fp16": 0.01, "int8": 0.1}[precision])
 
 
-def test_a_bundle_of_a_camera_keeps_bytes_and_missing_frames_and_says_what_a_window_is(
-    seen: dict[str, StudentCheckpoint], bundles: dict[str, ExportResult]
-) -> None:
+def test_a_bundle_of_a_camera_keeps_bytes_and_missing_frames_and_says_what_a_window_is(seen, bundles):
     carried = seen["cam"].carried
     assert carried is not None
     with Bundle.open(bundles["cam"].path) as bundle:
@@ -464,7 +443,7 @@ def test_a_bundle_of_a_camera_keeps_bytes_and_missing_frames_and_says_what_a_win
     assert "`cam` uint8 (1, 10, 12, 16, 1) (missing values as 0) and `cam_present` float32 (1, 10, 1) (1 or 0)" in card
 
 
-def test_large_windows_judge_an_export_and_few_of_them_travel(tmp_path: Path) -> None:
+def test_large_windows_judge_an_export_and_few_of_them_travel(tmp_path):
     modality = msgspec.structs.replace(MIC, samples=4000)  # 32 kB a window: 131 of 204 are 4 MiB
     path = tmp_path / "mic.ckpt"
     write_student(path, make_student(modality=modality, windows=204))
@@ -476,7 +455,7 @@ def test_large_windows_judge_an_export_and_few_of_them_travel(tmp_path: Path) ->
     assert "\n131 of these windows are in here, as golden windows: the device tests itself with them.\n" in card
 
 
-def test_a_camera_can_be_tested_without_recordings(seen: dict[str, StudentCheckpoint], tmp_path: Path) -> None:
+def test_a_camera_can_be_tested_without_recordings(seen, tmp_path):
     path = tmp_path / "student.ckpt"
     write_student(path, seen["cam"])
     made = export(ExportPlan(source=path, output=tmp_path / "student.edge", golden="synthetic"))
@@ -486,7 +465,7 @@ def test_a_camera_can_be_tested_without_recordings(seen: dict[str, StudentCheckp
         assert predictor.selftest().label_agreement == 1.0
 
 
-def test_a_range_of_bytes_is_refused(seen: dict[str, StudentCheckpoint], tmp_path: Path) -> None:
+def test_a_range_of_bytes_is_refused(seen, tmp_path):
     path = tmp_path / "student.ckpt"
     write_student(path, seen["cam"])
     with pytest.raises(UsageError) as caught:
@@ -494,7 +473,7 @@ def test_a_range_of_bytes_is_refused(seen: dict[str, StudentCheckpoint], tmp_pat
     assert str(caught.value) == "--range: modality 'cam' is video, whose values are bytes; leave it out"
 
 
-def test_gaps_of_a_camera_are_missing_frames(seen: dict[str, StudentCheckpoint]) -> None:
+def test_gaps_of_a_camera_are_missing_frames(seen):
     carried = seen["cam"].carried
     assert carried is not None
     gaps = with_missing_samples(carried.windows, seed=0)

@@ -1,18 +1,13 @@
 """A task of normal running: datasets, import, the student with its promised rates, scores, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from mmkd_edge.errors import CheckpointError, DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
@@ -21,7 +16,7 @@ from mmkd_models.commands.data import run_data
 from mmkd_models.commands.evaluate import run_evaluate
 from mmkd_models.commands.outputs import normal_rows
 from mmkd_models.commands.train import run_train
-from mmkd_models.data import Dataset, open_dataset, write_dataset
+from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_models.data.spec import DatasetSpec, refuse_normal
 from mmkd_models.data.windows import StoredWindows, Windows
@@ -49,7 +44,7 @@ TASK = TaskSpec(kind="normal", labels=("ok", "slip"))
 MACHINES = {"train": range(12), "valid": range(12, 16), "test": range(16, 20)}
 
 
-def make_split(split: str, *, faults: bool, windows: int = 20) -> dict[str, Any]:
+def make_split(split, *, faults, windows=20):
     """Machines that turn at 4 Hz and a bit; a fault, every fourth window of valid and test, has a harmonic."""
     groups = np.repeat(list(MACHINES[split]), windows)
     rng = np.random.default_rng(groups[0])
@@ -62,7 +57,7 @@ def make_split(split: str, *, faults: bool, windows: int = 20) -> dict[str, Any]
     return {"acc": values, "labels": labels, "groups": groups, "metadata": {"machine": groups}}
 
 
-def normal_dataset(path: Path, *, task: TaskSpec = TASK, faults: bool = True, **changes: Any) -> Dataset:
+def normal_dataset(path, *, task=TASK, faults=True, **changes):
     """Twelve normal machines to train on, four to choose by and four to judge with."""
     splits = {split: make_split(split, faults=faults and split != "train") for split in MACHINES}
     for split, columns in changes.items():
@@ -71,14 +66,14 @@ def normal_dataset(path: Path, *, task: TaskSpec = TASK, faults: bool = True, **
 
 
 @pytest.fixture(scope="module")
-def spindles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spindles(tmp_path_factory):
     path = tmp_path_factory.mktemp("normal") / "spindles"
     normal_dataset(path)
     return path
 
 
 @pytest.fixture(scope="module")
-def student(spindles: Path) -> Path:
+def student(spindles):
     output = spindles.parent / "acc.ckpt"
     with pytest.raises(SystemExit) as ended:
         run_train(["student", str(spindles), "--modality", "acc", "-o", str(output)])
@@ -103,8 +98,8 @@ def test_a_dataset_of_normal_running_is_described_with_its_known_faults_and_next
 CLASSES = np.array(["bearing", "ok", "belt"])
 
 
-def interchange(tmp_path: Path, **changes: Any) -> Path:
-    arrays: dict[str, NDArray[Any]] = {
+def interchange(tmp_path, **changes):
+    arrays = {
         "y": np.array([1, 0, 1, -1, 1, 2, 1, 0, 2, 1]),
         "classes": CLASSES,
         "split": np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2]),
@@ -328,7 +323,7 @@ def test_absent_samples_and_windows_have_scores(spindles, student):
 def test_sound_makes_a_student_too(tmp_path):
     mic = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=2000.0, samples=800)
     rng, time = np.random.default_rng(0), np.arange(800) / 2000.0
-    splits: dict[str, Any] = {}
+    splits = {}
     for split, machines in (("train", range(6)), ("valid", range(6, 8)), ("test", range(8, 10))):
         groups = np.repeat(list(machines), 20)
         labels = np.where((np.arange(len(groups)) % 4 == 3) & (split != "train"), 1, 0)
@@ -394,7 +389,7 @@ def test_altered_checkpoints_are_refused(student, tmp_path):
 # ---- known faults
 
 
-def class_dataset(path: Path, *, labelled: int = 20) -> Dataset:
+def class_dataset(path, *, labelled=20):
     """Labelled faults of other machines, as an import of classes has them: another name first, some unlabelled."""
     splits = {split: make_split(split, faults=True) for split in MACHINES}
     for number, split in enumerate(MACHINES):
@@ -463,12 +458,11 @@ def test_faults_that_cannot_be_learnt_are_refused(spindles, tmp_path, words, say
 # ---- evaluation
 
 
-def judged(*words: object, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def judged(*words, capsys):
     with pytest.raises(SystemExit) as ended:
         run_evaluate([*map(str, words), "--json"])
     assert ended.value.code in (0, None)
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return document
+    return json.loads(capsys.readouterr().out)
 
 
 def test_a_student_is_judged_by_windows_and_by_groups_beside_its_rivals(spindles, student, capsys):
@@ -496,10 +490,10 @@ def test_a_student_is_judged_by_windows_and_by_groups_beside_its_rivals(spindles
     assert any(note.startswith("too few groups for an interval: 4") for note in document["suites"]["normal"]["notes"])
 
 
-def windows_of(labels: list[int], groups: list[int], **facts: Any) -> Windows:
+def windows_of(labels, groups, **facts):
     count = len(labels)
     spec = DatasetSpec(name="w", task=TASK, modalities=(ACC,), splits={})
-    arrays: dict[str, Any] = {"splits": np.full(count, 2), "folds": None, "rows": np.arange(count)} | facts
+    arrays = {"splits": np.full(count, 2), "folds": None, "rows": np.arange(count)} | facts
     empty = StoredWindows(parts={}, offsets=np.zeros(1, np.int64))
     return Windows(spec=spec, labels=np.array(labels), groups=np.array(groups), has_groups=True, source=empty, **arrays)
 

@@ -1,12 +1,8 @@
 """From results to episodes, and the rule chosen on recordings."""
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,15 +16,15 @@ from mmkd_models.data.for_devices import read_recordings
 from mmkd_station.alarms import AlarmRule, Episodes, rule_of_rate
 from mmkd_station.commands.show import tuned_lines
 from mmkd_station.intake import ReplayedRecording
-from mmkd_station.records import AlarmRecord, ResultRecord, result_record
-from mmkd_station.tuning import Tuned, _power, tune_alarm
+from mmkd_station.records import result_record
+from mmkd_station.tuning import _power, tune_alarm
 from tests.edge.said import said
 from tests.station import rig
 
 TASK = TaskSpec(labels=("ok", "worn"))
 
 
-def result(number: int, probability: float | None, *, status: str = "ok") -> ResultRecord:
+def result(number, probability, *, status="ok"):
     """One result a second; None has no answer."""
     share = probability or 0.0
     is_worn = share >= 0.5
@@ -43,14 +39,14 @@ def result(number: int, probability: float | None, *, status: str = "ok") -> Res
     )
 
 
-def alarms(rule: AlarmRule, probabilities: Sequence[float | None]) -> list[AlarmRecord]:
+def alarms(rule, probabilities):
     episodes = Episodes([rule], TASK)
     return [
         alarm for number, share in enumerate(probabilities, start=1) for alarm in episodes.see(result(number, share))
     ]
 
 
-def test_windows_that_nobody_should_believe_neither_begin_an_episode_nor_end_one() -> None:
+def test_windows_that_nobody_should_believe_neither_begin_an_episode_nor_end_one():
     rule = AlarmRule(label="worn", confirm="2/3", release=2)
     episodes = Episodes([rule], TASK)
     assert not [one for number in range(1, 9) for one in episodes.see(result(number, 0.99, status="unknown"))]
@@ -59,7 +55,7 @@ def test_windows_that_nobody_should_believe_neither_begin_an_episode_nor_end_one
     assert not [one for number in range(11, 20) for one in episodes.see(result(number, 0.01, status="unknown"))]
 
 
-def test_three_of_five_begin_an_episode_and_two_in_a_row_without_it_end_it() -> None:
+def test_three_of_five_begin_an_episode_and_two_in_a_row_without_it_end_it():
     rule = AlarmRule(label="worn", confirm="3/5", release=2, cooldown_s=0.0, min_probability=0.8)
     #        1    2    3    4    5    6     7    8    9    10
     found = alarms(rule, [0.9, 0.1, 0.9, 0.7, 0.9, 0.95, 0.1, 0.9, 0.7, 0.1])
@@ -70,13 +66,13 @@ def test_three_of_five_begin_an_episode_and_two_in_a_row_without_it_end_it() -> 
     assert {one.episode for one in found} == {1}
 
 
-def test_results_without_an_answer_speak_neither_for_nor_against() -> None:
+def test_results_without_an_answer_speak_neither_for_nor_against():
     rule = AlarmRule(label="worn", confirm="2/2", release=1, cooldown_s=0.0)
     found = alarms(rule, [0.9, None, 0.9, None, None, 0.9, 0.1])
     assert [(one.event, one.number) for one in found] == [("raised", 3), ("cleared", 7)]
 
 
-def test_no_episode_begins_while_the_last_one_cools_down() -> None:
+def test_no_episode_begins_while_the_last_one_cools_down():
     rule = AlarmRule(label="worn", confirm="1/1", release=1, cooldown_s=3.0)
     found = alarms(rule, [0.9, 0.1, 0.9, 0.9, 0.9, 0.9])
     assert [(one.event, one.number, one.episode) for one in found] == [
@@ -86,12 +82,12 @@ def test_no_episode_begins_while_the_last_one_cools_down() -> None:
     ]
 
 
-def resumed(rule: AlarmRule, probabilities: Sequence[float]) -> Episodes:
+def resumed(rule, probabilities):
     """Episodes of a process that was killed after these results, in the next one."""
     return Episodes([rule], TASK, last=alarms(rule, probabilities)[-1:])
 
 
-def test_an_open_episode_goes_on_in_the_next_process_and_the_one_after_has_the_next_number() -> None:
+def test_an_open_episode_goes_on_in_the_next_process_and_the_one_after_has_the_next_number():
     rule = AlarmRule(label="worn", confirm="2/2", release=1, cooldown_s=0.0)
     episodes = resumed(rule, [0.9, 0.95])
     found = episodes.resume()
@@ -104,7 +100,7 @@ def test_an_open_episode_goes_on_in_the_next_process_and_the_one_after_has_the_n
     ]
 
 
-def test_a_cooldown_goes_on_in_the_next_process() -> None:
+def test_a_cooldown_goes_on_in_the_next_process():
     rule = AlarmRule(label="worn", confirm="1/1", release=1, cooldown_s=10.0)
     episodes = resumed(rule, [0.9, 0.1])
     assert episodes.resume() == []
@@ -112,7 +108,7 @@ def test_a_cooldown_goes_on_in_the_next_process() -> None:
     assert [(one.event, one.episode, one.number) for one in found] == [("raised", 2, 12)]
 
 
-def test_an_open_episode_whose_rule_is_gone_is_cleared_and_says_why() -> None:
+def test_an_open_episode_whose_rule_is_gone_is_cleared_and_says_why():
     last = alarms(AlarmRule(label="worn", confirm="1/1"), [0.9])
     found = Episodes([AlarmRule(label="ok")], TASK, last=last).resume()
     assert [(one.event, one.label, one.episode, one.reason) for one in found] == [
@@ -120,7 +116,7 @@ def test_an_open_episode_whose_rule_is_gone_is_cleared_and_says_why() -> None:
     ]
 
 
-def test_a_clock_that_was_set_back_ends_a_cooldown() -> None:
+def test_a_clock_that_was_set_back_ends_a_cooldown():
     episodes = Episodes([AlarmRule(label="worn", confirm="1/1", release=1, cooldown_s=60.0)], TASK)
     times = [(1000.0, 0.9), (1001.0, 0.1), (1002.0, 0.9), (500.0, 0.9)]
     found = [
@@ -131,7 +127,7 @@ def test_a_clock_that_was_set_back_ends_a_cooldown() -> None:
     assert [(one.event, one.time_s) for one in found] == [("raised", 1000.0), ("cleared", 1001.0), ("raised", 500.0)]
 
 
-def test_of_several_labels_each_that_is_on_speaks() -> None:
+def test_of_several_labels_each_that_is_on_speaks():
     task = TaskSpec(kind="multi_label", labels=("hot", "worn"))
     episodes = Episodes([AlarmRule(label="hot", confirm="1/1", min_probability=0.6)], task)
     both = msgspec.structs.replace(
@@ -151,17 +147,17 @@ def test_of_several_labels_each_that_is_on_speaks() -> None:
         (AlarmRule(label="worn", release=0), "--alarm worn: release: expected 1 to 1000 results, got 0; correct it"),
     ],
 )
-def test_a_rule_that_cannot_be_is_refused(rule: AlarmRule, expected: str) -> None:
+def test_a_rule_that_cannot_be_is_refused(rule, expected):
     assert said(UsageError, lambda: Episodes([rule], TASK)) == expected
     with pytest.raises(UsageError, match="got one that answers a number"):
         Episodes([AlarmRule(label="level")], TaskSpec(kind="regression", labels=("level",)))
 
 
-def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen() -> None:
+def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen():
     """A student that calls a sample of 1 worn; normal operation has single ones, worn recordings many in a row."""
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=1)
 
-    def answer(feeds: object) -> list[float]:
+    def answer(feeds):
         value = float(feeds["acc"].reshape(-1)[0])  # type: ignore[index]
         return [1 - 0.9 * value, 0.9 * value]
 
@@ -210,7 +206,7 @@ NORMAL = TaskSpec(kind="normal", labels=("normal",))
 VIB = ModalitySpec(name="vib", channels=("x",), rate_hz=0.1, samples=10)
 
 
-def normal_predictor(*, groups: int = 24, level: float = 0.05) -> EdgePredictor:
+def normal_predictor(*, groups=24, level=0.05):
     """A student whose score is the window's mean; normal ones have 1 to 99."""
     scores = tuple(map(float, range(1, 100)))
     normal = Normal(scores=scores, windows=99, groups=groups, hours=1.0, level=level, window_rate=0.0, groups_above=0.0)
@@ -219,7 +215,7 @@ def normal_predictor(*, groups: int = 24, level: float = 0.05) -> EdgePredictor:
     return EdgePredictor(entry=entry, backend=backend)
 
 
-def test_p_values_accumulate_whatever_the_level_of_one_window() -> None:
+def test_p_values_accumulate_whatever_the_level_of_one_window():
     rule = AlarmRule(label="unknown", confirm="2/3", release=2, cooldown_s=0.0, min_probability=0.9)
     episodes, predictor = Episodes([rule], NORMAL), normal_predictor()
     #         p  .11  .1   .05  .9   nothing  1.0  1.0
@@ -250,7 +246,7 @@ def test_p_values_accumulate_whatever_the_level_of_one_window() -> None:
         (0, 8.64, 0.99),  # 99 windows whose groups are unknown
     ],
 )
-def test_a_rate_of_single_windows_is_that_of_their_p_values(groups: int, per_day: float, expected: float | str) -> None:
+def test_a_rate_of_single_windows_is_that_of_their_p_values(groups, per_day, expected):
     entry = normal_predictor(groups=groups).entry
     if isinstance(expected, str):
         with pytest.raises(UsageError) as refused:
@@ -261,7 +257,7 @@ def test_a_rate_of_single_windows_is_that_of_their_p_values(groups: int, per_day
         assert (rule.label, rule.confirm, rule.min_probability) == ("unknown", "1/1", pytest.approx(expected))
 
 
-def test_a_rate_needs_a_student_of_normal_data() -> None:
+def test_a_rate_needs_a_student_of_normal_data():
     with pytest.raises(UsageError) as refused:
         rule_of_rate(fake_entry(modality=VIB, labels=TASK), per_day=1.0, hop=10)
     assert str(refused.value) == (
@@ -270,7 +266,7 @@ def test_a_rate_needs_a_student_of_normal_data() -> None:
     )
 
 
-def replayed(hours: float, split: str, *, label: str = "normal", fault: float | None = None) -> ReplayedRecording:
+def replayed(hours, split, *, label="normal", fault=None):
     """Windows of 10 samples whose mean is drawn from 1 to 99; the last third of a fault has its own."""
     rng = np.random.default_rng(len(split))
     means = rng.uniform(0.5, 99.5, size=round(36 * hours))
@@ -281,7 +277,7 @@ def replayed(hours: float, split: str, *, label: str = "normal", fault: float | 
     )
 
 
-def tuned(recordings: list[ReplayedRecording], per_day: float) -> Tuned:
+def tuned(recordings, per_day):
     options = {"label": "unknown", "most_per_hour": per_day / 24, "hop": 10, "cooldown_s": 0.0}
     return tune_alarm(normal_predictor(), recordings, **options)
 
@@ -292,7 +288,7 @@ def test_a_recording_that_nobody_looked_at_is_neither_normal_nor_a_fault():
     assert tuned([*recordings, *unlabelled], per_day=4.0) == tuned(recordings, per_day=4.0)
 
 
-def test_normal_recordings_alone_choose_the_most_powerful_rule_within_the_rate() -> None:
+def test_normal_recordings_alone_choose_the_most_powerful_rule_within_the_rate():
     recordings = [replayed(24, "valid"), replayed(36, "test")]
     found = tuned(recordings, per_day=4.0)
     assert found.on_valid.false_alarms <= 4 < found.before.false_alarms
@@ -309,7 +305,7 @@ def test_normal_recordings_alone_choose_the_most_powerful_rule_within_the_rate()
     )
 
 
-def test_recordings_of_faults_decide_among_rules_and_an_alarm_that_stands_counts_every_hour() -> None:
+def test_recordings_of_faults_decide_among_rules_and_an_alarm_that_stands_counts_every_hour():
     faults = [replayed(1, split, label="bearing", fault=97.5) for split in ("valid", "test")]
     found = tuned([replayed(24, "valid"), replayed(36, "test"), *faults], per_day=4.0)
     assert (found.on_test.recordings, found.on_test.detected) == (1, 1)
@@ -317,7 +313,7 @@ def test_recordings_of_faults_decide_among_rules_and_an_alarm_that_stands_counts
     assert standing.on_test.false_alarms >= 24  # the last two thirds of 36 h
 
 
-def test_the_command_says_what_a_rule_costs(run_here: Callable[..., tuple[str, str]]) -> None:
+def test_the_command_says_what_a_rule_costs(run_here):
     options = ("--tune-alarm", shipped_dataset(), "--alarm", "FEL", "--hop", 200, "--json")
     found = json.loads(run_here(example_bundle(), *options)[0])
     assert found["rule"]["label"] == "FEL"
@@ -326,14 +322,14 @@ def test_the_command_says_what_a_rule_costs(run_here: Callable[..., tuple[str, s
     assert 0.2 < found["on_test"]["normal_hours"] < 0.3
 
 
-def write_splits(path: Path, modality: ModalitySpec, split: Callable[[int], dict[str, Any]]) -> Path:
+def write_splits(path, modality, split):
     """Writes a dataset whose splits have these arrays, by their number."""
     splits = {name: split(number) for number, name in enumerate(("train", "valid", "test"))}
     write_dataset(path, name="made_up", labels=TASK.labels, modalities=[modality], splits=splits)
     return path
 
 
-def test_windows_in_a_row_of_one_kind_are_one_recording(tmp_path: Path) -> None:
+def test_windows_in_a_row_of_one_kind_are_one_recording(tmp_path):
     acc = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=2.0, samples=4)
     values = np.arange(24.0).reshape(3, 4, 2)
     data = write_splits(
@@ -365,9 +361,7 @@ def test_windows_in_a_row_of_one_kind_are_one_recording(tmp_path: Path) -> None:
         (12.5, 25, [0.5 * number for number in range(51)], ["windows 0 to 49"], list(range(306 + 25))),
     ],
 )
-def test_what_windows_with_times_share_is_replayed_once(
-    rate_hz: float, samples: int, times: list[float], names: list[str], first: list[int], tmp_path: Path
-) -> None:
+def test_what_windows_with_times_share_is_replayed_once(rate_hz, samples, times, names, first, tmp_path):
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=rate_hz, samples=samples)
     # Sample k of the run is worth k; the last window is worn.
     values = (np.rint(np.asarray(times) * rate_hz)[:, None] + np.arange(samples))[:, :, None]
@@ -390,10 +384,10 @@ def test_what_windows_with_times_share_is_replayed_once(
     assert found[0].rows[:, 0].tolist() == first
 
 
-def test_a_run_of_windows_is_named_by_its_file_and_its_time_there(tmp_path: Path) -> None:
+def test_a_run_of_windows_is_named_by_its_file_and_its_time_there(tmp_path):
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=2.0, samples=4)
     values = np.random.default_rng(0).normal(size=(3, 6, 1))
-    data: dict[str, dict[str, Any]] = {
+    data = {
         name: {
             "acc": [signal[:4], signal[2:]],  # the second begins a second later
             "labels": [number % 2] * 2,
@@ -419,11 +413,11 @@ def test_a_run_of_windows_is_named_by_its_file_and_its_time_there(tmp_path: Path
     np.testing.assert_allclose(found[2].rows, values[1], rtol=1e-6)
 
 
-def test_what_windows_without_times_share_is_found_in_their_samples(tmp_path: Path) -> None:
+def test_what_windows_without_times_share_is_found_in_their_samples(tmp_path):
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=40)
     signals = np.random.default_rng(4).normal(size=(3, 100, 1)).astype(np.float32)
 
-    def split(number: int) -> dict[str, Any]:
+    def split(number):
         # Three windows, one every 30 samples, and one that shares nothing with them.
         signal = signals[number]
         windows = [*(signal[start : start + 40] for start in (0, 30, 60)), -signal[:40]]
@@ -434,7 +428,7 @@ def test_what_windows_without_times_share_is_found_in_their_samples(tmp_path: Pa
     np.testing.assert_array_equal(found[0].rows, signals[0])
 
 
-def test_sound_of_16_bits_is_replayed_from_minus_one_to_one(tmp_path: Path) -> None:
+def test_sound_of_16_bits_is_replayed_from_minus_one_to_one(tmp_path):
     mic = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=8.0, samples=4)
     counts = np.array([-32767, -16384, -32768, 8192, 16384, 1, 2, 3], dtype=np.int16)[:, None]
     write_recordings(
@@ -455,7 +449,7 @@ def test_sound_of_16_bits_is_replayed_from_minus_one_to_one(tmp_path: Path) -> N
     assert rows[3:5, 0].tolist() == [0.25, 0.5]
 
 
-def test_video_is_not_replayed(tmp_path: Path) -> None:
+def test_video_is_not_replayed(tmp_path):
     lips = ModalitySpec(name="lips", kind="video", channels=("gray",), rate_hz=2.0, samples=2, height=4, width=4)
     rng = np.random.default_rng(1)
     write_splits(

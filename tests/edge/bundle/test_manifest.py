@@ -1,15 +1,12 @@
-from __future__ import annotations
-
 import json
 import re
-from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_edge import Manifest, ManifestError, decode_manifest, encode_manifest
+from mmkd_edge import ManifestError, decode_manifest, encode_manifest
 from mmkd_edge.bundle.manifest import (
     MAX_MANIFEST_BYTES,
     Adapted,
@@ -54,9 +51,9 @@ REFERENCE = {
 SCORES = {"scores": [0.0, 0.5], "max_error": 0.0, "tolerance": 1e-4}
 
 
-def full_document(kit: Any) -> dict[str, Any]:
+def full_document(kit):
     """A manifest in which nothing is absent: also a causal student with steps of two samples and two states."""
-    document: dict[str, Any] = json.loads(encode_manifest(kit.parts(kit.modality).manifest))
+    document = json.loads(encode_manifest(kit.parts(kit.modality).manifest))
     (model,) = document["models"]
     (artifact,) = model["artifacts"]
     states = [{"name": "cache", "shape": [1, 4, 2], "axis": 1}, {"name": "sum", "shape": [1, 3], "initial": 0.5}]
@@ -69,33 +66,31 @@ def full_document(kit: Any) -> dict[str, Any]:
     model["statistics"] = {"windows": 4, "channels": [CHANNEL] * 3, "label_fractions": [0.5, 0.25, 0.25]}
     model["group_reference"] = REFERENCE
     model["streaming"] = {"stride": 2, "memory": 20, "slots": 4, "states": states, "artifacts": [step]}
-    copy: dict[str, Any] = json.loads(json.dumps(document))  # what a test changes is its own
-    return copy
+    return json.loads(json.dumps(document))  # what a test changes is its own
 
 
 @pytest.fixture
-def manifest(kit: Any) -> Manifest:
-    made: Manifest = kit.parts(kit.modality).manifest
-    return made
+def manifest(kit):
+    return kit.parts(kit.modality).manifest
 
 
 @pytest.fixture
-def document(kit: Any) -> dict[str, Any]:
+def document(kit):
     return full_document(kit)
 
 
-def read(document: dict[str, Any]) -> Manifest:
+def read(document):
     return decode_manifest(json.dumps(document).encode())
 
 
-def message(document: object) -> str:
+def message(document):
     data = document if isinstance(document, bytes) else json.dumps(document).encode()
     return said(ManifestError, lambda: decode_manifest(data))
 
 
-def changed(document: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+def changed(document, path, value):
     """A copy with the value at `path` ('models.0.name', or '.name' of the only model) replaced; `...` removes it."""
-    copy: Any = json.loads(json.dumps(document))
+    copy = json.loads(json.dumps(document))
     *parents, last = [int(step) if step.isdigit() else step for step in full_path(path).split(".")]
     node = copy
     for step in parents:
@@ -104,15 +99,14 @@ def changed(document: dict[str, Any], path: str, value: object) -> dict[str, Any
         del node[last]
     else:
         node[last] = value
-    result: dict[str, Any] = copy
-    return result
+    return copy
 
 
-def full_path(path: str) -> str:
+def full_path(path):
     return f"models.0{path}" if path.startswith(".") else path
 
 
-def test_a_manifest_survives_its_file(manifest: Manifest, document: dict[str, Any]) -> None:
+def test_a_manifest_survives_its_file(manifest, document):
     assert decode_manifest(encode_manifest(manifest)) == manifest
     text = encode_manifest(manifest).decode()
     assert text.startswith('{\n  "format_version": 1,\n  "model_id": "made-up-acc",\n')
@@ -133,7 +127,7 @@ def test_a_manifest_survives_its_file(manifest: Manifest, document: dict[str, An
     assert unmeasured.magnitude is msgspec.UNSET
 
 
-def test_the_members_and_tensors_of_a_causal_student_come_in_their_order(document: dict[str, Any]) -> None:
+def test_the_members_and_tensors_of_a_causal_student_come_in_their_order(document):
     manifest = read(document)
     models = ["acc/model.fp32.onnx", "acc/step.fp32.onnx", "acc/golden.npz"]
     assert [entry.file for entry in member_files(manifest)] == ["report.json", "README.md", *models]
@@ -154,7 +148,7 @@ def test_the_members_and_tensors_of_a_causal_student_come_in_their_order(documen
     ]
 
 
-def test_a_newer_format_asks_for_an_upgrade_before_anything_else(document: dict[str, Any]) -> None:
+def test_a_newer_format_asks_for_an_upgrade_before_anything_else(document):
     newer = changed(changed(document, "format_version", 2), "models", "in another shape by then")
     assert message(newer) == (
         "manifest.json: format_version: this mmkd-edge reads up to 1, the bundle has 2; "
@@ -166,7 +160,7 @@ def test_a_newer_format_asks_for_an_upgrade_before_anything_else(document: dict[
     ("version", "shown"),
     [(0, "0"), (-1, "-1"), ("1", "'1'"), (1.0, "1.0"), (True, "True"), (None, "None"), (..., "None")],
 )
-def test_another_format_version_is_refused(document: dict[str, Any], version: object, shown: str) -> None:
+def test_another_format_version_is_refused(document, version, shown):
     text = message(changed(document, "format_version", version))
     assert text == f"manifest.json: format_version: expected 1, got {shown}{AGAIN}"
 
@@ -267,21 +261,19 @@ SHAPES = "acc float32 (1, 20, 3), acc_present float32 (1, 20, 3)"
         (".group_reference.magnitude.usual", [1.0, 1.0], ": expected 3, got 2"),
     ],
 )
-def test_what_breaks_the_contract_is_named_with_its_path(
-    document: dict[str, Any], path: str, value: object, fault: str
-) -> None:
+def test_what_breaks_the_contract_is_named_with_its_path(document, path, value, fault):
     place = re.sub(r"\.(\d+)", r"[\1]", full_path(path)) if fault.startswith(":") else ""
     assert message(changed(document, path, value)) == f"manifest.json: {place}{fault}{AGAIN}"
 
 
 @pytest.mark.parametrize("name", ["振動", "é", "धारा", "press_1"])
-def test_a_name_may_be_of_any_script(document: dict[str, Any], name: str) -> None:
+def test_a_name_may_be_of_any_script(document, name):
     changed_name = changed(document, ".modality.name", name)
     assert f"got {name!r}" not in message(changed_name)  # what is refused next are the tensors, which have the old name
 
 
 @pytest.mark.parametrize("name", ["", "..", ".acc", "-acc", "a/b", "a\\b", "a b", "a€", "a" * 65, "acc\n", "a\0"])
-def test_a_name_that_an_archive_must_not_hold_is_refused(document: dict[str, Any], name: str) -> None:
+def test_a_name_that_an_archive_must_not_hold_is_refused(document, name):
     wanted = "expected 1 to 64 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
     assert message(changed(document, ".name", name)) == (
         f"manifest.json: models[0].name: {wanted}, got {name!r}{AGAIN}"
@@ -291,7 +283,7 @@ def test_a_name_that_an_archive_must_not_hold_is_refused(document: dict[str, Any
     )
 
 
-def test_two_students_whose_folders_clash_are_refused(manifest: Manifest) -> None:
+def test_two_students_whose_folders_clash_are_refused(manifest):
     entry = manifest.models[0]
     both = msgspec.structs.replace(manifest, models=(entry, msgspec.structs.replace(entry, name="ACC")))
     told = f"manifest.json: models: expected each name once, got 'acc' more than once{AGAIN}"
@@ -310,25 +302,25 @@ def test_two_students_whose_folders_clash_are_refused(manifest: Manifest) -> Non
         ("}", "", False),
     ],
 )
-def test_only_the_bytes_that_would_be_written_need_no_slower_check(old: str, new: str, is_canonical: bool) -> None:
+def test_only_the_bytes_that_would_be_written_need_no_slower_check(old, new, is_canonical):
     document = msgspec.defstruct("Document", [("format_version", int, 1), ("number", float)], kw_only=True)
     data = json_bytes(document(number=1.5)).decode()
     canonical = read_canonical(data.replace(old, new).encode(), document, version=1)
     assert canonical == (document(number=1.5) if is_canonical else None)
 
 
-def test_a_key_given_twice_is_refused(manifest: Manifest) -> None:
+def test_a_key_given_twice_is_refused(manifest):
     data = encode_manifest(manifest).replace(b'"opset": 20', b'"opset": 20, "opset": 21')
     assert message(data) == f"manifest.json: models[0].artifacts[0].opset: expected once, got it twice{AGAIN}"
 
 
 @pytest.mark.parametrize(("number", "shown"), [("NaN", "nan"), ("-Infinity", "-inf"), ("1e400", "inf")])
-def test_a_number_that_is_not_finite_is_refused(manifest: Manifest, number: str, shown: str) -> None:
+def test_a_number_that_is_not_finite_is_refused(manifest, number, shown):
     data = encode_manifest(manifest).replace(b'"validation_score": 0.75', f'"validation_score": {number}'.encode())
     assert message(data) == (f"manifest.json: models[0].validation_score: expected a finite number, got {shown}{AGAIN}")
 
 
-def test_what_no_json_can_hold_is_neither_written_nor_read(kit: Any, manifest: Manifest) -> None:
+def test_what_no_json_can_hold_is_neither_written_nor_read(kit, manifest):
     nan = kit.parts(kit.modality).with_model(validation_score=float("nan")).manifest
     told = f"manifest.json: models[0].validation_score: expected float, got null{AGAIN}"
     assert said(ManifestError, lambda: encode_manifest(nan)) == told
@@ -350,11 +342,11 @@ def test_what_no_json_can_hold_is_neither_written_nor_read(kit: Any, manifest: M
         (b"{} {}", "not a JSON document: Extra data: line 1 column 4 (char 3)"),
     ],
 )
-def test_what_is_not_a_json_object_is_refused(data: bytes, says: str) -> None:
+def test_what_is_not_a_json_object_is_refused(data, says):
     assert message(data) == f"manifest.json: {says}{AGAIN}"
 
 
-def test_a_huge_manifest_is_refused_unread() -> None:
+def test_a_huge_manifest_is_refused_unread():
     assert message(b" " * (MAX_MANIFEST_BYTES + 1)) == "manifest.json: expected at most 1048576 bytes, got 1048577"
 
 
@@ -367,8 +359,8 @@ json_values = st.recursive(
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_any_value_anywhere_is_taken_or_refused_as_a_manifest_error(kit: Any, data: st.DataObject) -> None:
-    document: Any = full_document(kit)
+def test_any_value_anywhere_is_taken_or_refused_as_a_manifest_error(kit, data):
+    document = full_document(kit)
     node, steps = document, data.draw(st.integers(1, 6))
     for _ in range(steps):
         key = data.draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
@@ -399,21 +391,19 @@ def test_any_value_anywhere_is_taken_or_refused_as_a_manifest_error(kit: Any, da
         (".task.labels.0", "models[0].task.labels"),
     ],
 )
-def test_names_that_would_mislead_whoever_reads_them_are_refused(
-    document: dict[str, Any], key: str, where: str, text: str
-) -> None:
+def test_names_that_would_mislead_whoever_reads_them_are_refused(document, key, where, text):
     assert message(changed(document, key, text)) == (
         f"manifest.json: {where}: expected text without control characters and line breaks, got {text!a}{AGAIN}"
     )
 
 
 @pytest.mark.parametrize("text", ["ruhig ß", "می\u200cروم", "क्\u200dष", "静か", "a b", "🙂", "\ufeffax"])
-def test_names_of_any_script_are_taken(document: dict[str, Any], text: str) -> None:
+def test_names_of_any_script_are_taken(document, text):
     decode_manifest(json.dumps(changed(document, ".task.labels.0", text)).encode())
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", "0.01"), ("fp16", "1"), ("int8", "8")])
-def test_a_tolerance_is_bounded_by_the_precision(document: dict[str, Any], precision: str, limit: str) -> None:
+def test_a_tolerance_is_bounded_by_the_precision(document, precision, limit):
     lower = changed(document, f"{ARTIFACT}.precision", precision)
     lower = changed(lower, f"{ARTIFACT}.file", f"acc/model.{precision}.onnx")
     read(changed(lower, f"{ARTIFACT}.parity.tolerance", float(limit)))
@@ -423,7 +413,7 @@ def test_a_tolerance_is_bounded_by_the_precision(document: dict[str, Any], preci
         )
 
 
-def test_an_adaptation_is_one_line() -> None:
+def test_an_adaptation_is_one_line():
     step = msgspec.convert(LINEAGE, Adapted)
     begin = f"checkpoint {'1' * 64} to line two (SHA-256 {'2' * 64}) by 'labels'"
     assert adapted_text(step) == f"{begin}, 40 labels: estimate +10.5 points, old domain +0.5"

@@ -1,14 +1,10 @@
 """The native engine computes what the network computes, on every instruction set, and refuses damaged files."""
 
-from __future__ import annotations
-
 import shutil
 import struct
 import subprocess
 import threading
 from functools import cache
-from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -18,7 +14,7 @@ import torch
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.native import ISAS, NativeModel
 from mmkd_edge.native.build import FOLDER, SOURCES, build
-from mmkd_edge.spec import ModalitySpec, TaskKind
+from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.native_from_student import int8_weights, native_file
 from mmkd_models.networks.config import student_config
 from mmkd_models.networks.convolutions import fit_convolutions
@@ -27,20 +23,14 @@ from mmkd_models.networks.student import ExportStudent, Student
 from mmkd_models.novelty import TrainingEmbeddings
 
 WINDOWS = 24
-networks: dict[tuple[str, int, int], tuple[Student, TrainingEmbeddings]] = {}
+networks = {}
 
 
 pytestmark = pytest.mark.usefixtures("native_engine")
 
 
 @cache
-def case(
-    kind: Literal["transformer", "convolutions", "average", "causal"],
-    samples: int,
-    channels: int,
-    task: TaskKind = "classification",
-    outputs: int = 5,
-) -> tuple[bytes, np.ndarray, np.ndarray, list[np.ndarray]]:
+def case(kind, samples, channels, task="classification", outputs=5):
     """A student of random weights as a file, windows with gaps, and what PyTorch answers for them."""
     rng = np.random.default_rng(7)
     torch.manual_seed(7)
@@ -91,7 +81,7 @@ def case(
     return native_file(graph, modality), values, present, expected
 
 
-def model_or_skip(data: bytes, isa: str) -> NativeModel:
+def model_or_skip(data, isa):
     try:
         return NativeModel(data, isa=isa)
     except UnavailableError as error:
@@ -170,9 +160,9 @@ def test_steps_of_a_stream_are_those_of_the_network(samples, channels):
 def test_threads_share_a_model_and_each_gets_its_own_answers():
     data, values, present, expected = case("average", 240, 2, "regression", 1)
     model = NativeModel(data)
-    problems: list[str] = []
+    problems = []
 
-    def answer(row: int) -> None:
+    def answer(row):
         for _ in range(200):
             logits = model.run(values[row : row + 1], present[row : row + 1])[0]
             if not np.allclose(logits, expected[0][row], atol=2e-4):
@@ -193,7 +183,7 @@ def test_denormals_count_again_after_a_prediction():
 
 
 @pytest.mark.parametrize(("compiler", "level"), [("cc", "-O1"), ("clang", "-O0")])  # GCC warns where it optimises
-def test_the_sources_compile_without_a_warning(tmp_path: Path, compiler: str, level: str):
+def test_the_sources_compile_without_a_warning(tmp_path, compiler, level):
     if shutil.which(compiler) is None:
         pytest.skip(f"needs {compiler}")
     command = ["sh", "-c", f'exec {compiler} "$@" -Werror {level}', "sh"]
@@ -212,9 +202,7 @@ def test_cppcheck_finds_nothing_in_the_sources():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_without_a_compiler_the_reason_is_one_line_and_nothing_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_without_a_compiler_the_reason_is_one_line_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("CC", "/bin/false")
     reason = build(tmp_path / "libmmkd.so.1")
     assert reason.startswith("/bin/false: Command '['/bin/false', '-E', ")
@@ -231,7 +219,7 @@ def test_a_closed_model_says_so():
         model.run(values[:1], present[:1])
 
 
-def changed(data: bytes, name: str, word: int, value: int, *, table: bool = False) -> bytes:
+def changed(data, name, word, value, *, table=False):
     """The same file with a 32-bit word of a tensor, or of its entry in the table, replaced."""
     for number in range(struct.unpack_from("<I", data, 8)[0]):
         entry = 16 + 56 * number

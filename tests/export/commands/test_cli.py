@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +15,9 @@ from safetensors.torch import save_file
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import release_number
 from mmkd_export.commands.export import main
-from mmkd_export.pipeline import ExportResult
 from mmkd_export.verify.windows import RULE
 from mmkd_models.evaluation.confidence import reliability_text
-from mmkd_models.training.checkpoint import StudentCheckpoint, write_student
+from mmkd_models.training.checkpoint import write_student
 from tests.export.students import make_student, write_windows
 
 STEPS = "1/4 read the checkpoint\n2/4 convert it to ONNX\n3/4 compare with torch\n4/4 write the bundle\n"
@@ -36,17 +34,17 @@ Run = Callable[..., Done]
 
 
 @pytest.fixture(autouse=True)
-def _onnx_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _onnx_alone(monkeypatch, tmp_path):
     """The output does not depend on whether the converter of `.tflite` and a C compiler are installed."""
     monkeypatch.setitem(sys.modules, "litert_torch", None)
     monkeypatch.setattr("mmkd_edge.native.LIBRARY", tmp_path / "nothing")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(monkeypatch, capsys):
     """Runs the command in this process: torch takes seconds to import in another."""
 
-    def run(*arguments: object) -> Done:
+    def run(*arguments):
         monkeypatch.setattr("sys.argv", ["mmkd-export", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_info:
             main()
@@ -56,9 +54,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
-def test_the_command_shows_its_steps_and_the_result(
-    run: Run, student_file: Path, exported: ExportResult, tmp_path: Path
-):
+def test_the_command_shows_its_steps_and_the_result(run, student_file, exported, tmp_path):
     output = tmp_path / "my student.edge"
     done = run(student_file, "-o", output)
     assert done.returncode == 0
@@ -79,9 +75,7 @@ def test_the_command_shows_its_steps_and_the_result(
     assert lines[6:] == [f"wrote {output}; next: mmkd-bench run '{output}'"]
 
 
-def test_json_is_one_document_and_another_process_gives_the_same_bundle(
-    student_file: Path, exported: ExportResult, tmp_path: Path
-):
+def test_json_is_one_document_and_another_process_gives_the_same_bundle(student_file, exported, tmp_path):
     arguments = ["-o", str(tmp_path / "s.edge"), "--json", "--target", "onnx"]
     command = [sys.executable, "-m", "mmkd_export", str(student_file), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -99,7 +93,7 @@ def test_json_is_one_document_and_another_process_gives_the_same_bundle(
     }
 
 
-def test_without_windows_the_command_says_that_they_are_synthetic(run: Run, tmp_path: Path):
+def test_without_windows_the_command_says_that_they_are_synthetic(run, tmp_path):
     write_student(tmp_path / "s.ckpt", make_student(windows=None))
     done = run(tmp_path / "s.ckpt")
     assert done.returncode == 0
@@ -113,9 +107,7 @@ def test_without_windows_the_command_says_that_they_are_synthetic(run: Run, tmp_
 
 
 @pytest.mark.parametrize("factor", [9.81, 0.01])
-def test_calibration_windows_far_from_the_training_end_with_4(
-    run: Run, student: StudentCheckpoint, student_file: Path, tmp_path: Path, factor: float
-):
+def test_calibration_windows_far_from_the_training_end_with_4(run, student, student_file, tmp_path, factor):
     windows = (student.carried.windows * factor).astype(np.float32)
     data = write_windows(tmp_path / "other_unit", student, windows, student.carried.labels)
     options = ("--precision", "int8", "--accept-unjudged", "--calib", data)
@@ -127,7 +119,7 @@ def test_calibration_windows_far_from_the_training_end_with_4(
     assert [file.name for file in tmp_path.iterdir()] == ["other_unit"]
 
 
-def test_a_checkpoint_altered_after_training_is_not_exported(run: Run, student_file: Path, tmp_path: Path):
+def test_a_checkpoint_altered_after_training_is_not_exported(run, student_file, tmp_path):
     path = tmp_path / "s.ckpt"
     with safe_open(student_file, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -140,7 +132,7 @@ def test_a_checkpoint_altered_after_training_is_not_exported(run: Run, student_f
     assert [file.name for file in tmp_path.iterdir()] == ["s.ckpt"]
 
 
-def test_a_plan_is_refused_before_torch_is_imported(tmp_path: Path):
+def test_a_plan_is_refused_before_torch_is_imported(tmp_path):
     script = "import sys; sys.modules['torch'] = None; from mmkd_export.commands.export import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", script, "a.ckpt", "-o", tmp_path],
@@ -154,7 +146,7 @@ def test_a_plan_is_refused_before_torch_is_imported(tmp_path: Path):
     assert f"{tmp_path}: expected the name of a file, got a directory" in done.stderr
 
 
-def test_the_table_of_platforms_can_be_shown(run: Run):
+def test_the_table_of_platforms_can_be_shown(run):
     done = run("--list-targets")
     assert done.returncode == 0
     assert [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")] == [
@@ -186,12 +178,12 @@ def test_the_table_of_platforms_can_be_shown(run: Run):
         (["--json"], "expected a checkpoint or a bundle to export, got none; name it, or see --help"),
     ],
 )
-def test_an_argument_that_does_not_exist_is_named(run: Run, arguments: list[str], message: str):
+def test_an_argument_that_does_not_exist_is_named(run, arguments, message):
     done = run(*arguments)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"mmkd-export: {message}\n")
 
 
-def test_lower_precision_is_shown_with_its_gate(run: Run, student_file: Path, tmp_path: Path):
+def test_lower_precision_is_shown_with_its_gate(run, student_file, tmp_path):
     done = run(
         student_file, "-o", tmp_path / "s.edge", "--precision", "int8", "--accept-unjudged", "--platform", "jp6.2"
     )
@@ -204,14 +196,14 @@ def test_lower_precision_is_shown_with_its_gate(run: Run, student_file: Path, tm
     )
 
 
-def test_a_bundle_gets_another_release_number(run: Callable[..., Done], exported: ExportResult, tmp_path: Path):
+def test_a_bundle_gets_another_release_number(run, exported, tmp_path):
     done = run(exported.path, "-o", tmp_path / "new.edge", "--release", "9")
     assert (done.returncode, done.stderr) == (0, "1/1 verify the bundle\n")
     with Bundle.open(tmp_path / "new.edge") as bundle:
         assert release_number(bundle.manifest) == 9
 
 
-def test_an_interrupted_export_ends_with_130(student_file: Path, tmp_path: Path):
+def test_an_interrupted_export_ends_with_130(student_file, tmp_path):
     command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge")]
     command += ["--target", "onnx"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

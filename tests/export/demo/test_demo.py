@@ -18,14 +18,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.commands.demo import ComparisonOptions, requested_comparison, run_demo, show_demo
 from mmkd_export.demo.chain import measure
-from mmkd_models.data import Dataset, open_dataset, write_dataset
+from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import shipped_dataset
 from mmkd_models.data.labelled import Labelled
@@ -52,7 +51,7 @@ Fold = tuple[Comparison, FoldResult]
 Measured = tuple[DemoDocument, list[tuple[Path, Path | None]]]
 
 
-def dataset_of(path: Path, *modalities: ModalitySpec) -> Dataset:
+def dataset_of(path, *modalities):
     """Ten machines of six windows: 36 to train on, 12 to validate, 12 to test; `temp` has an offset in every group."""
     splits = {}
     for split, groups in {"train": range(6), "valid": range(6, 8), "test": range(8, 10)}.items():
@@ -64,7 +63,7 @@ def dataset_of(path: Path, *modalities: ModalitySpec) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def tiny(tmp_path_factory):
     return dataset_of(tmp_path_factory.mktemp("data") / "tiny", *SENSORS)
 
 
@@ -73,23 +72,21 @@ SHORT = ["--modality", "acc", "--steps", "4", "--duration-s", "0.4", "--label-fr
 LIMITS = ["--members", "transformer", "--student-members", "transformer,convolutions"]
 
 
-def start(dataset: Dataset, *options: str, cwd: Path) -> subprocess.Popen[str]:
+def start(dataset, *options, cwd):
     command = [str(Path(sys.executable).with_name("mmkd-demo")), "--dataset", str(dataset.path), *SHORT, *options]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
 
 
-def run(dataset: Dataset, *options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(dataset, *options, cwd):
     with start(dataset, *options, cwd=cwd) as process:
         stdout, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, stderr
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def test_a_demo_that_would_tear_windows_apart_is_refused_before_anything_is_trained(
-    tiny: Dataset, tmp_path: Path
-) -> None:
-    splits: dict[str, dict[str, Any]] = {}
+def test_a_demo_that_would_tear_windows_apart_is_refused_before_anything_is_trained(tiny, tmp_path):
+    splits = {}
     for split in ("train", "valid", "test"):
         windows = tiny.split(split)
         splits[split] = {**windows.take(np.arange(len(windows))), "labels": windows.labels}
@@ -121,7 +118,7 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def first(tiny: Dataset, quick_rocket: Any, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+def first(tiny, quick_rocket, tmp_path_factory):
     """One fold, in this process: torch takes seconds to import in another."""
     folder = tmp_path_factory.mktemp("demo")
     arguments = ["--dataset", str(tiny.path), *SHORT, *LIMITS, "--json"]
@@ -135,12 +132,12 @@ def first(tiny: Dataset, quick_rocket: Any, tmp_path_factory: pytest.TempPathFac
     return Demo(folder=folder, arguments=arguments, stderr=stderr.getvalue(), document=document)
 
 
-def trained(stderr: str) -> list[str]:
+def trained(stderr):
     return [line.split(": step")[0] for line in stderr.splitlines() if ": step" in line]
 
 
 @pytest.mark.slow
-def test_a_killed_run_continues_where_it_was(tiny: Dataset, tmp_path: Path) -> None:
+def test_a_killed_run_continues_where_it_was(tiny, tmp_path):
     """After `kill -9` before the first student, the same command goes on in two processes."""
     said = []
     with start(tiny, "--seeds", "2", "--workers", "1", cwd=tmp_path) as process:
@@ -163,21 +160,21 @@ def test_a_killed_run_continues_where_it_was(tiny: Dataset, tmp_path: Path) -> N
     assert {path: path.read_bytes() for path in files} == files
 
 
-def is_spread(entry: Any) -> bool:
+def is_spread(entry):
     (figure,) = entry["per_seed"]
     return isinstance(figure, float) and 0 <= figure <= 1 and entry["mean"] == figure and entry.get("std") is None
 
 
-def is_gain(entry: Any) -> bool:
+def is_gain(entry):
     """Two machines were tested, which make no interval."""
     return isinstance(entry["mean"], float) and entry.get("low") is entry.get("high") is None
 
 
-def is_latency(entry: Any) -> bool:
+def is_latency(entry):
     return 0 < entry["p50"] <= entry["p90"] <= entry["p99"]
 
 
-def test_the_document_has_every_figure_and_progress_is_on_stderr(first: Demo) -> None:
+def test_the_document_has_every_figure_and_progress_is_on_stderr(first):
     document = first.document
     scores = ("accuracy", "balanced_accuracy", "macro_f1")
     assert document["dataset"]["name"] == "line 3"
@@ -247,7 +244,7 @@ def test_labels_are_hidden_in_the_shipped_recordings_alone(tiny):
     assert requested_comparison(tiny, ComparisonOptions(labelled_groups=3)).labelled == Labelled(groups=3)
 
 
-def without_times(entry: Any) -> Any:
+def without_times(entry):
     """The document without what is measured in time or memory."""
     measured = {"latency_ms", "latency_ratio", "latency_ratios", "benchmark", "duration_s", "machine", "command"}
     if isinstance(entry, dict):
@@ -256,7 +253,7 @@ def without_times(entry: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_the_same_command_again_trains_nothing_and_finds_the_same(tiny: Dataset, first: Demo) -> None:
+def test_the_same_command_again_trains_nothing_and_finds_the_same(tiny, first):
     folder, document = first.folder, first.document
     bundle = (folder / "demo" / "acc.edge").read_bytes()
     began = time.monotonic()
@@ -268,13 +265,13 @@ def test_the_same_command_again_trains_nothing_and_finds_the_same(tiny: Dataset,
     check_words(again.stdout, document)
 
 
-def test_a_refused_export_leaves_what_was_learnt(first: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_export_leaves_what_was_learnt(first, tmp_path, monkeypatch):
     document = first.document
     shutil.copytree(first.folder / "demo", tmp_path / "demo")
     monkeypatch.chdir(tmp_path)
     whole = (tmp_path / "demo" / "demo.json").read_bytes()
 
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_, **__):
         raise GateError("acc: refused")
 
     monkeypatch.setattr("mmkd_export.demo.chain.export", refuse)
@@ -291,7 +288,7 @@ def test_a_refused_export_leaves_what_was_learnt(first: Demo, tmp_path: Path, mo
     assert "line 3" in (tmp_path / "demo" / "report.html").read_text()
 
 
-def check_words(stdout: str, document: dict[str, Any]) -> None:
+def check_words(stdout, document):
     """Without --json: a table, what validation shipped, and its verdict; a student is offered where one is judged."""
     *_, verdict, last = lines = stdout.splitlines()
     acc = next(line for line in lines if line.startswith("│ acc"))
@@ -357,9 +354,7 @@ def check_words(stdout: str, document: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_a_bad_option_is_refused_before_anything_is_trained(
-    tiny: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
-) -> None:
+def test_a_bad_option_is_refused_before_anything_is_trained(tiny, tmp_path, capsys, options, message):
     with pytest.raises(MmkdError) as caught:
         run_demo(["--dataset", str(tiny.path), "--out", str(tmp_path / "out"), *options])
     assert str(caught.value) == message
@@ -371,7 +366,7 @@ TRAIN = TrainConfig(steps=12, batch=16)
 
 
 @pytest.fixture(scope="module")
-def thermometer(tmp_path_factory: pytest.TempPathFactory) -> Fold:
+def thermometer(tmp_path_factory):
     """A finished fold of a dataset with one modality, normalised per group, too short for MiniRocket."""
     folder = tmp_path_factory.mktemp("thermometer")
     dataset = dataset_of(folder / "data", TEMP)
@@ -393,12 +388,12 @@ def thermometer(tmp_path_factory: pytest.TempPathFactory) -> Fold:
 
 
 @pytest.fixture(scope="module")
-def measured(thermometer: Fold) -> Measured:
+def measured(thermometer):
     """The document of the fold with fixed times, and which bundle and reference were benchmarked."""
     comparison, fold = thermometer
-    asked: list[tuple[Path, Path | None]] = []
+    asked = []
 
-    def bundle(path: Path, reference: Path | None) -> tuple[DemoBenchmark, dict[str, Any]]:
+    def bundle(path, reference):
         asked.append((path, reference))
         return DemoBenchmark(latency_ms=TIMES), {"cpu": "a test"}
 
@@ -407,7 +402,7 @@ def measured(thermometer: Fold) -> Measured:
     return measure(document, comparison, pair=lambda *_: times, bundle=bundle, say=lambda line: None), asked
 
 
-def test_a_student_that_is_normalised_per_group_comes_with_a_reference(thermometer: Fold, measured: Measured) -> None:
+def test_a_student_that_is_normalised_per_group_comes_with_a_reference(thermometer, measured):
     comparison, fold = thermometer
     dataset, folder = comparison.dataset, comparison.out
     found, asked = measured
@@ -422,7 +417,7 @@ def test_a_student_that_is_normalised_per_group_comes_with_a_reference(thermomet
     assert sum(np.array(answers) == dataset.everything().labels[rows]) == np.trace(group.confusion)
 
 
-def split_window(dataset: Dataset, row: int) -> NDArray[np.float32]:
+def split_window(dataset, row):
     """The raw window of that number, as a device has it."""
     for split in ("train", "valid", "test"):
         values = np.load(dataset.path / split / "temp.npy")
@@ -432,7 +427,7 @@ def split_window(dataset: Dataset, row: int) -> NDArray[np.float32]:
     raise AssertionError
 
 
-def test_one_sensor_is_a_teacher_too_and_makes_a_page(thermometer: Fold, measured: Measured) -> None:
+def test_one_sensor_is_a_teacher_too_and_makes_a_page(thermometer, measured):
     folder, document = thermometer[0].out, msgspec.to_builtins(measured[0])
     assert document["students"]["temp"]["baseline"]["latency_ms"] == document["teacher"]["latency_ms"] == TIMES_MS
     entry = document["students"]["temp"]
@@ -444,9 +439,7 @@ def test_one_sensor_is_a_teacher_too_and_makes_a_page(thermometer: Fold, measure
 
 
 @pytest.mark.slow
-def test_the_teacher_and_the_students_are_made_as_they_are_asked_for(
-    tiny: Dataset, tmp_path: Path, first: Demo
-) -> None:
+def test_the_teacher_and_the_students_are_made_as_they_are_asked_for(tiny, tmp_path, first):
     run(tiny, "--workers", "1", "--no-choose", cwd=tmp_path)
     folders = [first.folder / "demo", tmp_path / "demo"]
     teachers = [read_teacher(next(out.glob("teachers/tiny-seed0-*/teacher.ckpt"))).committee for out in folders]

@@ -1,7 +1,5 @@
 """Interval features: by plain NumPy, by hand, with gaps, and alike in float32 and ONNX."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -18,11 +16,11 @@ from mmkd_models.networks.intervals import (
 RNG = np.random.default_rng(0)
 
 
-def imu(samples: int, channels: int = 3) -> ModalitySpec:
+def imu(samples, channels=3):
     return ModalitySpec(name="imu", channels=tuple("abcdefgh"[:channels]), rate_hz=50.0, samples=samples)
 
 
-def reference(x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> list[float]:
+def reference(x, mean, std):
     """The features of one window (T, C) with NaN, one at a time, in float64."""
     samples, channels = x.shape
     series = []

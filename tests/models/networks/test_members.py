@@ -1,7 +1,5 @@
 """A committee's members: trees with the answers of scikit-learn to the last bit, and weights by hand."""
 
-from __future__ import annotations
-
 import math
 
 import msgspec
@@ -11,7 +9,7 @@ import torch
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from mmkd_edge.errors import CheckpointError
-from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.metrics.likelihood import log_likelihood, probabilities_of, surely_likelier
 from mmkd_models.networks.committee import MemberFacts
 from mmkd_models.networks.intervals import interval_sizes
@@ -26,7 +24,7 @@ CLASSES = (FEATURES[:, 0] + FEATURES[:, 1] * FEATURES[:, 2] > 0).astype(np.int64
 ASKED = np.concatenate([FEATURES[:10], RNG.normal(size=(200, 6)).astype(np.float32)])
 
 
-def windows(missing: float) -> tuple[torch.Tensor, torch.Tensor]:
+def windows(missing):
     """Values and presence (7, 40, 2); the last window has no sample in its second channel."""
     rng = np.random.default_rng(1)
     present = (rng.uniform(size=(7, 40, 2)) >= missing).astype(np.float32)
@@ -35,7 +33,7 @@ def windows(missing: float) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(values), torch.from_numpy(present)
 
 
-def grow(features: np.ndarray, labels: np.ndarray, *, classes: int, kind: TaskKind, seed: int = 4) -> Forest:
+def grow(features, labels, *, classes, kind, seed=4):
     return Forest(grow_arrays(features, labels, trees=30, classes=classes, kind=kind, seed=seed), kind=kind)
 
 
@@ -69,7 +67,7 @@ def test_a_statistic_at_a_threshold_goes_left_and_the_next_float_right():
     assert tree.votes(asked).tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
-def stump() -> dict[str, torch.Tensor]:
+def stump():
     """One tree of one question: is the first statistic at most a half?"""
     return {
         "roots": torch.tensor([0], dtype=torch.int32),
@@ -102,13 +100,13 @@ def test_the_same_seed_grows_the_same_trees():
 TREES = Trees([ACC], stump(), kind="classification")
 
 
-def check_trees(arrays: dict[str, torch.Tensor]) -> None:
+def check_trees(arrays):
     facts = MemberFacts(kind="trees", seed=0, temperature=1.0, weight=1.0, score=0.0, log_likelihood=0.0)
     state = {name: value for name, value in TREES.state_dict().items() if name.startswith("features.")} | arrays
     check_member(facts, state, [ACC], TaskSpec(labels=("a", "b")), path="member 1")
 
 
-def fault_of(arrays: dict[str, torch.Tensor]) -> str:
+def fault_of(arrays):
     with pytest.raises(CheckpointError) as caught:
         check_trees(arrays)
     return str(caught.value)
@@ -172,7 +170,7 @@ APART = np.arange(240) % 8 < 5, np.arange(240) % 8 >= 5
 GROUPS = np.arange(240) // 40
 
 
-def member(right: float, *, seed: int, sure: float = 3.0) -> np.ndarray:
+def member(right, *, seed, sure=3.0):
     """Logits (240, 3) that favour the truth in that share of the windows, else any class."""
     rng = np.random.default_rng(seed)
     said = np.where(rng.uniform(size=240) < right, LABELS, rng.integers(0, 3, 240))

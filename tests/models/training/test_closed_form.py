@@ -1,9 +1,6 @@
 """Students computed in closed form: the algebra against brute force, and what validation chooses."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,7 +12,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data import Dataset, write_dataset
+from mmkd_models.data import write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.distillation.recipe import taught_by
@@ -34,7 +31,7 @@ from mmkd_models.networks.config import (
 from mmkd_models.networks.intervals import apply_intervals
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training import students
-from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, read_student, write_student
+from mmkd_models.training.checkpoint import TeacherFile, read_student, write_student
 from mmkd_models.training.closed_form import (
     PENALTIES,
     class_weights,
@@ -60,21 +57,21 @@ ENCODER = EncoderConfig(width=8, heads=2, depth=1, spectrum_bands=4, dropout=0.0
 SMALL = StudentConfig(preset="tiny", encoder=ENCODER)
 
 
-def data_of(dataset: Dataset) -> TrainingData:
+def data_of(dataset):
     return TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="d" * 64)
 
 
-def run_of(dataset: Dataset, *, steps: int = 4) -> TrainingRun:
+def run_of(dataset, *, steps=4):
     train = TrainConfig(steps=steps, batch=16, metric=default_metric(dataset.spec.task.kind))
     return TrainingRun(train=train, augment=AugmentConfig())
 
 
-def problem(count: int, features: int) -> tuple[Floats, Floats, Floats]:
+def problem(count, features):
     rng = np.random.default_rng(count)
     return rng.normal(size=(count, features)) + 1, rng.normal(size=(count, 2)), rng.uniform(0.5, 2, count)
 
 
-def solved(features: Floats, targets: Floats, weights: Floats, penalty: float) -> tuple[Floats, Floats]:
+def solved(features, targets, weights, penalty):
     """Normal equations with a column of ones that has no penalty."""
     inputs = np.column_stack([features, np.ones(len(features))])
     penalties = penalty * np.diag([1.0] * features.shape[1] + [0.0])
@@ -132,7 +129,7 @@ def test_every_class_counts_alike():
 
 
 @pytest.fixture(scope="module")
-def convolutions(machines: Dataset) -> StudentCheckpoint:
+def convolutions(machines):
     return train_student(data_of(machines), "acc", student_config("tiny", members=("convolutions",)), run_of(machines))
 
 
@@ -150,7 +147,7 @@ def test_convolutions_learn_from_labels_and_keep_a_few_features(convolutions, ma
 
 @pytest.mark.parametrize(("preset", "stride"), [("tiny", 3), ("small", 1)])
 def test_a_tiny_student_of_long_windows_looks_at_every_third_position(preset, stride, tmp_path):
-    def split(groups: range) -> dict[str, NDArray[Any]]:
+    def split(groups):
         labels = np.arange(12) % 2
         noise = np.random.default_rng(groups.start).normal(size=(12, 200))
         swings = np.sin(np.arange(200) * (0.2 + 0.3 * labels[:, None])) + noise / 4
@@ -197,7 +194,7 @@ def test_features_that_no_window_has_are_refused(change, told, convolutions, tmp
     path = tmp_path / "student.ckpt"
     write_student(path, convolutions)
 
-    def alter(document: dict[str, Any]) -> None:
+    def alter(document):
         change(document["config"]["convolutions"], document)
 
     rewrite(path, kind="student", document=alter)
@@ -220,7 +217,7 @@ def test_several_labels_and_numbers_are_learnt_too(rigs, kind):
 
 
 @pytest.fixture(scope="module")
-def teacher(machines: Dataset) -> TeacherFile:
+def teacher(machines):
     config = TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1)
     checkpoint = train_teacher(data_of(machines), config, run_of(machines, steps=60))
     return TeacherFile(checkpoint=checkpoint, sha256="7" * 64)
@@ -246,12 +243,12 @@ def test_a_teacher_teaches_windows_without_labels(machines, teacher):
 
 
 @pytest.fixture(scope="module")
-def transformer(machines: Dataset) -> StudentCheckpoint:
+def transformer(machines):
     return train_student(data_of(machines), "acc", SMALL, run_of(machines, steps=30))
 
 
 @pytest.fixture(scope="module")
-def members(machines: Dataset, transformer, convolutions) -> dict[str, StudentCheckpoint]:
+def members(machines, transformer, convolutions):
     data, run = data_of(machines), run_of(machines)
     closed = {
         kind: train_student(data, "acc", student_config("tiny", members=(kind,)), run)
@@ -260,7 +257,7 @@ def members(machines: Dataset, transformer, convolutions) -> dict[str, StudentCh
     return {"transformer": transformer, "convolutions": convolutions, **closed}
 
 
-def only(monkeypatch: pytest.MonkeyPatch, weights: dict[str, float]) -> None:
+def only(monkeypatch, weights):
     """Offer these weights alone, of the members that there are."""
 
     def offered(members):
@@ -446,7 +443,7 @@ def test_no_tree_splits_the_rounding_of_a_constant_channel(tmp_path):
     """Its spread is 0 in one engine and 1e-8 in another."""
     rng = np.random.default_rng(0)
 
-    def split(groups: range) -> dict[str, NDArray[Any]]:
+    def split(groups):
         labels = np.arange(24) % 2
         levels = rng.normal(size=(24, 1)).astype(np.float32)
         return {

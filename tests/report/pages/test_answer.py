@@ -1,7 +1,5 @@
 """The sentences of a demo: they say what the figures say, also if that is not what one hoped for."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 
@@ -83,7 +81,7 @@ NO_ANSWER = ("No student was measured, so there is no answer yet.",)
         ({"acc": TWO["acc"]}, None, "Everything was recorded. Is one sensor enough"),
     ],
 )
-def test_the_question_names_the_labelled_share(students, share, expected) -> None:
+def test_the_question_names_the_labelled_share(students, share, expected):
     assert question(build(students, share=share)) == f"{expected}, and what does distillation gain?"
 
 
@@ -96,15 +94,15 @@ def test_the_question_names_the_labelled_share(students, share, expected) -> Non
         (None, " (no confidence interval of the difference)."),
     ],
 )
-def test_the_best_student_is_compared_with_the_teacher_as_the_interval_allows(over, expected) -> None:
+def test_the_best_student_is_compared_with_the_teacher_as_the_interval_allows(over, expected):
     assert answer(build(TWO, over=over))[0] == BOTH + expected
 
 
-def test_without_a_teacher_nothing_is_compared() -> None:
+def test_without_a_teacher_nothing_is_compared():
     assert answer(build(TWO, teacher=None))[0] == f"The student of gyro alone reaches accuracy 74.5{S}% on test."
 
 
-def test_validation_chooses_the_sensor() -> None:
+def test_validation_chooses_the_sensor():
     students = {"acc": (0.712, None, {"valid": 0.9}), "gyro": (0.7451, None, {"valid": 0.8})}
     assert answer(build(students))[0].startswith(
         f"The student of acc alone reaches accuracy 71.2{S}% on test, the teacher"
@@ -112,7 +110,7 @@ def test_validation_chooses_the_sensor() -> None:
 
 
 @pytest.mark.parametrize("students", [{}, {"acc": (None, None, {})}])
-def test_without_any_student_there_is_no_answer(students) -> None:
+def test_without_any_student_there_is_no_answer(students):
     assert answer(build(students)) == NO_ANSWER
 
 
@@ -142,14 +140,14 @@ COIN = f"acc 55.0{S}% (95 % interval 45.0 to 65.0), chance 50.0{S}%"
         ),
     ],
 )
-def test_a_student_that_is_not_better_than_guessing_concludes_nothing(students, better, expected) -> None:
+def test_a_student_that_is_not_better_than_guessing_concludes_nothing(students, better, expected):
     demo = build(students, better=better, over=(1.0, 2.0), mean_gain=(9.0, 4.0, 14.0))
     assert answer(demo) == (expected,)
     assert recommendation(demo) == expected
     assert not is_judged(demo)
 
 
-def test_a_student_that_is_better_than_guessing_is_judged() -> None:
+def test_a_student_that_is_better_than_guessing_is_judged():
     demo = build(GUESSED, better=("acc",))
     assert is_judged(demo)
     assert answer(demo)[1] == "Distillation improves accuracy on acc by 9.0 points (95 % interval 4.0 to 14.0)."
@@ -177,7 +175,7 @@ OTHER = "Recommended: {} on labels only for acc. On validation {} reaches {}%, t
         ({"valid": 0.8}, ""),  # nothing was validated beside it
     ],
 )
-def test_what_validates_best_is_recommended_also_a_rivals_recipe(validated, expected) -> None:
+def test_what_validates_best_is_recommended_also_a_rivals_recipe(validated, expected):
     demo = build({"acc": (0.7, None, validated)})
     assert recommendation(demo) == expected
     assert (answer(demo)[-1] == expected) == bool(expected)
@@ -210,11 +208,11 @@ GAIN = "The gain of distillation on average over 2 sensors is not significant: +
         ),
     ],
 )
-def test_a_gain_is_told_as_its_interval_allows(students, mean_gain, expected) -> None:
+def test_a_gain_is_told_as_its_interval_allows(students, mean_gain, expected):
     assert answer(build(students, mean_gain=mean_gain))[1] == expected
 
 
-def test_no_gain_is_no_sentence() -> None:
+def test_no_gain_is_no_sentence():
     assert len(answer(build({"acc": (0.7, None, {})}))) == 1
 
 
@@ -231,7 +229,7 @@ def test_no_gain_is_no_sentence() -> None:
         ),
     ],
 )
-def test_rivals_ahead_on_test_are_named(students, expected) -> None:
+def test_rivals_ahead_on_test_are_named(students, expected):
     assert f"Ahead of the student on test: {expected}" in answer(build(students))
     assert not any("Ahead" in sentence for sentence in answer(build(TWO)))
 
@@ -246,7 +244,7 @@ def raced(demo, **trainings):
     return msgspec.structs.replace(demo, students=students)
 
 
-def test_what_validation_shipped_is_said_and_labels_only_are_no_rival_of_their_own_race() -> None:
+def test_what_validation_shipped_is_said_and_labels_only_are_no_rival_of_their_own_race():
     demo = raced(build({"acc": (0.7, None, RAN | {"valid_baseline": 0.9})}), acc=("average", "average", LABELS_ONLY))
     assert shipped_text(demo) == (
         f"Shipped, as validation chose: acc average and {LABELS_ONLY} (distillation did not validate better)."
