@@ -207,15 +207,15 @@ def test_a_target_that_a_platform_lacks_names_those_that_have_it():
 
 
 def test_every_row_of_the_table_says_what_it_makes_and_names_platforms_that_exist():
-    assert [row.name for row in TARGETS] == ["onnx", "native", "litert", "c", "trt"]
+    assert [row.name for row in TARGETS] == ["onnx", "native", "litert", "c", "trt", "openvino"]
     known = {row.name for row in PLATFORMS}
     for row in TARGETS:
         assert row.makes
         assert set(row.platforms) <= known
         assert bool(row.stage) == bool(row.convert or row.build or row.write)
     assert [" ".join(targets_on(row)) for row in PLATFORMS] == [
-        "onnx native litert c",
-        "onnx native litert c",
+        "onnx native litert c openvino",
+        "onnx native litert c openvino",
         "onnx native c",
         "onnx native trt",
         "onnx native trt",

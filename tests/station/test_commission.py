@@ -30,6 +30,15 @@ def folder(tmp_path_factory):
     return folder
 
 
+def test_results_come_after_so_many_samples(folder):
+    file = folder / "every-two-seconds.json"
+    run_edge(["commission", str(folder / "s.edge"), "--source", f"csv:{folder / 'log.csv'}", "--hop", "100", str(file)])
+    reference = read_reference(file)
+    assert reference.normal
+    assert reference.normal.windows == 121  # of 241 every second
+    assert reference.normal.hours == pytest.approx(121 / 1800)
+
+
 def unknown(path, **options):
     with EdgePredictor.open(path, **options) as predictor:  # type: ignore[arg-type]
         rows = np.loadtxt(path.with_name("log.csv"), delimiter=",", skiprows=1)[:, 1:]

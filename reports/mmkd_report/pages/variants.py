@@ -61,9 +61,10 @@ def verdict(variants: VariantsDocument) -> Iterator[str]:
                 f"{row.title}, changes {measure.words} by {change} and {times}"
             )
             continue
+        doubt = "" if row.difference.mean >= -variants.most_loss else ", which the test windows do not confirm"
         yield (
             f"{row.title} changes {measure.words} by {change} against {full.title} and {times}: the cheapest variant "
-            f"within {_most(variants)} in validation"
+            f"within {_most(variants)} in validation{doubt}"
         )
         yield (
             f"Teaching adds {_with_interval(row.gain, variants)} to it and {_with_interval(full.gain, variants)} to "

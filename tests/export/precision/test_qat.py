@@ -266,8 +266,8 @@ def test_the_command_writes_a_student_that_exports_and_says_how(case, tmp_path, 
             "--preset cannot be combined with --qat, which continues with a trained student; leave it out",
         ),
         (
-            ["--modality", "gyro"],
-            "--qat {start}: expected a windowed student of 'gyro', got one of 'acc'; choose another",
+            ["--modality", "acc@25Hz"],
+            "--qat {start}: expected a windowed student of 'acc__25Hz', got one of 'acc'; choose another",
         ),
         (["--causal"], "--causal cannot be combined with --qat, which continues with a trained student; leave it out"),
         (
