@@ -28,7 +28,7 @@ def recorded():
         turns = 2 * np.pi * np.where(mode == "idle", 1.0, 4.0) * t
         values = {"ax": np.sin(turns), "ay": np.cos(turns), "gx": np.sin(turns + 1)}
         noisy = {name: (one + 0.2 * rng.standard_normal(len(t))).astype(np.float32) for name, one in values.items()}
-        parts.append(pl.DataFrame({"machine": f"m {machine}/a", "t": t, "mode": mode, **noisy}))
+        parts.append(pl.DataFrame({"machine": f"../m {machine}", "t": t, "mode": mode, **noisy}))
     return pl.concat(parts)
 
 
@@ -63,7 +63,7 @@ def test_a_frame_becomes_windows_of_every_sensor(data):
     assert windows.group_count == MACHINES
     split_of = {str(group): set(windows.splits[windows.groups == group].tolist()) for group in set(windows.groups)}
     assert all(len(splits) == 1 for splits in split_of.values())
-    first = frame.filter(pl.col("machine") == "m 0/a")
+    first = frame.filter(pl.col("machine") == "../m 0")
     own = np.flatnonzero(windows.groups == sorted(split_of)[0])
     np.testing.assert_array_equal(windows.take(own[:1])["acc"][0], first.select("ax", "ay").to_numpy()[:40])
     assert [data.spec.task.labels[label] for label in windows.labels[own][:4]] == ["idle", "idle", "idle", "run"]

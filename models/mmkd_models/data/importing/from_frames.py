@@ -203,7 +203,8 @@ def _written(
             raise UsageError(f"group {group!r}: expected a column of every frame, got none in {sensor!r}; add it there")
         parts = {"all": frame} if group is None else dict(frame.partition_by(group, as_dict=True, maintain_order=True))
         for key, part in parts.items():
-            file = folder / quote(str(key[0] if isinstance(key, tuple) else key), safe=" ") / f"{sensor}.parquet"
+            name = quote(str(key[0] if isinstance(key, tuple) else key), safe=" ").replace(".", "%2E")
+            file = folder / (name or "%") / f"{sensor}.parquet"
             file.parent.mkdir(exist_ok=True)
             part.write_parquet(file)
         sources.append(
