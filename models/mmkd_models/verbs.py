@@ -119,8 +119,8 @@ class Teacher(_Trained):
         sensors: that it sees; by default all.
         steps: of the transformer's training; by default as shipped.
         metric: that validation maximises; by default that of the kind of task.
-        label_fraction: show the labels of this part of the training windows, or `labelled_groups`: of so many whole
-            groups; by default all.
+        label_fraction: show the labels of this part of the training windows; by default all.
+        labelled_groups: show the labels of this number of whole groups, not of a fraction.
         progress: show the training steps on stderr.
     """
 
