@@ -92,6 +92,7 @@ def broken_converter(tmp_path, monkeypatch):
 def test_a_native_file_and_a_tflite_are_added_unless_the_onnx_artifacts_are_named(
     student_file, exported, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("mmkd_edge.native.LIBRARY", student_file)  # whether an engine was built or not
     plan = export_plan(student_file, output=tmp_path / "s.edge")
     assert with_defaults(plan) == replace(plan, targets=("native", "litert"), optional=("native", "litert"))
     with_c = replace(plan, targets=("c",), platform="cpu-arm")

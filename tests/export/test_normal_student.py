@@ -67,7 +67,7 @@ def test_every_engine_computes_the_residual(kind, native_engine):
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
+def bundle(tmp_path_factory, native_engine):
     folder = tmp_path_factory.mktemp("normal")
     write_student(folder / "s.ckpt", make_normal_student())
     plan = ExportPlan(

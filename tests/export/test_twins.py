@@ -39,7 +39,7 @@ def student():
 
 
 @pytest.fixture(scope="module")
-def made(student, tmp_path_factory):
+def made(student, tmp_path_factory, native_engine):
     folder = tmp_path_factory.mktemp("twins")
     write_student(folder / "student.ckpt", student)
     plan = ExportPlan(
