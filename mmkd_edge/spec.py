@@ -144,6 +144,11 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return 0.5 if isinstance(self.threshold, msgspec.UnsetType) else self.threshold
 
     @property
+    def on_from_logit(self) -> float:
+        """The logit from which a `multi_label` label is on."""
+        return math.log(self.on_from / (1 - self.on_from))
+
+    @property
     def unit_text(self) -> str:
         """The target's unit after a space, to follow a number."""
         return f" {self.unit}" if self.unit else ""

@@ -6,7 +6,6 @@ Devices test themselves with them; half judge artifacts of lower precision, the 
 from __future__ import annotations
 
 import io
-import math
 from typing import Any
 
 import msgspec
@@ -77,7 +76,7 @@ def same_answers(task: TaskSpec, answers: NDArray[np.float32], reference: NDArra
         case "classification":
             return np.asarray(answers.argmax(axis=1) == reference.argmax(axis=1))
         case "multi_label":
-            limit = math.log(task.on_from / (1 - task.on_from))
+            limit = task.on_from_logit
             return np.asarray(((answers >= limit) == (reference >= limit)).all(axis=1))
         case _:
             return np.asarray((np.abs(answers - reference) <= _SAME_NUMBER).all(axis=1))

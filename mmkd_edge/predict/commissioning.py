@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.manifest import MAX_NOVELTY_WINDOWS, ModelEntry, Normal
+from mmkd_edge.bundle.manifest import ModelEntry, Normal
 from mmkd_edge.bundle.reference import Commissioned, Reference
 from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.novelty import alarm_rates, calibration_scores
 from mmkd_edge.spec import task_text
 
 LEVEL, BLOCKS, MIN_WINDOWS = 0.05, 20, 100
@@ -42,14 +43,13 @@ def machine_reference(
             f"{commissioned.source}: expected {MIN_WINDOWS} windows of normal running with an answer, or more, got "
             f"{len(scores)} in {commissioned.minutes:.3g} minutes; record longer (--minutes), or mend the sensor"
         )
-    channels, rates, rising = len(entry.modality.channels), block_rates(np.array(scores)), np.sort(scores)
-    places = np.linspace(0, len(rising) - 1, min(len(rising), MAX_NOVELTY_WINDOWS)).round().astype(np.intp)
+    channels, rates = len(entry.modality.channels), block_rates(np.array(scores))
     return Reference(
         modality=entry.modality.name,
         mean=(0.0,) * channels if statistics is None else statistics.mean,
         std=(1.0,) * channels if statistics is None else statistics.std,
         normal=Normal(
-            scores=tuple(rising[places].tolist()),
+            scores=calibration_scores(np.array(scores)),
             windows=len(scores),
             groups=BLOCKS,
             hours=len(scores) * period_s / 3600,
@@ -63,9 +63,5 @@ def machine_reference(
 
 def block_rates(scores: NDArray[np.float64], *, blocks: int = BLOCKS, level: float = LEVEL) -> NDArray[np.float64]:
     """Return each block's fraction of windows with a p-value of at most `level` among those of the other blocks."""
-    parts, rates = np.array_split(scores, blocks), []
-    for number, part in enumerate(parts):
-        others = np.sort(np.concatenate([*parts[:number], *parts[number + 1 :]]))
-        larger = len(others) - np.searchsorted(others, part)
-        rates.append(float(((1 + larger) / (1 + len(others)) <= level).mean()))
-    return np.array(rates)
+    sizes = [len(part) for part in np.array_split(scores, blocks)]
+    return alarm_rates(scores, np.repeat(np.arange(blocks), sizes), level)

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Normal, Novelty
+from mmkd_edge.bundle.manifest import MAX_NOVELTY_WINDOWS, Artifact, ModelEntry, Normal, Novelty
 from mmkd_edge.bundle.statistics import MagnitudeLimits
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.confidence import describe_subject, smallest_level
@@ -145,8 +145,28 @@ def score_limit(normal: Normal) -> float:
     >>> score_limit(Normal(scores=(0.5, 1.0, 3.0), level=0.5, **facts))
     1.0
     """
-    larger = math.floor(normal.level * (len(normal.scores) + 1) + 1e-9) - 1  # scores as large as one that is unknown
-    return normal.scores[-1 - larger] if larger >= 0 else math.inf
+    return largest_normal(normal.scores, normal.level)
+
+
+def largest_normal(rising: Sequence[float] | NDArray[np.float64], level: float) -> float:
+    """Return the largest score whose p-value among `rising` ones is above `level`; infinite if none is at most that.
+
+    A p-value is (1 + scores at or above) / (N + 1) (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2).
+    """
+    larger = math.floor(level * (len(rising) + 1) + 1e-9) - 1  # scores as large as one that is unknown
+    return float(rising[-1 - larger]) if larger >= 0 else math.inf
+
+
+def alarm_rates(scores: NDArray[np.float64], groups: NDArray[Any], level: float) -> NDArray[np.float64]:
+    """Return each group's fraction (G,) of windows (N,) with a p-value of at most `level` among the other groups'."""
+    own = [groups == group for group in np.unique(groups)]
+    return np.array([(scores[here] > largest_normal(np.sort(scores[~here]), level)).mean() for here in own])
+
+
+def calibration_scores(scores: NDArray[np.float64]) -> tuple[float, ...]:
+    """Return scores (N,) rising, of more than a bundle stores those of evenly spread ranks."""
+    places = np.linspace(0, len(scores) - 1, min(len(scores), MAX_NOVELTY_WINDOWS)).round().astype(np.intp)
+    return tuple(np.sort(scores)[places].tolist())
 
 
 def normal_text(normal: Normal, *, part: Literal["group", "block"] = "group") -> str:

@@ -21,6 +21,7 @@ import torch
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.commands.options import TrainingOptions, new_run, training_data
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.importing.from_frames import dataset
 from mmkd_models.data.spec import SplitName
@@ -139,7 +140,15 @@ class Teacher(_Trained):
         """Train on the labelled training windows; the validation windows weight the members."""
         from mmkd_models.training.committee import default_members, members_named, train_committee
 
-        training, run = _plan(self, data, TEACHER_TRAIN, self.sensors)
+        options = TrainingOptions(
+            steps=self.steps,
+            learning_rate=None,
+            metric=self.metric,
+            label_fraction=self.label_fraction,
+            labelled_groups=self.labelled_groups,
+            seed=self.seed,
+        )
+        training, run = _plan(data, options, TEACHER_TRAIN, self.sensors)
         specs = training.train.spec.modalities
         chosen = default_members(specs) if self.members is None else members_named(self.members, specs)
         self.fitted = train_committee(
@@ -248,12 +257,19 @@ def distill(
 
     Raise UsageError if teacher and data differ, or the options do not fit together.
     """
-    from mmkd_models.training.students import choose_student, train_student
+    from mmkd_models.training.students import race_student, train_student
 
     teachers = [] if teacher is None else [teacher] if isinstance(teacher, Teacher) else list(teacher)
     files = [one.file for one in teachers]
-    own = Teacher(steps=steps, metric=metric, label_fraction=label_fraction, labelled_groups=labelled_groups, seed=seed)
-    training, run = _plan(own, data, STUDENT_TRAIN)
+    options = TrainingOptions(
+        steps=steps,
+        learning_rate=None,
+        metric=metric,
+        label_fraction=label_fraction,
+        labelled_groups=labelled_groups,
+        seed=seed,
+    )
+    training, run = _plan(data, options, STUDENT_TRAIN)
     for file in files:
         check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, training.train)
     among = student_members(",".join(members or (MEMBERS if choose else ("transformer",))))
@@ -265,30 +281,15 @@ def distill(
     recipe = default_recipe(training.train.spec.task)
     with _shown(f"{sensor} student", progress) as on_step:
         run = replace(run, on_step=on_step)
-        if not choose:
-            return Student(train_student(training, sensor, config, run, teachers=files, recipe=recipe))
-        baseline = choose_student(training.with_modalities((sensor,)), sensor, config, run, among=among)
-        if not files:
-            return Student(baseline)
-        return Student(
-            choose_student(training, sensor, config, run, teachers=files, recipe=recipe, baseline=baseline, among=among)
-        )
+        if choose:
+            return Student(race_student(training, sensor, config, run, teachers=files, recipe=recipe, among=among))
+        return Student(train_student(training, sensor, config, run, teachers=files, recipe=recipe))
 
 
 def _plan(
-    given: Teacher, data: Dataset | str | Path, usual: TrainConfig, sensors: Sequence[str] | None = None
+    data: Dataset | str | Path, options: TrainingOptions, usual: TrainConfig, sensors: Sequence[str] | None = None
 ) -> tuple[TrainingData, TrainingRun]:
-    from mmkd_models.commands.options import TrainingOptions, new_run, training_data
-
     path = data.path if isinstance(data, Dataset) else Path(data)
-    options = TrainingOptions(
-        steps=given.steps or usual.steps,
-        learning_rate=usual.learning_rate,
-        metric=given.metric,
-        seed=given.seed,
-        label_fraction=given.label_fraction,
-        labelled_groups=given.labelled_groups,
-    )
     training = training_data(path, options, modalities=sensors)
     return training, replace(new_run(path, training, options, usual), run_dir=None)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mmkd_edge.errors import CheckpointError, DatasetError, UsageError
+from mmkd_edge.predict.novelty import alarm_rates
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_export.commands.sensors import run_sensors
 from mmkd_models.commands.data import run_data
@@ -23,7 +24,7 @@ from mmkd_models.data.windows import StoredWindows, Windows
 from mmkd_models.evaluation.normal_rivals import three_scores
 from mmkd_models.evaluation.outcome import drawn_figures, outcome_on
 from mmkd_models.evaluation.suites.normal import Delay, explain_by_place, explained, measure_delay
-from mmkd_models.metrics.normal import alarm_rates, threshold, within_auroc
+from mmkd_models.metrics.normal import threshold, within_auroc
 from mmkd_models.metrics.scores import normal_scores, scores_from_document, scores_from_logits, weighted_auroc
 from mmkd_models.networks.residual import LEAST, ResidualHead
 from mmkd_models.training.checkpoint import read_student, write_student

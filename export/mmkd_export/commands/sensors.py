@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mmkd_models.data.dataset import Dataset
     from mmkd_models.experiments.comparison import Comparison, ComparisonConfig
     from mmkd_models.experiments.study import MeasureLatency
+    from mmkd_models.experiments.variants import Variation
     from mmkd_report.schema.demo import DemoDocument
     from mmkd_report.schema.judging import JudgingDocument, SensorsDocument
     from mmkd_report.schema.study import PairLatency
@@ -99,10 +100,11 @@ def sensors(
     count = workers or default_workers()
     if vary or full_grid:
         request = _VariantsRequest(tuple(vary or ()), full_grid, pairs, tuple(cost or ()), compared)
-        comparison = Comparison(dataset=dataset, config=_variants_config(dataset, request), out=out, rivals=())
+        config, variations = _variants_config(dataset, request)
+        comparison = Comparison(dataset=dataset, config=config, out=out, rivals=())
         prices = _prices(request.cost, dataset)
         context.with_resource(lock_output(out, is_folder=True))
-        _judge_variants(comparison, request, meter, prices, workers=count, executor=where, as_json=as_json)
+        _judge_variants(comparison, request, variations, meter, prices, workers=count, executor=where, as_json=as_json)
         return
     if len(dataset.spec.modalities) < 2:
         raise UsageError(
@@ -139,7 +141,7 @@ class _VariantsRequest(NamedTuple):
     compared: ComparisonOptions
 
 
-def _variants_config(dataset: Dataset, request: _VariantsRequest) -> ComparisonConfig:
+def _variants_config(dataset: Dataset, request: _VariantsRequest) -> tuple[ComparisonConfig, list[Variation]]:
     from mmkd_models.experiments.variants import parse_variations
 
     for option, is_given, why in (
@@ -153,12 +155,13 @@ def _variants_config(dataset: Dataset, request: _VariantsRequest) -> ComparisonC
     ):
         if is_given:
             raise UsageError(f"{option} {why}")
-    names = []
-    for variation in parse_variations(request.vary, dataset.spec):
+    names, variations = [], parse_variations(request.vary, dataset.spec)
+    for variation in variations:
         every = [variation.variant(parts).name for parts in variation.grid()]  # refuses what cannot be combined
         single = [variation.variant(parts).name for parts in variation.singles()]
         names += [variation.sensor.name, *(every if request.full_grid else single)]
-    return requested_comparison(dataset, replace(request.compared, modality=list(dict.fromkeys(names))))
+    wanted = replace(request.compared, modality=list(dict.fromkeys(names)))
+    return requested_comparison(dataset, wanted), variations
 
 
 def _prices(given: Sequence[str], dataset: Dataset) -> dict[str, tuple[float, str]]:
@@ -186,6 +189,7 @@ def _prices(given: Sequence[str], dataset: Dataset) -> dict[str, tuple[float, st
 def _judge_variants(
     comparison: Comparison,
     request: _VariantsRequest,
+    variations: Sequence[Variation],
     meter: MeasureLatency | None,
     prices: Mapping[str, tuple[float, str]],
     *,
@@ -196,7 +200,6 @@ def _judge_variants(
     from mmkd_models.data.windows import split_facts
     from mmkd_models.experiments.variants import (
         most_loss,
-        parse_variations,
         reported_measure,
         validation_measure,
         variant_rows,
@@ -209,7 +212,7 @@ def _judge_variants(
     from mmkd_report.words import for_terminal, labelled_title
 
     seeds, out, spec = range(request.compared.seeds), comparison.out, comparison.dataset.spec
-    variations, measure = parse_variations(request.vary, spec), validation_measure(comparison)
+    measure = validation_measure(comparison)
     folds = run_comparison(comparison, seeds=seeds, workers=workers, executor=executor)
     corners = [variation.variant(parts).name for variation in variations if (parts := variation.corner(folds, measure))]
     if not request.full_grid and set(corners) - set(comparison.config.modalities):

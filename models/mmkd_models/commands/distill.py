@@ -8,7 +8,6 @@ with loading("mmkd-distill"):
     import importlib.util
     from collections.abc import Sequence
     from dataclasses import dataclass, replace
-    from functools import partial
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -139,7 +138,7 @@ def distill(
     from mmkd_models.distillation.recipe import chosen_recipe, default_recipe
     from mmkd_models.training.checkpoint import file_sha256, read_teacher_file
     from mmkd_models.training.inputs import check_compatible, check_same_fold
-    from mmkd_models.training.students import choose_student, train_student
+    from mmkd_models.training.students import race_student, train_student
     from mmkd_models.training.trainings import distil_int8
 
     members = student_members(student.members or ("transformer" if not student.choose else ",".join(MEMBERS)))
@@ -181,10 +180,7 @@ def distill(
                 recipe=recipe,
             )
         elif student.choose:
-            alone, learnt = (replace(run, run_dir=run.run_dir and run.run_dir / name) for name in ("labels", "taught"))
-            race = partial(choose_student, modality=modality, config=config, among=members)
-            baseline = race(training.with_modalities((modality,)), run=alone)
-            checkpoint = race(training, run=learnt, teachers=teachers, recipe=recipe, baseline=baseline)
+            checkpoint = race_student(training, modality, config, run, teachers=teachers, recipe=recipe, among=members)
         else:
             checkpoint = train_student(training, modality, config, run, teachers=teachers, recipe=recipe)
     write_student_and_report(output, checkpoint, json=result.json)

@@ -8,7 +8,7 @@ with loading("mmkd-evaluate"):
     from collections.abc import Callable, Sequence
     from contextlib import ExitStack
     from dataclasses import dataclass, replace
-    from functools import partial
+    from functools import cached_property, partial
     from pathlib import Path
     from typing import Annotated, Any, NoReturn, get_args
 
@@ -167,7 +167,7 @@ class _Request:
     shift: _ShiftOptions
     seed: int
 
-    @property
+    @cached_property
     def is_normal(self) -> bool:
         return read_dataset_spec(self.data).task.kind == "normal"
 

@@ -6,7 +6,7 @@ classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -91,6 +91,18 @@ def interval_of(drawn: NDArray[np.float64]) -> tuple[float, float]:
     """Return the 95 % percentile interval of draws (D,)."""
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return float(low), float(high)
+
+
+def interval_over_groups(
+    figure: Callable[[NDArray[np.float64]], NDArray[np.float64]], count: int, *, seed: int, draws: int
+) -> Interval:
+    """Return a figure (D,) of weights (D, G) of `count` groups, with its interval; none below `MIN_GROUPS` groups."""
+    mean = float(figure(np.ones((1, count)))[0])
+    if count < MIN_GROUPS:
+        return Interval(mean=mean)
+    weights = draw_groups(count, np.random.default_rng(seed), draws).astype(np.float64)
+    low, high = interval_of(figure(weights))
+    return Interval(mean=mean, low=low, high=high)
 
 
 def gain_of_pairs(

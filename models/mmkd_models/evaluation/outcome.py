@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from mmkd_models.metrics.scores import (
     scores_from_logits,
     weighted_auroc,
     weighted_f1,
-    weighted_fraction,
+    weighted_mean,
     weighted_precision,
     weighted_values,
 )
@@ -148,11 +147,11 @@ def drawn_figures(
         return weighted_values(truth[:, 0], answers[:, 0], owner, drawn)[metric]
     if task.kind == "normal":
         return weighted_auroc(truth[:, 0] > 0, answers[:, 0], owner, drawn)
-    on, is_on = truth == 1, answers >= math.log(task.on_from / (1 - task.on_from))
+    on, is_on = truth == 1, answers >= task.on_from_logit
     match metric:
         case "macro_f1":
             return weighted_f1(on, is_on, owner, drawn)
         case "subset_accuracy":
-            return weighted_fraction((on == is_on).all(1), owner, drawn)
+            return weighted_mean((on == is_on).all(1), owner, drawn)
         case _:
             return weighted_precision(on, answers, owner, drawn)

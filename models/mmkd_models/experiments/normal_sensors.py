@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.novelty import alarm_rates
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.faults import faults_for
 from mmkd_models.evaluation.suites.faults import sensors_of, with_fault
-from mmkd_models.metrics.normal import alarm_rates, threshold
+from mmkd_models.metrics.normal import threshold
 from mmkd_models.metrics.scores import normal_scores
 from mmkd_models.training.closed_form import Ridge, fit_ridge
 from mmkd_models.training.normal import RATE, NormalModel, fit_normal_model

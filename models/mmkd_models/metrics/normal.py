@@ -1,4 +1,4 @@
-"""Alarms of scores of normal running: thresholds by p-value, rates by group, AUROC within strata."""
+"""Alarms of scores of normal running: thresholds by p-value, AUROC within strata."""
 
 from __future__ import annotations
 
@@ -7,24 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.predict.novelty import largest_normal
 from mmkd_models.metrics.scores import normal_scores
 
 Floats = NDArray[np.float64]
 
 
 def threshold(scores: Floats, level: float) -> float:
-    """Return the least score whose p-value among normal `scores` (N,) is at most `level`; infinite if there is none.
-
-    A p-value is (1 + scores at or above) / (N + 1) (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2).
-    """
-    above = int(np.floor(level * (len(scores) + 1) + 1e-9)) - 1
-    return float("inf") if above < 0 else float(np.nextafter(np.sort(scores)[len(scores) - above - 1], np.inf))
-
-
-def alarm_rates(scores: Floats, groups: NDArray[Any], level: float) -> Floats:
-    """Return each group's fraction (G,) of windows above the threshold of the other groups."""
-    own = [groups == group for group in np.unique(groups)]
-    return np.array([(scores[here] >= threshold(scores[~here], level)).mean() for here in own])
+    """Return the least score whose p-value among normal `scores` (N,) is at most `level`; infinite if there is none."""
+    return float(np.nextafter(largest_normal(np.sort(scores), level), np.inf))
 
 
 def within_auroc(faulty: NDArray[np.bool_], scores: Floats, strata: NDArray[Any]) -> float | None:

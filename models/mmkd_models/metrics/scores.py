@@ -206,9 +206,9 @@ def weighted_f1(
     return _mean_of_labels(f1, somewhere, sums[:, -1])
 
 
-def weighted_fraction(right: NDArray[np.bool_], owner: NDArray[np.int64], weights: Figures) -> Figures:
-    """Return the fraction (D,) of windows (N,) that are right."""
-    sums = _drawn_sums(np.stack([right, np.ones_like(right)], axis=1).astype(float), owner, weights)
+def weighted_mean(values: NDArray[Any], owner: NDArray[np.int64], weights: Figures) -> Figures:
+    """Return the mean (D,) of the windows' values (N,); of flags their fraction."""
+    sums = _drawn_sums(np.stack([values, np.ones_like(values)], axis=1).astype(float), owner, weights)
     with np.errstate(invalid="ignore"):
         return np.asarray(sums[:, 0] / sums[:, 1])
 

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.manifest import MAX_NOVELTY_WINDOWS, Normal
+from mmkd_edge.bundle.manifest import Normal
 from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.novelty import alarm_rates, calibration_scores
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import part_of_windows
 from mmkd_models.data.windows import Windows
-from mmkd_models.metrics.normal import alarm_rates
 from mmkd_models.metrics.scores import normal_scores
 from mmkd_models.networks.config import MAX_POSITIONS, PRESET_POSITIONS, StudentConfig
 from mmkd_models.networks.convolutions import KERNELS, ConvolutionFeatures, prune_convolutions
@@ -225,9 +225,8 @@ def normal_facts(scores: Floats, groups: NDArray[np.generic], parts: Sequence[Wi
     count = len(np.unique(groups)) if parts[0].has_groups else 0
     level = max(RATE, 1 / (count + 1)) if count else RATE
     rates = alarm_rates(scores, groups, level)
-    places = np.linspace(0, len(scores) - 1, min(len(scores), MAX_NOVELTY_WINDOWS)).round().astype(np.int64)
     return Normal(
-        scores=tuple(np.sort(scores)[places].tolist()),
+        scores=calibration_scores(scores),
         windows=len(scores),
         groups=count,
         hours=sum(map(covered_s, parts)) / 3600,

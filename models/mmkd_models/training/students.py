@@ -248,6 +248,26 @@ def choose_student(
     return replace(best.checkpoint, facts=facts)
 
 
+def race_student(
+    data: TrainingData,
+    modality: str,
+    config: StudentConfig,
+    run: TrainingRun,
+    *,
+    teachers: Sequence[TeacherFile] = (),
+    recipe: Recipe | None = None,
+    among: tuple[MemberKind, ...] = MEMBERS,
+) -> StudentCheckpoint:
+    """Choose a student on labels only, and then one of the teachers, if it is better; each race has its own folder."""
+    alone, taught = (replace(run, run_dir=run.run_dir and run.run_dir / name) for name in ("labels", "taught"))
+    baseline = choose_student(data.with_modalities((modality,)), modality, config, alone, among=among)
+    if not teachers:
+        return baseline
+    return choose_student(
+        data, modality, config, taught, teachers=teachers, recipe=recipe, baseline=baseline, among=among
+    )
+
+
 def _trial(name: str, checkpoint: StudentCheckpoint, valid: Windows) -> _Trial:
     modality = checkpoint.modality.name
     known = valid.with_modalities((modality,)).only_labelled()

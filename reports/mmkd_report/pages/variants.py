@@ -82,8 +82,7 @@ def _with_interval(gain: Interval, variants: VariantsDocument) -> str:
     size = words.with_gain_unit(words.signed_gain(gain.mean, measure), measure)
     if gain.low is None or gain.high is None:
         return f"{size} (no confidence interval: too few groups)"
-    ends = [words.signed_gain(end, measure) for end in (gain.low, gain.high)]
-    return f"{size} (95 % interval {' to '.join(ends)})"
+    return f"{size} (95 % interval {_ends(gain, variants)})"
 
 
 def _unknown(variants: VariantsDocument) -> Iterator[str]:

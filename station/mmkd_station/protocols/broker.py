@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from mmkd_edge.cli.run import require_modules
-from mmkd_station.protocols.base import Endpoint, read_endpoint
+from mmkd_station.protocols.base import Endpoint, Sink, read_endpoint
 
 _OPTIONS = ("credentials", "ca", "cert", "key", "version")
 _KEEPALIVE_S = 15
@@ -142,6 +143,29 @@ class Connection:
         self.reason = self.reason or reason
         self.lost.set()
         self._ready.set()
+
+
+class BrokerSink(Sink):
+    """A sink with one connection, opened when records come."""
+
+    _connection: Connection | None = None
+
+    def _is_connected(self) -> bool:
+        return self._connection is not None and not self._connection.lost.is_set()
+
+    def _drop(self) -> None:
+        """Close the connection, so that it cannot repeat records that are offered again."""
+        if self._connection is not None:
+            with contextlib.suppress(Exception):
+                self._connection.close()
+            self._connection = None
+
+    def _leave(self, topic: str, payload: bytes, *, retain: bool, qos: int | None = None) -> None:
+        """Publish what the last will would say, if there is a connection, and disconnect."""
+        if self._connection is not None and self._is_connected():
+            with contextlib.suppress(Exception):
+                self._connection.publish(topic, payload, retain=retain, qos=qos).wait_for_publish(2.0)
+        self._drop()
 
 
 def topic_level(text: str) -> str:

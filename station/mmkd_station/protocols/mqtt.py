@@ -17,8 +17,8 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_station.intake import Delivery, Intake
-from mmkd_station.protocols.base import Endpoint, Sink, Source, SourceRequest, live_source
-from mmkd_station.protocols.broker import CONFIRM_TIMEOUT_S, Connection, Will, read_broker, topic_level
+from mmkd_station.protocols.base import Endpoint, Source, SourceRequest, live_source
+from mmkd_station.protocols.broker import CONFIRM_TIMEOUT_S, BrokerSink, Connection, Will, read_broker, topic_level
 from mmkd_station.protocols.samples import rows_from_json
 from mmkd_station.records import AlarmRecord, Record, StateRecord, record_from_line, record_line
 
@@ -75,7 +75,7 @@ def _messages(broker: Endpoint, request: SourceRequest, intake: Intake) -> Itera
     yield from live_source(connect, read, name=broker.address).deliveries(intake)
 
 
-class MqttSink(Sink):
+class MqttSink(BrokerSink):
     """Publishes records, confirmed by the broker with `qos=1`, the default."""
 
     def __init__(self, text: str, place: str) -> None:
@@ -83,7 +83,6 @@ class MqttSink(Sink):
         self._topic = self._endpoint.path.rstrip("/")
         if not self._topic or set("+#") & set(self._topic):
             raise UsageError(f"--sink {text}: expected mqtt://HOST/TOPIC with a topic without + and #; name one")
-        self._connection: Connection | None = None
         self._cleared: set[str] = set()  # boots
 
     def write(self, records: Sequence[Record]) -> None:
@@ -134,16 +133,6 @@ class MqttSink(Sink):
             case _:
                 return f"{station}/result"
 
-    def _drop(self) -> None:
-        """Close the connection, so that it cannot repeat records that are offered again."""
-        if self._connection is not None:
-            with contextlib.suppress(Exception):
-                self._connection.close()
-            self._connection = None
-
     def close(self) -> None:
         """Publish the offline state and disconnect."""
-        if self._connection is not None and not self._connection.lost.is_set():
-            with contextlib.suppress(Exception):
-                self._connection.publish(f"{self._topic}/online", b"false", retain=True).wait_for_publish(2.0)
-        self._drop()
+        self._leave(f"{self._topic}/online", b"false", retain=True)

@@ -8,7 +8,6 @@ record may come twice but is not lost. Records older than their connection are h
 
 from __future__ import annotations
 
-import contextlib
 import re
 import struct
 import threading
@@ -17,8 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmkd_edge.errors import UsageError
-from mmkd_station.protocols.base import Sink
-from mmkd_station.protocols.broker import Connection, Will, read_broker, topic_level
+from mmkd_station.protocols.broker import BrokerSink, Connection, Will, read_broker, topic_level
 from mmkd_station.records import Record, StateRecord
 
 _REBIRTH = "Node Control/Rebirth"
@@ -41,7 +39,7 @@ _METRICS = {"boot": _STRING, "number": _UINT64} | {
 _LATE_S = 5.0  # how old a record may be at its connection without being historical
 
 
-class SparkplugSink(Sink):
+class SparkplugSink(BrokerSink):
     """An edge node, born again with each connection."""
 
     def __init__(self, text: str, place: str) -> None:
@@ -52,7 +50,6 @@ class SparkplugSink(Sink):
         if len(levels) != 2 or not all(levels) or set("+#") & set(self._endpoint.path):
             raise UsageError(f"--sink {text}: expected sparkplug://HOST/GROUP/NODE, got another path; write it so")
         self._group, self._node = levels
-        self._connection: Connection | None = None
         self._connected_s = 0.0
         self._births = int(time.time())  # bdSeq; the death of an earlier process, if it comes late, has another
         self._lock = threading.Lock()  # a host asks for births in the connection's thread
@@ -96,13 +93,12 @@ class SparkplugSink(Sink):
             self._drop()
             self._births = (self._births + 1) % 256
             self._born.clear()
-            death = _payload([_metric("bdSeq", _INT64, self._births, time.time())], time.time())
             connection = Connection(
                 self._endpoint,
                 tls=self._tls,
                 topic=self._topic("NCMD"),
                 on_message=self._answer_command,
-                will=Will(self._topic("NDEATH"), death, retain=False),
+                will=Will(self._topic("NDEATH"), self._death(), retain=False),
             )
             self._connection, self._connected_s = connection, time.time()
             with self._lock:
@@ -139,19 +135,12 @@ class SparkplugSink(Sink):
         topic = f"spBv1.0/{self._group}/{kind}/{self._node}"
         return topic if station is None else f"{topic}/{topic_level(station)}"
 
-    def _drop(self) -> None:
-        if self._connection is not None:
-            with contextlib.suppress(Exception):
-                self._connection.close()
-            self._connection = None
-
     def close(self) -> None:
         """Publish the death of the node, which a clean end keeps the broker from, and disconnect."""
-        if self._connection is not None and not self._connection.lost.is_set():
-            death = _payload([_metric("bdSeq", _INT64, self._births, time.time())], time.time())
-            with contextlib.suppress(Exception):
-                self._connection.publish(self._topic("NDEATH"), death, qos=1).wait_for_publish(2.0)
-        self._drop()
+        self._leave(self._topic("NDEATH"), self._death(), retain=False, qos=1)
+
+    def _death(self) -> bytes:
+        return _payload([_metric("bdSeq", _INT64, self._births, time.time())], time.time())
 
 
 # ---- protocol buffers, as far as Sparkplug needs them

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +26,6 @@ from mmkd_models.data.writer import write_dataset
 
 _SECONDS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _GROUP, _LABEL, _TIME = ".group", ".label", ".time"
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []  # of datasets and teachers without a path, until Python ends
 
 
 def dataset(
@@ -86,8 +87,9 @@ def seconds(length: float | str, argument: str) -> float:
 
 
 def _temporary_folder() -> str:
-    _KEPT.append(tempfile.TemporaryDirectory(prefix="mmkd-"))
-    return _KEPT[-1].name
+    folder = tempfile.mkdtemp(prefix="mmkd-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _rates(rate_hz: float | Mapping[str, float] | None, names: Sequence[str]) -> Mapping[str, float]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_models.evaluation.gains import MIN_GROUPS, draw_groups, interval_of
+from mmkd_models.evaluation.gains import interval_over_groups
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, interval_text, points_text
 from mmkd_models.metrics.likelihood import Floats
+from mmkd_models.metrics.scores import weighted_mean
 from mmkd_report.schema.figures import SET_F1, Interval
 from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
@@ -55,7 +56,7 @@ def run(inputs: SuiteInputs) -> SuiteResult:
 def judge_combined(inputs: SuiteInputs) -> CombinedFacts:
     """Measure the models on windows with no label, one, and several."""
     windows, task, known = inputs.windows, inputs.windows.spec.task, inputs.train.only_labelled().labels
-    truth, threshold = windows.labels == 1, math.log(task.on_from / (1 - task.on_from))
+    truth = windows.labels == 1
     count, several = truth.sum(axis=1), inputs.several_labels
     assert several is not None
     conditions = {
@@ -63,17 +64,14 @@ def judge_combined(inputs: SuiteInputs) -> CombinedFacts:
     }
     conditions[_SEVERAL] = several
     conditions[_NEW] = ~(windows.labels[:, None] == np.unique(known, axis=0)).all(axis=2).any(axis=1)
-    answers = {model.name: model.answers(windows) >= threshold for model in inputs.models}
+    answers = {model.name: model.answers(windows) >= task.on_from_logit for model in inputs.models}
     group = np.unique(windows.groups[several], return_inverse=True)[1].reshape(-1)
-    sizes = np.bincount(group)
-    weights = np.ones((1, len(sizes)))
-    if len(sizes) >= MIN_GROUPS:
-        drawn = draw_groups(len(sizes), np.random.default_rng(inputs.seed), _DRAWS)
-        weights = np.concatenate([weights, drawn.astype(np.float64)])
-    first, *others = [
-        weights @ np.bincount(group, weights=set_f1(truth[several], each[several])) / (weights @ sizes)
-        for each in answers.values()
-    ]
+    first, *others = [partial(weighted_mean, set_f1(truth[several], each[several]), group) for each in answers.values()]
+
+    def points_ahead(other: partial[Floats]) -> Callable[[Floats], Floats]:
+        return lambda weights: 100 * (first(weights) - other(weights))
+
+    interval = partial(interval_over_groups, count=int(group.max()) + 1, seed=inputs.seed, draws=_DRAWS)
     return CombinedFacts(
         rows=tuple(
             SetFigures(
@@ -87,8 +85,8 @@ def judge_combined(inputs: SuiteInputs) -> CombinedFacts:
         of_one_label=float((2 / (1 + count[several])).mean()),
         training_windows=len(known),
         combined_in_training=int((known.sum(axis=1) > 1).sum()),
-        interval=_interval(first),
-        gains={name: _interval(100 * (first - each)) for name, each in zip(inputs.names[1:], others, strict=True)},
+        interval=interval(first),
+        gains={name: interval(points_ahead(each)) for name, each in zip(inputs.names[1:], others, strict=True)},
     )
 
 
@@ -105,12 +103,6 @@ def _scores(truth: NDArray[np.bool_], answers: NDArray[np.bool_]) -> SetScores:
         exact=float((truth == answers).all(axis=1).mean()),
         found=int((truth & answers).sum()) / labels if labels else None,
     )
-
-
-def _interval(figures: Floats) -> Interval:
-    """From the figure (1 + D,) of all windows and of draws."""
-    low, high = interval_of(figures[1:]) if len(figures) > 1 else (None, None)
-    return Interval(mean=float(figures[0]), low=low, high=high)
 
 
 def describe(names: list[str], facts: CombinedFacts) -> SuiteResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -133,9 +132,7 @@ def _as_label_sets(predict: Predict, own: TaskSpec, task: TaskSpec, windows: Win
     logits = predict(windows).astype(np.float64)  # (N, classes)
     second, best = np.sort(logits, axis=1)[:, -2:].T[:, :, None]
     apart = logits - np.where(logits == best, second, best)
-    return np.asarray(
-        apart[:, [own.labels.index(name) for name in task.labels]] + math.log(task.on_from / (1 - task.on_from))
-    )
+    return np.asarray(apart[:, [own.labels.index(name) for name in task.labels]] + task.on_from_logit)
 
 
 def _answer_dataset(student: OpenStudent, windows: Windows) -> Answers:

@@ -6,7 +6,7 @@ Position in a recording, or the campaign, may give faults away; a score that is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import msgspec
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.folds import is_unknown, values_by
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluation.gains import MIN_GROUPS, draw_groups, gain_on_windows, interval_of
+from mmkd_models.evaluation.gains import MIN_GROUPS, gain_on_windows, interval_over_groups
 from mmkd_models.evaluation.outcome import outcome_on
 from mmkd_models.evaluation.suites.inputs import ModelUnderTest, Suite, SuiteInputs, gain_cell
 from mmkd_models.metrics.normal import threshold, within_auroc
-from mmkd_models.metrics.scores import NO_ORDER, measure_named, normal_scores, weighted_auroc, weighted_fraction
+from mmkd_models.metrics.scores import NO_ORDER, measure_named, normal_scores, weighted_auroc, weighted_mean
 from mmkd_report.schema.figures import Interval
 from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
@@ -105,13 +105,7 @@ def judge_normal(inputs: SuiteInputs) -> NormalSuiteFacts:
     has_faults = bool(faulty.any())
     strata = None if inputs.by is None else values_by(windows, inputs.by, suite="normal")
     names, owner = np.unique(windows.groups, return_inverse=True)
-    weights = draw_groups(len(names), np.random.default_rng(inputs.seed), _DRAWS).astype(np.float64)
-
-    def interval(figure: Callable[[Floats], Floats]) -> Interval:
-        mean = float(figure(np.ones((1, len(names))))[0])
-        low, high = interval_of(figure(weights)) if len(names) >= MIN_GROUPS else (None, None)
-        return Interval(mean=mean, low=low, high=high)
-
+    interval = partial(interval_over_groups, count=len(names), seed=inputs.seed, draws=_DRAWS)
     first, models = None, dict[str, NormalFigures]()
     for model in inputs.models:
         answers = model.answers(windows)[:, :1].astype(np.float64)
@@ -120,7 +114,7 @@ def judge_normal(inputs: SuiteInputs) -> NormalSuiteFacts:
         rates = np.array([alarms[~faulty & (owner == number)].mean() for number in np.unique(owner[~faulty])])
         figures = NormalFigures(
             level=level,
-            window_rate=interval(partial(weighted_fraction, alarms[~faulty], owner[~faulty])),
+            window_rate=interval(partial(weighted_mean, alarms[~faulty], owner[~faulty])),
             groups_above=float((rates > 2 * level).mean()),
         )
         if has_faults:
@@ -128,7 +122,7 @@ def judge_normal(inputs: SuiteInputs) -> NormalSuiteFacts:
                 figures,
                 auroc=interval(partial(weighted_auroc, faulty, scores, owner)),
                 within=None if strata is None else within_auroc(faulty, scores, strata),
-                detection=interval(partial(weighted_fraction, alarms[faulty], owner[faulty])),
+                detection=interval(partial(weighted_mean, alarms[faulty], owner[faulty])),
                 delay=measure_delay(windows, alarms),
                 gain=None if first is None else gain_on_windows(first, outcome, "auroc", seed=inputs.seed),
             )
