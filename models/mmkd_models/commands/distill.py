@@ -18,6 +18,7 @@ with loading("mmkd-distill"):
     from mmkd_models.commands.options import (
         NEEDS,
         Causal,
+        ClockError,
         Data,
         Embed,
         Json,
@@ -77,6 +78,7 @@ class _StudentOptions:
         bool, Option("Train the members, labels only too, and write what validation prefers of all.", ("--choose",))
     ] = False
     causal: Causal = False
+    clock_error: ClockError = 0.0
     qat: Annotated[
         Path | None,
         Option("Continue with this trained student, computing as its INT8 graph.", metavar="STUDENT", shown=False),
@@ -162,7 +164,14 @@ def distill(
     for who, facts in origins:
         check_same_fold(who, facts, dataset_sha256=training.sha256, fold=options.fold)
     training = training.for_pair([spec.name for file in teachers for spec in file.checkpoint.modalities], modality)
-    run = new_run(output, training, options, INT8_TRAIN if start else STUDENT_TRAIN, embed_windows=result.embed_windows)
+    run = new_run(
+        output,
+        training,
+        options,
+        INT8_TRAIN if start else STUDENT_TRAIN,
+        embed_windows=result.embed_windows,
+        clock_error_s=student.clock_error,
+    )
     if not options.resume:
         drop_states(output)
     with training_shown(f"{modality} student in INT8" if start else f"{modality} student", output) as show:

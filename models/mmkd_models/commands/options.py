@@ -52,6 +52,10 @@ StudentMembers = Annotated[
     str,
     Option("Members of the student, averaged: transformer, convolutions, intervals, trees.", metavar="NAMES"),
 ]
+ClockError = Annotated[
+    float,
+    Option("Seconds by which the sensor's clock may be off: its windows move by up to this.", min=0.0),
+]
 RacedMembers = Annotated[
     str | None,
     Option(
@@ -123,12 +127,19 @@ def refuse_without_effect(context: typer.Context, allowed: Sequence[str], what: 
 
 
 def new_run(
-    output: Path, training: TrainingData, options: TrainingOptions, usual: TrainConfig, *, embed_windows: bool = True
+    output: Path,
+    training: TrainingData,
+    options: TrainingOptions,
+    usual: TrainConfig,
+    *,
+    embed_windows: bool = True,
+    clock_error_s: float = 0.0,
 ) -> TrainingRun:
     """Return a run with logs and resume state next to the checkpoint."""
     from mmkd_models.training.inputs import TrainingRun
 
-    nothing_fails = msgspec.structs.replace(AUGMENT, channel_dropout=0.0, span_dropout=0.0)
+    augment = msgspec.structs.replace(AUGMENT, clock_error_s=clock_error_s)
+    nothing_fails = msgspec.structs.replace(augment, channel_dropout=0.0, span_dropout=0.0)
     return TrainingRun(
         train=TrainConfig(
             steps=usual.steps if options.steps is None else options.steps,
@@ -140,7 +151,7 @@ def new_run(
             precision=choice(options.precision, get_args(TrainingPrecision), option="--precision"),
             devices=options.devices,
         ),
-        augment=AUGMENT if options.practise_missing else nothing_fails,
+        augment=augment if options.practise_missing else nothing_fails,
         run_dir=run_dir_of(output),
         resume=options.resume,
         embed_windows=embed_windows,

@@ -19,6 +19,7 @@ with loading("mmkd-train"):
     from mmkd_models.commands.options import (
         NEEDS,
         Causal,
+        ClockError,
         Data,
         Embed,
         Json,
@@ -127,6 +128,7 @@ def student(
     preset: Annotated[str, Option("Size: tiny, small, medium or base.")] = STUDENT_PRESET,
     members: StudentMembers = "transformer",
     causal: Causal = False,
+    clock_error: ClockError = 0.0,
     faults: Annotated[
         Path | None,
         Option("Normal running: also learn the labelled faults of this dataset's train and valid.", metavar="DATA"),
@@ -145,7 +147,7 @@ def student(
     hold_output(context, output, replace=options.force or options.resume)
     training = training_data(data, options, modalities=[modality], normal=True)
     modality = training.train.spec.modalities[0].name
-    run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows)
+    run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows, clock_error_s=clock_error)
     if training.train.spec.task.kind == "normal":
         from mmkd_models.training.normal import fit_normal_student
 

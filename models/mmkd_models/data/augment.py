@@ -35,6 +35,7 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         noise: std, in medians of the windows' std about their mean.
         gain: largest relative change of scale about a window's mean.
         span_dropout: probability of hiding a span of up to half a window.
+        clock_error_s: largest error of a student's clock against labels and other sensors; 0 moves nothing.
     """
 
     shift: bool = True
@@ -43,6 +44,7 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     gain: float = 0.1
     channel_dropout: float = 0.05
     span_dropout: float = 0.2
+    clock_error_s: float = 0.0
 
 
 def augment_batch(

@@ -147,6 +147,11 @@ def lost_channel(x: Samples, sensor: FaultedChannels, severity: float, rng: np.r
     return result
 
 
+def unchanged(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
+    """Return the samples of a window whose place in the recording is the fault."""
+    return x
+
+
 def _signs(x: Samples, rng: np.random.Generator) -> Samples:
     return np.asarray(rng.choice((-1.0, 1.0), x.shape[1]))
 
@@ -259,6 +264,7 @@ class Fault:
     what: str
     kinds: tuple[ModalityKind, ...] = _BOTH
     channels: Literal[1, 2] = 1
+    moves: float = 0.0  # fraction of the window by which the recording is read early or late; none of stored windows
 
     def can_hit(self, modality: ModalitySpec) -> bool:
         """Return whether a sensor can have it."""
@@ -289,16 +295,17 @@ FAULTS: dict[FaultName, Fault] = {  # the order is part of what decides a window
     "blur": Fault(apply=blur, what="out of focus by a tenth of the picture", kinds=_VIDEO),
     "dropped frames": Fault(apply=dropped_frames, what="half of the frames missing", kinds=_VIDEO),
     "shifted camera": Fault(apply=shifted_camera, what="a picture off by a quarter of its sides", kinds=_VIDEO),
+    "clock error": Fault(apply=unchanged, what="early or late by half the window", kinds=(*_BOTH, "video"), moves=0.5),
 }
 
 
 NAMES = tuple(FAULTS)
 
 
-def faults_for(modalities: Iterable[ModalitySpec]) -> tuple[FaultName, ...]:
-    """Return the faults that a modality or more can have."""
-    sensors = tuple(modalities)
-    return tuple(name for name in NAMES if any(FAULTS[name].can_hit(sensor) for sensor in sensors))
+def faults_for(modalities: Iterable[ModalitySpec], *, cut: bool = False) -> tuple[FaultName, ...]:
+    """Return the faults that a modality or more can have, all of them if windows are `cut` from recordings."""
+    sensors, names = tuple(modalities), [name for name in NAMES if cut or not FAULTS[name].moves]
+    return tuple(name for name in names if any(FAULTS[name].can_hit(sensor) for sensor in sensors))
 
 
 def hit_channels(fault: Fault, channels: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 from mmkd_models.data.batches import channel_statistics
+from mmkd_models.data.clock_error import with_clock_error
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.losses.term import target_scale
@@ -100,8 +101,8 @@ def fit_convolutions_student(
     data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, lesson: Lesson
 ) -> StudentCheckpoint:
     """Fit a student of convolutional features; raise UsageError for short windows."""
-    spec, train, metric, rows = data.train.spec, data.train, run.train.metric, lesson.rows
-    task = spec.task
+    spec, metric, rows = data.train.spec, run.train.metric, lesson.rows
+    task, train = spec.task, _moved(data, modality, run)
     targets = ridge_targets(train, lesson.answers)
     positions = PRESET_POSITIONS.get(config.preset, MAX_POSITIONS)
     features = draw_features(train, modality, seed=run.train.seed, positions=positions)
@@ -139,9 +140,10 @@ def fit_intervals_student(
     _check_length(spec.modality(modality))
     config = msgspec.structs.replace(config, members=("intervals",))
     network = Student(spec.modality(modality), len(spec.task.labels), config, kind=spec.task.kind)
-    network.intervals = measure_intervals(data.train, modality, seed=run.train.seed)
-    raw = torch.from_numpy(interval_features(network.intervals, data.train, modality, lesson.rows))
-    targets = ridge_targets(data.train, lesson.answers)
+    train = _moved(data, modality, run)
+    network.intervals = measure_intervals(train, modality, seed=run.train.seed)
+    raw = torch.from_numpy(interval_features(network.intervals, train, modality, lesson.rows))
+    targets = ridge_targets(train, lesson.answers)
     weights = _ridge_weights(run.train.metric, spec.task.kind, targets)
     ridge = fit_ridge(network.intervals.standardised(raw).numpy(), targets, weights)
     return _finished(data, modality, config, run, lesson, network, ridge)
@@ -151,7 +153,7 @@ def grow_trees_student(
     data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, lesson: Lesson
 ) -> StudentCheckpoint:
     """Grow extra-trees on the features of intervals and hard answers; raise UsageError for short windows."""
-    spec, train = data.train.spec, data.train
+    spec, train = data.train.spec, _moved(data, modality, run)
     task = spec.task
     _check_length(spec.modality(modality))
     match task.kind:
@@ -224,6 +226,10 @@ def grow_on_intervals(
     return networks, grow_arrays(
         on_grid, labels, trees=trees, classes=len(task.labels), kind=task.kind, seed=seed, most_nodes=most_nodes
     )
+
+
+def _moved(data: TrainingData, modality: str, run: TrainingRun) -> Windows:
+    return with_clock_error(data.train, modality, run.augment.clock_error_s, seed=run.train.seed)
 
 
 def _check_length(spec: ModalitySpec) -> None:

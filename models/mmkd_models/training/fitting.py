@@ -14,6 +14,7 @@ from torch import nn
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.batches import BatchSource, channel_movement, channel_statistics, spread_rows
+from mmkd_models.data.clock_error import with_clock_error
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.learner import SupervisedLearner
 from mmkd_models.distillation.recipe import Recipe
@@ -51,9 +52,13 @@ def new_student(data: TrainingData, modality: str, config: StudentConfig, run: T
     return student
 
 
-def batch_source(windows: Windows, run: TrainingRun, *, labelled_fraction: float) -> BatchSource:
-    """Return the batches of a run."""
+def batch_source(
+    windows: Windows, run: TrainingRun, *, labelled_fraction: float, modality: str | None = None
+) -> BatchSource:
+    """Return the batches of a run; `modality` is the student's, whose clock may be off."""
     train = run.train
+    if modality is not None:
+        windows = with_clock_error(windows, modality, run.augment.clock_error_s, seed=train.seed)
     return BatchSource(windows, run.augment, batch=train.batch, labelled_fraction=labelled_fraction, seed=train.seed)
 
 
@@ -85,7 +90,7 @@ def fit_learner(
     }
     return fit(
         learner,
-        batch_source(train, run, labelled_fraction=labelled_fraction).at,
+        batch_source(train, run, labelled_fraction=labelled_fraction, modality=modality).at,
         evaluate=lambda network: scores_of(network, valid, modality=modality),
         config=run.train,
         settings=settings,

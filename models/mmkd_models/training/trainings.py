@@ -237,7 +237,7 @@ def _learn_from(
 def _memory(
     data: TrainingData, run: TrainingRun, teachers: Sequence[TeacherFile], recipe: Recipe
 ) -> AnswerMemory | None:
-    if run.answers is None or _answers_once(run, recipe, teachers):
+    if run.answers is None or run.augment.clock_error_s or _answers_once(run, recipe, teachers):
         return None
     windows, train = data.train, run.train
     decides = {

@@ -55,11 +55,17 @@ class FaultySource:
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
         """Return new windows; modalities without the fault are unchanged."""
-        values = self.source.gather(modality, rows, shift_s=shift_s)
         fault = FAULTS[self.name]
         if modality.name not in self.sensors or not fault.can_hit(modality):
-            return values
+            return self.source.gather(modality, rows, shift_s=shift_s)
         rngs = [np.random.default_rng([self.seed, NAMES.index(self.name), row]) for row in rows.tolist()]
+        if fault.moves:
+            reach_s = self.severity * fault.moves * modality.duration_s
+            shift_s = reach_s * np.array([rng.choice((-1.0, 1.0)) for rng in rngs]) + (
+                0 if shift_s is None else shift_s
+            )
+            return self.source.gather(modality, rows, shift_s=shift_s)
+        values = self.source.gather(modality, rows, shift_s=shift_s)
         sensor = self.sensors[modality.name]
         if modality.kind == "video":
             return _broken_frames(values, fault, sensor, self.severity, rngs)
@@ -111,7 +117,7 @@ def broken_windows(
     """Yield each possible fault of the first model's sensors, with windows at each severity."""
     names = inputs.first.modalities
     sensors = sensors_of(inputs.train, names)
-    for fault in faults_for(map(inputs.windows.spec.modality, names)):
+    for fault in faults_for(map(inputs.windows.spec.modality, names), cut=inputs.windows.max_shift_s > 0):
         parts = [
             with_fault(inputs.windows, fault, severity, seed=inputs.seed, sensors=sensors) for severity in severities
         ]

@@ -10,7 +10,7 @@ from mmkd_models.evaluation.faults import FAULTS, NAMES, FaultedChannels, faults
 from mmkd_models.evaluation.suites.faults import sensors_of, with_fault
 
 MIC = FaultedChannels(mean=np.zeros(1), std=np.ones(1), rate_hz=8000.0)
-VIDEO = [name for name in NAMES if "video" in FAULTS[name].kinds]
+VIDEO = [name for name in NAMES if "video" in FAULTS[name].kinds and not FAULTS[name].moves]
 
 
 def broken(name, severity, x, seed=0):
