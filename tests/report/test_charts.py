@@ -27,23 +27,14 @@ def test_an_axis_holds_every_figure_between_round_ticks(values):
     assert min(abs(mantissa - round_step) for round_step in (1, 2, 5, 10)) < 1e-6
 
 
-def test_an_axis_of_accuracies_stays_within_its_bounds():
+def test_an_axis_stays_within_its_bounds_and_is_one_of_a_single_figure_too():
     over = plots.axis([0.93, 0.991], floor=0.0, ceiling=1.0)
     assert (over.low, over.high, over.ticks) == (pytest.approx(0.92), 1.0, (0.92, 0.94, 0.96, 0.98, 1.0))
-
-
-def test_an_axis_of_one_figure_or_none_is_still_an_axis():
     assert plots.axis([1.0], ceiling=1.0).high == 1.0
     assert plots.axis([1.0], ceiling=1.0).low < 1.0
     assert (plots.axis([None, math.nan]).low, plots.axis([]).high) == (0.0, 1.0)
-
-
-def test_a_tight_axis_ends_where_the_data_end():
-    over = plots.tight_axis([0, 40, 1600])
+    over = plots.tight_axis([0, 40, 1600])  # ends where the data end
     assert (over.low, over.high, over.ticks) == (0, 1600, (0.0, 500.0, 1000.0, 1500.0))
-
-
-def test_places_are_clipped_to_the_axis():
     over = plots.Axis(low=0.5, high=1.0, ticks=(0.5, 1.0))
     assert [over.place(value) for value in (0.4, 0.5, 0.75, 1.2)] == [0.0, 0.0, 0.5, 1.0]
 
@@ -66,7 +57,7 @@ def path(svg, style):
     return found
 
 
-def test_a_line_runs_from_corner_to_corner_of_the_plot():
+def test_a_line_runs_from_corner_to_corner_and_keeps_its_ends():
     svg = chart([0.0, 0.25, 0.5, 1.0])
     assert path(svg, "line") == "M42 138L138.7 106L235.3 74L332 10"
     assert re.findall(r'class="point" cx="([\d.]+)" cy="([\d.]+)"', svg) == [
@@ -76,25 +67,16 @@ def test_a_line_runs_from_corner_to_corner_of_the_plot():
         ("332", "10"),
     ]
     assert "<title>S: 1, 0.25</title>" in svg  # a reader sees the value on hover
-
-
-def test_a_long_line_keeps_its_ends_and_no_more_points_than_a_phone_shows():
     points = re.findall(r"[ML]([\d.]+) ", path(chart([0.5] * 5000), "line"))
     assert (len(points), points[0], points[-1]) == (plots.MAX_POINTS, "42", "332")
+    svg = chart([0.5] * 4, low=[0.25, None, 0.25, 0.25], high=[0.75, None, 0.75, 0.75])
+    assert path(svg, "band") == "M42 106L235.3 106L332 106L332 42L235.3 42L42 42Z"
+    hostile = '</svg><script>"&'
+    svg = plots.svg(hostile, hostile, plots.element("text", hostile, class_=hostile), class_="chart")
+    assert "<script" not in svg
+    assert svg.count("&lt;/svg&gt;&lt;script&gt;&#34;&amp;") == 4
 
 
 @pytest.mark.parametrize("gap", [None, math.nan])
 def test_a_missing_figure_lifts_the_pen(gap):
     assert path(chart([0.0, gap, 0.5, 1.0]), "line") == "M42 138M235.3 74L332 10"
-
-
-def test_a_band_goes_along_the_low_edge_and_back_along_the_high_one():
-    svg = chart([0.5] * 4, low=[0.25, None, 0.25, 0.25], high=[0.75, None, 0.75, 0.75])
-    assert path(svg, "band") == "M42 106L235.3 106L332 106L332 42L235.3 42L42 42Z"
-
-
-def test_texts_of_a_chart_are_escaped():
-    hostile = '</svg><script>"&'
-    svg = plots.svg(hostile, hostile, plots.element("text", hostile, class_=hostile), class_="chart")
-    assert "<script" not in svg
-    assert svg.count("&lt;/svg&gt;&lt;script&gt;&#34;&amp;") == 4

@@ -57,7 +57,7 @@ def told(**changed):
     return [for_terminal(one) for one in answer(msgspec.structs.replace(DOCUMENT, **changed))]
 
 
-def test_the_answer_says_what_rose_and_what_was_lost():
+def test_the_answer_says_what_rose_and_what_was_lost_or_that_nothing_may_be_written():
     assert told() == [
         (
             "The method 'teacher' was written to adapted.ckpt: on line two the estimate rises from 74.5 % to 85.1 % "
@@ -66,9 +66,6 @@ def test_the_answer_says_what_rose_and_what_was_lost():
         "On carried windows balanced accuracy goes from 66.1 % to 65.6 %; a loss of 1.0 points is allowed",
     ]
     assert told(written=None)[0].startswith("The method 'teacher' would be written: on line two")
-
-
-def test_the_answer_says_that_nothing_may_be_written():
     assert told(chosen=None, written=None, methods=(STATISTICS,)) == [
         (
             "No method of adapting to line two passed: the reasons are below. The student stays unchanged, at 74.5 "
@@ -83,7 +80,7 @@ def cells_of(page, row):
     return [for_terminal(one) for one in re.findall(r"<td[^>]*>(.*?)</td>", line[1])]
 
 
-def test_every_way_has_its_figures_and_its_verdict():
+def test_every_way_has_its_figures_verdict_and_shares_of_classes():
     page = render_adaptation(msgspec.to_builtins(DOCUMENT))
     assert cells_of(page, "unchanged") == ["74.5", "", "66.1", "", ""]
     assert cells_of(page, "teacher") == ["85.1", "+10.6 ± 4.7", "65.6", "-0.5 ± 0.7", "chosen"]
@@ -92,10 +89,6 @@ def test_every_way_has_its_figures_and_its_verdict():
         "-2.8 ± 0.4",
         "the old domain loses 2.8 points, standard error 0.4, more than 1",
     ]
-
-
-def test_the_shares_of_the_classes_stand_beside_what_is_taken_for_right():
-    page = render_adaptation(msgspec.to_builtins(DOCUMENT))
     assert cells_of(page, "idle") == ["50", "10", "20", "45"]
     weighted = msgspec.structs.replace(DOCUMENT, estimated_by="weighted", reference_fractions=())
     assert cells_of(render_adaptation(msgspec.to_builtins(weighted)), "idle") == ["10", "20", "45"]

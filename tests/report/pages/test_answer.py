@@ -98,11 +98,9 @@ def test_the_best_student_is_compared_with_the_teacher_as_the_interval_allows(ov
     assert answer(build(TWO, over=over))[0] == BOTH + expected
 
 
-def test_without_a_teacher_nothing_is_compared():
+def test_without_a_student_or_a_gain_there_is_no_sentence_and_without_a_teacher_no_comparison():
     assert answer(build(TWO, teacher=None))[0] == f"The student of gyro alone reaches accuracy 74.5{S}% on test."
-
-
-def test_validation_chooses_the_sensor():
+    assert len(answer(build({"acc": (0.7, None, {})}))) == 1
     students = {"acc": (0.712, None, {"valid": 0.9}), "gyro": (0.7451, None, {"valid": 0.8})}
     assert answer(build(students))[0].startswith(
         f"The student of acc alone reaches accuracy 71.2{S}% on test, the teacher"
@@ -210,10 +208,6 @@ GAIN = "The gain of distillation on average over 2 sensors is not significant: +
 )
 def test_a_gain_is_told_as_its_interval_allows(students, mean_gain, expected):
     assert answer(build(students, mean_gain=mean_gain))[1] == expected
-
-
-def test_no_gain_is_no_sentence():
-    assert len(answer(build({"acc": (0.7, None, {})}))) == 1
 
 
 @pytest.mark.parametrize(

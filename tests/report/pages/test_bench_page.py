@@ -56,12 +56,22 @@ def run_of(p50_us=200.0, *, board="Orin Nano", count=5000):
     return document | {"energy": power, "energy_note": ""}
 
 
-def test_the_answer_is_a_sentence_with_its_bound(parse):
+def test_the_page_has_an_answer_with_its_bound_distribution_stages_and_energy(parse):
     page = parse(render_bench([run_of()]))
     assert section(page, "answer").all("p")[0].text == (
         "Orin Nano answers in 200\u202fµs at the median of 5\u202f000 calls, 99 % of them within 400\u202fµs (99 % "
         "confidence: at most 440\u202fµs)."
     )
+    rows = [row.text for row in section(parse(render_bench([run_of()])), "distribution").all("tr")]
+    assert any("p99.9" in row and "needs 6\u202f636 calls" in row for row in rows)
+    bars = list(section(parse(render_bench([run_of()])), "stages").all("rect", "bar-fill"))
+    assert [bar.attrs["width"] for bar in bars] == ["0.5%", "4.5%", "90.0%", "5.0%"]
+    told = section(parse(render_bench([run_of()])), "energy").text
+    assert "INA rails VDD_IN, 98 readings under load" in told
+    assert "0.423\u202fmJ above idle" in told
+    without = run_of() | {"energy": None, "energy_note": "tegrastats: not installed"}
+    told = section(parse(render_bench([without])), "energy").text
+    assert "not measured: tegrastats: not installed" in told
 
 
 def test_limits_and_temperatures_of_the_device_are_shown(parse):
@@ -74,25 +84,6 @@ def test_limits_and_temperatures_of_the_device_are_shown(parse):
     told = section(parse(render_bench([document])), "measured").text
     assert "6 of 6 usable, limited to 1.50 cores' time" in told
     assert "hottest zone 40\u202f°C before, 45\u202f°C after" in told
-
-
-def test_a_percentile_that_lacks_calls_says_how_many_it_needs(parse):
-    rows = [row.text for row in section(parse(render_bench([run_of()])), "distribution").all("tr")]
-    assert any("p99.9" in row and "needs 6\u202f636 calls" in row for row in rows)
-
-
-def test_stage_bars_are_shares_of_their_sum(parse):
-    bars = list(section(parse(render_bench([run_of()])), "stages").all("rect", "bar-fill"))
-    assert [bar.attrs["width"] for bar in bars] == ["0.5%", "4.5%", "90.0%", "5.0%"]
-
-
-def test_energy_has_its_sensor_or_its_reason(parse):
-    told = section(parse(render_bench([run_of()])), "energy").text
-    assert "INA rails VDD_IN, 98 readings under load" in told
-    assert "0.423\u202fmJ above idle" in told
-    without = run_of() | {"energy": None, "energy_note": "tegrastats: not installed"}
-    told = section(parse(render_bench([without])), "energy").text
-    assert "not measured: tegrastats: not installed" in told
 
 
 def test_devices_stand_side_by_side(parse):
@@ -119,15 +110,12 @@ def test_runs_are_named_by_what_tells_them_apart():
     assert run_names([read_bench(run_of()), read_bench(run_of())]) == ["Orin Nano (1)", "Orin Nano (2)"]
 
 
-def test_an_unstable_run_is_a_caution(parse):
+def test_unstable_runs_and_different_bundles_are_cautions(parse):
     document = run_of()
     document["stability"] |= {"stable": False, "findings": ["launch 2: medians of its thirds were 1, 2, 3 µs"]}
     page = parse(render_bench([document]))
     assert section(page, "answer").all("p", "caution")[0].text.startswith("Unstable or interrupted: Orin Nano.")
     assert "Launch 2: medians of its thirds were 1, 2, 3 µs." in section(page, "distribution").text
-
-
-def test_different_bundles_are_a_caution(parse):
     other = run_of()
     other["subject"]["sha256"] = "cd" * 32
     page = parse(render_bench([run_of(), other]))

@@ -60,13 +60,20 @@ def document():
     }
 
 
-def test_the_answer_counts_findings_and_names_the_best_sensor(document):
+def test_the_answer_counts_findings_names_the_best_sensor_and_leaves_out_what_has_no_figures(document):
     page = render_data_report(document)
     assert "1 warning that would make scores or students wrong, 1 other warning." in page
     assert " windows</b> of " in page
     assert "The best single sensor is vib: extra-trees reach 80.0\u202f% balanced accuracy" in page
     assert "Group &#39;a&#39; is twice there.</span> <em>Ask who it is.</em>" in page
     assert "Not judged: Wrong labels: only classes are checked." in page
+    (path,) = [line for line in page.splitlines() if 'class="line"' in line]
+    assert path.count("M") == 2
+    assert "valid window 3, 25.0 % missing" in page
+    assert 'id="labels"' not in render_data_report(document)
+    page = render_data_report(document | {"findings": []})
+    assert "No problems were found." in page
+    assert "Copies, groups under two names, gaps that reveal the class" in page
 
 
 def test_percent_signs_of_sentences_are_set_as_those_of_figures(document):
@@ -74,19 +81,6 @@ def test_percent_signs_of_sentences_are_set_as_those_of_figures(document):
     page = render_data_report(document | {"findings": [one], "not_judged": ["it agrees with 73% of them"]})
     assert "7\u202f% of 3.5\u202f% move.</span> <em>Keep 90\u202f%.</em>" in page
     assert "Not judged: It agrees with 73\u202f% of them." in page
-
-
-def test_clean_data_says_what_was_looked_for(document):
-    page = render_data_report(document | {"findings": []})
-    assert "No problems were found." in page
-    assert "Copies, groups under two names, gaps that reveal the class" in page
-
-
-def test_a_gap_breaks_the_line(document):
-    page = render_data_report(document)
-    (path,) = [line for line in page.splitlines() if 'class="line"' in line]
-    assert path.count("M") == 2
-    assert "valid window 3, 25.0 % missing" in page
 
 
 def test_every_channel_has_an_axis_of_its_own_that_its_windows_share(document):
@@ -117,10 +111,6 @@ def test_like_findings_are_one(document):
     assert "M0 is 1,000 times as large. M1 is" in page
     assert "M3 is 1,000 times as large. 2 more warnings like these." in page
     assert "M4 is" not in page
-
-
-def test_a_section_without_figures_is_left_out(document):
-    assert 'id="labels"' not in render_data_report(document)
 
 
 def test_all_labels_to_look_at_are_not_called_the_surest_of_them(document):

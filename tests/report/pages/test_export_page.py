@@ -143,7 +143,7 @@ def rejected(three):
     return three
 
 
-def test_the_answer_names_every_verdict(three, parse):
+def test_the_answer_and_the_tables_hold_the_figures_of_the_document(three, parse):
     texts = [node.text for node in section(parse(render_export(three)), "answer").all("p")]
     assert texts == [
         (
@@ -156,31 +156,12 @@ def test_the_answer_names_every_verdict(three, parse):
         ),
         "The fp32 graph gives the checkpoint's answers within 2e\u221206 on 40 real windows.",
     ]
-
-
-def test_what_too_few_windows_judged_is_called_unjudged(three, parse):
-    artifact = next(one for one in three["report"]["artifacts"] if one["precision"] == "fp16")
-    artifact["gate"]["unjudged"] = True
-    page = parse(render_export(three))
-    assert section(page, "answer").all("p")[0].text == (
-        "fp16 is unjudged: too few windows (0.00 points of balanced accuracy lost, the checkpoint's label on "
-        "100\u202f% of 400 windows)."
-    )
-    assert "in the bundle, unjudged" in [
-        text for row in cells(section(page, "artifacts").all("table")[0]) for text in row
-    ]
-
-
-def test_key_figures_are_those_of_the_document(three, parse):
     items = parse(render_export(three)).all("ul", "key-figures")[0].all("li")
     assert [item.text for item in items] == [
         "80.0\u202f% balanced accuracy of fp32 on 380 judging windows",
         "334\u202fkB the smallest artifact, int8; the whole bundle 1.47\u202fMB",
         "2.59\u202fM parameters (base), 134\u202fMFLOP a window",
     ]
-
-
-def test_the_table_of_artifacts_holds_sizes_and_scores(three, parse):
     table = parse(render_export(three)).all("table", "artifacts")[0]
     heads = [head.text for head in table.all("tr")[0].all("th")]
     assert heads == [
@@ -195,18 +176,12 @@ def test_the_table_of_artifacts_holds_sizes_and_scores(three, parse):
         ["int8 acc/model.int8.onnx", "334\u202fkB", "78.75", "79.75", "77.75", "100.00",
          "onnxruntime 1.2", "in the bundle"],
     ]  # fmt: skip
-
-
-def test_parity_is_told_for_every_tensor_of_every_artifact(three, parse):
     (table,) = section(parse(render_export(three)), "parity").all("table")
     rows = cells(table)
     assert rows[0] == ["fp32", "as recorded", "logits", "2e\u221206", "5e\u221207"]
     assert rows[3] == ["fp32", "with gaps", "probabilities", "1.5e\u221206", "7.5e\u221207"]
     assert rows[8] == ["int8", "as recorded", "logits", "0.02", "0.005"]
     assert len(rows) == 12
-
-
-def test_attempts_have_their_figures_and_verdicts(three, parse):
     page = parse(render_export(three))
     tried = section(page, "tried")
     assert cells(tried.all("table")[0]) == [
@@ -214,6 +189,19 @@ def test_attempts_have_their_figures_and_verdicts(three, parse):
         ["ranges by percentile", "99.99th percentile", "4", "0.25", "100.00", "passed"],
     ]
     assert "the first layer: its range is that of the sensor's glitches" in tried.text
+
+
+def test_what_too_few_windows_judged_is_called_unjudged(three, parse):
+    artifact = next(one for one in three["report"]["artifacts"] if one["precision"] == "fp16")
+    artifact["gate"]["unjudged"] = True
+    page = parse(render_export(three))
+    assert section(page, "answer").all("p")[0].text == (
+        "fp16 is unjudged: too few windows (0.00 points of balanced accuracy lost, the checkpoint's label on "
+        "100\u202f% of 400 windows)."
+    )
+    assert "in the bundle, unjudged" in [
+        text for row in cells(section(page, "artifacts").all("table")[0]) for text in row
+    ]
 
 
 def test_what_was_rejected_is_told_with_its_reason(rejected, parse):
@@ -234,20 +222,11 @@ def test_an_export_of_fp32_alone_shows_only_what_was_measured(plain, parse):
     ]
     assert page.all("h1")[0].text == "Does line3-acc-base answer as it was trained?"
     assert page.all("p", "caution")[0].text == "20 judging windows prove little."
-
-
-def test_every_teacher_of_a_student_is_named(plain):
     plain["report"]["student"]["further_teachers_sha256"] = ["f" * 64]
     assert f"{'e' * 64}, {'f' * 64}" in render_export(plain)
-
-
-def test_synthetic_windows_are_not_called_real(plain, parse):
     plain["report"]["windows"]["synthetic"] = True
     texts = [node.text for node in section(parse(render_export(plain)), "answer").all("p")]
     assert texts[0] == "The fp32 graph gives the checkpoint's answers within 2e\u221206 on 40 synthetic windows."
-
-
-def test_engines_are_listed_with_what_built_them(plain, parse):
     sidecar = {
         "format_version": 2,
         "model_id": "line3-acc-base",

@@ -67,7 +67,7 @@ def test_the_main_table_holds_the_figures_of_the_document(name, make, parse):
     assert len(rows) == 1 + 4 * len(document["students"])
 
 
-def test_one_seed_shows_no_spread_and_reasons_stand_in_for_figures(one_seed, parse):
+def test_what_was_not_measured_has_no_section_no_spread_and_reasons_for_figures(one_seed, parse):
     html = render_demo(one_seed)
     page = parse(html)
     rows = result_rows(page)
@@ -80,16 +80,13 @@ def test_one_seed_shows_no_spread_and_reasons_stand_in_for_figures(one_seed, par
     assert rows["drive", "Distilled student"] == ["60.0", "–", "–", "\u22121.2 \u22124.0 to 1.5", "–", "–", "–"]
     assert "One seed, so no standard deviation." in page.all("caption")[0].text
     assert "±" not in page.all("main")[0].text.replace("± One standard deviation", "")
-
-
-def test_what_was_not_measured_has_no_section(one_seed, parse):
     page = parse(render_demo(one_seed))
     names = [node.attrs["aria-labelledby"] for node in page.all("section")]
     assert names == ["answer", "results", "confusion", "reproduce"]
     assert page.all("nav") == []  # for a few sections
 
 
-def test_sections_stand_in_the_order_of_the_story(two_sensors, parse):
+def test_sections_stand_in_the_order_of_the_story_and_hold_the_figures_of_the_document(two_sensors, parse):
     page = parse(render_demo(two_sensors))
     links = [link.attrs["href"] for link in page.all("nav")[0].all("a")]
     names = [node.attrs["aria-labelledby"] for node in page.all("section")]
@@ -97,10 +94,6 @@ def test_sections_stand_in_the_order_of_the_story(two_sensors, parse):
     assert names == [
         "answer", "results", "confusion", "missing", "benchmark", "reproduce",
     ]  # fmt: skip
-
-
-def test_confusion_matrices_count_what_the_document_counts(two_sensors, parse):
-    page = parse(render_demo(two_sensors))
     shown = [
         [[int(cell.text) for cell in row.all("td")] for row in table.all("tr")[1:]]
         for table in page.all("table", "confusion")
@@ -109,6 +102,43 @@ def test_confusion_matrices_count_what_the_document_counts(two_sensors, parse):
     assert shown == [
         two_sensors["teacher"]["confusion"],
         *(students[name][network]["confusion"] for name in ("acc", "gyro") for network in ("baseline", "student")),
+    ]
+    bench = section(page, "benchmark")
+    rows = [[cell.text for cell in row.all("td")] for row in bench.all("table", "compact")[0].all("tr")[1:]]
+    assert rows[0] == ["0.127", "0.139", "0.191"]
+    assert rows[1] == ["0.487", "0.545", "0.833"]
+    for text in ("23\u202f815", "12.3\u202fms", "0.913\u202fms", "61.4\u202fMB", "students/gyro.edge, ort, 1 thread"):
+        assert text in bench.text
+    assert "governor" not in bench.text
+    text = section(parse(render_demo(two_sensors)), "reproduce").text
+    for part in (
+        "mmkd-demo --seeds 5 --out demo",
+        "took 7 min 12 s",
+        "seeds 0, 1, 2, 3, 4",
+        two_sensors["dataset"]["sha256"],
+        "seglearn 1.2.5, https://arxiv.org/abs/1802.01489",
+        "BSD-3-Clause",
+        "gyro gyro_x, gyro_y, gyro_z in g; 200 samples, 4.00\u202fs",
+        "torch 2.9.0",
+        "memory total_gb 8, swap_gb 0",
+        "predictor = EdgePredictor.open('students/acc.edge')",
+        "window = np.zeros(shape, dtype)",
+    ):
+        assert part in text
+    missing = section(page, "missing").all("svg", "chart")
+    assert [len(chart.all("path", "band")) for chart in missing] == [2, 2]
+    student = [one(spread["mean"]) for spread in two_sensors["students"]["gyro"]["missing"]["student"]]
+    assert f"Distilled student {' '.join(student)}." in missing[1].all("desc")[0].text
+    gain = two_sensors["mean_gain_points"]
+    accuracies = {name: c["student"]["accuracy"]["mean"] for name, c in two_sensors["students"].items()}
+    best = max(accuracies, key=accuracies.get)
+    teacher = one(two_sensors["teacher"]["accuracy"]["mean"])
+    span = f"95 % interval {unsigned(gain['low'])} to {unsigned(gain['high'])}"
+    assert [item.text for item in parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")] == [
+        f"{one(accuracies[best])}\u202f% accuracy with {best} alone · all sensors {teacher}\u202f%",
+        f"{signed(gain['mean'])} points gained by distillation on average over 2 sensors · {span}",
+        "61.4\u202fk parameters · the teacher 1.25\u202fM",
+        "0.113\u202fms median latency of one window · the teacher 0.487\u202fms, 4.3× (4.1 to 4.5)",
     ]
 
 
@@ -140,17 +170,6 @@ def test_single_sensors_all_and_all_but_one_are_in_the_table(five_sensors, parse
     assert shown == {used: score for used, score in expected.items() if len(used) in (1, 4, 5)}
 
 
-def test_the_benchmark_is_that_of_the_document(two_sensors, parse):
-    page = parse(render_demo(two_sensors))
-    bench = section(page, "benchmark")
-    rows = [[cell.text for cell in row.all("td")] for row in bench.all("table", "compact")[0].all("tr")[1:]]
-    assert rows[0] == ["0.127", "0.139", "0.191"]
-    assert rows[1] == ["0.487", "0.545", "0.833"]
-    for text in ("23\u202f815", "12.3\u202fms", "0.913\u202fms", "61.4\u202fMB", "students/gyro.edge, ort, 1 thread"):
-        assert text in bench.text
-    assert "governor" not in bench.text
-
-
 def test_timings_that_did_not_settle_are_owned_up_to(two_sensors, parse):
     warning = "The timings were unstable: repeat the benchmark on an idle machine."
     assert warning not in section(parse(render_demo(two_sensors)), "benchmark").text
@@ -170,44 +189,12 @@ def test_a_machine_is_described_once_without_what_is_empty(two_sensors, parse):
     assert not {"governors", "board"} & set(facts)
 
 
-def test_the_way_to_reproduce_is_complete(two_sensors, parse):
-    text = section(parse(render_demo(two_sensors)), "reproduce").text
-    for part in (
-        "mmkd-demo --seeds 5 --out demo",
-        "took 7 min 12 s",
-        "seeds 0, 1, 2, 3, 4",
-        two_sensors["dataset"]["sha256"],
-        "seglearn 1.2.5, https://arxiv.org/abs/1802.01489",
-        "BSD-3-Clause",
-        "gyro gyro_x, gyro_y, gyro_z in g; 200 samples, 4.00\u202fs",
-        "torch 2.9.0",
-        "memory total_gb 8, swap_gb 0",
-        "predictor = EdgePredictor.open('students/acc.edge')",
-        "window = np.zeros(shape, dtype)",
-    ):
-        assert part in text
-
-
 def test_the_page_says_that_only_validation_recommends(two_sensors, parse):
     note = "The recommendation uses validation only; test scores are for checking."
     for number, contest in enumerate(two_sensors["students"].values()):
         contest["student"] |= {"valid_score": {"mean": 0.8 - number / 10}, "chance": None}
         contest["baseline"]["valid_score"] = {"mean": 0.5}
     assert note in section(parse(render_demo(two_sensors)), "results").text
-
-
-def test_key_figures_sum_up_the_best_student(two_sensors, parse):
-    gain = two_sensors["mean_gain_points"]
-    accuracies = {name: c["student"]["accuracy"]["mean"] for name, c in two_sensors["students"].items()}
-    best = max(accuracies, key=accuracies.get)
-    teacher = one(two_sensors["teacher"]["accuracy"]["mean"])
-    span = f"95 % interval {unsigned(gain['low'])} to {unsigned(gain['high'])}"
-    assert [item.text for item in parse(render_demo(two_sensors)).all("ul", "key-figures")[0].all("li")] == [
-        f"{one(accuracies[best])}\u202f% accuracy with {best} alone · all sensors {teacher}\u202f%",
-        f"{signed(gain['mean'])} points gained by distillation on average over 2 sensors · {span}",
-        "61.4\u202fk parameters · the teacher 1.25\u202fM",
-        "0.113\u202fms median latency of one window · the teacher 0.487\u202fms, 4.3× (4.1 to 4.5)",
-    ]
 
 
 def test_sizes_and_latencies_beside_a_committee_are_its_transformers(two_sensors, parse):
@@ -262,14 +249,6 @@ def test_a_title_speaks_of_a_failing_sensor_where_one_failed(two_sensors, parse)
     assert section(page, "missing").all("h2")[0].text == "When samples are missing"
     assert [heading.text for heading in section(page, "missing").all("h3")] == ["One sensor with missing samples"]
     assert "fails" not in page.text
-
-
-def test_missing_samples_are_drawn_for_every_network(two_sensors, parse):
-    page = parse(render_demo(two_sensors))
-    missing = section(page, "missing").all("svg", "chart")
-    assert [len(chart.all("path", "band")) for chart in missing] == [2, 2]
-    student = [one(spread["mean"]) for spread in two_sensors["students"]["gyro"]["missing"]["student"]]
-    assert f"Distilled student {' '.join(student)}." in missing[1].all("desc")[0].text
 
 
 def colours(style):
@@ -333,46 +312,27 @@ def test_the_package_is_thin_until_a_page_is_made():
     assert ran.stdout == "[]\n"
 
 
-def test_a_page_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path):
-    target = tmp_path / "report.html"
+def test_a_page_replaces_an_older_one_as_a_whole_or_not_at_all(tmp_path):
+    target, held = tmp_path / "report.html", tmp_path / "held.html"
     target.write_text("old")
+    os.link(target, held)  # stands for a reader that has the older file open
     write_page(target, "new – page\n")
-    assert target.read_bytes() == "new – page\n".encode()
-    assert list(tmp_path.iterdir()) == [target]
+    with pytest.raises(UnicodeEncodeError):
+        write_page(target, "half \ud800")
+    assert (held.read_text(), target.read_text(encoding="utf-8")) == ("old", "new – page\n")
+    assert sorted(tmp_path.iterdir()) == [held, target]
 
 
-def test_a_page_needs_its_folder(tmp_path):
+def test_a_page_that_cannot_be_written_says_why_and_leaves_no_rest(tmp_path):
     target = tmp_path / "absent" / "report.html"
     assert said(PageError, lambda: write_page(target, "page")) == (
         f"page '{target}': expected an existing folder, got '{target.parent}'; create it first"
     )
-
-
-def test_a_failed_write_leaves_the_older_page_and_no_rest(tmp_path):
-    target = tmp_path / "report.html"
-    target.mkdir()
+    target.mkdir(parents=True)
     (target / "kept").write_text("kept")
     assert said(PageError, lambda: write_page(target, "page")) == (
         f"page '{target}': expected a file that can be written, got 'Is a directory'; "
         "free the space, or choose another path"
     )
     assert (target / "kept").read_text() == "kept"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_text_that_cannot_be_encoded_leaves_the_older_page(tmp_path):
-    target = tmp_path / "report.html"
-    target.write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        write_page(target, "half \ud800")
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_whoever_reads_the_older_page_keeps_it_whole(tmp_path):
-    target, held = tmp_path / "report.html", tmp_path / "held.html"
-    target.write_text("old")
-    os.link(target, held)  # stands for a reader that has the older file open
-    write_page(target, "new")
-    assert held.read_text() == "old"
-    assert target.read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]

@@ -288,11 +288,16 @@ def test_a_student_is_recommended_where_no_rival_is_as_good_on_validation(search
     assert first_sentence(searched) == expected
 
 
-def test_the_page_says_that_validation_chose_students(searched):
+def test_a_study_says_how_students_were_chosen_labelled_and_what_leaks(searched):
     words = "Validation chose every student among"
     assert words not in render_study(searched)
     searched["facts"]["choose"] = True
     assert words in render_study(searched)
+    guess = {"figure": 0.2, "low": 0.8, "high": 0.9, "is_better": True}
+    searched["facts"]["labels_spread_in_time"] = {"figure": spread([0.84]), "chance": guess, "leaks": True}
+    assert "labels of neighbouring windows reach accuracy 84.0\u202f% on the unlabelled ones" in render_study(searched)
+    searched["facts"] |= {"label_fraction": None, "labelled_groups": {"labelled": 4, "of": [12, 12, 13]}}
+    assert "Training uses the labels of 4 of 12 to 13 groups" in render_study(searched)
 
 
 def test_a_rocket_that_the_teacher_taught_speaks_against_no_student(searched):
@@ -302,17 +307,6 @@ def test_a_rocket_that_the_teacher_taught_speaks_against_no_student(searched):
     page = render_study(searched)
     assert "distilled MiniRocket" in page
     assert "Ahead of the student" not in page
-
-
-def test_a_study_of_labelled_groups_says_so(searched):
-    searched["facts"] |= {"label_fraction": None, "labelled_groups": {"labelled": 4, "of": [12, 12, 13]}}
-    assert "Training uses the labels of 4 of 12 to 13 groups" in render_study(searched)
-
-
-def test_a_share_that_leaks_is_said_on_the_page_of_a_study(searched):
-    guess = {"figure": 0.2, "low": 0.8, "high": 0.9, "is_better": True}
-    searched["facts"]["labels_spread_in_time"] = {"figure": spread([0.84]), "chance": guess, "leaks": True}
-    assert "labels of neighbouring windows reach accuracy 84.0\u202f% on the unlabelled ones" in render_study(searched)
 
 
 def test_a_student_that_is_not_better_than_guessing_concludes_nothing(searched, parse):
@@ -329,21 +323,6 @@ def test_a_student_that_is_not_better_than_guessing_concludes_nothing(searched, 
     assert "labels only" not in section(page, "answer").all("ul", "key-figures")[0].text
     entry["chance"] |= {"figure": 0.6, "is_better": True}
     assert first_sentence(searched).startswith("Use the small student")
-
-
-def test_key_figures_are_those_of_the_chosen_student(searched):
-    entry = searched["entries"][2]
-    gained = entry["gain_points"]["balanced_accuracy"]
-    ends = f"95 % interval {gained['low']:.1f} to {gained['high']:.1f}"
-    assert list(key_figures(read_study(searched))) == [
-        (
-            f"{percent(entry['test']['balanced_accuracy']['mean'])}\u202f%",
-            "balanced accuracy of the chosen student on test",
-        ),
-        (f"+{gained['mean']:.1f}", f"points gained over labels only · {ends}"),
-        ("189\u202fk", "parameters · teacher 743\u202fk"),
-        ("0.431\u202fms", "median latency of one window, exported, one thread · teacher 1.50\u202fms, 3.48\u00d7"),
-    ]
 
 
 def test_a_grid_tells_what_choosing_inside_every_fold_gives(searched, parse):
@@ -366,7 +345,7 @@ def test_the_question_names_the_limits(searched, grid, parse):
     )
 
 
-def test_the_table_holds_the_figures_of_the_document(searched, parse):
+def test_the_page_holds_the_figures_of_the_document_what_was_tried_and_how_to_reproduce(searched, parse):
     rows = cells(section(parse(render_study(searched)), "table").all("table")[0])
     assert [row[0] for row in rows] == [
         "teachers",
@@ -391,28 +370,34 @@ def test_the_table_holds_the_figures_of_the_document(searched, parse):
         "189\u202fk",
         "0.431",
     ]
-
-
-def test_a_rival_that_is_ahead_on_test_is_named(searched, parse):
-    rocket = {"name": "mini_rocket", "seeds": [0, 2, 3], "test": table([0.9, 0.9, 0.9]), "reason": ""}
-    searched["rivals"][1] = rocket
-    assert answer_texts(searched, parse)[-1] == "Ahead of the student on test: MiniRocket 89.0\u202f%."
-
-
-def test_what_was_tried_is_told_with_its_end(searched, parse):
     tried = section(parse(render_study(searched)), "table")
     assert tried.all("p", "about")[0].text == (
         "44 trainings finished, 1 failed, 1 combination cannot be trained, all in study.json with the recipes. Every "
         "student had 600 steps, every teacher 300."
     )
     assert tried.all("p", "notes")[0].text.endswith("Left out: base has 2,700,000 parameters, more than 1,000,000.")
-
-
-def test_the_way_to_reproduce_has_command_versions_and_hashes(searched, parse):
     part = section(parse(render_study(searched)), "reproduce")
     assert part.all("pre")[0].text == searched["command"]
     assert {"ab" * 32, "cd" * 32, "12" * 32} <= {node.text for node in part.all("code", "hash")}
     assert {"3.11", "2.6", "Some CPU"} <= {node.text for node in part.all("dd")}
+    entry = searched["entries"][2]
+    gained = entry["gain_points"]["balanced_accuracy"]
+    ends = f"95 % interval {gained['low']:.1f} to {gained['high']:.1f}"
+    assert list(key_figures(read_study(searched))) == [
+        (
+            f"{percent(entry['test']['balanced_accuracy']['mean'])}\u202f%",
+            "balanced accuracy of the chosen student on test",
+        ),
+        (f"+{gained['mean']:.1f}", f"points gained over labels only · {ends}"),
+        ("189\u202fk", "parameters · teacher 743\u202fk"),
+        ("0.431\u202fms", "median latency of one window, exported, one thread · teacher 1.50\u202fms, 3.48\u00d7"),
+    ]
+
+
+def test_a_rival_that_is_ahead_on_test_is_named(searched, parse):
+    rocket = {"name": "mini_rocket", "seeds": [0, 2, 3], "test": table([0.9, 0.9, 0.9]), "reason": ""}
+    searched["rivals"][1] = rocket
+    assert answer_texts(searched, parse)[-1] == "Ahead of the student on test: MiniRocket 89.0\u202f%."
 
 
 def test_a_broken_document_is_refused_with_the_place(searched):
