@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.bundle.archive import archive_body, end_record
-from mmkd_edge.bundle.manifest import ModelEntry, most_fp32_tolerance
+from mmkd_edge.bundle.manifest import MAX_TOLERANCE, ModelEntry
 from mmkd_edge.errors import BundleError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import TaskSpec, label_dtype
@@ -158,7 +158,7 @@ def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:
     outputs = [name for name in ("logits", "probabilities", _NOVELTY) if name in dtypes]
     if not all(np.isfinite(arrays[name]).all() for name in outputs):
         return f"expected finite {' and '.join(outputs)}, got others"
-    tolerance, most = float(arrays["tolerance"]), most_fp32_tolerance(entry.task)
+    tolerance, most = float(arrays["tolerance"]), MAX_TOLERANCE["fp32"]
     if not 0 < tolerance <= most:
         return f"tolerance: expected a number above 0 and at most {most:g}, got {tolerance:g}"
     return ""

@@ -38,15 +38,6 @@ Precision = Literal["fp32", "fp16", "int8"]
 MAX_TOLERANCE: Mapping[Precision, float] = {"fp32": 0.01, "fp16": 1.0, "int8": 8.0}
 """The largest tolerance of a logit that a manifest may claim."""
 
-
-def most_fp32_tolerance(task: TaskSpec) -> float:
-    """Return the largest of an fp32 logit; 5 % of a score of `normal`: those of normal windows vary by 25 % and more.
-
-    A standardised feature that hardly varies carries the rounding of its kernel into the score.
-    """
-    return 0.05 if task.kind == "normal" else MAX_TOLERANCE["fp32"]
-
-
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**15)]

@@ -27,7 +27,6 @@ from mmkd_edge.bundle.manifest import (
     describe_tensors,
     graph_inputs,
     graph_outputs,
-    most_fp32_tolerance,
     step_inputs,
     step_outputs,
 )
@@ -168,7 +167,7 @@ def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None
 
 def _check_artifact(artifact: Artifact, model: ModelEntry, path: str) -> None:
     _check_file(artifact.file, f"{model.name}/model.{artifact.precision}.{artifact.format}", f"{path}.file")
-    most = MAX_TOLERANCE[artifact.precision] if artifact.precision != "fp32" else most_fp32_tolerance(model.task)
+    most = MAX_TOLERANCE[artifact.precision]
     _check_tolerance(artifact.parity.tolerance, most, f"{path}.parity.tolerance")
     if artifact.novelty is not msgspec.UNSET:
         _require(model.has_novelty, f"{path}.novelty", "expected none beside graphs without the output, got one")

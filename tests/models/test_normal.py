@@ -1,5 +1,6 @@
 """A task of normal running: datasets, import, the student with its promised rates, scores, and what is refused."""
 
+import copy
 import json
 from dataclasses import replace
 from functools import partial
@@ -36,6 +37,7 @@ from mmkd_models.training.normal import (
     fit_normal_model,
     known_faults,
     normal_facts,
+    rounding_floor,
 )
 from mmkd_models.training.predict import logits_of
 from mmkd_report.schema.figures import Interval
@@ -274,6 +276,26 @@ def test_no_score_of_the_calibration_is_by_a_model_that_saw_its_group(spindles):
     plane = rows[:COMPONENTS].T
     expected = np.square(inputs - inputs @ plane @ plane.T).sum(axis=1)
     np.testing.assert_allclose(np.exp(model.parts(inputs)[:, 0]), expected, rtol=1e-3)
+
+
+def test_rounding_on_nearly_constant_windows_stays_out_of_the_score(tmp_path):
+    """Machines that stand still at some level have features that vary by float32's rounding alone, unless floored."""
+    columns = make_split("train", faults=False)
+    rng, resting = np.random.default_rng(2), np.arange(240) % 3 > 0
+    level = rng.uniform(-40, 40, (240, 1, 1)) + 1e-5 * rng.normal(size=(240, 50, 1))
+    columns["acc"] = np.where(resting[:, None, None], level, columns["acc"]).astype(np.float32)
+    normal = normal_dataset(tmp_path / "d", train=columns).split("train")
+    model = fit_normal_model(normal, "acc", seed=0)
+    values = np.concatenate([columns["acc"][:60], np.linspace(-300, 300, 60).repeat(50).reshape(60, 50, 1)])
+    scores = []
+    for dtype in (torch.float32, torch.float64):
+        batch = torch.from_numpy(values.astype(np.float32)).to(dtype)
+        with torch.no_grad():
+            scores.append(model.parts(copy.deepcopy(model.features).to(dtype)(batch, torch.ones_like(batch)).numpy()))
+    np.testing.assert_allclose(scores[0][:, 0], scores[1][:, 0], atol=2.5e-5)
+    widths = model.features.groups[0].weight.abs().sum((1, 2)).numpy()  # 8 deviations at most, a 24th bit, 0.003 of one
+    assert rounding_floor(model.features)[: len(widths)] == pytest.approx(widths * 8 / 2**24 / 0.003)
+    assert (model.features.feature_std.numpy() >= rounding_floor(model.features) * (1 - 1e-6)).all()
 
 
 def test_a_student_finds_a_fault_that_it_never_saw_and_keeps_its_promise(spindles, student):

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmkd_edge.backends.base import Backend, backend_for, open_backend
 from mmkd_edge.bundle.golden import answer_scale, novelty_errors, same_answers
-from mmkd_edge.bundle.manifest import ArtifactFormat, Parity, most_fp32_tolerance
+from mmkd_edge.bundle.manifest import MAX_TOLERANCE, ArtifactFormat, Parity
 from mmkd_edge.errors import GateError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
@@ -183,7 +183,7 @@ def fp32_tolerance(
     rounding = compare(exact, answers, task=task).max_abs_error
     if not np.isfinite(rounding):
         raise GateError(f"{what}: expected finite answers of the checkpoint, got NaN or infinity; train it again")
-    most = most_fp32_tolerance(task) / _ROUNDING_ROOM  # sums of kernels on nearly constant windows are less exact
+    most = MAX_TOLERANCE["fp32"] / _ROUNDING_ROOM  # sums of kernels on nearly constant windows are less exact
     if rounding > most:
         another = "" if is_transformer else "train with --members transformer, or "
         raise GateError(
@@ -191,8 +191,7 @@ def fp32_tolerance(
             f"got a difference of {rounding:.3g}: levels are too far apart for what moves within a window; no bundle "
             f"was written; {another}import the signal without its level"
         )
-    exact_enough = rounding <= FP32_TOLERANCE / _ROUNDING_ROOM or task.kind != "normal"
-    return max(FP32_TOLERANCE, _ROUNDING_ROOM * rounding) if exact_enough else most_fp32_tolerance(task)
+    return max(FP32_TOLERANCE, _ROUNDING_ROOM * rounding)
 
 
 def require_parity(parity: ArtifactParity, *, tolerance: float, what: str) -> None:

@@ -30,7 +30,7 @@ _MAX_DILATIONS = 8  # dilations of a kernel. The paper takes up to 32; each is o
 
 LENGTH = 9  # samples of a kernel
 _REACH = LENGTH // 2
-_CLIP = 8.0  # standard deviations
+CLIP = 8.0  # largest value of a series, in standard deviations
 _RAMP = 0.1  # width of the ramp, in standard deviations of the output that gave the bias
 _MIN_RAMP = 1e-3  # in training standard deviations: FP16 holds the weights divided by it
 _MIN_POSITIONS = 3
@@ -127,7 +127,7 @@ class ConvolutionFeatures(nn.Module):
         """(B, T, C), (B, T, C) -> (B, F) PPV, and 1 if a position counted, else 0."""
         if not self.is_series:
             values, present = self.view((values.to(present.dtype) - self.raw_mean) / self.raw_std, present)
-        series = (((values - self.mean) / self.std).clamp(-_CLIP, _CLIP) * present).transpose(1, 2)
+        series = (((values - self.mean) / self.std).clamp(-CLIP, CLIP) * present).transpose(1, 2)
         there = present[:, :: self.config.stride].transpose(1, 2)[:, None]
         centres = (there * self.counted).flatten(1, 2)  # (B, 2 D C, P)
         each = torch.split(centres, 2 * series.shape[1], dim=1)
@@ -191,7 +191,7 @@ def fit_convolutions(
     rng = np.random.default_rng(seed)
     stride = position_stride(samples, positions)
     seen, there, mean, std = as_series(modality, values, present, scale)
-    series = ((seen - mean) / std).clamp(-_CLIP, _CLIP) * there
+    series = ((seen - mean) / std).clamp(-CLIP, CLIP) * there
     there = there[:, ::stride].transpose(1, 2)
     levels = itertools.count(1)
     drawn: list[tuple[ConvolutionGroup, dict[str, Tensor]]] = []

@@ -8,7 +8,6 @@ groups, and validation windows, which no model is fitted on.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,6 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.manifest import Normal
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.novelty import alarm_rates, calibration_scores
-from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.dataset import Dataset
@@ -30,7 +28,7 @@ from mmkd_models.data.folds import part_of_windows
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.scores import normal_scores
 from mmkd_models.networks.config import MAX_POSITIONS, PRESET_POSITIONS, StudentConfig
-from mmkd_models.networks.convolutions import KERNELS, ConvolutionFeatures, prune_convolutions
+from mmkd_models.networks.convolutions import CLIP, ConvolutionFeatures
 from mmkd_models.networks.residual import LEAST
 from mmkd_models.networks.student import Student
 from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -47,8 +45,7 @@ MIN_FAULTS = 5
 _PARTS = 5
 _MIN_WINDOWS = 100
 _MAX_ROWS = 16_384
-_CONSTANT = 1e-6
-_COMPARED, _ROUNDING = 256, 0.01  # windows, and a difference in standard deviations of a feature
+_ROUNDING = 0.003  # in standard deviations of a feature
 
 Floats = NDArray[np.float64]
 
@@ -78,16 +75,14 @@ def fit_normal_model(
 ) -> NormalModel:
     """Fit features and components to normal windows alone, and a classifier to tell `faults` from them."""
     features = draw_features(normal, modality, seed=seed, features=FEATURES, positions=positions)
-    features = prune_convolutions(features, normal.spec.modality(modality), stable_features(features, normal, modality))
     rows = np.sort(np.random.default_rng(seed).permutation(len(normal))[:_MAX_ROWS])
     drawn = convolution_features(features, normal, modality, rows).astype(np.float64)
     # Drawn on few windows: mean and spread of all are exact.
-    mean, std = drawn.mean(axis=0), drawn.std(axis=0)
-    std = np.where(std > _CONSTANT, std, 1.0)
-    spread = features.feature_std.double().numpy()
+    mean, spread = drawn.mean(axis=0), features.feature_std.double().numpy()
+    std = np.maximum(spread * drawn.std(axis=0), rounding_floor(features))
     features.feature_mean.copy_(torch.from_numpy(features.feature_mean.double().numpy() + mean * spread))
-    features.feature_std.copy_(torch.from_numpy(spread * std))
-    z = (drawn - mean) / std
+    features.feature_std.copy_(torch.from_numpy(std))
+    z = (drawn - mean) * spread / std
     _, vectors = np.linalg.eigh(z.T @ z)
     model = NormalModel(features=features, axes=vectors[:, ::-1][:, : min(COMPONENTS, len(rows) // 2)])
     if faults is None:
@@ -98,18 +93,14 @@ def fit_normal_model(
     return replace(model, faults=fit_ridge(inputs, targets, weights))
 
 
-@torch.no_grad()
-def stable_features(features: ConvolutionFeatures, windows: Windows, modality: str) -> NDArray[np.int64]:
-    """Return the features that float32 computes as float64 does; a kernel may sit on the level of a constant signal.
+def rounding_floor(features: ConvolutionFeatures) -> Floats:
+    """Return the deviations (F,) below which a feature may be rounding, whatever the window.
 
-    A ridge learns to ignore the others; a distance weighs all alike.
+    A distance weighs all features alike, and a kernel may sit on the level of a nearly constant signal. A rounded
+    product differs by at most 2**-24 of its size, a kernel's output by that of its weights times the largest value.
     """
-    rows = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _COMPARED)).round().astype(np.int64))
-    taken = windows.with_modalities([modality]).take(rows)[modality]
-    batch = [torch.from_numpy(part) for part in prepare_batch(taken, windows.spec.modality(modality))]
-    exact = copy.deepcopy(features).double()(*(part.double() for part in batch))
-    apart = (features(*batch).double() - exact).abs().amax(dim=0)
-    return np.asarray(torch.argsort(apart)[: max(KERNELS, int((apart < _ROUNDING).sum()))].numpy())
+    sizes = torch.cat([group.get_buffer("weight").abs().sum((1, 2)) for group in features.groups])
+    return np.asarray(sizes.double().numpy() * CLIP * 2.0**-24 / _ROUNDING)
 
 
 def fit_normal_student(
