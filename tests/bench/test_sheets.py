@@ -15,6 +15,7 @@ from mmkd_report.schema.bench import (
     RivalEngine,
     RivalsReport,
 )
+from mmkd_report.words import for_terminal
 from tests.bench.made import make_launch, make_report
 
 ONE = summarise_repeats([100.0, 110.0, 120.0])
@@ -28,11 +29,16 @@ def run():
 
 
 def rows(report):
-    return [tuple(row) for part in make_sheet(report).parts if isinstance(part, Table) for row in part.rows]
+    return [
+        tuple(map(for_terminal, row))
+        for part in make_sheet(report).parts
+        if isinstance(part, Table)
+        for row in part.rows
+    ]
 
 
 def sentences(report):
-    return [part.plain for part in make_sheet(report).parts if isinstance(part, Text)]
+    return [for_terminal(part.plain) for part in make_sheet(report).parts if isinstance(part, Text)]
 
 
 def test_a_run_has_percentiles_stages_facts_and_its_verdict(run):
@@ -86,7 +92,7 @@ def test_capacity_has_the_answer_and_its_launches(run):
         "not carried: 5 streams, 25.00% missed",
         "at the same time: other processes used 40% of a core",
     ]
-    assert make_sheet(report).heading == (
+    assert for_terminal(make_sheet(report).heading) == (
         "student.edge, fp32 in ort, 20 predictions per second each within 50 ms: 4 streams"
     )
 

@@ -12,8 +12,8 @@ from mmkd_edge.errors import BundleError
 from mmkd_export.commands.export import main
 from mmkd_export.plan import read_report
 from mmkd_report.errors import DocumentError
-from mmkd_report.pages.export import render_export
 from mmkd_report.schema.export import decode_report, encode_document
+from tests.report.rendered import render_export
 
 FILES = Path(__file__).parents[1] / "files"
 

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from mmkd_bench.commands.sheets import AnyReport, show
@@ -42,7 +41,7 @@ def write_run_page(path: Path, reports: Sequence[BenchReport]) -> None:
     from mmkd_report.page import write_page
     from mmkd_report.pages.bench import render_bench
 
-    write_page(path, render_bench([msgspec.to_builtins(report) for report in reports]))
+    write_page(path, render_bench(reports))
 
 
 def compare(

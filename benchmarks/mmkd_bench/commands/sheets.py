@@ -13,7 +13,6 @@ from mmkd_bench.compare import VERDICT_QUANTITIES
 from mmkd_bench.measuring.load import MISSED_FRACTION
 from mmkd_edge.cli.show import show_table
 from mmkd_edge.opening.profile import ExecutionProfile, best_trial
-from mmkd_report import words
 from mmkd_report.schema.bench import (
     BenchReport,
     CapacityReport,
@@ -26,6 +25,7 @@ from mmkd_report.schema.bench import (
     RivalEngine,
     RivalsReport,
 )
+from mmkd_report.words import count_noun, for_terminal, significant, time_text
 
 AnyReport = BenchReport | Comparison | CapacityReport | OverheadReport | PairReport | RivalsReport | ExecutionProfile
 _MIN_TEXT_WIDTH = 12
@@ -57,12 +57,12 @@ def show(report: AnyReport) -> None:
 
 def render_sheet(sheet: Sheet) -> RenderableType:
     """Return a sheet for rich."""
-    drawn: list[RenderableType] = [Text(sheet.heading, style=sheet.style)]
+    drawn: list[RenderableType] = [Text(for_terminal(sheet.heading), style=sheet.style)]
     is_below_table = False
     for part in sheet.parts:
         is_table = isinstance(part, Table)
         drawn += [Text()] if is_table or is_below_table else []
-        drawn.append(_rich_table(part) if isinstance(part, Table) else part)
+        drawn.append(_rich_table(part) if isinstance(part, Table) else Text(for_terminal(part.plain), part.style))
         is_below_table = is_table
     return Group(*drawn)
 
@@ -83,7 +83,7 @@ def _rich_table(table: Table) -> RichTable:
         )
     for row in table.rows:
         if any(row[1:]):
-            drawn.add_row(*map(Text, row))
+            drawn.add_row(*(Text(for_terminal(cell)) for cell in row))
     return drawn
 
 
@@ -110,22 +110,18 @@ def _run(report: BenchReport) -> Sheet:
     """Show what the page shows, in its words."""
     from mmkd_report.pages.bench import PERCENTILE_HEADS, figures, manner_text, origin, percentile_rows, stability_text
 
-    def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[int] = ()) -> Table:
-        return Table(heads, [[*map(words.for_terminal, row)] for row in rows], text=text)
-
     launches = f"{len(report.launches)} of {report.configuration.launches} launches"
-    stages = [(stage.name, duration_text(stage.p50_us), duration_text(stage.p90_us)) for stage in report.result.stages]
+    stages = [(stage.name, time_text(stage.p50_us), time_text(stage.p90_us)) for stage in report.result.stages]
     machine = [value for name, value in origin(report) if name in ("device", "cores", "governor", "power mode", "GPU")]
-    stability = words.for_terminal(stability_text(report))
     return Sheet(
-        heading=f"{report.subject.bundle}: {words.for_terminal(manner_text(report))}",
+        heading=f"{report.subject.bundle}: {manner_text(report)}",
         parts=[
             Text(f"{report.result.latency.count:,} calls in {launches}{'' if report.complete else ', interrupted'}"),
-            table(PERCENTILE_HEADS, percentile_rows(report)),
-            table(("Stage", "p50", "p90"), stages),
-            table(("", ""), figures(report), text=(1,)),
-            Text(stability, "" if report.stability.stable else "yellow"),
-            Text(words.for_terminal(" · ".join([*machine, report.machine.os])), "dim"),
+            Table(PERCENTILE_HEADS, percentile_rows(report)),
+            Table(("Stage", "p50", "p90"), stages),
+            Table(("", ""), figures(report), text=(1,)),
+            Text(stability_text(report), "" if report.stability.stable else "yellow"),
+            Text(" · ".join([*machine, report.machine.os]), "dim"),
         ],
     )
 
@@ -151,7 +147,7 @@ def _change_row(change: QuantityChange) -> Sequence[str]:
     values = []
     for value in (change.before, change.after):
         text = "not measured" if value is None else f"{significant(value)} {change.unit}"
-        values.append(duration_text(value) if value is not None and change.unit == "µs" else text)
+        values.append(time_text(value) if value is not None and change.unit == "µs" else text)
     name = change.quantity + (" *" if change.quantity in VERDICT_QUANTITIES else "")
     return (name, *values, "" if change.change is None else f"{change.change:+.1%}", interval)
 
@@ -161,15 +157,15 @@ def _pair(report: PairReport) -> Sheet:
         (report.first, report.first_p50_us, report.first_p90_us, report.first_p99_us),
         (report.second, report.second_p50_us, report.second_p90_us, report.second_p99_us),
     )
-    rows = [(name, *_spread(p50), *(duration_text(one.median) for one in (p90, p99))) for name, p50, p90, p99 in models]
-    table = Table((f"called in turn, {_plural(report.threads, 'thread')}", *_SPREAD_HEADS, "p90", "p99"), rows)
+    rows = [(name, *_spread(p50), *(time_text(one.median) for one in (p90, p99))) for name, p50, p90, p99 in models]
+    table = Table((f"called in turn, {count_noun(report.threads, 'thread')}", *_SPREAD_HEADS, "p90", "p99"), rows)
     return Sheet(
         heading=_ratio_text(report.second, report.first, report.ratio), parts=[table, Text(f"{report.count:,} pairs")]
     )
 
 
 def _ratio_text(second: str, first: str, ratio: RepeatSpread) -> str:
-    spread = f"{significant(ratio.min)} to {significant(ratio.max)} over {_plural(ratio.repeats, 'repeat')}"
+    spread = f"{significant(ratio.min)} to {significant(ratio.max)} over {count_noun(ratio.repeats, 'repeat')}"
     if ratio.min <= 1 <= ratio.max:
         return f"{second} and {first} are equally fast within noise ({spread})"
     return f"{second} is {significant(ratio.median)} times as fast as {first} ({spread})"
@@ -181,7 +177,7 @@ def _overhead(report: OverheadReport) -> Sheet:
         (report.bare, *_spread(report.bare_p50_us)),
         ("difference", *_spread(report.overhead_us)),
     ]
-    adds = f"predict adds {duration_text(report.overhead_us.median)} at the median of {report.count:,} pairs"
+    adds = f"predict adds {time_text(report.overhead_us.median)} at the median of {report.count:,} pairs"
     return Sheet(
         heading=f"{report.bundle}: predict over the bare engine, one thread",
         parts=[Table(("called in turn", *_SPREAD_HEADS), rows), Text(adds)],
@@ -192,8 +188,9 @@ def _rivals(report: RivalsReport) -> Sheet:
     heads = ("engine", "version", *_SPREAD_HEADS, "p99", "to predict", "load", "difference")
     rows = [_rival_row(rival) for rival in report.rivals if rival.p50_us is not None]
     reasons = [Text(f"{rival.name}: {rival.reason}", "yellow") for rival in report.rivals if rival.reason]
+    threads = count_noun(report.threads, "thread")
     return Sheet(
-        heading=f"{report.subject.bundle} through other engines, {_plural(report.threads, 'thread')}, called in turn",
+        heading=f"{report.subject.bundle} through other engines, {threads}, called in turn",
         parts=[Table(heads, rows, text=(1,)), *reasons],
     )
 
@@ -201,9 +198,9 @@ def _rivals(report: RivalsReport) -> Sheet:
 def _rival_row(rival: RivalEngine) -> Sequence[str]:
     return (
         *(rival.name, rival.version, *_spread(rival.p50_us)),
-        "" if rival.p99_us is None else duration_text(rival.p99_us.median),
+        "" if rival.p99_us is None else time_text(rival.p99_us.median),
         "" if rival.ratio is None else f"{rival.ratio.median:.2f} x",
-        "" if rival.load_ms is None else duration_text(1e3 * rival.load_ms),
+        "" if rival.load_ms is None else time_text(1e3 * rival.load_ms),
         "" if rival.max_abs_error is None else f"{rival.max_abs_error:.2g}",
     )
 
@@ -215,7 +212,7 @@ def _capacity(report: CapacityReport) -> Sheet:
     percentiles = [percentile.name for percentile in shown[0][1].response.percentiles]
     heads = ("load", "streams", "carried", "due", "missed", *percentiles, "max", "cores")
     demand = f"{report.rate_hz:g} predictions per second each within {report.deadline_ms:g} ms"
-    carried = _plural(report.streams, "stream") if report.streams else "not carried"
+    carried = count_noun(report.streams, "stream") if report.streams else "not carried"
     return Sheet(
         heading=f"{report.subject.bundle}, {report.precision} in {report.backend}, {demand}: {carried}",
         parts=[
@@ -229,14 +226,14 @@ def _capacity(report: CapacityReport) -> Sheet:
 def _level_row(name: str, level: Level) -> Sequence[str]:
     counts = (str(level.streams), "yes" if level.carried else "no", str(level.due), str(level.missed))
     times = [*(percentile.value_us for percentile in level.response.percentiles), level.response.max_us]
-    return (name, *counts, *map(duration_text, times), f"{level.cpu_cores:.2f}")
+    return (name, *counts, *map(time_text, times), f"{level.cpu_cores:.2f}")
 
 
 def _answer_lines(report: CapacityReport) -> Iterator[str]:
     level = report.at_answer
     if level is not None:
         p999_us, deadline = report.p999_us, f"{report.deadline_ms:g} ms"
-        median = "unknown for lack of samples" if p999_us is None else f"{duration_text(p999_us)} in the median launch"
+        median = "unknown for lack of samples" if p999_us is None else f"{time_text(p999_us)} in the median launch"
         carried = sum(launch.carried for launch in report.launches)
         idle = "unknown" if report.idle_cores is None else f"{report.idle_cores:.2f}"
         yield f"p99.9 {median}, within {deadline} in {carried} of {len(report.launches)} launches"
@@ -245,7 +242,7 @@ def _answer_lines(report: CapacityReport) -> Iterator[str]:
             yield f"in {len(report.launches) - carried} launches pauses of this machine outlasted the deadline"
     if report.refused is not None:
         missed = report.refused.missed / report.refused.due
-        yield f"not carried: {_plural(report.refused.streams, 'stream')}, {missed:.2%} missed"
+        yield f"not carried: {count_noun(report.refused.streams, 'stream')}, {missed:.2%} missed"
 
 
 def _profile(profile: ExecutionProfile) -> Sheet:
@@ -257,7 +254,7 @@ def _profile(profile: ExecutionProfile) -> Sheet:
         ranked = sorted(trials, key=lambda trial: (trial is not best, trial.ratio))
         heads = (model, "precision", "threads", "p50", "p99", "times as fast")
         rows = [
-            (one.backend, one.precision, str(one.threads), *map(duration_text, (one.p50_us, one.p99_us)), gain)
+            (one.backend, one.precision, str(one.threads), *map(time_text, (one.p50_us, one.p99_us)), gain)
             for one in ranked
             for gain in [significant(1 / one.ratio)]
         ]
@@ -277,22 +274,4 @@ def _profile(profile: ExecutionProfile) -> Sheet:
 def _spread(spread: RepeatSpread | None) -> Sequence[str]:
     if spread is None:
         return ("", "", "")
-    return (duration_text(spread.median), duration_text(spread.min), duration_text(spread.max))
-
-
-def duration_text(microseconds: float | None) -> str:
-    """Write a duration; empty for None.
-
-    >>> [duration_text(value) for value in (0.339, 12.345, 999.7, 1234.5, 2.5e6)]
-    ['0.339 µs', '12.3 µs', '1.00 ms', '1.23 ms', '2.50 s']
-    """
-    return "" if microseconds is None else words.for_terminal(words.time_text(microseconds))
-
-
-def significant(value: float) -> str:
-    """Write three significant digits."""
-    return words.for_terminal(words.significant(value))
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+    return (time_text(spread.median), time_text(spread.min), time_text(spread.max))

@@ -273,7 +273,7 @@ def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
 
     document = msgspec.structs.replace(document, duration_s=round(time.monotonic() - began, 1))
     write_file(out / _DOCUMENT, json_text(document, indent=1).encode())
-    write_page(out / "report.html", render_demo(msgspec.to_builtins(document)))
+    write_page(out / "report.html", render_demo(document))
     return document
 
 

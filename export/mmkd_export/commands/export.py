@@ -173,7 +173,7 @@ def export_(
         from mmkd_report.page import write_page
         from mmkd_report.pages.export import render_export
 
-        write_page(page, render_export(msgspec.to_builtins(_document(result))))
+        write_page(page, render_export(_document(result)))
     if as_json:
         print(json_text(_document(result)))
         return

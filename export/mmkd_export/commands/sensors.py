@@ -250,7 +250,7 @@ def _judge_variants(
         command=shell_line("mmkd-evaluate", *sys.argv[1:]),
     )
     write_file(out / VARIANTS_FILE, json_text(document, indent=1).encode())
-    write_page(out / VARIANTS_PAGE, render_variants(msgspec.to_builtins(document)))
+    write_page(out / VARIANTS_PAGE, render_variants(document))
     if as_json:
         print(json_text(document, indent=1))
         return
@@ -356,10 +356,10 @@ def _write(out: Path, document: SensorsDocument, judged: Mapping[str, JudgingDoc
     from mmkd_report.pages.sensors import render_sensors
 
     write_file(out / SENSORS_FILE, json_text(document, indent=1).encode())
-    write_page(out / PAGE_FILE, render_sensors(msgspec.to_builtins(document)))
+    write_page(out / PAGE_FILE, render_sensors(document))
     (out / _PAGES).mkdir(exist_ok=True)
     for name, one in judged.items():
-        write_page(out / document.pages[name], render_judging(msgspec.to_builtins(one)))
+        write_page(out / document.pages[name], render_judging(one))
 
 
 def _show(document: SensorsDocument) -> None:

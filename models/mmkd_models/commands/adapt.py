@@ -124,7 +124,7 @@ def _finish(adaptation: Adaptation, output: Path, *, dry_run: bool, page: Path |
     if not dry_run:
         drop_states(output)
     if page is not None:
-        write_page(page, render_adaptation(msgspec.to_builtins(document)))
+        write_page(page, render_adaptation(document))
     if json:
         print(json_text(document))
     else:

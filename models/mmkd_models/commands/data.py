@@ -10,8 +10,6 @@ with loading("mmkd-data"):
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, NoReturn
 
-    from msgspec import to_builtins
-
     from mmkd_edge.bundle.files import write_file
     from mmkd_edge.bundle.reference import write_reference
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
@@ -309,7 +307,7 @@ def report(
         from mmkd_report.page import write_page
         from mmkd_report.pages.data import render_data_report
 
-        write_page(out, render_data_report(to_builtins(document)))
+        write_page(out, render_data_report(document))
     if as_json:
         print(json_text(document))
         return

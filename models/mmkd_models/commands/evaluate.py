@@ -145,7 +145,7 @@ def evaluate(
         from mmkd_report.page import write_page
         from mmkd_report.pages.judging import render_judging
 
-        write_page(page, render_judging(msgspec.to_builtins(document)))
+        write_page(page, render_judging(document))
     if as_json:
         print(json_text(document))
         return

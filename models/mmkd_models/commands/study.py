@@ -266,7 +266,7 @@ def _report(document: StudyDocument, output: Path, *, json: bool) -> None:
     from mmkd_report.words import for_terminal
 
     page, chosen = output / "report.html", document.recommendation
-    write_page(page, render_study(msgspec.to_builtins(document)))
+    write_page(page, render_study(document))
     if json:
         print(json_text(document, indent=1))
         return

@@ -23,7 +23,6 @@ from mmkd_models.experiments.runs import Judged
 from mmkd_models.metrics.scores import AnyScores, LabelScores, Scores, measures_of
 from mmkd_models.networks.config import named
 from mmkd_report.schema.demo import (
-    FORMAT_VERSION,
     DemoDataset,
     DemoDocument,
     DemoRival,
@@ -47,7 +46,7 @@ def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -
     config, measures = folds[0].config, measures_of(spec.task)
     groups = config.labelled.groups
     document = DemoDocument(
-        format_version=FORMAT_VERSION,
+        format_version=1,
         dataset=_dataset(spec, sha256, folds),
         split=folds[0].split,
         label_fraction=None if groups else config.labelled.fraction,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from mmkd_report.page import Facts, Page, Row, Section, label, render, table
-from mmkd_report.schema.adaptation import AdaptationDocument, EstimateKind, read_adaptation
+from mmkd_report.schema.adaptation import AdaptationDocument, EstimateKind
 from mmkd_report.schema.figures import MEASURES, OF_CLASSES, Measure
 from mmkd_report.words import count, decimal, percent, points, score_with_unit
 
@@ -20,9 +19,8 @@ UNCHANGED = "unchanged"
 FRACTION = OF_CLASSES[0]
 
 
-def render_adaptation(document: Mapping[str, Any]) -> str:
-    """Return HTML; raise DocumentError for a broken document."""
-    adaptation = read_adaptation(document)
+def render_adaptation(adaptation: AdaptationDocument) -> str:
+    """Return the page as HTML."""
     new, old = adaptation.new, adaptation.old
     labels = f"{count(adaptation.labels)} labels" if adaptation.labels else "no labels"
     windows = (

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from mmkd_report import page, words
 from mmkd_report.errors import DocumentError
-from mmkd_report.schema.bench import BenchReport, read_bench
+from mmkd_report.schema.bench import BenchReport
 from mmkd_report.words import NOTHING, quantity, time_text
 
 MAX_RUNS = 12
@@ -15,11 +14,10 @@ DOCUMENT = "the documents of mmkd-bench run"
 Named = Sequence[tuple[BenchReport, str]]
 
 
-def render_bench(documents: Sequence[Mapping[str, Any]]) -> str:
-    """Return HTML; raise DocumentError for a broken document."""
-    if not 1 <= len(documents) <= MAX_RUNS:
-        raise DocumentError(f"benchmark page: expected 1 to {MAX_RUNS} documents, got {len(documents)}; choose some")
-    runs = [read_bench(document) for document in documents]
+def render_bench(runs: Sequence[BenchReport]) -> str:
+    """Return the page as HTML; raise DocumentError for no or too many runs."""
+    if not 1 <= len(runs) <= MAX_RUNS:
+        raise DocumentError(f"benchmark page: expected 1 to {MAX_RUNS} documents, got {len(runs)}; choose some")
     named = list(zip(runs, run_names(runs), strict=True))
     first, several = runs[0], len(runs) > 1
     subject = first.subject

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from mmkd_report import charts
 from mmkd_report.page import (
@@ -22,7 +21,7 @@ from mmkd_report.page import (
     render,
     table,
 )
-from mmkd_report.schema.data import DataReport, ExampleWindow, Finding, ProbeFacts, read_data_report
+from mmkd_report.schema.data import DataReport, ExampleWindow, Finding, ProbeFacts
 from mmkd_report.words import NOTHING, THIN, count, count_noun, percent, significant, with_unit
 
 SHOWN_CHANNELS = 4  # of a sensor; the others are folded
@@ -30,9 +29,8 @@ MAX_LIKE = 4  # findings with one advice whose sentences are shown
 MAX_SUSPECTS = 50
 
 
-def render_data_report(document: Mapping[str, Any]) -> str:
-    """Return HTML; raise DocumentError for a broken document."""
-    data = read_data_report(document)
+def render_data_report(data: DataReport) -> str:
+    """Return the page as HTML."""
     probes = [probe for probe in data.probes if probe.target == "class"]
     groups = count_noun(data.groups, "group") if data.groups else "no groups"
     classes = f", {count_noun(len(data.labels), 'class', 'classes')}" if data.kind == "classification" else ""

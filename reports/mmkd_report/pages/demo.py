@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from mmkd_report import charts, page, words
 from mmkd_report.pages.demo_answer import (
@@ -25,7 +24,6 @@ from mmkd_report.schema.demo import (
     Gain,
     Network,
     SubsetScore,
-    read_demo,
 )
 from mmkd_report.schema.figures import Measure, Spread
 
@@ -45,9 +43,8 @@ MAX_MATRIX_LABELS = 20  # beyond, the largest confusions are clearer
 MAX_SUBSETS = 12
 
 
-def render_demo(document: Mapping[str, Any]) -> str:
-    """Return HTML; raise DocumentError for a broken document."""
-    demo = read_demo(document)
+def render_demo(demo: DemoDocument) -> str:
+    """Return the page as HTML."""
     name = demo.dataset.name
     leaked, labelled = leak_text(demo), words.labelled_title(demo.label_fraction, demo.labelled_groups)
     parts = ([_results(demo)], _confusion(demo), _labels(demo), _missing(demo), _benchmark(demo), [_reproduce(demo)])

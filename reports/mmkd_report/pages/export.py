@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from mmkd_report import charts, page, words
-from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportReport, GateResult, read_export
+from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportReport, GateResult
 from mmkd_report.words import NOTHING, count, decimal, is_number, percent
 
 METHOD_NAMES = {"minmax": "largest value", "percentile": "99.99th percentile", "learnt": "learnt in training"}
@@ -32,9 +31,8 @@ def error_text(value: float | None) -> str:
     return words.plain(float(f"{value:.2g}")) if is_number(value) else NOTHING
 
 
-def render_export(document: Mapping[str, Any]) -> str:
-    """Return HTML; raise DocumentError for a broken document."""
-    export = read_export(document)
+def render_export(export: ExportDocument) -> str:
+    """Return the page as HTML."""
     report, windows = export.report, export.report.windows
     measured = _measured(export)
     quantised = [artifact for artifact in measured if artifact.attempts]

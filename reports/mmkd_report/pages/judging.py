@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from mmkd_report import charts, words
 from mmkd_report.page import Block, Facts, Legend, Page, Section, columns, render, table
-from mmkd_report.schema.judging import JudgedModel, JudgingDocument, SuiteChart, SuiteResult, read_judging
+from mmkd_report.schema.judging import JudgedModel, JudgingDocument, SuiteChart, SuiteResult
 from mmkd_report.words import count, percent
 
 
-def render_judging(document: Mapping[str, Any]) -> str:
-    """Return HTML; raise DocumentError for a broken document."""
-    judging = read_judging(document)
+def render_judging(judging: JudgingDocument) -> str:
+    """Return the page as HTML."""
     first, *others = judging.models
     data = judging.data
     models = [(model.name, _model_text(model)) for model in judging.models]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from mmkd_report import words
 from mmkd_report.page import Cell, Facts, Page, Row, Section, render, table
 from mmkd_report.schema.cost import example_text
-from mmkd_report.schema.judging import SENSOR_MODELS, SensorRow, SensorsDocument, read_sensors
+from mmkd_report.schema.judging import SENSOR_MODELS, SensorRow, SensorsDocument
 from mmkd_report.words import count, is_chance_level, percent, score_text, score_with_unit, significant
 
 
-def render_sensors(document: Mapping[str, Any]) -> str:
-    """Return HTML; raise DocumentError for a broken document."""
-    sensors = read_sensors(document)
+def render_sensors(sensors: SensorsDocument) -> str:
+    """Return the page as HTML."""
     labelled = f", {sensors.labelled}" if sensors.labelled else ""
     origin = [(sensors.name, f"SHA-256 {sensors.sha256}; {words.number_nouns('seed', sensors.seeds)}")]
     origin += [("Command", sensors.command)] if sensors.command else []

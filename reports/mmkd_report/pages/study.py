@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from statistics import fmean
-from typing import Any
 
 from mmkd_report import words
 from mmkd_report.page import (
@@ -34,7 +33,6 @@ from mmkd_report.schema.study import (
     chosen_entry,
     find_baseline,
     find_teacher,
-    read_study,
 )
 
 CHOICE = (
@@ -43,9 +41,8 @@ CHOICE = (
 )
 
 
-def render_study(document: Mapping[str, Any]) -> str:
-    """Return HTML; raise DocumentError for a broken document."""
-    study = read_study(document)
+def render_study(study: StudyDocument) -> str:
+    """Return the page as HTML."""
     warning = caution(study)
     return render(
         Page(

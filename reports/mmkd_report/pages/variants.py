@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from mmkd_report import charts, words
 from mmkd_report.page import Facts, Legend, Page, Row, Section, columns, render, table
 from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.variants import VariantRow, VariantsDocument, read_variants
+from mmkd_report.schema.variants import VariantRow, VariantsDocument
 
 
-def render_variants(document: Mapping[str, Any]) -> str:
-    """Return HTML; raise DocumentError for a broken document."""
-    variants = read_variants(document)
+def render_variants(variants: VariantsDocument) -> str:
+    """Return the page as HTML."""
     labelled = f", {variants.labelled}" if variants.labelled else ""
     origin = [(variants.dataset, f"SHA-256 {variants.sha256}; {words.number_nouns('seed', variants.seeds)}")]
     origin += [("Command", variants.command)] if variants.command else []

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
-
-from mmkd_report.schema.reading import convert_document
-
-FORMAT_VERSION = 1
 
 EstimateKind = Literal["labels", "agreement", "weighted"]
 """Closeness (1 minus half the squared distance) of the probabilities to the labels of new windows, to a teacher's, or
@@ -44,7 +39,7 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
 class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):
     """The result of `mmkd-adapt`."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     student_sha256: str
     teacher_sha256: str | None
     modality: str
@@ -67,9 +62,3 @@ class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):
     def chosen_method(self) -> MethodResult | None:
         """The result of the chosen method."""
         return next((result for result in self.methods if result.method == self.chosen), None)
-
-
-def read_adaptation(document: Mapping[str, Any]) -> AdaptationDocument:
-    """Read a document; errors as `convert_document`."""
-    advice = "make it again with mmkd-adapt"
-    return convert_document(document, AdaptationDocument, name="adaptation", version=FORMAT_VERSION, advice=advice)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import msgspec
 
 from mmkd_report.errors import DocumentError
-from mmkd_report.schema.reading import convert_document
 
 FORMAT_VERSION = 1
 STAGES = ("check_window", "prepare", "run", "interpret")
@@ -340,8 +339,18 @@ class CapacityReport(Measurement, frozen=True, kw_only=True):
 
 
 def read_bench(document: Mapping[str, Any]) -> BenchReport:
-    """Read a report of `run`; errors as `convert_document`."""
-    report = convert_document(document, BenchReport, name="benchmark", version=FORMAT_VERSION)
+    """Read a report of `run`; raise DocumentError for another format version, or a missing or mistyped value."""
+    if (version := document.get("format_version")) != FORMAT_VERSION:
+        raise DocumentError(
+            f"benchmark document: expected format_version {FORMAT_VERSION}, got {version!r}; "
+            "make the page with the release that made the document"
+        )
+    try:
+        report = msgspec.convert(dict(document), BenchReport)
+    except msgspec.ValidationError as error:
+        raise DocumentError(
+            f"benchmark document: {error}; correct the value, or leave it out where it is optional"
+        ) from error
     histogram = report.result.histogram
     if histogram is not None and len(histogram.edges_us) != len(histogram.counts) + 1:
         raise DocumentError(

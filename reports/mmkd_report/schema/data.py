@@ -5,14 +5,9 @@ Fractions run from 0 to 1, values are in their channel's unit, windows count fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
-
-from mmkd_report.schema.reading import convert_document
-
-FORMAT_VERSION = 1
 
 FindingKind = Literal[
     "rule",
@@ -128,7 +123,7 @@ class WindowToLabel(msgspec.Struct, frozen=True, kw_only=True):
 class DataReport(msgspec.Struct, frozen=True, kw_only=True):
     """The whole document."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     name: str
     sha256: str
     kind: str
@@ -145,9 +140,3 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
     probes: tuple[ProbeFacts, ...]
     label_suspects: tuple[LabelSuspect, ...]
     to_label: tuple[WindowToLabel, ...]
-
-
-def read_data_report(document: Mapping[str, Any]) -> DataReport:
-    """Read a document; errors as `convert_document`."""
-    advice = "make it again with mmkd-data report"
-    return convert_document(document, DataReport, name="data report", version=FORMAT_VERSION, advice=advice)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
@@ -20,9 +19,6 @@ from mmkd_report.schema.figures import (
     Split,
     Spread,
 )
-from mmkd_report.schema.reading import convert_document
-
-FORMAT_VERSION = 1
 
 
 class Gain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -218,8 +214,3 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     def chosen_by(self) -> Measure:
         """The measure that validation maximised."""
         return next((measure for measure in self.measures if measure.name == self.metric), self.reported_metric)
-
-
-def read_demo(document: Mapping[str, Any]) -> DemoDocument:
-    """Read a document; errors as `convert_document`."""
-    return convert_document(document, DemoDocument, name="demo", version=FORMAT_VERSION)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
 from mmkd_report.errors import DocumentError
 from mmkd_report.schema.figures import OF_CLASSES, ClassScores, Interval, Measure
 from mmkd_report.schema.judging import ConfidenceFacts
-from mmkd_report.schema.reading import Document, convert_document
 
+Document = TypeVar("Document")
 FORMAT_VERSION = 1
 SIDECAR_FORMAT_VERSION = 2
 
@@ -346,11 +345,3 @@ def _decode(data: bytes, kind: type[Document], *, what: str, advice: str) -> Doc
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DocumentError(f"{what}: {error}; {advice}") from error
-
-
-def read_export(document: Mapping[str, Any]) -> ExportDocument:
-    """Read a document; errors as `convert_document`."""
-    export = convert_document(document, ExportDocument, name="export", version=FORMAT_VERSION, inside="report")
-    if not export.report.artifacts:
-        raise DocumentError("export document: report.artifacts: expected an artifact, got none; export one")
-    return export

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
 from mmkd_report.schema.cost import CostFacts
 from mmkd_report.schema.figures import MODEL_NAMES, Chance, Interval, Measure, Split, Spread
-from mmkd_report.schema.reading import convert_document
 
-FORMAT_VERSION = 1
 _Facts = TypeVar("_Facts")
 
 ModelRole = Literal["teacher", "distilled", "labels only", "normal", "rival"]
@@ -171,7 +168,7 @@ class SuiteResult(msgspec.Struct, frozen=True, kw_only=True):
 class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
     """Models side by side; the first is judged."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     data: DataFacts
     kind: str
     seed: int
@@ -194,12 +191,6 @@ class JudgingDocument(msgspec.Struct, frozen=True, kw_only=True):
     def _facts(self, suite: str, kind: type[_Facts]) -> _Facts | None:
         facts = self.suites[suite].facts if suite in self.suites else None
         return facts if facts is None or isinstance(facts, kind) else msgspec.convert(facts, kind)
-
-
-def read_judging(document: Mapping[str, Any]) -> JudgingDocument:
-    """Read a document; errors as `convert_document`."""
-    advice = "make it again with mmkd-evaluate"
-    return convert_document(document, JudgingDocument, name="judging", version=FORMAT_VERSION, advice=advice)
 
 
 SensorModel = Literal["extra_trees", "mini_rocket", "labels_only", "distilled", "teacher"]
@@ -227,7 +218,7 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
 class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
     """The document of `mmkd-evaluate --sensors --json`."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     name: str
     sha256: str
     judged_on: str  # the windows that judged, in words
@@ -265,7 +256,7 @@ class NormalSensorRow(msgspec.Struct, frozen=True, kw_only=True):
 class NormalSensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
     """The document of `mmkd-evaluate --sensors --json` on a dataset of normal running."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     name: str
     sha256: str
     groups: int  # of the normal validation windows
@@ -273,9 +264,3 @@ class NormalSensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
     faults: int  # test windows with a known fault
     rows: tuple[NormalSensorRow, ...]
     monitor: MonitorRow  # errors of all sensors, each predicted from the others
-
-
-def read_sensors(document: Mapping[str, Any]) -> SensorsDocument:
-    """Read a document; errors as `convert_document`."""
-    advice = "make it again with mmkd-evaluate --sensors"
-    return convert_document(document, SensorsDocument, name="sensors", version=FORMAT_VERSION, advice=advice)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -18,9 +17,7 @@ from mmkd_report.schema.figures import (
     Split,
     Spread,
 )
-from mmkd_report.schema.reading import convert_document
 
-FORMAT_VERSION = 1
 NONE = "none"
 """The method that learns from labels only: the baseline."""
 
@@ -195,7 +192,7 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
 class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
     """The whole document; `measures` are its figures, that of gains first for other tasks than classes."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     facts: StudyFacts
     coverage: TrialCounts
     dataset: StudyDataset
@@ -232,11 +229,6 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
             entry.gain_points[self.reported_metric.name] for entry in self.entries if entry.gain_points is not None
         ]
         return any(gain.low is not None for gain in gains)
-
-
-def read_study(document: Mapping[str, Any]) -> StudyDocument:
-    """Read `study.json`; errors as `convert_document`."""
-    return convert_document(document, StudyDocument, name="study", version=FORMAT_VERSION)
 
 
 def chosen_entry(study: StudyDocument) -> EntryRow:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 
 from mmkd_report.schema.figures import Chance, Interval, Measure
-from mmkd_report.schema.reading import convert_document
-
-FORMAT_VERSION = 1
 
 
 class VariantRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +37,7 @@ class VariantRow(msgspec.Struct, frozen=True, kw_only=True):
 class VariantsDocument(msgspec.Struct, frozen=True, kw_only=True):
     """All variants, each sensor's recorded one first; differences are in the measure's `gain_unit`."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     dataset: str
     sha256: str
     judged_on: str  # in words
@@ -54,9 +48,3 @@ class VariantsDocument(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[VariantRow, ...]
     currency: str = ""  # of prices
     command: str = ""
-
-
-def read_variants(document: Mapping[str, Any]) -> VariantsDocument:
-    """Read a document; errors as `convert_document`."""
-    advice = "make it again with mmkd-evaluate --sensors --vary"
-    return convert_document(document, VariantsDocument, name="variants", version=FORMAT_VERSION, advice=advice)

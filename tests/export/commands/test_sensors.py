@@ -12,8 +12,8 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import write_dataset
 from mmkd_models.experiments.sensors import JUDGED_FILE, pair_rows, possible_rivals
-from mmkd_report.pages.sensors import render_sensors
 from mmkd_report.schema.demo import DemoDocument
+from tests.report.rendered import render_sensors
 
 pytest.importorskip("sklearn")
 

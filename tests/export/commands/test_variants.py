@@ -7,9 +7,9 @@ import pytest
 
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.training.checkpoint import read_student
-from mmkd_report.pages.variants import render_variants
 from tests.export.commands.test_sensors import ACC, GYRO, QUICK, written
 from tests.models.test_normal import normal_dataset
+from tests.report.rendered import render_variants
 
 SHORT = "expected a window of 2 samples or more, got 1; raise the rate, or lengthen it"
 

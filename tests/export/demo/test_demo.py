@@ -34,13 +34,13 @@ from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
-from mmkd_report.pages.demo import render_demo
 from mmkd_report.pages.demo_answer import is_judged, leading_rival, recommendation, shipped_text
-from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercentiles, read_demo
+from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercentiles
 from mmkd_report.schema.figures import Spread
 from mmkd_report.schema.study import PairLatency
 from mmkd_report.words import for_terminal
 from tests.models.conftest import SENSORS, grouped_split
+from tests.report.rendered import read_demo, render_demo
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 LIMIT_S = 600  # of one run on a busy machine

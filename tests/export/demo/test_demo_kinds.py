@@ -27,8 +27,9 @@ from mmkd_models.metrics.scores import default_metric
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
-from mmkd_report.schema.demo import DemoBenchmark, LatencyPercentiles, read_demo
+from mmkd_report.schema.demo import DemoBenchmark, LatencyPercentiles
 from mmkd_report.schema.study import PairLatency
+from tests.report.rendered import read_demo
 
 TASKS = {
     "multi_label": TaskSpec(kind="multi_label", labels=("fast", "high"), threshold=0.4),

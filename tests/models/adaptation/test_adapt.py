@@ -57,8 +57,8 @@ from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.students import train_student
 from mmkd_models.training.trainings import train_teacher
-from mmkd_report.pages.adaptation import render_adaptation
 from mmkd_station.uncertain import UncertainRing
+from tests.report.rendered import render_adaptation
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 MODALITIES = (

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from mmkd_report.pages.judging import render_judging
 from tests.models.judging_rig import write_random_student, write_random_teacher
+from tests.report.rendered import render_judging
 
 
 @pytest.fixture

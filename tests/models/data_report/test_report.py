@@ -1,7 +1,6 @@
 """The report of a dataset: planted faults are found and told whole, and its label file is read back."""
 
 import csv
-import json
 from datetime import datetime, timezone
 from functools import partial
 
@@ -34,7 +33,7 @@ from mmkd_models.data_report.report import (
     windows_to_label,
 )
 from mmkd_report.pages.data import render_data_report
-from mmkd_report.schema.data import SplitFacts, WindowToLabel
+from mmkd_report.schema.data import DataReport, SplitFacts, WindowToLabel
 from tests.models.kinds_rig import kinds_dataset
 
 pytest.importorskip("sklearn")
@@ -262,7 +261,7 @@ def test_sound_and_video_are_reported_on(tmp_path):
     assert channels[0].missing == pytest.approx({"train": 2 / 240, "valid": 2 / 120, "test": 2 / 120})
     (mic,) = [one for one in found.channels if one.modality == "mic"]
     assert mic.missing["test"] == pytest.approx(200 / 800 / 12)
-    assert render_data_report(msgspec.to_builtins(found)).startswith("<!doctype html>")
+    assert render_data_report(found).startswith("<!doctype html>")
 
 
 def test_the_brightness_of_a_cell_is_the_mean_of_its_pixels():
@@ -289,7 +288,7 @@ def test_other_tasks_are_reported_on_and_say_what_is_not_judged(kind, rigs):
     assert f"wrong labels: only classes are checked, and the task is of the kind {kind}" in found.not_judged
     assert [one.modality for one in found.probes if one.target == "class"] == [None, "acc", "gyro"]
     assert found.label_suspects == ()
-    assert render_data_report(msgspec.to_builtins(found)).startswith("<!doctype html>")
+    assert render_data_report(found).startswith("<!doctype html>")
 
 
 def test_windows_without_groups_are_reported_on(rig, tmp_path):
@@ -369,7 +368,7 @@ def test_the_windows_worth_a_label_are_read_back_by_the_recipe(run, logs, tmp_pa
         f"wrote {tmp_path / 'page.html'} and {tmp_path / 'next.csv'}; next: mmkd-train teacher {before} -o teacher.ckpt"
     )
     code, document, _ = run("report", before, "--json")
-    assert (tmp_path / "page.html").read_text() == render_data_report(json.loads(document))
+    assert (tmp_path / "page.html").read_text() == render_data_report(msgspec.json.decode(document, type=DataReport))
     with (tmp_path / "next.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["start", "end", "label", "group", "likely"]

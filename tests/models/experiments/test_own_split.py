@@ -19,8 +19,7 @@ from mmkd_models.experiments.plan import fold_data
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.training.checkpoint import read_student
-from mmkd_report.pages.demo import render_demo
-from mmkd_report.pages.study import render_study
+from tests.report.rendered import render_demo, render_study
 
 JUDGED_ON = "windows of the dataset's own test split; no groups: may share people and machines with training"
 OWN_SPLIT = {"by": "own split", "judged_on": JUDGED_ON, "resampled": "blocks of 6 consecutive windows"}

@@ -11,7 +11,7 @@ from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.metrics.scores import Scores
 from mmkd_report.pages.demo_answer import answer
-from mmkd_report.schema.demo import read_demo
+from tests.report.rendered import read_demo
 
 WINDOWS = {1: 10, 2: 10}
 

@@ -158,7 +158,7 @@ def test_the_verdict_and_the_page_say_loss_interval_and_what_teaching_adds(docum
     loose = msgspec.structs.replace(document, most_loss=6.0)
     assert next(verdict(loose)).endswith("the cheapest variant within 6.00 points in validation")
     assert second.startswith("Teaching adds +15.0 points (95 % interval ")
-    page = render_variants(msgspec.to_builtins(document))
+    page = render_variants(document)
     assert first in page
     heads, rows = show_rows(document)
     assert (len(heads), rows[2][0]) == (len(rows[0]), "acc@10Hz *")

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from mmkd_report.pages.demo_answer import answer, is_judged, question, recommendation, shipped_text
-from mmkd_report.schema.demo import LABELS_ONLY, read_demo
+from mmkd_report.schema.demo import LABELS_ONLY
+from tests.report.rendered import read_demo
 
 S = "\u202f"
 M = "\u2212"

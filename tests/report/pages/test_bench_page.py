@@ -6,10 +6,11 @@ import msgspec
 import pytest
 
 from mmkd_report.errors import DocumentError
-from mmkd_report.pages.bench import manner_text, render_bench, run_names
+from mmkd_report.pages.bench import manner_text, run_names
 from mmkd_report.schema.bench import read_bench
 from tests.bench.made import make_launch, make_report
 from tests.report.conftest import section
+from tests.report.rendered import render_bench
 
 FLOORS = {0.5: 11, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
 
@@ -134,7 +135,9 @@ def test_a_document_that_breaks_its_contract_is_refused():
     uneven = run_of()
     uneven["result"]["histogram"]["counts"] = [1]
     advice = "correct the value, or leave it out where it is optional"
+    version = "expected format_version 1, got 99; make the page with the release that made the document"
     for document, message in (
+        (run_of() | {"format_version": 99}, version),
         (run_of() | {"launches": 3}, f"Expected `array`, got `int` - at `$.launches`; {advice}"),
         (uneven, "result.histogram: expected 2 edges_us for 1 counts, got 4; correct it"),
     ):

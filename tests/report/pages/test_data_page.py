@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mmkd_report.pages.data import render_data_report
+from tests.report.rendered import render_data_report
 
 
 def probe(asked, modality, score):

@@ -1,15 +1,9 @@
 """The export page as a browser gets it: its figures against the document's, its safety, and its file."""
 
-import re
-
 import pytest
 
-from mmkd_report.errors import DocumentError
-from mmkd_report.pages.export import render_export
-from tests.edge.said import said
 from tests.report.conftest import cells, section
-
-OPTIONAL = "Expected `str`, got `int` - at `{place}`; correct the value, or leave it out where it is optional"
+from tests.report.rendered import render_export
 
 
 def parity(largest):
@@ -261,20 +255,6 @@ def test_figures_that_json_lacks_are_left_out(three, parse):
     int8["scores"] = None
     rows = cells(section(parse(render_export(three)), "parity").all("table")[0])
     assert rows[8] == ["int8", "as recorded", "logits", "–", "–"]
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        ({"model_id": 7}, OPTIONAL.format(place="$.report.model_id")),
-        ({"artifacts": []}, "report.artifacts: expected an artifact, got none; export one"),
-    ],
-)
-def test_a_broken_document_is_refused_with_the_place(three, change, problem):
-    three["report"] |= change
-    assert said(DocumentError, lambda: render_export(three)) == f"export document: {problem}"
-    with pytest.raises(DocumentError, match=re.escape("expected report.format_version 1, got None")):
-        render_export({"dataset": {}})
 
 
 def confidence():

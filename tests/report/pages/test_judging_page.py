@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from mmkd_models.evaluation.suites import shift
-from mmkd_report.pages.judging import assign_roles, render_judging
-from mmkd_report.schema.judging import ShiftFacts, read_judging
+from mmkd_report.pages.judging import assign_roles
+from mmkd_report.schema.judging import ShiftFacts
+from tests.report.rendered import read_judging, render_judging
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ import re
 
 import pytest
 
-from mmkd_report.pages.demo import render_demo
 from mmkd_report.pages.demo_answer import question
-from mmkd_report.schema.demo import read_demo
 from mmkd_report.schema.figures import LabelledGroups
 from mmkd_report.words import labelled_title
+from tests.report.rendered import read_demo, render_demo
 
 S = "\u202f"
 

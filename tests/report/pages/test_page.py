@@ -5,14 +5,15 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mmkd_report.errors import PageError
 from mmkd_report.page import write_page
-from mmkd_report.pages.demo import render_demo
 from tests.edge.said import said
 from tests.report.conftest import cells, section
+from tests.report.rendered import render_demo
 
 
 def one(fraction):
@@ -294,10 +295,10 @@ def test_equal_documents_give_equal_bytes_in_another_process(two_sensors, tmp_pa
     (tmp_path / "document.py").write_text(f"document = {two_sensors!r}\n")
     code = (
         "from document import document; from mmkd_report.page import write_page; "
-        "from mmkd_report.pages.demo import render_demo; import sys;"
+        "from tests.report.rendered import render_demo; import sys;"
         "write_page(sys.argv[1], render_demo(document))"
     )
-    environment = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": str(tmp_path)}
+    environment = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
     subprocess.run([sys.executable, "-c", code, tmp_path / "page.html"], check=True, env=environment)
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == html
 

@@ -121,7 +121,7 @@ def test_the_table_has_a_cell_under_every_heading():
 
 
 def test_the_page_leads_to_every_sensor_and_says_on_what_its_figures_are():
-    page = render_sensors(msgspec.to_builtins(DOCUMENT))
+    page = render_sensors(DOCUMENT)
     assert re.findall(r'<a href="(\w+\.html)">(\w+)</a>', page) == [("gyro.html", "gyro"), ("acc.html", "acc")]
     assert page.index("validates best") < page.index("Sensor by sensor")
     assert "Two sensors" not in page

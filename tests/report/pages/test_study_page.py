@@ -6,11 +6,9 @@ import statistics
 
 import pytest
 
-from mmkd_report.errors import DocumentError
-from mmkd_report.pages.study import answer, key_figures, render_study
-from mmkd_report.schema.study import read_study
-from tests.edge.said import said
+from mmkd_report.pages.study import answer, key_figures
 from tests.report.conftest import cells, section
+from tests.report.rendered import read_study, render_study
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 SEEDS = [2, 3, 4]
@@ -398,10 +396,3 @@ def test_a_rival_that_is_ahead_on_test_is_named(searched, parse):
     rocket = {"name": "mini_rocket", "seeds": [0, 2, 3], "test": table([0.9, 0.9, 0.9]), "reason": ""}
     searched["rivals"][1] = rocket
     assert answer_texts(searched, parse)[-1] == "Ahead of the student on test: MiniRocket 89.0\u202f%."
-
-
-def test_a_broken_document_is_refused_with_the_place(searched):
-    assert said(DocumentError, lambda: render_study(searched | {"trials": 7})) == (
-        "study document: Expected `array`, got `int` - at `$.trials`; correct the value, or leave it out where it is "
-        "optional"
-    )

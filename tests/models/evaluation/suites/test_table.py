@@ -41,6 +41,6 @@ def test_a_new_row_needs_no_other_file(machines, monkeypatch, capsys):
         "s           12",
         "nothing is missing",
     ]
-    page = render_judging(msgspec.to_builtins(document))
+    page = render_judging(document)
     assert '<h2 id="answers">How many answers?</h2>' in page
     assert "nothing is missing." in page
