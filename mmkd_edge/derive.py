@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -231,10 +231,7 @@ def _plan(text: str, source: ModalitySpec) -> _Plan:
 
 def _parsed(text: str, source: ModalitySpec) -> tuple[_Plan, str, str]:
     """Return the plan, the canonical text, and the name that graphs and files can have."""
-
-    def refuse(expected: str, got: str, cure: str) -> UsageError:
-        return UsageError(f"derived sensor {text!r}: expected {expected}, got {got}; {cure}")
-
+    refuse = partial(_refusal, text)
     match = _TEXT.fullmatch(text)
     if match is None or (match["channels"] is None and match["parts"] is None):
         raise refuse("a text such as acc@25Hz,8bit or acc[ax]@2s", repr(text), "correct it")
@@ -243,14 +240,7 @@ def _parsed(text: str, source: ModalitySpec) -> tuple[_Plan, str, str]:
     for key in ("bits", "range") if is_video else ("size",):
         if key in parts:
             raise refuse(f"no {key} of {source.kind}", parts[key][0], "leave it out")
-    channels = list(range(len(source.channels)))
-    if match["channels"] is not None:
-        names = match["channels"].split(",")
-        unknown = [name for name in names if name not in source.channels]
-        if unknown or len(set(names)) < len(names) or is_video:
-            wanted = "no channels of video" if is_video else f"channels of {', '.join(source.channels)}, each once"
-            raise refuse(wanted, ", ".join(unknown or names) or "none", "correct them")
-        channels = sorted(map(source.channels.index, names))
+    channels = _chosen_channels(match["channels"], source, refuse)
     words, crop, samples = list[str](), source.samples, source.samples
     if "window" in parts:
         length_s = float(parts["window"][1]) / (1000 if parts["window"][2] == "ms" else 1)
@@ -261,15 +251,8 @@ def _parsed(text: str, source: ModalitySpec) -> tuple[_Plan, str, str]:
     up = down = 1
     if "rate" in parts:
         rate = float(parts["rate"][1]) * (1000 if parts["rate"][2] == "kHz" else 1)
-        unit = "fps" if is_video else "Hz"
-        if not 0 < rate <= source.rate_hz:
-            raise refuse(f"a rate up to the recorded {source.rate_hz:g} {unit}", f"{rate:g} {unit}", "lower it")
-        ratio = Fraction(rate / source.rate_hz).limit_denominator(_MAX_RATIO)
-        if abs(float(ratio) * source.rate_hz - rate) > 1e-6 * rate:
-            most = f"the recorded {source.rate_hz:g} {unit} divided by up to {_MAX_RATIO}"
-            raise refuse(most, f"{rate:g} {unit}", "raise it")
-        up, down = ratio.numerator, ratio.denominator
-        words.append(f"{_shown(rate)}{unit}")
+        up, down = _rate_ratio(rate, source, refuse)
+        words.append(f"{_shown(rate)}{'fps' if is_video else 'Hz'}")
     samples = crop * up // down
     if samples < 2:
         raise refuse("a window of 2 samples or more", str(samples), "raise the rate, or lengthen it")
@@ -288,19 +271,14 @@ def _parsed(text: str, source: ModalitySpec) -> tuple[_Plan, str, str]:
             got = f"{burst[0]} of {burst[1]} samples"
             raise refuse("bursts of fewer samples than their period has", got, "lengthen it")
         words.append(f"{burst[0]}per{_shown(float(parts['burst'][2]))}s")
-    bits, limits = None, (-1.0, 1.0) if source.kind == "audio" else source.range
-    if "bits" in parts:
-        bits = int(parts["bits"][1])
-        if not 1 <= bits <= MAX_BITS:
-            raise refuse(f"1 to {MAX_BITS} bits", str(bits), "correct them")
-        words.append(f"{bits}bit")
+    bits = int(parts["bits"][1]) if "bits" in parts else None
+    limits = (-1.0, 1.0) if source.kind == "audio" else source.range
+    if bits is not None and not 1 <= bits <= MAX_BITS:
+        raise refuse(f"1 to {MAX_BITS} bits", str(bits), "correct them")
+    words += [] if bits is None else [f"{bits}bit"]
     if "range" in parts:
-        low, high = float(parts["range"][1]), float(parts["range"][2])
-        if not low < high or (limits is not None and not limits[0] <= low < high <= limits[1]):
-            within = "" if limits is None else f" within the recorded {limits[0]:g} to {limits[1]:g}"
-            raise refuse(f"a range LOW..HIGH{within}", f"{low:g}..{high:g}", "correct it")
-        limits = low, high
-        words.append(f"{_shown(low)}..{_shown(high)}")
+        limits = _narrower(float(parts["range"][1]), float(parts["range"][2]), limits, refuse)
+        words.append("..".join(map(_shown, limits)))
     if bits is not None and limits is None:
         cure = f'add "range" to the dataset\'s {source.name!r}, or one here, as in {source.name}@{bits}bit,-20..20'
         raise refuse(f"a range for {bits} bits to divide", "none", cure)
@@ -312,6 +290,41 @@ def _parsed(text: str, source: ModalitySpec) -> tuple[_Plan, str, str]:
     if len(name) > _MOST_NAME:
         raise refuse(f"a name of at most {_MOST_NAME} letters", name, "leave a part out")
     return _Plan(channels, crop, up, down, half, samples, size, burst, bits, limits), canonical, name
+
+
+def _refusal(text: str, expected: str, got: str, cure: str) -> UsageError:
+    return UsageError(f"derived sensor {text!r}: expected {expected}, got {got}; {cure}")
+
+
+def _chosen_channels(text: str | None, source: ModalitySpec, refuse: Any) -> list[int]:
+    if text is None:
+        return list(range(len(source.channels)))
+    names = text.split(",")
+    unknown = [name for name in names if name not in source.channels]
+    if unknown or len(set(names)) < len(names) or source.kind == "video":
+        wanted = f"channels of {', '.join(source.channels)}, each once"
+        wanted = "no channels of video" if source.kind == "video" else wanted
+        raise refuse(wanted, ", ".join(unknown or names) or "none", "correct them")
+    return sorted(map(source.channels.index, names))
+
+
+def _rate_ratio(rate: float, source: ModalitySpec, refuse: Any) -> tuple[int, int]:
+    """Return a rate over the recorded one as whole numbers."""
+    unit = "fps" if source.kind == "video" else "Hz"
+    if not 0 < rate <= source.rate_hz:
+        raise refuse(f"a rate up to the recorded {source.rate_hz:g} {unit}", f"{rate:g} {unit}", "lower it")
+    ratio = Fraction(rate / source.rate_hz).limit_denominator(_MAX_RATIO)
+    if abs(float(ratio) * source.rate_hz - rate) > 1e-6 * rate:
+        most = f"the recorded {source.rate_hz:g} {unit} divided by up to {_MAX_RATIO}"
+        raise refuse(most, f"{rate:g} {unit}", "raise it")
+    return ratio.numerator, ratio.denominator
+
+
+def _narrower(low: float, high: float, limits: tuple[float, float] | None, refuse: Any) -> tuple[float, float]:
+    if not low < high or (limits is not None and not limits[0] <= low < high <= limits[1]):
+        within = "" if limits is None else f" within the recorded {limits[0]:g} to {limits[1]:g}"
+        raise refuse(f"a range LOW..HIGH{within}", f"{low:g}..{high:g}", "correct it")
+    return low, high
 
 
 def _split_parts(text: str | None, refuse: Any) -> dict[str, re.Match[str]]:

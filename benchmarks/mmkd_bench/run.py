@@ -22,17 +22,7 @@ from mmkd_bench.measuring.process import START_LIMIT_S, Interrupted, Launched, P
 from mmkd_bench.measuring.timing import WARM_UP_LIMIT_S, is_steady, summarise
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_report.schema.bench import (
-    BenchReport,
-    Configuration,
-    LatencyHistogram,
-    MachineFacts,
-    ProcessStart,
-    Result,
-    Settings,
-    Stability,
-    Stage,
-)
+from mmkd_report.schema import bench
 
 MAX_LAUNCHES = 1000
 _HISTOGRAM_BINS = 60
@@ -40,12 +30,12 @@ _HISTOGRAM_BINS = 60
 
 def measure_bundle(
     choice: Choice,
-    settings: Settings,
+    settings: bench.Settings,
     *,
     energy: bool = True,
     idle_s: float = IDLE_S,
     progress: Progress = ignore_progress,
-) -> BenchReport:
+) -> bench.BenchReport:
     """Measure a bundle. Watch idle power for `idle_s` first.
 
     Raises MmkdError for wrong settings, or a bundle that fails; KeyboardInterrupt on Ctrl-C, as an `Interrupted` with a
@@ -63,11 +53,11 @@ def measure_bundle(
         for outcome, above_idle_mj in zip(launched.outcomes, measured.launches_mj, strict=True)
     )
     latency_ns = np.concatenate([samples["latency_ns"] for samples in launched.samples])
-    report = BenchReport(
+    report = bench.BenchReport(
         created_utc=created,
         complete=len(launches) == settings.launches and all(launch.complete for launch in launches),
         subject=opened.subject,
-        configuration=Configuration(
+        configuration=bench.Configuration(
             **msgspec.structs.asdict(settings),
             backend=opened.backend,
             precision=opened.precision,
@@ -121,7 +111,7 @@ def _launch_with_power(
     return launched, compute_energy(log, idle=idle, loaded=loaded, predictions=predictions)
 
 
-def check_settings(settings: Settings) -> None:
+def check_settings(settings: bench.Settings) -> None:
     """Raise UsageError for settings that make no sense."""
     for name, value, most in (("launches", settings.launches, MAX_LAUNCHES), ("hop", settings.hop, MAX_HOP)):
         if value is not None and not 1 <= value <= most:
@@ -130,16 +120,16 @@ def check_settings(settings: Settings) -> None:
         raise UsageError(f"duration-s: expected a number above 0, got {settings.duration_s:g}")
 
 
-def join_launches(launches: Sequence[ProcessStart], latency_ns: NDArray[np.int64]) -> Result:
+def join_launches(launches: Sequence[bench.ProcessStart], latency_ns: NDArray[np.int64]) -> bench.Result:
     """Return figures over all launches, and their calls (N,)."""
 
     def median(name: str) -> float:
         return float(np.median([getattr(launch, name) for launch in launches]))
 
-    return Result(
+    return bench.Result(
         latency=summarise(latency_ns),
         stages=tuple(
-            Stage(
+            bench.Stage(
                 name=stages[0].name,
                 p50_us=float(np.median([stage.p50_us for stage in stages])),
                 p90_us=float(np.median([stage.p90_us for stage in stages])),
@@ -155,17 +145,17 @@ def join_launches(launches: Sequence[ProcessStart], latency_ns: NDArray[np.int64
     )
 
 
-def histogram(latency_ns: NDArray[np.int64]) -> LatencyHistogram:
+def histogram(latency_ns: NDArray[np.int64]) -> bench.LatencyHistogram:
     """Return a distribution of samples (N,) in geometric bins."""
     low_ns = max(1.0, float(latency_ns.min()))
     high_ns = max(float(latency_ns.max()), 1.001 * low_ns)
     edges_ns = np.geomspace(low_ns, high_ns, _HISTOGRAM_BINS + 1)
     edges_ns[0], edges_ns[-1] = min(low_ns, float(latency_ns.min())), high_ns  # rounding must not lose the extremes
     counts, _ = np.histogram(latency_ns, edges_ns)
-    return LatencyHistogram(edges_us=tuple((edges_ns / 1e3).tolist()), counts=tuple(counts.tolist()))
+    return bench.LatencyHistogram(edges_us=tuple((edges_ns / 1e3).tolist()), counts=tuple(counts.tolist()))
 
 
-def judge_stability(launches: Sequence[ProcessStart], machine: MachineFacts) -> Stability:
+def judge_stability(launches: Sequence[bench.ProcessStart], machine: bench.MachineFacts) -> bench.Stability:
     """Decide whether thirds of launches, and launches, agree within 10 %."""
     findings = []
     for number, launch in enumerate(launches, start=1):
@@ -177,7 +167,7 @@ def judge_stability(launches: Sequence[ProcessStart], machine: MachineFacts) -> 
     medians_us = [float(np.median([window.p50_us for window in launch.windows])) for launch in launches]
     if not is_steady(medians_us):
         findings.append(f"medians of launches ran from {min(medians_us):.4g} to {max(medians_us):.4g} µs")
-    return Stability(
+    return bench.Stability(
         stable=not findings,
         findings=tuple(findings),
         disturbances=suspicions(worst([launch.interference for launch in launches]), machine),

@@ -14,14 +14,7 @@ from mmkd_edge.bundle.manifest import ArtifactFormat, Manifest, Precision
 from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.errors import GateError, MmkdError, UsageError
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.packing.contents import (
-    check_students,
-    join_bundles,
-    join_parts,
-    pack_bundle,
-    seal_bundle,
-    write_sealed,
-)
+from mmkd_export.packing import contents
 from mmkd_export.plan import ExportPlan, Seal, read_report
 from mmkd_export.precision.make import make_lower_precision
 from mmkd_export.preflight import check_plan
@@ -99,18 +92,20 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
         if plan.from_bundle:
             begin("verify the bundle")
             if plan.output != plan.source or plan.seal != Seal():
-                seal_bundle(plan.source, plan.output, seal=plan.seal)
+                contents.seal_bundle(plan.source, plan.output, seal=plan.seal)
         else:
             students = _convert_checkpoint(resolved, begin)
             _make_lower_precisions(students, resolved, begin)
             begin("write the bundle")
-            manifest, members = join_parts(
+            manifest, members = contents.join_parts(
                 [
-                    pack_bundle(made.student, made.artifacts, platform=resolved.platform.name, left_out=made.left_out)
+                    contents.pack_bundle(
+                        made.student, made.artifacts, platform=resolved.platform.name, left_out=made.left_out
+                    )
                     for made in students
                 ]
             )
-            write_sealed(plan.output, manifest=manifest, members=members, seal=plan.seal)
+            contents.write_sealed(plan.output, manifest=manifest, members=members, seal=plan.seal)
         engines: list[BuiltEngine] = []
         folders: list[str] = []
         for target in resolved.targets:
@@ -226,11 +221,11 @@ def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnSta
     for facts in (inspect_file(plan.source) for plan in plans):
         name = next(key for key in facts if key.endswith(".window")).removesuffix(".window")
         students.append((name, facts.get("labels") or facts[f"{name}.labels"]))
-    check_students(students)
+    contents.check_students(students)
     with lock_output(output), tempfile.TemporaryDirectory(prefix="mmkd-export-") as folder:
         parts = [
             replace(plan, seal=Seal(), output=Path(folder) / f"{number}.edge") for number, plan in enumerate(plans)
         ]
         results = [export(part, on_stage=on_stage) for part in parts]
-        join_bundles([part.output for part in parts], output, seal=plans[0].seal)
+        contents.join_bundles([part.output for part in parts], output, seal=plans[0].seal)
     return [replace(result, path=output) for result in results]

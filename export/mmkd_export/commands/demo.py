@@ -280,14 +280,7 @@ def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
 def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
     """Print scores, verdict and next commands."""
     from mmkd_report.pages.demo import gap_text
-    from mmkd_report.pages.demo_answer import (
-        RECIPES,
-        is_judged,
-        leading_rival,
-        leak_text,
-        recommendation,
-        shipped_text,
-    )
+    from mmkd_report.pages.demo_answer import RECIPES, is_judged, leading_rival, leak_text, recommendation, shipped_text
     from mmkd_report.words import for_terminal, labelled_title, with_gain_unit
 
     measure = demo.reported_metric

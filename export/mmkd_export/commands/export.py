@@ -26,13 +26,7 @@ with loading("mmkd-export"):
     from mmkd_export.verify.gate import MIN_JUDGING, gate_summary
     from mmkd_export.verify.windows import range_choice
     from mmkd_models.evaluation.confidence import reliability_text
-    from mmkd_report.schema.export import (
-        ArtifactReport,
-        ExportDocument,
-        ExportReport,
-        LeftOutArtifact,
-        SeveralExports,
-    )
+    from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportReport, LeftOutArtifact, SeveralExports
 
 if TYPE_CHECKING:
     from rich.table import Table

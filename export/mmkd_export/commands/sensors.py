@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mmkd_report.schema.demo import DemoDocument
     from mmkd_report.schema.judging import JudgingDocument, SensorsDocument
     from mmkd_report.schema.study import PairLatency
+    from mmkd_report.schema.variants import VariantsDocument
 
 SENSORS_FILE, PAGE_FILE = "sensors.json", "sensors.html"
 VARIANTS_FILE, VARIANTS_PAGE = "variants.json", "variants.html"
@@ -116,13 +117,9 @@ def sensors(
     check_costs(comparison, costs)
     context.with_resource(lock_output(out, is_folder=True))
     folds = run_comparison(comparison, seeds=range(compared.seeds), workers=count, executor=where)
-    times = {}
     with torch_threads():
         judged = judge_sensors(comparison, costs, workers=count, executor=where, say=say)
-        if meter is not None:
-            for name in judged:
-                say(f"{name}: latency")
-                times[name] = meter(comparison.student_path(name, 0), comparison.teacher_path(0))
+    times = _latencies(comparison, meter)
     document = _document(demo_document(dataset.spec, dataset.sha256, folds), judged, times, pairs=pairs)
     _write(out, document, judged)
     if as_json:
@@ -131,6 +128,18 @@ def sensors(
     _show(document)
     student = comparison.student_path(document.rows[0].sensors[0], 0)
     print(f"wrote {out / PAGE_FILE}; next: {shell_line('mmkd-export', student)}")
+
+
+def _latencies(comparison: Comparison, meter: MeasureLatency | None) -> dict[str, PairLatency]:
+    from mmkd_models.experiments.workers import torch_threads
+
+    times = {}
+    for name in comparison.config.modalities if meter is not None else ():
+        assert meter is not None
+        say(f"{name}: latency")
+        with torch_threads():
+            times[name] = meter(comparison.student_path(name, 0), comparison.teacher_path(0))
+    return times
 
 
 class _VariantsRequest(NamedTuple):
@@ -198,18 +207,12 @@ def _judge_variants(
     as_json: bool,
 ) -> None:
     from mmkd_models.data.windows import split_facts
-    from mmkd_models.experiments.variants import (
-        most_loss,
-        reported_measure,
-        validation_measure,
-        variant_rows,
-    )
-    from mmkd_models.experiments.workers import torch_threads
+    from mmkd_models.experiments.comparison import groups_labelled
+    from mmkd_models.experiments.variants import most_loss, reported_measure, validation_measure, variant_rows
     from mmkd_report.page import write_page
-    from mmkd_report.pages.variants import render_variants, show_rows, verdict
-    from mmkd_report.schema.figures import LabelledGroups
+    from mmkd_report.pages.variants import render_variants
     from mmkd_report.schema.variants import VariantsDocument
-    from mmkd_report.words import for_terminal, labelled_title
+    from mmkd_report.words import labelled_title
 
     seeds, out, spec = range(request.compared.seeds), comparison.out, comparison.dataset.spec
     measure = validation_measure(comparison)
@@ -219,23 +222,13 @@ def _judge_variants(
         names = dict.fromkeys((*comparison.config.modalities, *corners))
         comparison = replace(comparison, config=msgspec.structs.replace(comparison.config, modalities=tuple(names)))
         folds = run_comparison(comparison, seeds=seeds, workers=workers, executor=executor)
-    latencies = {}
-    for name in comparison.config.modalities if meter is not None else ():
-        assert meter is not None
-        say(f"{name}: latency")
-        with torch_threads():
-            latencies[name] = meter(comparison.student_path(name, 0), comparison.teacher_path(0)).student_ms["p50"]
-    labelled = comparison.config.labelled
-    groups = (
-        LabelledGroups(labelled=labelled.groups, of=tuple(fold.train_groups for fold in folds))
-        if labelled.groups
-        else None
-    )
+    times = _latencies(comparison, meter)
+    groups = groups_labelled(folds)
     document = VariantsDocument(
         dataset=spec.name,
         sha256=comparison.dataset.sha256,
         judged_on=split_facts(comparison.dataset.everything()).judged_on,
-        labelled=labelled_title(None if labelled.groups else labelled.fraction, groups),
+        labelled=labelled_title(None if groups else comparison.config.labelled.fraction, groups),
         seeds=tuple(seeds),
         measure=reported_measure(comparison),
         most_loss=max(most_loss(folds, variation.sensor.name, measure) for variation in variations),
@@ -243,7 +236,7 @@ def _judge_variants(
             comparison,
             variations,
             folds,
-            latencies=latencies,
+            latencies={name: pair.student_ms["p50"] for name, pair in times.items()},
             prices={name: price for name, (price, _) in prices.items()},
         ),
         currency=next((currency for _, currency in prices.values()), ""),
@@ -254,17 +247,23 @@ def _judge_variants(
     if as_json:
         print(json_text(document, indent=1))
         return
+    _show_variants(document)
+    best = next((row for row in document.rows if row.is_chosen), document.rows[0])
+    print(f"wrote {out / VARIANTS_PAGE}; next: {shell_line('mmkd-export', comparison.student_path(best.name, 0))}")
+
+
+def _show_variants(document: VariantsDocument) -> None:
+    from mmkd_report.pages.variants import show_rows, verdict
+    from mmkd_report.words import for_terminal
+
     for sentence in verdict(document):
         print(for_terminal(f"{sentence}."))
     heads, rows = show_rows(document)
-    shown = plain_table(
-        heads, title=f"{spec.name}: {document.measure.words} on {document.judged_on}, {document.labelled}".rstrip(", ")
-    )
+    title = f"{document.dataset}: {document.measure.words} on {document.judged_on}, {document.labelled}".rstrip(", ")
+    shown = plain_table(heads, title=title)
     for row in rows:
         shown.add_row(*map(for_terminal, row))
     show_table(shown, width=170)
-    best = next((row for row in document.rows if row.is_chosen), document.rows[0])
-    print(f"wrote {out / VARIANTS_PAGE}; next: {shell_line('mmkd-export', comparison.student_path(best.name, 0))}")
 
 
 def _normal_sensors(data: Path, *, as_json: bool) -> None:

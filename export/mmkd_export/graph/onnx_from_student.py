@@ -13,18 +13,7 @@ import msgspec
 from mmkd_edge.bundle.manifest import StateTensor, Streaming, graph_inputs, graph_outputs, step_inputs, step_outputs
 from mmkd_edge.errors import MmkdError, UsageError, first_line
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
-from mmkd_export.graph.onnx_graph import (
-    INT8_KEY,
-    LEARNT_OPS,
-    OPSET,
-    STATISTICS_KEY,
-    check_exported,
-    clean_graph,
-    graph_bytes,
-    layers_by_source,
-    learnt_layers,
-    select_layers,
-)
+from mmkd_export.graph import onnx_graph
 from mmkd_export.graph.trees import FEATURES, VOTES, insert_trees
 
 if TYPE_CHECKING:
@@ -50,8 +39,8 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0
         metadata=[
             *_metadata((checkpoint.modality,)),
             ("mmkd_edge.labels", _json(checkpoint.task.labels)),
-            (STATISTICS_KEY, _json(checkpoint.normalisation)),
-            *([(INT8_KEY, _json(checkpoint.int8))] if checkpoint.int8 is not None else []),
+            (onnx_graph.STATISTICS_KEY, _json(checkpoint.normalisation)),
+            *([(onnx_graph.INT8_KEY, _json(checkpoint.int8))] if checkpoint.int8 is not None else []),
         ],
     )
 
@@ -101,8 +90,8 @@ def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ..
     """Return layers for INT8, grouped by input tensor."""
     import onnx
 
-    layers = learnt_layers(onnx.load_from_string(onnx_from_student(checkpoint)))
-    return tuple(layers_by_source(select_layers(layers, ops=LEARNT_OPS)).values())
+    layers = onnx_graph.learnt_layers(onnx.load_from_string(onnx_from_student(checkpoint)))
+    return tuple(onnx_graph.layers_by_source(onnx_graph.select_layers(layers, ops=onnx_graph.LEARNT_OPS)).values())
 
 
 def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> bytes:
@@ -169,7 +158,7 @@ def _onnx_from_module(
                 module,
                 examples,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=onnx_graph.OPSET,
                 input_names=named[0],
                 output_names=named[1],
                 external_data=False,  # one file
@@ -180,11 +169,11 @@ def _onnx_from_module(
             f"torch could not export the network: {first_line(error)}; add --debug and report it"
         ) from error
     assert program is not None
-    model = clean_graph(program.model_proto, metadata=metadata)
+    model = onnx_graph.clean_graph(program.model_proto, metadata=metadata)
     if forest is not None and student is not None and student.intervals is not None:
         insert_trees(model, forest, features=student.intervals.features)
-    check_exported(model, inputs=inputs, outputs=outputs, steps=steps)
-    return graph_bytes(model)
+    onnx_graph.check_exported(model, inputs=inputs, outputs=outputs, steps=steps)
+    return onnx_graph.graph_bytes(model)
 
 
 @contextlib.contextmanager

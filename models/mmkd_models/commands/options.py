@@ -49,8 +49,7 @@ LabelledGroups = Annotated[
     Option("Use the labels of N whole groups of the training windows, not of a fraction.", metavar="N", shown=False),
 ]
 StudentMembers = Annotated[
-    str,
-    Option("Members of the student, averaged: transformer, convolutions, intervals, trees.", metavar="NAMES"),
+    str, Option("Members of the student, averaged: transformer, convolutions, intervals, trees.", metavar="NAMES")
 ]
 ClockError = Annotated[
     float,

@@ -10,17 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.files import (
-    RECORDINGS,
-    Arrays,
-    array_file,
-    is_cut,
-    join_splits,
-    load_arrays,
-    metadata_key,
-    metadata_names,
-    presence_file,
-)
+from mmkd_models.data import files
 from mmkd_models.data.labels import find_blocks
 from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec, SplitName, read_dataset_spec, refuse
 from mmkd_models.data.windows import (
@@ -43,7 +33,7 @@ class Dataset:
 
     path: Path
     spec: DatasetSpec
-    arrays: Arrays
+    arrays: files.Arrays
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{split} {self.spec.splits[split]}" for split in SPLIT_NAMES)
@@ -57,7 +47,7 @@ class Dataset:
     def sha256(self) -> str:
         """Hash of `dataset.json` and every array file, without the path."""
         digest = hashlib.sha256()
-        for name in sorted({SPEC_FILE, *map(array_file, self.arrays)}):
+        for name in sorted({SPEC_FILE, *map(files.array_file, self.arrays)}):
             digest.update(f"{name}\n{(self.path / name).stat().st_size}\n".encode())
             with (self.path / name).open("rb") as file:
                 while block := file.read(_HASHED_BLOCK_BYTES):
@@ -97,15 +87,15 @@ def _open_same(path: Path, sha256: str) -> Dataset:
     return dataset
 
 
-def load_directory(path: Path) -> tuple[DatasetSpec, Arrays]:
+def load_directory(path: Path) -> tuple[DatasetSpec, files.Arrays]:
     """Return `dataset.json` and the arrays; errors as `open_dataset`."""
     spec = read_dataset_spec(path)
-    arrays, problems = load_arrays(path, spec)
-    if not problems and is_cut(arrays):
+    arrays, problems = files.load_arrays(path, spec)
+    if not problems and files.is_cut(arrays):
         counts = window_counts(spec, arrays)
         problems = [
             f"{SPEC_FILE}: split {name!r}: expected {spec.splits[name]} windows, got {counts[name]} cut from"
-            f" {RECORDINGS}/; correct 'splits' or 'recordings.hop_s'"
+            f" {files.RECORDINGS}/; correct 'splits' or 'recordings.hop_s'"
             for name in SPLIT_NAMES
             if counts[name] != spec.splits[name]
         ]
@@ -132,11 +122,11 @@ def shipped_names() -> list[str]:
     return sorted(file.parent.name for file in Path(__file__).parent.glob(f"*/{SPEC_FILE}"))
 
 
-def make_windows(spec: DatasetSpec, arrays: Arrays) -> Windows:
+def make_windows(spec: DatasetSpec, arrays: files.Arrays) -> Windows:
     """Return the windows of checked arrays in the order train, valid, test, without group statistics."""
-    columns = join_splits(arrays)
+    columns = files.join_splits(arrays)
     source: WindowSource
-    if is_cut(arrays):
+    if files.is_cut(arrays):
         source = _cut_windows(spec, arrays)
         rows = np.argsort(columns["splits"][source.recording], kind="stable")
         owners = source.recording[rows]
@@ -150,7 +140,7 @@ def make_windows(spec: DatasetSpec, arrays: Arrays) -> Windows:
             },
             offsets=_starts(counts),
             present={
-                modality.name: [arrays.get(presence_file(split, modality.name)) for split in SPLIT_NAMES]
+                modality.name: [arrays.get(files.presence_file(split, modality.name)) for split in SPLIT_NAMES]
                 for modality in spec.modalities
                 if modality.kind == "video"
             },
@@ -165,8 +155,8 @@ def make_windows(spec: DatasetSpec, arrays: Arrays) -> Windows:
         splits=columns["splits"],
         folds=columns.get("folds"),
         metadata={
-            name: np.concatenate([arrays[metadata_key(split, name)] for split in SPLIT_NAMES])
-            for name in metadata_names(arrays)
+            name: np.concatenate([arrays[files.metadata_key(split, name)] for split in SPLIT_NAMES])
+            for name in files.metadata_names(arrays)
         },
         times=columns.get("times"),
         starts=columns.get("starts"),
@@ -176,14 +166,14 @@ def make_windows(spec: DatasetSpec, arrays: Arrays) -> Windows:
     )
 
 
-def _cut_windows(spec: DatasetSpec, arrays: Arrays) -> CutWindows:
+def _cut_windows(spec: DatasetSpec, arrays: files.Arrays) -> CutWindows:
     assert spec.recordings is not None  # windows are cut only if recordings are described
     hop_s = spec.recordings.hop_s
-    lengths = arrays[f"{RECORDINGS}/lengths.npy"].astype(np.int64)  # (R, M)
+    lengths = arrays[f"{files.RECORDINGS}/lengths.npy"].astype(np.int64)  # (R, M)
     starts = [window_starts_s(row, spec.modalities, hop_s=hop_s) for row in lengths.tolist()]
     names = [modality.name for modality in spec.modalities]
     return CutWindows(
-        samples={name: np.asarray(arrays[f"{RECORDINGS}/{name}.npy"]) for name in names},
+        samples={name: np.asarray(arrays[f"{files.RECORDINGS}/{name}.npy"]) for name in names},
         scale={name: np.array(scale, dtype=np.float32) for name, scale in spec.recordings.scale.items()},
         offsets={name: _starts(lengths[:, number]) for number, name in enumerate(names)},
         lengths={name: lengths[:, number] for number, name in enumerate(names)},
@@ -191,7 +181,9 @@ def _cut_windows(spec: DatasetSpec, arrays: Arrays) -> CutWindows:
         start_s=np.array([start for row in starts for start in row], dtype=np.float64),
         latest_start_s=np.array([latest_start_s(row, spec.modalities) for row in lengths.tolist()]),
         hop_s=hop_s,
-        present={name: arrays[file] for name in names if (file := presence_file(RECORDINGS, name)) in arrays},
+        present={
+            name: arrays[file] for name in names if (file := files.presence_file(files.RECORDINGS, name)) in arrays
+        },
     )
 
 
@@ -199,8 +191,8 @@ def _starts(counts: Rows) -> Rows:
     return np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
 
 
-def window_counts(spec: DatasetSpec, arrays: Arrays) -> dict[str, int]:
+def window_counts(spec: DatasetSpec, arrays: files.Arrays) -> dict[str, int]:
     """Return the windows per split cut from checked recordings."""
     source = _cut_windows(spec, arrays)
-    numbers = arrays[f"{RECORDINGS}/splits.npy"][source.recording]
+    numbers = arrays[f"{files.RECORDINGS}/splits.npy"][source.recording]
     return {name: int((numbers == number).sum()) for number, name in enumerate(SPLIT_NAMES)}

@@ -18,20 +18,10 @@ import numpy.typing as npt
 from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import UsageError, os_reason
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
+from mmkd_models.data import files
 from mmkd_models.data.checking.findings import refuse_errors, rule_findings, shared_findings, unit_findings
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset, make_windows, open_dataset, window_counts
-from mmkd_models.data.files import (
-    METADATA,
-    PER_WINDOW,
-    RECORDINGS,
-    AnyArray,
-    array_file,
-    metadata_key,
-    metadata_names,
-    presence_file,
-    structure_problems,
-)
 from mmkd_models.data.labels import UNKNOWN
 from mmkd_models.data.spec import (
     SPEC_FILE,
@@ -108,7 +98,7 @@ def write_dataset(
     )
     _check_spec(path, spec)
     problems: list[str] = []
-    arrays: dict[str, AnyArray] = {}
+    arrays: dict[str, files.AnyArray] = {}
     for split in SPLIT_NAMES:
         arrays.update(_arrays_of_split(spec, split, splits[split], problems))
     refuse(f"dataset {path}", problems)
@@ -144,7 +134,7 @@ def write_recordings(
     )
     _check_spec(path, spec)
     arrays = _arrays_of_recordings(path, spec, recordings)
-    refuse(f"dataset {path}", structure_problems(spec, arrays, cut=True))
+    refuse(f"dataset {path}", files.structure_problems(spec, arrays, cut=True))
     spec = msgspec.structs.replace(spec, splits=window_counts(spec, arrays))
     _check_spec(path, spec)
     return _write_checked(path, spec, arrays, cut=True)
@@ -161,11 +151,11 @@ def _check_spec(path: Path, spec: DatasetSpec) -> None:
     refuse(f"dataset {path}", [*spec_problems(spec), *size_problems(spec)])
 
 
-def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: list[str]) -> dict[str, AnyArray]:
+def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: list[str]) -> dict[str, files.AnyArray]:
     """Return one split's arrays as stored; report the others in `problems`."""
     modalities = {modality.name: modality for modality in spec.modalities}
-    allowed = ("labels", *PER_WINDOW, "metadata")
-    arrays: dict[str, AnyArray] = {}
+    allowed = ("labels", *files.PER_WINDOW, "metadata")
+    arrays: dict[str, files.AnyArray] = {}
     problems += [
         f"splits[{split!r}]: array {key!r} is missing; give one per modality and labels"
         for key in (*modalities, "labels")
@@ -182,7 +172,7 @@ def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: lis
                 if text is None:
                     problems.append(f"{where}[{name!r}]: expected text or numbers, got {array.dtype}; convert it")
                 else:
-                    arrays[metadata_key(split, name)] = text
+                    arrays[files.metadata_key(split, name)] = text
         elif key in modalities and not isinstance(values, Mapping):
             arrays.update(_sample_arrays(where, split, modalities[key], [values], problems))
         elif key not in allowed:
@@ -191,7 +181,7 @@ def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: lis
                 " describe it in 'modalities' or leave it out"
             )
         else:
-            dtype = label_dtype(spec.task.kind) if key == "labels" else PER_WINDOW[key][0]
+            dtype = label_dtype(spec.task.kind) if key == "labels" else files.PER_WINDOW[key][0]
             array = np.asarray(values)
             text = _text(array) if key == "groups" else None
             stored = _convert(array, dtype=dtype) if text is None else text
@@ -202,13 +192,13 @@ def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: lis
     return arrays
 
 
-def _text(values: AnyArray) -> AnyArray | None:
+def _text(values: files.AnyArray) -> files.AnyArray | None:
     if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
         return values.astype(np.str_)
     return values if values.dtype.kind == "U" else None
 
 
-def _convert(values: AnyArray, *, dtype: str) -> AnyArray | None:
+def _convert(values: files.AnyArray, *, dtype: str) -> files.AnyArray | None:
     """Convert, or return None if that would lose more than precision."""
     allowed = "biuf" if dtype.startswith("float") else "biu"
     if values.dtype.kind not in allowed or (dtype == "uint8" and not np.isin(values, (0, 1, UNKNOWN)).all()):
@@ -219,12 +209,12 @@ def _convert(values: AnyArray, *, dtype: str) -> AnyArray | None:
 
 def _sample_arrays(
     where: str, folder: str, modality: ModalitySpec, samples: Sequence[npt.ArrayLike], problems: list[str]
-) -> dict[str, AnyArray]:
+) -> dict[str, files.AnyArray]:
     is_video = modality.kind == "video"
     given = [part if isinstance(part, np.ma.MaskedArray) and is_video else np.asarray(part) for part in samples]
-    stored: list[AnyArray] = []
+    stored: list[files.AnyArray] = []
     for number, array in enumerate(given):
-        is_counts = folder == RECORDINGS and modality.kind == "series" and array.dtype == np.int16
+        is_counts = folder == files.RECORDINGS and modality.kind == "series" and array.dtype == np.int16
         part = array if is_counts else storable(array, modality.kind)
         if part is None:
             wanted = STORABLE[modality.kind]
@@ -235,18 +225,18 @@ def _sample_arrays(
         return {}
     arrays = {f"{folder}/{modality.name}.npy": stored[0] if len(stored) == 1 else np.concatenate(stored)}
     if is_video:
-        axes = 4 if folder == RECORDINGS else 5  # of frames without other faults
+        axes = 4 if folder == files.RECORDINGS else 5  # of frames without other faults
         present = [frame_presence(array) if array.ndim == axes else None for array in given]
         if any(part is not None for part in present):
             rows = [
                 np.ones(array.shape[: axes - 3], np.uint8) if part is None else part
                 for part, array in zip(present, given, strict=True)
             ]
-            arrays[presence_file(folder, modality.name)] = np.concatenate(rows)
+            arrays[files.presence_file(folder, modality.name)] = np.concatenate(rows)
     return arrays
 
 
-def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Recording]) -> dict[str, AnyArray]:
+def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Recording]) -> dict[str, files.AnyArray]:
     names = [modality.name for modality in spec.modalities]
     problems = [
         f"recordings[{number}]: expected samples of {', '.join(names)}, got {', '.join(recording.samples)};"
@@ -269,11 +259,11 @@ def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Re
         labels = None
     if labels is None and recordings:
         problems.append(f"recordings: expected labels that fit {dtype}, all of one shape, got others; convert them")
-    arrays: dict[str, AnyArray] = {}
+    arrays: dict[str, files.AnyArray] = {}
     for modality in spec.modalities if not problems else ():
         samples = [recording.samples[modality.name] for recording in recordings]
         where = f"recordings[{{}}]: samples of {modality.name!r}"
-        arrays.update(_sample_arrays(where, RECORDINGS, modality, samples, problems))
+        arrays.update(_sample_arrays(where, files.RECORDINGS, modality, samples, problems))
     refuse(f"dataset {path}", problems)
     assert labels is not None  # else a problem, as no recordings are
     groups = [recording.group for recording in recordings]
@@ -284,11 +274,11 @@ def _arrays_of_recordings(path: Path, spec: DatasetSpec, recordings: Sequence[Re
         "splits": np.array([SPLIT_NAMES.index(recording.split) for recording in recordings], dtype=np.int8),
     }
     columns |= {"folds": np.array(folds, dtype=np.int64)} if folds else {}
-    return arrays | {f"{RECORDINGS}/{name}.npy": array for name, array in columns.items()}
+    return arrays | {f"{files.RECORDINGS}/{name}.npy": array for name, array in columns.items()}
 
 
-def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray], *, cut: bool) -> Dataset:
-    refuse(f"dataset {path}", structure_problems(spec, arrays, cut=cut))
+def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, files.AnyArray], *, cut: bool) -> Dataset:
+    refuse(f"dataset {path}", files.structure_problems(spec, arrays, cut=cut))
     windows = make_windows(spec, arrays)
     scan = scan_windows(windows)
     findings = [*rule_findings(scan), *shared_findings(windows, scan), *unit_findings(scan)]
@@ -306,21 +296,21 @@ def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]
     return open_dataset(path)
 
 
-def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> None:
+def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, files.AnyArray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         for split in {name.partition("/")[0] for name in arrays}:
             (temporary / split).mkdir()
-            names = metadata_names(arrays, split)
+            names = files.metadata_names(arrays, split)
             if names:  # as `np.savez` does, which takes no array called `file`
-                with zipfile.ZipFile(temporary / split / METADATA, "w") as archive:
+                with zipfile.ZipFile(temporary / split / files.METADATA, "w") as archive:
                     for name in names:
                         with archive.open(f"{name}.npy", "w") as member:
-                            array = arrays[metadata_key(split, name)]
+                            array = arrays[files.metadata_key(split, name)]
                             np.lib.format.write_array(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
         for name, array in arrays.items():
-            if array_file(name) == name:
+            if files.array_file(name) == name:
                 _save(temporary / name, array)
         text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
         (temporary / SPEC_FILE).write_bytes(text + b"\n")
@@ -331,7 +321,7 @@ def _write(path: Path, spec: DatasetSpec, arrays: Mapping[str, AnyArray]) -> Non
         raise
 
 
-def _save(file: Path, array: AnyArray) -> None:
+def _save(file: Path, array: files.AnyArray) -> None:
     """Write as `np.save` does, which does not notice that the disk is full at the very end of a file."""
     array = np.ascontiguousarray(array)
     with file.open("wb") as opened:

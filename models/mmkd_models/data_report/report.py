@@ -17,14 +17,7 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.labels import name_strata
 from mmkd_models.data.spec import SPLIT_NAMES, windows_at_once
 from mmkd_models.data.windows import Windows
-from mmkd_models.data_report.probes import (
-    ProbeAnswers,
-    ProbeWindows,
-    choose_windows,
-    fit_trees,
-    probe_findings,
-    run_probes,
-)
+from mmkd_models.data_report import probes
 from mmkd_models.evaluation.confidence import fraction_interval
 from mmkd_models.evaluation.gains import MIN_GROUPS
 from mmkd_report.schema.data import DataReport, ExampleWindow, Finding, LabelSuspect, SplitFacts, WindowToLabel
@@ -37,8 +30,8 @@ def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport
     windows = scan.windows
     findings = find_everything(dataset.everything(), scan)
     on_part("asking probes")
-    probed = choose_windows(windows)
-    results = list(run_probes(probed))
+    probed = probes.choose_windows(windows)
+    results = list(probes.run_probes(probed))
     answers = [result for result in results if not isinstance(result, str)]
     by_class = answers[0] if answers and answers[0].facts.target == "class" else None
     suspects = [] if by_class is None else label_suspects(probed, by_class)
@@ -47,7 +40,7 @@ def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport
     findings += [
         *near_copies(windows, probed),
         *like_groups(probed),
-        *(finding for answer in answers for finding in probe_findings(answer.facts)),
+        *(finding for answer in answers for finding in probes.probe_findings(answer.facts)),
         *label_findings(suspects, int(probed.windows.labelled.sum()), agreement),
     ]
     spec = windows.spec
@@ -84,7 +77,7 @@ _MAX_VALUES = 40_000  # of all lines of a sensor
 _MAX_CLASSES = 12
 
 
-def example_windows(probed: ProbeWindows) -> Iterator[ExampleWindow]:
+def example_windows(probed: probes.ProbeWindows) -> Iterator[ExampleWindow]:
     """Yield by modality and class the most typical window."""
     strata, names = name_strata(probed.windows.labels, probed.windows.spec.task)
     for modality in probed.windows.spec.modalities:
@@ -124,7 +117,7 @@ _MUTUAL = 0.5
 Flags = npt.NDArray[np.bool_]
 
 
-def near_copies(everything: Windows, probed: ProbeWindows) -> Iterator[Finding]:
+def near_copies(everything: Windows, probed: probes.ProbeWindows) -> Iterator[Finding]:
     """Compare each valid and test window with the training window of nearest statistics, sample by sample."""
     from sklearn.neighbors import NearestNeighbors
 
@@ -161,7 +154,7 @@ def near_copies(everything: Windows, probed: ProbeWindows) -> Iterator[Finding]:
         )
 
 
-def like_groups(probed: ProbeWindows) -> Iterator[Finding]:
+def like_groups(probed: probes.ProbeWindows) -> Iterator[Finding]:
     """Yield pairs of groups of two splits whose windows are mostly each other's nearest neighbours.
 
     Two people are alike in some movements; one person under two names is alike in all.
@@ -204,14 +197,14 @@ _CONTRADICTED = 0.1  # of the votes for the label, at most
 _MIN_SUSPECTS = 3
 
 
-def label_agreement(answers: ProbeAnswers) -> float:
+def label_agreement(answers: probes.ProbeAnswers) -> float:
     """Return the fraction of labels that a probe agrees with when certain; 0 if never."""
     certain = answers.probabilities.max(axis=1) >= _CERTAIN
     right = answers.probabilities.argmax(axis=1) == answers.truth
     return float(right[certain].mean()) if certain.any() else 0.0
 
 
-def label_suspects(probed: ProbeWindows, answers: ProbeAnswers) -> list[LabelSuspect]:
+def label_suspects(probed: probes.ProbeWindows, answers: probes.ProbeAnswers) -> list[LabelSuspect]:
     """Return windows whose label the probe contradicts, most certain first; none if the probe is poor.
 
     After C. Northcutt, L. Jiang and I. Chuang, "Confident Learning", JAIR 70, 2021, with stricter thresholds.
@@ -255,7 +248,7 @@ def label_findings(suspects: Sequence[LabelSuspect], labels: int, agreement: flo
         )
 
 
-def windows_to_label(probed: ProbeWindows) -> list[WindowToLabel]:
+def windows_to_label(probed: probes.ProbeWindows) -> list[WindowToLabel]:
     """Return at most 50 unlabelled training windows most worth a label; none before two classes have labels.
 
     Only training labels are used. Windows next to a labelled one of their group are left out: two states may share
@@ -270,7 +263,7 @@ def windows_to_label(probed: ProbeWindows) -> list[WindowToLabel]:
     if len(unlabelled) == 0 or len(np.unique(strata)) < 2:
         return []
     features = probed.all_features
-    classes, votes = fit_trees(features[known], strata, features[unlabelled])
+    classes, votes = probes.fit_trees(features[known], strata, features[unlabelled])
     ordered = np.sort(votes, axis=1)
     uncertain = np.argsort(ordered[:, -1] - ordered[:, -2], kind="stable")[: _CANDIDATES * _MAX_TO_LABEL]
     points = probed.scaled_features[unlabelled[uncertain]]
@@ -330,7 +323,7 @@ def label_csv(rows: Sequence[WindowToLabel], train: SplitFacts) -> str:
     return csv_text([header, *([row.start, row.end, "", row.group, row.likely] for row in ordered)])
 
 
-def number_in_split(probed: ProbeWindows, index: int) -> int:
+def number_in_split(probed: probes.ProbeWindows, index: int) -> int:
     """Return a window's number in its split."""
     counts = probed.windows.spec.splits
     split = int(probed.windows.splits[index])

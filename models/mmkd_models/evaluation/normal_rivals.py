@@ -12,12 +12,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.rivals import rocket_threads, series_of
 from mmkd_models.networks.intervals import fits_intervals
-from mmkd_models.training.closed_form import (
-    convolution_features,
-    draw_features,
-    interval_features,
-    measure_intervals,
-)
+from mmkd_models.training.closed_form import convolution_features, draw_features, interval_features, measure_intervals
 
 NormalRivalName = Literal["rockad", "average_of_six"]
 NORMAL_RIVALS: tuple[NormalRivalName, ...] = get_args(NormalRivalName)

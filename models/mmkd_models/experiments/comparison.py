@@ -62,7 +62,7 @@ from mmkd_models.networks.config import MemberKind, Preset
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import scores_of
-from mmkd_report.schema.figures import Split
+from mmkd_report.schema.figures import LabelledGroups, Split
 from mmkd_report.schema.study import NONE
 
 _TAUGHT, _MISSING_FILE = "taught", "missing.json"
@@ -108,6 +108,12 @@ class FoldResult:
     teacher: Judged
     spread_in_time: TestedNetwork | None = None
     students: dict[str, SensorResult]
+
+
+def groups_labelled(folds: Sequence[FoldResult]) -> LabelledGroups | None:
+    """Return how many whole groups are labelled, of those of each fold, if not windows."""
+    groups = folds[0].config.labelled.groups
+    return LabelledGroups(labelled=groups, of=tuple(fold.train_groups for fold in folds)) if groups else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,43 +22,8 @@ from mmkd_models.data.labelled import seen_labels
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.evaluation.gains import leak_of
 from mmkd_models.evaluation.rivals import RivalName
-from mmkd_models.experiments.plan import (
-    STUDENT_CHECKPOINT,
-    Candidate,
-    Conditions,
-    Entry,
-    Folder,
-    Space,
-    Trial,
-    candidates,
-    check_space,
-    entries,
-    read_result,
-    short_hash,
-    spread_in_time,
-    write_result,
-)
-from mmkd_models.experiments.runs import (
-    Progress,
-    Run,
-    grid_phases,
-    make_claimed,
-    make_runs,
-    student_run,
-    until,
-)
+from mmkd_models.experiments import plan, runs, table
 from mmkd_models.experiments.search import distilled_candidates, finalists, proposals
-from mmkd_models.experiments.table import (
-    TestedEntry,
-    choose,
-    dataset_facts,
-    entry_rows,
-    rival_rows,
-    selection,
-    teacher_rows,
-    tested_entries,
-    trial_rows,
-)
 from mmkd_models.experiments.workers import Executor, Workers, torch_threads
 from mmkd_models.losses.term import Goal
 from mmkd_models.metrics.scores import check_metric, gain_metric, measures_of
@@ -91,8 +56,8 @@ MeasureLatency = Callable[[Path, Path], PairLatency]
 class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of a study."""
 
-    conditions: Conditions
-    space: Space
+    conditions: plan.Conditions
+    space: plan.Space
     grid: bool = False  # everything on every seed, instead of a search
     trials: int = 40  # candidates of a search
     finalists: int = 3  # of them, trained on the seeds that did not search
@@ -110,10 +75,10 @@ class PreparedStudy:
     """A checked study with possible sizes and methods."""
 
     options: StudyOptions
-    folder: Folder
+    folder: plan.Folder
     sizes: tuple[StudentSize, ...]
     skipped: tuple[SkippedCombination, ...]
-    impossible: tuple[Entry, ...]
+    impossible: tuple[plan.Entry, ...]
     search_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
     began_s: float
@@ -124,14 +89,14 @@ class PreparedStudy:
         return None if hours is None else self.began_s + 3600 * hours * fraction
 
     @property
-    def table_entries(self) -> tuple[Entry, ...]:
+    def table_entries(self) -> tuple[plan.Entry, ...]:
         """All entries of a grid, or finalists and baselines."""
         if self.options.grid:
-            return entries(self.folder.space, self.impossible)
+            return plan.entries(self.folder.space, self.impossible)
         return tuple(candidate.entry for candidate in self.finalists)
 
     @property
-    def finalists(self) -> tuple[Candidate, ...]:
+    def finalists(self) -> tuple[plan.Candidate, ...]:
         """The best candidates so far."""
         return finalists(self.folder, self.impossible, self.search_seeds, most=self.options.finalists)
 
@@ -144,7 +109,7 @@ def prepare_study(
     _check_study(dataset, options)
     check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    folder = Folder(out=out.absolute(), dataset=dataset, conditions=options.conditions, space=options.space)
+    folder = plan.Folder(out=out.absolute(), dataset=dataset, conditions=options.conditions, space=options.space)
     seeds = tuple(range(options.seeds))
     if not options.grid:
         seeds = seeds_that_count(dataset, seeds=options.seeds, search_seeds=options.search_seeds)
@@ -153,7 +118,7 @@ def prepare_study(
     students = tuple(preset for preset, size in zip(options.space.students, sizes, strict=True) if not size.excluded)
     folder = replace(folder, space=msgspec.structs.replace(options.space, students=students))
     reasons = _impossible_entries(folder)
-    possible = {entry.method for entry in entries(folder.space, tuple(reasons))}
+    possible = {entry.method for entry in plan.entries(folder.space, tuple(reasons))}
     methods = tuple(method for method in folder.space.methods if method.name in possible)
     return PreparedStudy(
         options=options,
@@ -189,7 +154,7 @@ def seeds_that_count(dataset: Dataset, *, seeds: int, search_seeds: int) -> tupl
 
 
 def _check_study(dataset: Dataset, options: StudyOptions) -> None:
-    check_space(options.space)
+    plan.check_space(options.space)
     conditions, windows = options.conditions, dataset.everything()
     for train in (conditions.teacher_train, conditions.student_train):
         check_metric(train.metric, dataset.spec.task.kind)
@@ -208,7 +173,7 @@ def _check_study(dataset: Dataset, options: StudyOptions) -> None:
 
 
 def _student_sizes(
-    folder: Folder, options: StudyOptions, measure_latency: MeasureLatency | None
+    folder: plan.Folder, options: StudyOptions, measure_latency: MeasureLatency | None
 ) -> tuple[StudentSize, ...]:
     """Return each size's costs, measured once, and the limit it breaks. Raise PerformanceError if all break one."""
     sizes = []
@@ -229,16 +194,16 @@ def _student_sizes(
     return tuple(sizes)
 
 
-def _student(folder: Folder, preset: Preset) -> Student:
+def _student(folder: plan.Folder, preset: Preset) -> Student:
     spec = folder.dataset.spec
     modality = spec.modality(folder.conditions.modality)
     return Student(modality, len(spec.task.labels), student_config(preset), kind=spec.task.kind)
 
 
-def _latency_of_size(folder: Folder, preset: Preset, measure_latency: MeasureLatency) -> PairLatency:
+def _latency_of_size(folder: plan.Folder, preset: Preset, measure_latency: MeasureLatency) -> PairLatency:
     own, teacher = folder.conditions, folder.space.teachers[0]
-    path = folder.out / "latency" / f"{own.modality}-{preset}-{short_hash([own.dataset_sha256, teacher])}.json"
-    latency = read_result(path, PairLatency)
+    path = folder.out / "latency" / f"{own.modality}-{preset}-{plan.short_hash([own.dataset_sha256, teacher])}.json"
+    latency = plan.read_result(path, PairLatency)
     if latency is None:
         data, brief = folder.fold(0).training, msgspec.structs.replace(own.student_train, steps=1)
         run = TrainingRun(train=brief, augment=own.augment)
@@ -248,14 +213,14 @@ def _latency_of_size(folder: Folder, preset: Preset, measure_latency: MeasureLat
             write_student(student, train_baseline(data, own.modality, student_config(preset), run))
             write_teacher(taught_by, train_teacher(seen, teacher_config(teacher.preset), run))
             latency = measure_latency(student, taught_by)
-        write_result(path, latency)
+        plan.write_result(path, latency)
     return latency
 
 
-def _impossible_entries(folder: Folder) -> dict[Entry, str]:
+def _impossible_entries(folder: plan.Folder) -> dict[plan.Entry, str]:
     spec, task = folder.dataset.spec, folder.dataset.spec.task
     reasons = {}
-    for entry in entries(folder.space):
+    for entry in plan.entries(folder.space):
         recipe = folder.space.method(entry.method).recipe
         if recipe is None or entry.teacher is None:
             continue
@@ -267,7 +232,7 @@ def _impossible_entries(folder: Folder) -> dict[Entry, str]:
             DistillLearner(student, teacher, recipe, modality=folder.conditions.modality, goal=goal)
         except UsageError as error:
             reasons[entry] = str(error)
-    if reasons and {entry.method for entry in entries(folder.space, tuple(reasons))} == {NONE}:
+    if reasons and {entry.method for entry in plan.entries(folder.space, tuple(reasons))} == {NONE}:
         entry, reason = next(iter(reasons.items()))
         raise UsageError(f"method {entry.method!r}: expected a teacher and a student that can have it: {reason}")
     return reasons
@@ -279,7 +244,7 @@ def study(
     *,
     out: Path,
     measure_latency: MeasureLatency | None = None,
-    progress: Progress | None = None,
+    progress: runs.Progress | None = None,
 ) -> StudyDocument:
     """Write `study.json` and `student.ckpt`, or resume. Raise UsageError, or PerformanceError if no size fits."""
     began = time.monotonic()
@@ -297,49 +262,53 @@ def write_document(out: Path, document: StudyDocument) -> None:
     write_file(out / STUDY_FILE, msgspec.json.format(msgspec.json.encode(document), indent=1))
 
 
-def run_study(prepared: PreparedStudy, *, progress: Progress | None = None) -> None:
+def run_study(prepared: PreparedStudy, *, progress: runs.Progress | None = None) -> None:
     """Train the missing runs within the budget; errors as `study`."""
-    options, folder, progress = prepared.options, prepared.folder, progress or Progress()
+    options, folder, progress = prepared.options, prepared.folder, progress or runs.Progress()
     with Workers(options.workers, executor=options.executor) as workers:
         if options.grid:
-            chosen = candidates(folder.space, prepared.impossible)
+            chosen = plan.candidates(folder.space, prepared.impossible)
         else:
             _search(prepared, workers, progress)
             chosen = prepared.finalists
-        phases = list[list[Run]]()
+        phases = list[list[runs.Run]]()
         for seed in prepared.seeds:  # in turn, so that early results can be compared
-            first, _, later = grid_phases(folder, chosen, [seed], rivals=options.rivals)
+            first, _, later = runs.grid_phases(folder, chosen, [seed], rivals=options.rivals)
             phases += [first, later]
         _make_phases(prepared, workers, progress, phases)
 
 
-def _search(prepared: PreparedStudy, workers: Workers, progress: Progress) -> None:
+def _search(prepared: PreparedStudy, workers: Workers, progress: runs.Progress) -> None:
     folder, trials, seeds = prepared.folder, prepared.options.trials, prepared.search_seeds
-    first, _, _ = grid_phases(folder, candidates(folder.space, prepared.impossible), seeds, rivals=())
+    first, _, _ = runs.grid_phases(folder, plan.candidates(folder.space, prepared.impossible), seeds, rivals=())
     distilled = distilled_candidates(folder, prepared.impossible)[:trials]
-    planned = [student_run(folder, Trial(candidate=candidate, seed=seed)) for candidate in distilled for seed in seeds]
+    planned = [
+        runs.student_run(folder, plan.Trial(candidate=candidate, seed=seed))
+        for candidate in distilled
+        for seed in seeds
+    ]
     _make_phases(prepared, workers, progress, [first], planned)
-    proposed = until(prepared.deadline(_SEARCH_TIME), proposals(folder, prepared.impossible, seeds, trials=trials))
-    workers.run(make_claimed, proposed, on_step=progress.on_step, on_end=progress.on_end)
+    proposed = runs.until(prepared.deadline(_SEARCH_TIME), proposals(folder, prepared.impossible, seeds, trials=trials))
+    workers.run(runs.make_claimed, proposed, on_step=progress.on_step, on_end=progress.on_end)
 
 
 def _make_phases(
     prepared: PreparedStudy,
     workers: Workers,
-    progress: Progress,
-    phases: Sequence[Sequence[Run]],
-    planned: Sequence[Run] = (),
+    progress: runs.Progress,
+    phases: Sequence[Sequence[runs.Run]],
+    planned: Sequence[runs.Run] = (),
 ) -> None:
     progress.expect([*phases, planned])
     for phase in phases:
-        make_runs(workers, phase, deadline=prepared.deadline(), on_step=progress.on_step, on_end=progress.on_end)
+        runs.make_runs(workers, phase, deadline=prepared.deadline(), on_step=progress.on_step, on_end=progress.on_end)
 
 
 def _document(prepared: PreparedStudy, out: Path) -> StudyDocument:
     folder, options, task = prepared.folder, prepared.options, prepared.folder.dataset.spec.task
-    tested = tested_entries(folder, prepared.table_entries, prepared.seeds, prepared.search_seeds)
-    chosen = choose(tested, prepared.seeds)
-    trials = trial_rows(folder, prepared.impossible, sorted({*prepared.search_seeds, *prepared.seeds}))
+    tested = table.tested_entries(folder, prepared.table_entries, prepared.seeds, prepared.search_seeds)
+    chosen = table.choose(tested, prepared.seeds)
+    trials = table.trial_rows(folder, prepared.impossible, sorted({*prepared.search_seeds, *prepared.seeds}))
     if chosen is None:
         reason = next((f" (the first failed: {trial.reason})" for trial in trials if trial.reason), "")
         raise UsageError(
@@ -349,17 +318,17 @@ def _document(prepared: PreparedStudy, out: Path) -> StudyDocument:
     return StudyDocument(
         facts=_facts(prepared),
         coverage=_coverage(prepared, tested, trials),
-        dataset=dataset_facts(folder.dataset),
+        dataset=table.dataset_facts(folder.dataset),
         students=prepared.sizes,
-        teachers=teacher_rows(folder, tested),
+        teachers=table.teacher_rows(folder, tested),
         methods=tuple(
             msgspec.json.decode(msgspec.json.encode(method), type=StudyMethod) for method in folder.space.methods
         ),
         skipped=prepared.skipped,
-        entries=entry_rows(folder, tested, prepared.sizes, chosen),
-        rivals=rival_rows(folder, options.rivals, sorted({seed for row in tested for seed in row.results})),
-        selection=selection(tested, prepared.seeds) if options.grid else None,
-        recommendation=_recommendation(prepared, chosen, out / STUDENT_CHECKPOINT),
+        entries=table.entry_rows(folder, tested, prepared.sizes, chosen),
+        rivals=table.rival_rows(folder, options.rivals, sorted({seed for row in tested for seed in row.results})),
+        selection=table.selection(tested, prepared.seeds) if options.grid else None,
+        recommendation=_recommendation(prepared, chosen, out / plan.STUDENT_CHECKPOINT),
         trials=trials,
         versions=library_versions(),
         duration_s=0.0,
@@ -388,15 +357,15 @@ def _facts(prepared: PreparedStudy) -> StudyFacts:
         labelled_groups=None
         if groups is None
         else LabelledGroups(labelled=groups, of=tuple(fold.training.train.group_count for fold in folds)),
-        labels_spread_in_time=leak_of([spread_in_time(fold) for fold in folds], measures_of(task)[0].name),
+        labels_spread_in_time=leak_of([plan.spread_in_time(fold) for fold in folds], measures_of(task)[0].name),
         choose=conditions.choose,
     )
 
 
-def _coverage(prepared: PreparedStudy, tested: Sequence[TestedEntry], trials: Sequence[TrialRow]) -> TrialCounts:
+def _coverage(prepared: PreparedStudy, tested: Sequence[table.TestedEntry], trials: Sequence[TrialRow]) -> TrialCounts:
     expected, failed = None, sum(trial.state == "failed" for trial in trials)
     if prepared.options.grid:
-        expected = len(candidates(prepared.folder.space, prepared.impossible)) * len(prepared.seeds)
+        expected = len(plan.candidates(prepared.folder.space, prepared.impossible)) * len(prepared.seeds)
     is_whole = sum(len(row.results) == len(prepared.seeds) for row in tested) == len(prepared.table_entries)
     return TrialCounts(
         complete=is_whole and (expected is None or len(trials) >= expected),
@@ -406,11 +375,11 @@ def _coverage(prepared: PreparedStudy, tested: Sequence[TestedEntry], trials: Se
     )
 
 
-def _recommendation(prepared: PreparedStudy, chosen: TestedEntry, path: Path) -> Recommendation:
+def _recommendation(prepared: PreparedStudy, chosen: table.TestedEntry, path: Path) -> Recommendation:
     seed = max(sorted(chosen.results), key=lambda seed: chosen.results[seed].score or 0.0)
     result, folder = chosen.results[seed], prepared.folder
     assert result.trial is not None  # it is a student's
-    checkpoint = read_student(folder.trial_folder(result.trial) / STUDENT_CHECKPOINT)
+    checkpoint = read_student(folder.trial_folder(result.trial) / plan.STUDENT_CHECKPOINT)
     valid = folder.fold(seed).training.valid
     write_student(path, replace(checkpoint, carried=carried_windows(valid, folder.conditions.modality, seed=seed)))
     return Recommendation(

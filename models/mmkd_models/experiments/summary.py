@@ -10,50 +10,29 @@ import numpy as np
 
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.windows import OF_GROUPS
-from mmkd_models.evaluation.gains import (
-    compare_with_chance,
-    gain_of_pairs,
-    gap_recovered,
-    interval_needs,
-    leak_of,
-    spread,
-)
-from mmkd_models.experiments.comparison import FoldResult, SensorResult
+from mmkd_models.evaluation import gains
+from mmkd_models.experiments.comparison import FoldResult, SensorResult, groups_labelled
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.metrics.scores import AnyScores, LabelScores, Scores, measures_of
 from mmkd_models.networks.config import named
-from mmkd_report.schema.demo import (
-    DemoDataset,
-    DemoDocument,
-    DemoRival,
-    DemoSensor,
-    DemoTeacher,
-    Gain,
-    MissingSamples,
-    Network,
-    RecordedModality,
-    SubsetScore,
-    WindowCounts,
-)
-from mmkd_report.schema.figures import LabelledGroups, Measure, Spread
+from mmkd_report.schema import demo
+from mmkd_report.schema.figures import Measure, Spread
 
 _PEOPLE = f"{OF_GROUPS.resampled} (people, machines, sessions)"
 _INTERVAL = "95 % interval by resampling {} with replacement, the same draw for every sensor"
 
 
-def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> DemoDocument:
+def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> demo.DemoDocument:
     """Return the document; that of classification does not name its figures."""
     config, measures = folds[0].config, measures_of(spec.task)
-    groups = config.labelled.groups
-    document = DemoDocument(
+    groups = groups_labelled(folds)
+    document = demo.DemoDocument(
         format_version=1,
         dataset=_dataset(spec, sha256, folds),
         split=folds[0].split,
         label_fraction=None if groups else config.labelled.fraction,
-        labelled_groups=LabelledGroups(labelled=groups, of=tuple(fold.train_groups for fold in folds))
-        if groups
-        else None,
-        labels_spread_in_time=leak_of([fold.spread_in_time for fold in folds], measures[0].name),
+        labelled_groups=groups,
+        labels_spread_in_time=gains.leak_of([fold.spread_in_time for fold in folds], measures[0].name),
         seeds=tuple(fold.seed for fold in folds),
         teacher=_teacher(spec, folds, measures),
         students={name: _contest(name, folds, measures) for name in config.modalities},
@@ -65,59 +44,61 @@ def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -
     return msgspec.structs.replace(document, kind=spec.task.kind, metric=metric, measures=measures)
 
 
-def gain_over_folds(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure, *, seed: int = 0) -> Gain:
+def gain_over_folds(
+    folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure, *, seed: int = 0
+) -> demo.Gain:
     """Return the gain of students over baselines, over modalities and folds."""
     pairs = [
         ([fold.students[name].student.test for fold in folds], [fold.students[name].baseline.test for fold in folds])
         for name in modalities
     ]
     gained = "baseline's error minus student's" if measure.lower_is_better else "student minus baseline"
-    split, gain = folds[0].split, gain_of_pairs(pairs, measure.name, seed=seed)
+    split, gain = folds[0].split, gains.gain_of_pairs(pairs, measure.name, seed=seed)
     resampled = _PEOPLE if split.resampled == OF_GROUPS.resampled else split.resampled
     interval = _INTERVAL.format(resampled)
     if gain.low is None:
-        interval = interval_needs(split) + (", and more seeds test further ones" if split == OF_GROUPS else "")
+        interval = gains.interval_needs(split) + (", and more seeds test further ones" if split == OF_GROUPS else "")
     return msgspec.structs.replace(gain, method=f"mean over seeds of {gained}; {interval}")
 
 
-def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> DemoDataset:
-    return DemoDataset(
+def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> demo.DemoDataset:
+    return demo.DemoDataset(
         name=spec.name,
         source=spec.source,
         licence=spec.licence,
         sha256=sha256,
-        windows=msgspec.convert(folds[0].windows, WindowCounts),
+        windows=msgspec.convert(folds[0].windows, demo.WindowCounts),
         groups=folds[0].groups,
         labels=tuple(spec.task.labels),
         modalities=tuple(
-            msgspec.convert(modality, RecordedModality, from_attributes=True) for modality in spec.modalities
+            msgspec.convert(modality, demo.RecordedModality, from_attributes=True) for modality in spec.modalities
         ),
     )
 
 
-def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> DemoTeacher:
+def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> demo.DemoTeacher:
     network = _network([fold.teacher for fold in folds], measures, preset=folds[0].config.teacher)
     subsets = tuple(
-        SubsetScore(
+        demo.SubsetScore(
             modalities=tuple(names.split("+")),
-            **{measures[0].name: spread([fold.teacher.missing[names] for fold in folds])},
+            **{measures[0].name: gains.spread([fold.teacher.missing[names] for fold in folds])},
         )
         for names in folds[0].teacher.missing
     )
-    return DemoTeacher(
+    return demo.DemoTeacher(
         **msgspec.structs.asdict(network) | {"modalities": tuple(modality.name for modality in spec.modalities)},
         missing=subsets,
         members=folds[0].config.members if len(folds[0].config.members) > 1 else (),
     )
 
 
-def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> DemoSensor:
+def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> demo.DemoSensor:
     results, first = [fold.students[name] for fold in folds], measures[0]
     student = [result.student.test for result in results]
     baseline = [result.baseline.test for result in results]
     teacher = [fold.teacher.test for fold in folds]
     rivals = {rival: _rival([result.rivals[rival] for result in results], measures) for rival in results[0].rivals}
-    return DemoSensor(
+    return demo.DemoSensor(
         baseline=_network([result.baseline for result in results], measures),
         student=_network([result.student for result in results], measures, preset=folds[0].config.student),
         extra_trees=rivals["extra_trees"],
@@ -125,27 +106,27 @@ def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]
         rocket_and_trees=rivals.get("rocket_and_trees"),
         distilled_rocket=rivals.get("distilled_rocket"),
         gain_points=gain_over_folds(folds, (name,), first),
-        over_teacher_points=gain_of_pairs([(student, teacher)], first.name),
-        gap_points=gain_of_pairs([(teacher, baseline)], first.name),
-        gap_recovered=gap_recovered(student, baseline, teacher, first.name),
+        over_teacher_points=gains.gain_of_pairs([(student, teacher)], first.name),
+        gap_points=gains.gain_of_pairs([(teacher, baseline)], first.name),
+        gap_recovered=gains.gap_recovered(student, baseline, teacher, first.name),
         parameters_ratio=folds[0].teacher.result.parameters / results[0].student.result.parameters,
         missing=_missing(results),
     )
 
 
-def _network(judged: Sequence[Judged], measures: Sequence[Measure], preset: str | None = None) -> Network:
+def _network(judged: Sequence[Judged], measures: Sequence[Measure], preset: str | None = None) -> demo.Network:
     scores, results = [network.test.scores for network in judged], [network.result for network in judged]
     confusions = [score.confusion for score in scores if isinstance(score, Scores)]
     counts = [score.counts for score in scores if isinstance(score, LabelScores)]
-    return Network(
+    return demo.Network(
         **_figures(scores, measures),
-        valid_score=spread([result.score or 0.0 for result in results]),
+        valid_score=gains.spread([result.score or 0.0 for result in results]),
         parameters=results[0].parameters,
         preset=preset,
         learning_rate=tuple(result.learning_rate for result in results),
         kinds=tuple(named(result.members) for result in results if result.members),
         shipped=tuple(result.shipped for result in results if result.shipped),
-        chance=compare_with_chance([network.test for network in judged], measures[0].name),
+        chance=gains.compare_with_chance([network.test for network in judged], measures[0].name),
         confusion=msgspec.convert(np.sum(confusions, axis=0).tolist(), _Confusion) if confusions else None,
         counts=msgspec.convert(np.sum(counts, axis=0).tolist(), _Counts) if counts else None,
     )
@@ -156,26 +137,26 @@ _Counts = tuple[tuple[int, int, int, int], ...]
 
 
 def _figures(scores: Sequence[AnyScores], measures: Sequence[Measure]) -> dict[str, Any]:
-    return {measure.name: spread([score.metric(measure.name) for score in scores]) for measure in measures}
+    return {measure.name: gains.spread([score.metric(measure.name) for score in scores]) for measure in measures}
 
 
-def _rival(results: Sequence[Judged | str], measures: Sequence[Measure]) -> DemoRival:
+def _rival(results: Sequence[Judged | str], measures: Sequence[Measure]) -> demo.DemoRival:
     judged = [result for result in results if isinstance(result, Judged)]
     if len(judged) < len(results):
         reason = next(result for result in results if isinstance(result, str))
-        return DemoRival(**dict.fromkeys([measure.name for measure in measures]), reason=reason)
-    return DemoRival(
+        return demo.DemoRival(**dict.fromkeys([measure.name for measure in measures]), reason=reason)
+    return demo.DemoRival(
         **_figures([rival.test.scores for rival in judged], measures),
-        valid_score=spread([rival.result.score or 0.0 for rival in judged]),
-        chance=compare_with_chance([rival.test for rival in judged], measures[0].name),
+        valid_score=gains.spread([rival.result.score or 0.0 for rival in judged]),
+        chance=gains.compare_with_chance([rival.test for rival in judged], measures[0].name),
     )
 
 
-def _missing(results: Sequence[SensorResult]) -> MissingSamples:
+def _missing(results: Sequence[SensorResult]) -> demo.MissingSamples:
     def spreads(curves: Sequence[dict[str, float]]) -> tuple[Spread, ...]:
-        return tuple(spread([curve[share] for curve in curves]) for share in curves[0])
+        return tuple(gains.spread([curve[share] for curve in curves]) for share in curves[0])
 
-    return MissingSamples(
+    return demo.MissingSamples(
         fractions=tuple(map(float, results[0].student.missing)),
         student=spreads([result.student.missing for result in results]),
         baseline=spreads([result.baseline.missing for result in results]),

@@ -17,18 +17,7 @@ from mmkd_models.experiments.plan import Candidate, Entry, Folder, RunResult, Tr
 from mmkd_models.experiments.runs import chosen_trials, judge_network, judge_rivals, trial_result
 from mmkd_models.experiments.search import search_scores
 from mmkd_models.metrics.scores import AnyScores, figures_in, gain_metric
-from mmkd_report.schema.study import (
-    NONE,
-    EntryRow,
-    RivalRow,
-    ScoreTable,
-    SeedGain,
-    Selection,
-    StudentSize,
-    StudyDataset,
-    TeacherRow,
-    TrialRow,
-)
+from mmkd_report.schema import study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +62,12 @@ def choose(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> TestedEntry |
 
 
 def entry_rows(
-    folder: Folder, tested: Sequence[TestedEntry], sizes: Sequence[StudentSize], chosen: TestedEntry
-) -> tuple[EntryRow, ...]:
+    folder: Folder, tested: Sequence[TestedEntry], sizes: Sequence[study.StudentSize], chosen: TestedEntry
+) -> tuple[study.EntryRow, ...]:
     """Return the table's rows, labels only first in every size, then by metric."""
     measure = gain_metric(folder.dataset.spec.task, folder.conditions.student_train.metric)
     by_size = {size.preset: size for size in sizes}
-    baselines = {row.entry.student: row for row in tested if row.entry.method == NONE}
+    baselines = {row.entry.student: row for row in tested if row.entry.method == study.NONE}
     rows = []
     for row in tested:
         entry, size = row.entry, by_size[row.entry.student]
@@ -93,7 +82,7 @@ def entry_rows(
             students, references = ([tests[seed] for seed in both] for tests in (row.tests, baseline.tests))
             gap = gap_recovered(students, references, teachers, measure.name)
         rows.append(
-            EntryRow(
+            study.EntryRow(
                 student=entry.student,
                 method=entry.method,
                 teacher=entry.teacher,
@@ -113,25 +102,25 @@ def entry_rows(
             )
         )
 
-    def rank(row: EntryRow) -> tuple[bool, float, str, str]:
-        return row.method != NONE, -measure.gain_scale * row.test[measure.name].mean, row.student, row.method
+    def rank(row: study.EntryRow) -> tuple[bool, float, str, str]:
+        return row.method != study.NONE, -measure.gain_scale * row.test[measure.name].mean, row.student, row.method
 
     return tuple(sorted(rows, key=rank))
 
 
 def _gains(
     models: Mapping[int, TestedNetwork], baseline: Mapping[int, TestedNetwork], seeds: Sequence[int]
-) -> dict[str, SeedGain]:
+) -> dict[str, study.SeedGain]:
     pairs = [models[seed] for seed in seeds], [baseline[seed] for seed in seeds]
     return {metric: gain_over_seeds(*pairs, metric) for metric in figures_in(pairs[0][0].scores)}
 
 
-def score_table(scores: Sequence[AnyScores]) -> ScoreTable:
+def score_table(scores: Sequence[AnyScores]) -> study.ScoreTable:
     """Return the spreads of all measures over seeds."""
     return {name: spread([score.metric(name) for score in scores]) for name in figures_in(scores[0])}
 
 
-def selection(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> Selection | None:
+def selection(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> study.Selection | None:
     """Return the test score of choosing by validation inside each fold."""
     chosen, models, baselines = [], {}, {}
     for seed in seeds:
@@ -140,20 +129,20 @@ def selection(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> Selection 
             continue
         best = max(finished, key=lambda row: row.results[seed].score or 0.0)
         size = best.entry.student
-        baseline = next((row for row in finished if row.entry.method == NONE and row.entry.student == size), None)
+        baseline = next((row for row in finished if row.entry.method == study.NONE and row.entry.student == size), None)
         if baseline is not None:
             chosen.append(f"{best.entry.method} {size}")
             models[seed], baselines[seed] = best.tests[seed], baseline.tests[seed]
     if not models:
         return None
-    return Selection(
+    return study.Selection(
         chosen=tuple(chosen),
         test=score_table([test.scores for test in models.values()]),
         gain_points=_gains(models, baselines, list(models)),
     )
 
 
-def teacher_rows(folder: Folder, tested: Sequence[TestedEntry]) -> tuple[TeacherRow, ...]:
+def teacher_rows(folder: Folder, tested: Sequence[TestedEntry]) -> tuple[study.TeacherRow, ...]:
     """Return the teachers of the table on the seeds they taught."""
     rows = []
     for teacher in folder.space.teachers:
@@ -161,7 +150,7 @@ def teacher_rows(folder: Folder, tested: Sequence[TestedEntry]) -> tuple[Teacher
         results = [result for seed in seeds if (result := read_run(folder.teacher_folder(teacher, seed))) is not None]
         if results:
             rows.append(
-                TeacherRow(
+                study.TeacherRow(
                     name=teacher.name,
                     modalities=teacher.modalities,
                     preset=teacher.preset,
@@ -175,7 +164,7 @@ def teacher_rows(folder: Folder, tested: Sequence[TestedEntry]) -> tuple[Teacher
     return tuple(rows)
 
 
-def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[RivalRow, ...]:
+def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[study.RivalRow, ...]:
     """Return rivals on the same sensor, labels and seeds."""
     by_seed = {seed: judge_rivals(folder, rivals, seed) for seed in seeds}
     rows = []
@@ -184,7 +173,7 @@ def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]
         reasons = [result for seed in seeds if isinstance(result := by_seed[seed][rival], str)]
         valid = [result.result.score or 0.0 for result in judged.values()]
         rows.append(
-            RivalRow(
+            study.RivalRow(
                 name=rival,
                 teacher=folder.space.teachers[0].name if rival == "distilled_rocket" else None,
                 seeds=tuple(judged),
@@ -196,12 +185,12 @@ def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]
     return tuple(rows)
 
 
-def trial_rows(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int]) -> tuple[TrialRow, ...]:
+def trial_rows(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int]) -> tuple[study.TrialRow, ...]:
     """Return every trial that has ended."""
     every = candidates(folder.space, impossible)
     trials = [Trial(candidate=candidate, seed=seed) for candidate in every for seed in seeds]
     return tuple(
-        TrialRow(
+        study.TrialRow(
             **msgspec.structs.asdict(trial.candidate.entry),
             learning_rate=trial.candidate.learning_rate,
             seed=trial.seed,
@@ -215,10 +204,10 @@ def trial_rows(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int]
     )
 
 
-def dataset_facts(dataset: Dataset) -> StudyDataset:
+def dataset_facts(dataset: Dataset) -> study.StudyDataset:
     """Describe the dataset for a document."""
     spec, windows = dataset.spec, dataset.everything()
-    return StudyDataset(
+    return study.StudyDataset(
         name=spec.name,
         sha256=dataset.sha256,
         source=spec.source,

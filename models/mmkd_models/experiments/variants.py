@@ -14,14 +14,7 @@ from mmkd_edge.derive import bytes_per_second, samples_per_second
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.spec import DatasetSpec, window_bytes
-from mmkd_models.evaluation.gains import (
-    MIN_GROUPS,
-    compare_with_chance,
-    figure_draws,
-    gain_of_pairs,
-    groups_tested,
-    interval_of,
-)
+from mmkd_models.evaluation import gains
 from mmkd_models.experiments.comparison import Comparison, FoldResult
 from mmkd_models.metrics.scores import gain_metric, measure_named
 from mmkd_report.schema.demo import Gain
@@ -207,18 +200,18 @@ def _row(
     full = [fold.students[sensor].student.test for fold in folds]
     figure = mean(test.scores.metric(measure.name) for test in student)
     low, high = None, None
-    if len(groups_tested(student)) >= MIN_GROUPS:
-        low, high = interval_of(np.asarray(figure_draws(student, measure.name)))
+    if len(gains.groups_tested(student)) >= gains.MIN_GROUPS:
+        low, high = gains.interval_of(np.asarray(gains.figure_draws(student, measure.name)))
     parameters = folds[0].students[name].student.result.parameters
     return VariantRow(
         sensor=sensor,
         name=name,
         title=modality.title,
         score=Interval(mean=figure, low=low, high=high),
-        chance=compare_with_chance(student, measure.name),
+        chance=gains.compare_with_chance(student, measure.name),
         labels_only=mean(test.scores.metric(measure.name) for test in baseline),
-        gain=_interval(gain_of_pairs([(student, baseline)], measure.name)),
-        difference=None if name == sensor else _interval(gain_of_pairs([(student, full)], measure.name)),
+        gain=_interval(gains.gain_of_pairs([(student, baseline)], measure.name)),
+        difference=None if name == sensor else _interval(gains.gain_of_pairs([(student, full)], measure.name)),
         valid_difference=None
         if name == sensor
         else valid_difference(folds, name, sensor, validation_measure(comparison)),

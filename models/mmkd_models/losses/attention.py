@@ -11,15 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmkd_models.losses.term import (
-    LayerTerm,
-    TrainingStep,
-    Weight,
-    common_time,
-    mean_over_tokens,
-    on_students_tokens,
-    valid_tokens,
-)
+from mmkd_models.losses import term
 from mmkd_models.networks.layers import EXTRA_TOKENS
 
 EPSILON = 1e-6  # smallest probability under the logarithm; 1e-8 would be 0 in half precision
@@ -37,7 +29,7 @@ def edam_loss(
     """
     target, own = teacher_map.detach().float(), student_map.float().mean(1)
     rows = (target * (target.clamp(min=EPSILON).log() - own.clamp(min=EPSILON).log())).sum(-1)  # (B, L)
-    return mean_over_tokens(rows, valid_rows, weight)
+    return term.mean_over_tokens(rows, valid_rows, weight)
 
 
 def aligned_map(
@@ -58,7 +50,7 @@ def aligned_map(
         summary = mean[..., start + source_length : start + source_length + EXTRA_TOKENS]
         if source_length != length:
             with torch.autocast(time.device.type, enabled=False):  # a matmul would run in half precision
-                time = time @ (common_time(source_length, length, device=time.device) / length)
+                time = time @ (term.common_time(source_length, length, device=time.device) / length)
         total = total + torch.cat([time, summary], dim=-1)
         start += source_length + EXTRA_TOKENS
     if start != mean.shape[-1]:
@@ -70,13 +62,13 @@ def aligned_map(
     return total / total.sum(-1, keepdim=True).clamp(min=EPSILON)
 
 
-class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
+class EdamTerm(term.LayerTerm, frozen=True, kw_only=True, tag="edam"):
     """The student's self-attention learns the teacher's cross-attention, heads averaged."""
 
     # A map shows where to look at first; the outputs decide the end.
-    weight: Weight = Weight(start=0.5, end=0.0, until=0.6)
+    weight: term.Weight = term.Weight(start=0.5, end=0.0, until=0.6)
 
-    def loss(self, step: TrainingStep, head: nn.Module | None) -> Tensor:
+    def loss(self, step: term.TrainingStep, head: nn.Module | None) -> Tensor:
         """Return the mean over layer pairs, for multimodal windows."""
         pair, teacher = step.pair, step.pair.teacher
         layers = self.tied(pair.student.attention, teacher.cross_attention.get(pair.modality, ()))
@@ -88,9 +80,9 @@ class EdamTerm(LayerTerm, frozen=True, kw_only=True, tag="edam"):
         sources = [teacher.valid[name].shape[1] - EXTRA_TOKENS for name in others]
         losses = []
         for own, cross in layers:
-            valid = valid_tokens(pair.student, own[:, 0])
+            valid = term.valid_tokens(pair.student, own[:, 0])
             length = own.shape[-1] - EXTRA_TOKENS
             target = aligned_map(cross, source_lengths=sources, length=length, valid_keys=valid)
-            target = on_students_tokens(target, pair, own.shape[-1])
+            target = term.on_students_tokens(target, pair, own.shape[-1])
             losses.append(edam_loss(own, target, valid_rows=valid, weight=there))
         return torch.stack(losses).mean()

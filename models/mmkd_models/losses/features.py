@@ -15,15 +15,7 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from mmkd_models.losses.term import (
-    LayerTerm,
-    Pair,
-    TrainingStep,
-    mean_over_tokens,
-    on_students_tokens,
-    valid_tokens,
-    weighted_mean,
-)
+from mmkd_models.losses import term
 from mmkd_models.networks.layers import MASKED
 
 
@@ -39,10 +31,10 @@ def feature_loss(project: nn.Module, student: Tensor, teacher: Tensor, *, valid:
             difference = difference * valid.float()[..., None]
         total: Tensor = difference.square().mean(-1).sum(-1)  # (B,)
     tokens = torch.full_like(total, student.shape[1]) if valid is None else valid.float().sum(-1)
-    return weighted_mean(total / tokens.clamp(min=1.0), (tokens > 0).float())
+    return term.weighted_mean(total / tokens.clamp(min=1.0), (tokens > 0).float())
 
 
-class FeatureTerm(LayerTerm, frozen=True, kw_only=True, tag="feature"):
+class FeatureTerm(term.LayerTerm, frozen=True, kw_only=True, tag="feature"):
     """Projected hidden states or embedding learn the teacher's."""
 
     level: Literal["hidden", "embedding"] = "hidden"
@@ -51,20 +43,20 @@ class FeatureTerm(LayerTerm, frozen=True, kw_only=True, tag="feature"):
         """Return whether hidden states are compared."""
         return self.level == "hidden"
 
-    def head(self, pair: Pair) -> nn.ModuleList:
+    def head(self, pair: term.Pair) -> nn.ModuleList:
         """Return linear projectors to the teacher's width, one per layer pair; never exported."""
         return nn.ModuleList(nn.Linear(own.shape[-1], other.shape[-1]) for own, other in self._vectors(pair))
 
-    def loss(self, step: TrainingStep, head: nn.Module | None) -> Tensor:
+    def loss(self, step: term.TrainingStep, head: nn.Module | None) -> Tensor:
         """Return the mean over layer pairs."""
         losses = []
         for (student, teacher), project in zip(self._vectors(step.pair), cast("nn.ModuleList", head), strict=True):
-            target = on_students_tokens(teacher, step.pair, student.shape[1])
-            valid = valid_tokens(step.pair.student, student) if self.level == "hidden" else None
+            target = term.on_students_tokens(teacher, step.pair, student.shape[1])
+            valid = term.valid_tokens(step.pair.student, student) if self.level == "hidden" else None
             losses.append(feature_loss(project, student, target, valid=valid))
         return torch.stack(losses).mean()
 
-    def _vectors(self, pair: Pair) -> list[tuple[Tensor, Tensor]]:
+    def _vectors(self, pair: term.Pair) -> list[tuple[Tensor, Tensor]]:
         if self.level == "embedding":
             return [(pair.student.embedding[:, None], pair.teacher.embedding[:, None])]
         return self.tied(pair.student.hidden, pair.teacher.hidden.get(pair.modality, ()))
@@ -88,7 +80,7 @@ def relation_loss(student: Tensor, teacher: Tensor, *, heads: int, valid: Tensor
         own = _log_relation(student.float(), heads, valid)  # (B, H, L, L)
         target = _log_relation(teacher.detach().float(), heads, valid)
         rows = (target.exp() * (target - own)).sum(-1).mean(1)  # (B, L)
-        return mean_over_tokens(rows, valid)
+        return term.mean_over_tokens(rows, valid)
 
 
 def _log_relation(vectors: Tensor, heads: int, valid: Tensor | None) -> Tensor:
@@ -100,19 +92,19 @@ def _log_relation(vectors: Tensor, heads: int, valid: Tensor | None) -> Tensor:
     return torch.log_softmax(scores, dim=-1)
 
 
-class RelationTerm(LayerTerm, frozen=True, kw_only=True, tag="relation"):
+class RelationTerm(term.LayerTerm, frozen=True, kw_only=True, tag="relation"):
     """How alike tokens are in queries, keys or values of the teacher's self-attention."""
 
     vectors: Annotated[tuple[Vectors, ...], Meta(min_length=1)] = ("query", "key", "value")
     heads: Annotated[int, Meta(ge=1)] = 8
 
-    def loss(self, step: TrainingStep, head: nn.Module | None) -> Tensor:
+    def loss(self, step: term.TrainingStep, head: nn.Module | None) -> Tensor:
         """Return the mean over layer pairs and kinds of vectors."""
         pair, losses = step.pair, []
         for student, teacher in self.tied(pair.student.projections, pair.teacher.projections.get(pair.modality, ())):
             for kind in self.vectors:
                 vectors: Tensor = getattr(student, kind)
-                target = on_students_tokens(getattr(teacher, kind), pair, vectors.shape[1])
-                valid = valid_tokens(pair.student, vectors)
+                target = term.on_students_tokens(getattr(teacher, kind), pair, vectors.shape[1])
+                valid = term.valid_tokens(pair.student, vectors)
                 losses.append(relation_loss(vectors, target, heads=self.heads, valid=valid))
         return torch.stack(losses).mean()

@@ -5,22 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from mmkd_report import charts
-from mmkd_report.page import (
-    BAR,
-    Block,
-    Cell,
-    Details,
-    Findings,
-    Heading,
-    Page,
-    Section,
-    bar_cell,
-    columns,
-    label,
-    render,
-    table,
-)
+from mmkd_report import charts, page
 from mmkd_report.schema.data import DataReport, ExampleWindow, Finding, ProbeFacts
 from mmkd_report.words import NOTHING, THIN, count, count_noun, percent, significant, with_unit
 
@@ -40,8 +25,8 @@ def render_data_report(data: DataReport) -> str:
     if data.looked_at < data.windows:
         lede.append(f"Probes and comparisons used {count(data.looked_at)} of them, evenly spaced.")
     sections = [_findings(data), *_sensors(probes), _signals(data), _balance(data), _channels(data), *_suspects(data)]
-    return render(
-        Page(
+    return page.render(
+        page.Page(
             title=f"{data.name}: contents and warnings",
             kind="data",
             headline=f"What is in {data.name}, and what looks wrong?",
@@ -83,7 +68,7 @@ def _answer(data: DataReport, probes: Sequence[ProbeFacts]) -> Iterator[str]:
         )
 
 
-def _findings(data: DataReport) -> Section:
+def _findings(data: DataReport) -> page.Section:
     findings = []
     for first, *others in _merge(data.findings):
         sentences = [_sentence(finding.sentence) for finding in (first, *others)]
@@ -95,19 +80,19 @@ def _findings(data: DataReport) -> Section:
         "Copies, groups under two names, gaps that reveal the class, dead, stuck and clipped channels, wrong labels "
         "and balance were checked; no problems were found."
     )
-    blocks: list[Block] = [Findings(findings) if findings else checks]
+    blocks: list[page.Block] = [page.Findings(findings) if findings else checks]
     if data.not_judged:
         blocks.append(f"Not judged: {' '.join(map(_sentence, data.not_judged))}")
-    return Section("findings", "Warnings", blocks)
+    return page.Section("findings", "Warnings", blocks)
 
 
-def _sensors(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
+def _sensors(probes: Sequence[ProbeFacts]) -> Iterator[page.Section]:
     if probes:
-        rows: list[list[Cell | str]] = [
+        rows: list[list[page.Cell | str]] = [
             [
                 probe.modality or "all sensors",
                 percent(probe.score),
-                bar_cell(probe.score, "student" if number else "teacher"),
+                page.bar_cell(probe.score, "student" if number else "teacher"),
                 f"{percent(probe.low)} to {percent(probe.high)}",
             ]
             for number, probe in enumerate(probes)
@@ -116,27 +101,27 @@ def _sensors(probes: Sequence[ProbeFacts]) -> Iterator[Section]:
             "Extra-trees on window statistics, for groups they never saw; chance is "
             f"{with_unit(percent(probes[0].chance), '%')}. The interval resamples whole groups."
         )
-        heads = ["Sensor", "Balanced accuracy, %", BAR, "99 % interval"]
-        yield Section("sensors", "Which sensor separates the classes?", [table(heads, rows, caption=caption)])
+        heads = ["Sensor", "Balanced accuracy, %", page.BAR, "99 % interval"]
+        yield page.Section("sensors", "Which sensor separates the classes?", [page.table(heads, rows, caption=caption)])
 
 
-def _signals(data: DataReport) -> Section:
-    blocks: list[Block] = []
+def _signals(data: DataReport) -> page.Section:
+    blocks: list[page.Block] = []
     for name in dict.fromkeys(example.modality for example in data.examples):
         examples = [example for example in data.examples if example.modality == name]
         unit = next(channel.unit for channel in data.channels if channel.modality == name)
-        channels: list[Block] = []
+        channels: list[page.Block] = []
         for number, channel in enumerate(examples[0].channels):
             y_axis = charts.axis(value for example in examples for value in example.values[number])
-            drawn = columns(_example(example, number, y_axis) for example in examples)
-            channels += [Heading(f"{name} {channel}, {unit}" if unit else f"{name} {channel}"), drawn]
+            drawn = page.columns(_example(example, number, y_axis) for example in examples)
+            channels += [page.Heading(f"{name} {channel}, {unit}" if unit else f"{name} {channel}"), drawn]
         blocks += channels[: 2 * SHOWN_CHANNELS]
         if others := channels[2 * SHOWN_CHANNELS :]:
-            blocks.append(Details(f"{count_noun(len(others) // 2, 'more channel')} of {name}", others))
+            blocks.append(page.Details(f"{count_noun(len(others) // 2, 'more channel')} of {name}", others))
     lead = (
         "For each class the window most like the others. A gap breaks the line; windows of one channel share an axis."
     )
-    return Section("signals", "Signals", blocks, lead, "lines")
+    return page.Section("signals", "Signals", blocks, lead, "lines")
 
 
 def _example(example: ExampleWindow, number: int, y_axis: charts.Axis) -> charts.Chart:
@@ -154,7 +139,7 @@ def _example(example: ExampleWindow, number: int, y_axis: charts.Axis) -> charts
     )
 
 
-def _balance(data: DataReport) -> Section:
+def _balance(data: DataReport) -> page.Section:
     splits = data.splits
     rows = [[name, *(count(split.classes[name]) for split in splits)] for name in splits[0].classes]
     rows += [
@@ -164,17 +149,17 @@ def _balance(data: DataReport) -> Section:
         ["largest group, %", *(percent(split.largest_group) for split in splits)],
     ]
     heads = ["", *(split.split for split in splits)]
-    return Section("balance", "Classes and groups", [table(heads, rows, caption="Windows of each split.")])
+    return page.Section("balance", "Classes and groups", [page.table(heads, rows, caption="Windows of each split.")])
 
 
-def _channels(data: DataReport) -> Section:
+def _channels(data: DataReport) -> page.Section:
     heads = [
         *("Channel", "Rate, Hz", "Lowest", "Mean", "Highest", "Standard deviation"),
         *("Missing, %", "Flat windows, %", "At the limit, %"),
     ]
-    rows: list[list[Cell | str]] = [
+    rows: list[list[page.Cell | str]] = [
         [
-            Cell(f"{channel.modality} {channel.channel}", note="" if channel.is_continuous else "few values"),
+            page.Cell(f"{channel.modality} {channel.channel}", note="" if channel.is_continuous else "few values"),
             f"{channel.rate_hz:g}",
             *map(significant, (channel.low, channel.mean, channel.high, channel.std)),
             percent(max(channel.missing.values())),
@@ -187,10 +172,10 @@ def _channels(data: DataReport) -> Section:
         "Over all windows; missing is of the worst split. A flat window has one value; at the limit are samples that "
         "have the lowest or highest value three times in a row. Both are judged for channels with many values."
     )
-    return Section("channels", "Channels", [table(heads, rows, caption=caption, style="results")])
+    return page.Section("channels", "Channels", [page.table(heads, rows, caption=caption, style="results")])
 
 
-def _suspects(data: DataReport) -> Iterator[Section]:
+def _suspects(data: DataReport) -> Iterator[page.Section]:
     suspects, total = data.label_suspects[:MAX_SUSPECTS], len(data.label_suspects)
     if suspects:
         rows = [
@@ -208,5 +193,5 @@ def _suspects(data: DataReport) -> Iterator[Section]:
             "Labels that a probe contradicts which never saw the window's group, the largest majority for another "
             f"class first.{first}"
         )
-        heads = [*(label(name) for name in ("Window", "Group", "Label", "Probably")), "Votes, %"]
-        yield Section("labels", "Labels to look at", [table(heads, rows, caption=caption)])
+        heads = [*(page.label(name) for name in ("Window", "Group", "Label", "Probably")), "Votes, %"]
+        yield page.Section("labels", "Labels to look at", [page.table(heads, rows, caption=caption)])

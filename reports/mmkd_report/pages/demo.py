@@ -5,26 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mmkd_report import charts, page, words
-from mmkd_report.pages.demo_answer import (
-    answer,
-    is_judged,
-    key_figures,
-    leak_text,
-    mean_score,
-    question,
-    recommendation,
-    teacher_network,
-)
+from mmkd_report.pages import demo_answer
 from mmkd_report.pages.head import facts, lede
-from mmkd_report.schema.demo import (
-    DemoBenchmark,
-    DemoDocument,
-    DemoRival,
-    DemoSensor,
-    Gain,
-    Network,
-    SubsetScore,
-)
+from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, DemoRival, DemoSensor, Gain, Network, SubsetScore
 from mmkd_report.schema.figures import Measure, Spread
 
 ROLE_NAMES = {
@@ -46,17 +29,17 @@ MAX_SUBSETS = 12
 def render_demo(demo: DemoDocument) -> str:
     """Return the page as HTML."""
     name = demo.dataset.name
-    leaked, labelled = leak_text(demo), words.labelled_title(demo.label_fraction, demo.labelled_groups)
+    leaked, labelled = demo_answer.leak_text(demo), words.labelled_title(demo.label_fraction, demo.labelled_groups)
     parts = ([_results(demo)], _confusion(demo), _labels(demo), _missing(demo), _benchmark(demo), [_reproduce(demo)])
     return page.render(
         page.Page(
             title=f"{', '.join(filter(None, [name, labelled]))}: which one sensor is enough?",
             kind="demonstration",
-            headline=question(demo),
+            headline=demo_answer.question(demo),
             lede=_lede(demo, name),
-            answer=answer(demo),
+            answer=demo_answer.answer(demo),
             cautions=[leaked] if leaked else [],
-            key_figures=key_figures(demo),
+            key_figures=demo_answer.key_figures(demo),
             sections=[section for part in parts for section in part],
             document="the JSON document of this run",
         )
@@ -114,7 +97,7 @@ def _results(demo: DemoDocument) -> page.Section:
     if chance is not None:
         level = words.score_with_unit(chance.figure, measure)
         blocks.append(page.Note(f"Chance, the better of a constant and a uniform answer, has {measure.words} {level}."))
-    if is_judged(demo) and recommendation(demo):
+    if demo_answer.is_judged(demo) and demo_answer.recommendation(demo):
         blocks.append(page.Note("The recommendation uses validation only; test scores are for checking."))
     return page.Section("results", "All results", blocks)
 
@@ -264,7 +247,7 @@ def _subsets(demo: DemoDocument) -> tuple[list[str], list[SubsetScore]]:
     names = list(dict.fromkeys(names))
 
     def rank(score: SubsetScore) -> tuple[int, float]:
-        mean = mean_score(score.score(demo.reported_metric))
+        mean = demo_answer.mean_score(score.score(demo.reported_metric))
         return -len(score.modalities), -demo.reported_metric.rank(mean) if words.is_number(mean) else 0.0
 
     edges = (1, len(names) - 1, len(names))
@@ -274,7 +257,7 @@ def _subsets(demo: DemoDocument) -> tuple[list[str], list[SubsetScore]]:
 
 def _subset_table(subsets: Sequence[SubsetScore], names: Sequence[str], demo: DemoDocument, caption: str) -> page.Table:
     measure = demo.reported_metric
-    means = [mean_score(subset.score(measure)) or 0.0 for subset in demo.teacher.missing or ()]
+    means = [demo_answer.mean_score(subset.score(measure)) or 0.0 for subset in demo.teacher.missing or ()]
     widest = 1.0 if measure.is_fraction else max(means, default=1.0) or 1.0
     heads = [*(page.label(name, "upright") for name in names), page.BAR, page.Column(measure.heading)]
     rows: list[list[page.Cell | str]] = []
@@ -282,7 +265,11 @@ def _subset_table(subsets: Sequence[SubsetScore], names: Sequence[str], demo: De
         score = subset.score(measure)
         dots = [_presence(name in subset.modalities) for name in names]
         rows.append(
-            [*dots, page.bar_cell((mean_score(score) or 0.0) / widest, "teacher"), words.score_with_std(score, measure)]
+            [
+                *dots,
+                page.bar_cell((demo_answer.mean_score(score) or 0.0) / widest, "teacher"),
+                words.score_with_std(score, measure),
+            ]
         )
     return page.table(heads, rows, caption=caption, style="subsets", hide_caption=True)
 
@@ -339,7 +326,7 @@ def _band(score: Spread | None, measure: Measure) -> tuple[float | None, float |
 
 def _benchmark(demo: DemoDocument) -> Iterator[page.Section]:
     bench = demo.benchmark or DemoBenchmark()
-    measured = {"whole prediction": bench.latency_ms, teacher_network(demo): demo.teacher.latency_ms}
+    measured = {"whole prediction": bench.latency_ms, demo_answer.teacher_network(demo): demo.teacher.latency_ms}
     measured |= {f"student of {name}": sensor.student.latency_ms for name, sensor in demo.students.items()}
     rows = [
         [name, *map(words.significant, (latency.p50, latency.p90, latency.p99))]

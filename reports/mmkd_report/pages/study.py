@@ -5,23 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import fmean
 
-from mmkd_report import words
-from mmkd_report.page import (
-    Block,
-    Cell,
-    Code,
-    Column,
-    Facts,
-    Note,
-    Page,
-    Row,
-    Section,
-    Table,
-    columns,
-    label,
-    render,
-    table,
-)
+from mmkd_report import page, words
 from mmkd_report.pages.head import facts, lede
 from mmkd_report.schema.figures import MODEL_NAMES, Measure
 from mmkd_report.schema.study import (
@@ -44,8 +28,8 @@ CHOICE = (
 def render_study(study: StudyDocument) -> str:
     """Return the page as HTML."""
     warning = caution(study)
-    return render(
-        Page(
+    return page.render(
+        page.Page(
             title=f"{study.dataset.name}, {study.facts.modality}: which student is best?",
             kind="study",
             headline=question(study),
@@ -81,16 +65,16 @@ def _lede(study: StudyDocument) -> Iterator[str]:
         yield f"Everything was trained on {seeds}; each is another fold."
 
 
-def results_table(study: StudyDocument) -> Table:
+def results_table(study: StudyDocument) -> page.Table:
     """Return groups: teachers, student sizes with labels only first, then rivals."""
     measure, setup = study.reported_metric, study.facts
 
-    def row(role: str, name: str, mark: str, test: ScoreTable, *cells: Cell | str) -> Row:
+    def row(role: str, name: str, mark: str, test: ScoreTable, *cells: page.Cell | str) -> page.Row:
         scores = [words.score_with_std(test[measure.name], measure) for measure in study.measures]
         more = cells or [words.NOTHING] * 4
-        return Row([Cell(name, note=mark, role=role), *scores, *more], role)
+        return page.Row([page.Cell(name, note=mark, role=role), *scores, *more], role)
 
-    groups: dict[str, list[Row]] = {"teachers": []}
+    groups: dict[str, list[page.Row]] = {"teachers": []}
     for teacher in study.teachers:
         size = words.magnitude(teacher.parameters)
         groups["teachers"].append(
@@ -126,11 +110,11 @@ def results_table(study: StudyDocument) -> Table:
     interval = f"its 95 % interval resamples {resampled}"
     if not study.has_intervals:
         interval = f"it has no interval, which resamples {resampled} and needs five"
-    return table(
+    return page.table(
         [
-            label("Method"),
+            page.label("Method"),
             *(measure.heading for measure in study.measures),
-            Column(measure.gain_heading, style="gain"),
+            page.Column(measure.gain_heading, style="gain"),
             *("Gap recovered, %", "Parameters", "Latency p50, ms"),
         ],
         groups=[(title, rows) for title, rows in groups.items() if rows],
@@ -140,15 +124,15 @@ def results_table(study: StudyDocument) -> Table:
     )
 
 
-def _gain_cell(gain: SeedGain | None, measure: Measure) -> Cell:
+def _gain_cell(gain: SeedGain | None, measure: Measure) -> page.Cell:
     if gain is None:
-        return Cell(words.NOTHING)
+        return page.Cell(words.NOTHING)
     std = f" ± {words.signed_gain(gain.std, measure).lstrip('+')}" if words.is_number(gain.std) else ""
     ends = words.gain_interval(gain.low, gain.high, measure)
-    return Cell(words.signed_gain(gain.mean, measure) + std, note="" if ends == words.NOTHING else ends)
+    return page.Cell(words.signed_gain(gain.mean, measure) + std, note="" if ends == words.NOTHING else ends)
 
 
-def _table(study: StudyDocument) -> Section:
+def _table(study: StudyDocument) -> page.Section:
     setup, coverage = study.facts, study.coverage
     rates = ", ".join(words.plain(rate) for rate in setup.learning_rates)
     by = "of the search" if setup.mode == "search" else "of each fold"
@@ -164,11 +148,11 @@ def _table(study: StudyDocument) -> Section:
         "student's gain as a fraction of the teacher's lead over labels only."
     )
     left_out = "".join(f" Left out: {size.preset} has {size.excluded}." for size in study.students if size.excluded)
-    blocks: list[Block] = [results_table(study), Note(f"{note}{left_out}")]
-    return Section("table", "Every method compared with labels only", blocks, lead)
+    blocks: list[page.Block] = [results_table(study), page.Note(f"{note}{left_out}")]
+    return page.Section("table", "Every method compared with labels only", blocks, lead)
 
 
-def _reproduce(study: StudyDocument) -> Section:
+def _reproduce(study: StudyDocument) -> page.Section:
     data, latency = study.dataset, study.recommendation.latency
     rows = [("name", data.name), ("source", data.source or ""), ("licence", data.licence or "")]
     groups = {
@@ -184,9 +168,9 @@ def _reproduce(study: StudyDocument) -> Section:
         f"Took {words.duration(study.duration_s)}, without trainings of earlier runs. The same versions and machine "
         "give the same weights, bit by bit."
     )
-    blocks: list[Block] = [Code(study.command)] if study.command else []
-    blocks += [took, columns(Facts(found, title) for title, found in groups.items() if found)]
-    return Section("reproduce", "How to reproduce", [*blocks, Facts(hashes, "SHA-256", hashes=True)])
+    blocks: list[page.Block] = [page.Code(study.command)] if study.command else []
+    blocks += [took, page.columns(page.Facts(found, title) for title, found in groups.items() if found)]
+    return page.Section("reproduce", "How to reproduce", [*blocks, page.Facts(hashes, "SHA-256", hashes=True)])
 
 
 # --- the answer, in sentences ----------------------------------------------------------------------------------------

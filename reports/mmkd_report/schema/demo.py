@@ -7,18 +7,7 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.schema.figures import (
-    MODEL_NAMES,
-    NULL,
-    OF_CLASSES,
-    Chance,
-    LabelLeak,
-    LabelledGroups,
-    Measure,
-    RatioRange,
-    Split,
-    Spread,
-)
+from mmkd_report.schema import figures
 
 
 class Gain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -33,16 +22,16 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class LatencyPercentiles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Latency of one window in milliseconds."""
 
-    p50: float | None = NULL
-    p90: float | None = NULL
-    p99: float | None = NULL
+    p50: float | None = figures.NULL
+    p90: float | None = figures.NULL
+    p99: float | None = figures.NULL
     samples: int | None = None
 
 
-LABELS_ONLY = MODEL_NAMES["labels_only"]
+LABELS_ONLY = figures.MODEL_NAMES["labels_only"]
 """The form of a student without a teacher."""
 
-_Figure = Spread | None | msgspec.UnsetType
+_Figure = figures.Spread | None | msgspec.UnsetType
 
 
 class TestScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -58,7 +47,7 @@ class TestScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     r2: _Figure = msgspec.UNSET
     pearson: _Figure = msgspec.UNSET
 
-    def score(self, measure: Measure) -> Spread | None:
+    def score(self, measure: figures.Measure) -> figures.Spread | None:
         """Return a measure's figures."""
         figure: _Figure = getattr(self, measure.name)
         return figure or None
@@ -67,8 +56,8 @@ class TestScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Network(TestScores, frozen=True, kw_only=True, omit_defaults=True):
     """A teacher, student or baseline."""
 
-    valid_score: Spread | None = None
-    chance: Chance | None = None
+    valid_score: figures.Spread | None = None
+    chance: figures.Chance | None = None
     parameters: int | None = None
     preset: str | None = None
     modalities: tuple[str, ...] | None = None
@@ -97,16 +86,16 @@ class DemoRival(TestScores, frozen=True, kw_only=True, omit_defaults=True):
     """A rival on the same sensor and labels, or why it was not run."""
 
     reason: str | None = None
-    valid_score: Spread | None = None
-    chance: Chance | None = None
+    valid_score: figures.Spread | None = None
+    chance: figures.Chance | None = None
 
 
 class MissingSamples(msgspec.Struct, frozen=True, kw_only=True):
     """The first measure by fraction of missing samples."""
 
     fractions: tuple[float, ...]
-    student: tuple[Spread | None, ...]
-    baseline: tuple[Spread | None, ...] = ()
+    student: tuple[figures.Spread | None, ...]
+    baseline: tuple[figures.Spread | None, ...] = ()
 
 
 class DemoSensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -121,11 +110,11 @@ class DemoSensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     gain_points: Gain | None = None
     over_teacher_points: Gain | None = None  # student minus teacher
     gap_points: Gain | None = None  # teacher minus labels only
-    gap_recovered: float | None = NULL
+    gap_recovered: float | None = figures.NULL
     bundle: str | None = None
     reference: str | None = None
     latency_ratio: float | None = None
-    latency_ratios: RatioRange | None = None
+    latency_ratios: figures.RatioRange | None = None
     parameters_ratio: float | None = None
     missing: MissingSamples | None = None
 
@@ -184,9 +173,9 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     students: dict[str, DemoSensor]
     command: str | None = None
     label_fraction: float | None = None  # fraction of the training windows; None if whole groups are labelled
-    labelled_groups: LabelledGroups | None = None
-    labels_spread_in_time: LabelLeak | None = None
-    split: Split | None = None
+    labelled_groups: figures.LabelledGroups | None = None
+    labels_spread_in_time: figures.LabelLeak | None = None
+    split: figures.Split | None = None
     seeds: tuple[int, ...] = ()
     mean_gain_points: Gain | None = None
     benchmark: DemoBenchmark | None = None
@@ -196,7 +185,7 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     duration_s: float | None = None
     kind: str = "classification"
     metric: str | None = None
-    measures: tuple[Measure, ...] = OF_CLASSES
+    measures: tuple[figures.Measure, ...] = figures.OF_CLASSES
 
     @property
     def best_student(self) -> str | None:
@@ -206,11 +195,11 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         return max(means, key=lambda name: means[name], default=None)
 
     @property
-    def reported_metric(self) -> Measure:
+    def reported_metric(self) -> figures.Measure:
         """The measure of scores and gains."""
         return self.measures[0]
 
     @property
-    def chosen_by(self) -> Measure:
+    def chosen_by(self) -> figures.Measure:
         """The measure that validation maximised."""
         return next((measure for measure in self.measures if measure.name == self.metric), self.reported_metric)

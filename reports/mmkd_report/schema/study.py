@@ -6,26 +6,16 @@ from typing import Any
 
 import msgspec
 
-from mmkd_report.schema.figures import (
-    OF_CLASSES,
-    Chance,
-    Interval,
-    LabelLeak,
-    LabelledGroups,
-    Measure,
-    RatioRange,
-    Split,
-    Spread,
-)
+from mmkd_report.schema import figures
 
 NONE = "none"
 """The method that learns from labels only: the baseline."""
 
-ScoreTable = dict[str, Spread]
+ScoreTable = dict[str, figures.Spread]
 """Test scores by measure."""
 
 
-class SeedGain(Interval, frozen=True, kw_only=True):
+class SeedGain(figures.Interval, frozen=True, kw_only=True):
     """A gain on the same seeds, with the sample std and every seed's."""
 
     std: float | None
@@ -46,8 +36,8 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
     teacher_steps: int
     learning_rates: tuple[float, ...]
     max_latency_ms: float | None = None  # median of a student
-    labelled_groups: LabelledGroups | None = None
-    labels_spread_in_time: LabelLeak | None = None
+    labelled_groups: figures.LabelledGroups | None = None
+    labels_spread_in_time: figures.LabelLeak | None = None
     choose: bool = False  # whether validation chooses each student among several kinds
 
 
@@ -72,7 +62,7 @@ class StudyDataset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     windows: int
     groups: int
     kind: str = "classification"
-    split: Split | None = None
+    split: figures.Split | None = None
 
 
 class PairLatency(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +71,7 @@ class PairLatency(msgspec.Struct, frozen=True, kw_only=True):
     student_ms: dict[str, float]  # p50, p90 and p99 of one window
     teacher_ms: dict[str, float]
     ratio: float  # teacher over student, the median of `ratios`
-    ratios: RatioRange | None = None
+    ratios: figures.RatioRange | None = None
     machine: dict[str, Any] = {}
 
 
@@ -102,7 +92,7 @@ class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
     preset: str  # its size
     parameters: int
     seeds: tuple[int, ...]  # finished
-    valid_score: Spread
+    valid_score: figures.Spread
     test: ScoreTable
     sha256: tuple[str, ...]  # checkpoints, by seed
 
@@ -114,7 +104,7 @@ class RivalRow(msgspec.Struct, frozen=True, kw_only=True):
     seeds: tuple[int, ...]
     test: ScoreTable | None
     reason: str = ""
-    valid_score: Spread | None = None
+    valid_score: figures.Spread | None = None
     teacher: str | None = None  # None for a rival that learns from labels only
 
 
@@ -127,14 +117,14 @@ class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
     seeds: tuple[int, ...]  # finished
     learning_rates: tuple[float, ...]  # best on validation, by seed
     search_score: float | None  # mean validation score on the search's seeds; None in a grid
-    valid_score: Spread
+    valid_score: figures.Spread
     test: ScoreTable
     gain_points: dict[str, SeedGain] | None  # by metric, over labels only of the same size and seeds
     gap_recovered: float | None  # fraction of the gap to the teacher; None if that is not significant
     parameters: int
     latency_ms: float | None  # p50
     chosen: bool
-    chance: Chance | None = None
+    chance: figures.Chance | None = None
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,15 +198,15 @@ class StudyDocument(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, Any]
     duration_s: float
     command: str = ""
-    measures: tuple[Measure, ...] = OF_CLASSES
+    measures: tuple[figures.Measure, ...] = figures.OF_CLASSES
 
     @property
-    def chosen_by(self) -> Measure:
+    def chosen_by(self) -> figures.Measure:
         """The measure that validation maximised."""
         return next(measure for measure in self.measures if measure.name == self.facts.metric)
 
     @property
-    def reported_metric(self) -> Measure:
+    def reported_metric(self) -> figures.Measure:
         """The measure of scores and gains."""
         return next(
             measure for measure in self.measures if measure.name == (self.facts.gain_metric or self.facts.metric)

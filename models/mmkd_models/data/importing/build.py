@@ -13,41 +13,17 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data import spec
 from mmkd_models.data.checking.related import Overlaps, find_overlaps, label_conflicts, time_text
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
+from mmkd_models.data.importing import window_labels
 from mmkd_models.data.importing.clock import SECOND_NS, Interval, Times
 from mmkd_models.data.importing.grids import GridRecording, Grids, sample_count, sums_before
 from mmkd_models.data.importing.keys import WINDOW_FACTS_BYTES, refuse_more
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
-from mmkd_models.data.importing.window_labels import (
-    Answers,
-    as_numbers,
-    check_labels,
-    covered_ns,
-    encode_answers,
-    far_apart,
-    labelled_intervals,
-    majority,
-    split_by_group,
-    split_by_time,
-    window_answers,
-)
 from mmkd_models.data.labels import find_strata, without_faults
-from mmkd_models.data.spec import (
-    FULL_SCALE,
-    MISSING_COUNT,
-    SPLIT_NAMES,
-    DatasetSpec,
-    frame_presence,
-    kind_problems,
-    refuse,
-    size_problem,
-    window_bytes,
-    windows_at_once,
-    with_present,
-)
 from mmkd_models.data.windows import CutWindows, Rows, Windows, first_sample, latest_start_s, window_starts_s
 from mmkd_models.data.writer import write_dataset
 from mmkd_report.schema.data import Finding
@@ -66,7 +42,7 @@ class Cut:
     """Windows (W,) of one recording in order of time; `starts_s` counts from its grids' origin."""
 
     starts_s: npt.NDArray[np.float64]
-    answers: Answers
+    answers: window_labels.Answers
     facts: Mapping[str, npt.NDArray[np.object_]]
     left_out: Counter[str]
 
@@ -78,9 +54,9 @@ def build_dataset(
     facts, rule, split = recipe.dataset, recipe.windows, recipe.split
     modalities = [sensor.modality(rule.length_s) for sensor in grids.sensors if sensor.name != TARGET]
     names = [modality.name for modality in modalities]
-    problems = [(modality, [*kind_problems(modality), size_problem(modality)]) for modality in modalities]
-    refuse("windows", [f"{modality.name!r}: {text}" for modality, texts in problems for text in texts if text])
-    bytes_each, count = sum(map(window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
+    problems = [(modality, [*spec.kind_problems(modality), spec.size_problem(modality)]) for modality in modalities]
+    spec.refuse("windows", [f"{modality.name!r}: {text}" for modality, texts in problems for text in texts if text])
+    bytes_each, count = sum(map(spec.window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
     done, cuts = list[GridRecording](), list[Cut]()
     for recording in recordings:
         latest_s = latest_start_s([recording.lengths[name] for name in names], modalities)
@@ -97,14 +73,14 @@ def build_dataset(
         done.append(recording)
         cuts.append(cut(recording, grids, modalities, recipe))
         count += len(cuts[-1].starts_s)
-    check_labels(done, recipe.labels)
+    window_labels.check_labels(done, recipe.labels)
     left_out = sum((part.left_out for part in cuts), Counter[str]())
     if not count:
         reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number)
         cure = _cure(done, modalities, recipe)
         raise DatasetError(f"'windows': expected windows, got none{f' ({reasons})' if reasons else ''}; {cure}")
     answers = [answer for part in cuts for answer in part.answers]
-    task, labels = encode_answers(answers, recipe.labels)
+    task, labels = window_labels.encode_answers(answers, recipe.labels)
     samples, present = grids.map_arrays()
     source = CutWindows(
         samples=samples,
@@ -124,7 +100,7 @@ def build_dataset(
         metadata[name] = np.array([value for part in cuts for value in part.facts[name]], dtype=np.str_)
     if split.column:
         splits = np.full(len(labels), -1)
-        for number, name in enumerate(SPLIT_NAMES):
+        for number, name in enumerate(spec.SPLIT_NAMES):
             splits[metadata[split.column] == name] = number
         for row in np.flatnonzero(splits < 0)[:1]:
             name = str(metadata[split.column][row])
@@ -133,16 +109,16 @@ def build_dataset(
                 f" {repr(name) if name else 'none, or several in one window'}; correct it, or leave 'split.column' out"
             )
     elif split.group:
-        splits, folds = split_by_group(metadata[GROUP], find_strata(labels), split)
+        splits, folds = window_labels.split_by_group(metadata[GROUP], find_strata(labels), split)
     else:
-        splits = split_by_time(source.recording, find_strata(labels), split)
+        splits = window_labels.split_by_time(source.recording, find_strata(labels), split)
     if task.kind == "normal":
         labels = without_faults(labels, splits == 0)
     is_utc = all(recording.is_utc for recording in done)
     origins_s = np.array([recording.origin_ns for recording in done], dtype=np.float64) / SECOND_NS
     starts_s = origins_s[source.recording] + source.start_s
     plan = Windows(
-        spec=DatasetSpec(
+        spec=spec.DatasetSpec(
             name=facts.name or path.name,
             task=task,
             modalities=tuple(modalities),
@@ -163,7 +139,7 @@ def build_dataset(
     )
     plan = plan.subset(np.argsort(plan.splits, kind="stable"))  # as they are written
     plan = _drop_leaks(plan, source, recipe, left_out)
-    for number, name in enumerate(SPLIT_NAMES):
+    for number, name in enumerate(spec.SPLIT_NAMES):
         if not (plan.splits == number).any():
             reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
             cure = (
@@ -173,7 +149,7 @@ def build_dataset(
                 f"'split': expected windows in every split, got none in {name}{reasons and f' ({reasons})'}; {cure}"
             )
     arrays: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
-    for number, name in enumerate(SPLIT_NAMES):
+    for number, name in enumerate(spec.SPLIT_NAMES):
         part = plan.subset(plan.splits == number)
         arrays[name] = {"labels": part.labels, "episodes": part.groups}
         arrays[name] |= {key: values for key in ("times", "starts") if (values := getattr(part, key)) is not None}
@@ -216,7 +192,11 @@ def _cure(recordings: Sequence[GridRecording], modalities: Sequence[ModalitySpec
         )
     source = next((key for key in ("path", "column", "files", "table") if getattr(rule, key)), "")
     is_target = rule.task == "regression" and rule.column
-    if source and not is_target and not any(labelled_intervals(recording, rule) for recording in recordings):
+    if (
+        source
+        and not is_target
+        and not any(window_labels.labelled_intervals(recording, rule) for recording in recordings)
+    ):
         return f"no recording has a label: look at 'labels.{source}', {getattr(rule, source)!r}"
     if max(durations_s) < length_s:
         name = recordings[int(np.argmax(durations_s))].name
@@ -246,7 +226,9 @@ def _drop_leaks(plan: Windows, source: CutWindows, recipe: ImportRecipe, left_ou
         return plan.subset(~is_wrong)
 
     starts_s = source.start_s[plan.rows]
-    stays = far_apart(plan.splits, plan.groups, starts_s, least_s=recipe.windows.length_s + recipe.split.gap_s)
+    stays = window_labels.far_apart(
+        plan.splits, plan.groups, starts_s, least_s=recipe.windows.length_s + recipe.split.gap_s
+    )
     plan = drop(plan, "between splits", ~stays)
     # A split without labels is a new machine, not labelled yet.
     needs_label = (plan.splits > 0) & np.isin(plan.splits, np.unique(plan.splits[plan.labelled]))
@@ -313,12 +295,12 @@ def _touch(
         here = np.flatnonzero((plan.splits == split) & (plan.groups == recording))
         pairs = np.flatnonzero((plan.splits[rows] == split) & (plan.groups[rows] == recording))
         sections = [Interval(start_ns=int(begin_ns[pair]), end_ns=int(end_ns[pair]), value="") for pair in pairs]
-        touches[here] = covered_ns(sections, starts_ns[here], round(window_s * SECOND_NS)) > _TOUCH_NS
+        touches[here] = window_labels.covered_ns(sections, starts_ns[here], round(window_s * SECOND_NS)) > _TOUCH_NS
     return touches
 
 
 def _store(file: Path, windows: Windows, modality: ModalitySpec) -> AnyArray:
-    rows, block = windows.rows, windows_at_once(modality)
+    rows, block = windows.rows, spec.windows_at_once(modality)
     dtype = np.dtype({"series": "<f4", "audio": "<i2", "video": "u1"}[modality.kind])
     present = np.ones((len(rows), modality.samples), dtype=np.uint8)
     header = {"descr": dtype.str, "fortran_order": False, "shape": (len(rows), *modality.shape)}
@@ -326,15 +308,15 @@ def _store(file: Path, windows: Windows, modality: ModalitySpec) -> AnyArray:
         np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[no-untyped-call]
         for first in range(0, len(rows), block):
             values = windows.source.gather(modality, rows[first : first + block], shift_s=None)
-            if modality.kind == "video" and (frames := frame_presence(values)) is not None:
+            if modality.kind == "video" and (frames := spec.frame_presence(values)) is not None:
                 present[first : first + block] = frames
             plain = values.view(np.ndarray)
             if modality.kind == "audio":
-                counts = np.rint(np.nan_to_num(plain) * FULL_SCALE).clip(-FULL_SCALE + 1, FULL_SCALE - 1)
-                plain = np.where(np.isnan(plain), MISSING_COUNT, counts.astype(np.int16))
+                counts = np.rint(np.nan_to_num(plain) * spec.FULL_SCALE).clip(-spec.FULL_SCALE + 1, spec.FULL_SCALE - 1)
+                plain = np.where(np.isnan(plain), spec.MISSING_COUNT, counts.astype(np.int16))
             stream.write(np.ascontiguousarray(plain).data)
     stored: AnyArray = np.load(file, mmap_mode="r" if len(rows) else None)
-    return with_present(stored, present) if modality.kind == "video" else stored
+    return spec.with_present(stored, present) if modality.kind == "video" else stored
 
 
 def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpec], recipe: ImportRecipe) -> Cut:
@@ -344,9 +326,9 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
     left_out: Counter[str] = Counter()
     length_ns = round(windows.length_s * SECOND_NS)
     if windows.at == "intervals":
-        intervals = labelled_intervals(recording, rule)
+        intervals = window_labels.labelled_intervals(recording, rule)
         starts_s, answers = _centre_windows(intervals, lengths, modalities, origin_ns, windows.length_s)
-        answers = as_numbers(answers) if rule.task == "regression" else answers
+        answers = window_labels.as_numbers(answers) if rule.task == "regression" else answers
         left_out["beyond the recording"] += len(intervals) - len(starts_s)
     else:
         starts_s = np.array(window_starts_s(lengths, modalities, hop_s=windows.hop_s), dtype=np.float64)
@@ -357,7 +339,7 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
             left_out["outside the time that all sensors share"] += max(0, most - len(starts_s))
     starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
     if windows.at == "stride":
-        answers = window_answers(recording, grids, rule, starts_ns, length_ns)
+        answers = window_labels.window_answers(recording, grids, rule, starts_ns, length_ns)
     names = dict.fromkeys(name for name in (*windows.metadata, recipe.split.column) if name)
     facts = {name: _fact(recording, name, starts_ns, length_ns) for name in names}
     if groups:
@@ -391,7 +373,7 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
     if rule.unlabelled == "drop":
         reasons["without a label"] = np.array([answer is None for answer in answers], dtype=bool)
         if rule.task in ("classification", "normal"):
-            covered = covered_ns(labelled_intervals(recording, rule), starts_ns, length_ns)
+            covered = window_labels.covered_ns(window_labels.labelled_intervals(recording, rule), starts_ns, length_ns)
             across = reasons["without a label"] & (covered >= rule.purity * length_ns - _TOUCH_NS)
             reasons["without a label"] &= ~across
             reasons[f"across a change of label (less than {100 * rule.purity:g} % one label: 'purity')"] = across
@@ -409,7 +391,7 @@ def _centre_windows(
     modalities: Sequence[ModalitySpec],
     origin_ns: int,
     length_s: float,
-) -> tuple[npt.NDArray[np.float64], Answers]:
+) -> tuple[npt.NDArray[np.float64], window_labels.Answers]:
     """Return starts (W,) in seconds and labels (W,) of a window in the middle of each interval.
 
     Windows start on a sample of the slowest sensor, so that all sensors begin together, and are moved inside the
@@ -451,4 +433,4 @@ def _fact(recording: GridRecording, name: str, starts_ns: Times, length_ns: int)
     if name in recording.parts:
         return np.full(len(starts_ns), recording.parts[name], dtype=object)
     runs = [run for run in recording.runs.get(name, ()) if run.value]
-    return majority(runs, starts_ns, length_ns, purity=_WHOLE)
+    return window_labels.majority(runs, starts_ns, length_ns, purity=_WHOLE)

@@ -270,11 +270,7 @@ def _look_into(look: FirstLook) -> FirstLook:
         elif 2 <= column.n_unique() <= _FEW:
             texts[name] = column.n_unique()
     return replace(
-        look,
-        numbers=tuple(numbers),
-        texts=texts,
-        flags=tuple(sorted(flags, key=_label_rank)),
-        binary=tuple(binary),
+        look, numbers=tuple(numbers), texts=texts, flags=tuple(sorted(flags, key=_label_rank)), binary=tuple(binary)
     )
 
 

@@ -13,15 +13,7 @@ import numpy.typing as npt
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.gains import MIN_GROUPS, draw_groups, interval_of
-from mmkd_models.evaluation.suites.cost_model import (
-    FRACTIONS,
-    WHOLE,
-    CostFile,
-    evaluate_option,
-    net_present_value,
-    read_cost,
-    values_to_enter,
-)
+from mmkd_models.evaluation.suites import cost_model
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, Suite, SuiteInputs, check_classes
 from mmkd_models.metrics.likelihood import Floats
 from mmkd_report.schema.cost import Assumption, CostFacts, CostOption, Equipment, Mark, example_text
@@ -36,7 +28,7 @@ _RATES = ("detection", "false_alarms")
 def check_cost(windows: Windows, file: Path) -> None:
     """Raise UsageError for an invalid file, or windows whose faults cannot be counted."""
     check_classes(windows, "cost")
-    find_faults(windows, read_cost(file)[0].healthy)
+    find_faults(windows, cost_model.read_cost(file)[0].healthy)
 
 
 def run(inputs: SuiteInputs) -> SuiteResult:
@@ -48,7 +40,7 @@ def run(inputs: SuiteInputs) -> SuiteResult:
 def evaluate_cost(inputs: SuiteInputs) -> CostFacts:
     """Measure detection, and compute results and the effect of each assumption."""
     assert inputs.cost is not None
-    entered, paths = read_cost(inputs.cost)
+    entered, paths = cost_model.read_cost(inputs.cost)
     windows, plant, models = inputs.windows, entered.plant, dict[CostOption, ModelUnderTest]()
     healthy, _ = find_faults(windows, entered.healthy)
     for model in inputs.models:
@@ -78,8 +70,8 @@ def evaluate_cost(inputs: SuiteInputs) -> CostFacts:
         plant=plant,
         equipment=equipment,
         assumptions=tuple(_assumptions(entered, equipment, paths, ranges)),
-        results={name: evaluate_option(plant, option) for name, option in equipment.items()},
-        to_enter=values_to_enter(entered, paths, equipment),
+        results={name: cost_model.evaluate_option(plant, option) for name, option in equipment.items()},
+        to_enter=cost_model.values_to_enter(entered, paths, equipment),
     )
 
 
@@ -128,7 +120,7 @@ def detection_rates(counts: Floats, weights: Floats) -> Floats:
 
 
 def _assumptions(
-    entered: CostFile,
+    entered: cost_model.CostFile,
     equipment: Mapping[CostOption, Equipment],
     paths: frozenset[str],
     ranges: Mapping[str, tuple[float, float]],
@@ -136,16 +128,16 @@ def _assumptions(
     plant, varied = entered.plant, "student" if "student" in equipment else next(iter(equipment), None)
     for section, values in (("plant", plant), *equipment.items()):
         for key, value in msgspec.to_builtins(values).items():
-            path, reach = f"{section}.{key}", 0.0 if key in WHOLE else _EITHER_WAY
+            path, reach = f"{section}.{key}", 0.0 if key in cost_model.WHOLE else _EITHER_WAY
             high = value * (1 + reach)
-            low, high = ranges.get(path, (value * (1 - reach), min(1.0, high) if key in FRACTIONS else high))
+            low, high = ranges.get(path, (value * (1 - reach), min(1.0, high) if key in cost_model.FRACTIONS else high))
             at_ends: list[float | None] = [None, None]
             if low < high and varied is not None and section in ("plant", varied):
                 option = equipment[varied]
                 at_ends = [
-                    net_present_value(msgspec.structs.replace(plant, **{key: end}), option)
+                    cost_model.net_present_value(msgspec.structs.replace(plant, **{key: end}), option)
                     if section == "plant"
-                    else net_present_value(plant, msgspec.structs.replace(option, **{key: end}))
+                    else cost_model.net_present_value(plant, msgspec.structs.replace(option, **{key: end}))
                     for end in (low, high)
                 ]
             mark: Mark = "entered" if path in paths else "measured" if key in _RATES else "default"

@@ -18,15 +18,7 @@ from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.keys import MAX_COLUMNS, MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO
-from mmkd_models.data.importing.readers.table import (
-    BLOCK_ROWS,
-    RowBlock,
-    library,
-    reading,
-    refuse_columns,
-    require_one,
-    row_block,
-)
+from mmkd_models.data.importing.readers import table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,7 +38,7 @@ def hdf5_names(file: Path) -> tuple[str, ...]:
         return tuple(columns)
 
 
-def hdf5_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
+def hdf5_blocks(file: Path, columns: Sequence[str]) -> Iterator[table.RowBlock]:
     """Yield columns of one length in blocks."""
     with _columns(file) as available:
         yield from column_blocks(file, available, columns)
@@ -56,7 +48,7 @@ def npz_columns(file: Path) -> dict[str, _Column]:
     """Return columns by name. Raise DatasetError if the file is no archive of plain arrays."""
     arrays = read_arrays(file, "a NumPy archive")
     for name, array in arrays.items():
-        refuse_columns(f"{file}: array {name!r}", array.shape[1] if array.ndim == 2 else 0)
+        table.refuse_columns(f"{file}: array {name!r}", array.shape[1] if array.ndim == 2 else 0)
     return _split(arrays)
 
 
@@ -72,25 +64,25 @@ def read_arrays(file: Path, what: str) -> Mapping[str, AnyArray]:
         ) from error
 
 
-def column_blocks(file: Path, available: Mapping[str, _Column], columns: Sequence[str]) -> Iterator[RowBlock]:
+def column_blocks(file: Path, available: Mapping[str, _Column], columns: Sequence[str]) -> Iterator[table.RowBlock]:
     """Yield columns of one length in blocks."""
     chosen = {name: available[name] for name in columns}
     lengths = {name: length for name, (length, _) in chosen.items()}
-    require_one(file, lengths, what="length", each="rate")
-    for first in range(0, chosen[columns[0]][0], BLOCK_ROWS):
-        rows = slice(first, first + BLOCK_ROWS)
+    table.require_one(file, lengths, what="length", each="rate")
+    for first in range(0, chosen[columns[0]][0], table.BLOCK_ROWS):
+        rows = slice(first, first + table.BLOCK_ROWS)
         values = {name: np.ascontiguousarray(read(rows)) for name, (_, read) in chosen.items()}
-        yield row_block(file, values, first, base=1)
+        yield table.row_block(file, values, first, base=1)
 
 
 @contextmanager
 def _columns(file: Path) -> Iterator[dict[str, _Column]]:
     """Yield the columns of numeric arrays; older MATLAB files are read into memory."""
-    with reading(file, "an HDF5 or MATLAB file"):
+    with table.reading(file, "an HDF5 or MATLAB file"):
         with file.open("rb") as raw:
             head = raw.read(1024)
         if _MAGIC in head:
-            h5py = library("h5py", package="h5py", what="HDF5 files")
+            h5py = table.library("h5py", package="h5py", what="HDF5 files")
             with h5py.File(file, "r") as content:
                 is_matlab = not head.startswith(_MAGIC)
                 yield _split(_datasets(file, h5py, content), is_reversed=is_matlab)
@@ -164,18 +156,18 @@ def excel_names(file: Path) -> tuple[str, ...]:
     return tuple(_first_sheet(file, {"n_rows": 1}).columns)
 
 
-def excel_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
+def excel_blocks(file: Path, columns: Sequence[str]) -> Iterator[table.RowBlock]:
     """Yield columns of the first sheet in blocks."""
     frame = _first_sheet(file, {}).select(columns)
-    for first in range(0, len(frame), BLOCK_ROWS):
-        yield row_block(file, frame.slice(first, BLOCK_ROWS).to_dict(), first, base=2)
+    for first in range(0, len(frame), table.BLOCK_ROWS):
+        yield table.row_block(file, frame.slice(first, table.BLOCK_ROWS).to_dict(), first, base=2)
 
 
 def _first_sheet(file: Path, options: dict[str, Any]) -> pl.DataFrame:
     import polars as pl
 
-    library("fastexcel", package="fastexcel", what="Excel files")
-    with reading(file, "an Excel workbook", "open it in Excel and save it again, or as CSV"):
+    table.library("fastexcel", package="fastexcel", what="Excel files")
+    with table.reading(file, "an Excel workbook", "open it in Excel and save it again, or as CSV"):
         return pl.read_excel(file, read_options=options, drop_empty_rows=False, drop_empty_cols=False)
 
 
@@ -186,16 +178,16 @@ def parquet_names(file: Path) -> tuple[str, ...]:
     """Return column names. Raise DatasetError if the file is no Parquet."""
     import polars as pl
 
-    with reading(file, _WHAT):
+    with table.reading(file, _WHAT):
         return tuple(pl.read_parquet_schema(file))
 
 
-def parquet_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
+def parquet_blocks(file: Path, columns: Sequence[str]) -> Iterator[table.RowBlock]:
     """Yield columns in blocks. Raise DatasetError if the file is damaged."""
     import polars as pl
 
     first = 0
-    with reading(file, _WHAT):
-        while len(frame := pl.scan_parquet(file, glob=False).slice(first, BLOCK_ROWS).select(columns).collect()):
-            yield row_block(file, frame.to_dict(), first, base=1)
+    with table.reading(file, _WHAT):
+        while len(frame := pl.scan_parquet(file, glob=False).slice(first, table.BLOCK_ROWS).select(columns).collect()):
+            yield table.row_block(file, frame.to_dict(), first, base=1)
             first += len(frame)
