@@ -169,7 +169,7 @@ def _convert_checkpoint(resolved: ResolvedPlan, begin: OnStage) -> list[_Made]:
         able = next((each for each in made if not target.lacking(each.checkpoint.config.members)), made[0])
         try:
             target.check_members(able.checkpoint.config.members, has_portable=checkpoint.portable is not None)
-            able.student = target.convert(able.student, able.checkpoint, plan.source)
+            able.student = target.add_fp32(able.student, able.checkpoint, plan.source)
         except MmkdError as error:
             if target.name not in plan.optional:
                 raise
@@ -199,7 +199,7 @@ def _make_precision(made: _Made, precision: Precision, resolved: ResolvedPlan) -
     for target in resolved.targets:
         wanted = target.format in formats and not (optional and target.smaller)
         if precision == "int8" and target.int8 is not None and wanted:
-            in_format = partial(target.int8, student, made.rule)
+            in_format = partial(target.make_int8, student, made.rule)
             makers.append((in_format, target.format, optional or target.name in resolved.plan.optional))
     for make, file_format, is_optional in makers:
         try:

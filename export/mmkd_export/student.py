@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 MIN_WINDOWS = 20  # with fewer labelled windows a fit would be chance
 _COLDEST, _HOTTEST = 0.05, 20.0
+Graph = Literal["window", "step"]
 _ROUNDING_WINDOWS = 256  # windows that compare float32 with float64
 _TOOLS = ("mmkd-edge", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 

@@ -140,14 +140,8 @@ class Teacher(_Trained):
         """Train on the labelled training windows; the validation windows weight the members."""
         from mmkd_models.training.committee import default_members, members_named, train_committee
 
-        options = TrainingOptions(
-            steps=self.steps,
-            learning_rate=None,
-            metric=self.metric,
-            label_fraction=self.label_fraction,
-            labelled_groups=self.labelled_groups,
-            seed=self.seed,
-        )
+        names = ("steps", "metric", "label_fraction", "labelled_groups", "seed")
+        options = TrainingOptions(learning_rate=None, **{name: getattr(self, name) for name in names})
         training, run = _plan(data, options, TEACHER_TRAIN, self.sensors)
         specs = training.train.spec.modalities
         chosen = default_members(specs) if self.members is None else members_named(self.members, specs)

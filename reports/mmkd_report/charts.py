@@ -81,12 +81,6 @@ def element(name: str, *content: str, **attributes: object) -> Markup:
     return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), head, inner)
 
 
-def svg(title: str, description: str, *content: str, class_: str, **attributes: object) -> Markup:
-    """Return an SVG image with accessible name and description."""
-    texts = (element("title", title), element("desc", description))
-    return element("svg", *texts, *content, class_=class_, role="img", **attributes)
-
-
 def bar(width: float, role: str) -> Markup:
     """Return a horizontal bar of `width` percent."""
     track = element("rect", class_="bar-track", width="100%", height=12, rx=2)
@@ -157,7 +151,8 @@ def line_chart(
                     text = element("title", f"{line.name}: {x_text(x)}, {y_text(level)}")
                     marks.append(element("circle", text, class_="point", cx=x_at(x), cy=y_at(level), r=3))
         parts.append(element("g", *marks, class_=f"role-{line.role}"))
-    drawn = svg(title, description, *parts, class_="chart", viewBox="0 0 340 172")
+    texts = element("title", title), element("desc", description)
+    drawn = element("svg", *texts, *parts, class_="chart", role="img", viewBox="0 0 340 172")
     return Chart(svg=drawn, caption=title)
 
 

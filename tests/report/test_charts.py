@@ -72,7 +72,8 @@ def test_a_line_runs_from_corner_to_corner_and_keeps_its_ends():
     svg = chart([0.5] * 4, low=[0.25, None, 0.25, 0.25], high=[0.75, None, 0.75, 0.75])
     assert path(svg, "band") == "M42 106L235.3 106L332 106L332 42L235.3 42L42 42Z"
     hostile = '</svg><script>"&'
-    svg = plots.svg(hostile, hostile, plots.element("text", hostile, class_=hostile), class_="chart")
+    texts = plots.element("title", hostile), plots.element("desc", hostile)
+    svg = plots.element("svg", *texts, plots.element("text", hostile, class_=hostile))
     assert "<script" not in svg
     assert svg.count("&lt;/svg&gt;&lt;script&gt;&#34;&amp;") == 4
 

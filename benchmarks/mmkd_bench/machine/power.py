@@ -101,8 +101,8 @@ def read_rails(root: Path = ROOT) -> dict[str, float]:
     rails = {}
     chips = sorted((root / "sys/class/hwmon").glob("hwmon*"))
     for chip in filter(lambda chip: read_text(chip / "name") in _HWMON_CHIPS, chips):
-        for channel in _channels(chip):
-            label = read_text(chip / f"in{channel}_label")
+        for path in sorted(chip.glob("in[0-9]*_label")):
+            channel, label = path.name.removeprefix("in").removesuffix("_label"), read_text(path)
             millivolts, milliamperes = (read_number(chip / f"{kind}{channel}_input") for kind in ("in", "curr"))
             # INA3221 also labels sums of shunt voltages, which have no current.
             if label and label != "NC" and millivolts is not None and milliamperes is not None:
@@ -120,10 +120,6 @@ def counter_rise(before: float, after: float, *, wraps_at: float | None) -> floa
     if wraps_at is None:
         raise UnavailableError("RAPL: a counter started anew and max_energy_range_uj cannot be read")
     return after - before + wraps_at
-
-
-def _channels(chip: Path) -> list[str]:
-    return sorted(path.name.removeprefix("in").removesuffix("_label") for path in chip.glob("in[0-9]*_label"))
 
 
 def _energy_uj(zone: Path) -> float:

@@ -35,24 +35,16 @@ def make_bill(path: Path) -> dict[str, Any]:
     """Verify a bundle and return its bill."""
     with Bundle.open(path) as bundle:
         manifest, sha256 = bundle.manifest, bundle.sha256
-    whole = {
-        "type": "machine-learning-model",
-        "bom-ref": f"bundle:{sha256}",
-        "name": manifest.model_id,
-        "version": str(release_number(manifest)),
-        **_hash_and_licence(sha256, manifest.licence),
-    }
+    version = {"version": str(release_number(manifest))}
+    model = _component("machine-learning-model", f"bundle:{sha256}", manifest.model_id, **version)
+    whole = model | _hash_and_licence(sha256, manifest.licence)
     members = [
-        {
-            "type": _TYPES.get(Path(entry.file).suffix, "file"),
-            "bom-ref": f"file:{entry.file}",
-            "name": entry.file,
-            **_hash_and_licence(entry.sha256, ""),
-        }
+        _component(_TYPES.get(Path(entry.file).suffix, "file"), f"file:{entry.file}", entry.file)
+        | _hash_and_licence(entry.sha256, "")
         for entry in member_files(manifest)
     ]
     makers = [
-        {"type": "library", "bom-ref": f"maker:{name}@{version}", "name": name, "version": version}
+        _component("library", f"maker:{name}@{version}", name, version=version)
         for name, version in sorted(manifest.tools.items())
     ]
     return _document(whole, [*members, *_libraries()], makers)
@@ -79,27 +71,16 @@ def make_wheel_bill(path: Path) -> dict[str, Any]:
         changed = sorted(name for name in recorded | digests if recorded.get(name) != digests.get(name))
         raise ArtifactError(f"{path}: {changed[0]} is not as its RECORD has it; build it again")
     name, version = str(facts["Name"]), str(facts["Version"])
-    whole = {
-        "type": "library",
-        "bom-ref": f"wheel:{sha256}",
-        "name": name,
-        "version": version,
-        **_hash_and_licence(sha256, str(facts["License-Expression"] or "")),
-        "purl": f"pkg:pypi/{name}@{version}",
-    }
+    whole = _component("library", f"wheel:{sha256}", name, version=version)
+    whole |= _hash_and_licence(sha256, str(facts["License-Expression"] or "")) | {"purl": f"pkg:pypi/{name}@{version}"}
     files = [
-        {"type": "file", "bom-ref": f"file:{file}", "name": file, **_hash_and_licence(digest, "")}
+        _component("file", f"file:{file}", file) | _hash_and_licence(digest, "")
         for file, digest in sorted(digests.items())
     ]
     vendored = [
-        {
-            "type": "library",
-            "bom-ref": purl,
-            "name": library,
-            "version": release,
-            **_hash_and_licence(digests[file], licence),
-            "purl": purl,
-        }
+        _component("library", purl, library, version=release)
+        | _hash_and_licence(digests[file], licence)
+        | {"purl": purl}
         for file, (library, release, licence, purl) in _VENDORED.items()
         if file in digests
     ]
@@ -109,17 +90,16 @@ def make_wheel_bill(path: Path) -> dict[str, Any]:
 
 def _need(text: str) -> dict[str, Any]:
     name = re.split(r"[^\w.-]", text)[0]
-    return {
-        "type": "library",
-        "bom-ref": f"requirement:{text}",
-        "name": name,
-        "scope": "optional" if "extra ==" in text else "required",
-        "purl": f"pkg:pypi/{name.lower()}",
-        "properties": [{"name": "requirement", "value": text}],
-    }
+    scope, properties = "optional" if "extra ==" in text else "required", [{"name": "requirement", "value": text}]
+    purl = f"pkg:pypi/{name.lower()}"
+    return _component("library", f"requirement:{text}", name, scope=scope, purl=purl, properties=properties)
 
 
-def _document(whole: dict[str, Any], components: list[dict[str, Any]], makers: list[dict[str, str]]) -> dict[str, Any]:
+def _component(kind: str, reference: str, name: str, **facts: Any) -> dict[str, Any]:
+    return {"type": kind, "bom-ref": reference, "name": name, **facts}
+
+
+def _document(whole: dict[str, Any], components: list[dict[str, Any]], makers: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -147,12 +127,9 @@ def _libraries() -> Iterator[dict[str, Any]]:
         names = "; ".join(text.rpartition(" :: ")[2] for text in classifiers)
         expressions, texts = facts.get_all("License-Expression") or [], facts.get_all("License") or []
         first = texts[0].strip().partition("\n")[0] if texts else ""
-        yield {
-            "type": "library",
-            "bom-ref": f"library:{name}@{version}",
-            "name": name,
-            "version": version,
-            "scope": "required" if name in _REQUIRED else "optional",
-            **_hash_and_licence("", expressions[0] if expressions else names or first[:_MAX_NAME_LENGTH]),
-            "purl": f"pkg:pypi/{name}@{version}",
-        }
+        scope = "required" if name in _REQUIRED else "optional"
+        yield (
+            _component("library", f"library:{name}@{version}", name, version=version, scope=scope)
+            | _hash_and_licence("", expressions[0] if expressions else names or first[:_MAX_NAME_LENGTH])
+            | {"purl": f"pkg:pypi/{name}@{version}"}
+        )

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,10 +23,7 @@ from mmkd_edge.errors import GateError, MmkdError, UnavailableError
 from mmkd_edge.install.graphs import check_tflite
 from mmkd_export.graph.onnx_graph import SMALLEST_PRODUCT, is_worth_quantising, learnt_layers, select_layers
 from mmkd_export.plan import PlatformName
-from mmkd_export.student import ProvenStudent
-from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, prove_lower_precision, require_passed
-from mmkd_export.verify.gate import GateRule, require_windows
-from mmkd_export.verify.step_graph import prove_step
+from mmkd_export.student import Graph, ProvenStudent
 
 if TYPE_CHECKING:
     import onnx
@@ -42,7 +38,7 @@ LIBRARIES = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 _IDENTIFIER = b"TFL3"
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
 _PRODUCTS = ("Gemm", "MatMul")
-_Graph = Literal["window", "step"]
+_Which = Literal["window", "step", "portable"]
 
 
 def missing_libraries() -> list[str]:
@@ -50,22 +46,13 @@ def missing_libraries() -> list[str]:
     return [name.replace("_", "-") for name in LIBRARIES if importlib.util.find_spec(name) is None]
 
 
-def add_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:
-    """Add the fp32 `.tflite`, and a causal student's step graph."""
-    proof_set = student.proof_set
-    model = tflite_from_checkpoint(source, temperature=proof_set.temperature, portable=student.twin is not None)
-    student = replace(student, others=(prove_fp32(model, proof_set, file_format="tflite"), *student.others))
-    if not student.steps:
-        return student
-    model = tflite_from_checkpoint(source, graph="step", temperature=proof_set.temperature)
-    mflops = student.steps[0].report.mflops
-    step = prove_step(model, checkpoint, proof_set, file_format="tflite", mflops=mflops)
-    return replace(student, steps=(*student.steps, step))
+def convert_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path, graph: Graph) -> bytes:
+    """Return the fp32 `.tflite` of a student, or of its steps."""
+    which: _Which = "portable" if student.twin is not None else graph
+    return tflite_from_checkpoint(source, graph=which, temperature=student.proof_set.temperature)
 
 
-def tflite_from_checkpoint(
-    path: Path, *, graph: _Graph = "window", temperature: float = 1.0, portable: bool = False
-) -> bytes:
+def tflite_from_checkpoint(path: Path, *, graph: _Which = "window", temperature: float = 1.0) -> bytes:
     """Convert a checkpoint file, or its portable student; the signature has the ONNX (step) graph's tensors.
 
     Raises GateError if devices would refuse the file, MmkdError if conversion fails.
@@ -77,8 +64,7 @@ def tflite_from_checkpoint(
         )
     with tempfile.TemporaryDirectory(prefix="mmkd-litert-") as folder:
         output = Path(folder) / "student.tflite"
-        which = "portable" if portable else graph
-        arguments = [which, str(path.absolute()), str(output), repr(temperature)]
+        arguments = [graph, str(path.absolute()), str(output), repr(temperature)]
         command = [sys.executable, "-m", "mmkd_export.targets.litert", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | _OFFLINE)
         if done.returncode != 0:
@@ -176,15 +162,11 @@ def _content(model: bytes) -> Any:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
 
 
-def make_int8_tflite(student: ProvenStudent, rule: GateRule) -> ProvenArtifact:
-    """Make the INT8 `.tflite` from fp32; raise GateError unless it passes."""
+def quantise_tflite(model: bytes, graph: bytes) -> bytes:
+    """Return the INT8 `.tflite` of an fp32 one and its ONNX graph; errors as `int8_tflite`."""
     import onnx
 
-    require_windows(len(student.proof_set.judging.labels), what="int8 .tflite", rule=rule)
-    model = next(proven.model for proven in student.others if proven.artifact.format == "tflite")
-    made = _check_model(int8_tflite(model, onnx.load_from_string(student.fp32.model)))
-    proven = prove_lower_precision(made, student.proof_set, rule, precision="int8", file_format="tflite")
-    return require_passed(proven, advice="Export without --target litert or without --precision int8")
+    return _check_model(int8_tflite(model, onnx.load_from_string(graph)))
 
 
 def int8_tflite(model: bytes, graph: onnx.ModelProto) -> bytes:

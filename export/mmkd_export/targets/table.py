@@ -13,18 +13,18 @@ from mmkd_edge.backends.base import BACKENDS, BackendName, backend_for, why_abse
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_export.plan import PLATFORMS, ExportPlan, Platform, PlatformName, platform_named
-from mmkd_export.student import ProvenStudent
+from mmkd_export.student import Graph, ProvenStudent
 from mmkd_export.targets import litert, native, trt
 from mmkd_export.targets.c_sources import write_c_sources
-from mmkd_export.verify.artifacts import ProvenArtifact
-from mmkd_export.verify.gate import GateRule
+from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, prove_lower_precision, require_passed
+from mmkd_export.verify.gate import GateRule, require_windows
+from mmkd_export.verify.step_graph import prove_step
 from mmkd_report.schema.export import ArtifactFormat, BuiltEngine
 
 if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
-Convert = Callable[[ProvenStudent, "StudentCheckpoint", Path], ProvenStudent]
-_MakeInt8 = Callable[[ProvenStudent, GateRule], ProvenArtifact]
+Convert = Callable[[ProvenStudent, "StudentCheckpoint", Path, Graph], bytes]
 Build = Callable[[Path, Platform, "Sequence[Precision] | None"], tuple[BuiltEngine, ...]]
 
 
@@ -39,9 +39,10 @@ class Target:
     extra: str = ""
     stage: str = ""
     format: ArtifactFormat = "onnx"
-    convert: Convert | None = None  # adds fp32 artifacts of its `format`, from the checkpoint's path
-    int8: _MakeInt8 | None = None  # makes its INT8 artifact; if only `smaller`, not for `auto`
-    smaller: bool = False
+    convert: Convert | None = None  # makes an fp32 model of its `format`, from the checkpoint and its path
+    int8: Callable[[bytes, bytes], bytes] | None = None  # makes its INT8 model of the fp32 one and its ONNX graph
+    smaller: bool = False  # its INT8 model is smaller, not faster: not for `auto`
+    advice: str = ""  # if the INT8 model does not pass its gate
     # Builds engines of the written bundle for some or all precisions; also from a bundle, like `write`
     build: Build | None = None
     write: Callable[[Path], Path] | None = None  # writes a folder of sources next to the bundle
@@ -62,6 +63,28 @@ class Target:
             f"--target {self.name}: its engine has no {lacking}, and this checkpoint no second student without them; "
             "train it with transformer or convolutions among its --members, or with --choose"
         )
+
+    def add_fp32(self, student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:
+        """Add the fp32 model in its format, and a causal student's step graph. Raise GateError if one differs."""
+        assert self.convert is not None
+        proof_set, file_format = student.proof_set, self.format
+        model = self.convert(student, checkpoint, source, "window")
+        student = replace(student, others=(prove_fp32(model, proof_set, file_format=file_format), *student.others))
+        if not student.steps:
+            return student
+        model, mflops = self.convert(student, checkpoint, source, "step"), student.steps[0].report.mflops
+        step = prove_step(model, checkpoint, proof_set, file_format=file_format, mflops=mflops)
+        return replace(student, steps=(*student.steps, step))
+
+    def make_int8(self, student: ProvenStudent, rule: GateRule) -> ProvenArtifact:
+        """Return the INT8 model in its format. Raise GateError unless it passes."""
+        assert self.int8 is not None
+        proof_set = student.proof_set
+        require_windows(len(proof_set.judging.labels), what=f"int8 .{self.format}", rule=rule)
+        model = next(proven.model for proven in student.others if proven.artifact.format == self.format)
+        made = self.int8(model, student.fp32.model)
+        proven = prove_lower_precision(made, proof_set, rule, precision="int8", file_format=self.format)
+        return require_passed(proven, advice=self.advice)
 
     def problems(self, plan: ExportPlan) -> Iterator[MmkdError]:
         """Yield problems that prevent a plan's export."""
@@ -90,9 +113,10 @@ TARGETS: tuple[Target, ...] = (
         platforms=native.PLATFORMS,
         stage="write it for the native engine",
         format="native",
-        convert=native.add_native,
-        int8=native.make_int8_native,
+        convert=native.convert_native,
+        int8=native.int8_native,
         smaller=True,
+        advice="Export without --precision int8, or raise --max-drop-points",
     ),
     Target(
         name="litert",
@@ -102,8 +126,9 @@ TARGETS: tuple[Target, ...] = (
         extra=litert.EXTRA,
         stage="convert it to LiteRT",
         format="tflite",
-        convert=litert.add_tflite,
-        int8=litert.make_int8_tflite,
+        convert=litert.convert_tflite,
+        int8=litert.quantise_tflite,
+        advice="Export without --target litert or without --precision int8",
         backend="litert",
     ),
     Target(

@@ -15,9 +15,9 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.spec import DatasetSpec, window_bytes
 from mmkd_models.evaluation import gains
+from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.experiments.comparison import Comparison, FoldResult
 from mmkd_models.metrics.scores import gain_metric, measure_named
-from mmkd_report.schema.demo import Gain
 from mmkd_report.schema.figures import Interval, Measure
 from mmkd_report.schema.variants import VariantRow
 
@@ -210,8 +210,8 @@ def _row(
         score=Interval(mean=figure, low=low, high=high),
         chance=gains.compare_with_chance(student, measure.name),
         labels_only=mean(test.scores.metric(measure.name) for test in baseline),
-        gain=_interval(gains.gain_of_pairs([(student, baseline)], measure.name)),
-        difference=None if name == sensor else _interval(gains.gain_of_pairs([(student, full)], measure.name)),
+        gain=_gain(student, baseline, measure),
+        difference=None if name == sensor else _gain(student, full, measure),
         valid_difference=None
         if name == sensor
         else valid_difference(folds, name, sensor, validation_measure(comparison)),
@@ -225,6 +225,5 @@ def _row(
     )
 
 
-def _interval(gain: Gain) -> Interval:
-    assert gain.mean is not None  # it was measured
-    return Interval(mean=gain.mean, low=gain.low, high=gain.high)
+def _gain(tests: Sequence[TestedNetwork], references: Sequence[TestedNetwork], measure: Measure) -> Interval:
+    return msgspec.convert(gains.gain_of_pairs([(tests, references)], measure.name), Interval, from_attributes=True)

@@ -127,7 +127,7 @@ def test_the_page_leads_to_every_sensor_and_says_on_what_its_figures_are():
     assert "Two sensors" not in page
     assert all(f'class="number">{words}</th>' in page for words in ("Extra-trees", "MiniRocket", "ms", "Worth, EUR"))
     assert "<script" not in page
-    page = render_sensors(msgspec.to_builtins(msgspec.structs.replace(DOCUMENT, judged_on="its own test split")))
+    page = render_sensors(msgspec.structs.replace(DOCUMENT, judged_on="its own test split"))
     assert "Accuracy, % on its own test split; the sensor whose student validates best comes first" in page
     assert "trained nothing" not in page
     assert "are of seed 0." in page
