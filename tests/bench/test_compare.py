@@ -22,7 +22,7 @@ def _change(comparison, quantity):
     return next(change for change in comparison.changes if change.quantity == quantity)
 
 
-def test_a_slower_build_is_caught_in_words(report_at):
+def test_slower_and_faster_builds_are_told_in_words(report_at):
     comparison = compare(report_at(100.0, spread=0.0), report_at(115.0, spread=0.0), conditions=GATE)
     assert comparison.verdict == "slower"
     assert said(PerformanceError, lambda: require_passed(comparison)) == (
@@ -30,9 +30,6 @@ def test_a_slower_build_is_caught_in_words(report_at):
         "p50 changed by +15.0% (95 % interval +15.0% to +15.0%), which fails 'p50>+5%'; "
         "p90 changed by +15.0% (95 % interval +15.0% to +15.0%), which fails 'p90>+5%'"
     )
-
-
-def test_a_faster_build_passes_and_is_called_faster(report_at):
     comparison = compare(report_at(100.0), report_at(80.0), conditions=GATE)
     assert comparison.verdict == "faster"
     assert comparison.failed == ()
@@ -69,15 +66,12 @@ def test_the_interval_covers_the_true_change(report_at):
     assert covered >= 10
 
 
-def test_a_lower_throughput_fails_its_own_condition(report_at):
+def test_throughput_and_what_was_not_measured_have_conditions_of_their_own(report_at):
     comparison = compare(
         report_at(100.0), report_at(125.0), conditions=parse_conditions("throughput<-10%,throughput<-30%")
     )
     assert len(comparison.failed) == 1
     assert comparison.failed[0].startswith("throughput changed by -20.0%")
-
-
-def test_a_condition_on_what_was_not_measured_is_an_error(report_at):
     with pytest.raises(UsageError) as caught:
         compare(report_at(100.0), report_at(100.0), conditions=parse_conditions("energy>+5%"))
     assert str(caught.value) == (
@@ -167,11 +161,14 @@ def test_tails_are_not_judged_where_processes_competed_for_cores():
     )
 
 
-def test_an_unstable_run_is_remarked(report_at):
+def test_a_report_survives_its_file_and_unstable_runs_are_remarked(report_at, tmp_path):
     restless = make_report([make_launch(value) for value in (80.0, 90.0, 100.0, 110.0, 120.0)])
     assert compare(report_at(100.0), restless, conditions=()).remarks == (
         "the second run was unstable: medians of launches ran from 80 to 120 µs",
     )
+    report, path = report_at(100.0), tmp_path / "report.json"
+    path.write_bytes(msgspec.json.encode(msgspec.to_builtins(report) | {"weather": "fine"}))
+    assert read_report(path) == report
 
 
 NAMES = "p50, p90, p99, throughput, rss, energy"
@@ -187,12 +184,6 @@ NAMES = "p50, p90, p99, throughput, rss, energy"
 )
 def test_a_bad_condition_says_what_is_expected(text, message):
     assert said(UsageError, lambda: parse_conditions(text)) == message
-
-
-def test_a_report_survives_its_file_and_keys_of_later_releases(report_at, tmp_path):
-    report, path = report_at(100.0), tmp_path / "report.json"
-    path.write_bytes(msgspec.json.encode(msgspec.to_builtins(report) | {"weather": "fine"}))
-    assert read_report(path) == report
 
 
 @pytest.mark.parametrize(

@@ -50,16 +50,13 @@ def test_calls_that_are_made_twice_are_timed_the_second_time():
     assert float(np.median(lengths_ns)) < 1e6
 
 
-def test_medians_and_differences_are_those_of_the_calls():
+def test_medians_differences_and_ratios_are_those_of_the_calls(bundle, slow_bundle):
     found = time_in_turn({"a": lambda: time.sleep(0.003), "b": lambda: time.sleep(0.001)}, repeats=1, duration_s=0.05)
     slow, fast = found.times
     assert slow.p50_us[0] >= 3000
     assert 1000 <= fast.p50_us[0] < slow.p50_us[0]
     assert slow.p50_us[0] <= slow.p90_us[0] <= slow.p99_us[0]
     assert found.difference_us[0] == pytest.approx(slow.p50_us[0] - fast.p50_us[0], rel=0.3)
-
-
-def test_a_slower_graph_is_slower_by_its_ratio(bundle, slow_bundle):
     report = measure_pair(slow_bundle, bundle, launches=2, duration_s=0.3)
     assert report.ratio.repeats == 10
     assert report.ratio.min <= report.ratio.median <= report.ratio.max
@@ -67,9 +64,6 @@ def test_a_slower_graph_is_slower_by_its_ratio(bundle, slow_bundle):
     assert report.ratio.median > 2
     ratio = report.first_p50_us.median / report.second_p50_us.median
     assert report.ratio.median == pytest.approx(ratio, rel=0.3)
-
-
-def test_the_overhead_is_what_predict_adds(bundle):
     report = measure_overhead(bundle, launches=1, duration_s=0.4)
     assert report.overhead_us.median > 0
     difference_us = report.predict_p50_us.median - report.bare_p50_us.median
@@ -79,8 +73,10 @@ def test_the_overhead_is_what_predict_adds(bundle):
     assert (report.bare, report.overhead_us.median > 0) == ("ort backend.run", True)
 
 
-def test_a_modality_that_needs_a_reference_is_paired_without_one(per_group_bundle):
+def test_whole_numbers_and_groups_are_fed_as_they_are(per_group_bundle, tmp_path):
     assert measure_overhead(per_group_bundle, launches=1, duration_s=0.1).count >= 100
+    path = _write_model(tmp_path / "int.onnx", [2, 3], TensorProto.INT64)
+    assert measure_pair(path, path, launches=1, duration_s=0.05).count >= 100
 
 
 def _write_model(path, shape, element=TensorProto.FLOAT):
@@ -94,33 +90,19 @@ def _write_model(path, shape, element=TensorProto.FLOAT):
     return path
 
 
-def test_whole_numbers_are_fed_to_a_bare_model(tmp_path):
-    path = _write_model(tmp_path / "int.onnx", [2, 3], TensorProto.INT64)
-    assert measure_pair(path, path, launches=1, duration_s=0.05).count >= 100
-
-
-def test_a_dynamic_shape_is_refused(tmp_path, bundle):
+def test_what_is_no_model_or_no_launch_is_refused(tmp_path, bundle):
     path = _write_model(tmp_path / "dynamic.onnx", ["batch", 3])
     assert said(UsageError, lambda: measure_pair(path, bundle, launches=1, duration_s=0.1)) == (
         f"{path}: input 'x' has the shape ['batch', 3]; expected fixed sizes: export a static shape"
     )
-
-
-def test_a_file_that_is_no_model_is_refused(tmp_path, bundle):
     path = tmp_path / "noise.onnx"
     path.write_bytes(np.random.default_rng(0).bytes(100))
     with pytest.raises(BackendError, match=r"noise\.onnx: onnxruntime .* cannot open the model: "):
         measure_pair(path, bundle, launches=1, duration_s=0.1)
-
-
-def test_a_missing_file_says_what_is_expected(tmp_path, bundle):
     path = tmp_path / "absent.onnx"
     assert said(UsageError, lambda: measure_pair(path, bundle, launches=1, duration_s=0.1)) == (
         f"{path}: expected an ONNX model or a bundle, cannot open it: no such file or directory"
     )
-
-
-def test_no_launch_is_refused(bundle):
     with pytest.raises(UsageError) as caught:
         measure_pair(bundle, bundle, launches=0)
     assert str(caught.value) == "launches: expected a whole number from 1 to 100, got 0"

@@ -41,28 +41,22 @@ def test_the_readme_lists_every_script_and_no_other():
     assert sorted(listed) == sorted({*SCRIPTS, "study/distillation"} - helpers)
 
 
-def test_a_table_aligns_numbers_to_the_right():
+def test_tables_folds_and_ratios_of_checks_by_hand():
     assert head("a", "b", "c", texts=2) == "| a | b | c |\n|---|---|---:|"
     assert row("x", 1) == "| x | 1 |"
+    # Two events in an hour: 0.242 to 7.225 (Garwood, 1936). 36 of 87: 31 to 52 % (Clopper and Pearson).
+    folds = [fold_outcome(0.25, 2, 40, 16), fold_outcome(0.75, 0, 47, 20)]
+    assert cells("worn", "episodes", folds) == (
+        "| worn | episodes | 2 | 1.00 | 2.00 | 0.24 to 7.22 | 36 of 87 | 31 to 52 % |"
+    )
+    rounds = [({"step, µs": 10.0}, {"step, µs": 20.0}), ({"step, µs": 40.0}, {"step, µs": 30.0})] * 2
+    assert against_before.table(rounds).splitlines()[-1] == "| step, µs | 25 | 25 | 1.38 | 0.75 to 2.00 |"
 
 
 def fold_outcome(normal_hours, false_alarms, recordings, detected):
     return SimpleNamespace(
         normal_hours=normal_hours, false_alarms=false_alarms, recordings=recordings, detected=detected
     )
-
-
-def test_folds_are_added_before_the_intervals_are_computed():
-    # Two events in an hour: 0.242 to 7.225 (Garwood, 1936). 36 of 87: 31 to 52 % (Clopper and Pearson).
-    folds = [fold_outcome(0.25, 2, 40, 16), fold_outcome(0.75, 0, 47, 20)]
-    assert cells("worn", "episodes", folds) == (
-        "| worn | episodes | 2 | 1.00 | 2.00 | 0.24 to 7.22 | 36 of 87 | 31 to 52 % |"
-    )
-
-
-def test_the_ratio_is_that_of_a_round_and_not_of_the_medians():
-    rounds = [({"step, µs": 10.0}, {"step, µs": 20.0}), ({"step, µs": 40.0}, {"step, µs": 30.0})] * 2
-    assert against_before.table(rounds).splitlines()[-1] == "| step, µs | 25 | 25 | 1.38 | 0.75 to 2.00 |"
 
 
 @pytest.mark.slow

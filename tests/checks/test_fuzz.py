@@ -21,7 +21,7 @@ def test_a_reader_reads_or_refuses_whatever_it_is_given(name, tmp_path):
     assert (inputs, found) == (INPUTS, [])
 
 
-def test_what_breaks_a_reader_is_kept(tmp_path, monkeypatch):
+def test_seeds_are_read_and_opened_and_what_breaks_a_reader_is_kept(tmp_path, monkeypatch, native_engine):
     def broken(data, _):
         if len(data) % 2:
             raise KeyError("lost")
@@ -31,15 +31,16 @@ def test_what_breaks_a_reader_is_kept(tmp_path, monkeypatch):
     _, found = fuzz.fuzz_seeded("odd", seconds=10.0, findings=tmp_path, most=50)
     assert found == [str(tmp_path / "odd-KeyError")]
     assert len((tmp_path / "odd-KeyError").read_bytes()) % 2 == 1
-
-
-def test_seeds_that_are_valid_are_read(tmp_path):
     names = "manifest archive signature profile golden graph tflite checkpoint dataset recipe log slots"
     for name in names.split():
         target = TARGETS[name]
         for seed in target.seeds():
             target.read(seed, tmp_path)
             assert fault_of(target, fuzz.mutated(seed, random.Random(0)), tmp_path) is None
+    seeds = Path(fuzz.__file__).with_name("fuzzing") / "seeds"
+    shapes = {path.name: NativeModel(path.read_bytes()).shape for path in seeds.glob("*.native")}
+    names = ("causal", "convolutions", "transformer", "trees")
+    assert shapes == dict.fromkeys((f"{name}.native" for name in names), (33, 2))
 
 
 @pytest.mark.slow
@@ -49,13 +50,6 @@ def test_the_c_engine_reads_or_refuses_whatever_it_is_given(native_engine, tmp_p
     inputs, found = fuzz.fuzz_native("native", seconds=2.0, findings=tmp_path)
     assert inputs > 4
     assert found == []
-
-
-def test_seeds_of_the_c_engine_are_models_that_it_opens(native_engine):
-    seeds = Path(fuzz.__file__).with_name("fuzzing") / "seeds"
-    shapes = {path.name: NativeModel(path.read_bytes()).shape for path in seeds.glob("*.native")}
-    names = ("causal", "convolutions", "transformer", "trees")
-    assert shapes == dict.fromkeys((f"{name}.native" for name in names), (33, 2))
 
 
 def test_without_atheris_the_first_line_says_so(tmp_path, monkeypatch, capsys):

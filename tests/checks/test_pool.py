@@ -128,25 +128,19 @@ def test_a_row_has_the_rate_that_validates_best_and_its_gain(results):
     assert (taught.pair, taught.groups, taught.seeds) == ("all:small", 10, (0, 1))
 
 
-def test_pooled_gains_are_means_over_sets_of_means_over_sensors(results):
+def test_pooled_gains_are_means_of_means_with_intervals_of_many_groups(results):
     (row,) = results.pooled
     assert row.gain.mean == pytest.approx(((10 + 20) / 2 - 5) / 2)
     assert (row.gain.low, row.gain.high) == pytest.approx((5.0, 5.0))
     assert (row.sets, row.folds, row.over_outputs) == (("rig", "walk"), 4, None)
     assert row.below_baseline == ("walk acc",)
     assert row.below_extra_trees == ("walk acc",)
-
-
-def test_results_without_classes_have_no_part_in_it():
     found = seed_results("rig", 0, groups=range(5), alone=4, taught=6)
     other = replace(found, dataset=msgspec.structs.replace(found.dataset, kind="regression"))
     assert pooled_results([other, found], {}) == pooled_results([found], {})
     with pytest.raises(UsageError) as caught:
         pooled_results([other], {})
     assert str(caught.value) == ("results: expected some of a task with classes, got none; run a study of one first")
-
-
-def test_an_interval_of_few_groups_is_not_shown():
     found = pooled_results([seed_results("rig", 0, groups=range(4), alone=6, taught=5)], {})
     (row,) = found.pooled
     assert (row.gain.mean, row.gain.low, row.gain.high, row.below_baseline) == (pytest.approx(-5.0), None, None, ())

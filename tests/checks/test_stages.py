@@ -53,12 +53,23 @@ def small_plan(machines):
     )
 
 
-def test_stage_1_takes_the_main_methods_to_two_sets_with_few_labels():
+def test_stages_take_methods_sets_and_shares_in_turn():
     plan = Plan(sets=THREE, first_seeds=2)
     portions = first_stage(plan)
     assert {portion.label_fraction for portion in portions} == {0.1}
     assert [(one.sensor.path, one.seeds) for one in portions] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
     assert {portion.methods for portion in portions} == {plan.first_methods}
+    plan = Plan(sets=THREE, first_seeds=2)
+    portions = third_stage(plan)
+    assert [(one.sensor.path, one.seeds) for one in portions[:4]] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
+    named = {name for portion in [*first_stage(plan), *portions] for name in portion.methods}
+    assert named == {method.name for method in shipped_methods()}
+    assert portions[0].methods[0] == "none"
+    assert {one.made for one in portions if one.made} == {"committee"}
+    portions = second_stage(Plan(sets=THREE, seeds=5), ["dist", "logit"])
+    assert len(portions) == 3 * 5 * 2
+    assert portions[0] == Portion(sensor=THREE[0], label_fraction=0.1, seeds=1, methods=("none", "logit", "dist"))
+    assert [portion.label_fraction for portion in portions] == [0.1] * 15 + [1.0] * 15
 
 
 def test_few_labels_may_be_those_of_a_third_of_the_groups(machines):
@@ -97,16 +108,6 @@ def test_with_a_race_a_committee_teaches_what_a_race_can_learn(machines):
     assert options.space.baseline_learning_rates == ()
 
 
-def test_stage_3_takes_what_is_left_to_the_same_sets():
-    plan = Plan(sets=THREE, first_seeds=2)
-    portions = third_stage(plan)
-    assert [(one.sensor.path, one.seeds) for one in portions[:4]] == [("one", 1), ("two", 1), ("one", 2), ("two", 2)]
-    named = {name for portion in [*first_stage(plan), *portions] for name in portion.methods}
-    assert named == {method.name for method in shipped_methods()}
-    assert portions[0].methods[0] == "none"
-    assert {one.made for one in portions if one.made} == {"committee"}
-
-
 def test_a_sensor_may_name_the_size_of_its_teacher(machines):
     assert sensor_from_text("data/rig:acc") == StudySensor("data/rig", "acc", "small")
     assert sensor_from_text("data/rig:acc:tiny") == StudySensor("data/rig", "acc", "tiny")
@@ -117,13 +118,6 @@ def test_a_sensor_may_name_the_size_of_its_teacher(machines):
         portion = Portion(sensor=sensor, label_fraction=0.1, seeds=1, methods=("none", "logit"), made=made)
         options = portion_options(portion, Plan(sets=(sensor,)), machines, None)
         assert [teacher.name for teacher in options.space.teachers] == [name]
-
-
-def test_stage_2_takes_the_best_recipes_to_all_sets_folds_and_shares():
-    portions = second_stage(Plan(sets=THREE, seeds=5), ["dist", "logit"])
-    assert len(portions) == 3 * 5 * 2
-    assert portions[0] == Portion(sensor=THREE[0], label_fraction=0.1, seeds=1, methods=("none", "logit", "dist"))
-    assert [portion.label_fraction for portion in portions] == [0.1] * 15 + [1.0] * 15
 
 
 def test_recipes_are_best_by_validation_where_all_folds_of_stage_1_know_them():

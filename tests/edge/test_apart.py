@@ -40,11 +40,8 @@ def run(code, *, limits=LIMITS):
         assert process.poll() is not None
 
 
-def test_it_answers_on_a_line_and_nothing_that_is_printed_gets_there():
+def test_it_answers_on_a_line_whatever_is_printed_or_set(tmp_path, monkeypatch):
     assert run("os.write(1, b'and so does this'); answers.write(b'7 at last\\n')") == b"7 at last"
-
-
-def test_what_a_user_has_set_for_python_does_not_reach_it(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit(9)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert run("answers.write(str(sys.flags.isolated).encode() + b'\\n')") == b"1"

@@ -81,13 +81,17 @@ def test_a_text_says_windows_rate_and_bytes_and_its_name_says_the_text(text, nam
     assert derivation_fault(modality) is None
 
 
-def test_a_recorded_sensor_sends_16_bits_a_value_and_its_names_are_not_texts():
+def test_names_are_no_texts_and_bits_need_a_range():
     assert (bytes_per_second(ACC), samples_per_second(ACC), bytes_per_second(CAM)) == (600.0, 100.0, 240.0)
     assert samples_per_second(derived("acc@10per2s")) == 5.0
     for name in ("acc", "gyro@25Hz", "acc_25Hz", "acc__left", "acc__c3"):
         assert derived_modality(name, SENSORS) is None
     other = msgspec.structs.replace(ACC, name="acc__left")
     assert derived("acc__left@25Hz", ACC, other).name == "acc__left__25Hz"
+    assert said(UsageError, lambda: derived("acc@8bit", ACC)) == (
+        "derived sensor 'acc@8bit': expected a range for 8 bits to divide, got none; add \"range\" to the dataset's "
+        "'acc', or one here, as in acc@8bit,-20..20"
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,13 +118,6 @@ def test_a_recorded_sensor_sends_16_bits_a_value_and_its_names_are_not_texts():
 )
 def test_what_the_recorded_sensor_does_not_have_is_refused(text, message):
     assert said(UsageError, lambda: derived(text)) == f"derived sensor {text!r}: {message}"
-
-
-def test_bits_need_a_range_to_divide():
-    assert said(UsageError, lambda: derived("acc@8bit", ACC)) == (
-        "derived sensor 'acc@8bit': expected a range for 8 bits to divide, got none; add \"range\" to the dataset's "
-        "'acc', or one here, as in acc@8bit,-20..20"
-    )
 
 
 def test_the_filter_is_scipys_and_a_batch_has_the_bits_of_single_windows():
@@ -153,7 +150,7 @@ def test_training_and_runtime_derive_the_same(text, gaps):
         np.testing.assert_array_equal(check_window({modality.name: expected}, modality), expected)  # as it is
 
 
-def test_edges_gaps_and_a_constant_by_hand():
+def test_edges_ranges_and_averages_by_hand():
     modality = derived("acc@25Hz", ACC)
     constant = np.full((1, 400, 3), 7.5, dtype=np.float32)
     np.testing.assert_array_equal(derive_batch(constant, modality), np.full((1, 100, 3), 7.5))
@@ -171,9 +168,6 @@ def test_edges_gaps_and_a_constant_by_hand():
     assert result[10, 0] == pytest.approx(expected, rel=1e-6)
     assert np.flatnonzero(np.isnan(result[:, 1])).tolist() == list(range(25, 46))
     assert not np.isnan(result[:, [0, 2]]).any()
-
-
-def test_bits_range_channels_window_and_bursts_by_hand():
     small = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=6, range=(-3.0, 3.0))
     window = np.array([[0, 9], [-3, 9], [-1.1, 9], [0.9, 9], [np.nan, 9], [3, 9]], dtype=np.float32)
     np.testing.assert_array_equal(derive(window, derived("acc[x]@2bit", small))[:, 0], [1, -3, -1, 1, np.nan, 3])
@@ -182,9 +176,6 @@ def test_bits_range_channels_window_and_bursts_by_hand():
     np.testing.assert_array_equal(derive(window, derived("acc[x]@0.3s", small))[:, 0], window[3:, 0])
     bursts = derive(window, derived("acc[x]@1per0.3s", small))[:, 0]
     np.testing.assert_array_equal(bursts, np.array([0, np.nan, np.nan, 0.9, np.nan, np.nan], dtype=np.float32))
-
-
-def test_frames_are_taken_and_averaged_by_hand():
     frames = np.zeros((6, 4, 6, 1), dtype=np.uint8)
     frames[2, :2, :2, 0] = [[1, 2], [3, 4]]  # mean 2.5, which goes up
     frames[4, :2, :2, 0] = [[255, 255], [255, 254]]

@@ -37,7 +37,7 @@ def windows(count=5, seed=0):
     return np.random.default_rng(seed).normal(size=(count, 20, 3)).astype(np.float32)
 
 
-def test_a_prediction_is_the_students_answer(kit, predictor):
+def test_a_window_is_answered_and_neither_a_wrong_one_nor_a_single_batch(kit, predictor):
     window = windows(1)[0]
     prediction = predictor.predict(window)
     _, expected = kit.answer(window)
@@ -45,10 +45,6 @@ def test_a_prediction_is_the_students_answer(kit, predictor):
     np.testing.assert_allclose(prediction.probabilities, expected, atol=2e-6)
     assert prediction.label == ("rest", "raise", "turn")[int(expected.argmax())]
     assert (prediction.status, prediction.modality) == ("ok", "acc")
-
-
-def test_a_wrong_window_is_refused_and_the_next_one_is_right(predictor):
-    window = windows(1)[0]
     before = predictor.predict(window).probabilities
     assert said(InputError, lambda: predictor.predict(window.T)) == (
         "modality 'acc': expected shape (T, C)=(20, 3), got (3, 20); transpose it"
@@ -57,9 +53,15 @@ def test_a_wrong_window_is_refused_and_the_next_one_is_right(predictor):
         "unknown modality 'vib': this model takes 'acc'; pass {'acc': array} or the bare array"
     )
     np.testing.assert_array_equal(predictor.predict(window).probabilities, before)
+    refused = [windows(1)[0], 3, np.float32(3.0), np.zeros(())]
+    for given, kind in zip(refused, ("ndarray", "int", "float32", "ndarray"), strict=True):
+        assert said(InputError, lambda given=given: predictor.predict_batch(given)) == (
+            f"predict_batch: expected an array (N, T, C) or a list of windows, got {kind}; "
+            "predict takes a single window"
+        )
 
 
-def test_a_batch_is_answered_window_by_window(predictor):
+def test_a_batch_is_answered_window_by_window_after_all_were_checked(predictor, kit):
     batch = windows(4)
     batch[2, 0] = np.nan
     singly = [predictor.predict(window).probabilities for window in batch]
@@ -74,9 +76,6 @@ def test_a_batch_is_answered_window_by_window(predictor):
         answers = predictor.predict_batch(given)
         np.testing.assert_array_equal([answer.probabilities for answer in answers], singly)
     assert predictor.predict_batch(batch.astype(np.float64))[2].missing_fraction == 0.05
-
-
-def test_a_bad_window_in_a_batch_is_numbered_before_any_is_answered(kit):
     entry = kit.parts(kit.modality).manifest.models[0]
     backend = FakeBackend([1.0, 0.0, 0.0])
     predictor = EdgePredictor(entry=entry, backend=backend)
@@ -85,15 +84,6 @@ def test_a_bad_window_in_a_batch_is_numbered_before_any_is_answered(kit):
         "window 2: modality 'acc': expected shape (T, C)=(20, 3), got (19, 3); a window is 20 samples, 2 s at 10 Hz"
     )
     assert backend.feeds == []
-
-
-def test_a_single_window_is_not_a_batch(predictor):
-    refused = [windows(1)[0], 3, np.float32(3.0), np.zeros(())]
-    for given, kind in zip(refused, ("ndarray", "int", "float32", "ndarray"), strict=True):
-        assert said(InputError, lambda given=given: predictor.predict_batch(given)) == (
-            f"predict_batch: expected an array (N, T, C) or a list of windows, got {kind}; "
-            "predict takes a single window"
-        )
 
 
 def test_what_was_opened_can_be_read(kit, bundle_path, predictor):
@@ -182,10 +172,17 @@ def test_a_closed_predictor_says_so(bundle_path):
     assert repr(predictor) == "EdgePredictor('acc', backend='ort', closed)"
 
 
-def test_the_self_test_compares_with_the_stored_answers(predictor):
+def test_nan_and_other_answers_fail_the_self_test(predictor, kit, bundle_path):
     result = predictor.selftest()
     assert (result.windows, result.tolerance, result.label_agreement) == (4, 1e-5, 1.0)
     assert 0 <= result.max_abs_error < 1e-6
+    with EdgePredictor.open(bundle_path) as predictor:
+        current = predictor._active.current
+        predictor._active.current = current.with_backend(current.opened[0], FakeBackend([np.nan, 0.5, 0.5]))
+        assert "got a difference of nan" in said(GateError, predictor.selftest)
+    assert said(UsageError, fake_predictor([1.0, 0.0], modality=kit.modality, labels=("a", "b")).selftest) == (
+        "self-test: this predictor was made without a bundle and has no golden windows"
+    )
 
 
 def test_a_device_that_computes_something_else_fails_the_self_test(kit, tmp_path):
@@ -224,16 +221,6 @@ def test_half_precision_may_be_added_up_in_half_precision(kit, tmp_path):
                 assert "got a difference of" in said(GateError, predictor.selftest)
         with EdgePredictor.open(path, precision="fp32", selftest=False) as predictor:
             assert "within 1e-05" in said(GateError, predictor.selftest)
-
-
-def test_nan_fails_the_self_test_and_without_a_bundle_there_is_none(kit, bundle_path):
-    with EdgePredictor.open(bundle_path) as predictor:
-        current = predictor._active.current
-        predictor._active.current = current.with_backend(current.opened[0], FakeBackend([np.nan, 0.5, 0.5]))
-        assert "got a difference of nan" in said(GateError, predictor.selftest)
-    assert said(UsageError, fake_predictor([1.0, 0.0], modality=kit.modality, labels=("a", "b")).selftest) == (
-        "self-test: this predictor was made without a bundle and has no golden windows"
-    )
 
 
 @pytest.fixture

@@ -29,16 +29,13 @@ def predict(answer, task, window=WINDOW, **options):
     return fake_predictor(answer, modality=ACC, labels=task, **options).predict(window)
 
 
-def test_labels_are_on_from_the_threshold_of_the_task():
+def test_labels_are_on_from_the_threshold_or_none_is():
     found = predict([0.39, 0.4, 0.9], STATES)
     assert (found.labels, found.label, found.index, found.status) == (("worn", "loose"), "loose", 2, "ok")
     assert found.probability == pytest.approx(0.9)
     assert found.probabilities.tolist() == pytest.approx([0.39, 0.4, 0.9])
     assert found.value is None
     assert predict([0.39, 0.4, 0.9], msgspec.structs.replace(STATES, threshold=msgspec.UNSET)).labels == ("loose",)
-
-
-def test_no_label_may_be_on():
     found = predict([0.1, 0.3, 0.2], STATES)
     assert (found.labels, found.status, found.label) == ((), "ok", "worn")  # the most probable one, and it is off
 
@@ -124,12 +121,7 @@ def test_without_data_a_window_is_neither_normal_nor_unknown_and_the_next_sensor
     assert (withheld.status, withheld.score, withheld.p_value) == ("unknown", 2.0, 0.5)
 
 
-def test_streams_give_numbers():
-    stream = fake_predictor([1500.0], modality=ACC, labels=SPEED).stream(hop=20)
-    assert [found.value for found in stream.push(np.zeros((40, 2), dtype=np.float32))] == [1500.0, 1500.0]
-
-
-def test_health_counts_the_labels_that_are_on_and_of_a_number_none():
+def test_health_counts_what_is_on_and_statistics_go_by_kind():
     answers = iter([[0.1, 0.9, 0.9], [0.1, 0.9, 0.1]])
     predictor = fake_predictor(lambda feeds: next(answers), modality=ACC, labels=STATES)
     predictor.predict(WINDOW)
@@ -139,16 +131,12 @@ def test_health_counts_the_labels_that_are_on_and_of_a_number_none():
     numbers.predict(WINDOW)
     found = numbers.health()
     assert (found.models[0].label_fractions, found.models[0].label_psi, found.predictions["ok"]) == ({}, None, 1)
-
-
-def test_statistics_of_answers_by_kind():
     windows = np.zeros((4, 20, 2), dtype=np.float32)
     shares = np.float32([[0.9, 0.1, 0.5], [0.5, 0.1, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.9]])
     assert measure_statistics(*prepare_batch(windows, ACC), shares, task=STATES).label_fractions == (0.5, 0.0, 0.5)
     assert measure_statistics(*prepare_batch(windows, ACC), shares[:, :1], task=SPEED).label_fractions == ()
-
-
-def test_the_outputs_of_a_graph_are_named_by_the_kind():
+    stream = fake_predictor([1500.0], modality=ACC, labels=SPEED).stream(hop=20)
+    assert [found.value for found in stream.push(np.zeros((40, 2), dtype=np.float32))] == [1500.0, 1500.0]
     assert [tensor.name for tensor in graph_outputs(STATES)] == ["logits", "probabilities"]
     assert [(tensor.name, tensor.shape) for tensor in graph_outputs(SPEED)] == [("logits", (1, 1)), ("value", (1, 1))]
     assert [labels_text(task) for task in (STATES, SPEED, TaskSpec(labels=("a", "b")))] == [

@@ -8,7 +8,7 @@ ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4)
 LABELS = ("ok", "worn")
 
 
-def test_a_fake_answers_what_it_is_told_and_keeps_what_it_was_given():
+def test_a_fake_answers_keeps_fails_and_closes_as_it_is_told():
     predictor = fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS)
     prediction = predictor.predict([[1, 2], [3, 4], [np.nan, 6], [7, 8]])
     assert (prediction.label, prediction.probability) == ("worn", 0.75)
@@ -20,8 +20,6 @@ def test_a_fake_answers_what_it_is_told_and_keeps_what_it_was_given():
     assert predictor.info().backend == "fake"
     assert predictor.info().bundle == ""
 
-
-def test_a_fake_can_fail():
     def fail(feeds):
         raise BackendError("the engine is gone")
 
@@ -29,16 +27,10 @@ def test_a_fake_can_fail():
     assert (prediction.status, prediction.reason) == ("invalid", "the engine failed: the engine is gone")
     with pytest.raises(BackendError, match=r"\Athe engine is gone\Z"):
         fake_predictor(fail, modality=ACC, labels=LABELS, policy="raise").predict(np.zeros((4, 2)))
-
-
-def test_closing_the_predictor_closes_the_fake():
     backend = FakeBackend([1, 0])
     with EdgePredictor(entry=fake_entry(modality=ACC, labels=LABELS), backend=backend):
         assert not backend.closed
     assert backend.closed
-
-
-def test_a_fake_is_a_backend_with_the_tensors_of_its_entry():
     entry = fake_entry(modality=ACC, labels=LABELS)
     backend = FakeBackend([0.5, 0.5], inputs=entry.inputs, outputs=entry.outputs)
     feeds = {spec.name: np.ones(spec.shape, np.float32) for spec in backend.inputs}

@@ -24,20 +24,14 @@ def message(window, modality=GRAY):
     return said(InputError, lambda: check_window(window, modality))
 
 
-def test_a_window_of_bytes_is_kept_without_a_copy_up_to_the_engine():
+def test_a_window_of_bytes_is_kept_as_it_is_with_missing_frames_masked():
     checked = check_window({"lips": FRAMES}, GRAY)
     values, present = prepare(checked, GRAY)
     assert checked is FRAMES
     assert (values.dtype, values.shape, present.shape) == (np.dtype(np.uint8), (1, 4, 2, 3, 1), (1, 4, 1))
     assert np.shares_memory(values, FRAMES)
     assert present.tolist() == [[[1.0]] * 4]
-
-
-def test_gray_frames_need_no_channel():
     assert check_window(FRAMES[..., 0], GRAY).shape == (4, 2, 3, 1)
-
-
-def test_none_in_a_list_and_a_mask_are_a_missing_frame():
     masked = np.ma.array(FRAMES, mask=np.zeros(FRAMES.shape, dtype=bool))
     masked[2, 1, 0, 0] = np.ma.masked
     for window in ([FRAMES[0], FRAMES[1, :, :, 0], None, FRAMES[3]], masked):
@@ -78,7 +72,7 @@ def test_a_window_has_as_many_frames_as_the_student_takes(window):
     assert message(window, GRAY) == f"modality 'lips': {told}"
 
 
-def test_a_predictor_says_how_many_frames_are_missing():
+def test_a_predictor_says_which_frames_are_missing_in_batches_too():
     predictor = fake_predictor(SHARES, modality=GRAY, labels=("still", "moving"))
     whole = predictor.predict(FRAMES)
     part = predictor.predict([FRAMES[0], None, None, FRAMES[3]])
@@ -86,10 +80,6 @@ def test_a_predictor_says_how_many_frames_are_missing():
     assert (whole.status, whole.label, whole.missing_fraction) == ("ok", "moving", 0.0)
     assert (part.status, part.reason) == ("degraded", "50.0% of the frames are missing")
     assert (none.status, none.reason, none.label) == ("invalid", "all frames are missing", "")
-
-
-def test_a_batch_is_an_array_or_a_list_of_windows():
-    predictor = fake_predictor(SHARES, modality=GRAY, labels=("still", "moving"))
     assert len(predictor.predict_batch(np.stack([FRAMES, FRAMES]))) == 2
     assert len(predictor.predict_batch(np.stack([FRAMES, FRAMES])[..., 0])) == 2
     assert len(predictor.predict_batch([FRAMES, [None] * 4])) == 2
@@ -145,23 +135,17 @@ def test_a_waveform_goes_as_a_series_does():
     assert (values[0, :, 0].tolist(), present[0, :, 0].tolist()) == ([0.5, 0.0, -0.5, 1.0], [1.0, 0.0, 1.0, 1.0])
 
 
-def test_a_region_is_cut_out_and_brought_to_the_students_size():
+def test_a_region_inside_the_frame_is_brought_to_the_students_size_by_opencv(monkeypatch):
     pytest.importorskip("cv2", reason="needs pip install 'mmkd-edge[video]'")
     picture = np.zeros((8, 12, 3), np.uint8)
     picture[2:6, 4:10, 2] = 200  # red, which OpenCV puts last
     red = cut_out(picture, (4, 2, 6, 4), height=2, width=3, is_gray=False)
     assert (red.shape, red[0, 0].tolist()) == ((2, 3, 3), [200, 0, 0])
     assert cut_out(picture, None, height=16, width=24, is_gray=True).shape == (16, 24, 1)
-
-
-def test_a_region_lies_inside_the_frame():
     assert parse_region("4,2,6,4") == (4, 2, 6, 4)
     assert parse_region("4,2,6") is parse_region("a,b,c,d") is None
     assert is_inside(None, FRAMES[0])
     assert [is_inside((0, 0, 3, high), FRAMES[0]) for high in (2, 3)] == [True, False]
-
-
-def test_without_opencv_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     told = "a camera needs OpenCV, which this Python lacks; run: pip install 'mmkd-edge[video]'"
     assert said(UnavailableError, lambda: opencv("a camera needs")) == told

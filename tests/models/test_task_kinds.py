@@ -106,7 +106,7 @@ def test_what_makes_no_sense_for_a_kind_is_refused_by_name(refusal, recipe, kind
 # ---- metrics
 
 
-def test_label_scores_are_those_of_scikit_learn():
+def test_scores_are_those_of_scikit_learn_and_count_a_label_where_it_is_answered():
     rng = np.random.default_rng(0)
     truth = (rng.uniform(size=(50, 3)) < 0.4).astype(np.uint8)
     logits = np.round(truth + rng.normal(size=(50, 3)), 1).astype(np.float32)  # rounded: some are equal
@@ -118,17 +118,11 @@ def test_label_scores_are_those_of_scikit_learn():
     assert np.array(scores.counts).sum(1).tolist() == [50, 50, 50]
     share = scores.subset_accuracy
     assert scores.standard_error("subset_accuracy") == pytest.approx(np.sqrt(share * (1 - share) / 50))
-
-
-def test_a_label_that_is_never_on_counts_only_where_it_is_answered():
     truth = np.array([[1, 0], [1, 0]], dtype=np.uint8)
     assert label_scores(truth, np.float32([[1, -1], [1, -1]]), threshold=0.5).macro_f1 == 1.0
     assert label_scores(truth, np.float32([[1, 1], [1, -1]]), threshold=0.5).macro_f1 == 0.5
     nothing = label_scores(np.zeros((2, 2), dtype=np.uint8), np.float32([[-1, -1], [-1, -1]]), threshold=0.5)
     assert (nothing.macro_f1, nothing.mean_average_precision, nothing.standard_error("macro_f1")) == (1.0, 1.0, 0.0)
-
-
-def test_value_scores_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     truth = rng.normal(1000, 50, 40).astype(np.float32)
     answers = truth + rng.normal(5, 20, 40).astype(np.float32)
@@ -221,7 +215,7 @@ def test_training_learns_what_the_windows_tell(rigs, kind):
 
 @KINDS
 @pytest.mark.parametrize("rival", RIVALS)
-def test_rivals_are_scored_by_the_metrics_of_the_kind(rigs, kind, rival):
+def test_rivals_are_scored_by_the_metrics_of_the_kind(rigs, kind, rival, quick_rocket):
     if rival != "extra_trees":
         pytest.importorskip("aeon")
     train, valid, test = (rigs[kind].split(name) for name in ("train", "valid", "test"))
@@ -232,7 +226,8 @@ def test_rivals_are_scored_by_the_metrics_of_the_kind(rigs, kind, rival):
         seed=0,
         teach=lambda windows: windows.labels.reshape(len(windows), -1).astype(np.float64),  # knows the truth
     )
-    judged = rivals.judge(rival)
+    with quick_rocket():
+        judged = rivals.judge(rival)
     assert not isinstance(judged, str)
     assert judged[1].scores.metric("mean_average_precision" if kind == "multi_label" else "r2") > 0.5
 

@@ -46,16 +46,13 @@ def alarms(rule, probabilities):
     ]
 
 
-def test_windows_that_nobody_should_believe_neither_begin_an_episode_nor_end_one():
+def test_episodes_begin_and_end_by_rules_that_doubtful_windows_do_not_move():
     rule = AlarmRule(label="worn", confirm="2/3", release=2)
     episodes = Episodes([rule], TASK)
     assert not [one for number in range(1, 9) for one in episodes.see(result(number, 0.99, status="unknown"))]
     raised = [one for number in range(9, 11) for one in episodes.see(result(number, 0.99))]
     assert [one.event for one in raised] == ["raised"]
     assert not [one for number in range(11, 20) for one in episodes.see(result(number, 0.01, status="unknown"))]
-
-
-def test_three_of_five_begin_an_episode_and_two_in_a_row_without_it_end_it():
     rule = AlarmRule(label="worn", confirm="3/5", release=2, cooldown_s=0.0, min_probability=0.8)
     #        1    2    3    4    5    6     7    8    9    10
     found = alarms(rule, [0.9, 0.1, 0.9, 0.7, 0.9, 0.95, 0.1, 0.9, 0.7, 0.1])
@@ -64,15 +61,9 @@ def test_three_of_five_begin_an_episode_and_two_in_a_row_without_it_end_it():
         ("cleared", 10, 1.0, 5, 0.95),
     ]
     assert {one.episode for one in found} == {1}
-
-
-def test_results_without_an_answer_speak_neither_for_nor_against():
     rule = AlarmRule(label="worn", confirm="2/2", release=1, cooldown_s=0.0)
     found = alarms(rule, [0.9, None, 0.9, None, None, 0.9, 0.1])
     assert [(one.event, one.number) for one in found] == [("raised", 3), ("cleared", 7)]
-
-
-def test_no_episode_begins_while_the_last_one_cools_down():
     rule = AlarmRule(label="worn", confirm="1/1", release=1, cooldown_s=3.0)
     found = alarms(rule, [0.9, 0.1, 0.9, 0.9, 0.9, 0.9])
     assert [(one.event, one.number, one.episode) for one in found] == [
@@ -87,7 +78,7 @@ def resumed(rule, probabilities):
     return Episodes([rule], TASK, last=alarms(rule, probabilities)[-1:])
 
 
-def test_an_open_episode_goes_on_in_the_next_process_and_the_one_after_has_the_next_number():
+def test_cooldowns_and_episodes_go_on_in_the_next_process():
     rule = AlarmRule(label="worn", confirm="2/2", release=1, cooldown_s=0.0)
     episodes = resumed(rule, [0.9, 0.95])
     found = episodes.resume()
@@ -98,25 +89,16 @@ def test_an_open_episode_goes_on_in_the_next_process_and_the_one_after_has_the_n
         ("cleared", 1, 1.0, 4, 0.97, ""),
         ("raised", 2, 13.0, 2, 0.9, ""),
     ]
-
-
-def test_a_cooldown_goes_on_in_the_next_process():
     rule = AlarmRule(label="worn", confirm="1/1", release=1, cooldown_s=10.0)
     episodes = resumed(rule, [0.9, 0.1])
     assert episodes.resume() == []
     found = [one for number in range(3, 15) for one in episodes.see(result(number, 0.9))]
     assert [(one.event, one.episode, one.number) for one in found] == [("raised", 2, 12)]
-
-
-def test_an_open_episode_whose_rule_is_gone_is_cleared_and_says_why():
     last = alarms(AlarmRule(label="worn", confirm="1/1"), [0.9])
     found = Episodes([AlarmRule(label="ok")], TASK, last=last).resume()
     assert [(one.event, one.label, one.episode, one.reason) for one in found] == [
         ("cleared", "worn", 1, "no rule follows it any more")
     ]
-
-
-def test_a_clock_that_was_set_back_ends_a_cooldown():
     episodes = Episodes([AlarmRule(label="worn", confirm="1/1", release=1, cooldown_s=60.0)], TASK)
     times = [(1000.0, 0.9), (1001.0, 0.1), (1002.0, 0.9), (500.0, 0.9)]
     found = [

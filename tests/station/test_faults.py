@@ -179,7 +179,7 @@ def test_what_a_source_sends(fault, unhindered):
     assert len(results) >= 9
 
 
-def test_a_source_that_fails_for_good_ends_its_station_and_says_why(unhindered):
+def test_a_source_that_fails_or_falls_silent_is_answered_for(unhindered):
     class Broken(Texts):
         def deliveries(self, listener):
             yield from super().deliveries(listener)
@@ -187,9 +187,6 @@ def test_a_source_that_fails_for_good_ends_its_station_and_says_why(unhindered):
 
     results, facts, station = unhindered(lambda: answered(Broken([good(0, 40)])))
     assert (len(results), str(station.error), facts.state) == (4, "the driver is gone", "stopped")
-
-
-def test_a_sensor_that_falls_silent_is_answered_for_as_missing(unhindered):
     chunks = [good(0, 40), *[[""]] * 12]
     rules = SensorRules(hop=10, time="arrival", silence_s=0.1, stale_s=0.3)
 

@@ -140,7 +140,7 @@ def camera():
     found.unplug()
 
 
-def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path):
+def test_cameras_give_frames_as_the_student_takes_them_or_one_clear_error(tmp_path, monkeypatch):
     write_film(tmp_path / "film.avi", [40, 220])
     frames = runpy.run_path(str(EXAMPLES / "live_camera.py"))["frames"]
     colours = msgspec.structs.replace(LIPS, channels=("red", "green", "blue"))
@@ -149,6 +149,10 @@ def test_the_example_of_a_camera_gives_frames_as_the_student_takes_them(tmp_path
         assert [when for when, _ in found] == pytest.approx([0.0, 0.1])
         assert [frame.shape for _, frame in found] == [modality.shape[1:]] * 2
         assert [int(frame.mean()) for _, frame in found] == [40, 220]
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: Capture(0))
+    assert said(UnavailableError, lambda: of_camera("0")) == (
+        "--source cam:0: expected frames, got none; see whether another program has the camera"
+    )
 
 
 def of_camera(place):
@@ -218,13 +222,6 @@ def test_a_pipeline_is_opened_by_gstreamer(monkeypatch):
     assert said(UnavailableError, lambda: of_camera(pipeline)) == (
         f"--source cam:{pipeline}: expected a camera, got none that OpenCV opens; see that OpenCV was built with "
         "GStreamer, and gst-launch-1.0 runs it"
-    )
-
-
-def test_a_camera_without_frames_is_one_clear_error(monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: Capture(0))
-    assert said(UnavailableError, lambda: of_camera("0")) == (
-        "--source cam:0: expected frames, got none; see whether another program has the camera"
     )
 
 

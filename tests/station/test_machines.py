@@ -104,7 +104,7 @@ def plc(port):
     return InLoop(start, stop)
 
 
-def test_registers_of_a_plc_are_read_with_their_types_and_what_it_lacks_is_missing():
+def test_registers_are_read_in_few_readings_with_their_types():
     server = plc(port := free_port())
     columns = ("h0", "h2:float32", "h5:int16", "i5", "h900")
     reading = Reading(modbus_source(f"modbus://127.0.0.1:{port}?every=0.02", "", wanted(*columns)))
@@ -113,6 +113,14 @@ def test_registers_of_a_plc_are_read_with_their_types_and_what_it_lacks_is_missi
     assert reading.intake.notes() == [(True, f"127.0.0.1:{port}")]
     np.testing.assert_array_equal(reading.rows()[0], [1000, 1.5, -7, 65529, NAN])
     server.close()
+
+    def register(kind, number, of="uint16"):
+        return Register(kind=kind, number=number, type=of)
+
+    found = register_blocks([register("h", 12), register("h", 10, "float32"), register("i", 4), register("h", 14)])
+    assert list(found) == [("h", 10, 3), ("h", 14, 1), ("i", 4, 1)]
+    far = register_blocks([register("h", number, "float32") for number in range(10, 138, 2)])  # 128 registers
+    assert list(far) == [("h", 10, 124), ("h", 134, 4)]
 
 
 def test_a_plc_that_goes_away_is_asked_again():
@@ -142,16 +150,6 @@ def test_the_last_result_is_written_to_five_registers_that_are_named():
     reading.close()
     outlet.close()
     server.close()
-
-
-def test_registers_are_read_in_few_readings():
-    def register(kind, number, of="uint16"):
-        return Register(kind=kind, number=number, type=of)
-
-    found = register_blocks([register("h", 12), register("h", 10, "float32"), register("i", 4), register("h", 14)])
-    assert list(found) == [("h", 10, 3), ("h", 14, 1), ("i", 4, 1)]
-    far = register_blocks([register("h", number, "float32") for number in range(10, 138, 2)])  # 128 registers
-    assert list(far) == [("h", 10, 124), ("h", 134, 4)]
 
 
 @pytest.mark.parametrize(

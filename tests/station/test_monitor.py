@@ -241,7 +241,7 @@ def board():
     return Board([ACC], TaskSpec(labels=("ok", "worn")))
 
 
-def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(board):
+def test_a_board_shows_tenths_of_a_second_what_is_unknown_and_stays_small(board):
     rows = np.array([[1, np.nan], [5, np.nan], [3, 7]], dtype=np.float32)
     board.samples(np.array([10.01, 10.05, 10.11]), rows, sensor=0)
     board.samples(np.array([10.15]), np.array([[-2, 8]], dtype=np.float32), sensor=0)
@@ -251,6 +251,18 @@ def test_a_board_keeps_the_lowest_and_highest_value_of_each_tenth_of_a_second(bo
     np.testing.assert_array_equal(found[0].highest, [5, np.nan])
     assert (found[1].lowest, found[1].highest) == ((-2.0, 7.0), (3.0, 8.0))
     assert [one.number for one in news(board, 101).bins] == [101]
+    predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"), novelty=2.0)
+    prediction = predictor.predict(np.zeros(ACC.shape))
+    board.record(result_record(prediction, station="press 1", number=1, time_s=1.0, decided_s=1.0))
+    (shown,) = news(board).results
+    assert (shown.status, shown.novelty) == ("unknown", 0.5)
+    assert 'mmkd_predictions_total{predictor="mmkd",status="unknown"} 1.0' in metrics_text(predictor)
+    times = np.arange(0, 300, 0.01)
+    board.samples(times, np.zeros((len(times), 2), dtype=np.float32), sensor=0)
+    assert len(news(board).bins) == 600
+    for _ in range(5):  # the clock was set
+        board.samples(np.array([5.0]), np.zeros((1, 2), dtype=np.float32), sensor=0)
+    assert [one.time_s for one in news(board, 2999).bins] == [5.0]
 
 
 def test_a_page_draws_the_sensor_that_answers_and_begins_anew_when_another_does():
@@ -278,24 +290,6 @@ def test_a_page_draws_the_sensor_that_answers_and_begins_anew_when_another_does(
     result(2, "gyro")
     assert shown() == (True, "gyro", ("x",), [500], [1, 2])
     assert shown() == (False, "gyro", ("x",), [500], [])
-
-
-def test_a_board_and_metrics_show_what_is_unknown(board):
-    predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"), novelty=2.0)
-    prediction = predictor.predict(np.zeros(ACC.shape))
-    board.record(result_record(prediction, station="press 1", number=1, time_s=1.0, decided_s=1.0))
-    (shown,) = news(board).results
-    assert (shown.status, shown.novelty) == ("unknown", 0.5)
-    assert 'mmkd_predictions_total{predictor="mmkd",status="unknown"} 1.0' in metrics_text(predictor)
-
-
-def test_a_board_stays_small_and_forgets_an_earlier_time_line(board):
-    times = np.arange(0, 300, 0.01)
-    board.samples(times, np.zeros((len(times), 2), dtype=np.float32), sensor=0)
-    assert len(news(board).bins) == 600
-    for _ in range(5):  # the clock was set
-        board.samples(np.array([5.0]), np.zeros((1, 2), dtype=np.float32), sensor=0)
-    assert [one.time_s for one in news(board, 2999).bins] == [5.0]
 
 
 def test_late_samples_clear_nothing(board):

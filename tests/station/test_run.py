@@ -294,10 +294,15 @@ def test_signals_are_answered_as_before_once_it_has_ended(bundle_path):
     assert [signal.getsignal(number) for number in numbers] == before
 
 
-def test_a_closed_standard_input_is_said_at_once(bundle_path, monkeypatch):
+def test_a_reader_that_goes_away_or_a_closed_input_ends_it(bundle_path, monkeypatch, rows):
     monkeypatch.setattr("sys.stdin", None)
     said = "--source stdin: expected an open standard input, got a closed one; pipe samples into it"
     assert refusal(UsageError, bundle_path, "--source", "stdin") == said
+    child = start(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "1")
+    child.stdout.close()
+    feed(child, csv_text(rows))
+    assert child.wait(timeout=30) == 141
+    child.communicate()
 
 
 def test_an_option_that_would_do_nothing_is_refused(bundle_path, tmp_path):
@@ -351,11 +356,3 @@ def test_a_run_that_lost_records_ends_with_a_code_and_a_last_line_that_say_so(
     assert len(records_in((tmp_path / "r.jsonl").read_text())) == 4
     kept, _ = run_here(bundle_path, *at, "jsonl:/dev/full", "--store", tmp_path / "store")
     assert "0 records written, 6 wait" in kept
-
-
-def test_a_reader_that_goes_away_ends_it(bundle_path, rows):
-    child = start(bundle_path, "--source", "stdin", "--sink", "-", "--hop", "1")
-    child.stdout.close()
-    feed(child, csv_text(rows))
-    assert child.wait(timeout=30) == 141
-    child.communicate()

@@ -102,13 +102,20 @@ def test_times_come_in_units_and_as_texts():
             read_seconds(wrong, unit="s")
 
 
-def test_lines_with_a_header_a_decimal_comma_and_gaps_are_read():
+def test_lines_have_headers_or_channels_in_order():
     reader, intake = LineReader("log.csv", wanted("b", "a")), Intake(most=1, may_drop=False)
     text = "\ufefftime;a;b;note\n1,5;1,25;2;x\n\n2,5;;NaN;y\n3;1\n4;much;2;z\n"
     found = reader.read(text.splitlines(), intake, arrived_s=7.0)
     np.testing.assert_array_equal(found.rows, np.array([[2, 1.25], [NAN, NAN]], dtype=np.float32))
     assert (found.times.tolist(), found.arrived_s) == ([1.5, 2.5], 7.0)
     assert (intake.facts().garbage, intake.last_garbage) == (2, "could not convert string to float: 'much'")
+    intake = Intake(most=1, may_drop=False)
+    timed = LineReader("log.csv", wanted("a", "b")).read(["1,2,3", "2,3,4"], intake, arrived_s=0.0)
+    plain = LineReader("log.csv", wanted("a", "b")).read(["1\t2"], intake, arrived_s=0.0)
+    assert (timed.times.tolist(), timed.rows.tolist()) == ([1.0, 2.0], [[2.0, 3.0], [3.0, 4.0]])
+    assert (plain.times, plain.rows.tolist()) == (None, [[1.0, 2.0]])
+    with pytest.raises(UsageError, match="or 2 values"):
+        LineReader("log.csv", wanted("a", "b")).read(["1"], intake, arrived_s=0.0)
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
@@ -117,16 +124,6 @@ def test_decimal_commas_beside_another_separator_are_of_numbers(separator):
     lines = [separator.join(values) for values in (("0,1", "1,25", "2,5"), ("0,2", "3", "4,5"))]
     found = LineReader("log.csv", wanted("a", "b")).read(lines, intake, arrived_s=0.0)
     assert (found.times.tolist(), found.rows.tolist()) == ([0.1, 0.2], [[1.25, 2.5], [3.0, 4.5]])
-
-
-def test_lines_without_a_header_are_the_channels_with_a_time_or_without():
-    intake = Intake(most=1, may_drop=False)
-    timed = LineReader("log.csv", wanted("a", "b")).read(["1,2,3", "2,3,4"], intake, arrived_s=0.0)
-    plain = LineReader("log.csv", wanted("a", "b")).read(["1\t2"], intake, arrived_s=0.0)
-    assert (timed.times.tolist(), timed.rows.tolist()) == ([1.0, 2.0], [[2.0, 3.0], [3.0, 4.0]])
-    assert (plain.times, plain.rows.tolist()) == (None, [[1.0, 2.0]])
-    with pytest.raises(UsageError, match="or 2 values"):
-        LineReader("log.csv", wanted("a", "b")).read(["1"], intake, arrived_s=0.0)
 
 
 def test_a_full_queue_drops_the_oldest_and_counts_it():
@@ -178,12 +175,23 @@ def test_a_clock_of_the_machine_that_is_set_does_not_move_samples(monkeypatch):
     assert now_s > 1e9
 
 
-def test_a_recording_is_counted_from_zero_and_is_never_silent():
+def test_silence_is_filled_but_not_between_batches_or_in_a_recording():
     clock = SampleClock(rate_hz=10.0, time_from="source", live=False)
     assert sample_times(clock, delivery(2, arrived_s=5.0)).tolist() == [0.0, 0.1]
     assert sample_times(clock, delivery(2, arrived_s=50.0)).tolist() == pytest.approx([0.2, 0.3])
     assert len(clock.missing_times(1e6)) == 0
     assert clock.now_s() is None
+    clock = SampleClock(rate_hz=10.0, time_from="source", live=True, silence_s=0.5)
+    clock.sample_times(delivery(1, arrived_s=10.0, times=[500.0]))
+    assert len(clock.missing_times(10.4)) == 0
+    np.testing.assert_allclose(clock.missing_times(10.85), [500.1, 500.2, 500.3])
+    assert len(clock.missing_times(10.86)) == 0
+    np.testing.assert_allclose(clock.missing_times(11.05), [500.4, 500.5])
+    clock = SampleClock(rate_hz=10.0, time_from="source", live=True)
+    for number in range(3):
+        clock.sample_times(delivery(1, arrived_s=4.0 * number, times=[4.0 * number]))
+    assert len(clock.missing_times(8.0 + 11.9)) == 0
+    assert len(clock.missing_times(8.0 + 12.25)) == 2
 
 
 def test_a_clock_of_the_source_that_is_not_utc_tells_this_moment_by_its_newest_time(monkeypatch):
@@ -213,23 +221,6 @@ def test_a_clock_of_the_source_that_was_set_is_believed_when_it_has_kept_pace(mo
     assert (clock.watch.refused, clock.now_s()) == (3, 4.0)
     clock.sample_times(delivery(1, arrived_s=100.0, times=[1.7e9 - 80_000]))  # UTC, set badly
     assert clock.now_s() == 1.7e9
-
-
-def test_silence_is_filled_up_to_what_may_still_be_under_way():
-    clock = SampleClock(rate_hz=10.0, time_from="source", live=True, silence_s=0.5)
-    clock.sample_times(delivery(1, arrived_s=10.0, times=[500.0]))
-    assert len(clock.missing_times(10.4)) == 0
-    np.testing.assert_allclose(clock.missing_times(10.85), [500.1, 500.2, 500.3])
-    assert len(clock.missing_times(10.86)) == 0
-    np.testing.assert_allclose(clock.missing_times(11.05), [500.4, 500.5])
-
-
-def test_a_source_that_comes_in_batches_is_not_silent_between_them():
-    clock = SampleClock(rate_hz=10.0, time_from="source", live=True)
-    for number in range(3):
-        clock.sample_times(delivery(1, arrived_s=4.0 * number, times=[4.0 * number]))
-    assert len(clock.missing_times(8.0 + 11.9)) == 0
-    assert len(clock.missing_times(8.0 + 12.25)) == 2
 
 
 def test_waits_double_from_one_second_to_thirty_with_jitter():

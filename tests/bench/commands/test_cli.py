@@ -87,16 +87,12 @@ def test_a_bundle_that_fails_verification_is_never_timed(bundle, graph_file, tmp
     assert ended.stderr.splitlines()[-1].startswith(f"mmkd-bench: {path}: the bundle is damaged or changed: ")
 
 
-def test_compare_exits_5_when_slower(reports, mmkd_bench):
+def test_compare_exits_5_when_slower_alone(reports, mmkd_bench):
     before, after = reports
     ended = mmkd_bench("compare", before, after)
     assert ended.returncode == 5
     assert "Verdict: slower" in ended.stdout
     assert ended.stderr.startswith("mmkd-bench: the comparison failed: p50 changed by +15.0%")
-
-
-def test_compare_exits_0_when_not(reports, mmkd_bench):
-    before, after = reports
     assert mmkd_bench("compare", before, before).returncode == 0
     assert mmkd_bench("compare", after, before).returncode == 0
     assert mmkd_bench("compare", before, after, "--fail-if", "").returncode == 0
@@ -132,7 +128,7 @@ def test_overhead_has_a_gate(bundle, mmkd_bench):
     assert (ended.returncode, "backend 'tensorflow' is unknown" in ended.stderr) == (2, True)
 
 
-def test_a_missing_extra_is_named():
+def test_rivals_and_extras_that_are_missing_are_named(bundle, mmkd_bench):
     code = "import sys; sys.modules['rich'] = None; " + PROGRAM
     ended = subprocess.run(
         [sys.executable, "-c", code, "run", "x"], capture_output=True, text=True, timeout=60, check=False
@@ -141,9 +137,6 @@ def test_a_missing_extra_is_named():
     assert ended.stderr == (
         "mmkd-bench: mmkd-bench needs rich, which this Python lacks; run: pip install 'mmkd-edge[bench]'\n"
     )
-
-
-def test_rivals_are_listed_with_their_reasons(bundle, mmkd_bench):
     ended = mmkd_bench("compare", bundle, "--rivals", "--launches", 1, "--duration-s", 0.1)
     assert ended.returncode == 0, ended.stderr
     assert "mmkd-edge predict" in ended.stdout

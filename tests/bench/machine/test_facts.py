@@ -158,13 +158,10 @@ def test_shares_are_of_one_core_over_the_time_between():
     assert (found.celsius_before, found.celsius_after) == (50.0, 71.0)
 
 
-def test_counters_that_a_machine_hides_stay_none(tmp_path):
+def test_counters_are_read_from_the_kernels_files_or_stay_none(tmp_path):
     hidden = read_counters(tmp_path)
     found = interference(hidden, hidden)
     assert msgspec.structs.asdict(found) == dict.fromkeys(msgspec.structs.asdict(found))
-
-
-def test_counters_are_read_from_the_kernels_files(tmp_path):
     files = {
         "proc/stat": "cpu  100 20 30 4000 5 6 7 80 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n",
         "sys/fs/cgroup/cpu.stat": "usage_usec 900\nnr_throttled 4\nthrottled_usec 2500000\n",

@@ -73,31 +73,25 @@ def test_servers_answer_at_the_same_time():
     assert most == 3
 
 
-def test_a_backlog_that_grows_is_not_carried_however_late_the_deadline():
+def test_a_backlog_grows_by_the_rise_of_the_wait():
     # One server, 10 ms each: 100 a second, and 120 come due. After half a second the wait is 0.1 s of 10 allowed.
     demand = Demand(rate_hz=20.0, deadline_ms=10_000.0, servers=1)
     level = offer_load(time.sleep, [0.01], streams=6, demand=demand, duration_s=0.5).level
     assert level.missed == 0
     assert not level.carried
-
-
-def test_growth_is_the_rise_of_the_wait():
     wait_ns = np.arange(1000, dtype=np.int64) * 10
     # Medians of 0..99 and 900..999, times ten.
     assert backlog_growth_ns(wait_ns) == 9000.0
     assert backlog_growth_ns(np.array([5], dtype=np.int64)) == 0.0
 
 
-def test_an_error_in_a_server_is_raised():
+def test_errors_are_raised_and_one_alone_runs_here():
     def call(_window):
         raise OSError("no sensor")
 
     demand = Demand(rate_hz=100.0, deadline_ms=10.0, servers=2)
     with pytest.raises(OSError, match="no sensor"):
         offer_load(call, [None], streams=1, demand=demand, duration_s=0.1)
-
-
-def test_one_alone_runs_in_this_thread():
     assert run_threads(lambda number: number + 5, 1, stop=Event()) == [5]
     assert run_threads(lambda number: number + 5, 3, stop=Event()) == [5, 6, 7]
 

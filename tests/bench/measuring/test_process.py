@@ -27,7 +27,7 @@ def _interrupt_after(seconds):
     threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
 
 
-def test_a_job_gives_its_outcome_and_samples_from_a_fresh_process(bundle):
+def test_a_job_gives_its_outcome_or_its_error(bundle, tmp_path):
     ended = run_launches(_job(bundle), RunOutcome, limit_s=60)
     assert not ended.interrupted
     assert ended.outcomes[0].launch.complete
@@ -35,9 +35,6 @@ def test_a_job_gives_its_outcome_and_samples_from_a_fresh_process(bundle):
     assert ended.outcomes[0].end_s - ended.outcomes[0].begin_s >= 0.05
     # Memory of a fresh process: this one carries pytest, onnx and hypothesis as well.
     assert ended.outcomes[0].launch.rss_mb < 150
-
-
-def test_an_error_there_is_the_same_error_here(tmp_path):
     assert said(UsageError, lambda: run_launches(_job(tmp_path / "absent.edge"), RunOutcome, limit_s=60)) == (
         f"{tmp_path / 'absent.edge'}: expected a bundle written by mmkd-export, found no such file; check the path"
     )
@@ -68,12 +65,6 @@ def test_ctrl_c_before_anything_was_measured_brings_nothing(bundle, tmp_path, mo
     assert time.monotonic() - begin < 30
 
 
-def test_a_launch_that_is_stopped_before_its_measured_time_has_no_outcome(bundle):
-    stop = threading.Event()
-    stop.set()
-    assert measure_launch(_job(bundle, duration_s=60.0), import_ms=0.0, stop=stop) is None
-
-
 def test_a_measuring_process_does_not_outlive_the_command(bundle):
     code = "from mmkd_bench.commands.cli import main; main()"
     command = [sys.executable, "-c", code, "run", str(bundle), "--backend", "ort", "--launches", "1"]
@@ -89,16 +80,16 @@ def test_a_measuring_process_does_not_outlive_the_command(bundle):
     assert not child.is_running()
 
 
-def test_a_process_that_takes_too_long_is_ended(bundle):
+def test_a_process_that_dies_or_takes_too_long_is_told(bundle, tmp_path, monkeypatch):
     assert said(BackendError, lambda: run_launches(_job(bundle, duration_s=60.0), RunOutcome, limit_s=1.0)) == (
         "the measuring process did not end within 1 s before it had a result and printed nothing"
     )
-
-
-def test_a_process_that_dies_leaves_its_last_line(bundle, tmp_path, monkeypatch):
     (tmp_path / "dies.py").write_text("import os, sys\nprint('out of luck', flush=True)\nos.abort()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(process, "WORKER", "dies")
     assert said(BackendError, lambda: run_launches(_job(bundle), RunOutcome, limit_s=60)) == (
         "the measuring process was ended by SIGABRT before it had a result; its last line: out of luck"
     )
+    stop = threading.Event()
+    stop.set()
+    assert measure_launch(_job(bundle, duration_s=60.0), import_ms=0.0, stop=stop) is None

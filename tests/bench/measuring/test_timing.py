@@ -28,7 +28,7 @@ def _samples(latency_ns):
     return CallTimes(start_ns=start, latency_ns=latency, elapsed_ns=int(latency.sum()))
 
 
-def test_a_loop_keeps_every_call_in_order():
+def test_a_loop_keeps_every_call_in_order_until_it_is_stopped():
     seen = []
     samples = call_loop(seen.append, [1, 2, 3], duration_s=0.02, stop=Event())
     assert len(samples.latency_ns) == len(seen)
@@ -36,9 +36,6 @@ def test_a_loop_keeps_every_call_in_order():
     assert (np.diff(samples.start_ns) >= samples.latency_ns[:-1]).all()
     assert samples.elapsed_ns >= 0.02e9
     assert len(call_loop(seen.append, [0], duration_s=0.0, stop=Event()).latency_ns) == 1  # once even without time
-
-
-def test_stop_ends_a_loop_between_two_calls():
     stop = Event()
     Timer(0.05, stop.set).start()
     samples = call_loop(time.sleep, [0.001], duration_s=60.0, stop=stop)
@@ -89,21 +86,24 @@ def test_percentiles_equal_numpys_on_the_raw_samples(latencies):
     assert summary.count == len(samples)
 
 
-def test_below_its_floor_a_percentile_is_not_quoted():
+def test_percentiles_have_floors_and_bounds_or_none():
     samples = np.arange(1, 664, dtype=np.int64)
     assert percentile(samples[:661], 0.99).value_us is None
     assert percentile(samples[:661], 0.99).upper_us is None
     assert percentile(samples[:662], 0.99).value_us is not None
-
-
-def test_floors_are_those_of_the_mlperf_rules():
     floors = {quantile: sample_floor(quantile) for quantile in QUANTILES}
     assert floors == {0.5: 11, 0.9: 64, 0.95: 130, 0.99: 662, 0.999: 6636}
-
-
-def test_at_the_floor_the_bound_is_the_second_largest_sample():
     for quantile in QUANTILES:
         assert upper_bound_rank(sample_floor(quantile), quantile) == 1
+    # 0.9 ** 43 > 0.01: even the largest of 43 samples may lie below the true p90.
+    assert upper_bound_rank(43, 0.9) is None
+    assert upper_bound_rank(44, 0.9) == 0
+    with pytest.raises(ValueError) as caught:
+        summarise(np.array([], dtype=np.int64))
+    assert str(caught.value) == "latencies_ns: expected at least one sample, got none"
+    summary = summarise(np.array([1000] * 99 + [10**9], dtype=np.int64))
+    assert summary.max_us == 1e6
+    assert summary.mean_us == pytest.approx((99 * 1 + 1e6) / 100)
 
 
 @pytest.mark.parametrize(("count", "quantile"), [(64, 0.9), (500, 0.9), (700, 0.99), (900, 0.5), (3000, 0.95)])
@@ -118,27 +118,9 @@ def test_the_bound_follows_from_exact_binomial_sums(count, quantile):
     assert cumulative(rank) <= 1 - CONFIDENCE < cumulative(rank + 1)
 
 
-def test_too_few_samples_have_no_bound():
-    # 0.9 ** 43 > 0.01: even the largest of 43 samples may lie below the true p90.
-    assert upper_bound_rank(43, 0.9) is None
-    assert upper_bound_rank(44, 0.9) == 0
-
-
 def test_the_bound_covers_the_true_percentile_as_often_as_it_says():
     samples = np.random.default_rng(0).exponential(1e6, size=(2000, 300)).astype(np.int64)
     true_p90_us = -np.log(0.1) * 1e3
     covered = np.mean([(percentile(row, 0.9).upper_us or 0.0) >= true_p90_us for row in samples])
     # 99 % by construction, slightly more because ranks are whole; 2000 draws have a standard error of 0.2 %.
     assert covered >= CONFIDENCE - 0.006
-
-
-def test_no_samples_are_an_error():
-    with pytest.raises(ValueError) as caught:
-        summarise(np.array([], dtype=np.int64))
-    assert str(caught.value) == "latencies_ns: expected at least one sample, got none"
-
-
-def test_an_outlier_stays_in_the_summary():
-    summary = summarise(np.array([1000] * 99 + [10**9], dtype=np.int64))
-    assert summary.max_us == 1e6
-    assert summary.mean_us == pytest.approx((99 * 1 + 1e6) / 100)

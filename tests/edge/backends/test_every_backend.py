@@ -63,14 +63,13 @@ def backend(opener, kit):
     opened.close()
 
 
-def test_answers_are_those_of_the_graph_and_belong_to_the_caller(kit, backend):
+def test_answers_are_those_of_the_graph_as_the_engine_reports_it_and_of_each_thread(kit, backend, opener):
     kit.check_answers(backend)
-
-
-def test_the_graph_is_described_as_the_engine_reports_it(kit, opener, backend):
     assert backend.inputs == graph_inputs(kit.modality)
     assert backend.outputs == graph_outputs(TaskSpec(labels=("a", "b", "c")))
     assert (backend.name, backend.threads, repr(backend)) == (opener.name, 1, opener.repr)
+    # OpenVINO's own shared call gives most threads the answer of another one.
+    kit.check_threads(backend, 8)
 
 
 def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(kit, opener, backend):
@@ -97,11 +96,6 @@ def test_a_closed_backend_says_so(kit, opener, backend):
     backend.close()
     backend.close()
     assert said(BackendError, lambda: backend.run(kit.feeds())) == f"backend {opener.name!r} is closed; open it again"
-
-
-def test_threads_that_share_it_get_their_own_answers(kit, backend):
-    # OpenVINO's own shared call gives most threads the answer of another one.
-    kit.check_threads(backend, 8)
 
 
 @pytest.mark.parametrize("model", [b"", b"not a model", b"ORTM" + b"\0" * 100, bytes(range(256)) * 4])
@@ -168,13 +162,10 @@ def test_without_its_library_the_extra_is_named(name, module, distribution, monk
     )
 
 
-def test_every_backend_has_a_row_and_a_place_in_the_order():
+def test_every_backend_has_a_row_and_an_unknown_one_names_them():
     assert tuple(BACKENDS) == get_args(BackendName)
     assert sorted(AUTO_ORDER) == sorted(BACKENDS)
     assert (backend_for("onnx"), backend_for("tflite")) == ("ort", "litert")  # judge artifacts of their format
-
-
-def test_an_unknown_backend_names_those_there_are():
     assert (check_backend("ort"), check_backend("litert")) == ("ort", "litert")
     assert said(UsageError, lambda: check_backend("onnx")) == (
         "backend 'onnx' is unknown; expected 'auto', 'native', 'ort', 'openvino', 'litert' or 'trt'"

@@ -231,16 +231,13 @@ def test_a_newer_bundle_asks_for_an_upgrade(bundle_path):
     )
 
 
-def test_a_bundle_replaced_while_open_keeps_answering_from_the_old_file(kit, bundle_path):
+def test_a_bundle_replaced_or_overwritten_while_open_gives_no_other_bytes(kit, bundle_path):
     with Bundle.open(bundle_path) as bundle:
         old = bundle.read("acc/model.fp32.onnx")
         kit.parts(kit.modality, model=b"another student").write(bundle_path)
         assert bundle.read("acc/model.fp32.onnx") == old
     with Bundle.open(bundle_path) as bundle:
         assert bundle.read("acc/model.fp32.onnx") == b"another student"
-
-
-def test_a_bundle_overwritten_while_open_gives_no_other_bytes(bundle_path):
     with Bundle.open(bundle_path) as bundle:
         content = bundle_path.read_bytes()
         with bundle_path.open("r+b") as file:
@@ -285,11 +282,14 @@ def test_what_the_manifest_does_not_say_is_not_written(kit, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_not_there_is_a_usage_error(kit, tmp_path):
+def test_a_folder_that_is_not_there_and_an_unknown_example_are_usage_errors(kit, tmp_path):
     path = tmp_path / "no" / "student.edge"
     assert said(UsageError, lambda: kit.parts(kit.modality).write(path)) == (
         f"{path}: cannot write it: no such file or directory; check the path; an earlier file is left as it was"
     )
+    names = ", ".join(repr(path.stem) for path in sorted(example_bundle("watch_acc").parent.glob("*.edge")))
+    told = f"example bundle 'no_such_student' is unknown; expected one of: {names}"
+    assert said(UsageError, lambda: example_bundle("no_such_student")) == told
 
 
 def test_precision_auto_is_fp32_and_why_no_artifact_fits_is_said_of_each(kit):
@@ -307,12 +307,6 @@ def test_precision_auto_is_fp32_and_why_no_artifact_fits_is_said_of_each(kit):
         "'acc/model.int8.tflite' has the format tflite, the backend runs onnx; "
         "ask for a precision that is there, or export the student with this one"
     )
-
-
-def test_an_unknown_example_is_told_those_there_are():
-    names = ", ".join(repr(path.stem) for path in sorted(example_bundle("watch_acc").parent.glob("*.edge")))
-    told = f"example bundle 'no_such_student' is unknown; expected one of: {names}"
-    assert said(UsageError, lambda: example_bundle("no_such_student")) == told
 
 
 def test_the_whole_file_is_verified_once_more_when_it_is_taken(bundle_path):

@@ -148,14 +148,11 @@ def test_answers_are_the_same_by_class_by_labels_that_are_on_and_by_a_tenth_of_a
     assert same_answers(number, given, np.array([[0.09], [-0.11]], dtype=np.float32)).tolist() == [True, False]
 
 
-def test_differences_are_counted_in_the_largest_value_of_a_regression_alone():
+def test_differences_are_counted_in_what_each_answer_is():
     answers = np.array([[-20.0], [5.0]], dtype=np.float32)
     assert answer_scale(TaskSpec(kind="regression", labels=("speed",)), answers) == 20.0
     assert answer_scale(TaskSpec(kind="regression", labels=("speed",)), 0 * answers) == 1.0
     assert answer_scale(TaskSpec(labels=("a", "b")), answers) == 1.0
-
-
-def test_differences_of_novelty_are_shares_of_one_more_than_the_score():
     expected, got = np.array([[0.0], [3.0]], dtype=np.float32), np.array([[0.5], [2.0]], dtype=np.float32)
     assert novelty_errors(expected, got).tolist() == [0.5, 0.25]
 

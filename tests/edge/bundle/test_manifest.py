@@ -148,12 +148,15 @@ def test_the_members_and_tensors_of_a_causal_student_come_in_their_order(documen
     ]
 
 
-def test_a_newer_format_asks_for_an_upgrade_before_anything_else(document):
+def test_a_huge_or_newer_manifest_and_a_key_given_twice_are_refused(document, manifest):
     newer = changed(changed(document, "format_version", 2), "models", "in another shape by then")
     assert message(newer) == (
         "manifest.json: format_version: this mmkd-edge reads up to 1, the bundle has 2; "
         "upgrade with pip install --upgrade mmkd-edge"
     )
+    assert message(b" " * (MAX_MANIFEST_BYTES + 1)) == "manifest.json: expected at most 1048576 bytes, got 1048577"
+    data = encode_manifest(manifest).replace(b'"opset": 20', b'"opset": 20, "opset": 21')
+    assert message(data) == f"manifest.json: models[0].artifacts[0].opset: expected once, got it twice{AGAIN}"
 
 
 @pytest.mark.parametrize(
@@ -309,11 +312,6 @@ def test_only_the_bytes_that_would_be_written_need_no_slower_check(old, new, is_
     assert canonical == (document(number=1.5) if is_canonical else None)
 
 
-def test_a_key_given_twice_is_refused(manifest):
-    data = encode_manifest(manifest).replace(b'"opset": 20', b'"opset": 20, "opset": 21')
-    assert message(data) == f"manifest.json: models[0].artifacts[0].opset: expected once, got it twice{AGAIN}"
-
-
 @pytest.mark.parametrize(("number", "shown"), [("NaN", "nan"), ("-Infinity", "-inf"), ("1e400", "inf")])
 def test_a_number_that_is_not_finite_is_refused(manifest, number, shown):
     data = encode_manifest(manifest).replace(b'"validation_score": 0.75', f'"validation_score": {number}'.encode())
@@ -344,10 +342,6 @@ def test_what_no_json_can_hold_is_neither_written_nor_read(kit, manifest):
 )
 def test_what_is_not_a_json_object_is_refused(data, says):
     assert message(data) == f"manifest.json: {says}{AGAIN}"
-
-
-def test_a_huge_manifest_is_refused_unread():
-    assert message(b" " * (MAX_MANIFEST_BYTES + 1)) == "manifest.json: expected at most 1048576 bytes, got 1048577"
 
 
 json_values = st.recursive(
@@ -413,26 +407,23 @@ def test_a_tolerance_is_bounded_by_the_precision(document, precision, limit):
         )
 
 
-def test_an_adaptation_is_one_line():
+def test_an_adaptation_is_one_line_and_a_twin_no_sensor_of_its_own(kit):
     step = msgspec.convert(LINEAGE, Adapted)
     begin = f"checkpoint {'1' * 64} to line two (SHA-256 {'2' * 64}) by 'labels'"
     assert adapted_text(step) == f"{begin}, 40 labels: estimate +10.5 points, old domain +0.5"
     taught = msgspec.structs.replace(step, teacher_sha256="3" * 64, labels=0, forgotten_points=0.0)
     assert adapted_text(taught) == f"{begin}, teacher {'3' * 64}: estimate +10.5 points, old domain +0.0"
+    document = json.loads(encode_manifest(kit.parts(kit.modality).manifest))
+    (model,) = document["models"]
+    twins = [renamed(model, "acc-a", "acc"), renamed(model, "other", None), renamed(model, "acc-b", "acc")]
+    order = fallback_order(read(document | {"models": [model, *twins]}))
+    assert [[entry.name for entry in students] for students in order] == [["acc", "acc-a", "acc-b"], ["other"]]
 
 
 def renamed(model, name, twin_of):
     text = json.dumps(model | {"name": name}).replace('"acc/', f'"{name}/')
     made = json.loads(text)
     return made if twin_of is None else made | {"twin_of": twin_of}
-
-
-def test_a_twin_comes_after_its_student_and_is_no_sensor_of_its_own(kit):
-    document = json.loads(encode_manifest(kit.parts(kit.modality).manifest))
-    (model,) = document["models"]
-    twins = [renamed(model, "acc-a", "acc"), renamed(model, "other", None), renamed(model, "acc-b", "acc")]
-    order = fallback_order(read(document | {"models": [model, *twins]}))
-    assert [[entry.name for entry in students] for students in order] == [["acc", "acc-a", "acc-b"], ["other"]]
 
 
 @pytest.mark.parametrize(

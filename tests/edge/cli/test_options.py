@@ -52,19 +52,13 @@ def ended(*line: str, commands: Sequence[Command] = (Command(function=boil, epil
     return caught.value.code
 
 
-def test_a_group_is_filled_and_what_is_not_named_is_as_in_the_default_group() -> None:
+def test_groups_are_filled_and_what_is_missing_is_usage_unless_an_option_only_says_something(capsys):
     assert ended("egg", "--out", "plate", "--no-salt") == 0
     assert [(Path("egg"), Cooking(minutes=3, salt=False), Path("plate"))] == SEEN
     assert ended("egg", "--spice", "dill", "--spice", "chive", "-o", "plate", "--minutes", "4") == 0
     assert [(Path("egg"), Cooking(minutes=4, spices=["dill", "chive"]), Path("plate"))] == SEEN
-
-
-def test_an_option_that_says_something_stops_whatever_else_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended("--recipe") == 0
     assert (capsys.readouterr().out, SEEN) == ("water\n", [])
-
-
-def test_what_is_required_or_out_of_bounds_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended("egg") == 2
     assert "Missing option '-o' / '--out'." in capsys.readouterr().err
     assert ended("egg", "-o", "plate", "--minutes", "0") == 2

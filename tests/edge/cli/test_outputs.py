@@ -57,7 +57,7 @@ def test_a_second_command_hears_who_writes_the_output_and_since_when(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_command_blocks_nobody(tmp_path):
+def test_a_killed_command_blocks_nobody_and_a_folder_made_for_nothing_is_removed(tmp_path):
     output = tmp_path / "teacher.ckpt"
     with holder(output) as process:
         process.send_signal(signal.SIGKILL)
@@ -65,6 +65,11 @@ def test_a_killed_command_blocks_nobody(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".teacher.ckpt.lock"]
     hold(output)
     assert list(tmp_path.iterdir()) == []
+    hold(tmp_path / "runs" / "a.ckpt")
+    assert not (tmp_path / "runs").exists()
+    with lock_output(tmp_path / "runs" / "a.ckpt"):
+        (tmp_path / "runs" / "a.ckpt").touch()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a.ckpt"]
 
 
 def test_a_folder_is_locked_from_within(tmp_path):
@@ -78,23 +83,12 @@ def test_a_folder_is_locked_from_within(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
-    hold(tmp_path / "runs" / "a.ckpt")
-    assert not (tmp_path / "runs").exists()
-    with lock_output(tmp_path / "runs" / "a.ckpt"):
-        (tmp_path / "runs" / "a.ckpt").touch()
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a.ckpt"]
-
-
-def test_a_file_on_the_way_is_named(tmp_path):
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "runs"
     assert refusal(folder) == (
         f"{folder}: cannot write there: {tmp_path / 'file'} is a file, not a folder; choose another folder"
     )
-
-
-def test_a_folder_that_nobody_may_write_is_refused():
     # Of the kernel's own folders root is refused too.
     folder = Path("/sys/runs")
     assert re.fullmatch(
@@ -102,9 +96,6 @@ def test_a_folder_that_nobody_may_write_is_refused():
         "choose (a path that this user may use|another folder)",
         refusal(folder),
     )
-
-
-def test_a_disk_with_too_little_space_is_refused_before_the_work(tmp_path):
     said = refusal(tmp_path, needs_bytes=10**18)
     assert re.fullmatch(
         rf"{tmp_path}: expected 1,000,000,000,000 MB free, got [\d,]+ MB; free some space, or choose another folder",
@@ -112,7 +103,7 @@ def test_a_disk_with_too_little_space_is_refused_before_the_work(tmp_path):
     )
 
 
-def test_a_file_needs_a_folder_and_a_name(tmp_path):
+def test_a_file_needs_a_folder_and_a_name_that_says_what_it_is(tmp_path):
     assert refusal(tmp_path, call=check_file) == (
         f"{tmp_path}: expected the name of a file, got a directory; name a file in it"
     )
@@ -120,9 +111,6 @@ def test_a_file_needs_a_folder_and_a_name(tmp_path):
     assert refusal(file, call=check_file) == (
         f"{file}: cannot be written: there is no directory {tmp_path / 'no'}; make it first"
     )
-
-
-def test_a_name_says_what_the_file_is():
     check_name(Path("a.b/student.edge"), ".edge")
     assert refusal(Path("model.onnx"), ".edge", call=check_name) == (
         "model.onnx: expected a name that ends in .edge; name it model.edge"

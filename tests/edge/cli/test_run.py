@@ -32,23 +32,20 @@ def _script(tmp_path, body):
     return [sys.executable, str(path)]
 
 
-def test_a_command_that_returns_ends_with_zero_and_its_arguments_arrive():
+def test_a_command_ends_with_zero_or_one_line_without_traceback(capsys):
     seen = []
     assert _run(seen.append, "check", "DIR") == 0
     assert seen == [["check", "DIR"]]
     assert _run(_raising(SystemExit(5))) == 5
+    assert _run(_raising(ValueError("odd"))) == 1
+    expected = "mmkd-x: internal error: ValueError: odd; add --debug to see where, and please report it\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize(("error", "code"), [(UsageError("a: b"), 2), (GateError("a: b"), 4)])
 def test_an_error_of_the_tree_is_one_line_and_its_own_exit_code(error, code, capsys):
     assert _run(_raising(error)) == code
     assert capsys.readouterr() == ("", "mmkd-x: a: b\n")
-
-
-def test_an_internal_error_is_one_line_without_traceback(capsys):
-    assert _run(_raising(ValueError("odd"))) == 1
-    expected = "mmkd-x: internal error: ValueError: odd; add --debug to see where, and please report it\n"
-    assert capsys.readouterr().err == expected
 
 
 def test_debug_shows_the_traceback_and_is_taken_out_of_the_arguments(capsys):

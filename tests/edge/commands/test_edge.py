@@ -70,15 +70,12 @@ def test_an_unsigned_bundle_is_refused_before_it_is_copied(bundle_path, tmp_path
     assert not (tmp_path / "state").exists()
 
 
-def test_words_that_are_no_command_are_refused(capsys):
+def test_words_that_are_no_command_are_refused_and_nothing_needs_typer(capsys):
     code, out, err = run("frob", capsys=capsys)
     assert (code, out) == (2, "")
     assert "invalid choice: 'frob'" in err
     code, out, _ = run(capsys=capsys)
     assert (code, out.splitlines()[0]) == (0, "usage: mmkd-edge [-h] COMMAND ...")
-
-
-def test_the_command_needs_no_typer():
     code = "import sys; sys.modules['typer'] = None; from mmkd_edge.commands.edge import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "list", "nowhere"], capture_output=True, text=True, check=False)
     told = "nowhere: expected a state folder, found nothing there; mmkd-edge install makes one"

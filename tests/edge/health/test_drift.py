@@ -47,22 +47,28 @@ def judged(one, *, reference=REFERENCE, count=4):
     return watch.judge(watch.due())
 
 
-def test_features_are_level_scale_and_correlation_inside_a_window():
+def test_features_are_level_scale_and_correlation_of_the_values_that_are_there():
     found = window_features(np.array([[0, 4], [2, 0]], np.float32), np.ones((2, 2), dtype=bool))
     assert found == pytest.approx([1.0, 2.0, np.log(1.0), np.log(2.0), np.arctanh(-0.95)])
-
-
-def test_features_rest_on_the_values_that_are_there():
     there = np.array([[True, True], [True, False], [True, True]])
     level, other, scale, other_scale, _ = window_features(np.array([[0, 10], [6, 999], [3, 30]], np.float32), there)
     assert (level, other, other_scale) == pytest.approx((3.0, 20.0, np.log(10.0)))
     assert scale == pytest.approx(np.log(np.sqrt(6.0)))
 
 
-def test_a_channel_without_values_says_nothing_and_is_no_alarm():
+def test_without_values_windows_or_limits_there_is_no_verdict():
     one = window()
     one[:, 1] = np.nan
     assert judged(one).verdict == "as_trained"
+    drift = judged(100 * window(), count=3)
+    assert (drift.verdict, drift.reason) == ("too_few_windows", "3 of at least 4 windows observed")
+    assert drift.distance is None
+    drift = judged(100 * window(), reference=None)
+    assert drift.verdict == "no_reference"
+    assert drift.reason == (
+        "the bundle says nothing of the spread between people or machines; train the student again, or export its "
+        "checkpoint with --drift-reference"
+    )
 
 
 @pytest.mark.parametrize(("channels", "count"), [(1, 1), (2, 7), (3, 47), (4, 10), (7, 0)])
@@ -79,7 +85,7 @@ def test_offsets_and_gains_of_each_channel_and_of_all_are_tried(channels, count)
     assert not ((offsets != 0) & (gains != 0)).any()
 
 
-def test_inputs_like_the_groups_are_as_trained_and_so_is_another_person():
+def test_the_distance_says_how_far_a_limit_is_passed_and_people_are_as_trained():
     assert judged(window()) == Drift(
         verdict="as_trained",
         reason="inside the spread between the training's 8 groups",
@@ -88,27 +94,9 @@ def test_inputs_like_the_groups_are_as_trained_and_so_is_another_person():
         false_alarm_rate=1 / 9,
     )
     assert judged(window() + np.array([0.2, 0, 0], np.float32)).verdict == "as_trained"
-
-
-def test_the_distance_says_by_how_much_the_worst_limit_is_passed():
     # 0.45 from the centre are 4.5 spreads: 10.125 nats, where 8 are inside; without an offset of 0.5 it is 0.125.
     drift = judged(window() + np.array([0.45, 0, 0], np.float32))
     assert drift.distance == pytest.approx(1 + 10.125 - 8, abs=1e-3)
-
-
-def test_before_enough_windows_there_is_no_verdict():
-    drift = judged(100 * window(), count=3)
-    assert (drift.verdict, drift.reason) == ("too_few_windows", "3 of at least 4 windows observed")
-    assert drift.distance is None
-
-
-def test_a_bundle_of_an_earlier_version_has_no_verdict_and_says_why():
-    drift = judged(100 * window(), reference=None)
-    assert drift.verdict == "no_reference"
-    assert drift.reason == (
-        "the bundle says nothing of the spread between people or machines; train the student again, or export its "
-        "checkpoint with --drift-reference"
-    )
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_threads_lose_no_count():
     assert 390 <= model.health().models[0].windows_observed <= 450
 
 
-def test_inputs_like_the_reference_do_not_drift():
+def test_old_windows_fade_and_inputs_like_the_reference_do_not_drift(monkeypatch):
     model = predictor(reference=recorded(200), observe_every=1)
     ask(model, recorded(300, seed=1))
     health = model.health()
@@ -113,11 +113,7 @@ def test_inputs_like_the_reference_do_not_drift():
     assert sum(found.label_fractions.values()) == pytest.approx(1.0)
     assert found.label_psi is not None
     assert found.label_psi < 0.1
-
-
-def test_old_windows_fade_from_the_statistics(monkeypatch):
     monkeypatch.setattr("mmkd_edge.health.running._MAX_WINDOWS", 200)
-    model = predictor(reference=recorded(200), observe_every=1)
     ask(model, recorded(1000, seed=1))
     ask(model, recorded(200, seed=2) + np.float32(2))
     (found,) = model.health().models

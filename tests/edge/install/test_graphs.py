@@ -84,23 +84,20 @@ def test_a_graph_that_could_be_turned_against_the_device_is_refused(student, fau
     assert refusal(student).startswith(f"the graph has {fault}")
 
 
-def test_versions_that_no_export_writes_are_refused(student):
+def test_bytes_of_no_known_graph_or_version_are_refused(student):
     student.opset_import[0].version = 99
     assert refusal(student) == "the graph has opset 99; expected 17 to 21"
-
-
-def test_a_second_graph_does_not_hide_behind_the_first(student):
     data = student.SerializeToString()  # a protobuf parser merges both
     assert refusal(data + data) == "the graph has 2 graphs and 2 opsets; expected one of each"
-
-
-def test_bytes_that_are_no_graph_are_refused():
     assert refusal(b"") == "the graph has 0 graphs and 0 opsets; expected one of each"
     assert refusal(b"not a model") == "a field of wire type 6, which no engine takes"
     assert refusal(b"\x3a\xff\x01") == "a field is longer than its message"
+    # Field 7 of a model, the graph, as the number 1; an opset whose domain is the number 1.
+    assert refusal(b"\x38\x01\x42\x02\x10\x14") == "the graph has a number where a graph belongs"
+    assert refusal(b"\x3a\x00\x42\x02\x08\x01") == "the graph has a number where a name belongs"
 
 
-def test_fields_are_counted_so_that_reading_ends(student, monkeypatch):
+def test_reading_ends_at_a_count_of_fields_and_at_every_truncation(student, monkeypatch, kit):
     monkeypatch.setattr("mmkd_edge.install.graphs.MAX_FIELDS", 40)
     assert refusal(student) == "the graph has more fields; expected at most 40"
     monkeypatch.setattr("mmkd_edge.install.graphs.MAX_FIELDS", 1000)
@@ -108,9 +105,6 @@ def test_fields_are_counted_so_that_reading_ends(student, monkeypatch):
     packed = student.SerializeToString().replace(b"\x40\x01" * 2000, b"")
     assert len(packed) < len(student.SerializeToString())
     assert refusal(student) == "the graph has more fields; expected at most 1000"
-
-
-def test_every_truncation_of_a_student_is_refused_with_a_value_error(kit):
     data = kit.model(kit.modality)
     for size in range(0, len(data), 3):
         refusal(data[:size])
@@ -129,12 +123,6 @@ def test_students_pass(kit, student):
 def test_bundles_pass(path):
     with Bundle.open(path) as bundle:
         check_graphs(bundle)
-
-
-def test_a_number_in_the_place_of_something_else_is_refused():
-    # Field 7 of a model, the graph, as the number 1; an opset whose domain is the number 1.
-    assert refusal(b"\x38\x01\x42\x02\x10\x14") == "the graph has a number where a graph belongs"
-    assert refusal(b"\x3a\x00\x42\x02\x08\x01") == "the graph has a number where a name belongs"
 
 
 PLACES = [

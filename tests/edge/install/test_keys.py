@@ -112,11 +112,15 @@ def test_every_other_key_is_refused_with_its_reason(kit, tmp_path, private, keys
         assert check_signed(bundle, keys) == key_id(private[0])
 
 
-def test_a_key_under_the_id_of_another_is_refused(kit, tmp_path, private, keys):
+def test_a_key_under_the_id_of_another_and_too_many_keys_are_refused(kit, tmp_path, private, keys):
     stolen = msgspec.json.decode(Path(f"{private[2]}.pub").read_bytes())["ed25519"]
     copy(private[0], keys, ed25519=stolen)
     with pytest.raises(UsageError, match=f"expected a public key with its own id, got the id {key_id(private[0])}"):
         read_keys(keys)
+    one = (keys / "old.key.pub").read_bytes()
+    for number in range(63):
+        (keys / f"{number}.pub").write_bytes(one)
+    assert said(UsageError, lambda: read_keys(keys)) == f"{keys}: expected at most 64 keys, got 65"
 
 
 @pytest.mark.parametrize("damage", ["absent", "empty", "file", "others", "other's file", "text", "revoked", "unknown"])
@@ -209,15 +213,12 @@ def test_without_cryptography_the_extra_is_named(kit, tmp_path, private, keys, m
     )
 
 
-def test_an_empty_text_for_keys_does_not_switch_signatures_off(monkeypatch):
+def test_a_later_signature_and_an_empty_text_for_keys_switch_nothing_off(monkeypatch, kit, tmp_path, private):
     monkeypatch.setenv("MMKD_KEYS", "/etc/mmkd/keys")
     assert said(UsageError, lambda: keys_folder("")) == (
         "keys: expected a folder of public keys, got an empty text; name it, or leave keys out for MMKD_KEYS"
     )
     assert keys_folder() == Path("/etc/mmkd/keys")
-
-
-def test_a_signature_file_of_a_later_version_asks_for_an_upgrade(kit, tmp_path, private, monkeypatch):
     later = msgspec.structs.replace(sign("0" * 64, private[:1]), format_version=2)
     monkeypatch.setattr("mmkd_edge.bundle.bundle.json_bytes", lambda _: json_bytes(later))
     path = signed(kit, tmp_path / "a.edge", private[0])
@@ -243,10 +244,3 @@ def test_keys_that_cannot_sign_are_told_before_anything_is_made(tmp_path, privat
     path.chmod(0o600)
     told = f"{path}: expected an Ed25519 key, got another kind; mmkd-edge keygen makes one"
     assert said(UsageError, lambda: check_keys([path])) == told
-
-
-def test_more_keys_than_anyone_can_watch_are_refused(keys):
-    one = (keys / "old.key.pub").read_bytes()
-    for number in range(63):
-        (keys / f"{number}.pub").write_bytes(one)
-    assert said(UsageError, lambda: read_keys(keys)) == f"{keys}: expected at most 64 keys, got 65"

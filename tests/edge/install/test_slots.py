@@ -145,13 +145,20 @@ def test_after_two_starts_that_crashed_the_one_before_answers_and_says_why(state
     assert answer(state) == ("ok", "passed when the bundle was installed")
 
 
-def test_starts_that_crash_with_nothing_to_return_to_are_tried_again(state, put):
+def test_starts_with_nothing_to_return_to_are_tried_again_and_told(state, put):
     put(1)
     answer(state)
     for _ in range(2):
         crash_at_start(state)
     assert answer(state) == ("ok", "passed when the bundle was installed")
     assert read_slots(state).current.reason == "its last 2 starts ended their process"
+    put(1)
+    read_slots(state).current.path(state).write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(BundleError, match="got an empty file"):
+            answer(state)
+    assert conditions(read_slots(state)) == [(1, "failed")]
+    assert said(UsageError, lambda: rollback(state)) == f"{state}: there is no earlier bundle to return to"
 
 
 def test_two_starts_at_once_are_not_taken_for_a_failed_one(state, put):
@@ -206,16 +213,6 @@ def test_a_damaged_record_of_the_slots_or_a_later_one_says_the_way_out_and_it_wo
     assert told.endswith(way_out)
     record.unlink()
     assert conditions(put(2)) == [(2, "new")]
-
-
-def test_with_nothing_to_return_to_the_failure_is_told(state, put):
-    put(1)
-    read_slots(state).current.path(state).write_bytes(b"")
-    for _ in range(2):
-        with pytest.raises(BundleError, match="got an empty file"):
-            answer(state)
-    assert conditions(read_slots(state)) == [(1, "failed")]
-    assert said(UsageError, lambda: rollback(state)) == f"{state}: there is no earlier bundle to return to"
 
 
 def test_another_bundle_under_the_name_of_an_installed_one_is_refused(state, releases, put):

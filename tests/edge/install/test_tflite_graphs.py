@@ -78,12 +78,9 @@ REFUSED = [
 ]
 
 
-def test_an_addition_is_taken_and_is_what_fuzzing_begins_with():
+def test_a_graph_of_the_schemas_operators_is_taken_with_values_behind_it():
     check_tflite(packed(model()))
     assert ADDITION.read_bytes() == packed(model())
-
-
-def test_values_may_stand_behind_the_graph_in_the_same_file():
     """As ai-edge-quantizer writes them."""
     made = model()
     made.buffers[1].data, made.buffers[1].offset, made.buffers[1].size = None, 2, 8
@@ -92,6 +89,8 @@ def test_values_may_stand_behind_the_graph_in_the_same_file():
     check_tflite(data)
     with pytest.raises(ValueError, match="8 bytes of data at byte"):
         check_tflite(data[:-1])
+    known = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
+    assert {number: known[number] for number in TFLITE_OPERATORS} == TFLITE_OPERATORS
 
 
 @pytest.mark.parametrize(("change", "told"), REFUSED)
@@ -102,18 +101,13 @@ def test_a_graph_that_could_be_turned_against_the_device_is_refused(change, told
     assert said(ValueError, lambda: check_tflite(data)) == f"the graph has {told.replace('BYTES', str(len(data)))}"
 
 
-def test_the_operators_are_those_of_the_schema():
-    known = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
-    assert {number: known[number] for number in TFLITE_OPERATORS} == TFLITE_OPERATORS
-
-
 @pytest.mark.parametrize("length", range(0, 60, 7))
 def test_a_file_that_ends_early_is_refused(length):
     with pytest.raises(ValueError):
         check_tflite(packed(model())[:length])
 
 
-def test_buffers_that_share_their_bytes_are_counted_without_being_read():
+def test_buffers_and_lists_that_overlap_or_end_outside_are_no_trap(monkeypatch):
     made = model()
     shared = schema.BufferT()
     shared.data = list(bytes(1 << 14))
@@ -127,17 +121,11 @@ def test_buffers_that_share_their_bytes_are_counted_without_being_read():
         assert tracemalloc.get_traced_memory()[1] < 1 << 12
     finally:
         tracemalloc.stop()
-
-
-def test_a_buffer_that_ends_outside_of_the_file_is_refused():
     whole = bytearray(packed(model()))
     place = whole.rindex(struct.pack("<I", 8) + bytes(8))
     whole[place : place + 4] = struct.pack("<I", 1 << 20)
     told = "the graph has a list of 1048576 items; expected one inside of the file"
     assert said(ValueError, lambda: check_tflite(bytes(whole))) == told
-
-
-def test_lists_that_overlap_are_not_read_for_ever(monkeypatch):
     monkeypatch.setattr("mmkd_edge.install.graphs.MAX_FIELDS", 30_000)
     made = model()
     made.subgraphs[0].operators = [made.subgraphs[0].operators[0]] * 40

@@ -176,10 +176,16 @@ def test_threads_share_a_model_and_each_gets_its_own_answers():
     assert problems == []
 
 
-def test_denormals_count_again_after_a_prediction():
+def test_a_closed_model_says_so_and_denormals_count_again():
     data, values, present, _ = case("transformer", 33, 1, "multi_label", 2)
     NativeModel(data).run(values[:1], present[:1])
     assert np.float32(1e-40) * np.float32(0.5) > 0
+    data, values, present, _ = case("transformer", 33, 1, "multi_label", 2)
+    model = NativeModel(data)
+    model.close()
+    model.close()
+    with pytest.raises(BackendError, match=r"^backend 'native' is closed; open it again$"):
+        model.run(values[:1], present[:1])
 
 
 def test_the_sources_compile_without_a_warning_of_clang(tmp_path):  # GCC's: tests/export/targets/test_c_library.py
@@ -207,15 +213,6 @@ def test_without_a_compiler_the_reason_is_one_line_and_nothing_is_written(tmp_pa
     assert reason.startswith("/bin/false: Command '['/bin/false', '-E', ")
     assert reason.endswith(" returned non-zero exit status 1.")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_closed_model_says_so():
-    data, values, present, _ = case("transformer", 33, 1, "multi_label", 2)
-    model = NativeModel(data)
-    model.close()
-    model.close()
-    with pytest.raises(BackendError, match=r"^backend 'native' is closed; open it again$"):
-        model.run(values[:1], present[:1])
 
 
 def changed(data, name, word, value, *, table=False):

@@ -246,7 +246,7 @@ def both_path(kit, tmp_path):
     return parts.write(tmp_path / "both.edge")
 
 
-def test_the_first_student_whose_sensor_lives_answers(both_path):
+def test_several_students_want_a_mapping_of_which_the_first_that_lives_answers(both_path):
     acc, gyro = window(), np.random.default_rng(5).normal(size=(10, 3)).astype(np.float32)
     dead = np.full((20, 3), np.nan)
     with EdgePredictor.open(both_path) as predictor:
@@ -268,9 +268,6 @@ def test_the_first_student_whose_sensor_lives_answers(both_path):
             "ok": 1, "warming_up": 0, "degraded": 3, "unknown": 0, "stale": 0, "invalid": 1
         }  # fmt: skip
         assert [p.modality for p in predictor.predict_batch([{"acc": acc}, {"gyro": gyro}])] == ["acc", "gyro"]
-
-
-def test_several_students_want_a_mapping(both_path):
     with EdgePredictor.open(both_path) as predictor:
         assert said(InputError, lambda: predictor.predict(window())) == (
             "this bundle has students for 'acc', 'gyro': expected a mapping from modality to array, got ndarray"

@@ -60,14 +60,11 @@ def test_a_window_unlike_training_is_unknown(score, window, expected):
     assert (found.status, found.novelty, found.label, found.reason) == expected
 
 
-def test_an_unknown_answer_is_withheld_or_raised_as_the_policy_says():
+def test_the_policy_and_the_level_decide_on_an_unknown_answer():
     held = fake_predictor([0, 1], modality=ACC, labels=LABELS, novelty=2.0, policy="abstain").predict(WINDOW)
     assert (held.status, held.label, held.index, held.novelty) == ("unknown", "", -1, 0.5)
     with pytest.raises(SensorError, match=r"\Amodality 'acc': unknown: unlike what training saw: p-value 0\.5"):
         fake_predictor([0, 1], modality=ACC, labels=LABELS, novelty=2.0, policy="raise").predict(WINDOW)
-
-
-def test_a_bundle_without_novelty_opens_but_not_for_a_level():
     path = Path(__file__).parents[2] / "files" / "student.edge"
     with EdgePredictor.open(path, backend="ort") as predictor:
         assert not predictor.entry.has_novelty
@@ -76,6 +73,13 @@ def test_a_bundle_without_novelty_opens_but_not_for_a_level():
         f"{path}: 'acc/model.fp32.onnx': unknown_level=0.01: expected a student with novelty, got one "
         "without; train and export it again, or open without unknown_level"
     )
+    entry = entry_with(FOUR)
+    assert said(UsageError, lambda: novelty_rule(entry, entry.artifacts[0], 0.01, where="press.edge")) == (
+        "press.edge: 'acc/model.fp32.onnx': unknown_level=0.01: expected 0.2 or more, because 4 windows calibrated it; "
+        "choose a higher level, or validate on more windows"
+    )
+    assert smallest_level(len(FOUR.scores)) == 0.2
+    assert novelty_rule(entry, entry.artifacts[0], 0.2) == NoveltyRule(calibration=FOUR, unknown_level=0.2)
 
 
 @pytest.mark.parametrize("level", [0, 1, 1.5, True, "1%"])
@@ -90,16 +94,6 @@ def entry_with(novelty):
     entry = fake_entry(modality=ACC, labels=LABELS, novelty=True)
     artifact = msgspec.structs.replace(entry.artifacts[0], novelty=novelty)
     return msgspec.structs.replace(entry, artifacts=(artifact,))
-
-
-def test_few_windows_support_no_small_level():
-    entry = entry_with(FOUR)
-    assert said(UsageError, lambda: novelty_rule(entry, entry.artifacts[0], 0.01, where="press.edge")) == (
-        "press.edge: 'acc/model.fp32.onnx': unknown_level=0.01: expected 0.2 or more, because 4 windows calibrated it; "
-        "choose a higher level, or validate on more windows"
-    )
-    assert smallest_level(len(FOUR.scores)) == 0.2
-    assert novelty_rule(entry, entry.artifacts[0], 0.2) == NoveltyRule(calibration=FOUR, unknown_level=0.2)
 
 
 def test_a_manifest_keeps_calibrated_scores_that_rise():

@@ -22,7 +22,7 @@ def presence(missing=0):
     return present
 
 
-def test_the_most_probable_class_is_named():
+def test_the_most_probable_class_is_named_if_there_are_values_for_the_right_classes():
     prediction = interpret(shares(0.25, 0.125, 0.625), presence(), modality=ACC, task=TASK)
     assert prediction.label == "turn"
     assert prediction.index == 2
@@ -31,6 +31,14 @@ def test_the_most_probable_class_is_named():
     assert prediction.probabilities.dtype == np.float32
     assert (prediction.status, prediction.reason, prediction.missing_fraction) == ("ok", "", 0.0)
     assert prediction.modality == "acc"
+    prediction = interpret(shares(0.2, 0.2, 0.6), presence(20), modality=ACC, task=TASK)
+    assert (prediction.label, prediction.index, prediction.probability) == ("", -1, 0.0)
+    assert (prediction.status, prediction.reason) == ("invalid", "all values are missing")
+    assert prediction.missing_fraction == 1.0
+    np.testing.assert_array_equal(prediction.probabilities, np.zeros(3, dtype=np.float32))
+    assert said(BackendError, lambda: interpret(shares(0.5, 0.5), presence(), modality=ACC, task=TASK)) == (
+        "modality 'acc': expected 3 probabilities, got 2; the backend runs another model than the manifest describes"
+    )
 
 
 @pytest.mark.parametrize(("channels", "dead", "fraction"), [(2, 1, 0.5), (20, 7, 0.05)])
@@ -57,14 +65,6 @@ def test_of_600_values_fewer_than_12_may_be_missing(missing, status, reason):
     assert prediction.missing_fraction == missing / 600
 
 
-def test_without_any_value_there_is_no_answer():
-    prediction = interpret(shares(0.2, 0.2, 0.6), presence(20), modality=ACC, task=TASK)
-    assert (prediction.label, prediction.index, prediction.probability) == ("", -1, 0.0)
-    assert (prediction.status, prediction.reason) == ("invalid", "all values are missing")
-    assert prediction.missing_fraction == 1.0
-    np.testing.assert_array_equal(prediction.probabilities, np.zeros(3, dtype=np.float32))
-
-
 @pytest.mark.parametrize(
     "values",
     [
@@ -85,12 +85,6 @@ def test_what_is_not_a_distribution_is_no_answer(values):
     assert (prediction.status, prediction.reason) == ("invalid", "the model's answer is not a distribution")
     assert prediction.missing_fraction == 0.15
     assert np.isfinite(prediction.probabilities).all()
-
-
-def test_another_number_of_classes_is_an_error():
-    assert said(BackendError, lambda: interpret(shares(0.5, 0.5), presence(), modality=ACC, task=TASK)) == (
-        "modality 'acc': expected 3 probabilities, got 2; the backend runs another model than the manifest describes"
-    )
 
 
 def test_a_prediction_is_kept_as_plain_json():

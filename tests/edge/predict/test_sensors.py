@@ -25,22 +25,16 @@ def judged(values, **options):
     return fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS, **options).predict(values)
 
 
-def test_the_reason_says_why_values_are_missing():
+def test_absent_values_are_told_and_nothing_else_is_looked_for():
     values = window()
     values[:5] = np.inf
     values[5:10, 0] = 20.0
     values[10:14, 1] = np.nan
     assert judged(values).reason == "20.0% of the values are missing: 15 infinite, 5 outside -16 to 16"
     assert judged(np.full((40, 3), 99.0)).reason == "all values are missing: 120 outside -16 to 16"
-
-
-def test_an_absent_modality_is_invalid_and_no_zeros_are_filled_in():
     prediction = judged({"acc": None})
     assert (prediction.status, prediction.reason) == ("invalid", "modality 'acc' is absent")
     assert (prediction.label, prediction.missing_fraction) == ("", 1.0)
-
-
-def test_nothing_else_is_looked_for_unless_asked():
     assert judged(np.ones((40, 3))).status == "ok"
     assert judged(np.ones((40, 3)), checks=SensorChecks()).status == "ok"
 
@@ -84,23 +78,13 @@ def test_checks_that_no_window_can_have_are_refused(checks, fault):
     assert said(UsageError, lambda: judged(window(), checks=checks)) == fault
 
 
-def test_the_graver_finding_comes_first():
-    degraded, stale = WindowFault(status="degraded", reason="one"), WindowFault(status="stale", reason="two")
-    assert worse(degraded, stale) == worse(stale, degraded) == WindowFault(status="stale", reason="two; one")
-    assert worse(None, degraded) is degraded
-    assert worse(degraded, None) is degraded
-
-
-def test_abstain_keeps_the_finding_and_names_no_class():
+def test_a_policy_abstains_raises_or_is_refused():
     values = window()
     values[:20] = np.nan
     prediction = judged(values, policy="abstain")
     assert (prediction.status, prediction.label, prediction.index) == ("degraded", "", -1)
     assert prediction.probabilities.tolist() == [0.0, 0.0]
     assert judged(window(), policy="abstain").label == "b"
-
-
-def test_raise_raises_with_the_prediction():
     values = window()
     values[:20] = np.nan
     with pytest.raises(SensorError) as caught:
@@ -108,12 +92,13 @@ def test_raise_raises_with_the_prediction():
     assert str(caught.value) == "modality 'acc': degraded: 50.0% of the values are missing"
     assert caught.value.predictions[0].label == "b"
     assert judged(window(), policy="raise").status == "ok"
-
-
-def test_an_unknown_policy_is_refused():
     assert said(UsageError, lambda: judged(window(), policy="hope")) == (
         "policy: expected 'predict', 'abstain' or 'raise', got 'hope'"
     )
+    degraded, stale = WindowFault(status="degraded", reason="one"), WindowFault(status="stale", reason="two")
+    assert worse(degraded, stale) == worse(stale, degraded) == WindowFault(status="stale", reason="two; one")
+    assert worse(None, degraded) is degraded
+    assert worse(degraded, None) is degraded
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def said(predictions):
     ]
 
 
-def test_each_gives_what_push_gives_one_after_the_other_and_takes_no_more_than_is_asked_for():
+def test_each_gives_what_push_gives_and_refuses_what_it_refuses():
     whole, given = predictor().stream(hop=3), predictor().stream(hop=3)
     times = 5.0 + np.arange(90) / 10
     found = given.each(samples(90), times, now_s=14.0)
@@ -51,9 +51,6 @@ def test_each_gives_what_push_gives_one_after_the_other_and_takes_no_more_than_i
     assert given.latest(14.0) is not None
     assert given._count == 2  # what is behind it waits
     assert said([first, *found]) == said(whole.push(samples(90), times, now_s=14.0))
-
-
-def test_each_refuses_what_push_refuses_and_raises_where_the_policy_says_so():
     stream = predictor(policy="raise").stream(hop=20)
     message = "modality 'acc': expected samples of shape (n, C)=(n, 2), got (4, 3); one row per sample, one column per"
     assert refused(InputError, lambda: list(stream.each(np.zeros((4, 3))))).startswith(message)
@@ -79,23 +76,17 @@ def test_any_hop_gives_the_windows_that_it_names(hop):
     assert said(found) == said([model.predict(rows[end - 20 : end]) for end in range(20, 151, hop)])
 
 
-def test_a_single_sample_may_be_pushed_bare_or_by_name():
+def test_single_samples_and_plain_numbers_are_pushed_at_the_declared_rate():
     rows = samples(30)
     one, other = predictor().stream(hop=3), predictor().stream(hop=3)
     bare = [p for row in rows for p in one.push(row)]
     named = [p for row in rows for p in other.push({"acc": row[None].tolist()})]
     assert said(bare) == said(named)
     assert len(bare) == 10
-
-
-def test_a_modality_of_one_channel_takes_plain_numbers():
     temp = ModalitySpec(name="temp", channels=("t",), rate_hz=2.0, samples=4)
     stream = fake_predictor([0.25, 0.75], modality=temp, labels=("low", "high")).stream(hop=2)
     assert [p.label for p in stream.push([20.0, 21.0, 22.0])] == [""]
     assert [p.label for p in stream.push(23.0)] == ["high"]
-
-
-def test_times_at_the_declared_rate_change_nothing():
     rows = samples(200)
     plain = predictor().stream(hop=4).push(rows)
     for begin in (0.0, 1.7e9):
@@ -161,7 +152,7 @@ def test_a_clock_that_is_set_begins_a_new_time_line(step_s):
     assert said(found[6:]) == said(predictor().stream(hop=10).push(rows[50:], times[50:])[1:])
 
 
-def test_one_wrong_time_is_left_out():
+def test_one_wrong_time_or_an_old_input_is_said_once():
     rows, times = samples(100), np.arange(100) / 10
     wrong = times.copy()
     wrong[[40, 55, 70]] = (0.0 - 1e6, 1e9, np.nan)
@@ -169,6 +160,16 @@ def test_one_wrong_time_is_left_out():
     found = stream.push(rows, wrong)
     assert [p.status for p in found] == ["warming_up"] + ["ok"] * 9
     assert (stream.facts.strays, stream.facts.restarts) == (3, 0)
+    entry = fake_entry(modality=ACC, labels=LABELS)
+    stream = EdgePredictor(entry=entry, backend=FakeBackend(answer), stale_s=1.0).stream(hop=ACC.samples)
+    (late,) = stream.push(np.zeros((ACC.samples, 2)), 0.0, now_s=(ACC.samples - 1) / ACC.rate_hz + 2.1)
+    assert (late.status, late.reason) == ("stale", "the newest sample is 2.1 s old")
+    stream = predictor().stream(hop=10, stale_s=1.0)
+    first = stream.push(samples(20), 100.0 + np.arange(20) / 10, now_s=102.0)[-1]
+    assert (first.status, first.input_age_s) == ("ok", pytest.approx(0.1))
+    late = stream.push(samples(10), 102.0 + np.arange(10) / 10, now_s=105.0)[-1]
+    assert (late.status, late.reason) == ("stale", "the newest sample is 2.1 s old")
+    assert late.label != ""
 
 
 @pytest.mark.parametrize(("factor", "rate"), [(10.0, "100"), (0.1, "1")])
@@ -179,22 +180,6 @@ def test_a_wrong_rate_is_said(factor, rate):
     assert {p.status for p in full} == {"degraded"}
     assert all(f"samples come at {rate} Hz, expected 10 Hz" in p.reason for p in full[-20:])
     assert len(full) > 2
-
-
-def test_the_age_of_the_input_is_the_callers_to_say():
-    stream = predictor().stream(hop=10, stale_s=1.0)
-    first = stream.push(samples(20), 100.0 + np.arange(20) / 10, now_s=102.0)[-1]
-    assert (first.status, first.input_age_s) == ("ok", pytest.approx(0.1))
-    late = stream.push(samples(10), 102.0 + np.arange(10) / 10, now_s=105.0)[-1]
-    assert (late.status, late.reason) == ("stale", "the newest sample is 2.1 s old")
-    assert late.label != ""
-
-
-def test_an_old_input_is_said_once_where_the_predictor_has_the_limit_too():
-    entry = fake_entry(modality=ACC, labels=LABELS)
-    stream = EdgePredictor(entry=entry, backend=FakeBackend(answer), stale_s=1.0).stream(hop=ACC.samples)
-    (late,) = stream.push(np.zeros((ACC.samples, 2)), 0.0, now_s=(ACC.samples - 1) / ACC.rate_hz + 2.1)
-    assert (late.status, late.reason) == ("stale", "the newest sample is 2.1 s old")
 
 
 def test_a_silent_sensor_makes_the_latest_answer_stale():
@@ -213,7 +198,7 @@ def test_a_silent_sensor_makes_the_latest_answer_stale():
     )
 
 
-def test_flush_answers_for_the_newest_samples_once():
+def test_flush_answers_once_and_reset_forgets_everything():
     model, rows = predictor(), samples(25)
     stream = model.stream(hop=10)
     stream.push(rows)
@@ -222,9 +207,6 @@ def test_flush_answers_for_the_newest_samples_once():
     assert said(stream.push(samples(5, seed=9))) == said(
         [model.predict(np.concatenate([rows[10:], samples(5, seed=9)]))]
     )
-
-
-def test_reset_forgets_everything():
     rows = samples(50)
     stream = predictor().stream(hop=7)
     stream.push(samples(33, seed=5), np.arange(33) / 10)

@@ -101,7 +101,7 @@ def test_training_on_labels_without_any_is_refused(refusal, numbered):
     )
 
 
-def test_a_mix_has_one_lambda_for_all_modalities_and_the_label(numbered):
+def test_a_mix_has_one_lambda_and_misses_what_either_part_misses(numbered, dataset):
     batches = source(numbered, plain_but(mixup=1.0), batch=12)
     seen = []
     for step in range(4):
@@ -122,9 +122,6 @@ def test_a_mix_has_one_lambda_for_all_modalities_and_the_label(numbered):
     mixed = [lam for lam in seen if lam < 1]
     assert len(mixed) > 30
     assert 0.35 < np.mean(mixed) < 0.65  # uniform: the mean of 30 has a standard deviation of 0.05
-
-
-def test_what_is_missing_in_either_part_of_a_mix_is_missing(dataset):
     windows = dataset.split("train")
     plain, mixed = (source(windows, plain_but(mixup=share), batch=32).at(0) for share in (0.0, 1.0))
     assert torch.equal(plain.index, mixed.index)
@@ -132,7 +129,7 @@ def test_what_is_missing_in_either_part_of_a_mix_is_missing(dataset):
     assert mixed.inputs["acc"][1].mean() == pytest.approx(0.81, abs=0.03)  # two tenths missing independently
 
 
-def test_augmentation_hides_and_never_invents(dataset):
+def test_augmentation_hides_channels_and_spans_at_their_rates_and_never_invents(dataset, numbered):
     windows = dataset.split("train")
     config = AugmentConfig(mixup=0.0, channel_dropout=0.3, span_dropout=0.5)
     for step in range(5):
@@ -143,9 +140,6 @@ def test_augmentation_hides_and_never_invents(dataset):
             assert not np.any(present[np.isnan(taken[spec.name])])
             assert not np.any(values[present == 0])
             assert np.isin(present, (0, 1)).all()
-
-
-def test_channel_dropout_hides_whole_channels_at_its_rate(numbered):
     batches = source(numbered, plain_but(channel_dropout=0.25), batch=12)
     shares = []
     for step in range(40):
@@ -153,9 +147,6 @@ def test_channel_dropout_hides_whole_channels_at_its_rate(numbered):
         assert np.isin(present.mean(1), (0, 1)).all()
         shares.append(1 - present.mean())
     assert np.mean(shares) == pytest.approx(0.25, abs=0.04)  # 1,440 channels: one standard deviation is 0.011
-
-
-def test_span_dropout_hides_one_span_of_up_to_half(numbered):
     batches = source(numbered, plain_but(span_dropout=1.0), batch=12)
     lengths = []
     for step in range(20):
@@ -269,15 +260,12 @@ def test_a_band_of_sound_is_silenced_and_the_rest_stays():
     assert 0 < (present == 0).mean() < 0.5
 
 
-def test_contrast_brightness_and_grain_of_video_stay_within_bytes():
+def test_frames_keep_to_bytes_move_alike_and_are_dropped_whole():
     values, present = varied("video", VIDEO, FRAMES, noise=0.1, gain=0.3)
     assert (values.min() >= 0, values.max() <= 255) == (True, True)
     assert bool(present.all())
     levels = values.mean((1, 2, 3, 4)) - VIDEO.mean((1, 2, 3, 4))
     assert len(np.unique(levels.round(1))) == 6
-
-
-def test_all_frames_of_a_window_move_alike():
     still = np.repeat(VIDEO[:, :1], 8, axis=1)
     values, _ = varied("video", still, FRAMES, shift=True)
     assert np.array_equal(values, np.repeat(values[:, :1], 8, axis=1))
@@ -285,9 +273,6 @@ def test_all_frames_of_a_window_move_alike():
     # Every pixel comes from one of the same frame, at most a sixteenth of a side away and as much for the size.
     for row in range(6):
         assert set(np.unique(values[row, 0])) <= set(np.unique(still[row, 0]))
-
-
-def test_frames_are_dropped_one_by_one_and_in_spans():
     values, present = varied("video", VIDEO, FRAMES, channel_dropout=0.5)
     assert 0.2 < (present == 0).mean() < 0.8
     assert not values[np.broadcast_to(present[..., None, None] == 0, values.shape)].any()

@@ -90,7 +90,7 @@ def test_a_check_that_found_problems_sends_nobody_to_training(run, splits, write
     assert done.stdout.splitlines()[-1] == "2 problems make scores wrong; correct them and import again"
 
 
-def test_describe_shows_modalities_windows_and_missing_values(run, splits, write):
+def test_describe_shows_modalities_windows_and_missing_values_as_text_and_json(run, splits, write, line):
     splits["train"]["temp"][0] = np.nan  # 1 of 24 windows
     splits["train"]["labels"][3] = -1
     rig = write(splits, source="our rig", licence="internal")
@@ -118,9 +118,6 @@ def test_describe_shows_modalities_windows_and_missing_values(run, splits, write
     assert lines[2].split()[:8] == ["vib", "series", "x", "y", "z", "m/s^2", "100", "0.2"]
     assert lines[3].split()[:6] == ["temp", "series", "t", "degC", "25", "0.2"]
     assert lines[3].split()[-1] == "none"
-
-
-def test_describe_as_json_holds_the_same_facts(run, line):
     done = run("describe", line.path, "--json")
     document = json.loads(done.stdout)
     assert document["sha256"] == line.sha256
@@ -166,23 +163,17 @@ def test_list_shows_where_the_shipped_sets_are(run):
     }
 
 
-def test_a_wrong_option_is_usage_and_help_names_every_command(run):
+def test_the_command_says_what_is_wrong_or_missing_and_needs_little(run, tmp_path):
     assert run("check").returncode == 2
     assert run("check", "--colour").returncode == 2
     text = run("--help").stdout
     assert [name for name in ("import", "check", "describe", "reference", "list") if name not in text] == []
-
-
-def test_without_typer_or_rich_the_command_says_what_to_install():
     blocked = "import sys; sys.modules['typer'] = sys.modules['rich'] = None\n" + _RUN
     done = process("list", code=blocked)
     expected = (
         "mmkd-data: mmkd-data needs typer and rich, which this Python lacks; run: pip install 'mmkd-edge[train]'\n"
     )
     assert (done.returncode, done.stdout, done.stderr) == (3, "", expected)
-
-
-def test_reading_data_needs_neither_torch_nor_typer(tmp_path):
     blocked = (
         "import sys\nfor name in ('torch', 'typer', 'rich', 'sklearn', 'onnx'): sys.modules[name] = None\nfrom"
         " mmkd_models.data import open_dataset,"

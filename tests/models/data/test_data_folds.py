@@ -14,11 +14,16 @@ def watch():
     return open_dataset(shipped_dataset()).everything()
 
 
-def test_the_datasets_folds_are_used(watch):
+def test_folds_are_those_of_the_dataset_or_dealt_by_the_seed(watch):
     fold = fold_indices(watch, fold=4, seed=9)
     assert set(watch.folds[fold.test]) == {4}
     assert set(watch.folds[fold.valid]) == {0}
     assert set(watch.folds[fold.train]) == {1, 2, 3}
+    windows = replace(watch, folds=None)
+    first = fold_indices(windows, fold=0, seed=1).test
+    np.testing.assert_array_equal(first, fold_indices(windows, fold=0, seed=1).test)
+    tests = {tuple(np.unique(windows.groups[fold_indices(windows, fold=0, seed=seed).test])) for seed in range(6)}
+    assert len(tests) > 2
 
 
 @settings(max_examples=15, deadline=None)
@@ -32,14 +37,6 @@ def test_dealt_folds_are_disjoint_whole_and_share_no_group(watch, fold, seed):
     assert sum(len(group) for group in groups) == len(set.union(*groups))
     assert [len(group) for group in groups] == [6, 2, 2]  # ten people of nearly equal size
     assert all(set(windows.labels[part]) == set(range(7)) for part in parts)
-
-
-def test_the_same_seed_deals_the_same_and_another_seed_differently(watch):
-    windows = replace(watch, folds=None)
-    first = fold_indices(windows, fold=0, seed=1).test
-    np.testing.assert_array_equal(first, fold_indices(windows, fold=0, seed=1).test)
-    tests = {tuple(np.unique(windows.groups[fold_indices(windows, fold=0, seed=seed).test])) for seed in range(6)}
-    assert len(tests) > 2
 
 
 def test_every_window_is_tested_once_over_all_folds(watch):

@@ -15,25 +15,19 @@ VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=
 TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=25.0, samples=5)
 
 
-def test_windows_start_every_hop_and_all_modalities_start_together(line):
+def test_windows_and_their_labels_follow_the_recording_by_hops_and_shifts(line):
     # The first recording of train lasts 1.0 s: windows of 0.2 s start at 0.0, 0.1 ... 0.8. Its values: 100 + seconds.
     taken = line.split("train").take(np.arange(9))
     np.testing.assert_allclose(taken["vib"][:, 0, 0] - 100, np.arange(9) * 0.1, atol=1e-5)
     np.testing.assert_allclose(taken["vib"][:, -1, 1] - 110, np.arange(9) * 0.1 + 0.19, atol=1e-5)
     # temp has a sample every 0.04 s: the one nearest to the start, halves to the even number
     np.testing.assert_allclose(taken["temp"][:, 0, 0] - 100, np.rint(np.arange(9) * 2.5) * 0.04, atol=1e-5)
-
-
-def test_counts_labels_groups_and_folds_follow_the_recording(line):
     # 9, 10 and 11 windows of the recordings of 1.0, 1.1 and 1.2 s, for each group
     assert line.spec.splits == {"train": 120, "valid": 60, "test": 60}
     valid = line.split("valid")
     np.testing.assert_array_equal(valid.labels, np.tile(np.repeat([0, 1, 2], [9, 10, 11]), 2))
     np.testing.assert_array_equal(valid.groups, np.repeat([4, 5], 30))
     np.testing.assert_array_equal(valid.folds, np.repeat([0, 1], 30))
-
-
-def test_a_shift_moves_the_window_inside_its_recording_and_stops_at_its_ends(line):
     windows = line.split("train")
     index = np.array([3, 3, 0, 8, 9])  # window 8 is the last of its recording, 9 the first of the next
     taken = windows.take(index, shift_s=np.array([0.05, -0.05, -0.05, 0.05, -9.0]))

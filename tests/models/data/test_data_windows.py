@@ -16,7 +16,7 @@ TEMP_PER_GROUP = ModalitySpec(
 )
 
 
-def test_take_gives_the_stored_rows_as_new_float32(rig, splits):
+def test_windows_are_taken_by_number_labels_and_modalities_as_new_float32(rig, splits):
     windows = rig.split("valid")
     index = np.array([11, 0, 3])
     taken = windows.take(index)
@@ -25,24 +25,15 @@ def test_take_gives_the_stored_rows_as_new_float32(rig, splits):
         assert (taken[name].dtype, taken[name].flags.owndata) == (np.float32, True)
     taken["vib"][:] = 0  # belongs to the caller
     np.testing.assert_array_equal(windows.take(index)["vib"], splits["valid"]["vib"][index])
-
-
-def test_everything_is_train_valid_test_and_take_crosses_their_borders(rig, splits):
     windows = rig.everything()
     index = np.array([47, 0, 24, 23, 36, 35])  # 24 + 12 + 12 windows
     expected = np.concatenate([splits[split]["temp"] for split in ("train", "valid", "test")])
     np.testing.assert_array_equal(windows.take(index)["temp"], expected[index])
     np.testing.assert_array_equal(windows.groups, np.repeat(np.arange(8), 6))
     assert len(windows) == 48
-
-
-def test_subset_of_a_subset_addresses_the_same_windows(rig, splits):
     windows = rig.split("train").subset(np.array([3, 5, 7, 9])).subset(np.array([False, True, False, True]))
     np.testing.assert_array_equal(windows.take(np.array([1, 0]))["vib"], splits["train"]["vib"][[9, 5]])
     np.testing.assert_array_equal(windows.labels, splits["train"]["labels"][[5, 9]])
-
-
-def test_with_labels_changes_labels_only(rig):
     windows = rig.split("train")
     relabelled = windows.with_labels(np.full(24, -1))
     assert (relabelled.labels == -1).all()
@@ -50,9 +41,6 @@ def test_with_labels_changes_labels_only(rig):
     with pytest.raises(UsageError) as error:
         windows.with_labels(np.zeros(3, dtype=np.int64))
     assert str(error.value) == "labels: expected shape (N,)=(24,), got (3,); give one for each window"
-
-
-def test_with_modalities_gives_those_alone_in_that_order(rig):
     windows = rig.split("train")
     assert list(windows.with_modalities(["temp", "vib"]).take(np.arange(2))) == ["temp", "vib"]
     assert list(windows.with_modalities(["temp"]).take(np.arange(2))) == ["temp"]

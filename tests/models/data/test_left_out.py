@@ -34,7 +34,7 @@ def test_a_domain_judges_and_unseen_groups_of_the_others_choose(windows):
         assert shared_groups(windows, fold) == 0
 
 
-def test_more_than_ten_domains_are_pooled_into_ten(windows):
+def test_more_than_ten_domains_are_pooled_into_ten_numbers_by_their_order(windows):
     double = twice(windows)  # 15 machines of 20 windows
     found = find_domains(double, "group")
     assert len(found.names) == 10
@@ -42,18 +42,14 @@ def test_more_than_ten_domains_are_pooled_into_ten(windows):
         assert len(set(found.numbers[double.groups == machine])) == 1
     assert np.bincount(found.numbers).min() == 20
     assert sum("," in name for name in found.names) == 5  # two machines each
-
-
-def test_numbers_with_a_point_are_pooled_by_their_order(windows):
     load = np.repeat(np.arange(30) / 4, 10)  # 30 loads of 10 windows
-    double = twice(windows)
     found = find_domains(replace(double, metadata={"load": load}), "load")
     assert found.names[:2] == ("0 to 0.5", "0.75 to 1.25")
     assert np.bincount(found.numbers).tolist() == [30] * 10
     assert (np.diff(found.numbers) >= 0).all()
 
 
-def test_windows_of_no_known_domain_neither_train_nor_choose_nor_judge(windows):
+def test_unlabelled_windows_and_those_of_no_known_domain_have_no_part(windows):
     thrice = windows.subset(np.tile(np.arange(150), 3))
     lost = np.arange(450) % 10 == 4
     site = np.where(lost, "", thrice.metadata["site"])
@@ -66,9 +62,6 @@ def test_windows_of_no_known_domain_neither_train_nor_choose_nor_judge(windows):
         assert ((found.numbers == -1) == lost).all()
         fold = fold_without(lacking, LeftOutDomains(by=by), fold=1)
         assert not lost[np.concatenate([fold.train, fold.valid, fold.test])].any()
-
-
-def test_unlabelled_windows_are_not_enough_to_train_on(windows):
     double = replace(twice(windows), has_groups=False)  # so that the dataset's own validation windows choose
     labels = double.labels.copy()
     labels[fold_without(double, SITE, fold=0).train[10:]] = -1

@@ -264,16 +264,13 @@ def test_sound_and_video_are_reported_on(tmp_path):
     assert render_data_report(found).startswith("<!doctype html>")
 
 
-def test_the_brightness_of_a_cell_is_the_mean_of_its_pixels():
+def test_brightness_and_tones_by_hand():
     frames = np.zeros((1, 2, 6, 9, 1), dtype=np.uint8)
     frames[0, :, 2:4, 6:9] = 60  # the middle row, the right column
     frames[0, 1, 0, 0] = 6
     hidden = np.array([[False, True]])
     assert brightness(frames)[0].tolist() == [[0, 0, 0, 0, 0, 60, 0, 0, 0], [1, 0, 0, 0, 0, 60, 0, 0, 0]]
     assert np.isnan(brightness(mask_missing(frames, hidden))[0]).all(axis=1).tolist() == [False, True]
-
-
-def test_a_tone_is_loudest_in_its_band_and_what_is_missing_is_silent():
     tone = np.sin(2 * np.pi * 1000 * np.arange(8000) / 8000).astype(np.float32)[None, :, None]
     levels = band_levels(tone, 8000.0)
     assert levels.shape[1] == 40  # frames of 25 ms

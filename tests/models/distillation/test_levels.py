@@ -58,7 +58,7 @@ def outputs(data):
     return student().eval()(*data.inputs["acc"], taps=True), wide()(data.inputs, taps=True)
 
 
-def test_outputs_are_compared_by_the_losses_of_their_terms():
+def test_outputs_relations_and_hidden_states_are_compared_by_the_losses_of_their_terms():
     data = msgspec.structs.replace(late(), labelled=torch.tensor([1.0, 1.0, 0.0, 1.0]))
     ours, theirs = outputs(data)
     terms = learner(DkdTerm(weight=ONE, beta=3.0), DistTerm(weight=ONE, beta=0.5))(data, 0.0)
@@ -69,9 +69,6 @@ def test_outputs_are_compared_by_the_losses_of_their_terms():
     torch.testing.assert_close(
         terms["dist"], dist_loss(ours.logits, theirs.logits, temperature=1.0, beta=0.5, gamma=1.0)
     )
-
-
-def test_relations_are_means_over_pairs_and_vectors():
     data = late()
     ours, theirs = outputs(data)
     term = RelationTerm(weight=ONE, layers=((0, 1), (1, 4)), vectors=("query", "value"), heads=4)
@@ -81,11 +78,6 @@ def test_relations_are_means_over_pairs_and_vectors():
             pair = getattr(ours.projections[own], kind), getattr(theirs.projections["acc"][other], kind)
             expected.append(relation_loss(*pair, heads=4, valid=ours.valid))
     torch.testing.assert_close(learner(term)(data, 0.0)["relation"], torch.stack(expected).mean())
-
-
-def test_hidden_states_are_compared_through_projectors():
-    data = late()
-    ours, theirs = outputs(data)
     term = FeatureTerm(weight=ONE, layers=((1, 4),))
     module = learner(term)
     expected = feature_loss(module.heads["feature"][0], ours.hidden[1], theirs.hidden["acc"][4], valid=ours.valid)
@@ -231,12 +223,6 @@ def test_what_cannot_be_compared_is_refused_before_the_first_step(term, changed,
     assert own_refusal(term, Narrow(**changed)) == expected
 
 
-def test_a_modality_that_the_example_lacks_is_refused():
-    assert own_refusal(LogitTerm(weight=ONE), Narrow(), modality="heat") == (
-        "modality 'heat': expected one of the example's (acc, gyro, audio); name the student's"
-    )
-
-
 class Bare(torch.nn.Linear):
     """A student that gives its logits bare."""
 
@@ -244,7 +230,15 @@ class Bare(torch.nn.Linear):
         return super().forward(values.flatten(1))
 
 
-def test_a_network_of_ones_own_that_answers_otherwise_is_told_how():
+def test_a_network_of_ones_own_needs_an_example_and_is_told_what_it_must_answer():
+    with pytest.raises(UsageError) as caught:
+        DistillLearner(Plain(), wide(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc")
+    assert str(caught.value) == (
+        "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
+    )
+    assert own_refusal(LogitTerm(weight=ONE), Narrow(), modality="heat") == (
+        "modality 'heat': expected one of the example's (acc, gyro, audio); name the student's"
+    )
     with pytest.raises(UsageError) as caught:
         DistillLearner(
             Bare(80, 3), wide(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc", example=late().inputs
@@ -252,12 +246,4 @@ def test_a_network_of_ones_own_that_answers_otherwise_is_told_how():
     assert str(caught.value) == (
         "distillation: expected the student to give a StudentOutput, got Tensor; "
         "wrap what it gives in mmkd_models.networks.student.StudentOutput"
-    )
-
-
-def test_a_network_of_ones_own_needs_an_example():
-    with pytest.raises(UsageError) as caught:
-        DistillLearner(Plain(), wide(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc")
-    assert str(caught.value) == (
-        "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
     )

@@ -38,19 +38,13 @@ def refusal(*terms, count=3, classes=3):
     return str(caught.value)
 
 
-def test_a_weight_follows_half_a_cosine_and_then_stays():
+def test_a_recipe_has_terms_of_different_kinds_whose_weights_follow_half_a_cosine():
     weight = Weight(start=1.0, end=0.2, until=0.5)
     assert weight.at(0.0) == 1.0
     assert weight.at(0.25) == pytest.approx(0.6)
     assert weight.at(0.125) == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2)
     assert weight.at(0.5) == weight.at(1.0) == 0.2
-
-
-def test_an_empty_recipe_is_refused():
     assert refusal() == "recipe: expected one or more terms of different kinds, got none; name each kind once"
-
-
-def test_a_kind_that_stands_twice_is_refused():
     expected = "recipe: expected one or more terms of different kinds, got logit, task, logit; name each kind once"
     assert refusal(LOGIT, TASK, LOGIT) == expected
 
@@ -98,22 +92,16 @@ def test_tokens_of_a_modality_that_the_teacher_does_not_see_are_refused(term):
         DistillLearner(student(), deaf_teacher(), Recipe(terms=(LOGIT, term)), modality="acc")
 
 
-def test_the_loss_is_the_weighted_sum_of_its_terms():
+def test_the_loss_is_the_sum_of_its_terms_by_weights_that_move():
     terms = learner(TASK, LOGIT, EDAM, CRD)(batch(), 0.3)
     assert set(terms) == {"task", "logit", "edam", "crd", "loss"}
     expected = 1.0 * terms["task"] + 2.0 * terms["logit"] + 0.5 * terms["edam"] + 0.1 * terms["crd"]
     torch.testing.assert_close(terms["loss"], expected)
-
-
-def test_weights_move_with_the_share_of_training():
     module = learner(TASK, EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6)))
     early, late = module(batch(), 0.0), module(batch(), 0.7)
     torch.testing.assert_close(early["loss"], early["task"] + 0.5 * early["edam"])
     assert set(late) == {"task", "loss"}  # a term of weight 0 is not even computed
     torch.testing.assert_close(late["loss"], late["task"])
-
-
-def test_windows_without_labels_teach_by_the_teacher_alone():
     data = msgspec.structs.replace(batch(), targets=torch.zeros(4, 3), labelled=torch.zeros(4))
     terms = learner(TASK, LOGIT)(data, 0.0)
     assert terms["task"].item() == 0.0
@@ -132,14 +120,11 @@ def part_of(data, rows):
     return Batch(inputs=inputs, targets=data.targets[rows], labelled=data.labelled[rows], index=data.index[rows])
 
 
-def test_a_window_in_which_no_other_modality_is_there_has_no_map_to_teach():
+def test_the_map_target_leaves_out_what_cannot_be_seen():
     data = without(without(batch(), "gyro", slice(2, 4)), "audio", slice(2, 4))
     module = learner(TASK, EDAM)
     expected = module(part_of(data, slice(0, 2)), 0.0)
     torch.testing.assert_close(module(data, 0.0)["edam"], expected["edam"])
-
-
-def test_the_map_target_leaves_out_what_the_student_cannot_see():
     data = batch(missing=0.0)
     for tensor in data.inputs["acc"]:
         tensor[:, :16] = 0  # the first two of five tokens of the student's own modality
@@ -148,7 +133,7 @@ def test_the_map_target_leaves_out_what_the_student_cannot_see():
     assert terms["edam"].item() < 1.0
 
 
-def test_the_teacher_stays_in_evaluation_mode_and_frozen_when_the_student_trains():
+def test_the_teacher_stays_frozen_and_is_in_no_state_of_the_learner():
     network = teacher().train()
     module = DistillLearner(student(), network, Recipe(terms=(TASK, LOGIT, EDAM, CRD)), modality="acc")
     module.train()
@@ -156,9 +141,6 @@ def test_the_teacher_stays_in_evaluation_mode_and_frozen_when_the_student_trains
     assert not any(part.training for part in network.modules())
     module(batch(), 0.0)["loss"].backward()
     assert all(p.grad is None and not p.requires_grad for p in network.parameters())
-
-
-def test_the_teacher_is_in_no_state_and_no_optimiser_of_the_learner():
     network, module = student(), learner(TASK, LOGIT, EDAM, CRD)
     expected = {f"network.{name}" for name in network.state_dict()}
     contrast = {f"heads.crd.{part}.{kind}" for part in ("student", "teacher") for kind in ("weight", "bias")}
@@ -183,12 +165,16 @@ def test_map_distillation_brings_the_maps_together():
     assert 0 <= divergences[-1] < 0.5 * divergences[0]
 
 
-def test_a_supervised_student_learns_from_labels_only():
+def test_a_supervised_student_learns_from_labels_and_loses_modalities_in_training_only():
     network, data = student().eval(), batch()
     terms = SupervisedLearner(network, modality="acc").eval()(data, 0.0)
     logits = network(*data.inputs["acc"]).logits
     assert set(terms) == {"loss"}
     torch.testing.assert_close(terms["loss"], soft_cross_entropy(logits, data.targets))
+    module = SupervisedLearner(teacher(), modality=None, modality_dropout=1.0)
+    data = batch(size=6)
+    assert hidden_share(module.train(), data) == pytest.approx(1 / 3)  # one of three in every window
+    assert hidden_share(module.eval(), data) == 0.0
 
 
 def hidden_share(module, data):
@@ -203,10 +189,3 @@ def hidden_share(module, data):
     for handle in handles:
         handle.remove()
     return float(np.mean([not bool(present[row].any()) for present in seen for row in range(len(present))]))
-
-
-def test_a_teacher_loses_modalities_in_training_only():
-    module = SupervisedLearner(teacher(), modality=None, modality_dropout=1.0)
-    data = batch(size=6)
-    assert hidden_share(module.train(), data) == pytest.approx(1 / 3)  # one of three in every window
-    assert hidden_share(module.eval(), data) == 0.0

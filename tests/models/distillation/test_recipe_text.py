@@ -85,7 +85,7 @@ def test_the_text_names_every_kind_and_every_setting_and_its_settings_can_be_giv
     assert max(len(line) for line in lines) <= 120
 
 
-def test_a_file_or_terms_or_the_default_are_the_recipe(tmp_path):
+def test_a_file_or_terms_or_the_default_are_the_recipe_and_both_or_none_are_refused(tmp_path):
     file = tmp_path / "recipe.json"
     kept = Recipe(terms=(TaskTerm(weight=constant(3.0)),))
     file.write_bytes(msgspec.json.encode(kept))
@@ -94,17 +94,11 @@ def test_a_file_or_terms_or_the_default_are_the_recipe(tmp_path):
     assert chosen_recipe(DEFAULT, **{**nothing, "file": file}) == kept
     terms = chosen_recipe(DEFAULT, **{**nothing, "terms": ["task"]})
     assert terms == Recipe(terms=(TaskTerm(weight=constant(1.0)),))
-
-
-def test_a_file_and_terms_together_are_refused():
     with pytest.raises(UsageError) as caught:
         chosen_recipe(DEFAULT, file=Path("r.json"), terms=["task"])
     assert str(caught.value) == (
         "--recipe r.json: expected a recipe or --term, got both; write the terms into the file"
     )
-
-
-def test_a_file_that_is_not_there_is_told(tmp_path):
     path = tmp_path / "none.json"
     with pytest.raises(UsageError) as caught:
         chosen_recipe(DEFAULT, file=path, terms=())

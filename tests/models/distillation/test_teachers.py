@@ -135,14 +135,11 @@ def test_the_probabilities_are_the_mean_of_the_members(classes, temperature):
             assert float(torch.softmax(mixed[row], 0)[column]) == pytest.approx(total / 3, abs=1e-6)
 
 
-def test_two_sure_teachers_who_disagree_give_a_half_each():
+def test_answers_are_averaged_by_the_kind_of_task():
     one, other = torch.tensor([[20.0, 0.0, 0.0]]), torch.tensor([[0.0, 20.0, 0.0]])
     mixed = torch.softmax(mix_logits(CLASSES, [one, other], temperature=1.0), -1)
     # the third class has e^-20, 2e-9, in both
     torch.testing.assert_close(mixed, torch.tensor([[0.5, 0.5, 0.0]]), atol=1e-7, rtol=0)
-
-
-def test_several_labels_are_averaged_one_by_one_and_numbers_as_they_are():
     members, temperature = logits(2, 3), 2.0
     mean = torch.stack([torch.sigmoid(member / temperature) for member in members]).mean(0)
     mixed = mix_logits(Goal(kind="multi_label"), members, temperature=temperature)

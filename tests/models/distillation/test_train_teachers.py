@@ -13,12 +13,8 @@ from mmkd_models.training.checkpoint import file_sha256, read_student
 def folder(machines, tmp_path_factory):
     """Teachers of both sensors, of one sensor, and of another seed, each trained for two steps."""
     folder = tmp_path_factory.mktemp("teachers")
-    common = [str(machines.path), "--preset", "tiny", "--steps", "2", "--json"]
-    for name, options in {
-        "all": (),
-        "gyro": ("--modality", "gyro"),
-        "other": ("--members", "transformer", "--seed", "1"),
-    }.items():
+    common = [str(machines.path), "--preset", "tiny", "--steps", "2", "--members", "transformer", "--json"]
+    for name, options in {"all": (), "gyro": ("--modality", "gyro"), "other": ("--seed", "1")}.items():
         with pytest.raises(SystemExit):
             run_train(["teacher", *common, *options, "-o", str(folder / f"{name}.ckpt")])
     return folder

@@ -75,16 +75,13 @@ def test_swapping_or_rotating_or_reordering_changes_nothing(seed, batch):
         assert crd_loss(s, t, temperature=TAU, index=i).item() == pytest.approx(loss, abs=1e-4)
 
 
-def test_the_gradient_pulls_the_pair_together_and_pushes_the_negative_away():
+def test_the_gradient_pulls_pairs_together_and_sees_the_mean_score_as_a_constant():
     student = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
     teacher = F.normalize(torch.tensor([[1.0, 1.0], [-1.0, 1.0]]), dim=-1)
     crd_loss(student, teacher, temperature=TAU, index=torch.arange(2)).backward()
     step = -student.grad[0]
     assert step @ teacher[0] > 0
     assert step @ teacher[1] < 0
-
-
-def test_the_mean_score_is_a_constant_for_the_gradient():
     # Two perfect orthogonal pairs as above. Each score g moves the loss by h - 1 (positive) or h (negative), over tau
     # and B = 2; s_0 is the anchor and the positive of t_0, and a negative beside t_1 in both directions.
     student, teacher = torch.eye(2, requires_grad=True), torch.eye(2)
@@ -94,15 +91,12 @@ def test_the_mean_score_is_a_constant_for_the_gradient():
     torch.testing.assert_close(student.grad[0], expected)
 
 
-def test_a_batch_of_one_without_memory_has_only_its_positive():
+def test_a_window_is_no_negative_of_itself_and_a_lone_one_has_its_positive():
     student, teacher = torch.tensor([[1.0, 0.0]], requires_grad=True), torch.tensor([[0.6, 0.8]])
     loss = crd_loss(student, teacher, temperature=TAU, index=torch.tensor([3]))
     loss.backward()
     assert loss.item() == pytest.approx(2 * math.log(1 + math.exp(-0.6 / TAU)), rel=1e-6)
     assert bool(student.grad.isfinite().all())
-
-
-def test_a_window_is_no_negative_of_itself():
     student, teacher, same = units(3, 4, 0), units(3, 4, 1), torch.tensor([2, 2, 2])
     single = [
         crd_loss(student[i : i + 1], teacher[i : i + 1], temperature=TAU, index=same[:1]).item() for i in range(3)
@@ -125,7 +119,7 @@ def projected(module, student, teacher):
     return F.normalize(module.student(student), dim=-1), F.normalize(module.teacher(teacher), dim=-1)
 
 
-def test_the_queue_keeps_the_newest_rows_first():
+def test_the_queue_keeps_the_newest_rows_as_negatives_of_the_next_batch():
     module = head(4)
     batches = [(embeddings(seed), torch.arange(3) + 10 * seed) for seed in range(2)]
     for (student, teacher), index in batches:
@@ -135,9 +129,6 @@ def test_the_queue_keeps_the_newest_rows_first():
     torch.testing.assert_close(module.queue_student[:3], newest[0])
     torch.testing.assert_close(module.queue_teacher[:3], newest[1])
     assert not module.queue_student.requires_grad
-
-
-def test_the_queues_rows_are_negatives_of_the_next_batch():
     module = head(8)
     first, second = embeddings(0), embeddings(1)
     module(*first, torch.arange(3), temperature=TAU)

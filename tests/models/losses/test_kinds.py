@@ -20,7 +20,7 @@ def sigmoid(value):
     return 1 / (1 + math.exp(-value))
 
 
-def test_the_divergence_is_that_of_k_coins():
+def test_the_divergence_and_labels_are_those_of_k_coins():
     student, teacher, temperature = drawn(3, 4, 0), drawn(3, 4, 1), 2.5
     total = 0.0
     for row in range(3):
@@ -31,9 +31,6 @@ def test_the_divergence_is_that_of_k_coins():
         total += of_row / 4
     found = multilabel_kl_loss(student, teacher, temperature=temperature)
     assert float(found) == pytest.approx(total / 3 * temperature**2, rel=1e-5)  # float32
-
-
-def test_labels_cost_the_surprise_of_each():
     logits, targets = drawn(3, 2, 2), torch.tensor([[1.0, 0.0], [0.25, 1.0], [0.0, 0.0]])
     total = 0.0
     for row in range(2):
@@ -42,9 +39,6 @@ def test_labels_cost_the_surprise_of_each():
             total -= (y * math.log(p) + (1 - y) * math.log(1 - p)) / 4
     found = label_loss(logits, targets, weight=torch.tensor([1.0, 1.0, 0.0]))
     assert float(found) == pytest.approx(total, rel=1e-5)  # float32
-
-
-def test_a_student_that_knows_nothing_pays_what_the_teacher_knows():
     teacher = torch.full((1, 1), math.log(3.0))  # three to one
     expected = math.log(2) + 0.75 * math.log(0.75) + 0.25 * math.log(0.25)
     assert float(multilabel_kl_loss(torch.zeros(1, 1), teacher, temperature=1.0)) == pytest.approx(expected, rel=1e-5)
@@ -81,14 +75,11 @@ def drawn_regression(rows, seed):
     return torch.randn(rows, generator=torch.Generator().manual_seed(seed))
 
 
-def test_huber_is_square_near_and_straight_far():
+def test_huber_is_square_near_straight_far_and_weighted():
     found = [
         float(huber_loss(torch.tensor([d]), torch.tensor([0.0]), delta=2.0)) for d in (0.0, 1.0, -1.0, 2.0, 5.0, -5.0)
     ]
     assert found == [0.0, 0.5, 0.5, 2.0, 8.0, 8.0]
-
-
-def test_huber_is_the_weighted_mean_of_its_rows():
     values, targets, weights = drawn_regression(6, 0) * 3, drawn_regression(6, 1), [1.0, 0.5, 0.0, 1.0, 1.0, 0.25]
     total = 0.0
     for value, target, weight in zip(values.tolist(), targets.tolist(), weights, strict=True):
@@ -96,18 +87,20 @@ def test_huber_is_the_weighted_mean_of_its_rows():
         total += weight * (distance**2 / 2 if distance <= 1 else distance - 0.5)
     found = huber_loss(values, targets, delta=1.0, weight=torch.tensor(weights))
     assert float(found) == pytest.approx(total / sum(weights), rel=1e-5)  # float32
-
-
-def test_pearson_is_numpys_correlation():
-    values, teacher = drawn_regression(9, 2), drawn_regression(9, 3)
-    expected = 1 - np.corrcoef(values.double().numpy(), teacher.double().numpy())[0, 1]
-    assert float(pearson_loss(values, teacher)) == pytest.approx(expected, abs=1e-5)  # float32
-
-
-def test_an_outlier_pulls_with_a_bounded_force():
     values = torch.tensor([0.0, 0.0], requires_grad=True)
     huber_loss(values, torch.tensor([0.5, 1e6]), delta=1.0).backward()
     assert values.grad.tolist() == [-0.25, -0.5]
+
+
+def test_pearson_is_numpys_correlation_and_one_window_has_none():
+    values, teacher = drawn_regression(9, 2), drawn_regression(9, 3)
+    expected = 1 - np.corrcoef(values.double().numpy(), teacher.double().numpy())[0, 1]
+    assert float(pearson_loss(values, teacher)) == pytest.approx(expected, abs=1e-5)  # float32
+    value = torch.ones(1, requires_grad=True)
+    loss = pearson_loss(value, torch.zeros(1))
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert value.grad.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -133,11 +126,3 @@ def test_a_student_learns_both_from_a_teacher_and_nothing_flows_back():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = regression_loss(values.bfloat16(), teacher)
     assert half.dtype == torch.float32
-
-
-def test_one_window_has_no_correlation():
-    value = torch.ones(1, requires_grad=True)
-    loss = pearson_loss(value, torch.zeros(1))
-    loss.backward()
-    assert float(loss.detach()) == 0.0
-    assert value.grad.tolist() == [0.0]

@@ -35,21 +35,15 @@ def test_it_equals_a_plain_loop(classes, temperature):
     assert loss == pytest.approx(plain_kl(student, teacher, temperature), rel=1e-5)
 
 
-def test_a_certain_teacher_and_an_undecided_student_are_log_k_apart():
+def test_a_certain_teacher_costs_log_k_and_gradients_are_differences():
     teacher = torch.tensor([[400.0, 0.0, 0.0, 0.0]])
     assert kl_loss(torch.zeros(1, 4), teacher, temperature=2.0).item() == pytest.approx(4 * math.log(4), rel=1e-6)
-
-
-def test_at_high_temperature_the_gradient_is_the_difference_of_the_logits():
     # Section 2.1: for T large against zero-mean logits, T^2 times the gradient is (z_i - v_i) / K, here over B rows.
     student = torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.5, -1.0]], requires_grad=True)
     teacher = torch.tensor([[2.0, -1.0, -1.0], [0.0, 1.0, -1.0]])
     kl_loss(student, teacher, temperature=1000.0).backward()
     assert student.grad is not None
     torch.testing.assert_close(student.grad, (student.detach() - teacher) / (3 * 2), atol=1e-3, rtol=1e-2)
-
-
-def test_two_classes_give_the_gradient_of_a_sigmoid():
     # Row correlations give no gradient at K = 2; this loss must. With d = s_1 - s_0 it is
     # T^2 KL of two Bernoullis, so dL/ds_1 = T (sigmoid(d_s / T) - sigmoid(d_t / T)).
     student = torch.tensor([[0.0, 0.4]], requires_grad=True)
@@ -105,14 +99,11 @@ def test_both_parts_with_the_teachers_doubt_make_the_whole_divergence():
     assert split == pytest.approx(kl_loss(student, teacher, temperature=T).item(), rel=1e-5)
 
 
-def test_an_even_student_and_a_teacher_sure_among_the_others_have_a_closed_form():
+def test_decoupled_losses_have_closed_forms_for_even_students_and_two_classes():
     # Both put 1/4 on the target; of the others the teacher names one, the student all three: NCKD = log 3.
     teacher = torch.tensor([[0.0, T * math.log(3), -400.0, -400.0]])
     loss = dkd_loss(torch.zeros(1, 4), teacher, torch.tensor([0]), temperature=T, alpha=5.0, beta=2.0)
     assert loss.item() == pytest.approx(T**2 * 2.0 * math.log(3), rel=1e-5)
-
-
-def test_with_two_classes_the_target_is_all_there_is():
     student, teacher, target = logits(4, 2, 0).requires_grad_(), logits(4, 2, 1), torch.tensor([0, 1, 0, 1])
     loss = dkd_loss(student, teacher, target, temperature=T, alpha=1.0, beta=100.0)
     loss.backward()

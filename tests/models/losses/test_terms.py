@@ -34,35 +34,26 @@ def test_the_gradient_is_probability_minus_target(classes):
     torch.testing.assert_close(logits.grad, logits.detach().softmax(1) - targets, atol=1e-6, rtol=1e-5)
 
 
-def test_unlabelled_rows_do_not_count():
+def test_rows_without_labels_or_weight_do_not_count():
     logits, targets = rows(3, 4, 0)
     targets = targets * torch.tensor([[1.0], [0.0], [1.0]])
     labelled = torch.tensor([1.0, 0.0, 1.0])
     expected = soft_cross_entropy(logits[[0, 2]], targets[[0, 2]]).item()
     assert soft_cross_entropy(logits, targets, weight=labelled).item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_batch_without_labels_costs_nothing_and_teaches_nothing():
     logits = rows(3, 4, 0)[0].requires_grad_()
     loss = soft_cross_entropy(logits, torch.zeros(3, 4), weight=torch.zeros(3))
     loss.backward()
     assert loss.item() == 0.0
     assert not bool(logits.grad.any())
+    assert weighted_mean(torch.tensor([7.0, 1e30]), torch.tensor([1.0, 0.0])).item() == 7.0
+    values = torch.tensor([3.0, 5.0], requires_grad=True)
+    mean = weighted_mean(values, torch.zeros(2))
+    mean.backward()
+    assert mean.item() == 0.0
+    assert values.grad.tolist() == [0.0, 0.0]
 
 
 rows_and_weights = st.lists(st.tuples(st.floats(-10, 10), st.floats(0.01, 10)), min_size=1, max_size=6)
-
-
-def test_rows_of_weight_zero_do_not_count():
-    assert weighted_mean(torch.tensor([7.0, 1e30]), torch.tensor([1.0, 0.0])).item() == 7.0
-
-
-def test_no_weight_at_all_gives_zero_and_a_gradient_of_zero():
-    rows = torch.tensor([3.0, 5.0], requires_grad=True)
-    mean = weighted_mean(rows, torch.zeros(2))
-    mean.backward()
-    assert mean.item() == 0.0
-    assert rows.grad.tolist() == [0.0, 0.0]
 
 
 @given(rows_and_weights, st.floats(0.1, 10))
@@ -97,12 +88,16 @@ def test_common_time_equals_exact_fractions(source, target):
             assert common[i, j].item() == float(max(stop - start, Fraction(0)) * source * target)
 
 
-def test_half_as_many_tokens_are_means_of_pairs_and_summaries_stay():
+def test_half_as_many_tokens_are_means_of_pairs_and_missing_time_is_missing():
     values = tokens(2, 6, 3)
     found, kept = resampled(values, torch.ones(2, 6), length=2)
     expected = torch.stack([(values[:, 0] + values[:, 1]) / 2, (values[:, 2] + values[:, 3]) / 2], dim=1)
     torch.testing.assert_close(found, torch.cat([expected, values[:, 4:]], dim=1))
     assert kept.tolist() == [[1.0] * 4] * 2
+    valid = torch.tensor([[1.0, 1.0, 0.0, 0.0, 1.0, 1.0]])
+    found, kept = resampled(tokens(1, 6, 2), valid, length=2)
+    assert kept.tolist() == [[1.0, 0.0, 1.0, 1.0]]
+    assert bool(found.isfinite().all())
 
 
 @pytest.mark.parametrize("length", [1, 3, 8])
@@ -112,10 +107,3 @@ def test_missing_tokens_are_no_part_of_a_mean(length):
     found, kept = resampled(values, valid, length=length)
     assert bool(((found[:, :-1] - 4.0).abs() * kept[:, :-1, None] < 1e-5).all())
     assert kept[0, -1] == 0.0
-
-
-def test_tokens_of_missing_time_alone_are_missing_and_finite():
-    valid = torch.tensor([[1.0, 1.0, 0.0, 0.0, 1.0, 1.0]])
-    found, kept = resampled(tokens(1, 6, 2), valid, length=2)
-    assert kept.tolist() == [[1.0, 0.0, 1.0, 1.0]]
-    assert bool(found.isfinite().all())

@@ -48,18 +48,17 @@ def test_the_standard_error_is_that_of_a_share_or_of_a_mean_of_shares():
     assert one.standard_error("balanced_accuracy") == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
 
 
-def test_the_temperature_of_three_right_answers_in_four_by_hand():
+def test_the_temperature_is_that_of_three_right_answers_in_four_and_of_none_without_classes():
     """Each label counts 5/6 for the first answer or 1/6: (3 x 5/6 + 1/6) / 4 = 2/3, a difference of log 2."""
     logits, labels = np.tile([[10.0, 0.0]], (4, 1)), np.array([0, 0, 0, 1])
     assert 10 / fitted_temperature(logits, labels, kind="classification") == pytest.approx(math.log(2))
     on = np.array([[1], [1], [1], [0]], dtype=np.uint8)
     assert 5 / fitted_temperature(np.full((4, 1), 5.0), on, kind="multi_label") == pytest.approx(math.log(2))
-
-
-def test_answers_that_are_always_right_are_not_certain():
     logits, labels = 40.0 * np.eye(3)[np.arange(18) % 3], np.arange(18) % 3
     settled = logits / fitted_temperature(logits, labels, kind="classification")
     assert probabilities_of(settled, kind="classification").max(1) == pytest.approx(1 - 1 / 20)
+    assert fitted_temperature(np.array([[3.0]]), np.array([1.0]), kind="regression") == 1.0
+    assert fitted_temperature(np.zeros((0, 2)), np.zeros(0, dtype=np.int64), kind="classification") == 1.0
 
 
 @pytest.mark.parametrize("kind", ["classification", "multi_label"])
@@ -77,11 +76,6 @@ def test_the_temperature_is_the_best_of_a_grid(kind):
 
     found = fitted_temperature(scores, classes if kind == "classification" else truth, kind=kind)
     assert loss(found) <= min(loss(tried) for tried in np.geomspace(0.01, 100, 400)) + 1e-9
-
-
-def test_numbers_and_no_windows_have_no_temperature():
-    assert fitted_temperature(np.array([[3.0]]), np.array([1.0]), kind="regression") == 1.0
-    assert fitted_temperature(np.zeros((0, 2)), np.zeros(0, dtype=np.int64), kind="classification") == 1.0
 
 
 def test_likelihoods_are_logarithms_of_what_is_said_of_the_truth():

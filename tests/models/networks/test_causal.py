@@ -109,17 +109,7 @@ def test_a_step_divides_its_logits_by_the_temperature_for_the_probabilities():
         torch.testing.assert_close(probabilities, torch.softmax(logits / temperature, dim=-1))
 
 
-def test_a_gap_as_long_as_the_memory_leaves_the_state_of_a_beginning():
-    network = student(modality())
-    encoder = causal_encoder(network)
-    values, present = recording(encoder.memory + 64, seed=3)
-    begun = stepped(network, values[:, -64:], present[:, -64:])
-    present[:, :-64] = 0
-    silent = stepped(network, values * present, present)
-    torch.testing.assert_close(silent[:, -begun.shape[1] :], begun, atol=5e-6, rtol=0)
-
-
-def test_nothing_that_comes_later_changes_an_answer():
+def test_nothing_that_comes_later_changes_an_answer_and_the_memory_ends_where_it_says():
     network = student(modality())
     stride = causal_encoder(network).stride
     values, present = recording(128)
@@ -131,10 +121,6 @@ def test_nothing_that_comes_later_changes_an_answer():
     # The same sums over the same numbers; only their place in the batch differs.
     torch.testing.assert_close(after[:, :same], before[:, :same], atol=1e-6, rtol=0)
     assert (after[:, same:] - before[:, same:]).abs().amax(-1).min() > 1e-5
-
-
-def test_the_memory_ends_where_it_says():
-    network = student(modality())
     encoder = causal_encoder(network)
     assert (encoder.stride, encoder.length, encoder.reach) == (4, 8, 9)
     assert encoder.memory == 4 * (4 * 7 + 1 + 3)  # the stem's 9 samples lie in three blocks
@@ -145,16 +131,14 @@ def test_the_memory_ends_where_it_says():
     newer[:, :44] += 3.0
     assert torch.equal(answers_along(network, older, present)[:, -1], last)
     assert not torch.equal(answers_along(network, newer, present)[:, -1], last)
+    values, present = recording(encoder.memory + 64, seed=3)
+    begun = stepped(network, values[:, -64:], present[:, -64:])
+    present[:, :-64] = 0
+    silent = stepped(network, values * present, present)
+    torch.testing.assert_close(silent[:, -begun.shape[1] :], begun, atol=5e-6, rtol=0)
 
 
-def test_a_window_without_samples_has_a_finite_answer():
-    spec = modality()
-    nothing = torch.zeros(1, *spec.shape)
-    assert bool(stepped(student(spec), nothing, nothing).isfinite().all())
-    assert bool(student(spec)(nothing, nothing).logits.isfinite().all())
-
-
-def test_a_token_attends_to_what_came_before_it_alone():
+def test_a_token_attends_to_what_came_before_it_alone_and_without_samples_answers_are_finite():
     spec = modality()
     output = student(spec)(*recording(32), taps=True)
     for weights in output.attention:
@@ -163,22 +147,29 @@ def test_a_token_attends_to_what_came_before_it_alone():
         assert weights[..., :8, :8].triu(1).max() == 0  # time tokens see no later ones
         assert weights[..., 8:].max() == 0  # spectrum and statistics are asked by none
         assert weights[..., 8:, :8].min() > 0  # and ask all
+    nothing = torch.zeros(1, *spec.shape)
+    assert bool(stepped(student(spec), nothing, nothing).isfinite().all())
+    assert bool(student(spec)(nothing, nothing).logits.isfinite().all())
 
 
-def test_a_window_of_one_token_is_refused():
+def test_what_has_no_steps_or_maps_is_refused():
     with pytest.raises(UsageError) as caught:
         Student(modality(2), 3, CONFIG)
     assert str(caught.value) == (
         "modality 'acc': expected windows of at least 3 samples for a causal student, got 2; train a windowed one"
     )
-
-
-def test_only_a_causal_student_has_steps():
     windowed = Student(modality(), 3, msgspec.structs.replace(CONFIG, causal=False))
     with pytest.raises(ValueError) as caught:
         StepStudent(windowed)
     assert str(caught.value) == (
         "student: expected a causal one, got one that looks at whole windows; train with --causal"
+    )
+    spec = modality()
+    with pytest.raises(UsageError) as caught:
+        DistillLearner(student(spec), teacher(spec), Recipe(terms=(EdamTerm(weight=constant(1.0)),)), modality="acc")
+    assert str(caught.value) == (
+        "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came before "
+        "them alone, and the teacher's maps look at the whole window; leave the term out"
     )
 
 
@@ -194,7 +185,7 @@ def summary_at(front, values, present, block):
     return spectrum[0, 0], statistics[0, 0]
 
 
-def test_running_statistics_are_those_of_the_last_window():
+def test_running_statistics_products_and_filters_are_those_of_the_last_window():
     front = CausalFront(modality(32), stride=4, tokens=8, bands=4)
     values, present = recording(80, missing=0.25, seed=5)
     _, found = summary_at(front, values, present, 16)
@@ -208,18 +199,11 @@ def test_running_statistics_are_those_of_the_last_window():
     expected = [mean, np.log(std), np.nanmin(x, 0), np.nanmax(x, 0), steps, below.ravel()]
     # Channels miss different samples, so products are checked where nothing is missing, below.
     np.testing.assert_allclose(found[:-4], np.concatenate(expected), atol=2e-5)
-
-
-def test_channel_products_are_correlations():
-    front = CausalFront(modality(32), stride=4, tokens=8, bands=4)
     values, present = recording(80, seed=6)
     values[..., 1] = 0.6 * values[..., 0] + 0.8 * values[..., 1]
     _, found = summary_at(front, values, present, 16)
     expected = np.corrcoef(values[0, 36:68].numpy().astype(np.float64), rowvar=False)
     np.testing.assert_allclose(found[-4:].reshape(2, 2), expected, atol=1e-3)  # the spread has a floor of 0.01
-
-
-def test_filters_answer_to_their_tone_and_to_no_constant():
     front = CausalFront(modality(256, channels=1), stride=8, tokens=32, bands=12)
     bank = front.filters.numpy().astype(np.float64)
     kernels = bank[:, :12] + 1j * bank[:, 12:]
@@ -280,16 +264,6 @@ def test_outputs_relations_and_hidden_states_teach_a_causal_student():
         assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in encoder.parameters())
 
 
-def test_the_teachers_attention_maps_are_refused():
-    spec = modality()
-    with pytest.raises(UsageError) as caught:
-        DistillLearner(student(spec), teacher(spec), Recipe(terms=(EdamTerm(weight=constant(1.0)),)), modality="acc")
-    assert str(caught.value) == (
-        "recipe: term 'edam': expected a windowed student, got a causal one: its tokens attend to what came before "
-        "them alone, and the teacher's maps look at the whole window; leave the term out"
-    )
-
-
 def test_a_causal_checkpoint_gives_the_same_network_back(tmp_path, student_checkpoint, dataset):
     torch.manual_seed(2)
     network = Student(student_checkpoint.modality, 2, CONFIG)
@@ -306,7 +280,7 @@ def test_the_command_distils_a_causal_student(tmp_path, dataset, capsys):
     teacher_file, file = tmp_path / "teacher.ckpt", tmp_path / "student.ckpt"
     brief = ["--preset", "tiny", "--steps", "2", "--batch", "4"]
     with pytest.raises(SystemExit):
-        run_train(["teacher", str(dataset.path), *brief, "--json", "-o", str(teacher_file)])
+        run_train(["teacher", str(dataset.path), *brief, "--members", "transformer", "-o", str(teacher_file)])
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         run_distill([str(teacher_file), str(dataset.path), "--modality", "acc", *brief, "--causal", "-o", str(file)])

@@ -61,9 +61,6 @@ def test_the_share_of_positive_values_is_that_worked_out_by_hand():
     shares, seen = network.proportions(values, torch.ones_like(values))
     assert shares.tolist() == [[0.5]]
     assert seen.tolist() == [[1.0]]
-
-
-def test_a_padded_kernel_counts_every_position_and_reads_the_mean_beyond_the_ends():
     """Of a constant 1, centre t has three weights of 2 on samples t-4 to t-2 and six of -1 on t-1 to t+4.
 
     In nine samples, sums at t = 0..8: -5, -6, -4, -2, 0, 1, 2, 3, 4. Above 0.5: four of nine.
@@ -72,9 +69,6 @@ def test_a_padded_kernel_counts_every_position_and_reads_the_mean_beyond_the_end
     values = torch.ones(1, 9, 1)
     shares, _ = network.proportions(values, torch.ones_like(values))
     assert shares.item() == pytest.approx(4 / 9, abs=1e-6)
-
-
-def test_at_the_bias_the_ramp_is_a_half():
     network = one_kernel(padded=False, samples=9, bias=-3.0, width=4.0)
     values = torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 1, 1])[None, :, None]  # the sum is -3
     assert network.proportions(values, torch.ones_like(values))[0].item() == 0.5
@@ -110,7 +104,7 @@ def test_the_features_are_those_of_plain_loops(positions, stride):
     assert off.max() < 0.1 * stride
 
 
-def test_every_kernel_has_three_weights_of_two_and_six_of_minus_one():
+def test_kernels_dilations_and_biases_are_those_of_minirocket():
     network = fitted(windows(4, 30, 1))
     places = set()
     for group in network.groups:
@@ -118,9 +112,9 @@ def test_every_kernel_has_three_weights_of_two_and_six_of_minus_one():
             places.add(tuple(np.flatnonzero(weight > 0)))
             assert weight / weight.max() * 2 == pytest.approx(np.where(weight > 0, 2.0, -1.0))
     assert places == set(HEAVY)
-
-
-def test_biases_are_quantiles_so_that_shares_are_spread_over_the_unit_interval():
+    assert list_dilations(200, 2, most=8) == [(1, 1), (24, 1)]
+    assert list_dilations(9, 24, most=8) == [(1, 24)]
+    assert sum(count for _, count in list_dilations(10_000, 24, most=32)) == 24
     values = windows(50, 100, 1)
     network = fitted(values, features=2016)
     means = network.feature_mean.numpy()
@@ -146,7 +140,7 @@ def test_windows_that_lack_what_a_feature_reads_do_not_count_where_it_is_standar
     assert not found[~there].any()
 
 
-def test_positions_whose_centre_is_missing_do_not_count():
+def test_positions_and_windows_without_samples_do_not_count():
     network = one_kernel(padded=False, samples=10, bias=-4.5, width=0.1)
     values = torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1, 1, 1])[None, :, None]
     present = torch.ones_like(values)
@@ -154,16 +148,13 @@ def test_positions_whose_centre_is_missing_do_not_count():
     assert network.proportions(values, present)[0].tolist() == [[0.5]]
     present[0, 4, 0] = 0.0  # the first centre: the second position is what is left, and it is below the bias
     assert network.proportions(values, present)[0].tolist() == [[0.0]]
-
-
-def test_of_a_window_without_samples_every_feature_is_the_mean_of_the_training():
     values = windows(10, 30, 2)
     network = fitted(values)
     nothing = torch.zeros(1, 30, 2)
     assert network(nothing, nothing).tolist() == [[0.0] * 168]
 
 
-def test_pruning_keeps_the_named_features_as_they_were():
+def test_pruning_keeps_the_named_features_and_a_loaded_state_counts_anew():
     values = windows(8, 50, 3)
     network = fitted(values, features=504)
     first = network.config.groups[0].features
@@ -173,6 +164,11 @@ def test_pruning_keeps_the_named_features_as_they_were():
     assert found == pytest.approx(whole[:, sorted(keep)], abs=1e-5)  # other sums of the same numbers
     assert [group.features for group in smaller.config.groups] == [2, 1, 1]
     assert smaller.config.features == 4
+    values = windows(4, 50, 2)
+    first, second = (fitted(values, seed=seed) for seed in (0, 1))
+    wanted = apply_convolutions(second, values, np.ones_like(values))
+    first.load_state_dict(second.state_dict())
+    assert np.array_equal(apply_convolutions(first, values, np.ones_like(values)), wanted)
 
 
 def test_long_windows_are_read_at_every_nth_position():
@@ -192,20 +188,6 @@ def test_long_windows_are_read_at_every_nth_position():
 def test_a_kernel_steps_on_an_odd_number_of_positions(samples, positions, stride):
     """Where it stepped on two, kernels of an even dilation would never read a sample of an odd number."""
     assert position_stride(samples, positions) == stride
-
-
-def test_what_is_computed_with_follows_a_state_that_is_loaded_anew():
-    values = windows(4, 50, 2)
-    first, second = (fitted(values, seed=seed) for seed in (0, 1))
-    wanted = apply_convolutions(second, values, np.ones_like(values))
-    first.load_state_dict(second.state_dict())
-    assert np.array_equal(apply_convolutions(first, values, np.ones_like(values)), wanted)
-
-
-def test_dilations_reach_from_neighbours_to_the_whole_window():
-    assert list_dilations(200, 2, most=8) == [(1, 1), (24, 1)]
-    assert list_dilations(9, 24, most=8) == [(1, 24)]
-    assert sum(count for _, count in list_dilations(10_000, 24, most=32)) == 24
 
 
 def test_windows_shorter_than_a_kernel_are_refused():

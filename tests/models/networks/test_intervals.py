@@ -63,22 +63,16 @@ def test_features_are_those_of_plain_numpy(samples, channels):
     np.testing.assert_allclose(standard[:, varies].std(0), 1, atol=1e-3)
 
 
-def test_the_statistics_of_a_ramp_by_hand():
+def test_statistics_of_a_ramp_and_of_a_single_sample_by_hand_in_bounded_sizes():
     network = IntervalFeatures(imu(8, 1)).eval()
     features = network(torch.arange(8.0)[None, :, None], torch.ones(1, 8, 1))[0].tolist()
     assert features[:8] == pytest.approx([3.5, 5.25**0.5, 1.0, 0.0, 1.75, 3.5, 5.25, 7.0])
     assert features[8:16] == pytest.approx([1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0])  # seven differences of one
     assert len(features) == 16 + 4
-
-
-def test_a_single_sample_has_no_difference_and_no_spectrum():
     network = IntervalFeatures(imu(1, 2)).eval()
     features = network(torch.tensor([[[2.0, -3.0]]]), torch.tensor([[[1.0, 0.0]]]))[0].tolist()
     assert features == [2.0, 0.0, 0.0, 2.0, 2.0, 2.0, 2.0, 2.0, *[0.0] * 8]
     assert interval_sizes(imu(1, 2)) == (0, 0, 16)
-
-
-def test_sizes_stay_bounded():
     assert interval_sizes(imu(200)) == (2, 32, 3 * (16 * 7 + 32))
     assert interval_sizes(imu(31, 1)) == (1, 15, 16 * 3 + 15)  # a quarter would have 7 samples
     many = ModalitySpec(name="m", channels=tuple(map(str, range(40))), rate_hz=1.0, samples=64)

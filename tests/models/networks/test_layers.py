@@ -16,13 +16,10 @@ def network(student_checkpoint):
     return FakeInt8Student(student_checkpoint.network(), GROUPS, values, torch.ones_like(values))
 
 
-def test_activations_reach_from_minus_128_to_127_steps_with_halves_to_even():
+def test_activations_and_weights_are_rounded_and_gradients_pass_straight_through():
     values = torch.tensor([-200.0, -128.4, -0.5, 0.5, 1.5, 126.4, 300.0])
     got = fake_activations(values, torch.tensor(127.0))
     assert got.tolist() == [-128.0, -128.0, 0.0, 0.0, 2.0, 126.0, 127.0]
-
-
-def test_gradients_pass_straight_through_where_nothing_is_clipped():
     # Range 254, so s = 2. v = x / s: 0.3, -0.6, 200 (clipped to 127), -300 (clipped to -128).
     values = torch.tensor([0.6, -1.2, 400.0, -600.0], requires_grad=True)
     largest = torch.tensor(254.0, requires_grad=True)
@@ -34,9 +31,6 @@ def test_gradients_pass_straight_through_where_nothing_is_clipped():
     by_scale = -0.3 - 0.4 * 10 + 127 * 100 - 128 * 1000
     # s = range / 127, and the learned step size is slowed by sqrt(127 N) with N = 4.
     assert float(largest.grad) == pytest.approx(by_scale / 127 / (127 * 4) ** 0.5, rel=1e-5)  # float32
-
-
-def test_weights_are_rounded_for_each_output_and_keep_their_gradient():
     weight = torch.tensor([[127.0, 0.4, -1.6], [0.0, 0.0, 0.0]], requires_grad=True)
     got = fake_weights(weight)
     assert got.tolist() == [[127.0, 0.0, -2.0], [0.0, 0.0, 0.0]]
@@ -44,7 +38,12 @@ def test_weights_are_rounded_for_each_output_and_keep_their_gradient():
     assert weight.grad.tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 
 
-def test_what_is_kept_are_weights_that_rounding_no_longer_changes(network):
+def test_ranges_and_weights_learn_and_what_is_kept_no_longer_changes(network, student_checkpoint):
+    values = torch.from_numpy(np.nan_to_num(student_checkpoint.carried.windows))
+    network(values, torch.ones_like(values)).logits.square().sum().backward()
+    assert network.moved.grad is not None
+    assert bool((network.moved.grad != 0).all())
+    assert all(parameter.grad is not None for parameter in network.student.parameters())
     state, inputs = learnt_student(network)
     for group in GROUPS:
         weight = state[f"{group[0]}.weight"]
@@ -55,15 +54,7 @@ def test_what_is_kept_are_weights_that_rounding_no_longer_changes(network):
     assert set(state) == set(network.student.state_dict())
 
 
-def test_ranges_and_weights_learn(network, student_checkpoint):
-    values = torch.from_numpy(np.nan_to_num(student_checkpoint.carried.windows))
-    network(values, torch.ones_like(values)).logits.square().sum().backward()
-    assert network.moved.grad is not None
-    assert bool((network.moved.grad != 0).all())
-    assert all(parameter.grad is not None for parameter in network.student.parameters())
-
-
-def test_a_tenth_is_dropped_and_the_rest_scaled_so_that_the_mean_stays():
+def test_a_tenth_is_dropped_in_training_alone_and_the_mean_stays():
     torch.manual_seed(0)
     found = Dropout(0.1)(torch.ones(300, 1000))
     kept = 230 / 256  # the nearest 256th to 0.9
@@ -71,9 +62,6 @@ def test_a_tenth_is_dropped_and_the_rest_scaled_so_that_the_mean_stays():
     # Of 300,000 draws the share kept has a standard deviation of sqrt(p q / n) = 0.00055.
     assert abs((found > 0).float().mean().item() - kept) < 0.003
     assert abs(found.mean().item() - 1) < 0.003
-
-
-def test_nothing_is_dropped_outside_training():
     x = torch.ones(4)
     assert Dropout(0.5).eval()(x) is x
     assert Dropout(0.0)(x) is x

@@ -70,7 +70,7 @@ def bands_of_frames(signal, length, bands):
     return np.log([power[a - 1 : b - 1].mean() + 1e-3 for a, b in itertools.pairwise(edges)])
 
 
-def test_the_spectrum_is_numpys_mean_over_frames_and_that_of_the_means_of_half_frames():
+def test_the_spectrum_of_a_long_window_is_numpys_mean_over_what_is_there():
     spec = vibration(200, channels=1)
     values, present = window(spec, batch=1)
     found = LongFrontEnd(spec, 6, frame=20)(values, present)[1][0].numpy()
@@ -78,9 +78,6 @@ def test_the_spectrum_is_numpys_mean_over_frames_and_that_of_the_means_of_half_f
     means = local.reshape(20, 10).sum(1) / np.sqrt(10)
     expected = np.concatenate([bands_of_frames(local, 20, 6), bands_of_frames(means, 20, 2)])
     np.testing.assert_allclose(found, expected, atol=1e-4)  # float32 against float64, in a logarithm
-
-
-def test_the_spectrum_of_half_a_window_is_that_of_its_half():
     spec = vibration(400, channels=1)
     values, present = window(spec, batch=1)
     values[:, 200:], present[:, 200:] = 0, 0
@@ -128,7 +125,7 @@ def test_the_distribution_of_a_very_long_window_is_made_of_a_stretch_of_each_fra
     np.testing.assert_allclose(found, whole, atol=4 * 0.5 / np.sqrt(6256))
 
 
-def test_a_token_of_a_long_window_is_masked_where_none_of_its_samples_is_there():
+def test_what_is_missing_of_a_long_window_is_masked_and_does_not_matter():
     config = EncoderConfig(width=16, heads=2, depth=1, most_tokens=4, frame=16)
     spec = vibration(100, channels=2)
     encoder = Encoder(spec, config)
@@ -143,9 +140,6 @@ def test_a_token_of_a_long_window_is_masked_where_none_of_its_samples_is_there()
     tokens = encoder(torch.zeros_like(present), present)
     assert tokens.values.shape == (3, 4 + EXTRA_TOKENS, 16)
     assert bool(tokens.values.isfinite().all())
-
-
-def test_what_is_missing_of_a_long_window_does_not_matter():
     student = tiny(1200)
     values, present = window(vibration(1200))
     present[:, 300:700, 1] = 0

@@ -79,7 +79,7 @@ def stump():
     }
 
 
-def test_the_votes_are_smoothed_by_one_that_is_spread_evenly():
+def test_votes_are_smoothed_and_a_class_without_a_window_gets_its_spread_vote_alone():
     inputs = {"acc": (torch.ones(1, 40, 2), torch.ones(1, 40, 2))}  # its mean, the first statistic, is above a half
     classes = Trees([ACC], stump(), kind="classification")(inputs).exp()
     labels = Trees([ACC], stump(), kind="multi_label")(inputs).sigmoid()
@@ -87,14 +87,20 @@ def test_the_votes_are_smoothed_by_one_that_is_spread_evenly():
     assert classes[0].tolist() == pytest.approx([0.25, 0.75])  # (0 + 1/2) / 2, (1 + 1/2) / 2
     assert labels[0].tolist() == pytest.approx([0.25, 0.75])
     assert numbers.tolist() == [[7.0]]
+    grown = grow(FEATURES, CLASSES * 2, classes=5, kind="classification")
+    assert grown.fractions.shape[1] == 5
+    assert not grown.fractions[:, [1, 3]].any()
 
 
-def test_the_same_seed_grows_the_same_trees():
+def test_the_same_seed_grows_the_same_sound_trees():
     one, same, other = (
         grow(FEATURES, CLASSES, classes=3, kind="classification", seed=seed).state_dict() for seed in (4, 4, 5)
     )
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["threshold"][:50], other["threshold"][:50])
+    features = TREES.features["acc"](*windows(0.2)).numpy()
+    assert features.shape == (7, 264) == (7, interval_sizes(ACC)[2])
+    check_trees(grow(features, np.arange(7) % 2, classes=2, kind="classification").state_dict())
 
 
 TREES = Trees([ACC], stump(), kind="classification")
@@ -112,12 +118,6 @@ def fault_of(arrays):
     return str(caught.value)
 
 
-def test_grown_trees_of_every_feature_are_sound():
-    features = TREES.features["acc"](*windows(0.2)).numpy()
-    assert features.shape == (7, 264) == (7, interval_sizes(ACC)[2])
-    check_trees(grow(features, np.arange(7) % 2, classes=2, kind="classification").state_dict())
-
-
 def test_trees_read_the_features_of_all_modalities_in_order():
     second = msgspec.structs.replace(ACC, name="gyro")
     stumps = {**stump(), "feature": torch.tensor([264, -1, -1], dtype=torch.int32)}  # the mean of the first channel
@@ -125,12 +125,6 @@ def test_trees_read_the_features_of_all_modalities_in_order():
     low, high = ((torch.full((1, 40, 2), value), torch.ones(1, 40, 2)) for value in (0.25, 0.75))
     assert trees({"acc": low, "gyro": high}).exp()[0].tolist() == pytest.approx([0.25, 0.75])
     assert trees({"acc": high, "gyro": low}).exp()[0].tolist() == pytest.approx([0.75, 0.25])
-
-
-def test_a_class_without_a_window_gets_the_spread_vote_alone():
-    grown = grow(FEATURES, CLASSES * 2, classes=5, kind="classification")
-    assert grown.fractions.shape[1] == 5
-    assert not grown.fractions[:, [1, 3]].any()
 
 
 LINKS = "expected every node to lead onwards inside its tree and every leaf to its row, got other links"
@@ -177,7 +171,7 @@ def member(right, *, seed, sure=3.0):
     return sure * np.eye(3)[said]
 
 
-def test_the_weights_of_two_members_by_hand():
+def test_weights_of_members_by_hand_for_classes_labels_and_numbers():
     """Two answers: the first member says 1 and 1/2, the other 1/2 and 1; both have a group more than the four.
 
     Then the weights are even for symmetry. With (1, 1/2) against (1/4, 1/2) the second answer tells nothing.
@@ -188,24 +182,15 @@ def test_the_weights_of_two_members_by_hand():
     # At rest w = (4 m + 1) / 6 with m = (w / (w + (1 - w) / 4) + w) / 2, so 4 w = 1 + 2 w / (w + (1 - w) / 4).
     w = found[0]
     assert 4 * w == pytest.approx(1 + 2 * w / (w + (1 - w) / 4), abs=1e-9)
-
-
-def test_a_member_that_validation_never_saw_err_is_not_certain_of_the_next_window():
     pool = fit_pool([member(1.0, seed=1), member(0.9, seed=2)], LABELS, GROUPS, kind="classification")
     # At the least loss the mean probability of the truth is 1 - 1 / (n + 2).
     assert math.exp(pool.likelihoods[0]) == pytest.approx(1 - 1 / 242)
-
-
-def test_a_member_at_chance_gets_nothing_and_equals_share_evenly():
     pool = fit_pool(
         [member(0.9, seed=1), member(0.0, seed=2), member(0.9, seed=1)], LABELS, GROUPS, kind="classification"
     )
     assert pool.weights[1] == 0.0
     assert pool.weights == pytest.approx((0.5, 0.0, 0.5))
     assert pool.likelihoods[1] == pytest.approx(math.log(1 / 3), abs=0.01)
-
-
-def test_labels_and_numbers_are_weighed_too():
     several = np.stack([LABELS > 0, LABELS > 1], axis=1).astype(np.uint8)
     telling, noise = 4.0 * several - 2 + RNG.normal(0, 1, several.shape), RNG.normal(0, 1, several.shape)
     assert fit_pool([telling, noise], several, GROUPS, kind="multi_label").weights == (1.0, 0.0)
@@ -215,7 +200,7 @@ def test_labels_and_numbers_are_weighed_too():
     assert (found.weights, found.temperatures) == ((1.0, 0.0), (1.0, 1.0))
 
 
-def test_what_members_say_together_is_the_likelihood_of_their_mean():
+def test_what_members_say_together_is_likely_by_their_mean_over_groups():
     pool = fit_pool(ones := [member(0.9, seed=1), member(0.4, seed=2)], LABELS, GROUPS, kind="classification")
     shares = [
         weight * probabilities_of(one / heat, kind="classification")
@@ -228,9 +213,6 @@ def test_what_members_say_together_is_the_likelihood_of_their_mean():
     found = fit_pool([near, far], numbers, GROUPS, kind="regression")
     mean = found.weights[0] * near + found.weights[1] * far
     assert found.together == pytest.approx(log_likelihood(mean, numbers, kind="regression"))
-
-
-def test_of_one_group_nothing_is_sure_unless_windows_are_taken_as_independent():
     gain, group = np.array([1.0, 1.0, 1.1]), np.zeros(3)
     assert not surely_likelier(gain, np.zeros(3), group)
     assert surely_likelier(gain, np.zeros(3), group, of_one_group=True)

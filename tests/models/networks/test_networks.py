@@ -103,13 +103,6 @@ def test_asking_for_maps_does_not_change_the_answer(missing):
     assert fused.hidden == ()
 
 
-def test_asking_a_teacher_for_maps_does_not_change_the_answer():
-    network, inputs = teacher(SENSORS[:3]), windows(SENSORS[:3], missing=0.3)
-    fused, mapped = network(inputs), network(inputs, taps=True)
-    torch.testing.assert_close(mapped.logits, fused.logits, atol=5e-6, rtol=0)  # as for the student, four layers
-    assert (fused.hidden, fused.cross_attention) == ({}, {})
-
-
 def map_of(projections, keys):
     """The attention of `ENCODER`'s heads by hand, from projections with the heads side by side."""
     q, k = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in (projections.query, projections.key))
@@ -117,7 +110,7 @@ def map_of(projections, keys):
     return scores.masked_fill(keys[:, None, None] == 0, -torch.inf).softmax(-1)
 
 
-def test_the_projections_are_those_that_made_the_maps():
+def test_projections_made_the_maps_of_a_student_and_a_teacher():
     spec = modality(samples=64)
     values, present = window(spec)
     present[:, :32] = 0
@@ -125,6 +118,10 @@ def test_the_projections_are_those_that_made_the_maps():
     assert output.valid.tolist() == [[0.0] * 4 + [1.0] * 6] * 3
     for projections, weights in zip(output.projections, output.attention, strict=True):
         torch.testing.assert_close(map_of(projections, output.valid), weights, atol=1e-6, rtol=1e-5)
+    network, inputs = teacher(SENSORS[:3]), windows(SENSORS[:3], missing=0.3)
+    fused, mapped = network(inputs), network(inputs, taps=True)
+    torch.testing.assert_close(mapped.logits, fused.logits, atol=5e-6, rtol=0)  # as for the student, four layers
+    assert (fused.hidden, fused.cross_attention) == ({}, {})
 
 
 @given(st.integers(0, 100), st.floats(0.05, 0.95))
@@ -137,7 +134,7 @@ def test_values_where_nothing_is_present_never_change_the_output(seed, missing):
     assert torch.equal(network(garbage, present).logits, network(values, present).logits)
 
 
-def test_a_missing_value_is_not_a_zero():
+def test_what_is_missing_or_glitched_changes_no_other_answer():
     spec = modality()
     values, present = window(spec)
     values[:, 10:20] = 0
@@ -145,9 +142,13 @@ def test_a_missing_value_is_not_a_zero():
     hidden[:, 10:20] = 0
     network = student(spec)
     assert not torch.allclose(network(values, present).logits, network(values, hidden).logits, atol=1e-4)
+    front = FrontEnd(modality(), 4)
+    values, present = window(modality())
+    values[:, 5] = 1e9
+    assert front(values, present)[0][..., :2].abs().max() == 8.0  # standard deviations of the training data
 
 
-def test_an_empty_window_has_finite_outputs_and_gradients():
+def test_an_empty_window_or_teacher_input_has_finite_outputs_and_gradients():
     spec = modality()
     network, nothing = student(spec), torch.zeros(2, *spec.shape)
     logits = network(nothing, nothing).logits
@@ -156,20 +157,10 @@ def test_an_empty_window_has_finite_outputs_and_gradients():
     # Of one batch, but not of one place in it: a matrix product may add up its last rows in another order.
     assert torch.allclose(logits[0], logits[1], rtol=0, atol=1e-6)
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
-
-
-def test_a_teacher_without_any_modality_left_stays_finite():
     network = teacher(SENSORS[:3])
     output = network(absent(windows(SENSORS[:3]), "acc", "gyro", "audio"), taps=True)
     assert bool(output.logits.isfinite().all())
     assert all(bool(m.isfinite().all()) for maps in output.cross_attention.values() for m in maps)
-
-
-def test_a_glitch_is_clipped_before_it_owns_the_window():
-    front = FrontEnd(modality(), 4)
-    values, present = window(modality())
-    values[:, 5] = 1e9
-    assert front(values, present)[0][..., :2].abs().max() == 8.0  # standard deviations of the training data
 
 
 def test_reordering_the_batch_reorders_the_output():
@@ -207,14 +198,11 @@ def test_an_absent_modality_has_no_say_whatever_its_encoder_learnt(count):
     assert torch.equal(network(inputs).logits, before)
 
 
-def test_every_parameter_of_a_teacher_learns():
+def test_every_parameter_of_a_teacher_learns_and_it_needs_a_modality():
     network = teacher(SENSORS[:3]).train()
     network(windows(SENSORS[:3], missing=0.1)).logits.square().sum().backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert silent == []
-
-
-def test_a_teacher_without_modalities_is_refused():
     with pytest.raises(UsageError) as caught:
         teacher([])
     assert str(caught.value) == "teacher: expected at least one modality, got none; name those it shall use"
@@ -296,7 +284,7 @@ def plain_statistics(window, std, mean):
     )
 
 
-def test_statistics_equal_numpys_on_full_windows():
+def test_statistics_equal_numpys_on_full_and_partly_missing_windows():
     spec = modality(samples=50, channels=3)
     front = FrontEnd(spec, 4)
     mean, std = np.array([1.0, -2.0, 0.5]), np.array([2.0, 0.5, 1.0])
@@ -307,9 +295,6 @@ def test_statistics_equal_numpys_on_full_windows():
     for row in range(2):
         expected = plain_statistics(values[row].double().numpy(), std, mean)
         np.testing.assert_allclose(statistics[row], expected, atol=1e-5)  # float32 against float64
-
-
-def test_statistics_of_a_partly_missing_window_are_those_of_what_is_there():
     spec = modality(samples=40, channels=1)
     values, present = window(spec, batch=1)
     present[:, 25:] = 0

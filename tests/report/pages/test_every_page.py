@@ -121,24 +121,18 @@ def test_nothing_is_fetched_from_anywhere(page):
     assert "@import" not in style
 
 
-def test_ids_are_unique_and_every_reference_finds_its_id(page):
+def test_ids_are_unique_figures_are_named_tables_have_captions_and_headings_never_skip_a_level(page):
     ids = [node.attrs["id"] for node in page.walk() if "id" in node.attrs]
     assert len(ids) == len(set(ids))
     named = [name for node in page.walk() for name in node.attrs.get("aria-labelledby", "").split()]
     linked = [node.attrs["href"][1:] for node in page.all("a") if node.attrs["href"].startswith("#")]
     assert set(named) | set(linked) <= set(ids)
-
-
-def test_every_figure_has_a_name_and_a_description_or_is_decoration_and_takes_its_colours_from_the_style(page):
     for svg in page.all("svg"):
         if svg.attrs.get("aria-hidden") != "true":
             assert svg.attrs["role"] == "img"
             assert svg.all("title")[0].text
             assert svg.all("desc")[0].text
     assert not any({"fill", "stroke", "color", "bgcolor"} & set(node.attrs) for node in page.walk())
-
-
-def test_tables_have_captions_and_headings_never_skip_a_level(page):
     assert all(table.all("caption") for table in page.all("table"))
     levels = [int(node.tag[1]) for node in page.walk() if re.fullmatch(r"h[1-6]", node.tag)]
     assert levels.count(1) == 1

@@ -50,25 +50,19 @@ def test_a_moment_is_the_same_however_it_is_written(value, table):
     assert read([value], **table) == [HALF]
 
 
-def test_nanoseconds_are_kept_to_the_last():
+def test_stamps_keep_nanoseconds_and_are_utc_or_local_as_the_recipe_says():
     assert read(["1762151400500000001"], time_unit="ns") == [1762151400500000001]
-
-
-def test_stamps_of_parquet_are_utc_or_local_as_the_recipe_says():
     naive = datetime(2025, 11, 3, 7, 30, 0, 500000)
     assert read([naive], timezone="Europe/Berlin") == [HALF]
     assert read([naive.replace(hour=6, tzinfo=timezone.utc)]) == [HALF]
 
 
-def test_the_hour_that_comes_twice_is_told_by_the_order_of_lines():
+def test_the_hour_that_comes_twice_is_told_by_the_order_of_lines_and_not_guessed(refusal):
     local = ["01:59:00", "02:10:00", "02:50:00", "02:05:00", "02:55:00", "03:00:00"]
     times = read([f"2025-10-26 {one}" for one in local], timezone="Europe/Berlin", ambiguous="infer")
     # Summer time is two hours before UTC, winter time one.
     utc = ["2025-10-25T23:59", "2025-10-26T00:10", "2025-10-26T00:50", "2025-10-26T01:05", "2025-10-26T01:55"]
     assert times == [ns(f"{one}:00+00:00") for one in [*utc, "2025-10-26T02:00"]]
-
-
-def test_a_file_that_begins_in_the_hour_that_comes_twice_is_not_guessed(refusal):
     assert refusal(
         DatasetError, read, ["2025-10-26 02:30:00", "2025-10-26 03:00:00"], timezone="Europe/Berlin", ambiguous="infer"
     ) == (
@@ -93,13 +87,23 @@ def test_samples_of_one_time_are_kept_as_told():
     assert halves.values.tolist() == [[4.0]]
 
 
-def test_a_clock_is_measured_without_its_gaps():
+def test_a_clock_is_measured_without_its_gaps_and_by_the_digits_it_has():
     steps = np.full(1000, 0.01)
     steps[500], steps[1], steps[2] = 3.0, 0.012, 0.008
     facts = clock_facts(series(np.cumsum(steps), np.zeros(1000)), max_gap_s=0.015)
     assert (facts.samples, facts.gaps, facts.longest_gap_s) == (1000, 1, pytest.approx(3.0))
     assert facts.rate_hz == pytest.approx(100.0, rel=1e-4)
     assert facts.jitter_p99_ms == pytest.approx(0.0, abs=0.01)
+    for rate_hz in (0.7, 0.8, 0.95):  # in whole seconds: steps of 1 and 2 s, evenly mixed
+        times = np.floor(np.arange(1000) / rate_hz)
+        facts = facts_of(times)
+        assert (facts.rate_hz, facts.missing) == (pytest.approx(rate_hz, rel=2e-3), 0)
+        # Each seventh row of a clock of 1 Hz may as well be lost: only the recipe can tell.
+        assert facts_of(times, expected_hz=1.0).rate_hz == 1.0
+    jitter = np.random.default_rng(0).normal(scale=0.2, size=1000)
+    facts = facts_of(np.arange(1000) + jitter)
+    assert facts.rate_hz == pytest.approx(1.0, rel=2e-3)
+    assert facts.missing <= 2
 
 
 def facts_of(times_s, **options):
@@ -117,19 +121,6 @@ def test_lost_rows_do_not_slow_a_clock_down(lost):
     assert (fast.rate_hz, fast.missing) == (pytest.approx(100.0), int((~stays).sum()))
 
 
-def test_a_clock_whose_times_have_few_digits_loses_no_rows():
-    for rate_hz in (0.7, 0.8, 0.95):  # in whole seconds: steps of 1 and 2 s, evenly mixed
-        times = np.floor(np.arange(1000) / rate_hz)
-        facts = facts_of(times)
-        assert (facts.rate_hz, facts.missing) == (pytest.approx(rate_hz, rel=2e-3), 0)
-        # Each seventh row of a clock of 1 Hz may as well be lost: only the recipe can tell.
-        assert facts_of(times, expected_hz=1.0).rate_hz == 1.0
-    jitter = np.random.default_rng(0).normal(scale=0.2, size=1000)
-    facts = facts_of(np.arange(1000) + jitter)
-    assert facts.rate_hz == pytest.approx(1.0, rel=2e-3)
-    assert facts.missing <= 2
-
-
 def on_grid(given, *, count, rate_hz, native_hz, resample="linear", **keys):
     """The blocks of a grid in one array (count, C)."""
     source = SensorSource(modality="a", files="a.csv", resample_hz=rate_hz, **keys)
@@ -142,20 +133,14 @@ def grid(given, resample, **sensor):
     return on_grid(given, rate_hz=2.0, count=9, resample=resample, **sensor)[:, 0].tolist()
 
 
-def test_nothing_is_interpolated_across_a_gap():
+def test_nothing_is_interpolated_across_gaps_and_polyphase_takes_what_the_rate_cannot_hold():
     given = series([0, 1, 3.5, 4], [0, 10, 30, 40])
     nan = np.nan
     np.testing.assert_equal(grid(given, "linear"), [0, 5, 10, nan, nan, nan, nan, 30, 40])
     np.testing.assert_equal(grid(given, "hold", hold_s=1.0), [0, 0, 10, 10, 10, nan, nan, 30, 40])
-
-
-def test_a_missing_value_stays_missing_between_its_neighbours():
     np.testing.assert_equal(
         grid(series([0, 1, 2, 3, 4], [0, 10, np.nan, 30, 40]), "linear"), [0, 5, 10, np.nan, np.nan, np.nan, 30, 35, 40]
     )
-
-
-def test_polyphase_takes_away_what_the_lower_rate_cannot_hold():
     time = np.arange(4000) / 100.0
     given = series(time, np.sin(2 * np.pi * 2 * time) + np.sin(2 * np.pi * 45 * time))
     found = on_grid(given, rate_hz=20.0, count=790, resample="polyphase", native_hz=100.0, max_gap_s=0.015)

@@ -275,22 +275,16 @@ def test_label_studio_counts_frames_of_video_from_one(refusal, tmp_path):
     )
 
 
-def test_two_people_who_labelled_a_task_are_refused(refusal, tmp_path):
+def test_labels_of_other_people_tools_or_forms_are_refused(refusal, tmp_path, plant, recipe):
     twice = task(3, "x")
     twice["annotations"] *= 2
     assert refusal(DatasetError, of, tmp_path, [twice], format="label_studio", time_unit="s") == (
         f"{tmp_path / 'labels.json'}: task 3: expected one annotation, got 2; keep one in the export"
     )
-
-
-def test_an_export_of_something_else_is_named(refusal, tmp_path):
     assert refusal(DatasetError, of, tmp_path, [{"id": 1}], format="label_studio") == (
         f"{tmp_path / 'labels.json'}: expected an export of Label Studio in JSON, got one without 'annotations';"
         " export it again"
     )
-
-
-def test_a_json_file_needs_the_name_of_its_tool(refusal, plant, recipe):
     recipe(('files = "{machine}/states.csv"', 'files = "export.json"'))
     assert refusal(DatasetError, read_recipe, plant / "recipe.toml") == (
         f"{plant / 'recipe.toml'}: 'labels.format': a JSON file is read as 'label_studio'; set it, or name other files"
