@@ -303,6 +303,7 @@ IMPORTS = {
     "live": "paho.mqtt",
     "opcua": "asyncua",
     "databases": "psycopg",
+    "kafka": "confluent_kafka",
     "monitor": "starlette",
 }
 """What every other extra is for."""

@@ -54,6 +54,7 @@ class Outlet:
         self._closing = threading.Event()
         self._abandon = threading.Event()
         self._written = self._failures = 0
+        self._together = _TOGETHER  # fewer after a refusal, until the refused record is alone
         self._fault = ""
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
         self._thread.start()
@@ -91,13 +92,15 @@ class Outlet:
             if not self._queue.waiting() and not self._closing.is_set():
                 self._has_news.wait(1.0)
             self._has_news.clear()
-            batch = self._queue.offer(_TOGETHER)
+            batch = self._queue.offer(self._together)
             if not batch and self._closing.is_set():
                 break
             if batch and not self._accepted(batch):
                 self._queue.put_back()
                 if self.is_gone:
                     break
+                if self._together < len(batch):  # a part of it may be taken
+                    continue
                 # A few quick tries at the end.
                 closing = self._closing.is_set()
                 (self._abandon if closing else self._closing).wait(0.2 if closing else self._backoff.next_s())
@@ -113,6 +116,9 @@ class Outlet:
             return False
         except RefusedError as error:
             fault = first_line(error)
+            if len(batch) > 1:
+                self._together = len(batch) // 2
+                return False
         except Exception as error:  # whatever a sink raises, records wait and stations go on
             with self._queue.lock:
                 self._failures += 1
@@ -127,6 +133,7 @@ class Outlet:
                 self._queue.dropped += len(batch)
             else:
                 self._written += len(batch)
+                self._together = min(2 * self._together, _TOGETHER)
                 self._backoff.succeeded()
             self._queue.settle()
         return True

@@ -26,13 +26,26 @@ import pytest
 
 from mmkd_edge import UnavailableError, UsageError, example_bundle
 from mmkd_station.intake import Intake
+from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import Columns, RefusedError, SourceRequest
 from mmkd_station.protocols.influxdb import InfluxSink, point
 from mmkd_station.protocols.postgresql import PostgresSink, postgresql_source
 from mmkd_station.protocols.table import open_sink
 from mmkd_station.records import record_line
 from tests.edge.said import said
-from tests.station.rig import alarm, end, feed, free_port, page_of, result, start, state, until, write_certificate
+from tests.station.rig import (
+    alarm,
+    end,
+    feed,
+    free_port,
+    page_of,
+    quick,
+    result,
+    start,
+    state,
+    until,
+    write_certificate,
+)
 
 INFLUXD, VICTORIA, PROMETHEUS = map(shutil.which, ("influxd", "victoria-metrics", "prometheus"))
 GRAFANA = Path(__file__).parents[2] / "examples" / "live" / "grafana"
@@ -265,6 +278,26 @@ def test_postgresql_keeps_a_record_that_comes_twice_once_and_whole(postgres):
         sink.write([result(9)])
     sink.write([result(8)])
     sink.close()
+
+
+@pytest.mark.parametrize("kind", ["influx", "postgres"])
+def test_a_record_that_a_database_refuses_is_dropped_alone(kind, request):
+    server, now_s = request.getfixturevalue(kind), time.time()
+    if kind == "postgres":
+        server.ask("DROP TABLE IF EXISTS mmkd_records")
+        with contextlib.closing(open_sink(server.sink)) as sink:
+            sink.write([state(9, station="other")])
+        server.ask("ALTER TABLE mmkd_records ADD CHECK (station <> 'alone' OR decided > '2001-01-01')")
+    else:
+        server.ask("CREATE RETENTION POLICY hour ON plant DURATION 1h REPLICATION 1 DEFAULT")
+    outlet = Outlet("database", open_sink(server.sink), backoff=quick)
+    for number in range(1, 21):
+        outlet.put(state(number, station="alone", boot="a", decided_s=1.0 if number == 13 else now_s))
+    until(lambda: outlet.facts().waiting == 0)
+    outlet.close()
+    assert (outlet.facts().written, outlet.facts().dropped) == (19, 1)
+    assert server.names("alone") == [("a", number) for number in range(1, 21) if number != 13]
+    server.ask("DROP TABLE mmkd_records" if kind == "postgres" else "ALTER RETENTION POLICY autogen ON plant DEFAULT")
 
 
 def test_a_point_has_tags_fields_and_a_time_of_its_own():

@@ -13,8 +13,8 @@ import pytest
 from mmkd_edge import UsageError
 from mmkd_station.intake import Intake
 from mmkd_station.outlet import Outlet
-from mmkd_station.protocols.audio import wav_source
 from mmkd_station.protocols.base import Columns, RefusedError, SourceRequest
+from mmkd_station.protocols.files import wav_source
 from mmkd_station.protocols.modbus import Register, modbus_source, register_blocks
 from mmkd_station.protocols.opcua import opcua_source, opcua_value
 from mmkd_station.protocols.table import open_sink

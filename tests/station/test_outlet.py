@@ -9,7 +9,7 @@ from mmkd_edge import ModalitySpec, UsageError
 from mmkd_edge.testing import fake_predictor
 from mmkd_station.build import open_outlet
 from mmkd_station.outlet import Outlet
-from mmkd_station.protocols.base import Backoff
+from mmkd_station.protocols.base import Backoff, RefusedError
 from mmkd_station.protocols.table import open_sink, shown_names
 from mmkd_station.records import AlarmRecord, record_from_line, record_line, result_record
 from mmkd_station.store import FILE_NAME, Store
@@ -90,6 +90,31 @@ def open_store(tmp_path):
     yield open_one
     for store in opened:
         store.close()
+
+
+@pytest.mark.parametrize("has_store", [True, False])
+def test_a_refused_record_takes_no_other_with_it(has_store, open_store):
+    class Choosy(Flaky):
+        def write(self, records):
+            super().write([])
+            if refused := {record.number for record in records} & {7, 300}:
+                raise RefusedError(f"no {min(refused)}")
+            super().write(records)
+
+    sink = Choosy()
+    outlet = Outlet("choosy", sink, store=open_store() if has_store else None, backoff=quick)
+    put(outlet, range(1, 301))
+    until(lambda: outlet.facts().failures >= 1)  # all of them wait
+    away = outlet.facts().failures
+    sink.there.set()
+    until(lambda: outlet.facts().waiting == 0)
+    outlet.close()
+    facts = outlet.facts()
+    assert sink.taken == [number for number in range(1, 300) if number != 7]
+    assert (facts.written, facts.dropped, facts.fault) == (298, 2, "no 300")
+    assert facts.failures <= away + 3  # one of a race, and one of each refused record
+    if has_store:
+        assert stored(open_store()) == []
 
 
 def test_records_wait_on_the_disk_over_a_restart_and_come_in_order(open_store):

@@ -98,6 +98,7 @@ _ABILITIES = (
             ("Modbus", ("pymodbus",), "live"),
             ("OPC UA", ("asyncua",), "live,opcua"),
             ("PostgreSQL", ("psycopg",), "databases"),
+            ("Kafka", ("confluent_kafka",), "kafka"),
         )
     ),
     _Ability(

@@ -11,7 +11,6 @@ from typing import TypeVar
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_station.protocols.audio import pcm_source, wav_source
 from mmkd_station.protocols.base import Sink, Source, SourceRequest, check_no_password
 from mmkd_station.protocols.files import (
     AppendSink,
@@ -19,11 +18,14 @@ from mmkd_station.protocols.files import (
     csv_lines,
     file_source,
     json_lines,
+    pcm_source,
     recordings_source,
     stdin_source,
+    wav_source,
 )
 from mmkd_station.protocols.http import WebhookSink, url_host
 from mmkd_station.protocols.influxdb import InfluxSink
+from mmkd_station.protocols.kafka import KafkaSink, kafka_source
 from mmkd_station.protocols.modbus import modbus_source, modbus_write_sink
 from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
 from mmkd_station.protocols.opcua import opcua_source, opcua_write_sink
@@ -54,6 +56,7 @@ SOURCES: dict[str, _SourceKind] = {
     "stdin": _SourceKind("stdin", "lines of the standard input, CSV or JSON", stdin_source),
     "mqtt://": _SourceKind("mqtt://HOST/TOPIC", "JSON messages", mqtt_source),
     "mqtts://": _SourceKind("mqtts://HOST/TOPIC", "JSON messages over TLS", mqtt_source),
+    "kafka://": _SourceKind("kafka://HOST/TOPIC", "JSON messages of a Kafka topic", kafka_source),
     "opcua://": _SourceKind("opcua://HOST", "OPC UA nodes, polled", opcua_source),
     "modbus://": _SourceKind("modbus://HOST", "Modbus registers, polled", modbus_source),
     "postgresql://": _SourceKind(
@@ -79,6 +82,7 @@ SINKS: dict[str, _SinkKind] = {
     "mqtt://": _SinkKind("mqtt://HOST/TOPIC", "JSON messages below a topic", MqttSink),
     "mqtts://": _SinkKind("mqtts://HOST/TOPIC", "JSON messages below a topic, over TLS", MqttSink),
     "sparkplug://": _SinkKind("sparkplug://HOST/GROUP/NODE", "births, data and deaths of Sparkplug B", SparkplugSink),
+    "kafka://": _SinkKind("kafka://HOST/TOPIC", "JSON messages, the station as their key", KafkaSink),
     "influxdb://": _SinkKind("influxdb://HOST/DATABASE", "points of InfluxDB's line protocol", InfluxSink),
     "postgresql://": _SinkKind("postgresql://HOST/DATABASE", "rows of a table, each record once", PostgresSink),
 }
