@@ -28,6 +28,7 @@ DOCUMENTS = {
     "mmkd-adapt": "mmkd_report.schema.adaptation.AdaptationDocument",
     "mmkd-export": "mmkd_report.schema.export.ExportDocument",
     "mmkd-edge status": "mmkd_edge.install.status.DeviceStatus",
+    "mmkd-run --shadow": "mmkd_edge.shadow.ShadowReport",
     "mmkd-inspect fleet": "mmkd_edge.install.status.Fleet",
     "manifest.json of a bundle": "mmkd_edge.bundle.manifest.Manifest",
 }

@@ -46,6 +46,10 @@ def _parser() -> ArgumentParser:
     keygen.add_argument("file", type=Path, metavar="FILE", help="Private key to write; the public key is FILE.pub.")
     install = add("install", _install, "Verify, test and install a bundle; the one before it is kept.")
     install.add_argument("bundle", type=Path, metavar="BUNDLE", help="Bundle to install.")
+    after = "Require the report of a good shadow run of this bundle: mmkd-run --shadow."
+    install.add_argument("--after-shadow", type=Path, metavar="REPORT.json", help=after)
+    days = "Oldest shadow run to accept (default 7)."
+    install.add_argument("--shadow-days", type=float, default=7.0, metavar="DAYS", help=days)
     install.add_argument("--allow-downgrade", action="store_true", help="Accept a release before an installed one.")
     install.add_argument("--backend", default="auto", metavar="NAME", help="Backend to test it with.")
     install.add_argument("--keys", type=Path, metavar="KEYS", help=_KEYS)
@@ -83,10 +87,16 @@ def _keygen(options: Namespace) -> None:
 def _install(options: Namespace) -> None:
     from mmkd_edge import Bundle, EdgePredictor
     from mmkd_edge.install.keys import check_signed
-    from mmkd_edge.install.slots import install
+    from mmkd_edge.install.slots import SLOTS_FILE, install, read_slots
 
     with Bundle.open(options.bundle) as bundle:
         check_signed(bundle, options.keys)
+        if options.after_shadow is not None:
+            from mmkd_edge.shadow import check_shadow
+
+            slots = read_slots(options.state) if (options.state / SLOTS_FILE).exists() else None
+            current = None if slots is None else slots.current.sha256
+            check_shadow(options.after_shadow, bundle, installed=current, max_days=options.shadow_days)
 
     def prove(path: Path) -> None:
         with EdgePredictor.open(path, backend=options.backend, keys=options.keys) as predictor:

@@ -134,8 +134,8 @@ class ActiveStudents:
 
     def _check_successor(self, students: Students, *, any_release: bool) -> None:
         now = self.current
-        expected = [_contract(student.entry) for student in now.opened]
-        got = [_contract(student.entry) for student in students.opened]
+        expected = [describe_contract(student.entry) for student in now.opened]
+        got = [describe_contract(student.entry) for student in students.opened]
         assert students.bundle is not None
         if got != expected:
             raise UsageError(
@@ -154,7 +154,8 @@ class ActiveStudents:
             run_selftest(student, students.bundle, most=_MAX_GOLDEN)
 
 
-def _contract(entry: ModelEntry) -> str:
+def describe_contract(entry: ModelEntry) -> str:
+    """Describe what a student takes and answers, which a successor must too."""
     modality = entry.modality
     channels, labels = ", ".join(modality.channels), labels_text(entry.task)
     scale = "" if modality.normalise == "none" else ", normalised per group"

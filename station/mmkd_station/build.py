@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from mmkd_edge import EdgePredictor, ModalitySpec, ModelEntry
+from mmkd_edge.cli.outputs import check_file
 from mmkd_edge.errors import UsageError
 from mmkd_station.alarms import Episodes, rule_of_rate
 from mmkd_station.board import Board
@@ -20,6 +21,7 @@ from mmkd_station.protocols.base import SourceRequest, map_columns
 from mmkd_station.protocols.table import grows, open_sink, open_source, shown_names
 from mmkd_station.sensor import Sensor, select_entry, usual_hop
 from mmkd_station.service import Service
+from mmkd_station.shadow import Shadow
 from mmkd_station.spec import RunSpec, StationSpec
 from mmkd_station.station import Station
 from mmkd_station.store import Store
@@ -36,7 +38,10 @@ def open_service(spec: RunSpec, *, load_recordings: Load, has_page: bool = False
         builder = _Builder(spec, load_recordings, has_page=has_page, opened=opened)
         stations = [builder.station(station) for station in spec.stations]
         yield Service(
-            stations=stations, outlets=list(builder.outlets.values()), predictors=list(builder.predictors.values())
+            stations=stations,
+            outlets=list(builder.outlets.values()),
+            predictors=list(builder.predictors.values()),
+            for_s=spec.for_s,
         )
 
 
@@ -135,7 +140,20 @@ class _Builder:
         if spec.hop is not None and count > 1:  # counts samples of the first student
             hop = max(1, round(spec.hop * modality.rate_hz / predictor.entry.modality.rate_hz))
             rules = msgspec.structs.replace(rules, hop=hop)
-        return Sensor(source, text, predictor=predictor, rules=rules, ring=ring)
+        shadow = None
+        if spec.shadow is not None:
+            shadow = Shadow(
+                spec,
+                predictor=predictor,
+                modality=name,
+                options=dict(zip(_OPENING[1:], _predictor_key(spec)[1:], strict=True)),
+                hop_s=(spec.hop or usual_hop(entry)) / modality.rate_hz,
+                run_s=self._run.for_s,
+                is_live=source.live or spec.follow,
+            )
+            check_file(shadow.file)
+            self._opened.callback(shadow.close)
+        return Sensor(source, text, predictor=predictor, rules=rules, ring=ring, shadow=shadow)
 
 
 def _predictor_key(spec: StationSpec) -> tuple[object, ...]:

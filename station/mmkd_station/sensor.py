@@ -14,6 +14,7 @@ from mmkd_edge import EdgePredictor, ModelEntry, Prediction, Status, WindowFault
 from mmkd_station.clock import SampleClock, SensorRules, TimeWatch
 from mmkd_station.intake import Delivery
 from mmkd_station.protocols.base import Source
+from mmkd_station.shadow import Shadow
 from mmkd_station.uncertain import UncertainRing
 
 # Samples per turn, which take a few milliseconds.
@@ -42,9 +43,12 @@ class Sensor:
         predictor: EdgePredictor,
         rules: SensorRules,
         ring: UncertainRing | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
         self.source = source
         self.ring = ring
+        self.shadow = shadow
+        self._watchers = [watcher for watcher in (ring, shadow) if watcher is not None]
         self.text = text
         self.now_s = 0.0
         self.has_ended = False
@@ -67,7 +71,7 @@ class Sensor:
             modality=rules.modality,
             gap_s=rules.gap_s,
             stale_s=self._stale_s,
-            on_window=None if ring is None else self._keep,
+            on_window=self._show if self._watchers else None,
         )
 
     def take(self, delivery: Delivery) -> Iterator[StreamTurn]:
@@ -119,15 +123,15 @@ class Sensor:
         return facts.late + facts.strays + self.watch.refused
 
     def close(self) -> None:
-        """Close the source and the ring."""
+        """Close the source, the ring and the shadow run."""
         self.source.close()
-        if self.ring is not None:
-            self.ring.close()
+        for watcher in self._watchers:
+            watcher.close()
 
-    def _keep(self, window: NDArray[Any], prediction: Prediction) -> None:
-        assert self.ring is not None
+    def _show(self, window: NDArray[Any], prediction: Prediction) -> None:
         time_s = round(self.now_s - (prediction.input_age_s or 0.0), 6)  # as in the records
-        self.ring.see(window, prediction, time_s=time_s)
+        for watcher in self._watchers:
+            watcher.see(window, prediction, time_s=time_s)
 
     def _judge(self, prediction: Prediction, *, silent_s: float = 0.0) -> Prediction:
         """Add time faults: without plausible samples a result is stale."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import threading
@@ -35,7 +36,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Service:
-    """Runs stations, with predictors by path, until their sources end or it is stopped, then closes all."""
+    """Runs stations, with predictors by path, until sources end, `for_s` is over or it is stopped; closes all."""
 
     def __init__(
         self,
@@ -43,22 +44,25 @@ class Service:
         stations: Sequence[Station],
         outlets: Sequence[Outlet],
         predictors: Sequence[tuple[Path, EdgePredictor]],
+        for_s: float | None = None,
     ) -> None:
         self.stations = tuple(stations)
         self.outlets = tuple(outlets)
         self._predictors = tuple(predictors)
+        self._for_s = math.inf if for_s is None else for_s
         self._began_s = time.monotonic()
         self._swapping: threading.Thread | None = None
 
     def run(self, *, stop: threading.Event, reload: threading.Event) -> RunFacts:
-        """Run until every source has ended or `stop` is set; `reload` opens bundles again."""
+        """Run to the end, or until `stop` is set; `reload` opens bundles again."""
+        end_s = time.monotonic() + self._for_s
         for station in self.stations:
             station.start()
         notify("READY=1")
         limit_s = _watchdog_s()
         tick_s = _TICK_S if limit_s is None else min(_TICK_S, limit_s / 4)
         stations_s = time.monotonic()
-        while not self._is_over() and not stop.wait(tick_s):
+        while not self._is_over() and time.monotonic() < end_s and not stop.wait(tick_s):
             if reload.is_set() and not (self._swapping is not None and self._swapping.is_alive()):
                 reload.clear()
                 self._swapping = threading.Thread(target=self._swap, name="swap", daemon=True)

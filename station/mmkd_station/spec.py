@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -37,6 +37,10 @@ class StationSpec(SensorRules, frozen=True, kw_only=True, forbid_unknown_fields=
     alarms: tuple[AlarmRule, ...] = ()
     false_alarms_per_day: float | None = None
     uncertain_below: float = 0.6
+    shadow: str | None = None
+    shadow_report: str | None = None  # None is the station's name
+    shadow_agreement: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
+    shadow_alarms: int = 0
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,6 +52,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     store_bytes: int = 64_000_000
     keep_uncertain_bytes: int | None = None
     keep_in: str = "uncertain"
+    for_s: float | None = None
 
 
 def read_run_spec(file: Path) -> RunSpec:
@@ -96,6 +101,8 @@ def _problems(spec: RunSpec) -> Iterator[str]:
         yield f"'stations': the name {name!r} is there {names.count(name)} times; give each its own"
     if spec.store_bytes < 1_000_000:
         yield f"'store_bytes': expected 1,000,000 or more, got {spec.store_bytes}; correct it"
+    if spec.for_s is not None and not 0 < spec.for_s < math.inf:
+        yield f"'for_s': expected seconds above 0, got {spec.for_s}; correct it"
     if spec.keep_uncertain_bytes is not None and spec.keep_uncertain_bytes < MIN_BYTES:
         yield f"'keep_uncertain_bytes': expected {MIN_BYTES:,} or more, got {spec.keep_uncertain_bytes}; correct it"
     for number, station in enumerate(spec.stations):
@@ -111,6 +118,8 @@ def _station_problems(station: StationSpec) -> Iterator[str]:
         yield "replay_speed': cannot be combined with 'follow', since a growing file sets the pace; leave one out"
     if isinstance(station.source, dict) and len(station.source) < 2:
         yield f"source': expected sources of two modalities or more, got {len(station.source)}; write one as a text"
+    if station.shadow is not None and isinstance(station.source, dict):
+        yield "shadow': expected one source, got several; compare the bundles on one sensor after the other"
     if station.hop is not None and station.hop < 1:
         yield f"hop': expected 1 sample or more, got {station.hop}; correct it"
     if station.alarms and station.false_alarms_per_day is not None:
@@ -119,10 +128,20 @@ def _station_problems(station: StationSpec) -> Iterator[str]:
         yield from (f"alarms' ({rule.label}): {text}" for text in rule_problems(rule))
 
 
+def duration_s(text: str, *, option: str) -> float:
+    """Parse a duration such as `90s`, `30min`, `1h` or `2d`. Raises UsageError."""
+    return _parse(text, {"min": 60, "s": 1, "h": 3600, "d": 86400}, f"{option} {text}: expected a duration such as 1h")
+
+
 def size_bytes(text: str, *, option: str) -> int:
     """Parse a size such as `200MB`, in decimal B, kB, MB or GB. Raises UsageError."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("B", 1)):
-        number = text.strip().upper().removesuffix(unit)
-        if number != text.strip().upper() and number.strip().replace(".", "", 1).isdigit():
-            return int(float(number) * factor)
-    raise UsageError(f"{option} {text}: expected a size such as 200MB, got {text!r}; give a number and its unit")
+    units = {"gb": 10**9, "mb": 10**6, "kb": 10**3, "b": 1}
+    return int(_parse(text, units, f"{option} {text}: expected a size such as 200MB"))
+
+
+def _parse(text: str, units: dict[str, int], expected: str) -> float:
+    for unit, factor in units.items():
+        number = text.strip().lower().removesuffix(unit)
+        if number != text.strip().lower() and number.strip().replace(".", "", 1).isdigit() and float(number):
+            return float(number) * factor
+    raise UsageError(f"{expected}, got {text!r}; give a number and its unit")

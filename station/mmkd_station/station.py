@@ -27,6 +27,7 @@ from mmkd_edge import (
     with_fault,
 )
 from mmkd_edge.errors import MmkdError, first_line
+from mmkd_edge.shadow import ShadowReport
 from mmkd_station.alarms import Episodes
 from mmkd_station.board import Board
 from mmkd_station.clock import TIME_FAULTS
@@ -67,6 +68,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     state: StationState
     adaptation: str  # why a student should be adapted, or empty
     unlike_training: str  # what to check if most of the last 100 windows were `unknown`, or empty
+    shadow: ShadowReport | None  # at the end of a shadow run
 
 
 class Station:
@@ -90,6 +92,7 @@ class Station:
         self.error: Exception | None = None
         """Why the last source to end failed; None if it ended well, or another one still answers."""
         self._sensors = tuple(sensors)
+        self.shadow = self._sensors[0].shadow  # which only a station of one sensor has
         modalities = [sensor.modality for sensor in self._sensors]
         self._fallback = SensorFallback(modalities, predictor.task) if len(modalities) > 1 else None
         self._intake = intake
@@ -195,6 +198,7 @@ class Station:
                 state=self._state,
                 adaptation=self._adaptation,
                 unlike_training=self._latest.warning(sensor.modality.name for sensor in self._sensors),
+                shadow=None if self.shadow is None else self.shadow.report,
             )
 
     def _rings(self) -> list[UncertainRing]:

@@ -84,7 +84,7 @@ class UncertainRing:
         self._station = station
         self._modality = modality
         self._task = task
-        self._stem = _file_name(station if sensors == 1 else f"{station}.{modality.name}")
+        self._stem = file_name(station if sensors == 1 else f"{station}.{modality.name}")
         file_bytes = min(_MAX_HELD_BYTES, self._most_bytes // _MIN_WINDOWS)
         self._together = max(1, min(_TOGETHER, file_bytes // window_bytes))
         waiting = max(1, min(_MAX_WAITING, _MAX_WAITING_BYTES // window_bytes))
@@ -217,6 +217,7 @@ class UncertainRing:
         return sorted(path for path in files if _FILE.match(path.stem.removeprefix(self._stem)))
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
+    """Return a name for a file, unique for a text."""
     readable = "".join(char if char.isalnum() else "_" for char in text)[:_MAX_NAME]
     return readable if readable == text else f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

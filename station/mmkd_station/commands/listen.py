@@ -22,16 +22,11 @@ def listen(
     if not 0 < minutes < float("inf"):
         raise UsageError(f"--minutes {minutes:g}: expected a number above 0; for instance 30")
     spec = StationSpec(bundle=bundle, source=source, map=column_mapping(mapping), hop=hop, reference=reference)
-    stop = threading.Event()
-    timer = threading.Timer(60 * minutes, stop.set)
-    timer.daemon = True
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "results.jsonl"
-        run = check_run(RunSpec(stations=(spec,), sinks=(f"jsonl:{file}",)))
+        run = check_run(RunSpec(stations=(spec,), sinks=(f"jsonl:{file}",), for_s=60 * minutes))
         with open_service(run, load_recordings=load_recordings) as service:
-            timer.start()
-            service.run(stop=stop, reload=threading.Event())
-            timer.cancel()
+            service.run(stop=threading.Event(), reload=threading.Event())
             if error := service.stations[0].error:
                 raise error
         lines = file.read_bytes().splitlines() if file.exists() else []

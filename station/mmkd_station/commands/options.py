@@ -12,7 +12,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_station.alarms import AlarmRule
 from mmkd_station.clock import TimeFrom
 from mmkd_station.protocols.base import SourceTimeUnit
-from mmkd_station.spec import RunSpec, StationSpec, check_run, size_bytes
+from mmkd_station.spec import RunSpec, StationSpec, check_run, duration_s, size_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,21 @@ class RunOptions:
     monitor_token: Annotated[
         Path | None, Option("File with the token of the page.", metavar="FILE", shown="a new one, on stderr")
     ] = None
+    shadow: Annotated[
+        str | None,
+        Option("Compare this bundle's answers on the same windows, and judge it at the end.", metavar="BUNDLE"),
+    ] = None
+    shadow_report: Annotated[
+        str | None, Option("Report of the comparison.", metavar="FILE", shown="NAME.shadow.json")
+    ] = None
+    shadow_agreement: Annotated[
+        float, Option("Required agreement, also for each label.", metavar="FRACTION", min=0.0, max=1.0)
+    ] = 0.9
+    shadow_alarms: Annotated[int, Option("Highest number of alarms that may change.", metavar="N", min=0)] = 0
+    for_s: Annotated[
+        str | None,
+        Option("Stop after this time, such as 1h.", ("--for",), "DURATION", shown="when all sources end"),
+    ] = None
     backend: Annotated[str, Option("Backend that runs the student.", metavar="NAME")] = "auto"
     precision: Annotated[str, Option("Precision of the model to run.", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Option("Threads per prediction.", shown="tuned, else 1", min=1)] = None
@@ -144,6 +159,9 @@ _NEEDS = {
     "--keep-in": "--keep-uncertain",
     "--uncertain-below": "--keep-uncertain",
     "--monitor-token": "--monitor",
+    "--shadow-report": "--shadow",
+    "--shadow-agreement": "--shadow",
+    "--shadow-alarms": "--shadow",
     "--confirm": "--alarm",
     "--release": "--alarm",
     "--cooldown": "--alarm",
@@ -205,6 +223,7 @@ def run_spec(bundle: Path, options: RunOptions) -> RunSpec:
             store_bytes=size_bytes(options.store_size, option="--store-size"),
             keep_uncertain_bytes=None if keep is None else size_bytes(keep, option="--keep-uncertain"),
             keep_in=str(options.keep_in),
+            for_s=None if options.for_s is None else duration_s(options.for_s, option="--for"),
         )
     )
 

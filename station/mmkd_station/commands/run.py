@@ -170,6 +170,9 @@ def _serve(spec: RunSpec, options: RunOptions) -> tuple[RunFacts, BaseException 
         error = lost_records(facts.sinks)
     if error is None and interrupted.is_set():
         error = KeyboardInterrupt()
+    if error is None:
+        shadows = [station.shadow for station in service.stations if station.shadow is not None]
+        error = next((shadow.error for shadow in shadows if shadow.error is not None), None)
     return facts, error
 
 

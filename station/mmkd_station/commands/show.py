@@ -55,6 +55,12 @@ def _station_lines(facts: StationFacts) -> Iterator[str]:
         yield f"  adaptation is due: {facts.adaptation}; record it anew, and see mmkd-adapt"
     if facts.alarms:
         yield "  alarms: " + ", ".join(f"{count} {label}" for label, count in facts.alarms.items())
+    if facts.shadow is not None:
+        shadow = facts.shadow
+        yield (
+            f"  shadow run of {shadow.new.model_id}: {shadow.verdict}; {shadow.agreed:,} of {shadow.answered:,} "
+            f"answers agree, {shadow.changed_alarms} alarms change, {shadow.dropped:,} windows dropped"
+        )
 
 
 def lost_records(sinks: Sequence[OutletFacts]) -> UnavailableError | None:
