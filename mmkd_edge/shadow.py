@@ -30,8 +30,7 @@ from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
 
 FORMAT_VERSION = 1
-ANSWER_S = 10.0
-"""Time for one answer."""
+ANSWER_S = 10.0  # for one answer
 _Window = tuple[str, str, tuple[int, ...], bytes, bytes]  # modality, dtype, shape, values, missing frames
 _Answer = tuple[str, str, Prediction | None, float, float]  # error and message; else the prediction, both times
 
@@ -195,8 +194,6 @@ def main() -> None:
                     seconds[side] = time.perf_counter() - began_s
                 first = 1 - first
                 tell("", "", answers[1], *seconds)
-        except MmkdError as error:
-            tell(type(error).__name__, str(error), None, 0.0, 0.0)
         except Exception as error:
-            reason = "it takes too much memory" if isinstance(error, MemoryError) else first_line(error)
-            tell(BackendError.__name__, reason, None, 0.0, 0.0)
+            kind = type(error) if isinstance(error, MmkdError) else BackendError
+            tell(kind.__name__, first_line(error), None, 0.0, 0.0)

@@ -23,9 +23,9 @@ from mmkd_models.data import fold_indices, open_dataset
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_count
 from mmkd_models.data.for_devices import read_recordings
+from mmkd_station.alarms import RuleScore, Tuned, rate_interval, tune_alarm
 from mmkd_station.intake import ReplayedRecording
 from mmkd_station.sensor import usual_hop
-from mmkd_station.tuning import RuleScore, Tuned, rate_interval, tune_alarm
 
 COOLDOWN_S = 60.0
 

@@ -88,12 +88,11 @@ def _install(options: Namespace) -> None:
     from mmkd_edge import Bundle, EdgePredictor
     from mmkd_edge.install.keys import check_signed
     from mmkd_edge.install.slots import SLOTS_FILE, install, read_slots
+    from mmkd_edge.shadow import check_shadow
 
     with Bundle.open(options.bundle) as bundle:
         check_signed(bundle, options.keys)
         if options.after_shadow is not None:
-            from mmkd_edge.shadow import check_shadow
-
             slots = read_slots(options.state) if (options.state / SLOTS_FILE).exists() else None
             current = None if slots is None else slots.current.sha256
             check_shadow(options.after_shadow, bundle, installed=current, max_days=options.shadow_days)

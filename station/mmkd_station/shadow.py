@@ -23,10 +23,7 @@ from mmkd_station.records import result_record
 from mmkd_station.spec import StationSpec
 from mmkd_station.uncertain import file_name
 
-MIN_WINDOWS = 100
-"""Windows that a verdict needs."""
-MIN_OF_LABEL = 20
-"""Windows with a label from which on its agreement is judged."""
+_MIN_WINDOWS, _MIN_OF_LABEL = 100, 20  # for a verdict, and for one on a label
 _MAX_MORE_SILENT = 0.02  # of the windows: more that are `unknown` or unanswered
 _MAX_DROPPED = 0.05
 _WAITING = 64
@@ -54,10 +51,8 @@ class Shadow:
                 f"{spec.bundle}: --shadow: expected a student of classes or labels, got one that answers a number; "
                 "compare the values where results are read"
             )
-        self.report: ShadowReport | None = None
-        """The comparison, once closed."""
-        self.error: MmkdError | None = None
-        """Why the new bundle is refused."""
+        self.report: ShadowReport | None = None  # until it is closed
+        self.error: MmkdError | None = None  # why the new bundle is refused
         self.file = Path(spec.shadow_report or f"{file_name(spec.name)}.shadow.json")
         self._process = ShadowProcess(predictor, spec.shadow, options)
         self._spec, self._predictor, self._modality, self._kind = spec, predictor, modality, task.kind
@@ -182,12 +177,12 @@ class Shadow:
             yield GateError, "the installed bundle was replaced meanwhile"
         if self._run_s is not None and report.seconds < self._run_s:
             yield GateError, f"the run ended after {report.seconds:.0f} of {self._run_s:.0f} s"
-        if report.answered < MIN_WINDOWS:
-            yield GateError, f"both answered {report.answered} windows, expected {MIN_WINDOWS} or more"
+        if report.answered < _MIN_WINDOWS:
+            yield GateError, f"both answered {report.answered} windows, expected {_MIN_WINDOWS} or more"
         least = report.least_agreement
         for label, counts in {"all": {"new": report.answered, "both": report.agreed}, **report.labels}.items():
             most, both = max(counts.values()), counts["both"]
-            if most >= MIN_OF_LABEL and both < least * most:
+            if most >= _MIN_OF_LABEL and both < least * most:
                 yield GateError, f"{label}: {both:,} of {most:,} answers agree, expected {least:.0%} or more"
         before, after = (side.unknown + side.unanswered for side in (report.installed, report.new))
         if after - before > _MAX_MORE_SILENT * report.windows:

@@ -52,7 +52,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     store_bytes: int = 64_000_000
     keep_uncertain_bytes: int | None = None
     keep_in: str = "uncertain"
-    for_s: float | None = None
+    for_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 def read_run_spec(file: Path) -> RunSpec:
@@ -101,8 +101,6 @@ def _problems(spec: RunSpec) -> Iterator[str]:
         yield f"'stations': the name {name!r} is there {names.count(name)} times; give each its own"
     if spec.store_bytes < 1_000_000:
         yield f"'store_bytes': expected 1,000,000 or more, got {spec.store_bytes}; correct it"
-    if spec.for_s is not None and not 0 < spec.for_s < math.inf:
-        yield f"'for_s': expected seconds above 0, got {spec.for_s}; correct it"
     if spec.keep_uncertain_bytes is not None and spec.keep_uncertain_bytes < MIN_BYTES:
         yield f"'keep_uncertain_bytes': expected {MIN_BYTES:,} or more, got {spec.keep_uncertain_bytes}; correct it"
     for number, station in enumerate(spec.stations):

@@ -13,11 +13,10 @@ from mmkd_edge.bundle.manifest import Normal
 from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
 from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_recordings
 from mmkd_models.data.for_devices import read_recordings
-from mmkd_station.alarms import AlarmRule, Episodes, rule_of_rate
+from mmkd_station.alarms import AlarmRule, Episodes, _power, rule_of_rate, tune_alarm
 from mmkd_station.commands.show import tuned_lines
 from mmkd_station.intake import ReplayedRecording
 from mmkd_station.records import result_record
-from mmkd_station.tuning import _power, tune_alarm
 from tests.edge.said import said
 from tests.station import rig
 

@@ -89,7 +89,7 @@ def test_a_new_bundle_is_judged_on_the_windows_that_the_installed_one_answers(na
     source = ("--source", f"csv:{tmp_path / 'log.csv'}", "--hop", "20", "--name", "press 1", *ALARM)
     alone = run(bundles["old"], *source)
     file = tmp_path / "report.json"
-    done = run(bundles["old"], *source, "--shadow", bundles[name], "--shadow-report", file)
+    done = run(bundles["old"], *source, "--shadow", bundles[name], "--shadow-report", file, "--shadow-agreement", "0.8")
     assert (done.returncode, alone.returncode) == (code, 0), done.stderr
     answers, before = ([one["probabilities"] for one in records_in(text)] for text in (done.stdout, alone.stdout))
     assert answers == before

@@ -120,20 +120,12 @@ class RunOptions:
     monitor_token: Annotated[
         Path | None, Option("File with the token of the page.", metavar="FILE", shown="a new one, on stderr")
     ] = None
-    shadow: Annotated[
-        str | None,
-        Option("Compare this bundle's answers on the same windows, and judge it at the end.", metavar="BUNDLE"),
-    ] = None
-    shadow_report: Annotated[
-        str | None, Option("Report of the comparison.", metavar="FILE", shown="NAME.shadow.json")
-    ] = None
-    shadow_agreement: Annotated[
-        float, Option("Required agreement, also for each label.", metavar="FRACTION", min=0.0, max=1.0)
-    ] = 0.9
+    shadow: Annotated[str | None, Option("Compare and judge this bundle on the same windows.", metavar="BUNDLE")] = None
+    shadow_report: Annotated[str | None, Option("Its report.", metavar="FILE", shown="NAME.shadow.json")] = None
+    shadow_agreement: Annotated[float, Option("Required agreement of all answers and labels.", min=0, max=1)] = 0.9
     shadow_alarms: Annotated[int, Option("Highest number of alarms that may change.", metavar="N", min=0)] = 0
     for_s: Annotated[
-        str | None,
-        Option("Stop after this time, such as 1h.", ("--for",), "DURATION", shown="when all sources end"),
+        str | None, Option("Stop after this time, such as 1h.", ("--for",), "DURATION", shown="when sources end")
     ] = None
     backend: Annotated[str, Option("Backend that runs the student.", metavar="NAME")] = "auto"
     precision: Annotated[str, Option("Precision of the model to run.", metavar="NAME")] = "auto"

@@ -96,9 +96,9 @@ def run(
 def _tune(bundle: Path, data: Path, options: RunOptions, *, as_json: bool) -> None:
     from mmkd_edge import EdgePredictor
     from mmkd_edge.cli.show import json_text
+    from mmkd_station.alarms import tune_alarm
     from mmkd_station.commands.show import tuned_lines
     from mmkd_station.sensor import usual_hop
-    from mmkd_station.tuning import tune_alarm
 
     rules, per_day = alarm_rules(options), options.false_alarms_per_day
     if len(rules) != 1:
@@ -163,17 +163,14 @@ def _serve(spec: RunSpec, options: RunOptions) -> tuple[RunFacts, BaseException 
         _serve_page(service, options),
     ):
         facts = service.run(stop=stop, reload=reload)
-    error: BaseException | None = next((one.error for one in service.stations if one.error is not None), None)
-    if error is None and any(outlet.is_gone for outlet in service.outlets):
-        error = BrokenPipeError()
-    if error is None:
-        error = lost_records(facts.sinks)
-    if error is None and interrupted.is_set():
-        error = KeyboardInterrupt()
-    if error is None:
-        shadows = [station.shadow for station in service.stations if station.shadow is not None]
-        error = next((shadow.error for shadow in shadows if shadow.error is not None), None)
-    return facts, error
+    errors: list[BaseException | None] = [
+        *(station.error for station in service.stations),
+        BrokenPipeError() if any(outlet.is_gone for outlet in service.outlets) else None,
+        lost_records(facts.sinks),
+        KeyboardInterrupt() if interrupted.is_set() else None,
+        *(station.shadow.error for station in service.stations if station.shadow is not None),
+    ]
+    return facts, next((error for error in errors if error is not None), None)
 
 
 @contextlib.contextmanager

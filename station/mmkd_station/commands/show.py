@@ -7,10 +7,10 @@ from pathlib import Path
 
 from mmkd_edge.cli.run import shell_line
 from mmkd_edge.errors import UnavailableError
+from mmkd_station.alarms import Tuned
 from mmkd_station.outlet import OutletFacts
 from mmkd_station.service import RunFacts
 from mmkd_station.station import StationFacts
-from mmkd_station.tuning import Tuned
 
 
 def summary_lines(facts: RunFacts) -> Iterator[str]:
