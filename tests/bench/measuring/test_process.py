@@ -1,3 +1,5 @@
+"""Measuring in another process, and under load."""
+
 import os
 import signal
 import subprocess
@@ -5,17 +7,25 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from itertools import cycle
+from threading import Event
 
+import numpy as np
 import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmkd_bench.measuring import process
-from mmkd_bench.measuring.jobs import RunJob, RunOutcome
-from mmkd_bench.measuring.launch import measure_launch
-from mmkd_bench.measuring.opening import Choice
+from mmkd_bench.measuring.jobs import Demand, LoadJob, OverheadJob, RunJob, RunOutcome
+from mmkd_bench.measuring.launch import measure_launch, stream_workload, window_workload
+from mmkd_bench.measuring.load import backlog_growth_ns, do_load_job, offer_load, run_threads, schedule_ns
+from mmkd_bench.measuring.opening import Choice, open_predictor, raw_windows
 from mmkd_bench.measuring.process import run_launches
+from mmkd_bench.measuring.turns import time_predict
+from mmkd_bench.run import measure_bundle
 from mmkd_edge.errors import BackendError, UsageError
-from mmkd_report.schema.bench import Settings
+from mmkd_report.schema.bench import STAGES, Settings
 from tests.edge.said import said
 
 
@@ -93,3 +103,145 @@ def test_a_process_that_dies_or_takes_too_long_is_told(bundle, tmp_path, monkeyp
     stop = threading.Event()
     stop.set()
     assert measure_launch(_job(bundle, duration_s=60.0), import_ms=0.0, stop=stop) is None
+
+
+@given(st.integers(1, 50), st.floats(0.5, 200.0), st.floats(0.01, 3.0))
+@settings(max_examples=40, deadline=None)
+def test_every_stream_asks_at_its_rate(streams, rate_hz, duration_s):
+    due_ns = schedule_ns(streams, rate_hz=rate_hz, duration_s=duration_s)
+    assert (np.diff(due_ns) >= 0).all()
+    assert len(due_ns) >= 1
+    # Each stream has its phase in one period: within one window of rate times duration.
+    assert abs(len(due_ns) - streams * rate_hz * duration_s) <= streams + 1
+    if len(due_ns) > streams:
+        # Windows of one stream are one period apart; nanoseconds are whole.
+        np.testing.assert_allclose(due_ns[streams:] - due_ns[:-streams], 1e9 / rate_hz, atol=2)
+
+
+def test_streams_do_not_agree_on_when_to_begin():
+    gaps_ns = np.diff(schedule_ns(100, rate_hz=10.0, duration_s=0.1))
+    assert gaps_ns.std() > 0.5 * gaps_ns.mean()
+
+
+def test_more_than_the_servers_can_do_is_not_carried_and_is_given_up():
+    # One server, 10 ms each: 100 a second, and 1000 come due.
+    demand = Demand(rate_hz=100.0, deadline_ms=20.0, servers=1)
+    begin = time.monotonic()
+    level = offer_load(time.sleep, [0.01], streams=10, demand=demand, duration_s=0.3).level
+    assert time.monotonic() - begin < 5
+    assert not level.carried
+    assert level.answered < level.due
+    assert level.due - level.answered <= level.missed <= level.due
+
+
+def test_a_response_counts_from_the_moment_a_window_came_due():
+    # Two windows due at nearly the same time, one server: the second waits for the first.
+    demand = Demand(rate_hz=1.0, deadline_ms=1000.0, servers=1)
+    level = offer_load(time.sleep, [0.05], streams=8, demand=demand, duration_s=1.0).level
+    due_ms = schedule_ns(8, rate_hz=1.0, duration_s=1.0) / 1e6
+    closest_ms = np.diff(due_ms).min()
+    assert closest_ms < 45
+    assert level.response.max_us / 1e3 >= 100 - closest_ms
+
+
+def test_servers_answer_at_the_same_time():
+    inside, most, lock = 0, 0, threading.Lock()
+
+    def call(_window):
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.02)
+        with lock:
+            inside -= 1
+
+    demand = Demand(rate_hz=100.0, deadline_ms=1000.0, servers=3)
+    offer_load(call, [None], streams=4, demand=demand, duration_s=0.2)
+    assert most == 3
+
+
+def test_a_backlog_grows_by_the_rise_of_the_wait():
+    # One server, 10 ms each: 100 a second, and 120 come due. After half a second the wait is 0.1 s of 10 allowed.
+    demand = Demand(rate_hz=20.0, deadline_ms=10_000.0, servers=1)
+    level = offer_load(time.sleep, [0.01], streams=6, demand=demand, duration_s=0.5).level
+    assert level.missed == 0
+    assert not level.carried
+    wait_ns = np.arange(1000, dtype=np.int64) * 10
+    # Medians of 0..99 and 900..999, times ten.
+    assert backlog_growth_ns(wait_ns) == 9000.0
+    assert backlog_growth_ns(np.array([5], dtype=np.int64)) == 0.0
+
+
+def test_errors_are_raised_and_one_alone_runs_here():
+    def call(_window):
+        raise OSError("no sensor")
+
+    demand = Demand(rate_hz=100.0, deadline_ms=10.0, servers=2)
+    with pytest.raises(OSError, match="no sensor"):
+        offer_load(call, [None], streams=1, demand=demand, duration_s=0.1)
+    assert run_threads(lambda number: number + 5, 1, stop=Event()) == [5]
+    assert run_threads(lambda number: number + 5, 3, stop=Event()) == [5, 6, 7]
+
+
+@pytest.fixture(scope="module")
+def predictor(bundle):
+    return open_predictor(Choice(bundle=str(bundle), backend="ort"))
+
+
+def _calls(driver, count):
+    return [driver.call(argument) for _, argument in zip(range(count), cycle(driver.arguments), strict=False)]  # type: ignore[misc]
+
+
+def _names(driver):
+    return [stage.name for stage in driver.stages(0.02, Event())]
+
+
+@pytest.mark.parametrize("hop", [1, 7, 8, 40, 41, 300])
+def test_a_push_of_one_hop_gives_one_prediction(predictor, hop):
+    driver = stream_workload(predictor, raw_windows(predictor), hop=hop)
+    assert [len(found) for found in _calls(driver, 30)] == [1] * 30
+
+
+def test_a_stream_is_measured_from_its_first_full_window_on(predictor):
+    driver = stream_workload(predictor, raw_windows(predictor), hop=8)
+    assert all(found[0].index >= 0 for found in _calls(driver, 10))
+
+
+def test_a_hop_longer_than_all_recordings_is_filled_with_them(predictor):
+    windows = raw_windows(predictor)[:1]
+    driver = stream_workload(predictor, windows, hop=100)
+    samples = driver.arguments[0]
+    np.testing.assert_array_equal(samples, np.tile(windows[0], (3, 1))[:100])
+
+
+def test_the_steps_of_a_stream_begin_with_gathering(predictor):
+    assert _names(stream_workload(predictor, raw_windows(predictor), hop=8)) == ["gather", *STAGES]
+
+
+def test_a_streaming_run_is_reported(bundle):
+    settings = Settings(launches=1, duration_s=0.2, hop=8)
+    report = measure_bundle(Choice(bundle=str(bundle)), settings, energy=False)
+    assert report.configuration.hop == 8
+    assert [stage.name for stage in report.result.stages] == ["gather", *STAGES]
+
+
+def test_of_several_students_the_first_is_measured(several_bundle, predictor):
+    windows = raw_windows(predictor)
+    with open_predictor(Choice(bundle=str(several_bundle), backend="ort")) as several:
+        expected = [predictor.predict(window).probabilities for window in windows]
+        drivers = [window_workload(several, windows), stream_workload(several, windows, hop=40)]
+        for driver in drivers:
+            assert "run" in _names(driver)
+        answers = [drivers[0].call(argument) for argument in drivers[0].arguments]
+        for answer, wanted in zip(answers, expected, strict=True):
+            np.testing.assert_array_equal(answer.probabilities, wanted)  # type: ignore[attr-defined]
+
+
+def test_a_bundle_of_several_students_is_loaded_and_compared(several_bundle):
+    choice = Choice(bundle=str(several_bundle), backend="ort", precision="fp32", threads=1)
+    demand = Demand(rate_hz=20.0, deadline_ms=5000.0, servers=1)
+    job = LoadJob(choice=choice, demand=demand, streams=2, duration_s=0.2)
+    assert do_load_job(job)[0].level.answered == 8
+    overhead = OverheadJob(bundle=choice.bundle, threads=1, repeats=1, duration_s=0.05, reference=None)
+    assert time_predict(overhead).count >= 20

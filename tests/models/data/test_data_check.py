@@ -1,16 +1,17 @@
-"""What the check finds, and recordings of another unit or gain."""
+"""What the check of a dataset finds, and references of groups."""
 
 import logging
 
 import numpy as np
 import pytest
 
-from mmkd_edge.errors import DatasetError
+from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import open_dataset, shipped_dataset, write_dataset
 from mmkd_models.data.checking.describe import describe_dataset, headline
 from mmkd_models.data.checking.findings import check_dataset, unit_findings
 from mmkd_models.data.checking.scan import scan_windows
+from mmkd_models.data.for_devices import measure_reference
 
 
 def _refusal(path):
@@ -200,3 +201,57 @@ def test_of_many_odd_recordings_the_first_are_named_and_all_counted(tmp_path):
     *named, last = warnings_of(plant(tmp_path / "plant", change))
     assert [f"group {number}" in text for number, text in enumerate(named)] == [True] * 3
     assert last == "acc: 4 recordings in all differ so, the first 3 are named"
+
+
+@pytest.fixture
+def per_group_rig(splits, write, rig_modalities):
+    splits["train"]["temp"][0, 0, 0] = np.nan
+    splits["train"]["temp"][1, 0, 0] = 5000.0  # out of range
+    return write(splits, modalities=rig_modalities)
+
+
+@pytest.fixture
+def rig_modalities():
+    return (
+        ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20),
+        ModalitySpec(name="temp", channels=("t",), rate_hz=25.0, samples=5, normalise="per_group", range=(0.0, 100.0)),
+    )
+
+
+def _no_reference(per_group_rig, **options):
+    with pytest.raises(UsageError) as error:
+        measure_reference(per_group_rig, **{"modality": "temp", "group": 0, **options})
+    return str(error.value)
+
+
+def test_the_first_windows_alone_count_without_missing_and_invalid_values(per_group_rig, splits):
+    measured = measure_reference(per_group_rig, modality="temp", group=0, seconds=0.4)
+    values = splits["train"]["temp"][:2].astype(np.float64)
+    known = np.concatenate([values[0, 1:, 0], values[1, 1:, 0]])
+    np.testing.assert_allclose(measured.reference.mean, [known.mean()], rtol=1e-12)
+    np.testing.assert_allclose(measured.reference.std, [known.std()], rtol=1e-12)
+    assert measured.windows == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"group": None}, ("group: expected one of the dataset, got none and the dataset has 8; "
+         "choose one of 0, 1, 2, 3, 4, 5, 6, 7")),
+        ({"group": 99}, ("group: expected one of the dataset, got 99, which is unknown; "
+         "choose one of 0, 1, 2, 3, 4, 5, 6, 7")),
+        ({"modality": "vib"}, ("modality 'vib': expected one that is normalised per group, got one that takes raw "
+         "values; it needs no reference")),
+        ({"seconds": 0}, "reference: expected seconds above 0, got 0; take more seconds"),
+    ],
+)  # fmt: skip
+def test_what_has_no_reference_is_refused(per_group_rig, options, says):
+    assert _no_reference(per_group_rig, **options) == says
+
+
+def test_a_group_without_values_gives_no_reference(splits, write, rig_modalities):
+    splits["valid"]["temp"][:6] = np.nan
+    assert _no_reference(write(splits, modalities=rig_modalities), group=4) == (
+        "modality 'temp': a channel has no valid value in the first 6 windows of group 4;"
+        " take more seconds or another group"
+    )

@@ -1,6 +1,7 @@
-"""Losses between hidden states: projected features, and relations as in MiniLMv2, KL(R_teacher || R_student)."""
+"""Losses on hidden states, relations and attention."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from mmkd_models.losses.attention import EPSILON, aligned_map, edam_loss
 from mmkd_models.losses.features import feature_loss, relation_loss
 
 SAME = nn.Identity()
@@ -122,3 +124,104 @@ def test_relations_that_cannot_be_compared_are_refused(length, width, heads):
         f"relations: expected as many tokens on both sides and widths that are multiples of {heads} heads, got "
         f"(B, L, D)=(1, 4, 8) of the student and (1, {length}, {width}) of the teacher"
     )
+
+
+def maps(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).mul(2).softmax(-1)
+
+
+def plain_edam(student, teacher, valid, weight):
+    """sum_j A_T log(A_T / A_S), A_S the mean over heads; mean over valid rows, weighted over windows."""
+    batch, heads, length, _ = student.shape
+    total = 0.0
+    for b in range(batch):
+        window, rows = 0.0, 0
+        for i in range(length):
+            if valid[b, i] == 0:
+                continue
+            rows += 1
+            for j in range(length):
+                mean = sum(float(student[b, h, i, j]) for h in range(heads)) / heads
+                window += float(teacher[b, i, j]) * math.log(float(teacher[b, i, j]) / mean)
+        total += float(weight[b]) * window / rows
+    return total / float(weight.sum())
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_equals_a_plain_loop(masked):
+    student, teacher = maps(2, 3, 4, 4, seed=0), maps(2, 4, 4, seed=1)
+    valid, weight = torch.ones(2, 4), torch.ones(2)
+    masks = {}
+    if masked:
+        valid = torch.tensor([[1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0]])
+        weight = torch.tensor([0.25, 1.0])
+        masks = {"valid_rows": valid, "weight": weight}
+    loss = edam_loss(student, teacher, **masks).item()
+    assert loss == pytest.approx(plain_edam(student, teacher, valid, weight), rel=1e-5)  # float32 against float64
+
+
+def test_the_loss_is_the_students_log_share_key_by_key_and_finite():
+    student = torch.tensor([[[[0.25, 0.75], [0.5, 0.5]]]])
+    teacher = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    expected = -(math.log(0.25) + math.log(0.5)) / 2
+    assert edam_loss(student, teacher).item() == pytest.approx(expected, rel=1e-6)
+    student = torch.tensor([[[[1.0, 0.0]]]], requires_grad=True)
+    loss = edam_loss(student, torch.tensor([[[0.0, 1.0]]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(-math.log(EPSILON), rel=1e-6)
+    assert bool(student.grad.isfinite().all())
+    teacher = maps(1, 1, 2, 8, seed=0)  # (2 time + 2 summary) keys of each of two sources
+    aligned = aligned_map(teacher, source_lengths=[2, 2], length=2)
+    torch.testing.assert_close(aligned, teacher[:, 0, :, :4] + teacher[:, 0, :, 4:], atol=1e-6, rtol=1e-6)
+
+
+@given(st.integers(0, 100), st.integers(1, 3), st.integers(1, 6))
+@settings(max_examples=25, deadline=None)
+def test_it_is_zero_at_equality_and_never_below(seed, heads, length):
+    student, teacher = maps(2, heads, length, length, seed=seed), maps(2, length, length, seed=seed + 1)
+    # Sums of at most six terms of order 1 in float32.
+    assert edam_loss(student, student.mean(1)).item() == pytest.approx(0.0, abs=1e-6)
+    assert edam_loss(student, teacher).item() > -1e-6
+
+
+@pytest.mark.parametrize(
+    ("source_length", "length", "key", "expected"),
+    [
+        (4, 2, 3, [0.0, 1.0]),  # the later half of the window
+        (2, 4, 0, [0.5, 0.5, 0.0, 0.0]),
+        (3, 2, 1, [0.5, 0.5]),  # the middle third lies half in each half
+        (1, 3, 0, [1 / 3, 1 / 3, 1 / 3]),
+        (3, 1, 2, [1.0]),
+    ],
+)
+def test_attention_to_a_moment_goes_to_the_keys_of_that_moment(source_length, length, key, expected):
+    teacher = torch.zeros(1, 1, 1, source_length + 2)
+    teacher[..., key] = 1.0
+    aligned = aligned_map(teacher, source_lengths=[source_length], length=length)
+    torch.testing.assert_close(aligned[0, 0], torch.tensor([*expected, 0.0, 0.0]))
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 50))
+@settings(max_examples=30, deadline=None)
+def test_sharing_out_equals_exact_fractions_of_common_time(source_length, length, seed):
+    teacher = maps(1, 1, 1, source_length + 2, seed=seed)
+    aligned = aligned_map(teacher, source_lengths=[source_length], length=length)[0, 0]
+    for j in range(length):
+        expected = 0.0
+        for i in range(source_length):
+            start = max(Fraction(i, source_length), Fraction(j, length))
+            stop = min(Fraction(i + 1, source_length), Fraction(j + 1, length))
+            expected += float(teacher[0, 0, 0, i]) * float(max(stop - start, Fraction(0)) * source_length)
+        assert aligned[j].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_keys_that_the_student_cannot_see_are_taken_out_and_others_refused():
+    teacher = torch.tensor([[[[0.1, 0.3, 0.4, 0.2]]]])
+    valid = torch.tensor([[1.0, 0.0, 1.0, 1.0]])
+    aligned = aligned_map(teacher, source_lengths=[2], length=2, valid_keys=valid)
+    torch.testing.assert_close(aligned[0, 0], torch.tensor([0.1, 0.0, 0.4, 0.2]) / 0.7)
+    aligned = aligned_map(maps(1, 1, 2, 3, seed=0), source_lengths=[1], length=1, valid_keys=torch.zeros(1, 3))
+    assert aligned.tolist() == [[[0.0] * 3] * 2]
+    with pytest.raises(ValueError) as caught:
+        aligned_map(maps(1, 1, 2, 9, seed=0), source_lengths=[2, 2], length=2)
+    assert str(caught.value) == "teacher map: expected 8 keys from sources [2, 2], got 9"

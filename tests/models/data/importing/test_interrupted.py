@@ -1,13 +1,16 @@
-"""An import that is ended leaves no dataset, or a whole one, and what it had finished, from where the next goes on."""
+"""Imports that are interrupted or run again, and copies among recordings."""
 
+import logging
+import shutil
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from mmkd_edge.errors import DatasetError
-from mmkd_models.data import check_dataset
+from mmkd_models.data import check_dataset, open_dataset
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.recipe import read_recipe
 
@@ -159,3 +162,152 @@ def test_a_file_that_changed_is_read_again_alone(plant, recipe):
     assert ours.read == [(size, size)]
     ours.run("whole")
     assert is_equal(plant)
+
+
+START_S = 1_762_151_400
+GROUP = 'group = "machine"'
+SPLIT = f'{GROUP}\nvalid = ["M4"]\ntest = ["M5"]'
+DROP = f"{SPLIT}\ndrop_copies = true"
+CURE = "set drop_copies = true under [split] of the recipe, give both one group, or leave one file out"
+
+
+def run(plant):
+    return import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
+
+
+def copy_rows(plant, source, target, *, rows, at):
+    """Write values of one machine over those of another, from its row `at` on; times stay."""
+    given = (plant / source / "acc.csv").read_text().splitlines()[1:][rows]
+    file = plant / target / "acc.csv"
+    lines = file.read_text().splitlines()
+    for number, line in enumerate(given, start=1 + at):
+        lines[number] = f"{lines[number].partition(',')[0]},{line.partition(',')[2]}"
+    file.write_text("\n".join(lines) + "\n")
+
+
+def refusal(plant):
+    with pytest.raises(DatasetError) as error:
+        run(plant)
+    return str(error.value).replace(str(plant), "DIR")
+
+
+def test_a_copied_section_is_named_by_file_and_time(plant, recipe):
+    recipe((GROUP, SPLIT))
+    copy_rows(plant, "M1", "M5", rows=slice(20, 60), at=20)  # 2 s to 6 s, the windows of both
+    assert refusal(plant) == (
+        "dataset DIR/out: M1/acc.csv 2025-11-03T06:46:42Z to 06:46:46Z (train) equals M5/acc.csv 2025-11-03T07:53:22Z"
+        f" to 07:53:26Z (test); splits must not share samples; {CURE}"
+    )
+
+
+def test_a_section_at_another_place_of_a_log_that_counts_from_its_start(plant, recipe):
+    for machine in range(6):
+        file, start = plant / f"M{machine}" / "acc.csv", START_S + 1000 * machine
+        rows = [line.split(",", 1) for line in file.read_text().splitlines()[1:]]
+        file.write_text("\n".join(["time,ax,ay", *(f"{float(time) - start:.1f},{rest}" for time, rest in rows)]))
+        (plant / f"M{machine}" / "states.csv").write_text("start,end,label\n0,5,ok\n5,10,worn\n")
+    recipe(
+        (GROUP, SPLIT), ('time = "time"', 'time = "time"\ntime_unit = "s"'), ("[windows]", 'time_unit = "s"\n[windows]')
+    )
+    copy_rows(plant, "M1", "M5", rows=slice(20, 60), at=23)
+    # Windows begin at whole seconds. From 5.7 s of M1 on three samples are left, too few to tell.
+    assert refusal(plant) == (
+        "dataset DIR/out: M1/acc.csv 2 to 5.7 s (train) equals M5/acc.csv 2.3 to 6 s (test); splits must not share"
+        f" samples; {CURE}"
+    )
+
+
+def test_copies_go_also_where_one_recording_is_the_beginning_of_another_or_a_shifted_part(plant, recipe):
+    recipe((GROUP, DROP), ("length_s = 1.0", "length_s = 1.0\nstride_s = 0.5"))
+    copy_rows(plant, "M1", "M5", rows=slice(0, 50), at=0)
+    copy_rows(plant, "M2", "M4", rows=slice(10, 100), at=3)
+    copy_rows(plant, "M2", "M3", rows=slice(33, 73), at=33)
+    report = run(plant)
+    assert report.dataset.spec.left_out == {
+        "across a change of label (less than 80 % one label: 'purity')": 6,
+        "sharing samples with another split or group": 35,
+    }
+    windows = open_dataset(plant / "out").everything()
+    starts = np.asarray(windows.times) - START_S
+    kept = {name: sorted(starts[windows.groups == name] - 1000 * int(name[1])) for name in np.unique(windows.groups)}
+    # Of M2 the first window alone is of no other log, and M3 is its own but for 3.3 to 7.3 s.
+    assert kept["M1"] == [5.0, 5.5, 6.0, 6.5, 7.0, 7.5, 8.0, 8.5, 9.0]
+    assert kept["M2"] == [0.0]
+    assert kept["M3"] == [0.0, 0.5, 1.0, 1.5, 2.0, 7.5, 8.0, 8.5, 9.0]
+    assert [len(kept[name]) for name in ("M0", "M4", "M5")] == [18] * 3
+    assert [finding.kind for finding in check_dataset(plant / "out").findings] == ["left out"]
+
+
+def test_a_log_under_two_names_is_dropped_whole(plant, recipe):
+    recipe((GROUP, DROP))
+    copy_rows(plant, "M2", "M3", rows=slice(0, 100), at=0)  # both train: folds would deal them apart
+    assert run(plant).dataset.spec.left_out == {"sharing samples with another split or group": 10}
+    windows = open_dataset(plant / "out").everything()
+    assert np.unique(windows.groups).tolist() == ["M0", "M1", "M2", "M4", "M5"]
+
+
+def test_labels_that_contradict_each_other_in_a_shared_section_are_told(plant, recipe, caplog):
+    recipe((GROUP, DROP))
+    copy_rows(plant, "M1", "M5", rows=slice(20, 60), at=20)
+    states = plant / "M5" / "states.csv"
+    start = START_S + 5000
+    states.write_text(f"start,end,label\n{start},{start + 4},ok\n{start + 4},{start + 10},worn\n")
+    told = (
+        "warning: M1/acc.csv 2025-11-03T06:46:42Z to 06:46:46Z (train) equals M5/acc.csv 2025-11-03T07:53:22Z to"
+        " 07:53:26Z (test), but 25% of the 4 windows in it have different labels; correct the labels, or leave one"
+        ' file out: exclude = ["M5/acc.csv"]'
+    )
+    with caplog.at_level(logging.WARNING):
+        run(plant)
+    assert [record.getMessage() for record in caplog.records] == [told]
+    caplog.clear()
+    shutil.rmtree(plant / "out")
+    recipe(("drop_copies = true", "drop_copies = false"))
+    with caplog.at_level(logging.WARNING):
+        assert refusal(plant).endswith(CURE)
+    assert [record.getMessage() for record in caplog.records] == [told]
+
+
+def test_of_many_contradictions_the_first_are_named_and_all_counted(plant, recipe, caplog):
+    recipe((GROUP, DROP))
+    for machine in range(1, 6):
+        copy_rows(plant, "M0", f"M{machine}", rows=slice(0, 100), at=0)
+    states = plant / "M5" / "states.csv"
+    states.write_text(f"start,end,label\n{START_S + 5000},{START_S + 5010},worn\n")
+    with caplog.at_level(logging.WARNING):
+        assert refusal(plant).startswith("'split': expected windows in every split, got none in train")
+    *named, last = [record.getMessage() for record in caplog.records]
+    assert [text[:19] for text in named] == [f"warning: M{number}/acc.csv" for number in range(3)]
+    assert all("equals M5/acc.csv" in text and "50% of the 10 windows" in text for text in named)
+    assert last == (
+        "warning: 5 sections that two files share have different labels, the first 3 are named; correct the labels, or"
+        " leave files out"
+    )
+
+
+def test_a_dataset_keeps_the_files_of_its_windows(plant, recipe):
+    recipe((GROUP, SPLIT))
+    copy_rows(plant, "M1", "M2", rows=slice(0, 100), at=0)
+    run(plant)
+    for machine in range(6):
+        shutil.rmtree(plant / f"M{machine}")
+    assert [finding.text for finding in check_dataset(plant / "out").findings] == [
+        (
+            "groups 'M1' and 'M2' share samples: M1/acc.csv 2025-11-03T06:46:40Z to 06:46:50Z (train) equals M2/acc.csv"
+            f" 2025-11-03T07:03:20Z to 07:03:30Z (train); {CURE}"
+        ),
+        (
+            "10 windows of 60 equal an earlier one of their split, for example M2/acc.csv 2025-11-03T07:03:20Z to"
+            " 07:03:21Z (train) and M1/acc.csv 2025-11-03T06:46:40Z to 06:46:41Z (train); they count twice; remove them"
+            " unless the process repeats itself exactly"
+        ),
+    ]
+
+
+def test_a_split_that_is_nothing_but_copies_is_told(plant, recipe):
+    recipe((GROUP, DROP))
+    copy_rows(plant, "M5", "M4", rows=slice(0, 100), at=0)
+    assert refusal(plant) == (
+        "'split': expected windows in every split, got none in valid (10 sharing samples with another split or group);"
+        " choose another 'seed', or name groups in 'valid' and 'test'"
+    )
