@@ -31,7 +31,7 @@ def answers(probability, *, refused=32):
     return MachineAnswers(machine="aarch64", python="3.13.5", ways=[way, absent], damaged={"a.edge": (32, refused)})
 
 
-def test_answers_within_the_bundles_tolerance_are_the_same():
+def test_answers_within_tolerance_are_the_same_and_everything_else_is_a_fault():
     there, here = answers(0.75), answers(0.75 + 5e-5)
     assert differences(there.ways[0], here) == (pytest.approx(5e-5), pytest.approx(5e-5))
     assert faults_of(there, here) == []
@@ -40,24 +40,15 @@ def test_answers_within_the_bundles_tolerance_are_the_same():
     assert lines[5] == "| a.edge | openvino | int8 | - | - | - | - | - |"
     assert lines[-2] == "a.edge, int8: no int8 here"
     assert lines[-1] == "damaged copies refused with exit code 6: a.edge 32 of 32"
-
-
-def test_answers_beyond_it_and_damaged_files_that_were_taken_are_faults():
     expected = "expected the answer of this machine within 0.0001, got a difference of 1.0e-02"
     assert faults_of(answers(0.75, refused=31), answers(0.76)) == [
         f"arm64: a.edge in ort, fp32: a window: {expected}",
         f"arm64: a.edge in ort, fp32: a stream: {expected}",
         "arm64: a.edge: expected 32 damaged copies refused, got 31",
     ]
-
-
-def test_a_way_that_fails_there_is_a_fault():
     failed = EmulatedWay(bundle="a.edge", backend="ort", precision="fp16", refusal="self-test: too far", failed=True)
     there = msgspec.structs.replace(answers(0.75), ways=[failed])
     assert faults_of(there, answers(0.75)) == ["arm64: a.edge in ort, fp16: self-test: too far"]
-
-
-def test_every_damaged_copy_is_refused_here_too():
     assert damaged_copies(example_bundle()) == (32, 32)
 
 

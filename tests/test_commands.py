@@ -62,22 +62,23 @@ def pages():
     return answers([f"{name} --help" for name in SCRIPTS], blocked=HEAVY)
 
 
-def test_help_of_every_command_needs_no_heavy_library(pages):
+def test_help_and_version_are_everywhere_and_need_no_heavy_library(pages):
     assert {"mmkd-bench capacity --help", "mmkd-data import --help", "mmkd-train student --help"} <= set(pages)
     assert {line: text for line, (code, text) in pages.items() if code != 0} == {}
     for line, (_, text) in pages.items():
         assert text.lower().startswith(f"usage: {line.removesuffix(' --help')} "), line
         assert "\n  -h, --help " in text, line
         assert [row for row in text.splitlines() if len(row) > 80] == [], line
-
-
-def test_short_help_and_version_are_everywhere(pages):
     lines = [line.removesuffix(" --help") for line in pages]
     short = answers([f"{line} -h" for line in lines], blocked=HEAVY)
     assert {line: short[f"{line} -h"] for line in lines} == {line: pages[f"{line} --help"] for line in lines}
     versions = answers([f"{line} --version" for line in lines], blocked=("typer", "rich", *HEAVY))
     expected = {f"{line} --version": (0, f"{line.split()[0]} {mmkd_edge.__version__}\n") for line in lines}
     assert versions == expected
+    assert re.fullmatch(r"\d+\.\d+\.\d+", mmkd_edge.__version__)
+    pyproject = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'dynamic = ["version", ' in pyproject
+    assert 'path = "mmkd_edge/__init__.py"' in pyproject
 
 
 def test_without_typer_help_says_what_a_command_does_and_how_to_get_the_rest(pages):
@@ -92,13 +93,6 @@ def test_without_typer_help_says_what_a_command_does_and_how_to_get_the_rest(pag
         # The same words as where typer is there.
         about = text.split("\n\n")[1]
         assert (code, " ".join(about.split()) in " ".join(pages[line][1].split())) == (0, True), line
-
-
-def test_the_version_is_one():
-    assert re.fullmatch(r"\d+\.\d+\.\d+", mmkd_edge.__version__)
-    pyproject = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
-    assert 'dynamic = ["version", ' in pyproject
-    assert 'path = "mmkd_edge/__init__.py"' in pyproject
 
 
 def test_one_idea_has_one_name_in_every_command(pages):

@@ -369,13 +369,10 @@ def figures_without_command(text):
     return list(dict.fromkeys(heading for heading, around in shown if not named & set(around)))
 
 
-def test_figures_name_their_command():
+def test_figures_name_their_command_and_others_are_seen():
     pages = sorted((DOCS / "results").glob("*.md"))
     silent = {name_of(page): figures_without_command(page.read_text(encoding="utf-8")) for page in pages}
     assert {page: sections for page, sections in silent.items() if sections} == {}
-
-
-def test_figures_without_a_command_are_seen():
     text = "# A\n## B\n`make demo` gives\n### C\n| x | 1.0 |\n## D\n| y | 2.0 |\n"
     assert figures_without_command(text) == ["D"]
 
@@ -391,13 +388,10 @@ def errors_below(root):
     return [root, *(error for child in root.__subclasses__() for error in errors_below(child))]
 
 
-def test_the_embedding_page_names_every_error_with_its_exit_code():
+def test_the_embedding_page_names_errors_arguments_and_fields():
     rows = table_rows((DOCS / "embedding.md").read_text(encoding="utf-8"), "error")
     public = [error for error in errors_below(MmkdError) if error.__name__ in mmkd_edge.__all__]
     assert {row[0]: row[1] for row in rows} == {error.__name__: str(error.exit_code) for error in public}
-
-
-def test_the_embedding_page_names_every_argument_and_every_field():
     text = (DOCS / "embedding.md").read_text(encoding="utf-8")
     arguments = [name for name in inspect.signature(EdgePredictor.open).parameters if name != "cls"]
     assert [row[0] for row in table_rows(text, "argument of `open`")] == arguments

@@ -165,7 +165,7 @@ def running(folder, address, *options):
         child.communicate(timeout=60)
 
 
-def test_the_health_check_is_that_of_a_running_station(tmp_path):
+def test_health_checks_are_those_of_a_running_station_or_a_sound_bundle(tmp_path):
     for name in ("starlette", "uvicorn", "prometheus_client", "typer"):
         pytest.importorskip(name)
     port = free_port()
@@ -184,9 +184,6 @@ def test_the_health_check_is_that_of_a_running_station(tmp_path):
     with running(tmp_path, f"0.0.0.0:{port}", "--monitor-token", str(token)):
         assert not healthy()
         assert healthy(MMKD_MONITOR_TOKEN_FILE=str(token))
-
-
-def test_the_health_check_of_a_jetson_fails_without_a_bundle_and_with_a_damaged_one(tmp_path):
     done = JETSON.run_health_check(MMKD_BUNDLE=str(example_bundle()))
     assert (done.returncode, done.stderr) == (0, "")
     path = tmp_path / "student.edge"

@@ -24,16 +24,13 @@ def read(name):
     return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
 
 
-def test_the_hooks_before_a_commit_are_the_tools_of_make_check():
+def test_hooks_and_hadolint_are_those_of_make_check():
     (local,) = read(".pre-commit-config.yaml")["repos"]
     assert local["repo"] == "local"
     assert [hook["entry"] for hook in local["hooks"]] == [
         line.replace("$(BIN)", ".venv/bin") for line in recipe("check")
     ]
     assert {(hook["language"], hook["pass_filenames"]) for hook in local["hooks"]} == {("system", False)}
-
-
-def test_hadolint_reads_every_image():
     images = sorted(path.name for path in ROOT.glob("Dockerfile*"))
     assert f"$(BIN)/hadolint {' '.join(images)}" in recipe("check")
 

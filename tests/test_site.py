@@ -37,7 +37,7 @@ def test_the_navigation_has_every_page_once_and_no_other(tmp_path):
     assert [name for name in NAVIGATION if not (tmp_path / "docs" / "pages" / name).is_file()] == []
 
 
-def test_what_a_page_links_to_becomes_a_page(tmp_path):
+def test_links_become_pages_stay_in_code_and_do_not_leave_the_repository(tmp_path):
     stage.stage(tmp_path / "docs")
     pages = tmp_path / "docs" / "pages"
     start = (pages / "index.md").read_text(encoding="utf-8")
@@ -45,12 +45,12 @@ def test_what_a_page_links_to_becomes_a_page(tmp_path):
     assert "](docs/" not in start
     example = (pages / "repository" / "examples" / "plain_threads.py.md").read_text(encoding="utf-8")
     assert example.startswith("# `examples/plain_threads.py`\n\n```python\n")
-
-
-def test_a_link_in_code_stays_as_it_is():
     pieces = list(stage.parts_of("a `b` c\n```\n[d](e)\n```\nf\n"))
     assert [text for text, is_prose in pieces if not is_prose] == ["`b`", "```\n[d](e)\n```"]
     assert "".join(text for text, _ in pieces) == "a `b` c\n```\n[d](e)\n```\nf\n"
+    assert said(SystemExit, lambda: stage.target_of(DOCS / "any.md", "../../elsewhere.md")) == (
+        "docs/any.md: expected a link to a file of the repository, found '../../elsewhere.md'; correct it"
+    )
 
 
 def test_figures_come_from_the_page_of_results():
@@ -64,12 +64,6 @@ def test_figures_come_from_the_page_of_results():
     with pytest.raises(SystemExit) as refused:
         stage.with_figures(page, text % "nowhere")
     assert str(refused.value) == ("docs/any.md: expected a table at results/live.md#nowhere, found none; correct it")
-
-
-def test_a_link_out_of_the_repository_is_refused():
-    assert said(SystemExit, lambda: stage.target_of(DOCS / "any.md", "../../elsewhere.md")) == (
-        "docs/any.md: expected a link to a file of the repository, found '../../elsewhere.md'; correct it"
-    )
 
 
 class _Page(HTMLParser):
@@ -160,12 +154,9 @@ def test_a_page_is_short_and_can_be_tried_near_its_top(page):
         assert re.search(r"^```|^    |`(make|mmkd-\w+) ", top, flags=re.MULTILINE)
 
 
-def test_the_figures_of_the_first_page_stand_in_the_results():
+def test_figures_and_the_picture_of_the_first_page_are_those_of_the_results():
     rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     results = (DOCS / "results" / "demo.md").read_text(encoding="utf-8").splitlines()
     assert rows
     assert [row for row in rows if row not in results] == []
-
-
-def test_the_picture_of_the_first_page_is_small():
     assert (DOCS / "demo.webp").stat().st_size < 150_000

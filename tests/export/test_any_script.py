@@ -62,10 +62,12 @@ def test_a_modality_in_any_script_reaches_the_prediction(folder, backend):
         assert predictor.selftest().label_agreement == 1.0
 
 
-def test_any_unzip_tool_sees_the_names_of_its_members(folder):
+def test_names_of_any_script_are_seen_by_unzip_and_are_json_in_ascii(folder):
     with zipfile.ZipFile(folder / "生徒.edge") as archive:
         assert {"振動/model.fp32.onnx", "振動/golden.npz"} < set(archive.namelist())
         assert archive.testzip() is None
+    done = on_ascii_terminal("mmkd-data", "describe", "データ", "--json", folder=folder)
+    assert json.loads(done.stdout.decode("ascii"))["name"] == "プレス"
 
 
 def on_ascii_terminal(*line, folder):
@@ -87,8 +89,3 @@ def test_an_ascii_terminal_shows_what_it_can(folder, line, shown):
     said = done.stdout.decode("ascii") + done.stderr.decode("ascii")
     assert done.returncode == (2 if "無い" in line else 0), said
     assert shown in said
-
-
-def test_json_on_an_ascii_terminal_is_json(folder):
-    done = on_ascii_terminal("mmkd-data", "describe", "データ", "--json", folder=folder)
-    assert json.loads(done.stdout.decode("ascii"))["name"] == "プレス"

@@ -72,7 +72,7 @@ def test_a_bundle_answers_as_its_checkpoint_does(bundles, students, kind):
                 assert found.labels == tuple(on)
 
 
-def test_the_value_is_in_the_unit_and_the_first_output_in_standard_deviations(bundles, students):
+def test_values_and_gates_are_in_the_unit_of_the_target(bundles, students):
     expected = answers_from_student(students["regression"], students["regression"].carried.windows)
     with Bundle.open(bundles["regression"].path) as bundle:
         golden = bundle.golden("acc")
@@ -82,6 +82,24 @@ def test_the_value_is_in_the_unit_and_the_first_output_in_standard_deviations(bu
     (entry,) = bundles["regression"].manifest.models
     assert [tensor.name for tensor in entry.outputs] == ["logits", "value"]
     assert entry.statistics.label_fractions == ()
+    logits = np.linspace(-2, 2, 200, dtype=np.float32)[:, None]
+    labels = (1200 + 150 * logits[:, 0]).astype(np.float32)
+    for shift, agrees in ((0.05, 1.0), (0.2, 0.0)):
+        got = NetworkAnswers(logits=logits + np.float32(shift), probabilities=1200 + 150 * (logits + np.float32(shift)))
+        facts = gate_result(got, judging(SPEED, labels, logits), GateRule(metric="r2", max_drop_points=1.0), SPEED)
+        assert facts.label_agreement == agrees
+        assert facts.drop_points == pytest.approx(100 * shift**2 / float(logits.var()), rel=1e-3)
+        assert facts.passed == (agrees == 1.0)
+    assert gate_summary(facts).endswith("answers agree on 0.0% of 200 (at least 99.0%)")
+    expected = NetworkAnswers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2000]]))
+    got = NetworkAnswers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2001]]))
+    assert compare(expected, got, task=SPEED).max_abs_error == pytest.approx(1 / 2000, rel=1e-3)
+
+    expected = [(np.float32([[0.5]]), np.float32([[1000]])), (np.float32([[1.0]]), np.float32([[2000]]))]
+    answers = [(np.float32([[0.5]]), np.float32([[1001]])), (np.float32([[1.0]]), np.float32([[2000]]))]
+    assert largest_difference(answers, expected, SPEED) == pytest.approx(1 / 2000)
+    assert largest_difference(answers, expected, STATES) == 1.0
+    assert largest_difference([(expected[0][0], np.float32([[np.nan]])), expected[1]], expected, SPEED) == np.inf
 
 
 @KINDS
@@ -129,30 +147,6 @@ def test_the_gate_of_labels_counts_windows_with_all_labels_the_same():
     assert gate_summary(facts) == (
         "subset accuracy drops by 2.50 points (at most 1.00), labels agree on 97.5% of 200 (at least 99.0%)"
     )
-
-
-def test_the_gate_of_numbers_counts_windows_within_a_tenth_of_the_targets_spread():
-    logits = np.linspace(-2, 2, 200, dtype=np.float32)[:, None]
-    labels = (1200 + 150 * logits[:, 0]).astype(np.float32)
-    for shift, agrees in ((0.05, 1.0), (0.2, 0.0)):
-        got = NetworkAnswers(logits=logits + np.float32(shift), probabilities=1200 + 150 * (logits + np.float32(shift)))
-        facts = gate_result(got, judging(SPEED, labels, logits), GateRule(metric="r2", max_drop_points=1.0), SPEED)
-        assert facts.label_agreement == agrees
-        assert facts.drop_points == pytest.approx(100 * shift**2 / float(logits.var()), rel=1e-3)
-        assert facts.passed == (agrees == 1.0)
-    assert gate_summary(facts).endswith("answers agree on 0.0% of 200 (at least 99.0%)")
-
-
-def test_values_and_their_differences_are_shares_of_the_largest_one():
-    expected = NetworkAnswers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2000]]))
-    got = NetworkAnswers(logits=np.float32([[0], [1]]), probabilities=np.float32([[1000], [2001]]))
-    assert compare(expected, got, task=SPEED).max_abs_error == pytest.approx(1 / 2000, rel=1e-3)
-
-    expected = [(np.float32([[0.5]]), np.float32([[1000]])), (np.float32([[1.0]]), np.float32([[2000]]))]
-    answers = [(np.float32([[0.5]]), np.float32([[1001]])), (np.float32([[1.0]]), np.float32([[2000]]))]
-    assert largest_difference(answers, expected, SPEED) == pytest.approx(1 / 2000)
-    assert largest_difference(answers, expected, STATES) == 1.0
-    assert largest_difference([(expected[0][0], np.float32([[np.nan]])), expected[1]], expected, SPEED) == np.inf
 
 
 @pytest.mark.slow

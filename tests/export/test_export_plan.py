@@ -24,9 +24,17 @@ def _refusal(plan):
     return str(error.value)
 
 
-def test_without_an_output_the_bundle_goes_beside_the_checkpoint():
+def test_defaults_are_of_platforms_with_engines(monkeypatch, exported, tmp_path):
     assert export_plan(Path("runs/a.ckpt")).output == Path("runs/a.edge")
     assert export_plan(Path("runs/a.ckpt"), output=Path("b.edge")).output == Path("b.edge")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert resolve(_plan("trt")).platform.name == "jp6.2"
+    assert [row.name for row in PLATFORMS if row.has_gpu] == ["jp6.2", "jp7", "trt-rtx"]
+    assert platform_named("trt-rtx").engine_library == "tensorrt_rtx"
+    source = Path(shutil.copy(exported.path, tmp_path / "s.edge"))
+    plan = export_plan(source)
+    source.unlink()
+    assert plan.from_bundle
 
 
 def test_all_problems_are_reported_together(tmp_path):
@@ -40,17 +48,17 @@ def test_all_problems_are_reported_together(tmp_path):
     )
 
 
-def test_a_dataset_instead_of_a_student_is_named(tmp_path):
+def test_sources_and_outputs_that_cannot_be_are_named(tmp_path, student_file, exported):
     (tmp_path / "dataset.json").touch()
     assert _refusal(export_plan(tmp_path, output=tmp_path / "a.edge")) == (
         f"{tmp_path}: expected a student checkpoint or a bundle, got a dataset; make a student with mmkd-distill, and"
         " name it"
     )
-
-
-def test_a_file_that_is_no_bundle_is_never_overwritten(student_file):
     assert _refusal(export_plan(student_file, output=student_file)) == (
         f"{student_file}: exists and is not a bundle, so it is not overwritten; choose another -o"
+    )
+    assert _refusal(export_plan(exported.path)) == (
+        f"{exported.path}: nothing to do with this bundle; name another -o, --sign, --release, --target trt or c"
     )
 
 
@@ -131,13 +139,6 @@ def test_a_missing_litert_is_named_with_its_extra(student_file, tmp_path, monkey
     assert error.value.exit_code == 3
 
 
-def test_a_plan_looks_at_its_source_once(exported, tmp_path):
-    source = Path(shutil.copy(exported.path, tmp_path / "s.edge"))
-    plan = export_plan(source)
-    source.unlink()
-    assert plan.from_bundle
-
-
 CHECKPOINT_OPTIONS = {
     "--precision int8": {"precisions": ("int8",)},
     "--calib": {"calibration": Path("/")},
@@ -168,12 +169,6 @@ def test_a_limit_of_lower_precision_without_any_is_refused(student_file, tmp_pat
     check_plan(replace(plan, precisions=("auto",)))
 
 
-def test_a_bundle_that_would_stay_as_it_is_is_refused(exported):
-    assert _refusal(export_plan(exported.path)) == (
-        f"{exported.path}: nothing to do with this bundle; name another -o, --sign, --release, --target trt or c"
-    )
-
-
 def _plan(*targets):
     return ExportPlan(source=Path("s.ckpt"), output=Path("s.edge"), targets=targets)
 
@@ -182,11 +177,6 @@ def _plan(*targets):
 def test_the_default_is_this_machine(machine, name, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: machine)
     assert resolve(_plan()).platform.name == name
-
-
-def test_the_default_for_engines_is_jetpack_6_where_there_is_no_tensorrt(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert resolve(_plan("trt")).platform.name == "jp6.2"
 
 
 @pytest.mark.parametrize(("version", "name"), [("10.3.0.30", "jp6.2"), ("10.13.3.9", "jp7"), ("11.4.1", "jp7")])
@@ -222,11 +212,6 @@ def test_every_row_of_the_table_says_what_it_makes_and_names_platforms_that_exis
         "onnx native trt",
         "onnx native trt",
     ]
-
-
-def test_only_platforms_with_engines_have_a_gpu():
-    assert [row.name for row in PLATFORMS if row.has_gpu] == ["jp6.2", "jp7", "trt-rtx"]
-    assert platform_named("trt-rtx").engine_library == "tensorrt_rtx"
 
 
 @pytest.mark.parametrize("graph", ["window", "step"])

@@ -66,7 +66,7 @@ def run(ran):
     return partial(ran, main, "mmkd-export")
 
 
-def test_the_page_is_made_from_the_document_that_json_prints(run, student_file, tmp_path):
+def test_the_page_is_made_of_the_document_and_named_in_the_last_line(run, student_file, tmp_path):
     page = tmp_path / "export.html"
     code, out, _ = run(
         student_file,
@@ -84,9 +84,6 @@ def test_the_page_is_made_from_the_document_that_json_prints(run, student_file, 
     assert code == 0
     html = page.read_text(encoding="utf-8")
     assert html == render_export(json.loads(out))
-
-
-def test_the_last_line_names_the_page(run, student_file, tmp_path):
     bundle, page = tmp_path / "s.edge", tmp_path / "export.html"
     code, out, _ = run(student_file, "-o", bundle, "--page", page)
     assert code == 0

@@ -28,11 +28,20 @@ def _orin(root, release):
     return _tree(root, etc__nv_tegra_release=release, proc__cpuinfo=cpuinfo)
 
 
-def test_this_machine_runs_bundles():
+def test_this_machine_runs_bundles_and_has_no_board(tmp_path):
     diagnosis = examine()
     assert diagnosis.runs_bundles
     assert _find(diagnosis, "run bundles: ort").found.startswith("onnxruntime ")
     assert _find(diagnosis, "mmkd-export").status == "ok"
+    diagnosis = examine(_tree(tmp_path, proc__cpuinfo="model name\t: Old CPU\nflags\t: sse avx2\n"))
+    assert not {"board", "JetPack", "power mode"} & {check.what for check in diagnosis.machine}
+    assert _find(diagnosis, "INT8 arithmetic") == Check(
+        what="INT8 arithmetic",
+        status="missing",
+        advice="INT8 artifacts will not be faster here, and may lose accuracy on x86: use fp32",
+    )
+    text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n"
+    assert _find(examine(_tree(tmp_path, proc__driver__nvidia__version=text)), "NVIDIA driver").found == "580.65.06"
 
 
 @pytest.mark.parametrize(
@@ -63,21 +72,6 @@ def test_a_jetson_is_recognised(tmp_path, release, status, found, advice):
     assert _find(diagnosis, "power mode").found == "MAXN_SUPER"
     assert _find(diagnosis, "INT8 arithmetic").found == "asimddp"
     assert _find(diagnosis, "processor").found.startswith("ARMv8 Processor rev 1 (v8l), ")
-
-
-def test_an_ordinary_machine_has_no_board_and_no_jetpack(tmp_path):
-    diagnosis = examine(_tree(tmp_path, proc__cpuinfo="model name\t: Old CPU\nflags\t: sse avx2\n"))
-    assert not {"board", "JetPack", "power mode"} & {check.what for check in diagnosis.machine}
-    assert _find(diagnosis, "INT8 arithmetic") == Check(
-        what="INT8 arithmetic",
-        status="missing",
-        advice="INT8 artifacts will not be faster here, and may lose accuracy on x86: use fp32",
-    )
-
-
-def test_a_driver_is_found_by_its_version(tmp_path):
-    text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n"
-    assert _find(examine(_tree(tmp_path, proc__driver__nvidia__version=text)), "NVIDIA driver").found == "580.65.06"
 
 
 def _run(script):

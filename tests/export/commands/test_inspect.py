@@ -92,23 +92,17 @@ def test_an_engine_and_its_sidecar_show_the_same(engine, suffix):
     assert facts["input.acc"] == "-1 x 64 x 3"
 
 
-def test_a_changed_engine_is_not_to_be_loaded(engine):
+def test_a_changed_engine_a_lone_sidecar_and_a_cut_checkpoint_are_found(engine, student_file, tmp_path):
     engine.write_bytes(b"\x00other")
     with pytest.raises(ArtifactError) as error:
         inspect_file(engine)
     expected, got = hashlib.sha256(b"\x00plan").hexdigest(), hashlib.sha256(b"\x00other").hexdigest()
     assert str(error.value) == (f"{engine}: expected SHA-256 {expected}, got {got}; do not load it, build it again")
-
-
-def test_a_sidecar_without_its_engine_says_so(engine):
     sidecar = engine.with_name(engine.name + ".json")
     engine.unlink()
     with pytest.raises(ArtifactError) as error:
         inspect_file(sidecar)
     assert str(error.value) == (f"{engine}: expected the engine of {sidecar.name}, found no such file; build it again")
-
-
-def test_a_truncated_checkpoint_is_found(student_file, tmp_path):
     path = tmp_path / "s.ckpt"
     data = student_file.read_bytes()
     path.write_bytes(data[:-10])
@@ -147,7 +141,7 @@ def test_another_file_is_of_no_known_kind(tmp_path):
     )
 
 
-def test_the_command_shows_facts_and_the_next_step(run, exported):
+def test_the_command_shows_facts_runs_the_self_test_and_ends_with_2_for_a_missing_file(run, exported, tmp_path):
     code, out, err = run(exported.path)
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -155,11 +149,14 @@ def test_the_command_shows_facts_and_the_next_step(run, exported):
     assert lines[-1] == f"next: mmkd-bench run {exported.path}"
     document = json.loads(run(exported.path, "--json")[1])
     assert document == inspect_file(exported.path)
-
-
-def test_the_command_runs_the_self_test(run, exported):
     facts = json.loads(run(exported.path, "--selftest", "--json")[1])
     assert facts["selftest.fp32"].startswith("12 windows within ")
+    code, out, err = run(tmp_path / "absent.edge")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"mmkd-inspect: {tmp_path}/absent.edge: expected a bundle, a checkpoint or an engine, found no such file; "
+        "check the path\n"
+    )
 
 
 def test_the_self_test_runs_on_a_gpu_too(run, exported, gpu_double, monkeypatch, tmp_path):
@@ -193,15 +190,6 @@ def test_the_command_says_how_two_bundles_differ(run, exported, tmp_path):
         "sha256": [exported.sha256, sha256],
         "licence": ["CC0", "CC1"],
     }
-
-
-def test_a_missing_file_ends_with_2(run, tmp_path):
-    code, out, err = run(tmp_path / "absent.edge")
-    assert (code, out) == (2, "")
-    assert err == (
-        f"mmkd-inspect: {tmp_path}/absent.edge: expected a bundle, a checkpoint or an engine, found no such file; "
-        "check the path\n"
-    )
 
 
 def test_nothing_but_the_runtime_is_needed(exported, student_file):

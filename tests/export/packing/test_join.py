@@ -44,7 +44,7 @@ def both(student_file, gyro_file, tmp_path_factory):
     return output
 
 
-def test_an_export_measures_what_later_windows_are_compared_with(exported, student):
+def test_students_are_measured_answer_in_order_and_are_told_of(exported, student, both):
     (entry,) = exported.manifest.models
     assert student.carried is not None
     with Bundle.open(exported.path) as bundle:
@@ -52,9 +52,6 @@ def test_an_export_measures_what_later_windows_are_compared_with(exported, stude
     prepared = prepare_batch(golden.windows, student.modality)
     assert entry.statistics == measure_statistics(*prepared, golden.probabilities, task=student.task)
     assert entry.statistics.windows == 12
-
-
-def test_the_students_answer_in_order(both):
     with EdgePredictor.open(both) as predictor:
         assert [entry.name for entry in predictor.entries] == ["acc", "gyro"]
         assert predictor.selftest().windows == 24
@@ -62,9 +59,6 @@ def test_the_students_answer_in_order(both):
         assert predictor.predict({"acc": acc, "gyro": gyro}).modality == "acc"
         stood_in = predictor.predict({"gyro": gyro})
         assert (stood_in.modality, stood_in.status) == ("gyro", "degraded")
-
-
-def test_the_bundle_tells_of_all_its_students(both):
     with Bundle.open(both) as bundle:
         report = decode_report(bundle.read("report.json"))
         card = bundle.read("README.md").decode()
@@ -139,13 +133,10 @@ def sealed(student_file, key, tmp_path_factory):
     return export(replace(export_plan(student_file, output=output), seal=Seal(release=7, keys=(key,)))).path
 
 
-def test_an_export_is_numbered_and_signed(sealed, key):
+def test_an_export_is_numbered_signed_or_has_the_bytes_of_before(sealed, key, exported):
     with Bundle.open(sealed) as bundle:
         assert release_number(bundle.manifest) == 7
         assert len(check_signed(bundle, key.parent / "keys")) == 16
-
-
-def test_an_export_without_either_has_the_bytes_of_before(exported):
     with Bundle.open(exported.path) as bundle:
         assert (release_number(bundle.manifest), bundle.signatures) == (0, None)
     assert b'"release"' not in exported.path.read_bytes()

@@ -57,7 +57,7 @@ def test_lower_precision_that_six_windows_would_judge_is_refused(student_file, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_auto_leaves_out_what_too_few_windows_would_judge(student_file, tmp_path):
+def test_auto_leaves_out_and_tries_what_windows_and_platform_allow(student_file, tmp_path):
     plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", precisions=("auto",), platform="cpu-x86")
     assert [found.reason for found in export(plan).report.left_out] == [
         (
@@ -66,6 +66,15 @@ def test_auto_leaves_out_what_too_few_windows_would_judge(student_file, tmp_path
             "--accept-unjudged"
         )
     ]
+
+    def wanted(**options):
+        resolved = resolve(_plan(**options))
+        return resolved.precisions, resolved.optional
+
+    assert wanted(platform="cpu-x86") == ((), frozenset())
+    assert wanted(precisions=("auto",), platform="cpu-x86") == (("int8",), {"int8"})
+    assert wanted(precisions=("auto",), platform="jp7") == (("fp16", "int8"), {"fp16", "int8"})
+    assert wanted(precisions=("auto", "int8"), platform="cpu-arm") == (("int8",), frozenset())
 
 
 def test_what_was_accepted_unjudged_says_so_in_manifest_report_and_card(mixed):
@@ -164,17 +173,6 @@ def test_a_student_without_a_layer_worth_it_says_so(student_file, tmp_path, monk
 
 def _plan(**changes):
     return ExportPlan(source=Path("s.ckpt"), output=Path("s.edge"), **changes)  # type: ignore[arg-type]
-
-
-def test_auto_tries_what_the_platform_can_gain_from():
-    def wanted(**options):
-        resolved = resolve(_plan(**options))
-        return resolved.precisions, resolved.optional
-
-    assert wanted(platform="cpu-x86") == ((), frozenset())
-    assert wanted(precisions=("auto",), platform="cpu-x86") == (("int8",), {"int8"})
-    assert wanted(precisions=("auto",), platform="jp7") == (("fp16", "int8"), {"fp16", "int8"})
-    assert wanted(precisions=("auto", "int8"), platform="cpu-arm") == (("int8",), frozenset())
 
 
 def test_steps_are_those_of_the_plan(exported):

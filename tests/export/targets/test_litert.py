@@ -48,7 +48,7 @@ def litert_bundle(student_file, tmp_path_factory):
     return export(ExportPlan(source=student_file, output=output, targets=("litert",), platform="cpu-arm"))
 
 
-def test_it_answers_as_torch_does(tflite, student):
+def test_it_answers_as_torch_with_the_tensors_and_names_of_the_manifest(tflite, student, tmp_path, student_file):
     backend = LitertBackend(tflite)
     expected = answers_from_student(student, student.carried.windows)
     for number, feeds in enumerate(graph_feeds(student.carried.windows, student.modality)):
@@ -56,26 +56,13 @@ def test_it_answers_as_torch_does(tflite, student):
         # float32 sums in another order.
         np.testing.assert_allclose(logits[0], expected.logits[number], atol=1e-5)
         np.testing.assert_allclose(probabilities[0], expected.probabilities[number], atol=1e-5)
-
-
-def test_its_tensors_are_those_of_the_manifest(tflite, student):
-    backend = LitertBackend(tflite)
     assert backend.inputs == graph_inputs(student.modality)
     assert backend.outputs == graph_outputs(student.task)
     assert repr(backend) == f"LitertBackend({backend.version}, threads=1)"
-
-
-def test_a_name_that_is_no_identifier_is_kept(student, tmp_path):
     modality = msgspec.structs.replace(student.modality, name="2.axis-b")
     write_student(tmp_path / "s.ckpt", make_student(modality=modality))
     assert LitertBackend(tflite_from_checkpoint(tmp_path / "s.ckpt")).inputs == graph_inputs(modality)
-
-
-def test_the_same_checkpoint_gives_the_same_bytes(tflite, student_file):
     assert tflite_from_checkpoint(student_file) == tflite
-
-
-def test_the_file_says_what_it_is_and_not_where_it_was_made(tflite, student):
     metadata = model_metadata(tflite)
     assert msgspec.json.decode(metadata["mmkd_edge.modality.acc"], type=type(student.modality)) == student.modality
     assert metadata["mmkd_edge.labels"] == b'["rest","walk","run","fall"]'
@@ -204,13 +191,10 @@ def test_an_int8_tflite_that_answers_otherwise_ends_the_export(student_file, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_altered_weights_do_not_pass_the_gate(tflite, student):
+def test_altered_weights_and_failed_conversions_are_told(tflite, student, tmp_path):
     proof_set = make_proof_set(make_student(seed=1))
     with pytest.raises(GateError, match=r"^fp32 \.tflite: expected the checkpoint's answers within 0.0001 on 12 "):
         prove_fp32(tflite, proof_set, file_format="tflite")
-
-
-def test_a_failed_conversion_gives_the_last_line_of_the_converter(tmp_path):
     (tmp_path / "s.ckpt").write_bytes(b"{}")
     with pytest.raises(MmkdError, match=r"^litert-torch could not convert the network: .*CheckpointError.*s\.ckpt"):
         tflite_from_checkpoint(tmp_path / "s.ckpt")

@@ -62,13 +62,23 @@ def test_a_name_that_the_bindings_lack_would_be_found():
     ]
 
 
-def test_the_workspace_is_a_quarter_of_free_memory_up_to_a_gibibyte_and_heeds_the_gpus(tmp_path):
+def test_the_workspace_is_bounded_and_given_to_the_builder_with_its_cache(tmp_path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  8000000 kB\nMemAvailable:  400 kB\n")
     assert workspace_bytes(meminfo) == 100 * 1024
     meminfo.write_text("MemTotal:  64000000 kB\nMemAvailable:  32000000 kB\n")
     assert workspace_bytes(meminfo) == 1 << 30
     assert workspace_bytes(meminfo, gpu_free_bytes=400 * MIB) == 100 * MIB
+    library = Tensorrt()
+    built = engine_from_onnx(b"", library, workspace_bytes=MIB, timing_cache=b"before")
+    assert (built.plan, built.timing_cache) == (b"plan", b"measured")
+    assert library.asked == [
+        ("network", 2),
+        ("workspace", 0, MIB),
+        ("off", "tf32"),
+        ("timing cache", b"before"),
+        ("set timing cache", "cache", False),
+    ]
 
 
 ORIN = DeviceFacts(
@@ -120,19 +130,6 @@ class Tensorrt(ModuleType):
 
     def OnnxParser(self, network, logger):  # noqa: N802 - TensorRT's name
         return SimpleNamespace(parse=lambda model: True)
-
-
-def test_a_builder_is_given_workspace_and_timing_cache():
-    library = Tensorrt()
-    built = engine_from_onnx(b"", library, workspace_bytes=MIB, timing_cache=b"before")
-    assert (built.plan, built.timing_cache) == (b"plan", b"measured")
-    assert library.asked == [
-        ("network", 2),
-        ("workspace", 0, MIB),
-        ("off", "tf32"),
-        ("timing cache", b"before"),
-        ("set timing cache", "cache", False),
-    ]
 
 
 def test_builds_for_one_device_share_a_timing_cache(bundle, monkeypatch):
@@ -252,12 +249,9 @@ def test_engines_from_a_bundle_need_neither_onnx_nor_torch(trt_rtx, bundle):
     )
 
 
-def test_a_graph_that_the_parser_refuses_gives_its_own_words(trt_rtx):
+def test_graphs_and_builds_that_fail_say_so_and_leave_the_bundle(trt_rtx, bundle, monkeypatch):
     with pytest.raises(BackendError, match=r"^tensorrt_rtx .* cannot read the graph: "):
         engine_from_onnx(b"not a graph", trt_rtx, workspace_bytes=64 * MIB)
-
-
-def test_a_failed_build_says_that_the_bundle_is_complete(trt_rtx, bundle, monkeypatch):
     monkeypatch.setattr("mmkd_export.targets.trt.workspace_bytes", lambda **_: 0)  # a machine without free memory
     monkeypatch.setattr(trt_rtx.Builder, "build_serialized_network", lambda *_: None)
     with pytest.raises(BackendError) as error:

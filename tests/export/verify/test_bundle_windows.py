@@ -83,25 +83,16 @@ def test_a_bundle_gets_its_reference_from_a_dataset(tmp_path):
     assert f"- A window of another magnitude than the training's is `unknown`: {said}.\n" in card
 
 
-def test_the_range_is_a_thousand_standard_deviations_of_the_widest_channel_rounded_outwards():
+def test_ranges_hold_what_windows_have_and_zero_only_where_it_is_near():
     windows = np.array([[[1.0, 2.0], [np.nan, 3.0]]], dtype=np.float32)
     # 0.5 - 1000 * 0.123 = -122.5 and 9.8 + 1000 * 0.0456 = 55.4; 0.5 + 123 = 123.5
     assert plausible_range(windows, mean=[0.5, 9.8], std=[0.123, 0.0456]) == (-130.0, 130.0)
-
-
-def test_what_the_windows_have_is_inside_however_rare():
     windows = np.array([[[-7.25], [4321.0], [np.inf]]], dtype=np.float32)
     assert plausible_range(windows, mean=[0.0], std=[0.001]) == (-7.3, 4400.0)
-
-
-def test_zero_is_outside_where_a_sensor_is_far_from_it():
     windows = np.array([[[101_200.0], [101_400.0], [np.nan]]], dtype=np.float32)
     # 101325 -+ 1000 * 2 = 99325 and 103325
     assert plausible_range(windows, mean=[101_325.0], std=[2.0]) == (99_000.0, 110_000.0)
     assert plausible_range(windows[:, 2:], mean=[101_325.0], std=[2.0]) == (99_000.0, 110_000.0)
-
-
-def test_a_sensor_that_fills_float32_has_no_range():
     assert plausible_range(np.zeros((1, 1, 1), np.float32), mean=[0.0], std=[1e37]) is None
 
 
@@ -134,17 +125,13 @@ def test_windows_that_no_sensor_gives_are_invalid_and_the_bundle_says_why(export
         assert predictor.predict(half).reason == "channel 'x' is missing: 64 outside -1000 to 1000"
 
 
-def test_a_range_that_is_named_or_taken_away_is_what_the_bundle_has(student_file, tmp_path):
+def test_a_range_is_that_of_the_command_or_the_dataset(student_file, tmp_path, student):
     named = export(ExportPlan(source=student_file, output=tmp_path / "named.edge", value_range=(-16.0, 16.0)))
     assert named.manifest.models[0].modality.range == (-16.0, 16.0)
     assert named.report.range_rule == "given at export with --range"
     without = export(ExportPlan(source=student_file, output=tmp_path / "none.edge", value_range="none"))
     assert without.manifest.models[0].modality.range is None
     assert without.report.range_rule is msgspec.UNSET
-
-
-def test_a_range_that_the_dataset_declares_stays(student, tmp_path):
-
     declared = replace(student, modality=msgspec.structs.replace(student.modality, range=(-50.0, 50.0)))
     write_student(tmp_path / "s.ckpt", declared)
     result = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge"))

@@ -38,7 +38,7 @@ def test_the_temperature_of_overconfident_logits_is_found(temperature):
     assert fit_temperature(*drawn(20_000, temperature=temperature)) == pytest.approx(temperature, rel=0.04)
 
 
-def test_the_temperature_has_the_least_loss():
+def test_temperatures_have_the_least_loss_and_need_wrong_and_labelled_windows():
     logits, labels = drawn(500, temperature=2.0)
     found = fit_temperature(logits, labels)
     unsure = 1 / 502
@@ -49,9 +49,6 @@ def test_the_temperature_has_the_least_loss():
         return float(-(targets * np.log(shares_of(logits.astype(np.float64) / temperature))).sum())
 
     assert loss(found) <= min(loss(found * 1.01), loss(found / 1.01))
-
-
-def test_windows_that_are_all_right_do_not_prove_certainty():
     labels = np.arange(64) % 4
     logits = np.where(np.arange(4) == labels[:, None], 8.0, 0.0).astype(np.float32)
     temperature = fit_temperature(logits, labels)
@@ -60,9 +57,6 @@ def test_windows_that_are_all_right_do_not_prove_certainty():
     # Logits that say nothing are cooled no further than the bound.
     logits, labels = drawn(200, temperature=1.0)
     assert fit_temperature(logits, (labels + 1) % 5) <= 20.0
-
-
-def test_few_or_unlabelled_windows_fit_no_temperature():
     logits, labels = drawn(MIN_WINDOWS, temperature=3.0)
     assert fit_temperature(logits, labels) != 1.0
     assert fit_temperature(logits[1:], labels[1:]) == 1.0

@@ -38,7 +38,7 @@ def _facts(labels, before, after, *, metric="accuracy", drop=0.5):
     return gate_result(_answers(after), _judging(labels, before), rule, TASK)
 
 
-def test_a_drop_is_paired_and_in_percentage_points():
+def test_drops_are_paired_and_one_window_of_few_may_differ():
     truth = [0, 1, 2] * 100
     after = list(truth)
     after[:3] = [1, 2, 0]
@@ -47,18 +47,12 @@ def test_a_drop_is_paired_and_in_percentage_points():
     assert facts.label_agreement == pytest.approx(0.99)
     assert not facts.passed  # 1 point is more than 0.5 and more than one of 300 windows
     assert _facts(truth, truth, after, drop=1.0).passed
-
-
-def test_one_window_of_few_may_always_differ():
     truth = [0, 1, 2, 0]
     facts = _facts(truth, truth, [0, 1, 2, 1])
     assert (facts.drop_points, facts.allowed_drop_points) == (25.0, 25.0)
     assert (facts.label_agreement, facts.least_agreement) == (0.75, 0.75)
     assert facts.passed
     assert not _facts(truth, truth, [0, 1, 1, 1]).passed
-
-
-def test_one_window_of_the_rarest_class_is_what_balanced_accuracy_may_lose():
     truth = [0] * 90 + [1] * 8 + [2] * 2
     after = [0] * 90 + [1] * 8 + [2, 0]
     facts = _facts(truth, truth, after, metric="balanced_accuracy")
@@ -67,16 +61,13 @@ def test_one_window_of_the_rarest_class_is_what_balanced_accuracy_may_lose():
     assert facts.passed
 
 
-def test_disagreement_fails_even_where_the_metric_does_not_drop():
+def test_agreement_counts_with_and_without_labels():
     truth = [0] * 400
     before = [1] * 10 + [0] * 390
     after = [0] * 390 + [1] * 10
     facts = _facts(truth, before, after)
     assert facts.drop_points == 0
     assert not facts.passed
-
-
-def test_without_labels_only_agreement_counts():
     facts = _facts([-1] * 100, [0] * 100, [0] * 99 + [1])
     assert facts.drop_points is None
     assert facts.labelled == 0
@@ -121,16 +112,13 @@ def test_fewer_windows_than_the_gates_one_percent_are_refused_unless_accepted():
     )
 
 
-def test_facts_of_too_few_windows_say_that_nothing_was_judged():
+def test_few_windows_judge_and_prove_little():
     assert gate_summary(_facts([0, 1, 2], [0, 1, 2], [0, 1, 2])) == (
         "accuracy drops by 0.00 points (at most 33.33), labels agree on 100.0% of 3 (at least 66.7%), unjudged: fewer "
         "than 100 windows"
     )
     assert _facts([0] * 99, [0] * 99, [0] * 99).unjudged is True
     assert _facts([0] * 100, [0] * 100, [0] * 100).unjudged is msgspec.UNSET
-
-
-def test_few_windows_are_said_to_prove_little():
     assert caution(200) is None
     assert caution(60) == (
         "60 judging windows prove little: even without one disagreement, up to 5.0% remain possible; "

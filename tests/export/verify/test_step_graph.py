@@ -81,7 +81,7 @@ def exported(checkpoint, tmp_path_factory):
     return export(export_plan(folder / "student.ckpt"))
 
 
-def test_it_is_held_to_the_tolerance_of_the_student(checkpoint, tmp_path, monkeypatch):
+def test_steps_are_held_to_the_students_tolerance_and_reported(checkpoint, tmp_path, monkeypatch, exported):
     monkeypatch.setattr("mmkd_export.student.fp32_tolerance", lambda *given, **named: 0.003)
     write_student(tmp_path / "student.ckpt", checkpoint)
     with Bundle.open(export(export_plan(tmp_path / "student.ckpt")).path) as bundle:
@@ -90,6 +90,15 @@ def test_it_is_held_to_the_tolerance_of_the_student(checkpoint, tmp_path, monkey
     assert entry.streaming
     assert [step.parity.tolerance for step in entry.streaming.artifacts] == [0.003]
     assert entry.artifacts[0].parity.tolerance == 0.003
+    (step,) = exported.report.steps
+    assert step.stride == STRIDE
+    assert step.steps > 200
+    assert step.parity.max_abs_error < TOLERANCE
+    assert step.parity_of_windows.max_abs_error < TOLERANCE
+    assert step.parity.label_agreement == 1.0
+    with Bundle.open(exported.path) as bundle:
+        card = bundle.read("README.md").decode()
+    assert f"The student is causal. `acc/step.fp32.onnx` ({step.size_bytes / 1000:.0f} kB) takes 4 samples" in card
 
 
 @pytest.fixture(scope="module")
@@ -125,18 +134,6 @@ def test_the_manifest_says_what_a_step_takes_and_keeps(exported):
     outputs = [spec.name for spec in specs]
     assert outputs[:3] == ["logits", "probabilities", "next_history"]
     assert [value.name for value in model.graph.output] == outputs
-
-
-def test_the_report_says_how_far_the_steps_are_from_one_pass(exported):
-    (step,) = exported.report.steps
-    assert step.stride == STRIDE
-    assert step.steps > 200
-    assert step.parity.max_abs_error < TOLERANCE
-    assert step.parity_of_windows.max_abs_error < TOLERANCE
-    assert step.parity.label_agreement == 1.0
-    with Bundle.open(exported.path) as bundle:
-        card = bundle.read("README.md").decode()
-    assert f"The student is causal. `acc/step.fp32.onnx` ({step.size_bytes / 1000:.0f} kB) takes 4 samples" in card
 
 
 @pytest.mark.parametrize("backend", ["ort", "openvino"])
@@ -225,14 +222,11 @@ def test_any_split_into_pushes_gives_the_same_predictions(predictor, seed, gap, 
     assert said(parts) == said(whole)
 
 
-def test_the_first_full_window_is_answered_as_predict_does_and_later_ones_remember(predictor):
+def test_the_first_full_window_is_answered_as_predict_does_by_whole_steps(predictor):
     rows = recording(200)
     found = shares_of(predictor.stream(hop=STRIDE).push(rows))
     np.testing.assert_allclose(found[0], predictor.predict(rows[:38]).probabilities, atol=TOLERANCE)
     assert np.abs(found[-1] - predictor.predict(rows[-38:]).probabilities).max() > 1e-4
-
-
-def test_a_hop_that_is_no_multiple_of_the_step_is_refused(predictor):
     with pytest.raises(UsageError) as caught:
         predictor.stream(hop=6)
     assert str(caught.value) == "hop: expected a multiple of 4, the samples of one step of this causal student, got 6"

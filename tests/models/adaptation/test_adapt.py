@@ -377,18 +377,14 @@ def test_few_labels_are_as_many_of_each_class(site):
     assert not np.array_equal(rows, few_labels(windows, 7, seed=1))
 
 
-def test_old_windows_stand_behind_the_new_ones_in_a_batch(site):
+def test_old_windows_stand_behind_the_new_ones_and_are_taught_in_any_case(site):
     new, old = (open_dataset(site / name).split("train").with_modalities(("acc",)) for name in ("moved", "old"))
     batch = PairedSource(new, old, AUGMENT, batch=16, seed=0).at(3)
     assert (batch.index[:8] < len(new)).all()
     assert (batch.index[8:] >= len(new)).all()
     level = batch.inputs["acc"][0].mean((1, 2))
     assert level[:8].mean() > 0.65 > level[8:].mean()
-
-
-def test_old_windows_are_taught_in_any_case(site):
     student = read_student(site / "transformer.ckpt").network()
-    new, old = (open_dataset(site / name).split("train").with_modalities(("acc",)) for name in ("moved", "old"))
     targets = torch.full((len(new) + len(old), 2), 0.5)
     learner = AdaptLearner(student, modality="acc", targets=targets, offset=len(new))
     batch = PairedSource(new, old, AUGMENT, batch=16, seed=0).at(0)
@@ -511,16 +507,13 @@ def test_what_is_forgotten_has_a_standard_error_that_counts():
     assert three.refusals == (f"the old domain loses 37.5 points, standard error {error:.1f}, more than 1",)
 
 
-def test_closeness_falls_with_the_distance_of_the_probabilities():
+def test_closeness_and_weights_follow_probabilities_and_old_windows_that_look_new(site):
     even = np.zeros((1, 2), dtype=np.float32)
     sure = np.array([[50.0, -50.0]], dtype=np.float32)
     assert measure_closeness(sure, np.array([[1.0, 0.0]])) == pytest.approx(1.0)
     assert measure_closeness(sure, np.array([[0.0, 1.0]])) == pytest.approx(0.0)
     # (1 - 0.5)^2 and (0 - 0.5)^2, of which half is taken off.
     assert measure_closeness(even, np.array([[1.0, 0.0]])) == pytest.approx(0.75)
-
-
-def test_old_windows_that_look_new_count_more(site):
     student = read_student(site / "transformer.ckpt")
     new = open_dataset(site / "moved").split("valid").with_modalities(("acc",))
     old = open_dataset(site / "old").split("valid").with_modalities(("acc",))
@@ -545,7 +538,7 @@ def with_a_third_class(path):
     return write_dataset(path, name="three", labels=["busy", "stuck", "idle"], modalities=MODALITIES, splits=splits)
 
 
-def test_a_head_follows_the_classes_and_says_the_rest_as_before(site):
+def test_a_head_follows_the_classes_and_windows_of_one_that_goes_are_carried_no_longer(site):
     student = read_student(site / "transformer.ckpt")
     grown = with_classes(student, TaskSpec(labels=("busy", "stuck", "idle")))
     windows = open_dataset(site / "old").split("test").with_modalities(("acc",))
@@ -555,10 +548,6 @@ def test_a_head_follows_the_classes_and_says_the_rest_as_before(site):
     assert (
         np.bincount(grown.carried.labels, minlength=3)[[2, 0]].tolist() == np.bincount(student.carried.labels).tolist()
     )
-
-
-def test_windows_of_a_class_that_goes_are_carried_no_longer(site):
-    student = read_student(site / "transformer.ckpt")
     left = with_classes(student, TaskSpec(labels=("idle", "new")))
     assert (left.carried.labels == 0).all()
     assert len(left.carried.windows) == int((student.carried.labels == 0).sum())
@@ -611,14 +600,11 @@ def test_old_data_without_a_class_of_the_student_are_refused(site, tmp_path):
     )
 
 
-def test_a_new_class_needs_labels(site, tmp_path):
+def test_what_new_or_other_classes_need_is_said(site, tmp_path):
     three = with_a_third_class(tmp_path / "three")
     with pytest.raises(UsageError) as raised:
         command(site, tmp_path, kind="convolutions", data=str(three.path))
     assert str(raised.value) == f"{three.path}: learning stuck needs labels; add --labels N"
-
-
-def test_a_dataset_of_other_classes_is_refused(site):
     with pytest.raises(UsageError) as raised:
         with_classes(read_student(site / "convolutions.ckpt"), TaskSpec(labels=("a", "b")))
     assert str(raised.value) == (
@@ -649,15 +635,12 @@ def test_a_gain_that_may_be_luck_is_refused_except_from_labels(method, estimated
     assert result.refusals == (() if closeness_to is None else (told,))
 
 
-def test_an_adapted_student_knows_the_windows_that_taught_it(site, tmp_path, capsys):
+def test_an_adapted_student_knows_its_windows_and_carries_others(site, tmp_path, capsys):
     output = command(site, tmp_path, "--labels", "20", "--old", str(site / "old"), kind="convolutions", data="labelled")
     facts, dataset = read_student(output).facts, open_dataset(site / "labelled")
     seen = windows_seen(facts, "acc", dataset, dataset.split("train"))
     assert (seen.trained, seen.chosen) == (120, 0)
     assert windows_seen(facts, "acc", dataset, dataset.split("test")).trained == 0
-
-
-def test_windows_that_taught_are_not_carried_on(site):
     task = replace(task_of(site, max_forget=100.0), old=old_domain(read_student(site / "convolutions.ckpt"), None))
     adaptation = run_adaptation(task)
     before, after = task.student.carried.windows, adaptation.checkpoint.carried.windows

@@ -188,7 +188,9 @@ def test_a_model_and_a_dataset_that_do_not_belong_together_are_refused_whole(
     )
 
 
-def test_a_bundle_that_no_known_key_has_signed_is_not_judged(run, machines, tmp_path, monkeypatch):
+def test_what_a_suite_cannot_take_or_nobody_signed_is_said_before_another_runs(
+    run, machines, tmp_path, monkeypatch, models, rigs
+):
     pytest.importorskip("cryptography")
     make_keys(tmp_path / "line.key")
     keys = tmp_path / "keys"
@@ -199,9 +201,6 @@ def test_a_bundle_that_no_known_key_has_signed_is_not_judged(run, machines, tmp_
     assert (code, out) == (6, "")
     assert err.startswith(f"mmkd-evaluate: {example_bundle()}: ")
     assert "sign" in err
-
-
-def test_what_one_suite_cannot_take_is_said_before_another_runs(run, models, machines, rigs, tmp_path):
     given, name = (models["student"], machines.path, "--suite", "all"), "mmkd-evaluate: "
     file = tmp_path / "cost.toml"
     file.write_text("version = 2")
@@ -241,7 +240,9 @@ def test_costs_are_reckoned_from_the_printed_template(run, models, machines, tmp
     assert run(*given, "--cost", file, "--by", "site") == (2, "", f"mmkd-evaluate: {by}\n")
 
 
-def test_rivals_stand_beside_the_models_in_every_suite(run, models, machines, tmp_path, quick_rocket):
+def test_rivals_stand_beside_every_suite_and_see_the_labels_of_the_student(
+    run, models, machines, tmp_path, quick_rocket
+):
     pytest.importorskip("aeon")
     file = tmp_path / "cost.toml"
     file.write_text("version = 1\n[student]\n[rival]\n")
@@ -262,9 +263,6 @@ def test_rivals_stand_beside_the_models_in_every_suite(run, models, machines, tm
     assert list(facts_of(document, "confidence")["models"]) == names
     assert sorted(facts_of(document, "cost")["results"]) == ["rival", "student"]  # extra-trees, the first rival
     assert "extra-trees</dt><dd>a rival trained on the same labels, acc</dd>" in render_judging(document)
-
-
-def test_rivals_see_the_labels_that_the_student_saw(run, models, machines):
     checkpoint = read_student(models["student"])
     facts = msgspec.structs.replace(checkpoint.facts, labelled=Labelled(fraction=0.5))
     for of, seen in ((checkpoint.facts, 36), (facts, 18)):

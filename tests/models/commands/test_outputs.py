@@ -145,7 +145,7 @@ def test_a_second_training_is_refused_while_the_first_runs(machines, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "a.ckpt.run"]
 
 
-def test_a_file_that_exists_is_replaced_by_force_alone(machines, tmp_path):
+def test_a_file_that_exists_or_has_another_name_is_refused_unless_forced(machines, tmp_path):
     output, foreign = tmp_path / "a.ckpt", tmp_path / "notes.ckpt"
     foreign.write_text("notes")
     trained(machines, output)
@@ -156,9 +156,6 @@ def test_a_file_that_exists_is_replaced_by_force_alone(machines, tmp_path):
     assert foreign.read_text() == "notes"
     trained(machines, output, "--seed", 3, "--force")
     assert read_student(output).facts.training.seed == 3
-
-
-def test_a_name_of_another_kind_of_file_is_refused(machines, tmp_path):
     assert message_of(lambda: trained(machines, tmp_path / "model.onnx")) == (
         f"{tmp_path / 'model.onnx'}: expected a name that ends in .ckpt; name it {tmp_path / 'model.ckpt'}"
     )
