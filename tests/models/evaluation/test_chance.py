@@ -88,12 +88,23 @@ def test_a_model_is_better_than_guessing_where_its_whole_interval_is(groups, wro
     assert found.is_better == is_better
 
 
-def test_an_error_is_better_than_guessing_where_its_whole_interval_is_below():
+def test_errors_seeds_and_gaps_count_the_way_that_is_better():
     near = numbers({group: [(0.0, 1.0), (10.0, 9.0)] for group in range(6)})
     found = compare_with_chance([near], "mae")
     assert (found.figure, found.low, found.high, found.is_better) == (5.0, 1.0, 1.0, True)
     far = numbers({group: [(0.0, 5.0 + group), (10.0, 5.0)] for group in range(6)})
     assert not compare_with_chance([far], "mae").is_better
+    right, half = class_outcome([0, 1], [0, 1], [0, 1]), class_outcome([0, 1, 0, 1], [0, 1, 1, 0], [2, 2, 3, 3])
+    found = compare_with_chance([right, half], "accuracy")
+    assert found.figure == 0.5
+    assert found.low <= 0.75 <= found.high
+
+    def off(errors):
+        return numbers({group: [(0.0, error)] for group, error in enumerate(errors)})
+
+    assert gap_recovered([off([6] * 5)], [off([10] * 5)], [off([2] * 5)], "mae") == pytest.approx(0.5)
+    # In one of eleven draws of five four or more are the groups of 12.
+    assert gap_recovered([off([6] * 5)], [off([10] * 5)], [off([12, 12, 2, 2, 2])], "mae") is None
 
 
 def test_few_windows_of_random_numbers_are_not_better_than_guessing():
@@ -112,13 +123,6 @@ def test_few_windows_of_random_numbers_are_not_better_than_guessing():
 def test_a_model_that_always_gives_one_answer_is_never_better_than_guessing(metric):
     judged = class_outcome([0, 1, 2] * 7, [1] * 21, [n // 3 for n in range(21)], classes=3)
     assert not compare_with_chance([judged] * 3, metric).is_better
-
-
-def test_seeds_count_alike():
-    right, half = class_outcome([0, 1], [0, 1], [0, 1]), class_outcome([0, 1, 0, 1], [0, 1, 1, 0], [2, 2, 3, 3])
-    found = compare_with_chance([right, half], "accuracy")
-    assert found.figure == 0.5
-    assert found.low <= 0.75 <= found.high
 
 
 def by_right(rights, windows=10):
@@ -141,12 +145,3 @@ def by_right(rights, windows=10):
 def test_the_gap_is_told_where_it_is_larger_than_its_uncertainty(baseline, teacher, student, expected):
     found = gap_recovered([by_right(student)], [by_right(baseline)], [by_right(teacher)], "accuracy")
     assert found == (None if expected is None else pytest.approx(expected))
-
-
-def test_the_gap_of_an_error_goes_where_better_is():
-    def off(errors):
-        return numbers({group: [(0.0, error)] for group, error in enumerate(errors)})
-
-    assert gap_recovered([off([6] * 5)], [off([10] * 5)], [off([2] * 5)], "mae") == pytest.approx(0.5)
-    # In one of eleven draws of five four or more are the groups of 12.
-    assert gap_recovered([off([6] * 5)], [off([10] * 5)], [off([12, 12, 2, 2, 2])], "mae") is None

@@ -20,7 +20,7 @@ from mmkd_models.metrics.likelihood import probabilities_of
 FOUR = Confidence(temperature=2.0, true_probabilities=(0.2, 0.4, 0.6, 0.8))
 
 
-def test_the_calibration_error_is_the_gap_of_each_bin_weighted_by_its_windows():
+def test_calibration_errors_and_intervals_of_shares_by_hand():
     # Two windows answered with 0.9, one of them wrong: a gap of 0.4. Two with 0.6, both right: a gap of 0.4 as well,
     # on the other side. One with exactly 1, right: none.
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.6, 0.4], [1.0, 0.0]])
@@ -28,14 +28,13 @@ def test_the_calibration_error_is_the_gap_of_each_bin_weighted_by_its_windows():
     assert found.calibration_error == pytest.approx((2 * 0.4 + 2 * 0.4) / 5)
     expected = -(math.log(0.9) + math.log(0.1) + 2 * math.log(0.6)) / 5
     assert found.log_loss == pytest.approx(expected)
-
-
-def test_the_interval_of_a_share_is_wilsons():
     # 8 of 10: centre (0.8 + z2/20) / (1 + z2/10) with z2 = 3.8415.
     low, high = fraction_interval(8, 10)
     assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
     assert fraction_interval(10, 10) == (pytest.approx(0.7225, abs=1e-4), pytest.approx(1.0))
     assert fraction_interval(0, 10)[0] == 0.0
+    shares = np.full((3, 2), 0.5, dtype=np.float32)
+    assert confidence_facts(FOUR, shares, shares, np.array([-1, -1, -1])) is None
 
 
 def test_coverage_is_what_label_sets_do_window_by_window():
@@ -61,11 +60,6 @@ def test_coverage_is_what_label_sets_do_window_by_window():
         assert coverage.single_accuracy == pytest.approx(sum(right[row] for row in single) / len(single))
     assert facts.before == reliability(probabilities_of(logits[known], kind="classification"), labels[known])
     assert facts.after == reliability(probabilities[known], labels[known])
-
-
-def test_without_labels_nothing_is_measured():
-    shares = np.full((3, 2), 0.5, dtype=np.float32)
-    assert confidence_facts(FOUR, shares, shares, np.array([-1, -1, -1])) is None
 
 
 def test_the_words_give_the_figures():

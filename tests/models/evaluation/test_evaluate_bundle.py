@@ -71,10 +71,15 @@ def test_the_table_shows_label_sets_and_calibration(run, bundle, machines):
     ]
 
 
-def test_a_bundle_of_another_task_is_refused(run, bundle, dataset):
+def test_a_bundle_of_another_task_or_training_is_refused_or_has_no_price(run, bundle, dataset, both, machines, cost):
     code, _, err = run(bundle, dataset.path)
     assert code == 2
     assert f"{bundle}: student: expected the classes {', '.join(dataset.spec.task.labels)} of the dataset, got" in err
+    for path in both(has_hashes=False):
+        assert run(path, machines.path, "--suite", "cost", "--cost", cost) == refused(
+            f"--suite cost: {path} does not record which windows of this dataset trained it; export or train "
+            "it again, or leave the suite out"
+        )
 
 
 # ---- windows that trained it
@@ -122,14 +127,6 @@ def test_a_bundle_is_refused_as_its_checkpoint_is_on_windows_that_trained_it(
                 f"{trained} of 12 did, since it was trained on {known}; use {right}"
             )
             assert run(path, machines.path, *right.split(), *line)[0] == 0
-
-
-def test_no_price_is_put_on_a_model_that_does_not_say_what_trained_it(run, both, machines, cost):
-    for path in both(has_hashes=False):
-        assert run(path, machines.path, "--suite", "cost", "--cost", cost) == refused(
-            f"--suite cost: {path} does not record which windows of this dataset trained it; export or train "
-            "it again, or leave the suite out"
-        )
 
 
 def rewritten(dataset, path, *, name, groups, shift=0.0):

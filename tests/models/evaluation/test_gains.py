@@ -14,10 +14,19 @@ from tests.models.judging_rig import class_outcome
 METRICS = get_args(Metric)
 
 
-def test_the_gain_of_one_more_right_answer_of_four():
+def test_gains_are_differences_of_seeds_and_groups_of_those_that_both_have(monkeypatch):
     truth, groups = np.array([0, 0, 1, 1]), np.arange(4)
     ours, theirs = (class_outcome(truth, said, groups) for said in ([0, 0, 1, 0], [0, 1, 1, 0]))
     assert gain_on_windows(ours, theirs, "accuracy", seed=0) == Interval(mean=25.0)
+    right, half = (class_outcome([0, 1], answers, [7, 7]) for answers in ([0, 1], [0, 0]))
+    gain = gain_over_seeds([right, right], [half, right], "accuracy")
+    assert (gain.per_seed, gain.mean) == ((50.0, 0.0), 25.0)
+    assert gain.std == pytest.approx(35.355, abs=1e-3)
+    monkeypatch.setattr("mmkd_models.evaluation.gains.MIN_GROUPS", 1)
+    ours, theirs = ([class_outcome([0, 1], answers, [group] * 2) for group in (1, 2)] for answers in ([0, 1], [0, 0]))
+    gain = gain_over_seeds(ours, theirs, "accuracy")
+    assert (gain.mean, gain.low, gain.high) == (50.0, 50.0, 50.0)
+    assert all(np.isnan(metric_of_confusions(np.zeros((1, 2, 2)), metric)[0]) for metric in METRICS)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -40,7 +49,7 @@ def test_the_interval_is_that_of_a_plain_loop_over_the_same_draws(metric):
     assert gain.low < gain.mean < gain.high
 
 
-def test_too_few_groups_give_no_interval():
+def test_few_groups_give_no_interval_modalities_are_drawn_together_and_spreads_are_of_samples(fold_result, monkeypatch):
     truth = np.arange(12) % 2
     for groups in (1, MIN_GROUPS - 1, MIN_GROUPS):
         owners = np.arange(12) % groups
@@ -48,27 +57,6 @@ def test_too_few_groups_give_no_interval():
         gain = gain_on_windows(right, wrong, "accuracy", seed=0)
         assert gain.mean == 100.0
         assert (gain.low is None) == (groups < MIN_GROUPS)
-
-
-def test_an_empty_confusion_has_no_metric():
-    assert all(np.isnan(metric_of_confusions(np.zeros((1, 2, 2)), metric)[0]) for metric in METRICS)
-
-
-def test_a_gain_is_the_mean_of_the_differences_of_the_seeds():
-    right, half = (class_outcome([0, 1], answers, [7, 7]) for answers in ([0, 1], [0, 0]))
-    gain = gain_over_seeds([right, right], [half, right], "accuracy")
-    assert (gain.per_seed, gain.mean) == ((50.0, 0.0), 25.0)
-    assert gain.std == pytest.approx(35.355, abs=1e-3)
-
-
-def test_seeds_with_other_groups_count_if_they_are_drawn(monkeypatch):
-    monkeypatch.setattr("mmkd_models.evaluation.gains.MIN_GROUPS", 1)
-    ours, theirs = ([class_outcome([0, 1], answers, [group] * 2) for group in (1, 2)] for answers in ([0, 1], [0, 0]))
-    gain = gain_over_seeds(ours, theirs, "accuracy")
-    assert (gain.mean, gain.low, gain.high) == (50.0, 50.0, 50.0)
-
-
-def test_both_modalities_of_a_group_are_drawn_together(fold_result, monkeypatch):
     monkeypatch.setattr("mmkd_models.evaluation.gains.MIN_GROUPS", 1)
     # What acc gains gyro loses, in every group: drawn together nothing is left, drawn apart there would be an interval.
     acc, gyro = ({1: 9, 2: 4}, {1: 4, 2: 5}), ({1: 4, 2: 5}, {1: 9, 2: 4})
@@ -76,9 +64,6 @@ def test_both_modalities_of_a_group_are_drawn_together(fold_result, monkeypatch)
     for names, expected in ((("acc", "gyro"), (0.0, 0.0, 0.0)), (("acc",), (20.0, -10.0, 50.0))):
         gain = gain_over_folds([fold], names, measure_named("accuracy"))
         assert (gain.mean, gain.low, gain.high) == pytest.approx(expected, abs=1e-9)
-
-
-def test_a_spread_is_the_mean_and_the_sample_standard_deviation():
     found = spread([0.5, 0.75, 1.0])
     assert (found.mean, found.std, found.per_seed) == (0.75, 0.25, (0.5, 0.75, 1.0))  # ddof 0 would give 0.204
     assert spread([0.5]) == Spread(mean=0.5, std=None, per_seed=(0.5,))

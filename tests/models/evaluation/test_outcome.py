@@ -67,7 +67,7 @@ def judged_of(task, windows):
     return msgspec.json.decode(json.dumps(document).encode(), type=TestedNetwork)
 
 
-def test_a_gain_in_errors_is_what_is_left_of_them_in_the_targets_unit():
+def test_gains_are_in_points_and_those_of_errors_in_the_targets_unit():
     task = TaskSpec(kind="regression", labels=("level",), unit="mm")
     truth = [[0.0], [10.0]]
     ours = judged_of(task, {0: (truth, [[1.0], [11.0]]), 1: (truth, [[1.0], [11.0]])})  # always 1 mm off
@@ -76,9 +76,6 @@ def test_a_gain_in_errors_is_what_is_left_of_them_in_the_targets_unit():
     assert gain_over_seeds([theirs], [ours], "mae").mean == -2.5
     assert gain_over_seeds([ours], [theirs], "r2").mean == pytest.approx((1 - 1 / 25) - (1 - 14.5 / 25))
     assert set(np.unique(gain_draws([ours], [theirs], "mae")).tolist()) == {1.0, 2.5, 4.0}
-
-
-def test_a_gain_of_labels_is_in_points():
     task = TaskSpec(kind="multi_label", labels=("a", "b"))
     truth = [[1.0, 0.0], [0.0, 1.0]]
     right, half = [[3.0, -3.0], [-3.0, 3.0]], [[3.0, -3.0], [3.0, 3.0]]

@@ -88,7 +88,7 @@ def test_statistics_are_those_of_plain_loops_over_the_known_samples(window):
     np.testing.assert_allclose(found, statistics_by_loops(window), rtol=1e-6, atol=2e-3)
 
 
-def test_channels_keep_their_own_statistics():
+def test_channels_keep_their_own_statistics_and_one_sample_has_finite_ones():
     windows = np.random.default_rng(0).normal(size=(3, 20, 2)).astype(np.float32)
     both = window_statistics(windows)
     first, second = (window_statistics(windows[..., channel : channel + 1]) for channel in (0, 1))
@@ -96,9 +96,6 @@ def test_channels_keep_their_own_statistics():
     np.testing.assert_allclose(
         np.sort(both, axis=1), np.sort(np.concatenate([first, second], axis=1), axis=1), atol=1e-9
     )
-
-
-def test_a_window_of_one_sample_has_finite_statistics():
     assert np.isfinite(window_statistics(np.array([[[2.0]], [[np.nan]]], dtype=np.float32))).all()
 
 
@@ -126,27 +123,23 @@ def test_windows_without_labels_teach_the_trees_nothing(swings):
         assert judged_by("extra_trees", train, test) == expected
 
 
-def test_mini_rocket_tells_slow_from_fast_and_leaves_torch_its_threads(swings):
-    pytest.importorskip("aeon")
-    train, test = swings(unlabelled=True)
+@pytest.mark.slow  # compiling it takes half a minute; the others have spectra in its place
+def test_mini_rocket_answers_as_the_classifier_of_aeon_does_and_leaves_torch_its_threads(swings):
+    rockets = pytest.importorskip("aeon.classification.convolution_based")
+    train, test = swings()
     threads = torch.get_num_threads()
     for judged in judged_by("mini_rocket", train, test, train):
         assert judged.scores.metric("accuracy") == 1.0
     assert torch.get_num_threads() == threads
     # Other kinds of numba's threads bring a second OpenMP beside torch's, which slows every later training.
     assert numba.threading_layer() == "workqueue"
-
-
-def test_mini_rocket_answers_as_the_classifier_of_aeon_does(swings):
-    rockets = pytest.importorskip("aeon.classification.convolution_based")
-    train, test = swings()
     (judged,) = judged_by("mini_rocket", train.subset(np.arange(5)), test)
     series = [np.nan_to_num(one.take(np.arange(len(one)))["acc"]).transpose(0, 2, 1) for one in (train, test)]
     classifier = rockets.MiniRocketClassifier(random_state=0).fit(series[0][:5], train.labels[:5])
     assert judged.scores.metric("accuracy") == np.mean(classifier.predict(series[1]) == test.labels)
 
 
-def test_a_rocket_learns_from_a_teacher_on_windows_without_labels(swings):
+def test_a_rocket_learns_from_a_teacher_on_windows_without_labels(swings, quick_rocket):
     pytest.importorskip("aeon")
     train, test = swings()
     few = train.with_labels(np.where(np.arange(16) < 2, train.labels, -1))
@@ -157,25 +150,27 @@ def test_a_rocket_learns_from_a_teacher_on_windows_without_labels(swings):
         seed=0,
         teach=lambda windows: np.eye(2)[1 - train.labels],  # a teacher that always errs
     )
-    judged = swapped.judge("distilled_rocket")
+    with quick_rocket():
+        judged = swapped.judge("distilled_rocket")
     assert not isinstance(judged, str)
-    assert judged[1].scores.metric("accuracy") == 0.0
+    assert judged[1].scores.metric("accuracy") < 0.2  # guessing has a half, the labels would give nearly all
     assert Rivals(train=few, parts=(test, test), modality="acc", seed=0).judge("distilled_rocket") == (
         "there is no teacher here that could teach it"
     )
 
 
 @pytest.mark.parametrize("rival", ["extra_trees", "mini_rocket", "rocket_and_trees"])
-def test_a_rival_that_has_learnt_answers_other_windows_as_it_answered_those_that_judged(swings, rival):
+def test_a_rival_that_has_learnt_answers_other_windows_as_it_answered_those_that_judged(swings, rival, quick_rocket):
     pytest.importorskip("aeon")
     train, test = swings()
     rivals = Rivals(train=train.subset(np.arange(6)), parts=(train, test), modality="acc", seed=0)
-    ask, judged = rivals.answerer(rival), rivals.judge(rival)
-    assert not isinstance(ask, str)
-    assert not isinstance(judged, str)
-    answers = np.concatenate([ask(test.subset(test.labels == label)) for label in (0, 1)])
+    with quick_rocket():
+        ask, judged = rivals.answerer(rival), rivals.judge(rival)
+        assert not isinstance(ask, str)
+        assert not isinstance(judged, str)
+        answers = np.concatenate([ask(test.subset(test.labels == label)) for label in (0, 1)])
     right = answers.argmax(1) == np.repeat([0, 1], 8)
-    assert right.mean() == judged[1].scores.metric("accuracy")
+    assert right.mean() == judged[1].scores.metric("accuracy") > 0.5
 
 
 def test_rockets_and_trees_are_averaged_as_probabilities():

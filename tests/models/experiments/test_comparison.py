@@ -245,7 +245,7 @@ def test_other_options_in_the_same_folder_share_what_is_the_same_and_nothing_els
     assert stages & {"teacher", "baseline", "student"} == shared
 
 
-def test_a_damaged_result_is_reported(copy):
+def test_a_damaged_result_and_a_training_that_cannot_be_are_errors(copy, machines, comparison, tmp_path):
     path = copy.student_path("acc", 1).with_name("result.json")
     path.write_text('{"seed": 1')
     with pytest.raises(CheckpointError) as caught:
@@ -254,9 +254,6 @@ def test_a_damaged_result_is_reported(copy):
         f"{path}: expected a result of this release, got a damaged or earlier file (Input data was "
         "truncated); delete it"
     )
-
-
-def test_a_training_that_cannot_be_done_is_an_error(machines, comparison, tmp_path):
     config = comparison(baseline_learning_rates=(1e30,))
     with pytest.raises(UsageError, match="training: expected a finite "):
         fold_of(Comparison(dataset=machines, config=config, out=tmp_path))

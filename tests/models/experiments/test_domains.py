@@ -28,7 +28,7 @@ def order(dataset, comparison, out):
     return Comparison(dataset=dataset, config=config, out=out)
 
 
-def test_the_interval_is_that_of_students_t():
+def test_the_interval_is_that_of_students_t_and_what_trains_has_not_seen_the_domain(sites, comparison):
     stats = pytest.importorskip("scipy.stats")
     for count in range(2, 11):
         values = np.random.default_rng(count).normal(size=count)
@@ -36,9 +36,6 @@ def test_the_interval_is_that_of_students_t():
         found = mean_over_domains(values.tolist())
         assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)  # the table has three digits
     assert mean_over_domains([3.0]).low is None
-
-
-def test_what_trains_has_not_seen_the_domain(sites, comparison):
     config = comparison(left_out=SITE)
     data = fold_data(sites, seed=1, labelled=config.labelled, left_out=config.left_out)
     assert set(data.test.metadata["site"]) == {"north"}

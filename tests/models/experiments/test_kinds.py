@@ -103,7 +103,7 @@ def test_the_document_says_what_its_figures_are(studied, rigs, kind):
         assert set(entry["chance"]) == {"figure", "low", "high", "is_better"}
 
 
-def test_words_tables_and_page_tell_errors_in_the_targets_unit(studied):
+def test_words_tables_and_page_tell_labels_in_percent_and_errors_in_units(studied):
     found = studied["regression"]
     entry = found.document["entries"][0]["test"]["mae"]["mean"]
     *_, last = found.printed.splitlines()
@@ -118,9 +118,6 @@ def test_words_tables_and_page_tell_errors_in_the_targets_unit(studied):
         assert text in found.page, text
     assert "Accuracy" not in found.page
     assert "points" not in found.page.partition("<main")[2].partition("</main>")[0]
-
-
-def test_words_tables_and_page_tell_labels_in_percent(studied):
     found = studied["multi_label"]
     for text in ("Macro-F1, %", "Mean precision, %", "All right, %", "2 labels, each on or off, 14 groups"):
         assert text in found.page, text

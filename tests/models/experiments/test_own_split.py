@@ -41,7 +41,7 @@ def finished(dataset, comparison, tmp_path_factory):
         return plan, compare(plan, [0], workers)[0]
 
 
-def test_a_comparison_without_groups_keeps_the_split_that_the_dataset_came_with(dataset):
+def test_a_comparison_without_groups_keeps_and_tells_the_split_that_the_dataset_came_with(dataset, finished):
     data = fold_data(dataset, seed=0, labelled=ALL)
     assert [part.rows.tolist() for part in (data.training.train, data.training.valid, data.test)] == [
         list(range(32)),
@@ -52,9 +52,6 @@ def test_a_comparison_without_groups_keeps_the_split_that_the_dataset_came_with(
         "fold 1: expected 0, since dataset 'two' has no groups, so that its own split is its only fold; "
         f"to have more, {ASK}"
     )
-
-
-def test_document_and_page_of_a_comparison_say_what_the_split_was(dataset, finished):
     _, fold = finished
     assert fold.groups == 0
     assert [np.sum(one.confusion) for one in fold.teacher.test.confusions or ()] == [
@@ -70,9 +67,6 @@ def test_document_and_page_of_a_comparison_say_what_the_split_was(dataset, finis
     assert f"Judged on {JUDGED_ON}." in page
     assert "never seen" not in page
     assert "straddle" not in page
-
-
-def test_checkpoints_know_the_fold_they_were_trained_on(finished):
     plan, _ = finished
     paths = (plan.student_path("acc", 0), plan.baseline_path("acc", 0))
     assert [read_student(path).facts.fold for path in paths] == [0, 0]

@@ -40,7 +40,7 @@ def trial(method, *, rate=1e-3, seed=0, student="tiny"):
     )
 
 
-def test_labels_only_are_combined_with_sizes_and_no_teacher():
+def test_plans_name_teachers_by_what_they_are_and_combine_labels_only_with_sizes(machines):
     space = cases.space(teachers=(cases.TEACHER, ALONE), students=("tiny", "small"))
     assert [(entry.student, entry.method, entry.teacher) for entry in entries(space)] == [
         ("tiny", "none", None),
@@ -53,6 +53,17 @@ def test_labels_only_are_combined_with_sizes_and_no_teacher():
     assert len(candidates(space)) == 12
     out = Entry(student="tiny", method="logit", teacher="acc+gyro:tiny")
     assert [entry.method for entry in entries(cases.space(), [out])] == ["none"]
+    texts = ["tiny", "gyro+acc:small", "acc:tiny,committee"]
+    teachers = teachers_from_text(texts, machines)
+    assert [teacher.name for teacher in teachers] == ["acc+gyro:tiny", "acc+gyro:small", "acc:tiny,committee"]
+    assert [teacher.committee[:1] for teacher in teachers] == [(), (), ("transformer",)]
+    names = {teacher_name(cases.conditions(machines, modality=name), cases.TEACHER, 0) for name in ("acc", "gyro")}
+    assert len(names) == 1
+    conditions, space = cases.conditions(machines), cases.space()
+    more = cases.space(students=("tiny", "small"), teachers=(cases.TEACHER, ALONE), learning_rates=(1e-3, 5e-3))
+    assert trial_name(conditions, space, trial("logit")) == trial_name(conditions, more, trial("logit"))
+    longer = cases.conditions(machines, teacher_train=TrainConfig(steps=7), self_training=True)
+    assert trial_name(conditions, space, trial("none")) == trial_name(longer, space, trial("none"))
 
 
 def test_a_name_changes_with_all_that_decides_the_weights(machines):
@@ -85,19 +96,6 @@ def test_a_name_changes_with_all_that_decides_the_weights(machines):
     assert names[0].startswith("logit-acc-tiny-0.001-seed0-")
 
 
-def test_a_name_does_not_change_with_what_leaves_the_weights_alone(machines):
-    conditions, space = cases.conditions(machines), cases.space()
-    more = cases.space(students=("tiny", "small"), teachers=(cases.TEACHER, ALONE), learning_rates=(1e-3, 5e-3))
-    assert trial_name(conditions, space, trial("logit")) == trial_name(conditions, more, trial("logit"))
-    longer = cases.conditions(machines, teacher_train=TrainConfig(steps=7), self_training=True)
-    assert trial_name(conditions, space, trial("none")) == trial_name(longer, space, trial("none"))
-
-
-def test_one_teacher_serves_students_of_all_sensors(machines):
-    names = {teacher_name(cases.conditions(machines, modality=name), cases.TEACHER, 0) for name in ("acc", "gyro")}
-    assert len(names) == 1
-
-
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
@@ -122,13 +120,6 @@ def test_a_space_that_makes_no_sense_is_refused(changed, problem):
     with pytest.raises(UsageError) as error:
         check_space(cases.space(**changed))
     assert str(error.value) == problem
-
-
-def test_teachers_have_names_of_what_they_are(machines):
-    texts = ["tiny", "gyro+acc:small", "acc:tiny,committee"]
-    teachers = teachers_from_text(texts, machines)
-    assert [teacher.name for teacher in teachers] == ["acc+gyro:tiny", "acc+gyro:small", "acc:tiny,committee"]
-    assert [teacher.committee[:1] for teacher in teachers] == [(), (), ("transformer",)]
 
 
 @pytest.mark.parametrize("setting", ["ensemble=2", "committee,committee", ""])

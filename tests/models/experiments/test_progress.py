@@ -26,7 +26,7 @@ def at(step, steps):
     return TrainingProgress(step=step, steps=steps, terms={"task": 0.5}, best_score=None)
 
 
-def test_what_is_left_takes_as_long_for_its_cost_as_what_is_done():
+def test_what_is_left_takes_as_long_for_its_cost_as_what_this_command_did():
     clock = Clock()
     progress = Progress(clock=clock)
     first, second, student = planned("teacher"), planned("teacher", 1), planned("student", costs=(0.5,))
@@ -39,9 +39,6 @@ def test_what_is_left_takes_as_long_for_its_cost_as_what_is_done():
     clock.now_s += 26
     progress.on_end(first)
     assert progress.left_s() == pytest.approx(50 * 1.5)
-
-
-def test_what_an_earlier_command_did_counts_as_done_and_not_as_fast():
     clock = Clock()
     progress = Progress(clock=clock)
     run = planned("teacher", costs=(1.0, 1.0))

@@ -180,7 +180,7 @@ def test_an_interrupted_trial_goes_on_where_it_was(machines, tmp_path):
     assert cases.checkpoints(tmp_path / "parts") == cases.checkpoints(tmp_path / "whole")
 
 
-def test_a_search_tries_as_many_candidates_as_it_may(searched):
+def test_a_search_tries_as_many_as_it_may_and_tests_finalists_on_new_seeds(searched, machines):
     _, document = searched
     tried = {
         (row.method, row.student, row.learning_rate)
@@ -190,9 +190,6 @@ def test_a_search_tries_as_many_candidates_as_it_may(searched):
     assert len(tried) == 4
     alone = [row for row in document.trials if row.method == "none" and row.seed == 0]
     assert len(alone) == 2 * 2  # sizes and learning rates
-
-
-def test_a_search_tests_finalists_and_labels_only_on_seeds_it_has_not_seen(machines, searched):
     out, document = searched
     assert document.facts.search_seeds == (0,)
     assert document.facts.seeds == (2,)  # seed 1 tests on what seed 0 validates on

@@ -33,7 +33,7 @@ def titles(variation, parts):
     return [variation.variant(part).title for part in parts]
 
 
-def test_factors_vary_alone_or_all_together_and_the_recorded_values_are_left_out(machines):
+def test_factors_vary_alone_or_together_and_are_named_once(machines, folds):
     (variation,) = parse_variations(["acc:rate=20,10", "acc:window=2,1", "acc:channels=x+y,y"], machines.spec)
     assert titles(variation, variation.singles()) == ["acc@10Hz", "acc@1s", "acc[y]"]
     assert titles(variation, variation.grid()) == [
@@ -43,6 +43,11 @@ def test_factors_vary_alone_or_all_together_and_the_recorded_values_are_left_out
     assert titles(bits, bits.singles()) == ["acc@8bit,-4..4", "acc@4bit,-4..4", "acc@-4..4"]
     (cam,) = parse_variations(["cam:rate=5", "cam:size=6x4"], msgspec.structs.replace(machines.spec, modalities=(CAM,)))
     assert titles(cam, cam.singles()) == ["cam@5fps", "cam@6x4"]
+    with pytest.raises(UsageError) as error:
+        parse_variations(["acc:rate=10", "acc:rate=5"], machines.spec)
+    assert str(error.value) == "--vary acc:rate=5: expected acc:rate once, got it twice; join the values"
+    (variation,) = parse_variations(["acc:rate=10,5", "acc:window=1"], machines.spec)
+    assert variation.corner(folds, BALANCED) == {"rate": "10Hz", "window": "1s"}  # 5 Hz loses 1.5 points
 
 
 @pytest.mark.parametrize(
@@ -63,12 +68,6 @@ def test_what_cannot_be_varied_is_refused(machines, text, message):
     with pytest.raises(UsageError) as error:
         parse_variations([text], machines.spec)
     assert str(error.value) == message
-
-
-def test_a_factor_is_named_once(machines):
-    with pytest.raises(UsageError) as error:
-        parse_variations(["acc:rate=10", "acc:rate=5"], machines.spec)
-    assert str(error.value) == "--vary acc:rate=5: expected acc:rate once, got it twice; join the values"
 
 
 VALID = {"acc": 0.80, "acc__10Hz": 0.795, "acc__5Hz": 0.785, "acc__1s": 0.81, "acc__1s_10Hz": 0.79}
@@ -125,11 +124,6 @@ def document(machines, folds):
         dataset="machines", sha256="ab" * 32, judged_on="machines never seen", labelled="", seeds=(0,),
         measure=BALANCED, most_loss=1.0, rows=rows,
     )  # fmt: skip
-
-
-def test_the_corner_joins_the_cheapest_value_of_each_factor_that_validation_allows(machines, folds):
-    (variation,) = parse_variations(["acc:rate=10,5", "acc:window=1"], machines.spec)
-    assert variation.corner(folds, BALANCED) == {"rate": "10Hz", "window": "1s"}  # 5 Hz loses 1.5 points
 
 
 def test_rows_have_paired_differences_bytes_and_the_cheapest_that_validation_allows(document):

@@ -42,7 +42,9 @@ def path(tmp_path, student_checkpoint):
     return tmp_path / "student.ckpt"
 
 
-def test_a_student_comes_back_as_it_was_written(tmp_path, student_checkpoint):
+def test_a_student_and_a_teacher_come_back_as_they_were_written_and_answer_alike(
+    tmp_path, student_checkpoint, teacher_checkpoint, path
+):
     written = student_checkpoint
     write_student(tmp_path / "new" / "student.ckpt", written)  # the folder is made
     read = read_student(tmp_path / "new" / "student.ckpt")
@@ -52,18 +54,12 @@ def test_a_student_comes_back_as_it_was_written(tmp_path, student_checkpoint):
     assert all(torch.equal(read.state[name], value) for name, value in written.state.items())
     np.testing.assert_array_equal(read.carried.windows, written.carried.windows)  # NaN where NaN was
     np.testing.assert_array_equal(read.carried.labels, written.carried.labels)
-
-
-def test_a_teacher_comes_back_as_it_was_written(tmp_path, teacher_checkpoint):
     written = teacher_checkpoint
     write_teacher(tmp_path / "teacher.ckpt", written)
     read = read_teacher(tmp_path / "teacher.ckpt")
     for part in ("modalities", "task", "config", "facts"):
         assert getattr(read, part) == getattr(written, part)
     assert all(torch.equal(read.state[name], value) for name, value in written.state.items())
-
-
-def test_the_network_of_a_checkpoint_answers_like_the_one_that_was_trained(path, student_checkpoint):
     torch.manual_seed(0)
     expected = Student(student_checkpoint.modality, 2, student_checkpoint.config).eval()
     network = read_student(path).network()
@@ -101,7 +97,9 @@ def test_carried_windows_are_a_repeatable_draw_of_labelled_validation_windows(da
     assert first.labels.tolist() == labels[4:][rows].tolist()
 
 
-def test_training_statistics_are_put_into_every_front_end_of_a_teacher(dataset, teacher_checkpoint):
+def test_training_statistics_of_its_modalities_are_put_into_every_front_end(
+    dataset, teacher_checkpoint, student_checkpoint
+):
     network = Teacher(dataset.spec.modalities, 2, teacher_checkpoint.config)
     windows = dataset.split("train")
     set_normalisation(network, windows)
@@ -109,9 +107,6 @@ def test_training_statistics_are_put_into_every_front_end_of_a_teacher(dataset, 
         mean, std = channel_statistics(windows, name)
         assert network.state_dict()[f"encoders.{name}.front.mean"].tolist() == mean.tolist()
         assert network.state_dict()[f"encoders.{name}.front.std"].tolist() == std.tolist()
-
-
-def test_a_student_takes_the_statistics_of_one_modality_only(dataset, student_checkpoint):
     with pytest.raises(ValueError) as caught:
         set_normalisation(student_checkpoint.network(), dataset.split("train"))
     assert str(caught.value) == (

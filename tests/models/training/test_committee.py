@@ -75,15 +75,12 @@ def committee_of(checkpoint):
     return network
 
 
-def test_what_losses_look_into_is_its_transformer(checkpoint, data):
+def test_a_committees_first_transformer_is_the_teacher_that_is_trained_alone(checkpoint, data):
     batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_fraction=0.5, seed=0).at(1)
     output = committee_of(checkpoint)(batch.inputs, taps=True)
     inside = checkpoint.transformer()(batch.inputs, taps=True)
     for name in ("embedding", "hidden", "cross_attention", "valid"):
         torch.testing.assert_close(getattr(output, name), getattr(inside, name))
-
-
-def test_the_first_transformer_is_the_teacher_that_is_trained_alone(checkpoint, data):
     alone = train_teacher(data, TEACHER, RUN)
     assert all(torch.equal(tensor, checkpoint.state[name]) for name, tensor in alone.state.items())
     plain = trained(data, members=("transformer",))

@@ -73,13 +73,16 @@ def test_without_groups_blocks_take_their_place_and_the_reference_says_so():
     assert (reference.between, reference.groups) == ("blocks", 10)
 
 
-def test_a_channel_that_is_never_there_is_never_far():
+def test_a_channel_without_values_or_signal_is_never_far():
     rng = np.random.default_rng(0)
     groups = [np.concatenate([rng.normal(size=(20, 1)), np.full((20, 1), np.nan)], axis=1) for _ in range(6)]
     features = [np.concatenate([one, one, np.full((20, 1), np.nan)], axis=1) for one in groups]
     reference = fit_reference(features, channels=2, between="groups")
     watch = DriftWatch(reference, names=("a", "b"), unit="")
     assert watch.judge(np.concatenate(features)).verdict == "as_trained"
+    limits = magnitude_limits([np.array([[np.nan, 3.0, 0.0]] * 5)] * 4)
+    assert limits.usual == (1.0, 3.0, 1.0)
+    assert magnitude((np.nan, 3.0, 0.0), limits.usual) == np.sqrt(0.5)
 
 
 def test_people_never_seen_are_within_the_limits_and_a_wrong_unit_is_not(people):
@@ -103,9 +106,3 @@ def test_the_limits_are_those_of_groups_twice_as_far_out_and_the_rate_is_that_of
     assert (limits.usual, limits.lowest) == ((1.0,), 0.5)
     assert limits.highest == pytest.approx(2 * (1 + 0.55 * 71.89))
     assert limits.outside_rate == 0.01  # without the tenth group its one window is outside
-
-
-def test_a_channel_without_signal_limits_nothing():
-    limits = magnitude_limits([np.array([[np.nan, 3.0, 0.0]] * 5)] * 4)
-    assert limits.usual == (1.0, 3.0, 1.0)
-    assert magnitude((np.nan, 3.0, 0.0), limits.usual) == np.sqrt(0.5)

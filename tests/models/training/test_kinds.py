@@ -65,13 +65,10 @@ def teacher(data, tmp_path_factory):
     return TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path))
 
 
-def test_a_teacher_of_all_kinds_learns_and_comes_back_from_its_file(teacher, kinds):
+def test_a_teacher_of_all_kinds_and_its_other_members_hear_see_and_come_back(teacher, kinds):
     test = kinds.split("test")
     network = teacher.checkpoint.network()
     assert (logits_of(network, test, modality=None).argmax(1) == test.labels).mean() >= 0.9
-
-
-def test_members_that_are_no_network_hear_and_see(teacher):
     scores = {member.kind: member.score for member in teacher.checkpoint.committee.members}
     assert scores["trees"] >= 0.9
     assert scores["convolutions"] >= 0.9
@@ -120,7 +117,7 @@ def test_normalisation_is_that_of_the_training(data):
     torch.testing.assert_close(front.mel_std[0], known.std(0, correction=0), atol=1e-4, rtol=0)
 
 
-def test_a_student_carries_no_more_sound_and_video_than_a_bundle_can_bear(kinds, monkeypatch):
+def test_no_more_sound_and_video_is_carried_or_counted_than_there_is_room_for(kinds, monkeypatch):
     valid, train = kinds.split("valid"), kinds.split("train")
     assert len(carried_windows(valid, "cam", seed=0).windows) == 12
     monkeypatch.setattr("mmkd_models.carried.MAX_CARRIED_BYTES", 20 * 10 * 12 * 16 + 1)
@@ -129,9 +126,6 @@ def test_a_student_carries_no_more_sound_and_video_than_a_bundle_can_bear(kinds,
     monkeypatch.setattr("mmkd_models.carried.MAX_CARRIED_BYTES", 1)
     assert len(carried_windows(train, "mic", seed=0).windows) == MIN_WINDOWS
     assert len(carried_windows(train, "acc", seed=0).windows) == 24
-
-
-def test_statistics_rest_on_no_more_sound_and_video_than_memory_has_room_for(kinds, monkeypatch):
     monkeypatch.setattr("mmkd_models.data.batches._MAX_VALUES", 1)
     assert {name: len(spread_rows(kinds.split("train"), name)) for name in ("acc", "mic", "cam")} == {
         "acc": 24,

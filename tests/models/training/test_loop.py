@@ -26,14 +26,11 @@ def baseline(dataset):
     return SupervisedLearner(student, modality="acc")
 
 
-def test_the_schedule_warms_up_in_a_line_and_falls_along_a_cosine():
+def test_the_schedule_warms_up_in_a_line_and_its_first_rate_is_the_first_step(trained, short, dataset):
     assert [schedule(progress) for progress in (0.0, 0.05, 0.1)] == [0.01, 0.5, 1.0]
     assert schedule(0.55) == pytest.approx(0.01 + 0.99 / 2)
     assert schedule(1.0) == pytest.approx(0.01)
     assert schedule(0.325) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 4)) / 2)
-
-
-def test_the_first_step_has_the_size_of_the_schedules_first_rate(trained, short, dataset):
     # Adam's first step is the learning rate times the sign of the gradient; biases have no weight decay.
     learner = baseline(dataset)
     before = learner.network.head.bias.detach().clone()
@@ -55,13 +52,10 @@ def test_weight_decay_pulls_on_matrices_only(trained, short, dataset, monkeypatc
         torch.testing.assert_close(steps[0][name] - steps[1][name], pull, atol=1e-6, rtol=1e-4)
 
 
-def test_the_same_seed_gives_bit_equal_weights(trained):
+def test_equal_seeds_give_bit_equal_weights_and_leave_the_callers_random_numbers(trained, distiller):
     first, second = trained(), trained()
     assert same(first.state, second.state)
     assert first.curve == second.curve
-
-
-def test_training_leaves_the_callers_random_numbers_alone(trained, distiller):
     learner = distiller()
     torch.manual_seed(123)
     expected = torch.rand(3)

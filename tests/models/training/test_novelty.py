@@ -37,33 +37,27 @@ def embeddings(count, *, seed=0):
     return (cloud * np.logspace(-2, 2, WIDTH)).astype(np.float32)
 
 
-def test_the_score_is_the_square_distance_to_the_nearest_centre():
+def test_the_score_is_the_square_distance_to_the_nearest_of_few_centres_and_never_below_zero():
     seen, rows = embeddings_summary(embeddings(200), embeddings(50, seed=1)), embeddings(7, seed=2)
     scaled = rows * seen.scale.numpy() + seen.shift.numpy()
     expected = [min(float(((x - c) ** 2).sum()) for c in seen.centres.numpy()) for x in scaled]
     found = NoveltyScore(seen)(torch.from_numpy(rows))
     assert found.shape == (7, 1)
     np.testing.assert_allclose(found[:, 0].numpy(), expected, rtol=1e-3, atol=1e-3)  # float32, squares of up to 100
-
-
-def test_scores_of_the_validation_rise_and_centres_are_few():
     seen = embeddings_summary(embeddings(3000), embeddings(99, seed=1))
     assert len(seen.centres) <= MAX_CENTRES
     assert len(seen.scores) == 99
     assert bool((seen.scores.diff() >= 0).all())
-
-
-def test_a_feature_that_never_varies_is_no_division_by_zero():
     rows = embeddings(100)
     rows[:, 2] = 5.0
     seen = embeddings_summary(rows, rows)
     assert all(bool(torch.isfinite(one).all()) for one in seen_tensors(seen).values())
-
-
-def test_a_file_keeps_it():
     seen = embeddings_summary(embeddings(100), embeddings(50, seed=1))
     back = seen_from(seen_tensors(seen), width=WIDTH, path=Path("a.ckpt"))
     assert all(torch.equal(getattr(back, name), tensor) for name, tensor in seen_tensors(seen).items())
+    seen = embeddings_summary(embeddings(100), embeddings(50, seed=1))
+    centre = (seen.centres - seen.shift) / seen.scale
+    assert bool((NoveltyScore(seen)(centre) >= 0).all())
 
 
 @pytest.mark.parametrize(
@@ -94,9 +88,3 @@ def test_every_training_of_a_windowed_student_measures_it(machines, tmp_path, ki
     write_student(tmp_path / "a.ckpt", student)
     back = read_student(tmp_path / "a.ckpt").seen
     assert torch.equal(back.centres, student.seen.centres)
-
-
-def test_a_score_is_never_below_zero():
-    seen = embeddings_summary(embeddings(100), embeddings(50, seed=1))
-    centre = (seen.centres - seen.shift) / seen.scale
-    assert bool((NoveltyScore(seen)(centre) >= 0).all())

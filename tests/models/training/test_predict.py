@@ -19,7 +19,7 @@ def student(dataset):
     return Student(dataset.spec.modality("acc"), 2, STUDENT)
 
 
-def test_a_student_answers_a_split_as_it_answers_each_prepared_window(dataset, student):
+def test_a_student_answers_a_split_in_evaluation_mode_and_is_given_back_as_it_was(dataset, student):
     windows, spec = dataset.split("test"), dataset.spec.modality("acc")
     logits = logits_of(student, windows, modality="acc")
     assert logits.shape == (8, 2)
@@ -30,9 +30,6 @@ def test_a_student_answers_a_split_as_it_answers_each_prepared_window(dataset, s
         alone = student(*(torch.from_numpy(feed) for feed in feeds)).logits[0]
         # A batch of eight and a batch of one sum in other orders.
         np.testing.assert_allclose(logits[row], alone.detach().numpy(), atol=1e-6)
-
-
-def test_the_network_is_judged_in_evaluation_mode_and_given_back_as_it_was(dataset, student):
     student.train()
     first, second = (logits_of(student, dataset.split("test"), modality="acc") for _ in range(2))
     assert np.array_equal(first, second)  # dropout would differ
@@ -48,20 +45,19 @@ def test_a_teacher_answers_from_all_its_modalities(dataset):
     assert not np.allclose(whole, deaf)
 
 
-def test_only_labelled_windows_are_scored(dataset, student):
+def test_only_windows_with_labels_are_scored_and_answers_of_the_right_kind(dataset, student):
     windows = dataset.split("valid")
     labels = windows.labels.copy()
     labels[8:] = -1
     partly = scores_of(student, windows.with_labels(labels), modality="acc")
     assert partly == scores_of(student, windows.subset(np.arange(8)), modality="acc")
     assert sum(map(sum, partly.confusion)) == 8
-
-
-def test_windows_without_labels_cannot_be_scored(dataset, student):
-    windows = dataset.split("valid")
     with pytest.raises(UsageError) as caught:
         scores_of(student, windows.with_labels(np.full(16, -1)), modality="acc")
     assert str(caught.value) == "windows to score on: expected some labelled ones, got none; label some"
+    with pytest.raises(TypeError) as caught:
+        logits_of(Own(wrapped=False), dataset.split("test"), modality="acc")
+    assert str(caught.value) == "network: expected a StudentOutput or a TeacherOutput, got Tensor"
 
 
 class Own(torch.nn.Module):
@@ -74,9 +70,3 @@ class Own(torch.nn.Module):
     def forward(self, values, present):
         logits = values.mean(1) * self.scale
         return StudentOutput(logits=logits, embedding=logits) if self.wrapped else logits
-
-
-def test_an_answer_of_another_kind_is_refused(dataset):
-    with pytest.raises(TypeError) as caught:
-        logits_of(Own(wrapped=False), dataset.split("test"), modality="acc")
-    assert str(caught.value) == "network: expected a StudentOutput or a TeacherOutput, got Tensor"

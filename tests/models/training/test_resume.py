@@ -60,14 +60,11 @@ def test_projectors_of_every_term_resume_too(trained, dataset, tmp_path):
     assert {name.split(".")[0] for name in one.state_dict()} == {"network", "heads"}
 
 
-def test_a_finished_training_is_read_and_not_run_again(trained, tmp_path):
+def test_a_finished_training_is_read_and_not_run_again(trained, tmp_path, short):
     first = trained(run_dir=tmp_path)
     second = trained(run_dir=tmp_path, resume=True, on_step=interrupt_at(1))
     assert same(first.state, second.state)
     assert (first.curve, first.stopped_at) == (second.curve, second.stopped_at)
-
-
-def test_a_training_that_ran_out_of_patience_stays_finished(trained, short, tmp_path):
     config = msgspec.structs.replace(short, steps=10, patience=1)
     first = trained(config, run_dir=tmp_path, evaluate=scripted([0.5, 0.4]))
     second = trained(config, run_dir=tmp_path, resume=True, evaluate=scripted([]))
@@ -80,15 +77,12 @@ def refused(trained, *config, run_dir, **options):
     return str(caught.value)
 
 
-def test_resuming_with_other_options_is_refused(trained, short, tmp_path):
+def test_resuming_with_other_options_settings_or_networks_is_refused(trained, short, tmp_path, distiller):
     trained(run_dir=tmp_path)
     assert refused(trained, msgspec.structs.replace(short, learning_rate=0.5), run_dir=tmp_path) == (
         f"{tmp_path / 'resume.ckpt'}: expected a training with learning_rate=0.5, got learning_rate=0.002; "
         "use the same options as before, or start without --resume"
     )
-
-
-def test_resuming_with_other_settings_is_refused(trained, tmp_path):
     trained(run_dir=tmp_path, settings={"dataset": "a1", "augment": AugmentConfig()})
     trained(run_dir=tmp_path, settings={"dataset": "a1", "augment": AugmentConfig()}, resume=True)
     advice = "use the same options as before, or start without --resume"
@@ -98,6 +92,11 @@ def test_resuming_with_other_settings_is_refused(trained, tmp_path):
     assert refused(trained, run_dir=tmp_path, settings={"augment": AugmentConfig()}) == (
         f"{tmp_path / 'resume.ckpt'}: expected a training with dataset=None, got dataset='a1'; {advice}"
     )
+    trained(run_dir=tmp_path)
+    assert unusable(trained, tmp_path, learner=distiller(width=16)) == (
+        f"{tmp_path / 'resume.ckpt'}: tensor 'network.encoder.position': expected shape (7, 16) of float32, "
+        "got shape (7, 8) of float32; the file was altered or made by another version"
+    )
 
 
 def unusable(trained, run_dir, **options):
@@ -105,14 +104,6 @@ def unusable(trained, run_dir, **options):
         trained(run_dir=run_dir, resume=True, **options)
     assert caught.value.exit_code == 6
     return str(caught.value)
-
-
-def test_resuming_with_another_network_is_refused(trained, distiller, tmp_path):
-    trained(run_dir=tmp_path)
-    assert unusable(trained, tmp_path, learner=distiller(width=16)) == (
-        f"{tmp_path / 'resume.ckpt'}: tensor 'network.encoder.position': expected shape (7, 16) of float32, "
-        "got shape (7, 8) of float32; the file was altered or made by another version"
-    )
 
 
 def test_a_state_that_was_altered_is_refused(trained, tmp_path):

@@ -21,6 +21,7 @@ from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_teach
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import answers_to
 from mmkd_models.training.trainings import train_teacher
+from tests.edge.said import said
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8, dropout=0.0)
 CONFIG = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)
@@ -143,9 +144,7 @@ def test_a_teacher_that_is_no_start_is_refused(line, tmp_path, case):
     specs = [modality(name, **others) for name in names]
     dataset = recorded(tmp_path / "new", *specs, labels=facts.get("labels", LABELS))
     start = TeacherFile(checkpoint=read_teacher(line / "old.ckpt"), sha256="5" * 64)
-    with pytest.raises(UsageError) as raised:
-        train_teacher(data_of(dataset), config, RUN, start=start)
-    assert str(raised.value) == message
+    assert said(UsageError, lambda: train_teacher(data_of(dataset), config, RUN, start=start)) == message
 
 
 def command(*arguments):
@@ -160,9 +159,7 @@ def test_the_command_starts_from_a_file_and_says_so(line, tmp_path, capsys):
     assert inspect_file(new)["started_from"] == f"teacher {file_sha256(old)}"
     assert "started_from" not in inspect_file(old)
     before = old.read_bytes()
-    with pytest.raises(UsageError) as raised:
-        command(line / "three", "-o", old, "--start", old)
-    assert str(raised.value) == (
+    assert said(UsageError, command, line / "three", "-o", old, "--start", old) == (
         f"--out {old}: expected another file than the teacher's, got the same; choose another name"
     )
     assert old.read_bytes() == before

@@ -85,15 +85,12 @@ def test_teacher_and_baseline_train_on_labelled_windows_alone(machines, name):
     assert len(rows_with_labels(data)) == 18  # half of 12 windows of each of three classes
 
 
-def test_a_student_learns_from_every_window_and_from_no_label(machines, teacher):
+def test_a_student_learns_from_every_window_and_labels_make_a_quarter_of_a_batch(machines, teacher):
     data, source = watched(data_of(machines, fraction=0.5))
     student = distilled(data, teacher)
     assert set(source.batches) == set(data.train.rows.tolist())
     blind = replace(data, train=data.train.with_labels(np.full(len(data.train), -1)))
     assert same(student.state, distilled(blind, teacher).state)
-
-
-def test_a_recipe_with_labels_draws_a_quarter_of_each_batch_from_labelled_windows(machines, teacher):
     data, source = watched(data_of(machines, fraction=0.1))
     labelled = rows_with_labels(data)
     assert len(labelled) == 3
@@ -140,7 +137,7 @@ def test_windows_travel_with_a_student_unless_they_shall_not(machines):
     assert train_baseline(data, "gyro", STUDENT, replace(RUN, embed_windows=False)).carried is None
 
 
-def test_the_second_generation_is_kept_only_where_it_validates_better(machines, teacher):
+def test_a_second_generation_learns_from_every_window_and_is_kept_only_where_it_validates_better(machines, teacher):
     data = data_of(machines, fraction=0.5)
     scored = {
         score: replace(teacher, facts=msgspec.structs.replace(teacher.facts, score=score)) for score in (0.0, 1.0)
@@ -150,9 +147,6 @@ def test_the_second_generation_is_kept_only_where_it_validates_better(machines, 
     assert second.facts.score > 0.0
     assert not same(second.state, teacher.state)
     assert second.modalities == teacher.modalities
-
-
-def test_a_second_generation_learns_from_every_window(machines, teacher):
     data, source = watched(data_of(machines, fraction=0.1))
     self_train(data, teacher, RUN)
     assert set(source.batches) == set(data.train.rows.tolist())

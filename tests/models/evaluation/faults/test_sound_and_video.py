@@ -52,13 +52,10 @@ def test_a_lost_band_takes_its_tones_and_leaves_the_others():
     assert np.isnan(broken("bass lost", 0.5, gap)).ravel().nonzero()[0].tolist() == list(range(100, 200))
 
 
-def test_a_dark_picture_has_a_tenth_of_the_light():
+def test_pictures_are_darkened_blurred_dropped_and_knocked():
     x = np.full((2, 3, 4, 1), 200.0)
     assert np.unique(broken("dark", 1.0, x)) == pytest.approx([20.0])
     assert np.unique(broken("dark", 0.2, x)) == pytest.approx([164.0])
-
-
-def test_a_blur_spreads_a_point_and_keeps_its_light():
     x = np.zeros((1, 21, 31, 1))
     x[0, 10, 15] = 100
     found = broken("blur", 1.0, x)[0, :, :, 0]
@@ -67,15 +64,9 @@ def test_a_blur_spreads_a_point_and_keeps_its_light():
     assert rows**0.5 == pytest.approx(0.1 * 21, rel=0.02)  # three standard deviations each way are kept
     flat = np.full((1, 8, 8, 3), 7.0)
     np.testing.assert_allclose(broken("blur", 1.0, flat), flat)
-
-
-def test_half_of_the_frames_are_dropped_at_worst_and_one_at_least():
     x = np.zeros((10, 2, 2, 1))
     dropped = [int(np.isnan(broken("dropped frames", one, x)).all(axis=(1, 2, 3)).sum()) for one in (0.05, 0.6, 1.0)]
     assert dropped == [1, 3, 5]
-
-
-def test_a_knocked_camera_shows_the_same_picture_somewhere_else_in_all_frames():
     picture = np.add.outer(100 * np.arange(20), np.arange(40))[None, :, :, None].astype(float)
     found = broken("shifted camera", 1.0, np.repeat(picture, 3, axis=0))
     assert (found == found[:1]).all()

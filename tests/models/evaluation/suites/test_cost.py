@@ -57,7 +57,20 @@ OPTION = Equipment(
 )
 
 
-def test_the_figures_are_those_of_a_table_by_hand():
+def test_sensors_are_bought_anew_and_break_even_is_the_fewest_stations_that_pay():
+    assert [cost.replacement(PLANT, OPTION, year) for year in (1, 2, 3)] == [0.0, 3000.0, 0.0]
+    odd = msgspec.structs.replace(OPTION, sensor_life_years=1.5)
+    assert [cost.replacement(msgspec.structs.replace(PLANT, years=5), odd, year) for year in (1, 2, 3, 4)] == [
+        0.0,
+        3000.0,
+        3000.0,
+        0.0,
+    ]
+    found = cost.evaluate_option(PLANT, OPTION).break_even_stations
+    assert found is not None
+    values = [cost.net_present_value(msgspec.structs.replace(PLANT, stations=n), OPTION) for n in (found - 1, found)]
+    assert values[0] < 0 <= values[1]
+    assert cost.evaluate_option(PLANT, msgspec.structs.replace(OPTION, detection=0.0)).break_even_stations is None
     # 10 x (200 x 1.1 + 100 + 300) = 6,200; three gateways 3,000; campaign 2,000; 30 h at 50 = 1,500
     assert cost.investment(PLANT, OPTION) == pytest.approx(12_700.00, abs=0.005)
     # saved: 10 x 0.5 x 0.9 x 0.4 x 10,000 = 18,000
@@ -69,25 +82,6 @@ def test_the_figures_are_those_of_a_table_by_hand():
     # 14,818.4928 / 12 = 1,234.8744 a month: 11 months are 13,583.62, 10 are 12,348.74
     assert cost.payback_month(PLANT, OPTION) == 11
     assert cost.payback_month(PLANT, msgspec.structs.replace(OPTION, detection=0.1)) is None
-
-
-def test_sensors_are_bought_anew_after_their_life_and_nothing_in_the_last_year():
-    assert [cost.replacement(PLANT, OPTION, year) for year in (1, 2, 3)] == [0.0, 3000.0, 0.0]
-    odd = msgspec.structs.replace(OPTION, sensor_life_years=1.5)
-    assert [cost.replacement(msgspec.structs.replace(PLANT, years=5), odd, year) for year in (1, 2, 3, 4)] == [
-        0.0,
-        3000.0,
-        3000.0,
-        0.0,
-    ]
-
-
-def test_break_even_is_the_fewest_stations_that_pay():
-    found = cost.evaluate_option(PLANT, OPTION).break_even_stations
-    assert found is not None
-    values = [cost.net_present_value(msgspec.structs.replace(PLANT, stations=n), OPTION) for n in (found - 1, found)]
-    assert values[0] < 0 <= values[1]
-    assert cost.evaluate_option(PLANT, msgspec.structs.replace(OPTION, detection=0.0)).break_even_stations is None
 
 
 @pytest.mark.parametrize("key", [name for name in Equipment.__struct_fields__ if name not in ("detection", "idle_w")])
@@ -220,7 +214,7 @@ def answers(labels):
     return np.eye(3)[labels]
 
 
-def test_detection_is_counted_by_window_and_by_episode(machines):
+def test_detection_is_counted_by_window_and_by_episode_of_one_state(machines):
     test = machines.split("test").subset(np.arange(6))
     test = replace(test, labels=np.array([0, 0, 0, 1, 2, 2]), groups=np.zeros(6, dtype=np.int64))
     given = answers([0, 1, 1, 1, 0, 1])
@@ -234,9 +228,6 @@ def test_detection_is_counted_by_window_and_by_episode(machines):
     assert str(error.value) == (
         "--suite cost: the windows to judge have no faults; name other 'healthy' labels, or another --split"
     )
-
-
-def test_a_run_with_two_states_is_an_episode_for_each_stretch_of_one(machines):
     test = machines.split("test").subset(np.arange(8))
     run = replace(
         test,

@@ -38,33 +38,24 @@ def test_what_is_missing_stays_missing(name):
     assert np.isnan(broken(name, 1.0, x, sensor)).all()
 
 
-def test_additive_faults_reach_their_maxima_in_standard_deviations():
+def test_faults_have_the_sizes_that_severity_says():
     assert set(np.abs(broken("offset", 1.0) - RAMP).ravel()) == {0.75 * 2}
     np.testing.assert_allclose(np.abs(broken("drift", 0.5) - RAMP).ravel(), np.linspace(0, 1.0, 10))
     jumps = np.abs(broken("spike", 1.0) - RAMP).ravel()
     assert sorted(jumps)[-2:] == [0.0, 15.0]
     long = np.zeros((40_000, 1))
     assert abs(broken("noise", 0.5, long).std() - 1.0) < 0.02  # 40,000 draws: a standard error of 0.4 %
-
-
-def test_hum_is_that_of_either_mains():
     second = np.zeros((200, 1))  # of a sensor of 200 Hz: line k of its spectrum is k Hz
     spectra = [np.abs(np.fft.rfft(broken("hum", 1.0, second, seed=seed)[:, 0])) for seed in range(20)]
     assert {int(spectrum.argmax()) for spectrum in spectra} == {50, 60}
     for spectrum in spectra:
         assert spectrum.max() == pytest.approx(2.0 * 200 / 2)  # a sine of two standard deviations, and nothing else
         assert sorted(spectrum)[-2] == pytest.approx(0.0, abs=1e-9)
-
-
-def test_gains_are_about_the_mean_and_clipping_ends_at_one_standard_deviation():
     x = np.array([[-3.0], [1.0], [5.0]])
     assert broken("gain up", 1.0, x).ravel().tolist() == [-7, 1, 9]
     assert broken("gain down", 1.0, x).ravel().tolist() == [0, 1, 2]
     assert broken("clipping", 1.0, x).ravel().tolist() == [-1, 1, 3]
     assert broken("clipping", 0.5, x).ravel().tolist() == [-3, 1, 5]
-
-
-def test_spans_are_as_long_as_severity_says():
     assert broken("stuck", 0.4).ravel().tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 5, 5]
     assert np.isnan(broken("gap", 1.0)).sum() == 5
     assert np.isnan(broken("lost channel", 0.3)).ravel().tolist() == [False] * 7 + [True] * 3
@@ -72,20 +63,14 @@ def test_spans_are_as_long_as_severity_says():
     np.testing.assert_array_equal(late, [np.nan, np.nan, 0, 1, 2, 3, 4, 5, 6, 7])
 
 
-def test_clocks_are_read_between_samples_and_unknown_beyond_the_ends():
+def test_clocks_converters_and_broken_channels_by_hand():
     x = np.arange(9.0)[:, None]
     np.testing.assert_allclose(broken("time stretch", 1.0, x).ravel(), 4 + (np.arange(9) - 4) / 5)
     rates = {float(np.nanmean(np.diff(broken("sample rate", 1.0, x, seed=seed).ravel()))) for seed in range(8)}
     np.testing.assert_allclose(sorted(rates)[0], 0.9)
     np.testing.assert_allclose(sorted(rates)[-1], 1.1)
-
-
-def test_a_converter_of_two_bits_has_steps_of_a_quarter_of_its_range():
     found = broken("quantisation", 1.0, np.linspace(-8, 10, 200)[:, None])
     assert np.unique(np.diff(np.unique(found))).tolist() == [3.0]  # 2 x 3 x 2 over 4
-
-
-def test_at_most_half_of_the_channels_are_hit_and_one_at_least():
     rng = np.random.default_rng(0)
     counts = {n: {len(hit_channels(FAULTS["noise"], n, rng)) for _ in range(9)} for n in (1, 2, 3, 6)}
     assert counts == {1: {1}, 2: {1}, 3: {1}, 6: {3}}

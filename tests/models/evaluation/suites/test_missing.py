@@ -39,7 +39,7 @@ def test_of_many_subsets_the_largest_come_first():
     assert min(sizes) == 3
 
 
-def test_samples_go_missing_whole_at_the_rate_that_is_said(machines):
+def test_samples_and_frames_go_missing_whole_at_the_rate_that_is_said(machines, judged, tmp_path):
     windows = machines.everything()
     whole = presence(windows)
     assert np.array_equal(presence(with_missing_samples(windows, 0.0, seed=0)), whole)
@@ -50,18 +50,12 @@ def test_samples_go_missing_whole_at_the_rate_that_is_said(machines):
         both = whole.all(-1)
         assert np.array_equal(present[both][:, 0], present[both][:, 1])  # no channel goes alone
         assert not (present > whole).any()
-
-
-def test_a_window_misses_the_same_samples_in_any_order_and_others_with_another_seed(judged):
     first = presence(with_missing_samples(judged, 0.5, seed=4))
     turned = judged.subset(np.arange(len(judged))[::-1])
     assert np.array_equal(presence(with_missing_samples(turned, 0.5, seed=4))[::-1], first)
     assert not np.array_equal(presence(with_missing_samples(judged, 0.5, seed=5)), first)
     gyro = presence(with_missing_samples(judged, 0.5, seed=4), "gyro")
     assert gyro.shape[1] != first.shape[1] or not np.array_equal(gyro[..., 0], first[..., 0])
-
-
-def test_frames_of_video_go_missing_as_samples_do(tmp_path):
     data = kinds_dataset(tmp_path / "kinds").split("test")
     with torch.random.fork_rng():
         torch.manual_seed(0)

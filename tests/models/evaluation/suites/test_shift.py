@@ -37,7 +37,7 @@ CERTAIN = Interval(mean=6.0, low=2.0, high=10.0)
 UNCERTAIN = Interval(mean=1.0, low=-3.0, high=5.0)
 
 
-def test_a_certain_gain_helps_and_keeps_points_of_the_teachers():
+def test_gains_are_judged_by_what_is_certain_and_a_better_rival_is_named():
     found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=CERTAIN, gain=Interval(mean=4.0, low=0.5, high=7.5))
     assert list(describe(found).verdict) == [
         (
@@ -48,18 +48,12 @@ def test_a_certain_gain_helps_and_keeps_points_of_the_teachers():
         "Its worst machine is press 2, with 70.0%",
     ]
     assert describe(found).record == ("more like machine press 2",)
-
-
-def test_what_is_not_certain_is_said_to_be_so():
     found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=UNCERTAIN, gain=UNCERTAIN)
     first, teacher, *_ = describe(found).verdict
     assert first.startswith("On the machine that was left out the effect of distillation is not significant: ")
     assert teacher == (
         "The teacher's own gain over labels only is not significant there: +1.0 points (95 % CI -3.0 to +5.0)"
     )
-
-
-def test_a_loss_hurts_and_a_better_rival_is_named():
     worse = Interval(mean=-5.0, low=-8.0, high=-2.0)
     found = facts(
         [0.6, 0.7], [0.7, 0.7], teacher_gain=CERTAIN, gain=worse, gains={"labels only": worse, "MiniRocket": worse}
@@ -75,7 +69,7 @@ def test_a_loss_hurts_and_a_better_rival_is_named():
     assert list(describe(found).verdict)[1].endswith("(95 % CI +2.0 to +10.0); the student keeps nothing")
 
 
-def test_the_page_says_of_groups_and_missing_values_what_the_dataset_says():
+def test_the_page_says_what_the_dataset_says_and_which_groups_trained():
     found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=CERTAIN, gain=CERTAIN)
     assert "The groups that choose are not trained on either. Intervals" in describe(found).lead
     about = describe(msgspec.structs.replace(found, has_groups=False, unknown=12)).lead
@@ -84,10 +78,6 @@ def test_the_page_says_of_groups_and_missing_values_what_the_dataset_says():
         "The dataset has no groups: its own validation windows choose, and may come from any domain. 12 windows "
         "without a value of machine were left out."
     ) in about
-
-
-def test_groups_that_are_in_training_too_are_named():
-    found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=CERTAIN, gain=CERTAIN)
     first, second = found.domains
     shared = msgspec.structs.replace(second, shared_groups=3)
     found = facts([0.8, 0.7], [0.74, 0.68], teacher_gain=CERTAIN, gain=CERTAIN, domains=(first, shared))

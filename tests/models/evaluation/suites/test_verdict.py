@@ -58,7 +58,7 @@ def under_faults(facts):
     return verdict(faults=faults.describe(INPUTS, facts))
 
 
-def test_the_worst_fault_comes_first_and_the_baseline_next():
+def test_the_worst_fault_comes_first_then_the_baseline_and_better_rivals():
     assert under_faults(faults_facts(Interval(mean=0.8, low=0.7, high=0.95))) == [
         "The worst fault for s is hum: balanced accuracy falls from 90.0% to 30.0% with all of hum",
         "Do not rely on it if a sensor may show hum or noise: more than half of its score is lost",
@@ -68,8 +68,6 @@ def test_the_worst_fault_comes_first_and_the_baseline_next():
         ),
     ]
 
-
-def test_a_rival_is_named_where_it_errs_less():
     def rival(intact, errors):
         facts = faults_facts(Interval(mean=0.5, low=0.4, high=0.65))
         every = tuple(
@@ -85,7 +83,7 @@ def test_a_rival_is_named_where_it_errs_less():
     assert rival(0.2, 0.19) == []
 
 
-def test_a_claim_needs_its_whole_interval_on_one_side():
+def test_a_claim_needs_its_whole_interval_or_more_groups():
     def third(low, high):
         return under_faults(faults_facts(Interval(mean=1.0, low=low, high=high)))[2].partition(":")[0]
 
@@ -95,8 +93,6 @@ def test_a_claim_needs_its_whole_interval_on_one_side():
         "Over all faults the error of s is 100% of that of b (labels only; too few groups for an interval)"
     )
 
-
-def test_where_groups_are_too_few_more_are_to_be_recorded():
     def last(low, high):
         return under_faults(faults_facts(Interval(mean=1.0, low=low, high=high)))[-1]
 
@@ -127,7 +123,7 @@ def by_group(facts):
 NOTHING = Interval(mean=0.03, low=-0.02, high=0.08)
 
 
-def test_groups_are_named_by_their_ends_and_the_change_of_their_gap():
+def test_groups_are_named_by_their_ends_and_a_gap_that_may_be_chance_asks_for_nothing():
     assert by_group(groups_facts(Interval(mean=0.05, low=0.02, high=0.08))) == [
         (
             "s has the lowest accuracy, 70.0%, on machine two and the highest, 90.0%, on one: a gap of 20.0 points "
@@ -139,9 +135,6 @@ def test_groups_are_named_by_their_ends_and_the_change_of_their_gap():
     assert by_group(groups_facts(NOTHING))[1] == (
         "Distillation has no significant effect on the gaps between machine values"
     )
-
-
-def test_a_gap_that_may_be_chance_asks_for_no_recordings_and_five_small_groups_are_named():
     assert by_group(groups_facts(NOTHING, chance=0.21))[-1] == "Record next: at least 30 windows of machine three"
     found = groups_facts(NOTHING)
     few = tuple(msgspec.structs.replace(found.values[2], value=str(number)) for number in range(8))
