@@ -30,7 +30,7 @@ CURES = {
 # Control characters (ECMA-48, C0 and C1), line separators, halves of surrogate pairs, and marks of the bidirectional
 # algorithm (Unicode Standard Annex 9, section 2) could repaint a screen, forge a row, or make one name look like
 # another. Letters of any script, and what joins them (U+200C, U+200D), may be in a name.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNPRINTABLE = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 
 
 class MmkdError(Exception):
@@ -114,7 +114,7 @@ def os_reason(error: OSError) -> str:
 
 def unprintable_in(names: Iterable[str]) -> str:
     """Return the first name that could mislead a terminal or a reader, or empty."""
-    return next((name for name in names if _UNPRINTABLE.search(name)), "")
+    return next((name for name in names if not name.isprintable() and re.search(_UNPRINTABLE, name)), "")
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -123,7 +123,7 @@ def printable(text: str, *, lines: bool = False) -> str:
     >>> printable("ok\x1b[2J\nworn")
     'ok\\x1b[2J\\nworn'
     """
-    return _UNPRINTABLE.sub(lambda match: match[0] if lines and match[0] in "\n\t" else ascii(match[0])[1:-1], text)
+    return re.sub(_UNPRINTABLE, lambda match: match[0] if lines and match[0] in "\n\t" else ascii(match[0])[1:-1], text)
 
 
 def find_error_class(name: str) -> type[MmkdError]:

@@ -1,7 +1,5 @@
 """Specs shared by datasets, checkpoints and bundles: modalities, tasks and tensors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -39,7 +37,7 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     width: int | msgspec.UnsetType = msgspec.UNSET
     range: tuple[float, float] | None = None
     normalise: Normalise = "none"
-    derived: Derivation | msgspec.UnsetType = msgspec.UNSET
+    derived: "Derivation | msgspec.UnsetType" = msgspec.UNSET
 
     @property
     def title(self) -> str:
@@ -47,7 +45,7 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return self.derived.text if self.derived else self.name
 
     @property
-    def recorded(self) -> ModalitySpec:
+    def recorded(self) -> "ModalitySpec":
         """The recorded modality, with the samples that a derived window takes; itself if it is recorded."""
         derived = self.derived
         return msgspec.structs.replace(derived.source, samples=derived.samples) if derived else self

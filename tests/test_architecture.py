@@ -353,7 +353,7 @@ def test_the_runtime_loads_no_engine_and_nothing_slow_up_to_its_first_answer(unt
     assert not {"onnxruntime", "openvino", "ai_edge_litert", "mmkd_edge.backends.ort"} & found
     # Milliseconds each. Data classes are built by compiling text: half a millisecond for each, a Struct takes 10 us.
     slow = {"asyncio", "concurrent.futures", "dataclasses", "email", "importlib.metadata", "json", "logging", "zipfile"}
-    assert not (slow | {"mmkd_edge.install.slots", "subprocess"}) & found
+    assert not (slow | {"fractions", "mmkd_edge.derive", "mmkd_edge.install.slots", "subprocess"}) & found
 
 
 def test_the_package_itself_imports_nothing_so_that_a_command_answers_at_once():

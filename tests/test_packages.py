@@ -3,6 +3,7 @@
 `MMKD_DIST=DIR` names artefacts that are built already, as `make release-check` does; else they are built here.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -167,6 +168,21 @@ def test_the_c_library_answers_all_golden_windows_on_other_processors(processor,
     answers = np.frombuffer(answered.stdout, dtype="<f4").reshape(golden.probabilities.shape)
     np.testing.assert_allclose(answers, golden.probabilities, atol=1e-5)
     assert (answers.argmax(1) == golden.probabilities.argmax(1)).all()
+
+
+@released
+def test_sha256_is_the_same_by_the_instructions_of_armv8(tools, tmp_path):
+    target, emulator = PROCESSORS["aarch64"]
+    if shutil.which(emulator) is None:
+        pytest.skip(f"needs {emulator}")
+    engine = [name for name in SOURCES if name.endswith(".c") and ("verify" in name or "monocypher" in name)]
+    sources = [Path(__file__).with_name("export") / "targets" / "sha256.c", *(FOLDER / name for name in engine)]
+    zig = [sys.executable, "-m", "ziglang", "cc", "-std=c99", "-static", "-target", target, f"-I{FOLDER / 'src'}"]
+    done = run([*zig, *sources, "-o", tmp_path / "hash"], PYTHONPATH=str(tools))
+    assert done.returncode == 0, done.stderr
+    done = run([emulator, "-cpu", "cortex-a72", tmp_path / "hash"])
+    data = bytes(number * 7 % 256 for number in range(1000))
+    assert done.stdout.split() == [hashlib.sha256(data[:size]).hexdigest() for size in range(0, 1000, 9)]
 
 
 @pytest.fixture(scope="module")

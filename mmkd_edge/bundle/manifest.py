@@ -1,6 +1,7 @@
-"""A bundle's manifest: its files, and its students' inputs, outputs and scores."""
+"""A bundle's manifest: its files, and its students' inputs, outputs and scores.
 
-from __future__ import annotations
+Annotations are no texts here, in `statistics` and in `spec`: msgspec would take 5 ms of every start to evaluate them.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal

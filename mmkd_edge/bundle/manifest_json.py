@@ -32,7 +32,6 @@ from mmkd_edge.bundle.manifest import (
 )
 from mmkd_edge.bundle.statistics import InputStatistics, reference_fault
 from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object, read_canonical
-from mmkd_edge.derive import derivation_fault
 from mmkd_edge.errors import ManifestError, unprintable_in
 from mmkd_edge.spec import MAX_FLOAT32, ModalitySpec, TaskSpec, TensorSpec, frames_fault, task_fault
 
@@ -215,6 +214,8 @@ def _check_modality(modality: ModalitySpec, path: str) -> None:
     if fault is not None:
         _fail(f"{path}.{fault[0]}", fault[1])
     if modality.derived:
+        from mmkd_edge.derive import derivation_fault  # few students need it
+
         _require(not modality.derived.source.derived, f"{path}.derived.source", "expected a recorded modality")
         _check_modality(modality.derived.source, f"{path}.derived.source")
         if (derivation := derivation_fault(modality)) is not None:

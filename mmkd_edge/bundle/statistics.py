@@ -1,7 +1,5 @@
 """Statistics of training windows, and of the differences between their groups, in a manifest."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import msgspec

@@ -51,7 +51,8 @@ def write_c_sources(path: Path) -> Path:
     texts = _texts(entry, golden, model_id=model_id, tensors=tensors, tolerance=tolerance)
     for name, text in texts.items():
         (fresh / name).write_text(text, encoding="utf-8")
-    shutil.copyfile(_TEMPLATES / "Makefile", fresh / "Makefile")
+    for name in ("Makefile", "start.c", "board.ld"):
+        shutil.copyfile(_TEMPLATES / name, fresh / name)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
     return folder

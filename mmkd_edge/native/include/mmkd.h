@@ -38,19 +38,23 @@ enum mmkd_isa {
     MMKD_ISA_AVX512 = 3
 };
 
+/* What a student answers: one of its labels, each label on or off, a number, or the score of normal data. */
+enum mmkd_task { MMKD_CLASSIFICATION = 0, MMKD_MULTI_LABEL = 1, MMKD_REGRESSION = 2, MMKD_NORMAL = 3 };
+
 /* Sizes of a model's input and outputs. */
 typedef struct mmkd_facts {
     int32_t samples;      /* T of the window (T, C) */
     int32_t channels;     /* C */
     int32_t outputs;      /* K */
     int32_t has_novelty;
-    int32_t task;         /* 0 classification, 1 several labels, 2 a number, 3 normal data */
+    int32_t task;         /* enum mmkd_task */
     int32_t isa;          /* enum mmkd_isa in use */
     int32_t step;         /* samples of a step of a causal student, else 0 */
     int32_t states;       /* number of its states, else 0 */
     size_t scratch_bytes; /* what one scratch takes */
 } mmkd_facts;
 
+/* MMKD_ABI of the library; if it is not this header's, compile the program again. */
 MMKD_API int mmkd_abi_version(void);
 
 /* ---- Bundles: what most programs need. `error` takes one line of text; it may be NULL. */
@@ -75,7 +79,7 @@ typedef struct mmkd_student {
     int32_t channels;      /* C */
     double rate_hz;
     int32_t labels;        /* K */
-    int32_t task;          /* 0 classification, 1 several labels, 2 a number, 3 normal data */
+    int32_t task;          /* enum mmkd_task */
     int32_t step;          /* samples of a step of a causal student, else 0 */
     int32_t has_native;    /* whether it can be opened here */
 } mmkd_student;
@@ -144,7 +148,7 @@ MMKD_API int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *
                                  char *error, size_t error_size);
 MMKD_API void mmkd_predictor_close(mmkd_predictor *predictor);
 /* Answer for one window (samples, channels) of raw values, NaN where missing. age_s: of its newest sample, or NaN.
- * Returns MMKD_MISUSE if the sizes are not the student's. Does not allocate. */
+ * Returns MMKD_MISUSE, and the reason in the prediction, if the sizes are not the student's. Does not allocate. */
 MMKD_API int mmkd_predict(mmkd_predictor *predictor, const float *window, int32_t samples, int32_t channels,
                           double age_s, mmkd_prediction *prediction);
 /* Answer with the first predictor whose sensor works, for windows of one moment; a later one's answer is degraded, and
@@ -153,7 +157,8 @@ MMKD_API int mmkd_predict_first(mmkd_predictor *const *predictors, const mmkd_wi
                                 mmkd_prediction *prediction);
 /* Take the next samples of a stream, (count, channels); `receive` gets every prediction that becomes due.
  * times_s: one for each sample on a clock of your choice, or NULL if they come at exactly the student's rate.
- * now_s: this moment on the same clock, or NaN. Does not allocate. */
+ * now_s: this moment on the same clock, or NaN. Returns MMKD_MISUSE for samples with times after others without, or the
+ * reverse, since the last mmkd_reset. Does not allocate. */
 MMKD_API int mmkd_push(mmkd_predictor *predictor, const float *samples, int32_t count, const double *times_s,
                        double now_s, mmkd_receiver receive, void *user);
 /* Forget all samples. */

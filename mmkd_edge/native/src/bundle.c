@@ -3,6 +3,7 @@
  * The archive is a ZIP of stored members whose comment holds the SHA-256 of everything before the end record
  * (mmkd_edge/bundle/archive.py and bundle.py). The manifest is JSON (mmkd_edge/bundle/manifest.py).
  */
+#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -426,8 +427,8 @@ int mmkd_open_signed(const void *data, size_t size, const mmkd_key *keys, int32_
 {
     reader r = {NULL, NULL, NULL, 0, MMKD_OK, error, error_size, keys, count};
     *bundle = NULL;
-    if (!(r.bundle = calloc(1, sizeof *r.bundle))) return MMKD_NO_MEMORY;
-    read_bundle(&r, data, size);
+    if ((r.bundle = calloc(1, sizeof *r.bundle))) read_bundle(&r, data, size);
+    else fail(&r, MMKD_NO_MEMORY, "not enough memory");
     free(r.token);
     if (r.status == MMKD_OK) *bundle = r.bundle;
     else mmkd_close(r.bundle);
@@ -442,6 +443,7 @@ int mmkd_open(const void *data, size_t size, mmkd_bundle **bundle, char *error, 
 /* The file's bytes, to be freed; NULL if they cannot be read. */
 static unsigned char *read_file(const char *path, size_t *size, char *error, size_t error_size)
 {
+    errno = 0;
     FILE *file = fopen(path, "rb");
     long length = -1;
     if (file && !fseek(file, 0, SEEK_END)) length = ftell(file);
@@ -449,7 +451,8 @@ static unsigned char *read_file(const char *path, size_t *size, char *error, siz
     int is_read = file && data && !fseek(file, 0, SEEK_SET) && fread(data, 1, (size_t)length, file) == (size_t)length;
     if (file) fclose(file);
     if (is_read) *size = (size_t)length;
-    else mmkd_error(error, error_size, "%s: expected a bundle (.edge) that can be read", path);
+    else mmkd_error(error, error_size, "%s: expected a bundle (.edge) that can be read, got: %s", path,
+                    errno ? strerror(errno) : "an empty or too large file");
     if (is_read) return data;
     free(data);
     return NULL;
@@ -495,7 +498,10 @@ static int test_student(const unsigned char *data, size_t size, const mmkd_entry
     member npz = find_member(data, data + size - END_RECORD - COMMENT, e->golden);
     double tolerance = 0, worst = 0, scale = 0;
     float *memory = calloc(2 * cells + 4 * outputs + 2 + scratch + 16, sizeof *memory);
-    if (!memory) return MMKD_NO_MEMORY;
+    if (!memory) {
+        mmkd_error(error, error_size, "not enough memory");
+        return MMKD_NO_MEMORY;
+    }
     float *values = memory, *present = values + cells, *expected = present + cells, *got = expected + 2 * outputs;
     float *novelty = got + 2 * outputs, *place = novelty + 2;
     place += (64 - (uintptr_t)place % 64) % 64 / sizeof(float);

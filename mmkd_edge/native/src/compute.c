@@ -10,6 +10,7 @@
 #include <arm_neon.h>
 #endif
 
+#define MMKD_IS_COMPUTE
 #include "model.h"
 
 #ifndef MMKD_W

@@ -4,9 +4,12 @@
 
 #include "../include/mmkd.h"
 
+#if defined(__FAST_MATH__) && !defined(MMKD_IS_COMPUTE)
+#error "compile compute.c alone with -ffast-math: elsewhere NaN stands for a missing value"
+#endif
+
 enum { MMKD_MAX_STAGES = 16, MMKD_MAX_BLOCKS = 16, MMKD_LANES = 16, MMKD_EXTRA_TOKENS = 2 };
 enum { MMKD_NAME_BYTES = 256, MMKD_FRONT_STATES = 5, MMKD_MAX_SLOTS = 1024, MMKD_MAX_PANEL = 256, MMKD_STATISTICS = 8 };
-enum { MMKD_CLASSIFICATION = 0, MMKD_MULTI_LABEL = 1, MMKD_REGRESSION = 2, MMKD_NORMAL = 3 };
 
 /* Columns of every weight are padded to whole vectors of the widest kind. */
 static inline int64_t mmkd_padded(int64_t count) { return (count + MMKD_LANES - 1) / MMKD_LANES * MMKD_LANES; }

@@ -602,7 +602,10 @@ int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, 
         return MMKD_MISUSE;
     }
     mmkd_predictor *p = calloc(1, sizeof *p);
-    if (!p) return MMKD_NO_MEMORY;
+    if (!p) {
+        mmkd_error(error, error_size, "not enough memory");
+        return MMKD_NO_MEMORY;
+    }
     const mmkd_entry *e = p->entry = &bundle->entry[student];
     p->options = options ? *options : defaults;
     p->samples = e->facts.samples, p->channels = e->facts.channels, p->labels = e->facts.labels;

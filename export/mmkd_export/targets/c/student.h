@@ -2,6 +2,10 @@
 #ifndef STUDENT_H
 #define STUDENT_H
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum { STUDENT_SAMPLES = $samples, STUDENT_CHANNELS = $channels, STUDENT_OUTPUTS = $outputs };
 
 extern const char *const student_labels[STUDENT_OUTPUTS];
@@ -12,5 +16,9 @@ extern const char *const student_channels[STUDENT_CHANNELS]; /* $unit at $rate H
  * answers: STUDENT_OUTPUTS numbers: $answers. novelty: distance from the training windows, or NULL.
  * Returns the number of the label with the largest answer, or -1 if every value is missing. For one thread. */
 int student_predict(const float *window, float *answers, float *novelty);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

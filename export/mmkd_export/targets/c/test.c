@@ -6,7 +6,7 @@
 #include "student.h"
 
 enum { WINDOWS = $count };
-static const uint32_t windows[] = {$windows};
+const uint32_t student_windows[] = {$windows};
 static const uint32_t expected[] = {$expected};
 static const float tolerance = ${tolerance}f;
 
@@ -14,7 +14,7 @@ int main(void)
 {
     float worst = 0, answers[STUDENT_OUTPUTS];
     for (int n = 0; n < WINDOWS; n++) {
-        student_predict((const float *)windows + n * STUDENT_SAMPLES * STUDENT_CHANNELS, answers, 0);
+        student_predict((const float *)student_windows + n * STUDENT_SAMPLES * STUDENT_CHANNELS, answers, 0);
         for (int k = 0; k < STUDENT_OUTPUTS; k++) {
             float error = fabsf(answers[k] - ((const float *)expected)[n * STUDENT_OUTPUTS + k]);
             worst = error > worst || error != error ? error : worst;
