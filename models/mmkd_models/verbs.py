@@ -266,7 +266,9 @@ def distill(
     training, run = _plan(data, options, STUDENT_TRAIN)
     for file in files:
         check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, training.train)
-    among = student_members(",".join(members or (MEMBERS if choose else ("transformer",))))
+    among = student_members(
+        ",".join(members or (MEMBERS if choose else ("transformer",))), option="members", choose=choose
+    )
     config = student_config(
         preset_named(size, option="size"), causal=causal, members=("transformer",) if choose else among
     )

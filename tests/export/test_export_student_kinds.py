@@ -22,6 +22,7 @@ from mmkd_export.graph.onnx_graph import learnt_layers, select_layers
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
+from mmkd_export.targets.native import latency_limit, measure_member
 from mmkd_export.targets.table import TARGETS
 from mmkd_export.verify.answers import answers_from_student, clear_rows, with_missing_samples
 from mmkd_export.verify.windows import plausible_range
@@ -31,6 +32,7 @@ from mmkd_models.networks.intervals import apply_intervals, fit_intervals
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.trees import TREES_DTYPES, grow_arrays
 from mmkd_models.training.checkpoint import write_student
+from mmkd_models.training.students import LatencyLimit
 from tests.export.students import make_student, of_features
 
 AVERAGE = "transformer,convolutions"
@@ -165,6 +167,17 @@ def test_intervals_and_trees_run_in_onnx_runtime_and_the_native_engine(
     for number, window in enumerate(windows):
         logits = model.run(*prepare_batch(window[None], student.modality))[0]
         np.testing.assert_allclose(logits[0], expected.logits[number], atol=1e-4)
+
+
+def test_a_member_takes_the_median_of_its_windows(monkeypatch):
+    def timed(run, *, number, repeat):
+        assert (run()[0].shape, number, repeat) == ((1, 4), 1, 100)
+        return [0.001, 0.004, 0.002]
+
+    monkeypatch.setattr("mmkd_export.targets.native.repeat", timed)
+    assert measure_member(make_student()) == 2.0
+    assert latency_limit(0.5) == LatencyLimit(ms=0.5, measure=measure_member)
+    assert latency_limit(None) is None
 
 
 @pytest.mark.parametrize(

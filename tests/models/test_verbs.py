@@ -8,7 +8,7 @@ import pytest
 
 import mmkd_models as mm
 from mmkd_edge import EdgePredictor
-from mmkd_edge.errors import MmkdError
+from mmkd_edge.errors import MmkdError, UsageError
 from mmkd_models.data.importing.from_frames import seconds
 from mmkd_models.training.checkpoint import read_student, read_teacher_file
 
@@ -205,6 +205,11 @@ def test_a_cheaper_sensor_is_written_as_a_text(data, teacher):
 
 
 def test_choosing_shows_what_was_tried(data, teacher):
+    with pytest.raises(UsageError) as refused:
+        mm.distill(teacher, data, sensor="acc", members=["trees"], choose=True, progress=False)
+    assert str(refused.value) == (
+        "members: expected transformer among those to choose from, got trees; add it, or do not choose among them"
+    )
     chosen = mm.distill(
         teacher, data, sensor="acc", members=["transformer", "convolutions"], choose=True, steps=2, progress=False
     )

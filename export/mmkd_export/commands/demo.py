@@ -22,7 +22,7 @@ with loading("mmkd-demo"):
     from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, say, show_table
     from mmkd_edge.errors import UsageError
     from mmkd_edge.machine import usable_cores
-    from mmkd_models.commands.options import AllCores, Duration, Members
+    from mmkd_models.commands.options import AllCores, Duration, MaxLatency, Members
     from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
     from mmkd_models.data.folds import check_seeds, fold_trainings
@@ -116,6 +116,7 @@ class ComparisonOptions:
             "Train each student by several methods and ship the one that validation prefers.", ("--choose/--no-choose",)
         ),
     ] = True
+    max_latency_ms: MaxLatency = None
     steps: Annotated[int | None, Option("Training steps of every network; default as shipped.", min=1)] = None
 
 
@@ -135,6 +136,7 @@ def demo(
     classical rivals; exports the students, benchmarks the best one in the device runtime, and writes one page.
     """
     from mmkd_export.demo.chain import measure
+    from mmkd_export.targets.native import latency_limit
     from mmkd_models.commands.study import pair_latency
     from mmkd_models.experiments.comparison import Comparison
 
@@ -143,7 +145,7 @@ def demo(
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
     refuse_normal(data.spec, "mmkd-demo")
     seeds, config = compared.seeds, requested_comparison(data, compared)
-    comparison = Comparison(dataset=data, config=config, out=out)
+    comparison = Comparison(dataset=data, config=config, out=out, limit=latency_limit(compared.max_latency_ms))
     folds = run_comparison(comparison, seeds=range(seeds), workers=workers)
     document = _document(data, folds, out)
     pair, bundle = partial(pair_latency, duration_s=duration_s), partial(_bundle, duration_s=duration_s)
@@ -231,12 +233,9 @@ def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Label
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
     own: tuple[MemberKind, ...] | msgspec.UnsetType = msgspec.UNSET
     if options.student_members is not None:
-        own = student_members(options.student_members, option="--student-members")
-        if options.choose and "transformer" not in own:
-            raise UsageError(
-                f"--student-members: expected transformer among them, got {options.student_members}; add it, or give "
-                "--no-choose"
-            )
+        own = student_members(options.student_members, option="--student-members", choose=options.choose)
+    if options.max_latency_ms is not None and not options.choose:
+        raise UsageError("--max-latency-ms limits what a choice may take; leave out --no-choose")
     members = members_named(options.members.split(","), modalities) if options.members else default_members(modalities)
     teacher_train, student_train = default_trainings(default_metric(data.spec.task.kind), options.steps)
     return ComparisonConfig(

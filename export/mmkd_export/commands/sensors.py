@@ -89,6 +89,7 @@ def sensors(
         refuse_without_effect(context, ("data", "as_json"), "on a comparison of sensors of normal running")
         _normal_sensors(data, as_json=as_json)
         return
+    from mmkd_export.targets.native import latency_limit
     from mmkd_models.commands.study import latency_meter
     from mmkd_models.experiments.comparison import Comparison
     from mmkd_models.experiments.sensors import check_costs, judge_sensors
@@ -98,11 +99,11 @@ def sensors(
     where = choice(executor, get_args(Executor), option="--executor")
     out = out.resolve() if where == "ray" else out  # Ray tasks have their own working directory
     meter = latency_meter(duration_s) if latency else None
-    count = workers or default_workers()
+    count, limit = workers or default_workers(), latency_limit(compared.max_latency_ms)
     if vary or full_grid:
         request = _VariantsRequest(tuple(vary or ()), full_grid, pairs, tuple(cost or ()), compared)
         config, variations = _variants_config(dataset, request)
-        comparison = Comparison(dataset=dataset, config=config, out=out, rivals=())
+        comparison = Comparison(dataset=dataset, config=config, out=out, rivals=(), limit=limit)
         prices = _prices(request.cost, dataset)
         context.with_resource(lock_output(out, is_folder=True))
         _judge_variants(comparison, request, variations, meter, prices, workers=count, executor=where, as_json=as_json)
@@ -112,7 +113,7 @@ def sensors(
             f"{data}: expected two sensors or more, among which one is chosen, got {dataset.spec.modalities[0].name} "
             "alone; mmkd-evaluate judges a model of it"
         )
-    comparison = Comparison(dataset=dataset, config=requested_comparison(dataset, compared), out=out)
+    comparison = Comparison(dataset=dataset, config=requested_comparison(dataset, compared), out=out, limit=limit)
     costs = _costs(cost, comparison.config.modalities)
     check_costs(comparison, costs)
     context.with_resource(lock_output(out, is_folder=True))

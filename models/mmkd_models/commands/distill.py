@@ -22,6 +22,7 @@ with loading("mmkd-distill"):
         Data,
         Embed,
         Json,
+        MaxLatency,
         Modality,
         Output,
         RacedMembers,
@@ -77,6 +78,7 @@ class _StudentOptions:
     choose: Annotated[
         bool, Option("Train the members, labels only too, and write what validation prefers of all.", ("--choose",))
     ] = False
+    max_latency_ms: MaxLatency = None
     causal: Causal = False
     clock_error: ClockError = 0.0
     qat: Annotated[
@@ -143,7 +145,9 @@ def distill(
     from mmkd_models.training.students import race_student, train_student
     from mmkd_models.training.trainings import distil_int8
 
-    members = student_members(student.members or ("transformer" if not student.choose else ",".join(MEMBERS)))
+    members = student_members(
+        student.members or ("transformer" if not student.choose else ",".join(MEMBERS)), choose=student.choose
+    )
     preset = student.preset or STUDENT_PRESET
     _check_combinations(members, student, taught)
     config = student_config(
@@ -189,7 +193,12 @@ def distill(
                 recipe=recipe,
             )
         elif student.choose:
-            checkpoint = race_student(training, modality, config, run, teachers=teachers, recipe=recipe, among=members)
+            from mmkd_export.targets.native import latency_limit
+
+            limit = latency_limit(student.max_latency_ms)
+            checkpoint = race_student(
+                training, modality, config, run, teachers=teachers, recipe=recipe, among=members, limit=limit
+            )
         else:
             checkpoint = train_student(training, modality, config, run, teachers=teachers, recipe=recipe)
     write_student_and_report(output, checkpoint, json=result.json)
@@ -200,10 +209,8 @@ def _check_combinations(members: tuple[MemberKind, ...], student: _StudentOption
         raise UsageError(
             "--choose cannot be combined with --qat: validation chooses among new students; leave one of them out"
         )
-    if student.choose and "transformer" not in members:
-        raise UsageError(
-            f"--choose --members: expected transformer among them, got {student.members}; add it, or leave out --choose"
-        )
+    if student.max_latency_ms is not None and not student.choose:
+        raise UsageError("--max-latency-ms limits what --choose may take; add --choose")
     if student.qat is not None and (student.members is not None or student.preset is not None or student.causal):
         other = "--causal" if student.causal else "--preset" if student.preset is not None else "--members"
         raise UsageError(f"{other} cannot be combined with --qat, which continues with a trained student; leave it out")

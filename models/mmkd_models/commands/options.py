@@ -63,6 +63,9 @@ RacedMembers = Annotated[
         shown="transformer; with --choose all",
     ),
 ]
+MaxLatency = Annotated[
+    float | None, Option("Longest estimated latency of a chosen student in the native engine.", min=0.0)
+]
 Embed = Annotated[bool, Option("Carry up to 256 validation windows.", ("--embed-windows/--no-embed-windows",))]
 Json = Annotated[bool, Option("Print one JSON document instead of a table.", ("--json",))]
 Page = Annotated[Path | None, Option("Also write the results as one self-contained page.", metavar="FILE.html")]

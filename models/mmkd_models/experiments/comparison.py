@@ -62,6 +62,7 @@ from mmkd_models.networks.config import MemberKind, Preset
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import scores_of
+from mmkd_models.training.students import LatencyLimit
 from mmkd_report.schema.figures import LabelledGroups, Split
 from mmkd_report.schema.study import NONE
 
@@ -124,6 +125,7 @@ class Comparison:
     config: ComparisonConfig
     out: Path
     rivals: tuple[RivalName, ...] = RIVALS
+    limit: LatencyLimit | None = None
 
     @cached_property
     def teacher(self) -> TeacherChoice:
@@ -166,6 +168,7 @@ class Comparison:
                 conditions=msgspec.structs.replace(conditions, modality=name),
                 space=space,
                 embed_windows=True,
+                limit=self.limit,
             )
             for name in config.modalities
         }

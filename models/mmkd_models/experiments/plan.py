@@ -37,6 +37,7 @@ from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.committee import default_members
 from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
 from mmkd_models.training.loop import RESUME_FILE
+from mmkd_models.training.students import LatencyLimit
 from mmkd_report.schema.study import NONE
 
 _METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*(@[A-Za-z0-9][A-Za-z0-9_.+-]*)?")
@@ -273,10 +274,12 @@ class Folder:
     conditions: Conditions
     space: Space
     embed_windows: bool = False
+    limit: LatencyLimit | None = None  # of a choice of students
 
     def trial_folder(self, trial: Trial) -> Path:
         """Return the folder of a student."""
-        return self.out / "trials" / trial_name(self.conditions, self.space, trial)
+        name = trial_name(self.conditions, self.space, trial)
+        return self.out / "trials" / (f"{name}-{self.limit.ms:g}ms" if self.limit else name)
 
     def teacher_folder(self, teacher: TeacherChoice, seed: int) -> Path:
         """Return the folder of a teacher."""

@@ -188,7 +188,7 @@ def student_run(folder: plan.Folder, trial: plan.Trial) -> Run:
     return Run(
         title=f"seed {trial.seed} {conditions.modality} {name} {entry.student}{with_rate}",
         path=path,
-        costs=(0.3,) * (len(mixings(conditions.augment)) if conditions.choose else 1),
+        costs=(*(0.3,) * len(mixings(conditions.augment)), 0.15, 0.15) if conditions.choose else (0.3,),
         is_done=(path / plan.RESULT_FILE).exists,
         make=partial(run_trial, folder, trial),
     )
@@ -235,7 +235,7 @@ def _train_student(
     entry, conditions, modality = trial.candidate.entry, folder.conditions, folder.conditions.modality
     members, recipe = conditions.members or None, folder.space.method(entry.method).recipe
     config = student_config(entry.student, members=(not conditions.choose and members) or ("transformer",))
-    choose = partial(choose_student, among=members or MEMBERS)
+    choose = partial(choose_student, among=members or MEMBERS, limit=folder.limit)
     train = msgspec.structs.replace(conditions.student_train, learning_rate=trial.candidate.learning_rate)
     run = folder.training_run(train, folder.trial_folder(trial), trial.seed, on_step)
     data = folder.fold(trial.seed).training

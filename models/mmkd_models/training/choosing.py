@@ -60,14 +60,19 @@ def preferred(scores: Sequence[ValidationScore]) -> int:
 
 
 def simplest(
-    logits: Sequence[NDArray[np.floating[Any]]], sizes: Sequence[int], known: Windows, *, metric: AnyMetric
+    logits: Sequence[NDArray[np.floating[Any]]],
+    sizes: Sequence[int],
+    labels: Labels,
+    groups: NDArray[Any],
+    task: TaskSpec,
+    *,
+    metric: AnyMetric,
 ) -> int:
     """Return the number of the smallest candidate that is neither significantly worse nor less likely than the best.
 
-    Logits (N, K) are of known validation windows. Significant is more than a standard error of the difference over
-    groups; of candidates of one size the likeliest wins.
+    Logits (N, K) are of windows that no candidate learnt. Significant is more than a standard error of the difference
+    over groups; of candidates of one size the likeliest wins.
     """
-    task, labels = known.spec.task, known.labels
     results = [validation_score(each, labels, task, metric=metric) for each in logits]
     best = max(range(len(logits)), key=lambda number: results[number].score)
 
@@ -77,16 +82,14 @@ def simplest(
             return ahead.metric(metric) - other.metric(metric)
 
         apart = results[best].score - results[number].score
-        return apart > 0 and apart > jackknife_error(gap, known.groups, fewest_groups=_MIN_GROUPS)
+        return apart > 0 and apart > jackknife_error(gap, groups, fewest_groups=_MIN_GROUPS)
 
     near = [number for number in range(len(logits)) if not behind(number)]
     likeliest = max(near, key=lambda number: results[number].log_likelihood)
     near = [
         number
         for number in near
-        if not surely_likelier(
-            results[likeliest].likelihoods, results[number].likelihoods, known.groups, of_one_group=True
-        )
+        if not surely_likelier(results[likeliest].likelihoods, results[number].likelihoods, groups, of_one_group=True)
     ]
     return min(near, key=lambda number: (sizes[number], -results[number].log_likelihood))
 

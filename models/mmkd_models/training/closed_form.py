@@ -33,6 +33,7 @@ from mmkd_models.networks.config import (
     MAX_NODES,
     MAX_POSITIONS,
     PRESET_POSITIONS,
+    MemberKind,
     StudentConfig,
     TreesConfig,
 )
@@ -156,13 +157,8 @@ def grow_trees_student(
     spec, train = data.train.spec, _moved(data, modality, run)
     task = spec.task
     _check_length(spec.modality(modality))
-    match task.kind:
-        case "classification":
-            labels = lesson.answers.argmax(axis=1)
-        case "multi_label":
-            labels = (lesson.answers > 0.5).astype(np.int64)
-        case "regression":
-            labels = ridge_targets(train, lesson.answers)[:, 0]
+    answers = ridge_targets(train, lesson.answers) if task.kind == "regression" else lesson.answers
+    labels = hard_answers(answers, kind=task.kind)
     rows, seed = lesson.rows, run.train.seed
     networks, arrays = grow_on_intervals(
         train, (modality,), rows, labels, trees=_TREES, seed=seed, most_nodes=MAX_NODES
@@ -201,6 +197,14 @@ def _finished(
     state = {name: value.detach().clone() for name, value in network.state_dict().items()}
     result = Fit(state=state, scores=scores_of(network, valid, modality=modality), best_step=0)
     return finish_student(data, modality, config, run, network=network, result=result, teachers=lesson.teachers)
+
+
+FITS: dict[MemberKind, Callable[..., StudentCheckpoint]] = {
+    "convolutions": fit_convolutions_student,
+    "intervals": fit_intervals_student,
+    "trees": grow_trees_student,
+}
+"""How members without steps are fitted: data, modality, config, run, lesson."""
 
 
 def _ridge_weights(metric: AnyMetric, kind: TaskKind, targets: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -439,6 +443,13 @@ def mix_answers(windows: Windows, rows: NDArray[np.int64], answers: NDArray[np.f
     known, mixed = windows.labelled[rows], answers.astype(np.float64)
     mixed[known] = (mixed[known] + label_answers(windows.spec.task, windows.labels[rows][known])) / 2
     return mixed
+
+
+def hard_answers(answers: NDArray[np.float64], *, kind: TaskKind) -> Labels:
+    """Return answers (N, K) as labels: (N,) classes or numbers, or (N, K) for several labels."""
+    if kind == "classification":
+        return np.asarray(answers.argmax(axis=1))
+    return (answers > 0.5).astype(np.int64) if kind == "multi_label" else answers[:, 0]
 
 
 def ridge_targets(windows: Windows, answers: NDArray[np.float64]) -> NDArray[np.float64]:

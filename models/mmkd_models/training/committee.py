@@ -25,7 +25,7 @@ from mmkd_models.defaults import COMMITTEE
 from mmkd_models.metrics.likelihood import Floats, fitted_temperature, log_likelihood, surely_likelier
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.networks.committee import Committee, CommitteeFacts, MemberFacts
-from mmkd_models.networks.config import TEACHERS_MEMBERS, MemberKind, TeacherConfig
+from mmkd_models.networks.config import TEACHERS_MEMBERS, MemberKind, TeacherConfig, choice
 from mmkd_models.networks.convolutions import FEATURES, KERNELS, LENGTH, fits_kernels
 from mmkd_models.networks.fronts.as_series import series_view
 from mmkd_models.networks.members import Convolutions, Trees
@@ -64,11 +64,8 @@ class _Member:
 
 def members_named(names: Sequence[str], modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
     """Return the members of these names, transformers first. Raise UsageError if they are no committee."""
-    unknown = [name for name in names if name not in TEACHERS_MEMBERS]
-    if unknown:
-        raise UsageError(
-            f"--members: expected some of {', '.join(TEACHERS_MEMBERS)}, got {unknown[0]!r}; choose among them"
-        )
+    for name in names:
+        choice(name, TEACHERS_MEMBERS, option="--members")
     if "transformer" not in names:
         raise UsageError(
             f"--members: expected a transformer, which losses look into, got {', '.join(names)}; add transformer"

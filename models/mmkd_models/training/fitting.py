@@ -171,15 +171,18 @@ def finish_student(
     if network is not None:
         result, tau = adjusted_fit(network, result, data, run, modality=modality)
     facts = training_facts(data, run, modality=modality, tau=tau, result=result, recipe=recipe, teachers=teachers)
-    reference = group_reference(data.train, data.valid, modality)
     checkpoint = StudentCheckpoint(
         modality=data.train.spec.modality(modality),
         task=data.train.spec.task,
         config=config,
-        facts=msgspec.structs.replace(facts, group_reference=reference or msgspec.UNSET),
+        facts=facts,
         state=result.state,
         carried=carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None,
     )
+    if not run.references:
+        return checkpoint
+    reference = group_reference(data.train, data.valid, modality) or msgspec.UNSET
+    checkpoint = replace(checkpoint, facts=msgspec.structs.replace(facts, group_reference=reference))
     return with_novelty(checkpoint, [data.train], [data.valid])
 
 

@@ -51,6 +51,7 @@ class TrainingRun:
     augment: AugmentConfig
     run_dir: Path | None = None  # for the resume state and TensorBoard logs; None stores nothing
     resume: bool = False
+    references: bool = True  # whether a student has the references of a device; False for one that is not kept
     embed_windows: bool = True  # whether a student carries validation windows
     # folder of teachers' answers that distillations with the same batches share; None asks every time
     answers: Path | None = None

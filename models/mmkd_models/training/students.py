@@ -2,23 +2,27 @@
 
 An average is the logarithmic opinion pool z = sum of w z_m / T_m (Genest, Zidek, Statistical Science 1986, section 3).
 The race trains with and without mixed windows, all members, from teachers and from labels only, so that validation can
-show no harm from teaching.
+show no harm from teaching. Few validation groups tell members apart badly, so training groups that a member did not
+learn judge it too (Wolpert, Neural Networks 5, 1992); there teachers replace missing labels.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.labels import Labels, absent_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.metrics.likelihood import helpful_temperature
@@ -27,13 +31,7 @@ from mmkd_models.networks.convolutions import fits_kernels
 from mmkd_models.networks.intervals import fits_intervals
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, TriedStudent
 from mmkd_models.training.choosing import ValidationScore, labels_win, preferred, simplest, validation_score
-from mmkd_models.training.closed_form import (
-    Lesson,
-    fit_convolutions_student,
-    fit_intervals_student,
-    grow_trees_student,
-    lesson_of,
-)
+from mmkd_models.training.closed_form import FITS, Lesson, hard_answers, lesson_of
 from mmkd_models.training.fitting import with_novelty
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
@@ -43,6 +41,7 @@ from mmkd_report.schema.demo import LABELS_ONLY
 logger = logging.getLogger(__name__)
 
 _MIXED, _UNMIXED = "transformer of mixed windows", "transformer of unmixed windows"
+_MIN_GROUPS = 6  # of training, least number whose halves say something about all
 _PAIRS = (0.25, 0.75)  # weights of a transformer beside one other member, besides a half
 
 Weights = dict[MemberKind, float]
@@ -58,12 +57,15 @@ def train_student(
     recipe: Recipe | None = None,
 ) -> StudentCheckpoint:
     """Train the members, on labels or teachers, and average them. Only a transformer reads the recipe."""
-    kinds = [kind for kind in config.members if kind != "transformer"]
-    lesson = lesson_of(data, run, teachers) if kinds else None
-    parts = [] if lesson is None else [_closed_form(kind, data, modality, config, run, lesson) for kind in kinds]
+    parts = []
     if "transformer" in config.members:
-        parts.insert(0, _transformer(data, modality, config, run, teachers=teachers, recipe=recipe))
-    return parts[0] if len(parts) == 1 else fit_average(data, parts, run)
+        parts.append(_transformer(data, modality, config, run, teachers=teachers, recipe=recipe))
+    if kinds := config.members[len(parts) :]:
+        lesson = lesson_of(data, run, teachers)
+        parts += [FITS[kind](data, modality, config, run, lesson) for kind in kinds]
+    if len(parts) == 1:
+        return parts[0]
+    return fit_average(data, parts, run, cross_fit(config.members, data, modality, config, run, lesson, recipe=recipe))
 
 
 def _transformer(
@@ -81,34 +83,108 @@ def _transformer(
     return train_baseline(data, modality, own, run)
 
 
-def _closed_form(
-    kind: MemberKind, data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, lesson: Lesson
+@dataclass(frozen=True, kw_only=True)
+class CrossFit:
+    """Training windows, their labels by teacher or user, and members' logits for groups that they did not learn."""
+
+    labels: Labels
+    groups: NDArray[np.intp]
+    logits: dict[MemberKind, NDArray[np.float64]]
+
+
+def cross_fit(
+    kinds: Sequence[MemberKind],
+    data: TrainingData,
+    modality: str,
+    config: StudentConfig,
+    run: TrainingRun,
+    lesson: Lesson,
+    *,
+    recipe: Recipe | None = None,
+) -> CrossFit | None:
+    """Train each member on either half of the groups, and let it answer the other; None for few groups or labels."""
+    task, known = data.train.spec.task, data.train.labelled[lesson.rows]
+    truth = hard_answers(lesson.answers, kind=task.kind)
+    groups = np.unique(data.train.groups[lesson.rows], return_inverse=True)[1].reshape(-1)
+    count = groups.max() + 1
+    order = np.lexsort((np.random.default_rng(run.train.seed).permutation(count), np.bincount(groups, known) == 0))
+    half = np.argsort(order)[groups] % 2  # of groups with labels too
+    poor = [absent_labels(task, truth[half == one]) or not known[half == one].any() for one in (0, 1)]
+    if count < _MIN_GROUPS or any(poor):
+        return None
+    logits = {kind: np.zeros((len(half), len(task.labels))) for kind in kinds}
+    train = msgspec.structs.replace(run.train, steps=max(1, run.train.steps // 2))  # as many passes over the windows
+    run = replace(run, train=train, augment=mixings(run.augment)[-1], run_dir=None, answers=None, references=False)
+    for number, kind in itertools.product((0, 1), kinds):
+        learnt, other = half == number, half != number
+        if kind == "transformer":
+            part = replace(data, train=data.train.subset(lesson.rows[learnt]))
+            student = _transformer(part, modality, config, run, teachers=lesson.teachers, recipe=recipe)
+        else:
+            own = replace(lesson, rows=lesson.rows[learnt], answers=lesson.answers[learnt])
+            student = FITS[kind](data, modality, config, run, own)
+        windows = data.train.with_modalities((modality,)).subset(lesson.rows[other])
+        logits[kind][other] = logits_of(student.network(), windows, modality=modality)
+    return CrossFit(labels=truth, groups=groups, logits=logits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyLimit:
+    """Longest latency of a student, estimated as the sum of its members, each measured alone."""
+
+    ms: float
+    measure: Callable[[StudentCheckpoint], float]  # milliseconds of a window on this machine
+
+    def keep(self, parts: Sequence[StudentCheckpoint], candidates: list[Weights]) -> list[Weights]:
+        """Return the candidates within the limit. Raise UsageError without any."""
+        times = {part.config.members[0]: self.measure(part) for part in parts}
+        kept = [one for one in candidates if sum(times[member] for member in one) <= self.ms]
+        if not kept:
+            each = ", ".join(f"{member} {ms:.3g} ms" for member, ms in times.items())
+            raise UsageError(
+                f"--max-latency-ms {self.ms:g}: expected a member that keeps it, got {each} per window in the native "
+                "engine here; raise it, or choose a smaller size"
+            )
+        return kept
+
+
+def fit_average(
+    data: TrainingData,
+    parts: Sequence[StudentCheckpoint],
+    run: TrainingRun,
+    cross: CrossFit | None = None,
+    limit: LatencyLimit | None = None,
 ) -> StudentCheckpoint:
-    fit = {
-        "convolutions": fit_convolutions_student,
-        "intervals": fit_intervals_student,
-        "trees": grow_trees_student,
-    }[kind]
-    return fit(data, modality, config, run, lesson)
+    """Average students of one member each, in their order, with the weights that do best; or return the best.
 
-
-def fit_average(data: TrainingData, parts: Sequence[StudentCheckpoint], run: TrainingRun) -> StudentCheckpoint:
-    """Average students of one member each, in their order, with the weights that validate best; or return the best."""
+    Judged on validation windows, and on training windows that `cross` has of the members.
+    """
     modality, task = parts[0].modality.name, data.train.spec.task
     known = data.valid.with_modalities((modality,)).only_labelled()
+    labels, groups = known.labels, np.unique(known.groups, return_inverse=True)[1].reshape(-1)
+    if cross is not None:
+        labels = np.concatenate([labels, cross.labels])
+        groups = np.concatenate([groups, groups.max() + 1 + cross.groups])
     members = [part.config.members[0] for part in parts]
     logits, temperatures = {}, {}
     for member, part in zip(members, parts, strict=True):
         answers = logits_of(part.network(), known, modality=modality).astype(np.float64)
         temperatures[member] = helpful_temperature(answers, known.labels, known.groups, kind=task.kind)
         logits[member] = answers / temperatures[member]
-    candidates = list_weights(members)
+        if cross is not None:
+            others = cross.logits[member]
+            others = others / helpful_temperature(others, cross.labels, cross.groups, kind=task.kind)
+            logits[member] = np.concatenate([logits[member], others])
+    candidates = list_weights(members) if limit is None else limit.keep(parts, list_weights(members))
     pools = [np.sum([weight * logits[member] for member, weight in one.items()], axis=0) for one in candidates]
-    weights = candidates[simplest(pools, [len(one) for one in candidates], known, metric=run.train.metric)]
-    logger.info("average: %s", _described(weights))
+    sizes = [len(one) for one in candidates]
+    weights = candidates[simplest(pools, sizes, labels, groups, task, metric=run.train.metric)]
+    logger.info("average: %s", weights)
     chosen = [part for member, part in zip(members, parts, strict=True) if member in weights]
     shown: Weights = {member: weights.get(member, 0.0) for member in members}
-    portable = _portable(in_order(weights), data, parts, run)
+    portable, able = None, [part for part in parts if part.config.members[0] in PORTABLE_MEMBERS]
+    if able and not set(weights) <= set(PORTABLE_MEMBERS):  # for engines without a member
+        portable = replace(fit_average(data, able, run, cross), carried=None)
     if len(chosen) == 1:
         facts = msgspec.structs.replace(chosen[0].facts, weights=shown)
         return replace(chosen[0], facts=facts, portable=portable)
@@ -121,16 +197,6 @@ def fit_average(data: TrainingData, parts: Sequence[StudentCheckpoint], run: Tra
         weights=shown,
     )
     return with_novelty(replace(joined, facts=facts, portable=portable), [data.train], [data.valid])
-
-
-def _portable(
-    members: Sequence[MemberKind], data: TrainingData, parts: Sequence[StudentCheckpoint], run: TrainingRun
-) -> StudentCheckpoint | None:
-    """Return the best student of the parts that every engine runs, for a student with other members; None without."""
-    able = [part for part in parts if part.config.members[0] in PORTABLE_MEMBERS]
-    if not able or set(members) <= set(PORTABLE_MEMBERS):
-        return None
-    return replace(fit_average(data, able, run), carried=None)
 
 
 def list_weights(members: Sequence[MemberKind]) -> list[Weights]:
@@ -169,10 +235,6 @@ def _joined(parts: Sequence[StudentCheckpoint], factors: Mapping[MemberKind, flo
     return replace(parts[0], config=config, state=state)
 
 
-def _described(weights: Weights) -> str:
-    return ", ".join(f"{weight:g} {member}" for member, weight in weights.items())
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Trial:
     name: str
@@ -196,6 +258,7 @@ def choose_student(
     recipe: Recipe | None = None,
     baseline: StudentCheckpoint | None = None,
     among: tuple[MemberKind, ...] = MEMBERS,
+    limit: LatencyLimit | None = None,
 ) -> StudentCheckpoint:
     """Train members as `train_student` does, and return the one or the average that validates best.
 
@@ -204,30 +267,28 @@ def choose_student(
     """
     trials = []
     for name, augment in zip((_MIXED, _UNMIXED), mixings(run.augment), strict=False):
-        folder = None if run.run_dir is None else run.run_dir / name.split()[2]
-        own = replace(run, augment=augment, run_dir=folder)
+        own = replace(run, augment=augment, run_dir=run.run_dir and run.run_dir / name.split()[2])
         trained = _transformer(data, modality, config, own, teachers=teachers, recipe=recipe)
         trials.append(_trial(name, trained, data.valid))
     spec = data.train.spec.modality(modality)
-    fits: dict[MemberKind, bool] = {
-        "convolutions": fits_kernels(spec),
-        "intervals": fits_intervals(spec),
-        "trees": fits_intervals(spec),
-    }
+    fits = {kind: (fits_kernels if kind == "convolutions" else fits_intervals)(spec) for kind in FITS}
     kinds = [kind for kind in among if fits.get(kind) and not config.causal]
-    best = _best(trials)
+    best = trials[preferred([trial.validation for trial in trials])]
     if kinds:
         lesson = lesson_of(data, run, teachers)
-        alone = [_trial(kind, _closed_form(kind, data, modality, config, run, lesson), data.valid) for kind in kinds]
+        alone = [_trial(kind, FITS[kind](data, modality, config, run, lesson), data.valid) for kind in kinds]
         trials += alone
-        average = fit_average(data, [best.checkpoint, *(trial.checkpoint for trial in alone)], run)
+        cross = cross_fit(("transformer", *kinds), data, modality, config, run, lesson, recipe=recipe)
+        average = fit_average(data, [best.checkpoint, *(trial.checkpoint for trial in alone)], run, cross, limit)
         members = average.config.members
         if len(members) > 1:
             best = _trial(f"average of {named(members)}", average, data.valid)
             trials.append(best)
         else:
             best = next(trial for trial in (best, *alone) if trial.checkpoint.config.members == members)
-            best = replace(best, checkpoint=replace(best.checkpoint, portable=average.portable))
+            best = replace(best, checkpoint=average)
+    elif limit is not None:
+        limit.keep([best.checkpoint], [{"transformer": 1.0}])
     beaten = False
     if baseline is not None:
         trials.append(_trial(LABELS_ONLY, baseline, data.valid))
@@ -257,15 +318,13 @@ def race_student(
     teachers: Sequence[TeacherFile] = (),
     recipe: Recipe | None = None,
     among: tuple[MemberKind, ...] = MEMBERS,
+    limit: LatencyLimit | None = None,
 ) -> StudentCheckpoint:
     """Choose a student on labels only, and then one of the teachers, if it is better; each race has its own folder."""
     alone, taught = (replace(run, run_dir=run.run_dir and run.run_dir / name) for name in ("labels", "taught"))
-    baseline = choose_student(data.with_modalities((modality,)), modality, config, alone, among=among)
-    if not teachers:
-        return baseline
-    return choose_student(
-        data, modality, config, taught, teachers=teachers, recipe=recipe, baseline=baseline, among=among
-    )
+    choose = partial(choose_student, modality=modality, config=config, among=among, limit=limit)
+    baseline = choose(data.with_modalities((modality,)), run=alone)
+    return choose(data, run=taught, teachers=teachers, recipe=recipe, baseline=baseline) if teachers else baseline
 
 
 def _trial(name: str, checkpoint: StudentCheckpoint, valid: Windows) -> _Trial:
@@ -275,7 +334,3 @@ def _trial(name: str, checkpoint: StudentCheckpoint, valid: Windows) -> _Trial:
     score = validation_score(logits, known.labels, checkpoint.task, metric=checkpoint.facts.metric)
     logger.info("%s: validation %.4f, log-likelihood %.4f", name, score.score, score.log_likelihood)
     return _Trial(name=name, checkpoint=checkpoint, validation=score)
-
-
-def _best(trials: Sequence[_Trial]) -> _Trial:
-    return trials[preferred([trial.validation for trial in trials])]

@@ -329,7 +329,14 @@ def check_words(stdout, document):
         ),
         (
             ["--student-members", "trees"],
-            "--student-members: expected transformer among them, got trees; add it, or give --no-choose",
+            (
+                "--student-members: expected transformer among those to choose from, got trees; add it, or do not "
+                "choose among them"
+            ),
+        ),
+        (
+            ["--no-choose", "--max-latency-ms", "1"],
+            "--max-latency-ms limits what a choice may take; leave out --no-choose",
         ),
         (["--teacher", "huge"], "--teacher: expected one of tiny, small, medium, base, got 'huge'; choose one of them"),
         (["--modality", "sound"], "dataset 'line 3': modality 'sound' is not in it; choose one of acc, gyro"),

@@ -302,8 +302,12 @@ def test_the_student_that_validation_chose_is_chosen_again_by_the_same_command(
     [
         (
             ("--choose", "--members", "trees"),
-            "--choose --members: expected transformer among them, got trees; add it, or leave out --choose",
+            (
+                "--members: expected transformer among those to choose from, got trees; add it, or do not choose among "
+                "them"
+            ),
         ),
+        (("--max-latency-ms", "1"), "--max-latency-ms limits what --choose may take; add --choose"),
         (
             ("--choose", "--qat", "student.ckpt"),
             "--choose cannot be combined with --qat: validation chooses among new students; leave one of them out",

@@ -1,6 +1,7 @@
 """One fold: fair, finished once, continued where it was; other options are other runs in the same folder."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import read_student, read_teacher, read_teacher_file
 from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.predict import scores_of
+from mmkd_models.training.students import LatencyLimit
 from mmkd_models.training.trainings import distil, train_baseline, train_teacher
 
 
@@ -259,6 +261,19 @@ def test_a_damaged_result_and_a_training_that_cannot_be_are_errors(copy, machine
         fold_of(Comparison(dataset=machines, config=config, out=tmp_path))
 
 
+def test_a_latency_limit_has_its_own_students_and_holds_for_their_choice(machines, comparison, tmp_path):
+    config = comparison(choose=True, student_members=("transformer",))
+    free = Comparison(dataset=machines, config=config, out=tmp_path)
+    limited = replace(free, limit=LatencyLimit(ms=0.5, measure=lambda student: 0.75))
+    assert limited.student_path("acc", 1).parent == Path(f"{free.student_path('acc', 1).parent}-0.5ms")
+    with pytest.raises(UsageError) as refused:
+        fold_of(limited)
+    assert str(refused.value) == (
+        "--max-latency-ms 0.5: expected a member that keeps it, got transformer 0.75 ms per window in the native "
+        "engine here; raise it, or choose a smaller size"
+    )
+
+
 @pytest.mark.slow
 def test_an_interrupted_race_goes_on_where_it_was_and_labels_only_take_part(machines, comparison, tmp_path):
     config = comparison(choose=True)
@@ -273,6 +288,6 @@ def test_an_interrupted_race_goes_on_where_it_was_and_labels_only_take_part(mach
         assert getattr(parts, path)("acc", 1).read_bytes() == getattr(whole, path)("acc", 1).read_bytes()
     raced = read_student(parts.student_path("acc", 1)).facts
     names = [contender.name for contender in raced.tried or ()]
-    assert names[:3] == ["transformer of mixed windows", "transformer of unmixed windows", "convolutional features"]
+    assert names[:3] == ["transformer of mixed windows", "transformer of unmixed windows", "convolutions"]
     assert names[-1] == "labels only"
     assert result.students["acc"].student.result.score == raced.score

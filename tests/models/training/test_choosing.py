@@ -172,7 +172,7 @@ def test_the_smallest_is_taken_unless_it_is_surely_worse_or_less_likely(machines
     right, as_likely = confident(labels, 4.0 + noise), confident(labels, 4.0 - noise)
 
     def chosen(*candidates, sizes):
-        return simplest(candidates, sizes, known, metric="accuracy")
+        return simplest(candidates, sizes, labels, groups, known.spec.task, metric="accuracy")
 
     assert chosen(as_likely, right, sizes=(2, 1)) == 1
     assert chosen(as_likely, right, sizes=(1, 2)) == 0

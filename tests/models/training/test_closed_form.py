@@ -48,7 +48,7 @@ from mmkd_models.training.closed_form import (
 )
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.students import fit_average, list_weights, train_student
+from mmkd_models.training.students import CrossFit, LatencyLimit, cross_fit, fit_average, list_weights, train_student
 from mmkd_models.training.trainings import train_teacher
 from tests.models.training.looping import rewrite
 
@@ -335,6 +335,80 @@ def test_the_part_that_validates_better_alone_is_shipped_alone(convolutions, tra
         assert (found.config, found.state) == (alone.config, alone.state)
         assert found.facts.weights == {"transformer": 0.0, "convolutions": 0.0, member: 1.0}
         assert msgspec.structs.replace(found.facts, weights=msgspec.UNSET) == alone.facts
+
+
+def test_each_half_of_the_groups_is_answered_by_members_that_learnt_the_other(machines, monkeypatch):
+    data, run, fits, trainings = data_of(machines), run_of(machines, steps=8), [], []
+    lesson, train_transformer = lesson_of(data, run), students._transformer
+
+    def grow(*given):
+        fits.append((given[-1], grow_trees_student(*given)))
+        return fits[-1][-1]
+
+    def train(part, *given, **options):
+        trainings.append((part.train, given[2]))
+        return train_transformer(part, *given, **options)
+
+    monkeypatch.setitem(students.FITS, "trees", grow)
+    monkeypatch.setattr(students, "_transformer", train)
+    found = cross_fit(("transformer", "trees"), data, "acc", SMALL, run, lesson)
+    assert found is not None
+    assert (found.labels == data.train.labels).all()
+    for (own, student), (learnt, half_run) in zip(fits, trainings, strict=True):
+        rest = data.train.subset(np.setdiff1d(np.arange(36), own.rows))
+        assert (len({*rest.groups}), {*rest.groups} & {*learnt.groups}) == (3, set())
+        assert (own.answers == lesson.answers[own.rows]).all()
+        assert (found.logits["trees"][rest.rows] == logits_of(student.network(), rest, modality="acc")).all()
+        assert (student.seen, student.facts.group_reference) == (None, msgspec.UNSET)
+        assert (learnt.rows == own.rows).all()
+        assert (half_run.train.steps, half_run.augment.mixup) == (4, 0.0)
+    assert (np.abs(found.logits["transformer"]).max(axis=1) > 0).all()
+
+
+def test_too_few_groups_classes_or_labels_are_not_halved(machines, teacher):
+    data, run, groups = data_of(machines), run_of(machines), machines.split("train").groups
+
+    def halves(data, teachers=()):
+        return cross_fit(("intervals",), data, "acc", SMALL, run, lesson_of(data, run, teachers))
+
+    of_one = data.train.labels.copy()
+    of_one[groups > 0] = -1  # one half would have no label, which a transformer needs
+    assert halves(replace(data, train=data.train.with_labels(of_one)), [teacher]) is None
+    assert halves(replace(data, train=data.train.subset(groups < 5))) is None
+    rare = np.where(groups == 0, data.train.labels, np.minimum(data.train.labels, 1))
+    assert halves(replace(data, train=data.train.with_labels(rare))) is None
+    assert halves(data) is not None
+
+
+def test_training_groups_decide_where_validation_cannot(members, machines):
+    labels, groups = np.arange(60) % 3, np.repeat(np.arange(20), 3)
+    right, wrong = 4.0 * np.eye(3)[labels], 4.0 * np.eye(3)[(labels + 1) % 3]
+    for best in MEMBERS[1:]:
+        logits = {member: right if member == best else wrong for member in MEMBERS}
+        cross = CrossFit(labels=labels, groups=groups, logits=logits)
+        student = fit_average(data_of(machines), list(members.values()), run_of(machines), cross)
+        assert student.config.members == (best,)
+
+
+def test_an_average_takes_as_long_as_its_members_together(members, machines, monkeypatch):
+    times = {"transformer": 4.0, "convolutions": 3.0, "intervals": 2.0, "trees": 1.0}
+    parts, offered = list(members.values()), []
+
+    def limit(ms):
+        return LatencyLimit(ms=ms, measure=lambda part: times[part.config.members[0]])
+
+    kept = limit(5.0).keep(parts, list_weights(MEMBERS))
+    pairs = [*[("transformer", "trees")] * 3, ("convolutions", "intervals"), ("convolutions", "trees")]
+    assert [tuple(one) for one in kept] == [*[(member,) for member in MEMBERS], *pairs, ("intervals", "trees")]
+    monkeypatch.setattr(students, "simplest", lambda pools, sizes, *_, **__: offered.extend(sizes) or len(pools) - 1)
+    student = fit_average(data_of(machines), parts, run_of(machines), limit=limit(2.0))
+    assert (student.config.members, offered[:2]) == (("trees",), [1, 1])
+    with pytest.raises(UsageError) as refused:
+        fit_average(data_of(machines), parts, run_of(machines), limit=limit(0.5))
+    assert str(refused.value) == (
+        "--max-latency-ms 0.5: expected a member that keeps it, got transformer 4 ms, convolutions 3 ms, intervals 2 "
+        "ms, trees 1 ms per window in the native engine here; raise it, or choose a smaller size"
+    )
 
 
 def test_weights_are_equal_ones_and_more_or_less_of_a_transformer():

@@ -141,7 +141,7 @@ def test_members_that_are_no_transformer_are_evened_out_where_validation_wants_i
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["oracle"], "--members: expected some of transformer, convolutions, trees, got 'oracle'; choose among them"),
+        (["oracle"], "--members: expected one of transformer, convolutions, trees, got 'oracle'; choose one of them"),
         (["trees"], "--members: expected a transformer, which losses look into, got trees; add transformer"),
         (
             ["transformer", "trees", "trees"],
