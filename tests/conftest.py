@@ -12,6 +12,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,37 +79,41 @@ def converted_graphs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def quick_exports(converted_graphs):
-    """Converts equal networks to ONNX once, and makes torch's table of operators, a third of each conversion, once."""
+    """Has torch convert equal networks once, and makes its table of operators, a third of each conversion, once."""
+    import msgspec
+    import onnx
     import torch
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    from mmkd_export.graph import onnx_from_student as conversion
+    from mmkd_edge.spec import ModalitySpec
 
     class Content(pickle.Pickler):
         def reducer_override(self, value):
             if isinstance(value, torch.Tensor):
                 return str, (f"{value.dtype} {tuple(value.shape)} {value.detach().numpy().tobytes().hex()}",)
+            if isinstance(value, ModalitySpec):  # no network looks at its range and unit, which bundles tell
+                return msgspec.structs.replace(value, range=None, unit="").__reduce__()
             return NotImplemented
 
-    convert, (folder, operators) = conversion._onnx_from_module, converted_graphs
+    convert, (folder, operators) = torch.onnx.export, converted_graphs
 
-    def convert_once(module, **options):
+    def convert_once(module, examples, **options):
         content = io.BytesIO()
         pickler = Content(content)
         pickler.fast = True  # equal networks have equal bytes
         try:
-            pickler.dump((module.eval().cpu(), options))
+            pickler.dump((module, examples, options))
         except (AttributeError, TypeError, ValueError, pickle.PicklingError):  # a class inside a function, a circle
-            return convert(module, **options)
+            return convert(module, examples, **options)
         file = folder / hashlib.sha256(content.getvalue()).hexdigest()
         if not file.exists():
             part = file.with_suffix(f".{os.getpid()}")
-            part.write_bytes(convert(module, **options))
+            part.write_bytes(convert(module, examples, **options).model_proto.SerializeToString())
             part.replace(file)
-        return file.read_bytes()
+        return SimpleNamespace(model_proto=onnx.load_from_string(file.read_bytes()))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conversion, "_onnx_from_module", convert_once)
+        patch.setattr("torch.onnx.export", convert_once)
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(operators))
         yield
 

@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     write_dataset(folder / "データ", name="プレス", labels=LABELS, modalities=[VIBRATION, CURRENT], splits=splits)
     data, teacher, student = (str(folder / name) for name in ("データ", "教師.ckpt", "生徒.ckpt"))
     for run, line in (
-        (run_train, ["teacher", data, "-o", teacher, *TRAINING]),
+        (run_train, ["teacher", data, "-o", teacher, "--members", "transformer", *TRAINING]),
         (run_distill, [teacher, data, "--modality", "振動", "-o", student, *TRAINING]),
     ):
         with pytest.raises(SystemExit) as ended:

@@ -1,7 +1,6 @@
 """Front-ends on twenty recorded clips, ten of sound and ten of lips: every engine sees what torch sees."""
 
 import importlib.util
-import io
 import warnings
 from collections.abc import Callable
 
@@ -54,14 +53,12 @@ def front(request):
 
 
 def onnx_of(front, examples):
-    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its internals
         program = torch.onnx.export(
             Wrapped(front), examples, input_names=["values", "present"], dynamo=True, opset_version=20, verbose=False
         )
-        program.save(buffer)
-    return buffer.getvalue()
+    return program.model_proto.SerializeToString()
 
 
 def in_onnxruntime(front, examples):
