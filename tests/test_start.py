@@ -1,15 +1,14 @@
-"""README.md and pages, followed as a new user does: command by command, in an empty folder, with the time.
+"""Pages and the notebook can be followed from their beginning to their end."""
 
-README's commands begin with a clone and install everything anew. Those of pages run in the environment that runs
-this; `tests/test_packages.py` installs the wheel elsewhere.
-"""
-
+import ast
+import json
 import os
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -89,3 +88,42 @@ def test_the_commands_of_the_readme_work_from_a_clone(tmp_path):
         print(f"{(time.monotonic() - begun_s) / 60:5.1f} minutes  {line.partition('#')[0]}")
     assert (tmp_path / "mmkd-edge" / "demo" / "report.html").stat().st_size > 100_000
     assert " passed in " in done.stdout
+
+
+NOTEBOOK = Path(__file__).parents[1] / "examples" / "whole_path.ipynb"
+
+
+def cells(kind):
+    document = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in document["cells"] if cell["cell_type"] == kind]
+
+
+def shown_by(source, names):
+    """What a notebook shows below a cell: the value of its last line."""
+    tree = ast.parse(source)
+    last = tree.body.pop()
+    assert isinstance(last, ast.Expr)
+    exec(compile(tree, str(NOTEBOOK), "exec"), names)
+    return eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), names)
+
+
+def test_the_notebook_is_kept_without_outputs():
+    document = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert document["nbformat"] == 4
+    assert [cell for cell in document["cells"] if cell.get("outputs") or cell.get("execution_count")] == []
+    assert len(cells("markdown")) >= 5
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    shown = [shown_by(source, names) for source in cells("code")]
+    pictures = [ElementTree.fromstring(one._repr_svg_()) for one in shown if hasattr(one, "_repr_svg_")]
+    assert len(pictures) == 3
+    assert all(picture.tag.endswith("svg") and len(picture) > 1 for picture in pictures)
+    assert (tmp_path / "student.edge").is_file()
+    statuses = [status for _, status in shown[-2]]
+    assert statuses[5:7] == ["invalid", "invalid"]
+    assert {*statuses[:5], *statuses[7:]} == {"ok"}

@@ -3,8 +3,8 @@
 import pytest
 
 
-def said(kind, call):
+def said(kind, call, /, *arguments, **options):
     """The message of the error that a call raises."""
     with pytest.raises(kind) as caught:
-        call()
+        call(*arguments, **options)
     return str(caught.value)

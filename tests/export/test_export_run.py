@@ -1,3 +1,5 @@
+"""What an export writes, and of a derived sensor."""
+
 import signal
 import subprocess
 import sys
@@ -13,13 +15,14 @@ from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Adapted
 from mmkd_edge.bundle.manifest_json import encode_manifest
+from mmkd_edge.derive import derive, derived_modality
 from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import export
-from mmkd_export.plan import export_plan
-from mmkd_models.training.checkpoint import write_student
+from mmkd_export.plan import ExportPlan, export_plan
+from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_report.schema.export import decode_report
-from tests.export.students import make_student, write_windows
+from tests.export.students import ACC, make_student, write_windows
 
 STEPS = ["read the checkpoint", "convert it to ONNX", "compare with torch", "write the bundle"]
 
@@ -220,3 +223,29 @@ def test_whom_an_adapted_student_comes_from_is_told_everywhere(exported, tmp_pat
     assert b"adapted" not in encode_manifest(exported.manifest)
     with Bundle.open(exported.path) as bundle:
         assert b"Adapted" not in bundle.read("README.md")
+
+
+def test_a_bundle_says_its_derivation_and_answers_for_both_sensors(tmp_path):
+    modality = derived_modality("acc[x,z]@25Hz,8bit,-9..9", [ACC])
+    assert modality is not None
+    write_student(tmp_path / "student.ckpt", make_student(modality=modality))
+    assert read_student(tmp_path / "student.ckpt").modality == modality
+    plan = ExportPlan(source=tmp_path / "student.ckpt", output=tmp_path / "student.edge")
+    export(plan)
+    stated = "acc[x,z]@25Hz,8bit,-9..9, from acc: 64 samples x x, y, z at 50 Hz"
+    assert inspect_file(tmp_path / "student.ckpt")[f"{modality.name}.derived"] == stated
+    assert inspect_file(tmp_path / "student.edge")[f"{modality.name}.derived"] == stated
+    windows = np.random.default_rng(5).normal(size=(4, *ACC.shape)).astype(np.float32)
+    windows[1, 10:14] = np.nan
+    with EdgePredictor.open(tmp_path / "student.edge") as predictor:
+        assert predictor.modality.derived == modality.derived
+        for window, answer in zip(windows, predictor.predict_batch(windows), strict=True):
+            cheap = predictor.predict({modality.name: derive(window, modality)})
+            np.testing.assert_array_equal(answer.probabilities, cheap.probabilities)
+        bundle = predictor.bundle
+        assert bundle is not None
+        card = bundle.read("README.md").decode()
+    assert (
+        "This sensor is `acc[x,z]@25Hz,8bit,-9..9`, derived from `acc`. A device may have it, or derive it from "
+        '`{"acc": window}`, (64, 3) at 50 Hz, as training did.'
+    ) in card

@@ -228,9 +228,7 @@ def test_the_last_result_is_written_to_the_nodes_that_are_named_and_to_no_other(
 
     def refusal(node):
         refusing = open_sink(f"opcua-write://127.0.0.1:{port}?{node}")
-        with pytest.raises(ConnectionError) as refused:
-            refusing.write([result(1)])
-        return str(refused.value)
+        return said(ConnectionError, lambda: refusing.write([result(1)]))
 
     assert refusal("label=ns=2;s=Name") == (
         f"127.0.0.1:{port}: node ns=2;s=Name: BadUserAccessDenied: User does not have permission to perform the "
@@ -265,9 +263,7 @@ def test_what_names_no_node_to_write_says_why():
     pytest.importorskip("asyncua")
 
     def said(text):
-        with pytest.raises(UsageError) as refused:
-            open_sink(text)
-        return str(refused.value)
+        return said(UsageError, open_sink, text)
 
     things = "count, status, label, probability, value, episodes"
     assert said("opcua-write://plc") == (

@@ -198,9 +198,7 @@ def test_where_the_list_of_revoked_keys_cannot_be_read_nothing_opens_and_no_bund
     put(1, 2)
     before = (state / "slots.json").read_bytes()
     for path in (releases[1], state):
-        with pytest.raises(UsageError) as caught:
-            EdgePredictor.open(path, backend="ort", keys=keys)
-        assert str(caught.value) == (
+        assert said(UsageError, EdgePredictor.open, path, backend="ort", keys=keys) == (
             f"{keys / 'revoked.txt'}: the list of revoked keys cannot be read, so no bundle is opened: {reason}"
         )
     assert (state / "slots.json").read_bytes() == before

@@ -17,6 +17,7 @@ from mmkd_models.data.batches import BatchSource, channel_movement, channel_stat
 from mmkd_models.data.for_devices import measure_reference, read_recordings
 from mmkd_models.data.windows import StoredWindows
 from mmkd_models.training.inputs import check_compatible
+from tests.edge.said import said
 from tests.models.data.conftest import TEMP, VIB
 
 PLAIN = AugmentConfig(shift=False, mixup=0.0, noise=0.0, gain=0.0, channel_dropout=0.0, span_dropout=0.0)
@@ -320,9 +321,7 @@ def test_names_of_one_view_are_one_and_unknown_ones_are_refused(rig):
     assert str(error.value) == "dataset 'rig': modality 'sound@8kHz' is not in it; choose one of vib, temp"
     model = derived_modality("vib@50Hz", [msgspec.structs.replace(VIB, samples=40)])
     assert model is not None
-    with pytest.raises(UsageError) as error:
-        check_compatible("student", rig.spec.task, [model], windows)
-    assert str(error.value) == (
+    assert said(UsageError, check_compatible, "student", rig.spec.task, [model], windows) == (
         "student: modality 'vib__50Hz': expected windows (T, C)=(20, 3) at 50.0 Hz, got (10, 3) at 50.0 Hz; name the "
         "dataset of its training, or train a student on this dataset"
     )
@@ -335,9 +334,7 @@ def test_views_of_recordings_move_with_their_windows(line):
     shift = np.array([0.0, 0.05, -0.04])
     for taken in (windows.take(np.arange(3), shift_s=shift), windows.take(np.arange(3))):
         np.testing.assert_array_equal(derive_batch(taken["vib"], modality), taken[modality.name])
-    with pytest.raises(UsageError) as error:
-        read_recordings(line.path, modality)
-    assert str(error.value) == (
+    assert said(UsageError, read_recordings, line.path, modality) == (
         f"{line.path}: modality 'vib@25Hz': expected a recorded one to replay, got one derived from 'vib'; add "
         "--modality vib"
     )

@@ -12,13 +12,12 @@ from mmkd_models.data.checking.describe import describe_dataset, headline
 from mmkd_models.data.checking.findings import check_dataset, unit_findings
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.for_devices import measure_reference
+from tests.edge.said import said
 
 
 def _refusal(path):
     open_dataset(path)  # only the full check sees these
-    with pytest.raises(DatasetError) as error:
-        check_dataset(path)
-    return str(error.value)
+    return said(DatasetError, check_dataset, path)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +162,7 @@ def test_a_recording_in_another_unit_is_named_at_import_by_the_check_and_in_the_
 
 def test_an_episode_without_a_name_is_refused(tmp_path):
     names = tuple(f"machine M{number}" for number in range(9))
-    with pytest.raises(DatasetError) as error:
-        plant(tmp_path / "plant", lambda number, windows, _: windows, episode_names=names)
-    assert str(error.value) == (
+    assert said(DatasetError, plant, tmp_path / "plant", lambda number, windows, _: windows, episode_names=names) == (
         f"dataset {tmp_path / 'plant'}: test/episodes.npy: expected numbers from 0 to 8, of 'episodes' in dataset.json,"
         " got 8 to 9; name every episode, or none"
     )
@@ -219,9 +216,7 @@ def rig_modalities():
 
 
 def _no_reference(per_group_rig, **options):
-    with pytest.raises(UsageError) as error:
-        measure_reference(per_group_rig, **{"modality": "temp", "group": 0, **options})
-    return str(error.value)
+    return said(UsageError, lambda: measure_reference(per_group_rig, **{"modality": "temp", "group": 0, **options}))
 
 
 def test_the_first_windows_alone_count_without_missing_and_invalid_values(per_group_rig, splits):

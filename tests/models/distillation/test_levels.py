@@ -17,6 +17,7 @@ from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.networks.config import EncoderConfig
 from mmkd_models.networks.student import StudentOutput
+from tests.edge.said import said
 from tests.models.distillation.pairs import ENCODER, batch, student, teacher
 
 WIDE = EncoderConfig(width=12, heads=3, depth=3, most_tokens=8)
@@ -49,9 +50,7 @@ def learner(*terms, own=None, other=None):
 
 
 def refusal(*terms, own=None, other=None):
-    with pytest.raises(UsageError) as caught:
-        learner(*terms, own=own, other=other)
-    return str(caught.value)
+    return said(UsageError, learner, *terms, own=own, other=other)
 
 
 def outputs(data):
@@ -231,11 +230,9 @@ class Bare(torch.nn.Linear):
 
 
 def test_a_network_of_ones_own_needs_an_example_and_is_told_what_it_must_answer():
-    with pytest.raises(UsageError) as caught:
-        DistillLearner(Plain(), wide(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc")
-    assert str(caught.value) == (
-        "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
-    )
+    assert said(
+        UsageError, lambda: DistillLearner(Plain(), wide(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc")
+    ) == ("distillation: networks of your own need example=, the inputs of any batch, to see what they give")
     assert own_refusal(LogitTerm(weight=ONE), Narrow(), modality="heat") == (
         "modality 'heat': expected one of the example's (acc, gyro, audio); name the student's"
     )

@@ -13,6 +13,7 @@ from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.keys import TextTable
 from mmkd_models.data.importing.readers.formats import choose_reader
 from mmkd_models.data.importing.recipe import read_recipe
+from tests.edge.said import said
 
 START_S = 1_762_151_400
 LABELS = 'files = "{machine}/states.csv"'
@@ -210,9 +211,7 @@ def test_workbooks_become_their_windows(plant, recipe):
     windows = import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "again").dataset.everything()
     np.testing.assert_array_equal(windows.take(np.arange(60))["acc"], expected.take(np.arange(60))["acc"])
     write_workbook(plant / "M3" / "acc.xlsx", [["time", "ax", "ay"], [1_762_154_400.0, 1.0, "bad"]])
-    with pytest.raises(DatasetError) as error:
-        import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "third")
-    assert str(error.value) == (
+    assert said(DatasetError, lambda: import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "third")) == (
         f"{plant / 'M3' / 'acc.xlsx'}: row 2: column 'ay': expected a number, got 'bad' (1 such from there on); correct"
         " it, or add 'bad' to 'null' if it means missing"
     )
@@ -321,17 +320,13 @@ def test_one_file_in_another_unit_is_named_and_scaled(plant, recipe, caplog):
 )
 def test_a_scale_of_no_file_or_channel_is_refused(plant, recipe, scale, problem):
     recipe(('time = "time"', f'time = "time"\nfile_scale = {scale}'))
-    with pytest.raises(DatasetError) as error:
-        run_recipe(plant / "recipe.toml", None)
-    assert str(error.value) == problem.replace("PLANT", str(plant))
+    assert said(DatasetError, run_recipe, plant / "recipe.toml", None) == problem.replace("PLANT", str(plant))
 
 
 def test_a_scale_in_a_source_of_several_sensors_names_their_channels(plant, recipe):
     sensors = 'sensors = {one = ["ax"], two = ["ay"]}\nfile_scale = {"M3/acc.csv" = {ay = 0.5, az = 2}}'
     recipe(('modality = "acc"', sensors))
-    with pytest.raises(DatasetError) as error:
-        run_recipe(plant / "recipe.toml", None)
-    assert str(error.value) == (
+    assert said(DatasetError, run_recipe, plant / "recipe.toml", None) == (
         f"{plant}/recipe.toml: 'source[0].file_scale': expected channels among ax, ay, got 'az'; correct it"
     )
     recipe((", az = 2", ""))
@@ -349,9 +344,7 @@ def test_a_trial_names_the_folder_of_the_recipe_and_no_scratch_folder(plant, rec
     for name in ("acc.csv", "states.csv"):
         (plant / "M1" / name).write_text((plant / "M0" / name).read_text())
     recipe(('group = "machine"', 'group = "machine"\nvalid = ["M1"]\ntest = ["M2"]'))
-    with pytest.raises(DatasetError) as error:
-        run_recipe(plant / "recipe.toml", None)
-    assert str(error.value).startswith(f"dataset {plant.name}: M0/acc.csv ")
+    assert said(DatasetError, run_recipe, plant / "recipe.toml", None).startswith(f"dataset {plant.name}: M0/acc.csv ")
 
 
 def relabel(plant, machine, old, new):
