@@ -11,8 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import ModalitySpec
+from mmkd_edge import EdgePredictor, ModalitySpec
 from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_edge.frames import mask_missing
+from mmkd_edge.shadow import ShadowProcess
 from mmkd_station.intake import Intake
 from mmkd_station.protocols.base import Backoff
 from mmkd_station.protocols.table import open_source
@@ -281,3 +283,16 @@ def test_sound_is_read_from_a_pipe(kit, tmp_path):
     assert (record["modality"], record["missing_fraction"]) == ("mic", 0.0)
     np.testing.assert_allclose(record["probabilities"], kit.answer(wave.reshape(1600, 3) / 32768)[1], atol=1e-5)
     end(child)
+
+
+def test_frames_that_are_missing_are_missing_for_the_new_bundle_too(lips_path):
+    frames = np.random.default_rng(2).integers(0, 255, (4, 8, 12, 1), dtype=np.uint8)
+    with EdgePredictor.open(lips_path, backend="ort") as predictor:
+        process = ShadowProcess(predictor, str(lips_path), {"backend": "ort"})
+        process.start()
+        for missing in (0, 1, 4):
+            window = mask_missing(frames, np.arange(4) < missing)
+            answer, expected = process.ask("lips", window)[0], predictor.predict(window)
+            assert answer.to_dict() == expected.to_dict()
+            assert answer.missing_fraction == missing / 4
+        process.close()
