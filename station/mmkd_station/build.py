@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from mmkd_edge import EdgePredictor, ModalitySpec, ModelEntry
-from mmkd_edge.cli.outputs import check_file
 from mmkd_edge.errors import UsageError
 from mmkd_station.alarms import Episodes, rule_of_rate
 from mmkd_station.board import Board
@@ -151,7 +150,6 @@ class _Builder:
                 run_s=self._run.for_s,
                 is_live=source.live or spec.follow,
             )
-            check_file(shadow.file)
             self._opened.callback(shadow.close)
         return Sensor(source, text, predictor=predictor, rules=rules, ring=ring, shadow=shadow)
 

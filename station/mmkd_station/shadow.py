@@ -16,6 +16,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, Prediction, SecondsHistogram
+from mmkd_edge.cli.outputs import check_file
 from mmkd_edge.errors import GateError, MmkdError, PerformanceError, UsageError, first_line
 from mmkd_edge.shadow import ANSWER_S, ShadowProcess, ShadowReport, write_report
 from mmkd_station.alarms import UNKNOWN, Episodes
@@ -53,7 +54,8 @@ class Shadow:
             )
         self.report: ShadowReport | None = None  # until it is closed
         self.error: MmkdError | None = None  # why the new bundle is refused
-        self.file = Path(spec.shadow_report or f"{file_name(spec.name)}.shadow.json")
+        self._file = Path(spec.shadow_report or f"{file_name(spec.name)}.shadow.json")
+        check_file(self._file)
         self._process = ShadowProcess(predictor, spec.shadow, options)
         self._spec, self._predictor, self._modality, self._kind = spec, predictor, modality, task.kind
         self._hop_s, self._run_s = hop_s, run_s if is_live else None
@@ -94,10 +96,10 @@ class Shadow:
         if problems := list(self._problems(report)):
             reasons = tuple(text for _, text in problems)
             report = msgspec.structs.replace(report, verdict="refused", reasons=reasons)
-            text = f"{self.file}: {self._spec.shadow} is refused: {'; '.join(reasons)}; keep the installed bundle"
+            text = f"{self._file}: {self._spec.shadow} is refused: {'; '.join(reasons)}; keep the installed bundle"
             self.error = problems[0][0](text)  # the gate of accuracy comes first
         self.report = report
-        write_report(self.file, self.report)
+        write_report(self._file, self.report)
 
     def _compare(self) -> None:
         try:

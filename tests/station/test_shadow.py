@@ -187,6 +187,11 @@ def test_a_bundle_that_takes_or_answers_something_else_is_no_shadow(bundles, wri
     )
     (tmp_path / "damaged.edge").write_bytes(bundles["close"].read_bytes()[:-9])
     assert refusal(BundleError, *source, "--shadow", tmp_path / "damaged.edge").startswith(f"{tmp_path}/damaged.edge: ")
+    elsewhere = ("--shadow", bundles["close"], "--shadow-report", tmp_path / "no" / "report.json")
+    assert refusal(UsageError, *source, *elsewhere) == (
+        f"{tmp_path}/no/report.json: cannot be written: there is no directory {tmp_path}/no; make it first"
+    )
+    assert children(os.getpid()) == []
     assert refusal(UsageError, *source, "--shadow-alarms", "2") == (
         "--shadow-alarms has no effect without --shadow; add --shadow, or leave --shadow-alarms out"
     )
