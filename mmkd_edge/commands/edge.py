@@ -48,8 +48,7 @@ def _parser() -> ArgumentParser:
     install.add_argument("bundle", type=Path, metavar="BUNDLE", help="Bundle to install.")
     after = "Require the report of a good shadow run of this bundle: mmkd-run --shadow."
     install.add_argument("--after-shadow", type=Path, metavar="REPORT.json", help=after)
-    days = "Oldest shadow run to accept (default 7)."
-    install.add_argument("--shadow-days", type=float, default=7.0, metavar="DAYS", help=days)
+    install.add_argument("--shadow-days", type=float, default=7.0, metavar="DAYS", help="Its highest age (default 7).")
     install.add_argument("--allow-downgrade", action="store_true", help="Accept a release before an installed one.")
     install.add_argument("--backend", default="auto", metavar="NAME", help="Backend to test it with.")
     install.add_argument("--keys", type=Path, metavar="KEYS", help=_KEYS)
@@ -93,8 +92,7 @@ def _install(options: Namespace) -> None:
     with Bundle.open(options.bundle) as bundle:
         check_signed(bundle, options.keys)
         if options.after_shadow is not None:
-            slots = read_slots(options.state) if (options.state / SLOTS_FILE).exists() else None
-            current = None if slots is None else slots.current.sha256
+            current = read_slots(options.state).current.sha256 if (options.state / SLOTS_FILE).exists() else None
             check_shadow(options.after_shadow, bundle, installed=current, max_days=options.shadow_days)
 
     def prove(path: Path) -> None:

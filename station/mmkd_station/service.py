@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import socket
 import threading
@@ -49,7 +48,7 @@ class Service:
         self.stations = tuple(stations)
         self.outlets = tuple(outlets)
         self._predictors = tuple(predictors)
-        self._for_s = math.inf if for_s is None else for_s
+        self._for_s = float("inf") if for_s is None else for_s
         self._began_s = time.monotonic()
         self._swapping: threading.Thread | None = None
 
