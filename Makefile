@@ -43,10 +43,10 @@ study: $(READY)  ## compare every way to distil with labels only, in stages; res
 	$(BIN)/python benchmarks/checks/study/distillation.py $(STUDY_SETS) --folds $(FOLDS) --budget-hours $(BUDGET_HOURS) --latency $(STUDY_OPTIONS)
 
 # Whole files go to a process each, so that what they share is made once; every process keeps to one thread. Tests that
-# wait leave their core to the process that is one more than cores.
+# wait leave their core to the process that is one more than cores. tests/conftest.py says which files come first.
 PROCESSES ?= 3
 test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-all: $(READY)  ## also the slow tests and those that need a package registry, TensorRT-RTX or LiteRT
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,trt,trt-rtx,litert-export]'

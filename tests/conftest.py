@@ -33,6 +33,18 @@ os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "", False
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONG = {
+    *("adapt", "c_library", "c_sources", "committee", "comparison", "databases", "demo", "export_student_kinds"),
+    *("normal", "resume", "run", "study", "task_kinds", "train_options", "twins"),
+}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Begins with the files that take half a minute, so that no process is alone with one at the end."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_profiles(tmp_path_factory):
     """What was tuned on this machine must not decide how tests run, in their processes either."""

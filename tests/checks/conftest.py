@@ -1,4 +1,4 @@
-"""Two small real bundles, and the dataset of ten machines of the training side."""
+"""A small real bundle, and the dataset of ten machines of the training side."""
 
 from pathlib import Path
 
@@ -13,8 +13,3 @@ FILES = Path(__file__).parents[1] / "files"
 @pytest.fixture(scope="session")
 def bundle():
     return FILES / "student.edge"
-
-
-@pytest.fixture(scope="session")
-def other_bundle():
-    return FILES / "causal.edge"
