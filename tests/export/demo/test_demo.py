@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import EdgePredictor
+import mmkd_edge
+from mmkd_edge import Bundle, EdgePredictor
 from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.commands.demo import ComparisonOptions, requested_comparison, run_demo, show_demo
@@ -72,14 +73,14 @@ SHORT = ["--modality", "acc", "--steps", "4", "--duration-s", "0.4", "--label-fr
 LIMITS = ["--members", "transformer", "--student-members", "transformer,convolutions"]
 
 
-def start(dataset, *options, cwd):
+def start(dataset, *options, cwd, **environment):
     command = [str(Path(sys.executable).with_name("mmkd-demo")), "--dataset", str(dataset.path), *SHORT, *options]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT | environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def run(dataset, *options, cwd):
-    with start(dataset, *options, cwd=cwd) as process:
+def run(dataset, *options, cwd, **environment):
+    with start(dataset, *options, cwd=cwd, **environment) as process:
         stdout, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, stderr
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
@@ -158,6 +159,17 @@ def test_a_killed_run_continues_where_it_was(tiny, tmp_path):
         "seed 1 acc taught tiny",
     }
     assert {path: path.read_bytes() for path in files} == files
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_makes_the_demo(tiny, tmp_path):
+    bare, engine = tmp_path / "bare", shutil.ignore_patterns("libmmkd*")
+    shutil.copytree(Path(mmkd_edge.__file__).parent, bare / "mmkd_edge", ignore=engine)
+    ended = run(tiny, *LIMITS, "--json", cwd=tmp_path, PYTHONPATH=str(bare), CC="/bin/false")
+    document = json.loads(ended.stdout)
+    assert document["benchmark"]["backend"] in ("openvino", "ort")
+    with Bundle.open(tmp_path / document["benchmark"]["bundle"]) as bundle:
+        assert "native" not in {artifact.format for artifact in bundle.manifest.models[0].artifacts}
 
 
 def is_spread(entry):
