@@ -30,6 +30,7 @@ demo: $(READY)  ## train, distil, export, run, benchmark on the shipped recordin
 docs: $(READY)  ## the documents as a site, checked strictly: build/docs/site/index.html (needs Python 3.11)
 	@$(BIN)/zensical --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python docs/site/stage.py build/docs
+	$(BIN)/python docs/site/documents.py build/docs/pages/schemas
 	cd build/docs && $(CURDIR)/$(BIN)/zensical build --strict
 
 # A set and a student's sensor each, with a teacher of another size than small where it is named; sets of your own

@@ -37,6 +37,15 @@ def test_the_navigation_has_every_page_once_and_no_other(tmp_path):
     assert [name for name in NAVIGATION if not (tmp_path / "docs" / "pages" / name).is_file()] == []
 
 
+def test_assistants_find_every_page_of_the_navigation(tmp_path):
+    stage.stage(tmp_path / "docs")
+    text = (tmp_path / "docs" / "pages" / "llms.txt").read_text(encoding="utf-8")
+    assert text.startswith("# mmkd-edge\n\n> Distil a multimodal transformer into a single-sensor student, ")
+    assert re.findall(r"\]\(([\w./-]+)\.html\)", text)[:-1] == [name.removesuffix(".md") for name in NAVIGATION]
+    assert "\n## Train\n\n- [Datasets](datasets.html): Make one from arrays, The directory, " in text
+    assert text.endswith("\n- [JSON Schemas](documents.html): `schemas/NAME.json` of each document\n")
+
+
 def test_links_become_pages_stay_in_code_and_do_not_leave_the_repository(tmp_path):
     stage.stage(tmp_path / "docs")
     pages = tmp_path / "docs" / "pages"

@@ -1,15 +1,18 @@
 """Write docs/documents.md: the fields of every JSON document that a command prints or writes.
 
 python docs/site/documents.py
+python docs/site/documents.py build/docs/pages/schemas    # instead the JSON Schema of each, for the site
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 import typing
 from pathlib import Path
 
 import msgspec
+from msgspec import json
 
 PAGE = Path(__file__).parents[1] / "documents.md"
 DOCUMENTS = {
@@ -32,25 +35,55 @@ DOCUMENTS = {
     "mmkd-inspect fleet": "mmkd_edge.install.status.Fleet",
     "manifest.json of a bundle": "mmkd_edge.bundle.manifest.Manifest",
 }
+# What commands read, and records; their pages describe them.
+READ = (
+    "mmkd_models.data.spec.DatasetSpec",
+    "mmkd_models.data.importing.recipe.ImportRecipe",
+    "mmkd_station.spec.RunSpec",
+    "mmkd_station.records.ResultRecord",
+    "mmkd_station.records.AlarmRecord",
+    "mmkd_station.records.StateRecord",
+)
 HEAD = """# Fields of every JSON document
 
 Made by `python docs/site/documents.py`. Numbers carry their unit in their name; fractions run from 0 to 1; null means
 not measured. A reader refuses a `format_version` that it does not know.
-`msgspec.json.schema(TYPE)` gives the JSON Schema.
+`make docs` writes the JSON Schema of each to `schemas/NAME.json` of the site.
 """
 
 
 def main() -> None:
-    """Write the page."""
-    PAGE.write_text(page_of_documents(), encoding="utf-8")
+    """Write the page, or the schemas into a folder."""
+    if len(sys.argv) == 1:
+        PAGE.write_text(page_of_documents(), encoding="utf-8")
+        return
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, schema in schemas().items():
+        (folder / f"{name}.json").write_bytes(json.format(json.encode(schema), indent=1))
+
+
+def schemas() -> dict[str, dict[str, typing.Any]]:
+    """Return the JSON Schema of every document, by the name of its struct."""
+    found = {}
+    for name in (*DOCUMENTS.values(), *READ):
+        struct = _struct(name)
+        dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": struct.__name__}
+        found[struct.__name__] = {**dialect, **json.schema(struct)}
+    return found
+
+
+def _struct(name: str) -> type[msgspec.Struct]:
+    module, _, struct = name.rpartition(".")
+    kind: type[msgspec.Struct] = getattr(importlib.import_module(module), struct)
+    return kind
 
 
 def page_of_documents() -> str:
     """Return the page as Markdown."""
     parts = [HEAD]
     for title, name in DOCUMENTS.items():
-        module, _, struct = name.rpartition(".")
-        root = getattr(importlib.import_module(module), struct)
+        root = _struct(name)
         parts += [f"\n## {title}\n", f"`{name}`\n", "| part | fields |", "|---|---|"]
         for part in _structs(root):
             fields = ", ".join(f"`{field.encode_name}`" for field in msgspec.structs.fields(part))

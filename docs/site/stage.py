@@ -4,7 +4,8 @@
 
 README.md becomes the start page. What a page links to outside of `docs/` becomes a separate page: documents as they
 are, other files as code. `<!-- figures: results/demo.md#heading -->` becomes the first table below that heading, so
-that a figure stands in one place. Needs the standard library alone; refuses a link to what does not exist.
+that a figure stands in one place. `llms.txt` lists the pages for assistants, as llmstxt.org says. Needs the standard
+library alone; refuses a link to what does not exist.
 """
 
 from __future__ import annotations
@@ -129,6 +130,26 @@ def reference(module: str) -> str:
     return head + "".join(f"\n::: mmkd_report.{name}\n    options:\n      show_root_heading: true\n" for name in makers)
 
 
+def llms_text(pages: Path) -> str:
+    """The pages in the order of the navigation, each with its title and headings."""
+    settings = (SITE / "zensical.toml").read_text(encoding="utf-8")
+    name, about = (
+        re.findall(rf'^site_{key} = "(.*)"$', settings, flags=re.MULTILINE)[0] for key in ("name", "description")
+    )
+    lines = [f"# {name}", "", f"> {about}"]
+    for section, names in re.findall(
+        r'^  \{ "([^"\n]+)" = \[\n(.*?)^  \] \},$', settings, flags=re.MULTILINE | re.DOTALL
+    ):
+        lines += ["", f"## {section}", ""]
+        for place in re.findall(r'"([\w./-]+)\.md"', names):
+            text = (pages / f"{place}.md").read_text(encoding="utf-8")
+            title = re.findall(r"^# (.*)$", text, flags=re.MULTILINE)[0].replace("`", "")
+            parts = [part.replace("`", "") for part in re.findall(r"^## (.*)$", text, flags=re.MULTILINE)]
+            lines.append(f"- [{title}]({place}.html)" + (f": {', '.join(parts)}" if parts else ""))
+    lines += ["", "## Optional", "", "- [JSON Schemas](documents.html): `schemas/NAME.json` of each document", ""]
+    return "\n".join(lines)
+
+
 def stage(folder: Path) -> list[Path]:
     """Write the pages below `folder`/pages and the settings; return the files that became pages."""
     pages = folder / "pages"
@@ -151,6 +172,7 @@ def stage(folder: Path) -> list[Path]:
         waiting |= named - done
     for module in REFERENCE:
         (pages / "reference" / f"{module}.md").write_text(reference(module), encoding="utf-8")
+    (pages / "llms.txt").write_text(llms_text(pages), encoding="utf-8")
     return sorted(done)
 
 
