@@ -15,7 +15,9 @@ def test_the_page_is_up_to_date():
 
 def test_the_site_has_the_schema_of_every_document_and_every_reference_in_it_leads_somewhere():
     schemas = runpy.run_path(str(DOCS / "site" / "documents.py"))["schemas"]()
-    named = set(re.findall(r"^`[\w.]+\.(\w+)`$", (DOCS / "documents.md").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    named = set(
+        re.findall(r"^`[\w.]+\.(\w+)`$", (DOCS / "documents.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    )
     read = {"DatasetSpec", "ImportRecipe", "RunSpec", "ResultRecord", "AlarmRecord", "StateRecord"}
     assert set(schemas) == named | read
     for name, schema in schemas.items():

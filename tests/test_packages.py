@@ -320,6 +320,7 @@ IMPORTS = {
     "opcua": "asyncua",
     "databases": "psycopg",
     "kafka": "confluent_kafka",
+    "mlflow": "mlflow",
     "monitor": "starlette",
 }
 """What every other extra is for."""

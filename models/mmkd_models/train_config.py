@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -52,6 +53,8 @@ class TrainingProgress:
     steps: int
     terms: Mapping[str, float]
     best_score: float | None
+    curve: Sequence[Validation] = ()  # so far
+    folder: Path | None = None  # of the training's logs
 
 
 OnStep = Callable[[TrainingProgress], None]

@@ -1,13 +1,15 @@
 """Windows that were uncertain, on the disk and back in a dataset."""
 
+import json
+
 import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import ModalitySpec, TaskSpec, UsageError
+from mmkd_edge import DatasetError, ModalitySpec, TaskSpec, UsageError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.testing import fake_predictor
-from mmkd_models.data.importing.interchange import import_interchange
+from mmkd_models.data.importing.interchange import import_interchange, kept_tasks
 from mmkd_station.uncertain import UncertainRing
 from tests.edge.said import said
 
@@ -97,6 +99,84 @@ def test_what_was_kept_is_labelled_and_imported(tmp_path):
     assert dataset.spec.splits == {"train": 2, "valid": 1, "test": 1}
     assert (dataset.spec.modalities[0].channels, dataset.spec.modalities[0].unit) == (("x", "y"), "g")
     assert sorted(dataset.everything().metadata) == ["answer", "probability", "reason"]
+
+
+def test_what_was_kept_is_labelled_in_label_studio_and_imported(tmp_path):
+    kept = ring(tmp_path, station="press 1")
+    for number in range(5):
+        samples = window(number)
+        samples[0, 1] = np.nan
+        kept.see(samples, prediction(0.55), time_s=1_760_000_000 + 5.0 * number)
+    kept.close()
+    tasks, interface = kept_tasks(tmp_path)
+    assert interface == (
+        '<View>\n  <Header value="$title"/>\n'
+        '  <TimeSeries name="acc" value="$x_acc" sync="window" valueType="json" timeColumn="time">'
+        '<Channel column="x" displayName="x" units="g"/><Channel column="y" displayName="y" units="g"/></TimeSeries>\n'
+        '  <Choices name="label" toName="acc" required="true" choice="single">'
+        '<Choice value="ok"/><Choice value="worn"/></Choices>\n</View>\n'
+    )
+    first = tasks[1]
+    assert first["data"].pop("x_acc") == {
+        "time": [number / 10 for number in range(20)],
+        "x": [1.0] * 20,
+        "y": [None] + [1.0] * 19,
+    }
+    assert first == {
+        "data": {
+            "title": "press 1 2025-10-09 08:53:23 UTC",
+            "group": "press 1",
+            "reason": "low probability",
+            "file": f"{next(tmp_path.glob('*.npz')).name}",
+            "row": 1,
+            "start": "2025-10-09T08:53:23.100000+00:00",  # 19 samples before the newest one
+            "end": "2025-10-09T08:53:25.100000+00:00",
+        },
+        "predictions": [
+            {
+                "model_version": "mmkd-edge",
+                "score": pytest.approx(0.55),
+                "result": [{"from_name": "label", "to_name": "acc", "type": "choices", "value": {"choices": ["worn"]}}],
+            }
+        ],
+    }
+    answers = ["worn", "ok", "worn", None, "ok"]
+    export = tmp_path / "export.json"
+
+    def exported(*answers):
+        for task, answer in zip(tasks, answers, strict=True):
+            result = [] if answer is None else [{"type": "choices", "value": {"choices": [answer]}}]
+            task["annotations"] = [{"result": result}]
+        export.write_text(json.dumps(tasks[::-1]))
+
+    exported(*answers)
+    dataset = import_interchange(export, tmp_path / "data").dataset
+    everything = dataset.everything()
+    assert dataset.spec.splits == {"train": 2, "valid": 1, "test": 1}
+    assert everything.take(np.arange(4))["acc"][:, 1, 0].tolist() == [0, 1, 2, 4]  # that without a label is left out
+    assert everything.labels.tolist() == [1, 0, 1, 0]
+    assert everything.metadata["station"].tolist() == ["press 1"] * 4
+    exported("ok", "loose", "worn", "ok", "ok")  # one class is new
+    assert import_interchange(export, tmp_path / "new").dataset.spec.task.labels == ("ok", "worn", "loose")
+    exported(*[None] * 5)
+    assert said(UsageError, lambda: import_interchange(export, tmp_path / "no")) == (
+        f"{export}: expected windows of mmkd-run --keep-uncertain, or their labels, found none"
+    )
+    export.write_text('[{"id": 1}]')
+    assert said(DatasetError, lambda: import_interchange(export, tmp_path / "no")) == (
+        f"{export}: expected an export in JSON of the tasks of mmkd-data tasks, with one choice each, got another "
+        "('annotations'); a recipe reads other exports"
+    )
+    gyro = ring(tmp_path, station="press 2", modality=msgspec.structs.replace(ACC, name="gyro"))
+    gyro.see(window(1), prediction(0.55), time_s=0.0)
+    gyro.close()
+    one, other = sorted(tmp_path.glob("*.npz"))
+    assert said(DatasetError, lambda: kept_tasks(tmp_path)) == (
+        f"{other}: expected the sensor and the classes of {one.name}, got others; move it to another folder"
+    )
+    assert said(UsageError, lambda: kept_tasks(tmp_path / "data")) == (
+        f"{tmp_path / 'data'}: expected windows of mmkd-run --keep-uncertain, or their labels, found none"
+    )
 
 
 def test_frames_come_back_as_video_and_missing_ones_stay_missing(tmp_path):

@@ -10,11 +10,12 @@ with loading("mmkd-export"):
     from contextlib import contextmanager
     from dataclasses import dataclass, replace
     from pathlib import Path
+    from platform import python_version
     from typing import TYPE_CHECKING, Annotated, NoReturn, cast, get_args
 
     import msgspec
 
-    from mmkd_edge.bundle.manifest import MAX_RELEASE
+    from mmkd_edge.bundle.manifest import MAX_RELEASE, README_FILE, REPORT_FILE
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
     from mmkd_edge.cli.run import check_page, run_command, shell_line
     from mmkd_edge.cli.show import json_text, plain_table, say, show_table
@@ -25,6 +26,8 @@ with loading("mmkd-export"):
     from mmkd_export.targets.table import TARGETS, requested_targets, targets_on, with_defaults
     from mmkd_export.verify.gate import MIN_JUDGING, gate_summary
     from mmkd_export.verify.windows import range_choice
+    from mmkd_models.commands.options import run_dir_of
+    from mmkd_models.commands.tracking import Mlflow, Tracker, tracked
     from mmkd_models.evaluation.confidence import reliability_text
     from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportReport, LeftOutArtifact, SeveralExports
 
@@ -140,6 +143,7 @@ def export_(
     page: Annotated[
         Path | None, Option("Also write one HTML page of everything measured and tried.", metavar="FILE.html")
     ] = None,
+    mlflow: Mlflow = None,
     list_targets: Annotated[
         bool, Option("Show the platforms, their targets, and what has been run there.", ("--list-targets",))
     ] = False,
@@ -153,21 +157,24 @@ def export_(
         raise UsageError("expected a checkpoint or a bundle to export, got none; name it, or see --help")
     plan = _plan(sources[0], output, made, judged, sealed)
     if len(sources) > 1:
-        if output is None or page is not None:
-            raise UsageError("several students need -o FILE, and take no --page; see --help")
+        if output is None or page is not None or mlflow is not None:
+            raise UsageError("several students need -o FILE, and take no --page and no --mlflow; see --help")
         plans = [with_defaults(replace(plan, source=source)) for source in sources]
         _export_several(plans, output=output, as_json=as_json)
         return
     if page is not None:
         check_page(page, extra="export")
     plan = with_defaults(plan)
-    with _progress() as on_stage:
-        result = export(plan, on_stage=on_stage)
-    if page is not None:
-        from mmkd_report.page import write_page
-        from mmkd_report.pages.export import render_export
+    with tracked(mlflow, run_dir_of(plan.source), title=plan.source.name, of=plan.source, resume=True) as tracker:
+        with _progress() as on_stage:
+            result = export(plan, on_stage=on_stage)
+        if page is not None:
+            from mmkd_report.page import write_page
+            from mmkd_report.pages.export import render_export
 
-        write_page(page, render_export(_document(result)))
+            write_page(page, render_export(_document(result)))
+        if mlflow is not None:
+            _record(tracker, result, page)
     if as_json:
         print(json_text(_document(result)))
         return
@@ -176,6 +183,29 @@ def export_(
     is_kept = plan.from_bundle and plan.output == plan.source and plan.seal == Seal()
     written = ", ".join(files if is_kept and files else [str(result.path), *files])
     print(f"wrote {written}; next: {shell_line('mmkd-bench', 'run', result.path)}")
+
+
+def _record(tracker: Tracker, result: ExportResult, page: Path | None) -> None:
+    """Record a bundle as a model that MLflow loads, its card, page and report, and its gates."""
+    from mmkd_edge import Bundle
+
+    metrics: dict[str, float | None] = {}
+    for artifact in result.report.artifacts:
+        figures = {measure.name: artifact.score(measure.name) for measure in result.report.reported_metrics}
+        figures |= {"size_bytes": artifact.size_bytes, "max_abs_error": artifact.parity.max_abs_error}
+        if artifact.gate is not None:
+            figures |= {"gate/drop_points": artifact.gate.drop_points, "gate/passed": artifact.gate.passed}
+        metrics |= {f"{artifact.name}/{name}": value for name, value in figures.items()}
+    tracker.record(metrics=metrics)
+    flavor = {"loader_module": "mmkd_edge.pyfunc", "data": result.path.name, "python_version": python_version()}
+    model = json_text({"artifact_path": "model", "flavors": {"python_function": flavor}})
+    with Bundle.open(result.path) as bundle:
+        texts = {"model/MLmodel": model, **{name: bundle.read(name).decode() for name in (REPORT_FILE, README_FILE)}}
+    for name, text in texts.items():
+        tracker.add("log_text", text=text, artifact_file=name)
+    tracker.record_file(result.path, "model")
+    if page is not None:
+        tracker.record_file(page)
 
 
 def _plan(

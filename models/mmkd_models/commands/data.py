@@ -1,4 +1,4 @@
-"""`mmkd-data`: recipe, import, check, describe, report, reference, list."""
+"""`mmkd-data`: recipe, import, check, describe, report, tasks, reference, list."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ with loading("mmkd-data"):
     from mmkd_models.data.checking.findings import check_dataset
     from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
     from mmkd_models.data.for_devices import measure_reference
-    from mmkd_models.data.importing.interchange import import_interchange
+    from mmkd_models.data.importing.interchange import import_interchange, kept_tasks
     from mmkd_models.data.labels import WRITE_GROUPS
     from mmkd_models.data.spec import SPLIT_NAMES, read_dataset_spec
     from mmkd_models.data.writer import check_absent
@@ -49,6 +49,7 @@ def run_data(arguments: Sequence[str]) -> None:
         Command(function=check),
         Command(function=describe),
         Command(function=report),
+        Command(function=tasks),
         Command(function=reference),
         Command(function=list_, name="list"),
     )
@@ -85,7 +86,8 @@ def import_(
     context: typer.Context,
     *,
     file: Annotated[
-        Path, Argument("FILE", "A recipe (.toml) for recordings, or windows in the interchange form (.npz).")
+        Path,
+        Argument("FILE", "A recipe (.toml), windows in the interchange form (.npz), or labels of kept ones (.json)."),
     ],
     out: Annotated[Path | None, Option("The directory to make.", ("-o", "--out"), "DIR")] = None,
     try_only: Annotated[
@@ -287,22 +289,30 @@ def report(
     out: Annotated[Path | None, Option("Also write one self-contained page.", ("-o", "--out"), "FILE.html")] = None,
     label_next: Annotated[
         Path | None,
-        Option("Write up to fifty windows worth a label, as intervals that a recipe reads.", metavar="FILE.csv"),
+        Option(
+            "Write up to fifty windows worth a label: intervals that a recipe reads, or tasks of Label Studio.",
+            metavar="FILE.csv|FILE.json",
+        ),
     ] = None,
     as_json: _Json = False,
 ) -> None:
     """Look for leaks, gaps, dead channels and wrong labels, and for the sensor that is enough."""
     require_modules(("sklearn",), by="mmkd-data report", extra="train")
-    from mmkd_models.data_report.report import label_csv, report_on
+    from mmkd_models.data_report.report import label_file, report_on
 
     if out is not None:
         check_page(out, extra="train")
     if label_next is not None:
         check_file(label_next)
-    document = report_on(open_dataset(directory), on_part=say)
+    dataset = open_dataset(directory)
+    document = report_on(dataset, on_part=say)
     train = document.splits[0]
     if label_next is not None:
-        write_file(label_next, label_csv(document.to_label, train).encode())
+        as_tasks = label_next.suffix == ".json"
+        text, interface = label_file(document.to_label, train, dataset.split("train"), tasks=as_tasks)
+        write_file(label_next, text.encode())
+        if as_tasks:
+            write_file(label_next.with_suffix(".xml"), interface.encode())
     if out is not None:
         from mmkd_report.page import write_page
         from mmkd_report.pages.data import render_data_report
@@ -325,6 +335,20 @@ def report(
     wrote = " and ".join(str(path) for path in (out, label_next) if path is not None)
     following = _next_command(directory, has_labels=train.unlabelled < train.windows)
     print(f"{f'wrote {wrote}; ' if wrote else ''}next: {following}")
+
+
+def tasks(
+    folder: Annotated[Path, Argument("FOLDER", "Windows that mmkd-run --keep-uncertain kept.")],
+    *,
+    out: Annotated[Path, Option("The tasks to write.", ("-o", "--out"), "FILE.json")] = Path("tasks.json"),
+) -> None:
+    """Write kept windows as tasks of Label Studio, and its labelling interface beside them."""
+    check_file(out)
+    made, interface = kept_tasks(folder)
+    write_file(out, json_text(made).encode())
+    write_file(out.with_suffix(".xml"), interface.encode())
+    print(f"wrote {out} and {out.with_suffix('.xml')}: {len(made)} tasks; label them, export JSON to {folder}")
+    print(f"next: {shell_line('mmkd-data', 'import', folder / 'export.json', '-o', 'labelled')}")
 
 
 def reference(

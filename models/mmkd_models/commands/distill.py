@@ -30,7 +30,7 @@ with loading("mmkd-distill"):
         new_run,
         training_data,
     )
-    from mmkd_models.commands.outputs import drop_states, hold_output, training_shown, write_student_and_report
+    from mmkd_models.commands.outputs import hold_output, training_shown, training_tracked, write_student_and_report
     from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN
     from mmkd_models.networks.config import MEMBERS, MemberKind, preset_named, student_config, student_members
 
@@ -176,32 +176,31 @@ def distill(
         embed_windows=result.embed_windows,
         clock_error_s=student.clock_error,
     )
-    if not options.resume:
-        drop_states(output)
-    with training_shown(f"{modality} student in INT8" if start else f"{modality} student", output) as show:
-        run = replace(run, on_step=show)
-        if start is not None and student.qat is not None:
-            from mmkd_export.graph.onnx_from_student import practised_layers
+    with training_tracked(output, options) as tracker:
+        with training_shown(f"{modality} student in INT8" if start else f"{modality} student", output, tracker) as show:
+            run = replace(run, on_step=show)
+            if start is not None and student.qat is not None:
+                from mmkd_export.graph.onnx_from_student import practised_layers
 
-            checkpoint = distil_int8(
-                training,
-                start,
-                run,
-                start_sha256=file_sha256(student.qat),
-                groups=practised_layers(start),
-                teachers=teachers,
-                recipe=recipe,
-            )
-        elif student.choose:
-            from mmkd_export.targets.native import latency_limit
+                checkpoint = distil_int8(
+                    training,
+                    start,
+                    run,
+                    start_sha256=file_sha256(student.qat),
+                    groups=practised_layers(start),
+                    teachers=teachers,
+                    recipe=recipe,
+                )
+            elif student.choose:
+                from mmkd_export.targets.native import latency_limit
 
-            limit = latency_limit(student.max_latency_ms)
-            checkpoint = race_student(
-                training, modality, config, run, teachers=teachers, recipe=recipe, among=members, limit=limit
-            )
-        else:
-            checkpoint = train_student(training, modality, config, run, teachers=teachers, recipe=recipe)
-    write_student_and_report(output, checkpoint, json=result.json)
+                limit = latency_limit(student.max_latency_ms)
+                checkpoint = race_student(
+                    training, modality, config, run, teachers=teachers, recipe=recipe, among=members, limit=limit
+                )
+            else:
+                checkpoint = train_student(training, modality, config, run, teachers=teachers, recipe=recipe)
+        write_student_and_report(output, checkpoint, tracker, json=result.json)
 
 
 def _check_combinations(members: tuple[MemberKind, ...], student: _StudentOptions, taught: _RecipeOptions) -> None:

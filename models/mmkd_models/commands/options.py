@@ -12,6 +12,7 @@ import msgspec
 from mmkd_edge.cli.options import Argument, Option
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
+from mmkd_models.commands.tracking import Mlflow
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.labelled import ALL, Labelled, label_option, labelled_from_options
@@ -115,6 +116,7 @@ class TrainingOptions:
     precision: Annotated[str, Option("Arithmetic: 32-true or bf16-mixed.")] = STUDENT_TRAIN.precision
     devices: Annotated[int, Option("Devices (or CPU processes) that share each batch.", min=1)] = 1
     resume: Annotated[bool, Option("Continue an interrupted training of the same options.", ("--resume",))] = False
+    mlflow: Mlflow = None
     force: Annotated[
         bool, Option("Replace a file that is no checkpoint, or one of other data or other settings.", ("--force",))
     ] = False

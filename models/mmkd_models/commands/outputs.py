@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from mmkd_edge.cli.run import shell_line
 from mmkd_edge.cli.show import json_text
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.commands.options import run_dir_of
+from mmkd_models.commands.options import TrainingOptions, run_dir_of
+from mmkd_models.commands.tracking import Tracker, tracked
 from mmkd_models.data.labels import WRITE_GROUPS
 from mmkd_models.metrics.scores import NO_ORDER
 from mmkd_models.train_config import is_first_process
@@ -25,7 +26,7 @@ if TYPE_CHECKING:  # --help needs no torch
     import typer
     from torch import nn
 
-    from mmkd_models.train_config import OnStep
+    from mmkd_models.train_config import OnStep, TrainingProgress
     from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherCheckpoint
 
 
@@ -33,13 +34,16 @@ MIN_NORMAL_GROUPS = 19
 """For a rate of 5 % on a new group: the p-value of n groups is at least 1 / (n + 1)."""
 
 
-def write_committee_and_report(output: Path, checkpoint: TeacherCheckpoint, *, following: str, json: bool) -> None:
+def write_committee_and_report(
+    output: Path, checkpoint: TeacherCheckpoint, tracker: Tracker, *, following: str, json: bool
+) -> None:
     """Write a teacher and print its facts and those of its members."""
     from mmkd_models.training.checkpoint import write_teacher
 
     if not is_first_process():
         return
     write_teacher(output, checkpoint)
+    tracker.record_checkpoint(output, checkpoint.facts, checkpoint.config)
     if checkpoint.committee is None:
         facts, rows = {"facts": checkpoint.facts}, _rows(checkpoint.facts)
         _report(output, checkpoint.modalities, checkpoint.network(), facts, rows, following=following, json=json)
@@ -60,13 +64,14 @@ def write_committee_and_report(output: Path, checkpoint: TeacherCheckpoint, *, f
     _report(output, checkpoint.modalities, checkpoint.transformer(), document, rows, following=following, json=json)
 
 
-def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, *, json: bool) -> None:
+def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, tracker: Tracker, *, json: bool) -> None:
     """Write a student and print its facts."""
     from mmkd_models.training.checkpoint import write_student
 
     if not is_first_process():
         return
     write_student(output, checkpoint)
+    tracker.record_checkpoint(output, checkpoint.facts, checkpoint.config)
     precision = () if checkpoint.int8 is None else ("--precision", "int8")
     following = shell_line("mmkd-export", output, *precision, "-o", output.with_suffix(".edge"))
     facts = checkpoint.facts
@@ -154,14 +159,27 @@ def hold_output(
         context.with_resource(lock_output(output))
 
 
+def training_tracked(output: Path, options: TrainingOptions) -> AbstractContextManager[Tracker]:
+    """Return the tracker of a training. Without --resume, states of an earlier one are deleted."""
+    if not options.resume:
+        drop_states(output)
+    return tracked(options.mlflow, run_dir_of(output), title=output.name, resume=options.resume)
+
+
 @contextmanager
-def training_shown(title: str, output: Path) -> Iterator[OnStep]:
+def training_shown(title: str, output: Path, tracker: Tracker | None = None) -> Iterator[OnStep]:
     """Yield an observer with a progress bar; after Ctrl-C name the option that continues."""
     from mmkd_models.train_config import training_bar
 
     try:
         with training_bar(title) as show:
-            yield show
+
+            def on_step(progress: TrainingProgress) -> None:
+                show(progress)
+                if tracker is not None:
+                    tracker.on_step(progress)
+
+            yield on_step
     except KeyboardInterrupt:
         if any(_states(output)):
             sys.stderr.write("the same command with --resume continues\n")

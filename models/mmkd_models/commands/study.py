@@ -8,6 +8,7 @@ with loading("mmkd-study"):
     import sys
     from collections.abc import Sequence
     from dataclasses import dataclass
+    from functools import partial
     from pathlib import Path
     from tempfile import TemporaryDirectory
     from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
@@ -31,6 +32,7 @@ with loading("mmkd-study"):
         SelfTraining,
         chosen_metric,
     )
+    from mmkd_models.commands.tracking import Mlflow, tracked
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import FOLDS, fold_count
     from mmkd_models.data.labelled import ALL, labelled_from_options
@@ -39,6 +41,8 @@ with loading("mmkd-study"):
     from mmkd_models.networks.config import choice, preset_named
 
 if TYPE_CHECKING:
+    from mmkd_models.commands.tracking import Tracker
+    from mmkd_models.experiments.runs import Run
     from mmkd_models.experiments.study import MeasureLatency, StudyOptions
     from mmkd_report.schema.study import PairLatency, StudyDocument
 
@@ -129,6 +133,7 @@ class _WorkOptions:
     ] = None
     workers: Annotated[int, Option("Trainings at a time.", min=1)] = 1
     executor: ExecutorName = "local"
+    mlflow: Mlflow = None
     list_methods: Annotated[bool, Option("Print the methods and stop.", ("--list-methods",), says=_methods)] = False
     json: Annotated[bool, Option("Print study.json instead of a table.", ("--json",))] = False
 
@@ -149,8 +154,9 @@ def study_command(
     Combines teachers, student sizes, methods and learning rates on grouped folds. Optuna searches (or --grid trains
     everything), validation chooses, and the test windows are read once, by the finalists and labels only.
     """
+    from mmkd_models.experiments.plan import STUDENT_CHECKPOINT
     from mmkd_models.experiments.runs import Progress
-    from mmkd_models.experiments.study import study, write_document
+    from mmkd_models.experiments.study import STUDY_FILE, study, write_document
     from mmkd_models.train_config import progress_lines
 
     check_folder(output)
@@ -167,11 +173,32 @@ def study_command(
     if options.executor == "ray":
         require_modules(("ray",), by="--executor ray", extra="ray")
     meter = latency_meter(limits.duration_s) if has_latency else None
-    with hint_at_resuming(), progress_lines() as show:
-        document = study(dataset, options, out=output, measure_latency=meter, progress=Progress(show=show))
-    document = msgspec.structs.replace(document, command=shell_line("mmkd-study", *sys.argv[1:]))
-    write_document(output, document)
-    _report(document, output, json=work.json)
+    with tracked(work.mlflow, output, title=output.resolve().name, resume=True) as tracker:
+        tracker.record(params=options)
+        with hint_at_resuming(), progress_lines() as show:
+            progress = Progress(show=show, ended=partial(_record_run, tracker))
+            document = study(dataset, options, out=output, measure_latency=meter, progress=progress)
+        document = msgspec.structs.replace(document, command=shell_line("mmkd-study", *sys.argv[1:]))
+        write_document(output, document)
+        _report(document, output, json=work.json)
+        tracker.record(metrics={"valid/score": document.recommendation.valid_score})
+        for name in (STUDY_FILE, "report.html", STUDENT_CHECKPOINT):
+            tracker.record_file(output / name)
+
+
+def _record_run(tracker: Tracker, run: Run) -> None:
+    from mmkd_models.experiments.plan import STUDENT_CHECKPOINT, read_run
+    from mmkd_models.training.checkpoint import read_student
+
+    result = read_run(run.path)
+    if result is None or not tracker.begin(run.title):
+        return
+    params = {"seed": result.seed, "learning_rate": result.learning_rate, "parameters": result.parameters}
+    params |= {"trial": result.trial, "teacher": result.teacher, "rival": result.rival}
+    tracker.record(run=run.title, params=params, metrics={"valid/score": result.score}, tags={"error": result.reason})
+    if (run.path / STUDENT_CHECKPOINT).exists():
+        tracker.record_curve(read_student(run.path / STUDENT_CHECKPOINT).facts.curve, run=run.title)
+    tracker.add("set_terminated", run.title, status="FAILED" if result.reason else "FINISHED")
 
 
 def _options(

@@ -35,9 +35,9 @@ with loading("mmkd-train"):
         training_data,
     )
     from mmkd_models.commands.outputs import (
-        drop_states,
         hold_output,
         training_shown,
+        training_tracked,
         write_committee_and_report,
         write_student_and_report,
     )
@@ -104,19 +104,18 @@ def teacher(
     specs = training.train.spec.modalities
     chosen = default_members(specs) if members is None else members_named(members.split(","), specs)
     run = new_run(output, training, options, TEACHER_TRAIN)
-    if not options.resume:
-        drop_states(output)
-    trained = train_committee(
-        training,
-        size,
-        run,
-        members=chosen,
-        self_training=self_training,
-        start=old,
-        watch=lambda name: training_shown(name, output),
-    )
     following = shell_line("mmkd-distill", output, data, "--modality", specs[0].name, "-o", "student.ckpt")
-    write_committee_and_report(output, trained, following=following + same_windows(options), json=json)
+    with training_tracked(output, options) as tracker:
+        trained = train_committee(
+            training,
+            size,
+            run,
+            members=chosen,
+            self_training=self_training,
+            start=old,
+            watch=lambda name: training_shown(name, output, tracker),
+        )
+        write_committee_and_report(output, trained, tracker, following=following + same_windows(options), json=json)
 
 
 def student(
@@ -155,16 +154,16 @@ def student(
             context, _NORMAL_OPTIONS, "on a student of normal running, which has no steps and no labels"
         )
         training, known = _with_faults(training, faults, modality)
-        checkpoint = fit_normal_student(training, modality, size, run, faults=known)
-        write_student_and_report(output, checkpoint, json=json)
+        with training_tracked(output, options) as tracker:
+            checkpoint = fit_normal_student(training, modality, size, run, faults=known)
+            write_student_and_report(output, checkpoint, tracker, json=json)
         return
     if faults is not None:
         raise UsageError("--faults: expected a dataset of normal running beside it, got labels; leave it out")
-    if not options.resume:
-        drop_states(output)
-    with training_shown(f"{modality} baseline", output) as show:
-        checkpoint = train_student(training, modality, size, replace(run, on_step=show))
-    write_student_and_report(output, checkpoint, json=json)
+    with training_tracked(output, options) as tracker:
+        with training_shown(f"{modality} baseline", output, tracker) as show:
+            checkpoint = train_student(training, modality, size, replace(run, on_step=show))
+        write_student_and_report(output, checkpoint, tracker, json=json)
 
 
 def _with_faults(training: TrainingData, faults: Path | None, modality: str) -> tuple[TrainingData, Windows | None]:
@@ -187,4 +186,16 @@ def _with_faults(training: TrainingData, faults: Path | None, modality: str) -> 
     return replace(training, valid=valid.with_labels(hidden)), known
 
 
-_NORMAL_OPTIONS = ("modality", "data", "output", "preset", "faults", "fold", "seed", "force", "embed_windows", "json")
+_NORMAL_OPTIONS = (
+    "modality",
+    "data",
+    "output",
+    "preset",
+    "faults",
+    "fold",
+    "seed",
+    "force",
+    "embed_windows",
+    "json",
+    "mlflow",
+)

@@ -68,6 +68,7 @@ class Progress:
     """Progress of runs by cost."""
 
     show: Show = lambda line, so_far_s, left_s, is_end: None
+    ended: Callable[[Run], None] = lambda run: None
     clock: Callable[[], float] = time.monotonic
     _began_s: float | None = None
     _left: float = 0.0
@@ -93,6 +94,7 @@ class Progress:
         self._advance(run, len(run.costs), sum(run.costs), is_work=True)
         if is_silent:
             self._show(f"{run.title}: done", True)
+        self.ended(run)
 
     def left_s(self) -> float | None:
         """Return the seconds left, or None before the first run."""

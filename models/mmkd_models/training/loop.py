@@ -149,7 +149,15 @@ class _Loop:
                         self._save(run_dir)
                 if on_step is not None and self.fabric.is_global_zero:
                     best = None if self.best is None else self.top
-                    on_step(TrainingProgress(step=self.step, steps=config.steps, terms=terms, best_score=best))
+                    progress = TrainingProgress(
+                        step=self.step,
+                        steps=config.steps,
+                        terms=terms,
+                        best_score=best,
+                        curve=self.curve,
+                        folder=self.run_dir,
+                    )
+                    on_step(progress)
         assert self.best is not None  # a training validates at its last step
         return replace(self.best, curve=tuple(self.curve), stopped_at=self.step)
 

@@ -99,7 +99,7 @@ def test_students_that_answer_something_else_are_refused(student_file, tmp_path)
 def test_several_students_need_a_place_to_go_and_no_engines(student_file):
     with pytest.raises(UsageError) as caught:
         run_export([str(student_file), str(student_file)])
-    assert str(caught.value) == "several students need -o FILE, and take no --page; see --help"
+    assert str(caught.value) == "several students need -o FILE, and take no --page and no --mlflow; see --help"
     with pytest.raises(UsageError) as caught:
         run_export([str(student_file), str(student_file), "-o", "both.edge", "--target", "trt"])
     assert str(caught.value) == "--target trt: expected one student, got several; export each on its own"

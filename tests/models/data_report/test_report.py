@@ -24,7 +24,7 @@ from mmkd_models.data_report.probes import (
 )
 from mmkd_models.data_report.report import (
     label_agreement,
-    label_csv,
+    label_file,
     label_findings,
     label_suspects,
     like_groups,
@@ -234,15 +234,17 @@ def test_windows_to_label_are_chosen_by_training_labels_only(rig, tmp_path):
 def test_a_label_file_needs_times_and_windows(refusal):
     classes = {"ok": 5, "worn": 0}
     train = SplitFacts(split="train", windows=9, unlabelled=4, groups=0, largest_group=None, classes=classes)
-    assert refusal(UsageError, label_csv, [], train) == (
+    assert refusal(UsageError, label_file, [], train, None, tasks=False) == (
         "--label-next: expected unlabelled training windows away from labelled ones, and labels of two classes, got 4"
         " unlabelled windows and 1 classes; label two classes first, or record more"
     )
     assert refusal(
         UsageError,
-        label_csv,
+        label_file,
         [WindowToLabel(window=1, group="a", start=None, end=None, likely="ok", probability=0.5)],
         train,
+        None,
+        tasks=True,
     ) == (
         "--label-next: expected a dataset with times, by which the importer finds the windows, got one without; "
         "import it with a recipe, or give write_dataset 'times'"

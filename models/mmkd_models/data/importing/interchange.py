@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.cli.label_tasks import label_config, label_task
+from mmkd_edge.errors import DatasetError, UsageError, first_line
 from mmkd_edge.spec import ModalityKind, ModalitySpec, TaskSpec
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
@@ -20,6 +22,16 @@ from mmkd_models.data.writer import write_dataset
 
 _COLUMNS = {"group": "groups", "fold": "folds", "time": "times", "episode": "episodes"}
 _METADATA = "column_"
+_OF_WINDOWS = ("x_", "frames_", _METADATA, "y", "split", "time", "group", "file", "row")
+_OF_TASKS = {
+    "start_s": "time",
+    "group": "group",
+    "likely": "column_answer",
+    "probability": "column_probability",
+    "reason": "column_reason",
+    "file": "file",
+    "row": "row",
+}
 _PREFIXES = ("x_", "rate_", "channels_", "unit_", "range_", "kind_", "frames_")
 
 
@@ -60,7 +72,7 @@ def import_interchange(
     file = Path(file)
     if not file.is_file():
         raise UsageError(f"{file}: expected an interchange file (.npz), found no such file; check the path")
-    arrays = read_arrays(file, "an interchange file")
+    arrays = _labelled(file) if file.suffix == ".json" else read_arrays(file, "an interchange file")
     facts = {key.removeprefix(_METADATA): key for key in arrays if key.startswith(_METADATA)}
     names = [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
     required = (*(("y", "classes") if target is None else ("targets", "target_names")), "split")
@@ -111,6 +123,60 @@ def import_interchange(
     )
     used = {*required, *_COLUMNS, *facts.values(), *(prefix + modality for prefix in _PREFIXES for modality in names)}
     return ImportReport(dataset=dataset, infinite=infinite, left_out=tuple(key for key in arrays if key not in used))
+
+
+def kept_tasks(folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """Return Label Studio's tasks for the windows that `mmkd-run` kept in a folder, and the labelling interface."""
+    file, arrays = folder, _kept(sorted(folder.glob("*.npz")), folder)
+    (name,) = (key.removeprefix("x_") for key in arrays if key.startswith("x_"))
+    kind = _kind(file, arrays, name)
+    spec = _modality(file, arrays, name, kind=kind, per_group=False)
+    rows: Iterator[Any] = zip(*(arrays[key].tolist() for key in _OF_TASKS.values()), strict=True)
+    windows = zip(_values(file, arrays, name, kind=kind), rows, strict=True)
+    tasks = [label_task({name: window}, [spec], **dict(zip(_OF_TASKS, row, strict=True))) for window, row in windows]
+    return tasks, label_config([spec], TaskSpec(labels=tuple(arrays["classes"].tolist())))
+
+
+def _labelled(file: Path) -> dict[str, AnyArray]:
+    """Return the kept windows that an export of Label Studio beside them labels.
+
+    The last fifth in time is test, the fifth before it valid. Labels that the student does not have are new classes.
+    """
+    answers: dict[tuple[str, int], str] = {}
+    try:
+        for task in msgspec.json.decode(file.read_bytes()):
+            for result in (result for annotation in task["annotations"] for result in annotation["result"]):
+                (answers[Path(task["data"]["file"]).name, task["data"]["row"]],) = result["value"]["choices"]
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{file}: expected an export in JSON of the tasks of mmkd-data tasks, with one choice each, got another "
+            f"({first_line(error)}); a recipe reads other exports"
+        ) from error
+    arrays = _kept([file.with_name(name) for name in sorted({name for name, _ in answers})], file)
+    places = zip(arrays.pop("file").tolist(), arrays.pop("row").tolist(), strict=True)
+    arrays[f"{_METADATA}station"] = arrays.pop("group")  # which splits by time share
+    labels, classes = [answers.get(place) for place in places], arrays["classes"].tolist()
+    classes += sorted({label for label in labels if label is not None} - {*classes})
+    rows = [row for row in np.argsort(arrays["time"], kind="stable").tolist() if labels[row] is not None]
+    windows = {key: array[rows] for key, array in arrays.items() if key.startswith(_OF_WINDOWS)}
+    windows |= {"y": np.array([classes.index(labels[row]) for row in rows]), "classes": np.array(classes)}
+    fifth = max(1, len(rows) // 5)
+    return arrays | windows | {"split": np.repeat([0, 1, 2], [len(rows), fifth, fifth])[2 * fifth :]}
+
+
+def _kept(files: Sequence[Path], place: Path) -> dict[str, AnyArray]:
+    """Return the windows of files of one ring, with the file and the row of each."""
+    if not files:
+        raise UsageError(f"{place}: expected windows of mmkd-run --keep-uncertain, or their labels, found none")
+    parts = [read_arrays(file, "kept windows") for file in files]
+    for file, part in zip(files, parts, strict=True):
+        if part.keys() != parts[0].keys() or part["classes"].tolist() != parts[0]["classes"].tolist():
+            raise DatasetError(
+                f"{file}: expected the sensor and the classes of {files[0].name}, got others; move it to another folder"
+            )
+        part["file"], part["row"] = np.repeat(file.name, len(part["y"])), np.arange(len(part["y"]))
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key.startswith(_OF_WINDOWS)}
+    return {**parts[0], **joined}
 
 
 def _normal(

@@ -30,9 +30,10 @@ from mmkd_models.data.windows import Rows, first_sample
 Answers = npt.NDArray[np.object_]
 """(W,) a class, a set of the labels that are on, or a number; None if nothing decides."""
 
-_ExportRow = tuple[str, tuple[Any, Any, str, str]]
+_ExportRow = tuple[str, tuple[Any, Any, str, str, str]]
 """Place and content of an interval."""
-_EXPORT_COLUMNS = ("start", "end", "label", "file")
+_EXPORT_COLUMNS = ("start", "end", "label", "file", "group")
+_OF_A_TASK = ("choices", "number")  # types of answers for all of it
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # put before the name of a file that is uploaded to Label Studio
 _ALWAYS = (-(1 << 61), 1 << 61)  # nanoseconds that no recording leaves
 
@@ -268,26 +269,29 @@ def _label_studio(file: Path, tasks: Any, rule: LabelRule) -> Iterator[_ExportRo
             )
         texts = [text for text in task["data"].values() if isinstance(text, str) and "." in PurePosixPath(text).name]
         name = task.get("file_upload") or (texts or [""])[0]
-        recording = _UPLOAD.sub("", PurePosixPath(name.partition("?")[0]).stem)
+        recording = _UPLOAD.sub("", PurePosixPath(name.partition("?")[0]).stem), str(task["data"].get("group", ""))
         for result in (result for annotation in task["annotations"] for result in annotation["result"]):
             place, value = f"{task_place}, result {result.get('id', '')}", result["value"]
             labels = value.get(result["type"], value.get("labels"))
-            if not isinstance(labels, list):
-                continue  # a choice, a rating or a text, of the whole task
+            if result["type"] in _OF_A_TASK and "start" in task["data"]:  # a window that this project wrote
+                value = task["data"]
+                labels = [str(labels)] if result["type"] == "number" else labels
+            elif result["type"] in _OF_A_TASK or not isinstance(labels, list):
+                continue
             if rule.task == "multi_label" and labels:
                 labels = [rule.separator.join(labels)]
             if len(labels) != 1:
                 got = ", ".join(labels) or "none"
                 raise DatasetError(f"{file}: {place}: expected one label for an interval, got {got}; keep one")
             if "ranges" not in value:
-                yield place, (value["start"], value["end"], labels[0], recording)
+                yield place, (value["start"], value["end"], labels[0], *recording)
             for frames in value.get("ranges", ()):  # of video, in frames that count from 1
                 if rule.rate_hz is None:
                     raise DatasetError(
                         f"{file}: expected 'labels.rate_hz', got none; this file counts frames, say how many a second"
                     )
                 start, end = (frames["start"] - 1) / rule.rate_hz, frames["end"] / rule.rate_hz
-                yield place, (start, end, labels[0], recording)
+                yield place, (start, end, labels[0], *recording)
 
 
 def read_table(folder: RecipeFolder, rule: LabelRule) -> Iterator[tuple[dict[str, str], str]]:

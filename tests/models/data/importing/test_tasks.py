@@ -275,6 +275,22 @@ def test_label_studio_counts_frames_of_video_from_one(refusal, tmp_path):
     )
 
 
+def answered(kind, answer, **data):
+    """A task of this project, with an answer for the whole of it."""
+    return {"id": 7, "data": data, "annotations": [{"result": [{"type": kind, "value": {kind: answer}}]}]}
+
+
+def test_an_answer_for_a_whole_task_counts_from_its_start_to_its_end(tmp_path):
+    times = {"start": "2025-10-09T08:53:20+00:00", "end": "2025-10-09T08:53:24.5+00:00", "group": "M.1"}
+    rule = {"format": "label_studio", "match": {"machine": "group"}}
+    found = [({"machine": "M.1"}, 1_760_000_000.0, 1_760_000_004.5, "worn")]
+    assert of(tmp_path, [answered("choices", ["worn"], **times)], **rule) == found
+    assert of(tmp_path, [answered("number", 12.5, **times)], task="regression", **rule)[0][3] == "12.5"
+    both = of(tmp_path, [answered("choices", ["hot", "worn"], **times)], task="multi_label", **rule)
+    assert both[0][3] == "hot+worn"
+    assert of(tmp_path, [answered("choices", ["worn"], csv="a.csv")], format="label_studio") == []  # of no time
+
+
 def test_labels_of_other_people_tools_or_forms_are_refused(refusal, tmp_path, plant, recipe):
     twice = task(3, "x")
     twice["annotations"] *= 2
