@@ -25,5 +25,4 @@ class BundleModel:
         return pd.DataFrame([msgspec.structs.asdict(answer) for answer in self._predictor.predict_batch(windows)])
 
 
-def _load_pyfunc(path: str) -> BundleModel:
-    return BundleModel(path)
+_load_pyfunc = BundleModel  # MLflow's name of what opens a model

@@ -40,28 +40,24 @@ def label_config(modalities: Sequence[ModalitySpec], task: TaskSpec) -> str:
     labels = [*task.labels, *(["fault"] if task.kind == "normal" and len(task.labels) == 1 else [])]
     choices = "".join(f"<Choice value={quoteattr(label)}/>" for label in labels)
     several = "multiple" if task.kind == "multi_label" else "single"
-    rows.append(
-        f"<Number {asked}/>"
-        if task.kind == "regression"
-        else f'<Choices {asked} choice="{several}">{choices}</Choices>'
-    )
+    question = f'<Choices {asked} choice="{several}">{choices}</Choices>'
+    rows.append(f"<Number {asked}/>" if task.kind == "regression" else question)
     return "\n".join(["<View>", *(f"  {row}" for row in rows), "</View>", ""])
 
 
 def label_task(
     windows: Mapping[str, NDArray[Any]],
     modalities: Sequence[ModalitySpec],
-    *,
     start_s: float,
-    group: str,
+    *,
     likely: str,
     probability: float,
-    **facts: object,
+    **facts: Any,
 ) -> dict[str, Any]:
-    """Return the task of one window; a likely answer is filled in."""
+    """Return the task of one window, with facts such as its group; a likely answer is filled in."""
     length_s = max(spec.duration_s for spec in modalities)
     start, end = (datetime.fromtimestamp(time_s, timezone.utc) for time_s in (start_s, start_s + length_s))
-    data = {"title": f"{group} {start:%Y-%m-%d %H:%M:%S} UTC", "group": group, **facts}
+    data = {"title": f"{facts.get('group', '')} {start:%Y-%m-%d %H:%M:%S} UTC", **facts}
     data |= {"start": start.isoformat(timespec="microseconds"), "end": end.isoformat(timespec="microseconds")}
     data |= {f"x_{spec.name}": _signal(windows[spec.name], spec) for spec in modalities}
     answer = {"from_name": "label", "to_name": modalities[0].name, "type": "choices", "value": {"choices": [likely]}}

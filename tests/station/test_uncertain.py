@@ -9,6 +9,7 @@ import pytest
 from mmkd_edge import DatasetError, ModalitySpec, TaskSpec, UsageError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.testing import fake_predictor
+from mmkd_models.commands.data import run_data
 from mmkd_models.data.importing.interchange import import_interchange, kept_tasks
 from mmkd_station.uncertain import UncertainRing
 from tests.edge.said import said
@@ -101,15 +102,25 @@ def test_what_was_kept_is_labelled_and_imported(tmp_path):
     assert sorted(dataset.everything().metadata) == ["answer", "probability", "reason"]
 
 
-def test_what_was_kept_is_labelled_in_label_studio_and_imported(tmp_path):
+def test_what_was_kept_is_labelled_in_label_studio_and_imported(tmp_path, capsys):
     kept = ring(tmp_path, station="press 1")
     for number in range(5):
         samples = window(number)
         samples[0, 1] = np.nan
         kept.see(samples, prediction(0.55), time_s=1_760_000_000 + 5.0 * number)
     kept.close()
-    tasks, interface = kept_tasks(tmp_path)
-    assert interface == (
+    out, export = tmp_path / "tasks.json", tmp_path / "export.json"
+    with pytest.raises(SystemExit) as ended:
+        run_data(["tasks", str(tmp_path), "-o", str(out)])
+    assert (ended.value.code, capsys.readouterr().out) == (
+        0,
+        (
+            f"wrote {out} and {tmp_path}/tasks.xml; label them, and export JSON to {export}\n"
+            f"next: mmkd-data import {export} -o labelled\n"
+        ),
+    )
+    tasks = json.loads(out.read_text())
+    assert (tmp_path / "tasks.xml").read_text() == (
         '<View>\n  <Header value="$title"/>\n'
         '  <TimeSeries name="acc" value="$x_acc" sync="window" valueType="json" timeColumn="time">'
         '<Channel column="x" displayName="x" units="g"/><Channel column="y" displayName="y" units="g"/></TimeSeries>\n'
@@ -141,7 +152,6 @@ def test_what_was_kept_is_labelled_in_label_studio_and_imported(tmp_path):
         ],
     }
     answers = ["worn", "ok", "worn", None, "ok"]
-    export = tmp_path / "export.json"
 
     def exported(*answers):
         for task, answer in zip(tasks, answers, strict=True):

@@ -8,7 +8,7 @@ with loading("mmkd-data"):
     import zipfile
     from collections.abc import Sequence
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn
+    from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
     from mmkd_edge.bundle.files import write_file
     from mmkd_edge.bundle.reference import write_reference
@@ -290,7 +290,7 @@ def report(
     label_next: Annotated[
         Path | None,
         Option(
-            "Write up to fifty windows worth a label: intervals that a recipe reads, or tasks of Label Studio.",
+            "Write up to fifty windows worth a label, as intervals or as tasks of Label Studio.",
             metavar="FILE.csv|FILE.json",
         ),
     ] = None,
@@ -298,7 +298,7 @@ def report(
 ) -> None:
     """Look for leaks, gaps, dead channels and wrong labels, and for the sensor that is enough."""
     require_modules(("sklearn",), by="mmkd-data report", extra="train")
-    from mmkd_models.data_report.report import label_file, report_on
+    from mmkd_models.data_report.report import label_csv, label_tasks, report_on
 
     if out is not None:
         check_page(out, extra="train")
@@ -308,11 +308,11 @@ def report(
     document = report_on(dataset, on_part=say)
     train = document.splits[0]
     if label_next is not None:
-        as_tasks = label_next.suffix == ".json"
-        text, interface = label_file(document.to_label, train, dataset.split("train"), tasks=as_tasks)
-        write_file(label_next, text.encode())
-        if as_tasks:
-            write_file(label_next.with_suffix(".xml"), interface.encode())
+        text = label_csv(document.to_label, train)
+        if label_next.suffix == ".json":
+            _write_tasks(label_next, *label_tasks(document.to_label, dataset.split("train")))
+        else:
+            write_file(label_next, text.encode())
     if out is not None:
         from mmkd_report.page import write_page
         from mmkd_report.pages.data import render_data_report
@@ -344,11 +344,14 @@ def tasks(
 ) -> None:
     """Write kept windows as tasks of Label Studio, and its labelling interface beside them."""
     check_file(out)
-    made, interface = kept_tasks(folder)
-    write_file(out, json_text(made).encode())
-    write_file(out.with_suffix(".xml"), interface.encode())
-    print(f"wrote {out} and {out.with_suffix('.xml')}: {len(made)} tasks; label them, export JSON to {folder}")
+    _write_tasks(out, *kept_tasks(folder))
+    print(f"wrote {out} and {out.with_suffix('.xml')}; label them, and export JSON to {folder}/export.json")
     print(f"next: {shell_line('mmkd-data', 'import', folder / 'export.json', '-o', 'labelled')}")
+
+
+def _write_tasks(out: Path, tasks: list[dict[str, Any]], interface: str) -> None:
+    write_file(out, json_text(tasks).encode())
+    write_file(out.with_suffix(".xml"), interface.encode())
 
 
 def reference(

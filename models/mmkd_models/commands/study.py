@@ -193,8 +193,8 @@ def _record_run(tracker: Tracker, run: Run) -> None:
     result = read_run(run.path)
     if result is None or not tracker.begin(run.title):
         return
-    params = {"seed": result.seed, "learning_rate": result.learning_rate, "parameters": result.parameters}
-    params |= {"trial": result.trial, "teacher": result.teacher, "rival": result.rival}
+    params = msgspec.to_builtins(result)
+    del params["conditions"]  # those of the study
     tracker.record(run=run.title, params=params, metrics={"valid/score": result.score}, tags={"error": result.reason})
     if (run.path / STUDENT_CHECKPOINT).exists():
         tracker.record_curve(read_student(run.path / STUDENT_CHECKPOINT).facts.curve, run=run.title)

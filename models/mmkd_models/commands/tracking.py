@@ -59,7 +59,7 @@ class Tracker:
 
     def __init__(self, experiment: str | None, folder: Path, *, title: str, of: Path | None, resume: bool) -> None:
         self._folder, self._title, self._pause_ends_s, self._has_warned = folder, title, 0.0, False
-        self._client = None if experiment is None or not is_first_process() else _new_client()
+        self._client: Any = None if experiment is None or not is_first_process() else _new_client()
         self._state = _State(experiment or "")
         if self._client and resume and (folder / RUN_FILE).exists():
             stored = msgspec.json.decode((folder / RUN_FILE).read_bytes(), type=_State)

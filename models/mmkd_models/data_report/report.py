@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.cli.label_tasks import label_config, label_task
-from mmkd_edge.cli.show import csv_text, json_text
+from mmkd_edge.cli.show import csv_text
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.checking.describe import count_splits, describe_channels, times_text
 from mmkd_models.data.checking.findings import find_everything, sort_findings
@@ -306,11 +307,8 @@ def _near_labelled(windows: Windows) -> npt.NDArray[np.bool_]:
     return near
 
 
-def label_file(rows: Sequence[WindowToLabel], train: SplitFacts, windows: Windows, *, tasks: bool) -> tuple[str, str]:
-    """Return an interval file with empty labels, or tasks of Label Studio and their labelling interface.
-
-    Raise UsageError without windows or times.
-    """
+def label_csv(rows: Sequence[WindowToLabel], train: SplitFacts) -> str:
+    """Return an interval file with empty labels. Raise UsageError without windows or times."""
     if not rows:
         classes = sum(count > 0 for count in train.classes.values())
         raise UsageError(
@@ -323,23 +321,19 @@ def label_file(rows: Sequence[WindowToLabel], train: SplitFacts, windows: Window
             "import it with a recipe, or give write_dataset 'times'"
         )
     ordered = sorted(rows, key=lambda row: (row.group, row.start or ""))
-    if not tasks:
-        header = ["start", "end", "label", "group", "likely"]
-        return csv_text([header, *([row.start, row.end, "", row.group, row.likely] for row in ordered)]), ""
-    assert windows.times is not None  # or the rows have no start
-    content, spec = [], windows.spec
-    for row in ordered:
+    header = ["start", "end", "label", "group", "likely"]
+    return csv_text([header, *([row.start, row.end, "", row.group, row.likely] for row in ordered)])
+
+
+def label_tasks(rows: Sequence[WindowToLabel], windows: Windows) -> tuple[list[dict[str, Any]], str]:
+    """Return tasks of Label Studio for training windows, which have times, and the labelling interface."""
+    assert windows.times is not None
+    tasks, spec = [], windows.spec
+    for row in rows:
         values = {name: array[0] for name, array in windows.take([row.window]).items()}
-        task = label_task(
-            values,
-            spec.modalities,
-            start_s=float(windows.times[row.window]),
-            group=row.group,
-            likely=row.likely,
-            probability=row.probability,
-        )
-        content.append(task)
-    return json_text(content), label_config(spec.modalities, spec.task)
+        facts = {"group": row.group, "likely": row.likely, "probability": row.probability}
+        tasks.append(label_task(values, spec.modalities, float(windows.times[row.window]), **facts))
+    return tasks, label_config(spec.modalities, spec.task)
 
 
 def number_in_split(probed: probes.ProbeWindows, index: int) -> int:

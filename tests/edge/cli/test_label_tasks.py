@@ -28,7 +28,7 @@ def test_sound_and_video_play_beside_a_series_that_is_thinned_to_be_looked_at(tm
         "mic": np.array([[0.0], [0.5], [-2.0], [np.nan]], dtype=np.float32),
         "cam": np.repeat(np.arange(10, dtype=np.uint8) * 25, 24 * 32).reshape(10, 24, 32, 1),
     }
-    task = label_task(windows, [VIBRATION, MIC, CAM], start_s=0.0, group="a", likely="", probability=0.0)
+    task = label_task(windows, [VIBRATION, MIC, CAM], 0.0, group="a", likely="", probability=0.0)
     data = task["data"]
     assert task["predictions"] == []  # nothing is likely
     assert data["x_vib"]["z"] == [float(value) for value in range(0, 5000, 3)]

@@ -12,17 +12,21 @@ import urllib.request
 import venv
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import UnavailableError, UsageError
+from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.study import run_study
 from mmkd_models.commands.tracking import RUN_FILE, tracked
 from mmkd_models.commands.train import run_train
 from mmkd_models.train_config import Validation
+from mmkd_models.training.checkpoint import file_sha256, write_teacher
 
 AWAY = "http://127.0.0.1:9"  # the port `discard`, where nothing listens
 CURVE = [Validation(step=step, train_loss=1 / step, valid_score=step / 10, terms={"task": 2.0}) for step in (2, 4, 6)]
@@ -110,6 +114,17 @@ def test_a_resumed_training_goes_on_in_its_run_and_repeats_nothing(store, tmp_pa
         raise UsageError("--steps: lower them")
     failed = runs_of(store, "press")["b.ckpt"]
     assert (failed.info.status, failed.data.tags["error"]) == ("FAILED", "--steps: lower them")
+
+
+def test_a_distillation_is_a_run_with_its_recipe(store, dataset, teacher_checkpoint, tmp_path):
+    specs = tuple(msgspec.structs.replace(spec, normalise="none") for spec in teacher_checkpoint.modalities)
+    write_teacher(tmp_path / "teacher.ckpt", replace(teacher_checkpoint, modalities=specs))
+    words = ["--modality", "acc", "--preset", "tiny", "--steps", 2, "--term", "logit", "--mlflow", "press"]
+    ended(run_distill, tmp_path / "teacher.ckpt", dataset.path, *words, "-o", tmp_path / "student.ckpt")
+    run = runs_of(store, "press")["student.ckpt"]
+    assert [step for step, _ in points(store, run, "train/logit")] == [2]
+    assert run.data.params["teacher_sha256"] == file_sha256(tmp_path / "teacher.ckpt")
+    assert json.loads(run.data.params["recipe.terms"])[0]["type"] == "logit"
 
 
 def test_what_a_server_refuses_is_left_out_and_the_rest_goes_on(store, tmp_path, capsys):

@@ -1,6 +1,8 @@
 """The report of a dataset: planted faults are found and told whole, and its label file is read back."""
 
 import csv
+import re
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 
@@ -24,9 +26,10 @@ from mmkd_models.data_report.probes import (
 )
 from mmkd_models.data_report.report import (
     label_agreement,
-    label_file,
+    label_csv,
     label_findings,
     label_suspects,
+    label_tasks,
     like_groups,
     near_copies,
     report_on,
@@ -234,21 +237,36 @@ def test_windows_to_label_are_chosen_by_training_labels_only(rig, tmp_path):
 def test_a_label_file_needs_times_and_windows(refusal):
     classes = {"ok": 5, "worn": 0}
     train = SplitFacts(split="train", windows=9, unlabelled=4, groups=0, largest_group=None, classes=classes)
-    assert refusal(UsageError, label_file, [], train, None, tasks=False) == (
+    assert refusal(UsageError, label_csv, [], train) == (
         "--label-next: expected unlabelled training windows away from labelled ones, and labels of two classes, got 4"
         " unlabelled windows and 1 classes; label two classes first, or record more"
     )
     assert refusal(
         UsageError,
-        label_file,
+        label_csv,
         [WindowToLabel(window=1, group="a", start=None, end=None, likely="ok", probability=0.5)],
         train,
-        None,
-        tasks=True,
     ) == (
         "--label-next: expected a dataset with times, by which the importer finds the windows, got one without; "
         "import it with a recipe, or give write_dataset 'times'"
     )
+
+
+def test_windows_worth_a_label_are_tasks_of_label_studio_with_every_sensor(tmp_path):
+    train = kinds_dataset(tmp_path / "kinds").split("train")
+    windows = replace(train, times=1_760_000_000.0 + np.arange(len(train)))
+    row = WindowToLabel(window=2, group="M1", start="", end="", likely="left", probability=0.5)
+    (task,), interface = label_tasks([row], windows)
+    assert re.findall(r"<(\w+) name=.(\w+)", interface) == [
+        ("TimeSeries", "acc"),
+        ("Audio", "mic"),
+        ("Video", "cam"),
+        ("Choices", "label"),
+    ]
+    assert [choice["value"] for choice in task["predictions"][0]["result"]] == [{"choices": ["left"]}]
+    assert (task["data"]["group"], task["data"]["start"]) == ("M1", "2025-10-09T08:53:22.000000+00:00")
+    first = windows.take([2])["acc"][0][:, 0]
+    assert task["data"]["x_acc"][windows.spec.modalities[0].channels[0]] == pytest.approx(first, rel=1e-5)
 
 
 def test_sound_and_video_are_reported_on(tmp_path):

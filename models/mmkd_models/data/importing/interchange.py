@@ -168,7 +168,7 @@ def _kept(files: Sequence[Path], place: Path) -> dict[str, AnyArray]:
     """Return the windows of files of one ring, with the file and the row of each."""
     if not files:
         raise UsageError(f"{place}: expected windows of mmkd-run --keep-uncertain, or their labels, found none")
-    parts = [read_arrays(file, "kept windows") for file in files]
+    parts = [dict(read_arrays(file, "kept windows")) for file in files]
     for file, part in zip(files, parts, strict=True):
         if part.keys() != parts[0].keys() or part["classes"].tolist() != parts[0]["classes"].tolist():
             raise DatasetError(
@@ -176,7 +176,7 @@ def _kept(files: Sequence[Path], place: Path) -> dict[str, AnyArray]:
             )
         part["file"], part["row"] = np.repeat(file.name, len(part["y"])), np.arange(len(part["y"]))
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key.startswith(_OF_WINDOWS)}
-    return {**parts[0], **joined}
+    return parts[0] | joined
 
 
 def _normal(
