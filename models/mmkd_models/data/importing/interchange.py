@@ -72,7 +72,7 @@ def import_interchange(
     file = Path(file)
     if not file.is_file():
         raise UsageError(f"{file}: expected an interchange file (.npz), found no such file; check the path")
-    arrays = _labelled(file) if file.suffix == ".json" else read_arrays(file, "an interchange file")
+    arrays = _read_export(file) if file.suffix == ".json" else read_arrays(file, "an interchange file")
     facts = {key.removeprefix(_METADATA): key for key in arrays if key.startswith(_METADATA)}
     names = [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
     required = (*(("y", "classes") if target is None else ("targets", "target_names")), "split")
@@ -127,7 +127,7 @@ def import_interchange(
 
 def kept_tasks(folder: Path) -> tuple[list[dict[str, Any]], str]:
     """Return Label Studio's tasks for the windows that `mmkd-run` kept in a folder, and the labelling interface."""
-    file, arrays = folder, _kept(sorted(folder.glob("*.npz")), folder)
+    file, arrays = folder, _read_ring(sorted(folder.glob("*.npz")), folder)
     (name,) = (key.removeprefix("x_") for key in arrays if key.startswith("x_"))
     kind = _kind(file, arrays, name)
     spec = _modality(file, arrays, name, kind=kind, per_group=False)
@@ -137,7 +137,7 @@ def kept_tasks(folder: Path) -> tuple[list[dict[str, Any]], str]:
     return tasks, label_config([spec], TaskSpec(labels=tuple(arrays["classes"].tolist())))
 
 
-def _labelled(file: Path) -> dict[str, AnyArray]:
+def _read_export(file: Path) -> dict[str, AnyArray]:
     """Return the kept windows that an export of Label Studio beside them labels.
 
     The last fifth in time is test, the fifth before it valid. Labels that the student does not have are new classes.
@@ -152,7 +152,7 @@ def _labelled(file: Path) -> dict[str, AnyArray]:
             f"{file}: expected an export in JSON of the tasks of mmkd-data tasks, with one choice each, got another "
             f"({first_line(error)}); a recipe reads other exports"
         ) from error
-    arrays = _kept([file.with_name(name) for name in sorted({name for name, _ in answers})], file)
+    arrays = _read_ring([file.with_name(name) for name in sorted({name for name, _ in answers})], file)
     places = zip(arrays.pop("file").tolist(), arrays.pop("row").tolist(), strict=True)
     arrays[f"{_METADATA}station"] = arrays.pop("group")  # which splits by time share
     labels, classes = [answers.get(place) for place in places], arrays["classes"].tolist()
@@ -164,7 +164,7 @@ def _labelled(file: Path) -> dict[str, AnyArray]:
     return arrays | windows | {"split": np.repeat([0, 1, 2], [len(rows), fifth, fifth])[2 * fifth :]}
 
 
-def _kept(files: Sequence[Path], place: Path) -> dict[str, AnyArray]:
+def _read_ring(files: Sequence[Path], place: Path) -> dict[str, AnyArray]:
     """Return the windows of files of one ring, with the file and the row of each."""
     if not files:
         raise UsageError(f"{place}: expected windows of mmkd-run --keep-uncertain, or their labels, found none")
