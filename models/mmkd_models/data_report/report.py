@@ -331,7 +331,7 @@ def label_tasks(rows: Sequence[WindowToLabel], windows: Windows) -> tuple[list[d
     tasks, spec = [], windows.spec
     for row in rows:
         values = {name: array[0] for name, array in windows.take([row.window]).items()}
-        facts = {"group": row.group, "likely": row.likely, "probability": row.probability}
+        facts: dict[str, Any] = {"group": row.group, "likely": row.likely, "probability": row.probability}
         tasks.append(label_task(values, spec.modalities, float(windows.times[row.window]), **facts))
     return tasks, label_config(spec.modalities, spec.task)
 
