@@ -14,7 +14,7 @@ from tests import test_commands as commands
 
 TESTS = Path(__file__).parent
 # They read what commands say of themselves, and carry nothing out.
-ABOUT_HELP = {"test_options.py", "test_commands.py", "test_docs.py", "test_site.py", "test_faq.py"}
+ABOUT_HELP = {"test_options.py", "test_commands.py", "test_docs.py", "test_site.py"}
 OPTION = re.compile(r"^  ((?:-\w, )?--[a-z0-9-]+(?: / (?:-\w, )?--[a-z0-9-]+)?)", flags=re.MULTILINE)
 OF_EVERY_COMMAND = ("--help", "--install-completion", "--show-completion")
 REFERENCE = "none.json: expected a reference written by mmkd-data reference, found no such file; check the path"
