@@ -135,7 +135,9 @@ def require_passed(comparison: Comparison) -> None:
 
 def _change(name: str, quantity: _Quantity, before: BenchReport, after: BenchReport) -> QuantityChange:
     first, second = _groups(quantity, before), _groups(quantity, after)
-    start, end = (None if groups is None else _statistic(groups) for groups in (first, second))
+    start, end = (
+        None if groups is None else float(np.median(list(map(np.median, groups)))) for groups in (first, second)
+    )
     change = QuantityChange(
         quantity=name, unit=quantity.unit, before=start, after=end, change=None, low=None, high=None
     )
@@ -155,10 +157,6 @@ def _groups(quantity: _Quantity, report: BenchReport) -> list[NDArray[np.float64
     if any(value is None for group in groups for value in group):
         return None
     return [np.array(group, dtype=np.float64) for group in groups]
-
-
-def _statistic(groups: Sequence[NDArray[np.float64]]) -> float:
-    return float(np.median([np.median(group) for group in groups]))
 
 
 def _resampled(groups: Sequence[NDArray[np.float64]], random: np.random.Generator) -> NDArray[np.float64]:

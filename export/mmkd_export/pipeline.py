@@ -92,7 +92,7 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
         if plan.from_bundle:
             begin("verify the bundle")
             if plan.output != plan.source or plan.seal != Seal():
-                contents.seal_bundle(plan.source, plan.output, seal=plan.seal)
+                contents.join_bundles([plan.source], plan.output, seal=plan.seal)
         else:
             students = _convert_checkpoint(resolved, begin)
             _make_lower_precisions(students, resolved, begin)

@@ -18,7 +18,7 @@ from mmkd_export.verify.windows import windows_from_checkpoint
 from mmkd_models.carried import CarriedWindows
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.writer import write_dataset
-from mmkd_models.metrics.scores import default_metric
+from mmkd_models.metrics.scores import DEFAULT_METRIC
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_members
 from mmkd_models.networks.convolutions import fit_convolutions, prune_convolutions
 from mmkd_models.networks.student import Student
@@ -44,7 +44,7 @@ def make_student(*, modality=ACC, task=TASK, config=None, windows=12, seed=0):
             dataset="toy_set",
             dataset_sha256="d" * 64,
             licence="CC0",
-            metric=default_metric(task.kind),
+            metric=DEFAULT_METRIC[task.kind],
             score=0.75,
             best_step=3,
             teacher_sha256="7" * 64,

@@ -36,7 +36,7 @@ with loading("mmkd-demo"):
     )
     from mmkd_models.data.spec import refuse_normal
     from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, TEACHER_PRESET, default_trainings
-    from mmkd_models.metrics.scores import default_metric
+    from mmkd_models.metrics.scores import DEFAULT_METRIC
     from mmkd_models.networks.config import preset_named, student_members
     from mmkd_report.schema.figures import Measure
 
@@ -237,7 +237,7 @@ def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Label
     if options.max_latency_ms is not None and not options.choose:
         raise UsageError("--max-latency-ms limits what a choice may take; leave out --no-choose")
     members = members_named(options.members.split(","), modalities) if options.members else default_members(modalities)
-    teacher_train, student_train = default_trainings(default_metric(data.spec.task.kind), options.steps)
+    teacher_train, student_train = default_trainings(DEFAULT_METRIC[data.spec.task.kind], options.steps)
     return ComparisonConfig(
         labelled=labelled,
         modalities=tuple(names),

@@ -139,15 +139,8 @@ def write_sealed(path: Path, *, manifest: Manifest, members: Mapping[str, bytes]
     write_bundle(path, manifest=manifest, members=members, signatures=signatures)
 
 
-def seal_bundle(source: Path, output: Path, *, seal: Seal) -> None:
-    """Write a bundle with other signatures, and the seal's release if it has one."""
-    with Bundle.open(source) as bundle:
-        members = {entry.file: bundle.read(entry.file) for entry in member_files(bundle.manifest)}
-        write_sealed(output, manifest=bundle.manifest, members=members, seal=seal)
-
-
 def join_bundles(paths: Sequence[Path], output: Path, *, seal: Seal = Seal()) -> None:  # noqa: B008 - it is frozen
-    """Join students, the best first; raise UsageError if they do not fit."""
+    """Join students, the best first, or sign one anew; raise UsageError if they do not fit."""
     parts = []
     for path in paths:
         with Bundle.open(path) as bundle:

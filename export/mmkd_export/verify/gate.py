@@ -16,7 +16,7 @@ from mmkd_edge.bundle.golden import same_answers
 from mmkd_edge.errors import CheckpointError, GateError
 from mmkd_export.verify.answers import NetworkAnswers
 from mmkd_models.data.labels import Labels, is_labelled
-from mmkd_models.metrics.scores import metrics_of
+from mmkd_models.metrics.scores import METRICS
 from mmkd_report.schema.export import GateResult
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class GateRule:
 
 def check_metric(name: str, task: TaskSpec) -> AnyMetric:
     """Return the name; raise CheckpointError if the task lacks the metric."""
-    known = metrics_of(task.kind)
+    known = METRICS[task.kind]
     if name not in known:
         raise CheckpointError(f"checkpoint: metric: expected one of {', '.join(known)}, got {name!r}; train again")
     return name

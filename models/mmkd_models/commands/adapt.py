@@ -144,24 +144,13 @@ def _finish(adaptation: Adaptation, output: Path, *, dry_run: bool, page: Path |
 
 
 def _show(document: AdaptationDocument) -> None:
-    from mmkd_report.pages.adaptation import ESTIMATES
+    from mmkd_report.pages.adaptation import ESTIMATES, method_cells
+    from mmkd_report.words import for_terminal
 
-    rows = [["unchanged", f"{100 * document.estimate:.1f}", "", f"{100 * document.old_score:.1f}", "", ""]]
-    rows += [
-        [
-            result.method,
-            f"{100 * result.estimate:.1f}",
-            f"{result.gain_points:+.1f} ± {result.standard_error_points:.1f}",
-            f"{100 * result.old_score:.1f}",
-            f"{0 - result.forgotten_points:+.1f} ± {result.forgotten_error_points:.1f}",
-            "; ".join(result.refusals) or ("chosen" if result.method == document.chosen else "passes"),
-        ]
-        for result in document.methods
-    ]
     print(f"new: {document.new.name}, {document.new.learn} windows to train, {document.new.judge} to judge")
     print(f"old: {document.old.name}, {document.old.learn} windows to train, {document.old.judge} to judge")
     print(f"estimate: {ESTIMATES[document.estimated_by]}, %; old: {document.metric}, %")
     table = plain_table(["method", "estimate", "gain", "old", "change", "verdict"], left=("verdict",))
-    for row in rows:
-        table.add_row(*row)
+    for cells in method_cells(document):
+        table.add_row(*map(for_terminal, cells))
     show_table(table)

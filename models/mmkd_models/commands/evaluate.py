@@ -38,7 +38,7 @@ with loading("mmkd-evaluate"):
         with_unique_names,
     )
     from mmkd_models.evaluation.suites.table import SUITES, check_suites, judge
-    from mmkd_models.metrics.scores import default_metric, metrics_of
+    from mmkd_models.metrics.scores import DEFAULT_METRIC, METRICS
     from mmkd_models.networks.config import Preset, choice, preset_named
     from mmkd_report.schema.judging import DataFacts, JudgingDocument, ShiftFacts
 
@@ -290,10 +290,10 @@ def _with_rivals(inputs: SuiteInputs, names: Sequence[Any], dataset_sha256: str)
         say(f"rivals learn from {int((inputs.train.labels == 0).sum())} normal windows: {', '.join(names)}")
         return replace(inputs, models=(*inputs.models, *normal_rivals))
     train, checkpoint = inputs.train, inputs.models[0].checkpoint
-    metric = default_metric(train.spec.task.kind)
+    metric = DEFAULT_METRIC[train.spec.task.kind]
     if checkpoint is not None:
         facts = checkpoint.facts
-        metric = choice(facts.metric, metrics_of(train.spec.task.kind), option="--rival")
+        metric = choice(facts.metric, METRICS[train.spec.task.kind], option="--rival")
         if facts.labelled is not msgspec.UNSET and facts.dataset_sha256 == dataset_sha256:
             fraction, groups = facts.labelled.fraction, facts.labelled.groups
             train = train.with_labels(visible_labels(train, fraction=fraction, groups=groups, seed=facts.training.seed))
@@ -327,7 +327,7 @@ def _plan_shift(
     from mmkd_models.training.committee import default_members
 
     name = "" if checkpoint is None else checkpoint.config.preset
-    teacher_train, student_train = default_trainings(default_metric(dataset.spec.task.kind), options.steps)
+    teacher_train, student_train = default_trainings(DEFAULT_METRIC[dataset.spec.task.kind], options.steps)
     config = ComparisonConfig(
         labelled=Labelled(fraction=label_fraction),
         modalities=modalities,

@@ -18,7 +18,7 @@ from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.labelled import ALL, Labelled, label_option, labelled_from_options
 from mmkd_models.data.spec import refuse_normal
 from mmkd_models.defaults import AUGMENT, COMMITTEE, STUDENT_TRAIN
-from mmkd_models.metrics.scores import AnyMetric, default_metric, metrics_of
+from mmkd_models.metrics.scores import DEFAULT_METRIC, METRICS, AnyMetric
 from mmkd_models.networks.config import choice
 from mmkd_models.train_config import TrainConfig, TrainingPrecision
 
@@ -38,7 +38,7 @@ Metric = Annotated[
     Option(
         "Metric that validation maximises; docs/training.md lists those of each kind of task.",
         metavar="NAME",
-        shown=", ".join(default_metric(kind) for kind in get_args(TaskKind)),
+        shown=", ".join(DEFAULT_METRIC[kind] for kind in get_args(TaskKind)),
     ),
 ]
 Causal = Annotated[
@@ -165,8 +165,8 @@ def new_run(
 def chosen_metric(metric: str | None, kind: TaskKind) -> AnyMetric:
     """Return the metric that validation maximises."""
     if metric is None:
-        return default_metric(kind)
-    chosen: AnyMetric = choice(metric, metrics_of(kind), option="--metric")
+        return DEFAULT_METRIC[kind]
+    chosen: AnyMetric = choice(metric, METRICS[kind], option="--metric")
     return chosen
 
 

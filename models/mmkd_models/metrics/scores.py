@@ -249,13 +249,14 @@ def _drawn_sums(columns: Figures, owner: NDArray[np.int64], weights: Figures) ->
 AnyScores = Scores | LabelScores | ValueScores | NormalScores
 
 
-_METRICS: dict[TaskKind, tuple[AnyMetric, ...]] = {
+METRICS: dict[TaskKind, tuple[AnyMetric, ...]] = {
     "classification": get_args(Metric),
     "multi_label": get_args(LabelMetric),
     "regression": get_args(ValueMetric),
     "normal": get_args(NormalMetric),
 }
-_DEFAULT_METRIC: dict[TaskKind, AnyMetric] = {
+"""The metrics that validation can maximise, and below the one it does by default."""
+DEFAULT_METRIC: dict[TaskKind, AnyMetric] = {
     "classification": "balanced_accuracy",
     "multi_label": "macro_f1",
     "regression": "r2",
@@ -263,21 +264,11 @@ _DEFAULT_METRIC: dict[TaskKind, AnyMetric] = {
 }
 
 
-def metrics_of(kind: TaskKind) -> tuple[AnyMetric, ...]:
-    """Return the metrics that validation can maximise."""
-    return _METRICS[kind]
-
-
-def default_metric(kind: TaskKind) -> AnyMetric:
-    """Return the metric that validation maximises by default."""
-    return _DEFAULT_METRIC[kind]
-
-
 def check_metric(name: str, kind: TaskKind) -> None:
     """Raise UsageError if a metric does not apply."""
-    if name not in metrics_of(kind):
+    if name not in METRICS[kind]:
         raise UsageError(
-            f"training: metric {name!r}: expected one of {', '.join(metrics_of(kind))} for a task of the kind {kind}; "
+            f"training: metric {name!r}: expected one of {', '.join(METRICS[kind])} for a task of the kind {kind}; "
             "choose one of them"
         )
 
@@ -316,7 +307,7 @@ def scores_from_document(document: dict[str, Any]) -> AnyScores:
 def measures_of(task: TaskSpec) -> tuple[Measure, ...]:
     """Return a task's figures in table order, that of gains first."""
     if task.kind != "regression":
-        return tuple(map(measure_named, metrics_of(task.kind)))
+        return tuple(map(measure_named, METRICS[task.kind]))
     unit = task.unit or ""
     errors = (msgspec.structs.replace(measure_named(name), unit=unit, gain_unit=unit) for name in ("mae", "rmse"))
     return (*errors, measure_named("r2"), measure_named("pearson"))

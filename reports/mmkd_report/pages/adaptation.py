@@ -74,19 +74,23 @@ def _measure(adaptation: AdaptationDocument) -> Measure:
     return next((measure for measure in MEASURES if measure.name == adaptation.metric), FRACTION)
 
 
-def _methods(adaptation: AdaptationDocument) -> Section:
-    rows = [Row([UNCHANGED, percent(adaptation.estimate), "", percent(adaptation.old_score), "", ""], "baseline")]
+def method_cells(adaptation: AdaptationDocument) -> Iterator[list[str]]:
+    """Yield name, estimate, gain, old score, change and verdict of the unchanged student and of each method."""
+    yield [UNCHANGED, percent(adaptation.estimate), "", percent(adaptation.old_score), "", ""]
     for method in adaptation.methods:
-        is_chosen = method.method == adaptation.chosen
-        cells = [
+        yield [
             method.method,
             percent(method.estimate),
             f"{points(method.gain_points)} ± {decimal(method.standard_error_points)}",
             percent(method.old_score),
             f"{points(0 - method.forgotten_points)} ± {decimal(method.forgotten_error_points)}",
-            "; ".join(method.refusals) or ("chosen" if is_chosen else "passes"),
+            "; ".join(method.refusals) or ("chosen" if method.method == adaptation.chosen else "passes"),
         ]
-        rows.append(Row(cells, "student" if is_chosen else ""))
+
+
+def _methods(adaptation: AdaptationDocument) -> Section:
+    roles = {UNCHANGED: "baseline", adaptation.chosen: "student"}
+    rows = [Row(cells, roles.get(cells[0], "")) for cells in method_cells(adaptation)]
     lead = (
         f"New: {ESTIMATES[adaptation.estimated_by]}. Old: {_measure(adaptation).words} on unused windows. "
         "A method passes if its gain is significantly above 0, it forgets at most "

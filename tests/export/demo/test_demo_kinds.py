@@ -23,7 +23,7 @@ from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
-from mmkd_models.metrics.scores import default_metric
+from mmkd_models.metrics.scores import DEFAULT_METRIC
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import logits_of
@@ -88,7 +88,7 @@ def compared(kind, path):
             "test": split_of(range(8, 10), kind),
         },
     )
-    train = TrainConfig(steps=8, batch=16, eval_every=4, metric=default_metric(TASKS[kind].kind))
+    train = TrainConfig(steps=8, batch=16, eval_every=4, metric=DEFAULT_METRIC[TASKS[kind].kind])
     config = ComparisonConfig(
         labelled=Labelled(fraction=0.5),
         modalities=("acc", "gyro") if kind == "multi_label" else ("gyro",),

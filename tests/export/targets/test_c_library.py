@@ -24,7 +24,7 @@ from mmkd_edge.install.keys import make_keys
 from mmkd_edge.native import ABI
 from mmkd_edge.native.build import FOLDER, LIBRARY, SOURCES
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.packing.contents import seal_bundle
+from mmkd_export.packing.contents import join_bundles
 from mmkd_export.pipeline import export, export_several
 from mmkd_export.plan import ExportPlan, Seal, export_plan
 from mmkd_export.preflight import check_plan
@@ -356,8 +356,8 @@ def test_the_next_student_answers_if_the_best_ones_sensor_is_dead(bundles, tmp_p
 def test_a_bundle_that_no_given_key_has_signed_is_refused(bundles, tmp_path):
     keys = {name: make_keys(tmp_path / name)[0] for name in ("own", "other")}
     signed, changed = tmp_path / "signed.edge", tmp_path / "changed.edge"
-    seal_bundle(bundles["windows"], signed, seal=Seal(release=1, keys=(tmp_path / "own",)))
-    seal_bundle(bundles["windows"], changed, seal=Seal(release=2, keys=(tmp_path / "own",)))
+    join_bundles([bundles["windows"]], signed, seal=Seal(release=1, keys=(tmp_path / "own",)))
+    join_bundles([bundles["windows"]], changed, seal=Seal(release=2, keys=(tmp_path / "own",)))
     with zipfile.ZipFile(signed) as archive:
         signature = archive.read("signature.json")
     data = changed.read_bytes()

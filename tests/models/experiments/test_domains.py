@@ -17,7 +17,7 @@ from mmkd_models.experiments.comparison import Comparison, compare
 from mmkd_models.experiments.domains import check_shift, judge_shift, mean_over_domains
 from mmkd_models.experiments.plan import fold_data
 from mmkd_models.experiments.workers import Workers
-from mmkd_models.metrics.scores import default_metric
+from mmkd_models.metrics.scores import DEFAULT_METRIC
 from mmkd_models.training.checkpoint import read_student
 
 SITE = LeftOutDomains(by="site")
@@ -84,7 +84,7 @@ def test_numbers_and_several_labels_are_judged_too(sites, comparison, tmp_path, 
         }
     dataset = write_dataset(tmp_path / kind, name=kind, labels=task, modalities=sites.spec.modalities, splits=splits)
     asked = order(dataset, comparison, tmp_path / "out")
-    metric = default_metric(kind)
+    metric = DEFAULT_METRIC[kind]
     trains = {
         name: msgspec.structs.replace(getattr(asked.config, name), metric=metric)
         for name in ("teacher_train", "student_train")

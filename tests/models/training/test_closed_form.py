@@ -17,7 +17,7 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.distillation.recipe import taught_by
 from mmkd_models.metrics.likelihood import helpful_temperature
-from mmkd_models.metrics.scores import default_metric
+from mmkd_models.metrics.scores import DEFAULT_METRIC
 from mmkd_models.networks.config import (
     MEMBERS,
     ConvolutionGroup,
@@ -62,7 +62,7 @@ def data_of(dataset):
 
 
 def run_of(dataset, *, steps=4):
-    train = TrainConfig(steps=steps, batch=16, metric=default_metric(dataset.spec.task.kind))
+    train = TrainConfig(steps=steps, batch=16, metric=DEFAULT_METRIC[dataset.spec.task.kind])
     return TrainingRun(train=train, augment=AugmentConfig())
 
 

@@ -21,7 +21,7 @@ from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
-from mmkd_models.metrics.scores import default_metric
+from mmkd_models.metrics.scores import DEFAULT_METRIC
 from mmkd_models.networks.committee import Committee, CommitteeFacts, FixedViews, MemberFacts
 from mmkd_models.networks.convolutions import LENGTH
 from mmkd_models.networks.members import Convolutions
@@ -170,7 +170,7 @@ def test_labels_and_numbers_have_committees_too(rigs, kind, joins, monkeypatch, 
     monkeypatch.setattr(joining, lambda members, alone, *given, **named: min(alone) if joins else None)
     rig = rigs[kind]
     rig_data = TrainingData(train=rig.split("train"), valid=rig.split("valid"), sha256=rig.sha256)
-    metric = default_metric(rig.spec.task.kind)
+    metric = DEFAULT_METRIC[rig.spec.task.kind]
     run = replace(RUN, train=msgspec.structs.replace(RUN.train, metric=metric))
     made = trained(rig_data, run)
     write_teacher(tmp_path / "teacher.ckpt", made)

@@ -11,7 +11,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import write_dataset
 from mmkd_models.defaults import AUGMENT
 from mmkd_models.distillation.recipe import default_recipe
-from mmkd_models.metrics.scores import default_metric
+from mmkd_models.metrics.scores import DEFAULT_METRIC
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.networks.convolutions import LENGTH
 from mmkd_models.networks.fronts.as_series import series_view
@@ -99,7 +99,7 @@ def test_sound_of_fewer_frames_than_a_kernel_races_as_a_transformer_alone(tmp_pa
 @pytest.mark.parametrize("kind", ["classification", "multi_label", "regression"])
 def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(dataset, rigs, kind, tmp_path):
     rig = rigs.get(kind, dataset)
-    train = msgspec.structs.replace(RUN.train, steps=2, metric=default_metric(rig.spec.task.kind))
+    train = msgspec.structs.replace(RUN.train, steps=2, metric=DEFAULT_METRIC[rig.spec.task.kind])
     seen = TrainingData(train=rig.split("train"), valid=rig.split("valid"), sha256=rig.sha256)
     student = choose_student(seen.with_modalities(("acc",)), "acc", student_config("tiny"), replace(RUN, train=train))
     race = {one.name: one for one in student.facts.tried}

@@ -15,7 +15,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.seen import SeenWindows
 from mmkd_models.metrics.likelihood import Floats, probabilities_of
-from mmkd_models.metrics.scores import default_metric, gain_metric
+from mmkd_models.metrics.scores import DEFAULT_METRIC, gain_metric
 from mmkd_report.schema.figures import Interval, Measure
 from mmkd_report.schema.judging import JudgedModel, ShiftFacts, SuiteResult
 
@@ -101,7 +101,7 @@ class SuiteInputs:
     def measure(self) -> Measure:
         """Figure of gains: the first model's validation metric; for regression the error."""
         task, checkpoint = self.windows.spec.task, self.models[0].checkpoint
-        return gain_metric(task, default_metric(task.kind) if checkpoint is None else checkpoint.facts.metric)
+        return gain_metric(task, DEFAULT_METRIC[task.kind] if checkpoint is None else checkpoint.facts.metric)
 
 
 @dataclass(frozen=True, kw_only=True)
