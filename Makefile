@@ -77,14 +77,15 @@ coverage: $(READY)  ## lines and branches of what a device trusts (bundle/, inst
 	COVERAGE_FILE=build/.coverage $(BIN)/python -m coverage report --show-missing --fail-under=100
 
 RELEASE := build/release
-wheels: $(READY)  ## the sdist, and wheels with bills of materials for x86-64 and aarch64 with any glibc from 2.17, by ziglang: dist/
+wheels: $(READY)  ## the sdist, and wheels with bills of materials for Linux x86-64 and aarch64 with any glibc from 2.17 and for Windows, by ziglang: dist/
 	rm -rf dist
 	$(BIN)/python -m venv --clear $(RELEASE)
 	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check hatchling twine 'ziglang>=0.13' 'auditwheel>=6'
 	MMKD_WHEEL=x86_64 $(RELEASE)/bin/hatchling build -d dist
 	MMKD_WHEEL=aarch64 $(RELEASE)/bin/hatchling build -t wheel -d dist
+	MMKD_WHEEL=win_amd64 $(RELEASE)/bin/hatchling build -t wheel -d dist
 	$(RELEASE)/bin/twine check --strict dist/*
-	for wheel in dist/*.whl; do $(RELEASE)/bin/auditwheel show $$wheel || exit; done
+	for wheel in dist/*linux*.whl; do $(RELEASE)/bin/auditwheel show $$wheel || exit; done
 	for wheel in dist/*.whl; do $(BIN)/mmkd-inspect $$wheel --sbom > $$wheel.cdx.json || exit; done
 
 release-check: wheels  ## build wheels and sdist, check their metadata, test them as others get them

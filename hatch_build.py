@@ -29,7 +29,8 @@ class Scripts(MetadataHookInterface):
 class Native(BuildHookInterface[Any]):
     """Compiles the native engine. Without a C compiler the wheel is pure Python, and everything else works.
 
-    `MMKD_WHEEL=x86_64` or `aarch64` makes a release wheel: ziglang compiles it for an old glibc.
+    `MMKD_WHEEL=x86_64` or `aarch64` makes a release wheel: ziglang compiles it for an old glibc. `win_amd64` makes that
+    of Windows.
     """
 
     def dependencies(self) -> list[str]:
@@ -42,13 +43,16 @@ class Native(BuildHookInterface[Any]):
         library, machine = compiling["LIBRARY"], os.environ.get("MMKD_WHEEL")
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         if machine:
-            release = Path(self.root, "build", machine, library.name)
+            is_windows = machine == "win_amd64"
+            name = "mmkd.dll" if is_windows else library.name
+            release = Path(self.root, "build", machine, name)
             release.parent.mkdir(parents=True, exist_ok=True)
-            compiler = [sys.executable, "-m", "ziglang", "cc", "-s", "-target", f"{machine}-linux-gnu.{GLIBC}"]
+            target = "x86_64-windows-gnu" if is_windows else f"{machine}-linux-gnu.{GLIBC}"
+            compiler = [sys.executable, "-m", "ziglang", "cc", "-s", "-target", target]
             if problem := compiling["build"](release, compiler=compiler):
                 raise RuntimeError(f"MMKD_WHEEL={machine}: the native engine was not built: {problem}")
-            build_data["force_include"][str(release)] = library.relative_to(self.root).as_posix()
-            platform = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
+            build_data["force_include"][str(release)] = library.with_name(name).relative_to(self.root).as_posix()
+            platform = machine if is_windows else f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
         elif problem := compiling["build"]():
             sys.stderr.write(f"native engine: not built: {problem}\n")
             return

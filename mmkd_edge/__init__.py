@@ -131,13 +131,7 @@ def __getattr__(name: str) -> object:
 
     for module, names in _HOMES.items():
         if name in names.split():
-            try:
-                value: object = getattr(import_module(module), name)
-            except ModuleNotFoundError:
-                from mmkd_edge.errors import check_system
-
-                check_system()
-                raise
+            value: object = getattr(import_module(module), name)
             globals()[name] = value
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,8 @@ import re
 import sys
 from collections.abc import Iterable
 
+from mmkd_edge.system import HAS_POSIX
+
 CURES = {
     errno.ENOENT: "check the path",
     errno.EEXIST: "choose another name",
@@ -31,6 +33,9 @@ CURES = {
 # algorithm (Unicode Standard Annex 9, section 2) could repaint a screen, forge a row, or make one name look like
 # another. Letters of any script, and what joins them (U+200C, U+200D), may be in a name.
 _UNPRINTABLE = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+
+
+_ON_WINDOWS = ("mmkd", "mmkd-edge", "mmkd-run")
 
 
 class MmkdError(Exception):
@@ -134,12 +139,10 @@ def find_error_class(name: str) -> type[MmkdError]:
     return kind
 
 
-def check_system() -> None:
-    """Raise UnavailableError on Windows, which lacks POSIX atomic files, locks and process limits."""
-    try:
-        import fcntl  # noqa: F401 - a system that has it has the others
-    except ImportError as error:
+def check_system(command: str) -> None:
+    """Raise UnavailableError on Windows for a command that is not for devices."""
+    if not (HAS_POSIX or command in _ON_WINDOWS):
         raise UnavailableError(
-            f"this is {sys.platform}, and mmkd-edge needs Linux or macOS: whole files, locks and limits of processes "
-            "are made of POSIX's calls; on Windows run it in WSL 2"
-        ) from error
+            f"{command} needs Linux or macOS, and this is {sys.platform}; here {' and '.join(_ON_WINDOWS[1:])} run; "
+            f"run {command} in WSL 2"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl  # noqa: F401 - a system without it is told so when this is imported
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial

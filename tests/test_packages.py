@@ -80,7 +80,7 @@ def artefacts(tools, tmp_path_factory):
     if "MMKD_DIST" in os.environ:
         return Path(os.environ["MMKD_DIST"]).resolve()
     folder = tmp_path_factory.mktemp("dist")
-    for machine, kinds in zip(MACHINES, ([], ["-t", "wheel"]), strict=True):
+    for machine, kinds in ((MACHINES[0], []), (MACHINES[1], ["-t", "wheel"]), ("win_amd64", ["-t", "wheel"])):
         command = [sys.executable, "-m", "hatchling", "build", "-d", folder, *kinds]
         environment = os.environ | {"PYTHONPATH": str(tools), "MMKD_WHEEL": machine}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -120,13 +120,24 @@ WINDOWS = """
 #include <stdio.h>
 #include <stdlib.h>
 #include <mmkd.h>
+#if defined(_WIN32)
+#include <fcntl.h>
+#include <io.h>
+#endif
 int main(int count, char **paths)
 {
+#if defined(_WIN32)
+    _setmode(0, _O_BINARY);
+    _setmode(1, _O_BINARY);
+#endif
+    double largest = NAN;
     mmkd_bundle *bundle;
     mmkd_predictor *predictor;
     mmkd_prediction answer;
     if (count != 2 || mmkd_open_file(paths[1], &bundle, NULL, 0)) return 1;
     if (mmkd_predictor_open(bundle, NULL, &predictor, NULL, 0)) return 2;
+    if (mmkd_selftest_file(paths[1], &largest, NULL, 0)) return 4;
+    fprintf(stderr, "%.1e\\n", largest);
     mmkd_student facts = mmkd_describe(bundle, 0);
     size_t cells = (size_t)facts.samples * (size_t)facts.channels;
     float *window = malloc(cells * sizeof *window);
@@ -160,11 +171,32 @@ def test_the_c_library_answers_all_golden_windows_on_other_processors(processor,
     program = tmp_path / "windows"
     done = run([*zig, *target.split(), "-static", *objects, "-o", program], PYTHONPATH=str(tools))
     assert done.returncode == 0, done.stderr
+    check_answers([emulator, program])
+
+
+@released
+@pytest.mark.skipif(shutil.which("wine") is None, reason="needs Debian's wine64")
+def test_the_wheel_of_windows_has_a_library_that_answers_all_golden_windows_under_wine(artefacts, tools, tmp_path):
+    (path,) = artefacts.glob("*-py3-none-win_amd64.whl")
+    with zipfile.ZipFile(path) as archive:
+        (tmp_path / "mmkd.dll").write_bytes(archive.read("mmkd_edge/native/mmkd.dll"))
+        assert "mmkd_edge/native/libmmkd.so.1" not in archive.namelist()
+    (tmp_path / "windows.c").write_text(WINDOWS)
+    zig = [sys.executable, "-m", "ziglang", "cc", "-std=c99", "-Wall", "-Wextra", "-Werror", f"-I{FOLDER / 'include'}"]
+    names = [tmp_path / "windows.c", tmp_path / "mmkd.dll", "-o", tmp_path / "windows.exe"]
+    done = run([*zig, "-target", "x86_64-windows-gnu", *names], PYTHONPATH=str(tools))
+    assert done.returncode == 0, done.stderr
+    check_answers(["wine", tmp_path / "windows.exe"], WINEPREFIX=str(tmp_path / "prefix"), WINEDEBUG="-all")
+
+
+def check_answers(command, **environment):
+    """The golden windows of the shipped bundle through a program of `WINDOWS`."""
     with Bundle.open(example_bundle()) as bundle:
         golden = bundle.golden("acc")
     answered = subprocess.run(
-        [emulator, program, example_bundle()], input=golden.windows.tobytes(), capture_output=True, check=True
-    )
+        [*command, example_bundle()],
+        input=golden.windows.tobytes(), capture_output=True, check=True, env=os.environ | environment,
+    )  # fmt: skip
     answers = np.frombuffer(answered.stdout, dtype="<f4").reshape(golden.probabilities.shape)
     np.testing.assert_allclose(answers, golden.probabilities, atol=1e-5)
     assert (answers.argmax(1) == golden.probabilities.argmax(1)).all()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmkd_edge.errors import CURES, UsageError, os_reason
+from mmkd_edge.system import BINARY, HAS_POSIX, NO_LINKS, NO_WAITING, read_at
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -27,7 +28,7 @@ def open_file(path: Path, *, expected: str) -> int:
     """Open a regular file (also through links); UsageError, which names `expected`, for anything else."""
     try:
         # O_NONBLOCK: a pipe must give an error here, not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | BINARY | NO_WAITING)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: expected {expected}, found no such file; check the path") from error
     except OSError as error:
@@ -46,7 +47,7 @@ def read_exactly(descriptor: int, size_bytes: int, *, offset: int) -> bytes:
     """Read `size_bytes` from `offset`; less only at the file's end."""
     parts: list[bytes] = []
     while size_bytes > 0:
-        part = os.pread(descriptor, size_bytes, offset)
+        part = read_at(descriptor, size_bytes, offset)
         if not part:
             break
         parts.append(part)
@@ -65,13 +66,13 @@ def read_first(path: Path, size_bytes: int, *, expected: str) -> bytes:
 
 
 def is_written_by_others(facts: os.stat_result) -> bool:
-    """Return whether anybody but this user and root can write it."""
-    return facts.st_uid not in (0, os.geteuid()) or bool(facts.st_mode & _WRITTEN_BY_OTHERS)
+    """Return whether anybody but this user and root can write it; Windows does not say so in a mode."""
+    return HAS_POSIX and (facts.st_uid not in (0, os.geteuid()) or bool(facts.st_mode & _WRITTEN_BY_OTHERS))
 
 
 def read_own_file(path: Path, *, max_bytes: int) -> bytes:
     """Read at most `max_bytes` + 1 of a regular file that only this user and root can write; OSError otherwise."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | BINARY | NO_WAITING)
     try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
@@ -142,7 +143,7 @@ def _write_new(path: Path, data: bytes, *, earlier: Path, masked: int) -> None:
 
     def write(descriptor: int, name: bool) -> None:
         with os.fdopen(descriptor, "wb") as file:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, AttributeError):  # Windows has no modes to set
                 os.fchmod(descriptor, earlier.stat().st_mode & 0o777 & ~masked)
             file.write(data)
             file.flush()
@@ -153,15 +154,17 @@ def _write_new(path: Path, data: bytes, *, earlier: Path, masked: int) -> None:
 
     if hasattr(os, "O_TMPFILE"):
         with contextlib.suppress(OSError):  # the file system or a security module forbids it
-            write(os.open(path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o666 & ~masked), name=True)
+            write(os.open(path.parent, os.O_WRONLY | os.O_TMPFILE, 0o666 & ~masked), name=True)
             return
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY | NO_LINKS
     write(os.open(path, flags, 0o666 & ~masked), name=False)
 
 
 def flush_folder(path: Path) -> None:
-    """Flush a folder's names to disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Flush a folder's names to disk; Windows can open no folder, and its journal keeps them."""
+    if not HAS_POSIX:
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmkd_edge.errors import UsageError, os_reason
+from mmkd_edge.system import BINARY, lock_file, read_at, user_name
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def check_name(output: Path, suffix: str) -> None:
 
 @contextlib.contextmanager
 def lock_output(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) -> Iterator[None]:
-    """Lock an output (flock) until the block ends; make its folder if absent. A killed process leaves no lock."""
+    """Lock an output until the block ends; make its folder if absent. A killed process leaves no lock."""
     absolute = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
     folder = absolute if is_folder else absolute.parent
     check_folder(output if is_folder else output.parent, needs_bytes=needs_bytes)
@@ -78,14 +79,12 @@ def lock_output(output: Path, *, is_folder: bool = False, needs_bytes: int = 0) 
 
 
 def _lock(lock: Path, output: Path) -> int:
-    import fcntl  # absent on Windows
-
     while True:
         descriptor = _open_lock(lock)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(descriptor, wait=False)
         except BlockingIOError:
-            owner = os.pread(descriptor, _OWNER_BYTES, 0).decode(errors="replace") or "another command"
+            owner = read_at(descriptor, _OWNER_BYTES, 0).decode(errors="replace") or "another command"
             os.close(descriptor)
             raise UsageError(f"{output}: {owner} is writing it; wait until it ends, or choose another name") from None
         except OSError as error:
@@ -94,16 +93,17 @@ def _lock(lock: Path, output: Path) -> int:
         if _is_still(descriptor, lock):
             with contextlib.suppress(OSError):  # another user's, read-only
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, _describe_owner().encode(), 0)
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                os.write(descriptor, _describe_owner().encode())
             return descriptor
         os.close(descriptor)  # its owner has removed it
 
 
 def _open_lock(lock: Path) -> int:
     try:
-        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return os.open(lock, os.O_RDWR | os.O_CREAT | BINARY, 0o666)
     except PermissionError:
-        return os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(lock, os.O_RDONLY | BINARY)
 
 
 def _is_still(descriptor: int, lock: Path) -> bool:
@@ -115,11 +115,5 @@ def _is_still(descriptor: int, lock: Path) -> bool:
 
 def _describe_owner() -> str:
     """`mmkd-train (process 71 of ada on line3, since 2026-11-26 08:21:32)`."""
-    import pwd
-
-    try:
-        user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # no user name, as in containers
-        user = f"user {os.getuid()}"
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    return f"{Path(sys.argv[0]).name} (process {os.getpid()} of {user} on {socket.gethostname()}, since {since})"
+    return f"{Path(sys.argv[0]).name} (process {os.getpid()} of {user_name()} on {socket.gethostname()}, since {since})"

@@ -58,7 +58,7 @@ def run_command(
             cure = f"The options are read by typer, which this Python lacks; run: pip install 'mmkd-edge[{extra}]'"
             sys.stdout.write(f"Usage: {name} [OPTIONS] ...\n\n  {about}\n\n  {cure}\n")
         else:
-            check_system()
+            check_system(name)
             with loading(name):
                 require_modules(() if only_help else needs, by=name, extra=extra)
             command(given)

@@ -19,6 +19,7 @@ from mmkd_edge.bundle.bundle import Bundle, KeyId, Signature, SignatureDocument,
 from mmkd_edge.bundle.files import is_written_by_others, new_sha256, read_own_file, write_file
 from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import SignatureError, UnavailableError, UsageError, os_reason
+from mmkd_edge.system import BINARY, NO_LINKS
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -54,7 +55,7 @@ def make_keys(path: Path) -> tuple[PublicKey, Path]:
     )
     public = _make_public(private)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY | NO_LINKS, 0o600)
         with os.fdopen(descriptor, "wb") as private_file:
             private_file.write(pem)
             private_file.flush()

@@ -8,7 +8,6 @@ starts in a row ended their process, or if a bundle is damaged. A full or read-o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from mmkd_edge.errors import (
     UsageError,
     os_reason,
 )
+from mmkd_edge.system import BINARY, NO_LINKS, lock_file
 
 FORMAT_VERSION = 1
 SLOTS_FILE = "slots.json"
@@ -365,14 +365,14 @@ def _lock(state: Path, name: str) -> Iterator[None]:
     except OSError as error:
         raise UsageError(f"{state}: cannot change this state folder: {os_reason(error)}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock_file(descriptor, wait=True)
         yield
     finally:
         os.close(descriptor)
 
 
 def _open_lock(state: Path, name: str) -> int:
-    return os.open(state / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    return os.open(state / name, os.O_WRONLY | os.O_CREAT | BINARY | NO_LINKS, 0o644)
 
 
 def _lock_start(state: Path, held: contextlib.ExitStack) -> bool | None:
@@ -383,7 +383,7 @@ def _lock_start(state: Path, held: contextlib.ExitStack) -> bool | None:
         return None
     held.callback(os.close, descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(descriptor, wait=False)
     except OSError:
         return False
     return True

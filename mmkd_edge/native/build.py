@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-LIBRARY = FOLDER / "libmmkd.so.1"
+LIBRARY = FOLDER / ("mmkd.dll" if os.name == "nt" else "libmmkd.so.1")
 SOURCES = (
     *("include/mmkd.h", "src/model.h", "src/model.c", "src/compute.c"),
     *("src/bundle.h", "src/bundle.c", "src/verify.c", "src/predict.c", "third_party/jsmn.h"),
@@ -20,7 +21,7 @@ SOURCES = (
 """Every file that the library is made of."""
 
 # -ffast-math is for compute.c alone: with the linker, older GCC sets flush-to-zero in the process.
-_FLAGS = ["-std=c99", "-O3", "-fPIC", "-fvisibility=hidden", "-ffunction-sections"]
+_FLAGS = ["-std=c99", "-O3", "-fvisibility=hidden", "-ffunction-sections"]
 _FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas"]
 _X86 = {"avx2": ("8", "-mavx2 -mfma"), "avx512": ("16", "-mavx512f -mavx512dq -mavx512vl -mavx512bw -mfma")}
 
@@ -49,7 +50,11 @@ def build(library: Path = LIBRARY, *, compiler: Sequence[str] = ()) -> str:
     flags = [*_FLAGS, f'-DMMKD_SOURCES="{source_hash()}"']
     try:
         with tempfile.TemporaryDirectory() as place:
-            is_x86 = "__x86_64__" in run([*compiler, "-E", "-dM", "-x", "c", os.devnull])
+            empty = Path(place, "empty.c")
+            empty.touch()
+            macros = run([*compiler, "-E", "-dM", "-x", "c", str(empty)])
+            is_x86, is_windows = "__x86_64__" in macros, "_WIN32" in macros
+            flags += [] if is_windows else ["-fPIC"]
             objects = []
             kinds = {"base": ("4", "-DMMKD_SIZES"), **(_X86 if is_x86 else {})}
             for name, (width, extra) in kinds.items():
@@ -61,7 +66,8 @@ def build(library: Path = LIBRARY, *, compiler: Sequence[str] = ()) -> str:
                 if name.endswith(".c") and name != "src/compute.c":
                     objects.append(f"{place}/{Path(name).stem}.o")
                     run([*compiler, *flags, "-c", str(FOLDER / name), "-o", objects[-1]])
-            linker = [*compiler, "-shared", "-Wl,-soname,libmmkd.so.1", "-Wl,--gc-sections", "-o", f"{place}/library"]
+            linker = [*compiler, "-shared", "-Wl,--gc-sections", "-o", f"{place}/library"]
+            linker += [] if is_windows else ["-Wl,-soname,libmmkd.so.1"]
             is_archive = library.suffix == ".a"
             run(["ar", "rcs", f"{place}/library", *objects] if is_archive else [*linker, *objects, "-lm"])
             temporary = library.with_suffix(f".{os.getpid()}")
@@ -75,7 +81,5 @@ def build(library: Path = LIBRARY, *, compiler: Sequence[str] = ()) -> str:
 
 
 if __name__ == "__main__":
-    import sys
-
     if problem := build(*map(Path, sys.argv[1:2])):
         raise SystemExit(f"native engine: not built: {problem}")

@@ -25,6 +25,7 @@ from mmkd_edge.machine import this_machine
 from mmkd_edge.opening.choice import OpeningRequest
 from mmkd_edge.opening.profile import library_versions
 from mmkd_edge.predict.student import Config, OpenStudent
+from mmkd_edge.system import HAS_POSIX
 
 if TYPE_CHECKING:
     from mmkd_edge.opening.sandbox_process import SandboxRequest, SandboxResult
@@ -184,6 +185,11 @@ def _results(request: SandboxRequest, *, limit_s: float) -> Iterator[SandboxResu
     if getattr(sys, "frozen", False) or not sys.executable:
         raise UnavailableError(
             f"a sandbox check needs a Python interpreter, and this program has none of its own; {_ADVICE}"
+        )
+    if not HAS_POSIX:
+        raise UnavailableError(
+            f"a sandbox check limits a process with calls of POSIX, and this is {sys.platform}; use backend='native', "
+            f"or {_ADVICE}"
         )
     end_s = time.monotonic() + limit_s
     if limit_s <= 0:

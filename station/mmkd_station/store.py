@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -317,8 +316,7 @@ class RecordQueue:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    path.touch(0o600)
     connection = sqlite3.connect(path, timeout=0.0, check_same_thread=False)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -19,6 +19,7 @@ from mmkd_edge.backends.trt.needs import EngineLibrary
 from mmkd_edge.bundle.files import cache_folder, make_cache_folder, new_sha256, read_first, write_file
 from mmkd_edge.bundle.strict_json import json_bytes
 from mmkd_edge.errors import BackendError, UsageError
+from mmkd_edge.system import BINARY, lock_file
 
 FORMAT_VERSION = 2
 MAX_ENGINES = 32
@@ -130,11 +131,9 @@ def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltPlan) -> Non
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """One process or thread at a time; without file locks each builds its own."""
-    import fcntl  # absent on Windows, where the export imports this module before it refuses
-
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o600)
             stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock_file(descriptor, wait=True)
         yield

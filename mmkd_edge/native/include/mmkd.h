@@ -13,7 +13,11 @@
 extern "C" {
 #endif
 
+#if defined(_WIN32)
+#define MMKD_API __declspec(dllexport)
+#else
 #define MMKD_API __attribute__((visibility("default")))
+#endif
 
 #define MMKD_ABI 3
 

@@ -134,7 +134,6 @@ def load_recordings(place: str, modality: ModalitySpec) -> list[ReplayedRecordin
 
 def _serve(spec: RunSpec, options: RunOptions) -> tuple[RunFacts, BaseException | None]:
     import logging
-    import signal
     import sys
     import threading
 
@@ -152,10 +151,11 @@ def _serve(spec: RunSpec, options: RunOptions) -> tuple[RunFacts, BaseException 
     )
     for package in ("mmkd_edge", "mmkd_station"):
         logging.getLogger(package).setLevel(logging.INFO)
-    handlers: dict[int, Callable[..., None]] = {
-        signal.SIGTERM: lambda *_: stop.set(),
-        signal.SIGINT: interrupt,
-        signal.SIGHUP: lambda *_: reload.set(),
+    handlers: dict[str, Callable[..., None]] = {
+        "SIGTERM": lambda *_: stop.set(),
+        "SIGBREAK": lambda *_: stop.set(),  # of Windows, which has no SIGHUP
+        "SIGINT": interrupt,
+        "SIGHUP": lambda *_: reload.set(),
     }
     with (
         _handle(handlers),
@@ -174,10 +174,11 @@ def _serve(spec: RunSpec, options: RunOptions) -> tuple[RunFacts, BaseException 
 
 
 @contextlib.contextmanager
-def _handle(handlers: Mapping[int, Callable[..., None]]) -> Iterator[None]:
+def _handle(handlers: Mapping[str, Callable[..., None]]) -> Iterator[None]:
     import signal
 
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    numbers = {name: getattr(signal, name) for name in handlers if hasattr(signal, name)}
+    before = {number: signal.signal(number, handlers[name]) for name, number in numbers.items()}
     try:
         yield
     finally:

@@ -23,6 +23,8 @@ from mmkd_station.records import Record, ResultRecord, record_line
 # Samples per delivery: a tenth of a second if the pace matters.
 _TOGETHER_S, _MAX_TOGETHER = 0.1, 4096
 _MAX_LINES = 256
+# Of Windows and of other systems.
+_BINARY, _NO_WAITING = getattr(os, "O_BINARY", 0), getattr(os, "O_NONBLOCK", 0)
 _CSV_FIELDS = tuple(name for name in ResultRecord.__struct_fields__ if name not in ("labels", "label_set"))
 
 
@@ -101,7 +103,7 @@ def stdin_source(text: str, place: str, request: SourceRequest) -> Source:
 def _open_file(path: Path) -> BinaryIO:
     expected = f"{path}: expected a file of samples, CSV or JSON lines"
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is refused, not waited for
+        descriptor = os.open(path, os.O_RDONLY | _BINARY | _NO_WAITING)  # a pipe is refused
     except FileNotFoundError as error:
         raise UsageError(f"{expected}, found no such file; check the path") from error
     except OSError as error:
@@ -227,7 +229,7 @@ class AppendSink(Sink):
             raise UsageError(f"{place}: cannot write it: {os_reason(error)}") from error
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY, 0o666)
 
     def write(self, records: Sequence[Record]) -> None:
         """Append all records or none. Raises OSError."""

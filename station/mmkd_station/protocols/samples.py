@@ -6,11 +6,14 @@ samples, an object of arrays, or `{"time": ..., "samples": [[...], ...]}`. `null
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import os
+import queue
 import select
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -137,12 +140,27 @@ def _numbers(values: Sequence[Any], what: str) -> NDArray[np.float32]:
 def stdin_blocks(intake: Intake) -> Iterator[bytes]:
     """Yield what comes from the standard input until it ends, or the intake stops."""
     descriptor = sys.stdin.fileno()
+    if not hasattr(os, "O_NONBLOCK"):  # Windows: `select` is for sockets alone
+        blocks: queue.Queue[bytes] = queue.Queue(maxsize=4)
+        threading.Thread(target=_read_into, args=(blocks, descriptor), daemon=True).start()
+        while not intake.stop.is_set():
+            with contextlib.suppress(queue.Empty):
+                if not (block := blocks.get(timeout=LOOK_S)):
+                    return
+                yield block
+        return
     while not intake.stop.is_set():
         if select.select([descriptor], [], [], LOOK_S)[0]:
             block = os.read(descriptor, BLOCK_BYTES)
             if not block:
                 return
             yield block
+
+
+def _read_into(blocks: queue.Queue[bytes], descriptor: int) -> None:
+    while block := os.read(descriptor, BLOCK_BYTES):
+        blocks.put(block)
+    blocks.put(b"")
 
 
 class LineReader:

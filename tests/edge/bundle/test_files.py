@@ -77,6 +77,11 @@ def test_a_folder_that_cannot_be_flushed_is_told_as_what_it_is(tmp_path, monkeyp
     assert path.read_bytes() == b"new"
 
 
+def test_a_system_that_can_open_no_folder_flushes_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "HAS_POSIX", False)
+    files.flush_folder(tmp_path / "absent")
+
+
 @pytest.mark.parametrize("nameless", [True, False])
 @pytest.mark.parametrize("earlier", [None, 0o666, 0o640])
 def test_a_file_of_ones_own_is_written_by_nobody_else_and_read_again(tmp_path, monkeypatch, nameless, earlier):

@@ -272,6 +272,15 @@ def test_a_program_without_an_interpreter_that_starts_is_told_so(bundle_path, mo
         assert said(UnavailableError, lambda: check_of(bundle_path)) == told
 
 
+def test_a_system_without_limits_of_processes_starts_none(bundle_path, monkeypatch, started):
+    monkeypatch.setattr(sandbox, "HAS_POSIX", False)
+    assert said(UnavailableError, lambda: check_of(bundle_path)) == (
+        f"a sandbox check limits a process with calls of POSIX, and this is {sys.platform}; use backend='native', or "
+        "install the bundle with mmkd-edge install and open it with trust='installed'"
+    )
+    assert started == []
+
+
 def test_without_time_left_no_process_is_started(bundle_path, monkeypatch, started):
     monkeypatch.setattr(sandbox, "BUNDLE_S", 0.0)
     assert refused(bundle_path) == "all students of the bundle together take too long"
