@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +22,7 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs, step_inputs, step_outputs
 from mmkd_edge.errors import GateError, MmkdError, UnavailableError
 from mmkd_edge.install.graphs import check_tflite
-from mmkd_export.graph.onnx_graph import SMALLEST_PRODUCT, is_worth_quantising, learnt_layers, select_layers
+from mmkd_export.graph.onnx_graph import SMALLEST_PRODUCT, learnt_layers, select_layers
 from mmkd_export.plan import PlatformName
 from mmkd_export.student import Graph, ProvenStudent
 
@@ -178,12 +179,13 @@ def int8_tflite(model: bytes, graph: onnx.ModelProto) -> bytes:
     """
     from ai_edge_quantizer import qtyping, quantizer
 
-    products = [(output, sizes) for output, sizes in _learnt_products(model) if is_worth_quantising(*sizes)]
-    named = select_layers(learnt_layers(graph), ops=_PRODUCTS)
-    if [(layer.m, layer.k, layer.n) for layer in named] != [sizes for _, sizes in products]:
+    named = [(layer.m, layer.k, layer.n) for layer in select_layers(learnt_layers(graph), ops=_PRODUCTS)]
+    # Convolutional features stay float32; the converter writes them as products too.
+    products = [(output, sizes) for output, sizes in _learnt_products(model) if sizes in named]
+    if Counter(sizes for _, sizes in products) != Counter(named):
         raise GateError(
-            f"int8 .tflite: expected the {len(named)} products of the fp32 graph in its order, got {len(products)} "
-            "others: the converter reordered them; export without --target litert or without --precision int8"
+            f"int8 .tflite: expected the {len(named)} products of the fp32 graph, got {len(products)} of their sizes: "
+            "the converter changed them; export without --target litert or without --precision int8"
         )
     if not products:
         raise GateError(

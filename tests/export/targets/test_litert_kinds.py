@@ -46,7 +46,7 @@ def student_of(kind):
 def test_a_student_of_every_kind_runs_in_litert(kind, tmp_path):
     student = student_of(kind)
     write_student(tmp_path / "student.ckpt", student)
-    precisions = ("int8",) if kind == "transformer" else ()
+    precisions = ("int8",) if kind in ("transformer", "average") else ()
     plan = ExportPlan(source=tmp_path / "student.ckpt", output=tmp_path / f"{kind}.edge", platform="cpu-arm")
     done = export(replace(plan, targets=("litert",), precisions=precisions, accept_unjudged=bool(precisions)))
     with (
