@@ -10,19 +10,16 @@ from mmkd_edge.predictor import EdgePredictor
 
 
 class BundleModel:
-    """A bundle as MLflow calls a model."""
+    """A bundle."""
 
     def __init__(self, path: str) -> None:
         self._predictor = EdgePredictor.open(path)
 
     def predict(self, windows: Any, params: object = None) -> Any:
-        """Return a row of a pandas frame for each window: the fields of its `Prediction`.
-
-        `windows` are an array (N, T, C), or a mapping from the modality's name to one.
-        """
+        """Return a pandas frame with a `Prediction` in each row; `windows` as of `predict_batch`."""
         import pandas as pd
 
         return pd.DataFrame([msgspec.structs.asdict(answer) for answer in self._predictor.predict_batch(windows)])
 
 
-_load_pyfunc = BundleModel  # MLflow's name of what opens a model
+_load_pyfunc = BundleModel  # the name that MLflow calls

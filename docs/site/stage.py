@@ -4,8 +4,8 @@
 
 README.md becomes the start page. What a page links to outside of `docs/` becomes a separate page: documents as they
 are, other files as code. `<!-- figures: results/demo.md#heading -->` becomes the first table below that heading, so
-that a figure stands in one place. `llms.txt` lists the pages for assistants, as llmstxt.org says. Needs the standard
-library alone; refuses a link to what does not exist.
+that a figure stands in one place. `llms.txt` (llmstxt.org) lists the pages. Needs the standard library alone; refuses a
+link to what does not exist.
 """
 
 from __future__ import annotations

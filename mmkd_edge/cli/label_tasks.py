@@ -1,7 +1,4 @@
-"""Label Studio's tasks: windows to label, with their signals and what a model thinks of them.
-
-The tags and the form are those of https://labelstud.io/tags and https://labelstud.io/guide/tasks.
-"""
+"""Tasks of Label Studio (https://labelstud.io/tags, https://labelstud.io/guide/tasks)."""
 
 from __future__ import annotations
 
@@ -22,11 +19,11 @@ from numpy.typing import NDArray
 from mmkd_edge.frames import frame_bytes, opencv
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 
-_MOST_POINTS = 2000  # of a channel, to be looked at
+_MOST_POINTS = 2000  # of a channel on the screen
 
 
 def label_config(modalities: Sequence[ModalitySpec], task: TaskSpec) -> str:
-    """Return the labelling interface: all signals, played together, and one answer for the window."""
+    """Return the labelling interface."""
     rows = ['<Header value="$title"/>']
     for spec in modalities:
         shown = f"name={quoteattr(spec.name)} value={quoteattr(f'$x_{spec.name}')} sync={quoteattr('window')}"
@@ -54,7 +51,7 @@ def label_task(
     probability: float,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Return the task of one window, with facts such as its group; a likely answer is filled in."""
+    """Return the task of a window; a likely answer is filled in."""
     length_s = max(spec.duration_s for spec in modalities)
     start, end = (datetime.fromtimestamp(time_s, timezone.utc) for time_s in (start_s, start_s + length_s))
     data = {"title": f"{facts.get('group', '')} {start:%Y-%m-%d %H:%M:%S} UTC", **facts}

@@ -186,7 +186,7 @@ def export_(
 
 
 def _record(tracker: Tracker, result: ExportResult, page: Path | None) -> None:
-    """Record a bundle as a model that MLflow loads, its card, page and report, and its gates."""
+    """Record a bundle, its page and its gates."""
     from mmkd_edge import Bundle
 
     metrics: dict[str, float | None] = {}

@@ -160,7 +160,7 @@ def hold_output(
 
 
 def training_tracked(output: Path, options: TrainingOptions) -> AbstractContextManager[Tracker]:
-    """Return the tracker of a training. Without --resume, states of an earlier one are deleted."""
+    """Return a training's tracker; delete earlier states unless it resumes."""
     if not options.resume:
         drop_states(output)
     return tracked(options.mlflow, run_dir_of(output), title=output.name, resume=options.resume)

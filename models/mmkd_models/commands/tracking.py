@@ -1,8 +1,4 @@
-"""Runs in MLflow of the commands with `--mlflow EXPERIMENT`.
-
-No command fails because of a server: what it does not take waits in a file of the run's folder, and is sent by the next
-command of the run.
-"""
+"""Runs in MLflow. What a server does not take waits in the run's folder for the next command."""
 
 from __future__ import annotations
 
@@ -33,14 +29,14 @@ Mlflow = Annotated[
 ]
 
 RUN_FILE = "mlflow.json"
-# MLflow's own defaults wait for minutes, and report to its makers.
+# MLflow's defaults wait for minutes, and report usage.
 _CLIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 _PAUSE_S = 30.0  # after a server did not answer
-_MOST_TEXT = 500  # of a parameter; older servers take no more
+_MOST_TEXT = 500  # of a parameter
 _TOO_MANY_REQUESTS = 429
 _PARAMS = ("dataset", "dataset_sha256", "fold", "labelled", "metric", "training", "augment", "recipe", "teacher_sha256")
 _Method = Literal["create_run", "update_run", "log_batch", "log_artifact", "log_text", "set_terminated"]
@@ -48,14 +44,14 @@ _Method = Literal["create_run", "update_run", "log_batch", "log_artifact", "log_
 
 class _State(msgspec.Struct):
     experiment: str
-    checkpoint_sha256: str = ""  # of the training's result
-    ids: dict[str, str] = {}  # by a run's title; empty before the server has made it
-    steps: dict[str, int] = {}  # last recorded step of each training
-    waiting: list[tuple[_Method, str, dict[str, Any]]] = []  # calls of MLflow's client: method, run, values
+    checkpoint_sha256: str = ""
+    ids: dict[str, str] = {}  # by title; empty before the server made the run
+    steps: dict[str, int] = {}  # last one recorded of each training
+    waiting: list[tuple[_Method, str, dict[str, Any]]] = []
 
 
 class Tracker:
-    """A run, and those nested in it; without an experiment it records nothing."""
+    """A run with its nested runs; without an experiment it records nothing."""
 
     def __init__(self, experiment: str | None, folder: Path, *, title: str, of: Path | None, resume: bool) -> None:
         self._folder, self._title, self._pause_ends_s, self._has_warned = folder, title, 0.0, False
@@ -70,13 +66,13 @@ class Tracker:
         self.record(tags={"mlflow.source.name": shell_line(Path(sys.argv[0]).name, *sys.argv[1:])})
 
     def add(self, method: _Method, run: str = "", **values: Any) -> None:
-        """Call MLflow's client for the run of this title, now or when the server answers."""
+        """Call MLflow's client, now or when the server answers."""
         if self._client:
             self._state.waiting.append((method, run or self._title, values))
             self.send()
 
     def begin(self, title: str) -> bool:
-        """Begin a run, nested in the first one; return False if there is one of this title."""
+        """Begin a run; return False if there is one of this title."""
         if not self._client or title in self._state.ids:
             return False
         self._state.ids[title] = ""
@@ -91,13 +87,13 @@ class Tracker:
         metrics: Mapping[str, float | None] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Record parameters, the parts of structs by their path, final metrics and tags."""
+        """Record parameters, final metrics and tags."""
         rows = [(name, float(value), _now_ms(), 0) for name, value in (metrics or {}).items() if value is not None]
         pairs = list(_parts("", msgspec.to_builtins(params)))
         self.add("log_batch", run, params=pairs, metrics=rows, tags=list((tags or {}).items()))
 
     def record_curve(self, curve: Sequence[Validation], training: str = "", *, run: str = "") -> None:
-        """Record the validations of a training that are new."""
+        """Record new validations."""
         done, rows = self._state.steps.get(run + training, 0), []
         for point in (point for point in curve if point.step > done):
             values = {f"train/{term}": mean for term, mean in point.terms.items()}
@@ -108,12 +104,12 @@ class Tracker:
             self.add("log_batch", run, metrics=rows)
 
     def on_step(self, progress: TrainingProgress) -> None:
-        """Record a training's validations; those of a folder in the run's begin with its name."""
+        """Record new validations, named by the training's folder."""
         parts = () if progress.folder is None else progress.folder.relative_to(self._folder).parts
         self.record_curve(progress.curve, "".join(f"{part}/" for part in parts))
 
     def record_checkpoint(self, path: Path, facts: Provenance, config: msgspec.Struct) -> None:
-        """Record what a training has written; an export of the file continues the run."""
+        """Record a training's result."""
         if self._client:
             self._state.checkpoint_sha256 = _sha256(path)
             params = {name: value for name, value in msgspec.to_builtins(facts).items() if name in _PARAMS}
@@ -122,11 +118,11 @@ class Tracker:
             self.record_file(path)
 
     def record_file(self, path: Path, folder: str | None = None) -> None:
-        """Record a file, which is read when the server takes it."""
+        """Record a file."""
         self.add("log_artifact", local_path=str(path.absolute()), artifact_path=folder)
 
     def send(self, *, is_last: bool = False) -> None:
-        """Make the calls that wait, unless the server has just not answered; store the rest."""
+        """Make the waiting calls, and store the rest."""
         from mlflow.exceptions import MlflowException
 
         waiting = self._state.waiting
@@ -158,7 +154,7 @@ class Tracker:
             known, name = client.get_experiment_by_name(self._state.experiment), self._state.experiment
             number = known.experiment_id if known else client.create_experiment(name)
             self._state.ids[run] = client.create_run(number, tags=tags, **values).info.run_id
-        elif run_id:  # a run that was refused has none
+        elif run_id:
             if method == "log_batch":
                 values = {name: [kinds[name](*row) for row in rows] for name, rows in values.items()}
             getattr(client, method)(run_id, **values)
@@ -168,7 +164,7 @@ class Tracker:
 def tracked(
     experiment: str | None, folder: Path, *, title: str, of: Path | None = None, resume: bool = False
 ) -> Iterator[Tracker]:
-    """Yield a tracker whose run ends with the block, or fails with its error; `of` is a trained checkpoint."""
+    """Yield a tracker; the run of the checkpoint `of` continues."""
     tracker, status = Tracker(experiment, folder, title=title, of=of, resume=resume), "FAILED"
     try:
         yield tracker

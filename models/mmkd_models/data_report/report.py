@@ -326,7 +326,7 @@ def label_csv(rows: Sequence[WindowToLabel], train: SplitFacts) -> str:
 
 
 def label_tasks(rows: Sequence[WindowToLabel], windows: Windows) -> tuple[list[dict[str, Any]], str]:
-    """Return tasks of Label Studio for training windows, which have times, and the labelling interface."""
+    """Return tasks of Label Studio, and their labelling interface."""
     assert windows.times is not None
     tasks, spec = [], windows.spec
     for row in rows:

@@ -126,7 +126,7 @@ def import_interchange(
 
 
 def kept_tasks(folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """Return Label Studio's tasks for the windows that `mmkd-run` kept in a folder, and the labelling interface."""
+    """Return Label Studio's tasks for the windows of `mmkd-run --keep-uncertain`, and the labelling interface."""
     file, arrays = folder, _read_ring(sorted(folder.glob("*.npz")), folder)
     (name,) = (key.removeprefix("x_") for key in arrays if key.startswith("x_"))
     kind = _kind(file, arrays, name)
@@ -138,10 +138,7 @@ def kept_tasks(folder: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def _read_export(file: Path) -> dict[str, AnyArray]:
-    """Return the kept windows that an export of Label Studio beside them labels.
-
-    The last fifth in time is test, the fifth before it valid. Labels that the student does not have are new classes.
-    """
+    """Return the windows that an export of Label Studio labels; the last fifths in time are valid and test."""
     answers: dict[tuple[str, int], str] = {}
     try:
         for task in msgspec.json.decode(file.read_bytes()):
@@ -154,7 +151,7 @@ def _read_export(file: Path) -> dict[str, AnyArray]:
         ) from error
     arrays = _read_ring([file.with_name(name) for name in sorted({name for name, _ in answers})], file)
     places = zip(arrays.pop("file").tolist(), arrays.pop("row").tolist(), strict=True)
-    arrays[f"{_METADATA}station"] = arrays.pop("group")  # which splits by time share
+    arrays[f"{_METADATA}station"] = arrays.pop("group")  # splits never share a group
     labels, classes = [answers.get(place) for place in places], arrays["classes"].tolist()
     classes += sorted({label for label in labels if label is not None} - {*classes})
     rows = [row for row in np.argsort(arrays["time"], kind="stable").tolist() if labels[row] is not None]
@@ -165,7 +162,7 @@ def _read_export(file: Path) -> dict[str, AnyArray]:
 
 
 def _read_ring(files: Sequence[Path], place: Path) -> dict[str, AnyArray]:
-    """Return the windows of files of one ring, with the file and the row of each."""
+    """Return the windows of several files, with file and row."""
     if not files:
         raise UsageError(f"{place}: expected windows of mmkd-run --keep-uncertain, or their labels, found none")
     parts = [dict(read_arrays(file, "kept windows")) for file in files]
