@@ -66,12 +66,13 @@ def build(library: Path = LIBRARY, *, compiler: Sequence[str] = ()) -> str:
                 if name.endswith(".c") and name != "src/compute.c":
                     objects.append(f"{place}/{Path(name).stem}.o")
                     run([*compiler, *flags, "-c", str(FOLDER / name), "-o", objects[-1]])
-            linker = [*compiler, "-shared", "-Wl,--gc-sections", "-o", f"{place}/library"]
+            made = Path(place, library.name)  # a DLL has its name inside
+            linker = [*compiler, "-shared", "-Wl,--gc-sections", "-o", str(made)]
             linker += [] if is_windows else ["-Wl,-soname,libmmkd.so.1"]
             is_archive = library.suffix == ".a"
-            run(["ar", "rcs", f"{place}/library", *objects] if is_archive else [*linker, *objects, "-lm"])
+            run(["ar", "rcs", str(made), *objects] if is_archive else [*linker, *objects, "-lm"])
             temporary = library.with_suffix(f".{os.getpid()}")
-            temporary.write_bytes(Path(place, "library").read_bytes())
+            temporary.write_bytes(made.read_bytes())
             temporary.chmod(0o755)
             temporary.replace(library)
     except (OSError, subprocess.CalledProcessError) as error:
