@@ -4,21 +4,26 @@
 
 For every fold of the dataset a student of convolutions learns from the training groups (`mmkd-train student --members
 convolutions`) and is exported. `mmkd-run --tune-alarm`'s search chooses a rule for each label that is not normal on the
-validation groups; recordings of the test groups, which neither trained nor chose, are then replayed in their order,
-before episode logic (every result that names the label is an alarm) and after it. Counts of the folds are added; each
-group is judged once. A student of normal running has the one alarm `unknown`. Prints Markdown.
+validation groups; recordings of the test groups, which neither trained nor chose, are replayed in their order, before
+episode logic (every result that names the label is an alarm) and after it. Counts of the folds are added; each group is
+judged once. A student of normal running has the one alarm `unknown`; with --live a `mmkd-run` process follows the test
+recordings in one line, by the tuned rule and by --false-alarms-per-day alone. Prints Markdown.
 Needs `mmkd-edge[train,export,import]`; students stay in FOLDER.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from checks.script import head, row, script_parser
 from mmkd_edge import EdgePredictor
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_models.data import fold_indices, open_dataset
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_count
@@ -27,7 +32,7 @@ from mmkd_station.alarms import RuleScore, Tuned, rate_interval, tune_alarm
 from mmkd_station.intake import ReplayedRecording
 from mmkd_station.sensor import usual_hop
 
-COOLDOWN_S = 60.0
+RULE = ("confirm", "release", "min_probability")
 
 
 def main() -> None:
@@ -39,50 +44,79 @@ def main() -> None:
     parser.add_argument("--normal", required=True, help="the class that is taken as normal operation")
     parser.add_argument("--hop", type=int, help="samples from one result to the next; else as of mmkd-run")
     parser.add_argument("--most", type=float, default=1.0, help="false alarms an hour on the validation groups")
+    parser.add_argument("--live", type=float, metavar="PER_DAY", help="also follow them in a process, at this rate")
     options = parser.parse_args()
     dataset = open_dataset(options.data)
     is_normal = dataset.spec.task.kind == "normal"
-    labels = ["unknown"] if is_normal else [one for one in dataset.spec.task.labels if one != options.normal]
-    tuned: dict[str, list[Tuned]] = {label: [] for label in labels}
+    labels = {"unknown"} if is_normal else set(dataset.spec.task.labels) - {options.normal}
+    tuned: dict[str, list[Tuned]] = {label: [] for label in sorted(labels)}
+    followed: dict[str, list[RuleScore]] = {"single windows": [], "tuned": []}
     for fold in range(fold_count(dataset.everything())):
         bundle = exported(options.folder, options.data, options.modality, fold)
         with EdgePredictor.open(bundle, backend="ort", threads=1) as predictor:
             recordings = list(dealt(dataset, options.data, predictor, fold))
-            for label in labels:
-                tuned[label].append(
-                    tune_alarm(
-                        predictor,
-                        [one for one in recordings if is_normal or one.label in (label, options.normal)],
-                        label=label,
-                        most_per_hour=options.most,
-                        hop=options.hop or usual_hop(predictor.entry),
-                        cooldown_s=COOLDOWN_S,
-                    )
-                )
+            hop, most = options.hop or usual_hop(predictor.entry), options.most
+            for label in tuned:
+                own = [one for one in recordings if is_normal or one.label in (label, options.normal)]
+                tuned[label].append(tune_alarm(predictor, own, label=label, most_per_hour=most, hop=hop, cooldown_s=60))
+            if options.live:
+                rule, test = tuned["unknown"][-1].rule, [one for one in recordings if one.split == "test" and one.label]
+                words = [f"--{name.replace('_', '-')}={getattr(rule, name)}" for name in RULE] + ["--alarm=unknown"]
+                for name, given in (("single windows", [f"--false-alarms-per-day={options.live}"]), ("tuned", words)):
+                    followed[name].append(follow(bundle, test, options.normal, given))
     print(head("alarm", "", "false alarms", "in hours", "an hour", "interval", "detected", "interval", texts=2))
     for label, folds in tuned.items():
         print(cells(label, "each result", [one.before for one in folds]))
         print(cells(label, "episodes", [one.on_test for one in folds]))
+    for name, scores in followed.items() if options.live else ():
+        delays = [f"{one.delay_s:.1f}" for one in scores if one.delay_s is not None]
+        print(cells("unknown", f"live, {name}, delay {' '.join(delays)} s", scores))
 
 
 def dealt(dataset: Dataset, path: Path, predictor: EdgePredictor, fold: int) -> Iterator[ReplayedRecording]:
     """The recordings of a dataset, in the split of a fold."""
     windows = dataset.everything()
     found = fold_indices(windows, fold=fold, seed=0)
-    parts = {"train": found.train, "valid": found.valid, "test": found.test}
+    parts = {"valid": found.valid, "test": found.test}
     split_of = {str(group): name for name, rows in parts.items() for group in set(windows.groups[rows].tolist())}
     for one in read_recordings(path, predictor.modality):
-        yield ReplayedRecording(
-            rows=one.rows, name=one.name, label=one.label, group=one.group, split=split_of.get(one.group, "train")
-        )
+        facts = {name: getattr(one, name) for name in ("rows", "name", "label", "group")}
+        yield ReplayedRecording(**facts, split=split_of.get(one.group, "train"))
+
+
+def follow(bundle: Path, recordings: Sequence[ReplayedRecording], normal: str, words: Sequence[object]) -> RuleScore:
+    """What `mmkd-run` reports of recordings in one line: a fault after every four of normal running."""
+    with Bundle.open(bundle) as opened:
+        modality = opened.manifest.models[0].modality
+    usual, faults = ([one for one in recordings if (one.label == normal) is wanted] for wanted in (True, False))
+    step = max(1, 4 * len(faults) // len(usual))
+    mixed = [one for n, part in enumerate(usual) for one in (part, *faults[n // 4 * step :][: n % 4 // 3])]
+    rows, rate = np.concatenate([one.rows for one in mixed]), modality.rate_hz
+    log, alarms = bundle.with_suffix(".csv"), bundle.with_suffix(".jsonl")
+    table, columns = np.column_stack([np.arange(len(rows)) / rate, rows]), ",".join(["time", *modality.channels])
+    np.savetxt(log, table, delimiter=",", header=columns, comments="", fmt="%.9g")
+    alarms.unlink(missing_ok=True)
+    run("run", bundle, "--source", f"csv:{log}", "--sink", f"jsonl:{alarms}", *words)
+    records = map(json.loads, alarms.read_text().splitlines())
+    raised = np.array([one["time_s"] for one in records if one.get("event") == "raised"])
+    delays, wrong, edges = list[float](), len(raised), np.cumsum([0, *(len(one.rows) for one in mixed)]) / rate
+    for one, begin, end in zip(mixed, edges, edges[1:], strict=False):
+        if one.label != normal:  # a window that still has samples of the fault may raise its alarm
+            own = raised[(raised > begin) & (raised <= end + modality.samples / rate)] - begin
+            delays, wrong = delays + own[:1].tolist(), wrong - len(own)
+    hours = sum(len(one.rows) for one in usual) / rate / 3600
+    counts = {"normal_hours": hours, "false_alarms": wrong, "false_alarms_per_hour": wrong / hours}
+    found = {"recordings": sum(one.label != normal for one in mixed), "detected": len(delays)}
+    delay_s = float(np.median(delays)) if delays else None
+    return RuleScore(**counts, **found, false_alarms_interval=rate_interval(wrong, hours), delay_s=delay_s)
 
 
 def cells(label: str, what: str, outcomes: Sequence[RuleScore]) -> str:
     """One row of the table: the counts of all folds, whose test groups differ, with exact intervals at 95 %."""
     from scipy.stats import binomtest
 
-    hours, alarms = sum(one.normal_hours for one in outcomes), sum(one.false_alarms for one in outcomes)
-    recordings, detected = sum(one.recordings for one in outcomes), sum(one.detected for one in outcomes)
+    counted = [(one.normal_hours, one.false_alarms, one.recordings, one.detected) for one in outcomes]
+    hours, alarms, recordings, detected = map(sum, zip(*counted, strict=True))
     low, high = rate_interval(alarms, hours)
     least, most = binomtest(detected, recordings).proportion_ci(0.95, method="exact")
     return row(
@@ -105,7 +139,7 @@ def exported(folder: Path, data: Path, modality: str, fold: int) -> Path:
 
 def run(command: str, *arguments: object) -> None:
     """One of the commands, in a process of its own."""
-    package = "mmkd_models" if command == "train" else "mmkd_export"
+    package = {"train": "mmkd_models", "export": "mmkd_export", "run": "mmkd_station"}[command]
     code = f"from {package}.commands.{command} import main; main()"
     subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 

@@ -193,7 +193,8 @@ def _make_precision(made: _Made, precision: Precision, resolved: ResolvedPlan) -
     optional = precision in resolved.optional
     ops = resolved.platform.int8_ops
     graph = partial(make_lower_precision, student, precision, made.rule, ops=ops)
-    makers: list[tuple[Callable[[], ProvenArtifact], ArtifactFormat, bool]] = [(graph, "onnx", optional)]
+    no_graph = optional or (precision == "int8" and bool(student.entry.normal) and "native" in formats)
+    makers: list[tuple[Callable[[], ProvenArtifact], ArtifactFormat, bool]] = [(graph, "onnx", no_graph)]
     if resolved.platform.name == "mcu" and "native" in formats:
         makers = []  # a microcontroller runs no graph
     for target in resolved.targets:

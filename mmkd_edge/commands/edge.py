@@ -110,7 +110,7 @@ def _list(options: Namespace) -> None:
     from mmkd_edge.install.slots import read_slots
 
     slots = read_slots(options.state)
-    print(json_text(slots) if options.json else _describe(slots))
+    print(json_text(slots) if options.json else "\n".join([_describe(slots), *_machine_lines(options.state)]))
 
 
 def _rollback(options: Namespace) -> None:
@@ -134,16 +134,20 @@ def _verify(options: Namespace) -> None:
 
 
 def _status(options: Namespace) -> None:
+    import msgspec
+
     from mmkd_edge.cli.show import json_text
     from mmkd_edge.install.status import device_status
 
     status, error = device_status(options.state)
+    machines = _machines(options.state) if error is None else {}
+    status = msgspec.structs.replace(status, machines=machines or msgspec.UNSET)
     if options.json:
         print(json_text(status))
     else:
         print(f"{status.device}, {status.board or status.architecture}, mmkd-edge {status.version}")
         if status.slots is not None:
-            print(_describe(status.slots))
+            print("\n".join([_describe(status.slots), *_machine_lines(options.state)]))
     if error is not None:
         raise error
 
@@ -152,10 +156,10 @@ def _commission(options: Namespace) -> None:
     import time
 
     from mmkd_edge import EdgePredictor
+    from mmkd_edge.bundle.files import write_file
     from mmkd_edge.bundle.reference import Commissioned, write_reference
     from mmkd_edge.cli.show import say
-    from mmkd_edge.predict.commissioning import check_normal, machine_reference
-    from mmkd_edge.predict.novelty import normal_text
+    from mmkd_edge.predict.commissioning import check_normal, machine_facts, machine_reference
     from mmkd_station.commands.listen import listen
     from mmkd_station.sensor import usual_hop
 
@@ -190,13 +194,28 @@ def _commission(options: Namespace) -> None:
         statistics=statistics,
     )
     write_reference(options.out, reference)
+    card, facts = options.out.with_name(f"{options.out.name}.md"), machine_facts(reference)
+    write_file(card, "\n".join([f"# {options.out.stem}\n", *(f"- {k}: {v}" for k, v in facts.items()), ""]).encode())
     if unlike > _SUSPECT:
         advice = "of the windows are unlike the normal ones of training: does the machine run normally?"
         say(f"warning: {unlike:.0%} {advice}")
-    assert reference.normal  # which `machine_reference` fills
-    print(normal_text(reference.normal, part="block"))
+    print(facts["normal"])
     line = shell_line("mmkd-run", options.bundle, "--source", options.source, "--reference", options.out)
-    print(f"wrote {options.out}, without which the bundle answers as before; next: {line}")
+    print(f"wrote {options.out}, without which the bundle answers as before, and {card}; next: {line}")
+
+
+def _machines(state: Path) -> dict[str, dict[str, str]]:
+    """Return what was fitted to machines, by the name of each reference in the state folder."""
+    from mmkd_edge.bundle.reference import read_reference
+    from mmkd_edge.predict.commissioning import machine_facts
+
+    paths = (path for path in sorted(state.glob("*.json")) if path.name != "slots.json")
+    return {path.name: facts for path in paths if (facts := machine_facts(read_reference(path)))}
+
+
+def _machine_lines(state: Path) -> list[str]:
+    machines = _machines(state).items()
+    return [printable(f"{name}: {'; '.join(f'{k} {v}' for k, v in facts.items())}") for name, facts in machines]
 
 
 def _describe(slots: Slots) -> str:

@@ -32,6 +32,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     free_bytes: int | None
     slots: Slots | None
     problem: str = ""
+    machines: dict[str, dict[str, str]] | msgspec.UnsetType = msgspec.UNSET  # `mmkd-edge commission` files there
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

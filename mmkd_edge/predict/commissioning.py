@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.manifest import ModelEntry, Normal
 from mmkd_edge.bundle.reference import Commissioned, Reference
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.novelty import alarm_rates, calibration_scores
+from mmkd_edge.predict.novelty import alarm_rates, calibration_scores, normal_text
 from mmkd_edge.spec import task_text
 
 LEVEL, BLOCKS, MIN_WINDOWS = 0.05, 20, 100
@@ -59,6 +59,20 @@ def machine_reference(
         ),
         commissioned=commissioned,
     )
+
+
+def machine_facts(reference: Reference) -> dict[str, str]:
+    """Describe what was fitted to a machine; empty if the reference has no scores."""
+    facts = reference.commissioned
+    if not (reference.normal and facts):
+        return {}
+    return {
+        "student": f"{facts.model_id}, modality {reference.modality}",
+        "recorded": f"from {facts.source}, {facts.minutes:.3g} minutes until {facts.ended_utc}",
+        "normal": normal_text(reference.normal, part="block"),
+        "unlike": f"{facts.unlike:.0%} of these windows are unknown by the bundle's own scores",
+        "undo": "open the bundle without this file: it answers as before",
+    }
 
 
 def block_rates(scores: NDArray[np.float64], *, blocks: int = BLOCKS, level: float = LEVEL) -> NDArray[np.float64]:

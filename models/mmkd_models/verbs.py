@@ -54,7 +54,10 @@ class _Trained:
     checkpoint: Any
 
     def predict_proba(self, data: Given, *, split: SplitName = "test") -> npt.NDArray[np.float64]:
-        """Return probabilities (N, K), or numbers (N, 1), of a split or of arrays (N, T, C), NaN = missing."""
+        """Return probabilities (N, K) or numbers (N, 1), of normal running score and p-value (N, 2).
+
+        Of a split, or of arrays (N, T, C), NaN = missing.
+        """
         windows, modality = self._windows(data, split)
         if isinstance(windows, Windows):
             logits = logits_of(self.checkpoint.network(), windows, modality=modality)
@@ -66,15 +69,21 @@ class _Trained:
                 output = network(inputs) if modality is None else network(*inputs[modality])
             logits = output.logits.numpy()
         kind = self.checkpoint.task.kind
+        if kind == "normal":
+            calibration, scores = np.array(self.checkpoint.facts.normal.scores), np.exp(logits[:, 0].astype(np.float64))
+            larger = len(calibration) - np.searchsorted(calibration, scores)
+            return np.stack([scores, (1 + larger) / (1 + len(calibration))], axis=1)
         return logits.astype(np.float64) if kind == "regression" else probabilities_of(logits, kind=kind)
 
     def predict(self, data: Given, *, split: SplitName = "test") -> npt.NDArray[Any]:
-        """Return class names (N,); labels off or on (N, K); or numbers (N,)."""
+        """Return class names (N,), "" for unlike normal running; labels off or on (N, K); or numbers (N,)."""
         task: TaskSpec = self.checkpoint.task
         answers = self.predict_proba(data, split=split)
         if task.kind == "regression":
             numbers: npt.NDArray[Any] = answers[:, 0]
             return numbers
+        if task.kind == "normal":
+            return np.where(answers[:, 1] > self.checkpoint.facts.normal.level, task.labels[0], "")
         if task.kind == "multi_label":
             return np.asarray(answers >= task.on_from, dtype=np.uint8)
         names: npt.NDArray[Any] = np.array(task.labels)[answers.argmax(axis=1)]
@@ -219,7 +228,7 @@ class Student(_Trained):
     def _repr_html_(self) -> str:
         facts = self.checkpoint.facts
         rows = [(trial.name, trial.valid_score) for trial in facts.tried or ()] or [("student", facts.score)]
-        taught = "taught" if facts.teachers_sha256 else "labels only"
+        taught = "normal running" if facts.normal else "taught" if facts.teachers_sha256 else "labels only"
         title = f"Student of {self.checkpoint.modality.name}: {facts.shipped or taught}"
         return _table(title, f"{facts.metric} on validation", rows)
 
@@ -242,6 +251,8 @@ def distill(
 ) -> Student:
     """Train a student of one sensor from one teacher or several, as `mmkd-distill` does; None: on labels only.
 
+    On normal running, which has no teacher, its answer is a score.
+
     Args:
         sensor: the one that stays on the device, or a cheaper one derived from it: `acc@10Hz`.
         members: transformer, convolutions, intervals, trees; by default a transformer, and all with `choose`.
@@ -251,6 +262,7 @@ def distill(
 
     Raise UsageError if teacher and data differ, or the options do not fit together.
     """
+    from mmkd_models.training.normal import fit_normal_student
     from mmkd_models.training.students import race_student, train_student
 
     teachers = [] if teacher is None else [teacher] if isinstance(teacher, Teacher) else list(teacher)
@@ -263,7 +275,7 @@ def distill(
         labelled_groups=labelled_groups,
         seed=seed,
     )
-    training, run = _plan(data, options, STUDENT_TRAIN)
+    training, run = _plan(data, options, STUDENT_TRAIN, normal=not files)
     for file in files:
         check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, training.train)
     among = student_members(
@@ -274,6 +286,15 @@ def distill(
     )
     sensor = training.train.spec.modality(sensor).name  # a cheaper one is written as a text
     training = training.for_pair([spec.name for file in files for spec in file.checkpoint.modalities], sensor)
+    if training.train.spec.task.kind == "normal":
+        given = {"members": members, "choose": choose, "causal": causal, "steps": steps, "metric": metric}
+        for name, value in (given | {"label_fraction": label_fraction, "labelled_groups": labelled_groups}).items():
+            if value:
+                raise UsageError(
+                    f"{name}: has no effect on a student of normal running, which has no steps and no labels; leave it "
+                    "out"
+                )
+        return Student(fit_normal_student(training, sensor, config, run))
     recipe = default_recipe(training.train.spec.task)
     with _shown(f"{sensor} student", progress) as on_step:
         run = replace(run, on_step=on_step)
@@ -283,10 +304,15 @@ def distill(
 
 
 def _plan(
-    data: Dataset | str | Path, options: TrainingOptions, usual: TrainConfig, sensors: Sequence[str] | None = None
+    data: Dataset | str | Path,
+    options: TrainingOptions,
+    usual: TrainConfig,
+    sensors: Sequence[str] | None = None,
+    *,
+    normal: bool = False,
 ) -> tuple[TrainingData, TrainingRun]:
     path = data.path if isinstance(data, Dataset) else Path(data)
-    training = training_data(path, options, modalities=sensors)
+    training = training_data(path, options, modalities=sensors, normal=normal)
     return training, replace(new_run(path, training, options, usual), run_dir=None)
 
 

@@ -11,12 +11,17 @@ import numpy as np
 import pytest
 
 from checks import against_before
-from checks.alarms import cells
+from checks.alarms import cells, follow
 from checks.emulation import root
 from checks.faulty_process import Breaking, OrtBackend
 from checks.install_size import Installed, import_time_ms, weigh
 from checks.script import head, row
 from checks.shipped_table import main
+from mmkd_export.pipeline import export
+from mmkd_export.plan import ExportPlan
+from mmkd_models.training.checkpoint import write_student
+from mmkd_station.intake import ReplayedRecording
+from tests.export.students import make_normal_student
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks" / "checks"
@@ -157,3 +162,25 @@ def test_a_root_that_was_begun_is_not_taken_as_whole(tmp_path, monkeypatch):
     made = root.make_root(tmp_path / "arm64", suite="trixie", mirror=None)
     assert (made.folder / "usr/bin/more").exists()
     assert not (tmp_path / "arm64.begun").exists()
+
+
+def test_a_station_follows_faults_between_normal_running(tmp_path, native_engine):
+    """Of eight normal recordings and three faults the first and the second fault are in the line, fifth and tenth."""
+    student = make_normal_student()
+    assert student.carried is not None
+    write_student(tmp_path / "s.ckpt", student)
+    export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge"))
+    quiet = student.carried.windows[::3][:8].reshape(-1, 3)  # a result for each of eight windows of 1.28 s
+    recordings = [
+        ReplayedRecording(rows=scale * quiet, name="", label=label, group="", split="test")
+        for scale, label in [(1, "normal")] * 8 + [(9, "worn")] * 3
+    ]
+    rule = ["--alarm=unknown", "--confirm=2/2", "--min-probability=0.99", "--cooldown=0", "--hop=64"]
+    score = follow(tmp_path / "s.edge", recordings, "normal", rule)
+    assert (score.recordings, score.detected, score.delay_s) == (2, 2, pytest.approx(2 * 1.28, abs=0.03))
+    assert (score.false_alarms, score.normal_hours) == (0, pytest.approx(8 * 8 * 1.28 / 3600))
+    rows = np.loadtxt(tmp_path / "s.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(rows[:, 0], np.arange(10 * 512) / 50)
+    np.testing.assert_allclose(
+        rows[:, 1:].reshape(10, 512, 3)[[3, 4, 9]], quiet * np.array([1, 9, 9])[:, None, None], rtol=1e-5
+    )

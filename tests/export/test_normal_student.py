@@ -10,21 +10,26 @@ import torch
 from mmkd_edge import EdgePredictor, ModalitySpec
 from mmkd_edge.backends.base import is_installed, open_backend
 from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.errors import GateError
 from mmkd_edge.install.graphs import check_graph
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_export.graph.native_from_student import native_file
 from mmkd_export.graph.onnx_from_student import exported_network, onnx_from_student
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import export
-from mmkd_export.plan import ExportPlan
+from mmkd_export.plan import ExportPlan, read_report
 from mmkd_export.verify.answers import answers_from_backend, with_missing_samples
 from mmkd_models.training.checkpoint import write_student
 from tests.export.students import make_normal_student
 
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=2000.0, samples=800)
+NO_GRAPH = (
+    "int8 graph: a student of normal running has one product, with a vector, which INT8 makes no faster; with "
+    "--target native the .native has it in int8 and is smaller"
+)
 RATE = (
-    "unknown at a p-value of at most 0.05: 5.4% of the normal windows of a group that was left out; 25% of 24 groups "
-    "have more than 10%; 240 windows, 1.5 h"
+    "unknown at a p-value of at most 0.05, a score above {limit:.4g}: 5.4% of the normal windows of a group that was "
+    "left out; 25% of 24 groups have more than 10%; 240 windows, 1.5 h"
 )
 
 
@@ -71,7 +76,7 @@ def bundle(tmp_path_factory, native_engine):
     folder = tmp_path_factory.mktemp("normal")
     write_student(folder / "s.ckpt", make_normal_student())
     plan = ExportPlan(
-        source=folder / "s.ckpt", output=folder / "s.edge", targets=("native", "c"), precisions=("fp32", "fp16")
+        source=folder / "s.ckpt", output=folder / "s.edge", targets=("native", "c"), precisions=("fp16", "int8")
     )
     return export(plan).path
 
@@ -79,18 +84,34 @@ def bundle(tmp_path_factory, native_engine):
 def test_a_bundle_promises_the_rate_that_was_measured(bundle):
     with Bundle.open(bundle) as opened:
         entry, card = opened.manifest.models[0], opened.read("README.md").decode()
+        report = read_report(opened)
     assert [output.name for output in entry.outputs] == ["logits", "value"]
-    assert {artifact.precision for artifact in entry.artifacts} == {"fp32", "fp16"}
+    assert [(one.precision, one.format) for one in entry.artifacts] == [
+        *(("fp32", "onnx"), ("fp32", "native"), ("fp16", "onnx"), ("int8", "native"))
+    ]
     assert entry.normal
     assert (entry.normal.groups, entry.normal.level) == (24, 0.05)
     assert "answers with a score, how far a window is from normal running." in card
-    assert f"- U{RATE[1:]}." in card
-    assert dict(inspect_file(bundle))["acc.normal"] == RATE
+    rate = RATE.format(limit=entry.normal.scores[-12])  # 11 larger ones: (1 + 11) / 241
+    assert f"- U{rate[1:]}." in card
+    assert dict(inspect_file(bundle))["acc.normal"] == rate
+    sizes = {one.file: one.size_bytes for one in entry.artifacts}
+    assert sizes["acc/model.fp32.native"] - sizes["acc/model.int8.native"] > 2 * 84 * 8  # a byte each instead of four
+    assert [(one.precision, one.format, one.reason) for one in report.left_out] == [("int8", "onnx", NO_GRAPH)]
 
 
-@pytest.mark.parametrize("backend", ["native", "ort"])
-def test_a_device_calls_a_window_normal_or_unknown(bundle, backend, native_engine):
-    with EdgePredictor.open(bundle, backend=backend) as predictor:
+def test_without_the_native_engine_int8_is_refused(bundle):
+    plan = ExportPlan(
+        source=bundle.with_name("s.ckpt"), output=bundle.with_name("o.edge"), targets=("onnx",), precisions=("int8",)
+    )
+    with pytest.raises(GateError) as refused:
+        export(plan)
+    assert str(refused.value) == NO_GRAPH
+
+
+@pytest.mark.parametrize(("backend", "precision"), [("native", "fp32"), ("native", "int8"), ("ort", "fp16")])
+def test_a_device_calls_a_window_normal_or_unknown(bundle, backend, precision, native_engine):
+    with EdgePredictor.open(bundle, backend=backend, precision=precision) as predictor:
         windows = predictor.bundle.golden("acc").windows
         usual, strange = predictor.predict(windows[0]), predictor.predict(9 * windows[0])
         rates = [prediction.status == "unknown" for prediction in predictor.predict_batch(windows)]

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -40,7 +41,9 @@ from mmkd_models.training.normal import (
     rounding_floor,
 )
 from mmkd_models.training.predict import logits_of
+from mmkd_report.pages.normal_sensors import verdict
 from mmkd_report.schema.figures import Interval
+from mmkd_report.schema.judging import read_normal_sensors
 
 ACC = ModalitySpec(name="acc", channels=("x",), rate_hz=50.0, samples=50)
 TASK = TaskSpec(kind="normal", labels=("ok", "slip"))
@@ -619,8 +622,9 @@ def test_sensors_are_compared_without_a_fault_and_together_are_a_monitor(tmp_pat
         columns["twin"] = 3 * columns["acc"] + 0.05 * rng.normal(size=columns["acc"].shape).astype(np.float32)
         columns["alone"] = rng.permutation(np.resize(quiet, columns["acc"].shape))
     write_dataset(tmp_path / "d", name="rig", labels=TASK, modalities=PAIR, splits=splits)
+    out = tmp_path / "sensors"
     with pytest.raises(SystemExit):
-        run_sensors([str(tmp_path / "d"), "--json"])
+        run_sensors([str(tmp_path / "d"), "--json", "-o", str(out)])
     document = json.loads(capsys.readouterr().out)
     rows = {row["sensor"]: row for row in document["rows"]}
     assert (document["normal"], document["groups"], document["faults"]) == (80, 4, 20)
@@ -631,10 +635,27 @@ def test_sensors_are_compared_without_a_fault_and_together_are_a_monitor(tmp_pat
     assert "lost channel" not in rows["acc"]["synthetic"]  # a window without a sample has no score
     assert rows["acc"]["own"]["auroc"] > 0.95
     assert abs(rows["alone"]["own"]["auroc"] - 0.5) < 0.25
+    assert json.loads((out / "sensors.json").read_bytes()) == document
+    page = " ".join(re.sub("<[^>]*>", " ", (out / "sensors.html").read_text()).split())
+    best = max(rows.values(), key=lambda row: np.mean(list(row["synthetic"].values())))
+    alone = [f"{name} is redundant: the others predict {rows[name]['explained']:.0%}" for name in ("acc", "twin")]
+    for says in (
+        *(one.replace("%", " %") for one in alone if rows[one.split()[0]]["explained"] >= 0.9),
+        "Which sensors look alike?",
+        f"{best['sensor']} reacts most to synthetic faults: AUROC {np.mean(list(best['synthetic'].values())):.2f}",
+        "Synthetic faults are made by a program: they rank how a sensor reacts, and are no accuracy",
+        f"noise {' '.join(format(rows[name]['synthetic']['noise'], '.2f') for name in ('acc', 'twin', 'alone'))}",
+        "all sensors, each predicted from the others",
+        f"AUROC {document['monitor']['auroc']:.2f} on known faults",
+    ):
+        assert says in page
     with pytest.raises(SystemExit):
-        run_sensors([str(tmp_path / "d")])
-    text = " ".join(capsys.readouterr().out.split())
-    assert "synthetic faults are made by a program: they rank how a sensor reacts, and are no accuracy" in text
+        run_sensors([str(tmp_path / "d"), "-o", str(out)])
+    lines = capsys.readouterr().out.splitlines()
+    sentences = list(verdict(read_normal_sensors(document)))
+    assert lines[:-1] == [f"{sentence}." for sentence in sentences]
+    next_line = f"mmkd-train student {tmp_path / 'd'} --modality {best['sensor']} -o student.ckpt"
+    assert lines[-1] == f"wrote {out / 'sensors.html'}; next: {next_line}"
     with pytest.raises(UsageError) as error:
         run_sensors([str(tmp_path / "d"), "--pairs"])
     assert str(error.value) == ("--pairs: has no effect on a comparison of sensors of normal running; leave it out")

@@ -9,6 +9,7 @@ import pytest
 import mmkd_models as mm
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import MmkdError, UsageError
+from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.importing.from_frames import seconds
 from mmkd_models.training.checkpoint import read_student, read_teacher_file
 
@@ -196,6 +197,56 @@ def test_without_a_teacher_labels_teach(data):
     alone = mm.distill(None, data, sensor="gyro", members=["intervals"], progress=False)
     assert (alone.checkpoint.facts.teachers_sha256, alone.checkpoint.config.members) == ((), ("intervals",))
     assert set(alone.predict(data)) <= {"idle", "run"}
+
+
+@pytest.fixture(scope="module")
+def quiet():
+    """The frame without its labels: all of it is normal running."""
+    return as_dataset(recorded().drop("mode"), label=None, window="0.5s")
+
+
+def test_a_frame_without_labels_is_normal_running_whose_student_has_scores(quiet):
+    assert quiet.spec.task == TaskSpec(kind="normal", labels=("normal",))
+    student = mm.distill(None, quiet, sensor="acc")
+    normal, windows = student.checkpoint.facts.normal, quiet.split("test")
+    answers = student.predict_proba(quiet)
+    assert answers.shape == (len(windows), 2)
+    counts = [(1 + sum(one >= score for one in normal.scores)) / (1 + len(normal.scores)) for score in answers[:, 0]]
+    np.testing.assert_allclose(answers[:, 1], counts)
+    np.testing.assert_array_equal(student.predict(quiet), np.where(answers[:, 1] > normal.level, "normal", ""))
+    strange = 9 * windows.take(np.arange(3))["acc"]
+    assert student.predict(strange).tolist() == ["", "", ""]
+    assert "Student of acc: normal running" in student._repr_html_()
+
+
+@pytest.mark.parametrize("source", ["frame", "arrays"])
+def test_one_class_is_normal_and_the_others_judge(source):
+    if source == "frame":
+        data = as_dataset(recorded(), normal="run")
+    else:
+        groups = np.repeat(np.arange(6), 12)
+        mode = np.where(np.arange(72) % 6 < 3, "idle", "run")
+        data = mm.dataset(
+            {"acc": np.zeros((72, 40, 2), np.float32)}, label=mode, normal="run", group=groups, rate_hz=20
+        )
+    assert data.spec.task == TaskSpec(kind="normal", labels=("run", "idle"))
+    windows = data.everything()
+    assert sorted(set(windows.labels[windows.splits == 0].tolist())) == [-1, 0]  # faults never teach
+    assert sorted(set(windows.labels[windows.splits > 0].tolist())) == [0, 1]
+
+
+def test_what_has_no_effect_on_normal_running_is_refused(quiet, teacher):
+    with pytest.raises(MmkdError) as refused:
+        as_dataset(recorded(), normal="still")
+    assert str(refused.value) == "normal: expected one of the classes idle, run, got 'still'; correct it"
+    with pytest.raises(MmkdError) as refused:
+        mm.distill(None, quiet, sensor="acc", choose=True)
+    assert str(refused.value) == (
+        "choose: has no effect on a student of normal running, which has no steps and no labels; leave it out"
+    )
+    with pytest.raises(MmkdError) as refused:
+        mm.distill(teacher, quiet, sensor="acc")
+    assert str(refused.value).startswith("training: expected labelled classes, labels or numbers to learn from, got")
 
 
 def test_a_cheaper_sensor_is_written_as_a_text(data, teacher):

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from mmkd_edge import EdgePredictor, UsageError, read_reference
+from mmkd_edge.bundle.reference import write_reference
 from mmkd_edge.commands.edge import _run as run_edge
+from mmkd_edge.install.slots import install
 from mmkd_edge.predict.commissioning import block_rates
 from mmkd_edge.predict.student import commissioned_entry
 from mmkd_edge.testing import fake_entry
+from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_models.training.checkpoint import write_student
@@ -60,12 +63,39 @@ def test_a_machine_gets_its_own_scores_and_the_bundle_stays(folder, capsys):
     assert reference.commissioned.source == f"csv:{folder / 'log.csv'}"
     assert reference.commissioned.unlike > 0.5
     lines = output.splitlines()
-    assert lines[0].startswith("unknown at a p-value of at most 0.05: ")
+    limit = reference.normal.scores[-12]  # 11 larger ones: (1 + 11) / 242
+    assert lines[0].startswith(f"unknown at a p-value of at most 0.05, a score above {limit:.4g}: ")
     assert lines[0].endswith(" of 20 blocks have more than 10%; 241 windows, 0.0669 h")
     assert lines[1] == (
-        f"wrote {file}, without which the bundle answers as before; next: mmkd-run {bundle} --source "
+        f"wrote {file}, without which the bundle answers as before, and {file}.md; next: mmkd-run {bundle} --source "
         f"csv:{folder / 'log.csv'} --reference {file}"
     )
+    facts = reference.commissioned
+    expected = {
+        "student": f"{facts.model_id}, modality acc",
+        "recorded": f"from csv:{folder / 'log.csv'}, {facts.minutes:.3g} minutes until {facts.ended_utc}",
+        "normal": lines[0],
+        "unlike": f"{facts.unlike:.0%} of these windows are unknown by the bundle's own scores",
+        "undo": "open the bundle without this file: it answers as before",
+    }
+    card = [f"- {name}: {value}" for name, value in expected.items()]
+    assert (folder / "machine.json.md").read_text().splitlines() == ["# machine", "", *card]
+    fixed = {
+        "kind": "reference of one person, machine or session",
+        "modality": "acc",
+        "mean": "0, 0, 0",
+        "std": "1, 1, 1",
+    }
+    assert inspect_file(file) == fixed | expected
+    install(folder / "state", bundle, prove=lambda path: None)
+    write_reference(folder / "state" / "press 1.json", reference)
+    run_edge(["list", str(folder / "state")])
+    line = "press 1.json: " + "; ".join(f"{name} {value}" for name, value in expected.items())
+    assert capsys.readouterr().out.splitlines()[1:] == [line]
+    run_edge(["status", str(folder / "state"), "--json"])
+    assert json.loads(capsys.readouterr().out)["machines"] == {"press 1.json": expected}
+    run_edge(["status", str(folder / "state")])
+    assert capsys.readouterr().out.splitlines()[2:] == [line]
     assert "of the windows are unlike the normal ones of training: does the machine run normally?" in errors
     assert bundle.read_bytes() == before
     assert unknown(bundle) > 0.5

@@ -86,8 +86,9 @@ def sensors(
     require_modules(_NEEDS, by="mmkd-evaluate --sensors", extra="train")
     dataset = open_dataset(data)
     if dataset.spec.task.kind == "normal":
-        refuse_without_effect(context, ("data", "as_json"), "on a comparison of sensors of normal running")
-        _normal_sensors(data, as_json=as_json)
+        refuse_without_effect(context, ("data", "out", "as_json"), "on a comparison of sensors of normal running")
+        context.with_resource(lock_output(out, is_folder=True))
+        _normal_sensors(data, out, as_json=as_json)
         return
     from mmkd_export.targets.native import latency_limit
     from mmkd_models.commands.study import latency_meter
@@ -267,44 +268,23 @@ def _show_variants(document: VariantsDocument) -> None:
     show_table(shown, width=170)
 
 
-def _normal_sensors(data: Path, *, as_json: bool) -> None:
+def _normal_sensors(data: Path, out: Path, *, as_json: bool) -> None:
     from mmkd_models.experiments.normal_sensors import judge_normal_sensors
+    from mmkd_report.page import write_page
+    from mmkd_report.pages.normal_sensors import reaction, render_normal_sensors, verdict
+    from mmkd_report.words import for_terminal
 
     document = judge_normal_sensors(open_dataset(data), seed=0, on_part=say)
+    write_file(out / SENSORS_FILE, json_text(document, indent=1).encode())
+    write_page(out / PAGE_FILE, render_normal_sensors(msgspec.to_builtins(document)))
     if as_json:
         print(json_text(document, indent=1))
         return
-
-    def text(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}"
-
-    print(f"{document.name}: {document.normal} normal validation windows of {document.groups} groups")
-    heads = [
-        "sensor",
-        "predicted from the others, %",
-        "most from",
-        "synthetic faults told apart, AUROC",
-        "least noticed",
-    ]
-    heads += ["known faults, AUROC"] if document.faults else []
-    table = plain_table(heads, left=("most from", "least noticed"))
-    for row in document.rows:
-        other = max(row.alike, key=row.alike.__getitem__)
-        least = min(row.synthetic, key=row.synthetic.__getitem__)
-        cells = [row.sensor, f"{100 * row.explained:.0f}", f"{other} {100 * row.alike[other]:.0f} %"]
-        cells.append(text(sum(row.synthetic.values()) / len(row.synthetic)))
-        cells.append(f"{least.replace('_', ' ')} {text(row.synthetic[least])}")
-        table.add_row(*cells, *([text(row.own.auroc)] if document.faults else []))
-    show_table(table, width=170)
-    print("synthetic faults are made by a program: they rank how a sensor reacts, and are no accuracy")
-    monitor = document.monitor
-    print(
-        f"all sensors, each predicted from the others, as a monitor on a workstation: {monitor.groups_above:.0%} of "
-        f"groups above 10% false alarms; known faults: "
-        + (f"AUROC {text(monitor.auroc)}" if document.faults else "none labelled")
-    )
-    sensor = max(document.rows, key=lambda row: sum(row.synthetic.values()) / len(row.synthetic)).sensor
-    print(f"next: {shell_line('mmkd-train', 'student', data, '--modality', sensor, '-o', 'student.ckpt')}")
+    for sentence in verdict(document):
+        print(for_terminal(f"{sentence}."))
+    sensor = max(document.rows, key=reaction).sensor
+    line = shell_line("mmkd-train", "student", data, "--modality", sensor, "-o", "student.ckpt")
+    print(f"wrote {out / PAGE_FILE}; next: {line}")
 
 
 def _costs(given: Sequence[str] | None, sensors: Sequence[str]) -> dict[str, Path]:

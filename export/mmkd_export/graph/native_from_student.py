@@ -47,7 +47,10 @@ def native_file(network: ExportStudent, modality: ModalitySpec) -> bytes:
 
 
 def int8_weights(file: bytes) -> bytes:
-    """Return a `.native` file whose matrices are int8 with a scale per column; the novelty's stays."""
+    """Return a `.native` file whose matrices are int8 with a scale per column; the novelty's stays.
+
+    Of normal running the components are in its place, and do not.
+    """
     tensors: dict[str, Array] = {}
     for number in range(struct.unpack_from("<I", file, 8)[0]):
         text, kind, _, rows, columns, _, _, start = struct.unpack_from(
@@ -56,7 +59,8 @@ def int8_weights(file: bytes) -> bytes:
         name, dtype = text.rstrip(b"\0").decode(), np.dtype(list(_KINDS)[kind]).newbyteorder("<")
         values = np.frombuffer(file, dtype, rows * columns, start).reshape(rows, columns)
         layer = name.removesuffix(".w")
-        if name in ("t.basis", "t.pooling") or (layer not in (name, "novelty") and rows > 1):
+        is_kept = layer == "novelty" and tensors["sizes"][0, 3] != _TASKS.index("normal")
+        if name in ("t.basis", "t.pooling") or (layer != name and rows > 1 and not is_kept):
             scale = np.abs(values).max(axis=0, keepdims=True) / 127
             values = np.rint(values / np.where(scale > 0, scale, 1)).astype(np.int8)
             tensors[f"{layer}.s"] = scale

@@ -147,6 +147,9 @@ MMKD_API mmkd_student mmkd_describe(const mmkd_bundle *bundle, int32_t student);
 MMKD_API const char *mmkd_label(const mmkd_bundle *bundle, int32_t student, int32_t index);
 MMKD_API const char *mmkd_channel(const mmkd_bundle *bundle, int32_t student, int32_t index);
 
+/* Let the scores of a file of `mmkd-edge commission`, of one machine's normal running, take the place of the student's.
+ * Before its first predictor; opening the bundle again undoes it. */
+MMKD_API int mmkd_commission_file(mmkd_bundle *bundle, int32_t student, const char *path, char *error, size_t error_size);
 /* options: NULL for the defaults. */
 MMKD_API int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, mmkd_predictor **predictor,
                                  char *error, size_t error_size);

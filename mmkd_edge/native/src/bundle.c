@@ -323,6 +323,7 @@ static void read_entry(reader *r, const unsigned char *data, size_t size, int ob
     }
     entry->novelty_tolerance = number(r, field(r, field(r, native, "novelty"), "tolerance"), 0);
     entry->golden = text(r, field(r, field(r, object, "golden"), "file"));
+    entry->golden_sha256 = text(r, field(r, field(r, object, "golden"), "sha256"));
     entry->step_novelty = numbers(r, field(r, field(r, find_artifact(r, artifacts, NULL), "novelty"), "scores"));
     entry->true_probabilities = numbers(r, field(r, field(r, native, "confidence"), "true_probabilities"));
     entry->usual = numbers(r, field(r, magnitude, "usual"));
@@ -441,7 +442,7 @@ int mmkd_open(const void *data, size_t size, mmkd_bundle **bundle, char *error, 
 }
 
 /* The file's bytes, to be freed; NULL if they cannot be read. */
-static unsigned char *read_file(const char *path, size_t *size, char *error, size_t error_size)
+static unsigned char *read_file(const char *path, const char *what, size_t *size, char *error, size_t error_size)
 {
     errno = 0;
     FILE *file = fopen(path, "rb");
@@ -451,7 +452,7 @@ static unsigned char *read_file(const char *path, size_t *size, char *error, siz
     int is_read = file && data && !fseek(file, 0, SEEK_SET) && fread(data, 1, (size_t)length, file) == (size_t)length;
     if (file) fclose(file);
     if (is_read) *size = (size_t)length;
-    else mmkd_error(error, error_size, "%s: expected a bundle (.edge) that can be read, got: %s", path,
+    else mmkd_error(error, error_size, "%s: expected %s that can be read, got: %s", path, what,
                     errno ? strerror(errno) : "an empty or too large file");
     if (is_read) return data;
     free(data);
@@ -462,7 +463,7 @@ int mmkd_open_file_signed(const char *path, const mmkd_key *keys, int32_t count,
                           size_t error_size)
 {
     size_t size = 0;
-    unsigned char *data = read_file(path, &size, error, error_size);
+    unsigned char *data = read_file(path, "a bundle (.edge)", &size, error, error_size);
     *bundle = NULL;
     int status = data ? mmkd_open_signed(data, size, keys, count, bundle, error, error_size) : MMKD_NO_FILE;
     free(data);
@@ -472,6 +473,27 @@ int mmkd_open_file_signed(const char *path, const mmkd_key *keys, int32_t count,
 int mmkd_open_file(const char *path, mmkd_bundle **bundle, char *error, size_t error_size)
 {
     return mmkd_open_file_signed(path, NULL, 0, bundle, error, error_size);
+}
+
+int mmkd_commission_file(mmkd_bundle *bundle, int32_t student, const char *path, char *error, size_t error_size)
+{
+    static const char refusal[] = "expected normal running of one machine, recorded with this student; run mmkd-edge commission with this bundle";
+    reader r = {bundle, NULL, NULL, 0, MMKD_OK, error, error_size, NULL, 0};
+    size_t size = 0;
+    member file = {read_file(path, "a reference (.json)", &size, error, error_size), 0};
+    if (!(file.size = size)) return MMKD_NO_FILE;
+    mmkd_entry *e = student >= 0 && student < bundle->count ? &bundle->entry[student] : NULL;
+    if (!parse(&r, file, refusal)) {
+        int normal = field(&r, 0, "normal"), sha256 = field(&r, field(&r, 0, "commissioned"), "student_sha256");
+        double level = number(&r, field(&r, normal, "level"), 0), groups = number(&r, field(&r, normal, "groups"), 0);
+        mmkd_numbers scores = numbers(&r, field(&r, normal, "scores"));
+        if (!e || e->facts.task != MMKD_NORMAL || !is_text(&r, sha256, e->golden_sha256) || !scores.count ||
+            !(level > 0 && level < 1 && groups >= 1 && groups <= MAX_LIST)) fail(&r, MMKD_MISUSE, refusal);
+        else e->novelty = scores, e->level = level, e->groups = (int32_t)groups;
+    }
+    free(r.token);
+    free((void *)file.data);
+    return r.status;
 }
 
 /* ---- golden windows: an archive of .npy files (numpy.lib.format, version 1.0), written by mmkd_edge/bundle/golden.py */
@@ -551,7 +573,7 @@ int mmkd_selftest_file(const char *path, double *largest, char *error, size_t er
     double worst = 0;
     size_t size = 0;
     mmkd_bundle *bundle = NULL;
-    unsigned char *data = read_file(path, &size, error, error_size);
+    unsigned char *data = read_file(path, "a bundle (.edge)", &size, error, error_size);
     int status = data ? mmkd_open(data, size, &bundle, error, error_size) : MMKD_NO_FILE, tested = 0;
     for (int32_t i = 0; !status && i < bundle->count; i++) {
         if (!bundle->entry[i].model) continue;

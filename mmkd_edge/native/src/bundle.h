@@ -23,7 +23,7 @@ typedef struct {
     mmkd_numbers usual; /* (C,): magnitudes in training; count is 0 without limits */
     double lowest, highest;
     mmkd_model *model, *step; /* step: the model itself if its bytes are the same */
-    const char *golden;       /* member with golden windows */
+    const char *golden, *golden_sha256; /* member with golden windows */
     double novelty_tolerance;
 } mmkd_entry;
 

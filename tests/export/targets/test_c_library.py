@@ -13,16 +13,18 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from mmkd_edge import EdgePredictor, SensorChecks, example_bundle
-from mmkd_edge.bundle.reference import Reference
+from mmkd_edge.bundle.reference import Commissioned, Reference, write_reference
 from mmkd_edge.derive import derive, derived_modality
 from mmkd_edge.errors import BackendError, UnavailableError, UsageError
 from mmkd_edge.install.keys import make_keys
 from mmkd_edge.native import ABI
 from mmkd_edge.native.build import FOLDER, LIBRARY, SOURCES
+from mmkd_edge.predict.commissioning import machine_reference
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.packing.contents import join_bundles
 from mmkd_export.pipeline import export, export_several
@@ -88,7 +90,7 @@ class Window(ctypes.Structure):
 class Program:
     """What a C program would do with one student of a bundle."""
 
-    def __init__(self, path, **options):
+    def __init__(self, path, commissioned=None, **options):
         self.library = ctypes.CDLL(str(LIBRARY))
         self.bundle, self.predictor, error = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.create_string_buffer(400)
         status = self.library.mmkd_open_file(str(path).encode(), ctypes.byref(self.bundle), error, 400)
@@ -99,6 +101,9 @@ class Program:
             self.labels = [self.library.mmkd_label(self.bundle, 0, index).decode() for index in range(4)]
             given = Options(**options)
             place = ctypes.byref(self.predictor)
+            file = str(commissioned).encode()
+            status = self.library.mmkd_commission_file(self.bundle, 0, file, error, 400) if commissioned else OK
+        if status == OK:
             status = self.library.mmkd_predictor_open(self.bundle, ctypes.byref(given), place, error, 400)
             self.error = error.value.decode()
         self.status = status
@@ -494,6 +499,40 @@ def test_a_window_unlike_normal_data_is_unknown(program, tmp_path, unknown_level
     assert program(path, unknown_level=0.03).error == (
         "unknown_level: expected at least 0.04, because 24 groups calibrated it"
     )
+
+
+def test_the_scores_of_one_machine_take_the_place_of_the_bundles(bundles, program, tmp_path):
+    path, file, student = tmp_path / "s.edge", tmp_path / "press.json", make_normal_student()
+    write_student(tmp_path / "s.ckpt", student)
+    export(ExportPlan(source=tmp_path / "s.ckpt", output=path, targets=("native",)))
+    windows = 1.4 * np.nan_to_num(student.carried.windows)
+    with EdgePredictor.open(path, backend="native") as predictor:
+        entry, scores = predictor.entry, [one.score for one in predictor.predict_batch(windows[::2])]
+        before = [one.status for one in predictor.predict_batch(windows)]
+    facts = {"model_id": "m", "source": "csv:log", "ended_utc": "2026-11-30T00:00:00Z", "minutes": 4.0, "unlike": 0.5}
+    machine = Commissioned(student_sha256=entry.golden.sha256, **facts)
+    write_reference(file, machine_reference(entry, scores, period_s=2.0, commissioned=machine))
+    native = program(path, commissioned=file)
+    with EdgePredictor.open(path, backend="native", reference=file) as predictor:
+        expected = predictor.predict_batch(windows)
+    for window, one in zip(windows, expected, strict=True):
+        answer = native.predict(window)
+        assert (answer["status"], answer["novelty"], answer["reason"]) == (one.status, one.p_value, one.reason)
+    assert [one.status for one in expected].count("unknown") < before.count("unknown")
+    other, another = tmp_path / "other.json", msgspec.structs.replace(machine, student_sha256="5" * 64)
+    write_reference(other, machine_reference(entry, scores, period_s=2.0, commissioned=another))
+    refusal = (
+        "expected normal running of one machine, recorded with this student; run mmkd-edge commission with this bundle"
+    )
+    absent = tmp_path / "none.json"
+    for bundle, wrong, status, says in [
+        (path, other, MISUSE, refusal),
+        (path, path, DAMAGED, refusal),
+        (bundles["windows"], file, MISUSE, refusal),
+        (path, absent, NO_FILE, f"{absent}: expected a reference (.json) that can be read, got: No such file or directory"),
+    ]:
+        opened = program(bundle, commissioned=wrong)
+        assert (opened.status, opened.error) == (status, says)
 
 
 def test_wrong_files_and_arguments_say_what_is_wrong(bundles, program, tmp_path):

@@ -187,10 +187,13 @@ def explain_by_place(windows: Windows, by: str | None) -> dict[str, float]:
     late = normal_scores(faulty, place).auroc
     alone = {"The position in the recording": max(late, 1 - late)}
     if by not in (None, "group"):
-        values, fractions = values_by(windows, by, suite="normal"), np.full(len(windows), faulty.mean())
-        for row in range(len(windows)):
-            others = (values == values[row]) & (windows.groups != windows.groups[row])
-            fractions[row] = faulty[others].mean() if others.any() else fractions[row]
+        value, group = (
+            np.unique(one, return_inverse=True)[1] for one in (values_by(windows, by, suite="normal"), windows.groups)
+        )
+        pair = np.unique(value * len(windows) + group, return_inverse=True)[1]
+        # Counts of windows, and of faults, that have the value and another group.
+        count, found = (np.bincount(value, n)[value] - np.bincount(pair, n)[pair] for n in (faulty >= 0, faulty))
+        fractions = np.where(count > 0, found / np.maximum(count, 1), faulty.mean())
         alone[f"The {by}"] = normal_scores(faulty, fractions).auroc
     return alone
 
