@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def follow(bundle: Path, recordings: Sequence[ReplayedRecording], normal: str, w
             own = raised[(raised > begin) & (raised <= end + modality.samples / rate)] - begin
             delays, wrong = delays + own[:1].tolist(), wrong - len(own)
     hours = sum(len(one.rows) for one in usual) / rate / 3600
-    counts = {"normal_hours": hours, "false_alarms": wrong, "false_alarms_per_hour": wrong / hours}
+    counts: dict[str, Any] = {"normal_hours": hours, "false_alarms": wrong, "false_alarms_per_hour": wrong / hours}
     found = {"recordings": sum(one.label != normal for one in mixed), "detected": len(delays)}
     delay_s = float(np.median(delays)) if delays else None
     return RuleScore(**counts, **found, false_alarms_interval=rate_interval(wrong, hours), delay_s=delay_s)

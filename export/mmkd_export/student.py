@@ -14,6 +14,7 @@ import numpy as np
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.manifest import FileEntry, ModelEntry, graph_inputs, graph_outputs
 from mmkd_edge.bundle.statistics import GroupReference
+from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.onnx_graph import count_mflops
 from mmkd_export.plan import ExportPlan
@@ -77,6 +78,14 @@ class ProvenStudent:
         """Dataset, modality, size, and start of the checkpoint's hash."""
         facts = self.facts
         return f"{facts.dataset}-{self.entry.name}-{facts.preset}-{facts.checkpoint_sha256[:8]}"
+
+    def check_has_int8(self) -> None:
+        """Raise GateError for a student of normal running, whose graph INT8 makes no faster."""
+        if self.entry.normal:
+            raise GateError(
+                "int8: a student of normal running has one product, with a vector, which INT8 makes no faster; "
+                "--target native makes a .native that has it in int8 and is smaller"
+            )
 
 
 def read_checkpoint(plan: ExportPlan) -> tuple[StudentCheckpoint, RealWindows, str | None]:

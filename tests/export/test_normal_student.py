@@ -24,8 +24,8 @@ from tests.export.students import make_normal_student
 
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=2000.0, samples=800)
 NO_GRAPH = (
-    "int8 graph: a student of normal running has one product, with a vector, which INT8 makes no faster; with "
-    "--target native the .native has it in int8 and is smaller"
+    "int8: a student of normal running has one product, with a vector, which INT8 makes no faster; --target native "
+    "makes a .native that has it in int8 and is smaller"
 )
 RATE = (
     "unknown at a p-value of at most 0.05, a score above {limit:.4g}: 5.4% of the normal windows of a group that was "

@@ -66,11 +66,7 @@ def _make_int8(student: ProvenStudent, model: onnx.ModelProto, rule: GateRule, *
         )
     check_calibration(proof_set.calibration, model, modality)
     layers = select_layers(learnt_layers(model), ops=ops)
-    if student.entry.normal:
-        raise GateError(
-            "int8 graph: a student of normal running has one product, with a vector, which INT8 makes no faster; with "
-            "--target native the .native has it in int8 and is smaller"
-        )
+    student.check_has_int8()
     if not layers:
         raise GateError(
             "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, "

@@ -79,6 +79,8 @@ class Target:
     def make_int8(self, student: ProvenStudent, rule: GateRule) -> ProvenArtifact:
         """Return the INT8 model in its format. Raise GateError unless it passes."""
         assert self.int8 is not None
+        if not self.smaller:  # INT8 is for speed
+            student.check_has_int8()
         proof_set = student.proof_set
         require_windows(len(proof_set.judging.labels), what=f"int8 .{self.format}", rule=rule)
         model = next(proven.model for proven in student.others if proven.artifact.format == self.format)

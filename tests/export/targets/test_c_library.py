@@ -103,8 +103,8 @@ class Program:
             place = ctypes.byref(self.predictor)
             file = str(commissioned).encode()
             status = self.library.mmkd_commission_file(self.bundle, 0, file, error, 400) if commissioned else OK
-        if status == OK:
-            status = self.library.mmkd_predictor_open(self.bundle, ctypes.byref(given), place, error, 400)
+            if status == OK:
+                status = self.library.mmkd_predictor_open(self.bundle, ctypes.byref(given), place, error, 400)
             self.error = error.value.decode()
         self.status = status
 
