@@ -10,6 +10,7 @@ import pytest
 
 import mmkd_report
 from mmkd_report.schema.figures import OF_CLASSES, Chance, Interval
+from mmkd_report.schema.judging import MonitorRow, NormalSensorRow, NormalSensorsDocument
 from mmkd_report.schema.variants import VariantRow, VariantsDocument
 from tests.report import rendered
 from tests.report.pages import test_adaptation_page, test_bench_page, test_judging_page, test_sensors_page
@@ -39,7 +40,7 @@ PAGES = {
     "two_sensors": "demo", "one_seed": "demo", "five_sensors": "demo", "searched": "study", "grid": "study",
     "three": "export", "plain": "export", "rejected": "export", "judging_document": "judging", "shift": "judging",
     "data_document": "data_report", "bench": "bench", "adaptation": "adaptation", "sensors": "sensors",
-    "variants": "variants",
+    "variants": "variants", "normal_sensors": "normal_sensors",
 }  # fmt: skip
 RECORDED = VariantRow(
     sensor="acc", name="acc", title="acc", score=Interval(mean=0.9), labels_only=0.85, gain=Interval(mean=5.0, low=1.0),
@@ -54,10 +55,18 @@ VARIANTS = VariantsDocument(
     dataset="line 3", sha256="d" * 64, judged_on="groups of machines never seen", labelled="10% labelled", seeds=(0,),
     measure=OF_CLASSES[0], most_loss=1.0, rows=(RECORDED, CHEAPER),
 )  # fmt: skip
+MONITOR = MonitorRow(window_rate=0.048, groups_above=0.17, auroc=0.91, detection=0.6)
+WATCHING = tuple(
+    NormalSensorRow(sensor=name, explained=0.4, alike={other: 0.3}, synthetic={"gain_up": 0.9, "hum": 0.7}, own=MONITOR)
+    for name, other in (("acc", "gyro"), ("gyro", "acc"))
+)
 STRUCTS = {
     "adaptation": test_adaptation_page.DOCUMENT,
     "sensors": test_sensors_page.DOCUMENT,
     "variants": VARIANTS,
+    "normal_sensors": NormalSensorsDocument(
+        name="line 3", sha256="d" * 64, groups=12, normal=240, faults=40, rows=WATCHING, monitor=MONITOR
+    ),
 }
 
 
