@@ -43,7 +43,7 @@ from mmkd_models.training.normal import (
 from mmkd_models.training.predict import logits_of
 from mmkd_report.pages.normal_sensors import verdict
 from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.judging import read_normal_sensors
+from mmkd_report.schema.judging import NormalSensorsDocument
 
 ACC = ModalitySpec(name="acc", channels=("x",), rate_hz=50.0, samples=50)
 TASK = TaskSpec(kind="normal", labels=("ok", "slip"))
@@ -652,7 +652,7 @@ def test_sensors_are_compared_without_a_fault_and_together_are_a_monitor(tmp_pat
     with pytest.raises(SystemExit):
         run_sensors([str(tmp_path / "d"), "-o", str(out)])
     lines = capsys.readouterr().out.splitlines()
-    sentences = list(verdict(read_normal_sensors(document)))
+    sentences = list(verdict(msgspec.convert(document, NormalSensorsDocument)))
     assert lines[:-1] == [f"{sentence}." for sentence in sentences]
     next_line = f"mmkd-train student {tmp_path / 'd'} --modality {best['sensor']} -o student.ckpt"
     assert lines[-1] == f"wrote {out / 'sensors.html'}; next: {next_line}"

@@ -2,13 +2,13 @@
 
 import msgspec
 
-from mmkd_report.pages import adaptation, bench, data, demo, export, judging, sensors, study, variants
+from mmkd_report.pages import adaptation, bench, data, demo, export, judging, normal_sensors, sensors, study, variants
 from mmkd_report.schema.adaptation import AdaptationDocument
 from mmkd_report.schema.bench import read_bench
 from mmkd_report.schema.data import DataReport
 from mmkd_report.schema.demo import DemoDocument
 from mmkd_report.schema.export import ExportDocument
-from mmkd_report.schema.judging import JudgingDocument, SensorsDocument
+from mmkd_report.schema.judging import JudgingDocument, NormalSensorsDocument, SensorsDocument
 from mmkd_report.schema.study import StudyDocument
 from mmkd_report.schema.variants import VariantsDocument
 
@@ -38,6 +38,10 @@ def render_export(document):
 
 def render_sensors(document):
     return sensors.render_sensors(msgspec.convert(document, SensorsDocument))
+
+
+def render_normal_sensors(document):
+    return normal_sensors.render_normal_sensors(msgspec.convert(document, NormalSensorsDocument))
 
 
 def render_variants(document):

@@ -276,7 +276,7 @@ def _normal_sensors(data: Path, out: Path, *, as_json: bool) -> None:
 
     document = judge_normal_sensors(open_dataset(data), seed=0, on_part=say)
     write_file(out / SENSORS_FILE, json_text(document, indent=1).encode())
-    write_page(out / PAGE_FILE, render_normal_sensors(msgspec.to_builtins(document)))
+    write_page(out / PAGE_FILE, render_normal_sensors(document))
     if as_json:
         print(json_text(document, indent=1))
         return

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from statistics import fmean
-from typing import Any
 
 from mmkd_report.page import Facts, Page, Row, Section, render, table
-from mmkd_report.schema.judging import MonitorRow, NormalSensorRow, NormalSensorsDocument, read_normal_sensors
+from mmkd_report.schema.judging import MonitorRow, NormalSensorRow, NormalSensorsDocument
 from mmkd_report.words import count, decimal, percent
 
 _REDUNDANT = 0.9  # of a sensor's movement, which others predict
@@ -15,9 +14,8 @@ MONITOR = "all sensors, each predicted from the others"
 NO_ACCURACY = "Synthetic faults are made by a program: they rank how a sensor reacts, and are no accuracy"
 
 
-def render_normal_sensors(document: Mapping[str, Any]) -> str:
-    """Return HTML; raise DocumentError for a broken document."""
-    sensors = read_normal_sensors(document)
+def render_normal_sensors(sensors: NormalSensorsDocument) -> str:
+    """Return HTML."""
     return render(
         Page(
             title=f"Sensors of normal running: {sensors.name}",

@@ -525,11 +525,12 @@ def test_the_scores_of_one_machine_take_the_place_of_the_bundles(bundles, progra
         "expected normal running of one machine, recorded with this student; run mmkd-edge commission with this bundle"
     )
     absent = tmp_path / "none.json"
+    unreadable = "expected a reference (.json) that can be read, got: No such file or directory"
     for bundle, wrong, status, says in [
         (path, other, MISUSE, refusal),
         (path, path, DAMAGED, refusal),
         (bundles["windows"], file, MISUSE, refusal),
-        (path, absent, NO_FILE, f"{absent}: expected a reference (.json) that can be read, got: No such file or directory"),
+        (path, absent, NO_FILE, f"{absent}: {unreadable}"),
     ]:
         opened = program(bundle, commissioned=wrong)
         assert (opened.status, opened.error) == (status, says)
