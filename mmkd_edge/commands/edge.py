@@ -101,7 +101,7 @@ def _install(options: Namespace) -> None:
         print(f"{result.windows} golden windows within {result.max_abs_error:.2g} (tolerance {result.tolerance:.2g})")
 
     slots = install(options.state, options.bundle, prove=prove, allow_downgrade=options.allow_downgrade)
-    print(_describe(slots))
+    print(_describe(slots, options.state))
     print(f"wrote {options.state}; next: EdgePredictor.open({str(options.state)!r}), or restart the service")
 
 
@@ -110,13 +110,13 @@ def _list(options: Namespace) -> None:
     from mmkd_edge.install.slots import read_slots
 
     slots = read_slots(options.state)
-    print(json_text(slots) if options.json else "\n".join([_describe(slots), *_machine_lines(options.state)]))
+    print(json_text(slots) if options.json else _describe(slots, options.state))
 
 
 def _rollback(options: Namespace) -> None:
     from mmkd_edge.install.slots import rollback
 
-    print(_describe(rollback(options.state)))
+    print(_describe(rollback(options.state), options.state))
     print(f"wrote {options.state}; next: restart the service")
 
 
@@ -147,7 +147,7 @@ def _status(options: Namespace) -> None:
     else:
         print(f"{status.device}, {status.board or status.architecture}, mmkd-edge {status.version}")
         if status.slots is not None:
-            print("\n".join([_describe(status.slots), *_machine_lines(options.state)]))
+            print(_describe(status.slots, options.state))
     if error is not None:
         raise error
 
@@ -213,15 +213,12 @@ def _machines(state: Path) -> dict[str, dict[str, str]]:
     return {path.name: facts for path in paths if (facts := machine_facts(read_reference(path)))}
 
 
-def _machine_lines(state: Path) -> list[str]:
-    machines = _machines(state).items()
-    return [printable(f"{name}: {'; '.join(f'{k} {v}' for k, v in facts.items())}") for name, facts in machines]
-
-
-def _describe(slots: Slots) -> str:
+def _describe(slots: Slots, state: Path) -> str:
     lines = []
     for place, slot in zip(("current", "previous"), slots.installed, strict=False):
         condition = f"{slot.condition}: {slot.reason}" if slot.reason else slot.condition
         text = f"{place:<9} release {slot.release}  {slot.model_id}  {slot.sha256[:12]}  {slot.installed_utc}  "
         lines.append(printable(text + condition))
+    for name, facts in _machines(state).items():
+        lines.append(printable(f"{name}: {'; '.join(f'{key} {value}' for key, value in facts.items())}"))
     return "\n".join(lines)

@@ -287,13 +287,10 @@ def distill(
     sensor = training.train.spec.modality(sensor).name  # a cheaper one is written as a text
     training = training.for_pair([spec.name for file in files for spec in file.checkpoint.modalities], sensor)
     if training.train.spec.task.kind == "normal":
-        given = {"members": members, "choose": choose, "causal": causal, "steps": steps, "metric": metric}
-        for name, value in (given | {"label_fraction": label_fraction, "labelled_groups": labelled_groups}).items():
-            if value:
-                raise UsageError(
-                    f"{name}: has no effect on a student of normal running, which has no steps and no labels; leave it "
-                    "out"
-                )
+        if any([members, choose, causal, steps, metric, label_fraction, labelled_groups]):
+            raise UsageError(
+                "distill: a student of normal running takes sensor, size and seed alone; leave the rest out"
+            )
         return Student(fit_normal_student(training, sensor, config, run))
     recipe = default_recipe(training.train.spec.task)
     with _shown(f"{sensor} student", progress) as on_step:

@@ -47,10 +47,7 @@ def native_file(network: ExportStudent, modality: ModalitySpec) -> bytes:
 
 
 def int8_weights(file: bytes) -> bytes:
-    """Return a `.native` file whose matrices are int8 with a scale per column; the novelty's stays.
-
-    Of normal running the components are in its place, and do not.
-    """
+    """Return a `.native` file whose matrices are int8 with a scale per column; that of novelty stays."""
     tensors: dict[str, Array] = {}
     for number in range(struct.unpack_from("<I", file, 8)[0]):
         text, kind, _, rows, columns, _, _, start = struct.unpack_from(

@@ -14,7 +14,7 @@ import msgspec
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import read_first
 from mmkd_edge.bundle.manifest import Adapted, ModelEntry, adapted_text
-from mmkd_edge.bundle.reference import Reference, read_reference
+from mmkd_edge.bundle.reference import read_reference
 from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageError
 from mmkd_edge.predict.commissioning import machine_facts
 from mmkd_edge.predict.novelty import magnitude_text, normal_text, novelty_text
@@ -38,21 +38,14 @@ def inspect_file(path: Path) -> Facts:
     if start[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{":
         return dict(_checkpoint_facts(path))
     if start.lstrip()[:1] == b"{" and b'"mean"' in path.read_bytes():
-        return dict(_reference_facts(read_reference(path)))
+        reference = read_reference(path)
+        return {"kind": "reference", "modality": reference.modality} | machine_facts(reference)
     sidecar = path if start.lstrip()[:1] == b"{" else path.with_name(path.name + ".json")
     if sidecar.is_file():
         return dict(_engine_facts(sidecar))
     raise UsageError(
         f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got none of them"
     )
-
-
-def _reference_facts(reference: Reference) -> _Rows:
-    yield "kind", "reference of one person, machine or session"
-    yield "modality", reference.modality
-    yield "mean", ", ".join(f"{value:g}" for value in reference.mean)
-    yield "std", ", ".join(f"{value:g}" for value in reference.std)
-    yield from machine_facts(reference).items()
 
 
 def differences(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:

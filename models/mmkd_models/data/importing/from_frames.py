@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.recipe import ImportRecipe, LabelRule, SensorSource, SplitRule, WindowRule
 from mmkd_models.data.importing.window_labels import split_by_group, split_by_time
-from mmkd_models.data.labels import find_strata, without_faults
+from mmkd_models.data.labels import find_strata
 from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.writer import write_dataset
 
@@ -32,7 +32,6 @@ def dataset(
     data: Any,
     *,
     label: Any = None,
-    normal: str = "",
     group: Any = None,
     window: float | str | None = None,
     hop: float | str | None = None,
@@ -51,7 +50,6 @@ def dataset(
             arrays (N, T, C) of each sensor by name, NaN = missing.
         label: of frames a column: text or whole numbers are classes, other numbers a target. Of arrays (N,) classes or
             numbers, or (N, K) labels off or on with 0 and 1. Without it all is normal running.
-        normal: the class that is normal running; the others are known faults, which judge and never teach.
         group: what splits must not share, as person or machine: a column, or of arrays (N,). Without it windows are
             split by time.
         window: length, as "4s", "500ms", or seconds; `hop` is the time from one to the next, by default the length.
@@ -69,13 +67,13 @@ def dataset(
         for what, given in (("window", window), ("hop", hop), ("time", time), ("sensors", sensors)):
             if given is not None:
                 raise UsageError(f"{what}: not for arrays, which are windows already, got {given!r}; leave it out")
-        return _from_arrays(target, data, label, normal, group, rate_hz, name=name, seed=seed)
+        return _from_arrays(target, data, label, group, rate_hz, name=name, seed=seed)
     if window is None:
         raise UsageError('window: expected its length, as "4s", got none; give one')
     frames = _frames(data, sensors, keep=[one for one in (label, group, time) if one is not None])
     rule = WindowRule(length_s=seconds(window, "window"), stride_s=None if hop is None else seconds(hop, "hop"))
     with tempfile.TemporaryDirectory() as scratch:
-        recipe = _written(Path(scratch), frames, label, normal, group, time, timezone, rate_hz, rule, seed=seed)
+        recipe = _written(Path(scratch), frames, label, group, time, timezone, rate_hz, rule, seed=seed)
         return import_recipe(recipe, Path(scratch), target).dataset
 
 
@@ -112,27 +110,12 @@ def _task_of(label: npt.NDArray[Any]) -> tuple[TaskSpec, npt.NDArray[Any]]:
     return TaskSpec(labels=tuple(names.tolist())), numbers
 
 
-def _normal_first(classes: Sequence[str], normal: str) -> tuple[str, ...]:
-    if normal not in classes:
-        raise UsageError(f"normal: expected one of the classes {', '.join(classes)}, got {normal!r}; correct it")
-    return (normal, *(one for one in classes if one != normal))
-
-
 def _from_arrays(
-    path: Path,
-    data: Mapping[str, npt.NDArray[Any]],
-    label: Any,
-    normal: str,
-    group: Any,
-    rate_hz: Any,
-    *,
-    name: str,
-    seed: int,
+    path: Path, data: Mapping[str, npt.NDArray[Any]], label: Any, group: Any, rate_hz: Any, *, name: str, seed: int
 ) -> Dataset:
     rates = _rates(rate_hz, list(data))
-    if label is None:
-        normal = normal or "normal"
-        label = np.full(max(map(len, data.values())), normal)
+    is_normal = label is None
+    label = np.full(max(map(len, data.values())), "normal") if is_normal else label
     arrays = {sensor: values[..., None] if values.ndim == 2 else values for sensor, values in data.items()}
     for sensor, values in arrays.items():
         if values.ndim != 3 or len(values) != len(label):
@@ -140,17 +123,13 @@ def _from_arrays(
                 f"{sensor}: expected windows (N, T, C) of {len(label)} labels, got {values.shape}; correct it"
             )
     task, labels = _task_of(np.asarray(label))
-    if normal:
-        classes = _normal_first(task.labels, normal)
-        labels = np.array([classes.index(one) for one in task.labels])[labels]
-        task = TaskSpec(kind="normal", labels=classes)
+    task = TaskSpec(kind="normal", labels=task.labels) if is_normal else task
     groups, strata = None if group is None else np.asarray(group).astype(np.str_), find_strata(labels)
     rule = SplitRule(group="group" if groups is not None else "", seed=seed)
     if groups is not None:
         splits, _ = split_by_group(groups, strata, rule)
     else:
         splits = split_by_time(np.zeros(len(labels), dtype=np.int64), strata, rule)
-    labels = without_faults(labels, splits == 0) if normal else labels
     parts: dict[str, dict[str, npt.ArrayLike | Mapping[str, npt.ArrayLike]]] = {}
     for number, split in enumerate(SPLIT_NAMES):
         rows = splits == number
@@ -204,24 +183,10 @@ def _as_polars(frame: Any) -> Any:
     return pl.DataFrame(columns)
 
 
-def _label_rule(frames: Mapping[str, Any], label: str | None, normal: str) -> LabelRule:
-    """Return the rule of a column that one of the frames has; without one everything is normal running."""
-    if label is None:
-        return LabelRule(task="normal", classes=(normal,) if normal else ())
-    labelled = [frame for frame in frames.values() if label in frame.columns]
-    if not labelled:
-        raise UsageError(f"label {label!r}: expected a column of one of the frames, got none of that name; correct it")
-    if normal:
-        found = sorted(str(one) for one in labelled[0][label].unique().drop_nulls().to_list())
-        return LabelRule(column=label, task="normal", classes=_normal_first(found, normal))
-    return LabelRule(column=label, task="regression" if labelled[0][label].dtype.is_float() else "classification")
-
-
 def _written(
     folder: Path,
     frames: Mapping[str, Any],
     label: str | None,
-    normal: str,
     group: str | None,
     time: str | None,
     timezone: str,
@@ -232,6 +197,12 @@ def _written(
 ) -> ImportRecipe:
     """Write the frames as files of each group, and return the recipe that imports them."""
     sources, facts = [], [column for column in (label, group) if column]
+    labelled = [sensor for sensor, frame in frames.items() if label in frame.columns]
+    if label and not labelled:
+        raise UsageError(f"label {label!r}: expected a column of one of the frames, got none of that name; correct it")
+    task: TaskKind = "normal"
+    if label:
+        task = "regression" if frames[labelled[0]][label].dtype.is_float() else "classification"
     for sensor, frame in frames.items():
         clock = time or (_TIME if _TIME in frame.columns else None)
         channels = [column for column in frame.columns if column not in (*facts, clock)]
@@ -257,7 +228,7 @@ def _written(
     return ImportRecipe(
         version=1,
         source=tuple(sources),
-        labels=_label_rule(frames, label, normal),
+        labels=LabelRule(column=label or "", task=task),
         windows=rule,
         split=SplitRule(group="group" if group is not None else "", seed=seed),
     )
