@@ -54,10 +54,7 @@ class _Trained:
     checkpoint: Any
 
     def predict_proba(self, data: Given, *, split: SplitName = "test") -> npt.NDArray[np.float64]:
-        """Return probabilities (N, K) or numbers (N, 1), of normal running score and p-value (N, 2).
-
-        Of a split, or of arrays (N, T, C), NaN = missing.
-        """
+        """Return probabilities (N, K), numbers (N, 1), or score and p-value (N, 2) of windows (N, T, C), NaN = missing."""
         windows, modality = self._windows(data, split)
         if isinstance(windows, Windows):
             logits = logits_of(self.checkpoint.network(), windows, modality=modality)
@@ -250,8 +247,6 @@ def distill(
     progress: bool = True,
 ) -> Student:
     """Train a student of one sensor from one teacher or several, as `mmkd-distill` does; None: on labels only.
-
-    On normal running, which has no teacher, its answer is a score.
 
     Args:
         sensor: the one that stays on the device, or a cheaper one derived from it: `acc@10Hz`.

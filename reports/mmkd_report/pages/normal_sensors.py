@@ -9,7 +9,6 @@ from mmkd_report.page import Page, Section, render, table
 from mmkd_report.schema.judging import NormalSensorRow, NormalSensorsDocument
 from mmkd_report.words import count, decimal, percent
 
-_REDUNDANT = 0.9  # of a sensor's movement, which others predict
 MONITOR = "all sensors, each predicted from the others"
 NO_ACCURACY = "Synthetic faults are made by a program: they rank how a sensor reacts, and are no accuracy"
 
@@ -36,22 +35,18 @@ def reaction(row: NormalSensorRow) -> float:
 
 def verdict(sensors: NormalSensorsDocument) -> Iterator[str]:
     """Yield what is redundant, reacts most and watches best, without full stops."""
-    redundant = [f"{row.sensor} ({percent(row.explained, 0)} %)" for row in sensors.rows if row.explained >= _REDUNDANT]
+    redundant = [f"{row.sensor} ({percent(row.explained, 0)} %)" for row in sensors.rows if row.explained >= 0.9]
     yield f"Redundant, because the others predict its movement: {', '.join(redundant) or 'no sensor'}"
     best = max(sensors.rows, key=reaction)
     least = min(best.synthetic, key=best.synthetic.__getitem__)
     yield (
         f"{best.sensor} reacts most to synthetic faults: AUROC {reaction(best):.2f} on average, and "
-        f"{best.synthetic[least]:.2f} for {_words(least)}. {NO_ACCURACY}"
+        f"{best.synthetic[least]:.2f} for {least.replace('_', ' ')}. {NO_ACCURACY}"
     )
     yield (
         f"As a monitor on a workstation, {MONITOR}: {percent(sensors.monitor.groups_above, 0)} % of groups have more "
         f"than 10 % false alarms; AUROC on known faults {decimal(sensors.monitor.auroc, 2)}"
     )
-
-
-def _words(fault: str) -> str:
-    return fault.replace("_", " ")
 
 
 def _sections(sensors: NormalSensorsDocument) -> Iterator[Section]:
@@ -64,7 +59,7 @@ def _sections(sensors: NormalSensorsDocument) -> Iterator[Section]:
         lead="How much of a sensor's movement on windows that no model saw a ridge predicts from all others, and one.",
     )
     faults = dict.fromkeys(fault for row in rows for fault in row.synthetic)
-    reactions = [[_words(fault), *(decimal(row.synthetic.get(fault), 2) for row in rows)] for fault in faults]
+    reactions = [[fault.replace("_", " "), *(decimal(row.synthetic.get(fault), 2) for row in rows)] for fault in faults]
     reactions.append(["mean", *(f"{reaction(row):.2f}" for row in rows)])
     yield _section(
         *("How does each react to synthetic faults?", "AUROC at full severity", ["Synthetic fault", *names], reactions),
