@@ -54,7 +54,7 @@ class _Trained:
     checkpoint: Any
 
     def predict_proba(self, data: Given, *, split: SplitName = "test") -> npt.NDArray[np.float64]:
-        """Return probabilities (N, K), numbers (N, 1), or score and p-value (N, 2) of windows (N, T, C), NaN = missing."""
+        """Return probabilities (N, K), numbers (N, 1), or score and p-value (N, 2) of (N, T, C), NaN = missing."""
         windows, modality = self._windows(data, split)
         if isinstance(windows, Windows):
             logits = logits_of(self.checkpoint.network(), windows, modality=modality)
