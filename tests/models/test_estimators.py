@@ -26,6 +26,7 @@ def turning(count=48):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")  # scikit-learn's, of its own NaN
 @pytest.mark.parametrize("model", [StudentClassifier(steps=15), MultimodalClassifier(size="tiny", steps=5)])
 def test_scikit_learns_checks_pass(model):
     results = check_estimator(model, expected_failed_checks=BROKEN, on_fail=None, on_skip=None)
