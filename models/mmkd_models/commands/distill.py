@@ -148,10 +148,9 @@ def distill(
     members = student_members(
         student.members or ("transformer" if not student.choose else ",".join(MEMBERS)), choose=student.choose
     )
-    preset = student.preset or STUDENT_PRESET
     _check_combinations(members, student, taught)
     config = student_config(
-        preset_named(preset, option="--preset"),
+        preset_named(student.preset or STUDENT_PRESET, option="--preset"),
         causal=student.causal,
         members=("transformer",) if student.choose else members,
     )
@@ -168,14 +167,8 @@ def distill(
     for who, facts in origins:
         check_same_fold(who, facts, dataset_sha256=training.sha256, fold=options.fold)
     training = training.for_pair([spec.name for file in teachers for spec in file.checkpoint.modalities], modality)
-    run = new_run(
-        output,
-        training,
-        options,
-        INT8_TRAIN if start else STUDENT_TRAIN,
-        embed_windows=result.embed_windows,
-        clock_error_s=student.clock_error,
-    )
+    usual, embeds, clock_error_s = INT8_TRAIN if start else STUDENT_TRAIN, result.embed_windows, student.clock_error
+    run = new_run(output, training, options, usual, embed_windows=embeds, clock_error_s=clock_error_s)
     with training_tracked(output, options) as tracker:
         with training_shown(f"{modality} student in INT8" if start else f"{modality} student", output, tracker) as show:
             run = replace(run, on_step=show)
