@@ -41,7 +41,7 @@ from mmkd_report.schema.demo import LABELS_ONLY
 logger = logging.getLogger(__name__)
 
 _MIXED, _UNMIXED = "transformer of mixed windows", "transformer of unmixed windows"
-_MIN_GROUPS = 6  # of training, least number whose halves say something about all
+_MIN_GROUPS = 20  # of training: what is learnt from half of fewer says little about what all teach
 _PAIRS = (0.25, 0.75)  # weights of a transformer beside one other member, besides a half
 
 Weights = dict[MemberKind, float]

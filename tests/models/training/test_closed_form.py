@@ -349,6 +349,7 @@ def test_each_half_of_the_groups_is_answered_by_members_that_learnt_the_other(ma
         trainings.append((part.train, given[2]))
         return train_transformer(part, *given, **options)
 
+    monkeypatch.setattr(students, "_MIN_GROUPS", 6)
     monkeypatch.setitem(students.FITS, "trees", grow)
     monkeypatch.setattr(students, "_transformer", train)
     found = cross_fit(("transformer", "trees"), data, "acc", SMALL, run, lesson)
@@ -365,12 +366,14 @@ def test_each_half_of_the_groups_is_answered_by_members_that_learnt_the_other(ma
     assert (np.abs(found.logits["transformer"]).max(axis=1) > 0).all()
 
 
-def test_too_few_groups_classes_or_labels_are_not_halved(machines, teacher):
+def test_too_few_groups_classes_or_labels_are_not_halved(machines, teacher, monkeypatch):
     data, run, groups = data_of(machines), run_of(machines), machines.split("train").groups
 
     def halves(data, teachers=()):
         return cross_fit(("intervals",), data, "acc", SMALL, run, lesson_of(data, run, teachers))
 
+    assert halves(data) is None  # six groups
+    monkeypatch.setattr(students, "_MIN_GROUPS", 6)
     of_one = data.train.labels.copy()
     of_one[groups > 0] = -1  # one half would have no label, which a transformer needs
     assert halves(replace(data, train=data.train.with_labels(of_one)), [teacher]) is None
