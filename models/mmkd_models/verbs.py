@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.novelty import NoveltyRule
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.commands.options import TrainingOptions, new_run, training_data
@@ -67,9 +68,9 @@ class _Trained:
             logits = output.logits.numpy()
         kind = self.checkpoint.task.kind
         if kind == "normal":
-            calibration, scores = np.array(self.checkpoint.facts.normal.scores), np.exp(logits[:, 0].astype(np.float64))
-            larger = len(calibration) - np.searchsorted(calibration, scores)
-            return np.stack([scores, (1 + larger) / (1 + len(calibration))], axis=1)
+            rule = NoveltyRule(calibration=self.checkpoint.facts.normal)
+            scores = np.exp(logits[:, 0].astype(np.float64))
+            return np.stack([scores, [rule.p_value(score) for score in scores.tolist()]], axis=1)
         return logits.astype(np.float64) if kind == "regression" else probabilities_of(logits, kind=kind)
 
     def predict(self, data: Given, *, split: SplitName = "test") -> npt.NDArray[Any]:

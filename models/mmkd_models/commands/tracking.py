@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import sys
 import time
@@ -18,6 +17,7 @@ from mmkd_edge.cli.options import Option
 from mmkd_edge.cli.run import require_modules, shell_line
 from mmkd_edge.cli.show import json_text, say
 from mmkd_edge.errors import MmkdError, UsageError, first_line
+from mmkd_edge.system import user_name
 from mmkd_models.train_config import TrainingProgress, Validation, is_first_process
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Tracker:
 
         run_id, client, kinds = self._state.ids[run], self._client, {"metrics": Metric, "params": Param, "tags": RunTag}
         if method == "create_run":
-            tags = {"mlflow.user": getpass.getuser(), "mlflow.source.type": "LOCAL"}
+            tags = {"mlflow.user": user_name(), "mlflow.source.type": "LOCAL"}
             tags |= {} if run == self._title else {"mlflow.parentRunId": self._state.ids[self._title]}
             known, name = client.get_experiment_by_name(self._state.experiment), self._state.experiment
             number = known.experiment_id if known else client.create_experiment(name)

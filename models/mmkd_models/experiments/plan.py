@@ -6,7 +6,6 @@ is finished when its `result.json` exists, after the checkpoint. Whoever makes i
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -22,6 +21,7 @@ import msgspec
 
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.system import lock_file
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import LeftOutDomains, fold_indices, fold_without
@@ -352,7 +352,7 @@ def claim(path: Path) -> Iterator[bool]:
     path.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(descriptor, wait=False)
         yield True
     except BlockingIOError:
         yield False
