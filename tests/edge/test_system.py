@@ -77,7 +77,8 @@ def test_what_is_not_for_devices_is_refused_there(module, line, name):
     assert run_command(module, *line) == (3, "", f"{name}: {cure}\n")
 
 
-def test_a_predictor_answers_there_and_a_sandbox_check_is_refused(tmp_path):
+def test_a_predictor_answers_there_and_a_sandbox_check_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where no sandbox check has passed yet
     program = """
 from mmkd_edge import EdgePredictor, MmkdError, example_bundle
 with EdgePredictor.open(example_bundle()) as predictor:
