@@ -18,9 +18,6 @@ AUGMENT = AugmentConfig()
 TEACHER_TRAIN = TrainConfig(steps=300, learning_rate=2e-3)
 STUDENT_TRAIN = TrainConfig(steps=400, learning_rate=2e-3)
 BASELINE_LEARNING_RATES = (1e-3, 3e-3)
-INT8_TRAIN = TrainConfig(steps=300, learning_rate=2e-4)
-"""Quantisation-aware distillation, which continues with a trained student."""
-
 
 METHOD, METHOD_OF_OTHERS = "dist", "logit"
 """Default methods of distillation: for three classes or more, and for all other tasks (decision 012)."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Feeds = Mapping[str, "NDArray[Any]"]
 BINS = 2048
 _PERCENTILE = 99.99
+NOTHING = 1e-30  # magnitudes up to this count as 0: a scale made from them would be 0 in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,6 @@ def add_values(before: Magnitudes, values: NDArray[np.float32]) -> Magnitudes:
 
 def clipping_range(magnitudes: Magnitudes, method: Literal["minmax", "percentile"]) -> float:
     """Return the largest magnitude in INT8, above 0."""
-    from mmkd_models.networks.int8 import NOTHING
-
     if magnitudes.largest <= NOTHING:
         return 1.0  # zeros are exact with any scale
     if method == "minmax":

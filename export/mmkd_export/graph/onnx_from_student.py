@@ -40,7 +40,6 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0
             *_metadata((checkpoint.modality,)),
             ("mmkd_edge.labels", _json(checkpoint.task.labels)),
             (onnx_graph.STATISTICS_KEY, _json(checkpoint.normalisation)),
-            *([(onnx_graph.INT8_KEY, _json(checkpoint.int8))] if checkpoint.int8 is not None else []),
         ],
     )
 
@@ -56,7 +55,7 @@ def stepping_network(checkpoint: StudentCheckpoint, *, temperature: float = 1.0)
     """Return the network of a step graph."""
     from mmkd_models.networks.step import StepStudent
 
-    network = checkpoint.transformer(asked_by="step graph")
+    network = checkpoint.network()
     return StepStudent(network, temperature=temperature, seen=checkpoint.seen)
 
 
@@ -84,14 +83,6 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float 
         metadata=[*_metadata((checkpoint.modality,)), ("mmkd_edge.labels", _json(checkpoint.task.labels))],
         steps=True,
     )
-
-
-def practised_layers(checkpoint: StudentCheckpoint) -> tuple[tuple[str, ...], ...]:
-    """Return layers for INT8, grouped by input tensor."""
-    import onnx
-
-    layers = onnx_graph.learnt_layers(onnx.load_from_string(onnx_from_student(checkpoint)))
-    return tuple(onnx_graph.layers_by_source(onnx_graph.select_layers(layers, ops=onnx_graph.LEARNT_OPS)).values())
 
 
 def onnx_from_teacher(teacher: Teacher, modalities: Sequence[ModalitySpec]) -> bytes:

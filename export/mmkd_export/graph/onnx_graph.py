@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from mmkd_edge.bundle.manifest import ArtifactFormat, describe_tensors
 from mmkd_edge.errors import GateError, first_line
 from mmkd_edge.install.graphs import check_graph
@@ -29,9 +27,6 @@ FORMAT_VERSIONS: dict[ArtifactFormat, int] = {"onnx": OPSET, "tflite": 3, "nativ
 
 # Graph metadata: mean and std of each training channel, as JSON
 STATISTICS_KEY = "mmkd_edge.statistics"
-
-# Graph metadata: result of quantisation-aware distillation as JSON, if any
-INT8_KEY = "mmkd_edge.int8"
 
 LEARNT_OPS = ("Conv", "Gemm", "MatMul")
 
@@ -201,22 +196,6 @@ def select_layers(layers: Sequence[Layer], *, ops: Sequence[str]) -> tuple[Layer
     """Return layers to quantise, not the first, nor convolutional features, whose range sensor glitches set."""
     candidates = [layer for layer in layers if not layer.name.startswith(_CONVOLUTIONAL_FEATURES)][1:]
     return tuple(layer for layer in candidates if is_worth_quantising(layer.m, layer.k, layer.n) and layer.op in ops)
-
-
-def layers_by_source(layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
-    """Group layer names by input: they share its Q, DQ and range."""
-    groups: dict[str, list[str]] = {}
-    for layer in layers:
-        groups.setdefault(layer.source, []).append(layer.name)
-    return {source: tuple(names) for source, names in groups.items()}
-
-
-def learnt_ranges(model: onnx.ModelProto) -> dict[str, float]:
-    """Return input ranges from quantisation-aware distillation, if any."""
-    from mmkd_models.networks.int8 import LearntInt8
-
-    text = next((entry.value for entry in model.metadata_props if entry.key == INT8_KEY), None)
-    return {} if text is None else msgspec.json.decode(text, type=LearntInt8).ranges
 
 
 def _layer(name: str, index: int, node: onnx.NodeProto, *, shapes: dict[str, tuple[int, ...]]) -> Layer:

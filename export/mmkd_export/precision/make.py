@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.bundle.manifest import Precision
-from mmkd_edge.cli.run import shell_line
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_export.graph.calibration import Feeds, clipping_range, tensor_magnitudes
 from mmkd_export.graph.onnx_graph import (
@@ -19,7 +18,6 @@ from mmkd_export.graph.onnx_graph import (
     graph_bytes,
     is_worth_quantising,
     learnt_layers,
-    learnt_ranges,
     select_layers,
 )
 from mmkd_export.precision.rewrite import FP16_LIMIT, half_graph, quantised_graph
@@ -90,7 +88,7 @@ def _make_int8(student: ProvenStudent, model: onnx.ModelProto, rule: GateRule, *
         sensitivity=search.sensitivity,
     )
     if not search.attempts[-1].gate.passed:
-        raise _no_remedy(search, report, modality=modality.name)
+        raise _no_remedy(search, report)
     return replace(proven, report=report)
 
 
@@ -99,17 +97,11 @@ def _prove(graph: onnx.ModelProto, student: ProvenStudent, rule: GateRule, *, pr
     return prove_lower_precision(graph_bytes(graph), student.proof_set, rule, precision=precision)
 
 
-def _no_remedy(search: Int8Graph, report: ArtifactReport, *, modality: str) -> RejectedError:
-    if any(attempt.method == "learnt" for attempt in search.attempts):
-        advice = "Practise INT8 for longer (mmkd-distill --qat with more --steps)"
-    else:
-        options = ("--modality", modality, "--qat", "STUDENT.ckpt", "-o", "student-qat.ckpt")
-        command = shell_line("mmkd-distill", "TEACHER.ckpt", "DATA", *options)
-        advice = f"Let the student practise INT8 ({command}) and export that"
+def _no_remedy(search: Int8Graph, report: ArtifactReport) -> RejectedError:
     tried = "\n".join(f"  - {attempt.remedy}: {gate_summary(attempt.gate)}" for attempt in search.attempts)
     return RejectedError(
-        f"int8 graph: no remedy passed the gate{NOTHING_WRITTEN}. {advice}, calibrate with more windows (--calib), "
-        f"allow more --max-drop-points, or export without --precision int8. Tried in this order:\n{tried}",
+        f"int8 graph: no remedy passed the gate{NOTHING_WRITTEN}. Calibrate with more windows (--calib), "
+        f"allow more --max-drop-points, or export with --precision fp16 or fp32 alone. Tried in this order:\n{tried}",
         report=report,
     )
 
@@ -166,15 +158,10 @@ def int8_graph(
     `answer` runs a graph over calibration windows `feeds`; `gate` uses others.
     """
     magnitudes = tensor_magnitudes(model, sorted({layer.source for layer in layers}), feeds)
-    learnt, expected = learnt_ranges(model), answer(model)
+    expected = answer(model)
 
     def quantise(variant: _Variant) -> onnx.ModelProto:
-        ranges = {
-            layer.source: learnt[layer.name]
-            if variant.method == "learnt"
-            else clipping_range(magnitudes[layer.source], variant.method)
-            for layer in variant.layers
-        }
+        ranges = {layer.source: clipping_range(magnitudes[layer.source], variant.method) for layer in variant.layers}
         return quantised_graph(model, variant.layers, ranges)
 
     rows = []
@@ -185,7 +172,7 @@ def int8_graph(
         rows.append(LayerSensitivity(layer=layer.name, divergence=divergence))
     sensitivity = sorted(rows, key=lambda row: -(row.divergence or 0.0))
     attempts: list[Attempt] = []
-    for variant in _variants(layers, sensitivity, practised=all(layer.name in learnt for layer in layers)):
+    for variant in _variants(layers, sensitivity):
         graph = quantise(variant)
         result = gate(graph)
         attempts.append(Attempt(remedy=variant.remedy, method=variant.method, layers=len(variant.layers), gate=result))
@@ -199,12 +186,8 @@ def int8_graph(
     )
 
 
-def _variants(
-    layers: tuple[Layer, ...], sensitivity: Sequence[LayerSensitivity], *, practised: bool
-) -> Iterator[_Variant]:
-    """Yield remedies, each on top of earlier ones; calibration follows learnt ranges."""
-    if practised:
-        yield _Variant(remedy="quantisation-aware distillation", method="learnt", layers=layers)
+def _variants(layers: tuple[Layer, ...], sensitivity: Sequence[LayerSensitivity]) -> Iterator[_Variant]:
+    """Yield remedies, each on top of earlier ones."""
     variant = _Variant(remedy="all but the first layer", layers=layers)
     yield variant
     variant = replace(variant, remedy="ranges by percentile", method="percentile")

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmkd_export.graph.calibration import Feeds, tensor_magnitudes
+from mmkd_export.graph.calibration import NOTHING, Feeds, tensor_magnitudes
 from mmkd_export.graph.onnx_graph import Layer, drop_unused, learnt_layers, nodes_behind_front_end
 
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+_TOP = 127  # largest level and, as TensorRT never uses -128, a weight's largest magnitude
+
 
 def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Mapping[str, float]) -> onnx.ModelProto:
     """Return a copy with INT8 layers; `ranges` has the largest input magnitudes."""
     import onnx
     from onnx import helper
-
-    from mmkd_models.networks.int8 import TOP
 
     result = copy.deepcopy(model)
     graph = result.graph
@@ -40,7 +40,7 @@ def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Map
         if source not in sources:
             sources.add(source)
             extra = [f"{source}_scale", f"{source}_zero"]
-            _add(graph, extra[0], np.array(ranges[source] / TOP, dtype=np.float32))
+            _add(graph, extra[0], np.array(ranges[source] / _TOP, dtype=np.float32))
             _add(graph, extra[1], np.array(0, dtype=np.int8))
             nodes += [
                 helper.make_node("QuantizeLinear", [source, *extra], [f"{source}_q"], name=f"{source}_q"),
@@ -67,19 +67,15 @@ def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Map
 
 def weight_scales(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     """Return scales float32 (n,): each output's largest weight over 127, or 1 / 127 for about 0."""
-    from mmkd_models.networks.int8 import int8_scales
-
-    others = tuple(index for index in range(values.ndim) if index != axis)
-    return np.asarray(int8_scales(np.abs(values).max(axis=others)), dtype=np.float32)
+    largest = np.abs(values).max(axis=tuple(index for index in range(values.ndim) if index != axis))
+    return np.asarray(np.where(largest <= NOTHING, 1.0, largest) / _TOP, dtype=np.float32)
 
 
 def quantised_weights(values: NDArray[np.float32], scales: NDArray[np.float32], axis: int) -> NDArray[np.int8]:
     """Round weights to INT8, halves to even as QuantizeLinear does."""
-    from mmkd_models.networks.int8 import TOP, int8_levels
-
     shape = [1] * values.ndim
     shape[axis] = -1
-    return np.asarray(int8_levels(values, scales.reshape(shape), lowest=-TOP), dtype=np.int8)
+    return np.asarray(np.rint(values / scales.reshape(shape)).clip(-_TOP, _TOP), dtype=np.int8)
 
 
 def _reshape_bias(graph: onnx.GraphProto, product: str, weights: Mapping[str, onnx.TensorProto]) -> None:

@@ -125,7 +125,7 @@ def answers_along_recording(
     from mmkd_models.novelty import NoveltyScore
 
     values, present = prepare_batch(recording[None], checkpoint.modality)
-    network = checkpoint.transformer(asked_by="step graph")
+    network = checkpoint.network()
     with torch.no_grad():
         embeddings = embeddings_along(network, torch.from_numpy(values), torch.from_numpy(present))[0]  # (N, D)
         logits = network.head(embeddings)  # (N, K)

@@ -160,7 +160,6 @@ def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoin
         state=state,
         facts=msgspec.structs.replace(student.facts, prior_tau=msgspec.UNSET),
         carried=carried,
-        int8=None,
         portable=None,
     )
 

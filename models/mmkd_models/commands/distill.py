@@ -5,7 +5,6 @@ from __future__ import annotations
 from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-distill"):
-    import importlib.util
     from collections.abc import Sequence
     from dataclasses import dataclass, replace
     from pathlib import Path
@@ -14,7 +13,7 @@ with loading("mmkd-distill"):
     from mmkd_edge.cli.options import Argument, Command, Option, run_line
     from mmkd_edge.cli.run import run_command
     from mmkd_edge.cli.show import json_text
-    from mmkd_edge.errors import UnavailableError, UsageError
+    from mmkd_edge.errors import UsageError
     from mmkd_models.commands.options import (
         NEEDS,
         Causal,
@@ -31,19 +30,17 @@ with loading("mmkd-distill"):
         training_data,
     )
     from mmkd_models.commands.outputs import hold_output, training_shown, training_tracked, write_student_and_report
-    from mmkd_models.defaults import INT8_TRAIN, METHOD, STUDENT_PRESET, STUDENT_TRAIN
+    from mmkd_models.defaults import METHOD, STUDENT_PRESET, STUDENT_TRAIN
     from mmkd_models.networks.config import MEMBERS, MemberKind, preset_named, student_config, student_members
 
 if TYPE_CHECKING:
     import typer
 
-    from mmkd_models.training.checkpoint import StudentCheckpoint
 
 _ABOUT = "Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."
 _EPILOG = (
     "Example: mmkd-distill teacher.ckpt mydata --modality acc -o student.ckpt. Several teachers as one: "
-    "mmkd-distill a.ckpt b.ckpt mydata --modality acc --term task --term logit --term edam,member=1. For INT8: "
-    "mmkd-distill teacher.ckpt mydata --modality acc --qat student.ckpt -o student-qat.ckpt"
+    "mmkd-distill a.ckpt b.ckpt mydata --modality acc --term task --term logit --term edam,member=1"
 )
 
 
@@ -71,9 +68,7 @@ def _terms() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _StudentOptions:
-    preset: Annotated[
-        str | None, Option("Size: tiny, small, medium or base.", shown=f"{STUDENT_PRESET}; with --qat the student's")
-    ] = None
+    preset: Annotated[str, Option("Size: tiny, small, medium or base.")] = STUDENT_PRESET
     members: RacedMembers = None
     choose: Annotated[
         bool, Option("Train the members, labels only too, and write what validation prefers of all.", ("--choose",))
@@ -81,10 +76,6 @@ class _StudentOptions:
     max_latency_ms: MaxLatency = None
     causal: Causal = False
     clock_error: ClockError = 0.0
-    qat: Annotated[
-        Path | None,
-        Option("Continue with this trained student, computing as its INT8 graph.", metavar="STUDENT", shown=False),
-    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,21 +83,6 @@ class _RecipeOptions:
     recipe: Annotated[Path | None, Option("JSON file with the recipe; see --print-recipe.")] = None
     term: Annotated[
         list[str] | None, Option("One term of the recipe, KIND[,NAME=VALUE...] (repeat); see --list-terms.")
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _DistillationOptions(TrainingOptions):
-    steps: Annotated[
-        int | None, Option("Optimisation steps.", min=1, shown=f"{STUDENT_TRAIN.steps}; with --qat {INT8_TRAIN.steps}")
-    ] = None
-    learning_rate: Annotated[
-        float | None,
-        Option(
-            "Peak learning rate.",
-            min=0.0,
-            shown=f"{STUDENT_TRAIN.learning_rate}; with --qat {INT8_TRAIN.learning_rate}",
-        ),
     ] = None
 
 
@@ -135,56 +111,41 @@ def distill(
     output: Output = Path("student.ckpt"),
     student: _StudentOptions,
     taught: _RecipeOptions,
-    options: _DistillationOptions,
+    options: TrainingOptions,
     result: _DistillResultOptions,
 ) -> None:
     """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
     from mmkd_models.distillation.recipe import chosen_recipe, default_recipe
-    from mmkd_models.training.checkpoint import file_sha256, read_teacher_file
+    from mmkd_models.training.checkpoint import read_teacher_file
     from mmkd_models.training.inputs import check_compatible, check_same_fold
     from mmkd_models.training.students import race_student, train_student
-    from mmkd_models.training.trainings import distil_int8
 
     members = student_members(
         student.members or ("transformer" if not student.choose else ",".join(MEMBERS)), choose=student.choose
     )
     _check_combinations(members, student, taught)
     config = student_config(
-        preset_named(student.preset or STUDENT_PRESET, option="--preset"),
+        preset_named(student.preset, option="--preset"),
         causal=student.causal,
         members=("transformer",) if student.choose else members,
     )
     hold_output(context, output, teachers=teacher, replace=options.force or options.resume)
     training = training_data(data, options, modalities=None)
     modality = training.train.spec.modality(modality).name
-    start = None if student.qat is None else _read_start(student, modality, output)
     recipe = chosen_recipe(default_recipe(training.train.spec.task), file=taught.recipe, terms=taught.term or ())
     teachers = [read_teacher_file(path) for path in teacher]
     for file in teachers:
         check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, training.train)
-    origins = [(f"teacher {path}", file.checkpoint.facts) for path, file in zip(teacher, teachers, strict=True)]
-    origins += [] if start is None else [(f"--qat {student.qat}", start.facts)]
-    for who, facts in origins:
-        check_same_fold(who, facts, dataset_sha256=training.sha256, fold=options.fold)
+    for path, file in zip(teacher, teachers, strict=True):
+        facts = file.checkpoint.facts
+        check_same_fold(f"teacher {path}", facts, dataset_sha256=training.sha256, fold=options.fold)
     training = training.for_pair([spec.name for file in teachers for spec in file.checkpoint.modalities], modality)
-    usual, embeds, clock_error_s = INT8_TRAIN if start else STUDENT_TRAIN, result.embed_windows, student.clock_error
-    run = new_run(output, training, options, usual, embed_windows=embeds, clock_error_s=clock_error_s)
+    embeds, clock_error_s = result.embed_windows, student.clock_error
+    run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embeds, clock_error_s=clock_error_s)
     with training_tracked(output, options) as tracker:
-        with training_shown(f"{modality} student in INT8" if start else f"{modality} student", output, tracker) as show:
+        with training_shown(f"{modality} student", output, tracker) as show:
             run = replace(run, on_step=show)
-            if start is not None and student.qat is not None:
-                from mmkd_export.graph.onnx_from_student import practised_layers
-
-                checkpoint = distil_int8(
-                    training,
-                    start,
-                    run,
-                    start_sha256=file_sha256(student.qat),
-                    groups=practised_layers(start),
-                    teachers=teachers,
-                    recipe=recipe,
-                )
-            elif student.choose:
+            if student.choose:
                 from mmkd_export.targets.native import latency_limit
 
                 limit = latency_limit(student.max_latency_ms)
@@ -197,35 +158,10 @@ def distill(
 
 
 def _check_combinations(members: tuple[MemberKind, ...], student: _StudentOptions, taught: _RecipeOptions) -> None:
-    if student.choose and student.qat is not None:
-        raise UsageError(
-            "--choose cannot be combined with --qat: validation chooses among new students; leave one of them out"
-        )
     if student.max_latency_ms is not None and not student.choose:
         raise UsageError("--max-latency-ms limits what --choose may take; add --choose")
-    if student.qat is not None and (student.members is not None or student.preset is not None or student.causal):
-        other = "--causal" if student.causal else "--preset" if student.preset is not None else "--members"
-        raise UsageError(f"{other} cannot be combined with --qat, which continues with a trained student; leave it out")
     if "transformer" not in members and (taught.recipe or taught.term):
         raise UsageError(
             f"{'--recipe' if taught.recipe else '--term'} cannot be combined with --members {student.members}, which "
             "learn the teachers' probabilities and the labels; leave it out, or add the member transformer"
         )
-
-
-def _read_start(options: _StudentOptions, modality: str, output: Path) -> StudentCheckpoint:
-    from mmkd_models.training.checkpoint import read_student
-
-    assert options.qat is not None
-    checkpoint = read_student(options.qat)
-    if checkpoint.config.causal or checkpoint.modality.name != modality:
-        got = "a causal one" if checkpoint.config.causal else f"one of {checkpoint.modality.name!r}"
-        raise UsageError(f"--qat {options.qat}: expected a windowed student of {modality!r}, got {got}; choose another")
-    if output.exists() and output.samefile(options.qat):
-        raise UsageError(f"--out {output}: expected another file than the student's, got the same; choose another")
-    if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
-        raise UnavailableError(
-            f"--qat asks the export which layers compute in INT8, and needs {' and '.join(missing)}, which this "
-            "Python lacks; run: pip install 'mmkd-edge[export]'"
-        )
-    return checkpoint

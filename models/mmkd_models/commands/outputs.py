@@ -72,8 +72,7 @@ def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, tracke
         return
     write_student(output, checkpoint)
     tracker.record_checkpoint(output, checkpoint.facts, checkpoint.config)
-    precision = () if checkpoint.int8 is None else ("--precision", "int8")
-    following = shell_line("mmkd-export", output, *precision, "-o", output.with_suffix(".edge"))
+    following = shell_line("mmkd-export", output, "-o", output.with_suffix(".edge"))
     facts = checkpoint.facts
     document = {"facts": facts}
     _report(output, [checkpoint.modality], checkpoint.network(), document, _rows(facts), following=following, json=json)

@@ -23,7 +23,7 @@ from mmkd_edge.bundle.manifest import Adapted, Normal, TrainingHashes
 from mmkd_edge.bundle.statistics import GroupReference
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.derive import derivation_fault
-from mmkd_edge.errors import CheckpointError, UsageError, unprintable_in
+from mmkd_edge.errors import CheckpointError, unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskSpec, frames_fault, task_fault
 from mmkd_models.carried import CarriedWindows, carried_from, carried_tensors
 from mmkd_models.data.augment import AugmentConfig
@@ -32,7 +32,6 @@ from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.network_bounds import check_bounds
 from mmkd_models.networks.committee import Committee, CommitteeFacts, committee_fault
 from mmkd_models.networks.config import MemberKind, StudentConfig, TeacherConfig, named
-from mmkd_models.networks.int8 import LearntInt8
 from mmkd_models.networks.members import check_member, member_from_state
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
@@ -104,7 +103,6 @@ class _StudentDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     task: TaskSpec
     config: StudentConfig
     facts: Provenance
-    int8: LearntInt8 | msgspec.UnsetType = msgspec.UNSET
     portable: _PortableDocument | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -127,7 +125,6 @@ class StudentCheckpoint:
     facts: Provenance
     state: Mapping[str, Tensor]
     carried: CarriedWindows | None
-    int8: LearntInt8 | None = None  # the result of quantisation-aware distillation
     seen: TrainingEmbeddings | None = None  # the embeddings of its training, for the novelty of windows
     portable: StudentCheckpoint | None = None  # of members that every engine runs, if some engine lacks one of its own
 
@@ -136,15 +133,6 @@ class StudentCheckpoint:
         student = Student(self.modality, self.task.outputs, self.config, kind=self.task.kind)
         student.load_state_dict(self.state)
         return student.eval()
-
-    def transformer(self, *, asked_by: str) -> Student:
-        """Return the student in evaluation mode; raise UsageError, naming `asked_by`, if it is no transformer."""
-        if self.config.members != ("transformer",):
-            raise UsageError(
-                f"{asked_by}: expected a student of the member transformer alone, got {named(self.config.members)}; "
-                "train one with --members transformer"
-            )
-        return self.network()
 
     @property
     def normalisation(self) -> dict[str, list[float]]:
@@ -245,11 +233,6 @@ def read_student(path: Path) -> StudentCheckpoint:
     _check_sizes((modality,), task, path)
     _check_normal(document, path)
     network = _checked_network(modality, task, document.config, state, path)
-    int8, modules = document.int8 or None, dict(network.named_modules())
-    if int8 is not None and (unknown := [name for name in int8.ranges if name not in modules]):
-        raise CheckpointError(
-            f"{path}: INT8 ranges: expected names of layers of its network, got {unknown[:3]}; the file was altered"
-        )
     checkpoint = StudentCheckpoint(
         modality=modality,
         task=task,
@@ -257,7 +240,6 @@ def read_student(path: Path) -> StudentCheckpoint:
         facts=document.facts,
         state=state,
         carried=carried_from(carried, modality, task, path) if carried else None,
-        int8=int8,
         seen=seen_from(novelty, width=network.head.in_features, path=path) if novelty else None,
     )
     if document_of_other is None:
@@ -275,7 +257,6 @@ def read_student(path: Path) -> StudentCheckpoint:
         facts=facts,
         state={**{name: tensor for name, tensor in own.items() if name in names}, **other_state},
         carried=None,
-        int8=None,
         seen=seen_from(other_novelty, width=network.head.in_features, path=path) if other_novelty else None,
     )
     return replace(checkpoint, portable=portable)

@@ -1,20 +1,16 @@
-"""The trainings: teacher, second generation, baseline, distilled student, INT8 student."""
+"""The trainings: teacher, second generation, baseline, distilled student."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 from torch import nn
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_models.carried import MAX_WINDOWS
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.answers import AnswerMemory
 from mmkd_models.distillation.learner import DistillLearner, SelfTrainingLearner, SupervisedLearner
@@ -24,7 +20,6 @@ from mmkd_models.losses.term import OutputTerm, training_goal
 from mmkd_models.networks.committee import Committee, FixedViews
 from mmkd_models.networks.config import StudentConfig, TeacherConfig
 from mmkd_models.networks.encoder import blank_inputs
-from mmkd_models.networks.int8 import FakeInt8Student, LearntInt8, learnt_student
 from mmkd_models.networks.teacher import Teacher, take_teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
 from mmkd_models.training.fitting import (
@@ -39,7 +34,7 @@ from mmkd_models.training.fitting import (
 )
 from mmkd_models.training.inputs import TrainingData, TrainingRun, check_compatible, check_labels, check_start
 from mmkd_models.training.loop import Fit
-from mmkd_models.training.predict import answers_to, scores_of
+from mmkd_models.training.predict import answers_to
 
 
 def train_teacher(
@@ -132,52 +127,6 @@ def distil(
     origin = {"network": msgspec.to_builtins(config)}
     result = _learn_from(student, data, run, modality=modality, teachers=teachers, recipe=recipe, origin=origin)
     return finish_student(data, modality, config, run, network=student, result=result, recipe=recipe, teachers=teachers)
-
-
-def distil_int8(
-    data: TrainingData,
-    start: StudentCheckpoint,
-    run: TrainingRun,
-    *,
-    start_sha256: str,
-    groups: Sequence[Sequence[str]],
-    teachers: Sequence[TeacherFile],
-    recipe: Recipe,
-) -> StudentCheckpoint:
-    """Continue with a trained student that computes as its INT8 graph will, taught by the recipe.
-
-    Validation chooses by INT8 arithmetic; the score is float32's. `groups` names layers that read one tensor together.
-
-    Raises UsageError as `distil`, or if the student does not fit `data`, or no layer computes in INT8.
-    """
-    check_teachers(teachers, data.train)
-    modality = start.modality.name
-    check_compatible("student", start.task, (start.modality,), data.train)
-    if not groups:
-        raise UsageError(
-            "student: expected a layer that INT8 makes faster, got none: every product has a side below 16; "
-            "export it in fp32"
-        )
-    torch.manual_seed(run.train.seed)
-    windows = data.train.with_modalities((modality,))
-    rows = np.sort(np.random.default_rng(run.train.seed).permutation(len(windows))[:MAX_WINDOWS])
-    values, present = map(torch.from_numpy, prepare_batch(windows.take(rows)[modality], start.modality))
-    student = FakeInt8Student(start.transformer(asked_by="practising INT8"), groups, values, present)
-    origin = {
-        "network": msgspec.to_builtins(start.config),
-        "int8": start_sha256,
-        "int8_layers": [list(group) for group in groups],
-    }
-    result = _learn_from(student, data, run, modality=modality, teachers=teachers, recipe=recipe, origin=origin)
-    student.load_state_dict(result.state)
-    state, inputs = learnt_student(student.cpu())
-    int8 = LearntInt8(student_sha256=start_sha256, score=result.scores.metric(run.train.metric), inputs=inputs)
-    scores = scores_of(replace(start, state=state).network(), data.valid, modality=modality)
-    result = replace(result, state=state, scores=scores)
-    checkpoint = finish_student(
-        data, modality, start.config, run, network=None, result=result, recipe=recipe, teachers=teachers
-    )
-    return replace(checkpoint, int8=int8)
 
 
 def keep_answers(

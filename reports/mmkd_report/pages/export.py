@@ -8,7 +8,7 @@ from mmkd_report import charts, page, words
 from mmkd_report.schema.export import ArtifactReport, ExportDocument, ExportReport, GateResult
 from mmkd_report.words import NOTHING, count, decimal, is_number, percent
 
-METHOD_NAMES = {"minmax": "largest value", "percentile": "99.99th percentile", "learnt": "learnt in training"}
+METHOD_NAMES = {"minmax": "largest value", "percentile": "99.99th percentile"}
 
 
 def size_text(size_bytes: int) -> str:

@@ -18,8 +18,8 @@ SIDECAR_FORMAT_VERSION = 2
 Precision = Literal["fp32", "fp16", "int8"]
 ArtifactFormat = Literal["onnx", "tflite", "native"]
 Measures = tuple[Measure, ...]
-RangeSource = Literal["minmax", "percentile", "learnt"]
-"""Origin of INT8 ranges: calibration, or training with INT8 (`learnt`)."""
+RangeSource = Literal["minmax", "percentile"]
+"""Origin of INT8 ranges."""
 
 
 def artifact_name(precision: str, file_format: str) -> str:

@@ -309,14 +309,6 @@ def test_the_student_that_validation_chose_is_chosen_again_by_the_same_command(
         ),
         (("--max-latency-ms", "1"), "--max-latency-ms limits what --choose may take; add --choose"),
         (
-            ("--choose", "--qat", "student.ckpt"),
-            "--choose cannot be combined with --qat: validation chooses among new students; leave one of them out",
-        ),
-        (
-            ("--members", "transformer,trees", "--qat", "student.ckpt"),
-            "--members cannot be combined with --qat, which continues with a trained student; leave it out",
-        ),
-        (
             ("--members", "convolutions,trees", "--term", "logit"),
             (
                 "--term cannot be combined with --members convolutions,trees, which learn the teachers' probabilities "

@@ -446,15 +446,6 @@ def test_an_average_has_the_prior_adjustment_of_what_is_in_it(
     assert fit_average(data_of(machines), parts, run_of(machines)).facts.prior_tau == tau
 
 
-def test_steps_and_int8_practice_are_refused_to_other_members(convolutions):
-    with pytest.raises(UsageError) as error:
-        convolutions.transformer(asked_by="practising INT8")
-    assert str(error.value) == (
-        "practising INT8: expected a student of the member transformer alone, got convolutions; train one with "
-        "--members transformer"
-    )
-
-
 def test_parts_that_a_student_does_not_have_are_refused():
     features = ConvolutionsConfig(groups=(ConvolutionGroup(dilation=1, padded=True, features=3),))
     for fault, options in (
