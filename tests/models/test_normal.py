@@ -119,11 +119,11 @@ def interchange(tmp_path, **changes):
     return file
 
 
-def test_an_import_puts_normal_first_and_hides_known_faults_of_train(tmp_path):
+def test_an_import_puts_normal_first_and_keeps_every_label(tmp_path):
     report = import_interchange(interchange(tmp_path), tmp_path / "out", normal="ok")
     assert report.dataset.spec.task == TaskSpec(kind="normal", labels=("ok", "bearing", "belt"))
     labels = {split: report.dataset.split(split).labels.tolist() for split in MACHINES}
-    assert labels == {"train": [0, -1, 0, -1, 0], "valid": [2, 0, 1], "test": [2, 0]}
+    assert labels == {"train": [0, 1, 0, -1, 0], "valid": [2, 0, 1], "test": [2, 0]}
 
 
 OFFER = (
@@ -151,13 +151,7 @@ def test_an_import_of_wrong_normal_windows_is_refused(tmp_path, changes, options
     assert str(error.value) == says.format(file=file, out=out)
 
 
-def test_known_faults_in_train_are_refused(tmp_path):
-    with pytest.raises(DatasetError) as error:
-        normal_dataset(tmp_path / "d", train={"labels": np.repeat([0, 1], [237, 3])})
-    assert str(error.value) == (
-        f"dataset {tmp_path / 'd'}: train has 3 windows of known faults, and may have normal running (0) alone;"
-        " set their label to -1, or move them to valid and test"
-    )
+def test_other_commands_refuse_normal_running(tmp_path):
     with pytest.raises(UsageError) as refused:
         refuse_normal(normal_dataset(tmp_path / "e").spec, "mmkd-study")
     assert str(refused.value) == (
@@ -479,6 +473,26 @@ def test_faults_that_cannot_be_learnt_are_refused(spindles, tmp_path, words, say
     with pytest.raises(UsageError) as error:
         run_train(["student", str(spindles), "--modality", "acc", *line])
     assert str(error.value) == f"--faults {line[1]}: {says}"
+
+
+def test_no_training_looks_at_known_faults_and_a_fold_judges_all_of_its_groups(tmp_path, capsys):
+    train, rng = make_split("train", faults=True), np.random.default_rng(5)
+    train["acc"][train["labels"] > 0] += 9 * rng.normal(size=(60, *ACC.shape)).astype(np.float32)
+    hidden = np.where(train["labels"] > 0, -1, 0)  # as imports wrote them before
+    for name, labels in (("kept", train["labels"]), ("hidden", hidden)):
+        normal_dataset(tmp_path / name, train=train | {"labels": labels})
+        for fold in ([], ["--fold", "3"]):
+            line = ["student", str(tmp_path / name), "--modality", "acc", *fold, "-o"]
+            with pytest.raises(SystemExit, match="0"):
+                run_train([*line, str(tmp_path / f"{name}{len(fold)}.ckpt")])
+    kept, old = (read_student(tmp_path / f"{name}0.ckpt") for name in ("kept", "hidden"))
+    assert kept.facts.normal == old.facts.normal
+    assert all(torch.equal(kept.state[name], old.state[name]) for name in old.state)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        run_evaluate([str(tmp_path / "kept2.ckpt"), str(tmp_path / "kept"), "--fold", "3", "--json"])
+    facts = json.loads(capsys.readouterr().out)["suites"]["normal"]["facts"]
+    assert (facts["groups"], facts["normal"], facts["faults"]) == (4, 60, 20)
 
 
 # ---- evaluation

@@ -122,8 +122,6 @@ def window_lines(report: RecipeReport) -> list[str]:
         f"warning: no value: channel {channel} in {list_first(files)}; {cure}" for channel, files in empty.items()
     ]
     rule = report.recipe.labels
-    if task.kind == "normal" and splits[0].unlabelled and rule.unlabelled == "drop":
-        lines.append(f"not looked at: {splits[0].unlabelled} windows of train, of known faults")
     if not (rule.task == "regression" and rule.column):
         without = [recording for recording in report.recordings if not labelled_intervals(recording, rule)]
         paths = [with_parts(rule.files, recording.parts) for recording in without]

@@ -11,7 +11,6 @@ with loading("mmkd-train"):
     from typing import TYPE_CHECKING, Annotated, NoReturn
 
     import msgspec
-    import numpy as np
 
     from mmkd_edge.cli.options import Command, Option, run_line
     from mmkd_edge.cli.run import run_command, shell_line
@@ -168,7 +167,7 @@ def student(
 
 def _with_faults(training: TrainingData, faults: Path | None, modality: str) -> tuple[TrainingData, Windows | None]:
     """Return known faults, and the windows without the faults of their validation."""
-    from mmkd_models.data.labels import without_faults
+    from mmkd_models.data.labels import hide_labels
     from mmkd_models.training.normal import known_faults
 
     if faults is None:
@@ -182,8 +181,7 @@ def _with_faults(training: TrainingData, faults: Path | None, modality: str) -> 
             f"--faults {faults}: cannot be combined with --fold {training.fold} of the same dataset, whose test it may "
             "have; name a dataset of faults alone"
         )
-    hidden = without_faults(valid.labels, np.ones(len(valid), dtype=np.bool_))
-    return replace(training, valid=valid.with_labels(hidden)), known
+    return replace(training, valid=valid.with_labels(hide_labels(valid.labels, valid.labels == 0))), known
 
 
 _NORMAL_OPTIONS = (

@@ -55,11 +55,6 @@ def hide_labels(labels: Labels, keep: npt.NDArray[np.bool_]) -> Labels:
     return np.where(keep, labels, -1)
 
 
-def without_faults(labels: Labels, is_train: npt.NDArray[np.bool_]) -> Labels:
-    """Return the labels of a task of normal running, unlabelled where a training window has a known fault."""
-    return hide_labels(labels, ~(is_train & (labels > 0)))
-
-
 def find_strata(labels: Labels) -> npt.NDArray[np.int64]:
     """Return the stratum (N,): class, rarest label that is on (K if none), or decile; -1 unlabelled."""
     known = is_labelled(labels)

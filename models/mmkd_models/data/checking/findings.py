@@ -58,9 +58,6 @@ def rule_findings(scan: Scan) -> Iterator[Finding]:
     if task.kind == "regression" and len(np.unique(known)) == 1:
         sentence = f"target {task.labels[0]!r}: expected two different numbers or more in train, got one"
         yield _error(sentence, "move groups, or label more")
-    if task.kind == "normal" and (faults := int((known > 0).sum())):
-        sentence = f"train has {_count(faults, 'window')} of known faults, and may have normal running (0) alone"
-        yield _error(sentence, "set their label to -1, or move them to valid and test")
     for number, name in enumerate(task.labels if task.kind in ("classification", "multi_label") and len(known) else ()):
         if task.kind == "classification" and not (known == number).any():
             yield _error(f"class {name!r} ({number}) has no window in train", "move a group that has it, or remove it")

@@ -23,7 +23,7 @@ from mmkd_models.data.importing.clock import SECOND_NS, Interval, Times
 from mmkd_models.data.importing.grids import GridRecording, Grids, sample_count, sums_before
 from mmkd_models.data.importing.keys import WINDOW_FACTS_BYTES, refuse_more
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
-from mmkd_models.data.labels import find_strata, without_faults
+from mmkd_models.data.labels import find_strata
 from mmkd_models.data.windows import CutWindows, Rows, Windows, first_sample, latest_start_s, window_starts_s
 from mmkd_models.data.writer import write_dataset
 from mmkd_report.schema.data import Finding
@@ -112,8 +112,6 @@ def build_dataset(
         splits, folds = window_labels.split_by_group(metadata[GROUP], find_strata(labels), split)
     else:
         splits = window_labels.split_by_time(source.recording, find_strata(labels), split)
-    if task.kind == "normal":
-        labels = without_faults(labels, splits == 0)
     is_utc = all(recording.is_utc for recording in done)
     origins_s = np.array([recording.origin_ns for recording in done], dtype=np.float64) / SECOND_NS
     starts_s = origins_s[source.recording] + source.start_s

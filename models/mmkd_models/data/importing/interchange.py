@@ -16,7 +16,6 @@ from mmkd_edge.spec import ModalityKind, ModalitySpec, TaskSpec
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.readers.array_files import read_arrays
-from mmkd_models.data.labels import without_faults
 from mmkd_models.data.spec import SPLIT_NAMES, with_present
 from mmkd_models.data.writer import write_dataset
 
@@ -61,7 +60,7 @@ def import_interchange(
     Args:
         per_group: modalities to z-score by group.
         target: the file's target for a regression; None makes classes of `y`.
-        normal: the class of normal running; the others are known faults, which train does not show.
+        normal: the class of normal running; the others are known faults, which judge.
 
     Raise DatasetError if the file breaks the form, UsageError if an option names what is missing, or `path` exists.
     """
@@ -190,7 +189,7 @@ def _normal(
         )
     names = (normal, *(name for name in classes if name != normal))
     numbers = np.array([*map(names.index, classes), -1], dtype=np.int64)  # the last one is that of -1
-    return TaskSpec(kind="normal", labels=names), without_faults(numbers[y], arrays["split"] == 0)
+    return TaskSpec(kind="normal", labels=names), numbers[y]
 
 
 def _check(
