@@ -9,6 +9,8 @@ The anti-alias filter is a sinc cut off at half the lower of both rates, in a Ka
 and beta 5: `scipy.signal.resample_poly`'s. Its coefficients travel with the modality. Samples outside the window and
 missing ones have no weight, and the others' weights are scaled to the sum 1; a result is missing if they have less than
 half of the weight inside the window.
+
+Joined sensors: `acc+gyro` has the channels of both side by side. They are recorded series of one rate and length.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ _PARTS = {  # in the order of a canonical text, and in which they are computed
     "bits": r"(\d+)bit",
     "range": rf"(-?{_NUMBER})\.\.(-?{_NUMBER})",
 }
+_AND = "_and_"  # between the parts of a joined sensor's name
 _TEXT = re.compile(r"(?P<name>[^@\[]+)(?:\[(?P<channels>[^\]]*)\])?(?:@(?P<parts>.*))?")
 
 
@@ -58,12 +61,16 @@ class _Plan(NamedTuple):
 
 
 def derived_modality(name: str, modalities: Sequence[ModalitySpec]) -> ModalitySpec | None:
-    """Return the derived modality of a text or of its name; None if it is of none of these sensors.
+    """Return the derived or joined modality of a text or of its name; None if it is of none of these sensors.
 
     Raises:
         UsageError: the text is malformed, or asks for what the recorded sensor does not have.
     """
-    recorded = [modality for modality in modalities if not modality.derived]
+    recorded = [modality for modality in modalities if not modality.sources]
+    is_text = "+" in re.split(r"[@\[]", name)[0]  # a channel may have it
+    joined = name.split("+" if is_text else _AND)
+    if is_text or (len(joined) > 1 and set(joined) <= {modality.name for modality in recorded}):
+        return _joined(joined, recorded)
     for modality in recorded:
         if name.startswith((f"{modality.name}@", f"{modality.name}[")):
             return _derived(name, modality)
@@ -73,12 +80,14 @@ def derived_modality(name: str, modalities: Sequence[ModalitySpec]) -> ModalityS
 
 
 def derivation_fault(modality: ModalitySpec) -> str | None:
-    """Return what is wrong with a derived modality that was read from a file, or None."""
+    """Return what is wrong with a derived or joined modality that was read from a file, or None."""
+    if modality.parts:
+        return _joined_fault(modality, modality.parts)
     if not modality.derived:
         return None
     derivation = modality.derived
     source = derivation.source
-    if source.derived or len(derivation.text) > _MOST_TEXT or not 0 < source.rate_hz < math.inf:
+    if source.sources or len(derivation.text) > _MOST_TEXT or not 0 < source.rate_hz < math.inf:
         return f"expected the text of a sensor derived from a recorded one, got {derivation.text[:_MOST_TEXT]!r}"
     try:
         expected = _derived(derivation.text, source)
@@ -91,6 +100,19 @@ def derivation_fault(modality: ModalitySpec) -> str | None:
     same = msgspec.structs.replace(expected, derived=derivation, range=modality.range)  # an export may give a range
     if same != modality or not expected.derived or derivation.samples != expected.derived.samples:
         return f"derived sensor {derivation.text!r}: expected {_facts(expected)}, got {_facts(modality)}"
+    return None
+
+
+def _joined_fault(modality: ModalitySpec, parts: Sequence[ModalitySpec]) -> str | None:
+    names = [part.name for part in parts]
+    if any(part.sources for part in parts):
+        return f"expected a sensor joined from recorded ones, got {', '.join(names)[:_MOST_TEXT]}"
+    try:
+        expected = _joined(names, parts)
+    except UsageError as error:
+        return str(error)
+    if msgspec.structs.replace(expected, range=modality.range) != modality:  # an export may give a range
+        return f"joined sensor {expected.title!r}: expected {_facts(expected)}, got {_facts(modality)}"
     return None
 
 
@@ -194,6 +216,43 @@ def _areas(pixels: int, fewer: int) -> NDArray[np.float64]:
     right = np.minimum(edges[1:, None], np.arange(1, pixels + 1))
     weights: NDArray[np.float64] = np.maximum(right - left, 0.0) * fewer / pixels
     return weights
+
+
+def _joined(names: Sequence[str], recorded: Sequence[ModalitySpec]) -> ModalitySpec:
+    known = [modality.name for modality in recorded]
+    parts = tuple(modality for modality in recorded if modality.name in names)
+    first, ranges = parts[0] if parts else None, [part.range for part in parts if part.range is not None]
+    faults = [
+        (name not in known, f"recorded sensors of {', '.join(known)}", repr(name), "name those") for name in names
+    ]
+    faults.append((len(set(names)) < max(2, len(names)), "two sensors or more", ", ".join(names), "name each once"))
+    for part in parts:
+        assert first
+        sampling = f"{first.samples} samples at {first.rate_hz:g} Hz of {first.name}"
+        got = f"{part.samples} at {part.rate_hz:g} Hz of {part.name}"
+        differs = (part.rate_hz, part.samples) != (first.rate_hz, first.samples)
+        faults += [
+            (part.kind != "series", "series alone", f"{part.name} of kind {part.kind}", "train a student of each"),
+            (_AND in part.name, f"names without {_AND}", part.name, "rename the sensor in the dataset"),
+            (differs, f"the {sampling}", got, "resample one, or train a student of each"),
+            (part.normalise != first.normalise, f"normalise {first.normalise!r} of all", part.name, "train each alone"),
+        ]
+    faults.append((len(name := _AND.join(p.name for p in parts)) > _MOST_NAME, "shorter names", name, "rename them"))
+    for is_wrong, expected, got, cure in faults:
+        if is_wrong:
+            raise UsageError(f"joined sensor {'+'.join(names)!r}: expected {expected}, got {got}; {cure}")
+    assert first
+    channels = tuple(channel for part in parts for channel in part.channels)
+    if len(set(channels)) < len(channels):
+        channels = tuple(f"{part.name}.{channel}" for part in parts for channel in part.channels)
+    return msgspec.structs.replace(
+        first,
+        name=name,
+        channels=channels,
+        unit=first.unit if {part.unit for part in parts} == {first.unit} else "",
+        range=(min(low for low, _ in ranges), max(high for _, high in ranges)) if len(ranges) == len(parts) else None,
+        parts=parts,
+    )
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
@@ -362,5 +421,5 @@ def _shown(number: float) -> str:
 
 
 def _facts(modality: ModalitySpec) -> str:
-    channels, samples = ", ".join(modality.channels), modality.derived.samples if modality.derived else 0
-    return f"{modality.name!r}, windows {modality.shape} at {modality.rate_hz:g} Hz of {channels}, of {samples} samples"
+    facts = f"{modality.name!r}, windows {modality.shape} at {modality.rate_hz:g} Hz of {', '.join(modality.channels)}"
+    return f"{facts}, of {modality.derived.samples} samples" if modality.derived else facts

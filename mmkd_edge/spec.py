@@ -25,6 +25,7 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         normalise: `per_group` if raw values are only comparable after a z-score with the statistics of their group
             (person, machine, session); a device then needs a reference file.
         derived: how it is computed from a recorded modality; unset for a recorded one.
+        parts: recorded modalities whose channels a joined one has side by side, NaN where a part is missing.
     """
 
     name: str
@@ -38,11 +39,19 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     range: tuple[float, float] | None = None
     normalise: Normalise = "none"
     derived: "Derivation | msgspec.UnsetType" = msgspec.UNSET
+    parts: "tuple[ModalitySpec, ...] | msgspec.UnsetType" = msgspec.UNSET
 
     @property
     def title(self) -> str:
-        """The name for people: `acc@25Hz,8bit` for a derived modality."""
+        """The name for people: `acc@25Hz,8bit` for a derived modality, `acc+gyro` for a joined one."""
+        if self.parts:
+            return "+".join(part.name for part in self.parts)
         return self.derived.text if self.derived else self.name
+
+    @property
+    def sources(self) -> "tuple[ModalitySpec, ...]":
+        """The recorded modalities that it is computed from; none if it is recorded."""
+        return self.parts or ((self.derived.source,) if self.derived else ())
 
     @property
     def recorded(self) -> "ModalitySpec":

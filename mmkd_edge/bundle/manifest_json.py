@@ -213,13 +213,16 @@ def _check_modality(modality: ModalitySpec, path: str) -> None:
     fault = frames_fault(modality)
     if fault is not None:
         _fail(f"{path}.{fault[0]}", fault[1])
-    if modality.derived:
+    if modality.sources:
         from mmkd_edge.derive import derivation_fault  # few students need it
 
-        _require(not modality.derived.source.derived, f"{path}.derived.source", "expected a recorded modality")
-        _check_modality(modality.derived.source, f"{path}.derived.source")
+        key = f"{path}.parts" if modality.parts else f"{path}.derived"
+        for number, source in enumerate(modality.sources):
+            where = f"{key}[{number}]" if modality.parts else f"{key}.source"
+            _require(not source.sources, where, "expected a recorded modality")
+            _check_modality(source, where)
         if (derivation := derivation_fault(modality)) is not None:
-            _fail(f"{path}.derived", derivation)
+            _fail(key, derivation)
     values = math.prod(modality.shape)
     _require(
         values <= MAX_WINDOW_VALUES, f"{path}.samples", f"expected at most {MAX_WINDOW_VALUES} values, got {values}"

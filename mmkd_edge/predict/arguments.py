@@ -27,22 +27,30 @@ def check_mapping(window: object, modalities: Sequence[ModalitySpec]) -> Mapping
             f"got {type(window).__name__}"
         )
     for name in window:
-        if name not in names and name not in [modality.recorded.name for modality in modalities]:
+        if name not in names and name not in [source.name for modality in modalities for source in modality.sources]:
             raise InputError(f"unknown modality {name!r}: this bundle has students for {listed}")
     return window
 
 
 def pick_window(windows: Mapping[str, object], modality: ModalitySpec) -> dict[str, object]:
-    """Return the modality's entry of a checked mapping, or that of the recorded one; None if absent."""
-    name = modality.name if modality.name in windows else modality.recorded.name
-    return {name: windows.get(name)}
+    """Return the modality's entry of a checked mapping, or those of the recorded ones; None if absent."""
+    given = {source.name: windows.get(source.name) for source in modality.sources}
+    is_whole = modality.name in windows or all(array is None for array in given.values())
+    return {modality.name: windows.get(modality.name)} if is_whole else given
 
 
 def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Sequence[ModalitySpec]) -> list[Any]:
     """Return the windows of `predict_batch` as `predict` takes them; InputError with the window's number."""
     several = len(modalities) > 1
-    batch = windows if several else select(windows, modalities[0])
-    one_window = getattr(batch, "shape", None) in ((), modalities[0].shape)
+    first = modalities[0]
+    if not several and isinstance(windows, Mapping) and set(windows) & {part.name for part in first.parts or ()}:
+        arrays: dict[str, Any] = {name: array for name, array in windows.items() if array is not None}
+        counts = {name: len(array) for name, array in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise InputError(f"predict_batch: expected as many windows of each sensor, got {counts}; fill it with NaN")
+        windows = [dict(zip(arrays, rows, strict=True)) for rows in zip(*arrays.values(), strict=True)]
+    batch = windows if several else select(windows, first)
+    one_window = getattr(batch, "shape", None) in ((), first.shape)
     if one_window or isinstance(batch, Mapping) or not isinstance(batch, Iterable):
         expected = "an iterable of mappings" if several else "an array (N, T, C) or a list of windows"
         raise InputError(
@@ -51,7 +59,7 @@ def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Se
     checked: list[Any] = []
     for number, window in enumerate(batch):
         try:
-            checked.append(_check_mapped(window, modalities) if several else check_window(window, modalities[0]))
+            checked.append(_check_mapped(window, modalities) if several else check_window(window, first))
         except InputError as error:
             raise InputError(f"window {number}: {error}") from error
     return checked
@@ -61,7 +69,7 @@ def _check_mapped(window: object, modalities: Sequence[ModalitySpec]) -> dict[st
     windows = check_mapping(window, modalities)
     picked = {modality.name: (pick_window(windows, modality), modality) for modality in modalities}
     return {
-        name: None if window[next(iter(window))] is None else check_window(window, modality)
+        name: None if all(array is None for array in window.values()) else check_window(window, modality)
         for name, (window, modality) in picked.items()
     }
 

@@ -216,7 +216,7 @@ def _missing_fault(
     if missing == count:
         reason = f"all {what} are missing"
     elif not is_video and (dead := _missing_channels(missing, present, modality)):
-        reason = f"channel {', '.join(dead)} is missing"
+        reason = f"{dead} is missing"
     elif missing >= least * count:
         reason = f"{missing / count:.1%} of the {what} are missing"
     else:
@@ -225,11 +225,19 @@ def _missing_fault(
     return WindowFault(status="invalid" if missing == count else "degraded", reason=f"{reason}{causes}")
 
 
-def _missing_channels(missing: int, present: NDArray[np.float32], modality: ModalitySpec) -> list[str]:
+def _missing_channels(missing: int, present: NDArray[np.float32], modality: ModalitySpec) -> str:
+    """Name the channels without a sample, or the part of a joined modality."""
     if missing < modality.samples:
-        return []
+        return ""
     live: list[bool] = np.any(present, axis=(0, 1)).tolist()  # (C,)
-    return [repr(name) for name, alive in zip(modality.channels, live, strict=True) if not alive]
+    dead = [name for name, alive in zip(modality.channels, live, strict=True) if not alive]
+    first = 0
+    for part in modality.sources if len(modality.sources) > 1 else ():
+        own = list(modality.channels[first : first + len(part.channels)])
+        if dead == own:
+            return f"sensor {part.name!r}"
+        first += len(own)
+    return f"channel {', '.join(map(repr, dead))}" if dead else ""
 
 
 class SensorError(InputError):

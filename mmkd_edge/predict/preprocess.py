@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +27,7 @@ def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
     Args:
         window: an array of numbers, or a mapping from the modality's name to one. Masked values become NaN. Video: see
             `check_frames`. A derived modality is computed if the mapping names the recorded one, or an array has its
-            shape.
+            shape. A joined one takes a mapping from its parts, whose absent or None ones are missing.
 
     Returns:
         float32 (T, C), NaN = missing; video uint8 (T, H, W, C), masked where missing. Not copied if already that.
@@ -39,6 +40,7 @@ def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
         and array.shape == shape
         and modality.kind != "video"
         and (array is not window or not modality.derived)
+        and not modality.parts
     ):
         return array
     return _check_any(window, modality)
@@ -120,6 +122,12 @@ def within_float32(low: float, high: float) -> tuple[float, float]:
     return min(max(low, least), most), max(min(high, most), least)
 
 
+def join_parts(arrays: Sequence[NDArray[np.float32]], modality: ModalitySpec) -> NDArray[np.float32]:
+    """Put windows (..., C) of a joined modality's parts side by side; values outside a part's own range are missing."""
+    valid = [only_valid(array, part) for array, part in zip(arrays, modality.parts or (), strict=True)]
+    return np.concatenate(valid, axis=-1)
+
+
 def missing_samples(modality: ModalitySpec, count: int) -> NDArray[Any]:
     """Return missing samples: NaN (n, C), or masked frames (n, H, W, C)."""
     shape = (count, *modality.shape[1:])
@@ -153,7 +161,25 @@ def _derive_any(window: object, modality: ModalitySpec, recorded: ModalitySpec) 
     return derive(checked if modality.kind == "video" else only_valid(checked, recorded), modality)
 
 
+def _check_parts(window: object, modality: ModalitySpec, parts: Sequence[ModalitySpec]) -> NDArray[np.float32]:
+    names = [part.name for part in parts]
+    if not isinstance(window, Mapping) or not window or list(window) == [modality.name]:
+        whole = msgspec.structs.replace(modality, parts=msgspec.UNSET)
+        ends = np.cumsum([len(part.channels) for part in parts])[:-1]
+        return join_parts(np.split(check_window(window, whole), ends, axis=1), modality)
+    if unknown := [name for name in window if name not in names]:
+        raise InputError(
+            f"unknown modality {', '.join(map(repr, unknown))}: this model takes {' and '.join(map(repr, names))}; "
+            "pass a mapping from these to arrays, None where one is missing"
+        )
+    given = [window.get(part.name) for part in parts]
+    pairs = zip(given, parts, strict=True)
+    return join_parts([check_window(missing_samples(p, p.samples) if a is None else a, p) for a, p in pairs], modality)
+
+
 def _check_any(window: object, modality: ModalitySpec) -> NDArray[Any]:
+    if modality.parts:
+        return _check_parts(window, modality, modality.parts)
     if modality.derived and (derived := _derive_any(window, modality, modality.recorded)) is not None:
         return derived
     if modality.kind == "video":

@@ -15,6 +15,7 @@ from torch import Tensor
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
+from mmkd_models.data.joined import in_turn
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.spec import window_bytes
 from mmkd_models.data.windows import Windows
@@ -45,14 +46,17 @@ def most_carried(modality: ModalitySpec) -> int:
 
 
 def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MAX_WINDOWS) -> CarriedWindows:
-    """Draw up to `most` labelled validation windows in a fixed order, as `most_carried` allows."""
+    """Draw up to `most` labelled validation windows in a fixed order, as `most_carried` allows.
+
+    Those of a joined sensor lack one part in turn.
+    """
     spec = valid.spec.modality(modality)
     most = min(most, most_carried(spec))
     known = np.flatnonzero(valid.labelled)
     rows = np.sort(np.random.default_rng(seed).permutation(known)[:most])
     windows = valid.with_modalities((modality,)).take(rows)[modality]
     return CarriedWindows(
-        windows=windows if spec.kind == "video" else np.ascontiguousarray(windows),
+        windows=windows if spec.kind == "video" else np.ascontiguousarray(in_turn(windows, spec)),
         labels=np.ascontiguousarray(valid.labels[rows]),
         groups=np.unique(valid.groups[rows], return_inverse=True)[1].reshape(-1).astype(np.int64),
     )

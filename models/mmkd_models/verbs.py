@@ -20,7 +20,7 @@ import torch
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.novelty import NoveltyRule
-from mmkd_edge.predict.preprocess import prepare_batch
+from mmkd_edge.predict.preprocess import join_parts, prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.commands.options import TrainingOptions, new_run, training_data
 from mmkd_models.data.dataset import Dataset
@@ -110,6 +110,9 @@ class _Trained:
             return windows.with_modalities([spec.name for spec in sensors]), name
         arrays = windows if isinstance(windows, dict) else {sensors[0].name: windows}
         for spec in sensors:
+            if spec.parts and {part.name for part in spec.parts} <= set(arrays):
+                joined = join_parts([np.asarray(arrays[part.name], np.float32) for part in spec.parts], spec)
+                arrays = {**arrays, spec.name: joined}
             got = np.shape(arrays[spec.name]) if spec.name in arrays else "none"
             if got[1:] != spec.shape:
                 shape = ", ".join(map(str, spec.shape))
@@ -250,7 +253,8 @@ def distill(
     """Train a student of one sensor from one teacher or several, as `mmkd-distill` does; None: on labels only.
 
     Args:
-        sensor: the one that stays on the device, or a cheaper one derived from it: `acc@10Hz`.
+        sensor: the one that stays on the device, or a cheaper one derived from it: `acc@10Hz`; or two, of
+            which either may be missing: `acc+gyro`.
         members: transformer, convolutions, intervals, trees; by default a transformer, and all with `choose`.
         choose: train all members, also on labels only, and keep what validation prefers.
         causal: attend to the past only, for streams.

@@ -80,6 +80,8 @@ def _window_text(modality: ModalitySpec) -> str:
 
 
 def _derivation(modality: ModalitySpec, prefix: str) -> _Rows:
+    for part in modality.parts or ():
+        yield f"{prefix}.{part.name}", f"{_window_text(part)}, may be missing"
     if modality.derived:
         yield f"{prefix}.derived", f"{modality.title}, from {modality.recorded.name}: {_window_text(modality.recorded)}"
 

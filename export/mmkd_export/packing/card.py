@@ -65,6 +65,12 @@ def _input(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
             f"This sensor is `{modality.title}`, derived from `{recorded.name}`. A device may have it, or derive it "
             f'from `{{"{recorded.name}": window}}`, {recorded.shape} at {recorded.rate_hz:g} Hz, as training did.'
         )
+    if modality.parts:
+        pairs = ", ".join(f'"{part.name}": {part.name}' for part in modality.parts)
+        yield (
+            f"These are {len(modality.parts)} sensors, `{modality.title}`: pass `{{{pairs}}}`, None where one is "
+            "missing, or their channels side by side. The windows that judged it lack each of them in turn."
+        )
     if modality.range is not None:
         yield f"A value outside {modality.range[0]:g} to {modality.range[1]:g} counts as missing{reason}."
     if is_relative:

@@ -21,6 +21,7 @@ from mmkd_edge.spec import (
     plausible_span,
     task_text,
 )
+from mmkd_models.data.joined import in_turn
 from mmkd_models.data.labels import Labels, find_strata, hide_labels
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def windows_from_statistics(
     blank: Labels = np.zeros(shape, dtype=label_dtype(task.kind))
     labels = hide_labels(blank, np.zeros(_SYNTHETIC_WINDOWS, dtype=bool))
     source = "synthetic windows drawn from the channel statistics of the training data"
-    return replace(_real(values.astype(modality.dtype), labels, source=source), synthetic=True)
+    windows = in_turn(values.astype(modality.dtype), modality)
+    return replace(_real(windows, labels, source=source), synthetic=True)
 
 
 def judging_half(labels: Labels) -> NDArray[np.bool_]:
@@ -120,9 +122,9 @@ def windows_from_dataset(
         )
     valid = dataset.split("valid")
     rows = np.sort(np.random.default_rng(_SEED).permutation(len(valid))[:most])
-    windows = valid.take(rows)[modality.name]
+    windows = valid.with_modalities([modality.name]).take(rows)[modality.name]
     real = _real(
-        windows if modality.kind == "video" else np.ascontiguousarray(windows, dtype=np.float32),
+        windows if modality.kind == "video" else np.ascontiguousarray(in_turn(windows, modality), dtype=np.float32),
         np.ascontiguousarray(valid.labels[rows]),
         source=f"windows of the validation split of dataset {dataset.spec.name!r}",
     )

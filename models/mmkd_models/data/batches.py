@@ -16,6 +16,7 @@ from torch import Tensor
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.augment import AugmentConfig, augment_batch
+from mmkd_models.data.joined import presence_without
 from mmkd_models.data.labels import UNLABELLED_MARKS, Labels, is_labelled
 from mmkd_models.data.windows import Windows
 
@@ -109,6 +110,10 @@ class BatchSource:
                 config=self._config,
                 rng=rng,
             )
+            if modality.parts:
+                missing = rng.integers(0, 2 * len(modality.parts), len(values))  # half of the windows lack a part
+                kept = presence_without(modality, missing)
+                values, present = values * kept, present * kept
             inputs[modality.name] = torch.from_numpy(values), torch.from_numpy(present)
         targets, labelled = self._targets(rows, pairs, fraction)
         return Batch(

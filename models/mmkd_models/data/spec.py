@@ -184,7 +184,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return is_recorded or derived_modality(name, self.modalities) is not None
 
     def modality(self, name: str) -> ModalitySpec:
-        """Return a recorded or derived modality. Raise UsageError if it is unknown or cannot be derived."""
+        """Return a recorded, derived or joined modality. Raise UsageError if it is unknown or cannot be made."""
         for modality in self.modalities:
             if modality.name == name:
                 return modality
@@ -267,8 +267,9 @@ def spec_problems(spec: DatasetSpec) -> Iterator[str]:
         if modality.range is not None and not modality.range[0] < modality.range[1]:
             bounds = list(modality.range)
             problems.append(f"expected range [low, high] with low below high, got {bounds}; swap or correct it")
-        if modality.derived:
-            problems.append("expected a recorded modality, got 'derived'; remove the key")
+        if modality.sources:
+            key = "derived" if modality.derived else "parts"
+            problems.append(f"expected a recorded modality, got {key!r}; remove the key")
         for text in (*problems, *kind_problems(modality)):
             yield f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): {text}"
     if set(spec.splits) != set(SPLIT_NAMES):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mmkd_edge.bundle.arrays import ArraysError, check_whole, let_go
 from mmkd_edge.derive import derive_batch
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_edge.predict.preprocess import standardise, within_float32
+from mmkd_edge.predict.preprocess import join_parts, standardise, within_float32
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.labels import Labels, block_length, is_labelled
@@ -71,6 +71,12 @@ class _Views:
         return views[rows]
 
 
+def _joined(
+    source: WindowSource, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None
+) -> Values:
+    return join_parts([source.gather(part, rows, shift_s=shift_s) for part in modality.sources], modality)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredWindows:
     """Windows in arrays (N_i, T, C), of video (N_i, T, H, W, C), concatenated at `offsets`."""
@@ -87,6 +93,8 @@ class StoredWindows:
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
         """Return new windows; `shift_s` is ignored."""
+        if modality.parts:
+            return _joined(self, modality, rows, shift_s=None)
         if modality.derived and modality.name not in self.parts:
             return self.views.gather(self, modality, rows, shift_s=None)
         parts = self.parts[modality.name]
@@ -137,6 +145,8 @@ class CutWindows:
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
         """Return new windows, moved by `shift_s` as far as the recording reaches."""
+        if modality.parts:
+            return _joined(self, modality, rows, shift_s=shift_s)
         if modality.derived:
             return self.views.gather(self, modality, rows, shift_s=shift_s)
         recording = self.recording[rows]

@@ -362,9 +362,8 @@ def _check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path)
     fit = all(
         m.samples >= 1 and m.channels and 0 < m.rate_hz < math.inf and frames_fault(m) is None for m in modalities
     )
-    derived = [m.derived.source for m in modalities if m.derived]
-    if derived:
-        _check_sizes(derived, task, path)
+    if sources := [source for m in modalities for source in m.sources]:
+        _check_sizes(sources, task, path)
     if fault := next(filter(None, map(derivation_fault, modalities)), None):
         raise CheckpointError(f"{path}: metadata: {fault}; the file was altered")
     fewest = 2 if task.kind == "classification" else 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.clock_error import with_clock_error
+from mmkd_models.data.joined import with_copies
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.losses.term import target_scale
@@ -102,12 +103,13 @@ def fit_convolutions_student(
     data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, lesson: Lesson
 ) -> StudentCheckpoint:
     """Fit a student of convolutional features; raise UsageError for short windows."""
-    spec, metric, rows = data.train.spec, run.train.metric, lesson.rows
-    task, train = spec.task, _moved(data, modality, run)
+    spec, metric = data.train.spec, run.train.metric
+    task = spec.task
+    train, lesson = _varied(data, modality, run, lesson)
     targets = ridge_targets(train, lesson.answers)
     positions = PRESET_POSITIONS.get(config.preset, MAX_POSITIONS)
     features = draw_features(train, modality, seed=run.train.seed, positions=positions)
-    inputs = convolution_features(features, train, modality, rows)
+    inputs = convolution_features(features, train, modality, lesson.rows)
     known = data.valid.with_modalities([modality]).only_labelled()
     valid_inputs = convolution_features(features, known, modality, np.arange(len(known)))
 
@@ -141,7 +143,7 @@ def fit_intervals_student(
     _check_length(spec.modality(modality))
     config = msgspec.structs.replace(config, members=("intervals",))
     network = Student(spec.modality(modality), len(spec.task.labels), config, kind=spec.task.kind)
-    train = _moved(data, modality, run)
+    train, lesson = _varied(data, modality, run, lesson)
     network.intervals = measure_intervals(train, modality, seed=run.train.seed)
     raw = torch.from_numpy(interval_features(network.intervals, train, modality, lesson.rows))
     targets = ridge_targets(train, lesson.answers)
@@ -154,8 +156,9 @@ def grow_trees_student(
     data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, lesson: Lesson
 ) -> StudentCheckpoint:
     """Grow extra-trees on the features of intervals and hard answers; raise UsageError for short windows."""
-    spec, train = data.train.spec, _moved(data, modality, run)
+    spec = data.train.spec
     task = spec.task
+    train, lesson = _varied(data, modality, run, lesson)
     _check_length(spec.modality(modality))
     answers = ridge_targets(train, lesson.answers) if task.kind == "regression" else lesson.answers
     labels = hard_answers(answers, kind=task.kind)
@@ -232,8 +235,16 @@ def grow_on_intervals(
     )
 
 
-def _moved(data: TrainingData, modality: str, run: TrainingRun) -> Windows:
-    return with_clock_error(data.train, modality, run.augment.clock_error_s, seed=run.train.seed)
+def _varied(data: TrainingData, modality: str, run: TrainingRun, lesson: Lesson) -> tuple[Windows, Lesson]:
+    """Return windows with a clock's error, and of a joined sensor also without each part, and their lesson."""
+    train = with_clock_error(data.train, modality, run.augment.clock_error_s, seed=run.train.seed)
+    if not (parts := train.spec.modality(modality).parts):
+        return train, lesson
+    copies = len(parts) + 1
+    most = min(len(lesson.rows), _MAX_ROWS // copies)
+    kept = np.linspace(0, len(lesson.rows) - 1, most).astype(np.int64)
+    rows = np.concatenate([lesson.rows[kept] + len(train) * copy for copy in range(copies)])
+    return with_copies(train, modality), replace(lesson, rows=rows, answers=np.tile(lesson.answers[kept], (copies, 1)))
 
 
 def _check_length(spec: ModalitySpec) -> None:

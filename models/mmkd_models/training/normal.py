@@ -108,6 +108,11 @@ def fit_normal_student(
 ) -> StudentCheckpoint:
     """Fit a student to the normal training windows, and to known `faults`. Raise UsageError if either are few."""
     spec, seed = data.train.spec, run.train.seed
+    if (sensor := spec.modality(modality)).parts:
+        raise UsageError(
+            f"joined sensor {sensor.title!r}: expected labelled windows, got normal running, of which a missing sensor "
+            "would be a fault; train a student of each"
+        )
     normal, valid = (part.subset(part.labels == 0).with_modalities([modality]) for part in (data.train, data.valid))
     if len(normal) < _MIN_WINDOWS:
         raise UsageError(

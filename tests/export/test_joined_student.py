@@ -1,0 +1,126 @@
+"""A student of two sensors, of which either may be missing: taught, exported, and answering on a device."""
+
+import numpy as np
+import pytest
+
+import mmkd_models as mm
+from mmkd_edge import EdgePredictor
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_export.commands.export import run_export
+from mmkd_export.inspect.files import inspect_file
+from mmkd_export.verify.windows import windows_from_dataset, windows_from_statistics
+from mmkd_models.commands.distill import run_distill
+from mmkd_models.commands.train import run_train
+from mmkd_models.data import open_dataset, write_dataset
+from mmkd_models.training.checkpoint import file_sha256, read_student
+from tests.edge.said import said
+
+ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=16.0, samples=32, range=(-30.0, 30.0))
+GYRO = ModalitySpec(name="gyro", channels=("z",), rate_hz=16.0, samples=32)
+LABELS = ("still", "shaken", "turned", "both")
+
+
+def _split(count, seed):
+    """Windows of four classes: acc swings in the second and fourth, gyro in the third and fourth."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 4
+    acc = rng.normal(size=(count, *ACC.shape)) * (1 + 4 * (labels % 2))[:, None, None]
+    gyro = rng.normal(size=(count, *GYRO.shape)) * (1 + 4 * (labels // 2))[:, None, None]
+    return {"acc": acc, "gyro": gyro, "labels": labels, "groups": 100 * seed + np.arange(count) // 8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A dataset, and a student of both sensors from its labels, with its bundle."""
+    path = tmp_path_factory.mktemp("joined")
+    splits = {name: _split(count, seed) for seed, (name, count) in enumerate(zip(SPLITS, (96, 48, 48), strict=True))}
+    write_dataset(path / "data", name="table", labels=LABELS, modalities=[ACC, GYRO], splits=splits)
+    line = ["student", path / "data", "--modality", "gyro+acc", "--members", "convolutions,trees"]
+    for run, words in (
+        (run_train, [*line, "--preset", "tiny", "-o", path / "pair.ckpt"]),
+        (run_export, [path / "pair.ckpt", "-o", path / "pair.edge"]),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run([str(word) for word in words])
+        assert not ended.value.code
+    return path
+
+
+SPLITS = ("train", "valid", "test")
+
+
+def test_it_knows_what_the_present_sensor_shows(folder):
+    student, test = mm.Student.load(folder / "pair.ckpt"), open_dataset(folder / "data").split("test")
+    windows, truth = test.take(np.arange(len(test))), test.labels
+    nothing = {name: np.full_like(values, np.nan) for name, values in windows.items()}
+    chances = {
+        name: student.predict_proba({**windows, **{one: nothing[one] for one in gone}})
+        for name, gone in (("both", []), ("acc", ["gyro"]), ("gyro", ["acc"]))
+    }
+    assert (chances["both"].argmax(1) == truth).mean() > 0.9
+    assert (chances["acc"].argmax(1) % 2 == truth % 2).mean() > 0.9
+    assert (chances["gyro"].argmax(1) // 2 == truth // 2).mean() > 0.9
+    assert chances["both"].max(1).mean() > chances["acc"].max(1).mean() + 0.1  # it knows what it cannot know
+    with EdgePredictor.open(folder / "pair.edge") as predictor:
+        for name, given in (("both", windows), ("acc", {"acc": windows["acc"]}), ("gyro", {"gyro": windows["gyro"]})):
+            answers = predictor.predict_batch(given)
+            np.testing.assert_allclose([one.probabilities for one in answers], chances[name], atol=1e-4)
+        assert {(answer.status, answer.reason) for answer in answers} == {("degraded", "sensor 'acc' is missing")}
+        assert predictor.selftest().label_agreement == 1.0
+
+
+def test_bundle_card_and_golden_windows_have_both_and_each_alone(folder):
+    assert read_student(folder / "pair.ckpt").modality.title == "acc+gyro"
+    with Bundle.open(folder / "pair.edge") as bundle:
+        (entry,) = bundle.manifest.models
+        golden, card = bundle.golden(entry.name), bundle.read("README.md").decode()
+    assert [tensor.name for tensor in entry.inputs] == ["acc_and_gyro", "acc_and_gyro_present"]
+    assert entry.modality.parts == (ACC, GYRO)
+    lacking = np.isnan(golden.windows).all(axis=1)
+    for judged in (lacking[golden.judge], lacking[~golden.judge]):  # gates and calibration alike
+        assert {tuple(one) for one in judged.tolist()} == {(False,) * 3, (True, True, False), (False, False, True)}
+    assert (
+        'These are 2 sensors, `acc+gyro`: pass `{"acc": acc, "gyro": gyro}`, None where one is missing, or their '
+        "channels side by side. The windows that judged it lack each of them in turn."
+    ) in card
+    for file in ("pair.ckpt", "pair.edge"):
+        inspected = inspect_file(folder / file)
+        assert inspected["acc_and_gyro.acc"] == "32 samples x x, y at 16 Hz, may be missing"
+        assert inspected["acc_and_gyro.gyro"] == "32 samples x z at 16 Hz, may be missing"
+    task = TaskSpec(labels=LABELS)
+    named = windows_from_dataset(folder / "data", modality=entry.modality, task=task).windows
+    drawn = windows_from_statistics(entry.modality, task, mean=(0, 0, 0), std=(1, 1, 1)).windows
+    for windows in (named, drawn):
+        assert np.isnan(windows).all(axis=1).mean(axis=0) == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_a_teacher_of_all_sensors_teaches_it(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    short = ["--preset", "tiny", "--steps", "4"]
+    for run, words in (
+        (run_train, ["teacher", "data", "--members", "transformer", *short]),
+        (run_distill, ["teacher.ckpt", "data", "--modality", "acc+gyro", *short]),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run(words)
+        assert not ended.value.code
+    student = read_student(folder / "student.ckpt")
+    assert student.facts.teacher_sha256 == file_sha256(folder / "teacher.ckpt")
+    assert (student.modality.name, student.seen is None) == ("acc_and_gyro", False)
+    refusal = said(UsageError, lambda: run_distill(["teacher.ckpt", "data", "--modality", "acc+mass", "-o", "no.ckpt"]))
+    assert refusal == "joined sensor 'acc+mass': expected recorded sensors of acc, gyro, got 'mass'; name those"
+
+
+def test_normal_running_is_refused(tmp_path):
+    splits = {name: _split(count, seed) for seed, (name, count) in enumerate(zip(SPLITS, (96, 48, 48), strict=True))}
+    for split in splits.values():
+        split["labels"] = np.zeros(len(split["labels"]), dtype=np.int64)
+    task = TaskSpec(kind="normal", labels=("ok",))
+    write_dataset(tmp_path / "data", name="table", labels=task, modalities=[ACC, GYRO], splits=splits)
+    line = ["student", str(tmp_path / "data"), "--modality", "acc+gyro", "-o", str(tmp_path / "no.ckpt")]
+    assert said(UsageError, lambda: run_train(line)) == (
+        "joined sensor 'acc+gyro': expected labelled windows, got normal running, of which a missing sensor would be a "
+        "fault; train a student of each"
+    )
