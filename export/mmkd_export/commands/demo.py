@@ -229,7 +229,7 @@ def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Label
     from mmkd_models.training.committee import default_members, members_named
 
     size, modalities = preset_named(options.student, option="--student"), data.spec.modalities
-    names = [data.spec.modality(name).name for name in options.modality or [spec.name for spec in modalities]]
+    names = [data.spec.modality(name).name for name in options.modality or [spec.name for spec in data.spec.sensors]]
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
     own: tuple[MemberKind, ...] | msgspec.UnsetType = msgspec.UNSET
     if options.student_members is not None:

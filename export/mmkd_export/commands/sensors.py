@@ -109,7 +109,7 @@ def sensors(
         context.with_resource(lock_output(out, is_folder=True))
         _judge_variants(comparison, request, variations, meter, prices, workers=count, executor=where, as_json=as_json)
         return
-    if len(dataset.spec.modalities) < 2:
+    if len(dataset.spec.sensors) < 2:
         raise UsageError(
             f"{data}: expected two sensors or more, among which one is chosen, got {dataset.spec.modalities[0].name} "
             "alone; mmkd-evaluate judges a model of it"

@@ -271,6 +271,7 @@ def describe(directory: _Directory, as_json: _Json = False) -> None:
     if not splits[0].groups:
         print(f"figures are of {facts['split'].judged_on}; {WRITE_GROUPS}")
     lines = {
+        "derived sensors": ", ".join(facts["derived"]),
         "windows by fold": ", ".join(f"{name}: {count}" for name, count in facts["folds"].items()),
         "windows are cut from recordings": f"one every {facts['hop_s']:g} s" if facts["hop_s"] else "",
         "metadata": ", ".join(f"{name} ({count})" for name, count in facts["metadata"].items()),

@@ -160,7 +160,10 @@ class RecordingsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Content of `dataset.json`; `left_out` counts windows by reason, `episodes` has the file of each by number."""
+    """Content of `dataset.json`.
+
+    `left_out` counts windows by reason, `episodes` has the file of each by number, `derived` texts of cheaper sensors.
+    """
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -172,6 +175,12 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     recordings: RecordingsSpec | None = None
     left_out: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
     episodes: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    derived: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def sensors(self) -> tuple[ModalitySpec, ...]:
+        """The recorded modalities, then those that the dataset names as derived, which no teacher sees."""
+        return (*self.modalities, *map(self.modality, self.derived or ()))
 
     @property
     def shapes_text(self) -> str:
@@ -231,6 +240,24 @@ def refuse(where: Path | str, problems: Sequence[str]) -> None:
         raise DatasetError("\n  - ".join([f"{where}: {lines[0]}", *lines[1:]]))
 
 
+def derived_problems(texts: Sequence[str], modalities: Sequence[ModalitySpec]) -> Iterator[str]:
+    """Yield a message for every text that is not of a sensor derived from one of these, or that is there twice."""
+    names = set[str]()
+    for text in texts:
+        try:
+            modality = derived_modality(text, modalities)
+        except UsageError as error:
+            yield str(error)
+            continue
+        if modality is None:
+            known = ", ".join(modality.name for modality in modalities)
+            yield f"expected texts such as acc@25Hz,8bit, of the sensors {known}, got {text!r}; correct it"
+        elif modality.name in names:
+            yield f"{modality.title!r} is there twice; name each once"
+        else:
+            names.add(modality.name)
+
+
 def spec_problems(spec: DatasetSpec) -> Iterator[str]:
     """Yield a message for every broken rule beyond types."""
     task = spec.task
@@ -280,6 +307,8 @@ def spec_problems(spec: DatasetSpec) -> Iterator[str]:
     for name, count in spec.splits.items():
         if name in SPLIT_NAMES and count < 1:
             yield f"{SPEC_FILE}: split {name!r} is empty; expected one window or more; move whole groups into it"
+    for text in derived_problems(spec.derived or (), spec.modalities):
+        yield f"{SPEC_FILE}: 'derived': {text}"
     if spec.recordings is None:
         return
     if not 0 < spec.recordings.hop_s < float("inf"):

@@ -72,6 +72,7 @@ def write_dataset(
     licence: str = "",
     left_out: Mapping[str, int] = {},
     episode_names: Sequence[str] = (),
+    derived: Sequence[str] = (),
 ) -> Dataset:
     """Write a dataset directory from arrays of windows and open it; suspicious recordings are logged as warnings.
 
@@ -82,6 +83,7 @@ def write_dataset(
             (seconds of another clock), `episodes`, (N,) each, and `metadata`, a mapping of (N,) texts or numbers.
         left_out: number of windows left out, by reason.
         episode_names: file of each episode by number, for messages.
+        derived: texts of cheaper sensors to compare, such as `acc@25Hz`.
 
     Raise DatasetError if arrays break the contract of docs/datasets.md, UsageError if `path` exists.
     """
@@ -95,6 +97,7 @@ def write_dataset(
         licence=licence,
         left_out=dict(left_out) or msgspec.UNSET,
         episodes=tuple(episode_names) or msgspec.UNSET,
+        derived=tuple(derived) or msgspec.UNSET,
     )
     _check_spec(path, spec)
     problems: list[str] = []

@@ -33,6 +33,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
         "source": spec.source,
         "licence": spec.licence,
         "modalities": spec.modalities,
+        "derived": spec.derived or (),
         "splits": list(count_splits(windows)),
         "channels": list(describe_channels(scan_windows(windows))),
         "split": split_facts(windows),

@@ -56,6 +56,7 @@ def build_dataset(
     names = [modality.name for modality in modalities]
     problems = [(modality, [*spec.kind_problems(modality), spec.size_problem(modality)]) for modality in modalities]
     spec.refuse("windows", [f"{modality.name!r}: {text}" for modality, texts in problems for text in texts if text])
+    spec.refuse("'dataset.derived'", list(spec.derived_problems(facts.derived, modalities)))
     bytes_each, count = sum(map(spec.window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
     done, cuts = list[GridRecording](), list[Cut]()
     for recording in recordings:
@@ -167,6 +168,7 @@ def build_dataset(
         splits=arrays,
         source=facts.source,
         licence=facts.licence,
+        derived=facts.derived,
         left_out=left_out,
         episode_names=[recording.name for recording in done],
     )

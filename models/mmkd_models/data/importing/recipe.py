@@ -268,11 +268,12 @@ class SplitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Name, origin and licence of the dataset."""
+    """Name, origin and licence of the dataset, and sensors derived from its own."""
 
     name: str = ""
     source: str = ""
     licence: str = ""
+    derived: tuple[str, ...] = ()
 
 
 class ImportRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

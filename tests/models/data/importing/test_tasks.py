@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from mmkd_edge.derive import derive_batch
 from mmkd_edge.errors import DatasetError
+from mmkd_export.commands.demo import ComparisonOptions, requested_comparison
 from mmkd_models.commands.data import run_data
 from mmkd_models.commands.recipes import window_lines
 from mmkd_models.data import open_dataset
@@ -13,6 +15,7 @@ from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.recipe import LabelRule, read_recipe
 from mmkd_models.data.importing.window_labels import read_intervals
+from mmkd_models.experiments.comparison import Comparison
 
 START_S = 1_762_151_400
 FILES = 'files = "{machine}/states.csv"'
@@ -222,6 +225,44 @@ def test_labels_that_do_not_fit_the_task_are_told_whole(plant, recipe, case):
     first = str(error.value).split("\n  - ")
     assert (first[0] if len(first) == 1 else first[1]) == says.replace("{p}", str(plant))
     assert not (plant / "out").exists()
+
+
+def test_a_recipe_names_cheaper_sensors_that_are_compared_and_that_no_teacher_sees(plant, recipe, capsys):
+    recipe(("[windows]", '[dataset]\nderived = ["acc@5Hz", "acc[ay]"]\n[windows]'))
+    dataset = run(plant).dataset
+    assert json.loads((plant / "out" / "dataset.json").read_text())["derived"] == ["acc@5Hz", "acc[ay]"]
+    assert [sensor.name for sensor in dataset.spec.sensors] == ["acc", "acc__5Hz", "acc__c1"]
+    train = dataset.split("train")
+    recorded, slow = (train.with_modalities([name]).take([3]) for name in ("acc", "acc@5Hz"))
+    assert np.array_equal(slow["acc__5Hz"], derive_batch(recorded["acc"], dataset.spec.modality("acc__5Hz")))
+    config = requested_comparison(dataset, ComparisonOptions())
+    assert config.modalities == ("acc", "acc__5Hz", "acc__c1")
+    assert Comparison(dataset=dataset, config=config, out=plant).teacher.modalities == ("acc",)
+    with pytest.raises(SystemExit, match="0"):
+        run_data(["describe", str(plant / "out")])
+    assert "derived sensors: acc@5Hz, acc[ay]" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("derived", "says"),
+    [
+        ('"acc@50Hz"', "derived sensor 'acc@50Hz': expected a rate up to the recorded 10 Hz, got 50 Hz; lower it"),
+        ('"gyro@5Hz"', "expected texts such as acc@25Hz,8bit, of the sensors acc, got 'gyro@5Hz'; correct it"),
+        ('"acc@5Hz", "acc__5Hz"', "'acc@5Hz' is there twice; name each once"),
+    ],
+)
+def test_a_recipe_cannot_name_sensors_that_cannot_be_derived(plant, recipe, derived, says):
+    recipe(("[windows]", f"[dataset]\nderived = [{derived}]\n[windows]"))
+    with pytest.raises(DatasetError) as error:
+        run(plant)
+    assert str(error.value) == f"'dataset.derived': {says}"
+    recipe((f"[dataset]\nderived = [{derived}]\n", ""))
+    run(plant)
+    file = plant / "out" / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"derived": json.loads(f"[{derived}]")}))
+    with pytest.raises(DatasetError) as error:
+        open_dataset(plant / "out")
+    assert str(error.value) == f"dataset {plant / 'out'}: dataset.json: 'derived': {says}"
 
 
 def task(number, name, *results):
