@@ -1,12 +1,16 @@
+from functools import partial
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
 
 from mmkd_bench.machine.facts import read_machine
-from mmkd_bench.machine.power import power_sensor
+from mmkd_bench.machine.power import PowerSensor, power_sensor
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.run import check_settings, join_launches, judge_stability, measure_bundle
 from mmkd_edge.errors import UsageError
+from mmkd_models.commands.study import measure_energy
 from mmkd_report.schema.bench import STAGES, Settings, WarmUp
 from tests.bench.made import make_launch
 from tests.edge.said import said
@@ -64,6 +68,16 @@ def test_energy_is_measured_where_a_sensor_answers(bundle, tmp_path, monkeypatch
     assert report.energy.load_mw == report.energy.idle_mw == 6030.0
     assert report.energy.above_idle_mj == 0.0
     assert report.energy.readings >= 2
+
+
+def test_a_variants_energy_is_that_of_its_answers_and_unknown_without_a_sensor(bundle, monkeypatch):
+    milliwatts = iter(range(1000, 10**6, 10))  # rise, so the load draws more than the idle time before it
+    dial = PowerSensor(name="dial", read_mw=lambda: float(next(milliwatts)))
+    for room in ("mmkd_bench.run", "mmkd_bench.machine.power"):
+        monkeypatch.setattr(f"{room}.power_sensor", lambda: dial)
+    assert measure_energy(bundle, 0.9) > 0
+    monkeypatch.setattr("mmkd_bench.machine.power.power_sensor", partial(power_sensor, Path("nowhere")))
+    assert measure_energy(bundle, 0.9) is None
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.cli.run import require_modules, shell_line
 from mmkd_edge.cli.show import json_text, plain_table, say, show_table
 from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import task_text
 from mmkd_export.commands.demo import ComparisonOptions, default_workers, requested_comparison, run_comparison
 from mmkd_models.commands.options import AllCores, Duration, ExecutorName, Latency, refuse_without_effect
 from mmkd_models.data.dataset import open_dataset
@@ -65,6 +66,10 @@ def sensors(
     full_grid: Annotated[
         bool, Option("With --vary: every combination, not one factor at a time and their corner.", ("--full-grid",))
     ] = False,
+    healthy: Annotated[
+        list[str] | None,
+        Option("With --vary: a class without faults; windows answered otherwise are false alarms.", metavar="CLASS"),
+    ] = None,
     compared: ComparisonOptions,
     cost: Annotated[
         list[str] | None,
@@ -99,10 +104,12 @@ def sensors(
 
     where = choice(executor, get_args(Executor), option="--executor")
     out = out.resolve() if where == "ray" else out  # Ray tasks have their own working directory
-    meter = latency_meter(duration_s) if latency else None
+    meter = latency_meter(duration_s, energy=bool(vary)) if latency else None
     count, limit = workers or default_workers(), latency_limit(compared.max_latency_ms)
-    if vary or full_grid:
-        request = _VariantsRequest(tuple(vary or ()), full_grid, pairs, tuple(cost or ()), compared)
+    if vary or full_grid or healthy:
+        request = _VariantsRequest(
+            tuple(vary or ()), full_grid, pairs, tuple(healthy or ()), tuple(cost or ()), compared
+        )
         config, variations = _variants_config(dataset, request)
         comparison = Comparison(dataset=dataset, config=config, out=out, rivals=(), limit=limit)
         prices = _prices(request.cost, dataset)
@@ -148,6 +155,7 @@ class _VariantsRequest(NamedTuple):
     vary: tuple[str, ...]
     full_grid: bool
     pairs: bool
+    healthy: tuple[str, ...]
     cost: tuple[str, ...]
     compared: ComparisonOptions
 
@@ -156,6 +164,7 @@ def _variants_config(dataset: Dataset, request: _VariantsRequest) -> tuple[Compa
     from mmkd_models.experiments.variants import parse_variations
 
     for option, is_given, why in (
+        ("--healthy", bool(request.healthy) and not request.vary, "needs --vary; name what varies"),
         ("--full-grid", not request.vary, "needs --vary; name what varies"),
         ("--pairs", request.pairs, "cannot be combined with --vary; leave one of them out"),
         (
@@ -166,6 +175,11 @@ def _variants_config(dataset: Dataset, request: _VariantsRequest) -> tuple[Compa
     ):
         if is_given:
             raise UsageError(f"{option} {why}")
+    task = dataset.spec.task
+    for label in request.healthy:
+        if task.kind != "classification" or label not in task.labels or not set(task.labels) - set(request.healthy):
+            known = ", ".join(task.labels) if task.kind == "classification" else f"none of {task_text(task)}"
+            raise UsageError(f"--healthy {label}: expected one of the classes, and another left ({known}); correct it")
     names, variations = [], parse_variations(request.vary, dataset.spec)
     for variation in variations:
         every = [variation.variant(parts).name for parts in variation.grid()]  # refuses what cannot be combined
@@ -239,8 +253,11 @@ def _judge_variants(
             variations,
             folds,
             latencies={name: pair.student_ms["p50"] for name, pair in times.items()},
+            energies={name: pair.student_mj for name, pair in times.items() if pair.student_mj is not None},
+            healthy=request.healthy,
             prices={name: price for name, (price, _) in prices.items()},
         ),
+        healthy=request.healthy,
         currency=next((currency for _, currency in prices.values()), ""),
         command=shell_line("mmkd-evaluate", *sys.argv[1:]),
     )

@@ -19,7 +19,7 @@ with loading("mmkd-study"):
     from mmkd_edge.cli.outputs import check_folder
     from mmkd_edge.cli.run import require_modules, run_command, shell_line
     from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, show_table
-    from mmkd_edge.errors import UsageError
+    from mmkd_edge.errors import UnavailableError, UsageError
     from mmkd_models.commands.options import (
         NEEDS,
         Duration,
@@ -247,8 +247,8 @@ def _options(
     )
 
 
-def latency_meter(duration_s: float) -> MeasureLatency:
-    """Return a function that exports and measures a student and its teacher."""
+def latency_meter(duration_s: float, *, energy: bool = False) -> MeasureLatency:
+    """Return a function that exports and measures a student and its teacher, and the student's energy."""
     require_modules(
         ("onnx", "onnxscript", "onnxruntime", "psutil"), by="mmkd-study with latencies", extra="export,bench"
     )
@@ -264,9 +264,26 @@ def latency_meter(duration_s: float) -> MeasureLatency:
             model, bundle = Path(temporary) / "teacher.onnx", Path(temporary) / "student.edge"
             model.write_bytes(onnx_from_teacher(taught_by.transformer(), taught_by.modalities))
             export(export_plan(student, output=bundle))
-            return pair_latency(model, bundle, duration_s=duration_s)
+            pair = pair_latency(model, bundle, duration_s=duration_s)
+            return msgspec.structs.replace(pair, student_mj=measure_energy(bundle, duration_s) if energy else None)
 
     return _measure
+
+
+def measure_energy(bundle: Path, duration_s: float) -> float | None:
+    """Return the energy of an answer above idle, in mJ, on one thread; None where no power sensor answers."""
+    from mmkd_bench.machine.power import power_sensor
+    from mmkd_bench.measuring.opening import Choice
+    from mmkd_bench.run import measure_bundle
+    from mmkd_report.schema.bench import Settings
+
+    try:
+        power_sensor()
+    except UnavailableError:
+        return None
+    settings = Settings(launches=_LAUNCHES, duration_s=duration_s)
+    measured = measure_bundle(Choice(bundle=str(bundle), backend="ort", threads=1), settings).energy
+    return None if measured is None else measured.above_idle_mj
 
 
 def pair_latency(teacher: Path, student: Path, *, duration_s: float) -> PairLatency:

@@ -33,6 +33,7 @@ FACTORS = {
 """Factors of a sensor, and how their values are written in the text of a variant."""
 MOST_POINTS = 1.0
 """Validation may lose so many points, or percent of an error, for a cheaper variant."""
+_DRAWS = 4000
 _BUFFER = 3  # windows that a stream holds
 
 Parts = dict[str, str]
@@ -159,7 +160,9 @@ def variant_rows(
     folds: Sequence[FoldResult],
     *,
     latencies: Mapping[str, float],
+    energies: Mapping[str, float],
     prices: Mapping[str, float],
+    healthy: Sequence[str],
 ) -> tuple[VariantRow, ...]:
     """Return each sensor's recorded one, then its variants from the dearest to the cheapest."""
     rows: list[VariantRow] = []
@@ -169,7 +172,15 @@ def variant_rows(
             for name in comparison.config.modalities
             if comparison.dataset.spec.modality(name).recorded.name == variation.sensor.name
         ]
-        own = [_row(comparison, variation, folds, name, latencies.get(name), prices.get(name)) for name in names]
+        own = [
+            msgspec.structs.replace(
+                _row(comparison, variation, folds, name, healthy),
+                latency_ms=latencies.get(name),
+                energy_mj=energies.get(name),
+                price=prices.get(name),
+            )
+            for name in names
+        ]
         is_priced = all(row.price is not None for row in own)
         own = own if is_priced else [msgspec.structs.replace(row, price=None) for row in own]
         full, *others = own
@@ -190,8 +201,7 @@ def _row(
     variation: Variation,
     folds: Sequence[FoldResult],
     name: str,
-    latency_ms: float | None,
-    price: float | None,
+    healthy: Sequence[str],
 ) -> VariantRow:
     modality = comparison.dataset.spec.modality(name)
     measure, sensor = reported_measure(comparison), variation.sensor.name
@@ -220,8 +230,18 @@ def _row(
         window_s=modality.duration_s,
         parameters=parameters,
         memory_kb=(_BUFFER * window_bytes(modality) + 4 * parameters) / 1024,
-        latency_ms=latency_ms,
-        price=price,
+        false_alarms=false_alarms(student, [comparison.dataset.spec.task.labels.index(label) for label in healthy]),
+    )
+
+
+def false_alarms(tests: Sequence[TestedNetwork], healthy: Sequence[int]) -> Interval | None:
+    """Return the fraction of windows of healthy classes that are answered as others; None without such windows."""
+    parts = [np.array(part.confusion)[list(healthy)] for test in tests for part in test.confusions or ()]
+    counts = np.array([(part.sum() - part[:, list(healthy)].sum(), part.sum()) for part in parts if part.sum()])
+    if not len(counts):
+        return None
+    return gains.interval_over_groups(
+        lambda weights: (weights @ counts[:, 0]) / (weights @ counts[:, 1]), len(counts), seed=0, draws=_DRAWS
     )
 
 

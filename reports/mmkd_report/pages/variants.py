@@ -89,6 +89,8 @@ def _unknown(variants: VariantsDocument) -> Iterator[str]:
         "nor its own anti-alias filter"
     )
     yield "A recorded value counts as 16 bits over the air, a pixel as 8, without headers and compression"
+    if all(row.energy_mj is None for row in variants.rows):
+        yield "The energy of an answer: no power sensor of this machine could be read, or latencies were left out"
     yield "Validation chose the variant; each interval is for its row alone, not for the best of many rows"
 
 
@@ -97,6 +99,9 @@ def show_rows(variants: VariantsDocument) -> tuple[list[str], list[list[str]]]:
     measure = variants.measure
     heads = ["sensor", measure.heading.lower(), "95 % interval", "difference", "95 % interval", "labels only"]
     heads += ["gain of teaching", "bytes/s", "samples/s", "window, s", "memory, kB", "ms"]
+    has_energy = any(row.energy_mj is not None for row in variants.rows)
+    heads += ["mJ"] if has_energy else []
+    heads += ["false alarms, % (95 % interval)"] if variants.healthy else []
     heads += [f"price, {variants.currency}"] if variants.currency else []
     rows = []
     for row in variants.rows:
@@ -115,6 +120,8 @@ def show_rows(variants: VariantsDocument) -> tuple[list[str], list[list[str]]]:
             words.count(row.memory_kb),
             words.significant(row.latency_ms),
         ]
+        cells += [words.significant(row.energy_mj)] if has_energy else []
+        cells += [_alarms(row.false_alarms)] if variants.healthy else []
         rows.append([*cells, words.significant(row.price)] if variants.currency else cells)
     return heads, rows
 
@@ -124,6 +131,12 @@ def _ends(interval: Interval, variants: VariantsDocument, *, score: bool = False
         return words.NOTHING
     write = words.score_text if score else words.signed_gain
     return f"{write(interval.low, variants.measure)} to {write(interval.high, variants.measure)}"
+
+
+def _alarms(fraction: Interval | None) -> str:
+    if fraction is None or fraction.low is None:
+        return words.percent(None if fraction is None else fraction.mean)
+    return f"{words.percent(fraction.mean)} ({words.percent(fraction.low)} to {words.percent(fraction.high)})"
 
 
 def _table(variants: VariantsDocument) -> Section:
@@ -136,7 +149,9 @@ def _table(variants: VariantsDocument) -> Section:
         f"sensor is paired. * is the cheapest variant whose validation score is within {_most(variants)} of its. "
         "Gain of teaching is distilled minus labels only. Memory is of fp32 weights and a stream's samples."
     )
-    heads = [head if head == "ms" else head[:1].upper() + head[1:] for head in heads]
+    if variants.healthy:
+        lead += f" False alarms are windows of {words.join_words(variants.healthy)} that are answered otherwise."
+    heads = [head if head in ("ms", "mJ") else head[:1].upper() + head[1:] for head in heads]
     results = table(heads, shown, caption="Variants side by side", style="results", hide_caption=True)
     return Section("variants", "Variant by variant", [results], lead)
 

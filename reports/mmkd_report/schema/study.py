@@ -72,6 +72,7 @@ class PairLatency(msgspec.Struct, frozen=True, kw_only=True):
     teacher_ms: dict[str, float]
     ratio: float  # teacher over student, the median of `ratios`
     ratios: figures.RatioRange | None = None
+    student_mj: float | None = None  # of an answer above idle, where it was asked for and a power sensor answers
     machine: dict[str, Any] = {}
 
 

@@ -26,6 +26,8 @@ class VariantRow(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     memory_kb: float  # fp32 weights, and a stream's samples
     latency_ms: float | None = None  # median of the exported student on this machine
+    energy_mj: float | None = None  # of an answer above idle, where the machine measures it
+    false_alarms: Interval | None = None  # fraction of windows of `healthy` classes that are answered as others
     price: float | None = None  # of one sensor
 
     @property
@@ -46,5 +48,6 @@ class VariantsDocument(msgspec.Struct, frozen=True, kw_only=True):
     measure: Measure
     most_loss: float  # in validation, for a variant to be chosen
     rows: tuple[VariantRow, ...]
+    healthy: tuple[str, ...] = ()
     currency: str = ""  # of prices
     command: str = ""

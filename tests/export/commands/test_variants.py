@@ -31,7 +31,7 @@ def test_variants_are_trained_with_their_corner_priced_and_resumed(run, data, tm
         file = tmp_path / f"{price}.toml"
         file.write_text(f'version = 1\ncurrency = "USD"\n[student]\nsensor_price = {price}\n')
         costs += ["--cost", f"{name}={file}"]
-    vary = ("--vary", "gyro:rate=10,5", "--vary", "gyro:window=2,1")
+    vary = ("--vary", "gyro:rate=10,5", "--vary", "gyro:window=2,1", "--healthy", "idle", "--healthy", "ok")
     line = ("--sensors", data.path, *QUICK, *vary, *costs, "--workers", 1, "-o", out)
     code, text, err = run(*line)
     assert code == 0, err
@@ -41,6 +41,8 @@ def test_variants_are_trained_with_their_corner_priced_and_resumed(run, data, tm
         "gyro": (90.0, False), "gyro@1s": (30.0, False), "gyro@5Hz": (20.0, False), "gyro@1s,5Hz": (10.0, True),
     }  # fmt: skip
     assert document["measure"]["name"] == "balanced_accuracy"
+    assert document["healthy"] == ["idle", "ok"]
+    assert all(0 <= row["false_alarms"]["mean"] <= 1 for row in rows.values())
     assert (out / "variants.html").read_text() == render_variants(document)
     checkpoint = next(out.absolute().glob("trials/taught-gyro__1s_5Hz-*")) / "student.ckpt"
     assert read_student(checkpoint).modality.title == "gyro@1s,5Hz"
@@ -67,6 +69,11 @@ def test_normal_running_has_no_variants_and_a_shipped_dataset_is_found_by_name(r
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ("--healthy ok", "--healthy needs --vary; name what varies"),
+        (
+            "--vary acc:rate=10 --healthy good",
+            "--healthy good: expected one of the classes, and another left (idle, ok, worn); correct it",
+        ),
         ("--full-grid", "--full-grid needs --vary; name what varies"),
         ("--vary acc:rate=10 --pairs", "--pairs cannot be combined with --vary; leave one of them out"),
         (

@@ -16,6 +16,7 @@ from mmkd_models.experiments.comparison import Comparison
 from mmkd_models.experiments.variants import parse_variations, variant_rows
 from mmkd_models.metrics.scores import Scores, measure_named
 from mmkd_report.pages.variants import render_variants, show_rows, verdict
+from mmkd_report.schema.figures import Interval
 from mmkd_report.schema.variants import VariantsDocument
 
 BALANCED = measure_named("balanced_accuracy")
@@ -119,10 +120,16 @@ def document(machines, folds):
     variations = parse_variations(["acc:rate=10,5", "acc:window=1"], machines.spec)
     config = SimpleNamespace(modalities=tuple(VALID), student_train=SimpleNamespace(metric="balanced_accuracy"))
     comparison = Comparison(dataset=machines, config=config, out=machines.path)
-    rows = variant_rows(comparison, variations, folds, latencies={"acc": 2.0}, prices={})
+    given = {
+        "latencies": {"acc": 2.0},
+        "energies": {"acc": 1.5},
+        "prices": {},
+        "healthy": machines.spec.task.labels[:1],
+    }
+    rows = variant_rows(comparison, variations, folds, **given)
     return VariantsDocument(
         dataset="machines", sha256="ab" * 32, judged_on="machines never seen", labelled="", seeds=(0,),
-        measure=BALANCED, most_loss=1.0, rows=rows,
+        measure=BALANCED, most_loss=1.0, rows=rows, healthy=("still",),
     )  # fmt: skip
 
 
@@ -138,6 +145,11 @@ def test_rows_have_paired_differences_bytes_and_the_cheapest_that_validation_all
     assert rows["acc"].gain.mean == pytest.approx(20.0)
     assert rows["acc"].memory_kb == (3 * 40 * 2 * 4 + 4 * 50) / 1024
     assert (rows["acc"].latency_ms, rows["acc@5Hz"].latency_ms) == (2.0, None)
+    assert (rows["acc"].energy_mj, rows["acc@5Hz"].energy_mj) == (1.5, None)
+    # Of five windows of the healthy class in each of six machines, one is answered otherwise, or two at 5 Hz.
+    alarms = {title: row.false_alarms for title, row in rows.items()}
+    assert alarms["acc"] == Interval(mean=0.2, low=0.2, high=0.2)
+    assert (alarms["acc@5Hz"].mean, alarms["acc@1s"].mean) == (0.4, 0.0)
     assert [title for title, row in rows.items() if row.is_chosen] == ["acc@10Hz"]  # validates best of 40 bytes
 
 
@@ -156,6 +168,14 @@ def test_the_verdict_and_the_page_say_loss_interval_and_what_teaching_adds(docum
     assert first in page
     heads, rows = show_rows(document)
     assert (len(heads), rows[2][0]) == (len(rows[0]), "acc@10Hz *")
+    assert heads[-2:] == ["mJ", "false alarms, % (95 % interval)"]
+    assert [row[-2:] for row in rows[:2]] == [["1.50", "20.0 (20.0 to 20.0)"], ["–", "0.0 (0.0 to 0.0)"]]
+    assert " False alarms are windows of still that are answered otherwise." in page
+    assert "The energy of an answer" not in page
+    dark = [msgspec.structs.replace(row, energy_mj=None) for row in document.rows]
+    unmeasured = msgspec.structs.replace(document, rows=tuple(dark), healthy=())
+    assert show_rows(unmeasured)[0] == heads[:-2]
+    assert "The energy of an answer: no power sensor of this machine could be read" in render_variants(unmeasured)
     none = msgspec.structs.replace(
         document, rows=tuple(msgspec.structs.replace(row, is_chosen=False) for row in document.rows)
     )
