@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, get_args
 
@@ -55,7 +56,12 @@ def sensors(
     *,
     data: Annotated[Path, Argument("DATA", "Dataset directory with two sensors or more; see mmkd-data.")],
     out: Annotated[Path, Option("Folder to write.", ("-o", "--out"), "DIR")] = Path("sensors"),
-    pairs: Annotated[bool, Option("Also score the teacher with every two sensors alone.", ("--pairs",))] = False,
+    pairs: Annotated[
+        bool,
+        Option(
+            "Also train a student of every two sensors of equal rate, for which either may be missing.", ("--pairs",)
+        ),
+    ] = False,
     vary: Annotated[
         list[str] | None,
         Option(
@@ -98,8 +104,9 @@ def sensors(
     from mmkd_export.targets.native import latency_limit
     from mmkd_models.commands.study import latency_meter
     from mmkd_models.experiments.comparison import Comparison
-    from mmkd_models.experiments.sensors import check_costs, judge_sensors
+    from mmkd_models.experiments.sensors import check_costs, judge_sensors, pair_comparison, pair_rows
     from mmkd_models.experiments.summary import demo_document
+    from mmkd_models.experiments.variants import reported_measure
     from mmkd_models.experiments.workers import torch_threads
 
     where = choice(executor, get_args(Executor), option="--executor")
@@ -124,12 +131,16 @@ def sensors(
     comparison = Comparison(dataset=dataset, config=requested_comparison(dataset, compared), out=out, limit=limit)
     costs = _costs(cost, comparison.config.modalities)
     check_costs(comparison, costs)
+    joint = pair_comparison(comparison) if pairs else None
     context.with_resource(lock_output(out, is_folder=True))
-    folds = run_comparison(comparison, seeds=range(compared.seeds), workers=count, executor=where)
+    run = partial(run_comparison, seeds=range(compared.seeds), workers=count, executor=where)
+    folds = run(comparison)
+    paired = () if joint is None else pair_rows(joint, folds, run(joint))
     with torch_threads():
         judged = judge_sensors(comparison, costs, workers=count, executor=where, say=say)
     times = _latencies(comparison, meter)
-    document = _document(demo_document(dataset.spec, dataset.sha256, folds), judged, times, pairs=pairs)
+    document = _document(demo_document(dataset.spec, dataset.sha256, folds), judged, times)
+    document = msgspec.structs.replace(document, pairs=paired, pairs_measure=reported_measure(comparison))
     _write(out, document, judged)
     if as_json:
         print(json_text(document, indent=1))
@@ -322,9 +333,9 @@ def _costs(given: Sequence[str] | None, sensors: Sequence[str]) -> dict[str, Pat
 
 
 def _document(
-    compared: DemoDocument, judged: Mapping[str, JudgingDocument], times: Mapping[str, PairLatency], *, pairs: bool
+    compared: DemoDocument, judged: Mapping[str, JudgingDocument], times: Mapping[str, PairLatency]
 ) -> SensorsDocument:
-    from mmkd_models.experiments.sensors import pair_rows, sensor_rows
+    from mmkd_models.experiments.sensors import sensor_rows
     from mmkd_report.schema.judging import SensorsDocument
     from mmkd_report.words import labelled_title
 
@@ -339,7 +350,6 @@ def _document(
         measure=compared.reported_metric,
         faults_measure="" if first.faults is None else first.faults.measure,
         rows=sensor_rows(compared, judged, times),
-        pairs=pair_rows(compared) if pairs else (),
         currency=next(iter(currencies), ""),
         costs_to_enter=tuple(dict.fromkeys(path for one in judged.values() if one.cost for path in one.cost.to_enter)),
         pages={name: f"{_PAGES}/{name}.html" for name in judged},
@@ -360,8 +370,8 @@ def _write(out: Path, document: SensorsDocument, judged: Mapping[str, JudgingDoc
 
 
 def _show(document: SensorsDocument) -> None:
-    from mmkd_report.pages.sensors import cells, headings, verdict
-    from mmkd_report.words import for_terminal, terminal_score
+    from mmkd_report.pages.sensors import PAIR_HEADS, cells, headings, pair_cells, verdict
+    from mmkd_report.words import for_terminal
 
     for sentence in verdict(document):
         print(for_terminal(f"{sentence}."))
@@ -373,7 +383,7 @@ def _show(document: SensorsDocument) -> None:
         table.add_row(row.sensors[0], *map(for_terminal, cells(row, document)))
     show_table(table, width=170)  # as many columns as decide
     if document.pairs:
-        table = plain_table(["two sensors", "teacher"])
-        for row in document.pairs:
-            table.add_row(" + ".join(row.sensors), terminal_score(row.scores["teacher"].mean, measure))
-        show_table(table)
+        table = plain_table(PAIR_HEADS, title=f"{document.pairs_measure.words} of two sensors together")
+        for shown in pair_cells(document):
+            table.add_row(*map(for_terminal, shown))
+        show_table(table, width=170)

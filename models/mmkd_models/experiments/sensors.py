@@ -1,39 +1,46 @@
-"""Which sensor is enough: a comparison's first fold, faults, costs, and the table."""
+"""Which sensor is enough: a comparison's first fold, faults, costs, and the table; and one student of two sensors."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
+from statistics import mean
 
 import msgspec
+import numpy as np
 
 from mmkd_edge import __version__
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.data.joined import with_copies
 from mmkd_models.data.windows import split_facts
 from mmkd_models.evaluation.faults import NAMES as FAULT_NAMES
 from mmkd_models.evaluation.faults import SEVERITIES
+from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.evaluation.suites import cost
 from mmkd_models.evaluation.suites.cost_model import read_cost
 from mmkd_models.evaluation.suites.inputs import SuiteInputs
 from mmkd_models.evaluation.suites.models import fit_rivals, model_from_checkpoint
 from mmkd_models.evaluation.suites.table import judge, with_suites
-from mmkd_models.experiments.comparison import Comparison
+from mmkd_models.experiments.comparison import Comparison, FoldResult
+from mmkd_models.experiments.variants import gain_between, reported_measure, score_interval
 from mmkd_models.experiments.workers import Executor, Workers
 from mmkd_models.networks.convolutions import fits_kernels
 from mmkd_models.train_config import OnStep
+from mmkd_models.training.checkpoint import read_student
+from mmkd_models.training.predict import logits_of
 from mmkd_report.schema.demo import LABELS_ONLY, DemoDocument, DemoRival, DemoSensor, Network
 from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.judging import DataFacts, JudgingDocument, SensorModel, SensorRow
+from mmkd_report.schema.judging import DataFacts, JudgingDocument, PairRow, PairScore, SensorModel, SensorRow
 from mmkd_report.schema.study import PairLatency
 
 JUDGED_FILE = "judged.json"
@@ -166,13 +173,46 @@ def _row(
     )
 
 
-def pair_rows(compared: DemoDocument) -> tuple[SensorRow, ...]:
-    """Return the teacher's score with every two of three or more sensors."""
-    measure, teacher = compared.reported_metric, compared.teacher
-    names = [spec.name for spec in compared.dataset.modalities]
-    scores = {frozenset(subset.modalities): subset.score(measure) for subset in teacher.missing or ()}
-    return tuple(
-        SensorRow(sensors=pair, scores={"teacher": score}, parameters=teacher.parameters or 0)
-        for pair in combinations(names, 2)
-        if len(names) > 2 and (score := scores.get(frozenset(pair))) is not None
-    )
+# --- two sensors together ---------------------------------------------------------------------------------------------
+
+
+def pair_comparison(comparison: Comparison) -> Comparison:
+    """Return a comparison of every two sensors that can be joined. Raise UsageError if there are none."""
+    names, reasons = list[str](), list[str]()
+    for pair in combinations(comparison.config.modalities, 2):
+        try:
+            names.append(comparison.dataset.spec.modality("+".join(pair)).name)
+        except UsageError as error:
+            reasons.append(str(error))
+    if not names:
+        raise UsageError(f"--pairs: {reasons[0] if reasons else 'expected two sensors or more, got one; name another'}")
+    return replace(comparison, config=msgspec.structs.replace(comparison.config, modalities=tuple(names)), rivals=())
+
+
+def pair_rows(pairs: Comparison, folds: Sequence[FoldResult], paired: Sequence[FoldResult]) -> tuple[PairRow, ...]:
+    """Return a row for each pair, the best on validation first; `folds` are of single sensors, `paired` of pairs."""
+    measure, rows = reported_measure(pairs), []
+
+    def valid(folds: Sequence[FoldResult], name: str) -> float:
+        return mean(fold.students[name].student.result.score or 0.0 for fold in folds)
+
+    for name in pairs.config.modalities:
+        sensors = tuple(part.name for part in pairs.dataset.spec.modality(name).sources)
+        better, other = sorted(sensors, key=lambda sensor: -valid(folds, sensor))
+        scores = []
+        answers = zip(*(_answers(pairs, name, fold.seed) for fold in paired), strict=True)
+        for missing, student in zip(("", *sensors), answers, strict=True):
+            single = other if missing == better else better
+            tests = [fold.students[single].student.test for fold in folds]
+            figures = [score_interval(tests, measure) for tests in (student, tests)]
+            gain = gain_between(student, tests, measure)
+            scores.append(PairScore(missing=missing, single=single, pair=figures[0], alone=figures[1], gain=gain))
+        rows.append(PairRow(sensors=sensors, valid_score=valid(paired, name), scores=tuple(scores)))
+    return tuple(sorted(rows, key=lambda row: -row.valid_score))
+
+
+def _answers(pairs: Comparison, name: str, seed: int) -> list[TestedNetwork]:
+    """Return how a pair's student answers with both sensors, and without each."""
+    test = pairs.folders[name].fold(seed).test
+    logits = logits_of(read_student(pairs.student_path(name, seed)).network(), with_copies(test, name), modality=name)
+    return [outcome_on(test, part) for part in np.split(logits, len(logits) // len(test))]

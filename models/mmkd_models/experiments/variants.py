@@ -208,20 +208,16 @@ def _row(
     student = [fold.students[name].student.test for fold in folds]
     baseline = [fold.students[name].baseline.test for fold in folds]
     full = [fold.students[sensor].student.test for fold in folds]
-    figure = mean(test.scores.metric(measure.name) for test in student)
-    low, high = None, None
-    if len(gains.groups_tested(student)) >= gains.MIN_GROUPS:
-        low, high = gains.interval_of(np.asarray(gains.figure_draws(student, measure.name)))
     parameters = folds[0].students[name].student.result.parameters
     return VariantRow(
         sensor=sensor,
         name=name,
         title=modality.title,
-        score=Interval(mean=figure, low=low, high=high),
+        score=score_interval(student, measure),
         chance=gains.compare_with_chance(student, measure.name),
         labels_only=mean(test.scores.metric(measure.name) for test in baseline),
-        gain=_gain(student, baseline, measure),
-        difference=None if name == sensor else _gain(student, full, measure),
+        gain=gain_between(student, baseline, measure),
+        difference=None if name == sensor else gain_between(student, full, measure),
         valid_difference=None
         if name == sensor
         else valid_difference(folds, name, sensor, validation_measure(comparison)),
@@ -245,5 +241,14 @@ def false_alarms(tests: Sequence[TestedNetwork], healthy: Sequence[int]) -> Inte
     )
 
 
-def _gain(tests: Sequence[TestedNetwork], references: Sequence[TestedNetwork], measure: Measure) -> Interval:
+def score_interval(tests: Sequence[TestedNetwork], measure: Measure) -> Interval:
+    """Return a model's mean score over seeds, with its interval over groups."""
+    low, high = None, None
+    if len(gains.groups_tested(tests)) >= gains.MIN_GROUPS:
+        low, high = gains.interval_of(np.asarray(gains.figure_draws(tests, measure.name)))
+    return Interval(mean=mean(test.scores.metric(measure.name) for test in tests), low=low, high=high)
+
+
+def gain_between(tests: Sequence[TestedNetwork], references: Sequence[TestedNetwork], measure: Measure) -> Interval:
+    """Return a model's paired gain over another, with its interval over groups."""
     return msgspec.convert(gains.gain_of_pairs([(tests, references)], measure.name), Interval, from_attributes=True)

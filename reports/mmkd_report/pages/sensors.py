@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from mmkd_report import words
 from mmkd_report.page import Cell, Facts, Page, Row, Section, render, table
+from mmkd_report.pages.variants import ends, gain_text
 from mmkd_report.schema.cost import example_text
 from mmkd_report.schema.judging import SENSOR_MODELS, SensorRow, SensorsDocument
 from mmkd_report.words import count, is_chance_level, percent, score_text, score_with_unit, significant
@@ -56,6 +57,8 @@ def verdict(sensors: SensorsDocument) -> Iterator[str]:
         score = score_with_unit(others[0].scores["distilled"].mean, measure)
         yield f"The next is {others[0].sensors[0]}, with {score}{level}"
         yield f"The worst fault of {name} is {best.worst_fault}"
+    if sensors.pairs:
+        yield _pairs_verdict(sensors)
     worth = {row.sensors[0]: row.worth["student"] for row in sensors.rows if "student" in row.worth}
     if worth and sensors.costs_to_enter:
         yield example_text(sensors.costs_to_enter)
@@ -68,14 +71,12 @@ def verdict(sensors: SensorsDocument) -> Iterator[str]:
 def cells(row: SensorRow, sensors: SensorsDocument) -> list[str]:
     """Return a row's cells, in the order of `headings`."""
     measure = sensors.measure
-    ends, gain = words.NOTHING, row.gain
-    if gain is not None and gain.low is not None and gain.high is not None:
-        ends = f"{words.signed_gain(gain.low, measure)} to {words.signed_gain(gain.high, measure)}"
+    gain = row.gain
     write = significant if sensors.faults_measure == "rmse" else percent
     return [
         *(score_text(row.scores[key].mean if key in row.scores else None, measure) for key in SENSOR_MODELS),
         words.signed_gain(gain.mean if gain else None, measure),
-        ends,
+        words.NOTHING if gain is None else ends(gain, measure),
         write(row.under_faults),
         count(row.parameters),
         significant(row.latency_ms),
@@ -116,11 +117,58 @@ def _table(sensors: SensorsDocument) -> Section:
     return Section("sensors", "Sensor by sensor", [shown], lead)
 
 
+PAIR_HEADS = (
+    "sensors",
+    "missing",
+    "one student",
+    "95 % interval",
+    "two students",
+    "95 % interval",
+    "difference",
+    "95 % interval",
+)
+
+
+def pair_cells(sensors: SensorsDocument) -> Iterator[list[str]]:
+    """Yield the rows of every pair, in the order of `PAIR_HEADS`."""
+    measure = sensors.pairs_measure
+    for pair in sensors.pairs:
+        for score in pair.scores:
+            yield [
+                " + ".join(pair.sensors),
+                score.missing or "none",
+                score_text(score.pair.mean, measure),
+                ends(score.pair, measure, score=True),
+                f"{score_text(score.alone.mean, measure)} ({score.single})",
+                ends(score.alone, measure, score=True),
+                words.signed_gain(score.gain.mean, measure),
+                ends(score.gain, measure),
+            ]
+
+
+def _pairs_verdict(sensors: SensorsDocument) -> str:
+    pair, measure = sensors.pairs[0], sensors.pairs_measure
+    both, *each = pair.scores
+    is_better = both.gain.low is not None and both.gain.low > 0
+    left = [
+        f"without {score.missing} {score_text(score.pair.mean, measure)}, {score.single} alone "
+        f"{score_text(score.alone.mean, measure)}"
+        for score in each
+    ]
+    return (
+        f"{' and '.join(pair.sensors)} in one student are {'' if is_better else 'not shown to be '}better than "
+        f"{both.single} alone: {measure.words} {score_with_unit(both.pair.mean, measure)}, "
+        f"{gain_text(both.gain, measure)}; {'; '.join(left)}"
+    )
+
+
 def _pairs(sensors: SensorsDocument) -> Iterator[Section]:
     if sensors.pairs:
-        rows = [
-            [" + ".join(row.sensors), score_text(row.scores["teacher"].mean, sensors.measure)] for row in sensors.pairs
-        ]
-        caption = "The teacher with two sensors while the others are absent; it practised that in training."
-        pairs = table(["Sensors", sensors.measure.heading], rows, caption=caption)
-        yield Section("pairs", "Two sensors", [pairs])
+        lead = (
+            f"{sensors.pairs_measure.heading} on {sensors.judged_on}; the pair that validates best comes first. One "
+            "student sees both sensors, and practised without each. Of two students the one that validates better "
+            "answers, or the other if its sensor is missing. Differences are paired."
+        )
+        heads = [head[:1].upper() + head[1:] for head in PAIR_HEADS]
+        shown = table(heads, list(pair_cells(sensors)), caption="Two sensors together", hide_caption=True)
+        yield Section("pairs", "Two sensors", [shown], lead)

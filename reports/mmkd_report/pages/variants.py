@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from mmkd_report import charts, words
 from mmkd_report.page import Facts, Legend, Page, Row, Section, columns, render, table
-from mmkd_report.schema.figures import Interval
+from mmkd_report.schema.figures import Interval, Measure
 from mmkd_report.schema.variants import VariantRow, VariantsDocument
 
 
@@ -51,7 +51,7 @@ def verdict(variants: VariantsDocument) -> Iterator[str]:
         closest = max(others, key=lambda row: row.valid_difference or 0.0)
         row = chosen or closest
         assert row.difference is not None  # it is a variant
-        change = _with_interval(row.difference, variants)
+        change = gain_text(row.difference, measure)
         times = f"sends {full.bytes_per_s / row.bytes_per_s:.3g} times fewer bytes"
         if chosen is None:
             yield (
@@ -65,8 +65,7 @@ def verdict(variants: VariantsDocument) -> Iterator[str]:
             f"within {_most(variants)} in validation{doubt}"
         )
         yield (
-            f"Teaching adds {_with_interval(row.gain, variants)} to it and {_with_interval(full.gain, variants)} to "
-            f"{full.title}"
+            f"Teaching adds {gain_text(row.gain, measure)} to it and {gain_text(full.gain, measure)} to {full.title}"
         )
 
 
@@ -75,12 +74,12 @@ def _most(variants: VariantsDocument) -> str:
     return "1 point" if measure.is_fraction and most == 1 else words.with_gain_unit(words.significant(most), measure)
 
 
-def _with_interval(gain: Interval, variants: VariantsDocument) -> str:
-    measure = variants.measure
+def gain_text(gain: Interval, measure: Measure) -> str:
+    """Return a gain with its unit and interval."""
     size = words.with_gain_unit(words.signed_gain(gain.mean, measure), measure)
     if gain.low is None or gain.high is None:
         return f"{size} (no confidence interval: too few groups)"
-    return f"{size} (95 % interval {_ends(gain, variants)})"
+    return f"{size} (95 % interval {ends(gain, measure)})"
 
 
 def _unknown(variants: VariantsDocument) -> Iterator[str]:
@@ -109,9 +108,9 @@ def show_rows(variants: VariantsDocument) -> tuple[list[str], list[list[str]]]:
         cells = [
             row.title + (" *" if row.is_chosen else ""),
             words.score_text(row.score.mean, measure),
-            _ends(row.score, variants, score=True),
+            ends(row.score, measure, score=True),
             words.signed_gain(None if difference is None else difference.mean, measure),
-            words.NOTHING if difference is None else _ends(difference, variants),
+            words.NOTHING if difference is None else ends(difference, measure),
             words.score_text(row.labels_only, measure),
             words.signed_gain(row.gain.mean, measure),
             words.count(row.bytes_per_s) if row.bytes_per_s >= 100 else words.significant(row.bytes_per_s),
@@ -126,11 +125,12 @@ def show_rows(variants: VariantsDocument) -> tuple[list[str], list[list[str]]]:
     return heads, rows
 
 
-def _ends(interval: Interval, variants: VariantsDocument, *, score: bool = False) -> str:
+def ends(interval: Interval, measure: Measure, *, score: bool = False) -> str:
+    """Return the interval of a gain, or of a score."""
     if interval.low is None or interval.high is None:
         return words.NOTHING
     write = words.score_text if score else words.signed_gain
-    return f"{write(interval.low, variants.measure)} to {write(interval.high, variants.measure)}"
+    return f"{write(interval.low, measure)} to {write(interval.high, measure)}"
 
 
 def _alarms(fraction: Interval | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, get_args
 import msgspec
 
 from mmkd_report.schema.cost import CostFacts
-from mmkd_report.schema.figures import MODEL_NAMES, Chance, Interval, Measure, Split, Spread
+from mmkd_report.schema.figures import MODEL_NAMES, OF_CLASSES, Chance, Interval, Measure, Split, Spread
 
 _Facts = TypeVar("_Facts")
 
@@ -199,11 +199,11 @@ SENSOR_MODELS: dict[SensorModel, str] = {key: MODEL_NAMES[key] for key in get_ar
 
 
 class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A sensor, or a pair that a teacher uses."""
+    """A sensor."""
 
-    sensors: tuple[str, ...]
-    scores: dict[SensorModel, Spread]  # `teacher` uses all sensors, or those of a pair
-    parameters: int  # the student's, or the pair's teacher's
+    sensors: tuple[str, ...]  # one
+    scores: dict[SensorModel, Spread]  # `teacher` uses all sensors
+    parameters: int  # the student's
     gain: Interval | None = None  # over labels only
     valid_score: float | None = None  # the distilled student's; chooses sensors
     chance: Chance | None = None  # the student compared with chance
@@ -213,6 +213,24 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
     worst_fault: str = ""
     latency_ms: float | None = None  # median of the exported student on this machine
     worth: dict[str, float] = {}  # net present value by option
+
+
+class PairScore(msgspec.Struct, frozen=True, kw_only=True):
+    """One student of two sensors, beside the student of one that answers in its place."""
+
+    missing: str  # the sensor that is missing; empty if both are there
+    pair: Interval
+    single: str  # the sensor that validates better, or is left
+    alone: Interval  # its student
+    gain: Interval  # of the pair
+
+
+class PairRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Two sensors together."""
+
+    sensors: tuple[str, ...]
+    valid_score: float  # with both
+    scores: tuple[PairScore, ...]  # with both, without the first, without the second
 
 
 class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,7 +245,8 @@ class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
     measure: Measure
     faults_measure: str  # as `FaultsFacts.measure`
     rows: tuple[SensorRow, ...]  # one per sensor, in the order of validation
-    pairs: tuple[SensorRow, ...]  # the teacher with two sensors, in the dataset's order
+    pairs: tuple[PairRow, ...] = ()  # in the order of validation
+    pairs_measure: Measure = OF_CLASSES[1]  # the one that validation maximised
     currency: str = ""
     costs_to_enter: tuple[str, ...] = ()  # as `CostFacts.to_enter`, of all sensors
     pages: dict[str, str] = {}  # file of each sensor's page

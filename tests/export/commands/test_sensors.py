@@ -8,30 +8,35 @@ import msgspec
 import numpy as np
 import pytest
 
+import mmkd_models as mm
 from mmkd_edge.spec import ModalitySpec
+from mmkd_export.commands.demo import ComparisonOptions, comparison_config, run_comparison
 from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import write_dataset
-from mmkd_models.experiments.sensors import JUDGED_FILE, pair_rows, possible_rivals
-from mmkd_report.schema.demo import DemoDocument
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.experiments.comparison import Comparison
+from mmkd_models.experiments.sensors import JUDGED_FILE, pair_comparison, pair_rows, possible_rivals
 from tests.report.rendered import render_sensors
 
 pytest.importorskip("sklearn")
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)
 GYRO = ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20)
+FAST = msgspec.structs.replace(GYRO, rate_hz=20.0, samples=40)
 TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=5.0, samples=10)
 QUICK = ("--steps", "4", "--label-fraction", "1", "--no-choose", "--members", "transformer", "--no-latency")
 
 
 def written(path, *modalities):
     """Ten machines of six windows; `gyro` tells the class, `acc` a little, `temp` nothing."""
+    gyro = next((one for one in modalities if one.name == "gyro"), GYRO)
     splits, rng = {}, np.random.default_rng(0)
     for name, groups in (("train", range(6)), ("valid", range(6, 8)), ("test", range(8, 10))):
         owners = np.repeat(np.array(groups), 6)
         labels = np.arange(len(owners)) % 3
         values = {
             "acc": labels[:, None, None] + rng.normal(0, 4, (len(owners), 40, 2)),
-            "gyro": labels[:, None, None] + rng.normal(0, 0.1, (len(owners), 20, 1)),
+            "gyro": labels[:, None, None] + rng.normal(0, 0.1, (len(owners), *gyro.shape)),
             "temp": rng.normal(0, 1, (len(owners), 10, 1)),
         }
         splits[name] = {one.name: values[one.name] for one in modalities} | {"labels": labels, "groups": owners}
@@ -40,7 +45,7 @@ def written(path, *modalities):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return written(tmp_path_factory.mktemp("data") / "line", ACC, GYRO, TEMP)
+    return written(tmp_path_factory.mktemp("data") / "line", ACC, FAST, TEMP)
 
 
 @pytest.fixture
@@ -68,7 +73,9 @@ def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_g
     assert best["chance"]["is_better"] in (True, False)
     assert (sorted(best["worth"]), sorted(other["worth"])) == (["student"], ["student", "teacher"])
     assert best["worth"]["student"] != other["worth"]["student"]
-    assert [one["sensors"] for one in document["pairs"]] == [["acc", "gyro"], ["acc", "temp"], ["gyro", "temp"]]
+    assert [one["sensors"] for one in document["pairs"]] == [["acc", "gyro"]]
+    assert document["pairs_measure"]["name"] == "balanced_accuracy"
+    assert "one student" in text
     assert text.startswith(("gyro is the sensor whose student validates best: ", "The student of gyro, ", "No sensor "))
     trials = {name: next(out.absolute().glob(f"trials/taught-{name}-*")) for name in ("acc", "gyro")}
     assert text.splitlines()[-1] == (
@@ -104,26 +111,29 @@ def test_windows_shorter_than_a_kernel_have_no_convolutions_beside_them():
     assert [possible_rivals(one) for one in (TEMP, brief)] == [("extra_trees", "mini_rocket"), ("extra_trees",)]
 
 
-def test_two_sensors_have_no_pair_beside_their_teacher(tmp_path):
-    def document(*names):
-        subsets = [("c", "b"), ("c", "a"), ("b", "a")] if len(names) == 3 else [("b", "a")]
-        return msgspec.convert(
-            {
-                "format_version": 1,
-                "dataset": {"name": "line", "modalities": [{"name": name} for name in names]},
-                "teacher": {
-                    "missing": [
-                        {"modalities": pair, "accuracy": {"mean": 0.5 + 0.1 * number}}
-                        for number, pair in enumerate(subsets)
-                    ]
-                },
-                "students": {},
-            },
-            DemoDocument,
-        )
-
-    assert [one.sensors for one in pair_rows(document("a", "b", "c"))] == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert pair_rows(document("a", "b")) == ()
+def test_a_pair_is_judged_with_both_and_without_each_beside_the_better_sensor_alone(data, tmp_path):
+    options = ComparisonOptions(steps=4, members="transformer", student_members="trees", choose=False)
+    config = comparison_config(data, options, Labelled(fraction=1.0))
+    comparison = Comparison(dataset=data, config=config, out=tmp_path / "out", rivals=())
+    joint = pair_comparison(comparison)
+    assert joint.config.modalities == ("acc_and_gyro",)  # temp has another rate
+    folds, paired = (run_comparison(one, seeds=[0], workers=1) for one in (comparison, joint))
+    (row,) = pair_rows(joint, folds, paired)
+    assert row.sensors == ("acc", "gyro")
+    test, student = joint.folder.fold(0).test, mm.Student.load(joint.student_path("acc_and_gyro", 0))
+    windows = test.take(np.arange(len(test)))
+    names = ["idle", "ok", "worn"]
+    for score, single in zip(row.scores, ("gyro", "gyro", "acc"), strict=True):  # gyro validates better
+        left = {name: np.full_like(v, np.nan) if name == score.missing else v for name, v in windows.items()}
+        right = student.predict(left) == np.array(names)[test.labels]
+        assert score.pair.mean == pytest.approx(np.mean([right[test.labels == k].mean() for k in range(3)]))
+        assert (score.single, score.pair.low) == (single, None)  # two machines judge
+        assert score.alone.mean == folds[0].students[single].student.test.scores.metric("balanced_accuracy")
+        assert score.gain.mean == pytest.approx(100 * (score.pair.mean - score.alone.mean))
+    assert [score.missing for score in row.scores] == ["", "acc", "gyro"]
+    assert row.scores[0].pair.mean == 1.0
+    assert row.scores[1].pair.mean > 0.9 > row.scores[2].pair.mean
+    assert row.valid_score == paired[0].students["acc_and_gyro"].student.result.score
 
 
 @pytest.mark.slow
@@ -145,6 +155,13 @@ def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(run, 
         assert not (tmp_path / "out").exists()
         return err.removeprefix("mmkd-evaluate: ").rstrip("\n")
 
+    assert refused(data.path, "--pairs", "--modality", "acc", "--modality", "temp") == (
+        "--pairs: joined sensor 'acc+temp': expected the 40 samples at 20 Hz of acc, got 10 at 5 Hz of temp; resample "
+        "one, or train a student of each"
+    )
+    assert refused(data.path, "--pairs", "--modality", "acc") == (
+        "--pairs: expected two sensors or more, got one; name another"
+    )
     alone = written(tmp_path / "alone", ACC)
     assert refused(alone.path) == (
         f"{alone.path}: expected two sensors or more, among which one is chosen, got acc alone; mmkd-evaluate judges a "

@@ -4,9 +4,9 @@ import re
 
 import msgspec
 
-from mmkd_report.pages.sensors import cells, headings, render_sensors, verdict
+from mmkd_report.pages.sensors import cells, headings, pair_cells, render_sensors, verdict
 from mmkd_report.schema.figures import OF_CLASSES, Chance, Interval, Spread
-from mmkd_report.schema.judging import SensorRow, SensorsDocument
+from mmkd_report.schema.judging import PairRow, PairScore, SensorRow, SensorsDocument
 from mmkd_report.words import for_terminal
 
 
@@ -65,14 +65,43 @@ def test_the_verdict_names_the_sensor_that_validates_best_and_what_teaching_buys
     )
 
 
-def test_rivals_that_validate_better_are_named_and_no_pair_is_the_best():
+def test_rivals_that_validate_better_are_named():
     one = msgspec.structs.replace(GYRO, ahead=("mini_rocket",))
     both = msgspec.structs.replace(GYRO, ahead=("extra_trees", "mini_rocket"))
     ahead = "Ahead of the student on validation of gyro, without a teacher: "
     assert told(rows=(one,))[2] == f"{ahead}MiniRocket"
     assert told(rows=(both,))[2] == f"{ahead}extra-trees and MiniRocket"
-    pair = SensorRow(sensors=("acc", "gyro"), scores={"teacher": Spread(mean=0.94)}, parameters=1)
-    assert told(rows=(GYRO,), pairs=(pair,)) == told(rows=(GYRO,))
+
+
+def pair(gain):
+    scores = []
+    for missing, both, single, alone in (
+        ("", 0.867, "acc", 0.72),
+        ("acc", 0.686, "gyro", 0.713),
+        ("gyro", 0.797, "acc", 0.72),
+    ):
+        figures = {"pair": Interval(mean=both, low=0.7, high=0.9), "alone": Interval(mean=alone), "gain": gain}
+        scores.append(PairScore(missing=missing, single=single, **figures))
+    return PairRow(sensors=("acc", "gyro"), valid_score=0.9, scores=tuple(scores))
+
+
+def test_a_pair_is_told_with_both_sensors_and_without_each():
+    better = pair(Interval(mean=14.7, low=8.1, high=20.2))
+    reach = "better than acc alone: balanced accuracy 86.7 %, +14.7 points"
+    left = "without acc 68.6, gyro alone 71.3; without gyro 79.7, acc alone 72.0"
+    sentence = f"acc and gyro in one student are {reach} (95 % interval +8.1 to +20.2); {left}"
+    assert told(rows=(GYRO,), pairs=(better,)) == [*told(rows=(GYRO,))[:2], sentence, *told(rows=(GYRO,))[2:]]
+    few = told(pairs=(pair(Interval(mean=14.7)),))[4]
+    assert few == (
+        f"acc and gyro in one student are not shown to be {reach} (no confidence interval: too few groups); {left}"
+    )
+    document = msgspec.structs.replace(DOCUMENT, pairs=(better,))
+    rows = list(pair_cells(document))
+    assert rows[1] == ["acc + gyro", "acc", "68.6", "70.0 to 90.0", "71.3 (gyro)", "–", "+14.7", "+8.1 to +20.2"]
+    assert [row[1] for row in rows] == ["none", "acc", "gyro"]
+    page = render_sensors(document)
+    assert "71.3 (gyro)" in page
+    assert "Of two students the one that validates better answers, or the other if its sensor is missing." in page
 
 
 def test_nothing_is_concluded_of_a_student_that_is_not_better_than_guessing():
