@@ -36,7 +36,9 @@ def reaction(row: NormalSensorRow) -> float:
 def verdict(sensors: NormalSensorsDocument) -> Iterator[str]:
     """Yield what is redundant, reacts most and watches best, without full stops."""
     redundant = [f"{row.sensor} ({percent(row.explained, 0)} %)" for row in sensors.rows if row.explained >= 0.9]
-    yield f"Redundant, because the others predict its movement: {', '.join(redundant) or 'no sensor'}"
+    most = max(sensors.rows, key=lambda row: row.explained)
+    none = f"No sensor is redundant: the others predict at most {percent(most.explained, 0)} % ({most.sensor})"
+    yield f"Redundant, because the others predict its movement: {', '.join(redundant)}" if redundant else none
     best = max(sensors.rows, key=reaction)
     least = min(best.synthetic, key=best.synthetic.__getitem__)
     yield (
@@ -56,14 +58,17 @@ def _sections(sensors: NormalSensorsDocument) -> Iterator[Section]:
     ]
     yield _section(
         *("Which sensors look alike?", "Predicted, %", ["Sensor", "All others", *names], alike),
-        lead="How much of a sensor's movement on windows that no model saw a ridge predicts from all others, and one.",
+        lead="How much of a sensor's movement on validation windows a ridge predicts from all others, or from one.",
     )
     faults = dict.fromkeys(fault for row in rows for fault in row.synthetic)
     reactions = [[fault.replace("_", " "), *(decimal(row.synthetic.get(fault), 2) for row in rows)] for fault in faults]
     reactions.append(["mean", *(f"{reaction(row):.2f}" for row in rows)])
     yield _section(
         *("How does each react to synthetic faults?", "AUROC at full severity", ["Synthetic fault", *names], reactions),
-        lead=f"AUROC of broken windows against the same ones intact: 0.5 is no reaction. {NO_ACCURACY}.",
+        lead=(
+            "AUROC of broken windows against the same ones intact: 0.5 is no reaction, and below it broken ones look "
+            f"more normal. {NO_ACCURACY}."
+        ),
     )
     watching = {row.sensor: row.own for row in rows} | {MONITOR: sensors.monitor}
     alarms = [

@@ -204,8 +204,8 @@ def explained(alone: dict[str, float], auroc: Interval | None) -> Iterator[str]:
         least = auroc.mean if auroc is not None and auroc.low is None else auroc.low if auroc is not None else None
         if least is not None and area >= max(least, _EXPLAINS):
             yield (
-                f"{what} alone reaches an AUROC of {area:.2f}, about as much as the score: record normal running "
-                "in the same places, or judge within them"
+                f"{what} alone reaches an AUROC of {area:.2f}, as much as the score or more: record normal "
+                "running in the same places, or judge within them"
             )
 
 
