@@ -17,11 +17,8 @@ from checks.faulty_process import Breaking, OrtBackend
 from checks.install_size import Installed, import_time_ms, weigh
 from checks.script import head, row
 from checks.shipped_table import main
-from mmkd_export.pipeline import export
-from mmkd_export.plan import ExportPlan
-from mmkd_models.training.checkpoint import write_student
 from mmkd_station.intake import ReplayedRecording
-from tests.export.students import make_normal_student
+from tests.export.students import export_student, make_normal_student
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks" / "checks"
@@ -168,8 +165,7 @@ def test_a_station_follows_faults_between_normal_running(tmp_path, native_engine
     """Of eight normal recordings and three faults the first and the second fault are in the line, fifth and tenth."""
     student = make_normal_student()
     assert student.carried is not None
-    write_student(tmp_path / "s.ckpt", student)
-    export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge"))
+    export_student(tmp_path, student, name="s")
     quiet = student.carried.windows[::3][:8].reshape(-1, 3)  # a result for each of eight windows of 1.28 s
     recordings = [
         ReplayedRecording(rows=scale * quiet, name="", label=label, group="", split="test")

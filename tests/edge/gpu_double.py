@@ -56,7 +56,7 @@ class Cuda(ModuleType):
         self.live: dict[int, object] = {}  # everything that was made and not given back
         self.broken = Error.cudaSuccess  # what every call gives from now on
         self.device = 0
-        self.devices = 1
+        self.name, self.devices = b"Double", 1
         self.devices_at_run: set[int] = set()
         self.driver = 12060
         self.memory_bytes = 8 << 30
@@ -85,7 +85,7 @@ class Cuda(ModuleType):
 
     def cudaGetDeviceProperties(self, device):  # noqa: N802
         properties = SimpleNamespace(
-            name=b"Double", major=8, minor=7, multiProcessorCount=8, totalGlobalMem=self.memory_bytes
+            name=self.name, major=8, minor=7, multiProcessorCount=8, totalGlobalMem=self.memory_bytes
         )
         return (Error.cudaErrorInsufficientDriver if self.driver == 0 else Error.cudaSuccess, properties)
 
@@ -253,7 +253,7 @@ class Tensorrt(ModuleType):
     __version__ = "10.3.0"
     NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
     MemoryPoolType = SimpleNamespace(WORKSPACE=0)
-    BuilderFlag = SimpleNamespace(TF32=0)
+    BuilderFlag = SimpleNamespace(TF32="tf32")
     TensorIOMode = SimpleNamespace(INPUT="in")
 
     class ILogger:
@@ -276,15 +276,27 @@ class Tensorrt(ModuleType):
         self.contexts, self.most_contexts = 0, -1
         self.dtype = "FLOAT"
         self.loggers: list[Any] = []
+        self.asked: list[tuple[object, ...]] = []  # of a builder
 
     def Builder(self, logger):  # noqa: N802
+        def asked(what, *, gives=lambda: None):
+            return lambda *given: self.asked.append((what, *given)) or gives()
+
         def built(network, config):
             self.built += 1
             return b"plan" + network[0]
 
-        config = SimpleNamespace(set_memory_pool_limit=lambda kind, size: None, clear_flag=lambda flag: None)
+        config = SimpleNamespace(
+            set_memory_pool_limit=asked("memory"),
+            clear_flag=asked("off"),
+            create_timing_cache=asked("timings", gives=lambda: "cache"),
+            set_timing_cache=asked("set"),
+            get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"measured"),
+        )
         return SimpleNamespace(
-            create_network=lambda flags: Network(), create_builder_config=lambda: config, build_serialized_network=built
+            create_network=asked("network", gives=Network),
+            create_builder_config=lambda: config,
+            build_serialized_network=built,
         )
 
     def OnnxParser(self, network, logger):  # noqa: N802

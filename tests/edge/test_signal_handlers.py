@@ -78,8 +78,14 @@ print(number - 1 == len(found) or call == "close", number > 60)
 """
 
 
-@pytest.mark.parametrize("call", ["predict", "health", "close"])
-@pytest.mark.parametrize("backend", ["ort", "openvino", "litert"])
+@pytest.mark.parametrize(
+    ("backend", "call"),
+    [
+        pytest.param(backend, call, marks=[pytest.mark.slow] * (backend != "ort" and call != "predict"))
+        for backend in ("ort", "openvino", "litert")
+        for call in ("predict", "health", "close")
+    ],
+)
 def test_a_handler_may_call_the_predictor_at_every_line_of_a_prediction(backend, call):
     module = {"ort": "onnxruntime", "litert": "ai_edge_litert"}.get(backend, backend)
     pytest.importorskip(module, reason=f"needs pip install 'mmkd-edge[{backend}]'")

@@ -12,6 +12,8 @@ from mmkd_edge.bundle.manifest import Normal
 from mmkd_edge.frames import mask_missing
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_export.pipeline import export
+from mmkd_export.plan import ExportPlan
 from mmkd_export.verify import proof_set
 from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.windows import windows_from_checkpoint
@@ -23,7 +25,7 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_me
 from mmkd_models.networks.convolutions import fit_convolutions, prune_convolutions
 from mmkd_models.networks.student import Student
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint
+from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, write_student
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="m/s^2", rate_hz=50.0, samples=64)
 TASK = TaskSpec(labels=("rest", "walk", "run", "fall"))
@@ -55,6 +57,13 @@ def make_student(*, modality=ACC, task=TASK, config=None, windows=12, seed=0):
         state=student.state_dict(),
         carried=None if windows is None else make_windows(modality, task, count=windows, seed=seed),
     )
+
+
+def export_student(folder, student, *, name="student", **options):
+    """Write the student's checkpoint, and export it with a plan of these options."""
+    source = folder / f"{name}.ckpt"
+    write_student(source, student)
+    return export(ExportPlan(source=source, output=source.with_suffix(".edge"), **options))
 
 
 def make_windows(modality, task, *, count, seed=0):

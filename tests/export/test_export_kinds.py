@@ -13,15 +13,13 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.graph.onnx_graph import tensor_shapes
-from mmkd_export.pipeline import export
-from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_student, compare
 from mmkd_export.verify.gate import GateRule, GateWindows, gate_result, gate_summary
 from mmkd_models.metrics.scores import label_scores, value_scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_config
-from mmkd_models.training.checkpoint import read_student, write_student
+from mmkd_models.training.checkpoint import read_student
 from mmkd_report.schema.export import decode_report
-from tests.export.students import make_student
+from tests.export.students import export_student, make_student
 
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.45)
 SPEED = TaskSpec(kind="regression", labels=("speed",), unit="rpm")
@@ -40,20 +38,9 @@ def students():
 @pytest.fixture(scope="module")
 def bundles(students, tmp_path_factory):
     """By kind: fp32, fp16 and int8, for a platform on which nothing is timed."""
-    found = {}
-    for kind, student in students.items():
-        path = tmp_path_factory.mktemp(kind)
-        write_student(path / "student.ckpt", student)
-        plan = ExportPlan(
-            source=path / "student.ckpt",
-            output=path / "student.edge",
-            accept_unjudged=True,
-            precisions=("fp16", "int8"),
-            platform="jp6.2",
-            max_drop_points=30.0,  # untrained: R2 is far below 0, where rounding moves it most
-        )
-        found[kind] = export(plan)
-    return found
+    options = {"accept_unjudged": True, "precisions": ("fp16", "int8"), "platform": "jp6.2"}
+    options["max_drop_points"] = 30.0  # untrained: R2 is far below 0, where rounding moves it most
+    return {kind: export_student(tmp_path_factory.mktemp(kind), one, **options) for kind, one in students.items()}
 
 
 @KINDS
@@ -152,53 +139,17 @@ def test_the_gate_of_labels_counts_windows_with_all_labels_the_same():
     )
 
 
-@pytest.mark.slow
-@KINDS
-def test_a_causal_student_of_the_kind_steps_to_the_answers_of_whole_windows(tmp_path, kind):
-    encoder = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=4, most_tokens=10)
-    student = make_student(task=TASKS[kind], config=StudentConfig(preset="toy", encoder=encoder, causal=True))
-    if kind == "regression":
-        scale = {"answer.mean": torch.tensor([1200.0]), "answer.std": torch.tensor([150.0])}
-        student = replace(student, state={**student.state, **scale})
-    write_student(tmp_path / "student.ckpt", student)
-    path = export(ExportPlan(source=tmp_path / "student.ckpt", output=tmp_path / "s.edge", platform="jp6.2")).path
-    with EdgePredictor.open(path, backend="ort") as predictor:
-        assert predictor.selftest().max_abs_error < 1e-5  # steps through golden windows as well
-        streaming = predictor.entry.streaming
-        window = np.nan_to_num(student.carried.windows[0])
-        stream = predictor.stream(hop=streaming.stride)
-        answers = [found for start in range(0, len(window), 8) for found in stream.push(window[start : start + 8])]
-        whole = predictor.predict(window)
-    if kind == "regression":
-        assert answers[-1].value == pytest.approx(whole.value, abs=0.01)  # rpm, of 1200
-    else:
-        np.testing.assert_allclose(answers[-1].probabilities, whole.probabilities, atol=1e-5)
-        assert answers[-1].labels == whole.labels
-
-
 SECOND = ModalitySpec(name="vib", channels=("x", "y", "z"), unit="g", rate_hz=10_000.0, samples=10_000)
 SHORT = ModalitySpec(name="vib", channels=("x", "y", "z"), unit="g", rate_hz=200.0, samples=203)
 
 
 @pytest.fixture(scope="module")
-def long_file(tmp_path_factory):
-    """A student whose windows are long because its frames are short."""
+def long_bundle(tmp_path_factory):
+    """Of a student whose windows are long because its frames are short."""
     encoder = EncoderConfig(width=16, heads=2, depth=1, spectrum_bands=8, frame=16)
-    path = tmp_path_factory.mktemp("long") / "student.ckpt"
-    write_student(path, make_student(modality=SHORT, config=StudentConfig(preset="toy", encoder=encoder)))
-    return path
-
-
-@pytest.fixture(scope="module")
-def long_bundle(long_file):
-    plan = ExportPlan(
-        source=long_file,
-        output=long_file.with_suffix(".edge"),
-        precisions=("fp16", "int8"),
-        platform="cpu-x86",
-        accept_unjudged=True,
-    )
-    return export(plan)
+    student = make_student(modality=SHORT, config=StudentConfig(preset="toy", encoder=encoder))
+    options = {"precisions": ("fp16", "int8"), "platform": "cpu-x86", "accept_unjudged": True}
+    return export_student(tmp_path_factory.mktemp("long"), student, **options)
 
 
 @pytest.mark.slow
@@ -220,8 +171,8 @@ def test_every_precision_and_engine_answers_as_the_checkpoint_does(long_bundle):
     assert not [name for name in reasons if "front" in name]
 
 
-def test_the_graph_of_a_long_window_holds_no_matrix_of_the_whole_window(long_file):
-    student = read_student(long_file)
+def test_the_graph_of_a_long_window_holds_no_matrix_of_the_whole_window(long_bundle):
+    student = read_student(long_bundle.path.with_suffix(".ckpt"))
     assert student.config.encoder.frame == 16
     assert student.network().encoder.front.cuts == ((13, 16), (1, 26))
     model = onnx.load_from_string(onnx_from_student(student))

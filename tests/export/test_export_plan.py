@@ -16,12 +16,11 @@ from mmkd_export.plan import PLATFORMS, ExportPlan, export_plan, platform_named
 from mmkd_export.preflight import check_plan
 from mmkd_export.targets import litert
 from mmkd_export.targets.table import TARGETS, resolve, targets_on, with_defaults
+from tests.edge.said import said
 
 
 def _refusal(plan):
-    with pytest.raises(UsageError) as error:
-        check_plan(plan)
-    return str(error.value)
+    return said(UsageError, check_plan, plan)
 
 
 def test_defaults_are_of_platforms_with_engines(monkeypatch, exported, tmp_path):
@@ -77,9 +76,7 @@ def test_missing_libraries_are_named_with_their_extra(student_file, tmp_path, mo
     find = importlib.util.find_spec
     absent = ("onnx", "onnxscript")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else find(name))
-    with pytest.raises(UnavailableError) as error:
-        check_plan(export_plan(student_file, output=tmp_path / "a.edge"))
-    assert str(error.value) == (
+    assert said(UnavailableError, lambda: check_plan(export_plan(student_file, output=tmp_path / "a.edge"))) == (
         "an export from a checkpoint needs onnx and onnxscript, which this Python lacks; "
         "run: pip install 'mmkd-edge[export]'"
     )
@@ -189,9 +186,7 @@ def test_the_default_for_engines_is_that_of_the_installed_tensorrt(version, name
 
 
 def test_a_target_that_a_platform_lacks_names_those_that_have_it():
-    with pytest.raises(UsageError) as error:
-        resolve(replace(_plan("onnx", "trt"), platform="cpu-arm"))
-    assert str(error.value) == (
+    assert said(UsageError, lambda: resolve(replace(_plan("onnx", "trt"), platform="cpu-arm"))) == (
         "--target trt: does not exist for the platform cpu-arm; give --platform jp6.2 or jp7 or trt-rtx, "
         "or leave it out"
     )
@@ -222,9 +217,7 @@ def test_a_tflite_that_devices_refuse_ends_the_export(graph, tmp_path, monkeypat
 
     monkeypatch.setattr(litert, "missing_libraries", list)
     monkeypatch.setattr(litert, "subprocess", SimpleNamespace(run=run))
-    with pytest.raises(GateError) as refused:
-        litert.tflite_from_checkpoint(tmp_path / "student.ckpt", graph=graph)
-    assert str(refused.value) == (
+    assert said(GateError, litert.tflite_from_checkpoint, tmp_path / "student.ckpt", graph=graph) == (
         "the .tflite would be refused by every device: the graph has the mark b'TFL2'; expected b'TFL3'; "
         "export without --target litert"
     )

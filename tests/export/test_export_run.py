@@ -19,10 +19,11 @@ from mmkd_edge.derive import derive, derived_modality
 from mmkd_edge.errors import CheckpointError, GateError, UsageError
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import export
-from mmkd_export.plan import ExportPlan, export_plan
+from mmkd_export.plan import export_plan
 from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_report.schema.export import decode_report
-from tests.export.students import ACC, make_student, write_windows
+from tests.edge.said import said
+from tests.export.students import ACC, export_student, make_student, write_windows
 
 STEPS = ["read the checkpoint", "convert it to ONNX", "compare with torch", "write the bundle"]
 
@@ -70,8 +71,7 @@ def test_the_model_card_has_the_figures_of_the_report(exported):
 
 def test_the_card_of_a_per_group_student_speaks_of_its_reference(student, tmp_path):
     modality = msgspec.structs.replace(student.modality, normalise="per_group", range=(-50.0, 50.0))
-    write_student(tmp_path / "s.ckpt", make_student(modality=modality))
-    result = export(export_plan(tmp_path / "s.ckpt"))
+    result = export_student(tmp_path, make_student(modality=modality))
     with Bundle.open(result.path) as bundle:
         card = bundle.read("README.md").decode()
     assert 'EdgePredictor.open("student.edge", reference="reference.json")' in card
@@ -81,9 +81,8 @@ def test_the_card_of_a_per_group_student_speaks_of_its_reference(student, tmp_pa
 
 
 def test_windows_named_by_the_user_replace_the_carried_ones(student, tmp_path):
-    write_student(tmp_path / "s.ckpt", make_student(windows=None))
     data = write_windows(tmp_path / "line", student, student.carried.windows[:5], [0, 1, 2, 3, 0])
-    result = export(export_plan(tmp_path / "s.ckpt", calibration=data))
+    result = export_student(tmp_path, make_student(windows=None), calibration=data)
     assert result.report.windows.count == 5
     with Bundle.open(result.path) as bundle:
         assert bundle.golden("acc").labels.tolist() == [0, 1, 2, 3, 0]
@@ -92,9 +91,7 @@ def test_windows_named_by_the_user_replace_the_carried_ones(student, tmp_path):
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
     """A bundle of a checkpoint that carries no windows."""
-    path = tmp_path_factory.mktemp("bare") / "s.ckpt"
-    write_student(path, make_student(windows=None))
-    return export(export_plan(path))
+    return export_student(tmp_path_factory.mktemp("bare"), make_student(windows=None))
 
 
 def test_a_checkpoint_without_windows_is_compared_on_synthetic_ones(bare):
@@ -124,8 +121,7 @@ def test_synthetic_windows_follow_the_statistics_and_the_range(student, tmp_path
         "encoder.front.mean": torch.tensor([100.0, 100.0, 100.0]),
         "encoder.front.std": torch.tensor([1.0, 2.0, 50.0]),
     }
-    write_student(tmp_path / "s.ckpt", replace(quiet, state=state))
-    result = export(export_plan(tmp_path / "s.ckpt"))
+    result = export_student(tmp_path, replace(quiet, state=state))
     with Bundle.open(result.path) as bundle:
         windows = bundle.golden("acc").windows
     np.testing.assert_allclose(windows[:, :, :2].mean((0, 1)), 100.0, atol=0.2)
@@ -135,13 +131,10 @@ def test_synthetic_windows_follow_the_statistics_and_the_range(student, tmp_path
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "auto"])
 def test_nothing_of_lower_precision_is_made_from_synthetic_windows(tmp_path, precision):
-    source = tmp_path / "s.ckpt"
-    write_student(source, make_student(windows=None))
-    with pytest.raises(UsageError) as error:
-        export(replace(export_plan(source), precisions=(precision,), platform="jp6.2"))
-    assert str(error.value) == (
-        f"{source}: expected recorded windows to calibrate and judge lower precision with, got a checkpoint without "
-        "any; name some with --calib DATA, or train again without --no-embed-windows"
+    student, options = make_student(windows=None), {"precisions": (precision,), "platform": "jp6.2"}
+    assert said(UsageError, export_student, tmp_path, student, name="s", **options) == (
+        f"{tmp_path}/s.ckpt: expected recorded windows to calibrate and judge lower precision with, got a checkpoint "
+        "without any; name some with --calib DATA, or train again without --no-embed-windows"
     )
     assert _files(tmp_path) == ["s.ckpt"]
 
@@ -205,8 +198,7 @@ def test_whom_an_adapted_student_comes_from_is_told_everywhere(exported, tmp_pat
     labelled = msgspec.structs.replace(ADAPTED, method="labels", teacher_sha256=None, labels=40, forgotten_points=-0.25)
     student = make_student()
     facts = msgspec.structs.replace(student.facts, adapted=(ADAPTED, labelled))
-    write_student(tmp_path / "adapted.ckpt", replace(student, facts=facts))
-    again = export(export_plan(tmp_path / "adapted.ckpt"))
+    again = export_student(tmp_path, replace(student, facts=facts), name="adapted")
     assert again.manifest.models[0].adapted == (ADAPTED, labelled)
     start = f"from checkpoint {'1' * 64} to line two (SHA-256 {'2' * 64}) by "
     told = [
@@ -228,10 +220,8 @@ def test_whom_an_adapted_student_comes_from_is_told_everywhere(exported, tmp_pat
 def test_a_bundle_says_its_derivation_and_answers_for_both_sensors(tmp_path):
     modality = derived_modality("acc[x,z]@25Hz,8bit,-9..9", [ACC])
     assert modality is not None
-    write_student(tmp_path / "student.ckpt", make_student(modality=modality))
+    export_student(tmp_path, make_student(modality=modality))
     assert read_student(tmp_path / "student.ckpt").modality == modality
-    plan = ExportPlan(source=tmp_path / "student.ckpt", output=tmp_path / "student.edge")
-    export(plan)
     stated = "acc[x,z]@25Hz,8bit,-9..9, from acc: 64 samples x x, y, z at 50 Hz"
     assert inspect_file(tmp_path / "student.ckpt")[f"{modality.name}.derived"] == stated
     assert inspect_file(tmp_path / "student.edge")[f"{modality.name}.derived"] == stated

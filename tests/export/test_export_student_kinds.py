@@ -33,7 +33,8 @@ from mmkd_models.networks.student import Student
 from mmkd_models.networks.trees import TREES_DTYPES, grow_arrays
 from mmkd_models.training.checkpoint import write_student
 from mmkd_models.training.students import LatencyLimit
-from tests.export.students import make_student, of_features
+from tests.edge.said import said
+from tests.export.students import export_student, make_student, of_features
 
 AVERAGE = "transformer,convolutions"
 KINDS = pytest.mark.parametrize("kind", ["convolutions", AVERAGE])
@@ -79,20 +80,12 @@ def test_convolutional_features_stay_float32_in_int8(graphs, kind):
 
 @KINDS
 def test_a_bundle_of_the_kind_tests_itself(students, kind, tmp_path):
-    write_student(tmp_path / "student.ckpt", students[kind])
-    assert inspect_file(tmp_path / "student.ckpt")["student_members"] == (
-        f"{kind.replace(',', ', ')}, 84 convolutional features"
-    )
-    plan = ExportPlan(
-        source=tmp_path / "student.ckpt",
-        output=tmp_path / "student.edge",
-        accept_unjudged=True,
-        precisions=("fp16",) if kind == "convolutions" else ("fp16", "int8"),
-        platform="jp6.2",
-        max_drop_points=100.0,
-    )
-    export(plan)
-    for precision in ("fp32", *plan.precisions):
+    precisions = ("fp16",) if kind == "convolutions" else ("fp16", "int8")
+    options = {"accept_unjudged": True, "precisions": precisions, "platform": "jp6.2", "max_drop_points": 100.0}
+    export_student(tmp_path, students[kind], **options)
+    members = f"{kind.replace(',', ', ')}, 84 convolutional features"
+    assert inspect_file(tmp_path / "student.ckpt")["student_members"] == members
+    for precision in ("fp32", *precisions):
         with EdgePredictor.open(tmp_path / "student.edge", backend="ort", precision=precision) as predictor:
             assert predictor.selftest().label_agreement >= (1.0 if precision == "fp32" else 0.9)
 
@@ -147,22 +140,16 @@ def test_intervals_and_trees_run_in_onnx_runtime_and_the_native_engine(
 ):
     student = of_members(members, TREES_TASKS[task])
     assert student.carried is not None
-    write_student(tmp_path / "student.ckpt", student)
-    plan = ExportPlan(
-        source=tmp_path / "student.ckpt",
-        output=tmp_path / "student.edge",
-        platform="cpu-x86",
-        precisions=precisions,
-        targets=("native",),
-    )
-    export(replace(plan, accept_unjudged=True, max_drop_points=100.0) if precisions else plan)
+    judged = {"accept_unjudged": True, "max_drop_points": 100.0} if precisions else {}
+    options = {"platform": "cpu-x86", "precisions": precisions, "targets": ("native",), **judged}
+    path = export_student(tmp_path, student, **options).path
     for precision in ("fp32", *precisions):
         for backend in ("ort",) if precision == "fp16" else ("ort", "native"):
-            with EdgePredictor.open(plan.output, backend=backend, precision=precision, threads=1) as predictor:
+            with EdgePredictor.open(path, backend=backend, precision=precision, threads=1) as predictor:
                 assert predictor.selftest().label_agreement >= (1.0 if precision == "fp32" else 0.9)
     windows = student.carried.windows[clear_rows(student, student.carried.windows)]
     expected = answers_from_student(student, windows)
-    with Bundle.open(plan.output) as bundle:
+    with Bundle.open(path) as bundle:
         model = NativeModel(bundle.read("acc/model.fp32.native"))
     for number, window in enumerate(windows):
         logits = model.run(*prepare_batch(window[None], student.modality))[0]
@@ -304,15 +291,12 @@ def test_features_alone_have_a_range_and_golden_windows_by_the_statistics_of_the
     student = students["convolutions"]
     assert student.carried is not None
     mean, std = (student.state[f"convolutions.{name}"].tolist() for name in ("mean", "std"))
-    write_student(tmp_path / "student.ckpt", student)
-    plan = ExportPlan(
-        source=tmp_path / "student.ckpt", output=tmp_path / "student.edge", value_range=value_range, golden=golden
-    )
-    (entry,) = export(plan).manifest.models
+    made = export_student(tmp_path, student, value_range=value_range, golden=golden)
+    (entry,) = made.manifest.models
     expected = plausible_range(student.carried.windows, mean=mean, std=std)
     assert expected is not None
     assert entry.modality.range == (expected if value_range == "auto" else None)
-    with EdgePredictor.open(plan.output, backend="ort") as predictor:
+    with EdgePredictor.open(made.path, backend="ort") as predictor:
         assert predictor.selftest().label_agreement == 1.0
 
 
@@ -363,15 +347,8 @@ def graph_of(seen):
 
 @pytest.fixture(scope="module")
 def bundles(seen, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundles")
-    found = {}
-    for name in ("mic", "cam"):
-        path = folder / f"{name}.ckpt"
-        write_student(path, seen[name])
-        output = path.with_suffix(".edge")
-        plan = ExportPlan(source=path, output=output, precisions=("fp16", "int8"), accept_unjudged=True)
-        found[name] = export(plan)
-    return found
+    folder, options = tmp_path_factory.mktemp("bundles"), {"precisions": ("fp16", "int8"), "accept_unjudged": True}
+    return {name: export_student(folder, seen[name], name=name, **options) for name in ("mic", "cam")}
 
 
 def some(student):
@@ -458,9 +435,7 @@ def test_a_bundle_of_a_camera_keeps_bytes_and_missing_frames_and_says_what_a_win
 
 def test_large_windows_judge_an_export_and_few_of_them_travel(tmp_path):
     modality = msgspec.structs.replace(MIC, samples=4000)  # 32 kB a window: 131 of 204 are 4 MiB
-    path = tmp_path / "mic.ckpt"
-    write_student(path, make_student(modality=modality, windows=204))
-    made = export(ExportPlan(source=path, output=tmp_path / "mic.edge"))
+    made = export_student(tmp_path, make_student(modality=modality, windows=204))
     assert (made.report.windows.count, made.report.windows.judging, made.report.windows.carried) == (204, 102, 131)
     with Bundle.open(made.path) as bundle:
         assert len(bundle.golden("mic").windows) == 131
@@ -469,9 +444,7 @@ def test_large_windows_judge_an_export_and_few_of_them_travel(tmp_path):
 
 
 def test_a_camera_can_be_tested_without_recordings(seen, tmp_path):
-    path = tmp_path / "student.ckpt"
-    write_student(path, seen["cam"])
-    made = export(ExportPlan(source=path, output=tmp_path / "student.edge", golden="synthetic"))
+    made = export_student(tmp_path, seen["cam"], golden="synthetic")
     with Bundle.open(made.path) as bundle:
         assert bundle.golden("cam").windows.dtype == np.uint8
     with EdgePredictor.open(made.path, backend="ort") as predictor:
@@ -479,11 +452,9 @@ def test_a_camera_can_be_tested_without_recordings(seen, tmp_path):
 
 
 def test_a_range_of_bytes_is_refused(seen, tmp_path):
-    path = tmp_path / "student.ckpt"
-    write_student(path, seen["cam"])
-    with pytest.raises(UsageError) as caught:
-        export(ExportPlan(source=path, output=tmp_path / "student.edge", value_range=(0.0, 255.0)))
-    assert str(caught.value) == "--range: modality 'cam' is video, whose values are bytes; leave it out"
+    assert said(UsageError, export_student, tmp_path, seen["cam"], value_range=(0.0, 255.0)) == (
+        "--range: modality 'cam' is video, whose values are bytes; leave it out"
+    )
 
 
 def test_gaps_of_a_camera_are_missing_frames(seen):

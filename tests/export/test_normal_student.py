@@ -19,8 +19,7 @@ from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan, read_report
 from mmkd_export.verify.answers import answers_from_backend, with_missing_samples
-from mmkd_models.training.checkpoint import write_student
-from tests.export.students import make_normal_student
+from tests.export.students import export_student, make_normal_student
 
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=2000.0, samples=800)
 NO_GRAPH = (
@@ -73,12 +72,8 @@ def test_every_engine_computes_the_residual(kind, native_engine):
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory, native_engine):
-    folder = tmp_path_factory.mktemp("normal")
-    write_student(folder / "s.ckpt", make_normal_student())
-    plan = ExportPlan(
-        source=folder / "s.ckpt", output=folder / "s.edge", targets=("native", "c"), precisions=("fp16", "int8")
-    )
-    return export(plan).path
+    options = {"targets": ("native", "c"), "precisions": ("fp16", "int8")}
+    return export_student(tmp_path_factory.mktemp("normal"), make_normal_student(), name="s", **options).path
 
 
 def test_a_bundle_promises_the_rate_that_was_measured(bundle):

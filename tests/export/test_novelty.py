@@ -16,14 +16,12 @@ from mmkd_export.graph.calibration import tensor_magnitudes
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.graph.onnx_graph import learnt_layers, nodes_behind_front_end
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.pipeline import export
-from mmkd_export.plan import ExportPlan
 from mmkd_export.precision.rewrite import half_graph
 from mmkd_export.verify.answers import NOVELTY_TOLERANCE, answers_from_student, graph_feeds, with_missing_samples
 from mmkd_export.verify.gate import GateRule, gate_result, gate_summary
-from mmkd_models.training.checkpoint import read_student, write_student
+from mmkd_models.training.checkpoint import read_student
 from mmkd_models.training.references import embeddings_summary
-from tests.export.students import make_proof_set, make_student, of_features
+from tests.export.students import export_student, make_proof_set, make_student, of_features
 
 MIC = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=2000.0, samples=800)
 CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=25.0, samples=10, height=12, width=16)
@@ -88,15 +86,8 @@ def student():
 
 @pytest.fixture(scope="module")
 def made(student, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("novelty")
-    write_student(folder / "student.ckpt", student)
-    plan = ExportPlan(
-        source=folder / "student.ckpt",
-        output=folder / "student.edge",
-        precisions=("fp32", "fp16", "int8"),
-        accept_unjudged=True,
-    )
-    return export(plan)
+    options = {"precisions": ("fp32", "fp16", "int8"), "accept_unjudged": True}
+    return export_student(tmp_path_factory.mktemp("novelty"), student, **options)
 
 
 def test_a_checkpoint_keeps_what_training_saw(student, made):

@@ -17,11 +17,13 @@ from mmkd_export.commands.inspect import _selftest_facts
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.packing.contents import join_bundles
 from mmkd_export.pipeline import export
-from mmkd_export.plan import ExportPlan, export_plan, only_student
+from mmkd_export.plan import export_plan, only_student
 from mmkd_export.verify.answers import answers_from_student
 from mmkd_models.training.checkpoint import read_student, write_student
-from tests.export.students import make_student, of_features
+from tests.export.students import export_student, make_student, of_features
 from tests.export.test_export_student_kinds import AVERAGE, of_members
+
+UNJUDGED = {"accept_unjudged": True, "max_drop_points": 100.0}
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +42,8 @@ def student():
 
 @pytest.fixture(scope="module")
 def made(student, tmp_path_factory, native_engine):
-    folder = tmp_path_factory.mktemp("twins")
-    write_student(folder / "student.ckpt", student)
-    plan = ExportPlan(
-        source=folder / "student.ckpt",
-        output=folder / "student.edge",
-        targets=("native", "openvino"),
-        platform="cpu-x86",
-        precisions=("int8",),
-        accept_unjudged=True,
-        max_drop_points=100.0,
-    )
-    return export(plan)
+    options = {"targets": ("native", "openvino"), "platform": "cpu-x86", "precisions": ("int8",), **UNJUDGED}
+    return export_student(tmp_path_factory.mktemp("twins"), student, **options)
 
 
 def test_a_portable_student_shares_its_tensors_in_the_file(student, made):
@@ -184,8 +176,7 @@ def test_tuning_times_each_student_in_the_engines_that_run_it(made):
 
 def test_a_bundle_of_two_sensors_keeps_a_twin_beside_its_student(made, tmp_path):
     gyro = make_student(modality=msgspec.structs.replace(make_student().modality, name="gyro"))
-    write_student(tmp_path / "gyro.ckpt", gyro)
-    other = export(export_plan(tmp_path / "gyro.ckpt"))
+    other = export_student(tmp_path, gyro)
     join_bundles([made.path, other.path], tmp_path / "both.edge")
     with Bundle.open(tmp_path / "both.edge") as bundle:
         order = [[entry.name for entry in students] for students in fallback_order(bundle.manifest)]
@@ -202,19 +193,10 @@ def test_a_bundle_of_two_sensors_keeps_a_twin_beside_its_student(made, tmp_path)
 
 def test_tensorrt_builds_engines_of_the_twin(student, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
-    write_student(tmp_path / "student.ckpt", student)
-    plan = ExportPlan(
-        source=tmp_path / "student.ckpt",
-        output=tmp_path / "student.edge",
-        targets=("trt",),
-        platform="trt-rtx",
-        precisions=("fp16",),
-        accept_unjudged=True,
-        max_drop_points=100.0,
-    )
-    engines = export(plan).engines
-    assert [engine.sidecar.artifact for engine in engines] == ["acc-portable/model.fp16.onnx"]
-    again = export(replace(export_plan(plan.output), targets=("trt",), platform="trt-rtx"))
+    options = {"targets": ("trt",), "platform": "trt-rtx", "precisions": ("fp16",), **UNJUDGED}
+    made = export_student(tmp_path, student, **options)
+    assert [engine.sidecar.artifact for engine in made.engines] == ["acc-portable/model.fp16.onnx"]
+    again = export(replace(export_plan(made.path), targets=("trt",), platform="trt-rtx"))
     assert [engine.sidecar.artifact for engine in again.engines] == [
         "acc-portable/model.fp32.onnx",
         "acc-portable/model.fp16.onnx",
@@ -222,8 +204,7 @@ def test_tensorrt_builds_engines_of_the_twin(student, tmp_path):
 
 
 def test_a_bundle_without_a_twin_says_how_to_get_one(student, tmp_path):
-    write_student(tmp_path / "student.ckpt", student)
-    made = export(export_plan(tmp_path / "student.ckpt"))
+    made = export_student(tmp_path, student)
     assert [entry.name for entry in made.manifest.models] == ["acc"]
     with Bundle.open(made.path) as bundle:
         assert only_student(bundle).name == "acc"

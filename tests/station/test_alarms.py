@@ -230,18 +230,14 @@ def test_p_values_accumulate_whatever_the_level_of_one_window():
 def test_a_rate_of_single_windows_is_that_of_their_p_values(groups, per_day, expected):
     entry = normal_predictor(groups=groups).entry
     if isinstance(expected, str):
-        with pytest.raises(UsageError) as refused:
-            rule_of_rate(entry, per_day=per_day, hop=10)
-        assert str(refused.value) == expected
+        assert said(UsageError, rule_of_rate, entry, per_day=per_day, hop=10) == expected
     else:
         rule = rule_of_rate(entry, per_day=per_day, hop=10)
         assert (rule.label, rule.confirm, rule.min_probability) == ("unknown", "1/1", pytest.approx(expected))
 
 
 def test_a_rate_needs_a_student_of_normal_data():
-    with pytest.raises(UsageError) as refused:
-        rule_of_rate(fake_entry(modality=VIB, labels=TASK), per_day=1.0, hop=10)
-    assert str(refused.value) == (
+    assert said(UsageError, lambda: rule_of_rate(fake_entry(modality=VIB, labels=TASK), per_day=1.0, hop=10)) == (
         "--false-alarms-per-day 1: expected a student of normal data, got one of classification; use --alarm LABEL, "
         "whose rule --tune-alarm chooses"
     )
@@ -278,9 +274,7 @@ def test_normal_recordings_alone_choose_the_most_powerful_rule_within_the_rate()
     rules = [_power(found.rule), _power(tuned(recordings, per_day=40.0).rule)]
     assert rules[0] < rules[1]
     assert _power(AlarmRule(label="unknown", confirm="2/2", min_probability=0.95)) == pytest.approx(0.05**0.7)
-    with pytest.raises(UsageError) as refused:
-        tuned(recordings, per_day=2.9)
-    assert str(refused.value) == (
+    assert said(UsageError, tuned, recordings, per_day=2.9) == (
         "--false-alarms-per-day 2.9: expected 3 or more: the valid recordings have 24 h of normal running, which show "
         "no lower rate even without an alarm; allow more, or record longer"
     )

@@ -13,10 +13,8 @@ from mmkd_edge.predict.commissioning import block_rates
 from mmkd_edge.predict.student import commissioned_entry
 from mmkd_edge.testing import fake_entry
 from mmkd_export.inspect.files import inspect_file
-from mmkd_export.pipeline import export
-from mmkd_export.plan import ExportPlan
-from mmkd_models.training.checkpoint import write_student
-from tests.export.students import ACC, make_normal_student, make_student
+from tests.edge.said import said
+from tests.export.students import ACC, export_student, make_normal_student, make_student
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +22,7 @@ def folder(tmp_path_factory):
     """A bundle, and four minutes of a machine that is half as loud again as those of training."""
     folder = tmp_path_factory.mktemp("commission")
     student = make_normal_student()
-    write_student(folder / "s.ckpt", student)
-    export(ExportPlan(source=folder / "s.ckpt", output=folder / "s.edge"))
+    export_student(folder, student, name="s")
     assert student.carried is not None
     rows = 1.5 * np.nan_to_num(student.carried.windows[:188]).reshape(-1, 3)
     table = np.column_stack([np.arange(len(rows)) / 50, rows])
@@ -125,8 +122,7 @@ def test_what_cannot_be_fitted_is_refused(folder, arguments, expected):
 
 
 def test_a_classifier_is_refused(tmp_path):
-    write_student(tmp_path / "c.ckpt", make_student(windows=24))
-    export(ExportPlan(source=tmp_path / "c.ckpt", output=tmp_path / "c.edge"))
+    export_student(tmp_path, make_student(windows=24), name="c")
     with pytest.raises(UsageError) as refused:
         run_edge(["commission", str(tmp_path / "c.edge"), "m.json", "--source", "csv:log.csv"])
     assert str(refused.value) == (
@@ -142,23 +138,17 @@ def test_a_reference_of_another_student_is_refused(folder):
     document = json.loads(file.read_bytes())
     document["commissioned"] |= {"student_sha256": "5" * 64, "model_id": "other"}
     (folder / "other.json").write_text(json.dumps(document))
-    with pytest.raises(UsageError) as refused:
-        EdgePredictor.open(folder / "s.edge", reference=folder / "other.json")
-    assert str(refused.value) == (
+    assert said(UsageError, EdgePredictor.open, folder / "s.edge", reference=folder / "other.json") == (
         "reference of modality 'acc': expected one of this student, got one of other; run mmkd-edge commission again "
         "with this bundle"
     )
     classifier = fake_entry(modality=ACC, labels="ab")
-    with pytest.raises(UsageError) as refused:
-        commissioned_entry(classifier, read_reference(file))
-    assert str(refused.value) == (
+    assert said(UsageError, lambda: commissioned_entry(classifier, read_reference(file))) == (
         "reference of modality 'acc': expected no normal running for classes a, b; open the bundle without it"
     )
     del document["commissioned"]
     (folder / "half.json").write_text(json.dumps(document))
-    with pytest.raises(UsageError) as refused:
-        read_reference(folder / "half.json")
-    assert str(refused.value) == (
+    assert said(UsageError, read_reference, folder / "half.json") == (
         f"{folder / 'half.json'}: not a reference: normal: expected it together with 'commissioned', got one of them; "
         "make it again with mmkd-data reference"
     )

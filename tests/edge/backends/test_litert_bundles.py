@@ -11,7 +11,11 @@ import pytest
 from mmkd_edge import Bundle, EdgePredictor
 
 FOLDER = Path(__file__).parents[2] / "files" / "litert"
-TFLITES = sorted(FOLDER.glob("*.edge"))
+# The average has convolutions too, and a causal student steps below.
+TFLITES = [
+    pytest.param(path, marks=[pytest.mark.slow] * (path.stem in ("causal", "convolutions")))
+    for path in sorted(FOLDER.glob("*.edge"))
+]
 # Sums of float32 in another order, as another engine adds them up: some 2**-24 each, of logits below 1.
 TOLERANCE = 2e-5
 

@@ -60,39 +60,3 @@ def test_onnxruntime_is_told_to_report_nothing_before_its_import(users, expected
     command = [sys.executable, "-c", WATCH_THE_IMPORT]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == f"{expected}\n"
-
-
-PREDICT_AND_WATCH = """
-import os, sys, time
-import numpy
-from mmkd_edge import EdgePredictor, example_bundle
-
-def sockets():
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{number}")
-        except FileNotFoundError:
-            continue
-        if target.startswith("socket:"):
-            yield target
-
-with EdgePredictor.open(example_bundle(), backend="ort") as predictor:
-    window = numpy.zeros(predictor.modality.shape, numpy.float32)
-    before, found, end = set(sockets()), set(), time.monotonic() + 14
-    while time.monotonic() < end:
-        predictor.predict(window)
-        found |= set(sockets()) - before
-        time.sleep(0.005)
-print(len(found))
-"""
-
-
-@pytest.mark.slow
-def test_predictions_open_no_socket_and_leave_no_file(tmp_path):
-    # The first report of onnxruntime 1.32 comes 9 s after its import; a look-up of a name waits for seconds.
-    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
-    command = [sys.executable, "-c", PREDICT_AND_WATCH]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout == "0\n"
-    assert [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name] == []

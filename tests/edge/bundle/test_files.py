@@ -5,16 +5,13 @@ import errno
 import os
 import random
 import resource
-import subprocess
-import sys
-import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mmkd_edge import Bundle, UsageError
+from mmkd_edge import UsageError
 from mmkd_edge.bundle import files
 from mmkd_edge.bundle.arrays import ArraysError, check_whole, let_go, map_array, read_npz
 from mmkd_edge.bundle.files import cache_folder, is_path_error, read_own_file, write_file
@@ -121,40 +118,6 @@ def test_a_link_stays_a_link(tmp_path):
     assert link.is_symlink()
     assert target.read_bytes() == b"new"
     assert len(list(tmp_path.rglob("*"))) == 3
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from mmkd_edge.bundle.files import write_file
-versions = [Path(name).read_bytes() for name in sys.argv[2:]]
-print("ready", flush=True)
-while True:
-    for version in versions:
-        write_file(Path(sys.argv[1]), version)
-"""
-
-
-def test_a_writer_killed_at_any_moment_leaves_a_whole_bundle(kit, tmp_path):
-    # 4 MB of model: long enough that most kills fall into a write.
-    versions = [kit.parts(kit.modality, model=bytes([kind]) * (4 << 20)).write(tmp_path / str(kind)) for kind in (1, 2)]
-    target = tmp_path / "target" / "student.edge"
-    target.parent.mkdir()
-    target.write_bytes(versions[0].read_bytes())
-    whole = {path.read_bytes() for path in versions}
-    moments = random.Random(7)
-    for _ in range(6):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(target), *map(str, versions)], stdout=subprocess.PIPE
-        )
-        with writer:
-            assert writer.stdout is not None
-            writer.stdout.readline()
-            time.sleep(moments.uniform(0.0, 0.05))
-            writer.kill()
-        Bundle.open(target).close()
-        # What a kill between naming and renaming leaves is whole too: nothing half-written lies about.
-        assert {path.read_bytes() for path in target.parent.iterdir()} <= whole
 
 
 def test_a_user_can_correct_a_path_and_a_full_disk_and_nothing_else():

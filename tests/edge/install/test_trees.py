@@ -165,7 +165,7 @@ def test_every_flipped_byte_is_refused_or_runs():
     runtime = pytest.importorskip("onnxruntime")
     data, rng, passed = bytearray(graph(TREES)), np.random.default_rng(0), 0
     x = {"x": np.zeros((1, COLUMNS), np.float32), "y": np.zeros((1, COLUMNS), np.float32)}
-    for _ in range(1500):
+    for _ in range(600):
         mutant = bytearray(data)
         mutant[rng.integers(len(data))] = rng.integers(256)
         try:
@@ -177,4 +177,4 @@ def test_every_flipped_byte_is_refused_or_runs():
             runtime.InferenceSession(bytes(mutant), providers=["CPUExecutionProvider"]).run(None, x)
         except Exception:
             continue
-    assert passed > 50  # thresholds, weights and names of tensors
+    assert passed > 20  # thresholds, weights and names of tensors

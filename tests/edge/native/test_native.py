@@ -188,6 +188,7 @@ def test_a_closed_model_says_so_and_denormals_count_again():
         model.run(values[:1], present[:1])
 
 
+@pytest.mark.slow
 def test_the_sources_compile_without_a_warning_of_clang(tmp_path):  # GCC's: tests/export/targets/test_c_library.py
     if shutil.which("clang") is None:
         pytest.skip("needs clang")
@@ -196,6 +197,7 @@ def test_the_sources_compile_without_a_warning_of_clang(tmp_path):  # GCC's: tes
     assert (tmp_path / "libmmkd.so.1").stat().st_size > 50_000
 
 
+@pytest.mark.slow
 def test_cppcheck_finds_nothing_in_the_sources():
     if shutil.which("cppcheck") is None:
         pytest.skip("needs cppcheck")

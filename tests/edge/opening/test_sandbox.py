@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from mmkd_edge import BackendError, BundleError, EdgePredictor, UnavailableError, apart
 from mmkd_edge.install.slots import install
@@ -20,7 +20,6 @@ from mmkd_edge.opening import sandbox
 from tests.edge.said import said
 
 FAILED = "the sandbox check of backend 'ort' failed: "
-KILLED = "the system ended it, as a rule for want of memory"
 WRITES = """
 import os
 print("hello")
@@ -112,8 +111,6 @@ def test_installed_bundles_need_no_process(bundle_path, tmp_path, started):
     ("code", "told"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "it crashed: SIGSEGV"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", KILLED),
-        ("import os; os._exit(3)", "it ended with exit code 3"),
         ("import time; time.sleep(60)", "it takes too long"),
     ],
 )
@@ -168,20 +165,6 @@ def with_a_tflite(kit):
     return replace(parts.with_model(artifacts=(onnx_artifact, tflite)), members={**parts.members, tflite.file: data})
 
 
-def multiplying(kit):
-    """600 KB that ask for 22 GB: small constants, one product."""
-    model = onnx.load_from_string(kit.model(kit.modality))
-    ones = np.ones(75_000, np.float32).tobytes()
-    tall = helper.make_tensor("tall", TensorProto.FLOAT, [75_000, 1], ones, raw=True)
-    wide = helper.make_tensor("wide", TensorProto.FLOAT, [1, 75_000], ones, raw=True)
-    model.graph.initializer.extend([tall, wide])
-    model.graph.node[2].output[0] = "small"
-    model.graph.node.insert(3, helper.make_node("MatMul", ["tall", "wide"], ["huge"]))
-    model.graph.node.insert(4, helper.make_node("ReduceMax", ["huge"], ["one"], keepdims=0))
-    model.graph.node.insert(5, helper.make_node("Mul", ["small", "one"], ["logits"]))
-    return kit.parts(kit.modality, model=model.SerializeToString())
-
-
 NO_ENGINE = "no engine is given this: the graph has the"
 
 
@@ -202,12 +185,6 @@ def test_a_graph_that_is_refused_starts_no_process_and_replaces_nothing(
         with pytest.raises(BundleError):
             predictor.swap(path)
         assert predictor.predict(np.zeros((20, 3))).status == "ok"
-
-
-def test_memory_that_a_graph_asks_for_is_bounded_in_the_child(kit, tmp_path):
-    path = multiplying(kit).write(tmp_path / "large.edge")
-    with pytest.raises(BackendError, match=f"^{path}|backend 'ort'"):
-        check_of(path)
 
 
 def test_all_students_of_a_bundle_share_one_limit_of_time(kit, tmp_path, monkeypatch):

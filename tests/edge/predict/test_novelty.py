@@ -8,14 +8,11 @@ import pytest
 
 from mmkd_edge import EdgePredictor, ModalitySpec, UsageError, example_bundle
 from mmkd_edge.bundle.manifest import Novelty
-from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.bundle.statistics import MagnitudeLimits
-from mmkd_edge.errors import ManifestError
 from mmkd_edge.predict.confidence import smallest_level
 from mmkd_edge.predict.novelty import NoveltyRule, magnitude_fault, novelty_rule
 from mmkd_edge.predict.postprocess import SensorError
 from mmkd_edge.testing import fake_entry, fake_predictor
-from tests.edge.conftest import manifest_of
 from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4)
@@ -94,20 +91,6 @@ def entry_with(novelty):
     entry = fake_entry(modality=ACC, labels=LABELS, novelty=True)
     artifact = msgspec.structs.replace(entry.artifacts[0], novelty=novelty)
     return msgspec.structs.replace(entry, artifacts=(artifact,))
-
-
-def test_a_manifest_keeps_calibrated_scores_that_rise():
-    entry = entry_with(FOUR)
-    manifest = manifest_of(entry)
-    assert decode_manifest(encode_manifest(manifest)) == manifest
-    without = msgspec.structs.replace(entry, outputs=entry.outputs[:2])
-    falling = entry_with(msgspec.structs.replace(FOUR, scores=(1.0, 0.5)))
-    for wrong, fault in (
-        (without, r"artifacts\[0\].novelty: expected none beside graphs without the output"),
-        (falling, r"novelty.scores: expected rising numbers, got 1.0 before 0.5"),
-    ):
-        with pytest.raises(ManifestError, match=fault):
-            encode_manifest(manifest_of(wrong))
 
 
 LIMITS = MagnitudeLimits(usual=(1.0, 2.0), lowest=0.25, highest=4.0, outside_rate=0.0)

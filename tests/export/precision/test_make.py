@@ -8,15 +8,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_export.pipeline import export, export_stages
 from mmkd_export.plan import ExportPlan
 from mmkd_export.targets.table import resolve
 from mmkd_export.verify.answers import answers_from_student
-from mmkd_models.training.checkpoint import write_student
-from tests.export.students import make_windows, write_windows
+from tests.edge.said import said
+from tests.export.students import export_student, make_windows, write_windows
 
 
 def test_every_precision_that_was_asked_for_is_in_the_bundle(mixed):
@@ -38,18 +37,10 @@ def test_every_precision_that_was_asked_for_is_in_the_bundle(mixed):
     }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_every_artifact_passes_its_self_test_on_the_runtime(mixed, precision):
-    with EdgePredictor.open(mixed.path, precision=precision) as predictor:
-        assert predictor.selftest().windows == 12
-
-
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_lower_precision_that_six_windows_would_judge_is_refused(student_file, tmp_path, precision):
     plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", precisions=(precision,), platform="jp6.2")
-    with pytest.raises(GateError) as error:
-        export(plan)
-    assert str(error.value) == (
+    assert said(GateError, export, plan) == (
         f"{precision} graph: expected 100 or more windows to judge by, so that the one that may always differ is at "
         "most 1% of them, got 6, of which it is 17%; no bundle was written. Name more with --eval DATA, or take it "
         "unjudged with --accept-unjudged"
@@ -146,14 +137,8 @@ def test_a_gate_that_no_remedy_passes_ends_the_export(exported, student_file, st
 
 def test_int8_without_windows_to_calibrate_is_refused(student, tmp_path):
     carried = make_windows(student.modality, student.task, count=1)
-    write_student(tmp_path / "s.ckpt", replace(student, carried=carried))  # type: ignore[arg-type]
-    with pytest.raises(UsageError) as error:
-        export(
-            ExportPlan(
-                source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", accept_unjudged=True, precisions=("int8",)
-            )
-        )
-    assert str(error.value) == (
+    options = {"name": "s", "accept_unjudged": True, "precisions": ("int8",)}
+    assert said(UsageError, export_student, tmp_path, replace(student, carried=carried), **options) == (
         f"{tmp_path}/s.ckpt: --precision int8: expected real windows to calibrate with, got none beside the one that "
         "judges; name some with --calib DATA"
     )
@@ -162,9 +147,7 @@ def test_int8_without_windows_to_calibrate_is_refused(student, tmp_path):
 def test_a_student_without_a_layer_worth_it_says_so(student_file, tmp_path, monkeypatch):
     monkeypatch.setattr("mmkd_export.precision.make.select_layers", lambda *_, **__: ())
     plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", accept_unjudged=True, precisions=("int8",))
-    with pytest.raises(GateError) as error:
-        export(plan)
-    assert str(error.value) == (
+    assert said(GateError, export, plan) == (
         "int8 graph: expected a layer that INT8 makes faster, found none: every product has a side below 16, or reads "
         "the sensor itself as convolutional features do; export without --precision int8"
     )

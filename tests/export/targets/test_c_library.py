@@ -33,12 +33,13 @@ from mmkd_export.preflight import check_plan
 from mmkd_export.targets.table import with_defaults
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
-from tests.export.students import make_normal_student, make_student
+from tests.export.students import export_student, make_normal_student, make_student
 from tests.export.test_novelty import with_seen
 
 ACC = ModalitySpec(name="acc", channels=("x", "y'", "z\u00e4"), rate_hz=50.0, samples=61, range=(-6.5, 6.5), unit="g")
 WHOLE = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0, movement=True)
 CAUSAL = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
+NATIVE = ("native",)
 CONDITIONS = ("ok", "degraded", "unknown", "stale", "warming_up", "invalid")
 ROOT = Path(__file__).parents[3]
 EXAMPLES, FUZZED = ROOT / "examples" / "c", ROOT / "benchmarks" / "checks" / "fuzzing" / "native.c"
@@ -183,12 +184,8 @@ def bundles(tmp_path_factory):
         "windows": {"config": StudentConfig(preset="toy", encoder=WHOLE)},
         "causal": {"config": StudentConfig(preset="toy", encoder=CAUSAL, causal=True)},
     }
-    paths = {}
-    for name, options in kinds.items():
-        write_student(folder / f"{name}.ckpt", with_seen(make_student(modality=ACC, windows=24, **options)))
-        plan = ExportPlan(source=folder / f"{name}.ckpt", output=folder / f"{name}.edge", targets=("native",))
-        paths[name] = export(plan).path
-    return paths
+    students = {name: with_seen(make_student(modality=ACC, windows=24, **options)) for name, options in kinds.items()}
+    return {name: export_student(folder, one, name=name, targets=NATIVE).path for name, one in students.items()}
 
 
 def assert_same(got, expected):
@@ -430,8 +427,7 @@ def first_prediction(path, rows):
 
 def test_a_machine_of_its_own_is_standardised_by_its_reference(program, tmp_path):
     modality = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=50.0, samples=40, normalise="per_group")
-    write_student(tmp_path / "s.ckpt", make_student(modality=modality, windows=24))
-    path = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("native",))).path
+    path = export_student(tmp_path, make_student(modality=modality, windows=24), targets=NATIVE).path
     mean, std = (20.0, -3.0), (2.0, 0.25)
     window = (np.random.default_rng(2).normal(size=(40, 2)) * std + mean).astype(np.float32)
     window[3, 0], window[9, 1] = np.nan, 9e9
@@ -449,8 +445,7 @@ def test_a_machine_of_its_own_is_standardised_by_its_reference(program, tmp_path
 
 def test_a_derived_sensor_comes_as_it_is(program, tmp_path):
     modality = derived_modality("acc@25Hz,8bit", [ACC])
-    write_student(tmp_path / "s.ckpt", make_student(modality=modality, windows=24))
-    path = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("native",))).path
+    path = export_student(tmp_path, make_student(modality=modality, windows=24), targets=NATIVE).path
     native, windows = program(path), np.random.default_rng(6).normal(size=(4, 61, 3)).astype(np.float32)
     with EdgePredictor.open(path, backend="native") as predictor:
         for window in windows:
@@ -470,8 +465,7 @@ def test_a_derived_sensor_comes_as_it_is(program, tmp_path):
     ids=lambda task: task.kind,
 )
 def test_numbers_and_several_labels(program, tmp_path, task):
-    write_student(tmp_path / "s.ckpt", make_student(modality=ACC, task=task, windows=24))
-    path = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("native",))).path
+    path = export_student(tmp_path, make_student(modality=ACC, task=task, windows=24), targets=NATIVE).path
     windows = np.random.default_rng(4).normal(size=(6, 61, 3), scale=2).astype(np.float32)
     native = program(path)
     with EdgePredictor.open(path, backend="native") as predictor:
@@ -483,8 +477,7 @@ def test_numbers_and_several_labels(program, tmp_path, task):
 
 @pytest.mark.parametrize("unknown_level", [0.0, 0.3])
 def test_a_window_unlike_normal_data_is_unknown(program, tmp_path, unknown_level):
-    write_student(tmp_path / "s.ckpt", make_normal_student(modality=ACC))
-    path = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge", targets=("native",))).path
+    path = export_student(tmp_path, make_normal_student(modality=ACC), targets=NATIVE).path
     native = program(path, unknown_level=unknown_level)
     with EdgePredictor.open(path, backend="native", unknown_level=unknown_level or None) as predictor:
         assert predictor.bundle is not None
@@ -502,9 +495,8 @@ def test_a_window_unlike_normal_data_is_unknown(program, tmp_path, unknown_level
 
 
 def test_the_scores_of_one_machine_take_the_place_of_the_bundles(bundles, program, tmp_path):
-    path, file, student = tmp_path / "s.edge", tmp_path / "press.json", make_normal_student()
-    write_student(tmp_path / "s.ckpt", student)
-    export(ExportPlan(source=tmp_path / "s.ckpt", output=path, targets=("native",)))
+    file, student = tmp_path / "press.json", make_normal_student()
+    path = export_student(tmp_path, student, targets=NATIVE).path
     windows = 1.4 * np.nan_to_num(student.carried.windows)
     with EdgePredictor.open(path, backend="native") as predictor:
         entry, scores = predictor.entry, [one.score for one in predictor.predict_batch(windows[::2])]

@@ -5,22 +5,23 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import msgspec
 import pytest
 
-from mmkd_edge import BundleError
+from mmkd_edge import BundleError, write_bundle
 from mmkd_edge.apart import ProcessLimits
 from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
-from mmkd_edge.backends.trt.cache import DeviceFacts
 from mmkd_edge.backends.trt.cuda import load_runtime
 from mmkd_edge.bundle.bundle import Bundle, example_bundle
+from mmkd_edge.bundle.files import new_sha256
+from mmkd_edge.bundle.manifest import member_files
 from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError, UsageError
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan, platform_named
 from mmkd_export.targets import trt
 from mmkd_export.targets.trt import build_engines, build_engines_apart, engine_device, engine_key, read_sidecar
+from tests.edge.said import said
 
 MIB = 1 << 20
 
@@ -62,119 +63,46 @@ def test_a_name_that_the_bindings_lack_would_be_found():
     ]
 
 
-def test_the_workspace_is_bounded_and_given_to_the_builder_with_its_cache(tmp_path):
+def test_builds_have_a_bounded_workspace_and_share_a_timing_cache_on_one_device(
+    bundle, gpu_double, monkeypatch, tmp_path
+):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  8000000 kB\nMemAvailable:  400 kB\n")
     assert workspace_bytes(meminfo) == 100 * 1024
     meminfo.write_text("MemTotal:  64000000 kB\nMemAvailable:  32000000 kB\n")
     assert workspace_bytes(meminfo) == 1 << 30
     assert workspace_bytes(meminfo, gpu_free_bytes=400 * MIB) == 100 * MIB
-    library = Tensorrt()
-    built = engine_from_onnx(b"", library, workspace_bytes=MIB, timing_cache=b"before")
-    assert (built.plan, built.timing_cache) == (b"plan", b"measured")
-    assert library.asked == [
-        ("network", 2),
-        ("workspace", 0, MIB),
-        ("off", "tf32"),
-        ("timing cache", b"before"),
-        ("set timing cache", "cache", False),
-    ]
-
-
-ORIN = DeviceFacts(
-    name="Orin (nvgpu)",
-    compute_capability="8.7",
-    multiprocessors=8,
-    memory_bytes=8 << 30,
-    cuda_runtime=12060,
-    cuda_driver=12060,
-)
-
-
-class Tensorrt(ModuleType):
-    """A double of TensorRT's Python interface that writes down what it is asked for; TensorRT itself needs a GPU."""
-
-    __version__ = "10.3.0"
-
-    class ILogger:
-        Severity = SimpleNamespace(VERBOSE=0, ERROR=1, INTERNAL_ERROR=2)
-
-    NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
-    MemoryPoolType = SimpleNamespace(WORKSPACE=0)
-    BuilderFlag = SimpleNamespace(TF32="tf32")
-
-    def __init__(self):
-        super().__init__("tensorrt")
-        self.asked: list[tuple[object, ...]] = []
-
-    def _note(self, *what, gives=None):
-        def note(*arguments):
-            self.asked.append((*what, *arguments))
-            return gives
-
-        return note
-
-    def Builder(self, logger):  # noqa: N802 - TensorRT's name
-        config = SimpleNamespace(
-            set_memory_pool_limit=self._note("workspace"),
-            clear_flag=self._note("off"),
-            create_timing_cache=self._note("timing cache", gives="cache"),
-            set_timing_cache=self._note("set timing cache"),
-            get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"measured"),
-        )
-        return SimpleNamespace(
-            create_network=self._note("network"),
-            create_builder_config=lambda: config,
-            build_serialized_network=lambda network, config: b"plan",
-        )
-
-    def OnnxParser(self, network, logger):  # noqa: N802 - TensorRT's name
-        return SimpleNamespace(parse=lambda model: True)
-
-
-def test_builds_for_one_device_share_a_timing_cache(bundle, monkeypatch):
-    library = Tensorrt()
-    monkeypatch.setitem(sys.modules, "tensorrt", library)
-    monkeypatch.setattr("mmkd_export.targets.trt.load_runtime", lambda: None)
-    monkeypatch.setattr("mmkd_export.targets.trt.device_facts", lambda runtime: ORIN)
-    monkeypatch.setattr("mmkd_export.targets.trt.free_bytes", lambda runtime: 400 * MIB)
-    build_engines(bundle, platform_named("jp6.2"))
-    (engine,) = build_engines(bundle, platform_named("jp6.2"))
-    timings = bundle.with_name("tensorrt-10.3.0-orin-nvgpu-cuda12060.timing")
-    assert timings.read_bytes() == b"measured"
-    assert [asked[1] for asked in library.asked if asked[0] == "timing cache"] == [b"", b"measured"]
-    assert engine_device(engine.sidecar) == ORIN
-    assert sorted(path.name for path in bundle.parent.iterdir()) == [
-        "student.edge",
-        "student.fp32.engine",
-        "student.fp32.engine.json",
-        "student.fp32.engine.log",
-        "tensorrt-10.3.0-orin-nvgpu-cuda12060.timing",
-    ]
-    assert engine.sidecar.key == engine_key(engine.sidecar)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
+    tensorrt = gpu_double.install(monkeypatch, tmp_path / "double")
+    tensorrt.cuda.name = b"Orin (nvgpu)"
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    path = Path(shutil.move(bundle, folder))
+    build_engines(path, platform_named("jp6.2"))
+    (engine,) = build_engines(path, platform_named("jp6.2"))
+    timings = "tensorrt-10.3.0-orin-nvgpu-cuda12060.timing"
+    assert (folder / timings).read_bytes() == b"measured"
+    (_, _, memory), *_ = [asked for asked in tensorrt.asked if asked[0] == "memory"]
+    assert memory <= 1 << 30
+    builds = [
+        ("network", 2), ("memory", 0, memory), ("off", "tf32"), ("timings", b""), ("set", "cache", False),
+        ("network", 2), ("memory", 0, memory), ("off", "tf32"), ("timings", b"measured"), ("set", "cache", False),
+    ]  # fmt: skip
+    assert [(*asked[:2], memory) if asked[0] == "memory" else asked for asked in tensorrt.asked] == builds
+    files = ("student.edge", *(f"student.fp32.engine{suffix}" for suffix in ("", ".json", ".log")), timings)
+    assert tuple(sorted(path.name for path in folder.iterdir())) == files
+    sidecar, device = engine.sidecar, engine_device(engine.sidecar)
+    assert (device.name, sidecar.key) == ("Orin (nvgpu)", engine_key(sidecar))
+    same = {"workspace_bytes": 1, "platform": "jp7", "bundle_sha256": "0" * 64}
+    assert engine_key(msgspec.structs.replace(sidecar, **same)) == sidecar.key
+    for changes in (
         {"onnx_sha256": "0" * 64},
         {"library_version": "10.4.0"},
         {"tf32": True},
         {"architecture": "riscv64"},
         {"device": None},
-        {"device": msgspec.structs.replace(ORIN, cuda_driver=13000)},
-        {"device": msgspec.structs.replace(ORIN, multiprocessors=16)},
-    ],
-)
-def test_the_key_is_another_where_another_engine_is_needed(bundle, monkeypatch, change):
-    monkeypatch.setitem(sys.modules, "tensorrt", Tensorrt())
-    monkeypatch.setattr("mmkd_export.targets.trt.load_runtime", lambda: None)
-    monkeypatch.setattr("mmkd_export.targets.trt.device_facts", lambda runtime: ORIN)
-    monkeypatch.setattr("mmkd_export.targets.trt.free_bytes", lambda runtime: 400 * MIB)
-    (engine,) = build_engines(bundle, platform_named("jp6.2"))
-    assert engine_key(msgspec.structs.replace(engine.sidecar, **change)) != engine.sidecar.key
-    same = msgspec.structs.replace(engine.sidecar, workspace_bytes=1, platform="jp7", bundle_sha256="0" * 64)
-    assert engine_key(same) == engine.sidecar.key
+        {"device": msgspec.structs.replace(device, cuda_driver=13000)},
+    ):
+        assert engine_key(msgspec.structs.replace(sidecar, **changes)) != sidecar.key, changes
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="this machine has TensorRT")
@@ -192,9 +120,7 @@ def test_without_tensorrt_the_bundle_is_written_and_the_command_for_the_device_i
 
 @pytest.mark.skipif(importlib.util.find_spec("cuda") is not None, reason="this machine has cuda-python")
 def test_without_cuda_python_the_extra_is_named():
-    with pytest.raises(UnavailableError) as error:
-        load_runtime()
-    assert str(error.value) == (
+    assert said(UnavailableError, load_runtime) == (
         "TensorRT engines need cuda-python, which is not installed; install it with pip install 'mmkd-edge[trt]'"
     )
 
@@ -226,9 +152,7 @@ def test_engines_from_a_bundle_leave_it_as_it_is(trt_rtx, bundle):
     result = export(ExportPlan(source=bundle, output=bundle, targets=("trt",), platform="trt-rtx"))
     assert [engine.sidecar.precision for engine in result.engines] == ["fp32"]
     assert bundle.read_bytes() == before
-    with pytest.raises(UsageError) as error:
-        build_engines(bundle, platform_named("trt-rtx"), ("fp32", "int8"))
-    assert str(error.value) == (
+    assert said(UsageError, lambda: build_engines(bundle, platform_named("trt-rtx"), ("fp32", "int8"))) == (
         f"{bundle}: --precision int8: expected a graph of it to build an engine of, got fp32; export the checkpoint "
         "with --precision int8"
     )
@@ -268,9 +192,7 @@ def test_graphs_and_builds_that_fail_say_so_and_leave_the_bundle(trt_rtx, bundle
 def test_a_sidecar_with_other_keys_is_refused(tmp_path):
     path = tmp_path / "student.fp32.engine.json"
     path.write_text("{}")
-    with pytest.raises(ArtifactError) as error:
-        read_sidecar(path)
-    assert str(error.value) == (
+    assert said(ArtifactError, read_sidecar, path) == (
         f"{path}: expected the sidecar of an engine: Object missing required field `model_id`; build the engine again"
     )
 
@@ -295,22 +217,12 @@ def in_place_of_tensorrt(code, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path / "first")
 
 
-@pytest.mark.parametrize(
-    ("code", "told"),
-    [
-        ("import os; os.abort()", "it crashed: SIGABRT"),
-        ("import os; os._exit(3)", "it ended with exit code 3"),
-        ("import time; time.sleep(60)", "it takes too long"),
-        ("while True: pass", "it takes too long"),
-    ],
-)
-def test_however_the_process_of_a_build_ends_this_one_goes_on(code, told, bundle, tmp_path, monkeypatch):
-    in_place_of_tensorrt(code, tmp_path, monkeypatch)
+def test_a_build_that_ends_its_process_leaves_this_one(bundle, tmp_path, monkeypatch):
+    in_place_of_tensorrt("import os; os.abort()", tmp_path, monkeypatch)
     monkeypatch.delitem(sys.modules, "tensorrt_rtx", raising=False)
-    with pytest.raises(BackendError) as caught:
-        build_engines_apart(bundle, RTX, limits=ProcessLimits(step_s=2.0, memory_bytes=1 << 30))
-    assert str(caught.value) == (
-        f"{bundle}: no engine was built: the process that built it failed: {told}; do not use this bundle with TensorRT"
+    assert said(BackendError, lambda: build_engines_apart(bundle, RTX, limits=LIMITS)) == (
+        f"{bundle}: no engine was built: the process that built it failed: it crashed: SIGABRT; do not use this bundle "
+        "with TensorRT"
     )
     assert "tensorrt_rtx" not in sys.modules
 
@@ -323,12 +235,7 @@ def test_memory_is_bounded(bundle, tmp_path, monkeypatch):
 
 
 def test_a_graph_that_our_reading_refuses_reaches_no_parser(bundle, tmp_path, monkeypatch):
-    import msgspec
     import onnx
-
-    from mmkd_edge import write_bundle
-    from mmkd_edge.bundle.files import new_sha256
-    from mmkd_edge.bundle.manifest import member_files
 
     in_place_of_tensorrt(f"open({str(tmp_path / 'asked')!r}, 'w')", tmp_path, monkeypatch)
     with Bundle.open(bundle) as opened:
@@ -350,9 +257,7 @@ def test_a_process_that_cannot_be_started_is_told(bundle, monkeypatch):
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(trt, "start_apart", refused)
-    with pytest.raises(UnavailableError) as caught:
-        build_engines_apart(bundle, RTX)
-    assert str(caught.value) == (
+    assert said(UnavailableError, build_engines_apart, bundle, RTX) == (
         f"{bundle}: no engine was built: cannot start a process: Resource temporarily unavailable"
     )
 

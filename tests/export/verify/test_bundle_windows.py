@@ -22,8 +22,7 @@ from mmkd_export.verify.windows import RealWindows, judging_half, plausible_rang
 from mmkd_models.data import shipped_dataset
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.writer import write_dataset
-from mmkd_models.training.checkpoint import write_student
-from tests.export.students import make_proof_set, make_student
+from tests.export.students import export_student, make_proof_set, make_student
 
 
 def test_no_recording_is_in_the_bundle_and_all_of_them_judged_it(student, student_file, tmp_path):
@@ -70,9 +69,8 @@ def test_windows_that_travel_are_few_if_large_and_of_both_halves_and_every_class
 
 def test_a_bundle_gets_its_reference_from_a_dataset(tmp_path):
     dataset, path = open_dataset(shipped_dataset()).spec, tmp_path / "student.edge"
-    write_student(tmp_path / "s.ckpt", make_student(modality=dataset.modality("acc"), task=dataset.task, windows=60))
-    result = export(ExportPlan(source=tmp_path / "s.ckpt", output=path, drift_reference=shipped_dataset()))
-    (entry,) = result.manifest.models
+    student = make_student(modality=dataset.modality("acc"), task=dataset.task, windows=60)
+    (entry,) = export_student(tmp_path, student, drift_reference=shipped_dataset()).manifest.models
     reference = entry.group_reference
     assert (reference.between, reference.groups) == ("groups", 8)
     said = (
@@ -133,8 +131,7 @@ def test_a_range_is_that_of_the_command_or_the_dataset(student_file, tmp_path, s
     assert without.manifest.models[0].modality.range is None
     assert without.report.range_rule is msgspec.UNSET
     declared = replace(student, modality=msgspec.structs.replace(student.modality, range=(-50.0, 50.0)))
-    write_student(tmp_path / "s.ckpt", declared)
-    result = export(ExportPlan(source=tmp_path / "s.ckpt", output=tmp_path / "s.edge"))
+    result = export_student(tmp_path, declared)
     assert result.manifest.models[0].modality.range == (-50.0, 50.0)
     assert result.report.range_rule is msgspec.UNSET
 

@@ -13,8 +13,6 @@ from mmkd_edge.bundle.manifest import Parity
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import TaskSpec
 from mmkd_edge.testing import FakeBackend
-from mmkd_export.pipeline import export
-from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import (
     NetworkAnswers,
     answers_from_backend,
@@ -26,8 +24,7 @@ from mmkd_export.verify.answers import (
     with_missing_samples,
 )
 from mmkd_export.verify.artifacts import prove_fp32
-from mmkd_models.training.checkpoint import write_student
-from tests.export.students import make_proof_set, make_student, of_features
+from tests.export.students import export_student, make_proof_set, make_student, of_features
 
 TASK = TaskSpec(labels=("ok", "worn"))
 
@@ -165,12 +162,11 @@ def slow_student(*, levels):
 
 
 def test_a_graph_may_differ_by_what_float32_alone_does(tmp_path):
-    student, path = slow_student(levels=300.0), tmp_path / "slow.ckpt"
+    student = slow_student(levels=300.0)
     answers, exact = (answers_from_student(student, student.carried.windows, exact=exact) for exact in (False, True))
     rounding = float(np.abs(answers.logits.astype(np.float64) - exact.logits).max())
     assert rounding > 1e-4  # no graph could be held to the usual tolerance
-    write_student(path, student)
-    bundle = export(ExportPlan(source=path, output=tmp_path / "slow.edge")).path
+    bundle = export_student(tmp_path, student).path
     with Bundle.open(bundle) as opened:
         golden, (entry,) = opened.golden("acc"), opened.manifest.models
     assert golden.tolerance == entry.artifacts[0].parity.tolerance == pytest.approx(4 * rounding)
