@@ -103,8 +103,10 @@ def quick_exports(converted_graphs):
         def reducer_override(self, value):
             if isinstance(value, torch.Tensor):
                 return str, (f"{value.dtype} {tuple(value.shape)} {value.detach().numpy().tobytes().hex()}",)
-            if isinstance(value, ModalitySpec):  # no network looks at its range and unit, which bundles tell
-                return msgspec.structs.replace(value, range=None, unit="").__reduce__()
+            if isinstance(value, ModalitySpec):  # no network looks at what bundles tell of it beside its shape and rate
+                names = tuple(map(str, range(len(value.channels))))
+                told = {"range": None, "unit": "", "normalise": "none", "channels": names}
+                return msgspec.structs.replace(value, **told).__reduce__()
             return NotImplemented
 
     convert, (folder, operators) = torch.onnx.export, converted_graphs

@@ -33,10 +33,8 @@ def test_a_light_load_is_carried(bundle):
     report = measure_capacity(choice, rate_hz=20.0, deadline_ms=5000.0, streams=4, progress=lines.append)
     assert lines == ["4 streams for 0.3 s"] * 3
     assert len(report.launches) == 3  # all carried it: two more could not change that
-    assert report.at_answer is not None
     assert report.at_answer.due == sum(level.due for level in report.launches)
     assert (report.streams, report.at_answer.missed) == (4, 0)
-    assert report.idle_cores is not None
     assert report.idle_cores > 0
     assert (report.servers, report.deadline_ms, report.backend) == (usable_cores(), 5000.0, "ort")
     assert launch_s(20, rate_hz=50.0) == pytest.approx(0.3)
@@ -60,11 +58,9 @@ def test_the_answer_agrees_with_a_direct_load(slow_bundle):
     choice = Choice(bundle=str(slow_bundle))
     report = measure_capacity(choice, rate_hz=10.0, deadline_ms=100.0)
     assert report.streams > 0
-    assert report.at_answer is not None
     assert report.at_answer.streams == report.streams
     assert (report.at_answer.response.value_us(0.999) or 1e9) <= 100_000
 
-    assert report.refused is not None
     assert report.refused.streams <= 1.05 * report.streams + 1
 
     def carried(streams):
@@ -226,7 +222,7 @@ def test_the_answer_is_carried_and_a_little_more_is_not(limit, first_guess):
     assert len(set(judged)) == len(judged)
 
 
-@pytest.mark.parametrize("pauses_hz", [0.0, 0.02, 0.05])
+@pytest.mark.parametrize("pauses_hz", [0.0, 0.05, pytest.param(0.02, marks=pytest.mark.slow)])
 def test_the_answer_agrees_with_loads_of_90_and_110_percent(pauses_hz):
     agreed, single = 0, 0.0
     for seed in range(16):

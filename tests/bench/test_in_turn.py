@@ -165,7 +165,6 @@ def test_the_same_weights_through_torch_are_checked_and_timed():
     rival = _rival(outcome, "torch eager")
     assert rival.reason == ""
     assert len(_p50_us(outcome, "torch eager")) == 2
-    assert rival.max_abs_error is not None
     assert rival.max_abs_error <= outcome.tolerance
 
 
@@ -193,13 +192,10 @@ def test_the_report_joins_processes(bundle):
     report = measure_rivals(bundle, launches=2, duration_s=0.2, progress=lines.append)
     assert lines == [f"launch {number} of 2: calls in turn for 0.1 s" for number in (1, 2)]
     ours, plain = report.rivals[:2]
-    assert ours.ratio is not None
     assert (ours.ratio.min, ours.ratio.max, ours.ratio.repeats) == (1.0, 1.0, 10)
-    assert plain.p50_us is not None
     assert plain.ratio is not None
     # predict is the backend's run and more; on this small graph it is far from equal.
     backend = report.rivals[2]
-    assert backend.ratio is not None
     assert backend.ratio.median < 1.0
 
 

@@ -13,7 +13,6 @@ import pytest
 from checks import against_before
 from checks.alarms import cells, follow
 from checks.emulation import root
-from checks.faulty_process import Breaking, OrtBackend
 from checks.install_size import Installed, import_time_ms, weigh
 from checks.script import head, row
 from checks.shipped_table import main
@@ -121,26 +120,6 @@ def test_every_line_stands_in_the_results(monkeypatch, capsys):
         assert " ".join(line.split()).lower() in page
 
 
-OUTPUTS = (np.ones((1, 3), np.float32), np.full((1, 3), 1 / 3, np.float32), np.ones((1, 1), np.float32))
-
-
-@pytest.mark.parametrize("way", ["nothing", "a list", "NaN", "another shape"])
-def test_an_engine_of_three_outputs_is_broken_in_every_way(way, monkeypatch):
-    monkeypatch.setattr(OrtBackend, "run", lambda backend, feeds: OUTPUTS)
-    dice = SimpleNamespace(random=lambda: 0.0, choice=lambda ways: way)
-    given = Breaking(dice).run(None, {})  # type: ignore[arg-type]
-    match way:
-        case "nothing":
-            assert given is None
-        case "a list":
-            assert given == [[[1.0, 1.0, 1.0]]]
-        case "NaN":
-            assert [one.shape for one in given] == [(1, 3), (1, 3), (1, 1)]
-            assert all(np.isnan(one).all() for one in given)
-        case "another shape":
-            assert [one.shape for one in given] == [(1, 1), (1, 1), (1, 1)]
-
-
 def test_a_root_that_was_begun_is_not_taken_as_whole(tmp_path, monkeypatch):
     def unpacked(packages):
         def unpack(folder, **_):
@@ -164,7 +143,6 @@ def test_a_root_that_was_begun_is_not_taken_as_whole(tmp_path, monkeypatch):
 def test_a_station_follows_faults_between_normal_running(tmp_path, native_engine):
     """Of eight normal recordings and three faults the first and the second fault are in the line, fifth and tenth."""
     student = make_normal_student()
-    assert student.carried is not None
     export_student(tmp_path, student, name="s")
     quiet = student.carried.windows[::3][:8].reshape(-1, 3)  # a result for each of eight windows of 1.28 s
     recordings = [

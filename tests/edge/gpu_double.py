@@ -168,7 +168,7 @@ class Cuda(ModuleType):
         return self._gone(graphExec)
 
     def cudaGraphLaunch(self, graphExec, stream):  # noqa: N802
-        self.stream(stream).waiting += self.live[graphExec]  # type: ignore[arg-type]
+        self.stream(stream).waiting += self.live[graphExec]
         return (self.broken,)
 
     def stream(self, handle):
@@ -369,7 +369,7 @@ def put_in_place(put, *, driver=12060):
     top = ModuleType("cuda")
     top.__spec__ = importlib.machinery.ModuleSpec("cuda", None)
     bindings = ModuleType("cuda.bindings")
-    bindings.runtime = cuda  # type: ignore[attr-defined]
+    bindings.runtime = cuda
     for name, module in (("cuda", top), ("cuda.bindings", bindings), ("cuda.bindings.runtime", cuda)):
         put(name, module)
     put("tensorrt", tensorrt)

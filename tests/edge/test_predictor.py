@@ -96,7 +96,6 @@ def test_what_was_opened_can_be_read(kit, bundle_path, predictor):
     assert (info.reason, info.profile) == ("no profile of this bundle on this machine; onnxruntime is installed", "")
     assert (info.artifact, info.artifact_sha256) == ("acc/model.fp32.onnx", artifact.sha256)
     assert info.bundle == str(bundle_path)
-    assert predictor.bundle is not None
     assert info.bundle_sha256 == predictor.bundle.sha256
     assert info.versions["numpy"] == np.__version__
     assert set(info.versions) == {"mmkd-edge", "numpy", "python"}

@@ -82,7 +82,6 @@ def make_windows(modality, task, *, count, seed=0):
 def make_normal_student(*, modality=ACC, windows=240, components=8, groups=24):
     """A student of normal data: random kernels, and the components of the windows that it carries."""
     start = of_features(make_student(modality=modality, windows=windows), "convolutions")
-    assert start.carried is not None
     config = msgspec.structs.replace(start.config, components=components)
     network = Student(modality, 1, config, kind="normal").eval()
     network.load_state_dict({n: v for n, v in start.state.items() if n.startswith("convolutions.")}, strict=False)
@@ -114,7 +113,6 @@ def make_normal_student(*, modality=ACC, windows=240, components=8, groups=24):
 
 def write_windows(path, student, windows, labels):
     """Write a dataset whose validation split has these windows of the student's modality and task."""
-    assert student.carried is not None
     splits = {"valid": {student.modality.name: windows, "labels": labels}}
     for shift, name in enumerate(("train", "test"), start=1):
         splits[name] = {student.modality.name: student.carried.windows + shift, "labels": student.carried.labels}
@@ -149,7 +147,6 @@ def make_proof_set(student):
 
 def of_features(start, members):
     """As this one, but of these members: features of its carried windows, half of them pruned."""
-    assert start.carried is not None
     values, present = prepare_batch(start.carried.windows, start.modality)
     scale = (values.mean((0, 1)), values.std((0, 1)))
     features = fit_convolutions(start.modality, values, present, scale=scale, seed=0, features=168)

@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("backend", ["ort", "openvino"])
 def test_a_modality_in_any_script_reaches_the_prediction(folder, backend):
-    with EdgePredictor.open(folder / "生徒.edge", backend=backend) as predictor:  # type: ignore[arg-type]
+    with EdgePredictor.open(folder / "生徒.edge", backend=backend) as predictor:
         prediction = predictor.predict({"振動": np.zeros((40, 2), np.float32)})
         assert (prediction.modality, prediction.status) == ("振動", "ok")
         assert prediction.label in LABELS

@@ -151,7 +151,7 @@ CHECKPOINT_OPTIONS = {
 @pytest.mark.parametrize("option", list(CHECKPOINT_OPTIONS))
 def test_what_is_made_from_a_checkpoint_is_refused_for_a_bundle(exported, tmp_path, option):
     plan = export_plan(exported.path, output=tmp_path / "s.edge")
-    assert _refusal(replace(plan, **CHECKPOINT_OPTIONS[option])) == (  # type: ignore[arg-type]
+    assert _refusal(replace(plan, **CHECKPOINT_OPTIONS[option])) == (
         f"{option} has no effect without a checkpoint; leave it out"
     )
 

@@ -219,7 +219,6 @@ def test_whom_an_adapted_student_comes_from_is_told_everywhere(exported, tmp_pat
 
 def test_a_bundle_says_its_derivation_and_answers_for_both_sensors(tmp_path):
     modality = derived_modality("acc[x,z]@25Hz,8bit,-9..9", [ACC])
-    assert modality is not None
     export_student(tmp_path, make_student(modality=modality))
     assert read_student(tmp_path / "student.ckpt").modality == modality
     stated = "acc[x,z]@25Hz,8bit,-9..9, from acc: 64 samples x x, y, z at 50 Hz"
@@ -233,7 +232,6 @@ def test_a_bundle_says_its_derivation_and_answers_for_both_sensors(tmp_path):
             cheap = predictor.predict({modality.name: derive(window, modality)})
             np.testing.assert_array_equal(answer.probabilities, cheap.probabilities)
         bundle = predictor.bundle
-        assert bundle is not None
         card = bundle.read("README.md").decode()
     assert (
         "This sensor is `acc[x,z]@25Hz,8bit,-9..9`, derived from `acc`. A device may have it, or derive it from "

@@ -56,10 +56,9 @@ def graphs(students):
 def test_every_engine_answers_as_torch_does_also_with_gaps(students, graphs, kind, engine):
     pytest.importorskip({"ort": "onnxruntime"}.get(engine, engine))
     student = students[kind]
-    assert student.carried is not None
     windows = np.concatenate([student.carried.windows, with_missing_samples(student.carried.windows, seed=0)])
     windows[-1] = np.nan
-    backend = open_backend(engine, graphs[kind], threads=1)  # type: ignore[arg-type]
+    backend = open_backend(engine, graphs[kind], threads=1)
     expected = answers_from_student(student, windows)
     for number, window in enumerate(windows):
         values, present = prepare_batch(window[None], student.modality)
@@ -78,7 +77,7 @@ def test_convolutional_features_stay_float32_in_int8(graphs, kind):
     assert bool(chosen) == (kind == AVERAGE)
 
 
-@KINDS
+@pytest.mark.parametrize("kind", [pytest.param("convolutions", marks=pytest.mark.slow), AVERAGE])
 def test_a_bundle_of_the_kind_tests_itself(students, kind, tmp_path):
     precisions = ("fp16",) if kind == "convolutions" else ("fp16", "int8")
     options = {"accept_unjudged": True, "precisions": precisions, "platform": "jp6.2", "max_drop_points": 100.0}
@@ -93,7 +92,6 @@ def test_a_bundle_of_the_kind_tests_itself(students, kind, tmp_path):
 def of_members(members, task=None, *, like=None):
     """A student of these members, fitted to the windows that it carries, or that another one does."""
     start = like or make_student(windows=120, **({} if task is None else {"task": task}))
-    assert start.carried is not None
     values, present = prepare_batch(start.carried.windows, start.modality)
     intervals = fit_intervals(start.modality, values, present, scale=(values.mean((0, 1)), values.std((0, 1))))
     config = msgspec.structs.replace(start.config, members=student_members(members))
@@ -131,7 +129,7 @@ TREES_TASKS = {
         ("intervals", "classes", ("fp16",)),
         ("trees", "classes", ()),
         ("transformer,intervals,trees", "classes", ("fp16", "int8")),
-        ("trees", "several labels", ()),
+        pytest.param("trees", "several labels", (), marks=pytest.mark.slow),
         ("trees", "a number", ()),
     ],
 )
@@ -139,7 +137,6 @@ def test_intervals_and_trees_run_in_onnx_runtime_and_the_native_engine(
     members, task, precisions, tmp_path, native_engine
 ):
     student = of_members(members, TREES_TASKS[task])
-    assert student.carried is not None
     judged = {"accept_unjudged": True, "max_drop_points": 100.0} if precisions else {}
     options = {"platform": "cpu-x86", "precisions": precisions, "targets": ("native",), **judged}
     path = export_student(tmp_path, student, **options).path
@@ -186,10 +183,7 @@ def test_engines_without_trees_are_named_with_what_to_do(target, members, lackin
 def test_trees_take_the_leaves_of_float32_in_exact_answers():
     """A float64 feature on the other side of a threshold says nothing of engines, which round as PyTorch does."""
     student = of_members("trees")
-    assert student.carried is not None
     network, windows = student.network(), student.carried.windows
-    assert network.trees is not None
-    assert network.intervals is not None
     values, present = map(torch.from_numpy, prepare_batch(windows, student.modality))
     single, double = network.intervals(values, present), network.double().intervals(values.double(), present.double())
     apart = (single.double() - double).abs().max(0).values
@@ -229,7 +223,6 @@ def test_a_target_without_trees_is_refused_before_anything_is_converted(tmp_path
 def test_openvino_runs_intervals_and_says_what_runs_trees():
     pytest.importorskip("openvino")
     student = of_members("intervals")
-    assert student.carried is not None
     windows = student.carried.windows
     expected = answers_from_student(student, windows)
     backend = open_backend("openvino", onnx_from_student(student), threads=1)
@@ -247,7 +240,6 @@ def test_openvino_runs_intervals_and_says_what_runs_trees():
 def test_another_leaf_is_one_vote_and_changes_no_label():
     """Over all windows, those near a threshold and with gaps too."""
     student = of_members("trees")
-    assert student.carried is not None
     windows = np.concatenate([student.carried.windows, with_missing_samples(student.carried.windows, seed=1)])
     expected = answers_from_student(student, windows).probabilities
     backend = open_backend("ort", onnx_from_student(student), threads=1)
@@ -266,10 +258,7 @@ def test_another_leaf_is_one_vote_and_changes_no_label():
 
 def test_windows_whose_trees_rounding_could_change_are_no_golden_windows(tmp_path):
     student = of_members("trees")
-    assert student.carried is not None
     network = student.network()
-    assert network.trees is not None
-    assert network.intervals is not None
     values, present = prepare_batch(student.carried.windows, student.modality)
     features = network.intervals(*map(torch.from_numpy, (values, present)))
     # A threshold a millionth above what the first tree's root reads of the first window.
@@ -289,7 +278,6 @@ def test_features_alone_have_a_range_and_golden_windows_by_the_statistics_of_the
     students, tmp_path, value_range, golden
 ):
     student = students["convolutions"]
-    assert student.carried is not None
     mean, std = (student.state[f"convolutions.{name}"].tolist() for name in ("mean", "std"))
     made = export_student(tmp_path, student, value_range=value_range, golden=golden)
     (entry,) = made.manifest.models
@@ -314,7 +302,6 @@ def seen():
     found = {}
     for name, modality in (("mic", MIC), ("cam", CAM), ("colour", COLOUR)):
         start = make_student(modality=modality, windows=40)
-        assert start.carried is not None
         values = frame_bytes(start.carried.windows).astype(np.float64)
         axes = tuple(range(values.ndim - 1))
         scale = [torch.from_numpy(part(values, axis=axes)) for part in (np.nanmean, np.nanstd)]
@@ -326,10 +313,9 @@ def seen():
 
 
 def _with_features(start, *, members):
-    assert start.carried is not None
     values, present = prepare_batch(start.carried.windows, start.modality)
     scale = tuple(start.state[f"encoder.front.{name}"].numpy() for name in ("mean", "std"))
-    features = fit_convolutions(start.modality, values, present, scale=scale, seed=0, features=84)  # type: ignore[arg-type]
+    features = fit_convolutions(start.modality, values, present, scale=scale, seed=0, features=84)
     config = msgspec.structs.replace(start.config, members=student_members(members), convolutions=features.config)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -353,20 +339,19 @@ def bundles(seen, tmp_path_factory):
 
 def some(student):
     """Eight windows, whole and with gaps, the last of them empty."""
-    assert student.carried is not None
     whole = student.carried.windows[:8]
     join = np.ma.concatenate if student.modality.kind == "video" else np.concatenate
-    return join([whole, with_missing_samples(whole, seed=0)])  # type: ignore[no-any-return, no-untyped-call]
+    return join([whole, with_missing_samples(whole, seed=0)])
 
 
 @SEEN
 @pytest.mark.parametrize("engine", ["ort", "openvino"])
 def test_every_engine_hears_and_sees_as_torch_does_also_with_gaps(seen, graph_of, name, engine):
-    if not is_installed(engine):  # type: ignore[arg-type]
+    if not is_installed(engine):
         pytest.skip(f"needs pip install 'mmkd-edge[{engine}]'")
     student = seen[name]
     windows = some(student)
-    backend = open_backend(engine, graph_of(name), threads=1)  # type: ignore[arg-type]
+    backend = open_backend(engine, graph_of(name), threads=1)
     expected = answers_from_student(student, windows)
     values_name, present_name = (tensor.name for tensor in backend.inputs)
     for number, window in enumerate(windows):
@@ -415,14 +400,12 @@ def test_a_bundle_answers_for_what_a_sensor_gives(seen, bundles, name, precision
 
 def test_a_bundle_of_a_camera_keeps_bytes_and_missing_frames_and_says_what_a_window_is(seen, bundles):
     carried = seen["cam"].carried
-    assert carried is not None
     with Bundle.open(bundles["cam"].path) as bundle:
         golden = bundle.golden("cam").windows
         statistics = bundle.manifest.models[0].statistics
     assert golden.dtype == np.uint8
     assert np.array_equal(frame_bytes(golden), frame_bytes(carried.windows))
     assert np.array_equal(missing_frames(golden), missing_frames(carried.windows))
-    assert statistics is not None
     assert statistics.channels[0].missing_fraction == pytest.approx(missing_frames(golden).mean())
     mic, cam = (inspect_file(bundles[name].path) for name in ("mic", "cam"))
     assert mic["mic.window"] == "1000 samples of audio x left, right at 4000 Hz"
@@ -459,7 +442,6 @@ def test_a_range_of_bytes_is_refused(seen, tmp_path):
 
 def test_gaps_of_a_camera_are_missing_frames(seen):
     carried = seen["cam"].carried
-    assert carried is not None
     gaps = with_missing_samples(carried.windows, seed=0)
     before, after = missing_frames(carried.windows), missing_frames(gaps)
     assert bool(after[0].all())

@@ -55,7 +55,6 @@ def scores_of(student, windows):
 def test_every_engine_computes_the_residual(kind, native_engine):
     student = make_normal_student(modality=MIC) if kind == "sound" else make_normal_student()
     student = with_faults(student) if kind == "faults" else student
-    assert student.carried is not None
     windows = student.carried.windows[:8]
     windows = np.concatenate([windows, with_missing_samples(windows, seed=0), 9 * windows])
     expected = scores_of(student, windows)
@@ -126,5 +125,5 @@ def test_c_sources_answer_the_golden_windows_and_name_the_limit(bundle):
         f"answers: STUDENT_OUTPUTS numbers: the score; above {limit:.6g} a window is unlike normal ones."
         in (folder / "student.h").read_text()
     )
-    result = subprocess.run(["make", "test"], cwd=folder, capture_output=True, text=True, check=True)
+    result = subprocess.run(["make", "test", "CFLAGS=-O0"], cwd=folder, capture_output=True, text=True, check=True)
     assert "8 windows, largest error" in result.stdout

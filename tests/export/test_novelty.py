@@ -33,7 +33,6 @@ TASKS = {
 
 def with_seen(student):
     """The same student, as if its training had seen the windows that it carries."""
-    assert student.carried is not None
     values, present = prepare_batch(student.carried.windows, student.modality)
     with torch.no_grad():
         embeddings = student.network()(torch.from_numpy(values), torch.from_numpy(present)).embedding.numpy()
@@ -61,7 +60,6 @@ SLOW = [pytest.param(what, marks=pytest.mark.slow) for what in FURTHER]
 @pytest.mark.parametrize("what", ["transformer", "convolutions", "video", *SLOW])
 def test_every_kind_of_student_has_it_in_every_engine(what):
     student = with_seen(built(what))
-    assert student.carried is not None
     windows = student.carried.windows[:6]
     windows = np.ma.concatenate([windows, with_missing_samples(windows, seed=0)])
     windows = windows if student.modality.kind == "video" else np.asarray(windows.filled(np.nan))
@@ -92,16 +90,13 @@ def made(student, tmp_path_factory):
 
 def test_a_checkpoint_keeps_what_training_saw(student, made):
     back = read_student(made.path.with_name("student.ckpt"))
-    assert back.seen is not None
-    assert student.seen is not None
     assert torch.equal(back.seen.centres, student.seen.centres)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_device_calls_a_window_unknown_in_every_precision(made, precision):
     rng = np.random.default_rng(0)
-    with EdgePredictor.open(made.path, backend="ort", precision=precision, unknown_level=0.02) as predictor:  # type: ignore[arg-type]
-        assert predictor.bundle is not None
+    with EdgePredictor.open(made.path, backend="ort", precision=precision, unknown_level=0.02) as predictor:
         golden = predictor.bundle.golden("acc")
         usual = [predictor.predict(window) for window in golden.windows[:40]]
         steps = np.where(rng.random((20, *predictor.modality.shape)) < 0.5, -40.0, 40.0).astype(np.float32)
@@ -121,13 +116,12 @@ def test_each_artifact_has_p_values_and_a_gate_of_its_own(made):
         "fp16": 240,
         "int8": 240,
     }
-    assert by_precision["fp32"].tolerance == NOVELTY_TOLERANCE  # type: ignore[union-attr]
-    assert by_precision["int8"].tolerance > by_precision["int8"].max_error  # type: ignore[union-attr]
+    assert by_precision["fp32"].tolerance == NOVELTY_TOLERANCE
+    assert by_precision["int8"].tolerance > by_precision["int8"].max_error
     fp32, *lower = made.report.artifacts
-    assert fp32.parity.novelty.max_error < NOVELTY_TOLERANCE  # type: ignore[union-attr]
+    assert fp32.parity.novelty.max_error < NOVELTY_TOLERANCE
     for artifact in lower:
-        assert artifact.gate is not None
-        assert artifact.gate.novelty_agreement > 0.9  # type: ignore[operator]
+        assert artifact.gate.novelty_agreement > 0.9
 
 
 def test_people_are_told_that_a_bundle_has_it(made):
@@ -140,7 +134,6 @@ def test_people_are_told_that_a_bundle_has_it(made):
 
 
 def test_nothing_of_it_leaves_float32(student):
-    assert student.carried is not None
     model = onnx.load_from_string(onnx_from_student(student))
     own = {index for index, node in enumerate(model.graph.node) if any("novelty" in name for name in node.output)}
     assert own
@@ -168,7 +161,7 @@ def test_another_score_than_the_stored_one_fails_the_self_test(made, tmp_path):
     with EdgePredictor.open(made.path, backend="ort", selftest=False) as predictor:
         engine = predictor._active.current.opened[0]
         run = engine.backend.run
-        engine.backend.run = lambda feeds: (*run(feeds)[:2], 1.1 * run(feeds)[2])  # type: ignore[method-assign]
+        engine.backend.run = lambda feeds: (*run(feeds)[:2], 1.1 * run(feeds)[2])
         with pytest.raises(GateError, match=r"self-test: golden window \d+: expected the stored novelty within 0.1%"):
             predictor.selftest()
 

@@ -191,6 +191,7 @@ def test_a_bundle_of_two_sensors_keeps_a_twin_beside_its_student(made, tmp_path)
         assert predictor.predict({"acc": empty, "gyro": whole}).modality == "gyro"
 
 
+@pytest.mark.slow
 def test_tensorrt_builds_engines_of_the_twin(student, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="needs pip install 'mmkd-edge[trt-rtx]'")
     options = {"targets": ("trt",), "platform": "trt-rtx", "precisions": ("fp16",), **UNJUDGED}

@@ -139,7 +139,7 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen():
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=1)
 
     def answer(feeds):
-        value = float(feeds["acc"].reshape(-1)[0])  # type: ignore[index]
+        value = float(feeds["acc"].reshape(-1)[0])
         return [1 - 0.9 * value, 0.9 * value]
 
     predictor = fake_predictor(answer, modality=acc, labels=("ok", "worn"))

@@ -23,7 +23,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("commission")
     student = make_normal_student()
     export_student(folder, student, name="s")
-    assert student.carried is not None
     rows = 1.5 * np.nan_to_num(student.carried.windows[:188]).reshape(-1, 3)
     table = np.column_stack([np.arange(len(rows)) / 50, rows])
     np.savetxt(folder / "log.csv", table, delimiter=",", header="time,x,y,z", comments="", fmt="%.6g")
@@ -40,7 +39,7 @@ def test_results_come_after_so_many_samples(folder):
 
 
 def unknown(path, **options):
-    with EdgePredictor.open(path, **options) as predictor:  # type: ignore[arg-type]
+    with EdgePredictor.open(path, **options) as predictor:
         rows = np.loadtxt(path.with_name("log.csv"), delimiter=",", skiprows=1)[:, 1:]
         found = [one.status for one in predictor.stream(hop=50).push(rows.astype(np.float32))]
     return found[1:].count("unknown") / len(found[1:])

@@ -262,19 +262,19 @@ def test_a_result_becomes_a_value_of_the_type_of_its_node(thing, type_name, valu
 def test_what_names_no_node_to_write_says_why():
     pytest.importorskip("asyncua")
 
-    def said(text):
+    def refused(text):
         return said(UsageError, open_sink, text)
 
     things = "count, status, label, probability, value, episodes"
-    assert said("opcua-write://plc") == (
+    assert refused("opcua-write://plc") == (
         f"--sink opcua-write://plc: expected a node that it may write for one of {things}, "
         "?label=ns=2;s=Press1.Label; name it"
     )
-    assert said("opcua-write://plc?label=Label") == (
+    assert refused("opcua-write://plc?label=Label") == (
         "--sink opcua-write://plc?label=Label: label: expected a node such as ns=2;s=Press1.AccX, got 'Label'; "
         "correct it"
     )
-    assert said("opcua-write://plc?labl=i=1") == (
+    assert refused("opcua-write://plc?labl=i=1") == (
         f"opcua-write://plc?labl=i=1: expected options among {things}, station, credentials, policy, cert, key, "
         "got 'labl'; correct it"
     )

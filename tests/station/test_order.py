@@ -114,7 +114,7 @@ def ended(*sources):
         sensors=[Sensor(one, "made up", predictor=predictor, rules=SensorRules(hop=1)) for one in sources],
         intake=Intake(most=100, may_drop=False),
         outlets=[],
-        board=SimpleNamespace(samples=lambda times, rows: None, record=said.append),  # type: ignore[arg-type]
+        board=SimpleNamespace(samples=lambda times, rows: None, record=said.append),
     )
     station.start()
     end_s = time.monotonic() + 20

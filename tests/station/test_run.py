@@ -79,7 +79,6 @@ def test_a_file_of_samples_becomes_the_answers_of_its_windows(bundle_path, tmp_p
 
 def test_a_derived_sensor_is_fed_by_the_recorded_one_or_comes_as_it_is(kit, acc, tmp_path, rows, run_here):
     modality = derived_modality("acc@1s,5Hz,6bit,-4..4", [acc])
-    assert modality is not None
     bundle = kit.parts(modality).write(tmp_path / "cheap.edge")
     cheap = np.concatenate([derive(rows[start : start + 10], modality) for start in range(0, 80, 10)])
     (tmp_path / "rich.csv").write_text(csv_text(rows, times=[0.1 * number for number in range(80)]))

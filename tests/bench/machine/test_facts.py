@@ -71,15 +71,12 @@ def test_the_limit_of_a_control_group_is_read(tmp_path, files, quota):
     assert cpu_quota(_write(tmp_path, files)) == quota
 
 
-def test_a_hypervisor_is_recognised(tmp_path):
+def test_a_hypervisor_numbers_and_memory_are_read_where_they_are(tmp_path):
     assert read_machine(_write(tmp_path, {"proc/cpuinfo": "flags\t\t: fpu vme hypervisor\n"})).virtual
-
-
-def test_what_is_no_number_is_none(tmp_path):
-    path = tmp_path / "temp"
-    path.write_text("<unsupported>\n")
-    assert read_number(path) is None
-    assert read_number(tmp_path / "absent") is None
+    _write(tmp_path, {"temp": "<unsupported>\n"})
+    assert read_number(tmp_path / "temp") is read_number(tmp_path / "absent") is None
+    _write(tmp_path, {"proc/self/status": "Name:\tpython\nVmHWM:\t  20480 kB\nVmRSS:\t  10240 kB\n"})
+    assert (resident_mb(tmp_path), resident_peak_mb(tmp_path)) == (10.0, 20.0)
 
 
 def test_this_machine_is_read():
@@ -90,11 +87,6 @@ def test_this_machine_is_read():
     assert facts.versions["mmkd-edge"]
     assert os.uname().nodename not in str(facts)  # facts do not identify the machine
     assert 5.0 < resident_mb() <= resident_peak_mb() + 1.0
-
-
-def test_memory_comes_from_the_process_table(tmp_path):
-    _write(tmp_path, {"proc/self/status": "Name:\tpython\nVmHWM:\t  20480 kB\nVmRSS:\t  10240 kB\n"})
-    assert (resident_mb(tmp_path), resident_peak_mb(tmp_path)) == (10.0, 20.0)
 
 
 def test_clocks_that_may_move_are_named_with_their_limits(tmp_path):

@@ -19,6 +19,7 @@ from mmkd_bench.machine.power import (
     total_power_mw,
 )
 from mmkd_edge.errors import UnavailableError
+from tests.edge.said import said
 from tests.station.rig import until
 
 RECORDED = Path(__file__).parents[1] / "recorded"
@@ -68,7 +69,6 @@ def orin_nano(tmp_path):
 )
 def test_the_whole_boards_power_counts_no_rail_twice(rails_mw, names, total_mw):
     total = total_power_mw(rails_mw)
-    assert total is not None
     assert (len(total[0]), total[1]) == (names, total_mw)
 
 
@@ -100,21 +100,13 @@ def test_rails_are_volts_times_amperes(orin_nano):
     assert sensor.read_mw() == pytest.approx(6029.632)
 
 
-def test_a_monitor_of_the_whole_input_is_read_by_its_own_label(tmp_path):
-    files = {"name": "ina238\n", "label": "VIN\n", "power1_input": "19780000\n", "in1_input": "12000\n"}
-    assert read_rails(_write(tmp_path, "sys/class/hwmon/hwmon4", files)) == {"VIN": 19780.0}
-
-
-def test_a_channel_that_is_not_connected_is_left_out(tmp_path):
-    files = {"name": "ina3221\n", "in1_label": "NC\n", "in1_input": "5000\n", "curr1_input": "0\n"}
-    assert read_rails(_write(tmp_path, "sys/class/hwmon/hwmon0", files)) == {}
-
-
-def test_rails_that_do_not_tell_the_whole_are_named(tmp_path):
-    files = {"name": "ina3221\n", "in1_label": "VDD_SOC\n", "in1_input": "5000\n", "curr1_input": "100\n"}
-    with pytest.raises(UnavailableError) as caught:
-        rail_sensor(_write(tmp_path, "sys/class/hwmon/hwmon0", files))
-    assert str(caught.value) == "INA rails: VDD_SOC are not the whole board's power"
+def test_rails_have_labels_and_tell_the_whole_or_are_named(tmp_path):
+    rail = {"name": "ina3221\n", "in1_label": "NC\n", "in1_input": "5000\n", "curr1_input": "0\n"}
+    assert read_rails(_write(tmp_path, "sys/class/hwmon/hwmon0", rail)) == {}  # it is not connected
+    whole = {"name": "ina238\n", "label": "VIN\n", "power1_input": "19780000\n", "in1_input": "12000\n"}
+    assert read_rails(_write(tmp_path / "whole", "sys/class/hwmon/hwmon4", whole)) == {"VIN": 19780.0}
+    _write(tmp_path, "sys/class/hwmon/hwmon0", rail | {"in1_label": "VDD_SOC\n", "curr1_input": "100\n"})
+    assert said(UnavailableError, rail_sensor, tmp_path) == "INA rails: VDD_SOC are not the whole board's power"
 
 
 def _rapl(root, energies_uj):
@@ -143,9 +135,8 @@ def test_a_rapl_counter_that_started_anew_goes_on(tmp_path, monkeypatch):
 
 
 def test_a_counter_that_started_anew_without_a_range_is_an_error():
-    with pytest.raises(UnavailableError) as caught:
-        counter_rise(5.0, 4.0, wraps_at=None)
-    assert str(caught.value) == "RAPL: a counter started anew and max_energy_range_uj cannot be read"
+    told = "RAPL: a counter started anew and max_energy_range_uj cannot be read"
+    assert said(UnavailableError, counter_rise, 5.0, 4.0, wraps_at=None) == told
 
 
 def test_rapl_that_may_not_be_read_says_so(tmp_path):
@@ -153,18 +144,18 @@ def test_rapl_that_may_not_be_read_says_so(tmp_path):
     path = tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj"
     path.unlink()
     path.mkdir()  # fails to be read for every user, root included
-    with pytest.raises(UnavailableError) as caught:
-        rapl_sensor(tmp_path)
-    assert str(caught.value) == f"RAPL: cannot read {path}: is a directory; run as root, or let it be read"
+    assert (
+        said(UnavailableError, rapl_sensor, tmp_path)
+        == f"RAPL: cannot read {path}: is a directory; run as root, or let it be read"
+    )
 
 
 def test_the_board_comes_first_then_the_processor_else_every_reason(tmp_path, orin_nano):
     _rapl(orin_nano, (1_000_000,))
     assert power_sensor(orin_nano).name == "INA rails VDD_IN"
     assert power_sensor(_rapl(tmp_path / "pc", (1_000_000,))).name == "RAPL package-0"
-    with pytest.raises(UnavailableError) as caught:
-        power_sensor(tmp_path / "empty")
-    assert str(caught.value) == "INA rails: none to read in sysfs; RAPL: no processor package in sysfs"
+    none = "INA rails: none to read in sysfs; RAPL: no processor package in sysfs"
+    assert said(UnavailableError, power_sensor, tmp_path / "empty") == none
 
 
 class Dial:
@@ -198,7 +189,6 @@ def test_energy_is_power_above_idle_over_predictions():
         spent = compute_energy(log, idle=idle, loaded=[loaded], predictions=[100])
     energy = spent.energy
     assert spent.note == ""
-    assert energy is not None
     assert (energy.idle_mw, energy.sensor) == (2000.0, "dial")
     # One reading may have been on its way when the dial was turned.
     assert 4000.0 < energy.load_mw <= 5000.0

@@ -79,7 +79,6 @@ def test_a_measuring_process_does_not_outlive_the_command(bundle):
     code = "from mmkd_bench.commands.cli import main; main()"
     command = [sys.executable, "-c", code, "run", str(bundle), "--backend", "ort", "--launches", "1"]
     with subprocess.Popen([*command, "--duration-s", "300"], stderr=subprocess.PIPE, text=True) as parent:
-        assert parent.stderr is not None
         parent.stderr.readline()
         end_s = time.monotonic() + 60
         while not (children := psutil.Process(parent.pid).children()) and time.monotonic() < end_s:
@@ -190,7 +189,7 @@ def predictor(bundle):
 
 
 def _calls(driver, count):
-    return [driver.call(argument) for _, argument in zip(range(count), cycle(driver.arguments), strict=False)]  # type: ignore[misc]
+    return [driver.call(argument) for _, argument in zip(range(count), cycle(driver.arguments), strict=False)]
 
 
 def _names(driver):
@@ -235,7 +234,7 @@ def test_of_several_students_the_first_is_measured(several_bundle, predictor):
             assert "run" in _names(driver)
         answers = [drivers[0].call(argument) for argument in drivers[0].arguments]
         for answer, wanted in zip(answers, expected, strict=True):
-            np.testing.assert_array_equal(answer.probabilities, wanted)  # type: ignore[attr-defined]
+            np.testing.assert_array_equal(answer.probabilities, wanted)
 
 
 def test_a_bundle_of_several_students_is_loaded_and_compared(several_bundle):

@@ -114,7 +114,6 @@ def test_the_bound_follows_from_exact_binomial_sums(count, quantile):
         return sum(comb(count, j) * above**j * quantile ** (count - j) for j in range(rank + 1))
 
     rank = upper_bound_rank(count, quantile)
-    assert rank is not None
     assert cumulative(rank) <= 1 - CONFIDENCE < cumulative(rank + 1)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version as distribution_version
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -12,15 +15,18 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from mmkd_edge import BackendError, UnavailableError, UsageError
+from mmkd_edge import BackendError, Bundle, UnavailableError, UsageError
 from mmkd_edge.backends.base import AUTO_ORDER, BACKENDS, BackendName, backend_for, check_backend, open_backend
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
 from mmkd_edge.spec import TaskSpec
 from tests.edge.said import said
 
+FILE = Path(__file__).parents[2] / "files" / "litert" / "transformer.edge"
+ONNX = pytest.mark.parametrize("opener", ["ort", "openvino", "trt"], indirect=True)
+
 
 class Opener(NamedTuple):
-    """One backend of ONNX models: its name, how its errors begin, and its `repr`."""
+    """One backend: its name, how its errors begin, and its `repr`."""
 
     open: Callable[[bytes], Any]
     name: str
@@ -33,7 +39,7 @@ def openvino_absent():
     """It is present here."""
 
 
-@pytest.fixture(params=["ort", "openvino", "trt"])
+@pytest.fixture(params=["ort", "openvino", "trt", "litert"])
 def opener(request, monkeypatch, tmp_path):
     if request.param == "trt":
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -42,6 +48,12 @@ def opener(request, monkeypatch, tmp_path):
 
         version = "tensorrt 10.3.0 on Double"
         return Opener(TrtBackend, "trt", f"backend 'trt' ({version})", f"TrtBackend({version}, CUDA graph)")
+    if request.param == "litert":
+        pytest.importorskip("ai_edge_litert", reason="needs pip install 'mmkd-edge[litert]'")
+        from mmkd_edge.backends.litert import LitertBackend
+
+        version = f"ai-edge-litert {distribution_version('ai-edge-litert')}"
+        return Opener(LitertBackend, "litert", f"backend 'litert' ({version})", f"LitertBackend({version}, threads=1)")
     if request.param == "ort":
         from mmkd_edge.backends.ort import OrtBackend
 
@@ -57,6 +69,22 @@ def opener(request, monkeypatch, tmp_path):
 
 
 @pytest.fixture
+def kit(kit, opener):
+    """What the backend runs: a `.tflite` is that of a shipped student, which onnxruntime answers for."""
+    if opener.name != "litert":
+        return kit
+    with Bundle.open(FILE) as bundle:
+        modality, tflite = bundle.manifest.models[0].modality, bundle.read("acc/model.fp32.tflite")
+        reference = open_backend("ort", bundle.read("acc/model.fp32.onnx"), threads=1)
+
+    def answer(window):
+        answers = reference.run({"acc": window[None], "acc_present": np.ones((1, *modality.shape), np.float32)})
+        return [one[0] for one in answers]
+
+    return replace(kit, modality=modality, model=lambda _: tflite, answer=answer)
+
+
+@pytest.fixture
 def backend(opener, kit):
     opened = opener.open(kit.model(kit.modality))
     yield opened
@@ -64,9 +92,9 @@ def backend(opener, kit):
 
 
 def test_answers_are_those_of_the_graph_as_the_engine_reports_it_and_of_each_thread(kit, backend, opener):
-    kit.check_answers(backend)
+    kit.check_answers(backend, atol=2e-5 if opener.name == "litert" else 2e-6)
     assert backend.inputs == graph_inputs(kit.modality)
-    assert backend.outputs == graph_outputs(TaskSpec(labels=("a", "b", "c")))
+    assert backend.outputs == graph_outputs(TaskSpec(labels=tuple("abcd" if opener.name == "litert" else "abc")))
     assert (backend.name, backend.threads, repr(backend)) == (opener.name, 1, opener.repr)
     # OpenVINO's own shared call gives most threads the answer of another one.
     kit.check_threads(backend, 8)
@@ -75,7 +103,7 @@ def test_answers_are_those_of_the_graph_as_the_engine_reports_it_and_of_each_thr
 def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(kit, opener, backend):
     good = kit.feeds()
     before = backend.run(good)[1]
-    wrong = "input 'acc': expected float32 (1, 20, 3), got "
+    wrong = "input 'acc': expected float32 (1, 20, 3), got "  # onnxruntime and LiteRT say it in their own words
     for bad, reason in (
         ({}, "expected the inputs acc, acc_present, got nothing"),
         ({"acc": good["acc"]}, "expected the inputs acc, acc_present, got acc"),
@@ -84,8 +112,7 @@ def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(kit, opener,
         ({**good, "acc": good["acc"].astype(np.float64)}, f"{wrong}float64 (1, 20, 3)"),
     ):
         told = said(BackendError, backend.run, bad)
-        # onnxruntime says it in its own words.
-        assert told.startswith(f"{opener.title} failed to run: {'' if opener.name == 'ort' else reason}")
+        assert told.startswith(f"{opener.title} failed to run: {'' if opener.name in ('ort', 'litert') else reason}")
         assert "\n" not in told
         np.testing.assert_array_equal(backend.run(good)[1], before)
 
@@ -100,7 +127,7 @@ def test_a_closed_backend_says_so(kit, opener, backend):
 def test_what_is_not_a_model_is_one_backend_error(opener, model):
     with pytest.raises(BackendError) as caught:
         opener.open(model)
-    reason = ""  # onnxruntime's own words, behind the double of TensorRT too
+    reason = ""  # LiteRT's own words, and onnxruntime's, behind the double of TensorRT too
     if opener.name == "openvino":
         reason = "Unable to read the model. Please check if the model format is supported and model is correct."
     elif opener.name == "trt" and model == b"not a model":
@@ -109,9 +136,8 @@ def test_what_is_not_a_model_is_one_backend_error(opener, model):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("opener", ["ort", "openvino"], indirect=True)  # the double has no types; see test_trt.py
 def test_a_tensor_of_another_type_is_named(opener):
-    if opener.name == "trt":
-        pytest.skip("the double has no types; see test_trt.py")
     value, out = (helper.make_tensor_value_info(name, TensorProto.DOUBLE, [1, 2]) for name in ("acc", "logits"))
     graph = helper.make_graph([helper.make_node("Identity", ["acc"], ["logits"])], "g", [value], [out])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -123,6 +149,7 @@ def test_a_tensor_of_another_type_is_named(opener):
     )
 
 
+@ONNX
 def test_weights_outside_the_verified_bytes_are_never_read(kit, opener, tmp_path, monkeypatch):
     model = onnx.load_from_string(kit.model(kit.modality))
     weights = next(tensor for tensor in model.graph.initializer if tensor.name == "weights")

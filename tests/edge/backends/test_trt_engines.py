@@ -200,7 +200,7 @@ def test_predictors_that_start_together_build_one_engine(shop):
         go_on.wait(timeout=60)
         return build()
 
-    shop._build = slow  # type: ignore[method-assign]
+    shop._build = slow
     origins = []
     threads = [threading.Thread(target=lambda: origins.append(shop.origin(FACTS))) for _ in range(4)]
     for thread in threads:

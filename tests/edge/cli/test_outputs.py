@@ -28,7 +28,7 @@ with lock_output(Path(sys.argv[1])):
 
 def refusal(*arguments, call=check_folder, **options):
     with pytest.raises(UsageError) as caught:
-        call(*arguments, **options)  # type: ignore[operator]
+        call(*arguments, **options)
     return str(caught.value)
 
 
@@ -41,7 +41,6 @@ def holder(output):
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
 

@@ -127,7 +127,6 @@ def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path):
     process = subprocess.Popen(
         _script(tmp_path, body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
     )
-    assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     os.kill(process.pid, signal.SIGINT)
     _, error_text = process.communicate(timeout=20)
@@ -142,8 +141,6 @@ def test_a_reader_that_leaves_early_causes_no_noise(tmp_path):
     run_command("mmkd-x", command)
     """
     process = subprocess.Popen(_script(tmp_path, body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stderr is not None
     process.stdout.readline()
     process.stdout.close()
     error_text = process.stderr.read()
@@ -171,7 +168,6 @@ def interrupted(command, *arguments, when, after_s=0.0):
         # A shell that starts tests in the background ignores SIGINT, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert process.stderr is not None
     with process:
         for line in process.stderr:
             if line.rpartition("|")[2].strip() == when:

@@ -43,7 +43,7 @@ def predictor(*, reference=None, **options):
 def ask(model, windows):
     for window in windows:
         model.predict(window)
-        model.backend.feeds.clear()  # type: ignore[attr-defined]
+        model.backend.feeds.clear()
 
 
 def test_the_index_is_the_sum_that_its_source_gives():
@@ -111,14 +111,12 @@ def test_old_windows_fade_and_inputs_like_the_reference_do_not_drift(monkeypatch
     assert health.drifting == ()
     assert all(channel.psi is not None and channel.psi < 0.02 for channel in found.channels)
     assert sum(found.label_fractions.values()) == pytest.approx(1.0)
-    assert found.label_psi is not None
     assert found.label_psi < 0.1
     monkeypatch.setattr("mmkd_edge.health.running._MAX_WINDOWS", 200)
     ask(model, recorded(1000, seed=1))
     ask(model, recorded(200, seed=2) + np.float32(2))
     (found,) = model.health().models
     assert found.windows_observed <= 200
-    assert found.channels[0].psi is not None
     assert found.channels[0].psi > 0.25
 
 
@@ -138,7 +136,6 @@ def test_missing_values_are_counted_and_not_compared():
     ask(model, windows)
     channel = model.health().models[0].channels[0]
     assert channel.missing_fraction == pytest.approx(0.5)
-    assert channel.psi is not None
     assert channel.psi < 0.05
 
 

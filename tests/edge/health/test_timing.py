@@ -24,7 +24,6 @@ def test_figures_are_those_of_the_measurements():
     for seconds in (0.001, 0.002, 0.004, -1.0):
         histogram.add(seconds)
     timing = histogram.timing()
-    assert timing is not None
     assert (timing.count, timing.max_s, timing.sum_s) == (4, 0.004, 0.007)
     assert timing.p50_s == pytest.approx(0.001, rel=0.1)
     assert timing.p99_s == pytest.approx(0.004, rel=0.1)
@@ -40,7 +39,6 @@ def test_a_quantile_is_within_a_tenth_of_the_truth(seconds, share):
     for one in seconds:
         histogram.add(one)
     timing = histogram.timing()
-    assert timing is not None
     told = {0.5: timing.p50_s, 0.9: timing.p90_s, 0.99: timing.p99_s}[share]
     # Half of a bin is 10 ** (1 / 24) = 1.1007 wide.
     assert told == pytest.approx(float(np.quantile(seconds, share, method="inverted_cdf")), rel=0.101)
@@ -52,7 +50,6 @@ def test_what_is_long_past_fades_and_nothing_grows():
     for seconds in [1.0] * 1000 + [0.001] * 200_000:
         histogram.add(seconds)
     timing = histogram.timing()
-    assert timing is not None
     assert timing.p99_s == pytest.approx(0.001, rel=0.1)
     assert (timing.count, timing.max_s, len(histogram._all)) == (201_000, 1.0, size)
 
@@ -66,7 +63,6 @@ def test_a_watched_predictor_knows_its_latency_and_a_bare_one_none():
     found = watched.push(bare.stream(hop=10), np.zeros((60, 2)), 0.0, now_s=6.0)
     latency = watched.health().latency
     assert len(found) == 6
-    assert latency is not None
     assert latency.count == 6  # one call of push is one measurement, however many predictions it gives
     assert 0 < latency.p50_s <= latency.p99_s <= latency.max_s < 10
     assert latency.sum_s >= latency.max_s
@@ -85,7 +81,6 @@ def test_ages_come_from_streams_and_from_who_asks():
     stream.push(np.zeros((20, 2)), 0.0, now_s=2.9)
     stream.push(np.zeros((10, 2)), 2.0, now_s=3.9)
     age = model.health().input_age
-    assert age is not None
     assert (age.count, age.max_s) == (3, pytest.approx(1.0))
     assert age.sum_s == pytest.approx(0.25 + 1.0 + 1.0)
 
@@ -97,7 +92,6 @@ def test_prometheus_gets_both_as_histograms():
     text = metrics_text(watched, name="press 1")
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     latency = watched.health().latency
-    assert latency is not None
     assert float(lines['mmkd_latency_seconds_count{predictor="press 1"}']) == 3
     assert float(lines['mmkd_latency_seconds_sum{predictor="press 1"}']) == latency.sum_s
     buckets = [f'mmkd_input_age_seconds_bucket{{le="{edge}",predictor="press 1"}}' for edge in ("0.464", "1.0", "+Inf")]

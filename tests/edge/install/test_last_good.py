@@ -79,7 +79,6 @@ def install_and_start_both(put, state):
 
 def return_reason(slots, reason):
     """What is said when `slots` was on the disk before the current bundle failed."""
-    assert slots.previous is not None
     one, two = slots.previous.sha256[:8], slots.current.sha256[:8]
     return f"returned to release 1 (made-up-acc, {one}), since release 2 (made-up-acc, {two}) failed: {reason}"
 
@@ -147,7 +146,6 @@ def test_where_a_good_bundle_was_damaged_or_is_gone_the_one_before_answers_with_
         Bundle.open(path)
     with caplog.at_level(logging.INFO, "mmkd_edge"), EdgePredictor.open(state, backend="ort") as predictor:
         assert predictor.predict(np.zeros((20, 3))).status == "ok"
-        assert predictor.bundle is not None
         assert predictor.bundle.manifest.release == 1
         returned = return_reason(slots, str(damage.value))
         assert predictor.health().returned == returned
@@ -158,7 +156,6 @@ def test_where_a_good_bundle_was_damaged_or_is_gone_the_one_before_answers_with_
 
 def test_where_both_are_damaged_the_error_names_both(state, put):
     slots = install_and_start_both(put, state)
-    assert slots.previous is not None
     one, two = slots.previous.path(state), slots.current.path(state)
     for path in (one, two):
         path.write_bytes(b"")

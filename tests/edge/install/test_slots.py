@@ -105,7 +105,6 @@ def test_where_the_first_start_fails_the_one_before_answers(state, put):
     status, told = answer(state)
     assert (status, conditions(read_slots(state))) == ("ok", [(1, "good"), (2, "failed")])
     one, two = slots.previous, slots.current
-    assert one is not None
     assert told == (
         f"passed when the bundle was installed; returned to release 1 (made-up-acc, {one.sha256[:8]}), since "
         f"release 2 (made-up-acc, {two.sha256[:8]}) failed: {two.path(state)}: expected a bundle written by "
@@ -135,7 +134,6 @@ def test_after_two_starts_that_crashed_the_one_before_answers_and_says_why(state
     crash_at_start(state)
     crash_at_start(state)
     one, two = read_slots(state).previous, read_slots(state).current
-    assert one is not None
     told = (
         f"passed when the bundle was installed; returned to release 1 (made-up-acc, {one.sha256[:8]}), since "
         f"release 2 (made-up-acc, {two.sha256[:8]}) failed: its last 2 starts ended their process"

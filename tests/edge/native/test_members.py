@@ -8,7 +8,7 @@ import pytest
 from mmkd_edge.errors import BackendError
 from mmkd_edge.native import ISAS, NativeModel
 from mmkd_export.graph.native_from_student import _intervals, _packed, _padded, _trees, int8_weights
-from tests.edge.native.test_native import case, changed, model_or_skip
+from tests.edge.native.test_native import changed, model_or_skip
 
 pytestmark = pytest.mark.usefixtures("native_engine")
 
@@ -218,34 +218,6 @@ def tensors_of(data):
         dtype = ("<f4", "<i4", "u1", "i1")[kind]
         tensors[name.rstrip(b"\0").decode()] = np.frombuffer(data, dtype, rows * columns, start).reshape(rows, columns)
     return tensors
-
-
-@pytest.mark.parametrize("isa", ISAS[1:])
-def test_they_stand_beside_a_transformer_and_convolutions(isa):
-    data, values, present, expected = case("average", 240, 2, "regression", 1)
-    rng = np.random.default_rng(8)
-    tensors = tensors_of(data)
-    members = interval_tensors(240, 2, depth=2, bins=16)
-    weights = rng.normal(scale=0.01, size=(members["i.feature_mean"].size, 1))
-    features = np.array(
-        [features_of(window, there, depth=2, bins=16) for window, there in zip(values, present, strict=True)]
-    )
-    trees = grow(rng, features + 0.01, 9, 1)  # thresholds not on features: float32 is not float64
-    trees["leaves"] /= 2**15
-    members |= dict(_trees(**trees, scale=0.5))
-    novelty = {
-        name: np.pad(tensors[name], ((0, 0), (0, len(weights)))) for name in ("novelty.middle", "novelty.squares")
-    }
-    novelty["novelty.w"] = np.pad(tensors["novelty.w"], ((0, len(weights)), (0, 0)))
-    sizes = tensors["sizes"].copy()
-    sizes[0, 7] = 3
-    head = np.concatenate([tensors["head.w"], _padded(weights.astype(np.float32))])
-    model = model_or_skip(_packed({**tensors, "sizes": sizes, **members, "head.w": head, **novelty}), isa)
-    answers = [model.run(values[row : row + 1], present[row : row + 1]) for row in range(len(values))]
-    logits = expected[0] + np.clip(features, -8, 8) @ weights + 0.5 * votes_of(trees, features) / 9
-    got = np.concatenate([each[0] for each in answers])
-    np.testing.assert_allclose(got, logits, atol=5e-4)
-    np.testing.assert_allclose(np.concatenate([each[2] for each in answers]), expected[2], rtol=2e-3, atol=2e-2)
 
 
 @pytest.fixture(scope="module")

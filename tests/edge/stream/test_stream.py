@@ -187,8 +187,6 @@ def test_a_silent_sensor_makes_the_latest_answer_stale():
     assert stream.latest(100.0) is None
     last = stream.push(samples(20), 100.0 + np.arange(20) / 10)[-1]
     fresh, old = stream.latest(102.0), stream.latest(110.0)
-    assert fresh is not None
-    assert old is not None
     assert (fresh.status, fresh.label) == ("ok", last.label)
     assert (old.status, old.reason) == ("stale", "the newest sample is 8.1 s old")
     plain = predictor().stream(hop=10)
@@ -320,7 +318,7 @@ def test_however_timed_samples_are_divided_the_predictions_are_the_same(at, hop,
 
 def test_memory_stays_where_it_is():
     stream = predictor().stream(hop=10)
-    stream._ask = lambda *_: None  # type: ignore[assignment,return-value]
+    stream._ask = lambda *_: None
     stream._deliver = lambda predictions: []
     rows = samples(50)
     times = np.arange(50) / 10

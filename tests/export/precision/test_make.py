@@ -154,7 +154,7 @@ def test_a_student_without_a_layer_worth_it_says_so(student_file, tmp_path, monk
 
 
 def _plan(**changes):
-    return ExportPlan(source=Path("s.ckpt"), output=Path("s.edge"), **changes)  # type: ignore[arg-type]
+    return ExportPlan(source=Path("s.ckpt"), output=Path("s.edge"), **changes)
 
 
 def test_steps_are_those_of_the_plan(exported):

@@ -480,7 +480,6 @@ def test_a_window_unlike_normal_data_is_unknown(program, tmp_path, unknown_level
     path = export_student(tmp_path, make_normal_student(modality=ACC), targets=NATIVE).path
     native = program(path, unknown_level=unknown_level)
     with EdgePredictor.open(path, backend="native", unknown_level=unknown_level or None) as predictor:
-        assert predictor.bundle is not None
         windows = [*predictor.bundle.golden("acc").windows[:20], np.full((61, 3), np.nan), np.zeros((61, 3))]
         for window in windows:
             got, expected = native.predict(window), predictor.predict(window)
@@ -616,8 +615,6 @@ def test_a_program_with_the_engine_linked_in_takes_less_than_3_mb(tmp_path):
     links = ["-static", f"-I{FOLDER / 'include'}", archive, "-lm"]
     subprocess.run(["cc", "-O1", EXAMPLES / "follow.c", *links, "-o", program], check=True)
     with subprocess.Popen([program, example_bundle()], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
-        assert running.stdin is not None
-        assert running.stdout is not None
         running.stdin.write(b"0.1,0.2,0.9\n" * 8000)  # more than the pipe holds: the first are answered
         running.stdin.flush()
         memory = Path(f"/proc/{running.pid}/status").read_text()
@@ -656,6 +653,7 @@ def test_the_examples_in_other_languages_answer_as_python_does(bundles, tmp_path
     assert done.stdout.decode() == f"{status}{answer.label} {answer.probability:.6f}\n"
 
 
+@pytest.mark.slow
 def test_damaged_models_and_bundles_break_nothing_under_sanitizers(bundles, tmp_path):
     objects: list[str] = []
     flags = [

@@ -26,10 +26,13 @@ ACC = ModalitySpec(name="acc", channels=("x", 'y"', "z\u00e4"), rate_hz=50.0, sa
 M7 = "-O2 -mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16"
 
 
+CONV = "convolutions"
+
 pytestmark = pytest.mark.usefixtures("native_engine")
 
 
-KINDS = ["transformer", "causal", "convolutions", "trees", "int8"]
+# Trees are an average with a transformer.
+KINDS = ["trees", "int8", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("transformer", "causal", CONV))]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -38,8 +41,8 @@ def exported(request, tmp_path_factory):
     encoder = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
     config = StudentConfig(preset="toy", encoder=encoder, causal=request.param == "causal")
     student = make_student(modality=ACC, windows=12, config=config)
-    if request.param == "convolutions":
-        student = of_features(student, "convolutions")
+    if request.param == CONV:
+        student = of_features(student, CONV)
     elif request.param == "trees":
         student = of_members("transformer,intervals,trees", like=student)
     write_student(path, student)
@@ -91,11 +94,6 @@ def needs_an_emulated_board():
             pytest.skip(f"needs {tool}")
 
 
-@pytest.mark.parametrize(  # trees are an average with a transformer
-    "exported",
-    [kind if kind in ("trees", "int8") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
-    indirect=True,
-)
 def test_a_cortex_m7_passes_the_golden_windows(exported):
     needs_an_emulated_board()
     folder = write_c_sources(exported)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 
 import msgspec
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs
-from mmkd_edge.errors import BackendError, GateError, MmkdError
+from mmkd_edge.errors import GateError, MmkdError
 from mmkd_export.graph.onnx_from_student import onnx_from_student
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
@@ -225,100 +224,3 @@ def test_the_command_keeps_converter_and_quantiser_off_the_terminal(student_file
         ["int8", "onnx"],
         ["int8", "tflite"],
     ]
-
-
-def _feeds(student, number=0):
-    return dict(list(graph_feeds(student.carried.windows, student.modality))[number])
-
-
-def test_answers_belong_to_the_caller(tflite, student):
-    backend = LitertBackend(tflite)
-    _, first = backend.run(_feeds(student))
-    kept = first.copy()
-    _, second = backend.run(_feeds(student, 1))
-    np.testing.assert_array_equal(first, kept)
-    assert not np.array_equal(first, second)
-    first[:] = 7
-    np.testing.assert_array_equal(backend.run(_feeds(student))[1], kept)
-
-
-def test_an_array_that_cannot_change_is_handed_over_once_and_no_other(tflite, student):
-    shape = (1, *student.modality.shape)
-    name = student.modality.name
-    whole = np.ones(shape, dtype=np.float32)
-    whole.flags.writeable = False
-    rng = np.random.default_rng(0)
-    values, gaps = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
-    holes = (gaps > 0).astype(np.float32)
-    moving = rng.normal(size=shape).astype(np.float32)
-    view = moving.view()
-    view.flags.writeable = False  # what it looks at can change all the same
-    shared, answers = LitertBackend(tflite), []
-    given = [(values, whole), (gaps, whole), (gaps, holes), (whole, whole), (view, whole), (view, holes), (view, view)]
-    for one, present in given * 2:
-        moving += 0.5
-        feeds = {name: one, f"{name}_present": present}
-        fresh = LitertBackend(tflite)
-        answers.append((shared.run(feeds)[0], fresh.run(feeds)[0]))
-        fresh.close()
-    for found, wanted in answers:
-        np.testing.assert_array_equal(found, wanted)
-
-
-def test_threads_share_one_backend(tflite, student):
-    backend = LitertBackend(tflite)
-    feeds = [dict(window) for window in graph_feeds(student.carried.windows, student.modality)]
-    expected = [backend.run(window)[0] for window in feeds]
-    start = threading.Barrier(4)
-    wrong = []
-
-    def work(offset):
-        start.wait()
-        for turn in range(100):
-            number = (offset + turn) % len(feeds)
-            if not np.array_equal(backend.run(feeds[number])[0], expected[number]):
-                wrong.append(number)
-
-    threads = [threading.Thread(target=work, args=(offset,)) for offset in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-    assert 1 <= len(backend._idle) <= 4
-
-
-@pytest.mark.parametrize("kept", [0, 7, 1000, 40000])
-def test_what_is_not_a_model_is_one_backend_error(tflite, kept):
-    with pytest.raises(BackendError) as error:
-        LitertBackend(tflite[:kept])
-    assert str(error.value).startswith("backend 'litert' (ai-edge-litert ")
-    assert "cannot open the artifact: " in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_a_failing_run_is_a_backend_error_and_the_next_one_is_right(tflite, student):
-    backend = LitertBackend(tflite)
-    good = _feeds(student)
-    before = backend.run(good)[1]
-    for bad in (
-        {},
-        {"acc": good["acc"]},
-        {**good, "acc": good["acc"][:, :5]},
-        {**good, "acc": good["acc"].astype(np.float64)},
-        {**good, "vib": good["acc"]},
-        {**good, "acc": None},
-    ):
-        with pytest.raises(BackendError) as error:
-            backend.run(bad)
-        assert str(error.value).startswith(f"backend 'litert' ({backend.version}) failed to run: ")
-        np.testing.assert_array_equal(backend.run(good)[1], before)
-
-
-def test_a_closed_backend_says_so(tflite, student):
-    backend = LitertBackend(tflite)
-    backend.close()
-    backend.close()
-    with pytest.raises(BackendError) as error:
-        backend.run(_feeds(student))
-    assert str(error.value) == "backend 'litert' is closed; open it again"

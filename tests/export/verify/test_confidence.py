@@ -90,7 +90,6 @@ def test_fitted_on_the_same_windows_temperature_and_threshold_still_cover():
         probabilities = shares_of(logits / fit_temperature(logits[:64], labels[:64])).astype(np.float32)
         confidence = fit_confidence(probabilities[:64], labels[:64], temperature=1.0)
         least = least_probability(confidence, level)
-        assert least is not None
         covered += float((probabilities[np.arange(64, 114), labels[64:]] >= least).mean())
     # Of each draw the coverage varies by about 0.036 (Beta(59, 6)), and by 0.04 for its 50 windows.
     assert covered / draws >= 1 - level - 3 * math.hypot(0.036, 0.042) / math.sqrt(draws)
@@ -168,7 +167,6 @@ def test_the_report_measures_it_on_the_others(result):
 def test_a_device_gives_label_sets_at_any_level(result):
     entry, golden, _, _ = opened(result.path)
     confidence = entry.artifacts[0].confidence
-    assert confidence is not None
     for level in (0.03, 0.4):
         least = least_probability(confidence, level)
         with EdgePredictor.open(result.path, backend="ort", error_level=level) as predictor:
