@@ -44,8 +44,7 @@ BAD_PART = "expected parts such as 25Hz, 2s, 8bit, -20..20, 10per2s, 5fps or 64x
 
 
 def derived(text, *sensors):
-    modality = derived_modality(text, sensors or SENSORS)
-    return modality
+    return derived_modality(text, sensors or SENSORS)
 
 
 def noise(modality, *, gaps=False, windows=5):
