@@ -32,10 +32,11 @@ pytestmark = pytest.mark.usefixtures("native_engine")
 
 
 # Trees are an average with a transformer.
-KINDS = ["trees", "int8", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("transformer", "causal", CONV))]
+KINDS = ["trees", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("transformer", "causal", CONV))]
+SLOW_INT8 = pytest.param("int8", marks=pytest.mark.slow)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["int8", *KINDS])
 def exported(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("c") / "acc.ckpt"
     encoder = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
@@ -94,6 +95,7 @@ def needs_an_emulated_board():
             pytest.skip(f"needs {tool}")
 
 
+@pytest.mark.parametrize("exported", [*KINDS, SLOW_INT8], indirect=True)
 def test_a_cortex_m7_passes_the_golden_windows(exported):
     needs_an_emulated_board()
     folder = write_c_sources(exported)
