@@ -97,10 +97,10 @@ def show_rows(variants: VariantsDocument) -> tuple[list[str], list[list[str]]]:
     """Return headings and cells of the table."""
     measure = variants.measure
     heads = ["sensor", measure.heading.lower(), "95 % interval", "difference", "95 % interval", "labels only"]
-    heads += ["gain of teaching", "bytes/s", "samples/s", "window, s", "memory, kB", "ms"]
+    heads += ["gain of teaching", "bytes/s", "samples/s", "memory, kB", "ms"]
     has_energy = any(row.energy_mj is not None for row in variants.rows)
     heads += ["mJ"] if has_energy else []
-    heads += ["false alarms, % (95 % interval)"] if variants.healthy else []
+    heads += ["false alarms, %"] if variants.healthy else []
     heads += [f"price, {variants.currency}"] if variants.currency else []
     rows = []
     for row in variants.rows:
@@ -115,12 +115,12 @@ def show_rows(variants: VariantsDocument) -> tuple[list[str], list[list[str]]]:
             words.signed_gain(row.gain.mean, measure),
             words.count(row.bytes_per_s) if row.bytes_per_s >= 100 else words.significant(row.bytes_per_s),
             words.significant(row.samples_per_s),
-            words.significant(row.window_s),
             words.count(row.memory_kb),
             words.significant(row.latency_ms),
         ]
         cells += [words.significant(row.energy_mj)] if has_energy else []
-        cells += [_alarms(row.false_alarms)] if variants.healthy else []
+        alarms = row.false_alarms
+        cells += [words.percent(None if alarms is None else alarms.mean)] if variants.healthy else []
         rows.append([*cells, words.significant(row.price)] if variants.currency else cells)
     return heads, rows
 
@@ -133,24 +133,21 @@ def ends(interval: Interval, measure: Measure, *, score: bool = False) -> str:
     return f"{write(interval.low, measure)} to {write(interval.high, measure)}"
 
 
-def _alarms(fraction: Interval | None) -> str:
-    if fraction is None or fraction.low is None:
-        return words.percent(None if fraction is None else fraction.mean)
-    return f"{words.percent(fraction.mean)} ({words.percent(fraction.low)} to {words.percent(fraction.high)})"
-
-
 def _table(variants: VariantsDocument) -> Section:
     heads, rows = show_rows(variants)
     shown = [
         Row(cells, role="student" if row.is_chosen else "") for row, cells in zip(variants.rows, rows, strict=True)
     ]
     lead = (
-        f"{variants.measure.heading} of the distilled student on {variants.judged_on}. The difference to the recorded "
+        f"{variants.measure.title} of the distilled student on {variants.judged_on}. The difference to the recorded "
         f"sensor is paired. * is the cheapest variant whose validation score is within {_most(variants)} of its. "
         "Gain of teaching is distilled minus labels only. Memory is of fp32 weights and a stream's samples."
     )
     if variants.healthy:
-        lead += f" False alarms are windows of {words.join_words(variants.healthy)} that are answered otherwise."
+        healthy = words.join_words(variants.healthy)
+        lead += (
+            f" False alarms are windows of {healthy} that are answered otherwise; variants.json has their intervals."
+        )
     heads = [head if head in ("ms", "mJ") else head[:1].upper() + head[1:] for head in heads]
     results = table(heads, shown, caption="Variants side by side", style="results", hide_caption=True)
     return Section("variants", "Variant by variant", [results], lead)

@@ -1,6 +1,7 @@
 """`mmkd-evaluate --sensors --vary`: variants are trained once, then their corner; bad requests are refused whole."""
 
 import json
+import shutil
 from functools import partial
 
 import pytest
@@ -51,6 +52,14 @@ def test_variants_are_trained_with_their_corner_priced_and_resumed(run, data, tm
     code, again, err = run(*line, "--json")
     assert (code, err) == (0, "")  # nothing is trained again
     assert json.loads(again)["rows"] == document["rows"]
+    code, grid, err = run(*line, "--full-grid", "--json")
+    assert (code, err) == (0, "")  # here the corner completes the grid
+    assert json.loads(grid)["rows"] == document["rows"]
+    shutil.rmtree(checkpoint.parent)  # as an interruption would have left it out
+    code, _, err = run(*line, "--full-grid", "--json")
+    assert code == 0
+    assert {text.split()[2] for text in err.splitlines() if " taught " in text} == {"gyro__1s_5Hz"}
+    assert checkpoint.exists()
 
 
 def test_normal_running_has_no_variants_and_a_shipped_dataset_is_found_by_name(run, tmp_path):
