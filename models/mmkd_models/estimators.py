@@ -165,6 +165,5 @@ class MultimodalClassifier(_Classifier):
             teacher_config(preset_named(self.size, option="size")),
             self._run(TEACHER_TRAIN),
             members=default_members(data.train.spec.modalities),
-            self_training=False,
         )
         return teacher

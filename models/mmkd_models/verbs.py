@@ -160,7 +160,6 @@ class Teacher(_Trained):
             teacher_config(preset_named(self.size, option="size")),
             run,
             members=chosen,
-            self_training=True,
             watch=lambda name: _shown(name, self.progress),
         )
         return self

@@ -60,7 +60,6 @@ def conditions_of(modality, share):
         dataset_sha256="cd" * 32,
         modality=modality,
         labelled=Labelled(fraction=share),
-        self_training=True,
         teacher_train=TrainConfig(steps=3),
         student_train=TrainConfig(steps=8),
         augment=AugmentConfig(),

@@ -335,7 +335,6 @@ CONDITIONS = Conditions(
     dataset_sha256="ab" * 32,
     modality="acc",
     labelled=Labelled(fraction=0.5),
-    self_training=False,
     teacher_train=TrainConfig(),
     student_train=TrainConfig(),
     augment=AugmentConfig(),

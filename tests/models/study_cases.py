@@ -19,7 +19,6 @@ def conditions(dataset, **changed):
         dataset_sha256=dataset.sha256,
         modality="acc",
         labelled=Labelled(fraction=0.5),
-        self_training=False,
         teacher_train=TRAIN,
         student_train=TRAIN,
         augment=AugmentConfig(),

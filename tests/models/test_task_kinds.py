@@ -27,7 +27,7 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, read_student, read_teacher, write_student, write_teacher
 from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
+from mmkd_models.training.trainings import distil, train_baseline, train_teacher
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)
@@ -151,10 +151,10 @@ def test_scores_of_every_kind_survive_a_document():
 
 
 @KINDS
-def test_teacher_second_generation_baseline_and_student_are_trained_and_kept(rigs, tmp_path, kind):
+def test_teacher_baseline_and_student_are_trained_and_kept(rigs, tmp_path, kind):
     dataset, run = rigs[kind], run_of(kind)
     data = data_of(dataset, fraction=0.5)
-    teacher = self_train(data, train_teacher(data, TEACHER, run), run)
+    teacher = train_teacher(data, TEACHER, run)
     write_teacher(tmp_path / "teacher.ckpt", teacher)
     teacher = read_teacher(tmp_path / "teacher.ckpt")
     assert teacher.task == dataset.spec.task

@@ -300,7 +300,6 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
             labelled=Labelled(groups=a_third(dataset, plan.seeds))
             if portion.whole_groups
             else Labelled(fraction=portion.label_fraction),
-            self_training=not plan.choose,
             teacher_train=teacher,
             student_train=student,
             augment=AUGMENT,

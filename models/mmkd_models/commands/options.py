@@ -78,13 +78,6 @@ Members = Annotated[
         shown=",".join(COMMITTEE),
     ),
 ]
-SelfTraining = Annotated[
-    bool,
-    Option(
-        "Train a second generation of each transformer on unlabelled windows too.",
-        ("--self-training/--no-self-training",),
-    ),
-]
 AllCores = Annotated[int | None, Option("Trainings at a time, one thread each; default one a core.", min=1)]
 ExecutorName = Annotated[str, Option("Where trainings run: local, or ray (the cluster of RAY_ADDRESS).")]
 Latency = Annotated[bool, Option("Export students and measure their latency.", ("--latency/--no-latency",))]
@@ -106,13 +99,6 @@ class TrainingOptions:
     )
     metric: Metric = None
     seed: Annotated[int, Option("Seed of everything random.", min=0)] = 0
-    practise_missing: Annotated[
-        bool,
-        Option(
-            "Hide channels, spans and (from a teacher) modalities in training, as sensors fail.",
-            ("--practise-missing/--no-practise-missing",),
-        ),
-    ] = True
     precision: Annotated[str, Option("Arithmetic: 32-true or bf16-mixed.")] = STUDENT_TRAIN.precision
     devices: Annotated[int, Option("Devices (or CPU processes) that share each batch.", min=1)] = 1
     resume: Annotated[bool, Option("Continue an interrupted training of the same options.", ("--resume",))] = False
@@ -142,8 +128,6 @@ def new_run(
     """Return a run with logs and resume state next to the checkpoint."""
     from mmkd_models.training.inputs import TrainingRun
 
-    augment = msgspec.structs.replace(AUGMENT, clock_error_s=clock_error_s)
-    nothing_fails = msgspec.structs.replace(augment, channel_dropout=0.0, span_dropout=0.0)
     return TrainingRun(
         train=TrainConfig(
             steps=usual.steps if options.steps is None else options.steps,
@@ -155,7 +139,7 @@ def new_run(
             precision=choice(options.precision, get_args(TrainingPrecision), option="--precision"),
             devices=options.devices,
         ),
-        augment=augment if options.practise_missing else nothing_fails,
+        augment=msgspec.structs.replace(AUGMENT, clock_error_s=clock_error_s),
         run_dir=run_dir_of(output),
         resume=options.resume,
         embed_windows=embed_windows,

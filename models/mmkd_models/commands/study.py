@@ -29,7 +29,6 @@ with loading("mmkd-study"):
         Latency,
         Metric,
         Modality,
-        SelfTraining,
         chosen_metric,
     )
     from mmkd_models.commands.tracking import Mlflow, tracked
@@ -110,7 +109,6 @@ class _SearchOptions:
 class _StudyTraining:
     label_fraction: LabelShare = None
     labelled_groups: LabelledGroups = None
-    self_training: SelfTraining = True
     choose: Annotated[bool, Option("Train all kinds of every student; validation chooses.", ("--choose",))] = False
     steps: Annotated[int, Option("Training steps of every student and baseline.", min=1)] = STUDENT_TRAIN.steps
     teacher_steps: Annotated[int, Option("Training steps of every teacher.", min=1)] = TEACHER_TRAIN.steps
@@ -222,7 +220,6 @@ def _options(
             dataset_sha256=dataset.sha256,
             modality=modality,
             labelled=labelled_from_options(training.label_fraction, training.labelled_groups, otherwise=ALL),
-            self_training=training.self_training,
             teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=training.teacher_steps, metric=metric),
             student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=training.steps, metric=metric),
             augment=AUGMENT,

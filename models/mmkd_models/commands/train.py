@@ -10,8 +10,6 @@ with loading("mmkd-train"):
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, NoReturn
 
-    import msgspec
-
     from mmkd_edge.cli.options import Command, Option, run_line
     from mmkd_edge.cli.run import run_command, shell_line
     from mmkd_edge.errors import UsageError
@@ -25,7 +23,6 @@ with loading("mmkd-train"):
         Members,
         Modality,
         Output,
-        SelfTraining,
         StudentMembers,
         TrainingOptions,
         new_run,
@@ -79,7 +76,6 @@ def teacher(
     ] = None,
     members: Members = None,
     preset: Annotated[str, Option("Size of a transformer: tiny, small, medium or base.")] = TEACHER_PRESET,
-    self_training: SelfTraining = True,
     start: Annotated[
         Path | None,
         Option("Start with the weights of this teacher, for the modalities that both have.", metavar="TEACHER.ckpt"),
@@ -93,8 +89,6 @@ def teacher(
     from mmkd_models.training.inputs import check_start
 
     size = teacher_config(preset_named(preset, option="--preset"))
-    if not options.practise_missing:
-        size = msgspec.structs.replace(size, modality_dropout=0.0)
     hold_output(context, output, teachers=[start] if start else [], replace=options.force or options.resume)
     training = training_data(data, options, modalities=modality)
     old = None if start is None else read_teacher_file(start)
@@ -110,7 +104,6 @@ def teacher(
             size,
             run,
             members=chosen,
-            self_training=self_training,
             start=old,
             watch=lambda name: training_shown(name, output, tracker),
         )

@@ -17,7 +17,6 @@ from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.answers import AnswerMemory, ask_teachers
 from mmkd_models.distillation.recipe import Recipe, Term, check_terms
 from mmkd_models.losses.attention import EdamTerm
-from mmkd_models.losses.logits import logit_loss
 from mmkd_models.losses.task import task_loss
 from mmkd_models.losses.term import CLASSES, Goal, InnerTerm, OutputTerm, Pair, TrainingStep
 from mmkd_models.networks.causal import CausalEncoder
@@ -25,9 +24,6 @@ from mmkd_models.networks.committee import Committee, FixedViews
 from mmkd_models.networks.encoder import Encoder, blank_inputs
 from mmkd_models.networks.student import Student, StudentOutput
 from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput, hide_modalities
-
-_SELF_TRAINING_TEMPERATURE = 2.0
-_SELF_TRAINING_TASK = 0.5
 
 
 class SupervisedLearner(nn.Module):
@@ -45,34 +41,9 @@ class SupervisedLearner(nn.Module):
         if self.modality is not None:
             logits = self.network(*batch.inputs[self.modality]).logits
         else:
-            logits = self.network(_inputs_with_gaps(self.network, batch, self.modality_dropout)).logits
+            hidden = self.modality_dropout if self.network.training else 0.0
+            logits = self.network(hide_modalities(batch.inputs, hidden, torch.default_generator)).logits
         return {"loss": task_loss(self.goal, logits, batch.targets, weight=batch.labelled)}
-
-
-class SelfTrainingLearner(nn.Module):
-    """A second generation: learns the first one's answers on all windows, and the labels.
-
-    "Noisy Student" (Xie et al., CVPR 2020): only the second answers under dropout.
-    """
-
-    def __init__(self, network: Teacher, first: Teacher, *, modality_dropout: float, goal: Goal = CLASSES) -> None:
-        super().__init__()
-        self.network, self.goal = network, goal
-        self.modality_dropout = modality_dropout
-        self._first = (first.eval().requires_grad_(False),)
-
-    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """Return the distance from the first generation, the labels' loss, and their weighted sum, `loss`."""
-        logits = self.network(_inputs_with_gaps(self.network, batch, self.modality_dropout)).logits
-        with torch.no_grad():
-            first = self._first[0].to(batch.targets.device)(batch.inputs).logits
-        logit = logit_loss(self.goal, logits, first, temperature=_SELF_TRAINING_TEMPERATURE)
-        task = task_loss(self.goal, logits, batch.targets, weight=batch.labelled)
-        return {"logit": logit, "task": task, "loss": logit + _SELF_TRAINING_TASK * task}
-
-
-def _inputs_with_gaps(network: nn.Module, batch: Batch, probability: float) -> Inputs:
-    return hide_modalities(batch.inputs, probability, torch.default_generator) if network.training else batch.inputs
 
 
 class DistillLearner(nn.Module):

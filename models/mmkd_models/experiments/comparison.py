@@ -152,7 +152,6 @@ class Comparison:
             dataset_sha256=self.dataset.sha256,
             modality="",
             labelled=config.labelled,
-            self_training=False,
             teacher_train=config.teacher_train,
             student_train=config.student_train,
             augment=config.augment,

@@ -89,15 +89,13 @@ def teachers_from_text(texts: Sequence[str], dataset: Dataset) -> tuple[TeacherC
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings that decide the weights of all runs of one sensor.
 
-    `choose` trains students in several forms for validation, `labels_compete` lets labels only join, `self_training`
-    adds a second generation of teachers. None in `left_out` deals folds by groups. Without `members` a student is a
-    transformer, and choices are among all.
+    `choose` trains students in several forms for validation, `labels_compete` lets labels only join. None in `left_out`
+    deals folds by groups. Without `members` a student is a transformer, and choices are among all.
     """
 
     dataset_sha256: str
     modality: str
     labelled: Labelled
-    self_training: bool
     teacher_train: TrainConfig
     student_train: TrainConfig
     augment: AugmentConfig
@@ -199,7 +197,6 @@ def trial_name(conditions: Conditions, space: Space, trial: Trial) -> str:
     own = msgspec.structs.replace(
         conditions,
         teacher_train=TrainConfig(),
-        self_training=False,
         labels_compete=conditions.labels_compete and entry.teacher is not None,
     )
     decides = {

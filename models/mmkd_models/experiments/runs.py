@@ -150,13 +150,11 @@ def until(deadline: float | None, runs: Iterable[Run]) -> Iterator[Run]:
 
 def teacher_run(folder: plan.Folder, teacher: plan.TeacherChoice, seed: int) -> Run:
     """Return the run of a teacher."""
-    path, conditions = folder.teacher_folder(teacher, seed), folder.conditions
-    has_second = conditions.self_training and not conditions.labelled.is_all
-    count = (teacher.committee or ("transformer",)).count("transformer")
+    path = folder.teacher_folder(teacher, seed)
     return Run(
         title=f"seed {seed} teacher {teacher.name}",
         path=path,
-        costs=((1.0, 1.33) if has_second else (1.0,)) * count,  # measured: a second generation also runs the first
+        costs=(1.0,) * (teacher.committee or ("transformer",)).count("transformer"),
         is_done=(path / plan.RESULT_FILE).exists,
         make=partial(_train_teacher, folder, teacher, seed),
     )
@@ -166,8 +164,7 @@ def _train_teacher(folder: plan.Folder, teacher: plan.TeacherChoice, seed: int, 
     path, conditions = folder.teacher_folder(teacher, seed), folder.conditions
     data, config = folder.fold(seed).training.with_modalities(teacher.modalities), teacher_config(teacher.preset)
     run = replace(folder.training_run(conditions.teacher_train, path, seed, on_step), embed_windows=False)
-    members, second = teacher.committee or ("transformer",), conditions.self_training
-    trained = train_committee(data, config, run, members=members, self_training=second)
+    trained = train_committee(data, config, run, members=teacher.committee or ("transformer",))
     file = path / plan.TEACHER_CHECKPOINT
     write_teacher(file, trained)
     result = plan.RunResult(

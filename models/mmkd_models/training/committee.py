@@ -41,7 +41,7 @@ from mmkd_models.training.closed_form import (
 )
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import answers_to
-from mmkd_models.training.trainings import self_train, train_teacher
+from mmkd_models.training.trainings import train_teacher
 
 _MIN_FEATURES = 6 * KERNELS  # least features of a modality; few modalities divide the features of one
 _TREES = 300
@@ -99,14 +99,13 @@ def train_committee(
     run: TrainingRun,
     *,
     members: Sequence[MemberKind],
-    self_training: bool,
     start: TeacherFile | None = None,
     watch: Watch | None = None,
 ) -> TeacherCheckpoint:
     """Train members on labelled windows, and weight them by validation windows.
 
-    Transformers resume with `run.resume`, begin with those of `start`, and with `self_training` get a second
-    generation. A single sensor's own members join if validation is likelier with them.
+    Transformers resume with `run.resume`, and begin with those of `start`. A single sensor's own members join if
+    validation is likelier with them.
     """
     watched = watch or (lambda name: nullcontext(run.on_step))
     transformers = []
@@ -115,12 +114,7 @@ def train_committee(
         folder = None if run.run_dir is None else run.run_dir if number == 0 else run.run_dir / f"transformer-{number}"
         own, name = replace(run, train=train, run_dir=folder), "teacher" if number == 0 else f"transformer {number + 1}"
         with watched(name) as on_step:
-            trained = train_teacher(data, config, replace(own, on_step=on_step), start=start)
-        if self_training and not data.train.labelled.all():
-            second = None if folder is None else folder / "second"
-            with watched(f"{name}, second generation") as on_step:
-                trained = self_train(data, trained, replace(own, run_dir=second, on_step=on_step))
-        transformers.append(trained)
+            transformers.append(train_teacher(data, config, replace(own, on_step=on_step), start=start))
     if len(members) == 1:
         return transformers[0]
     known, metric = data.valid.only_labelled(), run.train.metric

@@ -1,4 +1,4 @@
-"""The trainings: teacher, second generation, baseline, distilled student."""
+"""The trainings: teacher, baseline, distilled student."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.answers import AnswerMemory
-from mmkd_models.distillation.learner import DistillLearner, SelfTrainingLearner, SupervisedLearner
+from mmkd_models.distillation.learner import DistillLearner, SupervisedLearner
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import OutputTerm, training_goal
@@ -47,7 +47,10 @@ def train_teacher(
     check_labels(data)
     if start is not None:
         check_start(start.checkpoint, config, data.train)
-    teacher = _new_teacher(data, config, seed=run.train.seed)
+    spec = data.train.spec
+    torch.manual_seed(run.train.seed)
+    teacher = Teacher(spec.modalities, len(spec.task.labels), config, kind=spec.task.kind)
+    set_normalisation(teacher, data.train)
     if start is not None:
         take_teacher(teacher, start.checkpoint.transformer())
     learner = SupervisedLearner(
@@ -56,42 +59,6 @@ def train_teacher(
     started_from = None if start is None else start.sha256
     origin = {"network": msgspec.to_builtins(config), **({"start": started_from} if started_from else {})}
     result = fit_learner(learner, data, run, modality=None, labelled_fraction=1.0, origin=origin)
-    return _teacher_checkpoint(data, config, run, teacher, result, started_from=started_from)
-
-
-def self_train(data: TrainingData, first: TeacherCheckpoint, run: TrainingRun) -> TeacherCheckpoint:
-    """Train a second generation on all windows, and return the better teacher."""
-    if bool(data.train.labelled.all()):
-        return first
-    teacher = _new_teacher(data, first.config, seed=run.train.seed + 1)
-    learner = SelfTrainingLearner(
-        teacher, first.transformer(), modality_dropout=first.config.modality_dropout, goal=training_goal(data.train)
-    )
-    origin = {"network": msgspec.to_builtins(first.config), "first": msgspec.to_builtins(first.facts)}
-    result = fit_learner(learner, data, run, modality=None, labelled_fraction=LABELLED_FRACTION, origin=origin)
-    started_from = first.facts.started_from or None
-    second = _teacher_checkpoint(data, first.config, run, teacher, result, started_from=started_from)
-    return second if second.facts.score > first.facts.score else first
-
-
-def _new_teacher(data: TrainingData, config: TeacherConfig, *, seed: int) -> Teacher:
-    spec = data.train.spec
-    torch.manual_seed(seed)
-    teacher = Teacher(spec.modalities, len(spec.task.labels), config, kind=spec.task.kind)
-    set_normalisation(teacher, data.train)
-    return teacher
-
-
-def _teacher_checkpoint(
-    data: TrainingData,
-    config: TeacherConfig,
-    run: TrainingRun,
-    teacher: Teacher,
-    result: Fit,
-    *,
-    started_from: str | None,
-) -> TeacherCheckpoint:
-    spec = data.train.spec
     result, tau = adjusted_fit(teacher, result, data, run, modality=None)
     facts = training_facts(
         data, run, modality=spec.modalities[0].name, tau=tau, result=result, started_from=started_from

@@ -78,23 +78,19 @@ def test_methods_are_listed_and_a_recipe_of_ones_own_is_one(machines, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("options", "labelled", "generations"),
+    ("options", "labelled"),
     [
-        (["--label-fraction", "0.5", "--no-self-training"], Labelled(fraction=0.5), 1),
-        (["--labelled-groups", "2", "--self-training"], Labelled(groups=2), 2),
+        (["--label-fraction", "0.5"], Labelled(fraction=0.5)),
+        (["--labelled-groups", "2"], Labelled(groups=2)),
     ],
     ids=["a fraction of the windows", "whole groups"],
 )
-def test_labels_that_are_hidden_teach_nobody_and_self_training_uses_the_windows(
-    machines, tmp_path, options, labelled, generations
-):
+def test_labels_that_are_hidden_teach_nobody(machines, tmp_path, options, labelled):
     facts = studied(machines, tmp_path / "study", *LOGIT, *options).facts
     shown = facts.labelled_groups
     assert (facts.label_fraction, shown and shown.labelled) == (None if labelled.groups else 0.5, labelled.groups)
     students = [read_student(path) for path in tmp_path.glob("study/trials/*/student.ckpt")]
     assert [one.facts.labelled for one in students] == [labelled] * 2
-    (teacher,) = tmp_path.glob("study/teachers/*/run")
-    assert len({path.parent for path in teacher.rglob("events.*")}) == generations
     assert trainers(tmp_path / "study") == {os.getpid()}
 
 

@@ -123,7 +123,7 @@ def test_a_checkpoint_knows_what_was_labelled_and_the_next_command_sees_the_same
     )
     assert read_teacher(Path("teacher.ckpt")).facts.labelled == labelled
     titles = [line.split(": step")[0] for line in ended.stderr.splitlines()]
-    assert titles == ["teacher", "teacher, second generation"]
+    assert titles == ["teacher"]
 
 
 def test_options_reach_the_checkpoint(call, machines, tmp_path):
@@ -134,21 +134,6 @@ def test_options_reach_the_checkpoint(call, machines, tmp_path):
     assert (training.steps, training.batch, training.learning_rate, training.patience) == (2, 8, 0.01, 3)
     assert (training.metric, training.seed, training.precision) == ("macro_f1", 5, "bf16-mixed")
     assert (checkpoint.facts.metric, checkpoint.config.preset, checkpoint.carried) == ("macro_f1", "small", None)
-
-
-def test_missing_is_practised_unless_it_is_told_not_to_be(call, machines, tmp_path):
-    sizes = ("--preset", "tiny", "--members", "transformer")
-    teacher = ("mmkd-train", "teacher", machines.path, "--steps", 2, "--no-self-training", *sizes)
-    call(*teacher)
-    assert read_teacher(tmp_path / "teacher.ckpt").config.modality_dropout > 0
-    call(*teacher, "--no-practise-missing", "--force")
-    plain = read_teacher(tmp_path / "teacher.ckpt")
-    student = ("mmkd-distill", "teacher.ckpt", machines.path, "--modality", "gyro", "--steps", 2)
-    call(*student, "--no-practise-missing")
-    baseline_of(call, machines, "--no-practise-missing")
-    assert plain.config.modality_dropout == 0
-    made = [plain, *(read_student(tmp_path / name) for name in ("student.ckpt", "baseline.ckpt"))]
-    assert [(one.facts.augment.span_dropout, one.facts.augment.channel_dropout) for one in made] == [(0.0, 0.0)] * 3
 
 
 def distilled(call, folder, dataset, *options):

@@ -62,7 +62,7 @@ def test_plans_name_teachers_by_what_they_are_and_combine_labels_only_with_sizes
     conditions, space = cases.conditions(machines), cases.space()
     more = cases.space(students=("tiny", "small"), teachers=(cases.TEACHER, ALONE), learning_rates=(1e-3, 5e-3))
     assert trial_name(conditions, space, trial("logit")) == trial_name(conditions, more, trial("logit"))
-    longer = cases.conditions(machines, teacher_train=TrainConfig(steps=7), self_training=True)
+    longer = cases.conditions(machines, teacher_train=TrainConfig(steps=7))
     assert trial_name(conditions, space, trial("none")) == trial_name(longer, space, trial("none"))
 
 
@@ -86,7 +86,6 @@ def test_a_name_changes_with_all_that_decides_the_weights(machines):
                 {"labelled": Labelled(fraction=0.25)},
                 {"choose": True},
                 {"left_out": LeftOutDomains(by="site")},
-                {"self_training": True},
                 {"modality": "gyro"},
                 {"dataset_sha256": "ab" * 32},
             )

@@ -60,7 +60,7 @@ def data(machines):
 
 
 def trained(data, run=RUN, **options):
-    options = {"members": MEMBERS, "self_training": False, **options}
+    options = {"members": MEMBERS, **options}
     return train_committee(data, TEACHER, run, **options)
 
 

@@ -59,7 +59,7 @@ def teacher(data, tmp_path_factory):
     members = default_members(data.train.spec.modalities)
     assert members == ("transformer", "convolutions", "trees")
     config = TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1)
-    trained = train_committee(data, config, RUN, members=members, self_training=False)
+    trained = train_committee(data, config, RUN, members=members)
     path = tmp_path_factory.mktemp("teacher") / "teacher.ckpt"
     write_teacher(path, trained)
     return TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path))

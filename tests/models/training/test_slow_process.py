@@ -49,7 +49,7 @@ def test_networks_on_slow_process_data_are_within_a_point_or_two_of_extra_trees(
     if steps == 150:
         network, modality = train_baseline(seen, "process", student_config("tiny"), run).network(), "process"
     else:
-        made = train_committee(seen, teacher_config("tiny"), run, members=COMMITTEE, self_training=False)
+        made = train_committee(seen, teacher_config("tiny"), run, members=COMMITTEE)
         network, modality = made.network(), None
     judged = Rivals(train=train, parts=(valid, test), modality="process", seed=0).judge("extra_trees")
     assert not isinstance(judged, str)

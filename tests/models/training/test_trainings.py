@@ -27,7 +27,7 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_teacher, write_teacher
 from mmkd_models.training.inputs import TrainingData, TrainingRun, check_compatible, visible_labels
 from mmkd_models.training.predict import answers_to, scores_of
-from mmkd_models.training.trainings import distil, self_train, train_baseline, train_teacher
+from mmkd_models.training.trainings import distil, train_baseline, train_teacher
 from tests.edge.said import said
 from tests.models.conftest import STUDENT, TEACHER
 from tests.models.training.looping import same
@@ -113,7 +113,6 @@ def test_a_student_learns_from_every_window_and_labels_make_a_quarter_of_a_batch
 def test_no_training_fetches_a_window_of_the_test_split(machines, teacher):
     data, source = watched(data_of(machines, fraction=0.5))
     train_teacher(data, TEACHER, RUN)
-    self_train(data, teacher, RUN)
     train_baseline(data, "gyro", STUDENT, RUN)
     distilled(data, teacher)
     seen = set(source.batches) | set(source.fetched)
@@ -143,21 +142,6 @@ def test_windows_travel_with_a_student_unless_they_shall_not(machines):
     assert np.array_equal(carried.windows, data.valid.take(np.arange(12))["gyro"], equal_nan=True)
     assert np.array_equal(carried.labels, data.valid.labels)
     assert train_baseline(data, "gyro", STUDENT, replace(RUN, embed_windows=False)).carried is None
-
-
-def test_a_second_generation_learns_from_every_window_and_is_kept_only_where_it_validates_better(machines, teacher):
-    data = data_of(machines, fraction=0.5)
-    scored = {
-        score: replace(teacher, facts=msgspec.structs.replace(teacher.facts, score=score)) for score in (0.0, 1.0)
-    }
-    assert self_train(data, scored[1.0], RUN) is scored[1.0]
-    second = self_train(data, scored[0.0], RUN)
-    assert second.facts.score > 0.0
-    assert not same(second.state, teacher.state)
-    assert second.modalities == teacher.modalities
-    data, source = watched(data_of(machines, fraction=0.1))
-    self_train(data, teacher, RUN)
-    assert set(source.batches) == set(data.train.rows.tolist())
 
 
 def test_visible_labels_are_a_share_of_each_class_and_the_same_for_a_seed(machines):
