@@ -18,8 +18,8 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import write_student
-from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.trainings import train_baseline
+from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
+from mmkd_models.training.students import train_student
 
 
 def bundle_of_both(folder: Path, steps: int) -> Path:
@@ -28,7 +28,9 @@ def bundle_of_both(folder: Path, steps: int) -> Path:
     data = TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256=dataset.sha256)
     run = TrainingRun(train=TrainConfig(steps=steps, batch=16, eval_every=steps), augment=AUGMENT)
     for sensor in ("acc", "gyro"):
-        write_student(folder / f"{sensor}.ckpt", train_baseline(data, sensor, student_config("tiny"), run))
+        write_student(
+            folder / f"{sensor}.ckpt", train_student(StudentTraining(data, sensor, student_config("tiny"), run))
+        )
     plans = [export_plan(folder / f"{sensor}.ckpt") for sensor in ("acc", "gyro")]
     export_several(plans, output=folder / "both.edge")
     return folder / "both.edge"

@@ -41,7 +41,7 @@ from mmkd_models.training.checkpoint import (
     write_student,
     write_teacher,
 )
-from mmkd_models.training.inputs import TrainingData, TrainingRun, check_compatible
+from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun, check_compatible
 from mmkd_models.training.predict import logits_of, scores_of
 
 __all__ = ["Student", "Teacher", "dataset", "distill"]
@@ -293,10 +293,8 @@ def distill(
         return Student(fit_normal_student(training, sensor, config, run))
     recipe = default_recipe(training.train.spec.task)
     with _shown(f"{sensor} student", progress) as on_step:
-        run = replace(run, on_step=on_step)
-        if choose:
-            return Student(race_student(training, sensor, config, run, teachers=files, recipe=recipe, among=among))
-        return Student(train_student(training, sensor, config, run, teachers=files, recipe=recipe))
+        student = StudentTraining(training, sensor, config, replace(run, on_step=on_step), files, recipe)
+        return Student(race_student(student, among=among) if choose else train_student(student))
 
 
 def _plan(

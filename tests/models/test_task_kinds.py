@@ -25,9 +25,9 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.networks.student import ExportStudent, Student
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, read_student, read_teacher, write_student, write_teacher
-from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
+from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun, visible_labels
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.trainings import distil, train_baseline, train_teacher
+from mmkd_models.training.trainings import train_teacher, train_transformer
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)
@@ -158,11 +158,10 @@ def test_teacher_baseline_and_student_are_trained_and_kept(rigs, tmp_path, kind)
     write_teacher(tmp_path / "teacher.ckpt", teacher)
     teacher = read_teacher(tmp_path / "teacher.ckpt")
     assert teacher.task == dataset.spec.task
-    baseline = train_baseline(data, "acc", STUDENT, run)
-    student = distil(
-        data.for_pair(["acc", "gyro"], "acc"), "acc", STUDENT, run,
-        teachers=[TeacherFile(checkpoint=teacher, sha256="ab" * 32)], recipe=AND_LABELS,
-    )  # fmt: skip
+    baseline = train_transformer(StudentTraining(data, "acc", STUDENT, run))
+    taught_by = [TeacherFile(checkpoint=teacher, sha256="ab" * 32)]
+    pair = data.for_pair(["acc", "gyro"], "acc")
+    student = train_transformer(StudentTraining(pair, "acc", STUDENT, run, taught_by, AND_LABELS))
     for checkpoint in (baseline, student):
         write_student(tmp_path / "student.ckpt", checkpoint)
         again = read_student(tmp_path / "student.ckpt")
@@ -176,7 +175,7 @@ def test_teacher_baseline_and_student_are_trained_and_kept(rigs, tmp_path, kind)
 def test_a_regression_carries_the_scale_of_the_labels_it_saw_and_its_graph_answers_in_the_unit(rigs):
     """Untrained, a network answers near the mean of the targets; its first output says how many deviations away."""
     data = data_of(rigs["regression"], fraction=0.5)
-    student = train_baseline(data, "acc", STUDENT, run_of("regression"))
+    student = train_transformer(StudentTraining(data, "acc", STUDENT, run_of("regression")))
     known = data.train.labels[data.train.labelled].astype(np.float64)
     assert len(known) < len(data.train)
     assert float(student.state["answer.mean"]) == pytest.approx(known.mean(), rel=1e-6)
@@ -204,7 +203,7 @@ def test_training_learns_what_the_windows_tell(rigs, kind):
     # Chance gives about 0.5 and 0.
     assert scores.metric("macro_f1" if kind == "multi_label" else "r2") > 0.7
     taught_by = [TeacherFile(checkpoint=teacher, sha256="ab" * 32)]
-    student = distil(data, "acc", STUDENT, run, teachers=taught_by, recipe=LOGITS)
+    student = train_transformer(StudentTraining(data, "acc", STUDENT, run, taught_by, LOGITS))
     alone = test.with_modalities(("acc",))
     agreement = np.corrcoef(
         logits_of(student.network(), alone, modality="acc")[:, 0],
@@ -237,7 +236,8 @@ def test_rivals_are_scored_by_the_metrics_of_the_kind(rigs, kind, rival, quick_r
 
 def test_a_metric_of_another_kind_is_refused(refusal, rigs):
     run = replace(run_of("regression"), train=TrainConfig(steps=2, batch=8, eval_every=2))
-    assert refusal(UsageError, train_baseline, data_of(rigs["regression"]), "acc", STUDENT, run) == (
+    training = StudentTraining(data_of(rigs["regression"]), "acc", STUDENT, run)
+    assert refusal(UsageError, train_transformer, training) == (
         "training: metric 'balanced_accuracy': expected one of r2, pearson for a task of the kind regression; choose "
         "one of them"
     )
@@ -247,27 +247,21 @@ def test_labels_that_are_never_on_and_targets_that_never_change_are_refused(refu
     data = data_of(rigs["multi_label"])
     labels = data.train.labels.copy()
     labels[:, 1] = 0
-    assert refusal(
-        UsageError,
-        train_baseline,
-        replace(data, train=data.train.with_labels(labels)),
-        "acc",
-        STUDENT,
-        run_of("multi_label"),
-    ) == (
+    data = replace(data, train=data.train.with_labels(labels))
+    assert refusal(UsageError, train_transformer, StudentTraining(data, "acc", STUDENT, run_of("multi_label"))) == (
         "training windows: expected every label to be on in a labelled window, got none for high; label some, raise "
         "--label-fraction or --labelled-groups, or take the label out of the dataset"
     )
     data = data_of(rigs["regression"])
-    still = data.train.with_labels(np.full(len(data.train), 3.0))
-    assert refusal(UsageError, train_baseline, replace(data, train=still), "acc", STUDENT, run_of("regression")) == (
+    data = replace(data, train=data.train.with_labels(np.full(len(data.train), 3.0)))
+    assert refusal(UsageError, train_transformer, StudentTraining(data, "acc", STUDENT, run_of("regression"))) == (
         "training windows: expected two different values of 'speed' or more in labelled windows, got 1; label some, or "
         "raise --label-fraction"
     )
 
 
 def test_a_checkpoint_whose_carried_windows_lack_labels_is_refused(refusal, rigs, tmp_path):
-    student = train_baseline(data_of(rigs["regression"]), "acc", STUDENT, run_of("regression"))
+    student = train_transformer(StudentTraining(data_of(rigs["regression"]), "acc", STUDENT, run_of("regression")))
     labels = student.carried.labels.copy()
     labels[3] = np.nan
     write_student(tmp_path / "s.ckpt", replace(student, carried=replace(student.carried, labels=labels)))
@@ -297,7 +291,7 @@ def test_the_commands_choose_the_metric_of_the_kind_and_show_it(rigs, tmp_path, 
 
 def test_evaluate_scores_by_the_kind(rigs, tmp_path, capsys):
     dataset = rigs["regression"]
-    student = train_baseline(data_of(dataset), "acc", STUDENT, run_of("regression"))
+    student = train_transformer(StudentTraining(data_of(dataset), "acc", STUDENT, run_of("regression")))
     other = replace(student, state={**student.state, "answer.mean": student.state["answer.mean"] + 50})  # 50 rpm more
     for name, checkpoint in (("s.ckpt", student), ("other.ckpt", other)):
         write_student(tmp_path / name, checkpoint)

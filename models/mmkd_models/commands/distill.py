@@ -117,7 +117,7 @@ def distill(
     """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
     from mmkd_models.distillation.recipe import chosen_recipe, default_recipe
     from mmkd_models.training.checkpoint import read_teacher_file
-    from mmkd_models.training.inputs import check_compatible, check_same_fold
+    from mmkd_models.training.inputs import StudentTraining, check_compatible, check_same_fold
     from mmkd_models.training.students import race_student, train_student
 
     members = student_members(
@@ -144,16 +144,13 @@ def distill(
     run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embeds, clock_error_s=clock_error_s)
     with training_tracked(output, options) as tracker:
         with training_shown(f"{modality} student", output, tracker) as show:
-            run = replace(run, on_step=show)
+            made = StudentTraining(training, modality, config, replace(run, on_step=show), teachers, recipe)
             if student.choose:
                 from mmkd_export.targets.native import latency_limit
 
-                limit = latency_limit(student.max_latency_ms)
-                checkpoint = race_student(
-                    training, modality, config, run, teachers=teachers, recipe=recipe, among=members, limit=limit
-                )
+                checkpoint = race_student(made, among=members, limit=latency_limit(student.max_latency_ms))
             else:
-                checkpoint = train_student(training, modality, config, run, teachers=teachers, recipe=recipe)
+                checkpoint = train_student(made)
         write_student_and_report(output, checkpoint, tracker, json=result.json)
 
 

@@ -132,6 +132,7 @@ def student(
 
     On a dataset of normal running its answer is a score, and how often normal windows have such a score.
     """
+    from mmkd_models.training.inputs import StudentTraining
     from mmkd_models.training.students import train_student
 
     size = student_config(preset_named(preset, option="--preset"), causal=causal, members=student_members(members))
@@ -154,7 +155,7 @@ def student(
         raise UsageError("--faults: expected a dataset of normal running beside it, got labels; leave it out")
     with training_tracked(output, options) as tracker:
         with training_shown(f"{modality} baseline", output, tracker) as show:
-            checkpoint = train_student(training, modality, size, replace(run, on_step=show))
+            checkpoint = train_student(StudentTraining(training, modality, size, replace(run, on_step=show)))
         write_student_and_report(output, checkpoint, tracker, json=json)
 
 

@@ -34,6 +34,7 @@ from mmkd_models.training.checkpoint import (
     write_teacher,
 )
 from mmkd_models.training.committee import train_committee
+from mmkd_models.training.inputs import StudentTraining
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.students import choose_student, mixings, train_student
 from mmkd_models.training.trainings import keep_answers
@@ -234,17 +235,17 @@ def _train_student(
     entry, conditions, modality = trial.candidate.entry, folder.conditions, folder.conditions.modality
     members, recipe = conditions.members or None, folder.space.method(entry.method).recipe
     config = student_config(entry.student, members=(not conditions.choose and members) or ("transformer",))
-    choose = partial(choose_student, among=members or MEMBERS, limit=folder.limit)
     train = msgspec.structs.replace(conditions.student_train, learning_rate=trial.candidate.learning_rate)
     run = folder.training_run(train, folder.trial_folder(trial), trial.seed, on_step)
-    data = folder.fold(trial.seed).training
-    if teacher is None or recipe is None:
-        return choose(data, modality, config, run) if conditions.choose else train_student(data, modality, config, run)
-    data = data.for_pair([spec.name for spec in teacher.checkpoint.modalities], modality)
+    training, baseline = StudentTraining(folder.fold(trial.seed).training, modality, config, run), None
+    if teacher is not None and recipe is not None:
+        data = training.data.for_pair([spec.name for spec in teacher.checkpoint.modalities], modality)
+        training = replace(training, data=data, teachers=[teacher], recipe=recipe)
+        if conditions.choose and conditions.labels_compete:
+            baseline = read_student(best_baseline(folder, entry, trial.seed))
     if not conditions.choose:
-        return train_student(data, modality, config, run, teachers=[teacher], recipe=recipe)
-    baseline = read_student(best_baseline(folder, entry, trial.seed)) if conditions.labels_compete else None
-    return choose(data, modality, config, run, teachers=[teacher], recipe=recipe, baseline=baseline)
+        return train_student(training)
+    return choose_student(training, baseline=baseline, among=members or MEMBERS, limit=folder.limit)
 
 
 def best_baseline(folder: plan.Folder, entry: plan.Entry, seed: int) -> Path:

@@ -35,7 +35,6 @@ from mmkd_models.networks.config import (
     MAX_POSITIONS,
     PRESET_POSITIONS,
     MemberKind,
-    StudentConfig,
     TreesConfig,
 )
 from mmkd_models.networks.convolutions import (
@@ -56,7 +55,7 @@ from mmkd_models.networks.student import Student
 from mmkd_models.networks.trees import grow_arrays
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile
 from mmkd_models.training.fitting import finish_student, set_target_scale
-from mmkd_models.training.inputs import TrainingData, TrainingRun, check_labels
+from mmkd_models.training.inputs import StudentTraining, check_labels
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.trainings import check_teachers
@@ -80,32 +79,27 @@ class Lesson:
 
     rows: NDArray[np.int64]
     answers: NDArray[np.float64]
-    teachers: tuple[TeacherFile, ...] = ()
 
 
-def lesson_of(data: TrainingData, run: TrainingRun, teachers: Sequence[TeacherFile] = ()) -> Lesson:
+def lesson_of(training: StudentTraining) -> Lesson:
     """Return all windows as teachers answer them, or those with labels. Raise UsageError if they do not fit."""
-    train = data.train
-    check_metric(run.train.metric, train.spec.task.kind)
+    train, teachers, config = training.data.train, training.teachers, training.run.train
+    check_metric(config.metric, train.spec.task.kind)
     if teachers:
         check_teachers(teachers, train)
     else:
-        check_labels(data)
-    rows = rows_to_learn_from(train, taught=bool(teachers), seed=run.train.seed)
+        check_labels(training.data)
+    rows = rows_to_learn_from(train, taught=bool(teachers), seed=config.seed)
     if teachers:
-        answers = mix_answers(train, rows, teachers_answers(teachers, train, rows))
-    else:
-        answers = label_answers(train.spec.task, train.labels[rows])
-    return Lesson(rows=rows, answers=answers, teachers=tuple(teachers))
+        return Lesson(rows=rows, answers=mix_answers(train, rows, teachers_answers(teachers, train, rows)))
+    return Lesson(rows=rows, answers=label_answers(train.spec.task, train.labels[rows]))
 
 
-def fit_convolutions_student(
-    data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, lesson: Lesson
-) -> StudentCheckpoint:
+def fit_convolutions_student(training: StudentTraining, lesson: Lesson) -> StudentCheckpoint:
     """Fit a student of convolutional features; raise UsageError for short windows."""
-    spec, metric = data.train.spec, run.train.metric
-    task = spec.task
-    train, lesson = _varied(data, modality, run, lesson)
+    data, modality, config, run = training.data, training.modality, training.config, training.run
+    task, metric = data.train.spec.task, run.train.metric
+    train, lesson = _varied(training, lesson)
     targets = ridge_targets(train, lesson.answers)
     positions = PRESET_POSITIONS.get(config.preset, MAX_POSITIONS)
     features = draw_features(train, modality, seed=run.train.seed, positions=positions)
@@ -128,64 +122,55 @@ def fit_convolutions_student(
         validate=validate,
     )
     logger.info("convolutions: %d of %d features, penalty %g", len(kept), inputs.shape[1], ridge.penalty)
-    features = prune_convolutions(features, spec.modality(modality), kept)
-    config = msgspec.structs.replace(config, members=("convolutions",), convolutions=features.config)
-    network = Student(spec.modality(modality), len(task.labels), config, kind=task.kind)
+    features = prune_convolutions(features, data.train.spec.modality(modality), kept)
+    network, training = _blank(training, members=("convolutions",), convolutions=features.config)
     network.convolutions = features
-    return _finished(data, modality, config, run, lesson, network, ridge)
+    return _finished(training, network, ridge)
 
 
-def fit_intervals_student(
-    data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, lesson: Lesson
-) -> StudentCheckpoint:
+def fit_intervals_student(training: StudentTraining, lesson: Lesson) -> StudentCheckpoint:
     """Fit a ridge on the features of intervals; raise UsageError for short windows."""
-    spec = data.train.spec
-    _check_length(spec.modality(modality))
-    config = msgspec.structs.replace(config, members=("intervals",))
-    network = Student(spec.modality(modality), len(spec.task.labels), config, kind=spec.task.kind)
-    train, lesson = _varied(data, modality, run, lesson)
-    network.intervals = measure_intervals(train, modality, seed=run.train.seed)
+    modality, config = training.modality, training.run.train
+    _check_length(training.data.train.spec.modality(modality))
+    network, training = _blank(training, members=("intervals",))
+    train, lesson = _varied(training, lesson)
+    network.intervals = measure_intervals(train, modality, seed=config.seed)
     raw = torch.from_numpy(interval_features(network.intervals, train, modality, lesson.rows))
     targets = ridge_targets(train, lesson.answers)
-    weights = _ridge_weights(run.train.metric, spec.task.kind, targets)
+    weights = _ridge_weights(config.metric, train.spec.task.kind, targets)
     ridge = fit_ridge(network.intervals.standardised(raw).numpy(), targets, weights)
-    return _finished(data, modality, config, run, lesson, network, ridge)
+    return _finished(training, network, ridge)
 
 
-def grow_trees_student(
-    data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, lesson: Lesson
-) -> StudentCheckpoint:
+def grow_trees_student(training: StudentTraining, lesson: Lesson) -> StudentCheckpoint:
     """Grow extra-trees on the features of intervals and hard answers; raise UsageError for short windows."""
-    spec = data.train.spec
-    task = spec.task
-    train, lesson = _varied(data, modality, run, lesson)
-    _check_length(spec.modality(modality))
+    modality, task = training.modality, training.data.train.spec.task
+    train, lesson = _varied(training, lesson)
+    _check_length(train.spec.modality(modality))
     answers = ridge_targets(train, lesson.answers) if task.kind == "regression" else lesson.answers
     labels = hard_answers(answers, kind=task.kind)
-    rows, seed = lesson.rows, run.train.seed
+    rows, seed = lesson.rows, training.run.train.seed
     networks, arrays = grow_on_intervals(
         train, (modality,), rows, labels, trees=_TREES, seed=seed, most_nodes=MAX_NODES
     )
     sizes = TreesConfig(trees=_TREES, nodes=len(arrays["feature"]), leaves=len(arrays["fractions"]))
-    config = msgspec.structs.replace(config, members=("trees",), trees=sizes)
-    network = Student(spec.modality(modality), len(task.labels), config, kind=task.kind)
+    network, training = _blank(training, members=("trees",), trees=sizes)
     network.intervals = networks[modality]
     assert network.trees is not None
     network.trees.load_state_dict({**arrays, "scale": torch.ones(1)})
-    return _finished(data, modality, config, run, lesson, network, None)
+    return _finished(training, network, None)
+
+
+def _blank(training: StudentTraining, **parts: Any) -> tuple[Student, StudentTraining]:
+    spec, config = training.data.train.spec, msgspec.structs.replace(training.config, **parts)
+    network = Student(spec.modality(training.modality), len(spec.task.labels), config, kind=spec.task.kind)
+    return network, replace(training, config=config, recipe=None)
 
 
 @torch.no_grad()
-def _finished(
-    data: TrainingData,
-    modality: str,
-    config: StudentConfig,
-    run: TrainingRun,
-    lesson: Lesson,
-    network: Student,
-    ridge: Ridge | None,
-) -> StudentCheckpoint:
+def _finished(training: StudentTraining, network: Student, ridge: Ridge | None) -> StudentCheckpoint:
     """A checkpoint with calibrated logits; without a ridge the head is zero."""
+    data, modality = training.data, training.modality
     network.eval()
     head = network.head
     head.weight.copy_(torch.zeros_like(head.weight) if ridge is None else torch.from_numpy(ridge.weight.T))
@@ -199,15 +184,15 @@ def _finished(
         values.div_(temperature)
     state = {name: value.detach().clone() for name, value in network.state_dict().items()}
     result = Fit(state=state, scores=scores_of(network, valid, modality=modality), best_step=0)
-    return finish_student(data, modality, config, run, network=network, result=result, teachers=lesson.teachers)
+    return finish_student(training, network, result)
 
 
-FITS: dict[MemberKind, Callable[..., StudentCheckpoint]] = {
+FITS: dict[MemberKind, Callable[[StudentTraining, Lesson], StudentCheckpoint]] = {
     "convolutions": fit_convolutions_student,
     "intervals": fit_intervals_student,
     "trees": grow_trees_student,
 }
-"""How members without steps are fitted: data, modality, config, run, lesson."""
+"""How members without steps are fitted."""
 
 
 def _ridge_weights(metric: AnyMetric, kind: TaskKind, targets: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -235,9 +220,10 @@ def grow_on_intervals(
     )
 
 
-def _varied(data: TrainingData, modality: str, run: TrainingRun, lesson: Lesson) -> tuple[Windows, Lesson]:
+def _varied(training: StudentTraining, lesson: Lesson) -> tuple[Windows, Lesson]:
     """Return windows with a clock's error, and of a joined sensor also without each part, and their lesson."""
-    train = with_clock_error(data.train, modality, run.augment.clock_error_s, seed=run.train.seed)
+    modality, run = training.modality, training.run
+    train = with_clock_error(training.data.train, modality, run.augment.clock_error_s, seed=run.train.seed)
     if not (parts := train.spec.modality(modality).parts):
         return train, lesson
     copies = len(parts) + 1

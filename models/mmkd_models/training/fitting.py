@@ -21,7 +21,6 @@ from mmkd_models.distillation.learner import SupervisedLearner
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.term import target_scale
 from mmkd_models.metrics.scores import check_metric
-from mmkd_models.networks.config import StudentConfig
 from mmkd_models.networks.encoder import Encoder
 from mmkd_models.networks.fronts.causal import CausalSound
 from mmkd_models.networks.fronts.log_mel import LogMelFront
@@ -31,7 +30,7 @@ from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherFile, library_versions
 from mmkd_models.training.choosing import choose_tau, log_prior
-from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.loop import Fit, fit
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.references import group_reference, training_embeddings
@@ -44,12 +43,13 @@ LABELLED_FRACTION = 0.25
 """Fraction of a batch that is drawn from labelled windows when labels and a teacher teach together."""
 
 
-def new_student(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> Student:
+def new_student(training: StudentTraining) -> Student:
     """Return an untrained student with training normalisation."""
-    spec = data.train.spec
-    torch.manual_seed(run.train.seed)
-    student = Student(spec.modality(modality), len(spec.task.labels), config, kind=spec.task.kind)
-    set_normalisation(student, data.train.with_modalities((modality,)))
+    train, modality = training.data.train, training.modality
+    torch.manual_seed(training.run.train.seed)
+    spec, task = train.spec.modality(modality), train.spec.task
+    student = Student(spec, len(task.labels), training.config, kind=task.kind)
+    set_normalisation(student, train.with_modalities((modality,)))
     return student
 
 
@@ -156,26 +156,16 @@ def training_facts(
     )
 
 
-def finish_student(
-    data: TrainingData,
-    modality: str,
-    config: StudentConfig,
-    run: TrainingRun,
-    *,
-    network: Student | None,
-    result: Fit,
-    recipe: Recipe | None = None,
-    teachers: Sequence[TeacherFile] = (),
-) -> StudentCheckpoint:
+def finish_student(training: StudentTraining, network: Student, result: Fit) -> StudentCheckpoint:
     """Return the trained student with facts, windows and references; `network` corrects the prior."""
-    tau = 0.0
-    if network is not None:
-        result, tau = adjusted_fit(network, result, data, run, modality=modality)
+    data, modality, run = training.data, training.modality, training.run
+    result, tau = adjusted_fit(network, result, data, run, modality=modality)
+    teachers, recipe = training.teachers, training.recipe
     facts = training_facts(data, run, modality=modality, tau=tau, result=result, recipe=recipe, teachers=teachers)
     checkpoint = StudentCheckpoint(
         modality=data.train.spec.modality(modality),
         task=data.train.spec.task,
-        config=config,
+        config=training.config,
         facts=facts,
         state=result.state,
         carried=carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None,

@@ -18,8 +18,9 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import OnStep, TrainConfig
 
 if TYPE_CHECKING:  # a bundle is judged without torch
-    from mmkd_models.networks.config import TeacherConfig
-    from mmkd_models.training.checkpoint import Provenance, TeacherCheckpoint
+    from mmkd_models.distillation.recipe import Recipe
+    from mmkd_models.networks.config import StudentConfig, TeacherConfig
+    from mmkd_models.training.checkpoint import Provenance, TeacherCheckpoint, TeacherFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,18 @@ class TrainingRun:
     # folder of teachers' answers that distillations with the same batches share; None asks every time
     answers: Path | None = None
     on_step: OnStep | None = None
+
+
+@dataclass(frozen=True)
+class StudentTraining:
+    """What decides a student: windows, its modality and size, settings, and teachers; a transformer has a recipe."""
+
+    data: TrainingData
+    modality: str
+    config: StudentConfig
+    run: TrainingRun
+    teachers: Sequence[TeacherFile] = ()
+    recipe: Recipe | None = None
 
 
 def check_labels(data: TrainingData) -> None:

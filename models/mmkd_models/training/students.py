@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 
 import msgspec
 import numpy as np
@@ -24,18 +24,17 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labels import Labels, absent_labels
 from mmkd_models.data.windows import Windows
-from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.metrics.likelihood import helpful_temperature
-from mmkd_models.networks.config import MEMBERS, PORTABLE_MEMBERS, MemberKind, StudentConfig, in_order, named
+from mmkd_models.networks.config import MEMBERS, PORTABLE_MEMBERS, MemberKind, in_order, named
 from mmkd_models.networks.convolutions import fits_kernels
 from mmkd_models.networks.intervals import fits_intervals
-from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile, TriedStudent
+from mmkd_models.training.checkpoint import StudentCheckpoint, TriedStudent
 from mmkd_models.training.choosing import ValidationScore, labels_win, preferred, simplest, validation_score
 from mmkd_models.training.closed_form import FITS, Lesson, hard_answers, lesson_of
 from mmkd_models.training.fitting import with_novelty
-from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.trainings import distil, train_baseline
+from mmkd_models.training.trainings import train_transformer
 from mmkd_report.schema.demo import LABELS_ONLY
 
 logger = logging.getLogger(__name__)
@@ -47,40 +46,22 @@ _PAIRS = (0.25, 0.75)  # weights of a transformer beside one other member, besid
 Weights = dict[MemberKind, float]
 
 
-def train_student(
-    data: TrainingData,
-    modality: str,
-    config: StudentConfig,
-    run: TrainingRun,
-    *,
-    teachers: Sequence[TeacherFile] = (),
-    recipe: Recipe | None = None,
-) -> StudentCheckpoint:
+def train_student(training: StudentTraining) -> StudentCheckpoint:
     """Train the members, on labels or teachers, and average them. Only a transformer reads the recipe."""
-    parts = []
-    if "transformer" in config.members:
-        parts.append(_transformer(data, modality, config, run, teachers=teachers, recipe=recipe))
-    if kinds := config.members[len(parts) :]:
-        lesson = lesson_of(data, run, teachers)
-        parts += [FITS[kind](data, modality, config, run, lesson) for kind in kinds]
+    parts, members = [], training.config.members
+    if "transformer" in members:
+        parts.append(_transformer(training))
+    if kinds := members[len(parts) :]:
+        lesson = lesson_of(training)
+        parts += [FITS[kind](training, lesson) for kind in kinds]
     if len(parts) == 1:
         return parts[0]
-    return fit_average(data, parts, run, cross_fit(config.members, data, modality, config, run, lesson, recipe=recipe))
+    return fit_average(training.data, parts, training.run, cross_fit(members, training, lesson))
 
 
-def _transformer(
-    data: TrainingData,
-    modality: str,
-    config: StudentConfig,
-    run: TrainingRun,
-    *,
-    teachers: Sequence[TeacherFile],
-    recipe: Recipe | None,
-) -> StudentCheckpoint:
-    own = msgspec.structs.replace(config, members=("transformer",))
-    if teachers and recipe is not None:
-        return distil(data, modality, own, run, teachers=teachers, recipe=recipe)
-    return train_baseline(data, modality, own, run)
+def _transformer(training: StudentTraining) -> StudentCheckpoint:
+    config = msgspec.structs.replace(training.config, members=("transformer",))
+    return train_transformer(replace(training, config=config))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,17 +73,9 @@ class CrossFit:
     logits: dict[MemberKind, NDArray[np.float64]]
 
 
-def cross_fit(
-    kinds: Sequence[MemberKind],
-    data: TrainingData,
-    modality: str,
-    config: StudentConfig,
-    run: TrainingRun,
-    lesson: Lesson,
-    *,
-    recipe: Recipe | None = None,
-) -> CrossFit | None:
+def cross_fit(kinds: Sequence[MemberKind], training: StudentTraining, lesson: Lesson) -> CrossFit | None:
     """Train each member on either half of the groups, and let it answer the other; None for few groups or labels."""
+    data, run = training.data, training.run
     task, known = data.train.spec.task, data.train.labelled[lesson.rows]
     truth = hard_answers(lesson.answers, kind=task.kind)
     groups = np.unique(data.train.groups[lesson.rows], return_inverse=True)[1].reshape(-1)
@@ -115,16 +88,16 @@ def cross_fit(
     logits = {kind: np.zeros((len(half), len(task.labels))) for kind in kinds}
     train = msgspec.structs.replace(run.train, steps=max(1, run.train.steps // 2))  # as many passes over the windows
     run = replace(run, train=train, augment=mixings(run.augment)[-1], run_dir=None, answers=None, references=False)
+    training = replace(training, run=run)
     for number, kind in itertools.product((0, 1), kinds):
         learnt, other = half == number, half != number
         if kind == "transformer":
             part = replace(data, train=data.train.subset(lesson.rows[learnt]))
-            student = _transformer(part, modality, config, run, teachers=lesson.teachers, recipe=recipe)
+            student = _transformer(replace(training, data=part))
         else:
-            own = replace(lesson, rows=lesson.rows[learnt], answers=lesson.answers[learnt])
-            student = FITS[kind](data, modality, config, run, own)
-        windows = data.train.with_modalities((modality,)).subset(lesson.rows[other])
-        logits[kind][other] = logits_of(student.network(), windows, modality=modality)
+            student = FITS[kind](training, Lesson(rows=lesson.rows[learnt], answers=lesson.answers[learnt]))
+        windows = data.train.with_modalities((training.modality,)).subset(lesson.rows[other])
+        logits[kind][other] = logits_of(student.network(), windows, modality=training.modality)
     return CrossFit(labels=truth, groups=groups, logits=logits)
 
 
@@ -249,13 +222,8 @@ def mixings(augment: AugmentConfig) -> tuple[AugmentConfig, ...]:
 
 
 def choose_student(
-    data: TrainingData,
-    modality: str,
-    config: StudentConfig,
-    run: TrainingRun,
+    training: StudentTraining,
     *,
-    teachers: Sequence[TeacherFile] = (),
-    recipe: Recipe | None = None,
     baseline: StudentCheckpoint | None = None,
     among: tuple[MemberKind, ...] = MEMBERS,
     limit: LatencyLimit | None = None,
@@ -265,20 +233,19 @@ def choose_student(
     A labels-only `baseline` wins if it is better and significantly likelier. A transformer is always `among` the
     members; causal students are transformers, and short windows have fewer members. Each training has its own folder.
     """
-    trials = []
+    trials, data, run = [], training.data, training.run
     for name, augment in zip((_MIXED, _UNMIXED), mixings(run.augment), strict=False):
         own = replace(run, augment=augment, run_dir=run.run_dir and run.run_dir / name.split()[2])
-        trained = _transformer(data, modality, config, own, teachers=teachers, recipe=recipe)
-        trials.append(_trial(name, trained, data.valid))
-    spec = data.train.spec.modality(modality)
+        trials.append(_trial(name, _transformer(replace(training, run=own)), data.valid))
+    spec = data.train.spec.modality(training.modality)
     fits = {kind: (fits_kernels if kind == "convolutions" else fits_intervals)(spec) for kind in FITS}
-    kinds = [kind for kind in among if fits.get(kind) and not config.causal]
+    kinds = [kind for kind in among if fits.get(kind) and not training.config.causal]
     best = trials[preferred([trial.validation for trial in trials])]
     if kinds:
-        lesson = lesson_of(data, run, teachers)
-        alone = [_trial(kind, FITS[kind](data, modality, config, run, lesson), data.valid) for kind in kinds]
+        lesson = lesson_of(training)
+        alone = [_trial(kind, FITS[kind](training, lesson), data.valid) for kind in kinds]
         trials += alone
-        cross = cross_fit(("transformer", *kinds), data, modality, config, run, lesson, recipe=recipe)
+        cross = cross_fit(("transformer", *kinds), training, lesson)
         average = fit_average(data, [best.checkpoint, *(trial.checkpoint for trial in alone)], run, cross, limit)
         members = average.config.members
         if len(members) > 1:
@@ -304,27 +271,22 @@ def choose_student(
             )
             for trial in trials
         ),
-        beaten_teachers_sha256=tuple(teacher.sha256 for teacher in teachers) if beaten else msgspec.UNSET,
+        beaten_teachers_sha256=tuple(teacher.sha256 for teacher in training.teachers) if beaten else msgspec.UNSET,
     )
     return replace(best.checkpoint, facts=facts)
 
 
 def race_student(
-    data: TrainingData,
-    modality: str,
-    config: StudentConfig,
-    run: TrainingRun,
-    *,
-    teachers: Sequence[TeacherFile] = (),
-    recipe: Recipe | None = None,
-    among: tuple[MemberKind, ...] = MEMBERS,
-    limit: LatencyLimit | None = None,
+    training: StudentTraining, *, among: tuple[MemberKind, ...] = MEMBERS, limit: LatencyLimit | None = None
 ) -> StudentCheckpoint:
     """Choose a student on labels only, and then one of the teachers, if it is better; each race has its own folder."""
+    data, run = training.data.with_modalities((training.modality,)), training.run
     alone, taught = (replace(run, run_dir=run.run_dir and run.run_dir / name) for name in ("labels", "taught"))
-    choose = partial(choose_student, modality=modality, config=config, among=among, limit=limit)
-    baseline = choose(data.with_modalities((modality,)), run=alone)
-    return choose(data, run=taught, teachers=teachers, recipe=recipe, baseline=baseline) if teachers else baseline
+    labels_only = replace(training, data=data, run=alone, teachers=(), recipe=None)
+    baseline = choose_student(labels_only, among=among, limit=limit)
+    if not training.teachers:
+        return baseline
+    return choose_student(replace(training, run=taught), baseline=baseline, among=among, limit=limit)
 
 
 def _trial(name: str, checkpoint: StudentCheckpoint, valid: Windows) -> _Trial:

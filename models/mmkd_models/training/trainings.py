@@ -1,9 +1,10 @@
-"""The trainings: teacher, baseline, distilled student."""
+"""The trainings: of a teacher, and of a transformer on labels or with teachers."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import OutputTerm, training_goal
 from mmkd_models.networks.committee import Committee, FixedViews
-from mmkd_models.networks.config import StudentConfig, TeacherConfig
+from mmkd_models.networks.config import TeacherConfig
 from mmkd_models.networks.encoder import blank_inputs
 from mmkd_models.networks.teacher import Teacher, take_teacher
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint, TeacherFile
@@ -32,7 +33,14 @@ from mmkd_models.training.fitting import (
     set_normalisation,
     training_facts,
 )
-from mmkd_models.training.inputs import TrainingData, TrainingRun, check_compatible, check_labels, check_start
+from mmkd_models.training.inputs import (
+    StudentTraining,
+    TrainingData,
+    TrainingRun,
+    check_compatible,
+    check_labels,
+    check_start,
+)
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import answers_to
 
@@ -66,34 +74,23 @@ def train_teacher(
     return TeacherCheckpoint(modalities=spec.modalities, task=spec.task, config=config, facts=facts, state=result.state)
 
 
-def train_baseline(data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun) -> StudentCheckpoint:
-    """Train a student on the labels of one modality alone."""
-    check_labels(data)
-    student = new_student(data, modality, config, run)
-    learner = SupervisedLearner(student, modality=modality, goal=training_goal(data.train))
-    origin = {"network": msgspec.to_builtins(config)}
-    result = fit_learner(learner, data, run, modality=modality, labelled_fraction=1.0, origin=origin)
-    return finish_student(data, modality, config, run, network=student, result=result)
+def train_transformer(training: StudentTraining) -> StudentCheckpoint:
+    """Train a student on the labels of its modality alone, or, by a recipe, with its teachers, in the recipe's order.
 
-
-def distil(
-    data: TrainingData,
-    modality: str,
-    config: StudentConfig,
-    run: TrainingRun,
-    *,
-    teachers: Sequence[TeacherFile],
-    recipe: Recipe,
-) -> StudentCheckpoint:
-    """Train a student of one modality with its teachers, in the recipe's order.
-
-    Raises UsageError if a teacher has other modalities or labels than `data`, or is repeated.
+    Raises UsageError if a teacher has other modalities or labels than the data, or is repeated.
     """
-    check_teachers(teachers, data.train)
-    student = new_student(data, modality, config, run)
-    origin = {"network": msgspec.to_builtins(config)}
-    result = _learn_from(student, data, run, modality=modality, teachers=teachers, recipe=recipe, origin=origin)
-    return finish_student(data, modality, config, run, network=student, result=result, recipe=recipe, teachers=teachers)
+    data, modality, run, recipe = training.data, training.modality, training.run, training.recipe
+    origin: dict[str, Any] = {"network": msgspec.to_builtins(training.config)}
+    if training.teachers and recipe is not None:
+        check_teachers(training.teachers, data.train)
+        student = new_student(training)
+        result = _learn_from(student, training, recipe, origin)
+        return finish_student(training, student, result)
+    check_labels(data)
+    student = new_student(training)
+    learner = SupervisedLearner(student, modality=modality, goal=training_goal(data.train))
+    result = fit_learner(learner, data, run, modality=modality, labelled_fraction=1.0, origin=origin)
+    return finish_student(replace(training, teachers=(), recipe=None), student, result)
 
 
 def keep_answers(
@@ -121,16 +118,8 @@ def check_teachers(teachers: Sequence[TeacherFile], windows: Windows) -> None:
         check_compatible(who, teacher.checkpoint.task, teacher.checkpoint.modalities, windows)
 
 
-def _learn_from(
-    student: nn.Module,
-    data: TrainingData,
-    run: TrainingRun,
-    *,
-    modality: str,
-    teachers: Sequence[TeacherFile],
-    recipe: Recipe,
-    origin: Mapping[str, Any],
-) -> Fit:
+def _learn_from(student: nn.Module, training: StudentTraining, recipe: Recipe, origin: Mapping[str, Any]) -> Fit:
+    data, modality, run, teachers = training.data, training.modality, training.run, training.teachers
     recorded = _answers_once(run, recipe, teachers)
     memory = _memory(data, run, teachers, recipe)
     learner = DistillLearner(

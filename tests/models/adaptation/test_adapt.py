@@ -53,7 +53,7 @@ from mmkd_models.training.checkpoint import (
     write_student,
     write_teacher,
 )
-from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.students import train_student
 from mmkd_models.training.trainings import train_teacher
@@ -112,7 +112,7 @@ def site(tmp_path_factory):
     write_teacher(folder / "teacher.ckpt", teacher)
     for kind in ("transformer", "convolutions", "trees"):
         config = StudentConfig(preset="tiny", encoder=ENCODER, members=(kind,))
-        student = train_student(data.with_modalities(("acc",)), "acc", config, run)
+        student = train_student(StudentTraining(data.with_modalities(("acc",)), "acc", config, run))
         write_student(folder / f"{kind}.ckpt", student)
     return folder
 

@@ -22,8 +22,8 @@ from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_student
-from mmkd_models.training.inputs import TrainingData, TrainingRun
-from mmkd_models.training.trainings import distil, train_teacher
+from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
+from mmkd_models.training.trainings import train_teacher, train_transformer
 from tests.models.conftest import STUDENT, TEACHER
 
 RUN = TrainingRun(train=TrainConfig(steps=6, batch=8, eval_every=3, seed=3), augment=AugmentConfig())
@@ -43,8 +43,8 @@ def teacher(data):
 
 def distilled(data, teacher, run, *terms):
     recipe = Recipe(terms=terms)
-    return distil(
-        data, "acc", STUDENT, run, teachers=[TeacherFile(checkpoint=teacher, sha256="ab" * 32)], recipe=recipe
+    return train_transformer(
+        StudentTraining(data, "acc", STUDENT, run, [TeacherFile(checkpoint=teacher, sha256="ab" * 32)], recipe)
     )
 
 

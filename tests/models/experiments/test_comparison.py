@@ -20,10 +20,10 @@ from mmkd_models.experiments.workers import Workers
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import read_student, read_teacher, read_teacher_file
-from mmkd_models.training.inputs import TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingRun
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.students import LatencyLimit
-from mmkd_models.training.trainings import distil, train_baseline, train_teacher
+from mmkd_models.training.trainings import train_teacher, train_transformer
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error of the code under test
@@ -95,7 +95,7 @@ def test_every_network_is_what_its_training_gives_on_the_folds_labels(machines, 
     teacher = train_teacher(data, teacher_config("tiny"), run)
     kept = read_teacher_file(comparison.teacher_path(1))
     assert same(kept.checkpoint.state, teacher.state)
-    student = distil(data, "acc", student_config("tiny"), run, teachers=[kept], recipe=config.recipe)
+    student = train_transformer(StudentTraining(data, "acc", student_config("tiny"), run, [kept], config.recipe))
     found = read_student(comparison.student_path("acc", 1))
     assert same(found.state, student.state)
     assert found.carried is not None
@@ -109,7 +109,9 @@ def test_the_baseline_chooses_its_learning_rate_on_validation(machines, config, 
     for rate in config.baseline_learning_rates:
         train = msgspec.structs.replace(config.student_train, seed=1, learning_rate=rate)
         tried.append(
-            train_baseline(data, "acc", student_config("tiny"), TrainingRun(train=train, augment=config.augment))
+            train_transformer(
+                StudentTraining(data, "acc", student_config("tiny"), TrainingRun(train=train, augment=config.augment))
+            )
         )
     best = max(tried, key=lambda checkpoint: checkpoint.facts.score)  # of equals the first
     assert same(read_student(comparison.baseline_path("acc", 1)).state, best.state)

@@ -24,10 +24,10 @@ from mmkd_models.training.choosing import (
     validation_score,
 )
 from mmkd_models.training.fitting import adjusted_fit
-from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.trainings import train_baseline
+from mmkd_models.training.trainings import train_transformer
 
 
 def test_the_prior_is_the_share_of_each_class_among_the_known_labels():
@@ -87,7 +87,7 @@ def test_the_adjustment_is_the_bias_of_the_head(dataset):
     """A student that tells both classes apart, and is then made to favour class 0 as labels of fifty to one would."""
     data = TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="ab" * 32)
     run = TrainingRun(train=TrainConfig(steps=40, batch=16, eval_every=20), augment=AUGMENT)
-    trained = train_baseline(data, "acc", student_config("tiny"), run)
+    trained = train_transformer(StudentTraining(data, "acc", student_config("tiny"), run))
     labels = np.where(np.arange(len(data.train)) == 0, 1, 0)
     favour = torch.from_numpy(log_prior(labels, 2)).float()
     state = {**trained.state, "head.bias": trained.state["head.bias"] + favour}

@@ -46,7 +46,7 @@ from mmkd_models.training.closed_form import (
     ridge_targets,
     teachers_answers,
 )
-from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.students import CrossFit, LatencyLimit, cross_fit, fit_average, list_weights, train_student
 from mmkd_models.training.trainings import train_teacher
@@ -130,7 +130,9 @@ def test_every_class_counts_alike():
 
 @pytest.fixture(scope="module")
 def convolutions(machines):
-    return train_student(data_of(machines), "acc", student_config("tiny", members=("convolutions",)), run_of(machines))
+    return train_student(
+        StudentTraining(data_of(machines), "acc", student_config("tiny", members=("convolutions",)), run_of(machines))
+    )
 
 
 def test_convolutions_learn_from_labels_and_keep_a_few_features(convolutions, machines):
@@ -157,7 +159,9 @@ def test_a_tiny_student_of_long_windows_looks_at_every_third_position(preset, st
     splits = {name: split(range(first, first + 2)) for name, first in (("train", 0), ("valid", 2), ("test", 4))}
     names = {"name": "long", "labels": ["slow", "fast"], "source": "a test rig", "licence": "CC0-1.0"}
     dataset = write_dataset(tmp_path / "long", modalities=(spec,), splits=splits, **names)
-    student = train_student(data_of(dataset), "acc", student_config(preset, members=("convolutions",)), run_of(dataset))
+    student = train_student(
+        StudentTraining(data_of(dataset), "acc", student_config(preset, members=("convolutions",)), run_of(dataset))
+    )
     assert student.config.convolutions.stride == stride
 
 
@@ -207,7 +211,9 @@ def test_features_that_no_window_has_are_refused(change, told, convolutions, tmp
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
 def test_several_labels_and_numbers_are_learnt_too(rigs, kind):
     rig = rigs[kind]
-    student = train_student(data_of(rig), "acc", student_config("tiny", members=("convolutions",)), run_of(rig))
+    student = train_student(
+        StudentTraining(data_of(rig), "acc", student_config("tiny", members=("convolutions",)), run_of(rig))
+    )
     found = scores_of(student.network(), rig.split("test").with_modalities(["acc"]), modality="acc")
     if kind == "regression":
         assert found.metric("r2") > 0.8
@@ -228,12 +234,14 @@ def test_a_teacher_teaches_windows_without_labels(machines, teacher):
     labels = np.full_like(data.train.labels, -1)
     data = replace(data, train=data.train.with_labels(labels))
     student = train_student(
-        data,
-        "acc",
-        student_config("tiny", members=("convolutions",)),
-        run_of(machines),
-        teachers=[teacher],
-        recipe=taught_by("logit"),
+        StudentTraining(
+            data,
+            "acc",
+            student_config("tiny", members=("convolutions",)),
+            run_of(machines),
+            [teacher],
+            taught_by("logit"),
+        )
     )
     test = machines.split("test")
     ours = logits_of(student.network(), test, modality="acc").argmax(1)
@@ -244,14 +252,14 @@ def test_a_teacher_teaches_windows_without_labels(machines, teacher):
 
 @pytest.fixture(scope="module")
 def transformer(machines):
-    return train_student(data_of(machines), "acc", SMALL, run_of(machines, steps=30))
+    return train_student(StudentTraining(data_of(machines), "acc", SMALL, run_of(machines, steps=30)))
 
 
 @pytest.fixture(scope="module")
 def members(machines, transformer, convolutions):
     data, run = data_of(machines), run_of(machines)
     closed = {
-        kind: train_student(data, "acc", student_config("tiny", members=(kind,)), run)
+        kind: train_student(StudentTraining(data, "acc", student_config("tiny", members=(kind,)), run))
         for kind in ("intervals", "trees")
     }
     return {"transformer": transformer, "convolutions": convolutions, **closed}
@@ -339,20 +347,21 @@ def test_the_part_that_validates_better_alone_is_shipped_alone(convolutions, tra
 
 def test_each_half_of_the_groups_is_answered_by_members_that_learnt_the_other(machines, monkeypatch):
     data, run, fits, trainings = data_of(machines), run_of(machines, steps=8), [], []
-    lesson, train_transformer = lesson_of(data, run), students._transformer
+    training, train_transformer = StudentTraining(data, "acc", SMALL, run), students._transformer
+    lesson = lesson_of(training)
 
-    def grow(*given):
-        fits.append((given[-1], grow_trees_student(*given)))
+    def grow(training, lesson):
+        fits.append((lesson, grow_trees_student(training, lesson)))
         return fits[-1][-1]
 
-    def train(part, *given, **options):
-        trainings.append((part.train, given[2]))
-        return train_transformer(part, *given, **options)
+    def train(training):
+        trainings.append((training.data.train, training.run))
+        return train_transformer(training)
 
     monkeypatch.setattr(students, "_MIN_GROUPS", 6)
     monkeypatch.setitem(students.FITS, "trees", grow)
     monkeypatch.setattr(students, "_transformer", train)
-    found = cross_fit(("transformer", "trees"), data, "acc", SMALL, run, lesson)
+    found = cross_fit(("transformer", "trees"), training, lesson)
     assert found is not None
     assert (found.labels == data.train.labels).all()
     for (own, student), (learnt, half_run) in zip(fits, trainings, strict=True):
@@ -370,7 +379,8 @@ def test_too_few_groups_classes_or_labels_are_not_halved(machines, teacher, monk
     data, run, groups = data_of(machines), run_of(machines), machines.split("train").groups
 
     def halves(data, teachers=()):
-        return cross_fit(("intervals",), data, "acc", SMALL, run, lesson_of(data, run, teachers))
+        training = StudentTraining(data, "acc", SMALL, run, teachers)
+        return cross_fit(("intervals",), training, lesson_of(training))
 
     assert halves(data) is None  # six groups
     monkeypatch.setattr(students, "_MIN_GROUPS", 6)
@@ -498,7 +508,9 @@ def test_trees_of_a_student_answer_as_scikit_learn_does(members, machines):
 @pytest.mark.parametrize("member", ["intervals", "trees"])
 def test_intervals_and_trees_learn_several_labels_and_numbers(rigs, kind, member):
     rig = rigs[kind]
-    student = train_student(data_of(rig), "acc", student_config("tiny", members=(member,)), run_of(rig))
+    student = train_student(
+        StudentTraining(data_of(rig), "acc", student_config("tiny", members=(member,)), run_of(rig))
+    )
     test = rig.split("test")
     if kind == "regression":
         assert scores_of(student.network(), test.with_modalities(["acc"]), modality="acc").metric("r2") > 0.8
@@ -524,7 +536,9 @@ def test_no_tree_splits_the_rounding_of_a_constant_channel(tmp_path):
     splits = {name: split(range(first, first + 2)) for name, first in (("train", 0), ("valid", 2), ("test", 4))}
     names = {"name": "still", "labels": ["a", "b"], "source": "a test rig", "licence": "CC0-1.0"}
     still = write_dataset(tmp_path / "still", modalities=(spec,), splits=splits, **names)
-    student = train_student(data_of(still), "acc", student_config("tiny", members=("trees",)), run_of(still)).network()
+    student = train_student(
+        StudentTraining(data_of(still), "acc", student_config("tiny", members=("trees",)), run_of(still))
+    ).network()
     read = set(student.trees.feature[student.trees.feature >= 0].tolist())
     of_interval = {feature % 8 for feature in read if feature < 56}
     assert of_interval
@@ -536,10 +550,11 @@ def test_trees_learn_the_hard_answers_of_teacher_and_label(machines, teacher):
     data = data_of(machines)
     labels = np.where(np.arange(len(data.train)) % 2, -1, data.train.labels)
     data = replace(data, train=data.train.with_labels(labels))
-    lesson = lesson_of(data, run_of(machines), [teacher])
+    training = StudentTraining(data, "acc", student_config("tiny"), run_of(machines), [teacher])
+    lesson = lesson_of(training)
     answers = teachers_answers([teacher], data.train, lesson.rows)
     assert lesson.answers == pytest.approx(mix_answers(data.train, lesson.rows, answers))
-    student = grow_trees_student(data, "acc", student_config("tiny"), run_of(machines), lesson)
+    student = grow_trees_student(training, lesson)
     # Each tree knows every training window by heart, so that its vote is the hard answer.
     network = student.network()
     features = interval_features(network.intervals, data.train, "acc", lesson.rows)

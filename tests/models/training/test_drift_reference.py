@@ -15,7 +15,7 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_me
 from mmkd_models.novelty import MAX_CENTRES, NoveltyScore, seen_from, seen_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, write_student
-from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.references import embeddings_summary, fit_reference, group_reference, magnitude_limits
 from mmkd_models.training.students import train_student
 
@@ -184,7 +184,7 @@ def test_an_altered_file_is_refused(change):
 
 @pytest.mark.parametrize("kind", ["transformer", "convolutions", "trees", "transformer,intervals"])
 def test_every_training_of_a_windowed_student_measures_it(machines, tmp_path, kind):
-    student = train_student(data_of(machines), "acc", config_of(kind), RUN)
+    student = train_student(StudentTraining(data_of(machines), "acc", config_of(kind), RUN))
     width = student.network().head.in_features
     assert student.seen.centres.shape[1] == width
     assert len(student.seen.scores) == len(machines.split("valid"))

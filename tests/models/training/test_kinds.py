@@ -31,7 +31,7 @@ from mmkd_models.training.checkpoint import (
 )
 from mmkd_models.training.committee import default_members, train_committee
 from mmkd_models.training.fitting import set_normalisation
-from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.students import train_student
 from tests.models.kinds_rig import CAM, MIC, kinds_dataset
@@ -88,7 +88,7 @@ def test_a_teacher_of_all_kinds_and_its_other_members_hear_see_and_come_back(tea
 def test_a_student_of_every_kind_is_taught_by_it(teacher, data, tmp_path, modality, kind, causal):
     recipe = Recipe(terms=(TaskTerm(weight=constant(1.0)), LogitTerm(weight=constant(1.0))))
     config = StudentConfig(preset="tiny", encoder=ENCODER, members=student_members(kind), causal=causal)
-    made = train_student(data, modality, config, RUN, teachers=[teacher], recipe=recipe)
+    made = train_student(StudentTraining(data, modality, config, RUN, [teacher], recipe))
     path = tmp_path / "student.ckpt"
     write_student(path, made)
     found = read_student(path)
@@ -163,7 +163,7 @@ def test_absurd_sizes_are_refused_before_a_network_is_built(data, tmp_path, stud
 
 def test_a_causal_student_of_sound_trains_with_the_log_mels_of_its_data(data):
     config = StudentConfig(preset="toy", encoder=ENCODER, causal=True)
-    trained = train_student(data, "mic", config, RUN)
+    trained = train_student(StudentTraining(data, "mic", config, RUN))
     mean, std = channel_statistics(data.train, "mic")
     assert trained.normalisation == {"mean": mean.tolist(), "std": std.tolist()}
     network = trained.network()
@@ -196,7 +196,7 @@ def _camera_checkpoint(data, folder, like, *, modality=CAM):
 
 def test_a_causal_student_of_video_is_refused(data):
     with pytest.raises(UsageError) as caught:
-        train_student(data, "cam", StudentConfig(preset="toy", encoder=ENCODER, causal=True), RUN)
+        train_student(StudentTraining(data, "cam", StudentConfig(preset="toy", encoder=ENCODER, causal=True), RUN))
     assert str(caught.value) == (
         "modality 'cam': expected a series or audio for a causal student, got video; train a windowed one"
     )

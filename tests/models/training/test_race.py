@@ -17,7 +17,7 @@ from mmkd_models.networks.convolutions import LENGTH
 from mmkd_models.networks.fronts.as_series import series_view
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, read_student, write_student
-from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.students import choose_student
 from mmkd_models.training.trainings import train_teacher
 from mmkd_report.schema.demo import LABELS_ONLY
@@ -38,7 +38,7 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
         fooled, teacher_config("tiny"), replace(RUN, train=msgspec.structs.replace(RUN.train, steps=16))
     )
     strong = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=16))
-    alone = choose_student(data.with_modalities(("acc",)), "acc", student_config("tiny"), strong)
+    alone = choose_student(StudentTraining(data.with_modalities(("acc",)), "acc", student_config("tiny"), strong))
     unlabelled = replace(data, train=data.train.with_labels(np.where(np.arange(len(wrong)) < 4, data.train.labels, -1)))
     race = partial(
         choose_student,
@@ -70,7 +70,9 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
 
 def test_a_causal_student_races_as_a_transformer_alone(data):
     run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=2))
-    student = choose_student(data.with_modalities(("acc",)), "acc", student_config("tiny", causal=True), run)
+    student = choose_student(
+        StudentTraining(data.with_modalities(("acc",)), "acc", student_config("tiny", causal=True), run)
+    )
     assert [one.name for one in student.facts.tried or ()] == [
         "transformer of mixed windows",
         "transformer of unmixed windows",
@@ -89,7 +91,7 @@ def test_sound_of_fewer_frames_than_a_kernel_races_as_a_transformer_alone(tmp_pa
     brief = write_dataset(tmp_path / "brief", name="brief", labels=("a", "b"), modalities=(sound,), splits=splits)
     run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=1, batch=4))
     seen = TrainingData(train=brief.split("train"), valid=brief.split("valid"), sha256=brief.sha256)
-    student = choose_student(seen, "mic", student_config("tiny"), run)
+    student = choose_student(StudentTraining(seen, "mic", student_config("tiny"), run))
     assert [one.name for one in student.facts.tried or ()] == [
         "transformer of mixed windows",
         "transformer of unmixed windows",
@@ -101,7 +103,9 @@ def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(dataset, ri
     rig = rigs.get(kind, dataset)
     train = msgspec.structs.replace(RUN.train, steps=2, metric=DEFAULT_METRIC[rig.spec.task.kind])
     seen = TrainingData(train=rig.split("train"), valid=rig.split("valid"), sha256=rig.sha256)
-    student = choose_student(seen.with_modalities(("acc",)), "acc", student_config("tiny"), replace(RUN, train=train))
+    student = choose_student(
+        StudentTraining(seen.with_modalities(("acc",)), "acc", student_config("tiny"), replace(RUN, train=train))
+    )
     race = {one.name: one for one in student.facts.tried}
     assert list(race)[:3] == [
         "transformer of mixed windows",

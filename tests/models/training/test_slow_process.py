@@ -10,9 +10,9 @@ from mmkd_models.evaluation.rivals import Rivals
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.committee import train_committee
-from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.trainings import train_baseline
+from mmkd_models.training.trainings import train_transformer
 
 SENSOR = ModalitySpec(name="process", channels=("flow", "level"), rate_hz=1.0, samples=60)
 
@@ -47,7 +47,10 @@ def test_networks_on_slow_process_data_are_within_a_point_or_two_of_extra_trees(
     seen = TrainingData(train=train, valid=valid, sha256=data.sha256)
     run = TrainingRun(train=TrainConfig(steps=steps, learning_rate=2e-3), augment=AUGMENT)
     if steps == 150:
-        network, modality = train_baseline(seen, "process", student_config("tiny"), run).network(), "process"
+        network, modality = (
+            train_transformer(StudentTraining(seen, "process", student_config("tiny"), run)).network(),
+            "process",
+        )
     else:
         made = train_committee(seen, teacher_config("tiny"), run, members=COMMITTEE)
         network, modality = made.network(), None
