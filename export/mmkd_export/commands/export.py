@@ -48,8 +48,8 @@ def run_export(arguments: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArtifactOptions:
-    """Artifacts to make, and their platform."""
+class _Options:
+    """Most are fields of an `ExportPlan`."""
 
     targets: Annotated[
         list[str] | None,
@@ -70,12 +70,6 @@ class ArtifactOptions:
     platform: Annotated[
         PlatformName | None, Option("Platform of the device; by default from the targets and this machine.")
     ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgingOptions:
-    """Calibrating and judging windows, and the gate's limits."""
-
     calibration: Annotated[
         Path | None,
         Option("Dataset with windows for calibration, instead of those in the checkpoint.", ("--calib",), "DATA"),
@@ -111,12 +105,6 @@ class JudgingOptions:
             ("--accept-unjudged",),
         ),
     ] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class SealOptions:
-    """Release and signing keys."""
-
     keys: Annotated[
         list[Path] | None, Option("Sign with this private key of mmkd-edge keygen (repeatable).", ("--sign",), "KEY")
     ] = None
@@ -137,9 +125,7 @@ def export_(
     output: Annotated[
         Path | None, Option("Bundle to write; by default beside the checkpoint, or in place.", ("-o", "--out"), "FILE")
     ] = None,
-    made: ArtifactOptions,
-    judged: JudgingOptions,
-    sealed: SealOptions,
+    options: _Options,
     page: Annotated[
         Path | None, Option("Also write one HTML page of everything measured and tried.", metavar="FILE.html")
     ] = None,
@@ -155,7 +141,7 @@ def export_(
         return
     if not sources:
         raise UsageError("expected a checkpoint or a bundle to export, got none; name it, or see --help")
-    plan = _plan(sources[0], output, made, judged, sealed)
+    plan = _plan(sources[0], output, options)
     if len(sources) > 1:
         if output is None or page is not None or mlflow is not None:
             raise UsageError("several students need -o FILE, and take no --page and no --mlflow; see --help")
@@ -208,27 +194,25 @@ def _record(tracker: Tracker, result: ExportResult, page: Path | None) -> None:
         tracker.record_file(page)
 
 
-def _plan(
-    source: Path, output: Path | None, made: ArtifactOptions, judged: JudgingOptions, sealed: SealOptions
-) -> ExportPlan:
+def _plan(source: Path, output: Path | None, options: _Options) -> ExportPlan:
     choices = get_args(PrecisionChoice)
-    for name in made.precisions or []:
+    for name in options.precisions or []:
         if name not in choices:
             raise UsageError(f"--precision {name!r}: expected one of {', '.join(choices)}")
     plan = ExportPlan(
         source=source,
         output=export_plan(source, output=output).output,
-        targets=tuple(dict.fromkeys(made.targets or [])),
-        precisions=cast("tuple[PrecisionChoice, ...]", tuple(dict.fromkeys(made.precisions or []))),
-        platform=made.platform,
-        calibration=judged.calibration,
-        evaluation=judged.evaluation,
-        max_drop_points=judged.max_drop,
-        accept_unjudged=judged.accept_unjudged,
-        drift_reference=judged.drift_reference,
-        value_range=range_choice(judged.value_range),
-        golden=judged.golden,
-        seal=Seal(release=sealed.release, keys=tuple(sealed.keys or ())),
+        targets=tuple(dict.fromkeys(options.targets or [])),
+        precisions=cast("tuple[PrecisionChoice, ...]", tuple(dict.fromkeys(options.precisions or []))),
+        platform=options.platform,
+        calibration=options.calibration,
+        evaluation=options.evaluation,
+        max_drop_points=options.max_drop,
+        accept_unjudged=options.accept_unjudged,
+        drift_reference=options.drift_reference,
+        value_range=range_choice(options.value_range),
+        golden=options.golden,
+        seal=Seal(release=options.release, keys=tuple(options.keys or ())),
     )
     requested_targets(plan)  # raises for a target that does not exist
     return plan

@@ -67,7 +67,7 @@ def _terms() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _StudentOptions:
+class _Options:
     preset: Annotated[str, Option("Size: tiny, small, medium or base.")] = STUDENT_PRESET
     members: RacedMembers = None
     choose: Annotated[
@@ -76,10 +76,6 @@ class _StudentOptions:
     max_latency_ms: MaxLatency = None
     causal: Causal = False
     clock_error: ClockError = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _RecipeOptions:
     recipe: Annotated[Path | None, Option("JSON file with the recipe; see --print-recipe.")] = None
     term: Annotated[
         list[str] | None, Option("One term of the recipe, KIND[,NAME=VALUE...] (repeat); see --list-terms.")
@@ -109,8 +105,7 @@ def distill(
     data: Data,
     modality: Modality,
     output: Output = Path("student.ckpt"),
-    student: _StudentOptions,
-    taught: _RecipeOptions,
+    student: _Options,
     options: TrainingOptions,
     result: _DistillResultOptions,
 ) -> None:
@@ -123,7 +118,7 @@ def distill(
     members = student_members(
         student.members or ("transformer" if not student.choose else ",".join(MEMBERS)), choose=student.choose
     )
-    _check_combinations(members, student, taught)
+    _check_combinations(members, student)
     config = student_config(
         preset_named(student.preset, option="--preset"),
         causal=student.causal,
@@ -132,7 +127,7 @@ def distill(
     hold_output(context, output, teachers=teacher, replace=options.force or options.resume)
     training = training_data(data, options, modalities=None)
     modality = training.train.spec.modality(modality).name
-    recipe = chosen_recipe(default_recipe(training.train.spec.task), file=taught.recipe, terms=taught.term or ())
+    recipe = chosen_recipe(default_recipe(training.train.spec.task), file=student.recipe, terms=student.term or ())
     teachers = [read_teacher_file(path) for path in teacher]
     for file in teachers:
         check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, training.train)
@@ -154,11 +149,11 @@ def distill(
         write_student_and_report(output, checkpoint, tracker, json=result.json)
 
 
-def _check_combinations(members: tuple[MemberKind, ...], student: _StudentOptions, taught: _RecipeOptions) -> None:
+def _check_combinations(members: tuple[MemberKind, ...], student: _Options) -> None:
     if student.max_latency_ms is not None and not student.choose:
         raise UsageError("--max-latency-ms limits what --choose may take; add --choose")
-    if "transformer" not in members and (taught.recipe or taught.term):
+    if "transformer" not in members and (student.recipe or student.term):
         raise UsageError(
-            f"{'--recipe' if taught.recipe else '--term'} cannot be combined with --members {student.members}, which "
+            f"{'--recipe' if student.recipe else '--term'} cannot be combined with --members {student.members}, which "
             "learn the teachers' probabilities and the labels; leave it out, or add the member transformer"
         )

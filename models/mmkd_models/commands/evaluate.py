@@ -45,6 +45,7 @@ with loading("mmkd-evaluate"):
 _ABOUT = "Judge a teacher, a student or a bundle on a dataset."
 _READS_CHECKPOINTS = ("torch", "safetensors", "lightning_fabric")
 _DEFAULT_SUITE, _NORMAL = "scores", "normal"
+_OF_SHIFT = ("out", "workers", "label_fraction", "steps")  # options
 
 
 def main() -> NoReturn:
@@ -69,13 +70,7 @@ def run_evaluate(arguments: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _WindowOptions:
-    split: Annotated[str, Option("Split to judge with: train, valid or test.", metavar="NAME")] = "test"
-    fold: Annotated[int | None, Option("Judge with the test windows of fold N instead of a split.", min=0)] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _SuiteOptions:
+class _Options:
     suite: Annotated[
         list[str] | None,
         Option(f"Suite: {', '.join(SUITES)}, or all. Repeatable.", metavar="NAME", shown="scores, or normal"),
@@ -92,10 +87,6 @@ class _SuiteOptions:
     print_cost: Annotated[
         bool, Option("Print a file of cost assumptions to fill in, and stop.", ("--print-cost",), says=cost_template)
     ] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ShiftOptions:
     out: Annotated[
         Path | None, Option("Suite shift: folder; the same command resumes.", ("-o", "--out"), "DIR", shown=False)
     ] = None
@@ -106,6 +97,9 @@ class _ShiftOptions:
     steps: Annotated[
         int | None, Option("Suite shift: training steps of every network.", min=1, metavar="N", shown="as shipped")
     ] = None
+    split: Annotated[str, Option("Split to judge with: train, valid or test.", metavar="NAME")] = "test"
+    fold: Annotated[int | None, Option("Judge with the test windows of fold N instead of a split.", min=0)] = None
+    seed: Annotated[int, Option("Seed of faults, missing samples and intervals.", min=0)] = 0
 
 
 def evaluate(
@@ -115,10 +109,7 @@ def evaluate(
     against: Annotated[
         list[Path] | None, Option("Checkpoint or bundle to compare with. Repeatable.", metavar="OTHER")
     ] = None,
-    suites: _SuiteOptions,
-    shift: _ShiftOptions,
-    windows: _WindowOptions,
-    seed: Annotated[int, Option("Seed of faults, missing samples and intervals.", min=0)] = 0,
+    options: _Options,
     page: Page = None,
     as_json: Annotated[bool, Option("Print one JSON document instead of tables.", ("--json",))] = False,
 ) -> None:
@@ -128,15 +119,14 @@ def evaluate(
     """
     if page is not None:
         check_page(page, extra="train")
-    paths = (model, *(against or ()))
-    request = _Request(paths=paths, data=data, windows=windows, options=suites, shift=shift, seed=seed)
+    request = _Request(paths=(model, *(against or ())), data=data, options=options)
     _check_options(request)
     with ExitStack() as stack:
         inputs, facts = _open_inputs(stack, request)
         check_suites(inputs, request.names)
         rivals = _chosen_rivals(request, inputs)
-        if shift.out is not None:
-            stack.enter_context(lock_output(shift.out, is_folder=True))
+        if options.out is not None:
+            stack.enter_context(lock_output(options.out, is_folder=True))
             stack.enter_context(hint_at_resuming())
         if rivals:
             inputs = _with_rivals(inputs, rivals, facts.sha256)
@@ -153,8 +143,8 @@ def evaluate(
     first = document.models[0]
     following = shell_line(*(("mmkd-bench", "run") if first.artifact else ("mmkd-export",)), first.path)
     if first.role == "teacher":
-        options = "--modality", first.modalities[0], "-o", "student.ckpt"
-        following = shell_line("mmkd-distill", first.path, data, *options)
+        how = "--modality", first.modalities[0], "-o", "student.ckpt"
+        following = shell_line("mmkd-distill", first.path, data, *how)
     print(f"{'' if page is None else f'wrote {page}; '}next: {following}")
 
 
@@ -162,10 +152,7 @@ def evaluate(
 class _Request:
     paths: tuple[Path, ...]
     data: Path
-    windows: _WindowOptions
-    options: _SuiteOptions
-    shift: _ShiftOptions
-    seed: int
+    options: _Options
 
     @cached_property
     def is_normal(self) -> bool:
@@ -176,14 +163,14 @@ class _Request:
         names = self.options.suite or [_NORMAL if self.is_normal else _DEFAULT_SUITE]
         if "all" in names:
             every = (_NORMAL,) if self.is_normal else tuple(name for name in SUITES if name != _NORMAL)
-            return tuple(name for name in every if name != "shift" or "shift" in names or self.shift.out is not None)
+            return tuple(name for name in every if name != "shift" or "shift" in names or self.options.out is not None)
         chosen = {choice(name, (*SUITES, "all"), option="--suite") for name in names}
         return tuple(name for name in SUITES if name in chosen)
 
 
 def _check_options(request: _Request) -> None:
-    names, options, shift = set(request.names), request.options, request.shift
-    given = [key for key, value in shift.__dict__.items() if value != getattr(_ShiftOptions, key)]
+    names, options = set(request.names), request.options
+    given = [key for key in _OF_SHIFT if getattr(options, key) != getattr(_Options, key)]
     needs: dict[str, tuple[str, ...]] = {f"--{key.replace('_', '-')}": ("shift",) for key in given}
     needs |= {"--by": ("groups", "shift", _NORMAL)} if options.by is not None else {}
     needs |= {"--cost": ("cost",)} if options.cost is not None else {}
@@ -192,7 +179,7 @@ def _check_options(request: _Request) -> None:
             raise UsageError(f"{option} needs --suite {' or '.join(suites)}; add it, or leave {option} out")
     if options.cost is None and "cost" in (options.suite or ()):
         raise UsageError("--suite cost needs --cost FILE.toml; --print-cost prints such a file")
-    if names == {"shift"} and request.windows != _WindowOptions():
+    if names == {"shift"} and (options.split, options.fold) != (_Options.split, _Options.fold):
         raise UsageError(
             "--split and --fold have no effect on --suite shift, which judges on each domain; leave them out"
         )
@@ -208,7 +195,7 @@ def _open_inputs(stack: ExitStack, request: _Request) -> tuple[SuiteInputs, Data
     if not all(map(is_bundle, request.paths)):
         require_modules(_READS_CHECKPOINTS, by="mmkd-evaluate of a checkpoint", extra="train")
     dataset = open_dataset(request.data)
-    train, valid, windows, part = _parts(dataset, request.windows)
+    train, valid, windows, part = _parts(dataset, options)
     check = partial(
         check_seen,
         dataset=dataset,
@@ -222,7 +209,7 @@ def _open_inputs(stack: ExitStack, request: _Request) -> tuple[SuiteInputs, Data
             models += models_from_bundle(stack, path, windows, dataset.sha256, check_seen=check)
         else:
             models.append(model_from_checkpoint(path, windows, dataset.sha256, check_seen=check))
-    split = "test" if request.windows.fold is not None else request.windows.split
+    split = "test" if options.fold is not None else options.split
     data = DataFacts(
         name=dataset.spec.name,
         sha256=dataset.sha256,
@@ -239,7 +226,7 @@ def _open_inputs(stack: ExitStack, request: _Request) -> tuple[SuiteInputs, Data
         calibration=valid,
         by=options.by,
         cost=options.cost,
-        seed=request.seed,
+        seed=options.seed,
         on_part=say,
     )
     if "combined" in (options.suite or ()) and inputs.several_labels is None:
@@ -252,7 +239,7 @@ def _open_inputs(stack: ExitStack, request: _Request) -> tuple[SuiteInputs, Data
     return inputs, data
 
 
-def _parts(dataset: Dataset, options: _WindowOptions) -> tuple[Windows, Windows, Windows, str]:
+def _parts(dataset: Dataset, options: _Options) -> tuple[Windows, Windows, Windows, str]:
     if options.fold is not None:
         everything = dataset.everything()
         fold = fold_indices(everything, fold=options.fold, seed=0)
@@ -305,7 +292,7 @@ def _with_rivals(inputs: SuiteInputs, names: Sequence[Any], dataset_sha256: str)
 def _plan_shift(
     request: _Request, inputs: SuiteInputs, dataset: Dataset
 ) -> Callable[[Callable[[str], None]], ShiftFacts]:
-    options, modalities, checkpoint = request.shift, inputs.first.modalities, inputs.models[0].checkpoint
+    options, modalities, checkpoint = request.options, inputs.first.modalities, inputs.models[0].checkpoint
     out, label_fraction = options.out, options.label_fraction
     if out is None:
         raise UsageError("--suite shift needs -o DIR, the folder for its trainings; add it")
@@ -339,7 +326,7 @@ def _plan_shift(
         augment=AUGMENT,
         recipe=default_recipe(dataset.spec.task),
         members=default_members(dataset.spec.modalities),
-        left_out=LeftOutDomains(by=request.options.by or "group"),
+        left_out=LeftOutDomains(by=options.by or "group"),
     )
     comparison = Comparison(dataset=dataset, config=config, out=out / "shift")
     check_shift(comparison)

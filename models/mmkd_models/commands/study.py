@@ -71,7 +71,7 @@ def _methods() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SpaceOptions:
+class _Options:
     teacher: Annotated[
         list[str] | None,
         Option("Teacher (repeat): SIZE or MODALITY+MODALITY:SIZE; append ,committee for three members."),
@@ -91,10 +91,6 @@ class _SpaceOptions:
     rival: Annotated[
         list[str] | None, Option("Rival to compare with (repeat), such as mini_rocket or extra_trees; default all.")
     ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _SearchOptions:
     grid: Annotated[bool, Option("Train everything on every seed, without a search.", ("--grid",))] = False
     trials: Annotated[int, Option("Candidates that the search tries, labels only not counted.", min=1)] = 40
     finalists: Annotated[int, Option("Best candidates to train on all seeds.", min=1)] = 3
@@ -103,29 +99,17 @@ class _SearchOptions:
         Option("Seeds; each judges on another fold of groups.", min=1, shown=f"{FOLDS}, or as many as folds"),
     ] = None
     search_seeds: Annotated[int, Option("Seeds for the search; they do not count in the table.", min=1)] = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class _StudyTraining:
     label_fraction: LabelShare = None
     labelled_groups: LabelledGroups = None
     choose: Annotated[bool, Option("Train all kinds of every student; validation chooses.", ("--choose",))] = False
     steps: Annotated[int, Option("Training steps of every student and baseline.", min=1)] = STUDENT_TRAIN.steps
     teacher_steps: Annotated[int, Option("Training steps of every teacher.", min=1)] = TEACHER_TRAIN.steps
     metric: Metric = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _LimitOptions:
     max_latency_ms: Annotated[
         float | None, Option("Longest median latency of the exported student on this machine.", min=0.0)
     ] = None
     latency: Latency = True
     duration_s: Duration = 4.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _WorkOptions:
     budget_hours: Annotated[
         float | None, Option("Begin no training after this time; a search takes half of it.", min=0)
     ] = None
@@ -141,11 +125,7 @@ def study_command(
     data: Annotated[Path, Argument(None, "Dataset directory; see mmkd-data.")],
     modality: Modality,
     output: Annotated[Path, Option("Folder to write.", ("-o", "--out"), "DIR")] = Path("study"),
-    space: _SpaceOptions,
-    search: _SearchOptions,
-    training: _StudyTraining,
-    limits: _LimitOptions,
-    work: _WorkOptions,
+    options: _Options,
 ) -> None:
     """Find the best student of one sensor within limits, and show what distillation buys.
 
@@ -161,24 +141,24 @@ def study_command(
     dataset = open_dataset(data)
     refuse_normal(dataset.spec, "mmkd-study")
     modality = dataset.spec.modality(modality).name  # a derived one may be written as a text
-    has_latency = limits.latency and not training.choose
-    if limits.max_latency_ms is not None and not has_latency:
+    has_latency = options.latency and not options.choose
+    if options.max_latency_ms is not None and not has_latency:
         raise UsageError(
             "--max-latency-ms: expected latencies to be measured, got --no-latency or --choose, whose students are of "
             "several kinds; drop one of them"
         )
-    options = _options(dataset, modality, space, search, training, limits, work)
-    if options.executor == "ray":
+    plan = _study_options(dataset, modality, options)
+    if plan.executor == "ray":
         require_modules(("ray",), by="--executor ray", extra="ray")
-    meter = latency_meter(limits.duration_s) if has_latency else None
-    with tracked(work.mlflow, output, title=output.resolve().name, resume=True) as tracker:
-        tracker.record(params=options)
+    meter = latency_meter(options.duration_s) if has_latency else None
+    with tracked(options.mlflow, output, title=output.resolve().name, resume=True) as tracker:
+        tracker.record(params=plan)
         with hint_at_resuming(), progress_lines() as show:
             progress = Progress(show=show, ended=partial(_record_run, tracker))
-            document = study(dataset, options, out=output, measure_latency=meter, progress=progress)
+            document = study(dataset, plan, out=output, measure_latency=meter, progress=progress)
         document = msgspec.structs.replace(document, command=shell_line("mmkd-study", *sys.argv[1:]))
         write_document(output, document)
-        _report(document, output, json=work.json)
+        _report(document, output, json=options.json)
         tracker.record(metrics={"valid/score": document.recommendation.valid_score})
         for name in (STUDY_FILE, "report.html", STUDENT_CHECKPOINT):
             tracker.record_file(output / name)
@@ -199,48 +179,40 @@ def _record_run(tracker: Tracker, run: Run) -> None:
     tracker.add("set_terminated", run.title, status="FAILED" if result.reason else "FINISHED")
 
 
-def _options(
-    dataset: Dataset,
-    modality: str,
-    space: _SpaceOptions,
-    search: _SearchOptions,
-    training: _StudyTraining,
-    limits: _LimitOptions,
-    work: _WorkOptions,
-) -> StudyOptions:
+def _study_options(dataset: Dataset, modality: str, options: _Options) -> StudyOptions:
     from mmkd_models.distillation.recipe import chosen_methods
     from mmkd_models.evaluation.rivals import RIVALS
     from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text
     from mmkd_models.experiments.study import StudyOptions
     from mmkd_models.experiments.workers import Executor
 
-    metric = chosen_metric(training.metric, dataset.spec.task.kind)
+    metric = chosen_metric(options.metric, dataset.spec.task.kind)
     return StudyOptions(
         conditions=Conditions(
             dataset_sha256=dataset.sha256,
             modality=modality,
-            labelled=labelled_from_options(training.label_fraction, training.labelled_groups, otherwise=ALL),
-            teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=training.teacher_steps, metric=metric),
-            student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=training.steps, metric=metric),
+            labelled=labelled_from_options(options.label_fraction, options.labelled_groups, otherwise=ALL),
+            teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=options.teacher_steps, metric=metric),
+            student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=options.steps, metric=metric),
             augment=AUGMENT,
-            choose=training.choose,
+            choose=options.choose,
         ),
         space=Space(
-            teachers=teachers_from_text(space.teacher or [TEACHER_PRESET], dataset),
-            students=tuple(preset_named(name, option="--student") for name in space.student or ["tiny", "small"]),
-            methods=chosen_methods(space.method, space.recipe or []),
-            learning_rates=tuple(space.learning_rate or BASELINE_LEARNING_RATES),
+            teachers=teachers_from_text(options.teacher or [TEACHER_PRESET], dataset),
+            students=tuple(preset_named(name, option="--student") for name in options.student or ["tiny", "small"]),
+            methods=chosen_methods(options.method, options.recipe or []),
+            learning_rates=tuple(options.learning_rate or BASELINE_LEARNING_RATES),
         ),
-        grid=search.grid,
-        trials=search.trials,
-        finalists=search.finalists,
-        seeds=min(FOLDS, fold_count(dataset.everything())) if search.seeds is None else search.seeds,
-        search_seeds=search.search_seeds,
-        max_latency_ms=limits.max_latency_ms,
-        budget_hours=work.budget_hours,
-        workers=work.workers,
-        executor=choice(work.executor, get_args(Executor), option="--executor"),
-        rivals=tuple(choice(name, RIVALS, option="--rival") for name in dict.fromkeys(space.rival or RIVALS)),
+        grid=options.grid,
+        trials=options.trials,
+        finalists=options.finalists,
+        seeds=min(FOLDS, fold_count(dataset.everything())) if options.seeds is None else options.seeds,
+        search_seeds=options.search_seeds,
+        max_latency_ms=options.max_latency_ms,
+        budget_hours=options.budget_hours,
+        workers=options.workers,
+        executor=choice(options.executor, get_args(Executor), option="--executor"),
+        rivals=tuple(choice(name, RIVALS, option="--rival") for name in dict.fromkeys(options.rival or RIVALS)),
     )
 
 
