@@ -211,9 +211,6 @@ def overhead(
     backend: Annotated[
         str | None, typer.Option(help="Compare with this backend's run.", show_default="onnxruntime's own session.run")
     ] = None,
-    limit_us: Annotated[
-        float | None, typer.Option(help="Exit 5 if predict adds more microseconds.", show_default="no limit")
-    ] = None,
     duration_s: DurationOption = 6.0,
     launches: LaunchesOption = 3,
     reference: ReferenceOption = None,
@@ -224,9 +221,3 @@ def overhead(
         bundle, backend=backend, reference=reference, launches=launches, duration_s=duration_s, progress=say
     )
     print_report(report, json=json)
-    median_us = report.overhead_us.median
-    if limit_us is not None and median_us > limit_us:
-        raise PerformanceError(
-            f"{report.bundle}: predict adds {median_us:.1f} µs to the bare {report.bare} at the median, "
-            f"more than the limit of {limit_us:g} µs"
-        )

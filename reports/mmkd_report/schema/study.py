@@ -85,6 +85,14 @@ class StudentSize(msgspec.Struct, frozen=True, kw_only=True):
     excluded: str = ""  # the reason, if it was left out of the study
 
 
+class Combination(msgspec.Struct, frozen=True, kw_only=True):
+    """A student's size, method and teacher, None for labels only."""
+
+    student: str
+    method: str
+    teacher: str | None
+
+
 class TeacherRow(msgspec.Struct, frozen=True, kw_only=True):
     """A teacher of an entry."""
 
@@ -109,12 +117,9 @@ class RivalRow(msgspec.Struct, frozen=True, kw_only=True):
     teacher: str | None = None  # None for a rival that learns from labels only
 
 
-class EntryRow(msgspec.Struct, frozen=True, kw_only=True):
+class EntryRow(Combination, frozen=True, kw_only=True):
     """One row of the table."""
 
-    student: str
-    method: str
-    teacher: str | None
     seeds: tuple[int, ...]  # finished
     learning_rates: tuple[float, ...]  # best on validation, by seed
     search_score: float | None  # mean validation score on the search's seeds; None in a grid
@@ -136,12 +141,9 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     gain_points: dict[str, SeedGain]  # by metric, over labels only of the same size
 
 
-class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
+class Recommendation(Combination, frozen=True, kw_only=True):
     """The chosen student."""
 
-    student: str
-    method: str
-    teacher: str | None
     learning_rate: float
     seed: int  # the best on validation
     checkpoint: str
@@ -157,21 +159,15 @@ class StudyMethod(msgspec.Struct, frozen=True, kw_only=True):
     recipe: dict[str, Any] | None = None
 
 
-class SkippedCombination(msgspec.Struct, frozen=True, kw_only=True):
+class SkippedCombination(Combination, frozen=True, kw_only=True):
     """An impossible combination, and why."""
 
-    student: str
-    method: str
-    teacher: str | None
     reason: str
 
 
-class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
+class TrialRow(Combination, frozen=True, kw_only=True):
     """One training of a student, with its validation score."""
 
-    student: str
-    method: str
-    teacher: str | None
     learning_rate: float
     seed: int
     state: str

@@ -113,15 +113,10 @@ def test_one_thing_alone_is_not_compared(bundle, mmkd_bench, more):
     )
 
 
-def test_overhead_has_a_gate(bundle, mmkd_bench):
-    ended = mmkd_bench("overhead", bundle, "--launches", 1, "--duration-s", 0.2, "--limit-us", 1000)
+def test_overhead_is_that_of_predict(bundle, mmkd_bench):
+    ended = mmkd_bench("overhead", bundle, "--launches", 1, "--duration-s", 0.2, "--backend", "ort")
     assert ended.returncode == 0, ended.stderr
     assert "predict adds" in ended.stdout
-    ended = mmkd_bench(
-        "overhead", bundle, "--launches", 1, "--duration-s", 0.2, "--limit-us", 0.001, "--backend", "ort"
-    )
-    assert ended.returncode == 5
-    assert "to the bare ort backend.run at the median, more than the limit of 0.001 µs" in ended.stderr
     ended = mmkd_bench("overhead", bundle, "--backend", "tensorflow")
     assert (ended.returncode, "backend 'tensorflow' is unknown" in ended.stderr) == (2, True)
 
