@@ -19,6 +19,8 @@ from mmkd_edge.cli.catalogue import COMMANDS, ONE_NAME
 
 PAGE = Path(__file__).parents[1] / "commands.md"
 MARK = "## All commands\n"
+# Options of every command, which the head of the page describes, and the lines of their help
+_OF_ALL = re.compile(r"^  (?:-h, --help|--install-completion|--show-completion)\b.*\n(?: {4,}.*\n)*", re.MULTILINE)
 _SUBCOMMAND = re.compile(r"^ {2,4}([a-z][a-z-]*)(?: |$)")
 
 
@@ -44,7 +46,8 @@ def _help_of(*words: str) -> str:
     program = Path(sys.executable).with_name(words[0])
     environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     done = subprocess.run([program, *words[1:], "--help"], env=environment, capture_output=True, text=True, check=True)
-    return "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
+    text = _OF_ALL.sub("", "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n")
+    return re.sub(r"\n[Oo]ptions:\n(?=\n|\Z)", "", text)
 
 
 if __name__ == "__main__":

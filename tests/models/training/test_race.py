@@ -1,7 +1,6 @@
 """The race between ways of training a student: who takes part, who is shipped, and that a bad teacher hurts nobody."""
 
 from dataclasses import replace
-from functools import partial
 
 import msgspec
 import numpy as np
@@ -40,17 +39,9 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
     strong = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=16))
     alone = choose_student(StudentTraining(data.with_modalities(("acc",)), "acc", student_config("tiny"), strong))
     unlabelled = replace(data, train=data.train.with_labels(np.where(np.arange(len(wrong)) < 4, data.train.labels, -1)))
-    race = partial(
-        choose_student,
-        unlabelled,
-        "acc",
-        student_config("tiny"),
-        strong,
-        teachers=(TeacherFile(checkpoint=teacher, sha256="cd" * 32),),
-        recipe=default_recipe(data.train.spec.task),
-        baseline=alone,
-    )
-    student = race()
+    taught_by, recipe = [TeacherFile(checkpoint=teacher, sha256="cd" * 32)], default_recipe(data.train.spec.task)
+    training = StudentTraining(unlabelled, "acc", student_config("tiny"), strong, taught_by, recipe)
+    student = choose_student(training, baseline=alone)
     assert student.facts.shipped == LABELS_ONLY
     assert student.facts.teacher_sha256 is None
     assert student.facts.beaten_teachers_sha256 == ("cd" * 32,)
@@ -58,7 +49,7 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
     assert all((student.state[name] == alone.state[name]).all() for name in alone.state)
     asked = []
     monkeypatch.setattr("mmkd_models.training.students.labels_win", lambda *given: bool(asked.extend(given)))
-    unsure = race()
+    unsure = choose_student(training, baseline=alone)
     assert unsure.facts.shipped != LABELS_ONLY
     assert unsure.facts.teacher_sha256 == "cd" * 32
     assert not unsure.facts.beaten_teachers_sha256
