@@ -37,11 +37,10 @@ def test_every_precision_that_was_asked_for_is_in_the_bundle(mixed):
     }
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_lower_precision_that_six_windows_would_judge_is_refused(student_file, tmp_path, precision):
-    plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", precisions=(precision,), platform="jp6.2")
+def test_lower_precision_that_six_windows_would_judge_is_refused(student_file, tmp_path):
+    plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", precisions=("fp16",), platform="jp6.2")
     assert said(GateError, export, plan) == (
-        f"{precision} graph: expected 100 or more windows to judge by, so that the one that may always differ is at "
+        "fp16 graph: expected 100 or more windows to judge by, so that the one that may always differ is at "
         "most 1% of them, got 6, of which it is 17%; no bundle was written. Name more with --eval DATA, or take it "
         "unjudged with --accept-unjudged"
     )

@@ -307,10 +307,6 @@ def test_memory_does_not_grow_with_windows():
     assert found.counts.sum() == 4000
 
 
-def test_minmax_is_the_largest_magnitude():
-    assert clipping_range(_magnitudes(np.array([-3.0, 2.0, 0.5])), "minmax") == 3.0
-
-
 def test_a_percentile_ignores_one_glitch_in_a_million():
     values = np.linspace(0, 1, 100_000)
     found = _magnitudes(values, np.array([50.0]))

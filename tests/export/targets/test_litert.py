@@ -41,12 +41,6 @@ def tflite(student_file):
     return tflite_from_checkpoint(student_file)
 
 
-@pytest.fixture(scope="module")
-def litert_bundle(student_file, tmp_path_factory):
-    output = tmp_path_factory.mktemp("litert") / "student.edge"
-    return export(ExportPlan(source=student_file, output=output, targets=("litert",), platform="cpu-arm"))
-
-
 def test_it_answers_as_torch_with_the_tensors_and_names_of_the_manifest(tflite, student, tmp_path, student_file):
     backend = LitertBackend(tflite)
     expected = answers_from_student(student, student.carried.windows)
@@ -67,23 +61,6 @@ def test_it_answers_as_torch_with_the_tensors_and_names_of_the_manifest(tflite, 
     assert metadata["mmkd_edge.labels"] == b'["rest","walk","run","fall"]'
     for text in (b"mmkd_models", b"torch", b"__main__", b".py"):
         assert text not in tflite
-
-
-def test_the_bundle_holds_both_forms_and_the_runtime_answers_with_either(litert_bundle, student):
-    entry = litert_bundle.manifest.models[0]
-    assert [artifact.file for artifact in entry.artifacts] == ["acc/model.fp32.onnx", "acc/model.fp32.tflite"]
-    assert [artifact.format for artifact in litert_bundle.report.artifacts] == ["onnx", "tflite"]
-    assert litert_bundle.report.artifacts[1].parity.max_abs_error < 1e-5
-    window = student.carried.windows[0]
-    with (
-        EdgePredictor.open(litert_bundle.path, backend="litert") as ours,
-        EdgePredictor.open(litert_bundle.path) as reference,
-    ):
-        assert ours.selftest().label_agreement == 1.0
-        assert (ours.backend.name, ours.info().artifact) == ("litert", "acc/model.fp32.tflite")
-        np.testing.assert_allclose(
-            ours.predict(window).probabilities, reference.predict(window).probabilities, atol=1e-5
-        )
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +92,7 @@ def _fully_connected(model):
     return [tuple(map(int, one.shape)) for one in weights if one.type == schema.TensorType.INT8]
 
 
-def test_int8_is_made_in_both_forms_and_the_runtime_answers_with_either(int8_bundle, student):
+def test_both_forms_are_made_and_the_runtime_answers_with_either(int8_bundle, student):
     artifacts = int8_bundle.report.artifacts
     assert [artifact.file for artifact in artifacts] == [
         "acc/model.fp32.onnx",
@@ -124,17 +101,20 @@ def test_int8_is_made_in_both_forms_and_the_runtime_answers_with_either(int8_bun
         "acc/model.int8.onnx",
         "acc/model.int8.tflite",
     ]
+    assert artifacts[1].parity.max_abs_error < 1e-5
     tflite = artifacts[4]
     assert tflite.gate.passed
     assert 0 < tflite.parity.max_abs_error < 0.1  # other arithmetic than fp32, and near it
     window = student.carried.windows[0]
-    with (
-        EdgePredictor.open(int8_bundle.path, backend="litert", precision="int8") as ours,
-        EdgePredictor.open(int8_bundle.path) as reference,
-    ):
-        assert ours.selftest().label_agreement == 1.0
-        assert ours.info().artifact == "acc/model.int8.tflite"
-        assert ours.predict(window).label == reference.predict(window).label
+    with EdgePredictor.open(int8_bundle.path) as reference:
+        expected = reference.predict(window)
+    for precision in ("int8", "fp32"):
+        with EdgePredictor.open(int8_bundle.path, backend="litert", precision=precision) as ours:
+            assert ours.selftest().label_agreement == 1.0
+            assert (ours.backend.name, ours.info().artifact) == ("litert", f"acc/model.{precision}.tflite")
+            found = ours.predict(window)
+            assert found.label == expected.label
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
 
 
 def test_the_int8_tflite_quantises_the_products_of_the_blocks_and_no_others(int8_bundle):
