@@ -82,7 +82,12 @@ def derived_modality(name: str, modalities: Sequence[ModalitySpec]) -> ModalityS
 def derivation_fault(modality: ModalitySpec) -> str | None:
     """Return what is wrong with a derived or joined modality that was read from a file, or None."""
     if modality.parts:
-        return _joined_fault(modality, modality.parts)
+        try:
+            joined = _joined([part.name for part in modality.parts], [p for p in modality.parts if not p.sources])
+        except UsageError as error:
+            return str(error)
+        is_same = msgspec.structs.replace(joined, range=modality.range) == modality  # an export may give a range
+        return None if is_same else f"joined sensor {joined.title!r}: expected {_facts(joined)}, got {_facts(modality)}"
     if not modality.derived:
         return None
     derivation = modality.derived
@@ -100,19 +105,6 @@ def derivation_fault(modality: ModalitySpec) -> str | None:
     same = msgspec.structs.replace(expected, derived=derivation, range=modality.range)  # an export may give a range
     if same != modality or not expected.derived or derivation.samples != expected.derived.samples:
         return f"derived sensor {derivation.text!r}: expected {_facts(expected)}, got {_facts(modality)}"
-    return None
-
-
-def _joined_fault(modality: ModalitySpec, parts: Sequence[ModalitySpec]) -> str | None:
-    names = [part.name for part in parts]
-    if any(part.sources for part in parts):
-        return f"expected a sensor joined from recorded ones, got {', '.join(names)[:_MOST_TEXT]}"
-    try:
-        expected = _joined(names, parts)
-    except UsageError as error:
-        return str(error)
-    if msgspec.structs.replace(expected, range=modality.range) != modality:  # an export may give a range
-        return f"joined sensor {expected.title!r}: expected {_facts(expected)}, got {_facts(modality)}"
     return None
 
 
@@ -219,37 +211,28 @@ def _areas(pixels: int, fewer: int) -> NDArray[np.float64]:
 
 
 def _joined(names: Sequence[str], recorded: Sequence[ModalitySpec]) -> ModalitySpec:
-    known = [modality.name for modality in recorded]
+    refuse = partial(_refusal, "+".join(names), what="joined")
     parts = tuple(modality for modality in recorded if modality.name in names)
-    first, ranges = parts[0] if parts else None, [part.range for part in parts if part.range is not None]
-    faults = [
-        (name not in known, f"recorded sensors of {', '.join(known)}", repr(name), "name those") for name in names
-    ]
-    faults.append((len(set(names)) < max(2, len(names)), "two sensors or more", ", ".join(names), "name each once"))
-    for part in parts:
-        assert first
-        sampling = f"{first.samples} samples at {first.rate_hz:g} Hz of {first.name}"
-        got = f"{part.samples} at {part.rate_hz:g} Hz of {part.name}"
-        differs = (part.rate_hz, part.samples) != (first.rate_hz, first.samples)
-        faults += [
-            (part.kind != "series", "series alone", f"{part.name} of kind {part.kind}", "train a student of each"),
-            (_AND in part.name, f"names without {_AND}", part.name, "rename the sensor in the dataset"),
-            (differs, f"the {sampling}", got, "resample one, or train a student of each"),
-            (part.normalise != first.normalise, f"normalise {first.normalise!r} of all", part.name, "train each alone"),
-        ]
-    faults.append((len(name := _AND.join(p.name for p in parts)) > _MOST_NAME, "shorter names", name, "rename them"))
-    for is_wrong, expected, got, cure in faults:
-        if is_wrong:
-            raise UsageError(f"joined sensor {'+'.join(names)!r}: expected {expected}, got {got}; {cure}")
-    assert first
-    channels = tuple(channel for part in parts for channel in part.channels)
+    known, name = [modality.name for modality in recorded], _AND.join(part.name for part in parts)
+    if unknown := [name for name in names if name not in known]:
+        raise refuse(f"recorded sensors of {', '.join(known)}", repr(unknown[0]), "name those")
+    if len(parts) < max(2, len(names)):
+        raise refuse("two sensors or more", ", ".join(names), "name each once")
+    if len(name.split(_AND)) > len(parts) or len(name) > _MOST_NAME:
+        raise refuse(f"names without {_AND}, of {_MOST_NAME} letters together", name, "rename a sensor")
+    facts = [f"{part.kind} of {part.samples} at {part.rate_hz:g} Hz, normalise {part.normalise}" for part in parts]
+    if len(set(facts)) > 1 or parts[0].kind != "series":
+        got = " and ".join(f"{part.name}, {fact}" for part, fact in zip(parts, facts, strict=True))
+        raise refuse("series of one rate, length and normalise", got, "resample one, or train a student of each")
+    channels, units = [channel for part in parts for channel in part.channels], {part.unit for part in parts}
     if len(set(channels)) < len(channels):
-        channels = tuple(f"{part.name}.{channel}" for part in parts for channel in part.channels)
+        channels = [f"{part.name}.{channel}" for part in parts for channel in part.channels]
+    ranges = [part.range for part in parts if part.range is not None]
     return msgspec.structs.replace(
-        first,
+        parts[0],
         name=name,
-        channels=channels,
-        unit=first.unit if {part.unit for part in parts} == {first.unit} else "",
+        channels=tuple(channels),
+        unit=units.pop() if len(units) == 1 else "",
         range=(min(low for low, _ in ranges), max(high for _, high in ranges)) if len(ranges) == len(parts) else None,
         parts=parts,
     )
@@ -351,8 +334,8 @@ def _parsed(text: str, source: ModalitySpec) -> tuple[_Plan, str, str]:
     return _Plan(channels, crop, up, down, half, samples, size, burst, bits, limits), canonical, name
 
 
-def _refusal(text: str, expected: str, got: str, cure: str) -> UsageError:
-    return UsageError(f"derived sensor {text!r}: expected {expected}, got {got}; {cure}")
+def _refusal(text: str, expected: str, got: str, cure: str, *, what: str = "derived") -> UsageError:
+    return UsageError(f"{what} sensor {text!r}: expected {expected}, got {got}; {cure}")
 
 
 def _chosen_channels(text: str | None, source: ModalitySpec, refuse: Any) -> list[int]:

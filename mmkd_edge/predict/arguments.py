@@ -45,9 +45,9 @@ def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Se
     first = modalities[0]
     if not several and isinstance(windows, Mapping) and set(windows) & {part.name for part in first.parts or ()}:
         arrays: dict[str, Any] = {name: array for name, array in windows.items() if array is not None}
-        counts = {name: len(array) for name, array in arrays.items()}
-        if len(set(counts.values())) > 1:
-            raise InputError(f"predict_batch: expected as many windows of each sensor, got {counts}; fill it with NaN")
+        if len(set(map(len, arrays.values()))) > 1:
+            counts = ", ".join(f"{len(array)} of {name}" for name, array in arrays.items())
+            raise InputError(f"predict_batch: expected as many windows of each sensor, got {counts}; fill with NaN")
         windows = [dict(zip(arrays, rows, strict=True)) for rows in zip(*arrays.values(), strict=True)]
     batch = windows if several else select(windows, first)
     one_window = getattr(batch, "shape", None) in ((), first.shape)

@@ -15,10 +15,9 @@ from torch import Tensor
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
-from mmkd_models.data.joined import in_turn
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.spec import window_bytes
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.windows import Windows, without_in_turn
 
 MAX_WINDOWS = 256
 MAX_CARRIED_BYTES = 1 << 25
@@ -56,7 +55,7 @@ def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MAX
     rows = np.sort(np.random.default_rng(seed).permutation(known)[:most])
     windows = valid.with_modalities((modality,)).take(rows)[modality]
     return CarriedWindows(
-        windows=windows if spec.kind == "video" else np.ascontiguousarray(in_turn(windows, spec)),
+        windows=windows if spec.kind == "video" else np.ascontiguousarray(without_in_turn(windows, spec)),
         labels=np.ascontiguousarray(valid.labels[rows]),
         groups=np.unique(valid.groups[rows], return_inverse=True)[1].reshape(-1).astype(np.int64),
     )

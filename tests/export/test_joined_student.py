@@ -19,65 +19,62 @@ from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=16.0, samples=32, range=(-30.0, 30.0))
 GYRO = ModalitySpec(name="gyro", channels=("z",), rate_hz=16.0, samples=32)
-LABELS = ("still", "shaken", "turned", "both")
+TASK = TaskSpec(labels=("still", "shaken", "turned", "both"))
 
 
-def _split(count, seed):
+def written(path, task):
     """Windows of four classes: acc swings in the second and fourth, gyro in the third and fourth."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % 4
-    acc = rng.normal(size=(count, *ACC.shape)) * (1 + 4 * (labels % 2))[:, None, None]
-    gyro = rng.normal(size=(count, *GYRO.shape)) * (1 + 4 * (labels // 2))[:, None, None]
-    return {"acc": acc, "gyro": gyro, "labels": labels, "groups": 100 * seed + np.arange(count) // 8}
+    splits = {}
+    for seed, (name, count) in enumerate({"train": 96, "valid": 48, "test": 48}.items()):
+        rng, labels = np.random.default_rng(seed), np.arange(count) % 4
+        acc = rng.normal(size=(count, *ACC.shape)) * (1 + 4 * (labels % 2))[:, None, None]
+        gyro = rng.normal(size=(count, *GYRO.shape)) * (1 + 4 * (labels // 2))[:, None, None]
+        groups = 100 * seed + np.arange(count) // 8
+        splits[name] = {"acc": acc, "gyro": gyro, "labels": labels % len(task.labels), "groups": groups}
+    write_dataset(path, name="table", labels=task, modalities=[ACC, GYRO], splits=splits)
+
+
+def call(run, line, **files):
+    with pytest.raises(SystemExit) as ended:
+        run(line.format(**files).split())
+    assert not ended.value.code
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A dataset, and a student of both sensors from its labels, with its bundle."""
     path = tmp_path_factory.mktemp("joined")
-    splits = {name: _split(count, seed) for seed, (name, count) in enumerate(zip(SPLITS, (96, 48, 48), strict=True))}
-    write_dataset(path / "data", name="table", labels=LABELS, modalities=[ACC, GYRO], splits=splits)
-    line = ["student", path / "data", "--modality", "gyro+acc", "--members", "convolutions,trees"]
-    for run, words in (
-        (run_train, [*line, "--preset", "tiny", "-o", path / "pair.ckpt"]),
-        (run_export, [path / "pair.ckpt", "-o", path / "pair.edge"]),
-    ):
-        with pytest.raises(SystemExit) as ended:
-            run([str(word) for word in words])
-        assert not ended.value.code
+    written(path / "data", TASK)
+    options = "--modality gyro+acc --members convolutions,trees --preset tiny"
+    call(run_train, f"student {{path}}/data {options} -o {{path}}/pair.ckpt", path=path)
+    call(run_export, "{path}/pair.ckpt -o {path}/pair.edge", path=path)
     return path
-
-
-SPLITS = ("train", "valid", "test")
 
 
 def test_it_knows_what_the_present_sensor_shows(folder):
     student, test = mm.Student.load(folder / "pair.ckpt"), open_dataset(folder / "data").split("test")
     windows, truth = test.take(np.arange(len(test))), test.labels
-    nothing = {name: np.full_like(values, np.nan) for name, values in windows.items()}
-    chances = {
-        name: student.predict_proba({**windows, **{one: nothing[one] for one in gone}})
-        for name, gone in (("both", []), ("acc", ["gyro"]), ("gyro", ["acc"]))
-    }
-    assert (chances["both"].argmax(1) == truth).mean() > 0.9
-    assert (chances["acc"].argmax(1) % 2 == truth % 2).mean() > 0.9
-    assert (chances["gyro"].argmax(1) // 2 == truth // 2).mean() > 0.9
-    assert chances["both"].max(1).mean() > chances["acc"].max(1).mean() + 0.1  # it knows what it cannot know
+    chances = {}
     with EdgePredictor.open(folder / "pair.edge") as predictor:
-        for name, given in (("both", windows), ("acc", {"acc": windows["acc"]}), ("gyro", {"gyro": windows["gyro"]})):
-            answers = predictor.predict_batch(given)
-            np.testing.assert_allclose([one.probabilities for one in answers], chances[name], atol=1e-4)
+        for missing in ("", "gyro", "acc"):
+            left = {name: np.full_like(one, np.nan) if name == missing else one for name, one in windows.items()}
+            chances[missing] = student.predict_proba(left)
+            answers = predictor.predict_batch({name: one for name, one in windows.items() if name != missing})
+            np.testing.assert_allclose([one.probabilities for one in answers], chances[missing], atol=1e-4)
         assert {(answer.status, answer.reason) for answer in answers} == {("degraded", "sensor 'acc' is missing")}
         assert predictor.selftest().label_agreement == 1.0
+    assert (chances[""].argmax(1) == truth).mean() > 0.9
+    assert (chances["gyro"].argmax(1) % 2 == truth % 2).mean() > 0.9
+    assert (chances["acc"].argmax(1) // 2 == truth // 2).mean() > 0.9
+    assert chances[""].max(1).mean() > chances["gyro"].max(1).mean() + 0.1  # it knows what it cannot know
 
 
 def test_bundle_card_and_golden_windows_have_both_and_each_alone(folder):
-    assert read_student(folder / "pair.ckpt").modality.title == "acc+gyro"
     with Bundle.open(folder / "pair.edge") as bundle:
         (entry,) = bundle.manifest.models
         golden, card = bundle.golden(entry.name), bundle.read("README.md").decode()
     assert [tensor.name for tensor in entry.inputs] == ["acc_and_gyro", "acc_and_gyro_present"]
-    assert entry.modality.parts == (ACC, GYRO)
+    assert (entry.modality.title, entry.modality.parts) == ("acc+gyro", (ACC, GYRO))
     lacking = np.isnan(golden.windows).all(axis=1)
     for judged in (lacking[golden.judge], lacking[~golden.judge]):  # gates and calibration alike
         assert {tuple(one) for one in judged.tolist()} == {(False,) * 3, (True, True, False), (False, False, True)}
@@ -89,38 +86,22 @@ def test_bundle_card_and_golden_windows_have_both_and_each_alone(folder):
         inspected = inspect_file(folder / file)
         assert inspected["acc_and_gyro.acc"] == "32 samples x x, y at 16 Hz, may be missing"
         assert inspected["acc_and_gyro.gyro"] == "32 samples x z at 16 Hz, may be missing"
-    task = TaskSpec(labels=LABELS)
-    named = windows_from_dataset(folder / "data", modality=entry.modality, task=task).windows
-    drawn = windows_from_statistics(entry.modality, task, mean=(0, 0, 0), std=(1, 1, 1)).windows
-    for windows in (named, drawn):
-        assert np.isnan(windows).all(axis=1).mean(axis=0) == pytest.approx(1 / 3, abs=0.02)
+    named = windows_from_dataset(folder / "data", modality=entry.modality, task=TASK)
+    drawn = windows_from_statistics(entry.modality, TASK, mean=(0, 0, 0), std=(1, 1, 1))
+    for real in (named, drawn):
+        assert np.isnan(real.windows).all(axis=1).mean(axis=0) == pytest.approx(1 / 3, abs=0.02)
 
 
-def test_a_teacher_of_all_sensors_teaches_it(folder, monkeypatch):
+def test_a_teacher_of_all_sensors_teaches_it_and_normal_running_is_refused(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
-    short = ["--preset", "tiny", "--steps", "4"]
-    for run, words in (
-        (run_train, ["teacher", "data", "--members", "transformer", *short]),
-        (run_distill, ["teacher.ckpt", "data", "--modality", "acc+gyro", *short]),
-    ):
-        with pytest.raises(SystemExit) as ended:
-            run(words)
-        assert not ended.value.code
+    call(run_train, "teacher data --members transformer --preset tiny --steps 4")
+    call(run_distill, "teacher.ckpt data --modality acc+gyro --preset tiny --steps 4")
     student = read_student(folder / "student.ckpt")
     assert student.facts.teacher_sha256 == file_sha256(folder / "teacher.ckpt")
     assert (student.modality.name, student.seen is None) == ("acc_and_gyro", False)
-    refusal = said(UsageError, lambda: run_distill(["teacher.ckpt", "data", "--modality", "acc+mass", "-o", "no.ckpt"]))
-    assert refusal == "joined sensor 'acc+mass': expected recorded sensors of acc, gyro, got 'mass'; name those"
-
-
-def test_normal_running_is_refused(tmp_path):
-    splits = {name: _split(count, seed) for seed, (name, count) in enumerate(zip(SPLITS, (96, 48, 48), strict=True))}
-    for split in splits.values():
-        split["labels"] = np.zeros(len(split["labels"]), dtype=np.int64)
-    task = TaskSpec(kind="normal", labels=("ok",))
-    write_dataset(tmp_path / "data", name="table", labels=task, modalities=[ACC, GYRO], splits=splits)
-    line = ["student", str(tmp_path / "data"), "--modality", "acc+gyro", "-o", str(tmp_path / "no.ckpt")]
-    assert said(UsageError, lambda: run_train(line)) == (
+    written(tmp_path / "normal", TaskSpec(kind="normal", labels=("ok",)))
+    line = ["student", str(tmp_path / "normal"), "--modality", "acc+gyro", "-o", "no.ckpt"]
+    assert said(UsageError, run_train, line) == (
         "joined sensor 'acc+gyro': expected labelled windows, got normal running, of which a missing sensor would be a "
         "fault; train a student of each"
     )

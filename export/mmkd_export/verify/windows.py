@@ -21,8 +21,8 @@ from mmkd_edge.spec import (
     plausible_span,
     task_text,
 )
-from mmkd_models.data.joined import in_turn
 from mmkd_models.data.labels import Labels, find_strata, hide_labels
+from mmkd_models.data.windows import without_in_turn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,7 +80,7 @@ def windows_from_statistics(
     blank: Labels = np.zeros(shape, dtype=label_dtype(task.kind))
     labels = hide_labels(blank, np.zeros(_SYNTHETIC_WINDOWS, dtype=bool))
     source = "synthetic windows drawn from the channel statistics of the training data"
-    windows = in_turn(values.astype(modality.dtype), modality)
+    windows = without_in_turn(values.astype(modality.dtype), modality)
     return replace(_real(windows, labels, source=source), synthetic=True)
 
 
@@ -124,7 +124,9 @@ def windows_from_dataset(
     rows = np.sort(np.random.default_rng(_SEED).permutation(len(valid))[:most])
     windows = valid.with_modalities([modality.name]).take(rows)[modality.name]
     real = _real(
-        windows if modality.kind == "video" else np.ascontiguousarray(in_turn(windows, modality), dtype=np.float32),
+        windows
+        if modality.kind == "video"
+        else np.ascontiguousarray(without_in_turn(windows, modality), dtype=np.float32),
         np.ascontiguousarray(valid.labels[rows]),
         source=f"windows of the validation split of dataset {dataset.spec.name!r}",
     )

@@ -16,9 +16,8 @@ from torch import Tensor
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.data.augment import AugmentConfig, augment_batch
-from mmkd_models.data.joined import presence_without
 from mmkd_models.data.labels import UNLABELLED_MARKS, Labels, is_labelled
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.windows import Windows, presence_without
 
 _MAX_VALUES = 1 << 24  # of sound or video that statistics use: 64 MB of samples, 16 MB of pixels
 _MAX_WINDOWS, _MIN_WINDOWS = 2048, 16

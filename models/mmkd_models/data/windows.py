@@ -23,6 +23,7 @@ from mmkd_report.schema.figures import Split
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
+_COPY = 1 << 40  # a row and k times this is the row without the k-th part of a joined sensor
 LARGE_BYTES = 1 << 28
 """A mapped file from which on pages that were read are let go: smaller ones are no burden."""
 
@@ -74,7 +75,9 @@ class _Views:
 def _joined(
     source: WindowSource, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None
 ) -> Values:
-    return join_parts([source.gather(part, rows, shift_s=shift_s) for part in modality.sources], modality)
+    missing, rows = np.divmod(rows, _COPY)
+    whole = join_parts([source.gather(part, rows, shift_s=shift_s) for part in modality.sources], modality)
+    return np.where(presence_without(modality, missing - 1), whole, np.float32(np.nan)) if missing.any() else whole
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -341,6 +344,28 @@ class Windows:
         if len({modality.name for modality in modalities}) < len(names):
             raise UsageError(f"modalities: expected each name once, got {', '.join(names)}; name each once")
         return replace(self, spec=msgspec.structs.replace(self.spec, modalities=modalities))
+
+
+def presence_without(modality: ModalitySpec, missing: Rows) -> npt.NDArray[np.bool_]:
+    """Return presence (B, 1, C), False in the channels of a joined modality's part of this number (B,)."""
+    part_of = np.repeat(np.arange(len(modality.sources)), [len(part.channels) for part in modality.sources])
+    return np.asarray(missing[:, None, None] != part_of)
+
+
+def without_each(windows: Windows, modality: str) -> Windows:
+    """Return the windows of one modality and, of a joined one, copies without each part."""
+    own = windows.with_modalities([modality])
+    copies = len(own.spec.modalities[0].parts or ()) + 1
+    copied = own.subset(np.tile(np.arange(len(own)), copies))
+    return replace(copied, rows=copied.rows + _COPY * np.repeat(np.arange(copies), len(own)))
+
+
+def without_in_turn(values: Values, modality: ModalitySpec) -> Values:
+    """Return windows (N, T, C) of which one in turn is complete and, of a joined modality, one lacks each part."""
+    if not modality.parts:
+        return values
+    missing = np.arange(-1, len(values) - 1) % (len(modality.parts) + 1)
+    return np.where(presence_without(modality, missing), values, np.float32(np.nan))
 
 
 def valid_values(values: Floats, *, modality: ModalitySpec) -> Floats:

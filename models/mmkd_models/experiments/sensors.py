@@ -20,8 +20,7 @@ from mmkd_edge import __version__
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.joined import with_copies
-from mmkd_models.data.windows import split_facts
+from mmkd_models.data.windows import split_facts, without_each
 from mmkd_models.evaluation.faults import NAMES as FAULT_NAMES
 from mmkd_models.evaluation.faults import SEVERITIES
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
@@ -214,5 +213,5 @@ def pair_rows(pairs: Comparison, folds: Sequence[FoldResult], paired: Sequence[F
 def _answers(pairs: Comparison, name: str, seed: int) -> list[TestedNetwork]:
     """Return how a pair's student answers with both sensors, and without each."""
     test = pairs.folders[name].fold(seed).test
-    logits = logits_of(read_student(pairs.student_path(name, seed)).network(), with_copies(test, name), modality=name)
+    logits = logits_of(read_student(pairs.student_path(name, seed)).network(), without_each(test, name), modality=name)
     return [outcome_on(test, part) for part in np.split(logits, len(logits) // len(test))]

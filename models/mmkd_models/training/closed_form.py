@@ -23,9 +23,8 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 from mmkd_models.data.batches import channel_statistics
 from mmkd_models.data.clock_error import with_clock_error
-from mmkd_models.data.joined import with_copies
 from mmkd_models.data.labels import Labels
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.windows import Windows, without_each
 from mmkd_models.losses.term import target_scale
 from mmkd_models.metrics.likelihood import helpful_temperature, probabilities_of
 from mmkd_models.metrics.scores import AnyMetric, check_metric, scores_from_logits
@@ -230,7 +229,7 @@ def _varied(training: StudentTraining, lesson: Lesson) -> tuple[Windows, Lesson]
     most = min(len(lesson.rows), _MAX_ROWS // copies)
     kept = np.linspace(0, len(lesson.rows) - 1, most).astype(np.int64)
     rows = np.concatenate([lesson.rows[kept] + len(train) * copy for copy in range(copies)])
-    return with_copies(train, modality), replace(lesson, rows=rows, answers=np.tile(lesson.answers[kept], (copies, 1)))
+    return without_each(train, modality), replace(lesson, rows=rows, answers=np.tile(lesson.answers[kept], (copies, 1)))
 
 
 def _check_length(spec: ModalitySpec) -> None:

@@ -15,8 +15,7 @@ from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.batches import BatchSource, channel_movement, channel_statistics, spread_rows
 from mmkd_models.data.clock_error import with_clock_error
-from mmkd_models.data.joined import with_copies
-from mmkd_models.data.windows import Windows
+from mmkd_models.data.windows import Windows, without_each
 from mmkd_models.distillation.learner import SupervisedLearner
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.term import target_scale
@@ -182,7 +181,7 @@ def with_novelty(
 ) -> StudentCheckpoint:
     """Add training embeddings; `valid` defines the usual scores."""
     modality = checkpoint.modality.name
-    train, valid = ([with_copies(part, modality) for part in parts] for parts in (train, valid))
+    train, valid = ([without_each(part, modality) for part in parts] for parts in (train, valid))
     return replace(checkpoint, seen=training_embeddings(checkpoint.network(), train, valid, modality=modality))
 
 
