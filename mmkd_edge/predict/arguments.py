@@ -42,15 +42,8 @@ def pick_window(windows: Mapping[str, object], modality: ModalitySpec) -> dict[s
 def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Sequence[ModalitySpec]) -> list[Any]:
     """Return the windows of `predict_batch` as `predict` takes them; InputError with the window's number."""
     several = len(modalities) > 1
-    first = modalities[0]
-    if not several and isinstance(windows, Mapping) and set(windows) & {part.name for part in first.parts or ()}:
-        arrays: dict[str, Any] = {name: array for name, array in windows.items() if array is not None}
-        if len(set(map(len, arrays.values()))) > 1:
-            counts = ", ".join(f"{len(array)} of {name}" for name, array in arrays.items())
-            raise InputError(f"predict_batch: expected as many windows of each sensor, got {counts}; fill with NaN")
-        windows = [dict(zip(arrays, rows, strict=True)) for rows in zip(*arrays.values(), strict=True)]
-    batch = windows if several else select(windows, first)
-    one_window = getattr(batch, "shape", None) in ((), first.shape)
+    batch = windows if several else select(windows, modalities[0])
+    one_window = getattr(batch, "shape", None) in ((), modalities[0].shape)
     if one_window or isinstance(batch, Mapping) or not isinstance(batch, Iterable):
         expected = "an iterable of mappings" if several else "an array (N, T, C) or a list of windows"
         raise InputError(
@@ -59,7 +52,7 @@ def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Se
     checked: list[Any] = []
     for number, window in enumerate(batch):
         try:
-            checked.append(_check_mapped(window, modalities) if several else check_window(window, first))
+            checked.append(_check_mapped(window, modalities) if several else check_window(window, modalities[0]))
         except InputError as error:
             raise InputError(f"window {number}: {error}") from error
     return checked

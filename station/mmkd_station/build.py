@@ -171,7 +171,8 @@ def _sources(spec: StationSpec, predictor: EdgePredictor) -> list[tuple[str, Mod
     if unknown:
         raise UsageError(
             f"station {spec.name!r}: --source {unknown[0]}=...: the bundle has no such modality; expected "
-            f"{', '.join(names)}"
+            + ", ".join(names)
+            + ", with the channels of both sensors" * any(entry.modality.parts for entry in entries)
         )
     if spec.follow and not any(map(grows, spec.source.values())):
         raise UsageError("--follow: expected a file that grows among the sources, got none; leave it out")

@@ -93,6 +93,24 @@ def test_a_derived_sensor_is_fed_by_the_recorded_one_or_comes_as_it_is(kit, acc,
     assert wrong[-1]["reason"] == "samples come at 10 Hz, expected 5 Hz"
 
 
+def test_two_sensors_of_one_student_come_from_one_source_with_the_channels_of_both(kit, acc, tmp_path, rows, run_here):
+    parts = [msgspec.structs.replace(acc, name=name, channels=tuple(own)) for name, own in (("a", "xz"), ("b", "y"))]
+    bundle = kit.parts(derived_modality("a+b", parts)).write(tmp_path / "pair.edge")
+    rows = np.where(np.arange(80)[:, None] < 40, rows, [1, np.nan, 1]).astype(np.float32)  # then y is lost
+    (tmp_path / "log.csv").write_text(csv_text(rows).replace("nan", ""))
+    results = records_in(run_here(bundle, "--source", f"csv:{tmp_path / 'log.csv'}", "--hop", "20")[0])
+    lost = ("degraded", "sensor 'b' is missing")
+    assert [(one["status"], one["reason"]) for one in results] == [("ok", ""), ("ok", ""), lost, lost]
+    np.testing.assert_allclose(results[0]["probabilities"], kit.answer(rows[:20, [0, 2, 1]])[1], atol=2e-6)
+    sources = [word for name in "ab" for word in ("--source", f"{name}=csv:{tmp_path / 'log.csv'}")]
+    with pytest.raises(UsageError) as error:
+        run_here(bundle, *sources)
+    assert str(error.value) == (
+        "station 'pair': --source a=...: the bundle has no such modality; expected a_and_b, with the channels of both "
+        "sensors"
+    )
+
+
 def test_times_are_read_from_the_column_and_in_the_unit_that_are_named(bundle_path, tmp_path, rows, run_here):
     text = csv_text(rows, times=[1_000_000 + 100 * number for number in range(80)]).replace("time,", "when,", 1)
     (tmp_path / "log.csv").write_text(text)

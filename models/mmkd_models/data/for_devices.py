@@ -82,12 +82,11 @@ def read_recordings(path: str | Path, modality: ModalitySpec) -> list[WholeRecor
     """Return the recordings of a student's modality. Raise UsageError if it does not fit."""
     dataset = open_dataset(path)
     stored = dataset.spec.modality(modality.name)
-    if stored.derived:
+    if stored.sources:
         recorded = stored.recorded.name
-        raise UsageError(
-            f"{path}: modality {stored.title!r}: expected a recorded one to replay, got one derived from {recorded!r}; "
-            f"add --modality {recorded}"
-        )
+        got = f"one derived from {recorded!r}; add --modality {recorded}"
+        got = "two joined; write the channels of both into one CSV file" if stored.parts else got
+        raise UsageError(f"{path}: modality {stored.title!r}: expected a recorded one to replay, got {got}")
     if stored.kind == "video":
         raise UsageError(
             f"{path}: modality {modality.name!r}: expected a series or sound, got video; replay a dataset without it"

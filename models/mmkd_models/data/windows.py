@@ -41,13 +41,17 @@ class WindowSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Views:
-    """Derived windows, each computed once where they fit: by modality whether (N,), and values (N, T, ...)."""
+    """Joined windows, and derived ones, computed once where they fit: by modality whether (N,), values (N, T, ...)."""
 
     stored: dict[ModalitySpec, tuple[npt.NDArray[np.bool_], Values]] = field(default_factory=dict)
 
     def gather(
         self, source: WindowSource, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None
     ) -> Values:
+        if modality.parts:
+            missing, rows = np.divmod(rows, _COPY)
+            whole = join_parts([source.gather(part, rows, shift_s=shift_s) for part in modality.parts], modality)
+            return np.where(presence_without(modality, missing - 1), whole, np.float32(np.nan))
         assert modality.derived  # else there is nothing to compute
         recorded = modality.derived.source
 
@@ -72,14 +76,6 @@ class _Views:
         return views[rows]
 
 
-def _joined(
-    source: WindowSource, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None
-) -> Values:
-    missing, rows = np.divmod(rows, _COPY)
-    whole = join_parts([source.gather(part, rows, shift_s=shift_s) for part in modality.sources], modality)
-    return np.where(presence_without(modality, missing - 1), whole, np.float32(np.nan)) if missing.any() else whole
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredWindows:
     """Windows in arrays (N_i, T, C), of video (N_i, T, H, W, C), concatenated at `offsets`."""
@@ -96,9 +92,7 @@ class StoredWindows:
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
         """Return new windows; `shift_s` is ignored."""
-        if modality.parts:
-            return _joined(self, modality, rows, shift_s=None)
-        if modality.derived and modality.name not in self.parts:
+        if modality.sources and modality.name not in self.parts:
             return self.views.gather(self, modality, rows, shift_s=None)
         parts = self.parts[modality.name]
         _check_whole(parts)
@@ -148,9 +142,7 @@ class CutWindows:
 
     def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
         """Return new windows, moved by `shift_s` as far as the recording reaches."""
-        if modality.parts:
-            return _joined(self, modality, rows, shift_s=shift_s)
-        if modality.derived:
+        if modality.sources:
             return self.views.gather(self, modality, rows, shift_s=shift_s)
         recording = self.recording[rows]
         start_s = self.start_s[rows]
