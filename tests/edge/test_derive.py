@@ -208,30 +208,36 @@ def test_a_stream_of_the_recorded_sensor_or_of_the_cheap_one():
         assert predictor.predict({"acc": None}).reason == "modality 'acc__2s_25Hz_8bit' is absent"
 
 
-def test_a_manifest_that_contradicts_its_derivation_is_refused():
-    modality = derived("acc@25Hz")
+GYRO = msgspec.structs.replace(ACC, name="gyro", channels=("gx",))
+CHEAP = "'acc__25Hz', windows (100, 3) at 25 Hz of ax, ay, az,"
+SAMPLES = f"derived sensor 'acc@25Hz': expected {CHEAP} of 400 samples, got {CHEAP} of 200 samples"
+BOTH = "'acc_and_gyro', windows (400, 4) at 100 Hz of ax, ay, az"
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value", "message"),
+    [
+        ("acc@25Hz", "derived.text", "acc@50Hz", "derived sensor 'acc@50Hz': expected 41 finite coefficients, got 81"),
+        ("acc@25Hz", "derived.samples", 200, SAMPLES),
+        ("acc@25Hz", "derived.taps", "AAAA", "derived sensor 'acc@25Hz': expected 81 finite coefficients, got 0"),
+        ("acc+gyro", "parts.1.channels", ["z"], f"joined sensor 'acc+gyro': expected {BOTH}, z, got {BOTH}, gx"),
+    ],
+)
+def test_a_manifest_that_contradicts_its_derivation_is_refused(text, path, value, message):
+    modality = derived(text, ACC, GYRO)
     with fake_predictor(modality=modality, labels=("a", "b"), answer=(0.7, 0.3)) as predictor:
         entry = predictor.entry
-    facts = "'acc__25Hz', windows (100, 3) at 25 Hz of ax, ay, az,"
-    files = ("report.json", "README.md")
-    document = msgspec.to_builtins(
-        Manifest(
-            model_id="m", models=(entry,), tools={}, licence="",
-            files=tuple(msgspec.structs.replace(entry.golden, file=name) for name in files),
-        )
-    )  # fmt: skip
-    data = msgspec.json.encode(document)
-    assert decode_manifest(encode_manifest(decode_manifest(data))).models[0].modality == modality
-    for key, value, message in (
-        ("text", "acc@50Hz", "derived sensor 'acc@50Hz': expected 41 finite coefficients, got 81"),
-        ("samples", 200, f"derived sensor 'acc@25Hz': expected {facts} of 400 samples, got {facts} of 200 samples"),
-        ("taps", "AAAA", "derived sensor 'acc@25Hz': expected 81 finite coefficients, got 0"),
-    ):
-        changed = msgspec.json.decode(data)
-        changed["models"][0]["modality"]["derived"][key] = value
-        with pytest.raises(ManifestError) as error:
-            decode_manifest(msgspec.json.encode(changed))
-        assert str(error.value) == f"manifest.json: models[0].modality.derived: {message}; export the bundle again"
+    files = tuple(msgspec.structs.replace(entry.golden, file=name) for name in ("report.json", "README.md"))
+    data = encode_manifest(Manifest(model_id="m", models=(entry,), tools={}, licence="", files=files))
+    assert decode_manifest(data).models[0].modality == modality
+    changed = msgspec.json.decode(data)
+    first, *middle, last = path.split(".")
+    place = changed["models"][0]["modality"][first]
+    for key in middle:
+        place = place[int(key)]
+    place[last] = value
+    refusal = said(ManifestError, decode_manifest, msgspec.json.encode(changed))
+    assert refusal == f"manifest.json: models[0].modality.{first}: {message}; export the bundle again"
 
 
 def test_a_camera_is_derived_from_a_list_of_frames_and_from_a_stream():

@@ -5,10 +5,8 @@ import numpy as np
 import pytest
 
 from mmkd_edge import InputError, ModalitySpec, check_window
-from mmkd_edge.bundle.manifest import Manifest
-from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.derive import derivation_fault, derived_modality
-from mmkd_edge.errors import ManifestError, UsageError
+from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.arguments import check_batch, check_mapping, pick_window
 from mmkd_edge.testing import fake_predictor
 from tests.edge.said import said
@@ -31,7 +29,6 @@ OTHER = (
     "unknown modality 'mic': this model takes 'acc' and 'gyro'; pass a mapping from these to arrays, None where one is "
     "missing"
 )
-FACTS = "'acc_and_gyro', windows (3, 3) at 10 Hz of x, y"
 
 
 def test_two_sensors_are_one_of_their_channels_whatever_the_order():
@@ -103,20 +100,3 @@ def test_beside_another_student_a_pair_takes_what_there_is():
     assert pick_window({"mic": [[0]] * 3}, PAIR) == {"acc_and_gyro": None}
     (checked,) = check_batch([windows], [PAIR, MIC])
     np.testing.assert_array_equal(checked["acc_and_gyro"], [[1, 2, NAN]] * 3)
-
-
-def test_a_manifest_that_contradicts_its_parts_is_refused():
-    with fake_predictor(modality=PAIR, labels=("a", "b"), answer=(0.7, 0.3)) as predictor:
-        entry = predictor.entry
-    files = tuple(msgspec.structs.replace(entry.golden, file=name) for name in ("report.json", "README.md"))
-    data = encode_manifest(Manifest(model_id="m", models=(entry,), tools={}, licence="", files=files))
-    assert decode_manifest(data).models[0].modality == PAIR
-    for change, where, message in (
-        ({"channels": "xyw"}, "parts", f"joined sensor 'acc+gyro': expected {FACTS}, z, got {FACTS}, w"),
-        ({"parts": [PAIR, GYRO]}, "parts[0]", "expected a recorded modality"),
-        ({"parts": [ACC, SLOW]}, "parts", f"joined sensor 'acc+slow': {UNLIKE.format('slow, series of 3 at 5')}"),
-    ):
-        changed = msgspec.json.decode(data)
-        changed["models"][0]["modality"] |= {key: msgspec.to_builtins(list(value)) for key, value in change.items()}
-        refusal = said(ManifestError, decode_manifest, msgspec.json.encode(changed))
-        assert refusal == f"manifest.json: models[0].modality.{where}: {message}; export the bundle again"

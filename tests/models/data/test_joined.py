@@ -1,4 +1,4 @@
-"""Windows of a joined sensor: read from stored and cut windows, and with one part missing."""
+"""Windows of a joined sensor: its parts side by side, and with one of them missing."""
 
 import numpy as np
 import pytest
@@ -6,55 +6,40 @@ import pytest
 from mmkd_edge.predict.preprocess import check_window
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.carried import carried_windows
-from mmkd_models.data import Recording, write_dataset, write_recordings
+from mmkd_models.data import Recording, write_recordings
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.windows import without_each
 
-ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4, range=(-9.0, 9.0))
+ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4, range=(-90.0, 90.0))
 GYRO = ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=4)
 PLAIN = AugmentConfig(shift=False, mixup=0.0, noise=0.0, gain=0.0, channel_dropout=0.0, span_dropout=0.0)
 NAN = np.nan
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    """Window i holds 1 + i, its z 101 + i; in the first window of each split, one x is beyond the range."""
-    splits = {}
-    for name, count, first in (("train", 6, 1), ("valid", 6, -7), ("test", 2, 30)):
-        value = np.repeat(first + np.arange(count, dtype=np.float32), 4).reshape(-1, 4, 1)
-        acc = np.concatenate([value, value], axis=2)
-        acc[0, 0, 0] = 50
-        splits[name] = {
-            "acc": acc,
-            "gyro": 100 + value,
-            "labels": np.arange(count) % 2,
-            "groups": value[:, 0, 0].astype(int),
-        }
-    path = tmp_path_factory.mktemp("joined") / "data"
-    return write_dataset(path, name="pairs", labels=["a", "b"], modalities=[ACC, GYRO], splits=splits)
-
-
-def test_stored_and_cut_windows_have_the_channels_side_by_side(stored, tmp_path):
-    taken = stored.split("train").with_modalities(["acc", "gyro", "gyro+acc"]).take([0, 3])
-    np.testing.assert_array_equal(taken["acc_and_gyro"][1], [[4, 4, 104]] * 4)
-    np.testing.assert_array_equal(taken["acc_and_gyro"][0, :2], [[NAN, 1, 101], [1, 1, 101]])
-    window = {"acc": taken["acc"][0], "gyro": taken["gyro"][0]}  # the device joins as training does
-    np.testing.assert_array_equal(check_window(window, stored.spec.modality("acc+gyro")), taken["acc_and_gyro"][0])
+def ramps(tmp_path_factory):
+    """Recordings of 25 samples that count from 1, 31, 61 and 1001 on, beyond the range of acc; z is a thousand more."""
     parts = []
-    for number, split in enumerate(("train", "train", "valid", "test")):
-        ramp = np.arange(40, dtype=np.float32) + 1000 * number
-        samples = {"acc": np.stack([ramp / 999, -ramp / 999], axis=1), "gyro": ramp[:, None]}
+    for number, (split, first) in enumerate((("train", 1), ("train", 31), ("valid", 61), ("test", 1001))):
+        ramp = first + np.arange(25, dtype=np.float32)
+        samples = {"acc": np.stack([ramp, ramp], axis=1), "gyro": 1000 + ramp[:, None]}
         parts.append(Recording(samples=samples, label=number % 2, group=number, split=split))
-    cut = write_recordings(
-        tmp_path / "cut", name="cut", labels=["a", "b"], modalities=[ACC, GYRO], recordings=parts, hop_s=0.4
-    )
-    moved = cut.split("train").with_modalities(["acc+gyro"]).take([1], shift_s=[0.1])["acc_and_gyro"][0]
-    np.testing.assert_allclose(moved * [999, -999, 1], np.repeat([[5], [6], [7], [8]], 3, axis=1), rtol=1e-6)
+    path, labels = tmp_path_factory.mktemp("joined") / "data", ["a", "b"]
+    return write_recordings(path, name="ramps", labels=labels, modalities=[ACC, GYRO], recordings=parts, hop_s=0.4)
 
 
-def test_half_of_a_batch_lacks_one_part_and_other_sensors_none(stored):
-    train = stored.split("train").with_modalities(["acc", "acc+gyro"]).subset(np.arange(1, 6))
+def test_windows_have_the_channels_side_by_side_and_move_together(ramps):
+    taken = ramps.split("train").with_modalities(["acc", "gyro", "gyro+acc"]).take([1], shift_s=[0.1])
+    np.testing.assert_array_equal(taken["acc_and_gyro"][0], [[n, n, 1000 + n] for n in (6, 7, 8, 9)])
+    test = ramps.split("test").with_modalities(["acc", "gyro", "acc+gyro"]).take([0])
+    np.testing.assert_array_equal(test["acc_and_gyro"][0, 0], [NAN, NAN, 2001])
+    window = {"acc": test["acc"][0], "gyro": test["gyro"][0]}  # the device joins as training does
+    np.testing.assert_array_equal(check_window(window, ramps.spec.modality("acc+gyro")), test["acc_and_gyro"][0])
+
+
+def test_half_of_a_batch_lacks_one_part_and_other_sensors_none(ramps):
+    train = ramps.split("train").with_modalities(["acc", "acc+gyro"])
     source, gone = BatchSource(train, PLAIN, batch=5, labelled_fraction=0.0, seed=0), []
     for step in range(200):
         inputs = source.at(step).inputs
@@ -68,14 +53,12 @@ def test_half_of_a_batch_lacks_one_part_and_other_sensors_none(stored):
     assert gone.count((1, 1, 0)) == 1000 - gone.count((1, 1, 1)) - gone.count((0, 0, 1))
 
 
-def test_copies_lack_each_part_and_carried_windows_lack_one_in_turn(stored):
-    train, valid = stored.split("train").subset(np.array([5, 2])), stored.split("valid")
+def test_copies_lack_each_part_and_carried_windows_lack_one_in_turn(ramps):
+    train, valid = ramps.split("train").subset(np.array([7, 2])), ramps.split("valid")
     copied = without_each(train, "acc_and_gyro")
     assert copied.labels.tolist() == [1, 0] * 3
-    expected = [[6, 6, 106], [3, 3, 103], [NAN, NAN, 106], [NAN, NAN, 103], [6, 6, NAN], [3, 3, NAN]]
+    expected = [[35, 35, 1035], [9, 9, 1009], [NAN, NAN, 1035], [NAN, NAN, 1009], [35, 35, NAN], [9, 9, NAN]]
     np.testing.assert_array_equal(copied.take(np.arange(6))["acc_and_gyro"][:, 0], expected)
     assert len(without_each(train, "gyro")) == 2
-    carried = carried_windows(valid, "acc_and_gyro", seed=0)
-    lacking = [tuple(np.isnan(window[1]).tolist()) for window in carried.windows]
-    assert lacking == [(False, False, False), (True, True, False), (False, False, True)] * 2
-    assert carried.labels.tolist() == valid.labels.tolist()
+    lacking = np.isnan(carried_windows(valid, "acc_and_gyro", seed=0).windows[:, 0]).tolist()
+    assert lacking == ([[False] * 3, [True, True, False], [False, False, True]] * 2)[: len(valid)]
