@@ -156,8 +156,9 @@ def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(run, 
         return err.removeprefix("mmkd-evaluate: ").rstrip("\n")
 
     assert refused(data.path, "--pairs", "--modality", "acc", "--modality", "temp") == (
-        "--pairs: joined sensor 'acc+temp': expected series of one rate, length and normalise, got acc, series of 40 at "
-        "20 Hz, normalise none and temp, series of 10 at 5 Hz, normalise none; resample one, or train a student of each"
+        "--pairs: joined sensor 'acc+temp': expected series of one rate, length and normalise, got acc, series of 40 "
+        "at 20 Hz, normalise none and temp, series of 10 at 5 Hz, normalise none; resample one, or train a student of "
+        "each"
     )
     assert refused(data.path, "--pairs", "--modality", "acc") == (
         "--pairs: expected two sensors or more, got one; name another"
