@@ -20,6 +20,7 @@ from mmkd_models.commands.evaluate import run_evaluate
 from mmkd_models.commands.outputs import normal_rows
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import open_dataset, write_dataset
+from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_models.data.spec import DatasetSpec, refuse_normal
 from mmkd_models.data.windows import StoredWindows, Windows
@@ -36,6 +37,7 @@ from mmkd_models.training.normal import (
     covered_s,
     cross_fitted,
     fit_normal_model,
+    fit_normal_student,
     known_faults,
     normal_facts,
     rounding_floor,
@@ -445,11 +447,32 @@ def test_labelled_faults_of_another_dataset_join_the_score(spindles, student, tm
     assert np.median(normal.scores) == pytest.approx(1, abs=0.01)
 
 
-def test_faults_of_the_same_datasets_validation_are_not_its_judges(spindles, tmp_path):
-    output = tmp_path / "own.ckpt"
-    with pytest.raises(SystemExit):
-        run_train(["student", str(spindles), "--modality", "acc", "--faults", str(spindles), "-o", str(output)])
-    assert read_student(output).facts.score == 0.5
+def test_of_the_same_dataset_only_faults_of_training_groups_teach(tmp_path, monkeypatch):
+    normal_dataset(tmp_path / "own", train=make_split("train", faults=True))
+    taught, fitted = [], []
+
+    def fit_student(*positional, faults, **named):
+        taught.append(faults)
+        return fit_normal_student(*positional, faults=faults, **named)
+
+    def fit_model(normal, *positional, faults, **named):
+        fitted.append((normal, faults))
+        return fit_normal_model(normal, *positional, faults=faults, **named)
+
+    monkeypatch.setattr("mmkd_models.training.normal.fit_normal_student", fit_student)
+    monkeypatch.setattr("mmkd_models.training.normal.fit_normal_model", fit_model)
+    line = ["student", str(tmp_path / "own"), "--modality", "acc", "--fold", "1", "--faults", str(tmp_path / "own")]
+    with pytest.raises(SystemExit, match="0"):
+        run_train([*line, "-o", str(tmp_path / "own.ckpt")])
+    everything = open_dataset(tmp_path / "own").everything()
+    training = everything.subset(fold_indices(everything, fold=1, seed=0).train)
+    assert sorted(taught[0].rows) == sorted(training.rows[training.labels > 0])
+    assert {int(group) for group in taught[0].groups} == {int(group) for group in training.groups}
+    (whole, known), *parts = fitted
+    assert (len(np.unique(whole.groups)), len(known)) == (12, 60)
+    for normal, others in parts:  # nor does a model of the calibration know a fault of the groups that it judges
+        assert set(others.groups) == set(normal.groups) < set(whole.groups)
+    assert read_student(tmp_path / "own.ckpt").facts.score > 0.95  # by the faults of validation, which do not teach
 
 
 @pytest.mark.parametrize(
@@ -457,8 +480,8 @@ def test_faults_of_the_same_datasets_validation_are_not_its_judges(spindles, tmp
     [
         (["{few}"], ("expected 5 windows or more of train and valid with a label other than 'ok', got 4; label more, or"
          " train without them")),
-        (["{d}", "--fold", "1"], ("cannot be combined with --fold 1 of the same dataset, whose test it may have; name a"
-         " dataset of faults alone")),
+        (["{d}"], ("expected 5 windows or more of the training groups with a label other than 'ok', got 0; label more,"
+         " or train without them")),
         (["{slow}"], ("modality 'acc': expected windows (50, 1) at 50 Hz of x, got (50, 1) at 25 Hz of x; import them"
          " by the same recipe")),
     ],

@@ -146,7 +146,7 @@ def student(
         refuse_without_effect(
             context, _NORMAL_OPTIONS, "on a student of normal running, which has no steps and no labels"
         )
-        training, known = _with_faults(training, faults, modality)
+        known = None if faults is None else _known_faults(training, faults, modality)
         with training_tracked(output, options) as tracker:
             checkpoint = fit_normal_student(training, modality, size, run, faults=known)
             write_student_and_report(output, checkpoint, tracker, json=json)
@@ -159,23 +159,13 @@ def student(
         write_student_and_report(output, checkpoint, tracker, json=json)
 
 
-def _with_faults(training: TrainingData, faults: Path | None, modality: str) -> tuple[TrainingData, Windows | None]:
-    """Return known faults, and the windows without the faults of their validation."""
-    from mmkd_models.data.labels import hide_labels
+def _known_faults(training: TrainingData, faults: Path, modality: str) -> Windows:
+    """Return the faults that teach: of the same dataset only those of its training windows."""
     from mmkd_models.training.normal import known_faults
 
-    if faults is None:
-        return training, None
-    dataset, spec, valid = open_dataset(faults), training.train.spec, training.valid
-    known = known_faults(dataset, spec.task.labels[0], spec.modality(modality))
-    if dataset.sha256 != training.sha256:
-        return training, known
-    if training.fold is not None:
-        raise UsageError(
-            f"--faults {faults}: cannot be combined with --fold {training.fold} of the same dataset, whose test it may "
-            "have; name a dataset of faults alone"
-        )
-    return replace(training, valid=valid.with_labels(hide_labels(valid.labels, valid.labels == 0))), known
+    dataset, spec = open_dataset(faults), training.train.spec
+    own = training.train.rows if dataset.sha256 == training.sha256 else None
+    return known_faults(dataset, spec.task.labels[0], spec.modality(modality), among=own)
 
 
 _NORMAL_OPTIONS = (

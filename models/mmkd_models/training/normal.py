@@ -182,13 +182,18 @@ def cross_fitted(
     parts, scores = part_of_windows(normal, parts=min(_PARTS, count), seed=seed), np.zeros((len(normal), 2))
     for part in np.unique(parts).tolist():
         own = normal.subset(parts == part)
-        model = fit(normal.subset(parts != part), faults=faults)
+        others = faults
+        if faults is not None and faults.spec == normal.spec:  # of one dataset: no model may know the held-out groups
+            others = faults.subset(~np.isin(faults.groups, own.groups))
+        model = fit(normal.subset(parts != part), faults=others if others is not None and len(others) else None)
         scores[parts == part] = model.parts(model.inputs(own, modality))
     return scores
 
 
-def known_faults(dataset: Dataset, normal: str, modality: ModalitySpec) -> Windows:
-    """Return a dataset's windows of train and valid whose label is not `normal`; test stays to judge with.
+def known_faults(
+    dataset: Dataset, normal: str, modality: ModalitySpec, *, among: NDArray[np.int64] | None = None
+) -> Windows:
+    """Return a dataset's windows of train and valid, or those of rows `among`, whose label is not `normal`.
 
     Raise UsageError if they are few, unknown, or of another sensor.
     """
@@ -207,10 +212,12 @@ def known_faults(dataset: Dataset, normal: str, modality: ModalitySpec) -> Windo
         )
     everything = dataset.everything()
     usual = spec.task.labels.index(normal) if normal in spec.task.labels else -1
-    faulty = everything.labelled & (everything.labels != usual) & (everything.splits < 2)
+    may_teach = everything.splits < 2 if among is None else np.isin(everything.rows, among)
+    faulty = everything.labelled & (everything.labels != usual) & may_teach
     if faulty.sum() < MIN_FAULTS:
+        which = "train and valid" if among is None else "the training groups"
         raise UsageError(
-            f"--faults {dataset.path}: expected {MIN_FAULTS} windows or more of train and valid with a label other "
+            f"--faults {dataset.path}: expected {MIN_FAULTS} windows or more of {which} with a label other "
             f"than {normal!r}, got {int(faulty.sum())}; label more, or train without them"
         )
     return everything.subset(faulty)
