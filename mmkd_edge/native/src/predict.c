@@ -32,15 +32,13 @@ struct mmkd_predictor {
     void *memory, *scratch; /* scratch: the memory, aligned to 64 */
     char reason[REASON];
     int32_t condition;
-    /* stream */
-    float *rows, *fresh, *row_before, *row_after, *row_suspect, *row_now; /* rows: the last window, a ring */
+    float *rows, *fresh, *row_before, *row_after, *row_suspect, *row_now; /* a stream's; rows: the last window, a ring */
     int64_t count, due;
     int32_t timed; /* -1 before the first push */
     int has_line, has_suspect, restarted;
     double last, suspect;
     grid grid;
-    /* steps of a causal student */
-    float *block, **states, **news, *step_probabilities, step_novelty;
+    float *block, **states, **news, *step_probabilities, step_novelty; /* of a causal student's steps */
     int32_t filled, has_step;
     int64_t step;
 };
