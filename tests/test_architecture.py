@@ -147,28 +147,6 @@ def test_a_new_source_or_sink_touches_its_file_and_the_table_alone():
     assert (len(protocols) >= 7, importers) == (True, {"mmkd_station.protocols.table"})
 
 
-def test_the_walk_sees_what_it_should(tmp_path):
-    source = (
-        "import torch.nn\n"
-        "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    import onnx\n"
-        "try:\n    import cv2\nexcept ImportError:\n    pass\n"
-        "class A:\n    import openvino\n    def f(self):\n        import aeon\n"
-        "def g():\n    from mmkd_models import x\n"
-    )
-    path = tmp_path / "module.py"
-    path.write_text(source)
-    assert [(name, top) for name, top, _ in imports(path)] == [
-        ("torch", True),
-        ("typing", True),
-        ("onnx", False),
-        ("cv2", True),
-        ("openvino", True),
-        ("aeon", False),
-        ("mmkd_models", False),
-    ]
-
-
 def module_of(path):
     """`mmkd_edge.predict.student`; of an `__init__.py` its folder."""
     return ".".join(Path(label(path)).with_suffix("").parts).removesuffix(".__init__")
@@ -225,13 +203,6 @@ def import_graphs(package):
 def test_no_import_goes_round_in_a_circle(package):
     files, rooms = import_graphs(package)
     assert (on_circles(files), on_circles(rooms)) == ([], [])
-
-
-def test_circles_are_seen_and_straight_lines_are_not():
-    straight = {"a": {"b", "c"}, "b": {"c"}, "c": set[str]()}
-    assert on_circles(straight) == []
-    assert on_circles({**straight, "c": {"b"}}) == ["b", "c"]
-    assert on_circles({**straight, "c": {"c"}}) == []
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))

@@ -104,13 +104,6 @@ def test_every_option_of_every_command_has_a_test():
     assert untested(options) == set()
 
 
-def test_an_option_without_a_test_is_seen():
-    assert untested({"mmkd-bench run": {"--wings", "--json", "-o, --out"}, "mmkd-nothing": {"--json"}}) == {
-        "mmkd-bench run --wings",
-        "mmkd-nothing --json",
-    }
-
-
 def test_an_option_says_what_it_cannot_take():
     bundle = str(mmkd_edge.example_bundle())
     lines = {line.replace("BUNDLE", bundle): said for line, said in REFUSED.items()}

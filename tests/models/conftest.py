@@ -32,6 +32,7 @@ from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import TrainConfig, Validation
 from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherCheckpoint
+from mmkd_models.training.inputs import TrainingData, visible_labels
 from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import scores_of
 
@@ -87,6 +88,13 @@ def dataset(tmp_path_factory):
         ],
         splits={"train": _split(32, 0), "valid": _split(16, 1), "test": _split(8, 2)},
     )
+
+
+def data_of(dataset, *, fraction=1.0):
+    """What a training gets of a dataset, with a part of its labels."""
+    train = dataset.split("train")
+    train = train.with_labels(visible_labels(train, fraction=fraction, seed=0))
+    return TrainingData(train=train, valid=dataset.split("valid"), sha256=dataset.sha256)
 
 
 _FACTS = Provenance(

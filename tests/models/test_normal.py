@@ -602,6 +602,7 @@ def test_windows_without_faults_show_false_alarms_alone(tmp_path, student, capsy
     assert "AUROC" not in text
 
 
+@pytest.mark.slow  # compiles for half a minute
 def test_rockad_by_aeon_is_a_rival(spindles, student, capsys):
     facts = judged(student, spindles, "--rival", "rockad", capsys=capsys)["suites"]["normal"]["facts"]
     assert facts["models"]["ROCKAD"]["auroc"]["mean"] > 0.8

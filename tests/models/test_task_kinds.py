@@ -25,21 +25,16 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.networks.student import ExportStudent, Student
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, read_student, read_teacher, write_student, write_teacher
-from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun, visible_labels
+from mmkd_models.training.inputs import StudentTraining, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.trainings import train_teacher, train_transformer
+from tests.models.conftest import data_of
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
 STUDENT = StudentConfig(preset="test", encoder=ENCODER)
 TEACHER = TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1, modality_dropout=0.0)
 LOGITS = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
 AND_LABELS = Recipe(terms=(LogitTerm(weight=constant(1.0)), TaskTerm(weight=constant(1.0))))
-
-
-def data_of(dataset, *, fraction=1.0):
-    train = dataset.split("train")
-    train = train.with_labels(visible_labels(train, fraction=fraction, seed=0))
-    return TrainingData(train=train, valid=dataset.split("valid"), sha256=dataset.sha256)
 
 
 def run_of(kind, *, steps=6):
@@ -192,7 +187,7 @@ def test_a_regression_carries_the_scale_of_the_labels_it_saw_and_its_graph_answe
     assert ((value > 900) & (value < 1500)).all()
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["regression", pytest.param("multi_label", marks=pytest.mark.slow)])
 def test_training_learns_what_the_windows_tell(rigs, kind):
     """The speed stands in the spectrum of `acc`: more steps than elsewhere, and far above guessing."""
     run = run_of(kind, steps=80)
@@ -273,6 +268,7 @@ def test_a_checkpoint_whose_carried_windows_lack_labels_is_refused(refusal, rigs
 # ---- commands
 
 
+@pytest.mark.slow
 def test_the_commands_choose_the_metric_of_the_kind_and_show_it(rigs, tmp_path, capsys):
     data, teacher, student = str(rigs["regression"].path), str(tmp_path / "t.ckpt"), str(tmp_path / "s.ckpt")
     brief = ["--steps", "2", "--batch", "8"]

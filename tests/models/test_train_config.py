@@ -3,7 +3,7 @@
 import os
 import pty
 import threading
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 
 import pytest
 
@@ -70,11 +70,3 @@ def test_a_terminal_gets_a_bar_with_the_terms_in_colours_unless_it_wants_none(sc
     assert "task 0.500 loss 0.333 best valid 0.750" in seen
     assert ("\x1b[3" in seen) == (not no_color)
     assert capsys.readouterr().out == ""
-
-
-def test_an_error_gives_the_terminal_its_cursor_back(screen):
-    with redirect_stderr(screen.stream), suppress(KeyboardInterrupt), training_bar("acc student") as show:
-        show(at(1))
-        raise KeyboardInterrupt
-    seen = screen.close()
-    assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")

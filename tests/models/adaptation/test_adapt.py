@@ -53,11 +53,13 @@ from mmkd_models.training.checkpoint import (
     write_student,
     write_teacher,
 )
-from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.students import train_student
 from mmkd_models.training.trainings import train_teacher
 from mmkd_station.uncertain import UncertainRing
+from tests.edge.said import said
+from tests.models.conftest import data_of
 from tests.report.rendered import render_adaptation
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
@@ -106,7 +108,7 @@ def site(tmp_path_factory):
     written(folder / "one", moved=1.3, seed=40, modalities=MODALITIES[:1])
     written(folder / "other", moved=1.3, seed=40, modalities=MODALITIES[1:])
     written(folder / "fast", moved=1.3, seed=40, modalities=(msgspec.structs.replace(MODALITIES[0], rate_hz=20.0),))
-    data = TrainingData(train=old.split("train"), valid=old.split("valid"), sha256=old.sha256)
+    data = data_of(old)
     run = TrainingRun(train=TRAIN, augment=AUGMENT)
     teacher = train_teacher(data, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1), run)
     write_teacher(folder / "teacher.ckpt", teacher)
@@ -130,7 +132,10 @@ def command(site, tmp_path, *arguments, kind="transformer", data="moved"):
     return output
 
 
-@pytest.mark.parametrize("kind", ["transformer", "convolutions", "trees"])
+KINDS = ["convolutions", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("transformer", "trees"))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_teacher_with_another_sensor_adapts_a_student_without_labels(site, tmp_path, capsys, kind):
     assert right(site / f"{kind}.ckpt", site / "labelled") < 0.6
     output = command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), kind=kind)
@@ -142,6 +147,7 @@ def test_a_teacher_with_another_sensor_adapts_a_student_without_labels(site, tmp
     assert (lineage.dataset, lineage.labels) == ("moved", 0)
     assert lineage.teacher_sha256 == file_sha256(site / "teacher.ckpt")
     assert "estimate: agreement with the teacher on new windows that were not trained on" in told
+    assert "old: old, 120 windows to train, 90 to judge" in told
     assert told.splitlines()[-1] == f"wrote {output}; next: mmkd-export {output} -o {output.with_suffix('.edge')}"
 
 
@@ -170,29 +176,20 @@ def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys, monkeypatch):
     assert len(carried.windows) == 90 + 90  # the old ones, and the labelled ones that judge in the new domain
 
 
-KNOWN = 30  # windows of a recording that have a label; the others wait
-
-
-@pytest.mark.parametrize("kept", [True, False], ids=["kept by a device", "of a part of a recording"])
-def test_labels_of_windows_that_were_chosen_teach_a_student(site, tmp_path, kept):
-    if kept:  # those that the device was not sure of
-        acc, task = MODALITIES[0], TaskSpec(labels=("idle", "busy"))
-        ring = UncertainRing(tmp_path / "ring", most_bytes=10**7, below=0.6, station="press1", modality=acc, task=task)
-        unsure, found = fake_predictor([0.5, 0.5], modality=acc, labels=task), split(96, 70, moved=1.3, groups=3)
-        for number, window in enumerate(found["acc"].astype(np.float32)):
-            ring.see(window, unsure.predict(window), time_s=5.0 * number)
-        ring.close()
-        files = [np.load(path) for path in sorted((tmp_path / "ring").iterdir())]
-        assert len(files) == 3
-        each = ("x_acc", "y", "time", "column_answer", "column_probability", "column_reason")
-        seen = dict(files[0]) | {name: np.concatenate([one[name] for one in files]) for name in each}
-        part = np.repeat([0, 1, 2], 32)
-        np.savez(tmp_path / "kept.npz", **(seen | {"y": found["labels"], "split": part, "group": part}))
-        import_interchange(tmp_path / "kept.npz", tmp_path / "site")
-    else:
-        splits = {name: split(100, 80 + n, moved=1.3, groups=6) for n, name in enumerate(("train", "valid", "test"))}
-        splits["train"]["labels"][KNOWN:] = splits["valid"]["labels"][:] = -1
-        write_dataset(tmp_path / "site", name="s", labels=["idle", "busy"], modalities=MODALITIES, splits=splits)
+def test_labels_of_windows_that_a_device_kept_teach_a_student(site, tmp_path):
+    acc, task = MODALITIES[0], TaskSpec(labels=("idle", "busy"))
+    ring = UncertainRing(tmp_path / "ring", most_bytes=10**7, below=0.6, station="press1", modality=acc, task=task)
+    unsure, found = fake_predictor([0.5, 0.5], modality=acc, labels=task), split(96, 70, moved=1.3, groups=3)
+    for number, window in enumerate(found["acc"].astype(np.float32)):
+        ring.see(window, unsure.predict(window), time_s=5.0 * number)
+    ring.close()
+    files = [np.load(path) for path in sorted((tmp_path / "ring").iterdir())]
+    assert len(files) == 3
+    each = ("x_acc", "y", "time", "column_answer", "column_probability", "column_reason")
+    seen = dict(files[0]) | {name: np.concatenate([one[name] for one in files]) for name in each}
+    part = np.repeat([0, 1, 2], 32)
+    np.savez(tmp_path / "kept.npz", **(seen | {"y": found["labels"], "split": part, "group": part}))
+    import_interchange(tmp_path / "kept.npz", tmp_path / "site")
     options = ["--labels", "10", "--old", str(site / "old")]
     output = command(site, tmp_path, *options, kind="convolutions", data=str(tmp_path / "site"))
     assert right(site / "convolutions.ckpt", site / "labelled") < 0.6
@@ -274,12 +271,6 @@ BAD = {
             "or leave --old out"
         ),
     ),
-    "no such data": ([], "nowhere", "{data}: expected a dataset directory, found none there; check the path"),
-    "no such teacher": (
-        ["--teacher", "none.ckpt"],
-        "moved",
-        "none.ckpt: expected a checkpoint of mmkd-edge, found no such file; check the path",
-    ),
     "a page of another kind": (
         ["--page", "report.txt"],
         "moved",
@@ -317,9 +308,7 @@ def test_what_is_read_is_not_replaced(site, whose):
     files = {"student": site / "transformer.ckpt", "teacher": site / "teacher.ckpt"}
     before = files[whose].read_bytes()
     line = [files["student"], site / "moved", "--teacher", files["teacher"], "-o", files[whose]]
-    with pytest.raises(UsageError) as raised:
-        run_adapt([str(word) for word in line])
-    assert str(raised.value) == (
+    assert said(UsageError, run_adapt, [str(word) for word in line]) == (
         f"--out {files[whose]}: expected another file than the {whose}'s, got the same; choose another name"
     )
     assert files[whose].read_bytes() == before
@@ -351,22 +340,16 @@ def test_bad_input_is_named(site, tmp_path, case):
                 "mmkd-distill"
             ),
         ),
+        (
+            {"modality": msgspec.structs.replace(MODALITIES[0], normalise="per_group")},
+            "mmkd-adapt: 'acc' has no statistics to adapt; pass --teacher or --labels",
+        ),
     ],
-    ids=["several labels", "video"],
+    ids=["several labels", "video", "normalised by group"],
 )
 def test_a_student_that_cannot_adapt_is_refused(site, change, message):
-    task = task_of(site)
-    with pytest.raises(UsageError) as raised:
-        run_adaptation(replace(task, student=replace(task.student, **change)))
-    assert str(raised.value) == message
-
-
-def test_values_that_are_normalised_by_group_have_no_statistics_to_adapt(site):
     task = task_of(site, teacher=None)
-    modality = msgspec.structs.replace(task.student.modality, normalise="per_group")
-    with pytest.raises(UsageError) as raised:
-        run_adaptation(replace(task, student=replace(task.student, modality=modality)))
-    assert str(raised.value) == "mmkd-adapt: 'acc' has no statistics to adapt; pass --teacher or --labels"
+    assert said(UsageError, run_adaptation, replace(task, student=replace(task.student, **change))) == message
 
 
 def test_few_labels_are_as_many_of_each_class(site):
@@ -459,8 +442,8 @@ def judge(**changes):
 def say(hits, answers, old=(0, 1) * 4):
     right = float(np.mean(np.array(old) == Judging.labels))
     logits = np.eye(2, dtype=np.float32)[np.array(old)]
-    said = np.array(answers)
-    return StudentScores(closeness=np.array(hits, dtype=float), answers=said, old_logits=logits, old_score=right)
+    answered = np.array(answers)
+    return StudentScores(closeness=np.array(hits, dtype=float), answers=answered, old_logits=logits, old_score=right)
 
 
 def test_a_gain_is_counted_in_points_with_itsstandard_error():
@@ -553,7 +536,7 @@ def test_a_head_follows_the_classes_and_windows_of_one_that_goes_are_carried_no_
     assert len(left.carried.windows) == int((student.carried.labels == 0).sum())
 
 
-@pytest.mark.parametrize("kind", ["transformer", "convolutions", "trees"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_new_class_is_learnt_from_a_few_labels(site, tmp_path, capsys, kind):
     three = with_a_third_class(tmp_path / "three")
     output = command(site, tmp_path, "--labels", "20", "--max-forget", "3", kind=kind, data=str(three.path))
@@ -576,25 +559,19 @@ def test_what_the_known_classes_learn_does_not_hang_on_a_row_that_is_never_answe
         torch.testing.assert_close(three.state[name][[2, 0]], two.state[name], rtol=1e-4, atol=1e-5)
 
 
-def test_old_data_are_read_by_the_names_of_their_classes(site, tmp_path, capsys):
+def test_old_data_are_read_by_the_names_of_their_classes(site, tmp_path):
     three = with_a_third_class(tmp_path / "three")
     student = with_classes(read_student(site / "transformer.ckpt"), three.spec.task)
     domain = old_domain(student, open_dataset(site / "old"))
     names = np.array(["busy", "stuck", "idle"])[domain.judge.labels]
     whole = open_dataset(site / "old").split("valid")
     assert names.tolist() == np.array(["idle", "busy"])[whole.labels].tolist()
-    options = ["--labels", "20", "--max-forget", "3", "--old", str(site / "old")]
-    output = command(site, tmp_path, *options, kind="convolutions", data=str(three.path))
-    assert "old: old, 120 windows to train, 90 to judge" in capsys.readouterr().out
-    assert read_student(output).task.labels == ("busy", "stuck", "idle")
 
 
 def test_old_data_without_a_class_of_the_student_are_refused(site, tmp_path):
     splits = {name: split(40, 60 + n, moved=0.0, groups=2) for n, name in enumerate(("train", "valid", "test"))}
     write_dataset(tmp_path / "other", name="other", labels=["a", "b"], modalities=MODALITIES, splits=splits)
-    with pytest.raises(UsageError) as raised:
-        command(site, tmp_path, "--old", str(tmp_path / "other"))
-    assert str(raised.value) == (
+    assert said(UsageError, command, site, tmp_path, "--old", str(tmp_path / "other")) == (
         f"--old {tmp_path / 'other'}: expected at least one of the classes idle, busy, got a, b; leave --old out "
         "to use the windows that the student carries"
     )
@@ -605,9 +582,7 @@ def test_what_new_or_other_classes_need_is_said(site, tmp_path):
     with pytest.raises(UsageError) as raised:
         command(site, tmp_path, kind="convolutions", data=str(three.path))
     assert str(raised.value) == f"{three.path}: learning stuck needs labels; add --labels N"
-    with pytest.raises(UsageError) as raised:
-        with_classes(read_student(site / "convolutions.ckpt"), TaskSpec(labels=("a", "b")))
-    assert str(raised.value) == (
+    assert said(UsageError, with_classes, read_student(site / "convolutions.ckpt"), TaskSpec(labels=("a", "b"))) == (
         "student: expected a dataset with at least one of its classes idle, busy, got a, b; name classes as the "
         "student does, or train a new student"
     )

@@ -81,7 +81,7 @@ def test_methods_are_listed_and_a_recipe_of_ones_own_is_one(machines, tmp_path, 
     ("options", "labelled"),
     [
         (["--label-fraction", "0.5"], Labelled(fraction=0.5)),
-        (["--labelled-groups", "2"], Labelled(groups=2)),
+        pytest.param(["--labelled-groups", "2"], Labelled(groups=2), marks=pytest.mark.slow),
     ],
     ids=["a fraction of the windows", "whole groups"],
 )

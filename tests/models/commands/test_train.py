@@ -1,14 +1,14 @@
-"""`mmkd-train` and `mmkd-distill` as a user meets them: processes, files, messages and exit codes."""
+"""`mmkd-train` and `mmkd-distill` as processes, and outputs of all commands: not overwritten or raced in silence."""
 
 import hashlib
 import io
 import json
 import os
-import pickle
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -17,34 +17,17 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_edge import example_bundle
+from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.derive import derive_batch
-from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.errors import MmkdError, UsageError
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.evaluate import run_evaluate
-from mmkd_models.commands.train import run_train
-from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher
+from mmkd_models.commands.train import main, run_train
+from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_student
 from mmkd_models.training.inputs import visible_labels
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-START_S = 300  # for a process on a busy machine
-
-
-def process_of(command, *arguments, cwd):
-    """Starts a command as the shell would."""
-    return subprocess.Popen(
-        [str(Path(sys.executable).with_name(command)), *map(str, arguments)],
-        cwd=cwd,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(command, *arguments, cwd):
-    with process_of(command, *arguments, cwd=cwd) as process:
-        stdout, stderr = process.communicate(timeout=START_S)
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def done(call, *arguments, cwd):
@@ -54,15 +37,6 @@ def done(call, *arguments, cwd):
         with redirect_stderr(io.StringIO()) as stderr, pytest.raises(SystemExit) as ended:
             call([str(word) for word in arguments])
     return subprocess.CompletedProcess([], int(str(ended.value.code or 0)), stdout.getvalue(), stderr.getvalue())
-
-
-def wait_for(path, process):
-    """Waits until a running process has written the file."""
-    end = time.monotonic() + START_S
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, f"{path} was not written in {START_S} s"
-        time.sleep(0.002)
 
 
 @pytest.fixture(scope="module")
@@ -144,34 +118,6 @@ def test_a_student_of_a_derived_sensor_is_taught_by_the_whole_recording_and_judg
     )
 
 
-def logged_steps(path):
-    """The steps at which the validation score was logged."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
-    events = EventFileLoader(str(path)).Load()
-    return [event.step for event in events for value in event.summary.value if value.tag == "valid/score"]
-
-
-@pytest.mark.slow
-def test_a_killed_training_resumes_to_the_same_bytes(machines, folder, teacher, tmp_path):
-    assert teacher.returncode == 0, teacher.stderr
-    arguments = [folder / "teacher.ckpt", machines.path, "--modality", "acc", "--steps", 110, "-o", "student.ckpt"]
-    whole = run("mmkd-distill", *arguments, cwd=folder)
-    assert whole.returncode == 0, whole.stderr
-    with process_of("mmkd-distill", *arguments, cwd=tmp_path) as killed:
-        wait_for(tmp_path / "student.ckpt.run" / "resume.ckpt", killed)
-        killed.send_signal(signal.SIGKILL)
-    assert killed.returncode == -signal.SIGKILL
-    assert not (tmp_path / "student.ckpt").exists()
-    before = set((tmp_path / "student.ckpt.run").iterdir())
-    resumed = run("mmkd-distill", *arguments, "--resume", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert (tmp_path / "student.ckpt").read_bytes() == (folder / "student.ckpt").read_bytes()  # facts and curve too
-    (log,) = set((tmp_path / "student.ckpt.run").iterdir()) - before
-    assert 50 not in logged_steps(log)  # what was done was not done again
-    assert logged_steps(log)[-1] == 110
-
-
 def endless(dataset):
     return ["student", dataset.path, "--modality", "gyro", "--steps", 1_000_000, "-o", "baseline.ckpt", "--force"]
 
@@ -181,11 +127,16 @@ def interrupted(machines, tmp_path_factory):
     """A training that Ctrl-C ended after its first validation, where an earlier checkpoint was."""
     folder = tmp_path_factory.mktemp("interrupted")
     (folder / "baseline.ckpt").write_bytes(b"an earlier checkpoint")
-    with process_of("mmkd-train", *endless(machines), cwd=folder) as process:
-        wait_for(folder / "baseline.ckpt.run" / "resume.ckpt", process)
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=START_S)
-    return folder, subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def press_ctrl_c():
+        while not (folder / "baseline.ckpt.run" / "resume.ckpt").exists():
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mmkd-train", *map(str, endless(machines))])
+        threading.Thread(target=press_ctrl_c, daemon=True).start()
+        return folder, done(lambda _: main(), cwd=folder)
 
 
 def test_ctrl_c_ends_with_130_and_leaves_the_earlier_checkpoint(interrupted):
@@ -210,35 +161,158 @@ def test_resuming_with_another_share_of_labels_is_refused(machines, interrupted,
     )
 
 
-class Trap:
-    """A pickle that makes a file when it is read."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
-
-
-def test_a_pickle_for_a_teacher_is_refused_and_nothing_in_it_runs(machines, tmp_path):
-    (tmp_path / "teacher.ckpt").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    path = tmp_path / "teacher.ckpt"
-    with pytest.raises(CheckpointError) as caught:
-        run_distill([str(path), str(machines.path), "--modality", "acc", "-o", str(tmp_path / "student.ckpt")])
-    assert str(caught.value) == (
-        f"{path}: expected a safetensors checkpoint of mmkd-edge, got a pickle (or a ZIP with one), "
-        "which could run code when it is read; it was not read. Train again with mmkd-train or mmkd-distill"
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["teacher.ckpt"]
-
-
 @pytest.mark.slow
 def test_two_processes_share_terms_that_read_a_part_of_the_student_and_write_once(machines, folder, teacher, tmp_path):
     assert teacher.returncode == 0, teacher.stderr
     # No term reads the head, and the projector of the features is read in the first half only.
     terms = ["--term", "edam,weight=1", "--term", "feature,weight=1..0@0.5"]
     arguments = [folder / "teacher.ckpt", machines.path, "--modality", "acc", "--steps", 4, "--devices", 2, *terms]
-    ended = run("mmkd-distill", *arguments, "-o", "d.ckpt", cwd=tmp_path)
+    command = [Path(sys.executable).with_name("mmkd-distill"), *map(str, arguments), "-o", "d.ckpt"]
+    ended = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("wrote d.ckpt; next: mmkd-export d.ckpt -o d.edge\n") == 1
     assert read_student(tmp_path / "d.ckpt").facts.training.devices == 2
+
+
+# Runs several commands through their doors in one process, since torch takes seconds to import; says how each ended.
+COMMANDS = """
+import contextlib, io, json, sys
+from mmkd_bench.commands.cli import main as bench
+from mmkd_export.commands.export import main as export
+from mmkd_export.commands.demo import main as demo
+from mmkd_models.commands.data import main as data
+from mmkd_models.commands.evaluate import main as evaluate
+from mmkd_models.commands.study import main as study
+from mmkd_models.commands.train import main as train
+for name, *arguments in json.loads(sys.argv[1]):
+    sys.argv = ["mmkd-" + name, *arguments]
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
+        try:
+            globals()[name]()
+        except SystemExit as ended:
+            code = ended.code
+    print(json.dumps([name, code, said.getvalue()]))
+"""
+# Disks of their own for one process tree, which need no rights where the kernel lets users have namespaces.
+WITH_DISKS = 'mount -t tmpfs -o ro tmpfs "$1" && mount -t tmpfs -o size=1m tmpfs "$2" && shift 2 && exec "$@"'
+
+
+def ends_with_disks(read_only, small, commands):
+    """How commands end where one folder is a read-only file system and another has a megabyte."""
+    calls = json.dumps([[str(word) for word in command] for command in commands])
+    program = ["unshare", "-rm", "bash", "-c", WITH_DISKS, "-", read_only, small, sys.executable, "-c", COMMANDS, calls]
+    ended = subprocess.run(program, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    if not ended.stdout and ("unshare" in ended.stderr or "mount" in ended.stderr):
+        pytest.skip("needs user namespaces")
+    return [tuple(json.loads(line)) for line in ended.stdout.splitlines()]
+
+
+@pytest.fixture
+def press(tmp_path):
+    rng = np.random.default_rng(0)
+    file = tmp_path / "press.npz"
+    np.savez(
+        file,
+        x_vib=rng.normal(size=(12, 40, 2)),
+        rate_vib=40.0,
+        channels_vib=["a", "b"],
+        y=np.array([0, 1] * 6),
+        classes=["ok", "worn"],
+        group=np.repeat(np.arange(6), 2),
+        split=np.repeat([0, 1, 2], 4),
+    )
+    return file
+
+
+def every_command(out, press, machines, student):
+    """Each writes in the folder `out`, and would take long."""
+    return [
+        ["data", "import", press, "-o", out / "press"],
+        ["train", "student", machines.path, "--modality", "acc", "-o", out / "runs" / "a.ckpt"],
+        ["demo", "--dataset", machines.path, "--out", out / "demo"],
+        ["study", machines.path, "--modality", "acc", "-o", out / "study"],
+        ["export", student, "-o", out / "a.edge"],
+        ["export", student, "-o", press.parent / "a.edge", "--page", out / "a.html"],
+        ["evaluate", student, machines.path, "--page", out / "a.html"],
+        ["bench", "run", example_bundle(), "-o", out / "a.json"],
+        ["bench", "run", example_bundle(), "--page", out / "a.html"],
+    ]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_before_the_work_in_every_command(
+    press, machines, student_checkpoint, tmp_path
+):
+    student = tmp_path / "student.ckpt"
+    write_student(student, student_checkpoint)
+    read_only, small = tmp_path / "read-only", tmp_path / "small"
+    faults = {
+        read_only: "cannot write there: read-only file system; choose another folder",
+        small: "expected 16 MB free, got 1 MB; free some space, or choose another folder",
+    }
+    commands, wanted = [], []
+    for out, fault in faults.items():
+        out.mkdir()
+        commands += every_command(out, press, machines, student)
+        places = [out, out / "runs", out / "demo", out / "study", *[out] * 5]
+        names = ["data", "train", "demo", "study", "export", "export", "evaluate", "bench", "bench"]
+        wanted += [(name, 2, f"mmkd-{name}: {place}: {fault}\n") for name, place in zip(names, places, strict=True)]
+    assert ends_with_disks(read_only, small, commands) == wanted
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["press.npz", "read-only", "small", "student.ckpt"]
+
+
+def data_command(*arguments, before=""):
+    command = [sys.executable, "-c", "from mmkd_models.commands.data import main; main()", *map(str, arguments)]
+    shell = ["bash", "-c", f'{before} exec "$@"', "-", *command]
+    return subprocess.run(shell, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def test_an_import_that_does_not_fit_is_one_line_and_leaves_nothing(press, tmp_path):
+    ended = data_command("import", press, "-o", tmp_path / "press", before="ulimit -f 1;")
+    said = (
+        "cannot write it: file too large; choose another folder, or raise the limit (ulimit -f); nothing is left of it"
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == f"reading {press}\nmmkd-data: {tmp_path / 'press'}: {said}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["press.npz"]
+
+
+def message_of(call):
+    with pytest.raises(MmkdError) as caught:
+        call()
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def trained(dataset, output, *options):
+    arguments = ["student", dataset.path, "--modality", "acc", "--steps", 2, "-o", output, *options]
+    with pytest.raises(SystemExit) as ended:
+        run_train([str(word) for word in arguments])
+    assert ended.value.code in (0, None)
+
+
+def test_a_second_training_is_refused_while_the_first_runs(machines, tmp_path):
+    output = tmp_path / "a.ckpt"
+    with lock_output(output):
+        said = message_of(lambda: trained(machines, output))
+    assert re.fullmatch(
+        rf"{output}: \S+ \(process {os.getpid()} of .+\) is writing it; wait until it ends, or choose another name",
+        said,
+    )
+    trained(machines, output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "a.ckpt.run"]
+
+
+def test_a_file_that_exists_or_has_another_name_is_refused_unless_forced(machines, tmp_path):
+    output, foreign = tmp_path / "a.ckpt", tmp_path / "notes.ckpt"
+    foreign.write_text("notes")
+    trained(machines, output)
+    for path in (output, foreign):
+        assert message_of(lambda path=path: trained(machines, path, "--seed", 3)) == (
+            f"{path}: already exists; choose another name, or add --force to replace it"
+        )
+    assert foreign.read_text() == "notes"
+    trained(machines, output, "--seed", 3, "--force")
+    assert read_student(output).facts.training.seed == 3
+    assert message_of(lambda: trained(machines, tmp_path / "model.onnx")) == (
+        f"{tmp_path / 'model.onnx'}: expected a name that ends in .ckpt; name it {tmp_path / 'model.ckpt'}"
+    )

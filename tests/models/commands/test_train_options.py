@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -23,25 +22,11 @@ from mmkd_models.networks.config import teacher_config
 from mmkd_models.networks.student import count_values
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_teacher
-from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.trainings import train_teacher
+from tests.models.conftest import data_of
 
 COMMANDS = {"mmkd-train": run_train, "mmkd-distill": run_distill}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """A command that ran inside the test's process."""
-
-    stdout: str
-    stderr: str
-
-    @property
-    def last_line(self):
-        return self.stdout.splitlines()[-1]
-
-
-Call = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -55,7 +40,7 @@ def call(capsys, monkeypatch, tmp_path):
             COMMANDS[command]([str(argument) for argument in arguments])
         stdout, stderr = capsys.readouterr()
         assert ended.value.code in (0, None), stderr
-        return Ended(stdout=stdout, stderr=stderr)
+        return SimpleNamespace(stdout=stdout, stderr=stderr, last_line=stdout.splitlines()[-1])
 
     return _call
 
@@ -72,7 +57,7 @@ def message_of(command, *arguments, exit_code=2):
 def folder(machines, tmp_path_factory):
     """A folder with a teacher of both sensors in it."""
     folder = tmp_path_factory.mktemp("teacher")
-    data = TrainingData(train=machines.split("train"), valid=machines.split("valid"), sha256=machines.sha256)
+    data = data_of(machines)
     run = TrainingRun(train=TrainConfig(steps=2, batch=8), augment=AugmentConfig())
     write_teacher(folder / "teacher.ckpt", train_teacher(data, teacher_config("tiny"), run))
     return folder
@@ -237,21 +222,6 @@ def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(c
     )
 
 
-def test_a_student_is_no_teacher_and_a_teacher_is_not_overwritten(call, machines, folder, tmp_path):
-    baseline_of(call, machines)
-    arguments = [machines.path, "--modality", "acc"]
-    path = tmp_path / "baseline.ckpt"
-    assert message_of("mmkd-distill", path, *arguments, exit_code=6) == (
-        f"{path}: expected a teacher checkpoint, got a student checkpoint; name the right file"
-    )
-    before = file_sha256(folder / "teacher.ckpt")
-    twice = folder / "." / "teacher.ckpt"
-    assert message_of("mmkd-distill", folder / "teacher.ckpt", *arguments, "-o", twice) == (
-        f"--out {twice}: expected another file than the teacher's, got the same; choose another name"
-    )
-    assert file_sha256(folder / "teacher.ckpt") == before
-
-
 def test_an_output_that_is_a_directory_is_refused_before_training(machines, tmp_path, capsys):
     assert message_of("mmkd-train", "teacher", machines.path, "-o", tmp_path) == (
         f"--out {tmp_path}: expected the name of a checkpoint, got a directory; name a file in it"
@@ -269,7 +239,8 @@ def test_the_members_that_are_named_make_the_teacher(call, machines, tmp_path):
     assert read_teacher(tmp_path / "teacher.ckpt").committee is None
 
 
-@pytest.mark.parametrize("option", ["--resume", pytest.param("--force", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--resume", "--force"])
 def test_the_student_that_validation_chose_is_chosen_again_by_the_same_command(
     call, machines, folder, tmp_path, option
 ):

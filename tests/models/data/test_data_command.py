@@ -15,7 +15,7 @@ import pytest
 
 from mmkd_edge.bundle.reference import read_reference
 from mmkd_models.commands.data import main
-from mmkd_models.data import check_dataset, open_dataset, shipped_dataset
+from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.data.importing import recipe
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.keys import TextTable, list_keys
@@ -193,30 +193,6 @@ def test_the_command_says_what_is_wrong_or_missing_and_needs_little(run, tmp_pat
 
 _PAGE = Path(__file__).parents[3] / "docs" / "datasets.md"
 _OWN_DATA = _PAGE.with_name("your-own-data.md").read_text()
-
-
-def _blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", _PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
-
-
-def test_the_examples_run_and_give_what_they_say(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for source in _blocks("python"):
-        names = {}
-        exec(compile(source, str(_PAGE), "exec"), names)
-    assert open_dataset(tmp_path / "press").spec.splits == {"train": 90, "valid": 30, "test": 30}
-    assert check_dataset(tmp_path / "press").findings == ()
-    written = open_dataset("press").spec
-    (tmp_path / "press" / "dataset.json").write_text(_blocks("json")[0])
-    shown = open_dataset("press").spec
-    assert (shown.task, shown.splits, shown.modalities[0]) == (written.task, written.splits, written.modalities[0])
-    assert shown.modalities[1].range == (-40.0, 40.0)
-    batch = names["batch"]
-    assert isinstance(batch, dict)
-    assert {name: (array.shape, array.dtype) for name, array in batch.items()} == {
-        "acc": ((3, 200, 3), np.float32),
-        "gyro": ((3, 200, 3), np.float32),
-    }
 
 
 def _rows(heading):

@@ -13,6 +13,7 @@ from mmkd_models.commands.data import run_data
 from mmkd_models.data import Recording, check_dataset, open_dataset, write_dataset, write_recordings
 from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_models.data.labels import hide_labels, is_labelled
+from tests.edge.said import said
 
 VOICE = ModalitySpec(name="voice", kind="audio", channels=("mono",), rate_hz=800.0, samples=32)
 LIPS = ModalitySpec(name="lips", kind="video", channels=("r", "g", "b"), rate_hz=25.0, samples=8, height=3, width=5)
@@ -165,9 +166,7 @@ def test_presence_that_is_neither_0_nor_1_and_a_video_that_is_called_a_series(tm
     written(tmp_path / "talk", missing_frames(talk))
     file = tmp_path / "talk" / "train" / "lips.frames.npy"
     np.save(file, np.load(file) * np.uint8(255))
-    with pytest.raises(DatasetError) as error:
-        open_dataset(tmp_path / "talk")
-    assert str(error.value) == (
+    assert said(DatasetError, open_dataset, tmp_path / "talk") == (
         f"dataset {tmp_path}/talk: train/lips.frames.npy: expected 1 (the frame is there) or 0 (it is missing), got"
         " 255; correct it"
     )
@@ -259,9 +258,7 @@ def levels(splits):
 
 
 def _refusal(write, splits, task):
-    with pytest.raises(DatasetError) as error:
-        write(splits, labels=task)
-    return re.sub(r"^dataset \S+?/rig: ", "", str(error.value))
+    return re.sub(r"^dataset \S+?/rig: ", "", said(DatasetError, write, splits, labels=task))
 
 
 @pytest.mark.parametrize(
@@ -378,6 +375,4 @@ def test_one_target_is_imported_as_a_regression(archive, tmp_path):
     ],
 )
 def test_targets_that_cannot_be_imported(archive, tmp_path, options, problem):
-    with pytest.raises(UsageError) as error:
-        import_interchange(archive, tmp_path / "rig", **options)
-    assert str(error.value).partition(": ")[2] == problem
+    assert said(UsageError, import_interchange, archive, tmp_path / "rig", **options).partition(": ")[2] == problem

@@ -1,4 +1,4 @@
-"""Windows of folders, and those that are cut from recordings."""
+"""Datasets as they are written; windows of folders, and those that are cut from recordings."""
 
 import json
 import os
@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import check_dataset, open_dataset, shipped_dataset, write_dataset
 from mmkd_models.data.windows import window_starts_s
@@ -71,15 +69,6 @@ def test_per_group_modalities_come_z_scored_with_the_statistics_of_their_group(w
         expected = (raw[rows] - np.nanmean(raw[rows])) / np.nanstd(raw[rows])
         np.testing.assert_allclose(taken[rows], expected, atol=1e-5)  # float32 values of size 3
     np.testing.assert_array_equal(windows.take(np.array([0]))["vib"], splits["train"]["vib"][:1])
-
-
-def test_a_device_with_the_groups_reference_sees_the_same_numbers(write, splits):
-    windows = write(splits, modalities=(VIB, TEMP_PER_GROUP)).split("test")
-    row = int(np.flatnonzero(windows.statistics.groups == 6)[0])
-    mean, std = windows.statistics.mean["temp"][row], windows.statistics.std["temp"][row]
-    reference = Reference(modality="temp", mean=tuple(mean.tolist()), std=tuple(std.tolist()))
-    values, _ = prepare(splits["test"]["temp"][2], TEMP_PER_GROUP, reference)
-    np.testing.assert_array_equal(windows.take(np.array([2]))["temp"][0], values[0])
 
 
 def test_a_shipped_dataset_is_opened_by_its_name_unless_a_directory_has_it(tmp_path, monkeypatch, write, splits):
@@ -272,3 +261,90 @@ def test_recordings_that_lack_a_modality_or_some_folds_are_refused(refusal, reco
             "recordings: expected one or more, with a fold for all or none, got 24, 23 with a fold; complete them",
         ]
     )
+
+
+def test_the_directory_holds_the_files_of_the_contract_and_no_other(rig):
+    names = sorted(file.relative_to(rig.path).as_posix() for file in rig.path.rglob("*") if file.is_file())
+    expected = [
+        f"{split}/{name}.npy" for split in ("test", "train", "valid") for name in ("groups", "labels", "temp", "vib")
+    ]
+    assert names == ["dataset.json", *expected]
+    document = json.loads((rig.path / "dataset.json").read_text())
+    assert document["format_version"] == 1
+    assert document["modalities"][0]["channels"] == ["x", "y", "z"]
+
+
+def test_plain_numbers_become_the_dtypes_of_the_contract(write, splits):
+    for arrays in splits.values():
+        arrays["vib"] = arrays["vib"].astype(np.float64)
+        arrays["labels"] = arrays["labels"].tolist()
+        arrays["groups"] = arrays["groups"].astype(np.uint8)
+        arrays["folds"] = arrays["groups"].astype(np.int16)
+    rig = write(splits)
+    assert {
+        name: np.load(rig.path / f"train/{name}.npy").dtype.name for name in ("vib", "labels", "groups", "folds")
+    } == {"vib": "float32", "labels": "int64", "groups": "int64", "folds": "int64"}
+
+
+def test_an_existing_path_is_never_replaced(refusal, rig, write, splits):
+    before = rig.sha256
+    assert refusal(UsageError, write, splits) == (f"{rig.path}: already exists; remove it or choose another path")
+    assert open_dataset(rig.path).sha256 == before
+
+
+def test_arrays_that_break_the_contract_leave_nothing_behind(refusal, write, splits, tmp_path):
+    splits["train"]["vib"] = splits["train"]["vib"].transpose(0, 2, 1)
+    splits["test"]["groups"] = splits["test"]["groups"] - 6
+    assert refusal(DatasetError, write, splits) == (
+        f"dataset {tmp_path / 'rig'}: train/vib.npy: expected shape (N, T, C)=(24, 20, 3), got (24, 3, 20);"
+        " transpose it"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_names_and_kinds_of_arrays_come_together(refusal, write, splits, tmp_path):
+    del splits["train"]["temp"]
+    splits["valid"]["sound"] = np.zeros((12, 4, 1))
+    splits["test"]["labels"] = ["idle"] * 12
+    assert refusal(DatasetError, write, splits) == "\n  - ".join(
+        [
+            f"dataset {tmp_path / 'rig'}: 3 problems",
+            "splits['train']: array 'temp' is missing; give one per modality and labels",
+            (
+                "splits['valid']: 'sound' is no modality and not one of labels, groups, folds, times, starts, episodes,"
+                " metadata; describe it in 'modalities' or leave it out"
+            ),
+            "splits['test']['labels']: expected numbers that fit int64, got <U4; convert it",
+        ]
+    )
+
+
+def test_an_interrupted_write_leaves_nothing(write, splits, tmp_path, monkeypatch):
+    saved = []
+
+    def save_twice(file, header):
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(file)
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", save_twice)
+    with pytest.raises(KeyboardInterrupt):
+        write(splits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_windows_too_large_to_train_on_are_refused_with_what_to_do(refusal, write, splits, tmp_path):
+    sound = ModalitySpec(name="sound", channels=("left", "right"), rate_hz=48_000.0, samples=1_440_000)
+    assert refusal(DatasetError, write, splits, modalities=(sound,)) == (
+        f"dataset {tmp_path / 'rig'}: dataset.json: 'modalities[0]' (sound): expected windows of at most 1,048,576"
+        " values, got 1,440,000 samples x 2 channels; cut windows of at most 524,288 samples, or filter and keep one"
+        " sample in 3, 16000 Hz"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_those_of_numpy(splits, tmp_path, rig):
+    for file in rig.path.rglob("*.npy"):
+        again = tmp_path / "again.npy"
+        np.save(again, np.load(file))
+        assert file.read_bytes() == again.read_bytes()

@@ -404,10 +404,3 @@ def test_the_windows_worth_a_label_are_read_back_by_the_recipe(run, logs, tmp_pa
     starts = {datetime.fromisoformat(row["start"].replace("Z", "+00:00")).timestamp() for row in rows}
     here = np.isin(train.times, list(starts))
     assert (int(here.sum()), set(train.labels[here].tolist())) == (len(rows), {1})
-
-
-def test_a_page_under_another_name_is_refused_before_the_work(run, tmp_path):
-    code, out, err = run("report", tmp_path, "-o", tmp_path / "page.txt")
-    assert (code, out) == (2, "")
-    wanted = "expected a name that ends in .html; only such a file is overwritten"
-    assert err == f"mmkd-data: {tmp_path / 'page.txt'}: {wanted}\n"

@@ -22,9 +22,9 @@ from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_student
-from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingRun
 from mmkd_models.training.trainings import train_teacher, train_transformer
-from tests.models.conftest import STUDENT, TEACHER
+from tests.models.conftest import STUDENT, TEACHER, data_of
 
 RUN = TrainingRun(train=TrainConfig(steps=6, batch=8, eval_every=3, seed=3), augment=AugmentConfig())
 ONE = constant(1.0)
@@ -33,7 +33,7 @@ LOGIT, TASK = LogitTerm(weight=ONE), TaskTerm(weight=ONE)
 
 @pytest.fixture(scope="module")
 def data(machines):
-    return TrainingData(train=machines.split("train"), valid=machines.split("valid"), sha256=machines.sha256)
+    return data_of(machines)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,9 @@ def turned(path):
 @pytest.mark.parametrize(
     "terms",
     [
-        (LOGIT,),
+        pytest.param((LOGIT,), marks=pytest.mark.slow),
         (TASK, LOGIT, CrdTerm(weight=ONE, width=4, queue=4)),
-        (TASK, FeatureTerm(weight=ONE, level="embedding")),
+        pytest.param((TASK, FeatureTerm(weight=ONE, level="embedding")), marks=pytest.mark.slow),
         # Attention is read in the first half: the second half may come from a memory, the first one never does.
         (TASK, LOGIT, EdamTerm(weight=Weight(start=1.0, end=0.0, until=0.5))),
     ],

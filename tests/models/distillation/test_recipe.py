@@ -9,8 +9,6 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands.distill import run_distill
@@ -40,9 +38,7 @@ def learner(*terms, count=3, classes=3):
 
 
 def refusal(*terms, count=3, classes=3):
-    with pytest.raises(UsageError) as caught:
-        learner(*terms, count=count, classes=classes)
-    return str(caught.value)
+    return said(UsageError, learner, *terms, count=count, classes=classes)
 
 
 def test_a_recipe_has_terms_of_different_kinds_whose_weights_follow_half_a_cosine():
@@ -156,20 +152,6 @@ def test_the_teacher_stays_frozen_and_is_in_no_state_of_the_learner():
     assert {name for name, _ in module.named_parameters()} == {
         f"network.{name}" for name, _ in network.named_parameters()
     } | contrast
-
-
-def test_map_distillation_brings_the_maps_together():
-    module = learner(EDAM)
-    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
-    data = batch()
-    divergences = []
-    for _ in range(30):
-        terms = module(data, 0.0)
-        divergences.append(terms["edam"].item())
-        optimizer.zero_grad()
-        terms["loss"].backward()
-        optimizer.step()
-    assert 0 <= divergences[-1] < 0.5 * divergences[0]
 
 
 def test_a_supervised_student_learns_from_labels_and_loses_modalities_in_training_only():
@@ -286,22 +268,6 @@ def refused_terms(*terms):
     return said(UsageError, lambda: check_terms(Recipe(terms=terms)))
 
 
-def test_every_term_survives_json():
-    terms = (
-        TaskTerm(weight=ONE),
-        LogitTerm(weight=ONE, temperature=4.0),
-        DkdTerm(weight=ONE, beta=8.0),
-        DistTerm(weight=ONE, gamma=2.0),
-        EdamTerm(weight=ONE, layers="uniform"),
-        RelationTerm(weight=ONE, layers=2, vectors=("value",)),
-        FeatureTerm(weight=ONE, layers=((0, 1), (1, -1))),
-        CrdTerm(weight=ONE, width=7, queue=0),
-    )
-    recipe = Recipe(terms=terms)
-    assert msgspec.json.decode(msgspec.json.encode(recipe), type=Recipe) == recipe
-    check_terms(recipe)
-
-
 @pytest.mark.parametrize(
     ("layers", "student", "teacher", "pairs"),
     [
@@ -316,16 +282,6 @@ def test_every_term_survives_json():
 )
 def test_layers_are_paired(layers, student, teacher, pairs):
     assert tuple(layer_pairs(layers, student=student, teacher=teacher)) == pairs
-
-
-@given(st.integers(1, 12), st.integers(1, 12))
-@settings(max_examples=30, deadline=None)
-def test_uniform_pairs_rise_through_both_networks_to_their_last_layers(student, teacher):
-    pairs = layer_pairs("uniform", student=student, teacher=teacher)
-    others = [other for _, other in pairs]
-    assert [own for own, _ in pairs] == list(range(student))
-    assert others == sorted(others)
-    assert 0 <= others[0] <= others[-1] == teacher - 1
 
 
 @pytest.mark.parametrize(
@@ -350,17 +306,3 @@ def test_numbers_that_make_no_sense_are_refused(term, problem):
     message = refused_terms(term)
     assert message.startswith(f"recipe: term {term.name!r}: Expected ")
     assert message.endswith(f"{problem}; correct it")
-
-
-@pytest.mark.parametrize(
-    ("document", "problem"),
-    [
-        ('{"terms": [], "trust": "all"}', "Object contains unknown field `trust`"),
-        (
-            '{"terms": [{"type": "edam", "weight": {"start": 1, "end": 1}, "layers": "all"}]}',
-            "Invalid enum value 'all' - at `$.terms[0].layers`",
-        ),
-    ],
-)
-def test_what_a_recipe_does_not_know_says_where(document, problem):
-    assert said(msgspec.ValidationError, msgspec.json.decode, document, type=Recipe) == problem

@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner, mix_logits
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.losses.attention import EdamTerm
@@ -15,34 +13,18 @@ from mmkd_models.losses.contrast import CrdTerm
 from mmkd_models.losses.features import FeatureTerm, RelationTerm
 from mmkd_models.losses.logits import DistTerm, DkdTerm, LogitTerm, dist_loss, dkd_loss, kl_loss
 from mmkd_models.losses.term import CLASSES, Goal, constant
-from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
-from mmkd_models.networks.student import Student
+from mmkd_models.networks.config import TeacherConfig
 from mmkd_models.networks.teacher import Teacher
+from tests.edge.said import said
+from tests.models.distillation.pairs import ENCODER, SPECS, batch, student
 
-ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
-ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)
-GYRO = ModalitySpec(name="gyro", channels=("z",), rate_hz=10.0, samples=20)
 ONE = constant(1.0)
-
-
-def student():
-    torch.manual_seed(0)
-    return Student(ACC, 3, StudentConfig(preset="test", encoder=ENCODER))
+GYRO = SPECS[1]
 
 
 def teacher(seed, *specs):
     torch.manual_seed(seed)
-    return Teacher(specs or (ACC, GYRO), 3, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1))
-
-
-def batch():
-    generator = torch.Generator().manual_seed(5)
-    inputs = {}
-    for spec in (ACC, GYRO):
-        present = (torch.rand(6, *spec.shape, generator=generator) > 0.1).float()
-        inputs[spec.name] = torch.randn(6, *spec.shape, generator=generator) * present, present
-    targets = torch.eye(3)[[0, 1, 2, 0, 1, 2]]
-    return Batch(inputs=inputs, targets=targets, labelled=torch.ones(6), index=torch.tensor([4, 0, 2, 5, 3, 1]))
+    return Teacher(specs or SPECS[:2], 3, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1))
 
 
 def learner(teachers, *terms):
@@ -58,9 +40,7 @@ def terms_of(teachers, *terms):
 
 
 def refusal(teachers, *terms):
-    with pytest.raises(UsageError) as caught:
-        learner(teachers, *terms)
-    return str(caught.value)
+    return said(UsageError, learner, teachers, *terms)
 
 
 def logits_of(one):
@@ -112,7 +92,7 @@ def test_a_member_that_does_not_see_the_sensor_teaches_its_outputs_alone():
     pair = [teacher(1), teacher(2, GYRO)]
     assert torch.isfinite(terms_of(pair, LogitTerm(weight=ONE), EdamTerm(weight=ONE, member=0))["loss"])
     inside = RelationTerm(weight=ONE, heads=2, member=1)
-    assert "it can compare 1 layers of the student and 0 of the teacher" in refusal(pair, LogitTerm(weight=ONE), inside)
+    assert "it can compare 2 layers of the student and 0 of the teacher" in refusal(pair, LogitTerm(weight=ONE), inside)
 
 
 def logits(count, classes, seed=0):

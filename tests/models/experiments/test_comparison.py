@@ -24,6 +24,7 @@ from mmkd_models.training.inputs import StudentTraining, TrainingRun
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.students import LatencyLimit
 from mmkd_models.training.trainings import train_teacher, train_transformer
+from tests.edge.said import said
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error of the code under test
@@ -176,6 +177,7 @@ def test_a_fold_with_labelled_groups_hides_the_labels_of_all_others_and_leaves_v
     assert sum(sum(map(sum, one.confusion)) for one in judged.confusions or ()) == hidden
 
 
+@pytest.mark.slow
 def test_runs_of_a_phase_need_none_of_each_other(finished, tmp_path):
     comparison = in_folder(finished[0], tmp_path)
     phases = comparison.phases([1])
@@ -215,6 +217,7 @@ def test_students_learn_from_answers_that_were_kept_in_blocks(copy, monkeypatch)
     assert asked == 0
 
 
+@pytest.mark.slow
 def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(machines, comparison, tmp_path):
     members = ("transformer", "convolutions", "trees")
     config = comparison(members=members, baseline_learning_rates=(1e-3,))
@@ -252,9 +255,7 @@ def test_other_options_in_the_same_folder_share_what_is_the_same_and_nothing_els
 def test_a_damaged_result_and_a_training_that_cannot_be_are_errors(copy, machines, comparison, tmp_path):
     path = copy.student_path("acc", 1).with_name("result.json")
     path.write_text('{"seed": 1')
-    with pytest.raises(CheckpointError) as caught:
-        fold_of(copy)
-    assert str(caught.value) == (
+    assert said(CheckpointError, fold_of, copy) == (
         f"{path}: expected a result of this release, got a damaged or earlier file (Input data was "
         "truncated); delete it"
     )
@@ -268,28 +269,7 @@ def test_a_latency_limit_has_its_own_students_and_holds_for_their_choice(machine
     free = Comparison(dataset=machines, config=config, out=tmp_path)
     limited = replace(free, limit=LatencyLimit(ms=0.5, measure=lambda student: 0.75))
     assert limited.student_path("acc", 1).parent == Path(f"{free.student_path('acc', 1).parent}-0.5ms")
-    with pytest.raises(UsageError) as refused:
-        fold_of(limited)
-    assert str(refused.value) == (
+    assert said(UsageError, fold_of, limited) == (
         "--max-latency-ms 0.5: expected a member that keeps it, got transformer 0.75 ms per window in the native "
         "engine here; raise it, or choose a smaller size"
     )
-
-
-@pytest.mark.slow
-def test_an_interrupted_race_goes_on_where_it_was_and_labels_only_take_part(machines, comparison, tmp_path):
-    config = comparison(choose=True)
-    whole, parts = (Comparison(dataset=machines, config=config, out=tmp_path / name) for name in ("whole", "parts"))
-    result = fold_of(whole)
-    with pytest.raises(Interrupted):  # six with mixed windows, and the fourth of those without
-        fold_of(parts, progress=Watch("student", 10))
-    watch = Watch()
-    assert fold_of(parts, progress=watch) == result
-    assert watch.steps[:3] == [("student", 4), ("student", 5), ("student", 6)]  # what was finished is not trained again
-    for path in ("student_path", "baseline_path"):
-        assert getattr(parts, path)("acc", 1).read_bytes() == getattr(whole, path)("acc", 1).read_bytes()
-    raced = read_student(parts.student_path("acc", 1)).facts
-    names = [contender.name for contender in raced.tried or ()]
-    assert names[:3] == ["transformer of mixed windows", "transformer of unmixed windows", "convolutions"]
-    assert names[-1] == "labels only"
-    assert result.students["acc"].student.result.score == raced.score

@@ -7,6 +7,7 @@ import json
 import re
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from mmkd_models.training.predict import logits_of
 
 SHORT = "--modality acc --grid --seeds 1 --steps 6 --teacher-steps 6 --teacher tiny --student tiny --no-latency"
 OPTIONS = [*SHORT.split(), "--learning-rate", "0.01", "--rival", "extra_trees"]
-KINDS = pytest.mark.parametrize("kind", ["multi_label", "regression"])
+KINDS = pytest.mark.parametrize("kind", [pytest.param("multi_label", marks=pytest.mark.slow), "regression"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class Studied:
 
 @pytest.fixture(scope="module")
 def studied(rigs, tmp_path_factory):
-    """By kind: labels only and the teacher's outputs on one fold, through the command."""
-    return {kind: _study(dataset, tmp_path_factory.mktemp(kind)) for kind, dataset in rigs.items()}
+    """Labels only and the teacher's outputs on one fold of a kind, through the command."""
+    return cache(lambda kind: _study(rigs[kind], tmp_path_factory.mktemp(kind)))
 
 
 def _study(dataset, path):
@@ -68,10 +69,10 @@ def figures_of(dataset, student):
 
 @KINDS
 def test_scores_and_gains_are_those_of_the_checkpoints(studied, rigs, kind):
-    alone, taught = studied[kind].document["entries"]
+    alone, taught = studied(kind).document["entries"]
     if alone["method"] != "none":
         alone, taught = taught, alone
-    ours, theirs = (figures_of(rigs[kind], studied[kind].students[name]) for name in ("logit", "none"))
+    ours, theirs = (figures_of(rigs[kind], studied(kind).students[name]) for name in ("logit", "none"))
     scale = 100 if kind == "multi_label" else -1  # points; of an error what is left of it, in its unit
     for name, figure in ours.items():
         assert taught["test"][name]["mean"] == pytest.approx(figure, rel=1e-5)
@@ -83,7 +84,7 @@ def test_scores_and_gains_are_those_of_the_checkpoints(studied, rigs, kind):
 
 @KINDS
 def test_the_document_says_what_its_figures_are(studied, rigs, kind):
-    document = studied[kind].document
+    document = studied(kind).document
     numbers = kind == "regression"
     assert document["dataset"]["kind"] == kind
     assert document["facts"]["metric"] == ("r2" if numbers else "macro_f1")
@@ -103,8 +104,8 @@ def test_the_document_says_what_its_figures_are(studied, rigs, kind):
         assert set(entry["chance"]) == {"figure", "low", "high", "is_better"}
 
 
-def test_words_tables_and_page_tell_labels_in_percent_and_errors_in_units(studied):
-    found = studied["regression"]
+def test_words_tables_and_page_tell_errors_in_units(studied):
+    found = studied("regression")
     entry = found.document["entries"][0]["test"]["mae"]["mean"]
     *_, last = found.printed.splitlines()
     title = " ".join(found.printed.partition("┏")[0].split())
@@ -118,7 +119,11 @@ def test_words_tables_and_page_tell_labels_in_percent_and_errors_in_units(studie
         assert text in found.page, text
     assert "Accuracy" not in found.page
     assert "points" not in found.page.partition("<main")[2].partition("</main>")[0]
-    found = studied["multi_label"]
+
+
+@pytest.mark.slow
+def test_a_study_of_labels_tells_them_in_percent(studied):
+    found = studied("multi_label")
     for text in ("Macro-F1, %", "Mean precision, %", "All right, %", "2 labels, each on or off, 14 groups"):
         assert text in found.page, text
     assert "Balanced" not in found.page

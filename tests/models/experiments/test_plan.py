@@ -29,6 +29,7 @@ from mmkd_models.experiments.plan import (
 from mmkd_models.losses.logits import LogitTerm
 from mmkd_models.losses.term import constant
 from mmkd_models.train_config import TrainConfig
+from tests.edge.said import said
 
 ALONE = TeacherChoice(modalities=("acc",), preset="small")
 
@@ -116,15 +117,11 @@ def test_a_name_changes_with_all_that_decides_the_weights(machines):
     ],
 )
 def test_a_space_that_makes_no_sense_is_refused(changed, problem):
-    with pytest.raises(UsageError) as error:
-        check_space(cases.space(**changed))
-    assert str(error.value) == problem
+    assert said(UsageError, check_space, cases.space(**changed)) == problem
 
 
 @pytest.mark.parametrize("setting", ["ensemble=2", "committee,committee", ""])
 def test_a_setting_that_makes_no_sense_is_refused(machines, setting):
-    with pytest.raises(UsageError) as caught:
-        teachers_from_text([f"acc:tiny,{setting}"], machines)
-    assert str(caught.value) == (
+    assert said(UsageError, teachers_from_text, [f"acc:tiny,{setting}"], machines) == (
         f"--teacher acc:tiny,{setting}: expected nothing or committee after the size, got {setting!r}; correct it"
     )

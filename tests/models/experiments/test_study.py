@@ -22,6 +22,7 @@ from mmkd_models.experiments.study import seeds_that_count, study
 from mmkd_models.training.checkpoint import file_sha256, read_student
 from mmkd_models.training.predict import scores_of
 from mmkd_report.schema.study import PairLatency, StudyDocument
+from tests.edge.said import said
 
 STUDY = """
 import sys
@@ -212,9 +213,7 @@ def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines, tmp_
     assert seeds_that_count(machines, seeds=5, search_seeds=1) == (2, 3, 4)
     assert seeds_that_count(machines, seeds=5, search_seeds=2) == (3, 4)
     options = cases.options(machines, grid=False, seeds=2, search_seeds=1)
-    with pytest.raises(UsageError) as error:
-        study(machines, options, out=tmp_path, measure_latency=unmeasured)
-    assert str(error.value) == (
+    assert said(UsageError, study, machines, options, out=tmp_path, measure_latency=unmeasured) == (
         "study: expected a seed whose test windows the search did not see, got none of 2 after 1; "
         "raise --seeds to 3 or more, or lower --search-seeds"
     )
@@ -224,20 +223,6 @@ def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines, tmp_
         "study: expected search seeds from 1 to 1 of 2 seeds, got 2; the others are for the table, raise --seeds or "
         "lower --search-seeds"
     )
-
-
-@pytest.mark.slow
-def test_two_workers_try_no_candidate_twice_and_a_trial_has_the_same_bits_in_any_process(machines, grid, tmp_path):
-    space = cases.space(methods=cases.methods("none", "logit", "logit+task", "crd"))
-    changes = {"trials": 6, "finalists": 1, "seeds": 3, "workers": 2}
-    study(machines, cases.options(machines, grid=False, space=space, **changes), out=tmp_path)
-    assert set(cases.starts(tmp_path).values()) == {1}
-    names = [path.parent.name for path in tmp_path.glob("trials/*-seed0-*/result.json")]
-    assert len([name for name in names if not name.startswith("none")]) == 6
-    found, expected = cases.checkpoints(tmp_path), cases.checkpoints(grid[0])
-    both = (found.keys() & expected.keys()) - {"student.ckpt"}
-    assert len(both) >= 3  # labels only with both rates, and the teacher
-    assert all(found[name] == expected[name] for name in both)
 
 
 def test_latencies_and_limits_decide_which_sizes_take_part(machines, searched, tmp_path):
@@ -287,9 +272,7 @@ def test_a_training_that_fails_is_told_and_does_not_end_the_study(machines, tmp_
 
 
 def test_a_used_up_budget_reports_what_is_there(machines, tmp_path):
-    with pytest.raises(UsageError) as error:
-        study(machines, cases.options(machines, budget_hours=0.0), out=tmp_path)
-    assert str(error.value) == (
+    assert said(UsageError, study, machines, cases.options(machines, budget_hours=0.0), out=tmp_path) == (
         f"study {tmp_path}: expected a finished trial to report, got none of 0 that ended; give more --budget-hours, "
         "the same command continues"
     )
@@ -302,6 +285,7 @@ def test_a_used_up_budget_reports_what_is_there(machines, tmp_path):
     assert [(row.method, row.seeds) for row in document.entries] == [("none", (0,))]
 
 
+@pytest.mark.slow
 def test_a_folder_may_hold_several_sensors_which_share_its_teachers(machines, tmp_path):
     for modality in ("acc", "gyro"):
         conditions = cases.conditions(machines, modality=modality)

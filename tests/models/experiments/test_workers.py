@@ -1,4 +1,4 @@
-"""Workers: errors of jobs come through, dead processes are reported, and a run belongs to one process at a time."""
+"""Workers: errors of jobs come through, dead processes are reported, a run has one owner, and progress is shown."""
 
 import multiprocessing
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,9 @@ from mmkd_edge.errors import CheckpointError, MmkdError, UnavailableError, Usage
 from mmkd_models.data import open_dataset
 from mmkd_models.experiments.comparison import Comparison
 from mmkd_models.experiments.plan import claim
-from mmkd_models.experiments.runs import make_claimed, make_runs
+from mmkd_models.experiments.runs import Progress, Run, make_claimed, make_runs
 from mmkd_models.experiments.workers import Workers
+from mmkd_models.train_config import TrainingProgress, progress_lines
 
 HOLD = """
 import sys, time
@@ -128,4 +130,63 @@ def test_a_host_with_other_data_is_refused(machines):
         make(path, "ab" * 32)  # type: ignore[operator]
     assert str(caught.value) == (
         f"{path}: expected dataset abababababab, got {open_dataset(path).sha256[:12]}; use the same files on every host"
+    )
+
+
+def planned(stage, number=0, costs=(1.0,)):
+    path = Path(stage) / str(number)
+    return Run(title=f"{stage} {number}", path=path, costs=costs, is_done=path.exists, make=lambda on_step: None)
+
+
+class Clock:
+    """Seconds that pass when told so."""
+
+    now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def at(step, steps):
+    return TrainingProgress(step=step, steps=steps, terms={"task": 0.5}, best_score=None)
+
+
+def test_what_is_left_takes_as_long_for_its_cost_as_what_this_command_did():
+    clock = Clock()
+    progress = Progress(clock=clock)
+    first, second, student = planned("teacher"), planned("teacher", 1), planned("student", costs=(0.5,))
+    progress.expect([[first, second], [student]])
+    assert progress.left_s() is None  # nothing was measured yet
+    progress.on_step(first, at(0, 100))
+    clock.now_s += 24
+    progress.on_step(first, at(25, 100))  # a quarter in 24 s
+    assert progress.left_s() == pytest.approx(4 * 24 * (0.75 + 1 + 0.5))
+    clock.now_s += 26
+    progress.on_end(first)
+    assert progress.left_s() == pytest.approx(50 * 1.5)
+    clock = Clock()
+    progress = Progress(clock=clock)
+    run = planned("teacher", costs=(1.0, 1.0))
+    progress.expect([[run]])
+    progress.on_step(run, at(100, 100))  # the first of two trainings was there
+    clock.now_s += 20
+    progress.on_step(run, at(50, 100))
+    assert progress.left_s() == pytest.approx(20)
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(capsys):
+    clock = Clock()
+    run, rivals = planned("student"), planned("rivals")
+    with progress_lines() as show:
+        progress = Progress(show=show, clock=clock)
+        progress.expect([[run, rivals]])
+        for step in (1, 2, 3, 4):
+            progress.on_step(run, at(step, 4))
+            clock.now_s += 6
+        progress.on_end(run)
+        progress.on_end(rivals)
+    assert capsys.readouterr().err == (
+        "student 0: step 3/4 task 0.500; about 30 s left\n"
+        "student 0: step 4/4 task 0.500; about 24 s left\n"
+        "rivals 0: done\n"
     )

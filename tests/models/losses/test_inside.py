@@ -1,7 +1,6 @@
 """Losses on hidden states, relations and attention."""
 
 import math
-from fractions import Fraction
 
 import pytest
 import torch
@@ -199,20 +198,6 @@ def test_attention_to_a_moment_goes_to_the_keys_of_that_moment(source_length, le
     teacher[..., key] = 1.0
     aligned = aligned_map(teacher, source_lengths=[source_length], length=length)
     torch.testing.assert_close(aligned[0, 0], torch.tensor([*expected, 0.0, 0.0]))
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 50))
-@settings(max_examples=30, deadline=None)
-def test_sharing_out_equals_exact_fractions_of_common_time(source_length, length, seed):
-    teacher = maps(1, 1, 1, source_length + 2, seed=seed)
-    aligned = aligned_map(teacher, source_lengths=[source_length], length=length)[0, 0]
-    for j in range(length):
-        expected = 0.0
-        for i in range(source_length):
-            start = max(Fraction(i, source_length), Fraction(j, length))
-            stop = min(Fraction(i + 1, source_length), Fraction(j + 1, length))
-            expected += float(teacher[0, 0, 0, i]) * float(max(stop - start, Fraction(0)) * source_length)
-        assert aligned[j].item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_keys_that_the_student_cannot_see_are_taken_out_and_others_refused():

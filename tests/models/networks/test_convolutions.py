@@ -171,17 +171,6 @@ def test_pruning_keeps_the_named_features_and_a_loaded_state_counts_anew():
     assert np.array_equal(apply_convolutions(first, values, np.ones_like(values)), wanted)
 
 
-def test_long_windows_are_read_at_every_nth_position():
-    values = windows(3, 5000, 1)
-    network = fitted(values, features=84)
-    assert network.config.stride == 5
-    found, _ = network.proportions(torch.from_numpy(values), torch.ones(3, 5000, 1))
-    everywhere = ConvolutionFeatures(modality(5000, 1), ConvolutionsConfig(groups=network.config.groups, stride=1))
-    everywhere.load_state_dict(network.state_dict())
-    exact, _ = everywhere.proportions(torch.from_numpy(values), torch.ones(3, 5000, 1))
-    assert found.numpy() == pytest.approx(exact.numpy(), abs=0.08)  # 5 standard errors of a half among 1,000
-
-
 @pytest.mark.parametrize(
     ("samples", "positions", "stride"), [(100, 100, 1), (101, 100, 3), (300, 100, 3), (301, 100, 5)]
 )

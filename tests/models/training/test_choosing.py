@@ -1,4 +1,4 @@
-"""What validation chooses: the prior adjustment by hand, the rule, and the recipe where a user chooses nothing."""
+"""What validation chooses: the prior adjustment by hand, the rule, the usual recipe, and the race between trainings."""
 
 import math
 from dataclasses import replace
@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_edge.spec import TaskSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.data import write_dataset
 from mmkd_models.defaults import AUGMENT
 from mmkd_models.distillation.recipe import check_terms, default_recipe
 from mmkd_models.metrics.likelihood import fitted_temperature, helpful_temperature
-from mmkd_models.networks.config import student_config
+from mmkd_models.metrics.scores import DEFAULT_METRIC
+from mmkd_models.networks.config import student_config, teacher_config
+from mmkd_models.networks.convolutions import LENGTH
+from mmkd_models.networks.fronts.as_series import series_view
 from mmkd_models.train_config import TrainConfig
+from mmkd_models.training.checkpoint import TeacherFile, read_student, write_student
 from mmkd_models.training.choosing import (
     ValidationScore,
     choose_tau,
@@ -24,10 +29,13 @@ from mmkd_models.training.choosing import (
     validation_score,
 )
 from mmkd_models.training.fitting import adjusted_fit
-from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingRun
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.trainings import train_transformer
+from mmkd_models.training.students import choose_student
+from mmkd_models.training.trainings import train_teacher, train_transformer
+from mmkd_report.schema.demo import LABELS_ONLY
+from tests.models.conftest import data_of
 
 
 def test_the_prior_is_the_share_of_each_class_among_the_known_labels():
@@ -85,7 +93,7 @@ def test_raw_answers_are_evened_out_in_their_own_unit(dataset, size):
 
 def test_the_adjustment_is_the_bias_of_the_head(dataset):
     """A student that tells both classes apart, and is then made to favour class 0 as labels of fifty to one would."""
-    data = TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="ab" * 32)
+    data = data_of(dataset)
     run = TrainingRun(train=TrainConfig(steps=40, batch=16, eval_every=20), augment=AUGMENT)
     trained = train_transformer(StudentTraining(data, "acc", student_config("tiny"), run))
     labels = np.where(np.arange(len(data.train)) == 0, 1, 0)
@@ -201,3 +209,91 @@ def test_a_temperature_is_used_only_where_it_makes_other_groups_likelier():
     assert helpful_temperature(unlike, truth, owner, kind="classification") == 1.0
     assert helpful_temperature(logits, labels.astype(float), groups, kind="regression") == 1.0
     assert helpful_temperature(logits[:0], labels[:0], groups[:0], kind="classification") == 1.0
+
+
+RUN = TrainingRun(train=TrainConfig(steps=4, batch=12, eval_every=2, seed=3), augment=AUGMENT)
+
+
+@pytest.fixture(scope="module")
+def data(dataset):
+    return data_of(dataset)
+
+
+def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_is_sure(data, monkeypatch):
+    """The teacher's answers are those of other windows, so what it teaches is wrong half of the time."""
+    wrong = 1 - data.train.labels
+    fooled = replace(data, train=data.train.with_labels(wrong), valid=data.valid.with_labels(1 - data.valid.labels))
+    teacher = train_teacher(
+        fooled, teacher_config("tiny"), replace(RUN, train=msgspec.structs.replace(RUN.train, steps=16))
+    )
+    strong = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=16))
+    alone = choose_student(StudentTraining(data.with_modalities(("acc",)), "acc", student_config("tiny"), strong))
+    unlabelled = replace(data, train=data.train.with_labels(np.where(np.arange(len(wrong)) < 4, data.train.labels, -1)))
+    taught_by, recipe = [TeacherFile(checkpoint=teacher, sha256="cd" * 32)], default_recipe(data.train.spec.task)
+    training = StudentTraining(unlabelled, "acc", student_config("tiny"), strong, taught_by, recipe)
+    student = choose_student(training, baseline=alone)
+    assert student.facts.shipped == LABELS_ONLY
+    assert student.facts.teacher_sha256 is None
+    assert student.facts.beaten_teachers_sha256 == ("cd" * 32,)
+    assert [one.name for one in student.facts.tried or ()][-1] == LABELS_ONLY
+    assert all((student.state[name] == alone.state[name]).all() for name in alone.state)
+    asked = []
+    monkeypatch.setattr("mmkd_models.training.students.labels_win", lambda *given: bool(asked.extend(given)))
+    unsure = choose_student(training, baseline=alone)
+    assert unsure.facts.shipped != LABELS_ONLY
+    assert unsure.facts.teacher_sha256 == "cd" * 32
+    assert not unsure.facts.beaten_teachers_sha256
+    assert unsure.facts.tried == student.facts.tried
+    taught, labels_only, groups = asked
+    assert labels_only.log_likelihood > taught.log_likelihood
+    np.testing.assert_array_equal(groups, data.valid.groups)
+
+
+def test_a_causal_student_races_as_a_transformer_alone(data):
+    run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=2))
+    causal = StudentTraining(data.with_modalities(("acc",)), "acc", student_config("tiny", causal=True), run)
+    student = choose_student(causal)
+    assert [one.name for one in student.facts.tried or ()] == [
+        "transformer of mixed windows",
+        "transformer of unmixed windows",
+    ]
+    assert student.config.causal
+
+
+def test_sound_of_fewer_frames_than_a_kernel_races_as_a_transformer_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    sound = ModalitySpec(name="mic", kind="audio", channels=("m",), rate_hz=16000.0, samples=1600)
+    assert series_view(sound).spec.samples < LENGTH < sound.samples
+    splits = {
+        name: {"mic": rng.normal(0, 0.1, (8, 1600, 1)).astype(np.float32), "labels": np.arange(8) % 2}
+        for name in ("train", "valid", "test")
+    }
+    brief = write_dataset(tmp_path / "brief", name="brief", labels=("a", "b"), modalities=(sound,), splits=splits)
+    run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=1, batch=4))
+    seen = data_of(brief)
+    student = choose_student(StudentTraining(seen, "mic", student_config("tiny"), run))
+    assert [one.name for one in student.facts.tried or ()] == [
+        "transformer of mixed windows",
+        "transformer of unmixed windows",
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind", ["classification", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("multi_label", "regression"))]
+)
+def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(dataset, rigs, kind, tmp_path):
+    rig = rigs.get(kind, dataset)
+    train = msgspec.structs.replace(RUN.train, steps=2, metric=DEFAULT_METRIC[rig.spec.task.kind])
+    seen = data_of(rig)
+    run = replace(RUN, train=train)
+    student = choose_student(StudentTraining(seen.with_modalities(("acc",)), "acc", student_config("tiny"), run))
+    race = {one.name: one for one in student.facts.tried}
+    assert list(race)[:3] == [
+        "transformer of mixed windows",
+        "transformer of unmixed windows",
+        "convolutions",
+    ]
+    assert list(race)[3:5] == ["intervals", "trees"]
+    assert race[student.facts.shipped].valid_score == student.facts.score
+    write_student(tmp_path / "student.ckpt", student)
+    assert read_student(tmp_path / "student.ckpt").facts == student.facts

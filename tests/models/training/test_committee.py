@@ -34,7 +34,8 @@ from mmkd_models.training.committee import default_members, grow_member, joining
 from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.predict import answers_to, inputs_of, logits_of, scores_of
 from mmkd_models.training.trainings import train_teacher, train_transformer
-from tests.models.conftest import STUDENT, TEACHER
+from tests.edge.said import said
+from tests.models.conftest import STUDENT, TEACHER, data_of
 from tests.models.training.looping import rewrite
 
 RUN = TrainingRun(train=TrainConfig(steps=4, batch=8, eval_every=2, seed=3), augment=AugmentConfig())
@@ -103,6 +104,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_trees(checkpoint, 
     )
 
 
+@pytest.mark.slow
 def test_a_committee_that_was_interrupted_trains_no_finished_transformer_again(data, checkpoint, tmp_path):
     run, steps = replace(RUN, run_dir=tmp_path, resume=True), list[str]()
 
@@ -157,19 +159,17 @@ def test_members_that_are_no_transformer_are_evened_out_where_validation_wants_i
     ],
 )
 def test_members_that_make_no_committee_are_refused(names, message):
-    with pytest.raises(UsageError) as caught:
-        members_named(names, (*LONG, *SHORT))
-    assert str(caught.value) == message
+    assert said(UsageError, members_named, names, (*LONG, *SHORT)) == message
     assert members_named(["convolutions", "transformer"], LONG) == ("transformer", "convolutions")
 
 
-@pytest.mark.parametrize("joins", [False, True])
-@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+@pytest.mark.parametrize("joins", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["multi_label", pytest.param("regression", marks=pytest.mark.slow)])
 def test_labels_and_numbers_have_committees_too(rigs, kind, joins, monkeypatch, tmp_path):
     joining = "mmkd_models.training.committee.joining_sensor"
     monkeypatch.setattr(joining, lambda members, alone, *given, **named: min(alone) if joins else None)
     rig = rigs[kind]
-    rig_data = TrainingData(train=rig.split("train"), valid=rig.split("valid"), sha256=rig.sha256)
+    rig_data = data_of(rig)
     metric = DEFAULT_METRIC[rig.spec.task.kind]
     run = replace(RUN, train=msgspec.structs.replace(RUN.train, metric=metric))
     made = trained(rig_data, run)
@@ -346,8 +346,8 @@ def test_a_window_without_a_modality_is_answered_by_all_that_do_not_need_it(sing
     network, facts = committee_of(single), single.committee
     mean, total = torch.zeros(4, 3, dtype=torch.float64), 0.0
     for number in (0, 3, 4):
-        said = network.members[number](inputs)
-        logits = said.logits if isinstance(said, TeacherOutput) else said
+        output = network.members[number](inputs)
+        logits = output.logits if isinstance(output, TeacherOutput) else output
         weight = facts.members[number].weight
         mean += weight * torch.softmax(network.calibrated(number, logits), -1)[:4]
         total += weight

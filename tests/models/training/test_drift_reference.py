@@ -15,9 +15,10 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_me
 from mmkd_models.novelty import MAX_CENTRES, NoveltyScore, seen_from, seen_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, write_student
-from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
+from mmkd_models.training.inputs import StudentTraining, TrainingRun
 from mmkd_models.training.references import embeddings_summary, fit_reference, group_reference, magnitude_limits
 from mmkd_models.training.students import train_student
+from tests.models.conftest import data_of
 
 NAMES = ("ax", "ay", "az")
 
@@ -127,10 +128,6 @@ def config_of(members):
     return StudentConfig(
         preset="tiny", encoder=EncoderConfig(width=8, heads=2, depth=1, most_tokens=8), members=student_members(members)
     )
-
-
-def data_of(dataset):
-    return TrainingData(train=dataset.split("train"), valid=dataset.split("valid"), sha256="d" * 64)
 
 
 def embeddings(count, *, seed=0):

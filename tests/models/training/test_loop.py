@@ -16,6 +16,7 @@ from mmkd_models.distillation.learner import SupervisedLearner
 from mmkd_models.metrics.scores import Scores, scores_from_answers
 from mmkd_models.networks.student import Student
 from mmkd_models.training.loop import schedule
+from tests.edge.said import said
 from tests.models.conftest import STUDENT
 from tests.models.training.looping import Interrupted, interrupt_at, same, scripted
 
@@ -211,9 +212,7 @@ class Broken(nn.Module):
     ],
 )
 def test_numbers_that_are_not_finite_end_training_and_leave_the_last_state(trained, dataset, tmp_path, broken, message):
-    with pytest.raises(UsageError) as caught:
-        trained(learner=Broken(baseline(dataset).network, **broken), run_dir=tmp_path)
-    assert str(caught.value) == message
+    assert said(UsageError, trained, learner=Broken(baseline(dataset).network, **broken), run_dir=tmp_path) == message
     with safe_open(tmp_path / "resume.ckpt", framework="pt") as file:
         assert json.loads(file.metadata()["resume"])["step"] == 2
 
@@ -221,9 +220,7 @@ def test_numbers_that_are_not_finite_end_training_and_leave_the_last_state(train
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 1}, {"eval_every": 0}])
 def test_numbers_without_sense_are_refused(trained, short, wrong):
     config = msgspec.structs.replace(short, **wrong)
-    with pytest.raises(UsageError) as caught:
-        trained(config)
-    assert str(caught.value) == (
+    assert said(UsageError, trained, config) == (
         "training: expected steps >= 1, batch >= 2 and eval_every >= 1, "
         f"got {config.steps}, {config.batch} and {config.eval_every}; correct them"
     )

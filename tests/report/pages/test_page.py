@@ -1,19 +1,21 @@
-"""The demo page as a browser gets it: its figures, its safety, its looks and its file."""
+"""The demo page as a browser gets it: its document, its figures, its safety, its looks and its file."""
 
 import copy
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mmkd_report.errors import PageError
 from mmkd_report.page import write_page
 from tests.edge.said import said
 from tests.report.conftest import cells, section
-from tests.report.rendered import render_demo
+from tests.report.rendered import read_demo, render_demo
 
 
 def one(fraction):
@@ -45,8 +47,8 @@ def result_rows(page):
 
 
 @pytest.mark.parametrize("name", ["two_sensors", "five_sensors"])
-def test_the_main_table_holds_the_figures_of_the_document(name, make, parse):
-    document = make(name)
+def test_the_main_table_holds_the_figures_of_the_document(name, request, parse):
+    document = request.getfixturevalue(name)
     rows = result_rows(parse(render_demo(document)))
     scores = ("accuracy", "balanced_accuracy", "macro_f1")
     teacher = document["teacher"]
@@ -337,3 +339,14 @@ def test_a_page_that_cannot_be_written_says_why_and_leaves_no_rest(tmp_path):
     )
     assert (target / "kept").read_text() == "kept"
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_unknown_keys_are_left_alone(two_sensors):
+    grown = copy.deepcopy(two_sensors) | {"later": {"x": 1}}
+    grown["teacher"]["energy_mj"] = 3.0
+    assert render_demo(grown) == render_demo(two_sensors)
+
+
+def test_a_document_that_mmkd_demo_wrote_is_read_and_written_as_it_was():
+    written = json.loads((Path(__file__).parents[3] / "docs" / "results" / "watch_exercises-2groups.json").read_bytes())
+    assert json.loads(msgspec.json.encode(read_demo(written))) == written

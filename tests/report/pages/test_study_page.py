@@ -79,34 +79,6 @@ def recipe(**weight):
     return {"terms": [{"type": "edam", "weight": weight, "student_layer": -1, "teacher_layer": -1}]}
 
 
-def told():
-    return {
-        "mode": "search",
-        "modality": "gyro",
-        "label_fraction": 0.1,
-        "metric": "balanced_accuracy",
-        "search_seeds": [0],
-        "seeds": list(SEEDS),
-        "student_steps": 600,
-        "teacher_steps": 300,
-        "learning_rates": [0.001, 0.003],
-        "max_latency_ms": 0.5,
-    }
-
-
-def exercises():
-    return {
-        "name": "exercises",
-        "sha256": "ab" * 32,
-        "source": "a gymnasium",
-        "licence": "BSD-3-Clause",
-        "labels": ["pendulum", "row", "press"],
-        "modalities": ["acc", "gyro"],
-        "windows": 2229,
-        "groups": 20,
-    }
-
-
 def sizes():
     left_out = {
         "preset": "base",
@@ -118,35 +90,6 @@ def sizes():
         {"preset": size, "parameters": PARAMETERS[size], "latency": pair(size), "excluded": ""} for size in PARAMETERS
     ]
     return [*tried, left_out]
-
-
-def teachers():
-    return [
-        {
-            "name": TEACHER,
-            "modalities": ["acc", "gyro"],
-            "preset": "small",
-            "parameters": 743_211,
-            "seeds": list(SEEDS),
-            "valid_score": spread([0.8, 0.81, 0.82]),
-            "test": table([0.79, 0.8, 0.81]),
-            "sha256": ["cd" * 32] * 3,
-        }
-    ]
-
-
-def recommendation():
-    return {
-        "student": "small",
-        "method": "logit+edam@last",
-        "teacher": TEACHER,
-        "learning_rate": 0.003,
-        "seed": 3,
-        "checkpoint": "study/student.ckpt",
-        "sha256": "12" * 32,
-        "valid_score": 0.8125,
-        "latency": pair("small"),
-    }
 
 
 @pytest.fixture
@@ -167,11 +110,42 @@ def searched():
     ]
     return {
         "format_version": 1,
-        "facts": told(),
+        "facts": {
+            "mode": "search",
+            "modality": "gyro",
+            "label_fraction": 0.1,
+            "metric": "balanced_accuracy",
+            "search_seeds": [0],
+            "seeds": list(SEEDS),
+            "student_steps": 600,
+            "teacher_steps": 300,
+            "learning_rates": [0.001, 0.003],
+            "max_latency_ms": 0.5,
+        },
         "coverage": {"complete": True, "finished": 44, "failed": 1, "expected": None},
-        "dataset": exercises(),
+        "dataset": {
+            "name": "exercises",
+            "sha256": "ab" * 32,
+            "source": "a gymnasium",
+            "licence": "BSD-3-Clause",
+            "labels": ["pendulum", "row", "press"],
+            "modalities": ["acc", "gyro"],
+            "windows": 2229,
+            "groups": 20,
+        },
         "students": sizes(),
-        "teachers": teachers(),
+        "teachers": [
+            {
+                "name": TEACHER,
+                "modalities": ["acc", "gyro"],
+                "preset": "small",
+                "parameters": 743_211,
+                "seeds": list(SEEDS),
+                "valid_score": spread([0.8, 0.81, 0.82]),
+                "test": table([0.79, 0.8, 0.81]),
+                "sha256": ["cd" * 32] * 3,
+            }
+        ],
         "methods": [
             {"name": "none", "recipe": None},
             {"name": "logit+edam@last", "recipe": recipe(start=0.5, end=0.0, until=0.6)},
@@ -186,7 +160,17 @@ def searched():
             {"name": "mini_rocket", "seeds": [], "test": None, "reason": "aeon is not installed"},
         ],
         "selection": None,
-        "recommendation": recommendation(),
+        "recommendation": {
+            "student": "small",
+            "method": "logit+edam@last",
+            "teacher": TEACHER,
+            "learning_rate": 0.003,
+            "seed": 3,
+            "checkpoint": "study/student.ckpt",
+            "sha256": "12" * 32,
+            "valid_score": 0.8125,
+            "latency": pair("small"),
+        },
         "trials": [trial(number) for number in range(6)] + [trial(6), trial(7, "failed")],
         "versions": {"python": "3.11", "torch": "2.6"},
         "duration_s": 4321.0,

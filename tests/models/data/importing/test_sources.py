@@ -9,7 +9,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.commands.data import run_data
-from mmkd_models.commands.recipes import clock_lines, window_lines
+from mmkd_models.commands.recipes import window_lines
 from mmkd_models.data import check_dataset, open_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.from_recipe import import_recipe
@@ -179,20 +179,6 @@ def test_without_groups_each_state_of_a_recording_is_split_by_time_and_overlaps_
         for one, other in ((0, 1), (0, 2), (1, 2)):
             apart = np.abs(starts[splits == one][:, None] - starts[splits == other])
             assert apart.min() >= 1.0
-
-
-def test_copies_in_another_split_are_left_out_where_told(plant, recipe):
-    for machine in range(6):
-        rows = (plant / f"M{machine}" / "acc.csv").read_text().splitlines()
-        other = (plant / "M0" / "acc.csv").read_text().splitlines()
-        rows[1:11] = [
-            f"{row.split(',')[0]},{same.split(',', 1)[1]}" for row, same in zip(rows[1:11], other[1:], strict=False)
-        ]
-        (plant / f"M{machine}" / "acc.csv").write_text("\n".join(rows))
-    recipe(('group = "machine"', 'group = "machine"\nvalid = ["M4"]\ntest = ["M5"]\ndrop_copies = true'))
-    report = run(plant)
-    assert report.dataset.spec.left_out == {"sharing samples with another split or group": 5}
-    assert report.dataset.spec.splits == {"train": 36, "valid": 9, "test": 10}
 
 
 def with_temp(plant, recipe, *, cover):
@@ -408,26 +394,3 @@ def test_a_draft_says_which_channels_have_clocks_of_their_own(tmp_path):
     text = draft_recipe(tmp_path)
     assert "# - motor: expected channels of one length, got Motor/x 100, Motor/y 100, Slow/temp 10;" in text
     assert 'files = "motor_{motor}.tdms"' in text
-
-
-def test_lost_rows_are_gaps_that_the_import_counts(plant, recipe, capsys):
-    lost = np.random.default_rng(0).permutation(np.arange(1, 99))[:30]
-    for machine in (0, 3):  # in the first file too, whose rate is measured
-        file = plant / f"M{machine}" / "acc.csv"
-        rows = file.read_text().splitlines()
-        file.write_text("\n".join(row for number, row in enumerate(rows) if number - 1 not in lost))
-    report = run(plant)
-    runs = np.split(np.sort(lost), np.flatnonzero(np.diff(np.sort(lost)) > 1) + 1)
-    gaps = f"gaps {2 * len(runs)}, the longest {(1 + max(map(len, runs))) / 10} s (M0/acc.csv)"
-    assert clock_lines(report) == [
-        f"acc: 6 files, ax ay, 10 Hz; jitter p99 up to 0.00 ms (M0/acc.csv), drift up to 0 ppm (M0/acc.csv), {gaps}",
-        (
-            "warning: missing rows: 60 in {machine}/acc.csv (up to 30.0%, in M0/acc.csv); windows have NaN there,"
-            f" unless you set max_gap_s under [[source]] (the longest gap has {(1 + max(map(len, runs))) / 10} s) or"
-            " leave the file out (exclude)"
-        ),
-    ]
-    samples, _ = by_machine(plant)["M3"]
-    wanted = values_of(3).astype(np.float32)
-    wanted[lost] = np.nan
-    np.testing.assert_allclose(samples, wanted, rtol=1e-6)

@@ -21,6 +21,7 @@ from mmkd_models.evaluation.suites.cost import run as run_cost
 from mmkd_models.evaluation.suites.cost_model import read_cost
 from mmkd_models.evaluation.suites.inputs import SuiteInputs
 from mmkd_report.schema.cost import Equipment, Plant
+from tests.edge.said import said
 from tests.models.judging_rig import under_test
 
 TEMPLATE = cost.cost_template()
@@ -107,9 +108,9 @@ def test_the_template_is_a_sound_file_and_says_every_default_of_the_plant(tmp_pa
     file.write_text(TEMPLATE)
     untouched, _ = read_cost(file)
     file.write_text(entered(TEMPLATE))
-    found, said = read_cost(file)
+    found, entries = read_cost(file)
     assert found.plant == Plant()
-    assert {f"plant.{name}" for name in Plant.__struct_fields__} <= said
+    assert {f"plant.{name}" for name in Plant.__struct_fields__} <= entries
     assert found.student.detection is None
     assert msgspec.structs.replace(found, healthy=()) == untouched  # the examples of the template are the defaults
 
@@ -194,9 +195,7 @@ def test_a_file_that_was_not_touched_gives_an_example_and_no_verdict(machines, t
 def test_a_file_that_breaks_a_rule_is_refused_with_the_path(text, message, tmp_path):
     file = tmp_path / "cost.toml"
     file.write_text(text)
-    with pytest.raises(UsageError) as error:
-        read_cost(file)
-    assert str(error.value) == f"--cost {file}: {message}"
+    assert said(UsageError, read_cost, file) == f"--cost {file}: {message}"
 
 
 def test_a_file_that_is_not_there_says_how_to_get_one(tmp_path):
@@ -223,9 +222,7 @@ def test_detection_is_counted_by_window_and_by_episode_of_one_state(machines):
     )
     runs = replace(test, labels=np.array([0, 0, 0, 2, 2, 2]), episodes=np.array([5, 5, 5, 6, 6, 6]))
     assert count_detection(runs, given, ["idle"]).tolist() == [[1, 1, 1, 1]]  # 2 of 3 say alarm in both
-    with pytest.raises(UsageError) as error:
-        find_faults(test, ["idle", "ok", "worn"])
-    assert str(error.value) == (
+    assert said(UsageError, find_faults, test, ["idle", "ok", "worn"]) == (
         "--suite cost: the windows to judge have no faults; name other 'healthy' labels, or another --split"
     )
     test = machines.split("test").subset(np.arange(8))
@@ -250,9 +247,7 @@ def test_healthy_labels_are_checked(machines, rigs, tmp_path):
     assert str(error.value) == "--cost: 'healthy': expected labels of idle, ok, worn, got 'good'; correct it"
     file = tmp_path / "cost.toml"
     file.write_text("version = 1")
-    with pytest.raises(UsageError) as error:
-        check_cost(rigs["regression"].split("test"), file)
-    assert str(error.value) == (
+    assert said(UsageError, check_cost, rigs["regression"].split("test"), file) == (
         "--suite cost: expected a dataset of classes, got 'rig' of the kind regression; leave the suite out"
     )
 

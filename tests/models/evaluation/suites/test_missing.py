@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_models.evaluation.rivals import Rivals
 from mmkd_models.evaluation.suites.missing import MAX_SUBSETS, subsets_of, with_missing_samples, without_modalities
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
-from mmkd_models.training.predict import batches_of, logits_of, series_values
+from mmkd_models.training.predict import batches_of, logits_of
 from tests.models.kinds_rig import CAM, kinds_dataset
 
 ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
@@ -80,19 +79,3 @@ def test_a_teacher_without_its_camera_sees_no_frame(tmp_path):
     with torch.no_grad():
         wanted = teacher(hidden).logits.numpy()
     np.testing.assert_allclose(logits_of(teacher, without_modalities(data, ["cam"]), modality=None), wanted, atol=1e-5)
-
-
-def test_classical_rivals_take_sound_and_video_as_series(tmp_path):
-    dataset = kinds_dataset(tmp_path / "kinds")
-    for name in ("mic", "cam"):
-        values = series_values(dataset.split("train"), name)
-        assert (len(values), values.ndim) == (24, 3)
-        rivals = Rivals(train=dataset.split("train"), parts=(dataset.split("test"),), modality=name, seed=0)
-        judged = rivals.judge("extra_trees")
-        assert not isinstance(judged, str)
-        assert judged[0].scores.metric("accuracy") >= 0.9
-    camera = series_values(dataset.split("train"), "cam")
-    assert np.isnan(camera[1]).any(axis=1).tolist() == [False] * 3 + [True] * 2 + [False] * 5
-    assert np.array_equal(
-        series_values(dataset.split("train"), "acc"), dataset.split("train").take(np.arange(24))["acc"]
-    )

@@ -1,14 +1,25 @@
-"""The verdict: whole sentences that follow from the figures."""
+"""The verdict and the table of the suites: whole sentences that follow from the figures."""
 
 import msgspec
 import numpy as np
 
+from mmkd_models.commands.evaluate import show_judging
 from mmkd_models.evaluation.suites import faults, groups
 from mmkd_models.evaluation.suites.groups import Gap, GroupFigures, GroupsFacts
-from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
-from mmkd_models.evaluation.suites.table import with_suites
+from mmkd_models.evaluation.suites.inputs import ModelUnderTest, Suite, SuiteInputs
+from mmkd_models.evaluation.suites.table import SUITES, judge, with_suites
+from mmkd_report.pages.judging import render_judging
 from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.judging import DataFacts, FaultFigures, FaultsFacts, JudgedModel, JudgingDocument
+from mmkd_report.schema.judging import (
+    DataFacts,
+    FaultFigures,
+    FaultsFacts,
+    JudgedModel,
+    JudgingDocument,
+    SuiteResult,
+    SuiteTable,
+)
+from tests.models.judging_rig import suite_inputs, under_test
 
 DATA = DataFacts(name="line 3", sha256="d" * 64, part="test windows", windows=90, groups=6, labels=("ok", "worn"))
 STUDENT = JudgedModel(name="s", path="s", sha256="a" * 64, role="distilled", modalities=("acc",), parameters=1)
@@ -141,3 +152,38 @@ def test_groups_are_named_by_their_ends_and_a_gap_that_may_be_chance_asks_for_no
     assert by_group(msgspec.structs.replace(found, values=(*found.values[:2], *few)))[-1] == (
         "Record next: more of machine two; at least 30 windows of machine 0, 1, 2, 3, 4 and 3 more"
     )
+
+
+def run(inputs):
+    rows = tuple((model.name, f"{len(model.answers(inputs.windows))}") for model in inputs.models)
+    return SuiteResult(
+        title="How many answers?",
+        lead="One answer per window.",
+        facts={"answers": 12},
+        verdict=("It answers every window",),
+        record=("more windows",),
+        tables=(SuiteTable(caption="Answers", heads=("model", "answers"), rows=rows),),
+        notes=("nothing is missing",),
+    )
+
+
+def test_a_new_row_needs_no_other_file(machines, monkeypatch, capsys):
+    monkeypatch.setitem(SUITES, "answers", Suite(check=lambda inputs: None, run=run))
+    model = under_test("s", lambda windows: np.zeros((len(windows), 3)), role="distilled")
+    data = DataFacts(name="line", sha256="0" * 64, part="test windows", windows=12, groups=2, labels=("idle", "ok"))
+    document = judge(suite_inputs(machines, model), ["answers"], data=data)
+    assert document.verdict == ("It answers every window", "Record next: more windows")
+    assert msgspec.json.decode(msgspec.json.encode(document), type=JudgingDocument) == document
+    show_judging(document)
+    assert capsys.readouterr().out.splitlines() == [
+        "s on 12 test windows of line (2 groups)",
+        "It answers every window.",
+        "Record next: more windows.",
+        "Answers:",
+        "model  answers",
+        "s           12",
+        "nothing is missing",
+    ]
+    page = render_judging(document)
+    assert '<h2 id="answers">How many answers?</h2>' in page
+    assert "nothing is missing." in page
