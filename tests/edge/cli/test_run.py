@@ -185,7 +185,6 @@ def interrupted(command, *arguments, when, later):
         ("mmkd_edge.bundle.files", 0),
         ("numpy._core._exceptions", 0),  # imported by C code, which turns an interrupt into an ImportError
         ("numpy.linalg._umath_linalg", 0),
-        ("mmkd_models.commands.train", 0),
         ("mmkd_edge.backends.ort", 1000),  # torch
     ],
 )

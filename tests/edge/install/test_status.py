@@ -2,30 +2,32 @@
 
 import json
 import os
+from functools import partial
 
 import msgspec
 import pytest
 
 from mmkd_edge import UsageError
+from mmkd_edge.commands import edge
 from mmkd_edge.install.status import DeviceStatus, device_status, read_fleet
 from mmkd_export.commands import inspect
-from tests.edge.commands.test_edge import run
 
 
-def test_a_device_reports_its_bundles_and_what_keeps_the_current_one_from_opening(state, put, capsys):
+def test_a_device_reports_its_bundles_and_what_keeps_the_current_one_from_opening(state, put, ran):
+    run = partial(ran, edge.main, "mmkd-edge")
     missing = f"{state}: expected a state folder, found nothing there; mmkd-edge install makes one"
-    code, out, err = run("status", state, "--json", capsys=capsys)
+    code, out, err = run("status", state, "--json")
     assert (code, err) == (2, f"mmkd-edge: {missing}\n")
     status = msgspec.json.decode(out, type=DeviceStatus)
     assert (status.slots, status.problem, status.device) == (None, missing, os.uname().nodename)
 
     slots = put(1, 2)
-    code, out, err = run("status", state, "--json", capsys=capsys)
+    code, out, err = run("status", state, "--json")
     document = json.loads(out)
     assert (code, err, document["problem"]) == (0, "", "")
     assert (document["slots"]["current"]["release"], document["slots"]["previous"]["release"]) == (2, 1)
     assert document["free_bytes"] > 0
-    code, out, _ = run("status", state, capsys=capsys)
+    code, out, _ = run("status", state)
     assert code == 0
     assert [line.split()[:3] for line in out.splitlines()[1:]] == [
         ["current", "release", "2"],
@@ -34,13 +36,13 @@ def test_a_device_reports_its_bundles_and_what_keeps_the_current_one_from_openin
 
     path = slots.current.path(state)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    code, out, err = run("status", state, "--json", capsys=capsys)
+    code, out, err = run("status", state, "--json")
     problem = json.loads(out)["problem"]
     assert (code, err) == (6, f"mmkd-edge: {problem}\n")
     assert problem.startswith(f"{path}: ")
 
 
-def test_a_fleet_is_the_last_report_of_each_device(state, put, tmp_path, capsys, monkeypatch):
+def test_a_fleet_is_the_last_report_of_each_device(state, put, tmp_path, ran):
     put(1)
     status, _ = device_status(state)
     slot = msgspec.structs.replace(status.slots.current, model_id="acc", sha256="ab" * 32, condition="good")
@@ -71,10 +73,9 @@ def test_a_fleet_is_the_last_report_of_each_device(state, put, tmp_path, capsys,
     assert [(one.device, one.slots and one.slots.current.release) for one in fleet.devices] == [
         ("press 1", 2), ("press 10", 1), ("press 2\x1b[2J", 2), ("press 3", None),
     ]  # fmt: skip
-    monkeypatch.setattr("sys.argv", ["mmkd-inspect", "fleet", str(folder)])
-    with pytest.raises(SystemExit, match="0"):
-        inspect.main()
-    assert capsys.readouterr().out.splitlines() == [
+    code, out, _ = ran(inspect.main, "mmkd-inspect", "fleet", folder)
+    assert code == 0
+    assert out.splitlines() == [
         "press 1         2026-11-30T00:00:00+00:00  1  release 2 (acc, abababab)  good",
         "press 10        2026-11-30T00:00:00+00:00  1  release 1 (acc, abababab)  good  problem: acc.edge: damaged",
         "press 2\\x1b[2J  2026-11-30T00:00:00+00:00  1  release 2 (acc, abababab)  good",
