@@ -82,19 +82,6 @@ class _Options:
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _DistillResultOptions:
-    embed_windows: Embed = True
-    print_recipe: Annotated[
-        bool,
-        Option("Print the default recipe for three classes or more and stop.", ("--print-recipe",), says=_recipe_json),
-    ] = False
-    list_terms: Annotated[
-        bool, Option("Print all terms of a recipe with their options and stop.", ("--list-terms",), says=_terms)
-    ] = False
-    json: Json = False
-
-
 def distill(
     context: typer.Context,
     *,
@@ -107,7 +94,15 @@ def distill(
     output: Output = Path("student.ckpt"),
     student: _Options,
     options: TrainingOptions,
-    result: _DistillResultOptions,
+    embed_windows: Embed = True,
+    print_recipe: Annotated[
+        bool,
+        Option("Print the default recipe for three classes or more and stop.", ("--print-recipe",), says=_recipe_json),
+    ] = False,
+    list_terms: Annotated[
+        bool, Option("Print all terms of a recipe with their options and stop.", ("--list-terms",), says=_terms)
+    ] = False,
+    json: Json = False,
 ) -> None:
     """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
     from mmkd_models.distillation.recipe import chosen_recipe, default_recipe
@@ -135,8 +130,8 @@ def distill(
         facts = file.checkpoint.facts
         check_same_fold(f"teacher {path}", facts, dataset_sha256=training.sha256, fold=options.fold)
     training = training.for_pair([spec.name for file in teachers for spec in file.checkpoint.modalities], modality)
-    embeds, clock_error_s = result.embed_windows, student.clock_error
-    run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embeds, clock_error_s=clock_error_s)
+    clock_error_s = student.clock_error
+    run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows, clock_error_s=clock_error_s)
     with training_tracked(output, options) as tracker:
         with training_shown(f"{modality} student", output, tracker) as show:
             made = StudentTraining(training, modality, config, replace(run, on_step=show), teachers, recipe)
@@ -146,7 +141,7 @@ def distill(
                 checkpoint = race_student(made, among=members, limit=latency_limit(student.max_latency_ms))
             else:
                 checkpoint = train_student(made)
-        write_student_and_report(output, checkpoint, tracker, json=result.json)
+        write_student_and_report(output, checkpoint, tracker, json=json)
 
 
 def _check_combinations(members: tuple[MemberKind, ...], student: _Options) -> None:

@@ -75,8 +75,6 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     weights: dict[MemberKind, float] | msgspec.UnsetType = msgspec.UNSET
     shipped: str | msgspec.UnsetType = msgspec.UNSET  # the best of `tried`, the students that validation compared
     tried: tuple[TriedStudent, ...] | msgspec.UnsetType = msgspec.UNSET
-    # of the teachers whose student lost to labels only
-    beaten_teachers_sha256: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     started_from: str | msgspec.UnsetType = msgspec.UNSET  # SHA-256 of the teacher whose weights it started with
     # to which domains, in order; the score is then that of the last one's windows of the old domain
     adapted: tuple[Adapted, ...] | msgspec.UnsetType = msgspec.UNSET

@@ -256,11 +256,10 @@ def choose_student(
             best = replace(best, checkpoint=average)
     elif limit is not None:
         limit.keep([best.checkpoint], [{"transformer": 1.0}])
-    beaten = False
     if baseline is not None:
         trials.append(_trial(LABELS_ONLY, baseline, data.valid))
-        beaten = labels_win(best.validation, trials[-1].validation, data.valid.groups[data.valid.labelled])
-        best = trials[-1] if beaten else best
+        if labels_win(best.validation, trials[-1].validation, data.valid.groups[data.valid.labelled]):
+            best = trials[-1]
     logger.info("shipped %s", best.name)
     facts = msgspec.structs.replace(
         best.checkpoint.facts,
@@ -271,7 +270,6 @@ def choose_student(
             )
             for trial in trials
         ),
-        beaten_teachers_sha256=tuple(teacher.sha256 for teacher in training.teachers) if beaten else msgspec.UNSET,
     )
     return replace(best.checkpoint, facts=facts)
 
