@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from mmkd_bench.compare import read_report
+from mmkd_bench.in_turn import measure_pair
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.run import measure_bundle
@@ -154,6 +155,12 @@ def test_a_run_keeps_the_launches_that_were_over(bundle):
     report = caught.value.report
     assert (report.complete, len(report.launches)) == (False, 1)
     assert report.result.latency.count == report.launches[0].latency.count
+
+
+def test_other_measurements_end_without_a_report(bundle):
+    with pytest.raises(KeyboardInterrupt) as caught:
+        measure_pair(bundle, bundle, launches=3, duration_s=0.3, progress=ctrl_c_at("launch 2"))
+    assert not isinstance(caught.value, Interrupted)
 
 
 def test_a_comparison_that_is_interrupted_prints_nothing_and_exits_130(bundle):
