@@ -34,6 +34,12 @@ def test_the_services_of_the_example_name_each_other_and_their_files():
     assert scraped[0]["static_configs"] == [{"targets": ["mmkd:8090"]}]
 
 
+def test_the_unit_watches_the_program_reloads_it_and_gives_it_little():
+    lines = (EXAMPLES / "systemd" / "mmkd-run.service").read_text(encoding="utf-8").splitlines()
+    watched = {"Type=notify", "WatchdogSec=30", "Restart=on-failure", "ExecReload=/bin/kill -HUP $MAINPID"}
+    assert watched | {"NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet="} <= set(lines)
+
+
 def test_the_playbook_returns_only_from_a_bundle_that_it_installed_and_its_commands_exist():
     yaml = pytest.importorskip("yaml")
     install, collect = yaml.safe_load((EXAMPLES / "fleet" / "playbook.yml").read_text(encoding="utf-8"))
