@@ -11,16 +11,11 @@ import pytest
 from mmkd_edge import Bundle, EdgePredictor
 
 FOLDER = Path(__file__).parents[2] / "files" / "litert"
-# The average has convolutions too, and a causal student steps below.
-TFLITES = [
-    pytest.param(path, marks=[pytest.mark.slow] * (path.stem in ("causal", "convolutions")))
-    for path in sorted(FOLDER.glob("*.edge"))
-]
 # Sums of float32 in another order, as another engine adds them up: some 2**-24 each, of logits below 1.
 TOLERANCE = 2e-5
 
 
-@pytest.mark.parametrize("path", TFLITES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.edge")), ids=lambda path: path.stem)
 def test_a_tflite_that_a_converter_made_is_taken_and_answers_as_onnxruntime_does(path):
     pytest.importorskip("ai_edge_litert")
     pytest.importorskip("onnxruntime")
