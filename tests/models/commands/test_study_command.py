@@ -117,7 +117,7 @@ def test_students_are_winners_of_a_race_and_the_committee_teaches_them(rigs, tmp
     assert set(students) == {"none", "logit"}
     for student in students.values():
         names = [contender.name for contender in student.facts.tried or ()]
-        assert "convolutional features" in names
+        assert "convolutions" in names
         assert "labels only" not in names  # it is an entry of the table
         assert student.facts.shipped in names
     assert (students["none"].facts.teacher_sha256, students["logit"].facts.teacher_sha256 is None) == (None, False)
