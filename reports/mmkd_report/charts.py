@@ -1,4 +1,4 @@
-"""Line charts as inline SVG; the style sheet colours roles, and marks show their value on hover."""
+"""Line charts as inline SVG; the style sheet colours roles."""
 
 from __future__ import annotations
 
@@ -86,9 +86,6 @@ def bar(width: float, role: str) -> Markup:
     track = element("rect", class_="bar-track", width="100%", height=12, rx=2)
     fill = element("rect", class_="bar-fill", width=f"{width}%", height=12, rx=2)
     return element("svg", track, fill, class_=f"bar role-{role}", aria_hidden="true", width="100%", height=12)
-
-
-# --- lines ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)

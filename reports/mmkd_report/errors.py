@@ -1,11 +1,4 @@
-"""The errors of mmkd_report.
-
-```
-ReportError                    caught by `except ReportError`
-├── DocumentError              a document of figures that breaks its contract
-└── PageError                  a page that cannot be written (an OSError as well)
-```
-"""
+"""The errors of mmkd_report."""
 
 from __future__ import annotations
 

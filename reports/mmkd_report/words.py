@@ -1,8 +1,7 @@
 """Numbers, scores and gains as text, on pages and in terminals.
 
-`count` is for whole numbers, `decimal` for a fixed number of digits, `significant` and `quantity` for measurements,
-`plain` for settings, `magnitude` for k and M. A missing or non-finite number is `NOTHING`. A narrow no-break space
-separates thousands and units (SI brochure, 9th edition, sections 5.4.3 and 5.4.4).
+A missing or non-finite number is `NOTHING`. A narrow no-break space separates thousands and units (SI brochure, 9th
+edition, sections 5.4.3 and 5.4.4).
 """
 
 from __future__ import annotations
@@ -123,9 +122,6 @@ def number_nouns(noun: str, numbers: Sequence[int]) -> str:
     return f"{noun if len(numbers) == 1 else noun + 's'} {', '.join(map(str, numbers))}"
 
 
-# --- scores and gains -------------------------------------------------------------------------------------------------
-
-
 def score_text(value: float | None, measure: Measure, digits: int = 1) -> str:
     """Write a score without its unit: percent with `digits`, otherwise three significant digits."""
     return percent(value, digits) if measure.is_fraction else significant(value)
@@ -196,9 +192,6 @@ def gain_figure(mean: float, low: float | None, high: float | None, measure: Mea
     return signed_gain(mean, measure), unit + caption + ("" if ends == NOTHING else f" · 95 % interval {ends}")
 
 
-# --- chance and labels ------------------------------------------------------------------------------------------------
-
-
 def is_chance_level(chance: Chance | None) -> bool:
     """Return whether a model was compared with chance and is not better."""
     return chance is not None and not chance.is_better
@@ -252,9 +245,6 @@ def leak_sentence(
         f"{measure.words} {score} on the unlabelled ones without any sensor (chance: "
         f"{score_with_unit(leak.chance.figure, measure)}). {cure} instead (--labelled-groups)."
     )
-
-
-# --- terminals --------------------------------------------------------------------------------------------------------
 
 
 def terminal_score(value: float | None, measure: Measure) -> str:

@@ -23,10 +23,7 @@ _PICTURE = 1 / 16  # largest shift and change of size, as a fraction of a side
 class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Numbers are probabilities or fractions.
 
-    Audio: noise of the window's level times `noise` (a quarter to four times that: 14 to 38 dB at 0.05), levels change
-    by up to 60 dB times `gain`, spans hide up to a quarter of the spectrum. Video: noise of at most 255 times `noise`,
-    contrast and brightness change by up to twice `gain`, `shift` moves and scales by up to a sixteenth, frames are
-    dropped instead of channels.
+    Audio and video scale them by the constants above; frames are dropped instead of channels.
 
     Attributes:
         shift: move windows cut from recordings by up to half a hop.
@@ -114,7 +111,7 @@ def _augment_video(
 
 
 def _move_side(pixels: int, size: float, shift: float) -> NDArray[np.int64]:
-    """The old pixel at each place of a side that is shifted and scaled."""
+    """Return the old pixel of each new one."""
     middle = (pixels - 1) / 2
     places = (np.arange(pixels) - middle) * (1 + size) + middle + shift * pixels
     nearest: NDArray[np.int64] = np.clip(np.rint(places), 0, pixels - 1).astype(np.int64)

@@ -165,7 +165,7 @@ class BatchSource:
 def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return mean and std (C,) of up to 2,048 windows, without the outermost 0.1 % of values."""
     values, present = _some_windows(windows, name)
-    if values.dtype == np.uint8:  # frames: their bytes are counted
+    if values.dtype == np.uint8:
         there, bytes_ = present[..., 0] > 0, np.arange(256.0)
         counts = [np.bincount(part.ravel(), minlength=256) for part in np.moveaxis(values[there], -1, 0)]
         fractions = [count / max(int(count.sum()), 1) for count in counts]

@@ -1,4 +1,4 @@
-"""A sensor whose clock is off: its windows come from a little earlier or later in the recording than the others'."""
+"""A sensor whose clock is a little early or late against the others'."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from mmkd_models.data.windows import Rows, Windows, WindowSource
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _OffClock:
-    """Another source's windows, one sensor's with a random error of its clock; the same row moves alike."""
-
     source: WindowSource
     modality: str
     largest_s: float

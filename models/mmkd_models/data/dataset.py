@@ -40,7 +40,6 @@ class Dataset:
         return f"Dataset({str(self.path)!r}, {self.spec.name!r}, {counts}: {self.spec.shapes_text})"
 
     def __reduce__(self) -> tuple[object, tuple[Path, str]]:
-        """Pickle path and hash; another process reopens the directory and checks the hash."""
         return _open_same, (self.path.resolve(), self.sha256)
 
     @cached_property
@@ -55,7 +54,7 @@ class Dataset:
         return digest.hexdigest()
 
     def split(self, name: SplitName) -> Windows:
-        """Return one split. Raise UsageError if it is not train, valid or test."""
+        """Return one split. Raise UsageError for an unknown name."""
         if name not in SPLIT_NAMES:
             raise UsageError(f"split {name!r}: expected train, valid or test; choose one of them")
         return self._everything.subset(np.flatnonzero(self._everything.splits == SPLIT_NAMES.index(name)))
@@ -167,7 +166,7 @@ def make_windows(spec: DatasetSpec, arrays: files.Arrays) -> Windows:
 
 
 def _cut_windows(spec: DatasetSpec, arrays: files.Arrays) -> CutWindows:
-    assert spec.recordings is not None  # windows are cut only if recordings are described
+    assert spec.recordings is not None
     hop_s = spec.recordings.hop_s
     lengths = arrays[f"{files.RECORDINGS}/lengths.npy"].astype(np.int64)  # (R, M)
     starts = [window_starts_s(row, spec.modalities, hop_s=hop_s) for row in lengths.tolist()]

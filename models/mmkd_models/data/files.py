@@ -239,7 +239,7 @@ def _split_problems(arrays: Arrays) -> Iterator[str]:
 
 
 def _recording_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
-    assert spec.recordings is not None  # windows are cut only if recordings are described
+    assert spec.recordings is not None
     lengths, splits = arrays.get(f"{RECORDINGS}/lengths.npy"), arrays.get(f"{RECORDINGS}/splits.npy")
     if lengths is not None and bool((lengths < 0).any()):
         yield f"{RECORDINGS}/lengths.npy: expected numbers of samples, got {int(lengths.min())}; correct the lengths"
@@ -261,7 +261,7 @@ def _group_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
     for number, split in enumerate(SPLIT_NAMES[1:], start=1):
         known = is_labelled(columns["labels"][columns["splits"] == number])
         unlabelled = int((~known).sum())
-        if known.any() and unlabelled:  # a split without labels is a new machine, not labelled yet
+        if known.any() and unlabelled:
             where = f"{RECORDINGS if is_cut(arrays) else split}/labels.npy"
             yield (
                 f"{where}: rows of {split} are unlabelled ({UNLABELLED_MARKS[spec.task.kind]}), {unlabelled} of"

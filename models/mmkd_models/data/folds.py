@@ -133,8 +133,7 @@ def _deal(windows: Windows, *, seed: int, folds: int) -> Rows:
 def deal_groups(counts: npt.NDArray[np.float64], fractions: npt.NDArray[np.float64], *, seed: int) -> Rows:
     """Deal groups of `counts` (groups, classes) into parts, with about the fraction (parts,) of every class.
 
-    Groups are dealt mostly largest first, each to the part with least of its classes: this keeps the sum of squared
-    fractions low, the aim of scikit-learn's StratifiedGroupKFold. No part stays empty.
+    Greedy, like scikit-learn's StratifiedGroupKFold. No part stays empty.
     """
     own_fractions, size = counts / np.maximum(counts.sum(axis=0), 1), fractions / fractions.max()
     # Without jitter every seed would deal groups of different sizes in the same order.
@@ -146,7 +145,7 @@ def deal_groups(counts: npt.NDArray[np.float64], fractions: npt.NDArray[np.float
         crowded = held @ own / size + own @ own * (1 / size - 1)
         best_first = np.lexsort((-size, held.sum(axis=1) / size, crowded)).tolist()
         empty = set(range(len(fractions))) - set(parts.tolist())
-        if len(order) - position <= len(empty):  # the last groups fill empty parts
+        if len(order) - position <= len(empty):
             best_first = [part for part in best_first if part in empty]
         parts[number] = best_first[0]
         held[best_first[0]] += own_fractions[number]
@@ -197,8 +196,7 @@ def is_unknown(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 def find_domains(windows: Windows, by: str) -> Domains:
     """Return the values of metadata or groups as domains; more than ten go into ten pools.
 
-    Floats are pooled by order, others with balanced classes. Raise UsageError if domains or their labelled windows are
-    too few.
+    Raise UsageError if domains or their labelled windows are too few.
     """
     values = values_by(windows, by, suite="shift")
     known = np.flatnonzero(~is_unknown(values))
@@ -226,7 +224,7 @@ def find_domains(windows: Windows, by: str) -> Domains:
 def _pool(windows: Windows, names: npt.NDArray[Any], number: Rows) -> tuple[tuple[str, ...], Rows]:
     is_float = names.dtype.kind == "f"
     if is_float:
-        first = np.cumsum(np.bincount(number)) - np.bincount(number)  # windows before each value
+        first = np.cumsum(np.bincount(number)) - np.bincount(number)
         parts = (first * _MAX_DOMAINS // len(number))[number]
     else:
         parts = part_of_windows(replace(windows, groups=number, has_groups=True), parts=_MAX_DOMAINS, seed=0)

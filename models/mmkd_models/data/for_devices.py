@@ -124,7 +124,7 @@ def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) ->
     """Join consecutive windows of one split, group, label and episode; shared samples come once."""
     windows = dataset.everything()
     starts_s = windows.starts if windows.times is None else windows.times
-    if starts_s is None:  # without times by shared samples
+    if starts_s is None:
         overlaps, steps_s = find_overlaps(windows), np.zeros(len(windows))
         follows = overlaps.second == overlaps.first + 1
         steps_s[overlaps.second[follows]] = overlaps.shift[follows] / overlaps.modality.rate_hz

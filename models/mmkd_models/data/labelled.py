@@ -52,10 +52,7 @@ def label_option(labelled: Labelled) -> str:
 
 
 def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose (N,) the windows whose labels may be used. Raise UsageError if there are too few groups.
-
-    Whole groups are drawn at random until a draw has every class; after a thousand draws rare classes go first.
-    """
+    """Choose (N,) the windows whose labels may be used. Raise UsageError if there are too few groups."""
     if labelled.groups is None:
         return label_subset(train.labels, fraction=labelled.fraction, seed=seed)
     name, count = train.spec.name, labelled.groups

@@ -120,7 +120,7 @@ def storable(values: Values, kind: ModalityKind) -> Values | None:
         return np.ascontiguousarray(values)
     if values.dtype.kind not in ("f" if kind == "audio" else "biuf"):
         return None
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the check refuses
+    with np.errstate(over="ignore"):  # infinite, which the check refuses
         return np.ascontiguousarray(values, dtype=np.float32)
 
 
@@ -179,7 +179,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def sensors(self) -> tuple[ModalitySpec, ...]:
-        """The recorded modalities, then those that the dataset names as derived, which no teacher sees."""
+        """The recorded modalities, then the derived ones, which no teacher sees."""
         return (*self.modalities, *map(self.modality, self.derived or ()))
 
     @property
@@ -241,7 +241,7 @@ def refuse(where: Path | str, problems: Sequence[str]) -> None:
 
 
 def derived_problems(texts: Sequence[str], modalities: Sequence[ModalitySpec]) -> Iterator[str]:
-    """Yield a message for every text that is not of a sensor derived from one of these, or that is there twice."""
+    """Yield a message for every text that derives no sensor from these, or is repeated."""
     names = set[str]()
     for text in texts:
         try:

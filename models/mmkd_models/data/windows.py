@@ -52,7 +52,7 @@ class _Views:
             missing, rows = np.divmod(rows, _COPY)
             whole = join_parts([source.gather(part, rows, shift_s=shift_s) for part in modality.parts], modality)
             return np.where(presence_without(modality, missing - 1), whole, np.float32(np.nan))
-        assert modality.derived  # else there is nothing to compute
+        assert modality.derived
         recorded = modality.derived.source
 
         def compute(rows: Rows, shift_s: npt.NDArray[np.float64] | None) -> Values:
@@ -160,7 +160,6 @@ class CutWindows:
 
 
 def _windows_at(flat: AnyArray, first: Rows, samples: int) -> AnyArray:
-    """Return new windows (B, T, ...) of an array (L, ...)."""
     width = int(np.prod(flat.shape[1:]))
     # (L - T + 1, T * width): row i is the window that starts at sample i, without a copy
     views = np.lib.stride_tricks.sliding_window_view(np.asarray(flat).reshape(-1), samples * width)[::width]
@@ -286,8 +285,7 @@ class Windows:
         """Return windows by modality: new float32 (B, T, C), NaN = missing; video uint8 (B, T, H, W, C) or masked.
 
         Infinite values and those outside `range` become NaN. `normalise: per_group` z-scores with the statistics of the
-        window's group over the whole dataset (no label is used). `shift_s` (B,) moves windows inside their recordings;
-        stored windows ignore it.
+        window's group over the whole dataset (no label is used). `shift_s` (B,) moves windows inside their recordings.
         """
         shift = None if shift_s is None else np.asarray(shift_s, dtype=np.float64)
         numbers = np.asarray(index)

@@ -81,8 +81,6 @@ def write_dataset(
         splits: for train, valid and test an array (N, T, C) per modality (video: uint8 (N, T, H, W, C)), NaN or masked
             if missing, and `labels` (N,); optional `groups`, `folds`, `times` (UTC seconds at the start), `starts`
             (seconds of another clock), `episodes`, (N,) each, and `metadata`, a mapping of (N,) texts or numbers.
-        left_out: number of windows left out, by reason.
-        episode_names: file of each episode by number, for messages.
         derived: texts of cheaper sensors to compare, such as `acc@25Hz`.
 
     Raise DatasetError if arrays break the contract of docs/datasets.md, UsageError if `path` exists.
@@ -155,7 +153,6 @@ def _check_spec(path: Path, spec: DatasetSpec) -> None:
 
 
 def _arrays_of_split(spec: DatasetSpec, split: str, given: Values, problems: list[str]) -> dict[str, files.AnyArray]:
-    """Return one split's arrays as stored; report the others in `problems`."""
     modalities = {modality.name: modality for modality in spec.modalities}
     allowed = ("labels", *files.PER_WINDOW, "metadata")
     arrays: dict[str, files.AnyArray] = {}
@@ -202,11 +199,10 @@ def _text(values: files.AnyArray) -> files.AnyArray | None:
 
 
 def _convert(values: files.AnyArray, *, dtype: str) -> files.AnyArray | None:
-    """Convert, or return None if that would lose more than precision."""
     allowed = "biuf" if dtype.startswith("float") else "biu"
     if values.dtype.kind not in allowed or (dtype == "uint8" and not np.isin(values, (0, 1, UNKNOWN)).all()):
         return None
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the check refuses
+    with np.errstate(over="ignore"):  # infinite, which the check refuses
         return np.ascontiguousarray(values, dtype=dtype)
 
 

@@ -72,7 +72,7 @@ def choose_windows(everything: Windows) -> ProbeWindows:
         values = windows.take(np.arange(start, min(start + block, len(windows))))
         for modality in windows.spec.modalities:
             series = [values[modality.name]]
-            if modality.kind == "audio":  # its bands as well
+            if modality.kind == "audio":
                 series.append(band_levels(series[0], modality.rate_hz))
             parts[modality.name].append(np.concatenate([window_statistics(part) for part in series], axis=1))
     features = {name: np.concatenate(blocks) for name, blocks in parts.items()}
@@ -85,7 +85,6 @@ def run_probes(probed: ProbeWindows) -> Iterator[ProbeAnswers | str]:
     yield together
     if not isinstance(together, str):
         yield from (class_probe(probed, modality.name) for modality in probed.windows.spec.modalities)
-    # It shows if the splits differ as wholes.
     yield _ask(probed, probed.windows.splits, SPLIT_NAMES, question="split")
 
 

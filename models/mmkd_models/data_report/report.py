@@ -1,4 +1,4 @@
-"""The document of a dataset report: suspicious copies, groups and labels, and windows worth a label."""
+"""The document of a dataset report."""
 
 from __future__ import annotations
 
@@ -157,10 +157,7 @@ def near_copies(everything: Windows, probed: probes.ProbeWindows) -> Iterator[Fi
 
 
 def like_groups(probed: probes.ProbeWindows) -> Iterator[Finding]:
-    """Yield pairs of groups of two splits whose windows are mostly each other's nearest neighbours.
-
-    Two people are alike in some movements; one person under two names is alike in all.
-    """
+    """Yield pairs of groups of two splits whose windows are mostly each other's nearest neighbours."""
     names, code = np.unique(probed.windows.groups, return_inverse=True)
     if not probed.windows.has_groups or len(names) < MIN_GROUPS:
         return
@@ -191,7 +188,7 @@ def like_groups(probed: probes.ProbeWindows) -> Iterator[Finding]:
 
 
 MIN_AGREEMENT = 0.8
-"""Fraction of the labels that the probe agrees with when it is certain, from which on it may contradict the others."""
+"""A certain probe that agrees with this fraction of the labels may contradict the others."""
 _MAX_TO_LABEL = 50
 _CANDIDATES = 10  # uncertain windows to choose from, per chosen window
 _CERTAIN = 0.4  # of the trees' votes for one class
@@ -294,7 +291,6 @@ def windows_to_label(probed: probes.ProbeWindows) -> list[WindowToLabel]:
 
 
 def _near_labelled(windows: Windows) -> npt.NDArray[np.bool_]:
-    """Return (N,) whether a labelled window of the group starts within a window's length; False without times."""
     near = np.zeros(len(windows), dtype=bool)
     if windows.times is None:
         return near

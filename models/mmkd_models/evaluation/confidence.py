@@ -101,9 +101,6 @@ def _coverage(
     )
 
 
-# --- in words and rows ------------------------------------------------------------------------------------------------
-
-
 def coverage_cells(coverage: LabelSetCoverage) -> tuple[str, ...]:
     """Return a row under `HEADINGS`."""
     single = coverage.single_accuracy

@@ -29,7 +29,7 @@ class FaultedChannels:
 
 
 Apply = Callable[[NDArray[Any], FaultedChannels, float, np.random.Generator], NDArray[Any]]
-"""From samples of the channels that are hit, the sensor, the severity above 0 and up to 1, and a generator."""
+"""Takes the hit channels' samples, the sensor, a severity above 0 and up to 1, and a generator."""
 
 _MAX_SNR_DB = 30.0  # at severity 0; 0 dB at severity 1
 _MIN_BAND = 0.25  # fraction of half the sampling rate
@@ -161,7 +161,6 @@ def _part(x: Samples, fraction: float) -> int:
 
 
 def _resample(x: Samples, speed: float) -> Samples:
-    """Interpolate at another speed; NaN where unknown."""
     middle = (len(x) - 1) / 2
     at = middle + (np.arange(len(x)) - middle) * speed
     low = np.clip(np.floor(at).astype(np.int64), 0, len(x) - 1)
@@ -170,9 +169,6 @@ def _resample(x: Samples, speed: float) -> Samples:
     result: Samples = np.where(weight == 0, x[low], (1 - weight) * x[low] + weight * x[high])
     result[(at < 0) | (at > len(x) - 1)] = np.nan
     return result
-
-
-# --- audio ------------------------------------------------------------------------------------------------------------
 
 
 def added_noise(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
@@ -199,9 +195,6 @@ def _within(x: Samples, low: float, high: float) -> Samples:
     band = np.fft.irfft(np.where((place >= low) & (place <= high), spectrum, 0), n=len(x), axis=0)
     result: Samples = np.where(np.isnan(x), np.nan, band)
     return result
-
-
-# --- video ------------------------------------------------------------------------------------------------------------
 
 
 def dark(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
@@ -244,11 +237,9 @@ def _smooth(x: Samples, weights: NDArray[np.float64], axis: int) -> Samples:
     return np.asarray(sum(parts), dtype=x.dtype)
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
-
 FaultName = str
 SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
-"""Share of the maximum, as in SensorFault-Bench (arXiv 2605.10822)."""
+"""Fractions of the maximum, as in SensorFault-Bench."""
 
 _SERIES: tuple[ModalityKind, ...] = ("series",)
 _BOTH: tuple[ModalityKind, ...] = ("series", "audio")

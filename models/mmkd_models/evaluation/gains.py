@@ -25,10 +25,10 @@ from mmkd_report.schema.study import SeedGain
 DRAWS = 2000
 _DRAWS_OF_FOLDS = 4000
 MIN_GROUPS = 5
-"""Below it a bootstrap over groups has so few different draws that its interval is too narrow to mean anything."""
+"""With fewer a bootstrap over groups has too few different draws."""
 _NOUNS: dict[SplitBy, str] = {"groups": "groups", "own folds": "blocks", "own split": "blocks"}
 ROUNDING = 1e-9
-"""A smaller fraction of a figure is a rounding error: sums in another order differ by less."""
+"""A smaller fraction of a figure is a rounding error."""
 _MAX_PARTS = 200  # resampled blocks if groups are few
 _SURE = 9.0  # the logit of a label that a guess turns on
 FAR = 0.2
@@ -171,9 +171,6 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean=float(np.mean(values)), std=std, per_seed=tuple(values))
 
 
-# --- chance -----------------------------------------------------------------------------------------------------------
-
-
 def compare_with_chance(tests: Sequence[TestedNetwork], metric: str, *, seed: int = 0) -> Chance:
     """Return chance's score by seed, and whether the model beats it; few groups are resampled with their windows."""
     figure = float(np.mean([guessed_figure(outcome, metric) for outcome in tests]))
@@ -220,14 +217,8 @@ def _drawn_by_windows(outcome: TestedNetwork, metric: str, seed: int) -> NDArray
     return figure_draws([outcome_by_group(outcome.known_task, truth, answers, blocks)], metric, seed=seed)
 
 
-# --- labels interpolated in time --------------------------------------------------------------------------------------
-
-
 def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None:
-    """Judge interpolated labels on training windows with hidden labels; None without any.
-
-    Interpolates in recordings, else groups; without labels it takes the overall mean.
-    """
+    """Judge labels interpolated in recordings or groups, on windows with hidden labels; None without any."""
     visible, hidden = train.labelled, is_labelled(truth) & ~train.labelled
     if not (visible.any() and hidden.any()):
         return None

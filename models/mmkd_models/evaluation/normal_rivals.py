@@ -69,10 +69,7 @@ def _average_of_six(normal: Windows, valid: Windows, modality: str, seed: int) -
 
 
 def three_scores(normal: NDArray[np.float32]) -> Callable[[NDArray[np.float32]], Floats]:
-    """Return a function from features (N, F) to log distances (N, 3) from the normal ones (M, F).
-
-    The mean distance of five neighbours and that of the mean, whitened, and the residual of principal components.
-    """
+    """Return a function from features (N, F) to log distances (N, 3) from the normal ones (M, F)."""
     from sklearn.neighbors import NearestNeighbors
 
     middle, std = normal.mean(axis=0, dtype=np.float64), normal.std(axis=0, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Scores and answers on test windows, to redraw groups from: counts of classes, answers of other tasks."""
+"""Scores and answers on test windows, to redraw groups from."""
 
 from __future__ import annotations
 

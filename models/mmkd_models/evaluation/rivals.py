@@ -30,8 +30,6 @@ Answers = NDArray[np.float64]
 """(N, K): logits of classes or labels, or numbers (K = 1)."""
 
 Answerer = Callable[[Windows], Answers]
-"""From windows that have the modality to answers."""
-
 Features = NDArray[Any]
 
 _PENALTIES = np.logspace(-3, 3, 10)  # as in aeon's classifiers; leave-one-out decides
@@ -131,9 +129,6 @@ def averaged(first: Answers, second: Answers, *, kind: TaskKind) -> Answers:
         return np.asarray((first + second) / 2)
     mean = (probabilities_of(first, kind=kind) + probabilities_of(second, kind=kind)) / 2
     return logits_of_probabilities(mean, kind=kind)
-
-
-# --- convolutional features -------------------------------------------------------------------------------------------
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Windows that a model knows from its training: counting, refusal and cautions."""
+"""Windows that a model knows from its training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.training.checkpoint import Provenance
 
 Trained: TypeAlias = "Provenance | ModelEntry"
-"""Facts of a checkpoint, or a student in a bundle."""
 
 
 @dataclass(frozen=True, kw_only=True)

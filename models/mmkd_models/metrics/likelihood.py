@@ -72,9 +72,8 @@ def surely_likelier(values: Floats, references: Floats, groups: NDArray[Any], *,
 def fitted_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind) -> float:
     """Return the T for which logits / T have the least log loss; 1 for a regression, and without windows.
 
-    Temperature scaling: Guo, Pleiss, Sun and Weinberger, ICML 2017, section 4.2. The loss is convex in 1 / T, so its
-    slope is bisected. The target of the true class is 1 - 1 / (n + 2) (J. Platt, 1999), or T would be 0 if every answer
-    is right. Labels (N,) or (N, K) are all known.
+    Temperature scaling: Guo, Pleiss, Sun and Weinberger, ICML 2017, section 4.2. The target of the true class is
+    1 - 1 / (n + 2) (J. Platt, 1999), or T would be 0 if every answer is right. Labels (N,) or (N, K) are all known.
 
     Example:
         >>> logits = np.array([[3.0, 0.0], [3.0, 0.0], [3.0, 0.0], [3.0, 0.0]])
@@ -116,7 +115,7 @@ def helpful_temperature(logits: NDArray[Any], labels: NDArray[Any], groups: NDAr
 
 
 def _parts(groups: NDArray[Any], *, fewest: int) -> tuple[int, NDArray[np.intp]]:
-    """Number of groups and the group of each row (N,); with fewer than `fewest`, of blocks of rows."""
+    """Number of groups and the group of each row (N,); of blocks of rows if there are fewer than `fewest`."""
     names, member = np.unique(groups, return_inverse=True)
     if len(names) >= fewest:
         return len(names), member.reshape(-1)

@@ -234,7 +234,6 @@ def _precision(on: NDArray[np.bool_], scores: Figures, owner: NDArray[np.int64],
 
 
 def _mean_of_labels(figures: Figures, somewhere: NDArray[np.bool_], windows: Figures) -> Figures:
-    """The mean over labels (D, K) that are on somewhere; 1 without any, NaN without windows."""
     count = somewhere.sum(1)
     mean = np.where(count > 0, (figures * somewhere).sum(1) / np.maximum(count, 1), 1.0)
     return np.asarray(np.where(windows > 0, mean, np.nan))

@@ -75,7 +75,7 @@ def _measure(adaptation: AdaptationDocument) -> Measure:
 
 
 def method_cells(adaptation: AdaptationDocument) -> Iterator[list[str]]:
-    """Yield name, estimate, gain, old score, change and verdict of the unchanged student and of each method."""
+    """Yield the cells of the unchanged student, then of each method."""
     yield [UNCHANGED, percent(adaptation.estimate), "", percent(adaptation.old_score), "", ""]
     for method in adaptation.methods:
         yield [

@@ -44,7 +44,6 @@ def _sentence(text: str) -> str:
 
 
 def _merge(findings: Sequence[Finding]) -> list[list[Finding]]:
-    """Return findings together that have one kind and one advice."""
     merged: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
         merged.setdefault((finding.kind, finding.level, finding.advice), []).append(finding)

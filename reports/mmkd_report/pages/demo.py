@@ -241,7 +241,6 @@ def _missing(demo: DemoDocument) -> Iterator[page.Section]:
 
 
 def _subsets(demo: DemoDocument) -> tuple[list[str], list[SubsetScore]]:
-    """Return sensors and subsets, the fullest and best first; of many, the extremes."""
     scores = demo.teacher.missing or ()
     names = [*(demo.teacher.modalities or ()), *(name for score in scores for name in score.modalities)]
     names = list(dict.fromkeys(names))

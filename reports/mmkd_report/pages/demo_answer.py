@@ -9,8 +9,6 @@ from mmkd_report.schema.demo import LABELS_ONLY, DemoDocument, DemoSensor, Gain,
 from mmkd_report.schema.figures import MODEL_NAMES, Spread
 
 RIVALS = tuple((key, MODEL_NAMES[key]) for key in ("extra_trees", "mini_rocket", "rocket_and_trees"))
-"""Field and name of the rivals that learn from labels only."""
-
 RECIPES: Mapping[str, tuple[str, ...]] = {
     "labels only": ("transformer",),
     MODEL_NAMES["extra_trees"]: ("trees",),

@@ -31,7 +31,7 @@ def render_sensors(sensors: SensorsDocument) -> str:
 
 
 def verdict(sensors: SensorsDocument) -> Iterator[str]:
-    """Yield the verdict's sentences, without full stops; a student no better than chance allows no conclusion."""
+    """Yield the verdict's sentences, without full stops."""
     best, *others = sensors.rows
     if is_chance_level(best.chance):
         students = [(row.sensors[0], row.scores["distilled"].mean, row.chance) for row in sensors.rows]

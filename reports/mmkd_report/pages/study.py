@@ -173,9 +173,6 @@ def _reproduce(study: StudyDocument) -> page.Section:
     return page.Section("reproduce", "How to reproduce", [*blocks, page.Facts(hashes, "SHA-256", hashes=True)])
 
 
-# --- the answer, in sentences ----------------------------------------------------------------------------------------
-
-
 def question(study: StudyDocument) -> str:
     """Return the headline."""
     setup = study.facts

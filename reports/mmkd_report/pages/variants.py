@@ -35,7 +35,6 @@ def render_variants(variants: VariantsDocument) -> str:
 
 
 def _families(variants: VariantsDocument) -> list[list[VariantRow]]:
-    """The rows of each sensor, the recorded one first."""
     sensors = dict.fromkeys(row.sensor for row in variants.rows)
     return [[row for row in variants.rows if row.sensor == sensor] for sensor in sensors]
 

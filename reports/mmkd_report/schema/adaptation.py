@@ -53,10 +53,10 @@ class AdaptationDocument(msgspec.Struct, frozen=True, kw_only=True):
     methods: tuple[MethodResult, ...]
     chosen: str | None  # written, or to be written without `--dry-run`; None if none passes
     written: str | None
-    labels: int = 0  # the number that was used
+    labels: int = 0
     classes: tuple[str, ...] = ()
     class_fractions: tuple[float, ...] = ()  # each class among the unchanged student's answers
-    reference_fractions: tuple[float, ...] = ()  # reference answers; empty without any
+    reference_fractions: tuple[float, ...] = ()  # empty without any
 
     @property
     def chosen_method(self) -> MethodResult | None:

@@ -60,14 +60,14 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
     usable_cores: int
     cpu_quota: float | None = None  # cores' worth of time of the control group; None without a limit
     memory_mb: float
-    governors: tuple[str, ...]  # frequency governors in use
+    governors: tuple[str, ...]
     virtual: bool
     power_mode: str | None  # `nvpmodel` of a Jetson
     os: str
     python: str
     versions: dict[str, str]
     moving_clocks: tuple[str, ...] | None = None  # clocks that may move, with limits; None if the kernel shows none
-    gpus: tuple[str, ...] = ()  # names
+    gpus: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -82,7 +82,7 @@ class Interference(msgspec.Struct, frozen=True, kw_only=True):
     steal_cores: float | None  # taken by the hypervisor, as a fraction of one core
     throttled_fraction: float | None  # fraction of the time with the control group throttled
     thermal_events: int | None  # slowdowns of a core by heat
-    frequency_drop: float | None  # relative fall of the core frequency
+    frequency_drop: float | None  # relative
     celsius_before: float | None = None  # hottest thermal zone
     celsius_after: float | None = None
 
@@ -159,7 +159,7 @@ class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
     rss_mb: float  # resident memory when warm
     rss_peak_mb: float  # samples of the benchmark included
     interference: Interference
-    above_idle_mj: float | None = None  # energy of one prediction above idle
+    above_idle_mj: float | None = None  # of one prediction
 
 
 class Stability(msgspec.Struct, frozen=True, kw_only=True):
@@ -279,7 +279,7 @@ class OverheadReport(Measurement, frozen=True, kw_only=True):
 
     bundle: str
     count: int
-    bare: str  # the bare call in words
+    bare: str
     predict_p50_us: RepeatSpread
     bare_p50_us: RepeatSpread
     overhead_us: RepeatSpread  # median difference of neighbouring calls
@@ -311,11 +311,11 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     """One load of many streams."""
 
     streams: int
-    due: int  # windows that came due
+    due: int  # windows
     answered: int  # answered before the load was given up
     response: LatencySummary  # from due to answered
     missed: int  # answered after the deadline, or never
-    cpu_cores: float  # core time of the process as a fraction of one core
+    cpu_cores: float  # of this process, as a fraction of one core
     carried: bool  # at most one window in 1,000 missed, and the backlog did not grow
 
 
@@ -327,7 +327,7 @@ class CapacityReport(Measurement, frozen=True, kw_only=True):
     precision: str
     threads: int  # backend threads per call
     servers: int  # threads that answered, one per usable core
-    rate_hz: float  # windows per second of one stream
+    rate_hz: float  # of one stream
     deadline_ms: float  # longest acceptable response
     streams: int  # 0 if not even one, or the given number, is carried
     at_answer: Level | None  # that many streams, or the given ones, over all launches
@@ -339,7 +339,7 @@ class CapacityReport(Measurement, frozen=True, kw_only=True):
 
 
 def read_bench(document: Mapping[str, Any]) -> BenchReport:
-    """Read a report of `run`; raise DocumentError for another format version, or a missing or mistyped value."""
+    """Read a report of `run`; raise DocumentError for another version or a wrong value."""
     if (version := document.get("format_version")) != FORMAT_VERSION:
         raise DocumentError(
             f"benchmark document: expected format_version {FORMAT_VERSION}, got {version!r}; "

@@ -46,14 +46,14 @@ class EquipmentCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     campaign_cost: float = 10_000.0  # the training recordings
     labelling_hours: float = 80.0
     training_hours: float = 40.0
-    maintenance_hours: float = 1.0  # per year and station
+    maintenance_hours: float = 1.0
 
 
 class Equipment(EquipmentCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One option: a station's equipment and its detection."""
 
-    detection: float  # fraction of the faults that are detected
-    false_alarms: float  # fraction of a healthy station's checks that raise an alarm
+    detection: float  # of the faults
+    false_alarms: float  # of a healthy station's checks
 
 
 class Assumption(msgspec.Struct, frozen=True, kw_only=True):

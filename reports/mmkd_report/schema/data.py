@@ -32,7 +32,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     kind: FindingKind
     level: Literal["error", "problem", "note"]  # fails the check; makes scores or students wrong; is worth knowing
     sentence: str  # the evidence, with its figure
-    advice: str  # how to fix it
+    advice: str
 
     @property
     def text(self) -> str:
@@ -91,8 +91,8 @@ class ProbeFacts(msgspec.Struct, frozen=True, kw_only=True):
     score: float
     low: float  # lower end of the 99 % interval, by resampling groups
     high: float
-    chance: float  # chance: one over the number of answers
-    windows: int  # number that judged
+    chance: float  # one over the number of answers
+    windows: int  # that judged
     is_better: bool  # whether the whole interval is above chance
 
 
@@ -133,7 +133,7 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
     groups: int
     campaign: str | None  # first and last start of a window; None without times
     findings: tuple[Finding, ...]
-    not_judged: tuple[str, ...]  # what could not be judged, and why
+    not_judged: tuple[str, ...]  # with the reason
     splits: tuple[SplitFacts, ...]
     channels: tuple[ChannelFacts, ...]
     examples: tuple[ExampleWindow, ...]

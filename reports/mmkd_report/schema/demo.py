@@ -29,8 +29,6 @@ class LatencyPercentiles(msgspec.Struct, frozen=True, kw_only=True, omit_default
 
 
 LABELS_ONLY = figures.MODEL_NAMES["labels_only"]
-"""The form of a student without a teacher."""
-
 _Figure = figures.Spread | None | msgspec.UnsetType
 
 
@@ -172,7 +170,7 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     teacher: DemoTeacher
     students: dict[str, DemoSensor]
     command: str | None = None
-    label_fraction: float | None = None  # fraction of the training windows; None if whole groups are labelled
+    label_fraction: float | None = None  # None if whole groups are labelled
     labelled_groups: figures.LabelledGroups | None = None
     labels_spread_in_time: figures.LabelLeak | None = None
     split: figures.Split | None = None

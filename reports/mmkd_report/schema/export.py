@@ -119,7 +119,7 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
     scores: ClassScores | None  # on the judging windows; None without labels or classes
     figures: dict[str, float | None] | msgspec.UnsetType = msgspec.UNSET  # scores of other tasks, by name
     gate: GateResult | None = None  # None for fp32, whose gate is the parity
-    backend: str = ""  # that it ran in, with its version
+    backend: str = ""  # with its version
     float_layers: dict[str, str] = {}  # layers or nodes in float32, with the reason
     attempts: tuple[Attempt, ...] = ()
     sensitivity: tuple[LayerSensitivity, ...] = ()  # the most sensitive layer first

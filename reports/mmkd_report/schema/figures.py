@@ -140,7 +140,7 @@ MODEL_NAMES: dict[str, str] = {
 class Chance(msgspec.Struct, frozen=True, kw_only=True):
     """A model against chance, mean over seeds."""
 
-    figure: float  # score of chance
+    figure: float
     low: float  # lower end of the 95 % interval of the model's figure
     high: float
     is_better: bool  # whether the whole interval is better than `figure`

@@ -49,7 +49,7 @@ class FaultFigures(msgspec.Struct, frozen=True, kw_only=True):
     """One fault."""
 
     name: str
-    effect: str  # its effect at severity 1
+    effect: str  # at severity 1
     errors: dict[str, tuple[float, ...]]  # by model, at each severity
     relative: dict[str, float]  # by model, summed error divided by the baseline's
 
@@ -89,12 +89,12 @@ class LabelSetCoverage(msgspec.Struct, frozen=True, kw_only=True):
     """Label sets at one error level."""
 
     error_level: float
-    least_probability: float  # smallest probability in the set
+    least_probability: float
     covered: int  # windows whose set has the true label; `coverage` is their fraction
     coverage: float
     low: float  # lower end of the 95 % interval, for independent windows
     high: float
-    mean_set_size: float  # labels in a set, on average
+    mean_set_size: float
     single_fraction: float  # windows with one label; on others the predictor abstains
     single_accuracy: float | None  # fraction of these whose label is right; None without any
 
@@ -121,12 +121,12 @@ class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):
     sensor: str
     teacher: str  # its size, as `student` is
     student: str
-    labels: str  # the labels that were used, in words
+    labels: str  # in words
     steps: tuple[int, int]  # teacher's and each student's
     measure: Measure
     domains: tuple[DomainFigures, ...]
     models: dict[str, Interval]  # over domains; `student` is the distilled one
-    worst: dict[str, str]  # the worst domain
+    worst: dict[str, str]  # domain
     gains: dict[str, Interval]  # student minus this model
     teacher_gain: Interval  # over labels only
     absent: dict[str, str]  # by rival that could not run, the reason
@@ -206,9 +206,9 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int  # the student's
     gain: Interval | None = None  # over labels only
     valid_score: float | None = None  # the distilled student's; chooses sensors
-    chance: Chance | None = None  # the student compared with chance
+    chance: Chance | None = None  # the student's
     is_distilled: bool = True  # whether validation shipped a distilled student for any seed
-    ahead: tuple[SensorModel, ...] = ()  # models of one sensor that validate better than the student
+    ahead: tuple[SensorModel, ...] = ()  # that validate better than the student
     under_faults: float | None = None  # the student's error, mean over faults and severities
     worst_fault: str = ""
     latency_ms: float | None = None  # median of the exported student on this machine
@@ -218,7 +218,7 @@ class SensorRow(msgspec.Struct, frozen=True, kw_only=True):
 class PairScore(msgspec.Struct, frozen=True, kw_only=True):
     """One student of two sensors, beside the student of one that answers in its place."""
 
-    missing: str  # the sensor that is missing; empty if both are there
+    missing: str  # empty if both are there
     pair: Interval
     single: str  # the sensor that validates better, or is left
     alone: Interval  # its student
@@ -239,12 +239,12 @@ class SensorsDocument(msgspec.Struct, frozen=True, kw_only=True):
     format_version: int = 1
     name: str
     sha256: str
-    judged_on: str  # the windows that judged, in words
+    judged_on: str  # in words
     labelled: str
     seeds: tuple[int, ...]
     measure: Measure
     faults_measure: str  # as `FaultsFacts.measure`
-    rows: tuple[SensorRow, ...]  # one per sensor, in the order of validation
+    rows: tuple[SensorRow, ...]  # in the order of validation
     pairs: tuple[PairRow, ...] = ()  # in the order of validation
     pairs_measure: Measure = OF_CLASSES[1]  # the one that validation maximised
     currency: str = ""

@@ -12,7 +12,6 @@ NONE = "none"
 """The method that learns from labels only: the baseline."""
 
 ScoreTable = dict[str, figures.Spread]
-"""Test scores by measure."""
 
 
 class SeedGain(figures.Interval, frozen=True, kw_only=True):
@@ -26,10 +25,10 @@ class StudyFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Options of a study; the search sees no test window of the table's seeds."""
 
     mode: str  # `grid` or `search`
-    modality: str  # the student's
-    label_fraction: float | None  # fraction of the training windows; None if whole groups are labelled
+    modality: str
+    label_fraction: float | None  # None if whole groups are labelled
     metric: str  # maximised on validation
-    gain_metric: str = ""  # the measure of gains, if it is another one
+    gain_metric: str = ""  # if it is another one
     search_seeds: tuple[int, ...]  # or folds; empty for a grid
     seeds: tuple[int, ...]  # or folds of the table
     student_steps: int
@@ -82,7 +81,7 @@ class StudentSize(msgspec.Struct, frozen=True, kw_only=True):
     preset: str
     parameters: int
     latency: PairLatency | None = None  # compared with the first teacher
-    excluded: str = ""  # the reason, if it was left out of the study
+    excluded: str = ""  # the reason, if left out
 
 
 class Combination(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,10 +19,7 @@ from mmkd_report.schema.data import ChannelFacts, SplitFacts
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:
-    """Return all facts of a dataset by name; reads every value once.
-
-    `hop_s` is the time between windows cut from recordings, `metadata` the number of values.
-    """
+    """Return all facts of a dataset by name; reads every value once."""
     windows, spec = dataset.everything(), dataset.spec
     folds, counts = np.unique([] if windows.folds is None else windows.folds, return_counts=True)
     return {

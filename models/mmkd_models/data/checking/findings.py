@@ -266,16 +266,13 @@ def _count(count: int | np.int64, noun: str) -> str:
 
 
 def list_first(values: Sequence[Any]) -> str:
-    """Return the first three values and the number of the others: `a, b, c and 4 more`."""
+    """Return `a, b, c and 4 more`."""
     more = f" and {len(values) - _MAX_NAMED} more" if len(values) > _MAX_NAMED else ""
     return ", ".join(map(str, values[:_MAX_NAMED])) + more
 
 
 def unit_findings(scan: Scan) -> Iterator[Finding]:
-    """Yield recordings whose level is 8 times, or an eighth of, that of others of their class.
-
-    One that resembles some windows of the others passes. Without episodes, groups count as recordings.
-    """
+    """Yield recordings whose level is 8 times, or an eighth of, that of others of their class."""
     windows = scan.windows
     owners = windows.episodes if windows.episodes is not None else windows.groups if windows.has_groups else None
     if owners is None:
@@ -304,7 +301,7 @@ def unit_findings(scan: Scan) -> Iterator[Finding]:
             what = own if own == modality.name else f"{modality.name} {own}"
             sentence = f"{what} in {name} is {factor} that of the others ({value:,.4g} and {usual:,.4g})"
             cure = "correct it with 'file_scale' under its [[source]], or leave the recording out (exclude)"
-            if windows.spec.episodes and Path(name).suffix and " " not in name:  # one file
+            if windows.spec.episodes and Path(name).suffix and " " not in name:
                 power = round(np.log10(ratio))  # units differ by thousands, or by 9.81
                 times = 10.0**-power if abs(np.log10(ratio) - power) < 0.1 else 1 / ratio
                 scale = f'file_scale = {{"{name}" = {{{own} = {times:.2g}}}}}'
@@ -321,7 +318,6 @@ def unit_findings(scan: Scan) -> Iterator[Finding]:
 def _outliers(
     values: Floats, owner: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]
 ) -> Iterator[tuple[int, float, float]]:
-    """Yield recordings with their figure and the usual one; constant or empty windows do not count."""
     known = values > 0  # False for NaN
     medians = np.full((int(owner.max()) + 1, int(classes.max()) + 1), np.nan)  # (recordings, classes)
     order = np.lexsort((classes, owner))
@@ -336,7 +332,7 @@ def _outliers(
     ratios = np.full(medians.shape, np.nan)
     ratios[:, enough] = np.log(medians[:, enough] / np.nanmedian(medians[:, enough], axis=0))
     judged = np.flatnonzero(~np.isnan(ratios).all(axis=1))
-    typical = np.nanmedian(ratios[judged], axis=1)  # over its classes
+    typical = np.nanmedian(ratios[judged], axis=1)
     natural = _MAD_OF_NORMAL * float(np.median(np.abs(typical - np.median(typical))))
     far = np.abs(typical) >= max(np.log(_FACTOR), _DEVIATIONS * natural)
     others = values[known & ~np.isin(owner, judged[far])]

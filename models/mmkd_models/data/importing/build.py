@@ -1,4 +1,4 @@
-"""A dataset directory from recordings on grids: cut, split, written."""
+"""A dataset directory from recordings on grids."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def build_dataset(
         times=starts_s if is_utc else None,
         starts=None if is_utc else starts_s,
     )
-    plan = plan.subset(np.argsort(plan.splits, kind="stable"))  # as they are written
+    plan = plan.subset(np.argsort(plan.splits, kind="stable"))
     plan = _drop_leaks(plan, source, recipe, left_out)
     for number, name in enumerate(spec.SPLIT_NAMES):
         if not (plan.splits == number).any():
@@ -176,7 +176,6 @@ def build_dataset(
 
 
 def _cure(recordings: Sequence[GridRecording], modalities: Sequence[ModalitySpec], recipe: ImportRecipe) -> str:
-    """Return what to do about recordings without windows."""
     rule, length_s = recipe.labels, recipe.windows.length_s
     durations_s = [min(one.lengths[item.name] / item.rate_hz for item in modalities) for one in recordings]
     apart = [recording for recording in recordings if recording.shares_no_time]
@@ -230,7 +229,6 @@ def _drop_leaks(plan: Windows, source: CutWindows, recipe: ImportRecipe, left_ou
         plan.splits, plan.groups, starts_s, least_s=recipe.windows.length_s + recipe.split.gap_s
     )
     plan = drop(plan, "between splits", ~stays)
-    # A split without labels is a new machine, not labelled yet.
     needs_label = (plan.splits > 0) & np.isin(plan.splits, np.unique(plan.splits[plan.labelled]))
     plan = drop(plan, "without a label in valid or test", needs_label & ~plan.labelled)
     conflicts: list[Finding] | None = None
@@ -261,10 +259,7 @@ def _drop_leaks(plan: Windows, source: CutWindows, recipe: ImportRecipe, left_ou
 def _like_around(
     source: CutWindows, overlaps: Overlaps, recordings: Rows, begins: Rows, is_pair: npt.NDArray[np.bool_]
 ) -> tuple[Rows, Rows]:
-    """Return how many samples (P,) before and after what pairs of windows share are equal too, up to a window.
-
-    `recordings` and `begins` (2, P): the recordings of each pair, and the first sample there that it shares.
-    """
+    """Return how many samples (P,) before and after the shared ones are equal too; `recordings`, `begins`: (2, P)."""
     name, most = overlaps.modality.name, overlaps.modality.samples
     counts = (most - overlaps.shift)[is_pair]
     around = np.zeros((2, len(counts)), dtype=np.int64)
@@ -392,11 +387,7 @@ def _centre_windows(
     origin_ns: int,
     length_s: float,
 ) -> tuple[npt.NDArray[np.float64], window_labels.Answers]:
-    """Return starts (W,) in seconds and labels (W,) of a window in the middle of each interval.
-
-    Windows start on a sample of the slowest sensor, so that all sensors begin together, and are moved inside the
-    recording. One that then misses the middle of its interval is left out.
-    """
+    """Return starts (W,) in seconds and labels (W,) of a window in the middle of each interval, if it fits."""
     end_s = min(length / modality.rate_hz for length, modality in zip(lengths, modalities, strict=True))
     slowest_hz = min(modality.rate_hz for modality in modalities)
     latest_s = latest_start_s(lengths, modalities)
@@ -410,6 +401,7 @@ def _centre_windows(
                 " stopped, cover = 'any'"
             )
         middle_s = (begin_s + stop_s) / 2
+        # On a sample of the slowest sensor, so that all sensors begin together.
         best_s = round((middle_s - length_s / 2) * slowest_hz) / slowest_hz
         start_s = min(max(best_s, 0.0), np.floor(latest_s * slowest_hz + _HARDLY) / slowest_hz)
         if latest_s >= 0 and start_s <= middle_s <= start_s + length_s:
@@ -421,7 +413,6 @@ def _centre_windows(
 def _joined_fact(
     recording: GridRecording, names: Sequence[str], starts_ns: Times, length_ns: int
 ) -> npt.NDArray[np.object_]:
-    """Return the values of several facts, joined by `/`; empty if one is."""
     first, *others = (_fact(recording, name, starts_ns, length_ns) for name in names)
     for values in others:
         first = np.where((first == "") | (values == ""), "", first + "/" + values)
@@ -429,7 +420,6 @@ def _joined_fact(
 
 
 def _fact(recording: GridRecording, name: str, starts_ns: Times, length_ns: int) -> npt.NDArray[np.object_]:
-    """Return a part of the path, or a column's value; empty if it changes in the window."""
     if name in recording.parts:
         return np.full(len(starts_ns), recording.parts[name], dtype=object)
     runs = [run for run in recording.runs.get(name, ()) if run.value]

@@ -124,14 +124,12 @@ class ClockFacts:
 def clock_facts(series: SampleSeries, *, max_gap_s: float | None, expected_hz: float | None = None) -> ClockFacts:
     """Measure a clock; a gap is a step above `max_gap_s` or three usual steps.
 
-    Steps of two or three usual ones are lost rows, unless a clock jitters, or they come as evenly as those of a clock
-    whose times have few digits: 0.8 Hz in whole seconds has one after every third. If it is known, `expected_hz`
-    decides between the two.
+    Steps of two or three usual ones are lost rows, unless a clock jitters or its times have few digits: 0.8 Hz in whole
+    seconds has one after every third. `expected_hz` decides between the two.
     """
     count = len(series)
     if count < 2:
         return ClockFacts(samples=count, rate_hz=float("nan"), jitter_p99_ms=0.0, gaps=0, longest_gap_s=0.0)
-    # Of more steps than can be sorted in bounded memory each n-th is measured.
     first = np.arange(0, count - 1, -(-(count - 1) // _MAX_STEPS))
     thinned = (series.times[first + 1] - series.times[first]).astype(np.float64) / SECOND_NS
     usual = float(np.median(thinned))
@@ -333,7 +331,7 @@ class TimeColumn:
 
 
 def _nanoseconds(stamps: pl.Series) -> Times:
-    """Convert from microseconds to nanoseconds, 0 for null: far times would not fit."""
+    """Null becomes 0: far times would not fit."""
     import polars as pl
 
     return np.asarray(stamps.cast(pl.Int64).fill_null(0).to_numpy() * _UNIT_NS["us"])

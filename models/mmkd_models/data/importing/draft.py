@@ -138,7 +138,6 @@ def _look_at_files(folder: Path, asked: dict[str, list[str]]) -> list[FirstLook]
 def _ask_about_twins(
     sources: Sequence[FirstLook], names: Sequence[str], folder: Path, above: str
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield a question for each set of sources with the same columns, and their names."""
     for columns in dict.fromkeys(look.names for look in sources if look.names):
         twins = [number for number, look in enumerate(sources) if look.names == columns]
         if len(twins) > 1:
@@ -367,7 +366,6 @@ def _text_keys(table: TextTable) -> _Keys:
 
 
 def _label_keys(sources: Sequence[FirstLook], labels: Sequence[FirstLook]) -> tuple[_Keys, str]:
-    """Return the keys of [labels], and a question if there is a choice."""
     if labels:
         look = labels[0]
         keys: _Keys = {"table": (look.pattern, "")}
@@ -399,7 +397,7 @@ def _label_keys(sources: Sequence[FirstLook], labels: Sequence[FirstLook]) -> tu
 
 
 def _table_match(look: FirstLook, looks: Sequence[FirstLook], folder: Path, above: str) -> _Keys:
-    """Return the key of [labels] by which a file has one line per recording; empty if it has not."""
+    """Return the [labels] key by which a file has one line per recording, if any."""
     if look.format != "csv" or look.parts or look.is_intervals or not look.names:
         return {}
     block = next(choose_reader("csv", look.table).blocks(look.files[0], look.names), None)
@@ -417,12 +415,10 @@ def _table_match(look: FirstLook, looks: Sequence[FirstLook], folder: Path, abov
 
 
 def _is_label(values: Sequence[str]) -> bool:
-    """Whether a part of the path may be the label: few texts, not numbers."""
     return 2 <= len(set(values)) <= _FEW and not any(re.search(r"\d", value) for value in values)
 
 
 def _group_keys(look: FirstLook, parts: Sequence[str], label: str) -> tuple[_Keys, str]:
-    """Return the keys of [split], and a question."""
     counts = {part: len(set(look.parts[part])) for part in parts}
     counts |= {} if parts else {name: number for name, number in look.texts.items() if name != label}
     if not counts:

@@ -1,4 +1,4 @@
-"""A dataset directory from frames and arrays in memory, by the rules of an import."""
+"""A dataset directory from frames and arrays in memory."""
 
 from __future__ import annotations
 
@@ -101,7 +101,6 @@ def _rates(rate_hz: float | Mapping[str, float] | None, names: Sequence[str]) ->
 
 
 def _task_of(label: npt.NDArray[Any]) -> tuple[TaskSpec, npt.NDArray[Any]]:
-    """Return the task and its labels as stored: text and whole numbers (N,) are classes, (N, K) labels off or on."""
     if label.ndim == 2:
         return TaskSpec(kind="multi_label", labels=tuple(f"label {n}" for n in range(label.shape[1]))), label
     if label.dtype.kind == "f":
@@ -147,7 +146,6 @@ def series_of(name: str, values: npt.NDArray[Any], rate_hz: float) -> ModalitySp
 
 
 def _frames(data: Any, sensors: Mapping[str, Sequence[str]] | None, *, keep: Sequence[str]) -> dict[str, Any]:
-    """Return a polars frame of each sensor, with its columns and those of `keep` that it has."""
     if isinstance(data, Mapping):
         if sensors is not None:
             raise UsageError("sensors: not for a frame of each sensor; leave it out, or give one frame of all")
@@ -195,7 +193,7 @@ def _written(
     *,
     seed: int,
 ) -> ImportRecipe:
-    """Write the frames as files of each group, and return the recipe that imports them."""
+    """Write files of each group; return the recipe that imports them."""
     sources, facts = [], [column for column in (label, group) if column]
     labelled = [sensor for sensor, frame in frames.items() if label in frame.columns]
     if label and not labelled:

@@ -31,7 +31,7 @@ from mmkd_models.data.importing.source import ImportedSensor, SourceSamples, ope
 from mmkd_models.data.importing.window_labels import read_intervals, read_table
 from mmkd_models.data.spec import refuse
 
-_RATE_TOLERANCE = 0.01  # tolerated error of a declared rate
+_RATE_TOLERANCE = 0.01  # of a declared rate
 _MIN_STEPS = 10  # to measure a rate
 _Intervals = Sequence[tuple[Mapping[str, str], Interval]]
 _Recordings = Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
@@ -66,7 +66,6 @@ def import_recipe(
         folder: where patterns start; only it and `outside` are read.
         most_bytes: maximum to write; None follows from the recordings' size.
         tell: called with bytes read and their total.
-        note: called with messages on reused and kept recordings.
 
     Raise DatasetError with every file's first fault; `path` is not written, and finished recordings are kept.
     """
@@ -89,7 +88,6 @@ def import_recipe(
             for source, chosen in sources.items():
                 stats = [(file.path.relative_to(folder).as_posix(), file.path.stat()) for file in chosen]
                 marks.setdefault("/".join(key), {})[source] = [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
-        # Labels, windows and split are computed again.
         cover = recipe.windows.cover
         progress.use((files.parts, cover, sensors), marks)
         work = _Work(files=files, sensors=sensors, intervals=intervals, marks=marks, most_bytes=most_bytes, tell=tell)
@@ -113,8 +111,6 @@ def import_recipe(
 
 @dataclass(frozen=True, kw_only=True)
 class _RecordingFiles:
-    """Files by recording (the values of its parts) and source, and facts from the table of labels."""
-
     folder: Path
     parts: tuple[str, ...]
     recordings: _Recordings
@@ -130,7 +126,6 @@ class _RecordingFiles:
 
 
 def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFiles:
-    """Find the files. Raise DatasetError if a pattern has none, or the table does not fit."""
     by_source: dict[str, list[FoundFile]] = {}
     problems: list[str] = []
     for number, source in enumerate(recipe.source):
@@ -168,7 +163,6 @@ def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFi
 def _table_facts(
     recipe: ImportRecipe, folder: RecipeFolder, parts: Sequence[str], recordings: _Recordings
 ) -> dict[tuple[str, ...], Mapping[str, str]]:
-    """Return each recording's line in the table of labels. Raise DatasetError if it has none, or two."""
     rule, table = recipe.labels, dict[tuple[str, ...], Mapping[str, str]]()
     places: dict[tuple[str, ...], str] = {}
     by_file = {
@@ -203,7 +197,6 @@ def _table_facts(
 
 
 def _open_sensors(recipe: ImportRecipe, files: _RecordingFiles, intervals: _Intervals) -> list[ImportedSensor]:
-    """Open every source. Raise DatasetError if the recipe names a part or column that there is not."""
     labels, problems = recipe.labels, list[str]()
     target = labels.column if labels.task == "regression" else ""
     names = ["" if target else labels.column, *recipe.split.groups, recipe.split.column, *recipe.windows.metadata]
@@ -270,7 +263,7 @@ class _Work:
                 labels = [interval for its_parts, interval in self.intervals if its_parts.items() <= parts.items()]
                 yield replace(piece.recording, name=title, parts=parts, labels=labels)
         if len(problems) == 1:
-            raise DatasetError(problems[0])  # names the file
+            raise DatasetError(problems[0])
         refuse("recordings", problems)
 
     def _title(self, files: Sequence[FoundFile]) -> str:
@@ -311,7 +304,6 @@ class _Work:
 
 
 def _check_clocks(sensor: ImportedSensor, samples: SourceSamples, recording: str, file: Path) -> list[ClockFacts]:
-    """Measure clocks. Raise DatasetError if one does not run at the recipe's rate."""
     source = sensor.source
     has_clock = source.modality_kind == "video" or (source.time and source.resample != "hold")
     clocks = []

@@ -100,7 +100,7 @@ def grid_blocks(series: SampleSeries, sensor: ImportedSensor, *, origin_ns: int,
         elif sensor.resample == "linear":
             block = linear(first, last, sensor.rate_hz)
         elif len(series):
-            assert sensor.source.hold_s is not None  # the recipe's check
+            assert sensor.source.hold_s is not None
             before, _ = _around(series, times + int(np.ceil(snap_ns)))
             age = times - series.times[before]
             is_fresh = (age >= -np.ceil(snap_ns)) & (age <= sensor.source.hold_s * SECOND_NS)
@@ -151,15 +151,7 @@ _BLOCK_ROWS = 1 << 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GridRecording:
-    """A recording in the grids.
-
-    Attributes:
-        first: first sample by sensor.
-        runs: by column, intervals of constant value.
-        empty: channels without any value, `acc ax`.
-        spans: first and last time by sensor.
-        parts: facts of the whole recording, such as person or machine.
-    """
+    """A recording in the grids: by sensor its first sample and time span, by column its intervals of constant value."""
 
     name: str
     runs: Mapping[str, Sequence[Interval]]
@@ -191,7 +183,6 @@ class Grids:
         filled: Mapping[str, int] = {},
         most_bytes: int | None = None,
     ) -> None:
-        """Open the files to add behind the `filled` samples."""
         self.sensors, self.most_bytes = sensors, most_bytes
         self._cover, self._folder = cover, folder
         self.filled = {sensor.name: filled.get(sensor.name, 0) for sensor in sensors}

@@ -55,7 +55,7 @@ def import_interchange(
     unit: str = "",
     normal: str | None = None,
 ) -> ImportReport:
-    """Write a dataset directory from an interchange file. Infinite values, which overflows leave, become NaN.
+    """Write a dataset directory from an interchange file. Infinite values become NaN.
 
     Args:
         per_group: modalities to z-score by group.
@@ -137,7 +137,7 @@ def kept_tasks(folder: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def _read_export(file: Path) -> dict[str, AnyArray]:
-    """Return the windows that an export of Label Studio labels; the last fifths in time are valid and test."""
+    """Return a Label Studio export's windows; the last fifths in time are valid and test."""
     answers: dict[tuple[str, int], str] = {}
     try:
         for task in msgspec.json.decode(file.read_bytes()):
@@ -161,7 +161,6 @@ def _read_export(file: Path) -> dict[str, AnyArray]:
 
 
 def _read_ring(files: Sequence[Path], place: Path) -> dict[str, AnyArray]:
-    """Return the windows of several files, with file and row."""
     if not files:
         raise UsageError(f"{place}: expected windows of mmkd-run --keep-uncertain, or their labels, found none")
     parts = [dict(read_arrays(file, "kept windows")) for file in files]
@@ -178,7 +177,6 @@ def _read_ring(files: Sequence[Path], place: Path) -> dict[str, AnyArray]:
 def _normal(
     file: Path, classes: tuple[str, ...], arrays: Mapping[str, AnyArray], normal: str
 ) -> tuple[TaskSpec, AnyArray]:
-    """Return the task of normal running, whose name comes first, and its labels."""
     if normal not in classes:
         raise UsageError(f"--normal {normal}: {file} has no such class; choose one of {', '.join(classes)}")
     y = arrays["y"]

@@ -103,7 +103,6 @@ class RecipeFolder:
             yield from self._matches(rest, path, its_parts, key=key, seen=seen)
 
     def _folders(self, name: str) -> Iterator[str]:
-        """Yield a folder and all below it; links are not followed."""
         yield name
         for entry in _entries(self.path / name):
             if entry.is_dir() and not entry.is_symlink():

@@ -194,7 +194,7 @@ class LabelRule(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True
         is_unlabelled = not named and self.unlabelled == "keep" and bool(self.classes or self.target)
         if self.task == "normal" and named and not self.classes:
             yield "classes", "missing; name the label of normal running first, then those of known faults"
-        is_unlabelled = is_unlabelled or (self.task == "normal" and not named)  # all of it is normal
+        is_unlabelled = is_unlabelled or (self.task == "normal" and not named)
         if len(named) != 1 and not is_unlabelled:
             got = " and ".join(named) or "none"
             yield "", f"expected one of 'path', 'column', 'files' and 'table', got {got}; say where labels come from"

@@ -320,8 +320,6 @@ class _Reading:
 
 
 class _RunCollector:
-    """Intervals of constant value, from a column read in blocks."""
-
     def __init__(self) -> None:
         self._open: tuple[int, str, str] | None = None
         self._intervals: list[Interval] = []
@@ -349,7 +347,6 @@ def _file_reader(source: SensorSource, file: Path) -> tuple[Reader, str]:
 
 
 def _rate(source: SensorSource, reader: Reader, file: Path, channels: Sequence[str]) -> float:
-    """Return the declared rate, or measure it."""
     if reader.rate_hz is not None and not source.time:
         rate_hz = reader.rate_hz(file)
         if source.rate_hz is not None and rate_hz != source.rate_hz:

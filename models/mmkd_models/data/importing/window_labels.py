@@ -1,4 +1,4 @@
-"""Labels of windows, from labelled intervals, and their splits: by group, by name, by time."""
+"""Labels of windows from labelled intervals, and their splits."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interv
                 f"{interval.place}: expected a label of {', '.join(rule.classes)}, got {interval.value!r};"
                 " correct it with 'labels.rename', or add it to 'labels.classes' or 'labels.ignore'"
             )
-    may_overlap = rule.task == "multi_label"  # intervals of different labels
+    may_overlap = rule.task == "multi_label"
     ordered = sorted(
         intervals, key=lambda interval: (interval.value if may_overlap else "", interval.start_ns, interval.end_ns)
     )
@@ -114,7 +114,7 @@ def encode_answers(answers: Sequence[Any], rule: LabelRule) -> tuple[TaskSpec, A
 
 
 def _renamed(interval: Interval, rule: LabelRule) -> Interval:
-    """Return the interval under its new name; a key of 1 also renames 1.0."""
+    """A key of 1 also renames 1.0."""
     new = rule.rename.get(interval.value, rule.rename.get(_plain(interval.value)))
     return interval if new is None else replace(interval, value=new)
 

@@ -21,7 +21,7 @@ _SEVERAL, _NEW = "two labels or more", "label sets without a training window"
 
 
 class SetScores(msgspec.Struct, frozen=True, kw_only=True):
-    """Scores of answered sets of labels; `set_f1` is the mean of `set_f1` over the windows."""
+    """Mean scores of answered sets of labels."""
 
     set_f1: float
     exact: float  # fraction of windows with exactly the true labels

@@ -13,7 +13,7 @@ from mmkd_models.evaluation.suites.inputs import ModelUnderTest, Suite, SuiteInp
 from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
 SEVERITY = 0.6
-"""Severity of the faults: the middle of those of the suite `faults`."""
+"""The middle of those of the suite `faults`."""
 MISLEADING = 0.05
 """An estimate that is farther than this from the true accuracy misleads."""
 

@@ -1,4 +1,4 @@
-"""Return on investment: from detected faults and assumptions to each option's net present value."""
+"""Each option's net present value, from detected faults and assumptions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Gaps between groups or values of metadata, and the effect of distillation on them.
 
-A gap is the best value's figure minus the worst's (fairlearn's `difference`). Intervals resample the same blocks of
-windows for all models.
+Intervals resample the same blocks of windows for all models.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gap(Interval, frozen=True, kw_only=True):
-    """The best judged value's figure minus the worst's; 5 % exceed `chance` if all are alike."""
+    """Best judged value's figure minus the worst's (fairlearn's `difference`); 5 % exceed `chance` if all are alike."""
 
     chance: float
     best: str

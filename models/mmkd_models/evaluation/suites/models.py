@@ -84,10 +84,7 @@ def _role(task: TaskSpec, teacher_sha256: str | None) -> ModelRole:
 def models_from_bundle(
     stack: ExitStack, path: str, windows: Windows, dataset_sha256: str, *, check_seen: CheckSeen
 ) -> Iterator[ModelUnderTest]:
-    """Yield a bundle's fp32 graph and its artifacts of lower precision, each in its format's backend.
-
-    fp32 artifacts of other formats passed a gate of parity with the graph. `stack` closes the engines.
-    """
+    """Yield a bundle's fp32 graph and its artifacts of lower precision; `stack` closes their engines."""
     bundle = stack.enter_context(Bundle.open(path))
     check_signed(bundle)
     known = {entry.name: check_seen(path, entry, entry.modality.name) for entry in bundle.manifest.models}
@@ -128,7 +125,6 @@ def judging_task(own: TaskSpec, windows: Windows) -> TaskSpec:
 
 
 def _as_label_sets(predict: Predict, own: TaskSpec, task: TaskSpec, windows: Windows) -> Answers:
-    """Return logits (N, K) of labels that turn on the likeliest class alone."""
     logits = predict(windows).astype(np.float64)  # (N, classes)
     second, best = np.sort(logits, axis=1)[:, -2:].T[:, :, None]
     apart = logits - np.where(logits == best, second, best)

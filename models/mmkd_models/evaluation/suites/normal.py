@@ -141,10 +141,7 @@ def judge_normal(inputs: SuiteInputs) -> NormalSuiteFacts:
 
 
 def alarm_limit(model: ModelUnderTest, valid: Windows) -> tuple[float, float]:
-    """Return a model's level, and the log score from which it alarms.
-
-    A rival's are those of the normal validation windows, which it has not seen.
-    """
+    """Return a model's level, and the log score from which it alarms; a rival's by normal validation windows."""
     if model.normal is not None:
         return model.normal.level, math.log(threshold(np.array(model.normal.scores), model.normal.level))
     return RATE, threshold(model.answers(valid.subset(valid.labels == 0))[:, 0].astype(np.float64), RATE)
@@ -173,10 +170,7 @@ def measure_delay(windows: Windows, alarms: Flags) -> Delay:
 
 
 def explain_by_place(windows: Windows, by: str | None) -> dict[str, float]:
-    """Return the AUROC of a window's place in its recording, and of its value of `by`, without any sensor.
-
-    A value's score is the fraction of faults among its windows of other groups.
-    """
+    """Return the AUROC of a window's place in its recording, and of its value of `by`, without any sensor."""
     faulty, place = windows.labels > 0, np.zeros(len(windows))
     owners = windows.groups if windows.episodes is None else windows.episodes
     times = windows.times if windows.times is not None else windows.starts

@@ -77,7 +77,6 @@ def column_blocks(file: Path, available: Mapping[str, _Column], columns: Sequenc
 
 @contextmanager
 def _columns(file: Path) -> Iterator[dict[str, _Column]]:
-    """Yield the columns of numeric arrays; older MATLAB files are read into memory."""
     with table.reading(file, "an HDF5 or MATLAB file"):
         with file.open("rb") as raw:
             head = raw.read(1024)

@@ -1,4 +1,4 @@
-"""Text tables of any encoding and separator, each row with its line."""
+"""Text tables of any encoding and separator."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def csv_blocks(file: Path, table: TextTable, columns: Sequence[str]) -> Iterator
 
 
 def detect_encoding(file: Path) -> str:
-    """Return the encoding of a byte order mark, else UTF-8, which is checked on reading."""
+    """Return the encoding of a byte order mark, else UTF-8."""
     with file.open("rb") as stream:
         head = stream.read(4)
     return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
@@ -135,7 +135,6 @@ def _text_blocks(file: Path, table: TextTable) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def _decoding(file: Path, encoding: str) -> Iterator[None]:
-    """Raise DatasetError with the line if the file is no text in this encoding."""
     try:
         yield
     except UnicodeDecodeError:
@@ -167,7 +166,7 @@ def _refuse_long(file: Path, line: int, text: str) -> None:
 
 
 def _is_plain(data: bytes, delimiter: str, width: int) -> bool:
-    """Return whether every line has this number of fields and no quotes, for the faster reader, polars."""
+    """Return whether polars, the faster reader, can read the lines."""
     if b'"' in data or width == 1:
         return False
     signs = np.frombuffer(data if data.endswith(b"\n") else data + b"\n", dtype=np.uint8)
@@ -177,7 +176,6 @@ def _is_plain(data: bytes, delimiter: str, width: int) -> bool:
 
 
 def _rows(file: Path, text: str, first_line: int, delimiter: str) -> list[tuple[int, list[str]]]:
-    """Return line and fields of each row that is not blank."""
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     rows, line = [], first_line
     try:

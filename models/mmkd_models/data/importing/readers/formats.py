@@ -39,7 +39,7 @@ class Reader:
     rate_hz: Callable[[Path], float] | None = None
 
 
-# Text is read as the recipe says, and the frames of a video are no table.
+# Text needs the recipe, and frames are no table.
 _READERS: dict[Format, Reader] = {
     "excel": Reader(arrays.excel_names, arrays.excel_blocks),
     "parquet": Reader(arrays.parquet_names, arrays.parquet_blocks),
