@@ -1,4 +1,4 @@
-"""Validation windows that travel with a student: number, tensors, and checks of a file."""
+"""Validation windows that travel with a student."""
 
 from __future__ import annotations
 
@@ -45,10 +45,7 @@ def most_carried(modality: ModalitySpec) -> int:
 
 
 def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MAX_WINDOWS) -> CarriedWindows:
-    """Draw up to `most` labelled validation windows in a fixed order, as `most_carried` allows.
-
-    Those of a joined sensor lack one part in turn.
-    """
+    """Draw labelled validation windows in a fixed order; those of a joined sensor lack one part in turn."""
     spec = valid.spec.modality(modality)
     most = min(most, most_carried(spec))
     known = np.flatnonzero(valid.labelled)
@@ -62,7 +59,7 @@ def carried_windows(valid: Windows, modality: str, *, seed: int, most: int = MAX
 
 
 def carried_tensors(carried: CarriedWindows) -> dict[str, Tensor]:
-    """Return the stored tensors: windows, labels, groups, and presence of video frames."""
+    """Return the stored tensors."""
     tensors = {"windows": torch.from_numpy(frame_bytes(carried.windows)), "labels": torch.from_numpy(carried.labels)}
     if carried.groups is not None:
         tensors["groups"] = torch.from_numpy(carried.groups)
@@ -72,7 +69,7 @@ def carried_tensors(carried: CarriedWindows) -> dict[str, Tensor]:
 
 
 def carried_from(tensors: Mapping[str, Tensor], modality: ModalitySpec, task: TaskSpec, path: Path) -> CarriedWindows:
-    """Return a file's windows. Raise CheckpointError unless they are as `carried_tensors` returns."""
+    """Return a file's windows. Raise CheckpointError for other tensors."""
     windows, labels = tensors.get("windows", torch.empty(0)), tensors.get("labels", torch.empty(0))
     shape = (len(windows), *modality.shape)
     dtype, several = label_dtype(task.kind), task.kind == "multi_label"

@@ -28,7 +28,7 @@ class TensorContent:
 
 
 def read_start(path: Path) -> bytes:
-    """Return the first bytes of a checkpoint, the length of its header; CheckpointError for one that is too long."""
+    """Return the bytes that hold the header's length. Raise CheckpointError if it is too long."""
     start = read_first(path, LENGTH_BYTES, expected="a checkpoint of mmkd-edge")
     length = int.from_bytes(start, "little")
     if _MAX_HEADER_BYTES < length < path.stat().st_size:

@@ -1,4 +1,4 @@
-"""Limits of a checkpoint's claimed sizes, checked before a network is built: layers, and matrices in no file."""
+"""Limits of a checkpoint's claimed sizes, checked before a network is built."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmkd_models.networks.fronts.series import is_long
 
 _MAX_MODALITIES = 64
 _MAX_PIXELS = 1 << 14
-_MAX_CONSTANT_VALUES = 1 << 24  # limit of one matrix that a network computes
+_MAX_CONSTANT_VALUES = 1 << 24  # of one matrix that a network computes
 _MAX_SIZES = {"spectrum_bands": 1 << 12, "most_tokens": 1 << 14, "frame": 1 << 11, "feedforward_ratio": 64}
 
 

@@ -28,10 +28,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, kind: str, docum
 
 
 def _with_metadata(data: bytes, key: str, value: str) -> bytes:
-    """Add a metadata entry to a safetensors file; safetensors itself writes several in random order.
-
-    Format: header length in 8 bytes, JSON header, padded with spaces to a multiple of 8, tensors.
-    """
+    """Add a metadata entry to a safetensors file; safetensors itself writes several in random order."""
     start = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
     header = json.loads(data[LENGTH_BYTES:start])
     header["__metadata__"][key] = value

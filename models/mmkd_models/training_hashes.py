@@ -19,10 +19,7 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def training_hashes(train: Windows, modality: str, *, key: str) -> bytes:
-    """Hash the groups of these windows, and up to 1,024 windows, by one modality's values.
-
-    `key`, the SHA-256 of the training dataset, changes the hashes of names.
-    """
+    """Hash the groups, and up to 1,024 windows by one modality's values; `key` is the SHA-256 of the dataset."""
     rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), _MAX_WINDOWS)).round().astype(np.int64))
     windows = _window_hashes(train.subset(rows), modality, key=key)
     groups = _group_hashes(train, key=key)[1] if train.has_groups else np.zeros(0, dtype=np.uint64)

@@ -1,7 +1,6 @@
 """Three verbs for notebooks and scripts, as `import mmkd_models as mm` offers them.
 
-`mm.dataset` makes a dataset, `mm.Teacher().fit` teaches on all sensors, `mm.distill` makes a student of one. What they
-train is what `mmkd-train` and `mmkd-distill` train with the same options.
+They train what `mmkd-train` and `mmkd-distill` train with the same options.
 """
 
 from __future__ import annotations
@@ -50,8 +49,6 @@ Given = Dataset | Windows | npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
 
 
 class _Trained:
-    """What a trained teacher and a trained student do alike."""
-
     checkpoint: Any
 
     def predict_proba(self, data: Given, *, split: SplitName = "test") -> npt.NDArray[np.float64]:
@@ -101,7 +98,6 @@ class _Trained:
         return (checkpoint.modality,) if isinstance(checkpoint, StudentCheckpoint) else checkpoint.modalities
 
     def _windows(self, data: Given, split: SplitName) -> tuple[Windows | dict[str, Any], str | None]:
-        """Return windows of its sensors, or arrays by sensor, and the name of a student's sensor."""
         sensors, is_student = self._sensors, isinstance(self.checkpoint, StudentCheckpoint)
         name = sensors[0].name if is_student else None
         windows = data.split(split) if isinstance(data, Dataset) else data
@@ -315,7 +311,6 @@ def _shown(title: str, progress: bool) -> Any:
 
 
 def _table(title: str, figure: str, rows: Sequence[tuple[str, float]]) -> str:
-    """A table for notebooks, with a bar of each figure from 0 to 1."""
     lines = "".join(
         f"<tr><td>{escape(name)}</td><td>{value:.3f}</td>"
         f'<td><meter min="0" max="1" value="{min(max(value, 0.0), 1.0):.3f}">{value:.3f}</meter></td></tr>'

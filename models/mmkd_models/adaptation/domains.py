@@ -1,4 +1,4 @@
-"""Windows of the new and the old domain, and classes: none is answered before it is learnt, or after it is gone."""
+"""The windows of the new and the old domain, and classes that come and go."""
 
 from __future__ import annotations
 
@@ -46,10 +46,7 @@ def new_domain(student: StudentCheckpoint, dataset: Dataset, names: tuple[str, .
 
 
 def old_domain(student: StudentCheckpoint, dataset: Dataset | None) -> Domain:
-    """Return a dataset's labelled training and validation split, or the halves of the carried windows.
-
-    Labels are matched by name. Raises UsageError for unfit or too few windows.
-    """
+    """Return a dataset's labelled splits, or halves of the carried windows. Raise UsageError if unfit or too few."""
     name = student.modality.name
     if dataset is not None:
         where = f"--old {dataset.path}"
@@ -99,7 +96,7 @@ def _carried_windows(student: StudentCheckpoint) -> Windows:
 
 
 def few_labels(windows: Windows, count: int, *, seed: int) -> NDArray[np.int64]:
-    """Draw at most `count` labelled rows per class, ascending. Raise UsageError for a class with under two."""
+    """Draw at most `count` labelled rows per class, ascending."""
     if count < 2:
         raise UsageError(f"--labels {count}: expected at least 2 of each class, since half of them judge; label more")
     rng = np.random.default_rng([seed, count])
@@ -127,7 +124,7 @@ def unlearnt(student: StudentCheckpoint) -> NDArray[np.bool_]:
 
 
 def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoint:
-    """Return the student with a task's classes, in order. Raise UsageError if none is left, or for other tasks."""
+    """Return the student with a task's classes, in order."""
     if task == student.task:
         return student
     known = [name for name in task.labels if name in student.task.labels]

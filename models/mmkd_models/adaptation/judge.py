@@ -34,16 +34,14 @@ _VANISHED = 0.1  # of that fraction
 class AdaptationJudge:
     """Windows and limits that judge adapted students."""
 
-    new: Windows  # held-out windows of the new domain
-    # (N, K) probabilities that count as right there: labels, or a teacher's; None without both
-    reference: Floats | None
-    # (M,) of the old windows, mean 1: how much more likely each is among new ones; without a reference
-    weights: Floats | None
+    new: Windows  # held out
+    reference: Floats | None  # (N, K) probabilities that count as right: labels' or a teacher's; None without both
+    weights: Floats | None  # (M,) how much likelier old windows are among new ones, mean 1; without a reference
     estimated_by: EstimateKind
-    old: Windows  # held-out labelled windows of the old domain
+    old: Windows  # held out, labelled
     metric: AnyMetric
-    max_forget: float  # maximum loss on the old domain, points
-    methods: int  # number tried, of which the best wins
+    max_forget: float  # points on the old domain
+    methods: int  # tried
 
     @property
     def bonferroni_z(self) -> float:
@@ -60,9 +58,7 @@ class AdaptationJudge:
 class StudentScores:
     """A student's answers on the judging windows."""
 
-    # (N,) of each new window to the reference, 1 at most; without one (M,) of each old window to its label, times
-    # its weight
-    closeness: Floats
+    closeness: Floats  # (N,) to the reference, at most 1; without one (M,), of old windows to labels, times weights
     answers: NDArray[np.int64]  # (N,) class of each new window
     old_logits: NDArray[np.float32]  # (M, K)
     old_score: float

@@ -37,10 +37,10 @@ AdaptationMethod = Literal["statistics", "teacher", "labels"]
 """Mean and spread of the new windows; a teacher's answers; labels of some windows."""
 
 _PENALTIES = (1e1, 1e2, 1e3, 1e4, 1e5)
-_BLOCKS, _PARTS = 20, 4  # twenty blocks of neighbouring windows, of which each fourth is left out at a time
+_BLOCKS, _PARTS = 20, 4  # blocks of neighbours, of which each fourth is left out at a time
 
 ADAPT_TRAIN = TrainConfig(steps=200, learning_rate=5e-4, eval_every=50)
-"""Training of a student with a transformer: short and gentle, since it starts from a trained student."""
+"""Short and gentle: it starts with a trained student."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class AdaptationTask:
     labels: int  # labels of each class to use; 0 uses none
     train: TrainConfig
     max_forget: float
-    run_dir: Path | None = None  # folder of resume states; None stores none
+    run_dir: Path | None = None
     resume: bool = False
     on_step: OnStep | None = None
 
@@ -128,8 +128,7 @@ def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats
     weights = class_weights(student.task.kind, targets) * each
     weights *= len(weights) / weights.sum()
     before = np.concatenate([logits_of(network, windows, modality=name) for windows, _ in parts]).astype(np.float64)
-    # Logits are scores divided by a temperature, the factor between the two. The logits of a new class are one number
-    # far below all others, and do not count.
+    # A temperature is the factor between scores and logits. Logits of a new class, far below others, do not count.
     known = ~unlearnt(student)
     logits, scores = before[:, known], targets[:, known]
     heat = float((weights[:, None] * logits * scores).sum() / (weights[:, None] * logits * logits).sum())
@@ -143,7 +142,6 @@ def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats
 
 
 def _parts(windows: Windows) -> NDArray[np.int64]:
-    """(N,) part of each window, by group if there are enough."""
     if windows.group_count >= _PARTS:
         return np.unique(windows.groups, return_inverse=True)[1] % _PARTS
     return np.arange(len(windows)) * _BLOCKS // max(len(windows), 1) % _PARTS

@@ -1,4 +1,4 @@
-"""An adaptation: every method is tried and judged, and the best that passes the gate is the result."""
+"""Try and judge every method of adaptation."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def main() -> NoReturn:
 
 
 def run_adapt(arguments: Sequence[str]) -> None:
-    """Run `mmkd-adapt` with these arguments."""
+    """Run `mmkd-adapt`."""
     epilog = "Example: mmkd-adapt student.ckpt newsite --teacher teacher.ckpt -o adapted.ckpt"
     run_line("mmkd-adapt", arguments, [Command(function=adapt, epilog=epilog)])
 

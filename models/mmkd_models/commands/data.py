@@ -42,7 +42,7 @@ def main() -> NoReturn:
 
 
 def run_data(arguments: Sequence[str]) -> None:
-    """Run `mmkd-data` with these arguments."""
+    """Run `mmkd-data`."""
     commands = (
         Command(function=recipe),
         Command(function=import_, name="import"),
@@ -164,7 +164,7 @@ def import_(
 
 
 def check_windows_file(file: Path) -> None:
-    """Raise UsageError, which tells how to draft a recipe, for a folder or a log."""
+    """Raise UsageError for a folder or a log."""
     from mmkd_models.data.importing.readers.formats import find_format
 
     folder = file if file.is_dir() else file.parent

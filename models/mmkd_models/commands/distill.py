@@ -50,7 +50,7 @@ def main() -> NoReturn:
 
 
 def run_distill(arguments: Sequence[str]) -> None:
-    """Run `mmkd-distill` with these arguments."""
+    """Run `mmkd-distill`."""
     run_line("mmkd-distill", arguments, [Command(function=distill, epilog=_EPILOG)])
 
 

@@ -54,7 +54,7 @@ def main() -> NoReturn:
 
 
 def run_evaluate(arguments: Sequence[str]) -> None:
-    """Run `mmkd-evaluate` with these arguments."""
+    """Run `mmkd-evaluate`."""
     sensors = next((word for word in arguments if word.partition("=")[0] == "--sensors"), None)
     if sensors is not None:
         from mmkd_export.commands.sensors import run_sensors

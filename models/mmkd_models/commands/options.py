@@ -109,7 +109,7 @@ class TrainingOptions:
 
 
 def refuse_without_effect(context: typer.Context, allowed: Sequence[str], what: str) -> None:
-    """Raise UsageError for an option of the line that is none of the parameters `allowed`."""
+    """Raise UsageError for an option of the line that is not `allowed`."""
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if parameter.name not in allowed and source is not None and source.name == "COMMANDLINE":
@@ -157,7 +157,7 @@ def chosen_metric(metric: str | None, kind: TaskKind) -> AnyMetric:
 def training_data(
     path: Path, options: TrainingOptions, *, modalities: Sequence[str] | None, normal: bool = False
 ) -> TrainingData:
-    """Return a dataset's split, or a grouped fold, with the visible labels; `normal` running alone may do."""
+    """Return a dataset's split, or a grouped fold, with the visible labels."""
     from mmkd_models.training.inputs import TrainingData, visible_labels
 
     labelled = _labelled(options)
@@ -180,7 +180,7 @@ def training_data(
 
 
 def same_windows(options: TrainingOptions) -> str:
-    """Return options that give another command the same windows and labels, so that it judges none its teacher saw."""
+    """Return options that show another command the same windows and labels."""
     words = [word for word in [label_option(_labelled(options))] if word]
     words += [] if options.fold is None else [f"--fold {options.fold}"]
     words += [] if options.seed == 0 else [f"--seed {options.seed}"]

@@ -79,7 +79,7 @@ def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, tracke
 
 
 def normal_rows(normal: Normal) -> dict[str, str]:
-    """Return what to expect of a student of normal running on a machine that it has not seen."""
+    """Return what to expect of normal running on an unseen machine."""
     who = "machine" if normal.groups else "recording"
     above = f"{normal.groups_above:.0%} of {who}s above {2 * normal.level:.0%}"
     rows = {

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _MEGABYTE = 1e6
 _MAX_NAMED = 3
 _PATTERN = re.compile(r"[*?{}]")
-_LIKE = 0.7  # similarity of two names, as difflib measures it, from which on one may be a typo
+_LIKE = 0.7  # similarity (difflib) from which a name may be a typo
 
 
 def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), max_gb: float | None = None) -> list[str]:
@@ -55,7 +55,7 @@ def run_recipe(file: Path, out: Path | None, *, outside: Sequence[Path] = (), ma
 
 
 def clock_lines(report: RecipeReport) -> list[str]:
-    """Describe each sensor: files, rate, jitter, drift, gaps and the worst recording."""
+    """Describe the clock and the losses of each sensor."""
     lines, lost = list[str](), list[str]()
     for sensor in report.sensors:
         clocks = [clock for clock in report.clocks if clock.sensor == sensor.name]

@@ -60,7 +60,7 @@ def main() -> NoReturn:
 
 
 def run_study(arguments: Sequence[str]) -> None:
-    """Run `mmkd-study` with these arguments."""
+    """Run `mmkd-study`."""
     run_line("mmkd-study", arguments, [Command(function=study_command, epilog=_EPILOG)])
 
 
@@ -172,7 +172,7 @@ def _record_run(tracker: Tracker, run: Run) -> None:
     if result is None or not tracker.begin(run.title):
         return
     params = msgspec.to_builtins(result)
-    del params["conditions"]  # those of the study
+    del params["conditions"]
     tracker.record(run=run.title, params=params, metrics={"valid/score": result.score}, tags={"error": result.reason})
     if (run.path / STUDENT_CHECKPOINT).exists():
         tracker.record_curve(read_student(run.path / STUDENT_CHECKPOINT).facts.curve, run=run.title)

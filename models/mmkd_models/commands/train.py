@@ -57,7 +57,7 @@ def main() -> NoReturn:
 
 
 def run_train(arguments: Sequence[str]) -> None:
-    """Run `mmkd-train` with these arguments."""
+    """Run `mmkd-train`."""
     commands = (
         Command(function=teacher, epilog="Example: mmkd-train teacher mydata -o teacher.ckpt"),
         Command(function=student, epilog="Example: mmkd-train student mydata --modality acc -o baseline.ckpt"),

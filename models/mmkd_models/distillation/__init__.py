@@ -1,1 +1,1 @@
-"""How a student learns from teachers: recipes, methods by name, and the learners."""
+"""How a student learns from teachers."""

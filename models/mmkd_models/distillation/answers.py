@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _KIND = "answers"
 _DIGITS = 16
 
-BLOCKS = 4  # number of files, of consecutive steps, that different processes can write at the same time
+BLOCKS = 4  # files of consecutive steps, written side by side
 
 
 @torch.no_grad()

@@ -47,13 +47,11 @@ class SupervisedLearner(nn.Module):
 
 
 class DistillLearner(nn.Module):
-    """Teachers and student see the same batch; the recipe says what the student learns from it.
+    """Trains a student by a recipe, on the batches that its teachers see. Raises UsageError if they do not fit.
 
     Teachers, in the recipe's order, are frozen and no submodules, so no checkpoint contains them. Your own networks
     work if `student(values, present, taps=...)` returns a `StudentOutput` and `teacher(inputs, taps=...)` a
     `TeacherOutput`, shown by an `example` input.
-
-    Raises UsageError if the recipe does not fit the networks.
     """
 
     def __init__(
@@ -92,7 +90,6 @@ class DistillLearner(nn.Module):
             self._check_fit(term, pairs, example)
 
     def _check_fit(self, term: Term, pairs: Sequence[Pair], example: Inputs) -> None:
-        """Raise UsageError if a term cannot compare these networks."""
         own, counts = pairs[0].student.logits, [pair.teacher.logits.shape[-1] for pair in pairs]
         if isinstance(term, OutputTerm) and any(count != own.shape[-1] for count in counts):
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Recipes: which losses teach a student, from a JSON file, the command line, or by name."""
+"""Recipes: which losses teach a student."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def check_terms(recipe: Recipe, *, kind: TaskKind = "classification") -> None:
 
 
 def chosen_recipe(default: Recipe, *, file: Path | None, terms: Sequence[str]) -> Recipe:
-    """Return a file's or terms' recipe, else the default. Raise UsageError for both, or invalid ones."""
+    """Return the recipe of a file or of terms, else the default."""
     if file is not None and terms:
         raise UsageError(f"--recipe {file}: expected a recipe or --term, got both; write the terms into the file")
     if file is not None:
@@ -80,7 +80,7 @@ def chosen_recipe(default: Recipe, *, file: Path | None, terms: Sequence[str]) -
 
 
 def recipe_from_file(path: Path) -> Recipe:
-    """Read a JSON recipe. Raise UsageError for a missing or invalid file."""
+    """Read a JSON recipe."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Recipe)
     except OSError as error:
@@ -90,7 +90,7 @@ def recipe_from_file(path: Path) -> Recipe:
 
 
 def term_from_text(text: str) -> Term:
-    """Parse a short form. Raise UsageError, which repeats the text, if invalid.
+    """Parse a term's short form.
 
     Example:
         >>> term_from_text("dist,weight=2,gamma=0.5")
@@ -113,7 +113,7 @@ def term_from_text(text: str) -> Term:
 
 
 def terms_text() -> str:
-    """Return the help of the short form: every kind of term and its options."""
+    """Return the help of the short form."""
     lines = []
     for kind, term in _KINDS.items():
         defaults, types = term(), get_type_hints(term)
@@ -193,13 +193,13 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def shipped_methods() -> tuple[Method, ...]:
-    """Return labels only, distillation of each kind and level, and combinations with outputs."""
+    """Return labels only, and each shipped distillation."""
     taught = (Method(name=name, recipe=Recipe(terms=terms)) for name, terms in _TERMS.items())
     return (Method(name=NONE, recipe=None), *taught)
 
 
 def taught_by(name: str) -> Recipe:
-    """Return a shipped method's recipe. Raise UsageError for an unknown name."""
+    """Return a shipped method's recipe."""
     return Recipe(terms=_TERMS[choice(name, tuple(_TERMS), option="--method")])
 
 
@@ -210,10 +210,7 @@ def default_recipe(task: TaskSpec) -> Recipe:
 
 
 def chosen_methods(names: Sequence[str] | None, recipes: Sequence[str]) -> tuple[Method, ...]:
-    """Return labels only and a study's methods: `names`, else all, and `recipes`, each `NAME=FILE.json`.
-
-    Raises UsageError for an unknown method or an invalid file.
-    """
+    """Return labels only and a study's methods: `names`, else all, and `recipes`, each `NAME=FILE.json`."""
     own = []
     for text in recipes:
         name, mark, file = text.partition("=")

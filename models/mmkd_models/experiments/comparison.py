@@ -182,7 +182,7 @@ class Comparison:
         return self.folder.teacher_folder(self.teacher, seed) / TEACHER_CHECKPOINT
 
     def baseline_path(self, modality: str, seed: int) -> Path:
-        """Return the labels-only checkpoint. Raise UsageError if not trained."""
+        """Return the labels-only checkpoint."""
         return best_baseline(self.folders[modality], self.entry(_TAUGHT), seed)
 
     def student_path(self, modality: str, seed: int) -> Path:
@@ -221,7 +221,7 @@ class Comparison:
 def compare(
     comparison: Comparison, seeds: Sequence[int], workers: Workers, *, progress: Progress | None = None
 ) -> list[FoldResult]:
-    """Make the missing runs, and return the folds. Raise UsageError if a training is impossible."""
+    """Make the missing runs, and return the folds."""
     progress, phases = progress or Progress(), comparison.phases(seeds)
     progress.expect(phases)
     for phase in phases:

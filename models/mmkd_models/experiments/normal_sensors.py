@@ -23,7 +23,7 @@ from mmkd_models.training.closed_form import Ridge, fit_ridge
 from mmkd_models.training.normal import RATE, NormalModel, fit_normal_model
 from mmkd_report.schema.judging import MonitorRow, NormalSensorRow, NormalSensorsDocument
 
-_COMPONENTS = 16  # of a sensor's features, which the others predict
+_COMPONENTS = 16  # of a sensor's features
 _MOST = 400  # windows that a fault breaks
 _LEAST = 1e-12
 
@@ -40,21 +40,17 @@ class _Predictors:
         self.train = train
 
     def codes(self, name: str, features: Features) -> Floats:
-        """Return the whitened components (N, K) of a sensor."""
         return np.asarray(features[name] @ self.axes[name] / self.std[name])
 
     def fit(self, name: str, others: Sequence[str]) -> Ridge:
-        """Fit the ridge of one sensor from others."""
         count = len(self.train[name])
         return fit_ridge(_joined(self.train, others), self.codes(name, self.train), np.ones(count))
 
     def errors(self, name: str, others: Sequence[str], ridge: Ridge, features: Features) -> Floats:
-        """Return the mean squared error (N,) of a sensor's components."""
         apart = self.codes(name, features) - ridge.scores(_joined(features, others))
         return np.asarray(np.square(apart).mean(axis=1))
 
     def explained(self, name: str, others: Sequence[str], ridge: Ridge, features: Features) -> float:
-        """Return the fraction of a sensor's movement on these windows that others predict, at least 0."""
         codes = self.codes(name, features)
         whole = float(np.square(codes - codes.mean(axis=0)).mean())
         return max(0.0, 1.0 - float(self.errors(name, others, ridge, features).mean()) / max(whole, _LEAST))
@@ -65,7 +61,7 @@ def _joined(features: Features, names: Sequence[str]) -> Floats:
 
 
 def judge_normal_sensors(dataset: Dataset, *, seed: int, on_part: Callable[[str], None]) -> NormalSensorsDocument:
-    """Compare the sensors of a dataset of normal running. Raise UsageError for one sensor, or few windows."""
+    """Compare the sensors of a dataset of normal running."""
     names = [modality.name for modality in dataset.spec.modalities]
     if len(names) < 2:
         raise UsageError(
@@ -121,10 +117,7 @@ def judge_normal_sensors(dataset: Dataset, *, seed: int, on_part: Callable[[str]
 
 
 def _reactions(held: Windows, train: Windows, name: str, model: NormalModel, *, seed: int) -> dict[str, float]:
-    """Return by synthetic fault, at full severity, the AUROC of broken windows against the same ones intact.
-
-    Faults that leave no sample are left out.
-    """
+    """AUROC of broken against the same intact windows, by synthetic fault at full severity."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(held))[:_MOST])
     intact = held.subset(rows).with_modalities([name])
     clean, sensors = model.parts(model.inputs(intact, name))[:, 0], sensors_of(train, [name])
@@ -139,7 +132,6 @@ def _reactions(held: Windows, train: Windows, name: str, model: NormalModel, *, 
 
 
 def _figures(held: Floats, valid: Windows, scores: Floats, judging: Windows, faulty: NDArray[np.bool_]) -> MonitorRow:
-    """Return the alarms of a score at the threshold of validation windows."""
     alarms = scores >= threshold(held, RATE)
     rates = alarm_rates(held, valid.groups, RATE)
     return MonitorRow(

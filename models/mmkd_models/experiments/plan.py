@@ -1,4 +1,4 @@
-"""What an experiment combines, and its folder: runs, the windows of its folds, and results.
+"""What an experiment combines, and its folder.
 
 The folder of a run has a name that follows from everything that decides its result, so processes and hosts agree. A run
 is finished when its `result.json` exists, after the checkpoint. Whoever makes it locks its folder.
@@ -63,7 +63,7 @@ class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def teachers_from_text(texts: Sequence[str], dataset: Dataset) -> tuple[TeacherChoice, ...]:
-    """Parse `small`, `gyro:tiny`, `acc+gyro:small,committee`. Raise UsageError for an unknown part."""
+    """Parse `small`, `gyro:tiny`, `acc+gyro:small,committee`."""
     teachers = []
     for text in texts:
         name, *settings = text.split(",")
@@ -227,9 +227,6 @@ def short_hash(value: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:_DIGITS]
 
 
-# --- the folder -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class FoldData:
     """Windows of a fold; no training sees `truth`, all training labels."""
@@ -240,7 +237,7 @@ class FoldData:
 
 
 def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled, left_out: LeftOutDomains | None = None) -> FoldData:
-    """Return fold `seed`, which also chooses visible labels. Raise UsageError for a missing fold."""
+    """Return fold `seed`, which also chooses visible labels."""
     windows = dataset.everything()
     if left_out is None:
         number: int | msgspec.UnsetType = seed
@@ -296,7 +293,7 @@ class Folder:
         return self.out / "rivals" / f"{own.modality}-{rival}-seed{seed}-{short_hash(decides)}"
 
     def fold(self, seed: int) -> FoldData:
-        """Return a seed's windows; errors as `fold_data`."""
+        """Return a seed's windows."""
         own = self.conditions
         return fold_data(self.dataset, seed=seed, labelled=own.labelled, left_out=own.left_out)
 

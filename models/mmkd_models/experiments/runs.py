@@ -249,7 +249,7 @@ def _train_student(
 
 
 def best_baseline(folder: plan.Folder, entry: plan.Entry, seed: int) -> Path:
-    """Return the best-validated labels-only checkpoint of the entry's size. Raise UsageError without one."""
+    """Return the best-validated labels-only checkpoint of the entry's size."""
     baseline = plan.Entry(student=entry.student, method=NONE, teacher=None)
     result = chosen_trials(folder, baseline, [seed]).get(seed)
     if result is None or result.trial is None:
@@ -400,10 +400,7 @@ def grid_phases(
     rivals: Sequence[RivalName],
     ask_before: bool = False,
 ) -> tuple[list[Run], ...]:
-    """Return the phases of a grid; runs of a phase can be made side by side.
-
-    With `ask_before` teachers answer their students' batches once, if recipes use outputs alone.
-    """
+    """Return the phases of a grid; with `ask_before` one stores the teachers' answers to their students' batches."""
     trials = [plan.Trial(candidate=candidate, seed=seed) for candidate in chosen for seed in seeds]
     baselines = [trial for trial in trials if trial.candidate.entry.teacher is None]
     taught = [trial for trial in trials if trial.candidate.entry.teacher is not None]

@@ -1,4 +1,4 @@
-"""Which sensor is enough: a comparison's first fold, faults, costs, and the table; and one student of two sensors."""
+"""Which sensor is enough, and one student of two sensors."""
 
 from __future__ import annotations
 
@@ -172,11 +172,8 @@ def _row(
     )
 
 
-# --- two sensors together ---------------------------------------------------------------------------------------------
-
-
 def pair_comparison(comparison: Comparison) -> Comparison:
-    """Return a comparison of every two sensors that can be joined. Raise UsageError if there are none."""
+    """Return a comparison of every two sensors that can be joined."""
     names, reasons = list[str](), list[str]()
     for pair in combinations(comparison.config.modalities, 2):
         try:

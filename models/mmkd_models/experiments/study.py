@@ -50,7 +50,7 @@ from mmkd_report.schema.study import (
 STUDY_FILE = "study.json"
 _SEARCH_TIME = 0.5  # of the budget; the rest trains finalists
 MeasureLatency = Callable[[Path, Path], PairLatency]
-"""From a student's and a teacher's checkpoint to the latencies of both as they are exported, on this machine."""
+"""From a student's and a teacher's checkpoint to the latencies of both, exported, on this machine."""
 
 
 class StudyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,7 +104,7 @@ class PreparedStudy:
 def prepare_study(
     dataset: Dataset, options: StudyOptions, *, out: Path, measure_latency: MeasureLatency | None = None
 ) -> PreparedStudy:
-    """Check options and folder, and find possible sizes and methods; errors as `study`."""
+    """Check options and folder, and find possible sizes and methods."""
     began_s = time.time()
     _check_study(dataset, options)
     check_folder(out)
@@ -159,7 +159,7 @@ def _check_study(dataset: Dataset, options: StudyOptions) -> None:
     for train in (conditions.teacher_train, conditions.student_train):
         check_metric(train.metric, dataset.spec.task.kind)
     for names in ((conditions.modality,), *(teacher.modalities for teacher in options.space.teachers)):
-        windows.with_modalities(names)  # refuses a name that is unknown
+        windows.with_modalities(names)  # refuses unknown names
     check_seeds(windows, options.seeds)
     refuse_shared_samples(windows)
     for seed in range(options.seeds):
@@ -175,7 +175,6 @@ def _check_study(dataset: Dataset, options: StudyOptions) -> None:
 def _student_sizes(
     folder: plan.Folder, options: StudyOptions, measure_latency: MeasureLatency | None
 ) -> tuple[StudentSize, ...]:
-    """Return each size's costs, measured once, and the limit it breaks. Raise PerformanceError if all break one."""
     sizes = []
     for preset in options.space.students:
         parameters = sum(parameter.numel() for parameter in _student(folder, preset).parameters())
@@ -263,7 +262,7 @@ def write_document(out: Path, document: StudyDocument) -> None:
 
 
 def run_study(prepared: PreparedStudy, *, progress: runs.Progress | None = None) -> None:
-    """Train the missing runs within the budget; errors as `study`."""
+    """Train the missing runs within the budget."""
     options, folder, progress = prepared.options, prepared.folder, progress or runs.Progress()
     with Workers(options.workers, executor=options.executor) as workers:
         if options.grid:

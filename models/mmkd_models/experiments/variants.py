@@ -49,7 +49,7 @@ class Variation:
     spec: DatasetSpec
 
     def variant(self, parts: Mapping[str, str]) -> ModalitySpec:
-        """Return a variant. Raise UsageError if the sensor cannot be derived so."""
+        """Return a variant of these parts."""
         ranges = self.factors.get("range", ())
         needs_range = "bits" in parts and "range" not in parts and self.sensor.range is None and bool(ranges)
         parts = {**parts, "range": ranges[0]} if needs_range else parts
@@ -82,7 +82,7 @@ class Variation:
 
 
 def parse_variations(texts: Sequence[str], spec: DatasetSpec) -> list[Variation]:
-    """Parse `acc:rate=100,50`, several for a sensor. Raise UsageError for what a sensor cannot be."""
+    """Parse `acc:rate=100,50`, several for a sensor."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for text in texts:
         name, _, rest = text.partition(":")

@@ -22,10 +22,8 @@ def edam_loss(
 ) -> Tensor:
     """Return KL(A_T || A_S) of maps, mean over valid rows and then over the batch.
 
-    Args:
-        student_map: (B, H, L, L), averaged over heads.
-        teacher_map: (B, L, L) of `aligned_map`, without gradient.
-        valid_rows: (B, L) 1 for query rows that count.
+    The student's map (B, H, L, L) is averaged over heads, the teacher's (B, L, L) is of `aligned_map`, and
+    `valid_rows` (B, L) are 1 for query rows that count.
     """
     target, own = teacher_map.detach().float(), student_map.float().mean(1)
     rows = (target * (target.clamp(min=EPSILON).log() - own.clamp(min=EPSILON).log())).sum(-1)  # (B, L)

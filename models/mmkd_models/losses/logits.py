@@ -3,7 +3,7 @@
 Several labels are K binary problems: Yang et al., "Multi-Label Knowledge Distillation", ICCV 2023, section 3.2.
 
 DKD, decoupled knowledge distillation: Zhao et al., CVPR 2022, section 3. KL = TCKD + (1 - p_target) NCKD, and DKD =
-alpha TCKD + beta NCKD, both times T^2 as in the authors' code, which subtracts 1000 from the target's logit besides.
+alpha TCKD + beta NCKD, both times T^2 as in the authors' code.
 
 DIST: the student's probabilities correlate with the teacher's (Huang et al., "Knowledge Distillation from A Stronger
 Teacher", NeurIPS 2022, section 4): beta (1 - rho) of windows (rows) plus gamma (1 - rho) of classes (columns), rho

@@ -1,4 +1,4 @@
-"""A recipe's terms: weight over time, options, the layers that a term compares, and their tokens at the same times."""
+"""A recipe's terms, and the layers that they compare."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def training_goal(windows: Windows) -> Goal:
 
 
 def target_scale(windows: Windows) -> tuple[float, float]:
-    """Return mean and std of a regression's labelled targets. Raise UsageError for under two."""
+    """Return mean and std of a regression's labelled targets."""
     known = windows.labels[windows.labelled].astype(np.float64)
     if len(np.unique(known)) < 2:
         raise UsageError(
@@ -99,10 +99,7 @@ class TrainingStep:
 
 
 class LossTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A term of a recipe: a subclass with a `tag` and `loss(step, head)`, in the union of `distillation/recipe.py`.
-
-    The types of options contain their limits.
-    """
+    """A term of a recipe: a subclass with a `tag` and `loss(step, head)`, in the union of `distillation/recipe.py`."""
 
     weight: Weight = constant(1.0)
     needs_classes: ClassVar[bool] = False
@@ -144,7 +141,7 @@ class LayerTerm(InnerTerm, frozen=True, kw_only=True):
     def tied(
         self, student: Sequence[_StudentLayer], teacher: Sequence[_TeacherLayer]
     ) -> list[tuple[_StudentLayer, _TeacherLayer]]:
-        """Return what the tied layers returned. Raise UsageError for layers that are not there."""
+        """Return the outputs of the tied layers."""
         counts = len(student), len(teacher)
         pairs = layer_pairs(self.layers, student=counts[0], teacher=counts[1]) if min(counts) else []
         if not pairs or any(not -n <= layer < n for pair in pairs for layer, n in zip(pair, counts, strict=True)):

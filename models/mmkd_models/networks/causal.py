@@ -26,7 +26,7 @@ FORBIDDEN = 3 * MASKED
 
 _KERNEL = 5
 _BANDS_OF_MANY = 4  # filters of every log-mel
-_HISTORY = 0.5  # fraction of the training batches whose windows follow another window, as in a stream
+_HISTORY = 0.5  # fraction of batches whose windows follow others, as in a stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class CausalEncoder(nn.Module):
         return self.front if isinstance(self.front, CausalFront) else self.front.inner
 
     def forward(self, values: Tensor, present: Tensor, *, taps: bool = False) -> Tokens:
-        """Encode windows; half of the training batches follow others, as in a stream."""
+        """Encode windows."""
         values, present = self.padded(values), self.padded(present)
         if self.training and float(torch.rand(())) < _HISTORY:
             values, present = (torch.cat([x.roll(1, 0), x], dim=1) for x in (values, present))

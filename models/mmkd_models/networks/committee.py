@@ -16,7 +16,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.networks.config import ConvolutionsConfig, MemberKind
 from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput
 
-_MIN_PROBABILITY = 1e-12  # a probability whose logarithm is finite in float64 and whose weight in a mean is nothing
+_MIN_PROBABILITY = 1e-12  # its logarithm is finite, its weight in a mean nothing
 
 
 class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,12 +26,11 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     seed: int
     temperature: float  # calibrates its logits; 1 for a regression
     weight: float  # in the mean of probabilities; 0 if no better than a constant
-    score: float  # on validation, by the metric of the checkpoint
+    score: float  # on validation
     log_likelihood: float  # mean of calibrated validation answers, in nats
     features: dict[str, ConvolutionsConfig] | msgspec.UnsetType = msgspec.UNSET  # of convolutions, by modality
-    # (K,) added to its logits before the temperature, for unequal class frequencies; not of a transformer
-    bias: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
-    modality: str | msgspec.UnsetType = msgspec.UNSET  # the only one that it reads; unset for all
+    bias: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET  # (K,) added to logits before the temperature
+    modality: str | msgspec.UnsetType = msgspec.UNSET  # unset for all
 
     @property
     def named(self) -> str:

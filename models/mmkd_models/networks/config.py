@@ -35,19 +35,17 @@ PRESET_POSITIONS = {"tiny": 100}
 
 
 class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Size of a modality's encoder. Raises ValueError for impossible sizes."""
+    """Size of a modality's encoder."""
 
     width: int  # D, a multiple of `heads`
     heads: int
     depth: int
-    feedforward_ratio: int = 2  # hidden width of the feed-forward layer divided by D
+    feedforward_ratio: int = 2  # hidden width divided by D
     spectrum_bands: int = 24
-    most_tokens: int = 32  # the stem halves the time axis until at most this many tokens are left
+    most_tokens: int = 32  # the stem halves time to at most this many
     dropout: float = 0.1
-    # samples of the longest frame of the spectrum; a window of more than four is long (`LongFrontEnd`)
-    frame: int = 256
-    # whether a short window is also seen about its own mean, in units of how much windows usually move: levels
-    # that differ between runs by a hundred times that would hide small movements
+    frame: int = 256  # samples of the spectrum's longest frame; a window of more than four is long (`LongFrontEnd`)
+    # whether a short window is also seen about its mean, in units of usual movement, which large levels would hide
     movement: bool = False
 
     def __post_init__(self) -> None:
@@ -57,7 +55,7 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ConvolutionGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Convolutional features of one dilation. Raises ValueError for impossible numbers."""
+    """Convolutional features of one dilation."""
 
     dilation: int  # samples between two weights of a kernel
     padded: bool  # whether kernels reach over the window's ends, reading the training mean
@@ -85,7 +83,7 @@ class ConvolutionsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
 
 class TreesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Sizes of a forest. Raises ValueError for impossible numbers."""
+    """Sizes of a forest."""
 
     trees: int
     nodes: int
@@ -97,7 +95,7 @@ class TreesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A student's members and sizes. Raises ValueError for other parts."""
+    """A student's members and sizes."""
 
     preset: str
     encoder: EncoderConfig  # used by a transformer alone
@@ -105,7 +103,7 @@ class StudentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     members: tuple[MemberKind, ...] = ("transformer",)  # in the order of MEMBERS
     convolutions: ConvolutionsConfig | None = None  # None before features are drawn
     trees: TreesConfig | None = None  # None before they are grown
-    components: int = 0  # of normal windows' features, whose residual is the score of a task `normal`
+    components: int = 0  # of normal windows' features, in a task `normal`
 
     def __post_init__(self) -> None:
         if not self.members or self.members != in_order(self.members):
@@ -127,9 +125,8 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     preset: str
     encoder: EncoderConfig
-    fusion_depth: int  # layers of cross-attention from each modality to the others
-    # probability in training that one modality of a window is hidden (never the last one)
-    modality_dropout: float = 0.2
+    fusion_depth: int  # layers of cross-attention
+    modality_dropout: float = 0.2  # probability that training hides a modality of a window, never the last one
 
 
 def choice(value: str, allowed: tuple[str, ...], *, option: str) -> Any:
@@ -140,7 +137,7 @@ def choice(value: str, allowed: tuple[str, ...], *, option: str) -> Any:
 
 
 def preset_named(name: str, *, option: str) -> Preset:
-    """Return the preset; UsageError names the command's `option`."""
+    """Return the preset of this name."""
     chosen: Preset = choice(name, get_args(Preset), option=option)
     return chosen
 
@@ -157,7 +154,7 @@ def named(members: Iterable[str]) -> str:
 
 
 def student_members(text: str, *, option: str = "--members", choose: bool = False) -> tuple[MemberKind, ...]:
-    """Return the members of an option, such as `transformer,trees`; UsageError for others or none to `choose`."""
+    """Return the members of an option, such as `transformer,trees`."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
         choice(name, MEMBERS, option=option)
@@ -172,7 +169,7 @@ def student_members(text: str, *, option: str = "--members", choose: bool = Fals
 def student_config(
     preset: Preset, *, causal: bool = False, members: tuple[MemberKind, ...] = ("transformer",)
 ) -> StudentConfig:
-    """Return a student of that size. Raise UsageError if its members cannot be causal."""
+    """Return a student of that size."""
     width, heads, depth = _STUDENTS[preset_named(preset, option="preset")]
     if causal and members != ("transformer",):
         raise UsageError(
@@ -184,7 +181,7 @@ def student_config(
 
 
 def teacher_config(preset: Preset) -> TeacherConfig:
-    """Return a teacher of that size; parameters grow with modalities."""
+    """Return a teacher of that size."""
     width, heads, depth, fusion_depth = _TEACHERS[preset_named(preset, option="preset")]
     encoder = EncoderConfig(width=width, heads=heads, depth=depth, movement=True)
     return TeacherConfig(preset=preset, encoder=encoder, fusion_depth=fusion_depth)

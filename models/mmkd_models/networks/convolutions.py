@@ -25,8 +25,8 @@ from mmkd_models.networks.config import MAX_POSITIONS, ConvolutionGroup, Convolu
 from mmkd_models.networks.fronts.as_series import series_view
 
 KERNELS = 84  # the ways to choose three of nine weights (paper, section 3.1)
-FEATURES = 2016  # 24 of each kernel. The paper takes 9,996; on our sets the difference is not significant
-_MAX_DILATIONS = 8  # dilations of a kernel. The paper takes up to 32; each is one more convolution for an engine
+FEATURES = 2016  # 24 of each kernel; the paper's 9,996 are not significantly better on our sets
+_MAX_DILATIONS = 8  # of a kernel; the paper takes up to 32, each one more convolution
 
 LENGTH = 9  # samples of a kernel
 _REACH = LENGTH // 2
@@ -174,12 +174,10 @@ def fit_convolutions(
     features: int = FEATURES,
     positions: int = MAX_POSITIONS,
 ) -> ConvolutionFeatures:
-    """Draw a modality's features from training windows, without labels.
+    """Draw a modality's features from training windows, without labels. Raise UsageError for short or no windows.
 
     Values (N, T, C) are raw, 0 where missing; `scale` is mean and standard deviation (C,). The number of `features` is
     rounded down to a multiple of 84; kernels read at most so many `positions`.
-
-    Raises UsageError for windows shorter than a kernel, no windows, or fewer than 84 features.
     """
     samples = series_view(modality).spec.samples
     if not fits_kernels(modality) or len(values) == 0 or features < KERNELS:
@@ -257,7 +255,7 @@ def as_series(
 def apply_convolutions(
     network: ConvolutionFeatures, values: NDArray[Any], present: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """(N, T, C), (N, T, C) -> (N, F) standardised features, computed in chunks."""
+    """(N, T, C), (N, T, C) -> (N, F) standardised features."""
     with torch.no_grad():
         parts = [network(*batch).numpy() for batch in _batches(network, values, present)]
     return np.concatenate(parts) if parts else np.zeros((0, network.config.features), dtype=np.float32)

@@ -19,7 +19,7 @@ from mmkd_models.networks.fronts.log_mel import LogMelFront
 from mmkd_models.networks.fronts.series import FrontEnd, LongFrontEnd, blocks_of, is_long
 from mmkd_models.networks.layers import EXTRA_TOKENS, MASKED, Dropout, Tokens, TransformerBlock
 
-_WIDE = 4  # halvings that the first convolution of a long window's stem makes at once, for speed
+_WIDE = 4  # halvings by a long window's first convolution, for speed
 
 Front = FrontEnd | LongFrontEnd | LogMelFront | FrameFront
 """Front-end of a windowed encoder. Each returns a series (B, `width`, `positions`) for the stem, and (B, `spectrum`)

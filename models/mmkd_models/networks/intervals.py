@@ -149,10 +149,7 @@ def fit_intervals(
     *,
     scale: tuple[NDArray[np.float32], NDArray[np.float32]],
 ) -> IntervalFeatures:
-    """Return the features of training windows with their mean and standard deviation.
-
-    Values (N, T, C) are raw, 0 where missing; `scale` is mean and standard deviation (C,).
-    """
+    """Measure mean and standard deviation of the features on training windows; arguments as `fit_convolutions`."""
     network = IntervalFeatures(modality).eval()
     _, _, mean, std = as_series(modality, values, present, scale)
     network.mean.copy_(mean)
@@ -170,7 +167,7 @@ def fit_intervals(
 def apply_intervals(
     network: IntervalFeatures, values: NDArray[Any], present: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """(N, T, C), (N, T, C) -> (N, F) raw features, computed in chunks."""
+    """(N, T, C), (N, T, C) -> (N, F) raw features."""
     with torch.no_grad():
         parts = [network(*batch).numpy() for batch in _batches(network, values, present)]
     return np.concatenate(parts) if parts else np.zeros((0, network.features), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Layers that teacher and student share: attention, dropout, pooling, and the output."""
+"""Layers that teacher and student share."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ class Tokens:
     """The output of an encoder."""
 
     values: Tensor  # (B, L + 2, D)
-    # (B, L + 2) additive attention score of each token as a key: 0, or `MASKED` if its samples are missing
-    bias: Tensor
+    bias: Tensor  # (B, L + 2) attention score added to each key: 0, or `MASKED` if its samples are missing
     hidden: tuple[Tensor, ...] = ()  # (B, L + 2, D) after each block; empty without taps, as `attention`
     attention: tuple[AttentionTap, ...] = ()
 

@@ -66,7 +66,7 @@ def member_from_state(
     task: TaskSpec,
     config: TeacherConfig,
 ) -> nn.Module:
-    """Return a member with its tensors; a transformer gets this configuration."""
+    """Return a member with its tensors."""
     modalities = _read_modalities(facts, modalities)
     match facts.kind:
         case "trees":
@@ -82,7 +82,7 @@ def member_from_state(
 def check_member(
     facts: MemberFacts, state: Mapping[str, Tensor], modalities: Sequence[ModalitySpec], task: TaskSpec, *, path: str
 ) -> None:
-    """Raise CheckpointError for impossible facts or tensors of convolutions or trees; no claim allocates memory."""
+    """Raise CheckpointError for impossible facts or tensors; no claim allocates memory."""
     modalities, configs = _read_modalities(facts, modalities), facts.features or {}
     names, fault = [modality.name for modality in modalities], None
     if facts.bias and (len(facts.bias) != len(task.labels) or not all(map(math.isfinite, facts.bias))):

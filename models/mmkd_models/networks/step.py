@@ -23,7 +23,7 @@ class StepStudent(nn.Module):
     """One step of a causal student.
 
     The newest block replaces the oldest slot: sums ignore the order, attention gets each key's age. Arguments as in
-    `ExportStudent`; raises ValueError if the student is not causal.
+    `ExportStudent`, errors as in `causal_encoder`.
     """
 
     places: Tensor
@@ -38,7 +38,7 @@ class StepStudent(nn.Module):
         self.novelty = None if seen is None else NoveltyScore(seen)
         places = torch.arange(self.encoder.length, dtype=torch.float32)[None]
         self.register_buffer("places", places, persistent=False)
-        # By age, the newest first; a block that is as old as the window is long is not seen any more.
+        # By age, the newest first; a block as old as the window is not seen.
         relative = self.encoder.relative.detach()
         self.register_buffer("codes", F.pad(relative.flip(-1), (0, 1), value=FORBIDDEN), persistent=False)
 
@@ -79,14 +79,10 @@ class StepStudent(nn.Module):
         return tuple(kept)
 
     def forward(self, values: Tensor, present: Tensor, slot: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """Answer after one more block of samples.
+        """Answer after one more block: raw values (1, S, C), 0 where missing, and presence.
 
-        Args:
-            values: (1, S, C) raw values, 0 where missing, and presence.
-            slot: (1, 1) the step's number, from 0, modulo the slots.
-            state: as in `state_shapes`.
-
-        Returns logits and probabilities (1, K), perhaps novelty (1, 1), and news of every state, all or one slot.
+        `slot` (1, 1) is the step's number from 0, modulo the slots; `state` is as in `state_shapes`. Returns logits and
+        probabilities (1, K), perhaps novelty (1, 1), and news of every state, all or one slot.
         """
         *cache, tokens = state
         newest: tuple[Tensor, ...] = ()
@@ -182,7 +178,7 @@ def causal_encoder(student: Student) -> CausalEncoder:
 def embeddings_along(student: Student, values: Tensor, present: Tensor) -> Tensor:
     """Return embeddings (B, N, D) after each block of S samples of a recording in one pass, as in a stream.
 
-    Memory grows with its square. Raises ValueError if the student is not causal.
+    Memory grows with its square.
     """
     encoder, pool = causal_encoder(student), student.pool
     along = encoder.along(encoder.padded(values), encoder.padded(present))

@@ -21,16 +21,14 @@ from mmkd_models.novelty import NoveltyScore, TrainingEmbeddings
 
 @dataclass(frozen=True, kw_only=True)
 class StudentOutput:
-    """Output of a student; yours may have the first two fields alone."""
+    """Output of a student; yours may have the first two fields alone. Layers are empty without taps."""
 
     logits: Tensor  # (B, K); of a regression (B, 1), the number in the target's unit
     embedding: Tensor  # (B, D)
-    hidden: tuple[Tensor, ...] = ()  # (B, L + 2, D) after each block; empty without taps
-    attention: tuple[Tensor, ...] = ()  # (B, H, L + 2, L + 2) of each block; empty without taps
-    # queries, keys and values (B, L + 2, D) of each block; empty without taps
-    projections: tuple[Projections, ...] = ()
-    # (B, L + 2) 1 for tokens with samples behind them, else 0; None without taps, or if all are
-    valid: Tensor | None = None
+    hidden: tuple[Tensor, ...] = ()  # (B, L + 2, D) after each block
+    attention: tuple[Tensor, ...] = ()  # (B, H, L + 2, L + 2) of each block
+    projections: tuple[Projections, ...] = ()  # (B, L + 2, D) each, of each block
+    valid: Tensor | None = None  # (B, L + 2) 1 for tokens with samples, else 0; None without taps or if all have
     raw: Tensor | None = None  # (B, K) logits; of a regression in standard deviations, of `normal` log scores
     features: Tensor | None = None  # (B, F) raw features of intervals, which trees read
 
@@ -39,8 +37,7 @@ class Student(nn.Module):
     """Members with one linear head on all their features, and trees, whose logits are added.
 
     Trees read the features of intervals, which are then part of the embedding. The answer to a task `normal` is the
-    residual of the features, times the exponential of the head, which is 0 without known faults. Raises ValueError for
-    convolutional features that were not drawn, or trees that were not grown.
+    residual of the features, times the exponential of the head, which is 0 without known faults.
     """
 
     pool: TokenPooling
@@ -124,9 +121,9 @@ class ExportStudent(nn.Module):
     """The exported graph: raw values and presence in; logits, probabilities and perhaps novelty out.
 
     A regression returns the number in training standard deviations and in the target's unit, a task `normal` the log
-    of the score and the score. The temperature changes
-    probabilities alone; novelty needs `seen` embeddings. With trees, whose operator torch lacks, the traced graph takes
-    their mean votes as a third input, and has the features that they read as another output.
+    of the score and the score. The temperature changes probabilities alone; novelty needs `seen` embeddings. With
+    trees, whose operator torch lacks, the traced graph takes their mean votes as a third input, and has the features
+    that they read as another output.
     """
 
     def __init__(self, student: Student, *, temperature: float = 1.0, seen: TrainingEmbeddings | None = None) -> None:

@@ -32,18 +32,14 @@ Inputs = Mapping[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherOutput:
-    """Output of a teacher; yours may have the first two fields alone."""
+    """Output of a teacher; yours may have the first two fields alone. Others, by modality, are empty without taps."""
 
     logits: Tensor  # (B, K); of a regression (B, 1), the number in the target's unit
-    embedding: Tensor  # (B, D) the fused representation
-    # per modality, (B, L + 2, D) after each encoder block and each fusion layer; empty without taps
-    hidden: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    # per modality and fusion layer, (B, H, Lq, sum of the other modalities' Lk); empty without taps
-    cross_attention: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    # per modality, queries, keys and values (B, L + 2, D) of the self-attention, as `hidden`
-    projections: dict[str, tuple[Projections, ...]] = field(default_factory=dict)
-    # per modality, (B, L + 2) 1 for tokens with samples behind them, else 0; empty without taps
-    valid: dict[str, Tensor] = field(default_factory=dict)
+    embedding: Tensor  # (B, D) fused
+    hidden: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)  # (B, L + 2, D) after each block and fusion
+    cross_attention: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)  # (B, H, Lq, sum of others' Lk)
+    projections: dict[str, tuple[Projections, ...]] = field(default_factory=dict)  # (B, L + 2, D), as `hidden`
+    valid: dict[str, Tensor] = field(default_factory=dict)  # (B, L + 2) 1 for tokens with samples, else 0
 
 
 class _CrossBlock(nn.Module):

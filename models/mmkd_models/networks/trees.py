@@ -34,8 +34,7 @@ class Forest(nn.Module):
     threshold: Tensor  # float32 (nodes,)
     left: Tensor  # int32 (nodes,), next node; at a leaf its row in `fractions`
     right: Tensor  # int32 (nodes,); 0 at a leaf
-    # float32 (leaves, K), the fraction of each class or label in the leaf; of a regression the mean (leaves, 1)
-    fractions: Tensor
+    fractions: Tensor  # float32 (leaves, K), of each class or label; of a regression the mean (leaves, 1)
 
     def __init__(self, arrays: Mapping[str, Tensor], *, kind: TaskKind) -> None:
         super().__init__()

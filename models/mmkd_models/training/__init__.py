@@ -1,1 +1,1 @@
-"""From windows to a checkpoint: loop, resuming, trainings, and validation's choices."""
+"""From windows to a checkpoint."""

@@ -68,18 +68,15 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     augment: AugmentConfig
     recipe: Recipe | None = None  # None for labels only
     curve: tuple[Validation, ...] = ()
-    # how far the head's bias corrects unequal class frequencies, 0 to 1; unset for 0 and unequal parts
-    prior_tau: float | msgspec.UnsetType = msgspec.UNSET
+    prior_tau: float | msgspec.UnsetType = msgspec.UNSET  # correction of class frequencies, 0 to 1; unset for 0
     group_reference: GroupReference | msgspec.UnsetType = msgspec.UNSET
-    # of the members that validation averaged, with the sum 1; 0 for a member that was left out
-    weights: dict[MemberKind, float] | msgspec.UnsetType = msgspec.UNSET
-    shipped: str | msgspec.UnsetType = msgspec.UNSET  # the best of `tried`, the students that validation compared
+    weights: dict[MemberKind, float] | msgspec.UnsetType = msgspec.UNSET  # of an average's members, with the sum 1
+    shipped: str | msgspec.UnsetType = msgspec.UNSET  # the best of `tried`
     tried: tuple[TriedStudent, ...] | msgspec.UnsetType = msgspec.UNSET
-    started_from: str | msgspec.UnsetType = msgspec.UNSET  # SHA-256 of the teacher whose weights it started with
-    # to which domains, in order; the score is then that of the last one's windows of the old domain
-    adapted: tuple[Adapted, ...] | msgspec.UnsetType = msgspec.UNSET
+    started_from: str | msgspec.UnsetType = msgspec.UNSET  # SHA-256 of that teacher
+    adapted: tuple[Adapted, ...] | msgspec.UnsetType = msgspec.UNSET  # in order; the score is on old windows
     training_hashes: TrainingHashes | msgspec.UnsetType = msgspec.UNSET
-    normal: Normal | msgspec.UnsetType = msgspec.UNSET  # of a task `normal`
+    normal: Normal | msgspec.UnsetType = msgspec.UNSET
     versions: dict[str, str] = {}
 
     @property
@@ -123,8 +120,8 @@ class StudentCheckpoint:
     facts: Provenance
     state: Mapping[str, Tensor]
     carried: CarriedWindows | None
-    seen: TrainingEmbeddings | None = None  # the embeddings of its training, for the novelty of windows
-    portable: StudentCheckpoint | None = None  # of members that every engine runs, if some engine lacks one of its own
+    seen: TrainingEmbeddings | None = None  # for novelty
+    portable: StudentCheckpoint | None = None  # for engines that lack a member
 
     def network(self) -> Student:
         """Return the student in evaluation mode."""
@@ -181,7 +178,7 @@ class TeacherFile:
 
 
 def read_teacher_file(path: Path) -> TeacherFile:
-    """Read a teacher and its hash; errors as `read_student`."""
+    """Read a teacher and its hash."""
     return TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path))
 
 
@@ -269,7 +266,6 @@ def _checked_network(
     *,
     shared: Mapping[str, Tensor] | None = None,
 ) -> Student:
-    """Return a student's network without values; raise CheckpointError unless its tensors are there, or `shared`."""
     sizes: tuple[tuple[MemberKind, object], ...] = (("convolutions", config.convolutions), ("trees", config.trees))
     for member, size in sizes:
         if member in config.members and size is None:
@@ -290,7 +286,6 @@ def _checked_network(
 
 
 def _check_normal(document: _StudentDocument, path: Path) -> None:
-    """Raise CheckpointError unless a student of normal running, and no other, has its scores and sizes."""
     task, config, normal = document.task, document.config, document.facts.normal or None
     is_normal, what = task.kind == "normal", "components and scores of normal running"
     if is_normal and (config.members != ("convolutions",) or config.components < 1 or normal is None):

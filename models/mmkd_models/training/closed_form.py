@@ -1,4 +1,4 @@
-"""Members without steps: convolutional features, intervals and trees, fitted and calibrated; and the ridge.
+"""Members without steps, fitted and calibrated, and the ridge.
 
 Leave-one-out errors are (y - y^) / (1 - h), h the diagonal of the hat matrix (Hastie, Tibshirani, Friedman, 2nd
 edition, equation 7.64).
@@ -64,7 +64,7 @@ logger = logging.getLogger(__name__)
 _MIN_FEATURES = 84
 
 _STRONGER_PENALTIES = (1e2, 1e3)
-"""Tried with the penalty that leaving windows out finds for all features, too weak for a few selected ones."""
+"""Also tried: the penalty for all features is too weak for a few selected ones."""
 
 _DRAWN_FROM = 512  # windows for biases and spreads
 _TREES = 200
@@ -81,7 +81,7 @@ class Lesson:
 
 
 def lesson_of(training: StudentTraining) -> Lesson:
-    """Return all windows as teachers answer them, or those with labels. Raise UsageError if they do not fit."""
+    """Return all windows as teachers answer them, or those with labels."""
     train, teachers, config = training.data.train, training.teachers, training.run.train
     check_metric(config.metric, train.spec.task.kind)
     if teachers:
@@ -95,7 +95,7 @@ def lesson_of(training: StudentTraining) -> Lesson:
 
 
 def fit_convolutions_student(training: StudentTraining, lesson: Lesson) -> StudentCheckpoint:
-    """Fit a student of convolutional features; raise UsageError for short windows."""
+    """Fit a student of convolutional features."""
     data, modality, config, run = training.data, training.modality, training.config, training.run
     task, metric = data.train.spec.task, run.train.metric
     train, lesson = _varied(training, lesson)
@@ -128,7 +128,7 @@ def fit_convolutions_student(training: StudentTraining, lesson: Lesson) -> Stude
 
 
 def fit_intervals_student(training: StudentTraining, lesson: Lesson) -> StudentCheckpoint:
-    """Fit a ridge on the features of intervals; raise UsageError for short windows."""
+    """Fit a ridge on the features of intervals."""
     modality, config = training.modality, training.run.train
     _check_length(training.data.train.spec.modality(modality))
     network, training = _blank(training, members=("intervals",))
@@ -142,7 +142,7 @@ def fit_intervals_student(training: StudentTraining, lesson: Lesson) -> StudentC
 
 
 def grow_trees_student(training: StudentTraining, lesson: Lesson) -> StudentCheckpoint:
-    """Grow extra-trees on the features of intervals and hard answers; raise UsageError for short windows."""
+    """Grow extra-trees on the features of intervals and hard answers."""
     modality, task = training.modality, training.data.train.spec.task
     train, lesson = _varied(training, lesson)
     _check_length(train.spec.modality(modality))
@@ -168,7 +168,6 @@ def _blank(training: StudentTraining, **parts: Any) -> tuple[Student, StudentTra
 
 @torch.no_grad()
 def _finished(training: StudentTraining, network: Student, ridge: Ridge | None) -> StudentCheckpoint:
-    """A checkpoint with calibrated logits; without a ridge the head is zero."""
     data, modality = training.data, training.modality
     network.eval()
     head = network.head
@@ -191,7 +190,6 @@ FITS: dict[MemberKind, Callable[[StudentTraining, Lesson], StudentCheckpoint]] =
     "intervals": fit_intervals_student,
     "trees": grow_trees_student,
 }
-"""How members without steps are fitted."""
 
 
 def _ridge_weights(metric: AnyMetric, kind: TaskKind, targets: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -241,7 +239,7 @@ def _check_length(spec: ModalitySpec) -> None:
 
 
 def measure_intervals(windows: Windows, modality: str, *, seed: int) -> IntervalFeatures:
-    """Return the features of intervals with their mean and spread over at most 512 training windows."""
+    """Measure the features of intervals on at most 512 training windows."""
     spec, narrow = windows.spec.modality(modality), windows.with_modalities([modality])
     rows = np.sort(np.random.default_rng(seed).permutation(len(windows))[:_DRAWN_FROM])
     return fit_intervals(
@@ -252,14 +250,14 @@ def measure_intervals(windows: Windows, modality: str, *, seed: int) -> Interval
 def interval_features(
     network: IntervalFeatures, windows: Windows, modality: str, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return the raw features (N, F), computed in chunks."""
+    """Return the raw features (N, F)."""
     return _applied(lambda *batch: apply_intervals(network, *batch), windows, modality, rows)
 
 
 def draw_features(
     windows: Windows, modality: str, *, seed: int, features: int = FEATURES, positions: int = MAX_POSITIONS
 ) -> ConvolutionFeatures:
-    """Draw features from at most 512 training windows; arguments and errors as `fit_convolutions`."""
+    """Draw features from at most 512 training windows; arguments as `fit_convolutions`."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(windows))[:_DRAWN_FROM])
     spec, narrow = windows.spec.modality(modality), windows.with_modalities([modality])
     values, present = prepare_batch(narrow.take(rows)[modality], spec)
@@ -270,7 +268,7 @@ def draw_features(
 def convolution_features(
     network: ConvolutionFeatures, windows: Windows, modality: str, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return the features (N, F), computed in chunks."""
+    """Return the features (N, F)."""
     return _applied(lambda *batch: apply_convolutions(network, *batch), windows, modality, rows)
 
 
@@ -310,7 +308,7 @@ def choose_features(
 Floats = NDArray[np.float64]
 
 PENALTIES = tuple(10.0**power for power in np.arange(-1.0, 6.01, 0.5))  # of features in standard deviations
-_DROPPED = 0.1  # fraction of the features that one step of the elimination drops
+_DROPPED = 0.1  # fraction of the features that a step drops
 
 
 @dataclass(frozen=True, kw_only=True)

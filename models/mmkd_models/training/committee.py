@@ -1,4 +1,4 @@
-"""A committee from windows to a checkpoint: members trained, calibrated and weighted.
+"""A committee: members trained, calibrated and weighted.
 
 A linear opinion pool (Stone, Annals of Mathematical Statistics 32, 1961): the weighted mean of probabilities or
 numbers. It stays underconfident (Ranjan and Gneiting, JRSS B 72, 2010); its own temperature made test answers less
@@ -43,13 +43,13 @@ from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.predict import answers_to
 from mmkd_models.training.trainings import train_teacher
 
-_MIN_FEATURES = 6 * KERNELS  # least features of a modality; few modalities divide the features of one
+_MIN_FEATURES = 6 * KERNELS  # of a modality; few modalities divide the features of one
 _TREES = 300
 _SEEDS_APART = 1000  # between transformers of one committee, so that none has the seed of a fold
-_ROUNDS = 60  # iterations of the weights, which converge to the sixth digit long before
+_ROUNDS = 60  # iterations; the weights converge long before
 
 Watch = Callable[[str], AbstractContextManager[OnStep | None]]
-"""From the name of a training to a function that is called after each of its steps."""
+"""From a training's name to its observer of steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class _Member:
 
 
 def members_named(names: Sequence[str], modalities: Sequence[ModalitySpec]) -> tuple[MemberKind, ...]:
-    """Return the members of these names, transformers first. Raise UsageError if they are no committee."""
+    """Return the members of these names, transformers first."""
     for name in names:
         choice(name, TEACHERS_MEMBERS, option="--members")
     if "transformer" not in names:
@@ -264,10 +264,7 @@ def joining_sensor(
     *,
     kind: TaskKind,
 ) -> str | None:
-    """Return the sensor with whose own members all are likeliest together, if likelier than without; None in one group.
-
-    Logits (N, K) are of the members of all sensors, and of each alone.
-    """
+    """Return the sensor whose own members make all likeliest together, if likelier than without; None in one group."""
     likelihoods = {
         name: float(fit_pool([*members, *own], labels, groups, kind=kind).together.mean())
         for name, own in {"": (), **alone}.items()

@@ -1,4 +1,4 @@
-"""Steps shared by all trainings: a fresh student, batches, the loop, and a checkpoint's facts."""
+"""Steps shared by all trainings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MEL_CHUNK = 64
 _MIN_MEL_SPREAD = 1e-3  # of a log-mel, in nats
 
 LABELLED_FRACTION = 0.25
-"""Fraction of a batch that is drawn from labelled windows when labels and a teacher teach together."""
+"""Fraction of labelled windows in a batch that labels and a teacher teach together."""
 
 
 def new_student(training: StudentTraining) -> Student:
@@ -186,17 +186,14 @@ def with_novelty(
 
 
 def set_target_scale(network: Student | Teacher, windows: Windows) -> None:
-    """Set a network's target mean and std. Raise UsageError for fewer than two values."""
+    """Set a network's target mean and std."""
     if network.answer.kind == "regression":
         for buffer, value in zip((network.answer.mean, network.answer.std), target_scale(windows), strict=True):
             buffer.fill_(value)
 
 
 def set_normalisation(network: Student | Teacher, windows: Windows) -> None:
-    """Copy training statistics into front-ends and output, and so into the graph.
-
-    Raises ValueError for a student and further modalities; else as `set_target_scale`.
-    """
+    """Copy training statistics into a network and its graph. Raise ValueError if a student has several modalities."""
     set_target_scale(network, windows)
     names = [modality.name for modality in windows.spec.modalities]
     fronts: list[tuple[str, Any]] = []

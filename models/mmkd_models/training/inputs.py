@@ -1,4 +1,4 @@
-"""Inputs of every training: windows with labels, settings, and checks that networks fit."""
+"""Inputs of every training."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ class TrainingData:
     train: Windows
     valid: Windows
     sha256: str  # of the dataset
-    # whose windows they are; None for the dataset's own split, unset if unknown
-    fold: int | msgspec.UnsetType | None = msgspec.UNSET
+    fold: int | msgspec.UnsetType | None = msgspec.UNSET  # None for the dataset's own split, unset if unknown
     labelled: Labelled = ALL  # the rule by which `train` shows its labels
 
     def with_modalities(self, names: Sequence[str]) -> TrainingData:
-        """Return the windows with these modalities, in order. Raise UsageError for unknown or repeated names."""
+        """Return the windows with these modalities, in order."""
         train, valid = (windows.with_modalities(names) for windows in (self.train, self.valid))
         return replace(self, train=train, valid=valid)
 
@@ -50,18 +49,17 @@ class TrainingRun:
 
     train: TrainConfig
     augment: AugmentConfig
-    run_dir: Path | None = None  # for the resume state and TensorBoard logs; None stores nothing
+    run_dir: Path | None = None  # of resume state and logs; None stores nothing
     resume: bool = False
-    references: bool = True  # whether a student has the references of a device; False for one that is not kept
+    references: bool = True  # whether to measure a device's references
     embed_windows: bool = True  # whether a student carries validation windows
-    # folder of teachers' answers that distillations with the same batches share; None asks every time
-    answers: Path | None = None
+    answers: Path | None = None  # folder of teachers' answers, for distillations with the same batches
     on_step: OnStep | None = None
 
 
 @dataclass(frozen=True)
 class StudentTraining:
-    """What decides a student: windows, its modality and size, settings, and teachers; a transformer has a recipe."""
+    """What decides a student; a transformer has a recipe."""
 
     data: TrainingData
     modality: str

@@ -1,4 +1,4 @@
-"""One training loop for teacher, baseline and student: optimisation, validation, the best weights, resuming.
+"""One training loop for teacher, baseline and student.
 
 A learner maps (batch, progress) to loss terms, their sum under "loss"; progress is the fraction of the training done.
 All randomness follows from (seed, step).
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESUME_FILE = "resume.ckpt"  # the state of an interrupted training, in the run's folder
+RESUME_FILE = "resume.ckpt"  # of an interrupted training
 _WARMUP = 0.1  # of the training
 _WEIGHT_DECAY = 0.05  # of AdamW, on matrices only
 _CLIP_NORM = 1.0
@@ -120,7 +120,7 @@ class _Loop:
         # The network changes its tensors in place, so that these stay its own.
         self.current = {k: v.detach() for k, v in self.network.state_dict().items() if v.dtype.is_floating_point}
         self.best: Fit | None = None
-        self.top, self.top_error = -math.inf, 0.0  # best score, and its standard error
+        self.top, self.top_error = -math.inf, 0.0
         self.curve: list[Validation] = []
         self.step = 0
         self.sums: dict[str, float] = {}
@@ -274,7 +274,7 @@ class _Loop:
 
 
 def schedule(progress: float) -> float:
-    """Return the factor on the peak learning rate: a linear warm-up, then a cosine down to 1 %."""
+    """Return the factor on the peak learning rate."""
     if progress < _WARMUP:
         return max(0.01, progress / _WARMUP)
     done = (progress - _WARMUP) / (1 - _WARMUP)

@@ -2,8 +2,7 @@
 
 The score is the residual of principal components (Jackson and Mudholkar, Technometrics 21, 1979) on MiniRocket
 features, and with labelled faults also a classifier's score: a density finds faults of other kinds too, a classifier
-those kinds better. Scores of normal windows come from models that have not seen their group: cross-fitting over whole
-groups, and validation windows, which no model is fitted on.
+those kinds better. Scores of normal windows come from models that have not seen their group.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ def rounding_floor(features: ConvolutionFeatures) -> Floats:
 def fit_normal_student(
     data: TrainingData, modality: str, config: StudentConfig, run: TrainingRun, *, faults: Windows | None = None
 ) -> StudentCheckpoint:
-    """Fit a student to the normal training windows, and to known `faults`. Raise UsageError if either are few."""
+    """Fit a student to the normal training windows, and to known `faults`."""
     spec, seed = data.train.spec, run.train.seed
     if (sensor := spec.modality(modality)).parts:
         raise UsageError(
@@ -193,10 +192,7 @@ def cross_fitted(
 def known_faults(
     dataset: Dataset, normal: str, modality: ModalitySpec, *, among: NDArray[np.int64] | None = None
 ) -> Windows:
-    """Return a dataset's windows of train and valid, or those of rows `among`, whose label is not `normal`.
-
-    Raise UsageError if they are few, unknown, or of another sensor.
-    """
+    """Return a dataset's windows of train and valid, or those of rows `among`, whose label is not `normal`."""
     spec = dataset.spec
     if spec.task.kind not in ("classification", "normal"):
         raise UsageError(

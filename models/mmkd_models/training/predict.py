@@ -81,7 +81,7 @@ def series_values(windows: Windows, modality: str) -> NDArray[np.float32]:
 
 
 def scores_of(network: nn.Module, windows: Windows, *, modality: str | None) -> AnyScores:
-    """Score a network on the labelled windows. Raise UsageError without any."""
+    """Score a network on the labelled windows."""
     known = windows.only_labelled()
     if len(known) == 0:
         raise UsageError("windows to score on: expected some labelled ones, got none; label some")

@@ -31,8 +31,8 @@ MIN_GROUPS = 5
 _MAX_GROUPS = 256
 MAX_WINDOWS = 2048
 _MIN_WINDOWS_OF_GROUP = 5
-MIN_WINDOWS = 100  # least number of windows of a device's verdict, so that it is about the person and not the moment
-_MAX_EMBEDDED_WINDOWS = 4096  # training windows at most, drawn at random
+MIN_WINDOWS = 100  # of a verdict, to be about the person, not the moment
+_MAX_EMBEDDED_WINDOWS = 4096  # drawn at random
 _MIN_SPREAD = 1e-6  # of the largest standard deviation: minimum of a varying feature
 _BLOCK = 50  # half of a verdict: training groups are small, and limits from fewer windows are safe
 _BLOCKS = 10
@@ -236,7 +236,7 @@ def _limits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def training_embeddings(
     network: nn.Module, train: Sequence[Windows], valid: Sequence[Windows], *, modality: str
 ) -> TrainingEmbeddings:
-    """Summarise training embeddings; those of `valid` windows define usual scores."""
+    """Summarise training embeddings."""
     return embeddings_summary(
         _embedded(network, train, modality=modality, most=_MAX_EMBEDDED_WINDOWS),
         _embedded(network, valid, modality=modality, most=MAX_NOVELTY_WINDOWS),

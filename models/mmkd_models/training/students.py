@@ -1,9 +1,8 @@
 """A student of any members, from labels or from teachers; averages; and the best of several by validation.
 
 An average is the logarithmic opinion pool z = sum of w z_m / T_m (Genest, Zidek, Statistical Science 1986, section 3).
-The race trains with and without mixed windows, all members, from teachers and from labels only, so that validation can
-show no harm from teaching. Few validation groups tell members apart badly, so training groups that a member did not
-learn judge it too (Wolpert, Neural Networks 5, 1992); there teachers replace missing labels.
+Few validation groups tell members apart badly, so training groups that a member did not learn judge it too (Wolpert,
+Neural Networks 5, 1992); there teachers replace missing labels.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ from mmkd_report.schema.demo import LABELS_ONLY
 logger = logging.getLogger(__name__)
 
 _MIXED, _UNMIXED = "transformer of mixed windows", "transformer of unmixed windows"
-_MIN_GROUPS = 20  # of training: what is learnt from half of fewer says little about what all teach
-_PAIRS = (0.25, 0.75)  # weights of a transformer beside one other member, besides a half
+_MIN_GROUPS = 20  # of training: half of fewer teach too little
+_PAIRS = (0.25, 0.75)  # of a transformer in a pair, besides a half
 
 Weights = dict[MemberKind, float]
 
@@ -109,7 +108,7 @@ class LatencyLimit:
     measure: Callable[[StudentCheckpoint], float]  # milliseconds of a window on this machine
 
     def keep(self, parts: Sequence[StudentCheckpoint], candidates: list[Weights]) -> list[Weights]:
-        """Return the candidates within the limit. Raise UsageError without any."""
+        """Return the candidates within the limit."""
         times = {part.config.members[0]: self.measure(part) for part in parts}
         kept = [one for one in candidates if sum(times[member] for member in one) <= self.ms]
         if not kept:
@@ -128,10 +127,7 @@ def fit_average(
     cross: CrossFit | None = None,
     limit: LatencyLimit | None = None,
 ) -> StudentCheckpoint:
-    """Average students of one member each, in their order, with the weights that do best; or return the best.
-
-    Judged on validation windows, and on training windows that `cross` has of the members.
-    """
+    """Average students of one member each with the weights that validate best, also on `cross`; or return the best."""
     modality, task = parts[0].modality.name, data.train.spec.task
     known = data.valid.with_modalities((modality,)).only_labelled()
     labels, groups = known.labels, np.unique(known.groups, return_inverse=True)[1].reshape(-1)
@@ -173,7 +169,7 @@ def fit_average(
 
 
 def list_weights(members: Sequence[MemberKind]) -> list[Weights]:
-    """Return the weights that are compared: each subset's equal ones, and more or less of a transformer in a pair."""
+    """Return the weights to compare: each subset's equal ones, and other fractions of a transformer in a pair."""
     candidates: list[Weights] = []
     for size in range(1, len(members) + 1):
         for subset in itertools.combinations(members, size):
@@ -184,7 +180,6 @@ def list_weights(members: Sequence[MemberKind]) -> list[Weights]:
 
 
 def _joined(parts: Sequence[StudentCheckpoint], factors: Mapping[MemberKind, float]) -> StudentCheckpoint:
-    """One network of which each part's logits count by its factor."""
     members = in_order(part.config.members[0] for part in parts)
     state: dict[str, Tensor] = {}
     heads: list[Tensor] = []
@@ -231,7 +226,7 @@ def choose_student(
     """Train members as `train_student` does, and return the one or the average that validates best.
 
     A labels-only `baseline` wins if it is better and significantly likelier. A transformer is always `among` the
-    members; causal students are transformers, and short windows have fewer members. Each training has its own folder.
+    members; causal students are transformers, and short windows have fewer members.
     """
     trials, data, run = [], training.data, training.run
     for name, augment in zip((_MIXED, _UNMIXED), mixings(run.augment), strict=False):
@@ -277,7 +272,7 @@ def choose_student(
 def race_student(
     training: StudentTraining, *, among: tuple[MemberKind, ...] = MEMBERS, limit: LatencyLimit | None = None
 ) -> StudentCheckpoint:
-    """Choose a student on labels only, and then one of the teachers, if it is better; each race has its own folder."""
+    """Choose a student on labels only, and then one of the teachers, if it is better."""
     data, run = training.data.with_modalities((training.modality,)), training.run
     alone, taught = (replace(run, run_dir=run.run_dir and run.run_dir / name) for name in ("labels", "taught"))
     labels_only = replace(training, data=data, run=alone, teachers=(), recipe=None)

@@ -48,10 +48,7 @@ from mmkd_models.training.predict import answers_to
 def train_teacher(
     data: TrainingData, config: TeacherConfig, run: TrainingRun, *, start: TeacherFile | None = None
 ) -> TeacherCheckpoint:
-    """Train a teacher on the labelled windows of all modalities, from the weights of `start` if given.
-
-    Raises UsageError if labels, size or a common modality differ, or none is common.
-    """
+    """Train a teacher on the labelled windows of all modalities, from the weights of `start` if given."""
     check_labels(data)
     if start is not None:
         check_start(start.checkpoint, config, data.train)
@@ -75,10 +72,7 @@ def train_teacher(
 
 
 def train_transformer(training: StudentTraining) -> StudentCheckpoint:
-    """Train a student on the labels of its modality alone, or, by a recipe, with its teachers, in the recipe's order.
-
-    Raises UsageError if a teacher has other modalities or labels than the data, or is repeated.
-    """
+    """Train a student on labels of its modality alone, or, by a recipe, with its teachers, in the recipe's order."""
     data, modality, run, recipe = training.data, training.modality, training.run, training.recipe
     origin: dict[str, Any] = {"network": msgspec.to_builtins(training.config)}
     if training.teachers and recipe is not None:

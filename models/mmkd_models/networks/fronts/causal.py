@@ -180,10 +180,7 @@ def _filters(taps: int, bands: int) -> Tensor:
 
 
 class CausalSound(nn.Module):
-    """Waveform and presence -> normalised log-mels as a series, one frame per hop.
-
-    Frames are two hops long; a stream stores the last hop. Buffers as in `LogMelFront`.
-    """
+    """Waveform and presence -> normalised log-mels as a series, one frame of two hops per hop."""
 
     mean: Tensor
     std: Tensor

@@ -13,7 +13,7 @@ from mmkd_edge.spec import ModalitySpec
 
 _MIN_PIXELS = 8  # least of the shorter side of a frame
 _MAX_PIXELS = 1024
-"""Most of the longer side of a frame: more cost a device time, and a stem that ends with a few values ignores them."""
+"""Most of the longer side of a frame: more cost time, and the stem ignores them."""
 
 _WIDE_FROM = 48  # pixels for a first stride of 4
 _LATE_FROM = 64  # pixels for changes of small maps
@@ -27,8 +27,6 @@ class FrameFront(nn.Module):
     Frames are normalised by the training's mean and std (buffers), then about their own, against lamps and gain, and
     embedded with their changes (Li et al., "TEA", CVPR 2020). Large frames go through convolutions of patches, since
     passes over pixels take most of the time.
-
-    Channels are fractions of the network's `width` (D). Raises UsageError for too small or too large frames.
     """
 
     mean: Tensor
@@ -117,10 +115,7 @@ def _before(rows: Tensor) -> Tensor:
 
 
 def _stem(shape: tuple[int, int, int], width: int, *, of_pixels: bool) -> tuple[nn.Sequential, int]:
-    """Convolutions of a map (C, H, W) and its changes to at most 4 x 4 pixels, and their number of values.
-
-    Engines fuse ReLU into a convolution.
-    """
+    """Convolutions of a map (C, H, W) and its changes to at most 4 x 4 pixels, and their number of values."""
     layers: list[nn.Module] = []
     channels, height, across = shape
     channels, out = 2 * channels, max(4, width // (4 if of_pixels else 2))

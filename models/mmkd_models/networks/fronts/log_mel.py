@@ -18,7 +18,7 @@ from mmkd_edge.spec import ModalitySpec
 
 HOP_S = 0.016  # seconds from one frame to the next; a frame is twice as long. The usual 10 and 25 ms cost twice as much
 _MAX_HOP = 512  # samples, so that the matrix of a frame stays below 5 MB at any rate
-_MELS = 40  # fewer where frames are so short that a triangle would have no bin of the spectrum
+_MELS = 40  # fewer if a triangle would have no bin of the spectrum
 
 FLOOR = 1e-8
 """Least power that a logarithm is taken of: 80 dB below a mel of power 1 (as `amin` of librosa's `power_to_db`)."""
@@ -38,7 +38,6 @@ class LogMels(nn.Module):
     """Samples and presence of a window -> unnormalised log-mels of N `positions` and M mels (`count`).
 
     A frame needs half of its samples, whose power is divided by their fraction. Samples after the last hop are ignored.
-    Raises UsageError for too short windows.
     """
 
     window: Tensor
@@ -94,7 +93,7 @@ def hop_samples(modality: ModalitySpec) -> int:
 class LogMelFront(nn.Module):
     """Waveform and presence of a window -> normalised log-mels and summaries, masked.
 
-    Buffers hold training statistics of samples and log-mels (C, M). Raises UsageError as `LogMels`.
+    Buffers hold training statistics of samples and log-mels (C, M).
     """
 
     mean: Tensor
@@ -165,7 +164,6 @@ def mel_matrices(frame: int, rate_hz: float, mels: int = _MELS) -> tuple[Tensor,
     """Return a windowed discrete Fourier transform as two matmuls, and the triangles that pool its power.
 
     Even bins transform the sum of a frame's halves and odd ones the difference (Cooley, Tukey, Math. Comp. 19, 1965).
-
     Returns window (2, frame / 2), bases of even and odd bins (frame / 2, 2 F), real parts first, and filters (F, M).
     """
     bins = np.concatenate([np.arange(2, frame // 2, 2), np.arange(1, frame // 2, 2)])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmkd_edge.spec import ModalitySpec
 
-CLIP = 8.0  # standard deviations: keeps one glitch of a sensor from dominating the window (rosa_rotor's strain: 81,288)
+CLIP = 8.0  # standard deviations, so that no glitch dominates a window (rosa_rotor's strain: 81,288)
 LEVELS = (-1.5, -0.75, -0.25, 0.25, 0.75, 1.5)
 """Levels of the distribution function, in standard deviations of the training data."""
 
