@@ -5,8 +5,7 @@
     with EdgePredictor.open("student.edge") as predictor:
         print(predictor.predict(window).label)
 
-Needs only numpy and msgspec, and imports them when a name is first used, so that a command can answer Ctrl-C and show
-its help at once. A backend's library is imported when a bundle is opened.
+Libraries are imported when a name is first used, so that a command can answer Ctrl-C and show its help at once.
 """
 
 TYPE_CHECKING = False  # importing typing takes time

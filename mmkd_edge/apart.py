@@ -1,8 +1,4 @@
-"""A child process for what may crash, hang or exhaust memory: started, limited, read, and ended.
-
-It has this process's import paths and nothing else of a user's environment. Answers are lines on a stream that no
-library prints to.
-"""
+"""A child process for what may crash, hang or exhaust memory: started, limited, read, and ended."""
 
 from __future__ import annotations
 

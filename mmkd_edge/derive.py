@@ -2,13 +2,11 @@
 
 `NAME[CHANNEL,...]@PART,...`, where a part is a window (`2s`, the newest of it), a rate (`25Hz`, `5fps`), a frame size
 (`64x48`), bursts (`10per2s`: 10 samples every 2 s, the others missing), a converter's bits (`8bit`) or its range
-(`-20..20`, beyond which it saturates). They are computed in this order, from one window alone, the same in training and
-on a device.
+(`-20..20`, beyond which it saturates). They are computed in this order, from one window alone.
 
 The anti-alias filter is a sinc cut off at half the lower of both rates, in a Kaiser window of ten zero crossings a side
-and beta 5: `scipy.signal.resample_poly`'s. Its coefficients travel with the modality. Samples outside the window and
-missing ones have no weight, and the others' weights are scaled to the sum 1; a result is missing if they have less than
-half of the weight inside the window.
+and beta 5: `scipy.signal.resample_poly`'s. Samples outside the window and missing ones have no weight, and the others'
+weights are scaled to the sum 1; a result is missing if they have less than half of the weight inside the window.
 
 Joined sensors: `acc+gyro` has the channels of both side by side. They are recorded series of one rate and length.
 """
@@ -35,7 +33,7 @@ _MOST_NAME, _MOST_TEXT = 64, 256
 _CROSSINGS, _BETA = 10, 5.0
 _MAX_RATIO = 1600  # of two rates, as whole numbers: the filter then has up to 32,001 coefficients
 _NUMBER = r"\d+(?:\.\d+)?"
-_PARTS = {  # in the order of a canonical text, and in which they are computed
+_PARTS = {  # in the order of a canonical text
     "window": rf"({_NUMBER})(m?s)",
     "rate": rf"({_NUMBER})(k?Hz|fps)",
     "size": r"(\d+)x(\d+)",
@@ -61,11 +59,7 @@ class _Plan(NamedTuple):
 
 
 def derived_modality(name: str, modalities: Sequence[ModalitySpec]) -> ModalitySpec | None:
-    """Return the derived or joined modality of a text or of its name; None if it is of none of these sensors.
-
-    Raises:
-        UsageError: the text is malformed, or asks for what the recorded sensor does not have.
-    """
+    """Return the derived or joined modality of a text or name; None for other sensors, UsageError for a wrong text."""
     recorded = [modality for modality in modalities if not modality.sources]
     is_text = "+" in re.split(r"[@\[]", name)[0]  # a channel may have it
     joined = name.split("+" if is_text else _AND)
@@ -102,7 +96,7 @@ def derivation_fault(modality: ModalitySpec) -> str | None:
     ours = len(expected.derived.taps) // 4 if expected.derived else 0
     if len(taps) != ours or not np.isfinite(taps).all():
         return f"derived sensor {derivation.text!r}: expected {ours} finite coefficients, got {len(taps)}"
-    same = msgspec.structs.replace(expected, derived=derivation, range=modality.range)  # an export may give a range
+    same = msgspec.structs.replace(expected, derived=derivation, range=modality.range)
     if same != modality or not expected.derived or derivation.samples != expected.derived.samples:
         return f"derived sensor {derivation.text!r}: expected {_facts(expected)}, got {_facts(modality)}"
     return None
@@ -130,7 +124,7 @@ def derive(window: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
 def derive_batch(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
     """Compute derived windows of recorded ones: new float32 (B, T, C), NaN = missing; video uint8, masked."""
     derivation = modality.derived
-    assert derivation  # else there is nothing to derive
+    assert derivation
     plan = _plan(derivation.text, derivation.source)
     values = values[:, values.shape[1] - plan.crop :]
     if modality.kind == "video":
@@ -238,9 +232,6 @@ def _joined(names: Sequence[str], recorded: Sequence[ModalitySpec]) -> ModalityS
     )
 
 
-# --- texts ------------------------------------------------------------------------------------------------------------
-
-
 @lru_cache(maxsize=256)
 def _derived(text: str, source: ModalitySpec) -> ModalitySpec:
     plan, canonical, name = _parsed(text, source)
@@ -301,7 +292,7 @@ def _parsed(text: str, source: ModalitySpec) -> tuple[_Plan, str, str]:
     size = None
     if "size" in parts:
         size = int(parts["size"][1]), int(parts["size"][2])
-        assert isinstance(source.width, int)  # it is video
+        assert isinstance(source.width, int)
         assert isinstance(source.height, int)
         if not (0 < size[0] <= source.width and 0 < size[1] <= source.height):
             raise refuse(f"frames up to the recorded {source.width}x{source.height}", parts["size"][0], "shrink them")
@@ -351,7 +342,6 @@ def _chosen_channels(text: str | None, source: ModalitySpec, refuse: Any) -> lis
 
 
 def _rate_ratio(rate: float, source: ModalitySpec, refuse: Any) -> tuple[int, int]:
-    """Return a rate over the recorded one as whole numbers."""
     unit = "fps" if source.kind == "video" else "Hz"
     if not 0 < rate <= source.rate_hz:
         raise refuse(f"a rate up to the recorded {source.rate_hz:g} {unit}", f"{rate:g} {unit}", "lower it")
@@ -383,7 +373,6 @@ def _split_parts(text: str | None, refuse: Any) -> dict[str, re.Match[str]]:
 
 
 def _text_of_name(name: str, source: ModalitySpec) -> str | None:
-    """Return the text that a derived modality's name stands for, or None for another name."""
     channels, words = "", []
     for word in name.removeprefix(f"{source.name}__").split("_"):
         if re.fullmatch(r"(c\d+)+", word):

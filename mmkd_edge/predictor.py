@@ -57,8 +57,7 @@ class EdgePredictor:
     """Answers for windows. Open it with `EdgePredictor.open`; use it in `with`, or call `close()`.
 
     Threads may share a predictor, processes may not. The constructor is for tests and your own backends: it trusts that
-    the backend fits the entry, closes the backend, and calls `reopen` once after a failure. Its other options
-    are those of `open`.
+    the backend fits the entry, closes the backend, and calls `reopen` once after a failure.
     """
 
     def __init__(
@@ -128,14 +127,13 @@ class EdgePredictor:
 
         Args:
             path: the bundle, or the state folder of `mmkd-edge install`.
-            backend: what executes the students; `auto` is what `mmkd-bench tune` measured as fastest here, else the
-                first of TensorRT, native, OpenVINO, onnxruntime and LiteRT that opens it; see `info()`.
+            backend: `auto` is what `mmkd-bench tune` measured as fastest here, else the first of TensorRT, native,
+                OpenVINO, onnxruntime and LiteRT that opens it; see `info()`.
             precision: `auto` is the profile's, else fp32.
             threads: per prediction; None is the profile's, else one.
             reference: for modalities normalised per group: what `mmkd-data reference` wrote, its path, or several.
             policy: for a prediction that is not `ok`: `predict` answers if possible and reports the status, `abstain`
                 keeps the status without an answer, `raise` raises a `SensorError`.
-            checks: faults to look for in every window besides missing values.
             stale_s: a prediction is stale if its input is older, or as far in the future (the clocks disagree).
             error_level: return label sets that miss the true label at most this often.
             unknown_level: report at most this fraction of windows like the validation's as `unknown`; see
@@ -317,8 +315,7 @@ class EdgePredictor:
 
         Args:
             hop: samples, at the modality's rate, between predictions.
-            modality: selects the student; None for the first. The recorded modality of a derived one: samples of that
-                one follow, and each window is derived as in training.
+            modality: selects the student; None for the first. Samples of a recorded modality become derived windows.
             gap_s: a longer time between two samples is a gap, and missing; None for 2.5 sampling periods.
             stale_s: as in `open`; None for the predictor's.
             on_window: called with each full window (T, C), raw, and its prediction, before that is returned.
@@ -383,7 +380,7 @@ class EdgePredictor:
         return self.info()
 
     def reopen(self) -> None:
-        """Open the engines again, for instance after a device came back."""
+        """Open the engines again."""
         self._active.reopen()
 
     def selftest(self) -> SelfTest:

@@ -1,7 +1,4 @@
-"""Shadow runs: a new bundle answers the installed one's windows in a process of its own, and nothing depends on it.
-
-`mmkd-run --shadow` compares the answers and writes a `ShadowReport`, which `mmkd-edge install` can require.
-"""
+"""Shadow runs: a new bundle answers the installed one's windows in a process of its own, and nothing depends on it."""
 
 from __future__ import annotations
 
@@ -56,7 +53,6 @@ class ShadowReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             `unknown` counts only for students of normal data.
         labels: windows with a label by the `installed` bundle, the `new` one and `both`; `alarms` has episodes.
         least_agreement: required of all windows, and of every label with enough windows.
-        reasons: why the verdict is `refused`.
     """
 
     format_version: int = FORMAT_VERSION

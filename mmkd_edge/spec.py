@@ -237,7 +237,6 @@ def plausible_span(
 
 
 def _outwards(value: float) -> float:
-    """The next larger number with two digits."""
     if value == 0 or not math.isfinite(value):
         return value
     step = 10.0 ** (math.floor(math.log10(abs(value))) - 1)

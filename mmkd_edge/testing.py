@@ -44,7 +44,7 @@ _NORMAL = Normal(scores=(1.0,), windows=1, groups=1, hours=0.0, level=0.5, windo
 class FakeBackend:
     """A `Backend` with given answers: probabilities (K,), or a function from the feeds to them; like `novelty`.
 
-    `feeds` has those of every `run`; `closed` is whether `close` was called.
+    `feeds` has those of every `run`.
     """
 
     name = "fake"

@@ -1,1 +1,1 @@
-"""Engines that run artifacts, one file each; `base` has their protocol, their table and `open_backend`."""
+"""Engines that run artifacts, one file each."""

@@ -205,7 +205,7 @@ def open_steps(name: BackendName, model: bytes, *, threads: int) -> SteppingBack
 
 def _open(name: BackendName, model: bytes, *, threads: int, steps: bool = False) -> SteppingBackend:
     try:
-        match name:  # the library of a backend is imported here
+        match name:
             case "native":
                 from mmkd_edge.backends.native import NativeBackend
 

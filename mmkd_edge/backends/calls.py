@@ -1,4 +1,4 @@
-"""Calls of engines: the errors that they raise, their tensors, and the memory that they read and write."""
+"""Calls of engines: errors, tensors and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from mmkd_edge.spec import TensorSpec
 
 _ALIGNED = 16  # values: 64 bytes, a processor's longest read
 _NAN = float("nan")
-# Tensor types in each engine's words.
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
     **dict.fromkeys(("float32", "f32", "tensor(float)", "FLOAT"), "float32"),
     **dict.fromkeys(("float16", "f16", "tensor(float16)"), "float16"),
@@ -49,10 +48,7 @@ def describe_tensor(name: str, dtype: str, shape: tuple[int, ...]) -> TensorSpec
 
 
 class StepMemory:
-    """The arrays of one stream's steps by name; `fresh` are the inputs besides the states, `step` counts from 0.
-
-    The outputs lie in one block; a step returns one slot of most states.
-    """
+    """The arrays of one stream's steps by name; `fresh` are the inputs besides the states, `step` counts from 0."""
 
     def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], streaming: Streaming) -> None:
         self.inputs: dict[str, NDArray[Any]] = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in inputs}

@@ -1,7 +1,4 @@
-"""LiteRT (formerly TensorFlow Lite) on the CPU, for `.tflite` artifacts.
-
-Parallel calls take interpreters from a pool. LiteRT prints one unavoidable line to stderr at the first artifact.
-"""
+"""LiteRT (formerly TensorFlow Lite) on the CPU, for `.tflite` artifacts; at the first it prints a line to stderr."""
 
 from __future__ import annotations
 

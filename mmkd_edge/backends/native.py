@@ -73,5 +73,4 @@ def _tensors(shapes: Mapping[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
 
 
 def _one_slot(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
-    """Shape of one slot of a state; without a slot axis, of the state."""
     return shape if axis is None else (*shape[:axis], 1, *shape[axis + 1 :])

@@ -90,7 +90,7 @@ class OpenVinoBackend:
             raise BackendError("backend 'openvino' is closed; open it again")
 
     def close(self) -> None:
-        """Close the request after any running `run`; repeated calls are allowed."""
+        """Close the request after any running `run`."""
         with self._lock:
             self._idle = self._compiled = None
 
@@ -109,7 +109,7 @@ def import_openvino() -> Any:
 def shared_core() -> Any:
     """Return OpenVINO's root object; UnavailableError in a forked child, where it may hang."""
     started, here = _first_process(), os.getpid()
-    if started != here:  # a fork lacks its threads, so waiting for them hangs
+    if started != here:
         raise UnavailableError(
             f"backend 'openvino': OpenVINO was started in process {started} and cannot be used in its child {here}; "
             "start workers with multiprocessing's 'spawn', or open bundles only in them"
@@ -126,9 +126,9 @@ def _first_process() -> int:
 def _core() -> Any:
     """Return OpenVINO's root object, one per process.
 
-    On processors with AMX, every `Core` replaces the thread's signal stack and restores the earlier one at its end
-    (openvino src/plugins/intel_cpu/src/plugin.cpp, `SigAltStackSetup`). Two that end in the order of their start leave
-    a freed stack, and the next signal is a SIGSEGV.
+    On processors with AMX every `Core` replaces the thread's signal stack (`SigAltStackSetup` in openvino
+    src/plugins/intel_cpu/src/plugin.cpp). Two that end in the order of their start leave a freed one, and the next
+    signal is a SIGSEGV.
     """
     return import_openvino().Core()
 

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 # No file can be below this path. Without it ONNX Runtime reads external weights from the working directory.
 _NO_FOLDER = "/dev/null"
-# Without it releases from 1.32 on report to their maker: they connect after 9 s and keep an identifier of the device in
-# the user's cache folder. Their own `disable_telemetry_events` stops neither.
+# Without it releases from 1.32 on report to their maker; their own `disable_telemetry_events` does not stop that.
 _NO_REPORTS = ("ORT_DISABLE_TELEMETRY", "1")
 
 
@@ -97,10 +96,7 @@ def _options(onnxruntime: Any, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # The memory arena and pattern keep their defaults: for students of 60 k to 2.7 M parameters, on or off, time
-    # differs by less than 4 % either way and memory by less than 3 MB.
-    # session.set_denormal_as_zero stays off: it changes the arithmetic of the thread that opens the session, numpy's
-    # included, and of no other, so that threads would differ in their last bits.
+    # session.set_denormal_as_zero stays off: it changes the arithmetic, also numpy's, of the opening thread alone.
     options.log_severity_level = 4  # errors come as exceptions; a library does not write on a device's stderr
     for key, value in (
         ("session.load_model_format", "ONNX"),

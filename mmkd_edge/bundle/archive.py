@@ -1,7 +1,6 @@
 """The canonical ZIP: a list of members has exactly one archive.
 
-Members are uncompressed, with fixed dates and attributes. Layout: PKWARE APPNOTE 6.3.10, sections 4.3.7 (local header),
-4.3.12 (central directory), 4.3.16 (end record).
+PKWARE APPNOTE 6.3.10, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.16 (end record).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The bundle: the one verified file that devices get.
 
-`Bundle.open` checks every byte: SHA-256, members, sizes, hashes and canonical form. This is integrity, not
-authenticity: whoever can write the file can write its hashes. `signature.json`, the last member of a signed bundle, has
-key ids and signatures of the manifest's hash.
+Its hashes prove integrity, not authenticity: whoever can write the file can write them. `signature.json`, the last
+member of a signed bundle, has key ids and signatures of the manifest's hash.
 """
 
 from __future__ import annotations
@@ -59,8 +58,7 @@ class SignatureDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 class Bundle:
     """An open, verified bundle. Use it in `with`, or call `close()`.
 
-    `read` verifies again, so that overwriting the file raises an error. `signatures` are not verified; None if
-    unsigned.
+    `read` verifies again. `signatures` are not verified; None if unsigned.
     """
 
     def __init__(

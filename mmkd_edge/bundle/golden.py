@@ -20,7 +20,7 @@ from mmkd_edge.spec import TaskSpec, label_dtype
 
 _SAME_NUMBER = 0.1
 _FRAMES = "frames"  # video: presence
-_NOVELTY = "novelty"  # students with the output
+_NOVELTY = "novelty"
 _DTYPES: dict[str, Any] = {
     _FRAMES: np.bool_,
     "windows": np.float32,
@@ -118,7 +118,7 @@ def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
         with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
             # A compressed archive may unpack to more than the device has.
             arrays = {name: np.asarray(loaded[name]) for name in loaded.files} if stored else {}
-    # A damaged archive or header gives a dozen types, from BadZipFile and MemoryError to tokenize.TokenError.
+    # A damaged archive or header gives a dozen types of errors.
     except Exception as error:
         raise BundleError(f"{where}: not readable as arrays: {error}; export the bundle again") from error
     if not stored:

@@ -176,10 +176,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         mflops: millions of floating-point operations per window.
-        teacher_sha256: the teacher's checkpoint; None without a teacher.
         statistics: of the golden windows; None if they are noise.
         fold: training fold; None for the dataset's own split, absent if unknown.
-        members: of the student, as trained.
         twin_of: name of the student before it that it replaces in engines that lack one of that one's members.
     """
 

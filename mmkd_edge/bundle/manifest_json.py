@@ -1,4 +1,4 @@
-"""Read, write and check `manifest.json`, as far as possible without the other files."""
+"""Read, write and check `manifest.json`."""
 
 from __future__ import annotations
 
@@ -251,7 +251,6 @@ def _check_tensors(tensors: tuple[TensorSpec, ...], expected: tuple[TensorSpec, 
 
 
 def _check_name(name: str, path: str) -> None:
-    """Allow any script, but no separators or shell characters."""
     expected = "1 to 64 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
     # Identifier characters: letters with their marks in any script, digits and _.
     sound = all(f"_{letter}".isidentifier() or letter in "-." for letter in name)

@@ -2,7 +2,7 @@
 
 `mmkd-data reference` writes it for a per-group modality, `mmkd-edge commission` for a student of normal data.
 `EdgePredictor.open(..., reference=FILE)` applies mean and standard deviation as a z-score, one number per channel:
-`{"format_version": 1, "modality": "temp", "mean": [36.4], "std": [0.3]}`. Scores take the place of the bundle's.
+`{"format_version": 1, "modality": "temp", "mean": [36.4], "std": [0.3]}`.
 """
 
 from __future__ import annotations

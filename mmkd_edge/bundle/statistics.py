@@ -29,9 +29,7 @@ class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Reference for a device's inputs and answers.
 
-    Attributes:
-        label_fractions: of each label among the checkpoint's answers; multi-label: of windows with it on; empty for a
-            regression.
+    `label_fractions` are of the checkpoint's answers; multi-label: of those with the label; empty for a regression.
     """
 
     windows: Annotated[int, msgspec.Meta(ge=1, le=10**15)]

@@ -1,4 +1,4 @@
-"""Every command of the distribution; `hatch_build.py` makes the scripts from this table."""
+"""All commands; `hatch_build.py` makes the scripts from this table."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Option:
     min: float | None = None
     max: float | None = None
     shown: str | bool = True  # the default in words; False hides it
-    says: Callable[[], str] | None = None  # returns a text to print instead of running the command
+    says: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Errors as messages and exit codes, `--debug`, `--version` and Ctrl-C of every command, by the standard library."""
+"""What every command does, by the standard library: errors, `--debug`, `--version` and Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mmkd-edge`: signature keys, bundles installed on this device, a student fitted to its machine. Standard library."""
+"""The command `mmkd-edge`, which needs the standard library alone."""
 
 from __future__ import annotations
 
@@ -205,7 +205,6 @@ def _commission(options: Namespace) -> None:
 
 
 def _machines(state: Path) -> dict[str, dict[str, str]]:
-    """Return what was fitted to machines, by the name of each reference in the state folder."""
     from mmkd_edge.bundle.reference import read_reference
     from mmkd_edge.predict.commissioning import machine_facts
 

@@ -49,7 +49,6 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What `EdgePredictor.health` returns.
 
     Attributes:
-        predictions: number of returned predictions by status.
         latency: calls of a `Watched` predictor.
         input_age: from a window's newest sample to its answer.
         returned: why an older bundle answers and not the newest, or empty.

@@ -30,8 +30,7 @@ _MAX_ANSWERS = 65536
 class ChannelHealth(msgspec.Struct, frozen=True, kw_only=True):
     """A channel's recent values; NaN without any.
 
-    Attributes:
-        psi: population stability index against the golden windows, often large for healthy new people.
+    `psi` is the population stability index against the golden windows, often large for healthy new people.
     """
 
     channel: str

@@ -17,11 +17,7 @@ _MAX_RECENT = 65536
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Measurements in seconds; recent percentiles are within a tenth of the truth.
-
-    Attributes:
-        counts: cumulative, per edge of `EDGES`.
-    """
+    """Measurements in seconds; percentiles are of recent ones, `counts` cumulative, per edge of `EDGES`."""
 
     count: int
     p50_s: float
@@ -80,7 +76,6 @@ class SecondsHistogram:
         )
 
     def _quantile(self, fraction: float) -> float:
-        """The logarithmic middle of the quantile's bin; at most the maximum."""
         rank, below, place = fraction * self._weight, 0.0, 0
         for place, count in enumerate(self._recent):  # noqa: B007 # used below
             below += count

@@ -20,7 +20,7 @@ from mmkd_edge.install.trees import TREES_DOMAIN, TREES_OPERATOR, TREES_VERSION,
 OPSETS = range(17, 22)
 MAX_FIELDS = 1_000_000
 """Fields or list items of a file: a few seconds of reading."""
-_MAX_NUMBER = (1 << 31) - 1  # in an attribute
+_MAX_NUMBER = (1 << 31) - 1
 _OWN_DOMAINS = ("", "ai.onnx")
 _FLOATS = (1, 10, 11, 16)
 # Read below: model 7 graph, 8 opset; opset 1 domain; graph 1 node, 5 weights, 11 input; node 1 input, 2 output,

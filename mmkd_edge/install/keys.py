@@ -1,8 +1,4 @@
-"""Ed25519 keys (RFC 8032, by `cryptography`) that sign bundles.
-
-Private keys never reach a device. A device with a folder of public keys refuses bundles without a valid signature by
-one of them.
-"""
+"""Ed25519 keys (RFC 8032, by `cryptography`) that sign bundles."""
 
 from __future__ import annotations
 

@@ -286,7 +286,6 @@ def _return_reason(slots: Slots) -> str:
 
 
 def _count_crashes(state: Path, slot: Slot) -> int:
-    """How many starts in a row ended their process."""
     try:
         digest, _, count = read_own_file(state / STARTS_FILE, max_bytes=_MAX_BYTES).decode("ascii").partition(" ")
         return int(count) if digest == slot.sha256 else 0

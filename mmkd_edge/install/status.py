@@ -70,7 +70,7 @@ def device_status(state: Path) -> tuple[DeviceStatus, MmkdError | None]:
 
 
 def read_fleet(folder: Path) -> Fleet:
-    """Read the reports of a folder, `*.json`. Raises UsageError if there is none."""
+    """Read the reports `*.json` of a folder. Raises UsageError without any."""
     paths = sorted(folder.glob("*.json"))
     if not paths:
         raise UsageError(f"{folder}: expected files of mmkd-edge status --json, found no *.json; check the path")

@@ -96,7 +96,7 @@ class NativeModel:
         self.modality = self._handle.library.mmkd_model_modality(self._handle.model).decode(errors="replace")
         self.shape = (int(facts.samples), int(facts.channels))  # (T, C)
         self.outputs, self.has_novelty = int(facts.outputs), bool(facts.has_novelty)  # K classes
-        self.isa = ISAS[facts.isa]  # in use
+        self.isa = ISAS[facts.isa]
         self.is_number = facts.task in _NUMBERS
         self.step_samples, self.states = int(facts.step), int(facts.states)  # S and states of a causal student, else 0
         self.scratch_bytes = int(facts.scratch_bytes)
@@ -151,7 +151,6 @@ class NativeModel:
         pointers = [array.ctypes.data for array in answers] + [None] * (3 - len(answers))
 
         def take() -> None:
-            """Take one step."""
             handle = self._handle
             if handle is None:
                 raise BackendError("backend 'native' is closed; open it again")
@@ -168,5 +167,5 @@ class NativeModel:
         return address
 
     def close(self) -> None:
-        """Release the model; repeated calls are allowed, and a running `run` ends undisturbed."""
+        """Release the model; a running `run` ends undisturbed."""
         self._handle = None

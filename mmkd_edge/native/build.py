@@ -40,7 +40,7 @@ def build(library: Path = LIBRARY, *, compiler: Sequence[str] = ()) -> str:
     Return why that failed, or an empty text.
     """
     import shlex
-    import subprocess  # needed only to compile; the runtime reads the constants above
+    import subprocess  # needed only to compile
     import tempfile
 
     def run(words: list[str]) -> str:

@@ -26,7 +26,7 @@ class ActiveStudents:
     def __init__(self, students: Students, *, request: OpeningRequest | None, monitor: Monitor, raises: bool) -> None:
         self.current = students
         self.closed = False
-        self.proven = True  # whether they answered since their last failure, so that the next gets another attempt
+        self.proven = True  # whether they answered since their last failure
         self._earlier: Students | None = None
         self._request = request
         self._monitor = monitor

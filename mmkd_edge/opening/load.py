@@ -1,4 +1,4 @@
-"""Load a student with one config: open its artifacts, compare their tensors, and warm them up."""
+"""Load a student with one config."""
 
 from __future__ import annotations
 

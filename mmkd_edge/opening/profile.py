@@ -1,7 +1,6 @@
 """The profile: the configs that `mmkd-bench tune` measured for a bundle on a machine.
 
-A damaged, stale or foreign profile is ignored with a reason. It affects speed alone: every measured config passed the
-same gates.
+It affects speed alone: every measured config passed the same gates.
 """
 
 from __future__ import annotations
@@ -82,10 +81,7 @@ def best_trial(
     precision: Precision | None = None,
     threads: int | None = None,
 ) -> MeasuredConfig | None:
-    """Return the best measured config that fits the request, or None.
-
-    Lower precision and more threads must each be at least 1.1 times as fast.
-    """
+    """Return the best measured config that fits the request, or None."""
     fitting = [
         trial
         for trial in trials

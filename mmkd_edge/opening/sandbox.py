@@ -1,7 +1,6 @@
 """The sandbox check: a bundle that is new here is opened in a child process first.
 
-Its graphs are read here, then the child opens each config and runs the golden windows. Passed configs are remembered by
-bundle hash in the user's cache folder; files that others can write are ignored.
+Passed configs are remembered by bundle hash in the user's cache folder; files that others can write are ignored.
 """
 
 from __future__ import annotations
@@ -30,13 +29,12 @@ from mmkd_edge.system import HAS_POSIX
 if TYPE_CHECKING:
     from mmkd_edge.opening.sandbox_process import SandboxRequest, SandboxResult
 
-# For the start of the child process, one config, and the whole bundle; a student takes tenths of a second.
+# For the start of the child process, one config, and the whole bundle.
 STARTING_S, CONFIG_S, BUNDLE_S = 20.0, 10.0, 60.0
-# If engines are built: a minute or two for a student on a small board.
+# If engines are built.
 BUILD_S, BUNDLE_BUILD_S = 600.0, 3600.0
-# Memory of the child process, also if it builds an engine (kernels, and up to 1 GiB to try them).
+# Memory of the child process, also if it builds an engine.
 MEMORY_BYTES, BUILD_MEMORY_BYTES = 2 << 30, 8 << 30
-# Largest engine that it may write.
 ENGINE_BYTES = 1 << 30
 
 FORMAT_VERSION = 2
@@ -59,7 +57,7 @@ class SandboxPolicy:
         self._keys: dict[tuple[str, Config], str] = {}
         self._passed_before = passed_before(bundle.sha256)
         self._passed_now: set[str] = set()
-        self._refused: dict[str, tuple[str, str]] = {}  # error name and message
+        self._refused: dict[str, tuple[str, str]] = {}
         self._unsaved = ""
         self._spent_s = {False: 0.0, True: 0.0}  # by whether engines are built
 

@@ -1,7 +1,4 @@
-"""The child process of a sandbox check: opens a bundle with each config, and runs its self-test.
-
-Limits its memory, processor time, written files and core dumps first. Answers with one line of JSON per config.
-"""
+"""The child process of a sandbox check: opens a bundle with each config, and runs its self-test."""
 
 from __future__ import annotations
 

@@ -24,17 +24,15 @@ from mmkd_edge.spec import ModalitySpec
 _STEPPED_WINDOWS = 8  # golden windows per self-test of a step graph
 # Relative to the largest logit: half precision has 11 bits, and a sum of some 600 products strays by about
 # sqrt(n) * 2**-11 if each is rounded (Higham and Mary, "A new approach to probabilistic rounding error analysis", SIAM
-# J. Sci. Comput. 41, 2019). An export judges an fp16 artifact on x86-64, where onnxruntime computes it in float32; on
-# ARM64 and on a GPU engines add in half precision itself: docs/results/devices.md.
+# J. Sci. Comput. 41, 2019). An export judges fp16 on x86-64, where onnxruntime computes in float32; ARM64 and GPUs add
+# in half precision: docs/results/devices.md.
 _FP16_TOLERANCE = 0.0125
 
 
 class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
     """How this device answered the golden windows.
 
-    Attributes:
-        max_abs_error: largest difference of a logit or probability from the stored answer, at most `tolerance`.
-        label_agreement: fraction of windows with the stored label, 0 to 1.
+    `max_abs_error` is the largest difference of a logit or probability from the stored answer, at most `tolerance`.
     """
 
     windows: int

@@ -62,7 +62,7 @@ class Students(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, opened=tuple(fresh if old is student else old for old in self.opened))
 
     def close(self) -> None:
-        """Close students and bundle; repeated calls are allowed."""
+        """Close students and bundle."""
         for student in self.opened:
             student.close()
         if self.bundle is not None:
@@ -88,21 +88,17 @@ def open_students(path: str | os.PathLike[str], request: OpeningRequest, *, chec
 def _open_bundle(path: Path, request: OpeningRequest, started: Started | None = None) -> Students:
     returned = started.returned if started else ""
     with ExitStack() as opened:
-        # Verify: manifest, members, hashes, signature.
         bundle = _open_verified(path, started)
         opened.callback(bundle.close)
         check_signed(bundle, request.keys)
         references = _match_references(bundle, request)
-        # Choose: the measured config, then the table's order. A child process opens configs that are new here first.
         choices = choose_configs(bundle, request)
         sandbox = SandboxPolicy(bundle, request, returned=returned)
         sandbox.check_all([choice.configs[0] for choice in choices if choice.configs])
-        # Load: the first config that opens.
         students = []
         for choice in choices:
             students.append(_load(bundle, choice, request, references, sandbox))
             opened.callback(students[-1].close)
-        # Self-test: golden windows, unless they passed on this machine before.
         for student in filter(sandbox.needs_selftest, students):
             run_selftest_within(student, bundle, limit_s=_SELFTEST_S)
         tested = sandbox.remember_selftests(students)
@@ -228,13 +224,11 @@ class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What answers, and with which config. Fields about a bundle are empty without one.
 
     Attributes:
-        reason: why this config.
         profile: path of its measurements, or empty.
         step_artifact: step graph for streams; empty if they compute whole windows.
         selftest: when the first self-test passed.
         rejected: why each better config was not taken.
         least_probability: label set threshold; None without an error level.
-        versions: of mmkd-edge, numpy and Python.
     """
 
     model_id: str

@@ -1,7 +1,4 @@
-"""Fit a student of normal data to one machine: the scores of its own normal running take the place of the bundle's.
-
-Blocks of time stand for groups: a window's p-value is that among the windows of the other blocks.
-"""
+"""Fit a student of normal data to one machine: the scores of its own normal running take the place of the bundle's."""
 
 from __future__ import annotations
 

@@ -149,10 +149,7 @@ def score_limit(normal: Normal) -> float:
 
 
 def largest_normal(rising: Sequence[float] | NDArray[np.float64], level: float) -> float:
-    """Return the largest score whose p-value among `rising` ones is above `level`; infinite if none is at most that.
-
-    A p-value is (1 + scores at or above) / (N + 1) (Vovk et al., Algorithmic Learning in a Random World, 2005, ch. 2).
-    """
+    """Return the largest score whose p-value among `rising` ones is above `level`; infinite if none is at most that."""
     larger = math.floor(level * (len(rising) + 1) + 1e-9) - 1  # scores as large as one that is unknown
     return float(rising[-1 - larger]) if larger >= 0 else math.inf
 

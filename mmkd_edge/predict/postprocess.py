@@ -1,4 +1,4 @@
-"""From outputs to a `Prediction`, without NaN or unsupported answers; the choice among students; the policy."""
+"""From outputs to a `Prediction`; the choice among students; the policy."""
 
 from __future__ import annotations
 
@@ -51,15 +51,12 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     Attributes:
         label: the most probable label; a regression's target; empty without an answer. A student of normal data has
             one label, and none for a window that is unlike normal ones: its status is then `unknown`.
-        index: index of the label; -1 without an answer.
+        index: -1 without an answer.
         probability: 0 to 1; 0 for a number, or without an answer.
         probabilities: float32 (K,), in the order of the task's labels; zeros without an answer; (0,) for a number.
         status: `ok`; `degraded` if a sensor fails in part; `unknown` if the window is unlike the training windows;
             `stale` if the answer is about the past; `warming_up` before a stream's first full window; `invalid` if
             nothing supports an answer. The last two never have one.
-        reason: why `status` is not ok.
-        missing_fraction: fraction of the window's values that are missing, 0 to 1.
-        modality: the modality that answered.
         input_age_s: age of the window's newest sample at the answer; None if unknown.
         labels: active labels of a multi-label task, in the task's order.
         value: a regression's, in the target's unit and range; None without an answer.
@@ -226,7 +223,6 @@ def _missing_fault(
 
 
 def _missing_channels(missing: int, present: NDArray[np.float32], modality: ModalitySpec) -> str:
-    """Name the channels without a sample, or the part of a joined modality."""
     if missing < modality.samples:
         return ""
     live: list[bool] = np.any(present, axis=(0, 1)).tolist()  # (C,)

@@ -225,7 +225,7 @@ def as_float32(values: object, modality: ModalitySpec) -> NDArray[np.float32]:
             f"{where} {type(values).__name__} of dtype {array.dtype}; "
             "convert it to float32, with NaN where a value is missing"
         )
-    with np.errstate(over="ignore"):  # overflow becomes Inf, which counts as missing
+    with np.errstate(over="ignore"):
         converted = array.astype(np.float32, copy=False)
     if isinstance(converted, np.ma.MaskedArray):
         return np.asarray(converted.filled(np.float32(np.nan)))

@@ -16,7 +16,6 @@ from mmkd_edge.spec import ModalitySpec
 
 Status = Literal["ok", "warming_up", "degraded", "unknown", "stale", "invalid"]
 
-# Which of two faults decides: the graver one.
 _GRAVITY: dict[Status, int] = {"ok": 0, "degraded": 1, "unknown": 2, "stale": 3, "warming_up": 4, "invalid": 5}
 
 

@@ -70,7 +70,7 @@ class OpenStudent(msgspec.Struct, frozen=True, kw_only=True):
         return {first.name: values, second.name: present}
 
     def close(self) -> None:
-        """Close the backends; repeated calls are allowed."""
+        """Close the backends."""
         self.backend.close()
         if self.step is not None:
             self.step.close()

@@ -1,7 +1,4 @@
-"""Timed samples become rows at the declared rate, despite jitter, duplicates, gaps and clock changes.
-
-The division into pushes does not matter. Of video the rows are numbers of frames.
-"""
+"""Timed samples (of video: frame numbers) become rows at the declared rate, despite jitter, gaps and clock changes."""
 
 from __future__ import annotations
 

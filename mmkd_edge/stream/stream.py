@@ -52,7 +52,6 @@ class Stream:
     """Windows and hops over one sensor's samples, in one thread. Get one from `EdgePredictor.stream`.
 
     A prediction is due after the first full window and after every `hop` samples; before, it is `warming_up`.
-    `answering` returns the current modality, whose range a swap may change.
     """
 
     def __init__(
@@ -318,9 +317,6 @@ class Stream:
         return self._deliver(predictions) if predictions else predictions
 
 
-# --- causal students --------------------------------------------------------------------------------------------------
-
-
 def check_hop(hop: object, streaming: Streaming) -> None:
     """Raise UsageError for a hop at which no step ends."""
     if isinstance(hop, int) and hop % streaming.stride:
@@ -330,10 +326,7 @@ def check_hop(hop: object, streaming: Streaming) -> None:
 
 
 class Stepping:
-    """The steps of one stream; `fresh` if a block was completed since the last answer.
-
-    `student` returns the current student; `failed` is called on an engine failure.
-    """
+    """The steps of one stream; `fresh` if a block was completed since the last answer."""
 
     def __init__(self, student: Callable[[], OpenStudent], *, failed: Callable[[], None]) -> None:
         self._student = student

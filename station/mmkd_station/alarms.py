@@ -1,8 +1,7 @@
 """Alarm episodes from results, without those that lack an answer or are `unknown`; and rules chosen on recordings.
 
-A student of normal data has the one alarm `unknown`, whose probability is 1 - the p-value: evidence accumulates over
-windows, whatever the level of a single one. Recordings of normal running alone choose its most powerful rule within the
-limit of false alarms; otherwise the rule that detects most is chosen.
+A student of normal data has the one alarm `unknown`, whose probability is 1 - the p-value. Recordings of normal running
+alone choose its most powerful rule within the limit of false alarms; otherwise the rule that detects most is chosen.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _RELEASE = (1, 3, 5, 10)
 # Rank Tests", Annals of Mathematical Statistics 24, 1953): an area under the ROC curve of .74, as one sensor reaches on
 # faults it never saw.
 _LEHMANN = 0.35
-_STANDING_S = 3600.0  # an alarm that stands for so long counts again
+_STANDING_S = 3600.0
 _NO_ALARM_LIMIT = -math.log(0.05)  # of the rate, at 95 %, after a time without any: the rule of three
 
 

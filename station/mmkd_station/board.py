@@ -1,4 +1,4 @@
-"""The last minutes of a station for its page: samples become extremes of bins, so the cost is the same at any rate."""
+"""The last minutes of a station for its page: samples become extremes of bins."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _Signal:
         bins = list(zip(numbers[starts].tolist(), lowest.tolist(), highest.tolist(), strict=True))
         for number, low, high in bins[-_BINS:]:
             if self._bins and number < self._bins[-1].number:
-                continue  # late
+                continue
             if self._bins and number == self._bins[-1].number:
                 last = self._bins.pop()
                 low, high = np.fmin(last.lowest, low).tolist(), np.fmax(last.highest, high).tolist()

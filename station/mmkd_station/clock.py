@@ -133,10 +133,7 @@ class TimeWatch:
 
 
 class SampleClock:
-    """Times of a sensor's samples in seconds; recorded samples without times count from 0.
-
-    `silence_s` None is three times the longest recent interval between deliveries, at least a second.
-    """
+    """Times of a sensor's samples in seconds; recorded samples without times count from 0."""
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ class Shadow:
                 "compare the values where results are read"
             )
         self.report: ShadowReport | None = None  # until it is closed
-        self.error: MmkdError | None = None  # why the new bundle is refused
+        self.error: MmkdError | None = None
         self._file = Path(spec.shadow_report or f"{file_name(spec.name)}.shadow.json")
         check_file(self._file)
         self._process = ShadowProcess(predictor, spec.shadow, options)

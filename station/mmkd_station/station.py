@@ -66,8 +66,8 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     latency: Timing | None  # from arrival of samples to their records
     uncertain: RingFacts | None
     state: StationState
-    adaptation: str  # why a student should be adapted, or empty
-    unlike_training: str  # what to check if most of the last 100 windows were `unknown`, or empty
+    adaptation: str
+    unlike_training: str
     shadow: ShadowReport | None  # at the end of a shadow run
 
 
@@ -112,7 +112,7 @@ class Station:
         self._logged: dict[str, tuple[str, float]] = {}  # last message and its time, by kind
         self._filled_s = self._longest_hold_s = 0.0
         self._busy_since_s: float | None = None
-        self._current: int | None = None  # the sensor whose delivery is being answered
+        self._current: int | None = None
         self._answers = True
         self._began_s = time.monotonic()
         self._readers = [

@@ -1,7 +1,6 @@
-"""Unsent records and each label's last alarm, in one SQLite file.
+"""Unsent records and each label's last alarm, in one SQLite file; in memory while the disk is not writable.
 
-A record may be offered twice but never changes: station, boot and number identify it. If the disk is not writable,
-records stay in memory.
+A record may be offered twice but never changes.
 """
 
 from __future__ import annotations
@@ -202,7 +201,7 @@ class RecordQueue:
         self._store = store
         self._most = most
         self._memory: deque[Record] = deque()  # `put` appends without the lock, so it never waits for the disk
-        self._batch: list[Record] = []  # being tried by the sink
+        self._batch: list[Record] = []
         self._oldest: Record | None = None  # only in memory, at the store's last tick
         self._saving = 0, 0
         if store is not None:

@@ -1,1 +1,1 @@
-"""TensorRT: the backend, and building and caching engines, also for `mmkd-export --target trt`."""
+"""TensorRT, also for `mmkd-export --target trt`."""

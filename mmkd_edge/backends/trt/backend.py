@@ -1,8 +1,4 @@
-"""TensorRT 10.3 to 11, or TensorRT-RTX, on an NVIDIA GPU.
-
-Engines are built from the ONNX artifact and cached. Parallel calls take execution contexts from a pool. A call is one
-CUDA graph if that gives the plain call's answers.
-"""
+"""TensorRT 10.3 to 11, or TensorRT-RTX, on an NVIDIA GPU."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Build engines from ONNX graphs with TensorRT 10.3 to 11 or TensorRT-RTX.
 
-Networks are strongly typed, so the graph decides every precision; float32 products have 24 bits. The plan runs on one
-kind of GPU, driver and library. It is a program: load only trusted engines.
+A plan runs on one kind of GPU, driver and library. It is a program: load only trusted engines.
 """
 
 from __future__ import annotations
@@ -88,7 +87,6 @@ def engine_logger(module: Any, *, most_lines: int | None = None) -> Any:
             self.layers = ""
 
         def log(self, level: Any, message: str) -> None:
-            """Keep one message."""
             if message.startswith(_LAYER_LIST):
                 self.layers = message.removeprefix(_LAYER_LIST).strip()
             if level != severity.VERBOSE:

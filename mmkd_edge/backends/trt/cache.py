@@ -1,7 +1,7 @@
 """Engines built on this machine, in the user's cache folder `mmkd-edge/engines`.
 
 An engine is a program: TensorRT gets its bytes only if the sidecar has the expected facts and SHA-256, in a folder that
-nobody else can write. Otherwise it is built again.
+nobody else can write.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     library: EngineLibrary
     library_version: str
     architecture: str
-    device: DeviceFacts | None  # None if built without a GPU
+    device: DeviceFacts | None
     strongly_typed: bool = True
     tf32: bool = False  # whether float32 products may be rounded to ten bits
 

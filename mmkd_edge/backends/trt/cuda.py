@@ -1,7 +1,4 @@
-"""Checked CUDA calls on the first GPU, by `cuda.bindings.runtime` of cuda-python 12.6 to 13.
-
-Inputs and outputs are one block each, in pinned host memory and on the GPU, so that each needs one copy.
-"""
+"""Checked CUDA calls on the first GPU, by `cuda.bindings.runtime` of cuda-python 12.6 to 13."""
 
 from __future__ import annotations
 
@@ -49,7 +46,7 @@ def device_facts(runtime: Any) -> DeviceFacts:
             cuda_runtime=checked(runtime, runtime.cudaRuntimeGetVersion()),
             cuda_driver=checked(runtime, runtime.cudaDriverGetVersion()),
         )
-    except (BackendError, RuntimeError) as error:  # cuda-python 12.6 raises RuntimeError where there is no driver
+    except (BackendError, RuntimeError) as error:  # cuda-python 12.6 without a driver
         raise UnavailableError(f"no GPU answers: {error}; check the driver with nvidia-smi or tegrastats") from error
 
 
@@ -168,7 +165,7 @@ class CudaStream:
         checked(self._runtime, self._runtime.cudaGraphLaunch(self.graph, self._stream))
 
     def close(self) -> None:
-        """Wait for running work and free everything; repeated calls are allowed."""
+        """Wait for running work and free everything."""
         self.values, self.addresses = {}, {}
         if self._release.alive and self._stream is not None:
             self._runtime.cudaStreamSynchronize(self._stream)

@@ -39,7 +39,7 @@ class Execution:
         self._answers = tuple(self._stream.values[tensor.name] for tensor in outputs)
 
     def answer(self, feeds: Mapping[str, NDArray[Any]]) -> Answer:
-        """Return the outputs for a window: `take`, then `compute`."""
+        """Return the outputs for a window."""
         self.take(feeds)
         return self.compute()
 

@@ -1,7 +1,7 @@
 """Who may see the page and who may change something.
 
 On the loopback interface anybody may look, unless a token is set. Otherwise, and for every change, the token is
-required, except for local health probes. Other origins are refused.
+required, except for local health probes.
 """
 
 from __future__ import annotations

@@ -295,5 +295,5 @@ class PageFollower:
 
 
 def _board(station: Station) -> Board:
-    assert station.board is not None  # `open_service` makes one of each for a page
+    assert station.board is not None
     return station.board

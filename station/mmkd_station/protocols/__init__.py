@@ -1,1 +1,1 @@
-"""Sources and sinks: one file per protocol, and a table."""
+"""Sources and sinks, one file per protocol."""

@@ -1,4 +1,4 @@
-"""Sources `csv:`, also of a growing file, `wav:`, `stdin`, `pcm` and `recordings:`; sinks `-`, `jsonl:` and `csv:`."""
+"""Sources and sinks that are files or standard input and output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from mmkd_station.records import Record, ResultRecord, record_line
 # Samples per delivery: a tenth of a second if the pace matters.
 _TOGETHER_S, _MAX_TOGETHER = 0.1, 4096
 _MAX_LINES = 256
-# Of Windows and of other systems.
 _BINARY, _NO_WAITING = getattr(os, "O_BINARY", 0), getattr(os, "O_NONBLOCK", 0)
 _CSV_FIELDS = tuple(name for name in ResultRecord.__struct_fields__ if name not in ("labels", "label_set"))
 
@@ -47,7 +46,6 @@ class _FileLines:
 
     def _chunks(self, reader: LineReader, intake: Intake) -> Iterator[list[str]]:
         rest = b""
-        # Few samples for a real pace, else many for speed.
         most = _MAX_LINES if self._request.replay_speed is None else max(1, round(self._request.rate_hz / 20))
         while not intake.stop.is_set():
             block = self._file.read(BLOCK_BYTES)

@@ -1,7 +1,4 @@
-"""`webhook:URL`: post records as a JSON array; and posts of every sink that speaks HTTP.
-
-Options follow a `#`: `kinds=alarm,state` posts only these, `headers=FILE` adds the file's `Name: value` lines.
-"""
+"""`webhook:URL`: post records as a JSON array; and posts of every sink that speaks HTTP."""
 
 from __future__ import annotations
 

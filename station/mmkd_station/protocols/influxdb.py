@@ -1,8 +1,7 @@
 """`influxdb://HOST/DATABASE`: records as points, in line protocol over HTTP or, by default, HTTPS.
 
-A record is a point of the measurement `mmkd_result`, `mmkd_alarm` or `mmkd_state`: station, label, status, event and
-state are tags, everything else fields. Its time is `decided_s` in microseconds; the last three digits of its
-nanoseconds are those of `number`, so a record that comes twice replaces itself.
+A record that comes twice replaces itself: its time is `decided_s` in microseconds, and the last three digits of its
+nanoseconds are those of `number`.
 """
 
 from __future__ import annotations
@@ -74,7 +73,6 @@ def _is_final(error: urllib.error.HTTPError) -> bool:
 
 
 def _authorization(server: Endpoint, version: str) -> dict[str, str]:
-    """Return the header of a version: a user and password for 1, else a token."""
     path = server.file("credentials")
     if version == "1" and path is not None:
         user, password = server.credentials() or ("", "")

@@ -1,8 +1,7 @@
 """`kafka://HOST/TOPIC`, by confluent-kafka: TLS unless `tls=off`, SASL with credentials from a file or the environment.
 
-A sink sends each record as JSON, with its station as the key, so that one partition has them in order. The producer is
-idempotent, so a broker that is back within 30 seconds has each record once. After that, and after a kill of this
-process, those that were on their way may come twice, with the same `station`, `boot` and `number`.
+A record's key is its station, so that one partition has a station's records in order. After 30 seconds without a
+broker, or a kill, records on their way may come twice, with the same `station`, `boot` and `number`.
 """
 
 from __future__ import annotations
@@ -57,7 +56,6 @@ def _server(text: str, *, options: Sequence[str] = ()) -> Endpoint:
 
 
 def _settings(server: Endpoint) -> dict[str, object]:
-    """Return librdkafka's settings of a connection. Raises UsageError."""
     variables = os.environ.get(USER_VARIABLE, ""), os.environ.get(PASSWORD_VARIABLE, "")
     user, password = server.credentials() or variables
     host = f"[{server.host}]" if ":" in server.host else server.host
@@ -91,7 +89,6 @@ class _Client:
         self.error = error
 
     def broken(self, error: Any = None) -> ConnectionError:
-        """Return the error of the connection."""
         error = error or self.error
         return ConnectionError(f"{self._address}: {with_tls_cure(error.str()) if error else 'no answer'}")
 
@@ -198,7 +195,6 @@ class _Consumer:
         return message
 
     def close(self) -> None:
-        """Disconnect."""
         self._consumer.close()
 
 

@@ -1,7 +1,6 @@
 """`modbus://HOST` polls registers of a PLC at the modality's rate; `modbus-write://HOST?at=N` writes five registers.
 
-A column is a register: `h100:int16` is holding register 100, `i7:float32` input registers 7 and 8; the default type is
-`uint16`. Numbers are the protocol's, from 0: a manual's 40001 is `h0`.
+A column is a register: `i7:float32` is input registers 7 and 8. Numbers are the protocol's: a manual's 40001 is `h0`.
 """
 
 from __future__ import annotations
@@ -127,11 +126,7 @@ def _register(name: str) -> Register:
 
 
 def modbus_write_sink(text: str, place: str) -> LastResultSink:
-    """Open a sink of five holding registers, from register `at` on.
-
-    They are a count that changes with every result, as a sign of life; `STATUS_CODES` of the status; the label, from 1
-    (0 without an answer); its probability in thousandths; the number of open episodes.
-    """
+    """Open a sink of five registers: a count, the status, the label (from 1), thousandths of probability, episodes."""
     _pymodbus()
     plc = read_endpoint(text, scheme="modbus-write://", options=("at", "unit", "station"), port=_PORT)
     if "at" not in plc.options:

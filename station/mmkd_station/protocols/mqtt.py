@@ -1,7 +1,6 @@
-"""`mqtt://HOST/TOPIC` and `mqtts://`, by paho-mqtt: MQTT 5 or 3.1.1, TLS, credentials from a file.
+"""`mqtt://HOST/TOPIC` and `mqtts://`.
 
-A sink publishes `TOPIC/STATION/result`, and retained `TOPIC/STATION/alarm/LABEL`, `TOPIC/STATION/state` and
-`TOPIC/online`, which the last will makes `false`. At start it clears earlier runs' retained alarms.
+At its start a sink clears earlier runs' retained alarms; the last will makes `TOPIC/online` `false`.
 """
 
 from __future__ import annotations

@@ -122,7 +122,6 @@ class _Reader:
 
 
 def _number(value: Any) -> float:
-    """Return NaN if the status is bad or the value is no number."""
     content = None if value.Value is None else value.Value.Value
     if (value.StatusCode is not None and not value.StatusCode.is_good()) or not isinstance(content, int | float):
         return math.nan
@@ -130,12 +129,7 @@ def _number(value: Any) -> float:
 
 
 def opcua_write_sink(text: str, place: str) -> LastResultSink:
-    """Open a sink of nodes.
-
-    Numeric nodes get numbers as in `modbus-write://`: a count, which restarts at the end of the node's range, the
-    probability in thousandths for integers; the value of a regression, the score of normal data, or
-    NaN. String nodes get text.
-    """
+    """Open a sink of nodes; numeric ones get numbers as in `modbus-write://`, string ones text."""
     server = _server(text, scheme="opcua-write://", options=(*_FIELDS, "station"))
     options = server.options
     nodes = {field: _node(options[field], where=f"--sink {text}: {field}") for field in _FIELDS if field in options}

@@ -1,8 +1,6 @@
 """`postgresql://HOST/DATABASE` by psycopg 3: records in a table, each once; samples replayed from a table.
 
-A sink makes its table if it is not there. Its key is station, boot, number and time, as a hypertable of TimescaleDB
-needs it. User and password come from `credentials=FILE`, or as for every PostgreSQL client from `PGUSER`, `PGPASSWORD`
-or `~/.pgpass`.
+The table's key is station, boot, number and time, as a hypertable of TimescaleDB needs it.
 """
 
 from __future__ import annotations

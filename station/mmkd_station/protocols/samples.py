@@ -1,8 +1,4 @@
-"""Samples from JSON and CSV text, with times as numbers or ISO 8601.
-
-A JSON sample is an object with a value per column, or an array in the columns' order. Several samples are an array of
-samples, an object of arrays, or `{"time": ..., "samples": [[...], ...]}`. `null` is missing.
-"""
+"""Samples from JSON and CSV text, with times as numbers or ISO 8601; docs/running-live.md has the forms."""
 
 from __future__ import annotations
 
@@ -270,7 +266,6 @@ class LineReader:
             return math.nan if text.lower() in _MISSING else float(self._with_point(text))
 
     def _with_point(self, field: str) -> str:
-        """Replace a decimal comma, unless commas separate fields."""
         return field.replace(",", ".") if self._separator != "," and field.count(",") == 1 else field
 
 

@@ -1,9 +1,8 @@
 """`sparkplug://HOST/GROUP/NODE`: records as data of Sparkplug B 3.0, a station as a device of the edge node NODE.
 
-Births name every metric: `boot` and `number` of the last record, and `KIND/FIELD` of the last result, alarm and state.
 The last will is the death of the node; a station that stopped or failed has a death of its own. Sparkplug has messages
 of quality 0, which nobody confirms: after a batch the broker is asked for an answer, which it gives in order, so a
-record may come twice but is not lost. Records older than their connection are historical.
+record may come twice but is not lost.
 """
 
 from __future__ import annotations
@@ -141,9 +140,6 @@ class SparkplugSink(BrokerSink):
 
     def _death(self) -> bytes:
         return _payload([_metric("bdSeq", _INT64, self._births, time.time())], time.time())
-
-
-# ---- protocol buffers, as far as Sparkplug needs them
 
 
 def _payload(metrics: Sequence[bytes], moment_s: float, sequence: int | None = None) -> bytes:

@@ -1,7 +1,4 @@
-"""`cam:N` and `video:FILE`: frames of a camera or a file, read by OpenCV.
-
-Frames are cropped to `#region=X,Y,WIDTH,HEIGHT` and scaled as in training (`mmkd_edge.frames.cut_out`).
-"""
+"""`cam:N` and `video:FILE`: frames of a camera or a file, read by OpenCV."""
 
 from __future__ import annotations
 
@@ -23,11 +20,7 @@ _TIMEOUT_MS = 4000
 
 
 def camera_source(text: str, place: str, request: SourceRequest) -> Source:
-    """Open a camera; frames get their time of arrival.
-
-    `place` is a number, device file, address such as `rtsp://HOST/PATH?credentials=FILE`, or GStreamer pipeline that
-    ends in `appsink`, as cameras of a Jetson need.
-    """
+    """Open a camera (number, device file, address or GStreamer pipeline); frames get their time of arrival."""
     cv2 = _quiet_opencv(text)
     place, region = _split_region(text, place)
     is_pipeline = "!" in place
