@@ -3,10 +3,17 @@
 import io
 import json
 import os
+import shutil
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
+import venv
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -163,3 +170,60 @@ def test_a_library_or_an_address_that_is_wrong_is_named(store, tmp_path, monkeyp
     with pytest.raises(UnavailableError) as missing, tracked("press", tmp_path, title="a.ckpt"):
         pass
     assert str(missing.value) == "--mlflow needs mlflow, which this Python lacks; run: pip install 'mmkd-edge[mlflow]'"
+
+
+@pytest.fixture(scope="session")
+def mlflow_program(tmp_path_factory):
+    """MLflow's server, from PATH or from the package registry."""
+    if found := shutil.which("mlflow"):
+        return found
+    folder = tmp_path_factory.mktemp("mlflow")
+    venv.create(folder, with_pip=True, symlinks=True)
+    subprocess.run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "mlflow"], check=True)
+    return str(folder / "bin" / "mlflow")
+
+
+def served(program, folder, port):
+    """Start a server and wait until it answers."""
+    store = ["--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "files")]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    words = [program, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *store]
+    with (folder / "server.log").open("ab") as log:
+        server = subprocess.Popen(words, stdout=log, stderr=log, env=environment, start_new_session=True)
+    for _ in range(3000):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+        except OSError:
+            assert server.poll() is None, (folder / "server.log").read_text()
+            time.sleep(0.1)
+        else:
+            return server
+    raise AssertionError((folder / "server.log").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_a_server_that_is_killed_and_started_again_has_the_whole_run(mlflow_program, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    server = served(mlflow_program, tmp_path, port)
+    try:
+        with tracked("press", tmp_path / "run", title="a.ckpt") as tracker:
+            tracker.record_curve(CURVE[:1])
+            os.killpg(server.pid, 9)
+            server.wait()
+            tracker.record_curve(CURVE[:2])
+            tracker.record_file(Path(__file__))
+        server = served(mlflow_program, tmp_path, port)
+        with tracked("press", tmp_path / "run", title="a.ckpt", resume=True) as tracker:
+            tracker.record_curve(CURVE)
+        client = mlflow.MlflowClient()
+        (run,) = runs_of(client, "press").values()
+        assert points(client, run, "valid/score") == [(2, 0.2), (4, 0.4), (6, 0.6)]
+        assert (run.info.status, files(client, run)) == ("FINISHED", {Path(__file__).name})
+    finally:
+        os.killpg(server.pid, 9)
+        server.wait()
