@@ -1,8 +1,4 @@
-"""How many streams a device carries at a rate and a deadline, each load judged in fresh processes.
-
-A pause that outlasts the deadline by d makes the windows of d / (1 - load) late, backlog included. One may decide a
-short launch, so a majority of launches decides.
-"""
+"""How many streams a device carries at a rate and a deadline; a majority decides: one pause may decide a launch."""
 
 from __future__ import annotations
 
@@ -119,10 +115,7 @@ def measure_capacity(
 
 
 def largest_carried(is_carried: Callable[[int], bool], *, first_guess: int) -> int:
-    """Return the most streams carried, within `RESOLUTION`; 0 for none.
-
-    Step up from the guess, in growing fractions, until a load is not carried, or down until one is; then bisect.
-    """
+    """Return the most streams carried, within `RESOLUTION`; 0 for none."""
     low, high, step = 0, MAX_STREAMS + 1, _GROWTH_STEP
     guess = min(max(1, first_guess), MAX_STREAMS)
     while high - low > max(1.0, RESOLUTION * low):

@@ -1,8 +1,7 @@
 """Whether one report is slower than another, beyond noise.
 
 The interval is a percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13)
-in two stages: launches, then time windows inside each. The statistic is the median over launches of their medians over
-windows, so one disturbed launch of five does not decide.
+in two stages: launches, then time windows inside each. The median over launches ignores a disturbed one of five.
 """
 
 from __future__ import annotations
@@ -95,10 +94,7 @@ def read_report(path: Path) -> BenchReport:
 
 
 def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[ComparisonLimit]) -> Comparison:
-    """Compare two runs; a condition holds if the whole interval, or a single value, is beyond its limit.
-
-    Raises UsageError below five complete launches, or for a quantity that was not measured.
-    """
+    """Compare two runs; raise UsageError below five complete launches, or for a quantity that was not measured."""
     named = (("first", before), ("second", after))
     for name, report in named:
         complete = sum(launch.complete for launch in report.launches)

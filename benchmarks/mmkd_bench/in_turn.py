@@ -123,7 +123,6 @@ def measure_rivals(
     first, turns = launched.outcomes[0], [outcome.turns for outcome in launched.outcomes]
 
     def joined(number: int, rival: RivalEngine) -> RivalEngine:
-        # An engine that one process could not time has no figure.
         reasons = [outcome.rivals[number].reason for outcome in launched.outcomes]
         if reason := next(filter(None, reasons), ""):
             return msgspec.structs.replace(rival, reason=reason)

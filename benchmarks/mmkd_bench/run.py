@@ -36,11 +36,7 @@ def measure_bundle(
     idle_s: float = IDLE_S,
     progress: Progress = ignore_progress,
 ) -> bench.BenchReport:
-    """Measure a bundle. Watch idle power for `idle_s` first.
-
-    Raises MmkdError for wrong settings, or a bundle that fails; KeyboardInterrupt on Ctrl-C, as an `Interrupted` with a
-    report if something was measured.
-    """
+    """Measure a bundle, after idle power for `idle_s`. Ctrl-C raises `Interrupted` with a report if there is any."""
     check_settings(settings)
     with Bundle.open(choice.bundle) as bundle:  # verified before the first process starts
         settle_backend(bundle, choice)

@@ -76,10 +76,9 @@ def export_stages(resolved: ResolvedPlan) -> tuple[str, ...]:
 
 
 def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult:
-    """Export a student to a bundle; write nothing unless every gate passes.
+    """Export a student to a bundle; write nothing unless every gate passes, engines aside.
 
-    Raises UsageError for a plan that does not fit or has no real windows; UnavailableError for a missing library. If
-    only an engine cannot be built here, the bundle is written.
+    Raises UsageError for a plan that does not fit or has no real windows; UnavailableError for a missing library.
     """
     resolved = check_plan(plan)
     names = export_stages(resolved)

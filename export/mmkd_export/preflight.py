@@ -64,7 +64,6 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
 
 
 def _options_without_effect(plan: ExportPlan) -> Iterator[UsageError]:
-    """Yield an error for each given option that this plan would ignore."""
     targets = requested_targets(plan)
     builds = any(target.build for target in targets)
     lower = bool(plan.lower_precisions)

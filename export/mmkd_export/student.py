@@ -89,10 +89,7 @@ class ProvenStudent:
 
 
 def read_checkpoint(plan: ExportPlan) -> tuple[StudentCheckpoint, RealWindows, str | None]:
-    """Read the student, its windows (named, carried or synthetic), and its range's origin.
-
-    Raises CheckpointError, or UsageError if the plan does not fit or lower precision lacks recorded windows.
-    """
+    """Read student, windows and origin of the range; UsageError if the plan does not fit or lacks windows."""
     from mmkd_models.training.checkpoint import read_student
 
     checkpoint = read_student(plan.source)
@@ -119,10 +116,7 @@ def choose_temperature(checkpoint: StudentCheckpoint, real: RealWindows) -> floa
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Fit T of softmax(logits / T) in [0.05, 20] by log loss to labels (N,), -1 = unknown.
-
-    The loss is convex in 1 / T, so the nearest end is best if the minimum is outside.
-    """
+    """Fit T of softmax(logits / T) in [0.05, 20] by log loss, convex in 1 / T, to labels (N,), -1 = unknown."""
     labelled = np.flatnonzero(labels >= 0)
     if len(labelled) < MIN_WINDOWS:
         return 1.0

@@ -107,7 +107,6 @@ def make_sheet(report: AnyReport) -> Sheet:
 
 
 def _run(report: BenchReport) -> Sheet:
-    """Show what the page shows, in its words."""
     from mmkd_report.pages.bench import PERCENTILE_HEADS, figures, manner_text, origin, percentile_rows, stability_text
 
     launches = f"{len(report.launches)} of {report.configuration.launches} launches"
@@ -246,7 +245,6 @@ def _answer_lines(report: CapacityReport) -> Iterator[str]:
 
 
 def _profile(profile: ExecutionProfile) -> Sheet:
-    """Show every config of each student, as `open` sorts them, and rejected ones."""
     parts: list[Table | Text] = []
     for model in dict.fromkeys(trial.model for trial in profile.trials):
         trials = [trial for trial in profile.trials if trial.model == model]

@@ -1,8 +1,4 @@
-"""The process of `mmkd-bench tune`: every config of a student, checked first, then called in turn.
-
-A config is judged by its median over the first one's. Each turn is a short burst, whose first call does not count:
-other students have filled the caches.
-"""
+"""The process of `mmkd-bench tune`: every config is checked, then called in short turns, each first call uncounted."""
 
 from __future__ import annotations
 

@@ -59,8 +59,7 @@ def run_launches(
 ) -> Launched[OutcomeT]:
     """Do a job in new processes; Ctrl-C asks a run for what it has, and ends other jobs.
 
-    Raises a process's MmkdError; BackendError if it crashed or took too long; KeyboardInterrupt before anything was
-    measured, or not in a run.
+    Raises a process's MmkdError; BackendError if it crashed or took too long; KeyboardInterrupt without a measurement.
     """
     outcomes: list[OutcomeT] = []
     samples: list[Arrays] = []

@@ -1,8 +1,4 @@
-"""The same weights in other engines: checked first, then called in turn.
-
-All run the same single windows and threads in float32. A rival that is missing, fails, or disagrees with plain ONNX
-Runtime has a reason and is not timed.
-"""
+"""The same weights in other engines, float32: compared with plain ONNX Runtime first, then called in turn."""
 
 from __future__ import annotations
 
@@ -34,7 +30,6 @@ Answers = tuple[Array, Array]
 Run = Callable[[Array, Array], Answers]  # values and presence, each (1, T, C), to the two outputs, each (1, K)
 EngineCall = tuple[Run, str]  # how an engine is called, and its version
 
-# A rival with its call, or with a reason
 Entry = tuple[RivalEngine, Callable[[], object] | None]
 
 _PREDICT = "mmkd-edge predict"
@@ -125,10 +120,7 @@ def _try(
 
 
 def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], task: TaskSpec) -> float:
-    """Return the largest difference of any output, relative for a regression; inf for NaN.
-
-    For classes only logits: probabilities depend on the bundle's temperature.
-    """
+    """Return the largest difference of outputs, of classes of logits alone, of a number relative; inf for NaN."""
     scales = [1.0]
     if task.kind != "classification":
         scales.append(answer_scale(task, np.concatenate([second for _, second in expected])))

@@ -112,10 +112,7 @@ def sample_floor(quantile: float) -> int:
 
 
 def upper_bound_rank(samples: int, quantile: float) -> int | None:
-    """Return the largest rank with P(binomial(samples, 1 - quantile) <= rank) <= 1 - CONFIDENCE.
-
-    The rising sample `samples - 1 - rank` is the bound; None without one.
-    """
+    """Return the largest rank with P(binomial(samples, 1 - quantile) <= rank) <= 1 - CONFIDENCE; None without one."""
     # Beyond mean + 1 every binomial's cumulative probability exceeds one half: end the search.
     last = min(samples, math.ceil(samples * (1 - quantile)) + 1)
     above = np.arange(last + 1, dtype=np.float64)

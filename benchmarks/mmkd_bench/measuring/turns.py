@@ -57,10 +57,7 @@ def take_turns(
     burst: int = 1,
     min_rounds: int = MIN_ROUNDS,
 ) -> tuple[NDArray[np.int64], ...]:
-    """Call all repeatedly in both orders; return each one's call lengths in ns, (N,).
-
-    With `twice` an extra call precedes the timed `burst`, so that each finds its own caches.
-    """
+    """Call all in both orders; return call lengths in ns, (N,). `twice` fills the caches by an extra call first."""
     clock = time.perf_counter_ns
     lengths = tuple(array("q") for _ in calls)
     end = clock() + round(duration_s * 1e9)
@@ -126,7 +123,6 @@ def _session_call(path: Path, threads: int) -> Callable[[], object]:
         raise UsageError(f"{path}: expected an ONNX model or a bundle, cannot open it: {reason}") from error
     feeds: dict[str, NDArray[Any]] = {}
     if model.startswith(_ZIP_START):
-        # The fp32 model of a bundle's first student, and its first golden window.
         with Bundle.open(path) as bundle:
             entry = bundle.manifest.models[0]
             model = bundle.read(choose_artifact(entry, "fp32", "ort").file)

@@ -1,7 +1,4 @@
-"""The measuring process: reads a job from stdin, ends when stdin closes, and writes to a folder.
-
-It writes `outcome.json` and `samples.npz`, or `failure.json`, or nothing if SIGINT precedes a run's measured calls.
-"""
+"""The measuring process: reads a job from stdin, ends when stdin closes; writes an outcome or a failure to a folder."""
 
 from __future__ import annotations
 

@@ -54,7 +54,6 @@ _NEEDS = (
 _ABOUT = "Everything was recorded, little was labelled: which one sensor is enough, and what does distillation buy?"
 _EPILOG = "An interrupted run continues: give the same --out and options."
 
-# Fields of a sensor's contest, and column heads
 _COMPETITORS = {
     "extra_trees": "extra-trees",
     "mini_rocket": "MiniRocket",

@@ -49,8 +49,6 @@ def run_export(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    """Most are fields of an `ExportPlan`."""
-
     targets: Annotated[
         list[str] | None,
         Option(
@@ -172,7 +170,6 @@ def export_(
 
 
 def _record(tracker: Tracker, result: ExportResult, page: Path | None) -> None:
-    """Record a bundle, its page and its gates."""
     from mmkd_edge import Bundle
 
     metrics: dict[str, float | None] = {}

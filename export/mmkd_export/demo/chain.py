@@ -26,9 +26,7 @@ from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, DemoSensor, Lat
 from mmkd_report.schema.study import PairLatency
 
 Say = Callable[[str], None]
-# Latencies of a teacher's ONNX file and a student's bundle, called in turn
 _MeasurePair = Callable[[Path, Path], PairLatency]
-# Figures of a bundle, with a per-group modality's reference, and machine facts
 _MeasureBundle = Callable[[Path, Path | None], tuple[DemoBenchmark, dict[str, Any]]]
 
 

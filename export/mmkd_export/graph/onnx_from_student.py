@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
 
 def onnx_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> bytes:
-    """Convert a student to its fp32 graph, deterministically; softmax is of logits / `temperature`.
-
-    Raises MmkdError if the exporter fails, GateError if the graph does not match the manifest.
-    """
+    """Convert to the fp32 graph, softmax of logits / `temperature`; GateError if it does not match the manifest."""
     network = exported_network(checkpoint, temperature=temperature)
     return _onnx_from_module(
         network,

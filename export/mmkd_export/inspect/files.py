@@ -26,7 +26,6 @@ from mmkd_models.content_hash import CONTENT_KEY, LENGTH_BYTES, TensorContent, c
 
 Facts = dict[str, str]  # dotted name to value, in reading order
 _Rows = Iterator[tuple[str, str]]
-# Checkpoint dtypes in safetensors and torch.
 _DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64", "I32": "int32", "U8": "uint8", "BOOL": "bool"}
 
 

@@ -35,10 +35,7 @@ if TYPE_CHECKING:
 def make_lower_precision(
     student: ProvenStudent, precision: Precision, rule: GateRule, *, ops: Sequence[str]
 ) -> ProvenArtifact:
-    """Make the fp16 or int8 ONNX artifact; `ops` are faster in INT8 on the platform.
-
-    Raises GateError if it fails or too few windows judge, UsageError without calibration windows.
-    """
+    """Make the ONNX artifact; GateError if it fails or too few windows judge, UsageError without calibration ones."""
     import onnx
 
     require_windows(len(student.proof_set.judging.labels), what=f"{precision} graph", rule=rule)
@@ -153,10 +150,7 @@ def int8_graph(
     answer: Callable[[onnx.ModelProto], NetworkAnswers],
     gate: Callable[[onnx.ModelProto], GateResult],
 ) -> Int8Graph:
-    """Quantise layers of a float32 graph; try remedies until `gate` passes.
-
-    `answer` runs a graph over calibration windows `feeds`; `gate` uses others.
-    """
+    """Quantise layers, with remedies until `gate` passes; `answer` runs a graph over the calibrating `feeds`."""
     magnitudes = tensor_magnitudes(model, sorted({layer.source for layer in layers}), feeds)
     expected = answer(model)
 
@@ -187,7 +181,6 @@ def int8_graph(
 
 
 def _variants(layers: tuple[Layer, ...], sensitivity: Sequence[LayerSensitivity]) -> Iterator[_Variant]:
-    """Yield remedies, each on top of earlier ones."""
     variant = _Variant(remedy="all but the first layer", layers=layers)
     yield variant
     variant = replace(variant, remedy="ranges by percentile", method="percentile")

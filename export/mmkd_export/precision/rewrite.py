@@ -1,8 +1,7 @@
 """A float32 graph in lower precision, for strongly typed engines: INT8 by explicit Q/DQ, FP16 by explicit casts.
 
-INT8 is symmetric, with one scale per activation tensor and per weight output; none on outputs or biases (TensorRT's
-parser rejects an INT32 bias with DQ). With FP16, LayerNorm, softmax, reductions, divisions, front-end, head, and nodes
-beyond its range stay float32.
+INT8 is symmetric, with one scale per activation tensor and weight output. Biases have none:
+TensorRT's parser rejects an INT32 bias with DQ.
 """
 
 from __future__ import annotations
@@ -95,9 +94,6 @@ def _add(graph: onnx.GraphProto, name: str, values: NDArray[np.generic]) -> None
     from onnx import numpy_helper
 
     graph.initializer.append(numpy_helper.from_array(values, name))
-
-
-# --- FP16 -------------------------------------------------------------------------------------------------------------
 
 
 # Half of the largest FP16 number, since later windows may be larger

@@ -54,10 +54,7 @@ def convert_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source
 
 
 def tflite_from_checkpoint(path: Path, *, graph: _Which = "window", temperature: float = 1.0) -> bytes:
-    """Convert a checkpoint file, or its portable student; the signature has the ONNX (step) graph's tensors.
-
-    Raises GateError if devices would refuse the file, MmkdError if conversion fails.
-    """
+    """Convert a checkpoint, or its portable student; GateError if devices would refuse the file."""
     if missing_libraries():
         raise UnavailableError(
             f"--target litert needs {' and '.join(missing_libraries())}, which this Python lacks; "
@@ -171,12 +168,7 @@ def quantise_tflite(model: bytes, graph: bytes) -> bytes:
 
 
 def int8_tflite(model: bytes, graph: onnx.ModelProto) -> bytes:
-    """Quantise the products of an fp32 `.tflite` that the ONNX `graph` quantises too.
-
-    Inputs are quantised at run time per row: nothing is calibrated, nothing clips.
-
-    Raises GateError if INT8 makes no layer faster.
-    """
+    """Quantise the products that the ONNX `graph` quantises too, inputs per row at run time; GateError without any."""
     from ai_edge_quantizer import qtyping, quantizer
 
     named = [(layer.m, layer.k, layer.n) for layer in select_layers(learnt_layers(graph), ops=_PRODUCTS)]

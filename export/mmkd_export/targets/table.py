@@ -176,10 +176,7 @@ class ResolvedPlan:
 
 
 def resolve(plan: ExportPlan) -> ResolvedPlan:
-    """Choose platform, targets and precisions; raise UsageError if the platform lacks a target.
-
-    `auto` tries INT8, and FP16 only on a GPU: a CPU has no FP16 arithmetic.
-    """
+    """Choose platform, targets and precisions; raise UsageError if the platform lacks a target."""
     targets = requested_targets(plan)
     here: PlatformName = "cpu-arm" if host.machine() in ("aarch64", "arm64") else "cpu-x86"
     for target in targets:

@@ -113,11 +113,8 @@ def build_engines(
 ) -> tuple[BuiltEngine, ...]:
     """Build engines of all ONNX artifacts, or some precisions, in the bundle's folder.
 
-    Raises:
-        UnavailableError: not possible on this machine; the message has the command for the device.
-        UsageError: several students, or no graph of a precision.
-        BackendError: TensorRT refuses an artifact.
-        BundleError: the bundle is damaged, or has a forbidden graph.
+    Raises UnavailableError where engines cannot be built, UsageError for several students or an absent precision,
+    BackendError if TensorRT refuses an artifact, BundleError for a damaged bundle or a forbidden graph.
     """
     try:
         with Bundle.open(bundle) as opened:

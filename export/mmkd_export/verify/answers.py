@@ -96,10 +96,7 @@ def answers_from_student(
 
 
 def clear_rows(checkpoint: StudentCheckpoint, windows: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return (N,) whether rounding leaves every walk of a student's trees alone; at least half of the windows are.
-
-    An engine that rounds otherwise may take another leaf for the rest: one vote of all trees.
-    """
+    """Return (N,) whether rounding leaves every walk of a student's trees alone; at least half of the windows are."""
     import torch
 
     network = checkpoint.network()
@@ -136,8 +133,7 @@ def answers_along_recording(
         )
 
 
-# Largest difference of a logit or a probability between torch and the fp32 graph: float32 sums in another order give a
-# relative 1e-6 or so on logits of about 10; ten times that for a margin
+# float32 sums in another order give a relative 1e-6 or so, on logits of about 10; ten times that
 FP32_TOLERANCE = 1e-4
 
 # A graph may differ from torch's float32 by this multiple of float32's distance from float64
@@ -176,10 +172,7 @@ def _compare_tensor(expected: NDArray[np.float32], got: NDArray[np.float32]) -> 
 def fp32_tolerance(
     exact: NetworkAnswers, answers: NetworkAnswers, *, task: TaskSpec, what: str, is_transformer: bool
 ) -> float:
-    """Return how far a graph may be from float32 answers, from the same answers in float64.
-
-    Raises GateError if they differ so much that machines would disagree, or are not finite.
-    """
+    """Return how far a graph may be from float32 answers; GateError if they are too far from float64, or not finite."""
     rounding = compare(exact, answers, task=task).max_abs_error
     if not np.isfinite(rounding):
         raise GateError(f"{what}: expected finite answers of the checkpoint, got NaN or infinity; train it again")

@@ -1,8 +1,4 @@
-"""The gate for lower precision.
-
-The metric may drop by the limit, and 99 % of labels must agree; one window may always differ. At least 100 windows
-must judge, unless the user accepts fewer.
-"""
+"""The gate for lower precision: how far the metric may drop and labels may differ; one window may always differ."""
 
 from __future__ import annotations
 

@@ -66,11 +66,7 @@ def build_proof_set(
     temperature: float = 1.0,
     novelty_scores: tuple[float, ...] = (),
 ) -> ProofSet:
-    """Split windows into calibrating and judging ones, and `answer` them.
-
-    Windows with gaps are compared where they are `clear`. Raises UsageError if all `evaluation` windows, which judge
-    instead of half of the others, calibrate.
-    """
+    """Split windows and `answer` them, with gaps where `clear`; UsageError if all of `evaluation` calibrate."""
     answers, gaps = answer(real.windows), with_missing_samples(real.windows, seed=_GAPS_SEED)
     gaps = gaps if clear is None else gaps[clear(gaps)]
     calibrate, judge = np.flatnonzero(~real.judge & (not real.synthetic)), np.flatnonzero(real.judge)

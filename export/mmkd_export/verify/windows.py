@@ -155,10 +155,7 @@ NAMED = "given at export with --range"
 
 
 def with_range(checkpoint: StudentCheckpoint, windows: NDArray[Any], choice: RangeChoice) -> StudentCheckpoint:
-    """Return a student with a range of valid values; `auto` takes the dataset's, or the rule's.
-
-    Raises UsageError for video, or a modality that is normalised per group.
-    """
+    """Return a student with a range, for `auto` the dataset's or the rule's; UsageError for video or per group."""
     modality = checkpoint.modality
     if modality.kind == "video" and choice in ("auto", "none"):
         return checkpoint
