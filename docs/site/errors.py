@@ -59,7 +59,7 @@ mmkd-inspect student.edge --debug; echo $?   # 0, or one of the codes below; --d
 
 A message has the place, the expected and actual values, and a fix. It is on stderr, in one line or a few,
 after the command's name; the exit code is the class of the problem, the same in every command. In Python every error is
-an `MmkdError` ([how to catch them](embedding.md#errors-and-exit-codes)).
+an `MmkdError`.
 
 This page is written by `python docs/site/errors.py`.
 
