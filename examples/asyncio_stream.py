@@ -2,8 +2,7 @@
 
     python examples/asyncio_stream.py [student.edge]
 
-A source stands for the driver of a sensor: it delivers a few samples at a time, with the time of each. Without a bundle
-the shipped one answers. Needs `mmkd-edge[ort]`.
+Without a bundle the shipped one answers. Needs `mmkd-edge[ort]`.
 """
 
 from __future__ import annotations

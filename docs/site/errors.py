@@ -2,7 +2,7 @@
 
     python docs/site/errors.py
 
-The classes are found by their source, so an error that is added is in the index when this is run again; a test runs it.
+A test runs it.
 """
 
 from __future__ import annotations

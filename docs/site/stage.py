@@ -4,8 +4,8 @@
 
 README.md becomes the start page. What a page links to outside of `docs/` becomes a separate page: documents as they
 are, other files as code. `<!-- figures: results/demo.md#heading -->` becomes the first table below that heading, so
-that a figure stands in one place. `llms.txt` (llmstxt.org) lists the pages. Needs the standard library alone; refuses a
-link to what does not exist.
+that a figure stands in one place. `llms.txt` (llmstxt.org) lists the pages. A link to what does not exist is
+refused.
 """
 
 from __future__ import annotations
@@ -51,11 +51,7 @@ def place_of(file: Path) -> Path:
 
 
 def target_of(page: Path, link: str) -> Path:
-    """The file that a page's link names; of a folder its README.md.
-
-    Raises:
-        SystemExit: there is no such file in the repository.
-    """
+    """The file that a page's link names; of a folder its README.md."""
     file = Path(os.path.normpath(page.parent / link))
     file = file / "README.md" if file.is_dir() else file
     if not file.is_file() or not file.is_relative_to(ROOT):
@@ -84,11 +80,7 @@ def first_table(text: str, anchor: str) -> str:
 
 
 def with_figures(page: Path, text: str) -> str:
-    """Return the text with every table that it names, in its place.
-
-    Raises:
-        SystemExit: the page that is named has no such table.
-    """
+    """Return the text with every table that it names, in its place."""
 
     def table(asked: re.Match[str]) -> str:
         found = first_table(target_of(page, asked[1]).read_text(encoding="utf-8"), asked[2])

@@ -1,7 +1,6 @@
 """Facts that decide a latency, from `/proc`, `/sys` and vendor programs; None if unknown.
 
-Sources: NVIDIA Jetson Linux Developer Guide, "Maximizing Jetson Performance"; Linux kernel documentation,
-admin-guide/pm/cpufreq.
+Sources: NVIDIA Jetson Linux Developer Guide, "Maximizing Jetson Performance"; Linux kernel, admin-guide/pm/cpufreq.
 """
 
 from __future__ import annotations

@@ -25,8 +25,7 @@ _IR_VERSION = 10  # for onnxruntime 1.17 and later; onnx would write newer ones
 # The manifest's opset; for `.tflite` the flatbuffer schema's version, for `.native` the layout's
 FORMAT_VERSIONS: dict[ArtifactFormat, int] = {"onnx": OPSET, "tflite": 3, "native": 1}
 
-# Graph metadata: mean and std of each training channel, as JSON
-STATISTICS_KEY = "mmkd_edge.statistics"
+STATISTICS_KEY = "mmkd_edge.statistics"  # metadata: mean and std of each training channel, as JSON
 
 LEARNT_OPS = ("Conv", "Gemm", "MatMul")
 

@@ -45,8 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# Audio or video per bundle: 28 windows of 16 gray frames of 96 x 96, or 65 of a second at 16 kHz
-_MAX_GOLDEN_BYTES = 1 << 22
+_MAX_GOLDEN_BYTES = 1 << 22  # of audio or video: 65 windows of a second at 16 kHz
 
 _MIN_GOLDEN = 8  # of any size: devices compare backends on as many
 

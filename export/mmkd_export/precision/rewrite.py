@@ -1,7 +1,6 @@
 """A float32 graph in lower precision, for strongly typed engines: INT8 by explicit Q/DQ, FP16 by explicit casts.
 
-INT8 is symmetric, with one scale per activation tensor and weight output. Biases have none:
-TensorRT's parser rejects an INT32 bias with DQ.
+INT8 is symmetric, one scale per activation and weight output; TensorRT's parser rejects an INT32 bias with DQ.
 """
 
 from __future__ import annotations

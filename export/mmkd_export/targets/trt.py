@@ -136,7 +136,6 @@ def _build_all(bundle: Bundle, platform: Platform, precisions: Sequence[Precisio
         runtime = load_runtime()
         device, gpu_free_bytes = device_facts(runtime), free_bytes(runtime)
         gpu = re.sub(r"[^A-Za-z0-9]+", "-", device.name).strip("-").lower()
-        # Builds for this device share what they measured.
         name = f"{library}-{module.__version__}-{gpu}-cuda{device.cuda_runtime}.timing"
         timings = bundle.path.with_name(name)
     workspace = workspace_bytes(gpu_free_bytes=gpu_free_bytes)

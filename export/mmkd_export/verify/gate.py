@@ -25,8 +25,7 @@ MIN_AGREEMENT = 0.99
 # Spearman's correlation of novelty scores with the reference's; artifacts have their own p-values
 _MIN_NOVELTY_AGREEMENT = 0.9
 
-# Ends a failed gate's message; removed for a left out artifact
-NOTHING_WRITTEN = "; no bundle was written"
+NOTHING_WRITTEN = "; no bundle was written"  # ends a failed gate's message, not a left out artifact's
 
 # Fewest judging windows: one is the 1 % that may differ
 MIN_JUDGING = round(1 / (1 - MIN_AGREEMENT))
@@ -128,7 +127,6 @@ def answer_scores(answers: NetworkAnswers, labels: Labels, rows: NDArray[np.intp
 
 
 def _one_window(labels: Labels, *, metric: AnyMetric, task: TaskSpec) -> float:
-    """Return how much one window is worth."""
     if task.is_number:
         return 0.0
     if metric in ("accuracy", "subset_accuracy"):
