@@ -97,16 +97,19 @@ def _judge_sensor(comparison: Comparison, name: str, costs: Path | None, *, say:
         split=split_facts(dataset.everything()),
         labels=dataset.spec.task.labels,
     )
-    paths = (
-        comparison.student_path(name, _FOLD),
-        comparison.baseline_path(name, _FOLD),
-        comparison.teacher_path(_FOLD),
+    paths = {  # by names of their own: both students' files are called student.ckpt
+        "student": comparison.student_path(name, _FOLD),
+        LABELS_ONLY: comparison.baseline_path(name, _FOLD),
+        "teacher": comparison.teacher_path(_FOLD),
+    }
+    found = {title: model_from_checkpoint(str(path), test, dataset.sha256) for title, path in paths.items()}
+    models = tuple(
+        replace(model, facts=msgspec.structs.replace(model.facts, name=title)) for title, model in found.items()
     )
-    models = tuple(model_from_checkpoint(str(path), test, dataset.sha256) for path in paths)
     inputs = SuiteInputs(models=models, windows=test, train=train, calibration=valid, seed=_FOLD)
     names = possible_rivals(dataset.spec.modality(name))
     path = comparison.student_path(name, _FOLD).with_name(JUDGED_FILE)
-    decides = __version__, [model.facts.sha256 for model in models], names, FAULT_NAMES, SEVERITIES
+    decides = __version__, [(model.name, model.facts.sha256) for model in models], names, FAULT_NAMES, SEVERITIES
     key = hashlib.sha256(msgspec.json.encode(decides)).hexdigest()
     judged = None
     with suppress(FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
