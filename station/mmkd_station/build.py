@@ -172,7 +172,7 @@ def _sources(spec: StationSpec, predictor: EdgePredictor) -> list[tuple[str, Mod
         raise UsageError(
             f"station {spec.name!r}: --source {unknown[0]}=...: the bundle has no such modality; expected "
             + ", ".join(names)
-            + ", with the channels of both sensors" * any(entry.modality.parts for entry in entries)
+            + (", with the channels of both sensors" if any(entry.modality.parts for entry in entries) else "")
         )
     if spec.follow and not any(map(grows, spec.source.values())):
         raise UsageError("--follow: expected a file that grows among the sources, got none; leave it out")

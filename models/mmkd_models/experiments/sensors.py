@@ -102,9 +102,8 @@ def _judge_sensor(comparison: Comparison, name: str, costs: Path | None, *, say:
         LABELS_ONLY: comparison.baseline_path(name, _FOLD),
         "teacher": comparison.teacher_path(_FOLD),
     }
-    found = {title: model_from_checkpoint(str(path), test, dataset.sha256) for title, path in paths.items()}
     models = tuple(
-        replace(model, facts=msgspec.structs.replace(model.facts, name=title)) for title, model in found.items()
+        model_from_checkpoint(str(path), test, dataset.sha256).with_name(title) for title, path in paths.items()
     )
     inputs = SuiteInputs(models=models, windows=test, train=train, calibration=valid, seed=_FOLD)
     names = possible_rivals(dataset.spec.modality(name))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,6 +44,10 @@ class ModelUnderTest:
     def name(self) -> str:
         """Name in tables and documents."""
         return self.facts.name
+
+    def with_name(self, name: str) -> ModelUnderTest:
+        """Return the model under another name; suites keep figures by name, so names differ."""
+        return replace(self, facts=msgspec.structs.replace(self.facts, name=name))
 
     def answers(self, windows: Windows) -> Answers:
         """Return logits (N, K), or numbers (N, 1)."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
 from mmkd_edge.backends.base import backend_for
@@ -148,15 +146,7 @@ def with_unique_names(models: Sequence[ModelUnderTest]) -> list[ModelUnderTest]:
     """Return the models, with folders in repeated names."""
     if len({model.name for model in models}) == len(models):
         return list(models)
-    return [
-        replace(
-            model,
-            facts=msgspec.structs.replace(
-                model.facts, name=f"{PurePath(model.facts.path).parent}/{model.name}".removeprefix("./")
-            ),
-        )
-        for model in models
-    ]
+    return [model.with_name(f"{PurePath(model.facts.path).parent}/{model.name}".removeprefix("./")) for model in models]
 
 
 def check_rivals(first: JudgedModel, windows: Windows, *, train: Windows, valid: Windows) -> None:
