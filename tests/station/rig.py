@@ -62,8 +62,9 @@ def page_of(child):
 
 
 def next_record(stream, **wanted):
-    for line in stream:
-        record = json.loads(line) if line.startswith("{") else {}
+    """The next such record of a pipe; what follows it stays in the pipe, where `communicate` finds it."""
+    while line := b"".join(iter(lambda: os.read(stream.fileno(), 1).replace(b"\n", b""), b"")):
+        record = json.loads(line) if line.startswith(b"{") else {}
         if all(record.get(key) == value for key, value in wanted.items()):
             return record
     raise AssertionError(f"the output ended without {wanted}")
