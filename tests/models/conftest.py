@@ -50,6 +50,15 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def few_trees():
+    """Grow 20 trees for each member, rival and probe: hundreds take most of the seconds of a short training."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("training.committee", "training.closed_form", "data_report.probes"):
+            patch.setattr(f"mmkd_models.{module}._TREES", 20)
+        yield
+
+
 @pytest.fixture
 def refusal():
     """Returns the whole message of the error that a call raises."""

@@ -19,6 +19,8 @@ from tests.models.judging_rig import write_random_student, write_random_teacher
 from tests.models.kinds_rig import kinds_dataset
 from tests.report.rendered import render_judging
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 TASK = TaskSpec(labels=("idle", "ok", "worn"))
 
 

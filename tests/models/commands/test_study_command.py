@@ -13,6 +13,8 @@ from mmkd_models.data.labelled import Labelled
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report.schema.study import StudyDocument
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 SHORT = "--modality acc --grid --steps 6 --teacher-steps 6 --student tiny --learning-rate 0.01 --rival extra_trees"
 OPTIONS = [*SHORT.split(), "--no-latency"]
 LOGIT = ["--teacher", "tiny", "--method", "logit", "--seeds", "1"]
@@ -61,7 +63,7 @@ def test_a_study_ends_with_a_table_files_and_what_to_do_next(machines, tmp_path,
     assert " best valid " not in err
 
 
-def test_methods_are_listed_and_a_recipe_of_ones_own_is_one(machines, tmp_path, capsys):
+def test_methods_are_listed_and_a_study_without_time_says_so(machines, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_study(["--list-methods"])
     methods = json.loads(capsys.readouterr().out)
@@ -71,10 +73,6 @@ def test_methods_are_listed_and_a_recipe_of_ones_own_is_one(machines, tmp_path, 
     ]
     with pytest.raises(UsageError, match="got none of 0 that ended; give more --budget-hours"):
         studied(machines, tmp_path / "late", *LOGIT, "--budget-hours", "0")
-    recipe = tmp_path / "warm.json"
-    recipe.write_text('{"terms": [{"type": "logit", "weight": {"start": 1.0, "end": 1.0}, "temperature": 4.0}]}')
-    own = ["--recipe", f"logit@warm={recipe}", "--method", "none", "--teacher", "tiny", "--seeds", "1"]
-    assert [row.method for row in studied(machines, tmp_path / "out", *own).entries] == ["none", "logit@warm"]
 
 
 @pytest.mark.parametrize(
@@ -85,9 +83,15 @@ def test_methods_are_listed_and_a_recipe_of_ones_own_is_one(machines, tmp_path, 
     ],
     ids=["a fraction of the windows", "whole groups"],
 )
-def test_labels_that_are_hidden_teach_nobody(machines, tmp_path, options, labelled):
-    facts = studied(machines, tmp_path / "study", *LOGIT, *options).facts
-    shown = facts.labelled_groups
+def test_a_recipe_of_ones_own_is_a_method_and_labels_that_are_hidden_teach_nobody(
+    machines, tmp_path, options, labelled
+):
+    recipe = tmp_path / "warm.json"
+    recipe.write_text('{"terms": [{"type": "logit", "weight": {"start": 1.0, "end": 1.0}, "temperature": 4.0}]}')
+    own = ["--recipe", f"logit@warm={recipe}", "--method", "none", "--teacher", "tiny", "--seeds", "1"]
+    document = studied(machines, tmp_path / "study", *own, *options)
+    assert [row.method for row in document.entries] == ["none", "logit@warm"]
+    facts, shown = document.facts, document.facts.labelled_groups
     assert (facts.label_fraction, shown and shown.labelled) == (None if labelled.groups else 0.5, labelled.groups)
     students = [read_student(path) for path in tmp_path.glob("study/trials/*/student.ckpt")]
     assert [one.facts.labelled for one in students] == [labelled] * 2

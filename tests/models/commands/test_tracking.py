@@ -28,6 +28,8 @@ from mmkd_models.commands.train import run_train
 from mmkd_models.train_config import Validation
 from mmkd_models.training.checkpoint import file_sha256, write_teacher
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 AWAY = "http://127.0.0.1:9"  # the port `discard`, where nothing listens
 CURVE = [Validation(step=step, train_loss=1 / step, valid_score=step / 10, terms={"task": 2.0}) for step in (2, 4, 6)]
 

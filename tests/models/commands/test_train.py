@@ -27,6 +27,8 @@ from mmkd_models.commands.train import main, run_train
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_student
 from mmkd_models.training.inputs import visible_labels
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 

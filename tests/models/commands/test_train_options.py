@@ -26,6 +26,8 @@ from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.trainings import train_teacher
 from tests.models.conftest import data_of
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 COMMANDS = {"mmkd-train": run_train, "mmkd-distill": run_distill}
 
 
@@ -64,14 +66,8 @@ def folder(machines, tmp_path_factory):
 
 
 def baseline_of(call, dataset, *options):
-    return call("mmkd-train", "student", dataset.path, "--modality", "gyro", "--steps", 2, *options)
-
-
-def test_a_baseline_is_trained_and_the_export_named(call, machines, tmp_path):
-    ended = baseline_of(call, machines)
-    assert ended.last_line == "wrote baseline.ckpt; next: mmkd-export baseline.ckpt -o baseline.edge"
-    assert read_student(tmp_path / "baseline.ckpt").modality.name == "gyro"
-    assert re.fullmatch(r"gyro baseline: step 2/2 loss \d\.\d{3} best valid \d\.\d{3}\n", ended.stderr)
+    small = ("--modality", "gyro", "--preset", "tiny", "--steps", 2)
+    return call("mmkd-train", "student", dataset.path, *small, *options)
 
 
 @pytest.mark.parametrize("what", ["teacher", "student"])
@@ -111,14 +107,17 @@ def test_a_checkpoint_knows_what_was_labelled_and_the_next_command_sees_the_same
     assert titles == ["teacher"]
 
 
-def test_options_reach_the_checkpoint(call, machines, tmp_path):
+def test_a_baseline_is_trained_by_its_options_and_the_export_named(call, machines, tmp_path):
     options = ["--batch", 8, "--learning-rate", 0.01, "--patience", 3, "--metric", "macro_f1", "--seed", 5]
-    baseline_of(call, machines, *options, "--precision", "bf16-mixed", "--preset", "small", "--no-embed-windows")
+    ended = baseline_of(call, machines, *options, "--precision", "bf16-mixed", "--preset", "small", "--no-embed-windows")
+    assert ended.last_line == "wrote baseline.ckpt; next: mmkd-export baseline.ckpt -o baseline.edge"
+    assert re.fullmatch(r"gyro baseline: step 2/2 loss \d\.\d{3} best valid \d\.\d{3}\n", ended.stderr)
     checkpoint = read_student(tmp_path / "baseline.ckpt")
     training = checkpoint.facts.training
     assert (training.steps, training.batch, training.learning_rate, training.patience) == (2, 8, 0.01, 3)
     assert (training.metric, training.seed, training.precision) == ("macro_f1", 5, "bf16-mixed")
     assert (checkpoint.facts.metric, checkpoint.config.preset, checkpoint.carried) == ("macro_f1", "small", None)
+    assert checkpoint.modality.name == "gyro"
 
 
 def distilled(call, folder, dataset, *options):
@@ -211,9 +210,10 @@ def test_teachers_teach_all_members(call, machines, folder, tmp_path, members):
 
 
 def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(call, machines, tmp_path):
-    call("mmkd-train", "teacher", machines.path, "--modality", "gyro", "--preset", "tiny", "--steps", 2)
+    small = ("--preset", "tiny", "--steps", 2, "--members", "transformer")
+    call("mmkd-train", "teacher", machines.path, "--modality", "gyro", *small)
     assert [spec.name for spec in read_teacher(tmp_path / "teacher.ckpt").modalities] == ["gyro"]
-    arguments = [tmp_path / "teacher.ckpt", machines.path, "--modality", "acc", "--steps", 2]
+    arguments = [tmp_path / "teacher.ckpt", machines.path, "--modality", "acc", *small]
     call("mmkd-distill", *arguments)
     assert read_student(tmp_path / "student.ckpt").modality.name == "acc"
     assert message_of("mmkd-distill", *arguments, "--term", "task", "--term", "edam", "--force") == (
