@@ -1,17 +1,21 @@
 """`mmkd-train` and `mmkd-distill` as processes, and outputs of all commands: not overwritten or raced in silence."""
 
+import errno
 import hashlib
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -176,39 +180,6 @@ def test_two_processes_share_terms_that_read_a_part_of_the_student_and_write_onc
     assert read_student(tmp_path / "d.ckpt").facts.training.devices == 2
 
 
-# Runs several commands through their doors in one process, since torch takes seconds to import; says how each ended.
-COMMANDS = """
-import contextlib, io, json, sys
-from mmkd_bench.commands.cli import main as bench
-from mmkd_export.commands.export import main as export
-from mmkd_export.commands.demo import main as demo
-from mmkd_models.commands.data import main as data
-from mmkd_models.commands.evaluate import main as evaluate
-from mmkd_models.commands.study import main as study
-from mmkd_models.commands.train import main as train
-for name, *arguments in json.loads(sys.argv[1]):
-    sys.argv = ["mmkd-" + name, *arguments]
-    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
-        try:
-            globals()[name]()
-        except SystemExit as ended:
-            code = ended.code
-    print(json.dumps([name, code, said.getvalue()]))
-"""
-# Disks of their own for one process tree, which need no rights where the kernel lets users have namespaces.
-WITH_DISKS = 'mount -t tmpfs -o ro tmpfs "$1" && mount -t tmpfs -o size=1m tmpfs "$2" && shift 2 && exec "$@"'
-
-
-def ends_with_disks(read_only, small, commands):
-    """How commands end where one folder is a read-only file system and another has a megabyte."""
-    calls = json.dumps([[str(word) for word in command] for command in commands])
-    program = ["unshare", "-rm", "bash", "-c", WITH_DISKS, "-", read_only, small, sys.executable, "-c", COMMANDS, calls]
-    ended = subprocess.run(program, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    if not ended.stdout and ("unshare" in ended.stderr or "mount" in ended.stderr):
-        pytest.skip("needs user namespaces")
-    return [tuple(json.loads(line)) for line in ended.stdout.splitlines()]
-
-
 @pytest.fixture
 def press(tmp_path):
     rng = np.random.default_rng(0)
@@ -227,39 +198,56 @@ def press(tmp_path):
 
 
 def every_command(out, press, machines, student):
-    """Each writes in the folder `out`, and would take long."""
-    return [
-        ["data", "import", press, "-o", out / "press"],
-        ["train", "student", machines.path, "--modality", "acc", "-o", out / "runs" / "a.ckpt"],
-        ["demo", "--dataset", machines.path, "--out", out / "demo"],
-        ["study", machines.path, "--modality", "acc", "-o", out / "study"],
-        ["export", student, "-o", out / "a.edge"],
-        ["export", student, "-o", press.parent / "a.edge", "--page", out / "a.html"],
-        ["evaluate", student, machines.path, "--page", out / "a.html"],
-        ["bench", "run", example_bundle(), "-o", out / "a.json"],
-        ["bench", "run", example_bundle(), "--page", out / "a.html"],
-    ]
+    """Yield program, arguments and the place that is refused; each command writes in the folder `out`."""
+    from mmkd_bench.commands.cli import main as bench
+    from mmkd_export.commands.demo import main as demo
+    from mmkd_export.commands.export import main as export
+    from mmkd_models.commands.data import main as data
+    from mmkd_models.commands.evaluate import main as evaluate
+    from mmkd_models.commands.study import main as study
+
+    page = ("--page", out / "a.html")
+    yield data, "data", ("import", press, "-o", out / "press"), out
+    yield main, "train", ("student", machines.path, "--modality", "acc", "-o", out / "runs" / "a.ckpt"), out / "runs"
+    yield demo, "demo", ("--dataset", machines.path, "--out", out / "demo"), out / "demo"
+    yield study, "study", (machines.path, "--modality", "acc", "-o", out / "study"), out / "study"
+    yield export, "export", (student, "-o", out / "a.edge"), out
+    yield export, "export", (student, "-o", press.parent / "a.edge", *page), out
+    yield evaluate, "evaluate", (student, machines.path, *page), out
+    yield bench, "bench", ("run", example_bundle(), "-o", out / "a.json"), out
+    yield bench, "bench", ("run", example_bundle(), *page), out
 
 
+@pytest.mark.parametrize(
+    ("is_full", "fault"),
+    [
+        (False, "cannot write there: read-only file system; choose another folder"),
+        (True, "expected 16 MB free, got 1 MB; free some space, or choose another folder"),
+    ],
+)
 def test_a_folder_that_cannot_be_written_is_one_line_before_the_work_in_every_command(
-    press, machines, student_checkpoint, tmp_path
+    press, machines, student_checkpoint, tmp_path, monkeypatch, ran, *, is_full, fault
 ):
-    student = tmp_path / "student.ckpt"
-    write_student(student, student_checkpoint)
-    read_only, small = tmp_path / "read-only", tmp_path / "small"
-    faults = {
-        read_only: "cannot write there: read-only file system; choose another folder",
-        small: "expected 16 MB free, got 1 MB; free some space, or choose another folder",
-    }
-    commands, wanted = [], []
-    for out, fault in faults.items():
-        out.mkdir()
-        commands += every_command(out, press, machines, student)
-        places = [out, out / "runs", out / "demo", out / "study", *[out] * 5]
-        names = ["data", "train", "demo", "study", "export", "export", "evaluate", "bench", "bench"]
-        wanted += [(name, 2, f"mmkd-{name}: {place}: {fault}\n") for name, place in zip(names, places, strict=True)]
-    assert ends_with_disks(read_only, small, commands) == wanted
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["press.npz", "read-only", "small", "student.ckpt"]
+    write_student(tmp_path / "student.ckpt", student_checkpoint)
+    out = tmp_path / "out"
+    out.mkdir()
+    temporary_file, disk_usage = tempfile.TemporaryFile, shutil.disk_usage
+
+    def on_read_only_disk(*, dir):  # noqa: A002 - the name of the library
+        if dir == out:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return temporary_file(dir=dir)
+
+    if is_full:
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda at: SimpleNamespace(free=1_048_576) if at == out else disk_usage(at)
+        )
+    else:
+        monkeypatch.setattr(tempfile, "TemporaryFile", on_read_only_disk)
+    for program, name, arguments, place in every_command(out, press, machines, tmp_path / "student.ckpt"):
+        assert ran(program, f"mmkd-{name}", *arguments) == (2, "", f"mmkd-{name}: {place}: {fault}\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "press.npz", "student.ckpt"]
+    assert list(out.iterdir()) == []
 
 
 def data_command(*arguments, before=""):

@@ -109,7 +109,9 @@ def test_a_checkpoint_knows_what_was_labelled_and_the_next_command_sees_the_same
 
 def test_a_baseline_is_trained_by_its_options_and_the_export_named(call, machines, tmp_path):
     options = ["--batch", 8, "--learning-rate", 0.01, "--patience", 3, "--metric", "macro_f1", "--seed", 5]
-    ended = baseline_of(call, machines, *options, "--precision", "bf16-mixed", "--preset", "small", "--no-embed-windows")
+    ended = baseline_of(
+        call, machines, *options, "--precision", "bf16-mixed", "--preset", "small", "--no-embed-windows"
+    )
     assert ended.last_line == "wrote baseline.ckpt; next: mmkd-export baseline.ckpt -o baseline.edge"
     assert re.fullmatch(r"gyro baseline: step 2/2 loss \d\.\d{3} best valid \d\.\d{3}\n", ended.stderr)
     checkpoint = read_student(tmp_path / "baseline.ckpt")
