@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmkd_edge.bundle.files import is_path_error
-from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE, loading
+from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE, loading, raise_interrupts
 from mmkd_edge.cli.outputs import check_file
 from mmkd_edge.errors import UnavailableError, UsageError, check_system, os_reason, printable
 
@@ -50,6 +50,7 @@ def run_command(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="mmkd.escape")
     try:
+        raise_interrupts()
         if "--version" in options:
             from mmkd_edge import __version__
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
-
 from mmkd_edge.cli.interrupts import loading
-from mmkd_edge.cli.run import run_command, shell_line
-from mmkd_edge.errors import printable
+
+with loading("mmkd-edge"):
+    from argparse import ArgumentParser, Namespace
+    from pathlib import Path
+    from typing import TYPE_CHECKING, NoReturn
+
+    from mmkd_edge.cli.run import run_command, shell_line
+    from mmkd_edge.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from typing import NoReturn
-
-from mmkd_edge.cli.catalogue import COMMANDS, ONE_NAME, installed_commands
 from mmkd_edge.cli.interrupts import loading
-from mmkd_edge.cli.run import run_command
-from mmkd_edge.errors import UsageError
+
+with loading("mmkd"):
+    import sys
+    from typing import NoReturn
+
+    from mmkd_edge.cli.catalogue import COMMANDS, ONE_NAME, installed_commands
+    from mmkd_edge.cli.run import run_command
+    from mmkd_edge.errors import UsageError
 
 _PAGE = """\
 Usage: mmkd [OPTIONS] COMMAND [ARGS]...
@@ -42,9 +44,9 @@ def main() -> NoReturn:
     name = f"{ONE_NAME}-{word}"
     if name in commands:
         given.remove(word)
+        sys.argv = [name, *given]
         with loading(name):
             command = commands[name]()
-        sys.argv = [name, *given]
         command()
     run_command(ONE_NAME, _run)
 

@@ -3,7 +3,7 @@
 `dataset`, `Teacher`, `distill` and `Student` are the verbs of a notebook, loaded when they are asked for.
 """
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # importing typing takes time
 
 if TYPE_CHECKING:
     from mmkd_models.verbs import Student, Teacher, dataset, distill

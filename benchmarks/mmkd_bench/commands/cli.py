@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from mmkd_edge.cli.interrupts import loading
 
+with loading("mmkd-bench"):
+    from mmkd_edge.cli.run import run_command
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -16,9 +19,6 @@ _NEEDS = ("typer", "rich", "psutil")
 
 def main() -> NoReturn:
     """Run `mmkd-bench`."""
-    with loading("mmkd-bench"):
-        from mmkd_edge.cli.run import run_command
-
     run_command("mmkd-bench", _bench, needs=_NEEDS, extra="bench", about=_ABOUT)
 
 

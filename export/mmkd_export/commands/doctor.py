@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
-from typing import NoReturn
-
 from mmkd_edge.cli.interrupts import loading
-from mmkd_edge.errors import UnavailableError
+
+with loading("mmkd-doctor"):
+    from argparse import ArgumentParser
+    from typing import NoReturn
+
+    from mmkd_edge.cli.run import run_command
+    from mmkd_edge.errors import UnavailableError
 
 _SIGNS = {"ok": "ok", "missing": "--", "problem": "!!"}
 
 
 def main() -> NoReturn:
     """Run `mmkd-doctor`; exit with 3 if no bundle can be run."""
-    with loading("mmkd-doctor"):
-        from mmkd_edge.cli.run import run_command
     run_command("mmkd-doctor", _run)
 
 

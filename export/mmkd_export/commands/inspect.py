@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from argparse import ArgumentParser
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
-
 from mmkd_edge.cli.interrupts import loading
+
+with loading("mmkd-inspect"):
+    import json
+    from argparse import ArgumentParser
+    from pathlib import Path
+    from typing import TYPE_CHECKING, NoReturn
+
+    from mmkd_edge.cli.run import run_command
 
 if TYPE_CHECKING:
     from mmkd_edge.backends.base import BackendName
@@ -21,8 +24,6 @@ _ABOUT = (
 
 def main() -> NoReturn:
     """Run `mmkd-inspect`."""
-    with loading("mmkd-inspect"):
-        from mmkd_edge.cli.run import run_command
     run_command("mmkd-inspect", _run)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mmkd_edge.cli.catalogue import COMMANDS, ONE_MAIN, ONE_NAME
 from mmkd_edge.cli.run import run_command
 from mmkd_edge.cli.show import hint_at_resuming
 from mmkd_edge.errors import GateError, UsageError
@@ -191,6 +192,33 @@ def interrupted(command, *arguments, when, later):
 def test_an_interrupted_import_is_one_line_and_no_traceback(module, later):
     said = interrupted("mmkd-train", "student", "nowhere", "--modality", "acc", when=module, later=later)
     assert said == (130, ["mmkd-train: interrupted"])
+
+
+BEFORE_MAIN = """
+import importlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+name, module, function = sys.argv[1], *sys.argv[2].split(":")
+sys.argv = [f"bin/{name}", "--help"]
+main = getattr(importlib.import_module(module), function)
+signal.raise_signal(signal.SIGINT)
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "main"), [(ONE_NAME, ONE_MAIN), *((name, command.main) for name, command in COMMANDS.items())]
+)
+def test_an_interrupt_between_import_and_main_is_one_line_and_no_traceback(name, main):
+    done = subprocess.run(
+        [sys.executable, "-c", BEFORE_MAIN, name, main], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{name}: interrupted\n")
+
+
+def test_a_module_of_a_command_leaves_the_interrupts_of_other_programs_alone():
+    body = "import signal, mmkd_edge.commands.edge; signal.raise_signal(signal.SIGINT)"
+    done = subprocess.run([sys.executable, "-c", body], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.endswith("\nKeyboardInterrupt\n")
 
 
 def test_an_interrupted_command_says_once_how_it_goes_on(capsys):
