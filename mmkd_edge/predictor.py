@@ -283,7 +283,7 @@ class EdgePredictor:
         except Exception as error:  # your own backend may raise anything
             if self._active.recover(students, student, error):
                 return None
-            return WindowFault(status="invalid", reason=f"the engine failed: {error}")
+            return WindowFault(status="invalid", reason=f"the engine failed: {error}", failure="engine")
         self._active.proven = True
         return answers
 

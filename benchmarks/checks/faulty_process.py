@@ -41,7 +41,6 @@ CALLS, RIGHT, REFUSED, ENGINE_FAILED, WRONG = range(len(COLUMNS))
 
 FAILURE_SHARE = 1 / 200
 
-FAILURES = ("the engine failed", "the model's answer is not a distribution")
 AnswerKey = tuple[str, bytes]
 
 
@@ -66,11 +65,6 @@ class Case:
 def answer_key(prediction: Prediction) -> AnswerKey:
     """Return the parts of an answer that no thread or time may change."""
     return prediction.status, prediction.probabilities.tobytes()
-
-
-def is_failure(prediction: Prediction) -> bool:
-    """Return whether an answer says that the engine failed."""
-    return prediction.status == "invalid" and any(reason in prediction.reason for reason in FAILURES)
 
 
 class Breaking:
@@ -225,7 +219,7 @@ def choose_column(prediction: Prediction, right: set[AnswerKey]) -> int:
     """Return the column of the tally that counts an answer."""
     if answer_key(prediction) in right:
         return RIGHT
-    if right and is_failure(prediction):
+    if right and prediction.status == "invalid" and prediction.failure:
         return ENGINE_FAILED
     answer = prediction.probabilities
     errors = [float(np.abs(np.frombuffer(data, dtype=answer.dtype) - answer).max()) for _, data in right]

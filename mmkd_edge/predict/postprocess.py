@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import BackendError, InputError
 from mmkd_edge.predict.confidence import label_set
-from mmkd_edge.predict.sensors import Status, WindowFault, missing_causes, worse
+from mmkd_edge.predict.sensors import Failure, Status, WindowFault, missing_causes, worse
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 
 # From this fraction of missing values on, or with one channel wholly missing, a prediction is degraded:
@@ -65,6 +65,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
             `abstain` withholds the answer; None if the bundle has none.
         score: distance from normal windows, whose median is about 1, by a student of normal data; else None.
         p_value: fraction of normal windows with such a score or a higher one; None without a score.
+        failure: `engine` if it failed, `outputs` if they are no answer, also where a later sensor answers; else empty.
     """
 
     label: str
@@ -82,6 +83,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     novelty: float | None = None
     score: float | None = None
     p_value: float | None = None
+    failure: Failure = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as numbers, texts, lists and None.
@@ -140,7 +142,7 @@ def interpret(
         fault = worse(_missing_fault(missing, present, modality, window), fault)
     unsound = _unsound(values, task.kind)
     if unsound and (fault is None or fault.status != "invalid"):
-        fault = WindowFault(status="invalid", reason=unsound)
+        fault = WindowFault(status="invalid", reason=unsound, failure="outputs")
     if fault is not None and fault.status == "invalid":
         return no_answer(
             fault, modality=modality, task=task, missing_fraction=missing_fraction, input_age_s=input_age_s
@@ -202,6 +204,7 @@ def no_answer(
         missing_fraction=missing_fraction,
         modality=modality.name,
         input_age_s=input_age_s,
+        failure=fault.failure,
     )
 
 
@@ -270,7 +273,7 @@ def first_available(predictions: Iterable[Prediction]) -> Prediction:
         if is_available(prediction) or prediction.status == "stale":
             return mark_substitute(silent, prediction)
         silent.append(prediction)
-    return msgspec.structs.replace(silent[0], reason="; ".join(map(_why, silent)))
+    return msgspec.structs.replace(silent[0], reason="; ".join(map(_why, silent)), failure=_first_failure(silent))
 
 
 def mark_substitute(silent: Sequence[Prediction], prediction: Prediction) -> Prediction:
@@ -278,7 +281,11 @@ def mark_substitute(silent: Sequence[Prediction], prediction: Prediction) -> Pre
     if not silent:
         return prediction
     reason = f"{prediction.modality!r} answers in place of {'; '.join(map(_why, silent))}"
-    return with_fault(prediction, WindowFault(status="degraded", reason=reason))
+    return with_fault(prediction, WindowFault(status="degraded", reason=reason, failure=_first_failure(silent)))
+
+
+def _first_failure(silent: Sequence[Prediction]) -> Failure:
+    return next((prediction.failure for prediction in silent if prediction.failure), "")
 
 
 def _why(prediction: Prediction) -> str:
@@ -322,8 +329,9 @@ class SensorFallback:
 def with_fault(prediction: Prediction, fault: WindowFault) -> Prediction:
     """Return a prediction with one more fault."""
     if prediction.status != "ok":
-        fault = worse(fault, WindowFault(status=prediction.status, reason=prediction.reason))
-    marked = msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason)
+        before = WindowFault(status=prediction.status, reason=prediction.reason, failure=prediction.failure)
+        fault = worse(fault, before)
+    marked = msgspec.structs.replace(prediction, status=fault.status, reason=fault.reason, failure=fault.failure)
     if fault.status != "invalid" or (prediction.index < 0 and prediction.p_value is None):
         return marked
     return msgspec.structs.replace(_withheld(marked), novelty=None, score=None, p_value=None)

@@ -15,15 +15,17 @@ from mmkd_edge.predict.preprocess import channel_rows, nothing_missing, within_f
 from mmkd_edge.spec import ModalitySpec
 
 Status = Literal["ok", "warming_up", "degraded", "unknown", "stale", "invalid"]
+Failure = Literal["", "engine", "outputs"]
 
 _GRAVITY: dict[Status, int] = {"ok": 0, "degraded": 1, "unknown": 2, "stale": 3, "warming_up": 4, "invalid": 5}
 
 
 class WindowFault(msgspec.Struct, frozen=True, kw_only=True):
-    """A fault: the best status that the window's prediction can have, and why."""
+    """A fault: the best status that the window's prediction can have, why, and what failed but sensors."""
 
     status: Status
     reason: str
+    failure: Failure = ""
 
 
 class SensorChecks(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +72,8 @@ def worse(fault: WindowFault | None, other: WindowFault | None) -> WindowFault |
         return other if fault is None else fault
     if _GRAVITY[other.status] > _GRAVITY[fault.status]:
         fault, other = other, fault
-    return WindowFault(status=fault.status, reason=f"{fault.reason}; {other.reason}")
+    failure = fault.failure or other.failure
+    return WindowFault(status=fault.status, reason=f"{fault.reason}; {other.reason}", failure=failure)
 
 
 def find_fault(

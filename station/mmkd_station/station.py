@@ -43,8 +43,6 @@ logger = logging.getLogger(__name__)
 DRAIN_S = 5.0
 """Time to answer waiting samples at the end."""
 _WAIT_S = 0.1
-# `EdgePredictor` reports a failed engine so.
-_ENGINE_FAILED = "the engine failed"
 # Minimum intervals: of a kind of message, and (an hour) of the same words.
 _LOG_EVERY_S = 60.0
 _SAME_WORDS_EVERY_S = 3600.0
@@ -337,7 +335,7 @@ class Station:
                 if newly_dropped:
                     reason = f"{newly_dropped:,} samples were dropped because the queue was full"
                     prediction = with_fault(prediction, WindowFault(status="degraded", reason=reason))
-                self._answers = _ENGINE_FAILED not in prediction.reason
+                self._answers = prediction.failure != "engine"
                 age_s = prediction.input_age_s
                 if not sensor.source.live:  # a recording has no age
                     prediction = msgspec.structs.replace(prediction, input_age_s=None)

@@ -67,7 +67,7 @@ def test_where_that_does_not_help_there_is_no_answer_and_no_second_attempt():
     for _ in range(5):
         prediction = predictor.predict(window())
         assert (prediction.status, prediction.label) == ("invalid", "")
-        assert prediction.reason == "the engine failed: device lost"
+        assert (prediction.reason, prediction.failure) == ("the engine failed: device lost", "engine")
     assert len(opened) == 1
     assert predictor.health().backend_failures == 6
     assert predictor.health().predictions["invalid"] == 5

@@ -4,7 +4,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import BackendError, ModalitySpec, Prediction, SensorFallback, TaskSpec, WindowFault, interpret
+from mmkd_edge import (
+    BackendError,
+    ModalitySpec,
+    Prediction,
+    SensorFallback,
+    TaskSpec,
+    WindowFault,
+    interpret,
+    with_fault,
+)
 from mmkd_edge.predict.postprocess import no_answer
 from tests.edge.said import said
 
@@ -83,6 +92,7 @@ def test_what_is_not_a_distribution_is_no_answer(values):
     prediction = interpret(shares(*values), presence(3), modality=ACC, task=TASK)
     assert (prediction.label, prediction.index, prediction.probability) == ("", -1, 0.0)
     assert (prediction.status, prediction.reason) == ("invalid", "the model's answer is not a distribution")
+    assert prediction.failure == "outputs"
     assert prediction.missing_fraction == 0.15
     assert np.isfinite(prediction.probabilities).all()
 
@@ -105,6 +115,7 @@ def test_a_prediction_is_kept_as_plain_json():
         "novelty": None,
         "score": None,
         "p_value": None,
+        "failure": "",
     }
     assert prediction.to_dict() == expected
     assert list(prediction.to_dict()) == list(Prediction.__struct_fields__)
@@ -126,6 +137,10 @@ def test_the_first_stream_with_a_working_sensor_answers():
     gone = no_answer(WindowFault(status="invalid", reason="it is dead too"), modality=gyro, task=TASK)
     assert fallback.choose(1, gone) is None  # the first reports it
     assert fallback.choose(0, dead) is dead
+    failed = WindowFault(status="invalid", reason="the engine failed: device lost", failure="engine")
+    fallback.choose(0, no_answer(failed, modality=ACC, task=TASK))
+    substitute = fallback.choose(1, with_fault(other, WindowFault(status="degraded", reason="it is slow")))
+    assert (substitute.status, substitute.failure) == ("degraded", "engine")
     fallback.choose(0, good)
     fallback.end(0)
     ended = fallback.choose(1, other)
