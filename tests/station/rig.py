@@ -14,9 +14,13 @@ import time
 
 import pytest
 
+from mmkd_station.clock import SensorRules
 from mmkd_station.commands.run import run_mmkd
+from mmkd_station.intake import Intake
 from mmkd_station.protocols.base import Backoff, SourceRequest, map_columns
 from mmkd_station.records import AlarmRecord, ResultRecord, StateRecord
+from mmkd_station.sensor import Sensor
+from mmkd_station.station import Station
 
 MMKD_RUN = [sys.executable, "-c", "from mmkd_station.commands.run import main; main()"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -94,6 +98,20 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def station_of(predictor, *sources, rules=None, most=1000, may_drop=True, name="press 1", **options):
+    """A station with one sensor a source, which nothing is written to unless options say so."""
+    sensors = [Sensor(one, "text", predictor=predictor, rules=rules or SensorRules(hop=10)) for one in sources]
+    made = {"sensors": sensors, "intake": Intake(most=most, may_drop=may_drop), "outlets": []}
+    return Station(name, predictor=predictor, **made | options)
+
+
+def run_to_end(station):
+    station.start()
+    until(lambda: station.is_over)
+    station.close()
+    return station
 
 
 def wanted(modality, **changes):

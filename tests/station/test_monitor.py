@@ -15,17 +15,13 @@ from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example
 from mmkd_edge.health.prometheus import metrics_text
 from mmkd_edge.testing import fake_predictor
 from mmkd_station.board import Board
-from mmkd_station.clock import SensorRules
-from mmkd_station.intake import Intake
 from mmkd_station.monitor.access import Access, read_address, token_from
 from mmkd_station.monitor.app import PageFollower
 from mmkd_station.monitor.metrics import service_metrics
 from mmkd_station.protocols.files import stdin_source
 from mmkd_station.records import result_record
-from mmkd_station.sensor import Sensor
 from mmkd_station.service import Service
-from mmkd_station.station import Station
-from tests.station.rig import alarm, feed, page_of, start, wanted
+from tests.station.rig import alarm, feed, page_of, start, station_of, wanted
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -198,21 +194,14 @@ ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=100.0, samples=20)
 GYRO = ModalitySpec(name="gyro", channels=("x",), rate_hz=100.0, samples=20)
 
 
-def station_of(name, predictor, modality=None):
-    source = stdin_source("stdin", "", wanted(ACC))
-    return Station(
-        name,
-        predictor=predictor,
-        sensors=[Sensor(source, "stdin", predictor=predictor, rules=SensorRules(hop=10, modality=modality))],
-        intake=Intake(most=1, may_drop=False),
-        outlets=[],
-    )
+def asked_station(name, predictor):
+    return station_of(predictor, stdin_source("stdin", "", wanted(ACC)), name=name)
 
 
 def test_stations_with_one_bundle_count_their_own_answers_and_share_its_other_figures():
     with EdgePredictor.open(example_bundle(), backend="ort") as shared:
         shared.predict(np.zeros((200, 3)))
-        stations = [station_of(name, shared) for name in ("press 1", "press 2")]
+        stations = [asked_station(name, shared) for name in ("press 1", "press 2")]
         text = service_metrics(Service(stations=stations, outlets=[], predictors=[]))
     assert re.findall(r'mmkd_predictions_total\{predictor="(.*)",status="ok"\} (.*)', text) == [
         ("press 1", "0.0"),
@@ -222,7 +211,7 @@ def test_stations_with_one_bundle_count_their_own_answers_and_share_its_other_fi
 
 
 def test_a_page_shows_the_drift_of_the_student_of_its_sensor():
-    station = station_of("press 1", fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn")))
+    station = asked_station("press 1", fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn")))
     service = Service(stations=[station], outlets=[], predictors=[])
     for modality, is_known in ((ACC, True), (GYRO, False)):  # no student takes gyro
         station.board = Board([modality], TaskSpec(labels=("ok", "worn")))
@@ -264,7 +253,7 @@ def test_a_board_shows_tenths_of_a_second_what_is_unknown_and_stays_small(board)
 
 def test_a_page_draws_the_sensor_that_answers_and_begins_anew_when_another_does():
     predictor = fake_predictor([0.5, 0.5], modality=ACC, labels=("ok", "worn"))
-    station, board = station_of("press 1", predictor), Board([ACC, GYRO], TaskSpec(labels=("ok", "worn")))
+    station, board = asked_station("press 1", predictor), Board([ACC, GYRO], TaskSpec(labels=("ok", "worn")))
     station.board = board
     follower = PageFollower(Service(stations=[station], outlets=[], predictors=[]), station)
 

@@ -12,10 +12,9 @@ from mmkd_edge import ModalitySpec, Prediction, SensorFallback, TaskSpec
 from mmkd_edge.predict.postprocess import first_available
 from mmkd_edge.testing import fake_predictor
 from mmkd_station.clock import SensorRules
-from mmkd_station.intake import Delivery, Intake
+from mmkd_station.intake import Delivery
 from mmkd_station.records import StateRecord
-from mmkd_station.sensor import Sensor
-from mmkd_station.station import Station
+from tests.station.rig import run_to_end, station_of
 
 TASK = TaskSpec(labels=("rest", "turn"))
 NAMES = ("acc", "gyro", "mic")
@@ -108,21 +107,9 @@ def ended(*sources):
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=2)
     predictor = fake_predictor([0.25, 0.75], modality=acc, labels=TASK.labels)
     said = []
-    station = Station(
-        "press 1",
-        predictor=predictor,
-        sensors=[Sensor(one, "made up", predictor=predictor, rules=SensorRules(hop=1)) for one in sources],
-        intake=Intake(most=100, may_drop=False),
-        outlets=[],
-        board=SimpleNamespace(samples=lambda times, rows: None, record=said.append),
-    )
-    station.start()
-    end_s = time.monotonic() + 20
-    while not station.is_over:
-        assert time.monotonic() < end_s, "the station hangs"
-        time.sleep(0.005)
-    station.close()
-    return station, said
+    board = SimpleNamespace(samples=lambda times, rows: None, record=said.append)
+    rules = SensorRules(hop=1)
+    return run_to_end(station_of(predictor, *sources, rules=rules, may_drop=False, board=board)), said
 
 
 def states(said):

@@ -11,16 +11,12 @@ from mmkd_edge import ModalitySpec, TaskSpec, example_bundle
 from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import shipped_dataset
 from mmkd_station.board import Board
-from mmkd_station.clock import SensorRules
-from mmkd_station.intake import Intake
 from mmkd_station.monitor.access import Access, read_address
 from mmkd_station.monitor.server import serve_page
 from mmkd_station.protocols.files import stdin_source
 from mmkd_station.records import result_record
-from mmkd_station.sensor import Sensor
 from mmkd_station.service import Service
-from mmkd_station.station import Station
-from tests.station.rig import end, page_of, start, wanted
+from tests.station.rig import end, page_of, start, station_of, wanted
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -200,14 +196,7 @@ def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_
     acc = ModalitySpec(name="acc", channels=("x", "y"), unit="g", rate_hz=100.0, samples=20)
     gyro = ModalitySpec(name="gyro", channels=("z",), unit="deg/s", rate_hz=100.0, samples=20)
     predictor = fake_predictor([0.1, 0.9], modality=acc, labels=labels, novelty=2.0)
-    source = stdin_source("stdin", "", wanted(acc))
-    station = Station(
-        "press 3",
-        predictor=predictor,
-        sensors=[Sensor(source, "stdin", predictor=predictor, rules=SensorRules(hop=10))],
-        intake=Intake(most=1, may_drop=False),
-        outlets=[],
-    )
+    station = station_of(predictor, stdin_source("stdin", "", wanted(acc)), name="press 3")
     board = station.board = Board([acc, gyro], labels)
     times = np.arange(0, 30, 0.01)
     board.samples(times, np.stack([np.sin(times), np.cos(times)], axis=1).astype(np.float32), sensor=0)
