@@ -1,5 +1,6 @@
-"""What tests of stations share: processes of `mmkd-run`, records, and waiting."""
+"""What tests of stations share: processes of `mmkd-run`, servers, records, and waiting."""
 
+import contextlib
 import datetime
 import ipaddress
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -112,6 +114,33 @@ def run_to_end(station):
     until(lambda: station.is_over)
     station.close()
     return station
+
+
+@contextlib.contextmanager
+def http_server(answer):
+    """A server of this machine, by its address; `answer` takes a request and its body and returns code and headers."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            code, headers = answer(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
+            with contextlib.suppress(OSError):  # whoever asked was killed
+                self.send_response(code)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+        do_GET = do_POST  # noqa: N815 - the name that http.server looks for
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 def wanted(modality, **changes):

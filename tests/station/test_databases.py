@@ -17,7 +17,6 @@ import time
 import urllib.parse
 import urllib.request
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,6 +37,7 @@ from tests.station.rig import (
     end,
     feed,
     free_port,
+    http_server,
     page_of,
     quick,
     result,
@@ -365,22 +365,13 @@ def test_victoria_metrics_takes_the_points_of_versions_1_and_2(tmp_path, monkeyp
 def test_each_version_of_influxdb_has_its_address_and_its_secret(options, secret, path, authorization, tmp_path):
     asked = []
 
-    class Database(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            asked.append((self.path, self.headers["Authorization"], body))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
+    def answer(request, body):
+        asked.append((request.path, request.headers["Authorization"], body))
+        return 204, {}
 
     (tmp_path / "secret").write_text(f"{secret}\n")
-    with HTTPServer(("127.0.0.1", 0), Database) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = f"influxdb://127.0.0.1:{server.server_port}/plant?tls=off&credentials={tmp_path}/secret{options}"
-        open_sink(place).write(RECORDS[:1])
-        server.shutdown()
+    with http_server(answer) as address:
+        open_sink(f"influxdb://{address}/plant?tls=off&credentials={tmp_path}/secret{options}").write(RECORDS[:1])
     assert asked == [(path, authorization, point(RECORDS[0]).encode())]
 
 

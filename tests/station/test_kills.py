@@ -9,12 +9,12 @@ import signal
 import subprocess
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
-from mmkd_station.records import AlarmRecord, Record, record_from_line
-from tests.station.rig import ENVIRONMENT, MMKD_RUN, free_port, until
+from mmkd_station.records import AlarmRecord, record_from_line
+from tests.station.rig import ENVIRONMENT, MMKD_RUN, free_port, http_server, until
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 RULE = ("--alarm", "raise", "--confirm", "2/3", "--release", "2", "--cooldown", "0s", "--min-probability", "0.3")
@@ -22,40 +22,21 @@ REST, RAISE = b"[1, 0, 0]\n", b"[0, 1, 0]\n"
 MODES = ("answers", "refuses", "hangs")
 
 
-class Hook:
-    """A server of a webhook that answers, refuses or hangs, and keeps the records that it accepted."""
-
-    def __init__(self):
-        self.mode = "answers"
-        self.taken: list[Record] = []
-        hook = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if hook.mode == "hangs":
-                    time.sleep(60)
-                    return
-                if hook.mode == "answers":
-                    hook.taken += [record_from_line(json.dumps(one).encode()) for one in json.loads(body)]
-                with contextlib.suppress(OSError):  # whoever asked was killed
-                    self.send_response(200 if hook.mode == "answers" else 503)
-                    self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 @pytest.fixture
 def hook():
-    found = Hook()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+    """A webhook that answers, refuses or hangs: its mode, its address, and the records that it accepted."""
+    hook = SimpleNamespace(mode="answers", taken=[])
+
+    def answer(_, body):
+        mode = hook.mode
+        if mode == "hangs":
+            time.sleep(60)
+        if mode == "answers":
+            hook.taken += [record_from_line(json.dumps(one).encode()) for one in json.loads(body)]
+        return (200 if mode == "answers" else 503), {}
+
+    with http_server(answer) as hook.address:
+        yield hook
 
 
 def feed(child, samples, stop):
@@ -125,7 +106,7 @@ def test_no_alarm_is_lost_and_no_name_has_two_contents_however_often_the_process
     dice, log = random.Random(kills), tmp_path / "all.jsonl"
     command = [
         *MMKD_RUN, bundle_path, "--backend", "ort", "--name", "press 1", "--source", "stdin", "--hop", "5", *RULE,
-        "--sink", f"jsonl:{log}", "--sink", f"webhook:http://127.0.0.1:{hook.server.server_port}/",
+        "--sink", f"jsonl:{log}", "--sink", f"webhook:http://{hook.address}/",
         "--store", tmp_path / "store",
     ]  # fmt: skip
     for left in range(kills, -1, -1):

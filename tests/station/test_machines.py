@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from mmkd_station.protocols.modbus import Register, modbus_source, register_bloc
 from mmkd_station.protocols.opcua import opcua_source, opcua_value
 from mmkd_station.protocols.table import open_sink
 from tests.edge.said import said
-from tests.station.rig import alarm, free_port, result, state, until
+from tests.station.rig import alarm, free_port, http_server, quick, result, state, until
 
 NAN = float("nan")
 
@@ -313,37 +312,24 @@ def test_a_sound_file_is_read_from_its_beginning_to_its_end(tmp_path):
 
 def test_a_webhook_is_tried_again_until_it_takes_records_and_what_it_refuses_is_dropped(tmp_path):
     asked = []
-    codes = [503, 200, 400, 200]
+    codes = iter([503, 200, 400, 200])
 
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append((self.headers["X-Key"], [one["number"] for one in body]))
-            self.send_response(codes[len(asked) - 1])
-            self.end_headers()
+    def answer(request, body):
+        asked.append((request.headers["X-Key"], [one["number"] for one in json.loads(body)]))
+        return next(codes), {}
 
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Hook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     (tmp_path / "headers").write_text("X-Key: secret\n")
-    url = f"webhook:http://127.0.0.1:{server.server_port}/hook#headers={tmp_path}/headers&kinds=state"
-    outlet = Outlet("hook", open_sink(url))
-
-    def say(number):
-        outlet.put(state(number))
-
-    say(1)
-    until(lambda: outlet.facts().written == 1)
-    say(2)
-    until(lambda: outlet.facts().dropped == 1)
-    assert outlet.facts().fault.endswith("400 Bad Request")
-    say(3)
-    until(lambda: outlet.facts().written == 2)
-    outlet.close()
-    server.shutdown()
-    server.server_close()
+    with http_server(answer) as address:
+        sink = open_sink(f"webhook:http://{address}/hook#headers={tmp_path}/headers&kinds=state")
+        outlet = Outlet("hook", sink, backoff=quick)
+        outlet.put(state(1))
+        until(lambda: outlet.facts().written == 1)
+        outlet.put(state(2))
+        until(lambda: outlet.facts().dropped == 1)
+        assert outlet.facts().fault.endswith("400 Bad Request")
+        outlet.put(state(3))
+        until(lambda: outlet.facts().written == 2)
+        outlet.close()
     assert asked == [("secret", [1]), ("secret", [1]), ("secret", [2]), ("secret", [3])]
 
 
@@ -351,30 +337,15 @@ def test_a_webhook_is_tried_again_until_it_takes_records_and_what_it_refuses_is_
 def test_a_webhook_that_moved_gets_nothing_at_its_new_address_and_the_fault_names_it(tmp_path, code):
     asked = []
 
-    class Moved(BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            asked.append(f"POST {self.path}")
-            self.send_response(code)
-            self.send_header("Location", "/new")
-            self.end_headers()
-
-        def do_GET(self):
-            asked.append(f"GET {self.path} {self.headers['Authorization']}")
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
+    def answer(request, _):
+        asked.append(f"{request.command} {request.path}")
+        return (code, {"Location": "/new"}) if request.path == "/old" else (200, {})
 
     (tmp_path / "headers").write_text("Authorization: Bearer secret\n")
-    with HTTPServer(("127.0.0.1", 0), Moved) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        sink = open_sink(f"webhook:http://127.0.0.1:{server.server_port}/old#headers={tmp_path}/headers")
-        with pytest.raises(RefusedError) as refused:
-            sink.write([state(1)])
-        server.shutdown()
-    assert str(refused.value).endswith(f": {code}, moved to /new; name that address")
+    with http_server(answer) as address:
+        sink = open_sink(f"webhook:http://{address}/old#headers={tmp_path}/headers")
+        error = said(RefusedError, lambda: sink.write([state(1)]))
+    assert error.endswith(f": {code}, moved to /new; name that address")
     assert asked == ["POST /old"]
 
 
