@@ -50,38 +50,19 @@ def test_thousands_are_set_apart_by_narrow_spaces(number):
 
 
 @pytest.mark.parametrize(
-    ("number", "written"),
+    ("write", "figures"),
     [
-        (0, "0"),
-        (999, "999"),
-        (999.6, "1.00\u202fk"),
-        (61_432, "61.4\u202fk"),
-        (999_600, "1.00\u202fM"),
-        (4.9e6, "4.90\u202fM"),
+        (formats.magnitude, {0: "0", 999: "999", 999.6: "1.00 k", 61_432: "61.4 k", 999_600: "1.00 M"}),
+        # Three digits stay three when rounding up.
+        (formats.significant, {0.0995: "0.0995", 0.09996: "0.100", 99.96: "100", 1e-8: "1.00e-08", -2.345: "-2.35"}),
+        (formats.short_percent, {1: "100 %", 0.1: "10 %", 0.05: "5 %", 0.125: "12.5 %", 0.3333: "33.33 %", 0.0: "0 %"}),
+        (formats.duration, {0.42: "0.42 s", 59.7: "60 s"}),
     ],
 )
-def test_parameters_are_written_in_thousands_and_millions(number, written):
-    assert formats.magnitude(number) == written
+def test_figures_are_written_with_three_digits_a_sign_and_a_unit(write, figures):
+    expected = [text.replace(" ", "\u202f").replace("-", "\u2212") for text in figures.values()]
+    assert [write(figure) for figure in figures] == expected
 
 
-@pytest.mark.parametrize(
-    ("value", "written"),
-    [(0.0995, "0.0995"), (0.09996, "0.100"), (99.96, "100"), (1e-8, "1.00e\u221208"), (-2.345, "\u22122.35")],
-)
-def test_three_significant_digits_stay_three_when_rounding_up(value, written):
-    assert formats.significant(value) == written
-
-
-@pytest.mark.parametrize(
-    ("fraction", "written"), [(1, "100"), (0.1, "10"), (0.05, "5"), (0.125, "12.5"), (0.3333, "33.33"), (0.0, "0")]
-)
-def test_a_share_has_no_digits_that_say_nothing(fraction, written):
-    assert formats.short_percent(fraction) == f"{written}\u202f%"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "written"),
-    [(0.42, "0.42\u202fs"), (59.7, "60\u202fs"), (60, "1 min 0 s"), (3599.6, "1 h 0 min"), (7321, "2 h 2 min")],
-)
-def test_durations_read_as_people_say_them(seconds, written):
-    assert formats.duration(seconds) == written
+def test_durations_read_as_people_say_them():
+    assert [formats.duration(seconds) for seconds in (60, 3599.6, 7321)] == ["1 min 0 s", "1 h 0 min", "2 h 2 min"]

@@ -7,8 +7,6 @@ import pytest
 
 from mmkd_report.pages.demo_answer import answer, is_judged, question, recommendation, shipped_text
 from mmkd_report.schema.demo import LABELS_ONLY
-from mmkd_report.schema.figures import LabelledGroups
-from mmkd_report.words import labelled_title
 from tests.report.rendered import read_demo, render_demo
 
 S = "\u202f"
@@ -75,7 +73,6 @@ def build(students, *, teacher=0.8, seeds=(0, 1, 2), mean_gain=None, share=0.1, 
 
 TWO = {"acc": (0.712, (1.04, -1.0, 3.0), {}), "gyro": (0.7451, (12.26, 8.1, 15.5), {})}
 BOTH = f"The student of gyro alone reaches accuracy 74.5{S}% on test, the teacher with all sensors 80.0{S}%"
-NO_ANSWER = ("No student was measured, so there is no answer yet.",)
 
 
 @pytest.mark.parametrize(
@@ -107,14 +104,10 @@ def test_without_a_student_or_a_gain_there_is_no_sentence_and_without_a_teacher_
     assert answer(build(TWO, teacher=None))[0] == f"The student of gyro alone reaches accuracy 74.5{S}% on test."
     assert len(answer(build({"acc": (0.7, None, {})}))) == 1
     students = {"acc": (0.712, None, {"valid": 0.9}), "gyro": (0.7451, None, {"valid": 0.8})}
-    assert answer(build(students))[0].startswith(
-        f"The student of acc alone reaches accuracy 71.2{S}% on test, the teacher"
-    )
-
-
-@pytest.mark.parametrize("students", [{}, {"acc": (None, None, {})}])
-def test_without_any_student_there_is_no_answer(students):
-    assert answer(build(students)) == NO_ANSWER
+    said = f"The student of acc alone reaches accuracy 71.2{S}% on test, the teacher"
+    assert answer(build(students))[0].startswith(said)
+    for students in ({}, {"acc": (None, None, {})}):
+        assert answer(build(students)) == ("No student was measured, so there is no answer yet.",)
 
 
 GUESSED = {"acc": (0.55, (9.0, 4.0, 14.0), {"guess": 0.5, "valid": 0.6, "extra_trees": 0.5})}
@@ -145,12 +138,7 @@ COIN = f"acc 55.0{S}% (95 % interval 45.0 to 65.0), chance 50.0{S}%"
 )
 def test_a_student_that_is_not_better_than_guessing_concludes_nothing(students, better, expected):
     demo = build(students, better=better, over=(1.0, 2.0), mean_gain=(9.0, 4.0, 14.0))
-    assert answer(demo) == (expected,)
-    assert recommendation(demo) == expected
-    assert not is_judged(demo)
-
-
-def test_a_student_that_is_better_than_guessing_is_judged():
+    assert (answer(demo), recommendation(demo), is_judged(demo)) == ((expected,), expected, False)
     demo = build(GUESSED, better=("acc",))
     assert is_judged(demo)
     assert answer(demo)[1] == "Distillation improves accuracy on acc by 9.0 points (95 % interval 4.0 to 14.0)."
@@ -215,36 +203,21 @@ def test_a_gain_is_told_as_its_interval_allows(students, mean_gain, expected):
     assert answer(build(students, mean_gain=mean_gain))[1] == expected
 
 
-@pytest.mark.parametrize(
-    ("students", "expected"),
-    [
-        (
-            {"acc": (0.71, None, {"extra_trees": 0.705}), "gyro": (0.74, None, {"extra_trees": 0.78})},
-            f"extra-trees on gyro (78.0{S}%, student 74.0{S}%).",
-        ),
-        (
-            {"acc": (0.71, None, {"extra_trees": 0.72}), "gyro": (0.74, None, {"mini_rocket": 0.9})},
-            f"extra-trees on acc (72.0{S}%, student 71.0{S}%) and MiniRocket on gyro (90.0{S}%, student 74.0{S}%).",
-        ),
-    ],
-)
-def test_rivals_ahead_on_test_are_named(students, expected):
-    assert f"Ahead of the student on test: {expected}" in answer(build(students))
-    assert not any("Ahead" in sentence for sentence in answer(build(TWO)))
-
-
-def raced(demo, **trainings):
-    students = {
-        name: msgspec.structs.replace(
-            contest, student=msgspec.structs.replace(contest.student, shipped=trainings[name])
-        )
-        for name, contest in demo.students.items()
-    }
-    return msgspec.structs.replace(demo, students=students)
+def test_rivals_ahead_on_test_are_named():
+    students = {"acc": (0.71, None, {"extra_trees": 0.72}), "gyro": (0.74, None, {"mini_rocket": 0.9})}
+    assert (
+        f"Ahead of the student on test: extra-trees on acc (72.0{S}%, student 71.0{S}%) and MiniRocket on gyro "
+        f"(90.0{S}%, student 74.0{S}%)."
+    ) in answer(build(students))
+    behind = {"acc": (0.71, None, {"extra_trees": 0.705})}
+    assert not any("Ahead" in sentence for sentence in answer(build(behind)))
 
 
 def test_what_validation_shipped_is_said_and_labels_only_are_no_rival_of_their_own_race():
-    demo = raced(build({"acc": (0.7, None, RAN | {"valid_baseline": 0.9})}), acc=("average", "average", LABELS_ONLY))
+    demo = build({"acc": (0.7, None, RAN | {"valid_baseline": 0.9})})
+    contest = demo.students["acc"]
+    shipped = msgspec.structs.replace(contest.student, shipped=("average", "average", LABELS_ONLY))
+    demo = msgspec.structs.replace(demo, students={"acc": msgspec.structs.replace(contest, student=shipped)})
     assert shipped_text(demo) == (
         f"Shipped, as validation chose: acc average and {LABELS_ONLY} (distillation did not validate better)."
     )
@@ -253,7 +226,6 @@ def test_what_validation_shipped_is_said_and_labels_only_are_no_rival_of_their_o
     assert shipped_text(build(TWO)) == ""
 
 
-GROUPS = {"labelled": 2, "of": [6, 6]}
 LEAK = {
     "figure": {"mean": 0.754, "std": 0.03, "per_seed": [0.754]},
     "chance": {"figure": 0.519, "low": 0.72, "high": 0.78, "is_better": True},
@@ -265,15 +237,10 @@ LEAKS = (
 )
 
 
-def test_titles_say_how_many_groups_of_how_many_were_labelled():
-    assert labelled_title(0.1, None) == "10% labelled"
-    assert labelled_title(None, LabelledGroups(labelled=2, of=(6, 6))) == "2 of 6 groups labelled"
-    assert labelled_title(None, LabelledGroups(labelled=4, of=(13, 14, 14))) == "4 of 13 to 14 groups labelled"
-
-
-def test_the_demo_tells_its_story_of_labelled_groups(two_sensors):
+def test_the_demo_tells_its_story_of_labelled_windows_and_groups(two_sensors):
+    assert re.search(r"<title>.*, 10% labelled: which one sensor is enough\?</title>", render_demo(two_sensors))
     del two_sensors["label_fraction"]
-    two_sensors["labelled_groups"] = GROUPS
+    two_sensors["labelled_groups"] = {"labelled": 2, "of": [6, 6]}
     assert question(read_demo(two_sensors)) == (
         "Everything was recorded, 2 of 6 groups were labelled. Which one sensor is enough, and what does distillation "
         "gain?"
@@ -283,10 +250,10 @@ def test_the_demo_tells_its_story_of_labelled_groups(two_sensors):
     assert re.search(r"<title>.*, 2 of 6 groups labelled: which one sensor is enough\?</title>", page)
 
 
-@pytest.mark.parametrize("leaks", [True, False])
-def test_a_leak_stands_on_the_page_of_a_demo(two_sensors, leaks):
-    two_sensors["labels_spread_in_time"] = LEAK | {"leaks": leaks}
-    assert (LEAKS in render_demo(two_sensors)) is leaks
+def test_a_leak_stands_on_the_page_of_a_demo(two_sensors):
+    for leaks in (True, False):
+        two_sensors["labels_spread_in_time"] = LEAK | {"leaks": leaks}
+        assert (LEAKS in render_demo(two_sensors)) is leaks
 
 
 def roles_of_first_sensor(page):
@@ -300,13 +267,7 @@ def test_rivals_that_were_not_run_have_no_row(two_sensors):
     for contest in two_sensors["students"].values():
         contest["distilled_rocket"] = contest["rocket_and_trees"] = contest["mini_rocket"]
     page = render_demo(two_sensors)
-    assert roles_of_first_sensor(page) == [
-        "extra_trees",
-        "mini_rocket",
-        "rocket_and_trees",
-        "baseline",
-        "distilled_rocket",
-        "student",
-    ]
+    roles = ["extra_trees", "mini_rocket", "rocket_and_trees", "baseline", "distilled_rocket", "student"]
+    assert roles_of_first_sensor(page) == roles
     assert "MiniRocket + trees</span>" in page
     assert "Distilled MiniRocket</span>" in page

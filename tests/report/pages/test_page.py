@@ -46,14 +46,12 @@ def result_rows(page):
     return rows
 
 
-@pytest.mark.parametrize("name", ["two_sensors", "five_sensors"])
-def test_the_main_table_holds_the_figures_of_the_document(name, request, parse):
-    document = request.getfixturevalue(name)
-    rows = result_rows(parse(render_demo(document)))
+def test_the_main_table_holds_the_figures_of_the_document(five_sensors, parse):
+    rows = result_rows(parse(render_demo(five_sensors)))
     scores = ("accuracy", "balanced_accuracy", "macro_f1")
-    teacher = document["teacher"]
+    teacher = five_sensors["teacher"]
     assert rows["All", "Teacher"] == [*(plus_minus(teacher[key]) for key in scores), "–", "–", "1.25\u202fM", "0.487"]
-    for modality, contest in document["students"].items():
+    for modality, contest in five_sensors["students"].items():
         for rival, head in (("extra_trees", "Extra-trees"), ("mini_rocket", "MiniRocket")):
             assert rows[modality, head] == [*(plus_minus(contest[rival][key]) for key in scores), "–", "–", "–", "–"]
         baseline, student, gain = contest["baseline"], contest["student"], contest["gain_points"]
@@ -67,7 +65,7 @@ def test_the_main_table_holds_the_figures_of_the_document(name, request, parse):
             "61.4\u202fk",
             "0.113",
         ]
-    assert len(rows) == 1 + 4 * len(document["students"])
+    assert len(rows) == 1 + 4 * len(five_sensors["students"])
 
 
 def test_what_was_not_measured_has_no_section_no_spread_and_reasons_for_figures(one_seed, parse):
