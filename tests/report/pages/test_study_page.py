@@ -232,14 +232,13 @@ def test_the_recommendation_is_a_sentence_with_its_evidence(searched, parse):
             f"{percent(alone['mean'])}\u202f%, the teacher 79.0\u202f%."
         ),
     ]
+    searched["rivals"][1] = {"name": "mini_rocket", "seeds": SEEDS, "test": table([0.9] * 3), "reason": ""}
+    assert answer_texts(searched, parse)[-1] == "Ahead of the student on test: MiniRocket 89.0\u202f%."
 
 
 def test_labels_only_are_recommended_where_nothing_beats_them(grid, parse):
     assert answer_texts(grid, parse) == [
-        (
-            "Use the tiny student trained on labels only: the best of 8 trainings on the validation windows of all "
-            "folds."
-        ),
+        "Use the tiny student trained on labels only: the best of 8 trainings on the validation windows of all folds.",
         "Balanced accuracy on the test windows of 1 fold: the student 69.0\u202f%.",
         "Ahead of the student on test: extra-trees 74.0\u202f%.",
         (
@@ -295,14 +294,13 @@ def test_a_student_that_is_not_better_than_guessing_concludes_nothing(searched, 
     entry = searched["entries"][2]
     entry["chance"] = {"figure": 0.7, "low": 0.65, "high": 0.8, "is_better": False}
     mean = percent(entry["test"]["balanced_accuracy"]["mean"])
-    page = parse(render_study(searched))
-    assert [node.text for node in section(page, "answer").all("p")] == [
-        (
-            f"No student can be judged: {CHOSEN}, which validation chose, is no better than chance (balanced "
-            f"accuracy {mean}\u202f% (95 % interval 65.0 to 80.0), chance 70.0\u202f%)."
-        )
-    ]
-    assert "labels only" not in section(page, "answer").all("ul", "key-figures")[0].text
+    (said,) = answer_texts(searched, parse)
+    assert said == (
+        f"No student can be judged: {CHOSEN}, which validation chose, is no better than chance (balanced accuracy "
+        f"{mean}\u202f% (95 % interval 65.0 to 80.0), chance 70.0\u202f%)."
+    )
+    figures = section(parse(render_study(searched)), "answer").all("ul", "key-figures")[0].text
+    assert "labels only" not in figures
     entry["chance"] |= {"figure": 0.6, "is_better": True}
     assert first_sentence(searched).startswith("Use the small student")
 
@@ -319,64 +317,39 @@ def test_a_grid_tells_what_choosing_inside_every_fold_gives(searched, parse):
 
 
 def test_the_question_names_the_limits(searched, grid, parse):
-    assert parse(render_study(searched)).all("h1")[0].text == (
-        "Which student that sees gyro alone is best within 0.500\u202fms, and what does distillation gain?"
-    )
-    assert parse(render_study(grid)).all("h1")[0].text == (
-        "Which student that sees gyro alone is best, and what does distillation gain?"
-    )
+    for document, limit in ((searched, " within 0.500\u202fms"), (grid, "")):
+        assert parse(render_study(document)).all("h1")[0].text == (
+            f"Which student that sees gyro alone is best{limit}, and what does distillation gain?"
+        )
 
 
 def test_the_page_holds_the_figures_of_the_document_what_was_tried_and_how_to_reproduce(searched, parse):
-    rows = cells(section(parse(render_study(searched)), "table").all("table")[0])
+    page = parse(render_study(searched))
+    rows = cells(section(page, "table").all("table")[0])
     assert [row[0] for row in rows] == [
-        "teachers",
-        "acc+gyro:small",
-        "small student",
-        "labels only",
-        "logit+edam@last chosen",
-        "tiny student",
-        "labels only",
-        "logit",
-        "crd",
-        "without a network",
-        "extra-trees",
+        *("teachers", "acc+gyro:small", "small student", "labels only", "logit+edam@last chosen"),
+        *("tiny student", "labels only", "logit", "crd", "without a network", "extra-trees"),
     ]
     row = searched["entries"][2]
     scores = [f"{percent(row['test'][m]['mean'])} ± {percent(row['test'][m]['std'])}" for m in METRICS]
     found = row["gain_points"]["balanced_accuracy"]
-    assert rows[4][1:] == [
-        *scores,
-        f"+{found['mean']:.1f} ± 0.0 {found['low']:.1f} to {found['high']:.1f}",
-        "44",
-        "189\u202fk",
-        "0.431",
-    ]
-    tried = section(parse(render_study(searched)), "table")
+    gained = f"+{found['mean']:.1f} ± 0.0 {found['low']:.1f} to {found['high']:.1f}"
+    assert rows[4][1:] == [*scores, gained, "44", "189\u202fk", "0.431"]
+    tried = section(page, "table")
     assert tried.all("p", "about")[0].text == (
         "44 trainings finished, 1 failed, 1 combination cannot be trained, all in study.json with the recipes. Every "
         "student had 600 steps, every teacher 300."
     )
     assert tried.all("p", "notes")[0].text.endswith("Left out: base has 2,700,000 parameters, more than 1,000,000.")
-    part = section(parse(render_study(searched)), "reproduce")
+    part = section(page, "reproduce")
     assert part.all("pre")[0].text == searched["command"]
     assert {"ab" * 32, "cd" * 32, "12" * 32} <= {node.text for node in part.all("code", "hash")}
     assert {"3.11", "2.6", "Some CPU"} <= {node.text for node in part.all("dd")}
-    entry = searched["entries"][2]
-    gained = entry["gain_points"]["balanced_accuracy"]
-    ends = f"95 % interval {gained['low']:.1f} to {gained['high']:.1f}"
+    score = percent(row["test"]["balanced_accuracy"]["mean"])
+    ends = f"95 % interval {found['low']:.1f} to {found['high']:.1f}"
     assert list(key_figures(read_study(searched))) == [
-        (
-            f"{percent(entry['test']['balanced_accuracy']['mean'])}\u202f%",
-            "balanced accuracy of the chosen student on test",
-        ),
-        (f"+{gained['mean']:.1f}", f"points gained over labels only · {ends}"),
+        (f"{score}\u202f%", "balanced accuracy of the chosen student on test"),
+        (f"+{found['mean']:.1f}", f"points gained over labels only · {ends}"),
         ("189\u202fk", "parameters · teacher 743\u202fk"),
         ("0.431\u202fms", "median latency of one window, exported, one thread · teacher 1.50\u202fms, 3.48\u00d7"),
     ]
-
-
-def test_a_rival_that_is_ahead_on_test_is_named(searched, parse):
-    rocket = {"name": "mini_rocket", "seeds": [0, 2, 3], "test": table([0.9, 0.9, 0.9]), "reason": ""}
-    searched["rivals"][1] = rocket
-    assert answer_texts(searched, parse)[-1] == "Ahead of the student on test: MiniRocket 89.0\u202f%."
