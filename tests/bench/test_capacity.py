@@ -21,7 +21,7 @@ from tests.edge.said import said
 
 
 @pytest.fixture
-def short(monkeypatch):
+def short(monkeypatch, launched_here):
     monkeypatch.setattr(capacity, "MIN_LAUNCH_S", 0.3)
     monkeypatch.setattr(capacity, "MAX_LAUNCH_S", 0.3)
 
@@ -40,16 +40,13 @@ def test_a_light_load_is_carried(bundle):
     assert launch_s(20, rate_hz=50.0) == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(
-    ("load", "message"),
-    [
-        ({"rate_hz": 0.0}, "rate: expected a number above 0, got 0"),
-        ({"rate_hz": 1.0, "deadline_ms": -2.0}, "deadline-ms: expected a number above 0, got -2"),
-        ({"rate_hz": 1.0, "streams": 0}, "streams: expected a whole number from 1 to 1000000, got 0"),
-    ],
-)
-def test_loads_that_make_no_sense_are_refused(bundle, load, message):
-    assert said(UsageError, lambda: measure_capacity(Choice(bundle=str(bundle)), **load)) == message
+def test_loads_that_make_no_sense_are_refused(bundle):
+    def refusal(**load):
+        return said(UsageError, lambda: measure_capacity(Choice(bundle=str(bundle)), **load))
+
+    assert refusal(rate_hz=0.0) == "rate: expected a number above 0, got 0"
+    assert refusal(rate_hz=1.0, deadline_ms=-2.0) == "deadline-ms: expected a number above 0, got -2"
+    assert refusal(rate_hz=1.0, streams=0) == "streams: expected a whole number from 1 to 1000000, got 0"
 
 
 @pytest.mark.slow
@@ -225,12 +222,12 @@ def test_the_answer_is_carried_and_a_little_more_is_not(limit, first_guess):
 @pytest.mark.parametrize("pauses_hz", [0.0, 0.05, pytest.param(0.02, marks=pytest.mark.slow)])
 def test_the_answer_agrees_with_loads_of_90_and_110_percent(pauses_hz):
     agreed, single = 0, 0.0
-    for seed in range(16):
+    for seed in range(8):
         machine = Machine(pauses_hz=pauses_hz, seed=seed)
         answer = machine.answer()
         lighter, heavier = round(0.9 * answer), round(1.1 * answer)
         agreed += machine.carries(lighter) and not machine.carries(heavier)
         single += sum(machine.launch(lighter).level.carried for _ in range(10)) / 10
     # A single launch of 90 % fails as often as a pause falls into it; most of five hardly ever do.
-    assert agreed >= 15
-    assert single == 16 if pauses_hz == 0 else single < agreed
+    assert agreed >= 7
+    assert single == 8 if pauses_hz == 0 else single < agreed

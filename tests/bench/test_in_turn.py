@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 import time
 from dataclasses import replace
@@ -50,6 +51,7 @@ def test_calls_that_are_made_twice_are_timed_the_second_time():
     assert float(np.median(lengths_ns)) < 1e6
 
 
+@pytest.mark.usefixtures("launched_here")
 def test_medians_differences_and_ratios_are_those_of_the_calls(bundle, slow_bundle):
     found = time_in_turn({"a": lambda: time.sleep(0.003), "b": lambda: time.sleep(0.001)}, repeats=1, duration_s=0.05)
     slow, fast = found.times
@@ -69,10 +71,9 @@ def test_medians_differences_and_ratios_are_those_of_the_calls(bundle, slow_bund
     difference_us = report.predict_p50_us.median - report.bare_p50_us.median
     assert report.overhead_us.median == pytest.approx(difference_us, rel=0.3, abs=1.0)
     assert report.bare == "session.run"
-    report = measure_overhead(bundle, backend="ort", launches=1, duration_s=0.2)
-    assert (report.bare, report.overhead_us.median > 0) == ("ort backend.run", True)
 
 
+@pytest.mark.usefixtures("launched_here")
 def test_whole_numbers_and_groups_are_fed_as_they_are(per_group_bundle, tmp_path):
     assert measure_overhead(per_group_bundle, launches=1, duration_s=0.1).count >= 100
     path = _write_model(tmp_path / "int.onnx", [2, 3], TensorProto.INT64)
@@ -90,44 +91,33 @@ def _write_model(path, shape, element=TensorProto.FLOAT):
     return path
 
 
+@pytest.mark.usefixtures("launched_here")
 def test_what_is_no_model_or_no_launch_is_refused(tmp_path, bundle):
+    def refusal(path, kind=UsageError, launches=1):
+        return said(kind, lambda: measure_pair(path, bundle, launches=launches, duration_s=0.1))
+
     path = _write_model(tmp_path / "dynamic.onnx", ["batch", 3])
-    assert said(UsageError, lambda: measure_pair(path, bundle, launches=1, duration_s=0.1)) == (
+    assert refusal(path) == (
         f"{path}: input 'x' has the shape ['batch', 3]; expected fixed sizes: export a static shape"
     )
     path = tmp_path / "noise.onnx"
     path.write_bytes(np.random.default_rng(0).bytes(100))
-    with pytest.raises(BackendError, match=r"noise\.onnx: onnxruntime .* cannot open the model: "):
-        measure_pair(path, bundle, launches=1, duration_s=0.1)
+    assert re.match(rf"{path}: onnxruntime .* cannot open the model: ", refusal(path, BackendError))
     path = tmp_path / "absent.onnx"
-    assert said(UsageError, lambda: measure_pair(path, bundle, launches=1, duration_s=0.1)) == (
-        f"{path}: expected an ONNX model or a bundle, cannot open it: no such file or directory"
-    )
-    with pytest.raises(UsageError) as caught:
-        measure_pair(bundle, bundle, launches=0)
-    assert str(caught.value) == "launches: expected a whole number from 1 to 100, got 0"
+    assert refusal(path) == f"{path}: expected an ONNX model or a bundle, cannot open it: no such file or directory"
+    assert refusal(bundle, launches=0) == "launches: expected a whole number from 1 to 100, got 0"
 
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=40)
 TASK = TaskSpec(labels=("a", "b", "c", "d"))
-
-
 FILES = Path(__file__).parents[1] / "files"
 
 
-def _job(bundle, checkpoint=None):
-    return RivalsJob(
-        bundle=str(bundle),
-        checkpoint=None if checkpoint is None else str(checkpoint),
-        reference=None,
-        threads=1,
-        repeats=2,
-        duration_s=0.1,
-    )
-
-
-def _rival(outcome, name):
-    return next(rival for rival in outcome.rivals if rival.name == name)
+def _rivals(bundle, checkpoint):
+    """The outcome of timing rivals, and each by its name."""
+    job = RivalsJob(bundle=str(bundle), checkpoint=str(checkpoint), threads=1, repeats=2, duration_s=0.1)
+    outcome = time_rivals(job)
+    return outcome, {rival.name: rival for rival in outcome.rivals}
 
 
 def _p50_us(outcome, name):
@@ -135,55 +125,36 @@ def _p50_us(outcome, name):
     return () if found is None else found.p50_us
 
 
-def test_every_rival_is_named_the_runtime_first(bundle):
-    outcome = time_rivals(_job(bundle))
-    names = [rival.name for rival in outcome.rivals]
-    assert names == [
-        "mmkd-edge predict",
-        "onnxruntime",
-        "mmkd-edge backend",
-        "openvino",
-        "litert",
-        "torch eager",
-        "torch.compile",
-    ]
-    assert len(_p50_us(outcome, "mmkd-edge predict")) == 2
-    assert len(_p50_us(outcome, "onnxruntime")) == 2
-    assert _rival(outcome, "mmkd-edge backend").reason == ""
-    assert all(bool(_p50_us(outcome, rival.name)) != bool(rival.reason) for rival in outcome.rivals)
-
-
-def test_a_rival_that_is_not_installed_has_its_reason(bundle, monkeypatch):
+def test_every_rival_is_named_the_runtime_first_and_what_cannot_be_timed_has_its_reason(bundle, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    outcome = time_rivals(_job(bundle))
-    assert _p50_us(outcome, "openvino") == ()
-    assert _rival(outcome, "openvino").reason == "not installed: import of openvino halted; None in sys.modules"
+    (tmp_path / "bad.ckpt").write_bytes(b"no checkpoint")
+    outcome, rivals = _rivals(bundle, tmp_path / "bad.ckpt")
+    own = ["mmkd-edge predict", "onnxruntime", "mmkd-edge backend"]
+    assert list(rivals) == [*own, "openvino", "litert", "torch eager", "torch.compile"]
+    assert [len(_p50_us(outcome, name)) for name in rivals] == [2, 2, 2, 0, 0, 0, 0]
+    assert [bool(rival.reason) for rival in rivals.values()] == [False] * 3 + [True] * 4
+    assert rivals["openvino"].reason == "not installed: import of openvino halted; None in sys.modules"
+    assert f"{tmp_path}/bad.ckpt" in rivals["torch eager"].reason
 
 
-def test_the_same_weights_through_torch_are_checked_and_timed():
-    outcome = time_rivals(_job(FILES / "student.edge", FILES / "student.ckpt"))
-    rival = _rival(outcome, "torch eager")
-    assert rival.reason == ""
-    assert len(_p50_us(outcome, "torch eager")) == 2
-    assert rival.max_abs_error <= outcome.tolerance
+@pytest.mark.parametrize("compiled", [lambda network: network, pytest.param(torch.compile, marks=pytest.mark.slow)])
+def test_the_same_weights_through_torch_are_checked_and_timed(compiled, monkeypatch):
+    monkeypatch.setattr(torch, "compile", compiled)
+    outcome, rivals = _rivals(FILES / "student.edge", FILES / "student.ckpt")
+    for name in ("torch eager", "torch.compile"):
+        assert (rivals[name].reason, len(_p50_us(outcome, name))) == ("", 2)
+        assert rivals[name].max_abs_error <= outcome.tolerance
 
 
-def test_other_weights_are_not_timed(tmp_path):
+def test_other_weights_are_not_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network: network)
     student = read_student(FILES / "student.ckpt")
     state = {name: torch.zeros_like(tensor) for name, tensor in student.state.items()}
     write_student(tmp_path / "other.ckpt", replace(student, state=state))
-    outcome = time_rivals(_job(FILES / "student.edge", tmp_path / "other.ckpt"))
-    rival = _rival(outcome, "torch eager")
+    outcome, rivals = _rivals(FILES / "student.edge", tmp_path / "other.ckpt")
     assert _p50_us(outcome, "torch eager") == ()
-    assert rival.reason.startswith("its answers differ by ")
-    assert rival.reason.endswith(": not timed")
-
-
-def test_a_bad_checkpoint_is_a_reason_not_a_crash(bundle, tmp_path):
-    path = tmp_path / "bad.ckpt"
-    path.write_bytes(b"no checkpoint")
-    rival = _rival(time_rivals(_job(bundle, path)), "torch eager")
-    assert str(path) in rival.reason
+    assert rivals["torch eager"].reason.startswith("its answers differ by ")
+    assert rivals["torch eager"].reason.endswith(": not timed")
 
 
 @pytest.mark.slow

@@ -16,26 +16,12 @@ from tests.bench.made import make_launch
 from tests.edge.said import said
 
 
-@pytest.fixture(scope="module")
-def run(bundle):
-    lines = []
-    found = measure_bundle(
-        Choice(bundle=str(bundle), backend="ort"),
-        Settings(launches=2, duration_s=0.4),
-        energy=False,
-        progress=lines.append,
-    )
+def test_a_run_tells_its_stages_its_start_up_and_what_was_measured(bundle):
+    choice, settings, lines = Choice(bundle=str(bundle), backend="ort"), Settings(launches=2, duration_s=0.4), []
+    run = measure_bundle(choice, settings, energy=False, progress=lines.append)
     assert lines == ["launch 1 of 2: warm-up, then 0.2 s", "launch 2 of 2: warm-up, then 0.2 s"]
-    return found
-
-
-def test_every_launch_is_in_the_report(run):
-    assert len(run.launches) == 2
-    assert run.complete
+    assert (len(run.launches), run.complete) == (2, True)
     assert run.result.latency.count == sum(launch.latency.count for launch in run.launches)
-
-
-def test_a_run_tells_its_stages_its_start_up_and_what_was_measured(run, bundle):
     stages = run.result.stages
     assert tuple(stage.name for stage in stages) == STAGES
     assert all(stage.p50_us > 0 for stage in stages)
@@ -50,6 +36,7 @@ def test_a_run_tells_its_stages_its_start_up_and_what_was_measured(run, bundle):
     assert (configuration.backend, configuration.precision, configuration.threads) == ("ort", "fp32", 1)
 
 
+@pytest.mark.usefixtures("launched_here")
 def test_energy_is_measured_where_a_sensor_answers(bundle, tmp_path, monkeypatch):
     chip = tmp_path / "sys/class/hwmon/hwmon0"
     chip.mkdir(parents=True)
@@ -65,6 +52,7 @@ def test_energy_is_measured_where_a_sensor_answers(bundle, tmp_path, monkeypatch
     assert report.energy.readings >= 2
 
 
+@pytest.mark.usefixtures("launched_here")
 def test_a_variants_energy_is_that_of_its_answers_and_unknown_without_a_sensor(bundle, monkeypatch):
     milliwatts = iter(range(1000, 10**6, 10))  # rise, so the load draws more than the idle time before it
     dial = PowerSensor(name="dial", read_mw=lambda: float(next(milliwatts)))

@@ -139,6 +139,7 @@ def test_a_lower_precision_may_lose_one_window_and_no_more():
     require_score(engine_that_answers(two_wrong, metric="accuracy"), golden, max_drop_points=20)
 
 
+@pytest.mark.usefixtures("launched_here")
 def test_an_artifact_that_answers_otherwise_here_is_never_timed(tmp_path):
     with Bundle.open(example_bundle()) as bundle:
         entry, manifest = bundle.manifest.models[0], bundle.manifest

@@ -198,13 +198,9 @@ def _names(driver):
 
 @pytest.mark.parametrize("hop", [1, 7, 8, 40, 41, 300])
 def test_a_push_of_one_hop_gives_one_prediction(predictor, hop):
-    driver = stream_workload(predictor, raw_windows(predictor), hop=hop)
-    assert [len(found) for found in _calls(driver, 30)] == [1] * 30
-
-
-def test_a_stream_is_measured_from_its_first_full_window_on(predictor):
-    driver = stream_workload(predictor, raw_windows(predictor), hop=8)
-    assert all(found[0].index >= 0 for found in _calls(driver, 10))
+    found = _calls(stream_workload(predictor, raw_windows(predictor), hop=hop), 30)
+    assert [len(predictions) for predictions in found] == [1] * 30
+    assert all(predictions[0].index >= 0 for predictions in found)  # the window was full before the first
 
 
 def test_a_hop_longer_than_all_recordings_is_filled_with_them(predictor):
@@ -214,10 +210,7 @@ def test_a_hop_longer_than_all_recordings_is_filled_with_them(predictor):
     np.testing.assert_array_equal(samples, np.tile(windows[0], (3, 1))[:100])
 
 
-def test_the_steps_of_a_stream_begin_with_gathering(predictor):
-    assert _names(stream_workload(predictor, raw_windows(predictor), hop=8)) == ["gather", *STAGES]
-
-
+@pytest.mark.usefixtures("launched_here")
 def test_a_streaming_run_is_reported(bundle):
     settings = Settings(launches=1, duration_s=0.2, hop=8)
     report = measure_bundle(Choice(bundle=str(bundle)), settings, energy=False)
