@@ -14,7 +14,7 @@ from mmkd_edge.predict.student import commissioned_entry
 from mmkd_edge.testing import fake_entry
 from mmkd_export.inspect.files import inspect_file
 from tests.edge.said import said
-from tests.export.students import ACC, export_student, make_normal_student, make_student
+from tests.export.students import ACC, export_student, make_normal_student
 
 
 @pytest.fixture(scope="module")
@@ -114,19 +114,16 @@ def test_rates_of_blocks_are_of_p_values_among_the_others():
 )
 def test_what_cannot_be_fitted_is_refused(folder, arguments, expected):
     source, output = f"csv:{folder / 'log.csv'}", folder / "refused.json"
-    with pytest.raises(UsageError) as refused:
-        run_edge(["commission", str(folder / "s.edge"), "--source", source, *arguments, str(output)])
-    assert str(refused.value) == expected.format(log=folder / "log.csv")
+    words = ["commission", str(folder / "s.edge"), "--source", source, *arguments, str(output)]
+    assert said(UsageError, run_edge, words) == expected.format(log=folder / "log.csv")
     assert not output.exists()
 
 
-def test_a_classifier_is_refused(tmp_path):
-    export_student(tmp_path, make_student(windows=24), name="c")
-    with pytest.raises(UsageError) as refused:
-        run_edge(["commission", str(tmp_path / "c.edge"), "m.json", "--source", "csv:log.csv"])
-    assert str(refused.value) == (
-        f"{tmp_path / 'c.edge'}: expected a student of normal data, got one of classes rest, walk, run, fall; only "
-        "scores of normal running can be fitted to a machine"
+def test_a_classifier_is_refused(bundle_path):
+    words = ["commission", str(bundle_path), "m.json", "--source", "csv:log.csv"]
+    assert said(UsageError, run_edge, words) == (
+        f"{bundle_path}: expected a student of normal data, got one of classes rest, raise, turn; only scores of "
+        "normal running can be fitted to a machine"
     )
 
 

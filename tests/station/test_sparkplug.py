@@ -1,6 +1,5 @@
 """Sparkplug B at a real mosquitto, decoded by Google's protobuf with the fields of Eclipse Tahu's sparkplug_b.proto."""
 
-import json
 import socket
 import time
 
@@ -10,7 +9,7 @@ from mmkd_edge import UsageError
 from mmkd_station.protocols.sparkplug import SparkplugSink
 from mmkd_station.protocols.table import open_sink
 from tests.edge.said import said
-from tests.station.rig import alarm, end, feed, result, start, state, until
+from tests.station.rig import alarm, result, state, until
 from tests.station.test_mqtt import Client, broker, needs_mosquitto
 
 __all__ = ["broker"]
@@ -143,33 +142,6 @@ def is_written(sink, records):
     except OSError:
         return False
     return True
-
-
-@pytest.mark.slow
-@needs_mosquitto
-def test_a_broker_that_is_killed_has_every_record_in_the_end(broker, bundle_path, tmp_path):
-    log = tmp_path / "all.jsonl"
-    child = start(
-        bundle_path, "--source", "stdin", "--sink", f"sparkplug://127.0.0.1:{broker.port}/plant/line1?tls=off",
-        "--sink", f"jsonl:{log}", "--hop", "5", "--store", tmp_path / "store", "--name", "press 1",
-    )  # fmt: skip
-    hosts = [Host(broker.port)]
-    numbers = lambda: [m["number"] for host in hosts for k, _, _, m in host.heard() if k == "DDATA"]  # noqa: E731
-    feed(child, "1,0,0\n" * 100)
-    until(lambda: len(numbers()) > 15)
-    broker.kill()
-    feed(child, "1,0,0\n" * 1000)
-    until(lambda: log.read_text().count("\n") > 200)
-    broker.start()
-    hosts.append(Host(broker.port))
-    written = lambda: {json.loads(line)["number"] for line in log.read_text().splitlines()}  # noqa: E731
-    until(lambda: written() <= set(numbers()), within_s=40)
-    sequences = [seq for kind, _, seq, _ in hosts[1].heard() if kind != "NDEATH"]
-    first = sequences.index(0)
-    assert sequences[first:] == [n % 256 for n in range(len(sequences) - first)]
-    end(child)
-    for host in hosts:
-        host.client.close()
 
 
 @pytest.mark.parametrize(
