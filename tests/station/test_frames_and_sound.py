@@ -51,46 +51,38 @@ def test_a_film_is_cut_and_answered_at_its_own_times(lips_path, tmp_path, run_he
 def test_a_film_and_a_region_that_cannot_be_are_refused(lips_path, bundle_path, tmp_path):
     write_film(tmp_path / "film.avi", [0])
     (tmp_path / "none.avi").write_bytes(b"no film")
-    film = f"video:{tmp_path / 'film.avi'}"
-    assert refusal(UsageError, lips_path, "--source", f"{film}#region=20,4,12,8") == (
-        f"--source {film}#region=20,4,12,8: expected a region inside frames of 24x16; correct it"
-    )
-    assert refusal(UsageError, lips_path, "--source", f"{film}#area=1") == (
-        f"--source {film}#area=1: expected #region=X,Y,WIDTH,HEIGHT in pixels, got #area=1; write it so"
-    )
-    assert refusal(UsageError, lips_path, "--source", f"video:{tmp_path}/none.avi") == (
-        f"{tmp_path}/none.avi: expected video that OpenCV can decode, got a file of another kind, or a damaged one; "
-        "check the path"
-    )
-    assert refusal(UsageError, lips_path, "--source", "video:away.avi") == (
-        "away.avi: expected video that OpenCV can decode, got no such file; check the path"
-    )
+    path, film = tmp_path / "film.avi", f"video:{tmp_path / 'film.avi'}"
+    cases = {
+        f"{film}#region=20,4,12,8": "expected a region inside frames of 24x16; correct it",
+        f"{film}#area=1": "expected #region=X,Y,WIDTH,HEIGHT in pixels, got #area=1; write it so",
+        "stdin": "expected video for this student, got a source of samples; use cam:N, video:FILE",
+        f"cam:{path}": f"expected a camera's number, its device file or an address, got '{path}'; read a film with "
+        "video:FILE",
+        "cam:/dev/video77": "expected a camera, got none that OpenCV opens; plug one in, or name another",
+    }
+    for source, expected in cases.items():
+        said = refusal((UsageError, UnavailableError), lips_path, "--source", source)
+        assert said == f"--source {source}: {expected}"
+    none = {f"{tmp_path}/none.avi": "a file of another kind, or a damaged one", "away.avi": "no such file"}
+    for file, got in none.items():
+        assert refusal(UsageError, lips_path, "--source", f"video:{file}") == (
+            f"{file}: expected video that OpenCV can decode, got {got}; check the path"
+        )
     assert refusal(UsageError, bundle_path, "--source", film) == (
         f"--source {film}: expected samples for this student, got a source of video; use csv:FILE, stdin, "
         "mqtt://HOST/TOPIC, mqtts://HOST/TOPIC, kafka://HOST/TOPIC, opcua://HOST, modbus://HOST, "
-        "postgresql://HOST/DATABASE?table=NAME, wav:FILE, pcm, "
-        "recordings:DATASET"
-    )
-    assert refusal(UsageError, lips_path, "--source", "stdin") == (
-        "--source stdin: expected video for this student, got a source of samples; use cam:N, video:FILE"
+        "postgresql://HOST/DATABASE?table=NAME, wav:FILE, pcm, recordings:DATASET"
     )
     assert refusal(UsageError, lips_path, "--source", film, "--map", "gray=r") == (
         "station 'lips': --map: expected none for 'lips', which is video; leave it out"
     )
-    assert refusal(UsageError, lips_path, "--source", f"cam:{tmp_path / 'film.avi'}") == (
-        f"--source cam:{tmp_path / 'film.avi'}: expected a camera's number, its device file or an address, got "
-        f"'{tmp_path / 'film.avi'}'; read a film with video:FILE"
-    )
-    assert refusal(UnavailableError, lips_path, "--source", "cam:/dev/video77") == (
-        "--source cam:/dev/video77: expected a camera, got none that OpenCV opens; plug one in, or name another"
-    )
 
 
-@pytest.mark.parametrize("source", ["stdin", "wav:a.wav", "mqtt://h/t"])
-def test_only_a_file_that_grows_is_followed(source, bundle_path):
-    assert refusal(UsageError, bundle_path, "--source", source, "--follow") == (
-        f"--follow: expected csv:FILE, a file that grows, got --source {source}; leave it out"
-    )
+def test_only_a_file_that_grows_is_followed(bundle_path):
+    for source in ("stdin", "wav:a.wav", "mqtt://h/t"):
+        assert refusal(UsageError, bundle_path, "--source", source, "--follow") == (
+            f"--follow: expected csv:FILE, a file that grows, got --source {source}; leave it out"
+        )
 
 
 class Camera(http.server.ThreadingHTTPServer):
@@ -174,15 +166,13 @@ def test_a_camera_takes_its_password_from_a_file_and_repeats_it_nowhere(camera, 
     assert intake.notes() == [(True, address)]
 
 
-@pytest.mark.parametrize(
-    "text", ["cam:rtsp://eve:pw@host/1", "cam:rtsp://eve:p#w@host/1", "cam:rtsp://eve:p/?w@host", "video:rtsp://e:p@h"]
-)
-def test_a_password_in_the_text_is_refused_without_being_repeated(text, lips_path, bundle_path):
-    form = text.partition("://")[0]
-    for path in (lips_path, bundle_path):  # the latter takes no frames
-        assert refusal(UsageError, path, "--source", text) == (
-            f"{form}://...: expected no password in the text, where others see it; use ?credentials=FILE"
-        )
+def test_a_password_in_the_text_is_refused_without_being_repeated(lips_path, bundle_path):
+    for text in ("cam:rtsp://eve:pw@host/1", "cam:rtsp://eve:p#w@h", "cam:rtsp://eve:p/?w@h", "video:rtsp://e:p@h"):
+        for path in (lips_path, bundle_path):  # the latter takes no frames
+            assert refusal(UsageError, path, "--source", text) == (
+                f"{text.partition('://')[0]}://...: expected no password in the text, where others see it; use "
+                "?credentials=FILE"
+            )
 
 
 class Capture:
@@ -243,12 +233,12 @@ def test_a_camera_that_comes_back_with_smaller_frames_says_so(monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("region", ["²,1,2,3", "1,2,3", "1,2,-3,4", ""])
-def test_a_region_of_other_than_four_numbers_is_one_clear_error(region):
-    assert said(UsageError, of_camera, f"0#region={region}") == (
-        f"--source cam:0#region={region}: expected #region=X,Y,WIDTH,HEIGHT in pixels, got #region={region}; "
-        "write it so"
-    )
+def test_a_region_of_other_than_four_numbers_is_one_clear_error():
+    for region in ("²,1,2,3", "1,2,3", "1,2,-3,4", ""):
+        assert said(UsageError, of_camera, f"0#region={region}") == (
+            f"--source cam:0#region={region}: expected #region=X,Y,WIDTH,HEIGHT in pixels, got #region={region}; "
+            "write it so"
+        )
 
 
 @pytest.mark.slow

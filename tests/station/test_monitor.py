@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import time
 import urllib.error
 import urllib.request
 
@@ -21,7 +20,8 @@ from mmkd_station.monitor.metrics import service_metrics
 from mmkd_station.protocols.files import stdin_source
 from mmkd_station.records import result_record
 from mmkd_station.service import Service
-from tests.station.rig import alarm, feed, page_of, start, station_of, wanted
+from tests.edge.said import said
+from tests.station.rig import alarm, feed, page_of, start, station_of, until, wanted
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -50,13 +50,23 @@ def ask(url, body=None, **headers):
         return error.code, error.read().decode()
 
 
-def test_health_and_metrics_are_answered_on_this_machine():
+def post(url, document, **headers):
+    return ask(url, json.dumps(document).encode(), content_type="application/json", **headers)
+
+
+EPISODE, NO_EPISODE = {"station": "press 1", "episode": 1}, (404, '{"error":"there is no such episode that waits"}')
+
+
+def test_health_and_metrics_are_answered_on_this_machine_and_name_windows_far_from_the_training():
+    far = "6 of 6 windows are far from the training data; check unit and scale of acc"
+    unlike = f'{{"well":true,"stations":{{"press 1":"started"}},"unlike_training":{{"press 1":"{far}"}}}}'
     with running("127.0.0.1:0") as (url, child, token):
         assert ask(f"{url}healthz") == (200, '{"well":true,"stations":{"press 1":"started"}}')
-        feed(child, "\n".join(["[0, 0, 1]"] * 250 + ["no sample"]) + "\n")
-        metrics = ('mmkd_live_samples_total{station="press 1"} 250.0', "mmkd_latency_seconds_bucket")
-        while not all(one in (text := ask(f"{url}metrics")[1]) for one in metrics):
-            pass
+        feed(child, "[0, 0, 100]\n" * 450 + "no sample\n")  # a first window of 200 samples, and one a second
+        metrics = ('mmkd_live_samples_total{station="press 1"} 450.0', "mmkd_latency_seconds_bucket")
+        until(lambda: all(one in ask(f"{url}metrics")[1] for one in metrics))
+        until(lambda: ask(f"{url}healthz") == (200, unlike))
+        text = ask(f"{url}metrics")[1]
         assert 'mmkd_live_garbage_total{station="press 1"} 1.0' in text
         assert 'mmkd_predictions_total{predictor="press 1",status="ok"}' in text
 
@@ -68,38 +78,20 @@ def test_health_and_metrics_are_answered_on_this_machine():
         assert ask(url, sec_fetch_site="cross-site", sec_fetch_mode="navigate")[0] == 200  # a link on another page
 
         needs = (401, '{"error":"this needs the token that mmkd-run named at its start"}')
-        noted = json.dumps({"station": "press 1", "episode": 1}).encode()
-        assert ask(f"{url}acknowledge", noted, content_type="application/json") == needs
-        bearer = f"Bearer {token}"
-        found = ask(f"{url}acknowledge", noted, content_type="application/json", authorization=bearer)
-        assert found == (404, '{"error":"there is no such episode that waits"}')
+        assert post(f"{url}acknowledge", EPISODE) == needs
+        assert post(f"{url}acknowledge", EPISODE, authorization=f"Bearer {token}") == NO_EPISODE
         assert ask(f"{url}static/../app.py")[0] == 404
-        codes = [ask(f"{url}login", b'{"token": "x"}', content_type="application/json")[0] for _ in range(7)]
-        assert codes == [401] * 5 + [429] * 2
-
-
-def test_the_health_says_when_most_windows_are_far_from_the_training():
-    far = "6 of 6 windows are far from the training data; check unit and scale of acc"
-    expected = f'{{"well":true,"stations":{{"press 1":"started"}},"unlike_training":{{"press 1":"{far}"}}}}'
-    with running("127.0.0.1:0") as (url, child, _):
-        child.stdin.write("[0, 0, 100]\n" * 450)  # a first window of 200 samples, and one a second
-        child.stdin.flush()
-        while (found := ask(f"{url}healthz")[1]) != expected:
-            assert "6 of 6" not in found
-            time.sleep(0.05)
+        assert [post(f"{url}login", {"token": "x"})[0] for _ in range(7)] == [401] * 5 + [429] * 2
 
 
 def test_an_episode_that_an_operator_calls_false_is_a_record_and_its_windows_are_kept(tmp_path):
     options = ["--alarm", "ER", "--confirm", "1/1", "--min-probability", "0", "--uncertain-below", "0"]
     kept = ["--keep-uncertain", "10MB", "--keep-in", f"{tmp_path}/kept", "--sink", f"jsonl:{tmp_path}/log"]
     with running("127.0.0.1:0", *options, *kept) as (url, child, token):
-        said = json.dumps({"station": "press 1", "episode": 1, "false": True}).encode()
-        assert ask(f"{url}acknowledge", said, content_type="application/json")[0] == 401
-        child.stdin.write("\n".join(["[0, 0, 1]"] * 450) + "\n")  # at 50 Hz, a result a second: ER each time
-        child.stdin.flush()
-        bearer = f"Bearer {token}"
-        while (ask(f"{url}acknowledge", said, content_type="application/json", authorization=bearer))[0] != 200:
-            time.sleep(0.05)
+        wrong, bearer = EPISODE | {"false": True}, f"Bearer {token}"
+        assert post(f"{url}acknowledge", wrong)[0] == 401
+        feed(child, "[0, 0, 1]\n" * 450)  # at 50 Hz, a result a second: ER each time
+        until(lambda: post(f"{url}acknowledge", wrong, authorization=bearer)[0] == 200)
     records = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     alarms = [(one["event"], one["episode"], one["label"]) for one in records if one["kind"] == "alarm"]
     assert alarms == [("raised", 1, "ER"), ("contradicted", 1, "ER")]
@@ -144,11 +136,8 @@ def test_with_a_token_only_a_probe_on_this_machine_learns_without_it_that_all_is
         sent = {"host": "plant.example", "origin": "https://plant.example", "sec_fetch_site": "same-origin"}
         assert [ask(url + path, **sent)[0] for path in ("events", "healthz", "metrics")] == [401] * 3
         assert 'id="login"' in ask(url, host="plant.example")[1]
-        body = json.dumps({"token": TOKEN}).encode()
-        assert ask(f"{url}login", body, content_type="application/json", **sent) == (200, '{"ok":true}')
-        noted = b'{"station": "press 1", "episode": 1}'
-        found = ask(f"{url}acknowledge", noted, content_type="application/json", cookie=SESSION, **sent)
-        assert found == (404, '{"error":"there is no such episode that waits"}')
+        assert post(f"{url}login", {"token": TOKEN}, **sent) == (200, '{"ok":true}')
+        assert post(f"{url}acknowledge", EPISODE, cookie=SESSION, **sent) == NO_EPISODE
         assert ask(f"{url}healthz", origin="http://evil.example", authorization=BEARER)[0] == 403
 
 
@@ -171,17 +160,13 @@ def test_what_was_forwarded_and_a_page_with_a_token_of_its_own_ask_for_it_here_t
 
 
 def test_addresses_and_tokens_that_cannot_be_are_refused(tmp_path):
-    assert (read_address("8090").host, read_address(":8090").port, read_address("[::1]:80").host) == (
-        "127.0.0.1",
-        8090,
-        "::1",
-    )
+    assert (read_address("8090").host, read_address(":8090").port) == ("127.0.0.1", 8090)
+    assert read_address("[::1]:80").host == "::1"
     loopback = {"127.0.0.1": True, "::1": True, "localhost": True, "0.0.0.0": False, "press1": False}
     assert {host: read_address(f"{host}:1").is_loopback for host in loopback} == loopback
-    with pytest.raises(UsageError) as refused:
-        read_address("localhost")
-    expected = "--monitor localhost: expected HOST:PORT, such as 127.0.0.1:8090, got no port; write it so"
-    assert str(refused.value) == expected
+    assert said(UsageError, read_address, "localhost") == (
+        "--monitor localhost: expected HOST:PORT, such as 127.0.0.1:8090, got no port; write it so"
+    )
     with pytest.raises(UsageError, match="--monitor :\u00b2: expected HOST:PORT, "):
         read_address(":\u00b2")
     (tmp_path / "token").write_text("short")
@@ -203,11 +188,8 @@ def test_stations_with_one_bundle_count_their_own_answers_and_share_its_other_fi
         shared.predict(np.zeros((200, 3)))
         stations = [asked_station(name, shared) for name in ("press 1", "press 2")]
         text = service_metrics(Service(stations=stations, outlets=[], predictors=[]))
-    assert re.findall(r'mmkd_predictions_total\{predictor="(.*)",status="ok"\} (.*)', text) == [
-        ("press 1", "0.0"),
-        ("press 2", "0.0"),
-    ]
-    assert re.findall(r'mmkd_reopens_total\{predictor="(.*)"\} (.*)', text) == [("press 1", "0.0"), ("press 2", "0.0")]
+    for pattern in (r'mmkd_predictions_total\{predictor="(.*)",status="ok"\} (.*)', r'mmkd_reopens_.*="(.*)"\} (.*)'):
+        assert re.findall(pattern, text) == [("press 1", "0.0"), ("press 2", "0.0")]
 
 
 def test_a_page_shows_the_drift_of_the_student_of_its_sensor():

@@ -1,30 +1,23 @@
 """MQTT against a real mosquitto: samples in, decisions out, TLS, credentials, and a broker that is killed."""
 
 import json
-import re
 import shutil
-import signal
 import socket
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import msgspec
 import pytest
 
 from mmkd_edge import UsageError
-from mmkd_station.clock import TIME_FAULTS
 from mmkd_station.intake import Intake
 from mmkd_station.protocols.base import read_endpoint
 from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
 from mmkd_station.records import record_line
 from tests.edge.said import said
 from tests.station.rig import (
-    ENVIRONMENT,
     alarm,
-    command,
     end,
     free_port,
     result,
@@ -308,125 +301,3 @@ def test_a_broker_that_is_killed_loses_no_result_and_is_back_within_thirty_secon
     assert {one["sink"].split(":")[0]: one["dropped"] for one in summary["sinks"]} == {"mqtt": 0, "jsonl": 0}
     sensor.close()
     listener.close()
-
-
-# What a sensor of 10 Hz sends at tenth of a second k after a moment t, until which all was well; what the log and
-# `/healthz` say of it; status and first reason of the last result.
-ROW = [1, 0, 0]
-STILL, BACK, AHEAD, LATE = TIME_FAULTS["still"], TIME_FAULTS["back"], TIME_FAULTS["ahead"], TIME_FAULTS["late"]
-OWN_S = -1e9
-SENT = {
-    "still": (
-        lambda t, k: {"time": t, "samples": [ROW]},
-        STILL, ("stale", "the times of samples have stood still for N s"),
-    ),
-    "backwards": (
-        lambda t, k: {"time": t - 0.1 * k, "samples": [ROW]},
-        BACK, ("stale", "the times of samples went back N s"),
-    ),
-    "an hour back and forth": (
-        lambda t, k: {"time": t + 0.1 * k - 3600 * (k % 2), "samples": [ROW]},
-        BACK, ("degraded", "N of N samples were left out because of their times"),
-    ),
-    "ten times the rate": (
-        lambda t, k: {"time": t + 0.1 * k, "samples": [ROW] * 10},
-        LATE, ("invalid", "N of N samples were left out because of their times"),
-    ),
-    "ten times the rate, without times": (
-        lambda t, k: [ROW] * 10,
-        AHEAD, ("invalid", "N of N samples were left out because of their times"),
-    ),
-    "a fast clock of its own": (
-        lambda t, k: {"time": OWN_S + t + k, "samples": [ROW] * 10},
-        AHEAD, ("stale", "the times of samples are N s ahead of their arrival"),
-    ),
-    "100,000 rows": (
-        lambda t, k: {"time": t + 0.1 * k, "samples": [ROW] * (1 if k else 100_000)}, AHEAD, ("ok", ""),
-    ),
-}  # fmt: skip
-LASTING = [name for name in SENT if not name.startswith("100,000")]
-
-
-@needs_mosquitto
-def test_times_that_cannot_be_trusted_leave_no_result_ok_and_are_said_until_they_can_be(
-    broker, bundle_path, tmp_path, request
-):
-    at, stale_s, log_file = f"mqtt://127.0.0.1:{broker.port}", 2.0, tmp_path / "all.jsonl"
-    stations = "".join(
-        f'[[stations]]\nname = "{name}"\nbundle = "{bundle_path}"\nbackend = "ort"\nsource = "{at}/{name}"\n'
-        f"hop = 5\nstale_s = {stale_s}\n"
-        for name in SENT
-    )
-    (tmp_path / "stations.toml").write_text(f'sinks = ["jsonl:{log_file}"]\n{stations}')
-    arguments = command(tmp_path / "stations.toml", "--json", "--monitor", "127.0.0.1:0")
-    with (tmp_path / "log").open("w") as stderr:
-        child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=stderr, text=True, env=ENVIRONMENT)
-    limit = threading.Timer(120, child.kill)  # what is waited for may never come
-    limit.start()
-
-    def records(name, kind="result"):
-        whole = log_file.read_text().rpartition("\n")[0] if log_file.exists() else ""  # the last may be half written
-        found = [json.loads(line) for line in whole.splitlines()]
-        return [one for one in found if (one["station"], one["kind"]) == (name, kind)]
-
-    def healthz():
-        page = re.search(r"page: (\S+)", (tmp_path / "log").read_text())
-        try:
-            with urllib.request.urlopen(f"{page[1]}healthz", timeout=20) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
-    sensor = Client(broker.port)
-    request.addfinalizer(sensor.close)
-    request.addfinalizer(child.communicate)
-    request.addfinalizer(child.kill)
-
-    def send_good(count):
-        for name, (message, _, _) in SENT.items():
-            own_s = OWN_S if name.endswith("of its own") else 0.0
-            rows = [ROW] * count
-            timed = {"time": time.time() + own_s - 0.1 * (count - 1), "samples": rows}
-            sensor.say(name, timed if isinstance(message(0, 1), dict) else rows)
-
-    until(lambda: all(len(records(name, "state")) == 2 for name in SENT))  # started, connected
-    send_good(25)
-    until(lambda: all(any(one["status"] == "ok" for one in records(name)) for name in SENT))
-    assert healthz()[0] == 200
-
-    began_s = time.time()
-    for tick in range(80):
-        for name, (message, _, _) in SENT.items():
-            sensor.say(name, message(began_s, tick))
-        time.sleep(max(0.0, began_s + 0.1 * (tick + 1) - time.time()))
-    code, told = healthz()
-    assert (code, told["well"]) == (503, False)
-    assert told["time_faults"] == {name: {"acc": SENT[name][1]} for name in LASTING}
-    ended_s = time.time()
-    for name, (_, _, last) in SENT.items():
-        results = [one for one in records(name) if began_s < one["decided_s"] < ended_s]
-        statuses = [one["status"] for one in results]
-        first = next(number for number, status in enumerate(statuses) if status != "ok")
-        # A second of silence, or what may run ahead, and what a busy machine adds.
-        assert results[first]["decided_s"] - began_s < stale_s + 3, name
-        assert ("ok" in statuses[first:]) == (name not in LASTING), name
-        assert (statuses[-1], re.sub(r"[\d,.]+", "N", results[-1]["reason"].split(";")[0])) == last, name
-        assert all(one["time_s"] < one["decided_s"] + stale_s for one in results), name
-        assert sum(one["late"] for one in results) > 30, name
-
-    def is_well_after_a_good_sample():
-        send_good(1)
-        time.sleep(0.1)
-        return healthz() == (200, {"well": True, "stations": dict.fromkeys(SENT, "connected")})
-
-    until(is_well_after_a_good_sample)
-    child.send_signal(signal.SIGTERM)
-    output, _ = child.communicate(timeout=30)
-    limit.cancel()
-    log = (tmp_path / "log").read_text()
-    assert child.returncode == 0, log
-    for summary in json.loads(output)["stations"]:
-        name = summary["station"]
-        assert (summary["untrusted"] > 30) == (name != "ten times the rate"), name
-        said = f" WARNING {name}: acc: {SENT[name][1]}; they are left out, and results say so\n"
-        assert log.count(said) == 1, name

@@ -20,13 +20,16 @@ from tests.station.rig import alarm, quick, state, until
 class Flaky:
     """A sink that is away until it is told to be there."""
 
-    def __init__(self):
+    def __init__(self, error=ConnectionError, *, is_there=False):
         self.there = threading.Event()
         self.taken: list[int] = []
+        self._error = error
+        if is_there:
+            self.there.set()
 
     def write(self, records):
         if not self.there.is_set():
-            raise ConnectionError("nobody there")
+            raise self._error(32, "nobody there")
         self.taken += [record.number for record in records]
 
     def close(self):
@@ -38,10 +41,14 @@ def put(outlet, numbers):
         outlet.put(state(number))
 
 
-def test_a_record_is_one_line_that_can_be_read_back():
+def predicted(label, **facts):
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
-    prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")).predict([[0.0], [1.0]])
-    record = result_record(prediction, station="press 1", number=3, time_s=2.0, decided_s=5.0, dropped=4)
+    prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", label)).predict([[0.0], [1.0]])
+    return result_record(prediction, number=3, decided_s=5.0, **facts)
+
+
+def test_a_record_is_one_line_that_can_be_read_back():
+    record = predicted("worn", station="press 1", time_s=2.0, dropped=4)
     line = record_line(record)
     assert record_from_line(line) == record
     assert json.loads(line) == {
@@ -53,10 +60,8 @@ def test_a_record_is_one_line_that_can_be_read_back():
 
 
 def test_a_label_that_a_spreadsheet_would_run_is_escaped_in_the_csv_sink(tmp_path):
-    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
-    prediction = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "=HYPERLINK(1)")).predict([[0.0], [1.0]])
     sink = open_sink(f"csv:{tmp_path / 'results.csv'}")
-    sink.write([result_record(prediction, station="@press", number=3, time_s=-2.5, decided_s=5.0)])
+    sink.write([predicted("=HYPERLINK(1)", station="@press", time_s=-2.5)])
     sink.close()
     header, row = (tmp_path / "results.csv").read_text().splitlines()
     found = dict(zip(header.split(","), row.split(","), strict=True))
@@ -123,8 +128,7 @@ def test_records_wait_on_the_disk_over_a_restart_and_come_in_order(open_store):
     until(lambda: outlet.facts().failures >= 2)
     outlet.close(drain_s=0.1)
     assert outlet.facts().dropped == 0
-    sink = Flaky()
-    sink.there.set()
+    sink = Flaky(is_there=True)
     again = Outlet("sink", sink, store=open_store(), backoff=quick)
     again.put(state(301))
     until(lambda: again.facts().written >= 301)
@@ -166,8 +170,7 @@ def test_what_a_sink_was_trying_when_the_run_ended_waits_on_the_disk_or_is_count
 
 
 def test_what_a_sink_does_not_take_at_once_is_on_the_disk_soon_and_nothing_else_is(open_store):
-    store, hung, healthy = open_store(), Hung(), Flaky()
-    healthy.there.set()
+    store, hung, healthy = open_store(), Hung(), Flaky(is_there=True)
     outlets = Outlet("hangs", hung, store=store), Outlet("healthy", healthy, store=store)
     for number in range(1, 4):
         for outlet in outlets:
@@ -292,8 +295,7 @@ def test_the_store_keeps_within_its_bytes_of_each_sink_and_counts_what_it_gives_
 
 
 def test_what_a_sink_is_trying_is_not_given_up(open_store):
-    hung = Hung()
-    store = open_store(most_bytes=2 * len(record_line(state(10))))
+    hung, store = Hung(), open_store(most_bytes=2 * len(record_line(state(10))))
     outlet = Outlet("hangs", hung, store=store)
     outlet.put(state(10))
     assert hung.tries.wait(10)
@@ -306,8 +308,7 @@ def test_what_a_sink_is_trying_is_not_given_up(open_store):
 
 
 def test_a_record_that_cannot_be_read_is_left_out_and_counted(open_store):
-    store, sink = open_store(), Flaky()
-    sink.there.set()
+    store, sink = open_store(), Flaky(is_there=True)
     rows = [record_line(state(1)), b"{broken}", record_line(state(2))]
     store._connection.executemany("INSERT INTO records VALUES ('sink', ?, ?)", enumerate(rows, start=1))
     store._connection.commit()
@@ -325,9 +326,8 @@ def test_a_store_that_another_has_or_in_the_place_of_a_file_is_refused(tmp_path)
     first.close()
     Store(tmp_path, most_bytes=10**6).close()
     (tmp_path / "file").write_text("")
-    assert (
-        said(UsageError, lambda: Store(tmp_path / "file", most_bytes=10**6))
-        == f"{tmp_path}/file: expected a folder for records that wait: file exists; choose another name"
+    assert said(UsageError, lambda: Store(tmp_path / "file", most_bytes=10**6)) == (
+        f"{tmp_path}/file: expected a folder for records that wait: file exists; choose another name"
     )
 
 
@@ -355,13 +355,7 @@ def test_a_file_that_was_moved_away_is_begun_anew(tmp_path):
 
 
 def test_a_connection_that_breaks_is_a_fault_of_its_sink_and_ends_no_run():
-    class Broken(Flaky):
-        def write(self, records):
-            if not self.there.is_set():
-                raise BrokenPipeError(32, "Broken pipe")
-            super().write(records)
-
-    sink = Broken()
+    sink = Flaky(BrokenPipeError)
     outlet = Outlet("broken", sink, backoff=quick)
     outlet.put(state(1))
     until(lambda: outlet.facts().failures >= 2)

@@ -1,9 +1,25 @@
 """Times of samples that cannot be trusted: what is refused, what is believed, and what results say of it."""
 
+import json
+import queue
+import re
+import time
+import urllib.error
+import urllib.request
+
 import numpy as np
 import pytest
 
-from mmkd_station.clock import TimeWatch
+from mmkd_edge.testing import fake_predictor
+from mmkd_station.clock import TIME_FAULTS, SensorRules, TimeWatch
+from mmkd_station.intake import Delivery
+from mmkd_station.monitor.access import Access, read_address
+from mmkd_station.monitor.server import serve_page
+from mmkd_station.outlet import Outlet
+from mmkd_station.protocols.samples import rows_from_json
+from mmkd_station.service import Service
+from tests.station.rig import station_of, until, wanted
+from tests.station.test_faults import Kept
 
 UTC = 1_700_000_000.0
 
@@ -78,3 +94,123 @@ def test_lines_of_a_file_that_waited_for_their_reader_may_be_of_any_time():
     replayed = verdicts(lambda real_s: 1000 * real_s, waited=True)
     again = verdicts(lambda real_s: 10 * (real_s % 3.0), waited=True)
     assert not any([*replayed, *again])
+
+
+# What a sensor of 10 Hz sends at tenth of a second k after a moment t, until which all was well; what the log and
+# `/healthz` say of it; status and first reason of the last result.
+ROW = [1, 0, 0]
+STILL, BACK, AHEAD, LATE = TIME_FAULTS["still"], TIME_FAULTS["back"], TIME_FAULTS["ahead"], TIME_FAULTS["late"]
+OWN_S, STALE_S = -1e9, 2.0
+SENT = {
+    "still": (
+        lambda t, k: {"time": t, "samples": [ROW]},
+        STILL, ("stale", "the times of samples have stood still for N s"),
+    ),
+    "backwards": (
+        lambda t, k: {"time": t - 0.1 * k, "samples": [ROW]},
+        BACK, ("stale", "the times of samples went back N s"),
+    ),
+    "an hour back and forth": (
+        lambda t, k: {"time": t + 0.1 * k - 3600 * (k % 2), "samples": [ROW]},
+        BACK, ("degraded", "N of N samples were left out because of their times"),
+    ),
+    "ten times the rate": (
+        lambda t, k: {"time": t + 0.1 * k, "samples": [ROW] * 10},
+        LATE, ("invalid", "N of N samples were left out because of their times"),
+    ),
+    "ten times the rate, without times": (
+        lambda t, k: [ROW] * 10,
+        AHEAD, ("invalid", "N of N samples were left out because of their times"),
+    ),
+    "a fast clock of its own": (
+        lambda t, k: {"time": OWN_S + t + k, "samples": [ROW] * 10},
+        AHEAD, ("stale", "the times of samples are N s ahead of their arrival"),
+    ),
+    "100,000 rows": (
+        lambda t, k: {"time": t + 0.1 * k, "samples": [ROW] * (1 if k else 100_000)}, AHEAD, ("ok", ""),
+    ),
+}  # fmt: skip
+LASTING = [name for name in SENT if not name.startswith("100,000")]
+
+
+class Sent:
+    """A live source of the documents that a test puts into its queue."""
+
+    live = True
+
+    def __init__(self, modality):
+        self.documents = queue.SimpleQueue()
+        self._modality = modality
+
+    def deliveries(self, listener):
+        while (document := self.documents.get()) is not None:
+            times, rows = rows_from_json(json.dumps(document).encode(), wanted(self._modality))
+            yield Delivery(rows=rows, times=times, arrived_s=time.monotonic())
+
+    def close(self):
+        pass
+
+
+def test_times_that_cannot_be_trusted_leave_no_result_ok_and_are_said_until_they_can_be(acc, caplog):
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    sources, sinks = {name: Sent(acc) for name in SENT}, {name: Kept() for name in SENT}
+    stations = {
+        name: station_of(
+            fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")), sources[name], name=name,
+            rules=SensorRules(hop=5, stale_s=STALE_S), outlets=[Outlet(name, sinks[name])],
+        )
+        for name in SENT
+    }  # fmt: skip
+
+    def send_good(count):
+        for name, (message, _, _) in SENT.items():
+            own_s = OWN_S if name.endswith("of its own") else 0.0
+            rows = [ROW] * count
+            timed = {"time": time.time() + own_s - 0.1 * (count - 1), "samples": rows}
+            sources[name].documents.put(timed if isinstance(message(0, 1), dict) else rows)
+
+    def healthz():
+        try:
+            with urllib.request.urlopen(f"{url}healthz", timeout=20) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def is_well_after_a_good_sample():
+        send_good(1)
+        time.sleep(0.1)
+        return healthz()[1]["well"]
+
+    service, address = Service(stations=[*stations.values()], outlets=[], predictors=[]), read_address("127.0.0.1:0")
+    with serve_page(service, address=address, access=Access("a token of 16", address, is_open=True)) as url:
+        for station in stations.values():
+            station.start()
+        send_good(25)
+        until(lambda: all(any(one.status == "ok" for one in sink.results) for sink in sinks.values()))
+        assert healthz()[0] == 200
+        began_s = time.time()
+        for tick in range(80):
+            for name, (message, _, _) in SENT.items():
+                sources[name].documents.put(message(began_s, tick))
+            time.sleep(max(0.0, began_s + 0.1 * (tick + 1) - time.time()))
+        code, told = healthz()
+        ended_s = time.time()
+        until(is_well_after_a_good_sample)
+        assert healthz()[0] == 200
+    assert (code, told["well"]) == (503, False)
+    assert told["time_faults"] == {name: {"acc": SENT[name][1]} for name in LASTING}
+    for name, (_, fault, last) in SENT.items():
+        sources[name].documents.put(None)
+        stations[name].close()
+        results = [one for one in sinks[name].results if began_s < one.decided_s < ended_s]
+        statuses = [one.status for one in results]
+        first = next(number for number, status in enumerate(statuses) if status != "ok")
+        # A second of silence, or what may run ahead, and what a busy machine adds.
+        assert results[first].decided_s - began_s < STALE_S + 3, name
+        assert ("ok" in statuses[first:]) == (name not in LASTING), name
+        assert (statuses[-1], re.sub(r"[\d,.]+", "N", results[-1].reason.split(";")[0])) == last, name
+        assert all(one.time_s < one.decided_s + STALE_S for one in results), name
+        assert sum(one.late for one in results) > 30, name
+        assert (stations[name].facts().untrusted > 30) == (name != "ten times the rate"), name
+        assert caplog.text.count(f"{name}: acc: {fault}; they are left out, and results say so\n") == 1, name

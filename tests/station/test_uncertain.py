@@ -33,8 +33,8 @@ def window(number):
     return np.full((20, 2), number, dtype=np.float32)
 
 
-def only_file(folder):
-    (file,) = folder.iterdir()
+def only_file(folder, name="*"):
+    (file,) = folder.glob(name)
     with np.load(file) as arrays:
         return dict(arrays)
 
@@ -48,14 +48,12 @@ def test_only_what_is_uncertain_is_kept_and_neighbours_are_not_kept_twice(tmp_pa
     kept.see(window(5), prediction(0.55, status="stale"), time_s=110.0)
     kept.close()
     assert kept.facts().kept == 2
-    (file,) = tmp_path.iterdir()
-    assert file.name == "press1-00000001.npz"
-    with np.load(file) as arrays:
-        assert arrays["x_acc"][:, 0, 0].tolist() == [2, 4]
-        assert arrays["y"].tolist() == [-1, -1]
-        assert arrays["time"].tolist() == [pytest.approx(100.1), pytest.approx(102.1)]
-        assert arrays["column_reason"].tolist() == ["low probability", "several labels"]
-        assert arrays["column_answer"].tolist() == ["worn", "worn"]
+    arrays = only_file(tmp_path, "press1-00000001.npz")
+    assert arrays["x_acc"][:, 0, 0].tolist() == [2, 4]
+    assert arrays["y"].tolist() == [-1, -1]
+    assert arrays["time"].tolist() == [pytest.approx(100.1), pytest.approx(102.1)]
+    assert arrays["column_reason"].tolist() == ["low probability", "several labels"]
+    assert arrays["column_answer"].tolist() == ["worn", "worn"]
 
 
 def test_windows_that_training_never_saw_are_kept_however_sure_the_answer(tmp_path):
@@ -74,32 +72,18 @@ def test_windows_of_an_episode_that_was_called_false_are_kept_and_no_others(tmp_
     kept.contradict("worn", since_s=102.0, until_s=108.0)
     kept.contradict("worn", since_s=102.0, until_s=108.0)  # said twice
     kept.close()
-    (file,) = tmp_path.iterdir()
-    with np.load(file) as arrays:
-        found = zip(arrays["x_acc"][:, 0, 0].tolist(), arrays["column_reason"].tolist(), strict=True)
-        assert list(found) == [(3, "low probability"), (1, "contradicted"), (4, "contradicted")]
-        assert arrays["column_answer"].tolist() == ["worn"] * 3
+    arrays = only_file(tmp_path)
+    found = zip(arrays["x_acc"][:, 0, 0].tolist(), arrays["column_reason"].tolist(), strict=True)
+    assert list(found) == [(3, "low probability"), (1, "contradicted"), (4, "contradicted")]
+    assert arrays["column_answer"].tolist() == ["worn"] * 3
 
 
-def labelled_and_imported(folder, name):
+def labelled_and_imported(folder):
     """What a ring kept of four windows, with a label and a split each, as a dataset; and the arrays of its file."""
     kept = only_file(folder / "uncertain")
     labels = {"y": np.array([0, 1, 0, 1]), "split": np.array([0, 0, 1, 2]), "group": np.array(["a", "a", "b", "c"])}
     np.savez(folder / "labelled.npz", **(kept | labels))
-    dataset = import_interchange(folder / "labelled.npz", folder / name).dataset
-    return dataset, kept
-
-
-def test_what_was_kept_is_labelled_and_imported(tmp_path):
-    kept = ring(tmp_path / "uncertain")
-    for number in range(4):
-        samples = np.random.default_rng(number).normal(size=(20, 2)).astype(np.float32)
-        kept.see(samples, prediction(0.5), time_s=5.0 * number)
-    kept.close()
-    dataset, _ = labelled_and_imported(tmp_path, "data")
-    assert dataset.spec.splits == {"train": 2, "valid": 1, "test": 1}
-    assert (dataset.spec.modalities[0].channels, dataset.spec.modalities[0].unit) == (("x", "y"), "g")
-    assert sorted(dataset.everything().metadata) == ["answer", "probability", "reason"]
+    return import_interchange(folder / "labelled.npz", folder / "data").dataset, kept
 
 
 def test_what_was_kept_is_labelled_in_label_studio_and_imported(tmp_path, capsys):
@@ -110,14 +94,11 @@ def test_what_was_kept_is_labelled_in_label_studio_and_imported(tmp_path, capsys
         kept.see(samples, prediction(0.55), time_s=1_760_000_000 + 5.0 * number)
     kept.close()
     out, export = tmp_path / "tasks.json", tmp_path / "export.json"
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit, match="0"):
         run_data(["tasks", str(tmp_path), "-o", str(out)])
-    assert (ended.value.code, capsys.readouterr().out) == (
-        0,
-        (
-            f"wrote {out} and {tmp_path}/tasks.xml; label them, and export JSON to {export}\n"
-            f"next: mmkd-data import {export} -o labelled\n"
-        ),
+    assert capsys.readouterr().out == (
+        f"wrote {out} and {tmp_path}/tasks.xml; label them, and export JSON to {export}\n"
+        f"next: mmkd-data import {export} -o labelled\n"
     )
     tasks = json.loads(out.read_text())
     assert (tmp_path / "tasks.xml").read_text() == (
@@ -128,13 +109,11 @@ def test_what_was_kept_is_labelled_in_label_studio_and_imported(tmp_path, capsys
         '<Choice value="ok"/><Choice value="worn"/></Choices>\n</View>\n'
     )
     first = tasks[1]
-    assert first["data"].pop("x_acc") == {
-        "time": [number / 10 for number in range(20)],
-        "x": [1.0] * 20,
-        "y": [None] + [1.0] * 19,
-    }
+    samples = {"time": [number / 10 for number in range(20)], "x": [1.0] * 20, "y": [None] + [1.0] * 19}
+    result = {"from_name": "label", "to_name": "acc", "type": "choices", "value": {"choices": ["worn"]}}
     assert first == {
         "data": {
+            "x_acc": samples,
             "title": "press 1 2025-10-09 08:53:23 UTC",
             "group": "press 1",
             "reason": "low probability",
@@ -143,15 +122,8 @@ def test_what_was_kept_is_labelled_in_label_studio_and_imported(tmp_path, capsys
             "start": "2025-10-09T08:53:23.100000+00:00",  # 19 samples before the newest one
             "end": "2025-10-09T08:53:25.100000+00:00",
         },
-        "predictions": [
-            {
-                "model_version": "mmkd-edge",
-                "score": pytest.approx(0.55),
-                "result": [{"from_name": "label", "to_name": "acc", "type": "choices", "value": {"choices": ["worn"]}}],
-            }
-        ],
+        "predictions": [{"model_version": "mmkd-edge", "score": pytest.approx(0.55), "result": [result]}],
     }
-    answers = ["worn", "ok", "worn", None, "ok"]
 
     def exported(*answers):
         for task, answer in zip(tasks, answers, strict=True):
@@ -159,7 +131,7 @@ def test_what_was_kept_is_labelled_in_label_studio_and_imported(tmp_path, capsys
             task["annotations"] = [{"result": result}]
         export.write_text(json.dumps(tasks[::-1]))
 
-    exported(*answers)
+    exported("worn", "ok", "worn", None, "ok")
     dataset = import_interchange(export, tmp_path / "data").dataset
     everything = dataset.everything()
     assert dataset.spec.splits == {"train": 2, "valid": 1, "test": 1}
@@ -198,7 +170,7 @@ def test_frames_come_back_as_video_and_missing_ones_stay_missing(tmp_path):
         lost[number] = True
         kept.see(mask_missing(frames, lost), prediction(0.5), time_s=10.0 * number)
     kept.close()
-    dataset, _ = labelled_and_imported(tmp_path, "data")
+    dataset, _ = labelled_and_imported(tmp_path)
     assert (dataset.spec.modalities[0].kind, dataset.spec.modalities[0].shape) == ("video", (5, 4, 6, 1))
     windows = dataset.everything().take(np.arange(4))["cam"]
     assert missing_frames(windows).tolist() == np.eye(5, dtype=bool)[:4].tolist()
@@ -211,8 +183,10 @@ def test_sound_comes_back_as_sound(tmp_path):
     for number in range(4):
         kept.see(np.full((1600, 1), 0.1 * number, dtype=np.float32), prediction(0.5), time_s=10.0 * number)
     kept.close()
-    dataset, arrays = labelled_and_imported(tmp_path, "data")
+    dataset, arrays = labelled_and_imported(tmp_path)
     assert dataset.spec.modalities[0].kind == "audio"
+    assert dataset.spec.splits == {"train": 2, "valid": 1, "test": 1}
+    assert sorted(dataset.everything().metadata) == ["answer", "probability", "reason"]
     assert arrays["x_mic"][:, 0, 0].tolist() == [pytest.approx(0.1 * number) for number in range(4)]
 
 
@@ -231,9 +205,8 @@ def test_several_sensors_have_files_of_their_own_and_share_the_bytes(tmp_path):
 
 
 def test_a_ring_that_a_few_windows_would_fill_is_refused(tmp_path):
-    camera = ModalitySpec(
-        name="cam", channels=("r", "g", "b"), rate_hz=10.0, samples=50, kind="video", height=64, width=64
-    )
+    frame = {"kind": "video", "height": 64, "width": 64}
+    camera = ModalitySpec(name="cam", channels=("r", "g", "b"), rate_hz=10.0, samples=50, **frame)
     assert said(UsageError, lambda: ring(tmp_path, most_bytes=1_000_000, modality=camera)) == (
         "--keep-uncertain 1,000,000: expected 2,457,600 bytes or more: a window of 'cam' has 614,400; keep more"
     )
