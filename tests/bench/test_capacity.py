@@ -10,7 +10,6 @@ from rich.console import Console
 
 from mmkd_bench import capacity
 from mmkd_bench.capacity import RESOLUTION, judge_load, largest_carried, launch_s, measure_capacity
-from mmkd_bench.commands.cli import main
 from mmkd_bench.commands.sheets import make_sheet, render_sheet
 from mmkd_bench.measuring.jobs import Demand
 from mmkd_bench.measuring.load import Offered, judge_level, schedule_ns
@@ -83,16 +82,13 @@ def test_what_ran_beside_it_is_named(bundle):
 
 
 @pytest.mark.usefixtures("short")
-def test_a_device_that_carries_not_even_one_stream_exits_5(slow_bundle, capsys, monkeypatch):
-    arguments = ["capacity", str(slow_bundle), "--rate", "20", "--deadline-ms", "0.01"]
-    monkeypatch.setattr(sys, "argv", ["mmkd-bench", *arguments, "--backend", "ort"])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    ended = capsys.readouterr()
-    assert caught.value.code == 5
-    assert "within 0.01 ms: not carried" in " ".join(ended.out.split())
-    assert ended.err.splitlines()[-1].startswith(f"mmkd-bench: {slow_bundle}: 1 stream not carried: ")
-    assert ended.err.splitlines()[-1].endswith(" windows missed the deadline of 0.01 ms")
+def test_a_device_that_carries_not_even_one_stream_exits_5(slow_bundle, mmkd_bench):
+    load = ("--rate", 20, "--deadline-ms", 0.01, "--backend", "ort")
+    ended = mmkd_bench("capacity", slow_bundle, *load)
+    assert ended.returncode == 5
+    assert "within 0.01 ms: not carried" in " ".join(ended.stdout.split())
+    assert ended.stderr.splitlines()[-1].startswith(f"mmkd-bench: {slow_bundle}: 1 stream not carried: ")
+    assert ended.stderr.splitlines()[-1].endswith(" windows missed the deadline of 0.01 ms")
 
 
 RATE_HZ, DEADLINE_MS = 50.0, 10.0

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -38,6 +37,7 @@ from tests.station.rig import (
     feed,
     free_port,
     http_server,
+    listens,
     page_of,
     quick,
     result,
@@ -82,8 +82,7 @@ class Server:
     owner: str | None = None
 
     def is_ready(self):
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        return listens(self.port)
 
     def kill(self):
         os.killpg(self.process.pid, signal.SIGKILL)

@@ -25,7 +25,7 @@ from mmkd_station.protocols.kafka import KafkaSink, kafka_source
 from mmkd_station.protocols.table import open_sink
 from mmkd_station.records import record_from_line, record_line
 from tests.edge.said import said
-from tests.station.rig import end, feed, free_port, quick, result, start, state, until, write_certificate
+from tests.station.rig import end, feed, free_port, listens, quick, result, start, state, until, write_certificate
 
 kafka = pytest.importorskip("confluent_kafka")
 # A memory-only broker of its own, Tansu: what it had is gone after a kill.
@@ -42,18 +42,14 @@ class Tansu:
 
     def start(self):
         program = Path(BROKER.origin).parent / "bin" / "tansu"
-        listens = ("--listener-url", f"tcp://127.0.0.1:{self.port}", "--storage-engine", "memory://tansu/")
+        options = ("--listener-url", f"tcp://127.0.0.1:{self.port}", "--storage-engine", "memory://tansu/")
         self.process = subprocess.Popen(
-            [program, *listens, "--advertised-listener-url", f"tcp://127.0.0.1:{self.advertised}"],
+            [program, *options, "--advertised-listener-url", f"tcp://127.0.0.1:{self.advertised}"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        until(self.is_ready)
+        until(lambda: listens(self.port))
         if self.advertised == self.port:
             make_topic(f"127.0.0.1:{self.port}")
-
-    def is_ready(self):
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
@@ -229,15 +225,13 @@ def test_tls_is_used_and_a_certificate_that_nobody_vouches_for_is_refused_with_t
 
 def test_a_record_is_a_message_and_one_too_large_is_dropped_alone(mock):
     outlet = Outlet("kafka", open_sink(f"kafka://{mock}/large?tls=off"), backoff=quick)
-    records = [result(1), state(2, reason="x" * 2_000_000), state(3)]
-    for record in records:
+    for record in (result(1), state(2, reason="x" * 2_000_000), state(3)):
         outlet.put(record)
     until(lambda: outlet.facts().waiting == 0)
     outlet.close()
     assert (outlet.facts().written, outlet.facts().dropped) == (2, 1)
-    assert read(mock, name="large") == [
-        (b"press 1", record_line(record).rstrip()) for record in (records[0], records[2])
-    ]
+    kept = [(b"press 1", record_line(record).rstrip()) for record in (result(1), state(3))]
+    assert read(mock, name="large") == kept
 
 
 def test_what_is_on_its_way_is_not_sent_again_and_a_new_producer_sends_what_came_too_late(monkeypatch, mock):
@@ -263,16 +257,12 @@ def test_what_is_on_its_way_is_not_sent_again_and_a_new_producer_sends_what_came
         ("?ca={0}/plant.crt", {"security.protocol": "ssl", "ssl.ca.location": "{0}/plant.crt"}),
         (
             "?credentials={0}/user&sasl=PLAIN",
-            {
-                "security.protocol": "sasl_ssl",
-                "sasl.mechanism": "PLAIN",
-                "sasl.username": "press",
-                "sasl.password": "s:3",
-            },
+            {"security.protocol": "sasl_ssl", "sasl.mechanism": "PLAIN", "sasl.username": "press"}
+            | {"sasl.password": "s:3"},
         ),
     ],
 )
-def test_an_address_becomes_the_settings_of_librdkafka(query, expected, tmp_path, monkeypatch):
+def test_an_address_becomes_the_settings_of_librdkafka(query, expected, tmp_path):
     write_certificate(tmp_path)
     (tmp_path / "user").write_text("press:s:3\n")
     sink = KafkaSink(f"kafka://[::1]/plant{query.format(tmp_path)}", "")
@@ -295,21 +285,14 @@ def test_credentials_come_from_the_environment_too_and_a_wrong_server_is_said(mo
     sink.close()
 
 
-@pytest.mark.parametrize(
-    ("end", "expected"),
-    [
-        ("", "expected kafka://HOST/TOPIC, got no topic; name it"),
-        (
-            "/plant?sasl=GSSAPI",
-            "sasl: expected one of SCRAM-SHA-512, SCRAM-SHA-256, PLAIN, got 'GSSAPI'; choose one of them",
-        ),
-        ("/plant?ca={0}", r"Failed to create producer: ssl.ca.location failed: .+; correct its options"),
-        ("/plant?only=a", "expected options among credentials, sasl, ca, cert, key, tls, got 'only'; correct it"),
-    ],
-)
-def test_a_text_that_names_no_topic_says_why(end, expected, tmp_path):
+def test_a_text_that_names_no_topic_says_why(tmp_path):
     (tmp_path / "user").write_text("press:s3cret\n")
-    text = f"kafka://broker{end.format(tmp_path / 'user')}"
-    error = said(UsageError, lambda: open_sink(text))
-    assert error.startswith(f"{text}: ")
-    assert re.fullmatch(expected, error.removeprefix(f"{text}: "))
+    for rest, expected in {
+        "": "expected kafka://HOST/TOPIC, got no topic; name it",
+        "/plant?sasl=GSSAPI": "sasl: expected one of SCRAM-SHA-512, SCRAM-SHA-256, PLAIN, got 'GSSAPI'; choose one of "
+        "them",
+        f"/plant?ca={tmp_path / 'user'}": "Failed to create producer: ssl.ca.location failed: .+; correct its options",
+        "/plant?only=a": "expected options among credentials, sasl, ca, cert, key, tls, got 'only'; correct it",
+    }.items():
+        text = f"kafka://broker{rest}"
+        assert re.fullmatch(re.escape(f"{text}: ") + expected, said(UsageError, open_sink, text))

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmkd_station.records import AlarmRecord, record_from_line
-from tests.station.rig import ENVIRONMENT, MMKD_RUN, free_port, http_server, until
+from tests.station.rig import ENVIRONMENT, MMKD_RUN, http_server, until
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 RULE = ("--alarm", "raise", "--confirm", "2/3", "--release", "2", "--cooldown", "0s", "--min-probability", "0.3")
@@ -142,42 +142,29 @@ def test_no_alarm_is_lost_and_no_name_has_two_contents_however_often_the_process
 def test_an_alarm_that_a_broker_keeps_ends_after_a_restart_on_normal_data(
     has_store, kill, events, bundle_path, tmp_path
 ):
-    mqtt = pytest.importorskip("paho.mqtt.client")
-    port = free_port()
-    (tmp_path / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
-    heard = {}  # a record may come twice
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
-    client.on_connect = lambda client, *_: client.subscribe("plant/press 1/alarm/#", qos=1)
+    pytest.importorskip("paho.mqtt.client")
+    from tests.station.test_mqtt import Broker, Client
 
-    def on_message(client, data, message):
-        alarm = json.loads(message.payload or b"{}")
-        heard[alarm.get("event"), alarm.get("episode")] = None
+    broker = Broker(tmp_path)
+    client = Client(broker.port, "plant/press 1/alarm/#")
 
-    client.on_message = on_message
+    def heard():
+        alarms = [json.loads(payload or b"{}") for _, payload, _ in client.heard]
+        return list(dict.fromkeys((alarm.get("event"), alarm.get("episode")) for alarm in alarms))  # one may come twice
+
     store = ("--store", str(tmp_path / "store")) if has_store else ()
     command = [
         *MMKD_RUN, bundle_path, "--backend", "ort", "--name", "press 1", "--source", "stdin", "--hop", "5", *RULE,
-        "--sink", f"mqtt://127.0.0.1:{port}/plant", *store,
+        "--sink", f"mqtt://127.0.0.1:{broker.port}/plant", *store,
     ]  # fmt: skip
-    with subprocess.Popen([MOSQUITTO, "-c", tmp_path / "mosquitto.conf"], stderr=subprocess.DEVNULL) as broker:
-        try:
-            until(lambda: connects(client, port))
-            client.loop_start()
-            run = Run(command, itertools.repeat(RAISE), tmp_path / "errors.txt")
-            until(lambda: len(heard) == 1)
-            run.end(kill=kill)
-            run = Run(command, itertools.repeat(REST), tmp_path / "errors.txt")
-            until(lambda: len(heard) == len(events))
-            run.end(kill=False)
-            assert list(heard) == [(event, None if event is None else 1) for event in events]
-        finally:
-            client.loop_stop()
-            client.disconnect()
-            broker.kill()
-
-
-def connects(client, port):
-    with contextlib.suppress(ConnectionRefusedError):
-        client.connect("127.0.0.1", port)
-        return True
-    return False
+    try:
+        run = Run(command, itertools.repeat(RAISE), tmp_path / "errors.txt")
+        until(lambda: len(heard()) == 1)
+        run.end(kill=kill)
+        run = Run(command, itertools.repeat(REST), tmp_path / "errors.txt")
+        until(lambda: len(heard()) == len(events))
+        run.end(kill=False)
+        assert heard() == [(event, None if event is None else 1) for event in events]
+    finally:
+        client.close()
+        broker.kill()

@@ -20,6 +20,7 @@ from tests.station.rig import (
     alarm,
     end,
     free_port,
+    listens,
     result,
     start,
     state,
@@ -44,11 +45,7 @@ class Broker:
 
     def start(self):
         self.process = subprocess.Popen([MOSQUITTO, "-c", self._config], stdout=subprocess.DEVNULL, stderr=-1)
-        until(self._answers)
-
-    def _answers(self):
-        with socket.socket() as asking:
-            return asking.connect_ex(("127.0.0.1", self.port)) == 0
+        until(lambda: listens(self.port))
 
     def kill(self):
         self.process.kill()
@@ -116,10 +113,10 @@ def test_samples_come_from_a_topic_with_wildcards(broker, acc):
     sensor.close()
 
 
-def is_written(sink, record):
-    """Whether the sink took the record, as an outlet asks it again and again."""
+def is_written(sink, *records):
+    """Whether the sink took the records, as an outlet asks it again and again."""
     try:
-        sink.write([record])
+        sink.write(records)
     except OSError:
         return False
     return True

@@ -29,7 +29,6 @@ class Swapping:
 def idle(predictor):
     """A station that does nothing, and keeps what it is told to say."""
     said = []
-    nothing = lambda **_: None  # noqa: E731
     return SimpleNamespace(
         predictor=predictor,
         said=said,
@@ -37,10 +36,7 @@ def idle(predictor):
         report=lambda state, reason: said.append((state, reason)),
         is_well=lambda within_s: True,
         facts=lambda: SimpleNamespace(results={}),
-        check=nothing,
-        close=nothing,
-        start=nothing,
-        stop=nothing,
+        **dict.fromkeys(("check", "close", "start", "stop"), lambda **_: None),
     )
 
 

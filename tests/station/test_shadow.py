@@ -25,25 +25,6 @@ from tests.edge.said import said
 from tests.station.rig import next_record, records_in, refusal, run, start, until
 
 ALARM = ("--alarm", "turn", "--confirm", "1/1", "--release", "1", "--cooldown", "0s", "--min-probability", "0.5")
-GOOD = ShadowReport(
-    station="press 1",
-    installed=ShadowBundle(model_id="a", bundle_sha256="1" * 64),
-    new=ShadowBundle(model_id="b", bundle_sha256="2" * 64),
-    ended_utc="2026-11-30T12:00:00+00:00",
-    seconds=3600.0,
-    hop_s=1.0,
-    windows=3600,
-    dropped=0,
-    answered=3600,
-    agreed=3600,
-    labels={},
-    alarms={},
-    changed_alarms=0,
-    least_agreement=0.9,
-    most_changed_alarms=0,
-    verdict="good",
-    reasons=(),
-)
 
 
 def shares_of(windows, weights):
@@ -318,7 +299,7 @@ def test_a_student_that_answers_a_number_is_not_compared(bundles, monkeypatch):
     )
 
 
-def test_an_installation_can_require_a_good_shadow_run(bundles, tmp_path):
+def test_an_installation_can_require_a_good_shadow_run(bundles, judged, tmp_path):
     state, file = tmp_path / "state", tmp_path / "report.json"
 
     def put(name, report, *options):
@@ -328,16 +309,10 @@ def test_an_installation_can_require_a_good_shadow_run(bundles, tmp_path):
         run_edge([*words, *([] if report is None else ["--after-shadow", str(file)]), *options])
         return read_slots(state).current.sha256
 
-    old = put("old", None)
-    with EdgePredictor.open(bundles["close"], backend="ort") as predictor:
-        new = predictor.info().bundle_sha256
-    now = datetime.now(timezone.utc)
-    good = msgspec.structs.replace(
-        GOOD,
-        ended_utc=(now - timedelta(days=6)).isoformat(timespec="seconds"),
-        installed=ShadowBundle(model_id="made-up-acc", bundle_sha256=old),
-        new=ShadowBundle(model_id="made-up-acc", bundle_sha256=new),
-    )
+    report, _ = judged((REST, REST, 100))
+    ended = datetime.now(timezone.utc) - timedelta(days=6)
+    good = msgspec.structs.replace(report, ended_utc=ended.isoformat(timespec="seconds"))
+    old, new = put("old", None), good.new.bundle_sha256
     again = f"run mmkd-run --shadow {bundles['close']} again"
     pair = new[:12], old[:12]
     other = ShadowBundle(model_id="other", bundle_sha256="3" * 64)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mmkd_bench.compare import read_report
-from mmkd_bench.in_turn import measure_pair
+from mmkd_bench.measuring import process
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.run import measure_bundle
@@ -50,12 +50,12 @@ def test_json_is_one_document_and_a_page_is_of_it(bundle, tmp_path, mmkd_bench):
 
 def test_ctrl_c_prints_what_there_is_and_exits_130(bundle):
     command = [sys.executable, "-c", PROGRAM, "run", str(bundle), "--duration-s", "100", "--launches", "200", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    said = [process.stderr.readline(), process.stderr.readline()]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = [child.stderr.readline(), child.stderr.readline()]
     assert said[1].startswith("launch 2 of 200")  # so one launch is over
-    process.send_signal(signal.SIGINT)
-    output, rest = process.communicate(timeout=60)
-    assert process.returncode == 130, rest
+    child.send_signal(signal.SIGINT)
+    output, rest = child.communicate(timeout=60)
+    assert child.returncode == 130, rest
     report = json.loads(output)
     assert report["complete"] is False
     assert 1 <= len(report["launches"]) <= 2
@@ -158,21 +158,18 @@ def test_a_run_keeps_the_launches_that_were_over(bundle):
     assert report.result.latency.count == report.launches[0].latency.count
 
 
-@pytest.mark.usefixtures("launched_here")
-def test_other_measurements_end_without_a_report(bundle):
-    with pytest.raises(KeyboardInterrupt) as caught:
-        measure_pair(bundle, bundle, launches=3, duration_s=0.3, progress=ctrl_c_at("launch 2"))
-    assert not isinstance(caught.value, Interrupted)
+def test_a_comparison_that_is_interrupted_prints_nothing_and_exits_130(bundle, mmkd_bench, monkeypatch):
+    launches, run = iter([1]), process._run
 
+    def interrupt(*arguments):
+        if next(launches, None) is None:
+            raise KeyboardInterrupt
+        return run(*arguments)
 
-def test_a_comparison_that_is_interrupted_prints_nothing_and_exits_130(bundle):
-    line = ["compare", str(bundle), str(bundle), "--duration-s", "300", "--json"]
-    command = [sys.executable, "-c", PROGRAM, *line]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr.readline().startswith("launch 1 of 3")
-        process.send_signal(signal.SIGINT)
-        output, rest = process.communicate(timeout=200)
-    assert (process.returncode, output, rest) == (130, "", "mmkd-bench: interrupted\n")
+    monkeypatch.setattr(process, "_run", interrupt)
+    ended = mmkd_bench("compare", bundle, bundle, "--duration-s", 0.3, "--json")
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert [line[:11] for line in ended.stderr.splitlines()] == ["launch 1 of", "launch 2 of", "mmkd-bench:"]
 
 
 def test_reports_become_one_page(reports, tmp_path, mmkd_bench):

@@ -72,20 +72,11 @@ def test_the_whole_boards_power_counts_no_rail_twice(rails_mw, names, total_mw):
     assert (len(total[0]), total[1]) == (names, total_mw)
 
 
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [
-        ("nvpmodel_jp4_xavier_nx", "MODE_15W_6CORE"),
-        ("nvpmodel_jp4_verbose", "MODE_15W_6CORE"),
-        ("nvpmodel_jp6_agx_orin", "MAXN"),
-    ],
-)
-def test_the_power_mode_is_read(tmp_path, monkeypatch, name, mode):
-    _on_path(tmp_path, monkeypatch, "nvpmodel", [f'test "$1" = -q && cat {RECORDED / name}.txt'])
-    assert read_power_mode() == mode
-
-
-def test_no_power_mode_in_other_text_and_without_nvpmodel(tmp_path, monkeypatch):
+def test_the_power_mode_is_read_and_none_in_other_text_and_without_nvpmodel(tmp_path, monkeypatch):
+    recorded = {"jp4_xavier_nx": "MODE_15W_6CORE", "jp4_verbose": "MODE_15W_6CORE", "jp6_agx_orin": "MAXN"}
+    for name, mode in recorded.items():
+        _on_path(tmp_path, monkeypatch, "nvpmodel", [f'test "$1" = -q && cat {RECORDED / f"nvpmodel_{name}"}.txt'])
+        assert read_power_mode() == mode
     _on_path(tmp_path, monkeypatch, "nvpmodel", ["echo 'NVPM ERROR: optMask is 1, no request for power mode'"])
     assert read_power_mode() is None
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -117,24 +108,15 @@ def _rapl(root, energies_uj):
     return _write(root, "sys/class/powercap/intel-rapl:0:0", core)
 
 
-def test_rapl_is_the_rise_of_all_packages_over_time(tmp_path, monkeypatch):
-    seconds = iter([10.0, 12.0])
+def test_rapl_is_the_rise_of_all_packages_over_time_also_of_counters_that_started_anew(tmp_path, monkeypatch):
+    seconds = iter([10.0, 12.0, 13.0])
     monkeypatch.setattr(power.time, "monotonic", lambda: next(seconds))
-    sensor = rapl_sensor(_rapl(tmp_path, (1_000_000, 5_000_000)))
+    sensor = rapl_sensor(_rapl(tmp_path, (1_000_000, 262_133_000_000)))
     assert sensor.name == "RAPL package-0 + package-1"
-    _rapl(tmp_path, (31_000_000, 15_000_000))
+    _rapl(tmp_path, (31_000_000, 262_143_000_000))
     assert sensor.read_mw() == pytest.approx(20_000.0)  # 30 J and 10 J in 2 s
-
-
-def test_a_rapl_counter_that_started_anew_goes_on(tmp_path, monkeypatch):
-    seconds = iter([0.0, 1.0])
-    monkeypatch.setattr(power.time, "monotonic", lambda: next(seconds))
-    sensor = rapl_sensor(_rapl(tmp_path, (262_143_000_000,)))
-    _rapl(tmp_path, (671_150,))
+    _rapl(tmp_path, (31_000_000, 671_150))
     assert sensor.read_mw() == pytest.approx(1000.0)
-
-
-def test_a_counter_that_started_anew_without_a_range_is_an_error():
     told = "RAPL: a counter started anew and max_energy_range_uj cannot be read"
     assert said(UnavailableError, counter_rise, 5.0, 4.0, wraps_at=None) == told
 
@@ -163,41 +145,16 @@ class Dial:
 
     def __init__(self, power_mw):
         self.power_mw = power_mw
-        self.broken = False
-        self.sensor = PowerSensor(name="dial", read_mw=self.read_mw)
-
-    def read_mw(self):
-        if self.broken:
-            raise UnavailableError("dial: it fell off")
-        return self.power_mw
+        self.sensor = PowerSensor(name="dial", read_mw=lambda: self.power_mw)
 
 
 def _span_of(log, *, readings):
     begin_s = time.monotonic()
-    while (found := log.mean_mw([(begin_s, time.monotonic())])) is None or found[1] < readings:
-        time.sleep(0.002)
-        assert time.monotonic() - begin_s < 10
+    until(lambda: (log.mean_mw([(begin_s, time.monotonic())]) or (0, 0))[1] >= readings)
     return begin_s, time.monotonic()
 
 
-def test_energy_is_power_above_idle_over_predictions():
-    dial = Dial(2000.0)
-    with PowerLog(dial.sensor, interval_s=0.005) as log:
-        idle = _span_of(log, readings=5)
-        dial.power_mw = 5000.0
-        loaded = _span_of(log, readings=5)
-        spent = compute_energy(log, idle=idle, loaded=[loaded], predictions=[100])
-    energy = spent.energy
-    assert spent.note == ""
-    assert (energy.idle_mw, energy.sensor) == (2000.0, "dial")
-    # One reading may have been on its way when the dial was turned.
-    assert 4000.0 < energy.load_mw <= 5000.0
-    seconds = loaded[1] - loaded[0]
-    assert energy.above_idle_mj == pytest.approx((energy.load_mw - 2000.0) * seconds / 100)
-    assert spent.launches_mj == (pytest.approx(energy.above_idle_mj),)
-
-
-def test_every_launch_has_its_own_energy():
+def test_energy_is_power_above_idle_over_predictions_of_each_launch_and_of_all():
     dial = Dial(1000.0)
     with PowerLog(dial.sensor, interval_s=0.005) as log:
         idle = _span_of(log, readings=3)
@@ -208,36 +165,22 @@ def test_every_launch_has_its_own_energy():
             spans.append(_span_of(log, readings=4))
         unread = (spans[1][1] + 1000, spans[1][1] + 1001)
         spent = compute_energy(log, idle=idle, loaded=[*spans, unread], predictions=[10, 40, 1])
+        alone = compute_energy(log, idle=idle, loaded=spans[:1], predictions=[10])
+        never = compute_energy(log, idle=idle, loaded=[unread], predictions=[1])
     lengths_s = [end - begin for begin, end in spans]
     expected = (2000.0 * lengths_s[0] / 10, 4000.0 * lengths_s[1] / 40)
     assert spent.launches_mj[:2] == pytest.approx(expected)
-    assert spent.launches_mj[2] is None
+    assert (spent.launches_mj[2], spent.note, spent.energy.idle_mw, spent.energy.sensor) == (None, "", 1000.0, "dial")
+    assert (alone.energy.load_mw, alone.energy.above_idle_mj) == (3000.0, pytest.approx(expected[0]))
+    assert (never.energy, never.note) == (None, "dial: no reading in the measured time; measure longer")
 
 
-def test_a_sensor_that_breaks_gives_its_reason():
-    dial = Dial(2000.0)
-    with PowerLog(dial.sensor, interval_s=0.005) as log:
-        idle = _span_of(log, readings=2)
-        dial.broken = True
-        until(lambda: log.fault)
-        spent = compute_energy(log, idle=idle, loaded=[idle, idle], predictions=[1, 1])
-    assert spent == MeasuredEnergy(energy=None, note="dial: it fell off", launches_mj=(None, None))
-
-
-def test_too_short_a_measurement_is_no_measurement():
-    with PowerLog(Dial(1.0).sensor, interval_s=0.005) as log:
-        idle = _span_of(log, readings=2)
-        never = (idle[1] + 1000, idle[1] + 1001)
-        spent = compute_energy(log, idle=idle, loaded=[never], predictions=[1])
-    assert spent.energy is None
-    assert spent.note == "dial: no reading in the measured time; measure longer"
-
-
-def test_a_rail_that_vanishes_is_a_fault(tmp_path):
+def test_a_rail_that_vanishes_is_a_fault_and_its_reason(tmp_path):
     files = {"name": "ina3221", "in1_label": "VDD_IN", "in1_input": "5000", "curr1_input": "1000"}
     sensor = rail_sensor(_write(tmp_path, "sys/class/hwmon/hwmon0", files))
     with PowerLog(sensor, interval_s=0.005) as log:
         idle = _span_of(log, readings=1)
         (tmp_path / "sys/class/hwmon/hwmon0/curr1_input").unlink()
         until(lambda: log.fault)
-        assert compute_energy(log, idle=idle, loaded=[idle], predictions=[1]).note == "INA rails: none to read in sysfs"
+        spent = compute_energy(log, idle=idle, loaded=[idle, idle], predictions=[1, 1])
+    assert spent == MeasuredEnergy(energy=None, note="INA rails: none to read in sysfs", launches_mj=(None, None))

@@ -23,21 +23,8 @@ __all__ = ["data_document", "grid", "judging_document", "plain", "rejected", "se
 
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror='alert(2)'>\"&{{ 7*7 }}{% raw %}"
 # What the schemas refuse in other words.
-CLOSED = {
-    *[
-        "chosen",
-        "estimated_by",
-        "format",
-        "kind",
-        "level",
-        "metric",
-        "mode",
-        "precision",
-        "role",
-        "minmax",
-        "percentile",
-    ]
-}
+CLOSED = {"chosen", "estimated_by", "format", "kind", "level", "metric", "mode", "precision", "role"}
+CLOSED |= {"minmax", "percentile"}
 PAGES = {
     "two_sensors": "demo", "one_seed": "demo", "five_sensors": "demo", "searched": "study", "grid": "study",
     "three": "export", "plain": "export", "rejected": "export", "judging_document": "judging", "shift": "judging",
