@@ -169,9 +169,7 @@ def test_a_member_takes_the_median_of_its_windows(monkeypatch):
 )
 def test_engines_without_trees_are_named_with_what_to_do(target, members, lacking):
     row = next(row for row in TARGETS if row.name == target)
-    with pytest.raises(UsageError) as error:
-        row.check_members(student_members(members))
-    assert str(error.value) == (
+    assert said(UsageError, row.check_members, student_members(members)) == (
         f"--target {target}: its engine has no {lacking}, and this checkpoint no second student without them; train it "
         "with transformer or convolutions among its --members, or with --choose"
     )

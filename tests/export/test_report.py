@@ -13,6 +13,7 @@ from mmkd_export.commands.export import main
 from mmkd_export.plan import read_report
 from mmkd_report.errors import DocumentError
 from mmkd_report.schema.export import decode_report, encode_document
+from tests.edge.said import said
 from tests.report.rendered import render_export
 
 FILES = Path(__file__).parents[1] / "files"
@@ -46,9 +47,7 @@ def test_keys_that_a_later_version_added_are_left_alone():
     ],
 )
 def test_a_report_of_another_version_says_so(change, message):
-    with pytest.raises(DocumentError) as error:
-        decode_report(report_with(**change))
-    assert str(error.value) == message
+    assert said(DocumentError, decode_report, report_with(**change)) == message
 
 
 def test_a_bundle_whose_report_nobody_can_read_is_refused_as_a_bundle():

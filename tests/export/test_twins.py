@@ -20,6 +20,7 @@ from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan, only_student
 from mmkd_export.verify.answers import answers_from_student
 from mmkd_models.training.checkpoint import read_student, write_student
+from tests.edge.said import said
 from tests.export.students import export_student, make_student, of_features
 from tests.export.test_export_student_kinds import AVERAGE, of_members
 
@@ -156,9 +157,7 @@ def test_a_twin_comes_after_everything_that_runs_the_student(made, monkeypatch, 
     assert info.model == "acc-portable"
     assert info.reason.endswith("; openvino is installed; no backend opens 'acc' here, whose twin this is")
     assert "backend 'openvino': it has no trees" in info.rejected
-    with pytest.raises(UsageError) as error:
-        _chosen(made.path, "litert")
-    assert str(error.value) == (
+    assert said(UsageError, _chosen, made.path, "litert") == (
         "model 'acc' has no artifact of precision 'fp32' for backend 'litert': 'acc/model.fp32.onnx' has the format "
         "onnx, the backend runs tflite; 'acc/model.fp32.native' has the format native, the backend runs tflite; "
         "'acc/model.int8.onnx' has the format onnx, the backend runs tflite; 'acc/model.int8.native' has the format "

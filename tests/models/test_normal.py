@@ -46,6 +46,7 @@ from mmkd_models.training.predict import logits_of
 from mmkd_report.pages.normal_sensors import verdict
 from mmkd_report.schema.figures import Interval
 from mmkd_report.schema.judging import NormalSensorsDocument
+from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x",), rate_hz=50.0, samples=50)
 TASK = TaskSpec(kind="normal", labels=("ok", "slip"))
@@ -148,15 +149,11 @@ OFFER = (
 )  # fmt: skip
 def test_an_import_of_wrong_normal_windows_is_refused(tmp_path, changes, options, says):
     file, out = interchange(tmp_path, **changes), tmp_path / "out"
-    with pytest.raises((UsageError, DatasetError)) as error:
-        import_interchange(file, out, **options)
-    assert str(error.value) == says.format(file=file, out=out)
+    assert said((UsageError, DatasetError), import_interchange, file, out, **options) == says.format(file=file, out=out)
 
 
 def test_other_commands_refuse_normal_running(tmp_path):
-    with pytest.raises(UsageError) as refused:
-        refuse_normal(normal_dataset(tmp_path / "e").spec, "mmkd-study")
-    assert str(refused.value) == (
+    assert said(UsageError, refuse_normal, normal_dataset(tmp_path / "e").spec, "mmkd-study") == (
         "mmkd-study: expected labelled classes, labels or numbers to learn from, got dataset 'spindles' of normal"
         " running; train one sensor's student on it with mmkd-train student, as docs/normal-data.md shows"
     )
@@ -641,9 +638,7 @@ def test_wrong_evaluations_are_refused(spindles, student, tmp_path, words, says)
     if "{faults}" in words:
         class_dataset(tmp_path / "faults")
     paths = {"d": spindles, "s": student, "faults": tmp_path / "faults"}
-    with pytest.raises(UsageError) as error:
-        run_evaluate([word.format(**paths) for word in words])
-    assert str(error.value) == says.format(**paths)
+    assert said(UsageError, run_evaluate, [word.format(**paths) for word in words]) == says.format(**paths)
 
 
 # ---- sensors
@@ -703,9 +698,7 @@ def test_sensors_are_compared_without_a_fault_and_together_are_a_monitor(tmp_pat
 
 
 def test_a_single_sensor_has_nothing_to_be_compared_with(spindles):
-    with pytest.raises(UsageError) as error:
-        run_sensors([str(spindles)])
-    assert str(error.value) == (
+    assert said(UsageError, run_sensors, [str(spindles)]) == (
         f"{spindles}: expected two sensors or more, among which one is chosen, got acc alone; mmkd-evaluate judges a"
         " model of it"
     )

@@ -23,6 +23,7 @@ from mmkd_export.inspect import bill as bills
 from mmkd_export.inspect.files import inspect_file
 from mmkd_models.training.checkpoint import read_student
 from mmkd_report.schema.export import EngineSidecar
+from tests.edge.said import said
 
 
 @pytest.fixture
@@ -134,9 +135,7 @@ def test_a_checkpoint_altered_or_without_its_hash_is_not_shown(run, student_file
 def test_another_file_is_of_no_known_kind(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("some notes")
-    with pytest.raises(UsageError) as error:
-        inspect_file(path)
-    assert str(error.value) == (
+    assert said(UsageError, inspect_file, path) == (
         f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got none of them"
     )
 

@@ -40,6 +40,7 @@ from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercenti
 from mmkd_report.schema.figures import Spread
 from mmkd_report.schema.study import PairLatency
 from mmkd_report.words import for_terminal
+from tests.edge.said import said
 from tests.models.conftest import SENSORS, grouped_split
 from tests.report.rendered import read_demo, render_demo
 
@@ -353,9 +354,7 @@ def check_words(stdout, document):
     ],
 )
 def test_a_bad_option_is_refused_before_anything_is_trained(tiny, tmp_path, capsys, options, message):
-    with pytest.raises(MmkdError) as caught:
-        run_demo(["--dataset", str(tiny.path), "--out", str(tmp_path / "out"), *options])
-    assert str(caught.value) == message
+    assert said(MmkdError, run_demo, ["--dataset", str(tiny.path), "--out", str(tmp_path / "out"), *options]) == message
     assert "step" not in capsys.readouterr().err
 
 

@@ -22,6 +22,7 @@ from mmkd_export.pipeline import export, export_several
 from mmkd_export.plan import Seal, export_plan
 from mmkd_models.training.checkpoint import write_student
 from mmkd_report.schema.export import decode_report
+from tests.edge.said import said
 from tests.export.students import make_student
 
 GYRO = ModalitySpec(name="gyro", channels=("u", "v"), rate_hz=25.0, samples=32)
@@ -73,9 +74,7 @@ def test_students_are_measured_answer_in_order_and_are_told_of(exported, student
 def test_students_that_cannot_stand_in_for_each_other_are_refused(student_file, tmp_path):
     output = tmp_path / "both.edge"
     plan = export_plan(student_file, output=output)
-    with pytest.raises(UsageError) as caught:
-        export_several([plan, plan], output=output)
-    assert str(caught.value) == (
+    assert said(UsageError, export_several, [plan, plan], output=output) == (
         "modality 'acc': expected one student for each modality, got several; "
         "a student stands in for another when the other's sensor is dead"
     )
@@ -87,9 +86,7 @@ def test_students_that_answer_something_else_are_refused(student_file, tmp_path)
     write_student(other, make_student(modality=GYRO, task=TaskSpec(labels=("sit", "stand"))))
     output = tmp_path / "both.edge"
     plan = export_plan(student_file, output=output)
-    with pytest.raises(UsageError) as caught:
-        export_several([plan, replace(plan, source=other)], output=output)
-    assert str(caught.value) == (
+    assert said(UsageError, export_several, [plan, replace(plan, source=other)], output=output) == (
         "modality 'gyro': expected the first student's labels rest, walk, run, fall, got sit, stand; "
         "students of one bundle answer the same question"
     )
@@ -166,9 +163,7 @@ def test_several_students_are_sealed_together(sealed, gyro_file, key, tmp_path):
 
 def test_a_key_that_cannot_sign_is_told_before_the_work(student_file, tmp_path):
     plan = replace(export_plan(student_file, output=tmp_path / "a.edge"), seal=Seal(keys=(tmp_path / "none.key",)))
-    with pytest.raises(UsageError) as caught:
-        export(plan)
-    assert str(caught.value) == (
+    assert said(UsageError, export, plan) == (
         f"{tmp_path}/none.key: expected a private key of mmkd-edge keygen: no such file or directory; check the path"
     )
     assert list(tmp_path.iterdir()) == []

@@ -33,6 +33,7 @@ from mmkd_export.preflight import check_plan
 from mmkd_export.targets.table import with_defaults
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
+from tests.edge.said import said
 from tests.export.students import export_student, make_normal_student, make_student
 from tests.export.test_novelty import with_seen
 
@@ -256,17 +257,13 @@ def test_what_the_engine_cannot_have_is_refused_or_left_out(tmp_path, monkeypatc
     mic = ModalitySpec(name="mic", kind="audio", channels=("mono",), rate_hz=1000.0, samples=500)
     write_student(source, make_student(modality=mic, windows=12))
     plan, reason = ExportPlan(source=source, output=output, targets=("native",)), "the native engine takes series"
-    with pytest.raises(UsageError) as error:
-        export(plan)
-    assert str(error.value) == f"modality 'mic': {reason}, got audio"
+    assert said(UsageError, export, plan) == f"modality 'mic': {reason}, got audio"
     assert not output.exists()
     (left_out,) = export(with_defaults(export_plan(source))).report.left_out
     assert (left_out.format, left_out.reason) == ("native", f"modality 'mic': {reason}, got audio")
     write_student(source, make_student(modality=ACC, windows=12))
     monkeypatch.setattr("pathlib.Path.is_file", lambda path: path.name != LIBRARY.name and path.exists())
-    with pytest.raises(UnavailableError) as absent:
-        check_plan(plan)
-    assert str(absent.value) == (
+    assert said(UnavailableError, check_plan, plan) == (
         "--target native: the native engine was not built: no C compiler was found; install one and reinstall mmkd-edge"
     )
 

@@ -19,6 +19,7 @@ from mmkd_export.targets import c_sources
 from mmkd_export.targets.c_sources import write_c_sources
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
+from tests.edge.said import said
 from tests.export.students import make_student, of_features
 from tests.export.test_export_student_kinds import of_members
 
@@ -141,9 +142,7 @@ def test_emulation_counts_the_instructions_of_a_loop(tmp_path):
 def test_what_has_no_sources_is_refused_with_what_else_helps(tmp_path):
     write_student(tmp_path / "s.ckpt", make_student(windows=12))
     path = export(export_plan(tmp_path / "s.ckpt")).path
-    with pytest.raises(UsageError) as error:
-        export(replace(export_plan(path), targets=("c",)))
-    assert str(error.value) == (
+    assert said(UsageError, export, replace(export_plan(path), targets=("c",))) == (
         f"{path}: --target c: expected a native artifact, which series of up to 1,024 samples have; for C at "
         f"onnxruntime's speed run: pip install emx-onnx-cgen && python -m zipfile -e {path} parts && "
         "emx-onnx-cgen compile parts/acc/model.fp32.onnx student.c --large-weight-threshold 0"
@@ -153,8 +152,6 @@ def test_what_has_no_sources_is_refused_with_what_else_helps(tmp_path):
     task = TaskSpec(kind="regression", labels=("wear",))
     write_student(tmp_path / "g.ckpt", make_student(modality=modality, task=task, windows=24))
     plan = replace(export_plan(tmp_path / "g.ckpt"), targets=("native", "c"))
-    with pytest.raises(UsageError) as refused:
-        export(plan)
-    assert str(refused.value) == (
+    assert said(UsageError, export, plan) == (
         f"{tmp_path / 'g.edge'}: --target c: a modality normalised per group needs a reference; use the C library"
     )

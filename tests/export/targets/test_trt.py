@@ -108,9 +108,7 @@ def test_builds_have_a_bounded_workspace_and_share_a_timing_cache_on_one_device(
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="this machine has TensorRT")
 def test_without_tensorrt_the_bundle_is_written_and_the_command_for_the_device_is_given(exported, tmp_path):
     output = tmp_path / "my student.edge"
-    with pytest.raises(UnavailableError) as error:
-        export(ExportPlan(source=exported.path, output=output, targets=("trt",)))
-    assert str(error.value) == (
+    assert said(UnavailableError, export, ExportPlan(source=exported.path, output=output, targets=("trt",))) == (
         "no engine was built: tensorrt is not installed on this machine (it comes with JetPack)\n"
         f"{output} is written and complete; on the device run: "
         "mmkd-export 'my student.edge' --target trt --platform jp6.2"

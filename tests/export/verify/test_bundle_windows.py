@@ -22,6 +22,7 @@ from mmkd_export.verify.windows import RealWindows, judging_half, plausible_rang
 from mmkd_models.data import shipped_dataset
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.writer import write_dataset
+from tests.edge.said import said
 from tests.export.students import export_student, make_proof_set, make_student
 
 
@@ -96,9 +97,7 @@ def test_ranges_hold_what_windows_have_and_zero_only_where_it_is_near():
 
 @pytest.mark.parametrize("text", ["7", "a:b", "2:1", "nan:1", "0:1e39", ""])
 def test_what_is_no_range_is_refused(text):
-    with pytest.raises(UsageError) as caught:
-        range_choice(text)
-    assert str(caught.value) == (
+    assert said(UsageError, range_choice, text) == (
         f"--range {text!r}: expected LOW:HIGH with LOW below HIGH, or none; write --range=-16:16"
     )
 

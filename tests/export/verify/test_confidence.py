@@ -16,6 +16,7 @@ from mmkd_export.student import MIN_WINDOWS, fit_temperature, helpful_temperatur
 from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.artifacts import fit_confidence
 from mmkd_models.training.checkpoint import write_student
+from tests.edge.said import said
 from tests.export.students import make_student, write_windows
 
 
@@ -183,9 +184,7 @@ def test_what_calibrates_never_judges(result, wide, wide_file, tmp_path):
     plan = ExportPlan(source=wide_file, output=tmp_path / "again.edge")
     made = export(replace(plan, evaluation=same))
     assert made.report.windows.judging == 48  # of 96, those that calibrate left out
-    with pytest.raises(UsageError) as caught:
-        export(replace(plan, evaluation=half))
-    assert str(caught.value) == (
+    assert said(UsageError, export, replace(plan, evaluation=half)) == (
         f"{half}: --eval: expected windows that do not calibrate, got 48 that all do; name others"
     )
     named = export(replace(plan, calibration=same)).report.artifacts[0].confidence

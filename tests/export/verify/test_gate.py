@@ -19,6 +19,7 @@ from mmkd_export.verify.gate import (
 )
 from mmkd_export.verify.proof_set import build_proof_set, check_calibration
 from mmkd_export.verify.windows import RealWindows
+from tests.edge.said import said
 
 TASK = TaskSpec(labels=("idle", "ok", "worn"))
 
@@ -103,9 +104,7 @@ def test_fewer_windows_than_the_gates_one_percent_are_refused_unless_accepted():
     strict = GateRule(metric="accuracy", max_drop_points=0.5)
     require_windows(100, what="int8 graph", rule=strict)
     require_windows(2, what="int8 graph", rule=replace(strict, accept_unjudged=True))
-    with pytest.raises(GateError) as error:
-        require_windows(2, what="int8 graph", rule=strict)
-    assert str(error.value) == (
+    assert said(GateError, require_windows, 2, what="int8 graph", rule=strict) == (
         "int8 graph: expected 100 or more windows to judge by, so that the one that may always differ is at most 1% of "
         "them, got 2, of which it is 50%; no bundle was written. Name more with --eval DATA, or take it unjudged with "
         "--accept-unjudged"
@@ -146,9 +145,7 @@ def test_calibration_windows_in_another_unit_are_refused(student, student_graph)
     windows = student.carried.windows.copy()
     windows[:, :, 1] *= 9.81  # as if m/s^2 were given for g
     deviation, mean = np.nanstd(windows[:, :, 1], dtype=np.float64), np.nanmean(windows[:, :, 1], dtype=np.float64)
-    with pytest.raises(GateError) as error:
-        check_calibration(windows, onnx.load_from_string(student_graph), student.modality)
-    assert str(error.value) == (
+    assert said(GateError, check_calibration, windows, onnx.load_from_string(student_graph), student.modality) == (
         "calibration windows: channel 'y' of 'acc': expected values like in training, mean 0 and standard deviation 1 "
         f"m/s^2, got mean {mean:.3g} and standard deviation {deviation:.3g}: a factor of {deviation:.3g}, where 0.2 to "
         f"5 is allowed, and a shift of {abs(mean):.3g} standard deviations, where 5 is; check the unit and the "

@@ -24,6 +24,7 @@ from mmkd_export.verify.answers import (
     with_missing_samples,
 )
 from mmkd_export.verify.artifacts import prove_fp32
+from tests.edge.said import said
 from tests.export.students import export_student, make_proof_set, make_student, of_features
 
 TASK = TaskSpec(labels=("ok", "worn"))
@@ -49,9 +50,7 @@ def test_parity_is_the_largest_and_the_mean_difference_within_tolerance():
         windows=1, max_abs_error=0.5, mean_abs_error=0.25, label_agreement=1.0, tolerance=0.5
     )
     parity = compare(_answers([[3.0, 4.0]]), _answers([[3.0, 2.5]]), task=TASK)
-    with pytest.raises(GateError) as error:
-        require_parity(parity, tolerance=1e-4, what="fp32 graph")
-    assert str(error.value) == (
+    assert said(GateError, require_parity, parity, tolerance=1e-4, what="fp32 graph") == (
         "fp32 graph: expected the checkpoint's answers within 0.0001 on 1 windows, got a difference of 1.5 "
         "(labels agree on 0.0%); no bundle was written. Please report it with the versions of torch and onnxruntime"
     )

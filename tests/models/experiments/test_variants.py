@@ -21,6 +21,7 @@ from mmkd_report.pages.demo_answer import answer
 from mmkd_report.pages.variants import render_variants, show_rows, verdict
 from mmkd_report.schema.figures import Interval
 from mmkd_report.schema.variants import VariantsDocument
+from tests.edge.said import said
 from tests.report.rendered import read_demo
 
 BALANCED = measure_named("balanced_accuracy")
@@ -70,9 +71,7 @@ def test_factors_vary_alone_or_together_and_are_named_once(machines, folds):
     ],
 )
 def test_what_cannot_be_varied_is_refused(machines, text, message):
-    with pytest.raises(UsageError) as error:
-        parse_variations([text], machines.spec)
-    assert str(error.value) == message
+    assert said(UsageError, parse_variations, [text], machines.spec) == message
 
 
 VALID = {"acc": 0.80, "acc__10Hz": 0.795, "acc__5Hz": 0.785, "acc__1s": 0.81, "acc__1s_10Hz": 0.79}

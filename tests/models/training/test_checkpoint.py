@@ -31,6 +31,7 @@ from mmkd_models.training.checkpoint import (
     write_teacher,
 )
 from mmkd_models.training.fitting import set_normalisation
+from tests.edge.said import said
 from tests.models.training.looping import rewrite
 
 
@@ -106,9 +107,7 @@ def test_training_statistics_of_its_modalities_are_put_into_every_front_end(
         mean, std = channel_statistics(windows, name)
         assert network.state_dict()[f"encoders.{name}.front.mean"].tolist() == mean.tolist()
         assert network.state_dict()[f"encoders.{name}.front.std"].tolist() == std.tolist()
-    with pytest.raises(ValueError) as caught:
-        set_normalisation(student_checkpoint.network(), dataset.split("train"))
-    assert str(caught.value) == (
+    assert said(ValueError, set_normalisation, student_checkpoint.network(), dataset.split("train")) == (
         "student: expected windows of one modality, got ['acc', 'gyro']; choose with with_modalities"
     )
 
