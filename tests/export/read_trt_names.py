@@ -73,8 +73,7 @@ def _main(wheels):
                 if name.startswith(start) and name.endswith(".so" if cuda else "/tensorrt.so")
             ]
             present = present_names(archive.read(member), names)
-        digest = hashlib.sha256(Path(wheel).read_bytes()).hexdigest()
-        found[Path(wheel).name] = {"sha256": digest, "names": present}
+        found[Path(wheel).name] = {"sha256": hashlib.sha256(Path(wheel).read_bytes()).hexdigest(), "names": present}
     NAMES_FILE.write_text(json.dumps(found, indent=2) + "\n")
 
 

@@ -100,8 +100,7 @@ def test_a_native_file_and_a_tflite_are_added_unless_the_onnx_artifacts_are_name
     monkeypatch.setattr("mmkd_edge.native.LIBRARY", student_file)  # whether an engine was built or not
     plan = export_plan(student_file, output=tmp_path / "s.edge")
     assert with_defaults(plan) == replace(plan, targets=("native", "litert"), optional=("native", "litert"))
-    with_c = replace(plan, targets=("c",), platform="cpu-arm")
-    assert with_defaults(with_c).targets == ("c", "native", "litert")
+    assert with_defaults(replace(plan, targets=("c",), platform="cpu-arm")).targets == ("c", "native", "litert")
     named = replace(plan, targets=("native", "litert"))
     assert with_defaults(named) == named
     assert with_defaults(replace(plan, platform="jp6.2")).targets == ("native",)
@@ -150,8 +149,7 @@ CHECKPOINT_OPTIONS = {
 
 @pytest.mark.parametrize("option", list(CHECKPOINT_OPTIONS))
 def test_what_is_made_from_a_checkpoint_is_refused_for_a_bundle(exported, tmp_path, option):
-    plan = export_plan(exported.path, output=tmp_path / "s.edge")
-    assert _refusal(replace(plan, **CHECKPOINT_OPTIONS[option])) == (
+    assert _refusal(replace(export_plan(exported.path, output=tmp_path / "s.edge"), **CHECKPOINT_OPTIONS[option])) == (
         f"{option} has no effect without a checkpoint; leave it out"
     )
 

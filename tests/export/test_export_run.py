@@ -115,14 +115,12 @@ def test_a_checkpoint_without_windows_is_compared_on_synthetic_ones(bare):
 
 
 def test_synthetic_windows_follow_the_statistics_and_the_range(student, tmp_path):
-    modality = msgspec.structs.replace(student.modality, range=(90.0, 130.0))
-    quiet = make_student(modality=modality, windows=None)
+    quiet = make_student(modality=msgspec.structs.replace(student.modality, range=(90.0, 130.0)), windows=None)
     state = dict(quiet.state) | {
         "encoder.front.mean": torch.tensor([100.0, 100.0, 100.0]),
         "encoder.front.std": torch.tensor([1.0, 2.0, 50.0]),
     }
-    result = export_student(tmp_path, replace(quiet, state=state))
-    with Bundle.open(result.path) as bundle:
+    with Bundle.open(export_student(tmp_path, replace(quiet, state=state)).path) as bundle:
         windows = bundle.golden("acc").windows
     np.testing.assert_allclose(windows[:, :, :2].mean((0, 1)), 100.0, atol=0.2)
     np.testing.assert_allclose(windows[:, :, :2].std((0, 1)), [1.0, 2.0], rtol=0.1)
@@ -231,8 +229,7 @@ def test_a_bundle_says_its_derivation_and_answers_for_both_sensors(tmp_path):
         for window, answer in zip(windows, predictor.predict_batch(windows), strict=True):
             cheap = predictor.predict({modality.name: derive(window, modality)})
             np.testing.assert_array_equal(answer.probabilities, cheap.probabilities)
-        bundle = predictor.bundle
-        card = bundle.read("README.md").decode()
+        card = predictor.bundle.read("README.md").decode()
     assert (
         "This sensor is `acc[x,z]@25Hz,8bit,-9..9`, derived from `acc`. A device may have it, or derive it from "
         '`{"acc": window}`, (64, 3) at 50 Hz, as training did.'

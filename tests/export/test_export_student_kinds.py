@@ -69,8 +69,7 @@ def test_every_engine_answers_as_torch_does_also_with_gaps(students, graphs, kin
 
 @KINDS
 def test_convolutional_features_stay_float32_in_int8(graphs, kind):
-    model = onnx.load_from_string(graphs[kind])
-    layers = learnt_layers(model)
+    layers = learnt_layers(onnx.load_from_string(graphs[kind]))
     assert any(layer.name.startswith("convolutions.") for layer in layers)
     chosen = select_layers(layers, ops=("Conv", "Gemm", "MatMul"))
     assert not any(layer.name.startswith("convolutions.") for layer in chosen)
@@ -264,8 +263,7 @@ def test_windows_whose_trees_rounding_could_change_are_no_golden_windows(tmp_pat
     threshold = student.state["trees.threshold"].clone()
     value = features[0, int(network.trees.feature[root])]
     threshold[root] = value + 1e-6 * (1 + value.abs())
-    altered = replace(student, state={**student.state, "trees.threshold": threshold})
-    clear = clear_rows(altered, student.carried.windows)
+    clear = clear_rows(replace(student, state={**student.state, "trees.threshold": threshold}), student.carried.windows)
     assert not clear[0]
     assert clear.mean() > 0.5
     assert clear_rows(make_student(), student.carried.windows).all()
@@ -370,8 +368,7 @@ def test_bytes_stay_bytes_up_to_the_first_node(graph_of, name):
 
 @pytest.mark.parametrize("name", ["mic", "cam"])
 def test_lower_precision_leaves_the_spectrum_and_the_first_convolution_alone(graph_of, name):
-    model = onnx.load_from_string(graph_of(name))
-    layers = learnt_layers(model)
+    layers = learnt_layers(onnx.load_from_string(graph_of(name)))
     assert layers[0].name == {"mic": "encoder.stem.0", "cam": "encoder.front.stem.0"}[name]
     chosen = {layer.name for layer in select_layers(layers, ops=("Conv", "Gemm", "MatMul"))}
     assert layers[0].name not in chosen

@@ -35,8 +35,7 @@ RATE = (
 
 def with_faults(student):
     """The same student, whose head has learnt known faults."""
-    width = student.state["head.weight"].shape[1]
-    student.state["head.weight"].copy_(torch.linspace(-0.1, 0.1, width)[None])
+    student.state["head.weight"].copy_(torch.linspace(-0.1, 0.1, student.state["head.weight"].shape[1])[None])
     student.state["head.bias"].fill_(-0.3)
     return student
 

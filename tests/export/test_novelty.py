@@ -89,8 +89,7 @@ def made(student, tmp_path_factory):
 
 
 def test_a_checkpoint_keeps_what_training_saw(student, made):
-    back = read_student(made.path.with_name("student.ckpt"))
-    assert torch.equal(back.seen.centres, student.seen.centres)
+    assert torch.equal(read_student(made.path.with_name("student.ckpt")).seen.centres, student.seen.centres)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -125,8 +124,7 @@ def test_each_artifact_has_p_values_and_a_gate_of_its_own(made):
 
 
 def test_people_are_told_that_a_bundle_has_it(made):
-    facts = inspect_file(made.path)
-    assert facts["acc/model.fp32.onnx.novelty"] == "unknown from a level of 0.0042 on, by 240 windows"
+    assert inspect_file(made.path)["acc/model.fp32.onnx.novelty"] == "unknown from a level of 0.0042 on, by 240 windows"
     with Bundle.open(made.path) as bundle:
         card = bundle.read("README.md").decode()
     assert "## Unknown windows" in card

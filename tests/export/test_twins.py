@@ -62,8 +62,7 @@ def test_a_portable_student_shares_its_tensors_in_the_file(student, made):
     stored = sum(read.portable.state[name].numel() * 4 for name in own)
     write_student(path.with_name("alone.ckpt"), replace(student, portable=None))
     assert 0 < path.stat().st_size - path.with_name("alone.ckpt").stat().st_size < stored + 8000  # and names
-    facts = inspect_file(path)
-    assert facts["portable"] == "transformer, convolutions, validation 0.2500"
+    assert inspect_file(path)["portable"] == "transformer, convolutions, validation 0.2500"
 
 
 def test_a_bundle_has_both_students_and_the_cost_of_the_twin(student, made):
@@ -175,8 +174,7 @@ def test_tuning_times_each_student_in_the_engines_that_run_it(made):
 
 def test_a_bundle_of_two_sensors_keeps_a_twin_beside_its_student(made, tmp_path):
     gyro = make_student(modality=msgspec.structs.replace(make_student().modality, name="gyro"))
-    other = export_student(tmp_path, gyro)
-    join_bundles([made.path, other.path], tmp_path / "both.edge")
+    join_bundles([made.path, export_student(tmp_path, gyro).path], tmp_path / "both.edge")
     with Bundle.open(tmp_path / "both.edge") as bundle:
         order = [[entry.name for entry in students] for students in fallback_order(bundle.manifest)]
         card = bundle.read("README.md").decode()

@@ -227,8 +227,7 @@ def test_scores_of_left_out_groups_say_what_to_expect(spindles):
 
 def test_overlapping_windows_cover_their_time_once(tmp_path):
     times = {split: {"times": 0.5 * np.arange(20 * len(MACHINES[split]))} for split in MACHINES}  # every half second
-    train = normal_dataset(tmp_path / "d", **times).split("train")
-    assert covered_s(train) == 12 * (19 * 0.5 + 1.0)
+    assert covered_s(normal_dataset(tmp_path / "d", **times).split("train")) == 12 * (19 * 0.5 + 1.0)
 
 
 # ---- the student
@@ -248,8 +247,7 @@ def test_the_residual_is_the_squared_distance_from_the_plane():
 
 
 def test_no_score_of_the_calibration_is_by_a_model_that_saw_its_group(spindles):
-    dataset = open_dataset(spindles)
-    normal = dataset.split("train")
+    normal = open_dataset(spindles).split("train")
     fit = partial(fit_normal_model, modality="acc", seed=3)
     scores = cross_fitted(normal, "acc", fit, seed=3)[:, 0]
     for machine in (0, 7):
@@ -280,8 +278,7 @@ def test_rounding_on_nearly_constant_windows_stays_out_of_the_score(tmp_path):
     rng, resting = np.random.default_rng(2), np.arange(240) % 3 > 0
     level = rng.uniform(-40, 40, (240, 1, 1)) + 1e-5 * rng.normal(size=(240, 50, 1))
     columns["acc"] = np.where(resting[:, None, None], level, columns["acc"]).astype(np.float32)
-    normal = normal_dataset(tmp_path / "d", train=columns).split("train")
-    model = fit_normal_model(normal, "acc", seed=0)
+    model = fit_normal_model(normal_dataset(tmp_path / "d", train=columns).split("train"), "acc", seed=0)
     values = np.concatenate([columns["acc"][:60], np.linspace(-300, 300, 60).repeat(50).reshape(60, 50, 1)])
     scores = []
     for dtype in (torch.float32, torch.float64):
@@ -310,8 +307,7 @@ def test_a_student_finds_a_fault_that_it_never_saw_and_keeps_its_promise(spindle
     limit = threshold(np.array(normal.scores), normal.level)
     assert (scores[~faulty] >= limit).mean() <= 0.2
     assert (scores[faulty] >= limit).mean() > 0.8
-    outcome = outcome_on(test, logits)
-    drawn = drawn_figures(outcome, [16, 17, 18, 19], np.eye(4, dtype=np.int64) * 3, "auroc")
+    drawn = drawn_figures(outcome_on(test, logits), [16, 17, 18, 19], np.eye(4, dtype=np.int64) * 3, "auroc")
     single = [normal_scores(faulty[test.groups == g], scores[test.groups == g]).auroc for g in (16, 17, 18, 19)]
     np.testing.assert_allclose(drawn, single)
     carried = checkpoint.carried
@@ -398,8 +394,7 @@ def test_altered_checkpoints_are_refused(student, tmp_path):
         "expected rising scores of normal running": {"normal": falling},
     }
     for says, change in cases.items():
-        altered = msgspec.structs.replace(facts, **change)
-        write_student(tmp_path / "s.ckpt", replace(checkpoint, facts=altered))
+        write_student(tmp_path / "s.ckpt", replace(checkpoint, facts=msgspec.structs.replace(facts, **change)))
         with pytest.raises(CheckpointError) as error:
             read_student(tmp_path / "s.ckpt")
         assert str(error.value) == f"{tmp_path / 's.ckpt'}: metadata: {says}; the file was altered"
@@ -421,8 +416,7 @@ def class_dataset(path, *, labelled=20):
 
 
 def test_labelled_faults_of_another_dataset_join_the_score(spindles, student, tmp_path):
-    faults = class_dataset(tmp_path / "faults")
-    known = known_faults(faults, "ok", ACC)
+    known = known_faults(class_dataset(tmp_path / "faults"), "ok", ACC)
     assert len(known) == 20 + 1  # of train and valid; the one of test judges
     assert (known.labels == 0).all()
     output = tmp_path / "both.ckpt"

@@ -156,8 +156,7 @@ def test_teacher_baseline_and_student_are_trained_and_kept(rigs, tmp_path, kind)
     baseline = train_transformer(StudentTraining(data, "acc", STUDENT, run))
     taught_by = [TeacherFile(checkpoint=teacher, sha256="ab" * 32)]
     pair = data.for_pair(["acc", "gyro"], "acc")
-    student = train_transformer(StudentTraining(pair, "acc", STUDENT, run, taught_by, AND_LABELS))
-    for checkpoint in (baseline, student):
+    for checkpoint in (baseline, train_transformer(StudentTraining(pair, "acc", STUDENT, run, taught_by, AND_LABELS))):
         write_student(tmp_path / "student.ckpt", checkpoint)
         again = read_student(tmp_path / "student.ckpt")
         valid = dataset.split("valid").with_modalities(("acc",))
@@ -194,14 +193,12 @@ def test_training_learns_what_the_windows_tell(rigs, kind):
     data = data_of(rigs[kind])
     teacher = train_teacher(data, TEACHER, run)
     test = rigs[kind].split("test")
-    scores = scores_of(teacher.network(), test, modality=None)
     # Chance gives about 0.5 and 0.
-    assert scores.metric("macro_f1" if kind == "multi_label" else "r2") > 0.7
+    assert scores_of(teacher.network(), test, modality=None).metric("macro_f1" if kind == "multi_label" else "r2") > 0.7
     taught_by = [TeacherFile(checkpoint=teacher, sha256="ab" * 32)]
     student = train_transformer(StudentTraining(data, "acc", STUDENT, run, taught_by, LOGITS))
-    alone = test.with_modalities(("acc",))
     agreement = np.corrcoef(
-        logits_of(student.network(), alone, modality="acc")[:, 0],
+        logits_of(student.network(), test.with_modalities(("acc",)), modality="acc")[:, 0],
         logits_of(teacher.network(), test, modality=None)[:, 0],
     )[0, 1]
     assert agreement > 0.7

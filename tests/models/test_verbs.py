@@ -102,8 +102,7 @@ def test_a_pandas_frame_with_dates_as_its_index_needs_no_time(data):
     days = {name: 86_400 * number for number, name in enumerate(frame["machine"].unique(maintain_order=True))}
     at = [seconds_ + days[machine] for machine, seconds_ in zip(frame["machine"], frame["t"], strict=True)]
     columns = {name: frame[name].to_list() for name in frame.columns if name != "t"}
-    table = pandas.DataFrame(columns, index=pandas.to_datetime(at, unit="s"))
-    assert as_dataset(table, time=None).spec == data.spec
+    assert as_dataset(pandas.DataFrame(columns, index=pandas.to_datetime(at, unit="s")), time=None).spec == data.spec
 
 
 @pytest.mark.parametrize(
@@ -149,8 +148,7 @@ def test_times_are_read(text, expected):
     ],
 )
 def test_a_frame_that_does_not_fit_is_refused(options, message):
-    frame = recorded()
-    assert said(MmkdError, as_dataset, frame, **options) == message
+    assert said(MmkdError, as_dataset, recorded(), **options) == message
 
 
 @pytest.mark.parametrize(
@@ -171,12 +169,10 @@ def test_data_that_is_no_frame_is_refused(data, options, message):
 
 def test_a_teacher_is_the_commands_teacher(data, teacher, tmp_path):
     path = teacher.save(tmp_path / "teacher.ckpt")
-    loaded = mm.Teacher.load(path)
-    np.testing.assert_array_equal(loaded.predict_proba(data), teacher.predict_proba(data))
+    np.testing.assert_array_equal(mm.Teacher.load(path).predict_proba(data), teacher.predict_proba(data))
     assert read_teacher_file(path).sha256 == teacher.file.sha256
     assert teacher.checkpoint.facts.dataset_sha256 == data.sha256
-    test = data.split("test")
-    labels = np.asarray(data.spec.task.labels)[test.labels]
+    labels = np.asarray(data.spec.task.labels)[data.split("test").labels]
     answers = teacher.predict(data)
     recalls = [(answers[labels == name] == name).mean() for name in data.spec.task.labels]
     assert teacher.score(data) == pytest.approx(np.mean(recalls))
@@ -188,8 +184,7 @@ def test_a_student_is_taught_by_the_teacher_and_runs_on_a_device(data, teacher, 
     arrays = windows.take(np.arange(len(windows)))["acc"]
     probabilities = student.predict_proba(data)
     np.testing.assert_allclose(student.predict_proba(arrays), probabilities, atol=1e-6)
-    bundle = student.export(tmp_path / "acc.edge")
-    with EdgePredictor.open(bundle) as predictor:
+    with EdgePredictor.open(student.export(tmp_path / "acc.edge")) as predictor:
         answer = predictor.predict(arrays[0])
     np.testing.assert_allclose(answer.probabilities, probabilities[0], atol=1e-4)
     assert mm.Student.load(student.save(tmp_path / "acc.ckpt")).checkpoint.facts == student.checkpoint.facts

@@ -77,8 +77,7 @@ def test_json_is_one_document_and_another_process_gives_the_same_bundle(student_
 def test_calibration_windows_far_from_the_training_end_with_4(run, student, student_file, tmp_path):
     windows = (student.carried.windows * 9.81).astype(np.float32)
     data = write_windows(tmp_path / "other_unit", student, windows, student.carried.labels)
-    options = ("--precision", "int8", "--accept-unjudged", "--calib", data)
-    done = run(student_file, "-o", tmp_path / "s.edge", *options)
+    done = run(student_file, "-o", tmp_path / "s.edge", "--precision", "int8", "--accept-unjudged", "--calib", data)
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr.splitlines()[-1].startswith(
         "mmkd-export: calibration windows: channel 'x' of 'acc': expected values like in training, mean 0 and "

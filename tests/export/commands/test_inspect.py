@@ -146,10 +146,8 @@ def test_the_command_shows_facts_runs_the_self_test_and_ends_with_2_for_a_missin
     lines = out.splitlines()
     assert lines[0].split(maxsplit=1) == ["kind", "bundle, every byte verified"]
     assert lines[-1] == f"next: mmkd-bench run {exported.path}"
-    document = json.loads(run(exported.path, "--json")[1])
-    assert document == inspect_file(exported.path)
-    facts = json.loads(run(exported.path, "--selftest", "--json")[1])
-    assert facts["selftest.fp32"].startswith("12 windows within ")
+    assert json.loads(run(exported.path, "--json")[1]) == inspect_file(exported.path)
+    assert json.loads(run(exported.path, "--selftest", "--json")[1])["selftest.fp32"].startswith("12 windows within ")
     code, out, err = run(tmp_path / "absent.edge")
     assert (code, out) == (2, "")
     assert err == (

@@ -94,8 +94,7 @@ def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_g
     assert code == 0, err
     assert {one.partition(":")[0] for one in err.splitlines()} == {"acc"}  # nothing is trained, `gyro` not judged again
     assert (trials["gyro"] / JUDGED_FILE).read_bytes() == before
-    found = json.loads(again)
-    assert found["rows"] == document["rows"]
+    assert json.loads(again)["rows"] == document["rows"]
 
     (trials["acc"] / JUDGED_FILE).write_text("{")  # damaged
     other = trials["gyro"] / JUDGED_FILE

@@ -165,8 +165,7 @@ def test_a_killed_run_continues_where_it_was(tiny, tmp_path):
 def test_a_machine_without_a_compiler_makes_the_demo(tiny, tmp_path):
     bare, engine = tmp_path / "bare", shutil.ignore_patterns("libmmkd*")
     shutil.copytree(Path(mmkd_edge.__file__).parent, bare / "mmkd_edge", ignore=engine)
-    ended = run(tiny, *LIMITS, "--json", cwd=tmp_path, PYTHONPATH=str(bare), CC="/bin/false")
-    document = json.loads(ended.stdout)
+    document = json.loads(run(tiny, *LIMITS, "--json", cwd=tmp_path, PYTHONPATH=str(bare), CC="/bin/false").stdout)
     assert document["benchmark"]["backend"] in ("openvino", "ort")
     with Bundle.open(tmp_path / document["benchmark"]["bundle"]) as bundle:
         assert "native" not in {artifact.format for artifact in bundle.manifest.models[0].artifacts}
@@ -225,8 +224,7 @@ def test_students_are_of_the_members_that_are_asked_for(first):
     (taught,) = (first.folder / "demo").glob("trials/*taught*/student.ckpt")
     student = read_student(taught)
     names = [trial.name for trial in student.facts.tried or ()]
-    fixed = ["transformer of mixed windows", "transformer of unmixed windows", "convolutions"]
-    assert names[:3] == fixed
+    assert names[:3] == ["transformer of mixed windows", "transformer of unmixed windows", "convolutions"]
     assert set(names[3:]) <= {"average of transformer, convolutions", "labels only"}
     assert student.portable is None
 
@@ -249,8 +247,7 @@ def test_a_rival_that_validates_best_is_the_next_command(tiny, first, capsys, ri
 
 
 def test_labels_are_hidden_in_the_shipped_recordings_alone(tiny):
-    shipped = open_dataset(shipped_dataset())
-    assert requested_comparison(shipped, ComparisonOptions()).labelled == Labelled(groups=2)
+    assert requested_comparison(open_dataset(shipped_dataset()), ComparisonOptions()).labelled == Labelled(groups=2)
     config = requested_comparison(tiny, ComparisonOptions(student_members="trees, transformer"))
     assert (config.labelled, config.student_members) == (Labelled(), ("transformer", "trees"))
     assert requested_comparison(tiny, ComparisonOptions(labelled_groups=3)).labelled == Labelled(groups=3)

@@ -31,8 +31,7 @@ def test_the_graph_has_the_promised_signature_and_says_nothing_of_its_maker(stud
     root = str(Path(mmkd_models.__file__).parents[2])
     for trace in (root, sys.prefix, ".py", "line ", "pkg.torch", "namespace", "mmkd_models", torch.__version__):
         assert trace.encode() not in student_graph, trace
-    session = onnxruntime.InferenceSession(student_graph)
-    found = session.get_modelmeta().custom_metadata_map
+    found = onnxruntime.InferenceSession(student_graph).get_modelmeta().custom_metadata_map
     assert found["mmkd_edge.labels"] == '["rest","walk","run","fall"]'
     assert '"channels":["x","y","z"]' in found["mmkd_edge.modality.acc"]
 

@@ -67,8 +67,7 @@ def test_students_are_measured_answer_in_order_and_are_told_of(exported, student
         "# 2 students, asked in this order\n\nThe first whose sensor works answers:\n\n1. `acc`\n2. `gyro`\n"
     )
     assert card.count("\n# toy_set-") == 2
-    facts = inspect_file(both)
-    assert {"acc.window", "gyro.window", "checkpoint", "gyro.checkpoint"} <= set(facts)
+    assert {"acc.window", "gyro.window", "checkpoint", "gyro.checkpoint"} <= set(inspect_file(both))
 
 
 def test_students_that_cannot_stand_in_for_each_other_are_refused(student_file, tmp_path):
@@ -139,8 +138,7 @@ def test_an_export_is_numbered_signed_or_has_the_bytes_of_before(sealed, key, ex
 
 
 def test_a_bundle_that_is_exported_again_keeps_its_number_and_is_signed_anew(sealed, key, tmp_path):
-    plan = export_plan(sealed, output=tmp_path / "again.edge")
-    again = export(replace(plan, seal=Seal(keys=(key,)))).path
+    again = export(replace(export_plan(sealed, output=tmp_path / "again.edge"), seal=Seal(keys=(key,)))).path
     with Bundle.open(again) as bundle:
         assert release_number(bundle.manifest) == 7
         assert check_signed(bundle, key.parent / "keys")

@@ -81,9 +81,8 @@ def test_chosen_layers_read_int8_and_weights_are_int8_with_zero_at_zero(model, q
     kinds = collections.Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
     assert kinds["MatMulIntegerToFloat"] == 4  # the four products of the block, each with its bias behind it
     before, after = _logits(model, feeds), _logits(quantised, feeds)
-    difference = np.abs(before - after).max()
     # 8 bits over ranges of a few units, four layers deep: some hundredths; and never exactly the same.
-    assert 0 < difference < 0.1
+    assert 0 < np.abs(before - after).max() < 0.1
 
 
 def test_layers_that_read_one_tensor_share_its_q_and_dq():
@@ -107,8 +106,7 @@ def test_layers_that_read_one_tensor_share_its_q_and_dq():
         weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    layers = select_layers(learnt_layers(model), ops=("MatMul",))
-    quantised = quantised_graph(model, layers, {"t": 2.0})
+    quantised = quantised_graph(model, select_layers(learnt_layers(model), ops=("MatMul",)), {"t": 2.0})
     onnx.checker.check_model(quantised, full_check=True)
     kinds = collections.Counter(node.op_type for node in quantised.graph.node)
     assert (kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (1, 3)
@@ -169,9 +167,8 @@ def test_products_compute_in_fp16_and_sensitive_parts_in_float32(half, model, fe
     assert "student.encoder.stem.0.weight_half" in types
     casts = [node.input[0] for node in half.model.graph.node if node.op_type == "Cast" and node.name.endswith("_half")]
     assert len(casts) == len(set(casts))
-    difference = np.abs(_logits(half.model, feeds) - _logits(model, feeds)).max()
     # 11 bits: 5e-4 of values around 1, a dozen layers deep.
-    assert 0 < difference < 5e-3
+    assert 0 < np.abs(_logits(half.model, feeds) - _logits(model, feeds)).max() < 5e-3
 
 
 def test_what_overflows_fp16_stays_float32_and_is_named(model, student, feeds):
@@ -223,8 +220,7 @@ def search(student, student_graph):
 
         model = onnx.load_from_string(graph)
         layers = select_layers(learnt_layers(model), ops=ops)
-        feeds = list(graph_feeds(windows, student.modality))
-        return int8_graph(model, layers, feeds, answer=answer, gate=gate)
+        return int8_graph(model, layers, list(graph_feeds(windows, student.modality)), answer=answer, gate=gate)
 
     return run
 
@@ -308,8 +304,7 @@ def test_memory_does_not_grow_with_windows():
 
 
 def test_a_percentile_ignores_one_glitch_in_a_million():
-    values = np.linspace(0, 1, 100_000)
-    found = _magnitudes(values, np.array([50.0]))
+    found = _magnitudes(np.linspace(0, 1, 100_000), np.array([50.0]))
     assert clipping_range(found, "minmax") == 50.0
     # Two bins of a histogram to 64 (the top doubles from 1 until it holds 50) are 1/16 wide together.
     assert clipping_range(found, "percentile") == pytest.approx(1.0, abs=1 / 16)
@@ -325,8 +320,7 @@ def test_a_tensor_that_is_always_zero_has_a_range(method):
 def test_no_method_leaves_the_range_of_the_values(values):
     found = _magnitudes(values)
     for method in ("minmax", "percentile"):
-        top = clipping_range(found, method)
-        assert 0 < top <= max(found.largest, 1.0)
+        assert 0 < clipping_range(found, method) <= max(found.largest, 1.0)
 
 
 def test_a_graphs_tensors_are_measured_over_windows(student_graph, student):

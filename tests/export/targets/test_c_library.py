@@ -203,8 +203,7 @@ def assert_same(got, expected):
 
 @pytest.mark.parametrize("name", ["windows", "causal"])
 def test_every_window_is_answered_as_in_python(bundles, program, name):
-    rng = np.random.default_rng(3)
-    windows = rng.normal(size=(12, 61, 3)).astype(np.float32)
+    windows = np.random.default_rng(3).normal(size=(12, 61, 3)).astype(np.float32)
     windows[1, :20] = np.nan
     windows[2, :, 1] = np.nan
     windows[3] = np.nan
@@ -346,8 +345,7 @@ def test_the_next_student_answers_if_the_best_ones_sensor_is_dead(bundles, tmp_p
             shapes = [(0, 0) if array is None else array.shape for array in arrays]
             windows = (Window * 2)(*(Window(at, *shape, math.nan) for at, shape in zip(kept, shapes, strict=True)))
             assert first.library.mmkd_predict_first(predictors, windows, 2, ctypes.byref(answer)) == OK
-            expected = predictor.predict(dict(zip(("acc", "gyro"), arrays, strict=True)))
-            assert_same(first._plain(answer), expected)
+            assert_same(first._plain(answer), predictor.predict(dict(zip(("acc", "gyro"), arrays, strict=True))))
     first.close()
     second.close()
 
@@ -362,8 +360,7 @@ def test_a_bundle_that_no_given_key_has_signed_is_refused(bundles, tmp_path):
     data = changed.read_bytes()
     with zipfile.ZipFile(changed) as archive:
         data = data.replace(archive.read("signature.json"), signature)  # of the other manifest
-    body = data[: -(22 + 81)]
-    changed.write_bytes(data[:-64] + hashlib.sha256(body).hexdigest().encode())
+    changed.write_bytes(data[:-64] + hashlib.sha256(data[: -(22 + 81)]).hexdigest().encode())
     library, bundle, error = ctypes.CDLL(str(LIBRARY)), ctypes.c_void_p(), ctypes.create_string_buffer(400)
 
     def opened(path, *names):
@@ -477,8 +474,7 @@ def test_a_window_unlike_normal_data_is_unknown(program, tmp_path, unknown_level
     path = export_student(tmp_path, make_normal_student(modality=ACC), targets=NATIVE).path
     native = program(path, unknown_level=unknown_level)
     with EdgePredictor.open(path, backend="native", unknown_level=unknown_level or None) as predictor:
-        windows = [*predictor.bundle.golden("acc").windows[:20], np.full((61, 3), np.nan), np.zeros((61, 3))]
-        for window in windows:
+        for window in [*predictor.bundle.golden("acc").windows[:20], np.full((61, 3), np.nan), np.zeros((61, 3))]:
             got, expected = native.predict(window), predictor.predict(window)
             for name in ("label", "index", "status", "reason"):
                 assert got[name] == getattr(expected, name)

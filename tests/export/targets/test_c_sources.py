@@ -151,7 +151,6 @@ def test_what_has_no_sources_is_refused_with_what_else_helps(tmp_path):
     modality = ModalitySpec(name="acc", channels=("x",), rate_hz=50.0, samples=40, normalise="per_group")
     task = TaskSpec(kind="regression", labels=("wear",))
     write_student(tmp_path / "g.ckpt", make_student(modality=modality, task=task, windows=24))
-    plan = replace(export_plan(tmp_path / "g.ckpt"), targets=("native", "c"))
-    assert said(UsageError, export, plan) == (
+    assert said(UsageError, export, replace(export_plan(tmp_path / "g.ckpt"), targets=("native", "c"))) == (
         f"{tmp_path / 'g.edge'}: --target c: a modality normalised per group needs a reference; use the C library"
     )

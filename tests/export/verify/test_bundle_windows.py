@@ -175,8 +175,7 @@ def test_a_large_dataset_gives_256_windows_and_the_same_each_time(student, tmp_p
 
 
 def test_a_dataset_of_another_kind_of_windows_is_refused(student, tmp_path):
-    other = msgspec.structs.replace(student.modality, rate_hz=100.0)
-    path = _dataset(tmp_path / "set", student, modality=other)
+    path = _dataset(tmp_path / "set", student, modality=msgspec.structs.replace(student.modality, rate_hz=100.0))
     assert _refusal(path, student) == (
         f"{path}: modality 'acc': expected rate_hz 50.0 as in the checkpoint, got 100.0; "
         "use the dataset the student was trained on, or one recorded alike"

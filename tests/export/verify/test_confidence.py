@@ -89,8 +89,7 @@ def test_fitted_on_the_same_windows_temperature_and_threshold_still_cover():
     for draw in range(draws):
         logits, labels = drawn(64 + 50, temperature=3.0, seed=int(rng.integers(1 << 30)) + draw)
         probabilities = shares_of(logits / fit_temperature(logits[:64], labels[:64])).astype(np.float32)
-        confidence = fit_confidence(probabilities[:64], labels[:64], temperature=1.0)
-        least = least_probability(confidence, level)
+        least = least_probability(fit_confidence(probabilities[:64], labels[:64], temperature=1.0), level)
         covered += float((probabilities[np.arange(64, 114), labels[64:]] >= least).mean())
     # Of each draw the coverage varies by about 0.036 (Beta(59, 6)), and by 0.04 for its 50 windows.
     assert covered / draws >= 1 - level - 3 * math.hypot(0.036, 0.042) / math.sqrt(draws)
@@ -182,8 +181,7 @@ def test_what_calibrates_never_judges(result, wide, wide_file, tmp_path):
     same = write_windows(tmp_path / "same", wide, carried.windows, carried.labels)
     half = write_windows(tmp_path / "half", wide, golden.windows[~golden.judge], golden.labels[~golden.judge])
     plan = ExportPlan(source=wide_file, output=tmp_path / "again.edge")
-    made = export(replace(plan, evaluation=same))
-    assert made.report.windows.judging == 48  # of 96, those that calibrate left out
+    assert export(replace(plan, evaluation=same)).report.windows.judging == 48  # of 96, those that calibrate left out
     assert said(UsageError, export, replace(plan, evaluation=half)) == (
         f"{half}: --eval: expected windows that do not calibrate, got 48 that all do; name others"
     )

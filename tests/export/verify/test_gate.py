@@ -35,8 +35,7 @@ def _judging(labels, answers):
 
 
 def _facts(labels, before, after, *, metric="accuracy", drop=0.5):
-    rule = GateRule(metric=metric, max_drop_points=drop)
-    return gate_result(_answers(after), _judging(labels, before), rule, TASK)
+    return gate_result(_answers(after), _judging(labels, before), GateRule(metric=metric, max_drop_points=drop), TASK)
 
 
 def test_drops_are_paired_and_one_window_of_few_may_differ():

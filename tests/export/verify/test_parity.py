@@ -131,8 +131,7 @@ def test_a_graph_that_is_only_wrong_on_gaps_is_caught(student, student_graph):
     complete = replace(student, carried=replace(student.carried, windows=whole))
     model = onnx.load_from_string(student_graph)
     # Presence is ignored: every use of the input becomes a constant one.
-    ones = numpy_helper.from_array(np.ones((1, 64, 3), dtype=np.float32), "always")
-    model.graph.initializer.append(ones)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 64, 3), dtype=np.float32), "always"))
     for node in model.graph.node:
         node.input[:] = ["always" if name == "acc_present" else name for name in node.input]
     with pytest.raises(GateError, match="fp32 graph, windows with gaps: expected the checkpoint's answers within"):

@@ -50,8 +50,7 @@ def recording(samples, *, seed=0, gap=None):
 
 def one_pass(checkpoint, rows):
     """Probabilities (N, K) at the ends of blocks that are aligned as a stream's: a window's end is a block's."""
-    lead = np.full((-ACC.samples % STRIDE, 2), np.nan, dtype=np.float32)
-    whole = np.concatenate([lead, rows])
+    whole = np.concatenate([np.full((-ACC.samples % STRIDE, 2), np.nan, dtype=np.float32), rows])
     values, present = prepare_batch(whole[None, : len(whole) // STRIDE * STRIDE], ACC)
     logits = answers_along(checkpoint.network(), torch.from_numpy(values), torch.from_numpy(present))
     return torch.softmax(logits[0], dim=-1).numpy()
@@ -134,8 +133,7 @@ def test_every_engine_steps_as_one_pass_of_the_network(backend, checkpoint, expo
     rows = recording(400, gap=slice(120, 140))
     with EdgePredictor.open(exported.path, backend=backend) as opened:
         found = shares_of(opened.stream(hop=STRIDE).push(rows))
-    expected = one_pass(checkpoint, rows)
-    np.testing.assert_allclose(found, expected[LENGTH - 1 :], atol=TOLERANCE)
+    np.testing.assert_allclose(found, one_pass(checkpoint, rows)[LENGTH - 1 :], atol=TOLERANCE)
     assert len(found) == (400 - 38) // 4 + 1
 
 
@@ -244,8 +242,7 @@ def test_gaps_in_time_are_missing_and_a_restart_begins_anew(predictor):
     assert said(timed) == said(predictor.stream(hop=STRIDE).push(lost))
     stream = predictor.stream(hop=STRIDE)
     stream.push(recording(100, seed=3), np.arange(100) / 50)
-    again = stream.push(rows, 1000 + times)
-    assert said(again)[-15:] == said(predictor.stream(hop=STRIDE).push(rows, times))[-15:]
+    assert said(stream.push(rows, 1000 + times))[-15:] == said(predictor.stream(hop=STRIDE).push(rows, times))[-15:]
     stream.reset()
     assert said(stream.push(rows, times)) == said(predictor.stream(hop=STRIDE).push(rows, times))
 
@@ -257,8 +254,7 @@ def test_flush_answers_for_the_newest_whole_block_once(predictor):
     flushed = stream.flush()
     assert len(flushed) == 1
     assert stream.flush() == []
-    every = predictor.stream(hop=STRIDE).push(rows)
-    np.testing.assert_array_equal(flushed[0].probabilities, every[-1].probabilities)
+    np.testing.assert_array_equal(flushed[0].probabilities, predictor.stream(hop=STRIDE).push(rows)[-1].probabilities)
     assert [p.status for p in pushed] == ["warming_up", "degraded"]  # 2 of 76 values are missing
 
 

@@ -234,8 +234,7 @@ def task_of(site, **changes):
 
 
 def test_a_student_without_windows_needs_the_old_data(site, tmp_path):
-    student = replace(read_student(site / "transformer.ckpt"), carried=None)
-    write_student(tmp_path / "bare.ckpt", student)
+    write_student(tmp_path / "bare.ckpt", replace(read_student(site / "transformer.ckpt"), carried=None))
     with pytest.raises(UsageError) as raised:
         run_adapt([str(tmp_path / "bare.ckpt"), str(site / "moved"), "-o", str(tmp_path / "adapted.ckpt")])
     assert str(raised.value) == (
@@ -368,12 +367,10 @@ def test_old_windows_stand_behind_the_new_ones_and_are_taught_in_any_case(site):
     level = batch.inputs["acc"][0].mean((1, 2))
     assert level[:8].mean() > 0.65 > level[8:].mean()
     student = read_student(site / "transformer.ckpt").network()
-    targets = torch.full((len(new) + len(old), 2), 0.5)
-    learner = AdaptLearner(student, modality="acc", targets=targets, offset=len(new))
+    learner = AdaptLearner(student, modality="acc", targets=torch.full((len(new) + len(old), 2), 0.5), offset=len(new))
     batch = PairedSource(new, old, AUGMENT, batch=16, seed=0).at(0)
     terms = learner(batch, 0.0)
-    log = torch.log_softmax(student(*batch.inputs["acc"]).logits, dim=-1)
-    expected = -(0.5 * log).sum(-1)
+    expected = -(0.5 * torch.log_softmax(student(*batch.inputs["acc"]).logits, dim=-1)).sum(-1)
     assert terms["new"].item() == pytest.approx(expected[:8].mean().item(), rel=1e-5)
     assert terms["old"].item() == pytest.approx(expected[8:].mean().item(), rel=1e-5)
     assert terms["loss"].item() == pytest.approx(expected.reshape(2, 8).mean(1).mean().item(), rel=1e-5)
@@ -560,12 +557,9 @@ def test_what_the_known_classes_learn_does_not_hang_on_a_row_that_is_never_answe
 
 
 def test_old_data_are_read_by_the_names_of_their_classes(site, tmp_path):
-    three = with_a_third_class(tmp_path / "three")
-    student = with_classes(read_student(site / "transformer.ckpt"), three.spec.task)
-    domain = old_domain(student, open_dataset(site / "old"))
-    names = np.array(["busy", "stuck", "idle"])[domain.judge.labels]
-    whole = open_dataset(site / "old").split("valid")
-    assert names.tolist() == np.array(["idle", "busy"])[whole.labels].tolist()
+    student = with_classes(read_student(site / "transformer.ckpt"), with_a_third_class(tmp_path / "three").spec.task)
+    names = np.array(["busy", "stuck", "idle"])[old_domain(student, open_dataset(site / "old")).judge.labels]
+    assert names.tolist() == np.array(["idle", "busy"])[open_dataset(site / "old").split("valid").labels].tolist()
 
 
 def test_old_data_without_a_class_of_the_student_are_refused(site, tmp_path):

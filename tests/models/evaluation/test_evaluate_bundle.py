@@ -171,6 +171,5 @@ def test_the_bundle_keeps_hashes_that_have_no_name_in_them(both, machines):
     assert entry.training_hashes == training_hashes(machines.split("train"), "acc", key=machines.sha256)
     assert entry.training_hashes
     assert len(entry.training_hashes) == 8 * (36 + 6)  # windows and machines
-    again = export(export_plan(path, output=path.with_name("again.edge"))).path
-    with Bundle.open(again) as bundle:
+    with Bundle.open(export(export_plan(path, output=path.with_name("again.edge"))).path) as bundle:
         assert bundle.manifest.models[0].training_hashes == entry.training_hashes

@@ -102,10 +102,8 @@ def make_windows(path, labels, groups):
 
 def test_a_hidden_label_is_that_of_the_nearer_seen_one_of_its_group(tmp_path):
     #        group 1: seen 0 and 4    group 2: none seen, so the commoner seen label, 0
-    labels = [0, 0, 0, 1, 1, 1, 1, 0]
-    train = make_windows(tmp_path / "rig", labels, [1] * 6 + [2] * 2)
-    seen = train.with_labels(np.array([0, -1, -1, -1, 1, -1, -1, -1]))
-    judged = labels_spread_in_time(seen, train.labels)
+    train = make_windows(tmp_path / "rig", [0, 0, 0, 1, 1, 1, 1, 0], [1] * 6 + [2] * 2)
+    judged = labels_spread_in_time(train.with_labels(np.array([0, -1, -1, -1, 1, -1, -1, -1])), train.labels)
     scores = judged.class_scores
     assert isinstance(scores, Scores)
     # Row 1 is nearer to 0; row 2 lies in the middle, where the first class wins; 3 and 5 are nearer to 4; the rows of
@@ -142,10 +140,9 @@ def test_a_leak_is_said_with_what_to_do():
         "A random 10 % of labels leaks through time: labels of neighbouring windows reach accuracy 72.7 % on the "
         "unlabelled ones without any sensor (chance: 52.0 %). Label whole groups instead (--labelled-groups)."
     )
-    own = Split(by="own split", judged_on="its own", resampled="blocks")
-    assert for_terminal(leak_sentence(leak, 0.1, OF_CLASSES[0], split=own)).endswith(
-        "Write groups.npy, and label whole groups instead (--labelled-groups)."
-    )
+    assert for_terminal(
+        leak_sentence(leak, 0.1, OF_CLASSES[0], split=Split(by="own split", judged_on="its own", resampled="blocks"))
+    ).endswith("Write groups.npy, and label whole groups instead (--labelled-groups).")
     assert leak_sentence(leak, None, OF_CLASSES[0], split=groups) == ""
 
 
@@ -202,8 +199,7 @@ def test_guessing_of_labels_is_the_better_of_all_on_and_of_the_commonest_set(met
     ],
 )
 def test_guessing_of_numbers_is_the_better_of_median_and_mean(metric, expected):
-    judged = numbers({0: [(0.0, 1.0), (0.0, 2.0)], 1: [(10.0, 9.0)]})
-    assert guessed_figure(judged, metric) == pytest.approx(expected)
+    assert guessed_figure(numbers({0: [(0.0, 1.0), (0.0, 2.0)], 1: [(10.0, 9.0)]}), metric) == pytest.approx(expected)
 
 
 ALTERNATE = [0, 1] * 10
@@ -229,8 +225,7 @@ def test_a_model_is_better_than_guessing_where_its_whole_interval_is(groups, wro
 
 
 def test_errors_seeds_and_gaps_count_the_way_that_is_better():
-    near = numbers({group: [(0.0, 1.0), (10.0, 9.0)] for group in range(6)})
-    found = compare_with_chance([near], "mae")
+    found = compare_with_chance([numbers({group: [(0.0, 1.0), (10.0, 9.0)] for group in range(6)})], "mae")
     assert (found.figure, found.low, found.high, found.is_better) == (5.0, 1.0, 1.0, True)
     far = numbers({group: [(0.0, 5.0 + group), (10.0, 5.0)] for group in range(6)})
     assert not compare_with_chance([far], "mae").is_better

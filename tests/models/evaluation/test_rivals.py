@@ -187,8 +187,7 @@ def test_rockets_and_trees_are_averaged_as_probabilities():
     certain, unsure = np.log([[0.9, 0.1]]), np.log([[0.5, 0.5]])
     mean = probabilities_of(averaged(certain, unsure, kind="classification"), kind="classification")
     np.testing.assert_allclose(mean, [[0.7, 0.3]])
-    numbers = averaged(np.array([[1.0]]), np.array([[4.0]]), kind="regression")
-    np.testing.assert_allclose(numbers, [[2.5]])
+    np.testing.assert_allclose(averaged(np.array([[1.0]]), np.array([[4.0]]), kind="regression"), [[2.5]])
 
 
 def test_settling_changes_no_answer_of_classes(swings):
@@ -258,8 +257,7 @@ def test_coverage_is_what_label_sets_do_window_by_window():
 
 def test_the_words_give_the_figures():
     probabilities = np.array([[0.7, 0.3], [0.7, 0.3], [0.5, 0.5], [0.1, 0.9]], dtype=np.float32)
-    labels = np.array([0, 1, 1, 1])
-    facts = confidence_facts(FOUR, np.log(probabilities), probabilities, labels, error_levels=(0.5,))
+    facts = confidence_facts(FOUR, np.log(probabilities), probabilities, np.array([0, 1, 1, 1]), error_levels=(0.5,))
     (coverage,) = facts.coverages
     # At 0.5 the second smallest of 0.2, 0.4, 0.6, 0.8 counts: sets {a}, {a}, {a, b}, {b}.
     assert coverage_cells(coverage) == ("0.5", "75.0%", "30.1% to 95.4%", "1.25", "75.0%", "66.7%")

@@ -229,8 +229,7 @@ def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(mach
     assert result.teacher.result.parameters == sum(
         parameter.numel() for parameter in teacher.transformer().parameters()
     )
-    demo = demo_document(machines.spec, machines.sha256, [result])
-    assert demo.teacher.members == members
+    assert demo_document(machines.spec, machines.sha256, [result]).teacher.members == members
 
 
 @pytest.mark.parametrize(
@@ -265,8 +264,7 @@ def test_a_damaged_result_and_a_training_that_cannot_be_are_errors(copy, machine
 
 
 def test_a_latency_limit_has_its_own_students_and_holds_for_their_choice(machines, comparison, tmp_path):
-    config = comparison(choose=True, student_members=("transformer",))
-    free = Comparison(dataset=machines, config=config, out=tmp_path)
+    free = Comparison(dataset=machines, config=comparison(choose=True, student_members=("transformer",)), out=tmp_path)
     limited = replace(free, limit=LatencyLimit(ms=0.5, measure=lambda student: 0.75))
     assert limited.student_path("acc", 1).parent == Path(f"{free.student_path('acc', 1).parent}-0.5ms")
     assert said(UsageError, fold_of, limited) == (

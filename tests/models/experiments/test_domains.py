@@ -61,16 +61,14 @@ def test_figures_are_those_of_the_folds_and_gains_of_their_differences(sites, co
     assert figures[found.worst["student"]] == min(figures.values())
     assert all(0 <= (one.low or 0) <= one.mean <= (one.high or 0) <= 1 for one in found.models.values())
     assert said == ["shift: seed 0 without site east, seed 1 without site north, seed 2 without site south"]
-    student = read_student(asked.student_path("acc", 0))
-    assert student.facts.fold is msgspec.UNSET
+    assert read_student(asked.student_path("acc", 0)).facts.fold is msgspec.UNSET
     assert judge_shift(order(sites, comparison, tmp_path / "two"), workers=2) == found
 
 
 def test_every_fold_is_looked_at_before_any_is_trained(sites, comparison, tmp_path):
     few = order(sites, comparison, tmp_path)
     check_shift(few)
-    windows = sites.everything()
-    assert len(fold_without(windows, SITE, fold=2).train) == 80
+    assert len(fold_without(sites.everything(), SITE, fold=2).train) == 80
     by_machine = msgspec.structs.replace(few.config, left_out=LeftOutDomains(by="group"))
     with pytest.raises(UsageError, match="expected 20 labelled windows or more of every domain, got 10 of"):
         check_shift(Comparison(dataset=sites, config=by_machine, out=tmp_path))
@@ -154,8 +152,7 @@ def test_a_study_without_groups_searches_and_judges_on_the_own_split(dataset, tm
     arguments = ("--trials", 1, "--finalists", 1, "--learning-rate", 0.001)
     with pytest.raises(SystemExit):
         run_study(short(dataset.path, "--modality", "acc", "-o", out, *arguments))
-    title = " ".join(capsys.readouterr().out.partition("┏")[0].split())
-    assert title == f"two, acc on {JUDGED_ON}, 100% labelled"
+    assert " ".join(capsys.readouterr().out.partition("┏")[0].split()) == f"two, acc on {JUDGED_ON}, 100% labelled"
     document = json.loads((out / "study.json").read_bytes())
     assert (document["dataset"]["split"], document["dataset"]["groups"]) == (OWN_SPLIT, 0)
     assert (document["facts"]["search_seeds"], document["facts"]["seeds"]) == ([0], [0])
@@ -182,8 +179,7 @@ def leak(dataset, path):
 
 
 def test_a_study_of_splits_that_share_samples_is_refused(dataset, tmp_path):
-    leaky = leak(dataset, tmp_path / "leak")
-    arguments = short(leaky.path, "--modality", "acc", "-o", tmp_path / "study")
+    arguments = short(leak(dataset, tmp_path / "leak").path, "--modality", "acc", "-o", tmp_path / "study")
     assert message_of(lambda: run_study(arguments), DatasetError) == (
         "dataset 'leak': the last 25 samples of train window 7 are the first of test window 2 in 'acc' (1 such in "
         f"all); splits must not share samples; {ASK} and put whole groups into one of the splits"

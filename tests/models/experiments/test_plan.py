@@ -54,8 +54,7 @@ def test_plans_name_teachers_by_what_they_are_and_combine_labels_only_with_sizes
     assert len(candidates(space)) == 12
     out = Entry(student="tiny", method="logit", teacher="acc+gyro:tiny")
     assert [entry.method for entry in entries(cases.space(), [out])] == ["none"]
-    texts = ["tiny", "gyro+acc:small", "acc:tiny,committee"]
-    teachers = teachers_from_text(texts, machines)
+    teachers = teachers_from_text(["tiny", "gyro+acc:small", "acc:tiny,committee"], machines)
     assert [teacher.name for teacher in teachers] == ["acc+gyro:tiny", "acc+gyro:small", "acc:tiny,committee"]
     assert [teacher.committee[:1] for teacher in teachers] == [(), (), ("transformer",)]
     names = {teacher_name(cases.conditions(machines, modality=name), cases.TEACHER, 0) for name in ("acc", "gyro")}

@@ -81,8 +81,7 @@ def latency(student, teacher):
 
 
 def trained_on(machines, out, space=None):
-    conditions = cases.conditions(machines)
-    return Folder(out=out, dataset=machines, conditions=conditions, space=space or cases.space())
+    return Folder(out=out, dataset=machines, conditions=cases.conditions(machines), space=space or cases.space())
 
 
 def test_a_grid_trains_everything_once(machines, grid):
@@ -140,8 +139,7 @@ def test_ray_gives_the_same_table(machines, grid, tmp_path):
     pytest.importorskip("ray", reason="needs pip install 'mmkd-edge[ray]'")
     out, _ = grid
     document = study(machines, cases.options(machines, workers=2, executor="ray"), out=tmp_path)
-    expected = study(machines, cases.options(machines), out=out)
-    assert document.entries == expected.entries
+    assert document.entries == study(machines, cases.options(machines), out=out).entries
     assert cases.checkpoints(tmp_path).items() <= cases.checkpoints(out).items()
 
 

@@ -39,16 +39,14 @@ from tests.models.conftest import data_of
 
 
 def test_the_prior_is_the_share_of_each_class_among_the_known_labels():
-    labels = np.array([0, 0, 0, 1, -1, -1])
-    assert np.exp(log_prior(labels, 2)) == pytest.approx([0.75, 0.25])
+    assert np.exp(log_prior(np.array([0, 0, 0, 1, -1, -1]), 2)) == pytest.approx([0.75, 0.25])
 
 
 def biased(groups):
     """Each group: ten windows of class 0, ten of class 1 that would be right but for the prior of nine to one."""
     prior = np.log([0.9, 0.1])
     labels = np.tile([0] * 10 + [1] * 10, groups)
-    evidence = np.where(labels[:, None] == np.arange(2), 1.0, 0.0)
-    return evidence + prior, labels, np.repeat(np.arange(groups), 20)
+    return np.where(labels[:, None] == np.arange(2), 1.0, 0.0) + prior, labels, np.repeat(np.arange(groups), 20)
 
 
 def test_classes_that_only_their_frequency_hides_are_found_again():
@@ -73,8 +71,7 @@ def test_a_gain_that_one_group_alone_has_is_not_believed():
 def test_two_groups_are_cut_into_blocks_of_neighbouring_windows():
     logits, labels, groups = biased(2)
     order = np.random.default_rng(0).permutation(len(labels))
-    found = choose_tau(logits[order], labels[order], groups, prior=np.log([0.9, 0.1]), metric="balanced_accuracy")
-    assert found == 1.0
+    assert choose_tau(logits[order], labels[order], groups, prior=np.log([0.9, 0.1]), metric="balanced_accuracy") == 1.0
 
 
 @pytest.mark.parametrize("size", [1.0, 0.05])
@@ -268,8 +265,7 @@ def test_sound_of_fewer_frames_than_a_kernel_races_as_a_transformer_alone(tmp_pa
     }
     brief = write_dataset(tmp_path / "brief", name="brief", labels=("a", "b"), modalities=(sound,), splits=splits)
     run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=1, batch=4))
-    seen = data_of(brief)
-    student = choose_student(StudentTraining(seen, "mic", student_config("tiny"), run))
+    student = choose_student(StudentTraining(data_of(brief), "mic", student_config("tiny"), run))
     assert [one.name for one in student.facts.tried or ()] == [
         "transformer of mixed windows",
         "transformer of unmixed windows",

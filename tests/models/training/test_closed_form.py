@@ -95,8 +95,7 @@ def test_ridges_solve_the_normal_equations_and_the_penalty_is_that_of_leaving_ea
 
 @pytest.mark.parametrize("count", [60, 12])
 def test_elimination_keeps_the_features_that_tell(count):
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(count, 30))
+    features = np.random.default_rng(0).normal(size=(count, 30))
     targets = features[:, [3, 17]] @ np.array([[3.0], [-3.0]])
     steps = list(eliminations(features, targets, np.ones(count), penalty=0.1, most=8, fewest=2))
     assert [len(rows) for rows, _ in steps] == [8, 7, 6, 5, 4, 3, 2]
@@ -196,8 +195,7 @@ def test_features_that_no_window_has_are_refused(change, told, convolutions, tmp
 @pytest.fixture(scope="module")
 def teacher(machines):
     config = TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1)
-    checkpoint = train_teacher(data_of(machines), config, run_of(machines, steps=60))
-    return TeacherFile(checkpoint=checkpoint, sha256="7" * 64)
+    return TeacherFile(checkpoint=train_teacher(data_of(machines), config, run_of(machines, steps=60)), sha256="7" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -349,8 +347,7 @@ def test_training_groups_decide_where_validation_cannot(members, machines):
     for best in MEMBERS[1:]:
         logits = {member: right if member == best else wrong for member in MEMBERS}
         cross = CrossFit(labels=labels, groups=groups, logits=logits)
-        student = fit_average(data_of(machines), list(members.values()), run_of(machines), cross)
-        assert student.config.members == (best,)
+        assert fit_average(data_of(machines), list(members.values()), run_of(machines), cross).config.members == (best,)
 
 
 def test_an_average_takes_as_long_as_its_members_together(members, machines, monkeypatch):
@@ -446,10 +443,8 @@ def test_trees_of_a_student_answer_as_scikit_learn_does(members, machines):
     forest = ExtraTreesClassifier(n_estimators=200, max_depth=48, random_state=0).fit(grid, windows.labels)
     votes = student.trees.votes(torch.from_numpy(features)).numpy()
     np.testing.assert_allclose(votes, forest.predict_proba(features), atol=1e-7)
-    scale = float(student.trees.scale)
-    expected = scale * np.log((200 * votes + 1 / 3) / 201) + student.head.bias.detach().numpy()
-    logits = logits_of(student, windows, modality="acc")
-    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    expected = float(student.trees.scale) * np.log((200 * votes + 1 / 3) / 201) + student.head.bias.detach().numpy()
+    np.testing.assert_allclose(logits_of(student, windows, modality="acc"), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
@@ -473,9 +468,8 @@ def test_no_tree_splits_the_rounding_of_a_constant_channel(tmp_path):
 
     def split(groups):
         labels = np.arange(24) % 2
-        levels = rng.normal(size=(24, 1)).astype(np.float32)
         return {
-            "acc": np.repeat(levels, 50, axis=1)[..., None],
+            "acc": np.repeat(rng.normal(size=(24, 1)).astype(np.float32), 50, axis=1)[..., None],
             "labels": labels,
             "groups": np.repeat(np.array(groups), 12),
         }
@@ -496,8 +490,7 @@ def test_no_tree_splits_the_rounding_of_a_constant_channel(tmp_path):
 
 def test_trees_learn_the_hard_answers_of_teacher_and_label(machines, teacher):
     data = data_of(machines)
-    labels = np.where(np.arange(len(data.train)) % 2, -1, data.train.labels)
-    data = replace(data, train=data.train.with_labels(labels))
+    data = replace(data, train=data.train.with_labels(np.where(np.arange(len(data.train)) % 2, -1, data.train.labels)))
     training = StudentTraining(data, "acc", student_config("tiny"), run_of(machines), [teacher])
     lesson = lesson_of(training)
     answers = teachers_answers([teacher], data.train, lesson.rows)
@@ -506,8 +499,7 @@ def test_trees_learn_the_hard_answers_of_teacher_and_label(machines, teacher):
     # Each tree knows every training window by heart, so that its vote is the hard answer.
     network = student.network()
     features = interval_features(network.intervals, data.train, "acc", lesson.rows)
-    votes = network.trees.votes(torch.from_numpy(features)).numpy()
-    assert (votes.argmax(1) == lesson.answers.argmax(1)).all()
+    assert (network.trees.votes(torch.from_numpy(features)).numpy().argmax(1) == lesson.answers.argmax(1)).all()
     assert student.facts.teacher_sha256 == "7" * 64
 
 

@@ -86,8 +86,7 @@ def test_a_committees_first_transformer_is_the_teacher_that_is_trained_alone(che
     assert all(torch.equal(tensor, checkpoint.state[name]) for name, tensor in alone.state.items())
     plain = trained(data, members=("transformer",))
     assert (plain.committee, plain.further, plain.facts) == (None, (), alone.facts)
-    facts = checkpoint.committee
-    assert facts.members[0].score == alone.facts.score
+    assert checkpoint.committee.members[0].score == alone.facts.score
     known = data.valid
     assert checkpoint.facts.score == scores_of(checkpoint.network(), known, modality=None).metric("balanced_accuracy")
 
@@ -171,8 +170,7 @@ def test_labels_and_numbers_have_committees_too(rigs, kind, joins, monkeypatch, 
     rig = rigs[kind]
     rig_data = data_of(rig)
     metric = DEFAULT_METRIC[rig.spec.task.kind]
-    run = replace(RUN, train=msgspec.structs.replace(RUN.train, metric=metric))
-    made = trained(rig_data, run)
+    made = trained(rig_data, replace(RUN, train=msgspec.structs.replace(RUN.train, metric=metric)))
     write_teacher(tmp_path / "teacher.ckpt", made)
     back = read_teacher(tmp_path / "teacher.ckpt")
     facts = back.committee
@@ -225,11 +223,9 @@ def test_trees_are_those_of_scikit_learn_on_the_intervals_that_students_read(dat
 
     forest = ExtraTreesClassifier(n_estimators=300, random_state=3)
     forest.fit(np.round(features(train, rows) * 2**16) / 2**16, train.labels[rows])
-    votes = forest.predict_proba(features(known, np.arange(len(known))))
     # One more vote, spread over the three classes.
-    expected = np.log((300 * votes + 1 / 3) / 301)
-    found = answers_to(grow_member(train, "trees", seed=3), known).numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected = np.log((300 * forest.predict_proba(features(known, np.arange(len(known)))) + 1 / 3) / 301)
+    np.testing.assert_allclose(answers_to(grow_member(train, "trees", seed=3), known).numpy(), expected, atol=1e-5)
 
 
 def test_windows_shorter_than_kernels_have_a_committee_without_convolutions():
@@ -242,8 +238,7 @@ def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(whol
     source = BatchSource(data.train, AugmentConfig(mixup=1.0), batch=8, labelled_fraction=0.5, seed=0)
     batch, network, facts = source.at(2), committee_of(whole), whole.committee
     assert batch.partner is not None
-    views = FixedViews(network, lambda member: answers_to(member, data.train))
-    (found,) = ask_teachers([views], batch, taps=False)
+    (found,) = ask_teachers([FixedViews(network, lambda member: answers_to(member, data.train))], batch, taps=False)
     mean = 0.0
     for member, one in zip(network.members, facts.members, strict=True):
         if one.kind == "transformer":

@@ -89,8 +89,7 @@ def test_a_channel_without_values_or_signal_is_never_far():
     rng = np.random.default_rng(0)
     groups = [np.concatenate([rng.normal(size=(20, 1)), np.full((20, 1), np.nan)], axis=1) for _ in range(6)]
     features = [np.concatenate([one, one, np.full((20, 1), np.nan)], axis=1) for one in groups]
-    reference = fit_reference(features, channels=2, between="groups")
-    watch = DriftWatch(reference, names=("a", "b"), unit="")
+    watch = DriftWatch(fit_reference(features, channels=2, between="groups"), names=("a", "b"), unit="")
     assert watch.judge(np.concatenate(features)).verdict == "as_trained"
     limits = magnitude_limits([np.array([[np.nan, 3.0, 0.0]] * 5)] * 4)
     assert limits.usual == (1.0, 3.0, 1.0)
@@ -132,8 +131,7 @@ def config_of(members):
 
 def embeddings(count, *, seed=0):
     """Two clouds that are far apart, in features of unlike scales."""
-    rng = np.random.default_rng(seed)
-    cloud = rng.normal(size=(count, WIDTH)) + 20.0 * (np.arange(count) % 2)[:, None]
+    cloud = np.random.default_rng(seed).normal(size=(count, WIDTH)) + 20.0 * (np.arange(count) % 2)[:, None]
     return (cloud * np.logspace(-2, 2, WIDTH)).astype(np.float32)
 
 
@@ -182,9 +180,7 @@ def test_an_altered_file_is_refused(change):
 @pytest.mark.parametrize("kind", ["transformer", "convolutions", "trees", "transformer,intervals"])
 def test_every_training_of_a_windowed_student_measures_it(machines, tmp_path, kind):
     student = train_student(StudentTraining(data_of(machines), "acc", config_of(kind), RUN))
-    width = student.network().head.in_features
-    assert student.seen.centres.shape[1] == width
+    assert student.seen.centres.shape[1] == student.network().head.in_features
     assert len(student.seen.scores) == len(machines.split("valid"))
     write_student(tmp_path / "a.ckpt", student)
-    back = read_student(tmp_path / "a.ckpt").seen
-    assert torch.equal(back.centres, student.seen.centres)
+    assert torch.equal(read_student(tmp_path / "a.ckpt").seen.centres, student.seen.centres)

@@ -59,8 +59,7 @@ def data(kinds):
 def teacher(data, tmp_path_factory):
     members = default_members(data.train.spec.modalities)
     assert members == ("transformer", "convolutions", "trees")
-    config = TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1)
-    trained = train_committee(data, config, RUN, members=members)
+    trained = train_committee(data, TeacherConfig(preset="toy", encoder=ENCODER, fusion_depth=1), RUN, members=members)
     path = tmp_path_factory.mktemp("teacher") / "teacher.ckpt"
     write_teacher(path, trained)
     return TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path))
@@ -68,8 +67,7 @@ def teacher(data, tmp_path_factory):
 
 def test_a_teacher_of_all_kinds_and_its_other_members_hear_see_and_come_back(teacher, kinds):
     test = kinds.split("test")
-    network = teacher.checkpoint.network()
-    assert (logits_of(network, test, modality=None).argmax(1) == test.labels).mean() >= 0.9
+    assert (logits_of(teacher.checkpoint.network(), test, modality=None).argmax(1) == test.labels).mean() >= 0.9
     scores = {member.kind: member.score for member in teacher.checkpoint.committee.members}
     assert scores["trees"] >= 0.9
     assert scores["convolutions"] >= 0.9

@@ -23,8 +23,7 @@ from tests.models.training.looping import Interrupted, interrupt_at, same, scrip
 
 def baseline(dataset):
     torch.manual_seed(0)
-    student = Student(dataset.spec.modality("acc"), 2, STUDENT)
-    return SupervisedLearner(student, modality="acc")
+    return SupervisedLearner(Student(dataset.spec.modality("acc"), 2, STUDENT), modality="acc")
 
 
 def test_the_schedule_warms_up_in_a_line_and_its_first_rate_is_the_first_step(trained, short, dataset):
@@ -46,8 +45,7 @@ def test_weight_decay_pulls_on_matrices_only(trained, short, dataset, monkeypatc
     for decay in (0.0, 10.0):
         monkeypatch.setattr("mmkd_models.training.loop._WEIGHT_DECAY", decay)
         steps.append(trained(config, learner=baseline(dataset)).state)
-    initial = baseline(dataset).network.state_dict()
-    for name, matrix in initial.items():
+    for name, matrix in baseline(dataset).network.state_dict().items():
         # Decoupled: rate * decay * weight on top of the same Adam step (Loshchilov and Hutter, ICLR 2019).
         pull = 0.001 * 10.0 * matrix if matrix.ndim >= 2 else torch.zeros_like(matrix)
         torch.testing.assert_close(steps[0][name] - steps[1][name], pull, atol=1e-6, rtol=1e-4)
@@ -116,8 +114,7 @@ def of_hundred(*right):
     left = iter(right)
 
     def evaluate(network):
-        answers = (np.arange(100) >= next(left)).astype(np.int64)
-        return scores_from_answers(np.zeros(100, dtype=np.int64), answers, 2)
+        return scores_from_answers(np.zeros(100, dtype=np.int64), (np.arange(100) >= next(left)).astype(np.int64), 2)
 
     return evaluate
 
@@ -153,8 +150,7 @@ def test_the_metric_of_the_config_decides(trained, short):
         accuracy, macro_f1 = next(figures)
         return Scores(accuracy=accuracy, balanced_accuracy=0.5, macro_f1=macro_f1, confusion=((1,),))
 
-    result = trained(msgspec.structs.replace(short, metric="macro_f1"), evaluate=evaluate)
-    assert result.best_step == 4
+    assert trained(msgspec.structs.replace(short, metric="macro_f1"), evaluate=evaluate).best_step == 4
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.6])

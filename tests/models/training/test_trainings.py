@@ -99,9 +99,8 @@ def test_a_student_learns_from_every_window_and_labels_make_a_quarter_of_a_batch
     labelled = rows_with_labels(data)
     assert len(labelled) == 3
     run = replace(RUN, augment=AugmentConfig(mixup=0.0), train=msgspec.structs.replace(RUN.train, steps=1))
-    recipe = AND_LABELS
     train_transformer(
-        StudentTraining(data, "acc", STUDENT, run, [TeacherFile(checkpoint=teacher, sha256=SHA256)], recipe)
+        StudentTraining(data, "acc", STUDENT, run, [TeacherFile(checkpoint=teacher, sha256=SHA256)], AND_LABELS)
     )
     of_one_modality = source.batches[:12]
     assert set(of_one_modality[:3]) == labelled
@@ -203,9 +202,8 @@ def test_a_teacher_and_its_student_learn_what_they_always_did(machines):
     teachers = [TeacherFile(checkpoint=teacher, sha256="ab" * 32)]
     config = StudentConfig(preset="test", encoder=ENCODER)
     student = train_transformer(StudentTraining(data, "acc", config, run, teachers, recipe))
-    found = {"teacher": teacher.facts.curve[-1].train_loss, **student.facts.curve[-1].terms}
     # Measured on x86 with torch 2; other processors round otherwise.
-    assert found == pytest.approx(
+    assert {"teacher": teacher.facts.curve[-1].train_loss, **student.facts.curve[-1].terms} == pytest.approx(
         {
             "teacher": 1.12251,
             "task": 1.07009,

@@ -40,8 +40,7 @@ def judged(data):
     """The judged model misses one label in two windows and adds one to the healthy window; the other answers `belt`."""
     sets = TRUTH.copy()
     sets[0, 2], sets[3, 1], sets[6, 0] = 1, 0, 0
-    belt = np.tile([1, 0, 0], (len(TRUTH), 1))
-    inputs = suite_inputs(data, model("s", sets), model("belt", belt))
+    inputs = suite_inputs(data, model("s", sets), model("belt", np.tile([1, 0, 0], (len(TRUTH), 1))))
     return inputs, inputs.names
 
 
@@ -98,8 +97,7 @@ def test_figures_by_the_number_of_labels_by_hand(tmp_path):
 
 def test_combinations_in_training_are_counted_and_few_groups_have_no_interval(tmp_path):
     inputs, names = judged(dataset(tmp_path, np.array([*SINGLES, [1, 1, 0]])))
-    windows = replace(inputs.windows, groups=np.arange(len(TRUTH)) % 4)
-    facts = judge_combined(replace(inputs, windows=windows))
+    facts = judge_combined(replace(inputs, windows=replace(inputs.windows, groups=np.arange(len(TRUTH)) % 4)))
     assert facts.rows[-1].windows == 3  # two of the five sets are belt and pump, as a training window
     result = describe(names, facts)
     assert result.record == ()

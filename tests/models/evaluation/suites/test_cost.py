@@ -132,8 +132,7 @@ def test_a_file_that_was_not_touched_gives_an_example_and_no_verdict(machines, t
         needed,
         [f"The costs are an example and no verdict: enter {', '.join(needed)} in the file of --cost"],
     )
-    without = re.sub(r"^missed_cost.*$", "", entered(TEMPLATE), flags=re.MULTILINE)
-    assert told(without)[1] == [
+    assert told(re.sub(r"^missed_cost.*$", "", entered(TEMPLATE), flags=re.MULTILINE))[1] == [
         "The costs are an example and no verdict: enter plant.missed_cost in the file of --cost"
     ]
     assert told(entered(TEMPLATE).replace('["idle"]', "[]"))[0] == ("healthy",)

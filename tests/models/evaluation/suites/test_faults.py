@@ -34,15 +34,13 @@ def test_a_fault_leaves_its_argument_alone_and_is_the_same_again(name):
 )
 def test_what_is_missing_stays_missing(name):
     x = np.full((20, 2), np.nan)
-    sensor = FaultedChannels(mean=np.zeros(2), std=np.ones(2), rate_hz=100.0)
-    assert np.isnan(broken(name, 1.0, x, sensor)).all()
+    assert np.isnan(broken(name, 1.0, x, FaultedChannels(mean=np.zeros(2), std=np.ones(2), rate_hz=100.0))).all()
 
 
 def test_faults_have_the_sizes_that_severity_says():
     assert set(np.abs(broken("offset", 1.0) - RAMP).ravel()) == {0.75 * 2}
     np.testing.assert_allclose(np.abs(broken("drift", 0.5) - RAMP).ravel(), np.linspace(0, 1.0, 10))
-    jumps = np.abs(broken("spike", 1.0) - RAMP).ravel()
-    assert sorted(jumps)[-2:] == [0.0, 15.0]
+    assert sorted(np.abs(broken("spike", 1.0) - RAMP).ravel())[-2:] == [0.0, 15.0]
     long = np.zeros((40_000, 1))
     assert abs(broken("noise", 0.5, long).std() - 1.0) < 0.02  # 40,000 draws: a standard error of 0.4 %
     second = np.zeros((200, 1))  # of a sensor of 200 Hz: line k of its spectrum is k Hz
@@ -59,8 +57,7 @@ def test_faults_have_the_sizes_that_severity_says():
     assert broken("stuck", 0.4).ravel().tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 5, 5]
     assert np.isnan(broken("gap", 1.0)).sum() == 5
     assert np.isnan(broken("lost channel", 0.3)).ravel().tolist() == [False] * 7 + [True] * 3
-    late = broken("time shift", 0.4).ravel()
-    np.testing.assert_array_equal(late, [np.nan, np.nan, 0, 1, 2, 3, 4, 5, 6, 7])
+    np.testing.assert_array_equal(broken("time shift", 0.4).ravel(), [np.nan, np.nan, 0, 1, 2, 3, 4, 5, 6, 7])
 
 
 def test_clocks_converters_and_broken_channels_by_hand():
