@@ -29,15 +29,9 @@ def write_random_student(path, checkpoint, dataset, spec=None, *, seed=0, carrie
     """Write a student of the dataset's `acc` or another modality, with the settings of the checkpoint."""
     spec = spec or dataset.spec.modality("acc")
     torch.manual_seed(seed)
-    made = replace(
-        checkpoint,
-        modality=spec,
-        task=dataset.spec.task,
-        facts=msgspec.structs.replace(checkpoint.facts, **{"dataset_sha256": dataset.sha256, "fold": None, **facts}),
-        state=Student(spec, 3, checkpoint.config).state_dict(),
-        carried=carried,
-    )
-    write_student(path, made)
+    facts = msgspec.structs.replace(checkpoint.facts, **{"dataset_sha256": dataset.sha256, "fold": None, **facts})
+    own = {"modality": spec, "task": dataset.spec.task, "facts": facts, "carried": carried}
+    write_student(path, replace(checkpoint, **own, state=Student(spec, 3, checkpoint.config).state_dict()))
     return path
 
 

@@ -117,11 +117,8 @@ def test_a_study_tells_gains_in_the_metric_and_those_of_numbers_in_the_unit():
     assert gain_metric(TaskSpec(labels=("a", "b")), "balanced_accuracy").name == "balanced_accuracy"
     assert gain_metric(TaskSpec(kind="multi_label", labels=("a",)), "subset_accuracy").name == "subset_accuracy"
     found = gain_metric(TaskSpec(kind="regression", labels=("a",), unit="%"), "r2")
-    assert (found.name, found.unit, found.is_fraction) == (
-        "mae",
-        "%",
-        False,
-    )  # a fill level is no share of right answers
+    # A fill level is no share of right answers.
+    assert (found.name, found.unit, found.is_fraction) == ("mae", "%", False)
 
 
 def test_pages_of_classes_call_figures_as_the_training_side_does():

@@ -50,32 +50,22 @@ def test_figures_by_the_number_of_labels_by_hand(tmp_path):
     # Set-F1 of s: two of five are 2 x 1 / (2 + 1) and 2 x 2 / (3 + 2). Of `belt`: 2/3, 0, 2/3, 2/3, 2/4.
     student, belt = (1 + 2 / 3 + 1 + 1 + 4 / 5) / 5, (3 * 2 / 3 + 1 / 2) / 5
     rows = {row.condition: (row.windows, row.models["s"], row.models["belt"]) for row in facts.rows}
-    several = (
-        5,
-        SetScores(set_f1=pytest.approx(student), exact=0.6, found=9 / 11),
-        SetScores(set_f1=pytest.approx(belt), exact=0.0, found=4 / 11),
-    )
+
+    def scored(set_f1, exact, found):
+        return SetScores(set_f1=pytest.approx(set_f1), exact=exact, found=found)
+
+    several = (5, scored(student, 0.6, 9 / 11), scored(belt, 0.0, 4 / 11))
     assert rows == {
-        "0 labels": (1, SetScores(set_f1=0, exact=0, found=None), SetScores(set_f1=0, exact=0, found=None)),
-        "1 label": (1, SetScores(set_f1=1, exact=1, found=1), SetScores(set_f1=1, exact=1, found=1)),
-        "2 labels": (
-            4,
-            SetScores(set_f1=pytest.approx(11 / 12), exact=0.75, found=7 / 8),
-            SetScores(set_f1=0.5, exact=0, found=3 / 8),
-        ),
-        "3 labels": (
-            1,
-            SetScores(set_f1=pytest.approx(4 / 5), exact=0, found=2 / 3),
-            SetScores(set_f1=0.5, exact=0, found=1 / 3),
-        ),
+        "0 labels": (1, scored(0, 0, None), scored(0, 0, None)),
+        "1 label": (1, scored(1, 1, 1), scored(1, 1, 1)),
+        "2 labels": (4, scored(11 / 12, 0.75, 7 / 8), scored(0.5, 0, 3 / 8)),
+        "3 labels": (1, scored(4 / 5, 0, 2 / 3), scored(0.5, 0, 1 / 3)),
         "two labels or more": several,
         "label sets without a training window": several,
     }
     assert facts.of_one_label == pytest.approx((4 * 2 / 3 + 1 / 2) / 5)
     result = describe(names, facts)
     low, high = facts.interval.low, facts.interval.high
-    assert low is not None
-    assert high is not None
     assert 2 / 3 <= low < student < high <= 1
     gain = facts.gains["belt"]
     assert gain.mean == pytest.approx(100 * (student - belt))

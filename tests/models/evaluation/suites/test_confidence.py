@@ -6,6 +6,7 @@ import pytest
 from mmkd_edge.errors import UsageError
 from mmkd_models.evaluation.suites.confidence import SUITE, ConditionFigures, ConfidenceSuiteFacts, describe, run
 from mmkd_models.metrics.likelihood import probabilities_of
+from tests.edge.said import said
 from tests.models.judging_rig import suite_inputs, under_test
 
 
@@ -60,7 +61,6 @@ def test_the_verdict_names_the_fault_that_misleads_most():
 
 
 def test_other_tasks_than_classes_are_refused(rigs):
-    with pytest.raises(UsageError) as error:
-        SUITE.check(suite_inputs(rigs["regression"], under_test("sure", sure)))
-    message = "expected a dataset of classes, got 'rig' of the kind regression; leave the suite out"
-    assert str(error.value) == f"--suite confidence: {message}"
+    assert said(UsageError, SUITE.check, suite_inputs(rigs["regression"], under_test("sure", sure))) == (
+        "--suite confidence: expected a dataset of classes, got 'rig' of the kind regression; leave the suite out"
+    )

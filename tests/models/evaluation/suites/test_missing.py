@@ -5,18 +5,16 @@ import pytest
 import torch
 
 from mmkd_models.evaluation.suites.missing import MAX_SUBSETS, subsets_of, with_missing_samples, without_modalities
-from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.predict import batches_of, logits_of
+from tests.models.conftest import STUDENT, TEACHER
 from tests.models.kinds_rig import CAM, kinds_dataset
-
-ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 
 
 def teacher_of(modalities, classes):
     torch.manual_seed(0)
-    return Teacher(modalities, classes, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1)).eval()
+    return Teacher(modalities, classes, TEACHER).eval()
 
 
 @pytest.fixture
@@ -58,7 +56,7 @@ def test_samples_and_frames_go_missing_whole_at_the_rate_that_is_said(machines, 
     data = kinds_dataset(tmp_path / "kinds").split("test")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        camera = Student(CAM, 3, StudentConfig(preset="test", encoder=ENCODER)).eval()
+        camera = Student(CAM, 3, STUDENT).eval()
     empty = torch.zeros(1, *CAM.shape, dtype=torch.uint8), torch.zeros(1, *CAM.presence_shape)
     nothing = camera(*empty).logits[0].detach().numpy()
     found = {

@@ -55,9 +55,8 @@ def test_gains_are_judged_by_what_is_certain_and_a_better_rival_is_named():
         "The teacher's own gain over labels only is not significant there: +1.0 points (95 % CI -3.0 to +5.0)"
     )
     worse = Interval(mean=-5.0, low=-8.0, high=-2.0)
-    found = facts(
-        [0.6, 0.7], [0.7, 0.7], teacher_gain=CERTAIN, gain=worse, gains={"labels only": worse, "MiniRocket": worse}
-    )
+    gains = {"labels only": worse, "MiniRocket": worse}
+    found = facts([0.6, 0.7], [0.7, 0.7], teacher_gain=CERTAIN, gain=worse, gains=gains)
     said = list(describe(found).verdict)
     assert said[0].startswith("On the machine that was left out distillation hurts: ")
     assert said[-1] == (

@@ -9,40 +9,30 @@ from mmkd_models.evaluation.suites.groups import Gap, GroupFigures, GroupsFacts
 from mmkd_models.evaluation.suites.inputs import ModelUnderTest, Suite, SuiteInputs
 from mmkd_models.evaluation.suites.table import SUITES, judge, with_suites
 from mmkd_report.pages.judging import render_judging
+from mmkd_report.schema import judging
 from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.judging import (
-    DataFacts,
-    FaultFigures,
-    FaultsFacts,
-    JudgedModel,
-    JudgingDocument,
-    SuiteResult,
-    SuiteTable,
-)
 from tests.models.judging_rig import suite_inputs, under_test
 
-DATA = DataFacts(name="line 3", sha256="d" * 64, part="test windows", windows=90, groups=6, labels=("ok", "worn"))
-STUDENT = JudgedModel(name="s", path="s", sha256="a" * 64, role="distilled", modalities=("acc",), parameters=1)
+DATA = judging.DataFacts(
+    name="line 3", sha256="d" * 64, part="test windows", windows=90, groups=6, labels=("ok", "worn")
+)
+STUDENT = judging.JudgedModel(name="s", path="s", sha256="a" * 64, role="distilled", modalities=("acc",), parameters=1)
 LABELS = msgspec.structs.replace(STUDENT, name="b", path="b", role="labels only")
 ROCKET = msgspec.structs.replace(STUDENT, name="MiniRocket", path="", role="rival", parameters=None)
-EMPTY = JudgingDocument(
+EMPTY = judging.JudgingDocument(
     data=DATA, kind="classification", seed=0, models=(STUDENT, LABELS), baseline="b", cautions=(), verdict=()
 )
 
 
-INPUTS = SuiteInputs(
-    models=tuple(
-        ModelUnderTest(facts=facts, cautions=(), predict=lambda windows: np.zeros((0, 2)))
-        for facts in (STUDENT, LABELS, ROCKET)
-    ),
-    windows=None,  # type: ignore[arg-type]
-    train=None,  # type: ignore[arg-type]
-    calibration=None,  # type: ignore[arg-type]
+MODELS = tuple(
+    ModelUnderTest(facts=facts, cautions=(), predict=lambda windows: np.zeros((0, 2)))
+    for facts in (STUDENT, LABELS, ROCKET)
 )
+INPUTS = SuiteInputs(models=MODELS, windows=None, train=None, calibration=None)
 
 
 def fault(name, last):
-    return FaultFigures(
+    return judging.FaultFigures(
         name=name,
         effect=f"all of {name}",
         errors={"s": (0.1, 0.1, 0.1, 0.1, last), "b": (0.2,) * 5, "MiniRocket": (0.5,) * 5},
@@ -51,14 +41,12 @@ def fault(name, last):
 
 
 def faults_facts(relative):
-    return FaultsFacts(
-        sensors=("acc",),
-        severities=(0.2, 0.4, 0.6, 0.8, 1.0),
-        measure="balanced_accuracy",
-        intact={"s": 0.1, "b": 0.2, "MiniRocket": 0.5},
-        faults=(fault("hum", 0.7), fault("noise", 0.6), fault("gap", 0.2)),
-        relative={"s": relative},
+    settings = {"sensors": ("acc",), "severities": (0.2, 0.4, 0.6, 0.8, 1.0), "measure": "balanced_accuracy"}
+    intact, faults = (
+        {"s": 0.1, "b": 0.2, "MiniRocket": 0.5},
+        (fault("hum", 0.7), fault("noise", 0.6), fault("gap", 0.2)),
     )
+    return judging.FaultsFacts(**settings, intact=intact, faults=faults, relative={"s": relative})
 
 
 def verdict(**results):
@@ -81,10 +69,9 @@ def test_the_worst_fault_comes_first_then_the_baseline_and_better_rivals():
 
     def rival(intact, errors):
         facts = faults_facts(Interval(mean=0.5, low=0.4, high=0.65))
-        every = tuple(
-            msgspec.structs.replace(one, errors=one.errors | {"MiniRocket": (errors,) * 5}) for one in facts.faults
-        )
-        facts = msgspec.structs.replace(facts, faults=every, intact=facts.intact | {"MiniRocket": intact})
+        for one in facts.faults:
+            one.errors["MiniRocket"] = (errors,) * 5
+        facts.intact["MiniRocket"] = intact
         return [one for one in under_faults(facts) if one.startswith("MiniRocket")]
 
     # s errs 0.1 with intact sensors and (1.1 + 1.0 + 0.6) / 15 = 0.18 over all faults
@@ -156,13 +143,13 @@ def test_groups_are_named_by_their_ends_and_a_gap_that_may_be_chance_asks_for_no
 
 def run(inputs):
     rows = tuple((model.name, f"{len(model.answers(inputs.windows))}") for model in inputs.models)
-    return SuiteResult(
+    return judging.SuiteResult(
         title="How many answers?",
         lead="One answer per window.",
         facts={"answers": 12},
         verdict=("It answers every window",),
         record=("more windows",),
-        tables=(SuiteTable(caption="Answers", heads=("model", "answers"), rows=rows),),
+        tables=(judging.SuiteTable(caption="Answers", heads=("model", "answers"), rows=rows),),
         notes=("nothing is missing",),
     )
 
@@ -170,20 +157,17 @@ def run(inputs):
 def test_a_new_row_needs_no_other_file(machines, monkeypatch, capsys):
     monkeypatch.setitem(SUITES, "answers", Suite(check=lambda inputs: None, run=run))
     model = under_test("s", lambda windows: np.zeros((len(windows), 3)), role="distilled")
-    data = DataFacts(name="line", sha256="0" * 64, part="test windows", windows=12, groups=2, labels=("idle", "ok"))
+    data = judging.DataFacts(
+        name="line", sha256="0" * 64, part="test windows", windows=12, groups=2, labels=("idle", "ok")
+    )
     document = judge(suite_inputs(machines, model), ["answers"], data=data)
     assert document.verdict == ("It answers every window", "Record next: more windows")
-    assert msgspec.json.decode(msgspec.json.encode(document), type=JudgingDocument) == document
+    assert msgspec.json.decode(msgspec.json.encode(document), type=judging.JudgingDocument) == document
     show_judging(document)
-    assert capsys.readouterr().out.splitlines() == [
-        "s on 12 test windows of line (2 groups)",
-        "It answers every window.",
-        "Record next: more windows.",
-        "Answers:",
-        "model  answers",
-        "s           12",
-        "nothing is missing",
-    ]
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "s on 12 test windows of line (2 groups)"
+    assert lines[:2] == ["It answers every window.", "Record next: more windows."]
+    assert lines[2:] == ["Answers:", "model  answers", "s           12", "nothing is missing"]
     page = render_judging(document)
     assert '<h2 id="answers">How many answers?</h2>' in page
     assert "nothing is missing." in page
