@@ -10,7 +10,7 @@ import torch
 
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.carried import CarriedWindows
-from mmkd_models.data import write_dataset
+from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.data.labelled import Labelled
@@ -131,14 +131,9 @@ def student_checkpoint():
     windows = np.random.default_rng(0).normal(size=(3, 40, 2)).astype(np.float32)
     windows[1, 5:9] = np.nan
     torch.manual_seed(0)
-    return StudentCheckpoint(
-        modality=_ACC,
-        task=_TASK,
-        config=STUDENT,
-        facts=_FACTS,
-        state=Student(_ACC, 2, STUDENT).state_dict(),
-        carried=CarriedWindows(windows=windows, labels=np.array([0, 1, 1])),
-    )
+    parts = {"modality": _ACC, "task": _TASK, "config": STUDENT, "facts": _FACTS}
+    carried = CarriedWindows(windows=windows, labels=np.array([0, 1, 1]))
+    return StudentCheckpoint(**parts, state=Student(_ACC, 2, STUDENT).state_dict(), carried=carried)
 
 
 @pytest.fixture(scope="session")
@@ -158,14 +153,9 @@ def short():
 @pytest.fixture(scope="session")
 def distiller(dataset):
     """Gives a fresh learner of `acc` with every kind of term, the same each time."""
-    recipe = Recipe(
-        terms=(
-            TaskTerm(weight=constant(1.0)),
-            LogitTerm(weight=constant(1.0)),
-            EdamTerm(weight=constant(0.5)),
-            CrdTerm(weight=constant(0.1), queue=20, width=4),
-        )
-    )
+    outputs = (TaskTerm(weight=constant(1.0)), LogitTerm(weight=constant(1.0)))
+    inside = (EdamTerm(weight=constant(0.5)), CrdTerm(weight=constant(0.1), queue=20, width=4))
+    recipe = Recipe(terms=(*outputs, *inside))
 
     def make(*, width=8):
         torch.manual_seed(0)
@@ -211,17 +201,13 @@ SENSORS = (
 @pytest.fixture(scope="session")
 def machines(tmp_path_factory):
     """Ten machines with six windows each: 36 to train on, 12 to validate, 12 to test; acc (40, 2), gyro (20, 1)."""
-    path = tmp_path_factory.mktemp("data") / "machines"
+    parts = {"train": range(6), "valid": range(6, 8), "test": range(8, 10)}
     return write_dataset(
-        path,
+        tmp_path_factory.mktemp("data") / "machines",
         name="machines",
         labels=["idle", "ok", "worn"],
         modalities=SENSORS,
-        splits={
-            "train": grouped_split(range(6)),
-            "valid": grouped_split(range(6, 8)),
-            "test": grouped_split(range(8, 10)),
-        },
+        splits={split: grouped_split(groups) for split, groups in parts.items()},
         source="a test rig",
         licence="CC0-1.0",
     )
@@ -237,6 +223,20 @@ def sites(tmp_path_factory):
         modalities=SENSORS,
         splits={"train": _site_split(range(9)), "valid": _site_split(range(9, 12)), "test": _site_split(range(12, 15))},
     )
+
+
+def leaky_copy(dataset, path):
+    """Write the dataset without groups, with a window of test whose `acc` continues one of train."""
+    splits = {}
+    for split in ("train", "valid", "test"):
+        windows = dataset.split(split)
+        splits[split] = {**windows.take(np.arange(len(windows))), "labels": windows.labels}
+    spec = dataset.spec
+    write_dataset(path, name=path.name, labels=spec.task, modalities=spec.modalities, splits=splits)
+    acc = np.load(path / "test" / "acc.npy")
+    acc[2, :25] = splits["train"]["acc"][7, 15:]
+    np.save(path / "test" / "acc.npy", acc)
+    return open_dataset(path)
 
 
 def _site_split(groups):
@@ -294,14 +294,10 @@ def rigs(tmp_path_factory):
 def tested_network(of_groups):
     """So many right answers of so many windows of each group, all of the first of two classes."""
     correct, total = (sum(counts) for counts in zip(*of_groups.values(), strict=True))
-    fraction = correct / total
+    fraction, confusion = correct / total, ((correct, total - correct), (0, 0))
+    means = {"balanced_accuracy": fraction / 2, "macro_f1": fraction / 4}
     return TestedNetwork(
-        class_scores=Scores(
-            accuracy=fraction,
-            balanced_accuracy=fraction / 2,
-            macro_f1=fraction / 4,
-            confusion=((correct, total - correct), (0, 0)),
-        ),
+        class_scores=Scores(accuracy=fraction, **means, confusion=confusion),
         confusions=tuple(
             GroupConfusion(group=group, confusion=((right, windows - right), (0, 0)))
             for group, (right, windows) in of_groups.items()
@@ -315,13 +311,8 @@ def fold_result():
 
     def make(*, seed, windows, teacher, students, mini_rocket=None):
         def judged(right, missing, parameters=50):
-            result = RunResult(
-                conditions=CONDITIONS,
-                seed=seed,
-                score=0.5,
-                learning_rate=1e-3,
-                parameters=parameters,
-            )
+            figures = {"score": 0.5, "learning_rate": 1e-3, "parameters": parameters}
+            result = RunResult(conditions=CONDITIONS, seed=seed, **figures)
             test = tested_network({group: (right[group], windows[group]) for group in sorted(windows)})
             return Judged(result=result, test=test, missing=missing)
 
@@ -361,20 +352,10 @@ CONDITIONS = Conditions(
 def comparison_config(**changed):
     """Half of the labels, six steps, the smallest networks."""
     train = TrainConfig(steps=6, batch=8, eval_every=3)
-    return ComparisonConfig(
-        **{
-            "labelled": Labelled(fraction=0.5),
-            "modalities": ("acc",),
-            "teacher": "tiny",
-            "student": "tiny",
-            "teacher_train": train,
-            "student_train": train,
-            "baseline_learning_rates": (1e-3, 1e-2),
-            "augment": AugmentConfig(),
-            "recipe": Recipe(terms=(LogitTerm(weight=constant(1.0)),)),
-            **changed,
-        }
-    )
+    sizes = {"modalities": ("acc",), "teacher": "tiny", "student": "tiny", "labelled": Labelled(fraction=0.5)}
+    trains = {"teacher_train": train, "student_train": train, "baseline_learning_rates": (1e-3, 1e-2)}
+    losses = {"augment": AugmentConfig(), "recipe": Recipe(terms=(LogitTerm(weight=constant(1.0)),))}
+    return ComparisonConfig(**{**sizes, **trains, **losses, **changed})
 
 
 @pytest.fixture(scope="session")

@@ -30,14 +30,9 @@ from mmkd_models.train_config import TrainConfig, is_first_process
 from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import scores_of
 
-RECIPE = Recipe(
-    terms=(
-        TaskTerm(weight=constant(0.5)),
-        LogitTerm(weight=constant(1.0)),
-        EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6)),
-        CrdTerm(weight=constant(0.2), width=8, queue=40),
-    )
-)
+OUTPUTS = (TaskTerm(weight=constant(0.5)), LogitTerm(weight=constant(1.0)))
+INSIDE = (EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6)), CrdTerm(weight=constant(0.2), width=8, queue=40))
+RECIPE = Recipe(terms=(*OUTPUTS, *INSIDE))
 
 
 def learner(dataset, *, distilled):

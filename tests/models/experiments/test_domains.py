@@ -8,7 +8,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.commands.study import run_study
-from mmkd_models.data import open_dataset, write_dataset
+from mmkd_models.data import write_dataset
 from mmkd_models.data.folds import LeftOutDomains, fold_without
 from mmkd_models.data.labelled import ALL, Labelled
 from mmkd_models.experiments.comparison import Comparison, compare
@@ -17,6 +17,8 @@ from mmkd_models.experiments.plan import fold_data
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.training.checkpoint import read_student
+from tests.edge.said import said
+from tests.models.conftest import leaky_copy
 from tests.report.rendered import render_demo, render_study
 
 SITE = LeftOutDomains(by="site")
@@ -95,12 +97,6 @@ OWN_SPLIT = {"by": "own split", "judged_on": JUDGED_ON, "resampled": "blocks of 
 ASK = "write groups.npy (the person, machine or session of each window)"
 
 
-def message_of(call, kind=UsageError):
-    with pytest.raises(kind) as caught:
-        call()
-    return str(caught.value)
-
-
 @pytest.fixture(scope="module")
 def finished(dataset, comparison, tmp_path_factory):
     """A comparison of `acc` on the one fold of a dataset without groups."""
@@ -112,21 +108,15 @@ def finished(dataset, comparison, tmp_path_factory):
 
 def test_a_comparison_without_groups_keeps_and_tells_the_split_that_the_dataset_came_with(dataset, finished):
     data = fold_data(dataset, seed=0, labelled=ALL)
-    assert [part.rows.tolist() for part in (data.training.train, data.training.valid, data.test)] == [
-        list(range(32)),
-        list(range(32, 48)),
-        list(range(48, 56)),
-    ]
-    assert message_of(lambda: fold_data(dataset, seed=1, labelled=ALL)) == (
+    parts = (data.training.train, data.training.valid, data.test)
+    assert [(*part.rows,) for part in parts] == [(*range(32),), (*range(32, 48),), (*range(48, 56),)]
+    assert said(UsageError, fold_data, dataset, seed=1, labelled=ALL) == (
         "fold 1: expected 0, since dataset 'two' has no groups, so that its own split is its only fold; "
         f"to have more, {ASK}"
     )
     _, fold = finished
     assert fold.groups == 0
-    assert [np.sum(one.confusion) for one in fold.teacher.test.confusions or ()] == [
-        6,
-        2,
-    ]  # blocks of the eight test windows
+    assert [np.sum(one.confusion) for one in fold.teacher.test.confusions] == [6, 2]  # blocks of eight test windows
     document = msgspec.to_builtins(demo_document(dataset.spec, dataset.sha256, [fold]))
     assert document["split"] == OWN_SPLIT
     assert document["mean_gain_points"]["method"] == (
@@ -163,24 +153,9 @@ def test_a_study_without_groups_searches_and_judges_on_the_own_split(dataset, tm
     assert "never seen" not in page
 
 
-def leak(dataset, path):
-    """The same dataset with a window of test that continues one of train."""
-    splits = {}
-    for split in ("train", "valid", "test"):
-        windows = dataset.split(split)
-        splits[split] = {**windows.take(np.arange(len(windows))), "labels": windows.labels}
-    found = write_dataset(
-        path, name="leak", labels=dataset.spec.task, modalities=dataset.spec.modalities, splits=splits
-    )
-    acc = np.load(found.path / "test" / "acc.npy")
-    acc[2, :25] = splits["train"]["acc"][7, 15:]
-    np.save(found.path / "test" / "acc.npy", acc)
-    return open_dataset(path)
-
-
 def test_a_study_of_splits_that_share_samples_is_refused(dataset, tmp_path):
-    arguments = short(leak(dataset, tmp_path / "leak").path, "--modality", "acc", "-o", tmp_path / "study")
-    assert message_of(lambda: run_study(arguments), DatasetError) == (
+    arguments = short(leaky_copy(dataset, tmp_path / "leak").path, "--modality", "acc", "-o", tmp_path / "study")
+    assert said(DatasetError, run_study, arguments) == (
         "dataset 'leak': the last 25 samples of train window 7 are the first of test window 2 in 'acc' (1 such in "
         f"all); splits must not share samples; {ASK} and put whole groups into one of the splits"
     )

@@ -20,6 +20,7 @@ from mmkd_models.evaluation.rivals import Rivals
 from mmkd_models.experiments.plan import fold_data
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student
 from mmkd_models.training.predict import logits_of
+from tests.edge.said import said
 
 SHORT = "--modality acc --grid --seeds 1 --steps 6 --teacher-steps 6 --teacher tiny --student tiny --no-latency"
 OPTIONS = [*SHORT.split(), "--learning-rate", "0.01", "--rival", "extra_trees"]
@@ -93,9 +94,7 @@ def test_the_document_says_what_its_figures_are(studied, rigs, kind):
     assert document["measures"][0]["unit"] == ("rpm" if numbers else "%")
     fold = fold_data(rigs[kind], seed=0, labelled=ALL)
     parts = (fold.training.valid, fold.test)
-    judged = Rivals(train=fold.training.train, parts=parts, modality="acc", seed=0).judge("extra_trees")
-    assert not isinstance(judged, str)
-    valid, test = judged
+    valid, test = Rivals(train=fold.training.train, parts=parts, modality="acc", seed=0).judge("extra_trees")
     (rival,) = document["rivals"]
     first = document["measures"][0]["name"]
     assert rival["test"][first]["mean"] == pytest.approx(test.scores.metric(first))
@@ -130,12 +129,11 @@ def test_a_study_of_labels_tells_them_in_percent(studied):
 
 
 def test_a_method_that_compares_classes_is_refused_with_the_trainings_reason(rigs, tmp_path):
-    with pytest.raises(UsageError) as error:
-        run_study([str(rigs["regression"].path), "-o", str(tmp_path / "out"), "--method", "dist", *OPTIONS])
-    assert str(error.value) == (
+    line = [str(rigs["regression"].path), "-o", str(tmp_path / "out"), *OPTIONS]
+    assert said(UsageError, run_study, [*line, "--method", "dist"]) == (
         "method 'dist': expected a teacher and a student that can have it: recipe: term 'dist' compares classes that "
         "exclude each other, and regression has none; use term 'logit'"
     )
-    with pytest.raises(UsageError) as error:
-        run_study([str(rigs["regression"].path), "-o", str(tmp_path / "out"), "--metric", "accuracy", *OPTIONS])
-    assert str(error.value) == "--metric: expected one of r2, pearson, got 'accuracy'; choose one of them"
+    assert said(UsageError, run_study, [*line, "--metric", "accuracy"]) == (
+        "--metric: expected one of r2, pearson, got 'accuracy'; choose one of them"
+    )

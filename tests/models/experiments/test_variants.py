@@ -100,10 +100,7 @@ def folds(fold_result):
     windows = dict.fromkeys(range(6), 10)
     right = {"acc": (8,), "acc__10Hz": (7, 8), "acc__5Hz": (5,), "acc__1s": (9,), "acc__1s_10Hz": (8,)}
     students = {
-        name: (
-            {group: counts[group % len(counts)] for group in windows},
-            dict.fromkeys(windows, 6),
-        )
+        name: ({group: counts[group % len(counts)] for group in windows}, dict.fromkeys(windows, 6))
         for name, counts in right.items()
     }
     fold = fold_result(seed=0, windows=windows, teacher=dict.fromkeys(windows, 9), students=students)
@@ -123,12 +120,8 @@ def document(machines, folds):
     variations = parse_variations(["acc:rate=10,5", "acc:window=1"], machines.spec)
     config = SimpleNamespace(modalities=tuple(VALID), student_train=SimpleNamespace(metric="balanced_accuracy"))
     comparison = Comparison(dataset=machines, config=config, out=machines.path)
-    given = {
-        "latencies": {"acc": 2.0},
-        "energies": {"acc": 1.5},
-        "prices": {},
-        "healthy": machines.spec.task.labels[:1],
-    }
+    shown = {"latencies": {"acc": 2.0}, "energies": {"acc": 1.5}, "prices": {}}
+    given = {**shown, "healthy": machines.spec.task.labels[:1]}
     return VariantsDocument(
         dataset="machines", sha256="ab" * 32, judged_on="machines never seen", labelled="", seeds=(0,),
         measure=BALANCED, most_loss=1.0, rows=variant_rows(comparison, variations, folds, **given), healthy=("still",),
@@ -228,11 +221,7 @@ def test_the_gain_is_in_points_and_says_how_its_interval_was_made(fold_result, m
         "further ones",
     }
     assert document["mean_gain_points"] == gain  # of a single modality
-    (fold, _) = two_folds(fold_result)
-    acc = fold.students["acc"]
-    acc = replace(acc, student=tossed(acc.student, 13), baseline=tossed(acc.baseline, 8))
-    of_twenty = replace(fold, students={"acc": acc}, teacher=tossed(fold.teacher, 10))
-    gain = document_of([of_twenty], machines)["students"]["acc"]["gain_points"]
+    gain = document_of([of_twenty(fold_result)], machines)["students"]["acc"]["gain_points"]
     assert gain["low"] <= gain["mean"] <= gain["high"]
     assert gain["method"].startswith(
         "mean over seeds of student minus baseline; 95 % interval by resampling whole groups"
@@ -274,13 +263,17 @@ def tossed(network, right):
     return replace(network, test=test)
 
 
-def test_random_numbers_end_in_no_verdict(fold_result, machines):
-    """As the example of the README: the student is ahead of everything else, and none is better than tossing a coin."""
+def of_twenty(fold_result):
+    """A fold of twenty windows, all groups of their own; the student is right in 13, labels alone in 8."""
     (fold, _) = two_folds(fold_result)
     acc = fold.students["acc"]
     acc = replace(acc, student=tossed(acc.student, 13), baseline=tossed(acc.baseline, 8))
-    fold = replace(fold, students={"acc": acc}, teacher=tossed(fold.teacher, 10))
-    demo = read_demo(document_of([fold], machines))
+    return replace(fold, students={"acc": acc}, teacher=tossed(fold.teacher, 10))
+
+
+def test_random_numbers_end_in_no_verdict(fold_result, machines):
+    """As the example of the README: the student is ahead of everything else, and none is better than tossing a coin."""
+    demo = read_demo(document_of([of_twenty(fold_result)], machines))
     assert demo.students["acc"].gap_recovered is None
     (sentence,) = answer(demo)
     assert sentence.startswith("No sensor can be judged: no student is better than chance (accuracy: acc 65.0")
@@ -289,12 +282,8 @@ def test_random_numbers_end_in_no_verdict(fold_result, machines):
 
 def test_a_rival_without_scores_keeps_its_keys_and_says_why(fold_result, machines):
     entry = document_of(two_folds(fold_result, mini_rocket="aeon is not installed"), machines)["students"]["acc"]
-    assert entry["mini_rocket"] == {
-        "accuracy": None,
-        "balanced_accuracy": None,
-        "macro_f1": None,
-        "reason": "aeon is not installed",
-    }
+    scores = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1"))
+    assert entry["mini_rocket"] == {**scores, "reason": "aeon is not installed"}
     assert entry["extra_trees"]["accuracy"] == {"mean": 0.5, "std": 0.0, "per_seed": [0.5, 0.5]}
 
 
@@ -308,11 +297,6 @@ def test_missing_sensors_sizes_and_facts_of_the_dataset_are_in_the_document(fold
     assert (document["teacher"]["parameters"], document["students"]["acc"]["student"]["parameters"]) == (500, 50)
     facts = document["dataset"]
     assert (facts["name"], facts["licence"], facts["groups"]) == ("machines", "CC0-1.0", 9)
-    assert facts["modalities"][0] == {
-        "name": "acc",
-        "channels": ["x", "y"],
-        "rate_hz": 20.0,
-        "samples": 40,
-        "unit": "g",
-    }
+    acc = {"name": "acc", "channels": ["x", "y"], "rate_hz": 20.0, "samples": 40, "unit": "g"}
+    assert facts["modalities"][0] == acc
     assert read_demo(document).students["acc"].gap_recovered == document["students"]["acc"]["gap_recovered"]

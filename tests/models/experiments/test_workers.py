@@ -18,6 +18,7 @@ from mmkd_models.experiments.plan import claim
 from mmkd_models.experiments.runs import Progress, Run, make_claimed, make_runs
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.train_config import TrainingProgress, progress_lines
+from tests.edge.said import said
 
 HOLD = """
 import sys, time
@@ -125,10 +126,8 @@ def test_a_run_that_another_command_makes_is_waited_for(student, tmp_path, monke
 
 def test_a_host_with_other_data_is_refused(machines):
     make, (path, sha256) = machines.__reduce__()
-    assert make(path, sha256).sha256 == sha256  # type: ignore[operator]
-    with pytest.raises(UsageError) as caught:
-        make(path, "ab" * 32)  # type: ignore[operator]
-    assert str(caught.value) == (
+    assert make(path, sha256).sha256 == sha256
+    assert said(UsageError, make, path, "ab" * 32) == (
         f"{path}: expected dataset abababababab, got {open_dataset(path).sha256[:12]}; use the same files on every host"
     )
 
