@@ -3,7 +3,6 @@
 import os
 import pickle
 import struct
-import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +21,7 @@ from mmkd_models.data.batches import channel_statistics
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import read_tensors, write_tensors
-from mmkd_models.training.checkpoint import (
-    StudentCheckpoint,
-    library_versions,
-    read_student,
-    read_teacher,
-    write_student,
-    write_teacher,
-)
+from mmkd_models.training import checkpoint
 from mmkd_models.training.fitting import set_normalisation
 from tests.edge.said import said
 from tests.models.training.looping import rewrite
@@ -38,16 +30,14 @@ from tests.models.training.looping import rewrite
 @pytest.fixture
 def path(tmp_path, student_checkpoint):
     """A sound student checkpoint, for tests that read it."""
-    write_student(tmp_path / "student.ckpt", student_checkpoint)
+    checkpoint.write_student(tmp_path / "student.ckpt", student_checkpoint)
     return tmp_path / "student.ckpt"
 
 
-def test_a_student_and_a_teacher_come_back_as_they_were_written_and_answer_alike(
-    tmp_path, student_checkpoint, teacher_checkpoint, path
-):
+def test_networks_come_back_as_written_and_answer_alike(tmp_path, student_checkpoint, teacher_checkpoint, path):
     written = student_checkpoint
-    write_student(tmp_path / "new" / "student.ckpt", written)  # the folder is made
-    read = read_student(tmp_path / "new" / "student.ckpt")
+    checkpoint.write_student(tmp_path / "new" / "student.ckpt", written)  # the folder is made
+    read = checkpoint.read_student(tmp_path / "new" / "student.ckpt")
     for part in ("modality", "task", "config", "facts"):
         assert getattr(read, part) == getattr(written, part)
     assert list(read.state) == sorted(written.state)
@@ -55,14 +45,14 @@ def test_a_student_and_a_teacher_come_back_as_they_were_written_and_answer_alike
     np.testing.assert_array_equal(read.carried.windows, written.carried.windows)  # NaN where NaN was
     np.testing.assert_array_equal(read.carried.labels, written.carried.labels)
     written = teacher_checkpoint
-    write_teacher(tmp_path / "teacher.ckpt", written)
-    read = read_teacher(tmp_path / "teacher.ckpt")
+    checkpoint.write_teacher(tmp_path / "teacher.ckpt", written)
+    read = checkpoint.read_teacher(tmp_path / "teacher.ckpt")
     for part in ("modalities", "task", "config", "facts"):
         assert getattr(read, part) == getattr(written, part)
     assert all(torch.equal(read.state[name], value) for name, value in written.state.items())
     torch.manual_seed(0)
     expected = Student(student_checkpoint.modality, 2, student_checkpoint.config).eval()
-    network = read_student(path).network()
+    network = checkpoint.read_student(path).network()
     window = torch.randn(2, 40, 2), torch.ones(2, 40, 2)
     assert not network.training
     assert torch.equal(network(*window).logits, expected(*window).logits)
@@ -77,8 +67,8 @@ def test_a_student_file_holds_the_student_and_its_windows_and_nothing_else(path,
 
 
 def test_writing_replaces_an_older_file_and_leaves_no_other(path, student_checkpoint):
-    write_student(path, replace(student_checkpoint, carried=None))
-    assert read_student(path).carried is None
+    checkpoint.write_student(path, replace(student_checkpoint, carried=None))
+    assert checkpoint.read_student(path).carried is None
     assert [entry.name for entry in path.parent.iterdir()] == ["student.ckpt"]
 
 
@@ -97,9 +87,7 @@ def test_carried_windows_are_a_repeatable_draw_of_labelled_validation_windows(da
     assert first.labels.tolist() == labels[4:][rows].tolist()
 
 
-def test_training_statistics_of_its_modalities_are_put_into_every_front_end(
-    dataset, teacher_checkpoint, student_checkpoint
-):
+def test_every_front_end_has_the_statistics_of_training(dataset, teacher_checkpoint, student_checkpoint):
     network = Teacher(dataset.spec.modalities, 2, teacher_checkpoint.config)
     windows = dataset.split("train")
     set_normalisation(network, windows)
@@ -113,16 +101,14 @@ def test_training_statistics_of_its_modalities_are_put_into_every_front_end(
 
 
 def test_versions_name_what_a_result_depends_on():
-    versions = library_versions()
+    versions = checkpoint.library_versions()
     assert set(versions) == {"python", "mmkd-edge", "torch", "numpy", "lightning-fabric", "safetensors"}
     assert versions["numpy"] == np.__version__
 
 
-def refusal(path, read=read_student):
-    with pytest.raises(CheckpointError) as caught:
-        read(path)
-    assert caught.value.exit_code == 6
-    return str(caught.value)
+def refusal(path, read=checkpoint.read_student):
+    assert CheckpointError.exit_code == 6
+    return said(CheckpointError, read, path)
 
 
 def altered(path, *, tensors=lambda tensors: None, text=lambda text: text):
@@ -211,7 +197,7 @@ EVIL_FILES = {
 
 
 @pytest.mark.parametrize("kind", EVIL_FILES)
-@pytest.mark.parametrize("read", [read_student, read_teacher])
+@pytest.mark.parametrize("read", [checkpoint.read_student, checkpoint.read_teacher])
 def test_a_pickle_is_refused_without_running_it(tmp_path, kind, read):
     path, marker = tmp_path / "student.ckpt", tmp_path / "ran"
     EVIL_FILES[kind](path, marker)
@@ -255,14 +241,14 @@ def foreign_message(path, error):
 def test_a_truncated_file_is_refused(path, size):
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(CheckpointError) as caught:
-        read_student(path)
+        checkpoint.read_student(path)
     assert caught.value.__cause__ is not None
     assert str(caught.value) == foreign_message(path, caught.value.__cause__)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells what is mapped")
 def test_a_checkpoint_that_is_cut_short_once_it_was_read_changes_nothing(path):
-    student = read_student(path)
+    student = checkpoint.read_student(path)
     before = {name: tensor.clone() for name, tensor in student.state.items()}
     assert str(path) not in Path("/proc/self/maps").read_text()  # else the next line ends this process
     os.truncate(path, 100)
@@ -273,14 +259,14 @@ def test_a_checkpoint_that_is_cut_short_once_it_was_read_changes_nothing(path):
 @settings(max_examples=40, deadline=None)
 def test_flipped_bytes_in_the_header_never_raise_anything_else(student_checkpoint, tmp_path_factory, data):
     path = tmp_path_factory.mktemp("flip") / "student.ckpt"
-    write_student(path, student_checkpoint)
+    checkpoint.write_student(path, student_checkpoint)
     content = bytearray(path.read_bytes())
     header = struct.unpack("<Q", content[:8])[0] + 8
     for position in data.draw(st.lists(st.integers(0, header - 1), min_size=1, max_size=3)):
         content[position] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
     with suppress(CheckpointError):
-        assert isinstance(read_student(path), StudentCheckpoint)
+        assert isinstance(checkpoint.read_student(path), checkpoint.StudentCheckpoint)
 
 
 def test_safetensors_of_another_program_are_refused(tmp_path):
@@ -292,17 +278,13 @@ def test_safetensors_of_another_program_are_refused(tmp_path):
     assert refusal(path) == expected
 
 
-def test_a_checkpoint_of_another_kind_is_refused_by_its_name(path):
-    assert refusal(path, read_teacher) == (
+def test_a_checkpoint_of_another_kind_is_refused_by_its_name(path, teacher_checkpoint):
+    assert refusal(path, checkpoint.read_teacher) == (
         f"{path}: expected a teacher checkpoint, got a student checkpoint; name the right file"
     )
-
-
-def test_a_teacher_instead_of_a_student_is_named(tmp_path, teacher_checkpoint):
-    write_teacher(tmp_path / "teacher.ckpt", teacher_checkpoint)
-    assert refusal(tmp_path / "teacher.ckpt") == (
-        f"{tmp_path}/teacher.ckpt: expected a student checkpoint, got a teacher checkpoint; make a student of it with"
-        " mmkd-distill"
+    checkpoint.write_teacher(path, teacher_checkpoint)
+    assert refusal(path) == (
+        f"{path}: expected a student checkpoint, got a teacher checkpoint; make a student of it with mmkd-distill"
     )
 
 
@@ -311,49 +293,37 @@ NO_NETWORK = (
     "metadata: expected modalities with samples, channels and a rate, and two labels or more, got [('acc', {}, 20.0)] "
     "and {}; the file was altered"
 )
-BAD_DOCUMENTS = [
-    *(
-        (
-            lambda found, version=version: found.update(format_version=version),
-            f"expected format_version 1, got {version}; use the version of mmkd-edge that wrote it",
+BAD_DOCUMENTS = {
+    **{
+        f"expected format_version 1, got {version}; use the version of mmkd-edge that wrote it": (
+            lambda found, version=version: found.update(format_version=version)
         )
         for version in (2, "1", None)
+    },
+    OTHER_VERSION.format("Object contains unknown field `colour`"): lambda found: found.update(colour="red"),
+    OTHER_VERSION.format("Object contains unknown field `mood` - at `$.facts`"): (
+        lambda found: found["facts"].update(mood=1)
     ),
-    (lambda found: found.update(colour="red"), OTHER_VERSION.format("Object contains unknown field `colour`")),
-    (
-        lambda found: found["facts"].update(mood=1),
-        OTHER_VERSION.format("Object contains unknown field `mood` - at `$.facts`"),
+    OTHER_VERSION.format("Object missing required field `task`"): lambda found: found.pop("task"),
+    OTHER_VERSION.format("Expected `int`, got `str` - at `$.modality.samples`"): (
+        lambda found: found["modality"].update(samples="many")
     ),
-    (lambda found: found.pop("task"), OTHER_VERSION.format("Object missing required field `task`")),
-    (
-        lambda found: found["modality"].update(samples="many"),
-        OTHER_VERSION.format("Expected `int`, got `str` - at `$.modality.samples`"),
+    OTHER_VERSION.format(
+        "expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1) - at `$.config.encoder`"
+    ): lambda found: found["config"]["encoder"].update(heads=3),
+    OTHER_VERSION.format("Invalid value 'magic' - at `$.facts.recipe.terms[0].type`"): (
+        lambda found: found["facts"]["recipe"]["terms"][0].update(type="magic")
     ),
-    (
-        lambda found: found["config"]["encoder"].update(heads=3),
-        OTHER_VERSION.format(
-            "expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1) - at `$.config.encoder`"
-        ),
-    ),
-    (
-        lambda found: found["facts"]["recipe"]["terms"][0].update(type="magic"),
-        OTHER_VERSION.format("Invalid value 'magic' - at `$.facts.recipe.terms[0].type`"),
-    ),
-    (lambda found: found["modality"].update(samples=0), NO_NETWORK.format("(0, 2)", "['slow', 'fast']")),
-    (lambda found: found["modality"].update(channels=[]), NO_NETWORK.format("(40, 0)", "['slow', 'fast']")),
-    (lambda found: found["task"].update(labels=["slow"]), NO_NETWORK.format("(40, 2)", "['slow']")),
-    (
-        lambda found: found["modality"].update(unit="g\x1b]0;owned\x07"),
-        (
-            "metadata: expected names without control characters and line breaks, got 'g\\x1b]0;owned\\x07'; the file "
-            "was altered"
-        ),
-    ),
-]
+    NO_NETWORK.format("(0, 2)", "['slow', 'fast']"): lambda found: found["modality"].update(samples=0),
+    NO_NETWORK.format("(40, 0)", "['slow', 'fast']"): lambda found: found["modality"].update(channels=[]),
+    NO_NETWORK.format("(40, 2)", "['slow']"): lambda found: found["task"].update(labels=["slow"]),
+    "metadata: expected names without control characters and line breaks, got 'g\\x1b]0;owned\\x07'; the file was "
+    "altered": lambda found: found["modality"].update(unit="g\x1b]0;owned\x07"),
+}
 
 
-@pytest.mark.parametrize(("change", "message"), BAD_DOCUMENTS)
-def test_metadata_that_describes_another_file_is_refused(path, change, message):
+@pytest.mark.parametrize(("message", "change"), BAD_DOCUMENTS.items())
+def test_metadata_that_describes_another_file_is_refused(path, message, change):
     rewrite(path, kind="student", document=change)
     assert refusal(path) == f"{path}: {message}"
 
@@ -375,54 +345,35 @@ OTHER_SHAPE = (
     "tensor 'head.weight': expected shape (2, 8) of float32, got {}; the file was altered or made by another version"
 )
 CARRIED = "carried windows: expected float32 (N, T, C)=(3, 40, 2) with int64 labels (N,), got {}; the file was altered"
-BAD_TENSORS = [
-    (
-        {"student/head.weight": None},
-        (
-            "expected exactly the tensors of its network, got missing ['head.weight'] and unknown []; the file was "
-            "altered or made by another version"
-        ),
-    ),
-    ({"carried/labels": None}, CARRIED.format("torch.float32 (3, 40, 2) with torch.float32 (0,)")),
-    ({"student/head.weight": torch.zeros(3, 8)}, OTHER_SHAPE.format("shape (3, 8) of float32")),
-    ({"student/head.weight": torch.zeros(2, 8).half()}, OTHER_SHAPE.format("shape (2, 8) of float16")),
-    ({"student/head.weight": torch.zeros(2, 8).long()}, OTHER_SHAPE.format("shape (2, 8) of int64")),
-    *(
-        (
-            {"student/head.weight": torch.full((2, 8), value)},
-            "tensor 'head.weight': expected finite values, got NaN or infinity; train again",
-        )
-        for value in (float("nan"), float("inf"))
-    ),
-    (
-        {"student/tail.weight": torch.zeros(2, 8)},
-        (
-            "expected exactly the tensors of its network, got missing [] and unknown ['tail.weight']; the file was "
-            "altered or made by another version"
-        ),
-    ),
-    (
-        {"teacher/gate.weight": torch.zeros(1)},
-        (
-            "expected only tensors named student/ or carried/ or novelty/..., got ['teacher/gate.weight']; the file "
-            "was altered"
-        ),
-    ),
-    ({"carried/windows": torch.zeros(3, 41, 2)}, CARRIED.format("torch.float32 (3, 41, 2) with torch.int64 (3,)")),
-    (
-        {"carried/windows": torch.zeros(3, 40, 2).double()},
-        CARRIED.format("torch.float64 (3, 40, 2) with torch.int64 (3,)"),
-    ),
-    ({"carried/labels": torch.zeros(2).long()}, CARRIED.format("torch.float32 (3, 40, 2) with torch.int64 (2,)")),
-    (
-        {"carried/labels": torch.tensor([0, 2, 1])},
-        "carried windows: expected labels from 0 to 1, got 0 to 2; the file was altered",
-    ),
-]
+NOT_FINITE = "tensor '{}': expected finite values, got NaN or infinity; train again"
+OTHER_TENSORS = (
+    "expected exactly the tensors of its network, got missing {} and unknown {}; the file was altered or made by "
+    "another version"
+)
+BAD_TENSORS = {
+    OTHER_TENSORS.format("['head.weight']", "[]"): {"student/head.weight": None},
+    OTHER_TENSORS.format("[]", "['tail.weight']"): {"student/tail.weight": torch.zeros(2, 8)},
+    OTHER_SHAPE.format("shape (3, 8) of float32"): {"student/head.weight": torch.zeros(3, 8)},
+    OTHER_SHAPE.format("shape (2, 8) of float16"): {"student/head.weight": torch.zeros(2, 8).half()},
+    OTHER_SHAPE.format("shape (2, 8) of int64"): {"student/head.weight": torch.zeros(2, 8).long()},
+    NOT_FINITE.format("head.weight"): {"student/head.weight": torch.full((2, 8), torch.nan)},
+    NOT_FINITE.format("head.bias"): {"student/head.bias": torch.full((2,), torch.inf)},
+    "expected only tensors named student/ or carried/ or novelty/..., got ['teacher/gate.weight']; the file was "
+    "altered": {"teacher/gate.weight": torch.zeros(1)},
+    CARRIED.format("torch.float32 (3, 40, 2) with torch.float32 (0,)"): {"carried/labels": None},
+    CARRIED.format("torch.float32 (3, 41, 2) with torch.int64 (3,)"): {"carried/windows": torch.zeros(3, 41, 2)},
+    CARRIED.format("torch.float64 (3, 40, 2) with torch.int64 (3,)"): {
+        "carried/windows": torch.zeros(3, 40, 2).double()
+    },
+    CARRIED.format("torch.float32 (3, 40, 2) with torch.int64 (2,)"): {"carried/labels": torch.zeros(2).long()},
+    "carried windows: expected labels from 0 to 1, got 0 to 2; the file was altered": {
+        "carried/labels": torch.tensor([0, 2, 1])
+    },
+}
 
 
-@pytest.mark.parametrize(("tensors", "message"), BAD_TENSORS)
-def test_tensors_that_do_not_fit_are_refused(path, tensors, message):
+@pytest.mark.parametrize(("message", "tensors"), BAD_TENSORS.items())
+def test_tensors_that_do_not_fit_are_refused(path, message, tensors):
     def change(parts):
         parts.update(tensors)
         for name in [name for name, tensor in tensors.items() if tensor is None]:
@@ -466,18 +417,12 @@ def test_tensors_that_do_not_fit_are_refused(path, tensors, message):
 )
 def test_sizes_that_no_file_has_are_refused_before_anything_is_built(path, change, name):
     rewrite(path, kind="student", document=change)
-    begun = time.perf_counter()
     assert refusal(path).startswith(f"{path}: metadata: {name}: expected at most ")
-    assert time.perf_counter() - begun < 10
 
 
 def test_a_student_file_of_a_megabyte_cannot_claim_gigabytes_of_weights(path):
-    # Every network multiplies each channel with each: 320 GB of weights.
-    rewrite(
-        path,
-        kind="student",
-        document=lambda d: d["modality"].update(channels=[str(number) for number in range(100_000)]),
-    )
+    channels = [str(number) for number in range(100_000)]  # a network multiplies each with each: 320 GB of weights
+    rewrite(path, kind="student", document=lambda d: d["modality"].update(channels=channels))
     assert refusal(path) == (
         f"{path}: tensor 'encoder.front.mean': expected shape (100000,) of float32, got shape (2,) of float32; "
         "the file was altered or made by another version"

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import ExtraTreesClassifier
-from torch import Tensor
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.spec import ModalitySpec
@@ -70,15 +69,9 @@ def checkpoint(data):
     return trained(data)
 
 
-def committee_of(checkpoint):
-    network = checkpoint.network()
-    assert isinstance(network, Committee)
-    return network
-
-
 def test_a_committees_first_transformer_is_the_teacher_that_is_trained_alone(checkpoint, data):
     batch = BatchSource(data.train, AugmentConfig(), batch=8, labelled_fraction=0.5, seed=0).at(1)
-    output = committee_of(checkpoint)(batch.inputs, taps=True)
+    output = checkpoint.network()(batch.inputs, taps=True)
     inside = checkpoint.transformer()(batch.inputs, taps=True)
     for name in ("embedding", "hidden", "cross_attention", "valid"):
         torch.testing.assert_close(getattr(output, name), getattr(inside, name))
@@ -97,10 +90,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_trees(checkpoint, 
     assert (tmp_path / "one.ckpt").read_bytes() == (tmp_path / "same.ckpt").read_bytes()
     back = read_teacher(tmp_path / "one.ckpt")
     assert (back.committee, back.facts) == (checkpoint.committee, checkpoint.facts)
-    asked = data.valid
-    np.testing.assert_array_equal(
-        logits_of(back.network(), asked, modality=None), logits_of(checkpoint.network(), asked, modality=None)
-    )
+    answers = [logits_of(one.network(), data.valid, modality=None) for one in (back, checkpoint)]
+    np.testing.assert_array_equal(*answers)
 
 
 @pytest.mark.slow
@@ -127,7 +118,7 @@ def test_members_that_are_no_transformer_are_evened_out_where_validation_wants_i
     made = trained(data)
     facts = made.committee
     trees, asked = facts.members[1], data.valid
-    raw = answers_to(committee_of(made).members[1], asked).numpy()
+    raw = answers_to(made.network().members[1], asked).numpy()
     prior = log_prior(data.train.labels, 3)
     assert facts.members[0].bias is msgspec.UNSET
     assert trees.bias == pytest.approx(-0.5 * fitted_temperature(raw, asked.labels, kind="classification") * prior)
@@ -135,30 +126,24 @@ def test_members_that_are_no_transformer_are_evened_out_where_validation_wants_i
         fitted_temperature(raw + np.array(trees.bias), asked.labels, kind="classification"), rel=1e-4
     )
     write_teacher(tmp_path / "teacher.ckpt", made)
-    calibrated = committee_of(read_teacher(tmp_path / "teacher.ckpt")).calibrated(1, torch.from_numpy(raw))
+    calibrated = read_teacher(tmp_path / "teacher.ckpt").network().calibrated(1, torch.from_numpy(raw))
     np.testing.assert_allclose(calibrated, (raw + np.array(trees.bias)) / trees.temperature, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [
-        (["oracle"], "--members: expected one of transformer, convolutions, trees, got 'oracle'; choose one of them"),
-        (["trees"], "--members: expected a transformer, which losses look into, got trees; add transformer"),
-        (
-            ["transformer", "trees", "trees"],
-            "--members: expected trees once, got it twice; only transformers differ by their seed",
+    {
+        "oracle": "expected one of transformer, convolutions, trees, got 'oracle'; choose one of them",
+        "trees": "expected a transformer, which losses look into, got trees; add transformer",
+        "transformer,trees,trees": "expected trees once, got it twice; only transformers differ by their seed",
+        "transformer,convolutions": (
+            "convolutions: expected windows of at least 9 samples, got 8 of 'temp'; leave convolutions out, or take "
+            "longer windows"
         ),
-        (
-            ["transformer", "convolutions"],
-            (
-                "--members: convolutions: expected windows of at least 9 samples, got 8 of 'temp'; leave "
-                "convolutions out, or take longer windows"
-            ),
-        ),
-    ],
+    }.items(),
 )
 def test_members_that_make_no_committee_are_refused(names, message):
-    assert said(UsageError, members_named, names, (*LONG, *SHORT)) == message
+    assert said(UsageError, members_named, names.split(","), (*LONG, *SHORT)) == f"--members: {message}"
     assert members_named(["convolutions", "transformer"], LONG) == ("transformer", "convolutions")
 
 
@@ -200,7 +185,7 @@ def whole(data):
 
 
 def test_convolutions_answer_by_the_ridge_on_all_their_features(whole, data):
-    member = committee_of(whole).members[1]
+    member = whole.network().members[1]
     assert isinstance(member, Convolutions)
     inputs = inputs_of(data.valid.take(np.arange(12)), data.valid)
     features = np.concatenate([member.features[name](*inputs[name]).numpy() for name in ("acc", "gyro")], axis=1)
@@ -228,15 +213,9 @@ def test_trees_are_those_of_scikit_learn_on_the_intervals_that_students_read(dat
     np.testing.assert_allclose(answers_to(grow_member(train, "trees", seed=3), known).numpy(), expected, atol=1e-5)
 
 
-def test_windows_shorter_than_kernels_have_a_committee_without_convolutions():
-    modality = ModalitySpec(name="slow", channels=("x",), rate_hz=1.0, samples=8)
-    assert default_members([modality]) == ("transformer", "trees")
-    assert default_members([msgspec.structs.replace(modality, samples=9)]) == ("transformer", "convolutions", "trees")
-
-
 def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(whole, data):
     source = BatchSource(data.train, AugmentConfig(mixup=1.0), batch=8, labelled_fraction=0.5, seed=0)
-    batch, network, facts = source.at(2), committee_of(whole), whole.committee
+    batch, network, facts = source.at(2), whole.network(), whole.committee
     assert batch.partner is not None
     (found,) = ask_teachers([FixedViews(network, lambda member: answers_to(member, data.train))], batch, taps=False)
     mean = 0.0
@@ -248,15 +227,12 @@ def test_a_mixed_window_is_answered_by_the_mixture_of_what_is_known_of_both(whol
             share = batch.fraction[:, None].double()
             shares = share * known[batch.index] + (1 - share) * known[batch.partner]
         mean = mean + one.weight * shares
-    assert isinstance(mean, Tensor)
     torch.testing.assert_close(found.logits, mean.log().float())
 
 
 def test_a_window_that_is_not_mixed_is_answered_as_it_was_recorded(whole, data):
-    source = BatchSource(
-        data.train, AugmentConfig(mixup=0.0, noise=0.0, gain=0.0), batch=8, labelled_fraction=0.5, seed=0
-    )
-    batch = source.at(0)
+    augment = AugmentConfig(mixup=0.0, noise=0.0, gain=0.0)
+    batch = BatchSource(data.train, augment, batch=8, labelled_fraction=0.5, seed=0).at(0)
     assert batch.partner is None
     asked = []
 
@@ -264,7 +240,7 @@ def test_a_window_that_is_not_mixed_is_answered_as_it_was_recorded(whole, data):
         asked.append(member)
         return answers_to(member, data.train)
 
-    views = FixedViews(committee_of(whole), ask)
+    views = FixedViews(whole.network(), ask)
     for _ in range(2):
         ask_teachers([views], batch, taps=True)
     assert [type(member).__name__ for member in asked] == ["Convolutions", "Trees"]
@@ -290,12 +266,8 @@ class Says(torch.nn.Module):
     ],
 )
 def test_the_pool_of_two_by_hand(kind, one, other, expected):
-    facts = CommitteeFacts(
-        members=tuple(
-            MemberFacts(kind="transformer", seed=0, temperature=1.0, weight=weight, score=0.5, log_likelihood=-1.0)
-            for weight in (0.25, 0.75)
-        )
-    )
+    member = MemberFacts(kind="transformer", seed=0, temperature=1.0, weight=0.25, score=0.5, log_likelihood=-1.0)
+    facts = CommitteeFacts(members=(member, msgspec.structs.replace(member, weight=0.75)))
     first = Says(one)
     first.names = ("acc",)  # type: ignore[assignment]
     inputs = {"acc": (torch.ones(1, 4, 1), torch.ones(1, 4, 1))}
@@ -313,16 +285,11 @@ def single(data, _no_single_sensors):
 
 def test_members_of_the_sensor_that_tells_most_join_where_validation_wants_them(single, whole, data):
     members = single.committee.members
-    assert [one.named for one in members] == [
-        "transformer",
-        "convolutions",
-        "trees",
-        "convolutions of acc",
-        "trees of acc",
-    ]
-    assert [one.kind for one in whole.committee.members] == ["transformer", "convolutions", "trees"]
+    names = ["transformer", "convolutions", "trees"]
+    assert [one.named for one in members] == [*names, "convolutions of acc", "trees of acc"]
+    assert [one.kind for one in whole.committee.members] == names
     known = data.valid
-    of_acc = [answers_to(one, known).numpy() for one in committee_of(single).members[3:]]
+    of_acc = [answers_to(one, known).numpy() for one in single.network().members[3:]]
     for found, facts in zip(of_acc, members[3:], strict=True):
         alone = grow_member(data.train.with_modalities(("acc",)), facts.kind, seed=facts.seed)
         np.testing.assert_allclose(found, answers_to(alone, known.with_modalities(("acc",))).numpy(), atol=1e-5)
@@ -338,7 +305,7 @@ def test_a_window_without_a_modality_is_answered_by_all_that_do_not_need_it(sing
     inputs = {name: (values.clone(), present.clone()) for name, (values, present) in batch.inputs.items()}
     inputs["gyro"][1][:4] = 0
     inputs["acc"][1][4:] = 0
-    network, facts = committee_of(single), single.committee
+    network, facts = single.network(), single.committee
     mean, total = torch.zeros(4, 3, dtype=torch.float64), 0.0
     for number in (0, 3, 4):
         output = network.members[number](inputs)
@@ -350,6 +317,11 @@ def test_a_window_without_a_modality_is_answered_by_all_that_do_not_need_it(sing
     torch.testing.assert_close(found[:4], (mean / total).log().float())
     alone = network.calibrated(0, network.members[0](inputs).logits)[4:]
     torch.testing.assert_close(found[4:], torch.log_softmax(alone, -1).float())
+
+
+def test_windows_shorter_than_kernels_have_a_committee_without_convolutions():
+    assert default_members(SHORT) == ("transformer", "trees")
+    assert default_members(LONG) == ("transformer", "convolutions", "trees")
 
 
 def alter_member(number, **changes):
@@ -366,90 +338,63 @@ def alter_features(sensor, **changes):
     return alter
 
 
-ALTERED_FACTS = [
-    (
-        "checkpoint",
-        lambda found: found["committee"]["members"].reverse(),
-        "committee: expected two members or more and a transformer first, got trees, transformer",
-    ),
-    (
-        "checkpoint",
-        lambda found: [one.update(weight=0.75) for one in found["committee"]["members"]],
-        "committee: expected weights from 0 with the sum 1, got 0.75, 0.75",
-    ),
-    ("checkpoint", alter_member(0, temperature=0.0), "committee: expected temperatures above 0, got 0, {heat:g}"),
-    (
-        "checkpoint",
-        alter_member(0, bias=[0.0, 0.0, 1.0]),
-        "committee: expected no bias of a transformer, whose head has it, got one",
-    ),
-    ("checkpoint", alter_member(1, bias=[0.0, 1.0]), "member 1 (trees): expected a finite bias of 3 logits, got 0, 1"),
-    ("single", alter_member(4, modality="heat"), "member 4 (trees): expected a modality of the teacher, got heat"),
-    ("single", alter_member(3, modality="gyro"), "member 3 (convolutions): expected features of gyro, got of acc"),
-    (
-        "single",
-        alter_member(0, modality="acc"),
-        "committee: expected transformers of all modalities, got one of a single modality",
-    ),
-    (
-        "whole",
-        lambda found: found["committee"]["members"][1].pop("features"),
-        "member 1 (convolutions): expected features of acc, gyro, got of none",
-    ),
-    (
-        "whole",
-        alter_features("acc", features=10**12),
-        (
-            "member 1 (convolutions): tensor 'weight': expected shape ({more}, 3) of float32, got shape ({now}, 3) of "
-            "float32"
+ALTERED = {
+    ("checkpoint", "document"): {
+        "committee: expected two members or more and a transformer first, got trees, transformer": (
+            lambda found: found["committee"]["members"].reverse()
         ),
-    ),
-    ("whole", alter_features("acc", dilation=5), "member 1 (convolutions): acc: dilation: expected at most 4, got 5"),
-    ("whole", alter_features("gyro", stride=81), "member 1 (convolutions): gyro: stride: expected at most 20, got 81"),
-]
-ALTERED_TENSORS = [
-    (
-        "checkpoint",
-        lambda parts: parts["member1/left"].zero_(),
-        (
-            "member 1 (trees): expected every node to lead onwards inside its tree and every leaf to its row, got "
-            "other links"
+        "committee: expected weights from 0 with the sum 1, got 0.75, 0.75": (
+            lambda found: [one.update(weight=0.75) for one in found["committee"]["members"]]
         ),
-    ),
-    (
-        "checkpoint",
-        lambda parts: parts.update({"member2/roots": torch.zeros(1)}),
-        "expected only tensors named teacher/ or member1/..., got ['member2/roots']",
-    ),
-    (
-        "whole",
-        lambda parts: parts.pop("member1/features.acc.mean"),
-        (
-            "member 1 (convolutions): expected exactly the tensors of its network, got missing ['features.acc.mean'] "
-            "and unknown []"
+        "committee: expected temperatures above 0, got 0, {heat:g}": alter_member(0, temperature=0.0),
+        "committee: expected no bias of a transformer, whose head has it, got one": alter_member(0, bias=[0.0] * 3),
+        "member 1 (trees): expected a finite bias of 3 logits, got 0, 1": alter_member(1, bias=[0.0, 1.0]),
+    },
+    ("single", "document"): {
+        "member 4 (trees): expected a modality of the teacher, got heat": alter_member(4, modality="heat"),
+        "member 3 (convolutions): expected features of gyro, got of acc": alter_member(3, modality="gyro"),
+        "committee: expected transformers of all modalities, got one of a single modality": (
+            alter_member(0, modality="acc")
         ),
-    ),
-    (
-        "whole",
-        lambda parts: parts["member1/bias"].fill_(torch.nan),
-        "member 1 (convolutions): tensor 'bias': expected finite values, got NaN or infinity",
-    ),
-]
+    },
+    ("whole", "document"): {
+        "member 1 (convolutions): expected features of acc, gyro, got of none": (
+            lambda found: found["committee"]["members"][1].pop("features")
+        ),
+        "member 1 (convolutions): tensor 'weight': expected shape ({more}, 3) of float32, got shape ({now}, 3) of "
+        "float32": alter_features("acc", features=10**12),
+        "member 1 (convolutions): acc: dilation: expected at most 4, got 5": alter_features("acc", dilation=5),
+        "member 1 (convolutions): gyro: stride: expected at most 20, got 81": alter_features("gyro", stride=81),
+    },
+    ("checkpoint", "tensors"): {
+        "member 1 (trees): expected every node to lead onwards inside its tree and every leaf to its row, got other "
+        "links": lambda parts: parts["member1/left"].zero_(),
+        "expected only tensors named teacher/ or member1/..., got ['member2/roots']": (
+            lambda parts: parts.update({"member2/roots": torch.zeros(1)})
+        ),
+    },
+    ("whole", "tensors"): {
+        "member 1 (convolutions): expected exactly the tensors of its network, got missing ['features.acc.mean'] and "
+        "unknown []": lambda parts: parts.pop("member1/features.acc.mean"),
+        "member 1 (convolutions): tensor 'bias': expected finite values, got NaN or infinity": (
+            lambda parts: parts["member1/bias"].fill_(torch.nan)
+        ),
+    },
+}
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "message", "what"),
-    [(*case, what) for what, cases in (("document", ALTERED_FACTS), ("tensors", ALTERED_TENSORS)) for case in cases],
+    ("name", "what", "message", "change"),
+    [(*key, message, change) for key, cases in ALTERED.items() for message, change in cases.items()],
 )
-def test_an_altered_committee_is_refused(name, change, message, what, request, tmp_path):
+def test_an_altered_committee_is_refused(name, what, message, change, request, tmp_path):
     made, path = request.getfixturevalue(name), tmp_path / "teacher.ckpt"
     write_teacher(path, made)
     rewrite(path, kind="teacher", **{what: change})
-    with pytest.raises(CheckpointError) as caught:
-        read_teacher(path)
+    refusal = said(CheckpointError, read_teacher, path)
     facts, figures = made.committee.members, {}
     figures["heat"] = facts[1].temperature
     if facts[1].kind == "convolutions":
         now = sum(config.features for config in facts[1].features.values())
         figures |= {"now": now, "more": now - facts[1].features["acc"].groups[0].features + 10**12}
-    assert str(caught.value).startswith(f"{path}: {message.format(**figures)}; ")
+    assert refusal.startswith(f"{path}: {message.format(**figures)}; ")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -11,14 +12,14 @@ from mmkd_edge.health.drift import ROWS, DriftWatch, window_features
 from mmkd_edge.predict.novelty import channel_magnitudes, magnitude
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_members
+from mmkd_models.networks.config import student_members
 from mmkd_models.novelty import MAX_CENTRES, NoveltyScore, seen_from, seen_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_models.training.inputs import StudentTraining, TrainingRun
 from mmkd_models.training.references import embeddings_summary, fit_reference, group_reference, magnitude_limits
 from mmkd_models.training.students import train_student
-from tests.models.conftest import data_of
+from tests.models.conftest import STUDENT, data_of
 
 NAMES = ("ax", "ay", "az")
 
@@ -124,9 +125,7 @@ RUN = TrainingRun(train=TrainConfig(steps=2, batch=8), augment=AugmentConfig())
 
 
 def config_of(members):
-    return StudentConfig(
-        preset="tiny", encoder=EncoderConfig(width=8, heads=2, depth=1, most_tokens=8), members=student_members(members)
-    )
+    return msgspec.structs.replace(STUDENT, preset="tiny", members=student_members(members))
 
 
 def embeddings(count, *, seed=0):
@@ -153,7 +152,6 @@ def test_the_score_is_the_square_distance_to_the_nearest_of_few_centres_and_neve
     seen = embeddings_summary(embeddings(100), embeddings(50, seed=1))
     back = seen_from(seen_tensors(seen), width=WIDTH, path=Path("a.ckpt"))
     assert all(torch.equal(getattr(back, name), tensor) for name, tensor in seen_tensors(seen).items())
-    seen = embeddings_summary(embeddings(100), embeddings(50, seed=1))
     centre = (seen.centres - seen.shift) / seen.scale
     assert bool((NoveltyScore(seen)(centre) >= 0).all())
 

@@ -18,10 +18,11 @@ from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe, term_from_text
-from mmkd_models.networks.student import Student, StudentOutput
+from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import write_tensors
 from mmkd_models.training.predict import logits_of, scores_of
+from tests.edge.said import said
 from tests.models.conftest import STUDENT, TEACHER
 from tests.models.interrupted_training import train
 from tests.models.training.looping import Interrupted, interrupt_at, rewrite, same, scripted
@@ -73,39 +74,31 @@ def test_a_finished_training_is_read_and_not_run_again(trained, tmp_path, short)
     assert (first.stopped_at, second.stopped_at) == (4, 4)
 
 
-def refused(trained, *config, run_dir, **options):
-    with pytest.raises(UsageError) as caught:
-        trained(*config, run_dir=run_dir, resume=True, **options)
-    return str(caught.value)
+def refused(trained, *config, kind=UsageError, **options):
+    return said(kind, trained, *config, resume=True, **options)
 
 
 def test_resuming_with_other_options_settings_or_networks_is_refused(trained, short, tmp_path, distiller):
     trained(run_dir=tmp_path)
-    assert refused(trained, msgspec.structs.replace(short, learning_rate=0.5), run_dir=tmp_path) == (
-        f"{tmp_path / 'resume.ckpt'}: expected a training with learning_rate=0.5, got learning_rate=0.002; "
-        "use the same options as before, or start without --resume"
+    config, start = (
+        msgspec.structs.replace(short, learning_rate=0.5),
+        f"{tmp_path / 'resume.ckpt'}: expected a training",
+    )
+    advice = "use the same options as before, or start without --resume"
+    assert refused(trained, config, run_dir=tmp_path) == (
+        f"{start} with learning_rate=0.5, got learning_rate=0.002; {advice}"
     )
     trained(run_dir=tmp_path, settings={"dataset": "a1", "augment": AugmentConfig()})
     trained(run_dir=tmp_path, settings={"dataset": "a1", "augment": AugmentConfig()}, resume=True)
-    advice = "use the same options as before, or start without --resume"
-    assert refused(trained, run_dir=tmp_path, settings={"dataset": "b2", "augment": AugmentConfig()}) == (
-        f"{tmp_path / 'resume.ckpt'}: expected a training with dataset='b2', got dataset='a1'; {advice}"
-    )
-    assert refused(trained, run_dir=tmp_path, settings={"augment": AugmentConfig()}) == (
-        f"{tmp_path / 'resume.ckpt'}: expected a training with dataset=None, got dataset='a1'; {advice}"
-    )
+    for other, shown in (({"dataset": "b2"}, "'b2'"), ({}, "None")):
+        assert refused(trained, run_dir=tmp_path, settings={**other, "augment": AugmentConfig()}) == (
+            f"{start} with dataset={shown}, got dataset='a1'; {advice}"
+        )
     trained(run_dir=tmp_path)
-    assert unusable(trained, tmp_path, learner=distiller(width=16)) == (
+    assert refused(trained, kind=CheckpointError, run_dir=tmp_path, learner=distiller(width=16)) == (
         f"{tmp_path / 'resume.ckpt'}: tensor 'network.encoder.position': expected shape (7, 16) of float32, "
         "got shape (7, 8) of float32; the file was altered or made by another version"
     )
-
-
-def unusable(trained, run_dir, **options):
-    with pytest.raises(CheckpointError) as caught:
-        trained(run_dir=run_dir, resume=True, **options)
-    assert caught.value.exit_code == 6
-    return str(caught.value)
 
 
 def test_a_state_that_was_altered_is_refused(trained, tmp_path):
@@ -113,29 +106,32 @@ def test_a_state_that_was_altered_is_refused(trained, tmp_path):
     trained(run_dir=tmp_path)
     rewrite(path, kind="resume", document=lambda document: document.update(format_version=3))
     message = f"{path}: metadata: Invalid enum value 3 - at `$.format_version`; {advice}"
-    assert unusable(trained, tmp_path) == message
+    assert refused(trained, kind=CheckpointError, run_dir=tmp_path) == message
     rewrite(path, kind="resume", document=lambda document: (document.update(format_version=2), document.pop("curve")))
-    assert unusable(trained, tmp_path) == f"{path}: metadata: Object missing required field `curve`; {advice}"
+    assert (
+        refused(trained, kind=CheckpointError, run_dir=tmp_path)
+        == f"{path}: metadata: Object missing required field `curve`; {advice}"
+    )
     write_tensors(path, {"t": torch.zeros(1)}, kind="resume", document=b"{")
-    assert unusable(trained, tmp_path) == f"{path}: metadata: Input data was truncated; {advice}"
+    assert (
+        refused(trained, kind=CheckpointError, run_dir=tmp_path)
+        == f"{path}: metadata: Input data was truncated; {advice}"
+    )
     trained(run_dir=tmp_path)
     rewrite(path, kind="resume", tensors=lambda parts: parts.update({"stranger/weight": torch.zeros(1)}))
-    assert unusable(trained, tmp_path) == f"{path}: tensor with an unknown name ('stranger'); {advice}"
+    assert (
+        refused(trained, kind=CheckpointError, run_dir=tmp_path)
+        == f"{path}: tensor with an unknown name ('stranger'); {advice}"
+    )
 
 
 def command(dataset, run_dir, weights, *devices):
     return [sys.executable, str(SCRIPT), str(dataset.path), str(run_dir), str(weights), *devices]
 
 
-def run(arguments):
-    finished = subprocess.run(arguments, capture_output=True, text=True, timeout=600, check=False)
-    assert finished.returncode == 0, finished.stderr
-
-
 def test_a_killed_process_resumes_to_the_bit_equal_weights_of_one_that_was_not(dataset, tmp_path):
     killed = command(dataset, tmp_path / "killed", tmp_path / "killed.safetensors")
     with subprocess.Popen(killed, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         for line in process.stdout:
             if int(line) == 7:  # validated and saved at step 4, three steps beyond
                 os.kill(process.pid, signal.SIGKILL)
@@ -154,7 +150,7 @@ def test_two_processes_share_a_batch_and_reach_the_weights_of_one(dataset, tmp_p
     states = []
     for devices in ("1", "2"):
         weights = tmp_path / f"{devices}.safetensors"
-        run(command(dataset, tmp_path / devices, weights, devices))
+        subprocess.run(command(dataset, tmp_path / devices, weights, devices), timeout=600, check=True)
         with safe_open(weights, framework="pt") as file:
             states.append({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
     for name, value in states[0].items():
@@ -192,21 +188,20 @@ def test_only_windows_with_labels_are_scored_and_answers_of_the_right_kind(datas
     partly = scores_of(student, windows.with_labels(labels), modality="acc")
     assert partly == scores_of(student, windows.subset(np.arange(8)), modality="acc")
     assert sum(map(sum, partly.confusion)) == 8
-    with pytest.raises(UsageError) as caught:
-        scores_of(student, windows.with_labels(np.full(16, -1)), modality="acc")
-    assert str(caught.value) == "windows to score on: expected some labelled ones, got none; label some"
-    with pytest.raises(TypeError) as caught:
-        logits_of(Own(wrapped=False), dataset.split("test"), modality="acc")
-    assert str(caught.value) == "network: expected a StudentOutput or a TeacherOutput, got Tensor"
+    assert said(UsageError, scores_of, student, windows.with_labels(np.full(16, -1)), modality="acc") == (
+        "windows to score on: expected some labelled ones, got none; label some"
+    )
+    assert said(TypeError, logits_of, Own(), dataset.split("test"), modality="acc") == (
+        "network: expected a StudentOutput or a TeacherOutput, got Tensor"
+    )
 
 
 class Own(torch.nn.Module):
-    """A student of one's own: it answers with the mean of the first channel, as logits or as they are."""
+    """A student of one's own that answers with logits as they are."""
 
-    def __init__(self, *, wrapped):
+    def __init__(self):
         super().__init__()
-        self.scale, self.wrapped = torch.nn.Parameter(torch.ones(())), wrapped
+        self.scale = torch.nn.Parameter(torch.ones(()))
 
     def forward(self, values, present):
-        logits = values.mean(1) * self.scale
-        return StudentOutput(logits=logits, embedding=logits) if self.wrapped else logits
+        return values.mean(1) * self.scale
