@@ -1,8 +1,10 @@
 """A task of normal running: datasets, import, the student with its promised rates, scores, and what is refused."""
 
 import copy
+import io
 import json
 import re
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
 
@@ -81,26 +83,34 @@ def spindles(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def student(spindles):
-    output = spindles.parent / "acc.ckpt"
+def call(run, *line):
     with pytest.raises(SystemExit) as ended:
-        run_train(["student", str(spindles), "--modality", "acc", "-o", str(output)])
+        run([str(word) for word in line])
     assert ended.value.code in (0, None)
-    return output
+
+
+@pytest.fixture(scope="module")
+def training(spindles):
+    """A student of `acc`, and what the command printed."""
+    output = spindles.parent / "acc.ckpt"
+    with redirect_stdout(io.StringIO()) as printed:
+        call(run_train, "student", spindles, "--modality", "acc", "-o", output)
+    return output, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def student(training):
+    return training[0]
 
 
 # ---- the dataset
 
 
 def test_a_dataset_of_normal_running_is_described_with_its_known_faults_and_next_command(spindles, capsys):
-    with pytest.raises(SystemExit):
-        run_data(["check", str(spindles)])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "spindles: 400 windows, normal running ok, known faults slip, 20 groups"
-    assert (
-        lines[-1] == f"{spindles} keeps every rule; next: mmkd-train student {spindles} --modality acc -o student.ckpt"
-    )
+    call(run_data, "check", spindles)
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "spindles: 400 windows, normal running ok, known faults slip, 20 groups"
+    assert last == f"{spindles} keeps every rule; next: mmkd-train student {spindles} --modality acc -o student.ckpt"
     assert task_text(TaskSpec(kind="normal", labels=("ok",))) == "normal running ok"
 
 
@@ -250,17 +260,13 @@ def test_no_score_of_the_calibration_is_by_a_model_that_saw_its_group(spindles):
     normal = open_dataset(spindles).split("train")
     fit = partial(fit_normal_model, modality="acc", seed=3)
     scores = cross_fitted(normal, "acc", fit, seed=3)[:, 0]
-    for machine in (0, 7):
-        # Other values of this machine change its own scores, and no model that scores it.
-        values = normal.take(np.arange(len(normal)))["acc"]
-        moved = np.where(normal.groups[:, None, None] == machine, values[::-1], values)
-        changed = make_split("train", faults=False) | {"acc": moved}
-        other = normal_dataset(spindles.parent / f"moved{machine}", train=changed).split("train")
-        again = cross_fitted(other, "acc", fit, seed=3)[:, 0]
-        own = normal.groups == machine
-        with_it = np.isclose(again, scores, rtol=1e-6)
-        assert not with_it[own].all()
-        assert with_it.sum() >= 20  # its fold fits no model on it; windows of that fold keep their scores
+    # Other values of a machine change its own scores, and no model that scores it.
+    own, values = normal.groups == 7, normal.take(np.arange(len(normal)))["acc"]
+    changed = make_split("train", faults=False) | {"acc": np.where(own[:, None, None], values[::-1], values)}
+    other = normal_dataset(spindles.parent / "moved", train=changed).split("train")
+    equal = np.isclose(cross_fitted(other, "acc", fit, seed=3)[:, 0], scores, rtol=1e-6)
+    assert not equal[own].all()
+    assert equal.sum() >= 20  # its fold fits no model on it; windows of that fold keep their scores
     model = fit_normal_model(normal, "acc", seed=3)
     inputs = model.inputs(normal, "acc").astype(np.float64)
     np.testing.assert_allclose(inputs.mean(axis=0), 0, atol=1e-4)
@@ -296,7 +302,6 @@ def test_a_student_finds_a_fault_that_it_never_saw_and_keeps_its_promise(spindle
     assert checkpoint.task == TaskSpec(kind="normal", labels=("ok",))
     assert (checkpoint.config.members, checkpoint.config.components) == (("convolutions",), COMPONENTS)
     facts, normal = checkpoint.facts, checkpoint.facts.normal
-    assert normal
     assert (normal.windows, normal.groups, normal.level) == (240 + 60, 16, 1 / 17)
     assert np.median(normal.scores) == pytest.approx(1, abs=0.01)
     test = open_dataset(spindles).split("test")
@@ -315,10 +320,8 @@ def test_a_student_finds_a_fault_that_it_never_saw_and_keeps_its_promise(spindle
     assert carried.labels.tolist() == [0] * 60
 
 
-def test_a_training_prints_its_rates_in_words(spindles, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        run_train(["student", str(spindles), "--modality", "acc", "-o", str(tmp_path / "s.ckpt")])
-    lines = capsys.readouterr().out.splitlines()
+def test_a_training_prints_its_rates_in_words(training):
+    lines = training[1].splitlines()
     assert lines[2].startswith("validation    AUROC ")
     assert lines[3] == "normal        300 windows of 16 groups, 0.0833 hours"
     assert lines[4].startswith("false alarms  about ")
@@ -346,8 +349,7 @@ def test_sound_makes_a_student_too(tmp_path):
         sound = (0.2 * tone + 0.05 * rng.normal(size=tone.shape)).astype(np.float32)[..., None]
         splits[split] = {"mic": sound, "labels": labels, "groups": groups}
     write_dataset(tmp_path / "d", name="fans", labels=TASK, modalities=[mic], splits=splits)
-    with pytest.raises(SystemExit):
-        run_train(["student", str(tmp_path / "d"), "--modality", "mic", "-o", str(tmp_path / "s.ckpt")])
+    call(run_train, "student", tmp_path / "d", "--modality", "mic", "-o", tmp_path / "s.ckpt")
     assert read_student(tmp_path / "s.ckpt").facts.score > 0.95
 
 
@@ -370,10 +372,7 @@ def test_sound_makes_a_student_too(tmp_path):
     ],
 )  # fmt: skip
 def test_wrong_trainings_are_refused(spindles, tmp_path, capsys, words, says):
-    changed = {
-        "few": {"labels": np.repeat([0, -1], [90, 150])},
-        "one": {"groups": np.full(240, 99)},
-    }
+    changed = {"few": {"labels": np.repeat([0, -1], [90, 150])}, "one": {"groups": np.full(240, 99)}}
     for name, columns in changed.items():
         if f"{{{name}}}" in words:
             normal_dataset(tmp_path / name, train=columns)
@@ -386,18 +385,13 @@ def test_wrong_trainings_are_refused(spindles, tmp_path, capsys, words, says):
 def test_altered_checkpoints_are_refused(student, tmp_path):
     checkpoint = read_student(student)
     facts = checkpoint.facts
-    assert facts.normal
     falling = msgspec.structs.replace(facts.normal, scores=facts.normal.scores[::-1])
-    what = "components and scores of normal running"
-    cases = {
-        f"expected convolutions with {what}, got convolutions with 64 and none": {"normal": msgspec.UNSET},
-        "expected rising scores of normal running": {"normal": falling},
-    }
-    for says, change in cases.items():
-        write_student(tmp_path / "s.ckpt", replace(checkpoint, facts=msgspec.structs.replace(facts, **change)))
-        with pytest.raises(CheckpointError) as error:
-            read_student(tmp_path / "s.ckpt")
-        assert str(error.value) == f"{tmp_path / 's.ckpt'}: metadata: {says}; the file was altered"
+    lacking = "convolutions with components and scores of normal running, got convolutions with 64 and none"
+    for expected, normal in ((lacking, msgspec.UNSET), ("rising scores of normal running", falling)):
+        write_student(tmp_path / "s.ckpt", replace(checkpoint, facts=msgspec.structs.replace(facts, normal=normal)))
+        assert said(CheckpointError, read_student, tmp_path / "s.ckpt") == (
+            f"{tmp_path / 's.ckpt'}: metadata: expected {expected}; the file was altered"
+        )
 
 
 # ---- known faults
@@ -420,10 +414,7 @@ def test_labelled_faults_of_another_dataset_join_the_score(spindles, student, tm
     assert len(known) == 20 + 1  # of train and valid; the one of test judges
     assert (known.labels == 0).all()
     output = tmp_path / "both.ckpt"
-    with pytest.raises(SystemExit):
-        run_train(
-            ["student", str(spindles), "--modality", "acc", "--faults", str(tmp_path / "faults"), "-o", str(output)]
-        )
+    call(run_train, "student", spindles, "--modality", "acc", "--faults", tmp_path / "faults", "-o", output)
     both, alone = read_student(output), read_student(student)
     assert both.facts.score >= alone.facts.score
     assert both.state["head.weight"].abs().sum() > 0
@@ -433,9 +424,7 @@ def test_labelled_faults_of_another_dataset_join_the_score(spindles, student, tm
     part = logits - density  # one number: the log of the residual, and the classifier's share
     faulty = test.labels > 0
     assert part[faulty].min() > part[~faulty].max()
-    normal = both.facts.normal
-    assert normal
-    assert np.median(normal.scores) == pytest.approx(1, abs=0.01)
+    assert np.median(both.facts.normal.scores) == pytest.approx(1, abs=0.01)
 
 
 def test_of_the_same_dataset_only_faults_of_training_groups_teach(tmp_path, monkeypatch):
@@ -452,9 +441,8 @@ def test_of_the_same_dataset_only_faults_of_training_groups_teach(tmp_path, monk
 
     monkeypatch.setattr("mmkd_models.training.normal.fit_normal_student", fit_student)
     monkeypatch.setattr("mmkd_models.training.normal.fit_normal_model", fit_model)
-    line = ["student", str(tmp_path / "own"), "--modality", "acc", "--fold", "1", "--faults", str(tmp_path / "own")]
-    with pytest.raises(SystemExit, match="0"):
-        run_train([*line, "-o", str(tmp_path / "own.ckpt")])
+    line = ("student", tmp_path / "own", "--modality", "acc", "--fold", "1", "--faults", tmp_path / "own")
+    call(run_train, *line, "-o", tmp_path / "own.ckpt")
     everything = open_dataset(tmp_path / "own").everything()
     training = everything.subset(fold_indices(everything, fold=1, seed=0).train)
     assert sorted(taught[0].rows) == sorted(training.rows[training.labels > 0])
@@ -495,17 +483,13 @@ def test_no_training_looks_at_known_faults_and_a_fold_judges_all_of_its_groups(t
     hidden = np.where(train["labels"] > 0, -1, 0)  # as imports wrote them before
     for name, labels in (("kept", train["labels"]), ("hidden", hidden)):
         normal_dataset(tmp_path / name, train=train | {"labels": labels})
-        for fold in ([], ["--fold", "3"]):
-            line = ["student", str(tmp_path / name), "--modality", "acc", *fold, "-o"]
-            with pytest.raises(SystemExit, match="0"):
-                run_train([*line, str(tmp_path / f"{name}{len(fold)}.ckpt")])
-    kept, old = (read_student(tmp_path / f"{name}0.ckpt") for name in ("kept", "hidden"))
+        call(run_train, "student", tmp_path / name, "--modality", "acc", "-o", tmp_path / f"{name}.ckpt")
+    kept, old = (read_student(tmp_path / f"{name}.ckpt") for name in ("kept", "hidden"))
     assert kept.facts.normal == old.facts.normal
     assert all(torch.equal(kept.state[name], old.state[name]) for name in old.state)
+    call(run_train, "student", tmp_path / "kept", "--modality", "acc", "--fold", "3", "-o", tmp_path / "fold.ckpt")
     capsys.readouterr()
-    with pytest.raises(SystemExit, match="0"):
-        run_evaluate([str(tmp_path / "kept2.ckpt"), str(tmp_path / "kept"), "--fold", "3", "--json"])
-    facts = json.loads(capsys.readouterr().out)["suites"]["normal"]["facts"]
+    facts = judged(tmp_path / "fold.ckpt", tmp_path / "kept", "--fold", "3", capsys=capsys)["suites"]["normal"]["facts"]
     assert (facts["groups"], facts["normal"], facts["faults"]) == (4, 60, 20)
 
 
@@ -513,9 +497,7 @@ def test_no_training_looks_at_known_faults_and_a_fold_judges_all_of_its_groups(t
 
 
 def judged(*words, capsys):
-    with pytest.raises(SystemExit) as ended:
-        run_evaluate([*map(str, words), "--json"])
-    assert ended.value.code in (0, None)
+    call(run_evaluate, *words, "--json")
     return json.loads(capsys.readouterr().out)
 
 
@@ -527,7 +509,6 @@ def test_a_student_is_judged_by_windows_and_by_groups_beside_its_rivals(spindles
     own = facts["models"]["acc.ckpt"]
     test, checkpoint = open_dataset(spindles).split("test"), read_student(student)
     normal = checkpoint.facts.normal
-    assert normal
     scores, faulty = np.exp(logits_of(checkpoint.network(), test, modality="acc")[:, 0]), test.labels > 0
     p_values = (1 + (np.array(normal.scores) >= scores[:, None] * (1 + 1e-6)).sum(axis=1)) / (len(normal.scores) + 1)
     alarms = p_values <= normal.level
@@ -563,16 +544,11 @@ def test_the_delay_is_from_a_faults_first_window_to_its_first_alarm():
 
 
 def test_a_position_or_a_campaign_that_gives_faults_away_is_named():
-    late = windows_of(
-        [0, 0, 0, 1] * 6, np.repeat(np.arange(6), 4).tolist(), metadata={"campaign": np.repeat([1, 2], 12)}
-    )
-    alone = explain_by_place(late, "campaign")
+    campaigns, groups = {"campaign": np.repeat([1, 2], 12)}, np.repeat(np.arange(6), 4).tolist()
+    alone = explain_by_place(windows_of([0, 0, 0, 1] * 6, groups, metadata=campaigns), "campaign")
     assert alone["The position in the recording"] == 1.0
     assert alone["The campaign"] == 0.5  # both have as many
-    first = windows_of(
-        [0] * 12 + [1, 0] * 6, np.repeat(np.arange(6), 4).tolist(), metadata={"campaign": np.repeat([1, 2], 12)}
-    )
-    alone = explain_by_place(first, "campaign")
+    alone = explain_by_place(windows_of([0] * 12 + [1, 0] * 6, groups, metadata=campaigns), "campaign")
     # Faults are in campaign 2 alone: pairs with normal windows of campaign 1 are won, 12 of 18, the others half.
     assert alone["The campaign"] == pytest.approx((12 + 6 / 2) / 18)
     says = list(explained(alone, Interval(mean=0.85, low=0.8, high=0.9)))
@@ -586,8 +562,7 @@ def test_a_position_or_a_campaign_that_gives_faults_away_is_named():
 def test_windows_without_faults_show_false_alarms_alone(tmp_path, student, capsys):
     path = tmp_path / "quiet"
     normal_dataset(path, faults=False)
-    with pytest.raises(SystemExit):
-        run_evaluate([str(student), str(path)])
+    call(run_evaluate, student, path)
     text = " ".join(capsys.readouterr().out.split())
     assert "No window has a known fault: what it finds is unknown." in text
     assert "AUROC" not in text
@@ -650,8 +625,7 @@ def test_sensors_are_compared_without_a_fault_and_together_are_a_monitor(tmp_pat
         columns["alone"] = rng.permutation(np.resize(quiet, columns["acc"].shape))
     write_dataset(tmp_path / "d", name="rig", labels=TASK, modalities=PAIR, splits=splits)
     out = tmp_path / "sensors"
-    with pytest.raises(SystemExit):
-        run_sensors([str(tmp_path / "d"), "--json", "-o", str(out)])
+    call(run_sensors, tmp_path / "d", "--json", "-o", out)
     document = json.loads(capsys.readouterr().out)
     rows = {row["sensor"]: row for row in document["rows"]}
     assert (document["normal"], document["groups"], document["faults"]) == (80, 4, 20)
@@ -676,8 +650,7 @@ def test_sensors_are_compared_without_a_fault_and_together_are_a_monitor(tmp_pat
         f"AUROC on known faults {document['monitor']['auroc']:.2f}",
     ):
         assert says in page
-    with pytest.raises(SystemExit):
-        run_sensors([str(tmp_path / "d"), "-o", str(out)])
+    call(run_sensors, tmp_path / "d", "-o", out)
     lines = capsys.readouterr().out.splitlines()
     sentences = list(verdict(msgspec.convert(document, NormalSensorsDocument)))
     assert lines[:-1] == [f"{sentence}." for sentence in sentences]

@@ -26,16 +26,6 @@ from mmkd_models.adaptation.judge import (
     measure_closeness,
     vanished_classes,
 )
-from mmkd_models.adaptation.methods import (
-    ADAPT_TRAIN,
-    AdaptationTask,
-    AdaptLearner,
-    PairedSource,
-    adapt_student,
-    balanced_rows,
-    old_answers,
-    refit_head,
-)
 from mmkd_models.adaptation.run import run_adaptation
 from mmkd_models.commands import adapt
 from mmkd_models.commands.adapt import run_adapt
@@ -43,7 +33,6 @@ from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_models.evaluation.seen import windows_seen
-from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherConfig
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import (
     TeacherFile,
@@ -59,10 +48,9 @@ from mmkd_models.training.students import train_student
 from mmkd_models.training.trainings import train_teacher
 from mmkd_station.uncertain import UncertainRing
 from tests.edge.said import said
-from tests.models.conftest import data_of
+from tests.models.conftest import STUDENT, TEACHER, data_of
 from tests.report.rendered import render_adaptation
 
-ENCODER = EncoderConfig(width=8, heads=2, depth=1, most_tokens=8)
 MODALITIES = (
     ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=16),
     ModalitySpec(name="gyro", channels=("x",), rate_hz=10.0, samples=16),
@@ -110,10 +98,10 @@ def site(tmp_path_factory):
     written(folder / "fast", moved=1.3, seed=40, modalities=(msgspec.structs.replace(MODALITIES[0], rate_hz=20.0),))
     data = data_of(old)
     run = TrainingRun(train=TRAIN, augment=AUGMENT)
-    teacher = train_teacher(data, TeacherConfig(preset="test", encoder=ENCODER, fusion_depth=1), run)
+    teacher = train_teacher(data, TEACHER, run)
     write_teacher(folder / "teacher.ckpt", teacher)
     for kind in ("transformer", "convolutions", "trees"):
-        config = StudentConfig(preset="tiny", encoder=ENCODER, members=(kind,))
+        config = msgspec.structs.replace(STUDENT, preset="tiny", members=(kind,))
         student = train_student(StudentTraining(data.with_modalities(("acc",)), "acc", config, run))
         write_student(folder / f"{kind}.ckpt", student)
     return folder
@@ -152,12 +140,10 @@ def test_a_teacher_with_another_sensor_adapts_a_student_without_labels(site, tmp
 
 
 def test_where_nothing_is_better_nothing_is_written(site, tmp_path):
-    with pytest.raises(GateError) as raised:
-        command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), data="same")
-    assert str(raised.value).startswith("same: no method is better (statistics: ")
-    assert str(raised.value).endswith(
-        "nothing was written. Keep the student, record longer, or add --teacher or --labels"
-    )
+    options = ("--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"))
+    message = said(GateError, command, site, tmp_path, *options, kind="convolutions", data="same")
+    assert message.startswith("same: no method is better (statistics: ")
+    assert message.endswith("nothing was written. Keep the student, record longer, or add --teacher or --labels")
     assert not (tmp_path / "adapted.ckpt").exists()
 
 
@@ -172,8 +158,11 @@ def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys, monkeypatch):
     assert document["labels"] == 40
     assert document["written"] == str(output)
     assert right(output, site / "labelled") > 0.8
-    carried = read_student(output).carried
-    assert len(carried.windows) == 90 + 90  # the old ones, and the labelled ones that judge in the new domain
+    adapted, dataset = read_student(output), open_dataset(site / "labelled")
+    assert len(adapted.carried.windows) == 90 + 90  # the old ones, and the labelled ones that judge in the new domain
+    seen = windows_seen(adapted.facts, "acc", dataset, dataset.split("train"))
+    assert (seen.trained, seen.chosen) == (120, 0)
+    assert windows_seen(adapted.facts, "acc", dataset, dataset.split("test")).trained == 0
 
 
 def test_labels_of_windows_that_a_device_kept_teach_a_student(site, tmp_path):
@@ -212,92 +201,54 @@ def test_a_page_is_written_whatever_the_gate_says(site, tmp_path, capsys, data):
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(site, tmp_path, capsys):
-    output = command(site, tmp_path, "--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), "--dry-run")
-    assert not output.exists()
+    options = ("--teacher", str(site / "teacher.ckpt"), "--old", str(site / "old"), "--dry-run")
+    command(site, tmp_path, *options, kind="convolutions")
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr().out.splitlines()[-1].startswith("nothing was written; without --dry-run: ")
 
 
 def task_of(site, **changes):
     student, dataset = read_student(site / "transformer.ckpt"), open_dataset(site / "moved")
-    task = AdaptationTask(
-        student=student,
-        student_sha256="s",
-        new=new_domain(student, dataset, ("acc", "gyro")),
-        old=old_domain(student, None),
-        teacher=TeacherFile(checkpoint=read_teacher(site / "teacher.ckpt"), sha256="t"),
-        labels=0,
-        train=msgspec.structs.replace(ADAPT_TRAIN, steps=20, eval_every=10),
-        max_forget=1.0,
-    )
-    return replace(task, **changes)
+    domains = {"new": new_domain(student, dataset, ("acc", "gyro")), "old": old_domain(student, None)}
+    teacher = TeacherFile(checkpoint=read_teacher(site / "teacher.ckpt"), sha256="t")
+    limits = {"train": msgspec.structs.replace(methods.ADAPT_TRAIN, steps=20, eval_every=10), "max_forget": 1.0}
+    given = {"student": student, "student_sha256": "s", "teacher": teacher, "labels": 0, **domains, **limits}
+    return methods.AdaptationTask(**{**given, **changes})
 
 
 def test_a_student_without_windows_needs_the_old_data(site, tmp_path):
     write_student(tmp_path / "bare.ckpt", replace(read_student(site / "transformer.ckpt"), carried=None))
-    with pytest.raises(UsageError) as raised:
-        run_adapt([str(tmp_path / "bare.ckpt"), str(site / "moved"), "-o", str(tmp_path / "adapted.ckpt")])
-    assert str(raised.value) == (
+    line = [str(tmp_path / "bare.ckpt"), str(site / "moved"), "-o", str(tmp_path / "adapted.ckpt")]
+    assert said(UsageError, run_adapt, line) == (
         "student: expected at least 40 carried windows, to measure forgetting, got 0; pass the dataset that it was "
         "trained on as --old"
     )
 
 
+OTHERWISE = "name the dataset of its training, or train a {} on this dataset"
 BAD = {
-    "its own data": (
-        ["--dry-run"],
-        "old",
-        "{data}: the student was trained on this dataset; name recordings of a new domain",
+    ("--dry-run", "old"): "{data}: the student was trained on this dataset; name recordings of a new domain",
+    ("--labels 3", "moved"): (
+        "--labels 3: expected at least 2 labelled windows of every class in the training split, got 0 of idle; label "
+        "some, or leave --labels out"
     ),
-    "labels of none": (
-        ["--labels", "3"],
-        "moved",
-        (
-            "--labels 3: expected at least 2 labelled windows of every class in the training split, got 0 of idle; "
-            "label some, or leave --labels out"
-        ),
+    ("--labels 1", "labelled"): "--labels 1: expected at least 2 of each class, since half of them judge; label more",
+    ("--old {site}/same", "moved"): (
+        "--old {site}/same: expected at least 20 labelled windows in train and in valid, got 0 and 0; label some, or "
+        "leave --old out"
     ),
-    "one label": (
-        ["--labels", "1"],
-        "labelled",
-        "--labels 1: expected at least 2 of each class, since half of them judge; label more",
+    ("--page report.txt", "moved"): ("report.txt: expected a name that ends in .html; only such a file is overwritten"),
+    ("--teacher {site}/teacher.ckpt", "one"): (
+        "teacher: expected a dataset with modality 'gyro', which it was trained with, got acc; "
+        f"{OTHERWISE.format('teacher')}"
     ),
-    "old data without labels": (
-        ["--old", "{site}/same"],
-        "moved",
-        (
-            "--old {site}/same: expected at least 20 labelled windows in train and in valid, got 0 and 0; label some, "
-            "or leave --old out"
-        ),
+    ("", "other"): (
+        "student: expected a dataset with modality 'acc', which it was trained with, got gyro; "
+        f"{OTHERWISE.format('student')}"
     ),
-    "a page of another kind": (
-        ["--page", "report.txt"],
-        "moved",
-        "report.txt: expected a name that ends in .html; only such a file is overwritten",
-    ),
-    "a teacher of a sensor that is not there": (
-        ["--teacher", "{site}/teacher.ckpt"],
-        "one",
-        (
-            "teacher: expected a dataset with modality 'gyro', which it was trained with, got acc; "
-            "name the dataset of its training, or train a teacher on this dataset"
-        ),
-    ),
-    "a sensor that is not there": (
-        [],
-        "other",
-        (
-            "student: expected a dataset with modality 'acc', which it was trained with, got gyro; "
-            "name the dataset of its training, or train a student on this dataset"
-        ),
-    ),
-    "windows of another rate": (
-        [],
-        "fast",
-        (
-            "student: modality 'acc': expected windows (T, C)=(16, 1) at 10.0 Hz, got (16, 1) at 20.0 Hz; "
-            "name the dataset of its training, or train a student on this dataset"
-        ),
+    ("", "fast"): (
+        "student: modality 'acc': expected windows (T, C)=(16, 1) at 10.0 Hz, got (16, 1) at 20.0 Hz; "
+        f"{OTHERWISE.format('student')}"
     ),
 }
 
@@ -315,40 +266,28 @@ def test_what_is_read_is_not_replaced(site, whose):
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_named(site, tmp_path, case):
-    arguments, data, message = BAD[case]
-    with pytest.raises(Exception) as raised:
-        command(site, tmp_path, *(one.format(site=site) for one in arguments), data=data)
-    assert str(raised.value) == message.format(site=site, data=site / data)
+    line, data = case
+    message = said(Exception, command, site, tmp_path, *line.format(site=site).split(), data=data)
+    assert message == BAD[case].format(site=site, data=site / data)
     assert not (tmp_path / "adapted.ckpt").exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"task": TaskSpec(kind="multi_label", labels=("idle", "busy"))},
-            (
-                "mmkd-adapt: expected a student of classes, got one of the kind multi_label; train a new student with "
-                "mmkd-distill"
-            ),
-        ),
-        (
-            {"modality": ModalitySpec(name="cam", kind="video", channels=("grey",), rate_hz=5.0, samples=8)},
-            (
-                "mmkd-adapt: expected a student of a series or of audio, got video, 'cam'; train a new student with "
-                "mmkd-distill"
-            ),
-        ),
-        (
-            {"modality": msgspec.structs.replace(MODALITIES[0], normalise="per_group")},
-            "mmkd-adapt: 'acc' has no statistics to adapt; pass --teacher or --labels",
-        ),
-    ],
-    ids=["several labels", "video", "normalised by group"],
-)
-def test_a_student_that_cannot_adapt_is_refused(site, change, message):
+def test_a_student_that_cannot_adapt_is_refused(site):
     task = task_of(site, teacher=None)
-    assert said(UsageError, run_adaptation, replace(task, student=replace(task.student, **change))) == message
+    camera = ModalitySpec(name="cam", kind="video", channels=("grey",), rate_hz=5.0, samples=8)
+    by_group, anew = (
+        msgspec.structs.replace(MODALITIES[0], normalise="per_group"),
+        "train a new student with mmkd-distill",
+    )
+    for message, change in {
+        f"expected a student of classes, got one of the kind multi_label; {anew}": {
+            "task": TaskSpec(kind="multi_label", labels=("idle", "busy"))
+        },
+        f"expected a student of a series or of audio, got video, 'cam'; {anew}": {"modality": camera},
+        "'acc' has no statistics to adapt; pass --teacher or --labels": {"modality": by_group},
+    }.items():
+        changed = replace(task, student=replace(task.student, **change))
+        assert said(UsageError, run_adaptation, changed) == f"mmkd-adapt: {message}"
 
 
 def test_few_labels_are_as_many_of_each_class(site):
@@ -361,14 +300,16 @@ def test_few_labels_are_as_many_of_each_class(site):
 
 def test_old_windows_stand_behind_the_new_ones_and_are_taught_in_any_case(site):
     new, old = (open_dataset(site / name).split("train").with_modalities(("acc",)) for name in ("moved", "old"))
-    batch = PairedSource(new, old, AUGMENT, batch=16, seed=0).at(3)
+    batch = methods.PairedSource(new, old, AUGMENT, batch=16, seed=0).at(3)
     assert (batch.index[:8] < len(new)).all()
     assert (batch.index[8:] >= len(new)).all()
     level = batch.inputs["acc"][0].mean((1, 2))
     assert level[:8].mean() > 0.65 > level[8:].mean()
     student = read_student(site / "transformer.ckpt").network()
-    learner = AdaptLearner(student, modality="acc", targets=torch.full((len(new) + len(old), 2), 0.5), offset=len(new))
-    batch = PairedSource(new, old, AUGMENT, batch=16, seed=0).at(0)
+    learner = methods.AdaptLearner(
+        student, modality="acc", targets=torch.full((len(new) + len(old), 2), 0.5), offset=len(new)
+    )
+    batch = methods.PairedSource(new, old, AUGMENT, batch=16, seed=0).at(0)
     terms = learner(batch, 0.0)
     expected = -(0.5 * torch.log_softmax(student(*batch.inputs["acc"]).logits, dim=-1)).sum(-1)
     assert terms["new"].item() == pytest.approx(expected[:8].mean().item(), rel=1e-5)
@@ -392,7 +333,7 @@ def taught(site, monkeypatch):
     monkeypatch.setattr(methods, "fit", fit)
 
     def teach(way):
-        adapt_student(task, way)
+        methods.adapt_student(task, way)
         return (task, *seen[-1])
 
     return teach
@@ -405,8 +346,8 @@ def test_a_batch_has_old_windows_of_each_class_as_often_with_their_own_answers(t
     old = torch.cat([batch.index[batch.index >= source.offset] for batch in drawn]) - source.offset
     labels = torch.cat([batch.targets[batch.index >= source.offset] for batch in drawn]).argmax(1)
     assert labels.double().mean().item() == pytest.approx(0.5, abs=0.02)
-    answers = old_answers(task)
-    replayed = balanced_rows(task.old.learn.labels)
+    answers = methods.old_answers(task)
+    replayed = methods.balanced_rows(task.old.learn.labels)
     np.testing.assert_allclose(learner.targets[source.offset :][old], answers[replayed][old], rtol=1e-6)
     np.testing.assert_array_equal(task.old.learn.labels[replayed][old], labels)
 
@@ -426,14 +367,9 @@ class Judging:
 
 def judge(**changes):
     windows = Judging()
-    facts = {
-        "new": windows,
-        "reference": np.eye(2)[windows.labels],
-        "weights": None,
-        "estimated_by": "agreement",
-        "old": windows,
-    }
-    return AdaptationJudge(**{**facts, "metric": "accuracy", "max_forget": 1.0, "methods": 1, **changes})
+    facts = {"new": windows, "reference": np.eye(2)[windows.labels], "weights": None, "estimated_by": "agreement"}
+    limits = {"old": windows, "metric": "accuracy", "max_forget": 1.0, "methods": 1}
+    return AdaptationJudge(**{**facts, **limits, **changes})
 
 
 def say(hits, answers, old=(0, 1) * 4):
@@ -443,7 +379,7 @@ def say(hits, answers, old=(0, 1) * 4):
     return StudentScores(closeness=np.array(hits, dtype=float), answers=answered, old_logits=logits, old_score=right)
 
 
-def test_a_gain_is_counted_in_points_with_itsstandard_error():
+def test_a_gain_is_counted_in_points_with_its_standard_error():
     before, after = say([0] * 8, [1, 0] * 4), say([1] * 4 + [0] * 4, [0, 1] * 4)
     found = judge_method(judge(), "teacher", before, after, seconds=1.0)
     assert found.gain_points == 50.0
@@ -525,9 +461,8 @@ def test_a_head_follows_the_classes_and_windows_of_one_that_goes_are_carried_no_
     before, after = (logits_of(one.network(), windows, modality="acc") for one in (student, grown))
     np.testing.assert_allclose(after[:, [2, 0]], before, rtol=1e-5)
     assert (after[:, 1] < after[:, [0, 2]].min(axis=1)).all()
-    assert (
-        np.bincount(grown.carried.labels, minlength=3)[[2, 0]].tolist() == np.bincount(student.carried.labels).tolist()
-    )
+    counts = np.bincount(grown.carried.labels, minlength=3)
+    assert counts[[2, 0]].tolist() == np.bincount(student.carried.labels).tolist()
     left = with_classes(student, TaskSpec(labels=("idle", "new")))
     assert (left.carried.labels == 0).all()
     assert len(left.carried.windows) == int((student.carried.labels == 0).sum())
@@ -550,7 +485,7 @@ def test_what_the_known_classes_learn_does_not_hang_on_a_row_that_is_never_answe
     windows = open_dataset(site / "labelled").split("train").with_modalities(("acc",))
     answers = np.eye(2)[windows.labels]
     in_three = np.stack([answers[:, 1], np.zeros(len(answers)), answers[:, 0]], axis=1)
-    two, three = refit_head(student, [(windows, answers)]), refit_head(more, [(windows, in_three)])
+    two, three = methods.refit_head(student, [(windows, answers)]), methods.refit_head(more, [(windows, in_three)])
     assert not torch.equal(two.state["head.weight"], student.state["head.weight"])
     for name in ("head.weight", "head.bias"):
         torch.testing.assert_close(three.state[name][[2, 0]], two.state[name], rtol=1e-4, atol=1e-5)
@@ -573,9 +508,9 @@ def test_old_data_without_a_class_of_the_student_are_refused(site, tmp_path):
 
 def test_what_new_or_other_classes_need_is_said(site, tmp_path):
     three = with_a_third_class(tmp_path / "three")
-    with pytest.raises(UsageError) as raised:
-        command(site, tmp_path, kind="convolutions", data=str(three.path))
-    assert str(raised.value) == f"{three.path}: learning stuck needs labels; add --labels N"
+    assert said(UsageError, command, site, tmp_path, kind="convolutions", data=str(three.path)) == (
+        f"{three.path}: learning stuck needs labels; add --labels N"
+    )
     assert said(UsageError, with_classes, read_student(site / "convolutions.ckpt"), TaskSpec(labels=("a", "b"))) == (
         "student: expected a dataset with at least one of its classes idle, busy, got a, b; name classes as the "
         "student does, or train a new student"
@@ -604,12 +539,7 @@ def test_a_gain_that_may_be_luck_is_refused_except_from_labels(method, estimated
     assert result.refusals == (() if closeness_to is None else (told,))
 
 
-def test_an_adapted_student_knows_its_windows_and_carries_others(site, tmp_path, capsys):
-    output = command(site, tmp_path, "--labels", "20", "--old", str(site / "old"), kind="convolutions", data="labelled")
-    facts, dataset = read_student(output).facts, open_dataset(site / "labelled")
-    seen = windows_seen(facts, "acc", dataset, dataset.split("train"))
-    assert (seen.trained, seen.chosen) == (120, 0)
-    assert windows_seen(facts, "acc", dataset, dataset.split("test")).trained == 0
+def test_an_adapted_student_carries_the_windows_that_did_not_replay(site):
     task = replace(task_of(site, max_forget=100.0), old=old_domain(read_student(site / "convolutions.ckpt"), None))
     adaptation = run_adaptation(task)
     before, after = task.student.carried.windows, adaptation.checkpoint.carried.windows
