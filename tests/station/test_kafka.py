@@ -1,4 +1,4 @@
-"""Kafka: a broker that is killed and started again, one that needs TLS, and librdkafka's own mock."""
+"""Kafka: a broker that is killed and started again, a server with TLS, and librdkafka's own mock."""
 
 from __future__ import annotations
 
@@ -35,21 +35,19 @@ REQUEST = SourceRequest(columns=Columns(names=("x", "y"), factors=(1.0, 2.0), of
 
 
 class Tansu:
-    def __init__(self, advertised=None):
+    def __init__(self):
         self.port = free_port()
-        self.advertised = advertised or self.port
         self.start()
 
     def start(self):
         program = Path(BROKER.origin).parent / "bin" / "tansu"
         options = ("--listener-url", f"tcp://127.0.0.1:{self.port}", "--storage-engine", "memory://tansu/")
         self.process = subprocess.Popen(
-            [program, *options, "--advertised-listener-url", f"tcp://127.0.0.1:{self.advertised}"],
+            [program, *options, "--advertised-listener-url", f"tcp://127.0.0.1:{self.port}"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         until(lambda: listens(self.port))
-        if self.advertised == self.port:
-            make_topic(f"127.0.0.1:{self.port}")
+        make_topic(f"127.0.0.1:{self.port}")
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
@@ -175,52 +173,32 @@ def test_a_source_goes_on_where_it_was_after_the_broker_was_away(tansu):
     assert np.concatenate([delivery.rows for delivery in arrived]).tolist() == [[1, 4], [3, 8], [5, 12]]
 
 
-@needs_broker
-def test_tls_is_used_and_a_certificate_that_nobody_vouches_for_is_refused_with_the_cure(tmp_path):
+def test_tls_is_used_and_a_certificate_that_nobody_vouches_for_is_refused_with_the_cure(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmkd_station.protocols.kafka._TIMEOUT_S", 2.0)
     write_certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "plant.crt", tmp_path / "plant.key")
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    server = Tansu(advertised=port)
-
-    def pump(source, sink):
-        with source, contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)
+    received = []
 
     def serve():
-        while True:
-            try:
-                inner = context.wrap_socket(listener.accept()[0], server_side=True)
-            except ssl.SSLError:
-                continue
-            except OSError:
-                return
-            outer = socket.create_connection(("127.0.0.1", server.port))
-            for pair in ((inner, outer), (outer, inner)):
-                pumps.append(threading.Thread(target=pump, args=pair))
-                pumps[-1].start()
+        with contextlib.suppress(OSError):  # until the listener is closed
+            while True:
+                client = listener.accept()[0]
+                with contextlib.suppress(OSError), context.wrap_socket(client, server_side=True) as trusted:
+                    received.append(trusted.recv(1))
 
-    pumps = []
-    threading.Thread(target=serve, daemon=True).start()
-    text = f"kafka://127.0.0.1:{port}/plant"
-    try:
-        sink = KafkaSink(f"{text}?ca={tmp_path}/plant.crt", "")
-        sink.write([state(1)])
-        sink.close()
-        doubtful = KafkaSink(text, "")
-        error = said(ConnectionError, lambda: doubtful.write([state(2)]))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        text = f"kafka://127.0.0.1:{listener.getsockname()[1]}/plant"
+        trusting, doubtful = KafkaSink(f"{text}?ca={tmp_path}/plant.crt", ""), KafkaSink(text, "")
+        error = said(ConnectionError, lambda: doubtful.write([state(1)]))
         assert "certificate verify failed" in error
         assert error.endswith("; trust its certificate with ca=FILE, or add tls=off if the server has no TLS")
+        assert not any(received)  # nothing was sent to it
+        said(ConnectionError, lambda: trusting.write([state(1)]))  # nobody answers what it asks
+        until(lambda: b"\0" in received)  # the first byte of a request's length
         doubtful.close()
-    finally:
-        listener.close()
-        server.kill()
-        for thread in pumps:
-            thread.join()
+        trusting.close()
 
 
 def test_a_record_is_a_message_and_one_too_large_is_dropped_alone(mock):
