@@ -31,16 +31,10 @@ bundle = "{bundle}"
 source = "recordings:{data}"
 replay_speed = 10.0
 hop = 50
-[[stations.alarms]]
-label = "FEL"
-confirm = "2/3"
-min_probability = 0.5
-cooldown_s = 0.0
-[[stations.alarms]]
-label = "PEN"
-confirm = "2/3"
-min_probability = 0.5
-cooldown_s = 0.0
+alarms = [
+    {{label = "FEL", confirm = "2/3", min_probability = 0.5, cooldown_s = 0.0}},
+    {{label = "PEN", confirm = "2/3", min_probability = 0.5, cooldown_s = 0.0}},
+]
 
 [[stations]]
 name = "press 2"
@@ -105,6 +99,12 @@ def click(browser, selector):
 
     patient = WebDriverWait(browser, 20, ignored_exceptions=[StaleElementReferenceException])
     patient.until(lambda _: browser.find_element("css selector", selector).click() is None)
+
+
+def check_layouts(browser):
+    for width in (1280, 390):
+        for scheme in ("light", "dark"):
+            check_layout(browser, width=width, scheme=scheme)
 
 
 def check_layout(browser, *, width, scheme):
@@ -177,10 +177,7 @@ def test_an_operator_sees_pauses_acknowledges_and_switches_the_station(browser, 
     wait(browser, lambda _: not browser.find_elements("css selector", f"button[data-episode='{episode}']"))
     assert "false alarm" in text_of(browser, "#episodes")
 
-    for width in (1280, 390):
-        for scheme in ("light", "dark"):
-            check_layout(browser, width=width, scheme=scheme)
-
+    check_layouts(browser)
     click(browser, "button[data-station='press 2']")
     wait(browser, lambda _: text_of(browser, "#now-name") == "press 2")
     wait(browser, lambda _: text_of(browser, "#status") == "stale")
@@ -222,9 +219,7 @@ def test_what_is_unknown_is_said_and_of_several_sensors_the_one_that_answers_is_
         assert text_of(browser, "#spoken") == "press 3: worn, unknown"
         assert text_of(browser, "#signal-title") == "Signal of acc"
         assert len(browser.find_elements("css selector", "#signal canvas")) == 2
-        for width in (1280, 390):
-            for scheme in ("light", "dark"):
-                check_layout(browser, width=width, scheme=scheme)
+        check_layouts(browser)
         tell(30, status="degraded", modality="gyro", novelty=None, reason="'gyro' answers in place of acc")
         wait(browser, lambda _: text_of(browser, "#signal-title") == "Signal of gyro")
         (canvas,) = browser.find_elements("css selector", "#signal canvas")

@@ -19,7 +19,7 @@ from mmkd_edge.install.slots import install, read_slots
 from mmkd_models.data import shipped_dataset
 from mmkd_station.commands.run import main
 from mmkd_station.outlet import Outlet
-from tests.station.rig import end, feed, next_record, records_in, refusal, run, start
+from tests.station.rig import end, feed, next_record, records_in, refusal, run, start, until
 
 LABELS = ("rest", "raise", "turn")
 
@@ -188,36 +188,27 @@ def test_sigterm_answers_what_waits_and_ctrl_c_says_so(bundle_path, rows):
         assert records_in(output, "state")[-1]["reason"] == "answered what waited"
 
 
-def test_at_sighup_a_bundle_takes_over_and_a_damaged_one_is_refused(bundle_path, kit, acc, tmp_path):
-    child = start(bundle_path, "--source", "stdin", "--sink", "-")
-    assert next_record(child.stdout, kind="state")["state"] == "started"
-    child.send_signal(signal.SIGHUP)
-    record = next_record(child.stdout, kind="state")
-    assert (record["state"], record["reason"][:13]) == ("swapped", "made-up-acc, ")
-    (tmp_path / "damaged").write_bytes(bundle_path.read_bytes()[:-100])
-    (tmp_path / "damaged").replace(bundle_path)
-    child.send_signal(signal.SIGHUP)
-    record = next_record(child.stdout, kind="state")
-    assert record["state"] == "refused"
-    assert record["reason"].startswith(f"{bundle_path}: ")
-    end(child)
-
-
-def test_what_is_installed_in_a_state_folder_takes_over(kit, acc, tmp_path):
-    state, parts = tmp_path / "state", kit.parts(acc)
+def test_at_sighup_what_is_installed_in_a_state_folder_takes_over_and_a_damaged_bundle_is_refused(kit, acc, tmp_path):
+    state = tmp_path / "state"
     for number in (1, 2):
-        manifest = msgspec.structs.replace(parts.manifest, release=number)
-        type(parts)(manifest=manifest, members=parts.members).write(tmp_path / f"{number}.edge")
+        kit.parts(acc).with_manifest(release=number).write(tmp_path / f"{number}.edge")
     install(state, tmp_path / "1.edge", prove=lambda _: None)
     child = start(state, "--source", "stdin", "--sink", "-")
     assert next_record(child.stdout, kind="state")["state"] == "started"
-    slots = install(state, tmp_path / "2.edge", prove=lambda _: None)
+    current = install(state, tmp_path / "2.edge", prove=lambda _: None).current
     child.send_signal(signal.SIGHUP)
     record = next_record(child.stdout, kind="state")
-    assert (record["state"], record["reason"]) == ("swapped", f"made-up-acc, {slots.current.sha256[:12]}")
+    assert (record["state"], record["reason"]) == ("swapped", f"made-up-acc, {current.sha256[:12]}")
+    until(lambda: read_slots(state).current.condition == "good")
+    for slot in read_slots(state).installed:
+        (tmp_path / "damaged").write_bytes(slot.path(state).read_bytes()[:-100])
+        (tmp_path / "damaged").replace(slot.path(state))
+    child.send_signal(signal.SIGHUP)
+    record = next_record(child.stdout, kind="state")
+    assert record["state"] == "refused"
+    assert record["reason"].startswith(f"{current.path(state)}: the bundle is truncated or changed: ")
     output, _ = end(child)
     assert [one["state"] for one in records_in(output, "state")] == ["stopped"]
-    assert read_slots(state).current.condition == "good"
 
 
 def test_systemd_hears_that_it_is_ready_alive_and_ending(bundle_path, tmp_path):
