@@ -132,8 +132,8 @@ def quick_exports(converted_graphs):
         yield
 
 
-@pytest.fixture(scope="module")  # modules that follow in this process hold the sandbox itself
-def quick_openings():
+@contextlib.contextmanager
+def _opened_here():
     """Runs sandbox checks in this process: starting one of its own takes a second for each new bundle and engine."""
     from mmkd_edge.opening import sandbox, sandbox_process
 
@@ -145,6 +145,18 @@ def quick_openings():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sandbox, "_results", check_here)
+        yield
+
+
+@pytest.fixture(scope="module")  # modules that follow in this process hold the sandbox itself
+def quick_openings():
+    with _opened_here():
+        yield
+
+
+@pytest.fixture
+def quick_opening():
+    with _opened_here():
         yield
 
 

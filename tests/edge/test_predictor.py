@@ -24,6 +24,8 @@ from mmkd_edge import (
 from mmkd_edge.testing import FakeBackend, fake_predictor
 from tests.edge.said import said
 
+pytestmark = pytest.mark.usefixtures("quick_openings")
+
 TEMP = ModalitySpec(name="temp", channels=("a", "b", "c"), rate_hz=4.0, samples=8, normalise="per_group")
 
 

@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parents[2] / "files" / "litert"
 TOLERANCE = 2e-5
 
 
+@pytest.mark.usefixtures("quick_opening")
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.edge")), ids=lambda path: path.stem)
 def test_a_tflite_that_a_converter_made_is_taken_and_answers_as_onnxruntime_does(path):
     pytest.importorskip("ai_edge_litert")

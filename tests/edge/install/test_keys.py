@@ -15,6 +15,8 @@ from mmkd_edge.bundle.strict_json import json_bytes
 from mmkd_edge.install.keys import check_keys, check_signed, keys_folder, make_keys, read_keys, sign
 from tests.edge.said import said
 
+pytestmark = pytest.mark.usefixtures("quick_openings")
+
 pytest.importorskip("cryptography")
 
 

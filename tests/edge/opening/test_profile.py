@@ -21,6 +21,8 @@ from mmkd_edge.opening.profile import (
 )
 from tests.edge.said import said
 
+pytestmark = pytest.mark.usefixtures("quick_openings")
+
 NO_PROFILE = "no profile of this bundle on this machine"
 
 

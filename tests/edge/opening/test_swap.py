@@ -23,6 +23,8 @@ from mmkd_edge import (
 from mmkd_edge.testing import FakeBackend, fake_entry
 from tests.edge.said import said
 
+pytestmark = pytest.mark.usefixtures("quick_openings")
+
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=20)
 HALF = np.array([[0.5, 0.0, -0.5], [0.0, 1.0, 0.25], [0.25, -0.5, 0.5]], dtype=np.float32)
 

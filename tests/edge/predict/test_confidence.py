@@ -12,6 +12,8 @@ from mmkd_edge.predict.confidence import label_set, least_probability
 from mmkd_edge.testing import fake_predictor
 from tests.edge.said import said
 
+pytestmark = pytest.mark.usefixtures("quick_openings")
+
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=20)
 LABELS = ("rest", "raise", "turn")
 NINE = Confidence(temperature=1.0, true_probabilities=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9))

@@ -15,6 +15,8 @@ from mmkd_edge.predict.postprocess import SensorError
 from mmkd_edge.testing import fake_entry, fake_predictor
 from tests.edge.said import said
 
+pytestmark = pytest.mark.usefixtures("quick_openings")
+
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=4)
 LABELS = ("ok", "worn")
 FOUR = Novelty(scores=(0.5, 1.0, 1.0, 3.0), max_error=0.0, tolerance=1e-3)
