@@ -104,7 +104,7 @@ def test_a_change_of_any_byte_is_refused(bundle_path):
     Bundle.open(bundle_path).close()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_other_damage_is_refused(bundle_path, data):
     content = bundle_path.read_bytes()

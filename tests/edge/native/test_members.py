@@ -315,7 +315,7 @@ def test_altered_files_are_refused_or_answered_and_nothing_crashes(forest):
     rng = np.random.default_rng(0)
     tensors = {name: len(tensor.tobytes()) for name, tensor in tensors_of(forest).items()}
     opened = 0
-    for _ in range(1000):
+    for _ in range(400):
         altered = bytearray(forest)
         for _ in range(rng.integers(1, 3)):
             name = rng.choice([name for name in tensors if name[:2] in ("i.", "f.") or name == "sizes"])
@@ -333,4 +333,4 @@ def test_altered_files_are_refused_or_answered_and_nothing_crashes(forest):
             continue
         opened += 1
         assert [part.shape for part in model.run(values[:1], present[:1])] == [(1, 3)] * 2
-    assert 0 < opened < 1000
+    assert 0 < opened < 400

@@ -263,7 +263,7 @@ def test_altered_files_are_refused_or_answered_and_nothing_crashes():
     rng = np.random.default_rng(0)
     table = 16 + 56 * struct.unpack_from("<I", data, 8)[0]
     opened = 0
-    for _ in range(1000):
+    for _ in range(400):
         altered = bytearray(data)
         for _ in range(rng.integers(1, 4)):
             altered[rng.integers(0, table if rng.random() < 0.5 else len(data))] = rng.integers(0, 256)
@@ -273,4 +273,4 @@ def test_altered_files_are_refused_or_answered_and_nothing_crashes():
             continue
         opened += 1
         assert [part.shape for part in model.run(values[:1], present[:1])] == [(1, 1)] * (2 + model.has_novelty)
-    assert 0 < opened < 1000
+    assert 0 < opened < 400

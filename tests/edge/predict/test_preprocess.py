@@ -171,7 +171,7 @@ _EDGES = [-2.0, 5.5, 1.5, 1.75, 0.0, -0.0, 4.0, 1.9, -1.9, 2.1, 1e19, 3e38, np.n
     arrays(np.float32, (3, 2), elements=st.one_of(st.floats(-6, 6, width=32), st.sampled_from(_EDGES).map(np.float32))),
     st.sampled_from([SMALL, RANGED, HIGH, UPWARDS]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_presence_is_whole_exactly_where_nothing_is_missing(window, modality):
     low, high = modality.range or (-np.inf, np.inf)
     whole = all(np.isfinite(value) and low <= value <= high for value in window.ravel().tolist())

@@ -281,7 +281,7 @@ def pushed(stream, rows, times, at):
     ]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(at=cuts(130), hop=st.integers(1, 45), seed=st.integers(0, 9))
 def test_however_samples_are_divided_the_predictions_are_the_same(at, hop, seed):
     rows, model = samples(130, seed), predictor()
@@ -289,7 +289,7 @@ def test_however_samples_are_divided_the_predictions_are_the_same(at, hop, seed)
     assert pushed(model.stream(hop=hop), rows, None, at) == pushed(model.stream(hop=hop), rows, None, [0, 130])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     at=cuts(130),
     hop=st.integers(1, 45),
@@ -328,11 +328,11 @@ def test_memory_stays_where_it_is():
             stream.push(rows, begin + turn * 5.0 + times)
         return begin + turns * 5.0
 
-    begin = run(20, 0.0)
+    begin = run(10, 0.0)
     tracemalloc.start()
-    begin = run(20, begin)
+    begin = run(10, begin)
     before, _ = tracemalloc.get_traced_memory()
-    run(100, begin)
+    run(40, begin)
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert after - before < 10_000
