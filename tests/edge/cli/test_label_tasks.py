@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import wave
 
 import numpy as np
@@ -44,27 +45,20 @@ def test_sound_and_video_play_beside_a_series_that_is_thinned_to_be_looked_at(tm
     assert frames == pytest.approx([25 * number for number in range(10)], abs=8)
 
 
+TO_MIC = 'name="label" toName="mic" required="true"'
+
+
 @pytest.mark.parametrize(
-    ("task", "asked"),
+    ("kind", "labels", "asked"),
     [
-        (
-            TaskSpec(kind="multi_label", labels=("hot", "a<b")),
-            (
-                '<Choices name="label" toName="mic" required="true" choice="multiple">'
-                '<Choice value="hot"/><Choice value="a&lt;b"/></Choices>'
-            ),
-        ),
-        (TaskSpec(kind="regression", labels=("wear",)), '<Number name="label" toName="mic" required="true"/>'),
-        (
-            TaskSpec(kind="normal", labels=("normal",)),
-            (
-                '<Choices name="label" toName="mic" required="true" choice="single">'
-                '<Choice value="normal"/><Choice value="fault"/></Choices>'
-            ),
-        ),
+        ("multi_label", ("hot", "a<b"), f'<Choices {TO_MIC} choice="multiple">|hot|a&lt;b|</Choices>'),
+        ("regression", ("wear",), f"<Number {TO_MIC}/>"),
+        ("normal", ("normal",), f'<Choices {TO_MIC} choice="single">|normal|fault|</Choices>'),
     ],
 )
-def test_the_question_is_that_of_the_task(task, asked):
+def test_the_question_is_that_of_the_task(kind, labels, asked):
+    asked = re.sub(r"\|([^|<]+)(?=\|)", r'<Choice value="\1"/>', asked).replace("|", "")
+    task = TaskSpec(kind=kind, labels=labels)
     assert label_config([MIC, CAM], task) == (
         '<View>\n  <Header value="$title"/>\n  <Audio name="mic" value="$x_mic" sync="window"/>\n'
         f'  <Video name="cam" value="$x_cam" sync="window"/>\n  {asked}\n</View>\n'

@@ -13,6 +13,7 @@ import pytest
 from mmkd_edge.cli.outputs import check_file, check_folder, check_name, lock_output
 from mmkd_edge.cli.show import csv_text
 from mmkd_edge.errors import UsageError
+from tests.edge.said import said
 
 # Holds an output until it is killed.
 HOLDER = """
@@ -27,13 +28,11 @@ with lock_output(Path(sys.argv[1])):
 
 
 def refusal(*arguments, call=check_folder, **options):
-    with pytest.raises(UsageError) as caught:
-        call(*arguments, **options)
-    return str(caught.value)
+    return said(UsageError, call, *arguments, **options)
 
 
-def hold(output):
-    with lock_output(output):
+def hold(output, **options):
+    with lock_output(output, **options):
         pass
 
 
@@ -48,12 +47,12 @@ def holder(output):
 def test_a_second_command_hears_who_writes_the_output_and_since_when(tmp_path):
     output = tmp_path / "teacher.ckpt"
     with holder(output) as process:
-        said = refusal(output, call=hold)
+        told = refusal(output, call=hold)
         process.communicate("")
     assert re.fullmatch(
         rf"{output}: mmkd-train \(process {process.pid} of \S+ on \S+, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\) "
         "is writing it; wait until it ends, or choose another name",
-        said,
+        told,
     )
     hold(output)
     assert list(tmp_path.iterdir()) == []
@@ -77,20 +76,15 @@ def test_a_killed_command_blocks_nobody_and_a_folder_made_for_nothing_is_removed
 def test_a_folder_is_locked_from_within(tmp_path):
     with lock_output(tmp_path, is_folder=True):
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-        with (
-            pytest.raises(UsageError, match=r"is writing it; wait until it ends"),
-            lock_output(tmp_path, is_folder=True),
-        ):
-            pass
+        assert "is writing it; wait until it ends" in refusal(tmp_path, call=hold, is_folder=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "runs"
-    assert refusal(folder) == (
-        f"{folder}: cannot write there: {tmp_path / 'file'} is a file, not a folder; choose another folder"
-    )
+    told = f"{folder}: cannot write there: {tmp_path / 'file'} is a file, not a folder; choose another folder"
+    assert refusal(folder) == told
     # Of the kernel's own folders root is refused too.
     folder = Path("/sys/runs")
     assert re.fullmatch(
@@ -98,28 +92,22 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
         "choose (a path that this user may use|another folder)",
         refusal(folder),
     )
-    said = refusal(tmp_path, needs_bytes=10**18)
     assert re.fullmatch(
         rf"{tmp_path}: expected 1,000,000,000,000 MB free, got [\d,]+ MB; free some space, or choose another folder",
-        said,
+        refusal(tmp_path, needs_bytes=10**18),
     )
 
 
 def test_a_file_needs_a_folder_and_a_name_that_says_what_it_is(tmp_path):
-    assert refusal(tmp_path, call=check_file) == (
-        f"{tmp_path}: expected the name of a file, got a directory; name a file in it"
-    )
+    told = f"{tmp_path}: expected the name of a file, got a directory; name a file in it"
+    assert refusal(tmp_path, call=check_file) == told
     file = tmp_path / "no" / "r.json"
-    assert refusal(file, call=check_file) == (
-        f"{file}: cannot be written: there is no directory {tmp_path / 'no'}; make it first"
-    )
+    told = f"{file}: cannot be written: there is no directory {tmp_path / 'no'}; make it first"
+    assert refusal(file, call=check_file) == told
     check_name(Path("a.b/student.edge"), ".edge")
-    assert refusal(Path("model.onnx"), ".edge", call=check_name) == (
-        "model.onnx: expected a name that ends in .edge; name it model.edge"
-    )
-    assert refusal(Path("student"), ".edge", call=check_name) == (
-        "student: expected a name that ends in .edge; name it student.edge"
-    )
+    for name in ("student.onnx", "student"):
+        told = f"{name}: expected a name that ends in .edge; name it student.edge"
+        assert refusal(Path(name), ".edge", call=check_name) == told
 
 
 REPOSITORY = Path(__file__).parents[3]
@@ -133,12 +121,9 @@ def test_a_text_that_a_spreadsheet_would_run_is_escaped(text):
 
 
 @pytest.mark.parametrize("value", [-1, -0.5, "-0.5", "+3", "-1e-05", "-inf", "a=b", "", None, "1 = 1"])
-def test_numbers_and_other_texts_stay_as_they_are(value):
+def test_numbers_and_other_texts_stay_as_they_are_and_a_carriage_return_begins_no_row(value):
     expected = "" if value is None else str(value)
     assert next(csv.reader(io.StringIO(csv_text([[value, 1]])))) == [expected, "1"]
-
-
-def test_a_carriage_return_begins_no_row():
     assert csv_text([["a\r=1+1", 2]]) == '"a\n=1+1",2\n'
 
 

@@ -1,15 +1,14 @@
 """Counters, running statistics and drift; their text for Prometheus."""
 
-import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError
-from mmkd_edge.health.prometheus import metrics_text
+from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UnavailableError, UsageError
+from mmkd_edge.health.prometheus import HealthCollector, metrics_text
 from mmkd_edge.health.running import measure_statistics, stability_index
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.testing import FakeBackend, fake_entry
@@ -46,13 +45,10 @@ def ask(model, windows):
         model.backend.feeds.clear()
 
 
-def test_the_index_is_the_sum_that_its_source_gives():
+def test_statistics_are_those_of_the_values_that_are_there_and_their_index_is_the_sum_that_its_source_gives():
     found, expected = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
     assert stability_index(found, expected) == pytest.approx(0.25 * np.log(2) + 0.25 * np.log(2))
     assert stability_index(expected, expected) == 0.0
-
-
-def test_statistics_are_those_of_the_values_that_are_there():
     windows = recorded(30)
     windows[:3, :, 1] = np.nan
     found = measure(windows, np.tile(np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]], np.float32), (10, 1)))
@@ -93,11 +89,8 @@ def test_everything_that_is_given_is_counted_once():
 def test_threads_lose_no_count():
     model = predictor(observe_every=3)
     windows = recorded(20)
-    threads = [threading.Thread(target=lambda: ask(model, np.tile(windows, (10, 1, 1)))) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda _: ask(model, np.tile(windows, (10, 1, 1))), range(6)))
     assert model.health().predictions["ok"] == 1200
     # Threads may note at the same moment that a look is due.
     assert 390 <= model.health().models[0].windows_observed <= 450
@@ -120,20 +113,15 @@ def test_old_windows_fade_and_inputs_like_the_reference_do_not_drift(monkeypatch
     assert found.channels[0].psi > 0.25
 
 
-def test_too_little_says_nothing_yet():
-    model = predictor(reference=recorded(200), observe_every=1)
-    ask(model, recorded(49) * np.float32(10))
-    (found,) = model.health().models
-    assert [channel.psi for channel in found.channels] == [None, None]
-    assert found.label_psi is None
+def test_too_little_says_nothing_yet_and_missing_values_are_counted_and_not_compared():
     assert predictor(observe_every=1).health().models[0].channels[0].psi is None
-
-
-def test_missing_values_are_counted_and_not_compared():
     windows = recorded(100, seed=1)
     windows[:, :25, 0] = np.nan
     model = predictor(reference=recorded(200), observe_every=1)
-    ask(model, windows)
+    ask(model, windows[:49])
+    (found,) = model.health().models
+    assert ([channel.psi for channel in found.channels], found.label_psi) == ([None, None], None)
+    ask(model, windows[49:])
     channel = model.health().models[0].channels[0]
     assert channel.missing_fraction == pytest.approx(0.5)
     assert channel.psi < 0.05
@@ -143,10 +131,8 @@ def test_nothing_is_looked_at_when_nobody_asked():
     model = predictor(reference=recorded(200), observe_every=0)
     ask(model, recorded(100))
     assert model.health().models[0].windows_observed == 0
-    assert (
-        said(UsageError, lambda: predictor(observe_every=-1))
-        == "observe_every: expected a whole number from 0 to 1073741824, got -1"
-    )
+    told = "observe_every: expected a whole number from 0 to 1073741824, got -1"
+    assert said(UsageError, predictor, observe_every=-1) == told
 
 
 def test_the_text_for_prometheus_has_every_figure():
@@ -164,14 +150,9 @@ def test_the_text_for_prometheus_has_every_figure():
     assert float(share) == found.label_fractions["high"]
 
 
-def test_without_the_library_the_extra_is_named():
-    script = (
-        "import sys; sys.modules['prometheus_client'] = None\n"
-        "from mmkd_edge.health.prometheus import HealthCollector\n"
-        "try:\n    HealthCollector({})\nexcept Exception as error:\n    print(type(error).__name__, error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == (
-        "UnavailableError metrics need prometheus-client, which is not installed; "
-        "install it with pip install 'mmkd-edge[metrics]'\n"
-    )
+def test_without_the_library_the_extra_is_named(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "prometheus_client"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    told = "metrics need prometheus-client, which is not installed; install it with pip install 'mmkd-edge[metrics]'"
+    assert said(UnavailableError, HealthCollector, {}) == told

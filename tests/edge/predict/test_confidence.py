@@ -72,10 +72,6 @@ def test_a_set_holds_all_that_reach_the_threshold_the_most_probable_first(probab
     assert label_set(probabilities, LABELS, least=least) == expected
 
 
-def asked(*answer, least=0.25, **more):
-    return fake_predictor(answer, modality=ACC, labels=LABELS, least_probability=least, **more)
-
-
 WINDOW = np.ones((20, 3), dtype=np.float32)
 
 
@@ -88,7 +84,7 @@ WINDOW = np.ones((20, 3), dtype=np.float32)
     ],
 )
 def test_only_several_possible_labels_are_an_abstention(answer, least, expected):
-    predictor = asked(*answer, least=least)
+    predictor = fake_predictor(answer, modality=ACC, labels=LABELS, least_probability=least)
     prediction = predictor.predict(WINDOW)
     assert (prediction.label, prediction.label_set, prediction.abstained) == expected
     assert prediction.status == "ok"
@@ -97,15 +93,13 @@ def test_only_several_possible_labels_are_an_abstention(answer, least, expected)
 
 
 @pytest.mark.parametrize("level", [0, 1, 1.5, -0.1, True, "0.05", float("nan")])
-def test_an_error_level_is_a_share(level, bundle_path):
-    assert (
-        said(UsageError, lambda: EdgePredictor.open(bundle_path, error_level=level))
-        == f"error_level: expected a fraction above 0 and below 1, or None; got {level!r}"
-    )
+@pytest.mark.parametrize("name", ["error_level", "unknown_level"])
+def test_a_level_is_a_share(name, level, bundle_path):
+    told = f"{name}: expected a fraction above 0 and below 1, or None; got {level!r}"
+    assert said(UsageError, EdgePredictor.open, bundle_path, **{name: level}) == told
 
 
 def calibrated(parts, *true):
-    """The parts of a bundle whose artifact was calibrated."""
     entry = parts.manifest.models[0]
     artifact = msgspec.structs.replace(entry.artifacts[0], confidence=confidence(*true))
     return parts.with_model(artifacts=(artifact,))
@@ -129,29 +123,20 @@ def test_an_opened_bundle_gives_the_sets_of_its_own_calibration(calibrated_path,
 
 
 def test_what_was_not_calibrated_for_a_level_is_refused(calibrated_path, bundle_path):
-    EdgePredictor.open(bundle_path).close()
-    for path, fault in (
-        (
-            bundle_path,
-            (
-                "expected an artifact that was calibrated, got one that was exported without labelled windows; "
-                "export the checkpoint again (with --calib DATA if it carries no windows), or open without error_level"
-            ),
-        ),
-        (
-            calibrated_path,
-            (
-                "expected 0.1 or more, because 9 windows calibrated it; choose a higher level, or export with more "
-                "windows (--calib DATA)"
-            ),
-        ),
-    ):
-        with pytest.raises(UsageError) as caught:
-            EdgePredictor.open(path, error_level=0.05)
-        assert str(caught.value) == f"{path}: 'acc/model.fp32.onnx': error_level=0.05: {fault}"
+    labels = (
+        "expected an artifact that was calibrated, got one that was exported without labelled windows; "
+        "export the checkpoint again (with --calib DATA if it carries no windows), or open without error_level"
+    )
+    windows = (
+        "expected 0.1 or more, because 9 windows calibrated it; choose a higher level, or export with more windows "
+        "(--calib DATA)"
+    )
+    for path, fault in ((bundle_path, labels), (calibrated_path, windows)):
+        told = f"{path}: 'acc/model.fp32.onnx': error_level=0.05: {fault}"
+        assert said(UsageError, EdgePredictor.open, path, error_level=0.05) == told
     fake = fake_predictor([1, 0, 0], modality=ACC, labels=LABELS)
-    with pytest.raises(UsageError, match=r"^model 'acc': error_level=0\.1: expected an artifact that was calibrated"):
-        EdgePredictor(entry=fake.entry, backend=fake.backend, error_level=0.1)
+    told = f"model 'acc': error_level=0.1: {labels}"
+    assert said(UsageError, EdgePredictor, entry=fake.entry, backend=fake.backend, error_level=0.1) == told
 
 
 def test_a_swap_keeps_the_error_level_and_refuses_a_bundle_that_cannot(calibrated_path, bundle_path, kit, tmp_path):

@@ -4,16 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import (
-    BackendError,
-    ModalitySpec,
-    Prediction,
-    SensorFallback,
-    TaskSpec,
-    WindowFault,
-    interpret,
-    with_fault,
-)
+from mmkd_edge import BackendError, ModalitySpec, SensorFallback, TaskSpec, WindowFault, interpret, with_fault
 from mmkd_edge.predict.postprocess import no_answer
 from tests.edge.said import said
 
@@ -33,21 +24,16 @@ def presence(missing=0):
 
 def test_the_most_probable_class_is_named_if_there_are_values_for_the_right_classes():
     prediction = interpret(shares(0.25, 0.125, 0.625), presence(), modality=ACC, task=TASK)
-    assert prediction.label == "turn"
-    assert prediction.index == 2
-    assert prediction.probability == 0.625
-    np.testing.assert_array_equal(prediction.probabilities, np.array([0.25, 0.125, 0.625], dtype=np.float32))
-    assert prediction.probabilities.dtype == np.float32
+    assert (prediction.label, prediction.index, prediction.probability) == ("turn", 2, 0.625)
+    assert (prediction.probabilities.tolist(), prediction.probabilities.dtype) == ([0.25, 0.125, 0.625], np.float32)
     assert (prediction.status, prediction.reason, prediction.missing_fraction) == ("ok", "", 0.0)
     assert prediction.modality == "acc"
     prediction = interpret(shares(0.2, 0.2, 0.6), presence(20), modality=ACC, task=TASK)
     assert (prediction.label, prediction.index, prediction.probability) == ("", -1, 0.0)
     assert (prediction.status, prediction.reason) == ("invalid", "all values are missing")
-    assert prediction.missing_fraction == 1.0
-    np.testing.assert_array_equal(prediction.probabilities, np.zeros(3, dtype=np.float32))
-    assert said(BackendError, lambda: interpret(shares(0.5, 0.5), presence(), modality=ACC, task=TASK)) == (
-        "modality 'acc': expected 3 probabilities, got 2; the backend runs another model than the manifest describes"
-    )
+    assert (prediction.missing_fraction, prediction.probabilities.tolist()) == (1.0, [0.0, 0.0, 0.0])
+    told = "modality 'acc': expected 3 probabilities, got 2; the backend runs another model than the manifest describes"
+    assert said(BackendError, lambda: interpret(shares(0.5, 0.5), presence(), modality=ACC, task=TASK)) == told
 
 
 @pytest.mark.parametrize(("channels", "dead", "fraction"), [(2, 1, 0.5), (20, 7, 0.05)])
@@ -77,11 +63,8 @@ def test_of_600_values_fewer_than_12_may_be_missing(missing, status, reason):
 @pytest.mark.parametrize(
     "values",
     [
-        (np.nan, 0.5, 0.5),
         (0.5, 0.5, np.nan),
-        (np.nan, np.nan, np.nan),
         (np.inf, 0.0, 0.0),
-        (-np.inf, 1.0, 0.0),
         (np.inf, -np.inf, 0.0),
         (1.5, -0.25, -0.25),
         (0.9, 0.9, 0.9),
@@ -99,26 +82,11 @@ def test_what_is_not_a_distribution_is_no_answer(values):
 
 def test_a_prediction_is_kept_as_plain_json():
     prediction = interpret(shares(0.25, 0.125, 0.625), presence(5), modality=ACC, task=TASK, input_age_s=0.5)
-    expected = {
-        "label": "turn",
-        "index": 2,
-        "probability": 0.625,
-        "probabilities": [0.25, 0.125, 0.625],
-        "status": "degraded",
-        "reason": "25.0% of the values are missing",
-        "missing_fraction": 0.25,
-        "modality": "acc",
-        "input_age_s": 0.5,
-        "labels": [],
-        "value": None,
-        "label_set": [],
-        "novelty": None,
-        "score": None,
-        "p_value": None,
-        "failure": "",
-    }
-    assert prediction.to_dict() == expected
-    assert list(prediction.to_dict()) == list(Prediction.__struct_fields__)
+    expected = {"label": "turn", "index": 2, "probability": 0.625, "probabilities": [0.25, 0.125, 0.625]}
+    expected |= {"status": "degraded", "reason": "25.0% of the values are missing", "missing_fraction": 0.25}
+    expected |= {"modality": "acc", "input_age_s": 0.5, "labels": [], "value": None, "label_set": []}
+    expected |= {"novelty": None, "score": None, "p_value": None, "failure": ""}
+    assert list(prediction.to_dict().items()) == list(expected.items())
     assert json.loads(prediction.to_json()) == expected
     # Whoever writes a document with predictions in it gives the same hook to msgspec.
     assert msgspec.json.encode([prediction], enc_hook=np.ndarray.tolist) == b"[" + prediction.to_json() + b"]"

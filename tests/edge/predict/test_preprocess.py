@@ -69,6 +69,7 @@ def test_nested_masked_and_huge_numbers_are_windows_and_ragged_rows_are_not():
 NOT_NUMBERS = (
     "modality 'acc': expected an array of numbers, got {}; convert it to float32, with NaN where a value is missing"
 )
+EMPTY = "modality 'acc': expected it in the window, got an empty mapping"
 OTHER_SHAPE = "modality 'acc': expected shape (T, C)=(200, 3), got {}; {}"
 UNKNOWN = "unknown modality {}: this model takes 'acc'; pass {{'acc': array}} or the bare array"
 
@@ -83,13 +84,7 @@ UNKNOWN = "unknown modality {}: this model takes 'acc'; pass {{'acc': array}} or
         (np.zeros((200, 6)), OTHER_SHAPE.format("(200, 6)", "one row per sample, one column per channel (x, y, z)")),
         ({"vib": np.zeros((200, 3))}, UNKNOWN.format("'vib'")),
         ({"gyro": np.zeros(3), "acc": np.zeros((200, 3)), "mic": np.zeros(3)}, UNKNOWN.format("'gyro', 'mic'")),
-        (
-            {},
-            (
-                "modality 'acc': expected it in the window, got an empty mapping; "
-                "pass an array of NaN where the sensor gave nothing"
-            ),
-        ),
+        ({}, f"{EMPTY}; pass an array of NaN where the sensor gave nothing"),
         ("hello", NOT_NUMBERS.format("str of dtype <U5")),
         (None, NOT_NUMBERS.format("NoneType of dtype object")),
         ([[1.0, None, 2.0]], NOT_NUMBERS.format("list of dtype object")),
@@ -157,7 +152,6 @@ def test_large_slow_values_keep_their_differences():
 
 def test_windows_that_miss_nothing_share_one_presence_that_nobody_can_change():
     first, second = (prepare(np.full((4, 2), value, dtype=np.float32), SMALL)[1] for value in (1, 2))
-
     assert first is second
     with pytest.raises(ValueError, match="read-only"):
         first[0] = 0

@@ -19,7 +19,6 @@ MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right"), rate_hz
 
 
 def frames(count):
-    """Frame number n holds n everywhere."""
     return np.broadcast_to((np.arange(count) % 256).astype(np.uint8)[:, None, None, None], (count, 2, 3, 1)).copy()
 
 
@@ -48,59 +47,38 @@ def test_windows_of_frames_follow_each_other_by_hops():
     assert seen[-1] == [5, 6, 7, 8]
 
 
-@pytest.mark.parametrize(
-    "pushed",
-    [
-        frames(4)[..., 0],
-        list(frames(4)),
-        [frames(4)[0], frames(4)[1, :, :, 0], frames(4)[2], frames(4)[3]],
-        {"cam": frames(4)},
-    ],
-    ids=["gray without a channel", "a list", "a list of both", "a mapping"],
-)
-def test_frames_come_in_any_form(pushed):
-    stream, seen = watched(hop=4)
-    stream.push(pushed)
-    assert seen == [[0, 1, 2, 3]]
+def test_frames_come_in_any_form():
+    first, second, *rest = frames(4)
+    for pushed in (frames(4)[..., 0], list(frames(4)), [first, second[..., 0], *rest], {"cam": frames(4)}):
+        stream, seen = watched(hop=4)
+        stream.push(pushed)
+        assert seen == [[0, 1, 2, 3]]
 
 
 def test_single_frames_and_missing_ones():
     stream, seen = watched(hop=4)
+    memory = np.zeros((2, 3, 1), dtype=np.uint8)  # a camera may reuse it
     for number in range(3):
-        stream.push(frames(3)[number])
+        memory[:] = number
+        stream.push(memory)
     stream.push([None])
     stream.push([frames(6)[4], None, frames(6)[5][..., 0], None])
     assert seen == [[0, 1, 2, None], [4, None, 5, None]]
 
 
-def test_a_camera_may_reuse_its_memory():
-    stream, seen = watched(hop=4)
-    memory = np.zeros((2, 3, 1), dtype=np.uint8)
-    for number in range(8):
-        memory[:] = number
-        stream.push(memory)
-    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]]
-
-
-def test_a_frame_is_the_nearest_and_never_a_mixture():
+def test_a_frame_is_the_nearest_and_never_a_mixture_and_a_lost_one_is_missing():
     stream, seen = watched(hop=4)
     times = np.arange(9) / 10 + np.array([0, 0.03, -0.03, 0.02, 0.04, -0.04, 0, 0.01, 0])
     stream.push(frames(9), times)
     assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]]
-
-
-def test_a_lost_frame_is_missing_and_a_faster_camera_loses_frames():
     stream, seen = watched(hop=4)
     kept = np.array([0, 1, 3, 4, 5, 6, 7, 8])
     stream.push(frames(9)[kept], kept / 10)
     assert seen == [[0, 1, None, 3], [4, 5, 6, 7]]
-    fast, seen = watched(hop=4)
-    fast.push(frames(17), np.arange(17) / 20)
-    assert seen == [[0, 2, 4, 6], [8, 10, 12, 14]]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_predictions_do_not_depend_on_how_frames_were_divided(sizes, timed):
     count = sum(sizes)
     rng = np.random.default_rng(count)
@@ -119,12 +97,12 @@ def test_predictions_do_not_depend_on_how_frames_were_divided(sizes, timed):
     assert in_parts == at_once
 
 
-def test_memory_stays_flat_over_ten_minutes_of_frames():
+def test_memory_stays_flat_over_minutes_of_frames():
     stream, seen = watched(hop=100)
     block = frames(250)
     stream.push(block)
     tracemalloc.start()
-    for _ in range(24):  # ten minutes at 10 Hz
+    for _ in range(12):  # five minutes at 10 Hz
         stream.push(block)
         seen.clear()
     _, peak = tracemalloc.get_traced_memory()
@@ -148,8 +126,7 @@ def test_sound_is_followed_as_a_series_is():
         assert np.array_equal(window, wave[10 * number : 10 * number + 20])
 
 
-@pytest.mark.parametrize("rate_hz", [11.0, 20.0, 25.0, 30.0, 95.0])
-@pytest.mark.parametrize("batch", [1, 3, 16])
+@pytest.mark.parametrize(("rate_hz", "batch"), [(11.0, 1), (20.0, 16), (25.0, 3), (95.0, 16)])
 def test_a_faster_camera_gives_the_frames_nearest_in_time(rate_hz, batch):
     stream, seen = watched(hop=2)
     times, pushed = np.arange(200) / rate_hz, frames(200)
