@@ -5,14 +5,22 @@ import pytest
 from mmkd_edge import Bundle
 from mmkd_edge.install.slots import install
 
+HELD = "passed when the bundle was installed"
+
 
 def whole(path):
-    """Prove a bundle by its hashes alone."""
     Bundle.open(path).close()
 
 
 def conditions(slots):
     return [(slot.release, slot.condition) for slot in (slots.current, slots.previous) if slot is not None]
+
+
+def returned(slots, reason):
+    """How the bundle before came to answer, where `slots` were on the disk when the current one failed."""
+    one, two = slots.previous.sha256[:8], slots.current.sha256[:8]
+    why = f"since release 2 (made-up-acc, {two}) failed: {reason}"
+    return f"{HELD}; returned to release 1 (made-up-acc, {one}), {why}"
 
 
 @pytest.fixture
@@ -22,14 +30,12 @@ def state(tmp_path):
 
 @pytest.fixture
 def releases(kit, tmp_path):
-    """The same student in releases 1 to 3."""
     parts = kit.parts(kit.modality)
     return {number: parts.with_manifest(release=number).write(tmp_path / f"{number}.edge") for number in (1, 2, 3)}
 
 
 @pytest.fixture
 def put(state, releases):
-    """Installs releases, in order, each of which is whole."""
 
     def install_all(*numbers, **options):
         for number in numbers:

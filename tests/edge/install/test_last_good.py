@@ -11,10 +11,8 @@ import pytest
 
 from mmkd_edge import Bundle, BundleError, EdgePredictor, UsageError
 from mmkd_edge.install.slots import read_slots
-from tests.edge.install.conftest import conditions
+from tests.edge.install.conftest import HELD, conditions, returned
 from tests.edge.said import said
-
-HELD = "passed when the bundle was installed"
 
 # Runs in a mount namespace of its own, on a small disk. Prints one JSON line for each thing that it saw.
 ON_A_DISK = """
@@ -77,12 +75,6 @@ def install_and_start_both(put, state):
     return read_slots(state)
 
 
-def return_reason(slots, reason):
-    """What is said when `slots` was on the disk before the current bundle failed."""
-    one, two = slots.previous.sha256[:8], slots.current.sha256[:8]
-    return f"returned to release 1 (made-up-acc, {one}), since release 2 (made-up-acc, {two}) failed: {reason}"
-
-
 def test_a_disk_that_fills_up_after_an_installation_stops_neither_a_start_nor_a_rollback(releases, tmp_path):
     script = "fill(); started(); conditions(); rollback(state); conditions(); started(); rollback(state); started()"
     seen, log = on_a_small_disk(script, releases, tmp_path)
@@ -128,7 +120,6 @@ def test_where_nothing_can_be_recorded_each_start_finds_out_by_itself(disk, rele
 
 
 def flip(path, place):
-    """Change one bit of a file."""
     data = bytearray(path.read_bytes())
     data[int(len(data) * place)] ^= 1
     path.write_bytes(data)
@@ -147,10 +138,9 @@ def test_where_a_good_bundle_was_damaged_or_is_gone_the_one_before_answers_with_
     with caplog.at_level(logging.INFO, "mmkd_edge"), EdgePredictor.open(state, backend="ort") as predictor:
         assert predictor.predict(np.zeros((20, 3))).status == "ok"
         assert predictor.bundle.manifest.release == 1
-        returned = return_reason(slots, str(damage.value))
-        assert predictor.health().returned == returned
-        assert predictor.info().sandbox_check == f"{HELD}; {returned}"
-    assert caplog.messages == [f"{state}: {returned}"]
+        info, note = predictor.info(), predictor.health().returned
+    assert info.sandbox_check == returned(slots, str(damage.value)) == f"{HELD}; {note}"
+    assert caplog.messages == [f"{state}: {note}"]
     assert conditions(read_slots(state)) == [(1, "good"), (2, "failed")]
 
 
@@ -165,18 +155,12 @@ def test_where_both_are_damaged_the_error_names_both(state, put):
     )
 
 
-def loop(path):
-    path.symlink_to(path)
-
-
+LOOP, LARGE = "too many levels of symbolic links", "expected at most 1048576 bytes, got more"
 NOT_READ = {
     "dangling": (lambda path: path.symlink_to("nowhere"), "no such file or directory; check the path"),
-    "loop": (loop, "too many levels of symbolic links; a link of the path leads back to itself; correct it"),
+    "loop": (lambda path: path.symlink_to(path), f"{LOOP}; a link of the path leads back to itself; correct it"),
     "folder": (Path.mkdir, "it is no regular file"),
-    "large": (
-        lambda path: path.write_bytes(b"#" * ((1 << 20) + 1)),
-        "expected at most 1048576 bytes, got more; remove comments",
-    ),
+    "large": (lambda path: path.write_bytes(bytes((1 << 20) + 1)), f"{LARGE}; remove comments"),
 }
 
 
@@ -195,7 +179,6 @@ def test_where_the_list_of_revoked_keys_cannot_be_read_nothing_opens_and_no_bund
     put(1, 2)
     before = (state / "slots.json").read_bytes()
     for path in (releases[1], state):
-        assert said(UsageError, EdgePredictor.open, path, backend="ort", keys=keys) == (
-            f"{keys / 'revoked.txt'}: the list of revoked keys cannot be read, so no bundle is opened: {reason}"
-        )
+        told = f"{keys / 'revoked.txt'}: the list of revoked keys cannot be read, so no bundle is opened: {reason}"
+        assert said(UsageError, EdgePredictor.open, path, backend="ort", keys=keys) == told
     assert (state / "slots.json").read_bytes() == before

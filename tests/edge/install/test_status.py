@@ -5,12 +5,12 @@ import os
 from functools import partial
 
 import msgspec
-import pytest
 
 from mmkd_edge import UsageError
 from mmkd_edge.commands import edge
 from mmkd_edge.install.status import DeviceStatus, device_status, read_fleet
 from mmkd_export.commands import inspect
+from tests.edge.said import said
 
 
 def test_a_device_reports_its_bundles_and_what_keeps_the_current_one_from_opening(state, put, ran):
@@ -29,10 +29,8 @@ def test_a_device_reports_its_bundles_and_what_keeps_the_current_one_from_openin
     assert document["free_bytes"] > 0
     code, out, _ = run("status", state)
     assert code == 0
-    assert [line.split()[:3] for line in out.splitlines()[1:]] == [
-        ["current", "release", "2"],
-        ["previous", "release", "1"],
-    ]
+    rows = [line.split()[:3] for line in out.splitlines()[1:]]
+    assert rows == [["current", "release", "2"], ["previous", "release", "1"]]
 
     path = slots.current.path(state)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -49,11 +47,8 @@ def test_a_fleet_is_the_last_report_of_each_device(state, put, tmp_path, ran):
     slots = msgspec.structs.replace(status.slots, current=slot)
     folder = tmp_path / "reports"
     folder.mkdir()
-    with pytest.raises(UsageError) as refused:
-        read_fleet(folder)
-    advice = "expected files of mmkd-edge status --json, found no *.json; check the path"
-    assert str(refused.value) == f"{folder}: {advice}"
-
+    told = f"{folder}: expected files of mmkd-edge status --json, found no *.json; check the path"
+    assert said(UsageError, read_fleet, folder) == told
     newer = msgspec.structs.replace(slots, current=msgspec.structs.replace(slot, release=2))
     reports = {
         "a": ("press 1", "2026-11-29T00:00:00+00:00", slots, ""),
@@ -63,9 +58,8 @@ def test_a_fleet_is_the_last_report_of_each_device(state, put, tmp_path, ran):
         "e": ("press 3", "2026-11-30T00:00:00+00:00", None, "nothing there"),
     }
     for name, (device, time_utc, held, problem) in reports.items():
-        report = msgspec.structs.replace(
-            status, device=device, time_utc=time_utc, slots=held, problem=problem, version="1"
-        )
+        facts = {"device": device, "time_utc": time_utc, "slots": held, "problem": problem, "version": "1"}
+        report = msgspec.structs.replace(status, **facts)
         (folder / f"{name}.json").write_bytes(msgspec.json.encode(report))
     (folder / "f.json").write_text("ssh: connect to host press4")
     (folder / "g.json").write_text('{"format_version": 2}')
