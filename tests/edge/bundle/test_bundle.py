@@ -1,7 +1,7 @@
+import contextlib
 import hashlib
 import os
 import re
-import struct
 import zipfile
 
 import msgspec
@@ -27,15 +27,15 @@ from tests.edge.said import said
 ORDER = ("manifest.json", "report.json", "README.md", "acc/model.fp32.onnx", "acc/golden.npz")
 AGAIN = "copy or export it again"
 REPACKED = (
-    "expected exactly the members that the manifest lists, as mmkd-export writes them, got another archive; "
-    "copy or export it again"
+    f"expected exactly the members that the manifest lists, as mmkd-export writes them, got another archive; {AGAIN}"
+)
+NEWER = (
+    "manifest.json: format_version: this mmkd-edge reads up to 1, the bundle has 7; upgrade with pip install --upgrade"
 )
 
 
 def refusal(path):
-    with pytest.raises(MmkdError) as caught, Bundle.open(path):
-        pass
-    return str(caught.value)
+    return said(MmkdError, Bundle.open, path)
 
 
 def archive(files):
@@ -62,12 +62,14 @@ def test_a_bundle_gives_back_what_was_written_through_a_link_too(kit, bundle_pat
     assert stored_files(bundle_path)["manifest.json"] == encode_manifest(parts.manifest)
 
 
-def test_the_same_inputs_give_the_same_bytes(kit, tmp_path):
-    first = kit.parts(kit.modality).write(tmp_path / "a.edge").read_bytes()
+def test_the_same_inputs_give_the_same_bytes_with_the_rights_of_any_new_file(kit, bundle_path, tmp_path):
     parts = kit.parts(kit.modality)
     members = dict(reversed(list(parts.members.items())))
     write_bundle(tmp_path / "b.edge", manifest=parts.manifest, members=members)
-    assert (tmp_path / "b.edge").read_bytes() == first
+    assert (tmp_path / "b.edge").read_bytes() == bundle_path.read_bytes()
+    (tmp_path / "plain").touch()
+    assert bundle_path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.edge", "plain", "student.edge"]
 
 
 def test_any_zip_tool_can_look_inside(bundle_path):
@@ -80,23 +82,15 @@ def test_any_zip_tool_can_look_inside(bundle_path):
         assert opened.comment == b"mmkd-edge sha256 " + hashlib.sha256(body).hexdigest().encode()
 
 
-def test_a_bundle_is_written_with_the_rights_of_any_new_file(bundle_path, tmp_path):
-    (tmp_path / "plain").touch()
-    assert bundle_path.stat().st_mode == (tmp_path / "plain").stat().st_mode
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["plain", "student.edge"]
-
-
 def test_a_change_of_any_byte_is_refused(bundle_path):
     content = bundle_path.read_bytes()
     descriptor = os.open(bundle_path, os.O_RDWR)
     accepted = []
     for offset, byte in enumerate(content):
         os.pwrite(descriptor, bytes([byte ^ (1 << offset % 8)]), offset)
-        try:
+        with contextlib.suppress(BundleError, ManifestError):
             Bundle.open(bundle_path).close()
             accepted.append(offset)
-        except (BundleError, ManifestError):
-            pass
         os.pwrite(descriptor, bytes([byte]), offset)
     os.close(descriptor)
     assert accepted == []
@@ -117,29 +111,22 @@ def test_any_other_damage_is_refused(bundle_path, data):
     if damaged == content:
         Bundle.open(path).close()
         return
-    with pytest.raises((BundleError, ManifestError)):
-        Bundle.open(path)
+    said((BundleError, ManifestError), Bundle.open, path)
 
 
-def test_a_truncated_bundle_is_named_so(bundle_path):
-    content = bundle_path.read_bytes()
+def test_a_truncated_bundle_is_named_so_and_a_damaged_one_says_both_hashes(bundle_path):
+    content = bytearray(bundle_path.read_bytes())
     for kept in (4, 100, len(content) // 2, len(content) - 1):
         bundle_path.write_bytes(content[:kept])
-        assert refusal(bundle_path) == (
-            f"{bundle_path}: the bundle is truncated or changed: its end record is missing; {AGAIN}"
-        )
-
-
-def test_a_damaged_bundle_says_both_hashes(bundle_path):
-    content = bytearray(bundle_path.read_bytes())
+        told = f"{bundle_path}: the bundle is truncated or changed: its end record is missing; {AGAIN}"
+        assert refusal(bundle_path) == told
     expected = hashlib.sha256(content[:-103]).hexdigest()
     assert content[-64:].decode() == expected  # 22 bytes of end record, 17 of text, 64 of digits
     content[700] ^= 1
     bundle_path.write_bytes(content)
     got = hashlib.sha256(content[:-103]).hexdigest()
-    assert refusal(bundle_path) == (
-        f"{bundle_path}: the bundle is damaged or changed: expected SHA-256 {expected}, got {got}; {AGAIN}"
-    )
+    told = f"{bundle_path}: the bundle is damaged or changed: expected SHA-256 {expected}, got {got}; {AGAIN}"
+    assert refusal(bundle_path) == told
 
 
 @pytest.mark.parametrize(
@@ -163,9 +150,8 @@ def test_another_file_is_not_a_bundle(tmp_path, make, got):
 
 
 def test_a_path_with_a_nul_and_a_sparse_giant_are_refused_unread(tmp_path):
-    assert said(UsageError, lambda: Bundle.open("a\0b")) == (
-        "a\0b: expected a bundle written by mmkd-export, cannot open it: the path holds a NUL character"
-    )
+    told = "a\0b: expected a bundle written by mmkd-export, cannot open it: the path holds a NUL character"
+    assert said(UsageError, lambda: Bundle.open("a\0b")) == told
     path = tmp_path / "giant.edge"
     with path.open("wb") as file:
         file.truncate(10 << 30)
@@ -184,20 +170,13 @@ def test_a_path_with_a_nul_and_a_sparse_giant_are_refused_unread(tmp_path):
         (lambda f: {name: f[name] for name in (ORDER[0], ORDER[2], ORDER[1], *ORDER[3:])}, "'report.json': ex"),
         (lambda f: {**f, "signature.json": b" " * 65537}, "signature.json: expected at most 65536 bytes"),
         (lambda f: {name: f[name] for name in reversed(ORDER)}, "expected manifest.json of at most 10"),
+        (lambda f: {**f, "README.md": f["README.md"].swapcase()}, "'README.md': expected SHA-256 "),
+        (lambda f: {**f, "manifest.json": f["manifest.json"].replace(b'n": 1', b'n": 7', 1)}, NEWER),
     ],
 )
 def test_an_archive_of_other_members_is_refused(bundle_path, change, said):
     bundle_path.write_bytes(archive(change(stored_files(bundle_path))))
     assert refusal(bundle_path).startswith(f"{bundle_path}: {said}")
-
-
-def test_a_member_with_another_hash_is_refused(bundle_path):
-    files = stored_files(bundle_path)
-    expected = hashlib.sha256(files["README.md"]).hexdigest()
-    files["README.md"] = files["README.md"].replace(b"student", b"STUDENT")
-    got = hashlib.sha256(files["README.md"]).hexdigest()
-    bundle_path.write_bytes(archive(files))
-    assert refusal(bundle_path) == f"{bundle_path}: 'README.md': expected SHA-256 {expected}, got {got}; {AGAIN}"
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -214,23 +193,6 @@ def test_a_bundle_packed_by_another_tool_is_refused(bundle_path, compression):
     assert refusal(bundle_path).startswith(f"{bundle_path}: {expected}")
 
 
-def test_a_directory_that_lies_about_its_length_is_refused(bundle_path):
-    content = bytearray(bundle_path.read_bytes())
-    struct.pack_into("<H", content, len(content) - 103 + 10, 6)  # one member more than there is
-    bundle_path.write_bytes(content)
-    assert refusal(bundle_path) == f"{bundle_path}: {REPACKED}"
-
-
-def test_a_newer_bundle_asks_for_an_upgrade(bundle_path):
-    files = stored_files(bundle_path)
-    files["manifest.json"] = files["manifest.json"].replace(b'"format_version": 1', b'"format_version": 7')
-    bundle_path.write_bytes(archive(files))
-    assert refusal(bundle_path) == (
-        f"{bundle_path}: manifest.json: format_version: this mmkd-edge reads up to 1, the bundle has 7; "
-        "upgrade with pip install --upgrade mmkd-edge"
-    )
-
-
 def test_a_bundle_replaced_or_overwritten_while_open_gives_no_other_bytes(kit, bundle_path):
     with Bundle.open(bundle_path) as bundle:
         old = bundle.read("acc/model.fp32.onnx")
@@ -242,9 +204,8 @@ def test_a_bundle_replaced_or_overwritten_while_open_gives_no_other_bytes(kit, b
         content = bundle_path.read_bytes()
         with bundle_path.open("r+b") as file:
             file.write(content.replace(b"# A student", b"# B student"))
-        with pytest.raises(BundleError) as caught:
-            bundle.read("README.md")
-    assert str(caught.value) == f"{bundle_path}: 'README.md' was changed while the bundle was open; open it again"
+        told = f"{bundle_path}: 'README.md' was changed while the bundle was open; open it again"
+        assert said(BundleError, bundle.read, "README.md") == told
 
 
 def test_what_a_bundle_does_not_hold_or_a_closed_one_is_named(bundle_path):
@@ -253,9 +214,8 @@ def test_what_a_bundle_does_not_hold_or_a_closed_one_is_named(bundle_path):
             f"{bundle_path}: member 'model.onnx' is unknown; "
             "expected one of 'report.json', 'README.md', 'acc/model.fp32.onnx', 'acc/golden.npz'"
         )
-        assert said(UsageError, lambda: bundle.golden("gyro")) == (
-            f"{bundle_path}: model 'gyro' is unknown; expected one of 'acc'"
-        )
+        told = f"{bundle_path}: model 'gyro' is unknown; expected one of 'acc'"
+        assert said(UsageError, lambda: bundle.golden("gyro")) == told
     bundle.close()
     assert said(UsageError, lambda: bundle.read("README.md")) == f"{bundle_path}: the bundle is closed; open it again"
 
@@ -274,19 +234,15 @@ def test_what_the_manifest_does_not_say_is_not_written(kit, tmp_path):
             f"'README.md' is in the manifest and missing; {contract}",
         ),
     ):
-        with pytest.raises(BundleError) as caught:
-            write_bundle(path, manifest=parts.manifest, members=members)
-        assert str(caught.value) == f"{path}: {fault}"
-    with pytest.raises(ManifestError):
-        parts.with_model(name="../acc").write(path)
+        assert said(BundleError, write_bundle, path, manifest=parts.manifest, members=members) == f"{path}: {fault}"
+    said(ManifestError, parts.with_model(name="../acc").write, path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_and_an_unknown_example_are_usage_errors(kit, tmp_path):
     path = tmp_path / "no" / "student.edge"
-    assert said(UsageError, lambda: kit.parts(kit.modality).write(path)) == (
-        f"{path}: cannot write it: no such file or directory; check the path; an earlier file is left as it was"
-    )
+    told = f"{path}: cannot write it: no such file or directory; check the path; an earlier file is left as it was"
+    assert said(UsageError, lambda: kit.parts(kit.modality).write(path)) == told
     names = ", ".join(repr(path.stem) for path in sorted(example_bundle("watch_acc").parent.glob("*.edge")))
     told = f"example bundle 'no_such_student' is unknown; expected one of: {names}"
     assert said(UsageError, lambda: example_bundle("no_such_student")) == told
@@ -314,9 +270,8 @@ def test_the_whole_file_is_verified_once_more_when_it_is_taken(bundle_path):
     with Bundle.open(bundle_path) as bundle:
         assert bundle.whole() == data
         bundle_path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        with pytest.raises(BundleError) as changed:
-            bundle.whole()
-    assert str(changed.value) == f"{bundle_path}: the file was changed while the bundle was open; open it again"
+        told = f"{bundle_path}: the file was changed while the bundle was open; open it again"
+        assert said(BundleError, bundle.whole) == told
     assert said(UsageError, bundle.whole) == f"{bundle_path}: the bundle is closed; open it again"
 
 

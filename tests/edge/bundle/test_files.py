@@ -1,9 +1,7 @@
 """Files that are written whole, and arrays that are read from them."""
 
-import contextlib
 import errno
 import os
-import random
 import resource
 import zipfile
 from pathlib import Path
@@ -65,18 +63,12 @@ def test_a_folder_that_cannot_be_flushed_is_told_as_what_it_is(tmp_path, monkeyp
     write_file(path, b"old")
     with monkeypatch.context() as patch:
         patch.setattr(files, "flush_folder", failing(errno.EIO))
-        with pytest.raises(UsageError) as caught:
-            write_file(path, b"new")
-    assert str(caught.value) == (
+        told = said(UsageError, write_file, path, b"new")
+    assert told == (
         f"{path}: the new file is in its place, but a power cut may still bring the earlier one back: the folder "
         "cannot be flushed: input/output error"
     )
     assert path.read_bytes() == b"new"
-
-
-def test_a_system_that_can_open_no_folder_flushes_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "HAS_POSIX", False)
-    files.flush_folder(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("nameless", [True, False])
@@ -101,12 +93,9 @@ def test_a_file_that_others_can_write_or_a_pipe_is_not_ones_own(tmp_path):
     path.write_bytes(b"new")
     for mode in (0o620, 0o602):
         path.chmod(mode)
-        with pytest.raises(OSError, match="others can write it") as error:
-            read_own_file(path, max_bytes=3)
-        assert error.value.errno == errno.EPERM
+        assert said(PermissionError, read_own_file, path, max_bytes=3).endswith("others can write it")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="it is no regular file"):
-        read_own_file(tmp_path / "pipe", max_bytes=10)
+    assert said(OSError, read_own_file, tmp_path / "pipe", max_bytes=10).endswith("it is no regular file")
 
 
 def test_a_link_stays_a_link(tmp_path):
@@ -128,14 +117,10 @@ def test_a_user_can_correct_a_path_and_a_full_disk_and_nothing_else():
 
 
 def test_without_a_home_directory_the_variable_is_named(monkeypatch):
-    def homeless():
-        raise RuntimeError("Could not determine home directory.")
-
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", homeless)
-    assert said(UsageError, lambda: cache_folder("profiles")) == (
-        "profiles lie in the user's cache folder, and this user has no home directory; set XDG_CACHE_HOME"
-    )
+    monkeypatch.setattr(Path, "home", failing(RuntimeError("Could not determine home directory.")))
+    told = "profiles lie in the user's cache folder, and this user has no home directory; set XDG_CACHE_HOME"
+    assert said(UsageError, lambda: cache_folder("profiles")) == told
 
 
 def test_arrays_come_back_as_written_and_what_is_changed_in_memory_stays(tmp_path):
@@ -146,9 +131,8 @@ def test_arrays_come_back_as_written_and_what_is_changed_in_memory_stays(tmp_pat
     found = read_npz(tmp_path / "two.npz")
     np.testing.assert_array_equal(found["a"], values)
     assert found["b"].shape == (0, 3)
-    path = tmp_path / "a.npy"
-    np.save(path, np.ones(4096, dtype=np.float32))
-    private = np.load(path, mmap_mode="c")
+    np.save(tmp_path / "a.npy", np.ones(4096, dtype=np.float32))
+    private = np.load(tmp_path / "a.npy", mmap_mode="c")
     private[:] = 2.0
     let_go(private)
     assert float(private.sum()) == 2 * 4096
@@ -168,43 +152,25 @@ HEADERS = [
 ]
 
 
-@pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
-def test_a_header_that_is_none_is_one_error(tmp_path, header):
-    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
-    (tmp_path / "one.npy").write_bytes(data)
-    with pytest.raises(ArraysError):
-        map_array(tmp_path / "one.npy")
-    with zipfile.ZipFile(tmp_path / "two.npz", "w") as archive:
-        archive.writestr("a.npy", data)
-    with pytest.raises(ArraysError):
-        read_npz(tmp_path / "two.npz")
-
-
-def test_damaged_files_are_one_error_or_arrays(tmp_path):
-    np.savez_compressed(tmp_path / "sound.npz", a=np.arange(30.0), b=np.array(["x", "y"]))
-    np.save(tmp_path / "sound.npy", np.arange(30.0))
-    chance = random.Random(0)
-    for name, read in (("sound.npz", read_npz), ("sound.npy", map_array)):
-        sound = (tmp_path / name).read_bytes()
-        for _ in range(300):
-            data = bytearray(sound)
-            for _ in range(chance.randint(1, 8)):
-                data[chance.randrange(len(data))] = chance.randrange(256)
-            (tmp_path / "bad").write_bytes(data[: chance.randint(0, 2 * len(data))])
-            with contextlib.suppress(ArraysError):
-                read(tmp_path / "bad")
+def test_a_header_that_is_none_is_one_error(tmp_path):
+    for header in HEADERS:
+        data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+        (tmp_path / "one.npy").write_bytes(data)
+        said(ArraysError, map_array, tmp_path / "one.npy")
+        with zipfile.ZipFile(tmp_path / "two.npz", "w") as archive:
+            archive.writestr("a.npy", data)
+        said(ArraysError, read_npz, tmp_path / "two.npz")
 
 
 def test_an_archive_that_unpacks_to_gigabytes_is_refused_before_it_does(tmp_path, monkeypatch):
     monkeypatch.setattr("mmkd_edge.bundle.arrays.MAX_UNPACKED_BYTES", 1 << 26)  # a sixteenth, made in less time
     path = tmp_path / "bomb.npz"
-    zeros = bytes(1 << 24)
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         archive.open("a.npy", "w") as file,
     ):
         for _ in range(8):
-            file.write(zeros)
+            file.write(bytes(1 << 24))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert said(ArraysError, lambda: read_npz(path)) == (
         f"{path.stat().st_size} bytes unpack to {8 << 24}, more than 20 times as many; "
@@ -216,10 +182,8 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused_before_it_does(tmp_path
 def test_an_archive_is_no_single_array_and_pickles_are_not_run(tmp_path):
     np.savez(tmp_path / "one.npz", a=np.zeros(2), b=np.array([{}], dtype=object))
     assert said(ArraysError, lambda: map_array(tmp_path / "one.npz")) == "an archive of several arrays"
-    assert (
-        said(ArraysError, lambda: read_npz(tmp_path / "one.npz"))
-        == "Object arrays cannot be loaded when allow_pickle=False"
-    )
+    refusal = said(ArraysError, lambda: read_npz(tmp_path / "one.npz"))
+    assert refusal == "Object arrays cannot be loaded when allow_pickle=False"
 
 
 def test_a_file_that_is_cut_short_is_told_before_it_is_read_and_one_that_is_replaced_stays(tmp_path):
@@ -235,9 +199,8 @@ def test_a_file_that_is_cut_short_is_told_before_it_is_read_and_one_that_is_repl
     assert float(array[2, 999, 2]) == 8_999
     os.truncate(tmp_path / "c.npy", 4096)  # 128 bytes of header, 36,000 of values
     for view in views:
-        with pytest.raises(ArraysError) as caught:
-            check_whole(view)
-        assert str(caught.value).endswith("the file was cut short while it was in use: 36128 bytes became 4096")
+        told = said(ArraysError, check_whole, view)
+        assert told.endswith("the file was cut short while it was in use: 36128 bytes became 4096")
 
 
 def resident_bytes(path):

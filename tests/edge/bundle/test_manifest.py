@@ -22,20 +22,13 @@ from tests.edge.said import said
 
 AGAIN = "; export the bundle again"
 A_NAME = "expected 1 to 64 letters, digits, '_', '-' or '.', not starting with '-' or '.'"
+NO_CONTROLS = "expected text without control characters and line breaks"
 NO_HASH = "expected str matching regex '^[0-9a-f]{64}$'"
 
 
 CHANNEL = {"mean": 0.0, "std": 1.0, "missing_fraction": 0.0, "edges": [0.0, 1.0], "fractions": [0.25, 0.5, 0.25]}
-LINEAGE = {
-    "from_sha256": "1" * 64,
-    "dataset": "line two",
-    "dataset_sha256": "2" * 64,
-    "method": "labels",
-    "teacher_sha256": None,
-    "labels": 40,
-    "gain_points": 10.5,
-    "forgotten_points": -0.5,
-}
+LINEAGE = {"from_sha256": "1" * 64, "dataset": "line two", "dataset_sha256": "2" * 64, "method": "labels"}
+LINEAGE |= {"teacher_sha256": None, "labels": 40, "gain_points": 10.5, "forgotten_points": -0.5}
 REFERENCE = {
     "between": "groups",
     "groups": 2,
@@ -45,9 +38,7 @@ REFERENCE = {
     "scales": [1.0, 1.0, 1.0],
     "centres": [[0.0] * 9],
     "spreads": [[1.0] * 9],
-    "largest_misfit": 1.0,
-    "largest_axes": 1.0,
-    "largest_levels": 1.0,
+    **dict.fromkeys(("largest_misfit", "largest_axes", "largest_levels"), 1.0),
     "magnitude": {"usual": [1.0, 1.0, 1.0], "lowest": 0.1, "highest": 10.0, "outside_rate": 0.01},
 }
 SCORES = {"scores": [0.0, 0.5], "max_error": 0.0, "tolerance": 1e-4}
@@ -146,27 +137,18 @@ def test_the_members_and_tensors_of_a_causal_student_come_in_their_order(documen
     models = ["acc/model.fp32.onnx", "acc/step.fp32.onnx", "acc/golden.npz"]
     assert [entry.file for entry in member_files(manifest)] == ["report.json", "README.md", *models]
     (model,) = manifest.models
-    assert [(tensor.name, tensor.shape) for tensor in step_inputs(model.modality, model.streaming)] == [
-        ("acc", (1, 2, 3)),
-        ("acc_present", (1, 2, 3)),
-        ("slot", (1, 1)),
-        ("cache", (1, 4, 2)),
-        ("sum", (1, 3)),
-    ]
-    assert [(tensor.name, tensor.shape) for tensor in step_outputs(model.task, model.streaming)] == [
-        ("logits", (1, 3)),
-        ("probabilities", (1, 3)),
-        ("next_cache", (1, 1, 2)),
-        ("next_sum", (1, 3)),
-    ]
+    inputs = {tensor.name: tensor.shape for tensor in step_inputs(model.modality, model.streaming)}
+    assert list(inputs) == ["acc", "acc_present", "slot", "cache", "sum"]
+    assert list(inputs.values()) == [(1, 2, 3), (1, 2, 3), (1, 1), (1, 4, 2), (1, 3)]
+    outputs = {tensor.name: tensor.shape for tensor in step_outputs(model.task, model.streaming)}
+    assert list(outputs) == ["logits", "probabilities", "next_cache", "next_sum"]
+    assert list(outputs.values()) == [(1, 3), (1, 3), (1, 1, 2), (1, 3)]
 
 
 def test_a_huge_or_newer_manifest_and_a_key_given_twice_are_refused(document, manifest):
     newer = changed(changed(document, "format_version", 2), "models", "in another shape by then")
-    assert message(newer) == (
-        "manifest.json: format_version: this mmkd-edge reads up to 1, the bundle has 2; "
-        "upgrade with pip install --upgrade mmkd-edge"
-    )
+    told = "this mmkd-edge reads up to 1, the bundle has 2; upgrade with pip install --upgrade mmkd-edge"
+    assert message(newer) == f"manifest.json: format_version: {told}"
     assert message(b" " * (MAX_MANIFEST_BYTES + 1)) == "manifest.json: expected at most 1048576 bytes, got 1048577"
     data = encode_manifest(manifest).replace(b'"opset": 20', b'"opset": 20, "opset": 21')
     assert message(data) == f"manifest.json: models[0].artifacts[0].opset: expected once, got it twice{AGAIN}"
@@ -193,11 +175,6 @@ SHAPES = "acc float32 (1, 20, 3), acc_present float32 (1, 20, 3)"
         (f"{ARTIFACT}.sha256", ..., "models[0].artifacts[0]: object missing required field sha256"),
         (".colour", "red", "models[0]: object contains unknown field colour"),
         (".modality.colour", "red", "models[0].modality: object contains unknown field colour"),
-        (
-            f"{ARTIFACT}.confidence.scores",
-            [],
-            "models[0].artifacts[0].confidence: object contains unknown field scores",
-        ),
         (".parameters", "12", ": expected int, got str"),
         (".parameters", 12.5, ": expected int, got float"),
         (".parameters", -1, ": expected int >= 0"),
@@ -235,11 +212,7 @@ SHAPES = "acc float32 (1, 20, 3), acc_present float32 (1, 20, 3)"
         (".golden.sha256", "A" * 64, f": {NO_HASH}"),
         (".dataset_sha256", "a" * 64 + "\n", ": expected str of length <= 64"),
         (".teacher_sha256", "", f": {NO_HASH}"),
-        (
-            ".inputs.0.shape",
-            [1, 3, 20],
-            f"models[0].inputs: expected {SHAPES}, got {SHAPES.replace('20, 3', '3, 20', 1)}",
-        ),
+        (".inputs.0.shape", [1, 3], f"models[0].inputs: expected {SHAPES}, got {SHAPES.replace('20, 3', '3', 1)}"),
         (".outputs", [], ": expected logits float32 (1, 3), probabilities float32 (1, 3), got nothing"),
         (f"{ARTIFACT}.confidence.true_probabilities", [0.5, 0.25], ": expected rising numbers, got 0.5 before 0.25"),
         (f"{ARTIFACT}.confidence.true_probabilities", [], ": expected array of length >= 1"),
@@ -251,19 +224,11 @@ SHAPES = "acc float32 (1, 20, 3), acc_present float32 (1, 20, 3)"
         (".adapted.0.from_sha256", "a", f": {NO_HASH}"),
         (".adapted.0.teacher_sha256", "", f": {NO_HASH}"),
         (".adapted.0.labels", -1, ": expected int >= 0"),
-        (
-            ".adapted.0.method",
-            "a\nb",
-            "models[0].adapted[0]: expected text without control characters and line breaks, got 'a\\nb'",
-        ),
+        (".adapted.0.method", "a\nb", f"models[0].adapted[0]: {NO_CONTROLS}, got 'a\\nb'"),
         (".streaming.stride", 21, ": expected at most a window of 20 samples, got 21"),
         (".streaming.states", [{"name": "slot", "shape": [1]}], NOT_UNIQUE.format("tensor's name", "slot")),
         (".streaming.states.0.name", "a b", f": {A_NAME}, got 'a b'"),
-        (
-            ".streaming.states.0.shape.2",
-            1 << 40,
-            f"models[0].streaming.states[0].shape: expected at most {1 << 24} values, got {4 << 40}",
-        ),
+        (".streaming.states.0.shape", [1, 4, 1 << 40], f": expected at most {1 << 24} values, got {4 << 40}"),
         (".streaming.states.0.axis", 2, ": expected one of 4 slots, got 2 of (1, 4, 2)"),
         (".streaming.states.1.axis", 5, ": expected one of 4 slots, got 5 of (1, 3)"),
         (f"{STEP}.file", "acc/model.fp32.onnx", ": expected 'acc/step.fp32.onnx', got 'acc/model.fp32.onnx'"),
@@ -283,25 +248,15 @@ def test_what_breaks_the_contract_is_named_with_its_path(document, path, value, 
     assert message(changed(document, path, value)) == f"manifest.json: {place}{fault}{AGAIN}"
 
 
-@pytest.mark.parametrize("name", ["振動", "é", "धारा", "press_1"])
-def test_a_name_may_be_of_any_script(document, name):
-    changed_name = changed(document, ".modality.name", name)
-    assert f"got {name!r}" not in message(changed_name)  # what is refused next are the tensors, which have the old name
-
-
-@pytest.mark.parametrize("name", ["", "..", ".acc", "-acc", "a/b", "a\\b", "a b", "a€", "a" * 65, "acc\n", "a\0"])
-def test_a_name_that_an_archive_must_not_hold_is_refused(document, name):
-    for place in ("name", "modality.name"):
-        assert message(changed(document, f".{place}", name)) == (
-            f"manifest.json: models[0].{place}: {A_NAME}, got {name!r}{AGAIN}"
-        )
-
-
-def test_two_students_whose_folders_clash_are_refused(manifest):
+def test_a_name_that_an_archive_must_not_hold_is_refused(document, manifest):
+    for name in ("", "..", ".acc", "-acc", "a/b", "a\\b", "a b", "a€", "a" * 65, "acc\n", "a\0"):
+        for place in ("name", "modality.name"):
+            told = f"manifest.json: models[0].{place}: {A_NAME}, got {name!r}{AGAIN}"
+            assert message(changed(document, f".{place}", name)) == told
     entry = manifest.models[0]
     both = msgspec.structs.replace(manifest, models=(entry, msgspec.structs.replace(entry, name="ACC")))
     told = f"manifest.json: models: expected each name once, got 'acc' more than once{AGAIN}"
-    assert said(ManifestError, lambda: encode_manifest(both)) == told
+    assert said(ManifestError, encode_manifest, both) == told
 
 
 @pytest.mark.parametrize(
@@ -323,13 +278,11 @@ def test_only_the_bytes_that_would_be_written_need_no_slower_check(old, new, is_
     assert canonical == (document(number=1.5) if is_canonical else None)
 
 
-@pytest.mark.parametrize(("number", "shown"), [("NaN", "nan"), ("-Infinity", "-inf"), ("1e400", "inf")])
-def test_a_number_that_is_not_finite_is_refused(manifest, number, shown):
-    data = encode_manifest(manifest).replace(b'"validation_score": 0.75', f'"validation_score": {number}'.encode())
-    assert message(data) == (f"manifest.json: models[0].validation_score: expected a finite number, got {shown}{AGAIN}")
-
-
 def test_what_no_json_can_hold_is_neither_written_nor_read(kit, manifest):
+    for number, shown in (("NaN", "nan"), ("-Infinity", "-inf"), ("1e400", "inf")):
+        data = encode_manifest(manifest).replace(b'"validation_score": 0.75', f'"validation_score": {number}'.encode())
+        told = f"manifest.json: models[0].validation_score: expected a finite number, got {shown}{AGAIN}"
+        assert message(data) == told
     nan = kit.parts(kit.modality).with_model(validation_score=float("nan")).manifest
     told = f"manifest.json: models[0].validation_score: expected float, got null{AGAIN}"
     assert said(ManifestError, lambda: encode_manifest(nan)) == told
@@ -383,28 +336,21 @@ def test_any_value_anywhere_is_taken_or_refused_as_a_manifest_error(kit, data):
     assert decode_manifest(encode_manifest(manifest)) == manifest
 
 
+@pytest.mark.parametrize("text", ["\x1b[2Jok", "ok\nevery byte verified", "a\x85b", "a\u202eb", "a\u2028b"])
 @pytest.mark.parametrize(
-    "text", ["\x1b[2Jok", "ok\nkind  bundle, every byte verified", "a\x85b", "a\u202eb", "a\u2028b"]
+    "key", ["model_id", ".dataset_name", ".modality.channels.1", ".modality.unit", ".task.labels.0"]
 )
-@pytest.mark.parametrize(
-    ("key", "where"),
-    [
-        ("model_id", "model_id"),
-        (".dataset_name", "models[0].dataset_name"),
-        (".modality.channels.1", "models[0].modality.channels"),
-        (".modality.unit", "models[0].modality.unit"),
-        (".task.labels.0", "models[0].task.labels"),
-    ],
-)
-def test_names_that_would_mislead_whoever_reads_them_are_refused(document, key, where, text):
-    assert message(changed(document, key, text)) == (
-        f"manifest.json: {where}: expected text without control characters and line breaks, got {text!a}{AGAIN}"
-    )
+def test_names_that_would_mislead_whoever_reads_them_are_refused(document, key, text):
+    where = re.sub(r"\.\d$", "", key).replace(".", "models[0].", 1)
+    told = f"manifest.json: {where}: {NO_CONTROLS}, got {text!a}{AGAIN}"
+    assert message(changed(document, key, text)) == told
 
 
 @pytest.mark.parametrize("text", ["ruhig ß", "می\u200cروم", "क्\u200dष", "静か", "a b", "🙂", "\ufeffax"])
 def test_names_of_any_script_are_taken(document, text):
-    decode_manifest(json.dumps(changed(document, ".task.labels.0", text)).encode())
+    read(changed(document, ".task.labels.0", text))
+    for name in ("振動", "é", "धारा", "press_1"):  # what is refused next are the tensors, which have the old name
+        assert f"got {name!r}" not in message(changed(document, ".modality.name", name))
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", "0.01"), ("fp16", "1"), ("int8", "8")])
@@ -413,9 +359,8 @@ def test_a_tolerance_is_bounded_by_the_precision(document, precision, limit):
     lower = changed(lower, f"{ARTIFACT}.file", f"acc/model.{precision}.onnx")
     read(changed(lower, f"{ARTIFACT}.parity.tolerance", float(limit)))
     for part in ("parity", "novelty"):
-        assert message(changed(lower, f"{ARTIFACT}.{part}.tolerance", 1e9)) == (
-            f"manifest.json: models[0].artifacts[0].{part}.tolerance: expected at most {limit}, got 1e+09{AGAIN}"
-        )
+        told = f"manifest.json: models[0].artifacts[0].{part}.tolerance: expected at most {limit}, got 1e+09{AGAIN}"
+        assert message(changed(lower, f"{ARTIFACT}.{part}.tolerance", 1e9)) == told
 
 
 def test_an_adaptation_is_one_line_and_a_twin_no_sensor_of_its_own(kit):
@@ -452,6 +397,4 @@ def test_a_twin_reads_and_answers_what_its_student_does(kit, twin_of, changes, s
     twin["task"] |= changes
     for output in twin["outputs"] if changes else ():
         output["shape"] = [1, 2]
-    with pytest.raises(ManifestError) as error:
-        read(document | {"models": [model, twin]})
-    assert str(error.value) == f"manifest.json: models[1].twin_of: {says}{AGAIN}"
+    assert message(document | {"models": [model, twin]}) == f"manifest.json: models[1].twin_of: {says}{AGAIN}"

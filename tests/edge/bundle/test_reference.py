@@ -19,19 +19,14 @@ def test_a_reference_survives_its_file(tmp_path):
     reference = Reference(modality="temp", mean=(36.25, 21.0), std=(0.5, 1.0))
     write_reference(tmp_path / "temp.json", reference)
     assert read_reference(tmp_path / "temp.json") == reference
-    assert json.loads((tmp_path / "temp.json").read_text()) == {
-        "format_version": 1,
-        "modality": "temp",
-        "mean": [36.25, 21.0],
-        "std": [0.5, 1.0],
-    }
+    expected = {"format_version": 1, "modality": "temp", "mean": [36.25, 21.0], "std": [0.5, 1.0]}
+    assert json.loads((tmp_path / "temp.json").read_text()) == expected
 
 
 def test_a_missing_and_a_huge_file_are_refused(tmp_path):
     path = tmp_path / "temp.json"
-    assert refusal(path) == (
-        f"{path}: expected a reference written by mmkd-data reference, found no such file; check the path"
-    )
+    told = f"{path}: expected a reference written by mmkd-data reference, found no such file; check the path"
+    assert refusal(path) == told
     path.write_bytes(b" " * (2 << 20))
     assert refusal(path) == f"{path}: expected a reference of at most 1048576 bytes, got more"
 
@@ -48,13 +43,11 @@ def test_a_missing_and_a_huge_file_are_refused(tmp_path):
         ('{"modality": "t", "mean": [1, 2], "std": [1]}', "std: expected one number per channel, 2 as in mean, got 1"),
         ('{"modality": "t", "mean": [], "std": []}', "mean: expected array of length >= 1"),
         ('{"modality": "t", "mean": [1], "std": [0]}', "std[0]: expected float > 0.0"),
-        ('{"modality": "t", "mean": [1], "std": [-1]}', "std[0]: expected float > 0.0"),
     ],
 )
 def test_what_cannot_normalise_is_refused(tmp_path, text, says):
-    path = tmp_path / "temp.json"
-    path.write_text(text)
-    assert refusal(path) == f"{path}: not a reference: {says}{AGAIN}"
+    (tmp_path / "temp.json").write_text(text)
+    assert refusal(tmp_path / "temp.json") == f"{tmp_path}/temp.json: not a reference: {says}{AGAIN}"
 
 
 @pytest.mark.parametrize(
@@ -67,8 +60,8 @@ def test_what_cannot_normalise_is_refused(tmp_path, text, says):
 )
 def test_a_reference_that_normalises_nothing_is_not_written(tmp_path, mean, std, fault):
     reference = Reference(modality="temp", mean=mean, std=std)
-    told = f"reference of modality 'temp': {fault}"
-    assert said(UsageError, lambda: write_reference(tmp_path / "temp.json", reference)) == told
+    told = said(UsageError, write_reference, tmp_path / "temp.json", reference)
+    assert told == f"reference of modality 'temp': {fault}"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,6 +74,5 @@ def test_a_reference_must_be_of_the_modality_and_its_channels():
         ("eda", (1.0, 2.0), TEMP, "expected a reference of modality 'temp', got one of 'eda'"),
         ("temp", (1.0,), TEMP, "reference of modality 'temp': expected 2 channels (wrist, room), got 1"),
     ):
-        with pytest.raises(UsageError) as caught:
-            check_reference(msgspec.structs.replace(good, modality=name, mean=mean), modality)
-        assert str(caught.value) == told
+        wrong = msgspec.structs.replace(good, modality=name, mean=mean)
+        assert said(UsageError, check_reference, wrong, modality) == told
