@@ -69,7 +69,6 @@ def native_engine():
 
 @pytest.fixture(scope="session")
 def gpu_double():
-    """Doubles of cuda-python and TensorRT; `install` lets a test find a GPU."""
     from tests.edge import gpu_double
 
     return gpu_double

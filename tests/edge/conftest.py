@@ -6,6 +6,7 @@ import hashlib
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -75,28 +76,22 @@ def unrunnable_model(modality):
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a bundle is made of."""
-
     manifest: Manifest
     members: Mapping[str, bytes]
 
     def with_model(self, **changes):
-        """The same parts with other facts about the student."""
         entry = msgspec.structs.replace(self.manifest.models[0], **changes)
         return replace(self, manifest=msgspec.structs.replace(self.manifest, models=(entry,)))
 
     def with_manifest(self, **changes):
-        """The same parts with other facts in the manifest."""
         return replace(self, manifest=msgspec.structs.replace(self.manifest, **changes))
 
     def write(self, path):
-        """Write the bundle."""
         write_bundle(path, manifest=self.manifest, members=self.members)
         return path
 
 
 def file_entry(name, data):
-    """What a manifest says of one member."""
     return FileEntry(file=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
@@ -122,7 +117,6 @@ def golden_windows(modality, *, tolerance=1e-5):
 
 
 def bundle_parts(modality, *, model=None, golden=None, name="acc", labels=LABELS):
-    """The parts of a valid bundle with one student."""
     model = student_model(modality) if model is None else model
     members = {
         "report.json": b'{"made": "for a test"}\n',
@@ -132,16 +126,8 @@ def bundle_parts(modality, *, model=None, golden=None, name="acc", labels=LABELS
     }
     task = TaskSpec(labels=labels)
     parity = Parity(windows=4, max_abs_error=1e-7, mean_abs_error=1e-8, label_agreement=1.0, tolerance=1e-4)
-    stored = file_entry(f"{name}/model.fp32.onnx", model)
-    artifact = Artifact(
-        file=stored.file,
-        format="onnx",
-        precision="fp32",
-        opset=20,
-        sha256=stored.sha256,
-        size_bytes=stored.size_bytes,
-        parity=parity,
-    )
+    stored = msgspec.structs.asdict(file_entry(f"{name}/model.fp32.onnx", model))
+    artifact = Artifact(format="onnx", precision="fp32", opset=20, parity=parity, **stored)
     entry = ModelEntry(
         name=name,
         modality=modality,
@@ -182,7 +168,6 @@ class Kit:
     file_entry: Callable[[str, bytes], FileEntry] = field(default=file_entry)
 
     def feeds(self, *, seed=0):
-        """What a backend is given for one window."""
         shape = (1, *self.modality.shape)
         window = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
         return {"acc": window, "acc_present": np.ones(shape, dtype=np.float32)}
@@ -193,10 +178,9 @@ class Kit:
         for seed in range(5):
             given = self.feeds(seed=seed)
             logits, probabilities = backend.run(given)
-            expected_logits, expected_shares = self.answer(given["acc"][0])
-            # float32 sums of 20 numbers near 1 against float64: some 2**-24 each.
-            np.testing.assert_allclose(logits[0], expected_logits, atol=atol)
-            np.testing.assert_allclose(probabilities[0], expected_shares, atol=atol)
+            for got, expected in zip((logits, probabilities), self.answer(given["acc"][0]), strict=True):
+                # float32 sums of 20 numbers near 1 against float64: some 2**-24 each.
+                np.testing.assert_allclose(got[0], expected, atol=atol)
             kept.append((probabilities, probabilities.copy()))
         assert all((answer == copy).all() for answer, copy in kept)
 
@@ -204,21 +188,14 @@ class Kit:
         """See that so many threads at once each get the answers that one alone gets."""
         given = [self.feeds(seed=seed) for seed in range(count)]
         expected = [backend.run(feeds)[0] for feeds in given]
-        wrong = []
         together = threading.Barrier(count)
 
-        def ask(number):
+        def ask(feeds, answer):
             together.wait()
-            for _ in range(50):
-                if not np.array_equal(backend.run(given[number])[0], expected[number]):
-                    wrong.append(number)
+            return all(np.array_equal(backend.run(feeds)[0], answer) for _ in range(50))
 
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert wrong == []
+        with ThreadPoolExecutor(count) as pool:
+            assert list(pool.map(ask, given, expected)) == [True] * count
 
 
 @pytest.fixture(scope="session")
@@ -236,17 +213,21 @@ def _cache_of_one_test(verdicts, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
-@pytest.fixture(autouse=True)
-def openvino_absent(monkeypatch):
-    """`auto` is onnxruntime, which opens in milliseconds; the tests of OpenVINO put it back."""
-    monkeypatch.setitem(sys.modules, "openvino", None)
+def _hide(monkeypatch, module, names):
+    """What `auto` says does not hang on what is installed; `PRESENT` of a module of tests names what stays."""
+    for name in names:
+        if name not in getattr(module, "PRESENT", ()):
+            monkeypatch.setitem(sys.modules, name, None)
 
 
 @pytest.fixture(autouse=True)
-def trt_absent(monkeypatch):
-    """What `auto` says does not hang on whether TensorRT is installed; the tests of TensorRT put it back."""
-    for name in ("tensorrt", "tensorrt_rtx"):
-        monkeypatch.setitem(sys.modules, name, None)
+def openvino_absent(monkeypatch, request):
+    _hide(monkeypatch, request.module, ["openvino"])
+
+
+@pytest.fixture(autouse=True)
+def trt_absent(monkeypatch, request):
+    _hide(monkeypatch, request.module, ["tensorrt", "tensorrt_rtx"])
 
 
 @pytest.fixture(scope="session")

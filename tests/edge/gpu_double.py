@@ -20,10 +20,7 @@ import onnxruntime
 
 
 class Error(IntEnum):
-    """The error codes that the tests meet, with CUDA's names and numbers."""
-
     cudaSuccess = 0  # noqa: N815
-    cudaErrorMemoryAllocation = 2  # noqa: N815
     cudaErrorInsufficientDriver = 35  # noqa: N815
     cudaErrorIllegalAddress = 700  # noqa: N815
     cudaErrorStreamCaptureUnsupported = 900  # noqa: N815
@@ -34,8 +31,6 @@ Work = Callable[[], None]
 
 
 class Stream:
-    """What was put on it, and what is being recorded from it."""
-
     def __init__(self):
         self.waiting: list[Work] = []
         self.recording: list[Work] | None = None
@@ -45,8 +40,6 @@ class Stream:
 
 
 class Cuda(ModuleType):
-    """`cuda.bindings.runtime`, as far as we use it."""
-
     cudaStreamNonBlocking = 1  # noqa: N815
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
@@ -55,11 +48,9 @@ class Cuda(ModuleType):
         super().__init__("cuda.bindings.runtime")
         self.live: dict[int, object] = {}  # everything that was made and not given back
         self.broken = Error.cudaSuccess  # what every call gives from now on
-        self.device = 0
-        self.name, self.devices = b"Double", 1
+        self.name, self.devices, self.device = b"Double", 1, 0
         self.devices_at_run: set[int] = set()
-        self.driver = 12060
-        self.memory_bytes = 8 << 30
+        self.driver, self.memory_bytes = 12060, 8 << 30
         self.graphs: Literal["work", "are refused", "are not supported"] = "work"
         self._next = 0
         self._lock = threading.Lock()
@@ -80,13 +71,11 @@ class Cuda(ModuleType):
         if self.broken:
             return (self.broken, None)
         memory = ctypes.create_string_buffer(size + 256)
-        start = -(-ctypes.addressof(memory) // 256) * 256
-        return self._made(memory, key=start)
+        return self._made(memory, key=-(-ctypes.addressof(memory) // 256) * 256)
 
     def cudaGetDeviceProperties(self, device):  # noqa: N802
-        properties = SimpleNamespace(
-            name=self.name, major=8, minor=7, multiProcessorCount=8, totalGlobalMem=self.memory_bytes
-        )
+        facts = {"name": self.name, "major": 8, "minor": 7, "multiProcessorCount": 8}
+        properties = SimpleNamespace(totalGlobalMem=self.memory_bytes, **facts)
         return (Error.cudaErrorInsufficientDriver if self.driver == 0 else Error.cudaSuccess, properties)
 
     def cudaRuntimeGetVersion(self):  # noqa: N802
@@ -117,8 +106,7 @@ class Cuda(ModuleType):
     def cudaMallocHost(self, size):  # noqa: N802
         return self._memory(size)
 
-    def cudaMalloc(self, size):  # noqa: N802
-        return self._memory(size)
+    cudaMalloc = cudaMallocHost  # noqa: N815
 
     def cudaFreeHost(self, ptr):  # noqa: N802
         return self._gone(ptr)
@@ -220,8 +208,6 @@ class Context:
 
 
 class Engine:
-    """An engine: an ONNX model behind the word `plan`."""
-
     def __init__(self, tensorrt, plan):
         self.tensorrt = tensorrt
         self.session = onnxruntime.InferenceSession(plan.removeprefix(b"plan"), providers=["CPUExecutionProvider"])
@@ -247,9 +233,10 @@ class Engine:
         return Context(self)
 
 
-class Tensorrt(ModuleType):
-    """`tensorrt`, as far as the runtime and the builder use it."""
+SEVERITIES = ("VERBOSE", "ERROR", "INTERNAL_ERROR")
 
+
+class Tensorrt(ModuleType):
     __version__ = "10.3.0"
     NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
     MemoryPoolType = SimpleNamespace(WORKSPACE=0)
@@ -257,11 +244,7 @@ class Tensorrt(ModuleType):
     TensorIOMode = SimpleNamespace(INPUT="in")
 
     class ILogger:
-        Severity = SimpleNamespace(
-            VERBOSE=SimpleNamespace(name="VERBOSE"),
-            ERROR=SimpleNamespace(name="ERROR"),
-            INTERNAL_ERROR=SimpleNamespace(name="INTERNAL_ERROR"),
-        )
+        Severity = SimpleNamespace(**{name: SimpleNamespace(name=name) for name in SEVERITIES})
 
     def __init__(self, cuda):
         super().__init__("tensorrt")
@@ -269,9 +252,7 @@ class Tensorrt(ModuleType):
         self.cuda = cuda
         self.built = 0
         self.loaded: list[bytes] = []  # what was asked to be an engine
-        self.loads = True
-        self.refuses = False
-        self.graphs_are_empty = False
+        self.loads, self.refuses, self.graphs_are_empty = True, False, False
         self.breaks = Error.cudaSuccess  # what the next call does to CUDA
         self.contexts, self.most_contexts = 0, -1
         self.dtype = "FLOAT"
@@ -293,10 +274,9 @@ class Tensorrt(ModuleType):
             set_timing_cache=asked("set"),
             get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"measured"),
         )
+        network = asked("network", gives=Network)
         return SimpleNamespace(
-            create_network=asked("network", gives=Network),
-            create_builder_config=lambda: config,
-            build_serialized_network=built,
+            create_network=network, create_builder_config=lambda: config, build_serialized_network=built
         )
 
     def OnnxParser(self, network, logger):  # noqa: N802
@@ -335,12 +315,7 @@ double.put_in_place(sys.modules.__setitem__, driver={driver})
 
 
 def install(monkeypatch, folder):
-    """Let this process, and those that it starts for a trial, find a GPU, its driver, cuda-python and TensorRT.
-
-    Args:
-        monkeypatch: takes it away again.
-        folder: for what those others import.
-    """
+    """Let this process, and those that it starts for a trial from a folder, find a GPU, its driver and TensorRT."""
     give_to_children(monkeypatch, folder)
     tensorrt = put_in_place(lambda name, module: monkeypatch.setitem(sys.modules, name, module))
     monkeypatch.setattr("mmkd_edge.backends.trt.needs._DRIVER", "libc.so.6")  # a library that loads
@@ -362,7 +337,6 @@ def give_to_children(monkeypatch, folder, *, driver=12060):
 
 
 def put_in_place(put, *, driver=12060):
-    """Put cuda-python and TensorRT where an import looks first."""
     cuda = Cuda()
     cuda.driver = driver
     tensorrt = Tensorrt(cuda)

@@ -37,7 +37,6 @@ def level_model(modality):
 
 
 def write_lips(path):
-    """The bundle of the student that sees `LIPS`."""
     windows = np.random.default_rng(1).integers(0, 255, (4, *LIPS.shape), dtype=np.uint8)
     shares = np.array([shares_of(float(window.mean())) for window in windows])
     golden = Golden(

@@ -1,6 +1,8 @@
+import contextlib
 import os
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import msgspec
@@ -22,11 +24,13 @@ from mmkd_edge import (
     write_reference,
 )
 from mmkd_edge.testing import FakeBackend, fake_predictor
+from tests.edge.conftest import WEIGHTS
 from tests.edge.said import said
 
 pytestmark = pytest.mark.usefixtures("quick_openings")
 
 TEMP = ModalitySpec(name="temp", channels=("a", "b", "c"), rate_hz=4.0, samples=8, normalise="per_group")
+REFERENCE = Reference(modality="temp", mean=(36.0, 20.0, 5.0), std=(0.5, 2.0, 1.0))
 
 
 @pytest.fixture
@@ -47,17 +51,13 @@ def test_a_window_is_answered_and_neither_a_wrong_one_nor_a_single_batch(kit, pr
     np.testing.assert_allclose(prediction.probabilities, expected, atol=2e-6)
     assert prediction.label == ("rest", "raise", "turn")[int(expected.argmax())]
     assert (prediction.status, prediction.modality) == ("ok", "acc")
-    before = predictor.predict(window).probabilities
-    assert said(InputError, lambda: predictor.predict(window.T)) == (
-        "modality 'acc': expected shape (T, C)=(20, 3), got (3, 20); transpose it"
-    )
-    assert said(InputError, lambda: predictor.predict({"vib": window})) == (
-        "unknown modality 'vib': this model takes 'acc'; pass {'acc': array} or the bare array"
-    )
-    np.testing.assert_array_equal(predictor.predict(window).probabilities, before)
-    refused = [windows(1)[0], 3, np.float32(3.0), np.zeros(())]
-    for given, kind in zip(refused, ("ndarray", "int", "float32", "ndarray"), strict=True):
-        assert said(InputError, lambda given=given: predictor.predict_batch(given)) == (
+    told = "modality 'acc': expected shape (T, C)=(20, 3), got (3, 20); transpose it"
+    assert said(InputError, lambda: predictor.predict(window.T)) == told
+    told = "unknown modality 'vib': this model takes 'acc'; pass {'acc': array} or the bare array"
+    assert said(InputError, lambda: predictor.predict({"vib": window})) == told
+    np.testing.assert_array_equal(predictor.predict(window).probabilities, prediction.probabilities)
+    for given, kind in ((window, "ndarray"), (3, "int"), (np.float32(3.0), "float32"), (np.zeros(()), "ndarray")):
+        assert said(InputError, predictor.predict_batch, given) == (
             f"predict_batch: expected an array (N, T, C) or a list of windows, got {kind}; "
             "predict takes a single window"
         )
@@ -67,14 +67,8 @@ def test_a_batch_is_answered_window_by_window_after_all_were_checked(predictor, 
     batch = windows(4)
     batch[2, 0] = np.nan
     singly = [predictor.predict(window).probabilities for window in batch]
-    for given in (
-        batch,
-        {"acc": batch},
-        list(batch),
-        [{"acc": window} for window in batch],
-        iter(batch),
-        batch.tolist(),
-    ):
+    mappings = [{"acc": window} for window in batch]
+    for given in (batch, {"acc": batch}, list(batch), mappings, iter(batch), batch.tolist()):
         answers = predictor.predict_batch(given)
         np.testing.assert_array_equal([answer.probabilities for answer in answers], singly)
     assert predictor.predict_batch(batch.astype(np.float64))[2].missing_fraction == 0.05
@@ -82,9 +76,8 @@ def test_a_batch_is_answered_window_by_window_after_all_were_checked(predictor, 
     backend = FakeBackend([1.0, 0.0, 0.0])
     predictor = EdgePredictor(entry=entry, backend=backend)
     given = [*windows(2), np.zeros((19, 3))]
-    assert said(InputError, lambda: predictor.predict_batch(given)) == (
-        "window 2: modality 'acc': expected shape (T, C)=(20, 3), got (19, 3); a window is 20 samples, 2 s at 10 Hz"
-    )
+    told = "window 2: modality 'acc': expected shape (T, C)=(20, 3), got (19, 3); a window is 20 samples, 2 s at 10 Hz"
+    assert said(InputError, lambda: predictor.predict_batch(given)) == told
     assert backend.feeds == []
 
 
@@ -97,36 +90,25 @@ def test_what_was_opened_can_be_read(kit, bundle_path, predictor):
     assert info.backend_version.startswith("onnxruntime ")
     assert (info.reason, info.profile) == ("no profile of this bundle on this machine; onnxruntime is installed", "")
     assert (info.artifact, info.artifact_sha256) == ("acc/model.fp32.onnx", artifact.sha256)
-    assert info.bundle == str(bundle_path)
-    assert info.bundle_sha256 == predictor.bundle.sha256
-    assert info.versions["numpy"] == np.__version__
-    assert set(info.versions) == {"mmkd-edge", "numpy", "python"}
-    assert predictor.backend.name == "ort"
-    assert predictor.modality == kit.modality
-    assert predictor.task.labels == info.labels
+    assert (info.bundle, info.bundle_sha256) == (str(bundle_path), predictor.bundle.sha256)
+    assert (info.versions["numpy"], set(info.versions)) == (np.__version__, {"mmkd-edge", "numpy", "python"})
+    assert (predictor.backend.name, predictor.modality, predictor.task.labels) == ("ort", kit.modality, info.labels)
     assert predictor.entry == kit.parts(kit.modality).manifest.models[0]
     assert repr(predictor) == "EdgePredictor('acc', backend='ort', open)"
+
+
+THREADS = "threads: expected a whole number from 1 to 256"
 
 
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        *(
-            ({"threads": count}, f"threads: expected a whole number from 1 to 256, got {count!r}")
-            for count in (0, -1, 257, 1.0, True, "2")
-        ),
+        *(({"threads": count}, f"{THREADS}, got {count!r}") for count in (0, -1, 257, 1.0, True, "2")),
         (
             {"backend": "cuda"},
             "backend 'cuda' is unknown; expected 'auto', 'native', 'ort', 'openvino', 'litert' or 'trt'",
         ),
         ({"precision": "fp8"}, "precision: expected 'auto', 'fp32', 'fp16' or 'int8', got 'fp8'"),
-        (
-            {"precision": "int8"},
-            (
-                "model 'acc' has no artifact of precision 'int8' for backend 'ort': 'acc/model.fp32.onnx' has the "
-                "precision fp32; ask for a precision that is there, or export the student with this one"
-            ),
-        ),
     ],
 )
 def test_an_option_that_does_not_fit_is_refused(bundle_path, options, fault):
@@ -152,10 +134,8 @@ def test_a_failed_opening_gives_the_file_back(kit, bundle_path, tmp_path):
     bad = kit.parts(kit.modality, model=kit.unrunnable(kit.modality)).write(tmp_path / "bad.edge")
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting descriptors, not files
     for _ in range(2):
-        with pytest.raises(UsageError):
-            EdgePredictor.open(bundle_path, precision="fp16")
-        with pytest.raises(BackendError):
-            EdgePredictor.open(bad)
+        said(UsageError, EdgePredictor.open, bundle_path, precision="fp16")
+        said(BackendError, EdgePredictor.open, bad)
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
@@ -181,14 +161,12 @@ def test_nan_and_other_answers_fail_the_self_test(predictor, kit, bundle_path):
         current = predictor._active.current
         predictor._active.current = current.with_backend(current.opened[0], FakeBackend([np.nan, 0.5, 0.5]))
         assert "got a difference of nan" in said(GateError, predictor.selftest)
-    assert said(UsageError, fake_predictor([1.0, 0.0], modality=kit.modality, labels=("a", "b")).selftest) == (
-        "self-test: this predictor was made without a bundle and has no golden windows"
-    )
+    told = "self-test: this predictor was made without a bundle and has no golden windows"
+    assert said(UsageError, fake_predictor([1.0, 0.0], modality=kit.modality, labels=("a", "b")).selftest) == told
 
 
 def test_a_device_that_computes_something_else_fails_the_self_test(kit, tmp_path):
-    weights = np.array([[1.0, 0.0, -1.0], [0.0, 2.0, 0.5], [0.5, -1.0, 1.0]], dtype=np.float32)
-    path = kit.parts(kit.modality, model=kit.model(kit.modality, weights=2 * weights)).write(tmp_path / "student.edge")
+    path = kit.parts(kit.modality, model=kit.model(kit.modality, weights=2 * WEIGHTS)).write(tmp_path / "student.edge")
     golden = kit.golden(kit.modality)
     doubled = [np.abs(kit.answer(2 * window)[0] - kit.answer(window)[0]).max() for window in golden.windows]
     with EdgePredictor.open(path, selftest=False) as predictor:
@@ -198,9 +176,8 @@ def test_a_device_that_computes_something_else_fails_the_self_test(kit, tmp_path
     worst = int(np.argmax(doubled))
     assert prefix == (f"{path}: self-test: golden window {worst}: expected the stored answer within 1e-05, ")
     assert float(suffix.split(";")[0]) == pytest.approx(max(doubled), rel=1e-4)
-    assert suffix.split("; ")[1] == (
-        f"{version} computes another result here than at export: do not use it on this device"
-    )
+    told = f"{version} computes another result here than at export: do not use it on this device"
+    assert suffix.split("; ")[1] == told
 
 
 def test_half_precision_may_be_added_up_in_half_precision(kit, tmp_path):
@@ -230,7 +207,7 @@ def temp_bundle(kit, tmp_path):
     return parts.write(tmp_path / "temp.edge")
 
 
-def test_without_a_reference_raw_values_are_refused_with_advice(temp_bundle):
+def test_without_a_reference_raw_values_are_refused_with_advice_and_with_one_normalised(kit, temp_bundle, tmp_path):
     with EdgePredictor.open(temp_bundle) as predictor:
         assert predictor.selftest().windows == 4
         window = np.zeros((8, 3))
@@ -240,17 +217,13 @@ def test_without_a_reference_raw_values_are_refused_with_advice(temp_bundle):
                 "run mmkd-data reference DATA --modality temp -o FILE on its first windows "
                 "and open the bundle with EdgePredictor.open(..., reference=FILE)"
             )
-
-
-def test_with_a_reference_raw_values_are_normalised(kit, temp_bundle, tmp_path):
-    reference = Reference(modality="temp", mean=(36.0, 20.0, 5.0), std=(0.5, 2.0, 1.0))
-    write_reference(tmp_path / "temp.json", reference)
+    write_reference(tmp_path / "temp.json", REFERENCE)
     raw = np.random.default_rng(1).normal((36, 20, 5), (0.5, 2, 1), size=(8, 3)).astype(np.float32)
     raw[3, 1] = np.nan
     scores = (raw - np.array([36, 20, 5])) / np.array([0.5, 2, 1])
-    for given in (tmp_path / "temp.json", str(tmp_path / "temp.json"), reference):
+    for given in (tmp_path / "temp.json", str(tmp_path / "temp.json"), REFERENCE):
         with EdgePredictor.open(temp_bundle, reference=given) as predictor:
-            assert predictor.reference == reference
+            assert predictor.reference == REFERENCE
             prediction = predictor.predict(raw)
             np.testing.assert_allclose(prediction.probabilities, kit.answer(scores)[1], atol=2e-6)
             assert prediction.missing_fraction == 1 / 24
@@ -258,11 +231,10 @@ def test_with_a_reference_raw_values_are_normalised(kit, temp_bundle, tmp_path):
 
 
 def test_about_a_reference_values_that_no_sensor_gives_are_missing(kit, temp_bundle):
-    reference = Reference(modality="temp", mean=(36.0, 20.0, 5.0), std=(0.5, 2.0, 1.0))
-    with EdgePredictor.open(temp_bundle, reference=reference) as predictor:
+    with EdgePredictor.open(temp_bundle, reference=REFERENCE) as predictor:
         # 20 -+ 1000 * 2, the widest channel, in two digits outwards
         assert predictor.modality.range == (-2000.0, 2100.0)
-        raw = np.tile(np.array(reference.mean), (8, 1))
+        raw = np.tile(np.array(REFERENCE.mean), (8, 1))
         assert predictor.predict(raw).status == "ok"
         assert predictor.predict(np.full((8, 3), 1e38)).status == "invalid"
         raw[:, 0] = 1e30
@@ -270,53 +242,38 @@ def test_about_a_reference_values_that_no_sensor_gives_are_missing(kit, temp_bun
         assert predictor.selftest().windows == 4
     declared = msgspec.structs.replace(TEMP, range=(-5.0, 5.0))
     parts = kit.parts(declared, model=kit.model(declared), golden=kit.golden(declared), name="temp")
-    with EdgePredictor.open(parts.write(temp_bundle.with_name("own.edge")), reference=reference) as predictor:
+    with EdgePredictor.open(parts.write(temp_bundle.with_name("own.edge")), reference=REFERENCE) as predictor:
         assert predictor.modality.range == (-5.0, 5.0)
 
 
 def test_a_reference_for_another_modality_is_refused(bundle_path, temp_bundle, tmp_path):
-    reference = Reference(modality="eda", mean=(1.0,), std=(1.0,))
     path = tmp_path / "eda.json"
-    write_reference(path, reference)
-    assert said(UsageError, lambda: EdgePredictor.open(temp_bundle, reference=path)) == (
-        f"{path}: expected a reference of modality 'temp', got one of 'eda'"
-    )
-    assert said(UsageError, lambda: EdgePredictor.open(bundle_path, reference=reference)) == (
-        "modality 'acc' takes raw values and no reference; open the bundle without one"
-    )
+    write_reference(path, Reference(modality="eda", mean=(1.0,), std=(1.0,)))
+    told = f"{path}: expected a reference of modality 'temp', got one of 'eda'"
+    assert said(UsageError, EdgePredictor.open, temp_bundle, reference=path) == told
+    told = "modality 'acc' takes raw values and no reference; open the bundle without one"
+    assert said(UsageError, EdgePredictor.open, bundle_path, reference=REFERENCE) == told
 
 
 def test_closing_under_load_gives_answers_or_clear_errors(bundle_path):
     predictor = EdgePredictor.open(bundle_path)
-    window = windows(1)[0]
-    unexpected = []
     started = threading.Barrier(5)
 
     def ask():
         started.wait()
-        try:
+        with contextlib.suppress(UsageError, BackendError):
             while True:
-                predictor.predict(window)
-        except (UsageError, BackendError):
-            pass
-        except BaseException as error:
-            unexpected.append(error)
+                predictor.predict(windows(1)[0])
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    started.wait()
-    predictor.close()
-    for thread in threads:
-        thread.join()
-    assert unexpected == []
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask) for _ in range(4)]
+        started.wait()
+        predictor.close()
+    assert [one.result() for one in asked] == [None] * 4
 
 
 def test_no_socket_is_opened_and_nothing_is_printed(bundle_path, monkeypatch, capfd):
-    def refuse(*arguments, **options):
-        raise AssertionError("a socket was opened")
-
-    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "socket", None)  # making one would be an error
     with EdgePredictor.open(bundle_path) as predictor:
         predictor.predict(windows(1)[0])
         predictor.selftest()

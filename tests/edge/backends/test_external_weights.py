@@ -6,13 +6,7 @@ from onnx import helper, numpy_helper
 
 from mmkd_edge import BackendError
 from mmkd_edge.backends.onnx_wire import has_external_weights, numbers, refuse_external_weights
-
-
-def said(model):
-    with pytest.raises(BackendError) as caught:
-        refuse_external_weights(model)
-    return str(caught.value)
-
+from tests.edge.said import said
 
 OUTSIDE = "its weights are in another file, which nothing verifies"
 
@@ -33,7 +27,7 @@ def test_weights_outside_are_found_wherever_a_tensor_may_stand_and_the_word_alon
         (helper.make_graph([], "g", [], []), [function]),
     ):
         model = helper.make_model(graph, functions=functions, opset_imports=opset)
-        assert said(model.SerializeToString()) == OUTSIDE
+        assert said(BackendError, refuse_external_weights, model.SerializeToString()) == OUTSIDE
     parsed = onnx.load_from_string(kit.model(kit.modality))
     parsed.graph.node[0].name = "location"
     refuse_external_weights(parsed.SerializeToString())
@@ -53,4 +47,4 @@ def test_weights_outside_are_found_wherever_a_tensor_may_stand_and_the_word_alon
     ],
 )
 def test_what_is_no_message_is_refused_where_it_could_name_a_file(data, reason):
-    assert said(data) == f"it is not readable as ONNX: {reason}"
+    assert said(BackendError, refuse_external_weights, data) == f"it is not readable as ONNX: {reason}"

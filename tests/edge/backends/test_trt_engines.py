@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -17,44 +18,24 @@ from mmkd_edge.backends.trt.cache import MAX_ENGINES, DeviceFacts, EngineFacts, 
 from mmkd_edge.backends.trt.needs import load_library
 from tests.edge.said import said
 
-ORIN = DeviceFacts(
-    name="Orin (nvgpu)",
-    compute_capability="8.7",
-    multiprocessors=8,
-    memory_bytes=8 << 30,
-    cuda_runtime=12060,
-    cuda_driver=12060,
-)
-
-
-@pytest.fixture(autouse=True)
-def trt_absent():
-    """It is present here, where it is installed."""
+PRESENT = ("tensorrt", "tensorrt_rtx")
+VERSIONS = {"compute_capability": "8.7", "cuda_runtime": 12060, "cuda_driver": 12060}
+ORIN = DeviceFacts(name="Orin (nvgpu)", multiprocessors=8, memory_bytes=8 << 30, **VERSIONS)
 
 
 def facts_of(model, **changes):
-    fields = {
-        "onnx_sha256": hashlib.sha256(model).hexdigest(),
-        "library": "tensorrt",
-        "library_version": "10.3.0",
-        "architecture": "aarch64",
-        "device": ORIN,
-    }
-    return EngineFacts(**{**fields, **changes})
+    library = {"library": "tensorrt", "library_version": "10.3.0", "architecture": "aarch64", "device": ORIN}
+    return EngineFacts(onnx_sha256=hashlib.sha256(model).hexdigest(), **library | changes)
 
 
 class Shop:
-    """Builds engines of a few bytes, and loads them; counts both."""
-
-    def __init__(self, folder, plan=b"plan"):
-        self.folder = folder
-        self.plan = plan
+    def __init__(self, folder):
+        self.folder, self.plan = folder, b"plan"
         self.built = 0
         self.loaded: list[bytes] = []
         self.refused: list[bytes] = []
 
     def origin(self, facts):
-        """Load an engine and say where it comes from."""
         return load_engine(facts, load=self._load, build=self._build, folder=self.folder)[1]
 
     def _build(self):
@@ -119,11 +100,9 @@ def test_a_damaged_engine_never_reaches_tensorrt(shop):
     shop.origin(FACTS)
     for damaged in (b"plbn", b"pla", b"plan and more", b""):
         the(shop.folder, ".engine").write_bytes(damaged)
-        assert shop.origin(FACTS) == (
-            "built at this start: the one in the cache is damaged: its SHA-256 is not that of its sidecar"
-        )
-    assert set(shop.loaded) == {b"plan"}
-    assert shop.built == 5
+        fault = "the one in the cache is damaged: its SHA-256 is not that of its sidecar"
+        assert shop.origin(FACTS) == f"built at this start: {fault}"
+    assert (set(shop.loaded), shop.built) == ({b"plan"}, 5)
 
 
 @pytest.mark.parametrize(
@@ -146,28 +125,24 @@ def test_a_sidecar_that_says_something_else_is_not_believed(shop, damage, why):
 def test_an_engine_that_does_not_load_any_more_is_built_again(shop):
     shop.origin(FACTS)
     shop.refused, shop.plan = [b"plan"], b"new plan"
-    assert shop.origin(FACTS) == (
-        "built at this start: the one in the cache does not load: TensorRT does not load the engine: no reason"
-    )
+    fault = "the one in the cache does not load: TensorRT does not load the engine: no reason"
+    assert shop.origin(FACTS) == f"built at this start: {fault}"
     assert the(shop.folder, ".engine").read_bytes() == b"new plan"
 
 
 def test_a_folder_that_others_can_write_to_is_not_used(shop):
     shop.folder.mkdir()
     shop.folder.chmod(0o770)
-    assert shop.origin(FACTS) == (
-        f"built at this start and not kept: {shop.folder}: others can write it; give it to this user alone: chmod 700"
-    )
+    fault = f"{shop.folder}: others can write it; give it to this user alone: chmod 700"
+    assert shop.origin(FACTS) == f"built at this start and not kept: {fault}"
     assert list(shop.folder.iterdir()) == []
 
 
 def test_without_a_place_for_it_the_engine_is_built_at_every_start(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     shop = Shop(tmp_path / "file" / "engines")
-    assert shop.origin(FACTS) == (
-        f"built at this start and not kept: {shop.folder}: cannot make this folder: not a directory; "
-        "set XDG_CACHE_HOME to another"
-    )
+    fault = f"{shop.folder}: cannot make this folder: not a directory; set XDG_CACHE_HOME to another"
+    assert shop.origin(FACTS) == f"built at this start and not kept: {fault}"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     load_engine(FACTS, load=lambda plan: plan, build=shop._build)
     assert the(tmp_path / "cache/mmkd-edge/engines", ".engine").read_bytes() == b"plan"
@@ -184,10 +159,7 @@ def test_the_engines_that_were_used_last_are_kept(shop):
     shop.origin(FACTS)  # used again
     shop.origin(facts_of(b"one more"))
     left = {path.name[:16] for path in shop.folder.glob("*.engine")}
-    assert len(left) == MAX_ENGINES
-    assert first in left
-    assert second not in left
-    assert list(shop.folder.glob(f"{second}*")) == []
+    assert (len(left), first in left, list(shop.folder.glob(f"{second}*"))) == (MAX_ENGINES, True, [])
 
 
 def test_predictors_that_start_together_build_one_engine(shop):
@@ -201,16 +173,12 @@ def test_predictors_that_start_together_build_one_engine(shop):
         return build()
 
     shop._build = slow
-    origins = []
-    threads = [threading.Thread(target=lambda: origins.append(shop.origin(FACTS))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    assert building.wait(timeout=60)
-    go_on.set()
-    for thread in threads:
-        thread.join()
-    assert shop.built == 1
-    assert sorted(origin.partition(":")[0] for origin in origins) == ["built at this start", *["from the cache"] * 3]
+    with ThreadPoolExecutor(4) as pool:
+        origins = [pool.submit(shop.origin, FACTS) for _ in range(4)]
+        assert building.wait(timeout=60)
+        go_on.set()
+    begins = sorted(origin.result().partition(":")[0] for origin in origins)
+    assert (shop.built, begins) == (1, ["built at this start", *["from the cache"] * 3])
 
 
 def test_the_backend_takes_tensorrt_rtx_where_there_is_no_tensorrt_and_says_that_no_gpu_answers():

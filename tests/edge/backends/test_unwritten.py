@@ -16,17 +16,8 @@ from mmkd_edge.backends.trt.backend import TrtBackend
 from mmkd_edge.bundle.manifest import Streaming
 from tests.edge.said import said
 
+PRESENT = ("openvino", "tensorrt", "tensorrt_rtx")
 FILES = Path(__file__).parents[2] / "files"
-
-
-@pytest.fixture(autouse=True)
-def openvino_absent():
-    """It is present here."""
-
-
-@pytest.fixture(autouse=True)
-def trt_absent():
-    """Its double is present here."""
 
 
 def split_model(kit):
@@ -73,10 +64,8 @@ def test_what_an_engine_does_not_write_is_nan(name):
     if name == "openvino":
         backend._idle = msgspec.structs.replace(backend._idle, request=SimpleNamespace(infer=lambda **_: None))
     else:
-        engine = backend._idle[0]
-        backend._idle[0] = SimpleNamespace(
-            set_tensor=engine.set_tensor, tensor=engine.tensor, get_tensor=engine.get_tensor, invoke=lambda: None
-        )
+        calls = {call: getattr(backend._idle[0], call) for call in ("set_tensor", "tensor", "get_tensor")}
+        backend._idle[0] = SimpleNamespace(invoke=lambda: None, **calls)
     assert np.isnan(backend.run(feeds)).all()
     backend.close()
 
@@ -102,8 +91,6 @@ def test_a_step_that_writes_nothing_is_an_error(name, monkeypatch):
     steps = Steps(backend, streaming)
     assert np.isfinite(steps.push(values, present)[1]).all()
     steps._run = lambda: None
-    assert (
-        said(BackendError, lambda: steps.push(values, present))
-        == f"backend {name!r} ({backend.version}) failed to step: it gave NaN, or no answer"
-    )
+    told = f"backend {name!r} ({backend.version}) failed to step: it gave NaN, or no answer"
+    assert said(BackendError, steps.push, values, present) == told
     backend.close()

@@ -1,6 +1,7 @@
 """Interval features and trees of the native engine, compared with NumPy; files are written by hand."""
 
 import struct
+from functools import cache
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from mmkd_edge.errors import BackendError
 from mmkd_edge.native import ISAS, NativeModel
 from mmkd_export.graph.native_from_student import _intervals, _packed, _padded, _trees, int8_weights
 from tests.edge.native.test_native import changed, model_or_skip
+from tests.edge.said import said
 
 pytestmark = pytest.mark.usefixtures("native_engine")
 
@@ -41,8 +43,14 @@ def basis_of(samples, bins):
     return np.concatenate([np.cos(angle), np.sin(angle)], axis=1) / np.sqrt(samples)
 
 
+@cache
+def expected_features(samples, channels, depth, bins):
+    """What the engine must compute of `windows_of`, slowly, in float64."""
+    windows = zip(*windows_of(samples, channels), strict=True)
+    return np.array([features_of(*window, depth=depth, bins=bins) for window in windows])
+
+
 def features_of(window, present, *, depth, bins):
-    """What the engine must compute, slowly, in float64."""
     mean, scale = scale_of(window.shape[1])
     features = []
     for channel in range(window.shape[1]):
@@ -64,15 +72,8 @@ def features_of(window, present, *, depth, bins):
 
 def interval_tensors(samples, channels, *, depth, bins, feature_mean=0.0, feature_scale=1.0):
     features = channels * (16 * (2 ** (depth + 1) - 1) + bins)
-    return dict(
-        _intervals(
-            *scale_of(channels),
-            basis_of(samples, bins),
-            np.broadcast_to(feature_mean, features),
-            np.broadcast_to(feature_scale, features),
-            depth=depth,
-        )
-    )
+    normalised = (np.broadcast_to(number, features) for number in (feature_mean, feature_scale))
+    return dict(_intervals(*scale_of(channels), basis_of(samples, bins), *normalised, depth=depth))
 
 
 def file_of(samples, channels, members, head, bias, *, task=CLASSIFICATION):
@@ -108,16 +109,13 @@ def features_in_c(samples, channels, isa, *, depth, bins):
     [(200, 3, 4, 32), (8, 1, 0, 4), (67, 2, 3, 32), (17, 20, 1, 8), (9, 1, 3, 4)],
 )
 def test_interval_features_are_those_of_numpy(samples, channels, depth, bins, isa):
-    values, present = windows_of(samples, channels)
     got = features_in_c(samples, channels, isa, depth=depth, bins=bins)
-    expected = [
-        features_of(window, there, depth=depth, bins=bins) for window, there in zip(values, present, strict=True)
-    ]
+    expected = expected_features(samples, channels, depth, bins)
     per_series = got.shape[1] // channels
     is_bin = np.arange(got.shape[1]) % per_series >= per_series - bins
-    np.testing.assert_allclose(got[:, ~is_bin], np.array(expected)[:, ~is_bin], atol=1e-5, rtol=1e-6)
+    np.testing.assert_allclose(got[:, ~is_bin], expected[:, ~is_bin], atol=1e-5, rtol=1e-6)
     # a logarithm turns the last bits of a power near zero into more than its own
-    np.testing.assert_allclose(np.exp(got[:, is_bin]), np.exp(np.array(expected)[:, is_bin]), atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(np.exp(got[:, is_bin]), np.exp(expected[:, is_bin]), atol=1e-5, rtol=1e-4)
 
 
 def grow(rng, features, trees, outputs):
@@ -151,7 +149,6 @@ def grow(rng, features, trees, outputs):
 
 
 def votes_of(trees, features):
-    """The sum of the leaves, (B, K), by walking every tree."""
     votes = np.zeros((len(features), trees["leaves"].shape[1]))
     for row, window in enumerate(features):
         for root in trees["roots"]:
@@ -211,18 +208,8 @@ def test_head_and_trees_answer_together(task, isa):
     np.testing.assert_allclose(small, expected, atol=0.03 * np.abs(expected).max())
 
 
-def tensors_of(data):
-    tensors = {}
-    for number in range(struct.unpack_from("<I", data, 8)[0]):
-        name, kind, _, rows, columns, _, _, start = struct.unpack_from("<24s6IQ", data, 16 + 56 * number)
-        dtype = ("<f4", "<i4", "u1", "i1")[kind]
-        tensors[name.rstrip(b"\0").decode()] = np.frombuffer(data, dtype, rows * columns, start).reshape(rows, columns)
-    return tensors
-
-
 @pytest.fixture(scope="module")
 def forest():
-    """Three trees of three, one and no inner nodes, and three leaves."""
     members = interval_tensors(33, 2, depth=2, bins=8)
     features = members["i.feature_mean"].size
     members |= dict(
@@ -275,14 +262,11 @@ def forest():
     ],
 )
 def test_a_number_out_of_its_range_is_refused(forest, name, word, value, message):
-    with pytest.raises(BackendError) as error:
-        NativeModel(changed(forest, name, word, value))
-    assert str(error.value) == f"backend 'native' cannot open the artifact: {message}"
+    told = f"backend 'native' cannot open the artifact: {message}"
+    assert said(BackendError, NativeModel, changed(forest, name, word, value)) == told
 
 
-@pytest.mark.parametrize(("depth", "is_read"), [(64, True), (65, False)])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_walk_of_more_than_64_nodes_is_refused(depth, is_read, side):
+def chain(depth, side):
     """A chain of nodes, each with a leaf on the other side."""
     nodes = np.arange(2 * depth + 1)
     is_inner = nodes < depth
@@ -290,45 +274,33 @@ def test_a_walk_of_more_than_64_nodes_is_refused(depth, is_read, side):
     follow = {side: np.where(nodes < depth - 1, nodes + 1, 2 * depth), other: depth + nodes}
     left, right = (np.where(is_inner, follow[name], 0) for name in ("left", "right"))
     members = interval_tensors(8, 1, depth=0, bins=4)
-    members |= dict(
-        _trees(
-            np.array([0]),
-            np.where(is_inner, 0, -1),
-            np.zeros(len(nodes)),
-            left,
-            right,
-            np.zeros((1, 1)),
-            scale=1.0,
-        )
-    )
-    data = file_of(8, 1, members, np.zeros((20, 1)), np.zeros(1), task=REGRESSION)
-    if is_read:
-        assert NativeModel(data).shape == (8, 1)
-        return
-    with pytest.raises(BackendError) as error:
-        NativeModel(data)
-    assert str(error.value) == "backend 'native' cannot open the artifact: f.nodes: is out of its range"
+    feature, threshold = np.where(is_inner, 0, -1), np.zeros(len(nodes))
+    members |= dict(_trees(np.array([0]), feature, threshold, left, right, np.zeros((1, 1)), scale=1.0))
+    return file_of(8, 1, members, np.zeros((20, 1)), np.zeros(1), task=REGRESSION)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_walk_of_more_than_64_nodes_is_refused(side):
+    assert NativeModel(chain(64, side)).shape == (8, 1)
+    told = "backend 'native' cannot open the artifact: f.nodes: is out of its range"
+    assert said(BackendError, NativeModel, chain(65, side)) == told
 
 
 def test_altered_files_are_refused_or_answered_and_nothing_crashes(forest):
     values, present = windows_of(33, 2)
     rng = np.random.default_rng(0)
-    tensors = {name: len(tensor.tobytes()) for name, tensor in tensors_of(forest).items()}
+    rows = [struct.unpack_from("<24s4I", forest, 16 + 56 * n) for n in range(struct.unpack_from("<I", forest, 8)[0])]
+    words = {name.rstrip(b"\0").decode(): rows * columns for name, kind, _, rows, columns in rows if kind < 2}
+    words = {name: count for name, count in words.items() if name[:2] in ("i.", "f.") or name == "sizes"}
     opened = 0
     for _ in range(400):
-        altered = bytearray(forest)
+        altered = forest
         for _ in range(rng.integers(1, 3)):
-            name = rng.choice([name for name in tensors if name[:2] in ("i.", "f.") or name == "sizes"])
-            altered = bytearray(
-                changed(
-                    bytes(altered),
-                    name,
-                    int(rng.integers(tensors[name] // 4)),
-                    int(rng.choice([-1, 0, 1, 2, 7, 2**30, -(2**31), int(rng.integers(-400, 400))])),
-                )
-            )
+            name = rng.choice(list(words))
+            value = int(rng.choice([-1, 0, 1, 2, 7, 2**30, -(2**31), int(rng.integers(-400, 400))]))
+            altered = changed(altered, name, int(rng.integers(words[name])), value)
         try:
-            model = NativeModel(bytes(altered))
+            model = NativeModel(altered)
         except BackendError:
             continue
         opened += 1

@@ -47,15 +47,12 @@ def test_windows_of_frames_follow_each_other_by_hops():
     assert seen[-1] == [5, 6, 7, 8]
 
 
-def test_frames_come_in_any_form():
+def test_frames_come_in_any_form_singly_and_with_missing_ones():
     first, second, *rest = frames(4)
     for pushed in (frames(4)[..., 0], list(frames(4)), [first, second[..., 0], *rest], {"cam": frames(4)}):
         stream, seen = watched(hop=4)
         stream.push(pushed)
         assert seen == [[0, 1, 2, 3]]
-
-
-def test_single_frames_and_missing_ones():
     stream, seen = watched(hop=4)
     memory = np.zeros((2, 3, 1), dtype=np.uint8)  # a camera may reuse it
     for number in range(3):
