@@ -27,20 +27,18 @@ from typing import get_args
 import msgspec
 import pytest
 
-import mmkd_edge
-from mmkd_edge import EdgePredictor, MmkdError, Prediction, example_bundle
+from mmkd_edge import EdgePredictor, Prediction, UsageError, example_bundle
 from mmkd_edge.bundle import manifest
 from mmkd_edge.cli.catalogue import COMMANDS
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule, read_recipe
 from mmkd_models.distillation.recipe import Recipe, Term, check_terms
 from mmkd_station.spec import read_run_spec
+from tests.test_architecture import PACKAGES, ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md")] + sorted(
-    DOCS.rglob("*.md")
-)
+AT_THE_TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md")
+DOCUMENTS = [*(ROOT / name for name in AT_THE_TOP), *sorted(DOCS.rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SCREEN_LINES = 50
 EXAMPLE_LINES = 60
@@ -68,7 +66,6 @@ def name_of(path):
 
 
 def lines_of(text):
-    """The lines of a document, without those that open and close a block."""
     language = None
     for number, line in enumerate(text.splitlines(), start=1):
         fence = FENCE.match(line)
@@ -87,7 +84,6 @@ def python_of(text):
 
 
 def blocks_of(text, language):
-    """The blocks in one language."""
     blocks = {}
     previous, start = -1, -1
     for line in lines_of(text):
@@ -99,7 +95,6 @@ def blocks_of(text, language):
 
 
 def run(command, folder):
-    """A process of its own, one thread, in a folder of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
@@ -140,20 +135,15 @@ def test_an_example_runs(path, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out
 
 
-def test_examples_are_short_enough_to_copy():
-    sources = [path for path in (ROOT / "examples").rglob("*.py") if path.name != "write_logs.py"]  # plays the plant
-    long = [path.name for path in sources if len(path.read_text(encoding="utf-8").splitlines()) >= EXAMPLE_LINES]
-    assert long == []
+def test_the_example_in_an_event_loop_streams_the_bundle_it_is_given(monkeypatch, capsys):
+    def streamed(*arguments):
+        monkeypatch.setattr(sys, "argv", ["asyncio_stream.py", *map(str, arguments)])
+        runpy.run_path(str(ROOT / "examples" / "asyncio_stream.py"), run_name="__main__")
+        return capsys.readouterr().out
 
-
-def test_the_example_in_an_event_loop_streams_the_bundle_it_is_given(tmp_path):
-    example = ROOT / "examples" / "asyncio_stream.py"
-    shipped = run([sys.executable, example], tmp_path)
-    given = run([sys.executable, example, example_bundle()], tmp_path)
-    absent = run([sys.executable, example, "absent.edge"], tmp_path)
-    assert (given.returncode, given.stdout) == (0, shipped.stdout)
-    assert absent.returncode == 1
-    assert "absent.edge: expected a bundle written by mmkd-export, found no such file" in absent.stderr
+    assert streamed(example_bundle()) == streamed()
+    with pytest.raises(UsageError, match=r"absent\.edge: expected a bundle written by mmkd-export, found no such file"):
+        streamed("absent.edge")
 
 
 TOML = [path for path in DOCUMENTS if blocks_of(path.read_text(encoding="utf-8"), "toml")]
@@ -181,14 +171,6 @@ def test_dockerfiles_of_documents_are_clean(tmp_path):
         (tmp_path / "Dockerfile").write_text(f"{block}\n", encoding="utf-8")
         done = run([Path(sys.executable).with_name("hadolint"), "Dockerfile"], tmp_path)
         assert (done.returncode, done.stdout) == (0, "")
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_every_block_is_of_a_language_that_is_run_or_read(path):
-    languages = {line.language for line in lines_of(path.read_text(encoding="utf-8"))}
-    # Without a language: what a command printed.
-    assert languages <= {None, "", "text", "sh", "python", "json", "toml", "dockerfile"}
-    assert all(isinstance(json.loads(block), dict) for block in blocks_of(path.read_text(encoding="utf-8"), "json"))
 
 
 # ---------------------------------------------------------------------------------------------------------------- links
@@ -229,8 +211,12 @@ OUR_FILE = re.compile(r"\b(?:tests|benchmarks|examples)/[\w/]+\.\w+")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_relative_links_resolve_and_files_of_the_repository_are_there(path):
+def test_blocks_are_run_or_read_links_resolve_and_files_of_the_repository_are_there(path):
     text = path.read_text(encoding="utf-8")
+    # Without a language: what a command printed.
+    languages = {None, "", "text", "sh", "python", "json", "toml", "dockerfile"}
+    assert {line.language for line in lines_of(text)} <= languages
+    assert all(isinstance(json.loads(block), dict) for block in blocks_of(text, "json"))
     assert broken_links(path, text) == []
     named = set(OUR_FILE.findall(text))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
@@ -286,7 +272,6 @@ def fault_of(command, *, whole):
 
 
 def commands_in(shown):
-    """Our commands in one shell line, each as a list of words."""
     words = shlex.split(shown.removeprefix("$ "), comments=True)
     command = []
     for word in [*words, ";"]:
@@ -314,21 +299,11 @@ def shown_commands(text):
                 yield from ((line.number, command, True) for command in commands_in(shown))
 
 
-def command_faults(text):
-    """One entry for each command of a document that would not run."""
-    faults = [(number, fault_of(command, whole=whole)) for number, command, whole in shown_commands(text)]
-    return [f"line {number}: {fault}" for number, fault in faults if fault]
-
-
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_commands_of_a_document_parse(path):
-    assert command_faults(path.read_text(encoding="utf-8")) == []
-
-
-def test_an_installed_command_is_a_program_of_its_own(tmp_path):
-    done = run([Path(sys.executable).with_name("mmkd-inspect"), "--help"], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "usage: mmkd-inspect " in done.stdout
+    shown = shown_commands(path.read_text(encoding="utf-8"))
+    faults = [(number, fault_of(command, whole=whole)) for number, command, whole in shown]
+    assert [f"line {number}: {fault}" for number, fault in faults if fault] == []
 
 
 # ----------------------------------------------------------------------------------------------------- tables and pages
@@ -367,17 +342,7 @@ def table_rows(text, first_cell):
     return [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
 
 
-def errors_below(root):
-    return [root, *(error for child in root.__subclasses__() for error in errors_below(child))]
-
-
-def test_pages_name_errors_arguments_and_fields():
-    rows = table_rows((DOCS / "errors.md").read_text(encoding="utf-8"), "error")
-    public = [error for error in errors_below(MmkdError) if error.__name__ in mmkd_edge.__all__]
-    codes = {row[0].rpartition(".")[2]: row[1] for row in rows}
-    assert {error.__name__: codes.get(error.__name__) for error in public} == {
-        error.__name__: str(error.exit_code) for error in public
-    }
+def test_the_page_of_embedding_names_arguments_and_fields():
     text = (DOCS / "embedding.md").read_text(encoding="utf-8")
     arguments = [name for name in inspect.signature(EdgePredictor.open).parameters if name != "cls"]
     assert [row[0] for row in table_rows(text, "argument of `open`")] == arguments
@@ -385,14 +350,11 @@ def test_pages_name_errors_arguments_and_fields():
     assert fields == list(Prediction.__struct_fields__)
 
 
-@pytest.mark.parametrize(
-    "struct",
-    [manifest.Manifest, manifest.ModelEntry, manifest.Artifact, manifest.Parity, manifest.Novelty, ModalitySpec],
-)
-def test_the_bundle_page_names_every_key(struct):
+def test_the_bundle_page_names_every_key():
     prose = [line.text for line in lines_of((DOCS / "formats.md").read_text(encoding="utf-8")) if line.language is None]
     named = {code for line in prose for code in INLINE_CODE.findall(line)}
-    assert [name for name in struct.__struct_fields__ if name not in named] == []
+    parts = (manifest.Manifest, manifest.ModelEntry, manifest.Artifact, manifest.Parity, manifest.Novelty, ModalitySpec)
+    assert [name for struct in parts for name in struct.__struct_fields__ if name not in named] == []
 
 
 def test_the_page_of_training_names_every_loss_and_has_a_recipe():
@@ -418,26 +380,19 @@ def test_every_decision_has_its_parts_and_is_in_the_index():
     assert "](decisions/README.md)" in (DOCS / "architecture.md").read_text(encoding="utf-8")
 
 
-PACKAGES = (
-    "mmkd_edge",
-    "models/mmkd_models",
-    "export/mmkd_export",
-    "benchmarks/mmkd_bench",
-    "reports/mmkd_report",
-    "station/mmkd_station",
-)
-
-
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_architecture_has_every_room_in_its_table(package):
-    rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    rooms = {path.parent.name for path in PACKAGES[package].glob("*/__init__.py")}
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    rows = table_rows(text.partition(f"### `{Path(package).name}`")[2], "room")
+    rows = table_rows(text.partition(f"### `{package}`")[2], "room")
     named = [row[0].removesuffix("/") for row in rows if row[0].endswith("/")]
     assert set(named) == rooms
 
 
-def test_contributing_fits_on_a_screen_and_the_changelog_begins_with_what_is_not_released():
+def test_examples_and_contributing_are_short_and_the_changelog_begins_with_what_is_not_released():
+    sources = [path for path in (ROOT / "examples").rglob("*.py") if path.name != "write_logs.py"]  # plays the plant
+    long = [path.name for path in sources if len(path.read_text(encoding="utf-8").splitlines()) >= EXAMPLE_LINES]
+    assert long == []
     assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= SCREEN_LINES
     headings = re.findall(r"^## (.*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert headings[0] == "Unreleased"

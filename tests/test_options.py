@@ -1,10 +1,10 @@
 """Every option of every command is used by a test: the list is made here, and a new option without a test ends it.
 
-Options are read from the help of each command. A test uses one where the option stands among its words, as a whole
-word, in a file that has the command's own words: `"mmkd-bench capacity"`, or its module and `"capacity"`.
+Options are read from the page of commands, which test_commands.py compares with the help. A test uses one where the
+option stands among its words, as a whole word, in a file that has the command's own words: `"mmkd-bench capacity"`, or
+its module and `"capacity"`.
 """
 
-import ast
 import re
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,6 @@ TESTS = Path(__file__).parent
 # They read what commands say of themselves, and carry nothing out.
 ABOUT_HELP = {"test_options.py", "test_commands.py", "test_docs.py", "test_site.py"}
 OPTION = re.compile(r"^  ((?:-\w, )?--[a-z0-9-]+(?: / (?:-\w, )?--[a-z0-9-]+)?)", flags=re.MULTILINE)
-OF_EVERY_COMMAND = ("--help", "--install-completion", "--show-completion")
 REFERENCE = "none.json: expected a reference written by mmkd-data reference, found no such file; check the path"
 PRECISION = "model 'acc' has no artifact of precision 'int8' for backend 'ort': 'acc/model.fp32.onnx' has the precision"
 # What each option says of a value that it cannot take: it reaches the place where it counts, and names itself there.
@@ -52,28 +51,17 @@ MODULES = {
 }
 
 
-def module_of(program):
-    return MODULES.get(program, f"commands.{program.removeprefix('mmkd-')}")
-
-
-def words_of(node):
-    """The words of every text below a node; `--option=value` is the word `--option` too."""
-    texts = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-    words = {word for text in texts for word in text.split()}
-    return words | {word.partition("=")[0] for word in words}
-
-
 @cache
 def words_by_file():
-    """Source and words of each file that has tests of commands."""
+    """Source and words of each file that has tests of commands; `--option=value` is the word `--option` too."""
     sources = [path.read_text(encoding="utf-8") for path in sorted(TESTS.rglob("*.py")) if path.name not in ABOUT_HELP]
-    return [(source, words_of(ast.parse(source))) for source in sources]
+    return [(source, set(re.split(r"[\s\"'=]+", source))) for source in sources]
 
 
 def has_command(source, words, command):
-    program, *rest = command
-    named = program in source or module_of(program) in source or f"import {program.removeprefix('mmkd-')}" in source
-    return named and all(word in words for word in rest)
+    program, *rest = command.split()
+    modules = MODULES.get(program, f"commands.{program[5:]}"), f"import {program[5:]}"
+    return any(name in source for name in (program, *modules)) and words.issuperset(rest)
 
 
 def untested(options):
@@ -87,19 +75,12 @@ def untested(options):
 
 
 def is_used(command, names):
-    """Whether a test gives a command the option of these names."""
     refused = any(line.startswith(f"{command} ") and names & set(line.split()) for line in REFUSED)
-    return refused or any(
-        names & words and has_command(source, words, command.split()) for source, words in words_by_file()
-    )
+    return refused or any(names & words and has_command(source, words, command) for source, words in words_by_file())
 
 
 def test_every_option_of_every_command_has_a_test():
-    pages = commands.answers([f"{name} --help" for name in commands.SCRIPTS], blocked=(), columns=200)
-    options = {
-        line.removesuffix(" --help"): {name for name in OPTION.findall(text) if not name.endswith(OF_EVERY_COMMAND)}
-        for line, (_, text) in pages.items()
-    }
+    options = {line: set(OPTION.findall(text)) for line, text in commands.documented().items()}
     assert sum(map(len, options.values())) > 250
     assert untested(options) == set()
 

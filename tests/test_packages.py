@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import venv
 import zipfile
 from pathlib import Path
@@ -25,22 +24,11 @@ from mmkd_edge import Bundle, example_bundle
 from mmkd_edge.native.build import FOLDER, SOURCES
 
 ROOT = Path(__file__).parents[1]
+PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 PACKAGES = re.findall(
     r'"([^"]+)"',
     re.findall(r"^packages = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), flags=re.MULTILINE)[0],
 )
-
-
-def resolved(requirement):
-    """The distributions that pip would install into an empty environment of this Python, name to version."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        line = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-        line += ["--dry-run", "--ignore-installed", "--prefer-binary", "--report", str(report), requirement]
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        document = json.loads(report.read_bytes())
-    return {entry["metadata"]["name"]: entry["metadata"]["version"] for entry in document["install"]}
 
 
 def run(command, **settings):
@@ -50,8 +38,13 @@ def run(command, **settings):
     )
 
 
+def succeed(command, **settings):
+    done = run(command, **settings)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
 def tracked():
-    """Every file that git tracks, in this work tree."""
     done = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True)
     return [name for name in done.stdout.split("\0") if name]
 
@@ -66,17 +59,13 @@ def released(test):
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory):
-    """A folder with what builds and examines wheels."""
     folder = tmp_path_factory.mktemp("tools")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", folder]
-    done = run([*pip, "auditwheel>=6", "hatchling", "ziglang>=0.13"])
-    assert done.returncode == 0, done.stderr
+    succeed([*PIP, "--target", folder, "auditwheel>=6", "hatchling", "ziglang>=0.13"])
     return folder
 
 
 @pytest.fixture(scope="module")
 def artefacts(tools, tmp_path_factory):
-    """The folder with a wheel for each machine and one sdist."""
     if "MMKD_DIST" in os.environ:
         return Path(os.environ["MMKD_DIST"]).resolve()
     folder = tmp_path_factory.mktemp("dist")
@@ -99,10 +88,9 @@ def wheel(artefacts):
 def test_a_release_wheel_runs_with_an_old_glibc(machine, artefacts, tools):
     (path,) = artefacts.glob(f"*_{machine}.whl")
     assert path.name == f"mmkd_edge-{mmkd_edge.__version__}-py3-none-manylinux_2_17_{machine}.whl"
-    done = run([sys.executable, "-m", "auditwheel", "show", path], PYTHONPATH=str(tools))
-    assert done.returncode == 0, done.stderr
-    tag = re.search(r'consistent with\s+the following platform tag:\s+"manylinux_2_(\d+)_(\w+)"', done.stdout)
-    assert tag is not None, done.stdout
+    shown = succeed([sys.executable, "-m", "auditwheel", "show", path], PYTHONPATH=str(tools))
+    tag = re.search(r'consistent with\s+the following platform tag:\s+"manylinux_2_(\d+)_(\w+)"', shown)
+    assert tag is not None, shown
     assert (int(tag[1]) <= 17, tag[2]) == (True, machine)
 
 
@@ -166,11 +154,9 @@ def test_the_c_library_answers_all_golden_windows_on_other_processors(processor,
     for source in (*(FOLDER / name for name in SOURCES if name.endswith(".c")), tmp_path / "windows.c"):
         objects.append(tmp_path / f"{source.stem}.o")
         fast = ["-ffast-math"] if source.stem == "compute" else []
-        done = run([*zig, *target.split(), *fast, "-c", source, "-o", objects[-1]], PYTHONPATH=str(tools))
-        assert done.returncode == 0, done.stderr
+        succeed([*zig, *target.split(), *fast, "-c", source, "-o", objects[-1]], PYTHONPATH=str(tools))
     program = tmp_path / "windows"
-    done = run([*zig, *target.split(), "-static", *objects, "-o", program], PYTHONPATH=str(tools))
-    assert done.returncode == 0, done.stderr
+    succeed([*zig, *target.split(), "-static", *objects, "-o", program], PYTHONPATH=str(tools))
     check_answers([emulator, program])
 
 
@@ -184,8 +170,7 @@ def test_the_wheel_of_windows_has_a_library_that_answers_all_golden_windows_unde
     (tmp_path / "windows.c").write_text(WINDOWS)
     zig = [sys.executable, "-m", "ziglang", "cc", "-std=c99", "-Wall", "-Wextra", "-Werror", f"-I{FOLDER / 'include'}"]
     names = [tmp_path / "windows.c", tmp_path / "mmkd.dll", "-o", tmp_path / "windows.exe"]
-    done = run([*zig, "-target", "x86_64-windows-gnu", *names], PYTHONPATH=str(tools))
-    assert done.returncode == 0, done.stderr
+    succeed([*zig, "-target", "x86_64-windows-gnu", *names], PYTHONPATH=str(tools))
     check_answers(["wine", tmp_path / "windows.exe"], WINEPREFIX=str(tmp_path / "prefix"), WINEDEBUG="-all")
 
 
@@ -210,8 +195,7 @@ def test_sha256_is_the_same_by_the_instructions_of_armv8(tools, tmp_path):
     engine = [name for name in SOURCES if name.endswith(".c") and ("verify" in name or "monocypher" in name)]
     sources = [Path(__file__).with_name("export") / "targets" / "sha256.c", *(FOLDER / name for name in engine)]
     zig = [sys.executable, "-m", "ziglang", "cc", "-std=c99", "-static", "-target", target, f"-I{FOLDER / 'src'}"]
-    done = run([*zig, *sources, "-o", tmp_path / "hash"], PYTHONPATH=str(tools))
-    assert done.returncode == 0, done.stderr
+    succeed([*zig, *sources, "-o", tmp_path / "hash"], PYTHONPATH=str(tools))
     done = run([emulator, "-cpu", "cortex-a72", tmp_path / "hash"])
     data = bytes(number * 7 % 256 for number in range(1000))
     assert done.stdout.split() == [hashlib.sha256(data[:size]).hexdigest() for size in range(0, 1000, 9)]
@@ -221,9 +205,7 @@ def test_sha256_is_the_same_by_the_instructions_of_armv8(tools, tmp_path):
 def site(wheel, tmp_path_factory):
     """An empty folder into which the wheel was installed, without what it needs."""
     target = tmp_path_factory.mktemp("elsewhere")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
-    done = run([*pip, "--target", target, wheel])
-    assert done.returncode == 0, done.stderr
+    succeed([*PIP, "--no-deps", "--no-index", "--target", target, wheel])
     return target
 
 
@@ -283,12 +265,17 @@ for name in ours:
 """
 
 
+def check_device_part(folder, home, *python):
+    """Both engines answer, and all of ours is imported from a folder."""
+    done = run([*python, "-c", ANSWER, folder], **home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"(\d+ ok\n){2}", done.stdout)
+
+
 @released
 def test_the_device_part_runs_from_where_the_wheel_was_installed(site, tmp_path):
     home = {"PYTHONPATH": str(site), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = run([sys.executable, "-c", ANSWER, site], **home)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"(\d+ ok\n){2}", done.stdout)
+    check_device_part(site, home, sys.executable)
     bundle = site / "mmkd_edge" / "bundles" / "watch_acc.edge"
     state = tmp_path / "state"
     install_and_verify(site / "bin", bundle, state, home)
@@ -322,14 +309,10 @@ def test_the_device_part_runs_with_every_python(version, wheel, tmp_path):
     if python is None or run([python, "-c", "pass"]).returncode:
         pytest.skip(f"there is no Python {version} on PATH")
     programs = tmp_path / "env" / "bin"
-    done = run([python, "-m", "venv", tmp_path / "env"])
-    assert done.returncode == 0, done.stderr
-    done = run([programs / "pip", "install", "--quiet", "--disable-pip-version-check", f"{wheel}[ort]"])
-    assert done.returncode == 0, done.stderr
+    succeed([python, "-m", "venv", tmp_path / "env"])
+    succeed([programs / "pip", "install", "--quiet", "--disable-pip-version-check", f"{wheel}[ort]"])
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = run([programs / "python", "-W", "error", "-c", ANSWER, tmp_path / "env"], **home)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"(\d+ ok\n){2}", done.stdout)
+    check_device_part(tmp_path / "env", home, programs / "python", "-W", "error")
     install_and_verify(programs, example_bundle(), tmp_path / "state", home)
 
 
@@ -368,10 +351,8 @@ def installed_into(folder, requirement):
     """The programs of a fresh environment that has a requirement, and in which nothing contradicts another."""
     venv.create(folder, with_pip=True, symlinks=True)
     pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
-    done = run([*pip, "install", "--quiet", "--only-binary=:all:", requirement])
-    assert done.returncode == 0, done.stderr
-    done = run([*pip, "check"])
-    assert done.returncode == 0, done.stdout
+    succeed([*pip, "install", "--quiet", "--only-binary=:all:", requirement])
+    succeed([*pip, "check"])
     return folder / "bin"
 
 
@@ -387,16 +368,16 @@ def test_an_extra_installs_alone(extra, wheel, tmp_path):
 def test_all_that_a_device_may_have_installs_together_and_runs(wheel, tmp_path):
     programs = installed_into(tmp_path / "env", f"{wheel}[{','.join(sorted(IMPORTS))}]")
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = run([programs / "python", "-c", ANSWER, tmp_path / "env"], **home)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"(\d+ ok\n){2}", done.stdout)
+    check_device_part(tmp_path / "env", home, programs / "python")
 
 
 @released
 @pytest.mark.parametrize("extras", [*HEAVY, ",".join((*HEAVY, *IMPORTS))])
-def test_an_extra_for_a_workstation_resolves(extras, wheel):
-    found = resolved(f"{wheel}[{extras}]")
-    assert {"mmkd-edge", "numpy", "msgspec"} <= set(found)
+def test_an_extra_for_a_workstation_resolves(extras, wheel, tmp_path):
+    options = ["--dry-run", "--ignore-installed", "--prefer-binary", "--report", tmp_path / "report.json"]
+    succeed([*PIP, *options, f"{wheel}[{extras}]"])
+    report = json.loads((tmp_path / "report.json").read_bytes())
+    assert {"mmkd-edge", "numpy", "msgspec"} <= {entry["metadata"]["name"] for entry in report["install"]}
 
 
 USER_PROJECT = """\
@@ -451,9 +432,7 @@ def test_a_users_type_checker_reads_our_types(users_environment, tmp_path):
 def test_pyright_reads_our_types_too(users_environment, tmp_path):
     pyright = [shutil.which("pyright")]
     if pyright == [None]:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        done = run([*pip, "--target", tmp_path / "tools", "pyright"])
-        assert done.returncode == 0, done.stderr
+        succeed([*PIP, "--target", tmp_path / "tools", "pyright"])
         pyright = [sys.executable, "-m", "pyright"]
     (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict", "include": ["user.py"]}')
     command = [*pyright, "--outputjson", "--pythonpath", users_environment, "--project", tmp_path]

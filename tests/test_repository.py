@@ -14,7 +14,6 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def recipe(target):
-    """The lines of a target."""
     found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, flags=re.MULTILINE)
     assert found is not None
     return [line.strip() for line in found[1].splitlines()]

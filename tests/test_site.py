@@ -30,25 +30,25 @@ NEAR_THE_TOP = 40
 stage = SimpleNamespace(**runpy.run_path(str(DOCS / "site" / "stage.py")))
 
 
-def test_the_navigation_has_every_page_once_and_no_other(tmp_path):
-    stage.stage(tmp_path / "docs")
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    stage.stage(folder)
+    return folder / "pages"
+
+
+def test_the_navigation_has_every_page_once_and_no_other_and_assistants_find_all(pages):
     assert len(set(NAVIGATION)) == len(NAVIGATION)
     assert {page.relative_to(DOCS).as_posix() for page in PAGES} - set(NAVIGATION) == set()
-    assert [name for name in NAVIGATION if not (tmp_path / "docs" / "pages" / name).is_file()] == []
-
-
-def test_assistants_find_every_page_of_the_navigation(tmp_path):
-    stage.stage(tmp_path / "docs")
-    text = (tmp_path / "docs" / "pages" / "llms.txt").read_text(encoding="utf-8")
+    assert [name for name in NAVIGATION if not (pages / name).is_file()] == []
+    text = (pages / "llms.txt").read_text(encoding="utf-8")
     assert text.startswith("# mmkd-edge\n\n> Distil a multimodal transformer into a single-sensor student, ")
     assert re.findall(r"\]\(([\w./-]+)\.html\)", text)[:-1] == [name.removesuffix(".md") for name in NAVIGATION]
     assert "\n## Train\n\n- [Datasets](datasets.html): Make one from arrays, The directory, " in text
     assert text.endswith("\n- [JSON Schemas](documents.html): `schemas/NAME.json` of each document\n")
 
 
-def test_links_become_pages_stay_in_code_and_do_not_leave_the_repository(tmp_path):
-    stage.stage(tmp_path / "docs")
-    pages = tmp_path / "docs" / "pages"
+def test_links_become_pages_stay_in_code_and_do_not_leave_the_repository(pages):
     start = (pages / "index.md").read_text(encoding="utf-8")
     assert "](start.md)" in start
     assert "](docs/" not in start
@@ -57,9 +57,8 @@ def test_links_become_pages_stay_in_code_and_do_not_leave_the_repository(tmp_pat
     pieces = list(stage.parts_of("a `b` c\n```\n[d](e)\n```\nf\n"))
     assert [text for text, is_prose in pieces if not is_prose] == ["`b`", "```\n[d](e)\n```"]
     assert "".join(text for text, _ in pieces) == "a `b` c\n```\n[d](e)\n```\nf\n"
-    assert said(SystemExit, lambda: stage.target_of(DOCS / "any.md", "../../elsewhere.md")) == (
-        "docs/any.md: expected a link to a file of the repository, found '../../elsewhere.md'; correct it"
-    )
+    told = "docs/any.md: expected a link to a file of the repository, found '../../elsewhere.md'; correct it"
+    assert said(SystemExit, lambda: stage.target_of(DOCS / "any.md", "../../elsewhere.md")) == told
 
 
 def test_figures_come_from_the_page_of_results():
@@ -70,14 +69,11 @@ def test_figures_come_from_the_page_of_results():
     shown = stage.with_figures(page, text % anchors[0]).splitlines()
     assert (shown[0], shown[-1]) == ("before", "after")
     assert all(line.startswith("|") for line in shown[1:-1])
-    with pytest.raises(SystemExit) as refused:
-        stage.with_figures(page, text % "nowhere")
-    assert str(refused.value) == ("docs/any.md: expected a table at results/live.md#nowhere, found none; correct it")
+    told = said(SystemExit, stage.with_figures, page, text % "nowhere")
+    assert told == "docs/any.md: expected a table at results/live.md#nowhere, found none; correct it"
 
 
 class _Page(HTMLParser):
-    """What a page of HTML can be linked to, links to, and loads."""
-
     def __init__(self, text):
         super().__init__()
         self.anchors: set[str] = {""}

@@ -8,6 +8,7 @@ A test runs it.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
@@ -97,7 +98,7 @@ def raised_in() -> dict[str, list[str]]:
     """Map each error's name to the packages whose code has `raise NAME(...)`."""
     found: dict[str, set[str]] = {}
     for path in _sources():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(_tree_of(path)):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
                 found.setdefault(node.exc.func.id, set()).add(_module_of(path).partition(".")[0])
     return {name: sorted(packages) for name, packages in found.items()}
@@ -123,9 +124,14 @@ def _below(error: type[Exception], depth: int) -> Iterator[tuple[int, type[Excep
 def _import_all() -> None:
     """Imports every module that defines an error of ours; they import nothing heavy."""
     for path in _sources():
-        classes = (node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef))
+        classes = (node for node in _tree_of(path).body if isinstance(node, ast.ClassDef))
         if any(one.name.endswith("Error") and one.bases for one in classes):
             importlib.import_module(_module_of(path))
+
+
+@functools.cache
+def _tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _sources() -> Iterator[Path]:
