@@ -46,7 +46,6 @@ AT_THE_TOP = {
 HEIRS = {"mmkd_models/estimators.py": "sklearn"}  # their classes inherit from a library's
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 BLOCKED = ("torch", "onnx", "onnxruntime", "openvino", "cv2")
-
 MOST_MODULES = 15
 
 FILES = [(package, path) for package, folder in PACKAGES.items() for path in sorted(folder.rglob("*.py"))]

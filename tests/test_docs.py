@@ -173,9 +173,6 @@ def test_dockerfiles_of_documents_are_clean(tmp_path):
         assert (done.returncode, done.stdout) == (0, "")
 
 
-# ---------------------------------------------------------------------------------------------------------------- links
-
-
 def headings_of(text):
     """Anchors of the headings, as GitHub makes them."""
     titles = [
@@ -220,9 +217,6 @@ def test_blocks_are_run_or_read_links_resolve_and_files_of_the_repository_are_th
     assert broken_links(path, text) == []
     named = set(OUR_FILE.findall(text))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
-
-
-# ------------------------------------------------------------------------------------------------------------- commands
 
 
 SCRIPTS = {name: command.main for name, command in COMMANDS.items()}
@@ -304,9 +298,6 @@ def test_commands_of_a_document_parse(path):
     shown = shown_commands(path.read_text(encoding="utf-8"))
     faults = [(number, fault_of(command, whole=whole)) for number, command, whole in shown]
     assert [f"line {number}: {fault}" for number, fault in faults if fault] == []
-
-
-# ----------------------------------------------------------------------------------------------------- tables and pages
 
 
 def figures_without_command(text):

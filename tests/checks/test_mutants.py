@@ -60,16 +60,12 @@ def test_a_bundle_that_does_not_open_is_no_start(monkeypatch, capsys):
     assert "mutants.py: error: the bundle itself must open: " in capsys.readouterr().err
 
 
-def test_a_mutant_may_end_the_process_of_its_sandbox_check(tmp_path, monkeypatch):
-    (tmp_path / "onnxruntime.py").write_text("import os; os.abort()")
+def test_a_mutant_may_end_the_process_of_its_sandbox_check_or_that_builds_its_engine(tmp_path, monkeypatch):
+    for name in ("onnxruntime", "tensorrt_rtx"):
+        (tmp_path / f"{name}.py").write_text("import os; os.abort()")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert mutants.outcome_of(example_bundle(), "ort") == "refused: in the sandbox check: it crashed: SIGABRT"
-
-
-def test_a_mutant_may_end_the_process_that_builds_its_engine(tmp_path, monkeypatch):
-    (tmp_path / "tensorrt_rtx.py").write_text("import os; os.abort()")
-    monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "mutant.edge"
     manifest, members = mutants.with_model(example_bundle(), "onnx", lambda model: model[:100])
     write_bundle(path, manifest=manifest, members=members)
