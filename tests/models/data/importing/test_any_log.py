@@ -9,33 +9,17 @@ import pytest
 from mmkd_edge.errors import DatasetError, UnavailableError
 from mmkd_models.commands.recipes import clock_lines, run_recipe, window_lines
 from mmkd_models.data import open_dataset
-from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.keys import TextTable
 from mmkd_models.data.importing.readers.formats import choose_reader
-from mmkd_models.data.importing.recipe import read_recipe
 from tests.edge.said import said
+from tests.models.data.importing.conftest import START_S, add_columns, refusal, run, temp_source, write_temp
 
-START_S = 1_762_151_400
 LABELS = 'files = "{machine}/states.csv"'
-
-
-def run(plant):
-    return import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
-
-
-def refusal(plant):
-    return said(DatasetError, run, plant).replace(str(plant), "DIR")
-
-
-def add_column(file, name, values):
-    lines = file.read_text().splitlines()
-    file.write_text("\n".join(f"{line},{value}" for line, value in zip(lines, [name, *values], strict=True)) + "\n")
 
 
 def add_flags(plant, flags):
     """Add a column `fault` to the logs of these machines: the first five seconds and the last five."""
-    for machine, (first, last) in flags.items():
-        add_column(plant / f"M{machine}" / "acc.csv", "fault", [*[first] * 50, *[last] * 50])
+    add_columns(plant, machines=flags, fault=lambda row, machine: flags[machine][row // 50])
 
 
 def test_folders_and_files_that_are_excluded_are_not_read(plant, recipe):
@@ -44,9 +28,7 @@ def test_folders_and_files_that_are_excluded_are_not_read(plant, recipe):
     assert refusal(plant) == "'exclude': expected files, found none at DIR/M[4]/*; correct or remove it"
     recipe((' "M[4]/*",', ""), (LABELS, 'files = "{machine}/states.csv"\nunlabelled = "keep"'))
     (plant / "M4" / "states.csv").unlink()
-    run(plant)
-    windows = open_dataset(plant / "out").everything()
-    assert np.unique(windows.groups).tolist() == ["M0", "M1", "M3", "M5"]
+    assert np.unique(run(plant).dataset.everything().groups).tolist() == ["M0", "M1", "M3", "M5"]
 
 
 @pytest.mark.parametrize("flags", [(0, 1), ("0.0", "1.0")])
@@ -121,8 +103,7 @@ def test_recordings_without_intervals_and_channels_without_values_are_named(plan
 
 
 def test_several_sensors_in_the_columns_of_one_file(plant, recipe):
-    for machine in range(6):
-        add_column(plant / f"M{machine}" / "acc.csv", "T 1", [machine + k / 100 for k in range(100)])
+    add_columns(plant, **{"T 1": lambda row, machine: machine + row / 100})
     recipe(('modality = "acc"', 'sensors = {acc = ["ax", "ay"], temp = {t = "T 1"}}'))
     windows = run(plant).dataset.everything()
     assert [(one.name, one.channels, one.rate_hz) for one in windows.spec.modalities] == [
@@ -131,36 +112,6 @@ def test_several_sensors_in_the_columns_of_one_file(plant, recipe):
     ]
     row = int(np.flatnonzero((windows.groups == "M3") & (np.asarray(windows.times) == START_S + 3002))[0])
     np.testing.assert_allclose(windows.take([row])["temp"][0, :, 0], 3 + np.arange(20, 30) / 100, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("new", "says"),
-    [
-        ("", "'source[0]': expected 'modality', or 'sensors' with the columns of each, got none; name one of them"),
-        (
-            'modality = "acc"\nsensors = {acc = ["ax"]}',
-            "'source[0]' (acc): expected 'modality', or 'sensors' with the columns of each, got both; name one of them",
-        ),
-        (
-            'sensors = {acc = ["ax"]}\nchannels = ["ay"]',
-            "'source[0].channels': not with 'sensors', which name the columns; remove them",
-        ),
-        (
-            "sensors = {acc = []}",
-            "'source[0].sensors': expected the columns of 'acc', got none; write acc = ['COLUMN']",
-        ),
-        (
-            'sensors = {groups = ["ax"]}',
-            (
-                "'source[0].sensors': expected a name of letters, digits and _ that starts with a letter and is none of"
-                " labels, groups, folds, lengths, splits, times, starts, episodes; rename it"
-            ),
-        ),
-    ],
-)
-def test_a_source_is_of_one_sensor_or_of_several(plant, recipe, new, says):
-    recipe(('modality = "acc"', new))
-    assert refusal(plant) == f"DIR/recipe.toml: {says}"
 
 
 _SHEET = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
@@ -206,10 +157,10 @@ def test_workbooks_become_their_windows(plant, recipe):
         write_workbook(file.with_suffix(".xlsx"), [head, *(list(map(float, row)) for row in rows)])
         file.unlink()
     recipe(("acc.csv", "acc.xlsx"))
-    windows = import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "again").dataset.everything()
+    windows = run(plant, "again").dataset.everything()
     np.testing.assert_array_equal(windows.take(np.arange(60))["acc"], expected.take(np.arange(60))["acc"])
     write_workbook(plant / "M3" / "acc.xlsx", [["time", "ax", "ay"], [1_762_154_400.0, 1.0, "bad"]])
-    assert said(DatasetError, lambda: import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "third")) == (
+    assert said(DatasetError, run, plant, "third") == (
         f"{plant / 'M3' / 'acc.xlsx'}: row 2: column 'ay': expected a number, got 'bad' (1 such from there on); correct"
         " it, or add 'bad' to 'null' if it means missing"
     )
@@ -224,33 +175,24 @@ def test_without_its_reader_a_workbook_is_refused(tmp_path, monkeypatch):
 
 
 def test_sensors_of_different_time_zones_are_told_with_their_times(plant, recipe):
-    for machine in range(6):
-        start = START_S + 1000 * machine + 3600
-        rows = [f"{start + k / 4:.2f},{k}" for k in range(40)]
-        (plant / f"M{machine}" / "temp.csv").write_text("\n".join(["time,t", *rows]))
-    second = '[[source]]\nmodality = "temp"\nfiles = "{machine}/temp.csv"\ntime = "time"\n[labels]'
-    recipe(("[labels]", second))
+    write_temp(plant, np.arange(40) / 4, later_s=3600)
+    recipe(temp_source())
     assert refusal(plant) == (
         "'windows': expected windows, got none (60 outside the time that all sensors share); the sensors of M0/acc.csv"
         " share no time: acc from 2025-11-03T06:30:00Z"
         " to 2025-11-03T06:30:09Z, temp from 2025-11-03T07:30:00Z to 2025-11-03T07:30:09Z; correct 'timezone' or"
         " 'offset_s' under [[source]], or set cover = 'any'"
     )
-    for machine in range(5):
-        file = plant / f"M{machine}" / "temp.csv"
-        later = [row.split(",") for row in file.read_text().splitlines()[1:]]
-        file.write_text("\n".join(["time,t", *(f"{float(row[0]) - 3600:.2f},{row[1]}" for row in later)]))
+    write_temp(plant, np.arange(40) / 4, machines=range(5))
     lines = window_lines(run(plant))
     assert "warning: no windows: the sensors of M5/acc.csv share no time; correct their times" in lines
 
 
 def test_clocks_name_the_file_of_their_sensor_and_labels_that_are_numbers_may_be_named(plant, recipe):
     add_flags(plant, dict.fromkeys(range(6), (0, 1)))
-    for machine in range(6):
-        rows = [f"{START_S + 1000 * machine + k / 4:.2f},{k}" for k in range(40) if k != 7 or machine != 3]
-        (plant / f"M{machine}" / "temp.csv").write_text("\n".join(["time,t", *rows]))
-    second = '[[source]]\nmodality = "temp"\nfiles = "{machine}/temp.csv"\ntime = "time"\n[labels]'
-    recipe((LABELS, 'column = "fault"'), ("[labels]", second))
+    write_temp(plant, np.arange(40) / 4)
+    write_temp(plant, np.delete(np.arange(40), 7) / 4, machines=[3])
+    recipe((LABELS, 'column = "fault"'), temp_source())
     report = run(plant)
     assert clock_lines(report)[1:] == [
         (
@@ -293,34 +235,6 @@ def test_one_file_in_another_unit_is_named_and_scaled(plant, recipe, caplog):
     np.testing.assert_allclose(windows.take([first])["acc"][0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("scale", "problem"),
-    [
-        (
-            '{"M9/acc.csv" = {ax = 0.001}}',
-            "PLANT: 'source[0].file_scale': expected files of the source, got 'M9/acc.csv'; correct its path",
-        ),
-        (
-            '{"M3/acc.csv" = {az = 0.001}}',
-            (
-                "'file_scale' of M3/acc.csv: expected column 'az', got 'ax', 'ay'; correct the name in the recipe, or"
-                " the file"
-            ),
-        ),
-        (
-            '{"M3/acc.csv" = {ax = inf}}',
-            (
-                "PLANT/recipe.toml: 'source[0].file_scale' (acc): expected factors from -1e+30 to 1e+30, got inf;"
-                " correct it"
-            ),
-        ),
-    ],
-)
-def test_a_scale_of_no_file_or_channel_is_refused(plant, recipe, scale, problem):
-    recipe(('time = "time"', f'time = "time"\nfile_scale = {scale}'))
-    assert said(DatasetError, run_recipe, plant / "recipe.toml", None) == problem.replace("PLANT", str(plant))
-
-
 def test_a_scale_in_a_source_of_several_sensors_names_their_channels(plant, recipe):
     sensors = 'sensors = {one = ["ax"], two = ["ay"]}\nfile_scale = {"M3/acc.csv" = {ay = 0.5, az = 2}}'
     recipe(('modality = "acc"', sensors))
@@ -348,10 +262,6 @@ def test_a_trial_names_the_folder_of_the_recipe_and_no_scratch_folder(plant, rec
 def relabel(plant, machine, old, new):
     file = plant / f"M{machine}" / "states.csv"
     file.write_text(file.read_text().replace(old, new))
-
-
-def test_a_good_recipe_has_no_warnings(plant):
-    assert warnings(plant) == []
 
 
 @pytest.mark.parametrize("typo", ["worm", "worn "])

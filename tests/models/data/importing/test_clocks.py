@@ -83,8 +83,7 @@ def test_samples_of_one_time_are_kept_as_told():
     assert in_order(given, duplicates="error", sort=True).values[:, 0].tolist() == [0, 1, 2, 3]
     for rule, kept in (("first", [0, 1, 3]), ("last", [0, 2, 3]), ("mean", [0, 1.5, 3])):
         assert in_order(given, duplicates=rule, sort=True).values[:, 0].tolist() == kept
-    halves = in_order(series([0, 0], [np.nan, 4]), duplicates="mean", sort=False)
-    assert halves.values.tolist() == [[4.0]]
+    assert in_order(series([0, 0], [np.nan, 4]), duplicates="mean", sort=False).values.tolist() == [[4.0]]
 
 
 def test_a_clock_is_measured_without_its_gaps_and_by_the_digits_it_has():
@@ -100,8 +99,7 @@ def test_a_clock_is_measured_without_its_gaps_and_by_the_digits_it_has():
         assert (facts.rate_hz, facts.missing) == (pytest.approx(rate_hz, rel=2e-3), 0)
         # Each seventh row of a clock of 1 Hz may as well be lost: only the recipe can tell.
         assert facts_of(times, expected_hz=1.0).rate_hz == 1.0
-    jitter = np.random.default_rng(0).normal(scale=0.2, size=1000)
-    facts = facts_of(np.arange(1000) + jitter)
+    facts = facts_of(np.arange(1000) + np.random.default_rng(0).normal(scale=0.2, size=1000))
     assert facts.rate_hz == pytest.approx(1.0, rel=2e-3)
     assert facts.missing <= 2
 
@@ -152,8 +150,7 @@ def test_nothing_is_interpolated_across_gaps_and_polyphase_takes_what_the_rate_c
 @pytest.mark.parametrize(("native_hz", "rate_hz"), [(44.1, 16.0), (10.0, 25.0)])
 def test_polyphase_in_blocks_is_that_of_the_whole(native_hz, rate_hz, monkeypatch):
     monkeypatch.setattr(grids, "_BLOCK_VALUES", 128)
-    rng = np.random.default_rng(0)
-    values = 3 + rng.normal(size=3000).cumsum() / 100
+    values = 3 + np.random.default_rng(0).normal(size=3000).cumsum() / 100
     values[:70], values[900:1500], values[2990:] = np.nan, np.nan, np.nan
     there = np.ones(3000, dtype=bool)
     there[2000:2400] = False

@@ -1,6 +1,5 @@
 """Imports that are interrupted or run again, and copies among recordings."""
 
-import logging
 import shutil
 import subprocess
 import sys
@@ -11,8 +10,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data import check_dataset, open_dataset
-from mmkd_models.data.importing.from_recipe import import_recipe
-from mmkd_models.data.importing.recipe import read_recipe
+from tests.models.data.importing.conftest import START_S, refusal, run
 
 _RUN = "from mmkd_models.commands.data import main; main()"
 WRONG = ('group = "machine"', 'group = "machine"\nvalid = ["M9"]')
@@ -32,23 +30,10 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-class Import:
-    """Runs the recipe of a plant, and keeps what was said and how many bytes were read."""
-
-    def __init__(self, plant):
-        self.plant = plant
-        self.notes: list[str] = []
-        self.read: list[tuple[int, int]] = []
-
-    def run(self, out="out"):
-        def tell(done, total):
-            self.read.append((done, total))
-
-        self.notes.clear()
-        self.read.clear()
-        return import_recipe(
-            read_recipe(self.plant / "recipe.toml"), self.plant, self.plant / out, tell=tell, note=self.notes.append
-        )
+def imported(plant, out="out"):
+    """The report of an import, what was said, and how many bytes of how many were read, file by file."""
+    notes, read = [], []
+    return run(plant, out, tell=lambda *part: read.append(part), note=notes.append), notes, read
 
 
 def write_longer_logs(plant):
@@ -94,23 +79,23 @@ def test_twenty_kills_leave_nothing_or_all_of_a_dataset_and_the_rest_ends_equal(
 
 
 @pytest.fixture
-def ours(plant, recipe):
-    """An import that read every log and then failed, with the recipe mended since."""
-    made = Import(plant)
+def failed(plant, recipe):
+    """What an import said and read that failed after every log; the recipe is mended since."""
+    notes, read = [], []
     recipe(WRONG)
     with pytest.raises(DatasetError, match="M9"):
-        made.run()
+        run(plant, tell=lambda *part: read.append(part), note=notes.append)
     recipe(WRONG[::-1])
-    return made
+    return notes, read
 
 
-def test_an_error_at_the_end_keeps_what_was_read_for_the_mended_recipe(plant, ours):
-    assert ours.notes == [f"what was read is kept in {plant / '.out.import'}; the same command continues from it"]
-    assert len(ours.read) == 6
-    report = ours.run()
-    assert (ours.notes, ours.read) == (["6 of 6 recordings are kept from before"], [])
+def test_an_error_at_the_end_keeps_what_was_read_for_the_mended_recipe(plant, failed):
+    assert failed[0] == [f"what was read is kept in {plant / '.out.import'}; the same command continues from it"]
+    assert len(failed[1]) == 6
+    report, *heard = imported(plant)
+    assert heard == [["6 of 6 recordings are kept from before"], []]
     assert len(report.clocks) == 6
-    ours.run("whole")
+    run(plant, "whole")
     assert is_equal(plant)
     assert ".out.import" not in names(plant)
 
@@ -125,47 +110,41 @@ SCALED = ('time = "time"', 'time = "time"\nscale = 2.0')
         (SCALED, "the sources of the recipe have changed since: everything is read again", 6),
     ],
 )
-def test_logs_are_read_again_only_where_their_sources_changed(plant, recipe, ours, change, note, files_read):
+@pytest.mark.usefixtures("failed")
+def test_logs_are_read_again_only_where_their_sources_changed(plant, recipe, change, note, files_read):
     recipe(change)
     states = plant / "M2" / "states.csv"
     states.write_text(states.read_text().replace("ok", "new"))
-    report = ours.run()
-    assert (ours.notes, len(ours.read)) == ([note], files_read)
+    report, notes, read = imported(plant)
+    assert (notes, len(read)) == ([note], files_read)
     assert "new" in report.dataset.spec.task.labels
-    ours.run("whole")
+    run(plant, "whole")
     assert is_equal(plant)
 
 
-def test_a_file_that_is_left_out_by_now_is_not_missed(recipe, ours):
+@pytest.mark.usefixtures("failed")
+def test_a_file_that_is_left_out_by_now_is_not_missed(plant, recipe):
     recipe(("version = 1", 'version = 1\nexclude = ["M3"]'))
-    report = ours.run()
-    assert (ours.notes, ours.read) == (["5 of 5 recordings are kept from before"], [])
+    report, *heard = imported(plant)
+    assert heard == [["5 of 5 recordings are kept from before"], []]
     assert [recording.name for recording in report.recordings] == [f"M{number}/acc.csv" for number in (0, 1, 2, 4, 5)]
 
 
-def test_a_file_that_changed_is_read_again_alone(plant, ours):
+@pytest.mark.usefixtures("failed")
+def test_a_file_that_changed_is_read_again_alone(plant):
     log = plant / "M3" / "acc.csv"
     log.write_text(log.read_text().replace(",-", ",9"))
-    ours.run()
-    size = log.stat().st_size
-    assert ours.notes == [
-        "5 of 6 recordings are kept from before",
-        "files of M3 have changed since: they are read again",
-    ]
-    assert ours.read == [(size, size)]
-    ours.run("whole")
+    _, notes, read = imported(plant)
+    assert notes == ["5 of 6 recordings are kept from before", "files of M3 have changed since: they are read again"]
+    assert read == [(log.stat().st_size,) * 2]
+    run(plant, "whole")
     assert is_equal(plant)
 
 
-START_S = 1_762_151_400
 GROUP = 'group = "machine"'
 SPLIT = f'{GROUP}\nvalid = ["M4"]\ntest = ["M5"]'
 DROP = f"{SPLIT}\ndrop_copies = true"
 CURE = "set drop_copies = true under [split] of the recipe, give both one group, or leave one file out"
-
-
-def run(plant):
-    return import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
 
 
 def copy_rows(plant, source, target, *, rows, at):
@@ -176,12 +155,6 @@ def copy_rows(plant, source, target, *, rows, at):
     for number, line in enumerate(given, start=1 + at):
         lines[number] = f"{lines[number].partition(',')[0]},{line.partition(',')[2]}"
     file.write_text("\n".join(lines) + "\n")
-
-
-def refusal(plant):
-    with pytest.raises(DatasetError) as error:
-        run(plant)
-    return str(error.value).replace(str(plant), "DIR")
 
 
 def test_a_copied_section_is_named_by_file_and_time(plant, recipe):
@@ -235,8 +208,7 @@ def test_a_log_under_two_names_is_dropped_whole(plant, recipe):
     recipe((GROUP, DROP))
     copy_rows(plant, "M2", "M3", rows=slice(0, 100), at=0)  # both train: folds would deal them apart
     assert run(plant).dataset.spec.left_out == {"sharing samples with another split or group": 10}
-    windows = open_dataset(plant / "out").everything()
-    assert np.unique(windows.groups).tolist() == ["M0", "M1", "M2", "M4", "M5"]
+    assert np.unique(open_dataset(plant / "out").everything().groups).tolist() == ["M0", "M1", "M2", "M4", "M5"]
 
 
 def test_labels_that_contradict_each_other_in_a_shared_section_are_told(plant, recipe, caplog):
@@ -250,15 +222,13 @@ def test_labels_that_contradict_each_other_in_a_shared_section_are_told(plant, r
         " 07:53:26Z (test), but 25% of the 4 windows in it have different labels; correct the labels, or leave one"
         ' file out: exclude = ["M5/acc.csv"]'
     )
-    with caplog.at_level(logging.WARNING):
-        run(plant)
-    assert [record.getMessage() for record in caplog.records] == [told]
+    run(plant)
+    assert caplog.messages == [told]
     caplog.clear()
     shutil.rmtree(plant / "out")
     recipe(("drop_copies = true", "drop_copies = false"))
-    with caplog.at_level(logging.WARNING):
-        assert refusal(plant).endswith(CURE)
-    assert [record.getMessage() for record in caplog.records] == [told]
+    assert refusal(plant).endswith(CURE)
+    assert caplog.messages == [told]
 
 
 def test_of_many_contradictions_the_first_are_named_and_all_counted(plant, recipe, caplog):
@@ -267,9 +237,8 @@ def test_of_many_contradictions_the_first_are_named_and_all_counted(plant, recip
         copy_rows(plant, "M0", f"M{machine}", rows=slice(0, 100), at=0)
     states = plant / "M5" / "states.csv"
     states.write_text(f"start,end,label\n{START_S + 5000},{START_S + 5010},worn\n")
-    with caplog.at_level(logging.WARNING):
-        assert refusal(plant).startswith("'split': expected windows in every split, got none in train")
-    *named, last = [record.getMessage() for record in caplog.records]
+    assert refusal(plant).startswith("'split': expected windows in every split, got none in train")
+    *named, last = caplog.messages
     assert [text[:19] for text in named] == [f"warning: M{number}/acc.csv" for number in range(3)]
     assert all("equals M5/acc.csv" in text and "50% of the 10 windows" in text for text in named)
     assert last == (

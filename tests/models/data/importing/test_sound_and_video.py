@@ -1,21 +1,16 @@
 """Recordings of microphones and cameras, from their files to a dataset, and what is said of wrong ones."""
 
-from __future__ import annotations
-
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mmkd_edge.errors import DatasetError, MmkdError
 from mmkd_models.data import check_dataset
 from mmkd_models.data.importing.draft import draft_recipe
-from mmkd_models.data.importing.from_recipe import import_recipe
-from mmkd_models.data.importing.recipe import read_recipe
+from tests.models.data.importing.conftest import refusal, run
 
 cv2 = pytest.importorskip("cv2")
 soundfile = pytest.importorskip("soundfile")
@@ -88,28 +83,40 @@ def with_steps(file, steps):
 
 
 def tone(clip, seconds=2.0, rate_hz=SOUND_HZ):
-    """Noise (L,) between -0.5 and 0.5."""
     return np.random.default_rng(100 + clip).uniform(-0.5, 0.5, size=round(seconds * rate_hz))
 
 
-@pytest.fixture
-def clips(tmp_path):
-    words = ["clip,start,end,word"]
+@pytest.fixture(scope="module")
+def sound_clips(tmp_path_factory):
+    folder, words = tmp_path_factory.mktemp("clips") / "clips", ["clip,start,end,word"]
+    folder.mkdir()
     for clip in range(CLIPS):
-        write_film(tmp_path / f"c{clip}.mp4", film(clip))
-        soundfile.write(tmp_path / f"c{clip}.wav", tone(clip), SOUND_HZ, subtype="PCM_16")
+        write_film(folder / f"c{clip}.mp4", film(clip))
+        soundfile.write(folder / f"c{clip}.wav", tone(clip), SOUND_HZ, subtype="PCM_16")
         words += [f"c{clip},0.5,0.7,yes", f"c{clip},1.7,1.95,no"]
-    (tmp_path / "words.csv").write_text("\n".join(words) + "\n")
-    (tmp_path / "recipe.toml").write_text(CLIPS_RECIPE)
-    return tmp_path
+    (folder / "words.csv").write_text("\n".join(words) + "\n")
+    (folder / "recipe.toml").write_text(CLIPS_RECIPE)
+    return folder
 
 
-def made(clips, name="talk"):
-    return import_recipe(read_recipe(clips / "recipe.toml"), clips, clips / name)
+@pytest.fixture
+def clips(sound_clips, tmp_path):
+    return shutil.copytree(sound_clips, tmp_path, dirs_exist_ok=True)
+
+
+def window_of_yes(windows, sensor):
+    """The first window of "yes", which begins at 0.4 s, and the number of its clip."""
+    row = int(np.flatnonzero(windows.labels == 1)[0])
+    return windows.take([row])[sensor][0], int(str(windows.groups[row])[1:])
+
+
+def shrunk(clip):
+    """The film of a clip at half its size: (50, 15, 20)."""
+    return film(clip).reshape(50, 15, 2, 20, 2).mean(axis=(2, 4))
 
 
 def test_a_window_is_cut_in_the_middle_of_each_word_from_both_sensors(clips):
-    report = made(clips)
+    report = run(clips)
     spec = report.dataset.spec
     assert [(one.name, one.kind, one.shape, one.rate_hz) for one in spec.modalities] == [
         ("lips", "video", (10, 15, 20, 1), 25.0),
@@ -124,8 +131,8 @@ def test_a_window_is_cut_in_the_middle_of_each_word_from_both_sensors(clips):
         clip = int(str(windows.groups[row])[1:])
         first = round(start_s * SOUND_HZ)
         np.testing.assert_allclose(taken["voice"][row, :, 0], tone(clip)[first : first + 3200], atol=1.1 / 32768)
-        shrunk = film(clip).reshape(50, 15, 2, 20, 2).mean(axis=(2, 4))[round(start_s * FRAME_HZ) :][:10]
-        assert np.abs(taken["lips"][row, ..., 0] - shrunk).mean() < 4  # MPEG-4 is lossy
+        wanted = shrunk(clip)[round(start_s * FRAME_HZ) :][:10]
+        assert np.abs(taken["lips"][row, ..., 0] - wanted).mean() < 4  # MPEG-4 is lossy
 
 
 def test_frames_in_colour_are_red_green_blue(clips, recipe):
@@ -136,7 +143,7 @@ def test_frames_in_colour_are_red_green_blue(clips, recipe):
         noisy[:, :8] = np.random.default_rng(clip).integers(0, 40, size=(50, 8, 40, 3))
         write_film(clips / f"c{clip}.mp4", noisy)
     recipe(("height = 15", 'channels = ["r", "g", "b"]\nheight = 15'))
-    lips = made(clips).dataset.split("train").take([0])["lips"]
+    lips = run(clips).dataset.split("train").take([0])["lips"]
     assert lips.shape == (1, 10, 15, 20, 3)
     means = lips[0, :, 8:].mean(axis=(0, 1, 2))
     assert means[0] > 190
@@ -145,21 +152,17 @@ def test_frames_in_colour_are_red_green_blue(clips, recipe):
 
 def test_a_fixed_region_is_cut_out_before_frames_are_scaled(clips, recipe):
     recipe(("height = 15\nwidth = 20", "height = 10\nwidth = 12\nregion = [16, 8, 12, 10]"))
-    windows = made(clips).dataset.everything()
-    row = int(np.flatnonzero(windows.labels == 1)[0])
-    wanted = film(int(str(windows.groups[row])[1:]))[10:20, 8:18, 16:28]
-    assert np.abs(windows.take([row])["lips"][0, ..., 0].astype(float) - wanted).mean() < 8
+    lips, clip = window_of_yes(run(clips).dataset.everything(), "lips")
+    assert np.abs(lips[..., 0].astype(float) - film(clip)[10:20, 8:18, 16:28]).mean() < 8
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "FLOAT"])
 def test_sound_of_any_width_is_from_minus_1_to_1(clips, subtype):
     for clip in range(CLIPS):
         soundfile.write(clips / f"c{clip}.wav", tone(clip), SOUND_HZ, subtype=subtype)
-    windows = made(clips).dataset.everything()
-    row = int(np.flatnonzero(windows.labels == 1)[0])
-    wanted = tone(int(str(windows.groups[row])[1:]))[3200:6400]
+    voice, clip = window_of_yes(run(clips).dataset.everything(), "voice")
     step = 1 / 128 if subtype == "PCM_U8" else 1 / 32768
-    np.testing.assert_allclose(windows.take([row])["voice"][0, :, 0], wanted, atol=1.1 * step)
+    np.testing.assert_allclose(voice[:, 0], tone(clip)[3200:6400], atol=1.1 * step)
 
 
 def test_sound_at_a_lower_rate_loses_what_would_be_folded_into_it(clips, recipe):
@@ -168,8 +171,7 @@ def test_sound_at_a_lower_rate_loses_what_would_be_folded_into_it(clips, recipe)
         sound = 0.4 * np.sin(2 * np.pi * (300 + clip) * seconds) + 0.4 * np.sin(2 * np.pi * 3100 * seconds)
         soundfile.write(clips / f"c{clip}.wav", sound, SOUND_HZ)
     recipe(('channels = {mono = "1"}', 'channels = {mono = "1"}\nresample_hz = 4000.0'))
-    windows = made(clips).dataset.everything()
-    voice = windows.take([0])["voice"][0, :, 0]
+    voice = run(clips).dataset.everything().take([0])["voice"][0, :, 0]
     spectrum = np.abs(np.fft.rfft(voice * np.hanning(len(voice)))) / len(voice) * 4
     freqs = np.fft.rfftfreq(len(voice), 1 / 4000)
     assert spectrum[np.abs(freqs - 300) < 15].max() == pytest.approx(0.4, rel=0.1)
@@ -180,17 +182,11 @@ def test_frames_that_were_dropped_are_missing_by_the_times_of_the_container(clip
     recipe(("width = 20", "width = 20\nrate_hz = 25"))
     for clip in range(CLIPS):  # after frame 14, at 0.56 s, three are missing
         with_steps(clips / f"c{clip}.mp4", [(14, 512), (1, 4 * 512), (35, 512)])
-    report = made(clips)
-    windows = report.dataset.everything()
-    row = int(np.flatnonzero(windows.labels == 1)[0])  # from 0.4 s
-    lips = windows.take([row])["lips"]
+    report = run(clips)
+    lips, clip = window_of_yes(report.dataset.everything(), "lips")
     assert isinstance(lips, np.ma.MaskedArray)
-    there = ~lips.mask.any(axis=(2, 3, 4))[0]
-    assert there.tolist() == [True] * 5 + [False] * 3 + [True] * 2
-    wanted = (
-        film(int(str(windows.groups[row])[1:])).reshape(50, 15, 2, 20, 2).mean(axis=(2, 4))[15]
-    )  # recorded at 0.72 s
-    assert np.abs(lips[0, 8, ..., 0] - wanted).mean() < 4
+    assert (~lips.mask.any(axis=(1, 2, 3))).tolist() == [True] * 5 + [False] * 3 + [True] * 2
+    assert np.abs(lips[8, ..., 0] - shrunk(clip)[15]).mean() < 4  # recorded at 0.72 s
     assert {(one.gaps, round(one.longest_gap_s, 3)) for one in report.clocks} == {(1, 0.16)}
 
 
@@ -209,11 +205,11 @@ def test_a_draft_knows_films_and_sound(clips):
     assert {'files = "words.csv"', 'start = "start"', 'end = "end"'} <= set(lines)
 
 
-TABLE = (
-    ('files = "words.csv"\nlabel = "word"\ntime_unit = "s"\nmatch = {clip = "clip"}\n', 'table = "clips.csv"\n'),
-    ('at = "intervals"', 'metadata = ["room"]'),
-    ('group = "clip"', 'group = "talker"\ncolumn = "split"'),
-)
+TABLE = {
+    'files = "words.csv"\nlabel = "word"\ntime_unit = "s"\nmatch = {clip = "clip"}\n': 'table = "clips.csv"\n',
+    'at = "intervals"': 'metadata = ["room"]',
+    'group = "clip"': 'group = "talker"\ncolumn = "split"',
+}
 SPLITS = ("train", "train", "train", "valid", "test", "train")
 
 
@@ -224,45 +220,13 @@ def write_table(clips, **changed):
 
 
 def test_a_table_of_clips_says_label_group_split_and_metadata(clips, recipe):
-    recipe(*TABLE)
+    recipe(*TABLE.items())
     write_table(clips)
-    dataset = made(clips).dataset
+    dataset = run(clips).dataset
     assert dataset.spec.splits == {"train": 20, "valid": 5, "test": 5}  # windows of 0.4 s in 2 s
     test = dataset.split("test")
     assert set(test.groups) == {"t4"}
     assert (set(test.labels.tolist()), set(test.metadata["room"])) == ({0}, {"1"})
-
-
-@pytest.mark.parametrize(
-    ("changed", "says"),
-    [
-        (
-            {"c2": "c9.wav,no,train,t2,0"},
-            "clips.csv:4: expected a recording of file 'c9.wav', found none; correct it, or remove it",
-        ),
-        (
-            {"c2": "c1.wav,no,train,t2,0"},
-            "clips.csv:4: expected each recording once, got again that of DIR/clips.csv:3; remove a line",
-        ),
-        (
-            {"c2": "c2.wav,no,dev,t2,0"},
-            (
-                "c2.mp4: expected 'train', 'valid' or 'test' in 'split', got 'dev'; correct it, or leave"
-                " 'split.column' out"
-            ),
-        ),
-        (
-            {"c5": ""},
-            "clips.csv: expected a line for every recording, found none for DIR/c5.mp4; add it, or remove the file",
-        ),
-    ],
-)
-def test_a_table_that_does_not_fit(clips, recipe, changed, says):
-    recipe(*TABLE)
-    write_table(clips, **changed)
-    with pytest.raises(DatasetError) as error:
-        made(clips)
-    assert str(error.value).replace(str(clips), "DIR").removeprefix("DIR/") == says
 
 
 _HOUR_RECIPE = """version = 1
@@ -305,23 +269,8 @@ def test_an_hour_of_sound_is_resampled_in_bounded_memory(tmp_path):
     assert check_dataset(tmp_path / "out").findings == ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Broken:
-    """What is done to sound clips, and what the import says; `DIR` stands for their folder."""
-
-    says: str
-    recipe: tuple[tuple[str, str], ...] = ()
-    harm: Callable[[Path], object] = lambda folder: None
-
-
 def cut_off(name, share):
-    """Leaves the beginning of a file."""
-
-    def harm(folder):
-        content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: int(len(content) * share)])
-
-    return harm
+    return lambda folder: os.truncate(folder / name, int(share * (folder / name).stat().st_size))
 
 
 def sound(name, values, rate_hz=SOUND_HZ):
@@ -333,105 +282,85 @@ def steps(*table):
 
 
 WAV, FILM = "c2.wav", "c2.mp4"
-CASES = [
-    Broken(
-        harm=lambda folder: (folder / WAV).write_bytes(b""),
-        says="DIR/c2.wav: expected a sound file, got Error opening 'DIR/c2.wav': Format not recognised.; copy it again",
-    ),
-    Broken(
-        harm=sound(WAV, np.zeros(0)),
-        says="DIR/c2.wav: expected sound, got a file without samples; remove it, or copy it again",
-    ),
-    Broken(
-        harm=cut_off(WAV, 0.5),
-        says="DIR/c2.wav: expected 32000 bytes of sound as its header says, got 15978; copy it again",
-    ),
-    Broken(
-        harm=sound(WAV, tone(2, rate_hz=16000), 16000),
-        says="DIR/c2.wav: expected 8000 Hz as in DIR/c0.wav, got 16000; resample it, or make it a source of its own",
-    ),
-    Broken(
-        recipe=(('channels = {mono = "1"}\n', ""),),
-        harm=lambda folder: [
+# What is said of clips with changes of their recipe or `files`; `DIR` is their folder.
+CASES = {
+    "DIR/c2.wav: expected a sound file, got Error opening 'DIR/c2.wav': Format not recognised.; copy it again": {
+        "files": lambda folder: (folder / WAV).write_bytes(b"")
+    },
+    "DIR/c2.wav: expected sound, got a file without samples; remove it, or copy it again": {
+        "files": sound(WAV, np.zeros(0))
+    },
+    "DIR/c2.wav: expected 32000 bytes of sound as its header says, got 15978; copy it again": {
+        "files": cut_off(WAV, 0.5)
+    },
+    "DIR/c2.wav: expected 8000 Hz as in DIR/c0.wav, got 16000; resample it, or make it a source of its own": {
+        "files": sound(WAV, tone(2, rate_hz=16000), 16000)
+    },
+    "DIR/c2.wav: expected column '2' as in DIR/c0.wav, got '1'; correct the name in the recipe, or the file; or leave"
+    ' the recording out: exclude = ["c2.wav"]': {
+        'channels = {mono = "1"}\n': "",
+        "files": lambda folder: [
             sound(f"c{clip}.wav", np.stack([tone(clip), tone(clip + 9)], 1))(folder) for clip in (0, 1, 3, 4, 5)
         ],
-        says="DIR/c2.wav: expected column '2' as in DIR/c0.wav, got '1'; correct the name in the recipe, or the file;"
-        ' or leave the recording out: exclude = ["c2.wav"]',
-    ),
-    Broken(
-        harm=cut_off(FILM, 0.6),
-        says="DIR/c2.mp4: expected video that OpenCV can decode, got another format or a damaged file; "
-        "copy it again, or encode it anew (ffmpeg -i c2.mp4 -c:v libx264 c2-new.mp4)",
-    ),
-    Broken(
-        harm=lambda folder: (folder / FILM).write_bytes(headless(folder / FILM)),
-        says="DIR/c2.mp4: expected 50 frames as its container says, got 26; copy it again",
-    ),
-    Broken(
-        harm=steps((50, 1024)),
-        says="DIR/c2.mp4: expected 25 Hz, as 'rate_hz' or the first file says, got 12.5 Hz by the times; correct"
-        " 'rate_hz', or 'time_unit'",
-    ),
-    Broken(
-        harm=steps((20, 512), (2, 0), (28, 512)),
-        says="DIR/c2.mp4: frame 21: expected times that increase, got 0.8 s after 0.8 s; "
-        "encode it anew (ffmpeg -i c2.mp4 -r 25 c2-new.mp4)",
-    ),
-    Broken(
-        recipe=(("width = 20", "width = 20\nregion = [20, 4, 30, 20]"),),
-        says="DIR/c0.mp4: expected frames that hold the region [20, 4, 30, 20], got frames of 40x30; correct 'region'",
-    ),
-    Broken(
-        harm=lambda folder: (folder / "words.csv").write_text(
+    },
+    "DIR/c2.mp4: expected video that OpenCV can decode, got another format or a damaged file; copy it again, or encode"
+    " it anew (ffmpeg -i c2.mp4 -c:v libx264 c2-new.mp4)": {"files": cut_off(FILM, 0.6)},
+    "DIR/c2.mp4: expected 50 frames as its container says, got 26; copy it again": {
+        "files": lambda folder: (folder / FILM).write_bytes(headless(folder / FILM))
+    },
+    "DIR/c2.mp4: expected 25 Hz, as 'rate_hz' or the first file says, got 12.5 Hz by the times; correct 'rate_hz', or"
+    " 'time_unit'": {"files": steps((50, 1024))},
+    "DIR/c2.mp4: frame 21: expected times that increase, got 0.8 s after 0.8 s; encode it anew (ffmpeg -i c2.mp4 -r 25"
+    " c2-new.mp4)": {"files": steps((20, 512), (2, 0), (28, 512))},
+    "DIR/c0.mp4: expected frames that hold the region [20, 4, 30, 20], got frames of 40x30; correct 'region'": {
+        "width = 20": "width = 20\nregion = [20, 4, 30, 20]"
+    },
+    "DIR/words.csv:7: expected an interval inside the recording, where all sensors last 2 s, got 5.7 to 5.95 s from"
+    " its start; correct the line, or 'time_unit'; where a sensor stopped, cover = 'any'": {
+        "files": lambda folder: (folder / "words.csv").write_text(
             (folder / "words.csv").read_text().replace("c2,1.7,1.95", "c2,5.7,5.95")
-        ),
-        says="DIR/words.csv:7: expected an interval inside the recording, where all sensors last 2 s, got 5.7 to"
-        " 5.95 s from its start; correct the line, or 'time_unit'; where a sensor stopped, cover = 'any'",
-    ),
-    Broken(
-        recipe=(("length_s = 0.4", "length_s = 4.0"),),
-        says="'windows': expected windows, got none (12 beyond the recording); 'length_s' is 4 s, and the longest"
-        " recording, c0.mp4, has 2 s; shorten it",
-    ),
-    Broken(
-        recipe=(("height = 15\nwidth = 20", "height = 1300\nwidth = 1500"),),
-        says="windows: 3 problems\n  - 'lips': expected a height from 1 to 1024 pixels, got 1300; give that of the"
-        " stored frames\n  - 'lips': expected a width from 1 to 1024 pixels, got 1500; give that of the stored"
-        " frames\n  - 'lips': expected windows of at most 16,777,216 bytes, got 10 x 1,300 x 1,500 x 1 ="
-        " 19,500,000; cut windows of at most 8 frames, or make the frames smaller",
-    ),
-    Broken(
-        recipe=(("height = 15\n", ""),),
-        says="DIR/recipe.toml: 'source[0]' (lips): 'height' and 'width' are missing; "
-        "give the size of the frames in the dataset, in pixels",
-    ),
-    Broken(
-        recipe=(("height = 15", 'channels = ["hue"]\nheight = 15'),),
-        says="DIR/recipe.toml: 'source[0].channels' (lips): expected ['gray'] or ['r', 'g', 'b'], "
-        "got ['hue']; correct it",
-    ),
-    Broken(
-        recipe=(('"{clip}.wav"', '"{clip}.mp4"'), ('{clip = "clip"}', '{clip = "clip"}\nrate_hz = 25.0')),
-        says="DIR/recipe.toml: 'source[1].kind' (voice): the sound of a video needs files of its own; write them with"
-        " ffmpeg -i FILE -vn FILE.wav",
-    ),
-    Broken(
-        recipe=(('modality = "lips"', 'modality = "lips"\nkind = "series"'),),
-        says="DIR/recipe.toml: 3 problems\n  - 'source[0].height' (lips): only for kind = 'video', got 15; remove it\n"
-        "  - 'source[0].width' (lips): only for kind = 'video', got 20; remove it\n  - "
-        "'source[0].kind' (lips): 'series' does not fit files of format 'video'; correct it",
-    ),
-    Broken(
-        recipe=(("height = 15", 'unit = "m"\nresample = "hold"\nheight = 15'),),
-        says="DIR/recipe.toml: 3 problems\n  - 'source[0].unit' (lips): not for kind = 'video', got 'm'; remove"
-        " it\n  - 'source[0].resample' (lips): not for kind = 'video', got 'hold'; remove it\n  - 'source[0]'"
-        " (lips): resample = 'hold' and 'hold_s' belong together; set both, or none",
-    ),
-    Broken(
-        recipe=(('at = "intervals"', 'at = "intervals"\nstride_s = 0.2'),),
-        says="DIR/recipe.toml: 'windows.stride_s': not with at = 'intervals'; remove one of them",
-    ),
-]
+        )
+    },
+    "'windows': expected windows, got none (12 beyond the recording); 'length_s' is 4 s, and the longest recording,"
+    " c0.mp4, has 2 s; shorten it": {"length_s = 0.4": "length_s = 4.0"},
+    "windows: 3 problems\n  - 'lips': expected a height from 1 to 1024 pixels, got 1300; give that of the stored"
+    " frames\n  - 'lips': expected a width from 1 to 1024 pixels, got 1500; give that of the stored frames\n  -"
+    " 'lips': expected windows of at most 16,777,216 bytes, got 10 x 1,300 x 1,500 x 1 = 19,500,000; cut windows of at"
+    " most 8 frames, or make the frames smaller": {"height = 15\nwidth = 20": "height = 1300\nwidth = 1500"},
+    "DIR/recipe.toml: 'source[0]' (lips): 'height' and 'width' are missing; give the size of the frames in the"
+    " dataset, in pixels": {"height = 15\n": ""},
+    "DIR/recipe.toml: 'source[0].channels' (lips): expected ['gray'] or ['r', 'g', 'b'], got ['hue']; correct it": {
+        "height = 15": 'channels = ["hue"]\nheight = 15'
+    },
+    "DIR/recipe.toml: 'source[1].kind' (voice): the sound of a video needs files of its own; write them with ffmpeg -i"
+    " FILE -vn FILE.wav": {'"{clip}.wav"': '"{clip}.mp4"', '{clip = "clip"}': '{clip = "clip"}\nrate_hz = 25.0'},
+    "DIR/recipe.toml: 3 problems\n  - 'source[0].height' (lips): only for kind = 'video', got 15; remove it\n  -"
+    " 'source[0].width' (lips): only for kind = 'video', got 20; remove it\n  - 'source[0].kind' (lips): 'series' does"
+    " not fit files of format 'video'; correct it": {'modality = "lips"': 'modality = "lips"\nkind = "series"'},
+    "DIR/recipe.toml: 3 problems\n  - 'source[0].unit' (lips): not for kind = 'video', got 'm'; remove it\n  -"
+    " 'source[0].resample' (lips): not for kind = 'video', got 'hold'; remove it\n  - 'source[0]' (lips): resample ="
+    " 'hold' and 'hold_s' belong together; set both,"
+    " or none": {"height = 15": 'unit = "m"\nresample = "hold"\nheight = 15'},
+    "DIR/recipe.toml: 'windows.stride_s': not with at = 'intervals'; remove one of them": {
+        'at = "intervals"': 'at = "intervals"\nstride_s = 0.2'
+    },
+    "DIR/clips.csv:4: expected a recording of file 'c9.wav', found none; correct it, or remove it": {
+        **TABLE,
+        "files": lambda folder: write_table(folder, c2="c9.wav,no,train,t2,0"),
+    },
+    "DIR/clips.csv:4: expected each recording once, got again that of DIR/clips.csv:3; remove a line": {
+        **TABLE,
+        "files": lambda folder: write_table(folder, c2="c1.wav,no,train,t2,0"),
+    },
+    "c2.mp4: expected 'train', 'valid' or 'test' in 'split', got 'dev'; correct it, or leave 'split.column' out": {
+        **TABLE,
+        "files": lambda folder: write_table(folder, c2="c2.wav,no,dev,t2,0"),
+    },
+    "DIR/clips.csv: expected a line for every recording, found none for DIR/c5.mp4; add it, or remove the file": {
+        **TABLE,
+        "files": lambda folder: write_table(folder, c5=""),
+    },
+}
 
 
 def headless(file):
@@ -443,11 +372,8 @@ def headless(file):
     return content[:middle] + bytes(end - middle) + content[end:]
 
 
-@pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
-def test_what_is_wrong_with_clips_is_told_with_what_to_do(case, clips, recipe):
-    recipe(*case.recipe)
-    case.harm(clips)
-    with pytest.raises(MmkdError) as error:
-        made(clips)
-    assert not (clips / "talk").exists()
-    assert str(error.value).replace(str(clips), "DIR") == case.says
+@pytest.mark.parametrize(("says", "changes"), CASES.items(), ids=range(len(CASES)))
+def test_what_is_wrong_with_clips_is_told_with_what_to_do(says, changes, clips, recipe):
+    recipe(*((old, new) for old, new in changes.items() if old != "files"))
+    changes.get("files", lambda folder: None)(clips)
+    assert refusal(clips) == says

@@ -12,32 +12,14 @@ from mmkd_models.commands.data import run_data
 from mmkd_models.commands.recipes import window_lines
 from mmkd_models.data import check_dataset, open_dataset
 from mmkd_models.data.importing.draft import draft_recipe
-from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.keys import TextTable
 from mmkd_models.data.importing.readers.formats import choose_reader
-from mmkd_models.data.importing.recipe import read_recipe
-
-START_S = 1_762_151_400
-
-
-def run(plant):
-    return import_recipe(read_recipe(plant / "recipe.toml"), plant, plant / "out")
+from tests.models.data.importing.conftest import START_S, add_columns, by_machine, run, temp_source, write_temp
 
 
 def values_of(machine):
     """The samples of `conftest.log_lines`, as they are written."""
     return np.round(np.random.default_rng(machine).normal(size=(100, 2)), 5)
-
-
-def by_machine(plant):
-    """Samples (100, 2) of each machine and the labels of its ten windows, put together again."""
-    windows = open_dataset(plant / "out").everything()
-    found = {}
-    for group in np.unique(windows.groups):
-        rows = np.flatnonzero(windows.groups == group)
-        rows = rows if windows.times is None else rows[np.argsort(windows.times[rows])]
-        found[str(group)] = (windows.take(rows)["acc"].reshape(-1, 2), windows.labels[rows].tolist())
-    return found
 
 
 def check(plant):
@@ -50,12 +32,12 @@ def check(plant):
         assert labels == [0] * 5 + [1] * 5
 
 
-def rewrite(plant, write):
-    """Puts another file in place of each machine's log; `write` gets the folder, the times and the samples."""
+def rewrite(plant, write, suffix=".csv"):
+    """Put another file in place of each machine's log; `write` gets the file, its start and the samples."""
     for machine in range(6):
-        folder = plant / f"M{machine}"
-        (folder / "acc.csv").unlink()
-        write(folder, START_S + 1000 * machine + np.arange(100) / 10, values_of(machine))
+        file = plant / f"M{machine}" / "acc.csv"
+        file.unlink()
+        write(file.with_suffix(suffix), START_S + 1000 * machine, values_of(machine))
 
 
 def test_a_log_in_utf_8_becomes_its_windows(plant):
@@ -66,47 +48,20 @@ def test_a_log_in_utf_8_becomes_its_windows(plant):
     assert sorted(np.unique(windows.episodes).tolist()) == list(range(6))
 
 
-def test_a_log_in_shift_jis_with_decimal_commas(plant, recipe):
-    def write(folder, times, values):
-        rows = [f"{t:.1f};{x:.5f};{y:.5f}".replace(".", ",") for t, (x, y) in zip(times, values, strict=True)]
-        (folder / "acc.csv").write_bytes("\r\n".join(["時刻;振動X;振動Y", *rows, ""]).encode("shift_jis"))
-
-    rewrite(plant, write)
-    channels = 'encoding = "shift_jis"\ndecimal = ","\nchannels = {ax = "振動X", ay = "振動Y"}'
-    recipe(('time = "time"', f'time = "時刻"\n{channels}'))
-    check(plant)
-    assert open_dataset(plant / "out").spec.modality("acc").channels == ("ax", "ay")
-
-
 def test_a_byte_order_mark_and_blank_lines_change_nothing(plant):
     for file in plant.glob("*/acc.csv"):
         file.write_text("\ufeff" + file.read_text().replace("\n", "\n\n"), encoding="utf-16")
     check(plant)
 
 
-def test_parquet_with_times_in_utc(plant, recipe):
-    def write(folder, times, values):
-        frame = pl.DataFrame({"time": (times * 1000).astype(np.int64), "ax": values[:, 0], "ay": values[:, 1]})
-        frame.write_parquet(folder / "acc.parquet")
-
-    rewrite(plant, write)
-    recipe(("acc.csv", "acc.parquet"))
-    check(plant)
-
-
-def test_arrays_in_an_archive(plant, recipe):
-    rewrite(plant, lambda folder, times, values: np.savez(folder / "acc.npz", time=times, acc=values))
-    recipe(("acc.csv", "acc.npz"))
-    check(plant)
-
-
 def test_a_historians_tall_table_of_tags(plant, recipe):
-    def write(folder, times, values):
+    def write(file, start_s, values):
         rows = ["Timestamp,Tag,Value,Quality"]
-        for t, (x, y) in zip(times, values, strict=True):
-            rows += [f"{t:.1f},P1.X,{x:.5f},Good", f"{t:.1f},P1.Y,{y:.5f},Good", f"{t:.1f},P1.Other,9,Bad"]
+        for k, (x, y) in enumerate(values):
+            t = f"{start_s + k / 10:.1f}"
+            rows += [f"{t},P1.X,{x:.5f},Good", f"{t},P1.Y,{y:.5f},Good", f"{t},P1.Other,9,Bad"]
         rows[4] = rows[4].replace("Good", "Bad")  # X of the second time
-        (folder / "acc.csv").write_text("\n".join(rows))
+        file.write_text("\n".join(rows))
 
     rewrite(plant, write)
     tall = 'tag = "Tag"\nvalue = "Value"\nquality = "Quality"\nquality_ok = ["Good"]'
@@ -120,25 +75,21 @@ def test_a_historians_tall_table_of_tags(plant, recipe):
 
 
 def test_a_value_that_is_reported_on_change_is_held(plant, recipe):
-    def write(folder, times, values):
-        first = 1000 * int(folder.name[1])
-        rows = [f"{times[k]:.1f},X,{first + k}" for k in range(0, 100, 4)]
-        (folder / "acc.csv").write_text("\n".join(["time,tag,value", *rows, f"{times[99]:.1f},X,0"]))
+    def write(file, start_s, _):
+        rows = [f"{start_s + k / 10:.1f},X,{start_s - START_S + k}" for k in range(0, 100, 4)]
+        file.write_text("\n".join(["time,tag,value", *rows, f"{start_s + 9.9:.1f},X,0"]))
 
     rewrite(plant, write)
     held = 'tag = "tag"\nvalue = "value"\nchannels = ["X"]\nrate_hz = 10.0\nresample = "hold"\nhold_s = 0.25'
     recipe(('time = "time"', f'time = "time"\n{held}'))
-    run(plant)
-    windows = open_dataset(plant / "out").everything()
+    windows = run(plant).dataset.everything()
     first = windows.take(np.flatnonzero((windows.groups == "M0") & (windows.labels == 0)))["acc"][0, :, 0]
     np.testing.assert_equal(first, [0, 0, 0, np.nan, 4, 4, 4, np.nan, 8, 8])
 
 
 def test_labels_groups_and_metadata_may_be_columns_of_the_log(plant, recipe):
-    for machine, file in enumerate(sorted(plant.glob("*/acc.csv"))):
-        rows = file.read_text().splitlines()
-        states = ["state,shift", *(f"{'ok' if k < 50 else 'worn'},S{machine % 2}" for k in range(100))]
-        file.write_text("\n".join(f"{row},{state}" for row, state in zip(rows, states, strict=True)))
+    states = {"state": lambda row, _: "ok" if row < 50 else "worn", "shift": lambda _, machine: f"S{machine % 2}"}
+    add_columns(plant, **states)
     recipe(
         ('files = "{machine}/states.csv"', 'column = "state"'),
         ("length_s = 1.0", 'length_s = 1.0\nmetadata = ["shift", "machine"]'),
@@ -149,14 +100,10 @@ def test_labels_groups_and_metadata_may_be_columns_of_the_log(plant, recipe):
 
 
 def test_a_part_of_the_path_and_a_column_make_a_group_together(plant, recipe):
-    for file in plant.glob("*/acc.csv"):
-        rows = file.read_text().splitlines()
-        shifts = ["shift", *(f"S{k // 50}" for k in range(100))]
-        file.write_text("\n".join(f"{row},{shift}" for row, shift in zip(rows, shifts, strict=True)))
+    add_columns(plant, shift=lambda row, _: f"S{row // 50}")
     names = 'valid = ["M4/S0", "M4/S1"]\ntest = ["M5/S0", "M5/S1"]'
     recipe(('group = "machine"', f'group = ["machine", "shift"]\n{names}'))
-    run(plant)
-    windows = open_dataset(plant / "out").everything()
+    windows = run(plant).dataset.everything()
     assert np.unique(windows.groups).tolist() == [f"M{machine}/S{shift}" for machine in range(6) for shift in range(2)]
     assert windows.groups[windows.splits == 1].tolist() == ["M4/S0"] * 5 + ["M4/S1"] * 5
 
@@ -181,18 +128,9 @@ def test_without_groups_each_state_of_a_recording_is_split_by_time_and_overlaps_
             assert apart.min() >= 1.0
 
 
-def with_temp(plant, recipe, *, cover):
-    """Adds a sensor at 4 Hz that machine M5 lacks."""
-    for machine in range(5):
-        start = START_S + 1000 * machine
-        rows = [f"{(start + k / 4) * 1000:.0f},{k}" for k in range(-8, 48)]
-        (plant / f"M{machine}" / "temp.csv").write_text("\n".join(["ms,t", *rows]))
-    second = '[[source]]\nmodality = "temp"\nfiles = "{machine}/temp.csv"\ntime = "ms"\nresample_hz = 2.0\n[labels]'
-    recipe(("[labels]", second), ("length_s = 1.0", f'length_s = 1.0\ncover = "{cover}"'))
-
-
 def test_a_sensor_of_another_rate_and_an_absent_one(plant, recipe):
-    with_temp(plant, recipe, cover="any")
+    write_temp(plant, np.arange(-8, 48) / 4, machines=range(5))
+    recipe(temp_source("resample_hz = 2.0"), ("length_s = 1.0", 'length_s = 1.0\ncover = "any"'))
     report = run(plant)
     assert (
         "warning: missing file: M5/temp.csv (M5/acc.csv is there); without temp, its windows are NaN there (cover ="
@@ -214,12 +152,9 @@ def test_a_sensor_of_another_rate_and_an_absent_one(plant, recipe):
 
 def test_the_last_window_of_a_slow_sensor_is_kept_and_those_after_it_stopped_are_counted(plant, recipe):
     # acc: 100 samples at 10 Hz, the last at 9.9 s; temp: 20 at 2 Hz, the last at 9.5 s; both last 10 s, five windows.
-    for machine in range(6):
-        count = 12 if machine == 0 else 20  # M0's stops after 6 s: three windows
-        rows = [f"{START_S + 1000 * machine + k / 2:.1f},{k}" for k in range(count)]
-        (plant / f"M{machine}" / "temp.csv").write_text("\n".join(["time,t", *rows]))
-    source = '[[source]]\nmodality = "temp"\nfiles = "{machine}/temp.csv"\ntime = "time"\n[labels]'
-    recipe(("[labels]", source), ("length_s = 1.0", "length_s = 2.0"))
+    write_temp(plant, np.arange(20) / 2)
+    write_temp(plant, np.arange(12) / 2, machines=[0])  # M0's stops after 6 s: three windows
+    recipe(temp_source(), ("length_s = 1.0", "length_s = 2.0"))
     report = run(plant)
     windows = open_dataset(plant / "out").everything()
     # The state changes after 5 s: the third window, from 4 to 6 s, is half `ok`.
@@ -259,8 +194,7 @@ def test_a_site_that_is_labelled_in_train_alone_keeps_the_windows_of_the_other_s
 
 def test_recordings_without_any_label_become_a_dataset_without_labels(plant, recipe, capsys):
     recipe(('files = "{machine}/states.csv"', 'classes = ["ok", "worn"]\nunlabelled = "keep"'))
-    run(plant)
-    windows = open_dataset(plant / "out").everything()
+    windows = run(plant).dataset.everything()
     assert len(windows) == 60
     assert (windows.labels == -1).all()
     assert windows.spec.task.labels == ("ok", "worn")
@@ -285,13 +219,19 @@ def test_a_class_that_a_split_lacks_is_a_warning(plant, recipe):
     )
 
 
-def check_format(plant, recipe, write, *, suffix, channels, extra=""):
-    """Puts another file in place of each machine's log, and expects the windows of the log."""
-    rewrite(plant, lambda folder, times, values: write(folder / f"acc{suffix}", int(times[0]), values))
-    recipe(("acc.csv", f"acc{suffix}"), ('time = "time"', f"{extra}\nchannels = {channels}"))
-    check(plant)
-    acc = open_dataset(plant / "out").spec.modality("acc")
-    assert (acc.channels, acc.rate_hz) == (("ax", "ay"), 10)
+def write_text(file, start_s, values):
+    rows = [f"{start_s + k / 10:.1f};{x:.5f};{y:.5f}".replace(".", ",") for k, (x, y) in enumerate(values)]
+    file.write_bytes("\r\n".join(["時刻;振動X;振動Y", *rows, ""]).encode("shift_jis"))
+
+
+def write_parquet(file, start_s, values):
+    pl.DataFrame({"time": 1000 * start_s + 100 * np.arange(100), "ax": values[:, 0], "ay": values[:, 1]}).write_parquet(
+        file
+    )
+
+
+def write_archive(file, start_s, values):
+    np.savez(file, time=start_s + np.arange(100) / 10, acc=values)
 
 
 def write_tdms(file, start_s, values):
@@ -360,6 +300,9 @@ RUN = '{ax = "run/acc[0]", ay = "run/acc[1]"}'
 @pytest.mark.parametrize(
     ("write", "suffix", "channels", "time"),
     [
+        (write_text, ".csv", '{ax = "振動X", ay = "振動Y"}', '時刻"\nencoding = "shift_jis"\ndecimal = ",'),
+        (write_parquet, ".parquet", '["ax", "ay"]', "time"),
+        (write_archive, ".npz", '{ax = "acc[0]", ay = "acc[1]"}', "time"),
         (write_tdms, ".tdms", '{ax = "Motor/x", ay = "Motor/y"}', "time"),  # times from the waveform
         (write_mdf, ".mf4", '{ax = "x", ay = "y"}', "time"),  # times of the channels' group
         (write_hdf5, ".h5", RUN, "run/t"),
@@ -367,8 +310,12 @@ RUN = '{ax = "run/acc[0]", ay = "run/acc[1]"}'
         (write_new_mat, ".mat", '{ax = "acc[0]", ay = "acc[1]"}', "t"),  # MATLAB 7.3 writes the axes turned
     ],
 )
-def test_files_of_loggers_and_of_matlab_become_their_windows(plant, recipe, write, suffix, channels, time):
-    check_format(plant, recipe, write, suffix=suffix, channels=channels, extra=f'time = "{time}"')
+def test_logs_of_every_format_become_their_windows(plant, recipe, write, suffix, channels, time):
+    rewrite(plant, write, suffix)
+    recipe(("acc.csv", f"acc{suffix}"), ('time = "time"', f'time = "{time}"\nchannels = {channels}'))
+    check(plant)
+    acc = open_dataset(plant / "out").spec.modality("acc")
+    assert (acc.channels, acc.rate_hz) == (("ax", "ay"), 10)
 
 
 WRITERS = {"tdms": write_tdms, "mdf4": write_mdf, "hdf5": write_hdf5}
