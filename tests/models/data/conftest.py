@@ -44,7 +44,6 @@ def write(tmp_path):
 
 @pytest.fixture
 def rig(splits, write):
-    """A sound dataset on disk."""
     return write(splits)
 
 
@@ -91,7 +90,6 @@ def write_line(tmp_path):
 
 @pytest.fixture
 def line(recordings, write_line):
-    """A sound dataset of recordings on disk."""
     return write_line(recordings)
 
 

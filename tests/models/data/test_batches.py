@@ -61,13 +61,10 @@ def tensors(batch):
     return [batch.targets, batch.labelled, batch.index, *(part for pair in batch.inputs.values() for part in pair)]
 
 
-def test_the_same_seed_and_step_give_the_same_batch(dataset):
-    first, second = (source(dataset.split("train"), AugmentConfig()).at(5) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(tensors(first), tensors(second), strict=True))
-
-
-def test_without_augmentation_a_batch_is_the_prepared_windows(dataset):
+def test_without_augmentation_a_batch_is_the_prepared_windows_and_the_same_for_a_seed_and_step(dataset):
     windows = dataset.split("train")
+    first, second = (source(windows, AugmentConfig()).at(5) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(first), tensors(second), strict=True))
     batch = source(windows, PLAIN).at(0)
     taken = windows.take(batch.index.numpy())
     for spec in windows.spec.modalities:
@@ -106,8 +103,8 @@ def test_the_labelled_share_of_a_batch_is_labelled_and_a_mix_with_an_unlabelled_
         assert batch.inputs["b"][0][row, 0, 0].item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_training_on_labels_without_any_is_refused(refusal, numbered):
-    assert refusal(UsageError, source, numbered.with_labels(np.full(COUNT, -1)), PLAIN, share=1.0) == (
+def test_training_on_labels_without_any_is_refused(numbered):
+    assert said(UsageError, source, numbered.with_labels(np.full(COUNT, -1)), PLAIN, share=1.0) == (
         "training windows: expected some labelled ones, got labels that are all -1; label some"
     )
 
@@ -122,19 +119,14 @@ def test_a_mix_has_one_lambda_and_misses_what_either_part_misses(numbered, datas
             lam = float(classes[first]) if int((classes > 0).sum()) == 2 else 1.0
             expected = float((classes * torch.arange(COUNT)).sum())  # lambda i + (1 - lambda) j
             for name in ("a", "b"):
+                values = batch.inputs[name][0][row]
                 # float32 products of numbers up to 12.
-                torch.testing.assert_close(
-                    batch.inputs[name][0][row],
-                    torch.full(batch.inputs[name][0][row].shape, expected),
-                    atol=1e-4,
-                    rtol=0,
-                )
+                torch.testing.assert_close(values, torch.full_like(values, expected), atol=1e-4, rtol=0)
             seen.append(lam)
     mixed = [lam for lam in seen if lam < 1]
     assert len(mixed) > 30
     assert 0.35 < np.mean(mixed) < 0.65  # uniform: the mean of 30 has a standard deviation of 0.05
-    windows = dataset.split("train")
-    plain, mixed = (source(windows, plain_but(mixup=share), batch=32).at(0) for share in (0.0, 1.0))
+    plain, mixed = (source(dataset.split("train"), plain_but(mixup=share), batch=32).at(0) for share in (0.0, 1.0))
     assert torch.equal(plain.index, mixed.index)
     assert bool((mixed.inputs["acc"][1] <= plain.inputs["acc"][1]).all())
     assert mixed.inputs["acc"][1].mean() == pytest.approx(0.81, abs=0.03)  # two tenths missing independently
@@ -172,19 +164,12 @@ def test_augmentation_hides_channels_and_spans_at_their_rates_and_never_invents(
 
 def test_windows_of_recordings_move_by_up_to_half_a_hop_in_all_modalities_alike(tmp_path):
     # Values are their own time in seconds: windows of 2 s, a hop of 1 s.
-    specs = [
-        ModalitySpec(name="acc", channels=("t",), rate_hz=20.0, samples=40),
-        ModalitySpec(name="gyro", channels=("t",), rate_hz=10.0, samples=20),
-    ]
-    recordings = [
-        Recording(
-            samples={s.name: (np.arange(int(12 * s.rate_hz)) / s.rate_hz + 100.0 * n)[:, None] for s in specs},
-            label=n % 2,
-            group=n,
-            split=("train", "train", "valid", "valid", "test", "test")[n],
-        )
-        for n in range(6)
-    ]
+    rates_hz = {"acc": 20.0, "gyro": 10.0}
+    specs = [ModalitySpec(name=name, channels=("t",), rate_hz=f, samples=int(2 * f)) for name, f in rates_hz.items()]
+    recordings = []
+    for n, split in enumerate(("train", "train", "valid", "valid", "test", "test")):
+        samples = {name: (np.arange(int(12 * f)) / f + 100.0 * n)[:, None] for name, f in rates_hz.items()}
+        recordings.append(Recording(samples=samples, label=n % 2, group=n, split=split))
     path, labels = tmp_path / "ramps", ["a", "b"]
     made = write_recordings(path, name="ramps", labels=labels, modalities=specs, recordings=recordings, hop_s=1.0)
     windows = made.split("train")
@@ -208,12 +193,9 @@ def test_channel_statistics_are_numpys_over_what_is_there_without_glitches(tmp_p
     values[3, 7, 2] = 1e8  # a glitch
     values[..., 3], values[..., 4] = 1000.0, np.nan
     spec = ModalitySpec(name="a", channels=tuple("uvwxy"), rate_hz=1.0, samples=40)
-    labels = np.arange(50) % 2
     others = np.random.default_rng(1).normal(size=(2, *values.shape))
-    splits = {
-        name: {"a": part, "labels": labels}
-        for name, part in zip(("train", "valid", "test"), (values, *others), strict=True)
-    }
+    parts = zip(("train", "valid", "test"), (values, *others), strict=True)
+    splits = {name: {"a": part, "labels": np.arange(50) % 2} for name, part in parts}
     dataset = write_dataset(tmp_path / "values", name="values", labels=["a", "b"], modalities=[spec], splits=splits)
     mean, std = channel_statistics(dataset.split("train"), "a")
     # Without the outermost 0.2 % of a normal distribution the deviation is 1 % smaller.
@@ -275,8 +257,7 @@ def test_frames_keep_to_bytes_move_alike_and_are_dropped_whole():
     values, present = varied("video", VIDEO, FRAMES, noise=0.1, gain=0.3)
     assert (values.min() >= 0, values.max() <= 255) == (True, True)
     assert bool(present.all())
-    levels = values.mean((1, 2, 3, 4)) - VIDEO.mean((1, 2, 3, 4))
-    assert len(np.unique(levels.round(1))) == 6
+    assert len(np.unique((values.mean((1, 2, 3, 4)) - VIDEO.mean((1, 2, 3, 4))).round(1))) == 6
     still = np.repeat(VIDEO[:, :1], 8, axis=1)
     values, _ = varied("video", still, FRAMES, shift=True)
     assert np.array_equal(values, np.repeat(values[:, :1], 8, axis=1))
@@ -318,12 +299,12 @@ def test_a_view_is_what_a_device_derives_and_is_computed_once(rig, splits, monke
 
 def test_names_of_one_view_are_one_and_unknown_ones_are_refused(rig):
     windows = rig.everything()
-    with pytest.raises(UsageError) as error:
-        windows.with_modalities((TEXT, NAME))
-    assert str(error.value) == f"modalities: expected each name once, got {TEXT}, {NAME}; name each once"
-    with pytest.raises(UsageError) as error:
-        windows.with_modalities(("sound@8kHz",))
-    assert str(error.value) == "dataset 'rig': modality 'sound@8kHz' is not in it; choose one of vib, temp"
+    assert said(UsageError, windows.with_modalities, (TEXT, NAME)) == (
+        f"modalities: expected each name once, got {TEXT}, {NAME}; name each once"
+    )
+    assert said(UsageError, windows.with_modalities, ("sound@8kHz",)) == (
+        "dataset 'rig': modality 'sound@8kHz' is not in it; choose one of vib, temp"
+    )
     model = derived_modality("vib@50Hz", [msgspec.structs.replace(VIB, samples=40)])
     assert model is not None
     assert said(UsageError, check_compatible, "student", rig.spec.task, [model], windows) == (
@@ -346,8 +327,7 @@ def test_views_of_recordings_move_with_their_windows(line):
 
 
 def test_groups_of_a_view_have_their_own_statistics_as_a_device_measures_them(write, splits):
-    per_group = msgspec.structs.replace(VIB, normalise="per_group")
-    dataset = write(splits, modalities=(per_group, TEMP))
+    dataset = write(splits, modalities=(msgspec.structs.replace(VIB, normalise="per_group"), TEMP))
     text = "vib@25Hz"
     windows = dataset.everything().subset(np.arange(6, 48)).with_modalities((text,))
     modality = windows.spec.modalities[0]
@@ -362,8 +342,7 @@ def test_groups_of_a_view_have_their_own_statistics_as_a_device_measures_them(wr
 
 
 def test_a_dataset_states_no_derived_modality(rig, edit):
-    derived = msgspec.to_builtins(rig.spec.modality("vib@50Hz"))
-    edit(lambda document: document["modalities"].append(derived))
+    edit(lambda document: document["modalities"].append(msgspec.to_builtins(rig.spec.modality("vib@50Hz"))))
     with pytest.raises(DatasetError, match=r"expected a recorded modality, got 'derived'; remove the key"):
         open_dataset(rig.path)
 
@@ -386,14 +365,10 @@ def test_one_sensor_moves_by_at_most_the_error_and_the_others_stay(line):
 
 def test_each_epoch_of_a_training_has_another_error_beside_the_moved_window(line):
     windows = with_clock_error(line.split("train"), "vib", 0.1, seed=0)
-    config = AugmentConfig(mixup=0, noise=0, gain=0, channel_dropout=0, span_dropout=0)
-    batches = BatchSource(windows, config, batch=120, labelled_fraction=0, seed=0)
-    gaps = []
+    batches, gaps = source(windows, plain_but(shift=True), batch=120, seed=0), []
     for step in range(2):
-        inputs = batches.at(step).inputs
-        gaps.append(
-            (inputs["vib"][0][:, 0, 0] - inputs["temp"][0][:, 0, 0]).numpy()
-        )  # temp is within 0.02 s of its start
+        vib, temp = (batches.at(step).inputs[name][0][:, 0, 0] for name in ("vib", "temp"))
+        gaps.append((vib - temp).numpy())  # temp is within 0.02 s of its start
         assert 0.08 < np.abs(gaps[-1]).max() < 0.1 + 0.03
     assert np.abs(gaps[0]).mean() > 0.02
     assert not np.array_equal(np.sort(gaps[0]), np.sort(gaps[1]))
@@ -410,10 +385,10 @@ def test_a_clock_error_as_a_fault_reads_the_recording_early_or_late(line):
 
 
 def test_cut_windows_and_more_than_half_a_window_are_refused(line, rig, capsys):
-    assert said(UsageError, lambda: with_clock_error(line.split("train"), "vib", 0.2, seed=0)) == (
+    assert said(UsageError, with_clock_error, line.split("train"), "vib", 0.2, seed=0) == (
         "--clock-error: expected at most half a window, 0.1 s, got 0.2 s; name a smaller one, or cut longer windows"
     )
-    assert said(UsageError, lambda: with_clock_error(rig.split("train"), "vib", 0.01, seed=0)) == (
+    assert said(UsageError, with_clock_error, rig.split("train"), "vib", 0.01, seed=0) == (
         "--clock-error: expected a dataset of recordings, in which a window can be moved, got one of cut windows; "
         "import the recordings (mmkd-data import), or leave the option out"
     )
@@ -422,7 +397,7 @@ def test_cut_windows_and_more_than_half_a_window_are_refused(line, rig, capsys):
     assert (ended.value.code, "'--clock-error': Input should be greater than" in capsys.readouterr().err) == (2, True)
 
 
-@pytest.mark.parametrize("members", ["transformer", "convolutions"])
+@pytest.mark.parametrize("members", ["transformer", "intervals"])
 def test_a_student_learns_with_the_error_and_its_checkpoint_records_it(line, tmp_path, members):
     states = []
     for name, option in (("plain", []), ("off", ["--clock-error", "0.1"])):

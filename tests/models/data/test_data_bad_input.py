@@ -9,6 +9,7 @@ import pytest
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data import open_dataset
 from mmkd_models.data.checking.findings import check_dataset
+from tests.edge.said import said
 
 _CURE = "; correct the file, docs/datasets.md describes every key"
 _NAME = (
@@ -18,12 +19,9 @@ _NAME = (
 
 
 def _refusal(path):
-    with pytest.raises(DatasetError) as error:
-        open_dataset(path)
-    with pytest.raises(DatasetError) as checked:
-        check_dataset(path)
-    assert str(checked.value) == str(error.value)  # what cannot be opened, check refuses in the same words
-    return str(error.value).replace(str(path), "DIR")
+    message = said(DatasetError, open_dataset, path)
+    assert said(DatasetError, check_dataset, path) == message
+    return message.replace(str(path), "DIR")
 
 
 def _update(path, key, values):
@@ -78,35 +76,29 @@ def test_a_dataset_json_that_is_no_json_object(rig, content):
     assert message.endswith(_CURE)
 
 
+VIDEO = {"kind": "video", "channels": ["gray"], "width": 8, "height": 8}
+MODALITIES = {
+    "expected a rate_hz above 0, got 0.0; give samples per second": {"rate_hz": 0.0},
+    "expected samples of 1 or more, got 0; give the length of one window": {"samples": 0},
+    "expected range [low, high] with low below high, got [5.0, 5.0]; swap or correct it": {"range": [5, 5]},
+    "expected one or more different channels, got ['x', 'x']; name each column": {"channels": ["x", "x"]},
+    "expected a height from 1 to 1024 pixels, got none; give that of the stored frames": VIDEO | {"height": None},
+    "expected the channels gray, or r, g and b, got ['b', 'g', 'r']; frames have no others": VIDEO
+    | {"channels": ["b", "g", "r"]},
+    "expected no range of kind 'video', got [0.0, 255.0]; it is 0 to 255: remove it": VIDEO | {"range": [0, 255]},
+    'expected no width of kind \'series\', got 8; remove it, or say "kind": "video"': {"width": 8},
+    "expected a rate_hz of sound up to 192000, got 384000; resample it": {"kind": "audio", "rate_hz": 384000},
+    "expected no normalise of kind 'audio', got 'per_group'; only series have it": {
+        "kind": "audio",
+        "normalise": "per_group",
+    },
+}
+
+
 @pytest.mark.parametrize(
-    ("changed", "problem"),
-    [
-        ({"rate_hz": 0.0}, "expected a rate_hz above 0, got 0.0; give samples per second"),
-        ({"samples": 0}, "expected samples of 1 or more, got 0; give the length of one window"),
-        ({"range": [5, 5]}, "expected range [low, high] with low below high, got [5.0, 5.0]; swap or correct it"),
-        ({"channels": ["x", "x"]}, "expected one or more different channels, got ['x', 'x']; name each column"),
-        (
-            {"kind": "video", "channels": ["gray"], "width": 8},
-            "expected a height from 1 to 1024 pixels, got none; give that of the stored frames",
-        ),
-        (
-            {"kind": "video", "channels": ["b", "g", "r"], "width": 8, "height": 8},
-            "expected the channels gray, or r, g and b, got ['b', 'g', 'r']; frames have no others",
-        ),
-        (
-            {"kind": "video", "channels": ["gray"], "width": 8, "height": 8, "range": [0, 255]},
-            "expected no range of kind 'video', got [0.0, 255.0]; it is 0 to 255: remove it",
-        ),
-        ({"width": 8}, 'expected no width of kind \'series\', got 8; remove it, or say "kind": "video"'),
-        ({"kind": "audio", "rate_hz": 384000}, "expected a rate_hz of sound up to 192000, got 384000; resample it"),
-        (
-            {"kind": "audio", "normalise": "per_group"},
-            "expected no normalise of kind 'audio', got 'per_group'; only series have it",
-        ),
-        *(({"name": name}, _NAME) for name in ("../vib", "labels", "")),
-    ],
+    ("problem", "changed"), [*MODALITIES.items(), *((_NAME, {"name": name}) for name in ("../vib", "labels", ""))]
 )
-def test_a_modality_that_makes_no_sense(rig, changed, problem):
+def test_a_modality_that_makes_no_sense(rig, problem, changed):
     _update(rig.path, "modalities.0", changed)
     name = changed.get("name", "vib")
     assert _refusal(rig.path) == f"dataset DIR: dataset.json: 'modalities[0]' ({name}): {problem}"
@@ -170,42 +162,21 @@ def test_a_missing_file_is_one_problem(request, file):
 
 
 _SHAPE = "expected shape (N, T, C)=(12, 20, 3), got"
+ARRAYS = {
+    f"test/vib.npy: {_SHAPE} (12, 19, 3); correct the array or dataset.json": np.zeros((12, 19, 3), np.float32),
+    f"test/vib.npy: {_SHAPE} (12, 3, 20); transpose it": np.zeros((12, 3, 20), np.float32),
+    "train/labels.npy: expected -1 (unlabelled) or a class from 0 to 2, got 3 in row 4 (2 in all); correct the labels"
+    " or add the classes to dataset.json": np.array([0] * 4 + [3, 0, 0, -2] + [0] * 16),
+    "valid/labels.npy: rows of valid are unlabelled (-1), 5 of 12; only train may have some; label them, move their"
+    " groups to train, or take all labels of valid out": np.array([-1] * 5 + [0] * 7),
+    "group 3 is in train and test (1 in all); splits never share a group: move all its windows into one"
+    " split": np.repeat([3, 7], 6),
+}
 
 
-@pytest.mark.parametrize(
-    ("file", "array", "says"),
-    [
-        (
-            "test/vib.npy",
-            np.zeros((12, 19, 3), np.float32),
-            f"test/vib.npy: {_SHAPE} (12, 19, 3); correct the array or dataset.json",
-        ),
-        ("test/vib.npy", np.zeros((12, 3, 20), np.float32), f"test/vib.npy: {_SHAPE} (12, 3, 20); transpose it"),
-        (
-            "train/labels.npy",
-            np.array([0] * 4 + [3, 0, 0, -2] + [0] * 16),
-            (
-                "train/labels.npy: expected -1 (unlabelled) or a class from 0 to 2, got 3 in row 4 (2 in all); correct"
-                " the labels or add the classes to dataset.json"
-            ),
-        ),
-        (
-            "valid/labels.npy",
-            np.array([-1] * 5 + [0] * 7),
-            (
-                "valid/labels.npy: rows of valid are unlabelled (-1), 5 of 12; only train may have some; label them,"
-                " move their groups to train, or take all labels of valid out"
-            ),
-        ),
-        (
-            "test/groups.npy",
-            np.repeat([3, 7], 6),
-            "group 3 is in train and test (1 in all); splits never share a group: move all its windows into one split",
-        ),
-    ],
-)
-def test_an_array_that_breaks_a_rule(rig, file, array, says):
-    np.save(rig.path / file, array)
+@pytest.mark.parametrize(("says", "array"), ARRAYS.items(), ids=range(len(ARRAYS)))
+def test_an_array_that_breaks_a_rule(rig, says, array):
+    np.save(rig.path / ("test/groups.npy" if says.startswith("group") else says.partition(":")[0]), array)
     assert _refusal(rig.path) == f"dataset DIR: {says}"
 
 
@@ -253,12 +224,10 @@ def test_all_problems_of_the_arrays_come_together(rig, splits):
     (rig.path / "test" / "labels.npy").unlink()
     np.save(rig.path / "train" / "labels.npy", splits["train"]["labels"].astype(np.int32))
     np.save(rig.path / "train" / "vib.npy", np.zeros((3, 20, 3)))
-    assert _refusal(rig.path) == "\n  - ".join(
-        [
-            "dataset DIR: 4 problems",
-            "test/labels.npy: the file is missing; write it or take it out of dataset.json",
-            "train/vib.npy: expected float32, got float64; save it with .astype('float32')",
-            "train/vib.npy: expected shape (N, T, C)=(24, 20, 3), got (3, 20, 3); correct the array or dataset.json",
-            "train/labels.npy: expected int64, got int32; save it with .astype('int64')",
-        ]
-    )
+    assert _refusal(rig.path).split("\n  - ") == [
+        "dataset DIR: 4 problems",
+        "test/labels.npy: the file is missing; write it or take it out of dataset.json",
+        "train/vib.npy: expected float32, got float64; save it with .astype('float32')",
+        "train/vib.npy: expected shape (N, T, C)=(24, 20, 3), got (3, 20, 3); correct the array or dataset.json",
+        "train/labels.npy: expected int64, got int32; save it with .astype('int64')",
+    ]

@@ -24,6 +24,14 @@ from mmkd_models.data.importing.readers.formats import SUFFIXES
 _RUN = "from mmkd_models.commands.data import main; main()"
 
 
+_BLOCKED = """
+import sys
+for name in ('torch', 'typer', 'rich', 'sklearn', 'onnx'): sys.modules[name] = None
+from mmkd_models.data import open_dataset, shipped_dataset
+print(len(open_dataset(shipped_dataset()).everything()))
+"""
+
+
 def process(*arguments, code=_RUN):
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -74,8 +82,7 @@ def test_check_prints_facts_and_the_next_command_and_as_json_one_document_whethe
         f"{rig.path} keeps every rule; next: mmkd-train teacher {rig.path} -o teacher.ckpt",
     ]
     done = run("check", rig.path, "--json")
-    document = json.loads(done.stdout)
-    assert (done.returncode, document) == (0, {"dataset": str(rig.path), "ok": True, "findings": []})
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"dataset": str(rig.path), "ok": True, "findings": []})
     (rig.path / "train" / "vib.npy").unlink()
     done = run("check", rig.path, "--json")
     problem = f"dataset {rig.path}: train/vib.npy: the file is missing; write it or take it out of dataset.json"
@@ -126,8 +133,7 @@ def test_describe_shows_modalities_windows_and_missing_values_as_text_and_json(r
     assert lines[2].split()[:8] == ["vib", "series", "x", "y", "z", "m/s^2", "100", "0.2"]
     assert lines[3].split()[:6] == ["temp", "series", "t", "degC", "25", "0.2"]
     assert lines[3].split()[-1] == "none"
-    done = run("describe", line.path, "--json")
-    document = json.loads(done.stdout)
+    document = json.loads(run("describe", line.path, "--json").stdout)
     assert document["sha256"] == line.sha256
     assert document["splits"][1] == {
         "split": "valid",
@@ -182,12 +188,7 @@ def test_the_command_says_what_is_wrong_or_missing_and_needs_little(run, tmp_pat
         "mmkd-data: mmkd-data needs typer and rich, which this Python lacks; run: pip install 'mmkd-edge[train]'\n"
     )
     assert (done.returncode, done.stdout, done.stderr) == (3, "", expected)
-    blocked = (
-        "import sys\nfor name in ('torch', 'typer', 'rich', 'sklearn', 'onnx'): sys.modules[name] = None\nfrom"
-        " mmkd_models.data import open_dataset,"
-        " shipped_dataset\nprint(len(open_dataset(shipped_dataset()).everything()))"
-    )
-    done = process(code=blocked)
+    done = process(code=_BLOCKED)
     assert (done.stdout, done.stderr) == ("2229\n", "")
 
 

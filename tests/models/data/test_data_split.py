@@ -31,8 +31,7 @@ from mmkd_models.data.labelled import (
     usual_labelled,
 )
 from mmkd_models.data.labels import block_length
-
-NAMES = np.array(["", "高橋", "Ana", "press 3", "Łucja", "d", "e", "f"])
+from tests.edge.said import said
 
 
 @pytest.fixture
@@ -50,12 +49,6 @@ def cut(count, *, hop, seed):
     return {"vib": vib, "temp": np.zeros((count, 5, 1), np.float32), "labels": np.arange(count) % 3}
 
 
-def message_of(call, kind=UsageError):
-    with pytest.raises(kind) as error:
-        call()
-    return str(error.value)
-
-
 def test_without_groups_the_own_split_is_the_only_fold(bare):
     windows = bare.everything()
     fold = fold_indices(windows, fold=0, seed=7)
@@ -65,25 +58,25 @@ def test_without_groups_the_own_split_is_the_only_fold(bare):
     assert fold_count(windows) == 1
     ask = "to have more, write groups.npy (the person, machine or session of each window)"
     why = f"dataset 'rig' has no groups, so that its own split is its only fold; {ask}"
-    assert message_of(lambda: fold_indices(windows, fold=1, seed=0), UsageError) == f"fold 1: expected 0, since {why}"
-    assert message_of(lambda: check_seeds(windows, 2), UsageError) == (
+    assert said(UsageError, fold_indices, windows, fold=1, seed=0) == f"fold 1: expected 0, since {why}"
+    assert said(UsageError, check_seeds, windows, 2) == (
         f"--seeds 2: expected 1 at most, since each judges on another fold and {why}"
     )
 
 
 def test_a_fold_that_there_is_not_is_refused_and_never_counts_round(rig):
     windows = rig.everything()
-    assert message_of(lambda: fold_indices(windows, fold=9, seed=0), UsageError) == (
+    assert said(UsageError, fold_indices, windows, fold=9, seed=0) == (
         "fold 9: expected 0 to 4, since dataset 'rig' has 5 folds; choose among them"
     )
-    assert message_of(lambda: fold_indices(windows, fold=-1, seed=0), UsageError).startswith("fold -1: expected 0 to 4")
-    assert message_of(lambda: check_seeds(windows, 6), UsageError) == (
+    assert said(UsageError, fold_indices, windows, fold=-1, seed=0).startswith("fold -1: expected 0 to 4")
+    assert said(UsageError, check_seeds, windows, 6) == (
         "--seeds 6: expected 5 at most, since each judges on another fold and dataset 'rig' has 5 folds; "
         "choose among them"
     )
     few = windows.subset(windows.groups < 4)
     assert fold_count(few) == 4
-    assert message_of(lambda: fold_indices(few, fold=4, seed=0), UsageError).startswith("fold 4: expected 0 to 3, ")
+    assert said(UsageError, fold_indices, few, fold=4, seed=0).startswith("fold 4: expected 0 to 3, ")
 
 
 @pytest.mark.parametrize(("count", "length"), [(1, 1), (2, 2), (8, 6), (64, 11), (1000, 28)])
@@ -98,7 +91,7 @@ def test_overlap_across_splits_is_a_leak(write, tmp_path):
         split: {name: array[rows] for name, array in whole.items()}
         for split, rows in zip(("train", "valid", "test"), np.split(order, [15, 21]), strict=True)
     }
-    found = message_of(lambda: write(dealt), DatasetError)
+    found = said(DatasetError, write, dealt)
     place = {
         int(row): f"{split} window {n}"
         for split, rows in zip(dealt, np.split(order, [15, 21]), strict=True)
@@ -117,28 +110,28 @@ def test_groups_that_share_samples_are_told_of_and_never_dealt_apart(splits, wri
     splits["train"]["vib"][6, :10] = splits["train"]["vib"][5, 10:]  # groups 1 and 0
     with caplog.at_level(logging.WARNING):
         rig = write(splits)
-    said = (
+    told = (
         "groups 0 and 1 share samples: the last 10 samples of train window 5 are the first of train window 6 in 'vib' "
         "(1 such in all); give such windows one group"
     )
-    assert [record.message for record in caplog.records] == [f"warning: dataset 'rig': {said}"]
-    assert [finding.text for finding in check_dataset(rig.path).findings] == [said]
-    assert message_of(lambda: refuse_shared_samples(rig.everything()), DatasetError) == f"dataset 'rig': {said}"
+    assert [record.message for record in caplog.records] == [f"warning: dataset 'rig': {told}"]
+    assert [finding.text for finding in check_dataset(rig.path).findings] == [told]
+    assert said(DatasetError, refuse_shared_samples, rig.everything()) == f"dataset 'rig': {told}"
 
 
 def test_related_windows_without_groups_are_asked_for_them(write, caplog):
     parts = {split: cut(9, hop=10, seed=seed) for seed, split in enumerate(("train", "valid", "test"))}
     with caplog.at_level(logging.WARNING):
         rig = write(parts)
-    said = (
+    told = (
         "no groups, but 100% of the windows share samples with others, so that scores may be of people and machines "
         "that trained; write groups.npy (the person, machine or session of each window)"
     )
-    assert [record.message for record in caplog.records] == [f"warning: dataset 'rig': {said}"]
-    assert said in [finding.text for finding in check_dataset(rig.path).findings]
+    assert [record.message for record in caplog.records] == [f"warning: dataset 'rig': {told}"]
+    assert told in [finding.text for finding in check_dataset(rig.path).findings]
     refuse_shared_samples(rig.everything())  # no split and no fold tears them apart
     train = rig.split("train")  # blocks of 6 and 3 windows, the sixth and the seventh share samples
-    assert message_of(lambda: part_of_windows(train, parts=2, seed=0), UsageError) == (
+    assert said(UsageError, part_of_windows, train, parts=2, seed=0) == (
         "dataset 'rig': expected training windows that parts do not tear apart, got windows of two parts that share "
         "samples (1 such in all); write groups.npy (the person, machine or session of each window)"
     )
@@ -161,14 +154,12 @@ def test_equal_slopes_and_silence_are_no_overlap(write):
 def test_names_and_numbers_do_not_mix_and_none_is_empty(splits, write, tmp_path):
     names = [f"m{group}" for group in splits["test"]["groups"]]
     mixed = {**splits, "test": {**splits["test"], "groups": names}}
-    assert message_of(lambda: write(mixed), DatasetError) == (
+    assert said(DatasetError, write, mixed) == (
         f"dataset {tmp_path / 'rig'}: groups: expected one kind in all splits, text or numbers, got several; convert it"
     )
-    empty = {
-        split: {**arrays, "groups": [f"{NAMES[group]}" for group in arrays["groups"]]}
-        for split, arrays in splits.items()
-    }
-    assert message_of(lambda: write(empty), DatasetError) == (
+    names = ["", "高橋", "Ana", "press 3", "Łucja", "d", "e", "f"]
+    empty = {part: {**of, "groups": [names[group] for group in of["groups"]]} for part, of in splits.items()}
+    assert said(DatasetError, write, empty) == (
         f"dataset {tmp_path / 'rig'}: groups: expected a name for every window, got an empty one; name the person, "
         "machine or session"
     )
@@ -180,22 +171,15 @@ def train(tmp_path):
 
     def make(has, *, groups=True):
         rows = [(group, label) for group, labels in has.items() for label in labels for _ in range(2)]
-        values = np.zeros((len(rows), 8, 1), dtype=np.float32)
-        values += np.random.default_rng(0).normal(size=values.shape)
-        part = {"acc": values, "labels": np.array([label for _, label in rows])}
-        judges = {"acc": values[:4] + 9, "labels": np.array([0, 0, 1, 1])}
-        if groups:
-            part["groups"] = np.array([group for group, _ in rows])
-        other = {"groups": np.array([900] * 4)} if groups else {}
-        third = {"groups": np.array([901] * 4)} if groups else {}
-        dataset = write_dataset(
-            tmp_path / f"{len(list(tmp_path.iterdir()))}",
-            name="rig",
-            labels=["a", "b", "c"],
-            modalities=[ModalitySpec(name="acc", channels=("x",), rate_hz=8.0, samples=8)],
-            splits={"train": part, "valid": {**judges, **other}, "test": {**judges, "acc": judges["acc"] + 9, **third}},
-        )
-        return dataset.split("train")
+        values = np.random.default_rng(0).normal(size=(len(rows), 8, 1)).astype(np.float32)
+        parts = {"train": {"acc": values, "labels": [label for _, label in rows], "groups": [of for of, _ in rows]}}
+        for number, split in enumerate(("valid", "test")):
+            parts[split] = {"acc": values[:4] + 9 + 9 * number, "labels": [0, 0, 1, 1], "groups": [900 + number] * 4}
+        if not groups:
+            parts = {split: {"acc": part["acc"], "labels": part["labels"]} for split, part in parts.items()}
+        acc = ModalitySpec(name="acc", channels=("x",), rate_hz=8.0, samples=8)
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        return write_dataset(path, name="rig", labels=["a", "b", "c"], modalities=[acc], splits=parts).split("train")
 
     return make
 
@@ -229,23 +213,23 @@ def test_the_only_choice_among_very_many_is_searched_for(train):
 def test_what_cannot_be_chosen_is_told(train):
     windows = train({group: (group % 3,) for group in range(6)})
     for groups in (0, 7):
-        assert message_of(lambda groups=groups: seen_labels(windows, Labelled(groups=groups), seed=0)) == (
+        assert said(UsageError, seen_labels, windows, Labelled(groups=groups), seed=0) == (
             "labelled groups: expected 1 to 6 of the labelled groups that dataset 'rig' trains on, got "
             f"{groups}; choose another number"
         )
-    assert message_of(lambda: seen_labels(windows, Labelled(groups=2), seed=0)) == (
+    assert said(UsageError, seen_labels, windows, Labelled(groups=2), seed=0) == (
         "labelled groups: expected 2 groups that have every class between them, got no such choice among the 6 groups "
         "that dataset 'rig' trains on; label 3 or more"
     )
     bare = train({0: (0, 1, 2)}, groups=False)
-    assert message_of(lambda: seen_labels(bare, Labelled(groups=1), seed=0)) == (
+    assert said(UsageError, seen_labels, bare, Labelled(groups=1), seed=0) == (
         "labelled groups: expected groups in dataset 'rig', got none; write groups.npy (the person, machine or session "
         "of each window), or label a fraction of the windows (--label-fraction)"
     )
 
 
 def test_a_share_and_groups_exclude_each_other():
-    assert message_of(lambda: labelled_from_options(0.1, 2, otherwise=ALL)) == (
+    assert said(UsageError, labelled_from_options, 0.1, 2, otherwise=ALL) == (
         "--labelled-groups 2: cannot be combined with --label-fraction 0.1; leave one of them out"
     )
     assert labelled_from_options(None, 2, otherwise=ALL) == Labelled(groups=2)
@@ -284,6 +268,8 @@ def test_folds_are_those_of_the_dataset_or_dealt_by_the_seed(watch):
     np.testing.assert_array_equal(first, fold_indices(windows, fold=0, seed=1).test)
     tests = {tuple(np.unique(windows.groups[fold_indices(windows, fold=0, seed=seed).test])) for seed in range(6)}
     assert len(tests) > 2
+    tested = np.concatenate([fold_indices(windows, fold=fold, seed=3, folds=4).test for fold in range(4)])
+    np.testing.assert_array_equal(np.sort(tested), np.arange(len(windows)))  # each once
 
 
 @settings(max_examples=15, deadline=None)
@@ -299,17 +285,10 @@ def test_dealt_folds_are_disjoint_whole_and_share_no_group(watch, fold, seed):
     assert all(set(windows.labels[part]) == set(range(7)) for part in parts)
 
 
-def test_every_window_is_tested_once_over_all_folds(watch):
-    windows = replace(watch, folds=None)
-    tested = np.concatenate([fold_indices(windows, fold=fold, seed=3, folds=4).test for fold in range(4)])
-    np.testing.assert_array_equal(np.sort(tested), np.arange(len(windows)))
-
-
 def test_unlabelled_windows_are_trained_on_and_never_judged(rig):
     labels = rig.everything().labels.copy()
     labels[::5] = -1
-    windows = rig.everything().with_labels(labels)
-    fold = fold_indices(windows, fold=0, seed=0, folds=4)
+    fold = fold_indices(rig.everything().with_labels(labels), fold=0, seed=0, folds=4)
     assert (labels[fold.valid] >= 0).all()
     assert (labels[fold.test] >= 0).all()
     assert (labels[fold.train] == -1).any()
@@ -350,13 +329,6 @@ def test_a_smaller_fraction_is_part_of_a_larger_one(labels, fractions, seed):
     assert set(array[small]) == set(array[array >= 0])
 
 
-@pytest.mark.parametrize("fraction", [0, 1.5, float("nan")])
-def test_a_fraction_that_is_none_is_refused(refusal, fraction):
-    assert refusal(UsageError, label_subset, np.zeros(3, dtype=np.int64), fraction=fraction, seed=0) == (
-        f"label fraction: expected above 0 and up to 1, got {fraction}; 0.1 keeps a tenth of the labels"
-    )
-
-
 SITE = LeftOutDomains(by="site")
 
 
@@ -366,7 +338,6 @@ def windows(sites):
 
 
 def twice(windows):
-    """Each of the 150 windows twice."""
     return windows.subset(np.concatenate([np.arange(150), np.arange(150)]))
 
 
@@ -438,13 +409,7 @@ class Sliding:
 
     max_shift_s = 0.0
 
-    def gather(
-        self,
-        modality,
-        rows,
-        *,
-        shift_s,  # type: ignore[type-arg]
-    ):  # type: ignore[type-arg]
+    def gather(self, modality, rows, *, shift_s):
         channels = len(modality.channels)
         flat = np.random.default_rng(3).normal(size=(200 * modality.samples, channels)).astype(np.float32)
         machine, number = np.divmod(np.asarray(rows), 10)
@@ -452,38 +417,19 @@ class Sliding:
         return np.stack([flat[start : start + modality.samples] for start in starts])
 
 
-@pytest.mark.parametrize(
-    ("change", "by", "message"),
-    [
-        ({}, "plant", "--by plant: dataset 'sites' has no such metadata; choose one of group, site, single"),
-        (
-            {},
-            "single",
-            (
-                "--by single: expected two domains or more, of which one is left out at a time, got 1 in dataset "
-                "'sites'; name other metadata"
-            ),
-        ),
-        (
-            {},
-            "group",
-            (
-                "--by group: expected 20 labelled windows or more of every domain, got 10 of group 5; record more, or "
-                "write metadata that pools domains"
-            ),
-        ),
-        (
-            {"has_groups": False},
-            "group",
-            (
-                "--suite shift: dataset 'sites' has no groups; write groups.npy (the person, machine or session of "
-                "each window), or name metadata with --by"
-            ),
-        ),
-    ],
-)
-def test_domains_that_cannot_be_left_out_are_refused(refusal, windows, change, by, message):
-    assert refusal(UsageError, find_domains, replace(windows, **change), by) == message
+def test_domains_that_cannot_be_left_out_are_refused(windows):
+    assert said(UsageError, find_domains, windows, "single") == (
+        "--by single: expected two domains or more, of which one is left out at a time, got 1 in dataset 'sites'; name "
+        "other metadata"
+    )
+    assert said(UsageError, find_domains, windows, "group") == (
+        "--by group: expected 20 labelled windows or more of every domain, got 10 of group 5; record more, or write "
+        "metadata that pools domains"
+    )
+    assert said(UsageError, find_domains, replace(windows, has_groups=False), "group") == (
+        "--suite shift: dataset 'sites' has no groups; write groups.npy (the person, machine or session of each "
+        "window), or name metadata with --by"
+    )
 
 
 def test_what_leaves_too_little_is_refused(refusal, windows):

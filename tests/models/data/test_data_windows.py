@@ -14,8 +14,9 @@ from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import check_dataset, open_dataset, shipped_dataset, write_dataset
 from mmkd_models.data.windows import window_starts_s
+from tests.edge.said import said
+from tests.models.data.conftest import TEMP, VIB
 
-VIB = ModalitySpec(name="vib", channels=("x", "y", "z"), rate_hz=100.0, samples=20)
 TEMP_PER_GROUP = ModalitySpec(
     name="temp", channels=("t",), rate_hz=25.0, samples=5, normalise="per_group", range=(0.0, 100.0)
 )
@@ -40,21 +41,14 @@ def test_windows_are_taken_by_number_labels_and_modalities_as_new_float32(rig, s
     np.testing.assert_array_equal(windows.take(np.array([1, 0]))["vib"], splits["train"]["vib"][[9, 5]])
     np.testing.assert_array_equal(windows.labels, splits["train"]["labels"][[5, 9]])
     windows = rig.split("train")
-    relabelled = windows.with_labels(np.full(24, -1))
-    assert (relabelled.labels == -1).all()
+    assert (windows.with_labels(np.full(24, -1)).labels == -1).all()
     assert (windows.labels >= 0).all()
-    with pytest.raises(UsageError) as error:
-        windows.with_labels(np.zeros(3, dtype=np.int64))
-    assert str(error.value) == "labels: expected shape (N,)=(24,), got (3,); give one for each window"
-    windows = rig.split("train")
+    problem = "labels: expected shape (N,)=(24,), got (3,); give one for each window"
+    assert said(UsageError, windows.with_labels, np.zeros(3, dtype=np.int64)) == problem
     assert list(windows.with_modalities(["temp", "vib"]).take(np.arange(2))) == ["temp", "vib"]
     assert list(windows.with_modalities(["temp"]).take(np.arange(2))) == ["temp"]
-    with pytest.raises(UsageError) as error:
-        windows.with_modalities(["sound"])
-    assert str(error.value) == "dataset 'rig': modality 'sound' is not in it; choose one of vib, temp"
-    with pytest.raises(UsageError) as error:
-        windows.with_modalities([])
-    assert str(error.value) == "modalities: expected one or more names, got none; name a modality of the dataset"
+    problem = "modalities: expected one or more names, got none; name a modality of the dataset"
+    assert said(UsageError, windows.with_modalities, []) == problem
 
 
 def test_per_group_modalities_come_z_scored_with_the_statistics_of_their_group(write, splits):
@@ -77,18 +71,16 @@ def test_a_shipped_dataset_is_opened_by_its_name_unless_a_directory_has_it(tmp_p
     assert check_dataset("grid_words").findings == ()
     write(splits).path.rename(tmp_path / "grid_words")
     assert open_dataset("grid_words").spec.name == "rig"
-    with pytest.raises(DatasetError) as error:
-        open_dataset("grid_wordz")
-    assert str(error.value) == "grid_wordz: expected a dataset directory, found none there; check the path"
-
-
-def test_an_unknown_shipped_dataset_and_split_name_what_there_is(refusal, rig):
-    with pytest.raises(UsageError) as error:
-        shipped_dataset("nothing")
-    assert str(error.value) == (
+    assert said(DatasetError, open_dataset, "grid_wordz") == (
+        "grid_wordz: expected a dataset directory, found none there; check the path"
+    )
+    assert said(UsageError, shipped_dataset, "nothing") == (
         "shipped dataset 'nothing': the name is unknown; choose one of grid_words, watch_exercises"
     )
-    assert refusal(UsageError, rig.split, "dev") == "split 'dev': expected train, valid or test; choose one of them"
+
+
+def test_an_unknown_split_names_what_there_is(rig):
+    assert said(UsageError, rig.split, "dev") == "split 'dev': expected train, valid or test; choose one of them"
 
 
 def test_the_hash_follows_the_content_and_not_the_place(rig, tmp_path):
@@ -113,14 +105,11 @@ def test_a_dataset_and_its_windows_show_themselves_in_a_line(rig):
 
 def test_a_dataset_that_is_cut_short_in_use_is_told_and_ends_nothing(rig):
     windows = rig.split("train")
-    name = rig.spec.modalities[0].name
     windows.take([0])
-    path = rig.path / "train" / f"{name}.npy"
-    os.truncate(path, 64)
-    with pytest.raises(DatasetError) as caught:
-        windows.take([0])
-    assert str(caught.value).endswith("; copy the dataset again, and replace its files, never write into them")
-    assert f"{name}.npy: the file was cut short while it was in use: " in str(caught.value)
+    os.truncate(rig.path / "train" / "vib.npy", 64)
+    problem = said(DatasetError, windows.take, [0])
+    assert problem.endswith("; copy the dataset again, and replace its files, never write into them")
+    assert "vib.npy: the file was cut short while it was in use: " in problem
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is resident of a mapping")
@@ -145,9 +134,6 @@ def test_pages_of_a_large_file_that_were_read_are_let_go(tmp_path, monkeypatch):
     again = windows.take(np.arange(300))["imu"]
     assert resident_kb() < 200
     assert again.tobytes() == kept.tobytes() == splits["train"]["imu"].tobytes()
-
-
-TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=25.0, samples=5)
 
 
 def test_windows_and_their_labels_follow_the_recording_by_hops_and_shifts(line):
@@ -207,68 +193,55 @@ def test_folders_of_splits_win_over_recordings(line, rig):
     assert (len(windows), windows.max_shift_s) == (24, 0.0)
 
 
-def test_wrong_counts_say_what_the_recordings_give(refusal, line):
+def test_wrong_counts_say_what_the_recordings_give(line):
     document = json.loads((line.path / "dataset.json").read_text())
     document["splits"]["valid"] = 59
     (line.path / "dataset.json").write_text(json.dumps(document))
-    assert refusal(DatasetError, open_dataset, line.path) == (
+    assert said(DatasetError, open_dataset, line.path) == (
         f"dataset {line.path}: dataset.json: split 'valid': expected 59 windows, got 60 cut from recordings/;"
         " correct 'splits' or 'recordings.hop_s'"
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "array", "problem"),
-    [
-        ("splits", np.full(24, 3, dtype=np.int8), "expected 0 train, 1 valid or 2 test, got 3; correct it"),
-        ("splits", np.zeros(24), "expected int8, got float64; save it with .astype('int8')"),
-        ("lengths", np.full((24, 2), -1), "expected numbers of samples, got -1; correct the lengths"),
-        (
-            "labels",
-            np.full(24, 3),
-            (
-                "expected -1 (unlabelled) or a class from 0 to 2, got 3 in row 0 (24 in all);"
-                " correct the labels or add the classes to dataset.json"
-            ),
-        ),
-        ("vib", np.zeros((7, 3), dtype=np.float32), "expected shape (sum of lengths, C)=(2640, 3), got (7, 3);"),
-        ("vib", np.zeros((2640, 3), dtype=np.int16), "int16 samples need 'recordings.scale.vib' in dataset.json;"),
-    ],
-)
-def test_a_wrong_array_says_which_and_why(refusal, line, name, array, problem):
-    np.save(line.path / "recordings" / f"{name}.npy", array)
-    assert f"recordings/{name}.npy: {problem}" in refusal(DatasetError, open_dataset, line.path)
+WRONG = {
+    "splits.npy: expected 0 train, 1 valid or 2 test, got 3; correct it": np.full(24, 3, dtype=np.int8),
+    "splits.npy: expected int8, got float64; save it with .astype('int8')": np.zeros(24),
+    "lengths.npy: expected numbers of samples, got -1; correct the lengths": np.full((24, 2), -1),
+    "labels.npy: expected -1 (unlabelled) or a class from 0 to 2, got 3 in row 0 (24 in all); correct": np.full(24, 3),
+    "vib.npy: expected shape (sum of lengths, C)=(2640, 3), got (7, 3);": np.zeros((7, 3), dtype=np.float32),
+    "vib.npy: int16 samples need 'recordings.scale.vib' in dataset.json;": np.zeros((2640, 3), dtype=np.int16),
+}
 
 
-def test_a_group_in_two_splits_and_two_folds_is_reported_with_both(refusal, recordings, write_line, tmp_path):
+@pytest.mark.parametrize(("problem", "array"), WRONG.items(), ids=range(len(WRONG)))
+def test_a_wrong_array_says_which_and_why(line, problem, array):
+    np.save(line.path / "recordings" / problem.partition(":")[0], array)
+    assert f"recordings/{problem}" in said(DatasetError, open_dataset, line.path)
+
+
+def test_a_group_in_two_splits_and_two_folds_is_reported_with_both(recordings, write_line, tmp_path):
     recordings[0] = replace(recordings[0], split="test", fold=2)
-    assert refusal(DatasetError, write_line, recordings) == "\n  - ".join(
-        [
-            f"dataset {tmp_path / 'line'}: 2 problems",
-            "group 0 is in train and test (1 in all); splits never share a group: move all its windows into one split",
-            "group 0 is in folds 0 and 2 (1 in all); folds hold whole groups: give all its windows one fold",
-        ]
-    )
+    assert said(DatasetError, write_line, recordings).split("\n  - ") == [
+        f"dataset {tmp_path / 'line'}: 2 problems",
+        "group 0 is in train and test (1 in all); splits never share a group: move all its windows into one split",
+        "group 0 is in folds 0 and 2 (1 in all); folds hold whole groups: give all its windows one fold",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_recordings_that_lack_a_modality_or_some_folds_are_refused(refusal, recordings, write_line, tmp_path):
+def test_recordings_that_lack_a_modality_or_some_folds_are_refused(recordings, write_line, tmp_path):
     recordings[1] = replace(recordings[1], samples={"vib": recordings[1].samples["vib"]}, fold=None)
-    assert refusal(DatasetError, write_line, recordings) == "\n  - ".join(
-        [
-            f"dataset {tmp_path / 'line'}: 2 problems",
-            "recordings[1]: expected samples of vib, temp, got vib; give every modality and no other",
-            "recordings: expected one or more, with a fold for all or none, got 24, 23 with a fold; complete them",
-        ]
-    )
+    assert said(DatasetError, write_line, recordings).split("\n  - ") == [
+        f"dataset {tmp_path / 'line'}: 2 problems",
+        "recordings[1]: expected samples of vib, temp, got vib; give every modality and no other",
+        "recordings: expected one or more, with a fold for all or none, got 24, 23 with a fold; complete them",
+    ]
 
 
 def test_the_directory_holds_the_files_of_the_contract_and_no_other(rig):
     names = sorted(file.relative_to(rig.path).as_posix() for file in rig.path.rglob("*") if file.is_file())
-    expected = [
-        f"{split}/{name}.npy" for split in ("test", "train", "valid") for name in ("groups", "labels", "temp", "vib")
-    ]
-    assert names == ["dataset.json", *expected]
+    parts, arrays = ("test", "train", "valid"), ("groups", "labels", "temp", "vib")
+    assert names == ["dataset.json", *(f"{part}/{name}.npy" for part in parts for name in arrays)]
     document = json.loads((rig.path / "dataset.json").read_text())
     assert document["format_version"] == 1
     assert document["modalities"][0]["channels"] == ["x", "y", "z"]
@@ -286,37 +259,35 @@ def test_plain_numbers_become_the_dtypes_of_the_contract(write, splits):
     } == {"vib": "float32", "labels": "int64", "groups": "int64", "folds": "int64"}
 
 
-def test_an_existing_path_is_never_replaced(refusal, rig, write, splits):
+def test_an_existing_path_is_never_replaced(rig, write, splits):
     before = rig.sha256
-    assert refusal(UsageError, write, splits) == (f"{rig.path}: already exists; remove it or choose another path")
+    assert said(UsageError, write, splits) == f"{rig.path}: already exists; remove it or choose another path"
     assert open_dataset(rig.path).sha256 == before
 
 
-def test_arrays_that_break_the_contract_leave_nothing_behind(refusal, write, splits, tmp_path):
+def test_arrays_that_break_the_contract_leave_nothing_behind(write, splits, tmp_path):
     splits["train"]["vib"] = splits["train"]["vib"].transpose(0, 2, 1)
     splits["test"]["groups"] = splits["test"]["groups"] - 6
-    assert refusal(DatasetError, write, splits) == (
+    assert said(DatasetError, write, splits) == (
         f"dataset {tmp_path / 'rig'}: train/vib.npy: expected shape (N, T, C)=(24, 20, 3), got (24, 3, 20);"
         " transpose it"
     )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_names_and_kinds_of_arrays_come_together(refusal, write, splits, tmp_path):
+def test_wrong_names_and_kinds_of_arrays_come_together(write, splits, tmp_path):
     del splits["train"]["temp"]
     splits["valid"]["sound"] = np.zeros((12, 4, 1))
     splits["test"]["labels"] = ["idle"] * 12
-    assert refusal(DatasetError, write, splits) == "\n  - ".join(
-        [
-            f"dataset {tmp_path / 'rig'}: 3 problems",
-            "splits['train']: array 'temp' is missing; give one per modality and labels",
-            (
-                "splits['valid']: 'sound' is no modality and not one of labels, groups, folds, times, starts, episodes,"
-                " metadata; describe it in 'modalities' or leave it out"
-            ),
-            "splits['test']['labels']: expected numbers that fit int64, got <U4; convert it",
-        ]
-    )
+    assert said(DatasetError, write, splits).split("\n  - ") == [
+        f"dataset {tmp_path / 'rig'}: 3 problems",
+        "splits['train']: array 'temp' is missing; give one per modality and labels",
+        (
+            "splits['valid']: 'sound' is no modality and not one of labels, groups, folds, times, starts, episodes,"
+            " metadata; describe it in 'modalities' or leave it out"
+        ),
+        "splits['test']['labels']: expected numbers that fit int64, got <U4; convert it",
+    ]
 
 
 def test_an_interrupted_write_leaves_nothing(write, splits, tmp_path, monkeypatch):
@@ -333,9 +304,9 @@ def test_an_interrupted_write_leaves_nothing(write, splits, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_windows_too_large_to_train_on_are_refused_with_what_to_do(refusal, write, splits, tmp_path):
+def test_windows_too_large_to_train_on_are_refused_with_what_to_do(write, splits, tmp_path):
     sound = ModalitySpec(name="sound", channels=("left", "right"), rate_hz=48_000.0, samples=1_440_000)
-    assert refusal(DatasetError, write, splits, modalities=(sound,)) == (
+    assert said(DatasetError, write, splits, modalities=(sound,)) == (
         f"dataset {tmp_path / 'rig'}: dataset.json: 'modalities[0]' (sound): expected windows of at most 1,048,576"
         " values, got 1,440,000 samples x 2 channels; cut windows of at most 524,288 samples, or filter and keep one"
         " sample in 3, 16000 Hz"
