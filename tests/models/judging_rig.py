@@ -31,15 +31,18 @@ def write_random_student(path, checkpoint, dataset, spec=None, *, seed=0, carrie
     torch.manual_seed(seed)
     facts = msgspec.structs.replace(checkpoint.facts, **{"dataset_sha256": dataset.sha256, "fold": None, **facts})
     own = {"modality": spec, "task": dataset.spec.task, "facts": facts, "carried": carried}
-    write_student(path, replace(checkpoint, **own, state=Student(spec, 3, checkpoint.config).state_dict()))
+    state = Student(spec, len(dataset.spec.task.labels), checkpoint.config).state_dict()
+    write_student(path, replace(checkpoint, **own, state=state))
     return path
 
 
-def write_random_teacher(path, checkpoint, dataset, *, seed=0):
+def write_random_teacher(path, checkpoint, dataset, modalities=None, *, seed=0, **facts):
+    """Write a teacher of these modalities, or of all of the dataset, with the settings of the checkpoint."""
     torch.manual_seed(seed)
-    modalities = dataset.spec.modalities
-    state = Teacher(modalities, 3, checkpoint.config).state_dict()
-    write_teacher(path, replace(checkpoint, modalities=modalities, task=dataset.spec.task, state=state))
+    modalities, task = modalities or dataset.spec.modalities, dataset.spec.task
+    state = Teacher(modalities, len(task.labels), checkpoint.config).state_dict()
+    facts = msgspec.structs.replace(checkpoint.facts, **facts)
+    write_teacher(path, replace(checkpoint, modalities=modalities, task=task, facts=facts, state=state))
     return path
 
 

@@ -1,39 +1,24 @@
 """`mmkd-evaluate`: its figures against the functions behind them, its refusals, its page and its last line."""
 
 import json
-from dataclasses import replace
 
 import msgspec
 import pytest
 
 from mmkd_models.evaluation.suites.missing import FRACTIONS, with_missing_samples
-from mmkd_models.training.checkpoint import (
-    file_sha256,
-    read_student,
-    write_student,
-)
+from mmkd_models.training.checkpoint import file_sha256, read_student
 from mmkd_models.training.predict import scores_of
 from tests.models.judging_rig import write_random_student, write_random_teacher
 
 
 @pytest.fixture
 def make_student(machines, student_checkpoint, tmp_path):
-    """Writes a student of `acc` with random weights."""
-
-    def make(name, modality=None, **facts):
-        return write_random_student(tmp_path / name, student_checkpoint, machines, modality, **facts)
-
-    return make
+    return lambda name, **facts: write_random_student(tmp_path / name, student_checkpoint, machines, **facts)
 
 
 @pytest.fixture
 def make_teacher(machines, teacher_checkpoint, tmp_path):
-    """Writes a teacher with random weights."""
-
-    def make(name, *, seed):
-        return write_random_teacher(tmp_path / name, teacher_checkpoint, machines, seed=seed)
-
-    return make
+    return lambda name, **seed: write_random_teacher(tmp_path / name, teacher_checkpoint, machines, **seed)
 
 
 def training_facts(out, suite="scores"):
@@ -72,14 +57,9 @@ def test_a_student_is_judged_with_samples_missing(run, make_student, machines):
     ]
 
 
-def test_a_teacher_is_compared_under_every_subset_too(
-    run, make_teacher, make_student, machines,
-    tmp_path
-):  # fmt: skip
-    path, other = make_teacher("t.ckpt", seed=0), make_teacher("o.ckpt", seed=1)
-    student = make_student("s.ckpt")
-    page = tmp_path / "page.html"
-    line = (path, machines.path, "--suite", "missing", "--against", other, "--against", student)
+def test_a_teacher_is_compared_under_every_subset_too(run, make_teacher, make_student, machines, tmp_path):
+    path, other, page = make_teacher("t.ckpt", seed=0), make_teacher("o.ckpt", seed=1), tmp_path / "page.html"
+    line = (path, machines.path, "--suite", "missing", "--against", other, "--against", make_student("s.ckpt"))
     rows = training_facts(run(*line, "--json")[1], "missing")["rows"]
     alone = training_facts(run(other, machines.path, "--suite", "missing", "--json")[1], "missing")["rows"]
     assert [row["left"] for row in rows[:3]] == [["acc", "gyro"], ["acc"], ["gyro"]]
@@ -95,8 +75,7 @@ def test_a_teacher_is_compared_under_every_subset_too(
     assert all(any(line.startswith(start) for line in lines) for start in starts)
     assert sum(", its best single sensor, t.ckpt reaches " in line for line in lines) == 1
     assert lines[-1] == f"wrote {page}; next: mmkd-distill {path} {machines.path} --modality acc -o student.ckpt"
-    text = page.read_text(encoding="utf-8")
-    assert text.count("<svg") == 1  # of missing samples
+    assert page.read_text(encoding="utf-8").count("<svg") == 1  # of missing samples
 
 
 def test_scores_of_two_models_stand_side_by_side_with_the_gain_and_chance(run, make_student, machines):
@@ -162,29 +141,18 @@ def test_windows_that_trained_the_model_are_refused_and_the_right_ones_named(
 def test_without_groups_the_table_says_what_the_windows_are_and_resamples_blocks(
     run, student_checkpoint, dataset, tmp_path
 ):
-    facts = msgspec.structs.replace(student_checkpoint.facts, dataset_sha256=dataset.sha256, fold=None)
-    path, spec = tmp_path / "s.ckpt", dataset.spec.modality("acc")
-    write_student(path, replace(student_checkpoint, modality=spec, facts=facts, carried=None))
+    path = write_random_student(tmp_path / "s.ckpt", student_checkpoint, dataset)
     other = tmp_path / "other.ckpt"
     other.write_bytes(path.read_bytes())
     code, out, _ = run(path, dataset.path, "--against", other)
     assert code == 0
-    assert out.splitlines()[0].endswith(
-        "on 8 test windows of two (windows of the dataset's own test split; no groups: may share people and machines "
-        "with training)"
-    )
+    windows = "windows of the dataset's own test split; no groups: may share people and machines with training"
+    assert out.splitlines()[0].endswith(f"on 8 test windows of two ({windows})")
     note = "too few blocks of windows for an interval: 2, at least 5 are needed; new ones may differ"
     assert note in out.splitlines()
     found = json.loads(run(path, dataset.path, "--json")[1])["data"]
-    assert (found["groups"], found["split"]) == (
-        0,
-        {
-            "by": "own split",
-            "judged_on": "windows of the dataset's own test split; no groups: may share people and machines with "
-            "training",
-            "resampled": "blocks of 6 consecutive windows",
-        },
-    )
+    split = {"by": "own split", "judged_on": windows, "resampled": "blocks of 6 consecutive windows"}
+    assert (found["groups"], found["split"]) == (0, split)
     assert run(path, dataset.path, "--fold", "1")[2] == (
         "mmkd-evaluate: fold 1: expected 0, since dataset 'two' has no groups, so that its own split is its only fold; "
         "to have more, write groups.npy (the person, machine or session of each window)\n"

@@ -10,7 +10,6 @@ from tests.report.rendered import render_judging
 
 @pytest.fixture
 def student(sites, student_checkpoint, tmp_path):
-    """A student of `acc` with random weights."""
     return write_random_student(tmp_path / "student.ckpt", student_checkpoint, sites)
 
 

@@ -12,6 +12,7 @@ from mmkd_models.commands.study import run_study
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report.schema.study import StudyDocument
+from tests.edge.said import said
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 
@@ -100,8 +101,7 @@ def test_a_recipe_of_ones_own_is_a_method_and_labels_that_are_hidden_teach_nobod
 
 @pytest.mark.slow
 def test_several_workers_train_in_processes_of_their_own(machines, tmp_path):
-    document = studied(machines, tmp_path / "study", *LOGIT, "--workers", "2")
-    assert document.coverage.complete
+    assert studied(machines, tmp_path / "study", *LOGIT, "--workers", "2").coverage.complete
     assert trainers(tmp_path / "study")
     assert os.getpid() not in trainers(tmp_path / "study")
 
@@ -133,8 +133,8 @@ def test_a_derived_sensor_may_be_written_as_a_text(machines, tmp_path, monkeypat
         raise UsageError(f"the student's sensor is {options.conditions.modality}")
 
     monkeypatch.setattr("mmkd_models.experiments.study.study", study)
-    with pytest.raises(UsageError, match=r"^the student's sensor is acc__c0_10Hz$"):
-        run_study([str(machines.path), "--modality", "acc[x]@10Hz", "-o", str(tmp_path / "out"), "--no-latency"])
+    line = [str(machines.path), "--modality", "acc[x]@10Hz", "-o", str(tmp_path / "out"), "--no-latency"]
+    assert said(UsageError, run_study, line) == "the student's sensor is acc__c0_10Hz"
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,8 @@ def test_a_derived_sensor_may_be_written_as_a_text(machines, tmp_path, monkeypat
 )
 def test_a_wrong_option_is_named(machines, tmp_path, arguments, problem):
     out = tmp_path / "out"
-    with pytest.raises(UsageError) as error:
-        run_study([str(machines.path), "--modality", "acc", "-o", str(out), "--grid", "--no-latency", *arguments])
-    assert str(error.value).startswith(problem)
+    line = [str(machines.path), "--modality", "acc", "-o", str(out), "--grid", "--no-latency", *arguments]
+    assert said(UsageError, run_study, line).startswith(problem)
     assert not out.exists()
 
 

@@ -12,10 +12,8 @@ import urllib.request
 import venv
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -26,7 +24,8 @@ from mmkd_models.commands.study import run_study
 from mmkd_models.commands.tracking import RUN_FILE, tracked
 from mmkd_models.commands.train import run_train
 from mmkd_models.train_config import Validation
-from mmkd_models.training.checkpoint import file_sha256, write_teacher
+from mmkd_models.training.checkpoint import file_sha256
+from tests.models.judging_rig import write_random_teacher
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 
@@ -36,7 +35,6 @@ CURVE = [Validation(step=step, train_loss=1 / step, valid_score=step / 10, terms
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """A client of a store in a folder."""
     mlflow = pytest.importorskip("mlflow", reason="needs pip install 'mmkd-edge[mlflow]'")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'store'}")
@@ -57,7 +55,6 @@ def files(client, run, folder=None):
 
 
 def ended(call, *arguments):
-    """What a command prints on stderr."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as stderr, pytest.raises(SystemExit) as end:
         call([str(word) for word in arguments])
     assert end.value.code in (0, None)
@@ -120,13 +117,12 @@ def test_a_resumed_training_goes_on_in_its_run_and_repeats_nothing(store, tmp_pa
 
 
 def test_a_distillation_is_a_run_with_its_recipe(store, dataset, teacher_checkpoint, tmp_path):
-    specs = tuple(msgspec.structs.replace(spec, normalise="none") for spec in teacher_checkpoint.modalities)
-    write_teacher(tmp_path / "teacher.ckpt", replace(teacher_checkpoint, modalities=specs))
+    teacher = write_random_teacher(tmp_path / "teacher.ckpt", teacher_checkpoint, dataset)
     words = ["--modality", "acc", "--preset", "tiny", "--steps", 2, "--term", "logit", "--mlflow", "press"]
-    ended(run_distill, tmp_path / "teacher.ckpt", dataset.path, *words, "-o", tmp_path / "student.ckpt")
+    ended(run_distill, teacher, dataset.path, *words, "-o", tmp_path / "student.ckpt")
     run = runs_of(store, "press")["student.ckpt"]
     assert [step for step, _ in points(store, run, "train/logit")] == [2]
-    assert run.data.params["teacher_sha256"] == file_sha256(tmp_path / "teacher.ckpt")
+    assert run.data.params["teacher_sha256"] == file_sha256(teacher)
     assert json.loads(run.data.params["recipe.terms"])[0]["type"] == "logit"
 
 
@@ -144,12 +140,12 @@ def test_what_a_server_refuses_is_left_out_and_the_rest_goes_on(store, tmp_path,
 
 
 def test_the_trainings_of_a_study_are_runs_in_its_run(store, machines, tmp_path):
-    sizes = (
-        "--student tiny --teacher tiny --method logit --seeds 1 --learning-rate 0.01 --rival extra_trees --no-latency"
+    options = (
+        "--modality acc --grid --steps 6 --teacher-steps 6 --student tiny --teacher tiny --method logit --seeds 1"
+        " --learning-rate 0.01 --rival extra_trees --no-latency --mlflow press"
     )
-    options = ["--modality", "acc", "--grid", "--steps", 6, "--teacher-steps", 6, *sizes.split(), "--mlflow", "press"]
-    ended(run_study, machines.path, "-o", tmp_path / "study", *options)
-    ended(run_study, machines.path, "-o", tmp_path / "study", *options)  # nothing is made, or recorded, again
+    for _ in range(2):  # nothing is made, or recorded, again
+        ended(run_study, machines.path, "-o", tmp_path / "study", *options.split())
     runs = runs_of(store, "press")
     whole = runs.pop("study")
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {whole.info.run_id}
@@ -186,7 +182,6 @@ def mlflow_program(tmp_path_factory):
 
 
 def served(program, folder, port):
-    """Start a server and wait until it answers."""
     store = ["--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "files")]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     words = [program, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *store]

@@ -24,12 +24,13 @@ import pytest
 from mmkd_edge import example_bundle
 from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.derive import derive_batch
-from mmkd_edge.errors import MmkdError, UsageError
+from mmkd_edge.errors import UsageError
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.evaluate import run_evaluate
 from mmkd_models.commands.train import main, run_train
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_student
 from mmkd_models.training.inputs import visible_labels
+from tests.edge.said import said
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 
@@ -52,14 +53,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(machines, folder):
-    """A teacher in `folder`."""
     options = ["--preset", "tiny", "--steps", "6", "-o", "teacher.ckpt"]
     return done(run_train, "teacher", machines.path, *options, cwd=folder)
 
 
 @pytest.fixture(scope="module")
 def student(machines, folder, teacher):
-    """A student in `folder`."""
     assert teacher.returncode == 0, teacher.stderr
     options = ["--modality", "acc", "--steps", "6", "-o", "student.ckpt", "--json"]
     return done(run_distill, "teacher.ckpt", machines.path, *options, cwd=folder)
@@ -117,9 +116,8 @@ def test_a_student_of_a_derived_sensor_is_taught_by_the_whole_recording_and_judg
     judged = done(run_evaluate, "cheap.ckpt", machines.path, "--json", cwd=folder)
     assert judged.returncode == 0, judged.stderr
     assert json.loads(judged.stdout)["models"][0]["modalities"] == [name]
-    with pytest.raises(UsageError) as error:
-        run_distill([str(folder / "teacher.ckpt"), str(machines.path), "--modality", "acc@50Hz", "-o", "no.ckpt"])
-    assert str(error.value) == (
+    line = [str(folder / "teacher.ckpt"), str(machines.path), "--modality", "acc@50Hz", "-o", "no.ckpt"]
+    assert said(UsageError, run_distill, line) == (
         "derived sensor 'acc@50Hz': expected a rate up to the recorded 20 Hz, got 50 Hz; lower it"
     )
 
@@ -159,9 +157,8 @@ def test_resuming_with_another_share_of_labels_is_refused(machines, interrupted,
     train = machines.split("train").labels
     some = visible_labels(machines.split("train"), fraction=0.5, seed=0)
     wanted, found = (hashlib.sha256(labels.tobytes()).hexdigest() for labels in (some[some >= 0], train))
-    with pytest.raises(UsageError) as caught:
-        run_train([*map(str, endless(machines)), "--resume", "--label-fraction", "0.5"])
-    assert str(caught.value) == (
+    line = [*map(str, endless(machines)), "--resume", "--label-fraction", "0.5"]
+    assert said(UsageError, run_train, line) == (
         f"baseline.ckpt.run/resume.ckpt: expected a training with labels={wanted!r}, got labels={found!r}; "
         "use the same options as before, or start without --resume"
     )
@@ -250,28 +247,17 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_the_work_in_every_co
     assert list(out.iterdir()) == []
 
 
-def data_command(*arguments, before=""):
-    command = [sys.executable, "-c", "from mmkd_models.commands.data import main; main()", *map(str, arguments)]
-    shell = ["bash", "-c", f'{before} exec "$@"', "-", *command]
-    environment = ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"}  # a limit of file sizes cuts compiled modules too
-    return subprocess.run(shell, env=environment, capture_output=True, text=True, check=False)
-
-
 def test_an_import_that_does_not_fit_is_one_line_and_leaves_nothing(press, tmp_path):
-    ended = data_command("import", press, "-o", tmp_path / "press", before="ulimit -f 1;")
-    said = (
+    program = [sys.executable, "-c", "from mmkd_models.commands.data import main; main()", "import", str(press)]
+    shell = ["bash", "-c", 'ulimit -f 1; exec "$@"', "-", *program, "-o", str(tmp_path / "press")]
+    environment = ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"}  # the limit would cut compiled modules too
+    ended = subprocess.run(shell, env=environment, capture_output=True, text=True, check=False)
+    told = (
         "cannot write it: file too large; choose another folder, or raise the limit (ulimit -f); nothing is left of it"
     )
     assert ended.returncode == 2
-    assert ended.stderr == f"reading {press}\nmmkd-data: {tmp_path / 'press'}: {said}\n"
+    assert ended.stderr == f"reading {press}\nmmkd-data: {tmp_path / 'press'}: {told}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["press.npz"]
-
-
-def message_of(call):
-    with pytest.raises(MmkdError) as caught:
-        call()
-    assert caught.value.exit_code == 2
-    return str(caught.value)
 
 
 def trained(dataset, output, *options):
@@ -284,10 +270,10 @@ def trained(dataset, output, *options):
 def test_a_second_training_is_refused_while_the_first_runs(machines, tmp_path):
     output = tmp_path / "a.ckpt"
     with lock_output(output):
-        said = message_of(lambda: trained(machines, output))
+        told = said(UsageError, trained, machines, output)
     assert re.fullmatch(
         rf"{output}: \S+ \(process {os.getpid()} of .+\) is writing it; wait until it ends, or choose another name",
-        said,
+        told,
     )
     trained(machines, output)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "a.ckpt.run"]
@@ -298,12 +284,12 @@ def test_a_file_that_exists_or_has_another_name_is_refused_unless_forced(machine
     foreign.write_text("notes")
     trained(machines, output)
     for path in (output, foreign):
-        assert message_of(lambda path=path: trained(machines, path, "--seed", 3)) == (
+        assert said(UsageError, trained, machines, path, "--seed", 3) == (
             f"{path}: already exists; choose another name, or add --force to replace it"
         )
     assert foreign.read_text() == "notes"
     trained(machines, output, "--seed", 3, "--force")
     assert read_student(output).facts.training.seed == 3
-    assert message_of(lambda: trained(machines, tmp_path / "model.onnx")) == (
+    assert said(UsageError, trained, machines, tmp_path / "model.onnx") == (
         f"{tmp_path / 'model.onnx'}: expected a name that ends in .ckpt; name it {tmp_path / 'model.ckpt'}"
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd_edge.errors import MmkdError
+from mmkd_edge.errors import UsageError
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
 from mmkd_models.data.augment import AugmentConfig
@@ -24,6 +24,7 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_teacher
 from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.trainings import train_teacher
+from tests.edge.said import said
 from tests.models.conftest import data_of
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -47,12 +48,8 @@ def call(capsys, monkeypatch, tmp_path):
     return _call
 
 
-def message_of(command, *arguments, exit_code=2):
-    """What the command would say, ending with that exit code."""
-    with pytest.raises(MmkdError) as caught:
-        COMMANDS[command]([str(argument) for argument in arguments])
-    assert caught.value.exit_code == exit_code
-    return str(caught.value)
+def message_of(command, *arguments):
+    return said(UsageError, COMMANDS[command], [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +99,9 @@ def test_a_checkpoint_knows_what_was_labelled_and_the_next_command_sees_the_same
     assert ended.last_line == (
         f"wrote teacher.ckpt; next: mmkd-distill teacher.ckpt {machines.path} --modality acc -o student.ckpt {options}"
     )
-    assert read_teacher(Path("teacher.ckpt")).facts.labelled == labelled
-    titles = [line.split(": step")[0] for line in ended.stderr.splitlines()]
-    assert titles == ["teacher"]
+    teacher = read_teacher(Path("teacher.ckpt"))
+    assert (teacher.facts.labelled, teacher.committee) == (labelled, None)
+    assert [line.split(": step")[0] for line in ended.stderr.splitlines()] == ["teacher"]
 
 
 def test_a_baseline_is_trained_by_its_options_and_the_export_named(call, machines, tmp_path):
@@ -123,8 +120,7 @@ def test_a_baseline_is_trained_by_its_options_and_the_export_named(call, machine
 
 
 def distilled(call, folder, dataset, *options):
-    arguments = [folder / "teacher.ckpt", dataset.path, "--modality", "acc", "--steps", 2, *options]
-    return call("mmkd-distill", *arguments)
+    return call("mmkd-distill", folder / "teacher.ckpt", dataset.path, "--modality", "acc", "--steps", 2, *options)
 
 
 def test_the_printed_recipe_is_the_default_and_can_be_given_back(call, machines, folder, tmp_path):
@@ -151,9 +147,8 @@ def test_terms_on_the_command_line_are_what_the_student_learns_from(call, machin
 def test_a_recipe_that_is_none_says_where(machines, folder, tmp_path):
     path = tmp_path / "recipe.json"
     path.write_text('{"terms": [{"type": "logit", "weight": {"start": 1}}]}')
-    assert message_of(
-        "mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "acc", "--recipe", path
-    ) == (
+    line = (folder / "teacher.ckpt", machines.path, "--modality", "acc", "--recipe", path)
+    assert message_of("mmkd-distill", *line) == (
         f"{path}: expected a recipe, Object missing required field `end` - at `$.terms[0].weight`; --print-recipe "
         "prints one to start from"
     )
@@ -161,33 +156,28 @@ def test_a_recipe_that_is_none_says_where(machines, folder, tmp_path):
 
 _UNKNOWN = "dataset 'machines': modality 'sound' is not in it; choose one of acc, gyro"
 _FRACTION = "label fraction: expected above 0 and up to 1, got {}; 0.1 keeps a tenth of the labels"
+WRONG = {
+    "student --modality acc --preset huge": "--preset: expected one of tiny, small, medium, base, got 'huge'",
+    "student --modality acc --members trees,tree": "--members: expected one of transformer, convolutions, intervals,"
+    " trees, got 'tree'",
+    "student --modality acc --precision 8": "--precision: expected one of 32-true, bf16-mixed, got '8'",
+    "student --modality acc --metric f1": "--metric: expected one of accuracy, balanced_accuracy, macro_f1, got 'f1'",
+    "student --modality sound": _UNKNOWN,
+    "teacher --modality sound": _UNKNOWN,
+    "teacher --modality acc --modality acc": "modalities: expected each name once, got acc, acc; name each once",
+    "student --modality acc --label-fraction 0": _FRACTION.format("0.0"),
+    "student --modality acc --label-fraction 1.5": _FRACTION.format("1.5"),
+    "student --modality acc --label-fraction nan": _FRACTION.format("nan"),
+    "teacher -o .": "--out .: expected the name of a checkpoint, got a directory; name a file in it",
+}
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("student --modality acc --preset huge", "--preset: expected one of tiny, small, medium, base, got 'huge'"),
-        (
-            "student --modality acc --members trees,tree",
-            "--members: expected one of transformer, convolutions, intervals, trees, got 'tree'",
-        ),
-        ("student --modality acc --precision 8", "--precision: expected one of 32-true, bf16-mixed, got '8'"),
-        (
-            "student --modality acc --metric f1",
-            "--metric: expected one of accuracy, balanced_accuracy, macro_f1, got 'f1'",
-        ),
-        ("student --modality sound", _UNKNOWN),
-        ("teacher --modality sound", _UNKNOWN),
-        ("teacher --modality acc --modality acc", "modalities: expected each name once, got acc, acc; name each once"),
-        ("student --modality acc --label-fraction 0", _FRACTION.format("0.0")),
-        ("student --modality acc --label-fraction 1.5", _FRACTION.format("1.5")),
-        ("student --modality acc --label-fraction nan", _FRACTION.format("nan")),
-    ],
-)
-def test_a_wrong_option_names_what_is_right(machines, line, message):
+@pytest.mark.parametrize(("line", "message"), WRONG.items())
+def test_a_wrong_option_names_what_is_right_before_training(machines, capsys, line, message):
     command, *options = line.split()
     ending = "; choose one of them" if "expected one of" in message else ""
     assert message_of("mmkd-train", command, machines.path, *options) == message + ending
+    assert "step" not in capsys.readouterr().err
 
 
 def test_a_student_of_convolutional_features_is_fitted_without_steps(call, machines, tmp_path):
@@ -204,8 +194,7 @@ def test_a_student_of_convolutional_features_is_fitted_without_steps(call, machi
 
 @pytest.mark.parametrize("members", ["convolutions", "trees,intervals", "transformer,trees"])
 def test_teachers_teach_all_members(call, machines, folder, tmp_path, members):
-    options = ("--modality", "acc", "--members", members, "--steps", 2)
-    ended = call("mmkd-distill", folder / "teacher.ckpt", machines.path, *options)
+    ended = distilled(call, folder, machines, "--members", members)
     student = read_student(tmp_path / "student.ckpt")
     assert student.facts.teacher_sha256 == file_sha256(folder / "teacher.ckpt")
     assert bool(student.facts.weights) == ("weights       " in ended.stdout) == ("," in members)
@@ -224,21 +213,11 @@ def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(c
     )
 
 
-def test_an_output_that_is_a_directory_is_refused_before_training(machines, tmp_path, capsys):
-    assert message_of("mmkd-train", "teacher", machines.path, "-o", tmp_path) == (
-        f"--out {tmp_path}: expected the name of a checkpoint, got a directory; name a file in it"
-    )
-    assert "step" not in capsys.readouterr().err
-
-
 def test_the_members_that_are_named_make_the_teacher(call, machines, tmp_path):
-    options = (machines.path, "--preset", "tiny", "--steps", 2, "--members")
-    call("mmkd-train", "teacher", *options, "trees,transformer")
+    call("mmkd-train", "teacher", machines.path, "--preset", "tiny", "--steps", 2, "--members", "trees,transformer")
     made = read_teacher(tmp_path / "teacher.ckpt").committee
     assert made is not None
     assert [member.kind for member in made.members if not member.modality] == ["transformer", "trees"]
-    call("mmkd-train", "teacher", *options, "transformer", "--force")
-    assert read_teacher(tmp_path / "teacher.ckpt").committee is None
 
 
 @pytest.mark.slow
@@ -255,32 +234,18 @@ def test_the_student_that_validation_chose_is_chosen_again_by_the_same_command(
     assert (tmp_path / "student.ckpt").read_bytes() == first
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            ("--choose", "--members", "trees"),
-            (
-                "--members: expected transformer among those to choose from, got trees; add it, or do not choose among "
-                "them"
-            ),
-        ),
-        (("--max-latency-ms", "1"), "--max-latency-ms limits what --choose may take; add --choose"),
-        (
-            ("--members", "convolutions,trees", "--term", "logit"),
-            (
-                "--term cannot be combined with --members convolutions,trees, which learn the teachers' probabilities "
-                "and the labels; leave it out, or add the member transformer"
-            ),
-        ),
-        (
-            ("--members", "convolutions", "--causal"),
-            (
-                "--causal: expected the member transformer alone, got convolutions, whose features are counted over "
-                "whole windows; leave out --causal, or give --members transformer"
-            ),
-        ),
-    ],
-)
+REFUSED = {
+    "--choose --members trees": "--members: expected transformer among those to choose from, got trees; add it, or do"
+    " not choose among them",
+    "--max-latency-ms 1": "--max-latency-ms limits what --choose may take; add --choose",
+    "--members convolutions,trees --term logit": "--term cannot be combined with --members convolutions,trees, which"
+    " learn the teachers' probabilities and the labels; leave it out, or add the member transformer",
+    "--members convolutions --causal": "--causal: expected the member transformer alone, got convolutions, whose"
+    " features are counted over whole windows; leave out --causal, or give --members transformer",
+}
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.items())
 def test_members_that_do_not_go_with_other_options_are_refused(machines, folder, options, message):
-    assert message_of("mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "acc", *options) == message
+    given = ("--modality", "acc", *options.split())
+    assert message_of("mmkd-distill", folder / "teacher.ckpt", machines.path, *given) == message
