@@ -8,7 +8,6 @@ import torch
 from mmkd_edge.errors import MmkdError
 from mmkd_export.inspect.files import inspect_file
 from mmkd_models.commands.distill import run_distill
-from mmkd_models.commands.train import run_train
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distillation.answers import AnswerMemory
 from mmkd_models.distillation.recipe import Recipe
@@ -24,9 +23,11 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_student
 from mmkd_models.training.inputs import StudentTraining, TrainingRun
 from mmkd_models.training.trainings import train_teacher, train_transformer
+from tests.edge.said import said
 from tests.models.conftest import STUDENT, TEACHER, data_of
+from tests.models.judging_rig import write_random_teacher
 
-RUN = TrainingRun(train=TrainConfig(steps=6, batch=8, eval_every=3, seed=3), augment=AugmentConfig())
+RUN = TrainingRun(train=TrainConfig(steps=4, batch=8, eval_every=2, seed=3), augment=AugmentConfig())
 ONE = constant(1.0)
 LOGIT, TASK = LogitTerm(weight=ONE), TaskTerm(weight=ONE)
 
@@ -101,57 +102,45 @@ def test_a_part_of_the_steps_is_not_kept(tmp_path):
     memory.keep(0, [answer])
     memory.write()
     again = AnswerMemory(tmp_path, {"of": "a resumed training"}, steps=2)
-    found = again.recall(1, torch.device("cpu"))
-    assert torch.equal(found[0].embedding, answer.embedding)
+    assert torch.equal(again.recall(1, torch.device("cpu"))[0].embedding, answer.embedding)
     assert again.recall(None, torch.device("cpu")) is None
 
 
 @pytest.fixture(scope="module")
-def folder(machines, tmp_path_factory):
-    """Teachers of both sensors, of one sensor, and of another seed, each trained for two steps."""
-    folder = tmp_path_factory.mktemp("teachers")
-    common = [str(machines.path), "--preset", "tiny", "--steps", "2", "--members", "transformer", "--json"]
-    for name, options in {"all": (), "gyro": ("--modality", "gyro"), "other": ("--seed", "1")}.items():
-        with pytest.raises(SystemExit):
-            run_train(["teacher", *common, *options, "-o", str(folder / f"{name}.ckpt")])
+def folder(machines, teacher_checkpoint, tmp_path_factory):
+    """Teachers of both sensors, of one sensor, and of other weights."""
+    folder, gyro = tmp_path_factory.mktemp("teachers"), (machines.spec.modality("gyro"),)
+    facts = {"dataset_sha256": machines.sha256, "fold": None}
+    for seed, (name, modalities) in enumerate({"all": None, "gyro": gyro, "other": None}.items()):
+        write_random_teacher(folder / f"{name}.ckpt", teacher_checkpoint, machines, modalities, seed=seed, **facts)
     return folder
 
 
-def distilled_well(folder, dataset, *options, teachers):
-    paths = [str(folder / f"{name}.ckpt") for name in teachers]
-    arguments = [*paths, str(dataset.path), "--modality", "acc", "--steps", "2", *options]
-    with pytest.raises(SystemExit) as ended:
-        run_distill(arguments)
-    assert ended.value.code in (0, None)
-
-
 def test_several_teachers_teach_one_student_that_names_them_all(machines, folder, tmp_path, capsys):
-    output = tmp_path / "student.ckpt"
-    options = ["--term", "logit", "--term", "edam,member=0", "-o", str(output)]
-    distilled_well(folder, machines, *options, teachers=("all", "gyro", "other"))
-    facts = read_student(output).facts
-    hashes = tuple(file_sha256(folder / f"{name}.ckpt") for name in ("all", "gyro", "other"))
-    assert facts.teachers_sha256 == hashes
+    output, paths = tmp_path / "student.ckpt", [folder / f"{name}.ckpt" for name in ("all", "gyro", "other")]
+    options = ["--steps", "2", "--term", "logit", "--term", "edam,member=0", "-o", output]
+    with pytest.raises(SystemExit, match="0"):
+        run_distill([str(word) for word in (*paths, machines.path, "--modality", "acc", *options)])
+    hashes = tuple(map(file_sha256, paths))
+    assert read_student(output).facts.teachers_sha256 == hashes
     assert inspect_file(output)["teacher"] == ", ".join(hashes)
     assert " edam " in capsys.readouterr().err
 
 
-def message_of(run, *arguments):
-    with pytest.raises(MmkdError) as caught:
-        run([str(argument) for argument in arguments])
-    return str(caught.value)
+def refusal(*arguments):
+    return said(MmkdError, run_distill, [str(argument) for argument in arguments])
 
 
-def test_what_several_teachers_cannot_do_is_said(machines, dataset, folder):
+def test_what_several_teachers_cannot_do_is_said(machines, folder):
     every, gyro = folder / "all.ckpt", folder / "gyro.ckpt"
-    acc = (machines.path, "--modality", "acc")
-    assert message_of(run_distill, every, every, *acc) == (
+    acc = (machines.path, "--modality", "acc", "-o", folder / "student.ckpt")
+    assert refusal(every, every, *acc) == (
         "distillation: expected each teacher once, got teacher 0 again as 1; name it once"
     )
-    assert message_of(run_distill, every, gyro, *acc, "-o", gyro) == (
+    assert refusal(every, gyro, *acc[:-1], gyro) == (
         f"--out {gyro}: expected another file than the teacher's, got the same; choose another name"
     )
-    assert message_of(run_distill, gyro, *acc, "--fold", 1) == (
+    assert refusal(gyro, *acc, "--fold", 1) == (
         f"teacher {gyro}: expected one that was trained on fold 1, as the student is, got one of the dataset's own "
         "split, which may know windows that judge the student; leave --fold out, or train it anew"
     )

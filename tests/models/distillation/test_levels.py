@@ -86,8 +86,7 @@ def test_outputs_relations_and_hidden_states_are_compared_by_the_losses_of_their
 @pytest.mark.parametrize("most_tokens", [4, 16, 32])
 def test_tokens_of_another_length_are_tied_by_their_time(most_tokens):
     own = student(msgspec.structs.replace(ENCODER, most_tokens=most_tokens))
-    module = learner(EdamTerm(weight=ONE), RELATION, FeatureTerm(weight=ONE), own=own)
-    terms = module(late(), 0.0)
+    terms = learner(EdamTerm(weight=ONE), RELATION, FeatureTerm(weight=ONE), own=own)(late(), 0.0)
     terms["loss"].backward()
     assert all(bool(value.isfinite()) and value.item() > 0 for value in terms.values())
 
@@ -155,10 +154,10 @@ def test_a_network_of_ones_own_learns_what_it_can():
     assert all(p.grad is not None for p in module.network.parameters())
 
 
-@pytest.mark.parametrize(("shown", "term", "layers"), [(0, FeatureTerm(weight=ONE), 0), (2, RELATION, 0)])
-def test_a_network_of_ones_own_that_hides_its_layers_is_told_so(shown, term, layers):
-    with pytest.raises(UsageError, match=f"it can compare {layers} layers of the student and 5 of the teacher"):
-        DistillLearner(Plain(shown=shown), wide(), Recipe(terms=(term,)), modality="acc", example=late().inputs)
+@pytest.mark.parametrize(("shown", "term"), [(0, FeatureTerm(weight=ONE)), (2, RELATION)])
+def test_a_network_of_ones_own_that_hides_its_layers_is_told_so(shown, term):
+    problem = own_refusal(term, wide(), network=Plain(shown=shown))
+    assert "it can compare 0 layers of the student and 5 of the teacher" in problem
 
 
 class Narrow(torch.nn.Module):
@@ -172,55 +171,40 @@ class Narrow(torch.nn.Module):
         return replace(self.network(inputs, taps=taps), **(self.changed if taps else {}))
 
 
-def own_refusal(term, network, modality="acc"):
-    with pytest.raises(UsageError) as caught:
-        DistillLearner(student(), network, Recipe(terms=(term,)), modality=modality, example=late().inputs)
-    return str(caught.value)
+def own_refusal(term, other, *, network=None, modality="acc", **options):
+    given = {"modality": modality, "example": late().inputs, **options}
+    return said(UsageError, DistillLearner, network or student(), other, Recipe(terms=(term,)), **given)
 
 
-@pytest.mark.parametrize(
-    ("term", "changed", "problem"),
-    [
-        (EdamTerm(weight=ONE), {"valid": {}}, "expected TeacherOutput.valid of modalities beside 'acc', got none"),
-        (
-            EdamTerm(weight=ONE),
-            {"valid": {"gyro": torch.ones(4, 9)}},
-            "teacher map: expected 9 keys from sources [7], got 10",
-        ),
-        (
-            FeatureTerm(weight=ONE),
-            {"hidden": {"acc": (torch.zeros(4, 1, 12),) * 5}},
-            (
-                "expected as many tokens, or more than the last 2, which sum up the window, got 7 of the student and 1 "
-                "of the teacher"
-            ),
-        ),
-    ],
-)
-def test_what_cannot_be_compared_is_refused_before_the_first_step(term, changed, problem):
+EDAM, LOGIT = EdamTerm(weight=ONE), LogitTerm(weight=ONE)
+COMPARED = {
+    "expected TeacherOutput.valid of modalities beside 'acc', got none": (EDAM, {"valid": {}}),
+    "teacher map: expected 9 keys from sources [7], got 10": (EDAM, {"valid": {"gyro": torch.ones(4, 9)}}),
+    "expected as many tokens, or more than the last 2, which sum up the window, got 7 of the student and 1 of the"
+    " teacher": (FeatureTerm(weight=ONE), {"hidden": {"acc": (torch.zeros(4, 1, 12),) * 5}}),
+}
+
+
+@pytest.mark.parametrize(("problem", "case"), COMPARED.items())
+def test_what_cannot_be_compared_is_refused_before_the_first_step(problem, case):
+    term, changed = case
     expected = f"recipe: term {term.name!r} cannot compare these networks: {problem}"
     assert own_refusal(term, Narrow(**changed)) == expected
 
 
 class Bare(torch.nn.Linear):
-    """A student that gives its logits bare."""
-
     def forward(self, values, present, *, taps=False):
         return super().forward(values.flatten(1))
 
 
 def test_a_network_of_ones_own_needs_an_example_and_is_told_what_it_must_answer():
-    assert said(
-        UsageError, lambda: DistillLearner(Plain(), wide(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc")
-    ) == ("distillation: networks of your own need example=, the inputs of any batch, to see what they give")
-    assert own_refusal(LogitTerm(weight=ONE), Narrow(), modality="heat") == (
+    assert own_refusal(LOGIT, wide(), network=Plain(), example=None) == (
+        "distillation: networks of your own need example=, the inputs of any batch, to see what they give"
+    )
+    assert own_refusal(LOGIT, Narrow(), modality="heat") == (
         "modality 'heat': expected one of the example's (acc, gyro, audio); name the student's"
     )
-    with pytest.raises(UsageError) as caught:
-        DistillLearner(
-            Bare(80, 3), wide(), Recipe(terms=(LogitTerm(weight=ONE),)), modality="acc", example=late().inputs
-        )
-    assert str(caught.value) == (
+    assert own_refusal(LOGIT, wide(), network=Bare(80, 3)) == (
         "distillation: expected the student to give a StudentOutput, got Tensor; "
         "wrap what it gives in mmkd_models.networks.student.StudentOutput"
     )

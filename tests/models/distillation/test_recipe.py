@@ -33,8 +33,7 @@ CRD = CrdTerm(weight=constant(0.1), queue=16, width=4)
 
 
 def learner(*terms, count=3, classes=3):
-    network = student(classes=classes)
-    return DistillLearner(network, teacher(count, classes), Recipe(terms=terms), modality="acc").eval()
+    return DistillLearner(student(classes=classes), teacher(count, classes), Recipe(terms=terms), modality="acc").eval()
 
 
 def refusal(*terms, count=3, classes=3):
@@ -91,8 +90,8 @@ def test_a_teacher_of_other_modalities_teaches_outputs_and_embeddings():
 
 @pytest.mark.parametrize("term", [EDAM, FeatureTerm(weight=constant(1.0))])
 def test_tokens_of_a_modality_that_the_teacher_does_not_see_are_refused(term):
-    with pytest.raises(UsageError, match="it can compare 2 layers of the student and 0 of the teacher"):
-        DistillLearner(student(), deaf_teacher(), Recipe(terms=(LOGIT, term)), modality="acc")
+    problem = said(UsageError, DistillLearner, student(), deaf_teacher(), Recipe(terms=(LOGIT, term)), modality="acc")
+    assert "it can compare 2 layers of the student and 0 of the teacher" in problem
 
 
 def test_the_loss_is_the_sum_of_its_terms_by_weights_that_move():
@@ -181,6 +180,8 @@ def hidden_share(module, data):
 
 
 DEFAULT = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
+UNIFORM = EdamTerm(weight=Weight(start=1, end=0.25, until=0.5), layers="uniform")
+RELATION = RelationTerm(weight=constant(2.0), layers=((0, 1), (-1, -1)), vectors=("query", "value"), heads=4)
 
 
 @pytest.mark.parametrize(
@@ -188,18 +189,11 @@ DEFAULT = Recipe(terms=(LogitTerm(weight=constant(1.0)),))
     [
         ("task", TaskTerm(weight=constant(1.0))),
         ("logit,temperature=4", LogitTerm(weight=constant(1.0), temperature=4.0)),
-        ("edam", EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6))),
-        (
-            "edam,weight=1..0.25@0.5,layers=uniform",
-            EdamTerm(weight=Weight(start=1, end=0.25, until=0.5), layers="uniform"),
-        ),
-        ("edam,weight=1..0", EdamTerm(weight=Weight(start=1.0, end=0.0))),
-        (
-            "relation,weight=2,layers=0:1+-1:-1,vectors=query+value,heads=4",
-            RelationTerm(weight=constant(2.0), layers=((0, 1), (-1, -1)), vectors=("query", "value"), heads=4),
-        ),
-        ("feature,level=embedding", FeatureTerm(weight=constant(1.0), level="embedding")),
         ("edam,member=1", EdamTerm(weight=Weight(start=0.5, end=0.0, until=0.6), member=1)),
+        ("edam,weight=1..0.25@0.5,layers=uniform", UNIFORM),
+        ("edam,weight=1..0", EdamTerm(weight=Weight(start=1.0, end=0.0))),
+        ("relation,weight=2,layers=0:1+-1:-1,vectors=query+value,heads=4", RELATION),
+        ("feature,level=embedding", FeatureTerm(weight=constant(1.0), level="embedding")),
         ("feature,layers=3", FeatureTerm(weight=constant(1.0), layers=3)),
         ("crd,queue=64", CrdTerm(weight=constant(0.1), queue=64)),
     ],
@@ -247,12 +241,10 @@ def test_a_file_or_terms_or_the_default_are_the_recipe_and_both_or_none_are_refu
     file = tmp_path / "recipe.json"
     kept = Recipe(terms=(TaskTerm(weight=constant(3.0)),))
     file.write_bytes(msgspec.json.encode(kept))
-    nothing = {"file": None, "terms": ()}
-    assert chosen_recipe(DEFAULT, **nothing) == DEFAULT
-    assert chosen_recipe(DEFAULT, **{**nothing, "file": file}) == kept
-    terms = chosen_recipe(DEFAULT, **{**nothing, "terms": ["task"]})
-    assert terms == Recipe(terms=(TaskTerm(weight=constant(1.0)),))
-    assert said(UsageError, lambda: chosen_recipe(DEFAULT, file=Path("r.json"), terms=["task"])) == (
+    assert chosen_recipe(DEFAULT, file=None, terms=()) == DEFAULT
+    assert chosen_recipe(DEFAULT, file=file, terms=()) == kept
+    assert chosen_recipe(DEFAULT, file=None, terms=["task"]) == Recipe(terms=(TASK,))
+    assert said(UsageError, chosen_recipe, DEFAULT, file=Path("r.json"), terms=["task"]) == (
         "--recipe r.json: expected a recipe or --term, got both; write the terms into the file"
     )
     path = tmp_path / "none.json"
@@ -262,10 +254,6 @@ def test_a_file_or_terms_or_the_default_are_the_recipe_and_both_or_none_are_refu
 
 
 ONE = constant(1.0)
-
-
-def refused_terms(*terms):
-    return said(UsageError, lambda: check_terms(Recipe(terms=terms)))
 
 
 @pytest.mark.parametrize(
@@ -303,6 +291,6 @@ def test_layers_are_paired(layers, student, teacher, pairs):
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(term, problem):
-    message = refused_terms(term)
+    message = said(UsageError, check_terms, Recipe(terms=(term,)))
     assert message.startswith(f"recipe: term {term.name!r}: Expected ")
     assert message.endswith(f"{problem}; correct it")

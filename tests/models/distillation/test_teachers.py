@@ -124,5 +124,4 @@ def test_answers_are_averaged_by_the_kind_of_task():
     mean = torch.stack([torch.sigmoid(member / temperature) for member in members]).mean(0)
     mixed = mix_logits(Goal(kind="multi_label"), members, temperature=temperature)
     torch.testing.assert_close(torch.sigmoid(mixed / temperature), mean, atol=1e-6, rtol=1e-5)
-    numbers = mix_logits(Goal(kind="regression"), members, temperature=1.0)
-    assert torch.equal(numbers, torch.stack(members).mean(0))
+    assert torch.equal(mix_logits(Goal(kind="regression"), members, temperature=1.0), torch.stack(members).mean(0))

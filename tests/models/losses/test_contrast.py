@@ -220,8 +220,7 @@ def test_half_as_many_tokens_are_means_of_pairs_and_missing_time_is_missing():
     expected = torch.stack([(values[:, 0] + values[:, 1]) / 2, (values[:, 2] + values[:, 3]) / 2], dim=1)
     torch.testing.assert_close(found, torch.cat([expected, values[:, 4:]], dim=1))
     assert kept.tolist() == [[1.0] * 4] * 2
-    valid = torch.tensor([[1.0, 1.0, 0.0, 0.0, 1.0, 1.0]])
-    found, kept = resampled(tokens(1, 6, 2), valid, length=2)
+    found, kept = resampled(tokens(1, 6, 2), torch.tensor([[1.0, 1.0, 0.0, 0.0, 1.0, 1.0]]), length=2)
     assert kept.tolist() == [[1.0, 0.0, 1.0, 1.0]]
     assert bool(found.isfinite().all())
 

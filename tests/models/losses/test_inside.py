@@ -10,6 +10,7 @@ from torch import nn
 
 from mmkd_models.losses.attention import EPSILON, aligned_map, edam_loss
 from mmkd_models.losses.features import feature_loss, relation_loss
+from tests.edge.said import said
 
 SAME = nn.Identity()
 
@@ -36,8 +37,7 @@ def test_it_equals_a_plain_loop():
                 target = normalised(teacher[b, i].tolist())
                 window += sum((s - t) ** 2 for s, t in zip(student[b, i].tolist(), target, strict=True)) / 4
         total += window / rows
-    loss = feature_loss(SAME, student, teacher, valid=valid).item()
-    assert loss == pytest.approx(total / 2, rel=1e-5)
+    assert feature_loss(SAME, student, teacher, valid=valid).item() == pytest.approx(total / 2, rel=1e-5)
 
 
 def test_a_student_that_says_nothing_costs_one_and_the_projector_learns_without_the_teacher():
@@ -91,8 +91,7 @@ def test_it_equals_a_plain_loop_for_other_widths(heads):
 def test_even_relations_against_a_sharp_one_have_a_closed_form():
     # The student's tokens are all zero: each relates evenly to both. The teacher's are so far apart that each relates
     # to itself alone: KL = log 2.
-    teacher = torch.tensor([[[30.0, 0.0], [0.0, 30.0]]])
-    loss = relation_loss(torch.zeros(1, 2, 4), teacher, heads=1)
+    loss = relation_loss(torch.zeros(1, 2, 4), torch.tensor([[[30.0, 0.0], [0.0, 30.0]]]), heads=1)
     assert loss.item() == pytest.approx(math.log(2), rel=1e-6)
 
 
@@ -117,16 +116,15 @@ def test_the_student_learns_and_the_teacher_gets_no_gradient():
 
 @pytest.mark.parametrize(("length", "width", "heads"), [(5, 8, 2), (4, 6, 4)])
 def test_relations_that_cannot_be_compared_are_refused(length, width, heads):
-    with pytest.raises(ValueError) as caught:
-        relation_loss(vectors(1, 4, 8, seed=0), vectors(1, length, width, seed=1), heads=heads)
-    assert str(caught.value) == (
+    pair = vectors(1, 4, 8, seed=0), vectors(1, length, width, seed=1)
+    assert said(ValueError, relation_loss, *pair, heads=heads) == (
         f"relations: expected as many tokens on both sides and widths that are multiples of {heads} heads, got "
         f"(B, L, D)=(1, 4, 8) of the student and (1, {length}, {width}) of the teacher"
     )
 
 
 def maps(*shape, seed):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).mul(2).softmax(-1)
+    return vectors(*shape, seed=seed).mul(2).softmax(-1)
 
 
 def plain_edam(student, teacher, valid, weight):
@@ -162,8 +160,7 @@ def test_attention_equals_a_plain_loop(masked):
 def test_the_loss_is_the_students_log_share_key_by_key_and_finite():
     student = torch.tensor([[[[0.25, 0.75], [0.5, 0.5]]]])
     teacher = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    expected = -(math.log(0.25) + math.log(0.5)) / 2
-    assert edam_loss(student, teacher).item() == pytest.approx(expected, rel=1e-6)
+    assert edam_loss(student, teacher).item() == pytest.approx(-(math.log(0.25) + math.log(0.5)) / 2, rel=1e-6)
     student = torch.tensor([[[[1.0, 0.0]]]], requires_grad=True)
     loss = edam_loss(student, torch.tensor([[[0.0, 1.0]]]))
     loss.backward()
@@ -202,11 +199,9 @@ def test_attention_to_a_moment_goes_to_the_keys_of_that_moment(source_length, le
 
 def test_keys_that_the_student_cannot_see_are_taken_out_and_others_refused():
     teacher = torch.tensor([[[[0.1, 0.3, 0.4, 0.2]]]])
-    valid = torch.tensor([[1.0, 0.0, 1.0, 1.0]])
-    aligned = aligned_map(teacher, source_lengths=[2], length=2, valid_keys=valid)
+    aligned = aligned_map(teacher, source_lengths=[2], length=2, valid_keys=torch.tensor([[1.0, 0.0, 1.0, 1.0]]))
     torch.testing.assert_close(aligned[0, 0], torch.tensor([0.1, 0.0, 0.4, 0.2]) / 0.7)
     aligned = aligned_map(maps(1, 1, 2, 3, seed=0), source_lengths=[1], length=1, valid_keys=torch.zeros(1, 3))
     assert aligned.tolist() == [[[0.0] * 3] * 2]
-    with pytest.raises(ValueError) as caught:
-        aligned_map(maps(1, 1, 2, 9, seed=0), source_lengths=[2, 2], length=2)
-    assert str(caught.value) == "teacher map: expected 8 keys from sources [2, 2], got 9"
+    problem = said(ValueError, aligned_map, maps(1, 1, 2, 9, seed=0), source_lengths=[2, 2], length=2)
+    assert problem == "teacher map: expected 8 keys from sources [2, 2], got 9"

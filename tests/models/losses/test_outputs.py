@@ -66,12 +66,16 @@ def test_it_is_zero_when_both_agree_up_to_a_shift_and_never_below(seed, classes,
 T = 2.0
 
 
+def softmax(row):
+    powers = [math.exp(v / T) for v in row]
+    return [power / sum(powers) for power in powers]
+
+
 def plain_parts(student, teacher, target):
     """TCKD, NCKD and the teacher's p_target of each row, number by number."""
     parts = []
     for s, t, label in zip(student.tolist(), teacher.tolist(), target.tolist(), strict=True):
-        q, p = ([math.exp(v / T) for v in row] for row in (s, t))
-        q, p = [v / sum(q) for v in q], [v / sum(p) for v in p]
+        q, p = softmax(s), softmax(t)
         tckd = p[label] * math.log(p[label] / q[label])
         tckd += (1 - p[label]) * math.log((1 - p[label]) / (1 - q[label]))
         nckd = 0.0
@@ -130,11 +134,6 @@ def test_far_apart_logits_stay_finite_and_the_teacher_gets_no_gradient():
     assert teacher.grad is None
 
 
-def softmax(row):
-    powers = [math.exp(v / T) for v in row]
-    return [power / sum(powers) for power in powers]
-
-
 @pytest.mark.parametrize("classes", [3, 7])
 def test_it_equals_numpys_correlations_one_by_one(classes):
     student, teacher = logits(5, classes, 0), logits(5, classes, 1)
@@ -182,16 +181,12 @@ def test_a_class_that_nobody_names_leaves_the_gradient_finite():
     assert teacher.grad is None
 
 
-def drawn(rows, labels, seed):
-    return torch.randn(rows, labels, generator=torch.Generator().manual_seed(seed)) * 2
-
-
 def sigmoid(value):
     return 1 / (1 + math.exp(-value))
 
 
 def test_the_divergence_and_labels_are_those_of_k_coins():
-    student, teacher, temperature = drawn(3, 4, 0), drawn(3, 4, 1), 2.5
+    student, teacher, temperature = logits(3, 4, 0), logits(3, 4, 1), 2.5
     total = 0.0
     for row in range(3):
         of_row = 0.0
@@ -201,13 +196,13 @@ def test_the_divergence_and_labels_are_those_of_k_coins():
         total += of_row / 4
     found = multilabel_kl_loss(student, teacher, temperature=temperature)
     assert float(found) == pytest.approx(total / 3 * temperature**2, rel=1e-5)  # float32
-    logits, targets = drawn(3, 2, 2), torch.tensor([[1.0, 0.0], [0.25, 1.0], [0.0, 0.0]])
+    answers, targets = logits(3, 2, 2), torch.tensor([[1.0, 0.0], [0.25, 1.0], [0.0, 0.0]])
     total = 0.0
     for row in range(2):
         for label in range(2):
-            p, y = sigmoid(float(logits[row, label])), float(targets[row, label])
+            p, y = sigmoid(float(answers[row, label])), float(targets[row, label])
             total -= (y * math.log(p) + (1 - y) * math.log(1 - p)) / 4
-    found = label_loss(logits, targets, weight=torch.tensor([1.0, 1.0, 0.0]))
+    found = label_loss(answers, targets, weight=torch.tensor([1.0, 1.0, 0.0]))
     assert float(found) == pytest.approx(total, rel=1e-5)  # float32
     teacher = torch.full((1, 1), math.log(3.0))  # three to one
     expected = math.log(2) + 0.75 * math.log(0.75) + 0.25 * math.log(0.25)
@@ -218,7 +213,7 @@ def test_the_divergence_and_labels_are_those_of_k_coins():
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 5), st.floats(0.5, 6.0), st.integers(0, 100))
 def test_it_is_zero_at_equality_positive_elsewhere_and_labels_do_not_compete(labels, temperature, seed):
-    student, teacher = drawn(4, labels, seed), drawn(4, labels, seed + 1)
+    student, teacher = logits(4, labels, seed), logits(4, labels, seed + 1)
     assert float(multilabel_kl_loss(teacher, teacher, temperature=temperature)) == pytest.approx(0, abs=1e-6)
     assert float(multilabel_kl_loss(student, teacher, temperature=temperature)) > 0
     # A label more leaves the gradient of the others as it was, but for the mean over labels.
@@ -231,8 +226,8 @@ def test_it_is_zero_at_equality_positive_elsewhere_and_labels_do_not_compete(lab
 
 
 def test_the_gradient_is_that_of_the_cross_entropy_against_the_teachers_probabilities():
-    one, other = (drawn(3, 4, 3).requires_grad_() for _ in range(2))
-    teacher = drawn(3, 4, 4).requires_grad_()
+    one, other = (logits(3, 4, 3).requires_grad_() for _ in range(2))
+    teacher = logits(3, 4, 4).requires_grad_()
     multilabel_kl_loss(one, teacher, temperature=1.0).backward()
     label_loss(other, teacher.detach().sigmoid()).backward()
     assert one.grad is not None
@@ -241,16 +236,12 @@ def test_the_gradient_is_that_of_the_cross_entropy_against_the_teachers_probabil
     assert teacher.grad is None
 
 
-def drawn_regression(rows, seed):
-    return torch.randn(rows, generator=torch.Generator().manual_seed(seed))
-
-
 def test_huber_is_square_near_straight_far_and_weighted():
     found = [
         float(huber_loss(torch.tensor([d]), torch.tensor([0.0]), delta=2.0)) for d in (0.0, 1.0, -1.0, 2.0, 5.0, -5.0)
     ]
     assert found == [0.0, 0.5, 0.5, 2.0, 8.0, 8.0]
-    values, targets, weights = drawn_regression(6, 0) * 3, drawn_regression(6, 1), [1.0, 0.5, 0.0, 1.0, 1.0, 0.25]
+    values, targets, weights = logits(1, 6, 0)[0], logits(1, 6, 1)[0], [1.0, 0.5, 0.0, 1.0, 1.0, 0.25]
     total = 0.0
     for value, target, weight in zip(values.tolist(), targets.tolist(), weights, strict=True):
         distance = abs(value - target)
@@ -263,7 +254,7 @@ def test_huber_is_square_near_straight_far_and_weighted():
 
 
 def test_pearson_is_numpys_correlation_and_one_window_has_none():
-    values, teacher = drawn_regression(9, 2), drawn_regression(9, 3)
+    values, teacher = logits(2, 9, 2)
     expected = 1 - np.corrcoef(values.double().numpy(), teacher.double().numpy())[0, 1]
     assert float(pearson_loss(values, teacher)) == pytest.approx(expected, abs=1e-5)  # float32
     value = torch.ones(1, requires_grad=True)
@@ -287,7 +278,7 @@ def test_rows_that_do_not_count_may_be_nan(rows):
 
 
 def test_a_student_learns_both_from_a_teacher_and_nothing_flows_back():
-    values, teacher = drawn_regression(6, 5).requires_grad_(), drawn_regression(6, 6).requires_grad_()
+    values, teacher = (logits(1, 6, seed)[0].requires_grad_() for seed in (5, 6))
     loss = regression_loss(values, teacher)
     expected = huber_loss(values, teacher, delta=1.0) + pearson_loss(values, teacher)
     torch.testing.assert_close(loss, expected)

@@ -21,7 +21,7 @@ pairs = st.integers(2, 6).flatmap(
 
 
 @given(pairs)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_every_figure_equals_scikit_learns(drawn):
     classes, rows = drawn
     truth, answers = np.array(rows, dtype=np.int64).T

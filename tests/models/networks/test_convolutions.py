@@ -17,7 +17,9 @@ from mmkd_models.networks.convolutions import (
     position_stride,
     prune_convolutions,
 )
+from tests.edge.said import said
 
+STEP = torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1, 1, 1])[None, :, None]
 HEAVY = list(combinations(range(9), 3))
 
 
@@ -57,8 +59,7 @@ def test_the_share_of_positive_values_is_that_worked_out_by_hand():
     Centre 4 reads 0..8: 2 (0+0+0) - (0+0+1+1+1+1) = -4. Centre 5 reads 1..9: 2 * 0 - (0+1+1+1+1+1) = -5.
     """
     network = one_kernel(padded=False, samples=10, bias=-4.5, width=0.1)
-    values = torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1, 1, 1])[None, :, None]
-    shares, seen = network.proportions(values, torch.ones_like(values))
+    shares, seen = network.proportions(STEP, torch.ones_like(STEP))
     assert shares.tolist() == [[0.5]]
     assert seen.tolist() == [[1.0]]
     """Of a constant 1, centre t has three weights of 2 on samples t-4 to t-2 and six of -1 on t-1 to t+4.
@@ -96,8 +97,7 @@ def test_the_features_are_those_of_plain_loops(positions, stride):
                 if (t if group.padded else t + reach) % stride == 0
             ]
             wanted.append((np.stack(answers) > (0.5 - bias) * width).mean(0))
-    present = torch.ones(6, 40, 2)
-    shares, _ = network.proportions(torch.from_numpy(values), present)
+    shares, _ = network.proportions(torch.from_numpy(values), torch.ones(6, 40, 2))
     off = np.abs(shares.numpy() - np.stack(wanted, axis=1))
     # Within the ramp, a tenth of the spread, lie some 4 % of the positions, each off by a quarter on average.
     assert off.mean() < 0.01
@@ -115,8 +115,7 @@ def test_kernels_dilations_and_biases_are_those_of_minirocket():
     assert list_dilations(200, 2, most=8) == [(1, 1), (24, 1)]
     assert list_dilations(9, 24, most=8) == [(1, 24)]
     assert sum(count for _, count in list_dilations(10_000, 24, most=32)) == 24
-    values = windows(50, 100, 1)
-    network = fitted(values, features=2016)
+    network = fitted(windows(50, 100, 1), features=2016)
     means = network.feature_mean.numpy()
     assert means.min() < 0.05
     assert means.max() > 0.95
@@ -142,14 +141,12 @@ def test_windows_that_lack_what_a_feature_reads_do_not_count_where_it_is_standar
 
 def test_positions_and_windows_without_samples_do_not_count():
     network = one_kernel(padded=False, samples=10, bias=-4.5, width=0.1)
-    values = torch.tensor([0.0, 0, 0, 0, 0, 1, 1, 1, 1, 1])[None, :, None]
-    present = torch.ones_like(values)
+    present = torch.ones_like(STEP)
     present[0, 0, 0] = 0.0  # no kernel's centre: the sums stay -4 and -5
-    assert network.proportions(values, present)[0].tolist() == [[0.5]]
+    assert network.proportions(STEP, present)[0].tolist() == [[0.5]]
     present[0, 4, 0] = 0.0  # the first centre: the second position is what is left, and it is below the bias
-    assert network.proportions(values, present)[0].tolist() == [[0.0]]
-    values = windows(10, 30, 2)
-    network = fitted(values)
+    assert network.proportions(STEP, present)[0].tolist() == [[0.0]]
+    network = fitted(windows(10, 30, 2))
     nothing = torch.zeros(1, 30, 2)
     assert network(nothing, nothing).tolist() == [[0.0] * 168]
 
@@ -180,9 +177,7 @@ def test_a_kernel_steps_on_an_odd_number_of_positions(samples, positions, stride
 
 
 def test_windows_shorter_than_a_kernel_are_refused():
-    with pytest.raises(UsageError) as error:
-        fitted(windows(3, 8, 1))
-    assert str(error.value) == (
+    assert said(UsageError, fitted, windows(3, 8, 1)) == (
         "modality 'acc': convolutions: expected windows of at least 9 samples, one window or more and at least 84 "
         "features, got 8 samples, 3 windows and 168 features; take longer windows, or the member transformer"
     )

@@ -1,7 +1,5 @@
 """Front-ends of video and of sound."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.networks.fronts.as_series import series_view
 from mmkd_models.networks.fronts.frames import FrameFront
 from mmkd_models.networks.fronts.log_mel import FLOOR, LogMelFront, LogMels
+from tests.edge.said import said
 
 
 def camera(height, width, *, colour=False, samples=4):
@@ -26,14 +25,13 @@ def camera(height, width, *, colour=False, samples=4):
 
 
 def frames(spec):
-    random = torch.Generator().manual_seed(0)
-    values = torch.randint(40, 200, (2, *spec.shape), dtype=torch.uint8, generator=random)
+    values = torch.randint(40, 200, (2, *spec.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return values, torch.ones(2, *spec.presence_shape)
 
 
-def front(spec):
+def front(spec, width=16):
     torch.manual_seed(0)
-    made = FrameFront(spec, 16).eval()
+    made = FrameFront(spec, width).eval()
     made.mean.fill_(120.0)
     made.std.fill_(50.0)
     return made
@@ -47,8 +45,7 @@ def test_what_the_stem_sees_is_each_frame_about_itself_and_what_changed(colour):
     seen = []
     network.stem.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     network(values, present)
-    channels = len(spec.channels)
-    views = seen[0].reshape(2, 4, 2, channels, 16, 24)
+    views = seen[0].reshape(2, 4, 2, len(spec.channels), 16, 24)
     scaled = (values.float() - 120) / 50
     for window in range(2):
         for time in range(4):
@@ -97,17 +94,10 @@ def test_the_stem_ends_with_a_few_pixels(height, width, last):
 
 @pytest.mark.parametrize(("height", "width"), [(7, 96), (96, 1025)])
 def test_frames_too_small_or_too_large_are_refused(height, width):
-    says = (
+    assert said(UsageError, front, camera(height, width)) == (
         f"modality 'cam': expected frames of 8 to 1024 rows and columns, got {height} rows of {width} pixels; "
         "import them at another size"
     )
-    with pytest.raises(UsageError, match=f"^{re.escape(says)}$"):
-        front(camera(height, width))
-
-
-def late(spec):
-    torch.manual_seed(0)
-    return FrameFront(spec, 48).eval()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +105,7 @@ def late(spec):
     [(64, 64, (16, 8, 8), 24 * 4 * 4), (96, 96, (24, 6, 6), 24 * 3 * 3), (67, 130, (24, 3, 5), 24 * 2 * 3)],
 )
 def test_of_large_frames_changes_are_seen_in_small_maps(height, width, small, last):
-    network = late(camera(height, width))
+    network = front(camera(height, width), 48)
     assert network.map == small
     assert network.embed.in_features == last
     values, present = frames(camera(height, width))
@@ -125,7 +115,7 @@ def test_of_large_frames_changes_are_seen_in_small_maps(height, width, small, la
 @pytest.mark.parametrize("where", [(0, 0), (0, 66), (69, 0), (69, 66)])
 def test_patches_reach_to_every_corner_of_a_frame(where):
     spec = camera(70, 67, samples=1)
-    network = late(spec)
+    network = front(spec, 48)
     values = torch.full((1, *spec.shape), 100, dtype=torch.uint8)
     values[0, 0, 30:40, 30:40] = 180
     other = values.clone()
@@ -222,12 +212,10 @@ def test_views_are_normalised_by_training_data_and_by_window():
 
 
 def test_windows_without_a_spectrum_are_refused():
-    says = (
+    assert said(UsageError, LogMelFront, sound(16_000.0, 63)) == (
         "modality 'mic': expected windows of at least 64 samples of sound, got 63; take longer windows, or the kind "
         "series"
     )
-    with pytest.raises(UsageError, match=f"^{re.escape(says)}$"):
-        LogMelFront(sound(16_000.0, 63))
 
 
 MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right"), rate_hz=2000.0, samples=800)
@@ -257,7 +245,5 @@ def test_sound_is_its_log_mels_frame_by_frame():
     found, there = view(values, present)
     wanted, known = mels((values * present).transpose(1, 2), present.transpose(1, 2))  # (B, C, N, M)
     assert found.shape == (2, mels.positions, 2 * mels.count) == (2, *view.spec.shape)
-    kept = there.reshape(2, mels.positions, 2, mels.count)[..., 0].transpose(1, 2)
-    assert torch.equal(kept, known)
-    by_channel = found.reshape(2, mels.positions, 2, mels.count).transpose(1, 2)
-    assert torch.equal(by_channel, wanted * known[..., None])
+    assert torch.equal(there.reshape(2, mels.positions, 2, mels.count)[..., 0].transpose(1, 2), known)
+    assert torch.equal(found.reshape(2, mels.positions, 2, mels.count).transpose(1, 2), wanted * known[..., None])

@@ -22,6 +22,7 @@ from mmkd_models.networks.intervals import (
 from mmkd_models.networks.members import Trees, check_member
 from mmkd_models.networks.trees import Forest, grow_arrays
 from mmkd_models.training.committee import fit_pool, joining_sensor, mixture_weights
+from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=20.0, samples=40)
 RNG = np.random.default_rng(0)
@@ -47,8 +48,7 @@ def grow(features, labels, *, classes, kind, seed=4):
 def test_trees_answer_as_scikit_learn_does(depth, monkeypatch):
     forest = ExtraTreesClassifier(n_estimators=30, max_depth=depth, random_state=4).fit(FEATURES, CLASSES)
     monkeypatch.setattr("sklearn.ensemble.ExtraTreesClassifier", lambda **_: forest)
-    grown = grow(FEATURES, CLASSES, classes=3, kind="classification")
-    votes = grown.votes(torch.from_numpy(ASKED))
+    votes = grow(FEATURES, CLASSES, classes=3, kind="classification").votes(torch.from_numpy(ASKED))
     # The same leaf each time; the fractions in it are float32.
     np.testing.assert_allclose(votes.numpy(), forest.predict_proba(ASKED), rtol=0, atol=1e-7)
 
@@ -62,15 +62,13 @@ def test_trees_answer_as_scikit_learn_does(depth, monkeypatch):
 )
 def test_shares_of_labels_and_numbers_are_means_of_leaves(kind, labels, classes):
     forest = ExtraTreesRegressor(n_estimators=30, random_state=4).fit(FEATURES, labels)
-    grown = grow(FEATURES, labels, classes=classes, kind=kind)
-    votes = grown.votes(torch.from_numpy(ASKED)).numpy()
+    votes = grow(FEATURES, labels, classes=classes, kind=kind).votes(torch.from_numpy(ASKED)).numpy()
     np.testing.assert_allclose(votes, forest.predict(ASKED).reshape(-1, classes), rtol=1e-6, atol=1e-7)
 
 
 def test_a_statistic_at_a_threshold_goes_left_and_the_next_float_right():
     asked = torch.tensor([[0.5], [np.nextafter(np.float32(0.5), np.float32(1))]])
-    tree = Trees([ACC], stump(), kind="classification")
-    assert tree.votes(asked).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert Trees([ACC], stump(), kind="classification").votes(asked).tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
 def stump():
@@ -118,12 +116,6 @@ def check_trees(arrays):
     check_member(facts, state, [ACC], TaskSpec(labels=("a", "b")), path="member 1")
 
 
-def fault_of(arrays):
-    with pytest.raises(CheckpointError) as caught:
-        check_trees(arrays)
-    return str(caught.value)
-
-
 def test_trees_read_the_features_of_all_modalities_in_order():
     second = msgspec.structs.replace(ACC, name="gyro")
     stumps = {**stump(), "feature": torch.tensor([264, -1, -1], dtype=torch.int32)}  # the mean of the first channel
@@ -154,15 +146,19 @@ LINKS = "expected every node to lead onwards inside its tree and every leaf to i
 def test_trees_that_were_altered_are_refused(name, value, fault):
     arrays = stump()
     arrays[name] = torch.tensor(value, dtype=arrays[name].dtype)
-    assert fault_of(arrays).startswith(f"member 1: {fault};")
+    assert said(CheckpointError, check_trees, arrays).startswith(f"member 1: {fault};")
 
 
 def test_arrays_of_other_kinds_and_shapes_are_refused():
-    assert "got missing ['feature', 'fractions', 'left'] and unknown []" in fault_of({"roots": torch.zeros(1)})
-    assert "tensor 'threshold': expected shape (3,) of float32, got shape (2,) of float32" in fault_of(
-        {**stump(), "threshold": torch.zeros(2)}
+    assert "got missing ['feature', 'fractions', 'left'] and unknown []" in said(
+        CheckpointError, check_trees, {"roots": torch.zeros(1)}
     )
-    assert "tensor 'roots': expected shape (1,) of int32" in fault_of({**stump(), "roots": torch.zeros(1)})
+    assert "tensor 'threshold': expected shape (3,) of float32, got shape (2,) of float32" in said(
+        CheckpointError, check_trees, {**stump(), "threshold": torch.zeros(2)}
+    )
+    assert "tensor 'roots': expected shape (1,) of int32" in said(
+        CheckpointError, check_trees, {**stump(), "roots": torch.zeros(1)}
+    )
 
 
 LABELS = RNG.integers(0, 3, 240)
@@ -182,8 +178,7 @@ def test_weights_of_members_by_hand_for_classes_labels_and_numbers():
 
     Then the weights are even for symmetry. With (1, 1/2) against (1/4, 1/2) the second answer tells nothing.
     """
-    even = mixture_weights(np.log([[1.0, 0.5], [0.5, 1.0]]), groups=4)
-    assert even.tolist() == pytest.approx([0.5, 0.5])
+    assert mixture_weights(np.log([[1.0, 0.5], [0.5, 1.0]]), groups=4).tolist() == pytest.approx([0.5, 0.5])
     found = mixture_weights(np.log([[1.0, 0.25], [0.5, 0.5]]), groups=4)
     # At rest w = (4 m + 1) / 6 with m = (w / (w + (1 - w) / 4) + w) / 2, so 4 w = 1 + 2 w / (w + (1 - w) / 4).
     w = found[0]
@@ -191,9 +186,8 @@ def test_weights_of_members_by_hand_for_classes_labels_and_numbers():
     pool = fit_pool([member(1.0, seed=1), member(0.9, seed=2)], LABELS, GROUPS, kind="classification")
     # At the least loss the mean probability of the truth is 1 - 1 / (n + 2).
     assert math.exp(pool.likelihoods[0]) == pytest.approx(1 - 1 / 242)
-    pool = fit_pool(
-        [member(0.9, seed=1), member(0.0, seed=2), member(0.9, seed=1)], LABELS, GROUPS, kind="classification"
-    )
+    members = [member(0.9, seed=1), member(0.0, seed=2), member(0.9, seed=1)]
+    pool = fit_pool(members, LABELS, GROUPS, kind="classification")
     assert pool.weights[1] == 0.0
     assert pool.weights == pytest.approx((0.5, 0.0, 0.5))
     assert pool.likelihoods[1] == pytest.approx(math.log(1 / 3), abs=0.01)
@@ -326,8 +320,7 @@ def test_sound_and_video_are_read_as_series(kind):
     values = RNG.integers(0, 256, size=(5, *modality.shape)).astype(np.uint8 if kind == "video" else np.float32)
     present = np.ones((5, samples, 1), dtype=np.float32)
     scale = np.full(len(channels), 120, np.float32), np.full(len(channels), 60, np.float32)
-    network = fit_intervals(modality, values, present, scale=scale)
-    features = apply_intervals(network, values, present)
+    features = apply_intervals(fit_intervals(modality, values, present, scale=scale), values, present)
     assert features.shape == (5, interval_sizes(modality)[2])
     assert np.isfinite(features).all()
     assert np.ptp(features, axis=0).max() > 0

@@ -16,6 +16,7 @@ from mmkd_models.networks.fronts.series import FrontEnd
 from mmkd_models.networks.layers import EXTRA_TOKENS, MASKED, Dropout
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher, hide_modalities
+from tests.edge.said import said
 
 ENCODER = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8)
 LENGTHS = [1, 2, 3, 15, 30, 60, 64, 100, 201, 1000]
@@ -71,9 +72,8 @@ def test_a_preset_has_about_the_size_it_promises(preset, parameters):
 
 @pytest.mark.parametrize("wrong", [{"width": 0}, {"width": 17}, {"depth": 0}, {"dropout": 1.0}, {"most_tokens": 0}])
 def test_sizes_that_describe_no_network_are_refused(wrong):
-    with pytest.raises(ValueError) as caught:
-        EncoderConfig(**{"width": 16, "heads": 2, "depth": 1, **wrong})  # type: ignore[arg-type]
-    assert str(caught.value) == "expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1)"
+    problem = said(ValueError, EncoderConfig, **{"width": 16, "heads": 2, "depth": 1, **wrong})
+    assert problem == "expected sizes >= 1, a width that is a multiple of heads, and a dropout in [0, 1)"
 
 
 @pytest.mark.parametrize("samples", LENGTHS)
@@ -195,9 +195,8 @@ def test_every_parameter_of_a_teacher_learns_and_it_needs_a_modality():
     network(windows(SENSORS[:3], missing=0.1)).logits.square().sum().backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert silent == []
-    with pytest.raises(UsageError) as caught:
-        teacher([])
-    assert str(caught.value) == "teacher: expected at least one modality, got none; name those it shall use"
+    problem = "teacher: expected at least one modality, got none; name those it shall use"
+    assert said(UsageError, teacher, []) == problem
 
 
 def there(inputs):
@@ -222,14 +221,12 @@ def test_modality_dropout_takes_at_most_one_and_never_the_last_one(seed, count, 
 
 
 def test_modality_dropout_with_certainty_takes_exactly_one_and_leaves_its_input_alone():
-    inputs = windows(SENSORS[:3])
-    copies = {name: (v.clone(), p.clone()) for name, (v, p) in inputs.items()}
+    inputs, copies = windows(SENSORS[:3]), windows(SENSORS[:3])
     hidden = hide_modalities(inputs, 1.0, torch.Generator().manual_seed(0))
     assert there(hidden).sum(0).tolist() == [2, 2, 2]
     for name, (values, present) in hidden.items():
         assert torch.equal(values, inputs[name][0] * present.amax((1, 2), keepdim=True))
-        assert torch.equal(copies[name][0], inputs[name][0])
-        assert torch.equal(copies[name][1], inputs[name][1])
+        assert all(torch.equal(*pair) for pair in zip(copies[name], inputs[name], strict=True))
 
 
 def test_key_scores_follow_the_samples_behind_each_token():
@@ -327,11 +324,9 @@ def test_with_movement_a_window_at_a_great_level_shows_what_it_shows_at_none():
 
 
 def test_the_slope_is_of_time_from_minus_one_to_one_in_units_of_movement():
-    spec = modality(samples=5, channels=1)
-    front = FrontEnd(spec, 2, movement=True)
+    front = FrontEnd(modality(samples=5, channels=1), 2, movement=True)
     front.movement.fill_(2.0)
-    values = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]).reshape(1, 5, 1)
-    statistics = front(values, torch.ones_like(values))[2]
+    statistics = front(torch.arange(5.0).reshape(1, 5, 1), torch.ones(1, 5, 1))[2]
     # Moved: -1, -0.5, 0, 0.5, 1; time: the same; their mean product.
     assert float(statistics[0, 7]) == pytest.approx(0.5)
 
