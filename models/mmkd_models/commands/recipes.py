@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import numpy as np
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.cli.show import say
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import task_text
+from mmkd_edge.spec import TaskSpec, task_text
 from mmkd_models.data.checking.describe import count_splits
 from mmkd_models.data.checking.findings import list_first
 from mmkd_models.data.dataset import make_windows
@@ -21,6 +22,7 @@ from mmkd_models.data.importing.patterns import with_parts
 from mmkd_models.data.importing.window_labels import labelled_intervals
 from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import progress_lines, show_fraction
+from mmkd_report.schema.data import SplitFacts
 
 if TYPE_CHECKING:
     from mmkd_models.data.importing.from_recipe import RecipeReport
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _MEGABYTE = 1e6
 _MAX_NAMED = 3
 _PATTERN = re.compile(r"[*?{}]")
+_NO_TIMES = "no times: a source counts from its start; give 'start' or times since 1970 to have them"
 _LIKE = 0.7  # similarity (difflib) from which a name may be a typo
 
 
@@ -90,69 +93,90 @@ def window_lines(report: RecipeReport) -> list[str]:
     windows = make_windows(spec, report.dataset.arrays)
     splits = list(count_splits(windows))
     counts = ", ".join(f"{facts.split} {facts.windows}" for facts in splits)
-    lines = [f"{spec.name}: {len(windows)} windows of {len(report.recordings)} recordings ({counts})"]
-    for name in task.labels if task.kind != "regression" else ():
-        lines.append(f"  {name}: " + ", ".join(f"{facts.split} {facts.classes[name]}" for facts in splits))
-    for number, facts in enumerate(splits if task.kind == "regression" else ()):
-        known = windows.labels[windows.labelled & (windows.splits == number)]
-        text = f"{known.min():.4g} to {known.max():.4g}, mean {known.mean():.4g}" if len(known) else "no label"
-        lines.append(f"  {task_text(task)}, {facts.split}: {text}")
-    lines += [f"left out: {count} windows {reason}" for reason, count in (spec.left_out or {}).items()]
-    covers_all = report.recipe.windows.cover == "all"
-    absent: dict[tuple[str, str], list[str]] = {}
-    for recording in report.recordings:
-        for sensor in report.sensors:
-            if sensor.name in recording.absent:
-                file = with_parts(sensor.source.files, recording.parts)
-                absent.setdefault((file, recording.name), []).append(sensor.name)
-    for (file, present), sensors in absent.items():
-        fate = f"without {' and '.join(sensors)}, its windows are {'left out' if covers_all else 'NaN there'}"
-        how = f"(cover = '{report.recipe.windows.cover}')"
-        lines.append(f"warning: missing file: {file} ({present} is there); {fate} {how}")
-    apart = [one.name for one in report.recordings if one.shares_no_time] if covers_all else []
-    lines += (
-        [f"warning: no windows: the sensors of {list_first(apart)} share no time; correct their times"] if apart else []
-    )
-    empty: dict[str, list[str]] = {}
-    for recording in report.recordings:
-        for channel in recording.empty:
-            empty.setdefault(channel, []).append(recording.name)
-    cure = "it is missing (NaN) there, unless you leave the recordings out (exclude)"
-    lines += [
-        f"warning: no value: channel {channel} in {list_first(files)}; {cure}" for channel, files in empty.items()
-    ]
-    rule = report.recipe.labels
-    if not (rule.task == "regression" and rule.column):
-        without = [recording for recording in report.recordings if not labelled_intervals(recording, rule)]
-        paths = [with_parts(rule.files, recording.parts) for recording in without]
-        missing = [path for path in paths if path != rule.files and not _PATTERN.search(path)]
-        missing = [path for path in dict.fromkeys(missing) if not (report.folder / path).exists()]
-        names = [recording.name for recording in without]
-        kept = "kept without one" if rule.unlabelled == "keep" else "left out (unlabelled = 'drop')"
-        files = f" (missing file: {list_first(missing)})" if missing else ""
-        if 0 < len(names) < len(report.recordings):
-            lines.append(f"warning: no label: {list_first(names)}{files}; windows are {kept}")
-    if task.kind == "classification" and rule.column and all(name.replace(".", "").isdecimal() for name in task.labels):
-        new = ", ".join(f'"{name}" = "NAME"' for name in task.labels[:_MAX_NAMED])
-        lines.append(f"labels are numbers; to name them, set rename = {{{new}}} under [labels]")
-    if windows.times is None:
-        lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
     doubtful, warnings = doubtful_classes(report, windows)
-    for facts in splits[1:]:
-        missing = [name for name in task.labels if not facts.classes.get(name, 0) and name not in doubtful]
-        if facts.unlabelled == facts.windows:
-            lines.append(f"{facts.split} has no label; mmkd-adapt takes it, commands that need labels refuse it")
-        elif missing and task.kind not in ("regression", "normal"):
-            lines.append(
-                f"warning: {facts.split} has no window of {', '.join(missing)}; choose other groups or another 'seed'"
-            )
     target = report.recipe.labels.column if task.kind == "regression" else ""
     warnings += [
         f"the target {target!r} is also a channel of {sensor.name}, which a model can copy; leave it out of 'channels'"
         for sensor in report.sensors
         if target and target in sensor.columns.values()
     ]
-    return [*lines, *(f"warning: {text}" for text in warnings)]
+    return [
+        f"{spec.name}: {len(windows)} windows of {len(report.recordings)} recordings ({counts})",
+        *_label_counts(windows, splits),
+        *(f"left out: {count} windows {reason}" for reason, count in (spec.left_out or {}).items()),
+        *_missing_data(report),
+        *_missing_labels(report),
+        *_numbered_labels(report),
+        *(() if windows.times is not None else [_NO_TIMES]),
+        *_missing_classes(task, splits[1:], doubtful),
+        *(f"warning: {text}" for text in warnings),
+    ]
+
+
+def _label_counts(windows: Windows, splits: Sequence[SplitFacts]) -> Iterator[str]:
+    task = windows.spec.task
+    if task.kind != "regression":
+        for name in task.labels:
+            yield f"  {name}: " + ", ".join(f"{facts.split} {facts.classes[name]}" for facts in splits)
+        return
+    for number, facts in enumerate(splits):
+        known = windows.labels[windows.labelled & (windows.splits == number)]
+        text = f"{known.min():.4g} to {known.max():.4g}, mean {known.mean():.4g}" if len(known) else "no label"
+        yield f"  {task_text(task)}, {facts.split}: {text}"
+
+
+def _missing_data(report: RecipeReport) -> Iterator[str]:
+    """Yield warnings of files without a counterpart, sensors that share no time, and channels without a value."""
+    cover, recordings = report.recipe.windows.cover, report.recordings
+    absent: dict[tuple[str, str], list[str]] = {}
+    for recording, sensor in product(recordings, report.sensors):
+        if sensor.name in recording.absent:
+            file = with_parts(sensor.source.files, recording.parts)
+            absent.setdefault((file, recording.name), []).append(sensor.name)
+    for (file, present), sensors in absent.items():
+        fate = f"without {' and '.join(sensors)}, its windows are {'left out' if cover == 'all' else 'NaN there'}"
+        yield f"warning: missing file: {file} ({present} is there); {fate} (cover = '{cover}')"
+    apart = [recording.name for recording in recordings if cover == "all" and recording.shares_no_time]
+    if apart:
+        yield f"warning: no windows: the sensors of {list_first(apart)} share no time; correct their times"
+    for channel in dict.fromkeys(channel for recording in recordings for channel in recording.empty):
+        files = list_first([recording.name for recording in recordings if channel in recording.empty])
+        cure = "it is missing (NaN) there, unless you leave the recordings out (exclude)"
+        yield f"warning: no value: channel {channel} in {files}; {cure}"
+
+
+def _missing_labels(report: RecipeReport) -> Iterator[str]:
+    """Yield a warning if some recordings have no label."""
+    rule = report.recipe.labels
+    if rule.task == "regression" and rule.column:
+        return
+    without = [recording for recording in report.recordings if not labelled_intervals(recording, rule)]
+    if 0 < len(without) < len(report.recordings):
+        paths = dict.fromkeys(with_parts(rule.files, recording.parts) for recording in without)
+        missing = [path for path in paths if path != rule.files and not _PATTERN.search(path)]
+        missing = [path for path in missing if not (report.folder / path).exists()]
+        files = f" (missing file: {list_first(missing)})" if missing else ""
+        fate = "kept without one" if rule.unlabelled == "keep" else "left out (unlabelled = 'drop')"
+        yield f"warning: no label: {list_first([recording.name for recording in without])}{files}; windows are {fate}"
+
+
+def _numbered_labels(report: RecipeReport) -> Iterator[str]:
+    task = report.dataset.spec.task
+    are_numbers = all(name.replace(".", "").isdecimal() for name in task.labels)
+    if task.kind == "classification" and report.recipe.labels.column and are_numbers:
+        new = ", ".join(f'"{name}" = "NAME"' for name in task.labels[:_MAX_NAMED])
+        yield f"labels are numbers; to name them, set rename = {{{new}}} under [labels]"
+
+
+def _missing_classes(task: TaskSpec, splits: Sequence[SplitFacts], doubtful: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each split without labels or without a class that is not doubtful."""
+    for facts in splits:
+        missing = [name for name in task.labels if not facts.classes.get(name, 0) and name not in doubtful]
+        if facts.unlabelled == facts.windows:
+            yield f"{facts.split} has no label; mmkd-adapt takes it, commands that need labels refuse it"
+        elif missing and task.kind not in ("regression", "normal"):
+            names = ", ".join(missing)
+            yield f"warning: {facts.split} has no window of {names}; choose other groups or another 'seed'"
 
 
 def doubtful_classes(report: RecipeReport, windows: Windows) -> tuple[list[str], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -260,17 +261,10 @@ def derived_problems(texts: Sequence[str], modalities: Sequence[ModalitySpec]) -
 
 def spec_problems(spec: DatasetSpec) -> Iterator[str]:
     """Yield a message for every broken rule beyond types."""
-    task = spec.task
-    fewest, noun = (2, "two or more different classes") if task.kind == "classification" else (1, "different labels")
-    if (fault := task_fault(task)) is not None:
-        yield f"{SPEC_FILE}: 'task.{fault[0]}': {fault[1]}"
-    elif len(task.labels) < fewest or len(set(task.labels)) < len(task.labels) or not all(task.labels):
-        offer = _ONE_CLASS if fewest == 2 and len(task.labels) == 1 else ""
-        yield (
-            f"{SPEC_FILE}: 'task.labels': expected {noun}, got {list(task.labels)}; name each {_CALLED[task.kind]}"
-            f"{offer}"
-        )
-    texts: dict[str, Sequence[str]] = {"name": [spec.name], "task.labels": task.labels, "task.unit": [task.unit or ""]}
+    yield from _task_problems(spec.task)
+    texts: dict[str, Sequence[str]] = {
+        "name": [spec.name], "task.labels": spec.task.labels, "task.unit": [spec.task.unit or ""]
+    }  # fmt: skip
     for number, modality in enumerate(spec.modalities):
         texts[f"modalities[{number}].channels"] = modality.channels
         texts[f"modalities[{number}].unit"] = [modality.unit]
@@ -280,24 +274,11 @@ def spec_problems(spec: DatasetSpec) -> Iterator[str]:
             yield f"{SPEC_FILE}: '{key}': {expected}, got {name!a}; rename it"
     if not spec.modalities:
         yield f"{SPEC_FILE}: 'modalities': expected one or more, got none; describe each sensor"
-    names = [modality.name for modality in spec.modalities]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"{SPEC_FILE}: 'modalities': {name!r} is there {names.count(name)} times; give each its own name"
+    for name, count in sorted(Counter(modality.name for modality in spec.modalities).items()):
+        if count > 1:
+            yield f"{SPEC_FILE}: 'modalities': {name!r} is there {count} times; give each its own name"
     for number, modality in enumerate(spec.modalities):
-        problems = [text for text in (name_problem(modality.name),) if text]
-        if not modality.channels or len(set(modality.channels)) < len(modality.channels):
-            problems.append(f"expected one or more different channels, got {list(modality.channels)}; name each column")
-        if not 0 < modality.rate_hz < float("inf"):
-            problems.append(f"expected a rate_hz above 0, got {modality.rate_hz}; give samples per second")
-        if modality.samples < 1:
-            problems.append(f"expected samples of 1 or more, got {modality.samples}; give the length of one window")
-        if modality.range is not None and not modality.range[0] < modality.range[1]:
-            bounds = list(modality.range)
-            problems.append(f"expected range [low, high] with low below high, got {bounds}; swap or correct it")
-        if modality.sources:
-            key = "derived" if modality.derived else "parts"
-            problems.append(f"expected a recorded modality, got {key!r}; remove the key")
-        for text in (*problems, *kind_problems(modality)):
+        for text in _modality_problems(modality):
             yield f"{SPEC_FILE}: 'modalities[{number}]' ({modality.name}): {text}"
     if set(spec.splits) != set(SPLIT_NAMES):
         yield (
@@ -309,12 +290,43 @@ def spec_problems(spec: DatasetSpec) -> Iterator[str]:
             yield f"{SPEC_FILE}: split {name!r} is empty; expected one window or more; move whole groups into it"
     for text in derived_problems(spec.derived or (), spec.modalities):
         yield f"{SPEC_FILE}: 'derived': {text}"
-    if spec.recordings is None:
-        return
-    if not 0 < spec.recordings.hop_s < float("inf"):
-        yield f"{SPEC_FILE}: 'recordings.hop_s': expected seconds above 0, got {spec.recordings.hop_s}; correct it"
-    channels = {modality.name: len(modality.channels) for modality in spec.modalities}
-    for name, scale in spec.recordings.scale.items():
+    if spec.recordings is not None:
+        yield from _recordings_problems(spec.recordings, spec.modalities)
+
+
+def _task_problems(task: TaskSpec) -> Iterator[str]:
+    fewest, noun = (2, "two or more different classes") if task.kind == "classification" else (1, "different labels")
+    if (fault := task_fault(task)) is not None:
+        yield f"{SPEC_FILE}: 'task.{fault[0]}': {fault[1]}"
+    elif len(task.labels) < fewest or len(set(task.labels)) < len(task.labels) or not all(task.labels):
+        offer = _ONE_CLASS if fewest == 2 and len(task.labels) == 1 else ""
+        yield (
+            f"{SPEC_FILE}: 'task.labels': expected {noun}, got {list(task.labels)}; name each {_CALLED[task.kind]}"
+            f"{offer}"
+        )
+
+
+def _modality_problems(modality: ModalitySpec) -> Iterator[str]:
+    if text := name_problem(modality.name):
+        yield text
+    if not modality.channels or len(set(modality.channels)) < len(modality.channels):
+        yield f"expected one or more different channels, got {list(modality.channels)}; name each column"
+    if not 0 < modality.rate_hz < float("inf"):
+        yield f"expected a rate_hz above 0, got {modality.rate_hz}; give samples per second"
+    if modality.samples < 1:
+        yield f"expected samples of 1 or more, got {modality.samples}; give the length of one window"
+    if modality.range is not None and not modality.range[0] < modality.range[1]:
+        yield f"expected range [low, high] with low below high, got {list(modality.range)}; swap or correct it"
+    if modality.sources:
+        yield f"expected a recorded modality, got {'derived' if modality.derived else 'parts'!r}; remove the key"
+    yield from kind_problems(modality)
+
+
+def _recordings_problems(recordings: RecordingsSpec, modalities: Sequence[ModalitySpec]) -> Iterator[str]:
+    if not 0 < recordings.hop_s < float("inf"):
+        yield f"{SPEC_FILE}: 'recordings.hop_s': expected seconds above 0, got {recordings.hop_s}; correct it"
+    channels = {modality.name: len(modality.channels) for modality in modalities}
+    for name, scale in recordings.scale.items():
         if name not in channels:
             yield f"{SPEC_FILE}: 'recordings.scale': modality {name!r} is not in 'modalities'; remove it"
         elif len(scale) != channels[name] or not all(0 < value < float("inf") for value in scale):

@@ -22,7 +22,7 @@ from mmkd_models.data.importing import window_labels
 from mmkd_models.data.importing.clock import SECOND_NS, Interval, Times
 from mmkd_models.data.importing.grids import GridRecording, Grids, sample_count, sums_before
 from mmkd_models.data.importing.keys import WINDOW_FACTS_BYTES, refuse_more
-from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
+from mmkd_models.data.importing.recipe import TARGET, ImportRecipe, LabelRule, WindowRule
 from mmkd_models.data.labels import find_strata
 from mmkd_models.data.windows import CutWindows, Rows, Windows, first_sample, latest_start_s, window_starts_s
 from mmkd_models.data.writer import write_dataset
@@ -41,6 +41,7 @@ _WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings
 class Cut:
     """Windows (W,) of one recording in order of time; `starts_s` counts from its grids' origin."""
 
+    recording: GridRecording
     starts_s: npt.NDArray[np.float64]
     answers: window_labels.Answers
     facts: Mapping[str, npt.NDArray[np.object_]]
@@ -51,79 +52,107 @@ def build_dataset(
     path: Path, recordings: Iterable[GridRecording], grids: Grids, recipe: ImportRecipe, *, scratch: Path
 ) -> tuple[Dataset, list[GridRecording]]:
     """Make a dataset directory, one recording at a time. Raise DatasetError if recordings break a rule."""
-    facts, rule, split = recipe.dataset, recipe.windows, recipe.split
+    facts, rule = recipe.dataset, recipe.windows
     modalities = [sensor.modality(rule.length_s) for sensor in grids.sensors if sensor.name != TARGET]
-    names = [modality.name for modality in modalities]
     problems = [(modality, [*spec.kind_problems(modality), spec.size_problem(modality)]) for modality in modalities]
     spec.refuse("windows", [f"{modality.name!r}: {text}" for modality, texts in problems for text in texts if text])
     spec.refuse("'dataset.derived'", list(spec.derived_problems(facts.derived, modalities)))
     bytes_each, count = sum(map(spec.window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
-    done, cuts = list[GridRecording](), list[Cut]()
+    cuts = list[Cut]()
     for recording in recordings:
-        latest_s = latest_start_s([recording.lengths[name] for name in names], modalities)
-        most = int(max(0.0, latest_s) / rule.hop_s) + 2
-        if rule.at == "intervals":
-            most = len(recording.labels) + sum(map(len, recording.runs.values()))
         refuse_more(
-            (count + most) * bytes_each,
+            (count + _most_windows(recording, modalities, rule)) * bytes_each,
             grids.most_bytes,
             where=recording.name,
             what=f"windows every {rule.hop_s:g} s",
             cure="lengthen 'windows.stride_s'",
         )
-        done.append(recording)
         cuts.append(cut(recording, grids, modalities, recipe))
         count += len(cuts[-1].starts_s)
+    done = [part.recording for part in cuts]
     window_labels.check_labels(done, recipe.labels)
     left_out = sum((part.left_out for part in cuts), Counter[str]())
     if not count:
-        reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number)
         cure = _cure(done, modalities, recipe)
-        raise DatasetError(f"'windows': expected windows, got none{f' ({reasons})' if reasons else ''}; {cure}")
-    answers = [answer for part in cuts for answer in part.answers]
-    task, labels = window_labels.encode_answers(answers, recipe.labels)
+        raise DatasetError(f"'windows': expected windows, got none{_reasons_text(left_out)}; {cure}")
+    source = _join_cuts(cuts, grids, modalities, hop_s=rule.hop_s)
+    plan = _plan_windows(facts.name or path.name, cuts, source, modalities, recipe)
+    plan = _drop_leaks(plan.subset(np.argsort(plan.splits, kind="stable")), source, recipe, left_out)
+    parts = {name: plan.subset(plan.splits == number) for number, name in enumerate(spec.SPLIT_NAMES)}
+    for name in (name for name, part in parts.items() if not len(part)):
+        other = "choose another 'seed', or name groups in 'valid' and 'test'"
+        cure = other if recipe.split.groups else "shorten 'length_s'"
+        raise DatasetError(
+            f"'split': expected windows in every split, got none in {name}{_reasons_text(left_out)}; {cure}"
+        )
+    dataset = write_dataset(
+        path,
+        name=plan.spec.name,
+        labels=plan.spec.task,
+        modalities=modalities,
+        splits={name: _split_arrays(part, recipe, scratch, name) for name, part in parts.items()},
+        source=facts.source,
+        licence=facts.licence,
+        derived=facts.derived,
+        left_out=left_out,
+        episode_names=[recording.name for recording in done],
+    )
+    return dataset, done
+
+
+def _most_windows(recording: GridRecording, modalities: Sequence[ModalitySpec], rule: WindowRule) -> int:
+    if rule.at == "intervals":
+        return len(recording.labels) + sum(map(len, recording.runs.values()))
+    return int(max(0.0, _latest_start_s(recording, modalities)) / rule.hop_s) + 2
+
+
+def _latest_start_s(recording: GridRecording, modalities: Sequence[ModalitySpec]) -> float:
+    return latest_start_s([recording.lengths[modality.name] for modality in modalities], modalities)
+
+
+def _reasons_text(left_out: Counter[str]) -> str:
+    reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number)
+    return f" ({reasons})" if reasons else ""
+
+
+def _join_cuts(cuts: Sequence[Cut], grids: Grids, modalities: Sequence[ModalitySpec], *, hop_s: float) -> CutWindows:
     samples, present = grids.map_arrays()
-    source = CutWindows(
+    cut_from, names = [part.recording for part in cuts], [modality.name for modality in modalities]
+    return CutWindows(
         samples=samples,
         present=present,
         scale={},
-        offsets={name: np.array([recording.first[name] for recording in done], dtype=np.int64) for name in names},
-        lengths={name: np.array([recording.lengths[name] for recording in done], dtype=np.int64) for name in names},
+        offsets={name: np.array([each.first[name] for each in cut_from], dtype=np.int64) for name in names},
+        lengths={name: np.array([each.lengths[name] for each in cut_from], dtype=np.int64) for name in names},
         recording=np.repeat(np.arange(len(cuts)), [len(part.starts_s) for part in cuts]),
         start_s=np.concatenate([part.starts_s for part in cuts]),
-        latest_start_s=np.array(
-            [latest_start_s([recording.lengths[name] for name in names], modalities) for recording in done]
-        ),
-        hop_s=rule.hop_s,
+        latest_start_s=np.array([_latest_start_s(each, modalities) for each in cut_from]),
+        hop_s=hop_s,
     )
-    metadata, folds = dict[str, AnyArray](), None
-    for name in cuts[0].facts:
-        metadata[name] = np.array([value for part in cuts for value in part.facts[name]], dtype=np.str_)
-    if split.column:
-        splits = np.full(len(labels), -1)
-        for number, name in enumerate(spec.SPLIT_NAMES):
-            splits[metadata[split.column] == name] = number
-        for row in np.flatnonzero(splits < 0)[:1]:
-            name = str(metadata[split.column][row])
-            raise DatasetError(
-                f"{done[source.recording[row]].name}: expected 'train', 'valid' or 'test' in {split.column!r}, got"
-                f" {repr(name) if name else 'none, or several in one window'}; correct it, or leave 'split.column' out"
-            )
-    elif split.group:
-        splits, folds = window_labels.split_by_group(metadata[GROUP], find_strata(labels), split)
+
+
+def _plan_windows(
+    name: str, cuts: Sequence[Cut], source: CutWindows, modalities: Sequence[ModalitySpec], recipe: ImportRecipe
+) -> Windows:
+    """Return all windows with their labels, facts, times and splits."""
+    task, labels = window_labels.encode_answers([answer for part in cuts for answer in part.answers], recipe.labels)
+    metadata = {
+        fact: np.array([value for part in cuts for value in part.facts[fact]], dtype=np.str_) for fact in cuts[0].facts
+    }
+    recordings = [part.recording for part in cuts]
+    names = tuple(recording.name for recording in recordings)
+    rule, strata, folds = recipe.split, find_strata(labels), None
+    if rule.column:
+        splits = window_labels.split_by_column(metadata[rule.column], [names[row] for row in source.recording], rule)
+    elif rule.group:
+        splits, folds = window_labels.split_by_group(metadata[GROUP], strata, rule)
     else:
-        splits = window_labels.split_by_time(source.recording, find_strata(labels), split)
-    is_utc = all(recording.is_utc for recording in done)
-    origins_s = np.array([recording.origin_ns for recording in done], dtype=np.float64) / SECOND_NS
+        splits = window_labels.split_by_time(source.recording, strata, rule)
+    is_utc = all(recording.is_utc for recording in recordings)
+    origins_s = np.array([recording.origin_ns for recording in recordings], dtype=np.float64) / SECOND_NS
     starts_s = origins_s[source.recording] + source.start_s
-    plan = Windows(
-        spec=spec.DatasetSpec(
-            name=facts.name or path.name,
-            task=task,
-            modalities=tuple(modalities),
-            splits={},
-            episodes=tuple(recording.name for recording in done),
-        ),
+    return Windows(
+        spec=spec.DatasetSpec(name=name, task=task, modalities=tuple(modalities), splits={}, episodes=names),
         labels=labels,
         groups=source.recording,
         has_groups=False,
@@ -136,43 +165,24 @@ def build_dataset(
         times=starts_s if is_utc else None,
         starts=None if is_utc else starts_s,
     )
-    plan = plan.subset(np.argsort(plan.splits, kind="stable"))
-    plan = _drop_leaks(plan, source, recipe, left_out)
-    for number, name in enumerate(spec.SPLIT_NAMES):
-        if not (plan.splits == number).any():
-            reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
-            cure = (
-                "choose another 'seed', or name groups in 'valid' and 'test'" if split.groups else "shorten 'length_s'"
-            )
-            raise DatasetError(
-                f"'split': expected windows in every split, got none in {name}{reasons and f' ({reasons})'}; {cure}"
-            )
-    arrays: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
-    for number, name in enumerate(spec.SPLIT_NAMES):
-        part = plan.subset(plan.splits == number)
-        arrays[name] = {"labels": part.labels, "episodes": part.groups}
-        arrays[name] |= {key: values for key in ("times", "starts") if (values := getattr(part, key)) is not None}
-        for modality in modalities:
-            arrays[name][modality.name] = _store(scratch / f"{name}-{modality.name}.npy", part, modality)
-        if split.group:
-            arrays[name]["groups"] = part.metadata[GROUP]
-        if part.folds is not None:
-            arrays[name]["folds"] = part.folds
-        if rule.metadata:
-            arrays[name]["metadata"] = {fact: part.metadata[fact] for fact in rule.metadata}
-    dataset = write_dataset(
-        path,
-        name=plan.spec.name,
-        labels=task,
-        modalities=modalities,
-        splits=arrays,
-        source=facts.source,
-        licence=facts.licence,
-        derived=facts.derived,
-        left_out=left_out,
-        episode_names=[recording.name for recording in done],
-    )
-    return dataset, done
+
+
+def _split_arrays(
+    windows: Windows, recipe: ImportRecipe, scratch: Path, split: str
+) -> dict[str, AnyArray | dict[str, AnyArray]]:
+    arrays: dict[str, AnyArray | dict[str, AnyArray]] = {"labels": windows.labels, "episodes": windows.groups}
+    optional = {
+        "times": windows.times,
+        "starts": windows.starts,
+        "folds": windows.folds,
+        "groups": windows.metadata[GROUP] if recipe.split.group else None,
+    }
+    arrays |= {key: values for key, values in optional.items() if values is not None}
+    for modality in windows.spec.modalities:
+        arrays[modality.name] = _store(scratch / f"{split}-{modality.name}.npy", windows, modality)
+    if recipe.windows.metadata:
+        arrays["metadata"] = {fact: windows.metadata[fact] for fact in recipe.windows.metadata}
+    return arrays
 
 
 def _cure(recordings: Sequence[GridRecording], modalities: Sequence[ModalitySpec], recipe: ImportRecipe) -> str:
@@ -316,68 +326,88 @@ def _store(file: Path, windows: Windows, modality: ModalitySpec) -> AnyArray:
 
 def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpec], recipe: ImportRecipe) -> Cut:
     """Plan the windows of a recording. Raise DatasetError if labels overlap or are unknown, or a group is missing."""
-    rule, windows, groups, origin_ns = recipe.labels, recipe.windows, recipe.split.groups, recording.origin_ns
-    lengths = [recording.lengths[modality.name] for modality in modalities]
-    left_out: Counter[str] = Counter()
-    length_ns = round(windows.length_s * SECOND_NS)
-    if windows.at == "intervals":
-        intervals = window_labels.labelled_intervals(recording, rule)
-        starts_s, answers = _centre_windows(intervals, lengths, modalities, origin_ns, windows.length_s)
-        answers = window_labels.as_numbers(answers) if rule.task == "regression" else answers
-        left_out["beyond the recording"] += len(intervals) - len(starts_s)
-    else:
-        starts_s = np.array(window_starts_s(lengths, modalities, hop_s=windows.hop_s), dtype=np.float64)
-        if windows.cover == "all":
-            spans = [(one, recording.spans[one.name]) for one in modalities if one.name in recording.spans]
-            own = [(one, sample_count(last_ns - first_ns, one.rate_hz)) for one, (first_ns, last_ns) in spans]
-            most = max((len(window_starts_s([count], [one], hop_s=windows.hop_s)) for one, count in own), default=0)
-            left_out["outside the time that all sensors share"] += max(0, most - len(starts_s))
-    starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
-    if windows.at == "stride":
-        answers = window_labels.window_answers(recording, grids, rule, starts_ns, length_ns)
-    names = dict.fromkeys(name for name in (*windows.metadata, recipe.split.column) if name)
+    length_ns = round(recipe.windows.length_s * SECOND_NS)
+    starts_s, answers, left_out = _place_windows(recording, grids, modalities, recipe)
+    starts_ns = recording.origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
+    names = dict.fromkeys(name for name in (*recipe.windows.metadata, recipe.split.column) if name)
     facts = {name: _fact(recording, name, starts_ns, length_ns) for name in names}
-    if groups:
+    if groups := recipe.split.groups:
+        _check_groups(recording, recipe, starts_ns)
         facts[GROUP] = _joined_fact(recording, groups, starts_ns, length_ns)
-    has_value = np.zeros((len(starts_s), len(modalities)), dtype=bool)
-    samples, present = grids.map_arrays()
-    for number, modality in enumerate(modalities):
-        begin, length = recording.first[modality.name], recording.lengths[modality.name]
-        grid = (present if modality.kind == "video" else samples)[modality.name][begin : begin + length]
-        first = first_sample(starts_s, modality.rate_hz)
-        before, after = sums_before(
-            grid,
-            np.stack([first, first + modality.samples]),
-            lambda block: block == 1 if block.ndim == 1 else (~np.isnan(block)).any(axis=1),
-        )
-        has_value[:, number] = after > before
-    reasons = {"without any value": ~has_value.any(axis=1)}
-    if windows.cover == "all":
-        reasons |= {
-            f"without a value of {modality.name}": ~has_value[:, number] for number, modality in enumerate(modalities)
-        }
+    has_value = {modality.name: _has_value(recording, grids, modality, starts_s) for modality in modalities}
+    reasons = {"without any value": ~np.any(list(has_value.values()), axis=0)}
+    if recipe.windows.cover == "all":
+        reasons |= {f"without a value of {name}": ~present for name, present in has_value.items()}
     if groups:
-        missing = np.flatnonzero(_joined_fact(recording, groups, starts_ns, 2) == "")
-        if len(missing):
-            when = _time_text(recording, int(starts_ns[missing[0]]), "milliseconds")
-            raise DatasetError(
-                f"{recording.name}: expected a value of {recipe.split.group_text}, the group, for every window, got"
-                f" none at {when} ({len(missing)} such); fill it in, or choose another 'split.group'"
-            )
         reasons[f"with more than one {' and '.join(groups)}"] = facts[GROUP] == ""
-    if rule.unlabelled == "drop":
-        reasons["without a label"] = np.array([answer is None for answer in answers], dtype=bool)
-        if rule.task in ("classification", "normal"):
-            covered = window_labels.covered_ns(window_labels.labelled_intervals(recording, rule), starts_ns, length_ns)
-            across = reasons["without a label"] & (covered >= rule.purity * length_ns - _TOUCH_NS)
-            reasons["without a label"] &= ~across
-            reasons[f"across a change of label (less than {100 * rule.purity:g} % one label: 'purity')"] = across
+    if recipe.labels.unlabelled == "drop":
+        reasons |= _unlabelled(recording, recipe.labels, answers, starts_ns, length_ns)
     keep = np.ones(len(starts_s), dtype=bool)
     for reason, mask in reasons.items():
         left_out[reason] += int((keep & mask).sum())
         keep &= ~mask
     facts = {name: values[keep] for name, values in facts.items()}
-    return Cut(starts_s=starts_s[keep], answers=answers[keep], facts=facts, left_out=left_out)
+    return Cut(recording=recording, starts_s=starts_s[keep], answers=answers[keep], facts=facts, left_out=left_out)
+
+
+def _place_windows(
+    recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpec], recipe: ImportRecipe
+) -> tuple[npt.NDArray[np.float64], window_labels.Answers, Counter[str]]:
+    """Return starts (W,) in seconds, labels (W,), and how many windows have no place, by reason."""
+    rule, labels, origin_ns = recipe.windows, recipe.labels, recording.origin_ns
+    lengths = [recording.lengths[modality.name] for modality in modalities]
+    if rule.at == "intervals":
+        intervals = window_labels.labelled_intervals(recording, labels)
+        starts_s, answers = _centre_windows(intervals, lengths, modalities, origin_ns, rule.length_s)
+        answers = window_labels.as_numbers(answers) if labels.task == "regression" else answers
+        return starts_s, answers, Counter({"beyond the recording": len(intervals) - len(starts_s)})
+    starts_s = np.array(window_starts_s(lengths, modalities, hop_s=rule.hop_s), dtype=np.float64)
+    starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
+    answers = window_labels.window_answers(recording, grids, labels, starts_ns, round(rule.length_s * SECOND_NS))
+    if rule.cover == "any":
+        return starts_s, answers, Counter()
+    spans = [(one, recording.spans[one.name]) for one in modalities if one.name in recording.spans]
+    own = [(one, sample_count(last_ns - first_ns, one.rate_hz)) for one, (first_ns, last_ns) in spans]
+    most = max((len(window_starts_s([count], [one], hop_s=rule.hop_s)) for one, count in own), default=0)
+    return starts_s, answers, Counter({"outside the time that all sensors share": max(0, most - len(starts_s))})
+
+
+def _has_value(
+    recording: GridRecording, grids: Grids, modality: ModalitySpec, starts_s: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    begin, length = recording.first[modality.name], recording.lengths[modality.name]
+    samples, present = grids.map_arrays()
+    grid = (present if modality.kind == "video" else samples)[modality.name][begin : begin + length]
+    first = first_sample(starts_s, modality.rate_hz)
+    before, after = sums_before(
+        grid,
+        np.stack([first, first + modality.samples]),
+        lambda block: block == 1 if block.ndim == 1 else (~np.isnan(block)).any(axis=1),
+    )
+    return np.asarray(after > before)
+
+
+def _check_groups(recording: GridRecording, recipe: ImportRecipe, starts_ns: Times) -> None:
+    missing = np.flatnonzero(_joined_fact(recording, recipe.split.groups, starts_ns, 2) == "")
+    if len(missing):
+        when = _time_text(recording, int(starts_ns[missing[0]]), "milliseconds")
+        raise DatasetError(
+            f"{recording.name}: expected a value of {recipe.split.group_text}, the group, for every window, got"
+            f" none at {when} ({len(missing)} such); fill it in, or choose another 'split.group'"
+        )
+
+
+def _unlabelled(
+    recording: GridRecording, rule: LabelRule, answers: window_labels.Answers, starts_ns: Times, length_ns: int
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return which windows (W,) have no label, by reason."""
+    without = np.array([answer is None for answer in answers], dtype=bool)
+    if rule.task not in ("classification", "normal"):
+        return {"without a label": without}
+    covered = window_labels.covered_ns(window_labels.labelled_intervals(recording, rule), starts_ns, length_ns)
+    is_covered = covered >= rule.purity * length_ns - _TOUCH_NS
+    across = f"across a change of label (less than {100 * rule.purity:g} % one label: 'purity')"
+    return {"without a label": without & ~is_covered, across: without & is_covered}
 
 
 def _centre_windows(

@@ -336,6 +336,20 @@ def majority(intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *,
 _TRAIN, _VALID, _TEST = range(3)
 
 
+def split_by_column(names: npt.NDArray[np.str_], recordings: Sequence[str], rule: SplitRule) -> Rows:
+    """Return the split (N,) that a column names; `recordings` (N,) are for the error."""
+    splits = np.full(len(names), -1)
+    for number, name in enumerate(SPLIT_NAMES):
+        splits[names == name] = number
+    for row in np.flatnonzero(splits < 0)[:1]:
+        got = repr(str(names[row])) if names[row] else "none, or several in one window"
+        raise DatasetError(
+            f"{recordings[row]}: expected 'train', 'valid' or 'test' in {rule.column!r}, got {got}; correct it, or"
+            " leave 'split.column' out"
+        )
+    return splits
+
+
 def split_by_group(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) -> tuple[Rows, Rows | None]:
     """Return split and fold (N,), whole groups dealt by strata (N,) or named by the rule."""
     names, group = np.unique(groups, return_inverse=True)
