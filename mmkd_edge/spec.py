@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Annotated, Literal
 
 import msgspec
@@ -52,6 +53,12 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def sources(self) -> "tuple[ModalitySpec, ...]":
         """The recorded modalities that it is computed from; none if it is recorded."""
         return self.parts or ((self.derived.source,) if self.derived else ())
+
+    @property
+    def part_channels(self) -> tuple[slice, ...]:
+        """The place of each part's channels among a joined modality's."""
+        ends = list(accumulate(len(part.channels) for part in self.parts or ()))
+        return tuple(map(slice, [0, *ends], ends))
 
     @property
     def recorded(self) -> "ModalitySpec":

@@ -230,12 +230,9 @@ def _missing_channels(missing: int, present: NDArray[np.float32], modality: Moda
         return ""
     live: list[bool] = np.any(present, axis=(0, 1)).tolist()  # (C,)
     dead = [name for name, alive in zip(modality.channels, live, strict=True) if not alive]
-    first = 0
-    for part in modality.sources if len(modality.sources) > 1 else ():
-        own = list(modality.channels[first : first + len(part.channels)])
-        if dead == own:
+    for part, channels in zip(modality.parts or (), modality.part_channels, strict=True):
+        if dead == list(modality.channels[channels]):
             return f"sensor {part.name!r}"
-        first += len(own)
     return f"channel {', '.join(map(repr, dead))}" if dead else ""
 
 

@@ -164,9 +164,8 @@ def _derive_any(window: object, modality: ModalitySpec, recorded: ModalitySpec) 
 def _check_parts(window: object, modality: ModalitySpec, parts: Sequence[ModalitySpec]) -> NDArray[np.float32]:
     names = [part.name for part in parts]
     if not isinstance(window, Mapping) or not window or list(window) == [modality.name]:
-        whole = msgspec.structs.replace(modality, parts=msgspec.UNSET)
-        ends = np.cumsum([len(part.channels) for part in parts])[:-1]
-        return join_parts(np.split(check_window(window, whole), ends, axis=1), modality)
+        whole = check_window(window, msgspec.structs.replace(modality, parts=msgspec.UNSET))
+        return join_parts([whole[:, channels] for channels in modality.part_channels], modality)
     if unknown := [name for name in window if name not in names]:
         raise InputError(
             f"unknown modality {', '.join(map(repr, unknown))}: this model takes {' and '.join(map(repr, names))}; "

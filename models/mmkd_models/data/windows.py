@@ -338,8 +338,10 @@ class Windows:
 
 def presence_without(modality: ModalitySpec, missing: Rows) -> npt.NDArray[np.bool_]:
     """Return presence (B, 1, C), False in the channels of a joined modality's part of this number (B,)."""
-    part_of = np.repeat(np.arange(len(modality.sources)), [len(part.channels) for part in modality.sources])
-    return np.asarray(missing[:, None, None] != part_of)
+    present = np.ones((len(missing), 1, len(modality.channels)), dtype=bool)
+    for number, channels in enumerate(modality.part_channels):
+        present[missing == number, :, channels] = False
+    return present
 
 
 def without_each(windows: Windows, modality: str) -> Windows:
