@@ -352,10 +352,12 @@ CONDITIONS = Conditions(
 def comparison_config(**changed):
     """Half of the labels, six steps, the smallest networks."""
     train = TrainConfig(steps=6, batch=8, eval_every=3)
-    sizes = {"modalities": ("acc",), "teacher": "tiny", "student": "tiny", "labelled": Labelled(fraction=0.5)}
-    trains = {"teacher_train": train, "student_train": train, "baseline_learning_rates": (1e-3, 1e-2)}
-    losses = {"augment": AugmentConfig(), "recipe": Recipe(terms=(LogitTerm(weight=constant(1.0)),))}
-    return ComparisonConfig(**{**sizes, **trains, **losses, **changed})
+    trains = {"teacher_train": train, "student_train": train}
+    same = {**trains, "augment": AugmentConfig(), "labelled": Labelled(fraction=0.5)}
+    own = {name: changed.pop(name) for name in Conditions.__struct_fields__ if name in changed}
+    sizes = {"modalities": ("acc",), "teacher": "tiny", "student": "tiny", "baseline_learning_rates": (1e-3, 1e-2)}
+    recipe = {"recipe": Recipe(terms=(LogitTerm(weight=constant(1.0)),))}
+    return ComparisonConfig(conditions=Conditions(**{**same, **own}), **{**sizes, **recipe, **changed})
 
 
 @pytest.fixture(scope="session")

@@ -225,6 +225,7 @@ def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Label
     """Return the config of a comparison."""
     from mmkd_models.distillation.recipe import default_recipe, taught_by
     from mmkd_models.experiments.comparison import ComparisonConfig
+    from mmkd_models.experiments.plan import Conditions
     from mmkd_models.training.committee import default_members, members_named
 
     size, modalities = preset_named(options.student, option="--student"), data.spec.modalities
@@ -238,18 +239,20 @@ def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Label
     members = members_named(options.members.split(","), modalities) if options.members else default_members(modalities)
     teacher_train, student_train = default_trainings(DEFAULT_METRIC[data.spec.task.kind], options.steps)
     return ComparisonConfig(
-        labelled=labelled,
+        conditions=Conditions(
+            labelled=labelled,
+            teacher_train=teacher_train,
+            student_train=student_train,
+            augment=AUGMENT,
+            choose=options.choose,
+            members=own,
+        ),
         modalities=tuple(names),
         teacher=preset_named(options.teacher, option="--teacher"),
+        teacher_members=members,
         student=size,
-        teacher_train=teacher_train,
-        student_train=student_train,
-        baseline_learning_rates=BASELINE_LEARNING_RATES,
-        augment=AUGMENT,
         recipe=default_recipe(data.spec.task) if options.method is None else taught_by(options.method),
-        members=members,
-        choose=options.choose,
-        student_members=own,
+        baseline_learning_rates=BASELINE_LEARNING_RATES,
     )
 
 

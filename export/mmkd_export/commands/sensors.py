@@ -255,7 +255,7 @@ def _judge_variants(
         dataset=spec.name,
         sha256=comparison.dataset.sha256,
         judged_on=split_facts(comparison.dataset.everything()).judged_on,
-        labelled=labelled_title(None if groups else comparison.config.labelled.fraction, groups),
+        labelled=labelled_title(None if groups else comparison.config.conditions.labelled.fraction, groups),
         seeds=tuple(seeds),
         measure=reported_measure(comparison),
         most_loss=max(most_loss(folds, variation.sensor.name, measure) for variation in variations),

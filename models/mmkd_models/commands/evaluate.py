@@ -309,6 +309,7 @@ def _plan_shift(
     from mmkd_models.distillation.recipe import default_recipe
     from mmkd_models.experiments.comparison import Comparison, ComparisonConfig
     from mmkd_models.experiments.domains import check_shift, judge_shift
+    from mmkd_models.experiments.plan import Conditions
     from mmkd_models.experiments.runs import Progress
     from mmkd_models.train_config import progress_lines
     from mmkd_models.training.committee import default_members
@@ -316,17 +317,19 @@ def _plan_shift(
     name = "" if checkpoint is None else checkpoint.config.preset
     teacher_train, student_train = default_trainings(DEFAULT_METRIC[dataset.spec.task.kind], options.steps)
     config = ComparisonConfig(
-        labelled=Labelled(fraction=label_fraction),
+        conditions=Conditions(
+            labelled=Labelled(fraction=label_fraction),
+            teacher_train=teacher_train,
+            student_train=student_train,
+            augment=AUGMENT,
+            left_out=LeftOutDomains(by=options.by or "group"),
+        ),
         modalities=modalities,
         teacher="tiny",
+        teacher_members=default_members(dataset.spec.modalities),
         student=preset_named(name, option="MODEL") if name in get_args(Preset) else STUDENT_PRESET,
-        teacher_train=teacher_train,
-        student_train=student_train,
-        baseline_learning_rates=BASELINE_LEARNING_RATES,
-        augment=AUGMENT,
         recipe=default_recipe(dataset.spec.task),
-        members=default_members(dataset.spec.modalities),
-        left_out=LeftOutDomains(by=options.by or "group"),
+        baseline_learning_rates=BASELINE_LEARNING_RATES,
     )
     comparison = Comparison(dataset=dataset, config=config, out=out / "shift")
     check_shift(comparison)

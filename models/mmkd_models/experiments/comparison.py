@@ -16,10 +16,7 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.folds import LeftOutDomains
-from mmkd_models.data.labelled import Labelled
 from mmkd_models.data.windows import split_facts
 from mmkd_models.distillation.recipe import Method, Recipe
 from mmkd_models.evaluation.outcome import TestedNetwork
@@ -59,7 +56,6 @@ from mmkd_models.experiments.runs import (
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.scores import measures_of
 from mmkd_models.networks.config import MemberKind, Preset
-from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.students import LatencyLimit
@@ -70,21 +66,15 @@ _TAUGHT, _MISSING_FILE = "taught", "missing.json"
 
 
 class ComparisonConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of a comparison; without `left_out` folds are dealt by groups."""
+    """Settings of a comparison."""
 
-    labelled: Labelled
+    conditions: Conditions
     modalities: tuple[str, ...]
     teacher: Preset
+    teacher_members: tuple[MemberKind, ...] = ("transformer",)
     student: Preset
-    teacher_train: TrainConfig
-    student_train: TrainConfig
-    baseline_learning_rates: tuple[float, ...]
-    augment: AugmentConfig
     recipe: Recipe
-    members: tuple[MemberKind, ...] = ("transformer",)
-    choose: bool = False
-    left_out: LeftOutDomains | None = None
-    student_members: tuple[MemberKind, ...] | msgspec.UnsetType = msgspec.UNSET
+    baseline_learning_rates: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +103,7 @@ class FoldResult:
 
 def groups_labelled(folds: Sequence[FoldResult]) -> LabelledGroups | None:
     """Return how many whole groups are labelled, of those of each fold, if not windows."""
-    groups = folds[0].config.labelled.groups
+    groups = folds[0].config.conditions.labelled.groups
     return LabelledGroups(labelled=groups, of=tuple(fold.train_groups for fold in folds)) if groups else None
 
 
@@ -130,7 +120,7 @@ class Comparison:
     @cached_property
     def teacher(self) -> TeacherChoice:
         """The teacher of all sensors."""
-        members = self.config.members
+        members = self.config.teacher_members
         return TeacherChoice(
             modalities=tuple(spec.name for spec in self.dataset.spec.modalities),
             preset=self.config.teacher,
@@ -140,31 +130,21 @@ class Comparison:
     @cached_property
     def folders(self) -> dict[str, Folder]:
         """Folders by sensor, which share teachers."""
-        config = self.config
+        config, conditions = self.config, self.config.conditions
         space = Space(
             teachers=(self.teacher,),
             students=(config.student,),
             methods=(Method(name=NONE, recipe=None), Method(name=_TAUGHT, recipe=config.recipe)),
-            learning_rates=(config.student_train.learning_rate,),
-            baseline_learning_rates=() if config.choose else config.baseline_learning_rates,
-        )
-        conditions = Conditions(
-            dataset_sha256=self.dataset.sha256,
-            modality="",
-            labelled=config.labelled,
-            teacher_train=config.teacher_train,
-            student_train=config.student_train,
-            augment=config.augment,
-            choose=config.choose,
-            labels_compete=config.choose,
-            left_out=config.left_out,
-            members=config.student_members,
+            learning_rates=(conditions.student_train.learning_rate,),
+            baseline_learning_rates=() if conditions.choose else config.baseline_learning_rates,
         )
         return {
             name: Folder(
                 out=self.out.absolute(),
                 dataset=self.dataset,
-                conditions=msgspec.structs.replace(conditions, modality=name),
+                conditions=msgspec.structs.replace(
+                    conditions, dataset_sha256=self.dataset.sha256, modality=name, labels_compete=conditions.choose
+                ),
                 space=space,
                 embed_windows=True,
                 limit=self.limit,

@@ -11,7 +11,8 @@ from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.folds import LeftOutDomains, find_domains, fold_without, shared_groups
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.evaluation.rivals import RivalName
-from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
+from mmkd_models.experiments.comparison import Comparison, FoldResult, compare
+from mmkd_models.experiments.plan import Conditions
 from mmkd_models.experiments.runs import Judged, Progress
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.scores import gain_metric
@@ -24,14 +25,14 @@ _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _RIVALS: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")
 
 
-def domain_of(config: ComparisonConfig) -> str:
+def domain_of(conditions: Conditions) -> str:
     """Return the metadata whose values are the domains, or `group`."""
-    return (config.left_out and config.left_out.by) or "group"
+    return (conditions.left_out and conditions.left_out.by) or "group"
 
 
 def check_shift(comparison: Comparison) -> None:
     """Raise UsageError if a fold is impossible, DatasetError if groups share samples."""
-    windows, by = comparison.dataset.everything(), domain_of(comparison.config)
+    windows, by = comparison.dataset.everything(), domain_of(comparison.config.conditions)
     refuse_shared_samples(windows)
     for number in range(len(find_domains(windows, by).names)):
         fold_without(windows, LeftOutDomains(by=by), fold=number)
@@ -45,7 +46,7 @@ def judge_shift(
     say: Callable[[str], None] = lambda line: None,
 ) -> ShiftFacts:
     """Train all models without each domain, and judge them on it."""
-    windows, by = comparison.dataset.everything(), domain_of(comparison.config)
+    windows, by = comparison.dataset.everything(), domain_of(comparison.config.conditions)
     domains = find_domains(windows, by)
     seeds = range(len(domains.names))
     if not all(run.is_done() for run in comparison.phases(seeds)[-1]):
@@ -53,8 +54,8 @@ def judge_shift(
         say(f"shift: {', '.join(named)}")
     with Workers(workers) as pool:
         folds = compare(comparison, seeds, pool, progress=progress)
-    config, spec = comparison.config, comparison.dataset.spec
-    measure = gain_metric(spec.task, config.student_train.metric)
+    config, conditions = comparison.config, comparison.config.conditions
+    measure = gain_metric(comparison.dataset.spec.task, conditions.student_train.metric)
     by_fold = [dict(_figures(fold, measure)) for fold in folds]
     everywhere = [name for name in by_fold[0] if all(name in fold for fold in by_fold)]
     figures = {name: [fold[name] for fold in by_fold] for name in everywhere}
@@ -68,8 +69,8 @@ def judge_shift(
         sensor=config.modalities[0],
         teacher=config.teacher,
         student=config.student,
-        labels=_labels_in_words(config.labelled),
-        steps=(config.teacher_train.steps, config.student_train.steps),
+        labels=_labels_in_words(conditions.labelled),
+        steps=(conditions.teacher_train.steps, conditions.student_train.steps),
         measure=measure,
         domains=tuple(
             DomainFigures(

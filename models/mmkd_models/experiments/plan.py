@@ -87,14 +87,14 @@ def teachers_from_text(texts: Sequence[str], dataset: Dataset) -> tuple[TeacherC
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings that decide the weights of all runs of one sensor.
+    """Settings that decide the weights of all runs; a `Comparison` fills in its dataset and sensors.
 
     `choose` trains students in several forms for validation, `labels_compete` lets labels only join. None in `left_out`
     deals folds by groups. Without `members` a student is a transformer, and choices are among all.
     """
 
-    dataset_sha256: str
-    modality: str
+    dataset_sha256: str = ""
+    modality: str = ""
     labelled: Labelled
     teacher_train: TrainConfig
     student_train: TrainConfig

@@ -114,7 +114,7 @@ def _judge_sensor(comparison: Comparison, name: str, costs: Path | None, *, say:
     with suppress(FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         judged = msgspec.json.decode(path.read_bytes(), type=_Judged)
     if judged is None or judged.key != key:
-        metric, first = comparison.config.student_train.metric, models[0].facts
+        metric, first = comparison.config.conditions.student_train.metric, models[0].facts
         rivals = fit_rivals(names, first, train=train, valid=valid, metric=metric, seed=_FOLD)
         everything = replace(inputs, models=(*models, *rivals), on_part=lambda part: say(f"{name}: {part}"))
         judged = _Judged(key=key, document=judge(everything, ["faults"], data=data))

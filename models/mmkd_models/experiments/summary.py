@@ -30,7 +30,7 @@ def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -
         format_version=1,
         dataset=_dataset(spec, sha256, folds),
         split=folds[0].split,
-        label_fraction=None if groups else config.labelled.fraction,
+        label_fraction=None if groups else config.conditions.labelled.fraction,
         labelled_groups=groups,
         labels_spread_in_time=gains.leak_of([fold.spread_in_time for fold in folds], measures[0].name),
         seeds=tuple(fold.seed for fold in folds),
@@ -40,7 +40,7 @@ def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -
     )
     if spec.task.kind == "classification":
         return document
-    metric = config.student_train.metric
+    metric = config.conditions.student_train.metric
     return msgspec.structs.replace(document, kind=spec.task.kind, metric=metric, measures=measures)
 
 
@@ -77,6 +77,7 @@ def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> dem
 
 
 def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> demo.DemoTeacher:
+    members = folds[0].config.teacher_members
     network = _network([fold.teacher for fold in folds], measures, preset=folds[0].config.teacher)
     subsets = tuple(
         demo.SubsetScore(
@@ -88,7 +89,7 @@ def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[
     return demo.DemoTeacher(
         **msgspec.structs.asdict(network) | {"modalities": tuple(modality.name for modality in spec.modalities)},
         missing=subsets,
-        members=folds[0].config.members if len(folds[0].config.members) > 1 else (),
+        members=members if len(members) > 1 else (),
     )
 
 

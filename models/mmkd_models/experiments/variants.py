@@ -146,12 +146,12 @@ def most_loss(folds: Sequence[FoldResult], sensor: str, measure: Measure) -> flo
 
 def validation_measure(comparison: Comparison) -> Measure:
     """Return the measure of validation scores."""
-    return measure_named(comparison.config.student_train.metric)
+    return measure_named(comparison.config.conditions.student_train.metric)
 
 
 def reported_measure(comparison: Comparison) -> Measure:
     """Return the measure of scores and differences."""
-    return gain_metric(comparison.dataset.spec.task, comparison.config.student_train.metric)
+    return gain_metric(comparison.dataset.spec.task, comparison.config.conditions.student_train.metric)
 
 
 def variant_rows(

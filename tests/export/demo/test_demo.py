@@ -31,6 +31,7 @@ from mmkd_models.data.dataset import shipped_dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
+from mmkd_models.experiments.plan import Conditions
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.train_config import TrainConfig
@@ -247,10 +248,11 @@ def test_a_rival_that_validates_best_is_the_next_command(tiny, first, capsys, ri
 
 
 def test_labels_are_hidden_in_the_shipped_recordings_alone(tiny):
-    assert requested_comparison(open_dataset(shipped_dataset()), ComparisonOptions()).labelled == Labelled(groups=2)
+    shipped = open_dataset(shipped_dataset())
+    assert requested_comparison(shipped, ComparisonOptions()).conditions.labelled == Labelled(groups=2)
     config = requested_comparison(tiny, ComparisonOptions(student_members="trees, transformer"))
-    assert (config.labelled, config.student_members) == (Labelled(), ("transformer", "trees"))
-    assert requested_comparison(tiny, ComparisonOptions(labelled_groups=3)).labelled == Labelled(groups=3)
+    assert (config.conditions.labelled, config.conditions.members) == (Labelled(), ("transformer", "trees"))
+    assert requested_comparison(tiny, ComparisonOptions(labelled_groups=3)).conditions.labelled == Labelled(groups=3)
 
 
 def without_times(entry):
@@ -365,14 +367,11 @@ def thermometer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("thermometer")
     dataset = dataset_of(folder / "data", TEMP)
     config = ComparisonConfig(
-        labelled=Labelled(),
+        conditions=Conditions(labelled=Labelled(), teacher_train=TRAIN, student_train=TRAIN, augment=AugmentConfig()),
         modalities=("temp",),
         teacher="tiny",
         student="tiny",
-        teacher_train=TRAIN,
-        student_train=TRAIN,
         baseline_learning_rates=(3e-3,),
-        augment=AugmentConfig(),
         recipe=default_recipe(dataset.spec.task),
     )
     comparison = Comparison(dataset=dataset, config=config, out=folder)

@@ -83,8 +83,8 @@ def in_folder(comparison, out):
 
 def test_every_network_is_what_its_training_gives_on_the_folds_labels(machines, config, finished):
     comparison, _ = finished
-    data = fold_data(machines, seed=1, labelled=Labelled(fraction=0.5)).training
-    run = TrainingRun(train=msgspec.structs.replace(config.teacher_train, seed=1), augment=config.augment)
+    data, conditions = fold_data(machines, seed=1, labelled=Labelled(fraction=0.5)).training, config.conditions
+    run = TrainingRun(train=msgspec.structs.replace(conditions.teacher_train, seed=1), augment=conditions.augment)
     teacher = train_teacher(data, teacher_config("tiny"), run)
     kept = read_teacher_file(comparison.teacher_path(1))
     assert same(kept.checkpoint.state, teacher.state)
@@ -98,10 +98,10 @@ def test_every_network_is_what_its_training_gives_on_the_folds_labels(machines, 
 def test_the_baseline_chooses_its_learning_rate_on_validation(machines, config, finished):
     comparison, result = finished
     data = fold_data(machines, seed=1, labelled=Labelled(fraction=0.5)).training
-    tried = []
+    tried, conditions = [], config.conditions
     for rate in config.baseline_learning_rates:
-        train = msgspec.structs.replace(config.student_train, seed=1, learning_rate=rate)
-        run = TrainingRun(train=train, augment=config.augment)
+        train = msgspec.structs.replace(conditions.student_train, seed=1, learning_rate=rate)
+        run = TrainingRun(train=train, augment=conditions.augment)
         tried.append(train_transformer(StudentTraining(data, "acc", student_config("tiny"), run)))
     best = max(tried, key=lambda checkpoint: checkpoint.facts.score)  # of equals the first
     assert same(read_student(comparison.baseline_path("acc", 1)).state, best.state)
@@ -205,11 +205,11 @@ def test_students_learn_from_answers_that_were_kept_in_blocks(copy, monkeypatch)
 @pytest.mark.slow
 def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(machines, comparison, tmp_path):
     members = ("transformer", "convolutions", "trees")
-    config = comparison(members=members, baseline_learning_rates=(1e-3,))
+    config = comparison(teacher_members=members, baseline_learning_rates=(1e-3,))
     plan = Comparison(dataset=machines, config=config, out=tmp_path)
     result = fold_of(plan)
     teacher = read_teacher(plan.teacher_path(1))
-    test = fold_data(machines, seed=1, labelled=config.labelled).test
+    test = fold_data(machines, seed=1, labelled=config.conditions.labelled).test
     assert result.teacher.test.scores == scores_of(teacher.network(), test, modality=None)
     sizes = [parameter.numel() for parameter in teacher.transformer().parameters()]
     assert result.teacher.result.parameters == sum(sizes)
@@ -223,7 +223,7 @@ def test_a_fold_with_a_committee_is_judged_by_what_its_members_say_together(mach
         ({"modalities": ("acc", "gyro")}, {"teacher", "baseline", "student"}),
         ({"teacher": "small"}, {"baseline"}),
         ({"student": "small"}, {"teacher"}),
-        ({"members": ("transformer", "trees")}, {"baseline"}),
+        ({"teacher_members": ("transformer", "trees")}, {"baseline"}),
     ],
     ids=["labelled", "modalities", "teacher", "student", "members"],
 )
@@ -243,7 +243,7 @@ def test_a_damaged_result_is_an_error(copy):
 
 
 def test_a_latency_limit_has_its_own_students_and_holds_for_their_choice(machines, comparison, tmp_path):
-    free = Comparison(dataset=machines, config=comparison(choose=True, student_members=("transformer",)), out=tmp_path)
+    free = Comparison(dataset=machines, config=comparison(choose=True, members=("transformer",)), out=tmp_path)
     limited = replace(free, limit=LatencyLimit(ms=0.5, measure=lambda student: 0.75))
     assert limited.student_path("acc", 1).parent == Path(f"{free.student_path('acc', 1).parent}-0.5ms")
     assert said(UsageError, fold_of, limited) == (

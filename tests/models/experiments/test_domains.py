@@ -38,7 +38,7 @@ def test_the_interval_is_that_of_students_t_and_what_trains_has_not_seen_the_dom
         assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)  # the table has three digits
     assert mean_over_domains([3.0]).low is None
     config = comparison(left_out=SITE)
-    data = fold_data(sites, seed=1, labelled=config.labelled, left_out=config.left_out)
+    data = fold_data(sites, seed=1, labelled=config.conditions.labelled, left_out=config.conditions.left_out)
     assert set(data.test.metadata["site"]) == {"north"}
     assert "north" not in set(data.training.train.metadata["site"]) | set(data.training.valid.metadata["site"])
     assert data.training.fold is msgspec.UNSET  # no fold that another command could deal again
@@ -71,7 +71,7 @@ def test_every_fold_is_looked_at_before_any_is_trained(sites, comparison, tmp_pa
     few = order(sites, comparison, tmp_path)
     check_shift(few)
     assert len(fold_without(sites.everything(), SITE, fold=2).train) == 80
-    by_machine = msgspec.structs.replace(few.config, left_out=LeftOutDomains(by="group"))
+    by_machine = comparison(left_out=LeftOutDomains(by="group"))
     with pytest.raises(UsageError, match="expected 20 labelled windows or more of every domain, got 10 of"):
         check_shift(Comparison(dataset=sites, config=by_machine, out=tmp_path))
 
