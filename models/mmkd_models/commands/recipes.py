@@ -14,7 +14,7 @@ import numpy as np
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.cli.show import say
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import TaskSpec, task_text
+from mmkd_edge.spec import task_text
 from mmkd_models.data.checking.describe import count_splits
 from mmkd_models.data.checking.findings import list_first
 from mmkd_models.data.dataset import make_windows
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _MEGABYTE = 1e6
 _MAX_NAMED = 3
 _PATTERN = re.compile(r"[*?{}]")
-_NO_TIMES = "no times: a source counts from its start; give 'start' or times since 1970 to have them"
 _LIKE = 0.7  # similarity (difflib) from which a name may be a typo
 
 
@@ -93,24 +92,33 @@ def window_lines(report: RecipeReport) -> list[str]:
     windows = make_windows(spec, report.dataset.arrays)
     splits = list(count_splits(windows))
     counts = ", ".join(f"{facts.split} {facts.windows}" for facts in splits)
-    doubtful, warnings = doubtful_classes(report, windows)
-    target = report.recipe.labels.column if task.kind == "regression" else ""
-    warnings += [
-        f"the target {target!r} is also a channel of {sensor.name}, which a model can copy; leave it out of 'channels'"
-        for sensor in report.sensors
-        if target and target in sensor.columns.values()
-    ]
-    return [
+    lines = [
         f"{spec.name}: {len(windows)} windows of {len(report.recordings)} recordings ({counts})",
         *_label_counts(windows, splits),
         *(f"left out: {count} windows {reason}" for reason, count in (spec.left_out or {}).items()),
         *_missing_data(report),
         *_missing_labels(report),
-        *_numbered_labels(report),
-        *(() if windows.times is not None else [_NO_TIMES]),
-        *_missing_classes(task, splits[1:], doubtful),
-        *(f"warning: {text}" for text in warnings),
     ]
+    column, are_numbers = report.recipe.labels.column, all(name.replace(".", "").isdecimal() for name in task.labels)
+    if task.kind == "classification" and column and are_numbers:
+        new = ", ".join(f'"{name}" = "NAME"' for name in task.labels[:_MAX_NAMED])
+        lines.append(f"labels are numbers; to name them, set rename = {{{new}}} under [labels]")
+    if windows.times is None:
+        lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
+    doubtful, warnings = doubtful_classes(report, windows)
+    for facts in splits[1:]:
+        missing = [name for name in task.labels if not facts.classes.get(name, 0) and name not in doubtful]
+        if facts.unlabelled == facts.windows:
+            lines.append(f"{facts.split} has no label; mmkd-adapt takes it, commands that need labels refuse it")
+        elif missing and task.kind not in ("regression", "normal"):
+            names = ", ".join(missing)
+            lines.append(f"warning: {facts.split} has no window of {names}; choose other groups or another 'seed'")
+    warnings += [
+        f"the target {column!r} is also a channel of {sensor.name}, which a model can copy; leave it out of 'channels'"
+        for sensor in report.sensors
+        if task.kind == "regression" and column and column in sensor.columns.values()
+    ]
+    return [*lines, *(f"warning: {text}" for text in warnings)]
 
 
 def _label_counts(windows: Windows, splits: Sequence[SplitFacts]) -> Iterator[str]:
@@ -158,25 +166,6 @@ def _missing_labels(report: RecipeReport) -> Iterator[str]:
         files = f" (missing file: {list_first(missing)})" if missing else ""
         fate = "kept without one" if rule.unlabelled == "keep" else "left out (unlabelled = 'drop')"
         yield f"warning: no label: {list_first([recording.name for recording in without])}{files}; windows are {fate}"
-
-
-def _numbered_labels(report: RecipeReport) -> Iterator[str]:
-    task = report.dataset.spec.task
-    are_numbers = all(name.replace(".", "").isdecimal() for name in task.labels)
-    if task.kind == "classification" and report.recipe.labels.column and are_numbers:
-        new = ", ".join(f'"{name}" = "NAME"' for name in task.labels[:_MAX_NAMED])
-        yield f"labels are numbers; to name them, set rename = {{{new}}} under [labels]"
-
-
-def _missing_classes(task: TaskSpec, splits: Sequence[SplitFacts], doubtful: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each split without labels or without a class that is not doubtful."""
-    for facts in splits:
-        missing = [name for name in task.labels if not facts.classes.get(name, 0) and name not in doubtful]
-        if facts.unlabelled == facts.windows:
-            yield f"{facts.split} has no label; mmkd-adapt takes it, commands that need labels refuse it"
-        elif missing and task.kind not in ("regression", "normal"):
-            names = ", ".join(missing)
-            yield f"warning: {facts.split} has no window of {names}; choose other groups or another 'seed'"
 
 
 def doubtful_classes(report: RecipeReport, windows: Windows) -> tuple[list[str], list[str]]:

@@ -261,10 +261,15 @@ def derived_problems(texts: Sequence[str], modalities: Sequence[ModalitySpec]) -
 
 def spec_problems(spec: DatasetSpec) -> Iterator[str]:
     """Yield a message for every broken rule beyond types."""
-    yield from _task_problems(spec.task)
-    texts: dict[str, Sequence[str]] = {
-        "name": [spec.name], "task.labels": spec.task.labels, "task.unit": [spec.task.unit or ""]
-    }  # fmt: skip
+    task = spec.task
+    fewest, noun = (2, "two or more different classes") if task.kind == "classification" else (1, "different labels")
+    if (fault := task_fault(task)) is not None:
+        yield f"{SPEC_FILE}: 'task.{fault[0]}': {fault[1]}"
+    elif len(task.labels) < fewest or len(set(task.labels)) < len(task.labels) or not all(task.labels):
+        offer = _ONE_CLASS if fewest == 2 and len(task.labels) == 1 else ""
+        got = f"got {list(task.labels)}; name each {_CALLED[task.kind]}{offer}"
+        yield f"{SPEC_FILE}: 'task.labels': expected {noun}, {got}"
+    texts: dict[str, Sequence[str]] = {"name": [spec.name], "task.labels": task.labels, "task.unit": [task.unit or ""]}
     for number, modality in enumerate(spec.modalities):
         texts[f"modalities[{number}].channels"] = modality.channels
         texts[f"modalities[{number}].unit"] = [modality.unit]
@@ -292,18 +297,6 @@ def spec_problems(spec: DatasetSpec) -> Iterator[str]:
         yield f"{SPEC_FILE}: 'derived': {text}"
     if spec.recordings is not None:
         yield from _recordings_problems(spec.recordings, spec.modalities)
-
-
-def _task_problems(task: TaskSpec) -> Iterator[str]:
-    fewest, noun = (2, "two or more different classes") if task.kind == "classification" else (1, "different labels")
-    if (fault := task_fault(task)) is not None:
-        yield f"{SPEC_FILE}: 'task.{fault[0]}': {fault[1]}"
-    elif len(task.labels) < fewest or len(set(task.labels)) < len(task.labels) or not all(task.labels):
-        offer = _ONE_CLASS if fewest == 2 and len(task.labels) == 1 else ""
-        yield (
-            f"{SPEC_FILE}: 'task.labels': expected {noun}, got {list(task.labels)}; name each {_CALLED[task.kind]}"
-            f"{offer}"
-        )
 
 
 def _modality_problems(modality: ModalitySpec) -> Iterator[str]:

@@ -22,7 +22,7 @@ from mmkd_models.data.importing import window_labels
 from mmkd_models.data.importing.clock import SECOND_NS, Interval, Times
 from mmkd_models.data.importing.grids import GridRecording, Grids, sample_count, sums_before
 from mmkd_models.data.importing.keys import WINDOW_FACTS_BYTES, refuse_more
-from mmkd_models.data.importing.recipe import TARGET, ImportRecipe, LabelRule, WindowRule
+from mmkd_models.data.importing.recipe import TARGET, ImportRecipe, LabelRule
 from mmkd_models.data.labels import find_strata
 from mmkd_models.data.windows import CutWindows, Rows, Windows, first_sample, latest_start_s, window_starts_s
 from mmkd_models.data.writer import write_dataset
@@ -60,8 +60,11 @@ def build_dataset(
     bytes_each, count = sum(map(spec.window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
     cuts = list[Cut]()
     for recording in recordings:
+        most = int(max(0.0, _latest_start_s(recording, modalities)) / rule.hop_s) + 2
+        if rule.at == "intervals":
+            most = len(recording.labels) + sum(map(len, recording.runs.values()))
         refuse_more(
-            (count + _most_windows(recording, modalities, rule)) * bytes_each,
+            (count + most) * bytes_each,
             grids.most_bytes,
             where=recording.name,
             what=f"windows every {rule.hop_s:g} s",
@@ -98,12 +101,6 @@ def build_dataset(
         episode_names=[recording.name for recording in done],
     )
     return dataset, done
-
-
-def _most_windows(recording: GridRecording, modalities: Sequence[ModalitySpec], rule: WindowRule) -> int:
-    if rule.at == "intervals":
-        return len(recording.labels) + sum(map(len, recording.runs.values()))
-    return int(max(0.0, _latest_start_s(recording, modalities)) / rule.hop_s) + 2
 
 
 def _latest_start_s(recording: GridRecording, modalities: Sequence[ModalitySpec]) -> float:
@@ -171,13 +168,11 @@ def _split_arrays(
     windows: Windows, recipe: ImportRecipe, scratch: Path, split: str
 ) -> dict[str, AnyArray | dict[str, AnyArray]]:
     arrays: dict[str, AnyArray | dict[str, AnyArray]] = {"labels": windows.labels, "episodes": windows.groups}
-    optional = {
-        "times": windows.times,
-        "starts": windows.starts,
-        "folds": windows.folds,
-        "groups": windows.metadata[GROUP] if recipe.split.group else None,
-    }
-    arrays |= {key: values for key, values in optional.items() if values is not None}
+    for key in ("times", "starts", "folds"):
+        if (values := getattr(windows, key)) is not None:
+            arrays[key] = values
+    if recipe.split.group:
+        arrays["groups"] = windows.metadata[GROUP]
     for modality in windows.spec.modalities:
         arrays[modality.name] = _store(scratch / f"{split}-{modality.name}.npy", windows, modality)
     if recipe.windows.metadata:
@@ -332,8 +327,14 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
     names = dict.fromkeys(name for name in (*recipe.windows.metadata, recipe.split.column) if name)
     facts = {name: _fact(recording, name, starts_ns, length_ns) for name in names}
     if groups := recipe.split.groups:
-        _check_groups(recording, recipe, starts_ns)
         facts[GROUP] = _joined_fact(recording, groups, starts_ns, length_ns)
+        missing = np.flatnonzero(_joined_fact(recording, groups, starts_ns, 2) == "")
+        if len(missing):
+            when = _time_text(recording, int(starts_ns[missing[0]]), "milliseconds")
+            raise DatasetError(
+                f"{recording.name}: expected a value of {recipe.split.group_text}, the group, for every window, got"
+                f" none at {when} ({len(missing)} such); fill it in, or choose another 'split.group'"
+            )
     has_value = {modality.name: _has_value(recording, grids, modality, starts_s) for modality in modalities}
     reasons = {"without any value": ~np.any(list(has_value.values()), axis=0)}
     if recipe.windows.cover == "all":
@@ -385,16 +386,6 @@ def _has_value(
         lambda block: block == 1 if block.ndim == 1 else (~np.isnan(block)).any(axis=1),
     )
     return np.asarray(after > before)
-
-
-def _check_groups(recording: GridRecording, recipe: ImportRecipe, starts_ns: Times) -> None:
-    missing = np.flatnonzero(_joined_fact(recording, recipe.split.groups, starts_ns, 2) == "")
-    if len(missing):
-        when = _time_text(recording, int(starts_ns[missing[0]]), "milliseconds")
-        raise DatasetError(
-            f"{recording.name}: expected a value of {recipe.split.group_text}, the group, for every window, got"
-            f" none at {when} ({len(missing)} such); fill it in, or choose another 'split.group'"
-        )
 
 
 def _unlabelled(
