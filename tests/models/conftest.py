@@ -13,7 +13,7 @@ from mmkd_models.carried import CarriedWindows
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.labelled import Labelled, with_visible_labels
 from mmkd_models.data.windows import OF_GROUPS
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe
@@ -32,7 +32,7 @@ from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.train_config import TrainConfig, Validation
 from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherCheckpoint
-from mmkd_models.training.inputs import TrainingData, visible_labels
+from mmkd_models.training.inputs import TrainingData
 from mmkd_models.training.loop import fit
 from mmkd_models.training.predict import scores_of
 
@@ -101,8 +101,7 @@ def dataset(tmp_path_factory):
 
 def data_of(dataset, *, fraction=1.0):
     """What a training gets of a dataset, with a part of its labels."""
-    train = dataset.split("train")
-    train = train.with_labels(visible_labels(train, fraction=fraction, seed=0))
+    train = with_visible_labels(dataset.split("train"), Labelled(fraction=fraction), seed=0)
     return TrainingData(train=train, valid=dataset.split("valid"), sha256=dataset.sha256)
 
 

@@ -29,9 +29,9 @@ with loading("mmkd-demo"):
     from mmkd_models.data.labelled import (
         ALL,
         Labelled,
+        choose_labels,
         label_option,
         labelled_from_options,
-        seen_labels,
         usual_labelled,
     )
     from mmkd_models.data.spec import refuse_normal
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 _NEEDS = (
     *("torch", "lightning_fabric", "sklearn", "onnx", "onnxscript", "onnxruntime", "psutil", "jinja2", "typer", "rich"),
 )
-_ABOUT = "Everything was recorded, little was labelled: which one sensor is enough, and what does distillation buy?"
 _EPILOG = "An interrupted run continues: give the same --out and options."
 
 _COMPETITORS = {
@@ -69,7 +68,7 @@ _LAUNCHES = 2
 
 def main() -> NoReturn:
     """Run `mmkd-demo`."""
-    run_command("mmkd-demo", run_demo, needs=_NEEDS, extra="export,bench", about=_ABOUT)
+    run_command("mmkd-demo", run_demo, needs=_NEEDS, extra="export,bench")
 
 
 def run_demo(arguments: Sequence[str]) -> None:
@@ -129,7 +128,7 @@ def demo(
     duration_s: Duration = 4.0,
     as_json: Annotated[bool, Option("Print one JSON document.", ("--json",))] = False,
 ) -> None:
-    """Everything was recorded, little was labelled: which one sensor is enough, and what does distillation buy?
+    """The whole chain on shipped recordings, or on yours: which one sensor is enough?
 
     Trains a multimodal teacher, and for every single sensor a labels-only baseline, a distilled student and
     classical rivals; exports the students, benchmarks the best one in the device runtime, and writes one page.
@@ -217,7 +216,7 @@ def requested_comparison(data: Dataset, options: ComparisonOptions) -> Compariso
     usual = usual_labelled(trainings) if is_shipped else ALL
     labelled = labelled_from_options(options.label_fraction, options.labelled_groups, otherwise=usual)
     for seed, training in enumerate(trainings):
-        seen_labels(training, labelled, seed=seed)  # refuses what a fold cannot have
+        choose_labels(training, labelled, seed=seed)  # refuses what a fold cannot have
     return comparison_config(data, options, labelled)
 
 

@@ -22,7 +22,7 @@ with loading("mmkd-evaluate"):
     from mmkd_models.commands.options import NEEDS, Data, Page
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import LeftOutDomains, fold_indices
-    from mmkd_models.data.labelled import Labelled
+    from mmkd_models.data.labelled import Labelled, with_visible_labels
     from mmkd_models.data.spec import SplitName, read_dataset_spec
     from mmkd_models.data.windows import Windows
     from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, default_trainings
@@ -42,7 +42,6 @@ with loading("mmkd-evaluate"):
     from mmkd_models.networks.config import Preset, choice, preset_named
     from mmkd_report.schema.judging import DataFacts, JudgingDocument, ShiftFacts
 
-_ABOUT = "Judge a teacher, a student or a bundle on a dataset."
 _READS_CHECKPOINTS = ("torch", "safetensors", "lightning_fabric")
 _DEFAULT_SUITE, _NORMAL = "scores", "normal"
 _OF_SHIFT = ("out", "workers", "label_fraction", "steps")  # options
@@ -50,7 +49,7 @@ _OF_SHIFT = ("out", "workers", "label_fraction", "steps")  # options
 
 def main() -> NoReturn:
     """Run `mmkd-evaluate`."""
-    run_command("mmkd-evaluate", run_evaluate, needs=("typer", "rich"), extra="train", about=_ABOUT)
+    run_command("mmkd-evaluate", run_evaluate, needs=("typer", "rich"), extra="train")
 
 
 def run_evaluate(arguments: Sequence[str]) -> None:
@@ -270,8 +269,6 @@ def _chosen_rivals(request: _Request, inputs: SuiteInputs) -> list[Any]:
 
 
 def _with_rivals(inputs: SuiteInputs, names: Sequence[Any], dataset_sha256: str) -> SuiteInputs:
-    from mmkd_models.training.inputs import visible_labels
-
     if inputs.windows.spec.task.kind == "normal":
         normal_rivals = fit_normal_rivals(names, inputs)
         say(f"rivals learn from {int((inputs.train.labels == 0).sum())} normal windows: {', '.join(names)}")
@@ -282,8 +279,7 @@ def _with_rivals(inputs: SuiteInputs, names: Sequence[Any], dataset_sha256: str)
         facts = checkpoint.facts
         metric = choice(facts.metric, METRICS[train.spec.task.kind], option="--rival")
         if facts.labelled is not msgspec.UNSET and facts.dataset_sha256 == dataset_sha256:
-            fraction, groups = facts.labelled.fraction, facts.labelled.groups
-            train = train.with_labels(visible_labels(train, fraction=fraction, groups=groups, seed=facts.training.seed))
+            train = with_visible_labels(train, facts.labelled, seed=facts.training.seed)
     say(f"rivals learn from {int(train.labelled.sum())} labelled windows: {', '.join(names)}")
     rivals = fit_rivals(names, inputs.first, train=train, valid=inputs.calibration, metric=metric, seed=inputs.seed)
     return replace(inputs, models=(*inputs.models, *rivals))

@@ -15,7 +15,7 @@ from mmkd_edge.spec import TaskKind
 from mmkd_models.commands.tracking import Mlflow
 from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
-from mmkd_models.data.labelled import ALL, Labelled, label_option, labelled_from_options
+from mmkd_models.data.labelled import ALL, Labelled, label_option, labelled_from_options, with_visible_labels
 from mmkd_models.data.spec import refuse_normal
 from mmkd_models.defaults import AUGMENT, COMMITTEE, STUDENT_TRAIN
 from mmkd_models.metrics.scores import DEFAULT_METRIC, METRICS, AnyMetric
@@ -158,7 +158,7 @@ def training_data(
     path: Path, options: TrainingOptions, *, modalities: Sequence[str] | None, normal: bool = False
 ) -> TrainingData:
     """Return a dataset's split, or a grouped fold, with the visible labels."""
-    from mmkd_models.training.inputs import TrainingData, visible_labels
+    from mmkd_models.training.inputs import TrainingData
 
     labelled = _labelled(options)
     dataset = open_dataset(path)
@@ -172,9 +172,7 @@ def training_data(
         windows = dataset.everything()
         rows = fold_indices(windows, fold=options.fold, seed=0)
         train, valid = windows.subset(rows.train), windows.subset(rows.valid)
-    train = train.with_labels(
-        visible_labels(train, fraction=labelled.fraction, groups=labelled.groups, seed=options.seed)
-    )
+    train = with_visible_labels(train, labelled, seed=options.seed)
     training = TrainingData(train=train, valid=valid, sha256=dataset.sha256, fold=options.fold, labelled=labelled)
     return training.with_modalities(modalities) if modalities else training
 

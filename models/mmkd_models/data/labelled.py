@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.folds import label_subset
-from mmkd_models.data.labels import WRITE_GROUPS
+from mmkd_models.data.labels import WRITE_GROUPS, hide_labels
 from mmkd_models.data.windows import Windows
 
 _DRAWS = 1000  # random draws of groups before a greedy choice
@@ -51,7 +51,12 @@ def label_option(labelled: Labelled) -> str:
     return "" if labelled.is_all else f"--label-fraction {labelled.fraction:g}"
 
 
-def seen_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray[np.bool_]:
+def with_visible_labels(train: Windows, labelled: Labelled, *, seed: int) -> Windows:
+    """Hide the other labels; errors as `choose_labels`."""
+    return train.with_labels(hide_labels(train.labels, choose_labels(train, labelled, seed=seed)))
+
+
+def choose_labels(train: Windows, labelled: Labelled, *, seed: int) -> npt.NDArray[np.bool_]:
     """Choose (N,) the windows whose labels may be used. Raise UsageError if there are too few groups."""
     if labelled.groups is None:
         return label_subset(train.labels, fraction=labelled.fraction, seed=seed)

@@ -25,7 +25,7 @@ from mmkd_edge.system import lock_file
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import LeftOutDomains, fold_indices, fold_without
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.labelled import Labelled, with_visible_labels
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.distillation.recipe import Method
@@ -35,7 +35,7 @@ from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.networks.config import MemberKind, Preset, preset_named, student_config, teacher_config
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.committee import default_members
-from mmkd_models.training.inputs import TrainingData, TrainingRun, visible_labels
+from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.loop import RESUME_FILE
 from mmkd_models.training.students import LatencyLimit
 from mmkd_report.schema.study import NONE
@@ -245,7 +245,7 @@ def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled, left_out: Left
     else:
         fold, number = fold_without(windows, left_out, fold=seed), msgspec.UNSET  # no fold that others deal again
     whole = windows.subset(fold.train)
-    train = whole.with_labels(visible_labels(whole, fraction=labelled.fraction, groups=labelled.groups, seed=seed))
+    train = with_visible_labels(whole, labelled, seed=seed)
     training = TrainingData(
         train=train, valid=windows.subset(fold.valid), sha256=dataset.sha256, fold=number, labelled=labelled
     )

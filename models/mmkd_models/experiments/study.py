@@ -18,7 +18,7 @@ from mmkd_models.carried import carried_windows
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
-from mmkd_models.data.labelled import seen_labels
+from mmkd_models.data.labelled import choose_labels
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.evaluation.gains import leak_of
 from mmkd_models.evaluation.rivals import RivalName
@@ -164,7 +164,7 @@ def _check_study(dataset: Dataset, options: StudyOptions) -> None:
     refuse_shared_samples(windows)
     for seed in range(options.seeds):
         train_windows = windows.subset(fold_indices(windows, fold=seed, seed=0).train)
-        seen_labels(train_windows, conditions.labelled, seed=seed)  # refuses what a fold cannot have
+        choose_labels(train_windows, conditions.labelled, seed=seed)  # refuses what a fold cannot have
     if not options.grid and not 1 <= options.search_seeds < options.seeds and fold_count(windows) > 1:
         raise UsageError(
             f"study: expected search seeds from 1 to {options.seeds - 1} of {options.seeds} seeds, got "

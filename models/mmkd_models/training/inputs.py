@@ -12,8 +12,8 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.labelled import ALL, Labelled, seen_labels
-from mmkd_models.data.labels import Labels, absent_labels, hide_labels
+from mmkd_models.data.labelled import ALL, Labelled
+from mmkd_models.data.labels import absent_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import OnStep, TrainConfig
 
@@ -79,11 +79,6 @@ def check_labels(data: TrainingData) -> None:
             f"training windows: expected {expected} a labelled window, got none for {', '.join(absent)}; "
             f"label some, raise --label-fraction or --labelled-groups, or take the {what} out of the dataset"
         )
-
-
-def visible_labels(train: Windows, *, fraction: float = 1.0, groups: int | None = None, seed: int) -> Labels:
-    """Hide all but a fraction of each class's labels, or all but those of whole groups."""
-    return hide_labels(train.labels, seen_labels(train, Labelled(fraction=fraction, groups=groups), seed=seed))
 
 
 def check_start(start: TeacherCheckpoint, config: TeacherConfig, windows: Windows) -> None:

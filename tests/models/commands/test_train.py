@@ -28,8 +28,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.evaluate import run_evaluate
 from mmkd_models.commands.train import main, run_train
+from mmkd_models.data.labelled import Labelled, with_visible_labels
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_student
-from mmkd_models.training.inputs import visible_labels
 from tests.edge.said import said
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -155,7 +155,7 @@ def test_ctrl_c_ends_with_130_and_leaves_the_earlier_checkpoint(interrupted):
 def test_resuming_with_another_share_of_labels_is_refused(machines, interrupted, monkeypatch):
     monkeypatch.chdir(interrupted[0])
     train = machines.split("train").labels
-    some = visible_labels(machines.split("train"), fraction=0.5, seed=0)
+    some = with_visible_labels(machines.split("train"), Labelled(fraction=0.5), seed=0).labels
     wanted, found = (hashlib.sha256(labels.tobytes()).hexdigest() for labels in (some[some >= 0], train))
     line = [*map(str, endless(machines)), "--resume", "--label-fraction", "0.5"]
     assert said(UsageError, run_train, line) == (

@@ -25,9 +25,9 @@ from mmkd_models.data.labelled import (
     A_TENTH,
     ALL,
     Labelled,
+    choose_labels,
     label_option,
     labelled_from_options,
-    seen_labels,
     usual_labelled,
 )
 from mmkd_models.data.labels import block_length
@@ -186,26 +186,26 @@ def train(tmp_path):
 
 def test_whole_groups_show_all_their_labels_and_others_none(train):
     windows = train(dict.fromkeys(range(6), (0, 1, 2)))
-    seen = seen_labels(windows, Labelled(groups=2), seed=3)
+    seen = choose_labels(windows, Labelled(groups=2), seed=3)
     shown = np.unique(windows.groups[seen])
     assert len(shown) == 2
     np.testing.assert_array_equal(seen, np.isin(windows.groups, shown))
-    np.testing.assert_array_equal(seen, seen_labels(windows, Labelled(groups=2), seed=3))
-    draws = {tuple(np.unique(windows.groups[seen_labels(windows, Labelled(groups=2), seed=one)])) for one in range(40)}
+    np.testing.assert_array_equal(seen, choose_labels(windows, Labelled(groups=2), seed=3))
+    draws = {tuple(np.unique(windows.groups[choose_labels(windows, Labelled(groups=2), seed=k)])) for k in range(40)}
     assert len(draws) > 8  # of the 15 pairs there are
 
 
 def test_a_draw_has_every_class_where_some_draw_has(train):
     few = train({**dict.fromkeys(range(30), (0,)), 30: (0, 1), 31: (2,), 32: (1, 2)})
     for seed in range(5):  # class 2 and class 1: 32 with anything, or 30 and 31
-        shown = set(np.unique(few.groups[seen_labels(few, Labelled(groups=2), seed=seed)]).tolist())
+        shown = set(np.unique(few.groups[choose_labels(few, Labelled(groups=2), seed=seed)]).tolist())
         assert 32 in shown or shown == {30, 31}
 
 
 def test_the_only_choice_among_very_many_is_searched_for(train):
     has = dict.fromkeys(range(200), (0,)) | {200: (1,), 201: (2,)}  # 1 of 6,650 draws of three, times 200
     windows = train(has)
-    shown = np.unique(windows.groups[seen_labels(windows, Labelled(groups=3), seed=0)])
+    shown = np.unique(windows.groups[choose_labels(windows, Labelled(groups=3), seed=0)])
     assert {200, 201} <= set(shown.tolist())
     assert len(shown) == 3
 
@@ -213,16 +213,16 @@ def test_the_only_choice_among_very_many_is_searched_for(train):
 def test_what_cannot_be_chosen_is_told(train):
     windows = train({group: (group % 3,) for group in range(6)})
     for groups in (0, 7):
-        assert said(UsageError, seen_labels, windows, Labelled(groups=groups), seed=0) == (
+        assert said(UsageError, choose_labels, windows, Labelled(groups=groups), seed=0) == (
             "labelled groups: expected 1 to 6 of the labelled groups that dataset 'rig' trains on, got "
             f"{groups}; choose another number"
         )
-    assert said(UsageError, seen_labels, windows, Labelled(groups=2), seed=0) == (
+    assert said(UsageError, choose_labels, windows, Labelled(groups=2), seed=0) == (
         "labelled groups: expected 2 groups that have every class between them, got no such choice among the 6 groups "
         "that dataset 'rig' trains on; label 3 or more"
     )
     bare = train({0: (0, 1, 2)}, groups=False)
-    assert said(UsageError, seen_labels, bare, Labelled(groups=1), seed=0) == (
+    assert said(UsageError, choose_labels, bare, Labelled(groups=1), seed=0) == (
         "labelled groups: expected groups in dataset 'rig', got none; write groups.npy (the person, machine or session "
         "of each window), or label a fraction of the windows (--label-fraction)"
     )

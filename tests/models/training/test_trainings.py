@@ -16,6 +16,7 @@ from mmkd_export.inspect.files import inspect_file
 from mmkd_models.commands.train import run_train
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.labelled import Labelled, with_visible_labels
 from mmkd_models.data.windows import WindowSource
 from mmkd_models.distillation.recipe import Recipe, term_from_text
 from mmkd_models.losses.logits import LogitTerm
@@ -25,7 +26,7 @@ from mmkd_models.networks.config import EncoderConfig, TeacherConfig
 from mmkd_models.networks.teacher import Teacher, take_teacher
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_teacher, write_teacher
-from mmkd_models.training.inputs import StudentTraining, TrainingRun, check_compatible, visible_labels
+from mmkd_models.training.inputs import StudentTraining, TrainingRun, check_compatible
 from mmkd_models.training.predict import answers_to, scores_of
 from mmkd_models.training.trainings import train_teacher, train_transformer
 from tests.edge.said import said
@@ -143,12 +144,12 @@ def test_windows_travel_with_a_student_unless_they_shall_not(machines):
 
 def test_visible_labels_are_a_share_of_each_class_and_the_same_for_a_seed(machines):
     train = machines.split("train")
-    some = visible_labels(train, fraction=0.25, seed=1)
+    some = with_visible_labels(train, Labelled(fraction=0.25), seed=1).labels
     assert [int((some == label).sum()) for label in (0, 1, 2, -1)] == [3, 3, 3, 27]
     assert (some[some >= 0] == train.labels[some >= 0]).all()
-    assert np.array_equal(some, visible_labels(train, fraction=0.25, seed=1))
-    assert not np.array_equal(some, visible_labels(train, fraction=0.25, seed=2))
-    assert np.array_equal(visible_labels(train, fraction=1, seed=1), train.labels)
+    assert np.array_equal(some, with_visible_labels(train, Labelled(fraction=0.25), seed=1).labels)
+    assert not np.array_equal(some, with_visible_labels(train, Labelled(fraction=0.25), seed=2).labels)
+    assert np.array_equal(with_visible_labels(train, Labelled(fraction=1), seed=1).labels, train.labels)
 
 
 @pytest.mark.parametrize("name", TRAININGS)
