@@ -12,7 +12,7 @@ ONE_MAIN = "mmkd_edge.commands.mmkd:main"
 
 
 class Command(NamedTuple):
-    """A command: its function as `module:function`, and its purpose."""
+    """A command: its function as `module:function`, and the first line of its help."""
 
     main: str
     about: str
@@ -25,16 +25,27 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "The whole chain on shipped recordings, or on yours: which one sensor is enough?",
         ),
         "mmkd-data": Command("mmkd_models.commands.data:main", "Import, check and describe dataset directories."),
-        "mmkd-train": Command("mmkd_models.commands.train:main", "Train a teacher, or a student on labels only."),
-        "mmkd-distill": Command("mmkd_models.commands.distill:main", "Distil teachers into a student of one sensor."),
-        "mmkd-study": Command("mmkd_models.commands.study:main", "Find the best student of one sensor within limits."),
+        "mmkd-train": Command(
+            "mmkd_models.commands.train:main",
+            "Train a multimodal teacher, or a single-sensor student on labels only (the baseline).",
+        ),
+        "mmkd-distill": Command(
+            "mmkd_models.commands.distill:main",
+            "Distil one or more teachers into a student of one sensor; windows without labels (-1) teach too.",
+        ),
+        "mmkd-study": Command(
+            "mmkd_models.commands.study:main",
+            "Find the best student of one sensor within limits, and show what distillation buys.",
+        ),
         "mmkd-evaluate": Command(
-            "mmkd_models.commands.evaluate:main", "Judge a teacher or a student, also with sensors missing."
+            "mmkd_models.commands.evaluate:main", "Judge a teacher, a student or a bundle on a dataset."
         ),
         "mmkd-adapt": Command(
             "mmkd_models.commands.adapt:main", "Adapt a student to a new machine, person or campaign."
         ),
-        "mmkd-export": Command("mmkd_export.commands.export:main", "Export a student to one verified bundle."),
+        "mmkd-export": Command(
+            "mmkd_export.commands.export:main", "Export a student to one verified bundle, ready for a device."
+        ),
         "mmkd-run": Command(
             "mmkd_station.commands.run:main",
             "Run a student continuously on live sensors; send results to files, databases, MQTT, OPC UA, Modbus or "
@@ -44,7 +55,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "mmkd_edge.commands.edge:main", "Keys for signatures, and the bundles installed on this device."
         ),
         "mmkd-bench": Command(
-            "mmkd_bench.commands.cli:main", "Latency, memory and energy on the machine that runs a bundle."
+            "mmkd_bench.commands.cli:main", "Latency, memory and energy of a bundle on the machine that runs it."
         ),
         "mmkd-inspect": Command(
             "mmkd_export.commands.inspect:main", "Show what is inside a bundle, a checkpoint or an engine."

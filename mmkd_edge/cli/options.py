@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
+from mmkd_edge.cli.catalogue import COMMANDS
 from mmkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ def make_app(about: str = "") -> typer.Typer:
     )
 
 
-def run_line(name: str, arguments: Sequence[str], commands: Sequence[Command], *, about: str = "") -> None:
+def run_line(name: str, arguments: Sequence[str], commands: Sequence[Command]) -> None:
     """Run the function of a command line's command; of several the first word chooses."""
-    app = make_app(about if len(commands) > 1 else "")
+    app = make_app(COMMANDS[name].about if len(commands) > 1 else "")
     names = [command.name or command.function.__name__ for command in commands] if len(commands) > 1 else []
     if len(arguments) > 1 and arguments[1] in names and arguments[0] not in names and arguments[0][:1] != "-":
         raise UsageError(f"{arguments[0]}: expected a command first, got {arguments[1]!r} after it; swap the two")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmkd_edge.bundle.files import is_path_error
+from mmkd_edge.cli.catalogue import COMMANDS
 from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE, loading, raise_interrupts
 from mmkd_edge.cli.outputs import check_file
 from mmkd_edge.errors import UnavailableError, UsageError, check_system, os_reason, printable
@@ -32,12 +33,11 @@ def run_command(
     arguments: Sequence[str] | None = None,
     needs: Sequence[str] = (),
     extra: str = "",
-    about: str = "",
 ) -> NoReturn:
     """Run a command and end the process: an `MmkdError` is one message and its exit code, any other error exit 1.
 
     `command` takes the arguments without `--debug` (adds the traceback) and `--version`. A module of `needs` that is
-    missing ends in exit 3, which names the `extra`; `about` is the help without typer.
+    missing ends in exit 3, which names the `extra`; the help without typer is the catalogue's line.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     end = arguments.index("--") if "--" in arguments else len(arguments)  # ours count only before it
@@ -57,7 +57,7 @@ def run_command(
             sys.stdout.write(f"{name} {__version__}\n")
         elif only_help and "typer" in needs and not _can_import("typer"):
             cure = f"The options are read by typer, which this Python lacks; run: pip install 'mmkd-edge[{extra}]'"
-            sys.stdout.write(f"Usage: {name} [OPTIONS] ...\n\n  {about}\n\n  {cure}\n")
+            sys.stdout.write(f"Usage: {name} [OPTIONS] ...\n\n  {COMMANDS[name].about}\n\n  {cure}\n")
         else:
             check_system(name)
             with loading(name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-bench"):
+    from mmkd_edge.cli.catalogue import COMMANDS
     from mmkd_edge.cli.run import run_command
 
 TYPE_CHECKING = False
@@ -13,13 +14,12 @@ if TYPE_CHECKING:
 
     import typer
 
-_ABOUT = "Latency, memory and energy of a bundle on the machine that runs it."
 _NEEDS = ("typer", "rich", "psutil")
 
 
 def main() -> NoReturn:
     """Run `mmkd-bench`."""
-    run_command("mmkd-bench", _bench, needs=_NEEDS, extra="bench", about=_ABOUT)
+    run_command("mmkd-bench", _bench, needs=_NEEDS, extra="bench")
 
 
 def make_app() -> typer.Typer:
@@ -29,7 +29,7 @@ def make_app() -> typer.Typer:
     from mmkd_bench.commands.reports import compare, page
     from mmkd_edge.cli.options import make_app as make_empty_app
 
-    app = make_empty_app(_ABOUT)
+    app = make_empty_app(COMMANDS["mmkd-bench"].about)
     for command in (run, tune, compare, capacity, overhead, page):
         app.command(command.__name__)(command)
     return app

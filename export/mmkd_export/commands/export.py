@@ -34,12 +34,10 @@ with loading("mmkd-export"):
 if TYPE_CHECKING:
     from rich.table import Table
 
-_ABOUT = "Export a student to one verified bundle, ready for a device."
-
 
 def main() -> NoReturn:
     """Run `mmkd-export`."""
-    run_command("mmkd-export", run_export, needs=("typer", "rich"), extra="export", about=_ABOUT)
+    run_command("mmkd-export", run_export, needs=("typer", "rich"), extra="export")
 
 
 def run_export(arguments: Sequence[str]) -> None:

@@ -25,12 +25,10 @@ if TYPE_CHECKING:
     from mmkd_models.adaptation.run import Adaptation
     from mmkd_report.schema.adaptation import AdaptationDocument
 
-_ABOUT = "Adapt a student to a new machine, person or campaign."
-
 
 def main() -> NoReturn:
     """Run `mmkd-adapt`."""
-    run_command("mmkd-adapt", run_adapt, needs=NEEDS, extra="train", about=_ABOUT)
+    run_command("mmkd-adapt", run_adapt, needs=NEEDS, extra="train")
 
 
 def run_adapt(arguments: Sequence[str]) -> None:

@@ -30,7 +30,6 @@ with loading("mmkd-data"):
 if TYPE_CHECKING:
     import typer
 
-_ABOUT = "Import, check and describe dataset directories."
 
 _Directory = Annotated[Path, Argument("DIR", "A dataset directory.")]
 _Json = Annotated[bool, Option("Print one JSON document.", ("--json",))]
@@ -38,7 +37,7 @@ _Json = Annotated[bool, Option("Print one JSON document.", ("--json",))]
 
 def main() -> NoReturn:
     """Run `mmkd-data`."""
-    run_command("mmkd-data", run_data, needs=("typer", "rich"), extra="train", about=_ABOUT)
+    run_command("mmkd-data", run_data, needs=("typer", "rich"), extra="train")
 
 
 def run_data(arguments: Sequence[str]) -> None:
@@ -53,7 +52,7 @@ def run_data(arguments: Sequence[str]) -> None:
         Command(function=reference),
         Command(function=list_, name="list"),
     )
-    run_line("mmkd-data", arguments, commands, about=_ABOUT)
+    run_line("mmkd-data", arguments, commands)
 
 
 def recipe(

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     import typer
 
 
-_ABOUT = "Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."
 _EPILOG = (
     "Example: mmkd-distill teacher.ckpt mydata --modality acc -o student.ckpt. Several teachers as one: "
     "mmkd-distill a.ckpt b.ckpt mydata --modality acc --term task --term logit --term edam,member=1"
@@ -46,7 +45,7 @@ _EPILOG = (
 
 def main() -> NoReturn:
     """Run `mmkd-distill`."""
-    run_command("mmkd-distill", run_distill, needs=NEEDS, extra="train", about=_ABOUT)
+    run_command("mmkd-distill", run_distill, needs=NEEDS, extra="train")
 
 
 def run_distill(arguments: Sequence[str]) -> None:
@@ -104,7 +103,7 @@ def distill(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Distil one or more teachers into a student of one modality; windows without labels (-1) teach too."""
+    """Distil one or more teachers into a student of one sensor; windows without labels (-1) teach too."""
     from mmkd_models.distillation.recipe import chosen_recipe, default_recipe
     from mmkd_models.training.checkpoint import read_teacher_file
     from mmkd_models.training.inputs import StudentTraining, check_compatible, check_same_fold

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from mmkd_report.schema.study import PairLatency, StudyDocument
 
 _LAUNCHES = 2
-_ABOUT = "Find the best student of one sensor within limits, and show what distillation buys."
 _EPILOG = (
     "Example: mmkd-study mydata --modality gyro --max-latency-ms 2 -o study. The same command continues an "
     "interrupted study; started elsewhere with the same -o on a shared disk, it shares the work."
@@ -56,7 +55,7 @@ _EPILOG = (
 def main() -> NoReturn:
     """Run `mmkd-study`."""
     needs = (*NEEDS, "optuna", "sklearn", "jinja2")
-    run_command("mmkd-study", run_study, needs=needs, extra="train", about=_ABOUT)
+    run_command("mmkd-study", run_study, needs=needs, extra="train")
 
 
 def run_study(arguments: Sequence[str]) -> None:

@@ -47,13 +47,12 @@ if TYPE_CHECKING:
     from mmkd_models.data.windows import Windows
     from mmkd_models.training.inputs import TrainingData
 
-_ABOUT = "Train a multimodal teacher, or a single-sensor student on labels only (the baseline)."
 _AS_TEACHERS = TrainingOptions(steps=TEACHER_TRAIN.steps, learning_rate=TEACHER_TRAIN.learning_rate)
 
 
 def main() -> NoReturn:
     """Run `mmkd-train`."""
-    run_command("mmkd-train", run_train, needs=NEEDS, extra="train", about=_ABOUT)
+    run_command("mmkd-train", run_train, needs=NEEDS, extra="train")
 
 
 def run_train(arguments: Sequence[str]) -> None:
@@ -62,7 +61,7 @@ def run_train(arguments: Sequence[str]) -> None:
         Command(function=teacher, epilog="Example: mmkd-train teacher mydata -o teacher.ckpt"),
         Command(function=student, epilog="Example: mmkd-train student mydata --modality acc -o baseline.ckpt"),
     )
-    run_line("mmkd-train", arguments, commands, about=_ABOUT)
+    run_line("mmkd-train", arguments, commands)
 
 
 def teacher(

@@ -21,16 +21,13 @@ if TYPE_CHECKING:
     from mmkd_station.service import RunFacts, Service
     from mmkd_station.spec import RunSpec
 
-_ABOUT = (
-    "Run a student continuously on live sensors; send results to files, databases, MQTT, OPC UA, Modbus or webhooks."
-)
 _EXAMPLE = "mmkd-run student.edge --source csv:log.csv --sink jsonl:results.jsonl"
 _FORM_WIDTH = 20
 
 
 def main() -> NoReturn:
     """Run `mmkd-run`."""
-    run_command("mmkd-run", run_mmkd, needs=("typer", "rich"), extra="live", about=_ABOUT)
+    run_command("mmkd-run", run_mmkd, needs=("typer", "rich"), extra="live")
 
 
 def run_mmkd(arguments: Sequence[str]) -> None:

@@ -48,7 +48,7 @@ def bake(*, cooking: Slowly) -> None:
 def ended(*line: str, commands: Sequence[Command] = (Command(function=boil, epilog="Enjoy."),)) -> int | str | None:
     SEEN.clear()
     with pytest.raises(SystemExit) as caught:
-        run_line("kitchen", line, commands, about="Cook.")
+        run_line("mmkd-data", line, commands)
     return caught.value.code
 
 
