@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,8 @@ from checks.emulation import root
 from checks.install_size import Installed, import_time_ms, weigh
 from checks.script import head, row
 from checks.shipped_table import main
+from mmkd_edge import Bundle, example_bundle
 from mmkd_station.intake import ReplayedRecording
-from tests.export.students import export_student, make_normal_student
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks" / "checks"
@@ -110,21 +111,23 @@ def test_a_root_that_was_begun_is_not_taken_as_whole(tmp_path, monkeypatch):
     assert not (tmp_path / "arm64.begun").exists()
 
 
-def test_a_station_follows_faults_between_normal_running(tmp_path, native_engine, quick_exports):
+def test_a_station_follows_faults_between_normal_running(tmp_path, native_engine):
     """Of eight normal recordings and three faults the first and the second fault are in the line, fifth and tenth."""
-    student = make_normal_student()
-    export_student(tmp_path, student, name="s")
-    quiet = student.carried.windows[::3][:8].reshape(-1, 3)  # a result for each of eight windows of 1.28 s
+    shutil.copy(example_bundle(), tmp_path / "s.edge")
+    with Bundle.open(example_bundle()) as bundle:
+        golden = bundle.golden("acc")
+    # The surest windows of the first label and of the second, four times each: a result every 4 s.
+    certain = golden.probabilities * ~np.isnan(golden.windows).any((1, 2))[:, None]
+    quiet, worn = (np.tile(golden.windows[certain[:, label].argmax()], (4, 1)) for label in (0, 1))
     recordings = [
-        ReplayedRecording(rows=scale * quiet, name="", label=label, group="", split="test")
-        for scale, label in [(1, "normal")] * 8 + [(9, "worn")] * 3
+        ReplayedRecording(rows=rows, name="", label=label, group="", split="test")
+        for rows, label in [(quiet, "normal")] * 8 + [(worn, "worn")] * 3
     ]
-    rule = ["--alarm=unknown", "--confirm=2/2", "--min-probability=0.99", "--cooldown=0", "--hop=64"]
-    score = follow(tmp_path / "s.edge", recordings, "normal", rule)
-    assert (score.recordings, score.detected, score.delay_s) == (2, 2, pytest.approx(2 * 1.28, abs=0.03))
-    assert (score.false_alarms, score.normal_hours) == (0, pytest.approx(8 * 8 * 1.28 / 3600))
-    rows = np.loadtxt(tmp_path / "s.csv", delimiter=",", skiprows=1)
-    np.testing.assert_allclose(rows[:, 0], np.arange(10 * 512) / 50)
-    np.testing.assert_allclose(
-        rows[:, 1:].reshape(10, 512, 3)[[3, 4, 9]], quiet * np.array([1, 9, 9])[:, None, None], rtol=1e-5
+    score = follow(
+        tmp_path / "s.edge", recordings, "normal", ["--alarm=ABD", "--confirm=2/2", "--cooldown=0", "--hop=200"]
     )
+    assert (score.recordings, score.detected, score.delay_s) == (2, 2, pytest.approx(2 * 4, abs=0.03))
+    assert (score.false_alarms, score.normal_hours) == (0, pytest.approx(8 * 4 * 4 / 3600))
+    rows = np.loadtxt(tmp_path / "s.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(rows[:, 0], np.arange(10 * 800) / 50)
+    np.testing.assert_allclose(rows[:, 1:].reshape(10, 800, 3)[[3, 4, 9]], [quiet, worn, worn], rtol=1e-5)

@@ -14,7 +14,6 @@ from mmkd_edge.cli.catalogue import COMMANDS, ONE_MAIN, ONE_NAME
 from mmkd_edge.commands.mmkd import main
 
 BIN = Path(sys.executable).parent
-MMKD = BIN / "mmkd"
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "typer", "rich")
 WITHOUT = f"""
 import sys
@@ -26,10 +25,9 @@ main()
 """
 
 
-def run(*words, blocked=False):
-    command = [sys.executable, "-c", WITHOUT] if blocked else [MMKD]
+def run(*command):
     environment = os.environ | {"COLUMNS": "80", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *map(str, words)], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -39,22 +37,21 @@ def test_the_table_names_every_command_of_the_distribution():
     assert installed == {ONE_NAME: ONE_MAIN, **scripts}
 
 
-def test_help_lists_every_command_without_any_library():
-    code, out, err = run(blocked=True)
+def test_help_lists_every_command_without_any_library(ran, monkeypatch):
+    code, out, err = run(sys.executable, "-c", WITHOUT)
     assert (code, err) == (0, "")
-    assert (code, out, err) == run("--help")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert ran(main, "mmkd", "--help") == (0, out, "")
     listed = re.findall(r"^  ([a-z]+)  ", out.partition("Commands:\n")[2].partition("\n\n")[0], flags=re.MULTILINE)
     assert [f"mmkd-{name}" for name in listed] == list(COMMANDS)
     for command in COMMANDS.values():
         assert command.about in " ".join(out.split())
-    assert run("--version") == (0, f"mmkd {mmkd_edge.__version__}\n", "")
+    assert ran(main, "mmkd", "--version") == (0, f"mmkd {mmkd_edge.__version__}\n", "")
 
 
 @pytest.mark.parametrize("line", [["edge", "--help"], ["edge", "list", "nowhere"]])
 def test_a_command_by_the_one_name_is_the_command(line):
-    environment = os.environ | {"COLUMNS": "80"}
-    own = subprocess.run([BIN / f"mmkd-{line[0]}", *line[1:]], env=environment, capture_output=True, text=True)
-    assert run(*line) == (own.returncode, own.stdout, own.stderr)
+    assert run(BIN / "mmkd", *line) == run(BIN / f"mmkd-{line[0]}", *line[1:])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Engines that give what no student gives, and exceptions that are not theirs."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -11,28 +13,13 @@ ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), rate_hz=10.0, samples=2
 ROW = np.array([[0.25, 0.75]], dtype=np.float32)
 
 
-class Strange:
-    """A backend of one's own that gives whatever it was made with, or what a function gives."""
-
-    name, version, threads = "strange", "strange 1", 1
-    inputs = outputs = ()
-
-    def __init__(self, answer):
-        self._answer = answer
-
-    def run(self, feeds):
-        return self._answer() if callable(self._answer) else self._answer
-
-    def close(self):
-        """Nothing to give back."""
+WINDOW = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 
 
 def model(answer, **options):
-    return EdgePredictor(entry=fake_entry(modality=ACC, labels=("a", "b")), backend=Strange(answer), **options)
-
-
-def window():
-    return np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    facts = {"name": "strange", "version": "strange 1", "threads": 1, "inputs": (), "outputs": ()}
+    backend = SimpleNamespace(run=lambda feeds: answer, close=lambda: None, **facts)
+    return EdgePredictor(entry=fake_entry(modality=ACC, labels=("a", "b")), backend=backend, **options)
 
 
 PAIR, SHARES = "logits float32 (1, 2), probabilities float32 (1, 2)", "probabilities float32 (1, 2)"
@@ -53,6 +40,6 @@ STRANGE = [
 
 @pytest.mark.parametrize(("answer", "reason"), STRANGE)
 def test_an_engine_that_gives_something_else_has_failed(answer, reason):
-    prediction = model(answer).predict(window())
+    prediction = model(answer).predict(WINDOW)
     assert (prediction.status, prediction.label, prediction.reason) == ("invalid", "", f"the engine failed: {reason}")
-    assert said(BackendError, lambda: model(answer, policy="raise").predict(window())) == reason
+    assert said(BackendError, model(answer, policy="raise").predict, WINDOW) == reason
