@@ -30,11 +30,26 @@ void mmkd_error(char *error, size_t error_size, const char *format, ...)
     va_end(values);
 }
 
-/* ---- memory that is freed with the bundle */
-
 typedef struct mmkd_block_of_memory {
     struct mmkd_block_of_memory *next;
+    double memory[]; /* aligned for all kinds of numbers */
 } block;
+
+void *mmkd_take(block **blocks, size_t size)
+{
+    block *fresh = calloc(1, sizeof *fresh + size);
+    if (!fresh) return NULL;
+    fresh->next = *blocks, *blocks = fresh;
+    return fresh->memory;
+}
+
+void mmkd_release(block *blocks)
+{
+    for (block *next; blocks; blocks = next) {
+        next = blocks->next;
+        free(blocks);
+    }
+}
 
 typedef struct {
     mmkd_bundle *bundle;
@@ -59,20 +74,12 @@ static int fail(reader *r, int status, const char *text)
 
 static void *take(reader *r, size_t size)
 {
-    block *fresh = calloc(1, sizeof *fresh + size);
-    if (!fresh) {
-        fail(r, MMKD_NO_MEMORY, "not enough memory");
-        return NULL;
-    }
-    fresh->next = r->bundle->memory;
-    r->bundle->memory = fresh;
-    return fresh + 1;
+    void *memory = mmkd_take(&r->bundle->memory, size);
+    if (!memory) fail(r, MMKD_NO_MEMORY, "not enough memory");
+    return memory;
 }
 
 /* ---- the archive */
-
-static uint32_t u16(const unsigned char *at) { return (uint32_t)at[0] | (uint32_t)at[1] << 8; }
-static uint32_t u32(const unsigned char *at) { return u16(at) | u16(at + 2) << 16; }
 
 typedef struct {
     const unsigned char *data;
@@ -83,12 +90,10 @@ static int check_archive(reader *r, const unsigned char *data, size_t size)
 {
     if (size < END_RECORD + COMMENT || size > (size_t)MAX_FILE) return fail(r, MMKD_DAMAGED, "expected a bundle (.edge)");
     const unsigned char *end = data + size - END_RECORD - COMMENT, *comment = end + END_RECORD;
-    if (memcmp(end, "PK\5\6", 4) || u16(end + 20) != COMMENT || memcmp(comment, comment_start, sizeof comment_start - 1))
+    if (memcmp(end, "PK\5\6", 4) || mmkd_u16(end + 20) != COMMENT || memcmp(comment, comment_start, sizeof comment_start - 1))
         return fail(r, MMKD_DAMAGED, "expected a bundle (.edge), or it was cut off; copy it again");
-    unsigned char digest[32];
     char text[65];
-    mmkd_sha256(data, size - END_RECORD - COMMENT, digest);
-    mmkd_hex(digest, sizeof digest, text);
+    mmkd_sha256_text(data, size - END_RECORD - COMMENT, text);
     if (memcmp(text, comment + sizeof comment_start - 1, 64))
         return fail(r, MMKD_DAMAGED, "the bundle is damaged: its SHA-256 does not match its content; copy it again");
     return 0;
@@ -98,19 +103,18 @@ static int check_archive(reader *r, const unsigned char *data, size_t size)
 static member find_member(const unsigned char *data, const unsigned char *end, const char *name)
 {
     member none = {NULL, 0};
-    size_t at = u32(end + 16), limit = (size_t)(end - data), length = strlen(name);
-    for (uint32_t i = 0; i < u16(end + 10) && i < MAX_MEMBERS; i++) {
+    size_t at = mmkd_u32(end + 16), limit = (size_t)(end - data), length = strlen(name);
+    for (uint32_t i = 0; i < mmkd_u16(end + 10) && i < MAX_MEMBERS; i++) {
         if (at > limit || limit - at < 46 || memcmp(data + at, "PK\1\2", 4)) return none;
         const unsigned char *entry = data + at;
-        size_t name_size = u16(entry + 28), stored = u32(entry + 24), start = u32(entry + 42);
-        at += 46 + name_size + u16(entry + 30) + u16(entry + 32);
+        size_t name_size = mmkd_u16(entry + 28), stored = mmkd_u32(entry + 24), start = mmkd_u32(entry + 42);
+        at += 46 + name_size + mmkd_u16(entry + 30) + mmkd_u16(entry + 32);
         if (at > limit) return none;
         if (name_size != length || memcmp(entry + 46, name, length)) continue;
-        if (u16(entry + 10) || start > limit || limit - start < 30) return none; /* 0: stored as it is */
-        start += 30 + u16(data + start + 26) + u16(data + start + 28);
+        if (mmkd_u16(entry + 10) || start > limit || limit - start < 30) return none; /* 0: stored as it is */
+        start += 30 + mmkd_u16(data + start + 26) + mmkd_u16(data + start + 28);
         if (start > limit || stored > limit - start) return none;
-        member result = {data + start, stored};
-        return result;
+        return (member){data + start, stored};
     }
     return none;
 }
@@ -229,13 +233,11 @@ static const char *const *texts(reader *r, int array, int32_t *count)
 
 static mmkd_numbers numbers(reader *r, int array)
 {
-    mmkd_numbers none = {NULL, 0};
     int32_t count = length_of(r, array);
-    if (count < 1 || count > MAX_LIST) return none;
+    if (count < 1 || count > MAX_LIST) return (mmkd_numbers){NULL, 0};
     double *list = take(r, (size_t)count * sizeof *list);
     for (int32_t i = 0, at = array + 1; list && i < count; i++, at = after(r, at)) list[i] = number(r, at, 0);
-    mmkd_numbers result = {list, list ? count : 0};
-    return result;
+    return (mmkd_numbers){list, list ? count : 0};
 }
 
 static int range(const reader *r, int array, double *low, double *high)
@@ -259,18 +261,13 @@ static int find_artifact(const reader *r, int artifacts, const char *format)
 static member named_member(reader *r, const unsigned char *data, size_t size, int entry)
 {
     member file = find_member(data, data + size - END_RECORD - COMMENT, text(r, field(r, entry, "file"))), none = {NULL, 0};
-    if (!file.data) {
-        fail(r, MMKD_DAMAGED, "the bundle lacks a member that its manifest names; export it again");
-    } else if (r->keys) {
-        unsigned char digest[32];
-        char hexadecimal[65];
-        mmkd_sha256(file.data, file.size, digest);
-        mmkd_hex(digest, sizeof digest, hexadecimal);
-        if (is_text(r, field(r, entry, "sha256"), hexadecimal)) return file;
-        fail(r, MMKD_DAMAGED, "the bundle is damaged: a member has another SHA-256 than its manifest names; copy it again");
-        return none;
-    }
-    return file;
+    char digest[65];
+    if (!file.data) fail(r, MMKD_DAMAGED, "the bundle lacks a member that its manifest names; export it again");
+    if (!file.data || !r->keys) return file;
+    mmkd_sha256_text(file.data, file.size, digest);
+    if (is_text(r, field(r, entry, "sha256"), digest)) return file;
+    fail(r, MMKD_DAMAGED, "the bundle is damaged: a member has another SHA-256 than its manifest names; copy it again");
+    return none;
 }
 
 static mmkd_model *open_model(reader *r, const unsigned char *data, size_t size, int artifact)
@@ -283,14 +280,6 @@ static mmkd_model *open_model(reader *r, const unsigned char *data, size_t size,
     int status = mmkd_model_open(file.data, file.size, MMKD_ISA_BEST, &model, reason, sizeof reason);
     if (status != MMKD_OK) fail(r, status, reason[0] ? reason : "not enough memory");
     return model;
-}
-
-/* Whether two artifacts have the same bytes, as windows and steps of a causal student do: its model is opened once. */
-static int is_same(reader *r, const unsigned char *data, size_t size, int first, int second)
-{
-    if (first < 0 || second < 0 || r->status != MMKD_OK) return 0;
-    member one = named_member(r, data, size, first), other = named_member(r, data, size, second);
-    return one.data && other.data && one.size == other.size && !memcmp(one.data, other.data, one.size);
 }
 
 static void read_entry(reader *r, const unsigned char *data, size_t size, int object, mmkd_entry *entry)
@@ -331,7 +320,8 @@ static void read_entry(reader *r, const unsigned char *data, size_t size, int ob
     entry->highest = number(r, field(r, magnitude, "highest"), INFINITY);
     entry->model = open_model(r, data, size, native);
     int step = find_artifact(r, field(r, streaming, "artifacts"), "native");
-    entry->step = is_same(r, data, size, native, step) ? entry->model : open_model(r, data, size, step);
+    int is_same = is_text(r, field(r, step, "sha256"), text(r, field(r, native, "sha256"))); /* a causal student's */
+    entry->step = is_same ? entry->model : open_model(r, data, size, step);
     facts->has_native = entry->model != NULL;
     if (r->status != MMKD_OK) return;
     if (!(facts->rate_hz > 0) || !facts->samples || (entry->usual.count && entry->usual.count != facts->channels))
@@ -363,11 +353,11 @@ static int parse(reader *r, member file, const char *refusal)
 /* Why a signature of the manifest does not count; NULL if it does. */
 static const char *signature_fault(const reader *r, const char *id, const char *digits, const unsigned char manifest[32])
 {
-    unsigned char digest[32], signature[64];
-    char own_id[17];
+    unsigned char signature[64];
+    char own_id[65];
     for (int32_t i = 0; i < r->keys; i++) {
-        mmkd_sha256(r->key[i].ed25519, sizeof r->key[i].ed25519, digest);
-        mmkd_hex(digest, 8, own_id);
+        mmkd_sha256_text(r->key[i].ed25519, sizeof r->key[i].ed25519, own_id);
+        own_id[16] = 0;
         if (strcmp(own_id, id)) continue;
         if (strlen(digits) != 2 * sizeof signature) return "has signed something else";
         for (size_t n = 0; n < sizeof signature; n++) signature[n] = (unsigned char)hex(digits + 2 * n, 2);
@@ -504,7 +494,7 @@ static int copy_values(member npz, const char *name, const char *kind, size_t fi
     if (npz.size < END_RECORD) return 0;
     member file = find_member(npz.data, npz.data + npz.size - END_RECORD, name);
     if (file.size < 10 || memcmp(file.data, "\x93NUMPY\1", 7)) return 0;
-    size_t header = 10 + u16(file.data + 8);
+    size_t header = 10 + mmkd_u16(file.data + 8);
     char text[200] = "", start[40];
     if (file.size < header || (header - 10) >= sizeof text || (file.size - header) / width < first + count) return 0;
     memcpy(text, file.data + 10, header - 10);
@@ -597,11 +587,7 @@ void mmkd_close(mmkd_bundle *bundle)
         mmkd_model_close(bundle->entry[i].model);
         if (bundle->entry[i].step != bundle->entry[i].model) mmkd_model_close(bundle->entry[i].step);
     }
-    while (bundle->memory) {
-        block *next = bundle->memory->next;
-        free(bundle->memory);
-        bundle->memory = next;
-    }
+    mmkd_release(bundle->memory);
     free(bundle);
 }
 

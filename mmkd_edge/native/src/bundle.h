@@ -36,8 +36,10 @@ struct mmkd_bundle {
 /* Copy text of printf's kinds into `error`. */
 void mmkd_error(char *error, size_t error_size, const char *format, ...);
 void mmkd_sha256(const unsigned char *data, size_t size, unsigned char digest[32]);
-/* Hexadecimal digits, and a zero. */
-void mmkd_hex(const unsigned char *bytes, size_t count, char *to);
+void mmkd_sha256_text(const unsigned char *data, size_t size, char text[65]); /* hexadecimal digits, and a zero */
+/* Zeroed memory, or NULL; mmkd_release frees all of a chain. */
+void *mmkd_take(struct mmkd_block_of_memory **blocks, size_t size);
+void mmkd_release(struct mmkd_block_of_memory *blocks);
 int mmkd_is_signed(const mmkd_key *key, const unsigned char manifest_sha256[32], const unsigned char signature[64]);
 
 #endif

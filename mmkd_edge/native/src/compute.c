@@ -51,7 +51,6 @@ INLINE vec max_of_each(vec a, vec b) { for (int i = 0; i < W; i++) a[i] = a[i] >
 INLINE vec min_vec(vec a, vec b) { return ONE_OF(min, a, b); }
 INLINE vec max_vec(vec a, vec b) { return ONE_OF(max, a, b); }
 INLINE vec clamp_vec(vec x, float low, float high) { return min_vec(max_vec(x, splat(low)), splat(high)); }
-/* The sum of a vector. */
 INLINE float sum_vec(vec x)
 {
 #if defined(__SSE2__) && (W == 4 || defined(__AVX__))
@@ -180,6 +179,9 @@ static void normalise(const float *x, const float *gain, const float *shift, int
     for (int64_t d = 0; d < width; d++) to[d] = (x[d] - mean) * per * gain[d] + shift[d];
 }
 
+/* Squared size of a frequency whose cosine and sine lie `bins` apart. */
+INLINE float power_of(const float *part, int64_t bins) { return part[0] * part[0] + part[bins] * part[bins]; }
+
 static float dot(const float *a, const float *b, int64_t count)
 {
     float sum = 0;
@@ -224,8 +226,9 @@ static float *take(arena *from, int64_t count)
     return place;
 }
 
-/* Scratch of the stem: the longest input, with zeros on both sides unless it is causal, and the longest output. */
-static void place_stem(const mmkd_transformer *t, arena *from, buffers *b)
+/* Scratch of the stem (its longest input, with zeros on both sides unless it is causal, and its longest output) and of
+ * the blocks for `count` tokens. */
+static void place_stages(const mmkd_transformer *t, arena *from, buffers *b, int64_t count)
 {
     int64_t most_in = 0, most_out = 0;
     for (int64_t s = 0; s < t->stages; s++) {
@@ -236,11 +239,6 @@ static void place_stem(const mmkd_transformer *t, arena *from, buffers *b)
     }
     b->stage = take(from, most_in);
     b->stage_out = take(from, most_out);
-}
-
-/* Scratch of the blocks for `count` tokens. */
-static void place_tokens(const mmkd_transformer *t, arena *from, buffers *b, int64_t count)
-{
     b->tokens = take(from, count * mmkd_padded(t->width));
     b->normed = take(from, count * mmkd_padded(t->width));
     b->project = take(from, count * mmkd_padded(3 * t->width));
@@ -250,22 +248,17 @@ static void place_tokens(const mmkd_transformer *t, arena *from, buffers *b, int
     b->pooled = take(from, mmkd_padded(3 * t->width));
 }
 
-/* Scratch of a causal encoder: three tokens at a time, and the states of a window that is computed step by step. */
+/* Scratch of a causal encoder, and the states of a window that is computed step by step. */
 static void place_causal(const mmkd_model *model, arena *from, buffers *b)
 {
     const mmkd_transformer *t = &model->transformer;
-    int64_t channels = model->channels, length = t->reach + t->step;
+    int64_t channels = model->channels;
     b->both = take(from, (t->history + t->step) * 2 * channels);
     b->rows = take(from, 2 * channels * mmkd_padded(t->taps));
     b->tones = take(from, 2 * channels * mmkd_padded(2 * t->bands));
     b->running = take(from, 3 * channels);
     b->total = take(from, t->sums + 2 * channels);
     b->logits_of_keys = take(from, 3 * mmkd_padded(t->slots + 1));
-    b->bands = take(from, mmkd_padded(channels * t->bands));
-    b->statistics = take(from, t->statistics);
-    b->views = take(from, length * t->views);
-    place_stem(t, from, b);
-    place_tokens(t, from, b, 3);
     for (int64_t n = 0; n < mmkd_states(model); n++) {
         b->state[n] = take(from, mmkd_state_floats(model, n));
         b->news[n] = take(from, mmkd_news_floats(model, n));
@@ -275,23 +268,23 @@ static void place_causal(const mmkd_model *model, arena *from, buffers *b)
 static size_t place(const mmkd_model *model, float *base, buffers *b)
 {
     arena from = {base, 0};
-    int64_t samples = model->samples, channels = model->channels;
+    const mmkd_transformer *t = &model->transformer;
+    int64_t samples = model->samples, channels = model->channels, count = t->tokens;
     b->reach = model->has_convolutions ? mmkd_padded(model->convolutions.reach) : 0;
     b->span = mmkd_padded(samples + 2 * b->reach + 3 * MMKD_LANES);
     b->values = take(&from, channels * b->span);
     b->present = take(&from, channels * b->span);
-    if (model->transformer.is_causal) place_causal(model, &from, b);
+    if (model->has_transformer) {
+        b->views = take(&from, (t->is_causal ? t->reach + t->step : samples + 2 * t->stage[0].stride) * t->views);
+        b->bands = take(&from, (t->is_causal ? 0 : channels * mmkd_padded(t->bands)) + mmkd_padded(channels * t->bands));
+        b->statistics = take(&from, mmkd_padded(t->statistics));
+        place_stages(t, &from, b, t->is_causal ? 3 : count);
+    }
+    if (t->is_causal) place_causal(model, &from, b);
     else if (model->has_transformer) {
-        const mmkd_transformer *t = &model->transformer;
-        int64_t count = t->tokens;
-        b->views = take(&from, (samples + 2 * t->stage[0].stride) * t->views);
         b->local = take(&from, channels * mmkd_padded(samples));
         b->spectrum = take(&from, channels * mmkd_padded(2 * t->bins));
         b->power = take(&from, channels * mmkd_padded(t->bins));
-        b->bands = take(&from, channels * mmkd_padded(t->bands) + mmkd_padded(channels * t->bands));
-        b->statistics = take(&from, mmkd_padded(t->statistics));
-        place_stem(t, &from, b);
-        place_tokens(t, &from, b, count);
         b->scores = take(&from, count * mmkd_padded(count));
         b->key = take(&from, t->width / t->heads * mmkd_padded(count));
         b->value_rows = take(&from, count * mmkd_padded(t->width / t->heads));
@@ -391,10 +384,10 @@ static void convolve_stem(const mmkd_transformer *t, buffers *b)
 }
 
 /* Normalise tokens into b->normed, before a half of a block; add what it made of them. */
-static void normalise_tokens(buffers *b, const float *gain, const float *shift, int64_t width, int64_t count)
+static void normalise_tokens(buffers *b, const float *const norm[2], int64_t width, int64_t count)
 {
     int64_t wide = whole_vecs(width);
-    for (int64_t i = 0; i < count; i++) normalise(b->tokens + i * wide, gain, shift, width, b->normed + i * wide);
+    for (int64_t i = 0; i < count; i++) normalise(b->tokens + i * wide, norm[0], norm[1], width, b->normed + i * wide);
 }
 
 static void add_to_tokens(buffers *b, int64_t count)
@@ -402,17 +395,20 @@ static void add_to_tokens(buffers *b, int64_t count)
     for (int64_t i = 0; i < count; i += W) store(b->tokens + i, load(b->tokens + i) + load(b->normed + i));
 }
 
-static void feed_forward(buffers *b, const mmkd_block *block, int64_t width, int64_t count)
+/* From what the heads have mixed to the end of a block. */
+static void finish_block(buffers *b, const mmkd_block *block, int64_t width, int64_t count)
 {
     int64_t wide = whole_vecs(width), hidden_row = whole_vecs(block->up.out);
-    normalise_tokens(b, block->norm_feedforward_weight, block->norm_feedforward_bias, width, count);
+    apply(b, &block->out, b->mixed, b->mixed_row, b->normed, wide, count);
+    add_to_tokens(b, count * wide);
+    normalise_tokens(b, block->norm + 2, width, count);
     apply(b, &block->up, b->normed, wide, b->hidden, hidden_row, count);
     gelu(b->hidden, count * hidden_row);
     apply(b, &block->down, b->hidden, hidden_row, b->normed, wide, count);
     add_to_tokens(b, count * wide);
 }
 
-/* Views of one channel into b->views, its statistics into b->statistics; returns nothing else. */
+/* Views of one channel into b->views, its statistics into b->statistics. */
 static void look_at_channel(const mmkd_model *model, buffers *b, int64_t channel)
 {
     const mmkd_transformer *t = &model->transformer;
@@ -474,15 +470,10 @@ static void look_at_channel(const mmkd_model *model, buffers *b, int64_t channel
     lowest = lowest + middle < most ? lowest + middle : most;
     highest = highest + middle > -most ? highest + middle : -most;
     step /= pairs < 1 ? 1 : pairs;
+    const float statistics[] = {mean, logf(spread), lowest, highest, t->has_movement ? logf(step + 1e-2f) : step,
+                                sum_vec(third) / count, logf(sum_vec(fourth) / count + 1e-2f), slope / count};
     float *out = b->statistics + channel;
-    *out = mean, out += channels;
-    *out = logf(spread), out += channels;
-    *out = lowest, out += channels;
-    *out = highest, out += channels;
-    *out = t->has_movement ? logf(step + 1e-2f) : step, out += channels;
-    *out = sum_vec(third) / count, out += channels;
-    *out = logf(sum_vec(fourth) / count + 1e-2f), out += channels;
-    if (t->has_movement) *out = slope / count, out += channels;
+    for (int i = 0; i < 7 + t->has_movement; i++, out += channels) *out = statistics[i];
     out += channel * (LEVELS - 1);
     for (int level = 0; level < LEVELS; level++) out[level] = sum_vec(below[level]) / count;
 }
@@ -501,10 +492,7 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
     int64_t parts = mmkd_padded(2 * t->bins), bins = mmkd_padded(t->bins), bands = mmkd_padded(t->bands);
     apply(b, &t->basis, b->local, row, b->spectrum, parts, channels);
     for (int64_t c = 0; c < channels; c++)
-        for (int64_t i = 0; i < t->bins; i++) {
-            float real = b->spectrum[c * parts + i], imaginary = b->spectrum[c * parts + t->bins + i];
-            b->power[c * bins + i] = real * real + imaginary * imaginary;
-        }
+        for (int64_t i = 0; i < t->bins; i++) b->power[c * bins + i] = power_of(b->spectrum + c * parts + i, t->bins);
     apply(b, &t->pooling, b->power, bins, b->bands, bands, channels);
     float *log_power = b->bands + mmkd_padded(channels * bands);
     for (int64_t c = 0; c < channels; c++)
@@ -539,7 +527,7 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
     for (int64_t depth = 0; depth < t->depth; depth++) {
         const mmkd_block *block = &t->block[depth];
         int64_t project_row = whole_vecs(3 * width);
-        normalise_tokens(b, block->norm_attention_weight, block->norm_attention_bias, width, t->tokens);
+        normalise_tokens(b, block->norm, width, t->tokens);
         apply(b, &block->project, b->normed, wide, b->project, project_row, t->tokens);
         const float scale = 1 / sqrtf((float)head);
         memset(b->key, 0, (size_t)(head * keys) * sizeof(float));
@@ -571,9 +559,7 @@ static void encode(const mmkd_model *model, buffers *b, float *embedding)
             product(b->scores, keys, b->value_rows, head_row, 0, b->mixed + h * head, b->mixed_row, t->tokens,
                     t->tokens, head_row);
         }
-        apply(b, &block->out, b->mixed, b->mixed_row, b->normed, wide, t->tokens);
-        add_to_tokens(b, t->tokens * wide);
-        feed_forward(b, block, width, t->tokens);
+        finish_block(b, block, width, t->tokens);
     }
 
     float with_samples = 0;
@@ -688,11 +674,9 @@ static void summarise(const mmkd_transformer *t, int64_t channels, int64_t slot,
             b->bands[c * t->bands + f] = logf(power[c * t->bands + f] / (heard * spread * spread) + 1e-3f);
         float low = 2 * most - peaks[c], high = peaks[channels + c] - 2 * most;
         float pairs = sums[channels + c] < 1 ? 1 : sums[channels + c];
-        out[c] = running[channels + c];
-        out[channels + c] = logf(spread);
-        out[2 * channels + c] = low > most ? most : low;
-        out[3 * channels + c] = high < -most ? -most : high;
-        out[4 * channels + c] = sums[c] / pairs;
+        const float statistics[] = {running[channels + c], logf(spread), low > most ? most : low, high < -most ? -most : high,
+                                    sums[c] / pairs};
+        for (int i = 0; i < 5; i++) out[i * channels + c] = statistics[i];
         for (int64_t level = 0; level < LEVELS; level++)
             out[5 * channels + c * LEVELS + level] = below[c * LEVELS + level] / running[c];
     }
@@ -793,12 +777,10 @@ static void step_encode(const mmkd_model *model, buffers *b, const float *values
     for (int64_t depth = 0; depth < t->depth; depth++) {
         const mmkd_block *layer = &t->block[depth];
         int64_t project_row = whole_vecs(3 * width), pair = MMKD_FRONT_STATES + 2 * depth;
-        normalise_tokens(b, layer->norm_attention_weight, layer->norm_attention_bias, width, 3);
+        normalise_tokens(b, layer->norm, width, 3);
         apply(b, &layer->project, b->normed, wide, b->project, project_row, 3);
         attend(t, depth, slot, filled, there, state[pair], state[pair + 1], news[pair], news[pair + 1], b);
-        apply(b, &layer->out, b->mixed, b->mixed_row, b->normed, wide, 3);
-        add_to_tokens(b, 3 * wide);
-        feed_forward(b, layer, width, 3);
+        finish_block(b, layer, width, 3);
     }
     int64_t pool = MMKD_FRONT_STATES + 2 * t->depth;
     float seen = there[t->slots], *token = news[pool];
@@ -1028,10 +1010,8 @@ static void measure(const mmkd_model *model, buffers *b, float *embedding)
     }
     apply(b, &v->basis, b->filled, row, b->parts, parts, channels);
     for (int64_t c = 0; c < channels; c++)
-        for (int64_t i = 0; i < v->bins; i++) {
-            float real = b->parts[c * parts + i], imaginary = b->parts[c * parts + v->bins + i];
-            b->features[c * per_channel + 2 * per_view + i] = logf(real * real + imaginary * imaginary + 1e-6f);
-        }
+        for (int64_t i = 0; i < v->bins; i++)
+            b->features[c * per_channel + 2 * per_view + i] = logf(power_of(b->parts + c * parts + i, v->bins) + 1e-6f);
     for (int64_t i = 0; i < v->features; i++)
         embedding[i] = clampf((b->features[i] - v->feature_mean[i]) * v->feature_scale[i], -most, most);
 }
@@ -1067,9 +1047,8 @@ static void add_votes(const mmkd_model *model, buffers *b)
     }
 }
 
-/* ---- all of it */
+/* ---- from b->embedding to the answers */
 
-/* From b->embedding to the answers. */
 static void answer(const mmkd_model *model, buffers *b, float *logits, float *probabilities, float *novelty)
 {
     apply(b, &model->head, b->embedding, 0, b->head, 0, 1);
@@ -1161,15 +1140,11 @@ int64_t mmkd_state_floats(const mmkd_model *model, int64_t number)
 void mmkd_keep(const mmkd_model *model, float *const *states, float *const *news, int64_t slot)
 {
     const mmkd_transformer *t = &model->transformer;
-    int64_t count = mmkd_states(model), head = t->width / t->heads;
-    for (int64_t n = 0; n < count; n++) {
-        int64_t size = mmkd_news_floats(model, n);
-        if (n == 0 || n == 4) memcpy(states[n], news[n], (size_t)size * sizeof(float));
-        else if (n < MMKD_FRONT_STATES || n == count - 1)
-            memcpy(states[n] + slot * size, news[n], (size_t)size * sizeof(float));
-        else
-            for (int64_t h = 0; h < t->heads; h++) /* (heads, slots, head) */
-                memcpy(states[n] + (h * t->slots + slot) * head, news[n] + h * head, (size_t)head * sizeof(float));
+    for (int64_t n = 0, count = mmkd_states(model); n < count; n++) { /* keys and values are (heads, slots, head) */
+        int64_t heads = n < MMKD_FRONT_STATES || n == count - 1 ? 1 : t->heads, size = mmkd_news_floats(model, n) / heads;
+        int64_t at = n == 0 || n == 4 ? 0 : slot;
+        for (int64_t h = 0; h < heads; h++)
+            memcpy(states[n] + (h * t->slots + at) * size, news[n] + h * size, (size_t)size * sizeof(float));
     }
 }
 #endif

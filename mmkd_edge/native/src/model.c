@@ -33,10 +33,6 @@ typedef struct {
     int64_t panel;
 } reader;
 
-static uint32_t u16(const unsigned char *at) { return (uint32_t)at[0] | (uint32_t)at[1] << 8; }
-static uint32_t u32(const unsigned char *at) { return u16(at) | u16(at + 2) << 16; }
-static uint64_t u64(const unsigned char *at) { return (uint64_t)u32(at) | (uint64_t)u32(at + 4) << 32; }
-
 /* Join texts, and a number below 1,000 between them unless it is negative: without printf, which some boards lack. */
 static const char *joined(char *to, size_t size, const char *prefix, int number, const char *suffix)
 {
@@ -76,9 +72,10 @@ static const void *tensor(reader *r, const char *name, uint32_t kind, int64_t fi
     if (r->failed) return NULL;
     const unsigned char *entry = find(r, name);
     if (!entry) return fail(r, name, "expected this tensor, found none");
-    uint32_t rows = u32(entry + 32), columns = u32(entry + 36);
-    uint64_t offset = u64(entry + 48), bytes = (kind == TEXT || kind == SMALL ? 1 : 4) * (uint64_t)rows * columns;
-    if (u32(entry + 24) != kind || u32(entry + 28) != 2 || rows != (uint64_t)first || columns != (uint64_t)second)
+    uint32_t rows = mmkd_u32(entry + 32), columns = mmkd_u32(entry + 36);
+    uint64_t offset = mmkd_u32(entry + 48) | (uint64_t)mmkd_u32(entry + 52) << 32;
+    uint64_t bytes = (kind == TEXT || kind == SMALL ? 1 : 4) * (uint64_t)rows * columns;
+    if (mmkd_u32(entry + 24) != kind || mmkd_u32(entry + 28) != 2 || rows != (uint64_t)first || columns != (uint64_t)second)
         return fail(r, name, "does not have the sizes that the model needs");
     if (offset % 64 || offset > r->size || bytes > r->size - offset) return fail(r, name, "lies outside of the file");
     const float *values = (const float *)(const void *)(r->data + offset);
@@ -92,18 +89,13 @@ static const float *floats(reader *r, const char *name, int64_t rows, int64_t co
     return (const float *)tensor(r, name, FLOAT, rows, columns);
 }
 
-static const char *numbered(char *text, const char *prefix, int64_t number, const char *suffix)
-{
-    return joined(text, NAME, prefix, (int)number, suffix);
-}
-
 /* A matrix of float32, or of int8 with the scales of its columns in `name`.s. */
 static mmkd_linear matrix(reader *r, const char *name, const char *suffix, int64_t in, int64_t out)
 {
     char text[NAME], scale[NAME];
     mmkd_linear layer = {0, 0, in, out, 0, 0};
     const unsigned char *entry = find(r, joined(text, sizeof text, name, -1, suffix));
-    if (!entry || u32(entry + 24) != SMALL) {
+    if (!entry || mmkd_u32(entry + 24) != SMALL) {
         layer.weight = floats(r, text, in, mmkd_padded(out));
     } else {
         layer.small = (const int8_t *)tensor(r, text, SMALL, in, mmkd_padded(out));
@@ -189,7 +181,7 @@ static void read_transformer(reader *r, mmkd_model *model)
         int64_t kernel = t->is_causal ? CAUSAL_KERNEL : 2 * stride + 1;
         t->stage[s].stride = stride;
         t->stage[s].length = length = t->is_causal ? (length - kernel) / stride + 1 : (length + stride - 1) / stride;
-        t->stage[s].linear = linear(r, numbered(text, "t.stem", s, ""), kernel * in, out);
+        t->stage[s].linear = linear(r, joined(text, NAME, "t.stem", (int)s, ""), kernel * in, out);
         in = out;
     }
     if (in != t->width) { fail(r, "t.stem", "expected the width of the tokens"); return; }
@@ -201,13 +193,11 @@ static void read_transformer(reader *r, mmkd_model *model)
     for (int64_t n = 0; n < t->depth; n++) {
         mmkd_block *block = &t->block[n];
         const char *const norms[] = {".n1.w", ".n1.b", ".n2.w", ".n2.b"};
-        const float **to[] = {&block->norm_attention_weight, &block->norm_attention_bias,
-                              &block->norm_feedforward_weight, &block->norm_feedforward_bias};
-        for (int i = 0; i < 4; i++) *to[i] = floats(r, numbered(text, "t.", n, norms[i]), 1, t->width);
-        block->project = linear(r, numbered(part, "t.", n, ".project"), t->width, 3 * t->width);
-        block->out = linear(r, numbered(part, "t.", n, ".out"), t->width, t->width);
-        block->up = linear(r, numbered(part, "t.", n, ".up"), t->width, hidden);
-        block->down = linear(r, numbered(part, "t.", n, ".down"), hidden, t->width);
+        for (int i = 0; i < 4; i++) block->norm[i] = floats(r, joined(text, NAME, "t.", (int)n, norms[i]), 1, t->width);
+        block->project = linear(r, joined(part, NAME, "t.", (int)n, ".project"), t->width, 3 * t->width);
+        block->out = linear(r, joined(part, NAME, "t.", (int)n, ".out"), t->width, t->width);
+        block->up = linear(r, joined(part, NAME, "t.", (int)n, ".up"), t->width, hidden);
+        block->down = linear(r, joined(part, NAME, "t.", (int)n, ".down"), hidden, t->width);
     }
     t->norm_weight = floats(r, "t.norm.w", 1, t->width);
     t->norm_bias = floats(r, "t.norm.b", 1, t->width);
@@ -304,7 +294,7 @@ static void read_trees(reader *r, mmkd_model *model)
 static void read_model(reader *r, mmkd_model *model)
 {
     if (r->size < HEADER || memcmp(r->data, "MMKDNAT1", 8)) { fail(r, "file", "expected a native model"); return; }
-    r->tensors = u32(r->data + 8);
+    r->tensors = mmkd_u32(r->data + 8);
     if (r->tensors > MAX_TENSORS || r->size < HEADER + (size_t)r->tensors * ENTRY) {
         fail(r, "file", "ends before its tensors");
         return;
@@ -418,10 +408,9 @@ void mmkd_model_close(mmkd_model *model)
 
 mmkd_facts mmkd_model_facts(const mmkd_model *model)
 {
-    mmkd_facts facts = {(int32_t)model->samples, (int32_t)model->channels, (int32_t)model->outputs,
+    return (mmkd_facts){(int32_t)model->samples, (int32_t)model->channels, (int32_t)model->outputs,
                         model->has_novelty && model->task != MMKD_NORMAL, model->task, model->isa, (int32_t)model->transformer.step,
                         (int32_t)mmkd_states(model), model->scratch_floats * sizeof(float)};
-    return facts;
 }
 
 const char *mmkd_model_modality(const mmkd_model *model) { return model->modality; }
@@ -430,9 +419,9 @@ int mmkd_state(const mmkd_model *model, int32_t number, char name[16], int32_t s
 {
     static const char *const front[] = {"history", "moments", "sums", "peaks", "series"};
     const mmkd_transformer *t = &model->transformer;
-    int32_t slots = (int32_t)t->slots, new_values = 0, last = (int32_t)mmkd_states(model) - 1;
+    int32_t slots = (int32_t)t->slots, last = (int32_t)mmkd_states(model) - 1;
     if (number < 0 || number > last) return 0;
-    new_values = (int32_t)mmkd_news_floats(model, number);
+    int32_t new_values = (int32_t)mmkd_news_floats(model, number);
     shape[0] = 1;
     if (number >= MMKD_FRONT_STATES && number < last) {
         int32_t pair = number - MMKD_FRONT_STATES;

@@ -11,6 +11,9 @@
 enum { MMKD_MAX_STAGES = 16, MMKD_MAX_BLOCKS = 16, MMKD_LANES = 16, MMKD_EXTRA_TOKENS = 2 };
 enum { MMKD_NAME_BYTES = 256, MMKD_FRONT_STATES = 5, MMKD_MAX_SLOTS = 1024, MMKD_MAX_PANEL = 256, MMKD_STATISTICS = 8 };
 
+static inline uint32_t mmkd_u16(const unsigned char *at) { return (uint32_t)at[0] | (uint32_t)at[1] << 8; }
+static inline uint32_t mmkd_u32(const unsigned char *at) { return mmkd_u16(at) | mmkd_u16(at + 2) << 16; }
+
 /* Columns of every weight are padded to whole vectors of the widest kind. */
 static inline int64_t mmkd_padded(int64_t count) { return (count + MMKD_LANES - 1) / MMKD_LANES * MMKD_LANES; }
 
@@ -28,7 +31,7 @@ typedef struct {
 } mmkd_stage;
 
 typedef struct {
-    const float *norm_attention_weight, *norm_attention_bias, *norm_feedforward_weight, *norm_feedforward_bias;
+    const float *norm[4]; /* weight and bias before attention, weight and bias before feed-forward */
     mmkd_linear project, out, up, down;
 } mmkd_block;
 

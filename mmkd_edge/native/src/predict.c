@@ -12,24 +12,25 @@ static const double degraded_fraction = 0.02, sum_tolerance = 0.01, gap_periods 
 
 /* Rows at the student's rate between samples with their own times; see mmkd_edge/stream/resample.py. */
 typedef struct {
-    double origin, before, after; /* times of row 0 and of the last two samples */
-    int64_t next;                 /* row */
-    int32_t recents, has_after;
-    double recent[INTERVALS];     /* times before `before`, the oldest first */
+    double origin;              /* time of row 0 */
+    int64_t next;               /* row */
+    int32_t times;
+    double time[INTERVALS + 1]; /* of the last samples, the oldest first */
 } grid;
 
 struct mmkd_predictor {
     const mmkd_entry *entry;
     mmkd_options options;
     int32_t samples, channels, labels;
-    int has_range;
-    float low, high;
+    float low, high; /* of a valid value */
     double least_probability; /* of a label in the set; below 0 without label sets */
     double limit_s;           /* longest time between two samples of one line */
     float *window, *values, *present, *logits, *probabilities;
     double *mean, *std;
     int32_t *set;
-    void *memory, *scratch; /* scratch: the memory, aligned to 64 */
+    struct mmkd_block_of_memory *memory;
+    void *scratch;
+    int lacks_memory;
     char reason[REASON];
     int32_t condition;
     float *rows, *fresh, *row_before, *row_after, *row_suspect, *row_now; /* a stream's; rows: the last window, a ring */
@@ -96,7 +97,7 @@ const char *mmkd_condition_name(int32_t condition)
 
 static int is_valid(const mmkd_predictor *p, float x)
 {
-    return isfinite(x) && (!p->has_range || (x >= p->low && x <= p->high));
+    return x >= p->low && x <= p->high;
 }
 
 /* Fill values and presence from rows of raw values. */
@@ -241,21 +242,17 @@ static void judge_missing(mmkd_predictor *p, const float *rows, double *fraction
 static void judge_answer(mmkd_predictor *p, const float *probabilities)
 {
     double sum = 0;
-    int is_between = 1, is_number = isfinite(probabilities[0]) != 0;
+    int is_between = 1, task = p->entry->facts.task;
     for (int32_t k = 0; k < p->labels; k++) {
         sum += probabilities[k];
-        is_between &= probabilities[k] >= 0 && probabilities[k] <= (p->entry->facts.task ? 1.0f : INFINITY);
+        is_between &= probabilities[k] >= 0 && probabilities[k] <= (task ? 1.0f : INFINITY);
     }
-    const char *fault = NULL;
-    if (p->entry->facts.task == MMKD_CLASSIFICATION && !(is_between && fabs(sum - 1) <= sum_tolerance))
-        fault = "the model's answer is not a distribution";
-    else if (p->entry->facts.task >= MMKD_REGRESSION && !is_number)
-        fault = "the model's answer is not a number";
-    else if (p->entry->facts.task == MMKD_MULTI_LABEL && !is_between)
-        fault = "the model's answer has others than probabilities";
-    if (!fault) return;
+    static const char *const fault[] = {"is not a distribution", "has others than probabilities", "is not a number",
+                                        "is not a number"};
+    int is_right = task < MMKD_REGRESSION ? is_between : isfinite(probabilities[0]);
+    if (is_right && (task != MMKD_CLASSIFICATION || fabs(sum - 1) <= sum_tolerance)) return;
     p->condition = MMKD_INVALID;
-    snprintf(p->reason, sizeof p->reason, "%s", fault);
+    snprintf(p->reason, sizeof p->reason, "the model's answer %s", fault[task]);
 }
 
 static void choose_set(mmkd_predictor *p, mmkd_prediction *to)
@@ -273,9 +270,8 @@ static void choose_set(mmkd_predictor *p, mmkd_prediction *to)
 
 static void no_answer(const mmkd_predictor *p, double fraction, double age_s, mmkd_prediction *to)
 {
-    mmkd_prediction empty = {p->condition, -1, "", 0, NULL, NAN, NAN, fraction, age_s, p->set, 0, p->reason,
-                             p->entry->facts.modality};
-    *to = empty;
+    *to = (mmkd_prediction){p->condition, -1, "", 0, NULL, NAN, NAN, fraction, age_s, p->set, 0, p->reason,
+                            p->entry->facts.modality};
 }
 
 /* Answer for prepared rows. The faults so far are in the predictor. */
@@ -414,25 +410,17 @@ static double row_time(const mmkd_predictor *p, int64_t number)
     return p->grid.origin + (double)number / p->entry->facts.rate_hz;
 }
 
-static int rising(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void judge_rate(mmkd_predictor *p)
 {
     const grid *g = &p->grid;
-    double time[INTERVALS + 2], interval[INTERVALS] = {0}, declared = p->entry->facts.rate_hz;
-    int32_t count = 0;
-    for (int32_t i = 0; i < g->recents; i++) time[count++] = g->recent[i];
-    time[count++] = g->before;
-    if (g->has_after) time[count++] = g->after;
-    int32_t first = count > INTERVALS + 1 ? count - INTERVALS - 1 : 0;
-    if (count - first <= FEWEST_INTERVALS) return;
-    for (int32_t i = first + 1; i < count; i++) interval[i - first - 1] = time[i] - time[i - 1];
-    qsort(interval, (size_t)(count - first - 1), sizeof *interval, rising);
-    double rate = 1 / interval[(count - first - 1) / 2];
+    double interval[INTERVALS] = {0}, declared = p->entry->facts.rate_hz;
+    if (g->times <= FEWEST_INTERVALS) return;
+    for (int32_t i = 1; i < g->times; i++) { /* sorted */
+        int32_t at = i - 1;
+        for (; at && interval[at - 1] > g->time[i] - g->time[i - 1]; at--) interval[at] = interval[at - 1];
+        interval[at] = g->time[i] - g->time[i - 1];
+    }
+    double rate = 1 / interval[(g->times - 1) / 2];
     if (rate >= declared / rate_factor && rate <= declared * rate_factor) return;
     join(p, MMKD_DEGRADED, "samples come at %s Hz, expected %s Hz", DIGITS(rate, 3), DIGITS(declared, 6));
 }
@@ -468,9 +456,9 @@ static void begin_grid(mmkd_predictor *p, double time, const float *row, double 
     p->restarted = p->grid.next > 0;
     begin_line(p);
     memset(&p->grid, 0, sizeof p->grid);
-    p->grid.origin = p->grid.before = time;
-    p->grid.next = 1;
-    memcpy(p->row_before, row, (size_t)p->channels * sizeof(float));
+    p->grid.origin = p->grid.time[0] = time;
+    p->grid.next = p->grid.times = 1;
+    memcpy(p->row_after, row, (size_t)p->channels * sizeof(float));
     memcpy(p->fresh, row, (size_t)p->channels * sizeof(float));
     advance(p, p->fresh, now_s, receive, user);
 }
@@ -481,23 +469,20 @@ static void put(mmkd_predictor *p, double time, const float *row, double now_s, 
     grid *g = &p->grid;
     size_t bytes = (size_t)p->channels * sizeof(float);
     double rate = p->entry->facts.rate_hz, gap_s = p->options.gap_s;
-    if (g->has_after) {
-        if (g->recents == INTERVALS) memmove(g->recent, g->recent + 1, (INTERVALS - 1) * sizeof *g->recent);
-        else g->recents++;
-        g->recent[g->recents - 1] = g->before;
-        g->before = g->after;
-        memcpy(p->row_before, p->row_after, bytes);
-    }
-    g->after = time, g->has_after = 1;
+    double before = g->time[g->times - 1];
+    if (g->times > INTERVALS) memmove(g->time, g->time + 1, INTERVALS * sizeof *g->time);
+    else g->times++;
+    g->time[g->times - 1] = time;
+    memcpy(p->row_before, p->row_after, bytes);
     memcpy(p->row_after, row, bytes);
-    while (row_time(p, g->next) <= g->after + snap / rate) {
-        double point = row_time(p, g->next), from_before = point - g->before, to_after = fabs(g->after - point);
-        double weight = from_before / (g->after - g->before);
+    while (row_time(p, g->next) <= time + snap / rate) {
+        double point = row_time(p, g->next), from_before = point - before, to_after = fabs(time - point);
+        double weight = from_before / (time - before);
         weight = weight < 1 ? weight : 1;
         int is_close = (from_before < to_after ? from_before : to_after) <= 0.5 / rate * (1 + snap);
         for (int32_t c = 0; c < p->channels; c++) {
             float low = p->row_before[c], high = p->row_after[c];
-            int is_joined = g->after - g->before <= gap_s && isfinite(low) && isfinite(high);
+            int is_joined = time - before <= gap_s && isfinite(low) && isfinite(high);
             p->fresh[c] = is_joined ? (float)(low * (1 - weight) + high * weight)
                           : is_close ? (weight < 0.5 ? low : high) : NAN;
         }
@@ -509,17 +494,15 @@ static void put(mmkd_predictor *p, double time, const float *row, double now_s, 
 /* Place a sample into the line of time: duplicates, late samples and single strays are left out; see TimeLine. */
 static void place(mmkd_predictor *p, double time, const float *row, double now_s, mmkd_receiver receive, void *user)
 {
-    double ahead = time - p->last, limit = p->limit_s;
+    double ahead = time - p->last, limit = p->limit_s, again = time - p->suspect;
+    int is_next = ahead > 0 && ahead <= limit;
     if (!isfinite(time)) return;
     if (!p->has_line) {
         p->has_line = 1, p->last = time;
         begin_grid(p, time, row, now_s, receive, user);
-    } else if (ahead > 0 && ahead <= limit) {
+    } else if (is_next || (p->has_suspect && again > 0 && again <= limit)) {
         p->last = time, p->has_suspect = 0;
-        put(p, time, row, now_s, receive, user);
-    } else if (p->has_suspect && time - p->suspect > 0 && time - p->suspect <= limit) {
-        p->last = time, p->has_suspect = 0;
-        begin_grid(p, p->suspect, p->row_suspect, now_s, receive, user);
+        if (!is_next) begin_grid(p, p->suspect, p->row_suspect, now_s, receive, user);
         put(p, time, row, now_s, receive, user);
     } else if (ahead > 0 || ahead < -limit) {
         p->suspect = time, p->has_suspect = 1;
@@ -587,7 +570,12 @@ static int check_options(mmkd_predictor *p, char *error, size_t error_size)
     return 0;
 }
 
-static float *floats(int64_t count) { return calloc((size_t)(count > 0 ? count : 1), sizeof(float)); }
+static void *take(mmkd_predictor *p, int64_t count, size_t size)
+{
+    void *memory = mmkd_take(&p->memory, (size_t)count * size);
+    p->lacks_memory |= !memory;
+    return memory;
+}
 
 int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, mmkd_predictor **predictor, char *error,
                         size_t error_size)
@@ -599,81 +587,58 @@ int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, 
         mmkd_error(error, error_size, "student: expected 0 to %d, got %d", (int)bundle->count - 1, (int)student);
         return MMKD_MISUSE;
     }
-    mmkd_predictor *p = calloc(1, sizeof *p);
-    if (!p) {
-        mmkd_error(error, error_size, "not enough memory");
-        return MMKD_NO_MEMORY;
-    }
-    const mmkd_entry *e = p->entry = &bundle->entry[student];
-    p->options = options ? *options : defaults;
+    const mmkd_entry *e = &bundle->entry[student];
+    mmkd_predictor fresh = {.entry = e, .options = options ? *options : defaults, .least_probability = -1}, *p = &fresh;
     p->samples = e->facts.samples, p->channels = e->facts.channels, p->labels = e->facts.labels;
     if (!p->options.hop) p->options.hop = e->facts.step ? p->samples / e->facts.step * e->facts.step : p->samples;
-    if (!check_options(p, error, error_size)) {
-        free(p);
-        return MMKD_MISUSE;
-    }
+    if (!check_options(p, error, error_size)) return MMKD_MISUSE;
     if (e->groups && !(p->options.unknown_level > 0)) p->options.unknown_level = e->level;
     if (!(p->options.gap_s > 0)) p->options.gap_s = gap_periods / e->facts.rate_hz;
     p->limit_s = p->samples / e->facts.rate_hz > p->options.gap_s ? p->samples / e->facts.rate_hz : p->options.gap_s;
-    p->least_probability = -1;
     if (p->options.error_level > 0)
         p->least_probability = e->true_probabilities.number[(int)floor((e->true_probabilities.count + 1) * p->options.error_level + 1e-9) - 1];
     int64_t cells = (int64_t)p->samples * p->channels, stride = e->facts.step, states = e->step ? mmkd_states(e->step) : 0;
     size_t scratch = mmkd_model_facts(e->model).scratch_bytes, step_scratch = e->step ? mmkd_model_facts(e->step).scratch_bytes : 0;
-    p->memory = malloc((scratch > step_scratch ? scratch : step_scratch) + 64);
-    p->scratch = (void *)(((uintptr_t)p->memory + 63) & ~(uintptr_t)63);
+    p->scratch = take(p, (int64_t)(scratch > step_scratch ? scratch : step_scratch) + 64, 1);
+    p->scratch = (void *)(((uintptr_t)p->scratch + 63) & ~(uintptr_t)63);
     const int64_t window = cells + (stride + 1) * p->channels, one = p->channels, outputs = p->labels;
     const struct { float **to; int64_t count; } arrays[] = {
         {&p->window, window}, {&p->values, window}, {&p->present, window}, {&p->rows, window}, {&p->fresh, one},
         {&p->row_before, one}, {&p->row_after, one}, {&p->row_suspect, one}, {&p->row_now, one}, {&p->logits, outputs},
         {&p->probabilities, outputs}, {&p->step_probabilities, outputs}, {&p->block, stride * one}};
-    int is_complete = p->memory != NULL;
-    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) is_complete &= (*arrays[i].to = floats(arrays[i].count)) != NULL;
-    is_complete &= (p->set = calloc((size_t)p->labels, sizeof *p->set)) != NULL;
-    is_complete &= (p->mean = calloc((size_t)p->channels, 2 * sizeof *p->mean)) != NULL;
-    if (stride) { /* what is new follows the states */
-        is_complete &= (p->states = calloc(2 * (size_t)states, sizeof *p->states)) != NULL;
-        if (p->states) p->news = p->states + states;
-        for (int64_t n = 0; is_complete && n < 2 * states; n++) {
-            int64_t count = n < states ? mmkd_state_floats(e->step, n) : mmkd_news_floats(e->step, n - states);
-            is_complete = (p->states[n] = floats(count)) != NULL;
-        }
-    }
-    if (!is_complete) {
-        mmkd_predictor_close(p);
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) *arrays[i].to = take(p, arrays[i].count, sizeof(float));
+    p->set = take(p, p->labels, sizeof *p->set), p->mean = take(p, p->channels, 2 * sizeof *p->mean);
+    p->states = take(p, 2 * states, sizeof *p->states);
+    for (int64_t n = 0; !p->lacks_memory && n < 2 * states; n++) /* what is new follows the states */
+        p->states[n] = take(p, n < states ? mmkd_state_floats(e->step, n) : mmkd_news_floats(e->step, n - states), sizeof(float));
+    mmkd_predictor *kept = take(p, 1, sizeof *kept);
+    if (p->lacks_memory) {
+        mmkd_release(p->memory);
         mmkd_error(error, error_size, "not enough memory");
         return MMKD_NO_MEMORY;
     }
-    double low = e->low, high = e->high;
-    p->has_range = e->has_range;
-    p->std = p->mean + p->channels;
+    double low = e->has_range ? e->low : -INFINITY, high = e->has_range ? e->high : INFINITY;
+    p->std = p->mean + p->channels, p->news = p->states + states;
     if (e->is_per_group) {
         memcpy(p->mean, p->options.reference_mean, (size_t)p->channels * sizeof *p->mean);
         memcpy(p->std, p->options.reference_std, (size_t)p->channels * sizeof *p->std);
-        if (!p->has_range) {
+        if (!e->has_range) {
             low = INFINITY, high = -INFINITY;
-            for (int32_t c = 0; c < p->channels; c++) {
-                low = p->mean[c] - 1000 * p->std[c] < low ? p->mean[c] - 1000 * p->std[c] : low;
-                high = p->mean[c] + 1000 * p->std[c] > high ? p->mean[c] + 1000 * p->std[c] : high;
-            }
-            low = -outwards(-low), high = outwards(high), p->has_range = 1;
+            for (int32_t c = 0; c < p->channels; c++)
+                low = fmin(low, p->mean[c] - 1000 * p->std[c]), high = fmax(high, p->mean[c] + 1000 * p->std[c]);
+            low = -outwards(-low), high = outwards(high);
         }
     }
     p->low = low < -3.4028234e38 ? -3.4028234e38f : (float)low;
     p->high = high > 3.4028234e38 ? 3.4028234e38f : (float)high;
     p->options.reference_mean = p->options.reference_std = NULL;
     mmkd_reset(p);
-    *predictor = p;
+    *kept = fresh;
+    *predictor = kept;
     return MMKD_OK;
 }
 
 void mmkd_predictor_close(mmkd_predictor *p)
 {
-    if (!p) return;
-    int64_t states = p->entry->step ? mmkd_states(p->entry->step) : 0;
-    for (int64_t n = 0; p->states && n < 2 * states; n++) free(p->states[n]);
-    void *const all[] = {p->window, p->values, p->present, p->rows, p->fresh, p->row_before, p->row_after, p->row_suspect, p->row_now,
-                         p->logits, p->probabilities, p->step_probabilities, p->set, p->mean, p->block, p->states, p->memory};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
-    free(p);
+    if (p) mmkd_release(p->memory); /* it is in there itself */
 }

@@ -132,9 +132,11 @@ void mmkd_sha256(const unsigned char *data, size_t size, unsigned char digest[32
     for (int i = 0; i < 32; i++) digest[i] = (unsigned char)(hash[i / 4] >> (24 - i % 4 * 8));
 }
 
-void mmkd_hex(const unsigned char *bytes, size_t count, char *to)
+void mmkd_sha256_text(const unsigned char *data, size_t size, char text[65])
 {
-    for (size_t i = 0; i < count; i++) snprintf(to + 2 * i, 3, "%02x", bytes[i]);
+    unsigned char digest[32];
+    mmkd_sha256(data, size, digest);
+    for (int i = 0; i < 32; i++) snprintf(text + 2 * i, 3, "%02x", digest[i]);
 }
 
 int mmkd_is_signed(const mmkd_key *key, const unsigned char manifest_sha256[32], const unsigned char signature[64])

@@ -6,12 +6,10 @@
 int main(void)
 {
     static unsigned char data[1000];
-    unsigned char digest[32];
     char text[65];
     for (int i = 0; i < 1000; i++) data[i] = (unsigned char)(i * 7);
     for (int i = 0; i < 1000; i += 9) {
-        mmkd_sha256(data, (size_t)i, digest);
-        mmkd_hex(digest, 32, text);
+        mmkd_sha256_text(data, (size_t)i, text);
         puts(text);
     }
     return 0;
