@@ -45,7 +45,9 @@ _AND = "_and_"  # between the parts of a joined sensor's name
 _TEXT = re.compile(r"(?P<name>[^@\[]+)(?:\[(?P<channels>[^\]]*)\])?(?:@(?P<parts>.*))?")
 
 
-class _Plan(NamedTuple):
+class DerivationPlan(NamedTuple):
+    """The numbers of a derived sensor's text."""
+
     channels: list[int]
     crop: int  # newest samples of the recorded window
     up: int
@@ -104,14 +106,14 @@ def derivation_fault(modality: ModalitySpec) -> str | None:
 
 def bytes_per_second(modality: ModalitySpec) -> float:
     """Return what a sensor sends: 16 bits a value unless it has fewer, 8 of video."""
-    plan = _plan(modality.derived.text, modality.derived.source) if modality.derived else None
+    plan = derivation_plan(modality.derived.text, modality.derived.source) if modality.derived else None
     bits = 8 if modality.kind == "video" else 16 if plan is None or plan.bits is None else plan.bits
     return samples_per_second(modality) * math.prod(modality.shape[1:]) * bits / 8
 
 
 def samples_per_second(modality: ModalitySpec) -> float:
     """Return the samples that a sensor takes, without those between bursts."""
-    plan = _plan(modality.derived.text, modality.derived.source) if modality.derived else None
+    plan = derivation_plan(modality.derived.text, modality.derived.source) if modality.derived else None
     return modality.rate_hz * (1.0 if plan is None or plan.burst is None else plan.burst[0] / plan.burst[1])
 
 
@@ -125,7 +127,7 @@ def derive_batch(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
     """Compute derived windows of recorded ones: new float32 (B, T, C), NaN = missing; video uint8, masked."""
     derivation = modality.derived
     assert derivation
-    plan = _plan(derivation.text, derivation.source)
+    plan = derivation_plan(derivation.text, derivation.source)
     values = values[:, values.shape[1] - plan.crop :]
     if modality.kind == "video":
         return _derive_frames(values, plan)
@@ -144,7 +146,7 @@ def derive_batch(values: NDArray[Any], modality: ModalitySpec) -> NDArray[Any]:
     return samples.astype(np.float32)
 
 
-def _resample(samples: NDArray[np.float64], taps: bytes, plan: _Plan) -> NDArray[np.float64]:
+def _resample(samples: NDArray[np.float64], taps: bytes, plan: DerivationPlan) -> NDArray[np.float64]:
     """Filter and resample (B, T, C). Sums go from the oldest sample on, so a batch has the bits of a single window."""
     present = ~np.isnan(samples)
     is_whole = bool(present.all())
@@ -181,7 +183,7 @@ def _weights(
     return steps
 
 
-def _derive_frames(values: NDArray[Any], plan: _Plan) -> NDArray[Any]:
+def _derive_frames(values: NDArray[Any], plan: DerivationPlan) -> NDArray[Any]:
     """Take the frame at or before each moment, and average the pixels of each area."""
     taken = np.arange(plan.samples) * plan.down // plan.up
     missing, frames = missing_frames(values)[:, taken], frame_bytes(values)[:, taken]
@@ -247,7 +249,7 @@ def _derived(text: str, source: ModalitySpec) -> ModalitySpec:
     )
 
 
-def _design(plan: _Plan) -> bytes:
+def _design(plan: DerivationPlan) -> bytes:
     """Return the filter's coefficients at `up` times the recorded rate, the sum `up`; none without resampling."""
     if not plan.half:
         return b""
@@ -258,11 +260,12 @@ def _design(plan: _Plan) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _plan(text: str, source: ModalitySpec) -> _Plan:
+def derivation_plan(text: str, source: ModalitySpec) -> DerivationPlan:
+    """Return the numbers that a text stands for; raise UsageError for a wrong text."""
     return _parsed(text, source)[0]
 
 
-def _parsed(text: str, source: ModalitySpec) -> tuple[_Plan, str, str]:
+def _parsed(text: str, source: ModalitySpec) -> tuple[DerivationPlan, str, str]:
     """Return the plan, the canonical text, and the name that graphs and files can have."""
     refuse = partial(_refusal, text)
     match = _TEXT.fullmatch(text)
@@ -322,7 +325,7 @@ def _parsed(text: str, source: ModalitySpec) -> tuple[_Plan, str, str]:
     name = f"{source.name}__" + "_".join(["".join(f"c{number}" for number in channels)] * bool(chosen) + escaped)
     if len(name) > _MOST_NAME:
         raise refuse(f"a name of at most {_MOST_NAME} letters", name, "leave a part out")
-    return _Plan(channels, crop, up, down, half, samples, size, burst, bits, limits), canonical, name
+    return DerivationPlan(channels, crop, up, down, half, samples, size, burst, bits, limits), canonical, name
 
 
 def _refusal(text: str, expected: str, got: str, cure: str, *, what: str = "derived") -> UsageError:

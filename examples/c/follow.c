@@ -1,7 +1,7 @@
 /* Follow a sensor from C: rows of numbers on stdin, one sample a line, become predictions.
  *
  *   cc follow.c $(pkg-config --cflags --libs mmkd) -o follow
- *   ./follow student.edge < samples.csv
+ *   ./follow student.edge < samples.csv    of a derived sensor also: ./follow cheap.edge recorded < recorded.csv
  */
 #include <math.h>
 #include <mmkd.h>
@@ -32,9 +32,9 @@ int main(int count, char **arguments)
     char error[200], line[4096];
     mmkd_bundle *bundle;
     mmkd_predictor *predictor;
-    mmkd_options options = {0};
-    if (count != 2) {
-        fprintf(stderr, "usage: follow BUNDLE < SAMPLES.csv\n");
+    mmkd_options options = {.recorded = count == 3};
+    if (count < 2) {
+        fprintf(stderr, "usage: follow BUNDLE [recorded] < SAMPLES.csv\n");
         return 2;
     }
     if (mmkd_open_file(arguments[1], &bundle, error, sizeof error)) {
@@ -45,7 +45,7 @@ int main(int count, char **arguments)
     if (status) {
         fprintf(stderr, "%s\n", error);
     } else {
-        int32_t channels = mmkd_describe(bundle, 0).channels;
+        int32_t channels = options.recorded ? mmkd_describe(bundle, 0).recorded_channels : mmkd_describe(bundle, 0).channels;
         float *row = calloc((size_t)channels, sizeof *row);
         while (row && fgets(line, sizeof line, stdin)) {
             read_row(line, row, channels);

@@ -31,6 +31,10 @@ struct Student {
     task: i32,
     step: i32,
     has_native: i32,
+    recorded: *const c_char,
+    recorded_samples: i32,
+    recorded_channels: i32,
+    recorded_rate_hz: f64,
 }
 
 extern "C" {

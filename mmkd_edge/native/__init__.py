@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.native.build import LIBRARY, source_hash
 
-ABI = 3
+ABI = 4
 ISAS = ("best", "base", "avx2", "avx512")
 """Instruction sets, in the order of `enum mmkd_isa`."""
 _OK, _UNKNOWN_ISA = 0, 3
@@ -24,10 +24,8 @@ _ALIGNMENT, _MESSAGE_BYTES = 64, 200
 
 class _Facts(ctypes.Structure):
     _fields_ = (
-        *(
-            (name, ctypes.c_int32)
-            for name in ("samples", "channels", "outputs", "has_novelty", "task", "isa", "step", "states")
-        ),
+        *((name, ctypes.c_int32) for name in ("samples", "channels", "outputs", "has_novelty", "task", "isa")),
+        *((name, ctypes.c_int32) for name in ("step", "states", "recorded_samples", "recorded_channels")),
         ("scratch_bytes", ctypes.c_size_t),
     )
 

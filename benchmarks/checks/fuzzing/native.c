@@ -27,6 +27,13 @@ static void run_model(const uint8_t *data, size_t size)
         free(scratch);
         free(values);
     }
+    size_t recorded = (size_t)facts.recorded_samples * (size_t)facts.recorded_channels;
+    if (recorded && facts.samples <= MAX_SAMPLES && recorded <= MAX_SAMPLES) {
+        float *samples = calloc(recorded, sizeof *samples), *window = calloc(cells, sizeof *window);
+        if (samples && window) mmkd_derive(model, samples, window);
+        free(samples);
+        free(window);
+    }
     mmkd_model_close(model);
 }
 

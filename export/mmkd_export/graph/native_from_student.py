@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.derive import derivation_plan
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.predict.preprocess import within_float32
+from mmkd_edge.spec import Derivation, ModalitySpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -93,6 +96,8 @@ def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -
         yield from _intervals(*(_numpy(intervals.get_buffer(name)) for name in names), depth=intervals.depth)
     if trees is not None:
         yield from _trees(*(trees.get_buffer(name).numpy() for name in TREES_DTYPES), scale=float(trees.scale))
+    if modality.derived:
+        yield from _derivation(modality.derived)
     yield from _linear("head", student.head)
     if novelty:
         yield "novelty.w", _columns(novelty["weight"])
@@ -203,6 +208,23 @@ def _trees(
     yield "f.roots", _whole([number[roots]])
     yield "f.nodes", np.ascontiguousarray(np.stack(nodes, axis=1), dtype=np.int32)
     yield "f.leaves", leaves.astype(np.float32)
+
+
+def _derivation(derivation: Derivation) -> Named:
+    """Yield the numbers by which the engine derives a window; without a filter its one coefficient is 1."""
+    source, plan = derivation.source, derivation_plan(derivation.text, derivation.source)
+    burst = [min(count, plan.samples) for count in plan.burst or (1, 1)]
+    sizes = [source.samples, len(source.channels), plan.crop, plan.up, plan.down, plan.half, *burst, plan.bits or 0]
+    no_limits = -math.inf, math.inf
+    limits = [
+        source.rate_hz,
+        *map(np.float32, within_float32(*(source.range or no_limits))),
+        *(plan.range or no_limits),
+    ]
+    yield "d.sizes", _whole([sizes])
+    yield "d.channels", _whole([plan.channels])
+    yield "d.taps", np.frombuffer(derivation.taps, dtype="<f4")[None] if plan.half else np.ones((1, 1), np.float32)
+    yield "d.limits", np.array([limits], dtype="<f8").view(np.int32)
 
 
 def _linear(name: str, layer: nn.Linear) -> Named:

@@ -59,20 +59,24 @@ def write_c_sources(path: Path) -> Path:
 
 
 def _texts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes, tolerance: float) -> dict[str, str]:
-    modality, task = entry.modality, entry.task
+    modality, task, recorded = entry.modality, entry.task, entry.modality.recorded
     low, high = modality.range or (-3.4e38, 3.4e38)
     windows = golden.windows[:_MAX_WINDOWS].astype(np.float32)
     scratch = NativeModel(tensors).scratch_bytes
     kinds = {"classification": "probabilities", "multi_label": "probabilities", "regression": "the value"}
     if entry.normal:
         kinds["normal"] = f"the score; above {score_limit(entry.normal):.6g} a window is unlike normal ones"
-    facts = {
+    facts: dict[str, object] = {
         "model_id": model_id,
         "samples": modality.samples,
         "channels": len(modality.channels),
         "outputs": task.outputs,
         "unit": modality.unit or "raw values",
         "rate": f"{modality.rate_hz:g}",
+        "recorded": recorded.name,
+        "recorded_samples": recorded.samples,
+        "recorded_channels": len(recorded.channels),
+        "recorded_rate": f"{recorded.rate_hz:g}",
         "low": _number(low),
         "high": _number(high),
         "answers": kinds[task.kind],
@@ -87,11 +91,13 @@ def _texts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes, 
     }
     words = _words(np.frombuffer(tensors + b"\0" * (-len(tensors) % 4), dtype="<u4"))
     data = f"#include <stdint.h>\n\nconst uint32_t student_tensors[] __attribute__((aligned(64))) = {{{words}}};\n"
-    filled = {
-        name: Template((_TEMPLATES / name).read_text(encoding="utf-8")).substitute(facts)
-        for name in ("student.h", "student.c", "test.c")
-    }
-    return {**filled, "tensors.c": data}
+    for kind in "hc":
+        facts[f"recorded_{kind}"] = _filled(f"recorded.{kind}", facts) if modality.derived else ""
+    return {**{name: _filled(name, facts) for name in ("student.h", "student.c", "test.c")}, "tensors.c": data}
+
+
+def _filled(name: str, facts: dict[str, object]) -> str:
+    return Template((_TEMPLATES / name).read_text(encoding="utf-8")).substitute(facts)
 
 
 def _words(values: NDArray[np.float32] | NDArray[np.uint32]) -> str:

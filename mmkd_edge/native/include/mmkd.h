@@ -19,7 +19,7 @@ extern "C" {
 #define MMKD_API __attribute__((visibility("default")))
 #endif
 
-#define MMKD_ABI 3
+#define MMKD_ABI 4
 
 typedef struct mmkd_model mmkd_model;
 
@@ -55,6 +55,7 @@ typedef struct mmkd_facts {
     int32_t isa;          /* enum mmkd_isa in use */
     int32_t step;         /* samples of a step of a causal student, else 0 */
     int32_t states;       /* number of its states, else 0 */
+    int32_t recorded_samples, recorded_channels; /* of the window that mmkd_derive takes, else 0 */
     size_t scratch_bytes; /* what one scratch takes */
 } mmkd_facts;
 
@@ -86,6 +87,9 @@ typedef struct mmkd_student {
     int32_t task;          /* enum mmkd_task */
     int32_t step;          /* samples of a step of a causal student, else 0 */
     int32_t has_native;    /* whether it can be opened here */
+    const char *recorded;  /* the sensor that a derived one is computed from, "acc" of "acc@25Hz"; else "", and 0 below */
+    int32_t recorded_samples, recorded_channels; /* its newest samples count */
+    double recorded_rate_hz;
 } mmkd_student;
 
 /* Zero stands for the default. */
@@ -99,6 +103,7 @@ typedef struct mmkd_options {
     const double *reference_mean, *reference_std; /* (C,): of the machine, for a modality normalised per group */
     int32_t flat;            /* 1: look for channels with one value */
     double stuck_s;          /* look for channels that repeat one value for so long */
+    int32_t recorded;        /* 1: windows and samples are the recorded sensor's, from which each window is derived */
 } mmkd_options;
 
 typedef struct mmkd_prediction {
@@ -186,6 +191,10 @@ MMKD_API void mmkd_model_close(mmkd_model *model);
 MMKD_API mmkd_facts mmkd_model_facts(const mmkd_model *model);
 /* Name of the sensor whose windows the model takes, UTF-8; valid until the model is closed. */
 MMKD_API const char *mmkd_model_modality(const mmkd_model *model);
+
+/* Compute a derived sensor's window (T, C) from the newest recorded samples (recorded_samples, recorded_channels), to the
+ * bit as mmkd-edge does. NaN, infinite values and those outside the recorded sensor's range are missing: NaN. */
+MMKD_API void mmkd_derive(const mmkd_model *model, const float *recorded, float *window);
 
 /* Name (at most 15 characters) and sizes of a state of a causal student, and along which of its 4 axes the slots lie:
  * -1 for none. Returns its dimensions, or 0 if there is no such state. */

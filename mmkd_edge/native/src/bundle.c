@@ -290,6 +290,7 @@ static void read_entry(reader *r, const unsigned char *data, size_t size, int ob
     mmkd_student *facts = &entry->facts;
     facts->modality = text(r, field(r, modality, "name"));
     facts->unit = text(r, field(r, modality, "unit"));
+    facts->recorded = text(r, field(r, field(r, field(r, modality, "derived"), "source"), "name"));
     double samples = number(r, field(r, modality, "samples"), 0);
     facts->samples = samples >= 1 && samples <= 1 << 24 ? (int32_t)samples : 0;
     facts->rate_hz = number(r, field(r, modality, "rate_hz"), 0);
@@ -334,6 +335,8 @@ static void read_entry(reader *r, const unsigned char *data, size_t size, int ob
             model.task != facts->task || strcmp(mmkd_model_modality(models[i]), facts->modality))
             fail(r, MMKD_DAMAGED, "the native model is of another student than the manifest; export the bundle again");
         if (i == 1) facts->step = model.step;
+        else if ((facts->recorded_samples = model.recorded_samples))
+            facts->recorded_channels = model.recorded_channels, facts->recorded_rate_hz = models[i]->derivation.limits[0];
     }
 }
 
@@ -595,7 +598,7 @@ int32_t mmkd_students(const mmkd_bundle *bundle) { return bundle->count; }
 
 mmkd_student mmkd_describe(const mmkd_bundle *bundle, int32_t student)
 {
-    mmkd_student none = {"", "", 0, 0, 0, 0, 0, 0, 0};
+    mmkd_student none = {.modality = "", .unit = "", .recorded = ""};
     return student < 0 || student >= bundle->count ? none : bundle->entry[student].facts;
 }
 

@@ -18,7 +18,7 @@
 #include "model.h"
 
 enum { FLOAT = 0, WHOLE = 1, TEXT = 2, SMALL = 3 };
-enum { HEADER = 16, ENTRY = 56, NAME = 24, MAX_TENSORS = 512, MAX_SIZE = 1 << 20 };
+enum { HEADER = 16, ENTRY = 56, NAME = 24, MAX_TENSORS = 512, MAX_SIZE = 1 << 20, MAX_RATIO = 1600 };
 enum { CAUSAL_KERNEL = 5, MAX_INTERVAL_DEPTH = 4, MAX_TREES = 1024, MAX_NODES = 1 << 18, MAX_WALK = 64 };
 #define MAX_BYTES ((size_t)1 << 30)
 #define MAX_SCRATCH ((size_t)1 << 31)
@@ -291,6 +291,28 @@ static void read_trees(reader *r, mmkd_model *model)
     if (!r->failed && next != sizes[1]) fail(r, "f.nodes", "expected every node once");
 }
 
+static void read_derivation(reader *r, mmkd_model *model)
+{
+    static const int32_t most[] = {MAX_SIZE, 1024, MAX_SIZE, MAX_RATIO, MAX_RATIO, 10 * MAX_RATIO, MAX_SIZE, MAX_SIZE, 24};
+    mmkd_derivation *d = &model->derivation;
+    const int32_t *sizes = (const int32_t *)tensor(r, "d.sizes", WHOLE, 1, 9);
+    for (int i = 0; sizes && i < 9; i++) in_range(r, "d.sizes", sizes[i], i != 5 && i != 8, most[i]);
+    if (r->failed) return;
+    d->whole = sizes[0], d->channels = sizes[1], d->samples = sizes[2], d->up = sizes[3], d->down = sizes[4];
+    d->half = sizes[5], d->burst = sizes[6], d->period = sizes[7], d->bits = sizes[8];
+    in_range(r, "d.sizes", d->samples, 1, d->whole);
+    in_range(r, "d.sizes", d->whole * d->channels, 1, MAX_SIZE);
+    in_range(r, "d.sizes", d->samples * d->up / d->down, model->samples, model->samples);
+    d->channel = (const int32_t *)tensor(r, "d.channels", WHOLE, 1, model->channels);
+    d->taps = floats(r, "d.taps", 1, 2 * d->half + 1);
+    const double *limit = d->limits = (const double *)tensor(r, "d.limits", WHOLE, 1, 10);
+    if (r->failed) return;
+    for (int64_t c = 0; c < model->channels; c++) in_range(r, "d.channels", d->channel[c], 0, d->channels - 1);
+    if (!(limit[0] > 0 && isfinite(limit[0]) && limit[1] < limit[2] && limit[3] < limit[4]) ||
+        (d->bits && !isfinite(limit[4] - limit[3])))
+        fail(r, "d.limits", "expected a rate and two ranges");
+}
+
 static void read_model(reader *r, mmkd_model *model)
 {
     if (r->size < HEADER || memcmp(r->data, "MMKDNAT1", 8)) { fail(r, "file", "expected a native model"); return; }
@@ -320,6 +342,7 @@ static void read_model(reader *r, mmkd_model *model)
     if (model->has_convolutions) read_convolutions(r, model);
     if (model->has_intervals) read_intervals(r, model);
     if (model->has_trees) read_trees(r, model);
+    if (find(r, "d.sizes")) read_derivation(r, model);
     if (r->failed) return;
     model->embedding = model->transformer.width + model->convolutions.features + model->intervals.features;
     model->head = linear(r, "head", model->embedding, model->outputs);
@@ -410,7 +433,8 @@ mmkd_facts mmkd_model_facts(const mmkd_model *model)
 {
     return (mmkd_facts){(int32_t)model->samples, (int32_t)model->channels, (int32_t)model->outputs,
                         model->has_novelty && model->task != MMKD_NORMAL, model->task, model->isa, (int32_t)model->transformer.step,
-                        (int32_t)mmkd_states(model), model->scratch_floats * sizeof(float)};
+                        (int32_t)mmkd_states(model), (int32_t)model->derivation.samples,
+                        (int32_t)model->derivation.channels, model->scratch_floats * sizeof(float)};
 }
 
 const char *mmkd_model_modality(const mmkd_model *model) { return model->modality; }
@@ -436,6 +460,28 @@ int mmkd_state(const mmkd_model *model, int32_t number, char name[16], int32_t s
     shape[1] = *axis < 0 ? new_values / columns : slots;
     shape[2] = columns;
     return 3;
+}
+
+void mmkd_derive(const mmkd_model *model, const float *recorded, float *window)
+{
+#pragma STDC FP_CONTRACT OFF
+    const mmkd_derivation *d = &model->derivation;
+    const double *recorded_range = d->limits + 1, low = d->limits[3], high = d->limits[4];
+    const double step = (high - low) / (double)(((int64_t)1 << d->bits) - 1);
+    for (int64_t i = 0; i < model->samples * model->channels; i++) {
+        int64_t row = i / model->channels, middle = row * d->down + d->half, from = middle - 2 * d->half;
+        double total = d->half ? 0.0 : -0.0, weight = 0, inside = 0; /* without a filter a zero keeps its sign */
+        for (int64_t n = from > 0 ? (from + d->up - 1) / d->up : 0; n < d->samples && n * d->up <= middle; n++) {
+            double factor = d->taps[middle - n * d->up], x = recorded[n * d->channels + d->channel[i % model->channels]];
+            inside += factor;
+            if (!(x >= recorded_range[0] && x <= recorded_range[1])) continue;
+            total += factor * x;
+            weight += factor;
+        }
+        double value = weight >= 0.5 * inside && row % d->period < d->burst ? total / weight : NAN;
+        value = value < low ? low : value > high ? high : value;
+        window[i] = (float)(d->bits ? low + floor((value - low) / step + 0.5) * step : value);
+    }
 }
 
 /* Tiny numbers count as zero from a call with 1 to one with 0 and what the first returned: they would take a hundred

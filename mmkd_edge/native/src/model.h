@@ -94,6 +94,14 @@ typedef struct {
     float weight;
 } mmkd_trees;
 
+/* How a derived sensor's window follows from a recorded one: mmkd_edge/derive.py. */
+typedef struct {
+    int64_t whole, channels, samples, up, down, half, burst, period, bits; /* samples: the newest of the whole window's */
+    const int32_t *channel; /* (C,) */
+    const float *taps;      /* (2 half + 1,) */
+    const double *limits;   /* rate and range of the recorded sensor, range of the derived one */
+} mmkd_derivation;
+
 struct mmkd_model {
     void *memory;
     const char *modality;
@@ -105,6 +113,7 @@ struct mmkd_model {
     mmkd_convolutions convolutions;
     mmkd_intervals intervals;
     mmkd_trees trees;
+    mmkd_derivation derivation; /* samples is 0 if the sensor is recorded */
     mmkd_linear head;
     mmkd_linear novelty; /* (E, centres) and |c|^2; of normal data (E, components) and 0 */
     const float *novelty_middle, *novelty_squares;

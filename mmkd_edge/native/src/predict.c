@@ -22,10 +22,11 @@ struct mmkd_predictor {
     const mmkd_entry *entry;
     mmkd_options options;
     int32_t samples, channels, labels;
-    float low, high; /* of a valid value */
+    mmkd_student input; /* what comes: the student's own samples, or those of the sensor that it is derived from */
+    float low, high, input_low, input_high; /* of valid values */
     double least_probability; /* of a label in the set; below 0 without label sets */
     double limit_s;           /* longest time between two samples of one line */
-    float *window, *values, *present, *logits, *probabilities;
+    float *window, *derived, *values, *present, *logits, *probabilities;
     double *mean, *std;
     int32_t *set;
     struct mmkd_block_of_memory *memory;
@@ -95,10 +96,7 @@ const char *mmkd_condition_name(int32_t condition)
 
 /* ---- one window */
 
-static int is_valid(const mmkd_predictor *p, float x)
-{
-    return x >= p->low && x <= p->high;
-}
+static int is_valid(const mmkd_predictor *p, float x) { return x >= p->low && x <= p->high; }
 
 /* Fill values and presence from rows of raw values. */
 static void prepare(const mmkd_predictor *p, const float *rows, int64_t count, float *values, float *present)
@@ -279,6 +277,7 @@ static void answer(mmkd_predictor *p, const float *rows, double age_s, int is_st
 {
     const mmkd_entry *e = p->entry;
     float novelty = 0, *probabilities = is_stepped ? p->step_probabilities : p->probabilities;
+    if (p->options.recorded) mmkd_derive(e->model, rows, p->derived), rows = p->derived;
     prepare(p, rows, p->samples, p->values, p->present);
     judge_sensor(p, rows);
     judge_magnitude(p);
@@ -317,15 +316,17 @@ static void begin_prediction(mmkd_predictor *p)
 int mmkd_predict(mmkd_predictor *p, const float *window, int32_t samples, int32_t channels, double age_s,
                  mmkd_prediction *prediction)
 {
+    const mmkd_student *in = &p->input;
+    int is_whole = p->options.recorded && samples == p->entry->model->derivation.whole;
     begin_prediction(p);
-    if (samples != p->samples || channels != p->channels) {
-        join(p, MMKD_INVALID, "modality '%.64s': expected shape (T, C)=(%d, %d), got (%d, %d)", p->entry->facts.modality,
-             (int)p->samples, (int)p->channels, (int)samples, (int)channels);
+    if ((samples != in->samples && !is_whole) || channels != in->channels) {
+        join(p, MMKD_INVALID, "modality '%.64s': expected shape (T, C)=(%d, %d), got (%d, %d)", in->modality,
+             (int)in->samples, (int)in->channels, (int)samples, (int)channels);
         no_answer(p, 0, age_s, prediction);
         return MMKD_MISUSE;
     }
     judge_age(p, age_s);
-    answer(p, window, age_s, 0, prediction);
+    answer(p, window + (int64_t)(samples - in->samples) * channels, age_s, 0, prediction);
     return MMKD_OK;
 }
 
@@ -363,11 +364,11 @@ int mmkd_predict_first(mmkd_predictor *const *predictors, const mmkd_window *win
 
 static void begin_steps(mmkd_predictor *p)
 {
-    int32_t stride = p->entry->facts.step;
+    int32_t stride = p->input.step;
     if (!stride) return;
     p->has_step = 0, p->step = 0;
-    p->filled = (stride - p->samples % stride) % stride; /* the first block begins with missing samples */
-    for (int64_t i = 0; i < (int64_t)stride * p->channels; i++) p->block[i] = NAN;
+    p->filled = (stride - p->input.samples % stride) % stride; /* the first block begins with missing samples */
+    for (int64_t i = 0; i < (int64_t)stride * p->input.channels; i++) p->block[i] = NAN;
     for (int64_t n = 0; n < mmkd_states(p->entry->step); n++)
         memset(p->states[n], 0, (size_t)mmkd_state_floats(p->entry->step, n) * sizeof(float));
 }
@@ -375,8 +376,8 @@ static void begin_steps(mmkd_predictor *p)
 static void put_step(mmkd_predictor *p, const float *row)
 {
     const mmkd_model *model = p->entry->step;
-    int32_t stride = p->entry->facts.step;
-    memcpy(p->block + (int64_t)p->filled * p->channels, row, (size_t)p->channels * sizeof(float));
+    int32_t stride = p->input.step;
+    memcpy(p->block + (int64_t)p->filled * p->input.channels, row, (size_t)p->input.channels * sizeof(float));
     if (++p->filled < stride) return;
     p->filled = 0;
     prepare(p, p->block, stride, p->values, p->present);
@@ -392,8 +393,8 @@ static void put_step(mmkd_predictor *p, const float *row)
 static void begin_line(mmkd_predictor *p)
 {
     p->count = 0;
-    int32_t hop = p->options.hop, first = p->samples % hop;
-    p->due = first ? first : hop < p->samples ? hop : p->samples;
+    int32_t hop = p->options.hop, first = p->input.samples % hop;
+    p->due = first ? first : hop < p->input.samples ? hop : p->input.samples;
     begin_steps(p);
 }
 
@@ -407,13 +408,13 @@ void mmkd_reset(mmkd_predictor *p)
 
 static double row_time(const mmkd_predictor *p, int64_t number)
 {
-    return p->grid.origin + (double)number / p->entry->facts.rate_hz;
+    return p->grid.origin + (double)number / p->input.rate_hz;
 }
 
 static void judge_rate(mmkd_predictor *p)
 {
     const grid *g = &p->grid;
-    double interval[INTERVALS] = {0}, declared = p->entry->facts.rate_hz;
+    double interval[INTERVALS] = {0}, declared = p->input.rate_hz;
     if (g->times <= FEWEST_INTERVALS) return;
     for (int32_t i = 1; i < g->times; i++) { /* sorted */
         int32_t at = i - 1;
@@ -427,25 +428,25 @@ static void judge_rate(mmkd_predictor *p)
 
 static void advance(mmkd_predictor *p, const float *row, double now_s, mmkd_receiver receive, void *user)
 {
-    size_t bytes = (size_t)p->channels * sizeof(float);
-    memcpy(p->rows + p->count % p->samples * p->channels, row, bytes);
+    size_t bytes = (size_t)p->input.channels * sizeof(float);
+    memcpy(p->rows + p->count % p->input.samples * p->input.channels, row, bytes);
     p->count++;
-    if (p->entry->facts.step) put_step(p, row);
+    if (p->input.step) put_step(p, row);
     if (p->count != p->due) return;
     p->due += p->options.hop;
     mmkd_prediction prediction;
     double age_s = p->timed > 0 ? now_s - row_time(p, p->count - 1) : NAN;
     begin_prediction(p);
-    if (p->count < p->samples) {
+    if (p->count < p->input.samples) {
         join(p, MMKD_WARMING_UP, "%s%lld of %d samples are there", p->restarted ? "the time line began anew: " : "",
-             (long long)p->count, (int)p->samples);
-        no_answer(p, 1 - (double)p->count / p->samples, age_s, &prediction);
+             (long long)p->count, (int)p->input.samples);
+        no_answer(p, 1 - (double)p->count / p->input.samples, age_s, &prediction);
     } else {
         if (p->timed > 0) judge_rate(p);
         judge_age(p, age_s);
-        int64_t oldest = p->count % p->samples; /* of the ring */
-        memcpy(p->window, p->rows + oldest * p->channels, (size_t)(p->samples - oldest) * bytes);
-        memcpy(p->window + (p->samples - oldest) * p->channels, p->rows, (size_t)oldest * bytes);
+        int64_t oldest = p->count % p->input.samples; /* of the ring */
+        memcpy(p->window, p->rows + oldest * p->input.channels, (size_t)(p->input.samples - oldest) * bytes);
+        memcpy(p->window + (p->input.samples - oldest) * p->input.channels, p->rows, (size_t)oldest * bytes);
         answer(p, p->window, age_s, p->has_step, &prediction);
     }
     if (receive) receive(&prediction, user);
@@ -458,8 +459,8 @@ static void begin_grid(mmkd_predictor *p, double time, const float *row, double 
     memset(&p->grid, 0, sizeof p->grid);
     p->grid.origin = p->grid.time[0] = time;
     p->grid.next = p->grid.times = 1;
-    memcpy(p->row_after, row, (size_t)p->channels * sizeof(float));
-    memcpy(p->fresh, row, (size_t)p->channels * sizeof(float));
+    memcpy(p->row_after, row, (size_t)p->input.channels * sizeof(float));
+    memcpy(p->fresh, row, (size_t)p->input.channels * sizeof(float));
     advance(p, p->fresh, now_s, receive, user);
 }
 
@@ -467,8 +468,8 @@ static void begin_grid(mmkd_predictor *p, double time, const float *row, double 
 static void put(mmkd_predictor *p, double time, const float *row, double now_s, mmkd_receiver receive, void *user)
 {
     grid *g = &p->grid;
-    size_t bytes = (size_t)p->channels * sizeof(float);
-    double rate = p->entry->facts.rate_hz, gap_s = p->options.gap_s;
+    size_t bytes = (size_t)p->input.channels * sizeof(float);
+    double rate = p->input.rate_hz, gap_s = p->options.gap_s;
     double before = g->time[g->times - 1];
     if (g->times > INTERVALS) memmove(g->time, g->time + 1, INTERVALS * sizeof *g->time);
     else g->times++;
@@ -480,7 +481,7 @@ static void put(mmkd_predictor *p, double time, const float *row, double now_s, 
         double weight = from_before / (time - before);
         weight = weight < 1 ? weight : 1;
         int is_close = (from_before < to_after ? from_before : to_after) <= 0.5 / rate * (1 + snap);
-        for (int32_t c = 0; c < p->channels; c++) {
+        for (int32_t c = 0; c < p->input.channels; c++) {
             float low = p->row_before[c], high = p->row_after[c];
             int is_joined = time - before <= gap_s && isfinite(low) && isfinite(high);
             p->fresh[c] = is_joined ? (float)(low * (1 - weight) + high * weight)
@@ -506,7 +507,7 @@ static void place(mmkd_predictor *p, double time, const float *row, double now_s
         put(p, time, row, now_s, receive, user);
     } else if (ahead > 0 || ahead < -limit) {
         p->suspect = time, p->has_suspect = 1;
-        memcpy(p->row_suspect, row, (size_t)p->channels * sizeof(float));
+        memcpy(p->row_suspect, row, (size_t)p->input.channels * sizeof(float));
     }
 }
 
@@ -516,12 +517,12 @@ int mmkd_push(mmkd_predictor *p, const float *samples, int32_t count, const doub
     if (count > 0 && p->timed >= 0 && p->timed != (times_s != NULL)) return MMKD_MISUSE;
     if (count > 0) p->timed = times_s != NULL;
     for (int32_t i = 0; i < count; i++) {
-        const float *row = samples + (int64_t)i * p->channels;
+        const float *row = samples + (int64_t)i * p->input.channels;
         if (!times_s) {
             advance(p, row, NAN, receive, user);
             continue;
         }
-        for (int32_t c = 0; c < p->channels; c++) p->row_now[c] = is_valid(p, row[c]) ? row[c] : NAN;
+        for (int32_t c = 0; c < p->input.channels; c++) p->row_now[c] = row[c] >= p->input_low && row[c] <= p->input_high ? row[c] : NAN;
         place(p, times_s[i], p->row_now, now_s, receive, user);
     }
     return MMKD_OK;
@@ -554,11 +555,13 @@ static int check_options(mmkd_predictor *p, char *error, size_t error_size)
         mmkd_error(error, error_size, "student '%.64s': the bundle has no native model; export it again with --target native", modality);
     else if (e->is_per_group && !(o->reference_mean && o->reference_std))
         mmkd_error(error, error_size, "modality '%.64s' is normalised per group: expected reference_mean and reference_std", modality);
+    else if (o->recorded && !e->facts.recorded_samples)
+        mmkd_error(error, error_size, "recorded: expected a student of a derived sensor, got '%.64s'", modality);
     else if (o->hop < 0 || o->hop > MAX_HOP)
         mmkd_error(error, error_size, "hop: expected 1 to %d samples, got %d", (int)MAX_HOP, (int)o->hop);
-    else if (e->facts.step && o->hop % e->facts.step)
+    else if (p->input.step && o->hop % p->input.step)
         mmkd_error(error, error_size, "hop: expected a multiple of %d, the samples of one step of this causal student, got %d",
-                   (int)e->facts.step, (int)o->hop);
+                   (int)p->input.step, (int)o->hop);
     else if (o->unknown_level != 0 && !(o->unknown_level * (1 + scores) >= 1 && o->unknown_level < 1 && scores))
         mmkd_error(error, error_size, "unknown_level: expected at least %s, because %d %s calibrated it",
                    DIGITS(1.0 / (1 + scores), 2), (int)scores, e->groups ? "groups" : "windows");
@@ -590,20 +593,25 @@ int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, 
     const mmkd_entry *e = &bundle->entry[student];
     mmkd_predictor fresh = {.entry = e, .options = options ? *options : defaults, .least_probability = -1}, *p = &fresh;
     p->samples = e->facts.samples, p->channels = e->facts.channels, p->labels = e->facts.labels;
-    if (!p->options.hop) p->options.hop = e->facts.step ? p->samples / e->facts.step * e->facts.step : p->samples;
+    mmkd_student *in = &p->input;
+    *in = e->facts;
+    if (p->options.recorded)
+        in->modality = in->recorded, in->samples = in->recorded_samples, in->channels = in->recorded_channels,
+        in->rate_hz = in->recorded_rate_hz, in->step = 0;
+    if (!p->options.hop) p->options.hop = in->step ? in->samples / in->step * in->step : in->samples;
     if (!check_options(p, error, error_size)) return MMKD_MISUSE;
     if (e->groups && !(p->options.unknown_level > 0)) p->options.unknown_level = e->level;
-    if (!(p->options.gap_s > 0)) p->options.gap_s = gap_periods / e->facts.rate_hz;
-    p->limit_s = p->samples / e->facts.rate_hz > p->options.gap_s ? p->samples / e->facts.rate_hz : p->options.gap_s;
+    if (!(p->options.gap_s > 0)) p->options.gap_s = gap_periods / in->rate_hz;
+    p->limit_s = fmax(in->samples / in->rate_hz, p->options.gap_s);
     if (p->options.error_level > 0)
         p->least_probability = e->true_probabilities.number[(int)floor((e->true_probabilities.count + 1) * p->options.error_level + 1e-9) - 1];
-    int64_t cells = (int64_t)p->samples * p->channels, stride = e->facts.step, states = e->step ? mmkd_states(e->step) : 0;
+    int64_t cells = (int64_t)p->samples * p->channels, stride = in->step, states = e->step ? mmkd_states(e->step) : 0;
     size_t scratch = mmkd_model_facts(e->model).scratch_bytes, step_scratch = e->step ? mmkd_model_facts(e->step).scratch_bytes : 0;
     p->scratch = take(p, (int64_t)(scratch > step_scratch ? scratch : step_scratch) + 64, 1);
     p->scratch = (void *)(((uintptr_t)p->scratch + 63) & ~(uintptr_t)63);
-    const int64_t window = cells + (stride + 1) * p->channels, one = p->channels, outputs = p->labels;
+    const int64_t window = cells + (stride + 1) * p->channels, one = in->channels, outputs = p->labels, rows = in->samples * one;
     const struct { float **to; int64_t count; } arrays[] = {
-        {&p->window, window}, {&p->values, window}, {&p->present, window}, {&p->rows, window}, {&p->fresh, one},
+        {&p->window, rows}, {&p->derived, cells}, {&p->values, window}, {&p->present, window}, {&p->rows, rows}, {&p->fresh, one},
         {&p->row_before, one}, {&p->row_after, one}, {&p->row_suspect, one}, {&p->row_now, one}, {&p->logits, outputs},
         {&p->probabilities, outputs}, {&p->step_probabilities, outputs}, {&p->block, stride * one}};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) *arrays[i].to = take(p, arrays[i].count, sizeof(float));
@@ -631,6 +639,8 @@ int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, 
     }
     p->low = low < -3.4028234e38 ? -3.4028234e38f : (float)low;
     p->high = high > 3.4028234e38 ? 3.4028234e38f : (float)high;
+    p->input_low = p->options.recorded ? (float)e->model->derivation.limits[1] : p->low;
+    p->input_high = p->options.recorded ? (float)e->model->derivation.limits[2] : p->high;
     p->options.reference_mean = p->options.reference_std = NULL;
     mmkd_reset(p);
     *kept = fresh;

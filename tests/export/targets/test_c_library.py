@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import EdgePredictor, SensorChecks, example_bundle
+from mmkd_edge import EdgePredictor, SensorChecks, check_window, example_bundle
 from mmkd_edge.bundle.reference import Commissioned, Reference, write_reference
-from mmkd_edge.derive import derive, derived_modality
+from mmkd_edge.derive import derived_modality
 from mmkd_edge.errors import BackendError, UnavailableError, UsageError
 from mmkd_edge.install.keys import make_keys
 from mmkd_edge.native import ABI
@@ -59,6 +59,7 @@ class Options(ctypes.Structure):
         ("reference_std", ctypes.POINTER(ctypes.c_double)),
         ("flat", ctypes.c_int32),
         ("stuck_s", ctypes.c_double),
+        ("recorded", ctypes.c_int32),
     )
 
 
@@ -437,17 +438,63 @@ def test_a_machine_of_its_own_is_standardised_by_its_reference(program, tmp_path
     )
 
 
-def test_a_derived_sensor_comes_as_it_is(program, tmp_path):
-    modality = derived_modality("acc@25Hz,8bit", [ACC])
-    path = export_student(tmp_path, make_student(modality=modality, windows=24), targets=NATIVE).path
-    native, windows = program(path), np.random.default_rng(6).normal(size=(4, 61, 3)).astype(np.float32)
-    with EdgePredictor.open(path, backend="native") as predictor:
-        for window in windows:
-            assert_same(native.predict(derive(window, modality)), predictor.predict(window))
-    assert native.predict(windows[0])["reason"] == (
-        "modality 'acc__25Hz_8bit': expected shape (T, C)=(30, 3), got (61, 3)"
+@pytest.fixture(scope="module")
+def derived(tmp_path_factory):
+    modality = derived_modality("acc[x,z\u00e4]@1s,25Hz,8bit", [ACC])
+    student = make_student(
+        modality=modality, windows=24, config=StudentConfig(preset="toy", encoder=CAUSAL, causal=True)
     )
-    assert native.status == MISUSE
+    path = export_student(tmp_path_factory.mktemp("derived"), with_seen(student), name="cheap", targets=NATIVE).path
+    return modality, path
+
+
+def recorded_rows(count):
+    rows = np.random.default_rng(6).normal(0, 2, (count, 3)).astype(np.float32)
+    rows[10:30, 0], rows[40, 2], rows[45, 0] = np.nan, 40.0, np.inf
+    return rows
+
+
+def test_a_derived_sensors_windows_come_as_they_are_or_recorded(bundles, derived, program):
+    modality, path = derived
+    cheap, native, rows = program(path), program(path, recorded=1), recorded_rows(244)
+    with EdgePredictor.open(path, backend="native") as predictor:
+        for window in rows.reshape(4, 61, 3):
+            expected = predictor.predict({"acc": window})
+            assert_same(cheap.predict(check_window({"acc": window}, modality)), expected)
+            assert_same(native.predict(window), expected)
+            assert_same(native.predict(window[11:]), expected)  # the newest second
+    for opened, shape, name, wrong in (
+        (cheap, (25, 2), modality.name, rows[:61]),
+        (native, (50, 3), "acc", rows[:51]),
+        (native, (50, 3), "acc", rows[:50, :2]),
+    ):
+        said = opened.predict(wrong)["reason"]
+        assert said == f"modality '{name}': expected shape (T, C)={shape}, got {wrong.shape}"
+        assert opened.status == MISUSE
+    refused = program(bundles["windows"], recorded=1)
+    assert (refused.status, refused.error) == (
+        MISUSE,
+        "recorded: expected a student of a derived sensor, got 'acc'",
+    )
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_derived_sensors_stream_is_the_cheap_ones_or_the_recorded_ones(derived, program, timed, recorded):
+    modality, path = derived
+    rows, rate_hz = (recorded_rows(300), 50.0) if recorded else (recorded_rows(300)[:, :2], 25.0)
+    times = np.arange(300) / rate_hz
+    times[150:] += 0.3  # a gap, then another clock
+    times[220:] += 100.0
+    hop = 7 if recorded else 8
+    native = program(path, hop=hop, recorded=int(recorded))
+    with EdgePredictor.open(path, backend="native") as predictor:
+        stream = predictor.stream(hop=hop, modality="acc" if recorded else modality.name)
+        expected = stream.push(rows, times if timed else None, now_s=times[-1] if timed else None)
+    got = native.push(rows, *((times, times[-1]) if timed else ()))
+    assert len(got) == len(expected) > 30
+    for mine, theirs in zip(got, expected, strict=True):
+        assert_same(mine, theirs)
 
 
 @pytest.mark.parametrize(
@@ -571,7 +618,7 @@ def compiled(source, program, *flags, compiler="cc"):
     return program
 
 
-def test_the_example_in_c_follows_samples_from_a_file(bundles, tmp_path):
+def test_the_example_in_c_follows_samples_from_a_file(bundles, derived, tmp_path):
     program = compiled(EXAMPLES / "follow.c", tmp_path / "follow", "-Wall", "-Wextra", "-Werror")
     rows = np.random.default_rng(6).normal(size=(130, 3)).round(3).astype(np.float32)
     text = "\n".join(",".join(f"{value:g}" for value in row) for row in rows).replace("\n", "\n,,\n", 1)
@@ -580,6 +627,12 @@ def test_the_example_in_c_follows_samples_from_a_file(bundles, tmp_path):
     with EdgePredictor.open(bundles["windows"], backend="native") as predictor:
         expected = predictor.stream(hop=61).push(with_gap)
     assert done.stdout.splitlines() == [
+        f"{answer.status} {answer.label} {answer.probability:.3f} {answer.reason}" for answer in expected
+    ]
+    cheap = subprocess.run([program, derived[1], "recorded"], input=text, capture_output=True, text=True, check=True)
+    with EdgePredictor.open(derived[1], backend="native") as predictor:
+        expected = predictor.stream(hop=50, modality="acc").push(with_gap)
+    assert cheap.stdout.splitlines() == [
         f"{answer.status} {answer.label} {answer.probability:.3f} {answer.reason}" for answer in expected
     ]
     refused = subprocess.run([program, tmp_path / "none.edge"], input="", capture_output=True, text=True, check=False)
@@ -647,7 +700,7 @@ def test_the_examples_in_other_languages_answer_as_python_does(bundles, tmp_path
 
 
 @pytest.mark.slow
-def test_damaged_models_and_bundles_break_nothing_under_sanitizers(bundles, tmp_path):
+def test_damaged_models_and_bundles_break_nothing_under_sanitizers(bundles, derived, tmp_path):
     objects: list[str] = []
     flags = [
         "-g",
@@ -671,7 +724,7 @@ def test_damaged_models_and_bundles_break_nothing_under_sanitizers(bundles, tmp_
         pytest.skip(f"this compiler has no sanitizers: {linked.stderr}")
     assert linked.returncode == 0, linked.stderr
     dice, seeds = random.Random(5), [(FUZZED.with_name("seeds") / "trees.native").read_bytes()]
-    for path in bundles.values():
+    for path in (*bundles.values(), derived[1]):
         with zipfile.ZipFile(path) as archive:
             seeds += [path.read_bytes(), *(archive.read(name) for name in archive.namelist() if "native" in name)]
     files = []
@@ -698,4 +751,4 @@ def test_cmake_finds_the_library(tmp_path):
     subprocess.run(["cmake", "-S", tmp_path, "-B", tmp_path / "b", f"-Dmmkd_DIR={FOLDER}"], check=True)
     subprocess.run(["cmake", "--build", tmp_path / "b"], check=True)
     done = subprocess.run([tmp_path / "b" / "follow"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "usage: follow BUNDLE < SAMPLES.csv\n")
+    assert (done.returncode, done.stderr) == (2, "usage: follow BUNDLE [recorded] < SAMPLES.csv\n")

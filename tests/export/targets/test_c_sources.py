@@ -10,6 +10,7 @@ import pytest
 
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.derive import derived_modality
 from mmkd_edge.errors import UsageError
 from mmkd_edge.native import NativeModel
 from mmkd_edge.spec import ModalitySpec, TaskSpec
@@ -42,7 +43,8 @@ def exported(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("c") / "acc.ckpt"
     encoder = EncoderConfig(width=16, heads=2, depth=1, most_tokens=8, dropout=0.0)
     config = StudentConfig(preset="toy", encoder=encoder, causal=request.param == "causal")
-    student = make_student(modality=ACC, windows=12, config=config)
+    modality = derived_modality('acc[x,y"]@1s,25Hz', [ACC]) if request.param == "int8" else ACC
+    student = make_student(modality=modality, windows=12, config=config)
     if request.param == CONV:
         student = of_features(student, CONV)
     elif request.param == "trees":
@@ -70,12 +72,13 @@ def test_the_sources_compile_without_a_warning_and_answer_as_the_checkpoint(expo
         is_int8 = any(each.precision == "int8" for each in bundle.manifest.models[0].artifacts)
     assert verdict.endswith(": passed" if is_int8 else " of at most 100 millionths: passed")
     window = np.random.default_rng(3).normal(size=(61, 3)).astype(np.float32)
-    window[4, 1], window[9, 0] = np.nan, 70.0
+    window[14, 1], window[19, 0] = np.nan, 70.0
+    window = window[11:] if is_int8 else window  # the newest second, of which its sensor is derived
     values = ", ".join(value.hex() if np.isfinite(value) else "NAN" for value in window.ravel().tolist())
     text = (
         f'#include <math.h>\n#include <stdio.h>\n#include "student.h"\nint main(void)\n{{\n'
         f"    static const float window[] = {{{values}}};\n    float answers[STUDENT_OUTPUTS];\n"
-        "    int best = student_predict(window, answers, 0);\n"
+        f"    int best = student_predict{'_recorded' if is_int8 else ''}(window, answers, 0);\n"
         '    printf("%s %s %.6f\\n", student_labels[best], student_channels[1], (double)answers[best]);\n'
         "    return 0;\n}\n"
     )
@@ -86,7 +89,7 @@ def test_the_sources_compile_without_a_warning_and_answer_as_the_checkpoint(expo
         subprocess.run([compiler, tmp_path / name, *library, "-o", tmp_path / "one"], check=True)
         answers.append(subprocess.run([tmp_path / "one"], capture_output=True, text=True, check=True).stdout)
     with EdgePredictor.open(exported, backend="native", precision="int8" if is_int8 else "fp32") as predictor:
-        expected = predictor.predict(window)
+        expected = predictor.predict({"acc": window} if is_int8 else window)
     assert answers == [f'{expected.label} y" {expected.probability:.6f}\n'] * 2
 
 

@@ -13,13 +13,18 @@ static mmkd_model model;
 static float scratch[$scratch] __attribute__((aligned(64)));
 static float values[STUDENT_SAMPLES * STUDENT_CHANNELS], present[STUDENT_SAMPLES * STUDENT_CHANNELS];
 
-int student_predict(const float *window, float *answers, float *novelty)
+static int open_student(void)
 {
     static int is_open;
+    is_open = is_open || !mmkd_model_place(student_tensors, $bytes, MMKD_ISA_BASE, &model, 0, 0);
+    return is_open;
+}
+
+int student_predict(const float *window, float *answers, float *novelty)
+{
     float logits[STUDENT_OUTPUTS], none = 0;
     int best = 0, any = 0;
-    if (!is_open && mmkd_model_place(student_tensors, $bytes, MMKD_ISA_BASE, &model, 0, 0)) return -1;
-    is_open = 1;
+    if (!open_student()) return -1;
     for (int i = 0; i < STUDENT_SAMPLES * STUDENT_CHANNELS; i++) {
         int there = isfinite(window[i]) && window[i] >= ${low}f && window[i] <= ${high}f;
         present[i] = there ? 1.0f : 0.0f;
@@ -31,3 +36,4 @@ int student_predict(const float *window, float *answers, float *novelty)
         if (answers[k] > answers[best]) best = k;
     return any ? best : -1;
 }
+$recorded_c

@@ -16,7 +16,7 @@ extern const char *const student_channels[STUDENT_CHANNELS]; /* $unit at $rate H
  * answers: STUDENT_OUTPUTS numbers: $answers. novelty: distance from the training windows, or NULL.
  * Returns the number of the label with the largest answer, or -1 if every value is missing. For one thread. */
 int student_predict(const float *window, float *answers, float *novelty);
-
+$recorded_h
 #ifdef __cplusplus
 }
 #endif
