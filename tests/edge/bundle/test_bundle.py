@@ -225,27 +225,29 @@ def test_what_the_manifest_does_not_say_is_not_written(kit, tmp_path):
     parts = kit.parts(kit.modality)
     other, contract = b"# B student\n", "a bundle holds exactly what its manifest lists"
     hashes = [hashlib.sha256(data).hexdigest() for data in (b"# A student\n", other)]
+    few = {name: data for name, data in parts.members.items() if name != "README.md"}
     for members, fault in (
         ({**parts.members, "notes.txt": b"x"}, f"'notes.txt' is not in the manifest; {contract}"),
         ({**parts.members, "README.md": b"x"}, f"'README.md': expected 12 bytes, got 1; {AGAIN}"),
         ({**parts.members, "README.md": other}, f"'README.md': expected SHA-256 {hashes[0]}, got {hashes[1]}; {AGAIN}"),
-        (
-            {name: data for name, data in parts.members.items() if name != "README.md"},
-            f"'README.md' is in the manifest and missing; {contract}",
-        ),
+        (few, f"'README.md' is in the manifest and missing; {contract}"),
     ):
         assert said(BundleError, write_bundle, path, manifest=parts.manifest, members=members) == f"{path}: {fault}"
     said(ManifestError, parts.with_model(name="../acc").write, path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_not_there_and_an_unknown_example_are_usage_errors(kit, tmp_path):
+def test_an_absent_folder_an_unknown_example_and_a_bundle_that_is_too_large_are_refused(kit, tmp_path, monkeypatch):
     path = tmp_path / "no" / "student.edge"
     told = f"{path}: cannot write it: no such file or directory; check the path; an earlier file is left as it was"
     assert said(UsageError, lambda: kit.parts(kit.modality).write(path)) == told
     names = ", ".join(repr(path.stem) for path in sorted(example_bundle("watch_acc").parent.glob("*.edge")))
     told = f"example bundle 'no_such_student' is unknown; expected one of: {names}"
     assert said(UsageError, lambda: example_bundle("no_such_student")) == told
+    monkeypatch.setattr("mmkd_edge.bundle.bundle.MAX_BUNDLE_BYTES", 1000)
+    told = said(BundleError, kit.parts(kit.modality).write, tmp_path / "a.edge")
+    assert re.fullmatch(rf"{tmp_path}/a\.edge: expected at most 1000 bytes, got \d{{4}}; leave an artifact out", told)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_precision_auto_is_fp32_and_why_no_artifact_fits_is_said_of_each(kit):
@@ -273,15 +275,6 @@ def test_the_whole_file_is_verified_once_more_when_it_is_taken(bundle_path):
         told = f"{bundle_path}: the file was changed while the bundle was open; open it again"
         assert said(BundleError, bundle.whole) == told
     assert said(UsageError, bundle.whole) == f"{bundle_path}: the bundle is closed; open it again"
-
-
-def test_a_bundle_that_is_too_large_is_not_written(kit, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmkd_edge.bundle.bundle.MAX_BUNDLE_BYTES", 1000)
-    assert re.fullmatch(
-        rf"{tmp_path}/a\.edge: expected at most 1000 bytes, got \d{{4}}; leave an artifact out",
-        said(BundleError, lambda: kit.parts(kit.modality).write(tmp_path / "a.edge")),
-    )
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bundle_that_is_cut_short_while_read_says_so(bundle_path, monkeypatch):
