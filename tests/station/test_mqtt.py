@@ -261,6 +261,7 @@ def test_a_text_that_names_no_broker_says_why(text, expected, acc):
 def test_a_place_may_have_an_address_of_version_6_and_no_port():
     endpoint = read_endpoint("mqtt://[::1]/a/b?qos=0", scheme="mqtt://", options=("qos",), port=1883)
     assert (endpoint.host, endpoint.port, endpoint.path, endpoint.options) == ("::1", 1883, "a/b", {"qos": "0"})
+    assert endpoint.address == "[::1]:1883"
 
 
 @pytest.mark.slow

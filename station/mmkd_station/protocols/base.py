@@ -119,8 +119,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str:
-        """`HOST:PORT`."""
-        return f"{self.host}:{self.port}"
+        """`HOST:PORT`, an IPv6 host in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def number(self, name: str, default: float, *, least: float, most: float) -> float:
         """Return a numeric option. Raises UsageError."""

@@ -51,8 +51,7 @@ class InfluxSink(Sink):
         if "org" in self._server.options:
             query["org"] = self._server.options["org"]
         scheme = "https" if self._server.uses_tls() else "http"
-        host = f"[{self._server.host}]" if ":" in self._server.host else self._server.host
-        self._url = f"{scheme}://{host}:{self._server.port}{path}?{urlencode(query)}"
+        self._url = f"{scheme}://{self._server.address}{path}?{urlencode(query)}"
         self._headers = {"Content-Type": "text/plain; charset=utf-8"} | _authorization(self._server, version)
         context = ssl.create_default_context(cafile=self._server.file("ca"))
         self._opener = urllib.request.build_opener(NoRedirects, urllib.request.HTTPSHandler(context=context))
@@ -88,15 +87,11 @@ def _authorization(server: Endpoint, version: str) -> dict[str, str]:
 def point(record: Record) -> str:
     """Return a record as a line of the line protocol."""
     values = msgspec.structs.asdict(record)
-    tags = {name: values.pop(name, "") for name in _TAGS}
+    tags = {name: _ESCAPED.sub(r"\\\g<0>", _NOT_IN_TAGS.sub("\ufffd", values.pop(name, ""))) for name in _TAGS}
     measurement = f"mmkd_{record.__struct_config__.tag}"
-    keys = ",".join([measurement, *(f"{name}={_tag(text)}" for name, text in tags.items() if text)])
+    keys = ",".join([measurement, *(f"{name}={text}" for name, text in tags.items() if text)])
     fields = ",".join(field for name, value in values.items() for field in _fields(name, value))
     return f"{keys} {fields} {round(record.decided_s * 1e6) * 1000 + record.number % 1000}"
-
-
-def _tag(text: str) -> str:
-    return _ESCAPED.sub(r"\\\g<0>", _NOT_IN_TAGS.sub("\ufffd", text))
 
 
 def _fields(name: str, value: object) -> Iterator[str]:

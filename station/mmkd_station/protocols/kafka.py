@@ -58,10 +58,9 @@ def _server(text: str, *, options: Sequence[str] = ()) -> Endpoint:
 def _settings(server: Endpoint) -> dict[str, object]:
     variables = os.environ.get(USER_VARIABLE, ""), os.environ.get(PASSWORD_VARIABLE, "")
     user, password = server.credentials() or variables
-    host = f"[{server.host}]" if ":" in server.host else server.host
     files = {"ssl.ca.location": "ca", "ssl.certificate.location": "cert", "ssl.key.location": "key"}
     settings: dict[str, object] = {
-        "bootstrap.servers": f"{host}:{server.port}",
+        "bootstrap.servers": server.address,
         "security.protocol": f"{'sasl_' if user else ''}{'ssl' if server.uses_tls() else 'plaintext'}",
         "client.id": "mmkd-run",
         "log_level": 0,  # errors come by `error_cb`
