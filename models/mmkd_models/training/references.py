@@ -55,8 +55,8 @@ Features = NDArray[np.float64]
 
 def group_reference(train: Windows, valid: Windows, modality: str) -> GroupReference | None:
     """Measure how groups differ, or ten blocks of windows; None for too few."""
-    each = [part.subset(part.groups == group) for part in (train, valid) for group in np.unique(part.groups)]
-    groups = [group for group in each if len(group) >= _MIN_WINDOWS_OF_GROUP]
+    every = [part.subset(part.groups == name) for part in (train, valid) for name in np.unique(part.groups)]
+    groups = [group for group in every if len(group) >= _MIN_WINDOWS_OF_GROUP]
     between: Literal["groups", "recordings", "blocks"] = "groups"
     source = train.source
     if isinstance(source, CutWindows) and (source.recording[train.rows] == train.groups).all():
@@ -72,14 +72,14 @@ def group_reference(train: Windows, valid: Windows, modality: str) -> GroupRefer
             for rows in np.array_split(np.arange(len(part)), count)
             if len(rows)
         ]
-    kept = [groups[number] for number in _spaced(len(groups), _MAX_GROUPS)]
-    measured = [_features(group, modality) for group in kept]
+    groups = [groups[number] for number in _spread_numbers(len(groups), _MAX_GROUPS)]
+    measured = [_measure_features(group, modality) for group in groups]
     spec = train.spec.modality(modality)
     reference = fit_reference(measured, channels=len(spec.channels), between=between)
     if spec.kind == "video":  # bytes have one scale
         return reference
     limits = magnitude_limits(
-        [np.concatenate([channel_magnitudes(*part) for part in _prepared(group, modality)]) for group in kept]
+        [np.concatenate([channel_magnitudes(*part) for part in _prepare_blocks(group, modality)]) for group in groups]
     )
     return msgspec.structs.replace(reference, magnitude=limits)
 
@@ -87,38 +87,36 @@ def group_reference(train: Windows, valid: Windows, modality: str) -> GroupRefer
 def magnitude_limits(groups: Sequence[Features]) -> MagnitudeLimits:
     """Return limits of a window's magnitude from each group's channels (N, C), and their error rate."""
     outside: list[NDArray[np.bool_]] = []
-    for others, part in _left_out(groups):
-        usual, lowest, highest = _magnitude_limits(others)
+    for others, part in _leave_parts_out(groups):
+        usual, lowest, highest = _fit_magnitudes(others)
         for number in part:
-            magnitudes = _magnitudes(groups[number], usual)
+            magnitudes = _group_magnitudes(groups[number], usual)
             outside.append((magnitudes < lowest) | (magnitudes > highest))
-    usual, lowest, highest = _magnitude_limits(groups)
+    usual, lowest, highest = _fit_magnitudes(groups)
     return MagnitudeLimits(
         usual=tuple(usual.tolist()), lowest=lowest, highest=highest, outside_rate=float(np.concatenate(outside).mean())
     )
 
 
-def _left_out(groups: Sequence[Features]) -> Iterator[tuple[list[Features], list[int]]]:
+def _leave_parts_out(groups: Sequence[Features]) -> Iterator[tuple[list[Features], list[int]]]:
     parts = min(_PARTS, len(groups))
     for part in range(parts):
-        yield (
-            [group for number, group in enumerate(groups) if number % parts != part],
-            [*range(len(groups))][part::parts],
-        )
+        others = [group for number, group in enumerate(groups) if number % parts != part]
+        yield others, list(range(part, len(groups), parts))
 
 
-def _magnitudes(group: Features, usual: NDArray[np.float64]) -> NDArray[np.float64]:
+def _group_magnitudes(group: Features, usual: NDArray[np.float64]) -> NDArray[np.float64]:
     expected = usual.tolist()
     return np.array([magnitude(row, expected) for row in group.tolist()])
 
 
-def _magnitude_limits(groups: Sequence[Features]) -> tuple[NDArray[np.float64], float, float]:
+def _fit_magnitudes(groups: Sequence[Features]) -> tuple[NDArray[np.float64], float, float]:
     """Usual root mean square of channels (C,), lowest and highest usual magnitude."""
     everything = np.concatenate(groups)
     empty = np.isnan(everything).all(axis=0)
     usual = np.nanquantile(np.where(empty, 0.0, everything), 0.9, axis=0)
     usual = np.where(usual > 0, usual, 1.0)
-    magnitudes = [_magnitudes(group, usual) for group in groups]
+    magnitudes = [_group_magnitudes(group, usual) for group in groups]
     quantiles = [_WINDOWS_BEYOND, 1 - _WINDOWS_BEYOND]
     ends = np.array([np.nanquantile(group, quantiles) for group in magnitudes if np.isfinite(group).any()])
     if not len(ends):  # no window has a sample
@@ -132,13 +130,13 @@ def fit_reference(
 ) -> GroupReference:
     """Return kinds of windows, usual values and limits from each group's features (N, F)."""
     most = max(_MIN_WINDOWS_OF_GROUP, MAX_WINDOWS // len(groups))
-    groups = [one[_spaced(len(one), max(most, _BLOCK))] for one in groups]
-    kinds = _kinds(np.concatenate(groups), channels)
-    misfit, axes, levels = _limits(_of_strangers(groups, channels)).tolist()
+    groups = [group[_spread_numbers(len(group), max(most, _BLOCK))] for group in groups]
+    kinds = _fit_kinds(np.concatenate(groups), channels)
+    misfit, axes, levels = _widen_limits(_left_out_scores(groups, channels)).tolist()
     return GroupReference(
         between=between,
         groups=len(groups),
-        windows=sum(len(one) for one in groups),
+        windows=sum(map(len, groups)),
         fewest_windows=MIN_WINDOWS,
         false_alarm_rate=max(_FALSE_ALARM_RATE, 1 / (len(groups) + 1)),
         scales=tuple(kinds.scales.tolist()),
@@ -150,39 +148,39 @@ def fit_reference(
     )
 
 
-def _of_strangers(groups: Sequence[Features], channels: int) -> NDArray[np.float64]:
+def _left_out_scores(groups: Sequence[Features], channels: int) -> NDArray[np.float64]:
     scores = np.zeros((len(groups), 3))
-    for others, part in _left_out(groups):
-        kinds = _kinds(np.concatenate(others), channels)
+    for others, part in _leave_parts_out(groups):
+        kinds = _fit_kinds(np.concatenate(others), channels)
         for number in part:
             blocks = np.array_split(groups[number], max(1, len(groups[number]) // _BLOCK))
             scores[number] = np.max([kinds.measure(rows).scores for rows in blocks], axis=0)
     return scores
 
 
-def _spaced(count: int, most: int) -> list[int]:
+def _spread_numbers(count: int, most: int) -> list[int]:
     return sorted({int(number) for number in np.linspace(0, count - 1, min(count, most))})
 
 
-def _features(windows: Windows, modality: str) -> Features:
-    step, found = max(1, windows.spec.modality(modality).samples // ROWS), []
-    for values, present in _prepared(windows, modality):
+def _measure_features(windows: Windows, modality: str) -> Features:
+    step, rows = max(1, windows.spec.modality(modality).samples // ROWS), []
+    for values, present in _prepare_blocks(windows, modality):
         pairs = zip(values[:, ::step], present[:, ::step] > 0, strict=True)
-        found += [window_features(one, there) for one, there in pairs]
-    return np.array(found)
+        rows += [window_features(window, there) for window, there in pairs]
+    return np.array(rows)
 
 
-def _prepared(windows: Windows, modality: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+def _prepare_blocks(windows: Windows, modality: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     windows = windows.with_modalities((modality,))
     for start in range(0, len(windows), 32):
         taken = windows.take(np.arange(start, min(start + 32, len(windows))))[modality]
         yield channel_rows(*prepare_batch(taken, windows.spec.modality(modality)))
 
 
-def _kinds(features: Features, channels: int) -> Kinds:
+def _fit_kinds(features: Features, channels: int) -> Kinds:
     logs = features[:, channels : 2 * channels]
-    known = [one[np.isfinite(one)] for one in logs.T]
-    scales = np.array([np.exp(np.median(one)) if len(one) else 1.0 for one in known])
+    known = [channel[np.isfinite(channel)] for channel in logs.T]
+    scales = np.array([np.exp(np.median(channel)) if len(channel) else 1.0 for channel in known])
     floors = np.full(features.shape[1], -np.inf)
     floors[channels : 2 * channels] = np.log(QUIETEST * scales)
     features = np.maximum(features, floors)  # NaN stays
@@ -191,7 +189,7 @@ def _kinds(features: Features, channels: int) -> Kinds:
     filled = np.where(there, features, means)
     least = 1e-3 * np.concatenate([scales, np.ones(len(means) - channels)])
     std = np.maximum(filled.std(axis=0), least)
-    kind_of = _clustered(np.clip((filled - means) / std, -5, 5), most=_KINDS)
+    kind_of = _cluster_points(np.clip((filled - means) / std, -5, 5), most=_KINDS)
     of_kind = [filled[kind_of == kind] for kind in np.unique(kind_of)]
     centres = np.array([rows.mean(axis=0) for rows in of_kind])
     squares = np.array([np.square(rows - centre).sum(axis=0) for rows, centre in zip(of_kind, centres, strict=True)])
@@ -202,7 +200,7 @@ def _kinds(features: Features, channels: int) -> Kinds:
     return Kinds(centres=centres, spreads=spreads, scales=scales)
 
 
-def _clustered(points: Features, *, most: int) -> NDArray[np.intp]:
+def _cluster_points(points: Features, *, most: int) -> NDArray[np.intp]:
     """(N,) the cluster of each point (N, F): k-means from points far apart."""
     centres = [points[np.square(points).sum(axis=1).argmin()]]
     nearest = np.square(points - centres[0]).sum(axis=1)
@@ -222,7 +220,7 @@ def _clustered(points: Features, *, most: int) -> NDArray[np.intp]:
     return kind_of
 
 
-def _limits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def _widen_limits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """(3,) limits from left-out scores (G, 3), widened by one factor."""
     usual = np.median(scores, axis=0) * [1, 0, 0]  # improvements begin at nothing, misfits anywhere
     above = np.sort(scores - usual, axis=0)
@@ -238,8 +236,8 @@ def training_embeddings(
 ) -> TrainingEmbeddings:
     """Summarise training embeddings."""
     return embeddings_summary(
-        _embedded(network, train, modality=modality, most=_MAX_EMBEDDED_WINDOWS),
-        _embedded(network, valid, modality=modality, most=MAX_NOVELTY_WINDOWS),
+        _embed_sample(network, train, modality=modality, most=_MAX_EMBEDDED_WINDOWS),
+        _embed_sample(network, valid, modality=modality, most=MAX_NOVELTY_WINDOWS),
     )
 
 
@@ -249,7 +247,7 @@ def embeddings_summary(trained: NDArray[np.float32], unseen: NDArray[np.float32]
     middle, spread = embeddings.mean(axis=0), embeddings.std(axis=0)
     spread = np.maximum(spread, max(_MIN_SPREAD * float(spread.max()), 1e-12))
     points = (embeddings - middle) / spread
-    kind_of = np.unique(_clustered(points, most=MAX_CENTRES), return_inverse=True)[1]
+    kind_of = np.unique(_cluster_points(points, most=MAX_CENTRES), return_inverse=True)[1]
     centres = np.stack([points[kind_of == kind].mean(axis=0) for kind in range(kind_of.max() + 1)])
     usual = float(np.median(np.square(points - centres[kind_of]).sum(axis=1)))
     unit = 1.0 / max(np.sqrt(usual), 1e-6)
@@ -261,13 +259,13 @@ def embeddings_summary(trained: NDArray[np.float32], unseen: NDArray[np.float32]
     return replace(seen, scores=scores.sort().values)
 
 
-def _embedded(network: nn.Module, parts: Sequence[Windows], *, modality: str, most: int) -> NDArray[np.float32]:
+def _embed_sample(network: nn.Module, parts: Sequence[Windows], *, modality: str, most: int) -> NDArray[np.float32]:
     count = sum(map(len, parts))
     chosen = np.sort(np.random.default_rng(_SEED).permutation(count)[:most])
-    found, first = [], 0
+    embeddings, first = [], 0
     for part in parts:
         rows = chosen[(chosen >= first) & (chosen < first + len(part))] - first
         first += len(part)
         if len(rows):
-            found.append(embeddings_of(network, part.subset(rows), modality=modality))
-    return np.concatenate(found)
+            embeddings.append(embeddings_of(network, part.subset(rows), modality=modality))
+    return np.concatenate(embeddings)
