@@ -31,11 +31,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return f"{where}, {self.cores} core{'' if self.cores == 1 else 's'}"
 
 
-def this_machine(root: Path = ROOT) -> Machine:
-    """Describe the machine with the file system at `root`."""
+def this_machine() -> Machine:
+    """Describe this machine."""
     return Machine(
-        cpu=cpu_name(read_text(root / "proc/cpuinfo") or ""),
-        board=board_name(root),
+        cpu=cpu_name(read_text(ROOT / "proc/cpuinfo") or ""),
+        board=board_name(),
         architecture=platform.machine(),
         cores=usable_cores(),
     )

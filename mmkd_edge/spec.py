@@ -162,11 +162,6 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """The logit from which a `multi_label` label is on."""
         return math.log(self.on_from / (1 - self.on_from))
 
-    @property
-    def unit_text(self) -> str:
-        """The target's unit after a space, to follow a number."""
-        return f" {self.unit}" if self.unit else ""
-
 
 def label_dtype(kind: TaskKind) -> Literal["int64", "uint8", "float32"]:
     """Return the dtype of labels: class numbers (N,), labels off or on (N, K), numbers (N,)."""

@@ -94,7 +94,8 @@ def _lock(lock: Path, output: Path) -> int:
             with contextlib.suppress(OSError):  # another user's, read-only
                 os.ftruncate(descriptor, 0)
                 os.lseek(descriptor, 0, os.SEEK_SET)
-                os.write(descriptor, _describe_owner().encode())
+                who = f"{Path(sys.argv[0]).name} (process {os.getpid()} of {user_name()} on {socket.gethostname()}"
+                os.write(descriptor, f"{who}, since {time.strftime('%Y-%m-%d %H:%M:%S')})".encode())
             return descriptor
         os.close(descriptor)  # its owner has removed it
 
@@ -111,9 +112,3 @@ def _is_still(descriptor: int, lock: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), lock.stat())
     except FileNotFoundError:
         return False
-
-
-def _describe_owner() -> str:
-    """`mmkd-train (process 71 of ada on line3, since 2026-11-26 08:21:32)`."""
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    return f"{Path(sys.argv[0]).name} (process {os.getpid()} of {user_name()} on {socket.gethostname()}, since {since})"

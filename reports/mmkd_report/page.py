@@ -150,9 +150,9 @@ class Columns:
     style: str = ""
 
 
-def columns(items: Iterable[Block], style: str = "") -> Columns:
+def columns(items: Iterable[Block]) -> Columns:
     """Return single blocks side by side."""
-    return Columns([[item] for item in items], style)
+    return Columns([[item] for item in items])
 
 
 @dataclass(frozen=True)

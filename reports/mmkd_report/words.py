@@ -245,8 +245,3 @@ def leak_sentence(
         f"{measure.words} {score} on the unlabelled ones without any sensor (chance: "
         f"{score_with_unit(leak.chance.figure, measure)}). {cure} instead (--labelled-groups)."
     )
-
-
-def terminal_score(value: float | None, measure: Measure) -> str:
-    """Write a score without the unit."""
-    return for_terminal(score_text(value, measure))

@@ -66,17 +66,12 @@ def check_rules(rules: Sequence[AlarmRule], task: TaskSpec) -> None:
                 f"--alarm {rule.label}: expected a student of classes or labels, got one that answers a number; "
                 "compare the value where results are read"
             )
-        known = alarm_labels(task)
+        known = (UNKNOWN,) if task.kind == "normal" else task.labels
         if rule.label not in known:
             raise UsageError(f"--alarm {rule.label}: expected one of {', '.join(known)}; choose one of them")
     labels = [rule.label for rule in rules]
     for label in {label for label in labels if labels.count(label) > 1}:
         raise UsageError(f"--alarm {label}: it is there {labels.count(label)} times; give each label one rule")
-
-
-def alarm_labels(task: TaskSpec) -> tuple[str, ...]:
-    """Return the labels that an alarm may have."""
-    return (UNKNOWN,) if task.kind == "normal" else task.labels
 
 
 def vote_of(answer: Prediction | ResultRecord, label: str, task: TaskSpec) -> tuple[bool, float] | None:

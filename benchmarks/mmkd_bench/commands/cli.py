@@ -5,21 +5,18 @@ from __future__ import annotations
 from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-bench"):
+    from typing import TYPE_CHECKING, NoReturn
+
     from mmkd_edge.cli.catalogue import COMMANDS
     from mmkd_edge.cli.run import run_command
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     import typer
-
-_NEEDS = ("typer", "rich", "psutil")
 
 
 def main() -> NoReturn:
     """Run `mmkd-bench`."""
-    run_command("mmkd-bench", _bench, needs=_NEEDS, extra="bench")
+    run_command("mmkd-bench", _bench, needs=("typer", "rich", "psutil"), extra="bench")
 
 
 def make_app() -> typer.Typer:

@@ -23,6 +23,8 @@ from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.stream.stream import Stream
 from mmkd_report.schema.bench import GATHER, STAGES, ProcessStart, Stage
 
+Window = NDArray[Any]
+MAX_HOP = 1_000_000
 _MAX_TIME_WINDOWS = 20
 STAGE_FRACTION = 0.2  # time for stages over that of end-to-end calls
 
@@ -73,10 +75,6 @@ def measure_launch(job: RunJob, *, import_ms: float, stop: Event) -> tuple[RunOu
         return outcome, {"latency_ns": times.latency_ns}
 
 
-Window = NDArray[Any]
-MAX_HOP = 1_000_000
-
-
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """`call` takes `arguments` in turn; `stages` times its steps."""
@@ -114,7 +112,7 @@ def stream_workload(predictor: EdgePredictor, windows: Sequence[Window], *, hop:
         silent = Stream(
             modality=modality,
             task=predictor.task,
-            ask=lambda _window, _fault, _age_s: answer,
+            ask=lambda _window, _conditions, _stepped: answer,
             deliver=list,
             hop=hop,
             gap_s=None,

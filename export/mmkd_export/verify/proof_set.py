@@ -16,7 +16,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_graph import STATISTICS_KEY
 from mmkd_export.verify.answers import FP32_TOLERANCE, NetworkAnswers, with_missing_samples
 from mmkd_export.verify.gate import GateWindows
-from mmkd_export.verify.windows import RealWindows, rows_without, windows_from_dataset
+from mmkd_export.verify.windows import RealWindows, windows_from_dataset
 
 if TYPE_CHECKING:
     import onnx
@@ -76,7 +76,8 @@ def build_proof_set(
         )
     else:
         named = windows_from_dataset(evaluation, modality=modality, task=task, most=None)
-        rows = rows_without(named.windows, real.windows[calibrate])
+        calibrating = {window.tobytes() for window in real.windows[calibrate]}
+        rows = np.flatnonzero([window.tobytes() not in calibrating for window in named.windows])
         if len(rows) == 0:
             raise UsageError(
                 f"{evaluation}: --eval: expected windows that do not calibrate, got {len(named.windows)} that all do; "

@@ -93,12 +93,6 @@ def judging_half(labels: Labels) -> NDArray[np.bool_]:
     return judge
 
 
-def rows_without(windows: NDArray[Any], excluded: NDArray[Any]) -> NDArray[np.intp]:
-    """Return rows of N windows that are not excluded."""
-    known = {window.tobytes() for window in excluded}
-    return np.flatnonzero([window.tobytes() not in known for window in windows])
-
-
 def _real(windows: NDArray[Any], labels: Labels, *, source: str) -> RealWindows:
     return RealWindows(windows=windows, labels=labels, judge=judging_half(labels), source=source)
 

@@ -222,7 +222,8 @@ def labels_spread_in_time(train: Windows, truth: Labels) -> TestedNetwork | None
     visible, hidden = train.labelled, is_labelled(truth) & ~train.labelled
     if not (visible.any() and hidden.any()):
         return None
-    columns = _columns(train)  # (N, K)
+    labels, task = train.labels.reshape(len(train), -1), train.spec.task
+    columns = np.asarray(labels == np.arange(len(task.labels)) if task.kind == "classification" else labels, np.float64)
     answers = np.tile(columns[visible].mean(axis=0), (len(train), 1))
     owner, position = _places(train)
     for name in np.unique(owner[hidden]).tolist():
@@ -246,12 +247,6 @@ def leak_of(judged: Sequence[TestedNetwork | None], metric: str) -> LabelLeak | 
     best = 0.0 if measure_named(metric).lower_is_better else 1.0
     is_far = abs(best - figure.mean) <= (1 - FAR) * abs(best - chance.figure)
     return LabelLeak(figure=figure, chance=chance, leaks=chance.is_better and is_far)
-
-
-def _columns(train: Windows) -> NDArray[np.float64]:
-    if train.spec.task.kind == "classification":
-        return np.asarray(train.labels[:, None] == np.arange(len(train.spec.task.labels)), dtype=np.float64)
-    return train.labels.reshape(len(train), -1).astype(np.float64)
 
 
 def _places(train: Windows) -> tuple[NDArray[Any], NDArray[np.float64]]:

@@ -44,16 +44,14 @@ def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -
     return msgspec.structs.replace(document, kind=spec.task.kind, metric=metric, measures=measures)
 
 
-def gain_over_folds(
-    folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure, *, seed: int = 0
-) -> demo.Gain:
+def gain_over_folds(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure) -> demo.Gain:
     """Return the gain of students over baselines, over modalities and folds."""
     pairs = [
         ([fold.students[name].student.test for fold in folds], [fold.students[name].baseline.test for fold in folds])
         for name in modalities
     ]
     gained = "baseline's error minus student's" if measure.lower_is_better else "student minus baseline"
-    split, gain = folds[0].split, gains.gain_of_pairs(pairs, measure.name, seed=seed)
+    split, gain = folds[0].split, gains.gain_of_pairs(pairs, measure.name)
     resampled = _PEOPLE if split.resampled == OF_GROUPS.resampled else split.resampled
     interval = _INTERVAL.format(resampled)
     if gain.low is None:

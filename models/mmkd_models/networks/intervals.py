@@ -7,7 +7,6 @@ Intervals: A. Dempster, D. F. Schmidt, G. I. Webb, "QUANT", 2023 (arXiv 2308.009
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -82,16 +81,13 @@ class IntervalFeatures(nn.Module):
         turns = torch.outer(torch.arange(samples), torch.arange(1, self.bins + 1)).double() * (2 * torch.pi / samples)
         basis = torch.cat([turns.cos(), turns.sin()], dim=1) / samples**0.5
         self.register_buffer("basis", basis.float(), persistent=False)
-        for number, size in enumerate(self._interval_samples()):
+        lengths = (samples, samples - 1)[:samples]  # a single sample has no difference
+        interval_samples = [length >> self.depth << self.depth >> d for length in lengths for d in self._depths]
+        for number, size in enumerate(interval_samples):
             times = torch.arange(size).double() - (size - 1) / 2
             slope = times / times.square().sum().clamp(min=0.5)  # two samples have 0.5
             self.register_buffer(f"slope{number}", slope.float()[:, None], persistent=False)
             self.register_buffer(f"order{number}", _quantile_weights(size), persistent=False)
-
-    def _interval_samples(self) -> list[int]:
-        samples = self.view.spec.samples
-        lengths = (samples, samples - 1)[:samples]  # a single sample has no difference
-        return [length >> self.depth << self.depth >> d for length in lengths for d in self._depths]
 
     @property
     def _depths(self) -> range:
@@ -168,14 +164,8 @@ def apply_intervals(
     network: IntervalFeatures, values: NDArray[Any], present: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """(N, T, C), (N, T, C) -> (N, F) raw features."""
+    count = max(1, _CHUNK_VALUES // math.prod(network.view.spec.shape))
+    chunks = [slice(start, start + count) for start in range(0, len(values), count)]
     with torch.no_grad():
-        parts = [network(*batch).numpy() for batch in _batches(network, values, present)]
+        parts = [network(torch.from_numpy(values[own]), torch.from_numpy(present[own])).numpy() for own in chunks]
     return np.concatenate(parts) if parts else np.zeros((0, network.features), dtype=np.float32)
-
-
-def _batches(
-    network: IntervalFeatures, values: NDArray[Any], present: NDArray[np.float32]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    rows = max(1, _CHUNK_VALUES // math.prod(network.view.spec.shape))
-    for start in range(0, len(values), rows):
-        yield torch.from_numpy(values[start : start + rows]), torch.from_numpy(present[start : start + rows])

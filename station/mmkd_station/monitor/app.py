@@ -133,7 +133,7 @@ class MonitorApp:
     async def _events(self, request: Request) -> Response:
         from starlette.responses import StreamingResponse
 
-        station = self._requested_station(request)
+        station = self._station(request.query_params.get("station", self._service.stations[0].name))
         if len(self._pages) >= _MAX_PAGES:
             raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{_MAX_PAGES} pages are open already; close one")
         follower = PageFollower(self._service, station)
@@ -178,9 +178,6 @@ class MonitorApp:
         from starlette.responses import PlainTextResponse
 
         return PlainTextResponse(await asyncio.to_thread(service_metrics, self._service))
-
-    def _requested_station(self, request: Request) -> Station:
-        return self._station(request.query_params.get("station", self._service.stations[0].name))
 
     def _station(self, name: str) -> Station:
         for station in self._service.stations:
@@ -284,7 +281,7 @@ class PageFollower:
             "channels": modality.channels,
             "unit": modality.unit,
             "labels": task.labels,
-            "value_unit": task.unit_text.strip() if task.is_number else None,
+            "value_unit": (task.unit or "") if task.is_number else None,
             "rate_hz": modality.rate_hz,
             "span_s": SPAN_S,
             "drift": self._drift,

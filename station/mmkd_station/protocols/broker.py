@@ -150,9 +150,6 @@ class BrokerSink(Sink):
 
     _connection: Connection | None = None
 
-    def _is_connected(self) -> bool:
-        return self._connection is not None and not self._connection.lost.is_set()
-
     def _drop(self) -> None:
         """Close the connection, so that it cannot repeat records that are offered again."""
         if self._connection is not None:
@@ -162,7 +159,7 @@ class BrokerSink(Sink):
 
     def _leave(self, topic: str, payload: bytes, *, retain: bool, qos: int | None = None) -> None:
         """Publish what the last will would say, if there is a connection, and disconnect."""
-        if self._connection is not None and self._is_connected():
+        if self._connection is not None and not self._connection.lost.is_set():
             with contextlib.suppress(Exception):
                 self._connection.publish(topic, payload, retain=retain, qos=qos).wait_for_publish(2.0)
         self._drop()

@@ -278,13 +278,9 @@ def _label_rank(name: str) -> int:
     return next((rank for rank, word in enumerate(_LABEL_WORDS) if word in words), len(_LABEL_WORDS))
 
 
-def _head(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return stream.read(_HEAD_BYTES)
-
-
 def _text_table(file: Path) -> TextTable:
-    raw = _head(file)
+    with file.open("rb") as stream:
+        raw = stream.read(_HEAD_BYTES)
     marked = detect_encoding(file)
     encodings = _ENCODINGS if marked == "utf-8" else (marked,)
     encoding = next((name for name in encodings if is_decodable(raw, name)), "latin-1")
@@ -378,7 +374,8 @@ def _label_keys(sources: Sequence[FirstLook], labels: Sequence[FirstLook]) -> tu
     flags = sorted(dict.fromkeys(name for look in sources for name in look.flags), key=_label_rank)
     columns = [*flags, *dict.fromkeys(name for look in sources for name in look.texts)]
     parts = [part for part in sources[0].parts if all(part in look.parts for look in sources)]
-    parts = [part for part in parts if _is_label(sources[0].parts[part])]
+    values = {part: set(sources[0].parts[part]) for part in parts}
+    parts = [part for part in parts if 2 <= len(values[part]) <= _FEW and not re.search(r"\d", "".join(values[part]))]
     choices = [f"column = {name!r}" for name in columns] + [f"path = {part!r}" for part in parts]
     question = f"labels: which are they, {' or '.join(choices)}?" if len(choices) > 1 else ""
     if flags or (columns and not parts):
@@ -412,10 +409,6 @@ def _table_match(look: FirstLook, looks: Sequence[FirstLook], folder: Path, abov
             if len(known) > 1 and values & known and 2 * len(values & known) >= max(len(values), len(known)):
                 return {"match": ({part: name}, "")}
     return {}
-
-
-def _is_label(values: Sequence[str]) -> bool:
-    return 2 <= len(set(values)) <= _FEW and not any(re.search(r"\d", value) for value in values)
 
 
 def _group_keys(look: FirstLook, parts: Sequence[str], label: str) -> tuple[_Keys, str]:

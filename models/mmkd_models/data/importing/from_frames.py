@@ -61,7 +61,10 @@ def dataset(
 
     Raise UsageError for arguments that do not fit, DatasetError for recordings that break a rule.
     """
-    target = Path(_temporary_folder()) / "dataset" if path is None else Path(path)
+    if path is None:
+        path = Path(tempfile.mkdtemp(prefix="mmkd-"), "dataset")
+        atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    target = Path(path)
     name = name or target.name
     if isinstance(data, Mapping) and all(isinstance(values, np.ndarray) for values in data.values()):
         for what, given in (("window", window), ("hop", hop), ("time", time), ("sensors", sensors)):
@@ -84,12 +87,6 @@ def seconds(length: float | str, argument: str) -> float:
         return float(found[1]) * _SECONDS[found[2] or "s"] if found else float("nan") + int(length)
     except ValueError:
         raise UsageError(f'{argument}: expected "4s", "500ms" or seconds, got {length!r}; correct it') from None
-
-
-def _temporary_folder() -> str:
-    folder = tempfile.mkdtemp(prefix="mmkd-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def _rates(rate_hz: float | Mapping[str, float] | None, names: Sequence[str]) -> Mapping[str, float]:

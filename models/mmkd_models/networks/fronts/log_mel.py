@@ -160,7 +160,7 @@ def _power(parts: Tensor) -> Tensor:
     return real * real + imaginary * imaginary
 
 
-def mel_matrices(frame: int, rate_hz: float, mels: int = _MELS) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def mel_matrices(frame: int, rate_hz: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return a windowed discrete Fourier transform as two matmuls, and the triangles that pool its power.
 
     Even bins transform the sum of a frame's halves and odd ones the difference (Cooley, Tukey, Math. Comp. 19, 1965).
@@ -171,7 +171,7 @@ def mel_matrices(frame: int, rate_hz: float, mels: int = _MELS) -> tuple[Tensor,
     angle = 2 * np.pi * (np.outer(np.arange(frame // 2), bins) % frame) / frame
     even, odd = angle[:, : len(bins) // 2], angle[:, len(bins) // 2 :]
     bases = [np.concatenate([np.cos(part), -np.sin(part)], axis=1) for part in (even, odd)]
-    count = min(mels, len(bins))
+    count = min(_MELS, len(bins))
     filters = _triangles(bins * rate_hz / frame, rate_hz, count)
     while count > 1 and not filters.any(axis=0).all():
         count -= 1
