@@ -5,11 +5,9 @@ from types import SimpleNamespace
 
 import msgspec
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from mmkd_edge import BackendError, Bundle, EdgePredictor
+from mmkd_edge import BackendError, Bundle
 from mmkd_edge.backends.base import open_backend, open_steps
 from mmkd_edge.backends.steps import Steps
 from mmkd_edge.backends.trt.backend import TrtBackend
@@ -18,38 +16,6 @@ from tests.edge.said import said
 
 PRESENT = ("openvino", "tensorrt", "tensorrt_rtx")
 FILES = Path(__file__).parents[2] / "files"
-
-
-def split_model(kit):
-    """The test student, whose logits also go through a split at a place that the window says."""
-    model = onnx.load_from_string(kit.model(kit.modality))
-    graph = model.graph
-    graph.node[2].output[0] = "first"
-    nodes = [
-        helper.make_node("ReduceMax", ["first"], ["top"], keepdims=0),
-        helper.make_node("Cast", ["top"], ["whole"], to=TensorProto.INT64),
-        helper.make_node("Reshape", ["whole", "axes"], ["before"]),
-        helper.make_node("Concat", ["before", "six"], ["sizes"], axis=0),
-        helper.make_node("Concat", ["first", "first"], ["twice"], axis=1),
-        helper.make_node("Split", ["twice", "sizes"], ["none", "all"], axis=1),
-        helper.make_node("ReduceSum", ["all", "axes"], ["sum"]),
-        helper.make_node("Add", ["first", "sum"], ["logits"]),
-    ]
-    for place, node in enumerate(nodes, 3):
-        graph.node.insert(place, node)
-    graph.initializer.append(numpy_helper.from_array(np.array([6]), "six"))
-    return model.SerializeToString()
-
-
-def test_a_split_that_fails_in_openvino_is_never_the_answer_before(kit):
-    pytest.importorskip("openvino", reason="needs pip install 'mmkd-edge[openvino]'")
-    backend = open_backend("openvino", split_model(kit), threads=1)
-    entry = kit.parts(kit.modality).manifest.models[0]
-    with EdgePredictor(entry=entry, backend=backend) as predictor:
-        assert predictor.predict(np.zeros((20, 3))).status == "ok"
-        failed = predictor.predict(np.full((20, 3), 9.0))
-        assert (failed.status, failed.reason) == ("invalid", "the model's answer is not a distribution")
-        assert predictor.predict(np.zeros((20, 3))).status == "ok"
 
 
 @pytest.mark.parametrize("name", ["openvino", "litert"])
