@@ -238,12 +238,7 @@ def answer(*arguments):
 
 
 def fault_of(command, *, whole):
-    """What is wrong with a command line; nothing is carried out.
-
-    Args:
-        command: the program's name and its arguments.
-        whole: parse it as it is; else only its options must exist (in prose an option may stand without its value).
-    """
+    """What is wrong with a command line, which is only parsed; where it is not `whole`, its options must exist."""
     program, *arguments = command
     if program == "make":
         unknown = [target for target in arguments if "=" not in target and target not in MAKE_TARGETS]
