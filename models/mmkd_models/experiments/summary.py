@@ -75,7 +75,6 @@ def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> dem
 
 
 def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> demo.DemoTeacher:
-    members = folds[0].config.teacher_members
     network = _network([fold.teacher for fold in folds], measures, preset=folds[0].config.teacher)
     subsets = tuple(
         demo.SubsetScore(
@@ -87,7 +86,7 @@ def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[
     return demo.DemoTeacher(
         **msgspec.structs.asdict(network) | {"modalities": tuple(modality.name for modality in spec.modalities)},
         missing=subsets,
-        members=members if len(members) > 1 else (),
+        members=folds[0].config.teacher_members if len(folds[0].config.teacher_members) > 1 else (),
     )
 
 
