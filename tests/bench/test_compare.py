@@ -10,19 +10,15 @@ from tests.edge.said import said
 GATE = parse_conditions("p50>+5%,p90>+5%")
 
 
-@pytest.fixture
-def report_at():
-    def make(p50_us, *, seed=0, spread=0.02):
-        return make_report([make_launch(p50_us, spread=spread, seed=100 * seed + number) for number in range(5)])
-
-    return make
+def report_at(p50_us, *, seed=0, spread=0.02):
+    return make_report([make_launch(p50_us, spread=spread, seed=100 * seed + number) for number in range(5)])
 
 
 def _change(comparison, quantity):
     return next(change for change in comparison.changes if change.quantity == quantity)
 
 
-def test_slower_and_faster_builds_are_told_in_words(report_at):
+def test_slower_and_faster_builds_are_told_in_words():
     comparison = compare(report_at(100.0, spread=0.0), report_at(115.0, spread=0.0), conditions=GATE)
     assert comparison.verdict == "slower"
     assert said(PerformanceError, lambda: require_passed(comparison)) == (
@@ -53,7 +49,7 @@ def test_a_change_within_the_noise_of_launches_does_not_fail():
     assert compare(before, after, conditions=GATE).failed == ()
 
 
-def test_the_interval_covers_the_true_change(report_at):
+def test_the_interval_covers_the_true_change():
     covered = 0
     for seed in range(12):
         before, after = report_at(100.0, seed=2 * seed), report_at(110.0, seed=2 * seed + 1)
@@ -63,7 +59,7 @@ def test_the_interval_covers_the_true_change(report_at):
     assert covered >= 10
 
 
-def test_throughput_and_what_was_not_measured_have_conditions_of_their_own(report_at):
+def test_throughput_and_what_was_not_measured_have_conditions_of_their_own():
     comparison = compare(
         report_at(100.0), report_at(125.0), conditions=parse_conditions("throughput<-10%,throughput<-30%")
     )
@@ -86,7 +82,7 @@ def _with_energy(report, launches_mj):
     return msgspec.structs.replace(report, launches=launches, energy=energy, energy_note="")
 
 
-def test_energy_is_judged_by_its_launches(report_at):
+def test_energy_is_judged_by_its_launches():
     before = _with_energy(report_at(100.0), (0.98, 0.99, 1.00, 1.01, 1.02))
     conditions = parse_conditions("p90>+10%,energy>+5%")
     more = compare(before, _with_energy(report_at(100.0), (1.18, 1.19, 1.20, 1.21, 1.22)), conditions=conditions)
@@ -100,7 +96,7 @@ def test_energy_is_judged_by_its_launches(report_at):
     assert noisy.failed == ()
 
 
-def test_energy_that_is_not_clearly_above_idle_has_no_ratio(report_at):
+def test_energy_that_is_not_clearly_above_idle_has_no_ratio():
     before = _with_energy(report_at(100.0), (-0.01, 0.0, 0.01, 0.02, 0.03))
     after = _with_energy(report_at(100.0), (1.0, 1.0, 1.0, 1.0, 1.0))
     assert _change(compare(before, after, conditions=()), "energy").change is None
@@ -108,7 +104,7 @@ def test_energy_that_is_not_clearly_above_idle_has_no_ratio(report_at):
         compare(before, after, conditions=parse_conditions("energy>+5%"))
 
 
-def test_fewer_than_five_launches_are_not_compared(report_at):
+def test_fewer_than_five_launches_are_not_compared():
     interrupted = msgspec.structs.replace(make_launch(100.0), complete=False)
     four = make_report([make_launch(100.0)] * 4 + [interrupted])
     assert said(UsageError, lambda: compare(report_at(100.0), four, conditions=GATE)) == (
@@ -116,7 +112,7 @@ def test_fewer_than_five_launches_are_not_compared(report_at):
     )
 
 
-def test_what_else_differs_is_listed(report_at):
+def test_what_else_differs_is_listed():
     before = report_at(100.0)
     machine = msgspec.structs.replace(before.machine, versions={"mmkd-edge": "0.2.0"}, governors=("powersave",))
     after = msgspec.structs.replace(before, machine=machine)
@@ -154,7 +150,7 @@ def test_tails_are_not_judged_where_processes_competed_for_cores():
     )
 
 
-def test_a_report_survives_its_file_and_unstable_runs_are_remarked(report_at, tmp_path):
+def test_a_report_survives_its_file_and_unstable_runs_are_remarked(tmp_path):
     restless = make_report([make_launch(value) for value in (80.0, 90.0, 100.0, 110.0, 120.0)])
     assert compare(report_at(100.0), restless, conditions=()).remarks == (
         "the second run was unstable: medians of launches ran from 80 to 120 µs",

@@ -69,7 +69,7 @@ def test_medians_differences_and_ratios_are_those_of_the_calls(bundle, slow_bund
     report = measure_overhead(bundle, launches=1, duration_s=0.4)
     assert report.overhead_us.median > 0
     difference_us = report.predict_p50_us.median - report.bare_p50_us.median
-    assert report.overhead_us.median == pytest.approx(difference_us, rel=0.3, abs=1.0)
+    assert report.overhead_us.median == pytest.approx(difference_us, rel=0.5, abs=10.0)
     assert report.bare == "session.run"
 
 

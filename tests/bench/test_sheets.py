@@ -13,12 +13,7 @@ from tests.bench.made import make_launch, make_report
 
 ONE = summarise_repeats([100.0, 110.0, 120.0])
 SPREAD = ("110 µs", "100 µs", "120 µs")
-
-
-@pytest.fixture
-def run():
-    """Five equal launches of 100 µs."""
-    return make_report([make_launch(100.0)] * 5)
+RUN = make_report([make_launch(100.0)] * 5)
 
 
 def rows(report):
@@ -34,31 +29,31 @@ def sentences(report):
     return [for_terminal(part.plain) for part in make_sheet(report).parts if isinstance(part, Text)]
 
 
-def test_a_run_has_percentiles_stages_facts_and_its_verdict(run):
-    cells = rows(run)
+def test_a_run_has_percentiles_stages_facts_and_its_verdict():
+    cells = rows(RUN)
     assert ("p50", "100 µs", "100 µs") in cells
     assert ("p99.9", "needs 6 636 calls", "-") in cells
     assert ("energy", "not measured: no sensor") in cells
     assert ("check_window", "1.00 µs", "3.00 µs") in cells
-    assert "Stable." in sentences(run)
-    assert "5,000 calls in 5 of 5 launches" in sentences(run)
+    assert "Stable." in sentences(RUN)
+    assert "5,000 calls in 5 of 5 launches" in sentences(RUN)
 
 
-def test_rivals_have_a_row_each_or_a_reason(run):
+def test_rivals_have_a_row_each_or_a_reason():
     timed = RivalEngine(
         name="openvino", version="2026.4.1", load_ms=80.0, max_abs_error=1.25e-7, p50_us=ONE, p99_us=ONE, ratio=ONE
     )
     absent = RivalEngine(name="litert", reason="not installed: a, b")
-    report = RivalsReport(subject=run.subject, threads=1, tolerance=1e-4, rivals=(timed, absent), machine=run.machine)
+    report = RivalsReport(subject=RUN.subject, threads=1, tolerance=1e-4, rivals=(timed, absent), machine=RUN.machine)
     assert rows(report) == [("openvino", "2026.4.1", *SPREAD, "110 µs", "110.00 x", "80.0 ms", "1.2e-07")]
     assert sentences(report) == ["litert: not installed: a, b"]
 
 
-def test_capacity_has_the_answer_and_its_launches(run):
-    level = Level(streams=4, due=400, answered=400, response=run.result.latency, missed=0, cpu_cores=0.5, carried=True)
+def test_capacity_has_the_answer_and_its_launches():
+    level = Level(streams=4, due=400, answered=400, response=RUN.result.latency, missed=0, cpu_cores=0.5, carried=True)
     refused = msgspec.structs.replace(level, streams=5, missed=100, carried=False)
     report = CapacityReport(
-        subject=run.subject,
+        subject=RUN.subject,
         backend="ort",
         precision="fp32",
         threads=1,
@@ -72,7 +67,7 @@ def test_capacity_has_the_answer_and_its_launches(run):
         refused=refused,
         idle_cores=3.5,
         disturbances=("other processes used 40% of a core",),
-        machine=run.machine,
+        machine=RUN.machine,
     )
     assert [row[:3] for row in rows(report)] == [
         ("answer", "4", "yes"),
@@ -98,7 +93,7 @@ def test_capacity_has_the_answer_and_its_launches(run):
         ([0.98, 1.09, 1.2], "b.edge and a.onnx are equally fast within noise (0.980 to 1.20 over 3 repeats)"),
     ],
 )
-def test_pairs_and_overheads_are_tables_too(run, ratios, expected):
+def test_pairs_and_overheads_are_tables_too(ratios, expected):
     times = {f"{name}_{figure}_us": ONE for name in ("first", "second") for figure in ("p50", "p90", "p99")}
     pair = PairReport(
         first="a.onnx",
@@ -106,7 +101,7 @@ def test_pairs_and_overheads_are_tables_too(run, ratios, expected):
         threads=1,
         count=10,
         ratio=summarise_repeats(ratios),
-        machine=run.machine,
+        machine=RUN.machine,
         **times,
     )
     assert make_sheet(pair).heading == expected
@@ -118,13 +113,13 @@ def test_pairs_and_overheads_are_tables_too(run, ratios, expected):
         bare="session.run",
         bare_p50_us=ONE,
         overhead_us=ONE,
-        machine=run.machine,
+        machine=RUN.machine,
     )
     assert rows(overhead) == [(name, *SPREAD) for name in ("predict", "session.run", "difference")]
 
 
-def test_a_comparison_has_its_verdict_and_its_quantities(run):
-    comparison = compare(run, make_report([make_launch(120.0)] * 5), conditions=parse_conditions("p50>+5%"))
+def test_a_comparison_has_its_verdict_and_its_quantities():
+    comparison = compare(RUN, make_report([make_launch(120.0)] * 5), conditions=parse_conditions("p50>+5%"))
     assert make_sheet(comparison).heading == "Verdict: slower"
     assert rows(comparison)[0] == ("p50 *", "100 µs", "120 µs", "+20.0%", "+20.0% to +20.0%")
     assert any(line.startswith("failed: p50 changed by +20.0%") for line in sentences(comparison))

@@ -17,43 +17,20 @@ def typed(kind):
     return lambda document: msgspec.convert(document, kind)
 
 
+def rendered(render, read):
+    return lambda document: render(read(document))
+
+
 read_demo, read_study, read_judging = typed(DemoDocument), typed(StudyDocument), typed(JudgingDocument)
-
-
-def render_demo(document):
-    return demo.render_demo(read_demo(document))
-
-
-def render_study(document):
-    return study.render_study(read_study(document))
-
-
-def render_judging(document):
-    return judging.render_judging(read_judging(document))
-
-
-def render_export(document):
-    return export.render_export(msgspec.convert(document, ExportDocument))
-
-
-def render_sensors(document):
-    return sensors.render_sensors(msgspec.convert(document, SensorsDocument))
-
-
-def render_normal_sensors(document):
-    return normal_sensors.render_normal_sensors(msgspec.convert(document, NormalSensorsDocument))
-
-
-def render_variants(document):
-    return variants.render_variants(msgspec.convert(document, VariantsDocument))
-
-
-def render_adaptation(document):
-    return adaptation.render_adaptation(msgspec.convert(document, AdaptationDocument))
-
-
-def render_data_report(document):
-    return data.render_data_report(msgspec.convert(document, DataReport))
+render_demo = rendered(demo.render_demo, read_demo)
+render_study = rendered(study.render_study, read_study)
+render_judging = rendered(judging.render_judging, read_judging)
+render_export = rendered(export.render_export, typed(ExportDocument))
+render_sensors = rendered(sensors.render_sensors, typed(SensorsDocument))
+render_normal_sensors = rendered(normal_sensors.render_normal_sensors, typed(NormalSensorsDocument))
+render_variants = rendered(variants.render_variants, typed(VariantsDocument))
+render_adaptation = rendered(adaptation.render_adaptation, typed(AdaptationDocument))
+render_data_report = rendered(data.render_data_report, typed(DataReport))
 
 
 def render_bench(documents):

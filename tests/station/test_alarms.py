@@ -113,19 +113,15 @@ def test_of_several_labels_each_that_is_on_speaks():
     assert [(one.label, one.probability) for one in episodes.see(both)] == [("hot", 0.7)]
 
 
-@pytest.mark.parametrize(
-    ("rule", "expected"),
-    [
-        (AlarmRule(label="old"), "--alarm old: expected one of ok, worn; choose one of them"),
-        (
-            AlarmRule(label="worn", confirm="5/3"),
-            "--alarm worn: confirm: expected N/M with 1 <= N <= M <= 1000, got '5/3'; for instance 3/5",
-        ),
-        (AlarmRule(label="worn", release=0), "--alarm worn: release: expected 1 to 1000 results, got 0; correct it"),
-    ],
-)
-def test_a_rule_that_cannot_be_is_refused(rule, expected):
-    assert said(UsageError, lambda: Episodes([rule], TASK)) == expected
+def test_a_rule_that_cannot_be_is_refused():
+    def refusal(**rule):
+        return said(UsageError, Episodes, [AlarmRule(**rule)], TASK)
+
+    assert refusal(label="old") == "--alarm old: expected one of ok, worn; choose one of them"
+    assert refusal(label="worn", confirm="5/3") == (
+        "--alarm worn: confirm: expected N/M with 1 <= N <= M <= 1000, got '5/3'; for instance 3/5"
+    )
+    assert refusal(label="worn", release=0) == ("--alarm worn: release: expected 1 to 1000 results, got 0; correct it")
     with pytest.raises(UsageError, match="got one that answers a number"):
         Episodes([AlarmRule(label="level")], TaskSpec(kind="regression", labels=("level",)))
 

@@ -29,11 +29,16 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_results_come_after_so_many_samples(folder):
+@pytest.fixture(scope="module")
+def reference_file(folder):
+    """What was fitted to a result every two seconds."""
     file = folder / "every-two-seconds.json"
     run_edge(["commission", str(folder / "s.edge"), "--source", f"csv:{folder / 'log.csv'}", "--hop", "100", str(file)])
-    reference = read_reference(file)
-    assert reference.normal
+    return file
+
+
+def test_results_come_after_so_many_samples(reference_file):
+    reference = read_reference(reference_file)
     assert reference.normal.windows == 121  # of 241 every second
     assert reference.normal.hours == pytest.approx(121 / 1800)
 
@@ -127,11 +132,8 @@ def test_a_classifier_is_refused(bundle_path):
     )
 
 
-def test_a_reference_of_another_student_is_refused(folder):
-    file = folder / "machine.json"
-    if not file.exists():
-        run_edge(["commission", str(folder / "s.edge"), "--source", f"csv:{folder / 'log.csv'}", str(file)])
-    document = json.loads(file.read_bytes())
+def test_a_reference_of_another_student_is_refused(folder, reference_file):
+    document = json.loads(reference_file.read_bytes())
     document["commissioned"] |= {"student_sha256": "5" * 64, "model_id": "other"}
     (folder / "other.json").write_text(json.dumps(document))
     assert said(UsageError, EdgePredictor.open, folder / "s.edge", reference=folder / "other.json") == (
@@ -139,7 +141,7 @@ def test_a_reference_of_another_student_is_refused(folder):
         "with this bundle"
     )
     classifier = fake_entry(modality=ACC, labels="ab")
-    assert said(UsageError, lambda: commissioned_entry(classifier, read_reference(file))) == (
+    assert said(UsageError, lambda: commissioned_entry(classifier, read_reference(reference_file))) == (
         "reference of modality 'acc': expected no normal running for classes a, b; open the bundle without it"
     )
     del document["commissioned"]

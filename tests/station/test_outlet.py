@@ -344,16 +344,6 @@ def test_sinks_whose_names_differ_in_a_sign_alone_have_records_of_their_own(open
         outlet.close(drain_s=0.1)
 
 
-def test_a_file_that_was_moved_away_is_begun_anew(tmp_path):
-    path = tmp_path / "results.jsonl"
-    sink = open_sink(f"jsonl:{path}")
-    sink.write([state(1)])
-    path.rename(tmp_path / "results.jsonl.1")
-    sink.write([state(2)])
-    sink.close()
-    assert [record_from_line(line).number for line in path.read_bytes().splitlines()] == [2]
-
-
 def test_a_connection_that_breaks_is_a_fault_of_its_sink_and_ends_no_run():
     sink = Flaky(BrokenPipeError)
     outlet = Outlet("broken", sink, backoff=quick)

@@ -1,10 +1,13 @@
 import json
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from mmkd_bench.commands.cli import make_app
 from mmkd_bench.compare import read_report
 from mmkd_bench.measuring import process
 from mmkd_bench.measuring.opening import Choice
@@ -14,6 +17,12 @@ from mmkd_report.schema.bench import Settings
 from tests.bench.made import make_launch, make_report, write_report
 
 PROGRAM = "from mmkd_bench.commands.cli import main; main()"
+
+
+def test_the_page_on_benchmarks_lists_every_command():
+    page = (Path(__file__).parents[3] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    commands = {command.name for command in make_app().registered_commands}
+    assert set(re.findall(r"^mmkd-bench (\w+)", page, flags=re.MULTILINE)) == commands
 
 
 @pytest.fixture
@@ -105,13 +114,10 @@ def test_two_models_have_a_ratio(slow_bundle, graph_file, mmkd_bench):
     assert " pairs\n" in ended.stdout
 
 
-@pytest.mark.parametrize("more", [(), ("{bundle}", "--rivals")])
-def test_one_thing_alone_is_not_compared(bundle, mmkd_bench, more):
-    ended = mmkd_bench("compare", bundle, *(argument.format(bundle=bundle) for argument in more))
-    assert (ended.returncode, ended.stderr) == (
-        2,
-        "mmkd-bench: compare: expected a second report or model, or --rivals; give one of both\n",
-    )
+def test_one_thing_alone_is_not_compared(bundle, mmkd_bench):
+    message = "mmkd-bench: compare: expected a second report or model, or --rivals; give one of both\n"
+    for more in ((), (bundle, "--rivals")):
+        assert mmkd_bench("compare", bundle, *more) == (2, "", message)
 
 
 def test_overhead_is_that_of_predict(bundle, mmkd_bench):
@@ -180,16 +186,12 @@ def test_reports_become_one_page(reports, tmp_path, mmkd_bench):
     assert len(text) < 1_000_000
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--page", "run.txt"), "run.txt: expected a name that ends in .html; only such a file is overwritten"),
-        (("--hop", "8"), "hop: expected a stream as well; add --stream"),
-    ],
-)
-def test_what_a_run_cannot_do_is_refused_before_anything_is_measured(bundle, mmkd_bench, options, message):
-    ended = mmkd_bench("run", bundle, *options)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"mmkd-bench: {message}\n")
+def test_what_a_run_cannot_do_is_refused_before_anything_is_measured(bundle, mmkd_bench):
+    for options, message in {
+        ("--page", "run.txt"): "run.txt: expected a name that ends in .html; only such a file is overwritten",
+        ("--hop", "8"): "hop: expected a stream as well; add --stream",
+    }.items():
+        assert mmkd_bench("run", bundle, *options) == (2, "", f"mmkd-bench: {message}\n")
 
 
 def test_the_hop_of_a_stream_is_a_second_where_nobody_says_it(bundle, mmkd_bench):
