@@ -1,10 +1,9 @@
-"""Uncertain windows go through a real Label Studio, which is killed and started again on the way, and come back."""
+"""Uncertain windows go through a real Label Studio and come back."""
 
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -19,6 +18,7 @@ from mmkd_models.data.importing.interchange import import_interchange, kept_task
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.recipe import LabelRule
 from mmkd_models.data.importing.window_labels import read_intervals
+from tests.station.rig import free_port
 from tests.station.test_uncertain import prediction, ring, window
 
 TOKEN = "0123456789abcdef" * 2 + "01234567"
@@ -41,20 +41,15 @@ class LabelStudio:
     """A server with its data in a folder."""
 
     def __init__(self, program, folder):
-        self.folder, self.log = folder, folder / "server.log"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.log = folder / "server.log"
+        self.port = free_port()
         account = ["--username", "a@example.com", "--password", "correct-horse", "--user-token", TOKEN]
-        self.words = [program, "start", "--no-browser", "--port", str(self.port), *account]
-        self.start()
-
-    def start(self):
-        own = {"LABEL_STUDIO_BASE_DATA_DIR": str(self.folder), "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true"}
+        words = [program, "start", "--no-browser", "--port", str(self.port), *account]
+        own = {"LABEL_STUDIO_BASE_DATA_DIR": str(folder), "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true"}
         quiet = {"COLLECT_ANALYTICS": "false", "LATEST_VERSION_CHECK": "false", "SENTRY_DSN": ""}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.words, stdout=log, stderr=log, env=os.environ | own | quiet, start_new_session=True
+                words, stdout=log, stderr=log, env=os.environ | own | quiet, start_new_session=True
             )
         end = time.monotonic() + START_S
         while time.monotonic() < end:
@@ -120,8 +115,6 @@ def test_windows_are_labelled_in_label_studio_and_come_back(program, tmp_path):
         task = label_task(windows, specs, 1_760_000_000, group="M1", likely="worn", probability=0.5)
         second = server.project(label_config(specs, TaskSpec(labels=("ok", "worn"))), [task])
 
-        server.kill()
-        server.start()
         (tmp_path / "export.json").write_text(json.dumps(server.answer(first, map(choice, labels))))
         (tmp_path / "next.json").write_text(json.dumps(server.answer(second, [choice("ok", "vib")])))
     finally:
