@@ -18,7 +18,7 @@ from tests.export.students import ACC, export_student, make_normal_student
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, quick_exports):
     """A bundle, and four minutes of a machine that is half as loud again as those of training."""
     folder = tmp_path_factory.mktemp("commission")
     student = make_normal_student()

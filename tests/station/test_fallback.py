@@ -10,6 +10,7 @@ from mmkd_edge import ModalitySpec
 from mmkd_edge.errors import UsageError
 from tests.station.rig import end, feed, next_record, records_in, refusal, start
 
+pytestmark = pytest.mark.usefixtures("quick_openings")
 GYRO = ModalitySpec(name="gyro", channels=("a", "b", "c"), unit="deg/s", rate_hz=20.0, samples=40)
 
 

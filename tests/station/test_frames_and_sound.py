@@ -25,6 +25,7 @@ from tests.edge.level_rig import LIPS, shares_of, write_film, write_lips  # noqa
 from tests.edge.said import said  # noqa: E402
 from tests.station.rig import end, next_record, records_in, refusal, start, wanted  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_openings")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MIC = ModalitySpec(name="mic", kind="audio", channels=("left", "right", "back"), rate_hz=8000.0, samples=1600)
 

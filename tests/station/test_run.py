@@ -22,6 +22,7 @@ from mmkd_station.outlet import Outlet
 from tests.station.rig import end, feed, next_record, records_in, refusal, run, start, until
 
 LABELS = ("rest", "raise", "turn")
+pytestmark = pytest.mark.usefixtures("quick_openings")
 
 
 def csv_text(rows, times=None):

@@ -24,6 +24,7 @@ from tests.edge.conftest import BIAS, LABELS, WEIGHTS
 from tests.edge.said import said
 from tests.station.rig import next_record, records_in, refusal, run, start, until
 
+pytestmark = pytest.mark.usefixtures("quick_openings")
 ALARM = ("--alarm", "turn", "--confirm", "1/1", "--release", "1", "--cooldown", "0s", "--min-probability", "0.5")
 
 
