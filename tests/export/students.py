@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import torch
 
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Normal
 from mmkd_edge.frames import mask_missing
 from mmkd_edge.predict.preprocess import prepare_batch
@@ -38,25 +39,12 @@ def make_student(*, modality=ACC, task=TASK, config=None, windows=12, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student = Student(modality, len(task.labels), config, kind=task.kind)
-    return StudentCheckpoint(
-        modality=modality,
-        task=task,
-        config=config,
-        facts=Provenance(
-            dataset="toy_set",
-            dataset_sha256="d" * 64,
-            licence="CC0",
-            metric=DEFAULT_METRIC[task.kind],
-            score=0.75,
-            best_step=3,
-            teacher_sha256="7" * 64,
-            training=TrainConfig(),
-            augment=AugmentConfig(),
-            versions={"python": "3.11.0", "torch": "2.13.0"},
-        ),
-        state=student.state_dict(),
-        carried=None if windows is None else make_windows(modality, task, count=windows, seed=seed),
-    )
+    origin = {"dataset": "toy_set", "dataset_sha256": "d" * 64, "licence": "CC0", "teacher_sha256": "7" * 64}
+    made = {"training": TrainConfig(), "augment": AugmentConfig(), "versions": {"python": "3.11.0", "torch": "2.13.0"}}
+    facts = Provenance(**origin, **made, metric=DEFAULT_METRIC[task.kind], score=0.75, best_step=3)
+    carried = None if windows is None else make_windows(modality, task, count=windows, seed=seed)
+    own = {"modality": modality, "task": task, "config": config}
+    return StudentCheckpoint(**own, facts=facts, state=student.state_dict(), carried=carried)
 
 
 def export_student(folder, student, *, name="student", **options):
@@ -101,14 +89,15 @@ def make_normal_student(*, modality=ACC, windows=240, components=8, groups=24):
         scores = tuple(sorted(network(*batch).logits.exp()[:, 0].tolist()))
     facts = {"windows": windows, "groups": groups, "hours": 1.5, "level": 0.05, "window_rate": 0.054}
     normal = Normal(scores=scores, groups_above=0.25, **facts)
-    return replace(
-        start,
-        task=NORMAL,
-        config=config,
-        state=network.state_dict(),
-        carried=replace(start.carried, labels=np.zeros(windows, dtype=np.int64)),
-        facts=msgspec.structs.replace(start.facts, normal=normal, metric="auroc", score=0.5, teacher_sha256=None),
-    )
+    carried = replace(start.carried, labels=np.zeros(windows, dtype=np.int64))
+    facts = msgspec.structs.replace(start.facts, normal=normal, metric="auroc", score=0.5, teacher_sha256=None)
+    return replace(start, task=NORMAL, config=config, state=network.state_dict(), carried=carried, facts=facts)
+
+
+def card_of(path):
+    """The model card of a bundle."""
+    with Bundle.open(path) as bundle:
+        return bundle.read("README.md").decode()
 
 
 def write_windows(path, student, windows, labels):

@@ -76,7 +76,7 @@ def test_values_and_gates_are_in_the_unit_of_the_target(bundles, students):
     labels = (1200 + 150 * logits[:, 0]).astype(np.float32)
     for shift, agrees in ((0.05, 1.0), (0.2, 0.0)):
         got = NetworkAnswers(logits=logits + np.float32(shift), probabilities=1200 + 150 * (logits + np.float32(shift)))
-        facts = gate_result(got, judging(SPEED, labels, logits), GateRule(metric="r2", max_drop_points=1.0), SPEED)
+        facts = gate_result(got, judging(labels, logits), GateRule(metric="r2", max_drop_points=1.0), SPEED)
         assert facts.label_agreement == agrees
         assert facts.drop_points == pytest.approx(100 * shift**2 / float(logits.var()), rel=1e-3)
         assert facts.passed == (agrees == 1.0)
@@ -119,7 +119,7 @@ def test_the_report_scores_by_the_metrics_of_the_kind(bundles, students, kind):
 # ---- the gate
 
 
-def judging(task, labels, logits):
+def judging(labels, logits):
     answers = NetworkAnswers(logits=logits, probabilities=1200 + 150 * logits)
     return GateWindows(windows=np.zeros((len(logits), 4, 1), np.float32), labels=labels, answers=answers, source="x")
 
@@ -130,9 +130,7 @@ def test_the_gate_of_labels_counts_windows_with_all_labels_the_same():
     other = logits.copy()
     other[:5, 1] *= -1  # one label of 5 windows
     got = NetworkAnswers(logits=other, probabilities=other)
-    facts = gate_result(
-        got, judging(STATES, labels, logits), GateRule(metric="subset_accuracy", max_drop_points=1.0), STATES
-    )
+    facts = gate_result(got, judging(labels, logits), GateRule(metric="subset_accuracy", max_drop_points=1.0), STATES)
     assert (facts.label_agreement, facts.drop_points, facts.passed) == (0.975, 2.5, False)
     assert gate_summary(facts) == (
         "subset accuracy drops by 2.50 points (at most 1.00), labels agree on 97.5% of 200 (at least 99.0%)"

@@ -16,14 +16,14 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Adapted
 from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.derive import derive, derived_modality
-from mmkd_edge.errors import CheckpointError, GateError, UsageError
+from mmkd_edge.errors import GateError, UsageError
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
 from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_report.schema.export import decode_report
 from tests.edge.said import said
-from tests.export.students import ACC, export_student, make_student, write_windows
+from tests.export.students import ACC, card_of, export_student, make_student, write_windows
 
 STEPS = ["read the checkpoint", "convert it to ONNX", "compare with torch", "write the bundle"]
 
@@ -54,8 +54,7 @@ def test_the_bundle_says_what_the_checkpoint_said(exported, student):
 
 
 def test_the_model_card_has_the_figures_of_the_report(exported):
-    with Bundle.open(exported.path) as bundle:
-        card = bundle.read("README.md").decode()
+    card = card_of(exported.path)
     report = exported.report
     assert card.startswith(f"# {report.model_id}\n")
     for text in (
@@ -72,8 +71,7 @@ def test_the_model_card_has_the_figures_of_the_report(exported):
 def test_the_card_of_a_per_group_student_speaks_of_its_reference(student, tmp_path):
     modality = msgspec.structs.replace(student.modality, normalise="per_group", range=(-50.0, 50.0))
     result = export_student(tmp_path, make_student(modality=modality))
-    with Bundle.open(result.path) as bundle:
-        card = bundle.read("README.md").decode()
+    card = card_of(result.path)
     assert 'EdgePredictor.open("student.edge", reference="reference.json")' in card
     assert "A value outside -50 to 50 counts as missing." in card
     with EdgePredictor.open(result.path) as predictor:
@@ -116,10 +114,8 @@ def test_a_checkpoint_without_windows_is_compared_on_synthetic_ones(bare):
 
 def test_synthetic_windows_follow_the_statistics_and_the_range(student, tmp_path):
     quiet = make_student(modality=msgspec.structs.replace(student.modality, range=(90.0, 130.0)), windows=None)
-    state = dict(quiet.state) | {
-        "encoder.front.mean": torch.tensor([100.0, 100.0, 100.0]),
-        "encoder.front.std": torch.tensor([1.0, 2.0, 50.0]),
-    }
+    scale = {"mean": torch.tensor([100.0, 100.0, 100.0]), "std": torch.tensor([1.0, 2.0, 50.0])}
+    state = dict(quiet.state) | {f"encoder.front.{name}": value for name, value in scale.items()}
     with Bundle.open(export_student(tmp_path, replace(quiet, state=state)).path) as bundle:
         windows = bundle.golden("acc").windows
     np.testing.assert_allclose(windows[:, :, :2].mean((0, 1)), 100.0, atol=0.2)
@@ -135,14 +131,6 @@ def test_nothing_of_lower_precision_is_made_from_synthetic_windows(tmp_path, pre
         "without any; name some with --calib DATA, or train again without --no-embed-windows"
     )
     assert _files(tmp_path) == ["s.ckpt"]
-
-
-def test_a_pickle_is_refused_without_running_it(tmp_path):
-    path = tmp_path / "evil.ckpt"
-    path.write_bytes(b"\x80\x04cposix\nsystem\n(S'touch pwned'\ntR.")
-    with pytest.raises(CheckpointError, match="got a pickle"):
-        export(export_plan(path))
-    assert _files(tmp_path) == ["evil.ckpt"]
 
 
 def test_a_failed_gate_leaves_the_earlier_bundle(exported, student_file, tmp_path, monkeypatch):
@@ -180,16 +168,8 @@ def test_a_killed_export_leaves_the_earlier_bundle(exported, tmp_path, number):
         assert bundle.golden("acc").windows.shape == (12, 64, 3)
 
 
-ADAPTED = Adapted(
-    from_sha256="1" * 64,
-    dataset="line two",
-    dataset_sha256="2" * 64,
-    method="teacher",
-    teacher_sha256="3" * 64,
-    labels=0,
-    gain_points=10.6,
-    forgotten_points=0.5,
-)
+SHA256 = {"from_sha256": "1" * 64, "dataset_sha256": "2" * 64, "teacher_sha256": "3" * 64}
+ADAPTED = Adapted(**SHA256, dataset="line two", method="teacher", labels=0, gain_points=10.6, forgotten_points=0.5)
 
 
 def test_whom_an_adapted_student_comes_from_is_told_everywhere(exported, tmp_path):
@@ -203,13 +183,9 @@ def test_whom_an_adapted_student_comes_from_is_told_everywhere(exported, tmp_pat
         f"{start}'teacher', teacher {'3' * 64}: estimate +10.6 points, old domain -0.5",
         f"{start}'labels', 40 labels: estimate +10.6 points, old domain +0.2",
     ]
-    with Bundle.open(again.path) as bundle:
-        card = bundle.read("README.md").decode()
-    assert "".join(f"- Adapted since, {one}.\n" for one in told) in card
-    inspected = inspect_file(tmp_path / "adapted.ckpt")
-    assert [inspected["adapted.0"], inspected["adapted.1"]] == told
-    inspected = inspect_file(again.path)
-    assert [inspected["acc.adapted.0"], inspected["acc.adapted.1"]] == told
+    assert "".join(f"- Adapted since, {one}.\n" for one in told) in card_of(again.path)
+    for path, start in ((tmp_path / "adapted.ckpt", ""), (again.path, "acc.")):
+        assert [inspect_file(path)[f"{start}adapted.{number}"] for number in (0, 1)] == told
     assert b"adapted" not in encode_manifest(exported.manifest)
     with Bundle.open(exported.path) as bundle:
         assert b"Adapted" not in bundle.read("README.md")

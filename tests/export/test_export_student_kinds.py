@@ -34,7 +34,7 @@ from mmkd_models.networks.trees import TREES_DTYPES, grow_arrays
 from mmkd_models.training.checkpoint import write_student
 from mmkd_models.training.students import LatencyLimit
 from tests.edge.said import said
-from tests.export.students import export_student, make_student, of_features
+from tests.export.students import card_of, export_student, make_student, of_features
 
 AVERAGE = "transformer,convolutions"
 KINDS = pytest.mark.parametrize("kind", ["convolutions", AVERAGE])
@@ -58,13 +58,17 @@ def test_every_engine_answers_as_torch_does_also_with_gaps(students, graphs, kin
     student = students[kind]
     windows = np.concatenate([student.carried.windows, with_missing_samples(student.carried.windows, seed=0)])
     windows[-1] = np.nan
-    backend = open_backend(engine, graphs[kind], threads=1)
-    expected = answers_from_student(student, windows)
-    for number, window in enumerate(windows):
-        values, present = prepare_batch(window[None], student.modality)
-        logits, _ = backend.run({"acc": values, "acc_present": present})
-        np.testing.assert_allclose(logits[0], expected.logits[number], atol=2e-5)
+    assert_logits(engine, graphs[kind], student, windows, atol=2e-5)
+
+
+def assert_logits(engine, graph, student, windows, *, atol):
+    """Assert that an engine answers these windows as torch does."""
+    backend = open_backend(engine, graph, threads=1)
+    names = [tensor.name for tensor in backend.inputs]
+    feeds = [dict(zip(names, prepare(window, student.modality), strict=True)) for window in windows]
+    logits = np.concatenate([backend.run(one)[0] for one in feeds])
     backend.close()
+    np.testing.assert_allclose(logits, answers_from_student(student, windows).logits, rtol=1e-7, atol=atol)
 
 
 @KINDS
@@ -94,17 +98,13 @@ def of_members(members, task=None, *, like=None):
     values, present = prepare_batch(start.carried.windows, start.modality)
     intervals = fit_intervals(start.modality, values, present, scale=(values.mean((0, 1)), values.std((0, 1))))
     config = msgspec.structs.replace(start.config, members=student_members(members))
-    state, kind, outputs = (
-        {f"intervals.{name}": part for name, part in intervals.state_dict().items()},
-        start.task.kind,
-        len(start.task.labels),
-    )
+    state = {f"intervals.{name}": part for name, part in intervals.state_dict().items()}
+    kind, outputs = start.task.kind, len(start.task.labels)
     labels = start.carried.labels
     labels = (labels - labels.mean()) / labels.std() if kind == "regression" else labels
     if "trees" in config.members:
-        arrays = grow_arrays(
-            apply_intervals(intervals, values, present), labels, trees=40, classes=outputs, kind=kind, seed=0
-        )
+        features = apply_intervals(intervals, values, present)
+        arrays = grow_arrays(features, labels, trees=40, classes=outputs, kind=kind, seed=0)
         sizes = TreesConfig(trees=40, nodes=len(arrays["feature"]), leaves=len(arrays["fractions"]))
         config = msgspec.structs.replace(config, trees=sizes)
         state |= {f"trees.{name}": part for name, part in arrays.items()} | {"trees.scale": torch.tensor([0.7])}
@@ -125,16 +125,14 @@ TREES_TASKS = {
 @pytest.mark.parametrize(
     ("members", "task", "precisions"),
     [
-        ("intervals", "classes", ("fp16",)),
-        ("trees", "classes", ()),
         ("transformer,intervals,trees", "classes", ("fp16", "int8")),
-        pytest.param("trees", "several labels", (), marks=pytest.mark.slow),
         ("trees", "a number", ()),
+        pytest.param("intervals", "classes", ("fp16",), marks=pytest.mark.slow),
+        pytest.param("trees", "classes", (), marks=pytest.mark.slow),
+        pytest.param("trees", "several labels", (), marks=pytest.mark.slow),
     ],
 )
-def test_intervals_and_trees_run_in_onnx_runtime_and_the_native_engine(
-    members, task, precisions, tmp_path, native_engine
-):
+def test_ort_and_native_run_intervals_and_trees(members, task, precisions, tmp_path, native_engine):
     student = of_members(members, TREES_TASKS[task])
     judged = {"accept_unjudged": True, "max_drop_points": 100.0} if precisions else {}
     options = {"platform": "cpu-x86", "precisions": precisions, "targets": ("native",), **judged}
@@ -190,14 +188,8 @@ def test_trees_take_the_leaves_of_float32_in_exact_answers():
     # One tree of one node, whose threshold is between both values of that feature.
     low, high = sorted((float(single[row, feature]), float(double[row, feature])))
     threshold = np.float32(low) if np.float32(low) < high else np.nextafter(np.float32(low), np.float32(-np.inf))
-    arrays = {
-        "roots": [0],
-        "feature": [feature, -1, -1],
-        "threshold": [threshold, 0, 0],
-        "left": [1, 0, 1],
-        "right": [2, 0, 0],
-        "fractions": np.eye(4)[:2],
-    }
+    links = {"roots": [0], "left": [1, 0, 1], "right": [2, 0, 0]}
+    arrays = {**links, "feature": [feature, -1, -1], "threshold": [threshold, 0, 0], "fractions": np.eye(4)[:2]}
     state = {f"trees.{name}": torch.as_tensor(np.array(part)).to(TREES_DTYPES[name]) for name, part in arrays.items()}
     config = msgspec.structs.replace(student.config, trees=TreesConfig(trees=1, nodes=3, leaves=2))
     altered = replace(student, config=config, state={**student.state, **state})
@@ -208,26 +200,18 @@ def test_trees_take_the_leaves_of_float32_in_exact_answers():
 def test_a_target_without_trees_is_refused_before_anything_is_converted(tmp_path):
     write_student(tmp_path / "student.ckpt", of_members("trees"))
     stages = []
-    plan = ExportPlan(
-        source=tmp_path / "student.ckpt", output=tmp_path / "student.edge", targets=("trt",), platform="jp6.2"
-    )
+    output = tmp_path / "student.edge"
+    plan = ExportPlan(source=tmp_path / "student.ckpt", output=output, targets=("trt",), platform="jp6.2")
     with pytest.raises(UsageError, match="--target trt: its engine has no trees, and this checkpoint no second"):
         export(plan, on_stage=stages.append)
     assert stages == ["1/5 read the checkpoint"]
-    assert not plan.output.exists()
+    assert not output.exists()
 
 
 def test_openvino_runs_intervals_and_says_what_runs_trees():
     pytest.importorskip("openvino")
     student = of_members("intervals")
-    windows = student.carried.windows
-    expected = answers_from_student(student, windows)
-    backend = open_backend("openvino", onnx_from_student(student), threads=1)
-    for number, window in enumerate(windows):
-        values, present = prepare_batch(window[None], student.modality)
-        logits, _ = backend.run({"acc": values, "acc_present": present})
-        np.testing.assert_allclose(logits[0], expected.logits[number], atol=2e-4)
-    backend.close()
+    assert_logits("openvino", onnx_from_student(student), student, student.carried.windows, atol=2e-4)
     with pytest.raises(
         BackendError, match="it has trees, an operator that this engine lacks; take the backend native or"
     ):
@@ -240,14 +224,8 @@ def test_another_leaf_is_one_vote_and_changes_no_label():
     windows = np.concatenate([student.carried.windows, with_missing_samples(student.carried.windows, seed=1)])
     expected = answers_from_student(student, windows).probabilities
     backend = open_backend("ort", onnx_from_student(student), threads=1)
-    got = np.stack(
-        [
-            backend.run(dict(zip(("acc", "acc_present"), prepare_batch(window[None], student.modality), strict=True)))[
-                1
-            ][0]
-            for window in windows
-        ]
-    )
+    feeds = [dict(zip(("acc", "acc_present"), prepare(window, student.modality), strict=True)) for window in windows]
+    got = np.concatenate([backend.run(one)[1] for one in feeds])
     backend.close()
     assert (got.argmax(1) == expected.argmax(1)).mean() >= 0.99
     assert (np.abs(got - expected).max(1) > 1e-4).mean() <= 0.02
@@ -269,10 +247,10 @@ def test_windows_whose_trees_rounding_could_change_are_no_golden_windows(tmp_pat
     assert clear_rows(make_student(), student.carried.windows).all()
 
 
-@pytest.mark.parametrize(("value_range", "golden"), [("auto", "synthetic"), ("none", "real")])
-def test_features_alone_have_a_range_and_golden_windows_by_the_statistics_of_their_training(
-    students, tmp_path, value_range, golden
-):
+@pytest.mark.parametrize(
+    ("value_range", "golden"), [("auto", "synthetic"), pytest.param("none", "real", marks=pytest.mark.slow)]
+)
+def test_features_alone_have_a_range_and_golden_windows_by_statistics(students, tmp_path, value_range, golden):
     student = students["convolutions"]
     mean, std = (student.state[f"convolutions.{name}"].tolist() for name in ("mean", "std"))
     made = export_student(tmp_path, student, value_range=value_range, golden=golden)
@@ -345,17 +323,8 @@ def some(student):
 def test_every_engine_hears_and_sees_as_torch_does_also_with_gaps(seen, graph_of, name, engine):
     if not is_installed(engine):
         pytest.skip(f"needs pip install 'mmkd-edge[{engine}]'")
-    student = seen[name]
-    windows = some(student)
-    backend = open_backend(engine, graph_of(name), threads=1)
-    expected = answers_from_student(student, windows)
-    values_name, present_name = (tensor.name for tensor in backend.inputs)
-    for number, window in enumerate(windows):
-        values, present = prepare(window, student.modality)
-        logits, _ = backend.run({values_name: values, present_name: present})
-        # float32 sums of another order, over spectra of hundreds of samples and frames of hundreds of pixels.
-        np.testing.assert_allclose(logits[0], expected.logits[number], atol=1e-4)
-    backend.close()
+    # float32 sums of another order, over spectra of hundreds of samples and frames of hundreds of pixels.
+    assert_logits(engine, graph_of(name), seen[name], some(seen[name]), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["cam", pytest.param("colour", marks=pytest.mark.slow)])
@@ -405,8 +374,7 @@ def test_a_bundle_of_a_camera_keeps_bytes_and_missing_frames_and_says_what_a_win
     mic, cam = (inspect_file(bundles[name].path) for name in ("mic", "cam"))
     assert mic["mic.window"] == "1000 samples of audio x left, right at 4000 Hz"
     assert cam["cam.window"] == "10 frames of 12 x 16 pixels x gray at 25 Hz"
-    with Bundle.open(bundles["cam"].path) as bundle:
-        card = bundle.read("README.md").decode()
+    card = card_of(bundles["cam"].path)
     assert "Windows of 10 frames (0.4 s at 25 Hz) of 12 rows by 16 pixels by 1 channels (gray), the camera's" in card
     assert "`cam` uint8 (1, 10, 12, 16, 1) (missing values as 0) and `cam_present` float32 (1, 10, 1) (1 or 0)" in card
 

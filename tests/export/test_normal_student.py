@@ -80,10 +80,8 @@ def test_a_bundle_promises_the_rate_that_was_measured(bundle):
         entry, card = opened.manifest.models[0], opened.read("README.md").decode()
         report = read_report(opened)
     assert [output.name for output in entry.outputs] == ["logits", "value"]
-    assert [(one.precision, one.format) for one in entry.artifacts] == [
-        *(("fp32", "onnx"), ("fp32", "native"), ("fp16", "onnx"), ("int8", "native"))
-    ]
-    assert entry.normal
+    forms = [f"{one.precision} {one.format}" for one in entry.artifacts]
+    assert forms == ["fp32 onnx", "fp32 native", "fp16 onnx", "int8 native"]
     assert (entry.normal.groups, entry.normal.level) == (24, 0.05)
     assert "answers with a score, how far a window is from normal running." in card
     rate = RATE.format(limit=entry.normal.scores[-12])  # 11 larger ones: (1 + 11) / 241
@@ -95,9 +93,8 @@ def test_a_bundle_promises_the_rate_that_was_measured(bundle):
 
 
 def test_without_the_native_engine_int8_is_refused(bundle):
-    plan = ExportPlan(
-        source=bundle.with_name("s.ckpt"), output=bundle.with_name("o.edge"), targets=("onnx",), precisions=("int8",)
-    )
+    source, output = bundle.with_name("s.ckpt"), bundle.with_name("o.edge")
+    plan = ExportPlan(source=source, output=output, targets=("onnx",), precisions=("int8",))
     assert said(GateError, export, plan) == NO_GRAPH
 
 
@@ -119,9 +116,7 @@ def test_c_sources_answer_the_golden_windows_and_name_the_limit(bundle):
     folder = bundle.with_name("s-c")
     with Bundle.open(bundle) as opened:
         limit = opened.manifest.models[0].normal.scores[-12]  # 11 larger ones: (1 + 11) / 241
-    assert (
-        f"answers: STUDENT_OUTPUTS numbers: the score; above {limit:.6g} a window is unlike normal ones."
-        in (folder / "student.h").read_text()
-    )
+    stated = f"answers: STUDENT_OUTPUTS numbers: the score; above {limit:.6g} a window is unlike normal ones."
+    assert stated in (folder / "student.h").read_text()
     result = subprocess.run(["make", "test", "CFLAGS=-O0"], cwd=folder, capture_output=True, text=True, check=True)
     assert "8 windows, largest error" in result.stdout

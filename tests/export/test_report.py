@@ -39,15 +39,12 @@ def test_keys_that_a_later_version_added_are_left_alone():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"format_version": 2},
-            "report.json: expected format_version 1, got 2; read it with the release that wrote it",
-        ),
-        ({"model_id": 7}, "report.json: Expected `str`, got `int` - at `$.model_id`; export the checkpoint again"),
+        ({"format_version": 2}, "expected format_version 1, got 2; read it with the release that wrote it"),
+        ({"model_id": 7}, "Expected `str`, got `int` - at `$.model_id`; export the checkpoint again"),
     ],
 )
 def test_a_report_of_another_version_says_so(change, message):
-    assert said(DocumentError, decode_report, report_with(**change)) == message
+    assert said(DocumentError, decode_report, report_with(**change)) == f"report.json: {message}"
 
 
 def test_a_bundle_whose_report_nobody_can_read_is_refused_as_a_bundle():
@@ -55,9 +52,9 @@ def test_a_bundle_whose_report_nobody_can_read_is_refused_as_a_bundle():
         def read(self, _):
             return b"{}"
 
-    with pytest.raises(BundleError) as error:
-        read_report(Unreadable())
-    assert str(error.value) == ("report.json: Object missing required field `model_id`; export the checkpoint again")
+    assert said(BundleError, read_report, Unreadable()) == (
+        "report.json: Object missing required field `model_id`; export the checkpoint again"
+    )
 
 
 @pytest.fixture
@@ -67,19 +64,8 @@ def run(ran):
 
 def test_the_page_is_made_of_the_document_and_named_in_the_last_line(run, student_file, tmp_path):
     page = tmp_path / "export.html"
-    code, out, _ = run(
-        student_file,
-        "-o",
-        tmp_path / "s.edge",
-        "--precision",
-        "int8",
-        "--accept-unjudged",
-        "--platform",
-        "jp6.2",
-        "--page",
-        page,
-        "--json",
-    )
+    options = ("--precision", "int8", "--accept-unjudged", "--platform", "jp6.2")
+    code, out, _ = run(student_file, "-o", tmp_path / "s.edge", *options, "--page", page, "--json")
     assert code == 0
     document = json.loads(out)
     assert set(document) == {"bundle", "size_bytes", "sha256", "report", "engines", "folders"}

@@ -34,11 +34,8 @@ def student():
     portable = of_features(make_student(windows=120), AVERAGE)
     facts = msgspec.structs.replace(found.facts, score=0.25)
     groups = np.arange(len(found.carried.labels)) // 20
-    return replace(
-        found,
-        carried=replace(found.carried, groups=groups),
-        portable=replace(portable, facts=facts, carried=None),
-    )
+    portable = replace(portable, facts=facts, carried=None)
+    return replace(found, carried=replace(found.carried, groups=groups), portable=portable)
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +51,8 @@ def test_a_portable_student_shares_its_tensors_in_the_file(student, made):
     assert read.portable.carried is None
     assert read.carried.groups.tolist() == [number // 20 for number in range(120)]
     windows = read.carried.windows
-    for one, other in ((read, student), (read.portable, student.portable)):
-        np.testing.assert_array_equal(
-            answers_from_student(one, windows).logits, answers_from_student(other, windows).logits
-        )
+    for pair in ((read, student), (read.portable, student.portable)):
+        np.testing.assert_array_equal(*(answers_from_student(one, windows).logits for one in pair))
     own = [name for name in read.portable.state if name not in read.state or name.startswith("head.")]
     stored = sum(read.portable.state[name].numel() * 4 for name in own)
     write_student(path.with_name("alone.ckpt"), replace(student, portable=None))
@@ -69,16 +64,9 @@ def test_a_bundle_has_both_students_and_the_cost_of_the_twin(student, made):
     first, twin = made.manifest.models
     assert (first.name, first.members, first.twin_of) == ("acc", ("transformer", "trees"), msgspec.UNSET)
     assert (twin.name, twin.members, twin.twin_of) == ("acc-portable", ("transformer", "convolutions"), "acc")
-    assert [artifact.file for artifact in first.artifacts] == [
-        "acc/model.fp32.onnx",
-        "acc/model.fp32.native",
-        "acc/model.int8.onnx",
-        "acc/model.int8.native",
-    ]
-    assert [artifact.file for artifact in twin.artifacts] == [
-        "acc-portable/model.fp32.onnx",
-        "acc-portable/model.int8.onnx",
-    ]
+    forms = ("fp32.onnx", "fp32.native", "int8.onnx", "int8.native")
+    assert [artifact.file for artifact in first.artifacts] == [f"acc/model.{form}" for form in forms]
+    assert [artifact.file for artifact in twin.artifacts] == [f"acc-portable/model.{form}" for form in forms[::2]]
     main_id, twin_id = made.manifest.model_id.split("+")
     assert (main_id[:-8], twin_id[:-8]) == ("toy_set-acc-toy-", "toy_set-acc-portable-toy-")
     assert [report.model_id for report in (made.report, *made.report.others)] == [main_id, twin_id]
@@ -143,12 +131,8 @@ def test_a_twin_comes_after_everything_that_runs_the_student(made, monkeypatch, 
     installed = {"native", "ort", "openvino"}
     monkeypatch.setattr(choice, "why_absent", lambda name: "" if name in installed else "absent")
     monkeypatch.setattr(choice, "is_installed", lambda name: name in installed)
-    assert _chosen(made.path) == [
-        ("acc", "native"),
-        ("acc", "ort"),
-        ("acc-portable", "openvino"),
-        ("acc-portable", "ort"),
-    ]
+    of_twin = [("acc-portable", "openvino"), ("acc-portable", "ort")]
+    assert _chosen(made.path) == [("acc", "native"), ("acc", "ort"), *of_twin]
     installed -= {"native", "ort"}
     assert _chosen(made.path) == [("acc-portable", "openvino")]
     with EdgePredictor.open(made.path, threads=1) as predictor:

@@ -64,14 +64,8 @@ def test_json_is_one_document_and_another_process_gives_the_same_bundle(student_
     document = json.loads(done.stdout)
     with Bundle.open(tmp_path / "s.edge") as bundle:
         report = json.loads(bundle.read("report.json"))
-    assert document == {
-        "bundle": str(tmp_path / "s.edge"),
-        "size_bytes": exported.size_bytes,
-        "sha256": exported.sha256,
-        "report": report,
-        "engines": [],
-        "folders": [],
-    }
+    made = {"bundle": str(tmp_path / "s.edge"), "size_bytes": exported.size_bytes, "sha256": exported.sha256}
+    assert document == {**made, "report": report, "engines": [], "folders": []}
 
 
 def test_calibration_windows_far_from_the_training_end_with_4(run, student, student_file, tmp_path):
@@ -87,13 +81,8 @@ def test_calibration_windows_far_from_the_training_end_with_4(run, student, stud
 
 def test_a_plan_is_refused_before_torch_is_imported(tmp_path):
     script = "import sys; sys.modules['torch'] = None; from mmkd_export.commands.export import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "a.ckpt", "-o", tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
+    command = [sys.executable, "-c", script, "a.ckpt", "-o", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert "a.ckpt: expected a student checkpoint of mmkd-edge or a bundle, found no such file" in done.stderr
     assert f"{tmp_path}: expected the name of a file, got a directory" in done.stderr
@@ -102,45 +91,31 @@ def test_a_plan_is_refused_before_torch_is_imported(tmp_path):
 def test_the_table_of_platforms_can_be_shown(run):
     done = run("--list-targets")
     assert done.returncode == 0
-    assert [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")] == [
-        "platform",
-        "cpu-x86",
-        "cpu-arm",
-        "mcu",
-        "jp6.2",
-        "jp7",
-        "trt-rtx",
-        *["--target"] * 6,
-    ]
+    shown = " ".join(line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" "))
+    assert shown == "platform cpu-x86 cpu-arm mcu jp6.2 jp7 trt-rtx" + 6 * " --target"
     document = json.loads(run("--list-targets", "--json").stdout)
-    assert (document["platforms"][3]["engine_library"], document["platforms"][3]["targets"]) == (
-        "tensorrt",
-        ["onnx", "native", "trt"],
-    )
+    jetpack = document["platforms"][3]
+    assert (jetpack["engine_library"], jetpack["targets"]) == ("tensorrt", ["onnx", "native", "trt"])
     assert [row["name"] for row in document["targets"]] == ["onnx", "native", "litert", "c", "trt", "openvino"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ["s.ckpt", "--target", "tflite"],
-            "--target 'tflite': expected one of onnx, native, litert, c, trt, openvino; see --list-targets",
+    ("line", "message"),
+    {
+        "s.ckpt --target tflite": (
+            "--target 'tflite': expected one of onnx, native, litert, c, trt, openvino; see --list-targets"
         ),
-        (["s.ckpt", "--precision", "int4"], "--precision 'int4': expected one of fp32, fp16, int8, auto"),
-        (["--json"], "expected a checkpoint or a bundle to export, got none; name it, or see --help"),
-    ],
+        "s.ckpt --precision int4": "--precision 'int4': expected one of fp32, fp16, int8, auto",
+        "--json": "expected a checkpoint or a bundle to export, got none; name it, or see --help",
+    }.items(),
 )
-def test_an_argument_that_does_not_exist_is_named(run, arguments, message):
-    done = run(*arguments)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"mmkd-export: {message}\n")
+def test_an_argument_that_does_not_exist_is_named(run, line, message):
+    assert run(*line.split()) == (2, "", f"mmkd-export: {message}\n")
 
 
 def test_lower_precision_is_shown_with_its_gate(run, student_file, tmp_path):
-    done = run(
-        student_file, "-o", tmp_path / "s.edge", "--precision", "int8", "--accept-unjudged", "--platform", "jp6.2"
-    )
-    lines = done.stdout.splitlines()
+    options = ("--precision", "int8", "--accept-unjudged", "--platform", "jp6.2")
+    lines = run(student_file, "-o", tmp_path / "s.edge", *options).stdout.splitlines()
     assert [line.split()[:2] for line in lines[2:4]] == [["fp32", "onnx"], ["int8", "onnx"]]
     assert lines[4].startswith("int8: balanced accuracy drops by ")
     assert lines[7] == (

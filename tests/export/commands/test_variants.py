@@ -12,8 +12,6 @@ from tests.export.commands.test_sensors import ACC, GYRO, QUICK, written
 from tests.models.test_normal import normal_dataset
 from tests.report.rendered import render_variants
 
-SHORT = "expected a window of 2 samples or more, got 1; raise the rate, or lengthen it"
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -64,53 +62,44 @@ def test_variants_are_trained_with_their_corner_priced_and_resumed(run, data, tm
 
 def test_normal_running_has_no_variants_and_a_shipped_dataset_is_found_by_name(run, tmp_path):
     path, vary = normal_dataset(tmp_path / "spindles").path, ("--no-latency", "--vary", "acc:rate=500")
-    for name, message in (
-        (path, "--vary: has no effect on a comparison of sensors of normal running; leave it out"),
-        (
-            "watch_exercises",
-            "derived sensor 'acc@500Hz': expected a rate up to the recorded 50 Hz, got 500 Hz; lower it",
-        ),
-    ):
+    for name, message in {
+        path: "--vary: has no effect on a comparison of sensors of normal running; leave it out",
+        "watch_exercises": "derived sensor 'acc@500Hz': expected a rate up to the recorded 50 Hz, got 500 Hz; lower it",
+    }.items():
         code, _, err = run("--sensors", name, *vary)
         assert (code, err) == (2, f"mmkd-evaluate: {message}\n")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        ("--healthy ok", "--healthy needs --vary; name what varies"),
-        (
-            "--vary acc:rate=10 --healthy good",
-            "--healthy good: expected one of the classes, and another left (idle, ok, worn); correct it",
+    {
+        "--healthy ok": "--healthy needs --vary; name what varies",
+        "--vary acc:rate=10 --healthy good": (
+            "--healthy good: expected one of the classes, and another left (idle, ok, worn); correct it"
         ),
-        ("--full-grid", "--full-grid needs --vary; name what varies"),
-        ("--vary acc:rate=10 --pairs", "--pairs cannot be combined with --vary; leave one of them out"),
-        (
-            "--vary acc:rate=10 --modality acc",
-            "--modality cannot be combined with --vary, which names sensors; leave it out",
+        "--full-grid": "--full-grid needs --vary; name what varies",
+        "--vary acc:rate=10 --pairs": "--pairs cannot be combined with --vary; leave one of them out",
+        "--vary acc:rate=10 --modality acc": (
+            "--modality cannot be combined with --vary, which names sensors; leave it out"
         ),
-        (
-            "--vary acc:rate=40",
-            "derived sensor 'acc@40Hz': expected a rate up to the recorded 20 Hz, got 40 Hz; lower it",
+        "--vary acc:rate=40": (
+            "derived sensor 'acc@40Hz': expected a rate up to the recorded 20 Hz, got 40 Hz; lower it"
         ),
-        (
-            "--vary acc:rate=1 --vary acc:window=1",
-            "derived sensor 'acc@1s,1Hz': " + SHORT,
+        "--vary acc:rate=1 --vary acc:window=1": (
+            "derived sensor 'acc@1s,1Hz': expected a window of 2 samples or more, got 1; raise the rate, or lengthen it"
         ),
-        (
-            "--vary acc:rate=10 --cost {cost}",
-            "--cost {cost}: expected SENSOR=FILE.toml or VARIANT=FILE.toml beside --vary; write it so",
+        "--vary acc:rate=10 --cost {cost}": (
+            "--cost {cost}: expected SENSOR=FILE.toml or VARIANT=FILE.toml beside --vary; write it so"
         ),
-        (
-            "--vary acc:rate=10 --cost acc={cost}",
-            "--cost acc={cost}: expected a price of the student's sensor, got none; add student.sensor_price",
+        "--vary acc:rate=10 --cost acc={cost}": (
+            "--cost acc={cost}: expected a price of the student's sensor, got none; add student.sensor_price"
         ),
-    ],
+    }.items(),
 )
 def test_what_cannot_be_varied_is_refused_before_anything_is_trained(run, data, tmp_path, options, message):
     cost = tmp_path / "cost.toml"
     cost.write_text("version = 1\n")
     words = options.replace("{cost}", str(cost)).split()
-    code, text, err = run("--sensors", data.path, *QUICK, *words, "-o", tmp_path / "out")
-    assert (code, text, err) == (2, "", f"mmkd-evaluate: {message.replace('{cost}', str(cost))}\n")
+    refusal = (2, "", f"mmkd-evaluate: {message.replace('{cost}', str(cost))}\n")
+    assert run("--sensors", data.path, *QUICK, *words, "-o", tmp_path / "out") == refusal
     assert not (tmp_path / "out").exists()

@@ -26,12 +26,10 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_export.commands.demo import ComparisonOptions, requested_comparison, run_demo, show_demo
 from mmkd_export.demo.chain import measure
 from mmkd_models.data import open_dataset, write_dataset
-from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import shipped_dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import default_recipe
-from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult, compare
-from mmkd_models.experiments.plan import Conditions
+from mmkd_models.experiments.comparison import Comparison, FoldResult, compare
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.train_config import TrainConfig
@@ -42,7 +40,7 @@ from mmkd_report.schema.figures import Spread
 from mmkd_report.schema.study import PairLatency
 from mmkd_report.words import for_terminal
 from tests.edge.said import said
-from tests.models.conftest import SENSORS, grouped_split
+from tests.models.conftest import SENSORS, comparison_config, grouped_split, leaky_copy
 from tests.report.rendered import read_demo, render_demo
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -89,24 +87,16 @@ def run(dataset, *options, cwd, **environment):
 
 
 def test_a_demo_that_would_tear_windows_apart_is_refused_before_anything_is_trained(tiny, tmp_path):
-    splits = {}
-    for split in ("train", "valid", "test"):
-        windows = tiny.split(split)
-        splits[split] = {**windows.take(np.arange(len(windows))), "labels": windows.labels}
-    bare = write_dataset(tmp_path / "bare", name="bare", labels=LABELS, modalities=tiny.spec.modalities, splits=splits)
-    acc = np.load(bare.path / "test" / "acc.npy")
-    acc[2, :25] = splits["train"]["acc"][7, 15:]
-    np.save(bare.path / "test" / "acc.npy", acc)
+    line = ["--dataset", str(leaky_copy(tiny, tmp_path / "bare").path), "--out", str(tmp_path / "demo")]
     ask = "write groups.npy (the person, machine or session of each window)"
-    for options, message in {
-        ("--seeds", "2"): "--seeds 2: expected 1 at most, since each judges on another fold and dataset 'bare' has no "
-        f"groups, so that its own split is its only fold; to have more, {ask}",
-        (): "dataset 'bare': the last 25 samples of train window 7 are the first of test window 2 in 'acc' (1 such in "
-        f"all); splits must not share samples; {ask} and put whole groups into one of the splits",
-    }.items():
-        with pytest.raises(MmkdError) as caught:
-            run_demo(["--dataset", str(bare.path), "--out", str(tmp_path / "demo"), *options])
-        assert str(caught.value) == message
+    assert said(MmkdError, run_demo, [*line, "--seeds", "2"]) == (
+        "--seeds 2: expected 1 at most, since each judges on another fold and dataset 'bare' has no groups, so that "
+        f"its own split is its only fold; to have more, {ask}"
+    )
+    assert said(MmkdError, run_demo, line) == (
+        "dataset 'bare': the last 25 samples of train window 7 are the first of test window 2 in 'acc' (1 such in "
+        f"all); splits must not share samples; {ask} and put whole groups into one of the splits"
+    )
     assert not (tmp_path / "demo").exists()
 
 
@@ -319,46 +309,32 @@ def check_words(stdout, document):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        (["--student", "huge"], "--student: expected one of tiny, small, medium, base, got 'huge'; choose one of them"),
-        (
-            ["--method", "none"],
-            (
-                "--method: expected one of logit, logit+task, dkd, dist, "
-                "edam@first, edam@last, edam@uniform, relation@last, relation@uniform, feature@hidden, "
-                "feature@embedding, crd, logit+edam@last, "
-                "logit+relation@last, logit+feature@hidden, logit+crd, logit+edam+crd@last, got 'none'; "
-                "choose one of them"
-            ),
+    {
+        "--student huge": "--student: expected one of tiny, small, medium, base, got 'huge'; choose one of them",
+        "--method none": (
+            "--method: expected one of logit, logit+task, dkd, dist, edam@first, edam@last, edam@uniform, "
+            "relation@last, relation@uniform, feature@hidden, feature@embedding, crd, logit+edam@last, "
+            "logit+relation@last, logit+feature@hidden, logit+crd, logit+edam+crd@last, got 'none'; choose one of them"
         ),
-        (
-            ["--student-members", "trees"],
-            (
-                "--student-members: expected transformer among those to choose from, got trees; add it, or do not "
-                "choose among them"
-            ),
+        "--student-members trees": (
+            "--student-members: expected transformer among those to choose from, got trees; add it, or do not choose "
+            "among them"
         ),
-        (
-            ["--no-choose", "--max-latency-ms", "1"],
-            "--max-latency-ms limits what a choice may take; leave out --no-choose",
+        "--no-choose --max-latency-ms 1": ("--max-latency-ms limits what a choice may take; leave out --no-choose"),
+        "--modality sound": "dataset 'line 3': modality 'sound' is not in it; choose one of acc, gyro",
+        "--labelled-groups 7": (
+            "labelled groups: expected 1 to 6 of the labelled groups that dataset 'line 3' trains on, got 7; choose "
+            "another number"
         ),
-        (["--modality", "sound"], "dataset 'line 3': modality 'sound' is not in it; choose one of acc, gyro"),
-        (
-            ["--labelled-groups", "7"],
-            (
-                "labelled groups: expected 1 to 6 of the labelled groups that dataset 'line 3' trains on, got 7; "
-                "choose another number"
-            ),
-        ),
-    ],
+    }.items(),
 )
 def test_a_bad_option_is_refused_before_anything_is_trained(tiny, tmp_path, capsys, options, message):
-    assert said(MmkdError, run_demo, ["--dataset", str(tiny.path), "--out", str(tmp_path / "out"), *options]) == message
+    line = ["--dataset", str(tiny.path), "--out", str(tmp_path / "out"), *options.split()]
+    assert said(MmkdError, run_demo, line) == message
     assert "step" not in capsys.readouterr().err
 
 
 TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=6, unit="degC", normalise="per_group")
-TRAIN = TrainConfig(steps=12, batch=16)
 
 
 @pytest.fixture(scope="module")
@@ -366,14 +342,9 @@ def thermometer(tmp_path_factory):
     """A finished fold of a dataset with one modality, normalised per group, too short for MiniRocket."""
     folder = tmp_path_factory.mktemp("thermometer")
     dataset = dataset_of(folder / "data", TEMP)
-    config = ComparisonConfig(
-        conditions=Conditions(labelled=Labelled(), teacher_train=TRAIN, student_train=TRAIN, augment=AugmentConfig()),
-        modalities=("temp",),
-        teacher="tiny",
-        student="tiny",
-        baseline_learning_rates=(3e-3,),
-        recipe=default_recipe(dataset.spec.task),
-    )
+    train = TrainConfig(steps=12, batch=16)
+    options = {"labelled": Labelled(), "modalities": ("temp",), "recipe": default_recipe(dataset.spec.task)}
+    config = comparison_config(**options, teacher_train=train, student_train=train, baseline_learning_rates=(3e-3,))
     comparison = Comparison(dataset=dataset, config=config, out=folder)
     with Workers(1) as workers:
         (fold,) = compare(comparison, [0], workers)

@@ -68,11 +68,9 @@ def test_a_teacher_graph_takes_every_modality_and_answers_as_torch_does():
         feeds[modality.name] = rng.standard_normal((1, *modality.shape)).astype(np.float32)
         feeds[f"{modality.name}_present"] = np.ones((1, *modality.shape), dtype=np.float32)
     logits, probabilities = session.run(["logits", "probabilities"], feeds)
+    parts = {name: torch.from_numpy(value) for name, value in feeds.items()}
     with torch.no_grad():
-        inputs = {
-            m.name: (torch.from_numpy(feeds[m.name]), torch.from_numpy(feeds[f"{m.name}_present"])) for m in modalities
-        }
-        expected = teacher(inputs).logits
+        expected = teacher({m.name: (parts[m.name], parts[f"{m.name}_present"]) for m in modalities}).logits
     np.testing.assert_allclose(logits, expected.numpy(), atol=5e-6)
     np.testing.assert_allclose(probabilities, torch.softmax(expected, -1).numpy(), atol=5e-6)
 

@@ -71,33 +71,28 @@ def test_students_are_measured_answer_in_order_and_are_told_of(exported, student
 
 
 def test_students_that_cannot_stand_in_for_each_other_are_refused(student_file, tmp_path):
-    output = tmp_path / "both.edge"
+    other, output = tmp_path / "other.ckpt", tmp_path / "both.edge"
+    write_student(other, make_student(modality=GYRO, task=TaskSpec(labels=("sit", "stand"))))
     plan = export_plan(student_file, output=output)
     assert said(UsageError, export_several, [plan, plan], output=output) == (
         "modality 'acc': expected one student for each modality, got several; "
         "a student stands in for another when the other's sensor is dead"
     )
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_students_that_answer_something_else_are_refused(student_file, tmp_path):
-    other = tmp_path / "other.ckpt"
-    write_student(other, make_student(modality=GYRO, task=TaskSpec(labels=("sit", "stand"))))
-    output = tmp_path / "both.edge"
-    plan = export_plan(student_file, output=output)
     assert said(UsageError, export_several, [plan, replace(plan, source=other)], output=output) == (
         "modality 'gyro': expected the first student's labels rest, walk, run, fall, got sit, stand; "
         "students of one bundle answer the same question"
     )
+    assert list(tmp_path.iterdir()) == [other]
 
 
 def test_several_students_need_a_place_to_go_and_no_engines(student_file):
-    with pytest.raises(UsageError) as caught:
-        run_export([str(student_file), str(student_file)])
-    assert str(caught.value) == "several students need -o FILE, and take no --page and no --mlflow; see --help"
-    with pytest.raises(UsageError) as caught:
-        run_export([str(student_file), str(student_file), "-o", "both.edge", "--target", "trt"])
-    assert str(caught.value) == "--target trt: expected one student, got several; export each on its own"
+    several = [str(student_file)] * 2
+    assert said(UsageError, run_export, several) == (
+        "several students need -o FILE, and take no --page and no --mlflow; see --help"
+    )
+    assert said(UsageError, run_export, [*several, "-o", "both.edge", "--target", "trt"]) == (
+        "--target trt: expected one student, got several; export each on its own"
+    )
 
 
 def test_bundles_are_joined_as_checkpoints_are(exported, gyro_file, tmp_path):
@@ -167,20 +162,12 @@ def test_a_key_that_cannot_sign_is_told_before_the_work(student_file, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_inspect_says_who_signed_and_refuses_what_nobody_did(sealed, exported, key, monkeypatch, capsys):
+def test_inspect_says_who_signed_and_refuses_what_nobody_did(sealed, exported, key, ran):
     keys = key.parent / "keys"
     key_id = json.loads((keys / "fleet.pub").read_text())["key_id"]
-    for path, code in ((sealed, 0), (exported.path, 6)):
-        monkeypatch.setattr("sys.argv", ["mmkd-inspect", str(path), "--verify", str(keys), "--json"])
-        with pytest.raises(SystemExit) as ended:
-            inspect()
-        said = capsys.readouterr()
-        assert ended.value.code == code
-        if code == 0:
-            facts = json.loads(said.out)
-            found = {name: facts[name] for name in ("release", "signed_by", "signature")}
-            signature = f"by key {key_id}, which is in {keys}"
-            assert found == {"release": "7", "signed_by": f"key {key_id}", "signature": signature}
-        else:
-            told = f"{path}: it is not signed, and {keys} names the keys that must have; export it with --sign"
-            assert said.err == f"mmkd-inspect: {told}\n"
+    code, out, _ = ran(inspect, "mmkd-inspect", sealed, "--verify", keys, "--json")
+    facts = json.loads(out)
+    assert (code, facts["release"], facts["signed_by"]) == (0, "7", f"key {key_id}")
+    assert facts["signature"] == f"by key {key_id}, which is in {keys}"
+    told = f"{exported.path}: it is not signed, and {keys} names the keys that must have; export it with --sign"
+    assert ran(inspect, "mmkd-inspect", exported.path, "--verify", keys, "--json") == (6, "", f"mmkd-inspect: {told}\n")

@@ -27,6 +27,7 @@ from tests.export.students import make_proof_set, make_student
 
 # litert-torch and its jax announce their own deprecations when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore")
+UNJUDGED = {"targets": ("litert",), "accept_unjudged": True, "platform": "cpu-arm"}
 
 
 def model_metadata(model):
@@ -66,16 +67,7 @@ def test_it_answers_as_torch_with_the_tensors_and_names_of_the_manifest(tflite, 
 @pytest.fixture(scope="module")
 def int8_bundle(student_file, tmp_path_factory):
     output = tmp_path_factory.mktemp("litert-int8") / "student.edge"
-    return export(
-        ExportPlan(
-            source=student_file,
-            output=output,
-            targets=("litert",),
-            accept_unjudged=True,
-            precisions=("int8", "fp16"),
-            platform="cpu-arm",
-        )
-    )
+    return export(ExportPlan(source=student_file, output=output, precisions=("int8", "fp16"), **UNJUDGED))
 
 
 def _fully_connected(model):
@@ -94,13 +86,8 @@ def _fully_connected(model):
 
 def test_both_forms_are_made_and_the_runtime_answers_with_either(int8_bundle, student):
     artifacts = int8_bundle.report.artifacts
-    assert [artifact.file for artifact in artifacts] == [
-        "acc/model.fp32.onnx",
-        "acc/model.fp32.tflite",
-        "acc/model.fp16.onnx",
-        "acc/model.int8.onnx",
-        "acc/model.int8.tflite",
-    ]
+    forms = ["fp32.onnx", "fp32.tflite", "fp16.onnx", "int8.onnx", "int8.tflite"]
+    assert [artifact.file for artifact in artifacts] == [f"acc/model.{form}" for form in forms]
     assert artifacts[1].parity.max_abs_error < 1e-5
     tflite = artifacts[4]
     assert tflite.gate.passed
@@ -159,14 +146,7 @@ def test_an_int8_tflite_that_answers_otherwise_ends_the_export(student_file, tmp
     monkeypatch.setattr(
         "mmkd_export.targets.litert.int8_tflite", lambda model, graph: _with_its_head_turned(int8_tflite(model, graph))
     )
-    plan = ExportPlan(
-        source=student_file,
-        output=tmp_path / "s.edge",
-        targets=("litert",),
-        accept_unjudged=True,
-        precisions=("int8",),
-        platform="cpu-arm",
-    )
+    plan = ExportPlan(source=student_file, output=tmp_path / "s.edge", precisions=("int8",), **UNJUDGED)
     with pytest.raises(GateError, match=r"^int8 \.tflite: .*; no bundle was written\. Export without --target litert"):
         export(plan)
     assert list(tmp_path.iterdir()) == []
@@ -183,24 +163,10 @@ def test_altered_weights_and_failed_conversions_are_told(tflite, student, tmp_pa
 
 def test_the_command_keeps_converter_and_quantiser_off_the_terminal(student_file, tmp_path):
     command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge")]
-    done = subprocess.run(
-        [*command, "--target", "litert", "--precision", "int8", "--accept-unjudged"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command += ["--target", "litert", "--precision", "int8", "--accept-unjudged"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO: Created TensorFlow Lite")]
-    assert lines == [
-        "1/6 read the checkpoint",
-        "2/6 convert it to ONNX",
-        "3/6 compare with torch",
-        "4/6 convert it to LiteRT",
-        "5/6 make int8",
-        "6/6 write the bundle",
-    ]
-    assert [line.split()[:2] for line in done.stdout.splitlines()[2:6]] == [
-        ["fp32", "onnx"],
-        ["fp32", "tflite"],
-        ["int8", "onnx"],
-        ["int8", "tflite"],
-    ]
+    compared = ["1/6 read the checkpoint", "2/6 convert it to ONNX", "3/6 compare with torch"]
+    assert lines == [*compared, "4/6 convert it to LiteRT", "5/6 make int8", "6/6 write the bundle"]
+    shown = [" ".join(line.split()[:2]) for line in done.stdout.splitlines()[2:6]]
+    assert shown == ["fp32 onnx", "fp32 tflite", "int8 onnx", "int8 tflite"]

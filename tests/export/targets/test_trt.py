@@ -26,14 +26,6 @@ from tests.edge.said import said
 MIB = 1 << 20
 
 
-def _load(name):
-    path = Path(__file__).parents[1] / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def trt_rtx():
     """TensorRT-RTX builds ahead of time, without a GPU; it is not part of the development installation."""
@@ -47,25 +39,16 @@ def bundle(exported, tmp_path):
 
 @pytest.mark.parametrize("wheel", ["tensorrt_cu12_bindings-10.3.0", "tensorrt_cu13_bindings-11.", "cuda_python-12.6."])
 def test_every_name_that_is_used_is_in_the_published_bindings(wheel):
-    reader = _load("read_trt_names")
+    path = Path(__file__).parents[1] / "read_trt_names.py"
+    spec = importlib.util.spec_from_file_location("read_trt_names", path)
+    reader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reader)
     recorded = json.loads(reader.NAMES_FILE.read_text())
     (names,) = [entry["names"] for name, entry in recorded.items() if name.startswith(wheel)]
     assert names == reader.names_of(cuda=wheel.startswith("cuda"))
 
 
-def test_a_name_that_the_bindings_lack_would_be_found():
-    reader = _load("read_trt_names")
-    source = "config.set_flag(module.BuilderFlag.FP16)\nother.thing()"
-    assert reader.used_names(source, of={"config", "module"}) == ["BuilderFlag", "FP16", "set_flag"]
-    assert reader.present_names(b"x\0set_flag\0getBuilderFlag\0FP16x\0", ["BuilderFlag", "FP16", "set_flag"]) == [
-        "BuilderFlag",
-        "set_flag",
-    ]
-
-
-def test_builds_have_a_bounded_workspace_and_share_a_timing_cache_on_one_device(
-    bundle, gpu_double, monkeypatch, tmp_path
-):
+def test_builds_have_a_bounded_workspace_and_share_timings(bundle, gpu_double, monkeypatch, tmp_path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  8000000 kB\nMemAvailable:  400 kB\n")
     assert workspace_bytes(meminfo) == 100 * 1024
@@ -124,11 +107,8 @@ def test_without_cuda_python_the_extra_is_named():
 
 
 def test_engines_of_every_precision_are_built_with_sidecars_and_logs(trt_rtx, mixed, tmp_path):
-    output = tmp_path / "student.edge"
-    plan = ExportPlan(
-        source=mixed.path, output=output, targets=("trt",), precisions=("fp16", "int8"), platform="trt-rtx"
-    )
-    result = export(plan)
+    options = {"targets": ("trt",), "precisions": ("fp16", "int8"), "platform": "trt-rtx"}
+    result = export(ExportPlan(source=mixed.path, output=tmp_path / "student.edge", **options))
     assert [Path(engine.path).name for engine in result.engines] == ["student.fp16.engine", "student.int8.engine"]
     for engine in result.engines:
         sidecar = read_sidecar(Path(engine.path + ".json"))
@@ -176,9 +156,7 @@ def test_graphs_and_builds_that_fail_say_so_and_leave_the_bundle(trt_rtx, bundle
         engine_from_onnx(b"not a graph", trt_rtx, workspace_bytes=64 * MIB)
     monkeypatch.setattr("mmkd_export.targets.trt.workspace_bytes", lambda **_: 0)  # a machine without free memory
     monkeypatch.setattr(trt_rtx.Builder, "build_serialized_network", lambda *_: None)
-    with pytest.raises(BackendError) as error:
-        build_engines(bundle, platform_named("trt-rtx"))
-    first, second = str(error.value).splitlines()
+    first, second = said(BackendError, build_engines, bundle, RTX).splitlines()
     assert first.startswith("no engine was built: tensorrt_rtx ")
     assert "cannot build the graph with 0 MiB of workspace" in first
     assert second == (
@@ -227,9 +205,9 @@ def test_a_build_that_ends_its_process_leaves_this_one(bundle, tmp_path, monkeyp
 
 def test_memory_is_bounded(bundle, tmp_path, monkeypatch):
     in_place_of_tensorrt("bytearray(1 << 32)", tmp_path, monkeypatch)
-    with pytest.raises(BackendError) as caught:
-        build_engines_apart(bundle, RTX, limits=LIMITS)
-    assert str(caught.value) == f"{bundle}: no engine was built: it takes too much memory"
+    assert said(BackendError, build_engines_apart, bundle, RTX, limits=LIMITS) == (
+        f"{bundle}: no engine was built: it takes too much memory"
+    )
 
 
 def test_a_graph_that_our_reading_refuses_reaches_no_parser(bundle, tmp_path, monkeypatch):

@@ -147,9 +147,7 @@ def _dataset(path, student, *, modality=None, labels=None):
 
 
 def _refusal(path, student):
-    with pytest.raises(UsageError) as error:
-        windows_from_dataset(path, modality=student.modality, task=student.task)
-    return str(error.value)
+    return said(UsageError, windows_from_dataset, path, modality=student.modality, task=student.task)
 
 
 def test_a_dataset_gives_its_validation_split(student, tmp_path):
@@ -160,15 +158,9 @@ def test_a_dataset_gives_its_validation_split(student, tmp_path):
 
 
 def test_a_large_dataset_gives_256_windows_and_the_same_each_time(student, tmp_path):
-    many = replace(
-        student,
-        carried=replace(
-            student.carried,
-            windows=np.random.default_rng(0).standard_normal((300, 64, 3)).astype(np.float32),
-            labels=np.arange(300) % 4,
-        ),
-    )
-    path = _dataset(tmp_path / "set", many)
+    windows = np.random.default_rng(0).standard_normal((300, 64, 3)).astype(np.float32)
+    many = replace(student.carried, windows=windows, labels=np.arange(300) % 4)
+    path = _dataset(tmp_path / "set", replace(student, carried=many))
     first, second = (windows_from_dataset(path, modality=student.modality, task=student.task) for _ in range(2))
     assert len(first.windows) == 256
     np.testing.assert_array_equal(first.windows, second.windows)

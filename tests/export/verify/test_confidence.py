@@ -186,7 +186,5 @@ def test_what_calibrates_never_judges(result, wide, wide_file, tmp_path):
         f"{half}: --eval: expected windows that do not calibrate, got 48 that all do; name others"
     )
     named = export(replace(plan, calibration=same)).report.artifacts[0].confidence
-    assert (named.calibrated_by, named.windows) == (
-        48,
-        48,
-    )  # and of those that are named to calibrate, the judging ones
+    # And of those that are named to calibrate, the judging ones.
+    assert (named.calibrated_by, named.windows) == (48, 48)

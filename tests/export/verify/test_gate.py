@@ -7,16 +7,8 @@ import pytest
 
 from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_export.verify import gate
 from mmkd_export.verify.answers import NetworkAnswers
-from mmkd_export.verify.gate import (
-    GateRule,
-    GateWindows,
-    caution,
-    gate_result,
-    gate_summary,
-    require_gate,
-    require_windows,
-)
 from mmkd_export.verify.proof_set import build_proof_set, check_calibration
 from mmkd_export.verify.windows import RealWindows
 from tests.edge.said import said
@@ -31,11 +23,13 @@ def _answers(labels, *, classes=3):
 
 def _judging(labels, answers):
     windows = np.zeros((len(labels), 4, 1), dtype=np.float32)
-    return GateWindows(windows=windows, labels=np.array(labels), answers=_answers(answers), source="windows")
+    return gate.GateWindows(windows=windows, labels=np.array(labels), answers=_answers(answers), source="windows")
 
 
 def _facts(labels, before, after, *, metric="accuracy", drop=0.5):
-    return gate_result(_answers(after), _judging(labels, before), GateRule(metric=metric, max_drop_points=drop), TASK)
+    return gate.gate_result(
+        _answers(after), _judging(labels, before), gate.GateRule(metric=metric, max_drop_points=drop), TASK
+    )
 
 
 def test_drops_are_paired_and_one_window_of_few_may_differ():
@@ -72,7 +66,7 @@ def test_agreement_counts_with_and_without_labels():
     assert facts.drop_points is None
     assert facts.labelled == 0
     assert facts.passed
-    assert gate_summary(facts) == "labels agree on 99.0% of 100 (at least 99.0%), no labels to score"
+    assert gate.gate_summary(facts) == "labels agree on 99.0% of 100 (at least 99.0%), no labels to score"
 
 
 def test_answers_that_are_no_numbers_fail():
@@ -80,19 +74,17 @@ def test_answers_that_are_no_numbers_fail():
     broken = NetworkAnswers(
         logits=np.full((2, 3), np.nan, dtype=np.float32), probabilities=judging.answers.probabilities
     )
-    facts = gate_result(broken, judging, GateRule(metric="accuracy", max_drop_points=100), TASK)
+    facts = gate.gate_result(broken, judging, gate.GateRule(metric="accuracy", max_drop_points=100), TASK)
     assert not facts.passed
-    with pytest.raises(GateError) as error:
-        require_gate(facts, what="fp16 graph", advice="Export without it")
-    assert str(error.value) == "fp16 graph: some answers are not numbers; no bundle was written. Export without it"
+    assert said(GateError, gate.require_gate, facts, what="fp16 graph", advice="Export without it") == (
+        "fp16 graph: some answers are not numbers; no bundle was written. Export without it"
+    )
 
 
 def test_a_failed_gate_says_what_was_lost():
     truth = [0, 1, 2] * 100
-    after = [1] * 6 + truth[6:]
-    with pytest.raises(GateError) as error:
-        require_gate(_facts(truth, truth, after, metric="macro_f1"), what="int8 graph", advice="Allow more")
-    message = str(error.value)
+    facts = _facts(truth, truth, [1] * 6 + truth[6:], metric="macro_f1")
+    message = said(GateError, gate.require_gate, facts, what="int8 graph", advice="Allow more")
     assert message.startswith("int8 graph: macro f1 drops by 1.3")
     assert message.endswith(
         " points (at most 0.50), labels agree on 98.7% of 300 (at least 99.0%); no bundle was written. Allow more"
@@ -100,10 +92,10 @@ def test_a_failed_gate_says_what_was_lost():
 
 
 def test_fewer_windows_than_the_gates_one_percent_are_refused_unless_accepted():
-    strict = GateRule(metric="accuracy", max_drop_points=0.5)
-    require_windows(100, what="int8 graph", rule=strict)
-    require_windows(2, what="int8 graph", rule=replace(strict, accept_unjudged=True))
-    assert said(GateError, require_windows, 2, what="int8 graph", rule=strict) == (
+    strict = gate.GateRule(metric="accuracy", max_drop_points=0.5)
+    gate.require_windows(100, what="int8 graph", rule=strict)
+    gate.require_windows(2, what="int8 graph", rule=replace(strict, accept_unjudged=True))
+    assert said(GateError, gate.require_windows, 2, what="int8 graph", rule=strict) == (
         "int8 graph: expected 100 or more windows to judge by, so that the one that may always differ is at most 1% of "
         "them, got 2, of which it is 50%; no bundle was written. Name more with --eval DATA, or take it unjudged with "
         "--accept-unjudged"
@@ -111,26 +103,22 @@ def test_fewer_windows_than_the_gates_one_percent_are_refused_unless_accepted():
 
 
 def test_few_windows_judge_and_prove_little():
-    assert gate_summary(_facts([0, 1, 2], [0, 1, 2], [0, 1, 2])) == (
+    assert gate.gate_summary(_facts([0, 1, 2], [0, 1, 2], [0, 1, 2])) == (
         "accuracy drops by 0.00 points (at most 33.33), labels agree on 100.0% of 3 (at least 66.7%), unjudged: fewer "
         "than 100 windows"
     )
     assert _facts([0] * 99, [0] * 99, [0] * 99).unjudged is True
     assert _facts([0] * 100, [0] * 100, [0] * 100).unjudged is msgspec.UNSET
-    assert caution(200) is None
-    assert caution(60) == (
+    assert gate.caution(200) is None
+    assert gate.caution(60) == (
         "60 judging windows prove little: even without one disagreement, up to 5.0% remain possible; "
         "name more with --eval DATA"
     )
 
 
 def test_the_judging_half_keeps_its_answers():
-    real = RealWindows(
-        windows=np.arange(4, dtype=np.float32).reshape(4, 1, 1),
-        labels=np.array([0, 1, 2, 0]),
-        judge=np.array([False, True, False, True]),
-        source="carried",
-    )
+    windows, judge = np.arange(4, dtype=np.float32).reshape(4, 1, 1), np.array([False, True, False, True])
+    real = RealWindows(windows=windows, labels=np.array([0, 1, 2, 0]), judge=judge, source="carried")
     modality = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=1)
     every = build_proof_set(real, modality=modality, task=TASK, answer=lambda windows: _answers([0, 1, 2, 1]))
     judging = every.judging

@@ -78,9 +78,8 @@ FAR = (
 )
 def test_a_student_that_float32_cannot_hold_is_refused(logit, is_transformer, message):
     exact, answers = _answers([[0.5, 0.0]]), _answers([[logit, 0.0]])
-    with pytest.raises(GateError) as caught:
-        fp32_tolerance(exact, answers, task=TASK, what="a.ckpt", is_transformer=is_transformer)
-    assert str(caught.value) == f"a.ckpt: {message}"
+    options = {"task": TASK, "what": "a.ckpt", "is_transformer": is_transformer}
+    assert said(GateError, fp32_tolerance, exact, answers, **options) == f"a.ckpt: {message}"
 
 
 @pytest.mark.parametrize("tensor", ["logits", "probabilities"])
@@ -117,12 +116,11 @@ def test_doubled_head_weights_are_caught(student, student_graph):
     head = next(tensor for tensor in model.graph.initializer if tensor.name == "student.head.weight")
     head.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(head), head.name))
     proof_set = make_proof_set(student)
-    with pytest.raises(GateError) as error:
-        prove_fp32(model.SerializeToString(), proof_set)
+    refusal = said(GateError, prove_fp32, model.SerializeToString(), proof_set)
     bias = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "student.head.bias"))
     # Doubled weights add W e once more to W e + b, so the difference is the logits without their bias.
     difference = np.abs(proof_set.answers.logits - bias).max()
-    assert f"got a difference of {difference:.3g} " in str(error.value)
+    assert f"got a difference of {difference:.3g} " in refusal
 
 
 def test_a_graph_that_is_only_wrong_on_gaps_is_caught(student, student_graph):
