@@ -45,7 +45,7 @@ class Screen:
 
     def close(self):
         self.stream.close()
-        self._thread.join(timeout=10)
+        self._thread.join()
         os.close(self._reader)
         return self._seen.decode()
 
