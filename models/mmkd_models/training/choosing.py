@@ -59,39 +59,13 @@ def preferred(scores: Sequence[ValidationScore]) -> int:
     return max(near, key=lambda number: scores[number].log_likelihood)
 
 
-def simplest(
-    logits: Sequence[NDArray[np.floating[Any]]],
-    sizes: Sequence[int],
-    labels: Labels,
-    groups: NDArray[Any],
-    task: TaskSpec,
-    *,
-    metric: AnyMetric,
-) -> int:
-    """Return the number of the smallest candidate that is neither significantly worse nor less likely than the best.
+def likeliest(pools: Sequence[NDArray[np.floating[Any]]], labels: Labels, task: TaskSpec) -> int:
+    """Return the number of the first answers (N, K) that make the labels likeliest: weights of stacking.
 
-    Logits (N, K) are of windows that no candidate learnt. Significant is more than a standard error of the difference
-    over groups; of candidates of one size the likeliest wins.
+    Yao, Vehtari, Simpson and Gelman, Bayesian Analysis 13, 2018, section 3.1. The windows are ones that no candidate
+    learnt.
     """
-    results = [validation_score(each, labels, task, metric=metric) for each in logits]
-    best = max(range(len(logits)), key=lambda number: results[number].score)
-
-    def behind(number: int) -> bool:
-        def gap(rows: NDArray[np.bool_]) -> float:
-            ahead, other = (scores_from_logits(labels[rows], logits[one][rows], task) for one in (best, number))
-            return ahead.metric(metric) - other.metric(metric)
-
-        apart = results[best].score - results[number].score
-        return apart > 0 and apart > jackknife_error(gap, groups, fewest_groups=_MIN_GROUPS)
-
-    near = [number for number in range(len(logits)) if not behind(number)]
-    likeliest = max(near, key=lambda number: results[number].log_likelihood)
-    near = [
-        number
-        for number in near
-        if not surely_likelier(results[likeliest].likelihoods, results[number].likelihoods, groups, of_one_group=True)
-    ]
-    return min(near, key=lambda number: (sizes[number], -results[number].log_likelihood))
+    return int(np.argmax([log_likelihood(pool, labels, kind=task.kind).mean() for pool in pools]))
 
 
 def labels_win(taught: ValidationScore, baseline: ValidationScore, groups: NDArray[Any]) -> bool:

@@ -28,7 +28,7 @@ from mmkd_models.networks.config import MEMBERS, PORTABLE_MEMBERS, MemberKind, i
 from mmkd_models.networks.convolutions import fits_kernels
 from mmkd_models.networks.intervals import fits_intervals
 from mmkd_models.training.checkpoint import StudentCheckpoint, TriedStudent
-from mmkd_models.training.choosing import ValidationScore, labels_win, preferred, simplest, validation_score
+from mmkd_models.training.choosing import ValidationScore, labels_win, likeliest, preferred, validation_score
 from mmkd_models.training.closed_form import FITS, Lesson, hard_answers, lesson_of
 from mmkd_models.training.fitting import with_novelty
 from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 _MIXED, _UNMIXED = "transformer of mixed windows", "transformer of unmixed windows"
 _MIN_GROUPS = 20  # of training: half of fewer teach too little
-_PAIRS = (0.25, 0.75)  # of a transformer in a pair, besides a half
+_PARTS = 4  # of which weights are multiples; decision 035
 
 Weights = dict[MemberKind, float]
 
@@ -127,13 +127,10 @@ def fit_average(
     cross: CrossFit | None = None,
     limit: LatencyLimit | None = None,
 ) -> StudentCheckpoint:
-    """Average students of one member each with the weights that validate best, also on `cross`; or return the best."""
+    """Average students of one member each with the likeliest weights on validation windows and `cross`."""
     modality, task = parts[0].modality.name, data.train.spec.task
     known = data.valid.with_modalities((modality,)).only_labelled()
-    labels, groups = known.labels, np.unique(known.groups, return_inverse=True)[1].reshape(-1)
-    if cross is not None:
-        labels = np.concatenate([labels, cross.labels])
-        groups = np.concatenate([groups, groups.max() + 1 + cross.groups])
+    labels = known.labels if cross is None else np.concatenate([known.labels, cross.labels])
     members = [part.config.members[0] for part in parts]
     logits, temperatures = {}, {}
     for member, part in zip(members, parts, strict=True):
@@ -146,8 +143,7 @@ def fit_average(
             logits[member] = np.concatenate([logits[member], others])
     candidates = list_weights(members) if limit is None else limit.keep(parts, list_weights(members))
     pools = [np.sum([weight * logits[member] for member, weight in one.items()], axis=0) for one in candidates]
-    sizes = [len(one) for one in candidates]
-    weights = candidates[simplest(pools, sizes, labels, groups, task, metric=run.train.metric)]
+    weights = candidates[likeliest(pools, labels, task)]
     logger.info("average: %s", weights)
     chosen = [part for member, part in zip(members, parts, strict=True) if member in weights]
     shown: Weights = {member: weights.get(member, 0.0) for member in members}
@@ -169,14 +165,11 @@ def fit_average(
 
 
 def list_weights(members: Sequence[MemberKind]) -> list[Weights]:
-    """Return the weights to compare: each subset's equal ones, and other fractions of a transformer in a pair."""
-    candidates: list[Weights] = []
-    for size in range(1, len(members) + 1):
-        for subset in itertools.combinations(members, size):
-            candidates.append(dict.fromkeys(subset, 1 / size))
-            if size == 2 and subset[0] == "transformer":
-                candidates += [{subset[0]: weight, subset[1]: 1 - weight} for weight in _PAIRS]
-    return candidates
+    """Return the weights to compare, in quarters: first those of a single member."""
+    parts = range(_PARTS, -1, -1)
+    quarters = [one for one in itertools.product(parts, repeat=len(members)) if sum(one) == _PARTS]
+    candidates = [{kind: part / _PARTS for kind, part in zip(members, one, strict=True) if part} for one in quarters]
+    return sorted(candidates, key=len)
 
 
 def _joined(parts: Sequence[StudentCheckpoint], factors: Mapping[MemberKind, float]) -> StudentCheckpoint:

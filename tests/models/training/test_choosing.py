@@ -22,10 +22,10 @@ from mmkd_models.training.checkpoint import TeacherFile, read_student, write_stu
 from mmkd_models.training.choosing import (
     ValidationScore,
     choose_tau,
+    likeliest,
     log_prior,
     preferred,
     prior_bias,
-    simplest,
     validation_score,
 )
 from mmkd_models.training.fitting import adjusted_fit
@@ -143,24 +143,15 @@ def confident(labels, by):
     return np.eye(3)[labels] * np.broadcast_to(by, len(labels))[:, None]
 
 
-def test_the_smallest_is_taken_unless_it_is_surely_worse_or_less_likely(machines):
-    known = machines.everything()
-    labels, groups = known.labels, known.groups
-    is_first = [number == np.flatnonzero(groups == group)[0] for number, group in enumerate(groups)]
-    noise = np.random.default_rng(0).normal(0.0, 1.0, len(labels))
-    right, as_likely = confident(labels, 4.0 + noise), confident(labels, 4.0 - noise)
-
-    def chosen(*candidates, sizes):
-        return simplest(candidates, sizes, labels, groups, known.spec.task, metric="accuracy")
-
-    assert chosen(as_likely, right, sizes=(2, 1)) == 1
-    assert chosen(as_likely, right, sizes=(1, 2)) == 0
-    # Wrong once in every group: significantly worse.
-    assert chosen(confident(labels, np.where(is_first, -3.0, 4.0)), right, sizes=(1, 4)) == 1
-    # Right everywhere, and less likely in every group: half of the margins vary.
-    unsure = confident(labels, np.where(np.arange(len(labels)) % 2, 0.05, 4.0))
-    assert chosen(unsure, right, sizes=(1, 2)) == 1
-    assert chosen(unsure, unsure, sizes=(2, 2)) == 0
+def test_the_answers_that_make_the_labels_likeliest_are_taken_and_the_first_of_equal_ones():
+    labels, task = np.array([0, 1, 2, 1]), TaskSpec(labels=("idle", "ok", "worn"))
+    # Mean log-likelihoods -log(1 + 2 exp(-m)): -0.24, -0.04, and of the last, once surely wrong, -1.26.
+    unsure, sure, rash = confident(labels, 2.0), confident(labels, 4.0), confident(labels, [4.7, 4.7, 4.7, -4.3])
+    assert [likeliest(pools, labels, task) for pools in ([unsure, sure, rash], [rash, unsure], [sure, sure])] == [
+        1,
+        1,
+        0,
+    ]
 
 
 def test_a_temperature_is_used_only_where_it_makes_other_groups_likelier():
