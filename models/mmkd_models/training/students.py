@@ -143,7 +143,8 @@ def fit_average(
             logits[member] = np.concatenate([logits[member], others])
     candidates = list_weights(members) if limit is None else limit.keep(parts, list_weights(members))
     pools = [np.sum([weight * logits[member] for member, weight in one.items()], axis=0) for one in candidates]
-    weights = candidates[likeliest(pools, labels, task)]
+    unevenness = [sum((one.get(member, 0.0) - 1 / len(members)) ** 2 for member in members) for one in candidates]
+    weights = candidates[likeliest(pools, unevenness, labels, task)]
     logger.info("average: %s", weights)
     chosen = [part for member, part in zip(members, parts, strict=True) if member in weights]
     shown: Weights = {member: weights.get(member, 0.0) for member in members}

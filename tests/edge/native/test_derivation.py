@@ -12,7 +12,7 @@ from mmkd_edge.native import NativeModel, library
 from mmkd_edge.predict.preprocess import only_valid
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.native_from_student import _derivation, int8_weights
-from tests.edge.native.test_members import file_of, interval_tensors, tensors_of
+from tests.edge.native.test_members import file_of, interval_tensors, tensor_sizes
 from tests.edge.native.test_native import changed
 
 pytestmark = pytest.mark.usefixtures("native_engine")
@@ -123,7 +123,7 @@ def test_a_number_out_of_its_range_is_refused(name, word, value, message):
 def test_altered_numbers_are_refused_or_derived_by_and_nothing_crashes():
     _, data = derived_file(RANGED, "acc[ax,az]@1s,25Hz,5per0.4s,8bit")
     rng = np.random.default_rng(0)
-    words = {name: tensor.size for name, tensor in tensors_of(data).items() if name.startswith("d.")}
+    words = {name: size for name, size in tensor_sizes(data).items() if name.startswith("d.")}
     opened = 0
     for _ in range(1000):
         altered = data

@@ -70,6 +70,12 @@ def features_of(window, present, *, depth, bins):
     return np.array(features)
 
 
+def tensor_sizes(data):
+    """The numbers of 32 bits of each tensor of a native file, by name."""
+    rows = [struct.unpack_from("<24s4I", data, 16 + 56 * n) for n in range(struct.unpack_from("<I", data, 8)[0])]
+    return {name.rstrip(b"\0").decode(): rows * columns for name, kind, _, rows, columns in rows if kind < 2}
+
+
 def interval_tensors(samples, channels, *, depth, bins, feature_mean=0.0, feature_scale=1.0):
     features = channels * (16 * (2 ** (depth + 1) - 1) + bins)
     normalised = (np.broadcast_to(number, features) for number in (feature_mean, feature_scale))
@@ -289,9 +295,7 @@ def test_a_walk_of_more_than_64_nodes_is_refused(side):
 def test_altered_files_are_refused_or_answered_and_nothing_crashes(forest):
     values, present = windows_of(33, 2)
     rng = np.random.default_rng(0)
-    rows = [struct.unpack_from("<24s4I", forest, 16 + 56 * n) for n in range(struct.unpack_from("<I", forest, 8)[0])]
-    words = {name.rstrip(b"\0").decode(): rows * columns for name, kind, _, rows, columns in rows if kind < 2}
-    words = {name: count for name, count in words.items() if name[:2] in ("i.", "f.") or name == "sizes"}
+    words = {name: count for name, count in tensor_sizes(forest).items() if name[:2] in ("i.", "f.") or name == "sizes"}
     opened = 0
     for _ in range(400):
         altered = forest

@@ -118,7 +118,8 @@ def folds(fold_result):
 @pytest.fixture
 def document(machines, folds):
     variations = parse_variations(["acc:rate=10,5", "acc:window=1"], machines.spec)
-    config = SimpleNamespace(modalities=tuple(VALID), student_train=SimpleNamespace(metric="balanced_accuracy"))
+    conditions = SimpleNamespace(student_train=SimpleNamespace(metric="balanced_accuracy"))
+    config = SimpleNamespace(modalities=tuple(VALID), conditions=conditions)
     comparison = Comparison(dataset=machines, config=config, out=machines.path)
     shown = {"latencies": {"acc": 2.0}, "energies": {"acc": 1.5}, "prices": {}}
     given = {**shown, "healthy": machines.spec.task.labels[:1]}

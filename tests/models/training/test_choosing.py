@@ -143,15 +143,14 @@ def confident(labels, by):
     return np.eye(3)[labels] * np.broadcast_to(by, len(labels))[:, None]
 
 
-def test_the_answers_that_make_the_labels_likeliest_are_taken_and_the_first_of_equal_ones():
+def test_the_likeliest_answers_are_taken_of_like_ones_the_most_even_and_of_equal_ones_the_first():
     labels, task = np.array([0, 1, 2, 1]), TaskSpec(labels=("idle", "ok", "worn"))
     # Mean log-likelihoods -log(1 + 2 exp(-m)): -0.24, -0.04, and of the last, once surely wrong, -1.26.
     unsure, sure, rash = confident(labels, 2.0), confident(labels, 4.0), confident(labels, [4.7, 4.7, 4.7, -4.3])
-    assert [likeliest(pools, labels, task) for pools in ([unsure, sure, rash], [rash, unsure], [sure, sure])] == [
-        1,
-        1,
-        0,
-    ]
+    asked = ([unsure, sure, rash], [rash, unsure], [sure, sure])
+    assert [likeliest(pools, [0.0] * len(pools), labels, task) for pools in asked] == [1, 1, 0]
+    # 0.2 nats for a squared distance of 1: 0.2035 nats apart.
+    assert [likeliest([unsure, sure], [0.0, far], labels, task) for far in (1.0, 1.03)] == [1, 0]
 
 
 def test_a_temperature_is_used_only_where_it_makes_other_groups_likelier():
