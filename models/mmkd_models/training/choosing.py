@@ -75,8 +75,10 @@ def likeliest(
 
 
 def labels_win(taught: ValidationScore, baseline: ValidationScore, groups: NDArray[Any]) -> bool:
-    """Return whether the baseline is preferred, and significantly likelier over groups (N,)."""
-    return preferred([taught, baseline]) == 1 and surely_likelier(baseline.likelihoods, taught.likelihoods, groups)
+    """Return whether the baseline is preferred, and significantly likelier over three groups (N,) or more."""
+    is_judged = len(np.unique(groups)) >= _MIN_GROUPS  # two have one degree of freedom
+    is_likelier = is_judged and surely_likelier(baseline.likelihoods, taught.likelihoods, groups)
+    return is_likelier and preferred([taught, baseline]) == 1
 
 
 def prior_bias(

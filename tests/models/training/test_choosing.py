@@ -22,6 +22,7 @@ from mmkd_models.training.checkpoint import TeacherFile, read_student, write_stu
 from mmkd_models.training.choosing import (
     ValidationScore,
     choose_tau,
+    labels_win,
     likeliest,
     log_prior,
     preferred,
@@ -151,6 +152,14 @@ def test_the_likeliest_answers_are_taken_of_like_ones_the_most_even_and_of_equal
     assert [likeliest(pools, [0.0] * len(pools), labels, task) for pools in asked] == [1, 1, 0]
     # 0.2 nats for a squared distance of 1: 0.2035 nats apart.
     assert [likeliest([unsure, sure], [0.0, far], labels, task) for far in (1.0, 1.03)] == [1, 0]
+
+
+def test_labels_only_win_by_three_groups_or_more():
+    taught, baseline = (
+        ValidationScore(score=one, standard_error=0.0, likelihoods=np.full(3, one)) for one in (0.5, 0.9)
+    )
+    assert [labels_win(taught, baseline, np.array(groups)) for groups in ([0, 1, 2], [0, 1, 1])] == [True, False]
+    assert not labels_win(baseline, taught, np.arange(3))
 
 
 def test_a_temperature_is_used_only_where_it_makes_other_groups_likelier():
