@@ -146,7 +146,7 @@ def confident(labels, by):
 
 def test_the_likeliest_answers_are_taken_of_like_ones_the_most_even_and_of_equal_ones_the_first():
     labels, task = np.array([0, 1, 2, 1]), TaskSpec(labels=("idle", "ok", "worn"))
-    # Mean log-likelihoods -log(1 + 2 exp(-m)): -0.24, -0.04, and of the last, once surely wrong, -1.26.
+    # Mean log-likelihoods -log(1 + 2 exp(-m)): -0.24, -0.04, and of the last, once quite wrong, -1.26.
     unsure, sure, rash = confident(labels, 2.0), confident(labels, 4.0), confident(labels, [4.7, 4.7, 4.7, -4.3])
     asked = ([unsure, sure, rash], [rash, unsure], [sure, sure])
     assert [likeliest(pools, [0.0] * len(pools), labels, task) for pools in asked] == [1, 1, 0]
