@@ -336,7 +336,8 @@ def test_training_groups_decide_where_validation_cannot(members, machines):
     for best in MEMBERS[1:]:
         logits = {member: right if member == best else wrong for member in MEMBERS}
         cross = CrossFit(labels=labels, groups=groups, logits=logits)
-        assert fit_average(data_of(machines), list(members.values()), run_of(machines), cross).config.members == (best,)
+        weights = fit_average(data_of(machines), list(members.values()), run_of(machines), cross).facts.weights
+        assert weights[best] >= 0.75
 
 
 def test_an_average_takes_as_long_as_its_members_together(members, machines, monkeypatch):
