@@ -335,10 +335,12 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
                 f"{recording.name}: expected a value of {recipe.split.group_text}, the group, for every window, got"
                 f" none at {when} ({len(missing)} such); fill it in, or choose another 'split.group'"
             )
-    has_value = {modality.name: _has_value(recording, grids, modality, starts_s) for modality in modalities}
+    samples, present = grids.map_arrays()
+    arrays = samples | present  # of cameras which frames there are
+    has_value = {one.name: _has_value(recording, arrays[one.name], one, starts_s) for one in modalities}
     reasons = {"without any value": ~np.any(list(has_value.values()), axis=0)}
     if recipe.windows.cover == "all":
-        reasons |= {f"without a value of {name}": ~present for name, present in has_value.items()}
+        reasons |= {f"without a value of {name}": ~there for name, there in has_value.items()}
     if groups:
         reasons[f"with more than one {' and '.join(groups)}"] = facts[GROUP] == ""
     if recipe.labels.unlabelled == "drop":
@@ -374,14 +376,12 @@ def _place_windows(
 
 
 def _has_value(
-    recording: GridRecording, grids: Grids, modality: ModalitySpec, starts_s: npt.NDArray[np.float64]
+    recording: GridRecording, grid: AnyArray, modality: ModalitySpec, starts_s: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.bool_]:
     begin, length = recording.first[modality.name], recording.lengths[modality.name]
-    samples, present = grids.map_arrays()
-    grid = (present if modality.kind == "video" else samples)[modality.name][begin : begin + length]
     first = first_sample(starts_s, modality.rate_hz)
     before, after = sums_before(
-        grid,
+        grid[begin : begin + length],
         np.stack([first, first + modality.samples]),
         lambda block: block == 1 if block.ndim == 1 else (~np.isnan(block)).any(axis=1),
     )
