@@ -96,14 +96,14 @@ const char *mmkd_condition_name(int32_t condition)
 
 /* ---- one window */
 
-static int is_valid(const mmkd_predictor *p, float x) { return x >= p->low && x <= p->high; }
+static int is_within(float low, float x, float high) { return x >= low && x <= high; }
 
 /* Fill values and presence from rows of raw values. */
 static void prepare(const mmkd_predictor *p, const float *rows, int64_t count, float *values, float *present)
 {
     for (int64_t i = 0; i < count * p->channels; i++) {
         float x = rows[i];
-        int there = is_valid(p, x);
+        int there = is_within(p->low, x, p->high);
         if (there && p->entry->is_per_group) {
             int64_t c = i % p->channels;
             x = (float)(((double)x - p->mean[c]) / p->std[c]);
@@ -226,7 +226,7 @@ static void judge_missing(mmkd_predictor *p, const float *rows, double *fraction
     else return;
     for (int64_t i = 0; i < count; i++) {
         infinite += isinf(rows[i]) != 0;
-        outside += isfinite(rows[i]) && !is_valid(p, rows[i]);
+        outside += isfinite(rows[i]) && !is_within(p->low, rows[i], p->high);
     }
     size_t used = strlen(text);
     if (infinite) used += (size_t)snprintf(text + used, sizeof text - used, ": %lld infinite", (long long)infinite);
@@ -522,7 +522,7 @@ int mmkd_push(mmkd_predictor *p, const float *samples, int32_t count, const doub
             advance(p, row, NAN, receive, user);
             continue;
         }
-        for (int32_t c = 0; c < p->input.channels; c++) p->row_now[c] = row[c] >= p->input_low && row[c] <= p->input_high ? row[c] : NAN;
+        for (int32_t c = 0; c < p->input.channels; c++) p->row_now[c] = is_within(p->input_low, row[c], p->input_high) ? row[c] : NAN;
         place(p, times_s[i], p->row_now, now_s, receive, user);
     }
     return MMKD_OK;
