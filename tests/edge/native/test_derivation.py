@@ -14,6 +14,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.native_from_student import _derivation, int8_weights
 from tests.edge.native.test_members import file_of, interval_tensors, tensor_sizes
 from tests.edge.native.test_native import changed
+from tests.edge.said import said
 
 pytestmark = pytest.mark.usefixtures("native_engine")
 
@@ -115,9 +116,8 @@ def bits_of(number, word):
 )
 def test_a_number_out_of_its_range_is_refused(name, word, value, message):
     _, data = derived_file(RANGED, "acc[ax,az]@1s,25Hz,8bit")
-    with pytest.raises(BackendError) as error:
-        NativeModel(changed(data, name, word, value))
-    assert str(error.value) == f"backend 'native' cannot open the artifact: {message}"
+    told = f"backend 'native' cannot open the artifact: {message}"
+    assert said(BackendError, NativeModel, changed(data, name, word, value)) == told
 
 
 def test_altered_numbers_are_refused_or_derived_by_and_nothing_crashes():
