@@ -19,7 +19,7 @@ with loading("mmkd-data"):
     from mmkd_edge.errors import DatasetError, UsageError
     from mmkd_models.data.checking.describe import describe_dataset, headline
     from mmkd_models.data.checking.findings import check_dataset
-    from mmkd_models.data.dataset import open_dataset, shipped_dataset, shipped_names
+    from mmkd_models.data.dataset import locate_dataset, open_dataset, shipped_dataset, shipped_names
     from mmkd_models.data.for_devices import measure_reference
     from mmkd_models.data.importing.interchange import import_interchange, kept_tasks
     from mmkd_models.data.labels import WRITE_GROUPS
@@ -217,7 +217,7 @@ def _print_findings(findings: Sequence[Finding]) -> None:
 
 
 def _next_command(directory: Path, *, has_labels: bool) -> str:
-    task, modality = (spec := read_dataset_spec(directory)).task, spec.modalities[0].name
+    task, modality = (spec := read_dataset_spec(locate_dataset(directory))).task, spec.modalities[0].name
     if has_labels and task.kind == "normal":
         return shell_line("mmkd-train", "student", directory, "--modality", modality, "-o", "student.ckpt")
     if has_labels:

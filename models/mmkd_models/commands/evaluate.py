@@ -20,7 +20,7 @@ with loading("mmkd-evaluate"):
     from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, say, show_table
     from mmkd_edge.errors import UsageError
     from mmkd_models.commands.options import NEEDS, Data, Page
-    from mmkd_models.data.dataset import Dataset, open_dataset
+    from mmkd_models.data.dataset import Dataset, locate_dataset, open_dataset
     from mmkd_models.data.folds import LeftOutDomains, fold_indices
     from mmkd_models.data.labelled import Labelled, with_visible_labels
     from mmkd_models.data.spec import SplitName, read_dataset_spec
@@ -155,7 +155,7 @@ class _Request:
 
     @cached_property
     def is_normal(self) -> bool:
-        return read_dataset_spec(self.data).task.kind == "normal"
+        return read_dataset_spec(locate_dataset(self.data)).task.kind == "normal"
 
     @property
     def names(self) -> tuple[str, ...]:

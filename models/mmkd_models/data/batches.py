@@ -99,8 +99,8 @@ class BatchSource:
                 other_values, other_present = prepare_batch(partner[modality.name], modality)
                 present = present * other_present
                 weight = fraction.reshape(-1, *[1] * (values.ndim - 1))
-                there = present.reshape(*present.shape[:2], *[1] * (values.ndim - present.ndim), present.shape[2])
-                values = (weight * values + (1 - weight) * other_values) * there
+                presence = present.reshape(*present.shape[:2], *[1] * (values.ndim - present.ndim), present.shape[2])
+                values = (weight * values + (1 - weight) * other_values) * presence
             values, present = augment_batch(
                 values,
                 present,
@@ -166,8 +166,8 @@ def channel_statistics(windows: Windows, name: str) -> tuple[NDArray[np.float32]
     """Return mean and std (C,) of up to 2,048 windows, without the outermost 0.1 % of values."""
     values, present = _some_windows(windows, name)
     if values.dtype == np.uint8:
-        there, bytes_ = present[..., 0] > 0, np.arange(256.0)
-        counts = [np.bincount(part.ravel(), minlength=256) for part in np.moveaxis(values[there], -1, 0)]
+        presence, bytes_ = present[..., 0] > 0, np.arange(256.0)
+        counts = [np.bincount(part.ravel(), minlength=256) for part in np.moveaxis(values[presence], -1, 0)]
         fractions = [count / max(int(count.sum()), 1) for count in counts]
         byte_means = np.array([fraction @ bytes_ for fraction in fractions])
         variances = [fraction @ (bytes_ - mean) ** 2 for fraction, mean in zip(fractions, byte_means, strict=True)]

@@ -16,6 +16,9 @@ from mmkd_models.data.windows import Rows, Windows
 
 FOLDS = 5
 _MIN_FOLDS = 3  # one to judge, one to choose by, one to train on
+_MAX_DOMAINS = 10
+_MIN_WINDOWS = 20  # labelled windows of a domain: with fewer a score is noise
+_MAX_NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,11 +153,6 @@ def deal_groups(counts: npt.NDArray[np.float64], fractions: npt.NDArray[np.float
         parts[number] = best_first[0]
         held[best_first[0]] += own_fractions[number]
     return parts
-
-
-_MAX_DOMAINS = 10
-_MIN_WINDOWS = 20  # labelled windows of a domain: with fewer a score is noise
-_MAX_NAMED = 3
 
 
 class LeftOutDomains(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -131,12 +131,13 @@ class Comparison:
     def folders(self) -> dict[str, Folder]:
         """Folders by sensor, which share teachers."""
         config, conditions = self.config, self.config.conditions
+        is_one_rate = conditions.choose or (conditions.members and "transformer" not in conditions.members)
         space = Space(
             teachers=(self.teacher,),
             students=(config.student,),
             methods=(Method(name=NONE, recipe=None), Method(name=_TAUGHT, recipe=config.recipe)),
             learning_rates=(conditions.student_train.learning_rate,),
-            baseline_learning_rates=() if conditions.choose else config.baseline_learning_rates,
+            baseline_learning_rates=() if is_one_rate else config.baseline_learning_rates,
         )
         return {
             name: Folder(

@@ -18,7 +18,6 @@ BLOCKS = 10
 
 _HOTTEST, _COLDEST = 1e3, 1e-3
 _MIN_PROBABILITY = 1e-12  # a probability whose logarithm is finite
-_HALVINGS = 60  # to float64's last bits
 
 
 def probabilities_of(logits: NDArray[Any], *, kind: TaskKind) -> Floats:
@@ -80,6 +79,8 @@ def fitted_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: Task
         >>> round(3 / fitted_temperature(logits, np.array([0, 0, 0, 1]), kind="classification"), 4)  # log 2
         0.6931
     """
+    from scipy.optimize import brentq  # imported late, since it takes a while
+
     if kind == "regression" or len(logits) == 0:
         return 1.0
     values = np.asarray(logits, dtype=np.float64)
@@ -89,12 +90,17 @@ def fitted_temperature(logits: NDArray[Any], labels: NDArray[Any], *, kind: Task
     else:
         targets = np.full((len(labels), classes), unsure / max(classes - 1, 1))
         targets[np.arange(len(labels)), labels] = 1 - unsure
-    low, high = 1 / _HOTTEST, 1 / _COLDEST
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        slope = ((probabilities_of(middle * values, kind=kind) - targets) * values).sum()
-        low, high = (low, middle) if slope > 0 else (middle, high)
-    return float(2 / (low + high))
+    low, high = np.log(1 / _HOTTEST), np.log(1 / _COLDEST)
+
+    def slope(power: float) -> float:
+        factor = np.exp(power)
+        return float(((probabilities_of(factor * values, kind=kind) - targets) * values).sum())
+
+    if slope(low) >= 0:
+        return _HOTTEST
+    if slope(high) <= 0:
+        return _COLDEST
+    return float(np.exp(-brentq(slope, low, high, xtol=1e-12)))
 
 
 def helpful_temperature(logits: NDArray[Any], labels: NDArray[Any], groups: NDArray[Any], *, kind: TaskKind) -> float:

@@ -34,7 +34,7 @@ class Recording:
     """A recording before the first block: time tokens (B, N, D), presence (B, N), and running statistics."""
 
     time: Tensor
-    there: Tensor
+    presence: Tensor
     blocks: Blocks
     running: Running
 
@@ -102,10 +102,10 @@ class CausalEncoder(nn.Module):
         values, present = self.padded(values), self.padded(present)
         if self.training and float(torch.rand(())) < _HISTORY:
             values, present = (torch.cat([x.roll(1, 0), x], dim=1) for x in (values, present))
-        along = self.along(values, present)
+        recording = self.recording(values, present)
         # Not `torch.tensor`: LiteRT's converter gives the two different integers, and then they do not go together.
-        last = torch.arange(along.time.shape[1] - 1, along.time.shape[1], device=values.device)
-        x, bias = self.tokens(along, last)
+        last = torch.arange(recording.time.shape[1] - 1, recording.time.shape[1], device=values.device)
+        x, bias = self.tokens(recording, last)
         kept = slice(-self.length - 2, None)
         hidden: list[Tensor] = []
         attention: list[AttentionTap] = []
@@ -116,11 +116,11 @@ class CausalEncoder(nn.Module):
                 q, k, v = (getattr(tap.projections, name)[:, kept] for name in ("query", "key", "value"))
                 own = Projections(query=q, key=k, value=v)
                 attention.append(AttentionTap(map=tap.map[:, :, kept, kept], projections=own))
-        there = along.there[:, -self.length :]
-        whole = there.amax(1, keepdim=True)
+        presence = recording.presence[:, -self.length :]
+        whole = presence.amax(1, keepdim=True)
         return Tokens(
             values=x[:, kept],
-            bias=(torch.cat([there, whole, whole], dim=1) - 1.0) * -MASKED,
+            bias=(torch.cat([presence, whole, whole], dim=1) - 1.0) * -MASKED,
             hidden=tuple(hidden),
             attention=tuple(attention),
         )
@@ -130,42 +130,42 @@ class CausalEncoder(nn.Module):
         lead = -samples.shape[1] % self.stride
         return F.pad(samples, (0, 0) * (samples.ndim - 2) + (lead, 0)) if lead else samples
 
-    def along(self, values: Tensor, present: Tensor) -> Recording:
+    def recording(self, values: Tensor, present: Tensor) -> Recording:
         """Whole blocks (B, N S, ...) -> time tokens and statistics."""
         if not isinstance(self.front, CausalFront):
-            values, present = self.front.along(values, present)
+            values, present = self.front.recording(values, present)
         front, count = self.inner, values.shape[1] // self.block
         scaled = front.scaled(values, present)
         band = last_blocks(torch.arange(count, device=values.device), count, self.length).to(values)
         shape = (-1, count, self.block, front.channels)
-        rows, there = scaled.reshape(shape), present.reshape(shape)  # (B, N, S, C)
-        moments = front.moments(rows, there)
+        rows, presence = scaled.reshape(shape), present.reshape(shape)  # (B, N, S, C)
+        moments = front.moments(rows, presence)
         running = front.running(moments, band)
         history = (0, 0, front.taps - self.block, 0)
         blocks = front.blocks(
             rows,
-            there,
+            presence,
             moments=moments,
             running=running,
             tones=(front.tones(F.pad(scaled, history)), front.tones(F.pad(present, history))),
             before=(_earlier(scaled).view_as(rows), _earlier(present).view_as(rows)),
         )
-        series = F.pad(front.series(rows, there, running), (0, 0, self.reach, 0))
+        series = F.pad(front.series(rows, presence, running), (0, 0, self.reach, 0))
         time = self.stem(series.transpose(1, 2)).transpose(1, 2)  # (B, N, D)
-        return Recording(time=time, there=there.amax((2, 3)), blocks=blocks, running=running)
+        return Recording(time=time, presence=presence.amax((2, 3)), blocks=blocks, running=running)
 
-    def tokens(self, along: Recording, ends: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def tokens(self, recording: Recording, ends: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the tokens before the first block (B, N + 2 I, D), and each block's bias (B, H, N + 2 I, N + 2 I).
 
         The 2 I summary tokens look back from blocks `ends` (I,).
         """
-        count = along.time.shape[1]
-        band = last_blocks(ends, count, self.length).to(along.time)
-        running = Running(**{name: getattr(along.running, name)[:, ends] for name in ("count", "mean", "spread")})
-        extra = self.extra(along.blocks, running, band).flatten(1, 2)  # (B, 2 I, D)
-        x = self.dropout(torch.cat([along.time, extra], dim=1))
+        count = recording.time.shape[1]
+        band = last_blocks(ends, count, self.length).to(recording.time)
+        running = Running(**{name: getattr(recording.running, name)[:, ends] for name in ("count", "mean", "spread")})
+        extra = self.extra(recording.blocks, running, band).flatten(1, 2)  # (B, 2 I, D)
+        x = self.dropout(torch.cat([recording.time, extra], dim=1))
         steps = torch.cat([torch.arange(count, device=ends.device), ends.repeat_interleave(2)])
-        keys = F.pad(along.there, (0, extra.shape[1]))
+        keys = F.pad(recording.presence, (0, extra.shape[1]))
         missing = (keys - 1.0)[:, None, None] * -MASKED  # (B, 1, 1, N + 2 I)
         return x, [missing + pairs for pairs in self._pairs(steps, count)]
 

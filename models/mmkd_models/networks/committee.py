@@ -125,12 +125,12 @@ class Committee(nn.Module):
     def _weights(self, numbers: Sequence[int], inputs: Inputs) -> Tensor:
         """(M, B): of members that can answer a window, else of all."""
         members = [self.facts.members[number] for number in numbers]
-        there = torch.stack([(inputs[name][1] > 0).flatten(1).any(1) for name in self.names])  # (modalities, B)
-        weights = there.new_tensor([member.weight for member in members], dtype=torch.float64)[:, None]
+        presence = torch.stack([(inputs[name][1] > 0).flatten(1).any(1) for name in self.names])  # (modalities, B)
+        weights = presence.new_tensor([member.weight for member in members], dtype=torch.float64)[:, None]
         can_answer = [
-            torch.ones_like(there[0])
+            torch.ones_like(presence[0])
             if member.kind == "transformer"
-            else (there[self.names.index(member.modality)] if member.modality else there.all(0))
+            else (presence[self.names.index(member.modality)] if member.modality else presence.all(0))
             for member in members
         ]
         able = weights * torch.stack(can_answer)

@@ -128,8 +128,8 @@ class ConvolutionFeatures(nn.Module):
         if not self.is_series:
             values, present = self.view((values.to(present.dtype) - self.raw_mean) / self.raw_std, present)
         series = (((values - self.mean) / self.std).clamp(-CLIP, CLIP) * present).transpose(1, 2)
-        there = present[:, :: self.config.stride].transpose(1, 2)[:, None]
-        centres = (there * self.counted).flatten(1, 2)  # (B, 2 D C, P)
+        presence = present[:, :: self.config.stride].transpose(1, 2)[:, None]
+        centres = (presence * self.counted).flatten(1, 2)  # (B, 2 D C, P)
         each = torch.split(centres, 2 * series.shape[1], dim=1)
         sums = [
             centre @ kernels(series, self.config.stride).transpose(1, 2)
@@ -188,9 +188,9 @@ def fit_convolutions(
         )
     rng = np.random.default_rng(seed)
     stride = position_stride(samples, positions)
-    seen, there, mean, std = as_series(modality, values, present, scale)
-    series = ((seen - mean) / std).clamp(-CLIP, CLIP) * there
-    there = there[:, ::stride].transpose(1, 2)
+    seen, presence, mean, std = as_series(modality, values, present, scale)
+    series = ((seen - mean) / std).clamp(-CLIP, CLIP) * presence
+    presence = presence[:, ::stride].transpose(1, 2)
     levels = itertools.count(1)
     drawn: list[tuple[ConvolutionGroup, dict[str, Tensor]]] = []
     for number, (dilation, quantiles) in enumerate(list_dilations(samples, features // KERNELS, most=_MAX_DILATIONS)):
@@ -200,7 +200,7 @@ def fit_convolutions(
             wanted = [[next(levels) * _GOLDEN % 1.0 for _ in range(quantiles)] for _ in kernels]
             padded = first == number % 2 or inner < _MIN_POSITIONS
             group = ConvolutionGroup(dilation=dilation, padded=padded, features=quantiles * len(kernels))
-            state = _drawn(series.transpose(1, 2), there, kernels, group, stride=stride, levels=wanted, rng=rng)
+            state = _drawn(series.transpose(1, 2), presence, kernels, group, stride=stride, levels=wanted, rng=rng)
             drawn.append((group, state))
     scales = {"mean": mean, "std": std}
     if modality.kind != "series":
@@ -243,13 +243,13 @@ def as_series(
         return torch.from_numpy(values), torch.from_numpy(present), mean, std
     view, parts = series_view(modality), []
     for start in range(0, len(values), _VIEWED):
-        window, there = (torch.from_numpy(part[start : start + _VIEWED]) for part in (values, present))
-        parts.append(view((window.float() - mean) / std, there))
-    seen, there = (torch.cat(part) for part in zip(*parts, strict=True))
-    count = there.sum((0, 1)).clamp(min=1.0)
-    centre = (seen * there).sum((0, 1)) / count
-    spread = (((seen - centre) * there).square().sum((0, 1)) / count).sqrt()
-    return seen, there, centre, torch.where(spread > _CONSTANT, spread, 1.0)
+        window, presence = (torch.from_numpy(part[start : start + _VIEWED]) for part in (values, present))
+        parts.append(view((window.float() - mean) / std, presence))
+    seen, presence = (torch.cat(part) for part in zip(*parts, strict=True))
+    count = presence.sum((0, 1)).clamp(min=1.0)
+    centre = (seen * presence).sum((0, 1)) / count
+    spread = (((seen - centre) * presence).square().sum((0, 1)) / count).sqrt()
+    return seen, presence, centre, torch.where(spread > _CONSTANT, spread, 1.0)
 
 
 def apply_convolutions(

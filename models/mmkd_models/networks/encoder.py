@@ -97,8 +97,8 @@ class Encoder(nn.Module):
         if isinstance(self.front, LongFrontEnd):
             fraction = blocks_of(present.transpose(1, 2), self.length, self.stride).mean((1, 3))
         else:
-            there = present.mean(-1) if isinstance(self.front, FrontEnd) else self.front.presence(present)
-            fraction = there @ self.coverage
+            presence = present.mean(-1) if isinstance(self.front, FrontEnd) else self.front.presence(present)
+            fraction = presence @ self.coverage
         time = (fraction <= 0).to(fraction.dtype) * MASKED
         whole = (fraction.sum(-1, keepdim=True) <= 0).to(fraction.dtype) * MASKED
         return torch.cat([time, whole, whole], dim=-1)

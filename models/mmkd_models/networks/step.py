@@ -93,15 +93,15 @@ class StepStudent(nn.Module):
         behind = slot - self.places - 1.0  # (1, W)
         age = behind + (behind < 0).to(behind.dtype) * self.encoder.length + 1.0  # blocks; from 1 to W
         live = (age < self.encoder.length).to(age.dtype)
-        x, there, front_state = self._front(values, present, live, front_before)
-        missing = (there - 1.0)[:, None, None] * -MASKED  # (1, 1, 1, W + 1)
+        x, presence, front_state = self._front(values, present, live, front_before)
+        missing = (presence - 1.0)[:, None, None] * -MASKED  # (1, 1, 1, W + 1)
         codes = self.codes[:, :, torch.cat([age, torch.zeros_like(slot)], dim=1)[0].long()]  # (depth, H, W + 1)
         kept: list[Tensor] = []
         for number, block in enumerate(self.encoder.blocks):
             bias = missing + codes[number][:, None]  # (1, H, 1, W + 1)
             x, news = _block_step(cast("TransformerBlock", block), x, bias, cache[2 * number], cache[2 * number + 1])
             kept += news
-        embedding, token = _pooled(self.pool, x, there * F.pad(live, (0, 1), value=1.0), tokens)
+        embedding, token = _pooled(self.pool, x, presence * F.pad(live, (0, 1), value=1.0), tokens)
         logits = self.head(embedding)
         scaled = logits if self.sharpness == 1 else logits * self.sharpness
         novelty = () if self.novelty is None else (self.novelty(embedding),)
@@ -115,8 +115,8 @@ class StepStudent(nn.Module):
         history, moments, sums, peaks, series = state
         scaled = front.scaled(values, present)
         both = torch.cat([history, torch.cat([scaled, present], dim=-1)], dim=1)
-        rows, there = scaled[:, None], present[:, None]  # (1, 1, S, C)
-        new = front.moments(rows, there)
+        rows, presence = scaled[:, None], present[:, None]  # (1, 1, S, C)
+        new = front.moments(rows, presence)
         band = F.pad(live, (0, 1), value=1.0)  # (1, W + 1): the slots, and the new block behind them
         moments = torch.cat([moments, new], dim=1)
         running = front.running(moments, band)
@@ -124,13 +124,13 @@ class StepStudent(nn.Module):
         before = both[:, -front.stride - 1 : -1][:, None]  # (1, 1, S, 2 C)
         block = front.blocks(
             rows,
-            there,
+            presence,
             moments=new,
             running=running,
             tones=(tones[:, :, : front.channels], tones[:, :, front.channels :]),
             before=(before[..., : front.channels], before[..., front.channels :]),
         )
-        series = torch.cat([series, front.series(rows, there, running)], dim=1)
+        series = torch.cat([series, front.series(rows, presence, running)], dim=1)
         time = encoder.stem(series.transpose(1, 2)).transpose(1, 2)  # (1, 1, D)
         blocks = Blocks(
             moments=moments, sums=torch.cat([sums, block.sums], dim=1), peaks=torch.cat([peaks, block.peaks], dim=1)
@@ -158,12 +158,12 @@ def _block_step(
     return x, [k, v]
 
 
-def _pooled(pool: TokenPooling, x: Tensor, there: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def _pooled(pool: TokenPooling, x: Tensor, presence: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """`TokenPooling.forward` over time tokens: (1, D) and the newest token (1, 1, D)."""
     normed = pool.norm(x)  # (1, 3, D)
     token = normed[:, :1]
-    total = (there[:, None, :-1] @ tokens + there[:, None, -1:] * token)[:, 0]
-    mean = total / there.sum(-1, keepdim=True).clamp(min=1.0)
+    total = (presence[:, None, :-1] @ tokens + presence[:, None, -1:] * token)[:, 0]
+    mean = total / presence.sum(-1, keepdim=True).clamp(min=1.0)
     return F.gelu(pool.mix(torch.cat([mean, normed[:, -2], normed[:, -1]], dim=-1))), token
 
 
@@ -181,15 +181,15 @@ def embeddings_along(student: Student, values: Tensor, present: Tensor) -> Tenso
     Memory grows with its square.
     """
     encoder, pool = causal_encoder(student), student.pool
-    along = encoder.along(encoder.padded(values), encoder.padded(present))
-    count = along.time.shape[1]
-    x, masks = encoder.tokens(along, torch.arange(count))
+    recording = encoder.recording(encoder.padded(values), encoder.padded(present))
+    count = recording.time.shape[1]
+    x, masks = encoder.tokens(recording, torch.arange(count))
     for block, mask in zip(encoder.blocks, masks, strict=True):
         x, _ = block(x, mask, want_map=False)
     normed = pool.norm(x)
     time, extra = normed[:, :count], normed[:, count:].reshape(-1, count, EXTRA_TOKENS, normed.shape[-1])
     steps = torch.arange(count)
     age = steps[:, None] - steps[None, :]
-    weights = ((age >= 0) & (age < encoder.length)) * along.there[:, None]  # (B, N, N)
+    weights = ((age >= 0) & (age < encoder.length)) * recording.presence[:, None]  # (B, N, N)
     mean = weights @ time / weights.sum(-1, keepdim=True).clamp(min=1.0)
     return F.gelu(pool.mix(torch.cat([mean, extra[:, :, 0], extra[:, :, 1]], dim=-1)))

@@ -139,8 +139,9 @@ def hide_modalities(inputs: Inputs, probability: float, generator: torch.Generat
     batch = inputs[names[0]][0].shape[0]
     hit = torch.rand(batch, generator=generator) < probability
     which = torch.randint(len(names), (batch,), generator=generator)
-    there = torch.stack([(present > 0).flatten(1).any(1).cpu() for _, present in inputs.values()])  # (M, B)
-    left = there.sum(0) - there[which, torch.arange(batch)].to(torch.int64)  # (B,) modalities there without the chosen
+    presence = torch.stack([(present > 0).flatten(1).any(1).cpu() for _, present in inputs.values()])  # (M, B)
+    # (B,) modalities present beside the chosen one
+    left = presence.sum(0) - presence[which, torch.arange(batch)].to(torch.int64)
     hit = hit & (left > 0)
     hidden: dict[str, tuple[Tensor, Tensor]] = {}
     for position, name in enumerate(names):

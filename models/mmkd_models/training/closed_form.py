@@ -297,10 +297,9 @@ def choose_features(
 
     Inputs (N, F), targets (N, K), weights (N,); `validate` scores features and a regression.
     """
-    candidates = []
-    for penalty in sorted({fit_ridge(inputs, targets, weights).penalty, *_STRONGER_PENALTIES}):
-        steps = eliminations(inputs, targets, weights, penalty=penalty, most=most, fewest=_MIN_FEATURES)
-        candidates += [(validate(rows, ridge), -len(rows), rows, ridge) for rows, ridge in steps]
+    penalties = sorted({fit_ridge(inputs, targets, weights).penalty, *_STRONGER_PENALTIES})
+    steps = eliminations(inputs, targets, weights, penalties=penalties, most=most, fewest=_MIN_FEATURES)
+    candidates = [(validate(rows, ridge), -len(rows), rows, ridge) for rows, ridge in steps]
     *_, rows, ridge = max(candidates, key=lambda candidate: candidate[:2])
     return rows, ridge
 
@@ -365,33 +364,41 @@ def eliminations(
     targets: NDArray[np.floating],
     weights: NDArray[np.floating],
     *,
-    penalty: float,
+    penalties: Sequence[float],
     most: int,
     fewest: int,
 ) -> Iterator[tuple[NDArray[np.int64], Ridge]]:
-    """Yield ever fewer features (rows ascending) with the regression on them, from `most` to `fewest`.
+    """Yield ever fewer features (rows ascending) with the regression on them, from `most` to `fewest`, a penalty each.
 
     Sequential feature detachment (Uribarri et al., "Detach-ROCKET", 2024, arXiv 2309.14518, section 3).
     """
     whole, outputs, centre, middle, _ = _problem(features, targets, weights)
-    rows = np.arange(features.shape[1])
-    product = whole.T @ whole if len(features) > len(rows) else np.zeros((0, 0))
-    while True:
-        inputs = whole[:, rows]
-        if len(rows) > len(inputs):  # solved in the smaller of window and feature space
-            dual = np.linalg.solve(inputs @ inputs.T + penalty * np.eye(len(inputs)), outputs)
-            weight = np.asarray(inputs.T @ dual)
-        else:
-            primal = product[np.ix_(rows, rows)] if len(product) else inputs.T @ inputs
-            weight = np.linalg.solve(primal + penalty * np.eye(len(rows)), inputs.T @ outputs)
-        if len(rows) <= most:
-            yield rows, Ridge(weight=weight, bias=middle - centre[rows] @ weight, penalty=penalty)
-        if len(rows) <= fewest:
-            return
-        left = max(fewest, int(len(rows) * (1 - _DROPPED)))
-        left = max(most, left) if len(rows) > most else left
-        strength = np.square(weight).sum(axis=1)
-        rows = np.sort(rows[np.argsort(-strength, kind="stable")[:left]])
+    product, crossed = whole.T @ whole if len(whole) > whole.shape[1] else None, whole.T @ outputs
+    for penalty in penalties:
+        rows = np.arange(features.shape[1])
+        while True:
+            if product is not None or len(rows) <= len(whole):  # solved in the smaller of feature and window space
+                inner = whole[:, rows].T @ whole[:, rows] if product is None else product[np.ix_(rows, rows)]
+                weight = _solve(inner, crossed[rows], penalty)
+            else:
+                inputs = whole[:, rows]
+                weight = np.asarray(inputs.T @ _solve(inputs @ inputs.T, outputs, penalty))
+            if len(rows) <= most:
+                yield rows, Ridge(weight=weight, bias=middle - centre[rows] @ weight, penalty=penalty)
+            if len(rows) <= fewest:
+                break
+            left = max(fewest, int(len(rows) * (1 - _DROPPED)))
+            left = max(most, left) if len(rows) > most else left
+            strength = np.square(weight).sum(axis=1)
+            rows = np.sort(rows[np.argsort(-strength, kind="stable")[:left]])
+
+
+def _solve(square: Floats, outputs: Floats, penalty: float) -> Floats:
+    """Solve (A + penalty I) x = b; changes the symmetric A."""
+    from scipy.linalg import solve
+
+    square[np.diag_indices_from(square)] += penalty
+    return np.asarray(solve(square, outputs, assume_a="pos", overwrite_a=True, check_finite=False))
 
 
 def _problem(

@@ -156,12 +156,12 @@ def training_facts(
 
 
 def finish_student(training: StudentTraining, network: Student, result: Fit) -> StudentCheckpoint:
-    """Return the trained student with facts, windows and references; `network` corrects the prior."""
+    """Return the trained student with facts and windows; `network` corrects the prior."""
     data, modality, run = training.data, training.modality, training.run
     result, tau = adjusted_fit(network, result, data, run, modality=modality)
     teachers, recipe = training.teachers, training.recipe
     facts = training_facts(data, run, modality=modality, tau=tau, result=result, recipe=recipe, teachers=teachers)
-    checkpoint = StudentCheckpoint(
+    return StudentCheckpoint(
         modality=data.train.spec.modality(modality),
         task=data.train.spec.task,
         config=training.config,
@@ -169,11 +169,18 @@ def finish_student(training: StudentTraining, network: Student, result: Fit) -> 
         state=result.state,
         carried=carried_windows(data.valid, modality, seed=run.train.seed) if run.embed_windows else None,
     )
-    if not run.references:
-        return checkpoint
-    reference = group_reference(data.train, data.valid, modality) or msgspec.UNSET
-    checkpoint = replace(checkpoint, facts=msgspec.structs.replace(facts, group_reference=reference))
-    return with_novelty(checkpoint, [data.train], [data.valid])
+
+
+def with_references(checkpoint: StudentCheckpoint, data: TrainingData) -> StudentCheckpoint:
+    """Add how groups differ and training embeddings, also to the student for engines without a member."""
+    reference = group_reference(data.train, data.valid, checkpoint.modality.name) or msgspec.UNSET
+
+    def added(each: StudentCheckpoint) -> StudentCheckpoint:
+        each = replace(each, facts=msgspec.structs.replace(each.facts, group_reference=reference))
+        return with_novelty(each, [data.train], [data.valid])
+
+    portable = checkpoint.portable and added(checkpoint.portable)
+    return replace(added(checkpoint), portable=portable)
 
 
 def with_novelty(
@@ -224,9 +231,9 @@ def _set_mel_statistics(front: LogMelFront | CausalSound, windows: Windows, name
     total = torch.zeros(3, *front.mel_mean.shape, dtype=torch.float64)
     for start in range(0, len(rows), _MEL_CHUNK):
         prepared = prepare_batch(narrow.take(rows[start : start + _MEL_CHUNK])[name], spec)
-        mels, there = front.log_mels(*(torch.from_numpy(part) for part in prepared))
-        mels, there = mels.double(), there.double()[..., None]
-        for place, power in enumerate((there.expand_as(mels), mels * there, mels * mels * there)):
+        mels, presence = front.log_mels(*(torch.from_numpy(part) for part in prepared))
+        mels, presence = mels.double(), presence.double()[..., None]
+        for place, power in enumerate((presence.expand_as(mels), mels * presence, mels * mels * presence)):
             total[place] += power.sum((0, 2))
     count = total[0].clamp(min=1.0)
     mean = total[1] / count

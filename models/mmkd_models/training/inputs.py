@@ -51,7 +51,6 @@ class TrainingRun:
     augment: AugmentConfig
     run_dir: Path | None = None  # of resume state and logs; None stores nothing
     resume: bool = False
-    references: bool = True  # whether to measure a device's references
     embed_windows: bool = True  # whether a student carries validation windows
     answers: Path | None = None  # folder of teachers' answers, for distillations with the same batches
     on_step: OnStep | None = None

@@ -58,13 +58,15 @@ def batches_of(windows: Windows, *, device: torch.device | None = None) -> Itera
     for start in range(0, len(windows), _BATCH):
         taken: Mapping[str, NDArray[Any]] = windows.take(np.arange(start, min(start + _BATCH, len(windows))))
         inputs = inputs_of(taken, windows)
-        yield {name: (values.to(device), there.to(device)) for name, (values, there) in inputs.items()}
+        yield {name: (values.to(device), presence.to(device)) for name, (values, presence) in inputs.items()}
 
 
 def inputs_of(taken: Mapping[str, NDArray[Any]], windows: Windows) -> dict[str, tuple[Tensor, Tensor]]:
     """Return values and presence (B, T, C) of each modality."""
     prepared = {spec.name: prepare_batch(taken[spec.name], spec) for spec in windows.spec.modalities}
-    return {name: (torch.from_numpy(values), torch.from_numpy(there)) for name, (values, there) in prepared.items()}
+    return {
+        name: (torch.from_numpy(values), torch.from_numpy(presence)) for name, (values, presence) in prepared.items()
+    }
 
 
 @torch.no_grad()

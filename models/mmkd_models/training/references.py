@@ -166,7 +166,7 @@ def _measure_features(windows: Windows, modality: str) -> Features:
     step, rows = max(1, windows.spec.modality(modality).samples // ROWS), []
     for values, present in _prepare_blocks(windows, modality):
         pairs = zip(values[:, ::step], present[:, ::step] > 0, strict=True)
-        rows += [window_features(window, there) for window, there in pairs]
+        rows += [window_features(window, presence) for window, presence in pairs]
     return np.array(rows)
 
 
@@ -184,9 +184,9 @@ def _fit_kinds(features: Features, channels: int) -> Kinds:
     floors = np.full(features.shape[1], -np.inf)
     floors[channels : 2 * channels] = np.log(QUIETEST * scales)
     features = np.maximum(features, floors)  # NaN stays
-    there = np.isfinite(features)
-    means = np.where(there, features, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
-    filled = np.where(there, features, means)
+    presence = np.isfinite(features)
+    means = np.where(presence, features, 0.0).sum(axis=0) / np.maximum(presence.sum(axis=0), 1)
+    filled = np.where(presence, features, means)
     least = 1e-3 * np.concatenate([scales, np.ones(len(means) - channels)])
     std = np.maximum(filled.std(axis=0), least)
     kind_of = _cluster_points(np.clip((filled - means) / std, -5, 5), most=_KINDS)
@@ -196,7 +196,7 @@ def _fit_kinds(features: Features, channels: int) -> Kinds:
     counts = np.array([[len(rows)] for rows in of_kind])
     pooled = squares.sum(axis=0) / len(filled)
     variances = (squares + _WINDOWS_OF_KIND * pooled) / (counts + _WINDOWS_OF_KIND)
-    spreads = np.where(there.any(axis=0), np.maximum(np.sqrt(variances), least), _BOUNDLESS)
+    spreads = np.where(presence.any(axis=0), np.maximum(np.sqrt(variances), least), _BOUNDLESS)
     return Kinds(centres=centres, spreads=spreads, scales=scales)
 
 

@@ -30,7 +30,7 @@ from mmkd_models.networks.intervals import fits_intervals
 from mmkd_models.training.checkpoint import StudentCheckpoint, TriedStudent
 from mmkd_models.training.choosing import ValidationScore, labels_win, likeliest, preferred, validation_score
 from mmkd_models.training.closed_form import FITS, Lesson, hard_answers, lesson_of
-from mmkd_models.training.fitting import with_novelty
+from mmkd_models.training.fitting import with_references
 from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.trainings import train_transformer
@@ -47,15 +47,15 @@ Weights = dict[MemberKind, float]
 
 def train_student(training: StudentTraining) -> StudentCheckpoint:
     """Train the members, on labels or teachers, and average them. Only a transformer reads the recipe."""
-    parts, members = [], training.config.members
+    parts, members, data = [], training.config.members, training.data
     if "transformer" in members:
         parts.append(_transformer(training))
     if kinds := members[len(parts) :]:
         lesson = lesson_of(training)
         parts += [FITS[kind](training, lesson) for kind in kinds]
     if len(parts) == 1:
-        return parts[0]
-    return fit_average(training.data, parts, training.run, cross_fit(members, training, lesson))
+        return with_references(parts[0], data)
+    return with_references(fit_average(data, parts, training.run, cross_fit(members, training, lesson)), data)
 
 
 def _transformer(training: StudentTraining) -> StudentCheckpoint:
@@ -86,7 +86,7 @@ def cross_fit(kinds: Sequence[MemberKind], training: StudentTraining, lesson: Le
         return None
     logits = {kind: np.zeros((len(half), len(task.labels))) for kind in kinds}
     train = msgspec.structs.replace(run.train, steps=max(1, run.train.steps // 2))  # as many passes over the windows
-    run = replace(run, train=train, augment=mixings(run.augment)[-1], run_dir=None, answers=None, references=False)
+    run = replace(run, train=train, augment=mixings(run.augment)[-1], run_dir=None, answers=None)
     training = replace(training, run=run)
     for number, kind in itertools.product((0, 1), kinds):
         learnt, other = half == number, half != number
@@ -162,7 +162,7 @@ def fit_average(
         prior_tau=taus.pop() if len(taus) == 1 else msgspec.UNSET,
         weights=shown,
     )
-    return with_novelty(replace(joined, facts=facts, portable=portable), [data.train], [data.valid])
+    return replace(joined, facts=facts, portable=portable)
 
 
 def list_weights(members: Sequence[MemberKind]) -> list[Weights]:
@@ -194,7 +194,7 @@ def _joined(parts: Sequence[StudentCheckpoint], factors: Mapping[MemberKind, flo
         trees=next((part.config.trees for part in parts if part.config.trees), None),
     )
     state |= {"head.weight": torch.cat(heads, dim=1), "head.bias": bias}
-    return replace(parts[0], config=config, state=state)
+    return replace(parts[0], config=config, state=state, seen=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +250,9 @@ def choose_student(
         if labels_win(best.validation, trials[-1].validation, data.valid.groups[data.valid.labelled]):
             best = trials[-1]
     logger.info("shipped %s", best.name)
+    shipped = best.checkpoint if best.checkpoint is baseline else with_references(best.checkpoint, data)
     facts = msgspec.structs.replace(
-        best.checkpoint.facts,
+        shipped.facts,
         shipped=best.name,
         tried=tuple(
             TriedStudent(
@@ -260,7 +261,7 @@ def choose_student(
             for trial in trials
         ),
     )
-    return replace(best.checkpoint, facts=facts)
+    return replace(shipped, facts=facts)
 
 
 def race_student(

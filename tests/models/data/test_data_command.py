@@ -177,6 +177,12 @@ def test_list_shows_where_the_shipped_sets_are(run):
     }
 
 
+def test_a_shipped_set_goes_by_its_name(run):
+    done = run("describe", "watch_exercises")
+    assert done.stdout.splitlines()[-1] == "next: mmkd-train teacher watch_exercises -o teacher.ckpt"
+    assert done.returncode == 0
+
+
 def test_the_command_says_what_is_wrong_or_missing_and_needs_little(run, tmp_path):
     assert run("check").returncode == 2
     assert run("check", "--colour").returncode == 2

@@ -32,6 +32,7 @@ from mmkd_models.networks.intervals import apply_intervals
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training import closed_form, students
 from mmkd_models.training.checkpoint import TeacherFile, read_student, write_student
+from mmkd_models.training.fitting import with_references
 from mmkd_models.training.inputs import StudentTraining, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.students import CrossFit, LatencyLimit, cross_fit, fit_average, list_weights, train_student
@@ -86,7 +87,7 @@ def test_ridges_solve_the_normal_equations_and_the_penalty_is_that_of_leaving_ea
 def test_elimination_keeps_the_features_that_tell(count):
     features = np.random.default_rng(0).normal(size=(count, 30))
     targets = features[:, [3, 17]] @ np.array([[3.0], [-3.0]])
-    steps = list(closed_form.eliminations(features, targets, np.ones(count), penalty=0.1, most=8, fewest=2))
+    steps = list(closed_form.eliminations(features, targets, np.ones(count), penalties=(0.1,), most=8, fewest=2))
     assert [len(rows) for rows, _ in steps] == [8, 7, 6, 5, 4, 3, 2]
     assert steps[-1][0].tolist() == [3, 17]
     weight, bias = solved(features[:, [3, 17]], targets, np.ones(count), 0.1)
@@ -236,8 +237,9 @@ def test_an_average_is_the_weighted_sum_of_both_in_one_head(convolutions, transf
 
 def test_all_four_members_are_one_network(members, machines, monkeypatch, tmp_path):
     only(monkeypatch, dict.fromkeys(MEMBERS, 0.25))
-    joined = fit_average(data_of(machines), list(members.values()), run_of(machines))
-    assert joined.config.members == MEMBERS
+    average = fit_average(data_of(machines), list(members.values()), run_of(machines))
+    assert (average.config.members, average.seen) == (MEMBERS, None)
+    joined = with_references(average, data_of(machines))
     write_student(tmp_path / "student.ckpt", joined)
     read, test, valid = read_student(tmp_path / "student.ckpt"), machines.split("test"), machines.split("valid")
     expected, parts = np.zeros((len(test), 3)), {}

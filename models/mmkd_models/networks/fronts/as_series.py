@@ -26,9 +26,9 @@ class _SoundAsSeries(nn.Module):
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         present = present.transpose(1, 2)
-        mels, there = self.mels(values.transpose(1, 2) * present, present)
-        there = there[..., None] @ self.ones  # (B, C, N, M)
-        return (mels * there).transpose(1, 2).flatten(2), there.transpose(1, 2).flatten(2)
+        mels, presence = self.mels(values.transpose(1, 2) * present, present)
+        presence = presence[..., None] @ self.ones  # (B, C, N, M)
+        return (mels * presence).transpose(1, 2).flatten(2), presence.transpose(1, 2).flatten(2)
 
 
 class _VideoAsSeries(nn.Module):
@@ -52,8 +52,8 @@ class _VideoAsSeries(nn.Module):
         samples, height, width = self.frame
         gray = values.to(present.dtype).mean(-1).reshape(-1, height, width)
         cells = (self.down @ gray @ self.across.T).reshape(-1, samples, self.spec.shape[1])
-        there = present @ self.ones  # not `expand`, which devices refuse
-        return cells * there, there
+        presence = present @ self.ones  # not `expand`, which devices refuse
+        return cells * presence, presence
 
 
 class _SeriesAsSeries(nn.Module):

@@ -110,8 +110,8 @@ class CausalFront(nn.Module):
         before: tuple[Tensor, Tensor],
     ) -> Blocks:
         """Return the sums of N blocks (B, N, S, C); `before` are values and presence one sample earlier."""
-        value, there = before
-        pairs = present * there
+        value, presence = before
+        pairs = present * presence
         step = ((scaled - value).abs() * pairs).sum(2)
         below = torch.sigmoid((self.levels - scaled[..., None]) * 4.0) * present[..., None]
         mean = moments.chunk(3, dim=-1)[1]
@@ -200,22 +200,22 @@ class CausalSound(nn.Module):
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(B, (N + 1) hop, C) values and presence -> log-mels (B, N, C M), 0 if missing, and presence."""
-        mels, there = self._frames(values, present)
-        scaled = (mels - self.mel_mean[:, None]) / self.mel_std[:, None] * there[..., None]  # (B, C, N, M)
-        there = there[..., None] @ self.every_mel  # no expansion, which devices refuse
-        return scaled.transpose(1, 2).flatten(2), there.transpose(1, 2).flatten(2)
+        mels, presence = self._frames(values, present)
+        scaled = (mels - self.mel_mean[:, None]) / self.mel_std[:, None] * presence[..., None]  # (B, C, N, M)
+        presence = presence[..., None] @ self.every_mel  # no expansion, which devices refuse
+        return scaled.transpose(1, 2).flatten(2), presence.transpose(1, 2).flatten(2)
 
-    def along(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def recording(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Run `forward` on a whole recording (B, N hop, C)."""
         before = (0, 0, self.before, 0)
-        mels, there = self(F.pad(values, before), F.pad(present, before))
-        return mels, there
+        mels, presence = self(F.pad(values, before), F.pad(present, before))
+        return mels, presence
 
     def step(self, values: Tensor, present: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return `forward` and the next state."""
         both = torch.cat([state, torch.cat([values, present], dim=-1)], dim=1)
-        mels, there = self(both[..., : self.channels], both[..., self.channels :])
-        return mels, there, both[:, -self.before :]
+        mels, presence = self(both[..., : self.channels], both[..., self.channels :])
+        return mels, presence, both[:, -self.before :]
 
     def log_mels(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, C) -> log-mels (B, C, N, M) and presence of frames (B, C, N)."""
@@ -223,10 +223,10 @@ class CausalSound(nn.Module):
         return self._frames(values[:, :used], present[:, :used])
 
     def _frames(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        samples, there = values.transpose(1, 2), present.transpose(1, 2)
-        scaled = (samples - self.mean[:, None]) / self.std[:, None] * there
+        samples, presence = values.transpose(1, 2), present.transpose(1, 2)
+        scaled = (samples - self.mean[:, None]) / self.std[:, None] * presence
         shape = (-1, self.channels, samples.shape[-1] // self.mels.hop, self.mels.hop)
-        return self.mels.from_blocks(scaled.reshape(shape), there.reshape(shape))
+        return self.mels.from_blocks(scaled.reshape(shape), presence.reshape(shape))
 
 
 def mel_series(modality: ModalitySpec, mels: LogMels) -> ModalitySpec:

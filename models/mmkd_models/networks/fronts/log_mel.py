@@ -120,26 +120,26 @@ class LogMelFront(nn.Module):
         Series: log-mels, normalised globally and over the window, presence. Spectrum: means. Statistics: std, maximum,
         mean absolute step.
         """
-        mels, there = self.log_mels(values, present)
-        there = there[..., None]  # (B, C, N, 1)
-        scaled = ((mels - self.mel_mean[:, None]) / self.mel_std[:, None]).clamp(-_CLIP, _CLIP) * there
-        count = there.sum(2).clamp(min=1.0)  # (B, C, 1)
+        mels, presence = self.log_mels(values, present)
+        presence = presence[..., None]  # (B, C, N, 1)
+        scaled = ((mels - self.mel_mean[:, None]) / self.mel_std[:, None]).clamp(-_CLIP, _CLIP) * presence
+        count = presence.sum(2).clamp(min=1.0)  # (B, C, 1)
         mean = scaled.sum(2) / count  # (B, C, M)
-        local = (scaled - mean[:, :, None]) * there
+        local = (scaled - mean[:, :, None]) * presence
         spread = ((local * local).sum(2) / count + _STILL).log() * 0.5
-        high = ((scaled + 2 * _CLIP) * there).amax(2) - 2 * _CLIP
-        pairs = there[:, :, 1:] * there[:, :, :-1]
+        high = ((scaled + 2 * _CLIP) * presence).amax(2) - 2 * _CLIP
+        pairs = presence[:, :, 1:] * presence[:, :, :-1]
         step = ((local[:, :, 1:] - local[:, :, :-1]).abs() * pairs).sum(2) / pairs.sum(2).clamp(min=1.0)
-        series = torch.cat([scaled, local, there], dim=-1).transpose(2, 3).flatten(1, 2)
+        series = torch.cat([scaled, local, presence], dim=-1).transpose(2, 3).flatten(1, 2)
         statistics = torch.cat([spread, high.clamp(min=-_CLIP), step], dim=-1)
         return series, mean.flatten(1), statistics.flatten(1)
 
     def log_mels(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, C) -> log-mels (B, C, N, M) of standardised samples and presence of frames (B, C, N)."""
         # Time last before anything else: onnxruntime takes many times longer for numbers that stand one to a row.
-        samples, there = values.transpose(1, 2), present.transpose(1, 2)
-        mels, there = self.mels((samples - self.mean[:, None]) / self.std[:, None] * there, there)
-        return mels, there
+        samples, presence = values.transpose(1, 2), present.transpose(1, 2)
+        mels, presence = self.mels((samples - self.mean[:, None]) / self.std[:, None] * presence, presence)
+        return mels, presence
 
     def presence(self, present: Tensor) -> Tensor:
         """(B, T, C) -> (B, N): fraction of channels that have each frame."""
