@@ -172,9 +172,9 @@ def summary_at(front, values, present, block):
     """The spectrum (C F,) and the statistics (S,) after that block of (1, T, C)."""
     encoder = CausalEncoder(modality(32, channels=values.shape[-1]), ENCODER)
     encoder.front = front
-    along = encoder.recording(values, present)
-    band = last_blocks(torch.tensor([block]), along.time.shape[1], encoder.length).to(values)
-    spectrum, statistics = front.summary(along.blocks, front.running(along.blocks.moments, band), band)
+    recording = encoder.recording(values, present)
+    band = last_blocks(torch.tensor([block]), recording.time.shape[1], encoder.length).to(values)
+    spectrum, statistics = front.summary(recording.blocks, front.running(recording.blocks.moments, band), band)
     return spectrum[0, 0], statistics[0, 0]
 
 
@@ -295,8 +295,8 @@ def test_stepping_through_sound_equals_one_pass_over_it(samples, channels, missi
     present[:, samples : samples + samples // 2] = 0  # a gap of half a window
     values = values * present
     encoder = causal_encoder(network)
-    there = encoder.recording(encoder.padded(values), encoder.padded(present)).there[0]
-    first = int(there.argmax())  # before it no frame is there, and an embedding means nothing
+    presence = encoder.recording(encoder.padded(values), encoder.padded(present)).presence[0]
+    first = int(presence.argmax())  # before it no frame is there, and an embedding means nothing
     assert first < 5
     one_pass = answers_along(network, values, present)
     found = stepped(network, values, present)
