@@ -213,28 +213,26 @@ def _verify(path: Path, descriptor: int) -> Bundle:
     digest = new_sha256(content).hexdigest()
     offsets: dict[str, int] = {}
     headers: list[Member] = []
-    position, canonical = 0, True
+    begins = [0]
 
     def read_member(name: str, size_bytes: int) -> bytes:
-        nonlocal position, canonical
-        offsets[name] = position + archive.LOCAL_HEADER_BYTES + len(name.encode())
+        offsets[name] = begins[-1] + archive.LOCAL_HEADER_BYTES + len(name.encode())
         data = read_exactly(descriptor, size_bytes, offset=offsets[name])
         headers.append(Member(name=name, size_bytes=size_bytes, crc32=zlib.crc32(data)))
-        header = archive.local_header(headers[-1])
-        canonical &= read_exactly(descriptor, len(header), offset=position) == header
-        position += headers[-1].stored_bytes
+        begins.append(begins[-1] + headers[-1].stored_bytes)
         return data
 
     for entry in (FileEntry(file=MANIFEST_FILE, sha256=digest, size_bytes=length), *member_files(manifest)):
         _check_content(entry, read_member(entry.file, entry.size_bytes), where=str(path))
-    length, signatures = _member_size(descriptor, SIGNATURE_FILE, offset=position), b""
+    length, signatures = _member_size(descriptor, SIGNATURE_FILE, offset=begins[-1]), b""
     if length is not None:
         if length > MAX_SIGNATURE_BYTES:
             raise BundleError(f"{path}: {SIGNATURE_FILE}: expected at most {MAX_SIGNATURE_BYTES} bytes, got {length}")
         signatures = read_member(SIGNATURE_FILE, length)
-    end = archive.central_directory(headers) + archive.end_record(headers, comment=tail[-_COMMENT_BYTES:])
-    # One byte more than expected: nothing may follow.
-    if not canonical or read_exactly(descriptor, len(end) + 1, offset=position) != end:
+    expected = [archive.local_header(header) for header in headers]
+    expected.append(archive.central_directory(headers) + archive.end_record(headers, comment=tail[-_COMMENT_BYTES:]))
+    read = [read_exactly(descriptor, len(part), offset=begin) for begin, part in zip(begins, expected, strict=True)]
+    if read != expected or read_exactly(descriptor, 1, offset=begins[-1] + len(expected[-1])):  # nothing may follow
         raise BundleError(
             f"{path}: expected exactly the members that the manifest lists, as mmkd-export writes them, got another "
             f"archive; {_AGAIN}"
