@@ -147,6 +147,6 @@ def _demand(rate_hz: float, deadline_ms: float | None, streams: int | None) -> D
         if value is None or not (math.isfinite(value) and value > 0):
             raise UsageError(f"{name}: expected a number above 0, got {value:g}")
     if streams is not None and not 1 <= streams <= MAX_STREAMS:
-        raise UsageError(f"streams: expected a whole number from 1 to {MAX_STREAMS}, got {streams}")
+        raise UsageError(f"--streams: expected a whole number from 1 to {MAX_STREAMS}, got {streams}")
     assert deadline_ms is not None
     return Demand(rate_hz=rate_hz, deadline_ms=deadline_ms, servers=usable_cores())

@@ -149,11 +149,11 @@ def summarise_repeats(values: Sequence[float]) -> RepeatSpread:
 
 def _check(*, threads: int, launches: int, duration_s: float) -> None:
     if threads < 1:
-        raise UsageError(f"threads: expected a whole number from 1, got {threads}")
+        raise UsageError(f"--threads: expected a whole number from 1, got {threads}")
     if not 1 <= launches <= MAX_LAUNCHES:
-        raise UsageError(f"launches: expected a whole number from 1 to {MAX_LAUNCHES}, got {launches}")
+        raise UsageError(f"--launches: expected a whole number from 1 to {MAX_LAUNCHES}, got {launches}")
     if not (math.isfinite(duration_s) and duration_s > 0):
-        raise UsageError(f"duration-s: expected a number above 0, got {duration_s:g}")
+        raise UsageError(f"--duration-s: expected a number above 0, got {duration_s:g}")
 
 
 def _launch(

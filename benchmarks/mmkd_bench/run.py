@@ -113,7 +113,7 @@ def check_settings(settings: bench.Settings) -> None:
         if value is not None and not 1 <= value <= most:
             raise UsageError(f"{name}: expected a whole number from 1 to {most}, got {value}")
     if not (math.isfinite(settings.duration_s) and settings.duration_s > 0):
-        raise UsageError(f"duration-s: expected a number above 0, got {settings.duration_s:g}")
+        raise UsageError(f"--duration-s: expected a number above 0, got {settings.duration_s:g}")
 
 
 def join_launches(launches: Sequence[bench.ProcessStart], latency_ns: NDArray[np.int64]) -> bench.Result:

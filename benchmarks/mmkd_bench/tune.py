@@ -30,12 +30,12 @@ def tune_bundle(
 ) -> ExecutionProfile:
     """Measure every config for a bundle's students, and write nothing. Raises MmkdError."""
     if not 0 < duration_s <= 3600:
-        raise UsageError(f"duration-s: expected seconds above 0 and up to 3600, got {duration_s:g}")
+        raise UsageError(f"--duration-s: expected seconds above 0 and up to 3600, got {duration_s:g}")
     if not 0 <= max_drop_points <= 100:
-        raise UsageError(f"max-drop-points: expected 0 to 100, got {max_drop_points:g}")
+        raise UsageError(f"--max-drop-points: expected 0 to 100, got {max_drop_points:g}")
     if threads is not None and not all(1 <= count <= MAX_THREADS for count in threads):
         listed = ", ".join(map(str, threads))
-        raise UsageError(f"threads: expected whole numbers from 1 to {MAX_THREADS}, got {listed}")
+        raise UsageError(f"--threads: expected whole numbers from 1 to {MAX_THREADS}, got {listed}")
     with Bundle.open(path) as bundle:
         sha256, entries = bundle.sha256, bundle.manifest.models
     configs = {entry.name: tuple(configs_for(entry, threads)) for entry in entries}

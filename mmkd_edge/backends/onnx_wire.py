@@ -69,11 +69,11 @@ def numbers(value: Value) -> list[int]:
     """Return the signed numbers of a field, packed or single; ValueError if there are none."""
     if isinstance(value, int):
         return [_to_signed(value)]
-    found, place = [], 0
+    signed, place = [], 0
     while place < len(value):
         number, place = _varint(value, place)
-        found.append(_to_signed(number))
-    return found
+        signed.append(_to_signed(number))
+    return signed
 
 
 def _to_signed(value: int) -> int:

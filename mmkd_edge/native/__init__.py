@@ -41,25 +41,25 @@ def library() -> Any:
     if reason := why_absent():
         raise UnavailableError(f"{reason}; install one and run pip install mmkd-edge again")
     try:
-        found = ctypes.CDLL(str(LIBRARY))
+        loaded = ctypes.CDLL(str(LIBRARY))
     except OSError as error:
         raise UnavailableError(f"the native engine cannot be loaded: {error}; install mmkd-edge again") from error
-    found.mmkd_sources.restype = ctypes.c_char_p
-    if found.mmkd_abi_version() != ABI or found.mmkd_sources() != source_hash().encode():
+    loaded.mmkd_sources.restype = ctypes.c_char_p
+    if loaded.mmkd_abi_version() != ABI or loaded.mmkd_sources() != source_hash().encode():
         raise UnavailableError("the native engine was built from other sources; run pip install mmkd-edge again")
     pointer = ctypes.c_void_p
-    found.mmkd_model_open.argtypes = [pointer, ctypes.c_size_t, ctypes.c_int, pointer, pointer, ctypes.c_size_t]
-    found.mmkd_model_close.argtypes = [pointer]
-    found.mmkd_model_modality.argtypes = [pointer]
-    found.mmkd_model_modality.restype = ctypes.c_char_p
-    found.mmkd_model_facts.argtypes = [pointer]
-    found.mmkd_model_facts.restype = _Facts
-    found.mmkd_state.argtypes = [pointer, ctypes.c_int32, pointer, pointer, pointer]
-    found.mmkd_run.argtypes = [pointer] * 7
-    found.mmkd_step.argtypes = [*[pointer] * 4, ctypes.c_int32, *[pointer] * 5]
-    found.mmkd_step.restype = None
-    found.mmkd_run.restype = None
-    return found
+    loaded.mmkd_model_open.argtypes = [pointer, ctypes.c_size_t, ctypes.c_int, pointer, pointer, ctypes.c_size_t]
+    loaded.mmkd_model_close.argtypes = [pointer]
+    loaded.mmkd_model_modality.argtypes = [pointer]
+    loaded.mmkd_model_modality.restype = ctypes.c_char_p
+    loaded.mmkd_model_facts.argtypes = [pointer]
+    loaded.mmkd_model_facts.restype = _Facts
+    loaded.mmkd_state.argtypes = [pointer, ctypes.c_int32, pointer, pointer, pointer]
+    loaded.mmkd_run.argtypes = [pointer] * 7
+    loaded.mmkd_step.argtypes = [*[pointer] * 4, ctypes.c_int32, *[pointer] * 5]
+    loaded.mmkd_step.restype = None
+    loaded.mmkd_run.restype = None
+    return loaded
 
 
 class _Handle:
@@ -116,8 +116,8 @@ class NativeModel:
         novelty = place + 8 * count if self.has_novelty else None
         inputs = values.ctypes.data, present.ctypes.data
         handle.library.mmkd_run(handle.model, self._scratch(), *inputs, place, place + 4 * count, novelty)
-        found = answers[:, :count], answers[:, count : 2 * count]
-        return (*found, answers[:, 2 * count :]) if self.has_novelty else found
+        parts = answers[:, :count], answers[:, count : 2 * count]
+        return (*parts, answers[:, 2 * count :]) if self.has_novelty else parts
 
     def state_shapes(self) -> dict[str, tuple[tuple[int, ...], int | None]]:
         """Return each state's shape, in order, and slot axis."""

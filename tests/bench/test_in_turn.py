@@ -105,7 +105,7 @@ def test_what_is_no_model_or_no_launch_is_refused(tmp_path, bundle):
     assert re.match(rf"{path}: onnxruntime .* cannot open the model: ", refusal(path, BackendError))
     path = tmp_path / "absent.onnx"
     assert refusal(path) == f"{path}: expected an ONNX model or a bundle, cannot open it: no such file or directory"
-    assert refusal(bundle, launches=0) == "launches: expected a whole number from 1 to 100, got 0"
+    assert refusal(bundle, launches=0) == "--launches: expected a whole number from 1 to 100, got 0"
 
 
 ACC = ModalitySpec(name="acc", channels=("x", "y", "z"), unit="g", rate_hz=20.0, samples=40)

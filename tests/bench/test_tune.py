@@ -211,6 +211,6 @@ def test_impossible_settings_are_refused():
     def refusal(**settings):
         return said(UsageError, tune_bundle, example_bundle(), **settings)
 
-    assert refusal(duration_s=0) == "duration-s: expected seconds above 0 and up to 3600, got 0"
-    assert refusal(max_drop_points=-1) == "max-drop-points: expected 0 to 100, got -1"
-    assert refusal(threads=(1, 0)) == "threads: expected whole numbers from 1 to 256, got 1, 0"
+    assert refusal(duration_s=0) == "--duration-s: expected seconds above 0 and up to 3600, got 0"
+    assert refusal(max_drop_points=-1) == "--max-drop-points: expected 0 to 100, got -1"
+    assert refusal(threads=(1, 0)) == "--threads: expected whole numbers from 1 to 256, got 1, 0"

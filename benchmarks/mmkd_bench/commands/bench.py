@@ -147,7 +147,7 @@ def tune(
         return
     parts = [] if threads is None else [part.strip() for part in threads.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"threads: expected whole numbers separated by commas, like 1,2,4; got {threads!r}")
+        raise UsageError(f"--threads: expected whole numbers separated by commas, like 1,2,4; got {threads!r}")
     cache_folder("profiles")  # raise its error before measuring for a minute
     profile = tune_bundle(
         bundle,

@@ -265,3 +265,8 @@ def test_altered_files_are_refused_or_answered_and_nothing_crashes():
         opened += 1
         assert [part.shape for part in model.run(values[:1], present[:1])] == [(1, 1)] * (2 + model.has_novelty)
     assert 0 < opened < 400
+
+
+def test_the_engine_stays_small_enough_to_be_read():
+    own = [*FOLDER.glob("src/*.[ch]"), *FOLDER.glob("include/*.h")]
+    assert sum(len(path.read_text().splitlines()) for path in own) <= 3500

@@ -323,7 +323,7 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
     """Plan the windows of a recording. Raise DatasetError if labels overlap or are unknown, or a group is missing."""
     length_ns = round(recipe.windows.length_s * SECOND_NS)
     starts_s, answers, left_out = _place_windows(recording, grids, modalities, recipe)
-    starts_ns = recording.origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
+    starts_ns = _times_ns(recording, starts_s)
     names = dict.fromkeys(name for name in (*recipe.windows.metadata, recipe.split.column) if name)
     facts = {name: _fact(recording, name, starts_ns, length_ns) for name in names}
     if groups := recipe.split.groups:
@@ -353,20 +353,24 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
     return Cut(recording=recording, starts_s=starts_s[keep], answers=answers[keep], facts=facts, left_out=left_out)
 
 
+def _times_ns(recording: GridRecording, starts_s: npt.NDArray[np.float64]) -> Times:
+    return recording.origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
+
+
 def _place_windows(
     recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpec], recipe: ImportRecipe
 ) -> tuple[npt.NDArray[np.float64], window_labels.Answers, Counter[str]]:
     """Return starts (W,) in seconds, labels (W,), and how many windows have no place, by reason."""
-    rule, labels, origin_ns = recipe.windows, recipe.labels, recording.origin_ns
+    rule, labels = recipe.windows, recipe.labels
     lengths = [recording.lengths[modality.name] for modality in modalities]
     if rule.at == "intervals":
         intervals = window_labels.labelled_intervals(recording, labels)
-        starts_s, answers = _centre_windows(intervals, lengths, modalities, origin_ns, rule.length_s)
+        starts_s, answers = _centre_windows(intervals, lengths, modalities, recording.origin_ns, rule.length_s)
         answers = window_labels.as_numbers(answers) if labels.task == "regression" else answers
         return starts_s, answers, Counter({"beyond the recording": len(intervals) - len(starts_s)})
     starts_s = np.array(window_starts_s(lengths, modalities, hop_s=rule.hop_s), dtype=np.float64)
-    starts_ns = origin_ns + np.rint(starts_s * SECOND_NS).astype(np.int64)
-    answers = window_labels.window_answers(recording, grids, labels, starts_ns, round(rule.length_s * SECOND_NS))
+    starts_ns, length_ns = _times_ns(recording, starts_s), round(rule.length_s * SECOND_NS)
+    answers = window_labels.window_answers(recording, grids, labels, starts_ns, length_ns)
     if rule.cover == "any":
         return starts_s, answers, Counter()
     spans = [(one, recording.spans[one.name]) for one in modalities if one.name in recording.spans]
