@@ -111,7 +111,7 @@ def check_settings(settings: bench.Settings) -> None:
     """Raise UsageError for settings that make no sense."""
     for name, value, most in (("launches", settings.launches, MAX_LAUNCHES), ("hop", settings.hop, MAX_HOP)):
         if value is not None and not 1 <= value <= most:
-            raise UsageError(f"{name}: expected a whole number from 1 to {most}, got {value}")
+            raise UsageError(f"--{name}: expected a whole number from 1 to {most}, got {value}")
     if not (math.isfinite(settings.duration_s) and settings.duration_s > 0):
         raise UsageError(f"--duration-s: expected a number above 0, got {settings.duration_s:g}")
 

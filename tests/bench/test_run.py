@@ -68,7 +68,7 @@ def test_settings_that_make_no_sense_are_refused():
         return said(UsageError, check_settings, Settings(**settings))
 
     assert refusal(launches=0) == "--launches: expected a whole number from 1 to 1000, got 0"
-    assert refusal(hop=0) == "hop: expected a whole number from 1 to 1000000, got 0"
+    assert refusal(hop=0) == "--hop: expected a whole number from 1 to 1000000, got 0"
     assert refusal(duration_s=0.0) == "--duration-s: expected a number above 0, got 0"
 
 
