@@ -36,7 +36,7 @@ from mmkd_models.training.checkpoint import (
 from mmkd_models.training.committee import train_committee
 from mmkd_models.training.inputs import StudentTraining
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.students import choose_student, mixings, train_student
+from mmkd_models.training.students import choose_student, taught_augment, train_student
 from mmkd_models.training.trainings import keep_answers
 from mmkd_report.schema.study import NONE
 
@@ -188,7 +188,7 @@ def student_run(folder: plan.Folder, trial: plan.Trial) -> Run:
     return Run(
         title=f"seed {trial.seed} {conditions.modality} {name} {entry.student}{with_rate}",
         path=path,
-        costs=(*(0.3,) * len(mixings(conditions.augment)), 0.15, 0.15) if conditions.choose else (0.3,),
+        costs=(0.3, 0.15, 0.15) if conditions.choose else (0.3,),
         is_done=(path / plan.RESULT_FILE).exists,
         make=partial(run_trial, folder, trial),
     )
@@ -314,7 +314,7 @@ def _answers_run(folder: plan.Folder, seed: int, block: int) -> Run:
     return Run(
         title=f"seed {seed} answers {block + 1}/{BLOCKS}",
         path=path,
-        costs=(0.32 / BLOCKS,) * (len(mixings(own.augment)) if own.choose else 1),
+        costs=(0.32 / BLOCKS,),
         is_done=(path / "done").exists,
         make=partial(_keep_answers, folder, seed, block, path),
     )
@@ -325,9 +325,8 @@ def _keep_answers(folder: plan.Folder, seed: int, block: int, path: Path, on_ste
     recipe = next(method.recipe for method in folder.space.methods if method.recipe is not None)
     teachers = [read_teacher_file(folder.teacher_folder(folder.space.teachers[0], seed) / plan.TEACHER_CHECKPOINT)]
     run = folder.training_run(conditions.student_train, path, seed, on_step)
-    for augment in mixings(conditions.augment) if conditions.choose else (conditions.augment,):
-        own = replace(run, augment=augment)
-        keep_answers(folder.fold(seed).training, own, block, teachers=teachers, recipe=recipe)
+    run = replace(run, augment=taught_augment(run.augment)) if conditions.choose else run
+    keep_answers(folder.fold(seed).training, run, block, teachers=teachers, recipe=recipe)
     (path / "done").touch()
 
 

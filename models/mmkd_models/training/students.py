@@ -28,7 +28,7 @@ from mmkd_models.networks.config import MEMBERS, PORTABLE_MEMBERS, MemberKind, i
 from mmkd_models.networks.convolutions import fits_kernels
 from mmkd_models.networks.intervals import fits_intervals
 from mmkd_models.training.checkpoint import StudentCheckpoint, TriedStudent
-from mmkd_models.training.choosing import ValidationScore, labels_win, likeliest, preferred, validation_score
+from mmkd_models.training.choosing import ValidationScore, labels_win, likeliest, validation_score
 from mmkd_models.training.closed_form import FITS, Lesson, hard_answers, lesson_of
 from mmkd_models.training.fitting import with_references
 from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
@@ -38,7 +38,6 @@ from mmkd_report.schema.demo import LABELS_ONLY
 
 logger = logging.getLogger(__name__)
 
-_MIXED, _UNMIXED = "transformer of mixed windows", "transformer of unmixed windows"
 _MIN_GROUPS = 20  # of training: half of fewer teach too little
 _PARTS = 4  # of which weights are multiples; decision 035
 
@@ -86,7 +85,7 @@ def cross_fit(kinds: Sequence[MemberKind], training: StudentTraining, lesson: Le
         return None
     logits = {kind: np.zeros((len(half), len(task.labels))) for kind in kinds}
     train = msgspec.structs.replace(run.train, steps=max(1, run.train.steps // 2))  # as many passes over the windows
-    run = replace(run, train=train, augment=mixings(run.augment)[-1], run_dir=None, answers=None)
+    run = replace(run, train=train, run_dir=None, answers=None)
     training = replace(training, run=run)
     for number, kind in itertools.product((0, 1), kinds):
         learnt, other = half == number, half != number
@@ -204,10 +203,12 @@ class _Trial:
     validation: ValidationScore
 
 
-def mixings(augment: AugmentConfig) -> tuple[AugmentConfig, ...]:
-    """Return the augmentation as given, and without mixed windows."""
-    unmixed = msgspec.structs.replace(augment, mixup=0.0)
-    return (augment,) if augment == unmixed else (augment, unmixed)
+def taught_augment(augment: AugmentConfig) -> AugmentConfig:
+    """Return the augmentation of a race's taught transformer: a teacher's answers regularise in place of mixed windows.
+
+    Taking the better of both by validation gained 0.3 points over 18 taught students, for twice the time.
+    """
+    return msgspec.structs.replace(augment, mixup=0.0)
 
 
 def choose_student(
@@ -222,14 +223,14 @@ def choose_student(
     A labels-only `baseline` wins if it is better and significantly likelier. A transformer is always `among` the
     members; causal students are transformers, and short windows have fewer members.
     """
-    trials, data, run = [], training.data, training.run
-    for name, augment in zip((_MIXED, _UNMIXED), mixings(run.augment), strict=False):
-        own = replace(run, augment=augment, run_dir=run.run_dir and run.run_dir / name.split()[2])
-        trials.append(_trial(name, _transformer(replace(training, run=own)), data.valid))
+    if training.teachers:
+        training = replace(training, run=replace(training.run, augment=taught_augment(training.run.augment)))
+    data, run = training.data, training.run
+    best = _trial("transformer", _transformer(training), data.valid)
+    trials = [best]
     spec = data.train.spec.modality(training.modality)
     fits = {kind: (fits_kernels if kind == "convolutions" else fits_intervals)(spec) for kind in FITS}
     kinds = [kind for kind in among if fits.get(kind) and not training.config.causal]
-    best = trials[preferred([trial.validation for trial in trials])]
     if kinds:
         lesson = lesson_of(training)
         alone = [_trial(kind, FITS[kind](training, lesson), data.valid) for kind in kinds]

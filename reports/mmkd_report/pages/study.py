@@ -19,10 +19,7 @@ from mmkd_report.schema.study import (
     find_teacher,
 )
 
-CHOICE = (
-    "Validation chose every student among transformers of mixed and of unmixed windows, convolutions, intervals, "
-    "trees, and averages of them."
-)
+CHOICE = "Validation chose every student among transformers, convolutions, intervals, trees, and averages of them."
 
 
 def render_study(study: StudyDocument) -> str:

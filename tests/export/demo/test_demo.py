@@ -215,8 +215,8 @@ def test_students_are_of_the_members_that_are_asked_for(first):
     (taught,) = (first.folder / "demo").glob("trials/*taught*/student.ckpt")
     student = read_student(taught)
     names = [trial.name for trial in student.facts.tried or ()]
-    assert names[:3] == ["transformer of mixed windows", "transformer of unmixed windows", "convolutions"]
-    assert set(names[3:]) <= {"average of transformer, convolutions", "labels only"}
+    assert names[:2] == ["transformer", "convolutions"]
+    assert set(names[2:]) <= {"average of transformer, convolutions", "labels only"}
     assert student.portable is None
 
 
