@@ -206,7 +206,7 @@ class _Trial:
 def taught_augment(augment: AugmentConfig) -> AugmentConfig:
     """Return the augmentation of a race's taught transformer: a teacher's answers regularise in place of mixed windows.
 
-    Taking the better of both by validation gained 0.3 points over 18 taught students, for twice the time.
+    Taking the better of both by validation gained nothing over 18 taught students of six sensors, for twice the time.
     """
     return msgspec.structs.replace(augment, mixup=0.0)
 
