@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mmkd_report import charts, words
 from mmkd_report.page import Facts, Legend, Page, Row, Section, columns, render, table
@@ -96,11 +96,19 @@ def show_rows(variants: VariantsDocument) -> tuple[list[str], list[list[str]]]:
     """Return headings and cells of the table."""
     measure = variants.measure
     heads = ["sensor", measure.heading.lower(), "95 % interval", "difference", "95 % interval", "labels only"]
-    heads += ["gain of teaching", "bytes/s", "samples/s", "memory, kB", "ms"]
-    has_energy = any(row.energy_mj is not None for row in variants.rows)
-    heads += ["mJ"] if has_energy else []
-    heads += ["false alarms, %"] if variants.healthy else []
-    heads += [f"price, {variants.currency}"] if variants.currency else []
+    heads += ["gain of teaching", "bytes/s", "samples/s", "memory, kB"]
+    measured: list[tuple[str, Callable[[VariantRow], str]]] = []
+    if any(row.latency_ms is not None for row in variants.rows):
+        measured.append(("ms", lambda row: words.significant(row.latency_ms)))
+    if any(row.energy_mj is not None for row in variants.rows):
+        measured.append(("mJ", lambda row: words.significant(row.energy_mj)))
+    if variants.healthy:
+        measured.append(
+            ("false alarms, %", lambda row: words.percent(row.false_alarms.mean if row.false_alarms else None))
+        )
+    if variants.currency:
+        measured.append((f"price, {variants.currency}", lambda row: words.significant(row.price)))
+    heads += [head for head, _ in measured]
     rows = []
     for row in variants.rows:
         difference = row.difference
@@ -115,12 +123,9 @@ def show_rows(variants: VariantsDocument) -> tuple[list[str], list[list[str]]]:
             words.count(row.bytes_per_s) if row.bytes_per_s >= 100 else words.significant(row.bytes_per_s),
             words.significant(row.samples_per_s),
             words.count(row.memory_kb),
-            words.significant(row.latency_ms),
+            *(cell(row) for _, cell in measured),
         ]
-        cells += [words.significant(row.energy_mj)] if has_energy else []
-        alarms = row.false_alarms
-        cells += [words.percent(None if alarms is None else alarms.mean)] if variants.healthy else []
-        rows.append([*cells, words.significant(row.price)] if variants.currency else cells)
+        rows.append(cells)
     return heads, rows
 
 
