@@ -176,18 +176,24 @@ class Comparison:
         """Return the entry of labels only (`none`) or of the student."""
         return Entry(student=self.config.student, method=method, teacher=None if method == NONE else self.teacher.name)
 
+    @property
+    def networks(self) -> int:
+        """The number of networks that a fold judges: the teacher, and two for each sensor."""
+        return 1 + 2 * len(self.folders)
+
     def phases(self, seeds: Sequence[int]) -> tuple[list[Run], ...]:
         """Return the missing runs; those of one phase can be made side by side."""
         teachers = [teacher_run(self.folder, self.teacher, seed) for seed in seeds]
+        key, count = short_hash([self.config, self.dataset.sha256]), self.networks
         judging = [
             Run(
-                title=f"seed {seed} judge",
-                path=self.out / "folds" / f"seed{seed}-{short_hash([self.config, self.dataset.sha256])}",
-                costs=(0.05,),
-                is_done=partial(_is_judged, self, seed),
-                make=partial(_read_fold, self, seed),
+                title=f"seed {seed} judge {number + 1}/{count}",
+                path=self.out / "folds" / f"seed{seed}-{key}-{number}",
+                costs=(0.05 / count,),
+                is_done=partial(_is_judged, self, seed, number),
+                make=partial(_judge_network, self, seed, number),
             )
-            for seed in seeds
+            for seed, number in product(seeds, range(count))
         ]
         phases: tuple[list[Run], ...] = (teachers, [], [], judging)
         for folder in self.folders.values():
@@ -216,11 +222,9 @@ def compare(
     return [_read_fold(comparison, seed) for seed in seeds]
 
 
-def _is_judged(comparison: Comparison, seed: int) -> bool:
+def _is_judged(comparison: Comparison, seed: int, number: int) -> bool:
     networks = list(_networks(comparison, seed))
-    return len(networks) == 1 + 2 * len(comparison.folders) and all(
-        (path.parent / _MISSING_FILE).exists() for path, _ in networks
-    )
+    return len(networks) == comparison.networks and (networks[number][0].parent / _MISSING_FILE).exists()
 
 
 def _networks(comparison: Comparison, seed: int) -> Iterator[tuple[Path, RunResult]]:
@@ -235,17 +239,19 @@ def _networks(comparison: Comparison, seed: int) -> Iterator[tuple[Path, RunResu
                 yield folder.trial_folder(result.trial) / STUDENT_CHECKPOINT, result
 
 
-def _read_fold(comparison: Comparison, seed: int, on_step: object = None) -> FoldResult:
+def _judge_network(comparison: Comparison, seed: int, number: int, on_step: object = None) -> Judged:
+    path, result = list(_networks(comparison, seed))[number]
+    return Judged(
+        result=result,
+        test=judge_network(comparison.folders.get(result.conditions.modality, comparison.folder), result),
+        missing=_missing_figures(comparison, path, result),
+    )
+
+
+def _read_fold(comparison: Comparison, seed: int) -> FoldResult:
     windows, fold = comparison.dataset.everything(), comparison.folder.fold(seed)
     train = fold.training.train
-    teacher, *students = [
-        Judged(
-            result=result,
-            test=judge_network(comparison.folders.get(result.conditions.modality, comparison.folder), result),
-            missing=_missing_figures(comparison, path, result),
-        )
-        for path, result in _networks(comparison, seed)
-    ]
+    teacher, *students = [_judge_network(comparison, seed, number) for number in range(comparison.networks)]
     by_sensor = dict(zip(comparison.folders, zip(students[::2], students[1::2], strict=True), strict=True))
     return FoldResult(
         config=comparison.config,
