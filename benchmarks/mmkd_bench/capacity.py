@@ -145,7 +145,7 @@ def _demand(rate_hz: float, deadline_ms: float | None, streams: int | None) -> D
         deadline_ms = 1e3 / rate_hz
     for name, value in (("rate", rate_hz), ("deadline-ms", deadline_ms)):
         if value is None or not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{name}: expected a number above 0, got {value:g}")
+            raise UsageError(f"--{name}: expected a number above 0, got {value:g}")
     if streams is not None and not 1 <= streams <= MAX_STREAMS:
         raise UsageError(f"--streams: expected a whole number from 1 to {MAX_STREAMS}, got {streams}")
     assert deadline_ms is not None

@@ -43,8 +43,8 @@ def test_loads_that_make_no_sense_are_refused(bundle):
     def refusal(**load):
         return said(UsageError, lambda: measure_capacity(Choice(bundle=str(bundle)), **load))
 
-    assert refusal(rate_hz=0.0) == "rate: expected a number above 0, got 0"
-    assert refusal(rate_hz=1.0, deadline_ms=-2.0) == "deadline-ms: expected a number above 0, got -2"
+    assert refusal(rate_hz=0.0) == "--rate: expected a number above 0, got 0"
+    assert refusal(rate_hz=1.0, deadline_ms=-2.0) == "--deadline-ms: expected a number above 0, got -2"
     assert refusal(rate_hz=1.0, streams=0) == "--streams: expected a whole number from 1 to 1000000, got 0"
 
 

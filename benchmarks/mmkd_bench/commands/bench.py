@@ -95,7 +95,7 @@ def run(
     if output is not None:
         check_file(output)
     if hop is not None and not stream:
-        raise UsageError("hop: expected a stream as well; add --stream")
+        raise UsageError("--hop: expected a stream as well; add --stream")
     if stream and hop is None:
         with Bundle.open(bundle) as opened:
             hop = max(1, round(opened.manifest.models[0].modality.rate_hz))

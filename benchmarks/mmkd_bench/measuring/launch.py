@@ -132,8 +132,10 @@ def _step_stages(
     values_name, present_name = (tensor.name for tensor in predictor.entry.inputs)
     run, clock = predictor.backend.run, time.perf_counter_ns
     moments: list[tuple[int, ...]] = []
+    presences = [prepare(check_window(window, modality), modality, reference)[1] for window in windows]
+    gaps = [None if presence.all() else presence for presence in presences]  # as `predict` passes them
     end = clock() + round(duration_s * 1e9)
-    for window in itertools.cycle(windows):
+    for window, gap in itertools.cycle(zip(windows, gaps, strict=True)):
         begin = clock()
         checked = check_window(window, modality)
         after_check = clock()
@@ -141,7 +143,7 @@ def _step_stages(
         after_prepare = clock()
         _, probabilities, *_ = run({values_name: values, present_name: present})
         after_run = clock()
-        interpret(probabilities, present, modality=modality, task=task)
+        interpret(probabilities, gap, modality=modality, task=task)
         moments.append((begin, after_check, after_prepare, after_run, clock()))
         if moments[-1][-1] >= end or stop.is_set():
             break

@@ -345,11 +345,13 @@ def claim(path: Path) -> Iterator[bool]:
     """Yield whether this process alone works in the folder."""
     path.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    is_ours = True
     try:
-        lock_file(descriptor, wait=False)
-        yield True
-    except BlockingIOError:
-        yield False
+        try:
+            lock_file(descriptor, wait=False)
+        except BlockingIOError:
+            is_ours = False
+        yield is_ours
     finally:
         os.close(descriptor)
 

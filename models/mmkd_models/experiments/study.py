@@ -14,6 +14,7 @@ import numpy as np
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.cli.outputs import check_folder
 from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_edge.machine import this_machine
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
@@ -201,7 +202,8 @@ def _student(folder: plan.Folder, preset: Preset) -> Student:
 
 def _latency_of_size(folder: plan.Folder, preset: Preset, measure_latency: MeasureLatency) -> PairLatency:
     own, teacher = folder.conditions, folder.space.teachers[0]
-    path = folder.out / "latency" / f"{own.modality}-{preset}-{plan.short_hash([own.dataset_sha256, teacher])}.json"
+    key = plan.short_hash([own.dataset_sha256, teacher, this_machine().key])
+    path = folder.out / "latency" / f"{own.modality}-{preset}-{key}.json"
     latency = plan.read_result(path, PairLatency)
     if latency is None:
         data, brief = folder.fold(0).training, msgspec.structs.replace(own.student_train, steps=1)

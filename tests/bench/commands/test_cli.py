@@ -189,7 +189,7 @@ def test_reports_become_one_page(reports, tmp_path, mmkd_bench):
 def test_what_a_run_cannot_do_is_refused_before_anything_is_measured(bundle, mmkd_bench):
     for options, message in {
         ("--page", "run.txt"): "run.txt: expected a name that ends in .html; only such a file is overwritten",
-        ("--hop", "8"): "hop: expected a stream as well; add --stream",
+        ("--hop", "8"): "--hop: expected a stream as well; add --stream",
     }.items():
         assert mmkd_bench("run", bundle, *options) == (2, "", f"mmkd-bench: {message}\n")
 

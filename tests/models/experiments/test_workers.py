@@ -100,6 +100,8 @@ def test_a_claim_has_one_owner_until_its_work_ends_or_fails(tmp_path):
             assert (second, other) == (False, True)
     with pytest.raises(ZeroDivisionError), claim(tmp_path / "run"):
         _ = 1 / 0
+    with pytest.raises(BlockingIOError), claim(tmp_path / "run"):
+        raise BlockingIOError  # the body's own, as of a full pipe
     with claim(tmp_path / "run") as again:
         assert again
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
@@ -27,6 +27,7 @@ Times = npt.NDArray[np.int64]
 SECOND_NS = 1_000_000_000
 Resample = Literal["linear", "polyphase", "hold"]
 Duplicates = Literal["error", "first", "last", "mean"]
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _STEP_PERIODS = 3.0  # a step of more usual ones is no step of the clock, whatever the declared rate
 _GAP_PERIODS = 1.5  # a step of more usual ones lacks a row
 _MIN_LONG = 4  # long steps, to judge how evenly they come
@@ -350,7 +351,7 @@ def start_ns(text: str, table: TextTable, *, place: str) -> int:
         if not table.timezone:
             raise DatasetError(f"{place}: 'start': expected an offset or 'timezone', got local time {text!r}; set it")
         moment = moment.replace(tzinfo=ZoneInfo(table.timezone))
-    started_ns = int(moment.timestamp()) * SECOND_NS + moment.microsecond * 1000
+    started_ns = (moment - _EPOCH) // timedelta(microseconds=1) * 1000
     if abs(started_ns) > MAX_TIME_NS:
         raise DatasetError(f"{place}: 'start': expected a time within 146 years of 1970, got {text!r}; correct it")
     return started_ns

@@ -10,7 +10,7 @@ from scipy.signal import resample_poly
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.importing import grids
-from mmkd_models.data.importing.clock import SampleSeries, TimeColumn, clock_facts, in_order
+from mmkd_models.data.importing.clock import SampleSeries, TimeColumn, clock_facts, in_order, start_ns
 from mmkd_models.data.importing.grids import grid_blocks
 from mmkd_models.data.importing.readers.table import RowBlock, TextTable
 from mmkd_models.data.importing.recipe import SensorSource
@@ -55,6 +55,10 @@ def test_stamps_keep_nanoseconds_and_are_utc_or_local_as_the_recipe_says():
     naive = datetime(2025, 11, 3, 7, 30, 0, 500000)
     assert read([naive], timezone="Europe/Berlin") == [HALF]
     assert read([naive.replace(hour=6, tzinfo=timezone.utc)]) == [HALF]
+
+
+def test_a_recording_may_start_a_fraction_of_a_second_before_1970():
+    assert start_ns("1969-12-31T23:59:59.5Z", TextTable(), place="log.csv") == -500_000_000
 
 
 def test_the_hour_that_comes_twice_is_told_by_the_order_of_lines_and_not_guessed(refusal):
