@@ -89,10 +89,12 @@ def _install(options: Namespace) -> None:
     from mmkd_edge import Bundle, EdgePredictor
     from mmkd_edge.install.keys import check_signed
     from mmkd_edge.install.slots import SLOTS_FILE, install, read_slots
+    from mmkd_edge.opening.sandbox import check_graphs
     from mmkd_edge.shadow import check_shadow
 
     with Bundle.open(options.bundle) as bundle:
         check_signed(bundle, options.keys)
+        check_graphs(bundle)  # of every engine: what is installed opens unchecked, whichever the service names
         if options.after_shadow is not None:
             current = read_slots(options.state).current.sha256 if (options.state / SLOTS_FILE).exists() else None
             check_shadow(options.after_shadow, bundle, installed=current, max_days=options.shadow_days)

@@ -99,7 +99,7 @@ class SandboxPolicy:
             msgspec.structs.replace(
                 student,
                 selftest=self._when_passed(student) if self._request.selftest else "",
-                sandbox_check=installed or self._when_passed(student),
+                sandbox_check=installed or self._when_checked(student),
             )
             for student in students
         ]
@@ -132,6 +132,10 @@ class SandboxPolicy:
             return "passed at an earlier start"
         each = f" and at each start, since it cannot be remembered: {self._unsaved}" if self._unsaved else ""
         return f"passed now{each}"
+
+    def _when_checked(self, student: OpenStudent) -> str:
+        is_own = student.config is not None and BACKENDS[student.config.backend].is_own
+        return "none: the native engine checks its own files" if is_own else self._when_passed(student)
 
     def _run_check(self, waiting: dict[str, StudentConfig], *, builds: bool) -> None:
         """Remove configs with a result from `waiting`."""

@@ -91,6 +91,7 @@ except MmkdError as error:
     answer, refusal = output.splitlines()
     with EdgePredictor.open(example_bundle(), backend="native") as predictor:
         expected = predictor.predict(np.ones((200, 3), dtype=np.float32)).probabilities.tolist()
+        assert predictor.info().sandbox_check == "none: the native engine checks its own files"
     assert answer == f"native {expected}"
     assert refusal == (
         f"a sandbox check limits a process with calls of POSIX, and this is {sys.platform}; use backend='native', or "

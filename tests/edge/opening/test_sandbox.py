@@ -14,6 +14,7 @@ import pytest
 from onnx import helper
 
 from mmkd_edge import BackendError, BundleError, EdgePredictor, UnavailableError, apart
+from mmkd_edge.commands import edge
 from mmkd_edge.install.slots import install
 from mmkd_edge.opening import sandbox
 from mmkd_edge.opening.sandbox import passed_before, remember_passed
@@ -171,11 +172,13 @@ NO_ENGINE = "no engine is given this: the graph has the"
     ],
 )
 def test_a_graph_that_is_refused_starts_no_process_and_replaces_nothing(
-    hostile, fault, kit, bundle_path, tmp_path, started
+    hostile, fault, kit, bundle_path, tmp_path, started, ran
 ):
     path = hostile(kit).write(tmp_path / "hostile.edge")
     assert said(BundleError, lambda: check_of(path)) == f"{path}: 'acc/model.fp32.{fault}; export the bundle again"
     assert started == []
+    code, _, err = ran(edge.main, "mmkd-edge", "install", path, tmp_path / "state", "--backend", "native")
+    assert (code, f"{path}: 'acc/model.fp32.{fault}" in err, (tmp_path / "state").exists()) == (6, True, False)
     with EdgePredictor.open(bundle_path, backend="ort") as predictor:
         said(BundleError, predictor.swap, path)
         assert predictor.predict(np.zeros((20, 3))).status == "ok"
