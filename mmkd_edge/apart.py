@@ -15,6 +15,9 @@ import msgspec
 if TYPE_CHECKING:
     import subprocess
 
+# Isolated from the environment; the places to import from are those of this process.
+_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from {0} import {1}; {1}()"
+
 
 class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of a process."""
@@ -22,10 +25,6 @@ class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
     step_s: float  # time, also processor time, until its next line
     memory_bytes: int
     file_bytes: int = 0  # largest file that it may write
-
-
-# Isolated from the environment; the places to import from are those of this process.
-_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from {0} import {1}; {1}()"
 
 
 def start_apart(function: str, request: bytes, *, more: bool = False) -> subprocess.Popen[bytes]:

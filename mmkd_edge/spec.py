@@ -10,6 +10,12 @@ import msgspec
 ModalityKind = Literal["series", "audio", "video"]
 Normalise = Literal["none", "per_group"]
 TaskKind = Literal["classification", "multi_label", "regression", "normal"]
+COLOURS = (("gray",), ("r", "g", "b"))
+"""What the channels of video may be."""
+STANDARD_DEVIATIONS = 1000.0
+"""From the mean. A rare event lies far out where a channel rests otherwise: one that fills a share p of the samples
+1 / sqrt(p) standard deviations (a Bernoulli variable, whose variance is p (1 - p)), 1000 for one in a million."""
+MAX_FLOAT32 = 3.4028235e38
 
 
 class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,10 +106,6 @@ class Derivation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     text: str
     samples: int
     taps: Annotated[bytes, msgspec.Meta(max_length=1 << 18)] = b""
-
-
-COLOURS = (("gray",), ("r", "g", "b"))
-"""What the channels of video may be."""
 
 
 def frames_fault(modality: ModalitySpec) -> tuple[str, str] | None:
@@ -215,13 +217,6 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     name: str
     dtype: Literal["float32", "float16", "int8", "uint8"]
     shape: tuple[int, ...]
-
-
-STANDARD_DEVIATIONS = 1000.0
-"""From the mean. A rare event lies far out where a channel rests otherwise: one that fills a share p of the samples
-1 / sqrt(p) standard deviations (a Bernoulli variable, whose variance is p (1 - p)), 1000 for one in a million."""
-
-MAX_FLOAT32 = 3.4028235e38
 
 
 def plausible_span(

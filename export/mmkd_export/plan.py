@@ -22,6 +22,7 @@ GoldenChoice = Literal["real", "synthetic"]
 PlatformName = Literal["cpu-x86", "cpu-arm", "mcu", "jp6.2", "jp7", "trt-rtx"]
 
 BUNDLE_SUFFIX = ".edge"
+_SAME_GRAPHS = "not on the hardware; the same graphs through TensorRT-RTX's parser and builder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,6 @@ class Platform:
         """Whether artifacts run on a GPU, so this machine's latencies do not apply."""
         return self.engine_library is not None
 
-
-_SAME_GRAPHS = "not on the hardware; the same graphs through TensorRT-RTX's parser and builder"
 
 PLATFORMS: tuple[Platform, ...] = (
     Platform(

@@ -22,6 +22,9 @@ BackendName = Literal["native", "ort", "openvino", "litert", "trt"]
 Answers = tuple[NDArray[np.float32], ...]
 """The outputs of a graph for one window, in its order."""
 
+AUTO_ORDER: tuple[BackendName, ...] = ("trt", "native", "openvino", "ort", "litert")
+"""The order in which `auto` tries them without a profile."""
+
 
 class Backend(Protocol):
     """An opened artifact; threads may share it. `inputs` and `outputs` are as the engine reports them."""
@@ -119,9 +122,6 @@ BACKENDS: Mapping[BackendName, BackendRow] = {
     ),
 }
 """An export judges an artifact in the first backend that runs its format."""
-
-AUTO_ORDER: tuple[BackendName, ...] = ("trt", "native", "openvino", "ort", "litert")
-"""The order in which `auto` tries them without a profile."""
 
 
 def check_backend(name: str) -> BackendName | Literal["auto"]:

@@ -25,6 +25,9 @@ _INNER: Mapping[str, Mapping[int, str]] = {
     "training": {1: "graph", 2: "graph"},
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
+# The key under which a tensor names its file (onnx.proto, `external_data`). In every encoding a key is one piece of
+# bytes: without it no engine can find a file, and nothing needs to be parsed.
+_KEY = b"location"
 
 
 def has_external_weights(model: bytes) -> bool:
@@ -91,11 +94,6 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, place + count + 1
     raise ValueError("a number is too long")
-
-
-# The key under which a tensor names its file (onnx.proto, `external_data`). In every encoding a key is one piece of
-# bytes: without it no engine can find a file, and nothing needs to be parsed.
-_KEY = b"location"
 
 
 def refuse_trees(model: bytes) -> None:

@@ -45,6 +45,8 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 _Error = Annotated[float, msgspec.Meta(ge=0)]
 _Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Score = Annotated[float, msgspec.Meta(gt=0)]
+GRAPH_OUTPUTS = ("logits", "probabilities", "value", "novelty")
+"""Every output name, in the order of `graph_outputs`."""
 
 
 class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -244,10 +246,6 @@ def graph_inputs(modality: ModalitySpec) -> tuple[TensorSpec, ...]:
         TensorSpec(name=modality.name, dtype=modality.dtype, shape=(1, *modality.shape)),
         TensorSpec(name=f"{modality.name}_present", dtype="float32", shape=(1, *modality.presence_shape)),
     )
-
-
-GRAPH_OUTPUTS = ("logits", "probabilities", "value", "novelty")
-"""Every output name, in the order of `graph_outputs`."""
 
 
 def graph_outputs(task: TaskSpec, *, novelty: bool = False) -> tuple[TensorSpec, ...]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _WIDTH_WITHOUT_TERMINAL = 160
+# A cell that begins with one of these is a formula to a spreadsheet (OWASP, CSV Injection).
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def show_table(table: RenderableType, *, width: int = _WIDTH_WITHOUT_TERMINAL) -> None:
@@ -58,10 +60,6 @@ def hint_at_resuming() -> Iterator[None]:
     except KeyboardInterrupt:
         say("the same command continues")
         raise
-
-
-# A cell that begins with one of these is a formula to a spreadsheet (OWASP, CSV Injection).
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:

@@ -59,6 +59,27 @@ _BOOLEAN = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", 
 _NOT_FLOAT = frozenset((*_BOOLEAN, "ArgMax", "ArgMin", "QuantizeLinear", "Shape"))
 _CONSTANT, _STEP, _WINDOW = range(3)
 _ROW = struct.Struct("<qq")  # the shape of a row, as a constant
+_TFLITE = """
+ADD=0 AVERAGE_POOL_2D=1 CONCATENATION=2 CONV_2D=3 DEPTHWISE_CONV_2D=4 DEQUANTIZE=6 FLOOR=8 FULLY_CONNECTED=9
+LOGISTIC=14 MAX_POOL_2D=17 MUL=18 RELU=19 RELU_N1_TO_1=20 RELU6=21 RESHAPE=22 SOFTMAX=25 TANH=28 PAD=34 GATHER=36
+TRANSPOSE=39 MEAN=40 SUB=41 DIV=42 SQUEEZE=43 STRIDED_SLICE=45 EXP=47 SPLIT=49 LOG_SOFTMAX=50 CAST=53 PRELU=54
+MAXIMUM=55 ARG_MAX=56 MINIMUM=57 LESS=58 NEG=59 PADV2=60 GREATER=61 GREATER_EQUAL=62 LESS_EQUAL=63 SELECT=64 SLICE=65
+SIN=66 EXPAND_DIMS=70 EQUAL=71 NOT_EQUAL=72 LOG=73 SUM=74 SQRT=75 RSQRT=76 POW=78 REDUCE_MAX=82 PACK=83 LOGICAL_OR=84
+LOGICAL_AND=86 LOGICAL_NOT=87 UNPACK=88 REDUCE_MIN=89 SQUARE=92 LEAKY_RELU=98 SQUARED_DIFFERENCE=99 ABS=101
+SPLIT_V=102 GATHER_ND=107 COS=108 ELU=111 QUANTIZE=114 ROUND=116 HARD_SWISH=117 SELECT_V2=123 BATCH_MATMUL=126
+BROADCAST_TO=130 CONV_3D=132 GELU=150 RELU_0_TO_1=152 SIGN=158
+"""
+TFLITE_OPERATORS = {int(number): name for name, _, number in (entry.partition("=") for entry in _TFLITE.split())}
+"""The TFLite operators that a student may use; LiteRT checks indices at every run."""
+_TFLITE_FIXED: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys(("ARG_MAX", "BROADCAST_TO", "EXPAND_DIMS", "MEAN", "PAD", "PADV2", "REDUCE_MAX"), (1,)),
+    **dict.fromkeys(("REDUCE_MIN", "RESHAPE", "SUM", "TRANSPOSE"), (1,)),
+    "SLICE": (1, 2),
+    "SPLIT": (0,),
+    "SPLIT_V": (1, 2),
+    "STRIDED_SLICE": (1, 2, 3),
+}
+_OWN_OPTIONS = (5, 7, 8, 9, 10, 11, 12)  # of a node: custom options, variables, intermediates
 
 
 class _Tensor(NamedTuple):
@@ -204,29 +225,6 @@ def _message(value: Value, what: str) -> memoryview:
 
 def _text(value: Value) -> str:
     return bytes(_message(value, "name")).decode("utf-8", "surrogateescape")
-
-
-_TFLITE = """
-ADD=0 AVERAGE_POOL_2D=1 CONCATENATION=2 CONV_2D=3 DEPTHWISE_CONV_2D=4 DEQUANTIZE=6 FLOOR=8 FULLY_CONNECTED=9
-LOGISTIC=14 MAX_POOL_2D=17 MUL=18 RELU=19 RELU_N1_TO_1=20 RELU6=21 RESHAPE=22 SOFTMAX=25 TANH=28 PAD=34 GATHER=36
-TRANSPOSE=39 MEAN=40 SUB=41 DIV=42 SQUEEZE=43 STRIDED_SLICE=45 EXP=47 SPLIT=49 LOG_SOFTMAX=50 CAST=53 PRELU=54
-MAXIMUM=55 ARG_MAX=56 MINIMUM=57 LESS=58 NEG=59 PADV2=60 GREATER=61 GREATER_EQUAL=62 LESS_EQUAL=63 SELECT=64 SLICE=65
-SIN=66 EXPAND_DIMS=70 EQUAL=71 NOT_EQUAL=72 LOG=73 SUM=74 SQRT=75 RSQRT=76 POW=78 REDUCE_MAX=82 PACK=83 LOGICAL_OR=84
-LOGICAL_AND=86 LOGICAL_NOT=87 UNPACK=88 REDUCE_MIN=89 SQUARE=92 LEAKY_RELU=98 SQUARED_DIFFERENCE=99 ABS=101
-SPLIT_V=102 GATHER_ND=107 COS=108 ELU=111 QUANTIZE=114 ROUND=116 HARD_SWISH=117 SELECT_V2=123 BATCH_MATMUL=126
-BROADCAST_TO=130 CONV_3D=132 GELU=150 RELU_0_TO_1=152 SIGN=158
-"""
-TFLITE_OPERATORS = {int(number): name for name, _, number in (entry.partition("=") for entry in _TFLITE.split())}
-"""The TFLite operators that a student may use; LiteRT checks indices at every run."""
-_TFLITE_FIXED: Mapping[str, tuple[int, ...]] = {
-    **dict.fromkeys(("ARG_MAX", "BROADCAST_TO", "EXPAND_DIMS", "MEAN", "PAD", "PADV2", "REDUCE_MAX"), (1,)),
-    **dict.fromkeys(("REDUCE_MIN", "RESHAPE", "SUM", "TRANSPOSE"), (1,)),
-    "SLICE": (1, 2),
-    "SPLIT": (0,),
-    "SPLIT_V": (1, 2),
-    "STRIDED_SLICE": (1, 2, 3),
-}
-_OWN_OPTIONS = (5, 7, 8, 9, 10, 11, 12)  # of a node: custom options, variables, intermediates
 
 
 def check_tflite(model: bytes) -> None:

@@ -30,6 +30,8 @@ _TOTAL_RAILS: tuple[tuple[str, ...], ...] = (
     ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
 )
 _HWMON_CHIPS = ("ina3221", "ina238", "ina219", "ina226")
+_INTERVAL_S = 0.1
+IDLE_S = 3.0  # time before the first launch for idle power
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +133,6 @@ def _energy_uj(zone: Path) -> float:
         raise UnavailableError(f"RAPL: cannot read {path}: {reason}; run as root, or let it be read") from error
 
 
-_INTERVAL_S = 0.1
-IDLE_S = 3.0  # time before the first launch for idle power
 Span = tuple[float, float]  # begin and end on the monotonic clock
 
 

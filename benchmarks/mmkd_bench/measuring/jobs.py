@@ -9,6 +9,10 @@ from mmkd_edge.opening.profile import MeasuredConfig, RejectedConfig
 from mmkd_edge.predict.student import Config
 from mmkd_report.schema.bench import Interference, Level, ProcessStart, RivalEngine, Settings, Subject
 
+OUTCOME_FILE = "outcome.json"
+SAMPLES_FILE = "samples.npz"
+FAILURE_FILE = "failure.json"
+
 
 class RunJob(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     """One launch of `mmkd-bench run`."""
@@ -138,6 +142,3 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 Job = RunJob | PairJob | OverheadJob | LoadJob | RivalsJob | TuneJob
 Outcome = RunOutcome | InTurnOutcome | LoadOutcome | RivalsOutcome | TuneOutcome
-OUTCOME_FILE = "outcome.json"
-SAMPLES_FILE = "samples.npz"
-FAILURE_FILE = "failure.json"

@@ -24,6 +24,8 @@ _WARM_SLICE_S = 0.05
 _WARM_SLICE_CALLS = 20
 Call = Callable[[Any], object]
 Arrays = dict[str, NDArray[np.int64]]
+CONFIDENCE = 0.99  # one-sided confidence of floors and bounds; the value of the MLPerf rules
+QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +96,6 @@ def time_windows(samples: CallTimes, *, parts: int) -> tuple[TimeWindow, ...]:
         for cut in cuts
         if len(cut)
     )
-
-
-CONFIDENCE = 0.99  # one-sided confidence of floors and bounds; the value of the MLPerf rules
-QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 
 @cache

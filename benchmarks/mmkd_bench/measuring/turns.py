@@ -23,6 +23,9 @@ from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
 
 WARM_UP_S = 0.5
 MIN_ROUNDS = 20
+FIRST, SECOND = "first", "second"
+_ZIP_START = b"PK\x03\x04"
+SEED = 0
 
 
 def time_in_turn(
@@ -80,11 +83,6 @@ def turning(call: Callable[[Any], object], arguments: Sequence[Any]) -> Callable
     """Return `call` without an argument: it cycles through `arguments`."""
     following = itertools.cycle(arguments)
     return lambda: call(next(following))
-
-
-FIRST, SECOND = "first", "second"
-_ZIP_START = b"PK\x03\x04"
-SEED = 0
 
 
 def time_models(job: PairJob) -> InTurnOutcome:

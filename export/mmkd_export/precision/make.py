@@ -31,6 +31,8 @@ from mmkd_report.schema.export import ArtifactReport, Attempt, GateResult, Layer
 if TYPE_CHECKING:
     import onnx
 
+_MAX_REVERTED = 0.5  # with more layers back in float32 INT8 gains nothing
+
 
 def make_lower_precision(
     student: ProvenStudent, precision: Precision, rule: GateRule, *, ops: Sequence[str]
@@ -120,9 +122,6 @@ def _float_layers(layers: Sequence[Layer], search: Int8Graph, *, ops: Sequence[s
             reason = "the last layer"
         reasons[layer.name] = reason
     return reasons
-
-
-_MAX_REVERTED = 0.5  # with more layers back in float32 INT8 gains nothing
 
 
 @dataclass(frozen=True, kw_only=True)

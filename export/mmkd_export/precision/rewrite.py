@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TOP = 127  # largest level and, as TensorRT never uses -128, a weight's largest magnitude
+# Half of the largest FP16 number, since later windows may be larger
+FP16_LIMIT = 65504.0 / 2
+_HALF_OPS = frozenset(
+    {
+        *("Conv", "Gemm", "MatMul", "Gelu", "Add", "Sub", "Mul", "Reshape", "Transpose", "Slice", "Squeeze"),
+        *("Unsqueeze", "Concat", "Split", "Gather"),
+    }
+)
 
 
 def quantised_graph(model: onnx.ModelProto, layers: Sequence[Layer], ranges: Mapping[str, float]) -> onnx.ModelProto:
@@ -93,17 +101,6 @@ def _add(graph: onnx.GraphProto, name: str, values: NDArray[np.generic]) -> None
     from onnx import numpy_helper
 
     graph.initializer.append(numpy_helper.from_array(values, name))
-
-
-# Half of the largest FP16 number, since later windows may be larger
-FP16_LIMIT = 65504.0 / 2
-
-_HALF_OPS = frozenset(
-    {
-        *("Conv", "Gemm", "MatMul", "Gelu", "Add", "Sub", "Mul", "Reshape", "Transpose", "Slice", "Squeeze"),
-        *("Unsqueeze", "Concat", "Split", "Gather"),
-    }
-)
 
 
 @dataclass(frozen=True, kw_only=True)

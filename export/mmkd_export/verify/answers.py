@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 
 
 _BATCH = 64
+# float32 sums in another order give a relative 1e-6 or so, on logits of about 10; ten times that
+FP32_TOLERANCE = 1e-4
+# A graph may differ from torch's float32 by this multiple of float32's distance from float64
+_ROUNDING_ROOM = 4.0
+# Largest novelty difference between torch and fp32 graph, as a fraction of one more than the score
+NOVELTY_TOLERANCE = 1e-3
+# Least distance of a feature from a threshold, relative to 1 + its size: features of engines differ by less
+_CLEAR = 4e-6
+_REPORT = "Please report it with the versions of torch and onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -131,21 +140,6 @@ def answers_along_recording(
             probabilities=network.answer(logits / temperature).numpy(),
             novelty=None if checkpoint.seen is None else NoveltyScore(checkpoint.seen)(embeddings).numpy(),
         )
-
-
-# float32 sums in another order give a relative 1e-6 or so, on logits of about 10; ten times that
-FP32_TOLERANCE = 1e-4
-
-# A graph may differ from torch's float32 by this multiple of float32's distance from float64
-_ROUNDING_ROOM = 4.0
-
-# Largest novelty difference between torch and fp32 graph, as a fraction of one more than the score
-NOVELTY_TOLERANCE = 1e-3
-
-# Least distance of a feature from a threshold, relative to 1 + its size: features of engines differ by less
-_CLEAR = 4e-6
-
-_REPORT = "Please report it with the versions of torch and onnxruntime"
 
 
 def compare(expected: NetworkAnswers, got: NetworkAnswers, *, task: TaskSpec) -> ArtifactParity:

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 MAX_WINDOWS = 256  # as many as a checkpoint carries
 _SYNTHETIC_WINDOWS = 64
 _SEED = 20211116  # every draw: the same export writes the same bundle
+RULE = (
+    f"no range was declared: the training's mean and {STANDARD_DEVIATIONS:g} standard deviations either way, of the "
+    "widest channel, and all that its windows have"
+)
+NAMED = "given at export with --range"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +144,6 @@ def check_fit(modality: ModalitySpec, expected: ModalitySpec, *, where: str) -> 
 
 
 RangeChoice = tuple[float, float] | Literal["auto", "none"]
-
-RULE = (
-    f"no range was declared: the training's mean and {STANDARD_DEVIATIONS:g} standard deviations either way, of the "
-    "widest channel, and all that its windows have"
-)
-
-NAMED = "given at export with --range"
 
 
 def with_range(checkpoint: StudentCheckpoint, windows: NDArray[Any], choice: RangeChoice) -> StudentCheckpoint:

@@ -28,6 +28,11 @@ _CHANCE = 0.05  # that a method passes if none gains
 _MAX_WEIGHT = 10.0  # of one old window, so that none decides alone
 _COUNTS_FROM = 0.05  # of the answers: larger classes must not vanish
 _VANISHED = 0.1  # of that fraction
+_ESTIMATES: dict[EstimateKind, str] = {
+    "labels": "closeness to the labels",
+    "agreement": "closeness to the teacher",
+    "weighted": "closeness to the labels of old windows like the new ones",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +136,6 @@ def judge_method(
     if result.vanished:
         refusals.append(f"it hardly answers {', '.join(result.vanished)} any more")
     return msgspec.structs.replace(result, refusals=tuple(refusals))
-
-
-_ESTIMATES: dict[EstimateKind, str] = {
-    "labels": "closeness to the labels",
-    "agreement": "closeness to the teacher",
-    "weighted": "closeness to the labels of old windows like the new ones",
-}
 
 
 def class_fractions(answers: NDArray[np.int64], classes: int) -> tuple[float, ...]:

@@ -48,6 +48,19 @@ if TYPE_CHECKING:
     from mmkd_models.training.inputs import TrainingData
 
 _AS_TEACHERS = TrainingOptions(steps=TEACHER_TRAIN.steps, learning_rate=TEACHER_TRAIN.learning_rate)
+_NORMAL_OPTIONS = (
+    "modality",
+    "data",
+    "output",
+    "preset",
+    "faults",
+    "fold",
+    "seed",
+    "force",
+    "embed_windows",
+    "json",
+    "mlflow",
+)
 
 
 def main() -> NoReturn:
@@ -165,18 +178,3 @@ def _known_faults(training: TrainingData, faults: Path, modality: str) -> Window
     dataset, spec = open_dataset(faults), training.train.spec
     own = training.train.rows if dataset.sha256 == training.sha256 else None
     return known_faults(dataset, spec.task.labels[0], spec.modality(modality), among=own)
-
-
-_NORMAL_OPTIONS = (
-    "modality",
-    "data",
-    "output",
-    "preset",
-    "faults",
-    "fold",
-    "seed",
-    "force",
-    "embed_windows",
-    "json",
-    "mlflow",
-)

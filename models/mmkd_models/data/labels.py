@@ -24,6 +24,8 @@ UNLABELLED_MARKS: dict[TaskKind, str] = {
 }
 
 _STRATA = 10
+WRITE_GROUPS = "write groups.npy (the person, machine or session of each window)"
+_CORRELATION = 0.8  # of the answers to neighbouring windows, close to that of windows that overlap by half and more
 
 
 def is_labelled(labels: Labels) -> npt.NDArray[np.bool_]:
@@ -81,10 +83,6 @@ def name_strata(labels: Labels, task: TaskSpec) -> tuple[npt.NDArray[np.int64], 
             return strata, (*task.labels, "none of them")
         case "regression":
             return strata, tuple(f"part {number + 1} of {task.labels[0]}" for number in range(int(strata.max()) + 1))
-
-
-WRITE_GROUPS = "write groups.npy (the person, machine or session of each window)"
-_CORRELATION = 0.8  # of the answers to neighbouring windows, close to that of windows that overlap by half and more
 
 
 def block_length(count: int) -> int:

@@ -44,6 +44,19 @@ STORABLE: dict[ModalityKind, str] = {
 SAMPLE_LETTERS: dict[ModalityKind, str] = {"series": "C", "audio": "C", "video": "H, W, C"}
 _BLOCK_BYTES = 1 << 26
 _BLOCK_WINDOWS = 256
+FORMAT_VERSION = 1
+SPEC_FILE = "dataset.json"
+_CALLED: dict[TaskKind, str] = {
+    "classification": "class",
+    "multi_label": "label",
+    "regression": "target",
+    "normal": "known fault after normal running",
+}
+_ONE_CLASS = (
+    "; if all of it is normal running, make a dataset of normal running (task = 'normal' under [labels] of a recipe, or"
+    " --normal NAME with windows): docs/normal-data.md"
+)
+_RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits", "times", "starts", "episodes")
 
 
 def kind_problems(modality: ModalitySpec) -> Iterator[str]:
@@ -137,20 +150,6 @@ def windows_at_once(modality: ModalitySpec) -> int:
 
 SplitName = Literal["train", "valid", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
-FORMAT_VERSION = 1
-SPEC_FILE = "dataset.json"
-
-_CALLED: dict[TaskKind, str] = {
-    "classification": "class",
-    "multi_label": "label",
-    "regression": "target",
-    "normal": "known fault after normal running",
-}
-_ONE_CLASS = (
-    "; if all of it is normal running, make a dataset of normal running (task = 'normal' under [labels] of a recipe, or"
-    " --normal NAME with windows): docs/normal-data.md"
-)
-_RESERVED_NAMES = ("labels", "groups", "folds", "lengths", "splits", "times", "starts", "episodes")
 
 
 class RecordingsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

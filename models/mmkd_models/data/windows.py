@@ -27,6 +27,9 @@ _COPY = 1 << 40  # a row and k times this is the row without the k-th part of a 
 LARGE_BYTES = 1 << 28
 """A mapped file from which on pages that were read are let go: smaller ones are no burden."""
 
+_NO_GROUPS = "no groups: may share people and machines with training"
+OF_GROUPS = Split(by="groups", judged_on="people and machines never seen", resampled="whole groups")
+
 
 class WindowSource(Protocol):
     """Raw windows by row number."""
@@ -201,9 +204,6 @@ def latest_start_s(lengths: Sequence[int], modalities: Sequence[ModalitySpec]) -
 
 Groups = npt.NDArray[Any]
 """int64 or text (N,): the person, machine or session of each window."""
-
-_NO_GROUPS = "no groups: may share people and machines with training"
-OF_GROUPS = Split(by="groups", judged_on="people and machines never seen", resampled="whole groups")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -27,6 +27,9 @@ MAX_WINDOWS = 3000
 _TREES = 100
 _PARTS = 5
 _INTERVAL = (0.005, 0.995)  # a report asks ten questions: with 95 % intervals one in four reports would be wrong
+_FRAME_S = 0.025
+_BANDS = 16
+_MIN_POWER = 1e-10  # of full scale, -100 dB: below what a microphone hears
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,11 +166,6 @@ def probe_findings(probe: ProbeFacts) -> Iterator[Finding]:
             "the splits differ as wholes, in machine, sensor or campaign, and scores include that difference; deal the "
             "groups into splits again",
         )
-
-
-_FRAME_S = 0.025
-_BANDS = 16
-_MIN_POWER = 1e-10  # of full scale, -100 dB: below what a microphone hears
 
 
 def band_levels(sound: Floats, rate_hz: float) -> Floats:

@@ -24,6 +24,21 @@ from mmkd_models.evaluation.confidence import fraction_interval
 from mmkd_models.evaluation.gains import MIN_GROUPS
 from mmkd_report.schema.data import DataReport, ExampleWindow, Finding, LabelSuspect, SplitFacts, WindowToLabel
 
+_MIN_SAMPLES, _MAX_SAMPLES = 24, 160  # of a line
+_MAX_VALUES = 40_000  # of all lines of a sensor
+_MAX_CLASSES = 12
+_NEAR = 0.01  # power of the difference per power of the movement: 20 dB, a sensor's noise
+_MIN_MOVEMENT = 0.1  # times the channel's usual std: below it a window is at rest
+_MIN_KNOWN = 0.5
+_MUTUAL = 0.5
+MIN_AGREEMENT = 0.8
+"""A certain probe that agrees with this fraction of the labels may contradict the others."""
+_MAX_TO_LABEL = 50
+_CANDIDATES = 10  # uncertain windows to choose from, per chosen window
+_CERTAIN = 0.4  # of the trees' votes for one class
+_CONTRADICTED = 0.1  # of the votes for the label, at most
+_MIN_SUSPECTS = 3
+
 
 def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport:
     """Read a dataset and probe its windows. Raise UnavailableError if scikit-learn is not installed."""
@@ -74,11 +89,6 @@ def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport
     )
 
 
-_MIN_SAMPLES, _MAX_SAMPLES = 24, 160  # of a line
-_MAX_VALUES = 40_000  # of all lines of a sensor
-_MAX_CLASSES = 12
-
-
 def example_windows(probed: probes.ProbeWindows) -> Iterator[ExampleWindow]:
     """Yield by modality and class the most typical window."""
     strata, names = name_strata(probed.windows.labels, probed.windows.spec.task)
@@ -110,11 +120,6 @@ def example_windows(probed: probes.ProbeWindows) -> Iterator[ExampleWindow]:
                 ),
             )
 
-
-_NEAR = 0.01  # power of the difference per power of the movement: 20 dB, a sensor's noise
-_MIN_MOVEMENT = 0.1  # times the channel's usual std: below it a window is at rest
-_MIN_KNOWN = 0.5
-_MUTUAL = 0.5
 
 Flags = npt.NDArray[np.bool_]
 
@@ -185,15 +190,6 @@ def like_groups(probed: probes.ProbeWindows) -> Iterator[Finding]:
                 f"windows of each have their nearest neighbour in the other (typical pair of groups: {usual:.0%})",
                 "ask whether they are one person, machine or session; if so give them one group",
             )
-
-
-MIN_AGREEMENT = 0.8
-"""A certain probe that agrees with this fraction of the labels may contradict the others."""
-_MAX_TO_LABEL = 50
-_CANDIDATES = 10  # uncertain windows to choose from, per chosen window
-_CERTAIN = 0.4  # of the trees' votes for one class
-_CONTRADICTED = 0.1  # of the votes for the label, at most
-_MIN_SUSPECTS = 3
 
 
 def label_agreement(answers: probes.ProbeAnswers) -> float:

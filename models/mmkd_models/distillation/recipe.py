@@ -36,6 +36,28 @@ vectors=query+key  one or more of query, key and value
 member=1           of several teachers: which one edam, relation, feature or crd reads, from 0 in their order
 
 Example: --term task --term logit,temperature=4 --term edam,weight=0.5..0@0.6,layers=uniform"""
+_TASK, _LOGIT, _CRD = TaskTerm(), LogitTerm(), CrdTerm()
+_EDAM, _RELATION, _HIDDEN = EdamTerm(), RelationTerm(), FeatureTerm()
+_TERMS: dict[str, tuple[Term, ...]] = {
+    "logit": (_LOGIT,),
+    "logit+task": (_TASK, _LOGIT),
+    "dkd": (_TASK, DkdTerm()),
+    # Weight 2 as in the authors' code (Huang et al., "Knowledge Distillation from A Stronger Teacher", 2022).
+    "dist": (_TASK, DistTerm(weight=constant(2.0))),
+    "edam@first": (_TASK, EdamTerm(layers=((0, 0),))),
+    "edam@last": (_TASK, _EDAM),
+    "edam@uniform": (_TASK, EdamTerm(layers="uniform")),
+    "relation@last": (_TASK, _RELATION),
+    "relation@uniform": (_TASK, RelationTerm(layers="uniform")),
+    "feature@hidden": (_TASK, _HIDDEN),
+    "feature@embedding": (_TASK, FeatureTerm(level="embedding")),
+    "crd": (_TASK, _CRD),
+    "logit+edam@last": (_TASK, _LOGIT, _EDAM),
+    "logit+relation@last": (_TASK, _LOGIT, _RELATION),
+    "logit+feature@hidden": (_TASK, _LOGIT, _HIDDEN),
+    "logit+crd": (_TASK, _LOGIT, _CRD),
+    "logit+edam+crd@last": (_TASK, _LOGIT, _EDAM, _CRD),
+}
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,29 +182,6 @@ def _refusal(text: str, problem: str) -> UsageError:
 
 
 # Methods by name: `kind` or `kind@level`.
-
-_TASK, _LOGIT, _CRD = TaskTerm(), LogitTerm(), CrdTerm()
-_EDAM, _RELATION, _HIDDEN = EdamTerm(), RelationTerm(), FeatureTerm()
-_TERMS: dict[str, tuple[Term, ...]] = {
-    "logit": (_LOGIT,),
-    "logit+task": (_TASK, _LOGIT),
-    "dkd": (_TASK, DkdTerm()),
-    # Weight 2 as in the authors' code (Huang et al., "Knowledge Distillation from A Stronger Teacher", 2022).
-    "dist": (_TASK, DistTerm(weight=constant(2.0))),
-    "edam@first": (_TASK, EdamTerm(layers=((0, 0),))),
-    "edam@last": (_TASK, _EDAM),
-    "edam@uniform": (_TASK, EdamTerm(layers="uniform")),
-    "relation@last": (_TASK, _RELATION),
-    "relation@uniform": (_TASK, RelationTerm(layers="uniform")),
-    "feature@hidden": (_TASK, _HIDDEN),
-    "feature@embedding": (_TASK, FeatureTerm(level="embedding")),
-    "crd": (_TASK, _CRD),
-    "logit+edam@last": (_TASK, _LOGIT, _EDAM),
-    "logit+relation@last": (_TASK, _LOGIT, _RELATION),
-    "logit+feature@hidden": (_TASK, _LOGIT, _HIDDEN),
-    "logit+crd": (_TASK, _LOGIT, _CRD),
-    "logit+edam+crd@last": (_TASK, _LOGIT, _EDAM, _CRD),
-}
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

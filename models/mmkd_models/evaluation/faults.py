@@ -18,6 +18,23 @@ from mmkd_edge.spec import ModalityKind, ModalitySpec
 Samples = NDArray[np.float64]
 """(T, c), NaN where missing; of video (T, H, W, C) from 0 to 255, whole frames NaN where missing."""
 
+_MAX_SNR_DB = 30.0  # at severity 0; 0 dB at severity 1
+_MIN_BAND = 0.25  # fraction of half the sampling rate
+_MIN_LIGHT = 0.1
+_MAX_BLUR = 0.1  # standard deviation, fraction of the shorter side
+_MAX_SHIFT = 0.25  # fraction of a side
+_MAX_DROPPED = 0.5  # fraction of frames, as a gap of a series
+_MAINS_HZ = (50.0, 60.0)
+_RATE_ERROR = 0.1
+_MAX_BITS, _MIN_BITS = 10, 2
+_FULL_SCALE = 3.0  # standard deviations either way of the mean
+SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
+"""Fractions of the maximum, as in SensorFault-Bench."""
+_SERIES: tuple[ModalityKind, ...] = ("series",)
+_BOTH: tuple[ModalityKind, ...] = ("series", "audio")
+_SOUND: tuple[ModalityKind, ...] = ("audio",)
+_VIDEO: tuple[ModalityKind, ...] = ("video",)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FaultedChannels:
@@ -30,17 +47,6 @@ class FaultedChannels:
 
 Apply = Callable[[NDArray[Any], FaultedChannels, float, np.random.Generator], NDArray[Any]]
 """Takes the hit channels' samples, the sensor, a severity above 0 and up to 1, and a generator."""
-
-_MAX_SNR_DB = 30.0  # at severity 0; 0 dB at severity 1
-_MIN_BAND = 0.25  # fraction of half the sampling rate
-_MIN_LIGHT = 0.1
-_MAX_BLUR = 0.1  # standard deviation, fraction of the shorter side
-_MAX_SHIFT = 0.25  # fraction of a side
-_MAX_DROPPED = 0.5  # fraction of frames, as a gap of a series
-_MAINS_HZ = (50.0, 60.0)
-_RATE_ERROR = 0.1
-_MAX_BITS, _MIN_BITS = 10, 2
-_FULL_SCALE = 3.0  # standard deviations either way of the mean
 
 
 def noise(x: Samples, sensor: FaultedChannels, severity: float, rng: np.random.Generator) -> Samples:
@@ -238,13 +244,6 @@ def _smooth(x: Samples, weights: NDArray[np.float64], axis: int) -> Samples:
 
 
 FaultName = str
-SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
-"""Fractions of the maximum, as in SensorFault-Bench."""
-
-_SERIES: tuple[ModalityKind, ...] = ("series",)
-_BOTH: tuple[ModalityKind, ...] = ("series", "audio")
-_SOUND: tuple[ModalityKind, ...] = ("audio",)
-_VIDEO: tuple[ModalityKind, ...] = ("video",)
 
 
 @dataclass(frozen=True, kw_only=True)

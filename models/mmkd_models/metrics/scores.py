@@ -25,6 +25,21 @@ Figures = NDArray[np.float64]
 _MAX_CELLS = 4_000_000  # draws times windows at a time
 _CONSTANT = 1e-12  # a smaller fraction of the variance is a rounding error
 _EVERY_WINDOW = np.ones((1, 1))  # one draw of one group
+NO_ORDER = 0.5
+"""AUROC of scores without an order, and where one kind of windows is missing."""
+METRICS: dict[TaskKind, tuple[AnyMetric, ...]] = {
+    "classification": get_args(Metric),
+    "multi_label": get_args(LabelMetric),
+    "regression": get_args(ValueMetric),
+    "normal": get_args(NormalMetric),
+}
+"""The metrics that validation can maximise, and below the one it does by default."""
+DEFAULT_METRIC: dict[TaskKind, AnyMetric] = {
+    "classification": "balanced_accuracy",
+    "multi_label": "macro_f1",
+    "regression": "r2",
+    "normal": "auroc",
+}
 
 
 class _Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,10 +168,6 @@ def weighted_values(truth: Figures, answers: Figures, owner: NDArray[np.int64], 
     return {name: np.where(empty, np.nan, values) for name, values in figures.items()}
 
 
-NO_ORDER = 0.5
-"""AUROC of scores without an order, and where one kind of windows is missing."""
-
-
 class NormalScores(_Figures, frozen=True, kw_only=True):
     """How well scores of normal running and of known faults are apart."""
 
@@ -246,21 +257,6 @@ def _drawn_sums(columns: Figures, owner: NDArray[np.int64], weights: Figures) ->
 
 
 AnyScores = Scores | LabelScores | ValueScores | NormalScores
-
-
-METRICS: dict[TaskKind, tuple[AnyMetric, ...]] = {
-    "classification": get_args(Metric),
-    "multi_label": get_args(LabelMetric),
-    "regression": get_args(ValueMetric),
-    "normal": get_args(NormalMetric),
-}
-"""The metrics that validation can maximise, and below the one it does by default."""
-DEFAULT_METRIC: dict[TaskKind, AnyMetric] = {
-    "classification": "balanced_accuracy",
-    "multi_label": "macro_f1",
-    "regression": "r2",
-    "normal": "auroc",
-}
 
 
 def check_metric(name: str, kind: TaskKind) -> None:

@@ -70,6 +70,11 @@ _DRAWN_FROM = 512  # windows for biases and spreads
 _TREES = 200
 _GRID = 2.0**-16  # of features that trees are grown on
 _CHUNK = 1024
+Floats = NDArray[np.float64]
+
+PENALTIES = tuple(10.0**power for power in np.arange(-1.0, 6.01, 0.5))  # of features in standard deviations
+_DROPPED = 0.1  # fraction of the features that a step drops
+_MAX_ROWS = 16_384  # windows of one regression: their features take 130 MB in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,12 +309,6 @@ def choose_features(
     return rows, ridge
 
 
-Floats = NDArray[np.float64]
-
-PENALTIES = tuple(10.0**power for power in np.arange(-1.0, 6.01, 0.5))  # of features in standard deviations
-_DROPPED = 0.1  # fraction of the features that a step drops
-
-
 @dataclass(frozen=True, kw_only=True)
 class Ridge:
     """Linear scores: weight (F, K), bias (K,); `loss` of left-out windows, or NaN."""
@@ -409,9 +408,6 @@ def _problem(
     fraction = fraction / fraction.sum()
     centre, middle, root = fraction @ inputs, fraction @ outputs, np.sqrt(fraction * weights.sum())[:, None]
     return root * (inputs - centre), root * (outputs - middle), centre, middle, fraction
-
-
-_MAX_ROWS = 16_384  # windows of one regression: their features take 130 MB in float32
 
 
 def rows_to_learn_from(windows: Windows, *, taught: bool, seed: int) -> NDArray[np.int64]:

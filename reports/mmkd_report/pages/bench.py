@@ -12,6 +12,7 @@ from mmkd_report.words import NOTHING, quantity, time_text
 MAX_RUNS = 12
 DOCUMENT = "the documents of mmkd-bench run"
 Named = Sequence[tuple[BenchReport, str]]
+PERCENTILE_HEADS = ("Latency", "of one call", "at most")
 
 
 def render_bench(runs: Sequence[BenchReport]) -> str:
@@ -165,9 +166,6 @@ def _distribution(named: Named) -> page.Section:
         "stable if thirds of launches, and launches, agree within 10 %."
     )
     return page.Section("distribution", "Distribution", [page.Columns(items, "wide")], lead)
-
-
-PERCENTILE_HEADS = ("Latency", "of one call", "at most")
 
 
 def percentile_rows(run: BenchReport) -> list[list[str]]:

@@ -11,6 +11,17 @@ from mmkd_report.schema.cost import example_text
 from mmkd_report.schema.judging import SENSOR_MODELS, SensorRow, SensorsDocument
 from mmkd_report.words import count, is_chance_level, percent, score_text, score_with_unit, significant
 
+PAIR_HEADS = (
+    "sensors",
+    "missing",
+    "one student",
+    "95 % interval",
+    "two students",
+    "95 % interval",
+    "difference",
+    "95 % interval",
+)
+
 
 def render_sensors(sensors: SensorsDocument) -> str:
     """Return the page as HTML."""
@@ -115,18 +126,6 @@ def _table(sensors: SensorsDocument) -> Section:
     )
     shown = table(["Sensor", *heads], rows, caption="Sensors side by side", style="results", hide_caption=True)
     return Section("sensors", "Sensor by sensor", [shown], lead)
-
-
-PAIR_HEADS = (
-    "sensors",
-    "missing",
-    "one student",
-    "95 % interval",
-    "two students",
-    "95 % interval",
-    "difference",
-    "95 % interval",
-)
 
 
 def pair_cells(sensors: SensorsDocument) -> Iterator[list[str]]:

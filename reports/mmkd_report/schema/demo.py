@@ -9,6 +9,8 @@ import msgspec
 
 from mmkd_report.schema import figures
 
+LABELS_ONLY = figures.MODEL_NAMES["labels_only"]
+
 
 class Gain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A gain in percentage points or the first measure's unit, with 95 % interval."""
@@ -28,7 +30,6 @@ class LatencyPercentiles(msgspec.Struct, frozen=True, kw_only=True, omit_default
     samples: int | None = None
 
 
-LABELS_ONLY = figures.MODEL_NAMES["labels_only"]
 _Figure = figures.Spread | None | msgspec.UnsetType
 
 

@@ -10,6 +10,19 @@ import msgspec
 NULL: Any = msgspec.field(default_factory=type(None))
 """Default of a value that is written as null if unknown."""
 
+MODEL_NAMES: dict[str, str] = {
+    "extra_trees": "extra-trees",
+    "mini_rocket": "MiniRocket",
+    "rocket_and_trees": "MiniRocket and extra-trees averaged",
+    "distilled_rocket": "distilled MiniRocket",
+    "rockad": "ROCKAD",
+    "average_of_six": "average of six",
+    "labels_only": "labels only",
+    "distilled": "distilled",
+    "teacher": "teacher",
+}
+"""Models of a comparison, in the words of every page and terminal."""
+
 
 class Measure(msgspec.Struct, frozen=True, kw_only=True):
     """One figure of a model."""
@@ -121,20 +134,6 @@ class RatioRange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max: float | None = None
     std: float | None = NULL
     repeats: int | None = None
-
-
-MODEL_NAMES: dict[str, str] = {
-    "extra_trees": "extra-trees",
-    "mini_rocket": "MiniRocket",
-    "rocket_and_trees": "MiniRocket and extra-trees averaged",
-    "distilled_rocket": "distilled MiniRocket",
-    "rockad": "ROCKAD",
-    "average_of_six": "average of six",
-    "labels_only": "labels only",
-    "distilled": "distilled",
-    "teacher": "teacher",
-}
-"""Models of a comparison, in the words of every page and terminal."""
 
 
 class Chance(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,8 @@ from mmkd_report.schema.figures import MODEL_NAMES, OF_CLASSES, Chance, Interval
 _Facts = TypeVar("_Facts")
 
 ModelRole = Literal["teacher", "distilled", "labels only", "normal", "rival"]
+STUDENT, TEACHER = "student", "teacher"
+"""Models of `ShiftFacts`, with `LABELS_ONLY` and the rivals."""
 
 
 class JudgedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,10 +110,6 @@ class ConfidenceFacts(msgspec.Struct, frozen=True, kw_only=True):
     before: Reliability  # plain softmax of the logits
     after: Reliability  # the artifact's probabilities
     coverages: tuple[LabelSetCoverage, ...]  # at supported error levels, rising
-
-
-STUDENT, TEACHER = "student", "teacher"
-"""Models of `ShiftFacts`, with `LABELS_ONLY` and the rivals."""
 
 
 class ShiftFacts(msgspec.Struct, frozen=True, kw_only=True):

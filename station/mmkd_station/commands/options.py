@@ -14,6 +14,27 @@ from mmkd_station.clock import TimeFrom
 from mmkd_station.protocols.base import SourceTimeUnit
 from mmkd_station.spec import RunSpec, StationSpec, check_run, duration_s, size_bytes
 
+# Options that have no effect without another.
+_NEEDS = {
+    "--store-size": "--store",
+    "--keep-in": "--keep-uncertain",
+    "--uncertain-below": "--keep-uncertain",
+    "--monitor-token": "--monitor",
+    "--shadow-report": "--shadow",
+    "--shadow-agreement": "--shadow",
+    "--shadow-alarms": "--shadow",
+    "--confirm": "--alarm",
+    "--release": "--alarm",
+    "--cooldown": "--alarm",
+    "--min-probability": "--alarm",
+    "--false-alarms-per-hour": "--tune-alarm",
+}
+_WITH_TUNING = [
+    *("--tune-alarm", "--alarm", "--cooldown", "--false-alarms-per-hour", "--false-alarms-per-day"),
+    *("--hop", "--backend", "--precision", "--threads", "--reference"),
+]
+_WITH_FILE = ("--monitor", "--monitor-token")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -143,28 +164,6 @@ class RunOptions:
             shown="never",
         ),
     ] = None
-
-
-# Options that have no effect without another.
-_NEEDS = {
-    "--store-size": "--store",
-    "--keep-in": "--keep-uncertain",
-    "--uncertain-below": "--keep-uncertain",
-    "--monitor-token": "--monitor",
-    "--shadow-report": "--shadow",
-    "--shadow-agreement": "--shadow",
-    "--shadow-alarms": "--shadow",
-    "--confirm": "--alarm",
-    "--release": "--alarm",
-    "--cooldown": "--alarm",
-    "--min-probability": "--alarm",
-    "--false-alarms-per-hour": "--tune-alarm",
-}
-_WITH_TUNING = [
-    *("--tune-alarm", "--alarm", "--cooldown", "--false-alarms-per-hour", "--false-alarms-per-day"),
-    *("--hop", "--backend", "--precision", "--threads", "--reference"),
-]
-_WITH_FILE = ("--monitor", "--monitor-token")
 
 
 def check_combination(options: RunOptions, subject: Path) -> None:

@@ -21,6 +21,8 @@ Figures = NDArray[np.float64]
 _RUN = 3  # samples in a row at one value: a single sample at the limit is usual
 _CELLS = 3  # per side of a frame
 _FIGURES = ("missing", "infinite", "low", "high", "level", "power", "at_low", "at_high")
+_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+_SPECTRUM_BINS = 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -195,10 +197,6 @@ def brightness(frames: Values) -> Floats:
     means = np.concatenate(parts, axis=2, dtype=np.float32)  # each (B, T, C)
     means[missing_frames(frames)] = np.nan
     return means
-
-
-_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-_SPECTRUM_BINS = 32
 
 
 def window_statistics(values: NDArray[np.float32]) -> Figures:

@@ -35,6 +35,14 @@ _JITTER = 0.1  # of long steps, on average in usual ones, from a whole number of
 _EVEN_STEPS, _EVEN_FRACTION = 0.6, 0.2  # std of their distances: rounding moves them by a step; lost rows come anywhere
 _MAX_STEPS = 2_000_000  # that are sorted for a percentile
 _BLOCK_STEPS = 1 << 20
+_UNIT_NS: dict[TimeUnit, int] = {"s": SECOND_NS, "ms": 1_000_000, "us": 1_000, "ns": 1}
+# Seconds since 1970 of 1973 to 5138 have 9 to 11 digits; each finer unit has three more, so that sizes never meet.
+_MIN_EPOCH_S = 1e8
+_OFFSET = r":\d\d(?:[.,]\d+)?\s*(?:Z|[+-]\d\d:?\d\d)$"
+_WITH_OFFSET = ("%Y-%m-%dT%H:%M:%S%.f%:z", "%Y-%m-%dT%H:%M%:z")
+_LOCAL = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
+_DAY_NS = 86_400 * SECOND_NS
+_FAR = "expected a time within 146 years of 1970, got {}; correct it"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -174,16 +182,6 @@ class Interval:
     end_ns: int
     value: str
     place: str = ""
-
-
-_UNIT_NS: dict[TimeUnit, int] = {"s": SECOND_NS, "ms": 1_000_000, "us": 1_000, "ns": 1}
-# Seconds since 1970 of 1973 to 5138 have 9 to 11 digits; each finer unit has three more, so that sizes never meet.
-_MIN_EPOCH_S = 1e8
-_OFFSET = r":\d\d(?:[.,]\d+)?\s*(?:Z|[+-]\d\d:?\d\d)$"
-_WITH_OFFSET = ("%Y-%m-%dT%H:%M:%S%.f%:z", "%Y-%m-%dT%H:%M%:z")
-_LOCAL = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
-_DAY_NS = 86_400 * SECOND_NS
-_FAR = "expected a time within 146 years of 1970, got {}; correct it"
 
 
 class TimeColumn:

@@ -41,6 +41,8 @@ _WINDOW_S, _WINDOW_SAMPLES = 2.0, 32  # whichever is longer
 _Keys = dict[str, tuple[Any, str]]
 """By key, its value and a comment."""
 
+_DAMAGED = "cannot be read and is left out, is that right"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLook:
@@ -66,9 +68,6 @@ class FirstLook:
     def is_intervals(self) -> bool:
         """Whether it is a file of labelled intervals."""
         return any(map(_START_NAMES.match, self.names)) and any(map(_END_NAMES.match, self.names))
-
-
-_DAMAGED = "cannot be read and is left out, is that right"
 
 
 def draft_recipe(folder: Path, *, prefix: str = ".") -> str:

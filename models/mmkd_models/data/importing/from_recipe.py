@@ -35,6 +35,8 @@ _RATE_TOLERANCE = 0.01  # of a declared rate
 _MIN_STEPS = 10  # to measure a rate
 _Intervals = Sequence[tuple[Mapping[str, str], Interval]]
 _Recordings = Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
+_PROGRESS = "kept"
+_TIMES_COST = 10  # pause between writes of the progress, in durations of a write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,9 +322,6 @@ def _check_clocks(sensor: ImportedSensor, samples: SourceSamples, recording: str
         clocks.append(replace(facts, recording=recording, sensor=name, drift_ppm=drift, repeated=repeated))
     return clocks
 
-
-_PROGRESS = "kept"
-_TIMES_COST = 10  # pause between writes of the progress, in durations of a write
 
 Marks = Mapping[str, Sequence[tuple[str, int, int]]]
 """For each source the path, size and time of change of its files."""

@@ -27,6 +27,7 @@ _BLOCK_VALUES = 1 << 19
 _SNAP = 1e-3
 _LARGEST_FACTOR = 1000  # of up- and downsampling
 _REACH = 10  # periods of the lower rate, as `resample_poly` designs its filter
+_BLOCK_ROWS = 1 << 16
 
 
 def sensor_blocks(
@@ -144,9 +145,6 @@ def _polyphase(
     filtered = resample_poly(filled, up, down, axis=0)[skipped : skipped + last - first]
     place = np.rint(np.arange(first, last) * step).astype(np.int64)
     return np.where(np.isnan(samples[place - start]), np.nan, filtered).astype(np.float32)
-
-
-_BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -33,6 +33,11 @@ TARGET = ".target"
 _PLAIN_TYPES = {"float": "a number", "int": "a whole number", "str": "text", "bool": "true or false"}
 _PLAIN_TYPES |= {"array": "a list", "object": "a table"}
 
+_RATE = Key(low=RATES_HZ[0], high=RATES_HZ[1], unit="Hz")
+_WINDOW = Key(low=1 / RATES_HZ[1], high=MAX_SECONDS, unit="s")
+_FRACTION = Key(above=0, high=1)
+_NO_VIDEO, _VIDEO = Key(only="-video"), Key(only="video")
+
 
 def _range_problem(bounds: tuple[float, float]) -> str | None:
     low, high = bounds
@@ -54,12 +59,6 @@ def _region_problem(region: Region) -> str | None:
 def _classes_problem(classes: tuple[str, ...]) -> str | None:
     is_right = len(set(classes)) == len(classes)
     return None if is_right else f"expected different names, got {list(classes)}; name each class once"
-
-
-_RATE = Key(low=RATES_HZ[0], high=RATES_HZ[1], unit="Hz")
-_WINDOW = Key(low=1 / RATES_HZ[1], high=MAX_SECONDS, unit="s")
-_FRACTION = Key(above=0, high=1)
-_NO_VIDEO, _VIDEO = Key(only="-video"), Key(only="video")
 
 
 class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -36,6 +36,7 @@ _EXPORT_COLUMNS = ("start", "end", "label", "file", "group")
 _OF_A_TASK = ("choices", "number")  # types of answers for all of it
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # put before the name of a file that is uploaded to Label Studio
 _ALWAYS = (-(1 << 61), 1 << 61)  # nanoseconds that no recording leaves
+_TRAIN, _VALID, _TEST = range(3)
 
 
 def window_answers(
@@ -331,9 +332,6 @@ def majority(intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *,
         values[(covered > most) & (covered >= least)] = value
         most = np.maximum(most, covered)
     return values
-
-
-_TRAIN, _VALID, _TEST = range(3)
 
 
 def split_by_column(names: npt.NDArray[np.str_], recordings: Sequence[str], rule: SplitRule) -> Rows:

@@ -29,6 +29,8 @@ _LARGEST_NUMBER = 8  # bytes
 _Column = tuple[int, Callable[[slice], Any]]
 """Number of rows, and a reader of some of them."""
 
+_WHAT = "a Parquet file"
+
 
 def hdf5_names(file: Path) -> tuple[str, ...]:
     """Return column names. Raise DatasetError for another format."""
@@ -168,9 +170,6 @@ def _first_sheet(file: Path, options: dict[str, Any]) -> pl.DataFrame:
     table.library("fastexcel", package="fastexcel", what="Excel files")
     with table.reading(file, "an Excel workbook", "open it in Excel and save it again, or as CSV"):
         return pl.read_excel(file, read_options=options, drop_empty_rows=False, drop_empty_cols=False)
-
-
-_WHAT = "a Parquet file"
 
 
 def parquet_names(file: Path) -> tuple[str, ...]:
