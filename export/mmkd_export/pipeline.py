@@ -21,7 +21,7 @@ from mmkd_export.preflight import check_plan
 from mmkd_export.student import ProvenStudent, choose_temperature, compare_twin, prove_student, read_checkpoint
 from mmkd_export.targets.table import ResolvedPlan, requested_targets
 from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError
-from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, check_metric
+from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, checkpoint_metric
 from mmkd_report.schema.export import BuiltEngine, ExportReport, LeftOutArtifact, TwinFacts
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _convert_checkpoint(resolved: ResolvedPlan, begin: OnStage) -> list[_Made]:
         for (student, _), temperature in zip(students, temperatures, strict=True)
     ]
     begin("compare with torch")
-    metric = check_metric(checkpoint.facts.metric, checkpoint.task)
+    metric = checkpoint_metric(checkpoint.facts.metric, checkpoint.task)
     rule = GateRule(metric=metric, max_drop_points=plan.max_drop_points, accept_unjudged=plan.accept_unjudged)
     made = []
     for (student, twin), temperature, graph in zip(students, temperatures, graphs, strict=True):

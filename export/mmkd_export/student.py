@@ -20,7 +20,7 @@ from mmkd_export.graph.onnx_graph import count_mflops
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_student, clear_rows, fp32_tolerance
 from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32
-from mmkd_export.verify.gate import check_metric
+from mmkd_export.verify.gate import checkpoint_metric
 from mmkd_export.verify.proof_set import ProofSet, build_proof_set, golden_from
 from mmkd_export.verify.step_graph import StepGraph, step_from_checkpoint
 from mmkd_export.verify.windows import (
@@ -112,7 +112,7 @@ def choose_temperature(checkpoint: StudentCheckpoint, real: RealWindows) -> floa
     if len(rows) == 0:
         return 1.0
     logits = answers_from_student(checkpoint, real.windows[rows]).logits
-    return helpful_temperature(logits, real.labels[rows], real.judge[rows])
+    return judged_temperature(logits, real.labels[rows], real.judge[rows])
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
@@ -124,7 +124,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     return round(min(max(temperature, _COLDEST), _HOTTEST), 4)
 
 
-def helpful_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64], judge: NDArray[np.bool_]) -> float:
+def judged_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64], judge: NDArray[np.bool_]) -> float:
     """Return T fitted where `judge` (N,) is False if it lowers the others' log loss, not raising ECE; else 1."""
     judging = judge & (labels >= 0)
     temperature = fit_temperature(logits[~judge], labels[~judge])
@@ -244,7 +244,7 @@ def _student_facts(plan: ExportPlan, checkpoint: StudentCheckpoint, graph: bytes
         dataset_sha256=origin.dataset_sha256,
         teacher_sha256=origin.teacher_sha256,
         further_teachers_sha256=origin.teachers_sha256[1:],
-        metric=check_metric(origin.metric, task),
+        metric=checkpoint_metric(origin.metric, task),
         score=origin.score,
         trained_with=origin.versions,
     )

@@ -52,7 +52,7 @@ class GateRule:
     accept_unjudged: bool = False
 
 
-def check_metric(name: str, task: TaskSpec) -> AnyMetric:
+def checkpoint_metric(name: str, task: TaskSpec) -> AnyMetric:
     """Return the name; raise CheckpointError if the task lacks the metric."""
     known = METRICS[task.kind]
     if name not in known:

@@ -12,7 +12,7 @@ from mmkd_edge.bundle.manifest import README_FILE
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan, export_plan
-from mmkd_export.student import MIN_WINDOWS, fit_temperature, helpful_temperature
+from mmkd_export.student import MIN_WINDOWS, fit_temperature, judged_temperature
 from mmkd_export.verify.answers import answers_from_student
 from mmkd_export.verify.artifacts import fit_confidence
 from mmkd_models.training.checkpoint import write_student
@@ -71,10 +71,10 @@ def test_a_temperature_is_kept_only_where_it_helps_the_judging_windows():
     assert fit_temperature(hot, hot_labels) > 2
     # Both halves overconfident: kept. The judging half calibrated already: it would only spoil it.
     both = np.concatenate([hot, 3 * right])
-    assert helpful_temperature(both, labels, judge) == fit_temperature(hot, hot_labels)
-    assert helpful_temperature(np.concatenate([hot, right]), labels, judge) == 1.0
+    assert judged_temperature(both, labels, judge) == fit_temperature(hot, hot_labels)
+    assert judged_temperature(np.concatenate([hot, right]), labels, judge) == 1.0
     # No window that judges has a label: nothing shows that it helps.
-    assert helpful_temperature(both, np.where(judge, -1, labels), judge) == 1.0
+    assert judged_temperature(both, np.where(judge, -1, labels), judge) == 1.0
 
 
 def test_scores_rise_and_are_rounded_down():
