@@ -6,11 +6,12 @@ from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-edge"):
     from argparse import ArgumentParser, Namespace
+    from contextlib import suppress
     from pathlib import Path
     from typing import TYPE_CHECKING, NoReturn
 
     from mmkd_edge.cli.run import run_command, shell_line
-    from mmkd_edge.errors import printable
+    from mmkd_edge.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,8 +213,12 @@ def _machines(state: Path) -> dict[str, dict[str, str]]:
     from mmkd_edge.bundle.reference import read_reference
     from mmkd_edge.predict.commissioning import machine_facts
 
-    paths = (path for path in sorted(state.glob("*.json")) if path.name != "slots.json")
-    return {path.name: facts for path in paths if (facts := machine_facts(read_reference(path)))}
+    machines = {}
+    for path in sorted(state.glob("*.json")):
+        with suppress(UsageError):  # slots.json and a station's status.json are no references
+            if facts := machine_facts(read_reference(path)):
+                machines[path.name] = facts
+    return machines
 
 
 def _describe(slots: Slots, state: Path) -> str:

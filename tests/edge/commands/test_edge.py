@@ -34,6 +34,8 @@ def test_a_key_a_signature_an_installation_and_the_way_back(kit, tmp_path, run):
         signatures = sign(new_sha256(encode_manifest(parts.manifest)).hexdigest(), [key])
         write_bundle(path, manifest=parts.manifest, members=parts.members, signatures=signatures)
         paths.append(path)
+    state.mkdir()
+    (state / "status.json").write_text('{"running_s": 5.0}')  # a station's, and no reference of a machine
     for path in paths:
         code, out, _ = run("install", path, state, "--keys", keys, "--backend", "ort")
         assert (code, out.startswith("4 golden windows within ")) == (0, True)
@@ -48,6 +50,8 @@ def test_a_key_a_signature_an_installation_and_the_way_back(kit, tmp_path, run):
     assert (code, lines[-1]) == (0, f"next: mmkd-edge list {state}")
     code, out, _ = run("rollback", state)
     assert (code, out.split()[:3]) == (0, ["current", "release", "1"])
+    assert run("list", state)[:2] == (0, out[: out.index("wrote ")])
+    assert run("status", state)[0] == 0
     code, _, err = run("install", paths[0], state)
     assert code == 6
     assert err.endswith("install a later one, or say --allow-downgrade\n")
