@@ -49,6 +49,7 @@ class ActiveStudents:
         """Reopen a failed engine, or return to the earlier bundle; return whether anything can answer."""
         self.check_usable()
         with self._changing:
+            self.check_usable()
             if self.current is not students:  # another call recovered, or a swap closed the engine
                 return True
             self._monitor.event("backend_failures")
@@ -103,6 +104,7 @@ class ActiveStudents:
         """Open the engines again; see `EdgePredictor.reopen`."""
         self.check_usable()
         with self._changing:
+            self.check_usable()
             for student in self.current.opened:
                 if student.reopen is None:
                     raise UsageError(

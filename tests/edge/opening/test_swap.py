@@ -1,5 +1,6 @@
 """Engines that fail, bundles that are swapped under load, several students, and other processes."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -91,6 +92,23 @@ def test_reopening_by_hand_brings_an_engine_back():
     for name, call in (("reopen", without.reopen), ("swap", lambda: without.swap("other.edge"))):
         told = f"{name}: this predictor was made without a bundle; open one with EdgePredictor.open"
         assert said(UsageError, call) == told
+
+
+@pytest.mark.parametrize("call", [EdgePredictor.reopen, lambda predictor: predictor.predict(window())])
+def test_an_engine_is_not_opened_again_once_the_predictor_is_closed(call):
+    opened = []
+    predictor = model(failing(), reopen=lambda: opened.append(FakeBackend([0.0, 1.0])) or opened[-1])
+    lock = predictor._active._changing
+
+    @contextlib.contextmanager
+    def close_first():  # as a thread does that gets the lock sooner
+        predictor._active._changing = lock
+        predictor.close()
+        yield
+
+    predictor._active._changing = close_first()
+    assert said(UsageError, call, predictor) == "the predictor is closed; open the bundle again"
+    assert opened == []
 
 
 def golden_of_half(kit, modality):
