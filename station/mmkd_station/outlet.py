@@ -89,12 +89,12 @@ class Outlet:
 
     def _run(self) -> None:
         while not self._abandon.is_set():
-            if not self._queue.waiting() and not self._closing.is_set():
-                self._has_news.wait(1.0)
             self._has_news.clear()
             batch = self._queue.offer(self._together)
-            if not batch and self._closing.is_set():
-                break
+            if not batch:
+                if self._closing.is_set():
+                    break
+                self._has_news.wait(1.0)
             if batch and not self._accepted(batch):
                 self._queue.put_back()
                 if self.is_gone:

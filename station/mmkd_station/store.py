@@ -46,7 +46,7 @@ class Store:
         self._alarms: dict[tuple[str, str], AlarmRecord] = {}  # not on the disk yet
         self._fault, self._tried_s = "", 0.0
         self._connection: sqlite3.Connection | None = None
-        self._last_id = 0
+        self.last_id = 0
         try:
             self._open()
         except (OSError, sqlite3.Error) as error:
@@ -64,7 +64,10 @@ class Store:
 
     def last_alarms(self) -> list[AlarmRecord]:
         """Return each last alarm that raised, continued or cleared, per label and station."""
-        records = _readable([line for (line,) in self.rows("SELECT line FROM alarms ORDER BY station, label")])
+        try:
+            records = _readable([line for (line,) in self.rows("SELECT line FROM alarms ORDER BY station, label")])
+        except sqlite3.Error:
+            return []
         return [record for record in records if isinstance(record, AlarmRecord)]
 
     @contextlib.contextmanager
@@ -94,13 +97,13 @@ class Store:
             self._fault = ""
 
     def rows(self, query: str, *values: object) -> list[Any]:
-        """Return a query's rows; none if the file cannot be read."""
+        """Return a query's rows, none while there is no file; log and raise sqlite3.Error if it cannot be read."""
         with self.lock:
             try:
                 return [] if self._connection is None else self._connection.execute(query, values).fetchall()
             except sqlite3.Error as error:
                 self._fail(error)
-                return []
+                raise
 
     def close(self) -> None:
         """Save records and unlock the folder; may be called again."""
@@ -130,16 +133,16 @@ class Store:
             with contextlib.suppress(FileNotFoundError):
                 self._path.with_name(f"{FILE_NAME}-wal").replace(aside.with_name(f"{aside.name}-wal"))
             connection = _connected(self._path)
-        self._last_id = connection.execute("SELECT COALESCE(MAX(id), 0) FROM records").fetchone()[0]
+        self.last_id = connection.execute("SELECT COALESCE(MAX(id), 0) FROM records").fetchone()[0]
         for queue in self.queues:  # earlier records wait for the next start
-            queue.sent_until = queue.deleted_until = self._last_id
+            queue.sent_until = queue.deleted_until = self.last_id
         self._connection = connection
 
     def _write(self) -> None:
         if self._connection is None:
             self._open()
         assert self._connection is not None
-        last_id = self._last_id
+        last_id = self.last_id
         with self._connection as connection:
             for queue in self.queues:
                 rows = [(queue.sink, number, line) for number, line in enumerate(queue.lines, start=last_id + 1)]
@@ -150,7 +153,7 @@ class Store:
             connection.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?, ?)", alarms)
         self._alarms.clear()
         for queue in self.queues:
-            self._last_id = queue.written(after=self._last_id)
+            self.last_id = queue.written(after=self.last_id)
         for queue in self.queues:
             self._drop_oldest(connection, queue)
 
@@ -207,8 +210,11 @@ class RecordQueue:
         if store is not None:
             with self.lock:
                 query = "SELECT COUNT(*), COALESCE(SUM(LENGTH(line)), 0) FROM records WHERE sink = ?"
-                for count, size_bytes in store.rows(query, sink):
-                    self.stored = _Rows(count, size_bytes)
+                try:
+                    for count, size_bytes in store.rows(query, sink):
+                        self.stored = _Rows(count, size_bytes)
+                except sqlite3.Error:  # earlier records wait for the next start
+                    self.sent_until = self.deleted_until = store.last_id
                 store.queues.append(self)
 
     def put(self, record: Record) -> None:
@@ -231,7 +237,7 @@ class RecordQueue:
             return len(self._memory) + self.stored.count + (len(self._batch) if self.offered is None else 0)
 
     def offer(self, most: int) -> list[Record]:
-        """Return at most `most` of the oldest records."""
+        """Return at most `most` of the oldest records that can be read."""
         with self.lock:
             self._batch = self._stored_batch(most)
             if not self._batch:
@@ -242,7 +248,10 @@ class RecordQueue:
     def _stored_batch(self, most: int) -> list[Record]:
         query = "SELECT id, line FROM records WHERE sink = ? AND id > ? ORDER BY id LIMIT ?"
         while self._store is not None and self.stored.count:
-            rows = self._store.rows(query, self.sink, self.sent_until, most)
+            try:
+                rows = self._store.rows(query, self.sink, self.sent_until, most)
+            except sqlite3.Error:  # they stay on disk; later ones need not wait
+                break
             if not rows:
                 self.dropped += self.stored.count
                 self.stored = _Rows()
@@ -290,7 +299,8 @@ class RecordQueue:
 
     def collect(self, *, everything: bool) -> bool:
         """Return whether the next transaction concerns the queue; `everything` includes records newer than a tick."""
-        tried = self._batch if self.offered is None else []
+        # Behind records that could not be read a tried one is not saved: sending it would delete them.
+        tried = self._batch if self.offered is None and not self.stored.count else []
         waiting = list(self._memory)
         oldest = next(iter([*tried, *waiting]), None)
         is_new, self._oldest = oldest is not self._oldest, oldest

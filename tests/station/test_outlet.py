@@ -1,6 +1,7 @@
 """Sinks that fail, hang and come back: what waits, what is lost, and that it is counted."""
 
 import json
+import sqlite3
 import threading
 
 import pytest
@@ -224,6 +225,22 @@ def test_a_disk_that_takes_nothing_leaves_records_in_memory_until_it_does(open_s
         f"{path}: cannot be used: database or disk is full; records wait in memory",
         f"{path}: can be written again",
     ]
+
+
+def test_records_that_cannot_be_read_wait_until_they_can_while_later_ones_are_sent(open_store, caplog):
+    earlier = Outlet("sink", Flaky(), store=open_store(), backoff=quick)
+    put(earlier, range(1, 4))
+    earlier.close(drain_s=0.1)
+    sink, store, broken = Flaky(is_there=True), open_store(), ["id"]
+    store._connection.set_authorizer(lambda action, _, name, *__: action == sqlite3.SQLITE_READ and name in broken)
+    outlet = Outlet("sink", sink, store=store)
+    until(lambda: "cannot be used" in caplog.text)
+    outlet.put(state(4))
+    until(lambda: sink.taken == [4])
+    assert (outlet.facts().waiting, outlet.facts().dropped) == (3, 0)
+    broken.clear()
+    until(lambda: sink.taken == [4, 1, 2, 3])
+    outlet.close()
 
 
 def test_what_a_sink_takes_after_the_end_of_a_run_on_a_full_disk_is_not_counted_as_one_less(open_store):
