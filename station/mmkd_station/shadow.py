@@ -182,7 +182,8 @@ class Shadow:
         if report.answered < _MIN_WINDOWS:
             yield GateError, f"both answered {report.answered} windows, expected {_MIN_WINDOWS} or more"
         least = report.least_agreement
-        for label, counts in {"all": {"new": report.answered, "both": report.agreed}, **report.labels}.items():
+        every = {"new": report.answered, "both": report.agreed}
+        for label, counts in (("all", every), *report.labels.items()):  # a class may be called `all`
             most, both = max(counts.values()), counts["both"]
             if most >= _MIN_OF_LABEL and both < least * most:
                 yield GateError, f"{label}: {both:,} of {most:,} answers agree, expected {least:.0%} or more"

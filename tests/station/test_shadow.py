@@ -220,9 +220,10 @@ def judged(bundles, predictor, tmp_path, monkeypatch):
     """Compares given pairs of answers, each so many times, and returns the report and the error."""
     monkeypatch.setattr(shadow_module.ShadowProcess, "start", lambda _: None)
 
-    def judge(*pairs, kind="classification", times=(), dropped=0):
+    def judge(*pairs, kind="classification", times=(), dropped=0, labels=LABELS):
         shadow = open_shadow(bundles, predictor, tmp_path, is_live=False)
         shadow._kind = kind
+        shadow._labels = dict(zip(labels, shadow._labels.values(), strict=True))
         for number, (old, new) in enumerate((old, new) for old, new, count in pairs for _ in range(count)):
             shadow._count({"installed": old, "new": new}, float(number))
         shadow._counts["dropped"] = dropped
@@ -264,6 +265,11 @@ UNKNOWN = answer("rest", status="unknown")
 def test_a_verdict_needs_windows_every_label_the_same_alarms_and_answers(pairs, reasons, judged):
     report, error = judged(*pairs)
     assert (list(report.reasons), isinstance(error, GateError)) == (reasons, bool(reasons))
+
+
+def test_a_class_named_all_does_not_replace_the_agreement_of_all_windows(judged):
+    report, _ = judged((REST, REST, 180), (REST, RAISE, 21), labels=("all", "raise", "turn"))
+    assert report.reasons == tuple(f"{row} answers agree, expected 90% or more" for row in (ROWS[0], ROWS[2]))
 
 
 def test_several_labels_agree_as_sets_and_unlike_normal_is_an_answer(judged):
