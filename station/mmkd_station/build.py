@@ -164,16 +164,18 @@ def _sources(spec: StationSpec, predictor: EdgePredictor) -> list[tuple[str, Mod
     both = [(entry.modality.name, entry.modality.recorded.name) for entry in entries]
     own = {name for name, _ in both}
     names = list(dict.fromkeys(name for pair in both for name in pair if name == pair[0] or name not in own))
+    option, given = "--source {}=...", list(spec.source)
     if isinstance(spec.source, str):
-        name = spec.modality if spec.modality in names else names[0]
-        return [(name, select_entry(predictor, name), spec.source)]
-    unknown = [name for name in spec.source if name not in names]
+        option, given = "--modality {}", [names[0] if spec.modality is None else spec.modality]
+    unknown = [name for name in given if name not in names]
     if unknown:
         raise UsageError(
-            f"station {spec.name!r}: --source {unknown[0]}=...: the bundle has no such modality; expected "
+            f"station {spec.name!r}: {option.format(unknown[0])}: the bundle has no such modality; expected "
             + ", ".join(names)
             + (", with the channels of both sensors" if any(entry.modality.parts for entry in entries) else "")
         )
+    if isinstance(spec.source, str):
+        return [(given[0], select_entry(predictor, given[0]), spec.source)]
     if spec.follow and not any(map(grows, spec.source.values())):
         raise UsageError("--follow: expected a file that grows among the sources, got none; leave it out")
     return [(name, select_entry(predictor, name), spec.source[name]) for name in names if name in spec.source]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModelEntry, Prediction, Status, WindowFault, with_fault
+from mmkd_edge.errors import UsageError
 from mmkd_station.clock import SampleClock, SensorRules, TimeWatch
 from mmkd_station.intake import Delivery
 from mmkd_station.protocols.base import Source
@@ -162,12 +163,15 @@ def _parts(count: int) -> list[slice]:
 def select_entry(predictor: EdgePredictor, name: str | None) -> ModelEntry:
     """Return the entry of a modality, None for the first; of a recorded one that it derives, as its samples come.
 
-    Raises StopIteration for an unknown name.
+    Raises UsageError for an unknown name.
     """
     own = next((entry for entry in predictor.entries if name in (None, entry.modality.name)), None)
     if own is not None:
         return own
-    entry = next(entry for entry in predictor.entries if entry.modality.recorded.name == name)
+    entry = next((entry for entry in predictor.entries if entry.modality.recorded.name == name), None)
+    if entry is None:
+        names = ", ".join(repr(entry.modality.name) for entry in predictor.entries)
+        raise UsageError(f"modality {name!r} is unknown; expected one of {names}")
     samples = msgspec.structs.replace(entry.modality.recorded, name=entry.modality.name)
     return msgspec.structs.replace(entry, modality=samples, streaming=None)
 

@@ -105,6 +105,8 @@ def test_sources_that_cannot_be_together_are_refused(both_path):
         "expected acc, gyro",
         f"{both} --map x=a": "--map x=a: expected MODALITY.CHANNEL beside several sources; write it so",
         f"{both} --follow": "--follow: expected a file that grows among the sources, got none; leave it out",
+        "--source stdin --modality ecg": "station 'both': --modality ecg: the bundle has no such modality; "
+        "expected acc, gyro",
         f"{both} --modality acc": "station 'both': --modality: cannot be combined with several sources; leave it out",
     }.items():
         assert refusal(UsageError, both_path, *options.split()) == said
