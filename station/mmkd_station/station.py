@@ -112,7 +112,7 @@ class Station:
         self._busy_since_s: float | None = None
         self._current: int | None = None
         self._answers = True
-        self._began_s = time.monotonic()
+        self._began_s = self._stopped_s = time.monotonic()
         self._readers = [
             threading.Thread(target=self._read, args=(number,), name=f"source {name}", daemon=True)
             for number in range(len(self._sensors))
@@ -147,6 +147,8 @@ class Station:
 
     def stop(self) -> None:
         """Stop reading; waiting samples are still answered."""
+        if not self._intake.stop.is_set():
+            self._stopped_s = time.monotonic()
         self._intake.stop.set()
         self._intake.end()
 
@@ -160,7 +162,8 @@ class Station:
                 thread.join(max(0.0, until_s - time.monotonic()))
         for sensor in self._sensors:
             sensor.close()
-        self.report("stopped", "answered what waited" if self.is_over else "left samples unanswered: no end in 5 s")
+        unanswered = f"left samples unanswered: no end in {time.monotonic() - self._stopped_s:.1f} s"
+        self.report("stopped", "answered what waited" if self.is_over else unanswered)
 
     def report(self, state: StationState, reason: str) -> None:
         """Record a new state."""

@@ -6,6 +6,7 @@ up the loop.
 
 import itertools
 import json
+import re
 import signal
 import threading
 import time
@@ -230,7 +231,8 @@ def test_an_engine_that_fails_is_an_answer_that_says_so_and_no_sign_of_life(unhi
     assert station.is_well(within_s=10)
 
 
-def test_an_engine_that_hangs_is_no_sign_of_life():
+def test_an_engine_that_hangs_is_no_sign_of_life_and_keeps_a_station_from_its_end(caplog):
+    caplog.set_level("INFO")
     hung, entered = threading.Event(), threading.Event()
 
     def hang(feeds):
@@ -243,8 +245,10 @@ def test_an_engine_that_hangs_is_no_sign_of_life():
     assert entered.wait(10)
     time.sleep(0.1)
     assert (station.is_well(within_s=10), station.is_well(within_s=0.05)) == (True, False)
+    station.stop()
+    station.close(until_s=time.monotonic() + 0.3)
+    assert re.search(r"left samples unanswered: no end in [0-4]\.\d s$", caplog.text, re.MULTILINE)
     hung.set()
-    station.close()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
