@@ -19,7 +19,7 @@ typedef struct {
     double low, high, on_from, target_low, target_high;
     mmkd_numbers novelty, step_novelty, true_probabilities;
     double level;   /* of normal data: p-values up to it are unknown, and the groups that support no lower one */
-    int32_t groups; /* 0 of other tasks */
+    int32_t groups; /* 0 of other tasks, or if unknown */
     mmkd_numbers usual; /* (C,): magnitudes in training; count is 0 without limits */
     double lowest, highest;
     mmkd_model *model, *step; /* step: the model itself if its bytes are the same */

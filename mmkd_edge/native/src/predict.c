@@ -600,7 +600,7 @@ int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, 
         in->rate_hz = in->recorded_rate_hz, in->step = 0;
     if (!p->options.hop) p->options.hop = in->step ? in->samples / in->step * in->step : in->samples;
     if (!check_options(p, error, error_size)) return MMKD_MISUSE;
-    if (e->groups && !(p->options.unknown_level > 0)) p->options.unknown_level = e->level;
+    if (e->facts.task == MMKD_NORMAL && !(p->options.unknown_level > 0)) p->options.unknown_level = e->level;
     if (!(p->options.gap_s > 0)) p->options.gap_s = gap_periods / in->rate_hz;
     p->limit_s = fmax(in->samples / in->rate_hz, p->options.gap_s);
     if (p->options.error_level > 0)

@@ -536,6 +536,19 @@ def test_a_window_unlike_normal_data_is_unknown(program, normal, unknown_level):
     )
 
 
+def test_the_level_of_normal_data_without_groups_holds_too(program, tmp_path):
+    path = export_student(tmp_path, make_normal_student(modality=ACC, groups=0), targets=NATIVE).path
+    native, loud = program(path), np.random.default_rng(4).normal(size=(61, 3), scale=9).astype(np.float32)
+    with EdgePredictor.open(path, backend="native") as predictor:
+        for window in (predictor.bundle.golden("acc").windows[0], loud):
+            got, expected = native.predict(window), predictor.predict(window)
+            assert (got["status"], got["label"], got["reason"]) == (expected.status, expected.label, expected.reason)
+    assert expected.status == "unknown"
+    assert program(path, unknown_level=0.001).error == (
+        "unknown_level: expected at least 0.0041, because 240 windows calibrated it"
+    )
+
+
 def test_the_scores_of_one_machine_take_the_place_of_the_bundles(bundles, program, normal, tmp_path):
     file, (student, path) = tmp_path / "press.json", normal
     windows = 1.4 * np.nan_to_num(student.carried.windows)
