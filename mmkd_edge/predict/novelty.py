@@ -131,9 +131,10 @@ def novelty_rule(
 def _normal_rule(normal: Normal, unknown_level: float | None, *, what: str) -> NoveltyRule:
     least = smallest_level(normal.groups or len(normal.scores))
     if unknown_level is not None and unknown_level < least:
+        count = f"{normal.groups} groups of" if normal.groups else len(normal.scores)
         raise UsageError(
-            f"{what}: unknown_level={unknown_level:g}: expected {least:g} or more, because {normal.groups} groups of "
-            "normal windows calibrated it; choose a higher level, or record more machines or days"
+            f"{what}: unknown_level={unknown_level:g}: expected {least:g} or more, because {count} normal windows "
+            "calibrated it; choose a higher level, or record more machines or days"
         )
     return NoveltyRule(calibration=normal, unknown_level=unknown_level or normal.level)
 

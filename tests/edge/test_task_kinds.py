@@ -99,11 +99,12 @@ def test_a_window_is_normal_above_the_level_and_has_no_label_below(score, p_valu
 
 def test_a_level_of_the_caller_replaces_the_bundles_down_to_what_groups_can_judge():
     assert rule_of(9, unknown_level=0.1).predict(np.full((20, 2), 8.5)).status == "ok"
-    assert said(UsageError, lambda: rule_of(9, unknown_level=0.09)) == (
-        "model 'acc': unknown_level=0.09: expected 0.1 or more, because 9 groups of normal windows calibrated it; "
-        "choose a higher level, or record more machines or days"
-    )
     # Without groups it is the windows that count.
+    for groups, count in ((9, "9 groups of normal windows"), (0, "9 normal windows")):
+        assert said(UsageError, rule_of, groups, unknown_level=0.09) == (
+            f"model 'acc': unknown_level=0.09: expected 0.1 or more, because {count} calibrated it; choose a higher "
+            "level, or record more machines or days"
+        )
     assert rule_of(0, unknown_level=0.1).entry.normal.groups == 0
 
 
