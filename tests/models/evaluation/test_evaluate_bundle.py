@@ -1,6 +1,8 @@
 """`mmkd-evaluate BUNDLE DATA`: every artifact on the test split, its coverage, and what it refuses."""
 
 import json
+from contextlib import ExitStack
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -12,6 +14,8 @@ from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
 from mmkd_models.carried import carried_windows
 from mmkd_models.data import write_dataset
+from mmkd_models.data.spec import SPLIT_NAMES
+from mmkd_models.evaluation.suites.models import models_from_bundle
 from mmkd_models.training_hashes import training_hashes
 from tests.models.judging_rig import write_random_student
 
@@ -80,6 +84,19 @@ def test_a_bundle_of_another_task_or_training_is_refused_or_has_no_price(run, bu
             f"--suite cost: {path} does not record which windows of this dataset trained it; export or train "
             "it again, or leave the suite out"
         )
+
+
+def test_one_precision_in_two_formats_is_two_models_of_two_names(tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="needs pip install 'mmkd-edge[litert]'")
+    path = Path(__file__).parents[2] / "files" / "litert" / "transformer.edge"
+    with Bundle.open(path) as opened:
+        entry, values = opened.manifest.models[0], opened.golden("acc").windows
+    splits = {name: {"acc": values[n::3], "labels": np.arange(len(values[n::3]))} for n, name in enumerate(SPLIT_NAMES)}
+    data = write_dataset(tmp_path / "d", name="d", labels=entry.task, modalities=[entry.modality], splits=splits)
+    with ExitStack() as stack:
+        read = models_from_bundle(stack, str(path), data.split("test"), data.sha256, check_seen=lambda *_: None)
+        names = [model.name for model in read]
+    assert names == [path.name, f"{path.name} int8", f"{path.name} int8 tflite"]
 
 
 # ---- windows that trained it

@@ -99,7 +99,9 @@ def models_from_bundle(
             predict: Predict = partial(_answer_dataset, student)
             yield ModelUnderTest(
                 facts=JudgedModel(
-                    name=f"{name} {artifact.precision}" if artifact is not fp32 else name,
+                    name=name
+                    if artifact is fp32
+                    else f"{name} {artifact.precision} {artifact.format}".removesuffix(" onnx"),
                     path=path,
                     sha256=bundle.sha256,
                     role=_role(entry.task, entry.teacher_sha256),
