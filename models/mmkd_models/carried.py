@@ -36,6 +36,11 @@ class CarriedWindows:
     labels: Labels  # as `Windows.labels`, all known
     groups: NDArray[np.int64] | None = None  # (N,) numbers from 0 of their groups; None if unknown
 
+    def rows(self, chosen: NDArray[Any]) -> CarriedWindows:
+        """Select windows by mask (N,) or number."""
+        groups = None if self.groups is None else self.groups[chosen]
+        return CarriedWindows(windows=self.windows[chosen], labels=self.labels[chosen], groups=groups)
+
 
 def most_carried(modality: ModalitySpec) -> int:
     """Return the maximum of windows: fewer for large audio and video."""

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskSpec
-from mmkd_models.carried import CarriedWindows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.spec import SPLIT_NAMES, DatasetSpec
 from mmkd_models.data.windows import StoredWindows, Windows
@@ -77,8 +76,9 @@ def _carried_windows(student: StudentCheckpoint) -> Windows:
     carried = student.carried
     assert carried is not None
     count = len(carried.windows)
-    # Carried windows of a per-group modality are z-scored already.
-    modality = msgspec.structs.replace(student.modality, normalise="none")
+    modality = student.modality
+    if modality.normalise == "per_group":  # z-scores already, and the range is that of raw values
+        modality = msgspec.structs.replace(modality, normalise="none", range=None)
     spec = DatasetSpec(
         name="carried", task=student.task, modalities=(modality,), splits=dict.fromkeys(SPLIT_NAMES, count)
     )
@@ -150,7 +150,7 @@ def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoin
     carried = student.carried
     if carried is not None:
         labels = _numbers(student.task, task)[carried.labels]
-        carried = CarriedWindows(windows=carried.windows[labels >= 0], labels=labels[labels >= 0])
+        carried = replace(carried, labels=labels).rows(labels >= 0)
     return replace(
         student,
         task=task,

@@ -147,18 +147,16 @@ def _carried(task: AdaptationTask, new: Windows) -> CarriedWindows | None:
     before, name = task.student.carried, task.student.modality.name
     if before is None:
         return None
-
-    def carry(windows: Windows) -> CarriedWindows:
-        return CarriedWindows(windows=windows.take(np.arange(len(windows)))[name], labels=windows.labels)
-
-    parts = [before if task.old.sha256 is not None else carry(task.old.judge)]
+    carried = before if task.old.sha256 is not None else before.rows(task.old.judge.rows)
     if task.labelled is not None and new.labelled.any():
-        parts.append(carry(new.only_labelled()))
-    windows = np.concatenate([part.windows for part in parts])
-    labels = np.concatenate([part.labels for part in parts])
-    order = np.random.default_rng(task.train.seed).permutation(len(windows))
-    rows = np.sort(order[: most_carried(task.student.modality)])
-    return CarriedWindows(windows=windows[rows], labels=labels[rows])
+        known, groups = new.only_labelled(), carried.groups
+        if groups is not None:
+            numbers = np.unique(known.groups, return_inverse=True)[1]
+            groups = np.concatenate([groups, numbers + groups.max(initial=-1) + 1])
+        windows = np.concatenate([carried.windows, known.take(np.arange(len(known)))[name]])
+        carried = CarriedWindows(windows=windows, labels=np.concatenate([carried.labels, known.labels]), groups=groups)
+    order = np.random.default_rng(task.train.seed).permutation(len(carried.windows))
+    return carried.rows(np.sort(order[: most_carried(task.student.modality)]))
 
 
 def _document(

@@ -160,6 +160,7 @@ def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys, monkeypatch):
     assert right(output, site / "labelled") > 0.8
     adapted, dataset = read_student(output), open_dataset(site / "labelled")
     assert len(adapted.carried.windows) == 90 + 90  # the old ones, and the labelled ones that judge in the new domain
+    assert np.bincount(adapted.carried.groups).tolist() == [15] * 12  # six groups of each
     seen = windows_seen(adapted.facts, "acc", dataset, dataset.split("train"))
     assert (seen.trained, seen.chosen) == (120, 0)
     assert windows_seen(adapted.facts, "acc", dataset, dataset.split("test")).trained == 0
@@ -463,9 +464,12 @@ def test_a_head_follows_the_classes_and_windows_of_one_that_goes_are_carried_no_
     assert (after[:, 1] < after[:, [0, 2]].min(axis=1)).all()
     counts = np.bincount(grown.carried.labels, minlength=3)
     assert counts[[2, 0]].tolist() == np.bincount(student.carried.labels).tolist()
+    np.testing.assert_array_equal(grown.carried.groups, student.carried.groups)
     left = with_classes(student, TaskSpec(labels=("idle", "new")))
     assert (left.carried.labels == 0).all()
-    assert len(left.carried.windows) == int((student.carried.labels == 0).sum())
+    idle = student.carried.labels == 0
+    for name in ("windows", "groups"):
+        np.testing.assert_array_equal(getattr(left.carried, name), getattr(student.carried, name)[idle])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -489,6 +493,13 @@ def test_what_the_known_classes_learn_does_not_hang_on_a_row_that_is_never_answe
     assert not torch.equal(two.state["head.weight"], student.state["head.weight"])
     for name in ("head.weight", "head.bias"):
         torch.testing.assert_close(three.state[name][[2, 0]], two.state[name], rtol=1e-4, atol=1e-5)
+
+
+def test_carried_z_scores_outside_the_range_of_raw_values_are_there(site):
+    student = read_student(site / "transformer.ckpt")
+    raw = msgspec.structs.replace(student.modality, normalise="per_group", range=(20.0, 90.0))
+    learn = old_domain(replace(student, modality=raw), None).learn
+    np.testing.assert_array_equal(learn.take(np.arange(45))["acc"], student.carried.windows[:45])
 
 
 def test_old_data_are_read_by_the_names_of_their_classes(site, tmp_path):
@@ -542,9 +553,10 @@ def test_a_gain_that_may_be_luck_is_refused_except_from_labels(method, estimated
 def test_an_adapted_student_carries_the_windows_that_did_not_replay(site):
     task = replace(task_of(site, max_forget=100.0), old=old_domain(read_student(site / "convolutions.ckpt"), None))
     adaptation = run_adaptation(task)
-    before, after = task.student.carried.windows, adaptation.checkpoint.carried.windows
-    assert len(after) == len(before) // 2
-    np.testing.assert_array_equal(after, before[len(before) // 2 :])
+    before, after = task.student.carried, adaptation.checkpoint.carried
+    assert len(after.windows) == len(before.windows) // 2
+    for name in ("windows", "labels", "groups"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name)[len(before.windows) // 2 :])
     assert adaptation.checkpoint.seen is not None  # measured anew: its embeddings are others
 
 
