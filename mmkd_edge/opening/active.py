@@ -93,6 +93,7 @@ class ActiveStudents:
 
     def rollback(self) -> None:
         """See `EdgePredictor.rollback`."""
+        self.check_usable()  # a forked child would wait forever for locks that its parent holds
         with self._swapping, self._changing:
             self.check_usable()
             if self._earlier is None:
