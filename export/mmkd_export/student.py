@@ -163,7 +163,7 @@ def prove_student(
         clear=lambda windows: clear_rows(checkpoint, windows),
         evaluation=plan.evaluation,
         temperature=temperature,
-        novelty_scores=() if checkpoint.seen is None else tuple(checkpoint.seen.scores.double().tolist()),
+        novelty_scores=() if checkpoint.embeddings is None else tuple(checkpoint.embeddings.scores.double().tolist()),
     )
     # Evenly spread: rows are sorted by group, and rounding depends on the group's level.
     rows = np.unique(np.linspace(0, len(real.windows) - 1, _ROUNDING_WINDOWS).round().astype(np.intp))
@@ -266,7 +266,7 @@ def _model_entry(
         modality=modality,
         task=task,
         inputs=graph_inputs(modality),
-        outputs=graph_outputs(task, novelty=checkpoint.seen is not None),
+        outputs=graph_outputs(task, novelty=checkpoint.embeddings is not None),
         preset=facts.preset,
         parameters=facts.parameters,
         mflops=facts.mflops,

@@ -33,9 +33,9 @@ class NoveltyScore(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, seen: TrainingEmbeddings) -> None:
+    def __init__(self, embeddings: TrainingEmbeddings) -> None:
         super().__init__()
-        scale, shift, centres = seen.scale.double(), seen.shift.double(), seen.centres.double()
+        scale, shift, centres = embeddings.scale.double(), embeddings.shift.double(), embeddings.centres.double()
         self.register_buffer("middle", (-shift / scale).float())
         self.register_buffer("squares", scale.square().float()[:, None])
         self.register_buffer("weight", (-2.0 * scale[:, None] * centres.T).float().contiguous())
@@ -48,12 +48,12 @@ class NoveltyScore(nn.Module):
         return torch.relu(torch.addmm(nearest, apart * apart, self.squares))
 
 
-def seen_tensors(seen: TrainingEmbeddings) -> dict[str, Tensor]:
+def embedding_tensors(embeddings: TrainingEmbeddings) -> dict[str, Tensor]:
     """Return the tensors that a file stores."""
-    return {field.name: getattr(seen, field.name) for field in fields(seen)}
+    return {field.name: getattr(embeddings, field.name) for field in fields(embeddings)}
 
 
-def seen_from(tensors: Mapping[str, Tensor], *, width: int, path: Path) -> TrainingEmbeddings:
+def embeddings_from_tensors(tensors: Mapping[str, Tensor], *, width: int, path: Path) -> TrainingEmbeddings:
     """Return training embeddings of `width` values; raise CheckpointError for other tensors."""
     names = [field.name for field in fields(TrainingEmbeddings)]
     values = {name: tensors.get(name, torch.empty(0)) for name in names}

@@ -94,7 +94,7 @@ def test_a_teacher_of_all_sensors_teaches_it_and_normal_running_is_refused(folde
     call(run_distill, "teacher.ckpt data --modality acc+gyro --preset tiny --steps 4")
     student = read_student(folder / "student.ckpt")
     assert student.facts.teacher_sha256 == file_sha256(folder / "teacher.ckpt")
-    assert (student.modality.name, student.seen is None) == ("acc_and_gyro", False)
+    assert (student.modality.name, student.embeddings is None) == ("acc_and_gyro", False)
     written(tmp_path / "normal", TaskSpec(kind="normal", labels=("ok",)))
     line = ["student", str(tmp_path / "normal"), "--modality", "acc+gyro", "-o", "no.ckpt"]
     assert said(UsageError, run_train, line) == (

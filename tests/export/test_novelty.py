@@ -35,7 +35,7 @@ def with_seen(student):
     values, present = prepare_batch(student.carried.windows, student.modality)
     with torch.no_grad():
         embeddings = student.network()(torch.from_numpy(values), torch.from_numpy(present)).embedding.numpy()
-    return replace(student, seen=embeddings_summary(embeddings, embeddings))
+    return replace(student, embeddings=embeddings_summary(embeddings, embeddings))
 
 
 def built(what):

@@ -32,7 +32,7 @@ def onnx_from_student(checkpoint: StudentCheckpoint, *, temperature: float = 1.0
         network,
         student=network.student,
         inputs=graph_inputs(checkpoint.modality),
-        outputs=graph_outputs(checkpoint.task, novelty=checkpoint.seen is not None),
+        outputs=graph_outputs(checkpoint.task, novelty=checkpoint.embeddings is not None),
         metadata=[
             *_metadata((checkpoint.modality,)),
             ("mmkd_edge.labels", _json(checkpoint.task.labels)),
@@ -45,7 +45,7 @@ def exported_network(checkpoint: StudentCheckpoint, *, temperature: float = 1.0)
     """Return the network that all artifacts compute."""
     from mmkd_models.networks.student import ExportStudent
 
-    return ExportStudent(checkpoint.network(), temperature=temperature, seen=checkpoint.seen).eval()
+    return ExportStudent(checkpoint.network(), temperature=temperature, embeddings=checkpoint.embeddings).eval()
 
 
 def stepping_network(checkpoint: StudentCheckpoint, *, temperature: float = 1.0) -> StepStudent:
@@ -53,7 +53,7 @@ def stepping_network(checkpoint: StudentCheckpoint, *, temperature: float = 1.0)
     from mmkd_models.networks.step import StepStudent
 
     network = checkpoint.network()
-    return StepStudent(network, temperature=temperature, seen=checkpoint.seen)
+    return StepStudent(network, temperature=temperature, embeddings=checkpoint.embeddings)
 
 
 def describe_steps(checkpoint: StudentCheckpoint) -> Streaming:
@@ -76,7 +76,7 @@ def onnx_step_from_student(checkpoint: StudentCheckpoint, *, temperature: float 
     return _onnx_from_module(
         stepping_network(checkpoint, temperature=temperature),
         inputs=step_inputs(checkpoint.modality, streaming),
-        outputs=step_outputs(checkpoint.task, streaming, novelty=checkpoint.seen is not None),
+        outputs=step_outputs(checkpoint.task, streaming, novelty=checkpoint.embeddings is not None),
         metadata=[*_metadata((checkpoint.modality,)), ("mmkd_edge.labels", _json(checkpoint.task.labels))],
         steps=True,
     )

@@ -88,7 +88,7 @@ def _convert(graph: str, source: str, output: str, temperature: str) -> None:
     checkpoint = read_student(Path(source))
     if graph == "portable" and checkpoint.portable is not None:
         checkpoint = checkpoint.portable
-    modality, task, has_novelty = checkpoint.modality, checkpoint.task, checkpoint.seen is not None
+    modality, task, has_novelty = checkpoint.modality, checkpoint.task, checkpoint.embeddings is not None
     if graph == "step":
         streaming = describe_steps(checkpoint)
         module: nn.Module = stepping_network(checkpoint, temperature=float(temperature))

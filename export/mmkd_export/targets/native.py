@@ -45,7 +45,7 @@ def _model_of(checkpoint: StudentCheckpoint, *, temperature: float) -> bytes:
     from mmkd_export.graph.native_from_student import native_file
     from mmkd_models.networks.student import ExportStudent
 
-    network = ExportStudent(checkpoint.network(), temperature=temperature, seen=checkpoint.seen)
+    network = ExportStudent(checkpoint.network(), temperature=temperature, embeddings=checkpoint.embeddings)
     return native_file(network.eval(), checkpoint.modality)
 
 

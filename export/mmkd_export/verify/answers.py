@@ -138,7 +138,7 @@ def answers_along_recording(
         return NetworkAnswers(
             logits=logits.numpy(),
             probabilities=network.answer(logits / temperature).numpy(),
-            novelty=None if checkpoint.seen is None else NoveltyScore(checkpoint.seen)(embeddings).numpy(),
+            novelty=None if checkpoint.embeddings is None else NoveltyScore(checkpoint.embeddings)(embeddings).numpy(),
         )
 
 

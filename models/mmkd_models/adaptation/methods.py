@@ -253,4 +253,4 @@ def _train(
 
 def _with_weights(student: StudentCheckpoint, network: nn.Module) -> StudentCheckpoint:
     state: dict[str, Tensor] = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-    return replace(student, state=state, seen=None, portable=None)
+    return replace(student, state=state, embeddings=None, portable=None)

@@ -29,13 +29,15 @@ class StepStudent(nn.Module):
     places: Tensor
     codes: Tensor
 
-    def __init__(self, student: Student, *, temperature: float = 1.0, seen: TrainingEmbeddings | None = None) -> None:
+    def __init__(
+        self, student: Student, *, temperature: float = 1.0, embeddings: TrainingEmbeddings | None = None
+    ) -> None:
         super().__init__()
         self.sharpness = 1 / temperature  # of the probabilities, as in `ExportStudent`
         self.encoder = causal_encoder(student)
         self.pool = student.pool
         self.head, self.answer = student.head, student.answer
-        self.novelty = None if seen is None else NoveltyScore(seen)
+        self.novelty = None if embeddings is None else NoveltyScore(embeddings)
         places = torch.arange(self.encoder.length, dtype=torch.float32)[None]
         self.register_buffer("places", places, persistent=False)
         # By age, the newest first; a block as old as the window is not seen.

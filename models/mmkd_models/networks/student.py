@@ -121,16 +121,18 @@ class ExportStudent(nn.Module):
     """The exported graph: raw values and presence in; logits, probabilities and perhaps novelty out.
 
     A regression returns the number in training standard deviations and in the target's unit, a task `normal` the log
-    of the score and the score. The temperature changes probabilities alone; novelty needs `seen` embeddings. With
+    of the score and the score. The temperature changes probabilities alone; novelty needs `embeddings`. With
     trees, whose operator torch lacks, the traced graph takes their mean votes as a third input, and has the features
     that they read as another output.
     """
 
-    def __init__(self, student: Student, *, temperature: float = 1.0, seen: TrainingEmbeddings | None = None) -> None:
+    def __init__(
+        self, student: Student, *, temperature: float = 1.0, embeddings: TrainingEmbeddings | None = None
+    ) -> None:
         super().__init__()
         self.student = student
         self.sharpness = 1 / temperature
-        self.novelty = None if seen is None else NoveltyScore(seen)
+        self.novelty = None if embeddings is None else NoveltyScore(embeddings)
 
     def forward(self, values: Tensor, present: Tensor, votes: Tensor | None = None) -> tuple[Tensor, ...]:
         """(1, T, C), (1, T, C) -> logits, probabilities (1, K), and novelty (1, 1)."""

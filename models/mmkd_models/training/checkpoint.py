@@ -36,7 +36,7 @@ from mmkd_models.networks.members import check_member, member_from_state
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.networks.trees import TREES_DTYPES, check_trees
-from mmkd_models.novelty import TrainingEmbeddings, seen_from, seen_tensors
+from mmkd_models.novelty import TrainingEmbeddings, embedding_tensors, embeddings_from_tensors
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors
 from mmkd_models.train_config import TrainConfig, Validation
 
@@ -120,7 +120,7 @@ class StudentCheckpoint:
     facts: Provenance
     state: Mapping[str, Tensor]
     carried: CarriedWindows | None
-    seen: TrainingEmbeddings | None = None  # for novelty
+    embeddings: TrainingEmbeddings | None = None  # for novelty
     portable: StudentCheckpoint | None = None  # for engines that lack a member
 
     def network(self) -> Student:
@@ -187,8 +187,8 @@ def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
     parts = {"student/": checkpoint.state}
     if checkpoint.carried is not None:
         parts["carried/"] = carried_tensors(checkpoint.carried)
-    if checkpoint.seen is not None:
-        parts["novelty/"] = seen_tensors(checkpoint.seen)
+    if checkpoint.embeddings is not None:
+        parts["novelty/"] = embedding_tensors(checkpoint.embeddings)
     portable, known = checkpoint.portable, checkpoint.state
     document: _PortableDocument | None = None
     if portable is not None:
@@ -199,7 +199,7 @@ def write_student(path: Path, checkpoint: StudentCheckpoint) -> None:
             for name, tensor in portable.state.items()
             if name not in known or not torch.equal(known[name], tensor)
         }
-        parts["portable/novelty/"] = {} if portable.seen is None else seen_tensors(portable.seen)
+        parts["portable/novelty/"] = {} if portable.embeddings is None else embedding_tensors(portable.embeddings)
     values = {name: getattr(checkpoint, name, FORMAT_VERSION) for name in _StudentDocument.__struct_fields__}
     _write(path, parts, values | {"portable": document}, kind="student")
 
@@ -235,7 +235,7 @@ def read_student(path: Path) -> StudentCheckpoint:
         facts=document.facts,
         state=state,
         carried=carried_from(carried, modality, task, path) if carried else None,
-        seen=seen_from(novelty, width=network.head.in_features, path=path) if novelty else None,
+        embeddings=embeddings_from_tensors(novelty, width=network.head.in_features, path=path) if novelty else None,
     )
     if document_of_other is None:
         return checkpoint
@@ -252,7 +252,9 @@ def read_student(path: Path) -> StudentCheckpoint:
         facts=facts,
         state={**{name: tensor for name, tensor in own.items() if name in names}, **other_state},
         carried=None,
-        seen=seen_from(other_novelty, width=network.head.in_features, path=path) if other_novelty else None,
+        embeddings=embeddings_from_tensors(other_novelty, width=network.head.in_features, path=path)
+        if other_novelty
+        else None,
     )
     return replace(checkpoint, portable=portable)
 

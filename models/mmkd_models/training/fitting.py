@@ -189,7 +189,7 @@ def with_novelty(
     """Add training embeddings; `valid` defines the usual scores."""
     modality = checkpoint.modality.name
     train, valid = ([without_each(part, modality) for part in parts] for parts in (train, valid))
-    return replace(checkpoint, seen=training_embeddings(checkpoint.network(), train, valid, modality=modality))
+    return replace(checkpoint, embeddings=training_embeddings(checkpoint.network(), train, valid, modality=modality))
 
 
 def set_target_scale(network: Student | Teacher, windows: Windows) -> None:

@@ -254,9 +254,9 @@ def embeddings_summary(trained: NDArray[np.float32], unseen: NDArray[np.float32]
     scale, shift, middles = (
         torch.from_numpy(part.astype(np.float32)) for part in (unit / spread, -unit * middle / spread, unit * centres)
     )
-    seen = TrainingEmbeddings(scale=scale, shift=shift, centres=middles, scores=torch.zeros(1))
-    scores = NoveltyScore(seen)(torch.from_numpy(unseen))[:, 0]
-    return replace(seen, scores=scores.sort().values)
+    summary = TrainingEmbeddings(scale=scale, shift=shift, centres=middles, scores=torch.zeros(1))
+    scores = NoveltyScore(summary)(torch.from_numpy(unseen))[:, 0]
+    return replace(summary, scores=scores.sort().values)
 
 
 def _embed_sample(network: nn.Module, parts: Sequence[Windows], *, modality: str, most: int) -> NDArray[np.float32]:

@@ -193,7 +193,7 @@ def _joined(parts: Sequence[StudentCheckpoint], factors: Mapping[MemberKind, flo
         trees=next((part.config.trees for part in parts if part.config.trees), None),
     )
     state |= {"head.weight": torch.cat(heads, dim=1), "head.bias": bias}
-    return replace(parts[0], config=config, state=state, seen=None)
+    return replace(parts[0], config=config, state=state, embeddings=None)
 
 
 @dataclass(frozen=True, kw_only=True)

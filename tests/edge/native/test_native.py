@@ -72,7 +72,7 @@ def case(kind, samples, channels, task="classification", outputs=5):
         per = 1 / (embeddings.std(0) + 0.1)
         shift = -embeddings.mean(0) * per
         seen = TrainingEmbeddings(scale=per, shift=shift, centres=embeddings[5:9] * per + shift, scores=torch.zeros(1))
-        graph = ExportStudent(network, temperature=1.3, seen=seen).eval()
+        graph = ExportStudent(network, temperature=1.3, embeddings=seen).eval()
         answers = [
             graph(torch.from_numpy(values[row : row + 1]), torch.from_numpy(present[row : row + 1]))
             for row in range(WINDOWS)
@@ -129,7 +129,7 @@ def test_int8_weights_take_less_room_and_answer_nearly_the_same(kind, isa):
 def test_steps_of_a_stream_are_those_of_the_network(samples, channels):
     data, values, present, _ = case("causal", samples, channels, "classification", 5)
     network, seen = networks["causal", samples, channels]
-    steps = StepStudent(network, temperature=1.3, seen=seen).eval()
+    steps = StepStudent(network, temperature=1.3, embeddings=seen).eval()
     model = NativeModel(data)
     stride, slots = network.encoder.stride, network.encoder.length
     assert model.step_samples == stride

@@ -139,7 +139,7 @@ def knowing(checkpoint, tmp_path_factory):
     values, present = map(torch.from_numpy, prepare_batch(windows, ACC))
     with torch.no_grad():
         embeddings = checkpoint.network()(values, present).embedding.numpy()
-    knowing = replace(checkpoint, seen=embeddings_summary(embeddings[:70], embeddings[70:]))
+    knowing = replace(checkpoint, embeddings=embeddings_summary(embeddings[:70], embeddings[70:]))
     return export_student(tmp_path_factory.mktemp("knowing"), knowing).path
 
 

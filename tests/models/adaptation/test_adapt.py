@@ -557,7 +557,7 @@ def test_an_adapted_student_carries_the_windows_that_did_not_replay(site):
     assert len(after.windows) == len(before.windows) // 2
     for name in ("windows", "labels", "groups"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name)[len(before.windows) // 2 :])
-    assert adaptation.checkpoint.seen is not None  # measured anew: its embeddings are others
+    assert adaptation.checkpoint.embeddings is not None  # measured anew: its embeddings are others
 
 
 def test_an_interrupted_command_goes_on_where_it_was(site, tmp_path, monkeypatch, capsys):

@@ -238,7 +238,7 @@ def test_an_average_is_the_weighted_sum_of_both_in_one_head(convolutions, transf
 def test_all_four_members_are_one_network(members, machines, monkeypatch, tmp_path):
     only(monkeypatch, dict.fromkeys(MEMBERS, 0.25))
     average = fit_average(data_of(machines), list(members.values()), run_of(machines))
-    assert (average.config.members, average.seen) == (MEMBERS, None)
+    assert (average.config.members, average.embeddings) == (MEMBERS, None)
     joined = with_references(average, data_of(machines))
     write_student(tmp_path / "student.ckpt", joined)
     read, test, valid = read_student(tmp_path / "student.ckpt"), machines.split("test"), machines.split("valid")
@@ -252,7 +252,7 @@ def test_all_four_members_are_one_network(members, machines, monkeypatch, tmp_pa
     assert portable.config.members == ("transformer", "convolutions")
     assert portable.facts.weights == {"transformer": 0.5, "convolutions": 0.5}
     assert portable.facts.score == scores_of(portable.network(), valid, modality="acc").metric("balanced_accuracy")
-    assert len(portable.seen.scale) == portable.network().head.in_features
+    assert len(portable.embeddings.scale) == portable.network().head.in_features
     answers = logits_of(portable.network(), test, modality="acc")
     np.testing.assert_allclose(answers, (parts["transformer"] + parts["convolutions"]) / 2, atol=2e-4)
 
@@ -308,7 +308,7 @@ def test_each_half_of_the_groups_is_answered_by_members_that_learnt_the_other(ma
         assert (len({*rest.groups}), {*rest.groups} & {*learnt.groups}) == (3, set())
         assert (own.answers == lesson.answers[own.rows]).all()
         assert (found.logits["trees"][rest.rows] == logits_of(student.network(), rest, modality="acc")).all()
-        assert (student.seen, student.facts.group_reference) == (None, msgspec.UNSET)
+        assert (student.embeddings, student.facts.group_reference) == (None, msgspec.UNSET)
         assert (learnt.rows == own.rows).all()
         assert (half_run.train.steps, half_run.augment.mixup) == (4, 0.0)
     assert (np.abs(found.logits["transformer"]).max(axis=1) > 0).all()

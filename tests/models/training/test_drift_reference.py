@@ -178,7 +178,7 @@ def test_an_altered_file_is_refused(change):
 @pytest.mark.parametrize("kind", ["transformer", "convolutions", "trees", "transformer,intervals"])
 def test_every_training_of_a_windowed_student_measures_it(machines, tmp_path, kind):
     student = train_student(StudentTraining(data_of(machines), "acc", config_of(kind), RUN))
-    assert student.seen.centres.shape[1] == student.network().head.in_features
-    assert len(student.seen.scores) == len(machines.split("valid"))
+    assert student.embeddings.centres.shape[1] == student.network().head.in_features
+    assert len(student.embeddings.scores) == len(machines.split("valid"))
     write_student(tmp_path / "a.ckpt", student)
-    assert torch.equal(read_student(tmp_path / "a.ckpt").seen.centres, student.seen.centres)
+    assert torch.equal(read_student(tmp_path / "a.ckpt").embeddings.centres, student.embeddings.centres)
