@@ -26,7 +26,7 @@ with loading("mmkd-evaluate"):
     from mmkd_models.data.spec import SplitName, read_dataset_spec
     from mmkd_models.data.windows import Windows
     from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, default_trainings
-    from mmkd_models.evaluation.seen import check_seen, split_judged
+    from mmkd_models.evaluation.known_windows import check_known_windows, split_judged
     from mmkd_models.evaluation.suites.cost_model import cost_template
     from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
     from mmkd_models.evaluation.suites.models import (
@@ -196,7 +196,7 @@ def _open_inputs(stack: ExitStack, request: _Request) -> tuple[SuiteInputs, Data
     dataset = open_dataset(request.data)
     train, valid, windows, part = _parts(dataset, options)
     check = partial(
-        check_seen,
+        check_known_windows,
         dataset=dataset,
         windows=windows,
         part=None if request.names == ("shift",) else part,  # judges others, which it trains
@@ -205,9 +205,9 @@ def _open_inputs(stack: ExitStack, request: _Request) -> tuple[SuiteInputs, Data
     models: list[ModelUnderTest] = []
     for path in map(str, request.paths):
         if is_bundle(Path(path)):
-            models += models_from_bundle(stack, path, windows, dataset.sha256, check_seen=check)
+            models += models_from_bundle(stack, path, windows, dataset.sha256, check=check)
         else:
-            models.append(model_from_checkpoint(path, windows, dataset.sha256, check_seen=check))
+            models.append(model_from_checkpoint(path, windows, dataset.sha256, check=check))
     split = "test" if options.fold is not None else options.split
     data = DataFacts(
         name=dataset.spec.name,
@@ -215,7 +215,7 @@ def _open_inputs(stack: ExitStack, request: _Request) -> tuple[SuiteInputs, Data
         part=part,
         windows=len(windows),
         groups=windows.group_count,
-        split=split_judged(dataset, [model.seen for model in models], split=split, part=part),
+        split=split_judged(dataset, [model.known for model in models], split=split, part=part),
         labels=dataset.spec.task.labels,
     )
     inputs = SuiteInputs(

@@ -32,7 +32,7 @@ from mmkd_models.commands.adapt import run_adapt
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.importing.interchange import import_interchange
-from mmkd_models.evaluation.seen import windows_seen
+from mmkd_models.evaluation.known_windows import count_known_windows
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import (
     TeacherFile,
@@ -161,9 +161,9 @@ def test_labels_of_some_windows_adapt_too(site, tmp_path, capsys, monkeypatch):
     adapted, dataset = read_student(output), open_dataset(site / "labelled")
     assert len(adapted.carried.windows) == 90 + 90  # the old ones, and the labelled ones that judge in the new domain
     assert np.bincount(adapted.carried.groups).tolist() == [15] * 12  # six groups of each
-    seen = windows_seen(adapted.facts, "acc", dataset, dataset.split("train"))
+    seen = count_known_windows(adapted.facts, "acc", dataset, dataset.split("train"))
     assert (seen.trained, seen.chosen) == (120, 0)
-    assert windows_seen(adapted.facts, "acc", dataset, dataset.split("test")).trained == 0
+    assert count_known_windows(adapted.facts, "acc", dataset, dataset.split("test")).trained == 0
 
 
 def test_labels_of_windows_that_a_device_kept_teach_a_student(site, tmp_path):

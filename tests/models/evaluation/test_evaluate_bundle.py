@@ -94,7 +94,7 @@ def test_one_precision_in_two_formats_is_two_models_of_two_names(tmp_path):
     splits = {name: {"acc": values[n::3], "labels": np.arange(len(values[n::3]))} for n, name in enumerate(SPLIT_NAMES)}
     data = write_dataset(tmp_path / "d", name="d", labels=entry.task, modalities=[entry.modality], splits=splits)
     with ExitStack() as stack:
-        read = models_from_bundle(stack, str(path), data.split("test"), data.sha256, check_seen=lambda *_: None)
+        read = models_from_bundle(stack, str(path), data.split("test"), data.sha256, check=lambda *_: None)
         names = [model.name for model in read]
     assert names == [path.name, f"{path.name} int8", f"{path.name} int8 tflite"]
 

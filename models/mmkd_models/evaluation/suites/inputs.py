@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.manifest import Confidence, Normal
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluation.seen import SeenWindows
+from mmkd_models.evaluation.known_windows import KnownWindows
 from mmkd_models.metrics.likelihood import Floats, probabilities_of
 from mmkd_models.metrics.scores import DEFAULT_METRIC, gain_metric
 from mmkd_report.schema.figures import Interval, Measure
@@ -35,7 +35,7 @@ class ModelUnderTest:
     predict: Callable[
         [Windows], Answers
     ]  # logits (N, K), regression and `normal` (N, 1), of windows with its modalities, in order
-    seen: SeenWindows | None = None  # judging windows it knows; None if unknown or of another dataset
+    known: KnownWindows | None = None  # judging windows it knows; None if unknown or of another dataset
     checkpoint: StudentCheckpoint | TeacherCheckpoint | None = None
     normal: Normal | None = None  # scores of normal running, of such a student
     calibration: Confidence | None = None  # an artifact's temperature and label sets; its answers are calibrated

@@ -18,7 +18,7 @@ from mmkd_edge.opening.load import open_student
 from mmkd_edge.predict.student import Config, OpenStudent, answer_windows
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.windows import Windows
-from mmkd_models.evaluation.seen import SeenWindows, Trained, cautions_of
+from mmkd_models.evaluation.known_windows import KnownWindows, Trained, cautions_of
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteInputs
 from mmkd_models.metrics.likelihood import logits_of_probabilities
 from mmkd_models.metrics.scores import AnyMetric
@@ -34,12 +34,12 @@ _BATCH = 256
 
 Predict = Callable[[Windows], Answers]
 
-CheckSeen = Callable[[str, Trained, str], SeenWindows | None]
-"""From a file, a model in it and its first modality: the windows that it knows, as `check_seen` counts them."""
+CheckKnown = Callable[[str, Trained, str], KnownWindows | None]
+"""Count the windows that a model knows, from its file, its facts and its first modality (`check_known_windows`)."""
 
 
 def model_from_checkpoint(
-    path: str, windows: Windows, dataset_sha256: str, *, check_seen: CheckSeen = lambda path, model, modality: None
+    path: str, windows: Windows, dataset_sha256: str, *, check: CheckKnown = lambda path, model, modality: None
 ) -> ModelUnderTest:
     """Read a checkpoint. Raise UsageError if the windows cannot judge it."""
     from mmkd_models.networks.student import count_values
@@ -51,7 +51,7 @@ def model_from_checkpoint(
     is_student = isinstance(checkpoint, StudentCheckpoint)
     modalities = (checkpoint.modality,) if isinstance(checkpoint, StudentCheckpoint) else checkpoint.modalities
     facts = checkpoint.facts
-    seen = check_seen(path, facts, modalities[0].name)
+    known = check(path, facts, modalities[0].name)
     task = judging_task(checkpoint.task, windows)
     check_compatible(f"{path}: {'student' if is_student else 'teacher'}", task, modalities, windows)
     network = checkpoint.network()
@@ -67,9 +67,9 @@ def model_from_checkpoint(
             if checkpoint.task.kind == "normal"
             else sum(parameter.numel() for parameter in network.parameters()),
         ),
-        cautions=tuple(cautions_of(path, facts.dataset_sha256, seen, dataset_sha256, len(windows))),
+        cautions=tuple(cautions_of(path, facts.dataset_sha256, known, dataset_sha256, len(windows))),
         predict=predict if task == checkpoint.task else partial(_as_label_sets, predict, checkpoint.task, task),
-        seen=seen,
+        known=known,
         checkpoint=checkpoint,
         normal=facts.normal or None,
     )
@@ -80,12 +80,12 @@ def _role(task: TaskSpec, teacher_sha256: str | None) -> ModelRole:
 
 
 def models_from_bundle(
-    stack: ExitStack, path: str, windows: Windows, dataset_sha256: str, *, check_seen: CheckSeen
+    stack: ExitStack, path: str, windows: Windows, dataset_sha256: str, *, check: CheckKnown
 ) -> Iterator[ModelUnderTest]:
     """Yield a bundle's fp32 graph and its artifacts of lower precision; `stack` closes their engines."""
     bundle = stack.enter_context(Bundle.open(path))
     check_signed(bundle)
-    known = {entry.name: check_seen(path, entry, entry.modality.name) for entry in bundle.manifest.models}
+    known_of = {entry.name: check(path, entry, entry.modality.name) for entry in bundle.manifest.models}
     for entry in bundle.manifest.models:
         check_compatible(f"{path}: student", judging_task(entry.task, windows), (entry.modality,), windows)
     for entry in bundle.manifest.models:
@@ -95,7 +95,7 @@ def models_from_bundle(
             config = Config(backend=backend_for(artifact.format), precision=artifact.precision, threads=1, reason="")
             student = open_student(bundle, entry, config)
             stack.callback(student.close)
-            seen, task = known[entry.name], judging_task(entry.task, windows)
+            known, task = known_of[entry.name], judging_task(entry.task, windows)
             predict: Predict = partial(_answer_dataset, student)
             yield ModelUnderTest(
                 facts=JudgedModel(
@@ -109,9 +109,9 @@ def models_from_bundle(
                     parameters=entry.parameters,
                     artifact=artifact.file,
                 ),
-                cautions=tuple(cautions_of(path, entry.dataset_sha256, seen, dataset_sha256, len(windows))),
+                cautions=tuple(cautions_of(path, entry.dataset_sha256, known, dataset_sha256, len(windows))),
                 predict=predict if task == entry.task else partial(_as_label_sets, predict, entry.task, task),
-                seen=seen,
+                known=known,
                 normal=entry.normal or None,
                 calibration=artifact.confidence,
             )
