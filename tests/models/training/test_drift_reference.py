@@ -13,7 +13,7 @@ from mmkd_edge.predict.novelty import channel_magnitudes, magnitude
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.networks.config import student_members
-from mmkd_models.novelty import MAX_CENTRES, NoveltyScore, seen_from, seen_tensors
+from mmkd_models.novelty import MAX_CENTRES, NoveltyScore, embedding_tensors, embeddings_from_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_models.training.inputs import StudentTraining, TrainingRun
@@ -148,10 +148,10 @@ def test_the_score_is_the_square_distance_to_the_nearest_of_few_centres_and_neve
     rows = embeddings(100)
     rows[:, 2] = 5.0
     seen = embeddings_summary(rows, rows)
-    assert all(bool(torch.isfinite(one).all()) for one in seen_tensors(seen).values())
+    assert all(bool(torch.isfinite(one).all()) for one in embedding_tensors(seen).values())
     seen = embeddings_summary(embeddings(100), embeddings(50, seed=1))
-    back = seen_from(seen_tensors(seen), width=WIDTH, path=Path("a.ckpt"))
-    assert all(torch.equal(getattr(back, name), tensor) for name, tensor in seen_tensors(seen).items())
+    back = embeddings_from_tensors(embedding_tensors(seen), width=WIDTH, path=Path("a.ckpt"))
+    assert all(torch.equal(getattr(back, name), tensor) for name, tensor in embedding_tensors(seen).items())
     centre = (seen.centres - seen.shift) / seen.scale
     assert bool((NoveltyScore(seen)(centre) >= 0).all())
 
@@ -169,10 +169,10 @@ def test_the_score_is_the_square_distance_to_the_nearest_of_few_centres_and_neve
     ids=["missing", "width", "nan", "falling", "many", "double"],
 )
 def test_an_altered_file_is_refused(change):
-    tensors = seen_tensors(embeddings_summary(embeddings(100), embeddings(50, seed=1)))
+    tensors = embedding_tensors(embeddings_summary(embeddings(100), embeddings(50, seed=1)))
     change(tensors)
     with pytest.raises(CheckpointError, match=r"\Aa.ckpt: novelty: expected finite float32 scale and shift \(6,\)"):
-        seen_from(tensors, width=WIDTH, path=Path("a.ckpt"))
+        embeddings_from_tensors(tensors, width=WIDTH, path=Path("a.ckpt"))
 
 
 @pytest.mark.parametrize("kind", ["transformer", "convolutions", "trees", "transformer,intervals"])
