@@ -144,8 +144,8 @@ def seeds_that_count(dataset: Dataset, *, seeds: int, search_seeds: int) -> tupl
     if fold_count(windows) == 1:
         return (0,)
     folds = [fold_indices(windows, fold=seed, seed=0) for seed in range(seeds)]
-    seen = np.concatenate([part for fold in folds[:search_seeds] for part in (fold.valid, fold.test)])
-    clean = [seed for seed in range(search_seeds, seeds) if not np.isin(folds[seed].test, seen).any()]
+    searched = np.concatenate([part for fold in folds[:search_seeds] for part in (fold.valid, fold.test)])
+    clean = [seed for seed in range(search_seeds, seeds) if not np.isin(folds[seed].test, searched).any()]
     if not clean:
         raise UsageError(
             f"study: expected a seed whose test windows the search did not see, got none of {seeds} after "
@@ -208,11 +208,11 @@ def _latency_of_size(folder: plan.Folder, preset: Preset, measure_latency: Measu
     if latency is None:
         data, brief = folder.fold(0).training, msgspec.structs.replace(own.student_train, steps=1)
         run = TrainingRun(train=brief, augment=own.augment)
-        seen = data.with_modalities(teacher.modalities)
+        training_windows = data.with_modalities(teacher.modalities)
         with TemporaryDirectory() as temporary:
             student, taught_by = Path(temporary) / "student.ckpt", Path(temporary) / "teacher.ckpt"
             write_student(student, train_transformer(StudentTraining(data, own.modality, student_config(preset), run)))
-            write_teacher(taught_by, train_teacher(seen, teacher_config(teacher.preset), run))
+            write_teacher(taught_by, train_teacher(training_windows, teacher_config(teacher.preset), run))
             latency = measure_latency(student, taught_by)
         plan.write_result(path, latency)
     return latency

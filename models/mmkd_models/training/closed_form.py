@@ -422,8 +422,8 @@ def teachers_answers(teachers: Sequence[TeacherFile], windows: Windows, rows: ND
     """Return the teachers' mean probabilities (N, K); numbers (N, 1) of a regression."""
     answers = []
     for teacher in teachers:
-        seen = windows.with_modalities([spec.name for spec in teacher.checkpoint.modalities]).subset(rows)
-        logits = logits_of(teacher.checkpoint.network(), seen, modality=None)
+        own_windows = windows.with_modalities([spec.name for spec in teacher.checkpoint.modalities]).subset(rows)
+        logits = logits_of(teacher.checkpoint.network(), own_windows, modality=None)
         answers.append(probabilities_of(logits, kind=windows.spec.task.kind))
     return np.asarray(np.mean(answers, axis=0))
 

@@ -27,9 +27,9 @@ def logits_of(network: nn.Module, windows: Windows, *, modality: str | None) -> 
     training = network.training
     network.eval()
     device = next(network.parameters()).device
-    seen = windows if modality is None else windows.with_modalities((modality,))
+    own_windows = windows if modality is None else windows.with_modalities((modality,))
     parts = []
-    for inputs in batches_of(seen, device=device):
+    for inputs in batches_of(own_windows, device=device):
         output = network(inputs) if modality is None else network(*inputs[modality])
         if not isinstance(output, (StudentOutput, TeacherOutput)):
             raise TypeError(f"network: expected a StudentOutput or a TeacherOutput, got {type(output).__name__}")
