@@ -1,14 +1,13 @@
-"""Lose power in the middle of an installation, a swap, a rollback, an export or a training, and check what is left.
+"""Kill an installation, a swap, a rollback, an export or a training at every step, and check the files it leaves.
 
     python benchmarks/checks/kills.py OLD.edge NEW.edge
     python benchmarks/checks/kills.py OLD.edge NEW.edge --rounds 10
     python benchmarks/checks/kills.py OLD.edge NEW.edge --swap --checkpoint STUDENT.ckpt --data DATASET
 
-A child process carries out each action. It is killed (SIGKILL) before its first file system call that concerns the
-folder it writes to, then before the second, and so on until it ends by itself. After every kill the old or the new
-bundle or checkpoint must be there, whole. On a device the same action must then succeed, and leave no other file.
-A swap, an export and a training take seconds each: they are killed on request, in one round (with
-`mmkd-edge[train,export]`).
+A child process runs the action of each attack. It is killed (SIGKILL) before its first file system call on the folder
+that it writes to, then before the second, and so on until the action ends by itself. After every kill the old or the
+new bundle or checkpoint must be complete. On a device the same action must then succeed and leave no other file.
+Attacks on a swap, an export or a training take longer: they run once, on request (with `mmkd-edge[train,export]`).
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ Action = Callable[[Path], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class KilledAction:
-    """An action to kill.
+class Attack:
+    """An action to kill, and how to judge the files it leaves.
 
     Attributes:
-        prepare: fills an empty folder with the state before.
-        identify: returns the hash of the folder's content, or an empty text.
-        judge: returns `before`, `after` or a fault of what a kill left; the text is the content before.
-        judge_end: returns a fault of what the whole action left, or an empty text.
+        prepare: fill an empty folder with the state before the action.
+        identify: return the hash of the folder's content, or an empty text.
+        judge: return `before`, `after` or a fault, from the folder after a kill and the hash before the action.
+        judge_end: return a fault of the folder after a complete action, or an empty text.
     """
 
     name: str
@@ -59,7 +58,7 @@ class KilledAction:
 
 
 def main() -> None:
-    """Kill every action at every step and print what was left."""
+    """Run every attack and print its counts."""
     parser = script_parser(__doc__)
     parser.add_argument("old", type=Path, metavar="OLD")
     parser.add_argument("new", type=Path, metavar="NEW")
@@ -74,58 +73,56 @@ def main() -> None:
     once = [swap_attack(options.old, options.new)] if options.swap else []
     once += [export_attack(options)] if options.checkpoint else []
     once += [train_attack(options)] if options.data else []
-    found: list[Counter[str]] = []
+    results: list[Counter[str]] = []
     often = device_attacks(options.old, options.new) if options.rounds else []
     for attack in (*often, *once):
         rounds = 1 if attack in once else options.rounds
-        counts = sum((killed(attack) for _ in range(rounds)), Counter[str]())
-        bad = {what: count for what, count in counts.items() if what not in ("before", "after")}
+        counts = sum((kill_at_every_step(attack) for _ in range(rounds)), Counter[str]())
+        bad = {fault: count for fault, count in counts.items() if fault not in ("before", "after")}
         cells = (counts.total(), counts["before"], counts["after"], sum(bad.values()))
         print(row(attack.name, *cells), *bad, flush=True)
-        found.append(counts)
-    kills = sum(counts.total() for counts in found)
-    bad_kills = kills - sum(counts["before"] + counts["after"] for counts in found)
+        results.append(counts)
+    kills = sum(counts.total() for counts in results)
+    bad_kills = kills - sum(counts["before"] + counts["after"] for counts in results)
     print(f"{kills} kills, {bad_kills} bad")
     sys.exit(4 if bad_kills else 0)
 
 
-def device_attacks(old: Path, new: Path) -> list[KilledAction]:
-    """Installations, first starts and rollbacks."""
+def device_attacks(old: Path, new: Path) -> list[Attack]:
+    """Return the attacks on installations, first starts and rollbacks."""
 
     def nothing(state: Path) -> None:
         state.mkdir(mode=0o700)
 
     def old_started(state: Path) -> None:
-        install(state, old, prove=_proven)
+        install(state, old, prove=_open_bundle)
         _start_well(state)
 
     def new_installed(state: Path) -> None:
         old_started(state)
-        install(state, new, prove=_proven)
+        install(state, new, prove=_open_bundle)
 
     def new_started(state: Path) -> None:
         new_installed(state)
         _start_well(state)
 
-    def of_slots(name: str, prepare: Action, action: Action) -> KilledAction:
+    def slots_attack(name: str, prepare: Action, action: Action) -> Attack:
         judge = partial(_judge_slots, action)
-        return KilledAction(
-            name=name, prepare=prepare, action=action, identify=_current, judge=judge, judge_end=lambda _: ""
-        )
+        return Attack(name=name, prepare=prepare, action=action, identify=_current, judge=judge, judge_end=lambda _: "")
 
     return [
-        of_slots("first installation", nothing, lambda state: _install(state, old)),
-        of_slots("installation", old_started, lambda state: _install(state, new)),
-        of_slots("installation of a third", new_started, lambda state: _install(state, old)),
-        of_slots("rollback", new_started, lambda state: _discard(rollback(state))),
-        of_slots("first start that succeeds", new_installed, _start_well),
-        of_slots("first start that fails", new_installed, _start_badly),
+        slots_attack("first installation", nothing, lambda state: _install(state, old)),
+        slots_attack("installation", old_started, lambda state: _install(state, new)),
+        slots_attack("installation of a third", new_started, lambda state: _install(state, old)),
+        slots_attack("rollback", new_started, lambda state: _discard(rollback(state))),
+        slots_attack("first start that succeeds", new_installed, _start_well),
+        slots_attack("first start that fails", new_installed, _start_badly),
     ]
 
 
-def swap_attack(old: Path, new: Path) -> KilledAction:
-    """A swap to a bundle that is new here, with its sandbox check."""
-    return KilledAction(
+def swap_attack(old: Path, new: Path) -> Attack:
+    """Return the attack on a swap to a bundle that this device has not checked before."""
+    return Attack(
         name="swap to a new bundle",
         prepare=lambda state: _discard(_in_child(lambda: _opens(old, state))),
         action=partial(_swap, old, new),
@@ -135,12 +132,12 @@ def swap_attack(old: Path, new: Path) -> KilledAction:
     )
 
 
-def export_attack(options: Any) -> KilledAction:
-    """An export over an earlier bundle."""
+def export_attack(options: Any) -> Attack:
+    """Return the attack on an export over an earlier bundle."""
     from mmkd_export.commands.export import run_export  # before the children fork: imports are no part of the action
 
     _import_for_children()
-    return KilledAction(
+    return Attack(
         name="export",
         prepare=lambda folder: _copy(options.old, folder / _EDGE),
         action=lambda folder: run_export([str(options.checkpoint), "-o", str(folder / _EDGE)]),
@@ -150,17 +147,17 @@ def export_attack(options: Any) -> KilledAction:
     )
 
 
-def train_attack(options: Any) -> KilledAction:
-    """A training over an earlier checkpoint."""
+def train_attack(options: Any) -> Attack:
+    """Return the attack on a training over an earlier checkpoint."""
     from mmkd_models.commands.train import run_train
 
     _import_for_children()
-    given = ["student", str(options.data), "--modality", "acc", "--preset", "tiny", "--steps", _STEPS, "--force"]
+    arguments = ["student", str(options.data), "--modality", "acc", "--preset", "tiny", "--steps", _STEPS, "--force"]
     earlier = Path(__file__).parents[2] / "tests" / "files" / _CHECKPOINT
-    return KilledAction(
+    return Attack(
         name="training",
         prepare=lambda folder: _copy(options.checkpoint or earlier, folder / _CHECKPOINT),
-        action=lambda folder: run_train([*given, "-o", str(folder / _CHECKPOINT)]),
+        action=lambda folder: run_train([*arguments, "-o", str(folder / _CHECKPOINT)]),
         identify=lambda folder: _whole_checkpoint(folder / _CHECKPOINT),
         judge=lambda folder, before: _judge_file(_whole_checkpoint, folder / _CHECKPOINT, before),
         judge_end=lambda folder: _judge_file_end(_whole_checkpoint, folder / _CHECKPOINT),
@@ -175,23 +172,23 @@ def _import_for_children() -> None:
     torch.set_num_threads(1)  # children have no threads of their parent
 
 
-def killed(attack: KilledAction) -> Counter[str]:
-    """Kill an action before each of its steps until it ends by itself; count what each kill left."""
-    found: Counter[str] = Counter()
+def kill_at_every_step(attack: Attack) -> Counter[str]:
+    """Kill an action before each of its steps until it ends by itself; count the outcomes."""
+    outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        state, kept = Path(folder) / "state", Path(folder) / "kept"
+        state, backup = Path(folder) / "state", Path(folder) / "backup"
         attack.prepare(state)
         before = attack.identify(state)
-        shutil.copytree(state, kept)
+        shutil.copytree(state, backup)
         for step in range(1, 10_000):
-            if not _dies(attack.action, state, step):
-                wrong = attack.judge_end(state)
-                if wrong:
-                    found[wrong] += 1
-                return found
-            found[attack.judge(state, before)] += 1
+            if not _reaches(attack.action, state, step):
+                fault = attack.judge_end(state)
+                if fault:
+                    outcomes[fault] += 1
+                return outcomes
+            outcomes[attack.judge(state, before)] += 1
             shutil.rmtree(state)
-            shutil.copytree(kept, state)
+            shutil.copytree(backup, state)
     raise AssertionError("an action has fewer steps")
 
 
@@ -220,13 +217,13 @@ def _judge_slots(action: Action, state: Path, before: str) -> str:
 
 
 def _judge_swap(new: Path, state: Path, before: str) -> str:
-    """Return a fault if the next start fails, otherwise whether the sandbox check was remembered."""
+    """Return a fault if the next start fails, `after` if the sandbox check was remembered, otherwise `before`."""
     del before
     sha256 = _whole_bundle(new)
-    is_kept = _in_child(lambda: _is_remembered(sha256, state))
+    is_remembered = _in_child(lambda: _is_remembered(sha256, state))
     if not _in_child(lambda: _opens(new, state)):
         return "BAD: the next start fails"
-    return "after" if is_kept else "before"
+    return "after" if is_remembered else "before"
 
 
 def _judge_swap_end(state: Path) -> str:
@@ -242,10 +239,10 @@ def _judge_file(read: Callable[[Path], str], path: Path, before: str) -> str:
 
 
 def _judge_file_end(read: Callable[[Path], str], path: Path) -> str:
-    """Return a fault of the written file, or of others beside it; the folder of a training stays on purpose."""
-    wrong = _judge_file(read, path, "")
+    """Return a fault of the written file, or name other files beside it; the folder of a training stays on purpose."""
+    fault = _judge_file(read, path, "")
     left = [other.name for other in path.parent.iterdir() if other != path and not other.name.endswith(".run")]
-    return wrong if wrong.startswith("BAD") else f"BAD: left {left}" if left else ""
+    return fault if fault.startswith("BAD") else f"BAD: left {left}" if left else ""
 
 
 def _whole_bundle(path: Path) -> str:
@@ -300,8 +297,8 @@ def _current(state: Path) -> str:
         return ""
 
 
-def _dies(action: Action, state: Path, step: int) -> bool:
-    """Return whether an action, killed before this step, has so many steps."""
+def _reaches(action: Action, state: Path, step: int) -> bool:
+    """Run an action that is killed before its file system call number `step`; return whether it got that far."""
     child = os.fork()
     if child == 0:
         _kill_before(step, state)
@@ -330,22 +327,22 @@ def _kill_before(step: int, folder: Path) -> None:
                 return str(Path(f"/proc/self/fd/{argument}").readlink()).startswith(str(folder))
         return isinstance(argument, str | os.PathLike) and os.fspath(argument).startswith(str(folder))
 
-    def wrapped(call: Any) -> Any:
-        def called(*given: Any, **named: Any) -> Any:
+    def count_call(call: Any) -> Any:
+        def counted_call(*arguments: Any, **keywords: Any) -> Any:
             nonlocal done
-            done += any(map(concerns, given))
+            done += any(map(concerns, arguments))
             if done == step:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return call(*given, **named)
+            return call(*arguments, **keywords)
 
-        return called
+        return counted_call
 
     for name in _CALLS:
-        setattr(os, name, wrapped(getattr(os, name)))
+        setattr(os, name, count_call(getattr(os, name)))
 
 
 def _install(state: Path, bundle: Path) -> None:
-    _discard(install(state, bundle, prove=_proven, allow_downgrade=True))
+    _discard(install(state, bundle, prove=_open_bundle, allow_downgrade=True))
 
 
 def _start_well(state: Path) -> None:
@@ -357,10 +354,10 @@ def _start_well(state: Path) -> None:
 def _start_badly(state: Path) -> None:
     with start(state) as started:
         if started.on_probation:
-            fail(state, started, "it was told to")
+            fail(state, started, "the check asked for it")
 
 
-def _proven(path: Path) -> None:
+def _open_bundle(path: Path) -> None:
     Bundle.open(path).close()
 
 
