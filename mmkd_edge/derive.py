@@ -66,12 +66,12 @@ def derived_modality(name: str, modalities: Sequence[ModalitySpec]) -> ModalityS
     is_text = "+" in re.split(r"[@\[]", name)[0]  # a channel may have it
     joined = name.split("+" if is_text else _AND)
     if is_text or (len(joined) > 1 and set(joined) <= {modality.name for modality in recorded}):
-        return _joined(joined, recorded)
+        return _join_sensors(joined, recorded)
     for modality in recorded:
         if name.startswith((f"{modality.name}@", f"{modality.name}[")):
-            return _derived(name, modality)
+            return _derive_modality(name, modality)
         if name.startswith(f"{modality.name}__") and (text := _text_of_name(name, modality)):
-            return _derived(text, modality)
+            return _derive_modality(text, modality)
     return None
 
 
@@ -79,7 +79,7 @@ def derivation_fault(modality: ModalitySpec) -> str | None:
     """Return what is wrong with a derived or joined modality that was read from a file, or None."""
     if modality.parts:
         try:
-            joined = _joined([part.name for part in modality.parts], [p for p in modality.parts if not p.sources])
+            joined = _join_sensors([part.name for part in modality.parts], [p for p in modality.parts if not p.sources])
         except UsageError as error:
             return str(error)
         is_same = msgspec.structs.replace(joined, range=modality.range) == modality  # an export may give a range
@@ -91,7 +91,7 @@ def derivation_fault(modality: ModalitySpec) -> str | None:
     if source.sources or len(derivation.text) > _MOST_TEXT or not 0 < source.rate_hz < math.inf:
         return f"expected the text of a sensor derived from a recorded one, got {derivation.text[:_MOST_TEXT]!r}"
     try:
-        expected = _derived(derivation.text, source)
+        expected = _derive_modality(derivation.text, source)
     except UsageError as error:
         return str(error)
     taps = np.frombuffer(derivation.taps, dtype="<f4") if len(derivation.taps) % 4 == 0 else np.zeros(0)
@@ -206,7 +206,7 @@ def _areas(pixels: int, fewer: int) -> NDArray[np.float64]:
     return weights
 
 
-def _joined(names: Sequence[str], recorded: Sequence[ModalitySpec]) -> ModalitySpec:
+def _join_sensors(names: Sequence[str], recorded: Sequence[ModalitySpec]) -> ModalitySpec:
     refuse = partial(_refusal, "+".join(names), what="joined")
     parts = tuple(modality for modality in recorded if modality.name in names)
     known, name = [modality.name for modality in recorded], _AND.join(part.name for part in parts)
@@ -235,8 +235,8 @@ def _joined(names: Sequence[str], recorded: Sequence[ModalitySpec]) -> ModalityS
 
 
 @lru_cache(maxsize=256)
-def _derived(text: str, source: ModalitySpec) -> ModalitySpec:
-    plan, canonical, name = _parsed(text, source)
+def _derive_modality(text: str, source: ModalitySpec) -> ModalitySpec:
+    plan, canonical, name = _parse_derivation(text, source)
     size = {} if plan.size is None else {"width": plan.size[0], "height": plan.size[1]}
     return msgspec.structs.replace(
         source,
@@ -262,10 +262,10 @@ def _design(plan: DerivationPlan) -> bytes:
 @lru_cache(maxsize=256)
 def derivation_plan(text: str, source: ModalitySpec) -> DerivationPlan:
     """Return the numbers that a text stands for; raise UsageError for a wrong text."""
-    return _parsed(text, source)[0]
+    return _parse_derivation(text, source)[0]
 
 
-def _parsed(text: str, source: ModalitySpec) -> tuple[DerivationPlan, str, str]:
+def _parse_derivation(text: str, source: ModalitySpec) -> tuple[DerivationPlan, str, str]:
     """Return the plan, the canonical text, and the name that graphs and files can have."""
     refuse = partial(_refusal, text)
     match = _TEXT.fullmatch(text)
@@ -283,12 +283,12 @@ def _parsed(text: str, source: ModalitySpec) -> tuple[DerivationPlan, str, str]:
         crop = round(length_s * source.rate_hz)
         if crop > source.samples:
             raise refuse(f"a window up to the recorded {source.duration_s:g} s", f"{length_s:g} s", "shorten it")
-        words.append(f"{_shown(length_s)}s")
+        words.append(f"{_format_number(length_s)}s")
     up = down = 1
     if "rate" in parts:
         rate = float(parts["rate"][1]) * (1000 if parts["rate"][2] == "kHz" else 1)
         up, down = _rate_ratio(rate, source, refuse)
-        words.append(f"{_shown(rate)}{'fps' if is_video else 'Hz'}")
+        words.append(f"{_format_number(rate)}{'fps' if is_video else 'Hz'}")
     samples = crop * up // down
     if samples < 2:
         raise refuse("a window of 2 samples or more", str(samples), "raise the rate, or lengthen it")
@@ -306,7 +306,7 @@ def _parsed(text: str, source: ModalitySpec) -> tuple[DerivationPlan, str, str]:
         if not 0 < burst[0] < burst[1]:
             got = f"{burst[0]} of {burst[1]} samples"
             raise refuse("bursts of fewer samples than their period has", got, "lengthen it")
-        words.append(f"{burst[0]}per{_shown(float(parts['burst'][2]))}s")
+        words.append(f"{burst[0]}per{_format_number(float(parts['burst'][2]))}s")
     bits = int(parts["bits"][1]) if "bits" in parts else None
     limits = (-1.0, 1.0) if source.kind == "audio" else source.range
     if bits is not None and not 1 <= bits <= MAX_BITS:
@@ -314,7 +314,7 @@ def _parsed(text: str, source: ModalitySpec) -> tuple[DerivationPlan, str, str]:
     words += [] if bits is None else [f"{bits}bit"]
     if "range" in parts:
         limits = _narrower(float(parts["range"][1]), float(parts["range"][2]), limits, refuse)
-        words.append("..".join(map(_shown, limits)))
+        words.append("..".join(map(_format_number, limits)))
     if bits is not None and limits is None:
         cure = f'add "range" to the dataset\'s {source.name!r}, or one here, as in {source.name}@{bits}bit,-20..20'
         raise refuse(f"a range for {bits} bits to divide", "none", cure)
@@ -391,7 +391,7 @@ def _text_of_name(name: str, source: ModalitySpec) -> str | None:
     return source.name + channels + ("@" + ",".join(words) if words else "")
 
 
-def _shown(number: float) -> str:
+def _format_number(number: float) -> str:
     return np.format_float_positional(number, trim="-")
 
 

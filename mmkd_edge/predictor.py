@@ -339,7 +339,7 @@ class EdgePredictor:
         stepping = None
         if student.step is not None and not student.refusal and not derives:
             stepping = Stepping(
-                lambda: self._active.current.opened[number], failed=lambda: self._monitor.event("backend_failures")
+                lambda: self._active.current.opened[number], on_failure=lambda: self._monitor.event("backend_failures")
             )
         return Stream(
             modality=expected,

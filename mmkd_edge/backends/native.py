@@ -39,7 +39,7 @@ class NativeBackend:
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """See `Backend.run`."""
-        arrays = self._checked(feeds)
+        arrays = self._check_feeds(feeds)
         if len(arrays) == 2:
             return self._model.run(*arrays)
         outputs = [np.full(spec.shape, np.nan, dtype=np.float32) for spec in self.outputs]
@@ -50,7 +50,7 @@ class NativeBackend:
         """See `SteppingBackend.bind`."""
         return self._model.bind_step(list(memory.inputs.values()), list(memory.outputs.values()))
 
-    def _checked(self, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[np.float32]]:
+    def _check_feeds(self, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[np.float32]]:
         arrays = []
         for spec in self.inputs:
             array = feeds.get(spec.name)

@@ -202,11 +202,11 @@ def start(state: Path) -> Iterator[Started]:
         begun = _change(state, slots.current.sha256, lambda slots: _begin_start(state, slots)) if alone else None
         if begun is None:  # another start runs, or none can be recorded
             slots = read_slots(state)
-            yield _as_started(state, slots, on_probation=alone is None and slots.current.condition == "new")
+            yield _started_from_slots(state, slots, on_probation=alone is None and slots.current.condition == "new")
             return
         returned = "" if begun.current.sha256 == slots.current.sha256 else _return_reason(begun)
         with _count_start(state, begun.current):
-            yield _as_started(state, begun, returned=returned, on_probation=begun.starting)
+            yield _started_from_slots(state, begun, returned=returned, on_probation=begun.starting)
 
 
 def confirm(state: Path, started: Started) -> None:
@@ -224,7 +224,7 @@ def fail(state: Path, started: Started, reason: str) -> Started | None:
     slots = _change(state, started.sha256, lambda slots: _after_failure(slots, reason))
     if slots is None or slots.current.sha256 == started.sha256:
         return None
-    return _as_started(state, slots, returned=_return_reason(slots))
+    return _started_from_slots(state, slots, returned=_return_reason(slots))
 
 
 def forget(state: Path, started: Started) -> None:
@@ -307,7 +307,7 @@ def _count_start(state: Path, slot: Slot) -> Iterator[None]:
         _remove(path)
 
 
-def _as_started(state: Path, slots: Slots, *, returned: str = "", on_probation: bool = False) -> Started:
+def _started_from_slots(state: Path, slots: Slots, *, returned: str = "", on_probation: bool = False) -> Started:
     return Started(
         path=slots.current.path(state), sha256=slots.current.sha256, returned=returned, on_probation=on_probation
     )

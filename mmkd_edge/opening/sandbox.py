@@ -98,8 +98,8 @@ class SandboxPolicy:
         return [
             msgspec.structs.replace(
                 student,
-                selftest=self._when_passed(student) if self._request.selftest else "",
-                sandbox_check=installed or self._when_checked(student),
+                selftest=self._describe_pass(student) if self._request.selftest else "",
+                sandbox_check=installed or self._describe_check(student),
             )
             for student in students
         ]
@@ -127,15 +127,15 @@ class SandboxPolicy:
     def _passed_earlier(self, key: str) -> bool:
         return key in self._passed_before or key.removesuffix(_UNTESTED) in self._passed_before
 
-    def _when_passed(self, student: OpenStudent) -> str:
+    def _describe_pass(self, student: OpenStudent) -> str:
         if self._passed_earlier(self._key_of(student)):
             return "passed at an earlier start"
         each = f" and at each start, since it cannot be remembered: {self._unsaved}" if self._unsaved else ""
         return f"passed now{each}"
 
-    def _when_checked(self, student: OpenStudent) -> str:
+    def _describe_check(self, student: OpenStudent) -> str:
         is_own = student.config is not None and BACKENDS[student.config.backend].is_own
-        return "none: the native engine checks its own files" if is_own else self._when_passed(student)
+        return "none: the native engine checks its own files" if is_own else self._describe_pass(student)
 
     def _run_check(self, waiting: dict[str, StudentConfig], *, builds: bool) -> None:
         """Remove configs with a result from `waiting`."""

@@ -312,11 +312,11 @@ class SensorFallback:
         if any(working[:sensor]):
             return None
         if working[sensor]:
-            return mark_substitute([self._failed(better) for better in range(sensor)], prediction)
+            return mark_substitute([self._last_prediction(better) for better in range(sensor)], prediction)
         expected = [began and not ended for began, ended in zip(self._began, self._ended, strict=True)]
         return None if any(working) or any(expected[:sensor]) else prediction
 
-    def _failed(self, sensor: int) -> Prediction:
+    def _last_prediction(self, sensor: int) -> Prediction:
         last = self._last[sensor]
         if self._ended[sensor] and is_available(last):  # its reason is empty
             return msgspec.structs.replace(last, reason="its source has ended")

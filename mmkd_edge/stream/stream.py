@@ -328,9 +328,9 @@ def check_hop(hop: object, streaming: Streaming) -> None:
 class Stepping:
     """The steps of one stream; `fresh` if a block was completed since the last answer."""
 
-    def __init__(self, student: Callable[[], OpenStudent], *, failed: Callable[[], None]) -> None:
+    def __init__(self, student: Callable[[], OpenStudent], *, on_failure: Callable[[], None]) -> None:
         self._student = student
-        self._failed = failed
+        self._on_failure = on_failure
         self._steps: Steps | None = None
         self.begin()
 
@@ -339,7 +339,7 @@ class Stepping:
         self._open(self._student())
 
     def _open(self, student: OpenStudent) -> None:
-        self._of = student
+        self._stepping_student = student
         self._answer: Answers | None = None
         self.fresh = False
         self._steps = None
@@ -351,7 +351,7 @@ class Stepping:
         try:
             self._steps = Steps(student.step, streaming)
         except Exception:  # an engine that cannot begin is one that fails
-            self._failed()
+            self._on_failure()
 
     def put(self, rows: NDArray[Any]) -> None:
         """Take rows (n, C), NaN = missing; video frames (n, H, W, C), masked where missing."""
@@ -366,18 +366,18 @@ class Stepping:
                 self._step(self._steps)
 
     def _step(self, steps: Steps) -> None:
-        values, present = prepare(self._block, self._of.modality, self._of.reference)
+        values, present = prepare(self._block, self._stepping_student.modality, self._stepping_student.reference)
         try:
             self._answer = steps.push(values, present)
             self.fresh = True
         except Exception:  # the state is lost; the next answer rebuilds it
             self._steps = self._answer = None
-            self._failed()
+            self._on_failure()
 
     def answer(self, window: NDArray[Any]) -> Answers | None:
         """Return the outputs (1, ...) after the newest block of `window`; None to answer the window as a whole."""
         student = self._student()
-        if student.step is not self._of.step or self._steps is None:
+        if student.step is not self._stepping_student.step or self._steps is None:
             self._open(student)
             self.put(window)
         self.fresh = False
