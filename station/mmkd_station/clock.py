@@ -161,7 +161,7 @@ class SampleClock:
     def sample_times(self, delivery: Delivery) -> NDArray[np.float64] | None:
         """Return times (n,); None if they cannot be trusted."""
         self._is_source_time = self._time_from == "source" and delivery.times is not None
-        times = delivery.times if self._is_source_time and delivery.times is not None else self._counted(delivery)
+        times = delivery.times if self._is_source_time and delivery.times is not None else self._compute_times(delivery)
         if self._live:
             if self._is_source_time:
                 utc_s = time.time() - time.monotonic()
@@ -184,7 +184,7 @@ class SampleClock:
         self._last_s = float(times[-1])
         return times
 
-    def _counted(self, delivery: Delivery) -> NDArray[np.float64]:
+    def _compute_times(self, delivery: Delivery) -> NDArray[np.float64]:
         count, period_s = len(delivery.rows), 1 / self._rate_hz
         steps: NDArray[np.float64] = np.arange(count, dtype=np.float64) * period_s
         if not self._live:

@@ -95,7 +95,7 @@ class Outlet:
                 if self._closing.is_set():
                     break
                 self._has_news.wait(1.0)
-            if batch and not self._accepted(batch):
+            if batch and not self._write_batch(batch):
                 self._queue.put_back()
                 if self.is_gone:
                     break
@@ -107,7 +107,7 @@ class Outlet:
         with contextlib.suppress(Exception):  # a sink that is gone has nothing to close
             self._sink.close()
 
-    def _accepted(self, batch: Sequence[Record]) -> bool:
+    def _write_batch(self, batch: Sequence[Record]) -> bool:
         fault = ""
         try:
             self._sink.write(batch)

@@ -79,10 +79,10 @@ def check_run(spec: RunSpec, *, where: str = "") -> RunSpec:
             if len(problems) == 1
             else "\n  - ".join([f"{where}{len(problems)} problems", *problems])
         )
-    return msgspec.structs.replace(spec, stations=tuple(_named(spec.stations)))
+    return msgspec.structs.replace(spec, stations=tuple(_name_stations(spec.stations)))
 
 
-def _named(stations: tuple[StationSpec, ...]) -> Iterator[StationSpec]:
+def _name_stations(stations: tuple[StationSpec, ...]) -> Iterator[StationSpec]:
     taken = {station.name for station in stations if station.name}
     for station in stations:
         name, number = station.name or Path(station.bundle).stem, 1

@@ -123,7 +123,7 @@ class Store:
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            connection = _connected(self._path)
+            connection = _connect(self._path)
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError as error:
@@ -132,7 +132,7 @@ class Store:
             self._path.replace(aside)
             with contextlib.suppress(FileNotFoundError):
                 self._path.with_name(f"{FILE_NAME}-wal").replace(aside.with_name(f"{aside.name}-wal"))
-            connection = _connected(self._path)
+            connection = _connect(self._path)
         self.last_id = connection.execute("SELECT COALESCE(MAX(id), 0) FROM records").fetchone()[0]
         for queue in self.queues:  # earlier records wait for the next start
             queue.sent_until = queue.deleted_until = self.last_id
@@ -206,7 +206,7 @@ class RecordQueue:
         self._memory: deque[Record] = deque()  # `put` appends without the lock, so it never waits for the disk
         self._batch: list[Record] = []
         self._oldest: Record | None = None  # only in memory, at the store's last tick
-        self._saving = 0, 0
+        self._save_counts = 0, 0
         if store is not None:
             with self.lock:
                 query = "SELECT COUNT(*), COALESCE(SUM(LENGTH(line)), 0) FROM records WHERE sink = ?"
@@ -306,14 +306,14 @@ class RecordQueue:
         is_new, self._oldest = oldest is not self._oldest, oldest
         if is_new and not everything:
             tried, waiting = [], []
-        self._saving = len(tried), len(waiting)
+        self._save_counts = len(tried), len(waiting)
         self.lines = [record_line(record) for record in (*tried, *waiting)]
         return bool(self.lines) or self.sent_until > self.deleted_until
 
     def written(self, *, after: int) -> int:
         """Note that ids from `after` + 1 are on disk; return the last id."""
         self.deleted_until = self.sent_until
-        tried, waiting = self._saving
+        tried, waiting = self._save_counts
         if tried:
             self.offered = _Rows(tried, sum(map(len, self.lines[:tried])), 0, after + tried)
         for _ in range(waiting):
@@ -324,7 +324,7 @@ class RecordQueue:
         return last_id
 
 
-def _connected(path: Path) -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
     path.touch(0o600)
     connection = sqlite3.connect(path, timeout=0.0, check_same_thread=False)
     try:

@@ -168,7 +168,7 @@ class RunOptions:
 
 def check_combination(options: RunOptions, subject: Path) -> None:
     """Raise UsageError for options without effect, or in conflict."""
-    names = list(_given(options))
+    names = list(_list_given_options(options))
     for name, needed in _NEEDS.items():
         if name in names and needed not in names:
             raise UsageError(f"{name} has no effect without {needed}; add {needed}, or leave {name} out")
@@ -187,7 +187,7 @@ def check_combination(options: RunOptions, subject: Path) -> None:
         raise UsageError(f"{others[0]} cannot be combined with {other}, {because}; leave it out")
 
 
-def _given(options: RunOptions) -> Iterator[str]:
+def _list_given_options(options: RunOptions) -> Iterator[str]:
     hints = get_type_hints(RunOptions, include_extras=True)
     for field in fields(options):
         if getattr(options, field.name) != field.default:

@@ -32,7 +32,7 @@ def _pymodbus() -> tuple[Any, Any]:
     return pymodbus.client, ModbusException
 
 
-def _connected(plc: Endpoint) -> Any:
+def _connect(plc: Endpoint) -> Any:
     clients = _pymodbus()[0]
     client = clients.ModbusTcpClient(plc.host, port=plc.port, timeout=_TIMEOUT_S, retries=0, reconnect_delay=0)
     if not client.connect():
@@ -69,7 +69,7 @@ def modbus_source(text: str, place: str, request: SourceRequest) -> Source:
 
 class _Reader:
     def __init__(self, plc: Endpoint, unit: int, registers: list[Register]) -> None:
-        self._client = _connected(plc)
+        self._client = _connect(plc)
         self._unit = unit
         self._words = plc.options.get("words", "big")
         self._registers = registers
@@ -138,7 +138,7 @@ def modbus_write_sink(text: str, place: str) -> LastResultSink:
 
 class _Writer:
     def __init__(self, plc: Endpoint, unit: int, at: int) -> None:
-        self._client = _connected(plc)
+        self._client = _connect(plc)
         self._unit = unit
         self._at = at
 

@@ -86,7 +86,7 @@ class MqttSink(BrokerSink):
 
     def write(self, records: Sequence[Record]) -> None:
         """Publish all records. Raises OSError unless the broker accepts and confirms."""
-        connection = self._connected()
+        connection = self._ensure_connection()
         try:
             sent = []
             for record in records:
@@ -111,7 +111,7 @@ class MqttSink(BrokerSink):
                 if isinstance(alarm, AlarmRecord) and alarm.event != "cleared" and alarm.boot != started.boot:
                     yield connection.publish(topic, b"", retain=True)
 
-    def _connected(self) -> Connection:
+    def _ensure_connection(self) -> Connection:
         if self._connection is None or self._connection.lost.is_set():
             self._drop()
             self._connection = Connection(

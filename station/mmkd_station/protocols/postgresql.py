@@ -71,7 +71,7 @@ def _server(text: str, *, options: Sequence[str] = ()) -> Endpoint:
     return server
 
 
-def _connected(server: Endpoint) -> Any:
+def _connect(server: Endpoint) -> Any:
     """Return a connection that commits each transaction. Raises psycopg.OperationalError."""
     tls = {"sslmode": "disable"}
     if server.uses_tls():
@@ -135,7 +135,7 @@ class PostgresSink(Sink):
             raise ConnectionError(f"{self._server.address}: {reason}") from error
 
     def _open(self) -> Any:
-        connection = _connected(self._server)
+        connection = _connect(self._server)
         try:
             if connection.execute("SELECT to_regclass(%s)", [self._table.as_string(None)]).fetchone() == (None,):
                 connection.execute(_query(_CREATE, self._table))
@@ -177,7 +177,7 @@ def postgresql_source(text: str, place: str, request: SourceRequest) -> Source:
         raise UsageError(f"--source {text}: expected ?table=NAME, the table of the samples, got none; name it")
     psycopg = _psycopg()
     try:
-        with _connected(server) as connection:
+        with _connect(server) as connection:
             query, bounds, _ = _replay_query(connection, server, request)
             connection.execute(_query("{} LIMIT 0", query), [*bounds, None, None])
     except psycopg.OperationalError as error:
@@ -191,7 +191,7 @@ def postgresql_source(text: str, place: str, request: SourceRequest) -> Source:
         backoff, last, is_at_end = Backoff(), None, False
         while not (is_at_end or intake.stop.is_set()):
             try:
-                with _connected(server) as connection, connection.transaction():
+                with _connect(server) as connection, connection.transaction():
                     intake.connection(True, server.address)
                     query, bounds, scale = _replay_query(connection, server, request)
                     with connection.cursor(name="mmkd_replay") as cursor:

@@ -59,7 +59,7 @@ class SparkplugSink(BrokerSink):
     def write(self, records: Sequence[Record]) -> None:
         """Publish all records. Raises OSError unless the broker has them."""
         try:
-            connection = self._connected()
+            connection = self._ensure_connection()
             for record in records:
                 with self._lock:
                     self._publish_record(connection, record)
@@ -87,7 +87,7 @@ class SparkplugSink(BrokerSink):
             self._born.remove(station)
             self._publish(connection, "DDEATH", [], record.decided_s, station)
 
-    def _connected(self) -> Connection:
+    def _ensure_connection(self) -> Connection:
         if self._connection is None or self._connection.lost.is_set():
             self._drop()
             self._births = (self._births + 1) % 256
