@@ -23,12 +23,12 @@ def training_hashes(train: Windows, modality: str, *, key: str) -> bytes:
     rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), _MAX_WINDOWS)).round().astype(np.int64))
     windows = _window_hashes(train.subset(rows), modality, key=key)
     groups = _group_hashes(train, key=key)[1] if train.has_groups else np.zeros(0, dtype=np.uint64)
-    return _packed(np.concatenate([windows[windows > 0], groups]))
+    return _pack_hashes(np.concatenate([windows[windows > 0], groups]))
 
 
 def joined_hashes(parts: Sequence[bytes]) -> bytes:
     """Join hashes with one key, thinned out evenly if too many."""
-    return _packed(np.concatenate([np.frombuffer(part, dtype="<u8") for part in parts]))
+    return _pack_hashes(np.concatenate([np.frombuffer(part, dtype="<u8") for part in parts]))
 
 
 def trained_windows(windows: Windows, modality: str, hashes: bytes, *, key: str) -> npt.NDArray[np.bool_]:
@@ -67,7 +67,7 @@ def _hash(data: bytes, key: str) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _packed(hashes: Hashes) -> bytes:
+def _pack_hashes(hashes: Hashes) -> bytes:
     unique = np.unique(hashes)
     step = -(-len(unique) // MAX_TRAINING_HASHES) or 1
     return unique[::step].astype("<u8").tobytes()

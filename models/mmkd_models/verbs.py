@@ -156,7 +156,7 @@ class Teacher(_Trained):
             teacher_config(preset_named(self.size, option="size")),
             run,
             members=chosen,
-            watch=lambda name: _shown(name, self.progress),
+            watch=lambda name: _open_bar(name, self.progress),
         )
         return self
 
@@ -288,7 +288,7 @@ def distill(
             )
         return Student(fit_normal_student(training, sensor, config, run))
     recipe = default_recipe(training.train.spec.task)
-    with _shown(f"{sensor} student", progress) as on_step:
+    with _open_bar(f"{sensor} student", progress) as on_step:
         student = StudentTraining(training, sensor, config, replace(run, on_step=on_step), files, recipe)
         return Student(race_student(student, among=among) if choose else train_student(student))
 
@@ -306,7 +306,7 @@ def _plan(
     return training, replace(new_run(path, training, options, usual), run_dir=None)
 
 
-def _shown(title: str, progress: bool) -> Any:
+def _open_bar(title: str, progress: bool) -> Any:
     return training_bar(title) if progress else nullcontext()
 
 

@@ -139,11 +139,11 @@ def _finish(task: AdaptationTask, student: StudentCheckpoint, chosen: MethodResu
         group_reference=msgspec.UNSET,  # the new domain would look like drift
     )
     new_judge = task.new.judge.with_modalities((name,))
-    adapted = replace(student, facts=facts, carried=_carried(task, new_judge), portable=None)
+    adapted = replace(student, facts=facts, carried=_choose_carried(task, new_judge), portable=None)
     return with_novelty(adapted, [task.old.learn, task.learn], [task.old.judge, new_judge])
 
 
-def _carried(task: AdaptationTask, new: Windows) -> CarriedWindows | None:
+def _choose_carried(task: AdaptationTask, new: Windows) -> CarriedWindows | None:
     before, name = task.student.carried, task.student.modality.name
     if before is None:
         return None

@@ -117,7 +117,7 @@ def import_(
             raise UsageError(f"{file}: the options for .npz files cannot be combined with a recipe; leave them out")
         from mmkd_models.commands.recipes import run_recipe
 
-        made = None if try_only else _needed(out)
+        made = None if try_only else _require_out(out)
         if made is not None:
             check_absent(made)
             context.with_resource(lock_output(made))
@@ -133,7 +133,7 @@ def import_(
         raise UsageError(f"--allow-outside, --max-gb: expected a recipe (.toml), got {file}; leave the options out")
     if try_only:
         raise UsageError(f"--check: expected a recipe (.toml), got {file}; leave the option out")
-    out = _needed(out)
+    out = _require_out(out)
     check_absent(out)
     needed_bytes = 0
     if zipfile.is_zipfile(file):
@@ -179,7 +179,7 @@ def check_windows_file(file: Path) -> None:
     raise UsageError(f"{file}: expected a recipe (.toml) or windows (.npz), got {got}; draft a recipe{of}: {draft}")
 
 
-def _needed(out: Path | None) -> Path:
+def _require_out(out: Path | None) -> Path:
     if out is None:
         raise UsageError("-o: expected the directory to make, got none; name one")
     return out

@@ -160,7 +160,7 @@ def training_data(
     """Return a dataset's split, or a grouped fold, with the visible labels."""
     from mmkd_models.training.inputs import TrainingData
 
-    labelled = _labelled(options)
+    labelled = _choose_labelled(options)
     dataset = open_dataset(path)
     if not normal:
         refuse_normal(dataset.spec, "training")
@@ -179,13 +179,13 @@ def training_data(
 
 def same_windows(options: TrainingOptions) -> str:
     """Return options that show another command the same windows and labels."""
-    words = [word for word in [label_option(_labelled(options))] if word]
+    words = [word for word in [label_option(_choose_labelled(options))] if word]
     words += [] if options.fold is None else [f"--fold {options.fold}"]
     words += [] if options.seed == 0 else [f"--seed {options.seed}"]
     return "".join(f" {word}" for word in words)
 
 
-def _labelled(options: TrainingOptions) -> Labelled:
+def _choose_labelled(options: TrainingOptions) -> Labelled:
     return labelled_from_options(options.label_fraction, options.labelled_groups, otherwise=ALL)
 
 

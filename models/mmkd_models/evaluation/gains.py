@@ -54,7 +54,7 @@ def figure_draws(
     Percentile bootstrap (Efron and Tibshirani, 1993, chapters 8 and 13). Without groups it draws recordings, or blocks
     of windows (`block_length`).
     """
-    return _mean_over_seeds(_drawn(tests, metric, seed=seed, draws=draws))
+    return _mean_over_seeds(_draw(tests, metric, seed=seed, draws=draws))
 
 
 def gain_draws(
@@ -66,11 +66,11 @@ def gain_draws(
     draws: int = DRAWS,
 ) -> NDArray[np.float64]:
     """Return the gain under `figure_draws`, in the metric's `gain_unit`."""
-    more = _drawn(models, metric, seed=seed, draws=draws) - _drawn(references, metric, seed=seed, draws=draws)
+    more = _draw(models, metric, seed=seed, draws=draws) - _draw(references, metric, seed=seed, draws=draws)
     return measure_named(metric).gain_scale * _mean_over_seeds(more)
 
 
-def _drawn(tests: Sequence[TestedNetwork], metric: str, *, seed: int, draws: int) -> NDArray[np.float64]:
+def _draw(tests: Sequence[TestedNetwork], metric: str, *, seed: int, draws: int) -> NDArray[np.float64]:
     groups = groups_tested(tests)
     weights = draw_groups(len(groups), np.random.default_rng(seed), draws)
     return np.stack([drawn_figures(outcome, groups, weights, metric) for outcome in tests])
@@ -176,7 +176,7 @@ def compare_with_chance(tests: Sequence[TestedNetwork], metric: str, *, seed: in
     figure = float(np.mean([guessed_figure(outcome, metric) for outcome in tests]))
     ends = [interval_of(figure_draws(tests, metric, seed=seed))]
     if len(groups_tested(tests)) < MIN_GROUPS:
-        drawn = [_drawn_by_windows(outcome, metric, seed) for outcome in tests]
+        drawn = [_draw_by_windows(outcome, metric, seed) for outcome in tests]
         ends.append(interval_of(np.nanmean(drawn, axis=0)))
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     more = figure - high if measure_named(metric).lower_is_better else low - figure
@@ -206,7 +206,7 @@ def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
     return min(figures) if measure_named(metric).lower_is_better else max(figures)
 
 
-def _drawn_by_windows(outcome: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:
+def _draw_by_windows(outcome: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:
     if outcome.confusions is not msgspec.UNSET:
         counts = np.sum([part.confusion for part in outcome.confusions], axis=0)
         windows = int(counts.sum())

@@ -44,10 +44,10 @@ class _Predictors:
 
     def fit(self, name: str, others: Sequence[str]) -> Ridge:
         count = len(self.train[name])
-        return fit_ridge(_joined(self.train, others), self.codes(name, self.train), np.ones(count))
+        return fit_ridge(_join_features(self.train, others), self.codes(name, self.train), np.ones(count))
 
     def errors(self, name: str, others: Sequence[str], ridge: Ridge, features: Features) -> Floats:
-        apart = self.codes(name, features) - ridge.scores(_joined(features, others))
+        apart = self.codes(name, features) - ridge.scores(_join_features(features, others))
         return np.asarray(np.square(apart).mean(axis=1))
 
     def explained(self, name: str, others: Sequence[str], ridge: Ridge, features: Features) -> float:
@@ -56,7 +56,7 @@ class _Predictors:
         return max(0.0, 1.0 - float(self.errors(name, others, ridge, features).mean()) / max(whole, _LEAST))
 
 
-def _joined(features: Features, names: Sequence[str]) -> Floats:
+def _join_features(features: Features, names: Sequence[str]) -> Floats:
     return np.concatenate([features[name] for name in names], axis=1)
 
 

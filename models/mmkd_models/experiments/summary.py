@@ -108,7 +108,7 @@ def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]
         gap_points=gains.gain_of_pairs([(teacher, baseline)], first.name),
         gap_recovered=gains.gap_recovered(student, baseline, teacher, first.name),
         parameters_ratio=folds[0].teacher.result.parameters / results[0].student.result.parameters,
-        missing=_missing(results),
+        missing=_missing_samples(results),
     )
 
 
@@ -150,7 +150,7 @@ def _rival(results: Sequence[Judged | str], measures: Sequence[Measure]) -> demo
     )
 
 
-def _missing(results: Sequence[SensorResult]) -> demo.MissingSamples:
+def _missing_samples(results: Sequence[SensorResult]) -> demo.MissingSamples:
     def spreads(curves: Sequence[dict[str, float]]) -> tuple[Spread, ...]:
         return tuple(gains.spread([curve[share] for curve in curves]) for share in curves[0])
 

@@ -109,7 +109,7 @@ class Workers:
         if self._pool is None:
             future: Future[None] = self._task.remote(make, job, number).future()
             return future
-        with _interrupts_ignored(), _environment(_KEEP_MEMORY):  # a process keeps both as they are when it begins
+        with _ignore_interrupts(), _environment(_KEEP_MEMORY):  # a process keeps both as they are when it begins
             return self._pool.submit(_make_in_process, make, job, number)
 
     def _ray_task(self) -> Any:
@@ -173,7 +173,7 @@ def _rarely(report: OnStep) -> OnStep:
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
+def _ignore_interrupts() -> Iterator[None]:
     """Ignore Ctrl-C, which reaches every process; this one ends the others."""
     if threading.current_thread() is not threading.main_thread():
         yield

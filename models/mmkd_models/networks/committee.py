@@ -100,7 +100,7 @@ class Committee(nn.Module):
                 logits.append(self.calibrated(number, raw))
             else:
                 logits.append(given[number])
-        pooled = self._pooled(torch.stack(logits), self._weights(numbers, inputs))
+        pooled = self._pool_logits(torch.stack(logits), self._weights(numbers, inputs))
         return replace(output, logits=pooled.to(output.logits))
 
     def calibrated(self, number: int, logits: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class Committee(nn.Module):
         total = able.sum(0)
         return torch.where(total > 0, able / total.clamp(min=_MIN_PROBABILITY), weights)
 
-    def _pooled(self, logits: Tensor, weights: Tensor) -> Tensor:
+    def _pool_logits(self, logits: Tensor, weights: Tensor) -> Tensor:
         """(M, B, K) calibrated logits, (M, B) weights -> (B, K) logits of the mean probabilities."""
         if self.kind == "regression":
             return (weights[..., None] * logits).sum(0)

@@ -200,12 +200,14 @@ def fit_convolutions(
             wanted = [[next(levels) * _GOLDEN % 1.0 for _ in range(quantiles)] for _ in kernels]
             padded = first == number % 2 or inner < _MIN_POSITIONS
             group = ConvolutionGroup(dilation=dilation, padded=padded, features=quantiles * len(kernels))
-            state = _drawn(series.transpose(1, 2), presence, kernels, group, stride=stride, levels=wanted, rng=rng)
+            state = _draw_kernels(
+                series.transpose(1, 2), presence, kernels, group, stride=stride, levels=wanted, rng=rng
+            )
             drawn.append((group, state))
     scales = {"mean": mean, "std": std}
     if modality.kind != "series":
         scales |= {f"raw_{name}": torch.from_numpy(part) for name, part in zip(("mean", "std"), scale, strict=True)}
-    network = _loaded(modality, [group for group, _ in drawn], [state for _, state in drawn], stride, scales)
+    network = _load_features(modality, [group for group, _ in drawn], [state for _, state in drawn], stride, scales)
     parts = [network.proportions(*batch) for batch in _batches(network, values, present)]
     proportions: NDArray[np.float32] = torch.cat([part for part, _ in parts]).numpy()
     # Leaves out windows without a sample of what a kernel reads.
@@ -217,7 +219,7 @@ def fit_convolutions(
     return network
 
 
-def _loaded(
+def _load_features(
     modality: ModalitySpec,
     groups: Sequence[ConvolutionGroup],
     states: Sequence[Mapping[str, Tensor]],
@@ -284,7 +286,7 @@ def prune_convolutions(
             states.append({name: tensor[mine].clone() for name, tensor in part.state_dict().items()})
     rest = {name: value for name, value in network.state_dict().items() if not name.startswith("groups.")}
     rest |= {name: rest[name][rows] for name in ("feature_mean", "feature_std")}
-    return _loaded(modality, groups, states, network.config.stride, rest)
+    return _load_features(modality, groups, states, network.config.stride, rest)
 
 
 def list_dilations(samples: int, features: int, *, most: int) -> list[tuple[int, int]]:
@@ -325,7 +327,7 @@ def claimed_sizes(config: ConvolutionsConfig, modality: ModalitySpec) -> dict[st
     }
 
 
-def _drawn(
+def _draw_kernels(
     series: Tensor,
     present: Tensor,
     kernels: NDArray[np.int64],

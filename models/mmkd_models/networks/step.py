@@ -103,7 +103,7 @@ class StepStudent(nn.Module):
             bias = missing + codes[number][:, None]  # (1, H, 1, W + 1)
             x, news = _block_step(cast("TransformerBlock", block), x, bias, cache[2 * number], cache[2 * number + 1])
             kept += news
-        embedding, token = _pooled(self.pool, x, presence * F.pad(live, (0, 1), value=1.0), tokens)
+        embedding, token = _pool_tokens(self.pool, x, presence * F.pad(live, (0, 1), value=1.0), tokens)
         logits = self.head(embedding)
         scaled = logits if self.sharpness == 1 else logits * self.sharpness
         novelty = () if self.novelty is None else (self.novelty(embedding),)
@@ -160,7 +160,7 @@ def _block_step(
     return x, [k, v]
 
 
-def _pooled(pool: TokenPooling, x: Tensor, presence: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def _pool_tokens(pool: TokenPooling, x: Tensor, presence: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """`TokenPooling.forward` over time tokens: (1, D) and the newest token (1, 1, D)."""
     normed = pool.norm(x)  # (1, 3, D)
     token = normed[:, :1]

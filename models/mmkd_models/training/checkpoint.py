@@ -220,14 +220,14 @@ def _write(path: Path, parts: Mapping[str, Mapping[str, Tensor]], values: Mappin
 def read_student(path: Path) -> StudentCheckpoint:
     """Read a student. Raise UsageError for a missing file, CheckpointError for a damaged one or another kind."""
     tensors, raw = read_tensors(path, kind="student")
-    document = _decoded(raw, _StudentDocument, path)
+    document = _decode_document(raw, _StudentDocument, path)
     prefixes = ("student/", "carried/", "novelty/", "portable/student/", "portable/novelty/")
     document_of_other = document.portable or None
     state, carried, novelty, *others = _parts(tensors, prefixes if document_of_other else prefixes[:3], path)
     modality, task = document.modality, document.task
     _check_sizes((modality,), task, path)
     _check_normal(document, path)
-    network = _checked_network(modality, task, document.config, state, path)
+    network = _build_network(modality, task, document.config, state, path)
     checkpoint = StudentCheckpoint(
         modality=modality,
         task=task,
@@ -241,7 +241,7 @@ def read_student(path: Path) -> StudentCheckpoint:
         return checkpoint
     other_state, other_novelty = others
     own = {name: tensor for name, tensor in state.items() if name not in other_state}
-    network = _checked_network(modality, task, document_of_other.config, other_state, path, shared=own)
+    network = _build_network(modality, task, document_of_other.config, other_state, path, shared=own)
     names = set(network.state_dict())
     facts = msgspec.structs.replace(
         document.facts, score=document_of_other.score, weights=document_of_other.weights, prior_tau=msgspec.UNSET
@@ -259,7 +259,7 @@ def read_student(path: Path) -> StudentCheckpoint:
     return replace(checkpoint, portable=portable)
 
 
-def _checked_network(
+def _build_network(
     modality: ModalitySpec,
     task: TaskSpec,
     config: StudentConfig,
@@ -302,7 +302,7 @@ def _check_normal(document: _StudentDocument, path: Path) -> None:
 def read_teacher(path: Path) -> TeacherCheckpoint:
     """Read a teacher; errors as `read_student`."""
     tensors, raw = read_tensors(path, kind="teacher")
-    document = _decoded(raw, _TeacherDocument, path)
+    document = _decode_document(raw, _TeacherDocument, path)
     modalities, task, config, committee = document.modalities, document.task, document.config, document.committee
     members = committee.members[1:] if committee else ()
     prefixes = ("teacher/", *(f"member{number}/" for number in range(1, len(members) + 1)))
@@ -381,7 +381,7 @@ def _check_sizes(modalities: Sequence[ModalitySpec], task: TaskSpec, path: Path)
 _Document = TypeVar("_Document", bound=msgspec.Struct)
 
 
-def _decoded(raw: bytes, kind: type[_Document], path: Path) -> _Document:
+def _decode_document(raw: bytes, kind: type[_Document], path: Path) -> _Document:
     try:
         found_version = parse_object(raw).get("format_version")
     except JsonError as error:

@@ -103,7 +103,7 @@ def fit_convolutions_student(training: StudentTraining, lesson: Lesson) -> Stude
     """Fit a student of convolutional features."""
     data, modality, config, run = training.data, training.modality, training.config, training.run
     task, metric = data.train.spec.task, run.train.metric
-    train, lesson = _varied(training, lesson)
+    train, lesson = _vary_windows(training, lesson)
     targets = ridge_targets(train, lesson.answers)
     positions = PRESET_POSITIONS.get(config.preset, MAX_POSITIONS)
     features = draw_features(train, modality, seed=run.train.seed, positions=positions)
@@ -129,7 +129,7 @@ def fit_convolutions_student(training: StudentTraining, lesson: Lesson) -> Stude
     features = prune_convolutions(features, data.train.spec.modality(modality), kept)
     network, training = _blank(training, members=("convolutions",), convolutions=features.config)
     network.convolutions = features
-    return _finished(training, network, ridge)
+    return _finish_student(training, network, ridge)
 
 
 def fit_intervals_student(training: StudentTraining, lesson: Lesson) -> StudentCheckpoint:
@@ -137,19 +137,19 @@ def fit_intervals_student(training: StudentTraining, lesson: Lesson) -> StudentC
     modality, config = training.modality, training.run.train
     _check_length(training.data.train.spec.modality(modality))
     network, training = _blank(training, members=("intervals",))
-    train, lesson = _varied(training, lesson)
+    train, lesson = _vary_windows(training, lesson)
     network.intervals = measure_intervals(train, modality, seed=config.seed)
     raw = torch.from_numpy(interval_features(network.intervals, train, modality, lesson.rows))
     targets = ridge_targets(train, lesson.answers)
     weights = _ridge_weights(config.metric, train.spec.task.kind, targets)
     ridge = fit_ridge(network.intervals.standardised(raw).numpy(), targets, weights)
-    return _finished(training, network, ridge)
+    return _finish_student(training, network, ridge)
 
 
 def grow_trees_student(training: StudentTraining, lesson: Lesson) -> StudentCheckpoint:
     """Grow extra-trees on the features of intervals and hard answers."""
     modality, task = training.modality, training.data.train.spec.task
-    train, lesson = _varied(training, lesson)
+    train, lesson = _vary_windows(training, lesson)
     _check_length(train.spec.modality(modality))
     answers = ridge_targets(train, lesson.answers) if task.kind == "regression" else lesson.answers
     labels = hard_answers(answers, kind=task.kind)
@@ -162,7 +162,7 @@ def grow_trees_student(training: StudentTraining, lesson: Lesson) -> StudentChec
     network.intervals = networks[modality]
     assert network.trees is not None
     network.trees.load_state_dict({**arrays, "scale": torch.ones(1)})
-    return _finished(training, network, None)
+    return _finish_student(training, network, None)
 
 
 def _blank(training: StudentTraining, **parts: Any) -> tuple[Student, StudentTraining]:
@@ -172,7 +172,7 @@ def _blank(training: StudentTraining, **parts: Any) -> tuple[Student, StudentTra
 
 
 @torch.no_grad()
-def _finished(training: StudentTraining, network: Student, ridge: Ridge | None) -> StudentCheckpoint:
+def _finish_student(training: StudentTraining, network: Student, ridge: Ridge | None) -> StudentCheckpoint:
     data, modality = training.data, training.modality
     network.eval()
     head = network.head
@@ -222,7 +222,7 @@ def grow_on_intervals(
     )
 
 
-def _varied(training: StudentTraining, lesson: Lesson) -> tuple[Windows, Lesson]:
+def _vary_windows(training: StudentTraining, lesson: Lesson) -> tuple[Windows, Lesson]:
     """Return windows with a clock's error, and of a joined sensor also without each part, and their lesson."""
     modality, run = training.modality, training.run
     train = with_clock_error(training.data.train, modality, run.augment.clock_error_s, seed=run.train.seed)
@@ -256,7 +256,7 @@ def interval_features(
     network: IntervalFeatures, windows: Windows, modality: str, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Return the raw features (N, F)."""
-    return _applied(lambda *batch: apply_intervals(network, *batch), windows, modality, rows)
+    return _apply_in_chunks(lambda *batch: apply_intervals(network, *batch), windows, modality, rows)
 
 
 def draw_features(
@@ -274,10 +274,10 @@ def convolution_features(
     network: ConvolutionFeatures, windows: Windows, modality: str, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Return the features (N, F)."""
-    return _applied(lambda *batch: apply_convolutions(network, *batch), windows, modality, rows)
+    return _apply_in_chunks(lambda *batch: apply_convolutions(network, *batch), windows, modality, rows)
 
 
-def _applied(
+def _apply_in_chunks(
     apply: Callable[[NDArray[Any], NDArray[np.float32]], NDArray[np.float32]],
     windows: Windows,
     modality: str,

@@ -124,11 +124,11 @@ def train_committee(
         logits = answers_to(network, known).numpy()
         made.append(_Member(kind="transformer", seed=trained.facts.training.seed, network=network, logits=logits))
     kinds, seed = members[len(transformers) :], run.train.seed
-    made += [_grown(data.train, known, kind, seed, metric=metric) for kind in kinds]
+    made += [_train_member(data.train, known, kind, seed, metric=metric) for kind in kinds]
     names = [modality.name for modality in data.train.spec.modalities]
     if len(names) > 1 and kinds:
         alone = {
-            name: [_grown(data.train, known, kind, seed, metric=metric, modality=name) for kind in kinds]
+            name: [_train_member(data.train, known, kind, seed, metric=metric, modality=name) for kind in kinds]
             for name in names
         }
         best = joining_sensor(
@@ -139,10 +139,10 @@ def train_committee(
             kind=known.spec.task.kind,
         )
         made += [] if best is None else alone[best]
-    return _pooled(transformers[0], made, data, run)
+    return _pool_members(transformers[0], made, data, run)
 
 
-def _grown(
+def _train_member(
     train: Windows, known: Windows, kind: MemberKind, seed: int, *, metric: AnyMetric, modality: str | None = None
 ) -> _Member:
     labels = train.labels
@@ -185,7 +185,7 @@ def _convolutions(train: Windows, known: Windows, *, seed: int) -> Convolutions:
     return network.eval()
 
 
-def _pooled(
+def _pool_members(
     first: TeacherCheckpoint, members: Sequence[_Member], data: TrainingData, run: TrainingRun
 ) -> TeacherCheckpoint:
     known, task = data.valid.only_labelled(), first.task

@@ -153,7 +153,7 @@ def fit_average(
     if len(chosen) == 1:
         facts = msgspec.structs.replace(chosen[0].facts, weights=shown)
         return replace(chosen[0], facts=facts, portable=portable)
-    joined = _joined(chosen, {member: weight / temperatures[member] for member, weight in weights.items()})
+    joined = _join_members(chosen, {member: weight / temperatures[member] for member, weight in weights.items()})
     taus = {part.facts.prior_tau for part in chosen}
     facts = msgspec.structs.replace(
         chosen[0].facts,
@@ -172,7 +172,7 @@ def list_weights(members: Sequence[MemberKind]) -> list[Weights]:
     return sorted(candidates, key=len)
 
 
-def _joined(parts: Sequence[StudentCheckpoint], factors: Mapping[MemberKind, float]) -> StudentCheckpoint:
+def _join_members(parts: Sequence[StudentCheckpoint], factors: Mapping[MemberKind, float]) -> StudentCheckpoint:
     members = in_order(part.config.members[0] for part in parts)
     state: dict[str, Tensor] = {}
     heads: list[Tensor] = []

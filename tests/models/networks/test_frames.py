@@ -121,7 +121,7 @@ def test_patches_reach_to_every_corner_of_a_frame(where):
     other = values.clone()
     other[0, 0, where[0], where[1]] = 255
     present = torch.ones(1, 1, 1)
-    seen, changed = (network._normalised(one, present)[0].reshape(1, 1, 70, 67) for one in (values, other))
+    seen, changed = (network._normalise(one, present)[0].reshape(1, 1, 70, 67) for one in (values, other))
     maps = [network.patches[0](one) for one in (seen, changed)]
     place = tuple((pixel + network.patches[0].padding[axis]) // 4 for axis, pixel in enumerate(where))
     difference = (maps[0] - maps[1]).abs().amax((0, 1))

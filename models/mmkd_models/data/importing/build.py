@@ -327,8 +327,8 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
     names = dict.fromkeys(name for name in (*recipe.windows.metadata, recipe.split.column) if name)
     facts = {name: _fact(recording, name, starts_ns, length_ns) for name in names}
     if groups := recipe.split.groups:
-        facts[GROUP] = _joined_fact(recording, groups, starts_ns, length_ns)
-        missing = np.flatnonzero(_joined_fact(recording, groups, starts_ns, 2) == "")
+        facts[GROUP] = _join_facts(recording, groups, starts_ns, length_ns)
+        missing = np.flatnonzero(_join_facts(recording, groups, starts_ns, 2) == "")
         if len(missing):
             when = _time_text(recording, int(starts_ns[missing[0]]), "milliseconds")
             raise DatasetError(
@@ -344,7 +344,7 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
     if groups:
         reasons[f"with more than one {' and '.join(groups)}"] = facts[GROUP] == ""
     if recipe.labels.unlabelled == "drop":
-        reasons |= _unlabelled(recording, recipe.labels, answers, starts_ns, length_ns)
+        reasons |= _find_unlabelled(recording, recipe.labels, answers, starts_ns, length_ns)
     keep = np.ones(len(starts_s), dtype=bool)
     for reason, mask in reasons.items():
         left_out[reason] += int((keep & mask).sum())
@@ -392,7 +392,7 @@ def _has_value(
     return np.asarray(after > before)
 
 
-def _unlabelled(
+def _find_unlabelled(
     recording: GridRecording, rule: LabelRule, answers: window_labels.Answers, starts_ns: Times, length_ns: int
 ) -> dict[str, npt.NDArray[np.bool_]]:
     """Return which windows (W,) have no label, by reason."""
@@ -435,7 +435,7 @@ def _centre_windows(
     return np.array(starts, dtype=np.float64), np.array(labels, dtype=object)
 
 
-def _joined_fact(
+def _join_facts(
     recording: GridRecording, names: Sequence[str], starts_ns: Times, length_ns: int
 ) -> npt.NDArray[np.object_]:
     first, *others = (_fact(recording, name, starts_ns, length_ns) for name in names)

@@ -59,11 +59,11 @@ def as_numbers(answers: Answers) -> Answers:
 
 def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interval]:
     """Return labelled intervals in order of time. Raise DatasetError if two (of one label) overlap."""
-    given = [_renamed(interval, rule) for interval in _source_intervals(recording, rule)]
+    given = [_rename_label(interval, rule) for interval in _source_intervals(recording, rule)]
     intervals = [interval for interval in given if interval.value and interval.value not in rule.ignore]
     if rule.task == "multi_label":
         intervals = [
-            _renamed(replace(interval, value=label.strip()), rule)
+            _rename_label(replace(interval, value=label.strip()), rule)
             for interval in intervals
             for label in interval.value.split(rule.separator)
             if label.strip()
@@ -114,7 +114,7 @@ def encode_answers(answers: Sequence[Any], rule: LabelRule) -> tuple[TaskSpec, A
     )
 
 
-def _renamed(interval: Interval, rule: LabelRule) -> Interval:
+def _rename_label(interval: Interval, rule: LabelRule) -> Interval:
     """A key of 1 also renames 1.0."""
     new = rule.rename.get(interval.value, rule.rename.get(_plain(interval.value)))
     return interval if new is None else replace(interval, value=new)

@@ -63,7 +63,7 @@ class FrameFront(nn.Module):
 
         These are embeddings; their mean; their mean absolute step, and step, mean and spread of brightness.
         """
-        seen, level = self._normalised(values, present)
+        seen, level = self._normalise(values, present)
         if self.patches is not None:
             seen = self.patches(seen.reshape(-1, *self.shape)).reshape(*present.shape[:2], math.prod(self.map))
         changed = (seen - _before(seen)) * (present * _before(present))
@@ -76,7 +76,7 @@ class FrameFront(nn.Module):
         """(B, T, 1) -> (B, T)."""
         return present[..., 0]
 
-    def _normalised(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def _normalise(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised frames (B, T, C H W), and brightness (B, T, 1)."""
         channels, height, across = self.shape
         frames, pixels = values.shape[1], values.to(present.dtype)

@@ -102,13 +102,13 @@ def is_decodable(data: bytes, encoding: str) -> bool:
     return True
 
 
-def _encoding(file: Path, table: TextTable) -> str:
+def _choose_encoding(file: Path, table: TextTable) -> str:
     return detect_encoding(file) if table.encoding == "auto" else table.encoding
 
 
 def _head(file: Path, table: TextTable) -> tuple[str, str]:
-    encoding = _encoding(file, table)
-    with _decoding(file, encoding), file.open(encoding=encoding) as stream:
+    encoding = _choose_encoding(file, table)
+    with _explain_decode_errors(file, encoding), file.open(encoding=encoding) as stream:
         line = stream.readline(MAX_LINE_BYTES + 1)
     _refuse_long(file, 1, line)
     line = line.lstrip("\ufeff").rstrip("\n")
@@ -116,8 +116,8 @@ def _head(file: Path, table: TextTable) -> tuple[str, str]:
 
 
 def _text_blocks(file: Path, table: TextTable) -> Iterator[tuple[str, int]]:
-    encoding, rest, line = _encoding(file, table), "", 1
-    with _decoding(file, encoding), file.open(encoding=encoding) as stream:
+    encoding, rest, line = _choose_encoding(file, table), "", 1
+    with _explain_decode_errors(file, encoding), file.open(encoding=encoding) as stream:
         while text := stream.read(_BLOCK_CHARACTERS):
             if "\0" in text:
                 at = line + text.count("\n", 0, text.index("\0"))
@@ -134,7 +134,7 @@ def _text_blocks(file: Path, table: TextTable) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _decoding(file: Path, encoding: str) -> Iterator[None]:
+def _explain_decode_errors(file: Path, encoding: str) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError:
