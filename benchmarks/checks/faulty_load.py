@@ -80,14 +80,14 @@ class Attack:
         """Start the process again and again, and disturb it."""
         self._cache.mkdir(mode=0o700)
         for number in range(DAMAGED):
-            write_mutant(self._options.bundle, self._damaged(number), backend="ort", seed=7, number=2 * number + 1)
+            write_mutant(self._options.bundle, self._damaged_path(number), backend="ort", seed=7, number=2 * number + 1)
         install(self._state, self._options.bundle, prove=_proven)
         until = time.monotonic() + 60 * self._options.minutes
         while time.monotonic() < until:
             self._one_life(min(until, time.monotonic() + self._dice.uniform(20, 90)))
         return self._totals
 
-    def _damaged(self, number: int) -> Path:
+    def _damaged_path(self, number: int) -> Path:
         return self._folder / f"damaged{number}.edge"
 
     def _one_life(self, until: float) -> None:
@@ -134,8 +134,8 @@ class Attack:
     def _disturb(self) -> None:
         """One thing, at random."""
         actions: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("installations", lambda: self._installed(self._options.bundle)),
-            ("installations", lambda: self._installed(self._options.other)),
+            ("installations", lambda: self._install_bundle(self._options.bundle)),
+            ("installations", lambda: self._install_bundle(self._options.other)),
             ("installations of damaged bundles", self._install_damaged),
             ("rollbacks of the installation", self._roll_back),
             ("installers killed", self._kill_installer),
@@ -147,7 +147,7 @@ class Attack:
         action()
         self._note(name)
 
-    def _installed(self, bundle: Path) -> None:
+    def _install_bundle(self, bundle: Path) -> None:
         try:
             install(self._state, bundle, prove=_proven, allow_downgrade=True)
         except MmkdError as error:
@@ -156,7 +156,7 @@ class Attack:
     def _install_damaged(self) -> None:
         before = (self._state / SLOTS_FILE).read_bytes()
         try:
-            install(self._state, self._damaged(self._dice.randrange(DAMAGED)), prove=_proven)
+            install(self._state, self._damaged_path(self._dice.randrange(DAMAGED)), prove=_proven)
         except MmkdError:
             if (self._state / SLOTS_FILE).read_bytes() != before and not _started_meanwhile(before, self._state):
                 self._note("BAD: a refused installation changed the state")

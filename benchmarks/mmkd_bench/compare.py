@@ -140,7 +140,7 @@ def _change(name: str, quantity: _Quantity, before: BenchReport, after: BenchRep
     if first is None or second is None or start is None or end is None or start <= 0:
         return change
     random = np.random.default_rng(SEED)
-    after_resampled, before_resampled = _resampled(second, random), _resampled(first, random)
+    after_resampled, before_resampled = _resample_medians(second, random), _resample_medians(first, random)
     if (before_resampled <= 0).any():
         return change  # energy above idle may be 0 or negative by noise: no ratio
     tail = (1 - CONFIDENCE) / 2
@@ -155,7 +155,7 @@ def _groups(quantity: _Quantity, report: BenchReport) -> list[NDArray[np.float64
     return [np.array(group, dtype=np.float64) for group in groups]
 
 
-def _resampled(groups: Sequence[NDArray[np.float64]], random: np.random.Generator) -> NDArray[np.float64]:
+def _resample_medians(groups: Sequence[NDArray[np.float64]], random: np.random.Generator) -> NDArray[np.float64]:
     """Return the statistic (R,) of resampled launches and windows."""
     count = len(groups)
     drawn = random.integers(count, size=(_RESAMPLES, count))

@@ -128,18 +128,18 @@ def _slots(data: bytes, folder: Path) -> None:
 
 TARGETS: Mapping[str, FuzzTarget] = {
     "manifest": FuzzTarget(
-        read=lambda data, _: decode_manifest(data), refuses=(MmkdError,), seeds=lambda: [_of_bundle("manifest.json")]
+        read=lambda data, _: decode_manifest(data), refuses=(MmkdError,), seeds=lambda: [_read_member("manifest.json")]
     ),
     "archive": FuzzTarget(read=_archive, refuses=(MmkdError,), seeds=lambda: [(FILES / "student.edge").read_bytes()]),
     "signature": FuzzTarget(
         read=lambda data, _: decode_signatures(data), refuses=(MmkdError,), seeds=lambda: [_SIGNATURE]
     ),
     "profile": FuzzTarget(read=lambda data, _: decode_profile(data), refuses=(ValueError,), seeds=lambda: [_PROFILE]),
-    "golden": FuzzTarget(read=_golden, refuses=(MmkdError,), seeds=lambda: [_of_bundle("acc/golden.npz")]),
+    "golden": FuzzTarget(read=_golden, refuses=(MmkdError,), seeds=lambda: [_read_member("acc/golden.npz")]),
     "graph": FuzzTarget(
         read=lambda data, _: check_graph(data, steps=True),
         refuses=(ValueError,),
-        seeds=lambda: [_of_bundle("acc/model.fp32.onnx"), _of_bundle("acc/step.fp32.onnx", of="causal.edge")],
+        seeds=lambda: [_read_member("acc/model.fp32.onnx"), _read_member("acc/step.fp32.onnx", of="causal.edge")],
     ),
     "tflite": FuzzTarget(
         read=lambda data, _: check_tflite(data), refuses=(ValueError,), seeds=lambda: [ADDITION.read_bytes()]
@@ -180,7 +180,7 @@ def _written(path: Path, data: bytes) -> Path:
     return path
 
 
-def _of_bundle(member: str, *, of: str = "student.edge") -> bytes:
+def _read_member(member: str, *, of: str = "student.edge") -> bytes:
     with Bundle.open(FILES / of) as bundle:
         return encode_manifest(bundle.manifest) if member == "manifest.json" else bundle.read(member)
 

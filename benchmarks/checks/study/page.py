@@ -31,7 +31,7 @@ def results_page(results: DistillationResults) -> str:
     """Return the page below its introduction."""
     lines: list[str] = []
     for share, whole_groups in dict.fromkeys((row.label_fraction, bool(row.whole_groups)) for row in results.pooled):
-        lines += _pooled(results, share, whole_groups)
+        lines += _pooled_section(results, share, whole_groups)
     for table in results.tables:
         lines += _sensor(table, results)
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
@@ -39,7 +39,7 @@ def results_page(results: DistillationResults) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _pooled(results: DistillationResults, share: float, whole_groups: bool) -> Iterator[str]:
+def _pooled_section(results: DistillationResults, share: float, whole_groups: bool) -> Iterator[str]:
     layout = share, whole_groups
     rows = [row for row in results.pooled if (row.label_fraction, bool(row.whole_groups)) == layout]
     tables = [table for table in results.tables if (table.label_fraction, bool(table.labelled_groups)) == layout]

@@ -188,7 +188,7 @@ def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str],
     metric = next(one for one in METRICS if one == found[0].conditions.student_train.metric)
     tables, tested = [], []
     for (dataset, conditions), group in groups.items():
-        entries = _tested(group)
+        entries = _choose_tested(group)
         tables.append(_table(group, entries, metric, sizes.get((dataset, conditions.modality))))
         tested.append(entries)
     last = found[-1]
@@ -197,12 +197,12 @@ def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str],
         student_steps=last.conditions.student_train.steps,
         teacher_steps=last.conditions.teacher_train.steps,
         tables=tuple(tables),
-        pooled=_pooled(tables, tested, metric),
+        pooled=_pool_rows(tables, tested, metric),
         versions=library_versions(),
     )
 
 
-def _tested(group: Sequence[SeedResults]) -> dict[Entry, _Tested]:
+def _choose_tested(group: Sequence[SeedResults]) -> dict[Entry, _Tested]:
     best: dict[tuple[Entry, int], tuple[float, float, Judged]] = {}  # validation score, learning rate
     for results in group:
         for judged in results.trials:
@@ -362,7 +362,7 @@ def _gap(
     return gap_recovered(own, base, top, metric)
 
 
-def _pooled(
+def _pool_rows(
     tables: Sequence[SensorTable], tested: Sequence[Mapping[Entry, _Tested]], metric: Metric
 ) -> tuple[PooledRow, ...]:
     keys = dict.fromkeys(

@@ -308,7 +308,7 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
         space=Space(
             teachers=teachers_from_text([",".join(filter(None, (portion.sensor.teacher, made)))], dataset),
             students=("tiny",),
-            methods=_known(portion.methods, known),
+            methods=_select_methods(portion.methods, known),
             learning_rates=LEARNING_RATES,
             baseline_learning_rates=() if plan.choose else (*LEARNING_RATES, *BASELINE_LEARNING_RATES),
         ),
@@ -320,5 +320,5 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
     )
 
 
-def _known(names: Sequence[str], known: dict[str, Method]) -> tuple[Method, ...]:
+def _select_methods(names: Sequence[str], known: dict[str, Method]) -> tuple[Method, ...]:
     return tuple(known[name] for name in names)

@@ -58,7 +58,7 @@ def measure(
     return replace_in(
         document,
         students={
-            name: _with_measured(replace_in(contest, bundle=str(bundles[name])), references[name], times[name])
+            name: _add_measurements(replace_in(contest, bundle=str(bundles[name])), references[name], times[name])
             for name, contest in document.students.items()
         },
         teacher=replace_in(document.teacher, latency_ms=msgspec.convert(first.teacher_ms, LatencyPercentiles)),
@@ -67,7 +67,7 @@ def measure(
     )
 
 
-def _with_measured(contest: DemoSensor, reference: Path | None, times: PairLatency) -> DemoSensor:
+def _add_measurements(contest: DemoSensor, reference: Path | None, times: PairLatency) -> DemoSensor:
     """A transformer baseline shares the student's latencies."""
     assert contest.baseline is not None  # folds have one
     is_alike = contest.baseline.kinds[:1] == contest.student.kinds[:1] == ("transformer",)  # the first seed's

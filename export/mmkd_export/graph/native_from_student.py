@@ -46,7 +46,7 @@ def native_file(network: ExportStudent, modality: ModalitySpec) -> bytes:
             f"modality {modality.name!r}: the native engine takes windows of at most 1,024 samples, got "
             f"{modality.samples}; use another backend"
         )
-    return _packed(dict(_tensors(network, student, modality)))
+    return _pack_tensors(dict(_tensors(network, student, modality)))
 
 
 def int8_weights(file: bytes) -> bytes:
@@ -65,7 +65,7 @@ def int8_weights(file: bytes) -> bytes:
             values = np.rint(values / np.where(scale > 0, scale, 1)).astype(np.int8)
             tensors[f"{layer}.s"] = scale
         tensors[name] = values
-    return _packed(tensors)
+    return _pack_tensors(tensors)
 
 
 def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -> Named:
@@ -192,7 +192,7 @@ def _intervals(
     rows = {"mean": mean, "scale": scale, "feature_mean": feature_mean, "feature_scale": feature_scale}
     for name, values in rows.items():
         yield f"i.{name}", np.reshape(values, (1, -1)).astype(np.float32)
-    yield "i.basis", _padded(basis.astype(np.float32))
+    yield "i.basis", _pad_rows(basis.astype(np.float32))
 
 
 def _trees(
@@ -246,10 +246,10 @@ def _row(tensor: Tensor) -> Array:
 
 
 def _columns(tensor: Tensor) -> Array:
-    return _padded(_numpy(tensor))
+    return _pad_rows(_numpy(tensor))
 
 
-def _padded(values: Array) -> Array:
+def _pad_rows(values: Array) -> Array:
     return np.pad(values, ((0, 0), (0, -values.shape[1] % _LANES)))
 
 
@@ -257,7 +257,7 @@ def _whole(rows: list[Any]) -> Array:
     return np.array(rows, dtype=np.int32)
 
 
-def _packed(tensors: dict[str, Array]) -> bytes:
+def _pack_tensors(tensors: dict[str, Array]) -> bytes:
     offset = _HEADER_BYTES + _ENTRY_BYTES * len(tensors)
     table, data = [], []
     for name, values in tensors.items():

@@ -85,10 +85,10 @@ def make_wheel_bill(path: Path) -> dict[str, Any]:
         if file in digests
     ]
     needs = [text for text in facts.get_all("Requires-Dist") or [] if not text.startswith(f"{name}[")]
-    return _document(whole, [*files, *vendored, *map(_need, sorted(needs))], [])
+    return _document(whole, [*files, *vendored, *map(_requirement, sorted(needs))], [])
 
 
-def _need(text: str) -> dict[str, Any]:
+def _requirement(text: str) -> dict[str, Any]:
     name = re.split(r"[^\w.-]", text)[0]
     scope, properties = "optional" if "extra ==" in text else "required", [{"name": "requirement", "value": text}]
     purl = f"pkg:pypi/{name.lower()}"

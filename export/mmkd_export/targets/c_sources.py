@@ -92,11 +92,11 @@ def _texts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes, 
     words = _words(np.frombuffer(tensors + b"\0" * (-len(tensors) % 4), dtype="<u4"))
     data = f"#include <stdint.h>\n\nconst uint32_t student_tensors[] __attribute__((aligned(64))) = {{{words}}};\n"
     for kind in "hc":
-        facts[f"recorded_{kind}"] = _filled(f"recorded.{kind}", facts) if modality.derived else ""
-    return {**{name: _filled(name, facts) for name in ("student.h", "student.c", "test.c")}, "tensors.c": data}
+        facts[f"recorded_{kind}"] = _fill_template(f"recorded.{kind}", facts) if modality.derived else ""
+    return {**{name: _fill_template(name, facts) for name in ("student.h", "student.c", "test.c")}, "tensors.c": data}
 
 
-def _filled(name: str, facts: dict[str, object]) -> str:
+def _fill_template(name: str, facts: dict[str, object]) -> str:
     return Template((_TEMPLATES / name).read_text(encoding="utf-8")).substitute(facts)
 
 

@@ -54,7 +54,7 @@ def prove_step(
     from mmkd_export.graph.onnx_from_student import describe_steps
 
     facts = describe_steps(checkpoint)
-    recording = _recording(proof_set, stride=facts.stride)
+    recording = _join_recording(proof_set, stride=facts.stride)
     expected = answers_along_recording(checkpoint, recording, temperature=proof_set.temperature)
     backend = open_steps(backend_for(file_format), model, threads=1)
     what = "fp32 step graph" if file_format == "onnx" else f"fp32 step .{file_format}"
@@ -63,7 +63,7 @@ def prove_step(
         present = _blocks_with_samples(recording, stride=facts.stride, samples=proof_set.modality.samples)
         parity = compare(expected.rows(present), got.rows(present), task=proof_set.task)
         require_parity(parity, tolerance=proof_set.tolerance, what=f"{what}, along a recording")
-        windows = _stepped_windows(backend, facts, proof_set)
+        windows = _compare_steps(backend, facts, proof_set)
         require_parity(windows, tolerance=proof_set.tolerance, what=f"{what}, window by window")
     finally:
         backend.close()
@@ -82,7 +82,7 @@ def prove_step(
     return StepGraph(model=model, artifact=artifact, report=report)
 
 
-def _recording(proof_set: ProofSet, *, stride: int) -> NDArray[Any]:
+def _join_recording(proof_set: ProofSet, *, stride: int) -> NDArray[Any]:
     samples, real = proof_set.modality.samples, proof_set.real.windows
     count = -(-max(_MIN_STEPS * stride, _MIN_WINDOWS * samples) // samples)
     pieces = [(proof_set.gaps if number % 2 else real)[number // 2 % len(real)] for number in range(count)]
@@ -98,7 +98,7 @@ def _blocks_with_samples(recording: NDArray[Any], *, stride: int, samples: int) 
     return np.asarray(counts[length:] > counts[:-length])
 
 
-def _stepped_windows(backend: SteppingBackend, streaming: Streaming, proof_set: ProofSet) -> ArtifactParity:
+def _compare_steps(backend: SteppingBackend, streaming: Streaming, proof_set: ProofSet) -> ArtifactParity:
     windows = proof_set.real.windows[:_MAX_GOLDEN]
     runs = [follow_recording(backend, streaming, window, proof_set.modality) for window in windows]
     got = NetworkAnswers(*(np.stack([output[-1] for output in outputs]) for outputs in zip(*runs, strict=True)))

@@ -30,7 +30,7 @@ def render_demo(demo: DemoDocument) -> str:
     """Return the page as HTML."""
     name = demo.dataset.name
     leaked, labelled = demo_answer.leak_text(demo), words.labelled_title(demo.label_fraction, demo.labelled_groups)
-    parts = ([_results(demo)], _confusion(demo), _labels(demo), _missing(demo), _benchmark(demo), [_reproduce(demo)])
+    parts = ([_results(demo)], _confusion(demo), _labels(demo), _gaps(demo), _benchmark(demo), [_reproduce(demo)])
     return page.render(
         page.Page(
             title=f"{', '.join(filter(None, [name, labelled]))}: which one sensor is enough?",
@@ -222,7 +222,7 @@ def _labels(demo: DemoDocument) -> Iterator[page.Section]:
         yield page.Section("labels", "Label by label", [page.Columns(items)], lead)
 
 
-def _missing(demo: DemoDocument) -> Iterator[page.Section]:
+def _gaps(demo: DemoDocument) -> Iterator[page.Section]:
     measure, (names, shown) = demo.reported_metric, _subsets(demo)
     failed = any(len(subset.modalities) < len(names) for subset in shown)
     blocks: list[page.Block] = []

@@ -34,7 +34,7 @@ def error_text(value: float | None) -> str:
 def render_export(export: ExportDocument) -> str:
     """Return the page as HTML."""
     report, windows = export.report, export.report.windows
-    measured = _measured(export)
+    measured = _measured_artifacts(export)
     quantised = [artifact for artifact in measured if artifact.attempts]
     labelled = f"{count(windows.labelled)} of them with a label"
     judged = f"Judged on {count(windows.judging)} windows that did nothing else, {labelled}: {windows.judged_by}."
@@ -44,7 +44,7 @@ def render_export(export: ExportDocument) -> str:
     parts = (
         [_artifacts(export)],
         _confidence(report),
-        [_tried(quantised, measured)] if quantised else [],
+        [_remedies(quantised, measured)] if quantised else [],
         [_parity(export, measured), _origin(export)],
     )
     return page.render(
@@ -109,13 +109,13 @@ def key_figures(export: ExportDocument) -> Iterator[tuple[str, str]]:
     yield words.magnitude(student.parameters), f"parameters ({student.preset}), {work} a window"
 
 
-def _measured(export: ExportDocument) -> list[ArtifactReport]:
+def _measured_artifacts(export: ExportDocument) -> list[ArtifactReport]:
     left_out = [left_out.artifact for left_out in export.report.left_out if left_out.artifact is not None]
     return [*export.report.artifacts, *left_out]
 
 
 def _artifacts(export: ExportDocument) -> page.Section:
-    report, measured = export.report, _measured(export)
+    report, measured = export.report, _measured_artifacts(export)
     largest = max(artifact.size_bytes for artifact in measured)
     rows = []
     for artifact in measured:
@@ -210,7 +210,7 @@ def _confidence(report: ExportReport) -> Iterator[page.Section]:
         yield page.Section("confidence", "Confidence", blocks, lead)
 
 
-def _tried(quantised: Sequence[ArtifactReport], measured: Sequence[ArtifactReport]) -> page.Section:
+def _remedies(quantised: Sequence[ArtifactReport], measured: Sequence[ArtifactReport]) -> page.Section:
     heads = ["Remedy", page.label("Ranges"), "INT8 layers", "Drop, points", "Agreement, %", page.label("Gate")]
     blocks: list[page.Block] = []
     for artifact in quantised:

@@ -26,7 +26,7 @@ def render_variants(variants: VariantsDocument) -> str:
             sections=[
                 _chart(variants),
                 _table(variants),
-                Section("unknown", "What this does not know", [f"{text}." for text in _unknown(variants)]),
+                Section("unknown", "What this does not know", [f"{text}." for text in _list_unknowns(variants)]),
                 Section("origin", "What was judged", [Facts(origin)]),
             ],
             document="variants.json beside this page",
@@ -81,7 +81,7 @@ def gain_text(gain: Interval, measure: Measure) -> str:
     return f"{size} (95 % interval {ends(gain, measure)})"
 
 
-def _unknown(variants: VariantsDocument) -> Iterator[str]:
+def _list_unknowns(variants: VariantsDocument) -> Iterator[str]:
     yield (
         "Variants are computed from the recording: the noise, drift and mounting of a cheaper sensor are not in them, "
         "nor its own anti-alias filter"

@@ -8,7 +8,7 @@ import pytest
 
 from mmkd_edge.errors import BackendError
 from mmkd_edge.native import ISAS, NativeModel
-from mmkd_export.graph.native_from_student import _intervals, _packed, _padded, _trees, int8_weights
+from mmkd_export.graph.native_from_student import _intervals, _pack_tensors, _pad_rows, _trees, int8_weights
 from tests.edge.native.test_native import changed, model_or_skip
 from tests.edge.said import said
 
@@ -84,14 +84,14 @@ def interval_tensors(samples, channels, *, depth, bins, feature_mean=0.0, featur
 
 def file_of(samples, channels, members, head, bias, *, task=CLASSIFICATION):
     flags = 3 if "f.sizes" in members else 1
-    return _packed(
+    return _pack_tensors(
         {
             "sizes": np.array([[samples, channels, len(bias), task, 0, 0, 0, flags]], dtype=np.int32),
             "modality": np.frombuffer(b"acc".ljust(256, b"\0"), dtype=np.uint8)[None],
             "scales": np.array([[0.8, 3.0, 0.5]], dtype=np.float32),
             **members,
-            "head.w": _padded(head.astype(np.float32)),
-            "head.b": _padded(bias[None].astype(np.float32)),
+            "head.w": _pad_rows(head.astype(np.float32)),
+            "head.b": _pad_rows(bias[None].astype(np.float32)),
         }
     )
 
