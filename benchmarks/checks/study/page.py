@@ -137,7 +137,7 @@ def _points(mean: float, interval: tuple[float, float] | None) -> str:
 
 
 def _scores(test: ScoreTable) -> str:
-    return " | ".join(_spread(one) for one in (test["accuracy"], test["balanced_accuracy"], test["macro_f1"]))
+    return " | ".join(_spread(figure) for figure in (test["accuracy"], test["balanced_accuracy"], test["macro_f1"]))
 
 
 def _spread(spread: Spread) -> str:

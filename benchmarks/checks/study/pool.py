@@ -173,25 +173,25 @@ class _Pair:
     theirs: list[TestedNetwork]
 
 
-def pooled_results(found: Sequence[SeedResults], sizes: Mapping[tuple[str, str], SizeResults]) -> DistillationResults:
+def pooled_results(results: Sequence[SeedResults], sizes: Mapping[tuple[str, str], SizeResults]) -> DistillationResults:
     """Return tables and pooled gains of all results of classification; other errors have units, and no mean.
 
     Raises:
         UsageError: there is no result of classification.
     """
-    found = [one for one in found if one.dataset.kind == "classification"]
-    if not found:
+    results = [result for result in results if result.dataset.kind == "classification"]
+    if not results:
         raise UsageError("results: expected some of a task with classes, got none; run a study of one first")
     groups: dict[tuple[str, Conditions], list[SeedResults]] = {}
-    for one in found:
-        groups.setdefault((one.dataset.name, one.conditions), []).append(one)
-    metric = next(one for one in METRICS if one == found[0].conditions.student_train.metric)
+    for result in results:
+        groups.setdefault((result.dataset.name, result.conditions), []).append(result)
+    metric = next(name for name in METRICS if name == results[0].conditions.student_train.metric)
     tables, tested = [], []
     for (dataset, conditions), group in groups.items():
         entries = _choose_tested(group)
         tables.append(_table(group, entries, metric, sizes.get((dataset, conditions.modality))))
         tested.append(entries)
-    last = found[-1]
+    last = results[-1]
     return DistillationResults(
         metric=metric,
         student_steps=last.conditions.student_train.steps,
@@ -212,12 +212,12 @@ def _choose_tested(group: Sequence[SeedResults]) -> dict[Entry, _Tested]:
             key, rate = (trial.candidate.entry, results.seed), trial.candidate.learning_rate
             if key not in best or score > best[key][0]:
                 best[key] = score, rate, judged
-    found: dict[Entry, _Tested] = {}
+    tested: dict[Entry, _Tested] = {}
     for (entry, seed), (score, rate, judged) in sorted(best.items(), key=lambda item: item[0]):
         parameters = judged.result.parameters
-        one = found.setdefault(entry, _Tested(entry=entry, tests={}, valid={}, rates={}, parameters=parameters))
-        one.tests[seed], one.valid[seed], one.rates[seed] = judged.test, score, rate
-    return found
+        row = tested.setdefault(entry, _Tested(entry=entry, tests={}, valid={}, rates={}, parameters=parameters))
+        row.tests[seed], row.valid[seed], row.rates[seed] = judged.test, score, rate
+    return tested
 
 
 def _table(
@@ -227,16 +227,17 @@ def _table(
     teachers = _teacher_rows(group)
     judged: dict[str, dict[int, TestedNetwork]] = {}
     for results in group:
-        for one in results.teachers:
-            judged.setdefault(_teacher_name(one), {})[results.seed] = one.test
-    trees = {results.seed: one.test for results in group for one in results.rivals if one.result.rival == "extra_trees"}
+        for teacher in results.teachers:
+            judged.setdefault(_teacher_name(teacher), {})[results.seed] = teacher.test
+    rivals = [(results.seed, rival) for results in group for rival in results.rivals]
+    trees = {seed: rival.test for seed, rival in rivals if rival.result.rival == "extra_trees"}
     students = [
-        _method_row(one, _alone(tested, one.entry), judged, trees, first.dataset.modalities, metric)
-        for one in tested.values()
+        _method_row(student, _alone(tested, student.entry), judged, trees, first.dataset.modalities, metric)
+        for student in tested.values()
     ]
     reference = next((row for row in teachers if row.is_reference), None)
     smallest = min((row.parameters for row in students), default=None)
-    measured = None if sizes is None else next((one for one in sizes.students if one.latency is not None), None)
+    measured = None if sizes is None else next((size for size in sizes.students if size.latency is not None), None)
     return SensorTable(
         dataset=first.dataset.name,
         modality=first.conditions.modality,
@@ -275,8 +276,8 @@ def _teacher_rows(group: Sequence[SeedResults]) -> tuple[ModelRow, ...]:
         ModelRow(
             name=name,
             seeds=tuple(judged),
-            test=score_table([one.test.scores for one in judged.values()]),
-            valid_score=spread([one.result.score or 0.0 for one in judged.values()]),
+            test=score_table([teacher.test.scores for teacher in judged.values()]),
+            valid_score=spread([teacher.result.score or 0.0 for teacher in judged.values()]),
             parameters=next(iter(judged.values())).result.parameters,
         )
         for name, judged in by_name.items()
@@ -305,7 +306,7 @@ def _rival_rows(group: Sequence[SeedResults]) -> tuple[ModelRow, ...]:
         for judged in results.rivals:
             tests.setdefault(judged.result.rival or "", {})[results.seed] = judged.test
     return tuple(
-        ModelRow(name=name, seeds=tuple(own), test=score_table([one.scores for one in own.values()]))
+        ModelRow(name=name, seeds=tuple(own), test=score_table([outcome.scores for outcome in own.values()]))
         for name, own in tests.items()
     )
 
@@ -406,28 +407,28 @@ def _pooled_row(
     metric: Metric,
 ) -> PooledRow:
     student, method, pair, (label_fraction, whole_groups) = key
-    found: list[tuple[SensorTable, MethodRow]] = []
+    matches: list[tuple[SensorTable, MethodRow]] = []
     over_alone, over_outputs = [], []
     for table, entries in zip(tables, tested, strict=True):
         row = _find_row(key, table)
         if row is None:
             continue
-        found.append((table, row))
-        own = next(one for one in entries if (one.student, one.method, one.teacher) == (student, method, row.teacher))
+        matches.append((table, row))
+        own = next(key for key in entries if (key.student, key.method, key.teacher) == (student, method, row.teacher))
         over_alone.append(_pair(table, entries, own, msgspec.structs.replace(own, method=NONE, teacher=None)))
         outputs = msgspec.structs.replace(own, method=OUTPUTS)
         if method != OUTPUTS and outputs in entries:
             over_outputs.append(_pair(table, entries, own, outputs))
     gain = _pooled_gain(over_alone, metric)
     assert gain is not None  # a row of a table has a gain
-    named = [(f"{table.dataset} {table.modality}", row) for table, row in found]
+    named = [(f"{table.dataset} {table.modality}", row) for table, row in matches]
     return PooledRow(
         student=student,
         method=method,
         pair=pair,
         label_fraction=label_fraction,
         whole_groups=whole_groups or msgspec.UNSET,
-        sets=tuple(dict.fromkeys(table.dataset for table, _ in found)),
+        sets=tuple(dict.fromkeys(table.dataset for table, _ in matches)),
         folds=gain.folds,
         gain=gain,
         over_outputs=_pooled_gain(over_outputs, metric),
@@ -436,7 +437,7 @@ def _pooled_row(
             name for name, row in named if row.over_extra_trees is not None and row.over_extra_trees[metric].mean < 0
         ),
         valid_gain=float(
-            _over_sets([table.dataset for table, _ in found], [row.valid_gain_points or 0.0 for _, row in found])
+            _over_sets([table.dataset for table, _ in matches], [row.valid_gain_points or 0.0 for _, row in matches])
         ),
     )
 

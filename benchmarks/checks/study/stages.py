@@ -136,8 +136,8 @@ def third_stage(plan: Plan) -> tuple[Portion, ...]:
     portions: list[Portion] = []
     if rest:
         portions += _on_first_sets(plan, methods=(NONE, *rest))
-    for one in plan.further_teachers:
-        portions += _on_first_sets(plan, methods=(NONE, OUTPUTS), made=one)
+    for teacher in plan.further_teachers:
+        portions += _on_first_sets(plan, methods=(NONE, OUTPUTS), made=teacher)
     return tuple(portions)
 
 
@@ -216,7 +216,7 @@ def run_stages(
             a_third(dataset, plan.seeds)  # refuses what has no such groups, before anything is trained
 
     def second() -> tuple[Portion, ...]:
-        return second_stage(plan, best_methods(_of_first_sets(read_seeds(build), plan, datasets), plan.best))
+        return second_stage(plan, best_methods(_first_set_results(read_seeds(build), plan, datasets), plan.best))
 
     for portions in (partial(first_stage, plan), second, partial(third_stage, plan), second):
         for portion in portions():
@@ -237,26 +237,26 @@ def measure_sizes(plan: Plan, *, build: Path, measure_latency: MeasureLatency) -
         options = portion_options(portion, plan, dataset, None)
         out = build / dataset.spec.name
         prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
-        found = SizeResults(
+        sizes = SizeResults(
             dataset=dataset.spec.name,
             modality=sensor.modality,
             teacher=options.space.teachers[0].name,
             students=prepared.sizes,
         )
-        write_result(size_file(out, sensor.modality), found)
+        write_result(size_file(out, sensor.modality), sizes)
 
 
-def _of_first_sets(
-    found: Sequence[SeedResults], plan: Plan, datasets: Mapping[str, Dataset]
+def _first_set_results(
+    results: Sequence[SeedResults], plan: Plan, datasets: Mapping[str, Dataset]
 ) -> tuple[SeedResults, ...]:
     """Return results of the sensors, folds and labels of stage 1, which choose recipes."""
     sensors = {(datasets[sensor.path].sha256, sensor.modality) for sensor in plan.sets[:_FIRST_SETS]}
     return tuple(
-        one
-        for one in found
-        if (one.dataset.sha256, one.conditions.modality) in sensors
-        and (one.conditions.labelled.fraction, bool(one.conditions.labelled.groups)) == few_labels(plan)
-        and one.seed < plan.first_seeds
+        result
+        for result in results
+        if (result.dataset.sha256, result.conditions.modality) in sensors
+        and (result.conditions.labelled.fraction, bool(result.conditions.labelled.groups)) == few_labels(plan)
+        and result.seed < plan.first_seeds
     )
 
 

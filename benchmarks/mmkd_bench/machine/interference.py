@@ -13,10 +13,10 @@ from mmkd_bench.machine.facts import highest_mhz, hottest_celsius, read_number
 from mmkd_edge.machine import ROOT, read_text
 from mmkd_report.schema.bench import Interference, MachineFacts
 
-_OTHERS_SHARE = 0.05
-_STEAL_SHARE = 0.01
-_THROTTLED_SHARE = 0.01
-_FREQUENCY_DROP = 0.05
+_MAX_OTHERS_CORES = 0.05
+_MAX_STEAL_CORES = 0.01
+_MAX_THROTTLED_FRACTION = 0.01
+_MAX_FREQUENCY_DROP = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +59,16 @@ def interference(before: Counters, after: Counters) -> Interference:
         first, second = getattr(before, name), getattr(after, name)
         return None if first is None or second is None else second - first
 
-    def share(name: str, *, without: float = 0.0) -> float | None:
+    def per_second(name: str, *, without: float = 0.0) -> float | None:
         risen = rise(name)
         return None if risen is None else max(0.0, risen - without) / max(after.time_s - before.time_s, 1e-9)
 
     events = rise("thermal_events")
     fallen_mhz = rise("frequency_mhz")
     return Interference(
-        others_cores=share("busy_s", without=after.own_s - before.own_s),
-        steal_cores=share("steal_s"),
-        throttled_fraction=share("throttled_s"),
+        others_cores=per_second("busy_s", without=after.own_s - before.own_s),
+        steal_cores=per_second("steal_s"),
+        throttled_fraction=per_second("throttled_s"),
         thermal_events=None if events is None else round(events),
         frequency_drop=None if not before.frequency_mhz or fallen_mhz is None else -fallen_mhz / before.frequency_mhz,
         celsius_before=before.celsius,
@@ -91,15 +91,15 @@ def suspicions(beside: Interference, machine: MachineFacts) -> tuple[str, ...]:
     sentences = []
     if beside.thermal_events:
         sentences.append(f"cores slowed down because of heat ({beside.thermal_events} events)")
-    if (beside.throttled_fraction or 0) > _THROTTLED_SHARE:
+    if (beside.throttled_fraction or 0) > _MAX_THROTTLED_FRACTION:
         sentences.append(
             f"the control group's CPU limit held the process back {beside.throttled_fraction:.0%} of the time"
         )
-    if (beside.steal_cores or 0) > _STEAL_SHARE:
+    if (beside.steal_cores or 0) > _MAX_STEAL_CORES:
         sentences.append(f"the hypervisor took {beside.steal_cores:.0%} of a core for other guests")
-    if (beside.others_cores or 0) > _OTHERS_SHARE:
+    if (beside.others_cores or 0) > _MAX_OTHERS_CORES:
         sentences.append(f"other processes used {beside.others_cores:.0%} of a core")
-    if (beside.frequency_drop or 0) > _FREQUENCY_DROP:
+    if (beside.frequency_drop or 0) > _MAX_FREQUENCY_DROP:
         sentences.append(f"the core frequency fell by {beside.frequency_drop:.0%}")
     moving = [name for name in machine.governors if name != "performance"]
     if moving:
