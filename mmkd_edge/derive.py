@@ -338,9 +338,9 @@ def _chosen_channels(text: str | None, source: ModalitySpec, refuse: Any) -> lis
     names = text.split(",")
     unknown = [name for name in names if name not in source.channels]
     if unknown or len(set(names)) < len(names) or source.kind == "video":
-        wanted = f"channels of {', '.join(source.channels)}, each once"
-        wanted = "no channels of video" if source.kind == "video" else wanted
-        raise refuse(wanted, ", ".join(unknown or names) or "none", "correct them")
+        expected = f"channels of {', '.join(source.channels)}, each once"
+        expected = "no channels of video" if source.kind == "video" else expected
+        raise refuse(expected, ", ".join(unknown or names) or "none", "correct them")
     return sorted(map(source.channels.index, names))
 
 
@@ -365,10 +365,10 @@ def _narrower(low: float, high: float, limits: tuple[float, float] | None, refus
 def _split_parts(text: str | None, refuse: Any) -> dict[str, re.Match[str]]:
     parts: dict[str, re.Match[str]] = {}
     for word in [] if text is None else text.split(","):
-        found = [(key, match) for key, pattern in _PARTS.items() if (match := re.fullmatch(pattern, word))]
-        if not found:
+        matches = [(key, match) for key, pattern in _PARTS.items() if (match := re.fullmatch(pattern, word))]
+        if not matches:
             raise refuse("parts such as 25Hz, 2s, 8bit, -20..20, 10per2s, 5fps or 64x48", repr(word), "correct it")
-        ((key, match),) = found
+        ((key, match),) = matches
         if key in parts:
             raise refuse(f"one {key}", f"{parts[key][0]} and {word}", "leave one out")
         parts[key] = match

@@ -261,7 +261,7 @@ def distill(
     from mmkd_models.training.students import race_student, train_student
 
     teachers = [] if teacher is None else [teacher] if isinstance(teacher, Teacher) else list(teacher)
-    files = [one.file for one in teachers]
+    files = [teacher.file for teacher in teachers]
     options = TrainingOptions(
         steps=steps,
         learning_rate=None,

@@ -27,10 +27,10 @@ def write_c_sources(path: Path) -> Path:
     """Write `<stem>-c` beside a bundle; UsageError without a native artifact, or if the sensor needs a reference."""
     with Bundle.open(path) as bundle:
         entry = only_student(bundle)
-        native = [each for each in entry.artifacts if each.format == "native"]
-        artifact = min(native, key=lambda each: each.size_bytes, default=None)
+        native = [artifact for artifact in entry.artifacts if artifact.format == "native"]
+        artifact = min(native, key=lambda artifact: artifact.size_bytes, default=None)
         if artifact is None:
-            graph = next(each.file for each in entry.artifacts if each.format == "onnx")
+            graph = next(artifact.file for artifact in entry.artifacts if artifact.format == "onnx")
             raise UsageError(
                 f"{path}: --target c: expected a native artifact, which series of up to 1,024 samples have; for C at "
                 f"onnxruntime's speed run: pip install emx-onnx-cgen && python -m zipfile -e {path} parts && "

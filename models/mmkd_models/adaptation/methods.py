@@ -124,8 +124,8 @@ def refit_head(student: StudentCheckpoint, parts: Sequence[tuple[Windows, Floats
     embeddings = [embeddings_of(network, windows, modality=name) for windows, _ in parts]
     inputs = np.concatenate(embeddings).astype(np.float64)
     targets = np.concatenate([2.0 * answers - 1.0 for _, answers in parts])
-    each = np.concatenate([np.full(len(windows), 1.0 / max(len(windows), 1)) for windows, _ in parts])
-    weights = class_weights(student.task.kind, targets) * each
+    window_weights = np.concatenate([np.full(len(windows), 1.0 / max(len(windows), 1)) for windows, _ in parts])
+    weights = class_weights(student.task.kind, targets) * window_weights
     weights *= len(weights) / weights.sum()
     before = np.concatenate([logits_of(network, windows, modality=name) for windows, _ in parts]).astype(np.float64)
     # A temperature is the factor between scores and logits. Logits of a new class, far below others, do not count.

@@ -54,7 +54,7 @@ def committee_fault(facts: CommitteeFacts) -> str | None:
         return f"expected weights from 0 with the sum 1, got {', '.join(f'{weight:g}' for weight in weights)}"
     temperatures = [member.temperature for member in facts.members]
     if not all(0 < temperature < math.inf for temperature in temperatures):
-        return f"expected temperatures above 0, got {', '.join(f'{each:g}' for each in temperatures)}"
+        return f"expected temperatures above 0, got {', '.join(f'{temperature:g}' for temperature in temperatures)}"
     if any(member.kind == "transformer" and member.bias for member in facts.members):
         return "expected no bias of a transformer, whose head has it, got one"
     if any(member.kind == "transformer" and member.modality for member in facts.members):

@@ -104,7 +104,7 @@ class ConvolutionFeatures(nn.Module):
         self.groups = nn.ModuleList(_Group(group, channels) for group in config.groups)
         neighbours = itertools.groupby(range(len(config.groups)), key=lambda number: config.groups[number].dilation)
         dilations = [(dilation, tuple(numbers)) for dilation, numbers in neighbours]
-        self.kernels = nn.ModuleList(_Kernels(*one, self.groups) for one in dilations)
+        self.kernels = nn.ModuleList(_Kernels(dilation, numbers, self.groups) for dilation, numbers in dilations)
         sizes = [sum(config.groups[number].features for number in numbers) for _, numbers in dilations]
         edges = [edge for dilation, _ in dilations for edge in (0, _REACH * dilation)]
         counted = torch.stack([_inside(samples, edge, config.stride) for edge in edges])
@@ -130,12 +130,12 @@ class ConvolutionFeatures(nn.Module):
         series = (((values - self.mean) / self.std).clamp(-CLIP, CLIP) * present).transpose(1, 2)
         presence = present[:, :: self.config.stride].transpose(1, 2)[:, None]
         centres = (presence * self.counted).flatten(1, 2)  # (B, 2 D C, P)
-        each = torch.split(centres, 2 * series.shape[1], dim=1)
+        centres_of = torch.split(centres, 2 * series.shape[1], dim=1)
         sums = [
             centre @ kernels(series, self.config.stride).transpose(1, 2)
-            for kernels, centre in zip(self.kernels, each, strict=True)
+            for kernels, centre in zip(self.kernels, centres_of, strict=True)
         ]  # (B, 2 C, F) of each dilation
-        counts = self.of_dilation @ centres.sum(-1).reshape(len(series), len(each), -1)  # (B, F, 2 C)
+        counts = self.of_dilation @ centres.sum(-1).reshape(len(series), len(centres_of), -1)  # (B, F, 2 C)
         total = (torch.cat(sums, dim=-1) * self.reads.T).sum(1)
         counts = (counts * self.reads).sum(-1)
         return total / counts.clamp(min=1.0), counts.clamp(max=1.0)
@@ -197,11 +197,11 @@ def fit_convolutions(
         inner = int(_inside(samples, _REACH * dilation, stride).sum())
         for first in (number % 2, 1 - number % 2):
             kernels = np.arange(first, KERNELS, 2)
-            wanted = [[next(levels) * _GOLDEN % 1.0 for _ in range(quantiles)] for _ in kernels]
+            fractions = [[next(levels) * _GOLDEN % 1.0 for _ in range(quantiles)] for _ in kernels]
             padded = first == number % 2 or inner < _MIN_POSITIONS
             group = ConvolutionGroup(dilation=dilation, padded=padded, features=quantiles * len(kernels))
             state = _draw_kernels(
-                series.transpose(1, 2), presence, kernels, group, stride=stride, levels=wanted, rng=rng
+                series.transpose(1, 2), presence, kernels, group, stride=stride, levels=fractions, rng=rng
             )
             drawn.append((group, state))
     scales = {"mean": mean, "std": std}
@@ -227,8 +227,8 @@ def _load_features(
     rest: Mapping[str, Tensor],
 ) -> ConvolutionFeatures:
     network = ConvolutionFeatures(modality, ConvolutionsConfig(groups=tuple(groups), stride=stride)).eval()
-    drawn = {f"groups.{number}.{name}": value for number, one in enumerate(states) for name, value in one.items()}
-    network.load_state_dict(network.state_dict() | drawn | dict(rest))
+    tensors = {f"groups.{number}.{name}": value for number, state in enumerate(states) for name, value in state.items()}
+    network.load_state_dict(network.state_dict() | tensors | dict(rest))
     return network
 
 
@@ -351,17 +351,17 @@ def _draw_kernels(
     reach = _REACH * group.dilation
     inside = _inside(series.shape[-1], 0 if group.padded else reach, stride)
     weights, biases, reading = [], [], []
-    for kernel, wanted in enumerate(levels):
+    for kernel, fractions in enumerate(levels):
         answer = torch.zeros(0)
         for row in rng.permutation(len(series)):
-            one, kernels_weight = series[row : row + 1], weight[kernel : kernel + 1]
-            output = F.conv1d(one, kernels_weight, stride=stride, padding=reach, dilation=group.dilation)
+            window, kernels_weight = series[row : row + 1], weight[kernel : kernel + 1]
+            output = F.conv1d(window, kernels_weight, stride=stride, padding=reach, dilation=group.dilation)
             answer = output[0, 0][(reads[kernel] @ present[row] > 0) & inside]
             if len(answer):
                 break
         width = max(_RAMP * float(answer.std(correction=0)), _MIN_RAMP) if len(answer) else 1.0
-        quantiles = torch.quantile(answer, torch.tensor(wanted)) if len(answer) else torch.zeros(len(wanted))
+        quantiles = torch.quantile(answer, torch.tensor(fractions)) if len(answer) else torch.zeros(len(fractions))
         biases.append(0.5 - quantiles / width)
-        weights.append((weight[kernel] / width).expand(len(wanted), -1, -1))
-        reading.append((reads[kernel] / reads[kernel].sum()).expand(len(wanted), -1))
+        weights.append((weight[kernel] / width).expand(len(fractions), -1, -1))
+        reading.append((reads[kernel] / reads[kernel].sum()).expand(len(fractions), -1))
     return {"weight": torch.cat(weights), "bias": torch.cat(biases), "reads": torch.cat(reading)}

@@ -74,11 +74,11 @@ class StepStudent(nn.Module):
 
     def kept(self, state: Sequence[Tensor], news: Sequence[Tensor], number: int) -> tuple[Tensor, ...]:
         """Return the state after step `number`, from 0, which returned `news`."""
-        kept = []
+        after = []
         for before, new, (_, axis) in zip(state, news, self.state_shapes().values(), strict=True):
             slot = torch.tensor([number % self.encoder.length])
-            kept.append(new if axis is None else before.index_copy(axis, slot, new))
-        return tuple(kept)
+            after.append(new if axis is None else before.index_copy(axis, slot, new))
+        return tuple(after)
 
     def forward(self, values: Tensor, present: Tensor, slot: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Answer after one more block: raw values (1, S, C), 0 where missing, and presence.

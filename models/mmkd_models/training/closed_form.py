@@ -118,15 +118,15 @@ def fit_convolutions_student(training: StudentTraining, lesson: Lesson) -> Stude
             scores = scores * std + mean
         return scores_from_logits(known.labels, scores, task).metric(metric)
 
-    kept, ridge = choose_features(
+    chosen, ridge = choose_features(
         inputs,
         targets,
         weights=_ridge_weights(metric, task.kind, targets),
         most=MAX_FEATURES.get(config.preset, MAX_FEATURES["small"]),
         validate=validate,
     )
-    logger.info("convolutions: %d of %d features, penalty %g", len(kept), inputs.shape[1], ridge.penalty)
-    features = prune_convolutions(features, data.train.spec.modality(modality), kept)
+    logger.info("convolutions: %d of %d features, penalty %g", len(chosen), inputs.shape[1], ridge.penalty)
+    features = prune_convolutions(features, data.train.spec.modality(modality), chosen)
     network, training = _blank(training, members=("convolutions",), convolutions=features.config)
     network.convolutions = features
     return _finish_student(training, network, ridge)

@@ -237,21 +237,21 @@ def fit_pool(
     """
     temperatures = [fitted_temperature(answers, labels, kind=kind) for answers in logits]
     calibrated = [answers / temperature for answers, temperature in zip(logits, temperatures, strict=True)]
-    each = np.stack([log_likelihood(answers, labels, kind=kind) for answers in calibrated], axis=1)  # (answers, M)
+    likelihoods = np.stack([log_likelihood(part, labels, kind=kind) for part in calibrated], axis=1)  # (answers, M)
     constant = _constant_likelihood(labels, kind=kind)
-    useful = np.array([surely_likelier(member, constant, groups, of_one_group=True) for member in each.T])
+    useful = np.array([surely_likelier(member, constant, groups, of_one_group=True) for member in likelihoods.T])
     weights = np.full(len(useful), 0.0 if useful.any() else 1 / len(useful))
     if useful.any():
-        weights[useful] = mixture_weights(each[:, useful], groups=len(np.unique(groups)))
+        weights[useful] = mixture_weights(likelihoods[:, useful], groups=len(np.unique(groups)))
     if kind == "regression":
         together = log_likelihood(np.average(calibrated, axis=0, weights=weights), labels, kind=kind)
     else:
-        most = each.max(1)
-        together = most + np.log(np.exp(each - most[:, None]) @ weights)
+        most = likelihoods.max(1)
+        together = most + np.log(np.exp(likelihoods - most[:, None]) @ weights)
     return _MemberPooling(
         temperatures=tuple(temperatures),
         weights=tuple(float(weight) for weight in weights),
-        likelihoods=tuple(float(mean) for mean in each.mean(0)),
+        likelihoods=tuple(float(mean) for mean in likelihoods.mean(0)),
         together=together,
     )
 

@@ -175,12 +175,12 @@ def with_references(checkpoint: StudentCheckpoint, data: TrainingData) -> Studen
     """Add how groups differ and training embeddings, also to the student for engines without a member."""
     reference = group_reference(data.train, data.valid, checkpoint.modality.name) or msgspec.UNSET
 
-    def added(each: StudentCheckpoint) -> StudentCheckpoint:
-        each = replace(each, facts=msgspec.structs.replace(each.facts, group_reference=reference))
-        return with_novelty(each, [data.train], [data.valid])
+    def add_references(student: StudentCheckpoint) -> StudentCheckpoint:
+        student = replace(student, facts=msgspec.structs.replace(student.facts, group_reference=reference))
+        return with_novelty(student, [data.train], [data.valid])
 
-    portable = checkpoint.portable and added(checkpoint.portable)
-    return replace(added(checkpoint), portable=portable)
+    portable = checkpoint.portable and add_references(checkpoint.portable)
+    return replace(add_references(checkpoint), portable=portable)
 
 
 def with_novelty(

@@ -127,10 +127,10 @@ def fit_normal_student(
         [cross_fitted(normal, modality, fit, faults=known, seed=seed), model.parts(model.inputs(valid, modality))]
     )
     # Both parts have one spread on normal windows that they have not seen.
-    share = held_out[:, 0].std() / max(float(held_out[:, 1].std()), LEAST) if known is not None else 0.0
-    middle = float(np.median(held_out @ [1.0, share]))
+    fault_weight = held_out[:, 0].std() / max(float(held_out[:, 1].std()), LEAST) if known is not None else 0.0
+    middle = float(np.median(held_out @ [1.0, fault_weight]))
     judged = data.valid.only_labelled().with_modalities([modality])
-    validation = normal_scores(judged.labels > 0, model.parts(model.inputs(judged, modality)) @ [1.0, share])
+    validation = normal_scores(judged.labels > 0, model.parts(model.inputs(judged, modality)) @ [1.0, fault_weight])
     config = msgspec.structs.replace(
         config, members=("convolutions",), convolutions=model.features.config, components=model.axes.shape[1]
     )
@@ -143,11 +143,11 @@ def fit_normal_student(
         network.head.weight.zero_()
         network.head.bias.zero_()
         if model.faults is not None:
-            network.head.weight.copy_(torch.from_numpy(share * model.faults.weight.T))
-            network.head.bias.copy_(torch.from_numpy(share * model.faults.bias))
+            network.head.weight.copy_(torch.from_numpy(fault_weight * model.faults.weight.T))
+            network.head.bias.copy_(torch.from_numpy(fault_weight * model.faults.bias))
     state = {name: value.detach().clone() for name, value in network.state_dict().items()}
     result = Fit(state=state, scores=validation, best_step=0)
-    scores = np.exp(held_out @ [1.0, share] - middle)
+    scores = np.exp(held_out @ [1.0, fault_weight] - middle)
     facts = msgspec.structs.replace(
         training_facts(data, run, modality=modality, tau=0.0, result=result),
         group_reference=group_reference(normal, valid, modality) or msgspec.UNSET,

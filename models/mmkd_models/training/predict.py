@@ -48,9 +48,9 @@ def embeddings_of(network: nn.Module, windows: Windows, *, modality: str) -> NDA
 @torch.no_grad()
 def answers_to(network: nn.Module, windows: Windows) -> Tensor:
     """Return logits (N, K) of a teacher or committee member, on the CPU."""
-    device = next((each.device for each in (*network.parameters(), *network.buffers())), None)
+    device = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), None)
     answers = (network(inputs) for inputs in batches_of(windows, device=device))
-    return torch.cat([(each.logits if isinstance(each, TeacherOutput) else each).cpu() for each in answers])
+    return torch.cat([(answer.logits if isinstance(answer, TeacherOutput) else answer).cpu() for answer in answers])
 
 
 def batches_of(windows: Windows, *, device: torch.device | None = None) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
@@ -72,11 +72,11 @@ def inputs_of(taken: Mapping[str, NDArray[Any]], windows: Windows) -> dict[str, 
 @torch.no_grad()
 def series_values(windows: Windows, modality: str) -> NDArray[np.float32]:
     """Return windows as series (`fronts.as_series`), float32 (N, T, C), NaN where missing."""
-    view, one = series_view(windows.spec.modality(modality)), windows.with_modalities((modality,))
+    view, narrow = series_view(windows.spec.modality(modality)), windows.with_modalities((modality,))
     if view.spec.kind == windows.spec.modality(modality).kind:
-        return one.take(np.arange(len(one)))[modality]
+        return narrow.take(np.arange(len(narrow)))[modality]
     parts = [np.zeros((0, *view.spec.shape), dtype=np.float32)]
-    for inputs in batches_of(one):
+    for inputs in batches_of(narrow):
         values, present = view(*inputs[modality])
         parts.append(torch.where(present > 0, values, torch.nan).numpy())
     return np.concatenate(parts)

@@ -80,7 +80,7 @@ def cross_fit(kinds: Sequence[MemberKind], training: StudentTraining, lesson: Le
     count = groups.max() + 1
     order = np.lexsort((np.random.default_rng(run.train.seed).permutation(count), np.bincount(groups, known) == 0))
     half = np.argsort(order)[groups] % 2  # of groups with labels too
-    poor = [absent_labels(task, truth[half == one]) or not known[half == one].any() for one in (0, 1)]
+    poor = [absent_labels(task, truth[half == side]) or not known[half == side].any() for side in (0, 1)]
     if count < _MIN_GROUPS or any(poor):
         return None
     logits = {kind: np.zeros((len(half), len(task.labels))) for kind in kinds}
@@ -109,14 +109,14 @@ class LatencyLimit:
     def keep(self, parts: Sequence[StudentCheckpoint], candidates: list[Weights]) -> list[Weights]:
         """Return the candidates within the limit."""
         times = {part.config.members[0]: self.measure(part) for part in parts}
-        kept = [one for one in candidates if sum(times[member] for member in one) <= self.ms]
-        if not kept:
-            each = ", ".join(f"{member} {ms:.3g} ms" for member, ms in times.items())
+        within = [mix for mix in candidates if sum(times[member] for member in mix) <= self.ms]
+        if not within:
+            latencies = ", ".join(f"{member} {ms:.3g} ms" for member, ms in times.items())
             raise UsageError(
-                f"--max-latency-ms {self.ms:g}: expected a member that keeps it, got {each} per window in the native "
-                "engine here; raise it, or choose a smaller size"
+                f"--max-latency-ms {self.ms:g}: expected a member that keeps it, got {latencies} per window in the "
+                "native engine here; raise it, or choose a smaller size"
             )
-        return kept
+        return within
 
 
 def fit_average(
@@ -141,8 +141,8 @@ def fit_average(
             others = others / helpful_temperature(others, cross.labels, cross.groups, kind=task.kind)
             logits[member] = np.concatenate([logits[member], others])
     candidates = list_weights(members) if limit is None else limit.keep(parts, list_weights(members))
-    pools = [np.sum([weight * logits[member] for member, weight in one.items()], axis=0) for one in candidates]
-    unevenness = [sum((one.get(member, 0.0) - 1 / len(members)) ** 2 for member in members) for one in candidates]
+    pools = [np.sum([weight * logits[member] for member, weight in mix.items()], axis=0) for mix in candidates]
+    unevenness = [sum((mix.get(member, 0.0) - 1 / len(members)) ** 2 for member in members) for mix in candidates]
     weights = candidates[likeliest(pools, unevenness, labels, task)]
     logger.info("average: %s", weights)
     chosen = [part for member, part in zip(members, parts, strict=True) if member in weights]
@@ -167,8 +167,8 @@ def fit_average(
 def list_weights(members: Sequence[MemberKind]) -> list[Weights]:
     """Return the weights to compare, in quarters: first those of a single member."""
     parts = range(_PARTS, -1, -1)
-    quarters = [one for one in itertools.product(parts, repeat=len(members)) if sum(one) == _PARTS]
-    candidates = [{kind: part / _PARTS for kind, part in zip(members, one, strict=True) if part} for one in quarters]
+    mixes = [mix for mix in itertools.product(parts, repeat=len(members)) if sum(mix) == _PARTS]
+    candidates = [{kind: part / _PARTS for kind, part in zip(members, mix, strict=True) if part} for mix in mixes]
     return sorted(candidates, key=len)
 
 

@@ -119,11 +119,11 @@ def _join_cuts(cuts: Sequence[Cut], grids: Grids, modalities: Sequence[ModalityS
         samples=samples,
         present=present,
         scale={},
-        offsets={name: np.array([each.first[name] for each in cut_from], dtype=np.int64) for name in names},
-        lengths={name: np.array([each.lengths[name] for each in cut_from], dtype=np.int64) for name in names},
+        offsets={name: np.array([cut.first[name] for cut in cut_from], dtype=np.int64) for name in names},
+        lengths={name: np.array([cut.lengths[name] for cut in cut_from], dtype=np.int64) for name in names},
         recording=np.repeat(np.arange(len(cuts)), [len(part.starts_s) for part in cuts]),
         start_s=np.concatenate([part.starts_s for part in cuts]),
-        latest_start_s=np.array([_latest_start_s(each, modalities) for each in cut_from]),
+        latest_start_s=np.array([_latest_start_s(cut, modalities) for cut in cut_from]),
         hop_s=hop_s,
     )
 
@@ -182,7 +182,7 @@ def _split_arrays(
 
 def _cure(recordings: Sequence[GridRecording], modalities: Sequence[ModalitySpec], recipe: ImportRecipe) -> str:
     rule, length_s = recipe.labels, recipe.windows.length_s
-    durations_s = [min(one.lengths[item.name] / item.rate_hz for item in modalities) for one in recordings]
+    durations_s = [min(recording.lengths[item.name] / item.rate_hz for item in modalities) for recording in recordings]
     apart = [recording for recording in recordings if recording.shares_no_time]
     if len(apart) == len(recordings):
         spans = ", ".join(
@@ -274,10 +274,10 @@ def _like_around(
             offset, length = int(source.offsets[name][recording]), int(source.lengths[name][recording])
             grid = source.samples[name][offset : offset + length]
             grids.append((grid[max(0, begin - most) : begin][::-1], grid[begin + count : begin + count + most]))
-        for side, (one, other) in enumerate(zip(*grids, strict=True)):
-            length = min(len(one), len(other))
-            same = (one[:length] == other[:length]) | (
-                (one[:length] != one[:length]) & (other[:length] != other[:length])
+        for side, (first, second) in enumerate(zip(*grids, strict=True)):
+            length = min(len(first), len(second))
+            same = (first[:length] == second[:length]) | (
+                (first[:length] != first[:length]) & (second[:length] != second[:length])
             )
             around[side, pair] = np.append(same.all(axis=tuple(range(1, same.ndim))), False).argmin()
     return around[0], around[1]
@@ -337,7 +337,7 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
             )
     samples, present = grids.map_arrays()
     arrays = samples | present  # of cameras which frames there are
-    has_value = {one.name: _has_value(recording, arrays[one.name], one, starts_s) for one in modalities}
+    has_value = {item.name: _has_value(recording, arrays[item.name], item, starts_s) for item in modalities}
     reasons = {"without any value": ~np.any(list(has_value.values()), axis=0)}
     if recipe.windows.cover == "all":
         reasons |= {f"without a value of {name}": ~there for name, there in has_value.items()}
@@ -373,9 +373,9 @@ def _place_windows(
     answers = window_labels.window_answers(recording, grids, labels, starts_ns, length_ns)
     if rule.cover == "any":
         return starts_s, answers, Counter()
-    spans = [(one, recording.spans[one.name]) for one in modalities if one.name in recording.spans]
-    own = [(one, sample_count(last_ns - first_ns, one.rate_hz)) for one, (first_ns, last_ns) in spans]
-    most = max((len(window_starts_s([count], [one], hop_s=rule.hop_s)) for one, count in own), default=0)
+    spans = [(modality, recording.spans[modality.name]) for modality in modalities if modality.name in recording.spans]
+    own = [(modality, sample_count(last_ns - first_ns, modality.rate_hz)) for modality, (first_ns, last_ns) in spans]
+    most = max((len(window_starts_s([count], [modality], hop_s=rule.hop_s)) for modality, count in own), default=0)
     return starts_s, answers, Counter({"outside the time that all sensors share": max(0, most - len(starts_s))})
 
 
