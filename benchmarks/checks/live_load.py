@@ -90,7 +90,7 @@ def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes
     """Runs a load for so long."""
     stop = threading.Event()
     memory: list[int] = []
-    seen: list[RunFacts] = []  # at half of the time and at its end: what an end leaves unanswered is no part of a load
+    snapshots: list[RunFacts] = []  # at half of the time and at its end, before the service stops
     outlet = Outlet("jsonl", open_sink(f"jsonl:{os.devnull}"))
     with EdgePredictor.open(bundle, backend="ort", threads=1) as predictor:
         rules = SensorRules(hop=round(HOP_S * options.rate_hz), time="arrival")
@@ -111,14 +111,14 @@ def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes
             for hundredth in range(101):
                 memory.append(resident_bytes())
                 if hundredth == 44:  # of the nine tenths that are left: half of all
-                    seen.append(service.facts())
+                    snapshots.append(service.facts())
                 stop.wait(0.9 * 60 * minutes / 100)
-            seen.append(service.facts())
+            snapshots.append(service.facts())
             stop.set()
 
         threading.Thread(target=watch, daemon=True).start()
         service.run(stop=stop, reload=threading.Event())
-    return Carried(facts=seen[1], half=seen[0], growth_bytes=max(memory[1:]) - memory[0])
+    return Carried(facts=snapshots[1], half=snapshots[0], growth_bytes=max(memory[1:]) - memory[0])
 
 
 def cells(name: str, minutes: float, found: Carried) -> str:

@@ -179,7 +179,7 @@ def prove_student(
     if plan.golden == "synthetic":
         drawn = windows_from_statistics(modality, task, **checkpoint.normalisation)
         golden = golden_from(drawn, answer(drawn.windows), tolerance=tolerance)
-    reference = _named_reference(plan, modality) or origin.group_reference or None
+    reference = _read_reference(plan, modality) or origin.group_reference or None
     facts = _student_facts(plan, checkpoint, graph)
     return ProvenStudent(
         source=plan.source,
@@ -288,7 +288,7 @@ def _model_entry(
     )
 
 
-def _named_reference(plan: ExportPlan, modality: ModalitySpec) -> GroupReference | None:
+def _read_reference(plan: ExportPlan, modality: ModalitySpec) -> GroupReference | None:
     if plan.drift_reference is None:
         return None
     from mmkd_models.data.dataset import open_dataset

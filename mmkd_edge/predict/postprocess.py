@@ -140,9 +140,9 @@ def interpret(
         missing = present.size - int(np.count_nonzero(present))
         missing_fraction = missing / present.size
         fault = worse(_missing_fault(missing, present, modality, window), fault)
-    unsound = _unsound(values, task.kind)
-    if unsound and (fault is None or fault.status != "invalid"):
-        fault = WindowFault(status="invalid", reason=unsound, failure="outputs")
+    reason = _describe_fault(values, task.kind)
+    if reason and (fault is None or fault.status != "invalid"):
+        fault = WindowFault(status="invalid", reason=reason, failure="outputs")
     if fault is not None and fault.status == "invalid":
         return no_answer(
             fault, modality=modality, task=task, missing_fraction=missing_fraction, input_age_s=input_age_s
@@ -175,11 +175,11 @@ def interpret(
     )
 
 
-def _unsound(values: list[float], kind: TaskKind) -> str:
+def _describe_fault(values: list[float], kind: TaskKind) -> str:
     """NaN and infinities fail every comparison."""
     if kind == "classification":
-        sound = _MIN_SUM <= sum(values) <= _MAX_SUM and min(values) >= 0
-        return "" if sound else "the model's answer is not a distribution"
+        is_valid = _MIN_SUM <= sum(values) <= _MAX_SUM and min(values) >= 0
+        return "" if is_valid else "the model's answer is not a distribution"
     if kind in ("regression", "normal"):
         return "" if math.isfinite(values[0]) else "the model's answer is not a number"
     return "" if all(0 <= value <= 1 for value in values) else "the model's answer has others than probabilities"

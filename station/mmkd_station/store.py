@@ -239,13 +239,13 @@ class RecordQueue:
     def offer(self, most: int) -> list[Record]:
         """Return at most `most` of the oldest records that can be read."""
         with self.lock:
-            self._batch = self._stored_batch(most)
+            self._batch = self._read_batch(most)
             if not self._batch:
                 self.offered = None
                 self._batch = [self._memory.popleft() for _ in range(min(most, len(self._memory)))]
             return self._batch
 
-    def _stored_batch(self, most: int) -> list[Record]:
+    def _read_batch(self, most: int) -> list[Record]:
         query = "SELECT id, line FROM records WHERE sink = ? AND id > ? ORDER BY id LIMIT ?"
         while self._store is not None and self.stored.count:
             try:

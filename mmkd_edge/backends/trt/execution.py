@@ -31,7 +31,7 @@ class Execution:
         self._logger = logger
         self._stream = CudaStream(runtime, inputs, outputs)
         try:
-            self._context = self._bound(engine, inputs)
+            self._context = self._make_context(engine, inputs)
         except BaseException:
             self._stream.close()
             raise
@@ -86,7 +86,7 @@ class Execution:
         self._stream.close()
         self._context = None
 
-    def _bound(self, engine: Any, inputs: Sequence[TensorSpec]) -> Any:
+    def _make_context(self, engine: Any, inputs: Sequence[TensorSpec]) -> Any:
         context = engine.create_execution_context()
         if context is None:
             raise BackendError(f"TensorRT makes no execution context: {self._logger.faults()}")

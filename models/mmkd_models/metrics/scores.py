@@ -156,7 +156,7 @@ def weighted_values(truth: Figures, answers: Figures, owner: NDArray[np.int64], 
     y, x = truth - truth.mean(), answers - truth.mean()
     columns = np.stack([np.ones_like(y), np.abs(x - y), (x - y) ** 2, y, y**2, x, x**2, x * y], axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        sums = _drawn_sums(columns, owner, weights)
+        sums = _sum_draws(columns, owner, weights)
         _, error, squared, mean_y, square_y, mean_x, square_x, product = (sums / sums[:, :1]).T
         variance_y, variance_x = square_y - mean_y**2, square_x - mean_x**2
         varies_y = variance_y > _CONSTANT * np.var(y)
@@ -210,7 +210,7 @@ def weighted_f1(
     """Return macro-F1 (D,) of labels and answers (N, K)."""
     labels = on.shape[1]
     columns = np.concatenate([on & answers, on ^ answers, np.ones((len(on), 1), dtype=bool)], axis=1).astype(float)
-    sums = _drawn_sums(columns, owner, weights)
+    sums = _sum_draws(columns, owner, weights)
     right, wrong = 2 * sums[:, :labels], sums[:, labels:-1]
     somewhere = right + wrong > 0
     f1 = np.where(somewhere, right / np.where(somewhere, right + wrong, 1), 0.0)
@@ -219,7 +219,7 @@ def weighted_f1(
 
 def weighted_mean(values: NDArray[Any], owner: NDArray[np.int64], weights: Figures) -> Figures:
     """Return the mean (D,) of the windows' values (N,); of flags their fraction."""
-    sums = _drawn_sums(np.stack([values, np.ones_like(values)], axis=1).astype(float), owner, weights)
+    sums = _sum_draws(np.stack([values, np.ones_like(values)], axis=1).astype(float), owner, weights)
     with np.errstate(invalid="ignore"):
         return np.asarray(sums[:, 0] / sums[:, 1])
 
@@ -250,7 +250,7 @@ def _mean_of_labels(figures: Figures, somewhere: NDArray[np.bool_], windows: Fig
     return np.asarray(np.where(windows > 0, mean, np.nan))
 
 
-def _drawn_sums(columns: Figures, owner: NDArray[np.int64], weights: Figures) -> Figures:
+def _sum_draws(columns: Figures, owner: NDArray[np.int64], weights: Figures) -> Figures:
     by_group = np.zeros((weights.shape[1], columns.shape[1]))
     np.add.at(by_group, owner, columns)
     return np.asarray(weights @ by_group)  # (D, F)

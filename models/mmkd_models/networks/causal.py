@@ -177,9 +177,9 @@ class CausalEncoder(nn.Module):
     def _pairs(self, steps: Tensor, count: int) -> Tensor:
         """(depth, H, Q, Q): position code of each pair, or `FORBIDDEN`."""
         age = steps[:, None] - steps[None, :]
-        seen = (age >= 0) & (age < self.length) & (torch.arange(len(steps), device=steps.device) < count)
+        visible = (age >= 0) & (age < self.length) & (torch.arange(len(steps), device=steps.device) < count)
         code = self.relative[:, :, self.length - 1 - age.clamp(0, self.length - 1)]
-        return torch.where(seen, code, FORBIDDEN)
+        return torch.where(visible, code, FORBIDDEN)
 
 
 def last_blocks(ends: Tensor, count: int, length: int) -> Tensor:

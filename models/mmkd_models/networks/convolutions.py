@@ -247,11 +247,11 @@ def as_series(
     for start in range(0, len(values), _VIEWED):
         window, presence = (torch.from_numpy(part[start : start + _VIEWED]) for part in (values, present))
         parts.append(view((window.float() - mean) / std, presence))
-    seen, presence = (torch.cat(part) for part in zip(*parts, strict=True))
+    series, presence = (torch.cat(part) for part in zip(*parts, strict=True))
     count = presence.sum((0, 1)).clamp(min=1.0)
-    centre = (seen * presence).sum((0, 1)) / count
-    spread = (((seen - centre) * presence).square().sum((0, 1)) / count).sqrt()
-    return seen, presence, centre, torch.where(spread > _CONSTANT, spread, 1.0)
+    centre = (series * presence).sum((0, 1)) / count
+    spread = (((series - centre) * presence).square().sum((0, 1)) / count).sqrt()
+    return series, presence, centre, torch.where(spread > _CONSTANT, spread, 1.0)
 
 
 def apply_convolutions(

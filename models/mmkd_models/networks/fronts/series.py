@@ -91,11 +91,11 @@ class FrontEnd(nn.Module):
         self, scaled: Tensor, moved: Tensor, local: Tensor, present: Tensor, moments: tuple[Tensor, ...]
     ) -> Tensor:
         count, mean, spread = moments
-        absent, seen = 1.0 - present, moved if self.has_movement else scaled
-        low = (seen + absent * 2 * CLIP).amin(1).clamp(max=CLIP)  # (B, C)
-        high = (seen - absent * 2 * CLIP).amax(1).clamp(min=-CLIP)
+        absent, observed = 1.0 - present, moved if self.has_movement else scaled
+        low = (observed + absent * 2 * CLIP).amin(1).clamp(max=CLIP)  # (B, C)
+        high = (observed - absent * 2 * CLIP).amax(1).clamp(min=-CLIP)
         pairs = present[:, 1:] * present[:, :-1]
-        step = ((seen[:, 1:] - seen[:, :-1]).abs() * pairs).sum(1) / pairs.sum(1).clamp(min=1.0)
+        step = ((observed[:, 1:] - observed[:, :-1]).abs() * pairs).sum(1) / pairs.sum(1).clamp(min=1.0)
         squares = local * local
         skewness = (squares * local).sum(1) / count[:, 0]
         kurtosis = ((squares * squares).sum(1) / count[:, 0] + 1e-2).log()
