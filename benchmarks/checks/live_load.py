@@ -67,27 +67,27 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=5.0, help="the rate of the second load, in rates of the first")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    bundle = exported(options.folder, options.rate_hz)
+    bundle = export_student(options.folder, options.rate_hz)
     columns = ("minutes", "RSS growth, MB", "p50, ms", "p99.9, ms", "p99.9 of 1st and 2nd half, ms", "longest, ms")
     print(head("load", *columns, "results", "dropped samples", "share"))
     for name, factor, minutes in (
         ("the rate", 1.0, 60 * options.hours),
         (f"{options.times:g} times the rate", options.times, options.beyond_minutes),
     ):
-        print(cells(name, minutes, carried(bundle, options, factor=factor, minutes=minutes)), flush=True)
+        print(outcome_row(name, minutes, run_load(bundle, options, factor=factor, minutes=minutes)), flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Carried:
-    """What a load did, also until half of its time, and by how much memory grew after the first tenth."""
+class LoadOutcome:
+    """The facts of a load at its end and at half of its time, and the growth of memory after the first tenth."""
 
     facts: RunFacts
     half: RunFacts
     growth_bytes: int
 
 
-def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes: float) -> Carried:
-    """Runs a load for so long."""
+def run_load(bundle: Path, options: argparse.Namespace, *, factor: float, minutes: float) -> LoadOutcome:
+    """Run a load for `minutes`."""
     stop = threading.Event()
     memory: list[int] = []
     snapshots: list[RunFacts] = []  # at half of the time and at its end, before the service stops
@@ -118,28 +118,30 @@ def carried(bundle: Path, options: argparse.Namespace, *, factor: float, minutes
 
         threading.Thread(target=watch, daemon=True).start()
         service.run(stop=stop, reload=threading.Event())
-    return Carried(facts=snapshots[1], half=snapshots[0], growth_bytes=max(memory[1:]) - memory[0])
+    return LoadOutcome(facts=snapshots[1], half=snapshots[0], growth_bytes=max(memory[1:]) - memory[0])
 
 
-def cells(name: str, minutes: float, found: Carried) -> str:
-    """One row of the table."""
-    facts = found.facts
-    counts, first = latencies(facts), latencies(found.half)
+def outcome_row(name: str, minutes: float, outcome: LoadOutcome) -> str:
+    """Return one row of the table."""
+    facts = outcome.facts
+    counts, first = latencies(facts), latencies(outcome.half)
     halves = " and ".join(f"{1000 * quantile(part, 0.999):.1f}" for part in (first, counts - first))
-    results = sum(sum(one.results.values()) for one in facts.stations)
-    samples = sum(one.intake.samples for one in facts.stations)
-    dropped = sum(one.intake.dropped for one in facts.stations)
-    longest_s = max(one.latency.max_s for one in facts.stations if one.latency is not None)
-    within = [f"{1000 * quantile(counts, share):.1f}" for share in (0.5, 0.999)]
+    results = sum(sum(station.results.values()) for station in facts.stations)
+    samples = sum(station.intake.samples for station in facts.stations)
+    dropped = sum(station.intake.dropped for station in facts.stations)
+    longest_s = max(station.latency.max_s for station in facts.stations if station.latency is not None)
+    within = [f"{1000 * quantile(counts, level):.1f}" for level in (0.5, 0.999)]
     return row(
-        name, f"{minutes:g}", f"{found.growth_bytes / 1e6:.2f}", *within, halves, f"{1000 * longest_s:.1f}",
+        name, f"{minutes:g}", f"{outcome.growth_bytes / 1e6:.2f}", *within, halves, f"{1000 * longest_s:.1f}",
         f"{results:,}", f"{dropped:,}", f"{dropped / samples:.2%}",
     )  # fmt: skip
 
 
 def latencies(facts: RunFacts) -> np.ndarray:
-    """How many results took at most as long as each of `EDGES`, of all stations."""
-    counts: np.ndarray = np.sum([one.latency.counts for one in facts.stations if one.latency is not None], axis=0)
+    """Return how many results of all stations took at most as long as each of `EDGES`."""
+    counts: np.ndarray = np.sum(
+        [station.latency.counts for station in facts.stations if station.latency is not None], axis=0
+    )
     return counts
 
 
@@ -148,13 +150,13 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def quantile(counts: np.ndarray, share: float) -> float:
-    """The upper edge of the bin that holds it, in seconds."""
-    return EDGES[min(int(np.searchsorted(counts, share * counts[-1])), len(EDGES) - 1)]
+def quantile(counts: np.ndarray, level: float) -> float:
+    """Return the upper edge, in seconds, of the bin that contains the quantile `level`."""
+    return EDGES[min(int(np.searchsorted(counts, level * counts[-1])), len(EDGES) - 1)]
 
 
-def exported(folder: Path, rate_hz: float) -> Path:
-    """The student as a bundle: a window of a second."""
+def export_student(folder: Path, rate_hz: float) -> Path:
+    """Return the student as a bundle, with windows of one second."""
     bundle = folder / f"noise-{rate_hz:g}.edge"
     if not bundle.exists():
         modality = ModalitySpec(name="vibration", channels=CHANNELS, unit="g", rate_hz=rate_hz, samples=round(rate_hz))

@@ -130,8 +130,8 @@ class SandboxPolicy:
     def _describe_pass(self, student: OpenStudent) -> str:
         if self._passed_earlier(self._key_of(student)):
             return "passed at an earlier start"
-        each = f" and at each start, since it cannot be remembered: {self._unsaved}" if self._unsaved else ""
-        return f"passed now{each}"
+        suffix = f" and at each start, since it cannot be remembered: {self._unsaved}" if self._unsaved else ""
+        return f"passed now{suffix}"
 
     def _describe_check(self, student: OpenStudent) -> str:
         is_own = student.config is not None and BACKENDS[student.config.backend].is_own

@@ -199,12 +199,12 @@ def known_faults(
             f"--faults {dataset.path}: expected a dataset of classes or of normal running, got one of "
             f"{task_text(spec.task)}; import the faults as classes"
         )
-    found = spec.modality(modality.name)
-    if (found.shape, found.rate_hz, found.channels) != (modality.shape, modality.rate_hz, modality.channels):
+    own = spec.modality(modality.name)
+    if (own.shape, own.rate_hz, own.channels) != (modality.shape, modality.rate_hz, modality.channels):
         raise UsageError(
             f"--faults {dataset.path}: modality {modality.name!r}: expected windows {modality.shape} at "
-            f"{modality.rate_hz:g} Hz of {', '.join(modality.channels)}, got {found.shape} at {found.rate_hz:g} Hz of "
-            f"{', '.join(found.channels)}; import them by the same recipe"
+            f"{modality.rate_hz:g} Hz of {', '.join(modality.channels)}, got {own.shape} at {own.rate_hz:g} Hz of "
+            f"{', '.join(own.channels)}; import them by the same recipe"
         )
     everything = dataset.everything()
     usual = spec.task.labels.index(normal) if normal in spec.task.labels else -1
@@ -242,5 +242,5 @@ def covered_s(windows: Windows) -> float:
     if times is None:
         return len(windows) * duration_s
     owners = windows.groups if windows.episodes is None else windows.episodes
-    each = [np.sort(times[owners == owner]) for owner in np.unique(owners)]
-    return float(sum(np.minimum(np.diff(one), duration_s).sum() + duration_s for one in each))
+    by_owner = [np.sort(times[owners == owner]) for owner in np.unique(owners)]
+    return float(sum(np.minimum(np.diff(moments), duration_s).sum() + duration_s for moments in by_owner))
