@@ -36,7 +36,7 @@ from mmkd_models.training.checkpoint import (
 from mmkd_models.training.committee import train_committee
 from mmkd_models.training.inputs import StudentTraining
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.students import choose_student, taught_augment, train_student
+from mmkd_models.training.students import choose_student, train_student, without_mixing
 from mmkd_models.training.trainings import keep_answers
 from mmkd_report.schema.study import NONE
 
@@ -325,7 +325,7 @@ def _keep_answers(folder: plan.Folder, seed: int, block: int, path: Path, on_ste
     recipe = next(method.recipe for method in folder.space.methods if method.recipe is not None)
     teachers = [read_teacher_file(folder.teacher_folder(folder.space.teachers[0], seed) / plan.TEACHER_CHECKPOINT)]
     run = folder.training_run(conditions.student_train, path, seed, on_step)
-    run = replace(run, augment=taught_augment(run.augment)) if conditions.choose else run
+    run = replace(run, augment=without_mixing(run.augment)) if conditions.choose else run
     keep_answers(folder.fold(seed).training, run, block, teachers=teachers, recipe=recipe)
     (path / "done").touch()
 
