@@ -46,7 +46,7 @@ study: $(READY)  ## compare every way to distil with labels only, in stages; res
 # Whole files go to a process each, so that what they share is made once; every process keeps to one thread. Tests that
 # wait leave their core to the process that is one more than cores. tests/conftest.py says which files come first.
 PROCESSES ?= 3
-test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
+test: $(READY)  ## the fast tests (about 6 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-all: $(READY)  ## also the slow tests and those that need a package registry, TensorRT-RTX or LiteRT
