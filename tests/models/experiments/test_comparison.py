@@ -170,7 +170,7 @@ def test_a_fold_with_labelled_groups_hides_the_labels_of_all_others_and_leaves_v
 def test_runs_of_a_phase_need_none_of_each_other(finished, tmp_path):
     comparison = in_folder(finished[0], tmp_path)
     phases = comparison.phases([1])
-    stages = [["teacher", "baseline", "baseline", "rival"], ["answer"] * BLOCKS, ["student", "taught"], ["fold"]]
+    stages = [["teacher", "baseline", "baseline", "rival"], ["answer"] * BLOCKS, ["student", "taught"], ["fold"] * 3]
     assert [[stage_of(run) for run in phase] for phase in phases] == stages
     with Workers(1) as workers:
         for phase in phases:
