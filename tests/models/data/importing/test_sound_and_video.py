@@ -267,7 +267,7 @@ def test_an_hour_of_sound_is_resampled_in_bounded_memory(tmp_path):
     # 58 million samples are 230 MB in float32, and the filter works on float64. In blocks 462 MB were seen, with Python
     # and its libraries; pages of mapped files come and go.
     assert int(done.stdout.splitlines()[-1]) < 500_000
-    assert check_dataset(tmp_path / "out").findings == ()
+    assert [one.level for one in check_dataset(tmp_path / "out").findings] == ["note"]  # without groups
 
 
 def cut_off(name, share):
