@@ -36,10 +36,10 @@ class CarriedWindows:
     labels: Labels  # as `Windows.labels`, all known
     groups: NDArray[np.int64] | None = None  # (N,) numbers from 0 of their groups; None if unknown
 
-    def rows(self, chosen: NDArray[Any]) -> CarriedWindows:
+    def subset(self, rows: NDArray[Any]) -> CarriedWindows:
         """Select windows by mask (N,) or number."""
-        groups = None if self.groups is None else self.groups[chosen]
-        return CarriedWindows(windows=self.windows[chosen], labels=self.labels[chosen], groups=groups)
+        groups = None if self.groups is None else self.groups[rows]
+        return CarriedWindows(windows=self.windows[rows], labels=self.labels[rows], groups=groups)
 
 
 def most_carried(modality: ModalitySpec) -> int:

@@ -150,7 +150,7 @@ def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoin
     carried = student.carried
     if carried is not None:
         labels = _numbers(student.task, task)[carried.labels]
-        carried = replace(carried, labels=labels).rows(labels >= 0)
+        carried = replace(carried, labels=labels).subset(labels >= 0)
     return replace(
         student,
         task=task,

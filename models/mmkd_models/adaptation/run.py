@@ -147,7 +147,7 @@ def _choose_carried(task: AdaptationTask, new: Windows) -> CarriedWindows | None
     before, name = task.student.carried, task.student.modality.name
     if before is None:
         return None
-    carried = before if task.old.sha256 is not None else before.rows(task.old.judge.rows)
+    carried = before if task.old.sha256 is not None else before.subset(task.old.judge.rows)
     if task.labelled is not None and new.labelled.any():
         known, groups = new.only_labelled(), carried.groups
         if groups is not None:
@@ -156,7 +156,7 @@ def _choose_carried(task: AdaptationTask, new: Windows) -> CarriedWindows | None
         windows = np.concatenate([carried.windows, known.take(np.arange(len(known)))[name]])
         carried = CarriedWindows(windows=windows, labels=np.concatenate([carried.labels, known.labels]), groups=groups)
     order = np.random.default_rng(task.train.seed).permutation(len(carried.windows))
-    return carried.rows(np.sort(order[: most_carried(task.student.modality)]))
+    return carried.subset(np.sort(order[: most_carried(task.student.modality)]))
 
 
 def _document(

@@ -376,11 +376,11 @@ def eliminations(
     for penalty in penalties:
         rows = np.arange(features.shape[1])
         while True:
-            if product is not None or len(rows) <= len(whole):  # solved in the smaller of feature and window space
-                inner = whole[:, rows].T @ whole[:, rows] if product is None else product[np.ix_(rows, rows)]
-                weight = _solve(inner, crossed[rows], penalty)
+            if product is not None:
+                weight = _solve(product[np.ix_(rows, rows)], crossed[rows], penalty)
+            elif len(rows) <= len(inputs := whole[:, rows]):  # solved in the smaller of feature and window space
+                weight = _solve(inputs.T @ inputs, crossed[rows], penalty)
             else:
-                inputs = whole[:, rows]
                 weight = np.asarray(inputs.T @ _solve(inputs @ inputs.T, outputs, penalty))
             if len(rows) <= most:
                 yield rows, Ridge(weight=weight, bias=middle - centre[rows] @ weight, penalty=penalty)
