@@ -16,18 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from mmkd_edge.errors import CheckpointError
-from mmkd_models.data.batches import Batch, BatchSource
+from mmkd_models.data.batches import Batch
 from mmkd_models.networks.committee import FixedViews
 from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
-from mmkd_models.train_config import OnStep, TrainingProgress
 
 logger = logging.getLogger(__name__)
 
 _KIND = "answers"
 _DIGITS = 16
-
-BLOCKS = 4  # files of consecutive steps, written side by side
 
 
 @torch.no_grad()
@@ -43,7 +40,7 @@ def ask_teachers(teachers: Sequence[nn.Module], batch: Batch, *, taps: bool) -> 
 
 
 class AnswerMemory:
-    """Answers to every step of a training, in one file or one per block; `decides` is all they depend on."""
+    """Answers to every step of a training, in one file; `decides` is all they depend on."""
 
     def __init__(self, folder: Path, decides: Mapping[str, Any], *, steps: int) -> None:
         decided = msgspec.json.encode({**decides, "steps": steps}, order="sorted")
@@ -78,45 +75,23 @@ class AnswerMemory:
         """Write the file if no step lacks an answer."""
         if self._known is not None or len(self._new) < self._steps:
             return
-        self._write(self.path, range(self._steps))
-
-    def write_block(
-        self, block: int, teachers: Sequence[nn.Module], source: BatchSource, on_step: OnStep | None = None
-    ) -> None:
-        """Write the teachers' answers to a block of steps, unless they exist."""
-        path = self._block_path(block)
-        if self.path.exists() or path.exists():
-            return
-        steps = range(self._steps * block // BLOCKS, self._steps * (block + 1) // BLOCKS)
-        for step in steps:
-            self.keep(step, ask_teachers(teachers, source.at(step), taps=False))
-            if on_step is not None:
-                on_step(TrainingProgress(step=step - steps.start + 1, steps=len(steps), terms={}, best_score=None))
-        self._write(path, steps)
-
-    def _block_path(self, block: int) -> Path:
-        return self.path.with_name(f"{self.path.stem}-{block}{self.path.suffix}")
-
-    def _write(self, path: Path, steps: range) -> None:
-        each = list(zip(*(self._new[step] for step in steps), strict=True))  # teachers x steps
+        each = list(zip(*(self._new[step] for step in range(self._steps)), strict=True))  # teachers x steps
         tensors = {
             f"{number}/{what}": torch.stack([getattr(answer, what) for answer in answers])
             for number, answers in enumerate(each)
             for what in ("logits", "embedding")
         }
-        write_tensors(path, tensors, kind=_KIND, document=self._document)
+        write_tensors(self.path, tensors, kind=_KIND, document=self._document)
 
     def _read(self) -> tuple[tuple[Tensor, Tensor], ...] | None:
-        paths = [self.path] if self.path.exists() else [self._block_path(block) for block in range(BLOCKS)]
-        if not all(path.exists() for path in paths):
+        if not self.path.exists():
             return None
         try:
-            read = [read_tensors(path, kind=_KIND) for path in paths]
+            tensors, document = read_tensors(self.path, kind=_KIND)
         except CheckpointError as error:
             logger.warning("%s; the teachers answer again", error)
             return None
-        if any(document != self._document for _, document in read):
+        if document != self._document:
             return None
-        tensors = {name: torch.cat([part[name] for part, _ in read]) for name in read[0][0]}
         teachers = range(len(tensors) // 2)
         return tuple((tensors[f"{teacher}/logits"], tensors[f"{teacher}/embedding"]) for teacher in teachers)

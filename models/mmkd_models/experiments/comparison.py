@@ -195,9 +195,9 @@ class Comparison:
             )
             for seed, number in product(seeds, range(count))
         ]
-        phases: tuple[list[Run], ...] = (teachers, [], [], judging)
+        phases: tuple[list[Run], ...] = (teachers, [], judging)
         for folder in self.folders.values():
-            own = grid_phases(folder, candidates(folder.space), seeds, rivals=self.rivals, ask_before=True)
+            own = grid_phases(folder, candidates(folder.space), seeds, rivals=self.rivals)
             for phase, runs in zip(phases, own, strict=False):
                 known = {run.path for run in phase}
                 phase += [run for run in runs if run.path not in known]

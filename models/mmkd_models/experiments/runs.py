@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
-from mmkd_models.distillation.answers import BLOCKS
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.evaluation.rivals import RivalName, Rivals
 from mmkd_models.experiments import plan
@@ -36,8 +35,7 @@ from mmkd_models.training.checkpoint import (
 from mmkd_models.training.committee import train_committee
 from mmkd_models.training.inputs import StudentTraining
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.students import choose_student, train_student, without_mixing
-from mmkd_models.training.trainings import keep_answers
+from mmkd_models.training.students import choose_student, train_student
 from mmkd_report.schema.study import NONE
 
 _WAIT_S = 0.5
@@ -307,29 +305,6 @@ def _teacher_logits(path: Path, windows: Windows) -> NDArray[np.float32]:
     return logits_of(teacher.network(), own, modality=None)
 
 
-def _answers_run(folder: plan.Folder, seed: int, block: int) -> Run:
-    own = folder.conditions
-    key = plan.short_hash([own.student_train, own.augment, plan.teacher_name(own, folder.space.teachers[0], seed)])
-    path = folder.out / plan.ANSWERS_FOLDER / f"{key}-seed{seed}-{block}"
-    return Run(
-        title=f"seed {seed} answers {block + 1}/{BLOCKS}",
-        path=path,
-        costs=(0.32 / BLOCKS,),
-        is_done=(path / "done").exists,
-        make=partial(_keep_answers, folder, seed, block, path),
-    )
-
-
-def _keep_answers(folder: plan.Folder, seed: int, block: int, path: Path, on_step: OnStep) -> None:
-    conditions = folder.conditions
-    recipe = next(method.recipe for method in folder.space.methods if method.recipe is not None)
-    teachers = [read_teacher_file(folder.teacher_folder(folder.space.teachers[0], seed) / plan.TEACHER_CHECKPOINT)]
-    run = folder.training_run(conditions.student_train, path, seed, on_step)
-    run = replace(run, augment=without_mixing(run.augment)) if conditions.choose else run
-    keep_answers(folder.fold(seed).training, run, block, teachers=teachers, recipe=recipe)
-    (path / "done").touch()
-
-
 def _rivals_run(folder: plan.Folder, rivals: tuple[RivalName, ...], seed: int) -> Run:
     name = "taught" if "distilled_rocket" in rivals else "rivals"
     return Run(
@@ -397,9 +372,8 @@ def grid_phases(
     seeds: Sequence[int],
     *,
     rivals: Sequence[RivalName],
-    ask_before: bool = False,
-) -> tuple[list[Run], ...]:
-    """Return the phases of a grid; with `ask_before` one stores the teachers' answers to their students' batches."""
+) -> tuple[list[Run], list[Run]]:
+    """Return the phases of a grid: what needs no teacher of it, and what does."""
     trials = [plan.Trial(candidate=candidate, seed=seed) for candidate in chosen for seed in seeds]
     baselines = [trial for trial in trials if trial.candidate.entry.teacher is None]
     taught = [trial for trial in trials if trial.candidate.entry.teacher is not None]
@@ -412,9 +386,4 @@ def grid_phases(
     first += [_rivals_run(folder, untaught, seed) for seed in seeds if untaught]
     later = [student_run(folder, trial) for trial in taught]
     later += [_rivals_run(folder, ("distilled_rocket",), seed) for seed in seeds if "distilled_rocket" in rivals]
-    answers = []
-    terms = [term for method in folder.space.methods if method.recipe is not None for term in method.recipe.terms]
-    if ask_before and not any(term.compares_layers() for term in terms):
-        missing = dict.fromkeys(trial.seed for trial in waiting)
-        answers = [_answers_run(folder, seed, block) for seed in missing for block in range(BLOCKS)]
-    return first, answers, later
+    return first, later

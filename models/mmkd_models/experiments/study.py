@@ -274,14 +274,14 @@ def run_study(prepared: PreparedStudy, *, progress: runs.Progress | None = None)
             chosen = prepared.finalists
         phases = list[list[runs.Run]]()
         for seed in prepared.seeds:  # in turn, so that early results can be compared
-            first, _, later = runs.grid_phases(folder, chosen, [seed], rivals=options.rivals)
+            first, later = runs.grid_phases(folder, chosen, [seed], rivals=options.rivals)
             phases += [first, later]
         _make_phases(prepared, workers, progress, phases)
 
 
 def _search(prepared: PreparedStudy, workers: Workers, progress: runs.Progress) -> None:
     folder, trials, seeds = prepared.folder, prepared.options.trials, prepared.search_seeds
-    first, _, _ = runs.grid_phases(folder, plan.candidates(folder.space, prepared.impossible), seeds, rivals=())
+    first, _ = runs.grid_phases(folder, plan.candidates(folder.space, prepared.impossible), seeds, rivals=())
     distilled = distilled_candidates(folder, prepared.impossible)[:trials]
     planned = [
         runs.student_run(folder, plan.Trial(candidate=candidate, seed=seed))

@@ -26,7 +26,6 @@ from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint
 from mmkd_models.training.fitting import (
     LABELLED_FRACTION,
     adjusted_fit,
-    batch_source,
     finish_student,
     fit_learner,
     new_student,
@@ -85,18 +84,6 @@ def train_transformer(training: StudentTraining) -> StudentCheckpoint:
     learner = SupervisedLearner(student, modality=modality, goal=training_goal(data.train))
     result = fit_learner(learner, data, run, modality=modality, labelled_fraction=1.0, origin=origin)
     return finish_student(replace(training, teachers=(), recipe=None), student, result)
-
-
-def keep_answers(
-    data: TrainingData, run: TrainingRun, block: int, *, teachers: Sequence[TeacherFile], recipe: Recipe
-) -> None:
-    """Store the teachers' answers to a block of steps, unless the recipe reads their layers."""
-    memory = _memory(data, run, teachers, recipe)
-    if memory is None or any(term.compares_layers() for term in recipe.terms):
-        return
-    networks = [_network(teacher.checkpoint, data, recorded=False).eval() for teacher in teachers]
-    source = batch_source(data.train, run, labelled_fraction=_labelled_fraction(recipe))
-    memory.write_block(block, networks, source, run.on_step)
 
 
 def check_teachers(teachers: Sequence[TeacherFile], windows: Windows) -> None:

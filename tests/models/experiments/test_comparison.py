@@ -10,14 +10,12 @@ import pytest
 
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.distillation.answers import BLOCKS
 from mmkd_models.experiments.comparison import Comparison, compare
 from mmkd_models.experiments.plan import fold_data, spread_in_time
 from mmkd_models.experiments.runs import Progress, make_runs
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.networks.config import student_config, teacher_config
-from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import read_student, read_teacher, read_teacher_file
 from mmkd_models.training.inputs import StudentTraining, TrainingRun
 from mmkd_models.training.predict import scores_of
@@ -170,7 +168,7 @@ def test_a_fold_with_labelled_groups_hides_the_labels_of_all_others_and_leaves_v
 def test_runs_of_a_phase_need_none_of_each_other(finished, tmp_path):
     comparison = in_folder(finished[0], tmp_path)
     phases = comparison.phases([1])
-    stages = [["teacher", "baseline", "baseline", "rival"], ["answer"] * BLOCKS, ["student", "taught"], ["fold"] * 3]
+    stages = [["teacher", "baseline", "baseline", "rival"], ["student", "taught"], ["fold"] * 3]
     assert [[stage_of(run) for run in phase] for phase in phases] == stages
     with Workers(1) as workers:
         for phase in phases:
@@ -182,24 +180,6 @@ def test_runs_of_a_phase_need_none_of_each_other(finished, tmp_path):
 def test_two_workers_make_the_same_fold(finished, tmp_path):
     with Workers(2) as workers:
         assert compare(in_folder(finished[0], tmp_path), [1], workers) == [finished[1]]
-
-
-def test_students_learn_from_answers_that_were_kept_in_blocks(copy, monkeypatch):
-    shutil.rmtree(copy.student_path("acc", 1).parent)
-    _, answers, (student, *_), _ = copy.phases([1])
-    with Workers(1) as workers:
-        make_runs(workers, answers)
-        asked = 0
-
-        def count(self, *arguments, **options):
-            nonlocal asked
-            asked += len(next(iter(arguments[0].values()))[0]) > 1  # one window shows what a teacher gives
-            return forward(self, *arguments, **options)
-
-        forward = Teacher.forward
-        monkeypatch.setattr(Teacher, "forward", count)
-        make_runs(workers, [student])
-    assert asked == 0
 
 
 @pytest.mark.slow
