@@ -225,6 +225,7 @@ def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Label
     from mmkd_models.distillation.recipe import default_recipe, taught_by
     from mmkd_models.experiments.comparison import ComparisonConfig
     from mmkd_models.experiments.plan import Conditions
+    from mmkd_models.training.closed_form import check_lengths
     from mmkd_models.training.committee import default_members, members_named
 
     size, modalities = preset_named(options.student, option="--student"), data.spec.modalities
@@ -233,6 +234,8 @@ def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Label
     own: tuple[MemberKind, ...] | msgspec.UnsetType = msgspec.UNSET
     if options.student_members is not None:
         own = student_members(options.student_members, option="--student-members", choose=options.choose)
+        for name in () if options.choose else names:  # a choice leaves out what needs longer windows
+            check_lengths(data.spec.modality(name), own)
     if options.max_latency_ms is not None and not options.choose:
         raise UsageError("--max-latency-ms limits what a choice may take; leave out --no-choose")
     members = members_named(options.members.split(","), modalities) if options.members else default_members(modalities)

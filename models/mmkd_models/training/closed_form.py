@@ -38,9 +38,11 @@ from mmkd_models.networks.config import (
 )
 from mmkd_models.networks.convolutions import (
     FEATURES,
+    LENGTH,
     ConvolutionFeatures,
     apply_convolutions,
     fit_convolutions,
+    fits_kernels,
     prune_convolutions,
 )
 from mmkd_models.networks.intervals import (
@@ -135,7 +137,7 @@ def fit_convolutions_student(training: StudentTraining, lesson: Lesson) -> Stude
 def fit_intervals_student(training: StudentTraining, lesson: Lesson) -> StudentCheckpoint:
     """Fit a ridge on the features of intervals."""
     modality, config = training.modality, training.run.train
-    _check_length(training.data.train.spec.modality(modality))
+    check_lengths(training.data.train.spec.modality(modality), ("intervals",))
     network, training = _blank(training, members=("intervals",))
     train, lesson = _vary_windows(training, lesson)
     network.intervals = measure_intervals(train, modality, seed=config.seed)
@@ -150,7 +152,7 @@ def grow_trees_student(training: StudentTraining, lesson: Lesson) -> StudentChec
     """Grow extra-trees on the features of intervals and hard answers."""
     modality, task = training.modality, training.data.train.spec.task
     train, lesson = _vary_windows(training, lesson)
-    _check_length(train.spec.modality(modality))
+    check_lengths(train.spec.modality(modality), ("trees",))
     answers = ridge_targets(train, lesson.answers) if task.kind == "regression" else lesson.answers
     labels = hard_answers(answers, kind=task.kind)
     rows, seed = lesson.rows, training.run.train.seed
@@ -235,12 +237,22 @@ def _vary_windows(training: StudentTraining, lesson: Lesson) -> tuple[Windows, L
     return without_each(train, modality), replace(lesson, rows=rows, answers=np.tile(lesson.answers[kept], (copies, 1)))
 
 
-def _check_length(spec: ModalitySpec) -> None:
-    if not fits_intervals(spec):
-        raise UsageError(
-            f"modality {spec.name!r}: intervals and trees: expected windows of at least {MIN_SAMPLES} samples, got "
-            f"{spec.samples}; take longer windows, or the member transformer"
-        )
+def is_long_enough(spec: ModalitySpec, member: MemberKind) -> bool:
+    """Return whether windows have the samples that a member needs."""
+    if member == "transformer":
+        return True
+    return (fits_kernels if member == "convolutions" else fits_intervals)(spec)
+
+
+def check_lengths(spec: ModalitySpec, members: Sequence[MemberKind]) -> None:
+    """Raise UsageError for a member that needs longer windows."""
+    for member in members:
+        if not is_long_enough(spec, member):
+            least = LENGTH if member == "convolutions" else MIN_SAMPLES
+            raise UsageError(
+                f"modality {spec.name!r}: {member}: expected windows of at least {least} samples, got {spec.samples}; "
+                "take longer windows, or the member transformer"
+            )
 
 
 def measure_intervals(windows: Windows, modality: str, *, seed: int) -> IntervalFeatures:

@@ -25,11 +25,9 @@ from mmkd_models.data.labels import Labels, absent_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import helpful_temperature
 from mmkd_models.networks.config import MEMBERS, PORTABLE_MEMBERS, MemberKind, in_order, named
-from mmkd_models.networks.convolutions import fits_kernels
-from mmkd_models.networks.intervals import fits_intervals
 from mmkd_models.training.checkpoint import StudentCheckpoint, TriedStudent
 from mmkd_models.training.choosing import ValidationScore, labels_win, likeliest, validation_score
-from mmkd_models.training.closed_form import FITS, Lesson, hard_answers, lesson_of
+from mmkd_models.training.closed_form import FITS, Lesson, hard_answers, is_long_enough, lesson_of
 from mmkd_models.training.fitting import with_references
 from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
@@ -229,8 +227,7 @@ def choose_student(
     best = _trial("transformer", _transformer(training), data.valid)
     trials = [best]
     spec = data.train.spec.modality(training.modality)
-    fits = {kind: (fits_kernels if kind == "convolutions" else fits_intervals)(spec) for kind in FITS}
-    kinds = [kind for kind in among if fits.get(kind) and not training.config.causal]
+    kinds = [kind for kind in among if kind in FITS and is_long_enough(spec, kind) and not training.config.causal]
     if kinds:
         lesson = lesson_of(training)
         alone = [_trial(kind, FITS[kind](training, lesson), data.valid) for kind in kinds]

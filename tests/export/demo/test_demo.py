@@ -21,7 +21,7 @@ import pytest
 
 import mmkd_edge
 from mmkd_edge import Bundle, EdgePredictor
-from mmkd_edge.errors import GateError, MmkdError
+from mmkd_edge.errors import GateError, MmkdError, UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.commands.demo import ComparisonOptions, requested_comparison, run_demo, show_demo
 from mmkd_export.demo.chain import measure
@@ -360,6 +360,17 @@ def measured(thermometer):
     document = demo_document(comparison.dataset.spec, comparison.dataset.sha256, [fold])
     times = PairLatency(student_ms=TIMES_MS, teacher_ms=TIMES_MS, ratio=1.0)
     return measure(document, comparison, pair=lambda *_: times, bundle=bundle, say=lambda line: None), asked
+
+
+def test_windows_too_short_for_a_member_are_refused_before_any_training(thermometer):
+    dataset, asked = thermometer[0].dataset, {"student_members": "transformer,trees", "seeds": 1}
+    with pytest.raises(UsageError) as refused:
+        requested_comparison(dataset, ComparisonOptions(**asked, choose=False))
+    assert str(refused.value) == (
+        "modality 'temp': trees: expected windows of at least 8 samples, got 6; take longer windows, or the member "
+        "transformer"
+    )
+    assert requested_comparison(dataset, ComparisonOptions(**asked)).conditions.choose  # which leaves trees out
 
 
 def test_a_student_that_is_normalised_per_group_comes_with_a_reference(thermometer, measured):
