@@ -186,7 +186,7 @@ def student_run(folder: plan.Folder, trial: plan.Trial) -> Run:
     return Run(
         title=f"seed {trial.seed} {conditions.modality} {name} {entry.student}{with_rate}",
         path=path,
-        costs=(0.3, 0.15, 0.15) if conditions.choose else (0.3,),
+        costs=(0.3,),
         is_done=(path / plan.RESULT_FILE).exists,
         make=partial(run_trial, folder, trial),
     )

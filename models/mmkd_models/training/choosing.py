@@ -23,8 +23,9 @@ _TAUS = (0.5, 1.0)
 
 _MIN_GROUPS = 3
 
-_TO_EQUAL = 0.2
-"""Nats a window for a squared distance of 1 from equal weights; 0.05 to 0.5 do about as well (decision 035)."""
+_TO_EQUAL = 1.6
+"""Nats a window and validation group for a squared distance of 1 from equal weights; 1.2 to 2 do as well (decision
+035)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +64,19 @@ def preferred(scores: Sequence[ValidationScore]) -> int:
 
 
 def likeliest(
-    pools: Sequence[NDArray[np.floating[Any]]], unevenness: Sequence[float], labels: Labels, task: TaskSpec
+    pools: Sequence[NDArray[np.floating[Any]]],
+    unevenness: Sequence[float],
+    labels: Labels,
+    groups: Groups,
+    task: TaskSpec,
 ) -> int:
     """Return the number of the first answers (N, K) that make the labels likeliest, on windows that none learnt.
 
     Weights of stacking (Yao, Vehtari, Simpson and Gelman, Bayesian Analysis 13, 2018, section 3.1), drawn to equal ones
-    by their squared distance from these.
+    by their squared distance from these: the fewer groups judge, the more.
     """
     means = [log_likelihood(pool, labels, kind=task.kind).mean() for pool in pools]
-    return int(np.argmax(np.subtract(means, _TO_EQUAL * np.asarray(unevenness))))
+    return int(np.argmax(np.subtract(means, _TO_EQUAL / len(np.unique(groups)) * np.asarray(unevenness))))
 
 
 def labels_win(taught: ValidationScore, baseline: ValidationScore, groups: NDArray[Any]) -> bool:

@@ -1,8 +1,6 @@
 """A student of any members, from labels or from teachers; averages; and the best of several by validation.
 
 An average is the logarithmic opinion pool z = sum of w z_m / T_m (Genest, Zidek, Statistical Science 1986, section 3).
-Few validation groups tell members apart badly, so training groups that a member did not learn judge it too (Wolpert,
-Neural Networks 5, 1992); there teachers replace missing labels.
 """
 
 from __future__ import annotations
@@ -16,18 +14,16 @@ from functools import reduce
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.labels import Labels, absent_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import helpful_temperature
 from mmkd_models.networks.config import MEMBERS, PORTABLE_MEMBERS, MemberKind, in_order, named
 from mmkd_models.training.checkpoint import StudentCheckpoint, TriedStudent
 from mmkd_models.training.choosing import ValidationScore, labels_win, likeliest, validation_score
-from mmkd_models.training.closed_form import FITS, Lesson, hard_answers, is_long_enough, lesson_of
+from mmkd_models.training.closed_form import FITS, is_long_enough, lesson_of
 from mmkd_models.training.fitting import with_references
 from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
@@ -36,7 +32,6 @@ from mmkd_report.schema.demo import LABELS_ONLY
 
 logger = logging.getLogger(__name__)
 
-_MIN_GROUPS = 20  # of training: half of fewer teach too little
 _PARTS = 4  # of which weights are multiples; decision 035
 
 Weights = dict[MemberKind, float]
@@ -44,57 +39,19 @@ Weights = dict[MemberKind, float]
 
 def train_student(training: StudentTraining) -> StudentCheckpoint:
     """Train the members, on labels or teachers, and average them. Only a transformer reads the recipe."""
-    parts, members, data = [], training.config.members, training.data
+    parts, members = [], training.config.members
     if "transformer" in members:
         parts.append(_transformer(training))
     if kinds := members[len(parts) :]:
         lesson = lesson_of(training)
         parts += [FITS[kind](training, lesson) for kind in kinds]
-    if len(parts) == 1:
-        return with_references(parts[0], data)
-    return with_references(fit_average(data, parts, training.run, cross_fit(members, training, lesson)), data)
+    student = parts[0] if len(parts) == 1 else fit_average(training.data, parts, training.run)
+    return with_references(student, training.data)
 
 
 def _transformer(training: StudentTraining) -> StudentCheckpoint:
     config = msgspec.structs.replace(training.config, members=("transformer",))
     return train_transformer(replace(training, config=config))
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrossFit:
-    """Training windows, their labels by teacher or user, and members' logits for groups that they did not learn."""
-
-    labels: Labels
-    groups: NDArray[np.intp]
-    logits: dict[MemberKind, NDArray[np.float64]]
-
-
-def cross_fit(kinds: Sequence[MemberKind], training: StudentTraining, lesson: Lesson) -> CrossFit | None:
-    """Train each member on either half of the groups, and let it answer the other; None for few groups or labels."""
-    data, run = training.data, training.run
-    task, known = data.train.spec.task, data.train.labelled[lesson.rows]
-    truth = hard_answers(lesson.answers, kind=task.kind)
-    groups = np.unique(data.train.groups[lesson.rows], return_inverse=True)[1].reshape(-1)
-    count = groups.max() + 1
-    order = np.lexsort((np.random.default_rng(run.train.seed).permutation(count), np.bincount(groups, known) == 0))
-    half = np.argsort(order)[groups] % 2  # of groups with labels too
-    poor = [absent_labels(task, truth[half == side]) or not known[half == side].any() for side in (0, 1)]
-    if count < _MIN_GROUPS or any(poor):
-        return None
-    logits = {kind: np.zeros((len(half), len(task.labels))) for kind in kinds}
-    train = msgspec.structs.replace(run.train, steps=max(1, run.train.steps // 2))  # as many passes over the windows
-    run = replace(run, train=train, augment=without_mixing(run.augment), run_dir=None, answers=None)
-    training = replace(training, run=run)
-    for number, kind in itertools.product((0, 1), kinds):
-        learnt, other = half == number, half != number
-        if kind == "transformer":
-            part = replace(data, train=data.train.subset(lesson.rows[learnt]))
-            student = _transformer(replace(training, data=part))
-        else:
-            student = FITS[kind](training, Lesson(rows=lesson.rows[learnt], answers=lesson.answers[learnt]))
-        windows = data.train.with_modalities((training.modality,)).subset(lesson.rows[other])
-        logits[kind][other] = logits_of(student.network(), windows, modality=training.modality)
-    return CrossFit(labels=truth, groups=groups, logits=logits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,33 +78,27 @@ def fit_average(
     data: TrainingData,
     parts: Sequence[StudentCheckpoint],
     run: TrainingRun,
-    cross: CrossFit | None = None,
     limit: LatencyLimit | None = None,
 ) -> StudentCheckpoint:
-    """Average students of one member each with the likeliest weights on validation windows and `cross`."""
+    """Average students of one member each with the likeliest weights on validation windows."""
     modality, task = parts[0].modality.name, data.train.spec.task
     known = data.valid.with_modalities((modality,)).only_labelled()
-    labels = known.labels if cross is None else np.concatenate([known.labels, cross.labels])
     members = [part.config.members[0] for part in parts]
     logits, temperatures = {}, {}
     for member, part in zip(members, parts, strict=True):
         answers = logits_of(part.network(), known, modality=modality).astype(np.float64)
         temperatures[member] = helpful_temperature(answers, known.labels, known.groups, kind=task.kind)
         logits[member] = answers / temperatures[member]
-        if cross is not None:
-            others = cross.logits[member]
-            others = others / helpful_temperature(others, cross.labels, cross.groups, kind=task.kind)
-            logits[member] = np.concatenate([logits[member], others])
     candidates = list_weights(members) if limit is None else limit.keep(parts, list_weights(members))
     pools = [np.sum([weight * logits[member] for member, weight in mix.items()], axis=0) for mix in candidates]
     unevenness = [sum((mix.get(member, 0.0) - 1 / len(members)) ** 2 for member in members) for mix in candidates]
-    weights = candidates[likeliest(pools, unevenness, labels, task)]
+    weights = candidates[likeliest(pools, unevenness, known.labels, known.groups, task)]
     logger.info("average: %s", weights)
     chosen = [part for member, part in zip(members, parts, strict=True) if member in weights]
     shown: Weights = {member: weights.get(member, 0.0) for member in members}
     portable, able = None, [part for part in parts if part.config.members[0] in PORTABLE_MEMBERS]
     if able and not set(weights) <= set(PORTABLE_MEMBERS):  # for engines without a member
-        portable = replace(fit_average(data, able, run, cross), carried=None)
+        portable = replace(fit_average(data, able, run), carried=None)
     if len(chosen) == 1:
         facts = msgspec.structs.replace(chosen[0].facts, weights=shown)
         return replace(chosen[0], facts=facts, portable=portable)
@@ -232,8 +183,7 @@ def choose_student(
         lesson = lesson_of(training)
         alone = [_trial(kind, FITS[kind](training, lesson), data.valid) for kind in kinds]
         trials += alone
-        cross = cross_fit(("transformer", *kinds), training, lesson)
-        average = fit_average(data, [best.checkpoint, *(trial.checkpoint for trial in alone)], run, cross, limit)
+        average = fit_average(data, [best.checkpoint, *(trial.checkpoint for trial in alone)], run, limit)
         members = average.config.members
         if len(members) > 1:
             best = _trial(f"average of {named(members)}", average, data.valid)

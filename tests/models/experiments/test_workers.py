@@ -37,7 +37,7 @@ def student(machines, comparison, tmp_path):
     run = next(run for run in plan.phases([1])[0] if " teacher " in run.title)
     run.path.mkdir(parents=True)
     (run.path / "teacher.ckpt").write_text("{")
-    return plan.phases([1])[2][0]
+    return plan.phases([1])[1][0]
 
 
 def test_the_error_of_a_job_in_another_process_is_raised_here_and_ends_the_processes(student):

@@ -149,9 +149,11 @@ def test_the_likeliest_answers_are_taken_of_like_ones_the_most_even_and_of_equal
     # Mean log-likelihoods -log(1 + 2 exp(-m)): -0.24, -0.04, and of the last, once quite wrong, -1.26.
     unsure, sure, rash = confident(labels, 2.0), confident(labels, 4.0), confident(labels, [4.7, 4.7, 4.7, -4.3])
     asked = ([unsure, sure, rash], [rash, unsure], [sure, sure])
-    assert [likeliest(pools, [0.0] * len(pools), labels, task) for pools in asked] == [1, 1, 0]
-    # 0.2 nats for a squared distance of 1: 0.2035 nats apart.
-    assert [likeliest([unsure, sure], [0.0, far], labels, task) for far in (1.0, 1.03)] == [1, 0]
+    assert [likeliest(pools, [0.0] * len(pools), labels, labels, task) for pools in asked] == [1, 1, 0]
+    # 1.6 nats for a squared distance of 1, by two groups 0.8 and by four 0.4: 0.2035 nats apart.
+    for groups, far in ((np.arange(4) // 2, 0.2544), (np.arange(4), 0.5088)):
+        pulled = [[0.0, far + more] for more in (-0.01, 0.01)]
+        assert [likeliest([unsure, sure], pull, labels, groups, task) for pull in pulled] == [1, 0]
 
 
 def test_labels_only_win_by_three_groups_or_more():

@@ -35,7 +35,7 @@ from mmkd_models.training.checkpoint import TeacherFile, read_student, write_stu
 from mmkd_models.training.fitting import with_references
 from mmkd_models.training.inputs import StudentTraining, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.students import CrossFit, LatencyLimit, cross_fit, fit_average, list_weights, train_student
+from mmkd_models.training.students import LatencyLimit, fit_average, list_weights, train_student
 from mmkd_models.training.trainings import train_teacher
 from tests.edge.said import said
 from tests.models.conftest import data_of
@@ -282,64 +282,6 @@ def test_the_part_that_validates_better_alone_is_shipped_alone(convolutions, tra
         assert (found.config, found.state) == (alone.config, alone.state)
         assert found.facts.weights == {"transformer": 0.0, "convolutions": 0.0, member: 1.0}
         assert msgspec.structs.replace(found.facts, weights=msgspec.UNSET) == alone.facts
-
-
-def test_each_half_of_the_groups_is_answered_by_members_that_learnt_the_other(machines, monkeypatch):
-    data, run, fits, trainings = data_of(machines), run_of(machines, steps=8), [], []
-    training, train_transformer = StudentTraining(data, "acc", SMALL, run), students._transformer
-    lesson = closed_form.lesson_of(training)
-
-    def grow(training, lesson):
-        fits.append((lesson, closed_form.grow_trees_student(training, lesson)))
-        return fits[-1][-1]
-
-    def train(training):
-        trainings.append((training.data.train, training.run))
-        return train_transformer(training)
-
-    monkeypatch.setattr(students, "_MIN_GROUPS", 6)
-    monkeypatch.setitem(students.FITS, "trees", grow)
-    monkeypatch.setattr(students, "_transformer", train)
-    found = cross_fit(("transformer", "trees"), training, lesson)
-    assert found is not None
-    assert (found.labels == data.train.labels).all()
-    for (own, student), (learnt, half_run) in zip(fits, trainings, strict=True):
-        rest = data.train.subset(np.setdiff1d(np.arange(36), own.rows))
-        assert (len({*rest.groups}), {*rest.groups} & {*learnt.groups}) == (3, set())
-        assert (own.answers == lesson.answers[own.rows]).all()
-        assert (found.logits["trees"][rest.rows] == logits_of(student.network(), rest, modality="acc")).all()
-        assert (student.embeddings, student.facts.group_reference) == (None, msgspec.UNSET)
-        assert (learnt.rows == own.rows).all()
-        assert (half_run.train.steps, half_run.augment.mixup) == (4, 0.0)
-    assert (np.abs(found.logits["transformer"]).max(axis=1) > 0).all()
-
-
-def test_too_few_groups_classes_or_labels_are_not_halved(machines, teacher, monkeypatch):
-    data, run, groups = data_of(machines), run_of(machines), machines.split("train").groups
-
-    def halves(data, teachers=()):
-        training = StudentTraining(data, "acc", SMALL, run, teachers)
-        return cross_fit(("intervals",), training, closed_form.lesson_of(training))
-
-    assert halves(data) is None  # six groups
-    monkeypatch.setattr(students, "_MIN_GROUPS", 6)
-    of_one = data.train.labels.copy()
-    of_one[groups > 0] = -1  # one half would have no label, which a transformer needs
-    assert halves(replace(data, train=data.train.with_labels(of_one)), [teacher]) is None
-    assert halves(replace(data, train=data.train.subset(groups < 5))) is None
-    rare = np.where(groups == 0, data.train.labels, np.minimum(data.train.labels, 1))
-    assert halves(replace(data, train=data.train.with_labels(rare))) is None
-    assert halves(data) is not None
-
-
-def test_training_groups_decide_where_validation_cannot(members, machines):
-    labels, groups = np.arange(60) % 3, np.repeat(np.arange(20), 3)
-    right, wrong = 4.0 * np.eye(3)[labels], 4.0 * np.eye(3)[(labels + 1) % 3]
-    for best in MEMBERS[1:]:
-        logits = {member: right if member == best else wrong for member in MEMBERS}
-        cross = CrossFit(labels=labels, groups=groups, logits=logits)
-        weights = fit_average(data_of(machines), list(members.values()), run_of(machines), cross).facts.weights
-        assert weights[best] >= 0.75
 
 
 def test_an_average_takes_as_long_as_its_members_together(members, machines, monkeypatch):
