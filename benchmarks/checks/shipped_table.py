@@ -1,12 +1,14 @@
 """What students reach, over several sets, from what `mmkd-demo --json` printed: the table of docs/results/demo.md.
 
-    python benchmarks/checks/shipped_table.py RESULT.json [RESULT.json ...]
+    python benchmarks/checks/shipped_table.py RESULT.json [RESULT.json ...] [--before EARLIER.json ...]
 
 A row a sensor: balanced accuracy over the folds of the teacher, of labels only, of the student, of the best
 undistilled rival and of MiniRocket distilled from the same teacher; the gain over labels only is in accuracy, as the
 documents have it with an interval. The last row weighs every set alike. Its interval takes sets as independent:
-half-widths are added in quadrature. A line below tells how much smaller and faster students are than the teacher's
-transformer, from the least to the most.
+half-widths are added in quadrature. Lines below tell how much smaller and faster students are than the teacher's
+transformer, from the least to the most, every rival that is ahead of a student in balanced accuracy, and with
+`--before` what students gain over those of earlier results on the same folds. These intervals are Student's t of
+differences between folds, which share no group.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 from checks.script import head, row, script_parser
 
 UNTAUGHT = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket", "rocket_and_trees": "ensemble"}
+RIVALS = UNTAUGHT | {"distilled_rocket": "distilled MiniRocket"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +50,17 @@ def main() -> None:
     """Print the table."""
     parser = script_parser(__doc__)
     parser.add_argument("documents", nargs="+", type=Path)
-    paths: list[Path] = parser.parse_args().documents
-    found = [one for path in paths for one in sensors(json.loads(path.read_bytes()))]
+    parser.add_argument("--before", nargs="+", type=Path, default=[], metavar="EARLIER.json")
+    options = parser.parse_args()
+    documents, earlier = (
+        [json.loads(path.read_bytes()) for path in paths] for paths in (options.documents, options.before)
+    )
+    found = [one for document in documents for one in sensors(document)]
     print(table(found))
     print(costs(found))
+    print("\n".join(ahead(documents)))
+    if earlier:
+        print("\n".join(gains_over(earlier, documents)))
 
 
 def sensors(document: dict[str, Any]) -> list[ShippedSensor]:
@@ -120,6 +130,50 @@ def costs(found: Sequence[ShippedSensor]) -> str:
         f"\nparameters are {min(smaller):.0f} to {max(smaller):.0f} times fewer than the teacher's transformer, "
         f"latency {min(faster):.1f} to {max(faster):.1f} times lower"
     )
+
+
+def ahead(documents: Sequence[dict[str, Any]]) -> list[str]:
+    """Give a line for each rival that is ahead of a student, in balanced accuracy."""
+    lines = []
+    for document in documents:
+        for name, one in document["students"].items():
+            for key, rival in RIVALS.items():
+                lead = folds_of(one[key]) - folds_of(one["student"]) if "balanced_accuracy" in one[key] else np.zeros(1)
+                if lead.mean() > 0:
+                    lines.append(f"ahead of the student: {document['dataset']['name']} {name} {rival} {points(lead)}")
+    return lines or ["no rival is ahead of a student"]
+
+
+def gains_over(earlier: Sequence[dict[str, Any]], documents: Sequence[dict[str, Any]]) -> list[str]:
+    """Give students' gains in balanced accuracy over earlier ones, on the folds that both have."""
+    before = {(one["dataset"]["name"], name): each for one in earlier for name, each in one["students"].items()}
+    lines, by_set = [], list[np.ndarray[Any, Any]]()
+    for document in documents:
+        of_sensors = []
+        for name, one in document["students"].items():
+            now, old = folds_of(one["student"]), folds_of(before[document["dataset"]["name"], name]["student"])
+            count = min(len(now), len(old))
+            of_sensors.append(now[:count] - old[:count])
+            lines.append(f"gain over before: {document['dataset']['name']} {name} {points(of_sensors[-1])}")
+        by_set.append(np.mean(of_sensors, axis=0))
+    return [*lines, f"gain over before, mean over datasets: {points(*by_set)}"]
+
+
+def folds_of(one: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """Give balanced accuracy of each fold, in per cent."""
+    return 100 * np.array(one["balanced_accuracy"]["per_seed"])
+
+
+def points(*sets: np.ndarray[Any, Any]) -> str:
+    """Give the mean over sets of the folds' mean difference, with its interval from two folds a set."""
+    from scipy import stats
+
+    mean, freedom = float(np.mean([one.mean() for one in sets])), sum(len(one) - 1 for one in sets)
+    if min(map(len, sets)) < 2:
+        return f"{mean:+.1f}"
+    error = float(np.sum([one.var(ddof=1) / len(one) for one in sets])) ** 0.5 / len(sets)
+    half = stats.t.ppf(0.975, freedom) * error
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
 
 
 def over_sets(found: Sequence[ShippedSensor], values: Sequence[float]) -> float:

@@ -16,7 +16,7 @@ from checks.alarms import cells, follow
 from checks.emulation import root
 from checks.install_size import Installed, import_time_ms, weigh
 from checks.script import head, row
-from checks.shipped_table import main
+from checks.shipped_table import ahead, gains_over, main
 from mmkd_edge import Bundle, example_bundle
 from mmkd_station.intake import ReplayedRecording
 
@@ -86,9 +86,27 @@ def test_every_line_stands_in_the_results(monkeypatch, capsys):
     main()
     page = " ".join((RESULTS / "demo.md").read_text(encoding="utf-8").split()).lower()
     printed = [line for line in capsys.readouterr().out.splitlines() if line]
-    assert len(printed) == 2 + 6 + 1 + 1  # a head, a row a sensor, the mean, and what students cost
+    assert len(printed) >= 2 + 6 + 1 + 1 + 1  # a head, a row a sensor, the mean, what students cost, and rivals ahead
     for line in printed:
         assert " ".join(line.split()).lower() in page
+
+
+def test_rivals_ahead_and_gains_over_earlier_students_are_judged_over_folds():
+    def document(name, student, rocket):
+        folds = {"student": student, "mini_rocket": rocket, "extra_trees": [0.1] * 3, "rocket_and_trees": [0.1] * 3}
+        one = {key: {"balanced_accuracy": {"per_seed": values}} for key, values in folds.items()}
+        return {"dataset": {"name": name}, "students": {"acc": {**one, "distilled_rocket": {"reason": "too short"}}}}
+
+    behind, level = document("a", [0.5, 0.6, 0.7], [0.51, 0.62, 0.73]), document("b", [0.5] * 3, [0.5] * 3)
+    # 1, 2 and 3 points: their mean 2, its standard error 0.577, and Student's t of two degrees of freedom 4.303.
+    assert ahead([behind, level]) == ["ahead of the student: a acc MiniRocket +2.0 (-0.5 to +4.5)"]
+    assert ahead([level]) == ["no rival is ahead of a student"]
+    earlier = [document("a", [0.48, 0.58, 0.67, 0.1], [0.0] * 4), document("b", [0.49, 0.5], [0.0] * 2)]
+    assert gains_over(earlier, [behind, level]) == [
+        "gain over before: a acc +2.3 (+0.9 to +3.8)",
+        "gain over before: b acc +0.5 (-5.9 to +6.9)",
+        "gain over before, mean over datasets: +1.4 (+0.5 to +2.4)",
+    ]
 
 
 def test_a_root_that_was_begun_is_not_taken_as_whole(tmp_path, monkeypatch):

@@ -23,9 +23,9 @@ _TAUS = (0.5, 1.0)
 
 _MIN_GROUPS = 3
 
-_TO_EQUAL = 1.6
-"""Nats a window and validation group for a squared distance of 1 from equal weights; 1.2 to 2 do as well (decision
-035)."""
+_NATS, _TO_EQUAL = 0.2, 0.8
+"""What a nat of log-likelihood counts beside the score, and a squared distance of 1 from equal weights in one group
+(decision 035)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,20 +63,23 @@ def preferred(scores: Sequence[ValidationScore]) -> int:
     return max(near, key=lambda number: scores[number].log_likelihood)
 
 
-def likeliest(
+def best_validated(
     pools: Sequence[NDArray[np.floating[Any]]],
     unevenness: Sequence[float],
     labels: Labels,
     groups: Groups,
     task: TaskSpec,
+    *,
+    metric: AnyMetric,
 ) -> int:
-    """Return the number of the first answers (N, K) that make the labels likeliest, on windows that none learnt.
+    """Return the number of the first answers (N, K) with the best score and likelihood, on windows that none learnt.
 
-    Weights of stacking (Yao, Vehtari, Simpson and Gelman, Bayesian Analysis 13, 2018, section 3.1), drawn to equal ones
-    by their squared distance from these: the fewer groups judge, the more.
+    The fewer groups judge, the more weights are drawn to equal ones by their squared distance from these.
     """
-    means = [log_likelihood(pool, labels, kind=task.kind).mean() for pool in pools]
-    return int(np.argmax(np.subtract(means, _TO_EQUAL / len(np.unique(groups)) * np.asarray(unevenness))))
+    scores = [scores_from_logits(labels, pool, task).metric(metric) for pool in pools]
+    likelihoods = [log_likelihood(pool, labels, kind=task.kind).mean() for pool in pools]
+    pull = _TO_EQUAL / len(np.unique(groups)) * np.asarray(unevenness)
+    return int(np.argmax(scores + _NATS * np.asarray(likelihoods) - pull))
 
 
 def labels_win(taught: ValidationScore, baseline: ValidationScore, groups: NDArray[Any]) -> bool:

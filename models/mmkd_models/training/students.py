@@ -22,7 +22,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import helpful_temperature
 from mmkd_models.networks.config import MEMBERS, PORTABLE_MEMBERS, MemberKind, in_order, named
 from mmkd_models.training.checkpoint import StudentCheckpoint, TriedStudent
-from mmkd_models.training.choosing import ValidationScore, labels_win, likeliest, validation_score
+from mmkd_models.training.choosing import ValidationScore, best_validated, labels_win, validation_score
 from mmkd_models.training.closed_form import FITS, is_long_enough, lesson_of
 from mmkd_models.training.fitting import with_references
 from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
@@ -80,7 +80,7 @@ def fit_average(
     run: TrainingRun,
     limit: LatencyLimit | None = None,
 ) -> StudentCheckpoint:
-    """Average students of one member each with the likeliest weights on validation windows."""
+    """Average students of one member each with the weights that validate best."""
     modality, task = parts[0].modality.name, data.train.spec.task
     known = data.valid.with_modalities((modality,)).only_labelled()
     members = [part.config.members[0] for part in parts]
@@ -92,7 +92,8 @@ def fit_average(
     candidates = list_weights(members) if limit is None else limit.keep(parts, list_weights(members))
     pools = [np.sum([weight * logits[member] for member, weight in mix.items()], axis=0) for mix in candidates]
     unevenness = [sum((mix.get(member, 0.0) - 1 / len(members)) ** 2 for member in members) for mix in candidates]
-    weights = candidates[likeliest(pools, unevenness, known.labels, known.groups, task)]
+    number = best_validated(pools, unevenness, known.labels, known.groups, task, metric=run.train.metric)
+    weights = candidates[number]
     logger.info("average: %s", weights)
     chosen = [part for member, part in zip(members, parts, strict=True) if member in weights]
     shown: Weights = {member: weights.get(member, 0.0) for member in members}

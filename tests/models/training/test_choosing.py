@@ -21,9 +21,9 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, read_student, write_student
 from mmkd_models.training.choosing import (
     ValidationScore,
+    best_validated,
     choose_tau,
     labels_win,
-    likeliest,
     log_prior,
     preferred,
     prior_bias,
@@ -144,16 +144,21 @@ def confident(labels, by):
     return np.eye(3)[labels] * np.broadcast_to(by, len(labels))[:, None]
 
 
-def test_the_likeliest_answers_are_taken_of_like_ones_the_most_even_and_of_equal_ones_the_first():
+def test_score_and_likelihood_choose_of_like_answers_the_most_even_and_of_equal_ones_the_first():
     labels, task = np.array([0, 1, 2, 1]), TaskSpec(labels=("idle", "ok", "worn"))
-    # Mean log-likelihoods -log(1 + 2 exp(-m)): -0.24, -0.04, and of the last, once quite wrong, -1.26.
-    unsure, sure, rash = confident(labels, 2.0), confident(labels, 4.0), confident(labels, [4.7, 4.7, 4.7, -4.3])
-    asked = ([unsure, sure, rash], [rash, unsure], [sure, sure])
-    assert [likeliest(pools, [0.0] * len(pools), labels, labels, task) for pools in asked] == [1, 1, 0]
-    # 1.6 nats for a squared distance of 1, by two groups 0.8 and by four 0.4: 0.2035 nats apart.
-    for groups, far in ((np.arange(4) // 2, 0.2544), (np.arange(4), 0.5088)):
-        pulled = [[0.0, far + more] for more in (-0.01, 0.01)]
-        assert [likeliest([unsure, sure], pull, labels, groups, task) for pull in pulled] == [1, 0]
+
+    def chosen(pools, unevenness=None, groups=labels, metric="balanced_accuracy"):
+        return best_validated(pools, unevenness or [0.0] * len(pools), labels, groups, task, metric=metric)
+
+    # Mean log-likelihoods -log(1 + 2 exp(-m)): -0.24 and -0.04.
+    unsure, sure = confident(labels, 2.0), confident(labels, 4.0)
+    no_idle, half_ok = confident(labels, [-4.0, 4.0, 4.0, 4.0]), confident(labels, [4.0, -4.0, 4.0, 4.0])
+    assert [chosen(pools) for pools in ([unsure, sure], [half_ok, unsure], [sure, sure])] == [1, 1, 0]
+    # A balanced accuracy of 67 and 83 %, an accuracy of 75 % of both.
+    assert [chosen([no_idle, half_ok], metric=metric) for metric in ("balanced_accuracy", "accuracy")] == [1, 0]
+    # 0.2 of 0.2035 nats; in two groups a squared distance of 1 from equal weights counts 0.4, in four 0.2.
+    for groups, far in ((np.arange(4) // 2, 0.1018), (np.arange(4), 0.2035)):
+        assert [chosen([unsure, sure], [0.0, far + more], groups) for more in (-0.01, 0.01)] == [1, 0]
 
 
 def test_labels_only_win_by_three_groups_or_more():

@@ -268,7 +268,7 @@ def test_all_four_members_are_one_network(members, machines, monkeypatch, tmp_pa
 )
 def test_a_portable_student_is_there_if_an_engine_lacks_a_member(members, machines, monkeypatch, names, portable):
     # Also if validation ships one member alone, here the last.
-    monkeypatch.setattr(students, "likeliest", lambda pools, *_: len(pools) - 1)
+    monkeypatch.setattr(students, "best_validated", lambda pools, *_, **__: len(pools) - 1)
     monkeypatch.setattr(students, "list_weights", lambda kinds: [{kind: 1.0} for kind in kinds])
     student = fit_average(data_of(machines), [members[name] for name in names], run_of(machines))
     assert student.config.members == names[-1:]
@@ -294,7 +294,7 @@ def test_an_average_takes_as_long_as_its_members_together(members, machines, mon
     kept = limit(5.0).keep(parts, list_weights(MEMBERS))
     pairs = [*[(one, "trees") for one in MEMBERS[:3]], ("convolutions", "intervals")]
     assert Counter(tuple(one) for one in kept) == Counter([*[(one,) for one in MEMBERS], *3 * pairs])
-    monkeypatch.setattr(students, "likeliest", lambda pools, *given: offered.append(given[0]) or len(pools) - 1)
+    monkeypatch.setattr(students, "best_validated", lambda pools, far, *_, **__: offered.append(far) or len(pools) - 1)
     student = fit_average(data_of(machines), parts, run_of(machines), limit=limit(2.0))
     assert (student.config.members, offered[0]) == (("trees",), [0.75, 0.75])  # of intervals or trees alone
     assert said(UsageError, fit_average, data_of(machines), parts, run_of(machines), limit=limit(0.5)) == (
