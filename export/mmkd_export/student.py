@@ -100,7 +100,6 @@ def read_checkpoint(plan: ExportPlan) -> tuple[StudentCheckpoint, RealWindows, s
     else:
         real = windows_from_statistics(checkpoint.modality, checkpoint.task, **checkpoint.normalisation)
     ranged = with_range(checkpoint, real.windows, plan.value_range)
-    real = real.rows(clear_rows(ranged, real.windows))
     if ranged.modality.range == checkpoint.modality.range:
         return ranged, real, None
     return ranged, real, RULE if plan.value_range == "auto" else NAMED
@@ -160,7 +159,7 @@ def prove_student(
         modality=modality,
         task=task,
         answer=answer,
-        clear=lambda windows: clear_rows(checkpoint, windows),
+        find_clear=lambda windows: clear_rows(checkpoint, windows),
         evaluation=plan.evaluation,
         temperature=temperature,
         novelty_scores=() if checkpoint.embeddings is None else tuple(checkpoint.embeddings.scores.double().tolist()),

@@ -16,7 +16,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify import proof_set
-from mmkd_export.verify.answers import answers_from_student
+from mmkd_export.verify.answers import answers_from_student, clear_rows
 from mmkd_export.verify.windows import windows_from_checkpoint
 from mmkd_models.carried import CarriedWindows
 from mmkd_models.data.augment import AugmentConfig
@@ -131,7 +131,9 @@ def make_proof_set(student):
     """What `export` would judge the student's artifacts by."""
     real = windows_from_checkpoint(student.carried, checkpoint=Path("student.ckpt"))
     answer = partial(answers_from_student, student)
-    return proof_set.build_proof_set(real, modality=student.modality, task=student.task, answer=answer)
+    return proof_set.build_proof_set(
+        real, modality=student.modality, task=student.task, answer=answer, find_clear=partial(clear_rows, student)
+    )
 
 
 def of_features(start, members):

@@ -12,7 +12,7 @@ import torch
 from mmkd_edge import EdgePredictor
 from mmkd_edge.backends.base import is_installed, open_backend
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.errors import BackendError, UsageError
+from mmkd_edge.errors import BackendError, GateError, UsageError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.native import NativeModel
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
@@ -24,7 +24,8 @@ from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.targets.native import latency_limit, measure_member
 from mmkd_export.targets.table import TARGETS
-from mmkd_export.verify.answers import answers_from_student, clear_rows, with_missing_samples
+from mmkd_export.verify import answers as answers_module
+from mmkd_export.verify.answers import answers_from_student, clear_rows, require_agreement, with_missing_samples
 from mmkd_export.verify.windows import plausible_range
 from mmkd_models.networks.config import TreesConfig, student_members
 from mmkd_models.networks.convolutions import fit_convolutions
@@ -245,6 +246,27 @@ def test_windows_whose_trees_rounding_could_change_are_no_golden_windows(tmp_pat
     assert not clear[0]
     assert clear.mean() > 0.5
     assert clear_rows(make_student(), student.carried.windows).all()
+
+
+def test_the_clearest_windows_are_golden_where_none_is_clear(tmp_path, monkeypatch):
+    student = of_members("trees")
+    network = student.network()
+    prepared = prepare_batch(student.carried.windows, student.modality)
+    apart = network.trees.walk(network.intervals(*map(torch.from_numpy, prepared)))[1].numpy()
+    monkeypatch.setattr(answers_module, "_CLEAR", np.inf)
+    with Bundle.open(export_student(tmp_path, student).path) as bundle:
+        golden, entry = bundle.golden("acc"), bundle.manifest.models[0]
+    clearest = student.carried.windows[np.sort(np.argsort(-apart, kind="stable")[:8])]
+    np.testing.assert_array_equal(golden.windows, clearest)
+    assert entry.statistics.windows == len(student.carried.windows)  # what drift is measured by has them all
+
+
+def test_answers_that_rounding_may_not_change_are_refused():
+    require_agreement(0.98, what="fp32 graph")
+    assert said(GateError, require_agreement, 0.975, what="fp32 graph") == (
+        "fp32 graph: expected the checkpoint's answer on 98% of the windows or more, got it on 97.5%; no bundle was "
+        "written. Please report it with the versions of torch and onnxruntime"
+    )
 
 
 @pytest.mark.parametrize(

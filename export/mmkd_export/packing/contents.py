@@ -201,7 +201,8 @@ def check_students(students: Sequence[tuple[str, str]]) -> None:
 
 def recorded_golden(proof_set: ProofSet) -> Golden:
     """Return recorded windows; of audio and video a sample of both halves and every class."""
-    golden = golden_from(proof_set.real, proof_set.answers, tolerance=proof_set.tolerance)
+    real, answers = proof_set.real.rows(proof_set.clear), proof_set.answers.rows(proof_set.clear)
+    golden = golden_from(real, answers, tolerance=proof_set.tolerance)
     count, modality = len(golden.windows), proof_set.modality
     most = count if modality.kind == "series" else max(_MIN_GOLDEN, _MAX_GOLDEN_BYTES // window_bytes(modality))
     if count <= most:

@@ -34,6 +34,8 @@ _ROUNDING_ROOM = 4.0
 NOVELTY_TOLERANCE = 1e-3
 # Least distance of a feature from a threshold, relative to 1 + its size: features of engines differ by less
 _CLEAR = 4e-6
+_MIN_CLEAR = 8  # windows that are compared: the clearest, if fewer are clear
+_MIN_AGREEMENT = 0.98  # on all windows, clear or not
 _REPORT = "Please report it with the versions of torch and onnxruntime"
 
 
@@ -105,7 +107,7 @@ def answers_from_student(
 
 
 def clear_rows(checkpoint: StudentCheckpoint, windows: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return (N,) whether rounding leaves every walk of a student's trees alone; at least half of the windows are."""
+    """Return (N,) whether rounding leaves every walk of a student's trees alone, or the eight clearest windows."""
     import torch
 
     network = checkpoint.network()
@@ -118,7 +120,7 @@ def clear_rows(checkpoint: StudentCheckpoint, windows: NDArray[Any]) -> NDArray[
             features = network.intervals(*(torch.from_numpy(part) for part in batch))
             parts.append(network.trees.walk(features)[1].numpy())
     apart = np.concatenate(parts)
-    return np.asarray(apart >= min(_CLEAR, np.median(apart) if len(apart) else 0.0))
+    return np.asarray(apart >= min(_CLEAR, np.sort(apart)[-_MIN_CLEAR:].min(initial=np.inf)))
 
 
 def answers_along_recording(
@@ -179,6 +181,15 @@ def fp32_tolerance(
             f"was written; {another}import the signal without its level"
         )
     return max(FP32_TOLERANCE, _ROUNDING_ROOM * rounding)
+
+
+def require_agreement(agreement: float, *, what: str) -> None:
+    """Raise GateError if rounding changes more answers than trees near their thresholds explain."""
+    if agreement < _MIN_AGREEMENT:
+        raise GateError(
+            f"{what}: expected the checkpoint's answer on {_MIN_AGREEMENT:.0%} of the windows or more, got it on "
+            f"{agreement:.1%}; no bundle was written. {_REPORT}"
+        )
 
 
 def require_parity(parity: ArtifactParity, *, tolerance: float, what: str) -> None:

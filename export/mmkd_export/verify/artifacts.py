@@ -31,6 +31,7 @@ from mmkd_export.verify.answers import (
     compare,
     manifest_parity,
     open_format,
+    require_agreement,
     require_parity,
 )
 from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, answer_scores, gate_result, require_gate
@@ -77,7 +78,9 @@ class RejectedError(GateError):
 def prove_fp32(model: bytes, proof_set: ProofSet, *, file_format: ArtifactFormat = "onnx") -> ProvenArtifact:
     """Compare with the checkpoint; raise GateError if out of tolerance."""
     proven = _judge(model, open_format(model, file_format), proof_set, None, precision="fp32", file_format=file_format)
-    require_parity(proven.report.parity, tolerance=proof_set.tolerance, what=proven.name)
+    parity = proven.report.parity
+    require_parity(parity, tolerance=proof_set.tolerance, what=proven.name)
+    require_agreement(parity.label_agreement, what=proven.name)
     gaps = proven.report.parity_with_gaps
     require_parity(gaps, tolerance=proof_set.tolerance, what=f"{proven.name}, windows with gaps")
     return proven
@@ -130,7 +133,9 @@ def _judge(
         confidence = _calibrate(backend, proof_set)
     finally:
         backend.close()
-    parity = compare(proof_set.answers, answers, task=task)
+    clear, agreement = proof_set.clear, compare(proof_set.answers, answers, task=task).label_agreement
+    parity = compare(proof_set.answers.rows(clear), answers.rows(clear), task=task)
+    parity = msgspec.structs.replace(parity, label_agreement=agreement)
     is_fp32, tolerance = precision == "fp32", proof_set.tolerance
     if not is_fp32:
         tolerance += _SELF_TEST_FACTOR * parity.max_abs_error

@@ -37,9 +37,10 @@ class ProofSet:
 
     modality: ModalitySpec
     task: TaskSpec
-    real: RealWindows  # they become golden windows of the bundle
+    real: RealWindows  # clear ones become golden windows of the bundle
     answers: NetworkAnswers
-    gaps: NDArray[Any]  # copies of `real` with missing samples, (N, T, C)
+    clear: NDArray[np.bool_]  # (N,) of `real`: those whose answers rounding does not change
+    gaps: NDArray[Any]  # copies of `real` with missing samples, (M, T, C), all clear
     gap_answers: NetworkAnswers
     judging: GateWindows
     calibration: NDArray[Any]  # windows (M, T, C) for ranges and confidence, which no gate uses
@@ -61,14 +62,14 @@ def build_proof_set(
     modality: ModalitySpec,
     task: TaskSpec,
     answer: Answer,
-    clear: Callable[[NDArray[Any]], NDArray[np.bool_]] | None = None,
+    find_clear: Callable[[NDArray[Any]], NDArray[np.bool_]],
     evaluation: Path | None = None,
     temperature: float = 1.0,
     novelty_scores: tuple[float, ...] = (),
 ) -> ProofSet:
-    """Split windows and `answer` them, with gaps where `clear`; UsageError if all of `evaluation` calibrate."""
+    """Split windows and `answer` them; UsageError if all of `evaluation` calibrate."""
     answers, gaps = answer(real.windows), with_missing_samples(real.windows, seed=_GAPS_SEED)
-    gaps = gaps if clear is None else gaps[clear(gaps)]
+    gaps = gaps[find_clear(gaps)]
     calibrate, judge = np.flatnonzero(~real.judge & (not real.synthetic)), np.flatnonzero(real.judge)
     if evaluation is None:
         judging = GateWindows(
@@ -90,6 +91,7 @@ def build_proof_set(
         task=task,
         real=real,
         answers=answers,
+        clear=find_clear(real.windows),
         gaps=gaps,
         gap_answers=answer(gaps),
         judging=judging,

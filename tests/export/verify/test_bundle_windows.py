@@ -56,7 +56,9 @@ def test_windows_that_travel_are_few_if_large_and_of_both_halves_and_every_class
     labels, numbers = np.repeat(np.arange(3), (48, 24, 8)), np.arange(80, dtype=np.float32)[:, None]
     real = RealWindows(windows=numbers, labels=labels, judge=np.arange(80) % 2 == 0, source="a test")
     answers = NetworkAnswers(logits=numbers, probabilities=numbers)
-    golden = recorded_golden(replace(make_proof_set(student), modality=modality, real=real, answers=answers))
+    clear = np.ones(len(real.windows), dtype=bool)
+    given = replace(make_proof_set(student), modality=modality, real=real, answers=answers, clear=clear)
+    golden = recorded_golden(given)
     assert [int((golden.labels == label).sum()) for label in range(3)] == pytest.approx(
         [0.6 * most, 0.3 * most, 0.1 * most], abs=1
     )

@@ -120,7 +120,13 @@ def test_the_judging_half_keeps_its_answers():
     windows, judge = np.arange(4, dtype=np.float32).reshape(4, 1, 1), np.array([False, True, False, True])
     real = RealWindows(windows=windows, labels=np.array([0, 1, 2, 0]), judge=judge, source="carried")
     modality = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=1)
-    every = build_proof_set(real, modality=modality, task=TASK, answer=lambda windows: _answers([0, 1, 2, 1]))
+    every = build_proof_set(
+        real,
+        modality=modality,
+        task=TASK,
+        answer=lambda windows: _answers([0, 1, 2, 1]),
+        find_clear=lambda windows: np.ones(len(windows), dtype=bool),
+    )
     judging = every.judging
     assert every.calibration.ravel().tolist() == [0, 2]
     assert judging.windows.ravel().tolist() == [1, 3]
