@@ -137,6 +137,7 @@ def test_every_rival_is_named_the_runtime_first_and_what_cannot_be_timed_has_its
     assert f"{tmp_path}/bad.ckpt" in rivals["torch eager"].reason
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # torch's own, in its compiler
 @pytest.mark.parametrize("compiled", [lambda network: network, pytest.param(torch.compile, marks=pytest.mark.slow)])
 def test_the_same_weights_through_torch_are_checked_and_timed(compiled, monkeypatch):
     monkeypatch.setattr(torch, "compile", compiled)
