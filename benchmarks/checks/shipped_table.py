@@ -14,7 +14,7 @@ differences between folds, which share no group.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ def main() -> None:
     documents = [json.loads(path.read_bytes()) for path in options.documents]
     print(table(documents))
     print(costs(documents))
-    taught = [of_set(one, lambda _, each: folds_of(each["student"]) - folds_of(each["baseline"])) for one in documents]
+    taught = [
+        np.mean([folds_of(each["student"]) - folds_of(each["baseline"]) for each in one["students"].values()], axis=0)
+        for one in documents
+    ]
     print(f"gain over labels only, balanced accuracy, mean over datasets: {points(*taught)}")
     print("\n".join(ahead(documents)))
     if options.before:
@@ -102,24 +105,19 @@ def ahead(documents: Sequence[Document]) -> list[str]:
 
 
 def gains_over(earlier: Sequence[Document], documents: Sequence[Document]) -> list[str]:
-    """Give students' gains in balanced accuracy over earlier ones, on the folds that both have."""
+    """Give students' gains in balanced accuracy over earlier ones, on the sensors and folds that both have."""
     before = {(one["dataset"]["name"], name): each for one in earlier for name, each in one["students"].items()}
-    lines, by_set = [], []
+    lines, by_set = list[str](), list[Folds]()
     for document in documents:
-
-        def gain(name: str, one: Any, dataset: str = document["dataset"]["name"]) -> Folds:
-            now, old = folds_of(one["student"]), folds_of(before[dataset, name]["student"])
-            count = min(len(now), len(old))
-            lines.append(f"gain over before: {dataset} {name} {points(now[:count] - old[:count])}")
-            return now[:count] - old[:count]
-
-        by_set.append(of_set(document, gain))
+        dataset, gains = document["dataset"]["name"], []
+        for name, one in document["students"].items():
+            if (dataset, name) in before:
+                now, old = folds_of(one["student"]), folds_of(before[dataset, name]["student"])
+                count = min(len(now), len(old))
+                gains.append(now[:count] - old[:count])
+                lines.append(f"gain over before: {dataset} {name} {points(gains[-1])}")
+        by_set += [np.mean(gains, axis=0)] if gains else []
     return [*lines, f"gain over before, mean over datasets: {points(*by_set)}"]
-
-
-def of_set(document: Document, give: Callable[[str, Any], Folds]) -> Folds:
-    """Give the folds' mean over a set's sensors."""
-    return np.asarray(np.mean([give(name, one) for name, one in document["students"].items()], axis=0))
 
 
 def folds_of(one: Document) -> Folds:
