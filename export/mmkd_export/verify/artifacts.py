@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.backends.base import Backend
+from mmkd_edge.bundle.golden import same_answers
 from mmkd_edge.bundle.manifest import (
     MAX_CONFIDENCE_WINDOWS,
     MAX_NOVELTY_WINDOWS,
@@ -133,9 +134,9 @@ def _judge(
         confidence = _calibrate(backend, proof_set)
     finally:
         backend.close()
-    clear, agreement = proof_set.clear, compare(proof_set.answers, answers, task=task).label_agreement
-    parity = compare(proof_set.answers.rows(clear), answers.rows(clear), task=task)
-    parity = msgspec.structs.replace(parity, label_agreement=agreement)
+    parity = compare(proof_set.answers.rows(proof_set.clear), answers.rows(proof_set.clear), task=task)
+    same = same_answers(task, proof_set.answers.logits, answers.logits)  # of all windows, clear or not
+    parity = msgspec.structs.replace(parity, label_agreement=float(same.mean()))
     is_fp32, tolerance = precision == "fp32", proof_set.tolerance
     if not is_fp32:
         tolerance += _SELF_TEST_FACTOR * parity.max_abs_error

@@ -44,10 +44,10 @@ class NoveltyParity(msgspec.Struct, frozen=True, kw_only=True):
 class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
     """An artifact against the checkpoint; for a regression `probabilities` are fractions of the largest."""
 
-    windows: int
+    windows: int  # whose numbers are compared: trees are near no threshold on them
     logits: TensorParity
     probabilities: TensorParity
-    label_agreement: float  # fraction of windows with the same answer
+    label_agreement: float  # fraction of all windows that agree
     novelty: NoveltyParity | msgspec.UnsetType = msgspec.UNSET
 
     @property
@@ -185,7 +185,7 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
     caution: str | None  # how little they prove; None if there are enough
     synthetic: bool = False  # drawn from channel statistics, not recorded
     golden: Literal["synthetic"] | msgspec.UnsetType = msgspec.UNSET  # the kind of windows in the bundle, if another
-    carried: int | msgspec.UnsetType = msgspec.UNSET  # how many are in the bundle, if not all: for audio and video
+    carried: int | msgspec.UnsetType = msgspec.UNSET  # how many are in the bundle, if not all: of sound, video, trees
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):
