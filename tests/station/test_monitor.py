@@ -5,6 +5,7 @@ import json
 import re
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example
 from mmkd_edge.health.prometheus import metrics_text
 from mmkd_edge.testing import fake_predictor
 from mmkd_station.board import Board
-from mmkd_station.monitor.access import Access, read_address, token_from
+from mmkd_station.monitor.access import Access, read_address, read_proxy, token_from
 from mmkd_station.monitor.app import PageFollower
 from mmkd_station.monitor.metrics import service_metrics
 from mmkd_station.protocols.files import stdin_source
@@ -130,6 +131,7 @@ def test_with_a_token_only_a_probe_on_this_machine_learns_without_it_that_all_is
         assert ask(f"{url}healthz", authorization=BEARER) == (200, '{"well":true,"stations":{"press 1":"started"}}')
         assert ask(f"{url}healthz", x_forwarded_for="10.0.0.9")[0] == 401
         assert ask(f"{url}healthz", host="evil.example")[0] == 401
+        assert ask(f"{url}healthz", authorization="Bearer wrong")[0] == 401  # else it would answer guesses
         assert ask(f"{url}events")[0] == 401
 
         # Behind a proxy that passes on the Host of the browser, everything works with the token.
@@ -150,13 +152,85 @@ def test_what_was_forwarded_and_a_page_with_a_token_of_its_own_ask_for_it_here_t
     here = {"host": "127.0.0.1:1"}
     bearer = {"authorization": BEARER}
     assert may_look("127.0.0.1:1", here)
-    for name in ("forwarded", "x-forwarded-for"):
+    for name in ("forwarded", "via", "x-forwarded-for", "x-forwarded-proto", "x-real-ip"):
         assert not may_look("127.0.0.1:1", here | {name: ""})
         assert may_look("127.0.0.1:1", here | {name: "10.0.0.7"} | bearer)
     assert not may_look("127.0.0.1:1", here, is_open=False)
     assert may_look("127.0.0.1:1", here | bearer, is_open=False)
     assert may_look("127.0.0.2:1", {"host": "127.0.0.2:1"})  # every address of the loopback interface is its name
     assert not may_look("127.0.0.2:1", {"host": "127.0.0.3:1"})
+
+
+def guess(url, number, client):
+    """The answers to a guess in each place that takes a token, in turn."""
+    places = [
+        ("login", {}),
+        ("metrics", {"authorization": f"Bearer {number}"}),
+        ("events", {"cookie": "mmkd_session=x"}),
+    ]
+    path, headers = places[number % 3]
+    body = b'{"token": "x"}' if path == "login" else None
+    sent = dict.fromkeys(("x_forwarded_for", "x_real_ip"), client) | {"forwarded": f"for={client}"}
+    return ask(url + path, body, content_type="application/json", **headers, **sent)[0]
+
+
+def test_a_client_that_names_other_addresses_is_limited_and_logged_by_its_own():
+    with running("127.0.0.1:0") as (url, child, _):
+        answers = [guess(url, number, f"203.0.113.{number}") for number in range(60)]
+        assert answers[:5] == [401] * 5
+        assert answers.count(429) > 50
+        assert [ask(f"{url}metrics", **{name: "10.0.0.9"})[0] for name in ("x_real_ip", "via")] == [401] * 2
+        child.terminate()
+        log = child.stderr.read()
+    assert "page: /metrics answers 429: too many wrong tokens; wait a few seconds (from 127.0.0.1)" in log
+    assert "203.0.113." not in log
+
+
+def test_a_named_proxy_names_the_clients_and_all_of_them_together_are_limited():
+    with running("127.0.0.1:0", "--behind-proxy", "127.0.0.1") as (url, child, token):
+        assert [ask(url + path)[0] for path in ("metrics", "events", "healthz")] == [401, 401, 200]
+        # What a client claimed stands before the address that the proxy saw.
+        answers = [guess(url, number, f"198.51.100.{number}, 203.0.113.1") for number in range(7)]
+        assert answers == [401] * 5 + [429] * 2
+        others = [guess(url, number, f"203.0.113.{number}") for number in range(2, 100)]
+        assert others[:20] == [401] * 20
+        assert others.count(429) > 30
+        assert post(f"{url}login", {"token": token}, x_forwarded_for="203.0.113.1") == (200, '{"ok":true}')
+        child.terminate()
+        log = child.stderr.read()
+    assert "page: /login answers 429: too many wrong tokens; wait a few seconds (from 203.0.113.1)" in log
+    assert "198.51.100." not in log
+
+
+def test_only_the_last_address_of_the_last_header_of_a_named_proxy_is_believed():
+    access = Access(TOKEN, read_address("127.0.0.1:1"), is_open=True, proxy=read_proxy("10.0.0.0/24"))
+    cases = {
+        ("10.0.0.7", "192.0.2.1"): "192.0.2.1",
+        ("::ffff:10.0.0.7", "192.0.2.1"): "192.0.2.1",
+        ("10.0.0.7", "192.0.2.1, 192.0.2.2", "192.0.2.3,2001:DB8::1"): "2001:db8::1",
+        ("10.0.0.7", "192.0.2.1, unknown"): "10.0.0.7",
+        ("10.0.0.7",): "10.0.0.7",
+        ("10.0.1.7", "192.0.2.1"): "10.0.1.7",
+        ("", "192.0.2.1"): "",
+    }
+    assert {case: access.address(case[0], case[1:]) for case in cases} == cases
+    assert said(UsageError, read_proxy, "nginx") == (
+        "--behind-proxy nginx: expected the IP address or network that the proxy connects from, such as "
+        "127.0.0.1 or 172.17.0.0/16, got another text; write it so"
+    )
+
+
+def test_the_shipped_nginx_conf_replaces_every_header_that_names_a_client():
+    text = (Path(__file__).parents[2] / "examples/live/nginx.conf").read_text()
+    set_headers = dict(re.findall(r"proxy_set_header (\S+) (\S+);", text))
+    assert set_headers == {
+        "Host": "$http_host",
+        "X-Forwarded-For": "$remote_addr",
+        "X-Forwarded-Proto": "$scheme",
+        "X-Real-IP": "$remote_addr",
+        "Forwarded": '""',
+    }
+    assert "--behind-proxy 127.0.0.1" in text
 
 
 def test_addresses_and_tokens_that_cannot_be_are_refused(tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_edge import example_bundle
+from mmkd_station.monitor import access
 from mmkd_station.monitor.access import Guesses
 from tests.station.rig import ENVIRONMENT, MMKD_RUN, until
 
@@ -189,7 +190,8 @@ def test_the_right_token_gets_in_while_somebody_guesses_and_each_address_is_limi
         assert page.log_in(page.token, source=source) == (200, '{"ok":true}')
 
 
-def test_of_more_addresses_than_are_remembered_the_earliest_is_forgotten():
+def test_of_more_addresses_than_are_remembered_the_earliest_is_forgotten(monkeypatch):
+    monkeypatch.setattr(access, "_MAX_GUESSES_OF_ALL", 3000.0)
     guesses = Guesses()
     assert [guesses.take("10.0.0.1") for _ in range(6)] == [True] * 5 + [False]
     for number in range(1023):

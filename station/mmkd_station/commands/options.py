@@ -20,6 +20,7 @@ _NEEDS = {
     "--keep-in": "--keep-uncertain",
     "--uncertain-below": "--keep-uncertain",
     "--monitor-token": "--monitor",
+    "--behind-proxy": "--monitor",
     "--shadow-report": "--shadow",
     "--shadow-agreement": "--shadow",
     "--shadow-alarms": "--shadow",
@@ -33,7 +34,7 @@ _WITH_TUNING = [
     *("--tune-alarm", "--alarm", "--cooldown", "--false-alarms-per-hour", "--false-alarms-per-day"),
     *("--hop", "--backend", "--precision", "--threads", "--reference"),
 ]
-_WITH_FILE = ("--monitor", "--monitor-token")
+_WITH_FILE = ("--monitor", "--monitor-token", "--behind-proxy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,14 @@ class RunOptions:
     ] = None
     monitor_token: Annotated[
         Path | None, Option("File with the token of the page.", metavar="FILE", shown="a new one, on stderr")
+    ] = None
+    behind_proxy: Annotated[
+        str | None,
+        Option(
+            "Believe X-Forwarded-For from this address; require the token everywhere.",
+            metavar="ADDRESS",
+            shown="trust no such header",
+        ),
     ] = None
     shadow: Annotated[str | None, Option("Compare and judge this bundle on the same windows.", metavar="BUNDLE")] = None
     shadow_report: Annotated[str | None, Option("Its report.", metavar="FILE", shown="NAME.shadow.json")] = None

@@ -189,11 +189,12 @@ def _serve_page(service: Service, options: RunOptions) -> Iterator[None]:
         yield
         return
     from mmkd_edge.cli.show import say
-    from mmkd_station.monitor.access import Access, read_address, token_from
+    from mmkd_station.monitor.access import Access, read_address, read_proxy, token_from
     from mmkd_station.monitor.server import serve_page
 
     address, token = read_address(options.monitor), token_from(options.monitor_token)
-    access = Access(token, address, is_open=options.monitor_token is None)
+    proxy = None if options.behind_proxy is None else read_proxy(options.behind_proxy)
+    access = Access(token, address, is_open=options.monitor_token is None, proxy=proxy)
     with serve_page(service, address=address, access=access) as url:
         where = f"its token: {token}" if options.monitor_token is None else f"its token is in {options.monitor_token}"
         say(f"page: {url} ({where})")

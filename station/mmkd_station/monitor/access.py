@@ -11,7 +11,7 @@ import hmac
 import ipaddress
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,9 +22,11 @@ COOKIE = "mmkd_session"
 _MIN_TOKEN = 16
 _MAX_ADDRESSES = 1024
 _MAX_GUESSES, _SECONDS_PER_GUESS = 5.0, 5.0
+_MAX_GUESSES_OF_ALL, _SECONDS_PER_GUESS_OF_ALL = 50.0, 0.5
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
-# Headers of proxies: RFC 7239, and the older custom.
-_FORWARDED = ("forwarded", "x-forwarded-for")
+# Headers of proxies: RFC 7239, RFC 9110 section 7.6.3, and the older custom with all of `x-forwarded-`.
+_FORWARDED = ("forwarded", "via", "x-real-ip")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +52,17 @@ def read_address(text: str) -> Address:
     return Address(host=host.strip("[]") or "127.0.0.1", port=int(port))
 
 
+def read_proxy(text: str) -> Network:
+    """Parse `--behind-proxy`, an address or a network. Raises UsageError."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise UsageError(
+            f"--behind-proxy {text}: expected the IP address or network that the proxy connects from, such as "
+            "127.0.0.1 or 172.17.0.0/16, got another text; write it so"
+        ) from error
+
+
 def in_url(host: str) -> str:
     """Put IPv6 hosts in brackets for a URL."""
     return f"[{host}]" if ":" in host else host
@@ -72,12 +85,16 @@ def token_from(file: Path | None) -> str:
 
 
 class Access:
-    """Decides about requests; `is_open` lets the loopback interface look."""
+    """Decides about requests; `is_open` lets the loopback interface look.
 
-    def __init__(self, token: str, address: Address, *, is_open: bool) -> None:
+    Only `proxy` may name the client of a request, as the last address of `X-Forwarded-For`.
+    """
+
+    def __init__(self, token: str, address: Address, *, is_open: bool, proxy: Network | None = None) -> None:
         self._token = token
         self._is_loopback = address.is_loopback
-        self._is_open = is_open and address.is_loopback
+        self._is_open = is_open and address.is_loopback and proxy is None
+        self._proxy = proxy
         self._names = {*_LOCAL_NAMES, in_url(address.host)}
 
     @property
@@ -88,6 +105,20 @@ class Access:
     def is_token(self, given: str) -> bool:
         """Compare in constant time."""
         return hmac.compare_digest(given.encode(), self._token.encode())
+
+    def address(self, peer: str, forwarded_for: Sequence[str]) -> str:
+        """Return the address of a request's client from that of its connection and its `X-Forwarded-For` headers."""
+        if self._proxy is None or not forwarded_for or not _is_in(peer, self._proxy):
+            return peer
+        client = forwarded_for[-1].rpartition(",")[2].strip()  # what comes before it is what the client claims
+        try:
+            return str(ipaddress.ip_address(client))
+        except ValueError:
+            return peer
+
+    def gives_token(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
+        """Whether a request has a token or a session, right or wrong."""
+        return "authorization" in headers or COOKIE in cookies
 
     def knows_token(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
         """Whether a request has the token (`Authorization: Bearer TOKEN`) or a session cookie."""
@@ -123,21 +154,38 @@ class Access:
 
 
 def _is_forwarded(headers: Mapping[str, str]) -> bool:
-    return any(name in headers for name in _FORWARDED)
+    return any(name in _FORWARDED or name.startswith("x-forwarded-") for name in headers)
+
+
+def _is_in(address: str, network: Network) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+        return (getattr(parsed, "ipv4_mapped", None) or parsed) in network
+    except ValueError:  # a socket without an address
+        return False
 
 
 class Guesses:
-    """Limits wrong tokens per address: five, and one more every five seconds."""
+    """Limits wrong tokens per address (five, and one every five seconds) and of all (fifty, and two a second)."""
 
     def __init__(self) -> None:
         self._left: dict[str, tuple[float, float]] = {}  # guesses, and when they were counted
+        self._of_all = _MAX_GUESSES_OF_ALL, time.monotonic()
 
     def take(self, address: str) -> bool:
-        """Count a wrong token; return whether the address is within its limit."""
+        """Count a wrong token; return whether it is within both limits."""
         now_s = time.monotonic()
-        left, seen_s = self._left.pop(address, (_MAX_GUESSES, now_s))
-        left = min(_MAX_GUESSES, left + (now_s - seen_s) / _SECONDS_PER_GUESS)
-        self._left[address] = (left - 1 if left >= 1 else left), now_s
+        before = self._left.pop(address, (_MAX_GUESSES, now_s))
+        left = _refill(before, now_s, most=_MAX_GUESSES, seconds_each=_SECONDS_PER_GUESS)
+        of_all = _refill(self._of_all, now_s, most=_MAX_GUESSES_OF_ALL, seconds_each=_SECONDS_PER_GUESS_OF_ALL)
+        is_within = left >= 1 and of_all >= 1
+        self._left[address] = left - is_within, now_s
+        self._of_all = of_all - is_within, now_s
         if len(self._left) > _MAX_ADDRESSES:
             del self._left[next(iter(self._left))]
-        return left >= 1
+        return is_within
+
+
+def _refill(before: tuple[float, float], now_s: float, *, most: float, seconds_each: float) -> float:
+    left, counted_s = before
+    return min(most, left + (now_s - counted_s) / seconds_each)

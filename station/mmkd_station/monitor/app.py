@@ -93,7 +93,7 @@ class MonitorApp:
                 self._check(request, look=look, touch=touch)
                 response = await handler(request)
             except _Refusal as refusal:
-                reason = ascii(f"{refusal.reason} (from {_address(request)})")[1:-1]
+                reason = ascii(f"{refusal.reason} (from {self._address(request)})")[1:-1]
                 # The server logs each message once a minute.
                 logger.info(f"page: {path} answers {refusal.status}: %s", reason)
                 response = _json({"error": refusal.reason}, refusal.status)
@@ -108,7 +108,20 @@ class MonitorApp:
             raise _Refusal(HTTPStatus.FORBIDDEN, "asked from another origin, or by another name")
         may = self._access.knows_token(headers, cookies) if touch else self._access.may_look(headers, cookies)
         if (look or touch) and not may:
-            raise _Refusal(HTTPStatus.UNAUTHORIZED, _NEEDS_TOKEN)
+            raise self._without_token(request)
+
+    def _without_token(self, request: Request) -> _Refusal:
+        is_guess = self._access.gives_token(request.headers, request.cookies)
+        return self._wrong_token(request) if is_guess else _Refusal(HTTPStatus.UNAUTHORIZED, _NEEDS_TOKEN)
+
+    def _wrong_token(self, request: Request, reason: str = _NEEDS_TOKEN) -> _Refusal:
+        if self._guesses.take(self._address(request)):
+            return _Refusal(HTTPStatus.UNAUTHORIZED, reason)
+        return _Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens; wait a few seconds")
+
+    def _address(self, request: Request) -> str:
+        peer = request.client.host if request.client else ""
+        return self._access.address(peer, request.headers.getlist("x-forwarded-for"))
 
     async def _page(self, request: Request) -> Response:
         may_look = self._access.may_look(request.headers, request.cookies)
@@ -123,9 +136,7 @@ class MonitorApp:
     async def _login(self, request: Request) -> Response:
         given = await _json_object(request)
         if not self._access.is_token(str(given.get("token", ""))):
-            if not self._guesses.take(_address(request)):
-                raise _Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens; wait a few seconds")
-            raise _Refusal(HTTPStatus.UNAUTHORIZED, "this is not the token")
+            raise self._wrong_token(request, "this is not the token")
         response = _json({"ok": True})
         response.set_cookie(COOKIE, self._access.session, httponly=True, samesite="strict")
         return response
@@ -161,8 +172,9 @@ class MonitorApp:
 
     async def _healthz(self, request: Request) -> Response:
         may_look = self._access.may_look(request.headers, request.cookies)
-        if not (may_look or self._access.may_probe(request.headers)):
-            raise _Refusal(HTTPStatus.UNAUTHORIZED, _NEEDS_TOKEN)
+        is_probe = not self._access.gives_token(request.headers, request.cookies)
+        if not (may_look or (is_probe and self._access.may_probe(request.headers))):
+            raise self._without_token(request)
         stations = self._service.stations
         faults = {station.name: station.time_faults for station in stations if station.time_faults}
         health: dict[str, object] = {"well": self._service.is_well and not faults}
@@ -215,10 +227,6 @@ async def _json_object(request: Request) -> dict[str, Any]:
         return msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _Refusal(HTTPStatus.BAD_REQUEST, "expected a JSON object") from error
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client else ""
 
 
 class PageFollower:

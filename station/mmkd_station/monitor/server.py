@@ -52,6 +52,7 @@ def serve_page(service: Service, *, address: Address, access: Access) -> Iterato
         timeout_notify=-(1 << 60),  # each second, also after the clock was set back
         backlog=64,  # accepted at once: each is read before 256 later ones replace it
         server_header=False,
+        proxy_headers=False,  # else it trusts them from this machine; `Access` judges them
         timeout_graceful_shutdown=1,
         limit_concurrency=_MAX_CONNECTIONS + _SPARE_CONNECTIONS,
     )
