@@ -2,11 +2,14 @@
 
     python examples/several_labels.py 400
 
-Writes the dataset `arm`, and with that many steps (four, without a number) `teacher.ckpt` of both sensors and, of the
-gyroscope, `baseline.ckpt` and `student.ckpt`; a tenth of the windows is labelled. Needs `mmkd-edge[train]`.
+Writes the dataset `arm` into a new temporary folder, and with that many steps (four, without a number) `teacher.ckpt`
+of both sensors and, of the gyroscope, `baseline.ckpt` and `student.ckpt`; a tenth of the windows is labelled. Needs
+`mmkd-edge[train]`.
 """
 
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
@@ -27,11 +30,12 @@ for split in ("train", "valid", "test"):
     values = windows.take(np.arange(len(windows)))
     splits[split] = {**values, "labels": rows[windows.labels], "groups": windows.groups}
 task = TaskSpec(kind="multi_label", labels=tuple(MOVES))
-arm = write_dataset("arm", name="arm", labels=task, modalities=exercises.spec.modalities, splits=splits)
+folder = Path(tempfile.mkdtemp(prefix="several-labels-"))
+arm = write_dataset(folder / "arm", name="arm", labels=task, modalities=exercises.spec.modalities, splits=splits)
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 4
 teacher = mm.Teacher(steps=steps, label_fraction=0.1).fit(arm)
-teacher.save("teacher.ckpt")
+teacher.save(folder / "teacher.ckpt")
 for name, teachers in (("baseline", None), ("student", teacher)):
-    mm.distill(teachers, arm, sensor="gyro", steps=steps, label_fraction=0.1).save(f"{name}.ckpt")
-print("next: mmkd-evaluate student.ckpt arm --against baseline.ckpt, mmkd-evaluate teacher.ckpt arm")
+    mm.distill(teachers, arm, sensor="gyro", steps=steps, label_fraction=0.1).save(folder / f"{name}.ckpt")
+print(f"cd {folder}; next: mmkd-evaluate student.ckpt arm --against baseline.ckpt, mmkd-evaluate teacher.ckpt arm")

@@ -1,7 +1,8 @@
 """What a stranger finds in the repository says the same as the rest of it."""
 
 import re
-from pathlib import Path
+import subprocess
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -63,3 +64,32 @@ def test_a_release_is_checked_with_every_test_of_the_artefacts():
     (tests,) = [line for line in lines if "pytest" in line]
     assert tests.startswith("MMKD_DIST=dist ")
     assert all((ROOT / name).exists() for name in re.findall(r"tests/\w+\.py", tests))
+
+
+MADE = {
+    ".npy",
+    ".npz",
+    ".ckpt",
+    ".edge",
+    ".engine",
+    ".native",
+    ".onnx",
+    ".safetensors",
+    ".tflite",
+    ".parquet",
+    ".sqlite",
+}
+PLACES = ("benchmarks/checks/fuzzing/", "mmkd_edge/bundles/", "models/mmkd_models/data/", "tests/files/")
+
+
+def stray_outputs(names):
+    """Datasets, checkpoints, bundles and what is made of them, outside the places of those that are shipped."""
+    made = [name for name in names if PurePosixPath(name).suffix in MADE or PurePosixPath(name).name == "dataset.json"]
+    return [name for name in made if not name.startswith(PLACES)]
+
+
+def test_no_dataset_checkpoint_or_bundle_is_tracked_outside_its_place():
+    done = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True)
+    assert stray_outputs(done.stdout.split("\0")) == []
+    strays = ["arm/dataset.json", "arm/train/acc.npy", "teacher.ckpt", "docs/student.edge"]
+    assert stray_outputs([*strays, "tests/files/student.edge", "README.md"]) == strays

@@ -3,9 +3,11 @@
 import ast
 import functools
 import re
+from typing import get_args
 
 import pytest
 
+from mmkd_export.plan import GoldenChoice
 from tests.test_architecture import FILES, ROOT, label
 
 UNPICKLING = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
@@ -51,6 +53,12 @@ def test_every_promise_and_every_requirement_has_a_test_that_is_there():
     requirements = (ROOT / "docs" / "compliance.md").read_text(encoding="utf-8")
     assert len(NAMED_TEST.findall(requirements)) > 15
     assert absent_tests(text + requirements) == []
+
+
+def test_the_golden_windows_that_the_page_offers_can_be_asked_for():
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    offered = re.findall(r"`--golden (\w+)`(?: or `(\w+)`)?", text)
+    assert {name for names in offered for name in names if name} == {"synthetic"} < set(get_args(GoldenChoice))
 
 
 SECTIONS = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8").split("\n## ")[1:]

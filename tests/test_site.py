@@ -43,7 +43,8 @@ def test_the_navigation_has_every_page_once_and_no_other_and_assistants_find_all
     assert [name for name in NAVIGATION if not (pages / name).is_file()] == []
     text = (pages / "llms.txt").read_text(encoding="utf-8")
     assert text.startswith("# mmkd-edge\n\n> Distil a multimodal transformer into a single-sensor student, ")
-    assert re.findall(r"\]\(([\w./-]+)\.html\)", text)[:-1] == [name.removesuffix(".md") for name in NAVIGATION]
+    expected = [name.replace("README", "index").removesuffix(".md") for name in NAVIGATION]
+    assert re.findall(r"\]\(([\w./-]+)\.html\)", text)[:-1] == expected
     assert "\n## Train\n\n- [Datasets](datasets.html): Make one from arrays, The directory, " in text
     assert text.endswith("\n- [JSON Schemas](documents.html): `schemas/NAME.json` of each document\n")
 
@@ -135,6 +136,8 @@ def test_the_site_is_built_strictly_and_no_link_leads_nowhere(zensical):
     assert done.returncode == 0, done.stdout + done.stderr
     site = folder / "site"
     assert broken_links(site) == []
+    links = re.findall(r"\]\((.*?)\)", (site / "llms.txt").read_text(encoding="utf-8"))
+    assert [link for link in links if not (site / link).is_file()] == []
     assert len(list(site.rglob("*.html"))) > len(NAVIGATION)
     reference = (site / "reference" / "mmkd_edge.html").read_text(encoding="utf-8")
     assert 'id="mmkd_edge.EdgePredictor.open"' in reference

@@ -137,7 +137,8 @@ def llms_text(pages: Path) -> str:
             text = (pages / f"{place}.md").read_text(encoding="utf-8")
             title = re.findall(r"^# (.*)$", text, flags=re.MULTILINE)[0].replace("`", "")
             parts = [part.replace("`", "") for part in re.findall(r"^## (.*)$", text, flags=re.MULTILINE)]
-            lines.append(f"- [{title}]({place}.html)" + (f": {', '.join(parts)}" if parts else ""))
+            page = re.sub(r"README$", "index", place)  # as the site names the first page of a folder
+            lines.append(f"- [{title}]({page}.html)" + (f": {', '.join(parts)}" if parts else ""))
     lines += ["", "## Optional", "", "- [JSON Schemas](documents.html): `schemas/NAME.json` of each document", ""]
     return "\n".join(lines)
 
