@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
@@ -25,9 +26,12 @@ from mmkd_models.train_config import progress_lines, show_fraction
 from mmkd_report.schema.data import SplitFacts
 
 if TYPE_CHECKING:
+    from mmkd_models.data.importing.clock import ClockFacts
     from mmkd_models.data.importing.from_recipe import RecipeReport
+    from mmkd_models.data.importing.source import ImportedSensor
 
 _MEGABYTE = 1e6
+_SHORT_GAP = 3.0  # sample periods that a straight line may bridge
 _MAX_NAMED = 3
 _PATTERN = re.compile(r"[*?{}]")
 _LIKE = 0.7  # similarity (difflib) from which a name may be a typo
@@ -74,16 +78,33 @@ def clock_lines(report: RecipeReport) -> list[str]:
             repeated = max(clocks, key=lambda clock: clock.repeated)
             count = sum(clock.repeated for clock in clocks)
             text += f", repeated frames {count} (most in {repeated.recording})" if count else ""
-            most = max(clocks, key=lambda clock: clock.missing / max(1, clock.missing + clock.samples))
-            if most.missing:
-                fraction = most.missing / (most.missing + most.samples)
-                lost.append(
-                    f"warning: missing rows: {sum(clock.missing for clock in clocks):,} in {sensor.source.files} (up to"
-                    f" {fraction:.1%}, in {most.recording}); windows have NaN there, unless you set max_gap_s under"
-                    f" [[source]] (the longest gap has {gap.longest_gap_s:.3g} s) or leave the file out (exclude)"
-                )
+            if any(clock.missing for clock in clocks):
+                lost.append(_missing_rows(sensor, clocks))
         lines.append(text)
     return [*lines, *dict.fromkeys(lost)]  # once for the sensors of one file
+
+
+def _missing_rows(sensor: ImportedSensor, clocks: Sequence[ClockFacts]) -> str:
+    most = max(clocks, key=lambda clock: clock.missing / max(1, clock.missing + clock.samples))
+    longest = max(clocks, key=lambda clock: clock.longest_gap_s)
+    count, gaps = sum(clock.missing for clock in clocks), sum(clock.gaps for clock in clocks)
+    fraction, source = most.missing / (most.missing + most.samples), sensor.source
+    text = f"missing rows: {count:,} in {source.files} (up to {fraction:.1%}, in {most.recording})"
+    if source.max_gap_s is not None and not gaps:
+        return f"{text}; all are interpolated (max_gap_s = {source.max_gap_s:g})"
+    longest_text = f"the longest gap has {longest.longest_gap_s:.3g} s, in {longest.recording}"
+    if source.max_gap_s is not None:
+        above = f"NaN in {gaps:,} {'gap' if gaps == 1 else 'gaps'} above max_gap_s = {source.max_gap_s:g}"
+        return f"warning: {text}; windows have {above} ({longest_text}); leave the file out (exclude) if they are many"
+    period_s = 1 / sensor.native_hz
+    limit_s = longest.longest_gap_s if longest.longest_gap_s <= _SHORT_GAP * period_s else _SHORT_GAP * period_s
+    digits = 2 - math.floor(math.log10(limit_s))
+    limit_s = math.ceil(limit_s * 10**digits - 1e-6) / 10**digits
+    which = "them" if limit_s >= longest.longest_gap_s else f"those up to {limit_s:g} s"
+    return (
+        f"warning: {text}; windows have NaN there ({longest_text}); to interpolate {which}, set max_gap_s ="
+        f" {limit_s:g} under [[source]], or leave the file out (exclude)"
+    )
 
 
 def window_lines(report: RecipeReport) -> list[str]:

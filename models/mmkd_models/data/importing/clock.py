@@ -115,7 +115,9 @@ class ClockFacts:
         rate_hz: steps per second without gaps and lost rows; NaN below two samples.
         jitter_p99_ms: 99 % of the steps differ from the usual one by at most this.
         repeated: frames equal to the one before.
+        gaps: steps above the longest gap that is interpolated.
         missing: rows that the rate expects from first to last, and that are not there.
+        longest_gap_s: longest step over a missing row, interpolated or not.
     """
 
     samples: int
@@ -164,13 +166,14 @@ def clock_facts(series: SampleSeries, *, max_gap_s: float | None, expected_hz: f
         mean = min(means, key=lambda mean: abs(mean * expected_hz - 1))
     thinned = thinned[thinned <= (_STEP_PERIODS if mean == means[0] else _GAP_PERIODS) * usual]
     span_s = float(series.times[-1] - series.times[0]) / SECOND_NS
+    missing = max(0, round(span_s / mean) + 1 - count) if mean > 0 else 0
     return ClockFacts(
         samples=count,
         rate_hz=1.0 / mean if mean > 0 else float("nan"),
-        missing=max(0, round(span_s / mean) + 1 - count) if mean > 0 else 0,
+        missing=missing,
         jitter_p99_ms=1e3 * float(np.quantile(np.abs(thinned - mean), 0.99)) if len(thinned) else 0.0,
         gaps=gaps,
-        longest_gap_s=longest if gaps else 0.0,
+        longest_gap_s=longest if gaps or missing else 0.0,
     )
 
 

@@ -200,13 +200,33 @@ def test_clocks_name_the_file_of_their_sensor_and_labels_that_are_numbers_may_be
             " the longest 0.5 s (M3/temp.csv)"
         ),
         (
-            "warning: missing rows: 1 in {machine}/temp.csv (up to 2.5%, in M3/temp.csv); windows have NaN there,"
-            " unless you set max_gap_s under [[source]] (the longest gap has 0.5 s) or leave the file out (exclude)"
+            "warning: missing rows: 1 in {machine}/temp.csv (up to 2.5%, in M3/temp.csv); windows have NaN there (the"
+            " longest gap has 0.5 s, in M3/temp.csv); to interpolate them, set max_gap_s = 0.5 under [[source]], or"
+            " leave the file out (exclude)"
         ),
     ]
     assert window_lines(report)[-1] == (
         'labels are numbers; to name them, set rename = {"0" = "NAME", "1" = "NAME"} under [labels]'
     )
+
+
+def test_missing_rows_are_told_by_what_max_gap_s_makes_of_them(plant, recipe):
+    write_temp(plant, np.arange(40) / 4)
+    write_temp(plant, np.delete(np.arange(40), [7, *range(20, 30)]) / 4, machines=[3])
+    recipe(temp_source())
+    text = "missing rows: 11 in {machine}/temp.csv (up to 27.5%, in M3/temp.csv); "
+    longest = "(the longest gap has 2.75 s, in M3/temp.csv); "
+    assert clock_lines(run(plant))[2] == (
+        f"warning: {text}windows have NaN there {longest}to interpolate those up to 0.75 s, set max_gap_s = 0.75 under"
+        " [[source]], or leave the file out (exclude)"
+    )
+    recipe(('temp.csv"\ntime = "time"', 'temp.csv"\ntime = "time"\nmax_gap_s = 0.75'))
+    assert clock_lines(run(plant, "some"))[2] == (
+        f"warning: {text}windows have NaN in 1 gap above max_gap_s = 0.75 {longest}leave the file out (exclude) if they"
+        " are many"
+    )
+    recipe(("max_gap_s = 0.75", "max_gap_s = 2.75"))
+    assert clock_lines(run(plant, "all"))[2] == f"{text}all are interpolated (max_gap_s = 2.75)"
 
 
 def warnings(plant):
