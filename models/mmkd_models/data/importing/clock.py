@@ -31,6 +31,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _STEP_PERIODS = 3.0  # a step of more usual ones is no step of the clock, whatever the declared rate
 _GAP_PERIODS = 1.5  # a step of more usual ones lacks a row
 _MIN_LONG = 4  # long steps, to judge how evenly they come
+_NEAR_STEP = 0.25  # usual steps
 _JITTER = 0.1  # of long steps, on average in usual ones, from a whole number of them
 _EVEN_STEPS, _EVEN_FRACTION = 0.6, 0.2  # std of their distances: rounding moves them by a step; lost rows come anywhere
 _MAX_STEPS = 2_000_000  # that are sorted for a percentile
@@ -146,12 +147,16 @@ def clock_facts(series: SampleSeries, *, max_gap_s: float | None, expected_hz: f
     usual = float(np.median(thinned))
     regular, periods, gaps, longest, total = 0, 0, 0, 0.0, 0.0
     last, uneven, distances = 0, 0.0, [np.zeros(0, dtype=np.int64)]  # from one long step to the next
+    doubled, between = 0, 0  # steps near two usual ones, and near one and a half
     limit = _STEP_PERIODS * usual if max_gap_s is None else max_gap_s
     for start in range(0, count - 1, _BLOCK_STEPS):
         steps = np.diff(series.times[start : start + _BLOCK_STEPS + 1]).astype(np.float64) / SECOND_NS
         even = steps[steps <= _STEP_PERIODS * usual]
         counts = np.rint(even / usual).astype(np.int64) if usual else np.ones(len(even), dtype=np.int64)
-        uneven += float(np.abs(even / (usual or 1.0) - counts)[counts > 1].sum())
+        ratios = even / (usual or 1.0)
+        uneven += float(np.abs(ratios - counts)[counts > 1].sum())
+        doubled += int((np.abs(ratios - 2) < _NEAR_STEP).sum())
+        between += int((np.abs(ratios - 1.5) < _NEAR_STEP).sum())
         long = np.append(last, regular + np.flatnonzero(counts > 1))
         distances, last = [*distances, np.diff(long)], int(long[-1])
         regular, periods, total = regular + len(even), periods + int(counts.sum()), total + float(even.sum())
@@ -160,7 +165,7 @@ def clock_facts(series: SampleSeries, *, max_gap_s: float | None, expected_hz: f
     means = [total / steps if steps else usual for steps in (regular, periods)]
     apart = np.concatenate(distances)  # the first is from the beginning
     is_even = len(apart) > _MIN_LONG and apart[1:].std() <= max(_EVEN_STEPS, _EVEN_FRACTION * apart[1:].mean())
-    jitters = uneven > _JITTER * len(apart)
+    jitters = uneven > _JITTER * len(apart) and doubled <= between
     mean = means[0] if is_even or jitters or periods <= regular else means[1]
     if expected_hz is not None:
         mean = min(means, key=lambda mean: abs(mean * expected_hz - 1))
@@ -175,6 +180,15 @@ def clock_facts(series: SampleSeries, *, max_gap_s: float | None, expected_hz: f
         gaps=gaps,
         longest_gap_s=longest if gaps or missing else 0.0,
     )
+
+
+def commonest_hz(times: Times) -> float:
+    """Return the rate of the commonest step, as without lost rows; NaN below two times."""
+    steps = np.diff(times)
+    steps = steps[steps > 0].astype(np.float64) / SECOND_NS
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    near = steps[np.abs(steps - usual) < usual / 2]
+    return 1 / float(near.mean()) if len(near) else float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)

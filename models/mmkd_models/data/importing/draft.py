@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_models.data.importing.clock import SampleSeries, TimeColumn, clock_facts
+from mmkd_models.data.importing.clock import SampleSeries, TimeColumn, clock_facts, commonest_hz
 from mmkd_models.data.importing.keys import TextTable, list_keys, toml_lines
 from mmkd_models.data.importing.patterns import natural_key
 from mmkd_models.data.importing.readers.csv_file import detect_encoding, guess_delimiter, is_decodable
@@ -46,7 +46,7 @@ _DAMAGED = "cannot be read and is left out, is that right"
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLook:
-    """Beginning of the first of several files with the same columns."""
+    """Beginning of the first of several files with the same columns; `missing` of its first `rows` are lost."""
 
     pattern: str
     parts: Mapping[str, tuple[str, ...]]
@@ -57,6 +57,8 @@ class FirstLook:
     time: str = ""
     rate_hz: float | None = None
     is_rounded: bool = False
+    missing: int = 0
+    rows: int = 0
     numbers: tuple[str, ...] = ()
     texts: Mapping[str, int] = field(default_factory=dict)  # and how many different ones
     flags: tuple[str, ...] = ()
@@ -311,7 +313,9 @@ def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:
                 continue
             if "time_unit" in change and not (np.diff(times) > 0).all():
                 continue
-            exact_hz = clock_facts(SampleSeries(times=times, values=times), max_gap_s=None).rate_hz
+            series, common_hz = SampleSeries(times=times, values=times), commonest_hz(times)
+            clock = clock_facts(series, max_gap_s=None, expected_hz=common_hz if common_hz > 0 else None)
+            exact_hz = clock.rate_hz
             rate_hz, is_rounded = None, False
             if np.isfinite(exact_hz):  # rounded to three digits if a clock could be that far off, else four
                 few_hz = float(f"{exact_hz:.3g}")
@@ -324,7 +328,8 @@ def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:
                 doubts = (f"times in {name!r} count from a start: is their unit {table.time_unit!r}?",)
             if "/" in table.time_format:
                 doubts += (f"do dates in {name!r} begin with the month?",)
-            return replace(look, time=name, rate_hz=rate_hz, is_rounded=is_rounded, table=table, doubts=doubts)
+            look = replace(look, time=name, rate_hz=rate_hz, is_rounded=is_rounded, table=table, doubts=doubts)
+            return replace(look, missing=clock.missing, rows=len(times))
     doubt = "no column of times was found: which one is 'time', or how many samples a second, 'rate_hz', has it?"
     return replace(look, doubts=(doubt,))
 
@@ -334,8 +339,10 @@ def _source_keys(look: FirstLook, modality: str) -> _Keys:
     knows_rate = look.format in WITH_RATE
     if look.format == "wav":
         keys["kind"] = "audio", 'or "series", for a vibration that was recorded as sound'
-    if look.is_rounded:
-        keys |= {"time": (look.time, ""), "rate_hz": (look.rate_hz, "measured in the first rows")}
+    if look.is_rounded or look.missing:
+        lost = f"commonest interval; of the first {look.rows + look.missing:,} rows {look.missing:,} are missing"
+        comment = lost if look.missing else "measured in the first rows"
+        keys |= {"time": (look.time, ""), "rate_hz": (look.rate_hz, comment)}
     elif look.time:
         keys["time"] = look.time, "" if look.rate_hz is None else f"{look.rate_hz:g} Hz in the first rows"
     elif not knows_rate:

@@ -121,6 +121,8 @@ def test_lost_rows_do_not_slow_a_clock_down(lost):
     assert (facts.rate_hz, facts.missing, facts.jitter_p99_ms) == (1.0, int((~stays).sum()), 0.0)
     fast = clock_facts(series(whole[stays] / 100, np.zeros(stays.sum())), max_gap_s=0.015)
     assert (fast.rate_hz, fast.missing) == (pytest.approx(100.0), int((~stays).sum()))
+    jitter = np.random.default_rng(1).uniform(-0.1, 0.1, 1000)  # a tenth of a period
+    assert facts_of((whole + jitter)[stays]).rate_hz == pytest.approx(1.0, rel=5e-3)
 
 
 def on_grid(given, *, count, rate_hz, native_hz, resample="linear", **keys):

@@ -157,6 +157,29 @@ def test_files_with_lost_rows_copies_and_another_unit_are_imported_by_a_draft_an
     assert suspect.place.startswith("line4/3.csv 2026-03-04T13:0")
 
 
+@pytest.mark.parametrize(
+    ("jitter_s", "lost"),
+    [
+        (0.0, range(9, 500, 11)),  # evenly, as rounded times of a slower clock
+        (0.001, range(9, 500, 11)),
+        (0.002, (4, 9, 17, 40, 41, 90, 120, 300, 301, 302, 401, 402, 480, 495, 496)),
+    ],
+)
+def test_a_draft_writes_the_rate_without_missing_rows_which_its_import_takes(tmp_path, jitter_s, lost):
+    for machine in range(4):
+        rng = np.random.default_rng(machine)
+        times = np.arange(600) / 50 + rng.uniform(-jitter_s, jitter_s, 600)
+        rows = [f"{time:.4f},{rng.normal():.4f}" for time in times]
+        rows = [row for k, row in enumerate(rows) if machine or k not in lost]  # of the first file alone
+        write_csv(tmp_path / f"m{machine}.csv", "time,x", *rows)
+    text = draft_recipe(tmp_path)
+    (line,) = [line for line in text.splitlines() if line.startswith("rate_hz = ")]
+    rate, _, told = line.removeprefix("rate_hz = ").partition("    # commonest interval; ")
+    assert float(rate) == pytest.approx(50, rel=2e-3)
+    assert told == f"of the first 600 rows {len(lost)} are missing"
+    assert import_draft(tmp_path, text).dataset.spec.modalities[0].rate_hz == float(rate)
+
+
 CUT = "cut.csv:2: expected 2 fields separated by ',', got 3; correct the line"
 
 
