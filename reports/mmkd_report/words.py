@@ -185,6 +185,15 @@ def gain_verdict(mean: float, low: float | None, high: float | None, measure: Me
     return f"{effect} ({ends})"
 
 
+def teacher_shortfall(teacher: float | None, baseline: float | None, measure: Measure, where: str = "") -> str:
+    """Return that a teacher validates below labels only, without a full stop; empty if it does not."""
+    if not (is_number(teacher) and is_number(baseline)) or measure.rank(teacher) >= measure.rank(baseline):
+        return ""
+    size = with_gain_unit(signed_gain(measure.gain_scale * (baseline - teacher), measure).lstrip("+"), measure)
+    scores = [score_with_unit(score, measure) for score in (teacher, baseline)]
+    return f"The teacher has nothing to give{where}: it validates {size} below labels only ({' and '.join(scores)})"
+
+
 def gain_figure(mean: float, low: float | None, high: float | None, measure: Measure, caption: str) -> tuple[str, str]:
     """Return number and caption of a gain, with unit and interval."""
     ends = gain_interval(low, high, measure)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_report import words as formats
+from mmkd_report.schema.figures import OF_CLASSES, Measure
 
 FINITE = st.floats(min_value=-1e9, max_value=1e9, allow_nan=False)
 WRITERS = ["decimal", "count", "percent", "points", "significant", "plain", "magnitude", "short_percent", "duration"]
@@ -66,3 +67,14 @@ def test_figures_are_written_with_three_digits_a_sign_and_a_unit(write, figures)
 
 def test_durations_read_as_people_say_them():
     assert [formats.duration(seconds) for seconds in (60, 3599.6, 7321)] == ["1 min 0 s", "1 h 0 min", "2 h 2 min"]
+
+
+def test_a_teacher_below_labels_only_has_nothing_to_give():
+    accuracy, of = OF_CLASSES[0], "The teacher has nothing to give on acc: it validates "
+    error = Measure(name="mae", words="error", short="MAE", unit="mm", gain_unit="mm", lower_is_better=True)
+    expected = f"{of}6.5 points below labels only (77.3\u202f% and 83.8\u202f%)"
+    assert formats.teacher_shortfall(0.773, 0.838, accuracy, " on acc") == expected
+    expected = f"{of}0.500 mm below labels only (2.50\u202fmm and 2.00\u202fmm)"
+    assert formats.teacher_shortfall(2.5, 2.0, error, " on acc") == expected
+    for scores in ((0.9, 0.8), (0.8, 0.8), (None, 0.8), (0.8, None)):
+        assert formats.teacher_shortfall(*scores, accuracy) == ""

@@ -19,8 +19,9 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.options import TrainingOptions, run_dir_of
 from mmkd_models.commands.tracking import Tracker, tracked
 from mmkd_models.data.labels import WRITE_GROUPS
-from mmkd_models.metrics.scores import NO_ORDER
+from mmkd_models.metrics.scores import NO_ORDER, measure_named
 from mmkd_models.train_config import is_first_process
+from mmkd_report.schema.demo import LABELS_ONLY
 
 if TYPE_CHECKING:  # --help needs no torch
     import typer
@@ -97,6 +98,8 @@ def normal_rows(normal: Normal) -> dict[str, str]:
 
 
 def _rows(facts: Provenance) -> dict[str, str]:
+    from mmkd_report.words import for_terminal, teacher_shortfall
+
     if facts.normal:
         known = {"validation": f"AUROC {facts.score:.3f} on known faults"} if facts.score != NO_ORDER else {}
         return known | normal_rows(facts.normal)
@@ -107,7 +110,9 @@ def _rows(facts: Provenance) -> dict[str, str]:
     if facts.shipped:
         tried = ", ".join(f"{trial.name} {trial.valid_score:.3f}" for trial in facts.tried or ())
         rows["shipped"] = f"{facts.shipped} (of {tried})"
-    return rows
+    baseline = next((trial.valid_score for trial in facts.tried or () if trial.name == LABELS_ONLY), None)
+    shortfall = teacher_shortfall(facts.teacher_score or None, baseline, measure_named(facts.metric))
+    return rows | ({"teacher": for_terminal(shortfall.partition(" has ")[2])} if shortfall else {})
 
 
 def _report(

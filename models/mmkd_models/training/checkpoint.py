@@ -73,6 +73,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     weights: dict[MemberKind, float] | msgspec.UnsetType = msgspec.UNSET  # of an average's members, with the sum 1
     shipped: str | msgspec.UnsetType = msgspec.UNSET  # the best of `tried`
     tried: tuple[TriedStudent, ...] | msgspec.UnsetType = msgspec.UNSET
+    teacher_score: float | msgspec.UnsetType = msgspec.UNSET  # the best teacher's on the windows of `tried`
     started_from: str | msgspec.UnsetType = msgspec.UNSET  # SHA-256 of that teacher
     adapted: tuple[Adapted, ...] | msgspec.UnsetType = msgspec.UNSET  # in order; the score is on old windows
     training_hashes: TrainingHashes | msgspec.UnsetType = msgspec.UNSET

@@ -6,7 +6,7 @@ corrects that (Menon et al., ICLR 2021, section 4.1, post-hoc).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,34 @@ def labels_win(taught: ValidationScore, baseline: ValidationScore, groups: NDArr
     return is_likelier and preferred([taught, baseline]) == 1
 
 
+def is_ahead(
+    answers: NDArray[np.floating[Any]],
+    references: NDArray[np.floating[Any]],
+    labels: Labels,
+    groups: Groups,
+    task: TaskSpec,
+    *,
+    metric: str,
+) -> bool:
+    """Return whether answers (N, K) score more than a standard error over groups better than the references."""
+
+    def gain(rows: NDArray[np.bool_]) -> float:
+        after, before = (scores_from_logits(labels[rows], each[rows], task) for each in (answers, references))
+        return after.metric(metric) - before.metric(metric)
+
+    return _exceeds_error(gain, groups) is not None
+
+
+def _exceeds_error(gain: Callable[[NDArray[np.bool_]], float], groups: Groups) -> float | None:
+    """Return the gain on all rows (N,) if it exceeds its jackknife error over groups, else None.
+
+    Efron and Stein, Annals of Statistics 9, 1981.
+    """
+    total = gain(np.ones(len(groups), dtype=np.bool_))
+    is_clear = total > 0 and total > jackknife_error(gain, groups, fewest_groups=_MIN_GROUPS)
+    return total if is_clear else None
+
+
 def prior_bias(
     logits: NDArray[np.floating], labels: Labels, known: Windows, *, metric: AnyMetric
 ) -> NDArray[np.float64] | None:
@@ -117,10 +145,9 @@ def choose_tau(
     prior: NDArray[np.float64],
     metric: AnyMetric,
 ) -> float:
-    """Return the tau that validates best, or 0 if none improves by more than a standard error.
+    """Return the tau that validates best, or 0 if none improves by more than a standard error over groups.
 
-    The error is the difference's, by the jackknife over groups (Efron and Stein, Annals of Statistics 9, 1981), of
-    validation logits (N, K); the prior is log pi (K,).
+    Validation logits are (N, K); the prior is log pi (K,).
     """
     if metric == "accuracy":
         return 0.0
@@ -135,7 +162,7 @@ def choose_tau(
             after, before = (score.metric(metric) for score in scores)
             return after - before
 
-        total = gain(np.ones(len(labels), dtype=np.bool_))
-        if total > best_gain and total > jackknife_error(gain, groups, fewest_groups=_MIN_GROUPS):
+        total = _exceeds_error(gain, groups)
+        if total is not None and total > best_gain:
             best, best_gain = tau, total
     return best

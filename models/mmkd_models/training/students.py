@@ -14,6 +14,7 @@ from functools import reduce
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkd_edge.errors import UsageError
@@ -22,7 +23,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import helpful_temperature
 from mmkd_models.networks.config import MEMBERS, PORTABLE_MEMBERS, MemberKind, in_order, named
 from mmkd_models.training.checkpoint import StudentCheckpoint, TriedStudent
-from mmkd_models.training.choosing import ValidationScore, best_validated, labels_win, validation_score
+from mmkd_models.training.choosing import ValidationScore, best_validated, is_ahead, labels_win, validation_score
 from mmkd_models.training.closed_form import FITS, is_long_enough, lesson_of
 from mmkd_models.training.fitting import with_references
 from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
@@ -151,6 +152,7 @@ class _Trial:
     name: str
     checkpoint: StudentCheckpoint
     validation: ValidationScore
+    logits: NDArray[np.float32]  # of the labelled validation windows
 
 
 def without_mixing(augment: AugmentConfig) -> AugmentConfig:
@@ -170,7 +172,8 @@ def choose_student(
 ) -> StudentCheckpoint:
     """Train members as `train_student` does, and return the one or the average that validates best.
 
-    A labels-only `baseline` wins if it is better and significantly likelier. A transformer is always `among` the
+    A labels-only `baseline` wins if it is better and significantly likelier; where every window is labelled, also
+    unless the taught student is more than a standard error ahead (decision 036). A transformer is always `among` the
     members; causal students are transformers, and short windows have fewer members.
     """
     if training.teachers:
@@ -194,15 +197,20 @@ def choose_student(
             best = replace(best, checkpoint=average)
     elif limit is not None:
         limit.keep([best.checkpoint], [{"transformer": 1.0}])
+    teacher_score: float | msgspec.UnsetType = msgspec.UNSET
     if baseline is not None:
         trials.append(_trial(LABELS_ONLY, baseline, data.valid))
-        if labels_win(best.validation, trials[-1].validation, data.valid.groups[data.valid.labelled]):
-            best = trials[-1]
+        best = trials[-1] if _is_taught_in_vain(best, trials[-1], data) else best
+        teacher_score = max(
+            scores_of(teacher.checkpoint.network(), data.valid.only_labelled(), modality=None).metric(run.train.metric)
+            for teacher in training.teachers
+        )
     logger.info("shipped %s", best.name)
     shipped = best.checkpoint if best.checkpoint is baseline else with_references(best.checkpoint, data)
     facts = msgspec.structs.replace(
         shipped.facts,
         shipped=best.name,
+        teacher_score=teacher_score,
         tried=tuple(
             TriedStudent(
                 name=trial.name, valid_score=trial.validation.score, log_likelihood=trial.validation.log_likelihood
@@ -211,6 +219,16 @@ def choose_student(
         ),
     )
     return replace(shipped, facts=facts)
+
+
+def _is_taught_in_vain(taught: _Trial, baseline: _Trial, data: TrainingData) -> bool:
+    known = data.valid.only_labelled()
+    if labels_win(taught.validation, baseline.validation, known.groups):
+        return True
+    task, metric = known.spec.task, baseline.checkpoint.facts.metric
+    return bool(data.train.labelled.all()) and not is_ahead(
+        taught.logits, baseline.logits, known.labels, known.groups, task, metric=metric
+    )
 
 
 def race_student(
@@ -232,4 +250,4 @@ def _trial(name: str, checkpoint: StudentCheckpoint, valid: Windows) -> _Trial:
     logits = logits_of(checkpoint.network(), known, modality=modality)
     score = validation_score(logits, known.labels, checkpoint.task, metric=checkpoint.facts.metric)
     logger.info("%s: validation %.4f, log-likelihood %.4f", name, score.score, score.log_likelihood)
-    return _Trial(name=name, checkpoint=checkpoint, validation=score)
+    return _Trial(name=name, checkpoint=checkpoint, validation=score, logits=logits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ import torch
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.commands.distill import run_distill
+from mmkd_models.commands.outputs import write_student_and_report
+from mmkd_models.commands.tracking import tracked
 from mmkd_models.commands.train import run_train
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
@@ -21,7 +24,7 @@ from mmkd_models.distillation.recipe import Recipe, chosen_recipe, taught_by
 from mmkd_models.networks.config import teacher_config
 from mmkd_models.networks.student import count_values
 from mmkd_models.train_config import TrainConfig
-from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_teacher
+from mmkd_models.training.checkpoint import TriedStudent, file_sha256, read_student, read_teacher, write_teacher
 from mmkd_models.training.inputs import TrainingRun
 from mmkd_models.training.trainings import train_teacher
 from tests.edge.said import said
@@ -232,6 +235,19 @@ def test_the_student_that_validation_chose_is_chosen_again_by_the_same_command(
     assert [one.name for one in facts.tried or ()][-1] == "labels only"
     call(*command, "--steps", 2, "--choose", option)
     assert (tmp_path / "student.ckpt").read_bytes() == first
+
+
+def test_a_student_of_a_teacher_that_validates_below_labels_only_is_reported_with_that(
+    student_checkpoint, tmp_path, capsys
+):
+    tried = tuple(TriedStudent(name=name, valid_score=0.75, log_likelihood=-1.0) for name in ("trees", "labels only"))
+    facts = msgspec.structs.replace(student_checkpoint.facts, shipped="trees", tried=tried, teacher_score=0.65)
+    with tracked(None, tmp_path, title="") as tracker:
+        write_student_and_report(tmp_path / "s.ckpt", replace(student_checkpoint, facts=facts), tracker, json=False)
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "teacher       nothing to give: it validates 10.0 points below labels only (65.0 % and 75.0 %)",
+        f"wrote {tmp_path}/s.ckpt; next: mmkd-export {tmp_path}/s.ckpt -o {tmp_path}/s.edge",
+    ]
 
 
 REFUSED = {

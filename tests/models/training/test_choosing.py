@@ -23,6 +23,7 @@ from mmkd_models.training.choosing import (
     ValidationScore,
     best_validated,
     choose_tau,
+    is_ahead,
     labels_win,
     log_prior,
     preferred,
@@ -169,6 +170,16 @@ def test_labels_only_win_by_three_groups_or_more():
     assert not labels_win(baseline, taught, np.arange(3))
 
 
+def test_a_lead_counts_from_a_standard_error_over_groups_on():
+    task, labels, groups = TaskSpec(labels=("idle", "ok", "worn")), np.tile([0, 1, 2, 1], 4), np.repeat(np.arange(4), 4)
+    right, wrong = confident(labels, 2.0), confident(labels, -2.0)
+    # Leads of the groups in accuracy: 1, 1, 1, 1; then 1, 1, -1, 0, with the mean 0.25 and the standard error 0.48.
+    assert is_ahead(right, wrong, labels, groups, task, metric="accuracy")
+    first, third = (np.where(mask[:, None], right, wrong) for mask in (groups < 2, groups == 2))
+    assert not is_ahead(first, third, labels, groups, task, metric="accuracy")
+    assert not is_ahead(right, right, labels, groups, task, metric="accuracy")
+
+
 def test_a_temperature_is_used_only_where_it_makes_other_groups_likelier():
     rng = np.random.default_rng(0)
     labels, groups = rng.integers(0, 2, 400), np.repeat(np.arange(10), 40)
@@ -214,11 +225,16 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
     assert all((student.state[name] == alone.state[name]).all() for name in alone.state)
     asked = []
     monkeypatch.setattr("mmkd_models.training.students.labels_win", lambda *given: bool(asked.extend(given)))
+    monkeypatch.setattr("mmkd_models.training.students.is_ahead", lambda *given, metric: False)
     unsure = choose_student(training, baseline=alone)
     assert unsure.facts.shipped != LABELS_ONLY
     assert unsure.facts.teacher_sha256 == "cd" * 32
     assert unsure.facts.tried == student.facts.tried
-    taught, labels_only, groups = asked
+    everything = choose_student(replace(training, data=data), baseline=alone)
+    assert everything.facts.shipped == LABELS_ONLY  # with few labels a tie is the taught student's
+    scores = scores_of(teacher.network(), data.valid, modality=None)
+    assert student.facts.teacher_score == scores.metric("balanced_accuracy")
+    taught, labels_only, groups = asked[:3]
     assert labels_only.log_likelihood > taught.log_likelihood
     np.testing.assert_array_equal(groups, data.valid.groups)
 
