@@ -269,7 +269,7 @@ def _show(result: ExportResult) -> None:
         print(
             printable(
                 f"{engine.path}: {sidecar.precision} engine, {sidecar.size_bytes / 1000:.0f} kB, "
-                f"{sidecar.library} {sidecar.library_version}"
+                f"{sidecar.library} {sidecar.library_version}, --platform {sidecar.platform}"
             )
         )
     print(f"compared with torch on {windows.count} {printable(windows.source)}")

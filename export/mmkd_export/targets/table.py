@@ -142,7 +142,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         name="trt",
-        makes="a TensorRT engine of every ONNX artifact, beside the bundle",
+        makes="a TensorRT engine of every ONNX artifact, beside the bundle; from a bundle only of a named --precision",
         platforms=tuple(row.name for row in PLATFORMS if row.has_gpu),
         stage="build engines",
         build=trt.build_engines_apart,
@@ -170,7 +170,9 @@ class ResolvedPlan:
 
     @property
     def built_precisions(self) -> tuple[Precision, ...] | None:
-        """Precisions of engines; None for all."""
+        """Precisions of engines, which a bundle may limit; None for all artifacts."""
+        if not self.plan.from_bundle:
+            return None
         named = tuple(name for name in self.plan.precisions if name != "auto")
         return named if named == self.plan.precisions and named else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import platform as host
 import re
 import sys
@@ -16,7 +15,7 @@ from mmkd_edge.apart import ProcessLimits, ProcessLines, answering, describe_end
 from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
 from mmkd_edge.backends.trt.cache import DeviceFacts, EngineFacts
 from mmkd_edge.backends.trt.cuda import device_facts, free_bytes, load_runtime
-from mmkd_edge.backends.trt.needs import load_library
+from mmkd_edge.backends.trt.needs import installed_library, load_library
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import Precision
@@ -40,12 +39,13 @@ LIMITS = ProcessLimits(step_s=600.0, memory_bytes=8 << 30, file_bytes=1 << 30)
 
 
 def platform_here() -> PlatformName:
-    """Return the platform of the installed TensorRT, jp6.2 without one."""
-    if importlib.util.find_spec("tensorrt") is None:
+    """Return the platform of the installed TensorRT or TensorRT-RTX, jp6.2 without one."""
+    library = installed_library()
+    if library is None:
         return "jp6.2"
-    import tensorrt
-
-    major, minor = (int(part) for part in str(tensorrt.__version__).split(".")[:2])
+    if library == "tensorrt_rtx":
+        return "trt-rtx"
+    major, minor = (int(part) for part in str(load_library(library).__version__).split(".")[:2])
     return "jp6.2" if (major, minor) < (10, 13) else "jp7"
 
 
@@ -123,8 +123,19 @@ def build_engines(
     except (UnavailableError, BackendError) as error:
         command = shell_line("mmkd-export", bundle.name, "--target", "trt", "--platform", platform.name)
         raise type(error)(
-            f"no engine was built: {error}\n{bundle} is written and complete; on the device run: {command}"
+            f"no engine was built: {error}{_rtx_advice(platform)}\n"
+            f"{bundle} is written and complete; on the device run: {command}"
         ) from error
+
+
+def _rtx_advice(platform: Platform) -> str:
+    """Return how to build for GeForce RTX, where TensorRT itself was expected and is not installed."""
+    library = installed_library()
+    if platform.engine_library != "tensorrt" or library == "tensorrt":
+        return ""
+    if library == "tensorrt_rtx":
+        return "; this machine has TensorRT-RTX: give --platform trt-rtx"
+    return "; for a GeForce RTX run pip install 'mmkd-edge[trt-rtx]' and give --platform trt-rtx"
 
 
 def _build_all(bundle: Bundle, platform: Platform, precisions: Sequence[Precision] | None) -> tuple[BuiltEngine, ...]:

@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import pytest
@@ -20,6 +22,7 @@ from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError, Usag
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan, platform_named
 from mmkd_export.targets import trt
+from mmkd_export.targets.table import resolve
 from mmkd_export.targets.trt import build_engines, build_engines_apart, engine_device, engine_key, read_sidecar
 from tests.edge.said import said
 
@@ -89,14 +92,51 @@ def test_builds_have_a_bounded_workspace_and_share_timings(bundle, gpu_double, m
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="this machine has TensorRT")
-def test_without_tensorrt_the_bundle_is_written_and_the_command_for_the_device_is_given(exported, tmp_path):
-    output = tmp_path / "my student.edge"
-    assert said(UnavailableError, export, ExportPlan(source=exported.path, output=output, targets=("trt",))) == (
-        "no engine was built: tensorrt is not installed on this machine (it comes with JetPack)\n"
+@pytest.mark.parametrize(
+    ("has_rtx", "advice"),
+    [
+        (False, "for a GeForce RTX run pip install 'mmkd-edge[trt-rtx]' and give --platform trt-rtx"),
+        (True, "this machine has TensorRT-RTX: give --platform trt-rtx"),
+    ],
+)
+def test_without_tensorrt_the_bundle_is_written_and_the_command_for_the_device_is_given(
+    exported, tmp_path, monkeypatch, has_rtx, advice
+):
+    if not has_rtx and importlib.util.find_spec("tensorrt_rtx") is not None:
+        pytest.skip("this machine has TensorRT-RTX")
+    if has_rtx:
+        (tmp_path / "wheel" / "tensorrt_rtx").mkdir(parents=True)
+        monkeypatch.syspath_prepend(tmp_path / "wheel")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "wheel"))
+    output = tmp_path / "out" / "my student.edge"
+    output.parent.mkdir()
+    plan = ExportPlan(source=exported.path, output=output, targets=("trt",), platform="jp6.2")
+    assert said(UnavailableError, export, plan) == (
+        f"no engine was built: tensorrt is not installed on this machine (it comes with JetPack); {advice}\n"
         f"{output} is written and complete; on the device run: "
         "mmkd-export 'my student.edge' --target trt --platform jp6.2"
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["my student.edge"]
+    assert sorted(path.name for path in output.parent.iterdir()) == ["my student.edge"]
+
+
+@pytest.mark.parametrize(
+    ("installed", "expected"),
+    [
+        ({}, "jp6.2"),
+        ({"tensorrt_rtx": "1.7.1.116"}, "trt-rtx"),
+        ({"tensorrt": "10.3.0", "tensorrt_rtx": "1.7.1.116"}, "jp6.2"),
+        ({"tensorrt": "10.16.1"}, "jp7"),
+        ({"tensorrt": "11.4.0"}, "jp7"),
+    ],
+)
+def test_the_platform_is_that_of_the_tensorrt_which_is_installed(exported, tmp_path, monkeypatch, installed, expected):
+    for name in ("tensorrt", "tensorrt_rtx"):
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        module.__version__ = installed.get(name, "")
+        monkeypatch.setitem(sys.modules, name, module if name in installed else None)
+    plan = ExportPlan(source=exported.path, output=tmp_path / "student.edge", targets=("trt",))
+    assert resolve(plan).platform.name == expected
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cuda") is not None, reason="this machine has cuda-python")
@@ -123,6 +163,20 @@ def test_engines_of_every_precision_are_built_with_sidecars_and_logs(trt_rtx, mi
         log = Path(engine.path + ".log").read_text()
         assert "Opset version:    20" in log
         assert "VERBOSE" not in log
+
+
+def test_engines_of_a_checkpoint_are_of_every_artifact_and_of_a_bundle_those_asked_for(student_file, bundle):
+    for source, expected in ((student_file, None), (bundle, ("fp16", "int8"))):
+        plan = ExportPlan(source=source, output=bundle, targets=("trt",), precisions=("fp16", "int8"), platform="jp7")
+        assert resolve(plan).built_precisions == expected
+
+
+def test_a_checkpoint_exported_in_three_precisions_has_three_engines(trt_rtx, student_file, tmp_path):
+    options = {"targets": ("trt",), "precisions": ("fp16", "int8"), "accept_unjudged": True}
+    result = export(ExportPlan(source=student_file, output=tmp_path / "student.edge", **options))
+    assert [Path(engine.path).name for engine in result.engines] == [
+        *("student.fp32.engine", "student.fp16.engine", "student.int8.engine"),
+    ]
 
 
 def test_engines_from_a_bundle_leave_it_as_it_is(trt_rtx, bundle):
