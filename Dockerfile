@@ -8,6 +8,11 @@
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
+# The native engine is compiled here; the image itself has no compiler. Debian removes superseded versions of packages.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/mmkd
 ENV PATH=/opt/mmkd/bin:${PATH}
 WORKDIR /src
@@ -21,6 +26,8 @@ COPY station/mmkd_station ./station/mmkd_station
 # What is installed is this folder.
 # hadolint ignore=DL3013
 RUN pip install --no-cache-dir '.[ort,litert,live,monitor]'
+WORKDIR /
+RUN python -c "from mmkd_edge import EdgePredictor, example_bundle; EdgePredictor.open(example_bundle(), backend='native').selftest()"
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/mmkd /opt/mmkd

@@ -60,14 +60,16 @@ class Image:
         """The project's wheel, built in a folder from what the COPY instructions bring."""
         context = folder / "context"
         context.mkdir()
+        ignore = shutil.ignore_patterns("__pycache__", "*.so.1")
         for arguments in self.arguments_of("COPY"):
             *sources, target = arguments.split()
             for source in sources:
                 if (ROOT / source).is_dir():
-                    shutil.copytree(ROOT / source, context / target, ignore=shutil.ignore_patterns("__pycache__"))
+                    shutil.copytree(ROOT / source, context / target, ignore=ignore)
                 elif not source.startswith(("-", "/")):
                     shutil.copy(ROOT / source, context / target)
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
+        pip += ["--no-build-isolation"]
         subprocess.run([*pip, "--wheel-dir", folder, context], check=True)
         (built,) = folder.glob("*.whl")
         return built
@@ -181,6 +183,44 @@ def test_the_search_for_tensorrt_at_build_time_ends_the_build_with_advice():
     done = subprocess.run([sys.executable, "-c", program[2]], capture_output=True, text=True, check=False)
     is_absent = importlib.util.find_spec("tensorrt") is None
     assert (done.returncode, "--build-arg JETPACK6_IMAGE" in done.stderr) == (int(is_absent), is_absent)
+
+
+def native_check(image):
+    """The build's own check of the native engine."""
+    (step,) = [arguments for arguments in image.arguments_of("RUN") if "backend='native'" in arguments]
+    return shlex.split(step)
+
+
+@pytest.mark.parametrize("image", [LIVE, JETSON], ids=["live", "jetson"])
+def test_a_compiler_is_there_before_the_engine_is_built_and_the_engine_is_asked_outside_the_sources(image):
+    build = [name_and_arguments for name_and_arguments in image.instructions() if name_and_arguments[0] != "ENV"]
+    steps = [arguments for name, arguments in build if name == "RUN"]
+    (compiler,) = [step for step in steps if "--no-install-recommends gcc libc6-dev" in step]
+    (install,) = [step for step in steps if "pip install" in step]
+    assert steps.index(compiler) < steps.index(install)
+    following = build[build.index(("RUN", install)) + 1 :]
+    assert following[0] == ("WORKDIR", "/")
+    assert shlex.split(following[1][1]) == native_check(image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("image", [LIVE, JETSON], ids=["live", "jetson"])
+def test_the_wheel_in_an_image_has_the_native_engine_and_the_build_ends_where_it_has_not(image, tmp_path):
+    with zipfile.ZipFile(image.wheel(tmp_path)) as wheel:
+        wheel.extractall(tmp_path / "installed")
+    python, *arguments = native_check(image)
+    assert python == "python"
+    values = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
+
+    def check():
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=values, capture_output=True, text=True, check=False)
+
+    done = check()
+    assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "installed" / "mmkd_edge" / "native" / "libmmkd.so.1").unlink()
+    done = check()
+    assert (done.returncode, "the native engine was not built: no C compiler was found" in done.stderr) == (1, True)
 
 
 @pytest.fixture(scope="module", params=[LIVE, JETSON], ids=["live", "jetson"])

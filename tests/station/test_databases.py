@@ -384,6 +384,11 @@ def test_postgresql_takes_its_credentials_from_the_environment_too(postgres, mon
     sink.write(RECORDS)
     sink.close()
     assert postgres.ask("SELECT count(*) FROM environment") == [(3,)]
+    monkeypatch.setenv("PGUSER", "somebody")
+    sink = open_sink(place.replace("://", "://press@").replace("=environment", "=named_user"))
+    sink.write(RECORDS)
+    sink.close()
+    assert postgres.ask("SELECT count(*) FROM named_user") == [(3,)]
 
 
 def wanted(**changes):
@@ -469,6 +474,12 @@ def test_a_certificate_that_the_system_vouches_for_needs_no_file(influx, postgre
     [
         ("influxdb://host", "--sink influxdb://host: expected influxdb://HOST/DATABASE, got no database; name it"),
         ("influxdb://u:p@host/a", "expected no password in the text, where others see it; use ?credentials=FILE"),
+        (
+            "influxdb://u@host/a",
+            "influxdb://u@host: expected HOST alone, got a user; use ?credentials=FILE: USER:PASSWORD",
+        ),
+        ("postgresql://u:p@host/a", "expected no password in the text, where others see it; use ?credentials=FILE"),
+        ("postgresql://u@host/a?credentials=GOOD", "expected one user, got u@ and credentials=; leave one out"),
         ("influxdb://host/a?version=4", "version: expected one of 1, 2, 3, got '4'; choose one of them"),
         ("influxdb://host/a?tls=no", "tls: expected one of on, off, got 'no'; choose one of them"),
         ("influxdb://host/a?version=2&credentials=FILE", "FILE: expected one line, the token, got something else"),
@@ -482,6 +493,8 @@ def test_a_text_that_names_no_database_says_why(text, expected, tmp_path):
         pytest.importorskip("psycopg")
     file = tmp_path / "file"
     file.write_text("two words\n")
+    (tmp_path / "good").write_text("press:secret\n")
+    text = text.replace("GOOD", f"{tmp_path}/good")
     text, expected = text.replace("FILE", str(file), text.count("=FILE")), expected.replace("FILE:", f"{file}:")
     assert expected in said(UsageError, lambda: open_sink(text))
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 import numpy as np
@@ -116,6 +116,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     path: str
     options: dict[str, str]
+    user: str = ""
 
     @property
     def address(self) -> str:
@@ -170,11 +171,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return user, password
 
 
-def read_endpoint(text: str, *, scheme: str, options: Collection[str], port: int) -> Endpoint:
-    """Parse a network address that begins with `scheme`. Raises UsageError."""
+def read_endpoint(text: str, *, scheme: str, options: Collection[str], port: int, takes_user: bool = False) -> Endpoint:
+    """Parse a network address that begins with `scheme`, with `USER@` if `takes_user`. Raises UsageError."""
     rest, _, query = text.removeprefix(scheme).partition("?")
     where, _, path = rest.partition("/")
-    check_no_password(where, form=scheme)
+    user, _, address = where.rpartition("@")
+    if not takes_user or ":" in user:
+        check_no_password(where, form=scheme)
+    where = address
     host, mark, number = where.rpartition(":") if not where.endswith("]") else (where, "", "")
     if not mark:
         host, number = where, str(port)
@@ -184,7 +188,7 @@ def read_endpoint(text: str, *, scheme: str, options: Collection[str], port: int
     unknown = sorted(set(given) - set(options))
     if unknown:
         raise UsageError(f"{text}: expected options among {', '.join(options)}, got {unknown[0]!r}; correct it")
-    return Endpoint(text=text, host=host.strip("[]"), port=int(number), path=path, options=given)
+    return Endpoint(text=text, host=host.strip("[]"), port=int(number), path=path, options=given, user=unquote(user))
 
 
 def with_tls_cure(reason: str) -> str:
@@ -195,8 +199,13 @@ def with_tls_cure(reason: str) -> str:
 
 def check_no_password(where: str, *, form: str) -> None:
     """Raise UsageError for credentials in `where`, which records, logs and errors repeat."""
-    if "@" in where:
+    user, mark, _ = where.rpartition("@")
+    if ":" in user:
         raise UsageError(f"{form}...: expected no password in the text, where others see it; use ?credentials=FILE")
+    if mark:
+        raise UsageError(
+            f"{form}{where}: expected HOST alone, got a user; use ?credentials=FILE, one line USER:PASSWORD"
+        )
 
 
 def url_with_credentials(text: str, url: str) -> tuple[str, str]:

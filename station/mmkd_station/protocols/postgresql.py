@@ -61,10 +61,12 @@ def _psycopg() -> Any:
 
 def _server(text: str, *, options: Sequence[str] = ()) -> Endpoint:
     _psycopg()
-    server = read_endpoint(text, scheme="postgresql://", options=(*_OPTIONS, *options), port=5432)
+    known = (*_OPTIONS, *options)
+    server = read_endpoint(text, scheme="postgresql://", options=known, port=5432, takes_user=True)
     if not server.path:
         raise UsageError(f"{text}: expected postgresql://HOST/DATABASE, got no database; name it")
-    server.credentials()
+    if server.credentials() and server.user:
+        raise UsageError(f"{text}: expected one user, got {server.user}@ and credentials=; leave one out")
     for name in ("ca", "cert", "key"):
         server.file(name)
     server.uses_tls()
@@ -79,7 +81,7 @@ def _connect(server: Endpoint) -> Any:
         trusted = server.file("ca") or next(filter(None, known))
         files = {"sslrootcert": trusted, "sslcert": server.file("cert"), "sslkey": server.file("key")}
         tls = {"sslmode": "verify-full"} | {name: str(file) for name, file in files.items() if file}
-    user, password = server.credentials() or (None, None)
+    user, password = server.credentials() or (server.user or None, None)
     return _psycopg().connect(
         host=server.host,
         port=server.port,
