@@ -51,8 +51,9 @@ def start_apart(function: str, request: bytes, *, more: bool = False) -> subproc
 
 @contextlib.contextmanager
 def answering(limits: ProcessLimits) -> Iterator[BinaryIO]:
-    """In the child: limit it, discard other output, and yield the answer stream."""
+    """In the child: limit it, discard other output, and yield the answer stream; it ends with the stream's reader."""
     with os.fdopen(os.dup(1), "wb") as answers:
+        end_with_reader(answers.fileno())
         quiet = os.open(os.devnull, os.O_WRONLY)
         for descriptor in (1, 2):
             os.dup2(quiet, descriptor)
@@ -63,6 +64,20 @@ def answering(limits: ProcessLimits) -> Iterator[BinaryIO]:
         _lower(resource.RLIMIT_CORE, 0)
         limit_processor(limits)
         yield answers
+
+
+def end_with_reader(descriptor: int) -> None:
+    """In the child: end this process when the process that reads this pipe ends, however that happens."""
+    import select
+    import threading
+
+    def wait() -> None:
+        poll = select.poll()
+        poll.register(descriptor, 0)  # an error alone, which a pipe without a reader is
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
 def limit_processor(limits: ProcessLimits) -> None:

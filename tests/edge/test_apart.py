@@ -1,13 +1,15 @@
 """A process of its own: what it sees, what it may take, and what its end means."""
 
 import os
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from mmkd_edge.apart import ProcessLimits, ProcessLines, describe_end, end_process, start_apart
+from tests.edge.ended import has_ended
 
 LIMITS = ProcessLimits(step_s=20.0, memory_bytes=1 << 29, file_bytes=1000)
 MAIN = """
@@ -75,8 +77,23 @@ def test_what_it_starts_ends_with_it(tmp_path):
     started = f"import subprocess; one = subprocess.Popen(['sleep', '60'], stdout=open({os.devnull!r}, 'wb')); "
     line = run(started + "answers.write(b'%d\\n' % one.pid)")
     assert isinstance(line, bytes)
-    stat = Path(f"/proc/{int(line)}/stat")
-    end_s = time.monotonic() + 10  # it is killed by then, and the kernel takes it away when it comes to it
-    while stat.exists() and stat.read_text().split()[2] != "Z" and time.monotonic() < end_s:
-        time.sleep(0.01)
-    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    assert has_ended(line)
+
+
+def test_it_ends_with_the_process_that_started_it(tmp_path):
+    """That one gets kill -9 while the child is at work."""
+    path = str(tmp_path / "pid")
+    code = f"open({path!r}, 'w').write(f'{{os.getpid()}}'); answers.write(b'begun\\n'); answers.flush()"
+    request = msgspec.json.encode((LIMITS, code + "; time.sleep(60)")).decode()
+    parent = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from mmkd_edge.apart import ProcessLines, start_apart\n"
+        f"lines = ProcessLines(start_apart('elsewhere:main', {request!r}.encode()))\n"
+        "print(lines.next(limit_s=20), flush=True); sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", parent], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout.readline() == "b'begun'\n"
+        assert not has_ended(Path(path).read_text(), within_s=0.1)
+        process.kill()
+    assert has_ended(Path(path).read_text())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from mmkd_edge.apart import end_with_reader
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import graph_inputs, graph_outputs, step_inputs, step_outputs
 from mmkd_edge.errors import GateError, MmkdError, UnavailableError
@@ -214,4 +215,5 @@ def _learnt_products(model: bytes) -> Iterator[tuple[str, tuple[int, int, int]]]
 
 
 if __name__ == "__main__":
+    end_with_reader(1)
     _convert(*sys.argv[1:])

@@ -43,7 +43,9 @@ def torch_threads() -> Iterator[None]:
 
 
 class Workers:
-    """Processes that run jobs; a single worker is this process. Leaving the `with` ends them, at once after an error.
+    """Processes that run jobs; a single worker is this process.
+
+    Leaving the `with` ends them, at once after an error; so does the end of this process, by whatever signal.
 
     `ray` uses the cluster of RAY_ADDRESS, else one on this machine, without steps; every node needs the same files and
     paths.
@@ -63,7 +65,7 @@ class Workers:
             context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
             self._steps = context.SimpleQueue()
             self._pool = ProcessPoolExecutor(
-                self.count, mp_context=context, initializer=_keep_queue, initargs=(self._steps,)
+                self.count, mp_context=context, initializer=_begin_process, initargs=(self._steps,)
             )
         return self
 
@@ -128,9 +130,17 @@ class Workers:
 _steps_of_process: SimpleQueue[tuple[int, TrainingProgress]] | None = None
 
 
-def _keep_queue(steps: SimpleQueue[tuple[int, TrainingProgress]]) -> None:
+def _begin_process(steps: SimpleQueue[tuple[int, TrainingProgress]]) -> None:
     global _steps_of_process
     _steps_of_process = steps
+    threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()  # returns however it ended
+    os._exit(1)
 
 
 def _make_in_process(make: Make[Job], job: Job, number: int) -> None:

@@ -39,6 +39,7 @@ from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercenti
 from mmkd_report.schema.figures import Spread
 from mmkd_report.schema.study import PairLatency
 from mmkd_report.words import for_terminal
+from tests.edge.ended import has_ended
 from tests.edge.said import said
 from tests.models.conftest import SENSORS, comparison_config, grouped_split, leaky_copy
 from tests.report.rendered import read_demo, render_demo
@@ -146,6 +147,20 @@ def test_a_killed_run_continues_where_it_was(tiny, tmp_path):
     ended = run(tiny, "--seeds", "2", "--workers", "2", cwd=tmp_path)
     assert set(trained(ended.stderr)) == {"seed 0 acc taught tiny", "seed 1 acc taught tiny"}
     assert {path: path.read_bytes() for path in files} == files
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_told_to_end_leaves_no_training_behind(tiny, tmp_path):
+    """SIGTERM while two processes train, as `kill` and a container's end send it."""
+    with start(tiny, "--seeds", "2", "--workers", "2", cwd=tmp_path) as process:
+        for line in process.stderr:
+            if "teacher" in line:
+                break
+        pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.terminate()
+    assert process.returncode == -signal.SIGTERM
+    assert len(pids) >= 2
+    assert all(has_ended(pid) for pid in pids)
 
 
 @pytest.mark.slow

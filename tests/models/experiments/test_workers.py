@@ -18,6 +18,7 @@ from mmkd_models.experiments.plan import claim
 from mmkd_models.experiments.runs import Progress, Run, make_claimed, make_runs
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.train_config import TrainingProgress, progress_lines
+from tests.edge.ended import has_ended
 from tests.edge.said import said
 
 HOLD = """
@@ -27,6 +28,20 @@ from mmkd_models.experiments.plan import claim
 with claim(Path(sys.argv[1])) as is_ours:
     print(is_ours, flush=True)
     time.sleep(60)
+"""
+
+WORK = """
+import multiprocessing, operator, time
+from mmkd_models.experiments.workers import Workers
+
+def jobs():
+    yield 1
+    (process,) = multiprocessing.active_children()
+    print(process.pid, flush=True)
+    time.sleep(60)
+
+with Workers(2) as workers:
+    workers.run(operator.is_, jobs())
 """
 
 
@@ -69,6 +84,15 @@ def test_a_process_that_dies_is_reported(student):
         "memory is short give --workers 1"
     )
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_a_worker_ends_with_the_process_that_started_it(number):
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", WORK], stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
+        worker = process.stdout.readline()
+        process.send_signal(number)
+    assert has_ended(worker)
 
 
 def test_without_ray_the_extra_is_named(student, monkeypatch):
