@@ -16,6 +16,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_edge.errors import UnavailableError
 from mmkd_edge.frames import frame_bytes, opencv
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 
@@ -82,6 +83,11 @@ def _signal(window: NDArray[Any], spec: ModalitySpec) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path, size = Path(folder) / "window.webm", (frames.shape[2], frames.shape[1])
         file = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"VP80"), spec.rate_hz, size)
+        if not file.isOpened():
+            raise UnavailableError(
+                f"modality {spec.name!r}: this OpenCV writes no WebM video of {size[0]} x {size[1]} at {spec.rate_hz:g}"
+                " Hz; install opencv-python-headless"
+            )
         for frame in frames:
             file.write(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR if frame.shape[2] == 1 else cv2.COLOR_RGB2BGR))
         file.release()

@@ -14,7 +14,7 @@ import pytest
 
 from mmkd_edge import ModalitySpec, TaskSpec
 from mmkd_edge.cli.label_tasks import label_config, label_task
-from mmkd_models.data.importing.interchange import import_interchange, kept_tasks
+from mmkd_models.data.importing.kept_windows import import_labels, kept_tasks
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.recipe import LabelRule
 from mmkd_models.data.importing.window_labels import read_intervals
@@ -102,7 +102,7 @@ def test_windows_are_labelled_in_label_studio_and_come_back(program, tmp_path):
     server = LabelStudio(program, tmp_path / "server")
     try:
         tasks, interface = kept_tasks(tmp_path)
-        first = server.project(interface, tasks)
+        first = server.project(interface, list(tasks))
         shown = server.ask(f"tasks/?project={first}&fields=all")["tasks"]
         assert [task["predictions"][0]["result"][0]["value"] for task in shown] == [{"choices": ["worn"]}] * 4
 
@@ -119,7 +119,7 @@ def test_windows_are_labelled_in_label_studio_and_come_back(program, tmp_path):
         (tmp_path / "next.json").write_text(json.dumps(server.answer(second, [choice("ok", "vib")])))
     finally:
         server.kill()
-    dataset = import_interchange(tmp_path / "export.json", tmp_path / "data").dataset
+    dataset = import_labels(tmp_path / "export.json", tmp_path / "data")
     windows = dataset.everything()
     assert windows.take(np.arange(4))["acc"][:, 0, 0].tolist() == [0, 1, 2, 3]
     assert [dataset.spec.task.labels[number] for number in windows.labels] == labels

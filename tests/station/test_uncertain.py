@@ -10,7 +10,8 @@ from mmkd_edge import DatasetError, ModalitySpec, TaskSpec, UsageError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.testing import fake_predictor
 from mmkd_models.commands.data import run_data
-from mmkd_models.data.importing.interchange import import_interchange, kept_tasks
+from mmkd_models.data.importing.interchange import import_interchange
+from mmkd_models.data.importing.kept_windows import import_labels, kept_tasks
 from mmkd_station.uncertain import UncertainRing
 from tests.edge.said import said
 
@@ -132,32 +133,32 @@ def test_what_was_kept_is_labelled_in_label_studio_and_imported(tmp_path, capsys
         export.write_text(json.dumps(tasks[::-1]))
 
     exported("worn", "ok", "worn", None, "ok")
-    dataset = import_interchange(export, tmp_path / "data").dataset
+    dataset = import_labels(export, tmp_path / "data")
     everything = dataset.everything()
     assert dataset.spec.splits == {"train": 2, "valid": 1, "test": 1}
     assert everything.take(np.arange(4))["acc"][:, 1, 0].tolist() == [0, 1, 2, 4]  # that without a label is left out
     assert everything.labels.tolist() == [1, 0, 1, 0]
     assert everything.metadata["station"].tolist() == ["press 1"] * 4
     exported("ok", "loose", "worn", "ok", "ok")  # one class is new
-    assert import_interchange(export, tmp_path / "new").dataset.spec.task.labels == ("ok", "worn", "loose")
+    assert import_labels(export, tmp_path / "new").spec.task.labels == ("ok", "worn", "loose")
     exported(*[None] * 5)
-    assert said(UsageError, lambda: import_interchange(export, tmp_path / "no")) == (
-        f"{export}: expected windows of mmkd-run --keep-uncertain, or their labels, found none"
+    assert said(UsageError, lambda: import_labels(export, tmp_path / "no")) == (
+        f"{export}: expected labels of the tasks of mmkd-data tasks, found none; label some, and export"
     )
     export.write_text('[{"id": 1}]')
-    assert said(DatasetError, lambda: import_interchange(export, tmp_path / "no")) == (
+    assert said(DatasetError, lambda: import_labels(export, tmp_path / "no")) == (
         f"{export}: expected an export in JSON of the tasks of mmkd-data tasks, with one choice each, got another "
-        "('annotations'); a recipe reads other exports"
+        "(Object missing required field 'data' - at '$[0]'); a recipe reads other exports"
     )
     gyro = ring(tmp_path, station="press 2", modality=msgspec.structs.replace(ACC, name="gyro"))
     gyro.see(window(1), prediction(0.55), time_s=0.0)
     gyro.close()
     one, other = sorted(tmp_path.glob("*.npz"))
-    assert said(DatasetError, lambda: kept_tasks(tmp_path)) == (
+    assert said(DatasetError, lambda: list(kept_tasks(tmp_path)[0])) == (
         f"{other}: expected the sensor and the classes of {one.name}, got others; move it to another folder"
     )
     assert said(UsageError, lambda: kept_tasks(tmp_path / "data")) == (
-        f"{tmp_path / 'data'}: expected windows of mmkd-run --keep-uncertain, or their labels, found none"
+        f"{tmp_path / 'data'}: expected windows of mmkd-run --keep-uncertain, found none; check the path"
     )
 
 

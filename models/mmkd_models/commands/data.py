@@ -6,9 +6,9 @@ from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-data"):
     import zipfile
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+    from typing import TYPE_CHECKING, Annotated, NoReturn
 
     from mmkd_edge.bundle.files import write_file
     from mmkd_edge.bundle.reference import write_reference
@@ -21,7 +21,9 @@ with loading("mmkd-data"):
     from mmkd_models.data.checking.findings import check_dataset
     from mmkd_models.data.dataset import locate_dataset, open_dataset, shipped_dataset, shipped_names
     from mmkd_models.data.for_devices import measure_reference
-    from mmkd_models.data.importing.interchange import import_interchange, kept_tasks
+    from mmkd_models.data.importing.extension import add_labels
+    from mmkd_models.data.importing.interchange import import_interchange
+    from mmkd_models.data.importing.kept_windows import import_labels, kept_tasks, write_tasks
     from mmkd_models.data.labels import WRITE_GROUPS
     from mmkd_models.data.spec import SPLIT_NAMES, read_dataset_spec
     from mmkd_models.data.writer import check_absent
@@ -99,6 +101,10 @@ def import_(
         float | None,
         Option("Maximum that a recipe may write; default 1 GiB, or 100 times its recordings if larger.", metavar="GB"),
     ] = None,
+    add_to: Annotated[
+        Path | None,
+        Option("Write this dataset with the labels (.json) too; their other sensors are missing.", metavar="DATA"),
+    ] = None,
     per_group: Annotated[str, Option("Modalities to z-score per group, separated by commas.", metavar="NAMES")] = "",
     name: Annotated[str | None, Option("Name of the dataset; by default that of the file.")] = None,
     source: Annotated[str, Option("Where the measurements come from.")] = "",
@@ -113,7 +119,7 @@ def import_(
 ) -> None:
     """Read recordings by a recipe (.toml), or an interchange file (.npz), and write a dataset directory."""
     if file.suffix == ".toml":
-        if any([per_group, name, source, licence, target, unit, normal]):
+        if any([per_group, name, source, licence, target, unit, normal, add_to]):
             raise UsageError(f"{file}: the options for .npz files cannot be combined with a recipe; leave them out")
         from mmkd_models.commands.recipes import run_recipe
 
@@ -133,33 +139,53 @@ def import_(
         raise UsageError(f"--allow-outside, --max-gb: expected a recipe (.toml), got {file}; leave the options out")
     if try_only:
         raise UsageError(f"--check: expected a recipe (.toml), got {file}; leave the option out")
+    is_labels = file.suffix == ".json"
+    if add_to is not None and (not is_labels or per_group or source or licence or normal):
+        raise UsageError(
+            f"--add-to {add_to}: expected labels of kept windows (.json), whose facts are those of the dataset, got"
+            f" {file}; leave the other options out"
+        )
+    if is_labels and (target is not None or unit):
+        raise UsageError(f"--target, --unit: expected windows with numbers (.npz), got {file}; leave them out")
     out = _require_out(out)
     check_absent(out)
-    needed_bytes = 0
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            needed_bytes = sum(member.file_size for member in archive.infolist())
-    context.with_resource(lock_output(out, needs_bytes=needed_bytes))
+    context.with_resource(lock_output(out, needs_bytes=_unpacked_bytes(file)))
     say(f"reading {file}")
-    report = import_interchange(
-        file,
-        out,
-        name=name,
-        per_group=[part.strip() for part in per_group.split(",") if part.strip()],
-        source=source,
-        licence=licence,
-        target=target,
-        unit=unit,
-        normal=normal,
-    )
-    spec = report.dataset.spec
-    counts = ", ".join(f"{split} {spec.splits[split]}" for split in SPLIT_NAMES)
-    print(f"{spec.name}: {sum(spec.splits.values())} windows ({counts})")
-    for modality, count in report.infinite.items():
-        print(f"{modality}: infinite values that became missing (NaN): {count}")
-    if report.left_out:
-        print(f"left out, no part of a dataset: {', '.join(report.left_out)}")
-    print(f"wrote {out}; next: {shell_line('mmkd-data', 'check', out)}")
+    names, notes = [part.strip() for part in per_group.split(",") if part.strip()], list[str]()
+    if add_to is not None:
+        dataset, added = add_labels(open_dataset(add_to), file, out, name=name)
+        print(_counts_line(f"added to {add_to}", added))
+    elif is_labels:
+        dataset = import_labels(file, out, name=name, per_group=names, source=source, licence=licence, normal=normal)
+    else:
+        report = import_interchange(
+            file,
+            out,
+            name=name,
+            per_group=names,
+            source=source,
+            licence=licence,
+            target=target,
+            unit=unit,
+            normal=normal,
+        )
+        dataset = report.dataset
+        notes = [f"{sensor}: infinite values that became missing (NaN): {n}" for sensor, n in report.infinite.items()]
+        notes += [f"left out, no part of a dataset: {', '.join(report.left_out)}"] if report.left_out else []
+    counts = _counts_line(dataset.spec.name, dataset.spec.splits)
+    print("\n".join([counts, *notes, f"wrote {out}; next: {shell_line('mmkd-data', 'check', out)}"]))
+
+
+def _unpacked_bytes(file: Path) -> int:
+    if not (file.is_file() and zipfile.is_zipfile(file)):
+        return 0
+    with zipfile.ZipFile(file) as archive:
+        return sum(member.file_size for member in archive.infolist())
+
+
+def _counts_line(what: str, counts: Mapping[str, int]) -> str:
+    splits = ", ".join(f"{split} {counts[split]}" for split in SPLIT_NAMES)
+    return f"{what}: {sum(counts.values())} windows ({splits})"
 
 
 def check_windows_file(file: Path) -> None:
@@ -310,7 +336,7 @@ def report(
     if label_next is not None:
         text = label_csv(document.to_label, train)
         if label_next.suffix == ".json":
-            _write_tasks(label_next, *label_tasks(document.to_label, dataset.split("train")))
+            write_tasks(label_next, *label_tasks(document.to_label, dataset.split("train")))
         else:
             write_file(label_next, text.encode())
     if out is not None:
@@ -344,14 +370,9 @@ def tasks(
 ) -> None:
     """Write kept windows as tasks of Label Studio, and its labelling interface beside them."""
     check_file(out)
-    _write_tasks(out, *kept_tasks(folder))
+    write_tasks(out, *kept_tasks(folder))
     print(f"wrote {out} and {out.with_suffix('.xml')}; label them, and export JSON to {folder}/export.json")
     print(f"next: {shell_line('mmkd-data', 'import', folder / 'export.json', '-o', 'labelled')}")
-
-
-def _write_tasks(out: Path, tasks: list[dict[str, Any]], interface: str) -> None:
-    write_file(out, json_text(tasks).encode())
-    write_file(out.with_suffix(".xml"), interface.encode())
 
 
 def reference(

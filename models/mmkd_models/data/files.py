@@ -30,6 +30,8 @@ PER_WINDOW = {
     "episodes": ("int64",),
 }
 """Optional arrays of one value per window, with the dtypes that they may have."""
+MAX_SECONDS = (1 << 62) / 1e9
+"""Distance of times from 1970 or a clock's start: 146 years."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,8 +206,9 @@ def _content_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
                 yield f"{name}: expected {expected}, got {got} in row {int(rows[0])} ({len(rows)} in all); {fix}"
         elif name.endswith(".frames.npy") and (array > 1).any():
             yield f"{name}: expected 1 (the frame is there) or 0 (it is missing), got {array.max()}; correct it"
-        elif name.endswith(("/times.npy", "/starts.npy")) and not np.isfinite(array).all():
-            row, what = int(np.flatnonzero(~np.isfinite(array))[0]), name.rpartition("/")[2].removesuffix(".npy")
+        elif name.endswith(("/times.npy", "/starts.npy")) and not (np.abs(array) <= MAX_SECONDS).all():
+            row = int(np.flatnonzero(~(np.abs(array) <= MAX_SECONDS))[0])
+            what = name.rpartition("/")[2].removesuffix(".npy")
             kind = "UTC seconds" if what == "times" else "seconds"
             yield f"{name}: expected {kind}, got {array[row]} in row {row}; leave {what} out, or give all"
         elif name.endswith("/episodes.npy") and spec.episodes is not msgspec.UNSET and len(array):

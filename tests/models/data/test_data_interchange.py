@@ -142,6 +142,13 @@ def test_every_fault_of_metadata_is_named(facts, write):
     ]
 
 
+def test_times_beyond_every_calendar_are_refused(facts, write):
+    facts["valid"]["times"] = np.full(12, 1e300)
+    assert said(DatasetError, write, facts).endswith(
+        "valid/times.npy: expected UTC seconds, got 1e+300 in row 0; leave times out, or give all"
+    )
+
+
 def test_metadata_of_objects_and_a_damaged_archive_of_it_are_refused(facts, write):
     dataset = write(facts)
     (dataset.path / "valid" / "metadata.npz").write_bytes(b"PK")

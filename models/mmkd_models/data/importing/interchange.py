@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 
-from mmkd_edge.cli.label_tasks import label_config, label_task
-from mmkd_edge.errors import DatasetError, UsageError, first_line
+from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalityKind, ModalitySpec, TaskSpec
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
@@ -20,17 +18,7 @@ from mmkd_models.data.spec import SPLIT_NAMES, with_present
 from mmkd_models.data.writer import write_dataset
 
 _COLUMNS = {"group": "groups", "fold": "folds", "time": "times", "episode": "episodes"}
-_METADATA = "column_"
-_OF_WINDOWS = ("x_", "frames_", _METADATA, "y", "split", "time", "group", "file", "row")
-_OF_TASKS = {
-    "start_s": "time",
-    "group": "group",
-    "likely": "column_answer",
-    "probability": "column_probability",
-    "reason": "column_reason",
-    "file": "file",
-    "row": "row",
-}
+METADATA = "column_"
 _PREFIXES = ("x_", "rate_", "channels_", "unit_", "range_", "kind_", "frames_")
 
 
@@ -71,15 +59,15 @@ def import_interchange(
     file = Path(file)
     if not file.is_file():
         raise UsageError(f"{file}: expected an interchange file (.npz), found no such file; check the path")
-    arrays = _read_export(file) if file.suffix == ".json" else read_arrays(file, "an interchange file")
-    facts = {key.removeprefix(_METADATA): key for key in arrays if key.startswith(_METADATA)}
+    arrays = read_arrays(file, "an interchange file")
+    facts = {key.removeprefix(METADATA): key for key in arrays if key.startswith(METADATA)}
     names = [key.removeprefix("x_") for key in arrays if key.startswith("x_")]
     required = (*(("y", "classes") if target is None else ("targets", "target_names")), "split")
     _check(file, arrays, names, required=required, facts=list(facts.values()))
     if target is None:
         task, labels = TaskSpec(labels=tuple(str(label) for label in arrays["classes"].tolist())), arrays["y"]
         if normal is not None:
-            task, labels = _normal(file, task.labels, arrays, normal)
+            task, labels = normal_task(file, task.labels, arrays["y"], normal)
     else:
         task = TaskSpec(kind="regression", labels=(target,), unit=unit or msgspec.UNSET)
         targets = [str(known) for known in np.atleast_1d(arrays["target_names"]).tolist()]
@@ -98,13 +86,13 @@ def import_interchange(
     columns |= {column: arrays[key] for key, column in _COLUMNS.items() if key in arrays}
     infinite, modalities = {}, []
     for modality in names:
-        kind = _kind(file, arrays, modality)
-        values = _values(file, arrays, modality, kind=kind)
+        kind = value_kind(file, arrays, modality)
+        values = read_values(file, arrays, modality, kind=kind)
         if values.dtype.kind == "f" and (count := int(np.isinf(values).sum())):
             infinite[modality] = count
             values = np.where(np.isinf(values), np.float32(np.nan), values)
         columns[modality] = values
-        modalities.append(_modality(file, arrays, modality, kind=kind, per_group=modality in per_group))
+        modalities.append(modality_of(file, arrays, modality, kind=kind, per_group=modality in per_group))
     splits: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
     for number, split in enumerate(SPLIT_NAMES):
         rows = arrays["split"] == number
@@ -124,62 +112,10 @@ def import_interchange(
     return ImportReport(dataset=dataset, infinite=infinite, left_out=tuple(key for key in arrays if key not in used))
 
 
-def kept_tasks(folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """Return Label Studio's tasks for the windows of `mmkd-run --keep-uncertain`, and the labelling interface."""
-    file, arrays = folder, _read_ring(sorted(folder.glob("*.npz")), folder)
-    (name,) = (key.removeprefix("x_") for key in arrays if key.startswith("x_"))
-    kind = _kind(file, arrays, name)
-    spec = _modality(file, arrays, name, kind=kind, per_group=False)
-    rows: Iterator[Any] = zip(*(arrays[key].tolist() for key in _OF_TASKS.values()), strict=True)
-    windows = zip(_values(file, arrays, name, kind=kind), rows, strict=True)
-    tasks = [label_task({name: window}, [spec], **dict(zip(_OF_TASKS, row, strict=True))) for window, row in windows]
-    return tasks, label_config([spec], TaskSpec(labels=tuple(arrays["classes"].tolist())))
-
-
-def _read_export(file: Path) -> dict[str, AnyArray]:
-    """Return a Label Studio export's windows; the last fifths in time are valid and test."""
-    answers: dict[tuple[str, int], str] = {}
-    try:
-        for task in msgspec.json.decode(file.read_bytes()):
-            for result in (result for annotation in task["annotations"] for result in annotation["result"]):
-                (answers[Path(task["data"]["file"]).name, task["data"]["row"]],) = result["value"]["choices"]
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise DatasetError(
-            f"{file}: expected an export in JSON of the tasks of mmkd-data tasks, with one choice each, got another "
-            f"({first_line(error)}); a recipe reads other exports"
-        ) from error
-    arrays = _read_ring([file.with_name(name) for name in sorted({name for name, _ in answers})], file)
-    places = zip(arrays.pop("file").tolist(), arrays.pop("row").tolist(), strict=True)
-    arrays[f"{_METADATA}station"] = arrays.pop("group")  # splits never share a group
-    labels, classes = [answers.get(place) for place in places], arrays["classes"].tolist()
-    classes += sorted({label for label in labels if label is not None} - {*classes})
-    rows = [row for row in np.argsort(arrays["time"], kind="stable").tolist() if labels[row] is not None]
-    windows = {key: array[rows] for key, array in arrays.items() if key.startswith(_OF_WINDOWS)}
-    windows |= {"y": np.array([classes.index(labels[row]) for row in rows]), "classes": np.array(classes)}
-    fifth = max(1, len(rows) // 5)
-    return arrays | windows | {"split": np.repeat([0, 1, 2], [len(rows), fifth, fifth])[2 * fifth :]}
-
-
-def _read_ring(files: Sequence[Path], place: Path) -> dict[str, AnyArray]:
-    if not files:
-        raise UsageError(f"{place}: expected windows of mmkd-run --keep-uncertain, or their labels, found none")
-    parts = [dict(read_arrays(file, "kept windows")) for file in files]
-    for file, part in zip(files, parts, strict=True):
-        if part.keys() != parts[0].keys() or part["classes"].tolist() != parts[0]["classes"].tolist():
-            raise DatasetError(
-                f"{file}: expected the sensor and the classes of {files[0].name}, got others; move it to another folder"
-            )
-        part["file"], part["row"] = np.repeat(file.name, len(part["y"])), np.arange(len(part["y"]))
-    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key.startswith(_OF_WINDOWS)}
-    return parts[0] | joined
-
-
-def _normal(
-    file: Path, classes: tuple[str, ...], arrays: Mapping[str, AnyArray], normal: str
-) -> tuple[TaskSpec, AnyArray]:
+def normal_task(file: Path, classes: tuple[str, ...], y: AnyArray, normal: str) -> tuple[TaskSpec, AnyArray]:
+    """Return the task of normal running, whose first label is `normal`, and the labels `y` (N,) by it."""
     if normal not in classes:
         raise UsageError(f"--normal {normal}: {file} has no such class; choose one of {', '.join(classes)}")
-    y = arrays["y"]
     if y.dtype.kind not in "iu" or (len(y) and not -1 <= int(y.min()) <= int(y.max()) < len(classes)):
         raise DatasetError(
             f"{file}: y: expected class numbers from -1 to {len(classes) - 1}, got {y.dtype} {y.min()} to {y.max()};"
@@ -212,7 +148,8 @@ def _check(
         raise DatasetError(f"{file}: split: expected 0 train, 1 valid or 2 test, got {wrong[0]}; correct it")
 
 
-def _kind(file: Path, arrays: Mapping[str, AnyArray], name: str) -> ModalityKind:
+def value_kind(file: Path, arrays: Mapping[str, AnyArray], name: str) -> ModalityKind:
+    """Return the kind of a modality. Raise DatasetError if the array has another form."""
     is_video = arrays[f"x_{name}"].ndim == 5
     given = str(arrays[f"kind_{name}"]) if f"kind_{name}" in arrays else "video" if is_video else "series"
     allowed: tuple[ModalityKind, ...] = ("video",) if is_video else ("series", "audio")
@@ -225,13 +162,14 @@ def _kind(file: Path, arrays: Mapping[str, AnyArray], name: str) -> ModalityKind
     )
 
 
-def _values(file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: ModalityKind) -> AnyArray:
+def read_values(file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: ModalityKind) -> AnyArray:
+    """Return the windows (N, ...) of a modality, missing frames masked. Raise DatasetError if they are no numbers."""
     array = arrays[f"x_{name}"]
+    if kind != "video" and (array.ndim != 3 or array.dtype.kind not in "iuf"):
+        raise DatasetError(
+            f"{file}: x_{name}: expected numbers of shape (N, T, C), got {array.dtype} {array.shape}; reshape it"
+        )
     if kind == "series":
-        if array.ndim != 3 or array.dtype.kind not in "iuf":
-            raise DatasetError(
-                f"{file}: x_{name}: expected numbers of shape (N, T, C), got {array.dtype} {array.shape}; reshape it"
-            )
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is counted as such
             return array.astype(np.float32)
     present = arrays.get(f"frames_{name}") if kind == "video" else None
@@ -245,9 +183,10 @@ def _values(file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: Moda
     return with_present(array, present)
 
 
-def _modality(
+def modality_of(
     file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: ModalityKind, per_group: bool
 ) -> ModalitySpec:
+    """Return the entry of a modality. Raise DatasetError if its rate or range cannot be read."""
     bounds = arrays[f"range_{name}"].tolist() if f"range_{name}" in arrays else None
     try:
         rate_hz = float(str(arrays[f"rate_{name}"][()]))  # through its shortest text: a float32 0.1 stays 0.1

@@ -27,6 +27,9 @@ MAX_SCALE = 1e30
 MAX_THINNING = 1000  # samples of a sensor for one in the dataset, if they are filtered
 MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO = 256 << 20, 20  # of the arrays of a file: whatever its size, or times its size
 MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO = 1 << 30, 100  # by an import: whatever its recordings, or times their size
+MAX_KEPT_BYTES = 256 << 20  # of a file of kept windows, and of their labels
+MAX_LABEL_BYTES, MAX_LABEL_ITEMS = 64 << 20, 4 << 20  # of an export that a recipe reads
+MAX_LABELLED_BYTES = 1 << 30  # of the labelled ones in memory
 WINDOW_FACTS_BYTES = 256  # memory for time, label, group and split of one window
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]

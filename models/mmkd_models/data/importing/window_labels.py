@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_edge.bundle.files import read_first
 from mmkd_edge.errors import DatasetError, first_line
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.folds import deal_groups
 from mmkd_models.data.importing.clock import SECOND_NS, Interval, TimeColumn, Times
 from mmkd_models.data.importing.grids import GridRecording, Grids, sums_before
+from mmkd_models.data.importing.keys import MAX_LABEL_BYTES, MAX_LABEL_ITEMS
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, csv_names
 from mmkd_models.data.importing.readers.table import RowBlock, require_columns, texts
@@ -247,8 +249,15 @@ def _interval_blocks(file: Path, rule: LabelRule) -> Iterator[RowBlock]:
     import polars as pl
 
     require_columns(str(file), _EXPORT_COLUMNS, columns)
+    content = read_first(file, MAX_LABEL_BYTES + 1, expected="an export of Label Studio")
+    items = sum(map(content.count, (b"[", b"{", b",")))  # each takes memory, however short
+    if len(content) > MAX_LABEL_BYTES or items > MAX_LABEL_ITEMS:
+        raise DatasetError(
+            f"{file}: expected an export of at most {MAX_LABEL_BYTES:,} bytes and {MAX_LABEL_ITEMS:,} values, got more;"
+            " export fewer tasks at a time"
+        )
     try:
-        rows = list(_label_studio(file, json.loads(file.read_text(encoding="utf-8-sig")), rule))
+        rows = list(_label_studio(file, json.loads(content.decode("utf-8-sig")), rule))
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{file}: expected JSON, got {first_line(error)}; export the labels again") from error
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -281,8 +290,8 @@ def _label_studio(file: Path, tasks: Any, rule: LabelRule) -> Iterator[_ExportRo
                 continue
             if rule.task == "multi_label" and labels:
                 labels = [rule.separator.join(labels)]
-            if len(labels) != 1:
-                got = ", ".join(labels) or "none"
+            if len(labels) != 1 or not isinstance(labels[0], str):
+                got = ", ".join(map(str, labels)) or "none"
                 raise DatasetError(f"{file}: {place}: expected one label for an interval, got {got}; keep one")
             if "ranges" not in value:
                 yield place, (value["start"], value["end"], labels[0], *recording)

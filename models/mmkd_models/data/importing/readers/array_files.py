@@ -54,12 +54,15 @@ def npz_columns(file: Path) -> dict[str, _Column]:
     return _split(arrays)
 
 
-def read_arrays(file: Path, what: str) -> Mapping[str, AnyArray]:
-    """Return the arrays of an archive. Raise DatasetError, `expected` this, if it is unreadable or has objects."""
+def read_arrays(file: Path, what: str, *, most_bytes: int | None = None) -> Mapping[str, AnyArray]:
+    """Return the arrays of an archive. Raise DatasetError, `expected` this, if it is unreadable or has objects.
+
+    `most_bytes` is the most that it may unpack to; None follows from its size.
+    """
     if not zipfile.is_zipfile(file):
         raise DatasetError(f"{file}: expected {what} (.npz), got another format; write it with numpy.savez")
     try:
-        return read_npz(file)
+        return read_npz(file, most_bytes=most_bytes)
     except ArraysError as error:
         raise DatasetError(
             f"{file}: expected plain arrays, numpy cannot read them ({error}); write it again"

@@ -1,0 +1,141 @@
+"""Labelled windows join the dataset that they extend, in a new dataset."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ModalitySpec, task_text
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.files import AnyArray
+from mmkd_models.data.importing.interchange import METADATA
+from mmkd_models.data.importing.kept_windows import KeptWindows, read_labelled
+from mmkd_models.data.spec import SPLIT_NAMES, Values, decode_samples, frame_presence, windows_at_once, with_present
+from mmkd_models.data.windows import Rows, Windows
+from mmkd_models.data.writer import check_absent, write_dataset
+
+
+def add_labels(dataset: Dataset, file: Path, path: Path, *, name: str | None = None) -> tuple[Dataset, dict[str, int]]:
+    """Write a dataset with the labelled windows of an export too, and return it with their number by split.
+
+    Its other sensors are missing in them. A station is a group: windows of a group that the dataset has go into its
+    split and fold, those of others into train. Raise UsageError if they do not fit, or `path` exists.
+    """
+    check_absent(path)
+    labelled, spec, windows = read_labelled(file), dataset.spec, dataset.everything()
+    kept = labelled.windows
+    _check_form(dataset, kept.modality, file)
+    used = {labelled.classes[number] for number in labelled.labels.tolist()}
+    labels = (*spec.task.labels, *sorted(used - {*spec.task.labels}))
+    numbers = np.array([labels.index(label) if label in used else -1 for label in labelled.classes])
+    columns = _new_columns(windows, kept.facts["group"]) | {"labels": numbers[labelled.labels]}
+    if windows.times is not None:
+        columns["times"] = kept.facts["time"]
+    into, stations = columns.pop("splits"), np.unique(kept.facts["group"]).tolist()
+    splits: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        for number, split in enumerate(SPLIT_NAMES):
+            part, rows = windows.subset(windows.splits == number), np.flatnonzero(into == number)
+            arrays: dict[str, AnyArray | dict[str, AnyArray]] = {
+                key: np.concatenate([np.asarray(getattr(part, key)).astype(values.dtype), values[rows]])
+                for key, values in columns.items()
+            }
+            for item in spec.modalities:
+                arrays[item.name] = _join(Path(scratch) / f"{split}-{item.name}.npy", part, item, kept.take(rows))
+            arrays["metadata"] = {
+                key: _join_fact(values, kept.facts.get(METADATA + key), rows) for key, values in part.metadata.items()
+            }
+            splits[split] = arrays
+        joined = write_dataset(
+            path,
+            name=spec.name if name is None else name,
+            labels=msgspec.structs.replace(spec.task, labels=labels),
+            modalities=spec.modalities,
+            splits=splits,
+            source=spec.source,
+            licence=spec.licence,
+            left_out=spec.left_out or {},
+            derived=spec.derived or (),
+            episode_names=(*spec.episodes, *(f"{file.name}: {station}" for station in stations))
+            if spec.episodes
+            else (),
+        )
+    return joined, {split: int((into == number).sum()) for number, split in enumerate(SPLIT_NAMES)}
+
+
+def _check_form(dataset: Dataset, modality: ModalitySpec, file: Path) -> None:
+    spec = dataset.spec
+    if spec.task.kind not in ("classification", "normal"):
+        raise UsageError(
+            f"--add-to {dataset.path}: expected a dataset of classes or of normal running, got {task_text(spec.task)};"
+            " name the one that the student was trained on"
+        )
+    if not any(item.name == modality.name and _form(item) == _form(modality) for item in spec.modalities):
+        sensors = "; ".join(f"{item.name}, {_form(item)}" for item in spec.modalities)
+        raise UsageError(
+            f"--add-to {dataset.path}: expected a dataset that has the sensor of {file}, {modality.name},"
+            f" {_form(modality)}, got {sensors}; name the one that the student was trained on"
+        )
+
+
+def _form(modality: ModalitySpec) -> str:
+    unit, shape = f" in {modality.unit}" if modality.unit else "", " x ".join(map(str, modality.shape))
+    return f"{modality.kind} of {' '.join(modality.channels)}{unit}, {shape} at {modality.rate_hz:g} Hz"
+
+
+def _new_columns(windows: Windows, stations: AnyArray) -> dict[str, AnyArray]:
+    """Return split, and where the dataset has them group, fold and episode, of new windows (N,)."""
+    columns: dict[str, AnyArray] = {"splits": np.zeros(len(stations), dtype=np.int64)}
+    names, station = np.unique(stations, return_inverse=True)
+    if windows.has_groups:
+        groups = windows.groups.astype(np.str_)
+        columns["groups"] = stations.astype(np.result_type(groups, stations))
+        for number, name in enumerate(names.tolist()):
+            rows = np.flatnonzero(groups == name)
+            if len(rows):
+                columns["splits"][station == number] = windows.splits[rows[0]]
+        if windows.folds is not None:
+            folds, counts = np.unique(windows.folds, return_counts=True)
+            columns["folds"] = np.full(len(stations), folds[counts.argmin()])
+            for number, name in enumerate(names.tolist()):
+                rows = np.flatnonzero(groups == name)
+                if len(rows):
+                    columns["folds"][station == number] = windows.folds[rows[0]]
+    if windows.episodes is not None:
+        columns["episodes"] = int(windows.episodes.max()) + 1 + station
+    return columns
+
+
+def _join_fact(values: AnyArray, new: AnyArray | None, rows: Rows) -> AnyArray:
+    if values.dtype.kind == "U":
+        texts = np.full(len(rows), "") if new is None or new.dtype.kind != "U" else new[rows]
+        return np.concatenate([values, texts])
+    numbers = np.full(len(rows), np.nan) if new is None or new.dtype.kind == "U" else new[rows]
+    return np.concatenate([values.astype(np.float64), numbers])
+
+
+def _join(file: Path, part: Windows, modality: ModalitySpec, kept: KeptWindows) -> Values:
+    """Store a modality of the dataset's windows, then of the new ones, all missing if they lack it."""
+    count, block = len(part), windows_at_once(modality)
+    shape, is_video = (count + len(kept.values), *modality.shape), modality.kind == "video"
+    stored = np.lib.format.open_memmap(file, mode="w+", dtype=modality.dtype, shape=shape)  # type: ignore[no-untyped-call]
+    present = np.zeros(shape[:2], dtype=np.uint8)
+    stored[count:] = 0 if is_video else np.nan
+
+    def put(first: int, values: Values) -> None:
+        rows = slice(first, first + len(values))
+        frames = frame_presence(values) if is_video else None
+        present[rows], stored[rows] = 1 if frames is None else frames, values.view(np.ndarray)
+
+    for first in range(0, count, block):
+        put(first, part.source.gather(modality, part.rows[first : first + block], shift_s=None))
+    if kept.modality.name == modality.name:
+        put(count, decode_samples(kept.values, kind=modality.kind))
+    stored.flush()
+    mapped: Values = np.load(file, mmap_mode="r")
+    return with_present(mapped, present) if is_video else mapped

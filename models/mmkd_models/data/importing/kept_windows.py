@@ -1,0 +1,338 @@
+"""Windows of `mmkd-run --keep-uncertain`, their tasks and their labels: the one door of the round trip.
+
+Kept windows and exports come from other machines and people. Only regular files of a bounded size are read, links
+followed, one at a time, and every array is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mmkd_edge.bundle.files import open_file, read_exactly, write_file
+from mmkd_edge.cli.label_tasks import label_config, label_task
+from mmkd_edge.errors import DatasetError, UsageError, first_line
+from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.files import AnyArray
+from mmkd_models.data.importing.interchange import METADATA, modality_of, normal_task, read_values, value_kind
+from mmkd_models.data.importing.keys import MAX_KEPT_BYTES, MAX_LABELLED_BYTES, MAX_TIME_NS, RATES_HZ
+from mmkd_models.data.importing.readers.array_files import read_arrays
+from mmkd_models.data.importing.recipe import SplitRule
+from mmkd_models.data.importing.window_labels import split_by_time
+from mmkd_models.data.spec import SPLIT_NAMES, STORABLE, DatasetSpec, refuse, size_problem, spec_problems, storable
+from mmkd_models.data.writer import write_dataset
+
+_EXPECTED = "kept windows (.npz)"
+_FACTS = {"group": "U", "column_answer": "U", "column_reason": "U", "column_probability": "f", "time": "f"}
+_MAX_TIME_S = MAX_TIME_NS / 1e9
+_MIN_SOUND_HZ, _MAX_SOUND_BYTES_PER_S = 1.0, 1 << 32  # of a WAV file's header
+_VALID, _TEST = 1, 2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KeptWindows:
+    """Checked windows (N, ...) of one sensor, masked where frames are missing, and their facts (N,) by array name."""
+
+    modality: ModalitySpec
+    classes: tuple[str, ...]
+    values: AnyArray
+    facts: Mapping[str, AnyArray]
+
+    def take(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> KeptWindows:
+        """Return the windows of these rows."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        facts = {name: array[chosen] for name, array in self.facts.items()}
+        return replace(self, values=self.values[chosen], facts=facts)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelledWindows:
+    """Kept windows with a label each, a number in `classes`, in order of time."""
+
+    windows: KeptWindows
+    classes: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+
+
+class _Value(msgspec.Struct):
+    choices: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=1)]
+
+
+class _Result(msgspec.Struct):
+    value: _Value
+
+
+class _Annotation(msgspec.Struct):
+    result: tuple[_Result, ...]
+
+
+class _Window(msgspec.Struct):
+    file: str
+    row: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Task(msgspec.Struct):
+    data: _Window
+    annotations: tuple[_Annotation, ...]
+
+
+def kept_tasks(folder: Path) -> tuple[Iterator[dict[str, Any]], str]:
+    """Return Label Studio's tasks for kept windows, read file by file, and the labelling interface."""
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise UsageError(f"{folder}: expected windows of mmkd-run --keep-uncertain, found none; check the path")
+    first = read_kept(files[0])
+    return _tasks(files), label_config([first.modality], _task(first.classes))
+
+
+def _task(classes: tuple[str, ...]) -> TaskSpec:
+    return TaskSpec(kind="normal" if len(classes) == 1 else "classification", labels=classes)
+
+
+def _tasks(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    for file, kept in zip(files, _read_alike(files), strict=True):
+        columns = [kept.facts[name].tolist() for name in ("time", "group", "column_answer", "column_reason")]
+        rows = zip(kept.values, *columns, kept.facts["column_probability"].tolist(), strict=True)
+        for row, (window, start_s, group, answer, reason, probability) in enumerate(rows):
+            facts = {"group": group, "reason": reason, "file": file.name, "row": row}
+            windows = {kept.modality.name: window}
+            yield label_task(windows, [kept.modality], start_s, likely=answer, probability=probability, **facts)
+
+
+def write_tasks(out: Path, tasks: Iterable[dict[str, Any]], interface: str) -> None:
+    """Write tasks, and the interface beside them. Raise UsageError if they are more than an import of them takes."""
+    parts, total = list[bytes](), 0
+    for task in tasks:
+        parts.append(msgspec.json.encode(task))
+        total += len(parts[-1])
+        if total > MAX_KEPT_BYTES:
+            raise UsageError(
+                f"{out}: expected tasks of at most {MAX_KEPT_BYTES:,} bytes, got more; move some of the windows to"
+                " another folder, and label them apart"
+            )
+    write_file(out, b"[" + b",\n".join(parts) + b"]\n")
+    write_file(out.with_suffix(".xml"), interface.encode())
+
+
+def read_kept(file: Path) -> KeptWindows:
+    """Read a file of kept windows. Raise UsageError if it is no regular file, DatasetError if it breaks the form."""
+    size = _refuse_large(file, expected=_EXPECTED)
+    arrays = read_arrays(file, "kept windows", most_bytes=size)  # numpy.savez, which wrote them, does not compress
+    names = [name.removeprefix("x_") for name in arrays if name.startswith("x_")]
+    required = [f"{prefix}{name}" for name in names for prefix in ("rate_", "channels_")]
+    missing = [name for name in (*required, "classes", *_FACTS) if name not in arrays]
+    if len(names) != 1 or missing:
+        got = f"no {', '.join(missing)}" if missing else f"{len(names)} sensors"
+        raise DatasetError(f"{file}: expected kept windows of one sensor, got {got}; copy the file again")
+    kind = value_kind(file, arrays, names[0])
+    values = read_values(file, arrays, names[0], kind=kind)
+    facts = {name: _fact(file, name, arrays[name], count=len(values)) for name in _FACTS}
+    classes = arrays["classes"]
+    if classes.dtype.kind != "U" or classes.ndim != 1:
+        raise DatasetError(f"{file}: classes: expected names (K,), got {classes.dtype} {classes.shape}; correct them")
+    modality = modality_of(file, arrays, names[0], kind=kind, per_group=False)
+    if kind != "video" and values.dtype.kind == "f":
+        values = np.where(np.isfinite(values), values, np.float32(np.nan))
+    if storable(values, kind) is None:
+        raise DatasetError(f"{file}: x_{names[0]}: expected {STORABLE[kind]}, got {values.dtype}; copy the file again")
+    kept = KeptWindows(modality=modality, classes=tuple(classes.tolist()), values=values, facts=facts)
+    refuse(file, list(_problems(kept)))
+    return kept
+
+
+def _problems(kept: KeptWindows) -> Iterator[str]:
+    modality, splits = kept.modality, dict[str, int](zip(SPLIT_NAMES, (1, 1, 1), strict=True))
+    spec = DatasetSpec(name="kept windows", task=_task(kept.classes), modalities=(modality,), splits=splits)
+    yield from (text.removeprefix("dataset.json: ") for text in spec_problems(spec))
+    if text := size_problem(modality):
+        yield text
+    if kept.values.shape[1:] != modality.shape:
+        yield f"expected a name for each channel, got {len(modality.channels)} for windows {kept.values.shape[1:]}"
+    if not RATES_HZ[0] <= modality.rate_hz <= RATES_HZ[1]:
+        yield f"expected a rate from {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz, got {modality.rate_hz:g}; correct it"
+        return
+    bytes_per_s = 2 * modality.rate_hz * len(modality.channels)
+    if modality.kind == "audio" and not (modality.rate_hz >= _MIN_SOUND_HZ and bytes_per_s < _MAX_SOUND_BYTES_PER_S):
+        yield f"expected sound that a WAV file can hold, got {modality.rate_hz:g} Hz; correct its rate"
+    times = kept.facts["time"]
+    far = times[~(np.abs(times) + modality.duration_s <= _MAX_TIME_S)]
+    if len(far):
+        yield f"time: expected UTC seconds within {_MAX_TIME_S:.3g} s of 1970, got {far[0]:g}; correct it"
+
+
+def _fact(file: Path, name: str, array: AnyArray, *, count: int) -> AnyArray:
+    kind = _FACTS[name]
+    if array.shape != (count,) or (array.dtype.kind != kind and not (kind == "f" and array.dtype.kind in "iu")):
+        what = "text" if kind == "U" else "a number"
+        raise DatasetError(
+            f"{file}: {name}: expected {what} for each of {count} windows, got {array.dtype} {array.shape}; copy the"
+            " file again"
+        )
+    if kind == "U":
+        return array
+    numbers = array.astype(np.float64)
+    return numbers if name == "time" else np.nan_to_num(numbers, nan=0.0, posinf=0.0, neginf=0.0).clip(0, 1)
+
+
+def _read_alike(files: Sequence[Path]) -> Iterator[KeptWindows]:
+    """Yield the windows of each file. Raise DatasetError if sensor or classes differ."""
+    first: KeptWindows | None = None
+    for file in files:
+        kept = read_kept(file)
+        first = first or kept
+        if (kept.modality, kept.classes) != (first.modality, first.classes):
+            raise DatasetError(
+                f"{file}: expected the sensor and the classes of {files[0].name}, got others; move it to another folder"
+            )
+        yield kept
+
+
+def _refuse_large(file: Path, *, expected: str) -> int:
+    descriptor = open_file(file, expected=expected)
+    try:
+        size = os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+    if size > MAX_KEPT_BYTES:
+        raise DatasetError(
+            f"{file}: expected {expected} of at most {MAX_KEPT_BYTES:,} bytes, got {size:,}; label fewer windows at a"
+            " time"
+        )
+    return size
+
+
+def read_labelled(file: Path) -> LabelledWindows:
+    """Read an export of the tasks, and the windows beside it. Raise DatasetError or UsageError if they do not fit."""
+    answers = _read_answers(file)
+    if not answers:
+        raise UsageError(f"{file}: expected labels of the tasks of mmkd-data tasks, found none; label some, and export")
+    files = [file.with_name(name) for name in sorted(answers)]
+    parts, labels, total = list[KeptWindows](), list[str](), 0
+    for place, kept in zip(files, _read_alike(files), strict=True):
+        rows = sorted(answers[place.name])
+        if rows[-1] >= len(kept.values):
+            raise DatasetError(
+                f"{file}: row {rows[-1]} of {place.name}: expected one of its {len(kept.values)} windows; export the"
+                " labels of this folder's tasks"
+            )
+        parts.append(kept.take(rows))
+        labels += [answers[place.name][row] for row in rows]
+        total += parts[-1].values.nbytes
+        if total > MAX_LABELLED_BYTES:
+            raise DatasetError(
+                f"{file}: expected labelled windows of at most {MAX_LABELLED_BYTES:,} bytes, got more; import it in"
+                " parts, with --add-to from the second on"
+            )
+    first = parts[0]
+    facts = {name: np.concatenate([part.facts[name] for part in parts]) for name in first.facts}
+    join = np.ma.concatenate if any(isinstance(part.values, np.ma.MaskedArray) for part in parts) else np.concatenate
+    values: AnyArray = join([part.values for part in parts])
+    order = np.argsort(facts["time"], kind="stable")
+    classes = (*first.classes, *sorted({*labels} - {*first.classes}))
+    return LabelledWindows(
+        windows=replace(first, values=values, facts=facts).take(order),
+        classes=classes,
+        labels=np.array([classes.index(label) for label in labels], dtype=np.int64)[order],
+    )
+
+
+def _read_answers(file: Path) -> dict[str, dict[int, str]]:
+    """Return the label of each row by file."""
+    size = _refuse_large(file, expected="labels of kept windows (.json)")
+    descriptor = open_file(file, expected="labels of kept windows (.json)")
+    try:
+        tasks = msgspec.json.decode(read_exactly(descriptor, size, offset=0), type=tuple[_Task, ...])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DatasetError(
+            f"{file}: expected an export in JSON of the tasks of mmkd-data tasks, with one choice each, got another "
+            f"({first_line(error).replace('`', repr('')[0])}); a recipe reads other exports"
+        ) from error
+    finally:
+        os.close(descriptor)
+    answers: dict[str, dict[int, str]] = {}
+    for task in tasks:
+        name, row = task.data.file, task.data.row
+        if Path(name).name != name or not name.endswith(".npz") or not name.isprintable():
+            raise DatasetError(
+                f"{file}: 'data.file': expected the name of a file of kept windows beside it, got {name[:100]!a};"
+                " export the tasks of mmkd-data tasks"
+            )
+        for label in (result.value.choices[0] for annotation in task.annotations for result in annotation.result):
+            earlier = answers.setdefault(name, {}).setdefault(row, label)
+            if earlier != label:
+                raise DatasetError(
+                    f"{file}: row {row} of {name}: expected one label, got {earlier!r} and {label!r}; keep one in the"
+                    " export"
+                )
+    return answers
+
+
+def split_labelled(file: Path, labelled: LabelledWindows) -> tuple[LabelledWindows, npt.NDArray[np.int64]]:
+    """Return the windows with the classes in use alone, and their splits (N,), of which train has every class.
+
+    The last fifths in time of each class are valid and test. Raise UsageError if the labels are too few for that.
+    """
+    used, labels = np.unique(labelled.labels, return_inverse=True)
+    names, counts = tuple(labelled.classes[number] for number in used.tolist()), np.bincount(labels)
+    if len(names) < 2 or len(labels) < len(names) + 2:
+        got = ", ".join(f"{count} of {name}" for name, count in zip(names, counts.tolist(), strict=True))
+        raise UsageError(
+            f"{file}: expected labels of two classes or more, and two windows more than classes, to split into train,"
+            f" valid and test, got {got}; label more, or join them to the dataset that they extend: --add-to DATA"
+        )
+    splits = split_by_time(np.zeros(len(labels), dtype=np.int64), labels, SplitRule())
+    for number in (_TEST, _VALID):
+        if not (splits == number).any():
+            in_train = np.bincount(labels[splits == 0], minlength=len(names))
+            splits[np.flatnonzero((splits == 0) & (in_train[labels] > 1))[-1]] = number
+    return replace(labelled, classes=names, labels=labels), splits
+
+
+def import_labels(
+    file: Path,
+    path: Path,
+    *,
+    name: str | None = None,
+    per_group: Sequence[str] = (),
+    source: str = "",
+    licence: str = "",
+    normal: str | None = None,
+) -> Dataset:
+    """Write a dataset of the labelled windows of an export.
+
+    Raise DatasetError if export or windows break the form, UsageError if labels are too few, or `path` exists.
+    """
+    labelled, splits = split_labelled(file, read_labelled(file))
+    task, labels = TaskSpec(labels=labelled.classes), labelled.labels
+    if normal is not None:
+        task, labels = normal_task(file, labelled.classes, labels, normal)
+    kept, facts = labelled.windows, labelled.windows.facts
+    for unknown in sorted(set(per_group) - {kept.modality.name}):
+        raise UsageError(f"{file}: modality {unknown!r} is not in it; choose one of {kept.modality.name}")
+    modality = msgspec.structs.replace(kept.modality, normalise="per_group" if per_group else "none")
+    metadata = {key.removeprefix(METADATA): array for key, array in facts.items() if key.startswith(METADATA)}
+    metadata["station"] = facts["group"]  # splits never share a group
+    arrays = {kept.modality.name: kept.values, "labels": labels, "times": facts["time"]}
+    return write_dataset(
+        path,
+        name=file.stem if name is None else name,
+        labels=task,
+        modalities=[modality],
+        splits={
+            split: {
+                **{key: array[splits == number] for key, array in arrays.items()},
+                "metadata": {key: array[splits == number] for key, array in metadata.items()},
+            }
+            for number, split in enumerate(SPLIT_NAMES)
+        },
+        source=source,
+        licence=licence,
+    )
