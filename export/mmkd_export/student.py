@@ -227,6 +227,7 @@ def compare_twin(
 def _student_facts(plan: ExportPlan, checkpoint: StudentCheckpoint, graph: bytes) -> StudentFacts:
     import onnx
 
+    from mmkd_models.networks.student import count_values
     from mmkd_models.training.checkpoint import file_sha256
 
     modality, task, origin = checkpoint.modality, checkpoint.task, checkpoint.facts
@@ -236,7 +237,7 @@ def _student_facts(plan: ExportPlan, checkpoint: StudentCheckpoint, graph: bytes
         modality=modality.name,
         labels=task.labels,
         preset=checkpoint.config.preset,
-        parameters=sum(parameter.numel() for parameter in checkpoint.network().parameters()),
+        parameters=count_values(checkpoint.network()),
         mflops=count_mflops(model),
         nodes=len(model.graph.node),
         dataset=origin.dataset,

@@ -1,5 +1,6 @@
 """Students of convolutional features, alone and averaged: exported, and run by every engine that is here."""
 
+import json
 from dataclasses import replace
 from functools import cache
 
@@ -27,6 +28,10 @@ from mmkd_export.targets.table import TARGETS
 from mmkd_export.verify import answers as answers_module
 from mmkd_export.verify.answers import answers_from_student, clear_rows, require_agreement, with_missing_samples
 from mmkd_export.verify.windows import plausible_range
+from mmkd_models.commands.outputs import write_student_and_report
+from mmkd_models.commands.tracking import tracked
+from mmkd_models.data import open_dataset
+from mmkd_models.evaluation.suites.models import model_from_checkpoint
 from mmkd_models.networks.config import TreesConfig, student_members
 from mmkd_models.networks.convolutions import fit_convolutions
 from mmkd_models.networks.intervals import apply_intervals, fit_intervals
@@ -35,7 +40,7 @@ from mmkd_models.networks.trees import TREES_DTYPES, grow_arrays
 from mmkd_models.training.checkpoint import write_student
 from mmkd_models.training.students import LatencyLimit
 from tests.edge.said import said
-from tests.export.students import card_of, export_student, make_student, of_features
+from tests.export.students import card_of, export_student, make_student, of_features, write_windows
 
 AVERAGE = "transformer,convolutions"
 KINDS = pytest.mark.parametrize("kind", ["convolutions", AVERAGE])
@@ -149,6 +154,21 @@ def test_ort_and_native_run_intervals_and_trees(members, task, precisions, tmp_p
     for number, window in enumerate(windows):
         logits = model.run(*prepare_batch(window[None], student.modality))[0]
         np.testing.assert_allclose(logits[0], expected.logits[number], atol=1e-4)
+
+
+def test_training_export_and_evaluation_count_the_same_parameters(tmp_path, capsys):
+    """Weights, kernels and the nodes of trees."""
+    student = of_members("transformer,trees")
+    network = student.network()
+    count = sum(parameter.numel() for parameter in network.parameters()) + len(network.trees.feature)
+    with tracked(None, tmp_path, title="") as tracker:
+        write_student_and_report(tmp_path / "student.ckpt", student, tracker, json=True)
+    assert json.loads(capsys.readouterr().out)["parameters"] == count
+    assert export_student(tmp_path, student).manifest.models[0].parameters == count
+    carried = student.carried
+    data = open_dataset(write_windows(tmp_path / "data", student, carried.windows, carried.labels))
+    model = model_from_checkpoint(str(tmp_path / "student.ckpt"), data.split("test"), data.sha256)
+    assert model.facts.parameters == count
 
 
 def test_a_member_takes_the_median_of_its_windows(monkeypatch):

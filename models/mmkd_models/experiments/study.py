@@ -29,7 +29,7 @@ from mmkd_models.experiments.workers import Executor, Workers, torch_threads
 from mmkd_models.losses.term import Goal
 from mmkd_models.metrics.scores import check_metric, gain_metric, measures_of
 from mmkd_models.networks.config import Preset, student_config, teacher_config
-from mmkd_models.networks.student import Student
+from mmkd_models.networks.student import Student, count_values
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import file_sha256, library_versions, read_student, write_student, write_teacher
 from mmkd_models.training.inputs import StudentTraining, TrainingRun
@@ -178,7 +178,7 @@ def _student_sizes(
 ) -> tuple[StudentSize, ...]:
     sizes = []
     for preset in options.space.students:
-        parameters = sum(parameter.numel() for parameter in _student(folder, preset).parameters())
+        parameters = count_values(_student(folder, preset))
         excluded, latency, limit_ms = "", None, options.max_latency_ms
         if measure_latency is not None:
             latency = _latency_of_size(folder, preset, measure_latency)

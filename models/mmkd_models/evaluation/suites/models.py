@@ -44,7 +44,13 @@ def model_from_checkpoint(
     """Read a checkpoint. Raise UsageError if the windows cannot judge it."""
     from mmkd_models.networks.student import count_values
     from mmkd_models.tensors import kind_of
-    from mmkd_models.training.checkpoint import StudentCheckpoint, file_sha256, read_student, read_teacher
+    from mmkd_models.training.checkpoint import (
+        StudentCheckpoint,
+        TeacherCheckpoint,
+        file_sha256,
+        read_student,
+        read_teacher,
+    )
     from mmkd_models.training.predict import logits_of
 
     checkpoint = read_teacher(Path(path)) if kind_of(Path(path)) == "teacher" else read_student(Path(path))
@@ -63,9 +69,7 @@ def model_from_checkpoint(
             sha256=file_sha256(Path(path)),
             role=_role(checkpoint.task, facts.teacher_sha256) if is_student else "teacher",
             modalities=tuple(spec.name for spec in modalities),
-            parameters=count_values(network)
-            if checkpoint.task.kind == "normal"
-            else sum(parameter.numel() for parameter in network.parameters()),
+            parameters=count_values(checkpoint.transformer() if isinstance(checkpoint, TeacherCheckpoint) else network),
         ),
         cautions=tuple(cautions_of(path, facts.dataset_sha256, known, dataset_sha256, len(windows))),
         predict=predict if task == checkpoint.task else partial(_as_label_sets, predict, checkpoint.task, task),
