@@ -7,6 +7,7 @@ member of a signed bundle, has key ids and signatures of the manifest's hash.
 from __future__ import annotations
 
 import os
+import shlex
 import weakref
 import zlib
 from collections.abc import Mapping
@@ -246,10 +247,20 @@ def _verify(path: Path, descriptor: int) -> Bundle:
     )
 
 
+def _describe_start(path: Path, start: bytes) -> str:
+    """Return what another file is: a checkpoint is safetensors, a length before a JSON header."""
+    header = start[8:]
+    if header.startswith(b'{"__metadata__":{"student":'):
+        return f"the checkpoint of a student; make its bundle with: {shlex.join(['mmkd-export', str(path)])}"
+    if header.startswith(b'{"__metadata__":{"teacher":'):
+        return "the checkpoint of a teacher; distil a student with mmkd-distill, and export that with mmkd-export"
+    return "something else"
+
+
 def _read_end_record(path: Path, descriptor: int, size: int) -> bytes:
     start = read_exactly(descriptor, len(archive.LOCAL_SIGNATURE), offset=0)
     if start != archive.LOCAL_SIGNATURE:
-        got = "an empty file" if size == 0 else "something else"
+        got = "an empty file" if size == 0 else _describe_start(path, os.pread(descriptor, 64, 0))
         raise BundleError(f"{path}: expected a bundle written by mmkd-export, got {got}")
     tail = read_exactly(descriptor, _END_BYTES, offset=max(0, size - _END_BYTES))
     if len(tail) < _END_BYTES or not tail[-_COMMENT_BYTES:].startswith(_COMMENT):

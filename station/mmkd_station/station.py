@@ -66,6 +66,7 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     state: StationState
     adaptation: str
     unlike_training: str
+    wrong_rate: str
     shadow: ShadowReport | None  # at the end of a shadow run
 
 
@@ -181,6 +182,7 @@ class Station:
 
     def facts(self) -> StationFacts:
         """Return counters and state."""
+        rates = {sensor.modality.name: sensor.stream.rate_fault for sensor in self._sensors}
         rings = [ring.facts() for ring in self._rings()]
         with self._lock:
             return StationFacts(
@@ -199,6 +201,7 @@ class Station:
                 state=self._state,
                 adaptation=self._adaptation,
                 unlike_training=self._latest.warning(sensor.modality.name for sensor in self._sensors),
+                wrong_rate="; ".join(f"{name}: {fault}" for name, fault in rates.items() if fault),
                 shadow=None if self.shadow is None else self.shadow.report,
             )
 

@@ -178,25 +178,36 @@ def result(number, **changes):
     return ResultRecord(number=number, **(known | changes))
 
 
-def write_certificate(folder):
-    """Writes a certificate of this machine that signs itself, and returns who trusts it."""
+def write_certificate(folder, name="plant", *, signed_by=None, days=(-1, 1), host="127.0.0.1", purposes=(), uri=None):
+    """Writes NAME.crt and NAME.key of a host, signed by themselves or by another, and returns who trusts them.
+
+    `days` are the first and the last day from now; `purposes` as `SERVER_AUTH`; `uri` that of an OPC UA application.
+    """
     x509 = pytest.importorskip("cryptography.x509")
     from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "127.0.0.1")])
-    now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
-    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
-        .not_valid_before(now - day).not_valid_after(now + day)
+    key = ec.generate_private_key(ec.SECP256R1()) if uri is None else rsa.generate_private_key(65537, 2048)
+    issuer, issuer_key = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, f"{name} {host}")]), key
+    subject = issuer
+    if signed_by is not None:
+        issuer = x509.load_pem_x509_certificate((folder / f"{signed_by}.crt").read_bytes()).subject
+        issuer_key = serialization.load_pem_private_key((folder / f"{signed_by}.key").read_bytes(), None)
+    now, first, last = datetime.datetime.now(datetime.timezone.utc), *(datetime.timedelta(days=day) for day in days)
+    names = [x509.IPAddress(ipaddress.ip_address(host)), x509.DNSName("localhost" if host == "127.0.0.1" else "other")]
+    names += [] if uri is None else [x509.UniformResourceIdentifier(uri)]
+    builder = (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(now + first).not_valid_after(now + last)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
+        .add_extension(x509.BasicConstraints(ca=signed_by is None, path_length=None), critical=True)
     )  # fmt: skip
-    (folder / "plant.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "plant.key").write_bytes(
+    if purposes:
+        known = [getattr(x509.oid.ExtendedKeyUsageOID, purpose) for purpose in purposes]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(known), critical=False)
+    certificate = builder.sign(issuer_key, hashes.SHA256())
+    (folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / f"{name}.key").write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-    return ssl.create_default_context(cafile=str(folder / "plant.crt"))
+    return ssl.create_default_context(cafile=str(folder / f"{signed_by or name}.crt"))

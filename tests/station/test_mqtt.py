@@ -1,5 +1,6 @@
 """MQTT against a real mosquitto: samples in, decisions out, TLS, credentials, and a broker that is killed."""
 
+import contextlib
 import json
 import shutil
 import socket
@@ -32,6 +33,10 @@ from tests.station.rig import (
 mqtt = pytest.importorskip("paho.mqtt.client")
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="needs Debian's mosquitto")
+# paho leaves the socket of a handshake that failed to the garbage collector.
+leaves_sockets = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
 
 
 class Broker:
@@ -206,8 +211,7 @@ def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads(broker, mo
     sink.close()
 
 
-# paho leaves the socket of a handshake that failed to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@leaves_sockets
 @needs_mosquitto
 def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path):
     write_certificate(tmp_path)
@@ -229,10 +233,134 @@ def test_tls_and_a_password_from_a_file_are_asked_for(tmp_path):
             with pytest.raises(ConnectionError, match=r"Not authorized|Bad user"):
                 MqttSink(refused, "").write([state(1)])
         untrusted = f"mqtts://127.0.0.1:{broker.port}/plant?credentials={tmp_path}/right"
-        with pytest.raises(OSError, match="certificate verify failed"):
+        with pytest.raises(
+            ConnectionError, match="the broker's certificate is signed by nobody whom this system trusts"
+        ):
             MqttSink(untrusted, "").write([state(1)])
     finally:
         broker.kill()
+
+
+@contextlib.contextmanager
+def tls_broker(folder, certificate, *lines):
+    """A broker with a certificate of the folder."""
+    own = ("allow_anonymous true", f"certfile {certificate}.crt", f"keyfile {certificate}.key", "user root")
+    broker = Broker(folder, *own, *lines)
+    try:
+        yield broker
+    finally:
+        broker.kill()
+
+
+@pytest.fixture
+def certificates(tmp_path):
+    """Those of an authority `plant`, of brokers and of clients; `stranger` is signed by itself."""
+    server, client = ("SERVER_AUTH",), ("CLIENT_AUTH",)
+    write_certificate(tmp_path)
+    write_certificate(tmp_path, "stranger")
+    for name, changes in {
+        "broker": {"purposes": server},
+        "expired": {"days": (-9, -2), "purposes": server},
+        "early": {"days": (2, 9), "purposes": server},
+        "elsewhere": {"host": "10.0.0.9", "purposes": server},
+        "client": {"purposes": client},
+        "late": {"days": (-9, -2), "purposes": client},
+    }.items():
+        write_certificate(tmp_path, name, signed_by="plant", **changes)
+    return tmp_path
+
+
+UNTRUSTED = "; give the certificate of who signed it as ca=FILE"
+ELSEWHERE = "IP address mismatch, certificate is not valid for '127.0.0.1'"
+UNKNOWN = f"(unable to get local issuer certificate){UNTRUSTED}"
+
+
+@leaves_sockets
+@needs_mosquitto
+@pytest.mark.parametrize(
+    ("certificate", "ca", "reason"),
+    [
+        ("broker", "plant", ""),
+        ("broker", None, f"is signed by nobody whom this system trusts {UNKNOWN}"),
+        ("broker", "stranger", f"is not signed by ca=stranger.crt {UNKNOWN}"),
+        ("stranger", "plant", f"is not signed by ca=plant.crt (self-signed certificate){UNTRUSTED}"),
+        ("expired", "plant", "has expired; renew it there, and check the clock of this device"),
+        ("early", "plant", "is not yet valid; renew it there, and check the clock of this device"),
+        ("elsewhere", "plant", f"is for another host: {ELSEWHERE}; connect to a name that it has, or renew it"),
+        ("client", "plant", "is not one for servers; make one with the purpose serverAuth"),
+    ],
+)
+def test_a_broker_is_trusted_by_its_certificate_or_the_reason_says_what_to_do(
+    certificates, monkeypatch, certificate, ca, reason
+):
+    monkeypatch.chdir(certificates)
+    with tls_broker(certificates, certificate) as broker:
+        sink = MqttSink(f"mqtts://127.0.0.1:{broker.port}/plant" + f"?ca={ca}.crt" * bool(ca), "")
+        told = "" if is_written(sink, state(1)) else said(ConnectionError, sink.write, [state(1)])
+        sink.close()
+    assert told == (f"127.0.0.1:{broker.port}: the broker's certificate {reason}" if reason else "")
+
+
+@leaves_sockets
+@needs_mosquitto
+def test_a_broker_that_asks_for_certificates_takes_those_of_its_clients_alone(certificates, monkeypatch):
+    monkeypatch.chdir(certificates)
+    with tls_broker(certificates, "broker", "cafile plant.crt", "require_certificate true") as broker:
+        place = f"mqtts://127.0.0.1:{broker.port}/plant?ca=plant.crt"
+        sink = MqttSink(f"{place}&cert=client.crt&key=client.key", "")
+        sink.write([state(1)])
+        sink.close()
+        refused = [f"&cert={name}.crt&key={name}.key" for name in ("late", "broker", "stranger")]
+        for options in ("", *refused):
+            assert said(ConnectionError, MqttSink(f"{place}{options}", "").write, [state(1)]) == (
+                f"127.0.0.1:{broker.port}: the broker hung up; it may ask for a certificate that it trusts, with cert= "
+                "and key="
+            )
+
+
+@pytest.mark.parametrize("options", ["?ca=broker.key", "?cert=client.crt", "?cert=client.crt&key=broker.key"])
+def test_a_file_without_the_certificate_or_with_another_key_is_refused_at_the_start(certificates, monkeypatch, options):
+    monkeypatch.chdir(certificates)
+    expected = "ca: broker.key: expected certificates as PEM, got none; name such a file"
+    if "cert=" in options:
+        expected = (
+            "cert: client.crt: expected a certificate and its own private key as PEM without a password, got others; "
+            "name both, with key=FILE"
+        )
+    text = f"mqtts://127.0.0.1/plant{options}"
+    assert said(UsageError, MqttSink, text, "") == f"{text}: {expected}"
+
+
+def refusal_of(text):
+    return said(ConnectionError, MqttSink(text, "").write, [state(1)])
+
+
+@leaves_sockets
+@needs_mosquitto
+def test_a_broker_that_is_absent_or_on_another_port_is_named_with_what_to_ask(broker, certificates, monkeypatch, acc):
+    absent, plain = f"127.0.0.1:{free_port()}", f"127.0.0.1:{broker.port}"
+    told = f"{absent}: connection refused: is the broker running there, on this port?"
+    assert refusal_of(f"mqtt://{absent}/p") == told
+    intake, thread = reading(mqtt_source(f"mqtt://{absent}/in", "", wanted(acc)))
+    assert until(intake.notes) == [(False, told)]
+    intake.stop.set()
+    thread.join(10)
+    assert refusal_of(f"mqtts://{plain}/p") == (
+        f"{plain}: TLS failed: [Errno 104] Connection reset by peer; expected the broker's port for TLS, which is "
+        "usually 8883"
+    )
+    monkeypatch.chdir(certificates)
+    with tls_broker(certificates, "broker") as encrypted:
+        place = f"127.0.0.1:{encrypted.port}"
+        told = f"{place}: the broker hung up; it may expect TLS on this port, with mqtts://"
+        assert refusal_of(f"mqtt://{place}/p") == told
+
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    told = "plant.local:1883: the host plant.local is not known; check its name, or give its IP address"
+    assert refusal_of("mqtt://plant.local/p") == told
 
 
 def test_a_text_that_names_no_broker_says_why(acc):

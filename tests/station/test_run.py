@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import time
@@ -90,8 +91,12 @@ def test_a_derived_sensor_is_fed_by_the_recorded_one_or_comes_as_it_is(kit, acc,
         for number, one in enumerate(results):
             shares = kit.answer(cheap[5 * number : 5 * number + 5])[1]
             np.testing.assert_allclose(one["probabilities"], shares, atol=2e-6)
-    wrong = records_in(run_here(bundle, "--source", f"csv:{tmp_path / 'rich.csv'}", "--hop", "5")[0])
-    assert wrong[-1]["reason"] == "samples come at 10 Hz, expected 5 Hz"
+    output, errors = run_here(bundle, "--source", f"csv:{tmp_path / 'rich.csv'}", "--hop", "5")
+    assert records_in(output)[-1]["reason"] == "samples come at 10 Hz, expected 5 Hz"
+    assert errors.splitlines()[-1] == (
+        f"cheap: {modality.name}: samples come at 10 Hz, expected 5 Hz; send samples at the student's rate, or import "
+        "the sensor's recordings at its own and train again"
+    )
 
 
 def test_two_sensors_of_one_student_come_from_one_source_with_the_channels_of_both(kit, acc, tmp_path, rows, run_here):
@@ -286,6 +291,17 @@ def test_what_cannot_work_is_said_at_once(bundle_path, tmp_path, ran):
     for arguments, expected in cases.items():
         assert refusal(UsageError, bundle_path, *arguments.split()).startswith(expected.removesuffix("\n"))
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
+
+
+def test_a_checkpoint_in_place_of_a_bundle_is_named_with_the_command_that_exports_it(tmp_path):
+    path = tmp_path / "press 1.ckpt"
+    shutil.copy(Path(__file__).parents[1] / "files" / "student.ckpt", path)
+    done = run(path, "--source", "stdin")
+    assert done.returncode == 6
+    assert done.stderr == (
+        f"mmkd-run: {path}: expected a bundle written by mmkd-export, got the checkpoint of a student; make its bundle "
+        f"with: mmkd-export '{path}'\n"
+    )
 
 
 def test_a_reader_that_goes_away_or_a_closed_input_ends_it(bundle_path, monkeypatch, rows):

@@ -25,6 +25,9 @@ def summary_lines(facts: RunFacts) -> Iterator[str]:
     for station in facts.stations:
         if station.unlike_training:
             yield f"{station.station}: {station.unlike_training}"
+        if station.wrong_rate:
+            cure = "send samples at the student's rate, or import the sensor's recordings at its own and train again"
+            yield f"{station.station}: {station.wrong_rate}; {cure}"
 
 
 def _station_lines(facts: StationFacts) -> Iterator[str]:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
+import ssl
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from mmkd_edge.cli.run import require_modules
+from mmkd_edge.errors import UsageError, first_line, os_reason
 from mmkd_station.protocols.base import Endpoint, Sink, read_endpoint
 
 _OPTIONS = ("credentials", "ca", "cert", "key", "version")
 _KEEPALIVE_S = 15
 _CONNECT_TIMEOUT_S = 5.0
 CONFIRM_TIMEOUT_S = 10.0
+# x509_vfy.h of OpenSSL
+_EXPIRED, _NOT_YET_VALID, _OTHER_PURPOSE, _OTHER_HOST, _OTHER_ADDRESS = 10, 9, 26, 62, 64
+_HUNG_UP = "the broker hung up; it may ask for a certificate that it trusts, with cert= and key="
+_HUNG_UP_PLAIN = "the broker hung up; it may expect TLS on this port, with mqtts://"
 # Special or forbidden in topics (MQTT 5.0, sections 1.5.4 and 4.7), and the sign that encodes it.
 _NOT_IN_LEVELS = re.compile("[/+#%\0-\x1f\x7f-\x9f]")
 
@@ -36,7 +44,29 @@ def read_broker(text: str, *, scheme: str, tls: bool, options: Sequence[str]) ->
     endpoint.credentials()
     for name in ("ca", "cert", "key"):
         endpoint.file(name)
+    if tls:
+        _check_certificates(endpoint)
     return endpoint
+
+
+def _check_certificates(endpoint: Endpoint) -> None:
+    context = ssl.create_default_context()
+    ca, cert, key = (endpoint.file(name) for name in ("ca", "cert", "key"))
+    try:
+        if ca is not None:
+            context.load_verify_locations(ca)
+    except ssl.SSLError as error:
+        raise UsageError(
+            f"{endpoint.text}: ca: {ca}: expected certificates as PEM, got none; name such a file"
+        ) from error
+    try:
+        if cert is not None:
+            context.load_cert_chain(cert, key, password="")  # a password would be asked for at the terminal
+    except ssl.SSLError as error:
+        raise UsageError(
+            f"{endpoint.text}: cert: {cert}: expected a certificate and its own private key as PEM without a password, "
+            "got others; name both, with key=FILE"
+        ) from error
 
 
 def _paho() -> Any:
@@ -85,11 +115,18 @@ class Connection:
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_connect_fail = lambda *_: self._lose("no answer")
-        self._client.on_disconnect = lambda client, data, flags, code, properties: self._lose(str(code))
+        hung_up = _HUNG_UP if tls else _HUNG_UP_PLAIN
+        self._client.on_disconnect = lambda client, data, flags, code, properties: self._lose(
+            str(code) if self._ready.is_set() else hung_up
+        )
         if on_message is not None:
             self._client.on_message = lambda client, data, message: on_message(message.payload)
         self._client.connect_timeout = _CONNECT_TIMEOUT_S
-        self._client.connect(endpoint.host, endpoint.port, _KEEPALIVE_S)
+        try:
+            self._client.connect(endpoint.host, endpoint.port, _KEEPALIVE_S)
+        except OSError as error:
+            traceback.clear_frames(error.__traceback__)  # paho leaves the socket of a failed handshake open there
+            raise ConnectionError(f"{endpoint.address}: {_connect_reason(endpoint, error, tls=tls)}") from error
         self._client.loop_start()
         self._ready.wait(_CONNECT_TIMEOUT_S)
         if not self._ready.is_set() or self.lost.is_set():
@@ -143,6 +180,35 @@ class Connection:
         self.reason = self.reason or reason
         self.lost.set()
         self._ready.set()
+
+
+def _connect_reason(endpoint: Endpoint, error: OSError, *, tls: bool) -> str:
+    match error:
+        case ssl.SSLCertVerificationError(verify_code=code, verify_message=reason):
+            return _certificate_reason(endpoint, code, reason)
+        case ssl.SSLError() | ConnectionResetError() if tls:
+            return f"TLS failed: {first_line(error)}; expected the broker's port for TLS, which is usually 8883"
+        case ConnectionRefusedError():
+            return "connection refused: is the broker running there, on this port?"
+        case TimeoutError():
+            return "no answer: is the broker running there, and does no firewall stop this device?"
+        case socket.gaierror():
+            return f"the host {endpoint.host} is not known; check its name, or give its IP address"
+        case _:
+            return os_reason(error)
+
+
+def _certificate_reason(endpoint: Endpoint, code: int, reason: str) -> str:
+    if code in (_EXPIRED, _NOT_YET_VALID):
+        return f"the broker's {reason}; renew it there, and check the clock of this device"
+    if code in (_OTHER_HOST, _OTHER_ADDRESS):
+        reason = reason.rstrip(".")
+        return f"the broker's certificate is for another host: {reason}; connect to a name that it has, or renew it"
+    if code == _OTHER_PURPOSE:
+        return "the broker's certificate is not one for servers; make one with the purpose serverAuth"
+    ca = endpoint.options.get("ca")
+    judged = "signed by nobody whom this system trusts" if ca is None else f"not signed by ca={ca}"
+    return f"the broker's certificate is {judged} ({reason}); give the certificate of who signed it as ca=FILE"
 
 
 class BrokerSink(Sink):

@@ -101,7 +101,9 @@ class MqttSink(BrokerSink):
                     raise connection.broken("it did not confirm")
         except (OSError, ValueError, RuntimeError) as error:  # raised by paho if the connection broke
             self._drop()
-            raise ConnectionError(f"{self._endpoint.host}: {error}") from error
+            if isinstance(error, ConnectionError):
+                raise
+            raise ConnectionError(f"{self._endpoint.address}: {error}") from error
 
     def _clear_earlier_alarms(self, connection: Connection, started: StateRecord) -> Iterator[Any]:
         """Clear retained alarms that an earlier run left open; continued ones were published before `started`."""

@@ -66,6 +66,8 @@ class SparkplugSink(BrokerSink):
             connection.confirm(self._topic("NDATA"))
         except (OSError, ValueError, RuntimeError) as error:  # raised by paho if the connection broke
             self._drop()
+            if isinstance(error, ConnectionError):
+                raise
             raise ConnectionError(f"{self._endpoint.address}: {error}") from error
 
     def _publish_record(self, connection: Connection, record: Record) -> None:

@@ -134,13 +134,17 @@ def test_a_truncated_bundle_is_named_so_and_a_damaged_one_says_both_hashes(bundl
     [
         (lambda path: path.write_bytes(b""), "got an empty file"),
         (lambda path: path.write_bytes(b"\x08\x0a model"), "got something else"),
+        (
+            lambda path: path.write_bytes(b'\x60\0\0\0\0\0\0\0{"__metadata__":{"teacher":"'),
+            "got the checkpoint of a teacher; distil a student with mmkd-distill, and export that with mmkd-export",
+        ),
         (lambda path: None, "found no such file; check the path"),
         (lambda path: path.mkdir(), "got a directory; name the file itself"),
         # Without waiting for a writer.
         (lambda path: os.mkfifo(path), "got something that is not a regular file; name the file itself"),
         (lambda path: path.symlink_to(path), "cannot open it: too many levels of symbolic links; a link of the path "),
     ],
-    ids=["empty", "onnx", "missing", "directory", "pipe", "loop"],
+    ids=["empty", "onnx", "teacher", "missing", "directory", "pipe", "loop"],
 )
 def test_another_file_is_not_a_bundle(tmp_path, make, got):
     path = tmp_path / "model.onnx"
