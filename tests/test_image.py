@@ -124,6 +124,12 @@ def test_every_jetson_platform_has_its_stage_and_the_default_is_one_of_them():
         assert not image.endswith(":latest")
 
 
+@pytest.mark.parametrize("file", ["Dockerfile.jetson", "docs/devices.md"])
+def test_no_image_is_promised_for_an_orin_with_jetpack_7(file):
+    text = " ".join((ROOT / file).read_text(encoding="utf-8").replace("\n#", " ").split())
+    assert re.search(r"NVIDIA does not say that (it|its base) runs on an Orin with JetPack 7\.2", text)
+
+
 @contextlib.contextmanager
 def running(folder, address, *options):
     words = LIVE.command()

@@ -113,7 +113,15 @@ class _Trained:
             if got[1:] != spec.shape:
                 shape = ", ".join(map(str, spec.shape))
                 raise UsageError(f"{spec.name}: expected windows (N, {shape}), got {got}; give such an array")
-        return {spec.name: np.asarray(arrays[spec.name]) for spec in sensors}, name
+        return {spec.name: _values(arrays[spec.name], spec) for spec in sensors}, name
+
+
+def _values(array: npt.ArrayLike, modality: ModalitySpec) -> npt.NDArray[Any]:
+    """Return windows as a dataset has them: video as it is, others float32 with NaN where masked."""
+    if modality.kind == "video":
+        return np.asarray(array)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, which counts as missing
+        return np.asarray(np.ma.filled(np.ma.asarray(array, dtype=np.float32), np.nan))  # type: ignore[no-untyped-call]
 
 
 @dataclass(kw_only=True)

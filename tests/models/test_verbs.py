@@ -169,6 +169,9 @@ def test_a_teacher_is_the_commands_teacher(data, teacher, tmp_path):
     answers = teacher.predict(data)
     recalls = [(answers[labels == name] == name).mean() for name in data.spec.task.labels]
     assert teacher.score(data) == pytest.approx(np.mean(recalls))
+    arrays = {name: array.astype(np.float64) for name, array in data.split("test").take(np.arange(len(labels))).items()}
+    sensors = {name: arrays[name] for name in ("acc", "gyro")}
+    np.testing.assert_allclose(teacher.predict_proba(sensors), teacher.predict_proba(data), atol=1e-6)
 
 
 def test_a_student_is_taught_by_the_teacher_and_runs_on_a_device(data, teacher, student, tmp_path):
@@ -176,7 +179,8 @@ def test_a_student_is_taught_by_the_teacher_and_runs_on_a_device(data, teacher, 
     windows = data.split("test")
     arrays = windows.take(np.arange(len(windows)))["acc"]
     probabilities = student.predict_proba(data)
-    np.testing.assert_allclose(student.predict_proba(arrays), probabilities, atol=1e-6)
+    for given in (arrays, arrays.astype(np.float64), np.ma.masked_invalid(arrays), {"acc": arrays.astype(np.float64)}):
+        np.testing.assert_allclose(student.predict_proba(given), probabilities, atol=1e-6)
     with EdgePredictor.open(student.export(tmp_path / "acc.edge")) as predictor:
         answer = predictor.predict(arrays[0])
     np.testing.assert_allclose(answer.probabilities, probabilities[0], atol=1e-4)
