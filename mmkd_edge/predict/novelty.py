@@ -171,7 +171,10 @@ def normal_text(normal: Normal, *, part: Literal["group", "block"] = "group") ->
     """Describe the false-alarm rate of a student of normal data; blocks are those of one machine's time."""
     level = f"unknown at a p-value of at most {normal.level:g}, a score above {score_limit(normal):.4g}"
     if not normal.groups:
-        return f"{level}: how often on a new machine, nobody knows without groups"
+        return (
+            f"{level}: {normal.window_rate:.1%} of the normal windows of a block of time that was left out; on another "
+            "machine or day nobody knows"
+        )
     return (
         f"{level}: {normal.window_rate:.1%} of the normal windows of a {part} "
         f"that was left out; {normal.groups_above:.0%} of {normal.groups} {part}s have more than "

@@ -7,6 +7,7 @@ import re
 from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -24,6 +25,7 @@ from mmkd_models.commands.train import run_train
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.importing.interchange import import_interchange
+from mmkd_models.data.normal_running import apart_from, covered_s, time_blocks
 from mmkd_models.data.spec import DatasetSpec, refuse_normal
 from mmkd_models.data.windows import StoredWindows, Windows
 from mmkd_models.evaluation.normal_rivals import three_scores
@@ -36,7 +38,6 @@ from mmkd_models.training.checkpoint import read_student, write_student
 from mmkd_models.training.normal import (
     COMPONENTS,
     FEATURES,
-    covered_s,
     cross_fitted,
     fit_normal_model,
     fit_normal_student,
@@ -227,10 +228,11 @@ def test_scores_of_left_out_groups_say_what_to_expect(spindles):
     unknown = normal_facts(np.arange(1.0, 41.0), np.repeat(np.arange(4), 10), [replace(train, has_groups=False)])
     assert (unknown.groups, unknown.level) == (0, 0.05)
     assert normal_rows(unknown) == {
-        "normal": "40 windows of unknown groups, 0.0667 hours",
-        "false alarms": "about 25% of windows of a new recording; 25% of recordings above 10%",
+        "normal": "40 windows of recordings whose blocks of time judged one another, 0.0667 hours",
+        "false alarms": "about 25% of windows of a new block of time; 25% of blocks of time above 10%",
         "no promise": (
-            "of any rate on a new machine; write groups.npy (the person, machine or session of each window)"
+            "of any rate on another machine or day: record several, and name them in split.group of the recipe; or fit"
+            " one machine on the spot with mmkd-edge commission"
         ),
     }
 
@@ -238,6 +240,44 @@ def test_scores_of_left_out_groups_say_what_to_expect(spindles):
 def test_overlapping_windows_cover_their_time_once(tmp_path):
     times = {split: {"times": 0.5 * np.arange(20 * len(MACHINES[split]))} for split in MACHINES}  # every half second
     assert covered_s(normal_dataset(tmp_path / "d", **times).split("train")) == 12 * (19 * 0.5 + 1.0)
+
+
+ONE_RECORDING = (
+    (Path(__file__).parents[2] / "docs" / "normal-data.md").read_text().split("```toml\n")[1].split("```")[0]
+)
+
+
+def test_one_recording_judges_itself_by_blocks_of_time_and_promises_no_other_machine(tmp_path, capsys):
+    seconds = np.arange(3000) / 50
+    values = np.sin(2 * np.pi * 4 * seconds) + 0.1 * np.random.default_rng(0).normal(size=3000)
+    rows = [f"{1_762_151_400 + s:.2f},{value:.4f}" for s, value in zip(seconds, values, strict=True)]
+    (tmp_path / "log.csv").write_text("\n".join(["time,x", *rows]))
+    (tmp_path / "recipe.toml").write_text(ONE_RECORDING)
+    call(run_data, "import", tmp_path / "recipe.toml", "-o", tmp_path / "data")
+    assert (
+        "false alarms are judged on blocks of time of this recording: they say nothing of another machine or day;"
+        " record several, and name them in 'split.group'\n"
+    ) in capsys.readouterr().out
+    train = open_dataset(tmp_path / "data").split("train")
+    assert not train.has_groups
+    blocks = time_blocks(train, count=5)
+    rest = apart_from(train, np.flatnonzero(blocks == 2))
+    gap_s = np.abs(train.times[rest][:, None] - train.times[blocks == 2]).min()
+    assert gap_s >= 1.0
+    assert len(rest) == len(train) - (blocks == 2).sum() - 6  # three at each end, every quarter of a second
+    call(run_train, "student", tmp_path / "data", "--modality", "acc", "-o", tmp_path / "s.ckpt")
+    normal = read_student(tmp_path / "s.ckpt").facts.normal
+    assert (normal.groups, normal.level) == (0, 0.05)
+    assert normal.window_rate < 0.2
+    out = capsys.readouterr().out
+    assert "windows of recordings whose blocks of time judged one another, 0.01" in out
+    assert "no promise    of any rate on another machine or day: record several, and name them in split.group" in out
+    (tmp_path / "recipe.toml").write_text(ONE_RECORDING.replace("0.25", "1"))
+    call(run_data, "import", tmp_path / "recipe.toml", "-o", tmp_path / "few")
+    assert (
+        "warning: mmkd-train will refuse it: expected 100 normal windows or more to train on, got 36; record longer, or"
+        " cut shorter windows\n"
+    ) in capsys.readouterr().out
 
 
 # ---- the student
@@ -367,15 +407,17 @@ def test_sound_makes_a_student_too(tmp_path):
          ("dataset 'spindles': expected 100 normal windows or more to train on, got 90; record longer, or cut shorter"
          " windows")),
         (["student", "{one}", "--modality", "acc"],
-         ("dataset 'spindles': expected normal windows of two groups or more, so that another judges the rate, got 1;"
-         " record another machine or day")),
+         ("dataset 'spindles': expected normal windows of two groups or more, or of 20 s of one recording, whose blocks"
+         " of time judge one another, got 12.85 s; record longer, or another machine or day")),
     ],
 )  # fmt: skip
 def test_wrong_trainings_are_refused(spindles, tmp_path, capsys, words, says):
     changed = {"few": {"labels": np.repeat([0, -1], [90, 150])}, "one": {"groups": np.full(240, 99)}}
+    changed["one"]["times"] = np.arange(240) * 0.0496  # windows of a second that overlap
+    times = {name: {"times": 1000.0 + np.arange(80)} for name in ("valid", "test")}
     for name, columns in changed.items():
         if f"{{{name}}}" in words:
-            normal_dataset(tmp_path / name, train=columns)
+            normal_dataset(tmp_path / name, train=columns, **(times if "times" in columns else {}))
     paths = {"d": spindles, "few": tmp_path / "few", "one": tmp_path / "one"}
     with pytest.raises(UsageError) as error:
         run_train([*(word.format(**paths) for word in words), "-o", str(tmp_path / "s.ckpt")])

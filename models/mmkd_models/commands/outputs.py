@@ -18,7 +18,6 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.commands.options import TrainingOptions, run_dir_of
 from mmkd_models.commands.tracking import Tracker, tracked
-from mmkd_models.data.labels import WRITE_GROUPS
 from mmkd_models.metrics.scores import NO_ORDER, measure_named
 from mmkd_models.train_config import is_first_process
 from mmkd_report.schema.demo import LABELS_ONLY
@@ -81,14 +80,18 @@ def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, tracke
 
 def normal_rows(normal: Normal) -> dict[str, str]:
     """Return what to expect of normal running on an unseen machine."""
-    who = "machine" if normal.groups else "recording"
-    above = f"{normal.groups_above:.0%} of {who}s above {2 * normal.level:.0%}"
+    who, all_of = ("machine", "machines") if normal.groups else ("block of time", "blocks of time")
+    of = f"{normal.groups} groups" if normal.groups else "recordings whose blocks of time judged one another"
+    above = f"{normal.groups_above:.0%} of {all_of} above {2 * normal.level:.0%}"
     rows = {
-        "normal": f"{normal.windows:,} windows of {normal.groups or 'unknown'} groups, {normal.hours:.3g} hours",
+        "normal": f"{normal.windows:,} windows of {of}, {normal.hours:.3g} hours",
         "false alarms": f"about {normal.window_rate:.0%} of windows of a new {who}; {above}",
     }
     if not normal.groups:
-        rows["no promise"] = f"of any rate on a new machine; {WRITE_GROUPS}"
+        rows["no promise"] = (
+            "of any rate on another machine or day: record several, and name them in split.group of the recipe; or fit"
+            " one machine on the spot with mmkd-edge commission"
+        )
     elif normal.groups < MIN_NORMAL_GROUPS:
         rows["no promise"] = (
             f"of a rate below {1 / (normal.groups + 1):.0%} on a new machine: 5% takes {MIN_NORMAL_GROUPS} normal "

@@ -21,6 +21,7 @@ from mmkd_models.data.checking.findings import list_first
 from mmkd_models.data.dataset import make_windows
 from mmkd_models.data.importing.patterns import with_parts
 from mmkd_models.data.importing.window_labels import labelled_intervals
+from mmkd_models.data.normal_running import has_judging_groups, normal_problem
 from mmkd_models.data.windows import Windows
 from mmkd_models.train_config import progress_lines, show_fraction
 from mmkd_report.schema.data import SplitFacts
@@ -126,6 +127,8 @@ def window_lines(report: RecipeReport) -> list[str]:
         lines.append(f"labels are numbers; to name them, set rename = {{{new}}} under [labels]")
     if windows.times is None:
         lines.append("no times: a source counts from its start; give 'start' or times since 1970 to have them")
+    if task.kind == "normal":
+        lines += _judging_lines(windows)
     doubtful, warnings = doubtful_classes(report, windows)
     for facts in splits[1:]:
         missing = [name for name in task.labels if not facts.classes.get(name, 0) and name not in doubtful]
@@ -140,6 +143,18 @@ def window_lines(report: RecipeReport) -> list[str]:
         if task.kind == "regression" and column and column in sensor.columns.values()
     ]
     return [*lines, *(f"warning: {text}" for text in warnings)]
+
+
+def _judging_lines(windows: Windows) -> Iterator[str]:
+    """Yield whether normal running suffices to train on, and what its false alarms are measured on."""
+    normal = windows.subset((windows.splits == 0) & (windows.labels == 0))
+    if problem := normal_problem(normal):
+        yield f"warning: mmkd-train will refuse it: {problem}"
+    elif not has_judging_groups(normal):
+        yield (
+            "false alarms are judged on blocks of time of this recording: they say nothing of another machine or day;"
+            " record several, and name them in 'split.group'"
+        )
 
 
 def _label_counts(windows: Windows, splits: Sequence[SplitFacts]) -> Iterator[str]:

@@ -24,6 +24,15 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import part_of_windows
+from mmkd_models.data.normal_running import (
+    BLOCKS,
+    PARTS,
+    apart_from,
+    covered_s,
+    has_judging_groups,
+    normal_problem,
+    time_blocks,
+)
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.scores import normal_scores
 from mmkd_models.networks.config import MAX_POSITIONS, PRESET_POSITIONS, StudentConfig
@@ -41,8 +50,6 @@ RATE = 0.05
 """False alarms on normal running that a student promises, a fraction of the windows."""
 FEATURES, COMPONENTS = 504, 64
 MIN_FAULTS = 5
-_PARTS = 5
-_MIN_WINDOWS = 100
 _MAX_ROWS = 16_384
 _ROUNDING = 0.003  # in standard deviations of a feature
 
@@ -113,11 +120,8 @@ def fit_normal_student(
             "would be a fault; train a student of each"
         )
     normal, valid = (part.subset(part.labels == 0).with_modalities([modality]) for part in (data.train, data.valid))
-    if len(normal) < _MIN_WINDOWS:
-        raise UsageError(
-            f"dataset {spec.name!r}: expected {_MIN_WINDOWS} normal windows or more to train on, got {len(normal)}; "
-            "record longer, or cut shorter windows"
-        )
+    if problem := normal_problem(normal):
+        raise UsageError(f"dataset {spec.name!r}: {problem}")
     known = None if faults is None else faults.with_modalities([modality])
     fit = partial(
         fit_normal_model, modality=modality, seed=seed, positions=PRESET_POSITIONS.get(config.preset, MAX_POSITIONS)
@@ -151,7 +155,7 @@ def fit_normal_student(
     facts = msgspec.structs.replace(
         training_facts(data, run, modality=modality, tau=0.0, result=result),
         group_reference=group_reference(normal, valid, modality) or msgspec.UNSET,
-        normal=normal_facts(scores, np.concatenate([normal.groups, valid.groups]), [normal, valid]),
+        normal=normal_facts(scores, _judged_parts([normal, valid]), [normal, valid]),
     )
     return StudentCheckpoint(
         modality=spec.modality(modality),
@@ -171,20 +175,18 @@ def cross_fitted(
     faults: Windows | None = None,
     seed: int,
 ) -> Floats:
-    """Return the parts (N, 2) of normal windows by models of other groups' windows."""
-    count = len(np.unique(normal.groups))
-    if count < 2:
-        raise UsageError(
-            f"dataset {normal.spec.name!r}: expected normal windows of two groups or more, so that another judges "
-            f"the rate, got {count}; record another machine or day"
-        )
-    parts, scores = part_of_windows(normal, parts=min(_PARTS, count), seed=seed), np.zeros((len(normal), 2))
+    """Return the parts (N, 2) of normal windows by models of other groups' windows, or of other times of one group."""
+    if has_groups := has_judging_groups(normal):
+        parts = part_of_windows(normal, parts=min(PARTS, normal.group_count), seed=seed)
+    else:
+        parts = time_blocks(normal, count=PARTS)
+    scores = np.zeros((len(normal), 2))
     for part in np.unique(parts).tolist():
-        own = normal.subset(parts == part)
-        others = faults
-        if faults is not None and faults.spec == normal.spec:  # of one dataset: no model may know the held-out groups
+        own, others = normal.subset(parts == part), faults
+        if faults is not None and faults.spec == normal.spec and has_groups:  # no model may know the held-out groups
             others = faults.subset(~np.isin(faults.groups, own.groups))
-        model = fit(normal.subset(parts != part), faults=others if others is not None and len(others) else None)
+        rest = np.flatnonzero(parts != part) if has_groups else apart_from(normal, np.flatnonzero(parts == part))
+        model = fit(normal.subset(rest), faults=others if others is not None and len(others) else None)
         scores[parts == part] = model.parts(model.inputs(own, modality))
     return scores
 
@@ -219,9 +221,21 @@ def known_faults(
     return everything.subset(faulty)
 
 
+def _judged_parts(parts: Sequence[Windows]) -> NDArray[np.generic]:
+    """Return the group of each training and validation window, or the block of time without two training groups."""
+    if has_judging_groups(parts[0]):
+        return np.concatenate([part.groups for part in parts])
+    counts = [max(1, round(BLOCKS * len(part) / sum(map(len, parts)))) for part in parts]
+    blocks = [time_blocks(part, count=count) for part, count in zip(parts, counts, strict=True)]
+    return np.concatenate([sum(counts[:number]) + block for number, block in enumerate(blocks)])
+
+
 def normal_facts(scores: Floats, groups: NDArray[np.generic], parts: Sequence[Windows]) -> Normal:
-    """Return held-out scores (N,) and what they show of rates, by window and by group."""
-    count = len(np.unique(groups)) if parts[0].has_groups else 0
+    """Return held-out scores (N,) and what they show of rates, by window and by group.
+
+    If blocks of time judge one another, the number of groups is 0.
+    """
+    count = len(np.unique(groups)) if has_judging_groups(parts[0]) else 0
     level = max(RATE, 1 / (count + 1)) if count else RATE
     rates = alarm_rates(scores, groups, level)
     return Normal(
@@ -233,14 +247,3 @@ def normal_facts(scores: Floats, groups: NDArray[np.generic], parts: Sequence[Wi
         window_rate=float(np.average(rates, weights=np.unique(groups, return_counts=True)[1])),
         groups_above=float((rates > 2 * level).mean()),
     )
-
-
-def covered_s(windows: Windows) -> float:
-    """Return the seconds that windows cover; overlaps count once if their times are known."""
-    duration_s = windows.spec.modalities[0].duration_s
-    times = windows.times if windows.times is not None else windows.starts
-    if times is None:
-        return len(windows) * duration_s
-    owners = windows.groups if windows.episodes is None else windows.episodes
-    by_owner = [np.sort(times[owners == owner]) for owner in np.unique(owners)]
-    return float(sum(np.minimum(np.diff(moments), duration_s).sum() + duration_s for moments in by_owner))
