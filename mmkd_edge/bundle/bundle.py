@@ -19,7 +19,7 @@ import msgspec
 
 from mmkd_edge.bundle import archive
 from mmkd_edge.bundle.archive import Member
-from mmkd_edge.bundle.files import new_sha256, open_file, read_exactly, write_file
+from mmkd_edge.bundle.files import lfs_pointer, new_sha256, open_file, read_exactly, write_file
 from mmkd_edge.bundle.golden import Golden, golden_bytes, golden_from_bytes
 from mmkd_edge.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileEntry, Manifest, ModelEntry, member_files
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
@@ -260,8 +260,11 @@ def _describe_start(path: Path, start: bytes) -> str:
 def _read_end_record(path: Path, descriptor: int, size: int) -> bytes:
     start = read_exactly(descriptor, len(archive.LOCAL_SIGNATURE), offset=0)
     if start != archive.LOCAL_SIGNATURE:
-        got = "an empty file" if size == 0 else _describe_start(path, os.pread(descriptor, 64, 0))
-        raise BundleError(f"{path}: expected a bundle written by mmkd-export, got {got}")
+        got = lfs_pointer(path)
+        if not got:
+            start = read_exactly(descriptor, 64, offset=0)
+            got = f"got {'an empty file' if size == 0 else _describe_start(path, start)}"
+        raise BundleError(f"{path}: expected a bundle written by mmkd-export, {got}")
     tail = read_exactly(descriptor, _END_BYTES, offset=max(0, size - _END_BYTES))
     if len(tail) < _END_BYTES or not tail[-_COMMENT_BYTES:].startswith(_COMMENT):
         raise BundleError(f"{path}: the bundle is truncated or changed: its end record is missing; {_AGAIN}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_LFS = b"version https://git-lfs.github.com/spec/"
 _WRITE_ERRORS = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -41,6 +42,13 @@ def open_file(path: Path, *, expected: str) -> int:
         got = "a directory" if stat.S_ISDIR(mode) else "something that is not a regular file"
         raise UsageError(f"{path}: expected {expected}, got {got}; name the file itself")
     return descriptor
+
+
+def lfs_pointer(path: Path) -> str:
+    """Return how an error describes a Git LFS pointer (git-lfs.com, specification 1), or empty for any other file."""
+    with path.open("rb") as stream:
+        is_pointer = stream.read(len(_LFS)) == _LFS
+    return "got a Git LFS pointer in place of the file; run git lfs pull in its repository" if is_pointer else ""
 
 
 def read_exactly(descriptor: int, size_bytes: int, *, offset: int) -> bytes:

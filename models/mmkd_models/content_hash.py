@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmkd_edge.bundle.files import read_first
+from mmkd_edge.bundle.files import lfs_pointer, read_first
 from mmkd_edge.errors import CheckpointError
 
 CONTENT_KEY = "content_sha256"
@@ -30,6 +30,8 @@ class TensorContent:
 def read_start(path: Path) -> bytes:
     """Return the bytes that hold the header's length. Raise CheckpointError if it is too long."""
     start = read_first(path, LENGTH_BYTES, expected="a checkpoint of mmkd-edge")
+    if got := lfs_pointer(path):
+        raise CheckpointError(f"{path}: expected a checkpoint of mmkd-edge, {got}")
     length = int.from_bytes(start, "little")
     if _MAX_HEADER_BYTES < length < path.stat().st_size:
         raise CheckpointError(

@@ -2,6 +2,8 @@
 
 import pytest
 
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
+
 
 def said(kind, call, /, *arguments, **options):
     """The message of the error that a call raises."""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.bundle.arrays import ArraysError, map_array, read_npz
+from mmkd_edge.bundle.files import lfs_pointer
 from mmkd_edge.spec import label_dtype
 from mmkd_models.data.labels import UNKNOWN, UNLABELLED_MARKS, is_labelled
 from mmkd_models.data.spec import SAMPLE_LETTERS, SPEC_FILE, SPLIT_NAMES, STORED_DTYPES, DatasetSpec
@@ -160,9 +161,8 @@ def load_arrays(path: Path, spec: DatasetSpec) -> tuple[dict[str, AnyArray], lis
             else:
                 arrays[name] = map_array(file)
         except ArraysError as error:
-            problems.append(
-                f"{name}: expected a {file.suffix} array, got something numpy cannot read ({error}); write it again"
-            )
+            got = lfs_pointer(file) or f"got something numpy cannot read ({error}); write it again"
+            problems.append(f"{name}: expected a {file.suffix} array, {got}")
     return arrays, [*problems, *structure_problems(spec, arrays, cut=cut)]
 
 

@@ -22,7 +22,7 @@ from mmkd_edge import (
 )
 from mmkd_edge.bundle.archive import archive_body, end_record
 from mmkd_edge.bundle.files import read_exactly
-from tests.edge.said import said
+from tests.edge.said import LFS_POINTER, said
 
 ORDER = ("manifest.json", "report.json", "README.md", "acc/model.fp32.onnx", "acc/golden.npz")
 AGAIN = "copy or export it again"
@@ -138,13 +138,17 @@ def test_a_truncated_bundle_is_named_so_and_a_damaged_one_says_both_hashes(bundl
             lambda path: path.write_bytes(b'\x60\0\0\0\0\0\0\0{"__metadata__":{"teacher":"'),
             "got the checkpoint of a teacher; distil a student with mmkd-distill, and export that with mmkd-export",
         ),
+        (
+            lambda path: path.write_text(LFS_POINTER),
+            "got a Git LFS pointer in place of the file; run git lfs pull in its repository",
+        ),
         (lambda path: None, "found no such file; check the path"),
         (lambda path: path.mkdir(), "got a directory; name the file itself"),
         # Without waiting for a writer.
         (lambda path: os.mkfifo(path), "got something that is not a regular file; name the file itself"),
         (lambda path: path.symlink_to(path), "cannot open it: too many levels of symbolic links; a link of the path "),
     ],
-    ids=["empty", "onnx", "teacher", "missing", "directory", "pipe", "loop"],
+    ids=["empty", "onnx", "teacher", "git-lfs", "missing", "directory", "pipe", "loop"],
 )
 def test_another_file_is_not_a_bundle(tmp_path, make, got):
     path = tmp_path / "model.onnx"

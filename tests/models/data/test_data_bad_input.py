@@ -9,7 +9,7 @@ import pytest
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data import open_dataset
 from mmkd_models.data.checking.findings import check_dataset
-from tests.edge.said import said
+from tests.edge.said import LFS_POINTER, said
 
 _CURE = "; correct the file, docs/datasets.md describes every key"
 _NAME = (
@@ -218,6 +218,14 @@ def test_a_pickle_named_npy_is_not_run(rig):
     message = _refusal(rig.path)
     assert message.startswith("dataset DIR: train/temp.npy: expected a .npy array, got something numpy cannot read (")
     assert message.endswith("); write it again")
+
+
+def test_a_git_lfs_pointer_is_no_array(rig):
+    (rig.path / "train" / "temp.npy").write_text(LFS_POINTER)
+    assert _refusal(rig.path) == (
+        "dataset DIR: train/temp.npy: expected a .npy array, got a Git LFS pointer in place of the file; run git lfs"
+        " pull in its repository"
+    )
 
 
 def test_all_problems_of_the_arrays_come_together(rig, splits):

@@ -23,7 +23,7 @@ from mmkd_models.networks.teacher import Teacher
 from mmkd_models.tensors import read_tensors, write_tensors
 from mmkd_models.training import checkpoint
 from mmkd_models.training.fitting import set_normalisation
-from tests.edge.said import said
+from tests.edge.said import LFS_POINTER, said
 from tests.models.training.looping import rewrite
 
 
@@ -206,6 +206,15 @@ def test_a_pickle_is_refused_without_running_it(tmp_path, kind, read):
         "run code when it is read; it was not read. Train again with mmkd-train or mmkd-distill"
     )
     assert not marker.exists()
+
+
+def test_a_git_lfs_pointer_is_no_checkpoint(tmp_path):
+    path = tmp_path / "student.ckpt"
+    path.write_text(LFS_POINTER)
+    assert refusal(path) == (
+        f"{path}: expected a checkpoint of mmkd-edge, got a Git LFS pointer in place of the file; run git lfs pull in"
+        " its repository"
+    )
 
 
 def test_a_pickle_of_the_oldest_protocol_is_refused_without_running_it(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing import window_labels
-from mmkd_models.data.importing.clock import SECOND_NS, Interval, Times
+from mmkd_models.data.importing.clock import SECOND_NS, UNITS, Interval, Times
 from mmkd_models.data.importing.grids import GridRecording, Grids, sample_count, sums_before
 from mmkd_models.data.importing.keys import WINDOW_FACTS_BYTES, refuse_more
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe, LabelRule
+from mmkd_models.data.importing.source import ImportedSensor
 from mmkd_models.data.labels import find_strata
 from mmkd_models.data.windows import CutWindows, Rows, Windows, first_sample, latest_start_s, window_starts_s
 from mmkd_models.data.writer import write_dataset
@@ -34,6 +35,7 @@ _LOG = logging.getLogger(__name__)
 _SHARING = "sharing samples with another split or group"
 _TOUCH_NS = 1000  # roundings
 _HARDLY = 1e-6  # of a sample
+_MIN_SAMPLES = 2  # of the fastest sensor in a window
 _WHOLE = 1 - 1e-6  # of a window: one value from its start to its end, roundings aside
 
 
@@ -57,6 +59,7 @@ def build_dataset(
     problems = [(modality, [*spec.kind_problems(modality), spec.size_problem(modality)]) for modality in modalities]
     spec.refuse("windows", [f"{modality.name!r}: {text}" for modality, texts in problems for text in texts if text])
     spec.refuse("'dataset.derived'", list(spec.derived_problems(facts.derived, modalities)))
+    spec.refuse("'windows.length_s'", list(_sampling_problem(grids.sensors, rule.length_s)))
     bytes_each, count = sum(map(spec.window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
     cuts = list[Cut]()
     for recording in recordings:
@@ -101,6 +104,18 @@ def build_dataset(
         episode_names=[recording.name for recording in done],
     )
     return dataset, done
+
+
+def _sampling_problem(sensors: Sequence[ImportedSensor], length_s: float) -> Iterator[str]:
+    fastest = max((sensor for sensor in sensors if sensor.name != TARGET), key=lambda sensor: sensor.rate_hz)
+    if fastest.rate_hz * length_s < _MIN_SAMPLES:
+        unit = fastest.source.time_unit
+        finer = UNITS[UNITS.index(unit) + 1] if unit in UNITS[:-1] else ""
+        yield (
+            f"expected {_MIN_SAMPLES} samples or more in a window, got {fastest.rate_hz * length_s:.3g}:"
+            f" {fastest.name} has {fastest.rate_hz:.3g} Hz by its times; lengthen it"
+            + (f", or set time_unit = {finer!r} if its times are in {finer}" if finer else "")
+        )
 
 
 def _latest_start_s(recording: GridRecording, modalities: Sequence[ModalitySpec]) -> float:

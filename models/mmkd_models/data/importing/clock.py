@@ -37,6 +37,8 @@ _EVEN_STEPS, _EVEN_FRACTION = 0.6, 0.2  # std of their distances: rounding moves
 _MAX_STEPS = 2_000_000  # that are sorted for a percentile
 _BLOCK_STEPS = 1 << 20
 _UNIT_NS: dict[TimeUnit, int] = {"s": SECOND_NS, "ms": 1_000_000, "us": 1_000, "ns": 1}
+UNITS: tuple[TimeUnit, ...] = tuple(_UNIT_NS)
+"""Units of numbers, each a thousandth of the one before."""
 # Seconds since 1970 of 1973 to 5138 have 9 to 11 digits; each finer unit has three more, so that sizes never meet.
 _MIN_EPOCH_S = 1e8
 _OFFSET = r":\d\d(?:[.,]\d+)?\s*(?:Z|[+-]\d\d:?\d\d)$"
@@ -280,18 +282,20 @@ class TimeColumn:
         wrong = values.is_null() | values.is_nan()
         self._refuse(block, wrong, column, "expected a time as a number, got {}; correct it, or set 'time_unit'")
         if self._unit == "auto":
-            units: tuple[TimeUnit, ...] = ("s", "ms", "us", "ns")
-            sizes = [power for power in range(4) if 1 <= float(values[0]) / (_MIN_EPOCH_S * 1e3**power) < 1e3]
-            if not sizes:
+            unit = _epoch_unit(float(values[0]))
+            if unit is None:
                 raise DatasetError(
                     f"{block.place(0)}: column {self._column!r}: expected a time since 1970, got {values[0]:g};"
                     " set time_unit to 's', 'ms', 'us' or 'ns' if it counts from the start"
                 )
-            self._unit = units[sizes[0]]
+            self._unit = unit
         factor = _UNIT_NS[self._unit]
         with np.errstate(over="ignore"):
             far = ~(np.abs(values.to_numpy() * factor) <= MAX_TIME_NS)
-        self._refuse(block, far, column, f"{_FAR}, or 'time_unit'")
+        if far.any():
+            fitting = _epoch_unit(float(values[int(np.flatnonzero(far)[0])]))
+            cure = f", or set time_unit = {fitting!r}" if fitting else ", or 'time_unit'"
+            self._refuse(block, far, column, f"{_FAR}{cure}")
         whole = None if plain.dtype.is_float() else plain.cast(pl.Int64, strict=False)
         if whole is not None and not whole.null_count():  # nanoseconds of today are beyond the digits of a float
             return np.asarray(whole.to_numpy() * factor)
@@ -344,6 +348,12 @@ class TimeColumn:
             value: Any = values[row]
             got = value.isoformat() if isinstance(value, datetime) else repr(value)
             raise DatasetError(f"{block.place(row)}: column {self._column!r}: {text.replace('{}', got)}")
+
+
+def _epoch_unit(value: float) -> TimeUnit | None:
+    """Return the unit in which a number may count from 1970."""
+    fitting = (unit for power, unit in enumerate(UNITS) if 1 <= value / (_MIN_EPOCH_S * 1e3**power) < 1e3)
+    return next(fitting, None)
 
 
 def _nanoseconds(stamps: pl.Series) -> Times:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,10 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_models.data.importing.clock import SampleSeries, TimeColumn, clock_facts, commonest_hz
+from mmkd_models.data.importing.clock import SECOND_NS, SampleSeries, TimeColumn, clock_facts, commonest_hz
 from mmkd_models.data.importing.keys import TextTable, list_keys, toml_lines
 from mmkd_models.data.importing.patterns import natural_key
-from mmkd_models.data.importing.readers.csv_file import detect_encoding, guess_delimiter, is_decodable
+from mmkd_models.data.importing.readers.csv_file import detect_encoding, find_undecodable, guess_delimiter, is_decodable
 from mmkd_models.data.importing.readers.formats import WITH_RATE, Format, choose_reader, suffixes
 from mmkd_models.data.importing.readers.media_files import video_facts
 from mmkd_models.data.importing.readers.table import RowBlock, strip_texts
@@ -285,6 +286,9 @@ def _text_table(file: Path) -> TextTable:
     marked = detect_encoding(file)
     encodings = _ENCODINGS if marked == "utf-8" else (marked,)
     encoding = next((name for name in encodings if is_decodable(raw, name)), "latin-1")
+    undecodable = None if encoding in ("utf-8", marked) else find_undecodable(io.BytesIO(raw), "utf-8")
+    if undecodable and undecodable[2]:  # a header in UTF-8 above other text: its import says so
+        encoding = "utf-8"
     lines = raw.decode(encoding, errors="ignore").splitlines()[:_HEAD_LINES] or [""]
     delimiter = guess_delimiter(lines[0])
     heads = [line[:_HEAD_CHARACTERS] for line in lines[1:]]  # together below the csv module's limit of a field
@@ -325,7 +329,11 @@ def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:
             if "timezone" in change:
                 doubts = (f"times in {name!r} have no offset: which timezone, such as 'Europe/Berlin'?",)
             elif "time_unit" in change:
+                whole, coarse_s = not (times % SECOND_NS).any(), float(np.median(np.diff(times))) / SECOND_NS
                 doubts = (f"times in {name!r} count from a start: is their unit {table.time_unit!r}?",)
+                if table.time_unit == "s" and whole and coarse_s > 1:
+                    rates = f"'s' ({1 / coarse_s:.3g} Hz) or 'ms' ({1000 / coarse_s:.3g} Hz)"
+                    doubts = (f"times in {name!r} count from a start: is their unit {rates}?",)
             if "/" in table.time_format:
                 doubts += (f"do dates in {name!r} begin with the month?",)
             look = replace(look, time=name, rate_hz=rate_hz, is_rounded=is_rounded, table=table, doubts=doubts)

@@ -6,6 +6,7 @@ A recording is reused while the recipe's sources and its files (size and time of
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import tempfile
 import time
@@ -22,10 +23,10 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.importing.build import build_dataset
-from mmkd_models.data.importing.clock import ClockFacts, Interval, SampleSeries, clock_facts
+from mmkd_models.data.importing.clock import UNITS, ClockFacts, Interval, SampleSeries, clock_facts
 from mmkd_models.data.importing.grids import GridRecording, Grids
 from mmkd_models.data.importing.keys import MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO
-from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder, natural_key, path_parts
+from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder, natural_key, path_parts, suggest_part
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
 from mmkd_models.data.importing.source import ImportedSensor, SourceSamples, open_source
 from mmkd_models.data.importing.window_labels import read_intervals, read_table
@@ -146,6 +147,12 @@ def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFi
     refuse(folder.path, problems)
     named = [path_parts(source.files) for source in recipe.source]
     parts = tuple(name for name in named[0] if all(name in names for names in named))
+    labels = recipe.labels
+    expected = [("labels.files", name) for name in path_parts(labels.files)]
+    expected += [("labels.match", name) for name in labels.match] + [("labels.path", labels.path)]
+    lacking = [(key, name) for key, name in expected if name and name not in parts]
+    text = "{!r}: {!r} is no part of all paths; {}{}"
+    refuse("recipe", [text.format(key, name, _parts_text(parts), _cure_part(recipe, name)) for key, name in lacking])
     recordings: dict[tuple[str, ...], dict[str, list[FoundFile]]] = {}
     for modality, files in by_source.items():
         for file in files:
@@ -160,6 +167,18 @@ def _find_recordings(recipe: ImportRecipe, folder: RecipeFolder) -> _RecordingFi
         counts={modality: len(files) for modality, files in by_source.items()},
         total_bytes=sum(file.path.stat().st_size for files in by_source.values() for file in files),
     )
+
+
+def _parts_text(parts: Sequence[str]) -> str:
+    return f"the paths have {', '.join(parts) or 'none'}"
+
+
+def _cure_part(recipe: ImportRecipe, name: str) -> str:
+    """Return how a part of the path that some sources lack gets into their `files`."""
+    for source in recipe.source:
+        if name not in path_parts(source.files):
+            return f"; write {{{name}}} into 'files' of {source.modality}{suggest_part(source.files, name)}"
+    return ""
 
 
 def _table_facts(
@@ -208,14 +227,13 @@ def _open_sensors(recipe: ImportRecipe, files: _RecordingFiles, intervals: _Inte
         open_source(source, files.first(source.modality), facts=columns, label=labels.column)
         for source in recipe.source
     ]
-    parts = f"the paths have {', '.join(files.parts) or 'none'}"
-    if labels.path and labels.path not in files.parts:
-        problems.append(f"'labels.path': {labels.path!r} is no part of all paths; {parts}")
+    parts = _parts_text(files.parts)
     for name in columns:
         if not any(name in sensor.facts for sensor in sensors) and name == labels.column:  # some files may lack it
             sensors = [sensor.with_label(files.of(sensor.name), name) for sensor in sensors]
         if not any(name in sensor.facts for sensor in sensors):
-            problems.append(f"{name!r} is neither a part of the path nor a column of a source; {parts}")
+            cure = "" if name == labels.column else _cure_part(recipe, name)
+            problems.append(f"{name!r} is neither a part of the path nor a column of a source; {parts}{cure}")
     recordings = [dict(zip(files.parts, key, strict=True)) for key in files.recordings]
     for its_parts, interval in intervals:
         if not any(its_parts.items() <= recording.items() for recording in recordings):
@@ -313,9 +331,13 @@ def _check_clocks(sensor: ImportedSensor, samples: SourceSamples, recording: str
         facts = clock_facts(series, max_gap_s=sensor.gap_s, expected_hz=sensor.native_hz)
         deviation = facts.rate_hz / sensor.native_hz - 1
         if facts.samples > _MIN_STEPS and abs(deviation) > _RATE_TOLERANCE:
+            thousands = math.log(sensor.native_hz / facts.rate_hz, 1000)
+            unit = UNITS.index(source.time_unit) + round(thousands) if source.time_unit in UNITS else -1
+            is_unit = abs(1000 ** (thousands - round(thousands)) - 1) < _RATE_TOLERANCE and 0 <= unit < len(UNITS)
+            cure = f"set time_unit = {UNITS[unit]!r}" if is_unit else "correct 'rate_hz', or 'time_unit'"
             raise DatasetError(
                 f"{file}: expected {sensor.native_hz:g} Hz, as 'rate_hz' or the first file says, got"
-                f" {facts.rate_hz:.4g} Hz by the times; correct 'rate_hz', or 'time_unit'"
+                f" {facts.rate_hz:.4g} Hz by the times; {cure}"
             )
         drift = 1e6 * deviation if np.isfinite(deviation) else 0.0
         name, repeated = sensor.name, samples.repeated

@@ -144,6 +144,17 @@ def path_parts(pattern: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(match[1] for match in _PART.finditer(pattern) if match[1]))
 
 
+def suggest_part(pattern: str, name: str) -> str:
+    """Return `, such as files = "{name}/a.csv" in place of "*/a.csv"`; empty if no wildcard can be the part."""
+    folders = pattern.split("/")
+    at = next((number for number, folder in enumerate(folders) if "*" in folder.replace("**", "")), None)
+    if at is None:
+        return ""
+    folders[at] = folders[at].replace("*", f"{{{name}}}", 1)
+    named = "/".join(folders)
+    return "" if pattern_problem(named) else f', such as files = "{named}" in place of "{pattern}"'
+
+
 def with_parts(text: str, parts: Mapping[str, str]) -> str:
     """Replace every name in braces by the value of that part."""
     return _PART.sub(lambda part: parts.get(part[1], part[0]) if part[1] else part[0], text)

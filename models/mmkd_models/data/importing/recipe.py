@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -297,15 +298,27 @@ def read_recipe(file: Path) -> ImportRecipe:
             f"{file}: expected a recipe of at most {MAX_RECIPE_BYTES:,} bytes, got {size:,}; name the right file"
         )
     try:
-        recipe = msgspec.toml.decode(file.read_bytes(), type=ImportRecipe)
+        recipe = msgspec.toml.decode(_read_text(file), type=ImportRecipe)
     except msgspec.ValidationError as error:
         raise DatasetError(f"{file}: {_plain_text(error)}; docs/your-own-data.md lists every key") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise DatasetError(f"{file}: expected TOML, got {first_line(error)}; correct that line") from error
     except ImportError as error:  # Python 3.10 has no TOML reader of its own
         raise UsageError(f"{file}: reading TOML needs tomli; run: pip install 'mmkd-edge[import]'") from error
     refuse(file, list(_recipe_problems(recipe)))
     return msgspec.structs.replace(recipe, source=tuple(_single_sensors(recipe)))
+
+
+def _read_text(file: Path) -> str:
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        got = f"byte 0x{content[error.start]:02x} in line {line}"
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            got = "UTF-16, as Windows PowerShell and Notepad may write"
+        raise DatasetError(f"{file}: expected TOML in UTF-8, got {got}; save the recipe as UTF-8") from error
 
 
 def _single_sensors(recipe: ImportRecipe) -> Iterator[SensorSource]:

@@ -28,7 +28,7 @@ from mmkd_models.data.importing.clock import (
     start_ns,
 )
 from mmkd_models.data.importing.keys import MAX_THINNING, refuse_late, refuse_more
-from mmkd_models.data.importing.patterns import FoundFile, with_parts
+from mmkd_models.data.importing.patterns import FoundFile, suggest_part, with_parts
 from mmkd_models.data.importing.readers.formats import Reader, choose_reader, find_format, suffixes
 from mmkd_models.data.importing.readers.media_files import video_facts, video_frames
 from mmkd_models.data.importing.readers.table import RowBlock, numbers, require_columns, texts
@@ -211,6 +211,7 @@ class _Reading:
         self._runs = {name: _RunCollector() for name in sensor.facts}
         self._origin_ns: int | None = None
         self._count, self._is_utc = 0, True
+        self._files, self._is_new_file = list[Path](), False
         self._has_value = np.zeros(len(self._columns), dtype=bool)
 
     def add_file(self, file: FoundFile) -> None:
@@ -232,6 +233,8 @@ class _Reading:
             )
         clock = TimeColumn(source, source.time)
         before = self._count
+        self._files.append(file.path)
+        self._is_new_file = not source.tag
         for block in reader.blocks(file.path, columns):
             if source.time:
                 times = clock.read(block)
@@ -280,6 +283,14 @@ class _Reading:
             return
         times, values, last = times[rows], values[rows], self._last[number]
         steps = np.diff(times, prepend=int(times[0]) - 1 if last is None else last)
+        if self._is_new_file and last is not None and steps[0] < 0 and self._source.unsorted == "error":
+            raise DatasetError(
+                f"{block.place(int(rows[0]))}: timestamps go back to {self._time_text(int(times[0]))} from"
+                f" {self._time_text(last)}, the end of {self._files[-2]}; both are one recording, as files that differ"
+                f" in no part of 'files' follow each other: write a part{suggest_part(self._source.files, 'run')}, or"
+                " set unsorted = 'sort'"
+            )
+        self._is_new_file = False
         for is_wrong, words, cure in (
             ((steps < 0) & (self._source.unsorted == "error"), "go back", "sort the file, or set unsorted = 'sort'"),
             ((steps == 0) & (self._source.duplicates == "error"), "repeat", _SET_DUPLICATES),

@@ -180,6 +180,17 @@ def test_a_draft_writes_the_rate_without_missing_rows_which_its_import_takes(tmp
     assert import_draft(tmp_path, text).dataset.spec.modalities[0].rate_hz == float(rate)
 
 
+def test_a_draft_does_not_misread_a_header_above_text_in_another_encoding_and_asks_for_milliseconds(refusal, tmp_path):
+    (tmp_path / "a.csv").write_bytes("time,größe\n0,1.5\n".encode() + "100,für\n".encode("cp1252"))
+    assert refusal(UsageError, draft_recipe, tmp_path) == (
+        f"{tmp_path}/a.csv:3: expected text in utf-8, got byte 0xfc; the file mixes encodings, as lines before it are"
+        " utf-8: write this line in utf-8 too"
+    )
+    write_csv(tmp_path / "a.csv", "time,x", *(f"{20 * k},{k / 7:.3f}" for k in range(9)))
+    asked = "# - a: times in 'time' count from a start: is their unit 's' (0.05 Hz) or 'ms' (50 Hz)?"
+    assert asked in draft_recipe(tmp_path)
+
+
 CUT = "cut.csv:2: expected 2 fields separated by ',', got 3; correct the line"
 
 

@@ -7,7 +7,7 @@ from mmkd_models.commands.data import run_data
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.patterns import RecipeFolder, match_segment
 from mmkd_models.data.importing.recipe import read_recipe
-from tests.edge.said import said
+from tests.edge.said import LFS_POINTER, said
 from tests.models.data.importing.conftest import refusal, run
 
 TIME = 'time = "time"'
@@ -165,6 +165,8 @@ NAME = (
 )
 WORTH = "expected at most 1.07 GB to write, got {}, or allow more with --max-gb"
 YEARS = "DIR/M2/acc.csv:2: column 'time': expected a time within 146 years of 1970, got {}; correct it"
+POINTER = "got a Git LFS pointer in place of the file; run git lfs pull in its repository"
+NOT_UTF8 = "DIR/recipe.toml: expected TOML in UTF-8, got "
 LOG, STATES = "M2/acc.csv", "M2/states.csv"
 # What is said of a plant with changes of its recipe or of files (bytes: the whole one); `DIR` is its folder.
 CASES = {
@@ -196,8 +198,55 @@ CASES = {
     },
     "DIR/M2/acc.csv:1: expected column 'ay' as in DIR/M0/acc.csv, got 'time', 'ax', 'az'; correct the name in the"
     ' recipe, or the file; or leave the recording out: exclude = ["M2/acc.csv"]': {LOG: line(1, "time,ax,az")},
-    "DIR/M2/acc.csv:2: expected text in utf-8, got byte 0x89; set encoding, perhaps to 'shift_jis', or write the file"
-    " as UTF-8": {LOG: "time,ax,ay\n1,2,温度\n".encode("shift_jis")},
+    "DIR/M2/acc.csv:2: expected text in utf-8, got byte 0x89; set encoding = 'shift_jis' if all files of the source"
+    " have it, or write the file as UTF-8": {LOG: "time,ax,ay\n1,2,温度\n".encode("shift_jis")},
+    "DIR/M2/acc.csv:3: expected text in utf-8, got byte 0x89; the file mixes encodings, as lines before it are utf-8:"
+    " write this line in utf-8 too": {LOG: "time,ax,温度\n1,2,3\n".encode() + "2,3,温度\n".encode("shift_jis")},
+    f"DIR/M2/acc.csv: expected a table, {POINTER}": {LOG: LFS_POINTER.encode()},
+    f"DIR/M2/states.csv: expected a table, {POINTER}": {STATES: LFS_POINTER.encode()},
+    f"DIR/M0/acc.parquet: expected a Parquet file, {POINTER}": {
+        "acc.csv": "acc.parquet",
+        "M0/acc.parquet": LFS_POINTER.encode(),
+    },
+    f"DIR/M0/acc.npz: expected a NumPy archive (.npz), {POINTER}": {
+        "acc.csv": "acc.npz",
+        "M0/acc.npz": LFS_POINTER.encode(),
+    },
+    f"{NOT_UTF8}UTF-16, as Windows PowerShell and Notepad may write; save the recipe as UTF-8": {
+        "recipe.toml": 'version = 1\nname = "ü"\n'.encode("utf-16")
+    },
+    f"{NOT_UTF8}byte 0xfc in line 2; save the recipe as UTF-8": {
+        "recipe.toml": 'version = 1\nname = "ü"\n'.encode("cp1252")
+    },
+    "recipe: 'labels.files': 'machine' is no part of all paths; the paths have none; write {machine} into 'files' of"
+    ' acc, such as files = "{machine}/acc.csv" in place of "*/acc.csv"': {FILES: 'files = "*/acc.csv"'},
+    "recipe: 'machine' is neither a part of the path nor a column of a source; the paths have none; write {machine}"
+    ' into \'files\' of acc, such as files = "{machine}/acc.csv" in place of "*/acc.csv"': {
+        FILES: 'files = "*/acc.csv"',
+        LABELS: 'classes = ["ok"]\nunlabelled = "keep"',
+    },
+    "DIR/M3/acc.csv:2: timestamps go back to 2025-11-03T06:30:00.000Z from 2025-11-03T07:03:29.900Z, the end of"
+    " DIR/M2/acc.csv; both are one recording, as files that differ in no part of 'files' follow each other: write a"
+    ' part, such as files = "{run}/acc.csv" in place of "*/acc.csv", or set unsorted = \'sort\'': {
+        FILES: 'files = "*/acc.csv"',
+        LABELS: 'classes = ["ok"]\nunlabelled = "keep"',
+        'group = "machine"': "",
+        "M3/acc.csv": rows([1762151400 + number / 10 for number in range(100)]),
+    },
+    every_machine(
+        "DIR/{}/acc.csv: expected 10 Hz, as 'rate_hz' or the first file says, got 0.01 Hz by the times; set"
+        " time_unit = 'ms'"
+    ): {
+        TIME: f'{TIME}\ntime_unit = "s"\nrate_hz = 10.0',
+        **{f"M{machine}/acc.csv": rows(range(0, 10_000, 100)) for machine in range(6)},
+    },
+    "'windows.length_s': expected 2 samples or more in a window, got 0.01: acc has 0.01 Hz by its times; lengthen it,"
+    " or set time_unit = 'ms' if its times are in ms": {
+        **SECONDS,
+        **{f"M{machine}/acc.csv": rows(range(0, 10_000, 100)) for machine in range(6)},
+    },
+    "DIR/M2/acc.csv:2: column 'time': expected a time within 146 years of 1970, got '1762153400000'; correct it, or set"
+    " time_unit = 'ms'": {**SECONDS, LOG: b"time,ax,ay\n1762153400000,2,3\n"},
     "DIR/M2/acc.csv:2: expected text in utf-16, got an odd byte at its end; copy the file again": {
         LOG: "time,ax,ay\n1,2,3\n".encode("utf-16")[:-1]
     },

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmkd_edge.bundle.arrays import ArraysError, read_npz
+from mmkd_edge.bundle.files import lfs_pointer
 from mmkd_edge.errors import DatasetError
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.keys import MAX_COLUMNS, MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO
@@ -60,7 +61,8 @@ def read_arrays(file: Path, what: str, *, most_bytes: int | None = None) -> Mapp
     `most_bytes` is the most that it may unpack to; None follows from its size.
     """
     if not zipfile.is_zipfile(file):
-        raise DatasetError(f"{file}: expected {what} (.npz), got another format; write it with numpy.savez")
+        got = lfs_pointer(file) or "got another format; write it with numpy.savez"
+        raise DatasetError(f"{file}: expected {what} (.npz), {got}")
     try:
         return read_npz(file, most_bytes=most_bytes)
     except ArraysError as error:

@@ -8,13 +8,14 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.errors import first_line as error_line
 from mmkd_models.data.importing.keys import MAX_LINE_BYTES, TextTable
-from mmkd_models.data.importing.readers.table import RowBlock, refuse_columns
+from mmkd_models.data.importing.readers.table import RowBlock, refuse_columns, refuse_pointer
 
 _BLOCK_CHARACTERS = 1 << 23
 _SEPARATORS = ",;\t|"
@@ -23,6 +24,7 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 
 def csv_names(file: Path, table: TextTable) -> tuple[str, ...]:
     """Return column names. Raise DatasetError if the file is empty, has another encoding, or no header."""
+    refuse_pointer(file, "a table")
     head, delimiter = _head(file, table)
     if not head:
         raise DatasetError(f"{file}: expected a table, got an empty file; remove it, or write it again")
@@ -102,6 +104,17 @@ def is_decodable(data: bytes, encoding: str) -> bool:
     return True
 
 
+def find_undecodable(stream: BinaryIO, encoding: str) -> tuple[int, bytes, bool] | None:
+    """Return number and bytes of the first line that is not in this encoding, and whether text before it is."""
+    has_text, number = False, 0
+    while line := stream.readline(MAX_LINE_BYTES):
+        number += 1
+        if not is_decodable(line, encoding):
+            return number, line, has_text
+        has_text |= not line.isascii()
+    return None
+
+
 def _choose_encoding(file: Path, table: TextTable) -> str:
     return detect_encoding(file) if table.encoding == "auto" else table.encoding
 
@@ -137,20 +150,20 @@ def _text_blocks(file: Path, table: TextTable) -> Iterator[tuple[str, int]]:
 def _explain_decode_errors(file: Path, encoding: str) -> Iterator[None]:
     try:
         yield
-    except UnicodeDecodeError:
-        line = 1
-        try:
-            with file.open(encoding=encoding) as stream:
-                for _ in stream:
-                    line += 1
-        except UnicodeDecodeError as error:
-            line += error.object[: error.start].count(b"\n")
-            guess = next((name for name in ("shift_jis", "cp1252") if is_decodable(error.object, name)), "latin-1")
+    except UnicodeDecodeError as error:
+        if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
+            with file.open(encoding=encoding, errors="ignore") as stream:
+                line = sum(1 for _ in stream)
+            got, cure = "an odd byte at its end", "copy the file again"
+        else:
+            with file.open("rb") as stream:
+                line, data, is_mixed = find_undecodable(stream, encoding) or (1, b"", False)
+            guess = next((name for name in ("shift_jis", "cp1252") if is_decodable(data, name)), "latin-1")
             got = f"byte 0x{error.object[error.start]:02x}"
-            cure = f"set encoding, perhaps to '{guess}', or write the file as UTF-8"
-            if encoding.startswith("utf-16"):
-                got, cure = "an odd byte at its end", "copy the file again"
-            raise DatasetError(f"{file}:{line}: expected text in {encoding}, got {got}; {cure}") from error
+            cure = f"set encoding = '{guess}' if all files of the source have it, or write the file as UTF-8"
+            if is_mixed:
+                cure = f"the file mixes encodings, as lines before it are {encoding}: write this line in {encoding} too"
+        raise DatasetError(f"{file}:{line}: expected text in {encoding}, got {got}; {cure}") from error
     except UnicodeError as error:
         raise DatasetError(
             f"{file}:1: expected text in {encoding}, got {error_line(error)}; correct 'encoding'"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError, UnavailableError
 from mmkd_edge.frames import opencv
-from mmkd_models.data.importing.readers.table import BLOCK_ROWS, RowBlock, reading, row_block
+from mmkd_models.data.importing.readers.table import BLOCK_ROWS, RowBlock, reading, refuse_pointer, row_block
 
 # libsndfile's note on a WAV file that ends early.
 _SHORT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -93,6 +93,7 @@ def _open_video(file: Path) -> Iterator[tuple[Any, Any]]:
     video = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
     try:
         if not video.isOpened():
+            refuse_pointer(file, "video")
             raise DatasetError(
                 f"{file}: expected video that OpenCV can decode, got another format or a damaged file; copy it again,"
                 f" or encode it anew (ffmpeg -i {file.name} -c:v libx264 {file.stem}-new.mp4)"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmkd_edge.bundle.files import lfs_pointer
 from mmkd_edge.errors import DatasetError, MmkdError, UnavailableError, first_line
 from mmkd_models.data.importing.keys import MAX_COLUMNS, TextTable
 from mmkd_models.data.windows import Floats
@@ -108,10 +109,17 @@ def refuse_columns(place: str, count: int) -> None:
         raise DatasetError(f"{place}: expected at most {MAX_COLUMNS:,} columns, got {count:,}; split the file")
 
 
+def refuse_pointer(file: Path, what: str) -> None:
+    """Raise DatasetError, `expected` this, if Git LFS has not fetched the file."""
+    if got := lfs_pointer(file):
+        raise DatasetError(f"{file}: expected {what}, {got}")
+
+
 @contextmanager
 def reading(file: Path, what: str, cure: str = "copy it again") -> Iterator[None]:
     """Turn any parser error into a DatasetError: `expected a TDMS file, got ...`."""
     try:
+        refuse_pointer(file, what)
         yield
     except MmkdError:
         raise
