@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _LFS = b"version https://git-lfs.github.com/spec/"
+_PART_BYTES = 1 << 16
 _WRITE_ERRORS = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -55,7 +56,8 @@ def read_exactly(descriptor: int, size_bytes: int, *, offset: int) -> bytes:
     """Read `size_bytes` from `offset`; less only at the file's end."""
     parts: list[bytes] = []
     while size_bytes > 0:
-        part = read_at(descriptor, size_bytes, offset)
+        left = max(os.fstat(descriptor).st_size - offset, 0) + 1  # a buffer of `size_bytes` may exceed the memory
+        part = read_at(descriptor, min(size_bytes, max(left, _PART_BYTES)), offset)
         if not part:
             break
         parts.append(part)

@@ -120,7 +120,8 @@ def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
             arrays = {name: np.asarray(loaded[name]) for name in loaded.files} if stored else {}
     # A damaged archive or header gives a dozen types of errors.
     except Exception as error:
-        raise BundleError(f"{where}: not readable as arrays: {error}; export the bundle again") from error
+        reason = "they take more memory than there is" if isinstance(error, MemoryError) else error
+        raise BundleError(f"{where}: not readable as arrays: {reason}; export the bundle again") from error
     if not stored:
         raise BundleError(f"{where}: expected stored arrays, got compressed ones; export the bundle again")
     return arrays

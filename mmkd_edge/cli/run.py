@@ -72,6 +72,9 @@ def run_command(
     except BrokenPipeError:  # the reader (head, less) ended
         _flush_stdout()
         sys.exit(BROKEN_PIPE_EXIT_CODE)
+    except MemoryError:
+        _say(f"{name}: out of memory: this process may have no more; give it more, or end others", debug=debug)
+        sys.exit(UnavailableError.exit_code)
     except Exception as error:
         message, exit_code = _message_and_exit_code(error)
         _say(f"{name}: {printable(message, lines=True)}", debug=debug)

@@ -48,6 +48,9 @@ def test_a_command_ends_with_zero_or_one_line_without_traceback(capsys):
     assert _run(_raising(ValueError("odd"))) == 1
     expected = "mmkd-x: internal error: ValueError: odd; add --debug to see where, and please report it\n"
     assert capsys.readouterr().err == expected
+    assert _run(_raising(MemoryError())) == 3
+    told = "mmkd-x: out of memory: this process may have no more; give it more, or end others\n"
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize("error", [UsageError, UnavailableError, GateError, PerformanceError, BundleError])
