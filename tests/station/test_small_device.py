@@ -1,19 +1,26 @@
 """A small device: a user who is not root, 256 MB of memory, no home; systemd's watchdog."""
 
+import contextlib
 import os
 import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mmkd_edge import example_bundle
-from tests.station.rig import ENVIRONMENT, MMKD_RUN, feed, next_record
+from mmkd_edge import ModalitySpec, example_bundle
+from mmkd_edge.testing import fake_predictor
+from mmkd_station.intake import Delivery
+from mmkd_station.service import Service
+from tests.station.rig import ENVIRONMENT, MMKD_RUN, feed, next_record, station_of, until
 
 NOBODY, LIMIT_BYTES = 65534, 256 << 20
 MMKD_EDGE = [sys.executable, "-c", "from mmkd_edge.commands.edge import main; main()"]
@@ -99,3 +106,99 @@ def test_what_a_user_may_not_write_is_said(device, tmp_path):
         ("--store", f"{place}/store"): f"{place}/store: expected a folder for records that wait: {denied}",
     }.items():
         assert device.run(*run, *options) == (2, "", f"mmkd-run: {told}\n")
+
+
+@pytest.fixture
+def systemd(monkeypatch):
+    """The end of a notify socket that systemd reads, in the abstract name space, and a watchdog of 0.4 s."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(f"\0mmkd-{os.getpid()}")
+        listening.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@mmkd-{os.getpid()}")
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        monkeypatch.delenv("WATCHDOG_PID", raising=False)
+        yield listening
+
+
+def signs_of_life(listening, *, within_s):
+    """How many come within a time, after what waits already."""
+    listening.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listening.recv(4096)
+    time.sleep(within_s)
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while listening.recv(4096).startswith(b"WATCHDOG=1\nSTATUS="):
+            count += 1
+    listening.settimeout(30)
+    return count
+
+
+class Fed:
+    """A live source of 20 samples each time that it is told."""
+
+    live = True
+
+    def __init__(self):
+        self.told = threading.Semaphore(0)
+
+    def deliveries(self, intake):
+        while not intake.stop.is_set():
+            if self.told.acquire(timeout=0.05):
+                yield Delivery(rows=np.ones((20, 1), np.float32), times=None, arrived_s=time.monotonic(), waited=True)
+
+    def close(self):
+        pass
+
+
+@contextlib.contextmanager
+def served(answer):
+    """A service with a station of one sensor, whose engine is `answer`."""
+    source, stop = Fed(), threading.Event()
+    modality = ModalitySpec(name="acc", channels=("x",), rate_hz=100.0, samples=20)
+    station = station_of(fake_predictor(answer, modality=modality, labels=("a", "b")), source)
+    service = Service(stations=[station], outlets=[], predictors=[])
+    thread = threading.Thread(target=service.run, kwargs={"stop": stop, "reload": threading.Event()}, daemon=True)
+    thread.start()
+    try:
+        yield source, station
+    finally:
+        stop.set()
+        thread.join(20)
+
+
+def test_systemd_hears_nothing_while_an_engine_hangs_and_hears_again_after_it(systemd):
+    is_hung, let_go = threading.Event(), threading.Event()
+
+    def engine(feeds):
+        if is_hung.is_set():
+            let_go.wait(20)
+        return [0.25, 0.75]
+
+    with served(engine) as (source, station):
+        assert systemd.recv(4096) == b"READY=1"
+        source.told.release()
+        until(lambda: station.facts().results)
+        assert signs_of_life(systemd, within_s=0.5) >= 2  # a silent sensor is no hanging engine
+        is_hung.set()
+        source.told.release()
+        time.sleep(0.4)
+        assert signs_of_life(systemd, within_s=0.5) == 0
+        let_go.set()
+        until(lambda: sum(station.facts().results.values()) >= 2)
+        assert signs_of_life(systemd, within_s=0.5) >= 2
+
+
+def test_a_systemd_that_does_not_read_or_is_gone_holds_up_no_answer_and_no_end(systemd):
+    with contextlib.suppress(BlockingIOError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        while True:  # until its queue is full
+            other.sendto(b"", f"\0mmkd-{os.getpid()}")
+    with served([0.25, 0.75]) as (source, station):
+        for count in (1, 2):
+            source.told.release()
+            until(lambda count=count: sum(station.facts().results.values()) >= count, within_s=5)
+            systemd.close()
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < 5
