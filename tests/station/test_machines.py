@@ -1,6 +1,8 @@
 """Sources that ask machines, each against a real server of its protocol; sound; and a webhook's server."""
 
 import asyncio
+import contextlib
+import datetime
 import json
 import logging
 import threading
@@ -12,13 +14,13 @@ import pytest
 from mmkd_edge import UsageError
 from mmkd_station.intake import Intake
 from mmkd_station.outlet import Outlet
-from mmkd_station.protocols.base import Columns, RefusedError, SourceRequest
+from mmkd_station.protocols.base import Columns, RefusedError, SourceRequest, read_endpoint
 from mmkd_station.protocols.files import wav_source
 from mmkd_station.protocols.modbus import Register, modbus_source, register_blocks
-from mmkd_station.protocols.opcua import opcua_source, opcua_value
+from mmkd_station.protocols.opcua import opcua_source, opcua_value, server_fault
 from mmkd_station.protocols.table import open_sink
 from tests.edge.said import said
-from tests.station.rig import alarm, free_port, http_server, quick, result, state, until
+from tests.station.rig import alarm, free_port, http_server, quick, result, state, until, write_certificate
 
 NAN = float("nan")
 
@@ -267,8 +269,8 @@ def test_what_names_no_node_to_write_says_why():
         "correct it"
     )
     assert refused("opcua-write://plc?labl=i=1") == (
-        f"opcua-write://plc?labl=i=1: expected options among {things}, station, credentials, policy, cert, key, "
-        "got 'labl'; correct it"
+        f"opcua-write://plc?labl=i=1: expected options among {things}, station, credentials, policy, ca, cert, "
+        "key, got 'labl'; correct it"
     )
 
 
@@ -276,8 +278,105 @@ def test_what_is_no_node_says_why():
     pytest.importorskip("asyncua")
     with pytest.raises(UsageError, match=r"expected a node such as ns=2;s=Press1.AccX, got 'x'"):
         opcua_source("opcua://plc", "", wanted("x"))
-    with pytest.raises(UsageError, match=r"policy Basic256Sha256: needs cert=FILE and key=FILE"):
-        opcua_source("opcua://plc?policy=Basic256Sha256", "", wanted("i=1"))
+    text = "opcua://plc?policy=Basic256Sha256"
+    for options, told in {
+        "": "policy Basic256Sha256: needs ca=FILE and cert=FILE and key=FILE; name what is missing",
+        "&ca=/dev/null&cert=/dev/null": "policy Basic256Sha256: needs key=FILE; name what is missing",
+        "&ca=/dev/null&cert=/dev/null&key=/dev/null": "ca: /dev/null: expected a certificate, PEM or DER, got none; "
+        "name such a file",
+    }.items():
+        assert said(UsageError, opcua_source, text + options, "", wanted("i=1")) == f"{text}{options}: {told}"
+
+
+@contextlib.contextmanager
+def opcua_with(certificate):
+    """An OPC UA server that encrypts, with a certificate and its key; gives its port."""
+    asyncua = pytest.importorskip("asyncua")
+    from asyncua.crypto.validator import CertificateValidator, CertificateValidatorOptions
+
+    logging.getLogger("asyncua").setLevel(logging.CRITICAL)
+    port = free_port()
+
+    async def start():
+        validity = CertificateValidatorOptions.BASIC_VALIDATION | CertificateValidatorOptions.PEER_CLIENT
+        server = asyncua.Server()
+        await server.init()
+        server.set_endpoint(f"opc.tcp://127.0.0.1:{port}/")
+        server.set_security_policy([asyncua.ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt])
+        server.set_certificate_validator(CertificateValidator(validity))
+        await server.load_certificate(certificate.read_bytes(), format="pem")
+        await server.load_private_key(certificate.with_suffix(".key").read_bytes(), format="pem")
+        space = await server.register_namespace("press")
+        node = await server.nodes.objects.add_variable(asyncua.ua.NodeId("Label", space), "Label", "")
+        await node.set_writable()
+        await server.start()
+        return server
+
+    async def stop(server):
+        await server.stop()
+
+    server = InLoop(start, stop)
+    try:
+        yield port
+    finally:
+        server.close()
+
+
+UNKNOWN = "neither in ca={ca}.crt nor signed by a valid authority of it; give the server's own certificate, or that of "
+UNKNOWN += "who signed it, as ca=FILE"
+RENEW = "valid from {first} to {last}; renew it there, and check the clock of this device"
+ELSEWHERE = "for other and 10.0.0.9, not for 127.0.0.1; connect to a name that it has, or renew it"
+OPC_UA_CERTIFICATES = pytest.mark.parametrize(
+    ("changes", "ca", "reason"),
+    [
+        ({}, "plant", ""),
+        ({"signed_by": None, "purposes": ()}, "server", ""),
+        ({}, "stranger", UNKNOWN),
+        ({}, "client", UNKNOWN),  # who may sign nothing
+        ({"days": (-9, -2)}, "plant", RENEW),
+        ({"days": (2, 9)}, "server", RENEW),
+        ({"host": "10.0.0.9"}, "plant", ELSEWHERE),
+        ({"purposes": ("CLIENT_AUTH",)}, "plant", "not one for servers; make one with the purpose serverAuth"),
+    ],
+)
+
+
+def write_opcua_certificates(folder, changes, ca, reason):
+    """Writes those of a server, its client and others; returns what is said of the server's."""
+    write_certificate(folder)
+    write_certificate(folder, "stranger")
+    made = {"signed_by": "plant", "uri": "urn:plc", "purposes": ("SERVER_AUTH",)} | changes
+    write_certificate(folder, "server", **made)
+    write_certificate(folder, "client", signed_by="plant", uri="urn:mmkd", purposes=("CLIENT_AUTH",))
+    now = datetime.datetime.now(datetime.timezone.utc)
+    first, last = (f"{now + datetime.timedelta(days=day):%Y-%m-%d}" for day in made.get("days", (0, 0)))
+    return f"the server's certificate is {reason.format(ca=ca, first=first, last=last)}" if reason else ""
+
+
+@OPC_UA_CERTIFICATES
+def test_an_opc_ua_server_is_trusted_by_its_certificate_or_the_reason_says_what_to_do(tmp_path, changes, ca, reason):
+    x509 = pytest.importorskip("cryptography.x509")
+    told = write_opcua_certificates(tmp_path, changes, ca, reason)
+    text = f"opcua://127.0.0.1?ca={ca}.crt"
+    endpoint = read_endpoint(text.replace("ca=", f"ca={tmp_path}/"), scheme="opcua://", options=("ca",), port=4840)
+    certificate = x509.load_pem_x509_certificate((tmp_path / "server.crt").read_bytes())
+    assert server_fault(endpoint, certificate).replace(f"{tmp_path}/", "") == told
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@OPC_UA_CERTIFICATES
+def test_only_a_trusted_opc_ua_server_is_written_to(tmp_path, monkeypatch, changes, ca, reason):
+    monkeypatch.chdir(tmp_path)
+    told = write_opcua_certificates(tmp_path, changes, ca, reason)
+    with opcua_with(tmp_path / "server.crt") as port:
+        options = f"policy=Basic256Sha256&ca={ca}.crt&cert=client.crt&key=client.key"
+        sink = open_sink(f"opcua-write://127.0.0.1:{port}?label=ns=2;s=Label&{options}")
+        if told:
+            assert said(ConnectionError, sink.write, [result(1)]) == f"127.0.0.1:{port}: {told}"
+        else:
+            sink.write([result(1)])
+        sink.close()
 
 
 def test_a_server_that_is_not_there_is_asked_again_and_ends_when_told():

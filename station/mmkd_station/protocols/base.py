@@ -265,7 +265,8 @@ def live_source(
                     backoff.succeeded()
                     yield delivery
             except OSError as error:
-                intake.connection(False, first_line(error))
+                reason = first_line(error)
+                intake.connection(False, reason if reason.startswith(name) else f"{name}: {reason}")
                 intake.stop.wait(backoff.next_s())
             finally:
                 if connection is not None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 from mmkd_edge.cli.run import require_modules
@@ -16,8 +17,9 @@ from mmkd_edge.errors import UsageError, first_line
 from mmkd_station.protocols.base import Endpoint, LastResultSink, Source, SourceRequest, polled_source, read_endpoint
 from mmkd_station.records import STATUS_CODES, ResultRecord
 
-_OPTIONS = ("credentials", "policy", "cert", "key")
+_OPTIONS = ("credentials", "policy", "ca", "cert", "key")
 _POLICIES = ("None", "Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss")
+_PEM = b"-----BEGIN"
 _TIMEOUT_S = 4.0
 _FIELDS = ("count", "status", "label", "probability", "value", "episodes")
 _WHOLE_BITS = {"SByte": 7, "Byte": 8, "Int16": 15, "UInt16": 16, "Int32": 31, "UInt32": 32, "Int64": 63, "UInt64": 64}
@@ -38,9 +40,84 @@ def _server(text: str, *, scheme: str, options: Sequence[str]) -> Endpoint:
     endpoint = read_endpoint(text, scheme=scheme, options=(*options, *_OPTIONS), port=4840)
     policy = endpoint.choice("policy", _POLICIES, "None")
     endpoint.credentials()
-    if policy != "None" and (endpoint.file("cert") is None or endpoint.file("key") is None):
-        raise UsageError(f"{text}: policy {policy}: needs cert=FILE and key=FILE; name them")
+    if policy != "None":
+        missing = [f"{name}=FILE" for name in ("ca", "cert", "key") if endpoint.file(name) is None]
+        if missing:
+            raise UsageError(f"{text}: policy {policy}: needs {' and '.join(missing)}; name what is missing")
+        for name in ("ca", "cert"):
+            _certificates(endpoint, name)
     return endpoint
+
+
+def _certificates(endpoint: Endpoint, name: str) -> Any:
+    """Return a file's certificates, PEM or DER. Raises UsageError."""
+    from cryptography import x509
+
+    path = endpoint.file(name)
+    assert path is not None
+    data = path.read_bytes()
+    try:
+        return x509.load_pem_x509_certificates(data) if _PEM in data else [x509.load_der_x509_certificate(data)]
+    except ValueError as error:
+        cure = "name such a file"
+        raise UsageError(
+            f"{endpoint.text}: {name}: {path}: expected a certificate, PEM or DER, got none; {cure}"
+        ) from error
+
+
+def _alternatives(certificate: Any, kind: str) -> list[Any]:
+    from cryptography import x509
+
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return list(names.get_values_for_type(getattr(x509, kind)))
+
+
+def _is_signed(certificate: Any, authority: Any, *, now: datetime) -> bool:
+    """Return whether an authority that may sign, and is valid now, signed it."""
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        certificate.verify_directly_issued_by(authority)
+        may_sign = authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (InvalidSignature, ValueError, TypeError, x509.ExtensionNotFound):
+        return False
+    return bool(may_sign) and authority.not_valid_before_utc <= now <= authority.not_valid_after_utc
+
+
+def server_fault(endpoint: Endpoint, certificate: Any) -> str:
+    """Return why a server's certificate is not trusted, and what to do, or empty (OPC UA part 4, 6.1.3)."""
+    now, known = datetime.now(timezone.utc), _certificates(endpoint, "ca")
+    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    names = [str(name).lower() for kind in ("DNSName", "IPAddress") for name in _alternatives(certificate, kind)]
+    if certificate not in known and not any(_is_signed(certificate, authority, now=now) for authority in known):
+        fault = f"neither in ca={endpoint.options['ca']} nor signed by a valid authority of it"
+        cure = "give the server's own certificate, or that of who signed it, as ca=FILE"
+    elif not first <= now <= last:
+        fault = f"valid from {first:%Y-%m-%d} to {last:%Y-%m-%d}"
+        cure = "renew it there, and check the clock of this device"
+    elif endpoint.host.lower() not in names:
+        fault = f"for {' and '.join(names) or 'no host'}, not for {endpoint.host}"
+        cure = "connect to a name that it has, or renew it"
+    elif not _is_for_servers(certificate):
+        fault, cure = "not one for servers", "make one with the purpose serverAuth"
+    else:
+        return ""
+    return f"the server's certificate is {fault}; {cure}"
+
+
+def _is_for_servers(certificate: Any) -> bool:
+    from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    try:
+        purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return ExtendedKeyUsageOID.SERVER_AUTH in purposes
 
 
 def _node(name: str, *, where: str) -> Any:
@@ -48,6 +125,26 @@ def _node(name: str, *, where: str) -> Any:
         return _asyncua()[1].NodeId.from_string(name)
     except Exception as error:  # asyncua's errors, and ValueError
         raise UsageError(f"{where}: expected a node such as ns=2;s=Press1.AccX, got {name!r}; correct it") from error
+
+
+async def _secure(client: Any, endpoint: Endpoint) -> None:
+    """Encrypt with a server that is trusted; it may ask for the application's name of the client's certificate."""
+    from asyncua.crypto import security_policies
+    from asyncua.crypto.uacrypto import CertProperties
+    from cryptography import x509
+
+    own, key = (path.read_bytes() for name in ("cert", "key") if (path := endpoint.file(name)) is not None)
+    client.application_uri = next(
+        iter(_alternatives(_certificates(endpoint, "cert")[0], "UniformResourceIdentifier")), client.application_uri
+    )
+    await client.set_security(
+        getattr(security_policies, f"SecurityPolicy{endpoint.options['policy']}"),
+        certificate=CertProperties(own, "pem" if _PEM in own else "der"),
+        private_key=CertProperties(key, "pem" if _PEM in key else "der"),
+    )
+    server = x509.load_der_x509_certificate(client.security_policy.peer_certificate)
+    if fault := server_fault(endpoint, server):
+        raise ConnectionError(fault)
 
 
 class _Session:
@@ -67,9 +164,8 @@ class _Session:
         if (credentials := endpoint.credentials()) is not None:
             client.set_user(credentials[0])
             client.set_password(credentials[1])
-        policy = endpoint.options.get("policy", "None")
-        if policy != "None":
-            await client.set_security_string(f"{policy},SignAndEncrypt,{endpoint.file('cert')},{endpoint.file('key')}")
+        if endpoint.options.get("policy", "None") != "None":
+            await _secure(client, endpoint)
         await client.connect()
         return client
 
