@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -62,7 +62,7 @@ def as_numbers(answers: Answers) -> Answers:
 def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interval]:
     """Return labelled intervals in order of time. Raise DatasetError if two (of one label) overlap."""
     given = [_rename_label(interval, rule) for interval in _source_intervals(recording, rule)]
-    intervals = [interval for interval in given if interval.value and interval.value not in rule.ignore]
+    intervals = [interval for interval in given if interval.value and _name_of(interval.value, rule.ignore) is None]
     if rule.task == "multi_label":
         intervals = [
             _rename_label(replace(interval, value=label.strip()), rule)
@@ -117,9 +117,16 @@ def encode_answers(answers: Sequence[Any], rule: LabelRule) -> tuple[TaskSpec, A
 
 
 def _rename_label(interval: Interval, rule: LabelRule) -> Interval:
-    """A key of 1 also renames 1.0."""
-    new = rule.rename.get(interval.value, rule.rename.get(_plain(interval.value)))
-    return interval if new is None else replace(interval, value=new)
+    """Return an interval with the name that `rename` and `classes` give its label."""
+    old = _name_of(interval.value, rule.rename)
+    new = interval.value if old is None else rule.rename[old]
+    return replace(interval, value=_name_of(new, rule.classes) or new)
+
+
+def _name_of(label: str, names: Collection[str]) -> str | None:
+    """Return the name that is a label's: 2 is also that of 2.0."""
+    plain = _plain(label)
+    return next((name for name in (label, plain, f"{plain}.0") if name in names), None)
 
 
 def _plain(label: str) -> str:
@@ -173,7 +180,7 @@ def _is_number(text: str) -> bool:
 def _sets(recording: GridRecording, rule: LabelRule, starts_ns: Times, length_ns: int) -> Answers:
     """Return the labels that are on; None if one covers some of the window but less than its fraction."""
     given, intervals = list(_source_intervals(recording, rule)), labelled_intervals(recording, rule)
-    unknown = [interval for interval in given if interval.value in rule.ignore]
+    unknown = [interval for interval in given if _name_of(interval.value, rule.ignore) is not None]
     names = sorted({interval.value for interval in intervals})
     fractions = [
         covered_ns([interval for interval in intervals if interval.value == name], starts_ns, length_ns) / length_ns

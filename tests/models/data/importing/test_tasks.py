@@ -124,6 +124,24 @@ def test_everything_or_one_label_is_normal_running(plant, recipe):
     assert "  worn: train 12, valid 3, test 3" in window_lines(report)
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        'classes = ["1", "2"]\nignore = ["3"]',
+        'classes = ["1.0", "2.0"]\nignore = ["3.0"]',
+        'rename = {"1" = "ok", "2" = "worn", "3" = "?"}\nclasses = ["ok", "worn"]\nignore = ["?"]',
+        'rename = {"1.0" = "ok", "2.0" = "worn", "3.0" = "?"}\nclasses = ["ok", "worn"]\nignore = ["?"]',
+    ],
+)
+@pytest.mark.parametrize("written", [("1", "2", "3"), ("1.0", "2.00", "3.0")])
+def test_two_is_two_point_zero_for_every_key_of_labels(plant, recipe, keys, written):
+    recipe((FILES, f"{FILES}\n{keys}"))
+    ok, worn, unknown = written
+    write_states(plant, f"0,4,{ok}", f"4,9,{worn}", f"9,10,{unknown}")
+    run(plant)
+    assert labels_by_machine(plant)["M3"] == [0] * 4 + [1] * 5
+
+
 CURE = "correct it, add it to 'labels.ignore', or set labels.task = 'classification'"
 WRONG = {
     f'{FILES}\ntask = "normal"': "DIR/recipe.toml: 'labels.classes': missing; name the label of normal running first,"
