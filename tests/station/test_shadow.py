@@ -14,6 +14,7 @@ import pytest
 
 from mmkd_edge import BundleError, EdgePredictor, GateError, PerformanceError, Prediction, TaskSpec, UsageError
 from mmkd_edge.commands.edge import _run as run_edge
+from mmkd_edge.derive import derived_modality
 from mmkd_edge.install.slots import read_slots
 from mmkd_edge.shadow import ShadowBundle, ShadowReport
 from mmkd_station import shadow as shadow_module
@@ -104,6 +105,40 @@ def test_a_new_bundle_is_judged_on_the_windows_that_the_installed_one_answers(na
         assert done.stderr.splitlines()[-1] == (
             f"mmkd-run: {file}: {bundles[name]} is refused: {'; '.join(report.reasons)}; keep the installed bundle"
         )
+
+
+def test_a_sensor_of_two_that_dies_is_compared_while_the_other_lives_and_not_counted_after_it(kit, acc, tmp_path):
+    parts = [msgspec.structs.replace(acc, name=name, channels=tuple(own)) for name, own in (("a", "xy"), ("b", "z"))]
+    pair = kit.parts(derived_modality("a+b", parts))
+    installed, new = pair.write(tmp_path / "pair.edge"), pair.write(tmp_path / "new.edge")
+    rows = np.random.default_rng(1).normal(size=(3000, 3)).round(3)
+    rows[1000:, 2] = np.nan  # b dies after 50 windows, a after 120
+    rows[2400:] = np.nan
+    text = "\n".join(",".join("" if np.isnan(value) else f"{value:.3f}" for value in row) for row in rows)
+    (tmp_path / "log.csv").write_text(f"x,y,z\n{text}\n")
+    file = tmp_path / "report.json"
+    source = ("--source", f"csv:{tmp_path / 'log.csv'}", "--hop", "20")
+    done = run(installed, *source, "--shadow", new, "--shadow-report", file)
+    assert done.returncode == 0, done.stderr
+    statuses = [(one["status"], one["reason"]) for one in records_in(done.stdout)]
+    assert statuses[:50] == [("ok", "")] * 50
+    assert statuses[50:120] == [("degraded", "sensor 'b' is missing")] * 70
+    assert {status for status, _ in statuses[120:]} == {"invalid"}
+    report = msgspec.json.decode(file.read_bytes(), type=ShadowReport)
+    assert (report.windows, report.answered, report.agreed, report.verdict) == (150, 120, 120, "good")
+
+
+@pytest.mark.slow
+def test_a_sensor_that_dies_too_early_leaves_too_few_windows_to_judge(bundles, rows, tmp_path):
+    (tmp_path / "log.csv").write_text("x,y,z\n" + "".join(f"{x},{y},{z}\n" for x, y, z in rows[:1000]) + ",,\n" * 2000)
+    file = tmp_path / "report.json"
+    source = ("--source", f"csv:{tmp_path / 'log.csv'}", "--hop", "20")
+    done = run(bundles["old"], *source, "--shadow", bundles["close"], "--shadow-report", file)
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[-1] == (
+        f"mmkd-run: {file}: {bundles['close']} is refused: both answered 50 windows, expected 100 or more; keep the "
+        "installed bundle"
+    )
 
 
 def children(pid):

@@ -27,8 +27,8 @@ TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=5.0, samples=10)
 QUICK = ("--steps", "4", "--label-fraction", "1", "--no-choose", "--members", "transformer", "--no-latency")
 
 
-def written(path, *modalities):
-    """Ten machines of six windows; `gyro` tells the class, `acc` a little, `temp` nothing."""
+def written(path, *modalities, dead=()):
+    """Ten machines of six windows; `gyro` tells the class unless it is dead there, `acc` a little, `temp` nothing."""
     gyro = next((one for one in modalities if one.name == "gyro"), GYRO)
     splits, rng = {}, np.random.default_rng(0)
     for name, groups in (("train", range(6)), ("valid", range(6, 8)), ("test", range(8, 10))):
@@ -39,6 +39,7 @@ def written(path, *modalities):
             "gyro": labels[:, None, None] + rng.normal(0, 0.1, (len(owners), *gyro.shape)),
             "temp": rng.normal(0, 1, (len(owners), 10, 1)),
         }
+        values["gyro"][np.isin(owners, dead)] = np.nan
         splits[name] = {one.name: values[one.name] for one in modalities} | {"labels": labels, "groups": owners}
     return write_dataset(path, name="line 3", labels=("idle", "ok", "worn"), modalities=modalities, splits=splits)
 
@@ -148,6 +149,21 @@ def test_pairs_are_told_below_the_sensors(run, alike, tmp_path):
     assert "acc and gyro in one student are not shown to be better than gyro alone: balanced accuracy 100.0 %" in text
     assert "balanced accuracy of two sensors together" in text
     assert (tmp_path / "out" / "sensors.html").read_text() == render_sensors(document)
+
+
+@pytest.mark.slow
+def test_a_sensor_that_died_on_some_machines_is_judged_alone_and_in_its_pair(run, tmp_path):
+    data = written(tmp_path / "line", ACC, FAST, dead=(4, 5, 7, 9))
+    trees = ("--student-members", "trees", "--workers", 1, "--pairs", "-o", tmp_path / "out")
+    code, text, err = run("--sensors", data.path, *QUICK, *trees)
+    assert code == 0, err
+    document = json.loads((tmp_path / "out" / "sensors.json").read_text())
+    (pair,) = document["pairs"]
+    means = {score["missing"]: score["pair"]["mean"] for score in pair["scores"]}
+    assert set(means) == {"", "acc", "gyro"}
+    assert all(1 / 3 <= mean <= 1 for mean in means.values())
+    assert means["acc"] < 1.0  # a dead sensor has no second one to answer for it
+    assert "nan" not in (text + (tmp_path / "out" / "sensors.html").read_text()).lower().split()
 
 
 @pytest.mark.slow
