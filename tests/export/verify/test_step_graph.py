@@ -288,6 +288,16 @@ def test_a_bundle_that_takes_over_goes_on_from_the_last_window(exported, tmp_pat
     np.testing.assert_allclose(shares_of(found), begun, atol=TOLERANCE)
 
 
+@pytest.mark.slow
+def test_the_native_engine_steps_by_a_file_of_its_own(checkpoint, tmp_path):
+    exported, rows = export_student(tmp_path, checkpoint, targets=("native",)), recording(400, gap=slice(120, 140))
+    assert [step.file for step in exported.report.steps] == ["acc/step.fp32.onnx", "acc/step.fp32.native"]
+    with EdgePredictor.open(exported.path, backend="native") as opened:
+        assert opened.info().step_artifact == "acc/step.fp32.native"
+        found = shares_of(opened.stream(hop=STRIDE).push(rows))
+    np.testing.assert_allclose(found, one_pass(checkpoint, rows)[LENGTH - 1 :], atol=TOLERANCE)
+
+
 # In LiteRT.
 
 
