@@ -110,7 +110,7 @@ DATA := models/mmkd_models/data/watch_exercises
 bundle: $(READY)  ## train the bundle that the package ships, mmkd_edge/bundles/watch_acc.edge
 	mkdir -p build
 	$(BIN)/mmkd-train teacher $(DATA) -o build/teacher.ckpt
-	$(BIN)/mmkd-distill build/teacher.ckpt $(DATA) --modality acc -o build/watch_acc.ckpt
+	$(BIN)/mmkd-distill build/teacher.ckpt $(DATA) --modality acc --no-choose -o build/watch_acc.ckpt
 	$(BIN)/mmkd-export build/watch_acc.ckpt -o mmkd_edge/bundles/watch_acc.edge
 
 clean:  ## remove what the other targets made

@@ -122,14 +122,17 @@ def show_fraction(show: Show, *, shows_end: bool = True) -> Callable[[str, int, 
 
 
 @contextmanager
-def training_bar(title: str) -> Iterator[OnStep]:
-    """Yield an observer that shows training steps on stderr."""
+def training_bar(title: str, parts: Sequence[str] = ("",)) -> Iterator[OnStep]:
+    """Yield an observer that shows training steps on stderr; `parts` names the folders of several trainings."""
     with progress_lines() as lines:
         show = show_fraction(lines)
 
         def _on_step(progress: TrainingProgress) -> None:
-            line = f"{title}: step {progress.step}/{progress.steps} {terms_in_words(progress)}"
-            show(line, progress.step, progress.steps)
+            folder = "" if progress.folder is None else progress.folder.name
+            part = parts.index(folder) if folder in parts else 0
+            name = f"{title}, {parts[part]}" if parts[part] else title
+            line = f"{name}: step {progress.step}/{progress.steps} {terms_in_words(progress)}"
+            show(line, part * progress.steps + progress.step, len(parts) * progress.steps)
 
         yield _on_step
 

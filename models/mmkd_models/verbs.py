@@ -281,12 +281,9 @@ def distill(
     training, run = _plan(data, options, STUDENT_TRAIN, normal=not files)
     for file in files:
         check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, training.train)
-    among = student_members(
-        ",".join(members or (MEMBERS if choose else ("transformer",))), option="members", choose=choose
-    )
-    config = student_config(
-        preset_named(size, option="size"), causal=causal, members=("transformer",) if choose else among
-    )
+    usual = MEMBERS if choose and not causal else ("transformer",)
+    among = student_members(",".join(members or usual), option="members")
+    config = student_config(preset_named(size, option="size"), causal=causal, members=among)
     sensor = training.train.spec.modality(sensor).name  # a cheaper one is written as a text
     training = training.for_pair([spec.name for file in files for spec in file.checkpoint.modalities], sensor)
     if training.train.spec.task.kind == "normal":

@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
     with pytest.raises(SystemExit, match="0"):
         run_train(["teacher", data, "-o", teacher, "--members", "transformer", *TRAINING])
     with pytest.raises(SystemExit, match="0"):
-        run_distill([teacher, data, "--modality", "振動", "-o", student, *TRAINING])
+        run_distill([teacher, data, "--modality", "振動", "--no-choose", "-o", student, *TRAINING])
     export(export_plan(Path(student), output=folder / "生徒.edge"))
     return folder
 

@@ -189,7 +189,7 @@ def test_engines_without_trees_are_named_with_what_to_do(target, members, lackin
     row = next(row for row in TARGETS if row.name == target)
     assert said(UsageError, row.check_members, student_members(members)) == (
         f"--target {target}: its engine has no {lacking}, and this checkpoint no second student without them; train it "
-        "with transformer or convolutions among its --members, or with --choose"
+        "with transformer or convolutions among its --members, or without that option"
     )
     with pytest.raises(UsageError, match=f"^its engine has no {lacking}; --target {target} adds a twin$"):
         row.check_members(student_members(members), has_portable=True)

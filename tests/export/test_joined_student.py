@@ -91,7 +91,7 @@ def test_bundle_card_and_golden_windows_have_both_and_each_alone(folder):
 def test_a_teacher_of_all_sensors_teaches_it_and_normal_running_is_refused(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     call(run_train, "teacher data --members transformer --preset tiny --steps 4")
-    call(run_distill, "teacher.ckpt data --modality acc+gyro --preset tiny --steps 4")
+    call(run_distill, "teacher.ckpt data --modality acc+gyro --preset tiny --steps 4 --no-choose")
     student = read_student(folder / "student.ckpt")
     assert student.facts.teacher_sha256 == file_sha256(folder / "teacher.ckpt")
     assert (student.modality.name, student.embeddings is None) == ("acc_and_gyro", False)

@@ -233,7 +233,7 @@ def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Label
     data.everything().with_modalities(names)  # refuses names that are unknown or there twice
     own: tuple[MemberKind, ...] | msgspec.UnsetType = msgspec.UNSET
     if options.student_members is not None:
-        own = student_members(options.student_members, option="--student-members", choose=options.choose)
+        own = student_members(options.student_members, option="--student-members")
         for name in () if options.choose else names:  # a choice leaves out what needs longer windows
             check_lengths(data.spec.modality(name), own)
     if options.max_latency_ms is not None and not options.choose:

@@ -61,7 +61,7 @@ class Target:
             raise UsageError(f"its engine has no {lacking}; --target {self.name} adds a twin")
         raise UsageError(
             f"--target {self.name}: its engine has no {lacking}, and this checkpoint no second student without them; "
-            "train it with transformer or convolutions among its --members, or with --choose"
+            "train it with transformer or convolutions among its --members, or without that option"
         )
 
     def add_fp32(self, student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:

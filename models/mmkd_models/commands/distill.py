@@ -6,7 +6,6 @@ from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-distill"):
     from collections.abc import Sequence
-    from dataclasses import dataclass, replace
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -16,22 +15,18 @@ with loading("mmkd-distill"):
     from mmkd_edge.errors import UsageError
     from mmkd_models.commands.options import (
         NEEDS,
-        Causal,
-        ClockError,
         Data,
         Embed,
         Json,
-        MaxLatency,
         Modality,
         Output,
-        RacedMembers,
+        StudentOptions,
         TrainingOptions,
         new_run,
         training_data,
     )
-    from mmkd_models.commands.outputs import hold_output, training_shown, training_tracked, write_student_and_report
-    from mmkd_models.defaults import METHOD, STUDENT_PRESET, STUDENT_TRAIN
-    from mmkd_models.networks.config import MEMBERS, MemberKind, preset_named, student_config, student_members
+    from mmkd_models.commands.outputs import hold_output, train_and_report
+    from mmkd_models.defaults import METHOD, STUDENT_TRAIN
 
 if TYPE_CHECKING:
     import typer
@@ -65,22 +60,6 @@ def _terms() -> str:
     return terms_text()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Options:
-    preset: Annotated[str, Option("Size: tiny, small, medium or base.")] = STUDENT_PRESET
-    members: RacedMembers = None
-    choose: Annotated[
-        bool, Option("Train the members, labels only too, and write what validation prefers of all.", ("--choose",))
-    ] = False
-    max_latency_ms: MaxLatency = None
-    causal: Causal = False
-    clock_error: ClockError = 0.0
-    recipe: Annotated[Path | None, Option("JSON file with the recipe; see --print-recipe.")] = None
-    term: Annotated[
-        list[str] | None, Option("One term of the recipe, KIND[,NAME=VALUE...] (repeat); see --list-terms.")
-    ] = None
-
-
 def distill(
     context: typer.Context,
     *,
@@ -91,7 +70,11 @@ def distill(
     data: Data,
     modality: Modality,
     output: Output = Path("student.ckpt"),
-    student: _Options,
+    wanted: StudentOptions,
+    recipe_file: Annotated[Path | None, Option("JSON file with the recipe; see --print-recipe.", ("--recipe",))] = None,
+    term: Annotated[
+        list[str] | None, Option("One term of the recipe, KIND[,NAME=VALUE...] (repeat); see --list-terms.")
+    ] = None,
     options: TrainingOptions,
     embed_windows: Embed = True,
     print_recipe: Annotated[
@@ -107,21 +90,17 @@ def distill(
     from mmkd_models.distillation.recipe import chosen_recipe, default_recipe
     from mmkd_models.training.checkpoint import read_teacher_file
     from mmkd_models.training.inputs import StudentTraining, check_compatible, check_same_fold
-    from mmkd_models.training.students import race_student, train_student
 
-    members = student_members(
-        student.members or ("transformer" if not student.choose else ",".join(MEMBERS)), choose=student.choose
-    )
-    _check_combinations(members, student)
-    config = student_config(
-        preset_named(student.preset, option="--preset"),
-        causal=student.causal,
-        members=("transformer",) if student.choose else members,
-    )
+    config = wanted.config()
+    if "transformer" not in config.members and (recipe_file or term):
+        raise UsageError(
+            f"{'--recipe' if recipe_file else '--term'} cannot be combined with --members {wanted.members}, which "
+            "learn the teachers' probabilities and the labels; leave it out, or add the member transformer"
+        )
     hold_output(context, output, teachers=teacher, replace=options.force or options.resume)
     training = training_data(data, options, modalities=None)
     modality = training.train.spec.modality(modality).name
-    recipe = chosen_recipe(default_recipe(training.train.spec.task), file=student.recipe, terms=student.term or ())
+    recipe = chosen_recipe(default_recipe(training.train.spec.task), file=recipe_file, terms=term or ())
     teachers = [read_teacher_file(path) for path in teacher]
     for file in teachers:
         check_compatible("teacher", file.checkpoint.task, file.checkpoint.modalities, training.train)
@@ -129,25 +108,7 @@ def distill(
         facts = file.checkpoint.facts
         check_same_fold(f"teacher {path}", facts, dataset_sha256=training.sha256, fold=options.fold)
     training = training.for_pair([spec.name for file in teachers for spec in file.checkpoint.modalities], modality)
-    clock_error_s = student.clock_error
+    clock_error_s = wanted.clock_error
     run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows, clock_error_s=clock_error_s)
-    with training_tracked(output, options) as tracker:
-        with training_shown(f"{modality} student", output, tracker) as show:
-            made = StudentTraining(training, modality, config, replace(run, on_step=show), teachers, recipe)
-            if student.choose:
-                from mmkd_export.targets.native import latency_limit
-
-                checkpoint = race_student(made, among=members, limit=latency_limit(student.max_latency_ms))
-            else:
-                checkpoint = train_student(made)
-        write_student_and_report(output, checkpoint, tracker, json=json)
-
-
-def _check_combinations(members: tuple[MemberKind, ...], student: _Options) -> None:
-    if student.max_latency_ms is not None and not student.choose:
-        raise UsageError("--max-latency-ms limits what --choose may take; add --choose")
-    if "transformer" not in members and (student.recipe or student.term):
-        raise UsageError(
-            f"{'--recipe' if student.recipe else '--term'} cannot be combined with --members {student.members}, which "
-            "learn the teachers' probabilities and the labels; leave it out, or add the member transformer"
-        )
+    made = StudentTraining(training, modality, config, run, teachers, recipe)
+    train_and_report(output, made, wanted, options, title=f"{modality} student", json=json)

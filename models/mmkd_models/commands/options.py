@@ -17,9 +17,16 @@ from mmkd_models.data.dataset import open_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.labelled import ALL, Labelled, label_option, labelled_from_options, with_visible_labels
 from mmkd_models.data.spec import refuse_normal
-from mmkd_models.defaults import AUGMENT, COMMITTEE, STUDENT_TRAIN
+from mmkd_models.defaults import AUGMENT, COMMITTEE, STUDENT_PRESET, STUDENT_TRAIN
 from mmkd_models.metrics.scores import DEFAULT_METRIC, METRICS, AnyMetric
-from mmkd_models.networks.config import choice
+from mmkd_models.networks.config import (
+    MEMBERS,
+    StudentConfig,
+    choice,
+    preset_named,
+    student_config,
+    student_members,
+)
 from mmkd_models.train_config import TrainConfig, TrainingPrecision
 
 if TYPE_CHECKING:
@@ -41,28 +48,10 @@ Metric = Annotated[
         shown=", ".join(DEFAULT_METRIC[kind] for kind in get_args(TaskKind)),
     ),
 ]
-Causal = Annotated[
-    bool, Option("Let tokens attend to the past only, so that a stream computes only new samples.", ("--causal",))
-]
 LabelShare = Annotated[float | None, Option("Fraction of the training labels to use; 0.1 is a tenth.", shown="1, all")]
 LabelledGroups = Annotated[
     int | None,
     Option("Use the labels of N whole groups of the training windows, not of a fraction.", metavar="N", shown=False),
-]
-StudentMembers = Annotated[
-    str, Option("Members of the student, averaged: transformer, convolutions, intervals, trees.", metavar="NAMES")
-]
-ClockError = Annotated[
-    float,
-    Option("Seconds by which the sensor's clock may be off: its windows move by up to this.", min=0.0),
-]
-RacedMembers = Annotated[
-    str | None,
-    Option(
-        "Members of the student, averaged: transformer, convolutions, intervals, trees.",
-        metavar="NAMES",
-        shown="transformer; with --choose all",
-    ),
 ]
 MaxLatency = Annotated[
     float | None, Option("Longest estimated latency of a chosen student in the native engine.", min=0.0)
@@ -106,6 +95,44 @@ class TrainingOptions:
     force: Annotated[
         bool, Option("Replace a file that is no checkpoint, or one of other data or other settings.", ("--force",))
     ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentOptions:
+    """Which student is trained."""
+
+    preset: Annotated[str, Option("Size: tiny, small, medium or base.")] = STUDENT_PRESET
+    members: Annotated[
+        str | None,
+        Option(
+            "Members to choose among: transformer, convolutions, intervals, trees.",
+            metavar="NAMES",
+            shown="all; with --no-choose transformer",
+        ),
+    ] = None
+    choose: Annotated[
+        bool,
+        Option(
+            "Train every member and write what validation prefers; --no-choose trains one transformer.",
+            ("--choose/--no-choose",),
+        ),
+    ] = True
+    max_latency_ms: MaxLatency = None
+    causal: Annotated[
+        bool, Option("Let tokens attend to the past only, so that a stream computes only new samples.", ("--causal",))
+    ] = False
+    clock_error: Annotated[
+        float,
+        Option("Seconds by which the sensor's clock may be off: its windows move by up to this.", min=0.0),
+    ] = 0.0
+
+    def config(self) -> StudentConfig:
+        """Return the student. Raise UsageError if the options do not fit together."""
+        if self.max_latency_ms is not None and not self.choose:
+            raise UsageError("--max-latency-ms limits what a choice may take; leave out --no-choose")
+        usual = MEMBERS if self.choose and not self.causal else ("transformer",)
+        members = usual if self.members is None else student_members(self.members)
+        return student_config(preset_named(self.preset, option="--preset"), causal=self.causal, members=members)
 
 
 def refuse_without_effect(context: typer.Context, allowed: Sequence[str], what: str) -> None:

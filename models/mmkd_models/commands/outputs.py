@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,10 @@ import msgspec
 from mmkd_edge.bundle.manifest import Normal
 from mmkd_edge.cli.outputs import check_name, lock_output
 from mmkd_edge.cli.run import shell_line
-from mmkd_edge.cli.show import json_text
+from mmkd_edge.cli.show import json_text, say
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.commands.options import TrainingOptions, run_dir_of
+from mmkd_models.commands.options import StudentOptions, TrainingOptions, run_dir_of
 from mmkd_models.commands.tracking import Tracker, tracked
 from mmkd_models.metrics.scores import NO_ORDER, measure_named
 from mmkd_models.train_config import is_first_process
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # --help needs no torch
 
     from mmkd_models.train_config import OnStep, TrainingProgress
     from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherCheckpoint
+    from mmkd_models.training.inputs import StudentTraining
 
 
 MIN_NORMAL_GROUPS = 19
@@ -173,13 +175,36 @@ def training_tracked(output: Path, options: TrainingOptions) -> AbstractContextM
     return tracked(options.mlflow, run_dir_of(output), title=output.name, resume=options.resume)
 
 
+def train_and_report(
+    output: Path, training: StudentTraining, wanted: StudentOptions, options: TrainingOptions, *, title: str, json: bool
+) -> None:
+    """Train a student, or choose one, write it and print its facts."""
+    from mmkd_export.targets.native import latency_limit
+    from mmkd_models.training.students import RACE, can_learn_alone, race_student, train_student
+
+    members, run = training.config.members, training.run
+    has_both = training.teachers and can_learn_alone(training.data) and "transformer" in members
+    parts = RACE if wanted.choose and has_both else ("",)
+    with training_tracked(output, options) as tracker:
+        with training_shown(title, output, tracker, parts=parts) as show:
+            run = replace(run, on_step=show, on_member=lambda line: say(f"{title}: {line}"))
+            training = replace(training, run=run)
+            if wanted.choose:
+                checkpoint = race_student(training, among=members, limit=latency_limit(wanted.max_latency_ms))
+            else:
+                checkpoint = train_student(training)
+        write_student_and_report(output, checkpoint, tracker, json=json)
+
+
 @contextmanager
-def training_shown(title: str, output: Path, tracker: Tracker | None = None) -> Iterator[OnStep]:
+def training_shown(
+    title: str, output: Path, tracker: Tracker | None = None, *, parts: Sequence[str] = ("",)
+) -> Iterator[OnStep]:
     """Yield an observer with a progress bar; after Ctrl-C name the option that continues."""
     from mmkd_models.train_config import training_bar
 
     try:
-        with training_bar(title) as show:
+        with training_bar(title, parts) as show:
 
             def on_step(progress: TrainingProgress) -> None:
                 show(progress)

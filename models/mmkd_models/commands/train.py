@@ -6,7 +6,6 @@ from mmkd_edge.cli.interrupts import loading
 
 with loading("mmkd-train"):
     from collections.abc import Sequence
-    from dataclasses import replace
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -15,15 +14,13 @@ with loading("mmkd-train"):
     from mmkd_edge.errors import UsageError
     from mmkd_models.commands.options import (
         NEEDS,
-        Causal,
-        ClockError,
         Data,
         Embed,
         Json,
         Members,
         Modality,
         Output,
-        StudentMembers,
+        StudentOptions,
         TrainingOptions,
         new_run,
         refuse_without_effect,
@@ -32,14 +29,15 @@ with loading("mmkd-train"):
     )
     from mmkd_models.commands.outputs import (
         hold_output,
+        train_and_report,
         training_shown,
         training_tracked,
         write_committee_and_report,
         write_student_and_report,
     )
     from mmkd_models.data.dataset import open_dataset
-    from mmkd_models.defaults import STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-    from mmkd_models.networks.config import preset_named, student_config, student_members, teacher_config
+    from mmkd_models.defaults import STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+    from mmkd_models.networks.config import preset_named, teacher_config
 
 if TYPE_CHECKING:
     import typer
@@ -128,10 +126,7 @@ def student(
     *,
     modality: Modality,
     output: Output = Path("baseline.ckpt"),
-    preset: Annotated[str, Option("Size: tiny, small, medium or base.")] = STUDENT_PRESET,
-    members: StudentMembers = "transformer",
-    causal: Causal = False,
-    clock_error: ClockError = 0.0,
+    wanted: StudentOptions,
     faults: Annotated[
         Path | None,
         Option("Normal running: also learn the labelled faults of this dataset's train and valid.", metavar="DATA"),
@@ -145,13 +140,14 @@ def student(
     On a dataset of normal running its answer is a score, and how often normal windows have such a score.
     """
     from mmkd_models.training.inputs import StudentTraining
-    from mmkd_models.training.students import train_student
 
-    size = student_config(preset_named(preset, option="--preset"), causal=causal, members=student_members(members))
+    config = wanted.config()
     hold_output(context, output, replace=options.force or options.resume)
     training = training_data(data, options, modalities=[modality], normal=True)
     modality = training.train.spec.modalities[0].name
-    run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows, clock_error_s=clock_error)
+    run = new_run(
+        output, training, options, STUDENT_TRAIN, embed_windows=embed_windows, clock_error_s=wanted.clock_error
+    )
     if training.train.spec.task.kind == "normal":
         from mmkd_models.training.normal import fit_normal_student
 
@@ -160,15 +156,13 @@ def student(
         )
         known = None if faults is None else _known_faults(training, faults, modality)
         with training_tracked(output, options) as tracker:
-            checkpoint = fit_normal_student(training, modality, size, run, faults=known)
+            checkpoint = fit_normal_student(training, modality, config, run, faults=known)
             write_student_and_report(output, checkpoint, tracker, json=json)
         return
     if faults is not None:
         raise UsageError("--faults: expected a dataset of normal running beside it, got labels; leave it out")
-    with training_tracked(output, options) as tracker:
-        with training_shown(f"{modality} baseline", output, tracker) as show:
-            checkpoint = train_student(StudentTraining(training, modality, size, replace(run, on_step=show)))
-        write_student_and_report(output, checkpoint, tracker, json=json)
+    made = StudentTraining(training, modality, config, run)
+    train_and_report(output, made, wanted, options, title=f"{modality} baseline", json=json)
 
 
 def _known_faults(training: TrainingData, faults: Path, modality: str) -> Windows:

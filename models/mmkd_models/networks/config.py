@@ -153,17 +153,9 @@ def named(members: Iterable[str]) -> str:
     return ", ".join(members)
 
 
-def student_members(text: str, *, option: str = "--members", choose: bool = False) -> tuple[MemberKind, ...]:
+def student_members(text: str, *, option: str = "--members") -> tuple[MemberKind, ...]:
     """Return the members of an option, such as `transformer,trees`."""
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        choice(name, MEMBERS, option=option)
-    if choose and "transformer" not in names:
-        raise UsageError(
-            f"{option}: expected transformer among those to choose from, got {', '.join(names)}; add it, or do not "
-            "choose among them"
-        )
-    return in_order(names)
+    return in_order(choice(name.strip(), MEMBERS, option=option) for name in text.split(","))
 
 
 def student_config(

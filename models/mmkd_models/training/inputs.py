@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +54,7 @@ class TrainingRun:
     embed_windows: bool = True  # whether a student carries validation windows
     answers: Path | None = None  # folder of teachers' answers, for distillations with the same batches
     on_step: OnStep | None = None
+    on_member: Callable[[str], object] | None = None  # takes a line for each finished member without steps
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -19,12 +20,13 @@ from torch import Tensor
 
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
+from mmkd_models.data.labels import absent_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import helpful_temperature
 from mmkd_models.networks.config import MEMBERS, PORTABLE_MEMBERS, MemberKind, in_order, named
 from mmkd_models.training.checkpoint import StudentCheckpoint, TriedStudent
 from mmkd_models.training.choosing import ValidationScore, best_validated, is_ahead, labels_win, validation_score
-from mmkd_models.training.closed_form import FITS, is_long_enough, lesson_of
+from mmkd_models.training.closed_form import FITS, check_lengths, is_long_enough, lesson_of
 from mmkd_models.training.fitting import with_references
 from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
@@ -34,6 +36,9 @@ from mmkd_report.schema.demo import LABELS_ONLY
 logger = logging.getLogger(__name__)
 
 _PARTS = 4  # of which weights are multiples; decision 035
+
+RACE = ("labels", "taught")
+"""Folders of the trainings of a race, in their order."""
 
 Weights = dict[MemberKind, float]
 
@@ -173,30 +178,63 @@ def choose_student(
     """Train members as `train_student` does, and return the one or the average that validates best.
 
     A labels-only `baseline` wins if it is better and significantly likelier; where every window is labelled, also
-    unless the taught student is more than a standard error ahead (decision 036). A transformer is always `among` the
-    members; causal students are transformers, and short windows have fewer members.
+    unless the taught student is more than a standard error ahead (decision 036). Causal students are transformers, and
+    short windows have fewer members.
     """
-    if training.teachers:
-        training = replace(training, run=replace(training.run, augment=without_mixing(training.run.augment)))
+    training = _without_mixing(training)
+    return _choose(training, _fit_quick(training, among), baseline=baseline, among=among, limit=limit)
+
+
+def _without_mixing(training: StudentTraining) -> StudentTraining:
+    run = training.run
+    return replace(training, run=replace(run, augment=without_mixing(run.augment))) if training.teachers else training
+
+
+def _fit_quick(training: StudentTraining, among: tuple[MemberKind, ...]) -> list[_Trial]:
+    """Fit the members that have no steps."""
+    if training.config.causal:
+        return []
+    spec = training.data.train.spec.modality(training.modality)
+    kinds = [kind for kind in among if kind in FITS and is_long_enough(spec, kind)]
+    if not kinds:
+        if "transformer" not in among:
+            check_lengths(spec, among)
+        return []
+    quick, lesson = [], lesson_of(training)
+    for kind in kinds:
+        began_s = time.monotonic()
+        quick.append(_trial(kind, FITS[kind](training, lesson), training.data.valid))
+        if training.run.on_member is not None:
+            whose = "taught" if training.teachers else LABELS_ONLY
+            score, seconds = quick[-1].validation.score, time.monotonic() - began_s
+            training.run.on_member(f"{kind}, {whose}: {training.run.train.metric} {score:.3f}, {seconds:.0f} s")
+    return quick
+
+
+def _choose(
+    training: StudentTraining,
+    quick: Sequence[_Trial],
+    *,
+    baseline: StudentCheckpoint | None,
+    among: tuple[MemberKind, ...],
+    limit: LatencyLimit | None,
+) -> StudentCheckpoint:
+    """Train the transformer, if it is among the members, and choose."""
     data, run = training.data, training.run
-    best = _trial("transformer", _transformer(training), data.valid)
-    trials = [best]
-    spec = data.train.spec.modality(training.modality)
-    kinds = [kind for kind in among if kind in FITS and is_long_enough(spec, kind) and not training.config.causal]
-    if kinds:
-        lesson = lesson_of(training)
-        alone = [_trial(kind, FITS[kind](training, lesson), data.valid) for kind in kinds]
-        trials += alone
-        average = fit_average(data, [best.checkpoint, *(trial.checkpoint for trial in alone)], run, limit)
+    transformer = [_trial("transformer", _transformer(training), data.valid)] if "transformer" in among else []
+    trials = [*transformer, *quick]
+    best = trials[0]
+    if len(trials) > 1:
+        average = fit_average(data, [trial.checkpoint for trial in trials], run, limit)
         members = average.config.members
         if len(members) > 1:
             best = _trial(f"average of {named(members)}", average, data.valid)
             trials.append(best)
         else:
-            best = next(trial for trial in (best, *alone) if trial.checkpoint.config.members == members)
+            best = next(trial for trial in trials if trial.checkpoint.config.members == members)
             best = replace(best, checkpoint=average)
     elif limit is not None:
-        limit.keep([best.checkpoint], [{"transformer": 1.0}])
+        limit.keep([best.checkpoint], [dict.fromkeys(best.checkpoint.config.members, 1.0)])
     teacher_score: float | msgspec.UnsetType = msgspec.UNSET
     if baseline is not None:
         trials.append(_trial(LABELS_ONLY, baseline, data.valid))
@@ -234,14 +272,25 @@ def _is_taught_in_vain(taught: _Trial, baseline: _Trial, data: TrainingData) -> 
 def race_student(
     training: StudentTraining, *, among: tuple[MemberKind, ...] = MEMBERS, limit: LatencyLimit | None = None
 ) -> StudentCheckpoint:
-    """Choose a student on labels only, and then one of the teachers, if it is better."""
+    """Choose a student on labels only, and then one of the teachers, if it is better; quick members are made first."""
     data, run = training.data.with_modalities((training.modality,)), training.run
-    alone, taught = (replace(run, run_dir=run.run_dir and run.run_dir / name) for name in ("labels", "taught"))
-    labels_only = replace(training, data=data, run=alone, teachers=(), recipe=None)
-    baseline = choose_student(labels_only, among=among, limit=limit)
-    if not training.teachers:
-        return baseline
-    return choose_student(replace(training, run=taught), baseline=baseline, among=among, limit=limit)
+    alone, taught = (replace(run, run_dir=run.run_dir and run.run_dir / name) for name in RACE)
+    lessons = []
+    if not training.teachers or can_learn_alone(data):
+        lessons.append(replace(training, data=data, run=alone, teachers=(), recipe=None))
+    if training.teachers:
+        lessons.append(_without_mixing(replace(training, run=taught)))
+    baseline = None
+    for lesson, quick in [(lesson, _fit_quick(lesson, among)) for lesson in lessons]:
+        baseline = _choose(lesson, quick, baseline=baseline, among=among, limit=limit)
+    assert baseline is not None
+    return baseline
+
+
+def can_learn_alone(data: TrainingData) -> bool:
+    """Return whether labels suffice without a teacher."""
+    train = data.train
+    return bool(train.labelled.any()) and not absent_labels(train.spec.task, train.labels[train.labelled])
 
 
 def _trial(name: str, checkpoint: StudentCheckpoint, valid: Windows) -> _Trial:

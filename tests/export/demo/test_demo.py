@@ -25,13 +25,15 @@ from mmkd_edge.errors import GateError, MmkdError, UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.commands.demo import ComparisonOptions, requested_comparison, run_demo, show_demo
 from mmkd_export.demo.chain import measure
+from mmkd_models.commands.distill import run_distill
+from mmkd_models.commands.train import run_train
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.dataset import shipped_dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.experiments.comparison import Comparison, FoldResult, compare
 from mmkd_models.experiments.summary import demo_document
-from mmkd_models.experiments.workers import Workers
+from mmkd_models.experiments.workers import Workers, torch_threads
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_report.pages.demo_answer import is_judged, leading_rival, recommendation, shipped_text
@@ -327,10 +329,6 @@ def check_words(stdout, document):
             "relation@last, relation@uniform, feature@hidden, feature@embedding, crd, logit+edam@last, "
             "logit+relation@last, logit+feature@hidden, logit+crd, logit+edam+crd@last, got 'none'; choose one of them"
         ),
-        "--student-members trees": (
-            "--student-members: expected transformer among those to choose from, got trees; add it, or do not choose "
-            "among them"
-        ),
         "--no-choose --max-latency-ms 1": ("--max-latency-ms limits what a choice may take; leave out --no-choose"),
         "--modality sound": "dataset 'line 3': modality 'sound' is not in it; choose one of acc, gyro",
         "--labelled-groups 7": (
@@ -343,6 +341,30 @@ def test_a_bad_option_is_refused_before_anything_is_trained(tiny, tmp_path, caps
     line = ["--dataset", str(tiny.path), "--out", str(tmp_path / "out"), *options.split()]
     assert said(MmkdError, run_demo, line) == message
     assert "step" not in capsys.readouterr().err
+
+
+def test_the_student_of_the_demo_is_what_the_commands_of_the_quick_start_make(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mmkd_models.training.closed_form._TREES", 20)
+    small = {"steps": 2, "teacher": "tiny", "members": "transformer", "student_members": "transformer,intervals,trees"}
+    asked = requested_comparison(tiny, ComparisonOptions(**small, modality=["acc"], labelled_groups=2))
+    comparison = Comparison(dataset=tiny, config=asked, out=tmp_path / "demo", rivals=())
+    with Workers(1) as workers:
+        compare(comparison, [0], workers)
+    same = f"{tiny.path} --steps 2 --fold 0 --labelled-groups 2"
+    for command, line in (
+        (run_train, f"teacher {same} --preset tiny --members transformer"),
+        (run_distill, f"teacher.ckpt {same} --modality acc --members transformer,intervals,trees"),
+    ):
+        with torch_threads(), pytest.raises(SystemExit, match="0"):
+            command(line.split())
+    made, expected = read_student(tmp_path / "student.ckpt"), read_student(comparison.student_path("acc", 0))
+    assert [(trial.name, trial.valid_score) for trial in made.facts.tried or ()] == [
+        (trial.name, trial.valid_score) for trial in expected.facts.tried or ()
+    ]
+    assert {name: tensor.tolist() for name, tensor in made.state.items()} == {
+        name: tensor.tolist() for name, tensor in expected.state.items()
+    }
 
 
 TEMP = ModalitySpec(name="temp", channels=("t",), rate_hz=1.0, samples=6, unit="degC", normalise="per_group")

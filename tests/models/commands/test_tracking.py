@@ -118,8 +118,8 @@ def test_a_resumed_training_goes_on_in_its_run_and_repeats_nothing(store, tmp_pa
 
 def test_a_distillation_is_a_run_with_its_recipe(store, dataset, teacher_checkpoint, tmp_path):
     teacher = write_random_teacher(tmp_path / "teacher.ckpt", teacher_checkpoint, dataset)
-    words = ["--modality", "acc", "--preset", "tiny", "--steps", 2, "--term", "logit", "--mlflow", "press"]
-    ended(run_distill, teacher, dataset.path, *words, "-o", tmp_path / "student.ckpt")
+    words = ["--modality", "acc", "--preset", "tiny", "--steps", 2, "--no-choose", "--term", "logit"]
+    ended(run_distill, teacher, dataset.path, *words, "--mlflow", "press", "-o", tmp_path / "student.ckpt")
     run = runs_of(store, "press")["student.ckpt"]
     assert [step for step, _ in points(store, run, "train/logit")] == [2]
     assert run.data.params["teacher_sha256"] == file_sha256(teacher)

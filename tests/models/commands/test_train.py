@@ -60,7 +60,7 @@ def teacher(machines, folder):
 @pytest.fixture(scope="module")
 def student(machines, folder, teacher):
     assert teacher.returncode == 0, teacher.stderr
-    options = ["--modality", "acc", "--steps", "6", "-o", "student.ckpt", "--json"]
+    options = ["--modality", "acc", "--steps", "6", "--no-choose", "-o", "student.ckpt", "--json"]
     return done(run_distill, "teacher.ckpt", machines.path, *options, cwd=folder)
 
 
@@ -104,7 +104,7 @@ def test_a_student_is_distilled_and_told_as_one_json_document(machines, folder, 
 def test_a_student_of_a_derived_sensor_is_taught_by_the_whole_recording_and_judged(machines, folder, teacher):
     assert teacher.returncode == 0, teacher.stderr
     text, name = "acc[y]@10Hz,8bit,-4..4", "acc__c1_10Hz_8bit_m4to4"
-    arguments = ("teacher.ckpt", machines.path, "--steps", "6", "-o", "cheap.ckpt", "--modality")
+    arguments = ("teacher.ckpt", machines.path, "--steps", "6", "--no-choose", "-o", "cheap.ckpt", "--modality")
     ended = done(run_distill, *arguments, text, cwd=folder)
     assert ended.returncode == 0, ended.stderr
     checkpoint = read_student(folder / "cheap.ckpt")
@@ -123,7 +123,18 @@ def test_a_student_of_a_derived_sensor_is_taught_by_the_whole_recording_and_judg
 
 
 def endless(dataset):
-    return ["student", dataset.path, "--modality", "gyro", "--steps", 1_000_000, "-o", "baseline.ckpt", "--force"]
+    return [
+        "student",
+        dataset.path,
+        "--modality",
+        "gyro",
+        "--steps",
+        1_000_000,
+        "--no-choose",
+        "-o",
+        "baseline.ckpt",
+        "--force",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +272,7 @@ def test_an_import_that_does_not_fit_is_one_line_and_leaves_nothing(press, tmp_p
 
 
 def trained(dataset, output, *options):
-    arguments = ["student", dataset.path, "--modality", "acc", "--steps", 2, "-o", output, *options]
+    arguments = ["student", dataset.path, "--modality", "acc", "--steps", 2, "--no-choose", "-o", output, *options]
     with pytest.raises(SystemExit) as ended:
         run_train([str(word) for word in arguments])
     assert ended.value.code in (0, None)

@@ -66,7 +66,7 @@ def folder(machines, tmp_path_factory):
 
 
 def baseline_of(call, dataset, *options):
-    small = ("--modality", "gyro", "--preset", "tiny", "--steps", 2)
+    small = ("--modality", "gyro", "--preset", "tiny", "--steps", 2, "--no-choose")
     return call("mmkd-train", "student", dataset.path, *small, *options)
 
 
@@ -123,7 +123,8 @@ def test_a_baseline_is_trained_by_its_options_and_the_export_named(call, machine
 
 
 def distilled(call, folder, dataset, *options):
-    return call("mmkd-distill", folder / "teacher.ckpt", dataset.path, "--modality", "acc", "--steps", 2, *options)
+    line = (folder / "teacher.ckpt", dataset.path, "--modality", "acc", "--steps", 2, "--no-choose")
+    return call("mmkd-distill", *line, *options)
 
 
 def test_the_printed_recipe_is_the_default_and_can_be_given_back(call, machines, folder, tmp_path):
@@ -184,7 +185,9 @@ def test_a_wrong_option_names_what_is_right_before_training(machines, capsys, li
 
 
 def test_a_student_of_convolutional_features_is_fitted_without_steps(call, machines, tmp_path):
-    ended = call("mmkd-train", "student", machines.path, "--modality", "acc", "--members", "convolutions")
+    ended = call(
+        "mmkd-train", "student", machines.path, "--modality", "acc", "--members", "convolutions", "--no-choose"
+    )
     student = read_student(tmp_path / "baseline.ckpt")
     assert student.config.members == ("convolutions",)
     assert ended.stdout.splitlines() == [
@@ -207,7 +210,7 @@ def test_a_teacher_of_another_sensor_teaches_its_outputs_and_not_its_attention(c
     small = ("--preset", "tiny", "--steps", 2, "--members", "transformer")
     call("mmkd-train", "teacher", machines.path, "--modality", "gyro", *small)
     assert [spec.name for spec in read_teacher(tmp_path / "teacher.ckpt").modalities] == ["gyro"]
-    arguments = [tmp_path / "teacher.ckpt", machines.path, "--modality", "acc", *small]
+    arguments = [tmp_path / "teacher.ckpt", machines.path, "--modality", "acc", *small, "--no-choose"]
     call("mmkd-distill", *arguments)
     assert read_student(tmp_path / "student.ckpt").modality.name == "acc"
     assert message_of("mmkd-distill", *arguments, "--term", "task", "--term", "edam", "--force") == (
@@ -223,17 +226,52 @@ def test_the_members_that_are_named_make_the_teacher(call, machines, tmp_path):
     assert [member.kind for member in made.members if not member.modality] == ["transformer", "trees"]
 
 
+def test_a_student_is_chosen_with_quick_members_first_and_what_is_left_is_said(call, machines, folder, tmp_path):
+    options = ("--modality", "gyro", "--steps", 2, "--members", "trees,transformer,intervals")
+    ended = call("mmkd-distill", folder / "teacher.ckpt", machines.path, *options)
+    number = r"-?\d+\.\d{3}"
+    members = [f"{member}, {whose}" for whose in ("labels only", "taught") for member in ("intervals", "trees")]
+    (*quick, last) = ended.stderr.splitlines()
+    for line, name in zip(quick, members, strict=True):
+        assert re.fullmatch(rf"gyro student: {name}: balanced_accuracy {number}, \d+ s", line)
+    assert re.fullmatch(rf"gyro student, taught: step 2/2 (\w+ {number} )+best valid {number}", last)
+    student = read_student(tmp_path / "student.ckpt")
+    assert [trial.name for trial in student.facts.tried or ()][:3] == ["transformer", "intervals", "trees"]
+    assert re.search(r"^shipped       .+ \(of transformer .+ labels only \d", ended.stdout, flags=re.MULTILINE)
+
+
+def test_members_without_steps_are_chosen_among_at_once(call, machines, folder, tmp_path):
+    options = ("--modality", "gyro", "--members", "trees,intervals")
+    ended = call("mmkd-distill", folder / "teacher.ckpt", machines.path, *options)
+    assert ": step" not in ended.stderr
+    tried = [trial.name for trial in read_student(tmp_path / "student.ckpt").facts.tried or ()]
+    assert (tried[:2], tried[-1]) == (["intervals", "trees"], "labels only")
+    call("mmkd-train", "student", machines.path, *options)
+    tried = [trial.name for trial in read_student(tmp_path / "baseline.ckpt").facts.tried or ()]
+    assert (tried[:2], "labels only" in tried) == (["intervals", "trees"], False)
+
+
+def test_a_class_without_labels_leaves_the_choice_to_what_the_teacher_taught(call, machines, folder, tmp_path):
+    path = tmp_path / "site"
+    shutil.copytree(machines.path, path)
+    labels = np.load(path / "train" / "labels.npy")
+    np.save(path / "train" / "labels.npy", np.where(labels == 2, -1, labels))
+    call("mmkd-distill", folder / "teacher.ckpt", path, "--modality", "gyro", "--members", "trees,intervals")
+    tried = [trial.name for trial in read_student(tmp_path / "student.ckpt").facts.tried or ()]
+    assert (tried[:2], "labels only" in tried) == (["intervals", "trees"], False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["--resume", "--force"])
 def test_the_student_that_validation_chose_is_chosen_again_by_the_same_command(
     call, machines, folder, tmp_path, option
 ):
     command = ("mmkd-distill", folder / "teacher.ckpt", machines.path, "--modality", "gyro", "--preset", "tiny")
-    call(*command, "--steps", 2, "--choose")
+    call(*command, "--steps", 2)
     first = (tmp_path / "student.ckpt").read_bytes()
     facts = read_student(tmp_path / "student.ckpt").facts
     assert [one.name for one in facts.tried or ()][-1] == "labels only"
-    call(*command, "--steps", 2, "--choose", option)
+    call(*command, "--steps", 2, option)
     assert (tmp_path / "student.ckpt").read_bytes() == first
 
 
@@ -251,9 +289,7 @@ def test_a_student_of_a_teacher_that_validates_below_labels_only_is_reported_wit
 
 
 REFUSED = {
-    "--choose --members trees": "--members: expected transformer among those to choose from, got trees; add it, or do"
-    " not choose among them",
-    "--max-latency-ms 1": "--max-latency-ms limits what --choose may take; add --choose",
+    "--no-choose --max-latency-ms 1": "--max-latency-ms limits what a choice may take; leave out --no-choose",
     "--members convolutions,trees --term logit": "--term cannot be combined with --members convolutions,trees, which"
     " learn the teachers' probabilities and the labels; leave it out, or add the member transformer",
     "--members convolutions --causal": "--causal: expected the member transformer alone, got convolutions, whose"

@@ -259,7 +259,10 @@ def test_outputs_relations_and_hidden_states_teach_a_causal_student():
 
 def test_the_command_distils_a_causal_student(tmp_path, dataset, teacher_checkpoint, capsys):
     teacher_file = write_random_teacher(tmp_path / "teacher.ckpt", teacher_checkpoint, dataset)
-    file, brief = tmp_path / "student.ckpt", ["--preset", "tiny", "--steps", "2", "--batch", "4", "--causal"]
+    file, brief = (
+        tmp_path / "student.ckpt",
+        ["--preset", "tiny", "--steps", "2", "--batch", "4", "--causal", "--no-choose"],
+    )
     with pytest.raises(SystemExit, match="0"):
         run_distill([str(teacher_file), str(dataset.path), "--modality", "acc", *brief, "-o", str(file)])
     last = capsys.readouterr().out.splitlines()[-1]
