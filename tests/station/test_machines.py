@@ -288,6 +288,19 @@ def test_what_is_no_node_says_why():
         assert said(UsageError, opcua_source, text + options, "", wanted("i=1")) == f"{text}{options}: {told}"
 
 
+def test_a_client_of_opc_ua_with_the_key_of_another_certificate_is_refused_at_the_start(tmp_path, monkeypatch):
+    pytest.importorskip("asyncua")
+    monkeypatch.chdir(tmp_path)
+    for name in ("client", "other"):
+        write_certificate(tmp_path, name)
+    text = "opcua://plc?policy=Basic256Sha256&ca=other.crt&cert=client.crt&key="
+    for key in ("other.key", "other.crt"):
+        assert said(UsageError, opcua_source, text + key, "", wanted("i=1")) == (
+            f"{text}{key}: key: {key}: expected the private key of cert=, PEM or DER without a password, got another; "
+            "name it"
+        )
+
+
 @contextlib.contextmanager
 def opcua_with(certificate):
     """An OPC UA server that encrypts, with a certificate and its key; gives its port."""

@@ -44,9 +44,25 @@ def _server(text: str, *, scheme: str, options: Sequence[str]) -> Endpoint:
         missing = [f"{name}=FILE" for name in ("ca", "cert", "key") if endpoint.file(name) is None]
         if missing:
             raise UsageError(f"{text}: policy {policy}: needs {' and '.join(missing)}; name what is missing")
-        for name in ("ca", "cert"):
-            _certificates(endpoint, name)
+        _certificates(endpoint, "ca")
+        _check_key(endpoint, _certificates(endpoint, "cert")[0])
     return endpoint
+
+
+def _check_key(endpoint: Endpoint, certificate: Any) -> None:
+    from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
+
+    path = endpoint.file("key")
+    assert path is not None
+    data = path.read_bytes()
+    load = load_pem_private_key if _PEM in data else load_der_private_key
+    try:
+        is_own = load(data, None).public_key() == certificate.public_key()
+    except (ValueError, TypeError):  # no key, or one with a password
+        is_own = False
+    if not is_own:
+        expected = "the private key of cert=, PEM or DER without a password"
+        raise UsageError(f"{endpoint.text}: key: {path}: expected {expected}, got another; name it")
 
 
 def _certificates(endpoint: Endpoint, name: str) -> Any:
