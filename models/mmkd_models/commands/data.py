@@ -99,7 +99,7 @@ def import_(
     ] = None,
     max_gb: Annotated[
         float | None,
-        Option("Maximum that a recipe may write; default 1 GiB, or 100 times its recordings if larger.", metavar="GB"),
+        Option("Maximum that a recipe may write; default 256 MiB, or 100 times its recordings.", metavar="GB"),
     ] = None,
     add_to: Annotated[
         Path | None,

@@ -226,14 +226,13 @@ def _pairs(windows: Windows, modality: ModalitySpec, compared: int) -> Iterator[
     for start, values in _blocks(windows, modality, None):
         prints = _prints(values, compared)[:, 1:]  # of every place but the beginning
         at = np.minimum(np.searchsorted(known, prints), len(known) - 1)
-        rows, places = np.nonzero((known[at] == prints) & (prints != 0))
-        candidates = np.zeros(len(values), dtype=np.int64)
+        is_other = owner[at] != start + np.arange(len(values))[:, None]
+        is_match = (known[at] == prints) & (prints != 0) & is_other
+        rows, places = np.nonzero(is_match & (np.cumsum(is_match, axis=1) <= _MAX_CANDIDATES))
         for row, before in zip(rows.tolist(), places.tolist(), strict=True):
             first, second = start + row, int(owner[at[row, before]])
-            if first != second and candidates[row] < _MAX_CANDIDATES:
-                candidates[row] += 1
-                if _is_shared(windows, modality, values[row], second, before + 1):
-                    yield first, second, before + 1
+            if _is_shared(windows, modality, values[row], second, before + 1):
+                yield first, second, before + 1
 
 
 def _blocks(windows: Windows, modality: ModalitySpec, samples: int | None) -> Iterator[tuple[int, Values]]:
@@ -271,6 +270,8 @@ def _is_shared(windows: Windows, modality: ModalitySpec, values: Values, second:
     if modality.kind == "video":  # frames are noisy: two equal ones are one
         return bool((shared != shared[:1]).any())
     few = shared[:_MAX_STEPS]  # shared audio has tens of thousands
+    if len({*np.nan_to_num(np.diff(few[: 2 * _MIN_DISTINCT, 0])).tolist()}) >= _MIN_DISTINCT:
+        return True
     steps = np.unique(np.nan_to_num(np.diff(few, axis=0)), axis=0)
     if steps.size < _MIN_DISTINCT and len(few) < len(shared):
         steps = np.unique(np.nan_to_num(np.diff(shared, axis=0)), axis=0)

@@ -21,7 +21,7 @@ from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing import window_labels
 from mmkd_models.data.importing.clock import SECOND_NS, UNITS, Interval, Times
 from mmkd_models.data.importing.grids import GridRecording, Grids, sample_count, sums_before
-from mmkd_models.data.importing.keys import WINDOW_FACTS_BYTES, refuse_more
+from mmkd_models.data.importing.keys import FACTS_RATIO, MAX_WRITTEN_BYTES, WINDOW_FACTS_BYTES, refuse_more
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe, LabelRule
 from mmkd_models.data.importing.source import ImportedSensor
 from mmkd_models.data.labels import find_strata
@@ -60,19 +60,26 @@ def build_dataset(
     spec.refuse("windows", [f"{modality.name!r}: {text}" for modality, texts in problems for text in texts if text])
     spec.refuse("'dataset.derived'", list(spec.derived_problems(facts.derived, modalities)))
     spec.refuse("'windows.length_s'", list(_sampling_problem(grids.sensors, rule.length_s)))
-    bytes_each, count = sum(map(spec.window_bytes, modalities)) + WINDOW_FACTS_BYTES, 0
+    _refuse_copies(recipe, modalities)
+    bytes_each, count = sum(map(spec.window_bytes, modalities)), 0
     cuts = list[Cut]()
     for recording in recordings:
         most = int(max(0.0, _latest_start_s(recording, modalities)) / rule.hop_s) + 2
         if rule.at == "intervals":
             most = len(recording.labels) + sum(map(len, recording.runs.values()))
-        refuse_more(
-            (count + most) * bytes_each,
-            grids.most_bytes,
-            where=recording.name,
-            what=f"windows every {rule.hop_s:g} s",
-            cure="lengthen 'windows.stride_s'",
-        )
+        total, facts_bytes = count + most, max(MAX_WRITTEN_BYTES, grids.most_bytes // FACTS_RATIO)
+        for size_bytes, most_bytes, use in (
+            (grids.size_bytes + total * bytes_each, grids.most_bytes, "to write"),
+            (total * WINDOW_FACTS_BYTES, facts_bytes, "in memory"),
+        ):
+            refuse_more(
+                size_bytes,
+                most_bytes,
+                where=recording.name,
+                what=f"windows every {rule.hop_s:g} s",
+                cure="lengthen 'windows.stride_s'",
+                use=use,
+            )
         cuts.append(cut(recording, grids, modalities, recipe))
         count += len(cuts[-1].starts_s)
     done = [part.recording for part in cuts]
@@ -115,6 +122,16 @@ def _sampling_problem(sensors: Sequence[ImportedSensor], length_s: float) -> Ite
             f"expected {_MIN_SAMPLES} samples or more in a window, got {fastest.rate_hz * length_s:.3g}:"
             f" {fastest.name} has {fastest.rate_hz:.3g} Hz by its times; lengthen it"
             + (f", or set time_unit = {finer!r} if its times are in {finer}" if finer else "")
+        )
+
+
+def _refuse_copies(recipe: ImportRecipe, modalities: Sequence[ModalitySpec]) -> None:
+    """Refuse a stride of less than a sample: windows would be copies."""
+    least_s = 1 / max(modality.rate_hz for modality in modalities)
+    if recipe.windows.at == "stride" and recipe.windows.hop_s < least_s * (1 - _HARDLY):
+        raise DatasetError(
+            f"'windows.stride_s': expected {least_s:.4g} s or more, a sample of the fastest sensor, got"
+            f" {recipe.windows.hop_s:g}; lengthen it"
         )
 
 

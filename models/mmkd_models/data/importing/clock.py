@@ -67,9 +67,14 @@ class Spool:
         self._times, self._values = (tempfile.TemporaryFile(dir=folder) for _ in range(2))  # noqa: SIM115
 
     @property
+    def row_bytes(self) -> int:
+        """Size of a sample and its time."""
+        return 8 + int(np.prod(self._shape)) * self._dtype.itemsize
+
+    @property
     def size_bytes(self) -> int:
         """Size of both files."""
-        return self.count * (8 + int(np.prod(self._shape)) * self._dtype.itemsize)
+        return self.count * self.row_bytes
 
     def append(self, times: Times, values: npt.NDArray[Any]) -> None:
         """Append samples (B, ...)."""

@@ -30,7 +30,7 @@ from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder, natural
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
 from mmkd_models.data.importing.source import ImportedSensor, SourceSamples, open_source
 from mmkd_models.data.importing.window_labels import read_intervals, read_table
-from mmkd_models.data.spec import refuse
+from mmkd_models.data.spec import refuse, window_bytes
 
 _RATE_TOLERANCE = 0.01  # of a declared rate
 _MIN_STEPS = 10  # to measure a rate
@@ -94,8 +94,18 @@ def import_recipe(
         cover = recipe.windows.cover
         progress.use((files.parts, cover, sensors), marks)
         work = _Work(files=files, sensors=sensors, intervals=intervals, marks=marks, most_bytes=most_bytes, tell=tell)
+        modalities = [sensor.modality(recipe.windows.length_s) for sensor in sensors if sensor.name != TARGET]
+        is_regular = recipe.windows.at == "stride"
+        per_s = sum(map(window_bytes, modalities)) / recipe.windows.hop_s if is_regular else 0.0
         with (
-            Grids(progress.folder, sensors, cover=cover, filled=progress.filled, most_bytes=most_bytes) as grids,
+            Grids(
+                progress.folder,
+                sensors,
+                cover=cover,
+                filled=progress.filled,
+                most_bytes=most_bytes,
+                window_bytes_per_s=per_s,
+            ) as grids,
             tempfile.TemporaryDirectory(prefix="windows.", dir=progress.folder) as scratch,
         ):
             dataset, recordings = build_dataset(

@@ -179,9 +179,10 @@ class Grids:
         *,
         cover: Literal["all", "any"],
         filled: Mapping[str, int] = {},
-        most_bytes: int | None = None,
+        most_bytes: int,
+        window_bytes_per_s: float,
     ) -> None:
-        self.sensors, self.most_bytes = sensors, most_bytes
+        self.sensors, self.most_bytes, self._window_bytes_per_s = sensors, most_bytes, window_bytes_per_s
         self._cover, self._folder = cover, folder
         self.filled = {sensor.name: filled.get(sensor.name, 0) for sensor in sensors}
         self._files: dict[str, BinaryIO] = {}
@@ -237,6 +238,14 @@ class Grids:
                 what=f"{seconds:g} s at {factor * sensor.rate_hz:g} Hz",
                 cure="correct the times or 'resample_hz'",
             )
+        more = sum(lengths[sensor.name] * _sample_bytes(sensor) for sensor in self.sensors)
+        refuse_more(
+            self.size_bytes + more + round(seconds * self._window_bytes_per_s),
+            self.most_bytes,
+            where=name,
+            what=f"samples and windows of {seconds:g} s",
+            cure="lengthen 'windows.stride_s'",
+        )
         for sensor in self.sensors:
             given, count = series.get(sensor.name, ()), lengths[sensor.name]
             for block in sensor_blocks(given, sensor, origin_ns=origin_ns, count=count):
@@ -258,6 +267,11 @@ class Grids:
             empty=empty,
             spans=spans,
         )
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the samples so far."""
+        return sum(self.filled[sensor.name] * _sample_bytes(sensor) for sensor in self.sensors)
 
     def secure(self) -> None:
         """Wait until everything added is on disk."""

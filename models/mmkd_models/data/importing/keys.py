@@ -25,12 +25,14 @@ MAX_OFFSET_S = 4e9  # correction of a clock: from 1970 to now, and as long again
 MAX_TIME_NS = 1 << 62  # distance from 1970: 146 years
 MAX_SCALE = 1e30
 MAX_THINNING = 1000  # samples of a sensor for one in the dataset, if they are filtered
-MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO = 256 << 20, 20  # of the arrays of a file: whatever its size, or times its size
-MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO = 1 << 30, 100  # by an import: whatever its recordings, or times their size
+MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO = 128 << 20, 20  # of the arrays of a file: whatever its size, or times its size
+MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO = 256 << 20, 100  # by an import: whatever its recordings, or times their size
 MAX_KEPT_BYTES = 256 << 20  # of a file of kept windows, and of their labels
+MAX_LABELS = 1000  # different ones in a recording
 MAX_LABEL_BYTES, MAX_LABEL_ITEMS = 64 << 20, 4 << 20  # of an export that a recipe reads
 MAX_LABELLED_BYTES = 1 << 30  # of the labelled ones in memory
-WINDOW_FACTS_BYTES = 256  # memory for time, label, group and split of one window
+WINDOW_FACTS_BYTES = 1024  # memory for time, label, group and split of one window
+FACTS_RATIO = 10  # bytes that an import may write, for one of memory for these facts
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]
 _NO_TEXT_CODECS = ("idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape")
@@ -148,10 +150,12 @@ def refuse_late(file: Path, count: int, rate_hz: float) -> None:
         )
 
 
-def refuse_more(planned_bytes: int, most_bytes: int | None, *, where: str, what: str, cure: str) -> None:
-    """Raise DatasetError if an import would write more than `most_bytes`; None is no limit."""
-    if most_bytes is not None and planned_bytes > most_bytes:
+def refuse_more(
+    planned_bytes: int, most_bytes: int, *, where: str, what: str, cure: str, use: str = "to write"
+) -> None:
+    """Raise DatasetError if an import would write more than `most_bytes`, or have another `use` of them."""
+    if planned_bytes > most_bytes:
         raise DatasetError(
-            f"{where}: expected at most {most_bytes / 1e9:.3g} GB to write, got {planned_bytes / 1e9:.3g} GB for"
+            f"{where}: expected at most {most_bytes / 1e9:.3g} GB {use}, got {planned_bytes / 1e9:.3g} GB for"
             f" {what}; {cure}, or allow more with --max-gb"
         )

@@ -233,6 +233,8 @@ class _Reading:
             )
         clock = TimeColumn(source, source.time)
         before = self._count
+        if reader.rows is not None:
+            self._refuse_rows(file.path, reader.rows(file.path, columns))
         self._files.append(file.path)
         self._is_new_file = not source.tag
         for block in reader.blocks(file.path, columns):
@@ -248,15 +250,20 @@ class _Reading:
             self._is_utc &= clock.is_utc if source.time else bool(source.start)
             self._add(block, file.name, times + round(source.offset_s * SECOND_NS))
             self._count += len(times)
-            refuse_more(
-                sum(spool.size_bytes for spool in self._spools),
-                self._most_bytes,
-                where=str(file.path),
-                what=f"its first {self._count:,} rows",
-                cure="look whether it was unpacked from few bytes",
-            )
+            self._refuse_rows(file.path, 0)
         if self._count == before:
             raise DatasetError(f"{file.path}: has no rows; remove the file, or write it again")
+
+    def _refuse_rows(self, file: Path, more: int) -> None:
+        """Refuse rows that were read, and `more` of a file, if their samples with times are too large."""
+        row_bytes = max(spool.row_bytes for spool in self._spools)  # a row of a tall table is of one tag
+        refuse_more(
+            sum(spool.size_bytes for spool in self._spools) + more * row_bytes,
+            self._most_bytes,
+            where=str(file),
+            what=f"its first {self._count + more:,} rows",
+            cure="look whether it was unpacked from few bytes",
+        )
 
     def _add(self, block: RowBlock, file: str, times: Times) -> None:
         source, columns = self._source, self._columns

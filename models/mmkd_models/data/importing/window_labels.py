@@ -20,7 +20,7 @@ from mmkd_models.data.files import AnyArray
 from mmkd_models.data.folds import deal_groups
 from mmkd_models.data.importing.clock import SECOND_NS, Interval, TimeColumn, Times
 from mmkd_models.data.importing.grids import GridRecording, Grids, sums_before
-from mmkd_models.data.importing.keys import MAX_LABEL_BYTES, MAX_LABEL_ITEMS
+from mmkd_models.data.importing.keys import MAX_LABEL_BYTES, MAX_LABEL_ITEMS, MAX_LABELS
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, csv_names
 from mmkd_models.data.importing.readers.table import RowBlock, require_columns, texts
@@ -81,6 +81,11 @@ def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interv
                 f"{interval.place}: expected a label of {', '.join(rule.classes)}, got {interval.value!r};"
                 " correct it with 'labels.rename', or add it to 'labels.classes' or 'labels.ignore'"
             )
+    if rule.task != "regression" and (count := len({interval.value for interval in intervals})) > MAX_LABELS:
+        raise DatasetError(
+            f"{recording.name}: expected at most {MAX_LABELS:,} different labels, got {count:,}; name another column,"
+            " or set labels.task = 'regression' if they are numbers"
+        )
     may_overlap = rule.task == "multi_label"
     ordered = sorted(
         intervals, key=lambda interval: (interval.value if may_overlap else "", interval.start_ns, interval.end_ns)
@@ -335,6 +340,13 @@ def covered_ns(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) 
     return covered
 
 
+def _touched(intervals: Sequence[Interval], starts_ns: Times, length_ns: int) -> Rows:
+    """Return the windows that share time with intervals; there may be many values, each of few windows."""
+    low = np.searchsorted(starts_ns, [interval.start_ns - length_ns for interval in intervals], side="right")
+    high = np.searchsorted(starts_ns, [interval.end_ns for interval in intervals], side="left")
+    return np.unique(np.concatenate([np.arange(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True)]))
+
+
 def majority(intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *, purity: float) -> Answers:
     """Return the value that covers at least this fraction, above one half, of each window, or empty text."""
     by_value: dict[str, list[Interval]] = {}
@@ -344,9 +356,10 @@ def majority(intervals: Sequence[Interval], starts_ns: Times, length_ns: int, *,
     # Times are rounded to the nanosecond, and so is what a window shares with an interval.
     least = max(1.0, purity * length_ns - 2 * (1 + len(intervals)))
     for value in sorted(by_value):
-        covered = covered_ns(by_value[value], starts_ns, length_ns)
-        values[(covered > most) & (covered >= least)] = value
-        most = np.maximum(most, covered)
+        rows = _touched(by_value[value], starts_ns, length_ns)
+        covered = covered_ns(by_value[value], starts_ns[rows], length_ns)
+        values[rows[(covered > most[rows]) & (covered >= least)]] = value
+        most[rows] = np.maximum(most[rows], covered)
     return values
 
 

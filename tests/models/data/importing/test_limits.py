@@ -18,7 +18,7 @@ LABELS = 'files = "{machine}/states.csv"'
 def test_the_limit_of_what_is_written_can_be_changed(plant, recipe):
     recipe(("length_s = 1.0", "length_s = 1.0\nstride_s = 0.1"))
     assert refusal(plant, most_bytes=10_000) == (
-        "M0/acc.csv: expected at most 1e-05 GB to write, got 3.09e-05 GB for windows every 0.1 s; lengthen"
+        "M1/acc.csv: expected at most 1e-05 GB to write, got 1.58e-05 GB for windows every 0.1 s; lengthen"
         " 'windows.stride_s', or allow more with --max-gb"
     )
     assert run(plant, most_bytes=200_000).recordings[5:]
@@ -163,7 +163,7 @@ NAME = (
     "expected a name of letters, digits and _ that starts with a letter and is none of labels, groups, folds, lengths,"
     " splits, times, starts, episodes; rename it"
 )
-WORTH = "expected at most 1.07 GB to write, got {}, or allow more with --max-gb"
+WORTH = "expected at most 0.268 GB to write, got {}, or allow more with --max-gb"
 YEARS = "DIR/M2/acc.csv:2: column 'time': expected a time within 146 years of 1970, got {}; correct it"
 POINTER = "got a Git LFS pointer in place of the file; run git lfs pull in its repository"
 NOT_UTF8 = "DIR/recipe.toml: expected TOML in UTF-8, got "
@@ -375,7 +375,7 @@ CASES = {
         "length_s = 1.0": "length_s = 1e3",
         "M0/acc.csv": rows([1e7 / 9 * number for number in range(10)]),
     },
-    "M0/acc.csv: " + WORTH.format("3.02 GB for windows every 1e-06 s; lengthen 'windows.stride_s'"): {
+    "'windows.stride_s': expected 0.1 s or more, a sample of the fastest sensor, got 1e-06; lengthen it": {
         "length_s = 1.0": "length_s = 1.0\nstride_s = 1e-6"
     },
     "DIR/M0/acc.csv: expected 'resample_hz' of 0.01 or more for 10 Hz, got 0.0001; raise it, or set resample ="

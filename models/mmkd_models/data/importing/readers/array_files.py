@@ -6,6 +6,7 @@ MATLAB's HDF5 files (v7.3) have reversed axes, and vectors as matrices of one ro
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _LARGEST_NUMBER = 8  # bytes
+_MAX_CELLS = 8_000_000  # of a sheet, 200 MB as its reader holds it
+_CELL = re.compile(rb"\br\s*=\s*[\"']([A-Z]{1,3})(\d{1,7})[\"']")
+_SHEET_BLOCK_BYTES, _LONGEST_CELL_BYTES = 1 << 22, 64
 
 _Column = tuple[int, Callable[[slice], Any]]
 """Number of rows, and a reader of some of them."""
@@ -45,6 +49,12 @@ def hdf5_blocks(file: Path, columns: Sequence[str]) -> Iterator[table.RowBlock]:
     """Yield columns of one length in blocks."""
     with _columns(file) as available:
         yield from column_blocks(file, available, columns)
+
+
+def hdf5_rows(file: Path, columns: Sequence[str]) -> int:
+    """Return the length of columns by the head of a file."""
+    with _columns(file) as available:
+        return max((available[name][0] for name in columns if name in available), default=0)
 
 
 def npz_columns(file: Path) -> dict[str, _Column]:
@@ -89,7 +99,7 @@ def _columns(file: Path) -> Iterator[dict[str, _Column]]:
             head = raw.read(1024)
         if _MAGIC in head:
             h5py = table.library("h5py", package="h5py", what="HDF5 files")
-            with h5py.File(file, "r") as content:
+            with h5py.File(file, "r", rdcc_nbytes=MAX_UNPACKED_BYTES) as content:
                 is_matlab = not head.startswith(_MAGIC)
                 yield _split(_datasets(file, h5py, content), is_reversed=is_matlab)
         else:
@@ -173,8 +183,40 @@ def _first_sheet(file: Path, options: dict[str, Any]) -> pl.DataFrame:
     import polars as pl
 
     table.library("fastexcel", package="fastexcel", what="Excel files")
+    _refuse_far_cells(file)
     with table.reading(file, "an Excel workbook", "open it in Excel and save it again, or as CSV"):
         return pl.read_excel(file, read_options=options, drop_empty_rows=False, drop_empty_cols=False)
+
+
+def _refuse_far_cells(file: Path) -> None:
+    """Refuse a workbook that its reader would unfold into far more cells than the file has bytes."""
+    if not zipfile.is_zipfile(file):
+        return
+    most = max(_MAX_CELLS, file.stat().st_size)
+    with table.reading(file, "an Excel workbook"), zipfile.ZipFile(file) as archive:
+        _refuse_unpacked(file, "the sheets", sum(member.file_size for member in archive.infolist()))
+        for name in (name for name in archive.namelist() if name.startswith("xl/worksheets/") and ".xml" in name):
+            rows, columns, rest = 1, 1, b""
+            with archive.open(name) as sheet:
+                while block := sheet.read(_SHEET_BLOCK_BYTES):
+                    cells = _CELL.findall(rest + block)
+                    rows = max([rows, *(int(row) for _, row in cells)])
+                    columns = max(
+                        [columns, *(_column_number(letters) for letters in {letters for letters, _ in cells})]
+                    )
+                    rest = block[-_LONGEST_CELL_BYTES:]
+            if rows * columns > most:
+                raise DatasetError(
+                    f"{file}: expected a sheet of at most {most:,} cells, got {rows:,} rows of {columns:,}; delete the"
+                    " cells far from the table, or save it as CSV"
+                )
+
+
+def _column_number(letters: bytes) -> int:
+    number = 0
+    for letter in letters:
+        number = 26 * number + letter - ord("A") + 1
+    return number
 
 
 def parquet_names(file: Path) -> tuple[str, ...]:
@@ -183,6 +225,14 @@ def parquet_names(file: Path) -> tuple[str, ...]:
 
     with table.reading(file, _WHAT):
         return tuple(pl.read_parquet_schema(file))
+
+
+def parquet_rows(file: Path, columns: Sequence[str]) -> int:
+    """Return the number of rows by a file's metadata."""
+    import polars as pl
+
+    with table.reading(file, _WHAT):
+        return int(pl.scan_parquet(file, glob=False).select(pl.len()).collect().item())
 
 
 def parquet_blocks(file: Path, columns: Sequence[str]) -> Iterator[table.RowBlock]:

@@ -17,7 +17,7 @@ from mmkd_edge.errors import first_line as error_line
 from mmkd_models.data.importing.keys import MAX_LINE_BYTES, TextTable
 from mmkd_models.data.importing.readers.table import RowBlock, refuse_columns, refuse_pointer
 
-_BLOCK_CHARACTERS = 1 << 23
+_BLOCK_CHARACTERS = 1 << 21
 _SEPARATORS = ",;\t|"
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 

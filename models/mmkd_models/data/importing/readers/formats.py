@@ -11,7 +11,7 @@ from mmkd_models.data.importing.keys import TextTable
 from mmkd_models.data.importing.readers import array_files as arrays
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, csv_names
 from mmkd_models.data.importing.readers.logger_files import mdf_blocks, mdf_names, tdms_blocks, tdms_names
-from mmkd_models.data.importing.readers.media_files import sound_blocks, sound_facts
+from mmkd_models.data.importing.readers.media_files import sound_blocks, sound_facts, sound_rows
 from mmkd_models.data.importing.readers.table import RowBlock, refuse_columns
 
 Format = Literal["csv", "excel", "parquet", "npz", "wav", "video", "tdms", "mdf4", "hdf5"]
@@ -32,25 +32,29 @@ WITH_RATE: tuple[Format, ...] = ("wav", "video")
 
 @dataclass(frozen=True)
 class Reader:
-    """Functions of one format, which raise DatasetError for other files; `rate_hz` reads the declared rate."""
+    """Functions of one format, which raise DatasetError for other files; `rate_hz` reads the declared rate.
+
+    `rows` returns from a file's head how many rows columns have; without it only reading them tells.
+    """
 
     names: Callable[[Path], tuple[str, ...]]
     blocks: Callable[[Path, Sequence[str]], Iterator[RowBlock]]
     rate_hz: Callable[[Path], float] | None = None
+    rows: Callable[[Path, Sequence[str]], int] | None = None
 
 
 # Text needs the recipe, and frames are no table.
 _READERS: dict[Format, Reader] = {
     "excel": Reader(arrays.excel_names, arrays.excel_blocks),
-    "parquet": Reader(arrays.parquet_names, arrays.parquet_blocks),
+    "parquet": Reader(arrays.parquet_names, arrays.parquet_blocks, rows=arrays.parquet_rows),
     "npz": Reader(
         lambda file: tuple(arrays.npz_columns(file)),
         lambda file, columns: arrays.column_blocks(file, arrays.npz_columns(file), columns),
     ),
-    "wav": Reader(lambda file: sound_facts(file)[0], sound_blocks, lambda file: sound_facts(file)[1]),
+    "wav": Reader(lambda file: sound_facts(file)[0], sound_blocks, lambda file: sound_facts(file)[1], sound_rows),
     "tdms": Reader(tdms_names, tdms_blocks),
     "mdf4": Reader(mdf_names, mdf_blocks),
-    "hdf5": Reader(arrays.hdf5_names, arrays.hdf5_blocks),
+    "hdf5": Reader(arrays.hdf5_names, arrays.hdf5_blocks, rows=arrays.hdf5_rows),
 }
 
 

@@ -36,6 +36,12 @@ def sound_facts(file: Path) -> tuple[tuple[str, ...], float]:
     return tuple(str(number + 1) for number in range(facts.channels)), float(facts.samplerate)
 
 
+def sound_rows(file: Path, columns: Sequence[str]) -> int:
+    """Return the samples of each channel by a sound file's head."""
+    with reading(file, "a sound file"):
+        return int(_soundfile().info(str(file)).frames)
+
+
 def sound_blocks(file: Path, columns: Sequence[str]) -> Iterator[RowBlock]:
     """Yield channels in blocks."""
     soundfile = _soundfile()
