@@ -1,6 +1,7 @@
 """Every broken rule of a dataset directory, with its whole message."""
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -33,6 +34,24 @@ def _update(path, key, values):
     for name in [name for name, value in values.items() if value is None]:
         del part[name]
     (path / "dataset.json").write_text(json.dumps(document))
+
+
+def test_links_are_followed_to_folders_and_regular_files_and_to_nothing_else(rig, tmp_path):
+    labels = rig.path / "train" / "labels.npy"
+    labels.rename(tmp_path / "labels.npy")
+    labels.symlink_to(tmp_path / "labels.npy")
+    (tmp_path / "link").symlink_to(rig.path)
+    assert open_dataset(tmp_path / "link").sha256 == open_dataset(rig.path).sha256 == rig.sha256
+    for place in (labels, rig.path / "dataset.json"):
+        for target in ("/dev/zero", place.name, "pipe"):  # endless, of itself, and waiting for a writer
+            place.unlink()
+            if target == "pipe":
+                os.mkfifo(place)
+            else:
+                place.symlink_to(target)
+            assert (place.name if place == labels else "got one without dataset.json") in _refusal(rig.path)
+        place.unlink()
+        place.symlink_to(tmp_path / "labels.npy")
 
 
 def test_a_path_without_a_dataset(tmp_path):
