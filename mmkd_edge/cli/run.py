@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import codecs
-import importlib
 import io
 import os
 import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 from mmkd_edge.bundle.files import is_path_error
 from mmkd_edge.cli.catalogue import COMMANDS
-from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE, loading, raise_interrupts
+from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE, raise_interrupts
 from mmkd_edge.cli.outputs import check_file
 from mmkd_edge.errors import UnavailableError, UsageError, check_system, os_reason, printable
 
@@ -55,13 +55,12 @@ def run_command(
             from mmkd_edge import __version__
 
             sys.stdout.write(f"{name} {__version__}\n")
-        elif only_help and "typer" in needs and not _can_import("typer"):
+        elif only_help and "typer" in needs and find_spec("typer") is None:
             cure = f"The options are read by typer, which this Python lacks; run: pip install 'mmkd-edge[{extra}]'"
             sys.stdout.write(f"Usage: {name} [OPTIONS] ...\n\n  {COMMANDS[name].about}\n\n  {cure}\n")
         else:
             check_system(name)
-            with loading(name):
-                require_modules(() if only_help else needs, by=name, extra=extra)
+            require_modules(() if only_help else needs, by=name, extra=extra)
             command(given)
         sys.stdout.flush()
     except (KeyboardInterrupt, SystemExit) as ended:
@@ -89,8 +88,11 @@ def shell_line(*words: object) -> str:
 
 
 def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
-    """Raise UnavailableError, which names the extra, if a module cannot be imported."""
-    missing = [module for module in needs if not _can_import(module)]
+    """Raise UnavailableError, which names the extra, if a module is missing; none is imported, which takes seconds."""
+    from mmkd_edge.backends.ort import silence_reports
+
+    silence_reports()  # some libraries import ONNX Runtime if installed
+    missing = [module for module in needs if find_spec(module) is None]
     if missing:
         raise UnavailableError(
             f"{by} needs {' and '.join(missing)}, which this Python lacks; run: pip install 'mmkd-edge[{extra}]'"
@@ -103,17 +105,6 @@ def check_page(page: Path, *, extra: str) -> None:
     check_file(page)
     if page.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{page}: expected a name that ends in .html; only such a file is overwritten")
-
-
-def _can_import(module: str) -> bool:
-    from mmkd_edge.backends.ort import silence_reports
-
-    silence_reports()  # some libraries import ONNX Runtime if installed
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return False
-    return True
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import typer
 
     from mmkd_models.data.dataset import Dataset
-    from mmkd_models.experiments.comparison import Comparison, ComparisonConfig
+    from mmkd_models.experiments.comparison import Comparison
     from mmkd_models.experiments.study import MeasureLatency
     from mmkd_models.experiments.variants import Variation
     from mmkd_report.schema.demo import DemoDocument
@@ -101,6 +101,9 @@ def sensors(
         context.with_resource(lock_output(out, is_folder=True))
         _normal_sensors(data, out, as_json=as_json)
         return
+    where = choice(executor, get_args(Executor), option="--executor")
+    request = _VariantsRequest(tuple(vary or ()), full_grid, pairs, tuple(healthy or ()), tuple(cost or ()), compared)
+    named = _named_variants(dataset, request) if vary or full_grid or healthy else None  # before torch is imported
     from mmkd_export.targets.native import latency_limit
     from mmkd_models.commands.study import latency_meter
     from mmkd_models.experiments.comparison import Comparison
@@ -109,15 +112,12 @@ def sensors(
     from mmkd_models.experiments.variants import reported_measure
     from mmkd_models.experiments.workers import torch_threads
 
-    where = choice(executor, get_args(Executor), option="--executor")
     out = out.resolve() if where == "ray" else out  # Ray tasks have their own working directory
     meter = latency_meter(duration_s, energy=bool(vary)) if latency else None
     count, limit = workers or default_workers(), latency_limit(compared.max_latency_ms)
-    if vary or full_grid or healthy:
-        request = _VariantsRequest(
-            tuple(vary or ()), full_grid, pairs, tuple(healthy or ()), tuple(cost or ()), compared
-        )
-        config, variations = _variants_config(dataset, request)
+    if named is not None:
+        sensors, variations = named
+        config = requested_comparison(dataset, replace(compared, modality=sensors))
         comparison = Comparison(dataset=dataset, config=config, out=out, rivals=(), limit=limit)
         prices = _prices(request.cost, dataset)
         context.with_resource(lock_output(out, is_folder=True))
@@ -171,7 +171,8 @@ class _VariantsRequest(NamedTuple):
     compared: ComparisonOptions
 
 
-def _variants_config(dataset: Dataset, request: _VariantsRequest) -> tuple[ComparisonConfig, list[Variation]]:
+def _named_variants(dataset: Dataset, request: _VariantsRequest) -> tuple[list[str], list[Variation]]:
+    """Return the sensors that --vary names, and what varies."""
     from mmkd_models.experiments.variants import parse_variations
 
     for option, is_given, why in (
@@ -196,8 +197,7 @@ def _variants_config(dataset: Dataset, request: _VariantsRequest) -> tuple[Compa
         every = [variation.variant(parts).name for parts in variation.grid()]  # refuses what cannot be combined
         single = [variation.variant(parts).name for parts in variation.singles()]
         names += [variation.sensor.name, *(every if request.full_grid else single)]
-    wanted = replace(request.compared, modality=list(dict.fromkeys(names)))
-    return requested_comparison(dataset, wanted), variations
+    return list(dict.fromkeys(names)), variations
 
 
 def _prices(given: Sequence[str], dataset: Dataset) -> dict[str, tuple[float, str]]:

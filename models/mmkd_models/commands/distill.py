@@ -22,6 +22,7 @@ with loading("mmkd-distill"):
         Output,
         StudentOptions,
         TrainingOptions,
+        check_checkpoints,
         new_run,
         training_data,
     )
@@ -87,10 +88,6 @@ def distill(
     json: Json = False,
 ) -> None:
     """Distil one or more teachers into a student of one sensor; windows without labels (-1) teach too."""
-    from mmkd_models.distillation.recipe import chosen_recipe, default_recipe
-    from mmkd_models.training.checkpoint import read_teacher_file
-    from mmkd_models.training.inputs import StudentTraining, check_compatible, check_same_fold
-
     config = wanted.config()
     if "transformer" not in config.members and (recipe_file or term):
         raise UsageError(
@@ -100,6 +97,13 @@ def distill(
     hold_output(context, output, teachers=teacher, replace=options.force or options.resume)
     training = training_data(data, options, modalities=None)
     modality = training.train.spec.modality(modality).name
+    clock_error_s = wanted.clock_error
+    run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows, clock_error_s=clock_error_s)
+    check_checkpoints(teacher)
+    with loading("mmkd-distill"):  # torch takes seconds: what is wrong above is refused before
+        from mmkd_models.distillation.recipe import chosen_recipe, default_recipe
+        from mmkd_models.training.checkpoint import read_teacher_file
+        from mmkd_models.training.inputs import StudentTraining, check_compatible, check_same_fold
     recipe = chosen_recipe(default_recipe(training.train.spec.task), file=recipe_file, terms=term or ())
     teachers = [read_teacher_file(path) for path in teacher]
     for file in teachers:
@@ -108,7 +112,5 @@ def distill(
         facts = file.checkpoint.facts
         check_same_fold(f"teacher {path}", facts, dataset_sha256=training.sha256, fold=options.fold)
     training = training.for_pair([spec.name for file in teachers for spec in file.checkpoint.modalities], modality)
-    clock_error_s = wanted.clock_error
-    run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows, clock_error_s=clock_error_s)
     made = StudentTraining(training, modality, config, run, teachers, recipe)
     train_and_report(output, made, wanted, options, title=f"{modality} student", json=json)

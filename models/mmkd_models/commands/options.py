@@ -135,6 +135,13 @@ class StudentOptions:
         return student_config(preset_named(self.preset, option="--preset"), causal=self.causal, members=members)
 
 
+def check_checkpoints(paths: Sequence[Path]) -> None:
+    """Raise OSError for a file that cannot be read, before anything is imported to read it."""
+    for path in paths:
+        with path.open("rb"):
+            pass
+
+
 def refuse_without_effect(context: typer.Context, allowed: Sequence[str], what: str) -> None:
     """Raise UsageError for an option of the line that is not `allowed`."""
     for parameter in context.command.params:

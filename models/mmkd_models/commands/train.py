@@ -94,19 +94,19 @@ def teacher(
     json: Json = False,
 ) -> None:
     """Train a teacher on all modalities of a dataset, or on the named ones: a committee of several members."""
-    from mmkd_models.training.checkpoint import read_teacher_file
-    from mmkd_models.training.committee import default_members, members_named, train_committee
-    from mmkd_models.training.inputs import check_start
-
     size = teacher_config(preset_named(preset, option="--preset"))
     hold_output(context, output, teachers=[start] if start else [], replace=options.force or options.resume)
     training = training_data(data, options, modalities=modality)
+    run = new_run(output, training, options, TEACHER_TRAIN)
+    with loading("mmkd-train"):  # torch takes seconds: what is wrong above is refused before
+        from mmkd_models.training.checkpoint import read_teacher_file
+        from mmkd_models.training.committee import default_members, members_named, train_committee
+        from mmkd_models.training.inputs import check_start
     old = None if start is None else read_teacher_file(start)
     if old is not None:
         check_start(old.checkpoint, size, training.train)
     specs = training.train.spec.modalities
     chosen = default_members(specs) if members is None else members_named(members.split(","), specs)
-    run = new_run(output, training, options, TEACHER_TRAIN)
     following = shell_line("mmkd-distill", output, data, "--modality", specs[0].name, "-o", "student.ckpt")
     with training_tracked(output, options) as tracker:
         trained = train_committee(
@@ -161,6 +161,8 @@ def student(
         return
     if faults is not None:
         raise UsageError("--faults: expected a dataset of normal running beside it, got labels; leave it out")
+    with loading("mmkd-train"):
+        import mmkd_models.training.students  # noqa: F401 - with torch, which takes seconds
     made = StudentTraining(training, modality, config, run)
     train_and_report(output, made, wanted, options, title=f"{modality} baseline", json=json)
 

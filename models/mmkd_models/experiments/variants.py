@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import mean
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -15,11 +16,13 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.spec import DatasetSpec, window_bytes
 from mmkd_models.evaluation import gains
-from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.experiments.comparison import Comparison, FoldResult
 from mmkd_models.metrics.scores import gain_metric, measure_named
 from mmkd_report.schema.figures import Interval, Measure
 from mmkd_report.schema.variants import VariantRow
+
+if TYPE_CHECKING:  # what --vary names is read without torch
+    from mmkd_models.evaluation.outcome import TestedNetwork
+    from mmkd_models.experiments.comparison import Comparison, FoldResult
 
 FACTORS = {
     "channels": "[{}]",

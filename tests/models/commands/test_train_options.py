@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,6 +158,43 @@ def test_a_recipe_that_is_none_says_where(machines, folder, tmp_path):
         f"{path}: expected a recipe, Object missing required field `end` - at `$.terms[0].weight`; --print-recipe "
         "prints one to start from"
     )
+
+
+EARLY = """
+import sys
+from importlib import import_module
+name, *sys.argv = sys.argv[1:]
+module = import_module(name)
+sys.modules["torch"] = None  # whatever imports it fails
+from importlib import util
+real = util.find_spec
+import mmkd_edge.cli.run as run
+run.find_spec = lambda module: real("json") if module == "torch" else real(module)  # it is installed
+module.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    {
+        "train teacher nowhere": "nowhere: expected a dataset directory",
+        "train student DATA --modality sound": "modality 'sound' is not in it",
+        "train student DATA --modality acc --preset huge": "--preset: expected one of",
+        "train teacher DATA --metric f1": "--metric: expected one of",
+        "distill DATA/dataset.json DATA --modality sound": "modality 'sound' is not in it",
+        "distill none.ckpt DATA --modality acc": "none.ckpt: ",
+        "distill DATA/dataset.json DATA --modality acc --members tree": "--members: expected one of",
+        "distill DATA/dataset.json DATA --modality acc --fold 9": "fold",
+        "evaluate --sensors DATA --vary acc@10Hz": "--vary acc@10Hz: expected SENSOR:FACTOR=VALUE",
+        "evaluate --sensors DATA --vary acc:rate=10 --healthy none": "--healthy none: expected one of the classes",
+    }.items(),
+)
+def test_what_is_wrong_is_refused_before_torch_is_imported(machines, tmp_path, line, message):
+    command, *words = line.replace("DATA", str(machines.path)).split()
+    program = [sys.executable, "-c", EARLY, f"mmkd_models.commands.{command}", f"mmkd-{command}", *words]
+    ended = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, message in ended.stderr) == (2, True), ended.stderr
+    assert "torch" not in ended.stderr
 
 
 _UNKNOWN = "dataset 'machines': modality 'sound' is not in it; choose one of acc, gyro"
