@@ -59,7 +59,7 @@ class Tracker:
         self._state = _State(experiment or "")
         if self._client and resume and (folder / RUN_FILE).exists():
             stored = msgspec.json.decode((folder / RUN_FILE).read_bytes(), type=_State)
-            if (stored.experiment, stored.checkpoint_sha256) == (experiment, "" if of is None else _sha256(of)):
+            if stored.experiment == experiment and (of is None or stored.checkpoint_sha256 == _sha256(of)):
                 self._state = stored
         if not self.begin(title):
             self.add("update_run", status="RUNNING")

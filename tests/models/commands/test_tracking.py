@@ -24,7 +24,7 @@ from mmkd_models.commands.study import run_study
 from mmkd_models.commands.tracking import RUN_FILE, tracked
 from mmkd_models.commands.train import run_train
 from mmkd_models.train_config import Validation
-from mmkd_models.training.checkpoint import file_sha256
+from mmkd_models.training.checkpoint import file_sha256, write_student
 from tests.models.judging_rig import write_random_teacher
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -72,7 +72,7 @@ def test_what_no_server_took_is_sent_by_the_export_and_the_model_answers_as_its_
     checkpoint, bundle, page = (tmp_path / f"acc.{suffix}" for suffix in ("ckpt", "edge", "html"))
     own = os.environ["MLFLOW_TRACKING_URI"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
-    training = ("student", machines.path, "--modality", "acc", "--preset", "tiny", "--steps", 6)
+    training = ("student", machines.path, "--modality", "acc", "--no-choose", "--steps", 6)
     said = ended(run_train, *training, "-o", checkpoint, "--mlflow", "press").splitlines()
     assert [line[:24] for line in said if line.startswith("--mlflow: API")] == ["--mlflow: API request to"]
     assert f"calls wait in {tmp_path}/acc.ckpt.run/mlflow.json; the next command sends them" in said[-1]
@@ -114,6 +114,26 @@ def test_a_resumed_training_goes_on_in_its_run_and_repeats_nothing(store, tmp_pa
         raise UsageError("--steps: lower them")
     failed = runs_of(store, "press")["b.ckpt"]
     assert (failed.info.status, failed.data.tags["error"]) == ("FAILED", "--steps: lower them")
+
+
+def test_a_finished_training_that_is_resumed_goes_on_in_its_run_and_sends_what_waits(
+    store, student_checkpoint, tmp_path, monkeypatch
+):
+    own, path = os.environ["MLFLOW_TRACKING_URI"], tmp_path / "a.ckpt"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
+    write_student(path, student_checkpoint)
+    with tracked("press", tmp_path, title="a.ckpt") as first:
+        first.record_curve(CURVE[:1])
+        first.record_checkpoint(path, student_checkpoint.facts, student_checkpoint.config)
+    assert json.loads((tmp_path / RUN_FILE).read_text())["waiting"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", own)
+    for _ in range(2):
+        with tracked("press", tmp_path, title="a.ckpt", resume=True) as again:
+            again.record_curve(CURVE)
+    (run,) = store.search_runs([store.get_experiment_by_name("press").experiment_id])
+    assert points(store, run, "valid/score") == [(2, 0.2), (4, 0.4), (6, 0.6)]
+    assert files(store, run) == {"a.ckpt"}
+    assert json.loads((tmp_path / RUN_FILE).read_text())["waiting"] == []
 
 
 def test_a_distillation_is_a_run_with_its_recipe(store, dataset, teacher_checkpoint, tmp_path):
