@@ -316,7 +316,7 @@ def test_the_device_part_runs_with_every_python(version, wheel, tmp_path):
     install_and_verify(programs, example_bundle(), tmp_path / "state", home)
 
 
-HEAVY = ("train", "export", "litert-export", "rivals", "ray", "dev", "trt-rtx")
+HEAVY = ("workstation", "train", "export", "litert-export", "rivals", "ray", "dev", "trt-rtx")
 """Extras that bring gigabytes: only what they would bring is asked for."""
 
 IMPORTS = {
@@ -345,6 +345,13 @@ def test_every_extra_is_tried():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     section = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     assert sorted(re.findall(r"^([a-z-]+) = \[", section, flags=re.MULTILINE)) == sorted((*HEAVY, *IMPORTS))
+
+
+def test_the_quick_start_installs_one_extra_with_all_that_a_workstation_needs():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (needs,) = re.findall(r'^workstation = \["mmkd-edge\[([a-z,]+)\]"\]$', text, flags=re.MULTILINE)
+    assert needs.split(",") == ["bench", "export", "import", "monitor", "rivals"]
+    assert "pip install -e '.[workstation]'" in (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
 
 
 def installed_into(folder, requirement):

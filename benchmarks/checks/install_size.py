@@ -1,4 +1,4 @@
-"""What the runtime puts on a disk, beside the engine alone: packages, size, and time to import.
+"""What an installation puts on a disk, beside the engine alone: packages, size, time to install and to import.
 
     python benchmarks/checks/install_size.py
     python benchmarks/checks/install_size.py --extra ort --extra openvino --extra litert --repeats 0
@@ -47,14 +47,15 @@ def main() -> None:
         rows += [
             (f"mmkd-edge[{extra}]", f"{wheel}[{extra}]", "mmkd_edge.predictor") for extra in options.extra or ["ort"]
         ]
-        print(head("installed", "packages", "MB", "of it mmkd_*, MB", "import, ms"))
+        print(head("installed", "packages", "MB", "of it mmkd_*, MB", "install, s", "import, ms"))
         for number, (name, requirement, module) in enumerate(rows):
             target = Path(folder) / str(number)
+            begun_s = time.monotonic()
             pip("install", "--target", target, "--no-compile", "--no-warn-conflicts", requirement)
-            found = weigh(target)
+            install_s, found = time.monotonic() - begun_s, weigh(target)
             import_ms = f"{import_time_ms(target, module, options.repeats):.0f}" if options.repeats else "-"
             size, own = found.size_bytes / _MEGABYTE, found.own_bytes / _MEGABYTE
-            print(row(name, len(found.packages), f"{size:.1f}", f"{own:.1f}", import_ms))
+            print(row(name, len(found.packages), f"{size:.1f}", f"{own:.1f}", f"{install_s:.0f}", import_ms))
             print(f"{name}: {', '.join(found.packages)}", file=sys.stderr)
 
 
