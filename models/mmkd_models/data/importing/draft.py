@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +20,7 @@ import numpy as np
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data.importing.clock import SECOND_NS, SampleSeries, TimeColumn, clock_facts, commonest_hz
 from mmkd_models.data.importing.keys import TextTable, list_keys, toml_lines
-from mmkd_models.data.importing.patterns import natural_key
+from mmkd_models.data.importing.patterns import match_path, natural_key
 from mmkd_models.data.importing.readers.csv_file import detect_encoding, find_undecodable, guess_delimiter, is_decodable
 from mmkd_models.data.importing.readers.formats import WITH_RATE, Format, choose_reader, suffixes
 from mmkd_models.data.importing.readers.media_files import video_facts
@@ -36,6 +39,7 @@ _FORMATS = ("%d.%m.%Y %H:%M:%S%.f", "%d.%m.%Y %H:%M", "%m/%d/%Y %H:%M:%S%.f")  #
 _CLOCK_ERROR = 1e-3
 _USUAL_SIDE = 96  # pixels of a frame's longer side for device networks
 _FEW = 20  # largest number of different texts in a column of labels or groups
+_MAX_CHOICES = 6  # of groups, in a question
 _MIN_GROUPS = 3  # train, valid and test
 _WINDOW_S, _WINDOW_SAMPLES = 2.0, 32  # whichever is longer
 
@@ -91,6 +95,7 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
         damaged = [text.partition("? ")[2] for text in asked if _DAMAGED in text]
         cure = damaged[0] if damaged else "name the folder that has them"
         raise UsageError(f"{folder}: expected logs with columns of numbers, found none; {cure}")
+    sources, excluded = _join_single_files(sources, labels, folder, above, asked)
     lines, names = list[str](), list[str]()
     for look in sources:
         name = _sensor_name(look.pattern.removeprefix(above))
@@ -109,14 +114,19 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
     length_s = max(_WINDOW_S, _WINDOW_SAMPLES / min((look.rate_hz or math.inf) for look in sources))
     windows: _Keys = {"length_s": (float(f"{length_s:.2g}"), ""), "stride_s": (float(f"{length_s / 2:.2g}"), "")}
     lines += ["", "[windows]", *toml_lines(windows)]
-    group_keys, group_question = _group_keys(
-        max(sources, key=lambda look: len(look.files)), shared, keys.get("column", ("", ""))[0]
-    )
+    largest = max(sources, key=lambda look: len(look.files))
+    group_keys, group_question = _group_keys(largest, shared, keys.get("column", ("", ""))[0])
+    if not group_keys and len(sources) > 1 and len(largest.files) > 1:
+        patterns = " and ".join(look.pattern for look in sources)
+        group_question = (
+            f"split: {patterns} share no part, so that all files are one recording: which part is the same?"
+        )
     lines += ["", "[split]", *toml_lines(group_keys)] if group_keys else []
     questions = [f"{', '.join(names)}: {text}" for text, names in asked.items()]
     questions += [question, "length_s: is a window long enough to show the difference between classes?", group_question]
     head = "# Drafted by mmkd-data recipe; docs/your-own-data.md lists every key. Please decide:"
-    return "\n".join([head, *(f"# - {text}" for text in questions if text), "version = 1", *lines]) + "\n"
+    top = ["version = 1", *([f"exclude = {json.dumps(excluded, ensure_ascii=False)}"] if excluded else [])]
+    return "\n".join([head, *(f"# - {text}" for text in questions if text), *top, *lines]) + "\n"
 
 
 def _look_at_files(folder: Path, asked: dict[str, list[str]]) -> list[FirstLook]:
@@ -135,6 +145,36 @@ def _look_at_files(folder: Path, asked: dict[str, list[str]]) -> list[FirstLook]
             if len(group) == len(files):
                 raise UsageError(str(error)) from error
     return looks
+
+
+def _join_single_files(
+    sources: Sequence[FirstLook], labels: Sequence[FirstLook], folder: Path, above: str, asked: dict[str, list[str]]
+) -> tuple[list[FirstLook], list[str]]:
+    """Return sources without single files among sources of several recordings, and the files to exclude."""
+    kept = [look for look in sources if look.parts] or list(sources)
+    excluded = list[str]()
+    for single in (look for look in sources if look not in kept):
+        matches = [match_path(look.pattern, single.pattern) or {} for look in kept]
+        number = next((number for number, its_parts in enumerate(matches) if its_parts), 0)
+        parts = matches[number]
+        look = kept[number]
+        if parts and single.names == look.names:
+            values = {name: (*look.parts[name], value) for name, value in parts.items()}
+            kept[number] = replace(look, parts=values, files=(*look.files, *single.files))
+            value = " and ".join(f"{name} {value!r}" for name, value in parts.items())
+            asked.setdefault(f"is taken as {value} of {look.pattern}, is that right", []).append(single.pattern)
+            continue
+        columns = f"{', '.join(single.names)} in place of {', '.join(look.names)}"
+        why = f"It has other columns than {look.pattern}: {columns}"
+        if not parts:
+            why = f"It is one file, and {look.pattern} has one for each recording"
+        asked.setdefault(f"is left out, is that right? {why}", []).append(single.pattern)
+        for other in labels if parts else ():
+            rows = zip(*(other.parts.get(name, ("",) * len(other.files)) for name in parts), strict=True)
+            alike = [file for file, row in zip(other.files, rows, strict=True) if row == tuple(parts.values())]
+            excluded += [f"{above}{file.relative_to(folder).as_posix()}" for file in alike]
+        excluded += [single.pattern] if parts else []
+    return kept, excluded
 
 
 def _ask_about_twins(
@@ -426,11 +466,33 @@ def _table_match(look: FirstLook, looks: Sequence[FirstLook], folder: Path, abov
 
 
 def _group_keys(look: FirstLook, parts: Sequence[str], label: str) -> tuple[_Keys, str]:
-    counts = {part: len(set(look.parts[part])) for part in parts}
-    counts |= {} if parts else {name: number for name, number in look.texts.items() if name != label}
-    if not counts:
-        return {}, "split: no part of the path differs between recordings, so each is split by time: is it one machine?"
-    part = next((part for part, number in counts.items() if number >= _MIN_GROUPS), "")
-    choices = " or ".join(f"{part!r} ({number} values)" for part, number in counts.items())
-    question = f"split: which part must be whole in one split, such as a machine or a person: {choices}?"
-    return {"group": (part or (list(counts) if len(counts) > 1 else next(iter(counts))), "")}, question
+    if not parts:
+        columns = {name: number for name, number in look.texts.items() if name != label}
+        if not columns:
+            alone = (
+                "split: no part of the path differs between recordings, so each is split by time: is it one machine?"
+            )
+            return {}, alone
+        counts: dict[tuple[str, ...], int] = {(name,): number for name, number in columns.items()}
+        choices = [f"{name!r} ({number} values)" for name, number in columns.items()]
+    else:
+        sizes = dict[tuple[str, ...], list[int]]()
+        for names in (names for size in range(1, 4) for names in itertools.combinations(parts, size)):
+            groups = Counter(zip(*(look.parts[name] for name in names), strict=True))
+            if len(groups) > max((len(sizes[some]) for some in sizes if {*some} < {*names}), default=0):
+                sizes[names] = sorted(groups.values())
+        counts = {names: len(numbers) for names, numbers in sizes.items()}
+        choices = [_describe_groups(names, numbers) for names, numbers in itertools.islice(sizes.items(), _MAX_CHOICES)]
+    group = next(
+        (names for names, number in counts.items() if number >= _MIN_GROUPS), tuple(parts) or next(iter(counts))
+    )
+    text = " or ".join([*([", ".join(choices[:-1])] if choices[:-1] else []), choices[-1]])
+    question = f"split: which part must be whole in one split, such as a machine or a person: {text}?"
+    return {"group": (group[0] if len(group) == 1 else list(group), "")}, question
+
+
+def _describe_groups(names: Sequence[str], sizes: Sequence[int]) -> str:
+    """Return `'line' (4 groups of 3 to 4 recordings)`; sizes ascend."""
+    each = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
+    choice = repr(names[0]) if len(names) == 1 else json.dumps(list(names), ensure_ascii=False)
+    return f"{choice} ({len(sizes)} groups of {each} recording{'' if sizes[-1] == 1 else 's'})"

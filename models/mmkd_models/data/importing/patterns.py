@@ -165,6 +165,18 @@ def natural_key(text: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text) if part]
 
 
+def match_path(pattern: str, name: str) -> Mapping[str, str] | None:
+    """Return the parts of a path, or None; no pattern with `**`."""
+    parts: Mapping[str, str] = {}
+    segments, folders = pattern.split("/"), name.split("/")
+    for segment, folder in zip(segments, folders, strict=False):
+        matched = match_segment(segment, folder, parts)
+        if matched is None or len(segments) != len(folders):
+            return None
+        parts = {**parts, **matched}
+    return parts
+
+
 def match_segment(segment: str, text: str, known: Mapping[str, str]) -> Mapping[str, str] | None:
     """Return the parts of a folder's or file's name, or None.
 

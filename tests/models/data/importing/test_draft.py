@@ -84,7 +84,10 @@ def test_a_draft_of_elapsed_seconds_in_two_folders_joins_runs_by_number_and_take
         "# Drafted by mmkd-data recipe; docs/your-own-data.md lists every key. Please decide:",
         "# - process, vibration: times in 'time' count from a start: is their unit 's'?",
         "# - length_s: is a window long enough to show the difference between classes?",
-        "# - split: which part must be whole in one split, such as a machine or a person: 'run' (16 values)?",
+        (
+            "# - split: which part must be whole in one split, such as a machine or a person: 'run' (16 groups of"
+            " 1 recording)?"
+        ),
         "version = 1",
         "",
         "[[source]]",
@@ -128,8 +131,8 @@ def test_a_draft_takes_flags_as_labels_and_never_as_channels(tmp_path):
         "# - labels: which are they, column = 'anomaly' or column = 'changepoint'?",
         "# - length_s: is a window long enough to show the difference between classes?",
         (
-            "# - split: which part must be whole in one split, such as a machine or a person: 'line' (4 values) or"
-            " 'file' (4 values)?"
+            "# - split: which part must be whole in one split, such as a machine or a person: 'line' (4 groups of"
+            ' 4 recordings), \'file\' (4 groups of 4 recordings) or ["line", "file"] (16 groups of 1 recording)?'
         ),
     ]
     assert 'channels = ["vibration", "current", "pressure", "flow"]' in lines
@@ -189,6 +192,68 @@ def test_a_draft_does_not_misread_a_header_above_text_in_another_encoding_and_as
     write_csv(tmp_path / "a.csv", "time,x", *(f"{20 * k},{k / 7:.3f}" for k in range(9)))
     asked = "# - a: times in 'time' count from a start: is their unit 's' (0.05 Hz) or 'ms' (50 Hz)?"
     assert asked in draft_recipe(tmp_path)
+
+
+def write_machines(folder, *names, head="time,x"):
+    for number, name in enumerate(names):
+        rows = np.random.default_rng(number).normal(size=200)
+        write_csv(folder / name, head, *(f"{k / 10:.1f},{x:.4f}" for k, x in enumerate(rows)))
+
+
+def questions(text):
+    return [line for line in text.splitlines() if line.startswith("# - ") and "length_s" not in line]
+
+
+def test_a_draft_offers_parts_and_combinations_with_their_recordings(tmp_path):
+    names = [f"site{site}/m{machine}/run{run}.csv" for site in (1, 2) for machine in (1, 2) for run in range(machine)]
+    write_machines(tmp_path, *names)
+    text = draft_recipe(tmp_path)
+    assert questions(text)[-1] == (
+        "# - split: which part must be whole in one split, such as a machine or a person: 'site' (2 groups of 3"
+        " recordings), 'm' (2 groups of 2 to 4 recordings), 'run' (2 groups of 2 to 4 recordings),"
+        ' ["site", "m"] (4 groups of 1 to 2 recordings), ["site", "run"] (4 groups of 1 to 2 recordings) or'
+        ' ["m", "run"] (3 groups of 2 recordings)?'
+    )
+    assert 'group = ["site", "m"]' in text
+    assert len(np.unique(import_draft(tmp_path, text).dataset.everything().groups)) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "told", "groups"),
+    [
+        ("m7_again.csv", "time,x", "m7_again.csv: is taken as m '7_again' of m{m}.csv, is that right", 5),
+        (
+            "m7b.csv",
+            "time,speed",
+            "m7b.csv: is left out, is that right? It has other columns than m{m}.csv: time, speed in place of time, x",
+            4,
+        ),
+        (
+            "hall.csv",
+            "time,temp",
+            "hall.csv: is left out, is that right? It is one file, and m{m}.csv has one for each recording",
+            4,
+        ),
+    ],
+)
+def test_a_draft_does_not_make_a_source_of_a_single_file_among_recordings(tmp_path, name, head, told, groups):
+    write_machines(tmp_path, *(f"m{machine}.csv" for machine in range(4)))
+    write_machines(tmp_path, name, head=head)
+    text = draft_recipe(tmp_path)
+    assert f"# - {told}" in questions(text)
+    assert f"'m' ({groups} groups of 1 recording)?" in questions(text)[-1]
+    rows = np.random.default_rng(9).normal(size=200)  # the file is another recording
+    write_csv(tmp_path / name, head, *(f"{k / 10:.1f},{x:.4f}" for k, x in enumerate(rows)))
+    assert len(np.unique(import_draft(tmp_path, text).dataset.everything().groups)) == groups
+
+
+def test_a_draft_says_which_sensors_share_no_part_of_the_path(tmp_path):
+    write_machines(tmp_path, *(f"vib/m{machine}.csv" for machine in range(4)))
+    write_machines(tmp_path, *(f"temp/day{10 + day}.csv" for day in range(4)), head="time,temp")
+    assert questions(draft_recipe(tmp_path))[-1] == (
+        "# - split: temp/day{day}.csv and vib/m{m}.csv share no part, so that all files are one recording: which part"
+        " is the same?"
+    )
 
 
 CUT = "cut.csv:2: expected 2 fields separated by ',', got 3; correct the line"
