@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeGuard
 
 from mmkd_report.schema.figures import Chance, LabelLeak, LabelledGroups, Measure, Split, Spread
@@ -183,6 +184,48 @@ def gain_verdict(mean: float, low: float | None, high: float | None, measure: Me
         mean_text = with_gain_unit(signed_gain(mean, measure), measure)
         return f"The gain of distillation{where} is not significant: {mean_text} ({ends})"
     return f"{effect} ({ends})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A sensor's score, with its interval if any."""
+
+    name: str
+    score: float
+    low: float | None = None
+    high: float | None = None
+
+
+def no_clear_winner(contenders: Sequence[Contender], measure: Measure) -> str:
+    """Return why the first, chosen, is no clear winner, without a full stop; empty if it is.
+
+    Another within a point (a percent of an error), better, or within the interval of the first is a rival.
+    """
+    first, *others = contenders
+    worst = first.high if measure.lower_is_better else first.low
+    margin = 0.01 * (1 if measure.is_fraction else abs(first.score))
+    limit = measure.rank(first.score) - margin
+    limit = limit if worst is None else min(limit, measure.rank(worst))
+    close = [other for other in others if measure.rank(other.score) >= limit - 1e-9]
+    if not close:
+        return ""
+    texts = [f"{other.name} {score_with_unit(other.score, measure)}" for other in close[:MAX_NAMED]]
+    ends = ""
+    if first.low is not None and first.high is not None:
+        ends = f" (95 % interval {score_text(first.low, measure)} to {score_text(first.high, measure)})"
+    return f"No clear winner: {first.name} {score_with_unit(first.score, measure)}{ends}, {join_words(texts)}"
+
+
+def with_full_stop(sentence: str) -> str:
+    """Append a full stop unless empty."""
+    return f"{sentence}." if sentence else ""
+
+
+def most_loss(reference: float | None, measure: Measure) -> float | None:
+    """Return the loss below which one sensor is enough: 2 points, or 2 % of another measure's figure."""
+    if not is_number(reference):
+        return None
+    return 2.0 if measure.is_fraction else abs(0.02 * measure.gain_scale * reference)
 
 
 def teacher_shortfall(teacher: float | None, baseline: float | None, measure: Measure, where: str = "") -> str:

@@ -283,8 +283,8 @@ def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
 def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
     """Print scores, verdict and next commands."""
     from mmkd_report.pages.demo import gap_text
-    from mmkd_report.pages.demo_answer import RECIPES, is_judged, leading_rival, leak_text, recommendation, shipped_text
-    from mmkd_report.words import for_terminal, labelled_title, with_gain_unit
+    from mmkd_report.pages.demo_answer import RECIPES, answer, is_judged, leading_rival, leak_text, recommendation
+    from mmkd_report.words import for_terminal, labelled_title
 
     measure = demo.reported_metric
     counted = f" in {measure.unit}" if measure.unit and not measure.is_fraction else ""
@@ -298,11 +298,8 @@ def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
         table.add_row(name, *scores, gain, ends, for_terminal(gap_text(contest)))
     show_table(table, width=150)  # six competitors with their spreads
     print(f"teacher (all sensors) {_score(demo.teacher, measure)}, {demo.teacher.parameters:,} parameters")
-    gain, ends = _gain(demo.mean_gain_points, measure)
-    ends = "no confidence interval: too few groups" if ends == "-" else ends
-    print(f"mean gain {with_gain_unit(gain, measure)} ({ends})")
-    for sentence in (shipped_text(demo), leak_text(demo)):
-        if sentence:
+    for sentence in (*(answer(demo) if is_judged(demo) else ()), leak_text(demo)):
+        if sentence and sentence != recommendation(demo):
             print(for_terminal(sentence))
     bundle, best = str(out / "student.edge"), demo.best_student or next(iter(demo.students))
     written = f"wrote {demo.report} and {bundle}"

@@ -27,8 +27,8 @@ _COPY = 1 << 40  # a row and k times this is the row without the k-th part of a 
 LARGE_BYTES = 1 << 28
 """A mapped file from which on pages that were read are let go: smaller ones are no burden."""
 
-_NO_GROUPS = "no groups: may share people and machines with training"
-OF_GROUPS = Split(by="groups", judged_on="people and machines never seen", resampled="whole groups")
+_NO_GROUPS = "no groups: may share machines or people with training"
+OF_GROUPS = Split(by="groups", judged_on="groups never seen", resampled="whole groups")
 
 
 class WindowSource(Protocol):

@@ -11,6 +11,7 @@ import numpy as np
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.windows import OF_GROUPS
 from mmkd_models.evaluation import gains
+from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.experiments.comparison import FoldResult, SensorResult, groups_labelled
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.metrics.scores import AnyScores, LabelScores, Scores, measures_of
@@ -18,7 +19,6 @@ from mmkd_models.networks.config import named
 from mmkd_report.schema import demo
 from mmkd_report.schema.figures import Measure, Spread
 
-_PEOPLE = f"{OF_GROUPS.resampled} (people, machines, sessions)"
 _INTERVAL = "95 % interval by resampling {} with replacement, the same draw for every sensor"
 
 
@@ -52,8 +52,7 @@ def gain_over_folds(folds: Sequence[FoldResult], modalities: Sequence[str], meas
     ]
     gained = "baseline's error minus student's" if measure.lower_is_better else "student minus baseline"
     split, gain = folds[0].split, gains.gain_of_pairs(pairs, measure.name)
-    resampled = _PEOPLE if split.resampled == OF_GROUPS.resampled else split.resampled
-    interval = _INTERVAL.format(resampled)
+    interval = _INTERVAL.format(split.resampled)
     if gain.low is None:
         interval = gains.interval_needs(split) + (", and more seeds test further ones" if split == OF_GROUPS else "")
     return msgspec.structs.replace(gain, method=f"mean over seeds of {gained}; {interval}")
@@ -65,7 +64,9 @@ def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> dem
         source=spec.source,
         licence=spec.licence,
         sha256=sha256,
-        windows=msgspec.convert(folds[0].windows, demo.WindowCounts),
+        windows=msgspec.convert(
+            folds[0].windows | {"test": sum(fold.windows["test"] for fold in folds)}, demo.WindowCounts
+        ),
         groups=folds[0].groups,
         labels=tuple(spec.task.labels),
         modalities=tuple(
@@ -95,7 +96,9 @@ def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]
     student = [result.student.test for result in results]
     baseline = [result.baseline.test for result in results]
     teacher = [fold.teacher.test for fold in folds]
-    rivals = {rival: _rival([result.rivals[rival] for result in results], measures) for rival in results[0].rivals}
+    rivals = {
+        rival: _rival([result.rivals[rival] for result in results], student, measures) for rival in results[0].rivals
+    }
     return demo.DemoSensor(
         baseline=_network([result.baseline for result in results], measures),
         student=_network([result.student for result in results], measures, preset=folds[0].config.student),
@@ -138,15 +141,19 @@ def _figures(scores: Sequence[AnyScores], measures: Sequence[Measure]) -> dict[s
     return {measure.name: gains.spread([score.metric(measure.name) for score in scores]) for measure in measures}
 
 
-def _rival(results: Sequence[Judged | str], measures: Sequence[Measure]) -> demo.DemoRival:
+def _rival(
+    results: Sequence[Judged | str], student: Sequence[TestedNetwork], measures: Sequence[Measure]
+) -> demo.DemoRival:
     judged = [result for result in results if isinstance(result, Judged)]
     if len(judged) < len(results):
         reason = next(result for result in results if isinstance(result, str))
         return demo.DemoRival(**dict.fromkeys([measure.name for measure in measures]), reason=reason)
+    tests = [rival.test for rival in judged]
     return demo.DemoRival(
-        **_figures([rival.test.scores for rival in judged], measures),
+        **_figures([test.scores for test in tests], measures),
         valid_score=gains.spread([rival.result.score or 0.0 for rival in judged]),
-        chance=gains.compare_with_chance([rival.test for rival in judged], measures[0].name),
+        chance=gains.compare_with_chance(tests, measures[0].name),
+        student_gain_points=gains.gain_of_pairs([(student, tests)], measures[0].name),
     )
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mmkd_report import charts, page, words
 from mmkd_report.pages import demo_answer
 from mmkd_report.pages.head import facts, lede
-from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, DemoRival, DemoSensor, Gain, Network, SubsetScore
+from mmkd_report.schema.demo import (
+    DemoBenchmark,
+    DemoDocument,
+    DemoRival,
+    DemoSensor,
+    Gain,
+    LatencyPercentiles,
+    Network,
+    SubsetScore,
+)
 from mmkd_report.schema.figures import Measure, Spread
 
 ROLE_NAMES = {
@@ -62,7 +71,8 @@ def _lede(demo: DemoDocument, name: str) -> Iterator[str]:
         yield f"Sensors: {', '.join(sensors)}."
     if windows:
         train, valid, test = map(words.count, (windows.train, windows.valid, windows.test))
-        yield f"Windows: {train} to train, {valid} to validate, {test} to test."
+        first, every = (f" of seed {demo.seeds[0]}", " of all seeds") if len(demo.seeds) > 1 else ("", "")
+        yield f"Windows: {train} to train and {valid} to validate{first}, {test} to test{every}."
 
 
 def _results(demo: DemoDocument) -> page.Section:
@@ -73,7 +83,6 @@ def _results(demo: DemoDocument) -> page.Section:
         page.Column(measure.gain_heading, style="gain"),
         "Gap recovered, %",
         "Parameters",
-        "Latency p50, ms",
     ]
     groups: list[tuple[page.Cell | str, list[page.Row]]] = [
         (
@@ -97,6 +106,8 @@ def _results(demo: DemoDocument) -> page.Section:
     if chance is not None:
         level = words.score_with_unit(chance.figure, measure)
         blocks.append(page.Note(f"Chance, the better of a constant and a uniform answer, has {measure.words} {level}."))
+    if demo_answer.is_judged(demo) and (note := demo_answer.enough_note(demo)):
+        blocks.append(page.Note(note))
     if demo_answer.is_judged(demo) and demo_answer.recommendation(demo):
         blocks.append(page.Note("The recommendation uses validation only; test scores are for checking."))
     return page.Section("results", "All results", blocks)
@@ -109,7 +120,7 @@ def _rows(sensor: DemoSensor, demo: DemoDocument) -> Iterator[page.Row]:
         if role == "student":
             yield _row(role, sensor.student, demo, gain=sensor.gain_points, gap=gap_text(sensor))
         elif reason or (model is None and role in ALWAYS_SHOWN):
-            wide = page.Cell(f"not run: {reason or 'no reason was given'}", style="reason", span=len(demo.measures) + 4)
+            wide = page.Cell(f"not run: {reason or 'no reason was given'}", style="reason", span=len(demo.measures) + 3)
             yield page.Row([page.Cell(ROLE_NAMES[role], role=role), wide], role)
         elif model is not None:
             yield _row(role, model, demo)
@@ -123,15 +134,10 @@ def _row(
     if gain is not None:
         ends = words.gain_interval(gain.low, gain.high, measure)
         gained = page.Cell(words.signed_gain(gain.mean, measure), note="" if ends == words.NOTHING else ends)
-    size: list[page.Cell | str] = [words.NOTHING, words.NOTHING]
-    if isinstance(model, Network):
-        size = [
-            words.magnitude(model.parameters),
-            words.significant(model.latency_ms.p50 if model.latency_ms else None),
-        ]
+    size = words.magnitude(model.parameters) if isinstance(model, Network) else words.NOTHING
     scores = [words.score_with_std(model.score(measure), measure) for measure in demo.measures]
     return page.Row(
-        [page.Cell(ROLE_NAMES[role], role=role), *scores, gained, gap.removesuffix(f"{words.THIN}%"), *size], role
+        [page.Cell(ROLE_NAMES[role], role=role), *scores, gained, gap.removesuffix(f"{words.THIN}%"), size], role
     )
 
 
@@ -228,7 +234,10 @@ def _gaps(demo: DemoDocument) -> Iterator[page.Section]:
     blocks: list[page.Block] = []
     if failed:
         caption = f"{measure.title} of the teacher with subsets of its sensors"
-        about = "A filled dot is a sensor that is present; a missing one is masked."
+        about = (
+            "A filled dot is a sensor that is present; a missing one is masked. What one sensor alone reaches is the "
+            "score of its student."
+        )
         blocks += [page.Heading("The teacher with some of its sensors"), about]
         blocks.append(_subset_table(shown, names, demo, caption))
     if drawn := _missing_charts(demo):
@@ -244,12 +253,13 @@ def _subsets(demo: DemoDocument) -> tuple[list[str], list[SubsetScore]]:
     scores = demo.teacher.missing or ()
     names = [*(demo.teacher.modalities or ()), *(name for score in scores for name in score.modalities)]
     names = list(dict.fromkeys(names))
+    scores = tuple(score for score in scores if len(score.modalities) > 1)  # a student is the figure of one sensor
 
     def rank(score: SubsetScore) -> tuple[int, float]:
         mean = demo_answer.mean_score(score.score(demo.reported_metric))
         return -len(score.modalities), -demo.reported_metric.rank(mean) if words.is_number(mean) else 0.0
 
-    edges = (1, len(names) - 1, len(names))
+    edges = (len(names) - 1, len(names))
     shown = [score for score in scores if len(scores) <= MAX_SUBSETS or len(score.modalities) in edges]
     return names, sorted(shown, key=rank)
 
@@ -325,15 +335,6 @@ def _band(score: Spread | None, measure: Measure) -> tuple[float | None, float |
 
 def _benchmark(demo: DemoDocument) -> Iterator[page.Section]:
     bench = demo.benchmark or DemoBenchmark()
-    measured = {"whole prediction": bench.latency_ms, demo_answer.teacher_network(demo): demo.teacher.latency_ms}
-    measured |= {f"student of {name}": sensor.student.latency_ms for name, sensor in demo.students.items()}
-    rows = [
-        [name, *map(words.significant, (latency.p50, latency.p90, latency.p99))]
-        for name, latency in measured.items()
-        if latency is not None and words.is_number(latency.p50)
-    ]
-    if not rows:
-        return
     config = [bench.bundle, bench.backend, words.count_noun(bench.threads, "thread") if bench.threads else ""]
     facts = [
         ("config", ", ".join(filter(None, config))),
@@ -343,12 +344,29 @@ def _benchmark(demo: DemoDocument) -> Iterator[page.Section]:
         ("memory (RSS)", words.quantity(bench.rss_mb, "MB")),
     ]
     shown = [(name, value) for name, value in facts if value not in ("", words.NOTHING)]
-    caption = "'Whole prediction' includes input checks and post-processing; the other rows time only the network."
-    percentiles = page.table(["Latency of one window, ms", "p50", "p90", "p99"], rows, caption=caption, style="compact")
+    whole = "One prediction with checks of the input, by the engine that EdgePredictor.open chooses here."
+    networks = {demo_answer.teacher_network(demo): demo.teacher.latency_ms}
+    networks |= {f"student of {name}": sensor.student.latency_ms for name, sensor in demo.students.items()}
+    alone = f"Networks alone in ONNX Runtime, one thread. {demo_answer.ratio_text(demo)}"
+    tables = _latencies({"whole prediction": bench.latency_ms}, whole)
+    blocks: list[page.Block] = [page.columns([*tables, page.Facts(shown)])] if tables else []
+    blocks += _latencies(networks, alone.strip())
     unstable = (
         "" if bench.stable is not False else "The timings were unstable: repeat the benchmark on an idle machine."
     )
-    yield page.Section("benchmark", "On this machine", [page.columns([percentiles, page.Facts(shown)])], unstable)
+    if blocks:
+        yield page.Section("benchmark", "On this machine", blocks, unstable)
+
+
+def _latencies(measured: Mapping[str, LatencyPercentiles | None], caption: str) -> list[page.Table]:
+    """Return a table of one engine, if anything was measured."""
+    rows = [
+        [name, *map(words.significant, (latency.p50, latency.p90, latency.p99))]
+        for name, latency in measured.items()
+        if latency is not None and words.is_number(latency.p50)
+    ]
+    heads = ["Latency of one window, ms", "p50", "p90", "p99"]
+    return [page.table(heads, rows, caption=caption, style="compact")] if rows else []
 
 
 def _reproduce(demo: DemoDocument) -> page.Section:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
 from mmkd_report import words
-from mmkd_report.schema.demo import LABELS_ONLY, DemoDocument, DemoSensor, Gain, LatencyPercentiles
-from mmkd_report.schema.figures import MODEL_NAMES, Spread
+from mmkd_report.schema.demo import LABELS_ONLY, DemoDocument, DemoSensor, Gain
+from mmkd_report.schema.figures import MODEL_NAMES, Measure, Spread
 
 RIVALS = tuple((key, MODEL_NAMES[key]) for key in ("extra_trees", "mini_rocket", "rocket_and_trees"))
 RECIPES: Mapping[str, tuple[str, ...]] = {
@@ -37,12 +39,14 @@ def answer(demo: DemoDocument) -> tuple[str, ...]:
     """Return the answer; no conclusion at chance level."""
     best = demo.best_student
     if best is None:
-        return ("No student was measured, so there is no answer yet.",)
+        return ("Not decided: no student was measured.",)
     if not is_judged(demo):
-        return (recommendation(demo),)
+        return (f"Not decided. {recommendation(demo)}",)
     sentences = (
-        _teacher_sentence(demo, best),
+        enough_text(demo),
+        _winner_sentence(demo, best),
         _gain_sentence(demo),
+        _shortfall_sentence(demo),
         shipped_text(demo),
         _rival_sentence(demo),
         recommendation(demo),
@@ -128,19 +132,92 @@ def _validated_rivals(sensor: DemoSensor) -> dict[str, float]:
     return {name: score for name, score in scores.items() if words.is_number(score)}
 
 
-def _teacher_sentence(demo: DemoDocument, best: str) -> str:
-    measure, over = demo.reported_metric, demo.students[best].over_teacher_points
-    student, teacher = (mean_score(model.score(measure)) for model in (demo.students[best].student, demo.teacher))
-    text = f"The student of {best} alone reaches {measure.words} {words.score_with_unit(student, measure)} on test"
-    if not words.is_number(teacher):
-        return f"{text}."
-    text += f", the teacher with all sensors {words.score_with_unit(teacher, measure)}"
-    if over is None or not (words.is_number(over.low) and words.is_number(over.high)):
-        return f"{text} (no confidence interval of the difference)."
-    verdict = "is significantly better" if over.low > 0 else "does not differ significantly"
-    verdict = "is significantly worse" if over.high < 0 else verdict
-    ends = words.gain_interval(over.low, over.high, measure)
-    return f"{text}; the student {verdict} (95 % interval of the difference {ends})."
+def enough_text(demo: DemoDocument) -> str:
+    """Return yes, no or not decided, with the distances to the teacher and to the best rival on test."""
+    best, measure = demo.best_student, demo.reported_metric
+    if best is None or not is_judged(demo):
+        return ""
+    sensor = demo.students[best]
+    student, teacher = (mean_score(model.score(measure)) for model in (sensor.student, demo.teacher))
+    over = sensor.over_teacher_points or _difference(student, teacher, measure)
+    most = words.most_loss(teacher, measure)
+    verdict = f"Not decided whether {best} alone is enough"
+    if over is not None and most is not None and words.is_number(over.low) and words.is_number(over.high):
+        verdict = f"Yes, {best} alone is enough" if over.low >= -most else verdict
+        verdict = f"No, {best} alone is not enough" if over.high < -most else verdict
+    reached = [f"{measure.words} {words.score_with_unit(student, measure)} on test"]
+    if over is not None and words.is_number(teacher):
+        reached.append(_distance_text(over, "the teacher with all sensors", teacher, measure))
+    if rivals := _tested_rivals(sensor, measure):
+        name = max(rivals, key=lambda name: measure.rank(rivals[name][0]))
+        score, gain = rivals[name]
+        reached.append(_distance_text(gain, f"the rival that is best there, {name}", score, measure))
+    return f"{verdict}: {words.join_words([', '.join(reached[:2]), *reached[2:]])}."
+
+
+def enough_note(demo: DemoDocument) -> str:
+    """Return what counts as enough; empty without a teacher."""
+    most = words.most_loss(mean_score(demo.teacher.score(demo.reported_metric)), demo.reported_metric)
+    if most is None:
+        return ""
+    size = words.with_gain_unit(words.significant(most, 2), demo.reported_metric)
+    return f"Enough: a student whose 95 % interval is at most {size} worse than the teacher with all sensors."
+
+
+def _difference(score: float | None, reference: float | None, measure: Measure) -> Gain | None:
+    if not (words.is_number(score) and words.is_number(reference)):
+        return None
+    return Gain(mean=measure.gain_scale * (score - reference))
+
+
+def _distance_text(gain: Gain, reference: str, score: float, measure: Measure) -> str:
+    """Return `2.5 points worse than the teacher (83.0 %; 95 % interval -6.0 to 1.5)`."""
+    mean = gain.mean or 0.0
+    size = words.with_gain_unit(words.signed_gain(abs(mean), measure).lstrip("+"), measure)
+    facts = f"{words.score_with_unit(score, measure)}; {_interval_text(gain.low, gain.high, measure)}"
+    return f"{size} {'worse' if mean < 0 else 'better'} than {reference} ({facts})"
+
+
+def _interval_text(low: float | None, high: float | None, measure: Measure) -> str:
+    ends = words.gain_interval(low, high, measure)
+    return "no confidence interval" if ends == words.NOTHING else f"95 % interval {ends}"
+
+
+def _tested_rivals(sensor: DemoSensor, measure: Measure) -> dict[str, tuple[float, Gain]]:
+    """Test score of each rival, and the student's gain over it."""
+    student, rivals = mean_score(sensor.student.score(measure)), {}
+    for field, name in RIVALS:
+        rival = getattr(sensor, field)
+        score = None if rival is None else mean_score(rival.score(measure))
+        gain = rival and (rival.student_gain_points or _difference(student, score, measure))
+        if words.is_number(score) and gain is not None:
+            rivals[name] = score, gain
+    return rivals
+
+
+def _winner_sentence(demo: DemoDocument, best: str) -> str:
+    measure = demo.reported_metric
+    contenders = [
+        words.Contender(
+            name=name,
+            score=score,
+            low=None if (chance := sensor.student.chance) is None else chance.low,
+            high=None if chance is None else chance.high,
+        )
+        for name, sensor in ({best: demo.students[best]} | demo.students).items()
+        if words.is_number(score := mean_score(sensor.student.score(measure)))
+    ]
+    return words.with_full_stop(words.no_clear_winner(contenders, measure))
+
+
+def _shortfall_sentence(demo: DemoDocument) -> str:
+    measure, teacher = demo.chosen_by, mean_score(demo.teacher.valid_score)
+    sentences = [
+        words.teacher_shortfall(teacher, mean_score(sensor.baseline.valid_score), measure, f" on {name}")
+        for name, sensor in demo.students.items()
+        if sensor.baseline is not None
+    ]
+    return " ".join(words.with_full_stop(sentence) for sentence in sentences if sentence)
 
 
 def _reported_gain(demo: DemoDocument) -> tuple[Gain | None, str]:
@@ -158,15 +235,21 @@ def _gain_sentence(demo: DemoDocument) -> str:
 
 
 def _rival_sentence(demo: DemoDocument) -> str:
-    measure, ahead = demo.reported_metric, []
+    measure = demo.reported_metric
+    ahead = []
     for sensor, models in demo.students.items():
-        student = mean_score(models.student.score(measure))
-        for field, name in RIVALS:
-            rival = getattr(models, field)
-            score = None if rival is None else mean_score(rival.score(measure))
-            if words.is_number(student) and words.is_number(score) and measure.rank(score) > measure.rank(student):
-                scores = [words.score_with_unit(value, measure) for value in (score, student)]
-                ahead.append(f"{name} on {sensor} ({scores[0]}, student {scores[1]})")
+        for name, (score, gain) in _tested_rivals(models, measure).items():
+            if (gain.mean or 0.0) < 0:
+                lead = msgspec.structs.replace(
+                    gain,
+                    **{
+                        end: None if value is None else -value
+                        for end, value in (("mean", gain.mean), ("low", gain.high), ("high", gain.low))
+                    },
+                )
+                size = words.with_gain_unit(words.signed_gain(lead.mean, measure).lstrip("+"), measure)
+                facts = f"{words.score_with_unit(score, measure)}; {_interval_text(lead.low, lead.high, measure)}"
+                ahead.append(f"{name} on {sensor} by {size} ({facts})")
     return f"Ahead of the student on test: {words.join_words(ahead)}." if ahead else ""
 
 
@@ -187,18 +270,22 @@ def key_figures(demo: DemoDocument) -> Iterator[tuple[str, str]]:
     if student.parameters:
         caption = f"parameters · {teacher_network(demo)} {words.magnitude(demo.teacher.parameters)}"
         yield words.magnitude(student.parameters), caption
-    if student.latency_ms is not None and words.is_number(student.latency_ms.p50):
-        yield words.quantity(student.latency_ms.p50, "ms"), f"median latency of one window{_ratio_text(demo, best)}"
+    bench = demo.benchmark
+    if bench is not None and bench.latency_ms is not None and words.is_number(bench.latency_ms.p50):
+        engine = f" · by {bench.backend}, the engine that open chooses" if bench.backend else ""
+        yield words.time_text(1000 * bench.latency_ms.p50), f"median of one whole prediction{engine}"
 
 
-def _ratio_text(demo: DemoDocument, best: str) -> str:
-    sensor, teacher = demo.students[best], demo.teacher.latency_ms or LatencyPercentiles()
-    if not words.is_number(sensor.latency_ratio):
+def ratio_text(demo: DemoDocument) -> str:
+    """Return how much faster the best student's network is than the teacher's, both in ONNX Runtime."""
+    best = demo.best_student
+    if best is None or not words.is_number(demo.students[best].latency_ratio):
         return ""
-    ratio = words.significant(sensor.latency_ratio, 2) + words.TIMES
-    text = f" · {teacher_network(demo)} {words.quantity(teacher.p50, 'ms')}, {ratio}"
+    sensor = demo.students[best]
+    text = f"The student of {best} takes {words.significant(sensor.latency_ratio, 2)}{words.TIMES} less time than "
+    text += teacher_network(demo)
     ratios = sensor.latency_ratios
-    if ratios is None or not (words.is_number(ratios.min) and words.is_number(ratios.max)):
-        return text
-    ends = f"{words.significant(ratios.min, 2)} to {words.significant(ratios.max, 2)}"
-    return f"{text} ({ends}{', not significant' if ratios.min <= 1 <= ratios.max else ''})"
+    if ratios is not None and words.is_number(ratios.min) and words.is_number(ratios.max):
+        doubt = ", not significant" if ratios.min <= 1 <= ratios.max else ""
+        text += f" ({words.significant(ratios.min, 2)} to {words.significant(ratios.max, 2)}{doubt})"
+    return f"{text}."

@@ -296,5 +296,5 @@ def judged_on(study: StudyDocument) -> str:
     """Return the windows, folds and labels that judge."""
     split, facts = study.dataset.split, study.facts
     folds = "" if split is not None and split.by == "own split" else f" ({words.count_noun(len(facts.seeds), 'fold')})"
-    windows = "people and machines never seen" if split is None else split.judged_on
+    windows = "groups never seen" if split is None else split.judged_on
     return f"{windows}{folds}, {words.labelled_title(facts.label_fraction, facts.labelled_groups)}"

@@ -87,6 +87,7 @@ class DemoRival(TestScores, frozen=True, kw_only=True, omit_defaults=True):
     reason: str | None = None
     valid_score: figures.Spread | None = None
     chance: figures.Chance | None = None
+    student_gain_points: Gain | None = None  # student minus rival
 
 
 class MissingSamples(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +130,7 @@ class RecordedModality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WindowCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Windows per split; `labelled` are those of `train` with a visible label."""
+    """Windows of the first seed; `labelled` are those of `train` with a visible label, `test` those of all seeds."""
 
     train: int | None = None
     labelled: int | None = None

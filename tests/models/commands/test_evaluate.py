@@ -40,7 +40,7 @@ def test_scores_are_those_of_the_network_and_the_document_names_the_windows(run,
         "part": "test windows",
         "windows": 12,
         "groups": 2,
-        "split": {"by": "groups", "judged_on": "people and machines never seen", "resampled": "whole groups"},
+        "split": {"by": "groups", "judged_on": "groups never seen", "resampled": "whole groups"},
         "labels": ["idle", "ok", "worn"],
     }
 
@@ -146,7 +146,7 @@ def test_without_groups_the_table_says_what_the_windows_are_and_resamples_blocks
     other.write_bytes(path.read_bytes())
     code, out, _ = run(path, dataset.path, "--against", other)
     assert code == 0
-    windows = "windows of the dataset's own test split; no groups: may share people and machines with training"
+    windows = "windows of the dataset's own test split; no groups: may share machines or people with training"
     assert out.splitlines()[0].endswith(f"on 8 test windows of two ({windows})")
     note = "too few blocks of windows for an interval: 2, at least 5 are needed; new ones may differ"
     assert note in out.splitlines()

@@ -39,7 +39,7 @@ def test_a_study_ends_with_a_table_files_and_what_to_do_next(machines, tmp_path,
     document = studied(machines, out, *options)
     printed, err = capsys.readouterr()
     lines = printed.splitlines()
-    assert lines[0].strip() == "machines, acc on people and machines never seen (2 folds), 100% labelled"
+    assert lines[0].strip() == "machines, acc on groups never seen (2 folds), 100% labelled"
     names = ("teachers", "acc+gyro:tiny", "tiny student", "labels only", "logit", "without a network", "extra-trees")
     places = [printed.index(name) for name in names]
     assert places == sorted(places)

@@ -108,7 +108,7 @@ def test_words_tables_and_page_tell_errors_in_units(studied):
     entry = found.document["entries"][0]["test"]["mae"]["mean"]
     *_, last = found.printed.splitlines()
     title = " ".join(found.printed.partition("┏")[0].split())
-    assert title == "rig, acc on people and machines never seen (1 fold), 100% labelled"
+    assert title == "rig, acc on groups never seen (1 fold), 100% labelled"
     assert last.startswith("wrote ")
     heads = ["Method", "MAE, rpm", "RMSE, rpm", "R²", "Pearson", "Gain, rpm", "Gap recovered, %"]
     table = found.page.partition('id="table"')[2]

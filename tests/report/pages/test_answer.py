@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from mmkd_report.pages.demo_answer import answer, is_judged, question, recommendation, shipped_text
-from mmkd_report.schema.demo import LABELS_ONLY
+from mmkd_report.schema.demo import LABELS_ONLY, Gain
+from mmkd_report.schema.figures import Chance, Spread
 from tests.report.rendered import read_demo, render_demo
 
 S = "\u202f"
@@ -61,7 +62,7 @@ def build(students, *, teacher=0.8, seeds=(0, 1, 2), mean_gain=None, share=0.1, 
                         else None,
                     },
                     "gain_points": gain(gained),
-                    "over_teacher_points": None if over is None else {"mean": 0.0, "low": over[0], "high": over[1]},
+                    "over_teacher_points": None if over is None else {"mean": -3.0, "low": over[0], "high": over[1]},
                     **{key: rival(key, rivals) for key in RIVALS},
                 }
                 for name, (score, gained, rivals) in students.items()
@@ -72,7 +73,6 @@ def build(students, *, teacher=0.8, seeds=(0, 1, 2), mean_gain=None, share=0.1, 
 
 
 TWO = {"acc": (0.712, (1.04, -1.0, 3.0), {}), "gyro": (0.7451, (12.26, 8.1, 15.5), {})}
-BOTH = f"The student of gyro alone reaches accuracy 74.5{S}% on test, the teacher with all sensors 80.0{S}%"
 
 
 @pytest.mark.parametrize(
@@ -90,24 +90,62 @@ def test_the_question_names_the_labelled_share(students, share, expected):
 @pytest.mark.parametrize(
     ("over", "expected"),
     [
-        ((0.5, 2.0), "; the student is significantly better (95 % interval of the difference 0.5 to 2.0)."),
-        ((-1.0, 2.0), f"; the student does not differ significantly (95 % interval of the difference {M}1.0 to 2.0)."),
-        ((-2.0, -1.0), f"; the student is significantly worse (95 % interval of the difference {M}2.0 to {M}1.0)."),
-        (None, " (no confidence interval of the difference)."),
+        ((0.5, 2.0), "Yes, gyro alone is enough"),
+        ((-2.0, 9.0), "Yes, gyro alone is enough"),
+        ((-2.1, 9.0), "Not decided whether gyro alone is enough"),
+        ((-9.0, -2.0), "Not decided whether gyro alone is enough"),
+        ((-9.0, -2.1), "No, gyro alone is not enough"),
+        (None, "Not decided whether gyro alone is enough"),
     ],
 )
-def test_the_best_student_is_compared_with_the_teacher_as_the_interval_allows(over, expected):
-    assert answer(build(TWO, over=over))[0] == BOTH + expected
+def test_the_first_sentence_says_yes_no_or_not_decided_as_the_interval_of_the_loss_allows(over, expected):
+    ends = "no confidence interval" if over is None else f"95 % interval {over[0]} to {over[1]}".replace("-", M)
+    assert answer(build(TWO, over=over))[0] == (
+        f"{expected}: accuracy 74.5{S}% on test, {'5.5' if over is None else '3.0'} points worse than the teacher with "
+        f"all sensors (80.0{S}%; {ends})."
+    )
+
+
+def test_the_first_sentence_has_the_distance_to_the_best_rival_and_its_interval():
+    demo = build({"acc": (0.71, None, {"extra_trees": 0.70, "mini_rocket": 0.735})})
+    contest, gain = demo.students["acc"], Gain(mean=-2.5, low=-9.0, high=4.0)
+    rival = msgspec.structs.replace(contest.mini_rocket, student_gain_points=gain)
+    judged = {"acc": msgspec.structs.replace(contest, mini_rocket=rival)}
+    first, ahead, *_ = answer(msgspec.structs.replace(demo, students=judged))
+    assert first.endswith(
+        f" and 2.5 points worse than the rival that is best there, MiniRocket (73.5{S}%; 95 % interval {M}9.0 to 4.0)."
+    )
+    assert ahead == (
+        f"Ahead of the student on test: MiniRocket on acc by 2.5 points (73.5{S}%; 95 % interval {M}4.0 to 9.0)."
+    )
 
 
 def test_without_a_student_or_a_gain_there_is_no_sentence_and_without_a_teacher_no_comparison():
-    assert answer(build(TWO, teacher=None))[0] == f"The student of gyro alone reaches accuracy 74.5{S}% on test."
+    undecided = "Not decided whether gyro alone is enough"
+    assert answer(build(TWO, teacher=None, over=None))[0] == f"{undecided}: accuracy 74.5{S}% on test."
     assert len(answer(build({"acc": (0.7, None, {})}))) == 1
     students = {"acc": (0.712, None, {"valid": 0.9}), "gyro": (0.7451, None, {"valid": 0.8})}
-    said = f"The student of acc alone reaches accuracy 71.2{S}% on test, the teacher"
-    assert answer(build(students))[0].startswith(said)
+    assert answer(build(students))[0].startswith(
+        f"Not decided whether acc alone is enough: accuracy 71.2{S}% on test, "
+    )
     for students in ({}, {"acc": (None, None, {})}):
-        assert answer(build(students)) == ("No student was measured, so there is no answer yet.",)
+        assert answer(build(students)) == ("Not decided: no student was measured.",)
+
+
+@pytest.mark.parametrize(
+    ("lower_end", "expected"),
+    [
+        (0.74, ""),
+        (0.60, f"No clear winner: gyro 74.5{S}% (95 % interval 60.0 to 84.5), acc 71.2{S}%."),
+    ],
+)
+def test_a_sensor_that_another_may_equal_is_no_clear_winner(lower_end, expected):
+    demo = build(TWO)
+    gyro = demo.students["gyro"]
+    chance = Chance(figure=0.2, low=lower_end, high=0.845, is_better=True)
+    judged = msgspec.structs.replace(gyro, student=msgspec.structs.replace(gyro.student, chance=chance))
+    said = answer(msgspec.structs.replace(demo, students=demo.students | {"gyro": judged}))
+    assert [sentence for sentence in said if "winner" in sentence] == [expected][: bool(expected)]
 
 
 GUESSED = {"acc": (0.55, (9.0, 4.0, 14.0), {"guess": 0.5, "valid": 0.6, "extra_trees": 0.5})}
@@ -138,7 +176,7 @@ COIN = f"acc 55.0{S}% (95 % interval 45.0 to 65.0), chance 50.0{S}%"
 )
 def test_a_student_that_is_not_better_than_guessing_concludes_nothing(students, better, expected):
     demo = build(students, better=better, over=(1.0, 2.0), mean_gain=(9.0, 4.0, 14.0))
-    assert (answer(demo), recommendation(demo), is_judged(demo)) == ((expected,), expected, False)
+    assert (answer(demo), recommendation(demo), is_judged(demo)) == ((f"Not decided. {expected}",), expected, False)
     demo = build(GUESSED, better=("acc",))
     assert is_judged(demo)
     assert answer(demo)[1] == "Distillation improves accuracy on acc by 9.0 points (95 % interval 4.0 to 14.0)."
@@ -206,11 +244,19 @@ def test_a_gain_is_told_as_its_interval_allows(students, mean_gain, expected):
 def test_rivals_ahead_on_test_are_named():
     students = {"acc": (0.71, None, {"extra_trees": 0.72}), "gyro": (0.74, None, {"mini_rocket": 0.9})}
     assert (
-        f"Ahead of the student on test: extra-trees on acc (72.0{S}%, student 71.0{S}%) and MiniRocket on gyro "
-        f"(90.0{S}%, student 74.0{S}%)."
+        f"Ahead of the student on test: extra-trees on acc by 1.0 points (72.0{S}%; no confidence interval) and "
+        f"MiniRocket on gyro by 16.0 points (90.0{S}%; no confidence interval)."
     ) in answer(build(students))
     behind = {"acc": (0.71, None, {"extra_trees": 0.705})}
     assert not any("Ahead" in sentence for sentence in answer(build(behind)))
+
+
+def test_a_teacher_below_labels_only_has_nothing_to_give():
+    demo = build({"acc": (0.7, None, {"valid": 0.8, "valid_baseline": 0.75})})
+    teacher = msgspec.structs.replace(demo.teacher, valid_score=Spread(mean=0.74))
+    assert (
+        f"The teacher has nothing to give on acc: it validates 1.0 points below labels only (74.0{S}% and 75.0{S}%)."
+    ) in answer(msgspec.structs.replace(demo, teacher=teacher))
 
 
 def test_what_validation_shipped_is_said_and_labels_only_are_no_rival_of_their_own_race():
