@@ -65,7 +65,7 @@ class _Builder:
                 self.predictors[key] = Path(station.bundle), predictor
         self._store = None
         if run.store is not None:
-            self._store = Store(Path(run.store), most_bytes=run.store_bytes)
+            self._store = Store(Path(run.store), most_bytes=run.store_bytes, loss_s=run.store_loss_s)
             opened.callback(self._store.close)
         self.outlets: dict[str, Outlet] = {}
         texts = [*run.sinks, *(text for station in run.stations for text in station.sinks)]

@@ -49,8 +49,7 @@ class Outlet:
         self.is_gone = False
         self._sink = sink
         self._backoff = backoff()
-        self._queue = RecordQueue(key or name, store=store, most=most)
-        self._has_news = threading.Event()
+        self.queue = RecordQueue(key or name, store=store, most=most)
         self._closing = threading.Event()
         self._abandon = threading.Event()
         self._written = self._failures = 0
@@ -61,42 +60,42 @@ class Outlet:
 
     def put(self, record: Record) -> None:
         """Add a record without waiting; one in `most` waits for a store's disk."""
-        self._queue.put(record)
-        self._has_news.set()
+        self.queue.put(record)
 
     def facts(self) -> OutletFacts:
         """Return the current counters."""
-        with self._queue.lock:
+        with self.queue.lock:
             return OutletFacts(
                 sink=self.name,
                 written=self._written,
-                dropped=self._queue.dropped,
+                dropped=self.queue.dropped,
                 failures=self._failures,
-                waiting=self._queue.waiting(),
+                waiting=self.queue.waiting(),
                 fault=self._fault,
             )
 
     def close(self, *, drain_s: float = DRAIN_S) -> None:
         """Write records for at most `drain_s` and close; store or drop the rest."""
+        self.queue.save()  # what waits for the store's next tick
         self._closing.set()
-        self._has_news.set()
+        self.queue.has_news.set()
         self._thread.join(drain_s)
         self._abandon.set()
         self._thread.join(0.5)
-        self._queue.close()
+        self.queue.close()
 
     # ---- in the thread
 
     def _run(self) -> None:
         while not self._abandon.is_set():
-            self._has_news.clear()
-            batch = self._queue.offer(self._together)
+            self.queue.has_news.clear()
+            batch = self.queue.offer(self._together)
             if not batch:
                 if self._closing.is_set():
                     break
-                self._has_news.wait(1.0)
+                self.queue.has_news.wait(1.0)
             if batch and not self._write_batch(batch):
-                self._queue.put_back()
+                self.queue.put_back()
                 if self.is_gone:
                     break
                 if self._together < len(batch):  # a part of it may be taken
@@ -120,20 +119,20 @@ class Outlet:
                 self._together = len(batch) // 2
                 return False
         except Exception as error:  # whatever a sink raises, records wait and stations go on
-            with self._queue.lock:
+            with self.queue.lock:
                 self._failures += 1
                 if not self._fault:
                     logger.warning("sink %s: %s; its records wait", self.name, first_line(error))
                 self._fault = first_line(error)
             return False
-        with self._queue.lock:
+        with self.queue.lock:
             self._fault = fault
             if fault:
                 self._failures += 1
-                self._queue.dropped += len(batch)
+                self.queue.dropped += len(batch)
             else:
                 self._written += len(batch)
                 self._together = min(2 * self._together, _TOGETHER)
                 self._backoff.succeeded()
-            self._queue.settle()
+            self.queue.settle()
         return True

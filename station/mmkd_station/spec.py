@@ -50,6 +50,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     sinks: tuple[str, ...] = ()
     store: str | None = None
     store_bytes: int = 64_000_000
+    store_loss_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0  # above 0: results may be sent unsaved
     keep_uncertain_bytes: int | None = None
     keep_in: str = "uncertain"
     for_s: Annotated[float, msgspec.Meta(gt=0)] | None = None

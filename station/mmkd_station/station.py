@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import secrets
@@ -370,9 +369,9 @@ class Station:
                     self._raised[record.label] += 1
                 case StateRecord(state=state) if state != "adaptation_due":  # it goes on as it did
                     self._state = state
-            with contextlib.ExitStack() as stack:
-                if self._store is not None and isinstance(record, AlarmRecord):
-                    stack.enter_context(self._store.together(record))
+            if self._store is not None:
+                self._store.put(record, [outlet.queue for outlet in self._outlets])
+            else:
                 for outlet in self._outlets:
                     outlet.put(record)
         if self.board is not None:

@@ -1,6 +1,7 @@
 """Unsent records and each label's last alarm, in one SQLite file; in memory while the disk is not writable.
 
-A record may be offered twice but never changes.
+A record is on disk for all its sinks, by one transaction, before any of them sees it. It may be offered twice but never
+changes: each row has a checksum, and a damaged one is left out and counted.
 """
 
 from __future__ import annotations
@@ -11,38 +12,47 @@ import logging
 import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+import zlib
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from mmkd_edge.errors import UsageError, os_reason
+from mmkd_edge.errors import UsageError, os_reason, printable
 from mmkd_station.records import AlarmRecord, Record, record_from_line, record_line
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "records.sqlite"
-_TICK_S = 0.1
+_TICK_S = 0.1  # at most one transaction in it
+_IDLE_S = 1.0  # then records that were sent are deleted
 _TRIES_AGAIN_S = 1.0
 # Full or failed disk; others mean a wrong folder.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _DELETE = "DELETE FROM records WHERE sink = ? AND id > ? AND id <= ?"
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS records (sink TEXT, id INTEGER, line BLOB, PRIMARY KEY (sink, id)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS alarms (station TEXT, label TEXT, line BLOB, PRIMARY KEY (station, label)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS records (sink TEXT, id INTEGER, line BLOB, sum INTEGER, PRIMARY KEY (sink, id))
+WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS alarms (station TEXT, label TEXT, line BLOB, sum INTEGER, PRIMARY KEY (station, label))
+WITHOUT ROWID;
 """
+_KEYS = {"records": ("sink", "id"), "alarms": ("station", "label")}
+_TYPES = {"sink": str, "id": int, "line": bytes, "sum": int, "station": str, "label": str}
 
 
 class Store:
     """Records and alarms on disk. Thread-safe. Raises UsageError if this process cannot use the folder."""
 
-    def __init__(self, folder: Path, *, most_bytes: int) -> None:
-        self.lock = threading.RLock()
+    def __init__(self, folder: Path, *, most_bytes: int, loss_s: float = 0.0) -> None:
+        self.lock = threading.RLock()  # of the file, and of what is offered
         self._path = folder / FILE_NAME  # made if needed, locked until `close`
         self._most_bytes = most_bytes  # per sink; beyond it the oldest records are dropped
+        self._loss_s = loss_s  # if above 0, sinks get results at once, and those still unsent are saved within it
         self.queues: list[RecordQueue] = []
+        self.left_out: Counter[str] = Counter()  # damaged records, by sink
+        self._gate = threading.Lock()  # of what is put; nobody waits for the disk in it
         self._alarms: dict[tuple[str, str], AlarmRecord] = {}  # not on the disk yet
         self._fault, self._tried_s = "", 0.0
         self._connection: sqlite3.Connection | None = None
@@ -58,40 +68,63 @@ class Store:
                     "stop that one, or name another --store"
                 ) from error
             self._fail(error)
+        self._news = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 
+    @property
+    def sends_unsaved(self) -> bool:
+        """Whether sinks may see records that are not on disk: by choice, or because it takes none."""
+        return self._loss_s > 0 or bool(self._fault)
+
     def last_alarms(self) -> list[AlarmRecord]:
         """Return each last alarm that raised, continued or cleared, per label and station."""
         try:
-            records = _readable([line for (line,) in self.rows("SELECT line FROM alarms ORDER BY station, label")])
+            rows = self.rows("SELECT station, label, line, sum FROM alarms ORDER BY station, label")
         except sqlite3.Error:
             return []
+        records = _readable([row[2] for row in rows])
         return [record for record in records if isinstance(record, AlarmRecord)]
 
-    @contextlib.contextmanager
-    def together(self, alarm: AlarmRecord) -> Iterator[None]:
-        """Queue an alarm in this block: no sink gets it before it is on disk for all."""
-        with self.lock:
-            yield
-            if alarm.event in ("raised", "continued", "cleared"):
-                self._alarms[alarm.station, alarm.label] = alarm
-            self.save(everything=True)
+    def put(self, record: Record, queues: Sequence[RecordQueue]) -> None:
+        """Queue a record for its sinks, without waiting for the disk unless a queue is full; see `Store`."""
+        is_alarm = isinstance(record, AlarmRecord)
+        if any(queue.is_full for queue in queues):
+            self.save()
+        # Alarms are on disk first, whatever may be lost.
+        with self.lock if is_alarm and self._loss_s > 0 else contextlib.nullcontext():
+            with self._gate:
+                for queue in queues:
+                    queue.add(record)
+                if isinstance(record, AlarmRecord) and record.event in ("raised", "continued", "cleared"):
+                    self._alarms[record.station, record.label] = record
+            if is_alarm and self._loss_s > 0:
+                self.save()
+        for queue in queues:
+            queue.drop_excess()
+        if not self._loss_s:
+            self._news.set()
 
-    def save(self, *, everything: bool) -> None:
+    def save(self, *, everything: bool = True) -> None:
         """Write waiting records (if not `everything`, those older than a tick) and delete sent ones."""
         with self.lock:
             if self._fault and time.monotonic() - self._tried_s < _TRIES_AGAIN_S:
                 return
-            changes = [queue.collect(everything=everything) for queue in self.queues]
-            if not (self._alarms or any(changes)):
+            with self._gate:
+                alarms = dict(self._alarms)
+                changes = [queue.collect(everything=everything) for queue in self.queues]
+            if not (alarms or any(changes)):
                 return
             try:
-                self._write()
+                self._write(alarms)
             except (OSError, sqlite3.Error) as error:
                 self._fail(error)
                 return
+            with self._gate:
+                for key, alarm in alarms.items():
+                    if self._alarms[key] is alarm:
+                        del self._alarms[key]
             if self._fault:
                 logger.warning("%s: can be written again", self._path)
             self._fault = ""
@@ -108,17 +141,21 @@ class Store:
     def close(self) -> None:
         """Save records and unlock the folder; may be called again."""
         self._closing.set()
+        self._news.set()
         self._thread.join()
         with self.lock:
             if self._connection is not None:
-                self.save(everything=True)
+                self.save()
                 self._connection.close()
                 self._connection = None
                 self.queues.clear()
 
     def _run(self) -> None:
-        while not self._closing.wait(_TICK_S):
-            self.save(everything=False)
+        while not self._closing.wait(self._loss_s / 2 or _TICK_S):
+            if not self._loss_s:
+                self._news.wait(_IDLE_S)
+                self._news.clear()
+            self.save(everything=not self._loss_s)
 
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,25 +170,39 @@ class Store:
             with contextlib.suppress(FileNotFoundError):
                 self._path.with_name(f"{FILE_NAME}-wal").replace(aside.with_name(f"{aside.name}-wal"))
             connection = _connect(self._path)
+        with connection:
+            self._leave_out_damaged(connection)
         self.last_id = connection.execute("SELECT COALESCE(MAX(id), 0) FROM records").fetchone()[0]
         for queue in self.queues:  # earlier records wait for the next start
             queue.sent_until = queue.deleted_until = self.last_id
         self._connection = connection
 
-    def _write(self) -> None:
+    def _leave_out_damaged(self, connection: sqlite3.Connection) -> None:
+        for table, keys in _KEYS.items():
+            for row in connection.execute(f"SELECT {', '.join(keys)}, line, sum FROM {table}").fetchall():
+                if reason := _damage(keys, row):
+                    where = printable(" ".join(map(str, row[:2])))
+                    logger.warning("%s: %s: %s: %s; it is left out", self._path, table, where, reason)
+                    connection.execute(f"DELETE FROM {table} WHERE {keys[0]} IS ? AND {keys[1]} IS ?", row[:2])
+                    self.left_out[str(row[0])] += table == "records"
+
+    def _write(self, alarms: Mapping[tuple[str, str], AlarmRecord]) -> None:
         if self._connection is None:
             self._open()
         assert self._connection is not None
         last_id = self.last_id
         with self._connection as connection:
             for queue in self.queues:
-                rows = [(queue.sink, number, line) for number, line in enumerate(queue.lines, start=last_id + 1)]
+                rows = [
+                    (queue.sink, number, line, _checksum(queue.sink, number, line))
+                    for number, line in enumerate(queue.lines, start=last_id + 1)
+                ]
                 last_id += len(rows)
-                connection.executemany("INSERT INTO records VALUES (?, ?, ?)", rows)
+                connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", rows)
                 connection.execute(_DELETE, (queue.sink, queue.deleted_until, queue.sent_until))
-            alarms = [(alarm.station, alarm.label, record_line(alarm)) for alarm in self._alarms.values()]
-            connection.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?, ?)", alarms)
-        self._alarms.clear()
+            lines = [(*key, record_line(alarm)) for key, alarm in alarms.items()]
+            changed = [(*row, _checksum(*row)) for row in lines]
+            connection.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?, ?, ?)", changed)
         for queue in self.queues:
             self.last_id = queue.written(after=self.last_id)
         for queue in self.queues:
@@ -179,6 +230,8 @@ class Store:
         if not self._fault:
             logger.warning("%s: cannot be used: %s; records wait in memory", self._path, text)
         self._fault, self._tried_s = text, time.monotonic()
+        for queue in self.queues:  # what waited for the disk goes out without it
+            queue.has_news.set()
 
 
 class _Rows(msgspec.Struct):
@@ -195,6 +248,7 @@ class RecordQueue:
 
     def __init__(self, sink: str, *, store: Store | None, most: int) -> None:
         self.sink = sink
+        self.has_news = threading.Event()  # records can be offered
         self.lock = threading.RLock() if store is None else store.lock
         self.dropped = 0
         self.lines: list[bytes] = []  # added by the store's next transaction
@@ -203,7 +257,7 @@ class RecordQueue:
         self.sent_until = self.deleted_until = 0  # ids of the last records sent and deleted
         self._store = store
         self._most = most
-        self._memory: deque[Record] = deque()  # `put` appends without the lock, so it never waits for the disk
+        self._memory: deque[Record] = deque()  # `add` appends without the lock, so it never waits for the disk
         self._batch: list[Record] = []
         self._oldest: Record | None = None  # only in memory, at the store's last tick
         self._save_counts = 0, 0
@@ -213,17 +267,39 @@ class RecordQueue:
                 try:
                     for count, size_bytes in store.rows(query, sink):
                         self.stored = _Rows(count, size_bytes)
+                        self.dropped = store.left_out.pop(sink, 0)
                 except sqlite3.Error:  # earlier records wait for the next start
                     self.sent_until = self.deleted_until = store.last_id
                 store.queues.append(self)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another record in memory."""
+        return len(self._memory) >= self._most
+
     def put(self, record: Record) -> None:
-        """Add a record; see `Outlet.put`."""
+        """Add a record for this sink alone; see `Outlet.put`."""
+        if self._store is not None:
+            self._store.put(record, [self])
+        else:
+            self.add(record)
+            self.drop_excess()
+
+    def add(self, record: Record) -> None:
+        """Append a record in memory."""
         self._memory.append(record)
+        if self._store is None or self._store.sends_unsaved:
+            self.has_news.set()
+
+    def drop_excess(self) -> None:
+        """Drop the oldest records that have no room in memory."""
         if len(self._memory) > self._most:
-            if self._store is not None:
-                self._store.save(everything=True)
             self._drop(self._most)
+
+    def save(self) -> None:
+        """Write records to disk, if there is a store."""
+        if self._store is not None:
+            self._store.save()
 
     def _drop(self, most: int) -> None:
         with self.lock:
@@ -242,11 +318,12 @@ class RecordQueue:
             self._batch = self._read_batch(most)
             if not self._batch:
                 self.offered = None
-                self._batch = [self._memory.popleft() for _ in range(min(most, len(self._memory)))]
+                if self._store is None or self._store.sends_unsaved:
+                    self._batch = [self._memory.popleft() for _ in range(min(most, len(self._memory)))]
             return self._batch
 
     def _read_batch(self, most: int) -> list[Record]:
-        query = "SELECT id, line FROM records WHERE sink = ? AND id > ? ORDER BY id LIMIT ?"
+        query = "SELECT sink, id, line, sum FROM records WHERE sink = ? AND id > ? ORDER BY id LIMIT ?"
         while self._store is not None and self.stored.count:
             try:
                 rows = self._store.rows(query, self.sink, self.sent_until, most)
@@ -256,9 +333,9 @@ class RecordQueue:
                 self.dropped += self.stored.count
                 self.stored = _Rows()
                 break
-            lines = [line for _, line in rows]
-            records = _readable(lines)
-            self.offered = _Rows(len(lines), sum(map(len, lines)), len(lines) - len(records), rows[-1][0])
+            records = _readable([row[2] for row in rows if not _damage(_KEYS["records"], row)])
+            size_bytes = sum(len(line or b"") for _, _, line, _ in rows)
+            self.offered = _Rows(len(rows), size_bytes, len(rows) - len(records), rows[-1][1])
             if records:
                 return records
             self.settle()
@@ -289,8 +366,7 @@ class RecordQueue:
 
     def close(self) -> None:
         """Save the records, or count them as dropped."""
-        if self._store is not None:
-            self._store.save(everything=True)
+        self.save()
         with self.lock:
             if self.offered is None:
                 self.dropped += len(self._batch)
@@ -321,6 +397,8 @@ class RecordQueue:
         self.stored.count += len(self.lines)
         self.stored.size_bytes += sum(map(len, self.lines))
         last_id, self.lines = after + len(self.lines), []
+        if self.stored.count:
+            self.has_news.set()
         return last_id
 
 
@@ -331,7 +409,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.text_factory = lambda text: text.decode(errors="replace")  # a damaged one is left out
         connection.executescript(_SCHEMA)
+        for table, keys in _KEYS.items():
+            _add_checksums(connection, table, keys)
         if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("database disk image is malformed")  # noqa: TRY301
     except BaseException:
@@ -340,9 +421,30 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _add_checksums(connection: sqlite3.Connection, table: str, keys: tuple[str, str]) -> None:
+    """Give the rows of a file from before checksums theirs."""
+    if "sum" not in [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]:
+        connection.create_function("checksum", 3, _checksum)
+        with connection:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN sum INTEGER")
+            connection.execute(f"UPDATE {table} SET sum = checksum({', '.join(keys)}, line)")
+
+
 def _readable(lines: Sequence[bytes]) -> list[Record]:
     records = []
     for line in lines:
         with contextlib.suppress(msgspec.MsgspecError):
             records.append(record_from_line(line))
     return records
+
+
+def _checksum(*parts: object) -> int:
+    return zlib.crc32(b"\0".join(part if isinstance(part, bytes) else str(part).encode() for part in parts))
+
+
+def _damage(keys: tuple[str, str], row: Sequence[object]) -> str:
+    """Return why a row with these keys, its line and its checksum is not what was written, or empty."""
+    for name, value in zip((*keys, "line", "sum"), row, strict=True):
+        if not isinstance(value, _TYPES[name]):
+            return f"{name}: expected {_TYPES[name].__name__}, got {type(value).__name__}"
+    return "" if _checksum(*row[:3]) == row[3] else "its checksum differs"

@@ -1,8 +1,11 @@
 """Sinks that fail, hang and come back: what waits, what is lost, and that it is counted."""
 
+import contextlib
 import json
+import random
 import sqlite3
 import threading
+import time
 
 import pytest
 
@@ -12,8 +15,8 @@ from mmkd_station.build import open_outlet
 from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import Backoff, RefusedError
 from mmkd_station.protocols.table import open_sink, shown_names
-from mmkd_station.records import AlarmRecord, record_from_line, record_line, result_record
-from mmkd_station.store import FILE_NAME, Store
+from mmkd_station.records import record_from_line, record_line, result_record
+from mmkd_station.store import FILE_NAME, Store, _checksum
 from tests.edge.said import said
 from tests.station.rig import alarm, quick, state, until
 
@@ -87,10 +90,10 @@ def open_store(tmp_path):
     """Opens stores in one folder, each of which ends the one before."""
     opened = []
 
-    def open_one(most_bytes=10**6):
+    def open_one(most_bytes=10**6, **options):
         for store in opened:
             store.close()
-        opened.append(Store(tmp_path / "store", most_bytes=most_bytes))
+        opened.append(Store(tmp_path / "store", most_bytes=most_bytes, **options))
         return opened[-1]
 
     yield open_one
@@ -185,24 +188,125 @@ def test_what_a_sink_does_not_take_at_once_is_on_the_disk_soon_and_nothing_else_
         outlet.close()
 
 
-def test_an_alarm_is_on_the_disk_for_every_sink_before_any_sees_it(open_store):
-    store = open_store()
-    seen = []
+class Looking(Flaky):
+    """A sink that notes what is on the disk when it gets records."""
 
-    class Looking(Flaky):
-        def write(self, records):
-            if any(isinstance(record, AlarmRecord) for record in records):
-                seen.append(stored(store))
+    def __init__(self, store):
+        super().__init__()
+        self.seen = []
+        self._store = store
 
-    outlets = [Outlet("looks", Looking(), store=store), Outlet("away", Flaky(), store=store)]
-    with store.together(alarm(7)):
-        for outlet in outlets:
-            outlet.put(alarm(7))
-    until(lambda: seen)
-    assert seen == [[7, 7]]
-    assert store.last_alarms() == [alarm(7)]
+    def write(self, records):
+        self.seen.append(([record.number for record in records], stored(self._store)))
+
+
+@pytest.mark.parametrize(("make", "loss_s"), [(alarm, 0.0), (state, 0.0), (alarm, 0.2)])
+def test_a_record_is_on_the_disk_for_every_sink_before_any_sees_it(make, loss_s, open_store):
+    store = open_store(loss_s=loss_s)
+    looking = Looking(store)
+    outlets = [Outlet("looks", looking, store=store), Outlet("away", Flaky(), store=store)]
+    store.put(make(7), [outlet.queue for outlet in outlets])
+    until(lambda: looking.seen)
+    assert looking.seen == [([7], [7, 7])]
+    assert store.last_alarms() == ([alarm(7)] if make is alarm else [])
     for outlet in outlets:
         outlet.close(drain_s=0.1)
+
+
+def test_with_a_loss_of_choice_results_go_out_before_they_are_on_the_disk_and_wait_on_it_soon(open_store):
+    store = open_store(loss_s=0.2)
+    looking, hung = Looking(store), Hung()
+    outlets = [Outlet("looks", looking, store=store), Outlet("hangs", hung, store=store)]
+    store.put(state(7), [outlet.queue for outlet in outlets])
+    until(lambda: looking.seen)
+    assert looking.seen[0] == ([7], [])
+    until(lambda: stored(store) == [7])
+    hung.there.set()
+    for outlet in outlets:
+        outlet.close()
+
+
+def test_a_thousand_records_a_second_cost_the_disk_a_transaction_a_tick(open_store):
+    store, sinks = open_store(), [Flaky(is_there=True) for _ in range(4)]
+    outlets = [Outlet(str(number), sink, store=store) for number, sink in enumerate(sinks)]
+    commits = []
+    store._connection.set_trace_callback(lambda text: commits.append(text) if text == "COMMIT" else None)
+    began_s = time.monotonic()
+    for number in range(500):
+        store.put(state(number), [outlet.queue for outlet in outlets])
+        time.sleep(0.001)
+    until(lambda: all(sink.taken == list(range(500)) for sink in sinks))
+    assert 1 < len(commits) <= 2 + (time.monotonic() - began_s) / 0.1
+    for outlet in outlets:
+        outlet.close()
+
+
+def test_each_stored_record_has_a_checksum_and_what_is_damaged_is_left_out_and_counted_by_name(open_store, caplog):
+    store = open_store()
+    outlet = Outlet("sink", Flaky(), store=store, backoff=quick)
+    for number in range(1, 9):
+        store.put(alarm(number, label=f"label {number}"), [outlet.queue])
+    outlet.close(drain_s=0.1)
+    changes = [
+        "records SET line = CAST(replace(CAST(line AS TEXT), '0.9', '0.8') AS BLOB) WHERE id = 2",
+        "records SET line = NULL WHERE id = 3", "records SET line = 5 WHERE id = 4",
+        "records SET sum = 'x' WHERE id = 5", "records SET id = 60 WHERE id = 6", "records SET id = 'y' WHERE id = 7",
+        "alarms SET label = 'moved' WHERE label = 'label 1'",
+    ]  # fmt: skip
+    for change in changes:
+        store._connection.execute(f"UPDATE {change}")
+    store._connection.commit()
+    store, sink = open_store(), Flaky(is_there=True)
+    outlet = Outlet("sink", sink, store=store)
+    outlet.close()
+    assert (sink.taken, outlet.facts().dropped, outlet.facts().waiting) == ([1, 8], 6, 0)
+    assert [one.label for one in store.last_alarms()] == [f"label {number}" for number in range(2, 9)]
+    differs = "its checksum differs"
+    reasons = [
+        f"records: sink 2: {differs}", "records: sink 3: line: expected bytes, got NoneType",
+        "records: sink 4: line: expected bytes, got int", "records: sink 5: sum: expected int, got str",
+        f"records: sink 60: {differs}", "records: sink y: id: expected int, got str",
+        f"alarms: press 1 moved: {differs}",
+    ]  # fmt: skip
+    path = store._path
+    assert [one.getMessage() for one in caplog.records if one.name.endswith("store")] == [
+        f"{path}: {reason}; it is left out" for reason in reasons
+    ]
+
+
+@pytest.mark.parametrize("flips", [20, pytest.param(400, marks=pytest.mark.slow)])
+def test_no_bit_of_a_store_makes_it_send_a_changed_record_or_breaks_a_start(flips, open_store, tmp_path):
+    outlet = Outlet("sink", Flaky(), store=open_store(), backoff=quick)
+    put(outlet, range(1, 101))
+    outlet.close(drain_s=0.1)
+    open_store().close()
+    path, dice = tmp_path / "store" / FILE_NAME, random.Random(flips)
+    data = path.read_bytes()
+    for _ in range(flips):
+        place = dice.randrange(100, len(data))
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << dice.randrange(8)]) + data[place + 1 :])
+        seen = []
+        sink = Flaky(is_there=True)
+        sink.write = seen.extend
+        again = Outlet("sink", sink, store=open_store())
+        again.close()
+        assert seen == [state(record.number) for record in seen]
+        assert [record.number for record in seen] == sorted(record.number for record in seen)
+
+
+def test_records_of_a_store_from_before_checksums_are_sent(tmp_path):
+    (tmp_path / "store").mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "store" / FILE_NAME)) as old:
+        for table, keys in {"records": "sink TEXT, id INTEGER", "alarms": "station TEXT, label TEXT"}.items():
+            names = ", ".join(name.split()[0] for name in keys.split(", "))
+            old.execute(f"CREATE TABLE {table} ({keys}, line BLOB, PRIMARY KEY ({names})) WITHOUT ROWID")
+        old.execute("INSERT INTO records VALUES ('sink', 1, ?)", (record_line(state(1)),))
+        old.commit()
+    store, sink = Store(tmp_path / "store", most_bytes=10**6), Flaky(is_there=True)
+    outlet = Outlet("sink", sink, store=store)
+    outlet.close()
+    store.close()
+    assert (sink.taken, outlet.facts().dropped) == ([1], 0)
 
 
 def test_a_disk_that_takes_nothing_leaves_records_in_memory_until_it_does(open_store, caplog, monkeypatch):
@@ -247,8 +351,7 @@ def test_what_a_sink_takes_after_the_end_of_a_run_on_a_full_disk_is_not_counted_
     store, hung = open_store(), Hung()
     hung.there.set()
     outlet = Outlet("hangs", hung, store=store)
-    with store.together(alarm(1)):
-        outlet.put(alarm(1))
+    outlet.put(alarm(1))
     until(lambda: hung.taken == [1] and stored(store) == [])
     store.rows(f"PRAGMA max_page_count = {store.rows('PRAGMA page_count')[0][0]}")
     hung.there.clear()
@@ -326,8 +429,9 @@ def test_what_a_sink_is_trying_is_not_given_up(open_store):
 
 def test_a_record_that_cannot_be_read_is_left_out_and_counted(open_store):
     store, sink = open_store(), Flaky(is_there=True)
-    rows = [record_line(state(1)), b"{broken}", record_line(state(2))]
-    store._connection.executemany("INSERT INTO records VALUES ('sink', ?, ?)", enumerate(rows, start=1))
+    lines = enumerate([record_line(state(1)), b"{broken}", record_line(state(2))], start=1)
+    rows = [("sink", number, line, _checksum("sink", number, line)) for number, line in lines]
+    store._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", rows)
     store._connection.commit()
     outlet = Outlet("sink", sink, store=open_store())
     outlet.close()

@@ -17,6 +17,7 @@ from mmkd_station.spec import RunSpec, StationSpec, check_run, duration_s, size_
 # Options that have no effect without another.
 _NEEDS = {
     "--store-size": "--store",
+    "--store-loss": "--store",
     "--keep-in": "--keep-uncertain",
     "--uncertain-below": "--keep-uncertain",
     "--monitor-token": "--monitor",
@@ -84,6 +85,14 @@ class RunOptions:
         ),
     ] = None
     store_size: Annotated[str, Option("Maximum disk space per sink.", metavar="SIZE")] = "64MB"
+    store_loss: Annotated[
+        str | None,
+        Option(
+            "Send results before they are on disk, which a kill may lose for this time, up to 60s.",
+            metavar="TIME",
+            shown="save first",
+        ),
+    ] = None
     keep_uncertain: Annotated[
         str | None, Option("Save uncertain windows for labelling, up to this size.", metavar="SIZE")
     ] = None
@@ -221,6 +230,7 @@ def run_spec(bundle: Path, options: RunOptions) -> RunSpec:
             sinks=tuple(options.sink or ()),
             store=None if options.store is None else str(options.store),
             store_bytes=size_bytes(options.store_size, option="--store-size"),
+            store_loss_s=0.0 if options.store_loss is None else duration_s(options.store_loss, option="--store-loss"),
             keep_uncertain_bytes=None if keep is None else size_bytes(keep, option="--keep-uncertain"),
             keep_in=str(options.keep_in),
             for_s=None if options.for_s is None else duration_s(options.for_s, option="--for"),
