@@ -31,6 +31,7 @@ MAX_HOP = 1 << 30
 _RATE_FACTOR = 1.5
 # In sampling periods: one lost sample is interpolated, two are not.
 _GAP_PERIODS = 2.5
+_MAX_GAP_WINDOWS = 64  # each row of an interpolated gap is computed
 
 
 class StreamFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +70,12 @@ class Stream:
         answering: Callable[[], ModalitySpec] | None = None,
     ) -> None:
         check_whole("hop", hop, 1, MAX_HOP)
-        check_seconds("gap_s", gap_s)
+        longest_gap_s = _MAX_GAP_WINDOWS * modality.duration_s
+        if (check_seconds("gap_s", gap_s) or 0.0) > longest_gap_s:
+            raise UsageError(
+                f"gap_s: expected at most {_MAX_GAP_WINDOWS} windows of {modality.name!r}, {longest_gap_s:g} s, "
+                f"got {gap_s:g}"
+            )
         check_seconds("stale_s", stale_s)
         self._modality = modality
         self._answering = answering or (lambda: modality)

@@ -99,7 +99,7 @@ typedef struct mmkd_options {
     double error_level;      /* label sets miss the true label at most this often; 0 makes none */
     double stale_s;          /* largest age of a window; 0 is no limit */
     int32_t hop;             /* streams: samples between two predictions; 0 takes a window's */
-    double gap_s;            /* streams: a longer time between samples is a gap; 0 takes 2.5 periods */
+    double gap_s;            /* streams: a longer time between samples is a gap; at most 64 windows; 0: 2.5 periods */
     const double *reference_mean, *reference_std; /* (C,): of the machine, for a modality normalised per group */
     int32_t flat;            /* 1: look for channels with one value */
     double stuck_s;          /* look for channels that repeat one value for so long */
@@ -137,12 +137,13 @@ typedef void (*mmkd_receiver)(const mmkd_prediction *prediction, void *user);
 /* Verify an archive's digest and read it; `data` is copied. mmkd_open_file reads the file first. */
 MMKD_API int mmkd_open(const void *data, size_t size, mmkd_bundle **bundle, char *error, size_t error_size);
 MMKD_API int mmkd_open_file(const char *path, mmkd_bundle **bundle, char *error, size_t error_size);
-/* The same, refused unless one of `count` keys has signed the bundle. */
+/* The same, refused unless one of `count` keys has signed the bundle; no keys are refused too. */
 MMKD_API int mmkd_open_signed(const void *data, size_t size, const mmkd_key *keys, int32_t count, mmkd_bundle **bundle,
                               char *error, size_t error_size);
 MMKD_API int mmkd_open_file_signed(const char *path, const mmkd_key *keys, int32_t count, mmkd_bundle **bundle,
                                    char *error, size_t error_size);
-/* Answer the golden windows of every student, and compare with the answers at export: MMKD_OK within their tolerance.
+/* Answer the golden windows of every student, as many as take a minute of processor time, and compare with the answers
+ * at export: MMKD_OK within their tolerance.
  * largest: takes the largest difference of a logit or probability; may be NULL. */
 MMKD_API int mmkd_selftest_file(const char *path, double *largest, char *error, size_t error_size);
 /* After the last of its predictors. */
@@ -160,7 +161,7 @@ MMKD_API int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *
                                  char *error, size_t error_size);
 MMKD_API void mmkd_predictor_close(mmkd_predictor *predictor);
 /* Answer for one window (samples, channels) of raw values, NaN where missing. age_s: of its newest sample, or NaN.
- * Returns MMKD_MISUSE, and the reason in the prediction, if the sizes are not the student's. Does not allocate. */
+ * Returns MMKD_MISUSE, and the reason in the prediction, for NULL or other sizes than the student's. Does not allocate. */
 MMKD_API int mmkd_predict(mmkd_predictor *predictor, const float *window, int32_t samples, int32_t channels,
                           double age_s, mmkd_prediction *prediction);
 /* Answer with the first predictor whose sensor works, for windows of one moment; a later one's answer is degraded, and
@@ -169,8 +170,8 @@ MMKD_API int mmkd_predict_first(mmkd_predictor *const *predictors, const mmkd_wi
                                 mmkd_prediction *prediction);
 /* Take the next samples of a stream, (count, channels); `receive` gets every prediction that becomes due.
  * times_s: one for each sample on a clock of your choice, or NULL if they come at exactly the student's rate.
- * now_s: this moment on the same clock, or NaN. Returns MMKD_MISUSE for samples with times after others without, or the
- * reverse, since the last mmkd_reset. Does not allocate. */
+ * now_s: this moment on the same clock, or NaN. Returns MMKD_MISUSE for NULL samples, and for samples with times
+ * after others without, or the reverse, since the last mmkd_reset. Does not allocate. */
 MMKD_API int mmkd_push(mmkd_predictor *predictor, const float *samples, int32_t count, const double *times_s,
                        double now_s, mmkd_receiver receive, void *user);
 /* Forget all samples. */

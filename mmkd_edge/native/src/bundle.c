@@ -3,12 +3,19 @@
  * The archive is a ZIP of stored members whose comment holds the SHA-256 of everything before the end record
  * (mmkd_edge/bundle/archive.py and bundle.py). The manifest is JSON (mmkd_edge/bundle/manifest.py).
  */
+#if defined(__unix__) || defined(__APPLE__)
+#define _POSIX_C_SOURCE 200809L
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "bundle.h"
 
@@ -19,6 +26,7 @@
 
 enum { END_RECORD = 22, COMMENT = 81, MAX_MEMBERS = 256, MAX_MANIFEST = 1 << 20, MAX_SIGNATURES = 1 << 16, MAX_LIST = 10000 };
 #define MAX_FILE ((long)1 << 30)
+enum { SELFTEST_S = 60 };
 static const char comment_start[] = "mmkd-edge sha256 ";
 
 void mmkd_error(char *error, size_t error_size, const char *format, ...)
@@ -416,8 +424,8 @@ static void read_bundle(reader *r, const unsigned char *data, size_t size)
     }
 }
 
-int mmkd_open_signed(const void *data, size_t size, const mmkd_key *keys, int32_t count, mmkd_bundle **bundle,
-                     char *error, size_t error_size)
+static int open_bundle(const void *data, size_t size, const mmkd_key *keys, int32_t count, mmkd_bundle **bundle,
+                       char *error, size_t error_size)
 {
     reader r = {NULL, NULL, NULL, 0, MMKD_OK, error, error_size, keys, count};
     *bundle = NULL;
@@ -431,14 +439,44 @@ int mmkd_open_signed(const void *data, size_t size, const mmkd_key *keys, int32_
 
 int mmkd_open(const void *data, size_t size, mmkd_bundle **bundle, char *error, size_t error_size)
 {
-    return mmkd_open_signed(data, size, NULL, 0, bundle, error, error_size);
+    return open_bundle(data, size, NULL, 0, bundle, error, error_size);
+}
+
+static int are_keys(const mmkd_key *keys, int32_t count, mmkd_bundle **bundle, char *error, size_t error_size)
+{
+    *bundle = NULL;
+    if (keys && count > 0) return 1;
+    mmkd_error(error, error_size, "keys: expected at least one public key, got none; pass the keys that may sign, or call mmkd_open for "
+               "unsigned bundles");
+    return 0;
+}
+
+int mmkd_open_signed(const void *data, size_t size, const mmkd_key *keys, int32_t count, mmkd_bundle **bundle, char *error,
+                     size_t error_size)
+{
+    if (!are_keys(keys, count, bundle, error, error_size)) return MMKD_UNTRUSTED;
+    return open_bundle(data, size, keys, count, bundle, error, error_size);
+}
+
+/* Open a regular file; a FIFO without a writer would block for ever. */
+static FILE *open_regular(const char *path)
+{
+#if defined(__unix__) || defined(__APPLE__)
+    struct stat facts;
+    int descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    FILE *file = descriptor < 0 || fstat(descriptor, &facts) || !S_ISREG(facts.st_mode) ? NULL : fdopen(descriptor, "rb");
+    if (!file && descriptor >= 0) close(descriptor);
+    return file;
+#else
+    return fopen(path, "rb");
+#endif
 }
 
 /* The file's bytes, to be freed; NULL if they cannot be read. */
 static unsigned char *read_file(const char *path, const char *what, size_t *size, char *error, size_t error_size)
 {
     errno = 0;
-    FILE *file = fopen(path, "rb");
+    FILE *file = open_regular(path);
     long length = -1;
     if (file && !fseek(file, 0, SEEK_END)) length = ftell(file);
     unsigned char *data = length > 0 && length <= MAX_FILE ? malloc((size_t)length) : NULL;
@@ -446,26 +484,33 @@ static unsigned char *read_file(const char *path, const char *what, size_t *size
     if (file) fclose(file);
     if (is_read) *size = (size_t)length;
     else mmkd_error(error, error_size, "%s: expected %s that can be read, got: %s", path, what,
-                    errno ? strerror(errno) : "an empty or too large file");
+                    errno ? strerror(errno) : file ? "an empty or too large file" : "a folder, FIFO or device");
     if (is_read) return data;
     free(data);
     return NULL;
 }
 
-int mmkd_open_file_signed(const char *path, const mmkd_key *keys, int32_t count, mmkd_bundle **bundle, char *error,
-                          size_t error_size)
+static int open_bundle_file(const char *path, const mmkd_key *keys, int32_t count, mmkd_bundle **bundle, char *error,
+                            size_t error_size)
 {
     size_t size = 0;
     unsigned char *data = read_file(path, "a bundle (.edge)", &size, error, error_size);
     *bundle = NULL;
-    int status = data ? mmkd_open_signed(data, size, keys, count, bundle, error, error_size) : MMKD_NO_FILE;
+    int status = data ? open_bundle(data, size, keys, count, bundle, error, error_size) : MMKD_NO_FILE;
     free(data);
     return status;
 }
 
+int mmkd_open_file_signed(const char *path, const mmkd_key *keys, int32_t count, mmkd_bundle **bundle, char *error,
+                          size_t error_size)
+{
+    if (!are_keys(keys, count, bundle, error, error_size)) return MMKD_UNTRUSTED;
+    return open_bundle_file(path, keys, count, bundle, error, error_size);
+}
+
 int mmkd_open_file(const char *path, mmkd_bundle **bundle, char *error, size_t error_size)
 {
-    return mmkd_open_file_signed(path, NULL, 0, bundle, error, error_size);
+    return open_bundle_file(path, NULL, 0, bundle, error, error_size);
 }
 
 int mmkd_commission_file(mmkd_bundle *bundle, int32_t student, const char *path, char *error, size_t error_size)
@@ -524,7 +569,9 @@ static int test_student(const unsigned char *data, size_t size, const mmkd_entry
     size_t count = 0;
     for (; e->facts.task >= MMKD_REGRESSION && copy_values(npz, "probabilities.npy", "<f4", count, 1, 4, expected); count++)
         scale = fabs(expected[0]) > scale ? fabs(expected[0]) : scale;
-    for (count = 0; !status && copy_values(npz, "windows.npy", "<f4", count * cells, cells, 4, values); count++) {
+    const clock_t begun = clock();
+    for (count = 0; !status && (!count || (clock() - begun) / CLOCKS_PER_SEC < SELFTEST_S) &&
+                    copy_values(npz, "windows.npy", "<f4", count * cells, cells, 4, values); count++) {
         for (size_t i = 0; i < cells; i++) {
             int there = isfinite(values[i]) && (!e->has_range || e->is_per_group || (values[i] >= e->low && values[i] <= e->high));
             present[i] = there ? 1.0f : 0.0f;

@@ -22,6 +22,7 @@ enum { HEADER = 16, ENTRY = 56, NAME = 24, MAX_TENSORS = 512, MAX_SIZE = 1 << 20
 enum { CAUSAL_KERNEL = 5, MAX_INTERVAL_DEPTH = 4, MAX_TREES = 1024, MAX_NODES = 1 << 18, MAX_WALK = 64 };
 #define MAX_BYTES ((size_t)1 << 30)
 #define MAX_SCRATCH ((size_t)1 << 31)
+#define MAX_OPERATIONS 17179869184.0 /* 2^34 a window: at worst a few seconds of one core */
 
 typedef struct {
     const unsigned char *data; /* aligned to 64 */
@@ -31,6 +32,7 @@ typedef struct {
     size_t error_size;
     int failed;
     int64_t panel;
+    uint64_t bytes; /* of the tensors so far */
 } reader;
 
 /* Join texts, and a number below 1,000 between them unless it is negative: without printf, which some boards lack. */
@@ -78,6 +80,7 @@ static const void *tensor(reader *r, const char *name, uint32_t kind, int64_t fi
     if (mmkd_u32(entry + 24) != kind || mmkd_u32(entry + 28) != 2 || rows != (uint64_t)first || columns != (uint64_t)second)
         return fail(r, name, "does not have the sizes that the model needs");
     if (offset % 64 || offset > r->size || bytes > r->size - offset) return fail(r, name, "lies outside of the file");
+    if ((r->bytes += bytes) > r->size) return fail(r, name, "shares its bytes with other tensors");
     const float *values = (const float *)(const void *)(r->data + offset);
     for (uint64_t n = 0; kind == FLOAT && n < bytes / 4; n++)
         if (!isfinite(values[n])) return fail(r, name, "expected finite numbers");
@@ -353,6 +356,56 @@ static void read_model(reader *r, mmkd_model *model)
     }
 }
 
+/* ---- what a window costs, in operations: from the sizes alone, so that a hostile file is refused before it computes */
+
+static double of_layer(const mmkd_linear *layer, int64_t rows)
+{
+    return 2.0 * (double)layer->in * (double)mmkd_padded(layer->out) * (double)rows;
+}
+
+static double of_transformer(const mmkd_model *model)
+{
+    const mmkd_transformer *t = &model->transformer;
+    int64_t rows = t->is_causal ? 3 : t->tokens, columns = t->is_causal ? t->slots + 1 : t->tokens;
+    double channels = (double)model->channels, samples = (double)(t->is_causal ? t->step : model->samples), total = 0;
+    for (int64_t s = 0; s < t->stages; s++) total += of_layer(&t->stage[s].linear, t->stage[s].length);
+    for (int64_t n = 0; n < t->depth; n++) {
+        const mmkd_block *block = &t->block[n];
+        total += of_layer(&block->project, rows) + of_layer(&block->out, rows) + of_layer(&block->up, rows) + of_layer(&block->down, rows);
+        total += (double)rows * (double)columns * (4 * (double)t->width + 20 * (double)t->heads);
+    }
+    total += of_layer(&t->spectrum, 1) + of_layer(&t->summary, 1) + of_layer(&t->mix, 1) + samples * channels * (100 + 4 * channels);
+    if (!t->is_causal) return total + of_layer(&t->basis, 2 * model->channels) + of_layer(&t->pooling, 2 * model->channels);
+    total += 4 * channels * (double)t->taps * (double)mmkd_padded(2 * t->bands);
+    total += (double)t->slots * ((double)t->sums + channels * (10 + 6 * channels));
+    return total * (double)t->slots;
+}
+
+static double of_convolutions(const mmkd_model *model)
+{
+    const mmkd_convolutions *c = &model->convolutions;
+    double channels = (double)model->channels, each = 0;
+    for (int64_t n = 0; n < c->kernels; n++) {
+        const mmkd_kernel *k = c->kernel + n;
+        each += 8 * (double)k->channels + 4 * (double)k->features + 8;
+        if (!n || k->dilation != k[-1].dilation) each += 10 * channels;
+    }
+    return each * (double)mmkd_padded(c->positions);
+}
+
+static double operations(const mmkd_model *model)
+{
+    const mmkd_intervals *v = &model->intervals;
+    const mmkd_derivation *d = &model->derivation;
+    double cells = (double)model->samples * (double)model->channels;
+    double total = of_layer(&model->head, 1) + of_layer(&model->novelty, 1) + 10 * (double)model->embedding;
+    if (model->has_transformer) total += of_transformer(model);
+    if (model->has_convolutions) total += of_convolutions(model);
+    if (model->has_intervals) total += of_layer(&v->basis, model->channels) + 300 * (double)v->depths * cells; /* sorted by merges */
+    if (model->has_trees) total += (double)model->trees.count * (4.0 * MAX_WALK + (double)model->outputs);
+    return d->samples ? total + 6 * cells * (double)(2 * d->half / d->up + 1) : total;
+}
+
 /* The fastest instruction set that processor and system have; not by __builtin_cpu_supports, which finds none in
  * libraries that ziglang links. */
 static int best_isa(void)
@@ -380,7 +433,7 @@ const char *mmkd_sources(void) { return MMKD_SOURCES; }
 
 int mmkd_model_place(const void *data, size_t size, int isa, mmkd_model *model, char *error, size_t error_size)
 {
-    reader r = {data, size, 0, error, error_size, 0, 0};
+    reader r = {data, size, 0, error, error_size, 0, 0, 0};
     memset(model, 0, sizeof *model);
     if (size > MAX_BYTES || (uintptr_t)data % 64) fail(&r, "file", "is larger than 1 GiB, or not at a multiple of 64");
     else read_model(&r, model);
@@ -398,9 +451,9 @@ int mmkd_model_place(const void *data, size_t size, int isa, mmkd_model *model, 
 #endif
     model->panel = r.panel < MMKD_MAX_PANEL ? r.panel : MMKD_MAX_PANEL;
     model->scratch_floats = mmkd_scratch_floats(model);
-    if (model->scratch_floats <= MAX_SCRATCH / sizeof(float)) return MMKD_OK;
-    fail(&r, "file", "needs more than 2 GiB to compute in");
-    return MMKD_DAMAGED;
+    if (!(operations(model) <= MAX_OPERATIONS)) fail(&r, "file", "needs more than 17 thousand million operations a window");
+    if (model->scratch_floats > MAX_SCRATCH / sizeof(float)) fail(&r, "file", "needs more than 2 GiB to compute in");
+    return r.failed ? MMKD_DAMAGED : MMKD_OK;
 }
 
 #ifndef MMKD_NO_HEAP

@@ -7,7 +7,7 @@
 
 #include "bundle.h"
 
-enum { REASON = 1024, NAMES = 160, INTERVALS = 64, FEWEST_INTERVALS = 8, MAX_HOP = 1 << 24 };
+enum { REASON = 1024, NAMES = 160, INTERVALS = 64, FEWEST_INTERVALS = 8, MAX_HOP = 1 << 24, MAX_GAP_WINDOWS = 64 };
 static const double degraded_fraction = 0.02, sum_tolerance = 0.01, gap_periods = 2.5, rate_factor = 1.5, snap = 0.01;
 
 /* Rows at the student's rate between samples with their own times; see mmkd_edge/stream/resample.py. */
@@ -319,6 +319,11 @@ int mmkd_predict(mmkd_predictor *p, const float *window, int32_t samples, int32_
     const mmkd_student *in = &p->input;
     int is_whole = p->options.recorded && samples == p->entry->model->derivation.whole;
     begin_prediction(p);
+    if (!window) {
+        join(p, MMKD_INVALID, "modality '%.64s': expected a window, got NULL; of an absent sensor use mmkd_predict_first", in->modality);
+        no_answer(p, 0, age_s, prediction);
+        return MMKD_MISUSE;
+    }
     if ((samples != in->samples && !is_whole) || channels != in->channels) {
         join(p, MMKD_INVALID, "modality '%.64s': expected shape (T, C)=(%d, %d), got (%d, %d)", in->modality,
              (int)in->samples, (int)in->channels, (int)samples, (int)channels);
@@ -514,6 +519,7 @@ static void place(mmkd_predictor *p, double time, const float *row, double now_s
 int mmkd_push(mmkd_predictor *p, const float *samples, int32_t count, const double *times_s, double now_s,
               mmkd_receiver receive, void *user)
 {
+    if (count < 0 || (count > 0 && !samples)) return MMKD_MISUSE;
     if (count > 0 && p->timed >= 0 && p->timed != (times_s != NULL)) return MMKD_MISUSE;
     if (count > 0) p->timed = times_s != NULL;
     for (int32_t i = 0; i < count; i++) {
@@ -544,6 +550,7 @@ static int check_options(mmkd_predictor *p, char *error, size_t error_size)
     mmkd_options *o = &p->options;
     const char *modality = e->facts.modality;
     int32_t windows = e->true_probabilities.count, scores = e->groups ? e->groups : e->novelty.count;
+    double longest_gap_s = MAX_GAP_WINDOWS * p->input.samples / p->input.rate_hz;
     double shortest = 1 / e->facts.rate_hz, longest = e->facts.samples / e->facts.rate_hz;
     if (o->stuck_s != 0 && !(o->stuck_s > shortest && o->stuck_s <= longest))
         mmkd_error(error, error_size, "stuck_s: expected more than one sample and at most one window of '%.64s', %s to %s s; got %s",
@@ -562,6 +569,9 @@ static int check_options(mmkd_predictor *p, char *error, size_t error_size)
     else if (p->input.step && o->hop % p->input.step)
         mmkd_error(error, error_size, "hop: expected a multiple of %d, the samples of one step of this causal student, got %d",
                    (int)p->input.step, (int)o->hop);
+    else if (!(o->gap_s <= longest_gap_s))
+        mmkd_error(error, error_size, "gap_s: expected at most %d windows of '%.64s', %s s, got %s", (int)MAX_GAP_WINDOWS, p->input.modality,
+                   DIGITS(longest_gap_s, 6), DIGITS(o->gap_s, 6));
     else if (o->unknown_level != 0 && !(o->unknown_level * (1 + scores) >= 1 && o->unknown_level < 1 && scores))
         mmkd_error(error, error_size, "unknown_level: expected at least %s, because %d %s calibrated it",
                    DIGITS(1.0 / (1 + scores), 2), (int)scores, e->groups ? "groups" : "windows");

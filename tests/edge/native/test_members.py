@@ -1,6 +1,7 @@
 """Interval features and trees of the native engine, compared with NumPy; files are written by hand."""
 
 import struct
+import time
 from functools import cache
 
 import numpy as np
@@ -83,10 +84,12 @@ def interval_tensors(samples, channels, *, depth, bins, feature_mean=0.0, featur
 
 
 def file_of(samples, channels, members, head, bias, *, task=CLASSIFICATION):
-    flags = 3 if "f.sizes" in members else 1
+    flags = 3 if "f.sizes" in members else int("i.sizes" in members)
     return _pack_tensors(
         {
-            "sizes": np.array([[samples, channels, len(bias), task, 0, 0, 0, flags]], dtype=np.int32),
+            "sizes": np.array(
+                [[samples, channels, len(bias), task, 0, "c.sizes" in members, 0, flags]], dtype=np.int32
+            ),
             "modality": np.frombuffer(b"acc".ljust(256, b"\0"), dtype=np.uint8)[None],
             "scales": np.array([[0.8, 3.0, 0.5]], dtype=np.float32),
             **members,
@@ -310,3 +313,38 @@ def test_altered_files_are_refused_or_answered_and_nothing_crashes(forest):
         opened += 1
         assert [part.shape for part in model.run(values[:1], present[:1])] == [(1, 3)] * 2
     assert 0 < opened < 400
+
+
+def convolutions_of(kernels, listed, *, features=1):
+    """A file of so many kernels, each of all listed channels of a window (200, 3)."""
+    rows = [[1, 1, number * features, features, 0, 4, 8, 0, listed] for number in range(kernels)]
+    one = np.ones((1, kernels * features), dtype=np.float32)
+    members = {
+        "c.sizes": np.array([[kernels, kernels * features, 1, listed]], dtype=np.int32),
+        "c.kernel": np.array(rows, dtype=np.int32),
+        "c.channel": np.zeros((1, listed), dtype=np.int32),
+        **dict.fromkeys(("c.mean", "c.scale"), np.ones((1, 3), dtype=np.float32)),
+        **dict.fromkeys(("c.slope", "c.offset", "c.feature_mean", "c.feature_scale"), one),
+    }
+    return file_of(200, 3, members, np.ones((kernels * features, 2)), np.zeros(2))
+
+
+def test_a_model_that_would_compute_for_hours_is_refused_before_it_runs():
+    values, present = windows_of(200, 3)
+    assert NativeModel(convolutions_of(500, 3)).run(values[:1], present[:1])[0].shape == (1, 2)
+    refusal = "backend 'native' cannot open the artifact: file: needs more than 17 thousand million operations a window"
+    begun = time.monotonic()
+    assert said(BackendError, NativeModel, convolutions_of(20_000, 20_000)) == refusal
+    assert time.monotonic() - begun < 2.0
+    begun = time.monotonic()  # the most that a file may ask for
+    assert NativeModel(convolutions_of(500, 20_000)).run(values[:1], present[:1])[0].shape == (1, 2)
+    assert time.monotonic() - begun < 20.0
+
+
+def test_tensors_that_share_their_bytes_are_refused():
+    data = convolutions_of(500, 20_000)
+    at, shared = (data.index(name) + 48 for name in (b"head.w\0", b"c.channel\0"))
+    (end,) = struct.unpack_from("<Q", data, at)
+    data = data[:at] + data[shared : shared + 8] + data[at + 8 : end]
+    refusal = "backend 'native' cannot open the artifact: head.w: shares its bytes with other tensors"
+    assert said(BackendError, NativeModel, data) == refusal

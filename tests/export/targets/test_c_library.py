@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -380,6 +381,11 @@ def test_a_bundle_that_no_given_key_has_signed_is_refused(bundles, tmp_path):
     assert opened(changed, "own") == (UNTRUSTED, f"{start} {own} has signed something else{end}")
     unsigned = "the bundle is not signed, and one of the given keys must have; export it with --sign"
     assert opened(bundles["windows"], "own") == (UNTRUSTED, unsigned)
+    no_keys = "keys: expected at least one public key, got none; pass the keys that may sign, or call mmkd_open for "
+    assert opened(signed) == (UNTRUSTED, f"{no_keys}unsigned bundles")
+    data, place = signed.read_bytes(), ctypes.byref(bundle)
+    assert library.mmkd_open_signed(data, len(data), None, 1, place, error, 400) == UNTRUSTED
+    assert (bundle.value, error.value.decode()) == (None, f"{no_keys}unsigned bundles")
 
 
 def test_golden_windows_show_whether_this_processor_answers_as_at_export(bundles, tmp_path):
@@ -581,9 +587,10 @@ def test_wrong_files_and_arguments_say_what_is_wrong(bundles, program, tmp_path)
     data = bundles["windows"].read_bytes()
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 1
-    nothing, empty, text, half, bad = (
-        tmp_path / f"{name}.edge" for name in ("nothing", "empty", "text", "half", "bad")
+    nothing, empty, text, half, bad, fifo = (
+        tmp_path / f"{name}.edge" for name in ("nothing", "empty", "text", "half", "bad", "fifo")
     )
+    os.mkfifo(fifo)
     empty.touch()
     text.write_bytes(b"no bundle at all" * 20)
     half.write_bytes(data[: len(data) // 2])
@@ -591,6 +598,8 @@ def test_wrong_files_and_arguments_say_what_is_wrong(bundles, program, tmp_path)
     cases = {
         nothing: (NO_FILE, f"{nothing}: expected a bundle (.edge) that can be read, got: No such file or directory"),
         empty: (NO_FILE, f"{empty}: expected a bundle (.edge) that can be read, got: an empty or too large file"),
+        fifo: (NO_FILE, f"{fifo}: expected a bundle (.edge) that can be read, got: a folder, FIFO or device"),
+        tmp_path: (NO_FILE, f"{tmp_path}: expected a bundle (.edge) that can be read, got: a folder, FIFO or device"),
         text: (DAMAGED, "expected a bundle (.edge), or it was cut off; copy it again"),
         half: (DAMAGED, "expected a bundle (.edge), or it was cut off; copy it again"),
         bad: (DAMAGED, "the bundle is damaged: its SHA-256 does not match its content; copy it again"),
@@ -600,6 +609,8 @@ def test_wrong_files_and_arguments_say_what_is_wrong(bundles, program, tmp_path)
     options = {
         "student: expected 0 to 0, got 3": {"student": 3},
         "hop: expected 1 to 16777216 samples, got -1": {"hop": -1},
+        "gap_s: expected at most 64 windows of 'acc', 78.08 s, got 1e+12": {"gap_s": 1e12},
+        "gap_s: expected at most 64 windows of 'acc', 78.08 s, got nan": {"gap_s": math.nan},
         "unknown_level: expected at least 0.04, because 24 windows calibrated it": {"unknown_level": 0.01},
         "error_level: expected at least 0.077, because 12 windows calibrated it": {"error_level": 0.01},
     }
@@ -610,6 +621,27 @@ def test_wrong_files_and_arguments_say_what_is_wrong(bundles, program, tmp_path)
     native = program(bundles["windows"])
     assert native.predict(np.zeros((3, 61)))["reason"] == "modality 'acc': expected shape (T, C)=(61, 3), got (3, 61)"
     assert native.status == MISUSE
+    answer = Answer()
+    assert native.library.mmkd_predict(native.predictor, None, 61, 3, ctypes.c_double(), ctypes.byref(answer)) == MISUSE
+    absent = "modality 'acc': expected a window, got NULL; of an absent sensor use mmkd_predict_first"
+    assert (answer.reason.decode(), answer.index) == (absent, -1)
+    assert native.library.mmkd_push(native.predictor, None, 5, None, ctypes.c_double(), None, None) == MISUSE
+
+
+def test_the_longest_gap_is_bridged_in_bounded_time(bundles, program):
+    rows, times = np.zeros((4, 3)), np.array([0.0, 0.02, 78.1, 1e11])
+    native = program(bundles["windows"], hop=61, gap_s=78.08)
+    with EdgePredictor.open(bundles["windows"], backend="native") as predictor:
+        expected = predictor.stream(hop=61, gap_s=78.08).push(rows, times)
+        assert said(UsageError, predictor.stream, hop=61, gap_s=1e12) == (
+            "gap_s: expected at most 64 windows of 'acc', 78.08 s, got 1e+12"
+        )
+    begun = time.monotonic()
+    got = native.push(rows, times)
+    assert time.monotonic() - begun < 2.0
+    assert len(got) == len(expected) == 64
+    for mine, theirs in zip(got, expected, strict=True):
+        assert_same(mine, theirs)
 
 
 def compiled(source, program, *flags, compiler="cc"):
