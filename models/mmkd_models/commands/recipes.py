@@ -17,7 +17,7 @@ from mmkd_edge.cli.show import say
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import task_text
 from mmkd_models.data.checking.describe import count_splits
-from mmkd_models.data.checking.findings import list_first
+from mmkd_models.data.checking.related import list_first
 from mmkd_models.data.dataset import make_windows
 from mmkd_models.data.importing.patterns import with_parts
 from mmkd_models.data.importing.window_labels import labelled_intervals

@@ -162,7 +162,8 @@ class RecordingsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Content of `dataset.json`.
 
-    `left_out` counts windows by reason, `episodes` has the file of each by number, `derived` texts of cheaper sensors.
+    `left_out` counts windows by reason, `episodes` has the file of each by number, `episode_files` those of modalities
+    with other files, `derived` texts of cheaper sensors.
     """
 
     format_version: int = FORMAT_VERSION
@@ -175,6 +176,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     recordings: RecordingsSpec | None = None
     left_out: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
     episodes: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    episode_files: dict[str, tuple[str, ...]] | msgspec.UnsetType = msgspec.UNSET
     derived: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
     @property

@@ -19,7 +19,8 @@ from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import UsageError, os_reason
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
 from mmkd_models.data import files
-from mmkd_models.data.checking.findings import refuse_errors, rule_findings, shared_findings, unit_findings
+from mmkd_models.data.checking.findings import refuse_errors, rule_findings, shared_findings
+from mmkd_models.data.checking.levels import level_findings
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset, make_windows, open_dataset, window_counts
 from mmkd_models.data.labels import UNKNOWN
@@ -72,6 +73,7 @@ def write_dataset(
     licence: str = "",
     left_out: Mapping[str, int] = {},
     episode_names: Sequence[str] = (),
+    episode_files: Mapping[str, Sequence[str]] = {},
     derived: Sequence[str] = (),
 ) -> Dataset:
     """Write a dataset directory from arrays of windows and open it; suspicious recordings are logged as warnings.
@@ -81,6 +83,7 @@ def write_dataset(
         splits: for train, valid and test an array (N, T, C) per modality (video: uint8 (N, T, H, W, C)), NaN or masked
             if missing, and `labels` (N,); optional `groups`, `folds`, `times` (UTC seconds at the start), `starts`
             (seconds of another clock), `episodes`, (N,) each, and `metadata`, a mapping of (N,) texts or numbers.
+        episode_files: files of modalities by episode, where they are not those of `episode_names`.
         derived: texts of cheaper sensors to compare, such as `acc@25Hz`.
 
     Raise DatasetError if arrays break the contract of docs/datasets.md, UsageError if `path` exists.
@@ -95,6 +98,7 @@ def write_dataset(
         licence=licence,
         left_out=dict(left_out) or msgspec.UNSET,
         episodes=tuple(episode_names) or msgspec.UNSET,
+        episode_files={name: tuple(its_files) for name, its_files in episode_files.items()} or msgspec.UNSET,
         derived=tuple(derived) or msgspec.UNSET,
     )
     _check_spec(path, spec)
@@ -280,9 +284,9 @@ def _write_checked(path: Path, spec: DatasetSpec, arrays: Mapping[str, files.Any
     refuse(f"dataset {path}", files.structure_problems(spec, arrays, cut=cut))
     windows = make_windows(spec, arrays)
     scan = scan_windows(windows)
-    findings = [*rule_findings(scan), *shared_findings(windows, scan), *unit_findings(scan)]
+    findings = [*rule_findings(scan), *shared_findings(windows, scan), *level_findings(scan)]
     for finding in findings:  # all in one run; before an error that may be of the same section
-        if finding.kind in ("labels", "unit"):
+        if finding.kind in ("labels", "unit", "dead channel"):
             _LOG.warning("warning: %s", finding.text)
     refuse_errors(path, findings)
     for finding in findings:

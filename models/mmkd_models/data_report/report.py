@@ -13,8 +13,9 @@ from mmkd_edge.cli.show import csv_text
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.checking.describe import count_splits, describe_channels, times_text
 from mmkd_models.data.checking.findings import find_everything, sort_findings
+from mmkd_models.data.checking.levels import find_odd_recordings
 from mmkd_models.data.checking.related import describe_place, file_starts, note, problem, time_text
-from mmkd_models.data.checking.scan import scan_windows
+from mmkd_models.data.checking.scan import Scan, scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.labels import name_strata
 from mmkd_models.data.spec import SPLIT_NAMES, windows_at_once
@@ -22,11 +23,20 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.data_report import probes
 from mmkd_models.evaluation.confidence import fraction_interval
 from mmkd_models.evaluation.gains import MIN_GROUPS
-from mmkd_report.schema.data import DataReport, ExampleWindow, Finding, LabelSuspect, SplitFacts, WindowToLabel
+from mmkd_report.schema.data import (
+    DataReport,
+    ExampleWindow,
+    Finding,
+    LabelSuspect,
+    LevelPicture,
+    SplitFacts,
+    WindowToLabel,
+)
 
 _MIN_SAMPLES, _MAX_SAMPLES = 24, 160  # of a line
 _MAX_VALUES = 40_000  # of all lines of a sensor
 _MAX_CLASSES = 12
+_MAX_PICTURES = 12
 _NEAR = 0.01  # power of the difference per power of the movement: 20 dB, a sensor's noise
 _MIN_MOVEMENT = 0.1  # times the channel's usual std: below it a window is at rest
 _MIN_KNOWN = 0.5
@@ -83,6 +93,7 @@ def report_on(dataset: Dataset, *, on_part: Callable[[str], None]) -> DataReport
         splits=tuple(count_splits(windows)),
         channels=tuple(describe_channels(scan)),
         examples=tuple(example_windows(probed)),
+        levels=tuple(level_pictures(scan)),
         probes=tuple(answer.facts for answer in answers),
         label_suspects=tuple(suspects),
         to_label=tuple(windows_to_label(probed)),
@@ -119,6 +130,35 @@ def example_windows(probed: probes.ProbeWindows) -> Iterator[ExampleWindow]:
                     for column in values.T.tolist()
                 ),
             )
+
+
+def level_pictures(scan: Scan) -> Iterator[LevelPicture]:
+    """Yield for each recording at another level its farthest channel beside the other recordings."""
+    windows, odd = scan.windows, find_odd_recordings(scan)
+    for recording in odd[:_MAX_PICTURES]:
+        modality, level = recording.modality, recording.channels[0]
+        rms = np.sqrt(scan.modalities[modality.name].power[:, level.number])
+        out = np.concatenate([one.windows for one in odd if one.modality == modality])
+        others = np.setdiff1d(np.flatnonzero(rms > 0), out)
+        own = recording.windows[rms[recording.windows] > 0]
+        shown = [int(rows[np.abs(rms[rows] - np.median(rms[rows])).argmin()]) for rows in (own, others)]
+        step = -(-modality.samples // _MAX_SAMPLES)
+        lines = [windows.take([row])[modality.name][0, ::step, level.number].tolist() for row in shown]
+        values = [tuple(None if np.isnan(value) else float(value) for value in line) for line in lines]
+        low, high = np.quantile(rms[others], (0.05, 0.95)).tolist()
+        yield LevelPicture(
+            modality=modality.name,
+            channel=modality.channels[level.number],
+            unit=modality.unit,
+            recording=recording.name,
+            other=describe_place(windows, shown[1]),
+            duration_s=modality.duration_s,
+            values=values[0],
+            other_values=values[1],
+            rms=tuple(rms[own].tolist()),
+            others_low=low,
+            others_high=high,
+        )
 
 
 Flags = npt.NDArray[np.bool_]

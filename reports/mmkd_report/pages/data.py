@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 
 from mmkd_report import charts, page
-from mmkd_report.schema.data import DataReport, ExampleWindow, Finding, ProbeFacts
+from mmkd_report.schema.data import DataReport, ExampleWindow, Finding, LevelPicture, ProbeFacts
 from mmkd_report.words import NOTHING, THIN, count, count_noun, percent, significant, with_unit
 
 SHOWN_CHANNELS = 4  # of a sensor; the others are folded
@@ -24,7 +25,15 @@ def render_data_report(data: DataReport) -> str:
     lede = [count_noun(data.windows, "window"), f"of {groups}{classes}{campaign}."]
     if data.looked_at < data.windows:
         lede.append(f"Probes and comparisons used {count(data.looked_at)} of them, evenly spaced.")
-    sections = [_findings(data), *_sensors(probes), _signals(data), _balance(data), _channels(data), *_suspects(data)]
+    sections = [
+        _findings(data),
+        *_levels(data),
+        *_sensors(probes),
+        _signals(data),
+        _balance(data),
+        _channels(data),
+        *_suspects(data),
+    ]
     return page.render(
         page.Page(
             title=f"{data.name}: contents and warnings",
@@ -83,6 +92,58 @@ def _findings(data: DataReport) -> page.Section:
     if data.not_judged:
         blocks.append(f"Not judged: {' '.join(map(_sentence, data.not_judged))}")
     return page.Section("findings", "Warnings", blocks)
+
+
+def _levels(data: DataReport) -> Iterator[page.Section]:
+    if data.levels:
+        blocks: list[page.Block] = []
+        for picture in data.levels:
+            unit = f", {picture.unit}" if picture.unit else ""
+            heading = f"{picture.modality} {picture.channel}{unit}, in {picture.recording}"
+            blocks += [page.Heading(heading), page.columns(_level_charts(picture))]
+        lead = (
+            "The same shape on another axis is another unit. Noise, or nothing, beside a channel that moves is a dead "
+            "channel. A level that changes within the recording, or is that of its machine, may be real: leave it."
+        )
+        yield page.Section("levels", "Recordings at another level", blocks, lead, "lines")
+
+
+def _level_charts(picture: LevelPicture) -> Iterator[charts.Chart]:
+    for title, values, role in (
+        (picture.recording, picture.values, "student"),
+        (picture.other, picture.other_values, "baseline"),
+    ):
+        seconds = [sample * picture.duration_s / max(1, len(values)) for sample in range(len(values))]
+        yield charts.line_chart(
+            [charts.Line(role=role, name=title, x=seconds, y=values)],
+            title=title,
+            description=f"{title}: the window with the median RMS, over {picture.duration_s:g} seconds.",
+            x_label="seconds",
+            x_axis=charts.tight_axis([0.0, picture.duration_s]),
+            y_axis=charts.axis(values),
+            y_text=lambda value: significant(value),
+        )
+    levels = [math.log10(rms) for rms in picture.rms]
+    low, high = (math.log10(level) for level in (picture.others_low, picture.others_high))
+    last = max(1, len(levels) - 1)
+    numbers = [float(number) for number in range(len(levels))]
+    yield charts.line_chart(
+        [
+            charts.Line(role="baseline", name="low", x=[0, last], y=[low, low], low=[low, low], high=[high, high]),
+            charts.Line(role="baseline", name="high", x=[0, last], y=[high, high]),
+            charts.Line(role="student", name=picture.recording, x=numbers, y=levels),
+        ],
+        title="RMS of each window, logarithmic",
+        description=(
+            f"RMS of the {len(levels)} windows of {picture.recording}: {significant(min(picture.rms))} to "
+            f"{significant(max(picture.rms))}; 90 % of the others are from {significant(picture.others_low)} to "
+            f"{significant(picture.others_high)}."
+        ),
+        x_label="window; the band has 90 % of the others",
+        x_axis=charts.tight_axis([0.0, float(last)]),
+        y_axis=charts.axis([*levels, low, high]),
+        y_text=lambda value: significant(10**value),
+    )
 
 
 def _sensors(probes: Sequence[ProbeFacts]) -> Iterator[page.Section]:

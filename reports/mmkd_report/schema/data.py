@@ -83,6 +83,22 @@ class ExampleWindow(msgspec.Struct, frozen=True, kw_only=True):
     values: tuple[tuple[float | None, ...], ...]
 
 
+class LevelPicture(msgspec.Struct, frozen=True, kw_only=True):
+    """A recording at another level beside the others: a window of each, and the RMS of every window, in a channel."""
+
+    modality: str
+    channel: str
+    unit: str
+    recording: str
+    other: str  # a recording at the usual level
+    duration_s: float  # of a window
+    values: tuple[float | None, ...]  # of the recording's window with the median RMS; None if missing
+    other_values: tuple[float | None, ...]
+    rms: tuple[float, ...]  # of the recording's windows, in order
+    others_low: float  # 5 % of the windows of all other recordings are below
+    others_high: float  # 95 %
+
+
 class ProbeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Balanced accuracy of extra-trees on window statistics, cross-fitted."""
 
@@ -137,6 +153,7 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True):
     splits: tuple[SplitFacts, ...]
     channels: tuple[ChannelFacts, ...]
     examples: tuple[ExampleWindow, ...]
+    levels: tuple[LevelPicture, ...] = ()
     probes: tuple[ProbeFacts, ...]
     label_suspects: tuple[LabelSuspect, ...]
     to_label: tuple[WindowToLabel, ...]

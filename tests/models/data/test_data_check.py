@@ -10,7 +10,8 @@ from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import open_dataset, shipped_dataset, write_dataset
 from mmkd_models.data.checking.describe import describe_dataset, headline
-from mmkd_models.data.checking.findings import check_dataset, unit_findings
+from mmkd_models.data.checking.findings import check_dataset
+from mmkd_models.data.checking.levels import level_findings
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.for_devices import measure_reference
 from tests.edge.said import said
@@ -106,8 +107,10 @@ def test_infinite_values(rig, splits):
 
 
 SPLITS = {"train": range(6), "valid": range(6, 8), "test": range(8, 10)}
+LOOK = "leave it, it may be real: look at the picture (mmkd-data report -o report.html)"
 ADVICE = (
-    "check its unit and gain; correct it with 'file_scale' under its [[source]], or leave the recording out (exclude)"
+    "if its unit differs, correct it with 'file_scale' under its [[source]]; if it is faulty, leave the recording out"
+    f" (exclude); or {LOOK}"
 )
 
 
@@ -134,7 +137,7 @@ def plant(path, change, *, episode_names=()):
 
 
 def warnings_of(path, change):
-    return [finding.sentence for finding in unit_findings(scan_windows(plant(path / "plant", change).everything()))]
+    return [finding.sentence for finding in level_findings(scan_windows(plant(path / "plant", change).everything()))]
 
 
 def test_a_recording_in_another_unit_is_named_at_import_by_the_check_and_in_the_report(tmp_path, caplog):
@@ -144,13 +147,60 @@ def test_a_recording_in_another_unit_is_named_at_import_by_the_check_and_in_the_
             lambda number, windows, _: windows * (1000 if number == 3 else 1),
             episode_names=tuple(f"machine M{number}" for number in range(10)),
         )
-    told = "acc ax in {} is 1,000 times that of the others (9,798 and 9.797)"
+    told = (
+        "acc in machine M3: ax has 1,000 times the usual level (median RMS of its windows 9,798, of the others 9.797),"
+        " ay has 980 times the usual level (median RMS of its windows 462.4, of the others 0.4719), as between mm and"
+        " m, or mV and V: another unit?"
+    )
     (logged,) = [record.getMessage() for record in caplog.records]
-    assert logged == f"warning: {told.format('machine M3')}; {ADVICE}"
+    assert logged == f"warning: {told}; {ADVICE}"
     findings = check_dataset(tmp_path / "plant").findings
     assert [(one.kind, one.level, one.text) for one in findings if one.kind == "unit"] == [
-        ("unit", "problem", f"{told.format('machine M3')}; {ADVICE}")
+        ("unit", "problem", f"{told}; {ADVICE}")
     ]
+
+
+def test_levels_that_are_no_pair_of_units_are_notes_without_a_factor(tmp_path):
+    changes = {
+        "dead": lambda number, windows, _: windows * ([1, 0.0021] if number == 3 else 1),
+        "load": lambda number, windows, _: windows * ([1, 27.0] if number == 3 else 1),
+        "unit of the movement alone": lambda number, windows, _: (
+            windows * ([10, 1] if number == 3 else 1) - (np.array([88.2, 0]) if number == 3 else 0)
+        ),
+    }
+    findings = {
+        name: [
+            (finding.kind, finding.level, finding.text)
+            for finding in level_findings(scan_windows(plant(tmp_path / name, change).everything()))
+        ]
+        for name, change in changes.items()
+    }
+    out = "if it is faulty, leave the recording out (exclude); or " + LOOK
+    assert findings == {
+        "dead": [
+            (
+                "dead channel",
+                "note",
+                (
+                    "acc in group 3: ay has 1/478 of the usual level (median RMS of its windows 0.0009711, of the"
+                    " others 0.4641), while acc ax of the same recording moves as usual: dead channel?; check its"
+                    f" sensor and cable; {out}"
+                ),
+            )
+        ],
+        "load": [
+            (
+                "unit",
+                "note",
+                (
+                    "acc in group 3: ay has 26 times the usual level (median RMS of its windows 12.49, of the others"
+                    " 0.4719); check its unit, gain and operating point; if its unit differs, correct it with"
+                    f" 'file_scale' under its [[source]]; {out}"
+                ),
+            )
+        ],
+        "unit of the movement alone": [],
+    }
 
 
 def test_an_episode_without_a_name_is_refused(tmp_path):

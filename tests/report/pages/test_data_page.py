@@ -64,6 +64,22 @@ def test_the_answer_counts_findings_names_the_best_sensor_and_leaves_out_what_ha
     assert "Copies, groups under two names, gaps that reveal the class" in page
 
 
+def test_a_recording_at_another_level_is_drawn_beside_the_others(document):
+    assert 'id="levels"' not in render_data_report(document)
+    picture = {"modality": "vib", "channel": "x", "unit": "g", "recording": "M3/vib.csv", "other": "M1/vib.csv (train)"}
+    picture |= {"duration_s": 0.4, "values": [1000.0, -1000.0, None, 900.0], "other_values": [1.0, -1.0, 0.5, 0.0]}
+    page = render_data_report(
+        document | {"levels": [picture | {"rms": [900.0, 1000.0], "others_low": 0.5, "others_high": 2.0}]}
+    )
+    section = page[page.index('id="levels"') : page.index('id="sensors"')]
+    assert "vib x, g, in M3/vib.csv" in section
+    assert section.count("<svg") == 3
+    assert section.count('class="band"') == 1
+    assert (
+        "RMS of the 2 windows of M3/vib.csv: 900 to 1\u202f000; 90 % of the others are from 0.500 to 2.00." in section
+    )
+
+
 def test_percent_signs_of_sentences_are_set_as_those_of_figures(document):
     one = document["findings"][0] | {"sentence": "7% of 3.5% move", "advice": "keep 90%"}
     page = render_data_report(document | {"findings": [one], "not_judged": ["it agrees with 73% of them"]})

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_models.data.checking.levels import level_findings
 from mmkd_models.data.checking.related import (
     describe_place,
     file_starts,
     find_overlaps,
     label_conflicts,
     leak_findings,
+    list_first,
     note,
     problem,
 )
@@ -38,12 +39,6 @@ _GAPS_APART = 0.3  # difference between two classes in the fraction of windows w
 _MIN_WINDOWS = 20  # for the gaps of a class
 _RARE = 0.1  # times the windows of the most frequent class
 _MAX_GROUP_FRACTION = 0.5
-_FACTOR = 8.0  # a larger ratio is not due to what was recorded
-_MIN_RECORDINGS = 4  # of a class, for a median that one of them does not move
-_ORDINARY = (0.05, 0.95)  # quantiles of the windows of all other recordings
-_DEVIATIONS = 5.0  # robust std between recordings: people's skin conductance differs by nature
-_MAD_OF_NORMAL = 1.4826
-_MAX_NAMED = 3
 
 Floats = npt.NDArray[np.float64]
 _DISTINCT = 8  # values in a window of a continuous channel: only such a channel can be stuck
@@ -265,84 +260,6 @@ def _count(count: int | np.int64, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def list_first(values: Sequence[Any]) -> str:
-    """Return `a, b, c and 4 more`."""
-    more = f" and {len(values) - _MAX_NAMED} more" if len(values) > _MAX_NAMED else ""
-    return ", ".join(map(str, values[:_MAX_NAMED])) + more
-
-
-def unit_findings(scan: Scan) -> Iterator[Finding]:
-    """Yield recordings whose level is 8 times, or an eighth of, that of others of their class."""
-    windows = scan.windows
-    owners = windows.episodes if windows.episodes is not None else windows.groups if windows.has_groups else None
-    if owners is None:
-        return
-    recordings, first, owner = np.unique(owners, return_index=True, return_inverse=True)
-    is_class = windows.spec.task.kind == "classification"
-    classes = np.unique(windows.labels, return_inverse=True)[1] if is_class else np.zeros(len(windows), dtype=np.int64)
-    for modality in windows.spec.modalities:
-        if modality.normalise != "none" or modality.name in scan.cameras:
-            continue
-        level = np.sqrt(scan.modalities[modality.name].power)
-        outliers = sorted(
-            (number, -abs(np.log(value / usual)), channel, value, usual)
-            for channel in range(level.shape[1])
-            for number, value, usual in _outliers(level[:, channel], owner, classes)
-        )
-        sentences: dict[int, tuple[str, str]] = {}
-        for number, _, channel, value, usual in outliers:  # the worst channel of a recording comes first
-            recording = recordings[number].item()
-            group = f" (group {windows.groups[first[number]].item()!r})" if windows.has_groups else ""
-            name = windows.spec.episodes[recording] if windows.spec.episodes else f"episode {recording}{group}"
-            name = f"group {recording!r}" if windows.episodes is None else name
-            ratio = value / usual
-            factor = f"{ratio:,.0f} times" if ratio > 1 else f"1/{1 / ratio:,.0f} of"
-            own = modality.channels[channel]
-            what = own if own == modality.name else f"{modality.name} {own}"
-            sentence = f"{what} in {name} is {factor} that of the others ({value:,.4g} and {usual:,.4g})"
-            cure = "correct it with 'file_scale' under its [[source]], or leave the recording out (exclude)"
-            if windows.spec.episodes and Path(name).suffix and " " not in name:
-                power = round(np.log10(ratio))  # units differ by thousands, or by 9.81
-                times = 10.0**-power if abs(np.log10(ratio) - power) < 0.1 else 1 / ratio
-                scale = f'file_scale = {{"{name}" = {{{own} = {times:.2g}}}}}'
-                cure = f'correct it with {scale} under its [[source]], or leave it out: exclude = ["{name}"]'
-            sentences.setdefault(number, (sentence, f"check its unit and gain; {cure}"))
-        named = list(sentences.values())
-        if len(named) > _MAX_NAMED:
-            more = f"{modality.name}: {len(named)} recordings in all differ so, the first {_MAX_NAMED} are named"
-            named[_MAX_NAMED:] = [(more, "correct them in the same way")]
-        for sentence, cure in named:
-            yield problem("unit", sentence, cure)
-
-
-def _outliers(
-    values: Floats, owner: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]
-) -> Iterator[tuple[int, float, float]]:
-    known = values > 0  # False for NaN
-    medians = np.full((int(owner.max()) + 1, int(classes.max()) + 1), np.nan)  # (recordings, classes)
-    order = np.lexsort((classes, owner))
-    order = order[known[order]]
-    pairs = np.stack([owner[order], classes[order]])
-    for part in np.split(order, np.flatnonzero((np.diff(pairs) != 0).any(axis=0)) + 1):
-        if len(part):
-            medians[owner[part[0]], classes[part[0]]] = np.median(values[part])
-    enough = (~np.isnan(medians)).sum(axis=0) >= _MIN_RECORDINGS
-    if not enough.any():
-        return
-    ratios = np.full(medians.shape, np.nan)
-    ratios[:, enough] = np.log(medians[:, enough] / np.nanmedian(medians[:, enough], axis=0))
-    judged = np.flatnonzero(~np.isnan(ratios).all(axis=1))
-    typical = np.nanmedian(ratios[judged], axis=1)
-    natural = _MAD_OF_NORMAL * float(np.median(np.abs(typical - np.median(typical))))
-    far = np.abs(typical) >= max(np.log(_FACTOR), _DEVIATIONS * natural)
-    others = values[known & ~np.isin(owner, judged[far])]
-    for number, ratio in zip(judged[far].tolist(), typical[far].tolist(), strict=True):
-        value = float(np.median(values[known & (owner == number)]))
-        low, high = np.quantile(others, _ORDINARY)
-        if value > high if ratio > 0 else value < low:
-            yield number, value, value / float(np.exp(ratio))
-
-
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
     """A valid dataset and its findings, problems first."""
@@ -366,7 +283,7 @@ def check_dataset(path: str | Path) -> CheckReport:
 
 def find_everything(windows: Windows, scan: Scan) -> list[Finding]:
     """Return all findings of `Dataset.everything()`."""
-    return [*rule_findings(scan), *shared_findings(windows, scan), *unit_findings(scan), *value_findings(scan)]
+    return [*rule_findings(scan), *shared_findings(windows, scan), *level_findings(scan), *value_findings(scan)]
 
 
 def shared_findings(windows: Windows, scan: Scan) -> Iterator[Finding]:

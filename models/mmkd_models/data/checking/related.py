@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -109,6 +110,12 @@ def problem(kind: FindingKind, sentence: str, advice: str) -> Finding:
 def note(kind: FindingKind, sentence: str, advice: str) -> Finding:
     """Return a finding that is worth knowing."""
     return Finding(kind=kind, level="note", sentence=sentence, advice=advice)
+
+
+def list_first(values: Sequence[Any]) -> str:
+    """Return `a, b, c and 4 more`."""
+    more = f" and {len(values) - _MAX_NAMED} more" if len(values) > _MAX_NAMED else ""
+    return ", ".join(map(str, values[:_MAX_NAMED])) + more
 
 
 _CACHE: WeakKeyDictionary[Windows, Overlaps] = WeakKeyDictionary()

@@ -109,6 +109,11 @@ def build_dataset(
         derived=facts.derived,
         left_out=left_out,
         episode_names=[recording.name for recording in done],
+        episode_files={
+            item.name: [recording.files.get(item.name, recording.name) for recording in done]
+            for item in modalities
+            if any(recording.files.get(item.name, recording.name) != recording.name for recording in done)
+        },
     )
     return dataset, done
 

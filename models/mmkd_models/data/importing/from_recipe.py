@@ -291,7 +291,8 @@ class _Work:
             if piece is not None and not problems:
                 self.clocks += piece.clocks
                 labels = [interval for its_parts, interval in self.intervals if its_parts.items() <= parts.items()]
-                yield replace(piece.recording, name=title, parts=parts, labels=labels)
+                titles = {source: self._title(files) for source, files in self.files.recordings[key].items()}
+                yield replace(piece.recording, name=title, parts=parts, labels=labels, files=titles)
         if len(problems) == 1:
             raise DatasetError(problems[0])
         refuse("recordings", problems)

@@ -162,6 +162,7 @@ class GridRecording:
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
     labels: Sequence[Interval] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shares_no_time(self) -> bool:

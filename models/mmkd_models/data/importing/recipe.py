@@ -116,9 +116,7 @@ class SensorSource(TextTable, frozen=True, kw_only=True, forbid_unknown_fields=T
             yield "channels", "not with 'sensors', which name the columns; remove them"
         names = [*(name for columns in self.sensors.values() for name in columns), *self.channels]
         unknown = [name for factors in self.file_scale.values() for name in factors if names and name not in names]
-        if self.file_scale and self.tag:
-            yield "file_scale", "not with 'tag'; write a source of its own for the file"
-        elif unknown:
+        if unknown:
             yield "file_scale", f"expected channels among {', '.join(names)}, got {unknown[0]!r}; correct it"
         for name, columns in self.sensors.items():
             if text := name_problem(name):

@@ -271,14 +271,14 @@ class _Reading:
         factors = source.file_scale.get(file, {})
         scale = np.array([factors.get(channel, 1.0) for channel in self._sensor.columns], dtype=np.float32)
         with np.errstate(over="ignore"):
-            values = values * scale if factors else values
+            values = values * scale if factors and not source.tag else values
         if source.quality:
             is_good = np.isin(texts(block, source.quality, source), source.quality_ok)
             values = np.where(is_good[:, None], values, np.float32(np.nan))
         if source.tag:
             tags = np.array(texts(block, source.tag, source), dtype=object)
             for number, tag in enumerate(columns):
-                self._append(number, block, times, values, np.flatnonzero(tags == tag))
+                self._append(number, block, times, values * scale[number], np.flatnonzero(tags == tag))
         else:
             self._append(0, block, times, values, np.arange(len(times)))
         for name, collector in self._runs.items():

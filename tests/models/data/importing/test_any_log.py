@@ -1,5 +1,6 @@
 """Logs of any layout, and warnings about recordings that look odd."""
 
+import re
 import sys
 import zipfile
 
@@ -240,10 +241,11 @@ def test_one_file_in_another_unit_is_named_and_scaled(plant, recipe, caplog):
     file.write_text("\n".join([head, *(f"{time},{float(ax) * 1000:.5f},{ay}" for time, ax, ay in cells)]))
     run_recipe(plant / "recipe.toml", None)
     (text,) = caplog.messages
-    assert text.startswith("warning: acc ax in M3/acc.csv is 1,")
+    assert text.startswith("warning: acc in M3/acc.csv: ax has 1,")
     assert text.endswith(
-        '; check its unit and gain; correct it with file_scale = {"M3/acc.csv" = {ax = 0.001}} under its [[source]], or'
-        ' leave it out: exclude = ["M3/acc.csv"]'
+        ', as between mm and m, or mV and V: another unit?; if its unit differs, set file_scale = {"M3/acc.csv" = {ax ='
+        ' 0.001}} under its [[source]]; if it is faulty, leave it out: exclude = ["M3/acc.csv"]; or leave it, it may be'
+        " real: look at the picture (mmkd-data report -o report.html)"
     )
     caplog.clear()
     recipe(('time = "time"', 'time = "time"\nscale = 2.0\nfile_scale = {"M3/acc.csv" = {ax = 0.001}}'))
@@ -253,6 +255,40 @@ def test_one_file_in_another_unit_is_named_and_scaled(plant, recipe, caplog):
     first = int(np.flatnonzero(windows.groups == "M3")[0])
     expected = [[2 * float(ax), 2 * float(ay)] for _, ax, ay in cells[:10]]
     np.testing.assert_allclose(windows.take([first])["acc"][0], expected, rtol=1e-5)
+
+
+def test_all_channels_in_another_unit_are_named_with_the_file_that_has_them(plant, recipe, caplog):
+    write_temp(plant, np.arange(40) / 4)
+    for machine in range(6):
+        file, factor = plant / f"M{machine}" / "acc.csv", 1000 if machine == 3 else 1
+        rows = [list(map(float, row.split(","))) for row in file.read_text().splitlines()[1:]]
+        lines = [f"{time:.1f},{factor * ax:.5f},{factor * ay:.5f}" for time, ax, ay in rows]
+        (file.parent / "vib.csv").write_text("\n".join(["time,ax,Y 1", *lines]))
+    temp = '[[source]]\nmodality = "temp"\nfiles = "{machine}/temp.csv"\ntime = "time"\n'
+    recipe(("[[source]]", f"{temp}[[source]]"), ("acc.csv", "vib.csv"))
+    run_recipe(plant / "recipe.toml", plant / "first")
+    (text,) = caplog.messages
+    scale = re.search(r"set (file_scale = .*) under its \[\[source\]\]; if", text)[1]
+    assert scale == 'file_scale = {"M3/vib.csv" = {ax = 0.001, "Y 1" = 0.001}}'
+    assert open_dataset(plant / "first").spec.episodes[3] == "M3/temp.csv"
+    caplog.clear()
+    recipe(('vib.csv"', f'vib.csv"\n{scale}'))
+    run_recipe(plant / "recipe.toml", plant / "second")
+    assert caplog.messages == []
+
+
+def test_the_value_of_one_file_of_a_tall_table_is_scaled(plant, recipe):
+    for machine in range(6):
+        values = np.random.default_rng(machine).normal(size=100)
+        lines = [f"{START_S + 1000 * machine + k / 10:.1f},{tag},{values[k]}" for k in range(100) for tag in ("A", "B")]
+        (plant / f"M{machine}" / "acc.csv").write_text("\n".join(["time,tag,value", *lines]))
+    tall = 'time = "time"\ntag = "tag"\nvalue = "value"\nchannels = {a = "A", b = "B"}'
+    recipe(('time = "time"', f'{tall}\nrate_hz = 10.0\nfile_scale = {{"M3/acc.csv" = {{b = 0.5}}}}'))
+    run_recipe(plant / "recipe.toml", plant / "out")
+    windows = open_dataset(plant / "out").everything()
+    rows = np.flatnonzero(windows.groups == "M3")
+    values = windows.take(rows)["acc"].reshape(-1, 2)
+    np.testing.assert_allclose(values[:, 1], values[:, 0] / 2)
 
 
 def test_a_scale_in_a_source_of_several_sensors_names_their_channels(plant, recipe):

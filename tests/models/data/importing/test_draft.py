@@ -154,7 +154,9 @@ def test_files_with_lost_rows_copies_and_another_unit_are_imported_by_a_draft_an
     (copies,) = [text for text in caplog.messages if "have different labels" in text]
     assert copies.startswith("warning: line1/1.csv 2026-03-01T11:0")
     assert " equals line4/3.csv 2026-03-04T13:0" in copies
-    assert "998 times that of the others (2,394 and 2.399)" in "".join(caplog.messages)
+    assert "pressure has 998 times the usual level (median RMS of its windows 2,394, of the others 2.399)" in "".join(
+        caplog.messages
+    )
     suspect = report_on(open_dataset(tmp_path / "out"), on_part=lambda _: None).label_suspects[0]
     assert (suspect.label, suspect.likely) == ("normal", "anomaly")  # of the section that nobody marked
     assert suspect.place.startswith("line4/3.csv 2026-03-04T13:0")
