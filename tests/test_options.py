@@ -37,6 +37,7 @@ REFUSED = {
     "mmkd-run BUNDLE --source stdin --threads 0": "Invalid value for '--threads': Input should be greater than or",
     "mmkd-run BUNDLE --source stdin --gap -1": "'stations[0].gap_s': expected a number above 0, got -1.0; correct it",
     "mmkd-run BUNDLE --source stdin --store s --store-size 3": "--store-size 3: expected a size such as 200MB, got",
+    "mmkd-run BUNDLE --source stdin --store s --store-loss 90s": "'store_loss_s': expected 0 to 60 s, got 90",
     "mmkd-run BUNDLE --source stdin --time-unit weeks": "--time-unit weeks: expected one of s, ms, us, ns; choose",
     "mmkd-run BUNDLE --source stdin --keep-uncertain 1MB --uncertain-below 3": "Invalid value for '--uncertain-below'",
     "mmkd-run BUNDLE --tune-alarm data --alarm FEL --false-alarms-per-hour -1": "Invalid value for '--false-alarms",

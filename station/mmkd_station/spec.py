@@ -15,6 +15,8 @@ from mmkd_station.clock import SensorRules
 from mmkd_station.protocols.base import SourceTimeUnit
 from mmkd_station.uncertain import MIN_BYTES
 
+MAX_LOSS_S = 60.0  # of results that may be sent unsaved
+
 
 class StationSpec(SensorRules, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Source, bundle and sinks; see `docs/running-live.md`."""
@@ -50,7 +52,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     sinks: tuple[str, ...] = ()
     store: str | None = None
     store_bytes: int = 64_000_000
-    store_loss_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0  # above 0: results may be sent unsaved
+    store_loss_s: float = 0.0  # above 0: results may be sent unsaved
     keep_uncertain_bytes: int | None = None
     keep_in: str = "uncertain"
     for_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
@@ -102,6 +104,8 @@ def _problems(spec: RunSpec) -> Iterator[str]:
         yield f"'stations': the name {name!r} is there {names.count(name)} times; give each its own"
     if spec.store_bytes < 1_000_000:
         yield f"'store_bytes': expected 1,000,000 or more, got {spec.store_bytes}; correct it"
+    if not 0 <= spec.store_loss_s <= MAX_LOSS_S:
+        yield f"'store_loss_s': expected 0 to {MAX_LOSS_S:g} s, got {spec.store_loss_s:g}; correct it"
     if spec.keep_uncertain_bytes is not None and spec.keep_uncertain_bytes < MIN_BYTES:
         yield f"'keep_uncertain_bytes': expected {MIN_BYTES:,} or more, got {spec.keep_uncertain_bytes}; correct it"
     for number, station in enumerate(spec.stations):

@@ -228,9 +228,9 @@ def test_a_camera_that_comes_back_with_smaller_frames_says_so(monkeypatch):
             pass
     assert [reason for _, reason in intake.notes()] == [
         "0",
-        "the camera gives no frames",
+        "0: the camera gives no frames",
         "0",
-        "the camera gives frames of 24x8, which the region is not inside of",
+        "0: the camera gives frames of 24x8, which the region is not inside of",
     ]
 
 

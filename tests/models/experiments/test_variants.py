@@ -277,7 +277,9 @@ def test_random_numbers_end_in_no_verdict(fold_result, machines):
     demo = read_demo(document_of([of_twenty(fold_result)], machines))
     assert demo.students["acc"].gap_recovered is None
     (sentence,) = answer(demo)
-    assert sentence.startswith("No sensor can be judged: no student is better than chance (accuracy: acc 65.0")
+    assert sentence.startswith(
+        "Not decided. No sensor can be judged: no student is better than chance (accuracy: acc 65.0"
+    )
     assert sentence.endswith("chance 50.0\u202f%).")
 
 
