@@ -44,7 +44,8 @@ _MAX_BYTES = 1 << 16
 _RESERVE = "reserve"
 _RESERVE_BYTES = 8192
 
-Condition = Literal["new", "good", "failed"]
+Condition = Literal["new", "good", "failed", "rolled back"]
+_UNFIT = ("failed", "rolled back")  # never answers unless a rollback names it
 _Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
@@ -80,13 +81,21 @@ class Slots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """The current bundle and the one before."""
         return (self.current,) if self.previous is None else (self.current, self.previous)
 
+    @property
+    def returned(self) -> str:
+        """Why the bundle before answers, until an installation or a rollback; else empty."""
+        failed = self.previous
+        if failed is None or failed.condition != "failed":
+            return ""
+        return f"returned to {self.current}, since {failed} failed: {failed.reason}"
+
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
     """The bundle that a start opens."""
 
     path: Path
     sha256: str
-    returned: str  # why it is the one before the last, or empty
+    returned: str  # see `Slots`
     on_probation: bool  # `confirm`, `fail` or `forget` must follow
 
 
@@ -157,7 +166,8 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
             raise
         with _lock(state, _CHANGE):
             record = _read_existing(state)
-            earlier = [] if record is None else [old for old in record.installed if old.sha256 != slot.sha256]
+            installed = () if record is None else record.installed
+            earlier = [old for old in installed if old.sha256 != slot.sha256 and old.condition != "failed"]
             earlier.sort(key=lambda old: old.condition != "good")
             slots = Slots(highest_release=slot.release, current=slot, previous=earlier[0] if earlier else None)
             _write(state, slots)
@@ -166,19 +176,24 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
 
 
 def rollback(state: Path) -> Slots:
-    """Exchange the current bundle and the one before, for the next start."""
+    """Exchange the current bundle and the one before, for the next start.
+
+    The current one is `rolled back`; if it answered instead of the one before, it stays there to answer again.
+    """
     check_state(state)
     with _lock(state, _INSTALLATION), _lock(state, _CHANGE):
         slots = read_slots(state)
         if slots.previous is None:
             raise UsageError(f"{state}: there is no earlier bundle to return to")
         check_slot(state, slots.previous)
-        current = slots.previous
-        if current.condition == "failed":
+        current, previous = slots.previous, slots.current
+        if current.condition not in _UNFIT or previous.condition == "failed":
+            previous = msgspec.structs.replace(previous, condition="rolled back")
+        if current.condition in _UNFIT:
             current = msgspec.structs.replace(current, condition="new", reason="")
-        returned = msgspec.structs.replace(slots, current=current, previous=slots.current, starting=False)
-        _write(state, returned)
-    return returned
+        exchanged = msgspec.structs.replace(slots, current=current, previous=previous, starting=False)
+        _write(state, exchanged)
+    return exchanged
 
 
 def check_slot(state: Path, slot: Slot) -> None:
@@ -204,9 +219,8 @@ def start(state: Path) -> Iterator[Started]:
             slots = read_slots(state)
             yield _started_from_slots(state, slots, on_probation=alone is None and slots.current.condition == "new")
             return
-        returned = "" if begun.current.sha256 == slots.current.sha256 else _return_reason(begun)
         with _count_start(state, begun.current):
-            yield _started_from_slots(state, begun, returned=returned, on_probation=begun.starting)
+            yield _started_from_slots(state, begun, on_probation=begun.starting)
 
 
 def confirm(state: Path, started: Started) -> None:
@@ -224,7 +238,7 @@ def fail(state: Path, started: Started, reason: str) -> Started | None:
     slots = _change(state, started.sha256, lambda slots: _after_failure(slots, reason))
     if slots is None or slots.current.sha256 == started.sha256:
         return None
-    return _started_from_slots(state, slots, returned=_return_reason(slots))
+    return _started_from_slots(state, slots)
 
 
 def forget(state: Path, started: Started) -> None:
@@ -274,15 +288,9 @@ def _begin_start(state: Path, slots: Slots) -> Slots:
 
 def _after_failure(slots: Slots, reason: str) -> Slots:
     failed = msgspec.structs.replace(slots.current, condition="failed", reason=reason)
-    if slots.previous is None or slots.previous.condition == "failed":
+    if slots.previous is None or slots.previous.condition in _UNFIT:
         return msgspec.structs.replace(slots, current=failed, starting=False)
     return msgspec.structs.replace(slots, current=slots.previous, previous=failed, starting=False)
-
-
-def _return_reason(slots: Slots) -> str:
-    failed = slots.previous
-    assert failed is not None
-    return f"returned to {slots.current}, since {failed} failed: {failed.reason}"
 
 
 def _count_crashes(state: Path, slot: Slot) -> int:
@@ -307,9 +315,9 @@ def _count_start(state: Path, slot: Slot) -> Iterator[None]:
         _remove(path)
 
 
-def _started_from_slots(state: Path, slots: Slots, *, returned: str = "", on_probation: bool = False) -> Started:
+def _started_from_slots(state: Path, slots: Slots, *, on_probation: bool = False) -> Started:
     return Started(
-        path=slots.current.path(state), sha256=slots.current.sha256, returned=returned, on_probation=on_probation
+        path=slots.current.path(state), sha256=slots.current.sha256, returned=slots.returned, on_probation=on_probation
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from mmkd_edge.bundle.strict_json import JsonError, decode_document
-from mmkd_edge.errors import MmkdError, UsageError, os_reason, printable
+from mmkd_edge.errors import BundleError, MmkdError, UsageError, os_reason, printable
 from mmkd_edge.install.slots import Slots, check_slot, read_slots
 from mmkd_edge.machine import this_machine
 
@@ -20,7 +20,7 @@ STATUS_VERSION = 1
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A device and what is installed; `problem` is why its current bundle cannot be opened, or empty."""
+    """A device and what is installed; `problem` is why the bundle installed last does not answer, or empty."""
 
     format_version: int = STATUS_VERSION
     device: str
@@ -44,10 +44,12 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 def device_status(state: Path) -> tuple[DeviceStatus, MmkdError | None]:
     """Return this device's status, with the hash of the current bundle checked, and what is wrong."""
-    slots, error = None, None
+    slots: Slots | None = None
+    error: MmkdError | None = None
     try:
         slots = read_slots(state)
         check_slot(state, slots.current)
+        error = _failure(state, slots)
     except MmkdError as problem:
         error = problem
     machine = this_machine()
@@ -67,6 +69,13 @@ def device_status(state: Path) -> tuple[DeviceStatus, MmkdError | None]:
         problem="" if error is None else str(error),
     )
     return status, error
+
+
+def _failure(state: Path, slots: Slots) -> BundleError | None:
+    current = slots.current
+    failed = f"{current} failed: {current.reason}" if current.condition == "failed" else ""
+    reason = "; ".join(filter(None, (slots.returned, failed)))
+    return BundleError(f"{state}: {reason}; install a bundle that starts here") if reason else None
 
 
 def read_fleet(folder: Path) -> Fleet:

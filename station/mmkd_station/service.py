@@ -97,6 +97,8 @@ class Service:
             try:
                 info = predictor.swap(path)
                 reason = f"{info.model_id}, {info.bundle_sha256[:12]}"
+                if returned := predictor.health().returned:
+                    state, reason = "refused", returned
             except Exception as error:  # whatever a new bundle raises, the earlier one answers on
                 state, reason = "refused", first_line(error)
             for station in self.stations:

@@ -126,6 +126,8 @@ class Station:
             self._give(alarm)
         sensors = ", then ".join(f"{sensor.modality.name} from {sensor.text}" for sensor in self._sensors)
         self.report("started", f"{self.predictor.info().model_id}: {sensors}")
+        if returned := self.predictor.health().returned:
+            self.report("refused", returned)
         for thread in (*self._readers, self._answerer):
             thread.start()
 

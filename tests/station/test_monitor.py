@@ -13,6 +13,7 @@ import pytest
 
 from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example_bundle
 from mmkd_edge.health.prometheus import metrics_text
+from mmkd_edge.install.slots import install
 from mmkd_edge.testing import fake_predictor
 from mmkd_station.board import Board
 from mmkd_station.monitor.access import Access, read_address, read_proxy, token_from
@@ -22,7 +23,7 @@ from mmkd_station.protocols.files import stdin_source
 from mmkd_station.records import result_record
 from mmkd_station.service import Service
 from tests.edge.said import said
-from tests.station.rig import alarm, feed, page_of, start, station_of, until, wanted
+from tests.station.rig import alarm, end, feed, next_record, page_of, start, station_of, until, wanted
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -56,6 +57,33 @@ def post(url, document, **headers):
 
 
 EPISODE, NO_EPISODE = {"station": "press 1", "episode": 1}, (404, '{"error":"there is no such episode that waits"}')
+
+
+def test_a_start_that_returned_to_the_bundle_before_is_refused_in_the_records_and_a_warning_of_health(
+    kit, acc, tmp_path
+):
+    state = tmp_path / "state"
+    for number in (1, 2):
+        bundle = kit.parts(acc).with_manifest(release=number).write(tmp_path / f"{number}.edge")
+        slots = install(state, bundle, prove=lambda _: None)
+    path = slots.current.path(state)
+    path.write_bytes(b"")
+    fault = f"{path}: expected a bundle written by mmkd-export, got an empty file"
+    reason = f"returned to {slots.previous}, since {slots.current} failed: {fault}"
+    child = start(state, "--source", "stdin", "--name", "press 1", "--sink", "-", "--monitor", "127.0.0.1:0")
+    try:
+        url, _ = page_of(child)
+        records = [next_record(child.stdout, kind="state") for _ in range(2)]
+        assert [(record["state"], record["reason"].partition(":")[0]) for record in records] == [
+            ("started", "made-up-acc"),
+            ("refused", reason.partition(":")[0]),
+        ]
+        assert records[1]["reason"] == reason
+        status, document = ask(f"{url}healthz")
+        warned = {"well": True, "stations": {"press 1": "refused"}, "returned": {"press 1": reason}}
+        assert (status, json.loads(document)) == (200, warned)
+    finally:
+        end(child)
 
 
 def test_health_and_metrics_are_answered_on_this_machine_and_name_windows_far_from_the_training():

@@ -206,13 +206,17 @@ def test_at_sighup_what_is_installed_in_a_state_folder_takes_over_and_a_damaged_
     record = next_record(child.stdout, kind="state")
     assert (record["state"], record["reason"]) == ("swapped", f"made-up-acc, {current.sha256[:12]}")
     until(lambda: read_slots(state).current.condition == "good")
-    for slot in read_slots(state).installed:
+    slots = read_slots(state)
+    fault = f"{current.path(state)}: the bundle is truncated or changed: "
+    one = slots.previous
+    gone = f"{one.path(state)}: the bundle is truncated or changed: "
+    for slot, told in ((current, f"returned to {one}, since {current} failed: {fault}"), (one, gone)):
         (tmp_path / "damaged").write_bytes(slot.path(state).read_bytes()[:-100])
         (tmp_path / "damaged").replace(slot.path(state))
-    child.send_signal(signal.SIGHUP)
-    record = next_record(child.stdout, kind="state")
-    assert record["state"] == "refused"
-    assert record["reason"].startswith(f"{current.path(state)}: the bundle is truncated or changed: ")
+        child.send_signal(signal.SIGHUP)
+        record = next_record(child.stdout, kind="state")
+        assert record["state"] == "refused"
+        assert record["reason"].startswith(told)
     output, _ = end(child)
     assert [one["state"] for one in records_in(output, "state")] == ["stopped"]
 

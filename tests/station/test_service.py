@@ -25,6 +25,9 @@ class Swapping:
             raise error
         return SimpleNamespace(model_id="acc", bundle_sha256="0" * 64)
 
+    def health(self):
+        return SimpleNamespace(returned="")
+
 
 def idle(predictor):
     """A station that does nothing, and keeps what it is told to say."""

@@ -184,6 +184,9 @@ class MonitorApp:
             unlike_training = {each.station: each.unlike_training for each in facts if each.unlike_training}
             health |= {"unlike_training": unlike_training} if unlike_training else {}
             health |= {"time_faults": faults} if faults else {}
+            reasons = {station.name: station.predictor.health().returned for station in stations}
+            returned = {name: reason for name, reason in reasons.items() if reason}
+            health |= {"returned": returned} if returned else {}
         return _json(health, HTTPStatus.OK if health["well"] else HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def _metrics(self, request: Request) -> Response:

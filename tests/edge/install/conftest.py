@@ -18,9 +18,12 @@ def conditions(slots):
 
 def returned(slots, reason):
     """How the bundle before came to answer, where `slots` were on the disk when the current one failed."""
+    return f"{HELD}; {why_returned(slots, reason)}"
+
+
+def why_returned(slots, reason):
     one, two = slots.previous.sha256[:8], slots.current.sha256[:8]
-    why = f"since release 2 (made-up-acc, {two}) failed: {reason}"
-    return f"{HELD}; returned to release 1 (made-up-acc, {one}), {why}"
+    return f"returned to release 1 (made-up-acc, {one}), since release 2 (made-up-acc, {two}) failed: {reason}"
 
 
 @pytest.fixture

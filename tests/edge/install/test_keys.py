@@ -12,6 +12,7 @@ from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.bundle.strict_json import json_bytes
 from mmkd_edge.install.keys import check_keys, check_signed, keys_folder, make_keys, read_keys, sign
+from mmkd_edge.install.slots import install, read_slots
 from tests.edge.said import said
 
 pytestmark = pytest.mark.usefixtures("quick_openings")
@@ -218,3 +219,18 @@ def test_keys_that_cannot_sign_are_told_before_anything_is_made(tmp_path, privat
     path.chmod(0o600)
     told = f"{path}: expected an Ed25519 key, got another kind; mmkd-edge keygen makes one"
     assert said(UsageError, lambda: check_keys([path])) == told
+
+
+def test_a_bundle_of_a_revoked_key_does_not_take_the_place_of_a_damaged_one(kit, tmp_path, private, keys):
+    state, (old, new, _) = tmp_path / "state", private
+    for key in (old, new):
+        install(state, signed(kit, tmp_path / f"{key.name}.edge", key), prove=lambda _: None)
+        EdgePredictor.open(state, keys=keys).close()
+    one, two = (slot.path(state) for slot in reversed(read_slots(state).installed))
+    two.write_bytes(b"")
+    (keys / "revoked.txt").write_text(f"{key_id(old)}\n")
+    told = f"{one}: no key of {keys} has signed it: key {key_id(old)} is revoked; have it signed by one that counts"
+    damage = f"{two}: expected a bundle written by mmkd-export, got an empty file"
+    both = f"{damage}; the bundle before cannot answer either: {told}"
+    for reason in (both, told):
+        assert said(BundleError, EdgePredictor.open, state, keys=keys) == reason

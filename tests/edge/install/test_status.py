@@ -8,8 +8,10 @@ import msgspec
 
 from mmkd_edge import UsageError
 from mmkd_edge.commands import edge
+from mmkd_edge.install.slots import fail, rollback, start
 from mmkd_edge.install.status import DeviceStatus, device_status, read_fleet
 from mmkd_export.commands import inspect
+from tests.edge.install.conftest import why_returned
 from tests.edge.said import said
 
 
@@ -38,6 +40,31 @@ def test_a_device_reports_its_bundles_and_what_keeps_the_current_one_from_openin
     problem = json.loads(out)["problem"]
     assert (code, err) == (6, f"mmkd-edge: {problem}\n")
     assert problem.startswith(f"{path}: ")
+
+
+def test_status_ends_with_6_after_a_failure_until_something_is_installed_or_rolled_back(state, put, ran):
+    run = partial(ran, edge.main, "mmkd-edge")
+
+    def fail_next(reason):
+        with start(state) as started:
+            return fail(state, started, reason)
+
+    put(1)
+    slots = put(2)
+    assert fail_next("it crashed") is not None
+    told = f"{state}: {why_returned(slots, 'it crashed')}"
+    code, out, err = run("status", state, "--json")
+    assert (code, err) == (6, f"mmkd-edge: {told}; install a bundle that starts here\n")
+    assert json.loads(out)["problem"] == f"{told}; install a bundle that starts here"
+    assert fail_next("its disk is damaged") is None
+    told = f"{told}; {slots.previous} failed: its disk is damaged; install a bundle that starts here"
+    assert run("status", state)[::2] == (6, f"mmkd-edge: {told}\n")
+    rollback(state)
+    assert run("status", state)[::2] == (0, "")
+    fail_next("it crashed")
+    assert run("status", state)[0] == 6
+    put(3)
+    assert run("status", state)[::2] == (0, "")
 
 
 def test_a_fleet_is_the_last_report_of_each_device(state, put, tmp_path, ran):
