@@ -116,7 +116,9 @@ def _check_model(model: ModelEntry, path: str) -> None:
     _check_task(model.task, f"{path}.task")
     _check_tensors(model.inputs, graph_inputs(model.modality), f"{path}.inputs")
     _check_tensors(model.outputs, graph_outputs(model.task, novelty=model.has_novelty), f"{path}.outputs")
-    _check_printable([model.dataset_name], f"{path}.dataset_name")
+    for name in ("dataset_name", "preset", "validation_metric"):
+        _check_printable([getattr(model, name)], f"{path}.{name}")
+    _check_printable(model.members or (), f"{path}.members")
     _check_unique([artifact.file for artifact in model.artifacts], f"{path}.artifacts", "file")
     for index, artifact in enumerate(model.artifacts):
         _check_artifact(artifact, model, f"{path}.artifacts[{index}]")

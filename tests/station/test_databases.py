@@ -299,6 +299,15 @@ def test_a_record_that_a_database_refuses_is_dropped_alone(kind, request):
     server.ask("DROP TABLE mmkd_records" if kind == "postgres" else "ALTER RETENTION POLICY autogen ON plant DEFAULT")
 
 
+def test_hostile_labels_and_stations_are_values_to_postgresql(postgres):
+    postgres.ask("DROP TABLE IF EXISTS mmkd_records")
+    texts = ["'); DROP TABLE mmkd_records; --", "\\.\n\\N\t$(touch x)", '"; SELECT 1 --', "a\x1b[2J<script>"]
+    with contextlib.closing(open_sink(postgres.sink)) as sink:
+        sink.write([result(number, label=text, station=text) for number, text in enumerate(texts)])
+    assert postgres.ask("SELECT station, label FROM mmkd_records ORDER BY number") == [(text, text) for text in texts]
+    postgres.ask("DROP TABLE mmkd_records")
+
+
 def test_a_point_has_tags_fields_and_a_time_of_its_own():
     record = result(
         4567, station="press 1,a=b\\", decided_s=1795707180.480001, reason='say "no"\\', probability=float("nan"),

@@ -33,8 +33,12 @@ def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
         _confidence(report, entry),
         _origin(report, entry, licence),
     )
-    lines = [line for part in parts for text in (*part, "") for line in text.split("\n")]
-    return "\n".join(map(printable, lines))
+    return "\n".join(_plain_line(line) for part in parts for line in (*part, ""))
+
+
+def _plain_line(line: str) -> str:
+    """Return a line of Markdown in which no name of the checkpoint is HTML, a link, an image or another line."""
+    return printable(line).replace("&", "&amp;").replace("<", "&lt;").replace("](", "]&#40;")
 
 
 def _input(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
@@ -79,7 +83,7 @@ def _input(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
         f"The graph takes {values} (missing values as 0) and {present} (1 or 0), and returns {outputs}, both "
         f"(1, {task.outputs}){novelty}."
     )
-    yield f"""
+    yield from f"""
 ## How to use it
 
 ```python
@@ -90,7 +94,7 @@ with EdgePredictor.open("student.edge"{reference}) as predictor:
 ```
 
 `mmkd-bench run student.edge` measures its latency; `predictor.selftest()` checks that a machine computes the answers
-that are stored in the bundle."""
+that are stored in the bundle.""".split("\n")
 
 
 def _window(modality: ModalitySpec) -> str:
@@ -146,13 +150,15 @@ def _artifacts(report: ExportReport) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
     for artifact in report.artifacts:
         if artifact.gate is not None and artifact.gate.unjudged is True:
+            yield ""
             yield (
-                f"\n**`{artifact.file}` is unjudged**: its gate needs {MIN_JUDGING} windows and had "
+                f"**`{artifact.file}` is unjudged**: its gate needs {MIN_JUDGING} windows and had "
                 f"{artifact.gate.windows}, which whoever exported it accepted."
             )
     for step in report.steps:
+        yield ""
         yield (
-            f"\nThe student is causal. `{step.file}` ({step.size_bytes / 1000:.0f} kB) takes {step.stride} samples and "
+            f"The student is causal. `{step.file}` ({step.size_bytes / 1000:.0f} kB) takes {step.stride} samples and "
             f"the state after the last step, {step.mflops:.2f} million operations. Along {step.steps} steps of a "
             f"recording it stayed within {step.parity.max_abs_error:.1e} of one pass over all of it."
         )

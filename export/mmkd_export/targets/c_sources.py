@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from string import Template
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.manifest import ModelEntry
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import UsageError, printable
 from mmkd_edge.native import NativeModel
 from mmkd_edge.native.build import FOLDER
 from mmkd_edge.predict.novelty import score_limit
@@ -67,13 +68,13 @@ def _texts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes, 
     if entry.normal:
         kinds["normal"] = f"the score; above {score_limit(entry.normal):.6g} a window is unlike normal ones"
     facts: dict[str, object] = {
-        "model_id": model_id,
+        "model_id": _comment(model_id),
         "samples": modality.samples,
         "channels": len(modality.channels),
         "outputs": task.outputs,
-        "unit": modality.unit or "raw values",
+        "unit": _comment(modality.unit or "raw values"),
         "rate": f"{modality.rate_hz:g}",
-        "recorded": recorded.name,
+        "recorded": _comment(recorded.name),
         "recorded_samples": recorded.samples,
         "recorded_channels": len(recorded.channels),
         "recorded_rate": f"{recorded.rate_hz:g}",
@@ -113,7 +114,13 @@ def _number(value: float) -> str:
 
 
 def _text(text: str) -> str:
+    """Return a text as a string literal."""
     escaped = "".join(
         f"\\{byte:03o}" if byte in b'"\\?' or not 32 <= byte < 127 else chr(byte) for byte in text.encode()
     )
     return f'"{escaped}"'
+
+
+def _comment(text: str) -> str:
+    """Return a text that ends no comment, also with trigraphs and spliced lines."""
+    return printable(re.sub(r"[*\\?]", lambda match: f"\\x{ord(match[0]):02x}", text))
