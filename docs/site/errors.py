@@ -36,7 +36,7 @@ _CODES: Mapping[int, tuple[str, str]] = {
     INTERNAL_EXIT_CODE: ("an internal error", "run it again with `--debug`, and report what it prints"),
     2: ("usage, or an input file or output that you can correct", "follow the message"),
     3: (
-        "a library, device or backend is missing or fails; a sink lost records",
+        "a library, device or backend is missing or fails; a sink lost records, or a source never connected",
         "install the extra that the message names; `mmkd-doctor` shows the rest",
     ),
     4: (

@@ -60,6 +60,7 @@ class Intake:
         self._ended = False
         self._counts: Counter[str] = Counter()
         self._notes: deque[tuple[bool, str]] = deque(maxlen=64)
+        self._unconnected: dict[str, str] = {}  # why not, by the name of the connection
 
     def put(self, delivery: Delivery) -> None:
         """Add a delivery; wait for room if nothing may be dropped."""
@@ -120,11 +121,20 @@ class Intake:
             self._counts["garbage"] += 1
             self.last_garbage = reason
 
-    def connection(self, connected: bool, reason: str) -> None:
+    def expect(self, name: str) -> None:
+        """Note that a source begins to connect."""
+        with self._changed:
+            self._unconnected[name] = f"{name}: no answer"
+
+    def connection(self, connected: bool, reason: str, *, name: str) -> None:
         """Note that a source connected or was lost."""
         with self._changed:
             self._counts["connects"] += connected
             self._notes.append((connected, reason))
+            if connected:
+                self._unconnected.pop(name, None)
+            elif name in self._unconnected:
+                self._unconnected[name] = reason
 
     def notes(self) -> list[tuple[bool, str]]:
         """Return arguments of `connection` since the last call."""
@@ -132,6 +142,12 @@ class Intake:
             notes = list(self._notes)
             self._notes.clear()
             return notes
+
+    @property
+    def unconnected(self) -> tuple[str, ...]:
+        """The last reason of each source that has never connected."""
+        with self._changed:
+            return tuple(self._unconnected.values())
 
     def facts(self) -> IntakeFacts:
         """Return the current counters."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import secrets
 import threading
 import time
@@ -45,6 +46,9 @@ _WAIT_S = 0.1
 # Minimum intervals: of a kind of message, and (an hour) of the same words.
 _LOG_EVERY_S = 60.0
 _SAME_WORDS_EVERY_S = 3600.0
+# Reasons that differ in numbers alone, other than those of names, are of one kind; how many kinds are counted.
+_FIGURES = re.compile(r"(?<![\w.'])[-+]?\d[\d.,]*(?:e[-+]?\d+)?(?![\w'])")
+_MAX_REASONS, _SHOWN_REASONS = 64, 5
 
 
 class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +69,8 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     state: StationState
     adaptation: str
     unlike_training: str
-    wrong_rate: str
+    reasons: dict[str, int]  # the commonest ones of results neither ok nor unknown, in the last one's words
+    unconnected: tuple[str, ...]  # why each source that never connected did not
     shadow: ShadowReport | None  # at the end of a shadow run
 
 
@@ -102,6 +107,8 @@ class Station:
         self._boot, self._number = secrets.token_hex(8), 0
         self._results: Counter[str] = Counter()
         self._raised: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()  # by kind
+        self._last_reasons: dict[str, str] = {}
         self._latest = LatestAnswers()
         self._missed = self._faults = 0
         self._reported_dropped = self._reported_late = 0
@@ -183,7 +190,6 @@ class Station:
 
     def facts(self) -> StationFacts:
         """Return counters and state."""
-        rates = {sensor.modality.name: sensor.stream.rate_fault for sensor in self._sensors}
         rings = [ring.facts() for ring in self._rings()]
         with self._lock:
             return StationFacts(
@@ -202,7 +208,8 @@ class Station:
                 state=self._state,
                 adaptation=self._adaptation,
                 unlike_training=self._latest.warning(sensor.modality.name for sensor in self._sensors),
-                wrong_rate="; ".join(f"{name}: {fault}" for name, fault in rates.items() if fault),
+                reasons={self._last_reasons[kind]: n for kind, n in self._reasons.most_common(_SHOWN_REASONS)},
+                unconnected=self._intake.unconnected,
                 shadow=None if self.shadow is None else self.shadow.report,
             )
 
@@ -367,6 +374,8 @@ class Station:
                 case ResultRecord():
                     self._results[record.status] += 1
                     self._latest.add(record.status)
+                    if record.status not in ("ok", "unknown"):
+                        self._count_reasons(record.reason)
                 case AlarmRecord(event="raised"):
                     self._raised[record.label] += 1
                 case StateRecord(state=state) if state != "adaptation_due":  # it goes on as it did
@@ -378,6 +387,13 @@ class Station:
                     outlet.put(record)
         if self.board is not None:
             self.board.record(record)
+
+    def _count_reasons(self, reasons: str) -> None:
+        for reason in filter(None, reasons.split("; ")):
+            kind = _FIGURES.sub("N", reason)
+            if kind in self._reasons or len(self._reasons) < _MAX_REASONS:
+                self._reasons[kind] += 1
+                self._last_reasons[kind] = reason
 
     def _report_notes(self) -> None:
         for connected, reason in self._intake.notes():

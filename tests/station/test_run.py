@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import socket
@@ -17,10 +18,24 @@ from mmkd_edge import Bundle, example_bundle
 from mmkd_edge.derive import derive, derived_modality
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.install.slots import install, read_slots
+from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import shipped_dataset
 from mmkd_station.commands.run import main
 from mmkd_station.outlet import Outlet
-from tests.station.rig import end, feed, next_record, records_in, refusal, run, start, until
+from mmkd_station.protocols.base import Source
+from tests.station.rig import (
+    end,
+    feed,
+    free_port,
+    next_record,
+    records_in,
+    refusal,
+    result,
+    run,
+    start,
+    station_of,
+    until,
+)
 
 LABELS = ("rest", "raise", "turn")
 pytestmark = pytest.mark.usefixtures("quick_openings")
@@ -93,9 +108,63 @@ def test_a_derived_sensor_is_fed_by_the_recorded_one_or_comes_as_it_is(kit, acc,
             np.testing.assert_allclose(one["probabilities"], shares, atol=2e-6)
     output, errors = run_here(bundle, "--source", f"csv:{tmp_path / 'rich.csv'}", "--hop", "5")
     assert records_in(output)[-1]["reason"] == "samples come at 10 Hz, expected 5 Hz"
-    assert errors.splitlines()[-1] == (
-        f"cheap: {modality.name}: samples come at 10 Hz, expected 5 Hz; send samples at the student's rate, or import "
-        "the sensor's recordings at its own and train again"
+    assert errors.splitlines()[-2:] == [
+        "cheap: 8 of 8 results are of no or limited use:",
+        (
+            "  8 x samples come at 10 Hz, expected 5 Hz; send samples at the student's rate, or import the sensor's "
+            "recordings at its own and train again"
+        ),
+    ]
+
+
+def test_what_gave_no_good_result_ends_with_the_commonest_reasons_and_their_cures(
+    bundle_path, tmp_path, rows, run_here
+):
+    rows = rows.copy()
+    rows[:, 1] = np.nan
+    (tmp_path / "log.csv").write_text(csv_text(rows).replace("nan", ""))
+    at = (bundle_path, "--sink", f"jsonl:{tmp_path / 'r.jsonl'}", "--source")
+    lost = run_here(*at, f"csv:{tmp_path / 'log.csv'}", "--hop", "20")[0].splitlines()[-2:]
+    check = "check the sensor, its cable, and the columns and units of its channels: --map CHANNEL=COLUMN*FACTOR"
+    assert lost == ["student: 4 of 4 results are of no or limited use:", f"  4 x channel 'y' is missing; {check}"]
+    (tmp_path / "short.csv").write_text("x,y,z\n" + "1,0,0\n" * 9)
+    short = run_here(*at, f"csv:{tmp_path / 'short.csv'}")[0].splitlines()[-1]
+    assert short == (
+        "  1 x 9 of 20 samples are there; let it run for longer than a window, and send without pauses of that length"
+    )
+    (tmp_path / "none.csv").write_text("x,y,z\nno,sample,here\n")
+    assert run_here(*at, f"csv:{tmp_path / 'none.csv'}")[0].splitlines()[-1] == (
+        "student: no result, since no sample came, and 1 messages or lines are no samples; check the topic or file, "
+        "and what it sends"
+    )
+
+
+def test_reasons_of_one_kind_are_counted_together_and_those_of_good_results_are_not(acc):
+    station = station_of(
+        fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn")), Source(deliveries=iter, live=True)
+    )
+    stale = [f"no sample for {number}.5 s; channel 'ch{number % 2}' is missing" for number in range(4)]
+    for reason in [*stale, "", "12,345 of 20,000 samples were left out because of their times"]:
+        station._give(result(0, status="stale" if reason else "ok", reason=reason))
+    station._give(result(0, status="unknown", reason="unlike what training saw: p-value 0.01, at most 0.05 is unknown"))
+    assert station.facts().reasons == {
+        "no sample for 3.5 s": 4,
+        "channel 'ch0' is missing": 2,
+        "channel 'ch1' is missing": 2,
+        "12,345 of 20,000 samples were left out because of their times": 1,
+    }
+
+
+def test_a_source_that_never_connected_ends_with_exit_code_3_and_why(bundle_path, tmp_path):
+    pytest.importorskip("paho.mqtt")
+    at = f"127.0.0.1:{free_port()}"
+    source = ("--source", f"mqtt://{at}/acc", "--sink", f"jsonl:{tmp_path / 'r.jsonl'}", "--for", "1s")
+    done = run(bundle_path, *source)
+    last = re.sub(r"in \d+\.\d s", "in N s", done.stderr.splitlines()[-1])
+    assert done.returncode == 3
+    assert last == (
+        f"mmkd-run: student: never connected in N s: {at}: connection refused: is the broker running there, on this "
+        "port?; correct --source, or make it answer"
     )
 
 

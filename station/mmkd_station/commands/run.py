@@ -135,7 +135,7 @@ def _serve(spec: RunSpec, options: RunOptions) -> tuple[RunFacts, BaseException 
     import threading
 
     from mmkd_station.build import open_service
-    from mmkd_station.commands.show import lost_records
+    from mmkd_station.commands.show import lost_records, never_connected
 
     stop, reload, interrupted = threading.Event(), threading.Event(), threading.Event()
 
@@ -164,6 +164,7 @@ def _serve(spec: RunSpec, options: RunOptions) -> tuple[RunFacts, BaseException 
         *(station.error for station in service.stations),
         BrokenPipeError() if any(outlet.is_gone for outlet in service.outlets) else None,
         lost_records(facts.sinks),
+        never_connected(facts.stations),
         KeyboardInterrupt() if interrupted.is_set() else None,
         *(station.shadow.error for station in service.stations if station.shadow is not None),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,22 @@ from mmkd_station.alarms import Tuned
 from mmkd_station.outlet import OutletFacts
 from mmkd_station.service import RunFacts
 from mmkd_station.station import StationFacts
+
+_MAX_REASONS = 3
+_CURES = {
+    "samples come at": "send samples at the student's rate, or import the sensor's recordings at its own and train "
+    "again",
+    "no sample|newest sample is .* s old": "check that the sensor sends all the time; --stale and --silence allow "
+    "longer pauses",
+    "ahead of their arrival|the future|went back|stood still|because of their times": "set the sensor's clock, or "
+    "take the arrival as time: --time arrival",
+    "missing": "check the sensor, its cable, and the columns and units of its channels: --map CHANNEL=COLUMN*FACTOR",
+    "flat|repeated one value": "check the sensor and its cable",
+    "queue was full": "answer less often (--hop), or on a faster machine",
+    "engine failed|the model's answer": "choose another engine (--backend), and run mmkd-doctor",
+    "samples are there": "let it run for longer than a window, and send without pauses of that length",
+}
+"""What to do about a reason that contains these words."""
 
 
 def summary_lines(facts: RunFacts) -> Iterator[str]:
@@ -25,9 +42,31 @@ def summary_lines(facts: RunFacts) -> Iterator[str]:
     for station in facts.stations:
         if station.unlike_training:
             yield f"{station.station}: {station.unlike_training}"
-        if station.wrong_rate:
-            cure = "send samples at the student's rate, or import the sensor's recordings at its own and train again"
-            yield f"{station.station}: {station.wrong_rate}; {cure}"
+        yield from _reason_lines(station)
+
+
+def _reason_lines(facts: StationFacts) -> Iterator[str]:
+    """Yield why most results, or all samples, are of no use."""
+    count, good = sum(facts.results.values()), facts.results.get("ok", 0) + facts.results.get("unknown", 0)
+    if not count and not facts.unconnected:
+        garbage = f", and {facts.intake.garbage:,} messages or lines are no samples" * bool(facts.intake.garbage)
+        yield f"{facts.station}: no result, since no sample came{garbage}; check the topic or file, and what it sends"
+    if 2 * good >= count or not facts.reasons:
+        return
+    yield f"{facts.station}: {count - good:,} of {count:,} results are of no or limited use:"
+    for reason, times in list(facts.reasons.items())[:_MAX_REASONS]:
+        cures = [f"; {cure}" for words, cure in _CURES.items() if re.search(words, reason)]
+        yield f"  {times:,} x {reason}" + "".join(cures[:1])
+
+
+def never_connected(stations: Sequence[StationFacts]) -> UnavailableError | None:
+    """Return an error if a source never connected."""
+    reasons = [
+        f"{station.station}: never connected in {station.running_s:.1f} s: {reason}"
+        for station in stations
+        for reason in station.unconnected
+    ]
+    return UnavailableError(f"{'; '.join(reasons)}; correct --source, or make it answer") if reasons else None
 
 
 def _station_lines(facts: StationFacts) -> Iterator[str]:

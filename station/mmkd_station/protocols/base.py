@@ -256,17 +256,18 @@ def live_source(
 
     def deliveries(intake: Intake) -> Iterator[Delivery]:
         backoff = Backoff()
+        intake.expect(name)
         while not intake.stop.is_set():
             connection = None
             try:
                 connection = connect()
-                intake.connection(True, name)
+                intake.connection(True, name, name=name)
                 for delivery in read(connection, intake):
                     backoff.succeeded()
                     yield delivery
             except OSError as error:
                 reason = first_line(error)
-                intake.connection(False, reason if reason.startswith(name) else f"{name}: {reason}")
+                intake.connection(False, reason if reason.startswith(name) else f"{name}: {reason}", name=name)
                 intake.stop.wait(backoff.next_s())
             finally:
                 if connection is not None:

@@ -194,7 +194,7 @@ def postgresql_source(text: str, place: str, request: SourceRequest) -> Source:
         while not (is_at_end or intake.stop.is_set()):
             try:
                 with _connect(server) as connection, connection.transaction():
-                    intake.connection(True, server.address)
+                    intake.connection(True, server.address, name=server.address)
                     query, bounds, scale = _replay_query(connection, server, request)
                     with connection.cursor(name="mmkd_replay") as cursor:
                         cursor.execute(query, [*bounds, last, last])
@@ -210,7 +210,7 @@ def postgresql_source(text: str, place: str, request: SourceRequest) -> Source:
                             )
                     is_at_end = True
             except psycopg.OperationalError as error:
-                intake.connection(False, f"{server.address}: {first_line(error)}")
+                intake.connection(False, f"{server.address}: {first_line(error)}", name=server.address)
                 intake.stop.wait(backoff.next_s())
             except psycopg.Error as error:
                 raise UsageError(f"--source {text}: {first_line(error)}; {_CURE}") from error
