@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -81,6 +82,9 @@ def _decode(data: bytes) -> Reference:
         raise JsonError("std", f"expected one number per channel, {expected} as in mean, got {got}")
     if bool(reference.normal) != bool(reference.commissioned):
         raise JsonError("normal", "expected it together with 'commissioned', got one of them")
+    scores = reference.normal.scores if reference.normal else ()
+    if any(low > high for low, high in pairwise(scores)):
+        raise JsonError("normal.scores", "expected rising numbers, got others")
     return reference
 
 

@@ -24,8 +24,10 @@
 #define JSMN_PARENT_LINKS
 #include "../third_party/jsmn.h"
 
-enum { END_RECORD = 22, COMMENT = 81, MAX_MEMBERS = 256, MAX_MANIFEST = 1 << 20, MAX_SIGNATURES = 1 << 16, MAX_LIST = 10000 };
+enum { END_RECORD = 22, COMMENT = 81, MAX_MEMBERS = 256, MAX_MANIFEST = 1 << 20, MAX_SIGNATURES = 1 << 16, MAX_LIST = 10000,
+       MAX_DEPTH = 64, MAX_SCORES = 1024 };
 #define MAX_FILE ((long)1 << 30)
+#define MAX_TOLERANCE 0.01 /* of golden windows */
 enum { SELFTEST_S = 60 };
 static const char comment_start[] = "mmkd-edge sha256 ";
 
@@ -265,13 +267,13 @@ static int find_artifact(const reader *r, int artifacts, const char *format)
     return -1;
 }
 
-/* A member that the manifest names; with keys its hash must be the signed manifest's. */
+/* A member that the manifest names, with its hash. */
 static member named_member(reader *r, const unsigned char *data, size_t size, int entry)
 {
     member file = find_member(data, data + size - END_RECORD - COMMENT, text(r, field(r, entry, "file"))), none = {NULL, 0};
     char digest[65];
     if (!file.data) fail(r, MMKD_DAMAGED, "the bundle lacks a member that its manifest names; export it again");
-    if (!file.data || !r->keys) return file;
+    if (!file.data) return file;
     mmkd_sha256_text(file.data, file.size, digest);
     if (is_text(r, field(r, entry, "sha256"), digest)) return file;
     fail(r, MMKD_DAMAGED, "the bundle is damaged: a member has another SHA-256 than its manifest names; copy it again");
@@ -348,10 +350,153 @@ static void read_entry(reader *r, const unsigned char *data, size_t size, int ob
     }
 }
 
+/* ---- JSON as strict as mmkd_edge/bundle/strict_json.py; jsmn alone takes `[1 2]`, `1abc` and bytes that are no UTF-8 */
+
+static const char *skip_space(const char *at, const char *end)
+{
+    while (at < end && (*at == ' ' || *at == '\t' || *at == '\n' || *at == '\r')) at++;
+    return at;
+}
+
+static const char *skip_digits(const char *at, const char *end)
+{
+    const char *first = at;
+    while (at < end && *at >= '0' && *at <= '9') at++;
+    return at > first ? at : NULL;
+}
+
+static const char *skip_number(const char *at, const char *end)
+{
+    at += at < end && *at == '-';
+    at = at < end && *at == '0' ? at + 1 : skip_digits(at, end);
+    if (at && at < end && *at == '.') at = skip_digits(at + 1, end);
+    if (at && at < end && (*at == 'e' || *at == 'E')) {
+        at++;
+        at = skip_digits(at + (at < end && (*at == '-' || *at == '+')), end);
+    }
+    return at;
+}
+
+/* The code of \uXXXX; -1 if it is none. */
+static long escaped_code(const char *at, const char *end)
+{
+    if (end - at < 6 || at[0] != '\\' || at[1] != 'u') return -1;
+    for (int i = 2; i < 6; i++)
+        if (!at[i] || !strchr("0123456789abcdefABCDEF", at[i])) return -1;
+    return (long)hex(at + 2, 4);
+}
+
+/* The end of an escape or of a character in UTF-8 (RFC 3629, section 4). */
+static const char *skip_character(const char *at, const char *end)
+{
+    const unsigned char *byte = (const unsigned char *)at;
+    if (*at == '\\') {
+        long code = escaped_code(at, end), low = code >= 0xd800 && code < 0xdc00 ? escaped_code(at + 6, end) : 0;
+        if (code >= 0xdc00 && code < 0xe000) return NULL; /* half a surrogate pair */
+        if (code >= 0 && low) return low >= 0xdc00 && low < 0xe000 ? at + 12 : NULL;
+        if (code >= 0) return at + 6;
+        return end - at > 1 && at[1] && strchr("\"\\/bfnrt", at[1]) ? at + 2 : NULL;
+    }
+    if (*byte < 0x80) return *byte < 0x20 ? NULL : at + 1;
+    int more = *byte < 0xc2 || *byte > 0xf4 ? 0 : *byte < 0xe0 ? 1 : *byte < 0xf0 ? 2 : 3;
+    if (!more || end - at <= more) return NULL;
+    for (int i = 1; i <= more; i++)
+        if ((byte[i] & 0xc0) != 0x80) return NULL;
+    if ((*byte == 0xe0 && byte[1] < 0xa0) || (*byte == 0xed && byte[1] > 0x9f) || (*byte == 0xf0 && byte[1] < 0x90) ||
+        (*byte == 0xf4 && byte[1] > 0x8f)) return NULL;
+    return at + more + 1;
+}
+
+static const char *skip_value(const char *at, const char *end, int depth)
+{
+    if (at >= end) return NULL;
+    if (*at == '"') {
+        for (at++; at && at < end && *at != '"';) at = skip_character(at, end);
+        return at && at < end ? at + 1 : NULL;
+    }
+    if (*at != '{' && *at != '[') {
+        static const char *const words[] = {"true", "false", "null"};
+        for (int i = 0; i < 3; i++)
+            if ((size_t)(end - at) >= strlen(words[i]) && !memcmp(at, words[i], strlen(words[i]))) return at + strlen(words[i]);
+        return skip_number(at, end);
+    }
+    const char close = *at == '{' ? '}' : ']';
+    at = skip_space(at + 1, end);
+    if (at < end && *at == close) return at + 1;
+    while (at && at < end && depth < MAX_DEPTH) {
+        if (close == '}') {
+            at = *at == '"' ? skip_value(at, end, depth) : NULL;
+            at = at ? skip_space(at, end) : NULL;
+            at = at && at < end && *at == ':' ? skip_space(at + 1, end) : NULL;
+        }
+        at = at ? skip_value(at, end, depth + 1) : NULL;
+        at = at ? skip_space(at, end) : NULL;
+        if (at && at < end && *at == close) return at + 1;
+        at = at && at < end && *at == ',' ? skip_space(at + 1, end) : NULL;
+    }
+    return NULL;
+}
+
+static int is_json(const char *at, size_t size)
+{
+    const char *end = at + size, *rest = skip_value(skip_space(at, end), end, 0);
+    return rest && skip_space(rest, end) == end;
+}
+
+/* What a value must be: t a text, h a SHA-256, n a number, + one above 0, 0 one of at least 0, f one of 0 to 1, < one between
+ * them, i a whole number of at least 0, 1 one of at least 1, o an object, [x a list of one x or more; ?x may be absent. */
+typedef struct {
+    const char *key, *kind;
+} rule;
+
+static int fits(const reader *r, int token, const char *kind)
+{
+    if (*kind == '[') {
+        for (int i = 0, at = token + 1; i < length_of(r, token); i++, at = after(r, at))
+            if (!fits(r, at, kind + 1)) return 0;
+        return length_of(r, token) > 0;
+    }
+    const char *at = r->json + r->token[token].start;
+    size_t length = (size_t)(r->token[token].end - r->token[token].start);
+    if (*kind == 'o') return r->token[token].type == JSMN_OBJECT;
+    if (*kind == 't') return r->token[token].type == JSMN_STRING;
+    if (*kind == 'h') {
+        for (size_t i = 0; i < length; i++)
+            if (!at[i] || !strchr("0123456789abcdef", at[i])) return 0;
+        return r->token[token].type == JSMN_STRING && length == 64;
+    }
+    double value = number(r, token, NAN);
+    int is_whole = skip_digits(at + (*at == '-'), at + length) == at + length && value <= 1e15;
+    return isfinite(value) && (*kind == 'n' || (*kind == '+' && value > 0) || (*kind == '0' && value >= 0) ||
+                               (*kind == 'f' && value >= 0 && value <= 1) || (*kind == '<' && value > 0 && value < 1) ||
+                               (*kind == 'i' && is_whole && value >= 0) || (*kind == '1' && is_whole && value >= 1));
+}
+
+/* Whether an object has all keys of the rules, as they must be, and no other key. */
+static int obeys(const reader *r, int object, const rule *rules)
+{
+    int matched = 0;
+    if (object < 0 || r->token[object].type != JSMN_OBJECT) return 0;
+    for (; rules->key; rules++) {
+        int may_lack = *rules->kind == '?', value = field(r, object, rules->key);
+        if (value < 0 ? !may_lack : !fits(r, value, rules->kind + may_lack)) return 0;
+        matched += value >= 0;
+    }
+    return matched == r->token[object].size;
+}
+
+static int is_rising(mmkd_numbers list)
+{
+    for (int32_t i = 1; i < list.count; i++)
+        if (list.number[i] < list.number[i - 1]) return 0;
+    return list.count > 0;
+}
+
 /* Parse a member of JSON, an object; its tokens are freed by the caller. */
 static int parse(reader *r, member file, const char *refusal)
 {
     r->json = (const char *)file.data;
+    if (!is_json(r->json, file.size)) return fail(r, MMKD_DAMAGED, refusal);
     jsmn_parser parser;
     jsmn_init(&parser);
     int count = jsmn_parse(&parser, r->json, file.size, NULL, 0);
@@ -513,6 +658,14 @@ int mmkd_open_file(const char *path, mmkd_bundle **bundle, char *error, size_t e
     return open_bundle_file(path, NULL, 0, bundle, error, error_size);
 }
 
+/* mmkd_edge/bundle/reference.py: Reference, Commissioned; manifest.py: Normal */
+static const rule reference_rules[] = {{"format_version", "?1"}, {"modality", "t"}, {"mean", "[n"}, {"std", "[+"},
+                                       {"normal", "o"}, {"commissioned", "o"}, {NULL, NULL}};
+static const rule normal_rules[] = {{"scores", "[+"}, {"windows", "1"}, {"groups", "i"}, {"hours", "0"}, {"level", "<"},
+                                    {"window_rate", "f"}, {"groups_above", "f"}, {NULL, NULL}};
+static const rule commissioned_rules[] = {{"model_id", "t"}, {"student_sha256", "h"}, {"source", "t"}, {"ended_utc", "t"},
+                                          {"minutes", "n"}, {"unlike", "n"}, {NULL, NULL}};
+
 int mmkd_commission_file(mmkd_bundle *bundle, int32_t student, const char *path, char *error, size_t error_size)
 {
     static const char refusal[] = "expected normal running of one machine, recorded with this student; run mmkd-edge commission with this bundle";
@@ -521,13 +674,18 @@ int mmkd_commission_file(mmkd_bundle *bundle, int32_t student, const char *path,
     member file = {read_file(path, "a reference (.json)", &size, error, error_size), 0};
     if (!(file.size = size)) return MMKD_NO_FILE;
     mmkd_entry *e = student >= 0 && student < bundle->count ? &bundle->entry[student] : NULL;
-    if (!parse(&r, file, refusal)) {
-        int normal = field(&r, 0, "normal"), sha256 = field(&r, field(&r, 0, "commissioned"), "student_sha256");
-        double level = number(&r, field(&r, normal, "level"), 0), groups = number(&r, field(&r, normal, "groups"), 0);
+    if (file.size > MAX_MANIFEST) fail(&r, MMKD_DAMAGED, refusal);
+    else if (!parse(&r, file, refusal)) {
+        int normal = field(&r, 0, "normal"), commissioned = field(&r, 0, "commissioned");
         mmkd_numbers scores = numbers(&r, field(&r, normal, "scores"));
-        if (!e || e->facts.task != MMKD_NORMAL || !is_text(&r, sha256, e->golden_sha256) || !scores.count ||
-            !(level > 0 && level < 1 && groups >= 1 && groups <= MAX_LIST)) fail(&r, MMKD_MISUSE, refusal);
-        else e->novelty = scores, e->level = level, e->groups = (int32_t)groups;
+        int is_sound = obeys(&r, 0, reference_rules) && obeys(&r, normal, normal_rules) &&
+                       obeys(&r, commissioned, commissioned_rules) && number(&r, field(&r, 0, "format_version"), 1) == 1 &&
+                       is_rising(scores) && scores.count <= MAX_SCORES;
+        if (!is_sound || !e || e->facts.task != MMKD_NORMAL || !is_text(&r, field(&r, 0, "modality"), e->facts.modality) ||
+            length_of(&r, field(&r, 0, "mean")) != e->facts.channels || length_of(&r, field(&r, 0, "std")) != e->facts.channels ||
+            !is_text(&r, field(&r, commissioned, "student_sha256"), e->golden_sha256)) fail(&r, MMKD_MISUSE, refusal);
+        else e->novelty = scores, e->level = number(&r, field(&r, normal, "level"), 0),
+             e->groups = (int32_t)fmin(number(&r, field(&r, normal, "groups"), 0), 1e9);
     }
     free(r.token);
     free((void *)file.data);
@@ -551,11 +709,22 @@ static int copy_values(member npz, const char *name, const char *kind, size_t fi
     return !strncmp(text, start, strlen(start));
 }
 
+static int are_finite(const float *values, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(values[i])) return 0;
+    return 1;
+}
+
+static double larger(double one, double other) { return isnan(one) || other <= one ? one : other; } /* NaN is the largest */
+
 static int test_student(const unsigned char *data, size_t size, const mmkd_entry *e, double *largest, char *error, size_t error_size)
 {
     const size_t cells = (size_t)e->facts.samples * (size_t)e->facts.channels, outputs = (size_t)e->facts.labels;
     const size_t scratch = mmkd_model_facts(e->model).scratch_bytes / sizeof(float);
     member npz = find_member(data, data + size - END_RECORD - COMMENT, e->golden);
+    char digest[65] = "";
+    if (npz.data) mmkd_sha256_text(npz.data, npz.size, digest);
     double tolerance = 0, worst = 0, scale = 0;
     float *memory = calloc(2 * cells + 4 * outputs + 2 + scratch + 16, sizeof *memory);
     if (!memory) {
@@ -565,7 +734,8 @@ static int test_student(const unsigned char *data, size_t size, const mmkd_entry
     float *values = memory, *present = values + cells, *expected = present + cells, *got = expected + 2 * outputs;
     float *novelty = got + 2 * outputs, *place = novelty + 2;
     place += (64 - (uintptr_t)place % 64) % 64 / sizeof(float);
-    int status = npz.data && copy_values(npz, "tolerance.npy", "<f8", 0, 1, 8, &tolerance) ? MMKD_OK : MMKD_DAMAGED;
+    int status = !strcmp(digest, e->golden_sha256) && copy_values(npz, "tolerance.npy", "<f8", 0, 1, 8, &tolerance) && tolerance > 0 &&
+                 tolerance <= MAX_TOLERANCE ? MMKD_OK : MMKD_DAMAGED;
     size_t count = 0;
     for (; e->facts.task >= MMKD_REGRESSION && copy_values(npz, "probabilities.npy", "<f4", count, 1, 4, expected); count++)
         scale = fabs(expected[0]) > scale ? fabs(expected[0]) : scale;
@@ -578,19 +748,21 @@ static int test_student(const unsigned char *data, size_t size, const mmkd_entry
             values[i] = there ? values[i] : 0.0f;
         }
         if (!copy_values(npz, "logits.npy", "<f4", count * outputs, outputs, 4, expected) ||
-            !copy_values(npz, "probabilities.npy", "<f4", count * outputs, outputs, 4, expected + outputs)) status = MMKD_DAMAGED;
+            !copy_values(npz, "probabilities.npy", "<f4", count * outputs, outputs, 4, expected + outputs) ||
+            !are_finite(expected, 2 * outputs)) status = MMKD_DAMAGED;
         mmkd_run(e->model, place, values, present, got, got + outputs, novelty);
         double apart = 0;
         for (size_t k = 0; k < 2 * outputs; k++) {
             double difference = fabs((double)got[k] - expected[k]) / (k >= outputs && scale > 0 ? scale : 1);
-            apart = difference <= apart ? apart : difference;
+            apart = larger(apart, difference);
         }
-        worst = apart <= worst ? worst : apart;
+        worst = larger(worst, apart);
         double limit = tolerance;
         const char *what = "answer";
         if (apart <= limit && e->novelty.count && copy_values(npz, "novelty.npy", "<f4", count, 1, 4, novelty + 1)) {
             apart = fabs((double)novelty[1] - novelty[0]) / (1.0 + novelty[1]);
             limit = e->novelty_tolerance, what = "novelty";
+            if (!are_finite(novelty + 1, 1)) status = MMKD_DAMAGED;
         }
         if (!status && !(apart <= limit)) {
             mmkd_error(error, error_size, "student '%.64s': golden window %d: expected the stored %s within %.0e, got a difference "
@@ -603,7 +775,7 @@ static int test_student(const unsigned char *data, size_t size, const mmkd_entry
         mmkd_error(error, error_size, "%.64s: expected golden windows; export the bundle again", e->golden);
         status = MMKD_DAMAGED;
     }
-    *largest = worst <= *largest ? *largest : worst;
+    *largest = larger(*largest, worst);
     free(memory);
     return status;
 }

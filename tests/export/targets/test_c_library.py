@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import json
 import math
 import os
 import random
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import EdgePredictor, SensorChecks, check_window, example_bundle
+from checks.mutants import with_model
+from checks.mutations import mutated_bytes
+from mmkd_edge import Bundle, EdgePredictor, MmkdError, SensorChecks, check_window, example_bundle, write_bundle
+from mmkd_edge.bundle.golden import golden_bytes
 from mmkd_edge.bundle.reference import Commissioned, Reference, write_reference
 from mmkd_edge.derive import derived_modality
-from mmkd_edge.errors import BackendError, UnavailableError, UsageError
+from mmkd_edge.errors import BackendError, BundleError, UnavailableError, UsageError
 from mmkd_edge.install.keys import make_keys
 from mmkd_edge.native import ABI
 from mmkd_edge.native.build import FOLDER, LIBRARY, SOURCES
@@ -398,16 +403,33 @@ def test_golden_windows_show_whether_this_processor_answers_as_at_export(bundles
     for path in bundles.values():
         assert tested(path) == (OK, "")
         assert 0 < largest.value < 1e-4
-    data = bundles["windows"].read_bytes()
-    with zipfile.ZipFile(bundles["windows"]) as archive:
-        model = archive.read("acc/model.fp32.native")
-    at = data.index(model) + struct.unpack_from("<Q", model, model.index(b"head.w\0") + 48)[0]
-    body = data[:at] + struct.pack("<f", 40.0) + data[at + 4 : -(22 + 81)]
-    changed = tmp_path / "changed.edge"
-    changed.write_bytes(body + data[-(22 + 81) : -64] + hashlib.sha256(body).hexdigest().encode())
+    changed, path = tmp_path / "changed.edge", bundles["windows"]
+
+    def rolled(model):
+        at = struct.unpack_from("<Q", model, model.index(b"head.w\0") + 48)[0]
+        return model[:at] + struct.pack("<f", 40.0) + model[at + 4 :]
+
+    manifest, members = with_model(path, "native", rolled)
+    write_bundle(changed, manifest=manifest, members=members)
     status, message = tested(changed)
     assert status == DIFFERS
     assert message.startswith("student 'acc': golden window 0: expected the stored answer within 1e-04, got a d")
+    manifest, members = with_model(path, "native", bytes)
+    entry, damaged = manifest.models[0], "acc/golden.npz: expected golden windows; export the bundle again"
+    with Bundle.open(path) as bundle:
+        golden = bundle.golden("acc")
+    for name, value in (("logits", np.nan), ("probabilities", np.inf), ("novelty", np.nan), ("tolerance", 1.0)):
+        spoilt = np.array(getattr(golden, name))
+        spoilt[(0,) * spoilt.ndim] = value
+        wrong = float(spoilt) if name == "tolerance" else spoilt
+        data = golden_bytes(msgspec.structs.replace(golden, **{name: wrong}))
+        facts = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+        fresh = msgspec.structs.replace(entry, golden=msgspec.structs.replace(entry.golden, **facts))
+        other = msgspec.structs.replace(manifest, models=(fresh,))
+        write_bundle(changed, manifest=other, members=members | {"acc/golden.npz": data})
+        assert tested(changed) == (DAMAGED, damaged)
+        with Bundle.open(changed) as bundle, pytest.raises(BundleError):
+            bundle.golden("acc")
 
 
 @pytest.mark.parametrize("flag", ["-O1", "-DMMKD_PLAIN_SHA256"])
@@ -555,6 +577,51 @@ def test_the_level_of_normal_data_without_groups_holds_too(program, tmp_path):
     )
 
 
+SIDECARS = 200
+"""Mutants that Python and C are compared with."""
+
+
+def altered_sidecars(data):
+    """Yield a sidecar with each value replaced, left out and named twice, and what is no JSON."""
+    document = json.loads(data)
+    yield from (data, data + b"x", data[:-2], b"\xef\xbb\xbf" + data, data.replace(b"csv:log", b"\xff"), b"[1]")
+    yield from (
+        data.replace(b"csv:log", text) for text in (rb"\ud800", rb"\ud83d\ude00", rb"\x41", b"\t", "ä".encode())
+    )
+    yield data.replace(b"4.0", b"04.0").replace(b"0.5", b"NaN")
+    yield data.replace(b"[", b"[,", 1)
+    values = (None, True, -1, 0, 1, 1.0, 0.5, 10**16, 1e308, "", "x", [], [1.0], [2.0, 1.0], [0.0], {}, math.nan)
+    for place in ((), ("normal",), ("commissioned",)):
+        for key in [*inside(document, place), "more"]:
+            for value in values:
+                changed = json.loads(data)
+                inside(changed, place)[key] = value
+                yield json.dumps(changed).encode()
+            changed = json.loads(data)
+            inside(changed, place).pop(key, None)
+            yield json.dumps(changed).encode()
+            yield data.replace(f'"{key}":'.encode(), f'"{key}": 1, "{key}":'.encode(), 1)
+
+
+def inside(document, place):
+    for key in place:
+        document = document[key]
+    return document
+
+
+def mutated_sidecars(data, *, count):
+    for number in range(count):
+        yield mutated_bytes(data, random.Random(number))
+
+
+def is_opened_by_python(path, reference):
+    try:
+        with EdgePredictor.open(path, backend="native", reference=reference):
+            return True
+    except MmkdError:
+        return False
+
+
 def test_the_scores_of_one_machine_take_the_place_of_the_bundles(bundles, program, normal, tmp_path):
     file, (student, path) = tmp_path / "press.json", normal
     windows = 1.4 * np.nan_to_num(student.carried.windows)
@@ -576,6 +643,14 @@ def test_the_scores_of_one_machine_take_the_place_of_the_bundles(bundles, progra
     refusal = (
         "expected normal running of one machine, recorded with this student; run mmkd-edge commission with this bundle"
     )
+    opened = Counter(
+        (is_opened_by_python(path, other), program(path, commissioned=other).status == OK)
+        for data in (*altered_sidecars(file.read_bytes()), *mutated_sidecars(file.read_bytes(), count=SIDECARS))
+        if other.write_bytes(data)
+    )
+    assert (opened[True, False], opened[False, True]) == (0, 0)
+    assert opened[False, False] > 150
+    assert opened[True, True] > 20
     absent = tmp_path / "none.json"
     unreadable = "expected a reference (.json) that can be read, got: No such file or directory"
     for bundle, wrong, status in ((path, other, MISUSE), (path, path, DAMAGED), (bundles["windows"], file, MISUSE)):
