@@ -20,6 +20,7 @@ from mmkd_edge.errors import InputError, MmkdError, UsageError
 from mmkd_edge.health.monitor import Health, Monitor
 from mmkd_edge.opening.active import ActiveStudents
 from mmkd_edge.opening.choice import OpeningRequest, Trust
+from mmkd_edge.opening.deadline import LIMIT_S
 from mmkd_edge.opening.profile import MAX_THREADS
 from mmkd_edge.opening.selftest import SelfTest, run_selftests
 from mmkd_edge.opening.students import PredictorInfo, Students, describe_students, open_students
@@ -360,7 +361,7 @@ class EdgePredictor:
         health = self._monitor.health(current.statistics)
         return msgspec.structs.replace(health, returned=current.returned)
 
-    def swap(self, path: str | os.PathLike[str]) -> PredictorInfo:
+    def swap(self, path: str | os.PathLike[str], *, limit_s: float = LIMIT_S) -> PredictorInfo:
         """Replace the bundle under load: no call fails or waits.
 
         The new bundle is verified, opened with the same options, and tested on some golden windows. If that fails, the
@@ -369,9 +370,10 @@ class EdgePredictor:
         Raises:
             UsageError: the new bundle takes or answers something else, or is of an earlier release; or this predictor
                 was made without a bundle.
+            BundleError: all of it takes longer than `limit_s`; building engines for a GPU does not count.
             MmkdError: the bundle cannot be opened; see `open`.
         """
-        self._active.swap(path)
+        self._active.swap(path, limit_s=check_seconds("limit_s", limit_s) or LIMIT_S)
         return self.info()
 
     def rollback(self) -> PredictorInfo:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mmkd_edge.install.slots import Slots
+    from mmkd_edge.opening.deadline import Deadline
+    from mmkd_edge.opening.selftest import SelfTest
 
 _NAME = "mmkd-edge"
 _SUSPECT = 0.5  # of the windows: more are unlike training
@@ -53,6 +55,8 @@ def _parser() -> ArgumentParser:
     install.add_argument("--after-shadow", type=Path, metavar="REPORT.json", help=after)
     install.add_argument("--shadow-days", type=float, default=7.0, metavar="DAYS", help="Its highest age (default 7).")
     install.add_argument("--allow-downgrade", action="store_true", help="Accept a release before an installed one.")
+    limit = "Limit of time for all of it, without building engines for a GPU (default 60)."
+    install.add_argument("--limit", type=float, default=60.0, metavar="SECONDS", help=limit)
     install.add_argument("--backend", default="auto", metavar="NAME", help="Backend to test it with.")
     install.add_argument("--keys", type=Path, metavar="KEYS", help=_KEYS)
     listing = add("list", _list, "Show what is installed, and what there is to return to.")
@@ -87,10 +91,28 @@ def _keygen(options: Namespace) -> None:
 
 
 def _install(options: Namespace) -> None:
-    from mmkd_edge import Bundle, EdgePredictor
+    from mmkd_edge.opening.deadline import Deadline
+    from mmkd_edge.predict.arguments import check_seconds
+
+    limit_s = check_seconds("--limit", options.limit)
+    assert limit_s is not None
+    advice = "nothing was installed; install it again when this machine is less busy, or with a higher --limit"
+    deadline = Deadline(limit_s, where=f"{options.bundle}: install", advice=advice)
+    slots, result = deadline.run(lambda: _prove_and_install(options, deadline))
+    print(f"{result.windows} golden windows within {result.max_abs_error:.2g} (tolerance {result.tolerance:.2g})")
+    print(_describe(slots, options.state))
+    print(f"wrote {options.state}; next: EdgePredictor.open({str(options.state)!r}), or restart the service")
+
+
+def _prove_and_install(options: Namespace, deadline: Deadline) -> tuple[Slots, SelfTest]:
+    from mmkd_edge import Bundle
+    from mmkd_edge.backends.base import check_backend
     from mmkd_edge.install.keys import check_signed
     from mmkd_edge.install.slots import SLOTS_FILE, install, read_slots
+    from mmkd_edge.opening.choice import OpeningRequest
     from mmkd_edge.opening.sandbox import check_graphs
+    from mmkd_edge.opening.selftest import run_selftests
+    from mmkd_edge.opening.students import Students, open_students
     from mmkd_edge.shadow import check_shadow
 
     with Bundle.open(options.bundle) as bundle:
@@ -99,15 +121,20 @@ def _install(options: Namespace) -> None:
         if options.after_shadow is not None:
             current = read_slots(options.state).current.sha256 if (options.state / SLOTS_FILE).exists() else None
             check_shadow(options.after_shadow, bundle, installed=current, max_days=options.shadow_days)
+    request = OpeningRequest(backend=check_backend(options.backend), keys=options.keys, deadline=deadline)
+    results = []
 
-    def prove(path: Path) -> None:
-        with EdgePredictor.open(path, backend=options.backend, keys=options.keys) as predictor:
-            result = predictor.selftest()
-        print(f"{result.windows} golden windows within {result.max_abs_error:.2g} (tolerance {result.tolerance:.2g})")
+    def test(students: Students) -> None:
+        assert students.bundle is not None
+        results.append(run_selftests(students.opened, students.bundle))
 
-    slots = install(options.state, options.bundle, prove=prove, allow_downgrade=options.allow_downgrade)
-    print(_describe(slots, options.state))
-    print(f"wrote {options.state}; next: EdgePredictor.open({str(options.state)!r}), or restart the service")
+    slots = install(
+        options.state,
+        options.bundle,
+        prove=lambda path: open_students(path, request, check=test).close(),
+        allow_downgrade=options.allow_downgrade,
+    )
+    return slots, results[0]
 
 
 def _list(options: Namespace) -> None:

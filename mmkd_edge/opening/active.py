@@ -6,11 +6,14 @@ import os
 import threading
 from pathlib import Path
 
+import msgspec
+
 from mmkd_edge.backends.base import Backend
 from mmkd_edge.bundle.manifest import ModelEntry, release_number
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.health.monitor import Monitor
 from mmkd_edge.opening.choice import OpeningRequest
+from mmkd_edge.opening.deadline import Deadline
 from mmkd_edge.opening.selftest import run_selftest
 from mmkd_edge.opening.students import Students, open_students
 from mmkd_edge.predict.student import OpenStudent
@@ -18,6 +21,7 @@ from mmkd_edge.spec import labels_text
 
 # Golden windows per swap; all would keep threads waiting.
 _MAX_GOLDEN = 32
+_ADVICE = "the earlier bundle answers on; swap again when this machine is less busy, or with a higher limit_s"
 
 
 class ActiveStudents:
@@ -68,7 +72,7 @@ class ActiveStudents:
             raise error if isinstance(error, BackendError) else BackendError(f"the engine failed: {error}") from error
         return False
 
-    def swap(self, path: str | os.PathLike[str]) -> None:
+    def swap(self, path: str | os.PathLike[str], *, limit_s: float) -> None:
         """Replace the bundle; see `EdgePredictor.swap`."""
         self.check_usable()
         if self._request is None:
@@ -76,8 +80,12 @@ class ActiveStudents:
         with self._swapping:
             # A state folder has already checked the release.
             any_release = Path(path).is_dir()
-            students = open_students(
-                path, self._request, check=lambda new: self._check_successor(new, any_release=any_release)
+            deadline = Deadline(limit_s, where=f"{os.fspath(path)}: swap", advice=_ADVICE)
+            request = msgspec.structs.replace(self._request, deadline=deadline)
+            students = deadline.run(
+                lambda: open_students(
+                    path, request, check=lambda new: self._check_successor(new, any_release=any_release)
+                )
             )
             try:
                 with self._changing:

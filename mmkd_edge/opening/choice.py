@@ -22,6 +22,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry, Precision, fallback_order
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import UsageError
+from mmkd_edge.opening.deadline import Deadline
 from mmkd_edge.opening.profile import ProfileLookup, best_trial, find_profile
 from mmkd_edge.predict.student import Config
 
@@ -40,6 +41,7 @@ class OpeningRequest(msgspec.Struct, frozen=True, kw_only=True):
     selftest: bool = True
     trust: Trust = "sandbox"
     keys: str | os.PathLike[str] | None = None
+    deadline: Deadline = msgspec.field(default_factory=Deadline)
 
 
 class ConfigChoice(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,8 +29,8 @@ from mmkd_edge.system import HAS_POSIX
 if TYPE_CHECKING:
     from mmkd_edge.opening.sandbox_process import SandboxRequest, SandboxResult
 
-# For the start of the child process, one config, and the whole bundle.
-STARTING_S, CONFIG_S, BUNDLE_S = 20.0, 10.0, 60.0
+# For the start of the child process, and one config; the whole bundle has the limit of the opening.
+STARTING_S, CONFIG_S = 20.0, 10.0
 # If engines are built.
 BUILD_S, BUNDLE_BUILD_S = 600.0, 3600.0
 # Memory of the child process, also if it builds an engine.
@@ -156,8 +156,11 @@ class SandboxPolicy:
         )
         passed = []
         begun_s = time.monotonic()
-        left_s = (BUNDLE_BUILD_S if builds else BUNDLE_S) - self._spent_s[builds]
-        for result, key in zip(_results(request, limit_s=left_s), tuple(waiting), strict=False):
+        deadline = self._request.deadline
+        left_s = (BUNDLE_BUILD_S if builds else deadline.limit_s) - self._spent_s[builds]
+        with deadline.extended(left_s if builds else 0.0):
+            results = list(_results(request, limit_s=left_s))
+        for result, key in zip(results, tuple(waiting), strict=False):
             backend = waiting.pop(key)[1].backend
             if isinstance(result, str):
                 message = (

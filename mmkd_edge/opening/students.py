@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from mmkd_edge.backends.base import Backend
+from mmkd_edge.backends.base import BACKENDS, Backend
 from mmkd_edge.backends.steps import step_artifact
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import fallback_order
@@ -30,7 +30,7 @@ from mmkd_edge.health.running import RunningStatistics
 from mmkd_edge.install.keys import check_signed
 from mmkd_edge.opening.choice import ConfigChoice, OpeningRequest, choose_configs
 from mmkd_edge.opening.load import open_student
-from mmkd_edge.opening.sandbox import SandboxPolicy
+from mmkd_edge.opening.sandbox import BUILD_S, SandboxPolicy
 from mmkd_edge.opening.selftest import run_selftest_within
 from mmkd_edge.predict.student import OpenStudent
 
@@ -75,14 +75,15 @@ Check = Callable[[Students], None]
 def open_students(path: str | os.PathLike[str], request: OpeningRequest, *, check: Check | None = None) -> Students:
     """Open the students of a bundle or state folder; see `EdgePredictor.open`.
 
-    `check` raises if they must not answer here, which fails an installed bundle's first start.
+    `check` raises if they must not answer here, which fails an installed bundle's first start. After it the deadline
+    commits.
     """
     path = Path(path)
     if path.is_dir():
         return _open_installed(path, msgspec.structs.replace(request, trust="installed"), check)
     if request.trust == "installed":
         raise UsageError(f"{path}: trust='installed': expected the state folder of mmkd-edge install, got a file")
-    return _run_check(_open_bundle(path, request), check)
+    return _run_check(_open_bundle(path, request), check, request)
 
 
 def _open_bundle(path: Path, request: OpeningRequest, started: Started | None = None) -> Students:
@@ -134,14 +135,15 @@ def _load(
     for entry, config in choice.configs:
         try:
             sandbox.check(entry, config)
-            student = open_student(
-                bundle,
-                entry,
-                config,
-                reference=references.get(entry.modality.name),
-                error_level=request.error_level,
-                unknown_level=request.unknown_level,
-            )
+            with request.deadline.extended(BUILD_S if BACKENDS[config.backend].on_gpu else 0.0):
+                student = open_student(
+                    bundle,
+                    entry,
+                    config,
+                    reference=references.get(entry.modality.name),
+                    error_level=request.error_level,
+                    unknown_level=request.unknown_level,
+                )
             return msgspec.structs.replace(student, rejected=(*map(str, failures), *choice.rejected))
         except (UnavailableError, BackendError) as error:
             if request.backend != "auto":
@@ -168,10 +170,11 @@ def _match_references(bundle: Bundle, request: OpeningRequest) -> dict[str, Refe
     return references
 
 
-def _run_check(students: Students, check: Check | None) -> Students:
+def _run_check(students: Students, check: Check | None, request: OpeningRequest) -> Students:
     try:
         if check is not None:
             check(students)
+        request.deadline.commit()
     except BaseException:
         students.close()
         raise
@@ -189,9 +192,10 @@ def _open_installed(state: Path, request: OpeningRequest, check: Check | None) -
                 forget(state, started)
             raise
         try:
-            _run_check(students, check)
+            _run_check(students, check, request)
         except BaseException as error:
-            if started.on_probation and isinstance(error, MmkdError):  # the caller's bundle still answers
+            is_fault = isinstance(error, MmkdError) and not request.deadline.is_over
+            if started.on_probation and is_fault:  # the caller's bundle still answers
                 fail(state, started, first_line(error))
             elif started.on_probation:
                 forget(state, started)
@@ -211,7 +215,8 @@ def _open_current_or_earlier(state: Path, request: OpeningRequest, started: Star
     try:
         return _open_bundle(started.path, request, started)
     except MmkdError as error:
-        earlier = fail(state, started, first_line(error)) if condemns(error, started) else None
+        is_fault = condemns(error, started) and not request.deadline.is_over
+        earlier = fail(state, started, first_line(error)) if is_fault else None
         if earlier is None:
             raise
         try:

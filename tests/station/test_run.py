@@ -439,3 +439,26 @@ def test_a_run_that_lost_records_ends_with_a_code_and_a_last_line_that_say_so(
     assert len(records_in((tmp_path / "r.jsonl").read_text())) == 4
     kept, _ = run_here(bundle_path, *at, "jsonl:/dev/full", "--store", tmp_path / "store")
     assert "0 records written, 6 wait" in kept
+
+
+@pytest.mark.slow
+def test_a_good_bundle_takes_over_at_a_sighup_that_came_while_a_slow_one_was_checked(kit, acc, tmp_path):
+    path, slow = tmp_path / "a.edge", tmp_path / "slow"
+    (tmp_path / "first").mkdir()
+    code = f"import os, time\nwhile os.path.exists({str(slow)!r}): time.sleep(0.1)\nclass checker:"
+    (tmp_path / "first" / "onnx.py").write_text(f"{code}\n    check_model = staticmethod(lambda *a, **k: None)\n")
+    kit.parts(acc).with_manifest(release=1).write(path)
+    places = {"PYTHONPATH": str(tmp_path / "first"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    child = start(path, "--source", "stdin", "--sink", "-", **places)
+    assert next_record(child.stdout, kind="state")["state"] == "started"
+    slow.touch()
+    kit.parts(acc).with_manifest(release=2).write(path)
+    child.send_signal(signal.SIGHUP)
+    time.sleep(3)  # its check has begun: it ends after ten seconds
+    kit.parts(acc).with_manifest(release=3).write(path)
+    child.send_signal(signal.SIGHUP)
+    record = next_record(child.stdout, kind="state")
+    assert (record["state"], "it takes too long" in record["reason"]) == ("refused", True), record
+    slow.unlink()
+    assert next_record(child.stdout, kind="state")["state"] == "swapped"
+    end(child)

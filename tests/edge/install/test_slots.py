@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,18 @@ import numpy as np
 import pytest
 
 from mmkd_edge import BundleError, EdgePredictor, GateError, UsageError
-from mmkd_edge.install.slots import check_slot, check_state, confirm, fail, forget, install, read_slots, rollback, start
+from mmkd_edge.install.slots import (
+    _lock,
+    check_slot,
+    check_state,
+    confirm,
+    fail,
+    forget,
+    install,
+    read_slots,
+    rollback,
+    start,
+)
 from tests.edge.install.conftest import HELD, conditions, returned, whole
 from tests.edge.said import said
 
@@ -166,6 +178,26 @@ def test_a_running_predictor_takes_what_was_installed_but_nothing_that_may_not_f
         install(state, foreign, prove=whole)
         assert "swap: expected a bundle that takes and answers" in said(UsageError, predictor.swap, state)
     assert conditions(read_slots(state)) == [(2, "good"), (3, "failed")]
+
+
+def test_a_swap_that_takes_too_long_is_refused_and_changes_nothing_later_and_the_next_one_takes_over(state, put):
+    put(1)
+    with EdgePredictor.open(state, backend="ort") as predictor:
+        put(2)
+        before = (state / "slots.json").read_bytes()
+        with _lock(state, "change.lock"):  # which a start waits for
+            assert said(BundleError, lambda: predictor.swap(state, limit_s=0.2)) == (
+                f"{state}: swap: expected an end within 0.2 s, the limit of time for all of it, got none; the earlier "
+                "bundle answers on; swap again when this machine is less busy, or with a higher limit_s"
+            )
+        for thread in threading.enumerate():
+            if thread.name == "deadline":
+                thread.join(20)
+        assert (state / "slots.json").read_bytes() == before
+        assert (predictor.bundle.manifest.release, predictor.health().swaps) == (1, 0)
+        predictor.swap(state)
+        assert (predictor.bundle.manifest.release, predictor.health().swaps) == (2, 1)
+    assert conditions(read_slots(state)) == [(2, "good"), (1, "good")]
 
 
 def test_a_damaged_record_of_the_slots_or_a_later_one_says_the_way_out_and_it_works(state, put):

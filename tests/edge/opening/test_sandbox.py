@@ -17,7 +17,10 @@ from mmkd_edge import BackendError, BundleError, EdgePredictor, UnavailableError
 from mmkd_edge.commands import edge
 from mmkd_edge.install.slots import install
 from mmkd_edge.opening import sandbox
+from mmkd_edge.opening.choice import OpeningRequest
+from mmkd_edge.opening.deadline import Deadline
 from mmkd_edge.opening.sandbox import passed_before, remember_passed
+from mmkd_edge.opening.students import open_students
 from tests.edge.said import said
 
 FAILED = "the sandbox check of backend 'ort' failed: "
@@ -65,8 +68,8 @@ def in_the_sandbox(code, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path / "first")
 
 
-def refused(path):
-    told = said(BackendError, check_of, path)
+def refused(path, call=check_of, *arguments):
+    told = said(BackendError, call, path, *arguments)
     start, end = f"{path}: {FAILED}", "; do not use this bundle with it"
     assert (told.startswith(start), told.endswith(end)) == (True, True)
     return told[len(start) : -len(end)]
@@ -193,9 +196,25 @@ def test_all_students_of_a_bundle_share_one_limit_of_time(kit, tmp_path, monkeyp
     slow = "import time\nclass checker:\n    check_model = staticmethod(lambda *a, **k: time.sleep(1))"
     in_the_sandbox(slow, tmp_path, monkeypatch)
     for limit_s in (2.0, 0.0):  # without time left no process is started
-        monkeypatch.setattr(sandbox, "BUNDLE_S", limit_s)
-        assert refused(path) == "all students of the bundle together take too long"
+        request = OpeningRequest(backend="ort", deadline=Deadline(limit_s))
+        assert refused(path, open_students, request) == "all students of the bundle together take too long"
     assert len(started) == 1
+
+
+def test_an_installation_that_takes_too_long_installs_nothing_and_says_the_limit(
+    bundle_path, tmp_path, monkeypatch, ran
+):
+    in_the_sandbox("import time; time.sleep(60)", tmp_path, monkeypatch)
+    words = ["install", bundle_path, tmp_path / "state", "--backend", "ort", "--limit"]
+    code, out, err = ran(edge.main, "mmkd-edge", *words, "0.5")
+    told = (
+        f"{bundle_path}: install: expected an end within 0.5 s, the limit of time for all of it, got none; nothing was "
+        "installed; install it again when this machine is less busy, or with a higher --limit"
+    )
+    assert (code, out, err) == (6, "", f"mmkd-edge: {told}\n")
+    assert not (tmp_path / "state" / "slots.json").exists()
+    code, _, err = ran(edge.main, "mmkd-edge", *words, "0")
+    assert (code, err) == (2, "mmkd-edge: --limit: expected seconds above 0, got 0.0\n")
 
 
 def test_an_invalid_graph_is_told_by_onnx_itself(kit, tmp_path):
