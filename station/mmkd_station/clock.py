@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from mmkd_station.intake import Delivery
 
 TimeFrom = Literal["source", "arrival"]
-_TimeFault = Literal["ahead", "back", "still", "late"]
+TimeFault = Literal["ahead", "back", "still", "late", "silent", "old"]
 
-TIME_FAULTS: dict[_TimeFault, str] = {
+TIME_FAULTS: dict[TimeFault, str] = {
     "ahead": "the times of samples run ahead of their arrival",
     "back": "the times of samples go back",
     "still": "the times of samples stand still",
     "late": "most samples come late, or faster than the bundle's rate",
+    "silent": "no sample comes for longer than --stale",
+    "old": "the times of samples are older than --stale",
 }
 """How the log and `/healthz` describe a fault."""
 
@@ -34,6 +36,8 @@ _SILENT_TIMES, _SILENT_FROM_S, _INTERVALS = 3.0, 1.0, 16
 _MAX_MISSING = 1_000_000
 # Times further from UTC are on another clock, such as seconds since power-on.
 _OWN_CLOCK_S = 86_400.0
+# A device's clock before 2026-01-01, older than this release, was never set.
+_FIRST_UTC_S = 1_767_225_600.0
 # How far times may run ahead: without `--stale`, and at least.
 _AHEAD_S, _MIN_AHEAD_S = 10.0, 1.0
 # Smaller steps are rounding of float64 seconds since 1970.
@@ -60,7 +64,8 @@ class TimeWatch:
     """Compares a live source's times with their arrival.
 
     A delivery is refused if its times run ahead, go back, or stand still. A clock that was set is trusted again after
-    keeping pace for `limit_s`.
+    keeping pace for `limit_s`. Times are UTC if they are near the device's clock at the first delivery, or the first
+    one after the device's clock is set; a source's clock that was set is judged anew.
     """
 
     def __init__(self, *, limit_s: float, back_s: float) -> None:
@@ -68,7 +73,8 @@ class TimeWatch:
         self._back_s = back_s  # how far times may go back; samples within are late
         self._offset_s = 0.0  # from arrival to the source's time, without delays
         self._other_line: tuple[float, float] | None = None
-        self._fault: tuple[_TimeFault, float] | None = None
+        self._was_utc: bool | None = None
+        self._fault: tuple[TimeFault, float] | None = None
         self.newest: tuple[float, float] | None = None
         self.reason = ""
         self.refused = 0
@@ -84,12 +90,14 @@ class TimeWatch:
             waited: as in `Delivery`; then only UTC times are compared with the arrival.
         """
         time_s = float(times.max())
-        is_utc = abs(time_s - utc_s) <= _OWN_CLOCK_S
+        if self._was_utc is None:
+            self._was_utc = _is_near(time_s, utc_s)
+        is_utc = self.is_utc(time_s, utc_s)
         last_s, last_arrived_s = (-math.inf, arrived_s) if self.newest is None else self.newest
         own_ahead_s = 0.0 if self.newest is None else time_s - arrived_s - self._offset_s
         ahead_s, back_s = time_s - utc_s if is_utc else own_ahead_s, last_s + _MIN_STEP_S - time_s
         is_paced = is_utc or not waited
-        fault: tuple[_TimeFault, str] | None = None
+        fault: tuple[TimeFault, str] | None = None
         if is_paced and ahead_s > self._limit_s:
             fault = "ahead", f"the times of samples are {ahead_s:,.1f} s ahead of their arrival"
         elif is_paced and back_s > self._back_s:
@@ -102,6 +110,8 @@ class TimeWatch:
             self.refused += len(times)
             self.note(fault[0])
             return False
+        if is_set:
+            self._was_utc = _is_near(time_s, utc_s)
         if is_set or self.newest is None:
             self._offset_s = time_s - arrived_s
         elif not 0 <= back_s <= self._back_s:
@@ -112,6 +122,10 @@ class TimeWatch:
         self.newest, self.reason, self._other_line = (time_s, arrived_s), "", None
         return True
 
+    def is_utc(self, time_s: float, utc_s: float) -> bool:
+        """Return whether a time of this source is UTC; never while the device's clock is not set."""
+        return bool(self._was_utc) and bool(_is_near(time_s, utc_s))
+
     def _keeps_pace(self, time_s: float, arrived_s: float) -> bool:
         if self._other_line is not None:
             elapsed_s = arrived_s - self._other_line[1]
@@ -120,16 +134,21 @@ class TimeWatch:
         self._other_line = time_s, arrived_s
         return False
 
-    def note(self, fault: _TimeFault) -> None:
+    def note(self, fault: TimeFault) -> None:
         """Set the current fault."""
         self._fault = fault, time.monotonic()
 
     @property
-    def fault(self) -> _TimeFault | None:
+    def fault(self) -> TimeFault | None:
         """The last fault, for `limit_s`."""
         if self._fault is None or (not self.reason and time.monotonic() - self._fault[1] > self._limit_s):
             return None
         return self._fault[0]
+
+
+def _is_near(time_s: float, utc_s: float) -> bool | None:
+    """Return whether a time is near UTC; None if UTC is not known."""
+    return abs(time_s - utc_s) <= _OWN_CLOCK_S if utc_s >= _FIRST_UTC_S else None
 
 
 class SampleClock:
@@ -209,7 +228,7 @@ class SampleClock:
         time_s, arrived_s = self.watch.newest
         # The source's clock is synchronised, or not UTC.
         own_s, utc_s = time_s + time.monotonic() - arrived_s, time.time()
-        return own_s if abs(own_s - utc_s) > _OWN_CLOCK_S else utc_s
+        return utc_s if self.watch.is_utc(own_s, utc_s) else own_s
 
     @property
     def _usual_silence_s(self) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, ModelEntry, Prediction, Status, WindowFault, with_fault
 from mmkd_edge.errors import UsageError
-from mmkd_station.clock import SampleClock, SensorRules, TimeWatch
+from mmkd_station.clock import SampleClock, SensorRules, TimeFault, TimeWatch
 from mmkd_station.intake import Delivery
 from mmkd_station.protocols.base import Source
 from mmkd_station.shadow import Shadow
@@ -140,6 +140,10 @@ class Sensor:
         reason = self.watch.reason
         if not reason and self._stale_s is not None and silent_s > self._stale_s:
             reason = f"no sample for {silent_s:.1f} s"
+        if (prediction.status == "stale" or reason) and not self.watch.reason:
+            is_ahead = (prediction.input_age_s or 0.0) < 0
+            fault: TimeFault = "silent" if silent_s else "ahead" if is_ahead else "old"
+            self.watch.note(fault)
         if reason:
             reason = f"{reason}; {prediction.reason}" if prediction.reason else reason
             return msgspec.structs.replace(prediction, status="stale", reason=reason)

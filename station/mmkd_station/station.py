@@ -401,7 +401,8 @@ class Station:
         if self._intake.last_garbage:
             self._log_seldom(f"no sample: {self._intake.last_garbage}", kind="no sample")
         for name, fault in self.time_faults.items():
-            self._log_seldom(f"{name}: {fault}; they are left out, and results say so", kind=f"{name}: {fault}")
+            left_out = "" if fault in (TIME_FAULTS["silent"], TIME_FAULTS["old"]) else "they are left out, and "
+            self._log_seldom(f"{name}: {fault}; {left_out}results say so", kind=f"{name}: {fault}")
 
     def _fault(self, error: Exception) -> None:
         self._faults += 1

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,11 +18,12 @@ from mmkd_station.monitor.access import Access, read_address
 from mmkd_station.monitor.server import serve_page
 from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.samples import rows_from_json
+from mmkd_station.sensor import Sensor
 from mmkd_station.service import Service
 from tests.station.rig import station_of, until, wanted
 from tests.station.test_faults import Kept
 
-UTC = 1_700_000_000.0
+UTC = 1_800_000_000.0
 
 
 def verdicts(time_at, *, every_s=0.1, seconds=30.0, delay_at=lambda _: 0.0, waited=False, watch=None):
@@ -82,6 +84,27 @@ def test_delays_jitter_and_clocks_that_drift_are_not_held_against_a_source(begin
     assert not any([*jitter, *stalled])
     assert not any(verdicts(lambda real_s: 1000 + 1.01 * real_s, every_s=10.0, seconds=100_000))
     assert not any(verdicts(lambda real_s: 1000 + 0.99 * real_s, every_s=10.0, seconds=100_000))
+
+
+def test_seconds_since_power_on_are_never_utc_though_the_device_was_at_1970_before_its_clock_was_set():
+    watch = TimeWatch(limit_s=5.0, back_s=2.0)
+    for number in range(600):
+        utc_s = 30.0 + 0.1 * number + (UTC if number >= 300 else 0.0)
+        times = np.array([5.0 + 0.1 * number])
+        assert watch.accept(times, arrived_s=0.1 * number, utc_s=utc_s, still_s=1.0, waited=False)
+        assert not watch.is_utc(float(times[0]), utc_s)
+
+
+def test_what_makes_results_stale_is_a_fault_of_the_times(acc):
+    pauses = [(0.0, {"silent_s": 3.0}, "silent"), (9.0, {}, "old"), (-9.0, {}, "ahead")]
+    for age_s, silence, fault in pauses:
+        predictor = fake_predictor([0.25, 0.75], modality=acc, labels=("ok", "worn"))
+        sensor = Sensor(Sent(acc), "text", predictor=predictor, rules=SensorRules(hop=5, stale_s=STALE_S))
+        assert sensor.watch.fault is None
+        prediction = predictor.predict(np.ones((acc.samples, 3), dtype=np.float32))
+        changes = {"status": "stale" if age_s else "ok", "input_age_s": age_s}
+        assert sensor._judge(msgspec.structs.replace(prediction, **changes), **silence).status == "stale"
+        assert sensor.watch.fault == fault
 
 
 def test_a_backlog_in_utc_may_catch_up():
