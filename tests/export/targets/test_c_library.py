@@ -643,10 +643,11 @@ def test_the_scores_of_one_machine_take_the_place_of_the_bundles(bundles, progra
     refusal = (
         "expected normal running of one machine, recorded with this student; run mmkd-edge commission with this bundle"
     )
+    mutant = tmp_path / "mutant.json"
     opened = Counter(
-        (is_opened_by_python(path, other), program(path, commissioned=other).status == OK)
+        (is_opened_by_python(path, mutant), program(path, commissioned=mutant).status == OK)
         for data in (*altered_sidecars(file.read_bytes()), *mutated_sidecars(file.read_bytes(), count=SIDECARS))
-        if other.write_bytes(data)
+        if mutant.write_bytes(data)
     )
     assert (opened[True, False], opened[False, True]) == (0, 0)
     assert opened[False, False] > 150
