@@ -201,7 +201,10 @@ def training_data(
     if options.fold is None:
         train, valid = dataset.split("train"), dataset.split("valid")
         if not valid.labelled.any():
-            raise UsageError(f"{path}: expected labelled windows of valid to choose by, got none; label some")
+            raise UsageError(
+                f"{path}: expected labelled windows of valid to choose by, got none; label some,"
+                " or import with labels.task = 'normal' if all is normal running"
+            )
     else:
         windows = dataset.everything()
         rows = fold_indices(windows, fold=options.fold, seed=0)

@@ -24,7 +24,7 @@ UNLABELLED_MARKS: dict[TaskKind, str] = {
 }
 
 _STRATA = 10
-WRITE_GROUPS = "write groups.npy (the person, machine or session of each window)"
+WRITE_GROUPS = "write groups.npy (the person, machine or session of each window), or set split.group in its recipe"
 _CORRELATION = 0.8  # of the answers to neighbouring windows, close to that of windows that overlap by half and more
 
 

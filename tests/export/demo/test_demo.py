@@ -91,7 +91,7 @@ def run(dataset, *options, cwd, **environment):
 
 def test_a_demo_that_would_tear_windows_apart_is_refused_before_anything_is_trained(tiny, tmp_path):
     line = ["--dataset", str(leaky_copy(tiny, tmp_path / "bare").path), "--out", str(tmp_path / "demo")]
-    ask = "write groups.npy (the person, machine or session of each window)"
+    ask = "write groups.npy (the person, machine or session of each window), or set split.group in its recipe"
     assert said(MmkdError, run_demo, [*line, "--seeds", "2"]) == (
         "--seeds 2: expected 1 at most, since each judges on another fold and dataset 'bare' has no groups, so that "
         f"its own split is its only fold; to have more, {ask}"

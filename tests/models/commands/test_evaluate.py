@@ -155,5 +155,6 @@ def test_without_groups_the_table_says_what_the_windows_are_and_resamples_blocks
     assert (found["groups"], found["split"]) == (0, split)
     assert run(path, dataset.path, "--fold", "1")[2] == (
         "mmkd-evaluate: fold 1: expected 0, since dataset 'two' has no groups, so that its own split is its only fold; "
-        "to have more, write groups.npy (the person, machine or session of each window)\n"
+        "to have more, write groups.npy (the person, machine or session of each window)"
+        ", or set split.group in its recipe\n"
     )

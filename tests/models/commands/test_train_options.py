@@ -79,7 +79,8 @@ def test_without_labels_to_choose_by_nothing_is_trained(machines, tmp_path, what
     np.save(path / "valid" / "labels.npy", np.full(12, -1, dtype=np.int64))
     modality = [] if what == "teacher" else ["--modality", "gyro"]
     assert message_of("mmkd-train", what, path, *modality) == (
-        f"{path}: expected labelled windows of valid to choose by, got none; label some"
+        f"{path}: expected labelled windows of valid to choose by, got none; label some,"
+        " or import with labels.task = 'normal' if all is normal running"
     )
 
 

@@ -56,7 +56,10 @@ def test_without_groups_the_own_split_is_the_only_fold(bare):
     np.testing.assert_array_equal(fold.valid, np.arange(24, 36))
     np.testing.assert_array_equal(fold.test, np.arange(36, 48))
     assert fold_count(windows) == 1
-    ask = "to have more, write groups.npy (the person, machine or session of each window)"
+    ask = (
+        "to have more, write groups.npy (the person, machine or session of each window), or set split.group in its"
+        " recipe"
+    )
     why = f"dataset 'rig' has no groups, so that its own split is its only fold; {ask}"
     assert said(UsageError, fold_indices, windows, fold=1, seed=0) == f"fold 1: expected 0, since {why}"
     assert said(UsageError, check_seeds, windows, 2) == (
@@ -102,7 +105,8 @@ def test_overlap_across_splits_is_a_leak(write, tmp_path):
     assert found == (
         f"dataset {tmp_path / 'rig'}: the last 10 samples of {place[leaks[0][0]]} are the first of "
         f"{place[leaks[0][1]]} in 'vib' ({len(leaks)} such in all); splits must not share samples; write "
-        "groups.npy (the person, machine or session of each window) and put whole groups into one of the splits"
+        "groups.npy (the person, machine or session of each window), or set split.group in its recipe,"
+        " so that whole groups are in one of the splits"
     )
 
 
@@ -126,6 +130,7 @@ def test_related_windows_without_groups_are_asked_for_them(write, caplog):
     told = (
         "no groups, but 100% of the windows share samples with others, so that scores may be of people and machines "
         "that trained; write groups.npy (the person, machine or session of each window)"
+        ", or set split.group in its recipe"
     )
     assert [record.message for record in caplog.records] == [f"warning: dataset 'rig': {told}"]
     assert told in [finding.text for finding in check_dataset(rig.path).findings]
@@ -134,6 +139,7 @@ def test_related_windows_without_groups_are_asked_for_them(write, caplog):
     assert said(UsageError, part_of_windows, train, parts=2, seed=0) == (
         "dataset 'rig': expected training windows that parts do not tear apart, got windows of two parts that share "
         "samples (1 such in all); write groups.npy (the person, machine or session of each window)"
+        ", or set split.group in its recipe"
     )
 
 
@@ -224,7 +230,7 @@ def test_what_cannot_be_chosen_is_told(train):
     bare = train({0: (0, 1, 2)}, groups=False)
     assert said(UsageError, choose_labels, bare, Labelled(groups=1), seed=0) == (
         "labelled groups: expected groups in dataset 'rig', got none; write groups.npy (the person, machine or session "
-        "of each window), or label a fraction of the windows (--label-fraction)"
+        "of each window), or set split.group in its recipe, or label a fraction of the windows (--label-fraction)"
     )
 
 
@@ -428,7 +434,7 @@ def test_domains_that_cannot_be_left_out_are_refused(windows):
     )
     assert said(UsageError, find_domains, replace(windows, has_groups=False), "group") == (
         "--suite shift: dataset 'sites' has no groups; write groups.npy (the person, machine or session of each "
-        "window), or name metadata with --by"
+        "window), or set split.group in its recipe, or name metadata with --by"
     )
 
 

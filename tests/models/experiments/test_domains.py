@@ -97,7 +97,7 @@ def test_groups_that_share_samples_are_not_trusted(sites, comparison, tmp_path):
 
 JUDGED_ON = "windows of the dataset's own test split; no groups: may share machines or people with training"
 OWN_SPLIT = {"by": "own split", "judged_on": JUDGED_ON, "resampled": "blocks of 6 consecutive windows"}
-ASK = "write groups.npy (the person, machine or session of each window)"
+ASK = "write groups.npy (the person, machine or session of each window), or set split.group in its recipe"
 
 
 @pytest.fixture(scope="module")
@@ -160,5 +160,5 @@ def test_a_study_of_splits_that_share_samples_is_refused(dataset, tmp_path):
     arguments = short(leaky_copy(dataset, tmp_path / "leak").path, "--modality", "acc", "-o", tmp_path / "study")
     assert said(DatasetError, run_study, arguments) == (
         "dataset 'leak': the last 25 samples of train window 7 are the first of test window 2 in 'acc' (1 such in "
-        f"all); splits must not share samples; {ASK} and put whole groups into one of the splits"
+        f"all); splits must not share samples; {ASK}, so that whole groups are in one of the splits"
     )

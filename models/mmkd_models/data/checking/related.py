@@ -144,7 +144,7 @@ def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
                 kind="leak",
                 level="error",
                 sentence=f"{overlaps.describe(windows, leak)}; {name} must not share samples",
-                advice=f"{WRITE_GROUPS} and put whole groups into one of the {name}" if unnamed else _DROP_COPIES,
+                advice=f"{WRITE_GROUPS}, so that whole groups are in one of the {name}" if unnamed else _DROP_COPIES,
             )
     apart = (windows.splits[overlaps.first] == windows.splits[overlaps.second]) & (
         windows.groups[overlaps.first] != windows.groups[overlaps.second]

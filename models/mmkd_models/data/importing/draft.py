@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_models.data.importing.clock import SECOND_NS, SampleSeries, TimeColumn, clock_facts, commonest_hz
+from mmkd_models.data.importing.clock import SECOND_NS, SampleSeries, TimeColumn, Times, clock_facts, commonest_hz
 from mmkd_models.data.importing.keys import TextTable, list_keys, toml_lines
 from mmkd_models.data.importing.patterns import match_path, natural_key
 from mmkd_models.data.importing.readers.csv_file import detect_encoding, find_undecodable, guess_delimiter, is_decodable
@@ -185,7 +185,7 @@ def _ask_about_twins(
         if len(twins) > 1:
             all_files = [file for number in twins for file in sources[number].files]
             pattern, _ = _pattern([file.relative_to(folder).as_posix() for file in all_files])
-            text = "have the same columns: if they are classes of one sensor, write one source, files ="
+            text = "have the same columns: if they are shifts, runs or classes of one sensor, write one source, files ="
             yield f"{text} {above + pattern!r}", [names[number] for number in twins]
 
 
@@ -343,9 +343,10 @@ def _text_table(file: Path) -> TextTable:
 
 
 def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:
-    for name in sorted(look.names, key=lambda name: _TIME_NAMES.search(name) is None):
+    names = _START_NAMES if look.is_intervals else _TIME_NAMES
+    for name in sorted(look.names, key=lambda name: names.search(name) is None):
         changes: list[dict[str, str]] = [{}, {"timezone": "UTC"}]
-        if _TIME_NAMES.search(name):
+        if names.search(name):
             changes += [{"time_format": text, "timezone": "UTC"} for text in _FORMATS]
             units = [_ELAPSED_UNITS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in _ELAPSED_UNITS]
             changes.append({"time_unit": units[-1] if units else "s"})
@@ -357,6 +358,9 @@ def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:
                 continue
             if "time_unit" in change and not (np.diff(times) > 0).all():
                 continue
+            look = replace(look, time=name, table=table, doubts=_time_doubts(name, times, table, change))
+            if look.is_intervals:
+                return look
             series, common_hz = SampleSeries(times=times, values=times), commonest_hz(times)
             clock = clock_facts(series, max_gap_s=None, expected_hz=common_hz if common_hz > 0 else None)
             exact_hz = clock.rate_hz
@@ -365,21 +369,26 @@ def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:
                 few_hz = float(f"{exact_hz:.3g}")
                 rate_hz = few_hz if abs(few_hz / exact_hz - 1) < _CLOCK_ERROR else float(f"{exact_hz:.4g}")
                 is_rounded = rate_hz != float(f"{exact_hz:.4g}")
-            doubts: tuple[str, ...] = ()
-            if "timezone" in change:
-                doubts = (f"times in {name!r} have no offset: which timezone, such as 'Europe/Berlin'?",)
-            elif "time_unit" in change:
-                whole, coarse_s = not (times % SECOND_NS).any(), float(np.median(np.diff(times))) / SECOND_NS
-                doubts = (f"times in {name!r} count from a start: is their unit {table.time_unit!r}?",)
-                if table.time_unit == "s" and whole and coarse_s > 1:
-                    rates = f"'s' ({1 / coarse_s:.3g} Hz) or 'ms' ({1000 / coarse_s:.3g} Hz)"
-                    doubts = (f"times in {name!r} count from a start: is their unit {rates}?",)
-            if "/" in table.time_format:
-                doubts += (f"do dates in {name!r} begin with the month?",)
-            look = replace(look, time=name, rate_hz=rate_hz, is_rounded=is_rounded, table=table, doubts=doubts)
-            return replace(look, missing=clock.missing, rows=len(times))
+            return replace(look, rate_hz=rate_hz, is_rounded=is_rounded, missing=clock.missing, rows=len(times))
     doubt = "no column of times was found: which one is 'time', or how many samples a second, 'rate_hz', has it?"
+    if look.is_intervals:
+        doubt = "its times cannot be read: which 'time_format' or 'time_unit' have they?"
     return replace(look, doubts=(doubt,))
+
+
+def _time_doubts(name: str, times: Times, table: TextTable, change: Mapping[str, str]) -> tuple[str, ...]:
+    doubts: tuple[str, ...] = ()
+    if "timezone" in change:
+        doubts = (f"times in {name!r} have no offset: which timezone, such as 'Europe/Berlin'?",)
+    elif "time_unit" in change:
+        whole, coarse_s = not (times % SECOND_NS).any(), float(np.median(np.diff(times))) / SECOND_NS
+        doubts = (f"times in {name!r} count from a start: is their unit {table.time_unit!r}?",)
+        if table.time_unit == "s" and whole and coarse_s > 1:
+            rates = f"'s' ({1 / coarse_s:.3g} Hz) or 'ms' ({1000 / coarse_s:.3g} Hz)"
+            doubts = (f"times in {name!r} count from a start: is their unit {rates}?",)
+    if "/" in table.time_format:
+        doubts += (f"do dates in {name!r} begin with the month?",)
+    return doubts
 
 
 def _source_keys(look: FirstLook, modality: str) -> _Keys:
@@ -443,7 +452,10 @@ def _label_keys(sources: Sequence[FirstLook], labels: Sequence[FirstLook]) -> tu
         return {"path": (parts[0], ", ".join(sorted(set(sources[0].parts[parts[0]]))))}, question
     return (
         {"classes": (["normal", "fault"], "your classes"), "unlabelled": ("keep", "")},
-        "labels: no column, folder or file of labels was found; name one, or leave it so: nothing is labelled",
+        (
+            "labels: no column, folder or file of labels was found; name one; if all is normal running, write"
+            " task = 'normal' in place of the keys of [labels]; or leave it so: nothing is labelled"
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import shutil
 import tempfile
 import time
@@ -191,6 +192,22 @@ def _cure_part(recipe: ImportRecipe, name: str) -> str:
     return ""
 
 
+def _cure_value(recipe: ImportRecipe, wanted: Mapping[str, str], recordings: Sequence[Mapping[str, str]]) -> str:
+    """Return what to write where lines name more of a folder than the part of the path has, as hall1 for 1."""
+    for part, value in wanted.items():
+        known = {recording[part] for recording in recordings if part in recording}
+        if value in known:
+            continue
+        for source in recipe.source:
+            before = re.findall(r"[^/{}*?]*$", source.files.partition(f"{{{part}}}")[0])[0]
+            if before and value.removeprefix(before) in known:
+                old, new = f"{before}{{{part}}}", f"{{{part}}}"
+                return f", or write {new} in place of {old} in every 'files', as lines have {value!r}"
+        some = ", ".join(map(repr, sorted(known, key=natural_key)[:5]))
+        return f"; the paths have {part} {some}" if known else ""
+    return ""
+
+
 def _table_facts(
     recipe: ImportRecipe, folder: RecipeFolder, parts: Sequence[str], recordings: _Recordings
 ) -> dict[tuple[str, ...], Mapping[str, str]]:
@@ -248,7 +265,8 @@ def _open_sensors(recipe: ImportRecipe, files: _RecordingFiles, intervals: _Inte
     for its_parts, interval in intervals:
         if not any(its_parts.items() <= recording.items() for recording in recordings):
             text = ", ".join(f"{part} {value!r}" for part, value in its_parts.items())
-            problems.append(f"{interval.place}: there is no recording of {text}; correct or remove the line")
+            cure = _cure_value(recipe, its_parts, recordings)
+            problems.append(f"{interval.place}: there is no recording of {text}; correct or remove the line{cure}")
             break
     refuse("recipe", problems)
     if not target:

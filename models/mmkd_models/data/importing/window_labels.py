@@ -21,7 +21,7 @@ from mmkd_models.data.folds import deal_groups
 from mmkd_models.data.importing.clock import SECOND_NS, Interval, TimeColumn, Times
 from mmkd_models.data.importing.grids import GridRecording, Grids, sums_before
 from mmkd_models.data.importing.keys import MAX_LABEL_BYTES, MAX_LABEL_ITEMS, MAX_LABELS
-from mmkd_models.data.importing.patterns import RecipeFolder
+from mmkd_models.data.importing.patterns import RecipeFolder, path_parts
 from mmkd_models.data.importing.readers.csv_file import csv_blocks, csv_names
 from mmkd_models.data.importing.readers.table import RowBlock, require_columns, texts
 from mmkd_models.data.importing.recipe import TARGET, LabelRule, SplitRule
@@ -93,9 +93,11 @@ def labelled_intervals(recording: GridRecording, rule: LabelRule) -> list[Interv
     for first, second in itertools.pairwise(ordered):
         if second.start_ns < first.end_ns and not (may_overlap and first.value != second.value):
             shared_s = (min(first.end_ns, second.end_ns) - second.start_ns) / SECOND_NS
+            is_one_file = rule.files and not rule.match and not path_parts(rule.files)
+            cure = ", or name the recording of each line: set match = {PART = 'COLUMN'} under [labels]"
             raise DatasetError(
                 f"{second.place}: expected intervals apart, got {second.value!r} that shares {shared_s:g} s with"
-                f" {first.value!r} of {first.place}; correct one of them"
+                f" {first.value!r} of {first.place}; correct one of them{cure if is_one_file else ''}"
             )
     return sorted(ordered, key=lambda interval: interval.start_ns)
 

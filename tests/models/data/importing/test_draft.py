@@ -20,6 +20,11 @@ from mmkd_models.data_report.report import report_on
 from tests.models.data.importing.conftest import run
 from tests.models.data.importing.raw_logs import write_flags, write_two_rates
 
+NO_LABELS = (
+    "# - labels: no column, folder or file of labels was found; name one; if all is normal running, write"
+    " task = 'normal' in place of the keys of [labels]; or leave it so: nothing is labelled"
+)
+
 
 def mmkd_data(capsys, *arguments):
     with pytest.raises(SystemExit, match="0"):
@@ -285,8 +290,8 @@ def test_files_of_one_kind_whose_names_differ_by_a_word_may_be_classes(tmp_path)
                 write_csv(tmp_path / f"p{person}" / f"{state}_{number}.csv", "time,x", "0,1.5", "1,2.5")
     text = draft_recipe(tmp_path)
     assert (
-        "# - run, walk: have the same columns: if they are classes of one sensor, write one source, files ="
-        " 'p{p}/{file}_{file3}.csv'\n"
+        "# - run, walk: have the same columns: if they are shifts, runs or classes of one sensor, write one source,"
+        " files = 'p{p}/{file}_{file3}.csv'\n"
     ) in text
     assert 'files = "p{p}/walk_{run}.csv"    # 6 files' in text
 
@@ -351,10 +356,7 @@ def test_sensors_of_one_file_name_in_two_folders_are_told_apart_by_their_columns
         'classes = ["normal", "fault"]    # your classes',
         'unlabelled = "keep"',
     ]
-    assert (
-        "# - labels: no column, folder or file of labels was found; name one, or leave it so: nothing is labelled"
-        in lines
-    )
+    assert NO_LABELS in lines
 
 
 @pytest.mark.parametrize(
@@ -497,3 +499,15 @@ def test_four_commands_lead_from_logs_of_two_clocks_to_windows_and_an_exported_s
     assert np.nanmedian(np.abs(difference)) < 0.01
     slow = np.stack([np.interp(np.arange(160) / 40, np.arange(200) / 50, one) for one in wanted["gyro"][0].T], axis=1)
     assert np.nanmedian(np.abs(found["gyro"][0] - slow)) < 0.05
+
+
+def test_a_draft_reads_the_times_of_a_log_book_as_it_reads_those_of_logs(tmp_path):
+    for unit in range(3):
+        rows = [f"2026-05-05T06:0{k // 60}:{k % 60:02d}Z,{k % 7}.5" for k in range(120)]
+        write_csv(tmp_path / f"unit{unit}" / "vib.csv", "time,ax", *rows)
+    write_csv(tmp_path / "book.csv", "from;to;state", "05.05.2026 06:00:00.000;05.05.2026 06:01:00.000;ok")
+    text = draft_recipe(tmp_path)
+    assert "# - labels: times in 'from' have no offset: which timezone, such as 'Europe/Berlin'?\n" in text
+    labels = ['files = "book.csv"', 'start = "from"', 'end = "to"', 'label = "state"']
+    clock = ['time_format = "%d.%m.%Y %H:%M:%S%.f"', 'timezone = "UTC"']
+    assert "\n".join(["[labels]", *labels, *clock, ""]) in text

@@ -167,6 +167,7 @@ WORTH = "expected at most 0.268 GB to write, got {}, or allow more with --max-gb
 YEARS = "DIR/M2/acc.csv:2: column 'time': expected a time within 146 years of 1970, got {}; correct it"
 POINTER = "got a Git LFS pointer in place of the file; run git lfs pull in its repository"
 NOT_UTF8 = "DIR/recipe.toml: expected TOML in UTF-8, got "
+BOOK = b"line,start,end,label\nM1,1762152400,1762152405,ok\nM1,1762152400,1762152405,worn\n"
 LOG, STATES = "M2/acc.csv", "M2/states.csv"
 # What is said of a plant with changes of its recipe or of files (bytes: the whole one); `DIR` is its folder.
 CASES = {
@@ -284,8 +285,20 @@ CASES = {
     "DIR/M2/states.csv:2: expected an interval that ends after its start, got one of -10 s; correct the line": {
         STATES: b"start,end,label\n1762153400,1762153390,ok\n"
     },
-    "recipe: DIR/M9/states.csv:2: there is no recording of machine 'M9'; correct or remove the line": {
+    "recipe: DIR/M9/states.csv:2: there is no recording of machine 'M9'; correct or remove the line; the"
+    " paths have machine 'M0', 'M1', 'M2', 'M3', 'M4'": {
         "M9/states.csv": b"start,end,label\n1762153400,1762153405,ok\n"
+    },
+    "recipe: DIR/book.csv:2: there is no recording of machine 'M1'; correct or remove the line, or write {machine} in"
+    " place of M{machine} in every 'files', as lines have 'M1'": {
+        FILES: 'files = "M{machine}/acc.csv"',
+        LABELS: 'files = "book.csv"\nmatch = {machine = "line"}',
+        "book.csv": BOOK,
+    },
+    "DIR/book.csv:3: expected intervals apart, got 'worn' that shares 5 s with 'ok' of DIR/book.csv:2; correct one of"
+    " them, or name the recording of each line: set match = {PART = 'COLUMN'} under [labels]": {
+        LABELS: 'files = "book.csv"',
+        "book.csv": BOOK,
     },
     "DIR: 'source[0].files': expected files, found none at DIR/{machine}/vib.csv, but there is M5/acc.csv; correct the"
     " pattern": {"{machine}/acc.csv": "{machine}/vib.csv"},

@@ -142,6 +142,7 @@ def test_what_cannot_be_judged_is_refused_whole(windows, rigs):
     )
     assert refused(replace(windows, has_groups=False)) == (
         "--suite groups: dataset 'rig' has no groups; write groups.npy (the person, machine or session of each window),"
+        " or set split.group in its recipe,"
         " or name metadata with --by"
     )
     assert refused(rigs["regression"].split("test")) == (
