@@ -8,7 +8,7 @@ with loading("mmkd-demo"):
     import sys
     import time
     from collections.abc import Sequence
-    from dataclasses import dataclass
+    from dataclasses import dataclass, replace
     from functools import partial
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -22,7 +22,7 @@ with loading("mmkd-demo"):
     from mmkd_edge.cli.show import hint_at_resuming, json_text, plain_table, say, show_table
     from mmkd_edge.errors import UsageError
     from mmkd_edge.machine import usable_cores
-    from mmkd_models.commands.options import AllCores, Duration, MaxLatency, Members
+    from mmkd_models.commands.options import AllCores, Duration, MaxLatency, Members, refuse_without_effect
     from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
     from mmkd_models.data.folds import check_seeds, fold_trainings
@@ -64,6 +64,20 @@ _COMPETITORS = {
 
 _DOCUMENT = "demo.json"
 _LAUNCHES = 2
+
+_QUICK_OPTIONS = (
+    "quick",
+    "out",
+    "dataset",
+    "modality",
+    "seeds",
+    "label_fraction",
+    "labelled_groups",
+    "workers",
+    "as_json",
+)
+_QUICK_MEMBERS: tuple[MemberKind, ...] = ("convolutions", "intervals", "trees")
+_QUICK_STEPS, _QUICK_DURATION_S = 60, 1.0
 
 
 def main() -> NoReturn:
@@ -123,6 +137,9 @@ def demo(
     *,
     out: Annotated[Path, Option("Folder to write.", ("-o", "--out"), "DIR")] = Path("demo"),
     dataset: Annotated[Path | None, Option("Dataset directory; default the shipped one.")] = None,
+    quick: Annotated[
+        bool, Option("A first look in a few minutes: a tiny teacher, few steps, quick members.", ("--quick",))
+    ] = False,
     compared: ComparisonOptions,
     workers: AllCores = None,
     duration_s: Duration = 4.0,
@@ -136,16 +153,23 @@ def demo(
     from mmkd_export.demo.chain import measure
     from mmkd_export.targets.native import latency_limit
     from mmkd_models.commands.study import pair_latency
+    from mmkd_models.evaluation.rivals import RIVALS
     from mmkd_models.experiments.comparison import Comparison
 
     began = time.monotonic()
+    if quick:
+        refuse_without_effect(context, _QUICK_OPTIONS, "with --quick")
+        duration_s = _QUICK_DURATION_S
     context.with_resource(lock_output(out, is_folder=True))
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
     refuse_normal(data.spec, "mmkd-demo")
+    compared = quick_options(data, compared) if quick else compared
     seeds, config = compared.seeds, requested_comparison(data, compared)
-    comparison = Comparison(dataset=data, config=config, out=out, limit=latency_limit(compared.max_latency_ms))
+    rivals = RIVALS[:-1] if quick else RIVALS  # the last learns from the teacher
+    limit = latency_limit(compared.max_latency_ms)
+    comparison = Comparison(dataset=data, config=config, out=out, rivals=rivals, limit=limit)
     folds = run_comparison(comparison, seeds=range(seeds), workers=workers)
-    document = _document(data, folds, out)
+    document = msgspec.structs.replace(_document(data, folds, out), is_first_look=quick)
     pair, bundle = partial(pair_latency, duration_s=duration_s), partial(_bundle, duration_s=duration_s)
     try:
         measured = measure(document, comparison, pair=pair, bundle=bundle, say=say)
@@ -159,6 +183,16 @@ def demo(
         print(json_text(document, indent=1))
     else:
         show_demo(document, out=out, dataset=data)
+
+
+def quick_options(data: Dataset, options: ComparisonOptions) -> ComparisonOptions:
+    """Return the options of a first look: no transformer student unless windows are too short for all others."""
+    from mmkd_models.training.closed_form import is_long_enough
+
+    sensors = [spec for spec in data.spec.sensors if options.modality is None or spec.name in options.modality]
+    has_quick = all(any(is_long_enough(spec, kind) for kind in _QUICK_MEMBERS) for spec in sensors)
+    members = ",".join(_QUICK_MEMBERS if has_quick else ("transformer", *_QUICK_MEMBERS))
+    return replace(options, teacher="tiny", steps=_QUICK_STEPS, student_members=members)
 
 
 def run_comparison(
@@ -283,7 +317,7 @@ def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:
 def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
     """Print scores, verdict and next commands."""
     from mmkd_report.pages.demo import gap_text
-    from mmkd_report.pages.demo_answer import RECIPES, answer, is_judged, leading_rival, leak_text, recommendation
+    from mmkd_report.pages.demo_answer import answer, is_judged, leading_rival, leak_text, recommendation
     from mmkd_report.words import for_terminal, labelled_title
 
     measure = demo.reported_metric
@@ -301,31 +335,39 @@ def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset) -> None:
     for sentence in (*(answer(demo) if is_judged(demo) else ()), leak_text(demo)):
         if sentence and sentence != recommendation(demo):
             print(for_terminal(sentence))
-    bundle, best = str(out / "student.edge"), demo.best_student or next(iter(demo.students))
-    written = f"wrote {demo.report} and {bundle}"
-    if not is_judged(demo):
+    bundle, best, rival = str(out / "student.edge"), demo.best_student or next(iter(demo.students)), leading_rival(demo)
+    reference = demo.students[best].reference
+    if is_judged(demo) and not rival:
+        opened = repr(bundle) if reference is None else f"{bundle!r}, reference={reference!r}"
         print(
-            f"\n{for_terminal(recommendation(demo))}\n{written}; next: {shell_line('mmkd-data', 'check', dataset.path)}"
+            "\nTo run the student:\n"
+            "    from mmkd_edge import EdgePredictor\n"
+            f"    with EdgePredictor.open({opened}) as predictor:\n"
+            f"        print(predictor.predict(window))  # {best}: (T, C)={dataset.spec.modality(best).shape}, raw units"
         )
-        return
-    if rival := leading_rival(demo):
+    print(f"\n{for_terminal(recommendation(demo))}\n{_last_line(demo, best, out=out, dataset=dataset)}")
+
+
+def _last_line(demo: DemoDocument, best: str, *, out: Path, dataset: Dataset) -> str:
+    """Return what was written, and the next command."""
+    from mmkd_report.pages.demo_answer import RECIPES, is_judged, leading_rival
+
+    bundle, reference, rival = str(out / "student.edge"), demo.students[best].reference, leading_rival(demo)
+    written = f"wrote {demo.report} and {bundle}"
+    if demo.is_first_look:
+        full = shell_line("mmkd-demo", *[argument for argument in sys.argv[1:] if argument != "--quick"])
+        return f"{written}, a first look; the full one takes longer; next: {full}"
+    if not is_judged(demo):
+        following = shell_line("mmkd-data", "check", dataset.path)
+    elif rival:
         groups = None if demo.labelled_groups is None else demo.labelled_groups.labelled
         labels = label_option(Labelled(fraction=demo.label_fraction or 1.0, groups=groups)).split()
         command = ("mmkd-train", "student", dataset.path, "--modality", best, "--fold", str(demo.seeds[0]), *labels)
         following = shell_line(*command, "--members", ",".join(RECIPES[rival]), "-o", out / "recommended.ckpt")
-        print(f"\n{for_terminal(recommendation(demo))}\n{written}; next: {following}")
-        return
-    reference = demo.students[best].reference
-    opened = repr(bundle) if reference is None else f"{bundle!r}, reference={reference!r}"
-    print(
-        "\nTo run the student:\n"
-        "    from mmkd_edge import EdgePredictor\n"
-        f"    with EdgePredictor.open({opened}) as predictor:\n"
-        f"        print(predictor.predict(window))  # {best}: (T, C)={dataset.spec.modality(best).shape}, raw units\n"
-    )
-    print(for_terminal(recommendation(demo)))
-    option = () if reference is None else ("--reference", reference)
-    print(f"{written}; next: {shell_line('mmkd-bench', 'run', bundle, *option)}")
+    else:
+        option = () if reference is None else ("--reference", reference)
+        following = shell_line("mmkd-bench", "run", bundle, *option)
+    return f"{written}; next: {following}"
 
 
 def _gain(gain: Gain | None, measure: Measure) -> tuple[str, str]:

@@ -57,6 +57,8 @@ def render_demo(demo: DemoDocument) -> str:
 
 def _lede(demo: DemoDocument, name: str) -> Iterator[str]:
     data, windows = demo.dataset, demo.dataset.windows
+    if first_look := demo_answer.first_look_text(demo):
+        yield first_look
     yield from lede(
         name,
         kind=demo.kind,

@@ -35,6 +35,13 @@ def question(demo: DemoDocument) -> str:
     return f"{setting} {which}, and what does distillation gain?"
 
 
+def first_look_text(demo: DemoDocument) -> str:
+    """Return what a quick run leaves out; empty for the full one."""
+    if not demo.is_first_look:
+        return ""
+    return "A first look, with a small teacher and few training steps: scores may change; the full run takes longer."
+
+
 def answer(demo: DemoDocument) -> tuple[str, ...]:
     """Return the answer; no conclusion at chance level."""
     best = demo.best_student

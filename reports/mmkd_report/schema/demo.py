@@ -183,6 +183,7 @@ class DemoDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     machine: dict[str, Any] | None = None
     report: str | None = None
     duration_s: float | None = None
+    is_first_look: bool = False  # with --quick
     kind: str = "classification"
     metric: str | None = None
     measures: tuple[figures.Measure, ...] = figures.OF_CLASSES

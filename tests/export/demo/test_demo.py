@@ -23,7 +23,7 @@ import mmkd_edge
 from mmkd_edge import Bundle, EdgePredictor
 from mmkd_edge.errors import GateError, MmkdError, UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.commands.demo import ComparisonOptions, requested_comparison, run_demo, show_demo
+from mmkd_export.commands.demo import ComparisonOptions, quick_options, requested_comparison, run_demo, show_demo
 from mmkd_export.demo.chain import measure
 from mmkd_models.commands.distill import run_distill
 from mmkd_models.commands.train import run_train
@@ -258,6 +258,39 @@ def test_labels_are_hidden_in_the_shipped_recordings_alone(tiny):
     assert requested_comparison(tiny, ComparisonOptions(labelled_groups=3)).conditions.labelled == Labelled(groups=3)
 
 
+def test_a_quick_demo_has_a_tiny_teacher_few_steps_and_no_transformer_student(tiny):
+    config = requested_comparison(tiny, quick_options(tiny, ComparisonOptions(seeds=2, labelled_groups=3)))
+    conditions = config.conditions
+    assert (config.teacher, conditions.teacher_train.steps, conditions.student_train.steps) == ("tiny", 60, 60)
+    assert (conditions.members, conditions.choose) == (("convolutions", "intervals", "trees"), True)
+    assert conditions.labelled == Labelled(groups=3)
+
+
+def test_a_first_look_ends_with_the_command_of_the_full_one(tiny, first, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["mmkd-demo", "--quick", "--out", "demo"])
+    demo = msgspec.structs.replace(read_demo(first.document), is_first_look=True)
+    show_demo(demo, out=Path("demo"), dataset=tiny)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "wrote demo/report.html and demo/student.edge, a first look; the full one takes longer; next: mmkd-demo --out "
+        "demo"
+    )
+
+
+@pytest.mark.slow
+def test_a_quick_run_says_that_it_is_a_first_look_and_shares_its_folder_with_the_full_one(tiny, tmp_path):
+    command = [str(Path(sys.executable).with_name("mmkd-demo")), "--quick", "--dataset", str(tiny.path), "--json"]
+    ended = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT_S)
+    assert ended.returncode == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    assert document["is_first_look"]
+    assert document["students"]["acc"]["student"]["kinds"][0] != "transformer"
+    assert "distilled_rocket" not in document["students"]["acc"]
+    assert "A first look, with a small teacher" in (tmp_path / "demo" / "report.html").read_text()
+    full = run(tiny, *LIMITS, "--json", cwd=tmp_path)
+    assert "is_first_look" not in json.loads(full.stdout)
+    assert len(list((tmp_path / "demo" / "teachers").iterdir())) == 2
+
+
 def without_times(entry):
     """The document without what is measured in time or memory."""
     measured = {"latency_ms", "latency_ratio", "latency_ratios", "benchmark", "duration_s", "machine", "command"}
@@ -329,6 +362,7 @@ def check_words(stdout, document):
             "relation@last, relation@uniform, feature@hidden, feature@embedding, crd, logit+edam@last, "
             "logit+relation@last, logit+feature@hidden, logit+crd, logit+edam+crd@last, got 'none'; choose one of them"
         ),
+        "--quick --steps 9": "--steps: has no effect with --quick; leave it out",
         "--no-choose --max-latency-ms 1": ("--max-latency-ms limits what a choice may take; leave out --no-choose"),
         "--modality sound": "dataset 'line 3': modality 'sound' is not in it; choose one of acc, gyro",
         "--labelled-groups 7": (
@@ -408,6 +442,7 @@ def test_windows_too_short_for_a_member_are_refused_before_any_training(thermome
         "transformer"
     )
     assert requested_comparison(dataset, ComparisonOptions(**asked)).conditions.choose  # which leaves trees out
+    assert "transformer" in quick_options(dataset, ComparisonOptions()).student_members.split(",")
 
 
 def test_a_student_that_is_normalised_per_group_comes_with_a_reference(thermometer, measured):

@@ -45,6 +45,15 @@ def result_rows(page):
     return rows
 
 
+def test_the_first_sentence_of_a_first_look_says_so(two_sensors, parse):
+    (lede,) = parse(render_demo(two_sensors | {"is_first_look": True})).all("p", "lede")
+    assert lede.text.startswith(
+        "A first look, with a small teacher and few training steps: scores may change; the full run takes longer."
+    )
+    (lede,) = parse(render_demo(two_sensors)).all("p", "lede")
+    assert "first look" not in lede.text
+
+
 def test_the_main_table_holds_the_figures_of_the_document(five_sensors, parse):
     rows = result_rows(parse(render_demo(five_sensors)))
     scores = ("accuracy", "balanced_accuracy", "macro_f1")
