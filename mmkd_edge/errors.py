@@ -105,9 +105,9 @@ class SignatureError(BundleError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; its type if it has none."""
+    """Return the first line of an error's message, printable; its type if it has none."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return printable(text.splitlines()[0]) if text else type(error).__name__
 
 
 def os_reason(error: OSError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_WAITING = 10_000
 _TOGETHER = 256
+_MOST_REASONS = 16  # of refusals, in the log
 DRAIN_S = 5.0
 
 
@@ -55,6 +57,7 @@ class Outlet:
         self._written = self._failures = 0
         self._together = _TOGETHER  # fewer after a refusal, until the refused record is alone
         self._fault = ""
+        self._reasons: set[str] = set()  # of refusals that are in the log, without numbers
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
         self._thread.start()
 
@@ -107,17 +110,18 @@ class Outlet:
             self._sink.close()
 
     def _write_batch(self, batch: Sequence[Record]) -> bool:
-        fault = ""
+        fault, refused = "", 0
         try:
             self._sink.write(batch)
         except GoneError as error:
             self.is_gone, self._fault = True, first_line(error)
             return False
         except RefusedError as error:
-            fault = first_line(error)
-            if len(batch) > 1:
+            if error.count is None and len(batch) > 1:
                 self._together = len(batch) // 2
                 return False
+            fault, refused = first_line(error), error.count or len(batch)
+            self._log_refusal(fault)
         except Exception as error:  # whatever a sink raises, records wait and stations go on
             with self.queue.lock:
                 self._failures += 1
@@ -127,12 +131,17 @@ class Outlet:
             return False
         with self.queue.lock:
             self._fault = fault
-            if fault:
-                self._failures += 1
-                self.queue.dropped += len(batch)
-            else:
-                self._written += len(batch)
+            self._failures += refused > 0
+            self.queue.dropped += refused
+            self._written += len(batch) - refused
+            if not refused:
                 self._together = min(2 * self._together, _TOGETHER)
                 self._backoff.succeeded()
             self.queue.settle()
         return True
+
+    def _log_refusal(self, reason: str) -> None:
+        kind = re.sub(r"\d+", "", reason)
+        if kind not in self._reasons and len(self._reasons) < _MOST_REASONS:
+            self._reasons.add(kind)
+            logger.warning("sink %s: %s; such records are dropped and counted", self.name, reason)

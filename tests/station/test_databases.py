@@ -308,6 +308,48 @@ def test_hostile_labels_and_stations_are_values_to_postgresql(postgres):
     postgres.ask("DROP TABLE mmkd_records")
 
 
+@pytest.mark.parametrize(
+    ("raises", "is_dropped"),
+    [
+        ("RAISE EXCEPTION 'no %', NEW.number", True),  # P0001
+        ("PERFORM 1 / (NEW.number - 13)", True),  # 22012
+        ("NEW.station = NULL", True),  # 23502
+        ("ASSERT false", True),  # P0004
+        ("PERFORM 1 FROM nowhere", False),  # 42P01
+        ("RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege', MESSAGE = 'no right'", False),
+        ("RAISE EXCEPTION USING ERRCODE = 'disk_full', MESSAGE = 'disk full'", False),
+        ("RAISE EXCEPTION USING ERRCODE = 'serialization_failure', MESSAGE = 'again'", False),
+    ],
+)
+def test_what_a_trigger_raises_for_one_record_drops_it_alone_and_what_concerns_the_sink_waits(
+    raises, is_dropped, postgres, caplog
+):
+    sink = PostgresSink(f"{postgres.place}&table=guarded", "")
+    sink.write([state(1, boot="before")])
+    postgres.ask(
+        "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.number IN (13, 17) AND "
+        f"NEW.boot = 'a' THEN {raises.replace('13', 'NEW.number')}; END IF; RETURN NEW; END $$"
+    )
+    postgres.ask("CREATE TRIGGER guard BEFORE INSERT ON guarded FOR EACH ROW EXECUTE FUNCTION guard()")
+    outlet = Outlet("database", sink, backoff=quick)
+    for number in range(1, 41):
+        outlet.put(state(number, boot="a"))
+    until(lambda: outlet.facts().failures >= 2)
+    if not is_dropped:
+        assert (outlet.facts().waiting, outlet.facts().dropped) == (40, 0)
+        postgres.ask("DROP TRIGGER guard ON guarded")
+    until(lambda: outlet.facts().waiting == 0)
+    outlet.close()
+    refused = (13, 17) if is_dropped else ()
+    numbers = postgres.ask("SELECT number FROM guarded WHERE boot = 'a' ORDER BY number")
+    assert numbers == [(number,) for number in range(1, 41) if number not in refused]
+    assert (outlet.facts().written, outlet.facts().dropped) == (40 - len(refused), len(refused))
+    said_once = [text for text in caplog.messages if text.endswith("; such records are dropped and counted")]
+    assert len(said_once) == is_dropped
+    postgres.ask("DROP TABLE guarded")
+    postgres.ask("DROP FUNCTION guard")
+
+
 def test_a_point_has_tags_fields_and_a_time_of_its_own():
     record = result(
         4567, station="press 1,a=b\\", decided_s=1795707180.480001, reason='say "no"\\', probability=float("nan"),
@@ -331,6 +373,9 @@ def test_influxdb_keeps_a_record_that_comes_twice_once_and_drops_what_it_refuses
     influx.ask("DROP DATABASE twice")
     with pytest.raises(ConnectionError, match='404 database not found: "twice"'):  # waits until it is made
         sink.write(RECORDS)
+    (wrong := influx.folder / "wrong").write_text("press:other\n")
+    with pytest.raises(ConnectionError, match="401 Unauthorized"):  # waits until it is corrected
+        InfluxSink(influx.sink.replace(f"{influx.folder}/user", str(wrong)), "").write(RECORDS)
     influx.ask("CREATE RETENTION POLICY short ON plant DURATION 1h REPLICATION 1 DEFAULT")
     with pytest.raises(RefusedError, match="400 partial write: points beyond retention policy dropped=3"):
         InfluxSink(influx.sink, "").write(RECORDS)

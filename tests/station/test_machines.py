@@ -449,9 +449,37 @@ def test_a_webhook_that_moved_gets_nothing_at_its_new_address_and_the_fault_name
     (tmp_path / "headers").write_text("Authorization: Bearer secret\n")
     with http_server(answer) as address:
         sink = open_sink(f"webhook:http://{address}/old#headers={tmp_path}/headers")
-        error = said(RefusedError, lambda: sink.write([state(1)]))
+        error = said(ConnectionError, lambda: sink.write([state(1)]))
     assert error.endswith(f": {code}, moved to /new; name that address")
     assert asked == ["POST /old"]
+
+
+@pytest.mark.parametrize("place", ["webhook:http://{}/hook", "influxdb://{}/plant?tls=off"])
+def test_an_answer_that_concerns_a_record_drops_it_and_one_that_concerns_the_sink_waits(place):
+    concern_records = (400, 409, 413, 422)
+    others = (301, 401, 403, 404, 405, 407, 408, 410, 421, 425, 429, 500, 502, 503, 504, 507)
+    codes = iter([*concern_records, *others])
+    with http_server(lambda *_: (next(codes), {})) as address:
+        sink = open_sink(place.format(address))
+        for kind, answers in ((RefusedError, concern_records), (ConnectionError, others)):
+            for code in answers:
+                assert f"{address}: {code}" in said(kind, lambda: sink.write([state(1)]))
+
+
+@pytest.mark.parametrize("place", ["reason", "Location", "X-Influxdb-Error"])
+def test_no_answer_of_a_web_server_repaints_a_terminal_or_a_log(place, caplog):
+    def answer(request, _):
+        request.responses = {**request.responses, 400: ("no\x1b[2J\x9b1m" if place == "reason" else "no", "")}
+        return (302 if place == "Location" else 400), {} if place == "reason" else {place: "no\x1b[2J\x9b1m"}
+
+    with http_server(answer) as address:
+        outlet = Outlet("hook", open_sink(f"webhook:http://{address}/"), backoff=quick)
+        outlet.put(state(1))
+        until(lambda: outlet.facts().fault)
+        outlet.close(drain_s=0.1)
+    assert "no\\x1b[2J\\x9b1m" in outlet.facts().fault
+    assert "no\\x1b[2J\\x9b1m" in caplog.messages[0]
+    assert "\x1b" not in caplog.text + outlet.facts().fault
 
 
 def test_what_is_no_sink_says_why():

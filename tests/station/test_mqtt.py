@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from mmkd_edge import UsageError
 from mmkd_station.intake import Intake
+from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import read_endpoint
 from mmkd_station.protocols.mqtt import MqttSink, mqtt_source
 from mmkd_station.records import record_line
@@ -22,6 +24,7 @@ from tests.station.rig import (
     end,
     free_port,
     listens,
+    quick,
     result,
     start,
     state,
@@ -209,6 +212,45 @@ def test_records_come_through_a_broker_that_hangs_up_on_whoever_reads(broker, mo
     started = state(1, state="started", boot="b")
     assert [is_written(sink, started) for _ in range(2)] == [False, True]
     sink.close()
+
+
+@needs_mosquitto
+@pytest.mark.parametrize(
+    ("limit", "is_dropped"),
+    [
+        ("message_size_limit 1000", True),  # it hangs up
+        ("max_packet_size 1200", True),  # it says so at the connection
+        ("user root\nacl_file ACL", False),  # an answer: not authorized
+    ],
+)
+def test_a_message_that_a_broker_refuses_is_dropped_alone_and_a_right_that_is_missing_waits(
+    limit, is_dropped, tmp_path, caplog
+):
+    (tmp_path / "acl").write_text("topic readwrite plant/online\ntopic read plant/#\n")
+    broker = Broker(tmp_path, "allow_anonymous true", limit.replace("ACL", f"{tmp_path}/acl"))
+    client = Client(broker.port, "plant/+/result")
+    outlet = Outlet("broker", MqttSink(f"mqtt://127.0.0.1:{broker.port}/plant", ""), backoff=quick)
+    try:
+        for number in range(1, 21):
+            outlet.put(result(number, reason="x" * (1500 if number == 13 else 1)))
+        if is_dropped:
+            until(lambda: outlet.facts().waiting == 0)
+            assert (outlet.facts().written, outlet.facts().dropped) == (19, 1)
+            until(lambda: len({payload for _, payload, _ in client.heard}) == 19)
+            [said_once] = [text for text in caplog.messages if text.endswith("; such records are dropped and counted")]
+            assert "Packet too large" in said_once or "Protocol error" in said_once
+        else:
+            until(lambda: outlet.facts().failures > 1)
+            assert (outlet.facts().waiting, outlet.facts().dropped) == (20, 0)
+            assert outlet.facts().fault.endswith(": Not authorized")
+            (tmp_path / "acl").write_text("topic readwrite plant/#\n")
+            broker.process.send_signal(signal.SIGHUP)
+            until(lambda: outlet.facts().waiting == 0)
+            assert (outlet.facts().written, outlet.facts().dropped) == (20, 0)
+    finally:
+        outlet.close()
+        client.close()
+        broker.kill()
 
 
 @leaves_sockets

@@ -91,7 +91,14 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RefusedError(Exception):
-    """The sink will never take these records; they are dropped and counted."""
+    """No try can write some of these records; they are dropped and counted.
+
+    `count` is their number if the sink has taken all others; without it the others are offered again, in parts.
+    """
+
+    def __init__(self, reason: str, *, count: int | None = None) -> None:
+        super().__init__(reason)
+        self.count = count
 
 
 class GoneError(Exception):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import socket
 import ssl
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,17 +16,23 @@ from urllib.parse import quote
 
 from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError, first_line, os_reason
-from mmkd_station.protocols.base import Endpoint, Sink, read_endpoint
+from mmkd_station.protocols.base import Endpoint, RefusedError, Sink, read_endpoint
 
 _OPTIONS = ("credentials", "ca", "cert", "key", "version")
 _KEEPALIVE_S = 15
 _CONNECT_TIMEOUT_S = 5.0
 CONFIRM_TIMEOUT_S = 10.0
+_LOOK_S = 0.2  # between looks whether the connection is lost
 # x509_vfy.h of OpenSSL
 _EXPIRED, _NOT_YET_VALID, _OTHER_PURPOSE, _OTHER_HOST, _OTHER_ADDRESS = 10, 9, 26, 62, 64
 _HUNG_UP = "the broker hung up; it may ask for a certificate that it trusts, with cert= and key="
 _HUNG_UP_PLAIN = "the broker hung up; it may expect TLS on this port, with mqtts://"
 # Special or forbidden in topics (MQTT 5.0, sections 1.5.4 and 4.7), and the sign that encodes it.
+# Reason codes (MQTT 5.0, 2.4) that concern a message: malformed packet, protocol error (mosquitto's answer to too large
+# a payload is one), topic name invalid, packet too large, payload format invalid. All others concern the sink: not
+# authorized, quota exceeded, server busy.
+_MESSAGE_CODES = (0x81, 0x82, 0x90, 0x95, 0x99)
+_HEADER_BYTES = 10  # most of a message beside topic and payload
 _NOT_IN_LEVELS = re.compile("[/+#%\0-\x1f\x7f-\x9f]")
 
 
@@ -97,6 +105,9 @@ class Connection:
         self.qos = int(endpoint.options.get("qos", "1"))
         self.lost = threading.Event()
         self.reason = ""
+        self._most_bytes: float = math.inf  # of a message
+        self._broke_by_message = False
+        self._refusals: dict[int, Any] = {}  # reason codes, by message
         self._ready = threading.Event()
         self._client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2,
@@ -115,10 +126,9 @@ class Connection:
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_connect_fail = lambda *_: self._lose("no answer")
-        hung_up = _HUNG_UP if tls else _HUNG_UP_PLAIN
-        self._client.on_disconnect = lambda client, data, flags, code, properties: self._lose(
-            str(code) if self._ready.is_set() else hung_up
-        )
+        self._client.on_publish = self._on_publish
+        self._hung_up = _HUNG_UP if tls else _HUNG_UP_PLAIN
+        self._client.on_disconnect = self._on_disconnect
         if on_message is not None:
             self._client.on_message = lambda client, data, message: on_message(message.payload)
         self._client.connect_timeout = _CONNECT_TIMEOUT_S
@@ -138,8 +148,28 @@ class Connection:
         return ConnectionError(f"{self._endpoint.address}: {self.reason or otherwise}")
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int | None = None) -> Any:
-        """Publish without waiting; return what can be waited for."""
+        """Publish without waiting; return what can be waited for, None if the broker takes no message so large."""
+        if len(topic.encode()) + len(payload) + _HEADER_BYTES > self._most_bytes:
+            return None
         return self._client.publish(topic, payload, qos=self.qos if qos is None else qos, retain=retain)
+
+    def wait(self, messages: Sequence[Any]) -> None:
+        """Wait for the broker's answer to each message. Raises RefusedError if one concerns a message, else OSError."""
+        sent = [message for message in messages if message is not None]
+        end_s = time.monotonic() + CONFIRM_TIMEOUT_S
+        for message in sent:
+            while not message.is_published() and not self.lost.is_set() and time.monotonic() < end_s:
+                message.wait_for_publish(_LOOK_S)
+            if not message.is_published() or self.lost.is_set():
+                broken = self.broken("it did not confirm")
+                raise RefusedError(str(broken)) if self._broke_by_message else broken
+        refusals = [code for message in sent if (code := self._refusals.pop(message.mid, None)) is not None]
+        for code in refusals:
+            if code.value not in _MESSAGE_CODES:
+                raise self.broken(str(code))
+        if count := len(messages) - len(sent) + len(refusals):
+            reason = str(refusals[0]) if refusals else f"Packet too large: it takes {self._most_bytes} bytes"
+            raise RefusedError(str(self.broken(reason)), count=count)
 
     def confirm(self, topic: str) -> None:
         """Wait until the broker has all that was published. Raises ConnectionError without an answer."""
@@ -164,6 +194,7 @@ class Connection:
         self._client.loop_stop()
 
     def _on_connect(self, client: Any, data: Any, flags: Any, code: Any, properties: Any) -> None:
+        self._most_bytes = getattr(properties, "MaximumPacketSize", math.inf)
         if code.is_failure:
             self._lose(str(code))
         elif self._topic is not None:
@@ -175,6 +206,14 @@ class Connection:
         if any(code.is_failure for code in codes):
             self._lose(f"topic {self._topic}: {codes[0]}")
         self._ready.set()
+
+    def _on_publish(self, client: Any, data: Any, number: int, code: Any, properties: Any) -> None:
+        if code.is_failure:
+            self._refusals[number] = code
+
+    def _on_disconnect(self, client: Any, data: Any, flags: Any, code: Any, properties: Any) -> None:
+        self._broke_by_message = self._ready.is_set() and code.value in _MESSAGE_CODES
+        self._lose(str(code) if self._ready.is_set() else self._hung_up)
 
     def _lose(self, reason: str) -> None:
         self.reason = self.reason or reason

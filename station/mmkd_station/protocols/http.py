@@ -10,13 +10,14 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge.errors import UsageError, os_reason
+from mmkd_edge.errors import UsageError, os_reason, printable
 from mmkd_station.protocols.base import RefusedError, Sink
 from mmkd_station.records import AlarmRecord, Record, ResultRecord, StateRecord
 
 _KINDS: dict[str, type] = {"result": ResultRecord, "alarm": AlarmRecord, "state": StateRecord}
-# Another try may help: timeout, too early, too many.
-_TRANSIENT = (408, 425, 429)
+# Answers that concern a record (RFC 9110, 15.5): malformed, in conflict with an earlier one, too large, invalid. All
+# others concern the sink: credentials, address, load, a server that fails or moved.
+RECORD_CODES = (400, 409, 413, 422)
 
 _TIMEOUT_S = 10.0
 
@@ -41,29 +42,29 @@ def url_host(url: str) -> str:
 def post(
     request: urllib.request.Request,
     *,
-    is_final: Callable[[urllib.error.HTTPError], bool],
+    concerns_record: Callable[[urllib.error.HTTPError], bool] = lambda error: error.code in RECORD_CODES,
     opener: urllib.request.OpenerDirector = _OPENER,
 ) -> None:
-    """Post once. Raises RefusedError for a final or moved answer, else OSError."""
+    """Post once. Raises RefusedError for an answer that concerns a record, else OSError."""
     host = url_host(request.full_url)
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as answer:
             answer.read(1)
     except urllib.error.HTTPError as error:
         with error:
-            failure = RefusedError if is_final(error) else ConnectionError
+            failure = RefusedError if concerns_record(error) else ConnectionError
+        # InfluxDB gives its reason in a header.
+        reason = f"{error.code} {error.headers.get('X-Influxdb-Error') or error.reason}"
         if 300 <= error.code < 400:
             address = error.headers.get("Location", "an address it does not name")
-            raise RefusedError(f"{host}: {error.code}, moved to {address}; name that address") from error
-        # InfluxDB gives its reason in a header.
-        reason = f"{host}: {error.code} {error.headers.get('X-Influxdb-Error') or error.reason}"
-        raise failure(reason) from error
+            reason = f"{error.code}, moved to {address}; name that address"
+        raise failure(printable(f"{host}: {reason}")) from error
     except urllib.error.URLError as error:
         raise ConnectionError(f"{host}: {error.reason}") from error
 
 
 class WebhookSink(Sink):
-    """Posts records; drops and counts those refused for good."""
+    """Posts records; drops and counts those that a server refuses by `RECORD_CODES`."""
 
     def __init__(self, text: str, place: str) -> None:
         self._url, _, options = place.partition("#")
@@ -81,12 +82,12 @@ class WebhookSink(Sink):
         self._headers = {"Content-Type": "application/json"} | _headers(given.get("headers"))
 
     def write(self, records: Sequence[Record]) -> None:
-        """Post records. Raises RefusedError if the server refuses them for good, else OSError."""
+        """Post records. Raises RefusedError for an answer that concerns a record, else OSError."""
         posted = [record for record in records if isinstance(record, self._kinds)]
         if not posted:
             return
         request = urllib.request.Request(self._url, data=msgspec.json.encode(posted), headers=self._headers)
-        post(request, is_final=lambda error: 400 <= error.code < 500 and error.code not in _TRANSIENT)
+        post(request)
 
 
 def _headers(file: str | None) -> dict[str, str]:

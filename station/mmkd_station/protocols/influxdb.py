@@ -20,7 +20,7 @@ import msgspec
 
 from mmkd_edge.errors import UsageError
 from mmkd_station.protocols.base import Endpoint, Sink, read_endpoint, with_tls_cure
-from mmkd_station.protocols.http import NoRedirects, post
+from mmkd_station.protocols.http import RECORD_CODES, NoRedirects, post
 from mmkd_station.records import Record
 
 TOKEN_VARIABLE = "INFLUX_TOKEN"
@@ -31,14 +31,12 @@ _APIS = {
     "3": ("/api/v3/write_lp", "db", "nanosecond"),
 }
 _TAGS = ("station", "label", "status", "event", "state")
-# Malformed points, too many at once, points that the database will never take.
-_FINAL = (400, 413, 422)
 _ESCAPED = re.compile("[,= ]")
 _NOT_IN_TAGS = re.compile(r"[\\\0-\x1f\x7f]")
 
 
 class InfluxSink(Sink):
-    """Writes points; drops and counts those refused for good."""
+    """Writes points; drops and counts those that the server refuses by `RECORD_CODES`."""
 
     def __init__(self, text: str, place: str) -> None:
         options = ("version", "org", "credentials", "ca", "tls")
@@ -57,18 +55,18 @@ class InfluxSink(Sink):
         self._opener = urllib.request.build_opener(NoRedirects, urllib.request.HTTPSHandler(context=context))
 
     def write(self, records: Sequence[Record]) -> None:
-        """Write points. Raises RefusedError if the server refuses them for good, else OSError."""
+        """Write points. Raises RefusedError for an answer that concerns a point, else OSError."""
         lines = "\n".join(point(record) for record in records).encode()
         request = urllib.request.Request(self._url, data=lines, headers=self._headers)
         try:
-            post(request, is_final=_is_final, opener=self._opener)
+            post(request, concerns_record=_concerns_record, opener=self._opener)
         except ConnectionError as error:
             raise ConnectionError(with_tls_cure(str(error))) from error
 
 
-def _is_final(error: urllib.error.HTTPError) -> bool:
+def _concerns_record(error: urllib.error.HTTPError) -> bool:
     # Plain HTTP to a port with TLS is a bad request too, but its records wait for a corrected address.
-    return error.code in _FINAL and b"HTTPS" not in error.read(1000)
+    return error.code in RECORD_CODES and b"HTTPS" not in error.read(1000)
 
 
 def _authorization(server: Endpoint, version: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import Endpoint, Source, SourceRequest, live_source
-from mmkd_station.protocols.broker import CONFIRM_TIMEOUT_S, BrokerSink, Connection, Will, read_broker, topic_level
+from mmkd_station.protocols.broker import BrokerSink, Connection, Will, read_broker, topic_level
 from mmkd_station.protocols.samples import rows_from_json
 from mmkd_station.records import AlarmRecord, Record, StateRecord, record_from_line, record_line
 
@@ -85,7 +85,7 @@ class MqttSink(BrokerSink):
         self._cleared: set[str] = set()  # boots
 
     def write(self, records: Sequence[Record]) -> None:
-        """Publish all records. Raises OSError unless the broker accepts and confirms."""
+        """Publish all records. Raises RefusedError for messages that the broker refuses alone, else OSError."""
         connection = self._ensure_connection()
         try:
             sent = []
@@ -95,10 +95,7 @@ class MqttSink(BrokerSink):
                 if isinstance(record, StateRecord) and record.state == "started" and record.boot not in self._cleared:
                     self._cleared.add(record.boot)  # one try: some brokers disconnect a client that may not read
                     sent += self._clear_earlier_alarms(connection, record)
-            for message in sent:
-                message.wait_for_publish(CONFIRM_TIMEOUT_S)
-                if not message.is_published() or connection.lost.is_set():
-                    raise connection.broken("it did not confirm")
+            connection.wait(sent)
         except (OSError, ValueError, RuntimeError) as error:  # raised by paho if the connection broke
             self._drop()
             if isinstance(error, ConnectionError):

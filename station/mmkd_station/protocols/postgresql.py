@@ -41,6 +41,12 @@ _MAX_TOGETHER = 4096
 _AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 # Types of times, pg_type.dat: date, timestamp, timestamptz; other columns hold numbers.
 _TIME_TYPES = (1082, 1114, 1184)
+# Classes of SQLSTATE (PostgreSQL 17, appendix A) that concern a record; all others concern the sink, which waits.
+_RECORD_CLASSES = {
+    "21": "cardinality violation", "22": "data exception", "23": "integrity constraint violation",
+    "38": "external routine exception", "44": "WITH CHECK OPTION violation", "54": "program limit exceeded",
+    "P0": "PL/pgSQL error, as a trigger's RAISE EXCEPTION",
+}  # fmt: skip
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # JSON that PostgreSQL refuses
 _COLUMNS = {
     "station": "text", "boot": "text", "number": "bigint", "decided": "timestamptz", "kind": "text", "status": "text",
@@ -120,7 +126,7 @@ class PostgresSink(Sink):
         self._connection: Any = None
 
     def write(self, records: Sequence[Record]) -> None:
-        """Insert all records or none. Raises RefusedError for values that no try can insert, else OSError."""
+        """Insert all records or none. Raises RefusedError for an error that concerns a record, else OSError."""
         psycopg = _psycopg()
         try:
             self._connection = self._connection or self._open()
@@ -129,9 +135,9 @@ class PostgresSink(Sink):
                     for record in records:
                         copy.write_row(_row(record))
                 cursor.execute(_query(_INSERT, self._table))
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
-            raise RefusedError(f"{self._server.address}: {first_line(error)}") from error
         except psycopg.Error as error:
+            if (error.sqlstate or "22" * isinstance(error, psycopg.DataError))[:2] in _RECORD_CLASSES:
+                raise RefusedError(f"{self._server.address}: {first_line(error)}") from error
             self.close()
             reason = with_tls_cure(first_line(error))
             raise ConnectionError(f"{self._server.address}: {reason}") from error

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmkd_edge.errors import UsageError
+from mmkd_station.protocols.base import RefusedError
 from mmkd_station.protocols.broker import BrokerSink, Connection, Will, read_broker, topic_level
 from mmkd_station.records import Record, StateRecord
 
@@ -129,8 +130,9 @@ class SparkplugSink(BrokerSink):
         self, connection: Connection, kind: str, metrics: Sequence[bytes], moment_s: float, station: str | None = None
     ) -> None:
         payload = _payload(metrics, moment_s, self._sequence)
+        if connection.publish(self._topic(kind, station), payload, qos=0) is None:
+            raise RefusedError(f"{self._endpoint.address}: Packet too large")
         self._sequence = (self._sequence + 1) % 256
-        connection.publish(self._topic(kind, station), payload, qos=0)
 
     def _topic(self, kind: str, station: str | None = None) -> str:
         topic = f"spBv1.0/{self._group}/{kind}/{self._node}"
