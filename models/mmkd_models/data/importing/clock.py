@@ -261,8 +261,10 @@ class TimeColumn:
         else:
             return self._from_numbers(block, column)
         self._unit = "iso"
-        has_comma = column.dtype == pl.String and bool(column.str.contains(r"^\d+,\d+$").any())
-        cure = "set decimal = ','" if has_comma else "set 'time_format'"
+        cure = "remove the line"
+        if stamps.is_null()[:1].any():  # of all lines
+            has_comma = column.dtype == pl.String and bool(column.str.contains(r"^\d+,\d+$").any())
+            cure = "set decimal = ','" if has_comma else "set 'time_format'"
         expected = f"expected a time{shape}, got {{}}; correct it, or {cure}"
         self._refuse(block, stamps.is_null(), column, expected)
         self._refuse(block, stamps.dt.timestamp("us").abs() > MAX_TIME_NS // _UNIT_NS["us"], column, _FAR)
@@ -285,7 +287,8 @@ class TimeColumn:
         plain = self._plain(column) if column.dtype == pl.String else column
         values = plain.cast(pl.Float64, strict=False)
         wrong = values.is_null() | values.is_nan()
-        self._refuse(block, wrong, column, "expected a time as a number, got {}; correct it, or set 'time_unit'")
+        cure = "remove 'time_unit' if times are text" if wrong[:1].any() else "remove the line"
+        self._refuse(block, wrong, column, f"expected a time as a number, got {{}}; correct it, or {cure}")
         if self._unit == "auto":
             unit = _epoch_unit(float(values[0]))
             if unit is None:

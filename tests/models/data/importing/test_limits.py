@@ -175,6 +175,13 @@ CASES = {
     " to 'null' if it means missing": {LOG: line(7, "1762153400.5,fault,1.0")},
     "DIR/M2/acc.csv:2: column 'time': expected a time in ISO 8601, got '1762153400,0'; correct it, or set decimal ="
     " ','": {LOG: lambda text: text.replace(",", ";").replace(".", ",")},
+    "DIR/M2/acc.csv:5: column 'time': expected a time as a number, got 'noon'; correct it, or remove the line": {
+        LOG: line(5, "noon,0.5,1.0")
+    },
+    "DIR/M2/acc.csv:3: column 'time': expected a time in ISO 8601 with an offset, as others in this file, got 'noon';"
+    " correct it, or remove the line": {LOG: b"time,ax,ay\n2025-11-03T07:00:00Z,2,3\nnoon,2,3\n"},
+    "DIR/M2/acc.csv:2: column 'time': expected a time as a number, got 'noon'; correct it, or remove 'time_unit' if"
+    " times are text": {**SECONDS, LOG: b"time,ax,ay\nnoon,2,3\n"},
     "DIR/M2/acc.csv:5: column 'ax': expected a number, got '1.299,5' (1 such from there on); set decimal = ',' if that"
     " is its sign, and write numbers without a thousands separator": {LOG: line(5, '1762153400.3,"1.299,5",1.0')},
     every_machine(
@@ -410,14 +417,20 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("says", "changes"), CASES.items(), ids=range(len(CASES)))
-def test_a_fault_is_told_with_its_place_and_its_cure(says, changes, plant, recipe):
+def change_plant(plant, changes):
+    """Replace texts of the recipe, and change files or write them (bytes)."""
     for name, change in changes.items():
-        if isinstance(change, str):
-            recipe((name, change))
-            continue
-        file = plant / name
+        file = plant / ("recipe.toml" if isinstance(change, str) else name)
         file.parent.mkdir(exist_ok=True)
+        if isinstance(change, str):
+            assert file.read_text().count(name) == 1, name
+            file.write_text(file.read_text().replace(name, change))
+            continue
         file.write_bytes(change if isinstance(change, bytes) else change(file.read_text()).encode())
+
+
+@pytest.mark.parametrize(("says", "changes"), CASES.items(), ids=range(len(CASES)))
+def test_a_fault_is_told_with_its_place_and_its_cure(says, changes, plant):
+    change_plant(plant, changes)
     assert refusal(plant) == says
     assert sum(file.stat().st_size for file in plant.rglob("*") if file.is_file()) < 4 << 20
