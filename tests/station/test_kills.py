@@ -1,14 +1,16 @@
-"""`mmkd-run` is killed again and again while a webhook answers, refuses and hangs: no record is lost or changed."""
+"""`mmkd-run` is killed again and again while its sinks refuse, hang and die: no record is lost or changed."""
 
 import contextlib
 import itertools
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -97,6 +99,107 @@ class Run:
             self.child.stdin.close()
         code = self.child.wait(60)
         assert code == (-signal.SIGKILL if kill else 0), self._log.read_text()
+
+
+class Fickle:
+    """A server that answers, hangs or is killed, as `set_mode` says."""
+
+    def __init__(self, server):
+        self.server, self._mode = server, "answers"
+
+    def set_mode(self, mode):
+        if self._mode == "dies":
+            self.server.start()
+        elif self._mode == "hangs":
+            self._signal(signal.SIGCONT)
+        if mode == "dies":
+            self._signal(signal.SIGTERM if self.is_broker else signal.SIGKILL)  # a broker saves its sessions at its end
+            self.server.process.wait()
+        elif mode == "hangs":
+            self._signal(signal.SIGSTOP)
+        self._mode = mode
+
+    @property
+    def is_broker(self):
+        return not hasattr(self.server, "folder")
+
+    def _signal(self, number):
+        (os.kill if self.is_broker else os.killpg)(self.server.process.pid, number)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(MOSQUITTO is None, reason="needs Debian's mosquitto")
+@pytest.mark.parametrize("kills", [10, 100])
+def test_each_of_four_sinks_has_every_record_in_order_after_kills_while_they_refuse_hang_and_die(
+    kills, hook, bundle_path, tmp_path, record_property
+):
+    pytest.importorskip("paho.mqtt.client")
+    pytest.importorskip("psycopg")
+    from tests.station.test_databases import POSTGRES, Postgres
+    from tests.station.test_mqtt import Broker, Client
+
+    if POSTGRES is None:
+        pytest.skip("needs Debian's postgresql")
+    dice, log = random.Random(kills), tmp_path / "all.jsonl"
+    broker = Broker(
+        tmp_path, "allow_anonymous true", "user root", "persistence true", f"persistence_location {tmp_path}/",
+        "max_queued_messages 0",
+    )  # fmt: skip
+    postgres, client = Postgres(), Client(broker.port, "plant/press 1/#", client_id="reader", clean_session=False)
+    servers = [Fickle(broker), Fickle(postgres)]
+    command = [
+        *MMKD_RUN, bundle_path, "--backend", "ort", "--name", "press 1", "--source", "stdin", "--hop", "5", *RULE,
+        "--sink", f"jsonl:{log}", "--sink", f"webhook:http://{hook.address}/", "--sink", postgres.sink,
+        "--sink", f"mqtt://127.0.0.1:{broker.port}/plant", "--store", tmp_path / "store",
+    ]  # fmt: skip
+
+    def change_modes(*, all_answer=False):
+        hook.mode = "answers" if all_answer else dice.choice(MODES)
+        for server in servers:
+            server.set_mode("answers" if all_answer else dice.choice(("answers", "hangs", "dies")))
+
+    def published():
+        heard = [payload for _, payload, is_retained in client.heard if payload and not is_retained]
+        return first_of_each(map(record_from_line, heard))
+
+    def has_arrived(name):
+        everywhere = published().keys() & first_of_each(hook.taken).keys()
+        return name in everywhere and name[1:] in postgres.names("press 1")
+
+    def last():
+        record = record_from_line(log.read_bytes().rpartition(b"\n")[0].splitlines()[-1])
+        return record.station, record.boot, record.number
+
+    try:
+        for left in range(kills, -1, -1):
+            size_bytes = log.stat().st_size if log.exists() else 0
+            change_modes(all_answer=not left)
+            run = Run(command, itertools.cycle([REST] * 40 + [RAISE] * 40), tmp_path / "errors.txt")
+            if not left or dice.random() < 0.9:  # else it is killed while it starts
+                run.wait_until_longer(log, size_bytes)
+            time.sleep(dice.uniform(0, 0.7))
+            if left:
+                change_modes()
+                time.sleep(dice.uniform(0, 0.7))
+            else:
+                until(partial(has_arrived, last()))
+            run.end(kill=left > 0)
+        written = first_of_each([record_from_line(line) for line in log.read_bytes().splitlines()])
+        posted = first_of_each(hook.taken)
+        until(lambda: len(published()) >= len(written))
+        rows = postgres.ask("SELECT record FROM mmkd_records")
+    finally:
+        change_modes(all_answer=True)
+        client.close()
+        broker.kill()
+        postgres.close()
+    assert check_complete(written) >= kills / 4
+    assert list(posted.items()) == list(written.items())
+    assert list(published().items()) == list(written.items())
+    inserted = first_of_each(record_from_line(json.dumps(record).encode()) for (record,) in rows)
+    assert (len(rows), inserted) == (len(written), written)
+    record_property("records", len(written))
+    record_property("repeats", [len(hook.taken) - len(posted), len(client.heard) - len(written)])
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])

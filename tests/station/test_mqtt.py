@@ -52,12 +52,14 @@ class Broker:
         self.start()
 
     def start(self):
-        self.process = subprocess.Popen([MOSQUITTO, "-c", self._config], stdout=subprocess.DEVNULL, stderr=-1)
+        self.process = subprocess.Popen(
+            [MOSQUITTO, "-c", self._config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         until(lambda: listens(self.port))
 
     def kill(self):
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
 
 
 @pytest.fixture
@@ -70,9 +72,9 @@ def broker(tmp_path):
 class Client:
     """Someone else at the broker: publishes, and keeps what comes."""
 
-    def __init__(self, port, topic=""):
+    def __init__(self, port, topic="", **session):
         self.heard: list[tuple[str, bytes, bool]] = []
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, **session)
         self._client.on_message = lambda client, data, one: self.heard.append((one.topic, one.payload, one.retain))
         self._client.on_connect = lambda client, *_: client.subscribe(topic, qos=1) if topic else None
         self._client.reconnect_delay_set(1, 1)
