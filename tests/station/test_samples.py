@@ -186,7 +186,7 @@ def test_silence_is_filled_but_not_between_batches_or_in_a_recording():
 
 
 def test_a_clock_of_the_source_that_is_not_utc_tells_this_moment_by_its_newest_time(monkeypatch):
-    monkeypatch.setattr(time, "time", lambda: 1.7e9)
+    monkeypatch.setattr(time, "time", lambda: 1.8e9)
     monkeypatch.setattr(time, "monotonic", lambda: 20.0)
     clock = SampleClock(rate_hz=10.0, time_from="source", live=True)
 
@@ -203,15 +203,15 @@ def test_a_clock_of_the_source_that_is_not_utc_tells_this_moment_by_its_newest_t
 
 
 def test_a_clock_of_the_source_that_was_set_is_believed_when_it_has_kept_pace(monkeypatch):
-    monkeypatch.setattr(time, "time", lambda: 1.7e9)
+    monkeypatch.setattr(time, "time", lambda: 1.8e9)
     monkeypatch.setattr(time, "monotonic", lambda: 100.0)
     clock = SampleClock(rate_hz=10.0, time_from="source", live=True, back_s=2.0, stale_s=3.0)
     given = [clock.sample_times(delivery(1, arrived_s=97.0, times=[500.0]))]
     given += [clock.sample_times(delivery(1, arrived_s=97.0 + number, times=[1.0 + number])) for number in range(4)]
     assert [one is None for one in given] == [False, True, True, True, False]
     assert (clock.watch.refused, clock.now_s()) == (3, 4.0)
-    clock.sample_times(delivery(1, arrived_s=100.0, times=[1.7e9 - 80_000]))  # UTC, set badly
-    assert clock.now_s() == 1.7e9
+    clock.sample_times(delivery(1, arrived_s=100.0, times=[1.8e9 - 80_000]))  # UTC, set badly
+    assert clock.now_s() == 1.8e9
 
 
 def test_waits_double_from_one_second_to_thirty_with_jitter():

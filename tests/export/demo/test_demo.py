@@ -98,7 +98,7 @@ def test_a_demo_that_would_tear_windows_apart_is_refused_before_anything_is_trai
     )
     assert said(MmkdError, run_demo, line) == (
         "dataset 'bare': the last 25 samples of train window 7 are the first of test window 2 in 'acc' (1 such in "
-        f"all); splits must not share samples; {ask} and put whole groups into one of the splits"
+        f"all); splits must not share samples; {ask}, so that whole groups are in one of the splits"
     )
     assert not (tmp_path / "demo").exists()
 

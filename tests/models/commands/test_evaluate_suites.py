@@ -136,7 +136,7 @@ def test_a_model_and_a_dataset_that_do_not_belong_together_are_refused_whole(
     )
     assert refused(student, data("alone", "acc"), "--suite", "groups") == (
         "--suite groups: dataset 'alone' has no groups; write groups.npy (the person, machine or session of each "
-        "window), or name metadata with --by"
+        "window), or set split.group in its recipe, or name metadata with --by"
     )
     silent = data("silent", "acc", valid=np.full(12, -1))
     assert refused(student, silent, *suite, "--rival", "extra_trees") == (
