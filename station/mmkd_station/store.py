@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -158,7 +159,7 @@ class Store:
             self.save(everything=not self._loss_s)
 
     def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(self._path.parent)
         try:
             connection = _connect(self._path)
         except sqlite3.OperationalError:
@@ -400,6 +401,18 @@ class RecordQueue:
         if self.stored.count:
             self.has_news.set()
         return last_id
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder whose name a loss of power does not take; SQLite flushes the names in it."""
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in absent:
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

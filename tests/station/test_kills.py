@@ -16,7 +16,8 @@ from types import SimpleNamespace
 import pytest
 
 from mmkd_station.records import AlarmRecord, record_from_line
-from tests.station.rig import ENVIRONMENT, MMKD_RUN, http_server, until
+from mmkd_station.store import Store
+from tests.station.rig import ENVIRONMENT, MMKD_RUN, http_server, run, until
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 RULE = ("--alarm", "raise", "--confirm", "2/3", "--release", "2", "--cooldown", "0s", "--min-probability", "0.3")
@@ -231,6 +232,16 @@ def test_no_record_is_lost_and_no_name_has_two_contents_however_often_the_proces
     alarms = sum(isinstance(one, AlarmRecord) for one in written.values())
     for name, value in {"episodes": episodes, "alarms": alarms, "records": len(written)}.items():
         record_property(name, value)
+
+
+def test_a_store_that_another_process_has_is_refused_at_the_start(bundle_path, tmp_path):
+    with contextlib.closing(Store(tmp_path / "store", most_bytes=10**6)):
+        ran = run(bundle_path, "--source", "stdin", "--store", tmp_path / "store")
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-1] == (
+        f"mmkd-run: {tmp_path}/store: expected a folder for the records of one mmkd-run, got one that another mmkd-run "
+        "has; stop that one, or name another --store"
+    )
 
 
 @pytest.mark.skipif(MOSQUITTO is None, reason="needs Debian's mosquitto")
