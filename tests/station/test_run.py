@@ -185,7 +185,7 @@ def test_two_sensors_of_one_student_come_from_one_source_with_the_channels_of_bo
 
 
 def test_times_of_a_named_column_and_unit_count_late_samples_and_a_space_is_a_gap_where_it_is_said(
-    bundle_path, tmp_path, rows, run_here
+    bundle_path, tmp_path, rows, run_here, caplog
 ):
     def results(order, *options):
         text = csv_text(rows[order], times=[1_000_000 + 100 * number for number in order])
@@ -196,6 +196,14 @@ def test_times_of_a_named_column_and_unit_count_late_samples_and_a_space_is_a_ga
     swapped = results([1, 0, *range(2, 80)])  # windows of 20 from the second sample on
     assert [one["time_s"] for one in swapped] == [1002.0, 1004.0, 1006.0, 1007.9]
     assert swapped[0]["late"] == 1
+    (tmp_path / "log.csv").write_text(csv_text(rows, times=range(len(rows))).replace("time,", "t,", 1))
+    caplog.clear()
+    run_here(bundle_path, "--source", f"csv:{tmp_path / 'log.csv'}", "--hop", "20")
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning == (
+        f"{tmp_path}/log.csv: no column 'time', so samples count as evenly spaced and a lost row shifts all after it;"
+        " if 't' has their times, pass --time-column t, and --time-unit if they are not in seconds"
+    )
     space = [*range(5), *range(9, 80)]
     gap, bridged = results(space)[0], results(space, "--gap", "5")[0]
     assert gap["missing_fraction"] > bridged["missing_fraction"] == 0

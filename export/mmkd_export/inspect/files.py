@@ -40,10 +40,11 @@ def inspect_file(path: Path) -> Facts:
         reference = read_reference(path)
         return {"kind": "reference", "modality": reference.modality} | machine_facts(reference)
     sidecar = path if start.lstrip()[:1] == b"{" else path.with_name(path.name + ".json")
-    if sidecar.is_file():
+    if sidecar.is_file() and (sidecar != path or b'"engine' in path.read_bytes()):
         return dict(_engine_facts(sidecar))
     raise UsageError(
-        f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got none of them"
+        f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got none of them;"
+        " name the right file (mmkd-data describe shows a dataset)"
     )
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import logging
 import math
 import os
 import queue
+import re
 import select
+import shlex
 import sys
 import threading
 import time
@@ -23,6 +26,8 @@ from mmkd_edge.errors import UsageError
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import SourceRequest
 
+logger = logging.getLogger(__name__)
+
 Rows = tuple[NDArray[np.float64] | None, NDArray[np.float32]]
 
 MAX_LINE_BYTES = 1 << 20
@@ -34,6 +39,7 @@ _MAX_ROWS = 100_000
 # More would stop every thread for over 0.1 s.
 _MAX_BYTES = 4 << 20
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+_TIME_NAMES = re.compile(r"time|zeit|date|stamp|^ts?$", re.IGNORECASE)
 _MISSING = ("", "nan", "na", "null", "none", "-")
 
 
@@ -233,7 +239,20 @@ class LineReader:
             )
         self._places = [names.index(name) for name in columns]
         self._time_place = names.index(self._request.time_column) if self._request.time_column in names else None
+        self._warn_untimed(name for name in names if name not in columns)
         return True
+
+    def _warn_untimed(self, others: Iterable[str]) -> None:
+        name = next(filter(_TIME_NAMES.search, others), None)
+        if self._time_place is None and name is not None:
+            logger.warning(
+                "%s: no column %r, so samples count as evenly spaced and a lost row shifts all after it; if %r has"
+                " their times, pass --time-column %s, and --time-unit if they are not in seconds",
+                self._where,
+                self._request.time_column,
+                name,
+                shlex.quote(name),
+            )
 
     def _number_columns(self, columns: Sequence[str]) -> bool:
         if self._width not in (len(columns), len(columns) + 1):

@@ -111,11 +111,13 @@ def test_a_checkpoint_altered_or_without_its_hash_is_not_shown(run, student_file
 
 
 def test_another_file_is_of_no_known_kind(tmp_path):
-    path = tmp_path / "notes.txt"
-    path.write_text("some notes")
-    assert said(UsageError, inspect_file, path) == (
-        f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got none of them"
-    )
+    for name, text in (("notes.txt", "some notes"), ("dataset.json", '{"format_version": 1}')):
+        path = tmp_path / name
+        path.write_text(text)
+        assert said(UsageError, inspect_file, path) == (
+            f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got none of them; name"
+            " the right file (mmkd-data describe shows a dataset)"
+        )
 
 
 def test_the_command_shows_facts_runs_the_self_test_and_ends_with_2_for_a_missing_file(run, exported, tmp_path):

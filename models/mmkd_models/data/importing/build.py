@@ -144,6 +144,15 @@ def _latest_start_s(recording: GridRecording, modalities: Sequence[ModalitySpec]
     return latest_start_s([recording.lengths[modality.name] for modality in modalities], modalities)
 
 
+def _lost_text(cuts: Sequence[Cut]) -> str:
+    """Return why recordings have no window, where some have none."""
+    lost = [part.left_out for part in cuts if not len(part.starts_s)]
+    text = _reasons_text(sum(lost, Counter[str]()))
+    return (
+        f"; {len(lost)} of {len(cuts)} recordings have no window{text}: correct their times or labels" if lost else ""
+    )
+
+
 def _reasons_text(left_out: Counter[str]) -> str:
     reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number)
     return f" ({reasons})" if reasons else ""
@@ -179,7 +188,7 @@ def _plan_windows(
     if rule.column:
         splits = window_labels.split_by_column(metadata[rule.column], [names[row] for row in source.recording], rule)
     elif rule.group:
-        splits, folds = window_labels.split_by_group(metadata[GROUP], strata, rule)
+        splits, folds = window_labels.split_by_group(metadata[GROUP], strata, rule, lost=_lost_text(cuts))
     else:
         splits = window_labels.split_by_time(source.recording, strata, rule)
     is_utc = all(recording.is_utc for recording in recordings)

@@ -339,7 +339,7 @@ def _plain_text(error: msgspec.ValidationError) -> str:
     text = text.replace("Object contains unknown field", "unknown key").replace("Invalid enum value", "unknown value")
     text = text.replace("Object missing required field", "missing key")
     if unknown := re.match(r"unknown key '(\w+)'", text):
-        rules = (SensorSource, LabelRule, WindowRule, SplitRule, DatasetFacts, ImportRecipe)
+        rules = (SensorSource, LabelRule, WindowRule, SplitRule, DatasetFacts) if path else (ImportRecipe,)
         close = get_close_matches(
             unknown[1], [field.name for rule in rules for field in msgspec.structs.fields(rule)], 1
         )

@@ -379,14 +379,16 @@ def split_by_column(names: npt.NDArray[np.str_], recordings: Sequence[str], rule
     return splits
 
 
-def split_by_group(groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule) -> tuple[Rows, Rows | None]:
-    """Return split and fold (N,), whole groups dealt by strata (N,) or named by the rule."""
+def split_by_group(
+    groups: npt.NDArray[np.str_], strata: Rows, rule: SplitRule, *, lost: str = ""
+) -> tuple[Rows, Rows | None]:
+    """Return split and fold (N,), whole groups dealt by strata (N,) or named by the rule; `lost` says why few."""
     names, group = np.unique(groups, return_inverse=True)
     least = rule.folds or len(SPLIT_NAMES)
     if len(names) < least:
         raise DatasetError(
             f"'split.group': expected {least} values of {rule.group_text} or more, got {len(names)}"
-            f" ({', '.join(names.tolist())}); record more, choose another group, or leave it out to split by time"
+            f" ({', '.join(names.tolist())}){lost}; record more, choose another group, or leave it out to split by time"
         )
     counts = np.zeros((len(names), int(strata.max(initial=-1)) + 2))
     np.add.at(counts, (group, strata + 1), 1)

@@ -314,9 +314,15 @@ CASES = {
     },
     "DIR/recipe.toml: expected TOML, got Expected ']' at the end of a table declaration (at line 8, column 9); correct"
     " that line": {"[windows]": "[windows"},
+    "DIR/recipe.toml: unknown key 'label', perhaps 'labels' is meant; docs/your-own-data.md lists every key": {
+        "[labels]": "[label]"
+    },
     "DIR/recipe.toml: 'version': expected 1, got 2; use the mmkd-edge that wrote it": {"version = 1": "version = 2"},
     "'split.group': expected 7 values of 'machine' or more, got 6 (M0, M1, M2, M3, M4, M5); record more, choose"
     " another group, or leave it out to split by time": {'group = "machine"': 'group = "machine"\nfolds = 7'},
+    "'split.group': expected 3 values of 'machine' or more, got 2 (M0, M1); 4 of 6 recordings have no window (40"
+    " without a label): correct their times or labels; record more, choose another group, or leave it out to split by"
+    " time": {f"M{n}/states.csv": b"start,end,label\n1762100000,1762100005,ok\n" for n in range(2, 6)},
     "'split.test': expected values of 'machine', each in one split, got 'M7'; choose among M0, M1, M2, M3, M4, M5": {
         'group = "machine"': 'group = "machine"\ntest = ["M7"]'
     },
