@@ -1,6 +1,7 @@
 """Every script explains itself and is listed in the README; and what single scripts compute and print."""
 
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from checks import against_before
+from checks import against_before, endurance
 from checks.alarms import cells, follow
 from checks.emulation import root
 from checks.install_size import Installed, import_time_ms, weigh
@@ -53,6 +54,20 @@ def test_tables_folds_and_ratios_of_checks_by_hand():
     assert cells("worn", "episodes", folds) == expected
     rounds = [({"step, µs": 10.0}, {"step, µs": 20.0}), ({"step, µs": 40.0}, {"step, µs": 30.0})] * 2
     assert against_before.table(rounds).splitlines()[-1] == "| step, µs | 25 | 25 | 1.38 | 0.75 to 2.00 |"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin") is None, reason="needs mosquitto")
+def test_stations_lose_no_record_while_the_process_its_broker_and_its_disk_fail(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("paho.mqtt.client")
+    options = ["--hours", "0.007", "--stations", "3", "--every-s", "5"]
+    monkeypatch.setattr(sys, "argv", ["endurance.py", str(tmp_path / "made"), *options])
+    with pytest.raises(SystemExit) as end:
+        endurance.main()
+    output = capsys.readouterr().out
+    assert end.value.code == 0, output
+    assert " kill |" in output
+    assert "\n3 stations, 6 starts of a station, 0 gaps\n" in output
 
 
 @pytest.mark.slow

@@ -59,6 +59,7 @@ class SparkplugSink(BrokerSink):
 
     def write(self, records: Sequence[Record]) -> None:
         """Publish all records. Raises OSError unless the broker has them."""
+        confirmed = {station: dict(values) for station, values in self._last.items()}
         try:
             connection = self._ensure_connection()
             for record in records:
@@ -67,6 +68,7 @@ class SparkplugSink(BrokerSink):
             connection.confirm(self._topic("NDATA"))
         except (OSError, ValueError, RuntimeError) as error:  # raised by paho if the connection broke
             self._drop()
+            self._last = confirmed  # the next birth says what arrived
             if isinstance(error, ConnectionError):
                 raise
             raise ConnectionError(f"{self._endpoint.address}: {error}") from error
