@@ -21,7 +21,8 @@ COPY mmkd_edge ./mmkd_edge
 COPY export/mmkd_export ./export/mmkd_export
 COPY benchmarks/mmkd_bench ./benchmarks/mmkd_bench
 COPY models/mmkd_models ./models/mmkd_models
-COPY reports/mmkd_report ./reports/mmkd_report
+COPY documents/mmkd_documents ./documents/mmkd_documents
+COPY app/mmkd_app ./app/mmkd_app
 COPY station/mmkd_station ./station/mmkd_station
 # What is installed is this folder.
 # hadolint ignore=DL3013

@@ -12,7 +12,7 @@ help:  ## show this list
 NATIVE := mmkd_edge/native/build.py $(wildcard $(addprefix mmkd_edge/native/,include/* src/* third_party/*))
 
 # pip and the build tools come first and once, so that a later change of the commands asks nothing of the network.
-$(READY): pyproject.toml hatch_build.py mmkd_edge/cli/catalogue.py $(NATIVE)
+$(READY): pyproject.toml hatch_build.py app/mmkd_app/cli/catalogue.py $(NATIVE)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { rm -rf $(VENV); echo '$(PYTHON) is older than 3.10; run: make PYTHON=python3.11 $(MAKECMDGOALS)' >&2; exit 2; }
@@ -65,7 +65,7 @@ check: $(READY)  ## lint, types, images and prose
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile Dockerfile.jetson
-	$(BIN)/codespell --skip '*/third_party/*' -D - -D docs/site/vocabulary.dic README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs examples mmkd_edge export benchmarks models reports station tests
+	$(BIN)/codespell --skip '*/third_party/*' -D - -D docs/site/vocabulary.dic README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs examples mmkd_edge export benchmarks models app documents station tests
 	$(BIN)/proselint check --config docs/site/proselint.json README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs
 
 coverage: $(READY)  ## lines and branches of what a device trusts (bundle/, install/, the sandbox check) that their tests reach: all, or it fails

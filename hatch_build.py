@@ -1,4 +1,4 @@
-"""Add to a build the commands of `mmkd_edge/cli/catalogue.py`, and to a wheel the native engine."""
+"""Add to a build the commands of `app/mmkd_app/cli/catalogue.py`, and to a wheel the native engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Scripts(MetadataHookInterface):
 
     def update(self, metadata: dict[str, Any]) -> None:
         """Add the scripts."""
-        catalogue = runpy.run_path(str(Path(self.root, "mmkd_edge", "cli", "catalogue.py")))
+        catalogue = runpy.run_path(str(Path(self.root, "app", "mmkd_app", "cli", "catalogue.py")))
         commands = {name: command.main for name, command in catalogue["COMMANDS"].items()}
         metadata["scripts"] = {catalogue["ONE_NAME"]: catalogue["ONE_MAIN"], **commands}
 

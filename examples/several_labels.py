@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-import mmkd_models as mm
+import mmkd_app.verbs as mm
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data import open_dataset, shipped_dataset, write_dataset
 

@@ -8,7 +8,7 @@ student.edge into the folder it runs in. Needs `mmkd-edge[export]`.
 
 import sys
 
-import mmkd_models as mm
+import mmkd_app.verbs as mm
 from mmkd_models.data import open_dataset, shipped_dataset
 
 

@@ -10,6 +10,8 @@ import re
 import sys
 from collections.abc import Iterable
 
+from mmkd_documents.errors import MmkdError as MmkdError
+from mmkd_documents.errors import UsageError as UsageError
 from mmkd_edge.system import HAS_POSIX
 
 CURES = {
@@ -36,18 +38,6 @@ _UNPRINTABLE = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u
 
 
 _ON_WINDOWS = ("mmkd", "mmkd-edge", "mmkd-run")
-
-
-class MmkdError(Exception):
-    """The root: `exit_code` is what a command returns when it ends with this error."""
-
-    exit_code = 1
-
-
-class UsageError(MmkdError):
-    """An argument or an input file that the user can correct."""
-
-    exit_code = 2
 
 
 class DatasetError(UsageError):

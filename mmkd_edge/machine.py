@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
 from mmkd_edge.bundle.files import new_sha256
+from mmkd_edge.errors import UnavailableError
+from mmkd_edge.system import silence_reports
 
 ROOT = Path("/")
 
@@ -65,3 +69,13 @@ def usable_cores() -> int:
     """Return the number of logical cores for this process."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def require_modules(needs: Sequence[str], *, by: str, extra: str) -> None:
+    """Raise UnavailableError, which names the extra, if a module is missing; none is imported, which takes seconds."""
+    silence_reports()  # some libraries import ONNX Runtime if installed
+    missing = [module for module in needs if find_spec(module) is None]
+    if missing:
+        raise UnavailableError(
+            f"{by} needs {' and '.join(missing)}, which this Python lacks; run: pip install 'mmkd-edge[{extra}]'"
+        )

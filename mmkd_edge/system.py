@@ -58,3 +58,12 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
         return f"user {os.getuid()}" if HAS_POSIX else "an unknown user"
+
+
+# Without it releases from 1.32 on report to their maker; their own `disable_telemetry_events` does not stop that.
+_NO_REPORTS = ("ORT_DISABLE_TELEMETRY", "1")
+
+
+def silence_reports() -> None:
+    """Turn off ONNX Runtime's telemetry, unless the user set the variable."""
+    os.environ.setdefault(*_NO_REPORTS)

@@ -14,36 +14,36 @@ from mmkd_edge.backends.base import BACKENDS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
+    "mmkd_app": ROOT / "app" / "mmkd_app",
+    "mmkd_bench": ROOT / "benchmarks" / "mmkd_bench",
+    "mmkd_documents": ROOT / "documents" / "mmkd_documents",
     "mmkd_edge": ROOT / "mmkd_edge",
     "mmkd_export": ROOT / "export" / "mmkd_export",
-    "mmkd_bench": ROOT / "benchmarks" / "mmkd_bench",
     "mmkd_models": ROOT / "models" / "mmkd_models",
-    "mmkd_report": ROOT / "reports" / "mmkd_report",
     "mmkd_station": ROOT / "station" / "mmkd_station",
 }
 MAY_IMPORT = {
+    "mmkd_app": set(PACKAGES),
+    "mmkd_bench": {"mmkd_edge", "mmkd_documents"},
+    "mmkd_documents": set[str](),
     "mmkd_edge": set[str](),
-    "mmkd_report": set[str](),
+    "mmkd_export": {"mmkd_edge", "mmkd_models", "mmkd_documents"},
+    "mmkd_models": {"mmkd_edge", "mmkd_documents"},
     "mmkd_station": {"mmkd_edge"},
-    "mmkd_bench": {"mmkd_edge", "mmkd_report"},
-    "mmkd_models": {"mmkd_edge"},
-    "mmkd_export": {"mmkd_edge", "mmkd_models"},
 }
-# The schemas of documents are for whoever writes them, with the error of a document that is none.
-MAY_IMPORT_DOCUMENTS = {"mmkd_bench", "mmkd_models", "mmkd_export"}
-DOCUMENTS = ("mmkd_report.schema", "mmkd_report.errors")
-# Joining the packages is the work of commands; they and these may import any of them, inside their functions.
-JOINERS = ("mmkd_bench/measuring/rivals", "mmkd_export/demo/", "mmkd_models/verbs")
+# The root of errors is for everybody.
+ROOT_OF_ERRORS = "mmkd_documents.errors"
 # What a module may import while it is being imported, the standard library and the project aside.
 AT_THE_TOP = {
+    "mmkd_app": {"numpy", "msgspec", "typer", "rich", "torch"},
+    "mmkd_bench": {"numpy", "msgspec", "psutil"},
+    "mmkd_documents": {"msgspec"},
     "mmkd_edge": {"numpy", "msgspec"},
-    "mmkd_bench": {"numpy", "msgspec", "typer", "rich", "psutil"},
-    "mmkd_export": {"numpy", "msgspec", "typer", "rich"},
-    "mmkd_models": {"numpy", "msgspec", "typer", "rich", "torch", "safetensors", "lightning", "lightning_fabric"},
-    "mmkd_report": {"numpy", "msgspec"},
-    "mmkd_station": {"numpy", "msgspec", "typer", "rich"},
+    "mmkd_export": {"numpy", "msgspec"},
+    "mmkd_models": {"numpy", "msgspec", "torch", "safetensors", "lightning", "lightning_fabric"},
+    "mmkd_station": {"numpy", "msgspec"},
 }
-HEIRS = {"mmkd_models/estimators.py": "sklearn"}  # their classes inherit from a library's
+HEIRS = {"mmkd_app/estimators.py": "sklearn"}  # their classes inherit from a library's
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 BLOCKED = ("torch", "onnx", "onnxruntime", "openvino", "cv2")
 MOST_MODULES = 15
@@ -81,20 +81,14 @@ def imports(path):
     return list(walk(tree_of(path), True))
 
 
-def is_of_documents(node):
-    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-    return all(f"{name}.".startswith(tuple(f"{known}." for known in DOCUMENTS)) for name in names)
-
-
 def strays(package, path):
     for name, at_the_top, node in imports(path):
         where = f"{label(path)}:{node.lineno}"
         if isinstance(node, ast.ImportFrom) and node.level:
             yield f"{where}: a relative import"
         elif name in PACKAGES:
-            documents = package in MAY_IMPORT_DOCUMENTS and is_of_documents(node)
-            joining = not at_the_top and ("commands" in path.parts or label(path).startswith(JOINERS))
-            if not (name == package or name in MAY_IMPORT[package] or documents or joining):
+            is_root = isinstance(node, ast.ImportFrom) and node.module == ROOT_OF_ERRORS
+            if not (name == package or name in MAY_IMPORT[package] or is_root):
                 yield f"{where}: {package} may not import {name}"
         elif at_the_top and name not in sys.stdlib_module_names | AT_THE_TOP[package] | {HEIRS.get(label(path))}:
             yield f"{where}: {name} is imported at the top, not inside the function that uses it"
@@ -121,8 +115,7 @@ def test_a_station_imports_only_what_a_users_own_program_may():
         for name, _, node in imports(path)
         if name == "mmkd_edge" and isinstance(node, ast.ImportFrom) and node.module
     }
-    public = {f"mmkd_edge{part}" for part in ("", ".errors", ".frames", ".shadow", ".testing")}
-    assert {module for module in found - public if not module.startswith("mmkd_edge.cli.")} == set()
+    assert found == {f"mmkd_edge{part}" for part in ("", ".errors", ".frames", ".machine", ".outputs", ".shadow")}
 
 
 def test_a_new_source_or_sink_touches_its_file_and_the_table_alone():
@@ -234,8 +227,8 @@ def test_no_file_has_a_name_that_says_nothing_or_by_which_pytest_takes_it_for_te
     assert [label(path) for _, path in FILES if re.search(r"^test_|_test$", path.stem)] == []
 
 
-def test_only_commands_print():
-    silent = [path for _, path in FILES if "commands" not in path.parts and "print(" in path.read_text("utf-8")]
+def test_only_the_app_prints():
+    silent = [path for name, path in FILES if name != "mmkd_app" and "print(" in path.read_text("utf-8")]
     calls = [(path, node.func) for path in silent for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
     assert [label(path) for path, called in calls if isinstance(called, ast.Name) and called.id == "print"] == []
 
@@ -270,7 +263,7 @@ def test_the_runtime_needs_numpy_and_msgspec_alone():
     start = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found = imported_by("mmkd_edge", ("typer", "rich", "psutil", *BLOCKED))
     # typing_extensions: msgspec imports it where it is installed, and does without where not.
-    known = {"mmkd_edge", "numpy", "msgspec", "typing_extensions", "__mp_main__"}
+    known = {"mmkd_edge", "mmkd_documents", "numpy", "msgspec", "typing_extensions", "__mp_main__"}
     assert found - sys.stdlib_module_names - set(start.stdout.split()) <= known
 
 

@@ -27,9 +27,9 @@ from typing import get_args
 import msgspec
 import pytest
 
+from mmkd_app.cli.catalogue import COMMANDS
 from mmkd_edge import EdgePredictor, Prediction, UsageError, example_bundle
 from mmkd_edge.bundle import manifest
-from mmkd_edge.cli.catalogue import COMMANDS
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.importing.recipe import LabelRule, SplitRule, WindowRule, read_recipe
 from mmkd_models.distillation.recipe import Recipe, Term, check_terms

@@ -44,11 +44,11 @@ REFUSED = {
 }
 # Further names of a command's module, where tests call it and not the program.
 MODULES = {
-    "mmkd-bench": "mmkd_bench.commands.cli",
-    "mmkd-data": "mmkd_models.commands.data",
-    "mmkd-demo": "mmkd_export.commands.demo",
-    "mmkd-edge": "mmkd_edge.commands.edge",
-    "mmkd-run": "mmkd_station.commands.run",
+    "mmkd-bench": "mmkd_app.commands.bench",
+    "mmkd-data": "mmkd_app.commands.data",
+    "mmkd-demo": "mmkd_app.commands.demo",
+    "mmkd-edge": "mmkd_app.commands.edge",
+    "mmkd-run": "mmkd_app.commands.run",
 }
 
 

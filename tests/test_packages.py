@@ -230,14 +230,14 @@ def test_the_wheel_holds_every_file_of_every_package_and_no_other_and_says_what_
         "mmkd_station/monitor/static/page.js",
         "mmkd_models/data/watch_exercises/recordings/acc.npy",
         "mmkd_models/data/grid_words/dataset.json",
-        "mmkd_report/templates/page.html.j2",
+        "mmkd_documents/templates/page.html.j2",
         *(f"{Path(package).name}/py.typed" for package in PACKAGES),
     ):
         assert name in found
     assert f"\nVersion: {mmkd_edge.__version__}\n" in text
     assert "\nRequires-Python: >=3.10\n" in text
     assert re.findall(r"^Requires-Dist: ([^;\n]+)$", text, flags=re.MULTILINE) == ["msgspec>=0.18", "numpy>=1.26"]
-    assert "\nmmkd = mmkd_edge.commands.mmkd:main\n" in scripts
+    assert "\nmmkd = mmkd_app.cli.mmkd:main\n" in scripts
     assert len([name for name in names if ".dist-info/licenses/" in name]) == 3
 
 

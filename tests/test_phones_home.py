@@ -119,17 +119,17 @@ def test_predicting_and_streaming_do_nothing_of_the_kind(backend, tmp_path):
 
 STUDENT = Path(__file__).parent / "files" / "student.ckpt"
 COMMANDS = {
-    "train": f"models student {shipped_dataset()} --modality acc --preset tiny --steps 40 -o s.ckpt",
-    "export": f"export {STUDENT} -o s.edge",
-    "cli": f"bench tune {example_bundle()} --duration-s 4 --threads 1",
-    "run": f"station {example_bundle()} --source csv:log.csv --sink jsonl:results.jsonl",
+    "train": f"student {shipped_dataset()} --modality acc --preset tiny --steps 40 -o s.ckpt",
+    "export": f"{STUDENT} -o s.edge",
+    "bench": f"tune {example_bundle()} --duration-s 4 --threads 1",
+    "run": f"{example_bundle()} --source csv:log.csv --sink jsonl:results.jsonl",
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_does_nothing_of_the_kind(command, tmp_path):
     (tmp_path / "log.csv").write_text("ax,ay,az\n" + "0.1,0.2,0.9\n" * 500)
-    package, *arguments = COMMANDS[command].split()
-    module = f"mmkd_{package}.commands.{command}"
+    arguments = COMMANDS[command].split()
+    module = f"mmkd_app.commands.{command}"
     assert watched(script("command", module, *arguments), tmp_path=tmp_path) == ([], [])
     assert command != "run" or (tmp_path / "results.jsonl").read_text()

@@ -140,8 +140,7 @@ def exported(folder: Path, data: Path, modality: str, fold: int) -> Path:
 
 def run(command: str, *arguments: object) -> None:
     """One of the commands, in a process of its own."""
-    package = {"train": "mmkd_models", "export": "mmkd_export", "run": "mmkd_station"}[command]
-    code = f"from {package}.commands.{command} import main; main()"
+    code = f"from mmkd_app.commands.{command} import main; main()"
     subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 

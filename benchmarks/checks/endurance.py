@@ -128,7 +128,7 @@ class Plant:
                 self._limit_files(resource.RLIM_INFINITY)
         time.sleep(max(0.0, end_s - time.monotonic()))
         if self._run.poll() is not None:
-            raise SystemExit(f"mmkd-run ended by itself: {(self._folder / 'log').read_text()[-2000:]}")
+            raise SystemExit(f"the stations ended by themselves: {(self._folder / 'log').read_text()[-2000:]}")
 
     def process_facts(self) -> list[str]:
         """Return the memory in MB, open files, threads and records so far."""
@@ -175,7 +175,7 @@ class Plant:
         self._broker.wait()
 
     def _start_run(self) -> None:
-        code = "from mmkd_station.commands.run import main; main()"
+        code = "from mmkd_app.commands.run import main; main()"
         with (self._folder / "log").open("ab") as log:
             self._run = subprocess.Popen(
                 [sys.executable, "-c", code, "stations.toml"], cwd=self._folder, stdout=log, stderr=log,

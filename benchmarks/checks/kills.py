@@ -134,7 +134,7 @@ def swap_attack(old: Path, new: Path) -> Attack:
 
 def export_attack(options: Any) -> Attack:
     """Return the attack on an export over an earlier bundle."""
-    from mmkd_export.commands.export import run_export  # before the children fork: imports are no part of the action
+    from mmkd_app.commands.export import run_export  # before the children fork: imports are no part of the action
 
     _import_for_children()
     return Attack(
@@ -149,7 +149,7 @@ def export_attack(options: Any) -> Attack:
 
 def train_attack(options: Any) -> Attack:
     """Return the attack on a training over an earlier checkpoint."""
-    from mmkd_models.commands.train import run_train
+    from mmkd_app.commands.train import run_train
 
     _import_for_children()
     arguments = ["student", str(options.data), "--modality", "acc", "--preset", "tiny", "--steps", _STEPS, "--force"]

@@ -161,7 +161,7 @@ def export_student(folder: Path, rate_hz: float) -> Path:
     if not bundle.exists():
         modality = ModalitySpec(name="vibration", channels=CHANNELS, unit="g", rate_hz=rate_hz, samples=round(rate_hz))
         write_untrained(bundle.with_suffix(".ckpt"), modality)
-        line = [sys.executable, "-c", "from mmkd_export.commands.export import main; main()"]
+        line = [sys.executable, "-c", "from mmkd_app.commands.export import main; main()"]
         subprocess.run([*line, bundle.with_suffix(".ckpt"), "-o", bundle], check=True, stdout=subprocess.DEVNULL)
     return bundle
 

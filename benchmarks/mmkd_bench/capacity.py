@@ -17,10 +17,10 @@ from mmkd_bench.measuring.load import Offered
 from mmkd_bench.measuring.opening import Choice, settle_backend
 from mmkd_bench.measuring.process import START_LIMIT_S, Progress, ignore_progress, run_launches
 from mmkd_bench.measuring.timing import sample_floor, summarise
+from mmkd_documents.bench import CapacityReport, Level
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
-from mmkd_report.schema.bench import CapacityReport, Level
 
 LAUNCHES = 5  # launches per load, unless most agree before
 RESOLUTION = 0.05  # largest gap, or one stream, from the carried load to one that was not

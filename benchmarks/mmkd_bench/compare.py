@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_documents.bench import BenchReport, Comparison, ProcessStart, QuantityChange, read_bench
+from mmkd_documents.errors import DocumentError
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.errors import DocumentError
-from mmkd_report.schema.bench import BenchReport, Comparison, ProcessStart, QuantityChange, read_bench
 
 CONFIDENCE = 0.95
 MIN_LAUNCHES = 5

@@ -15,9 +15,9 @@ from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.measuring.jobs import InTurnOutcome, OverheadJob, PairJob, RivalsJob, RivalsOutcome
 from mmkd_bench.measuring.process import START_LIMIT_S, Launched, Progress, ignore_progress, run_launches
 from mmkd_bench.measuring.turns import FIRST, SECOND
+from mmkd_documents.bench import OverheadReport, PairReport, RepeatSpread, RivalEngine, RivalsReport
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
-from mmkd_report.schema.bench import OverheadReport, PairReport, RepeatSpread, RivalEngine, RivalsReport
 
 MAX_LAUNCHES = 100
 REPEATS = 5  # parts of a process, each with a ratio
@@ -103,8 +103,12 @@ def measure_rivals(
     launches: int = 3,
     duration_s: float = 9.0,
     progress: Progress = ignore_progress,
+    worker: str | None = None,
 ) -> RivalsReport:
-    """Time the student's weights in every installed engine; errors as `measure_pair`."""
+    """Time the student's weights in every installed engine; errors as `measure_pair`.
+
+    `worker` is the module of the measuring process; one that reads checkpoints adds torch to the rivals.
+    """
     _check(threads=threads, launches=launches, duration_s=duration_s)
     if checkpoint is not None and not checkpoint.is_file():
         raise UsageError(f"--checkpoint {checkpoint}: expected a checkpoint, found no such file; check the path")
@@ -119,7 +123,9 @@ def measure_rivals(
         repeats=REPEATS,
         duration_s=duration_s / launches,
     )
-    launched = _launch(job, RivalsOutcome, launches=launches, progress=progress, start_limit_s=_RIVALS_START_LIMIT_S)
+    launched = _launch(
+        job, RivalsOutcome, launches=launches, progress=progress, start_limit_s=_RIVALS_START_LIMIT_S, worker=worker
+    )
     first, turns = launched.outcomes[0], [outcome.turns for outcome in launched.outcomes]
 
     def joined(number: int, rival: RivalEngine) -> RivalEngine:
@@ -163,6 +169,7 @@ def _launch(
     launches: int,
     progress: Progress,
     start_limit_s: float = START_LIMIT_S,
+    worker: str | None = None,
 ) -> Launched[OutcomeT]:
     return run_launches(
         job,
@@ -171,6 +178,7 @@ def _launch(
         limit_s=start_limit_s + 10 * job.duration_s,
         doing=f"calls in turn for {job.duration_s:.3g} s",
         progress=progress,
+        worker=worker,
     )
 
 

@@ -20,9 +20,9 @@ from mmkd_bench.measuring.launch import MAX_HOP, STAGE_FRACTION
 from mmkd_bench.measuring.opening import Choice, settle_backend
 from mmkd_bench.measuring.process import START_LIMIT_S, Interrupted, Launched, Progress, ignore_progress, run_launches
 from mmkd_bench.measuring.timing import WARM_UP_LIMIT_S, is_steady, summarise
+from mmkd_documents import bench
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_report.schema import bench
 
 MAX_LAUNCHES = 1000
 _HISTOGRAM_BINS = 60

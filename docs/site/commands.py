@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mmkd_app.cli.catalogue import COMMANDS, ONE_NAME
 from mmkd_edge.bundle.files import write_file
-from mmkd_edge.cli.catalogue import COMMANDS, ONE_NAME
 
 PAGE = Path(__file__).parents[1] / "commands.md"
 MARK = "## All commands\n"

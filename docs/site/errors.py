@@ -15,11 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from checks.script import head, row, script_parser
+from mmkd_app.cli.interrupts import INTERRUPTED_EXIT_CODE
+from mmkd_app.cli.run import BROKEN_PIPE_EXIT_CODE, INTERNAL_EXIT_CODE
 from mmkd_edge.bundle.files import write_file
-from mmkd_edge.cli.interrupts import INTERRUPTED_EXIT_CODE
-from mmkd_edge.cli.run import BROKEN_PIPE_EXIT_CODE, INTERNAL_EXIT_CODE
 from mmkd_edge.errors import MmkdError
-from mmkd_report.errors import ReportError
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "errors.md"
@@ -28,7 +27,8 @@ PACKAGES = (
     "models/mmkd_models",
     "export/mmkd_export",
     "benchmarks/mmkd_bench",
-    "reports/mmkd_report",
+    "documents/mmkd_documents",
+    "app/mmkd_app",
 )
 
 _CODES: Mapping[int, tuple[str, str]] = {
@@ -71,11 +71,6 @@ _MIDDLE = """
 
 Each row is also caught by the rows that it stands under. The last column names the packages that raise it themselves.
 """
-_PAGES = """
-## Errors of pages
-
-`mmkd_report` stands alone: what makes no page of a document is a `ReportError`, with exit codes of the same meaning.
-"""
 
 
 def main() -> None:
@@ -90,7 +85,7 @@ def page() -> str:
     raised = raised_in()
     codes = [head("exit code", "meaning", "what to do", texts=3)]
     codes += [row(code, *words) for code, words in sorted(_CODES.items())]
-    parts = [_TOP, *codes, _MIDDLE, *_table(MmkdError, raised), _PAGES, *_table(ReportError, raised)]
+    parts = [_TOP, *codes, _MIDDLE, *_table(MmkdError, raised)]
     return "\n".join(parts) + "\n"
 
 

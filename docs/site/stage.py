@@ -34,7 +34,7 @@ REFERENCE = {
     "mmkd_models.distillation.recipe": "recipes",
     "mmkd_export.pipeline": "export",
     "mmkd_bench.run": "measuring",
-    "mmkd_report": "pages",
+    "mmkd_documents": "pages",
 }
 DOCUMENTS = ("data_report", "study", "judging", "sensors", "adaptation", "export", "bench", "demo")
 
@@ -116,10 +116,12 @@ def staged(file: Path, named: set[Path]) -> str:
 def reference(module: str) -> str:
     """The page of a module's public names, which mkdocstrings fills from their docstrings."""
     head = f"# `{module}`: {REFERENCE[module]}\n\n::: {module}\n"
-    if module != "mmkd_report":
+    if module != "mmkd_documents":
         return head
     makers = [f"pages.{name.removesuffix('_report')}.render_{name}" for name in DOCUMENTS] + ["page.write_page"]
-    return head + "".join(f"\n::: mmkd_report.{name}\n    options:\n      show_root_heading: true\n" for name in makers)
+    return head + "".join(
+        f"\n::: mmkd_documents.{name}\n    options:\n      show_root_heading: true\n" for name in makers
+    )
 
 
 def llms_text(pages: Path) -> str:

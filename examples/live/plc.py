@@ -17,7 +17,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from mmkd_edge import example_bundle
 
 PORT, RATE_HZ, SECONDS = 5020, 50, 10
-RUN = "from mmkd_station.commands.run import main; main()"
+RUN = "from mmkd_app.commands.run import main; main()"
 CHANNELS = [f"--map=a{axis}=h{number}:int16*0.001" for number, axis in enumerate("xyz")]
 SOURCE = ["--source", f"modbus://127.0.0.1:{PORT}", *CHANNELS, "--sink", "-"]
 

@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmkd_documents.export import BuiltEngine, ExportReport, LeftOutArtifact, TwinFacts
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ArtifactFormat, Manifest, Precision
-from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.errors import GateError, MmkdError, UsageError
+from mmkd_edge.outputs import lock_output
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.packing import contents
 from mmkd_export.plan import ExportPlan, Seal, read_report
@@ -22,7 +23,6 @@ from mmkd_export.student import ProvenStudent, choose_temperature, compare_twin,
 from mmkd_export.targets.table import ResolvedPlan, requested_targets
 from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError
 from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, checkpoint_metric
-from mmkd_report.schema.export import BuiltEngine, ExportReport, LeftOutArtifact, TwinFacts
 
 if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint

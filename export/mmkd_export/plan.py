@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mmkd_documents.errors import DocumentError
+from mmkd_documents.export import ExportReport, decode_report
 from mmkd_edge.backends.base import BackendName, lacking_members
 from mmkd_edge.backends.trt.needs import EngineLibrary
 from mmkd_edge.bundle.archive import LOCAL_SIGNATURE
@@ -14,8 +16,6 @@ from mmkd_edge.bundle.files import read_first
 from mmkd_edge.bundle.manifest import MANIFEST_FILE, REPORT_FILE, ModelEntry, fallback_order
 from mmkd_edge.errors import BundleError, UsageError
 from mmkd_export.verify.windows import RangeChoice
-from mmkd_report.errors import DocumentError
-from mmkd_report.schema.export import ExportReport, decode_report
 
 PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
 GoldenChoice = Literal["real", "synthetic"]

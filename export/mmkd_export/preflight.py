@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from mmkd_edge.bundle.files import open_file
-from mmkd_edge.cli.outputs import check_file, check_name
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_edge.install.keys import check_keys
+from mmkd_edge.outputs import check_file, check_name
 from mmkd_export.plan import BUNDLE_SUFFIX, ExportPlan, Seal, is_bundle
 from mmkd_export.targets.table import ResolvedPlan, requested_targets, resolve
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 
+from mmkd_documents.export import StudentFacts, TwinFacts
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.manifest import FileEntry, ModelEntry, graph_inputs, graph_outputs
 from mmkd_edge.bundle.statistics import GroupReference
@@ -37,7 +38,6 @@ from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluation.confidence import reliability
 from mmkd_models.metrics.likelihood import fitted_temperature, probabilities_of
 from mmkd_models.metrics.scores import gain_metric
-from mmkd_report.schema.export import StudentFacts, TwinFacts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmkd_edge.backends.calls import EngineCall, StepMemory, describe_tensor
 from mmkd_edge.errors import BackendError
 from mmkd_edge.spec import TensorSpec
+from mmkd_edge.system import silence_reports
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 # No file can be below this path. Without it ONNX Runtime reads external weights from the working directory.
 _NO_FOLDER = "/dev/null"
-# Without it releases from 1.32 on report to their maker; their own `disable_telemetry_events` does not stop that.
-_NO_REPORTS = ("ORT_DISABLE_TELEMETRY", "1")
 
 
 def import_onnxruntime() -> Any:
@@ -26,11 +24,6 @@ def import_onnxruntime() -> Any:
     import onnxruntime
 
     return onnxruntime
-
-
-def silence_reports() -> None:
-    """Turn off ONNX Runtime's telemetry, unless the user set the variable."""
-    os.environ.setdefault(*_NO_REPORTS)
 
 
 class OrtBackend:

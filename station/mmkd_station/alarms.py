@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 
 from mmkd_edge import EdgePredictor, ModelEntry, Prediction, TaskSpec
-from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError
+from mmkd_edge.machine import require_modules
 from mmkd_station.intake import ReplayedRecording
 from mmkd_station.records import AlarmEvent, AlarmRecord, ResultRecord
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from mmkd_bench.commands.cli import main
+from mmkd_app.commands.bench import main
 from mmkd_bench.measuring import process, worker
 from tests.bench.made import make_bundle, onnx_model
 
@@ -55,7 +55,7 @@ class Ended(NamedTuple):
 def launched_here(monkeypatch):
     """Does the jobs of launches in this process: one of its own needs a second of the processor to start."""
 
-    def run(job, folder, limit_s):
+    def run(job, folder, limit_s, worker_name):
         worker._do_job(msgspec.json.encode(job), folder=folder, import_ms=1.0, stop=Event())
         if (failure := folder / process.FAILURE_FILE).exists():
             raise process._error(failure.read_bytes())

@@ -10,9 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from mmkd_bench.measuring.timing import summarise
 from mmkd_bench.run import join_launches, judge_stability
-from mmkd_edge.bundle.bundle import Golden
-from mmkd_edge.spec import ModalitySpec
-from mmkd_report.schema.bench import (
+from mmkd_documents.bench import (
     STAGES,
     BenchReport,
     Configuration,
@@ -24,6 +22,8 @@ from mmkd_report.schema.bench import (
     TimeWindow,
     WarmUp,
 )
+from mmkd_edge.bundle.bundle import Golden
+from mmkd_edge.spec import ModalitySpec
 from tests.edge.conftest import bundle_parts
 
 SAMPLES, CHANNELS, CLASSES, GOLDEN_WINDOWS = 40, 3, 4, 6

@@ -2,8 +2,8 @@ import msgspec
 import pytest
 
 from mmkd_bench.compare import compare, parse_conditions, read_report, require_passed
+from mmkd_documents.bench import Energy
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_report.schema.bench import Energy
 from tests.bench.made import make_launch, make_report
 from tests.edge.said import said
 

@@ -12,7 +12,8 @@ import torch
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from mmkd_bench.commands.cli import make_app
+from mmkd_app.commands.bench import make_app
+from mmkd_app.torch_rival import open_torch
 from mmkd_bench.in_turn import measure_overhead, measure_pair, measure_rivals
 from mmkd_bench.measuring.jobs import RivalsJob
 from mmkd_bench.measuring.rivals import time_rivals
@@ -116,7 +117,7 @@ FILES = Path(__file__).parents[1] / "files"
 def _rivals(bundle, checkpoint):
     """The outcome of timing rivals, and each by its name."""
     job = RivalsJob(bundle=str(bundle), checkpoint=str(checkpoint), threads=1, repeats=2, duration_s=0.1)
-    outcome = time_rivals(job)
+    outcome = time_rivals(job, open_torch=open_torch)
     return outcome, {rival.name: rival for rival in outcome.rivals}
 
 

@@ -5,13 +5,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_app.commands.study import measure_energy
 from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.machine.power import PowerSensor, power_sensor
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.run import check_settings, join_launches, judge_stability, measure_bundle
+from mmkd_documents.bench import STAGES, Settings, WarmUp
 from mmkd_edge.errors import UsageError
-from mmkd_models.commands.study import measure_energy
-from mmkd_report.schema.bench import STAGES, Settings, WarmUp
 from tests.bench.made import make_launch
 from tests.edge.said import said
 

@@ -4,11 +4,11 @@ import msgspec
 import pytest
 from rich.text import Text
 
-from mmkd_bench.commands.sheets import Table, make_sheet
+from mmkd_app.bench.sheets import Table, make_sheet
+from mmkd_app.words import for_terminal
 from mmkd_bench.compare import compare, parse_conditions
 from mmkd_bench.in_turn import summarise_repeats
-from mmkd_report.schema.bench import CapacityReport, Level, OverheadReport, PairReport, RivalEngine, RivalsReport
-from mmkd_report.words import for_terminal
+from mmkd_documents.bench import CapacityReport, Level, OverheadReport, PairReport, RivalEngine, RivalsReport
 from tests.bench.made import make_launch, make_report
 
 ONE = summarise_repeats([100.0, 110.0, 120.0])

@@ -34,7 +34,7 @@ from mmkd_edge.predict.student import Config, make_student
 from mmkd_edge.testing import FakeBackend, fake_entry
 from tests.edge.said import said
 
-PROGRAM = "from mmkd_bench.commands.cli import main; main()"
+PROGRAM = "from mmkd_app.commands.bench import main; main()"
 PLAIN = Config(backend="ort", precision="fp32", threads=1, reason="tried")
 
 

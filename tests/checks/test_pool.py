@@ -29,6 +29,7 @@ from checks.study.stages import (
     third_stage,
     with_races,
 )
+from mmkd_documents.study import PairLatency, StudentSize, StudyDataset
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import write_dataset
@@ -38,7 +39,6 @@ from mmkd_models.distillation.recipe import shipped_methods
 from mmkd_models.experiments.plan import Candidate, Conditions, Entry, RunResult, TeacherChoice, Trial
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.train_config import TrainConfig
-from mmkd_report.schema.study import PairLatency, StudentSize, StudyDataset
 from tests.edge.said import said
 from tests.models.judging_rig import class_outcome
 

@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 
+from mmkd_app.commands.run import main
 from mmkd_edge import EdgePredictor, example_bundle
-from mmkd_station.commands.run import main
 
 # The standard library and NumPy are of this system, and are loaded before.
 WINDOWS = """
@@ -68,8 +68,8 @@ def run_command(module, *line, text=None):
 
 def test_what_is_not_for_devices_is_refused_there():
     for module, line, name in (
-        ("mmkd_edge.commands.mmkd", ("mmkd", "train", "teacher"), "mmkd-train"),
-        ("mmkd_bench.commands.cli", ("mmkd-bench", "run", "student.edge"), "mmkd-bench"),
+        ("mmkd_app.cli.mmkd", ("mmkd", "train", "teacher"), "mmkd-train"),
+        ("mmkd_app.commands.bench", ("mmkd-bench", "run", "student.edge"), "mmkd-bench"),
     ):
         cure = f"{name} needs Linux or macOS, and this is linux; here mmkd-edge and mmkd-run run; run {name} in WSL 2"
         assert run_command(module, *line) == (3, "", f"{name}: {cure}\n")
@@ -103,7 +103,7 @@ def test_a_station_runs_there_from_a_pipe_into_files_with_its_store(tmp_path, ra
     text = "".join(f"{number % 7},0,0\n" for number in range(600))
     sinks = ("--sink", f"jsonl:{tmp_path}/a.jsonl", "--sink", f"csv:{tmp_path}/a.csv", "--store", tmp_path / "store")
     code, _, errors = run_command(
-        "mmkd_station.commands.run", "mmkd-run", example_bundle(), "--source", "stdin", *sinks, text=text
+        "mmkd_app.commands.run", "mmkd-run", example_bundle(), "--source", "stdin", *sinks, text=text
     )
     assert code == 0, errors
     (tmp_path / "log.csv").write_text(text)
@@ -127,7 +127,7 @@ def end():
     os.kill(os.getpid(), signal.SIGBREAK)
 
 threading.Thread(target=end, daemon=True).start()
-from mmkd_station.commands.run import main
+from mmkd_app.commands.run import main
 sys.argv[:1] = []
 main()
 """
@@ -140,7 +140,7 @@ main()
 def test_bundles_are_installed_and_listed_there(tmp_path):
     state = tmp_path / "state"
     for line, expected in ((("install", example_bundle(), state), "installed"), (("list", state), "current")):
-        code, output, errors = run_command("mmkd_edge.commands.edge", "mmkd-edge", *line)
+        code, output, errors = run_command("mmkd_app.commands.edge", "mmkd-edge", *line)
         assert (code, errors, expected in output) == (0, "", True)
 
 
@@ -149,7 +149,7 @@ def test_a_lock_keeps_a_second_out_there_and_a_file_that_is_open_is_left_as_it_w
 from pathlib import Path
 from mmkd_edge import MmkdError
 from mmkd_edge.bundle.files import write_file
-from mmkd_edge.cli.outputs import lock_output
+from mmkd_edge.outputs import lock_output
 from mmkd_edge.system import lock_file, read_at
 os.environ["USER"] = os.environ["LOGNAME"] = "ada"
 folder = Path(sys.argv[1])

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmkd_app.commands.distill import run_distill
+from mmkd_app.commands.train import run_train
 from mmkd_edge import EdgePredictor, ModalitySpec
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
-from mmkd_models.commands.distill import run_distill
-from mmkd_models.commands.train import run_train
 from mmkd_models.data import write_dataset
 
 VIBRATION = ModalitySpec(name="振動", channels=("x軸", "y軸"), unit="g", rate_hz=20.0, samples=40)

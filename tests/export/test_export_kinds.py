@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmkd_bench.measuring.rivals import largest_difference
+from mmkd_documents.export import decode_report
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.spec import ModalitySpec, TaskSpec
@@ -18,7 +19,6 @@ from mmkd_export.verify.gate import GateRule, GateWindows, gate_result, gate_sum
 from mmkd_models.metrics.scores import label_scores, value_scores
 from mmkd_models.networks.config import EncoderConfig, StudentConfig, student_config
 from mmkd_models.training.checkpoint import read_student
-from mmkd_report.schema.export import decode_report
 from tests.export.students import export_student, make_student
 
 STATES = TaskSpec(kind="multi_label", labels=("hot", "worn", "loose"), threshold=0.45)

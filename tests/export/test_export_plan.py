@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.errors import GateError, UnavailableError, UsageError
+from mmkd_edge.outputs import lock_output
 from mmkd_export.pipeline import export
 from mmkd_export.plan import PLATFORMS, ExportPlan, export_plan, platform_named
 from mmkd_export.preflight import check_plan

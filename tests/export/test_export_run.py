@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmkd_documents.export import decode_report
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Adapted
@@ -21,7 +22,6 @@ from mmkd_export.inspect.files import inspect_file
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
 from mmkd_models.training.checkpoint import read_student, write_student
-from mmkd_report.schema.export import decode_report
 from tests.edge.said import said
 from tests.export.students import ACC, card_of, export_student, make_student, write_windows
 
@@ -159,7 +159,7 @@ def test_a_killed_export_leaves_the_earlier_bundle(exported, tmp_path, number):
     output = tmp_path / "student.edge"
     output.write_bytes(exported.path.read_bytes())
     write_student(tmp_path / "other.ckpt", make_student(seed=1))
-    command = [sys.executable, "-m", "mmkd_export", str(tmp_path / "other.ckpt"), "-o", str(output)]
+    command = [sys.executable, "-m", "mmkd_app", "export", str(tmp_path / "other.ckpt"), "-o", str(output)]
     command += ["--target", "onnx"]  # four stages, whether or not a C compiler is installed
     _killed_after(command, f"{number}/4 {STEPS[number - 1]}")
     with Bundle.open(output) as bundle:  # whole, whichever of the two it is

@@ -10,6 +10,8 @@ import onnx
 import pytest
 import torch
 
+from mmkd_app.training.checkpoints import write_student_and_report
+from mmkd_app.training.tracking import tracked
 from mmkd_edge import EdgePredictor
 from mmkd_edge.backends.base import is_installed, open_backend
 from mmkd_edge.bundle.bundle import Bundle
@@ -28,8 +30,6 @@ from mmkd_export.targets.table import TARGETS
 from mmkd_export.verify import answers as answers_module
 from mmkd_export.verify.answers import answers_from_student, clear_rows, require_agreement, with_missing_samples
 from mmkd_export.verify.windows import plausible_range
-from mmkd_models.commands.outputs import write_student_and_report
-from mmkd_models.commands.tracking import tracked
 from mmkd_models.data import open_dataset
 from mmkd_models.evaluation.suites.models import model_from_checkpoint
 from mmkd_models.networks.config import TreesConfig, student_members

@@ -11,15 +11,15 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
+from mmkd_app.commands.inspect import main
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest_json import decode_manifest
-from mmkd_edge.cli.label_tasks import label_config
 from mmkd_edge.errors import CheckpointError, ManifestError, printable
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.commands.inspect import main
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
 from mmkd_export.targets.c_sources import write_c_sources
+from mmkd_models.data.label_tasks import label_config
 from mmkd_models.training.checkpoint import read_student, write_student
 from tests.edge.said import said
 from tests.export.students import make_student

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-import mmkd_models as mm
+import mmkd_app.verbs as mm
+from mmkd_app.commands.distill import run_distill
+from mmkd_app.commands.export import run_export
+from mmkd_app.commands.train import run_train
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_export.commands.export import run_export
 from mmkd_export.inspect.files import inspect_file
-from mmkd_models.commands.distill import run_distill
-from mmkd_models.commands.train import run_train
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.training.checkpoint import file_sha256, read_student
 from tests.edge.said import said

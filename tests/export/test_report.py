@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from mmkd_app.commands.export import main
+from mmkd_documents.errors import DocumentError
+from mmkd_documents.export import decode_report, encode_document
 from mmkd_edge.bundle.bundle import Bundle, example_bundle
 from mmkd_edge.errors import BundleError
-from mmkd_export.commands.export import main
 from mmkd_export.plan import read_report
-from mmkd_report.errors import DocumentError
-from mmkd_report.schema.export import decode_report, encode_document
+from tests.app.pages.rendered import render_export
 from tests.edge.said import said
-from tests.report.rendered import render_export
 
 FILES = Path(__file__).parents[1] / "files"
 

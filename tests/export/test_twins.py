@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_app.commands.inspect import _selftest_facts
 from mmkd_bench.tune import configs_for, tune_bundle
 from mmkd_edge import Bundle, EdgePredictor, UsageError
 from mmkd_edge.bundle.manifest import fallback_order
 from mmkd_edge.opening import choice
 from mmkd_edge.opening.choice import OpeningRequest, choose_configs
-from mmkd_export.commands.inspect import _selftest_facts
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.packing.contents import join_bundles
 from mmkd_export.pipeline import export

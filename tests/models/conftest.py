@@ -367,6 +367,6 @@ def comparison():
 @pytest.fixture
 def run(ran):
     """Run `mmkd-evaluate` with arguments in this process, and return exit code, stdout and stderr."""
-    from mmkd_models.commands.evaluate import main
+    from mmkd_app.commands.evaluate import main
 
     return partial(ran, main, "mmkd-evaluate")

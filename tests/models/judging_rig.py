@@ -6,13 +6,13 @@ import msgspec
 import numpy as np
 import torch
 
+from mmkd_documents.judging import JudgedModel
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
 from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
 from mmkd_models.metrics.scores import scores_from_answers
 from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import write_student, write_teacher
-from mmkd_report.schema.judging import JudgedModel
 
 
 def under_test(name, predict, *, role="labels only", modalities=("acc",)):

@@ -14,14 +14,17 @@ import numpy as np
 import pytest
 import torch
 
+from mmkd_app.commands.data import run_data
+from mmkd_app.commands.evaluate import run_evaluate
+from mmkd_app.commands.sensors import run_sensors
+from mmkd_app.commands.train import run_train
+from mmkd_app.pages.normal_sensors import verdict
+from mmkd_app.training.checkpoints import normal_rows
+from mmkd_documents.figures import Interval
+from mmkd_documents.judging import NormalSensorsDocument
 from mmkd_edge.errors import CheckpointError, DatasetError, UsageError
 from mmkd_edge.predict.novelty import alarm_rates
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
-from mmkd_export.commands.sensors import run_sensors
-from mmkd_models.commands.data import run_data
-from mmkd_models.commands.evaluate import run_evaluate
-from mmkd_models.commands.outputs import normal_rows
-from mmkd_models.commands.train import run_train
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.importing.interchange import import_interchange
@@ -46,9 +49,6 @@ from mmkd_models.training.normal import (
     rounding_floor,
 )
 from mmkd_models.training.predict import logits_of
-from mmkd_report.pages.normal_sensors import verdict
-from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.judging import NormalSensorsDocument
 from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x",), rate_hz=50.0, samples=50)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, r2_score
 
+from mmkd_app.commands.distill import run_distill
+from mmkd_app.commands.evaluate import run_evaluate
+from mmkd_app.commands.train import run_train
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.commands.distill import run_distill
-from mmkd_models.commands.evaluate import run_evaluate
-from mmkd_models.commands.train import run_train
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
 from mmkd_models.distillation.recipe import Recipe, check_terms

@@ -7,7 +7,8 @@ from contextlib import redirect_stderr
 
 import pytest
 
-from mmkd_models.train_config import TrainingProgress, training_bar
+from mmkd_app.cli.progress import training_bar
+from mmkd_models.train_config import TrainingProgress
 
 
 def at(step, *, best=None, steps=3):

@@ -10,12 +10,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
-import mmkd_models as mm
+import mmkd_app.verbs as mm
+from mmkd_app.estimators import MultimodalClassifier, StudentClassifier
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.importing.from_frames import seconds
-from mmkd_models.estimators import MultimodalClassifier, StudentClassifier
 from mmkd_models.training.checkpoint import read_student, read_teacher_file
 from tests.edge.said import said
 

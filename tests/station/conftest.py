@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmkd_station.commands.run import run_mmkd
+from mmkd_app.commands.run import run_mmkd
 from tests.edge.conftest import _cache_of_one_test, acc, bundle_path, kit, openvino_absent, trt_absent, verdicts
 from tests.station.rig import command
 

@@ -16,15 +16,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from mmkd_app.commands.run import run_mmkd
 from mmkd_station.clock import SensorRules
-from mmkd_station.commands.run import run_mmkd
 from mmkd_station.intake import Intake
 from mmkd_station.protocols.base import Backoff, SourceRequest, map_columns
 from mmkd_station.records import AlarmRecord, ResultRecord, StateRecord
 from mmkd_station.sensor import Sensor
 from mmkd_station.station import Station
 
-MMKD_RUN = [sys.executable, "-c", "from mmkd_station.commands.run import main; main()"]
+MMKD_RUN = [sys.executable, "-c", "from mmkd_app.commands.run import main; main()"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 

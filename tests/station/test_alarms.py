@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_app.live.lines import tuned_lines
 from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example_bundle
 from mmkd_edge.bundle.manifest import Normal
 from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
 from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_recordings
 from mmkd_models.data.for_devices import read_recordings
 from mmkd_station.alarms import AlarmRule, Episodes, _power, rule_of_rate, tune_alarm
-from mmkd_station.commands.show import tuned_lines
 from mmkd_station.intake import ReplayedRecording
 from mmkd_station.records import result_record
 from tests.edge.said import said

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_edge.commands import edge as mmkd_edge
+from mmkd_app.commands import edge as mmkd_edge
 from mmkd_edge.install.slots import read_slots
 from mmkd_station.spec import read_run_spec
 from tests.station.rig import ENVIRONMENT
@@ -57,7 +57,7 @@ def test_the_playbook_returns_only_from_a_bundle_that_it_installed_and_its_comma
 def test_the_module_of_mender_installs_a_bundle_and_returns_only_from_one_that_it_installed(kit, tmp_path):
     program = tmp_path / "mmkd-edge"
     program.write_text(
-        f"#!/bin/sh\nexec '{sys.executable}' -c 'from mmkd_edge.commands.edge import main; main()' \"$@\"\n"
+        f"#!/bin/sh\nexec '{sys.executable}' -c 'from mmkd_app.commands.edge import main; main()' \"$@\"\n"
     )
     program.chmod(0o755)
     state, restarts = tmp_path / "state", tmp_path / "restarts"

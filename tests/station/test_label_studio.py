@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from mmkd_edge import ModalitySpec, TaskSpec
-from mmkd_edge.cli.label_tasks import label_config, label_task
 from mmkd_models.data.importing.kept_windows import import_labels, kept_tasks
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.recipe import LabelRule
 from mmkd_models.data.importing.window_labels import read_intervals
+from mmkd_models.data.label_tasks import label_config, label_task
 from tests.station.rig import free_port
 from tests.station.test_uncertain import prediction, ring, window
 

@@ -14,13 +14,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_app.commands.run import main
 from mmkd_edge import Bundle, example_bundle
 from mmkd_edge.derive import derive, derived_modality
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.install.slots import install, read_slots
 from mmkd_edge.testing import fake_predictor
 from mmkd_models.data import shipped_dataset
-from mmkd_station.commands.run import main
 from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import Source
 from tests.station.rig import (

@@ -23,7 +23,7 @@ from mmkd_station.service import Service
 from tests.station.rig import ENVIRONMENT, MMKD_RUN, feed, next_record, station_of, until
 
 NOBODY, LIMIT_BYTES = 65534, 256 << 20
-MMKD_EDGE = [sys.executable, "-c", "from mmkd_edge.commands.edge import main; main()"]
+MMKD_EDGE = [sys.executable, "-c", "from mmkd_app.commands.edge import main; main()"]
 # Nobody may read what root installed, wherever that is, and write nothing of it.
 READS = ("--inh-caps", "-all,+dac_read_search", "--ambient-caps", "-all,+dac_read_search")
 AS_NOBODY = ("setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", *READS, "--no-new-privs")

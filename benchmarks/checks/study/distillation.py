@@ -13,10 +13,10 @@ from checks.study.files import read_seeds, read_sizes
 from checks.study.page import results_page
 from checks.study.pool import pooled_results
 from checks.study.stages import Plan, Portion, measure_sizes, run_stages, sensor_from_text, with_races
+from mmkd_app.cli.progress import progress_lines
+from mmkd_app.commands.study import latency_meter
 from mmkd_edge.bundle.files import write_file
-from mmkd_models.commands.study import latency_meter
 from mmkd_models.experiments.runs import Progress
-from mmkd_models.train_config import progress_lines
 
 LATENCY_S = 4.0
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 
+from mmkd_documents.study import StudentSize, StudyDataset
 from mmkd_models.evaluation.outcome import TestedNetwork
 from mmkd_models.experiments.plan import RESULT_FILE, TEST_FILE, Conditions, read_result, read_run
 from mmkd_models.experiments.runs import Judged
-from mmkd_report.schema.study import StudentSize, StudyDataset
 
 DATASET_FILE = "dataset.json"
 

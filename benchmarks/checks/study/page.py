@@ -13,8 +13,8 @@ from checks.study.pool import (
     PooledRow,
     SensorTable,
 )
-from mmkd_report.schema.figures import Spread
-from mmkd_report.schema.study import NONE, ScoreTable, SeedGain
+from mmkd_documents.figures import Spread
+from mmkd_documents.study import NONE, ScoreTable, SeedGain
 
 RIVAL_NAMES = {"extra_trees": "extra-trees", "mini_rocket": "MiniRocket"}
 _SENSOR_HEAD = (

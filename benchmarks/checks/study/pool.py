@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 
 from checks.study.files import SeedResults, SizeResults
+from mmkd_documents.figures import Spread
+from mmkd_documents.study import NONE, ScoreTable, SeedGain
 from mmkd_edge.errors import UsageError
 from mmkd_models.evaluation.gains import (
     MIN_GROUPS,
@@ -33,8 +35,6 @@ from mmkd_models.experiments.table import score_table
 from mmkd_models.metrics.scores import Metric
 from mmkd_models.networks.config import Preset
 from mmkd_models.training.checkpoint import library_versions
-from mmkd_report.schema.figures import Spread
-from mmkd_report.schema.study import NONE, ScoreTable, SeedGain
 
 ALL_MODALITIES = "all"
 OUTPUTS = "logit"

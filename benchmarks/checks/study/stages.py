@@ -21,6 +21,7 @@ import msgspec
 
 from checks.study.files import DATASET_FILE, SeedResults, SizeResults, read_seeds, size_file
 from checks.study.pool import ALL_MODALITIES, OUTPUTS, pooled_results
+from mmkd_documents.study import NONE
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import fold_trainings
@@ -34,7 +35,6 @@ from mmkd_models.experiments.study import MeasureLatency, StudyOptions, prepare_
 from mmkd_models.experiments.table import dataset_facts, teacher_rows, tested_entries
 from mmkd_models.experiments.workers import torch_threads
 from mmkd_models.networks.config import Preset, preset_named
-from mmkd_report.schema.study import NONE
 
 LEARNING_RATES = (2e-3,)
 BASELINE_LEARNING_RATES = (1e-3, 3e-3)

@@ -13,9 +13,9 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from mmkd_documents.bench import MachineFacts
 from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.machine import ROOT, board_name, cpu_name, read_text, usable_cores
-from mmkd_report.schema.bench import MachineFacts
 
 _POWER_MODE = re.compile(r"\bNV Power Mode: *(\S.*?) *$", re.MULTILINE)
 _TIMEOUT_S = 10.0

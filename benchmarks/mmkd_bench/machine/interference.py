@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmkd_bench.machine.facts import highest_mhz, hottest_celsius, read_number
+from mmkd_documents.bench import Interference, MachineFacts
 from mmkd_edge.machine import ROOT, read_text
-from mmkd_report.schema.bench import Interference, MachineFacts
 
 _MAX_OTHERS_CORES = 0.05
 _MAX_STEAL_CORES = 0.01

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from mmkd_bench.machine.facts import read_number
+from mmkd_documents.bench import Energy
 from mmkd_edge.errors import UnavailableError
 from mmkd_edge.machine import ROOT, read_text
-from mmkd_report.schema.bench import Energy
 
 # Rails that add up to the whole module or board: the first complete set counts.
 # Thor: VIN is the input of the board. Orin NX and Nano, Xavier NX: VDD_IN is the input of the module. AGX Orin has no

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from mmkd_bench.measuring.opening import Choice, OpenedBundle
+from mmkd_documents.bench import Interference, Level, ProcessStart, RivalEngine, Settings, Subject
 from mmkd_edge.opening.profile import MeasuredConfig, RejectedConfig
 from mmkd_edge.predict.student import Config
-from mmkd_report.schema.bench import Interference, Level, ProcessStart, RivalEngine, Settings, Subject
 
 OUTCOME_FILE = "outcome.json"
 SAMPLES_FILE = "samples.npz"

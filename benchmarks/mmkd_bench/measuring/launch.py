@@ -17,11 +17,11 @@ from mmkd_bench.machine.interference import interference, read_counters
 from mmkd_bench.measuring.jobs import RunJob, RunOutcome
 from mmkd_bench.measuring.opening import describe, open_predictor, predict_argument, raw_windows
 from mmkd_bench.measuring.timing import Arrays, Call, call_loop, sample_floor, summarise, time_windows, warm_up
+from mmkd_documents.bench import GATHER, STAGES, ProcessStart, Stage
 from mmkd_edge.predict.postprocess import interpret
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.stream.stream import Stream
-from mmkd_report.schema.bench import GATHER, STAGES, ProcessStart, Stage
 
 Window = NDArray[Any]
 MAX_HOP = 1_000_000

@@ -18,7 +18,7 @@ from mmkd_bench.machine.interference import interference, read_counters
 from mmkd_bench.measuring.jobs import Demand, LoadJob, LoadOutcome
 from mmkd_bench.measuring.opening import describe, open_predictor, predict_argument, raw_windows
 from mmkd_bench.measuring.timing import Arrays, Call, summarise, warm_up
-from mmkd_report.schema.bench import Level
+from mmkd_documents.bench import Level
 
 # A load is carried if p99.9 is within the deadline: at most this fraction is later
 MISSED_FRACTION = 0.001

@@ -9,13 +9,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_documents.bench import Subject
 from mmkd_edge.backends.base import check_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
 from mmkd_edge.opening.profile import find_profile
 from mmkd_edge.predictor import EdgePredictor
-from mmkd_report.schema.bench import Subject
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):

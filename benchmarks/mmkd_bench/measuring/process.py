@@ -56,6 +56,7 @@ def run_launches(
     launches: int = 1,
     doing: str = "",
     progress: Progress = ignore_progress,
+    worker: str | None = None,
 ) -> Launched[OutcomeT]:
     """Do a job in new processes; Ctrl-C asks a run for what it has, and ends other jobs.
 
@@ -68,7 +69,7 @@ def run_launches(
         while len(outcomes) < launches and not interrupted:
             progress(f"launch {len(outcomes) + 1} of {launches}: {doing}")
             with tempfile.TemporaryDirectory(prefix="mmkd-bench-") as folder:
-                interrupted = _run(job, Path(folder), limit_s)
+                interrupted = _run(job, Path(folder), limit_s, worker)
                 if (Path(folder) / OUTCOME_FILE).exists():
                     outcomes.append(msgspec.json.decode((Path(folder) / OUTCOME_FILE).read_bytes(), type=outcome_type))
                     with np.load(Path(folder) / SAMPLES_FILE, allow_pickle=False) as stored:
@@ -82,14 +83,14 @@ def run_launches(
     return Launched(outcomes=outcomes, samples=samples, interrupted=interrupted)
 
 
-def _run(job: Job, folder: Path, limit_s: float) -> bool:
+def _run(job: Job, folder: Path, limit_s: float, worker: str | None) -> bool:
     """Run one process; return whether Ctrl-C ended it."""
     # Only installed packages, not the current folder.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     interrupted, exit_code = False, None
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", WORKER, os.fspath(folder)],
+            [sys.executable, "-m", worker or WORKER, os.fspath(folder)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,

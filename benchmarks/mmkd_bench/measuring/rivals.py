@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from mmkd_bench.measuring.jobs import RivalsJob, RivalsOutcome
 from mmkd_bench.measuring.opening import Choice, describe, open_predictor, open_session, predict_argument, raw_windows
 from mmkd_bench.measuring.turns import time_in_turn, turning
+from mmkd_documents.bench import RivalEngine
 from mmkd_edge.backends.base import choose_artifact
 from mmkd_edge.backends.openvino import import_openvino, shared_core
 from mmkd_edge.bundle.golden import answer_scale
@@ -23,12 +23,12 @@ from mmkd_edge.errors import MmkdError, first_line
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import TaskSpec
-from mmkd_report.schema.bench import RivalEngine
 
 Array = NDArray[np.float32]
 Answers = tuple[Array, Array]
 Run = Callable[[Array, Array], Answers]  # values and presence, each (1, T, C), to the two outputs, each (1, K)
 EngineCall = tuple[Run, str]  # how an engine is called, and its version
+OpenTorch = Callable[[Path, int, bool], EngineCall]  # takes a checkpoint, threads, and whether to compile
 
 Entry = tuple[RivalEngine, Callable[[], object] | None]
 
@@ -38,8 +38,8 @@ PLAIN = "onnxruntime"
 _MAX_CHECKED_WINDOWS = 32
 
 
-def time_rivals(job: RivalsJob) -> RivalsOutcome:
-    """Do one job in this process."""
+def time_rivals(job: RivalsJob, *, open_torch: OpenTorch | None = None) -> RivalsOutcome:
+    """Do one job in this process; `open_torch` reads the checkpoint, which this package cannot."""
     choice = Choice(bundle=job.bundle, precision="fp32", threads=job.threads, reference=job.reference)
     # The backend gets its own engine: predict's would find its weights in the cache.
     with open_predictor(choice) as predictor, open_predictor(choice) as alone:
@@ -52,7 +52,7 @@ def time_rivals(job: RivalsJob) -> RivalsOutcome:
         arguments = [predict_argument(predictor, window) for window in windows]
         entries: list[Entry] = [(RivalEngine(name=_PREDICT, version=version), turning(predictor.predict, arguments))]
         expected: list[Answers] | None = None
-        for name, opener in _openers(job, predictor, alone).items():
+        for name, opener in _openers(job, predictor, alone, open_torch).items():
             entry, answers = _try(name, opener, feeds, expected=expected, tolerance=tolerance, task=predictor.task)
             entries.append(entry)
             expected = answers if expected is None else expected  # plain ONNX Runtime comes first
@@ -63,7 +63,9 @@ def time_rivals(job: RivalsJob) -> RivalsOutcome:
         return RivalsOutcome(subject=subject, tolerance=tolerance, rivals=rivals, turns=turns)
 
 
-def _openers(job: RivalsJob, predictor: EdgePredictor, alone: EdgePredictor) -> dict[str, Callable[[], EngineCall]]:
+def _openers(
+    job: RivalsJob, predictor: EdgePredictor, alone: EdgePredictor, open_torch: OpenTorch | None
+) -> dict[str, Callable[[], EngineCall]]:
     assert predictor.bundle is not None
     entry, threads, read = predictor.entry, job.threads, predictor.bundle.read
     model = read(choose_artifact(entry, "fp32", "ort").file)
@@ -80,13 +82,18 @@ def _openers(job: RivalsJob, predictor: EdgePredictor, alone: EdgePredictor) -> 
                 return _open_litert(read(artifact.file), names, threads=threads)
         raise MmkdError("the bundle has no model for it; export it with --target litert")
 
+    def run_torch(*, compiled: bool) -> EngineCall:
+        if job.checkpoint is None or open_torch is None:
+            raise MmkdError("it needs the student's checkpoint; add --checkpoint student.ckpt")
+        return open_torch(Path(job.checkpoint), threads, compiled)
+
     return {
         PLAIN: open_onnxruntime,
         _BACKEND: lambda: (_by_name(alone.backend.run, names), f"{alone.backend.name} fp32"),
         "openvino": lambda: _open_openvino(model, names, outputs, threads=threads),
         "litert": open_tflite,
-        "torch eager": lambda: _open_torch(job.checkpoint, threads=threads, compiled=False),
-        "torch.compile": lambda: _open_torch(job.checkpoint, threads=threads, compiled=True),
+        "torch eager": partial(run_torch, compiled=False),
+        "torch.compile": partial(run_torch, compiled=True),
     }
 
 
@@ -181,25 +188,3 @@ def _open_litert(model: bytes, names: Sequence[str], *, threads: int) -> EngineC
         return logits, probabilities
 
     return run, metadata.version("ai-edge-litert")
-
-
-def _open_torch(checkpoint: str | None, *, threads: int, compiled: bool) -> EngineCall:
-    if checkpoint is None:
-        raise MmkdError("it needs the student's checkpoint; add --checkpoint student.ckpt")
-    import torch
-
-    from mmkd_models.networks.student import ExportStudent
-    from mmkd_models.training.checkpoint import read_student
-
-    torch.set_num_threads(threads)
-    network: Any = ExportStudent(read_student(Path(checkpoint)).network()).eval()
-    if compiled:
-        network = torch.compile(network)
-
-    def run(values: Array, present: Array) -> Answers:
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about read-only arrays, which nobody writes
-            logits, probabilities = network(torch.from_numpy(values), torch.from_numpy(present))
-        return logits.numpy(), probabilities.numpy()
-
-    return run, str(torch.__version__)

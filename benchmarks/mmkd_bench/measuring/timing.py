@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_report.schema.bench import LatencySummary, Percentile, TimeWindow, WarmUp
+from mmkd_documents.bench import LatencySummary, Percentile, TimeWindow, WarmUp
 
 STABLE_WITHIN = 0.10  # relative distance from the mean (perf_analyzer's stability criterion)
 WARM_UP_LIMIT_S = 5.0

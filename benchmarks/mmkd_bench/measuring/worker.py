@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmkd_bench.measuring.jobs import Job, Outcome
+    from mmkd_bench.measuring.rivals import OpenTorch
     from mmkd_bench.measuring.timing import Arrays
 
 
-def main(folder: Path) -> None:
-    """Do the job on stdin."""
+def main(folder: Path, *, open_torch: OpenTorch | None = None) -> None:
+    """Do the job on stdin; `open_torch` opens a checkpoint among rivals."""
     stop = Event()
     signal.signal(signal.SIGINT, lambda _number, _frame: stop.set())
     job = sys.stdin.buffer.readline()
@@ -27,10 +28,10 @@ def main(folder: Path) -> None:
     begin = time.perf_counter_ns()
     importlib.import_module("mmkd_edge.predictor")
     import_ms = (time.perf_counter_ns() - begin) / 1e6
-    _do_job(job, folder=folder, import_ms=import_ms, stop=stop)
+    _do_job(job, folder=folder, import_ms=import_ms, stop=stop, open_torch=open_torch)
 
 
-def _do_job(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
+def _do_job(job: bytes, *, folder: Path, import_ms: float, stop: Event, open_torch: OpenTorch | None = None) -> None:
     # Only now: these import the runtime, whose import is timed.
     import msgspec
     import numpy as np
@@ -39,7 +40,7 @@ def _do_job(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
     from mmkd_edge.errors import MmkdError
 
     try:
-        measured = _measure(msgspec.json.decode(job, type=Job), import_ms, stop)
+        measured = _measure(msgspec.json.decode(job, type=Job), import_ms, stop, open_torch)
     except Exception as error:
         name, is_ours = type(error).__name__, isinstance(error, MmkdError)
         message, trace = (str(error), "") if is_ours else (f"{name}: {error}", traceback.format_exc())
@@ -53,7 +54,7 @@ def _do_job(job: bytes, *, folder: Path, import_ms: float, stop: Event) -> None:
         (folder / OUTCOME_FILE).write_bytes(msgspec.json.encode(outcome))
 
 
-def _measure(job: Job, import_ms: float, stop: Event) -> tuple[Outcome, Arrays] | None:
+def _measure(job: Job, import_ms: float, stop: Event, open_torch: OpenTorch | None) -> tuple[Outcome, Arrays] | None:
     from mmkd_bench.measuring.configs import time_configs
     from mmkd_bench.measuring.jobs import LoadJob, OverheadJob, PairJob, RunJob, TuneJob
     from mmkd_bench.measuring.launch import measure_launch
@@ -73,7 +74,7 @@ def _measure(job: Job, import_ms: float, stop: Event) -> tuple[Outcome, Arrays] 
         case TuneJob():
             return time_configs(job), {}
         case _:
-            return time_rivals(job), {}
+            return time_rivals(job, open_torch=open_torch), {}
 
 
 def _end_with_parent() -> None:

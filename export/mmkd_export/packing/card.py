@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import msgspec
 
+from mmkd_documents.export import ExportReport
 from mmkd_edge.bundle.manifest import ModelEntry, adapted_text
 from mmkd_edge.errors import printable
 from mmkd_edge.predict.novelty import magnitude_text, normal_text, novelty_text
 from mmkd_edge.spec import ModalitySpec, task_text
 from mmkd_export.verify.gate import MIN_JUDGING
 from mmkd_models.evaluation.confidence import SAME_GROUPS, reliability_text
-from mmkd_report.schema.export import ExportReport
 
 SYNTHETIC = (
     "synthetic windows show that the graph computes what the network computes, and nothing of what it does on "

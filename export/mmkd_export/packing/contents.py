@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from mmkd_documents.export import (
+    ExportReport,
+    LeftOutArtifact,
+    Measures,
+    WindowFacts,
+    decode_report,
+    encode_document,
+)
 from mmkd_edge.bundle.bundle import Bundle, write_bundle
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.golden import Golden, golden_bytes, novelty_errors
@@ -32,14 +40,6 @@ from mmkd_export.verify.windows import judging_half
 from mmkd_models.data.labels import find_strata, is_labelled
 from mmkd_models.data.spec import window_bytes
 from mmkd_models.metrics.scores import measures_of
-from mmkd_report.schema.export import (
-    ExportReport,
-    LeftOutArtifact,
-    Measures,
-    WindowFacts,
-    decode_report,
-    encode_document,
-)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from mmkd_documents.export import ArtifactReport, Attempt, GateResult, LayerSensitivity, RangeSource
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_export.graph.calibration import Feeds, clipping_range, tensor_magnitudes
@@ -26,7 +27,6 @@ from mmkd_export.verify.answers import NetworkAnswers, answers_from_model, graph
 from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError, prove_lower_precision, require_passed
 from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, gate_result, gate_summary, require_windows
 from mmkd_export.verify.proof_set import check_calibration
-from mmkd_report.schema.export import ArtifactReport, Attempt, GateResult, LayerSensitivity, RangeSource
 
 if TYPE_CHECKING:
     import onnx

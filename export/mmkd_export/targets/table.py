@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmkd_documents.export import ArtifactFormat, BuiltEngine
 from mmkd_edge.backends.base import BACKENDS, BackendName, backend_for, why_absent
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
@@ -19,7 +20,6 @@ from mmkd_export.targets.c_sources import write_c_sources
 from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, prove_lower_precision, require_passed
 from mmkd_export.verify.gate import GateRule, require_windows
 from mmkd_export.verify.step_graph import prove_step
-from mmkd_report.schema.export import ArtifactFormat, BuiltEngine
 
 if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import platform as host
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from mmkd_documents.errors import DocumentError
+from mmkd_documents.export import BuiltEngine, EngineSidecar, decode_sidecar, encode_document
 from mmkd_edge.apart import ProcessLimits, ProcessLines, answering, describe_end, end_process, start_apart
 from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
 from mmkd_edge.backends.trt.cache import DeviceFacts, EngineFacts
@@ -19,7 +22,6 @@ from mmkd_edge.backends.trt.needs import installed_library, load_library
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import Precision
-from mmkd_edge.cli.run import shell_line
 from mmkd_edge.errors import (
     ArtifactError,
     BackendError,
@@ -31,8 +33,6 @@ from mmkd_edge.errors import (
 )
 from mmkd_edge.opening.sandbox import check_graphs
 from mmkd_export.plan import Platform, PlatformName, only_student, platform_named
-from mmkd_report.errors import DocumentError
-from mmkd_report.schema.export import BuiltEngine, EngineSidecar, decode_sidecar, encode_document
 
 # Per call: a student takes a minute or two on a small board, ahead of time less than a second
 LIMITS = ProcessLimits(step_s=600.0, memory_bytes=8 << 30, file_bytes=1 << 30)
@@ -121,7 +121,7 @@ def build_engines(
             check_graphs(opened)
             return _build_all(opened, platform, precisions)
     except (UnavailableError, BackendError) as error:
-        command = shell_line("mmkd-export", bundle.name, "--target", "trt", "--platform", platform.name)
+        command = shlex.join(["mmkd-export", bundle.name, "--target", "trt", "--platform", platform.name])
         raise type(error)(
             f"no engine was built: {error}{_rtx_advice(platform)}\n"
             f"{bundle} is written and complete; on the device run: {command}"

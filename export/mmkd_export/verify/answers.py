@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from mmkd_documents.export import ArtifactParity, NoveltyParity, TensorParity
 from mmkd_edge.backends.base import Backend, backend_for, open_backend
 from mmkd_edge.bundle.golden import answer_scale, novelty_errors, same_answers
 from mmkd_edge.bundle.manifest import MAX_TOLERANCE, ArtifactFormat, Parity
@@ -17,7 +18,6 @@ from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.predict.preprocess import prepare, prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.calibration import Feeds
-from mmkd_report.schema.export import ArtifactParity, NoveltyParity, TensorParity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from mmkd_documents.export import ArtifactParity, ArtifactReport
+from mmkd_documents.figures import ClassScores
 from mmkd_edge.backends.base import Backend
 from mmkd_edge.bundle.golden import same_answers
 from mmkd_edge.bundle.manifest import (
@@ -40,8 +42,6 @@ from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluation.confidence import confidence_facts
 from mmkd_models.metrics.scores import measures_of
-from mmkd_report.schema.export import ArtifactParity, ArtifactReport
-from mmkd_report.schema.figures import ClassScores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from mmkd_documents.export import GateResult
 from mmkd_edge.bundle.golden import same_answers
 from mmkd_edge.errors import CheckpointError, GateError
 from mmkd_export.verify.answers import NetworkAnswers
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.metrics.scores import METRICS
-from mmkd_report.schema.export import GateResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

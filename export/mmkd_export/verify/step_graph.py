@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmkd_documents.export import ArtifactParity, StepReport
 from mmkd_edge.backends.base import SteppingBackend, backend_for, open_steps
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Streaming
 from mmkd_edge.frames import join_samples, missing_frames
@@ -15,7 +16,6 @@ from mmkd_export.graph.onnx_graph import count_mflops
 from mmkd_export.verify.answers import NetworkAnswers, answers_along_recording, compare, manifest_parity, require_parity
 from mmkd_export.verify.artifacts import describe_artifact
 from mmkd_export.verify.proof_set import ProofSet
-from mmkd_report.schema.export import ArtifactParity, StepReport
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,13 +15,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_documents.adaptation import EstimateKind, MethodResult
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import Floats, jackknife_error, probabilities_of
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.closed_form import label_answers
 from mmkd_models.training.predict import embeddings_of, logits_of
-from mmkd_report.schema.adaptation import EstimateKind, MethodResult
 
 _MIN_GROUPS = 5
 _CHANCE = 0.05  # that a method passes if none gains

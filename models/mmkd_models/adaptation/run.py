@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_documents.adaptation import AdaptationDocument, DomainFacts, EstimateKind, MethodResult
 from mmkd_edge.bundle.manifest import Adapted
 from mmkd_edge.errors import UsageError
 from mmkd_models.adaptation.judge import (
@@ -28,7 +29,6 @@ from mmkd_models.training.closed_form import label_answers
 from mmkd_models.training.fitting import with_novelty
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training_hashes import joined_hashes, training_hashes
-from mmkd_report.schema.adaptation import AdaptationDocument, DomainFacts, EstimateKind, MethodResult
 
 _FOLDS = 2  # of the labels: each half is judged by a student that learns from the other
 

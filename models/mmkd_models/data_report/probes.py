@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_documents.data import Finding, ProbeFacts
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.checking.related import problem
 from mmkd_models.data.checking.scan import window_statistics
@@ -19,7 +20,6 @@ from mmkd_models.data.spec import SPLIT_NAMES, windows_at_once
 from mmkd_models.data.windows import Floats, Rows, Windows
 from mmkd_models.evaluation.gains import MIN_GROUPS, figure_draws
 from mmkd_models.evaluation.outcome import outcome_on
-from mmkd_report.schema.data import Finding, ProbeFacts
 
 Features = npt.NDArray[np.float64]
 

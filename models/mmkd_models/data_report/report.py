@@ -8,22 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.cli.label_tasks import label_config, label_task
-from mmkd_edge.cli.show import csv_text
-from mmkd_edge.errors import UsageError
-from mmkd_models.data.checking.describe import count_splits, describe_channels, times_text
-from mmkd_models.data.checking.findings import find_everything, sort_findings
-from mmkd_models.data.checking.levels import find_odd_recordings
-from mmkd_models.data.checking.related import describe_place, file_starts, note, problem, time_text
-from mmkd_models.data.checking.scan import Scan, scan_windows
-from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.labels import name_strata
-from mmkd_models.data.spec import SPLIT_NAMES, windows_at_once
-from mmkd_models.data.windows import Windows
-from mmkd_models.data_report import probes
-from mmkd_models.evaluation.confidence import fraction_interval
-from mmkd_models.evaluation.gains import MIN_GROUPS
-from mmkd_report.schema.data import (
+from mmkd_documents.data import (
     DataReport,
     ExampleWindow,
     Finding,
@@ -32,6 +17,21 @@ from mmkd_report.schema.data import (
     SplitFacts,
     WindowToLabel,
 )
+from mmkd_edge.errors import UsageError
+from mmkd_edge.outputs import csv_text
+from mmkd_models.data.checking.describe import count_splits, describe_channels, times_text
+from mmkd_models.data.checking.findings import find_everything, sort_findings
+from mmkd_models.data.checking.levels import find_odd_recordings
+from mmkd_models.data.checking.related import describe_place, file_starts, note, problem, time_text
+from mmkd_models.data.checking.scan import Scan, scan_windows
+from mmkd_models.data.dataset import Dataset
+from mmkd_models.data.label_tasks import label_config, label_task
+from mmkd_models.data.labels import name_strata
+from mmkd_models.data.spec import SPLIT_NAMES, windows_at_once
+from mmkd_models.data.windows import Windows
+from mmkd_models.data_report import probes
+from mmkd_models.evaluation.confidence import fraction_interval
+from mmkd_models.evaluation.gains import MIN_GROUPS
 
 _MIN_SAMPLES, _MAX_SAMPLES = 24, 160  # of a line
 _MAX_VALUES = 40_000  # of all lines of a sensor

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from mmkd_documents.study import NONE
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.defaults import METHOD, METHOD_OF_OTHERS
@@ -18,7 +19,6 @@ from mmkd_models.losses.logits import DistTerm, DkdTerm, LogitTerm
 from mmkd_models.losses.task import TaskTerm
 from mmkd_models.losses.term import Weight, constant
 from mmkd_models.networks.config import choice
-from mmkd_report.schema.study import NONE
 
 Term = TaskTerm | LogitTerm | DkdTerm | DistTerm | EdamTerm | RelationTerm | FeatureTerm | CrdTerm
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_documents.judging import ConfidenceFacts, LabelSetCoverage, Reliability
 from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import least_probability
 from mmkd_models.metrics.likelihood import probabilities_of
-from mmkd_report.schema.judging import ConfidenceFacts, LabelSetCoverage, Reliability
 
 ERROR_LEVELS = (0.01, 0.05, 0.1, 0.2)
 """Those that reports show; an application may choose any other."""

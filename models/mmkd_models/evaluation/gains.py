@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_documents.demo import Gain
+from mmkd_documents.figures import Chance, Interval, LabelLeak, Split, SplitBy, Spread
+from mmkd_documents.study import SeedGain
 from mmkd_models.data.labels import Labels, is_labelled
 from mmkd_models.data.windows import CutWindows, Windows
 from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures, outcome_by_group, outcome_on
 from mmkd_models.metrics.likelihood import logits_of_probabilities
 from mmkd_models.metrics.scores import NO_ORDER, measure_named, metric_of_confusions
-from mmkd_report.schema.demo import Gain
-from mmkd_report.schema.figures import Chance, Interval, LabelLeak, Split, SplitBy, Spread
-from mmkd_report.schema.study import SeedGain
 
 DRAWS = 2000
 _DRAWS_OF_FOLDS = 4000

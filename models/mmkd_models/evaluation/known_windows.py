@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 import numpy as np
 
+from mmkd_documents.figures import Split
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_indices
 from mmkd_models.data.windows import Windows, split_facts
 from mmkd_models.training_hashes import trained_windows
-from mmkd_report.schema.figures import Split
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.training.checkpoint import Provenance

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mmkd_documents.figures import MODEL_NAMES
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
@@ -21,7 +22,6 @@ from mmkd_models.training.choosing import choose_tau, log_prior
 from mmkd_models.training.closed_form import mix_answers
 from mmkd_models.training.committee import grow_member
 from mmkd_models.training.predict import answers_to, series_values
-from mmkd_report.schema.figures import MODEL_NAMES
 
 RivalName = Literal["extra_trees", "mini_rocket", "rocket_and_trees", "distilled_rocket"]
 RIVALS: tuple[RivalName, ...] = get_args(RivalName)

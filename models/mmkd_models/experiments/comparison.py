@@ -15,6 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from mmkd_documents.figures import LabelledGroups, Split
+from mmkd_documents.study import NONE
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import split_facts
@@ -59,8 +61,6 @@ from mmkd_models.networks.config import MemberKind, Preset
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.students import LatencyLimit
-from mmkd_report.schema.figures import LabelledGroups, Split
-from mmkd_report.schema.study import NONE
 
 _TAUGHT, _MISSING_FILE = "taught", "missing.json"
 

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 import numpy as np
 
+from mmkd_documents.demo import LABELS_ONLY
+from mmkd_documents.figures import MODEL_NAMES, Interval, Measure
+from mmkd_documents.judging import STUDENT, TEACHER, DomainFigures, ShiftFacts
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.folds import LeftOutDomains, find_domains, fold_without, shared_groups
 from mmkd_models.data.labelled import Labelled
@@ -16,9 +19,6 @@ from mmkd_models.experiments.plan import Conditions
 from mmkd_models.experiments.runs import Judged, Progress
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.scores import gain_metric
-from mmkd_report.schema.demo import LABELS_ONLY
-from mmkd_report.schema.figures import MODEL_NAMES, Interval, Measure
-from mmkd_report.schema.judging import STUDENT, TEACHER, DomainFigures, ShiftFacts
 
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t for a 95 % interval with 1 to 9 degrees of freedom: NIST/SEMATECH e-Handbook, section 1.3.6.7.2."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_documents.judging import MonitorRow, NormalSensorRow, NormalSensorsDocument
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.novelty import alarm_rates
 from mmkd_models.data.dataset import Dataset
@@ -21,7 +22,6 @@ from mmkd_models.metrics.normal import threshold
 from mmkd_models.metrics.scores import normal_scores
 from mmkd_models.training.closed_form import Ridge, fit_ridge
 from mmkd_models.training.normal import RATE, NormalModel, fit_normal_model
-from mmkd_report.schema.judging import MonitorRow, NormalSensorRow, NormalSensorsDocument
 
 _COMPONENTS = 16  # of a sensor's features
 _MOST = 400  # windows that a fault breaks

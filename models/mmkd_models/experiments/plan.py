@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from mmkd_documents.study import NONE
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError, UsageError
 from mmkd_edge.system import lock_file
@@ -38,7 +39,6 @@ from mmkd_models.training.committee import default_members
 from mmkd_models.training.inputs import TrainingData, TrainingRun
 from mmkd_models.training.loop import RESUME_FILE
 from mmkd_models.training.students import LatencyLimit
-from mmkd_report.schema.study import NONE
 
 _METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*(@[A-Za-z0-9][A-Za-z0-9_.+-]*)?")
 _DIGITS = 10

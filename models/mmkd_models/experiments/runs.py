@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_documents.study import NONE
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
@@ -36,7 +37,6 @@ from mmkd_models.training.committee import train_committee
 from mmkd_models.training.inputs import StudentTraining
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.students import choose_student, train_student
-from mmkd_report.schema.study import NONE
 
 _WAIT_S = 0.5
 

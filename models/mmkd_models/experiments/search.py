@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import numpy as np
 
+from mmkd_documents.study import NONE
 from mmkd_models.experiments.plan import Candidate, Entry, Folder, Trial, candidates
 from mmkd_models.experiments.runs import Run, student_run, trial_result
-from mmkd_report.schema.study import NONE
 
 _REPEATS = 10  # known proposals in a row, before a candidate is drawn among the others
 _SIZES = ("tiny", "small", "medium", "base")

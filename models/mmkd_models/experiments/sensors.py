@@ -16,6 +16,10 @@ from statistics import mean
 import msgspec
 import numpy as np
 
+from mmkd_documents.demo import LABELS_ONLY, DemoDocument, DemoRival, DemoSensor, Network
+from mmkd_documents.figures import Interval
+from mmkd_documents.judging import DataFacts, JudgingDocument, PairRow, PairScore, SensorModel, SensorRow
+from mmkd_documents.study import PairLatency
 from mmkd_edge import __version__
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UsageError
@@ -37,10 +41,6 @@ from mmkd_models.networks.convolutions import fits_kernels
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import read_student
 from mmkd_models.training.predict import logits_of
-from mmkd_report.schema.demo import LABELS_ONLY, DemoDocument, DemoRival, DemoSensor, Network
-from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.judging import DataFacts, JudgingDocument, PairRow, PairScore, SensorModel, SensorRow
-from mmkd_report.schema.study import PairLatency
 
 JUDGED_FILE = "judged.json"
 _UNTAUGHT: tuple[RivalName, ...] = ("extra_trees", "mini_rocket")

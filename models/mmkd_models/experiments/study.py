@@ -11,10 +11,23 @@ from tempfile import TemporaryDirectory
 import msgspec
 import numpy as np
 
+from mmkd_documents.figures import LabelledGroups
+from mmkd_documents.study import (
+    NONE,
+    PairLatency,
+    Recommendation,
+    SkippedCombination,
+    StudentSize,
+    StudyDocument,
+    StudyFacts,
+    StudyMethod,
+    TrialCounts,
+    TrialRow,
+)
 from mmkd_edge.bundle.files import write_file
-from mmkd_edge.cli.outputs import check_folder
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_edge.machine import this_machine
+from mmkd_edge.outputs import check_folder
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
@@ -34,19 +47,6 @@ from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import file_sha256, library_versions, read_student, write_student, write_teacher
 from mmkd_models.training.inputs import StudentTraining, TrainingRun
 from mmkd_models.training.trainings import train_teacher, train_transformer
-from mmkd_report.schema.figures import LabelledGroups
-from mmkd_report.schema.study import (
-    NONE,
-    PairLatency,
-    Recommendation,
-    SkippedCombination,
-    StudentSize,
-    StudyDocument,
-    StudyFacts,
-    StudyMethod,
-    TrialCounts,
-    TrialRow,
-)
 
 STUDY_FILE = "study.json"
 _SEARCH_TIME = 0.5  # of the budget; the rest trains finalists

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from mmkd_documents import demo
+from mmkd_documents.figures import Measure, Spread
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.windows import OF_GROUPS
 from mmkd_models.evaluation import gains
@@ -16,8 +18,6 @@ from mmkd_models.experiments.comparison import FoldResult, SensorResult, groups_
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.metrics.scores import AnyScores, LabelScores, Scores, measures_of
 from mmkd_models.networks.config import named
-from mmkd_report.schema import demo
-from mmkd_report.schema.figures import Measure, Spread
 
 _INTERVAL = "95 % interval by resampling {} with replacement, the same draw for every sensor"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from mmkd_documents import study
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import split_facts
 from mmkd_models.evaluation.gains import compare_with_chance, gain_over_seeds, gap_recovered, spread
@@ -17,7 +18,6 @@ from mmkd_models.experiments.plan import Candidate, Entry, Folder, RunResult, Tr
 from mmkd_models.experiments.runs import chosen_trials, judge_network, judge_rivals, trial_result
 from mmkd_models.experiments.search import search_scores
 from mmkd_models.metrics.scores import AnyScores, figures_in, gain_metric
-from mmkd_report.schema import study
 
 
 @dataclass(frozen=True, kw_only=True)

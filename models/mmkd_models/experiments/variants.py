@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from mmkd_documents.figures import Interval, Measure
+from mmkd_documents.variants import VariantRow
 from mmkd_edge.derive import bytes_per_second, samples_per_second
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.spec import DatasetSpec, window_bytes
 from mmkd_models.evaluation import gains
 from mmkd_models.metrics.scores import gain_metric, measure_named
-from mmkd_report.schema.figures import Interval, Measure
-from mmkd_report.schema.variants import VariantRow
 
 if TYPE_CHECKING:  # what --vary names is read without torch
     from mmkd_models.evaluation.outcome import TestedNetwork

@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_documents.figures import MEASURES, Measure
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind, TaskSpec
 from mmkd_models.data.labels import Labels
-from mmkd_report.schema.figures import MEASURES, Measure
 
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1"]
 LabelMetric = Literal["macro_f1", "mean_average_precision", "subset_accuracy"]

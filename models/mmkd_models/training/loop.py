@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mmkd_edge.backends.ort import silence_reports
 from mmkd_edge.errors import CheckpointError, UsageError
+from mmkd_edge.system import silence_reports
 from mmkd_models.data.batches import Batch
 from mmkd_models.metrics.scores import AnyScores, scores_from_document
 from mmkd_models.tensors import read_tensors, same_tensors, write_tensors

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmkd_documents.demo import LABELS_ONLY
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labels import absent_labels
@@ -31,7 +32,6 @@ from mmkd_models.training.fitting import with_references
 from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.trainings import train_transformer
-from mmkd_report.schema.demo import LABELS_ONLY
 
 logger = logging.getLogger(__name__)
 

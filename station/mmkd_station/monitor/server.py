@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError, os_reason
+from mmkd_edge.machine import require_modules
 from mmkd_station.monitor.access import Access, Address, in_url
 from mmkd_station.monitor.app import MonitorApp
 from mmkd_station.monitor.app import logger as app_logger

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError, first_line, os_reason
+from mmkd_edge.machine import require_modules
 from mmkd_station.protocols.base import Endpoint, RefusedError, Sink, read_endpoint
 
 _OPTIONS = ("credentials", "ca", "cert", "key", "version")

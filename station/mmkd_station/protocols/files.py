@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from mmkd_edge.cli.run import require_modules
-from mmkd_edge.cli.show import csv_text
 from mmkd_edge.errors import UsageError, first_line, os_reason
+from mmkd_edge.machine import require_modules
+from mmkd_edge.outputs import csv_text
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import GoneError, Sink, Source, SourceRequest, paced_source
 from mmkd_station.protocols.samples import BLOCK_BYTES, LOOK_S, MAX_LINE_BYTES, LineReader, stdin_blocks

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError
+from mmkd_edge.machine import require_modules
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import (
     Endpoint,

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError, first_line
+from mmkd_edge.machine import require_modules
 from mmkd_station.protocols.base import Endpoint, LastResultSink, Source, SourceRequest, polled_source, read_endpoint
 from mmkd_station.records import STATUS_CODES, ResultRecord
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UsageError, first_line
+from mmkd_edge.machine import require_modules
 from mmkd_station.protocols.base import Endpoint, LastResultSink, Source, SourceRequest, polled_source, read_endpoint
 from mmkd_station.records import STATUS_CODES, ResultRecord
 

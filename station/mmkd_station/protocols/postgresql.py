@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from mmkd_edge.cli.run import require_modules
 from mmkd_edge.errors import UnavailableError, UsageError, first_line
+from mmkd_edge.machine import require_modules
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import (
     Backoff,

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_bench.commands.cli import make_app
+from mmkd_app.commands.bench import make_app
 from mmkd_bench.compare import read_report
 from mmkd_bench.measuring import process
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.run import measure_bundle
-from mmkd_report.schema.bench import Settings
+from mmkd_documents.bench import Settings
 from tests.bench.made import make_launch, make_report, write_report
 
-PROGRAM = "from mmkd_bench.commands.cli import main; main()"
+PROGRAM = "from mmkd_app.commands.bench import main; main()"
 
 
 def test_the_page_on_benchmarks_lists_every_command():

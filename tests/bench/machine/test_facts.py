@@ -13,7 +13,7 @@ from mmkd_bench.machine.facts import (
     resident_peak_mb,
 )
 from mmkd_bench.machine.interference import Counters, interference, read_counters, suspicions
-from mmkd_report.schema.bench import Interference, MachineFacts
+from mmkd_documents.bench import Interference, MachineFacts
 
 
 def _write(root, files):

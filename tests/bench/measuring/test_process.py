@@ -24,8 +24,8 @@ from mmkd_bench.measuring.opening import Choice, open_predictor, raw_windows
 from mmkd_bench.measuring.process import run_launches
 from mmkd_bench.measuring.turns import time_predict
 from mmkd_bench.run import measure_bundle
+from mmkd_documents.bench import STAGES, Settings
 from mmkd_edge.errors import BackendError, UsageError
-from mmkd_report.schema.bench import STAGES, Settings
 from tests.edge.said import said
 
 
@@ -76,7 +76,7 @@ def test_ctrl_c_before_anything_was_measured_brings_nothing(bundle, tmp_path, mo
 
 
 def test_a_measuring_process_does_not_outlive_the_command(bundle):
-    code = "from mmkd_bench.commands.cli import main; main()"
+    code = "from mmkd_app.commands.bench import main; main()"
     command = [sys.executable, "-c", code, "run", str(bundle), "--backend", "ort", "--launches", "1"]
     with subprocess.Popen([*command, "--duration-s", "300"], stderr=subprocess.PIPE, text=True) as parent:
         parent.stderr.readline()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mmkd_app.commands import edge
 from mmkd_edge import write_bundle
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest_json import encode_manifest
-from mmkd_edge.commands import edge
 from mmkd_edge.install.keys import sign
 
 pytest.importorskip("cryptography")
@@ -75,7 +75,7 @@ def test_words_that_are_no_command_are_refused_and_nothing_needs_typer(run):
     assert "invalid choice: 'frob'" in err
     code, out, _ = run()
     assert (code, out.splitlines()[0]) == (0, "usage: mmkd-edge [-h] COMMAND ...")
-    code = "import sys; sys.modules['typer'] = None; from mmkd_edge.commands.edge import main; main()"
+    code = "import sys; sys.modules['typer'] = None; from mmkd_app.commands.edge import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "list", "nowhere"], capture_output=True, text=True, check=False)
     told = "nowhere: expected a state folder, found nothing there; mmkd-edge install makes one"
     assert (done.returncode, done.stderr) == (2, f"mmkd-edge: {told}\n")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import mmkd_edge
-from mmkd_edge.cli.catalogue import COMMANDS, ONE_MAIN, ONE_NAME
-from mmkd_edge.commands.mmkd import main
+from mmkd_app.cli.catalogue import COMMANDS, ONE_MAIN, ONE_NAME
+from mmkd_app.cli.mmkd import main
 
 BIN = Path(sys.executable).parent
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "typer", "rich")
@@ -19,7 +19,7 @@ WITHOUT = f"""
 import sys
 for name in {HEAVY!r}:
     sys.modules[name] = None
-from mmkd_edge.commands.mmkd import main
+from mmkd_app.cli.mmkd import main
 sys.argv = ["mmkd", *sys.argv[1:]]
 main()
 """

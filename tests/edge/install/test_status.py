@@ -6,11 +6,10 @@ from functools import partial
 
 import msgspec
 
+from mmkd_app.commands import edge, inspect
 from mmkd_edge import UsageError
-from mmkd_edge.commands import edge
 from mmkd_edge.install.slots import fail, rollback, start
 from mmkd_edge.install.status import DeviceStatus, device_status, read_fleet
-from mmkd_export.commands import inspect
 from tests.edge.install.conftest import why_returned
 from tests.edge.said import said
 

@@ -13,8 +13,8 @@ import onnx
 import pytest
 from onnx import helper
 
+from mmkd_app.commands import edge
 from mmkd_edge import BackendError, BundleError, EdgePredictor, UnavailableError, apart
-from mmkd_edge.commands import edge
 from mmkd_edge.install.slots import install
 from mmkd_edge.opening import sandbox
 from mmkd_edge.opening.choice import OpeningRequest

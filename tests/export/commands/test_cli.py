@@ -9,9 +9,9 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
+from mmkd_app.commands.export import main
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import release_number
-from mmkd_export.commands.export import main
 from mmkd_export.verify.windows import RULE
 from mmkd_models.evaluation.confidence import reliability_text
 from tests.export.students import write_windows
@@ -58,7 +58,7 @@ def test_the_command_shows_its_steps_and_the_result(run, student_file, exported,
 @pytest.mark.slow
 def test_json_is_one_document_and_another_process_gives_the_same_bundle(student_file, exported, tmp_path):
     arguments = ["-o", str(tmp_path / "s.edge"), "--json", "--target", "onnx"]
-    command = [sys.executable, "-m", "mmkd_export", str(student_file), *arguments]
+    command = [sys.executable, "-m", "mmkd_app", "export", str(student_file), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == STEPS
     document = json.loads(done.stdout)
@@ -80,7 +80,7 @@ def test_calibration_windows_far_from_the_training_end_with_4(run, student, stud
 
 
 def test_a_plan_is_refused_before_torch_is_imported(tmp_path):
-    script = "import sys; sys.modules['torch'] = None; from mmkd_export.commands.export import main; main()"
+    script = "import sys; sys.modules['torch'] = None; from mmkd_app.commands.export import main; main()"
     command = [sys.executable, "-c", script, "a.ckpt", "-o", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
@@ -132,7 +132,7 @@ def test_a_bundle_gets_another_release_number(run, exported, tmp_path):
 
 
 def test_an_interrupted_export_ends_with_130(student_file, tmp_path):
-    command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge")]
+    command = [sys.executable, "-m", "mmkd_app", "export", str(student_file), "-o", str(tmp_path / "s.edge")]
     command += ["--target", "onnx"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr.readline() == "1/4 read the checkpoint\n"

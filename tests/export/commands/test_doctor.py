@@ -69,7 +69,7 @@ def test_a_jetson_is_recognised(tmp_path, release, revision, found, advice):
 
 
 def _run(script):
-    script += "\nfrom mmkd_export.commands.doctor import main\nmain()\n"
+    script += "\nfrom mmkd_app.commands.doctor import main\nmain()\n"
     return subprocess.run([sys.executable, "-c", script, "--json"], capture_output=True, text=True, check=False)
 
 

@@ -13,15 +13,15 @@ import msgspec
 import pytest
 
 import mmkd_edge
+from mmkd_app.commands.inspect import main
+from mmkd_documents.export import EngineSidecar
 from mmkd_edge.bundle.bundle import Bundle, write_bundle
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.bundle.manifest import member_files
 from mmkd_edge.errors import ArtifactError, CheckpointError, UsageError
-from mmkd_export.commands.inspect import main
 from mmkd_export.inspect import bill as bills
 from mmkd_export.inspect.files import inspect_file
 from mmkd_models.training.checkpoint import read_student
-from mmkd_report.schema.export import EngineSidecar
 from tests.edge.said import said
 
 
@@ -159,7 +159,7 @@ def test_nothing_but_the_runtime_is_needed(exported, student_file):
         "import sys\n"
         "blocked = ('torch', 'safetensors', 'onnx', 'onnxruntime', 'openvino', 'typer', 'rich', 'sklearn', 'psutil')\n"
         "for name in blocked: sys.modules[name] = None\n"
-        "from mmkd_export.commands.inspect import main\n"
+        "from mmkd_app.commands.inspect import main\n"
         "main()\n"
     )
     for path in (exported.path, student_file):

@@ -8,15 +8,15 @@ import msgspec
 import numpy as np
 import pytest
 
-import mmkd_models as mm
+import mmkd_app.verbs as mm
+from mmkd_app.commands.demo import ComparisonOptions, comparison_config, run_comparison
+from mmkd_app.commands.evaluate import main as evaluate_main
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.commands.demo import ComparisonOptions, comparison_config, run_comparison
-from mmkd_models.commands.evaluate import main as evaluate_main
 from mmkd_models.data import write_dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.experiments.comparison import Comparison
 from mmkd_models.experiments.sensors import JUDGED_FILE, pair_comparison, pair_rows, possible_rivals
-from tests.report.rendered import render_sensors
+from tests.app.pages.rendered import render_sensors
 
 pytest.importorskip("sklearn")
 

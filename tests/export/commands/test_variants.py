@@ -6,11 +6,11 @@ from functools import partial
 
 import pytest
 
-from mmkd_models.commands.evaluate import main as evaluate_main
+from mmkd_app.commands.evaluate import main as evaluate_main
 from mmkd_models.training.checkpoint import read_student
+from tests.app.pages.rendered import render_variants
 from tests.export.commands.test_sensors import ACC, GYRO, QUICK, written
 from tests.models.test_normal import normal_dataset
-from tests.report.rendered import render_variants
 
 
 @pytest.fixture(scope="module")

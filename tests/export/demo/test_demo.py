@@ -20,13 +20,18 @@ import numpy as np
 import pytest
 
 import mmkd_edge
+from mmkd_app.commands.demo import ComparisonOptions, quick_options, requested_comparison, run_demo, show_demo
+from mmkd_app.commands.distill import run_distill
+from mmkd_app.commands.train import run_train
+from mmkd_app.demo_bundles import measure
+from mmkd_app.pages.demo_answer import is_judged, leading_rival, recommendation, shipped_text
+from mmkd_app.words import for_terminal
+from mmkd_documents.demo import DemoBenchmark, DemoDocument, LatencyPercentiles
+from mmkd_documents.figures import Spread
+from mmkd_documents.study import PairLatency
 from mmkd_edge import Bundle, EdgePredictor
 from mmkd_edge.errors import GateError, MmkdError, UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.commands.demo import ComparisonOptions, quick_options, requested_comparison, run_demo, show_demo
-from mmkd_export.demo.chain import measure
-from mmkd_models.commands.distill import run_distill
-from mmkd_models.commands.train import run_train
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.dataset import shipped_dataset
 from mmkd_models.data.labelled import Labelled
@@ -36,15 +41,10 @@ from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers, torch_threads
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
-from mmkd_report.pages.demo_answer import is_judged, leading_rival, recommendation, shipped_text
-from mmkd_report.schema.demo import DemoBenchmark, DemoDocument, LatencyPercentiles
-from mmkd_report.schema.figures import Spread
-from mmkd_report.schema.study import PairLatency
-from mmkd_report.words import for_terminal
+from tests.app.pages.rendered import read_demo, render_demo
 from tests.edge.ended import has_ended
 from tests.edge.said import said
 from tests.models.conftest import SENSORS, comparison_config, grouped_split, leaky_copy
-from tests.report.rendered import read_demo, render_demo
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 LIMIT_S = 600  # of one run on a busy machine
@@ -321,7 +321,7 @@ def test_a_refused_export_leaves_what_was_learnt(first, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise GateError("acc: refused")
 
-    monkeypatch.setattr("mmkd_export.demo.chain.export", refuse)
+    monkeypatch.setattr("mmkd_app.demo_bundles.export", refuse)
     for name in ("", "demo.json"):  # a document of everything that was measured stays
         if name:
             (tmp_path / "demo" / name).unlink()

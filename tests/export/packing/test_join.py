@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmkd_app.commands.export import run_export
+from mmkd_app.commands.inspect import main as inspect
+from mmkd_documents.export import decode_report
 from mmkd_edge import Bundle, EdgePredictor, ModalitySpec, TaskSpec, UsageError
 from mmkd_edge.bundle.manifest import release_number
 from mmkd_edge.health.running import measure_statistics
 from mmkd_edge.install.keys import check_signed, make_keys
 from mmkd_edge.predict.preprocess import prepare_batch
-from mmkd_export.commands.export import run_export
-from mmkd_export.commands.inspect import main as inspect
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.packing.contents import join_bundles
 from mmkd_export.pipeline import export, export_several
 from mmkd_export.plan import Seal, export_plan
 from mmkd_models.training.checkpoint import write_student
-from mmkd_report.schema.export import decode_report
 from tests.edge.said import said
 from tests.export.students import make_student
 

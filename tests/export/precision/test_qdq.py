@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
+from mmkd_documents.export import GateResult
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_export.graph.calibration import BINS, Magnitudes, add_values, clipping_range, tensor_magnitudes
@@ -18,7 +19,6 @@ from mmkd_export.precision import rewrite
 from mmkd_export.precision.make import int8_graph
 from mmkd_export.verify.answers import answers_from_backend, graph_feeds
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
-from mmkd_report.schema.export import GateResult
 from tests.export.students import make_student
 
 

@@ -162,7 +162,7 @@ def test_altered_weights_and_failed_conversions_are_told(tflite, student, tmp_pa
 
 
 def test_the_command_keeps_converter_and_quantiser_off_the_terminal(student_file, tmp_path):
-    command = [sys.executable, "-m", "mmkd_export", str(student_file), "-o", str(tmp_path / "s.edge")]
+    command = [sys.executable, "-m", "mmkd_app", "export", str(student_file), "-o", str(tmp_path / "s.edge")]
     command += ["--target", "litert", "--precision", "int8", "--accept-unjudged"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO: Created TensorFlow Lite")]

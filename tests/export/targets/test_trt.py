@@ -194,7 +194,7 @@ def test_engines_from_a_bundle_need_neither_onnx_nor_torch(trt_rtx, bundle):
     script = (
         "import sys\n"
         "for name in ('torch', 'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'sklearn'): sys.modules[name] = None\n"
-        "from mmkd_export.commands.export import main\n"
+        "from mmkd_app.commands.export import main\n"
         "main()\n"
     )
     command = [sys.executable, "-c", script, str(bundle), "--target", "trt", "--platform", "trt-rtx"]

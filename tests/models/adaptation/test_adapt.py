@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmkd_app.commands import adapt
+from mmkd_app.commands.adapt import run_adapt
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.testing import fake_predictor
@@ -27,8 +29,6 @@ from mmkd_models.adaptation.judge import (
     vanished_classes,
 )
 from mmkd_models.adaptation.run import run_adaptation
-from mmkd_models.commands import adapt
-from mmkd_models.commands.adapt import run_adapt
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.importing.interchange import import_interchange
@@ -47,9 +47,9 @@ from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.students import train_student
 from mmkd_models.training.trainings import train_teacher
 from mmkd_station.uncertain import UncertainRing
+from tests.app.pages.rendered import render_adaptation
 from tests.edge.said import said
 from tests.models.conftest import STUDENT, TEACHER, data_of
-from tests.report.rendered import render_adaptation
 
 MODALITIES = (
     ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=16),

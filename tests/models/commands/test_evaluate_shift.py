@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from tests.app.pages.rendered import render_judging
 from tests.models.judging_rig import write_random_student, write_random_teacher
-from tests.report.rendered import render_judging
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from mmkd_models.data.labelled import Labelled
 from mmkd_models.evaluation.faults import NAMES
 from mmkd_models.evaluation.rivals import RIVALS
 from mmkd_models.training.checkpoint import read_student, write_student
+from tests.app.pages.rendered import render_judging
 from tests.models.judging_rig import write_random_student, write_random_teacher
 from tests.models.kinds_rig import kinds_dataset
-from tests.report.rendered import render_judging
 
 pytestmark = pytest.mark.usefixtures("few_trees")
 

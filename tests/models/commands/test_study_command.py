@@ -7,11 +7,11 @@ import sys
 import msgspec
 import pytest
 
+from mmkd_app.commands.study import run_study
+from mmkd_documents.study import StudyDocument
 from mmkd_edge.errors import UsageError
-from mmkd_models.commands.study import run_study
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.training.checkpoint import read_student, read_teacher
-from mmkd_report.schema.study import StudyDocument
 from tests.edge.said import said
 
 pytestmark = pytest.mark.usefixtures("few_trees")

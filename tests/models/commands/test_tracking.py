@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmkd_app.commands.distill import run_distill
+from mmkd_app.commands.study import run_study
+from mmkd_app.commands.train import run_train
+from mmkd_app.training.tracking import RUN_FILE, tracked
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import UnavailableError, UsageError
-from mmkd_models.commands.distill import run_distill
-from mmkd_models.commands.study import run_study
-from mmkd_models.commands.tracking import RUN_FILE, tracked
-from mmkd_models.commands.train import run_train
 from mmkd_models.train_config import Validation
 from mmkd_models.training.checkpoint import file_sha256, write_student
 from tests.models.judging_rig import write_random_teacher
@@ -67,7 +67,7 @@ def test_what_no_server_took_is_sent_by_the_export_and_the_model_answers_as_its_
 ):
     import mlflow
 
-    from mmkd_export.commands.export import run_export
+    from mmkd_app.commands.export import run_export
 
     checkpoint, bundle, page = (tmp_path / f"acc.{suffix}" for suffix in ("ckpt", "edge", "html"))
     own = os.environ["MLFLOW_TRACKING_URI"]

@@ -21,13 +21,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_app.commands.distill import run_distill
+from mmkd_app.commands.evaluate import run_evaluate
+from mmkd_app.commands.train import main, run_train
 from mmkd_edge import example_bundle
-from mmkd_edge.cli.outputs import lock_output
 from mmkd_edge.derive import derive_batch
 from mmkd_edge.errors import UsageError
-from mmkd_models.commands.distill import run_distill
-from mmkd_models.commands.evaluate import run_evaluate
-from mmkd_models.commands.train import main, run_train
+from mmkd_edge.outputs import lock_output
 from mmkd_models.data.labelled import Labelled, with_visible_labels
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_student
 from tests.edge.said import said
@@ -207,12 +207,12 @@ def press(tmp_path):
 
 def every_command(out, press, machines, student):
     """Yield program, arguments and the place that is refused; each command writes in the folder `out`."""
-    from mmkd_bench.commands.cli import main as bench
-    from mmkd_export.commands.demo import main as demo
-    from mmkd_export.commands.export import main as export
-    from mmkd_models.commands.data import main as data
-    from mmkd_models.commands.evaluate import main as evaluate
-    from mmkd_models.commands.study import main as study
+    from mmkd_app.commands.bench import main as bench
+    from mmkd_app.commands.data import main as data
+    from mmkd_app.commands.demo import main as demo
+    from mmkd_app.commands.evaluate import main as evaluate
+    from mmkd_app.commands.export import main as export
+    from mmkd_app.commands.study import main as study
 
     page = ("--page", out / "a.html")
     yield data, "data", ("import", press, "-o", out / "press"), out
@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_the_work_in_every_co
 
 
 def test_an_import_that_does_not_fit_is_one_line_and_leaves_nothing(press, tmp_path):
-    program = [sys.executable, "-c", "from mmkd_models.commands.data import main; main()", "import", str(press)]
+    program = [sys.executable, "-c", "from mmkd_app.commands.data import main; main()", "import", str(press)]
     shell = ["bash", "-c", 'ulimit -f 1; exec "$@"', "-", *program, "-o", str(tmp_path / "press")]
     environment = ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"}  # the limit would cut compiled modules too
     ended = subprocess.run(shell, env=environment, capture_output=True, text=True, check=False)

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
+from mmkd_app.commands.distill import run_distill
+from mmkd_app.commands.train import run_train
+from mmkd_app.training.checkpoints import write_student_and_report
+from mmkd_app.training.tracking import tracked
 from mmkd_edge.errors import UsageError
-from mmkd_models.commands.distill import run_distill
-from mmkd_models.commands.outputs import write_student_and_report
-from mmkd_models.commands.tracking import tracked
-from mmkd_models.commands.train import run_train
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import Recipe, chosen_recipe, taught_by
@@ -169,8 +169,8 @@ module = import_module(name)
 sys.modules["torch"] = None  # whatever imports it fails
 from importlib import util
 real = util.find_spec
-import mmkd_edge.cli.run as run
-run.find_spec = lambda module: real("json") if module == "torch" else real(module)  # it is installed
+import mmkd_edge.machine as machine
+machine.find_spec = lambda module: real("json") if module == "torch" else real(module)  # it is installed
 module.main()
 """
 
@@ -192,7 +192,7 @@ module.main()
 )
 def test_what_is_wrong_is_refused_before_torch_is_imported(machines, tmp_path, line, message):
     command, *words = line.replace("DATA", str(machines.path)).split()
-    program = [sys.executable, "-c", EARLY, f"mmkd_models.commands.{command}", f"mmkd-{command}", *words]
+    program = [sys.executable, "-c", EARLY, f"mmkd_app.commands.{command}", f"mmkd-{command}", *words]
     ended = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (ended.returncode, message in ended.stderr) == (2, True), ended.stderr
     assert "torch" not in ended.stderr

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmkd_app.commands.distill import run_distill
+from mmkd_app.commands.train import run_train
 from mmkd_edge.derive import derive_batch, derived_modality
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.commands.distill import run_distill
-from mmkd_models.commands.train import run_train
 from mmkd_models.data import Recording, open_dataset, write_dataset, write_recordings
 from mmkd_models.data.augment import AugmentConfig, augment_batch
 from mmkd_models.data.batches import BatchSource, channel_movement, channel_statistics

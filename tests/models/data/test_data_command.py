@@ -13,15 +13,15 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_app.commands.data import main
 from mmkd_edge.bundle.reference import read_reference
-from mmkd_models.commands.data import main
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.data.importing import recipe
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.keys import TextTable, list_keys
 from mmkd_models.data.importing.readers.formats import SUFFIXES
 
-_RUN = "from mmkd_models.commands.data import main; main()"
+_RUN = "from mmkd_app.commands.data import main; main()"
 
 
 _BLOCKED = """

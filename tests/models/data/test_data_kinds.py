@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mmkd_app.commands.data import run_data
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.commands.data import run_data
 from mmkd_models.data import Recording, check_dataset, open_dataset, write_dataset, write_recordings
 from mmkd_models.data.importing.interchange import import_interchange
 from mmkd_models.data.labels import hide_labels, is_labelled

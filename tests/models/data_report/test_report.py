@@ -10,10 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_app.commands.data import main
+from mmkd_app.pages.data import render_data_report
+from mmkd_documents.data import DataReport, SplitFacts, WindowToLabel
 from mmkd_edge.errors import UsageError
 from mmkd_edge.frames import mask_missing
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.commands.data import main
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.checking.findings import value_findings
 from mmkd_models.data.checking.scan import brightness, scan_windows
@@ -35,8 +37,6 @@ from mmkd_models.data_report.report import (
     report_on,
     windows_to_label,
 )
-from mmkd_report.pages.data import render_data_report
-from mmkd_report.schema.data import DataReport, SplitFacts, WindowToLabel
 from tests.edge.said import said
 from tests.models.kinds_rig import kinds_dataset
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mmkd_app.commands.distill import run_distill
 from mmkd_edge.errors import MmkdError
 from mmkd_export.inspect.files import inspect_file
-from mmkd_models.commands.distill import run_distill
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.distillation.answers import AnswerMemory
 from mmkd_models.distillation.recipe import Recipe

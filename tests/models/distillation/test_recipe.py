@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmkd_app.commands.distill import run_distill
 from mmkd_edge.errors import UsageError
-from mmkd_models.commands.distill import run_distill
 from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner, SupervisedLearner
 from mmkd_models.distillation.recipe import Recipe, check_terms, chosen_recipe, term_from_text, terms_text

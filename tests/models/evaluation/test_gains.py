@@ -5,14 +5,14 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from mmkd_app.words import for_terminal, leak_sentence
+from mmkd_documents.figures import OF_CLASSES, Chance, Interval, LabelLeak, Split, Spread
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data import write_dataset
 from mmkd_models.evaluation import gains
 from mmkd_models.evaluation.outcome import GroupAnswers, TestedNetwork
 from mmkd_models.experiments.summary import gain_over_folds
 from mmkd_models.metrics.scores import Metric, measure_named, metric_of_confusions, scores_from_answers
-from mmkd_report.schema.figures import OF_CLASSES, Chance, Interval, LabelLeak, Split, Spread
-from mmkd_report.words import for_terminal, leak_sentence
 from tests.models.judging_rig import class_outcome
 
 METRICS = get_args(Metric)

@@ -6,12 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_documents.figures import OF_CLASSES, Measure
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.evaluation.gains import gain_draws, gain_over_seeds
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork, drawn_figures, outcome_on
 from mmkd_models.metrics.scores import METRICS, Scores, gain_metric, measures_of, scores_from_logits
-from mmkd_report.schema.figures import OF_CLASSES, Measure
 from tests.edge.said import said
 
 KINDS = pytest.mark.parametrize("kind", ["multi_label", "regression"])

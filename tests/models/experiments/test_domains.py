@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_app.commands.study import run_study
 from mmkd_edge.errors import DatasetError, UsageError
-from mmkd_models.commands.study import run_study
 from mmkd_models.data import write_dataset
 from mmkd_models.data.folds import LeftOutDomains, fold_without
 from mmkd_models.data.labelled import ALL, Labelled
@@ -17,9 +17,9 @@ from mmkd_models.experiments.plan import fold_data
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.training.checkpoint import read_student
+from tests.app.pages.rendered import render_demo, render_study
 from tests.edge.said import said
 from tests.models.conftest import leaky_copy
-from tests.report.rendered import render_demo, render_study
 
 SITE = LeftOutDomains(by="site")
 

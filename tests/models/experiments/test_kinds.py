@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmkd_app.commands.study import run_study
 from mmkd_edge.errors import UsageError
-from mmkd_models.commands.study import run_study
 from mmkd_models.data.labelled import ALL
 from mmkd_models.evaluation.rivals import Rivals
 from mmkd_models.experiments.plan import fold_data

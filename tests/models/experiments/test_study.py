@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import study_cases as cases
 
+from mmkd_documents.study import PairLatency, StudyDocument
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.experiments.plan import Candidate, Entry, Folder, TeacherChoice, Trial, fold_data
@@ -21,7 +22,6 @@ from mmkd_models.experiments.runs import run_trial, trial_result
 from mmkd_models.experiments.study import seeds_that_count, study
 from mmkd_models.training.checkpoint import file_sha256, read_student
 from mmkd_models.training.predict import scores_of
-from mmkd_report.schema.study import PairLatency, StudyDocument
 from tests.edge.said import said
 
 STUDY = """

@@ -10,6 +10,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_app.pages.demo_answer import answer
+from mmkd_app.pages.variants import render_variants, show_rows, verdict
+from mmkd_documents.figures import Interval
+from mmkd_documents.variants import VariantsDocument
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
@@ -17,12 +21,8 @@ from mmkd_models.experiments.comparison import Comparison
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.variants import parse_variations, variant_rows
 from mmkd_models.metrics.scores import Scores, measure_named
-from mmkd_report.pages.demo_answer import answer
-from mmkd_report.pages.variants import render_variants, show_rows, verdict
-from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.variants import VariantsDocument
+from tests.app.pages.rendered import read_demo
 from tests.edge.said import said
-from tests.report.rendered import read_demo
 
 BALANCED = measure_named("balanced_accuracy")
 CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=10.0, samples=20, height=8, width=12)

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from mmkd_app.cli.progress import progress_lines
 from mmkd_edge.errors import CheckpointError, MmkdError, UnavailableError, UsageError
 from mmkd_models.data import open_dataset
 from mmkd_models.experiments.comparison import Comparison
 from mmkd_models.experiments.plan import claim
 from mmkd_models.experiments.runs import Progress, Run, make_claimed, make_runs
 from mmkd_models.experiments.workers import Workers
-from mmkd_models.train_config import TrainingProgress, progress_lines
+from mmkd_models.train_config import TrainingProgress
 from tests.edge.ended import has_ended
 from tests.edge.said import said
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mmkd_app.commands.distill import run_distill
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.commands.distill import run_distill
 from mmkd_models.data.batches import Batch
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmkd_documents.demo import LABELS_ONLY
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data import write_dataset
 from mmkd_models.defaults import AUGMENT
@@ -36,7 +37,6 @@ from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.students import choose_student
 from mmkd_models.training.trainings import train_teacher, train_transformer
-from mmkd_report.schema.demo import LABELS_ONLY
 from tests.models.conftest import data_of
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from mmkd_app.commands.train import run_train
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.inspect.files import inspect_file
-from mmkd_models.commands.train import run_train
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled, with_visible_labels

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmkd_documents.data import ChannelFacts, SplitFacts
 from mmkd_edge.spec import TaskKind, task_text
 from mmkd_models.data.checking.findings import is_continuous
 from mmkd_models.data.checking.related import time_text
@@ -15,7 +16,6 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.labels import name_strata
 from mmkd_models.data.spec import SPLIT_NAMES
 from mmkd_models.data.windows import Windows, split_facts
-from mmkd_report.schema.data import ChannelFacts, SplitFacts
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:

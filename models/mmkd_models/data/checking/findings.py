@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_documents.data import Finding
 from mmkd_models.data.checking.levels import level_findings
 from mmkd_models.data.checking.related import (
     describe_place,
@@ -26,7 +27,6 @@ from mmkd_models.data.files import RECORDINGS, array_file
 from mmkd_models.data.labels import WRITE_GROUPS, absent_labels, name_strata
 from mmkd_models.data.spec import SPLIT_NAMES, refuse
 from mmkd_models.data.windows import Windows, split_facts, valid_values
-from mmkd_report.schema.data import Finding
 
 _MIN_FOLDS = 3  # train, valid and test in one fold of cross-validation
 # Fractions of windows in which a channel is stuck: in a group and in all others, or while other channels move.

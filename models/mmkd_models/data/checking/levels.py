@@ -12,11 +12,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_documents.data import Finding
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.checking.related import list_first, note, problem
 from mmkd_models.data.checking.scan import Scan
 from mmkd_models.data.windows import Windows
-from mmkd_report.schema.data import Finding
 
 _FACTOR = 8.0  # a larger ratio is not due to what was recorded
 _MIN_RECORDINGS = 4  # of a class, for a median that one of them does not move

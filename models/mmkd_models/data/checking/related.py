@@ -11,12 +11,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_documents.data import Finding, FindingKind
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.labels import WRITE_GROUPS
 from mmkd_models.data.spec import SPLIT_NAMES, Values, windows_at_once
 from mmkd_models.data.windows import Rows, Windows
-from mmkd_report.schema.data import Finding, FindingKind
 
 _MAX_COMPARED = 16  # first samples of a window, searched in the others
 # Distinct steps from sample to sample in the shared part: two slopes of a sensor that rounds are soon equal.

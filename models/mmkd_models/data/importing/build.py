@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_documents.data import Finding
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import spec
@@ -27,7 +28,6 @@ from mmkd_models.data.importing.source import ImportedSensor
 from mmkd_models.data.labels import find_strata
 from mmkd_models.data.windows import CutWindows, Rows, Windows, first_sample, latest_start_s, window_starts_s
 from mmkd_models.data.writer import write_dataset
-from mmkd_report.schema.data import Finding
 
 GROUP = ".group"
 """Key of a window's group among its facts."""

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.bundle.files import open_file, read_exactly, write_file
-from mmkd_edge.cli.label_tasks import label_config, label_task
 from mmkd_edge.errors import DatasetError, UsageError, first_line
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.dataset import Dataset
@@ -27,6 +26,7 @@ from mmkd_models.data.importing.keys import MAX_KEPT_BYTES, MAX_LABELLED_BYTES, 
 from mmkd_models.data.importing.readers.array_files import read_arrays
 from mmkd_models.data.importing.recipe import SplitRule
 from mmkd_models.data.importing.window_labels import split_by_time
+from mmkd_models.data.label_tasks import label_config, label_task
 from mmkd_models.data.spec import SPLIT_NAMES, STORABLE, DatasetSpec, refuse, size_problem, spec_problems, storable
 from mmkd_models.data.writer import write_dataset
 

@@ -9,12 +9,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_documents.figures import SET_F1, Interval
+from mmkd_documents.judging import SuiteResult, SuiteTable
 from mmkd_models.evaluation.gains import interval_over_groups
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, interval_text, points_text
 from mmkd_models.metrics.likelihood import Floats
 from mmkd_models.metrics.scores import weighted_mean
-from mmkd_report.schema.figures import SET_F1, Interval
-from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
 _DRAWS = 2000
 _SEVERAL, _NEW = "two labels or more", "label sets without a training window"

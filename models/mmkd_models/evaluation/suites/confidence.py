@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import msgspec
 
+from mmkd_documents.judging import SuiteResult, SuiteTable
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.confidence import reliability
 from mmkd_models.evaluation.suites.faults import broken_windows
 from mmkd_models.evaluation.suites.inputs import ModelUnderTest, Suite, SuiteInputs, check_classes
-from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
 SEVERITY = 0.6
 """The middle of those of the suite `faults`."""

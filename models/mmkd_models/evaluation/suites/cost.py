@@ -10,14 +10,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_documents.cost import Assumption, CostFacts, CostOption, Equipment, Mark, example_text
+from mmkd_documents.judging import SuiteResult, SuiteTable
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.gains import MIN_GROUPS, draw_groups, interval_of
 from mmkd_models.evaluation.suites import cost_model
 from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, Suite, SuiteInputs, check_classes
 from mmkd_models.metrics.likelihood import Floats
-from mmkd_report.schema.cost import Assumption, CostFacts, CostOption, Equipment, Mark, example_text
-from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
 _DRAWS = 1000
 _EITHER_WAY = 0.3  # default range of a number: this fraction of it up and down

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from mmkd_documents.cost import CostOption, CostResult, Equipment, EquipmentCosts, Plant
 from mmkd_edge.errors import UsageError
-from mmkd_report.schema.cost import CostOption, CostResult, Equipment, EquipmentCosts, Plant
 
 _HOURS_PER_YEAR = 8760.0
 _MAX_STATIONS = 10_000

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_documents.figures import Interval
+from mmkd_documents.judging import FaultFigures, FaultsFacts, SuiteChart, SuiteResult, SuiteTable
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.data.spec import Values, windows_at_once
@@ -28,8 +30,6 @@ from mmkd_models.evaluation.faults import (
 from mmkd_models.evaluation.gains import MIN_GROUPS, draw_groups, interval_of
 from mmkd_models.evaluation.outcome import TestedNetwork, drawn_figures, outcome_on
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, listed
-from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.judging import FaultFigures, FaultsFacts, SuiteChart, SuiteResult, SuiteTable
 
 _BLOCKS_MEASURED = 2  # blocks of training windows that measure a sensor's mean and standard deviation
 _DRAWS = 500

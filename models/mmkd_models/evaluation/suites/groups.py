@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_documents.figures import Interval
+from mmkd_documents.judging import SuiteResult, SuiteTable
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.folds import is_unknown, values_by
 from mmkd_models.data.labels import block_length
@@ -19,8 +21,6 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.gains import draw_groups, interval_of
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, check_classes, listed
 from mmkd_models.metrics.likelihood import Floats
-from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
 MIN_WINDOWS = 30
 """A value with fewer windows is shown and not judged."""

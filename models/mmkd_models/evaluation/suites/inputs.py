@@ -11,14 +11,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_documents.figures import Interval, Measure
+from mmkd_documents.judging import JudgedModel, ShiftFacts, SuiteResult
 from mmkd_edge.bundle.manifest import Confidence, Normal
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.known_windows import KnownWindows
 from mmkd_models.metrics.likelihood import Floats, probabilities_of
 from mmkd_models.metrics.scores import DEFAULT_METRIC, gain_metric
-from mmkd_report.schema.figures import Interval, Measure
-from mmkd_report.schema.judging import JudgedModel, ShiftFacts, SuiteResult
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherCheckpoint

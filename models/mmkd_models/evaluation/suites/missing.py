@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from mmkd_documents.figures import Interval, Measure
+from mmkd_documents.judging import SuiteChart, SuiteResult, SuiteTable
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.spec import Values
@@ -18,8 +20,6 @@ from mmkd_models.data.windows import Rows, Windows, WindowSource
 from mmkd_models.evaluation.gains import compare_with_chance, gain_on_windows
 from mmkd_models.evaluation.outcome import outcome_on
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs, cell_text, figure_text, gain_cell, heading_text
-from mmkd_report.schema.figures import Interval, Measure
-from mmkd_report.schema.judging import SuiteChart, SuiteResult, SuiteTable
 
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 MAX_SUBSETS = 31

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmkd_documents.figures import MODEL_NAMES
+from mmkd_documents.judging import JudgedModel, ModelRole
 from mmkd_edge.backends.base import backend_for
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
@@ -23,8 +25,6 @@ from mmkd_models.evaluation.suites.inputs import Answers, ModelUnderTest, SuiteI
 from mmkd_models.metrics.likelihood import logits_of_probabilities
 from mmkd_models.metrics.scores import AnyMetric
 from mmkd_models.training.inputs import check_compatible
-from mmkd_report.schema.figures import MODEL_NAMES
-from mmkd_report.schema.judging import JudgedModel, ModelRole
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.evaluation.normal_rivals import NormalRivalName

@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd_documents.figures import Interval
+from mmkd_documents.judging import SuiteResult, SuiteTable
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.folds import is_unknown, values_by
 from mmkd_models.data.windows import Windows
@@ -21,8 +23,6 @@ from mmkd_models.evaluation.outcome import outcome_on
 from mmkd_models.evaluation.suites.inputs import ModelUnderTest, Suite, SuiteInputs, gain_cell
 from mmkd_models.metrics.normal import threshold, within_auroc
 from mmkd_models.metrics.scores import NO_ORDER, measure_named, normal_scores, weighted_auroc, weighted_mean
-from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.judging import SuiteResult, SuiteTable
 
 RATE = 0.05
 """Of rivals, and of students that promise no other."""

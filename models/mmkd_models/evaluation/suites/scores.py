@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
+from mmkd_documents.figures import Chance, Interval, Measure
+from mmkd_documents.judging import ConfidenceFacts, SuiteResult, SuiteTable
 from mmkd_models.evaluation.confidence import HEADINGS, confidence_facts, coverage_cells, reliability, reliability_text
 from mmkd_models.evaluation.gains import MIN_GROUPS, compare_with_chance, gain_on_windows
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
@@ -22,8 +24,6 @@ from mmkd_models.evaluation.suites.inputs import (
 )
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.metrics.scores import measures_of
-from mmkd_report.schema.figures import Chance, Interval, Measure
-from mmkd_report.schema.judging import ConfidenceFacts, SuiteResult, SuiteTable
 
 
 class _ModelScores(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmkd_documents.demo import LABELS_ONLY
+from mmkd_documents.figures import MODEL_NAMES, Interval
+from mmkd_documents.judging import STUDENT, ShiftFacts, SuiteResult, SuiteTable
 from mmkd_models.evaluation.suites.inputs import (
     Suite,
     SuiteInputs,
@@ -14,9 +17,6 @@ from mmkd_models.evaluation.suites.inputs import (
     interval_text,
     points_text,
 )
-from mmkd_report.schema.demo import LABELS_ONLY
-from mmkd_report.schema.figures import MODEL_NAMES, Interval
-from mmkd_report.schema.judging import STUDENT, ShiftFacts, SuiteResult, SuiteTable
 
 _RIVALS = (MODEL_NAMES["extra_trees"], MODEL_NAMES["mini_rocket"])
 

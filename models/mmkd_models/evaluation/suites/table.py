@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
+from mmkd_documents.judging import DataFacts, JudgingDocument, SuiteResult
 from mmkd_edge.errors import UsageError
 from mmkd_models.evaluation.suites import combined, confidence, cost, faults, groups, missing, normal, scores, shift
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs
-from mmkd_report.schema.judging import DataFacts, JudgingDocument, SuiteResult
 
 SUITES: dict[str, Suite] = {
     "scores": scores.SUITE,

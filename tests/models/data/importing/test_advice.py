@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import mmkd_models
+from mmkd_app.training import recipes
+from mmkd_app.training.recipes import run_recipe
 from mmkd_edge.errors import MmkdError
-from mmkd_models.commands.recipes import run_recipe
 from mmkd_models.data.importing.draft import draft_recipe
 from tests.models.data.importing.conftest import START_S, write_temp
 from tests.models.data.importing.raw_logs import write_flags
@@ -198,9 +199,7 @@ def _texts(tree):
 def test_every_advice_on_the_recipe_has_a_case_that_follows_it():
     rooms = Path(mmkd_models.__path__[0])
     files = [*rooms.glob("data/checking/*.py"), *rooms.glob("data/importing/**/*.py"), *rooms.glob("data_report/*.py")]
-    texts = {
-        text for file in [*files, rooms / "commands" / "recipes.py"] for text in _texts(ast.parse(file.read_text()))
-    }
+    texts = {text for file in [*files, Path(recipes.__file__)] for text in _texts(ast.parse(file.read_text()))}
     advice = {found for text in texts if "\n" not in text for found in _ADVICE.findall(text)}
     assert len(advice) > 30
     heads = {re.split(r",| if | under | where | in place", found)[0] for found in advice - _ELSEWHERE.keys()}

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from mmkd_app.training.recipes import clock_lines, run_recipe, window_lines
 from mmkd_edge.errors import DatasetError, UnavailableError
-from mmkd_models.commands.recipes import clock_lines, run_recipe, window_lines
 from mmkd_models.data import open_dataset
 from mmkd_models.data.importing.keys import TextTable
 from mmkd_models.data.importing.readers.formats import choose_reader

@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from mmkd_app.commands.data import run_data
 from mmkd_edge.errors import DatasetError
-from mmkd_models.commands.data import run_data
 
 RECIPE = """version = 1
 [[source]]
@@ -156,7 +156,7 @@ def test_a_bomb_is_refused_before_it_unfolds(tmp_path, name):
 RUN = """
 import sys
 from pathlib import Path
-from mmkd_models.commands.data import main
+from mmkd_app.commands.data import main
 try:
     main()
 finally:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmkd_app.commands.data import run_data
+from mmkd_app.training.recipes import run_recipe
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import UsageError
-from mmkd_models.commands.data import run_data
-from mmkd_models.commands.recipes import run_recipe
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data_report.report import report_on

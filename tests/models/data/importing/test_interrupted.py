@@ -12,7 +12,7 @@ from mmkd_edge.errors import DatasetError
 from mmkd_models.data import check_dataset, open_dataset
 from tests.models.data.importing.conftest import START_S, refusal, run
 
-_RUN = "from mmkd_models.commands.data import main; main()"
+_RUN = "from mmkd_app.commands.data import main; main()"
 WRONG = ('group = "machine"', 'group = "machine"\nvalid = ["M9"]')
 
 

@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_app.commands.data import run_data
 from mmkd_edge import ModalitySpec
 from mmkd_edge.errors import DatasetError, MmkdError, UsageError
-from mmkd_models.commands.data import run_data
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.recipe import LabelRule

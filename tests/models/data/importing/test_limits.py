@@ -2,8 +2,8 @@
 
 import pytest
 
+from mmkd_app.commands.data import run_data
 from mmkd_edge.errors import UsageError
-from mmkd_models.commands.data import run_data
 from mmkd_models.data.importing.from_recipe import import_recipe
 from mmkd_models.data.importing.patterns import RecipeFolder, match_segment
 from mmkd_models.data.importing.recipe import read_recipe

@@ -244,7 +244,7 @@ length_s = 1.0
 _PEAK = """
 import re, sys
 from pathlib import Path
-from mmkd_models.commands.data import run_data
+from mmkd_app.commands.data import run_data
 try:
     run_data(["import", sys.argv[1], "-o", sys.argv[2]])
 except SystemExit as end:

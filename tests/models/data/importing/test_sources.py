@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mmkd_app.commands.data import run_data
+from mmkd_app.training.recipes import window_lines
 from mmkd_edge.errors import DatasetError
-from mmkd_models.commands.data import run_data
-from mmkd_models.commands.recipes import window_lines
 from mmkd_models.data import check_dataset, open_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data.importing.keys import TextTable

@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
+from mmkd_app.commands.data import run_data
+from mmkd_app.commands.demo import ComparisonOptions, requested_comparison
+from mmkd_app.training.recipes import window_lines
 from mmkd_edge.derive import derive_batch
 from mmkd_edge.errors import DatasetError
-from mmkd_export.commands.demo import ComparisonOptions, requested_comparison
-from mmkd_models.commands.data import run_data
-from mmkd_models.commands.recipes import window_lines
 from mmkd_models.data import open_dataset
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.recipe import LabelRule, read_recipe

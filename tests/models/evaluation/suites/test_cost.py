@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from mmkd_documents.cost import Equipment, Plant
 from mmkd_edge.errors import UsageError
 from mmkd_models.evaluation.suites import cost_model as cost
 from mmkd_models.evaluation.suites.cost import (
@@ -20,7 +21,6 @@ from mmkd_models.evaluation.suites.cost import (
 from mmkd_models.evaluation.suites.cost import run as run_cost
 from mmkd_models.evaluation.suites.cost_model import read_cost
 from mmkd_models.evaluation.suites.inputs import SuiteInputs
-from mmkd_report.schema.cost import Equipment, Plant
 from tests.edge.said import said
 from tests.models.judging_rig import under_test
 

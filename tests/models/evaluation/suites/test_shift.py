@@ -2,10 +2,10 @@
 
 import msgspec
 
+from mmkd_documents.figures import Interval
+from mmkd_documents.judging import DomainFigures, ShiftFacts
 from mmkd_models.evaluation.suites.shift import describe
 from mmkd_models.metrics.scores import measure_named
-from mmkd_report.schema.figures import Interval
-from mmkd_report.schema.judging import DomainFigures, ShiftFacts
 
 
 def facts(student, labels, *, teacher_gain, gain, **more):

@@ -3,14 +3,14 @@
 import msgspec
 import numpy as np
 
-from mmkd_models.commands.evaluate import show_judging
+from mmkd_app.commands.evaluate import show_judging
+from mmkd_app.pages.judging import render_judging
+from mmkd_documents import judging
+from mmkd_documents.figures import Interval
 from mmkd_models.evaluation.suites import faults, groups
 from mmkd_models.evaluation.suites.groups import Gap, GroupFigures, GroupsFacts
 from mmkd_models.evaluation.suites.inputs import ModelUnderTest, Suite, SuiteInputs
 from mmkd_models.evaluation.suites.table import SUITES, judge, with_suites
-from mmkd_report.pages.judging import render_judging
-from mmkd_report.schema import judging
-from mmkd_report.schema.figures import Interval
 from tests.models.judging_rig import suite_inputs, under_test
 
 DATA = judging.DataFacts(

@@ -1,0 +1,1 @@
+"""Commands, pages and the verbs of a notebook: what parses arguments, writes to a terminal or draws a page."""

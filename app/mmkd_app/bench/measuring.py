@@ -1,0 +1,223 @@
+"""The commands of `mmkd-bench`; `compare` and `page` are in `reports`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from mmkd_app.bench.reports import (
+    DurationOption,
+    JsonOption,
+    LaunchesOption,
+    ReferenceOption,
+    print_report,
+    write_run_page,
+)
+from mmkd_app.cli.interrupts import INTERRUPTED_EXIT_CODE
+from mmkd_app.cli.run import check_page, shell_line
+from mmkd_app.cli.show import json_text, say
+from mmkd_bench.capacity import measure_capacity
+from mmkd_bench.in_turn import measure_overhead
+from mmkd_bench.measuring.load import MISSED_FRACTION
+from mmkd_bench.measuring.opening import Choice
+from mmkd_bench.measuring.process import Interrupted
+from mmkd_bench.run import measure_bundle
+from mmkd_bench.tune import tune_bundle
+from mmkd_documents.bench import Settings
+from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.files import cache_folder, write_file
+from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_edge.opening.profile import ExecutionProfile, find_profile, write_profile
+from mmkd_edge.outputs import check_file
+
+
+class PrecisionOption(str, Enum):
+    """Precision of the model."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="STUDENT.edge", help="The bundle to measure.")]
+BackendOption = Annotated[str, typer.Option(help="Backend to run; auto uses the profile of mmkd-bench tune.")]
+ArtifactOption = Annotated[PrecisionOption, typer.Option("--precision", help="Precision of the model to run.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Threads per prediction.", show_default="the profile's, or one")
+]
+
+
+def _choice(
+    bundle: Path, backend: str, precision: PrecisionOption, threads: int | None, reference: Path | None
+) -> Choice:
+    return Choice(
+        bundle=str(bundle),
+        backend=backend,
+        precision=precision.value,
+        threads=threads,
+        reference=None if reference is None else str(reference),
+    )
+
+
+def run(
+    bundle: BundleArgument,
+    *,
+    backend: BackendOption = "auto",
+    precision: ArtifactOption = PrecisionOption.auto,
+    threads: ThreadsOption = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Push the samples of one sensor instead of windows.")
+    ] = False,
+    hop: Annotated[
+        int | None, typer.Option(help="Samples per push of a stream.", show_default="one second of samples")
+    ] = None,
+    duration_s: DurationOption = 10.0,
+    launches: LaunchesOption = 5,
+    energy: Annotated[bool, typer.Option(help="Also read a power sensor, if there is one.")] = True,
+    reference: ReferenceOption = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE.json", help="Also write the report.", show_default=False)
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", metavar="FILE.html", help="Also write the report as one self-contained page."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure latency end to end and by stage, load time, memory and steadiness."""
+    if page is not None:
+        check_page(page, extra="bench")
+    if output is not None:
+        check_file(output)
+    if hop is not None and not stream:
+        raise UsageError("--hop: expected a stream as well; add --stream")
+    if stream and hop is None:
+        with Bundle.open(bundle) as opened:
+            hop = max(1, round(opened.manifest.models[0].modality.rate_hz))
+    settings = Settings(launches=launches, duration_s=duration_s, hop=hop)
+    interrupted = False
+    try:
+        choice = _choice(bundle, backend, precision, threads, reference)
+        report = measure_bundle(choice, settings, energy=energy, progress=say)
+    except Interrupted as error:
+        report, interrupted = error.report, True
+    if output is not None:
+        write_file(output, f"{json_text(report, indent=2)}\n".encode())
+    if page is not None:
+        write_run_page(page, [report])
+    print_report(report, json=json)
+    if interrupted:
+        say("the report has what was measured until then")
+        raise typer.Exit(INTERRUPTED_EXIT_CODE)
+    written = " and ".join(str(path) for path in (output, page) if path is not None)
+    following = ("run", bundle, "-o", "base.json") if output is None else ("compare", output, "NEW.json")
+    say((f"wrote {written}; " if written else "") + f"next: {shell_line('mmkd-bench', *following)}")
+
+
+class ShownProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """Output of `--show --json`: path, the profile that applies, or why none does."""
+
+    path: str
+    reason: str
+    profile: ExecutionProfile | None
+
+
+def tune(
+    bundle: BundleArgument,
+    *,
+    duration_s: Annotated[float, typer.Option("--duration-s", help="Measured seconds over all configs.")] = 40.0,
+    threads: Annotated[
+        str | None,
+        typer.Option(help="Numbers of threads to try, separated by commas.", show_default="1,2,4,8 up to the cores"),
+    ] = None,
+    max_drop_points: Annotated[
+        float, typer.Option(help="Points of the task's metric that a lower precision may lose.")
+    ] = 0.5,
+    show: Annotated[bool, typer.Option("--show", help="Show the profile that applies here; measure nothing.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Find the fastest backend, precision and threads on this machine; EdgePredictor.open then uses them."""
+    if show:
+        _show_profile(bundle, json=json)
+        return
+    parts = [] if threads is None else [part.strip() for part in threads.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--threads: expected whole numbers separated by commas, like 1,2,4; got {threads!r}")
+    cache_folder("profiles")  # raise its error before measuring for a minute
+    profile = tune_bundle(
+        bundle,
+        duration_s=duration_s,
+        threads=tuple(map(int, parts)) or None,
+        max_drop_points=max_drop_points,
+        progress=say,
+    )
+    path = write_profile(profile)
+    print_report(profile, json=json)
+    say(f"wrote {path}; next: {shell_line('mmkd-bench', 'run', bundle)}")
+
+
+def _show_profile(bundle: Path, *, json: bool) -> None:
+    with Bundle.open(bundle) as opened:
+        match = find_profile(opened.sha256)
+    path = "" if match.path is None else str(match.path)
+    if json:
+        print(json_text(ShownProfile(path=path, reason=match.reason, profile=match.profile)))
+    elif match.profile is None:
+        print(match.reason)
+    else:
+        print_report(match.profile, json=False)
+        say(f"from {path}")
+    if match.profile is None:
+        say(f"next: {shell_line('mmkd-bench', 'tune', bundle)}")
+
+
+def capacity(
+    bundle: BundleArgument,
+    *,
+    rate: Annotated[float, typer.Option(help="Predictions per second of one stream.")],
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Longest acceptable response.", show_default="the period of the rate")
+    ] = None,
+    streams: Annotated[
+        int | None, typer.Option(help="Offer this many instead; exit 5 if they are not carried.", show_default="search")
+    ] = None,
+    backend: BackendOption = "auto",
+    precision: ArtifactOption = PrecisionOption.auto,
+    threads: ThreadsOption = None,
+    reference: ReferenceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Find how many streams this device carries, with p99.9 of the response within the deadline."""
+    choice = _choice(bundle, backend, precision, threads, reference)
+    report = measure_capacity(choice, rate_hz=rate, deadline_ms=deadline_ms, streams=streams, progress=say)
+    print_report(report, json=json)
+    level = report.at_answer or report.refused
+    if report.streams or level is None:
+        return
+    missed = f"{level.missed:,} of {level.due:,} windows missed the deadline of {report.deadline_ms:g} ms"
+    backlog = "" if level.missed > MISSED_FRACTION * level.due else ", and the backlog grew all the time"
+    many = "1 stream" if level.streams == 1 else f"{level.streams} streams"
+    raise PerformanceError(f"{report.subject.bundle}: {many} not carried: {missed}{backlog}")
+
+
+def overhead(
+    bundle: BundleArgument,
+    *,
+    backend: Annotated[
+        str | None, typer.Option(help="Compare with this backend's run.", show_default="onnxruntime's own session.run")
+    ] = None,
+    duration_s: DurationOption = 6.0,
+    launches: LaunchesOption = 3,
+    reference: ReferenceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure what predict adds to the bare engine on the same feeds, with one thread."""
+    report = measure_overhead(
+        bundle, backend=backend, reference=reference, launches=launches, duration_s=duration_s, progress=say
+    )
+    print_report(report, json=json)

@@ -1,0 +1,45 @@
+"""`mmkd-doctor`: what this machine can run and lacks. Needs only the runtime."""
+
+from __future__ import annotations
+
+from mmkd_app.cli.interrupts import loading
+
+with loading("mmkd-doctor"):
+    from argparse import ArgumentParser
+    from typing import NoReturn
+
+    from mmkd_app.cli.run import run_command
+    from mmkd_edge.errors import UnavailableError
+
+_SIGNS = {"ok": "ok", "missing": "--", "problem": "!!"}
+
+
+def main() -> NoReturn:
+    """Run `mmkd-doctor`; exit with 3 if no bundle can be run."""
+    run_command("mmkd-doctor", _run)
+
+
+def _run(arguments: list[str]) -> None:
+    about = "Show what this machine can run, what is missing, and the command that installs it."
+    parser = ArgumentParser(prog="mmkd-doctor", description=about)
+    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+    options = parser.parse_args(arguments)
+    with loading("mmkd-doctor"):
+        from mmkd_app.cli.show import json_text
+        from mmkd_bench.machine.facts import read_power_mode
+        from mmkd_export.inspect.doctor import examine
+
+    diagnosis = examine(power_mode=read_power_mode)
+    checks = (*diagnosis.machine, *diagnosis.checks)
+    if options.json:
+        print(json_text(diagnosis))
+    else:
+        width = max(len(check.what) for check in checks)
+        for check in checks:
+            print(f"{_SIGNS[check.status]}  {check.what:<{width}}  {check.found}".rstrip())
+            if check.advice:
+                print(f"    {'':<{width}}  -> {check.advice}")
+        if diagnosis.runs_bundles:
+            print("next: mmkd-inspect student.edge --selftest")
+    if not diagnosis.runs_bundles:
+        raise UnavailableError(f"no bundle can be run here; run: {diagnosis.checks[0].advice}")

@@ -1,0 +1,1 @@
+"""What commands share that import data and train."""

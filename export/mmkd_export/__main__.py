@@ -1,5 +1,0 @@
-"""`python -m mmkd_export` is `mmkd-export`."""
-
-from mmkd_export.commands.export import main
-
-main()

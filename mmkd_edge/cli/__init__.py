@@ -1,1 +1,0 @@
-"""What all commands share: running, options, tables and outputs."""

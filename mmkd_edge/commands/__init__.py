@@ -1,1 +1,0 @@
-"""The runtime's commands: arguments in, one call, output."""

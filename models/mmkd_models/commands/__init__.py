@@ -1,1 +1,0 @@
-"""The commands of the training side, one file each."""

@@ -1,1 +1,0 @@
-"""Numbers in, one self-contained HTML page out."""

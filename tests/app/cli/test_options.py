@@ -1,0 +1,76 @@
+"""Options and groups of options, as typer reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+
+from mmkd_app.cli.options import Argument, Command, Option, run_line
+
+SEEN: list[object] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cooking:
+    minutes: Annotated[int, Option("How long.", min=1)] = 7
+    salt: Annotated[bool, Option("Whether it is salted.", ("--salt/--no-salt",))] = True
+    spices: Annotated[list[str] | None, Option("One of them (repeat).", ("--spice",), "NAME")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slowly(Cooking):
+    minutes: Annotated[int, Option("How long.", min=1, shown="long")] = 90
+
+
+QUICKLY = Cooking(minutes=3)
+
+
+def boil(
+    egg: Annotated[Path, Argument("EGG", "What is boiled.")],
+    *,
+    cooking: Cooking = QUICKLY,
+    out: Annotated[Path, Option("Where to.", ("-o", "--out"), "PLATE")],
+    recipe: Annotated[bool, Option("Print the recipe and stop.", ("--recipe",), says=lambda: "water")] = False,
+) -> None:
+    """Boil an egg."""
+    SEEN.append((egg, cooking, out))
+
+
+def bake(*, cooking: Slowly) -> None:
+    """Bake. More of it."""
+    SEEN.append(cooking)
+
+
+def ended(*line: str, commands: Sequence[Command] = (Command(function=boil, epilog="Enjoy."),)) -> int | str | None:
+    SEEN.clear()
+    with pytest.raises(SystemExit) as caught:
+        run_line("mmkd-data", line, commands)
+    return caught.value.code
+
+
+def test_groups_are_filled_and_what_is_missing_is_usage_unless_an_option_only_says_something(capsys):
+    assert ended("egg", "--out", "plate", "--no-salt") == 0
+    assert [(Path("egg"), Cooking(minutes=3, salt=False), Path("plate"))] == SEEN
+    assert ended("egg", "--spice", "dill", "--spice", "chive", "-o", "plate", "--minutes", "4") == 0
+    assert [(Path("egg"), Cooking(minutes=4, spices=["dill", "chive"]), Path("plate"))] == SEEN
+    assert ended("--recipe") == 0
+    assert (capsys.readouterr().out, SEEN) == ("water\n", [])
+    assert ended("egg") == 2
+    assert "Missing option '-o' / '--out'." in capsys.readouterr().err
+    assert ended("egg", "-o", "plate", "--minutes", "0") == 2
+    assert "Invalid value for '--minutes': " in capsys.readouterr().err
+
+
+def test_of_several_commands_the_first_word_says_which(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = (Command(function=boil), Command(function=bake, name="bake-slowly"))
+    assert ended("bake-slowly", "--no-salt", commands=commands) == 0
+    assert [Slowly(minutes=90, salt=False)] == SEEN
+    assert ended("bake-slowly", "--help", commands=commands) == 0
+    assert "How long.  [default: (long); x>=1]\n" in capsys.readouterr().out
+    assert ended("--help", commands=commands) == 0
+    said = capsys.readouterr().out
+    assert [said.index(part) for part in ("boil         Boil an egg", "bake-slowly  Bake.")] != []
