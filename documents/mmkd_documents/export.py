@@ -15,8 +15,6 @@ Document = TypeVar("Document")
 FORMAT_VERSION = 1
 SIDECAR_FORMAT_VERSION = 2
 
-Precision = Literal["fp32", "fp16", "int8"]
-ArtifactFormat = Literal["onnx", "tflite", "native"]
 Measures = tuple[Measure, ...]
 RangeSource = Literal["minmax", "percentile"]
 """Origin of INT8 ranges."""
@@ -110,8 +108,8 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
     """One artifact: file, answers, and attempts."""
 
     file: str
-    format: ArtifactFormat
-    precision: Precision
+    format: str
+    precision: str
     opset: int
     size_bytes: int
     parity: ArtifactParity
@@ -139,8 +137,8 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
 class LeftOutArtifact(msgspec.Struct, frozen=True, kw_only=True):
     """An artifact that `auto` or a default left out; `artifact` has measurements, if any."""
 
-    precision: Precision
-    format: ArtifactFormat = "onnx"
+    precision: str
+    format: str = "onnx"
     reason: str
     artifact: ArtifactReport | None = None
 
@@ -277,7 +275,7 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
     bundle_sha256: str
     artifact: str
     onnx_sha256: str
-    precision: Precision
+    precision: str
     engine: str
     engine_sha256: str
     size_bytes: int

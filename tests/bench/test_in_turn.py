@@ -10,9 +10,8 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from typer.testing import CliRunner
 
-from mmkd_app.commands.bench import make_app
+from mmkd_app.commands.bench import main
 from mmkd_app.torch_rival import open_torch
 from mmkd_bench.in_turn import measure_overhead, measure_pair, measure_rivals
 from mmkd_bench.measuring.jobs import RivalsJob
@@ -173,7 +172,7 @@ def test_the_report_joins_processes(bundle):
 
 
 @pytest.mark.slow
-def test_a_teachers_checkpoint_is_compared_through_its_graph(tmp_path, bundle):
+def test_a_teachers_checkpoint_is_compared_through_its_graph(tmp_path, bundle, ran):
     gyro = ModalitySpec(name="gyro", channels=("x", "y"), unit="deg/s", rate_hz=50.0, samples=100)
     student = make_student(modality=ACC, task=TASK)
     config = TeacherConfig(preset="toy", encoder=student.config.encoder, fusion_depth=1)
@@ -182,9 +181,9 @@ def test_a_teachers_checkpoint_is_compared_through_its_graph(tmp_path, bundle):
     write_teacher(
         teacher, TeacherCheckpoint(modalities=(ACC, gyro), task=TASK, config=config, facts=student.facts, state=state)
     )
-    line = ["compare", str(teacher), str(bundle), "--launches", "1", "--duration-s", "0.2", "--json"]
-    done = CliRunner().invoke(make_app(), line)
-    assert done.exit_code == 0, done.output
-    assert done.stderr.splitlines() == ["exporting the teacher", "launch 1 of 1: calls in turn for 0.2 s"]
+    line = ["compare", teacher, bundle, "--launches", "1", "--duration-s", "0.2", "--json"]
+    code, output, errors = ran(main, "mmkd-bench", *line)
+    assert code == 0, errors
+    assert errors.splitlines() == ["exporting the teacher", "launch 1 of 1: calls in turn for 0.2 s"]
     # Two sensors and two encoders against two small products: far from equal on any machine.
-    assert json.loads(done.stdout)["ratio"]["median"] > 1.5
+    assert json.loads(output)["ratio"]["median"] > 1.5

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import typer
 
 from mmkd_app.bench.reports import (
     DurationOption,
@@ -18,6 +18,7 @@ from mmkd_app.bench.reports import (
     write_run_page,
 )
 from mmkd_app.cli.interrupts import INTERRUPTED_EXIT_CODE
+from mmkd_app.cli.options import Argument, Option
 from mmkd_app.cli.run import check_page, shell_line
 from mmkd_app.cli.show import json_text, say
 from mmkd_bench.capacity import measure_capacity
@@ -44,12 +45,10 @@ class PrecisionOption(str, Enum):
     int8 = "int8"
 
 
-BundleArgument = Annotated[Path, typer.Argument(metavar="STUDENT.edge", help="The bundle to measure.")]
-BackendOption = Annotated[str, typer.Option(help="Backend to run; auto uses the profile of mmkd-bench tune.")]
-ArtifactOption = Annotated[PrecisionOption, typer.Option("--precision", help="Precision of the model to run.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option(help="Threads per prediction.", show_default="the profile's, or one")
-]
+BundleArgument = Annotated[Path, Argument("STUDENT.edge", "The bundle to measure.")]
+BackendOption = Annotated[str, Option("Backend to run; auto uses the profile of mmkd-bench tune.")]
+ArtifactOption = Annotated[PrecisionOption, Option("Precision of the model to run.", names=("--precision",))]
+ThreadsOption = Annotated[int | None, Option("Threads per prediction.", shown="the profile's, or one")]
 
 
 def _choice(
@@ -70,22 +69,27 @@ def run(
     backend: BackendOption = "auto",
     precision: ArtifactOption = PrecisionOption.auto,
     threads: ThreadsOption = None,
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Push the samples of one sensor instead of windows.")
-    ] = False,
-    hop: Annotated[
-        int | None, typer.Option(help="Samples per push of a stream.", show_default="one second of samples")
-    ] = None,
+    stream: Annotated[bool, Option("Push the samples of one sensor instead of windows.", names=("--stream",))] = False,
+    hop: Annotated[int | None, Option("Samples per push of a stream.", shown="one second of samples")] = None,
     duration_s: DurationOption = 10.0,
     launches: LaunchesOption = 5,
-    energy: Annotated[bool, typer.Option(help="Also read a power sensor, if there is one.")] = True,
+    energy: Annotated[bool, Option("Also read a power sensor, if there is one.")] = True,
     reference: ReferenceOption = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE.json", help="Also write the report.", show_default=False)
+        Path | None,
+        Option(
+            "Also write the report.",
+            names=(
+                "-o",
+                "--out",
+            ),
+            metavar="FILE.json",
+            shown=False,
+        ),
     ] = None,
     page: Annotated[
         Path | None,
-        typer.Option("--page", metavar="FILE.html", help="Also write the report as one self-contained page."),
+        Option("Also write the report as one self-contained page.", names=("--page",), metavar="FILE.html"),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -113,7 +117,7 @@ def run(
     print_report(report, json=json)
     if interrupted:
         say("the report has what was measured until then")
-        raise typer.Exit(INTERRUPTED_EXIT_CODE)
+        sys.exit(INTERRUPTED_EXIT_CODE)
     written = " and ".join(str(path) for path in (output, page) if path is not None)
     following = ("run", bundle, "-o", "base.json") if output is None else ("compare", output, "NEW.json")
     say((f"wrote {written}; " if written else "") + f"next: {shell_line('mmkd-bench', *following)}")
@@ -130,15 +134,13 @@ class ShownProfile(msgspec.Struct, frozen=True, kw_only=True):
 def tune(
     bundle: BundleArgument,
     *,
-    duration_s: Annotated[float, typer.Option("--duration-s", help="Measured seconds over all configs.")] = 40.0,
+    duration_s: Annotated[float, Option("Measured seconds over all configs.", names=("--duration-s",))] = 40.0,
     threads: Annotated[
         str | None,
-        typer.Option(help="Numbers of threads to try, separated by commas.", show_default="1,2,4,8 up to the cores"),
+        Option("Numbers of threads to try, separated by commas.", shown="1,2,4,8 up to the cores"),
     ] = None,
-    max_drop_points: Annotated[
-        float, typer.Option(help="Points of the task's metric that a lower precision may lose.")
-    ] = 0.5,
-    show: Annotated[bool, typer.Option("--show", help="Show the profile that applies here; measure nothing.")] = False,
+    max_drop_points: Annotated[float, Option("Points of the task's metric that a lower precision may lose.")] = 0.5,
+    show: Annotated[bool, Option("Show the profile that applies here; measure nothing.", names=("--show",))] = False,
     json: JsonOption = False,
 ) -> None:
     """Find the fastest backend, precision and threads on this machine; EdgePredictor.open then uses them."""
@@ -179,12 +181,10 @@ def _show_profile(bundle: Path, *, json: bool) -> None:
 def capacity(
     bundle: BundleArgument,
     *,
-    rate: Annotated[float, typer.Option(help="Predictions per second of one stream.")],
-    deadline_ms: Annotated[
-        float | None, typer.Option(help="Longest acceptable response.", show_default="the period of the rate")
-    ] = None,
+    rate: Annotated[float, Option("Predictions per second of one stream.")],
+    deadline_ms: Annotated[float | None, Option("Longest acceptable response.", shown="the period of the rate")] = None,
     streams: Annotated[
-        int | None, typer.Option(help="Offer this many instead; exit 5 if they are not carried.", show_default="search")
+        int | None, Option("Offer this many instead; exit 5 if they are not carried.", shown="search")
     ] = None,
     backend: BackendOption = "auto",
     precision: ArtifactOption = PrecisionOption.auto,
@@ -209,7 +209,7 @@ def overhead(
     bundle: BundleArgument,
     *,
     backend: Annotated[
-        str | None, typer.Option(help="Compare with this backend's run.", show_default="onnxruntime's own session.run")
+        str | None, Option("Compare with this backend's run.", shown="onnxruntime's own session.run")
     ] = None,
     duration_s: DurationOption = 6.0,
     launches: LaunchesOption = 3,

@@ -9,9 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from mmkd_app.bench.sheets import AnyReport, show
+from mmkd_app.cli.options import Argument, Option
 from mmkd_app.cli.run import check_page
 from mmkd_app.cli.show import json_text, say
 from mmkd_bench.compare import DEFAULT_CONDITIONS, parse_conditions, read_report, require_passed
@@ -20,11 +19,11 @@ from mmkd_bench.in_turn import measure_pair, measure_rivals
 from mmkd_documents.bench import BenchReport
 from mmkd_edge.errors import UsageError
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-LaunchesOption = Annotated[int, typer.Option(help="Number of processes, one after another.")]
-DurationOption = Annotated[float, typer.Option("--duration-s", help="Measured seconds over all launches.")]
+JsonOption = Annotated[bool, Option("Print one JSON document.", names=("--json",))]
+LaunchesOption = Annotated[int, Option("Number of processes, one after another.")]
+DurationOption = Annotated[float, Option("Measured seconds over all launches.", names=("--duration-s",))]
 ReferenceOption = Annotated[
-    Path | None, typer.Option(help="Reference file of a modality that is normalised per group.", show_default=False)
+    Path | None, Option("Reference file of a modality that is normalised per group.", shown=False)
 ]
 
 
@@ -45,24 +44,22 @@ def write_run_page(path: Path, reports: Sequence[BenchReport]) -> None:
 
 
 def compare(
-    first: Annotated[
-        Path, typer.Argument(metavar="FIRST", help="Report of 'run', bundle, ONNX model or teacher's checkpoint.")
-    ],
+    first: Annotated[Path, Argument("FIRST", "Report of 'run', bundle, ONNX model or teacher's checkpoint.")],
     second: Annotated[
         Path | None,
-        typer.Argument(metavar="SECOND", help="The report or model to compare with it.", show_default=False),
+        Argument("SECOND", "The report or model to compare with it."),
     ] = None,
     *,
     fail_if: Annotated[
-        str, typer.Option(help="Changes between two reports that exit 5; an empty text fails nothing.")
+        str, Option("Changes between two reports that exit 5; an empty text fails nothing.")
     ] = DEFAULT_CONDITIONS,
     rivals: Annotated[
-        bool, typer.Option("--rivals", help="Compare FIRST, a bundle, with other engines on the same weights.")
+        bool, Option("Compare FIRST, a bundle, with other engines on the same weights.", names=("--rivals",))
     ] = False,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="The student's checkpoint, for torch among the rivals.", show_default=False)
+        Path | None, Option("The student's checkpoint, for torch among the rivals.", shown=False)
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of each model.")] = 1,
+    threads: Annotated[int, Option("Threads of each model.")] = 1,
     duration_s: DurationOption = 6.0,
     launches: LaunchesOption = 3,
     reference: ReferenceOption = None,
@@ -132,11 +129,19 @@ def _open_model(path: Path) -> Iterator[Path]:
 
 
 def page(
-    reports: Annotated[
-        list[Path], typer.Argument(metavar="REPORT.json...", help="Reports of 'run', the main one first.")
-    ],
+    reports: Annotated[list[Path], Argument("REPORT.json...", "Reports of 'run', the main one first.")],
     *,
-    output: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.html", help="The page.")],
+    output: Annotated[
+        Path,
+        Option(
+            "The page.",
+            names=(
+                "-o",
+                "--out",
+            ),
+            metavar="FILE.html",
+        ),
+    ],
 ) -> None:
     """Show runs as one self-contained page: distribution, steps, energy, and devices side by side."""
     check_page(output, extra="bench")

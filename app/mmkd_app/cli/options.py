@@ -1,20 +1,20 @@
-"""Options of commands, declared without typer, which only extras install; a dataclass of them is one parameter."""
+"""Options of commands, declared once: read by typer, or by the standard library where no extra installs typer."""
 
 from __future__ import annotations
 
 import inspect
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from mmkd_app.cli.catalogue import COMMANDS
 from mmkd_edge.errors import UsageError
 
-if TYPE_CHECKING:
-    import typer
-
 _EMPTY = inspect.Parameter.empty
+_METAVARS = {int: "NUMBER", float: "NUMBER", Path: "PATH", str: "TEXT"}
 
 
 @dataclass(frozen=True)
@@ -46,29 +46,85 @@ class Command:
     name: str | None = None
     epilog: str | None = None
 
+    @property
+    def called(self) -> str:
+        """Its word on the command line."""
+        return self.name or self.function.__name__
 
-def make_app(about: str = "") -> typer.Typer:
-    """Make a command line; `about` is the help of one with several commands."""
+    @property
+    def about(self) -> str:
+        """The first line of its help."""
+        return (self.function.__doc__ or "").partition("\n")[0]
+
+
+def run_line(name: str, arguments: Sequence[str], commands: Sequence[Command]) -> None:
+    """Run the function of a command line's command; of several the first word chooses.
+
+    A dataclass of options is one parameter.
+    """
     import typer
 
-    return typer.Typer(
-        help=about or None,
+    app = typer.Typer(
+        help=COMMANDS[name].about if len(commands) > 1 else None,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-
-
-def run_line(name: str, arguments: Sequence[str], commands: Sequence[Command]) -> None:
-    """Run the function of a command line's command; of several the first word chooses."""
-    app = make_app(COMMANDS[name].about if len(commands) > 1 else "")
-    names = [command.name or command.function.__name__ for command in commands] if len(commands) > 1 else []
+    names = [command.called for command in commands] if len(commands) > 1 else []
     if len(arguments) > 1 and arguments[1] in names and arguments[0] not in names and arguments[0][:1] != "-":
         raise UsageError(f"{arguments[0]}: expected a command first, got {arguments[1]!r} after it; swap the two")
     for command in commands:
-        app.command(command.name, epilog=command.epilog)(_without_groups(command.function))
+        function = _without_groups(command.function)
+        app.command(command.called, epilog=command.epilog, short_help=command.about)(function)
     app(args=list(arguments), prog_name=name)
+
+
+def run_plain(name: str, arguments: Sequence[str], commands: Sequence[Command]) -> None:
+    """Do as `run_line`, with the standard library alone."""
+    options = vars(plain_parser(name, commands).parse_args(arguments))
+    options.pop("_function")(**options)
+
+
+def plain_parser(name: str, commands: Sequence[Command]) -> ArgumentParser:
+    """Return the parser of `run_plain`."""
+    if len(commands) == 1:
+        parser = ArgumentParser(prog=name, description=commands[0].about, epilog=commands[0].epilog)
+        parsers = [parser]
+    else:
+        parser = ArgumentParser(prog=name, description=COMMANDS[name].about)
+        add = parser.add_subparsers(title="Commands", metavar="COMMAND", required=True).add_parser
+        parsers = [add(one.called, help=one.about, description=one.about, epilog=one.epilog) for one in commands]
+    for command, own in zip(commands, parsers, strict=True):
+        own.set_defaults(_function=command.function)
+        hints = get_type_hints(command.function, include_extras=True)
+        for parameter in inspect.signature(command.function).parameters.values():
+            _add_plain(own, parameter.name, *get_args(hints[parameter.name]), default=parameter.default)
+    return parser
+
+
+def _add_plain(parser: ArgumentParser, name: str, values: Any, declared: Argument | Option, *, default: Any) -> None:
+    inner, is_list = _one_value(values)
+    is_needed, text = default is _EMPTY, declared.help
+    if isinstance(declared, Argument):
+        parser.add_argument(name, type=inner, metavar=declared.metavar, help=text, nargs=None if is_needed else "?")
+        return
+    names = declared.names or [f"--{name.replace('_', '-')}"]
+    if inner is bool:
+        parser.add_argument(*names, action="store_true", help=text)
+        return
+    if not is_needed and default is not None and declared.shown is True:
+        text += f" (default {default})"
+    parser.add_argument(
+        *names,
+        dest=name,
+        type=inner,
+        default=None if is_needed else default,
+        required=is_needed,
+        metavar=declared.metavar or _METAVARS[inner],
+        help=text,
+        action="append" if is_list else "store",
+    )
 
 
 def _without_groups(function: Callable[..., None]) -> Callable[..., None]:
@@ -102,11 +158,12 @@ def _without_groups(function: Callable[..., None]) -> Callable[..., None]:
 def _typer_parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
     """Keyword-only, so that one without a default may come last."""
     if get_origin(kind) is Annotated:
-        kind = Annotated[get_args(kind)[0], _typer_info(get_args(kind)[1])]
+        values, declared, *_ = get_args(kind)
+        kind = Annotated[values, _typer_info(declared, values)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
-def _typer_info(declared: Argument | Option) -> Any:
+def _typer_info(declared: Argument | Option, values: Any) -> Any:
     import typer
 
     if isinstance(declared, Argument):
@@ -120,7 +177,7 @@ def _typer_info(declared: Argument | Option) -> Any:
 
     return typer.Option(
         *declared.names,
-        metavar=declared.metavar,
+        metavar=declared.metavar or _metavar(values),
         help=declared.help,
         min=declared.min,
         max=declared.max,
@@ -128,3 +185,15 @@ def _typer_info(declared: Argument | Option) -> Any:
         is_eager=says is not None,
         callback=None if says is None else print_and_stop,
     )
+
+
+def _metavar(values: Any) -> str | None:
+    """Return what stands for a value in help; None leaves a choice's names."""
+    return _METAVARS.get(_one_value(values)[0])
+
+
+def _one_value(values: Any) -> tuple[Any, bool]:
+    """Return the type of one value, None aside, and whether there may be several."""
+    inner = next((kind for kind in get_args(values) if kind is not type(None)), values)
+    inner = inner if get_origin(values) is not list else values
+    return (get_args(inner)[0], True) if get_origin(inner) is list else (inner, False)

@@ -5,34 +5,21 @@ from __future__ import annotations
 from mmkd_app.cli.interrupts import loading
 
 with loading("mmkd-bench"):
-    from typing import TYPE_CHECKING, NoReturn
+    from typing import NoReturn
 
-    from mmkd_app.cli.catalogue import COMMANDS
+    from mmkd_app.cli.options import Command, run_line
     from mmkd_app.cli.run import run_command
-
-if TYPE_CHECKING:
-    import typer
 
 
 def main() -> NoReturn:
     """Run `mmkd-bench`."""
-    run_command("mmkd-bench", _bench, needs=("typer", "rich", "psutil"), extra="bench")
+    run_command("mmkd-bench", run_bench, needs=("typer", "rich", "psutil"), extra="bench")
 
 
-def make_app() -> typer.Typer:
-    """Return the command line."""
-    # Only now: a device may lack typer and rich.
-    from mmkd_app.bench.measuring import capacity, overhead, run, tune
-    from mmkd_app.bench.reports import compare, page
-    from mmkd_app.cli.options import make_app as make_empty_app
-
-    app = make_empty_app(COMMANDS["mmkd-bench"].about)
-    for command in (run, tune, compare, capacity, overhead, page):
-        app.command(command.__name__)(command)
-    return app
-
-
-def _bench(arguments: list[str]) -> None:
-    with loading("mmkd-bench"):
-        app = make_app()
-    app(arguments, prog_name="mmkd-bench")
+def run_bench(arguments: list[str]) -> None:
+    """Run `mmkd-bench`."""
+    with loading("mmkd-bench"):  # only now: a device may lack psutil
+        from mmkd_app.bench.measuring import capacity, overhead, run, tune
+        from mmkd_app.bench.reports import compare, page
+    functions = (run, tune, compare, capacity, overhead, page)
+    run_line("mmkd-bench", arguments, [Command(function=function) for function in functions])

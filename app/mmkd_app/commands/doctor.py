@@ -5,9 +5,9 @@ from __future__ import annotations
 from mmkd_app.cli.interrupts import loading
 
 with loading("mmkd-doctor"):
-    from argparse import ArgumentParser
-    from typing import NoReturn
+    from typing import Annotated, NoReturn
 
+    from mmkd_app.cli.options import Command, Option, run_plain
     from mmkd_app.cli.run import run_command
     from mmkd_edge.errors import UnavailableError
 
@@ -20,10 +20,11 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> None:
-    about = "Show what this machine can run, what is missing, and the command that installs it."
-    parser = ArgumentParser(prog="mmkd-doctor", description=about)
-    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
-    options = parser.parse_args(arguments)
+    run_plain("mmkd-doctor", arguments, [Command(function=doctor)])
+
+
+def doctor(*, json: Annotated[bool, Option("Print one JSON document.")] = False) -> None:
+    """Show what this machine can run, what is missing, and the command that installs it."""
     with loading("mmkd-doctor"):
         from mmkd_app.cli.show import json_text
         from mmkd_bench.machine.facts import read_power_mode
@@ -31,7 +32,7 @@ def _run(arguments: list[str]) -> None:
 
     diagnosis = examine(power_mode=read_power_mode)
     checks = (*diagnosis.machine, *diagnosis.checks)
-    if options.json:
+    if json:
         print(json_text(diagnosis))
     else:
         width = max(len(check.what) for check in checks)

@@ -5,21 +5,15 @@ from __future__ import annotations
 from mmkd_app.cli.interrupts import loading
 
 with loading("mmkd-inspect"):
-    import json
-    from argparse import ArgumentParser
     from pathlib import Path
-    from typing import TYPE_CHECKING, NoReturn
+    from typing import TYPE_CHECKING, Annotated, NoReturn
 
+    from mmkd_app.cli.options import Argument, Command, Option, run_plain
     from mmkd_app.cli.run import run_command
 
 if TYPE_CHECKING:
     from mmkd_edge.backends.base import BackendName
     from mmkd_edge.bundle.manifest import Artifact, ModelEntry
-
-_ABOUT = (
-    "Show what is inside a bundle, a checkpoint or an engine, verified; or how two of them differ. "
-    "'mmkd-inspect fleet FOLDER' shows the devices whose mmkd-edge status --json is in a folder."
-)
 
 
 def main() -> NoReturn:
@@ -28,54 +22,54 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="mmkd-inspect", description=_ABOUT)
-    parser.add_argument("file", type=Path, metavar="FILE", help="A bundle, a checkpoint, an engine or its sidecar.")
-    parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="A second file to compare it with.")
-    parser.add_argument(
-        "--selftest", action="store_true", help="Also run every artifact of a bundle on its golden windows."
-    )
-    parser.add_argument(
-        "--verify", type=Path, metavar="KEYS", help="Refuse a bundle that no key in this folder signed."
-    )
-    parser.add_argument(
-        "--sbom",
-        action="store_true",
-        help="Print the bill of materials of a bundle or a wheel (.whl), in CycloneDX JSON.",
-    )
-    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
-    options = parser.parse_args(arguments)
+    epilog = "'mmkd-inspect fleet FOLDER' shows the devices whose mmkd-edge status --json is in a folder."
+    run_plain("mmkd-inspect", arguments, [Command(function=inspect_, epilog=epilog)])
+
+
+def inspect_(
+    file: Annotated[Path, Argument("FILE", "A bundle, a checkpoint, an engine or its sidecar.")],
+    other: Annotated[Path | None, Argument("OTHER", "A second file to compare it with.")] = None,
+    *,
+    selftest: Annotated[bool, Option("Also run every artifact of a bundle on its golden windows.")] = False,
+    verify: Annotated[Path | None, Option("Refuse a bundle that no key in this folder signed.", metavar="KEYS")] = None,
+    sbom: Annotated[
+        bool, Option("Print the bill of materials of a bundle or a wheel (.whl), in CycloneDX JSON.")
+    ] = False,
+    json: Annotated[bool, Option("Print one JSON document.")] = False,
+) -> None:
+    """Show what is inside a bundle, a checkpoint or an engine, verified; or how two of them differ."""
     with loading("mmkd-inspect"):
+        from mmkd_app.cli.show import json_text
         from mmkd_edge.errors import printable
         from mmkd_export.inspect.files import inspect_file
-    if str(options.file) == "fleet" and options.other is not None:
-        _show_fleet(options.other, as_json=options.json)
+    if str(file) == "fleet" and other is not None:
+        _show_fleet(other, as_json=json)
         return
-    if options.other is not None:
-        _show_differences(options.file, options.other, as_json=options.json)
+    if other is not None:
+        _show_differences(file, other, as_json=json)
         return
-    if options.sbom:
-        from mmkd_app.cli.show import json_text
+    if sbom:
         from mmkd_export.inspect.bill import make_bill, make_wheel_bill
 
-        print(json_text((make_wheel_bill if options.file.suffix == ".whl" else make_bill)(options.file)))
+        print(json_text((make_wheel_bill if file.suffix == ".whl" else make_bill)(file)))
         return
-    facts = inspect_file(options.file)
-    if options.verify is not None:
+    facts = inspect_file(file)
+    if verify is not None:
         from mmkd_edge.bundle.bundle import Bundle
         from mmkd_edge.install.keys import check_signed
 
-        with Bundle.open(options.file) as bundle:
-            facts["signature"] = f"by key {check_signed(bundle, options.verify)}, which is in {options.verify}"
-    if options.selftest:
-        facts |= _selftest_facts(options.file)
-    if options.json:
-        print(json.dumps(facts, indent=2))
+        with Bundle.open(file) as bundle:
+            facts["signature"] = f"by key {check_signed(bundle, verify)}, which is in {verify}"
+    if selftest:
+        facts |= _selftest_facts(file)
+    if json:
+        print(json_text(facts, indent=2))
         return
     shown = {printable(name): printable(value) for name, value in facts.items()}
     width = max(map(len, shown))
     for name, value in shown.items():
         print(f"{name:<{width}}  {value}")
-    print(_next_line(options.file, facts))
+    print(_next_line(file, facts))
 
 
 def _show_fleet(folder: Path, *, as_json: bool) -> None:
@@ -87,12 +81,13 @@ def _show_fleet(folder: Path, *, as_json: bool) -> None:
 
 
 def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
+    from mmkd_app.cli.show import json_text
     from mmkd_edge.errors import printable
     from mmkd_export.inspect.files import differences, inspect_file
 
     differing = differences(inspect_file(one), inspect_file(other))
     if as_json:
-        print(json.dumps({name: list(values) for name, values in differing.items()}, indent=2))
+        print(json_text(differing, indent=2))
         return
     for name, values in differing.items():
         print(printable(name))

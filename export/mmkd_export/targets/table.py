@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkd_documents.export import ArtifactFormat, BuiltEngine
+from mmkd_documents.export import BuiltEngine
 from mmkd_edge.backends.base import BACKENDS, BackendName, backend_for, why_absent
-from mmkd_edge.bundle.manifest import Precision
+from mmkd_edge.bundle.manifest import ArtifactFormat, Precision
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_export.plan import PLATFORMS, ExportPlan, Platform, PlatformName, platform_named
 from mmkd_export.student import Graph, ProvenStudent

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import pytest
 
-from mmkd_app.cli.options import Argument, Command, Option, run_line
+from mmkd_app.cli.options import Argument, Command, Option, run_line, run_plain
 
 SEEN: list[object] = []
 
@@ -74,3 +74,50 @@ def test_of_several_commands_the_first_word_says_which(capsys: pytest.CaptureFix
     assert ended("--help", commands=commands) == 0
     said = capsys.readouterr().out
     assert [said.index(part) for part in ("boil         Boil an egg", "bake-slowly  Bake.")] != []
+
+
+def grill(
+    fish: Annotated[Path, Argument("FISH", "What is grilled.")],
+    side: Annotated[Path | None, Argument("SIDE", "What lies beside it.")] = None,
+    *,
+    minutes: Annotated[float, Option("How long.")] = 7.5,
+    herbs: Annotated[list[str] | None, Option("One of them (repeat).", ("--herb",), "NAME")] = None,
+    hot: Annotated[bool, Option("Whether it is hot.")] = False,
+) -> None:
+    """Grill a fish on charcoal, which takes longer to say than a line of help has room for on most terminals."""
+    SEEN.append((fish, side, minutes, herbs, hot))
+
+
+def fry(*, oil: Annotated[str, Option("Kind of oil.", metavar="KIND")]) -> None:
+    """Fry."""
+    SEEN.append(oil)
+
+
+def test_the_standard_library_reads_the_same_declarations() -> None:
+    SEEN.clear()
+    run_plain("mmkd-edge", ["perch", "leek", "--herb", "dill", "--herb", "mint", "--hot"], [Command(function=grill)])
+    run_plain("mmkd-edge", ["grill", "perch", "--minutes", "3"], [Command(function=grill), Command(function=fry)])
+    run_plain("mmkd-edge", ["fry", "--oil", "rape"], [Command(function=grill), Command(function=fry)])
+    assert [
+        (Path("perch"), Path("leek"), 7.5, ["dill", "mint"], True), (Path("perch"), None, 3.0, None, False), "rape"
+    ] == SEEN  # fmt: skip
+
+
+@pytest.mark.parametrize("run", [run_line, run_plain])
+def test_help_names_values_plainly_and_cuts_no_summary(run, capsys: pytest.CaptureFixture[str]) -> None:
+    about = "Grill a fish on charcoal, which takes longer to say than a line of help has room for on most terminals."
+    commands = [Command(function=grill), Command(function=fry)]
+    with pytest.raises(SystemExit):
+        run("mmkd-edge", ["--help"], commands)
+    assert about in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        run("mmkd-edge", ["grill", "--help"], commands)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--minutes NUMBER How long." in said
+    assert "7.5" in said
+    assert "--herb NAME One of them (repeat)." in said
+
+
+def test_no_command_shows_a_type_of_a_library() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert [word for word in (" range>", "<int>", "<float>", "<str>") if word in page] == []
