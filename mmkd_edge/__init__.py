@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mmkd_edge.health.prometheus import HealthCollector
     from mmkd_edge.health.timing import SecondsHistogram, Timing
     from mmkd_edge.install.slots import read_slots
+    from mmkd_edge.opening.options import OpenOptions
     from mmkd_edge.opening.selftest import SelfTest
     from mmkd_edge.opening.students import PredictorInfo
     from mmkd_edge.predict.postprocess import Prediction, SensorError, SensorFallback, interpret, with_fault
@@ -65,6 +66,7 @@ __all__ = [
     "MmkdError",
     "ModalitySpec",
     "ModelEntry",
+    "OpenOptions",
     "PerformanceError",
     "Prediction",
     "PredictorInfo",
@@ -111,6 +113,7 @@ _HOMES = {
     "mmkd_edge.errors": "ArtifactError BackendError BundleError CheckpointError DatasetError GateError "
     "InputError ManifestError MmkdError PerformanceError SignatureError UnavailableError UsageError",
     "mmkd_edge.install.slots": "read_slots",
+    "mmkd_edge.opening.options": "OpenOptions",
     "mmkd_edge.opening.students": "PredictorInfo",
     "mmkd_edge.predict.postprocess": "Prediction SensorError SensorFallback interpret with_fault",
     "mmkd_edge.predict.preprocess": "check_window prepare prepare_batch",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NoReturn
@@ -12,29 +12,24 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.base import Answers, Backend, BackendName, check_backend
+from mmkd_edge.backends.base import Answers, Backend, BackendName
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Precision
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, MmkdError, UsageError
 from mmkd_edge.health.monitor import Health, Monitor
 from mmkd_edge.opening.active import ActiveStudents
-from mmkd_edge.opening.choice import OpeningRequest, Trust
 from mmkd_edge.opening.deadline import LIMIT_S
-from mmkd_edge.opening.profile import MAX_THREADS
+from mmkd_edge.opening.options import OpenOptions, References, Trust
 from mmkd_edge.opening.selftest import SelfTest, run_selftests
 from mmkd_edge.opening.students import PredictorInfo, Students, describe_students, open_students
 from mmkd_edge.predict.arguments import (
-    AnyReference,
     check_batch,
-    check_choice,
     check_mapping,
     check_moment,
     check_seconds,
-    check_whole,
     pick_window,
 )
-from mmkd_edge.predict.confidence import check_level
 from mmkd_edge.predict.novelty import judge_novelty, magnitude_fault
 from mmkd_edge.predict.postprocess import (
     NO_CONDITIONS,
@@ -76,34 +71,35 @@ class EdgePredictor:
         unknown_level: float | None = None,
         observe_every: int = 16,
     ) -> None:
+        options = OpenOptions(
+            policy=policy,
+            checks=checks,
+            stale_s=stale_s,
+            error_level=error_level,
+            unknown_level=unknown_level,
+            observe_every=observe_every,
+        )
         student = make_student(
             entry=entry,
             backend=backend,
             artifact=artifact,
             reference=reference,
             reopen=reopen,
-            error_level=check_level(error_level, name="error_level"),
-            unknown_level=check_level(unknown_level, name="unknown_level"),
+            error_level=error_level,
+            unknown_level=unknown_level,
         )
-        self._begin(Students.begin([student]), None, policy, checks, stale_s, observe_every)
+        self._begin(Students.begin([student]), options)
 
-    def _begin(
-        self,
-        students: Students,
-        request: OpeningRequest | None,
-        policy: Policy,
-        checks: SensorChecks | None,
-        stale_s: float | None,
-        observe_every: int,
-    ) -> None:
+    def _begin(self, students: Students, options: OpenOptions) -> None:
+        checks = options.checks
         if checks is not None:
             for student in students.opened:
                 check_checks(checks, student.modality)
         self._checks = checks if checks is not None and checks.any else None
-        self._stale_s = check_seconds("stale_s", stale_s)
-        self._monitor = Monitor(every=check_whole("observe_every", observe_every, 0, 1 << 30))
-        self._policy = check_choice("policy", policy, Policy)
-        self._active = ActiveStudents(students, request=request, monitor=self._monitor, raises=policy == "raise")
+        self._stale_s = options.stale_s
+        self._monitor = Monitor(every=options.observe_every)
+        self._policy = options.policy
+        self._active = ActiveStudents(students, options, monitor=self._monitor)
 
     @classmethod
     def open(
@@ -113,7 +109,7 @@ class EdgePredictor:
         backend: BackendName | Literal["auto"] = "auto",
         precision: Precision | Literal["auto"] = "auto",
         threads: int | None = None,
-        reference: AnyReference | Sequence[AnyReference] | None = None,
+        reference: References = None,
         policy: Policy = "predict",
         checks: SensorChecks | None = None,
         stale_s: float | None = None,
@@ -154,24 +150,30 @@ class EdgePredictor:
             BackendError: no backend can open the student; the message says why each was rejected.
             ArtifactError: the bundle is damaged, or was made for a newer version.
         """
-        references: tuple[AnyReference, ...] = ()
-        if reference is not None:
-            references = (reference,) if isinstance(reference, Reference | str | os.PathLike) else tuple(reference)
-        request = OpeningRequest(
-            backend=check_backend(backend),
-            precision=check_choice("precision", precision, Literal["auto", "fp32", "fp16", "int8"]),
-            threads=None if threads is None else check_whole("threads", threads, 1, MAX_THREADS),
-            references=references,
-            error_level=check_level(error_level, name="error_level"),
-            unknown_level=check_level(unknown_level, name="unknown_level"),
+        options = OpenOptions(
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            reference=reference,
+            policy=policy,
+            checks=checks,
+            stale_s=stale_s,
+            error_level=error_level,
+            unknown_level=unknown_level,
+            observe_every=observe_every,
             selftest=selftest,
-            trust=check_choice("trust", trust, Trust),
+            trust=trust,
             keys=keys,
         )
-        students = open_students(path, request)
+        return cls.open_with(path, options)
+
+    @classmethod
+    def open_with(cls, path: str | os.PathLike[str], options: OpenOptions) -> EdgePredictor:
+        """Open a bundle as `open` does, with its arguments in one value."""
+        students = open_students(path, options)
         predictor = cls.__new__(cls)
         try:
-            predictor._begin(students, request, policy, checks, stale_s, observe_every)
+            predictor._begin(students, options)
         except BaseException:
             students.close()
             raise

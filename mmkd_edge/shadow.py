@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from mmkd_edge.bundle.strict_json import decode_document, json_bytes
 from mmkd_edge.errors import BackendError, GateError, MmkdError, UsageError, find_error_class, first_line, os_reason
 from mmkd_edge.frames import mask_missing, missing_frames
 from mmkd_edge.opening.active import describe_contract
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.opening.sandbox import BUILD_MEMORY_BYTES, BUILD_S, ENGINE_BYTES
 from mmkd_edge.predict.postprocess import Prediction
 from mmkd_edge.predictor import EdgePredictor
@@ -110,8 +110,8 @@ def check_shadow(file: Path, bundle: Bundle, *, installed: str | None, max_days:
 class ShadowProcess:
     """A new bundle that answers in a process of its own, with low priority and limits. One thread asks."""
 
-    def __init__(self, predictor: EdgePredictor, new: str, options: Mapping[str, Any]) -> None:
-        """Check that the bundle takes and answers the same; `options` are those of `EdgePredictor.open`."""
+    def __init__(self, predictor: EdgePredictor, new: str, options: OpenOptions) -> None:
+        """Check that the bundle takes and answers the same; paths in `options` are text."""
         assert predictor.bundle is not None
         with Bundle.open(new) as bundle:
             pair = predictor.bundle, bundle
@@ -163,7 +163,7 @@ class ShadowProcess:
 def main() -> None:
     """Answer in the process of its own: a request on stdin, then windows; a line of JSON for each on stdout."""
     stdin = sys.stdin.buffer
-    *paths, options = msgspec.json.decode(stdin.readline(), type=tuple[str, str, dict[str, Any]])
+    *paths, options = msgspec.json.decode(stdin.readline(), type=tuple[str, str, OpenOptions])
     os.nice(10)
     limits = apart.ProcessLimits(step_s=BUILD_S, memory_bytes=BUILD_MEMORY_BYTES, file_bytes=ENGINE_BYTES)
     with apart.answering(limits) as stdout:
@@ -173,7 +173,7 @@ def main() -> None:
             stdout.flush()
 
         try:
-            predictors = [EdgePredictor.open(path, **options) for path in paths]
+            predictors = [EdgePredictor.open_with(path, options) for path in paths]
             answers: dict[int, Prediction] = {}
             seconds = [0.0, 0.0]
             tell("", "", None, 0.0, 0.0)

@@ -6,14 +6,12 @@ import os
 import threading
 from pathlib import Path
 
-import msgspec
-
 from mmkd_edge.backends.base import Backend
 from mmkd_edge.bundle.manifest import ModelEntry, release_number
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.health.monitor import Monitor
-from mmkd_edge.opening.choice import OpeningRequest
 from mmkd_edge.opening.deadline import Deadline
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.opening.selftest import run_selftest
 from mmkd_edge.opening.students import Students, open_students
 from mmkd_edge.predict.student import OpenStudent
@@ -27,14 +25,13 @@ _ADVICE = "the earlier bundle answers on; swap again when this machine is less b
 class ActiveStudents:
     """The students that answer now, and those before the last swap."""
 
-    def __init__(self, students: Students, *, request: OpeningRequest | None, monitor: Monitor, raises: bool) -> None:
+    def __init__(self, students: Students, options: OpenOptions, *, monitor: Monitor) -> None:
         self.current = students
         self.closed = False
         self.proven = True  # whether they answered since their last failure
         self._earlier: Students | None = None
-        self._request = request
+        self._options = options
         self._monitor = monitor
-        self._raises = raises
         self._changing = threading.RLock()
         self._swapping = threading.Lock()
         self._process = os.getpid()
@@ -68,23 +65,25 @@ class ActiveStudents:
             if self._earlier is not None:
                 self._return_to(self._earlier).close()
                 return True
-        if self._raises:
+        if self._options.policy == "raise":
             raise error if isinstance(error, BackendError) else BackendError(f"the engine failed: {error}") from error
         return False
 
     def swap(self, path: str | os.PathLike[str], *, limit_s: float) -> None:
         """Replace the bundle; see `EdgePredictor.swap`."""
         self.check_usable()
-        if self._request is None:
+        if self.current.bundle is None:
             raise UsageError("swap: this predictor was made without a bundle; open one with EdgePredictor.open")
         with self._swapping:
             # A state folder has already checked the release.
             any_release = Path(path).is_dir()
             deadline = Deadline(limit_s, where=f"{os.fspath(path)}: swap", advice=_ADVICE)
-            request = msgspec.structs.replace(self._request, deadline=deadline)
             students = deadline.run(
                 lambda: open_students(
-                    path, request, check=lambda new: self._check_successor(new, any_release=any_release)
+                    path,
+                    self._options,
+                    check=lambda new: self._check_successor(new, any_release=any_release),
+                    deadline=deadline,
                 )
             )
             try:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from typing import Literal
-
 import msgspec
 
 from mmkd_edge.backends.base import (
     AUTO_ORDER,
     BACKENDS,
-    BackendName,
     backend_for,
     choose_artifact,
     has_artifact,
@@ -19,29 +15,11 @@ from mmkd_edge.backends.base import (
     why_absent,
 )
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.manifest import ModelEntry, Precision, fallback_order
-from mmkd_edge.bundle.reference import Reference
+from mmkd_edge.bundle.manifest import ModelEntry, fallback_order
 from mmkd_edge.errors import UsageError
-from mmkd_edge.opening.deadline import Deadline
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.opening.profile import ProfileLookup, best_trial, find_profile
 from mmkd_edge.predict.student import Config
-
-Trust = Literal["sandbox", "installed"]
-
-
-class OpeningRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The arguments of `EdgePredictor.open`."""
-
-    backend: BackendName | Literal["auto"] = "auto"
-    precision: Precision | Literal["auto"] = "auto"
-    threads: int | None = None
-    references: tuple[Reference | str | os.PathLike[str], ...] = ()
-    error_level: float | None = None
-    unknown_level: float | None = None
-    selftest: bool = True
-    trust: Trust = "sandbox"
-    keys: str | os.PathLike[str] | None = None
-    deadline: Deadline = msgspec.field(default_factory=Deadline)
 
 
 class ConfigChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,19 +30,19 @@ class ConfigChoice(msgspec.Struct, frozen=True, kw_only=True):
     rejected: tuple[str, ...] = ()
 
 
-def choose_configs(bundle: Bundle, request: OpeningRequest) -> list[ConfigChoice]:
-    """Choose each sensor's configs, those of twins last; UsageError if no artifact fits the request."""
-    is_fixed = "auto" not in (request.backend, request.precision) and request.threads is not None
+def choose_configs(bundle: Bundle, options: OpenOptions) -> list[ConfigChoice]:
+    """Choose each sensor's configs, those of twins last; UsageError if no artifact fits the options."""
+    is_fixed = "auto" not in (options.backend, options.precision) and options.threads is not None
     lookup = None if is_fixed else find_profile(bundle.sha256)
-    return [_choose(students, request, lookup) for students in fallback_order(bundle.manifest)]
+    return [_choose(students, options, lookup) for students in fallback_order(bundle.manifest)]
 
 
-def _choose(students: tuple[ModelEntry, ...], request: OpeningRequest, lookup: ProfileLookup | None) -> ConfigChoice:
+def _choose(students: tuple[ModelEntry, ...], options: OpenOptions, lookup: ProfileLookup | None) -> ConfigChoice:
     """A twin answers less well: no measurement of it, only what the first student cannot, makes it answer."""
     first, choices, refusals = students[0], list[ConfigChoice](), list[UsageError]()
     for entry in students:
         try:
-            choices.append(_choose_for(entry, request, lookup))
+            choices.append(_choose_for(entry, options, lookup))
         except UsageError as error:
             refusals.append(error)
     if not choices:
@@ -76,21 +54,21 @@ def _choose(students: tuple[ModelEntry, ...], request: OpeningRequest, lookup: P
     )
 
 
-def _choose_for(entry: ModelEntry, request: OpeningRequest, lookup: ProfileLookup | None) -> ConfigChoice:
+def _choose_for(entry: ModelEntry, options: OpenOptions, lookup: ProfileLookup | None) -> ConfigChoice:
     if lookup is None:
-        return _default_configs(entry, request, why="as requested")
-    measured, why = _measured_config(entry, request, lookup), lookup.reason
-    if measured is not None and request.backend != "auto":
+        return _default_configs(entry, options, why="as requested")
+    measured, why = _measured_config(entry, options, lookup), lookup.reason
+    if measured is not None and options.backend != "auto":
         return ConfigChoice(entry=entry, configs=((entry, measured),))
     if lookup.profile is not None and measured is None:
         why = "the profile has no measurement of what was requested; run mmkd-bench tune again"
-    choice = _default_configs(entry, request, why=why)
+    choice = _default_configs(entry, options, why=why)
     if measured is None:
         return choice
     return msgspec.structs.replace(choice, configs=((entry, measured), *choice.configs))
 
 
-def _measured_config(entry: ModelEntry, request: OpeningRequest, lookup: ProfileLookup) -> Config | None:
+def _measured_config(entry: ModelEntry, options: OpenOptions, lookup: ProfileLookup) -> Config | None:
     if lookup.profile is None:
         return None
     trials = [
@@ -101,9 +79,9 @@ def _measured_config(entry: ModelEntry, request: OpeningRequest, lookup: Profile
     best = best_trial(
         trials,
         model=entry.name,
-        backend=None if request.backend == "auto" else request.backend,
-        precision=None if request.precision == "auto" else request.precision,
-        threads=request.threads,
+        backend=None if options.backend == "auto" else options.backend,
+        precision=None if options.precision == "auto" else options.precision,
+        threads=options.threads,
     )
     if best is None:
         return None
@@ -117,14 +95,14 @@ def _measured_config(entry: ModelEntry, request: OpeningRequest, lookup: Profile
     )
 
 
-def _default_configs(entry: ModelEntry, request: OpeningRequest, *, why: str) -> ConfigChoice:
-    precision = "fp32" if request.precision == "auto" else request.precision
-    threads = 1 if request.threads is None else request.threads
-    if request.backend != "auto":
-        choose_artifact(entry, precision, request.backend)  # for its error
-        reason = why if why == "as requested" else f"backend {request.backend!r} as requested; {why}"
+def _default_configs(entry: ModelEntry, options: OpenOptions, *, why: str) -> ConfigChoice:
+    precision = "fp32" if options.precision == "auto" else options.precision
+    threads = 1 if options.threads is None else options.threads
+    if options.backend != "auto":
+        choose_artifact(entry, precision, options.backend)  # for its error
+        reason = why if why == "as requested" else f"backend {options.backend!r} as requested; {why}"
         reason += f"; {entry.name!r} is the twin of {entry.twin_of!r}, which it cannot run" if entry.twin_of else ""
-        config = Config(backend=request.backend, precision=precision, threads=threads, reason=reason)
+        config = Config(backend=options.backend, precision=precision, threads=threads, reason=reason)
         return ConfigChoice(entry=entry, configs=((entry, config),))
     fitting = [backend for backend in AUTO_ORDER if has_artifact(entry, precision, backend)]
     if not fitting:  # for its error

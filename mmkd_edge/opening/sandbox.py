@@ -21,7 +21,8 @@ from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import BackendError, BundleError, UnavailableError, UsageError, find_error_class
 from mmkd_edge.machine import this_machine
-from mmkd_edge.opening.choice import OpeningRequest
+from mmkd_edge.opening.deadline import Deadline
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.opening.profile import library_versions
 from mmkd_edge.predict.student import Config, OpenStudent
 from mmkd_edge.system import HAS_POSIX
@@ -49,9 +50,10 @@ StudentConfig = tuple[ModelEntry, Config]
 class SandboxPolicy:
     """Decides which configs may be opened in this process; `returned` is why an older bundle answers."""
 
-    def __init__(self, bundle: Bundle, request: OpeningRequest, *, returned: str = "") -> None:
+    def __init__(self, bundle: Bundle, options: OpenOptions, deadline: Deadline, *, returned: str = "") -> None:
         self._bundle = bundle
-        self._request = request
+        self._options = options
+        self._deadline = deadline
         self._returned = returned
         self._machine = this_machine().key
         self._keys: dict[tuple[str, Config], str] = {}
@@ -69,7 +71,7 @@ class SandboxPolicy:
 
     def check_all(self, pairs: Sequence[StudentConfig]) -> None:
         """Run the sandbox checks of all new configs together; `check` raises their errors."""
-        if self._request.trust == "installed":
+        if self._options.trust == "installed":
             return
         keys = {self._key(*pair): pair for pair in pairs if not BACKENDS[pair[1].backend].is_own}
         new = {key: pair for key, pair in keys.items() if not self._is_known(key) and key not in self._refused}
@@ -87,18 +89,18 @@ class SandboxPolicy:
 
     def needs_selftest(self, student: OpenStudent) -> bool:
         """Return whether an opened student must still answer its golden windows."""
-        return self._request.selftest and not self._is_known(self._key_of(student))
+        return self._options.selftest and not self._is_known(self._key_of(student))
 
     def remember_selftests(self, students: Sequence[OpenStudent]) -> list[OpenStudent]:
         """Remember that students passed their self-test; return them with the time of each check."""
         self._remember([self._key_of(student) for student in students if self.needs_selftest(student)])
         installed = ""
-        if self._request.trust == "installed":
+        if self._options.trust == "installed":
             installed = "; ".join(part for part in ("passed when the bundle was installed", self._returned) if part)
         return [
             msgspec.structs.replace(
                 student,
-                selftest=self._describe_pass(student) if self._request.selftest else "",
+                selftest=self._describe_pass(student) if self._options.selftest else "",
                 sandbox_check=installed or self._describe_check(student),
             )
             for student in students
@@ -114,7 +116,7 @@ class SandboxPolicy:
             return key
         versions = library_versions((config.backend,)).items()
         library = " ".join(f"{name} {version}" for name, version in versions) or "of an unknown version"
-        tested = "" if self._request.selftest else _UNTESTED
+        tested = "" if self._options.selftest else _UNTESTED
         named = f"{entry.name} {config.precision} {config.backend} {library}"
         key = f"{named} threads={config.threads} {self._machine}{tested}"
         self._keys[entry.name, config] = key
@@ -147,7 +149,7 @@ class SandboxPolicy:
             bundle=os.path.abspath(self._bundle.path),  # noqa: PTH100 - links stay links
             bundle_sha256=self._bundle.sha256,
             configs=tuple((entry.name, config) for entry, config in waiting.values()),
-            selftest=self._request.selftest,
+            selftest=self._options.selftest,
             limits=ProcessLimits(
                 step_s=BUILD_S if builds else CONFIG_S,
                 memory_bytes=BUILD_MEMORY_BYTES if builds else MEMORY_BYTES,
@@ -156,7 +158,7 @@ class SandboxPolicy:
         )
         passed = []
         begun_s = time.monotonic()
-        deadline = self._request.deadline
+        deadline = self._deadline
         left_s = (BUNDLE_BUILD_S if builds else deadline.limit_s) - self._spent_s[builds]
         with deadline.extended(left_s if builds else 0.0):
             results = list(_results(request, limit_s=left_s))

@@ -28,8 +28,10 @@ from mmkd_edge.errors import (
 )
 from mmkd_edge.health.running import RunningStatistics
 from mmkd_edge.install.keys import check_signed
-from mmkd_edge.opening.choice import ConfigChoice, OpeningRequest, choose_configs
+from mmkd_edge.opening.choice import ConfigChoice, choose_configs
+from mmkd_edge.opening.deadline import Deadline
 from mmkd_edge.opening.load import open_student
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.opening.sandbox import BUILD_S, SandboxPolicy
 from mmkd_edge.opening.selftest import run_selftest_within
 from mmkd_edge.predict.student import OpenStudent
@@ -72,33 +74,39 @@ class Students(msgspec.Struct, frozen=True, kw_only=True):
 Check = Callable[[Students], None]
 
 
-def open_students(path: str | os.PathLike[str], request: OpeningRequest, *, check: Check | None = None) -> Students:
+def open_students(
+    path: str | os.PathLike[str],
+    options: OpenOptions,
+    *,
+    check: Check | None = None,
+    deadline: Deadline | None = None,
+) -> Students:
     """Open the students of a bundle or state folder; see `EdgePredictor.open`.
 
     `check` raises if they must not answer here, which fails an installed bundle's first start. After it the deadline
     commits.
     """
-    path = Path(path)
+    path, deadline = Path(path), deadline or Deadline()
     if path.is_dir():
-        return _open_installed(path, msgspec.structs.replace(request, trust="installed"), check)
-    if request.trust == "installed":
+        return _open_installed(path, msgspec.structs.replace(options, trust="installed"), check, deadline)
+    if options.trust == "installed":
         raise UsageError(f"{path}: trust='installed': expected the state folder of mmkd-edge install, got a file")
-    return _run_check(_open_bundle(path, request), check, request)
+    return _run_check(_open_bundle(path, options, deadline), check, deadline)
 
 
-def _open_bundle(path: Path, request: OpeningRequest, started: Started | None = None) -> Students:
+def _open_bundle(path: Path, options: OpenOptions, deadline: Deadline, started: Started | None = None) -> Students:
     returned = started.returned if started else ""
     with ExitStack() as opened:
         bundle = _open_verified(path, started)
         opened.callback(bundle.close)
-        check_signed(bundle, request.keys)
-        references = _match_references(bundle, request)
-        choices = choose_configs(bundle, request)
-        sandbox = SandboxPolicy(bundle, request, returned=returned)
+        check_signed(bundle, options.keys)
+        references = _match_references(bundle, options)
+        choices = choose_configs(bundle, options)
+        sandbox = SandboxPolicy(bundle, options, deadline, returned=returned)
         sandbox.check_all([choice.configs[0] for choice in choices if choice.configs])
         students = []
         for choice in choices:
-            students.append(_load(bundle, choice, request, references, sandbox))
+            students.append(_load(bundle, choice, options, references, sandbox, deadline))
             opened.callback(students[-1].close)
         for student in filter(sandbox.needs_selftest, students):
             run_selftest_within(student, bundle, limit_s=_SELFTEST_S)
@@ -127,26 +135,27 @@ def _open_verified(path: Path, started: Started | None) -> Bundle:
 def _load(
     bundle: Bundle,
     choice: ConfigChoice,
-    request: OpeningRequest,
+    options: OpenOptions,
     references: Mapping[str, Reference],
     sandbox: SandboxPolicy,
+    deadline: Deadline,
 ) -> OpenStudent:
     failures = list[MmkdError]()
     for entry, config in choice.configs:
         try:
             sandbox.check(entry, config)
-            with request.deadline.extended(BUILD_S if BACKENDS[config.backend].on_gpu else 0.0):
+            with deadline.extended(BUILD_S if BACKENDS[config.backend].on_gpu else 0.0):
                 student = open_student(
                     bundle,
                     entry,
                     config,
                     reference=references.get(entry.modality.name),
-                    error_level=request.error_level,
-                    unknown_level=request.unknown_level,
+                    error_level=options.error_level,
+                    unknown_level=options.unknown_level,
                 )
             return msgspec.structs.replace(student, rejected=(*map(str, failures), *choice.rejected))
         except (UnavailableError, BackendError) as error:
-            if request.backend != "auto":
+            if options.backend != "auto":
                 raise
             failures.append(error)
     kind = BackendError if any(isinstance(error, BackendError) for error in failures) else UnavailableError
@@ -154,10 +163,10 @@ def _load(
     raise kind(f"{bundle.path}: no backend can run model {choice.entry.name!r} here: {reasons}")
 
 
-def _match_references(bundle: Bundle, request: OpeningRequest) -> dict[str, Reference]:
+def _match_references(bundle: Bundle, options: OpenOptions) -> dict[str, Reference]:
     references: dict[str, Reference] = {}
     modalities = [entry.modality for entry, *_ in fallback_order(bundle.manifest)]
-    for source in request.references:
+    for source in options.references:
         reference = source if isinstance(source, Reference) else read_reference(source)
         modality = next((spec for spec in modalities if spec.name == reference.modality), modalities[0])
         try:
@@ -170,31 +179,31 @@ def _match_references(bundle: Bundle, request: OpeningRequest) -> dict[str, Refe
     return references
 
 
-def _run_check(students: Students, check: Check | None, request: OpeningRequest) -> Students:
+def _run_check(students: Students, check: Check | None, deadline: Deadline) -> Students:
     try:
         if check is not None:
             check(students)
-        request.deadline.commit()
+        deadline.commit()
     except BaseException:
         students.close()
         raise
     return students
 
 
-def _open_installed(state: Path, request: OpeningRequest, check: Check | None) -> Students:
+def _open_installed(state: Path, options: OpenOptions, check: Check | None, deadline: Deadline) -> Students:
     from mmkd_edge.install.slots import confirm, fail, forget, start
 
     with start(state) as started:
         try:
-            students = _open_current_or_earlier(state, request, started)
+            students = _open_current_or_earlier(state, options, started, deadline)
         except BaseException:
             if started.on_probation:
                 forget(state, started)
             raise
         try:
-            _run_check(students, check, request)
+            _run_check(students, check, deadline)
         except BaseException as error:
-            is_fault = isinstance(error, MmkdError) and not request.deadline.is_over
+            is_fault = isinstance(error, MmkdError) and not deadline.is_over
             if started.on_probation and is_fault:  # the caller's bundle still answers
                 fail(state, started, first_line(error))
             elif started.on_probation:
@@ -209,18 +218,18 @@ def _open_installed(state: Path, request: OpeningRequest, check: Check | None) -
         return students
 
 
-def _open_current_or_earlier(state: Path, request: OpeningRequest, started: Started) -> Students:
+def _open_current_or_earlier(state: Path, options: OpenOptions, started: Started, deadline: Deadline) -> Students:
     from mmkd_edge.install.slots import condemns, fail
 
     try:
-        return _open_bundle(started.path, request, started)
+        return _open_bundle(started.path, options, deadline, started)
     except MmkdError as error:
-        is_fault = condemns(error, started) and not request.deadline.is_over
+        is_fault = condemns(error, started) and not deadline.is_over
         earlier = fail(state, started, first_line(error)) if is_fault else None
         if earlier is None:
             raise
         try:
-            return _open_bundle(earlier.path, request, earlier)
+            return _open_bundle(earlier.path, options, deadline, earlier)
         except ArtifactError as another:
             raise BundleError(f"{error}; the bundle before cannot answer either: {another}") from another
 

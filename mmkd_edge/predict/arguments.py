@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, TypeVar, get_args
 
-from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.predict.preprocess import check_window, select
 from mmkd_edge.spec import ModalitySpec
 
-AnyReference = Reference | str | os.PathLike[str]
 T = TypeVar("T")
 
 

@@ -6,11 +6,10 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from mmkd_edge import EdgePredictor, ModalitySpec, ModelEntry
+from mmkd_edge import EdgePredictor, ModalitySpec, ModelEntry, OpenOptions
 from mmkd_edge.errors import UsageError
 from mmkd_station.alarms import Episodes, rule_of_rate
 from mmkd_station.board import Board
@@ -27,7 +26,6 @@ from mmkd_station.store import Store
 from mmkd_station.uncertain import UncertainRing
 
 Load = Callable[[str, ModalitySpec], Sequence[ReplayedRecording]]
-_OPENING = ("bundle", "backend", "precision", "threads", "reference", "error_level", "unknown_level")
 
 
 @contextlib.contextmanager
@@ -56,12 +54,11 @@ class _Builder:
         self._load = load
         self._has_page = has_page
         self._opened = opened
-        self.predictors: dict[tuple[object, ...], tuple[Path, EdgePredictor]] = {}
+        self.predictors: dict[tuple[str, OpenOptions], tuple[Path, EdgePredictor]] = {}
         for station in run.stations:  # equal bundles and options share a predictor
-            key = _predictor_key(station)
+            key = station.bundle, station.opening
             if key not in self.predictors:
-                options: dict[str, Any] = dict(zip(_OPENING[1:], key[1:], strict=True))
-                predictor = opened.enter_context(EdgePredictor.open(station.bundle, **options))
+                predictor = opened.enter_context(EdgePredictor.open_with(*key))
                 self.predictors[key] = Path(station.bundle), predictor
         self._store = None
         if run.store is not None:
@@ -74,7 +71,7 @@ class _Builder:
             opened.callback(self.outlets[text].close, drain_s=0.0)
 
     def station(self, spec: StationSpec) -> Station:
-        predictor = self.predictors[_predictor_key(spec)][1]
+        predictor = self.predictors[spec.bundle, spec.opening][1]
         sources = _sources(spec, predictor)
         alarms = [] if self._store is None else self._store.last_alarms()
         last = [alarm for alarm in alarms if alarm.station == spec.name]
@@ -145,17 +142,12 @@ class _Builder:
                 spec,
                 predictor=predictor,
                 modality=name,
-                options=dict(zip(_OPENING[1:], _predictor_key(spec)[1:], strict=True)),
                 hop_s=(spec.hop or usual_hop(entry)) / modality.rate_hz,
                 run_s=self._run.for_s,
                 is_live=source.live or spec.follow,
             )
             self._opened.callback(shadow.close)
         return Sensor(source, text, predictor=predictor, rules=rules, ring=ring, shadow=shadow)
-
-
-def _predictor_key(spec: StationSpec) -> tuple[object, ...]:
-    return tuple(getattr(spec, name) for name in _OPENING)
 
 
 def _sources(spec: StationSpec, predictor: EdgePredictor) -> list[tuple[str, ModelEntry, str]]:

@@ -40,7 +40,6 @@ class Shadow:
         *,
         predictor: EdgePredictor,
         modality: str,
-        options: Mapping[str, Any],  # of `EdgePredictor.open`
         hop_s: float,
         run_s: float | None,
         is_live: bool,  # else the source waits for the comparison
@@ -56,7 +55,7 @@ class Shadow:
         self.error: MmkdError | None = None
         self._file = Path(spec.shadow_report or f"{file_name(spec.name)}.shadow.json")
         check_file(self._file)
-        self._process = ShadowProcess(predictor, spec.shadow, options)
+        self._process = ShadowProcess(predictor, spec.shadow, spec.opening)
         self._spec, self._predictor, self._modality, self._kind = spec, predictor, modality, task.kind
         self._hop_s, self._run_s = hop_s, run_s if is_live else None
         self._wait_s = 0.0 if is_live else 6 * ANSWER_S

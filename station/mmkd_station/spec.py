@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from mmkd_edge import OpenOptions
 from mmkd_edge.errors import UsageError, first_line
 from mmkd_station.alarms import AlarmRule, rule_problems
 from mmkd_station.clock import SensorRules
@@ -43,6 +44,18 @@ class StationSpec(SensorRules, frozen=True, kw_only=True, forbid_unknown_fields=
     shadow_report: str | None = None  # None is the station's name
     shadow_agreement: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
     shadow_alarms: int = 0
+
+    @property
+    def opening(self) -> OpenOptions:
+        """How its bundle is opened. Raises UsageError."""
+        return OpenOptions(
+            backend=self.backend,  # type: ignore[arg-type] # checked there
+            precision=self.precision,  # type: ignore[arg-type]
+            threads=self.threads,
+            reference=self.reference,
+            error_level=self.error_level,
+            unknown_level=self.unknown_level,
+        )
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

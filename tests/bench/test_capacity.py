@@ -16,6 +16,7 @@ from mmkd_bench.measuring.load import Offered, judge_level, schedule_ns
 from mmkd_bench.measuring.opening import Choice
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores
+from mmkd_edge.opening.options import OpenOptions
 from tests.edge.said import said
 
 
@@ -28,7 +29,7 @@ def short(monkeypatch, launched_here):
 @pytest.mark.usefixtures("short")
 def test_a_light_load_is_carried(bundle):
     lines = []
-    choice = Choice(bundle=str(bundle), backend="ort")
+    choice = Choice(bundle=str(bundle), options=OpenOptions(backend="ort"))
     report = measure_capacity(choice, rate_hz=20.0, deadline_ms=5000.0, streams=4, progress=lines.append)
     assert lines == ["4 streams for 0.3 s"] * 3
     assert len(report.launches) == 3  # all carried it: two more could not change that
@@ -68,7 +69,7 @@ def test_the_answer_agrees_with_a_direct_load(slow_bundle):
 
 @pytest.mark.usefixtures("short")
 def test_what_ran_beside_it_is_named(bundle):
-    choice = Choice(bundle=str(bundle), backend="ort")
+    choice = Choice(bundle=str(bundle), options=OpenOptions(backend="ort"))
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         report = measure_capacity(choice, rate_hz=20.0, deadline_ms=5000.0, streams=1)

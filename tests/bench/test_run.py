@@ -12,12 +12,14 @@ from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.run import check_settings, join_launches, judge_stability, measure_bundle
 from mmkd_documents.bench import STAGES, Settings, WarmUp
 from mmkd_edge.errors import UsageError
+from mmkd_edge.opening.options import OpenOptions
 from tests.bench.made import make_launch
 from tests.edge.said import said
 
 
 def test_a_run_tells_its_stages_its_start_up_and_what_was_measured(bundle):
-    choice, settings, lines = Choice(bundle=str(bundle), backend="ort"), Settings(launches=2, duration_s=0.4), []
+    choice, lines = Choice(bundle=str(bundle), options=OpenOptions(backend="ort")), []
+    settings = Settings(launches=2, duration_s=0.4)
     run = measure_bundle(choice, settings, energy=False, progress=lines.append)
     assert lines == ["launch 1 of 2: warm-up, then 0.2 s", "launch 2 of 2: warm-up, then 0.2 s"]
     assert (len(run.launches), run.complete) == (2, True)

@@ -16,6 +16,7 @@ from mmkd_edge import (
     GateError,
     InputError,
     ModalitySpec,
+    OpenOptions,
     Reference,
     UsageError,
     check_window,
@@ -313,3 +314,14 @@ def test_whatever_the_window_the_answer_is_that_of_the_four_steps(predictor):
             np.testing.assert_array_equal(found.probabilities, expected)
         for field in ("label", "index", "probability", "status", "missing_fraction", "modality"):
             assert getattr(found, field) == getattr(wanted, field)
+
+
+def test_a_bundle_opens_with_its_options_in_one_value_that_survives_json(bundle_path):
+    options = OpenOptions(backend="ort", threads=1, observe_every=4, policy="abstain")
+    assert msgspec.json.decode(msgspec.json.encode(options), type=OpenOptions) == options
+    with (
+        EdgePredictor.open_with(bundle_path, options) as one,
+        EdgePredictor.open(bundle_path, backend="ort", threads=1, observe_every=4, policy="abstain") as other,
+    ):
+        assert one.info() == other.info()
+    assert said(UsageError, lambda: OpenOptions(threads=0)) == "threads: expected a whole number from 1 to 256, got 0"

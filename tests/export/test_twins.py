@@ -13,7 +13,8 @@ from mmkd_bench.tune import configs_for, tune_bundle
 from mmkd_edge import Bundle, EdgePredictor, UsageError
 from mmkd_edge.bundle.manifest import fallback_order
 from mmkd_edge.opening import choice
-from mmkd_edge.opening.choice import OpeningRequest, choose_configs
+from mmkd_edge.opening.choice import choose_configs
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_export.inspect.files import inspect_file
 from mmkd_export.packing.contents import join_bundles
 from mmkd_export.pipeline import export
@@ -119,9 +120,9 @@ def test_the_student_answers_where_it_can_and_its_twin_where_an_engine_has_no_tr
 
 
 def _chosen(path, backend="auto", precision="fp32"):
-    request = OpeningRequest(backend=backend, precision=precision, threads=1)
+    options = OpenOptions(backend=backend, precision=precision, threads=1)
     with Bundle.open(path) as bundle:
-        (sensor,) = choose_configs(bundle, request)
+        (sensor,) = choose_configs(bundle, options)
     assert sensor.entry.name == "acc"
     return [(entry.name, config.backend) for entry, config in sensor.configs]
 

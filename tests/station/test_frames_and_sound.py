@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import EdgePredictor, ModalitySpec
+from mmkd_edge import EdgePredictor, ModalitySpec, OpenOptions
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.frames import mask_missing
 from mmkd_edge.shadow import ShadowProcess
@@ -279,7 +279,7 @@ def test_sound_is_read_from_a_pipe(kit, tmp_path):
 def test_frames_that_are_missing_are_missing_for_the_new_bundle_too(lips_path):
     frames = np.random.default_rng(2).integers(0, 255, (4, 8, 12, 1), dtype=np.uint8)
     with EdgePredictor.open(lips_path, backend="ort") as predictor:
-        process = ShadowProcess(predictor, str(lips_path), {"backend": "ort"})
+        process = ShadowProcess(predictor, str(lips_path), OpenOptions(backend="ort"))
         process.start()
         for missing in (0, 1, 4):
             window = mask_missing(frames, np.arange(4) < missing)

@@ -242,12 +242,11 @@ def answer(label, *, status="ok", labels=(), p_value=None):
 
 def open_shadow(bundles, predictor, folder, *, is_live=True):
     spec = StationSpec(
-        bundle=str(bundles["old"]), source="stdin", name="press", shadow=str(bundles["close"]),
+        bundle=str(bundles["old"]), source="stdin", name="press", backend="ort", shadow=str(bundles["close"]),
         shadow_report=str(folder / "report.json"),
         alarms=(AlarmRule(label="turn", confirm="1/1", release=1, cooldown_s=0.0),),
     )  # fmt: skip
-    options = {"options": {"backend": "ort"}, "hop_s": 1.0, "run_s": 900.0, "is_live": is_live}
-    return Shadow(spec, predictor=predictor, modality="acc", **options)
+    return Shadow(spec, predictor=predictor, modality="acc", hop_s=1.0, run_s=900.0, is_live=is_live)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,7 @@ from mmkd_documents.bench import Settings
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import cache_folder, write_file
 from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.opening.profile import ExecutionProfile, find_profile, write_profile
 from mmkd_edge.outputs import check_file
 
@@ -46,35 +48,37 @@ class PrecisionOption(str, Enum):
 
 
 BundleArgument = Annotated[Path, Argument("STUDENT.edge", "The bundle to measure.")]
-BackendOption = Annotated[str, Option("Backend to run; auto uses the profile of mmkd-bench tune.")]
-ArtifactOption = Annotated[PrecisionOption, Option("Precision of the model to run.", names=("--precision",))]
-ThreadsOption = Annotated[int | None, Option("Threads per prediction.", shown="the profile's, or one")]
 
 
-def _choice(
-    bundle: Path, backend: str, precision: PrecisionOption, threads: int | None, reference: Path | None
-) -> Choice:
-    return Choice(
-        bundle=str(bundle),
-        backend=backend,
-        precision=precision.value,
-        threads=threads,
-        reference=None if reference is None else str(reference),
-    )
+@dataclass(frozen=True, kw_only=True)
+class OpeningOptions:
+    """How the bundle is opened."""
+
+    backend: Annotated[str, Option("Backend to run; auto uses the profile of mmkd-bench tune.")] = "auto"
+    precision: Annotated[PrecisionOption, Option("Precision of the model to run.")] = PrecisionOption.auto
+    threads: Annotated[int | None, Option("Threads per prediction.", shown="the profile's, or one")] = None
+    reference: ReferenceOption = None
+
+    def choice(self, bundle: Path) -> Choice:
+        """Return what to open, and how. Raises UsageError."""
+        options = OpenOptions(
+            backend=self.backend,  # type: ignore[arg-type] # checked there
+            precision=self.precision.value,
+            threads=self.threads,
+            reference=self.reference and str(self.reference),
+        )
+        return Choice(bundle=str(bundle), options=options)
 
 
 def run(
     bundle: BundleArgument,
     *,
-    backend: BackendOption = "auto",
-    precision: ArtifactOption = PrecisionOption.auto,
-    threads: ThreadsOption = None,
+    opening: OpeningOptions,
     stream: Annotated[bool, Option("Push the samples of one sensor instead of windows.", names=("--stream",))] = False,
     hop: Annotated[int | None, Option("Samples per push of a stream.", shown="one second of samples")] = None,
     duration_s: DurationOption = 10.0,
     launches: LaunchesOption = 5,
     energy: Annotated[bool, Option("Also read a power sensor, if there is one.")] = True,
-    reference: ReferenceOption = None,
     output: Annotated[
         Path | None,
         Option(
@@ -106,8 +110,7 @@ def run(
     settings = Settings(launches=launches, duration_s=duration_s, hop=hop)
     interrupted = False
     try:
-        choice = _choice(bundle, backend, precision, threads, reference)
-        report = measure_bundle(choice, settings, energy=energy, progress=say)
+        report = measure_bundle(opening.choice(bundle), settings, energy=energy, progress=say)
     except Interrupted as error:
         report, interrupted = error.report, True
     if output is not None:
@@ -186,15 +189,13 @@ def capacity(
     streams: Annotated[
         int | None, Option("Offer this many instead; exit 5 if they are not carried.", shown="search")
     ] = None,
-    backend: BackendOption = "auto",
-    precision: ArtifactOption = PrecisionOption.auto,
-    threads: ThreadsOption = None,
-    reference: ReferenceOption = None,
+    opening: OpeningOptions,
     json: JsonOption = False,
 ) -> None:
     """Find how many streams this device carries, with p99.9 of the response within the deadline."""
-    choice = _choice(bundle, backend, precision, threads, reference)
-    report = measure_capacity(choice, rate_hz=rate, deadline_ms=deadline_ms, streams=streams, progress=say)
+    report = measure_capacity(
+        opening.choice(bundle), rate_hz=rate, deadline_ms=deadline_ms, streams=streams, progress=say
+    )
     print_report(report, json=json)
     level = report.at_answer or report.refused
     if report.streams or level is None:

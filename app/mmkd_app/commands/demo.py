@@ -23,6 +23,7 @@ with loading("mmkd-demo"):
     from mmkd_edge.bundle.files import write_file
     from mmkd_edge.errors import UsageError
     from mmkd_edge.machine import usable_cores
+    from mmkd_edge.opening.options import OpenOptions
     from mmkd_edge.outputs import lock_output
     from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
@@ -220,7 +221,7 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
     from mmkd_documents.bench import Settings
     from mmkd_documents.demo import DemoBenchmark, LatencyPercentiles
 
-    choice = Choice(bundle=str(bundle), reference=None if reference is None else str(reference))
+    choice = Choice(bundle=str(bundle), options=OpenOptions(reference=None if reference is None else str(reference)))
     report = measure_bundle(choice, Settings(launches=_LAUNCHES, duration_s=duration_s))
     latency, result = report.result.latency, report.result
     p50, p90, p99 = (

@@ -106,10 +106,9 @@ def _install(options: Namespace) -> None:
 
 def _prove_and_install(options: Namespace, deadline: Deadline) -> tuple[Slots, SelfTest]:
     from mmkd_edge import Bundle
-    from mmkd_edge.backends.base import check_backend
     from mmkd_edge.install.keys import check_signed
     from mmkd_edge.install.slots import SLOTS_FILE, install, read_slots
-    from mmkd_edge.opening.choice import OpeningRequest
+    from mmkd_edge.opening.options import OpenOptions
     from mmkd_edge.opening.sandbox import check_graphs
     from mmkd_edge.opening.selftest import run_selftests
     from mmkd_edge.opening.students import Students, open_students
@@ -121,7 +120,7 @@ def _prove_and_install(options: Namespace, deadline: Deadline) -> tuple[Slots, S
         if options.after_shadow is not None:
             current = read_slots(options.state).current.sha256 if (options.state / SLOTS_FILE).exists() else None
             check_shadow(options.after_shadow, bundle, installed=current, max_days=options.shadow_days)
-    request = OpeningRequest(backend=check_backend(options.backend), keys=options.keys, deadline=deadline)
+    opening = OpenOptions(backend=options.backend, keys=options.keys)
     results = []
 
     def test(students: Students) -> None:
@@ -131,7 +130,7 @@ def _prove_and_install(options: Namespace, deadline: Deadline) -> tuple[Slots, S
     slots = install(
         options.state,
         options.bundle,
-        prove=lambda path: open_students(path, request, check=test).close(),
+        prove=lambda path: open_students(path, opening, check=test, deadline=deadline).close(),
         allow_downgrade=options.allow_downgrade,
     )
     return slots, results[0]

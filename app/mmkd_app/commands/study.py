@@ -32,6 +32,7 @@ with loading("mmkd-study"):
     from mmkd_app.training.tracking import Mlflow, tracked
     from mmkd_edge.errors import UnavailableError, UsageError
     from mmkd_edge.machine import require_modules
+    from mmkd_edge.opening.options import OpenOptions
     from mmkd_edge.outputs import check_folder
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import FOLDS, fold_count
@@ -251,7 +252,8 @@ def measure_energy(bundle: Path, duration_s: float) -> float | None:
     except UnavailableError:
         return None
     settings = Settings(launches=_LAUNCHES, duration_s=duration_s)
-    measured = measure_bundle(Choice(bundle=str(bundle), backend="ort", threads=1), settings).energy
+    choice = Choice(bundle=str(bundle), options=OpenOptions(backend="ort", threads=1))
+    measured = measure_bundle(choice, settings).energy
     return None if measured is None else measured.above_idle_mj
 
 

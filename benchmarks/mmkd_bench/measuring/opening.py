@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_documents.bench import Subject
-from mmkd_edge.backends.base import check_backend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.opening.profile import find_profile
 from mmkd_edge.predictor import EdgePredictor
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """What to open, as in `EdgePredictor.open`."""
+    """What to open, and how."""
 
     bundle: str
-    backend: str = "auto"
-    precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
-    threads: int | None = None
-    reference: str | None = None
+    options: OpenOptions = OpenOptions()
 
 
 class OpenedBundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,30 +36,21 @@ class OpenedBundle(msgspec.Struct, frozen=True, kw_only=True):
 
 def open_predictor(choice: Choice) -> EdgePredictor:
     """Open a bundle; a missing reference of a per-group modality gets a stand-in."""
-    predictor = _open(choice, choice.reference)
+    predictor = EdgePredictor.open_with(choice.bundle, choice.options)
     modality = predictor.modality
     if modality.normalise == "none" or predictor.reference is not None:
         return predictor
     predictor.close()
     (low, high), count = modality.range or (-1e3, 1e3), len(modality.channels)
     mean, std = (0.5 * (low + high),) * count, ((high - low) / 1e3,) * count
-    return _open(choice, Reference(modality=modality.name, mean=mean, std=std))
+    stand_in = Reference(modality=modality.name, mean=mean, std=std)
+    return EdgePredictor.open_with(choice.bundle, msgspec.structs.replace(choice.options, reference=stand_in))
 
 
 def settle_backend(bundle: Bundle, choice: Choice) -> None:
     """Open the bundle once: no launch includes its sandbox check."""
-    if choice.backend == "auto" and find_profile(bundle.sha256).profile is None:
+    if choice.options.backend == "auto" and find_profile(bundle.sha256).profile is None:
         open_predictor(choice).close()
-
-
-def _open(choice: Choice, reference: Reference | str | None) -> EdgePredictor:
-    return EdgePredictor.open(
-        choice.bundle,
-        backend=check_backend(choice.backend),
-        precision=choice.precision,
-        threads=choice.threads,
-        reference=reference,
-    )
 
 
 def raw_windows(predictor: EdgePredictor) -> tuple[NDArray[Any], ...]:

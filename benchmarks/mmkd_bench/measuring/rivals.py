@@ -20,6 +20,7 @@ from mmkd_edge.backends.base import choose_artifact
 from mmkd_edge.backends.openvino import import_openvino, shared_core
 from mmkd_edge.bundle.golden import answer_scale
 from mmkd_edge.errors import MmkdError, first_line
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import TaskSpec
@@ -40,7 +41,9 @@ _MAX_CHECKED_WINDOWS = 32
 
 def time_rivals(job: RivalsJob, *, open_torch: OpenTorch | None = None) -> RivalsOutcome:
     """Do one job in this process; `open_torch` reads the checkpoint, which this package cannot."""
-    choice = Choice(bundle=job.bundle, precision="fp32", threads=job.threads, reference=job.reference)
+    choice = Choice(
+        bundle=job.bundle, options=OpenOptions(precision="fp32", threads=job.threads, reference=job.reference)
+    )
     # The backend gets its own engine: predict's would find its weights in the cache.
     with open_predictor(choice) as predictor, open_predictor(choice) as alone:
         assert predictor.bundle is not None

@@ -19,6 +19,7 @@ from mmkd_edge.backends.base import choose_artifact
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import BackendError, UsageError
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
 
 WARM_UP_S = 0.5
@@ -94,7 +95,13 @@ def time_models(job: PairJob) -> InTurnOutcome:
 def time_predict(job: OverheadJob) -> InTurnOutcome:
     """Time `predict`, then the bare engine; see `time_in_turn`."""
     choice = Choice(
-        bundle=job.bundle, backend=job.backend or "ort", precision="fp32", threads=job.threads, reference=job.reference
+        bundle=job.bundle,
+        options=OpenOptions(
+            backend=job.backend or "ort",  # type: ignore[arg-type] # checked there
+            precision="fp32",
+            threads=job.threads,
+            reference=job.reference,
+        ),
     )
     with open_predictor(choice) as predictor:
         modality, windows = predictor.modality, raw_windows(predictor)

@@ -13,6 +13,7 @@ from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.run import measure_bundle
 from mmkd_documents.bench import Settings
+from mmkd_edge.opening.options import OpenOptions
 from tests.bench.made import make_launch, make_report, write_report
 
 PROGRAM = "from mmkd_app.commands.bench import main; main()"
@@ -155,7 +156,8 @@ def ctrl_c_at(start):
 
 @pytest.mark.usefixtures("launched_here")
 def test_a_run_keeps_the_launches_that_were_over(bundle):
-    choice, settings = Choice(bundle=str(bundle), backend="ort"), Settings(launches=4, duration_s=0.4)
+    choice = Choice(bundle=str(bundle), options=OpenOptions(backend="ort"))
+    settings = Settings(launches=4, duration_s=0.4)
     with pytest.raises(Interrupted) as caught:
         measure_bundle(choice, settings, energy=False, progress=ctrl_c_at("launch 2"))
     report = caught.value.report

@@ -26,6 +26,7 @@ from mmkd_bench.measuring.turns import time_predict
 from mmkd_bench.run import measure_bundle
 from mmkd_documents.bench import STAGES, Settings
 from mmkd_edge.errors import BackendError, UsageError
+from mmkd_edge.opening.options import OpenOptions
 from tests.edge.said import said
 
 
@@ -185,7 +186,7 @@ def test_errors_are_raised_and_one_alone_runs_here():
 
 @pytest.fixture(scope="module")
 def predictor(bundle):
-    return open_predictor(Choice(bundle=str(bundle), backend="ort"))
+    return open_predictor(Choice(bundle=str(bundle), options=OpenOptions(backend="ort")))
 
 
 def _calls(driver, count):
@@ -220,7 +221,7 @@ def test_a_streaming_run_is_reported(bundle):
 
 def test_of_several_students_the_first_is_measured(several_bundle, predictor):
     windows = raw_windows(predictor)
-    with open_predictor(Choice(bundle=str(several_bundle), backend="ort")) as several:
+    with open_predictor(Choice(bundle=str(several_bundle), options=OpenOptions(backend="ort"))) as several:
         expected = [predictor.predict(window).probabilities for window in windows]
         drivers = [window_workload(several, windows), stream_workload(several, windows, hop=40)]
         for driver in drivers:
@@ -231,7 +232,7 @@ def test_of_several_students_the_first_is_measured(several_bundle, predictor):
 
 
 def test_a_bundle_of_several_students_is_loaded_and_compared(several_bundle):
-    choice = Choice(bundle=str(several_bundle), backend="ort", precision="fp32", threads=1)
+    choice = Choice(bundle=str(several_bundle), options=OpenOptions(backend="ort", precision="fp32", threads=1))
     demand = Demand(rate_hz=20.0, deadline_ms=5000.0, servers=1)
     job = LoadJob(choice=choice, demand=demand, streams=2, duration_s=0.2)
     assert do_load_job(job)[0].level.answered == 8

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -17,8 +18,8 @@ from mmkd_app.commands import edge
 from mmkd_edge import BackendError, BundleError, EdgePredictor, UnavailableError, apart
 from mmkd_edge.install.slots import install
 from mmkd_edge.opening import sandbox
-from mmkd_edge.opening.choice import OpeningRequest
 from mmkd_edge.opening.deadline import Deadline
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.opening.sandbox import passed_before, remember_passed
 from mmkd_edge.opening.students import open_students
 from tests.edge.said import said
@@ -196,8 +197,8 @@ def test_all_students_of_a_bundle_share_one_limit_of_time(kit, tmp_path, monkeyp
     slow = "import time\nclass checker:\n    check_model = staticmethod(lambda *a, **k: time.sleep(1))"
     in_the_sandbox(slow, tmp_path, monkeypatch)
     for limit_s in (2.0, 0.0):  # without time left no process is started
-        request = OpeningRequest(backend="ort", deadline=Deadline(limit_s))
-        assert refused(path, open_students, request) == "all students of the bundle together take too long"
+        opening = partial(open_students, options=OpenOptions(backend="ort"), deadline=Deadline(limit_s))
+        assert refused(path, opening) == "all students of the bundle together take too long"
     assert len(started) == 1
 
 
