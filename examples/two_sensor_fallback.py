@@ -18,7 +18,7 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.networks.config import student_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import write_student
-from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
+from mmkd_models.training.inputs import TrainingData, TrainingRequest, TrainingRun
 from mmkd_models.training.students import train_student
 
 
@@ -29,7 +29,7 @@ def bundle_of_both(folder: Path, steps: int) -> Path:
     run = TrainingRun(train=TrainConfig(steps=steps, batch=16, eval_every=steps), augment=AUGMENT)
     for sensor in ("acc", "gyro"):
         write_student(
-            folder / f"{sensor}.ckpt", train_student(StudentTraining(data, sensor, student_config("tiny"), run))
+            folder / f"{sensor}.ckpt", train_student(TrainingRequest(data, sensor, student_config("tiny"), run))
         )
     plans = [export_plan(folder / f"{sensor}.ckpt") for sensor in ("acc", "gyro")]
     export_several(plans, output=folder / "both.edge")

@@ -26,7 +26,7 @@ from mmkd_models.defaults import AUGMENT, STUDENT_PRESET, STUDENT_TRAIN, TEACHER
 from mmkd_models.networks.config import preset_named, student_config, student_members, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.committee import default_members, train_committee
-from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
+from mmkd_models.training.inputs import TrainingData, TrainingRequest, TrainingRun
 from mmkd_models.training.students import train_student
 
 _PARTS = 4  # of the windows or groups; one validates
@@ -124,7 +124,7 @@ class StudentClassifier(_Classifier):
     def _train(self, data: TrainingData) -> Student:
         members = student_members(",".join(self.members))
         config = student_config(preset_named(self.size, option="size"), members=members)
-        return Student(train_student(StudentTraining(data, "sensor", config, self._run(STUDENT_TRAIN))))
+        return Student(train_student(TrainingRequest(data, "sensor", config, self._run(STUDENT_TRAIN))))
 
 
 class MultimodalClassifier(_Classifier):

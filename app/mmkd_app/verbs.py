@@ -41,7 +41,7 @@ from mmkd_models.training.checkpoint import (
     write_student,
     write_teacher,
 )
-from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun, check_compatible
+from mmkd_models.training.inputs import TrainingData, TrainingRequest, TrainingRun, check_compatible
 from mmkd_models.training.predict import logits_of, scores_of
 
 __all__ = ["Student", "Teacher", "dataset", "distill"]
@@ -267,7 +267,7 @@ def distill(
     Raise UsageError if teacher and data differ, or the options do not fit together.
     """
     from mmkd_models.training.normal import fit_normal_student
-    from mmkd_models.training.students import race_student, train_student
+    from mmkd_models.training.students import train_student
 
     teachers = [] if teacher is None else [teacher] if isinstance(teacher, Teacher) else list(teacher)
     files = [teacher.file for teacher in teachers]
@@ -295,8 +295,9 @@ def distill(
         return Student(fit_normal_student(training, sensor, config, run))
     recipe = default_recipe(training.train.spec.task)
     with _open_bar(f"{sensor} student", progress) as on_step:
-        student = StudentTraining(training, sensor, config, replace(run, on_step=on_step), files, recipe)
-        return Student(race_student(student, among=among) if choose else train_student(student))
+        run = replace(run, on_step=on_step)
+        candidates = among if choose else None
+        return Student(train_student(TrainingRequest(training, sensor, config, run, files, recipe, candidates)))
 
 
 def _plan(

@@ -25,7 +25,7 @@ from mmkd_models.networks.config import EncoderConfig, StudentConfig, TeacherCon
 from mmkd_models.networks.student import ExportStudent, Student
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, read_student, read_teacher, write_student, write_teacher
-from mmkd_models.training.inputs import StudentTraining, TrainingRun
+from mmkd_models.training.inputs import TrainingRequest, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.trainings import train_teacher, train_transformer
 from tests.edge.said import said
@@ -148,10 +148,10 @@ def test_teacher_baseline_and_student_are_trained_and_kept(rigs, tmp_path, kind)
     write_teacher(tmp_path / "teacher.ckpt", teacher)
     teacher = read_teacher(tmp_path / "teacher.ckpt")
     assert teacher.task == dataset.spec.task
-    baseline = train_transformer(StudentTraining(data, "acc", STUDENT, run))
+    baseline = train_transformer(TrainingRequest(data, "acc", STUDENT, run))
     taught_by = [TeacherFile(checkpoint=teacher, sha256="ab" * 32)]
     pair = data.for_pair(["acc", "gyro"], "acc")
-    for checkpoint in (baseline, train_transformer(StudentTraining(pair, "acc", STUDENT, run, taught_by, AND_LABELS))):
+    for checkpoint in (baseline, train_transformer(TrainingRequest(pair, "acc", STUDENT, run, taught_by, AND_LABELS))):
         write_student(tmp_path / "student.ckpt", checkpoint)
         again = read_student(tmp_path / "student.ckpt")
         valid = dataset.split("valid").with_modalities(("acc",))
@@ -164,7 +164,7 @@ def test_teacher_baseline_and_student_are_trained_and_kept(rigs, tmp_path, kind)
 def test_a_regression_carries_the_scale_of_the_labels_it_saw_and_its_graph_answers_in_the_unit(rigs):
     """Untrained, a network answers near the mean of the targets; its first output says how many deviations away."""
     data = data_of(rigs["regression"], fraction=0.5)
-    student = train_transformer(StudentTraining(data, "acc", STUDENT, run_of("regression")))
+    student = train_transformer(TrainingRequest(data, "acc", STUDENT, run_of("regression")))
     known = data.train.labels[data.train.labelled].astype(np.float64)
     assert len(known) < len(data.train)
     assert float(student.state["answer.mean"]) == pytest.approx(known.mean(), rel=1e-6)
@@ -191,7 +191,7 @@ def test_training_learns_what_the_windows_tell(rigs, kind):
     # Chance gives about 0.5 and 0.
     assert scores_of(teacher.network(), test, modality=None).metric("macro_f1" if kind == "multi_label" else "r2") > 0.7
     taught_by = [TeacherFile(checkpoint=teacher, sha256="ab" * 32)]
-    student = train_transformer(StudentTraining(data, "acc", STUDENT, run, taught_by, LOGITS))
+    student = train_transformer(TrainingRequest(data, "acc", STUDENT, run, taught_by, LOGITS))
     agreement = np.corrcoef(
         logits_of(student.network(), test.with_modalities(("acc",)), modality="acc")[:, 0],
         logits_of(teacher.network(), test, modality=None)[:, 0],
@@ -214,7 +214,7 @@ def test_rivals_are_scored_by_the_metrics_of_the_kind(rigs, kind, rival, quick_r
 @pytest.fixture(scope="module")
 def student(rigs):
     """A baseline of the speed, after six steps."""
-    return train_transformer(StudentTraining(data_of(rigs["regression"]), "acc", STUDENT, run_of("regression")))
+    return train_transformer(TrainingRequest(data_of(rigs["regression"]), "acc", STUDENT, run_of("regression")))
 
 
 # ---- what is refused
@@ -222,7 +222,7 @@ def student(rigs):
 
 def test_a_metric_of_another_kind_is_refused(rigs):
     run = replace(run_of("regression"), train=TrainConfig(steps=2, batch=8, eval_every=2))
-    assert said(UsageError, train_transformer, StudentTraining(data_of(rigs["regression"]), "acc", STUDENT, run)) == (
+    assert said(UsageError, train_transformer, TrainingRequest(data_of(rigs["regression"]), "acc", STUDENT, run)) == (
         "training: metric 'balanced_accuracy': expected one of r2, pearson for a task of the kind regression; choose "
         "one of them"
     )
@@ -233,13 +233,13 @@ def test_labels_that_are_never_on_and_targets_that_never_change_are_refused(rigs
     labels = data.train.labels.copy()
     labels[:, 1] = 0
     data = replace(data, train=data.train.with_labels(labels))
-    assert said(UsageError, train_transformer, StudentTraining(data, "acc", STUDENT, run_of("multi_label"))) == (
+    assert said(UsageError, train_transformer, TrainingRequest(data, "acc", STUDENT, run_of("multi_label"))) == (
         "training windows: expected every label to be on in a labelled window, got none for high; label some, raise "
         "--label-fraction or --labelled-groups, or take the label out of the dataset"
     )
     data = data_of(rigs["regression"])
     data = replace(data, train=data.train.with_labels(np.full(len(data.train), 3.0)))
-    assert said(UsageError, train_transformer, StudentTraining(data, "acc", STUDENT, run_of("regression"))) == (
+    assert said(UsageError, train_transformer, TrainingRequest(data, "acc", STUDENT, run_of("regression"))) == (
         "training windows: expected two different values of 'speed' or more in labelled windows, got 1; label some, or "
         "raise --label-fraction"
     )

@@ -103,7 +103,7 @@ def distill(
     with loading("mmkd-distill"):  # torch takes seconds: what is wrong above is refused before
         from mmkd_models.distillation.recipe import chosen_recipe, default_recipe
         from mmkd_models.training.checkpoint import read_teacher_file
-        from mmkd_models.training.inputs import StudentTraining, check_compatible, check_same_fold
+        from mmkd_models.training.inputs import TrainingRequest, check_compatible, check_same_fold
     recipe = chosen_recipe(default_recipe(training.train.spec.task), file=recipe_file, terms=term or ())
     teachers = [read_teacher_file(path) for path in teacher]
     for file in teachers:
@@ -112,5 +112,5 @@ def distill(
         facts = file.checkpoint.facts
         check_same_fold(f"teacher {path}", facts, dataset_sha256=training.sha256, fold=options.fold)
     training = training.for_pair([spec.name for file in teachers for spec in file.checkpoint.modalities], modality)
-    made = StudentTraining(training, modality, config, run, teachers, recipe)
+    made = TrainingRequest(training, modality, config, run, teachers, recipe)
     train_and_report(output, made, wanted, options, title=f"{modality} student", json=json)

@@ -139,7 +139,7 @@ def student(
 
     On a dataset of normal running its answer is a score, and how often normal windows have such a score.
     """
-    from mmkd_models.training.inputs import StudentTraining
+    from mmkd_models.training.inputs import TrainingRequest
 
     config = wanted.config()
     hold_output(context, output, replace=options.force or options.resume)
@@ -163,7 +163,7 @@ def student(
         raise UsageError("--faults: expected a dataset of normal running beside it, got labels; leave it out")
     with loading("mmkd-train"):
         import mmkd_models.training.students  # noqa: F401 - with torch, which takes seconds
-    made = StudentTraining(training, modality, config, run)
+    made = TrainingRequest(training, modality, config, run)
     train_and_report(output, made, wanted, options, title=f"{modality} baseline", json=json)
 
 

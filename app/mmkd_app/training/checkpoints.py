@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # --help needs no torch
 
     from mmkd_models.train_config import OnStep, TrainingProgress
     from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherCheckpoint
-    from mmkd_models.training.inputs import StudentTraining
+    from mmkd_models.training.inputs import TrainingRequest
 
 
 MIN_NORMAL_GROUPS = 19
@@ -176,11 +176,11 @@ def training_tracked(output: Path, options: TrainingOptions) -> AbstractContextM
 
 
 def train_and_report(
-    output: Path, training: StudentTraining, wanted: StudentOptions, options: TrainingOptions, *, title: str, json: bool
+    output: Path, training: TrainingRequest, wanted: StudentOptions, options: TrainingOptions, *, title: str, json: bool
 ) -> None:
     """Train a student, or choose one, write it and print its facts."""
     from mmkd_export.targets.native import latency_limit
-    from mmkd_models.training.students import RACE, can_learn_alone, race_student, train_student
+    from mmkd_models.training.students import RACE, can_learn_alone, train_student
 
     members, run = training.config.members, training.run
     has_both = training.teachers and can_learn_alone(training.data) and "transformer" in members
@@ -188,11 +188,8 @@ def train_and_report(
     with training_tracked(output, options) as tracker:
         with training_shown(title, output, tracker, parts=parts) as show:
             run = replace(run, on_step=show, on_member=lambda line: say(f"{title}: {line}"))
-            training = replace(training, run=run)
-            if wanted.choose:
-                checkpoint = race_student(training, among=members, limit=latency_limit(wanted.max_latency_ms))
-            else:
-                checkpoint = train_student(training)
+            limit, candidates = latency_limit(wanted.max_latency_ms), members if wanted.choose else None
+            checkpoint = train_student(replace(training, run=run, candidates=candidates, limit=limit))
         write_student_and_report(output, checkpoint, tracker, json=json)
 
 

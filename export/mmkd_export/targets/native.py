@@ -12,7 +12,7 @@ from mmkd_export.student import Graph, ProvenStudent
 
 if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
-    from mmkd_models.training.students import LatencyLimit
+    from mmkd_models.training.inputs import LatencyLimit
 
 _TIMED = 100  # windows of an estimate
 PLATFORMS = tuple(platform.name for platform in ALL_PLATFORMS)  # each has a processor
@@ -25,7 +25,7 @@ def convert_native(student: ProvenStudent, checkpoint: StudentCheckpoint, source
 
 def latency_limit(ms: float | None) -> LatencyLimit | None:
     """Return the limit of `--max-latency-ms`; None without one."""
-    from mmkd_models.training.students import LatencyLimit
+    from mmkd_models.training.inputs import LatencyLimit
 
     return None if ms is None else LatencyLimit(ms=ms, measure=measure_member)
 

@@ -59,8 +59,8 @@ from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.scores import measures_of
 from mmkd_models.networks.config import MemberKind, Preset
 from mmkd_models.training.checkpoint import read_student, read_teacher
+from mmkd_models.training.inputs import LatencyLimit
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.students import LatencyLimit
 
 _TAUGHT, _MISSING_FILE = "taught", "missing.json"
 

@@ -36,9 +36,8 @@ from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.networks.config import MemberKind, Preset, preset_named, student_config, teacher_config
 from mmkd_models.train_config import OnStep, TrainConfig
 from mmkd_models.training.committee import default_members
-from mmkd_models.training.inputs import TrainingData, TrainingRun
+from mmkd_models.training.inputs import LatencyLimit, TrainingData, TrainingRun
 from mmkd_models.training.loop import RESUME_FILE
-from mmkd_models.training.students import LatencyLimit
 
 _METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*(@[A-Za-z0-9][A-Za-z0-9_.+-]*)?")
 _DIGITS = 10

@@ -34,9 +34,9 @@ from mmkd_models.training.checkpoint import (
     write_teacher,
 )
 from mmkd_models.training.committee import train_committee
-from mmkd_models.training.inputs import StudentTraining
+from mmkd_models.training.inputs import TrainingRequest
 from mmkd_models.training.predict import logits_of
-from mmkd_models.training.students import choose_student, train_student
+from mmkd_models.training.students import train_student
 
 _WAIT_S = 0.5
 
@@ -235,15 +235,16 @@ def _train_student(
     config = student_config(entry.student, members=(not conditions.choose and members) or ("transformer",))
     train = msgspec.structs.replace(conditions.student_train, learning_rate=trial.candidate.learning_rate)
     run = folder.training_run(train, folder.trial_folder(trial), trial.seed, on_step)
-    training, baseline = StudentTraining(folder.fold(trial.seed).training, modality, config, run), None
+    training, baseline = TrainingRequest(folder.fold(trial.seed).training, modality, config, run), None
     if teacher is not None and recipe is not None:
         data = training.data.for_pair([spec.name for spec in teacher.checkpoint.modalities], modality)
         training = replace(training, data=data, teachers=[teacher], recipe=recipe)
         if conditions.choose and conditions.labels_compete:
             baseline = read_student(best_baseline(folder, entry, trial.seed))
-    if not conditions.choose:
-        return train_student(training)
-    return choose_student(training, baseline=baseline, among=members or MEMBERS, limit=folder.limit)
+    if conditions.choose:
+        compete = baseline is not None
+        training = replace(training, candidates=members or MEMBERS, limit=folder.limit, labels_compete=compete)
+    return train_student(training, baseline=baseline)
 
 
 def best_baseline(folder: plan.Folder, entry: plan.Entry, seed: int) -> Path:

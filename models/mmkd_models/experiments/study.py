@@ -45,7 +45,7 @@ from mmkd_models.networks.config import Preset, student_config, teacher_config
 from mmkd_models.networks.student import Student, count_values
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import file_sha256, library_versions, read_student, write_student, write_teacher
-from mmkd_models.training.inputs import StudentTraining, TrainingRun
+from mmkd_models.training.inputs import TrainingRequest, TrainingRun
 from mmkd_models.training.trainings import train_teacher, train_transformer
 
 STUDY_FILE = "study.json"
@@ -211,7 +211,7 @@ def _latency_of_size(folder: plan.Folder, preset: Preset, measure_latency: Measu
         training_windows = data.with_modalities(teacher.modalities)
         with TemporaryDirectory() as temporary:
             student, taught_by = Path(temporary) / "student.ckpt", Path(temporary) / "teacher.ckpt"
-            write_student(student, train_transformer(StudentTraining(data, own.modality, student_config(preset), run)))
+            write_student(student, train_transformer(TrainingRequest(data, own.modality, student_config(preset), run)))
             write_teacher(taught_by, train_teacher(training_windows, teacher_config(teacher.preset), run))
             latency = measure_latency(student, taught_by)
         plan.write_result(path, latency)

@@ -56,7 +56,7 @@ from mmkd_models.networks.student import Student
 from mmkd_models.networks.trees import grow_arrays
 from mmkd_models.training.checkpoint import StudentCheckpoint, TeacherFile
 from mmkd_models.training.fitting import finish_student, set_target_scale
-from mmkd_models.training.inputs import StudentTraining, check_labels
+from mmkd_models.training.inputs import TrainingRequest, check_labels
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.trainings import check_teachers
@@ -87,7 +87,7 @@ class Lesson:
     answers: NDArray[np.float64]
 
 
-def lesson_of(training: StudentTraining) -> Lesson:
+def lesson_of(training: TrainingRequest) -> Lesson:
     """Return all windows as teachers answer them, or those with labels."""
     train, teachers, config = training.data.train, training.teachers, training.run.train
     check_metric(config.metric, train.spec.task.kind)
@@ -101,7 +101,7 @@ def lesson_of(training: StudentTraining) -> Lesson:
     return Lesson(rows=rows, answers=label_answers(train.spec.task, train.labels[rows]))
 
 
-def fit_convolutions_student(training: StudentTraining, lesson: Lesson) -> StudentCheckpoint:
+def fit_convolutions_student(training: TrainingRequest, lesson: Lesson) -> StudentCheckpoint:
     """Fit a student of convolutional features."""
     data, modality, config, run = training.data, training.modality, training.config, training.run
     task, metric = data.train.spec.task, run.train.metric
@@ -134,7 +134,7 @@ def fit_convolutions_student(training: StudentTraining, lesson: Lesson) -> Stude
     return _finish_student(training, network, ridge)
 
 
-def fit_intervals_student(training: StudentTraining, lesson: Lesson) -> StudentCheckpoint:
+def fit_intervals_student(training: TrainingRequest, lesson: Lesson) -> StudentCheckpoint:
     """Fit a ridge on the features of intervals."""
     modality, config = training.modality, training.run.train
     check_lengths(training.data.train.spec.modality(modality), ("intervals",))
@@ -148,7 +148,7 @@ def fit_intervals_student(training: StudentTraining, lesson: Lesson) -> StudentC
     return _finish_student(training, network, ridge)
 
 
-def grow_trees_student(training: StudentTraining, lesson: Lesson) -> StudentCheckpoint:
+def grow_trees_student(training: TrainingRequest, lesson: Lesson) -> StudentCheckpoint:
     """Grow extra-trees on the features of intervals and hard answers."""
     modality, task = training.modality, training.data.train.spec.task
     train, lesson = _vary_windows(training, lesson)
@@ -167,14 +167,14 @@ def grow_trees_student(training: StudentTraining, lesson: Lesson) -> StudentChec
     return _finish_student(training, network, None)
 
 
-def _blank(training: StudentTraining, **parts: Any) -> tuple[Student, StudentTraining]:
+def _blank(training: TrainingRequest, **parts: Any) -> tuple[Student, TrainingRequest]:
     spec, config = training.data.train.spec, msgspec.structs.replace(training.config, **parts)
     network = Student(spec.modality(training.modality), len(spec.task.labels), config, kind=spec.task.kind)
     return network, replace(training, config=config, recipe=None)
 
 
 @torch.no_grad()
-def _finish_student(training: StudentTraining, network: Student, ridge: Ridge | None) -> StudentCheckpoint:
+def _finish_student(training: TrainingRequest, network: Student, ridge: Ridge | None) -> StudentCheckpoint:
     data, modality = training.data, training.modality
     network.eval()
     head = network.head
@@ -192,7 +192,7 @@ def _finish_student(training: StudentTraining, network: Student, ridge: Ridge | 
     return finish_student(training, network, result)
 
 
-FITS: dict[MemberKind, Callable[[StudentTraining, Lesson], StudentCheckpoint]] = {
+FITS: dict[MemberKind, Callable[[TrainingRequest, Lesson], StudentCheckpoint]] = {
     "convolutions": fit_convolutions_student,
     "intervals": fit_intervals_student,
     "trees": grow_trees_student,
@@ -224,7 +224,7 @@ def grow_on_intervals(
     )
 
 
-def _vary_windows(training: StudentTraining, lesson: Lesson) -> tuple[Windows, Lesson]:
+def _vary_windows(training: TrainingRequest, lesson: Lesson) -> tuple[Windows, Lesson]:
     """Return windows with a clock's error, and of a joined sensor also without each part, and their lesson."""
     modality, run = training.modality, training.run
     train = with_clock_error(training.data.train, modality, run.augment.clock_error_s, seed=run.train.seed)

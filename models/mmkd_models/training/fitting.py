@@ -29,7 +29,7 @@ from mmkd_models.networks.student import Student
 from mmkd_models.networks.teacher import Teacher
 from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherFile, library_versions
 from mmkd_models.training.choosing import choose_tau, log_prior
-from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
+from mmkd_models.training.inputs import TrainingData, TrainingRequest, TrainingRun
 from mmkd_models.training.loop import Fit, fit
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.references import group_reference, training_embeddings
@@ -42,7 +42,7 @@ LABELLED_FRACTION = 0.25
 """Fraction of labelled windows in a batch that labels and a teacher teach together."""
 
 
-def new_student(training: StudentTraining) -> Student:
+def new_student(training: TrainingRequest) -> Student:
     """Return an untrained student with training normalisation."""
     train, modality = training.data.train, training.modality
     torch.manual_seed(training.run.train.seed)
@@ -155,7 +155,7 @@ def training_facts(
     )
 
 
-def finish_student(training: StudentTraining, network: Student, result: Fit) -> StudentCheckpoint:
+def finish_student(training: TrainingRequest, network: Student, result: Fit) -> StudentCheckpoint:
     """Return the trained student with facts and windows; `network` corrects the prior."""
     data, modality, run = training.data, training.modality, training.run
     result, tau = adjusted_fit(network, result, data, run, modality=modality)

@@ -15,12 +15,15 @@ from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import ALL, Labelled
 from mmkd_models.data.labels import absent_labels
 from mmkd_models.data.windows import Windows
+from mmkd_models.networks.config import MemberKind
 from mmkd_models.train_config import OnStep, TrainConfig
+
+Weights = dict[MemberKind, float]
 
 if TYPE_CHECKING:  # a bundle is judged without torch
     from mmkd_models.distillation.recipe import Recipe
     from mmkd_models.networks.config import StudentConfig, TeacherConfig
-    from mmkd_models.training.checkpoint import Provenance, TeacherCheckpoint, TeacherFile
+    from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, TeacherCheckpoint, TeacherFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +60,28 @@ class TrainingRun:
     on_member: Callable[[str], object] | None = None  # takes a line for each finished member without steps
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatencyLimit:
+    """Longest latency of a student, estimated as the sum of its members, each measured alone."""
+
+    ms: float
+    measure: Callable[[StudentCheckpoint], float]  # milliseconds of a window on this machine
+
+    def keep(self, parts: Sequence[StudentCheckpoint], candidates: list[Weights]) -> list[Weights]:
+        """Return the candidates within the limit."""
+        times = {part.config.members[0]: self.measure(part) for part in parts}
+        within = [mix for mix in candidates if sum(times[member] for member in mix) <= self.ms]
+        if not within:
+            latencies = ", ".join(f"{member} {ms:.3g} ms" for member, ms in times.items())
+            raise UsageError(
+                f"--max-latency-ms {self.ms:g}: expected a member that keeps it, got {latencies} per window in the "
+                "native engine here; raise it, or choose a smaller size"
+            )
+        return within
+
+
 @dataclass(frozen=True)
-class StudentTraining:
+class TrainingRequest:
     """What decides a student; a transformer has a recipe."""
 
     data: TrainingData
@@ -67,6 +90,9 @@ class StudentTraining:
     run: TrainingRun
     teachers: Sequence[TeacherFile] = ()
     recipe: Recipe | None = None
+    candidates: tuple[MemberKind, ...] | None = None  # to choose among by validation; None trains the config's members
+    limit: LatencyLimit | None = None  # of what is chosen
+    labels_compete: bool = True  # with candidates and teachers
 
 
 def check_labels(data: TrainingData) -> None:

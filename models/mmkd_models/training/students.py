@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -19,17 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkd_documents.demo import LABELS_ONLY
-from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labels import absent_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import helpful_temperature
-from mmkd_models.networks.config import MEMBERS, PORTABLE_MEMBERS, MemberKind, in_order, named
+from mmkd_models.networks.config import PORTABLE_MEMBERS, MemberKind, in_order, named
 from mmkd_models.training.checkpoint import StudentCheckpoint, TriedStudent
 from mmkd_models.training.choosing import ValidationScore, best_validated, is_ahead, labels_win, validation_score
 from mmkd_models.training.closed_form import FITS, check_lengths, is_long_enough, lesson_of
 from mmkd_models.training.fitting import with_references
-from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
+from mmkd_models.training.inputs import LatencyLimit, TrainingData, TrainingRequest, TrainingRun, Weights
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.trainings import train_transformer
 
@@ -40,44 +39,38 @@ _PARTS = 4  # of which weights are multiples; decision 035
 RACE = ("labels", "taught")
 """Folders of the trainings of a race, in their order."""
 
-Weights = dict[MemberKind, float]
+
+def train_student(request: TrainingRequest, *, baseline: StudentCheckpoint | None = None) -> StudentCheckpoint:
+    """Train a student on labels or teachers: the members of its config, or with `candidates` the best of several.
+
+    Every candidate is trained alone, and what validates best is returned: one of them, or an average. With teachers a
+    student of labels only competes, trained here unless `baseline` is one: it wins if it is better and significantly
+    likelier, and where every window is labelled also unless the taught student is more than a standard error ahead
+    (decision 036). Causal students are transformers, and short windows have fewer members.
+    """
+    if request.candidates is None:
+        return _train_members(request)
+    if not request.teachers or baseline is not None or not request.labels_compete:
+        request = _without_mixing(request)
+        return _choose(request, _fit_quick(request), baseline=baseline)
+    return _race(request)
 
 
-def train_student(training: StudentTraining) -> StudentCheckpoint:
-    """Train the members, on labels or teachers, and average them. Only a transformer reads the recipe."""
-    parts, members = [], training.config.members
+def _train_members(request: TrainingRequest) -> StudentCheckpoint:
+    """Train the members and average them. Only a transformer reads the recipe."""
+    parts, members = [], request.config.members
     if "transformer" in members:
-        parts.append(_transformer(training))
+        parts.append(_transformer(request))
     if kinds := members[len(parts) :]:
-        lesson = lesson_of(training)
-        parts += [FITS[kind](training, lesson) for kind in kinds]
-    student = parts[0] if len(parts) == 1 else fit_average(training.data, parts, training.run)
-    return with_references(student, training.data)
+        lesson = lesson_of(request)
+        parts += [FITS[kind](request, lesson) for kind in kinds]
+    student = parts[0] if len(parts) == 1 else fit_average(request.data, parts, request.run)
+    return with_references(student, request.data)
 
 
-def _transformer(training: StudentTraining) -> StudentCheckpoint:
+def _transformer(training: TrainingRequest) -> StudentCheckpoint:
     config = msgspec.structs.replace(training.config, members=("transformer",))
     return train_transformer(replace(training, config=config))
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatencyLimit:
-    """Longest latency of a student, estimated as the sum of its members, each measured alone."""
-
-    ms: float
-    measure: Callable[[StudentCheckpoint], float]  # milliseconds of a window on this machine
-
-    def keep(self, parts: Sequence[StudentCheckpoint], candidates: list[Weights]) -> list[Weights]:
-        """Return the candidates within the limit."""
-        times = {part.config.members[0]: self.measure(part) for part in parts}
-        within = [mix for mix in candidates if sum(times[member] for member in mix) <= self.ms]
-        if not within:
-            latencies = ", ".join(f"{member} {ms:.3g} ms" for member, ms in times.items())
-            raise UsageError(
-                f"--max-latency-ms {self.ms:g}: expected a member that keeps it, got {latencies} per window in the "
-                "native engine here; raise it, or choose a smaller size"
-            )
-        return within
 
 
 def fit_average(
@@ -168,32 +161,16 @@ def without_mixing(augment: AugmentConfig) -> AugmentConfig:
     return msgspec.structs.replace(augment, mixup=0.0)
 
 
-def choose_student(
-    training: StudentTraining,
-    *,
-    baseline: StudentCheckpoint | None = None,
-    among: tuple[MemberKind, ...] = MEMBERS,
-    limit: LatencyLimit | None = None,
-) -> StudentCheckpoint:
-    """Train members as `train_student` does, and return the one or the average that validates best.
-
-    A labels-only `baseline` wins if it is better and significantly likelier; where every window is labelled, also
-    unless the taught student is more than a standard error ahead (decision 036). Causal students are transformers, and
-    short windows have fewer members.
-    """
-    training = _without_mixing(training)
-    return _choose(training, _fit_quick(training, among), baseline=baseline, among=among, limit=limit)
-
-
-def _without_mixing(training: StudentTraining) -> StudentTraining:
+def _without_mixing(training: TrainingRequest) -> TrainingRequest:
     run = training.run
     return replace(training, run=replace(run, augment=without_mixing(run.augment))) if training.teachers else training
 
 
-def _fit_quick(training: StudentTraining, among: tuple[MemberKind, ...]) -> list[_Trial]:
+def _fit_quick(training: TrainingRequest) -> list[_Trial]:
     """Fit the members that have no steps."""
     if training.config.causal:
         return []
+    among = training.candidates or ()
     spec = training.data.train.spec.modality(training.modality)
     kinds = [kind for kind in among if kind in FITS and is_long_enough(spec, kind)]
     if not kinds:
@@ -212,16 +189,15 @@ def _fit_quick(training: StudentTraining, among: tuple[MemberKind, ...]) -> list
 
 
 def _choose(
-    training: StudentTraining,
+    training: TrainingRequest,
     quick: Sequence[_Trial],
     *,
     baseline: StudentCheckpoint | None,
-    among: tuple[MemberKind, ...],
-    limit: LatencyLimit | None,
 ) -> StudentCheckpoint:
-    """Train the transformer, if it is among the members, and choose."""
-    data, run = training.data, training.run
-    transformer = [_trial("transformer", _transformer(training), data.valid)] if "transformer" in among else []
+    """Train the transformer, if it is a candidate, and choose."""
+    data, run, limit = training.data, training.run, training.limit
+    has_transformer = "transformer" in (training.candidates or ())
+    transformer = [_trial("transformer", _transformer(training), data.valid)] if has_transformer else []
     trials = [*transformer, *quick]
     best = trials[0]
     if len(trials) > 1:
@@ -269,20 +245,17 @@ def _is_taught_in_vain(taught: _Trial, baseline: _Trial, data: TrainingData) -> 
     )
 
 
-def race_student(
-    training: StudentTraining, *, among: tuple[MemberKind, ...] = MEMBERS, limit: LatencyLimit | None = None
-) -> StudentCheckpoint:
+def _race(training: TrainingRequest) -> StudentCheckpoint:
     """Choose a student on labels only, and then one of the teachers, if it is better; quick members are made first."""
     data, run = training.data.with_modalities((training.modality,)), training.run
     alone, taught = (replace(run, run_dir=run.run_dir and run.run_dir / name) for name in RACE)
     lessons = []
-    if not training.teachers or can_learn_alone(data):
+    if can_learn_alone(data):
         lessons.append(replace(training, data=data, run=alone, teachers=(), recipe=None))
-    if training.teachers:
-        lessons.append(_without_mixing(replace(training, run=taught)))
+    lessons.append(_without_mixing(replace(training, run=taught)))
     baseline = None
-    for lesson, quick in [(lesson, _fit_quick(lesson, among)) for lesson in lessons]:
-        baseline = _choose(lesson, quick, baseline=baseline, among=among, limit=limit)
+    for lesson, quick in [(lesson, _fit_quick(lesson)) for lesson in lessons]:
+        baseline = _choose(lesson, quick, baseline=baseline)
     assert baseline is not None
     return baseline
 

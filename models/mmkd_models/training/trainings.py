@@ -33,8 +33,8 @@ from mmkd_models.training.fitting import (
     training_facts,
 )
 from mmkd_models.training.inputs import (
-    StudentTraining,
     TrainingData,
+    TrainingRequest,
     TrainingRun,
     check_compatible,
     check_labels,
@@ -70,7 +70,7 @@ def train_teacher(
     return TeacherCheckpoint(modalities=spec.modalities, task=spec.task, config=config, facts=facts, state=result.state)
 
 
-def train_transformer(training: StudentTraining) -> StudentCheckpoint:
+def train_transformer(training: TrainingRequest) -> StudentCheckpoint:
     """Train a student on labels of its modality alone, or, by a recipe, with its teachers, in the recipe's order."""
     data, modality, run, recipe = training.data, training.modality, training.run, training.recipe
     origin: dict[str, Any] = {"network": msgspec.to_builtins(training.config)}
@@ -99,7 +99,7 @@ def check_teachers(teachers: Sequence[TeacherFile], windows: Windows) -> None:
         check_compatible(who, teacher.checkpoint.task, teacher.checkpoint.modalities, windows)
 
 
-def _learn_from(student: nn.Module, training: StudentTraining, recipe: Recipe, origin: Mapping[str, Any]) -> Fit:
+def _learn_from(student: nn.Module, training: TrainingRequest, recipe: Recipe, origin: Mapping[str, Any]) -> Fit:
     data, modality, run, teachers = training.data, training.modality, training.run, training.teachers
     recorded = _answers_once(run, recipe, teachers)
     memory = _memory(data, run, teachers, recipe)

@@ -42,7 +42,7 @@ from mmkd_models.training.checkpoint import (
     write_student,
     write_teacher,
 )
-from mmkd_models.training.inputs import StudentTraining, TrainingRun
+from mmkd_models.training.inputs import TrainingRequest, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.students import train_student
 from mmkd_models.training.trainings import train_teacher
@@ -102,7 +102,7 @@ def site(tmp_path_factory):
     write_teacher(folder / "teacher.ckpt", teacher)
     for kind in ("transformer", "convolutions", "trees"):
         config = msgspec.structs.replace(STUDENT, preset="tiny", members=(kind,))
-        student = train_student(StudentTraining(data.with_modalities(("acc",)), "acc", config, run))
+        student = train_student(TrainingRequest(data.with_modalities(("acc",)), "acc", config, run))
         write_student(folder / f"{kind}.ckpt", student)
     return folder
 

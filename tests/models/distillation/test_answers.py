@@ -21,7 +21,7 @@ from mmkd_models.networks.teacher import TeacherOutput
 from mmkd_models.tensors import read_tensors, write_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_student
-from mmkd_models.training.inputs import StudentTraining, TrainingRun
+from mmkd_models.training.inputs import TrainingRequest, TrainingRun
 from mmkd_models.training.trainings import train_teacher, train_transformer
 from tests.edge.said import said
 from tests.models.conftest import STUDENT, TEACHER, data_of
@@ -45,7 +45,7 @@ def teacher(data):
 def distilled(data, teacher, run, *terms):
     recipe = Recipe(terms=terms)
     return train_transformer(
-        StudentTraining(data, "acc", STUDENT, run, [TeacherFile(checkpoint=teacher, sha256="ab" * 32)], recipe)
+        TrainingRequest(data, "acc", STUDENT, run, [TeacherFile(checkpoint=teacher, sha256="ab" * 32)], recipe)
     )
 
 

@@ -17,7 +17,7 @@ from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.networks.config import student_config, teacher_config
 from mmkd_models.training.checkpoint import read_student, read_teacher, read_teacher_file
-from mmkd_models.training.inputs import StudentTraining, TrainingRun
+from mmkd_models.training.inputs import TrainingRequest, TrainingRun
 from mmkd_models.training.predict import scores_of
 from mmkd_models.training.students import LatencyLimit
 from mmkd_models.training.trainings import train_teacher, train_transformer
@@ -86,7 +86,7 @@ def test_every_network_is_what_its_training_gives_on_the_folds_labels(machines, 
     teacher = train_teacher(data, teacher_config("tiny"), run)
     kept = read_teacher_file(comparison.teacher_path(1))
     assert same(kept.checkpoint.state, teacher.state)
-    student = train_transformer(StudentTraining(data, "acc", student_config("tiny"), run, [kept], config.recipe))
+    student = train_transformer(TrainingRequest(data, "acc", student_config("tiny"), run, [kept], config.recipe))
     found = read_student(comparison.student_path("acc", 1))
     assert same(found.state, student.state)
     assert found.carried is not None
@@ -100,7 +100,7 @@ def test_the_baseline_chooses_its_learning_rate_on_validation(machines, config, 
     for rate in config.baseline_learning_rates:
         train = msgspec.structs.replace(conditions.student_train, seed=1, learning_rate=rate)
         run = TrainingRun(train=train, augment=conditions.augment)
-        tried.append(train_transformer(StudentTraining(data, "acc", student_config("tiny"), run)))
+        tried.append(train_transformer(TrainingRequest(data, "acc", student_config("tiny"), run)))
     best = max(tried, key=lambda checkpoint: checkpoint.facts.score)  # of equals the first
     assert same(read_student(comparison.baseline_path("acc", 1)).state, best.state)
     baseline = result.students["acc"].baseline.result

@@ -15,7 +15,7 @@ from mmkd_models.defaults import AUGMENT
 from mmkd_models.distillation.recipe import check_terms, default_recipe
 from mmkd_models.metrics.likelihood import fitted_temperature, helpful_temperature
 from mmkd_models.metrics.scores import DEFAULT_METRIC
-from mmkd_models.networks.config import student_config, teacher_config
+from mmkd_models.networks.config import MEMBERS, student_config, teacher_config
 from mmkd_models.networks.convolutions import LENGTH
 from mmkd_models.networks.fronts.as_series import series_view
 from mmkd_models.train_config import TrainConfig
@@ -32,10 +32,10 @@ from mmkd_models.training.choosing import (
     validation_score,
 )
 from mmkd_models.training.fitting import adjusted_fit
-from mmkd_models.training.inputs import StudentTraining, TrainingRun
+from mmkd_models.training.inputs import TrainingRequest, TrainingRun
 from mmkd_models.training.loop import Fit
 from mmkd_models.training.predict import scores_of
-from mmkd_models.training.students import choose_student
+from mmkd_models.training.students import train_student
 from mmkd_models.training.trainings import train_teacher, train_transformer
 from tests.models.conftest import data_of
 
@@ -88,7 +88,7 @@ def test_the_adjustment_is_the_bias_of_the_head(dataset):
     """A student that tells both classes apart, and is then made to favour class 0 as labels of fifty to one would."""
     data = data_of(dataset)
     run = TrainingRun(train=TrainConfig(steps=40, batch=16, eval_every=20), augment=AUGMENT)
-    trained = train_transformer(StudentTraining(data, "acc", student_config("tiny"), run))
+    trained = train_transformer(TrainingRequest(data, "acc", student_config("tiny"), run))
     labels = np.where(np.arange(len(data.train)) == 0, 1, 0)
     favour = torch.from_numpy(log_prior(labels, 2)).float()
     state = {**trained.state, "head.bias": trained.state["head.bias"] + favour}
@@ -214,11 +214,11 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
     strong = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=16))
     teacher = train_teacher(fooled, teacher_config("tiny"), strong)
     config = student_config("tiny", members=("transformer", "convolutions"))
-    alone = choose_student(StudentTraining(data.with_modalities(("acc",)), "acc", config, strong))
+    alone = train_student(TrainingRequest(data.with_modalities(("acc",)), "acc", config, strong, candidates=MEMBERS))
     unlabelled = replace(data, train=data.train.with_labels(np.where(np.arange(len(wrong)) < 4, data.train.labels, -1)))
     taught_by, recipe = [TeacherFile(checkpoint=teacher, sha256="cd" * 32)], default_recipe(data.train.spec.task)
-    training = StudentTraining(unlabelled, "acc", config, strong, taught_by, recipe)
-    student = choose_student(training, baseline=alone)
+    training = TrainingRequest(unlabelled, "acc", config, strong, taught_by, recipe, MEMBERS)
+    student = train_student(training, baseline=alone)
     assert student.facts.shipped == LABELS_ONLY
     assert student.facts.teacher_sha256 is None
     assert [one.name for one in student.facts.tried or ()][-1] == LABELS_ONLY
@@ -226,11 +226,11 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
     asked = []
     monkeypatch.setattr("mmkd_models.training.students.labels_win", lambda *given: bool(asked.extend(given)))
     monkeypatch.setattr("mmkd_models.training.students.is_ahead", lambda *given, metric: False)
-    unsure = choose_student(training, baseline=alone)
+    unsure = train_student(training, baseline=alone)
     assert unsure.facts.shipped != LABELS_ONLY
     assert unsure.facts.teacher_sha256 == "cd" * 32
     assert unsure.facts.tried == student.facts.tried
-    everything = choose_student(replace(training, data=data), baseline=alone)
+    everything = train_student(replace(training, data=data), baseline=alone)
     assert everything.facts.shipped == LABELS_ONLY  # with few labels a tie is the taught student's
     scores = scores_of(teacher.network(), data.valid, modality=None)
     assert student.facts.teacher_score == scores.metric("balanced_accuracy")
@@ -242,7 +242,7 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
 def test_a_causal_student_races_as_a_transformer_alone(data):
     run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=2))
     config = student_config("tiny", causal=True)
-    student = choose_student(StudentTraining(data.with_modalities(("acc",)), "acc", config, run))
+    student = train_student(TrainingRequest(data.with_modalities(("acc",)), "acc", config, run, candidates=MEMBERS))
     assert [one.name for one in student.facts.tried] == ["transformer"]
     assert student.config.causal
 
@@ -257,7 +257,7 @@ def test_sound_of_fewer_frames_than_a_kernel_races_as_a_transformer_alone(tmp_pa
     }
     brief = write_dataset(tmp_path / "brief", name="brief", labels=("a", "b"), modalities=(sound,), splits=splits)
     run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=1, batch=4))
-    student = choose_student(StudentTraining(data_of(brief), "mic", student_config("tiny"), run))
+    student = train_student(TrainingRequest(data_of(brief), "mic", student_config("tiny"), run, candidates=MEMBERS))
     assert [one.name for one in student.facts.tried] == ["transformer"]
 
 
@@ -268,7 +268,7 @@ def test_every_way_is_in_the_facts_and_the_shipped_one_is_among_them(dataset, ri
     rig = rigs.get(kind, dataset)
     run = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=2, metric=DEFAULT_METRIC[rig.spec.task.kind]))
     seen = data_of(rig).with_modalities(("acc",))
-    student = choose_student(StudentTraining(seen, "acc", student_config("tiny"), run))
+    student = train_student(TrainingRequest(seen, "acc", student_config("tiny"), run, candidates=MEMBERS))
     race = {one.name: one for one in student.facts.tried}
     assert list(race)[:4] == ["transformer", "convolutions", "intervals", "trees"]
     assert race[student.facts.shipped].valid_score == student.facts.score

@@ -33,9 +33,9 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training import closed_form, students
 from mmkd_models.training.checkpoint import TeacherFile, read_student, write_student
 from mmkd_models.training.fitting import with_references
-from mmkd_models.training.inputs import StudentTraining, TrainingRun
+from mmkd_models.training.inputs import LatencyLimit, TrainingRequest, TrainingRun
 from mmkd_models.training.predict import logits_of, scores_of
-from mmkd_models.training.students import LatencyLimit, fit_average, list_weights, train_student
+from mmkd_models.training.students import fit_average, list_weights, train_student
 from mmkd_models.training.trainings import train_teacher
 from tests.edge.said import said
 from tests.models.conftest import data_of
@@ -117,7 +117,7 @@ def test_every_class_counts_alike():
 @pytest.fixture(scope="module")
 def convolutions(machines):
     return train_student(
-        StudentTraining(data_of(machines), "acc", student_config("tiny", members=("convolutions",)), run_of(machines))
+        TrainingRequest(data_of(machines), "acc", student_config("tiny", members=("convolutions",)), run_of(machines))
     )
 
 
@@ -150,7 +150,7 @@ def test_a_tiny_student_of_long_windows_looks_at_every_third_position(preset, st
 
     dataset = of_two_classes(tmp_path / "long", 12, swings)
     student = train_student(
-        StudentTraining(data_of(dataset), "acc", student_config(preset, members=("convolutions",)), run_of(dataset))
+        TrainingRequest(data_of(dataset), "acc", student_config(preset, members=("convolutions",)), run_of(dataset))
     )
     assert student.config.convolutions.stride == stride
 
@@ -193,14 +193,14 @@ def teacher(machines):
 
 @pytest.fixture(scope="module")
 def transformer(machines):
-    return train_student(StudentTraining(data_of(machines), "acc", SMALL, run_of(machines, steps=30)))
+    return train_student(TrainingRequest(data_of(machines), "acc", SMALL, run_of(machines, steps=30)))
 
 
 @pytest.fixture(scope="module")
 def members(machines, transformer, convolutions):
     data, run = data_of(machines), run_of(machines)
     closed = {
-        kind: train_student(StudentTraining(data, "acc", student_config("tiny", members=(kind,)), run))
+        kind: train_student(TrainingRequest(data, "acc", student_config("tiny", members=(kind,)), run))
         for kind in ("intervals", "trees")
     }
     return {"transformer": transformer, "convolutions": convolutions, **closed}
@@ -379,7 +379,7 @@ def test_trees_of_a_student_answer_as_scikit_learn_does(members, machines):
 def test_members_learn_several_labels_and_numbers(rigs, kind, member):
     rig = rigs[kind]
     student = train_student(
-        StudentTraining(data_of(rig), "acc", student_config("tiny", members=(member,)), run_of(rig))
+        TrainingRequest(data_of(rig), "acc", student_config("tiny", members=(member,)), run_of(rig))
     )
     test = rig.split("test")
     if kind == "regression":
@@ -393,7 +393,7 @@ def test_no_tree_splits_the_rounding_of_a_constant_channel(tmp_path):
     """Its spread is 0 in one engine and 1e-8 in another."""
     still = of_two_classes(tmp_path / "still", 24, lambda labels, rng: rng.normal(size=(24, 1)).repeat(50, axis=1))
     student = train_student(
-        StudentTraining(data_of(still), "acc", student_config("tiny", members=("trees",)), run_of(still))
+        TrainingRequest(data_of(still), "acc", student_config("tiny", members=("trees",)), run_of(still))
     ).network()
     read = set(student.trees.feature[student.trees.feature >= 0].tolist())
     of_interval = {feature % 8 for feature in read if feature < 56}
@@ -405,7 +405,7 @@ def test_no_tree_splits_the_rounding_of_a_constant_channel(tmp_path):
 def test_trees_learn_the_hard_answers_of_teacher_and_label(machines, teacher):
     data = data_of(machines)
     data = replace(data, train=data.train.with_labels(np.where(np.arange(len(data.train)) % 2, -1, data.train.labels)))
-    training = StudentTraining(data, "acc", student_config("tiny"), run_of(machines), [teacher])
+    training = TrainingRequest(data, "acc", student_config("tiny"), run_of(machines), [teacher])
     lesson = closed_form.lesson_of(training)
     answers = closed_form.teachers_answers([teacher], data.train, lesson.rows)
     assert lesson.answers == pytest.approx(closed_form.mix_answers(data.train, lesson.rows, answers))

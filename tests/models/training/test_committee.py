@@ -30,7 +30,7 @@ from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_teach
 from mmkd_models.training.choosing import log_prior
 from mmkd_models.training.closed_form import interval_features, measure_intervals
 from mmkd_models.training.committee import default_members, grow_member, joining_sensor, members_named, train_committee
-from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
+from mmkd_models.training.inputs import TrainingData, TrainingRequest, TrainingRun
 from mmkd_models.training.predict import answers_to, inputs_of, logits_of, scores_of
 from mmkd_models.training.trainings import train_teacher, train_transformer
 from tests.edge.said import said
@@ -170,7 +170,7 @@ def test_a_students_checkpoint_is_the_same_with_answers_that_were_kept(checkpoin
     write_teacher(path, checkpoint)
     taught = TeacherFile(checkpoint=read_teacher(path), sha256=file_sha256(path))
     students = [
-        train_transformer(StudentTraining(data, "acc", STUDENT, run, [taught], recipe))
+        train_transformer(TrainingRequest(data, "acc", STUDENT, run, [taught], recipe))
         for run in (RUN, replace(RUN, answers=tmp_path / "answers"), replace(RUN, answers=tmp_path / "answers"))
     ]
     assert len(list((tmp_path / "answers").iterdir())) == 1

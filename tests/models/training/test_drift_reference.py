@@ -16,7 +16,7 @@ from mmkd_models.networks.config import student_members
 from mmkd_models.novelty import MAX_CENTRES, NoveltyScore, embedding_tensors, embeddings_from_tensors
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, write_student
-from mmkd_models.training.inputs import StudentTraining, TrainingRun
+from mmkd_models.training.inputs import TrainingRequest, TrainingRun
 from mmkd_models.training.references import embeddings_summary, fit_reference, group_reference, magnitude_limits
 from mmkd_models.training.students import train_student
 from tests.models.conftest import STUDENT, data_of
@@ -177,7 +177,7 @@ def test_an_altered_file_is_refused(change):
 
 @pytest.mark.parametrize("kind", ["transformer", "convolutions", "trees", "transformer,intervals"])
 def test_every_training_of_a_windowed_student_measures_it(machines, tmp_path, kind):
-    student = train_student(StudentTraining(data_of(machines), "acc", config_of(kind), RUN))
+    student = train_student(TrainingRequest(data_of(machines), "acc", config_of(kind), RUN))
     assert student.embeddings.centres.shape[1] == student.network().head.in_features
     assert len(student.embeddings.scores) == len(machines.split("valid"))
     write_student(tmp_path / "a.ckpt", student)

@@ -23,7 +23,7 @@ from mmkd_models.train_config import TrainConfig
 from mmkd_models.training import checkpoint
 from mmkd_models.training.committee import default_members, train_committee
 from mmkd_models.training.fitting import set_normalisation
-from mmkd_models.training.inputs import StudentTraining, TrainingData, TrainingRun
+from mmkd_models.training.inputs import TrainingData, TrainingRequest, TrainingRun
 from mmkd_models.training.predict import logits_of
 from mmkd_models.training.students import train_student
 from tests.edge.said import said
@@ -79,7 +79,7 @@ def test_a_teacher_of_all_kinds_and_its_other_members_hear_see_and_come_back(tea
 def test_a_student_of_every_kind_is_taught_by_it(teacher, data, tmp_path, modality, kind, causal):
     recipe = Recipe(terms=(TaskTerm(weight=constant(1.0)), LogitTerm(weight=constant(1.0))))
     config = StudentConfig(preset="tiny", encoder=ENCODER, members=student_members(kind), causal=causal)
-    made = train_student(StudentTraining(data, modality, config, RUN, [teacher], recipe))
+    made = train_student(TrainingRequest(data, modality, config, RUN, [teacher], recipe))
     path = tmp_path / "student.ckpt"
     checkpoint.write_student(path, made)
     found = checkpoint.read_student(path)
@@ -145,7 +145,7 @@ def test_absurd_sizes_are_refused_before_a_network_is_built(data, tmp_path, stud
 
 def test_a_causal_student_of_sound_trains_with_the_log_mels_of_its_data(data):
     config = StudentConfig(preset="toy", encoder=ENCODER, causal=True)
-    trained = train_student(StudentTraining(data, "mic", config, RUN))
+    trained = train_student(TrainingRequest(data, "mic", config, RUN))
     mean, std = channel_statistics(data.train, "mic")
     assert trained.normalisation == {"mean": mean.tolist(), "std": std.tolist()}
     front = trained.network().encoder.front
@@ -166,6 +166,6 @@ def _camera_checkpoint(data, folder, like, *, modality=CAM):
 
 def test_a_causal_student_of_video_is_refused(data):
     causal = StudentConfig(preset="toy", encoder=ENCODER, causal=True)
-    assert said(UsageError, train_student, StudentTraining(data, "cam", causal, RUN)) == (
+    assert said(UsageError, train_student, TrainingRequest(data, "cam", causal, RUN)) == (
         "modality 'cam': expected a series or audio for a causal student, got video; train a windowed one"
     )

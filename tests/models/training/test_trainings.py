@@ -26,7 +26,7 @@ from mmkd_models.networks.config import EncoderConfig, TeacherConfig
 from mmkd_models.networks.teacher import Teacher, take_teacher
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import TeacherFile, file_sha256, read_teacher, write_teacher
-from mmkd_models.training.inputs import StudentTraining, TrainingRun, check_compatible
+from mmkd_models.training.inputs import TrainingRequest, TrainingRun, check_compatible
 from mmkd_models.training.predict import answers_to, scores_of
 from mmkd_models.training.trainings import train_teacher, train_transformer
 from tests.edge.said import said
@@ -72,13 +72,13 @@ def teacher(machines):
 
 def distilled(data, teacher, recipe=LOGITS):
     return train_transformer(
-        StudentTraining(data, "acc", STUDENT, RUN, [TeacherFile(checkpoint=teacher, sha256=SHA256)], recipe)
+        TrainingRequest(data, "acc", STUDENT, RUN, [TeacherFile(checkpoint=teacher, sha256=SHA256)], recipe)
     )
 
 
 TRAININGS = {
     "teacher": lambda data: train_teacher(data, TEACHER, RUN),
-    "baseline": lambda data: train_transformer(StudentTraining(data, "acc", STUDENT, RUN)),
+    "baseline": lambda data: train_transformer(TrainingRequest(data, "acc", STUDENT, RUN)),
 }
 
 
@@ -101,7 +101,7 @@ def test_a_student_learns_from_every_window_and_labels_make_a_quarter_of_a_batch
     assert len(labelled) == 3
     run = replace(RUN, augment=AugmentConfig(mixup=0.0), train=msgspec.structs.replace(RUN.train, steps=1))
     train_transformer(
-        StudentTraining(data, "acc", STUDENT, run, [TeacherFile(checkpoint=teacher, sha256=SHA256)], AND_LABELS)
+        TrainingRequest(data, "acc", STUDENT, run, [TeacherFile(checkpoint=teacher, sha256=SHA256)], AND_LABELS)
     )
     of_one_modality = source.batches[:12]
     assert set(of_one_modality[:3]) == labelled
@@ -111,7 +111,7 @@ def test_a_student_learns_from_every_window_and_labels_make_a_quarter_of_a_batch
 def test_no_training_fetches_a_window_of_the_test_split(machines, teacher):
     data, source = watched(data_of(machines, fraction=0.5))
     train_teacher(data, TEACHER, RUN)
-    train_transformer(StudentTraining(data, "gyro", STUDENT, RUN))
+    train_transformer(TrainingRequest(data, "gyro", STUDENT, RUN))
     distilled(data, teacher)
     seen = set(source.batches) | set(source.fetched)
     assert seen == set(data.train.rows.tolist()) | set(data.valid.rows.tolist())
@@ -122,7 +122,7 @@ def test_no_training_fetches_a_window_of_the_test_split(machines, teacher):
 def test_a_checkpoint_says_where_it_comes_from(machines, teacher):
     data = data_of(machines)
     student = distilled(data, teacher)
-    baseline = train_transformer(StudentTraining(data, "acc", STUDENT, RUN))
+    baseline = train_transformer(TrainingRequest(data, "acc", STUDENT, RUN))
     for checkpoint in (teacher, student, baseline):
         facts = checkpoint.facts
         assert (facts.dataset, facts.dataset_sha256, facts.licence) == ("machines", machines.sha256, "CC0-1.0")
@@ -136,10 +136,10 @@ def test_a_checkpoint_says_where_it_comes_from(machines, teacher):
 
 def test_windows_travel_with_a_student_unless_they_shall_not(machines):
     data = data_of(machines)
-    carried = train_transformer(StudentTraining(data, "gyro", STUDENT, RUN)).carried
+    carried = train_transformer(TrainingRequest(data, "gyro", STUDENT, RUN)).carried
     assert np.array_equal(carried.windows, data.valid.take(np.arange(12))["gyro"], equal_nan=True)
     assert np.array_equal(carried.labels, data.valid.labels)
-    assert train_transformer(StudentTraining(data, "gyro", STUDENT, replace(RUN, embed_windows=False))).carried is None
+    assert train_transformer(TrainingRequest(data, "gyro", STUDENT, replace(RUN, embed_windows=False))).carried is None
 
 
 def test_visible_labels_are_a_share_of_each_class_and_the_same_for_a_seed(machines):
@@ -186,9 +186,9 @@ def test_a_training_goes_on_with_its_own_windows_alone(machines, tmp_path):
     data, run = data_of(machines), replace(RUN, run_dir=tmp_path, resume=True)
     first, other = (replace(data, train=data.train.subset(rows)) for rows in np.split(np.arange(36), 2))
     np.testing.assert_array_equal(first.train.labels, other.train.labels)
-    train_transformer(StudentTraining(first, "acc", STUDENT, run))
+    train_transformer(TrainingRequest(first, "acc", STUDENT, run))
     with pytest.raises(UsageError, match="expected a training with windows="):
-        train_transformer(StudentTraining(other, "acc", STUDENT, run))
+        train_transformer(TrainingRequest(other, "acc", STUDENT, run))
 
 
 TERMS = ("task", "dist", "edam", "relation,heads=2", "feature", "crd,width=4")
@@ -200,7 +200,7 @@ def test_a_teacher_and_its_student_learn_what_they_always_did(machines):
     teacher = train_teacher(data, TEACHER, run)
     recipe = Recipe(terms=tuple(map(term_from_text, TERMS)))
     teachers = [TeacherFile(checkpoint=teacher, sha256="ab" * 32)]
-    student = train_transformer(StudentTraining(data, "acc", STUDENT, run, teachers, recipe))
+    student = train_transformer(TrainingRequest(data, "acc", STUDENT, run, teachers, recipe))
     # Measured on x86 with torch 2; other processors round otherwise.
     expected = {"task": 1.07009, "dist": 2.82050, "edam": 0.0326460, "relation": 0.0672046, "feature": 1.46554}
     assert student.facts.curve[-1].terms == pytest.approx({**expected, "crd": 8.28348}, rel=1e-3)
