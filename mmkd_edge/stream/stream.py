@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
@@ -167,6 +167,9 @@ class Stream:
                 yield prediction
         for prediction in self.flush():
             yield prediction
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("a stream cannot be sent to another process; send the samples, or open the bundle there")
 
     @property
     def facts(self) -> StreamFacts:

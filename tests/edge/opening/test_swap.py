@@ -145,6 +145,8 @@ def test_a_swap_lets_the_other_bundle_answer_and_a_rollback_the_first(predictor,
     assert said(UsageError, predictor.rollback) == told
     told = "a predictor cannot be sent to another process; send the bundle's path and open it there"
     assert said(UsageError, lambda: pickle.dumps(predictor)) == told
+    told = "a stream cannot be sent to another process; send the samples, or open the bundle there"
+    assert said(UsageError, lambda: pickle.dumps(predictor.stream(hop=1))) == told
 
 
 def test_whatever_is_wrong_with_the_new_bundle_the_old_one_goes_on(kit, predictor, other_path, tmp_path):
