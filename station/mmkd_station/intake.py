@@ -115,10 +115,10 @@ class Intake:
         with self._changed:
             return self._ended and not self._waiting
 
-    def garbage(self, reason: str) -> None:
-        """Count a message or line that is not a sample."""
+    def garbage(self, reason: str, *, count: int = 1) -> None:
+        """Count messages or lines that are not samples."""
         with self._changed:
-            self._counts["garbage"] += 1
+            self._counts["garbage"] += count
             self.last_garbage = reason
 
     def expect(self, name: str) -> None:

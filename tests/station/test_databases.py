@@ -478,6 +478,22 @@ def test_a_table_is_replayed_in_its_order_and_goes_on_after_the_server_was_kille
     assert len(next(postgresql_source(bound, "", wanted()).deliveries(Intake(may_drop=False))).rows) == 1
 
 
+@pytest.mark.parametrize("kind", ["float8", "timestamptz"])
+def test_rows_whose_time_is_no_number_are_left_out_and_counted_with_one_reason(kind, postgres):
+    moments = {"float8": "0.1 * n", "timestamptz": "to_timestamp(0.1 * n)"}[kind]
+    odd = {"float8": ("-Infinity", "Infinity", "NaN"), "timestamptz": ("-infinity", "infinity")}[kind]
+    postgres.ask(f"CREATE TABLE odd (time {kind}, x float8, y float8)")
+    postgres.ask(f"INSERT INTO odd SELECT {moments}, n, n FROM generate_series(0, 99) AS n")
+    for moment in odd:
+        postgres.ask("INSERT INTO odd VALUES (%s, 1, 1)", moment)
+    intake = Intake(may_drop=False)
+    pieces = [*postgresql_source(f"{postgres.place}&table=odd", "", wanted(replay_speed=1e9)).deliveries(intake)]
+    postgres.ask("DROP TABLE odd")
+    assert np.concatenate([piece.times for piece in pieces]) == pytest.approx(0.1 * np.arange(100))
+    assert intake.facts().garbage == len(odd)
+    assert intake.last_garbage == f"expected a time in every row, got {odd[-1].lower().replace('inity', '')} as time"
+
+
 def test_a_replay_that_cannot_begin_says_why(postgres):
     postgres.ask("CREATE TABLE IF NOT EXISTS bare (time timestamptz, x float8)")
     source = f"{postgres.place}&table=bare"

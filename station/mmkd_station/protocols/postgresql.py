@@ -207,6 +207,14 @@ def postgresql_source(text: str, place: str, request: SourceRequest) -> Source:
                         while rows := cursor.fetchmany(together):
                             backoff.succeeded()
                             table = np.array(rows, dtype=np.float64)
+                            timed = np.isfinite(table[:, 0])
+                            if not timed.all():
+                                odd = table[~timed][0, 0]
+                                reason = f"expected a time in every row, got {odd:g} as {request.time_column}"
+                                intake.garbage(reason, count=int((~timed).sum()))
+                                table = table[timed]
+                            if not len(table):
+                                continue
                             last = float(table[-1, 0])
                             yield Delivery(
                                 rows=request.columns.scaled(table[:, 1:].astype(np.float32)),
