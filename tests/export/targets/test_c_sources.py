@@ -126,20 +126,37 @@ def emulated(folder, *options):
     return done.stdout.splitlines()[-2:]
 
 
-def test_emulation_counts_the_instructions_of_a_loop(tmp_path):
-    needs_an_emulated_board()
+def write_stub(folder, body):
+    """Write the sources of a student whose `student_predict` has this body."""
     for name in ("Makefile", "start.c", "board.ld"):
-        shutil.copyfile(Path(c_sources.__file__).with_name("c") / name, tmp_path / name)
+        shutil.copyfile(Path(c_sources.__file__).with_name("c") / name, folder / name)
     head = "enum { STUDENT_OUTPUTS = 1 };\nint student_predict(const float *, float *, float *);\n"
-    (tmp_path / "student.h").write_text(head)
-    (tmp_path / "test.c").write_text("const unsigned student_windows[1] = {0};\nint main(void) { return 0; }\n")
-    (tmp_path / "student.c").write_text(
-        '#include "student.h"\nint student_predict(const float *window, float *answers, float *novelty)\n{\n'
-        '    __asm__ volatile("ldr r0, =1000000\\n1: subs r0, #1\\n bne 1b" ::: "r0", "cc");\n'
+    (folder / "student.h").write_text(head)
+    (folder / "test.c").write_text("const unsigned student_windows[1] = {0};\nint main(void) { return 0; }\n")
+    (folder / "student.c").write_text(
+        f'#include "student.h"\nint student_predict(const float *window, float *answers, float *novelty)\n{{\n{body}'
         "    return !window + !answers + !novelty;\n}\n"
     )
+
+
+def test_emulation_counts_the_instructions_of_a_loop(tmp_path):
+    needs_an_emulated_board()
+    write_stub(tmp_path, '    __asm__ volatile("ldr r0, =1000000\\n1: subs r0, #1\\n bne 1b" ::: "r0", "cc");\n')
     count = int(emulated(tmp_path, "OBJECTS=student.o")[-1].removesuffix(" instructions a window"))
     assert abs(count - 2_000_001) <= 80  # a tick is 40 instructions
+
+
+def test_what_one_compiler_made_is_made_anew_for_another_and_for_other_flags(tmp_path):
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("needs arm-none-eabi-gcc")
+    write_stub(tmp_path, "")
+    compiled = []
+    for line in ("test", "test", "size CC=arm-none-eabi-gcc", "test", "test CFLAGS=-O0"):
+        make = ["make", "-C", tmp_path, "OBJECTS=student.o", *line.split()]
+        done = subprocess.run(make, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        compiled.append("-c student.c" in done.stdout)
+    assert compiled == [True, False, True, True, True]
 
 
 def test_what_has_no_sources_is_refused_with_what_else_helps(tmp_path):
