@@ -298,3 +298,15 @@ def test_what_answers_a_window_holds_no_timer():
     timed = ("perf_counter", "process_time", "thread_time")
     files = [path for room in ("predict", "backends") for path in sorted((ROOT / "mmkd_edge" / room).rglob("*.py"))]
     assert [path.name for path in files if any(one in path.read_text(encoding="utf-8") for one in timed)] == []
+
+
+def test_tests_import_no_private_names():
+    private = [
+        f"{path.relative_to(ROOT)}: {name.name}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mmkd_")
+        for name in node.names
+        if name.name.startswith("_")
+    ]
+    assert private == []

@@ -382,3 +382,34 @@ def test_examples_and_contributing_are_short_and_the_changelog_begins_with_what_
     assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= SCREEN_LINES
     headings = re.findall(r"^## (.*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert headings[0] == "Unreleased"
+
+
+PAGES_OF_NAMES = ("docs/architecture.md", "SECURITY.md", "CONTRIBUTING.md", "AGENTS.md")
+
+
+@functools.cache
+def names_of_the_code():
+    """Every name that the code of the repository has, those of files and folders with it."""
+    listed = ["git", "-C", ROOT, "ls-files", "*.py", "*.c", "*.h", ":!tests/test_docs.py"]
+    done = subprocess.run(listed, capture_output=True, text=True, check=True)
+    files = [Path(name) for name in done.stdout.split()]
+    names = {name for file in files for name in (*file.parts, file.stem)}
+    return names.union(*(re.findall(r"\b[A-Za-z_]\w+\b", (ROOT / file).read_text(encoding="utf-8")) for file in files))
+
+
+def strangers(text):
+    """Names in code marks that the code does not have; commands and sentences are no names."""
+    marked = re.findall(r"`([\w./]+)(?:\(\))?`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    found = [name for name in marked if not (ROOT / name).exists()]
+    return [name for name in found if not names_of_the_code().issuperset(re.findall(r"\w{2,}", name))]
+
+
+@pytest.mark.parametrize("page", PAGES_OF_NAMES)
+def test_a_page_for_developers_names_what_the_code_has(page):
+    assert strangers((ROOT / page).read_text(encoding="utf-8")) == []
+
+
+def test_names_that_the_code_lacks_are_seen():
+    assert strangers("`EdgePredictor.open`, `opening/students`, `Monitor.answeredly`, `docs/nowhereland.md`") == [
+        "Monitor.answeredly", "docs/nowhereland.md"
+    ]  # fmt: skip

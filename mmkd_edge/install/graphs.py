@@ -230,7 +230,7 @@ def _text(value: Value) -> str:
 def check_tflite(model: bytes) -> None:
     """Raise ValueError for a `.tflite` file that LiteRT may not open."""
     require(model[4:8] == b"TFL3", f"the mark {model[4:8]!r}", "b'TFL3'")
-    reader = _TableReader(model)
+    reader = TableReader(model)
     # Fields: root 1 codes, 2 graphs, 4 buffers; tensor 2 buffer; node 0 code, 1 inputs, 2 outputs.
     root = reader.table(reader.number("<I", 0))
     codes = []
@@ -240,7 +240,7 @@ def check_tflite(model: bytes) -> None:
         require(codes[-1] in TFLITE_OPERATORS, f"the operator {codes[-1]}", "one that students are made of")
     graphs = root.tables(2)
     require(len(graphs) == 1, f"{len(graphs)} subgraphs", "one, without control flow")
-    sizes = [_data_bytes(buffer, len(model)) for buffer in root.tables(4)]
+    sizes = [data_bytes(buffer, len(model)) for buffer in root.tables(4)]
     is_constant = []
     for tensor in graphs[0].tables(0):
         is_variable = tensor.has(6) or tensor.number("<B", 5) or tensor.has(9)
@@ -260,7 +260,7 @@ def check_tflite(model: bytes) -> None:
         require(fits, f"an operator {name} whose output's shape is computed from a window", "a constant one")
 
 
-def _data_bytes(buffer: _Table, file_bytes: int) -> int:
+def data_bytes(buffer: _Table, file_bytes: int) -> int:
     """The data is in place or further back in the file (ai-edge-quantizer); several lists may share their bytes."""
     held, start, count = buffer.length(0), buffer.number("<Q", 1), buffer.number("<Q", 2)
     if start == 0 == count:
@@ -276,24 +276,28 @@ def _item(place: int, known: range, what: str) -> int:
     return place
 
 
-class _TableReader:
+class TableReader:
+    """Reads the tables of a FlatBuffers file."""
+
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.items = 0
 
     def number(self, code: str, place: int) -> int:
+        """Return the number at a place; ValueError outside of the file."""
         if not 0 <= place <= len(self.data) - struct.calcsize(code):
             raise ValueError("the graph points to something outside of the file")
         number: int = struct.unpack_from(code, self.data, place)[0]
         return number
 
     def table(self, place: int) -> _Table:
+        """Return the table at a place."""
         vtable = place - self.number("<i", place)
         return _Table(self, place, vtable, self.number("<H", vtable))
 
 
 class _Table:
-    def __init__(self, reader: _TableReader, place: int, vtable: int, vtable_bytes: int) -> None:
+    def __init__(self, reader: TableReader, place: int, vtable: int, vtable_bytes: int) -> None:
         self._reader = reader
         self._place = place
         self._vtable = vtable

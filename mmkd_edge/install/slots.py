@@ -141,7 +141,7 @@ def check_state(state: Path) -> None:
 def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow_downgrade: bool = False) -> Slots:
     """Copy and prove a bundle for the next start, in a folder made if absent; `prove` raises to keep the earlier."""
     _make(state)
-    with _lock(state, _INSTALLATION):
+    with lock_slots(state, _INSTALLATION):
         with Bundle.open(bundle) as opened:
             data, manifest = opened.whole(), opened.manifest
         slot = Slot(
@@ -164,7 +164,7 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
             if record is None or path not in [earlier.path(state) for earlier in record.installed]:
                 _remove(path)
             raise
-        with _lock(state, _CHANGE):
+        with lock_slots(state, _CHANGE):
             record = _read_existing(state)
             installed = () if record is None else record.installed
             earlier = [old for old in installed if old.sha256 != slot.sha256 and old.condition != "failed"]
@@ -181,7 +181,7 @@ def rollback(state: Path) -> Slots:
     The current one is `rolled back`; if it answered instead of the one before, it stays there to answer again.
     """
     check_state(state)
-    with _lock(state, _INSTALLATION), _lock(state, _CHANGE):
+    with lock_slots(state, _INSTALLATION), lock_slots(state, _CHANGE):
         slots = read_slots(state)
         if slots.previous is None:
             raise UsageError(f"{state}: there is no earlier bundle to return to")
@@ -259,7 +259,7 @@ def condemns(error: MmkdError, started: Started) -> bool:
 def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots | None:
     """Change the record, only for this start if it is unwritable; None if another was installed meanwhile."""
     try:
-        with _lock(state, _CHANGE):
+        with lock_slots(state, _CHANGE):
             slots = read_slots(state)
             if slots.current.sha256 != sha256:
                 return None
@@ -366,7 +366,8 @@ def _make(state: Path) -> None:
 
 
 @contextmanager
-def _lock(state: Path, name: str) -> Iterator[None]:
+def lock_slots(state: Path, name: str) -> Iterator[None]:
+    """Hold a lock of a state folder; UsageError if the folder may not be changed."""
     try:
         descriptor = _open_lock(state, name)
     except OSError as error:

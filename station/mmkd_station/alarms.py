@@ -302,7 +302,7 @@ def tune_alarm(
         rule, score = candidate
         strictness = rule.min_probability, rule.votes[0] / rule.votes[1], rule.release
         if is_normal and not score.recordings:
-            return _power(rule), -score.false_alarms, *strictness
+            return power_of(rule), -score.false_alarms, *strictness
         return score.detected, -score.false_alarms, -(score.delay_s or 0.0), *strictness
 
     rule, on_valid = max(permitted, key=worth)
@@ -360,7 +360,7 @@ def _score(runs: Sequence[_Run], rule: AlarmRule) -> RuleScore:
     )
 
 
-def _power(rule: AlarmRule) -> float:
+def power_of(rule: AlarmRule) -> float:
     """Return how often M windows of a fault raise an alarm, by Lehmann's alternative."""
     needed, of = rule.votes
     chance = (1 - rule.min_probability) ** _LEHMANN

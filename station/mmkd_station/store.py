@@ -195,14 +195,14 @@ class Store:
         with self._connection as connection:
             for queue in self.queues:
                 rows = [
-                    (queue.sink, number, line, _checksum(queue.sink, number, line))
+                    (queue.sink, number, line, checksum(queue.sink, number, line))
                     for number, line in enumerate(queue.lines, start=last_id + 1)
                 ]
                 last_id += len(rows)
                 connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", rows)
                 connection.execute(_DELETE, (queue.sink, queue.deleted_until, queue.sent_until))
             lines = [(*key, record_line(alarm)) for key, alarm in alarms.items()]
-            changed = [(*row, _checksum(*row)) for row in lines]
+            changed = [(*row, checksum(*row)) for row in lines]
             connection.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?, ?, ?)", changed)
         for queue in self.queues:
             self.last_id = queue.written(after=self.last_id)
@@ -438,7 +438,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _add_checksums(connection: sqlite3.Connection, table: str, keys: tuple[str, str]) -> None:
     """Give the rows of a file from before checksums theirs."""
     if "sum" not in [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]:
-        connection.create_function("checksum", 3, _checksum)
+        connection.create_function("checksum", 3, checksum)
         with connection:
             connection.execute(f"ALTER TABLE {table} ADD COLUMN sum INTEGER")
             connection.execute(f"UPDATE {table} SET sum = checksum({', '.join(keys)}, line)")
@@ -452,7 +452,8 @@ def _readable(lines: Sequence[bytes]) -> list[Record]:
     return records
 
 
-def _checksum(*parts: object) -> int:
+def checksum(*parts: object) -> int:
+    """Return the CRC-32 of a row's columns."""
     return zlib.crc32(b"\0".join(part if isinstance(part, bytes) else str(part).encode() for part in parts))
 
 
@@ -461,4 +462,4 @@ def _damage(keys: tuple[str, str], row: Sequence[object]) -> str:
     for name, value in zip((*keys, "line", "sum"), row, strict=True):
         if not isinstance(value, _TYPES[name]):
             return f"{name}: expected {_TYPES[name].__name__}, got {type(value).__name__}"
-    return "" if _checksum(*row[:3]) == row[3] else "its checksum differs"
+    return "" if checksum(*row[:3]) == row[3] else "its checksum differs"

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_app.commands.inspect import _selftest_facts
+from mmkd_app.commands.inspect import selftest_facts
 from mmkd_bench.tune import configs_for, tune_bundle
 from mmkd_edge import Bundle, EdgePredictor, UsageError
 from mmkd_edge.bundle.manifest import fallback_order
@@ -113,7 +113,7 @@ def test_the_student_answers_where_it_can_and_its_twin_where_an_engine_has_no_tr
     with EdgePredictor.open(made.path, backend="openvino", precision="int8") as predictor:
         assert predictor.info().artifact == "acc-portable/model.int8.onnx"
         assert predictor.info().reason.endswith("; 'acc-portable' is the twin of 'acc', which it cannot run")
-    assert _selftest_facts(made.path).keys() == {
+    assert selftest_facts(made.path).keys() == {
         *("selftest.fp32", "selftest.fp32.native", "selftest.int8", "selftest.int8.native"),
         *("acc-portable.selftest.fp32.openvino", "acc-portable.selftest.int8.openvino"),
     }

@@ -14,7 +14,7 @@ from mmkd_edge.bundle.manifest import Normal
 from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
 from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_recordings
 from mmkd_models.data.for_devices import read_recordings
-from mmkd_station.alarms import AlarmRule, Episodes, _power, rule_of_rate, tune_alarm
+from mmkd_station.alarms import AlarmRule, Episodes, power_of, rule_of_rate, tune_alarm
 from mmkd_station.intake import ReplayedRecording
 from mmkd_station.records import result_record
 from tests.edge.said import said
@@ -242,9 +242,9 @@ def test_normal_recordings_alone_choose_the_most_powerful_rule_within_the_rate()
     assert found.on_valid.false_alarms <= 4 < found.before.false_alarms
     assert (found.on_valid.recordings, found.on_valid.delay_s) == (0, None)
     # More is allowed: no rule that was within the lower rate is more powerful.
-    rules = [_power(found.rule), _power(tuned(recordings, per_day=40.0).rule)]
+    rules = [power_of(found.rule), power_of(tuned(recordings, per_day=40.0).rule)]
     assert rules[0] < rules[1]
-    assert _power(AlarmRule(label="unknown", confirm="2/2", min_probability=0.95)) == pytest.approx(0.05**0.7)
+    assert power_of(AlarmRule(label="unknown", confirm="2/2", min_probability=0.95)) == pytest.approx(0.05**0.7)
     assert said(UsageError, tuned, recordings, per_day=2.9) == (
         "--false-alarms-per-day 2.9: expected 3 or more: the valid recordings have 24 h of normal running, which show "
         "no lower rate even without an alarm; allow more, or record longer"

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mmkd_app.commands.edge import _run as run_edge
+from mmkd_app.commands.edge import run_edge
 from mmkd_edge import EdgePredictor, UsageError, read_reference
 from mmkd_edge.bundle.reference import write_reference
 from mmkd_edge.install.slots import install

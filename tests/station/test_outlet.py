@@ -16,7 +16,7 @@ from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import Backoff, RefusedError
 from mmkd_station.protocols.table import open_sink, shown_names
 from mmkd_station.records import record_from_line, record_line, result_record
-from mmkd_station.store import FILE_NAME, Store, _checksum
+from mmkd_station.store import FILE_NAME, Store, checksum
 from tests.edge.said import said
 from tests.station.rig import alarm, quick, state, until
 
@@ -430,7 +430,7 @@ def test_what_a_sink_is_trying_is_not_given_up(open_store):
 def test_a_record_that_cannot_be_read_is_left_out_and_counted(open_store):
     store, sink = open_store(), Flaky(is_there=True)
     lines = enumerate([record_line(state(1)), b"{broken}", record_line(state(2))], start=1)
-    rows = [("sink", number, line, _checksum("sink", number, line)) for number, line in lines]
+    rows = [("sink", number, line, checksum("sink", number, line)) for number, line in lines]
     store._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?)", rows)
     store._connection.commit()
     outlet = Outlet("sink", sink, store=open_store())

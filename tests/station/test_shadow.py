@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_app.commands.edge import _run as run_edge
+from mmkd_app.commands.edge import run_edge
 from mmkd_edge import BundleError, EdgePredictor, GateError, PerformanceError, Prediction, TaskSpec, UsageError
 from mmkd_edge.derive import derived_modality
 from mmkd_edge.install.slots import read_slots

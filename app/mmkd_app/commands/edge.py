@@ -27,10 +27,11 @@ _KEYS = "Folder of public keys, one of which must have signed the bundle."
 
 def main() -> NoReturn:
     """Run `mmkd-edge`."""
-    run_command(_NAME, _run)
+    run_command(_NAME, run_edge)
 
 
-def _run(arguments: list[str]) -> None:
+def run_edge(arguments: list[str]) -> None:
+    """Run `mmkd-edge`."""
     options = _parser().parse_args(arguments or ["--help"])
     with loading(_NAME):
         import mmkd_edge.install.slots  # noqa: F401 - what most commands need, so that Ctrl-C is answered meanwhile

@@ -61,7 +61,7 @@ def inspect_(
         with Bundle.open(file) as bundle:
             facts["signature"] = f"by key {check_signed(bundle, verify)}, which is in {verify}"
     if selftest:
-        facts |= _selftest_facts(file)
+        facts |= selftest_facts(file)
     if json:
         print(json_text(facts, indent=2))
         return
@@ -96,7 +96,8 @@ def _show_differences(one: Path, other: Path, *, as_json: bool) -> None:
     print(f"{len(differing)} facts differ" if differing else "the same")
 
 
-def _selftest_facts(path: Path) -> dict[str, str]:
+def selftest_facts(path: Path) -> dict[str, str]:
+    """Run every artifact of a bundle on its golden windows; return what each answered."""
     from mmkd_edge import EdgePredictor, UnavailableError
     from mmkd_edge.bundle.bundle import Bundle
     from mmkd_edge.bundle.manifest import fallback_order

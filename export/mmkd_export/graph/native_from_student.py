@@ -46,7 +46,7 @@ def native_file(network: ExportStudent, modality: ModalitySpec) -> bytes:
             f"modality {modality.name!r}: the native engine takes windows of at most 1,024 samples, got "
             f"{modality.samples}; use another backend"
         )
-    return _pack_tensors(dict(_tensors(network, student, modality)))
+    return pack_tensors(dict(_tensors(network, student, modality)))
 
 
 def int8_weights(file: bytes) -> bytes:
@@ -65,7 +65,7 @@ def int8_weights(file: bytes) -> bytes:
             values = np.rint(values / np.where(scale > 0, scale, 1)).astype(np.int8)
             tensors[f"{layer}.s"] = scale
         tensors[name] = values
-    return _pack_tensors(tensors)
+    return pack_tensors(tensors)
 
 
 def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -> Named:
@@ -93,11 +93,11 @@ def _tensors(network: ExportStudent, student: Student, modality: ModalitySpec) -
         yield from _convolutions(convolutions)
     if intervals is not None:
         names = ("mean", "scale", "basis", "feature_mean", "feature_scale")
-        yield from _intervals(*(_numpy(intervals.get_buffer(name)) for name in names), depth=intervals.depth)
+        yield from intervals_tensors(*(_numpy(intervals.get_buffer(name)) for name in names), depth=intervals.depth)
     if trees is not None:
-        yield from _trees(*(trees.get_buffer(name).numpy() for name in TREES_DTYPES), scale=float(trees.scale))
+        yield from trees_tensors(*(trees.get_buffer(name).numpy() for name in TREES_DTYPES), scale=float(trees.scale))
     if modality.derived:
-        yield from _derivation(modality.derived)
+        yield from derivation_tensors(modality.derived)
     yield from _linear("head", student.head)
     if novelty:
         yield "novelty.w", _columns(novelty["weight"])
@@ -183,7 +183,7 @@ def _convolutions(convolutions: ConvolutionFeatures) -> Named:
     yield "c.channel", _whole([channels])
 
 
-def _intervals(
+def intervals_tensors(
     mean: Array, scale: Array, basis: Array, feature_mean: Array, feature_scale: Array, *, depth: int
 ) -> Named:
     """Yield the tensors of interval features; `basis` is (T, 2 bins), cosines before sines."""
@@ -192,10 +192,10 @@ def _intervals(
     rows = {"mean": mean, "scale": scale, "feature_mean": feature_mean, "feature_scale": feature_scale}
     for name, values in rows.items():
         yield f"i.{name}", np.reshape(values, (1, -1)).astype(np.float32)
-    yield "i.basis", _pad_rows(basis.astype(np.float32))
+    yield "i.basis", pad_rows(basis.astype(np.float32))
 
 
-def _trees(
+def trees_tensors(
     roots: Array, feature: Array, threshold: Array, left: Array, right: Array, leaves: Array, *, scale: float
 ) -> Named:
     """Yield the tensors of trees in the arrays of `mmkd_models.networks.trees`, whose nodes are in pre-order."""
@@ -210,7 +210,7 @@ def _trees(
     yield "f.leaves", leaves.astype(np.float32)
 
 
-def _derivation(derivation: Derivation) -> Named:
+def derivation_tensors(derivation: Derivation) -> Named:
     """Yield the numbers by which the engine derives a window; without a filter its one coefficient is 1."""
     source, plan = derivation.source, derivation_plan(derivation.text, derivation.source)
     burst = [min(count, plan.samples) for count in plan.burst or (1, 1)]
@@ -246,10 +246,11 @@ def _row(tensor: Tensor) -> Array:
 
 
 def _columns(tensor: Tensor) -> Array:
-    return _pad_rows(_numpy(tensor))
+    return pad_rows(_numpy(tensor))
 
 
-def _pad_rows(values: Array) -> Array:
+def pad_rows(values: Array) -> Array:
+    """Return rows filled with zeros to whole vectors of the engine."""
     return np.pad(values, ((0, 0), (0, -values.shape[1] % _LANES)))
 
 
@@ -257,7 +258,8 @@ def _whole(rows: list[Any]) -> Array:
     return np.array(rows, dtype=np.int32)
 
 
-def _pack_tensors(tensors: dict[str, Array]) -> bytes:
+def pack_tensors(tensors: dict[str, Array]) -> bytes:
+    """Return the native file of these tensors."""
     offset = _HEADER_BYTES + _ENTRY_BYTES * len(tensors)
     table, data = [], []
     for name, values in tensors.items():

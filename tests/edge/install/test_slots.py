@@ -13,13 +13,13 @@ import pytest
 
 from mmkd_edge import BundleError, EdgePredictor, GateError, UsageError
 from mmkd_edge.install.slots import (
-    _lock,
     check_slot,
     check_state,
     confirm,
     fail,
     forget,
     install,
+    lock_slots,
     read_slots,
     rollback,
     start,
@@ -185,7 +185,7 @@ def test_a_swap_that_takes_too_long_is_refused_and_changes_nothing_later_and_the
     with EdgePredictor.open(state, backend="ort") as predictor:
         put(2)
         before = (state / "slots.json").read_bytes()
-        with _lock(state, "change.lock"):  # which a start waits for
+        with lock_slots(state, "change.lock"):  # which a start waits for
             assert said(BundleError, lambda: predictor.swap(state, limit_s=0.2)) == (
                 f"{state}: swap: expected an end within 0.2 s, the limit of time for all of it, got none; the earlier "
                 "bundle answers on; swap again when this machine is less busy, or with a higher limit_s"

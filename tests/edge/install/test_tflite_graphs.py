@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 
 from checks.fuzzing.targets import ADDITION
-from mmkd_edge.install.graphs import TFLITE_OPERATORS, _data_bytes, _TableReader, check_tflite
+from mmkd_edge.install.graphs import TFLITE_OPERATORS, TableReader, check_tflite, data_bytes
 from tests.edge.said import said
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="needs pip install 'mmkd-edge[litert]'")
@@ -110,11 +110,11 @@ def test_buffers_and_lists_that_overlap_or_end_outside_are_no_trap(monkeypatch):
     shared.data = list(bytes(1 << 14))
     made.buffers.append(shared)
     many = packed(made)
-    reading = _TableReader(many)
+    reading = TableReader(many)
     buffer = reading.table(reading.number("<I", 0)).tables(4)[2]
     tracemalloc.start()
     try:
-        assert _data_bytes(buffer, len(many)) == 1 << 14
+        assert data_bytes(buffer, len(many)) == 1 << 14
         assert tracemalloc.get_traced_memory()[1] < 1 << 12
     finally:
         tracemalloc.stop()

@@ -11,7 +11,7 @@ from mmkd_edge.errors import BackendError
 from mmkd_edge.native import NativeModel, library
 from mmkd_edge.predict.preprocess import only_valid
 from mmkd_edge.spec import ModalitySpec
-from mmkd_export.graph.native_from_student import _derivation, int8_weights
+from mmkd_export.graph.native_from_student import derivation_tensors, int8_weights
 from tests.edge.native.test_members import file_of, interval_tensors, tensor_sizes
 from tests.edge.native.test_native import changed
 from tests.edge.said import said
@@ -46,7 +46,7 @@ def derived_file(source, text):
     members = interval_tensors(samples, channels, depth=0, bins=1)
     weights = np.zeros((members["i.feature_mean"].size, 2))
     return modality, file_of(
-        samples, channels, {**members, **dict(_derivation(modality.derived))}, weights, np.zeros(2)
+        samples, channels, {**members, **dict(derivation_tensors(modality.derived))}, weights, np.zeros(2)
     )
 
 

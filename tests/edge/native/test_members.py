@@ -9,7 +9,7 @@ import pytest
 
 from mmkd_edge.errors import BackendError
 from mmkd_edge.native import ISAS, NativeModel
-from mmkd_export.graph.native_from_student import _intervals, _pack_tensors, _pad_rows, _trees, int8_weights
+from mmkd_export.graph.native_from_student import int8_weights, intervals_tensors, pack_tensors, pad_rows, trees_tensors
 from tests.edge.native.test_native import changed, model_or_skip
 from tests.edge.said import said
 
@@ -80,12 +80,12 @@ def tensor_sizes(data):
 def interval_tensors(samples, channels, *, depth, bins, feature_mean=0.0, feature_scale=1.0):
     features = channels * (16 * (2 ** (depth + 1) - 1) + bins)
     normalised = (np.broadcast_to(number, features) for number in (feature_mean, feature_scale))
-    return dict(_intervals(*scale_of(channels), basis_of(samples, bins), *normalised, depth=depth))
+    return dict(intervals_tensors(*scale_of(channels), basis_of(samples, bins), *normalised, depth=depth))
 
 
 def file_of(samples, channels, members, head, bias, *, task=CLASSIFICATION):
     flags = 3 if "f.sizes" in members else int("i.sizes" in members)
-    return _pack_tensors(
+    return pack_tensors(
         {
             "sizes": np.array(
                 [[samples, channels, len(bias), task, 0, "c.sizes" in members, 0, flags]], dtype=np.int32
@@ -93,8 +93,8 @@ def file_of(samples, channels, members, head, bias, *, task=CLASSIFICATION):
             "modality": np.frombuffer(b"acc".ljust(256, b"\0"), dtype=np.uint8)[None],
             "scales": np.array([[0.8, 3.0, 0.5]], dtype=np.float32),
             **members,
-            "head.w": _pad_rows(head.astype(np.float32)),
-            "head.b": _pad_rows(bias[None].astype(np.float32)),
+            "head.w": pad_rows(head.astype(np.float32)),
+            "head.b": pad_rows(bias[None].astype(np.float32)),
         }
     )
 
@@ -173,7 +173,7 @@ def votes_of(trees, features):
 def test_every_tree_ends_in_the_leaf_where_it_ends_on_the_same_features(isa):
     features = features_in_c(67, 2, isa, depth=3, bins=32)
     trees = grow(np.random.default_rng(5), features, 60, 1)
-    members = {**interval_tensors(67, 2, depth=3, bins=32), **dict(_trees(**trees, scale=1.0))}
+    members = {**interval_tensors(67, 2, depth=3, bins=32), **dict(trees_tensors(**trees, scale=1.0))}
     data = file_of(67, 2, members, np.zeros((features.shape[1], 1)), np.zeros(1), task=REGRESSION)
     logits = logits_of(data, isa, *windows_of(67, 2))
     # sums of whole numbers below 2**24 are exact in float32: one other leaf would change one
@@ -191,7 +191,7 @@ def test_head_and_trees_answer_together(task, isa):
         trees["leaves"] /= 2**15
     mean, scale = features.mean(0), 4 / (features.std(0) + 0.1)
     members = interval_tensors(67, 2, depth=3, bins=32, feature_mean=mean, feature_scale=scale)
-    members |= dict(_trees(**trees, scale=0.7))
+    members |= dict(trees_tensors(**trees, scale=0.7))
     head, bias = rng.normal(scale=0.05, size=(features.shape[1], outputs)), rng.normal(size=outputs)
     data = file_of(67, 2, members, head, bias, task=task)
     votes, trees_count = votes_of(trees, features), 20
@@ -222,7 +222,7 @@ def forest():
     members = interval_tensors(33, 2, depth=2, bins=8)
     features = members["i.feature_mean"].size
     members |= dict(
-        _trees(
+        trees_tensors(
             np.array([0, 7, 10]),
             np.array([0, 5, -1, -1, 239, -1, -1, 3, -1, -1, -1]),
             np.array([0.5, 0.0, 0, 0, 1.5, 0, 0, -0.5, 0, 0, 0]),
@@ -284,7 +284,7 @@ def chain(depth, side):
     left, right = (np.where(is_inner, follow[name], 0) for name in ("left", "right"))
     members = interval_tensors(8, 1, depth=0, bins=4)
     feature, threshold = np.where(is_inner, 0, -1), np.zeros(len(nodes))
-    members |= dict(_trees(np.array([0]), feature, threshold, left, right, np.zeros((1, 1)), scale=1.0))
+    members |= dict(trees_tensors(np.array([0]), feature, threshold, left, right, np.zeros((1, 1)), scale=1.0))
     return file_of(8, 1, members, np.zeros((20, 1)), np.zeros(1), task=REGRESSION)
 
 
