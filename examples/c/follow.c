@@ -7,6 +7,7 @@
 #include <mmkd.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void show(const mmkd_prediction *prediction, void *user)
 {
@@ -15,21 +16,32 @@ static void show(const mmkd_prediction *prediction, void *user)
            prediction->reason);
 }
 
-/* One sample from a line of text; an empty or unreadable cell is missing. */
-static void read_row(char *line, float *row, int32_t channels)
+/* One sample from a line of text; an empty cell is missing. Returns the number of its cells, or 0 if one is no number. */
+static int32_t read_row(const char *line, float *row, int32_t channels)
 {
-    for (int32_t c = 0; c < channels; c++) {
+    for (int32_t count = 0;; line++) {
         char *end;
-        row[c] = strtof(line, &end);
-        if (end == line) row[c] = NAN;
-        while (*end && *end != ',' && *end != '\n') end++;
-        line = *end == ',' ? end + 1 : end;
+        float value = strtof(line, &end);
+        if (count < channels) row[count] = end == line ? NAN : value;
+        count++;
+        line = end + strspn(end, " \t\r\n");
+        if (*line != ',') return *line ? 0 : count;
     }
+}
+
+static int refuse(const mmkd_bundle *bundle, int is_recorded, long number, const char *line)
+{
+    mmkd_student student = mmkd_describe(bundle, 0);
+    fprintf(stderr, "line %ld: expected %d numbers, ", number, is_recorded ? student.recorded_channels : student.channels);
+    if (is_recorded) fprintf(stderr, "the channels of %s, ", student.recorded);
+    for (int32_t c = 0; c < student.channels && !is_recorded; c++) fprintf(stderr, "%s, ", mmkd_channel(bundle, 0, c));
+    fprintf(stderr, "got '%.*s'; leave out headers and columns of times\n", (int)strcspn(line, "\r\n"), line);
+    return 2;
 }
 
 int main(int count, char **arguments)
 {
-    char error[200], line[4096];
+    char error[200], line[16384];
     mmkd_bundle *bundle;
     mmkd_predictor *predictor;
     mmkd_options options = {.recorded = count == 3};
@@ -47,9 +59,9 @@ int main(int count, char **arguments)
     } else {
         int32_t channels = options.recorded ? mmkd_describe(bundle, 0).recorded_channels : mmkd_describe(bundle, 0).channels;
         float *row = calloc((size_t)channels, sizeof *row);
-        while (row && fgets(line, sizeof line, stdin)) {
-            read_row(line, row, channels);
-            mmkd_push(predictor, row, 1, NULL, NAN, show, NULL);
+        for (long number = 1; !status && row && fgets(line, sizeof line, stdin); number++) {
+            if (read_row(line, row, channels) != channels) status = refuse(bundle, options.recorded, number, line);
+            else mmkd_push(predictor, row, 1, NULL, NAN, show, NULL);
         }
         free(row);
     }

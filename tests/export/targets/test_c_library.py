@@ -746,6 +746,13 @@ def test_the_example_in_c_follows_samples_from_a_file(bundles, derived, tmp_path
     assert cheap.stdout.splitlines() == [
         f"{answer.status} {answer.label} {answer.probability:.3f} {answer.reason}" for answer in expected
     ]
+    for recorded, channels in (((), "x, y', zä"), (("recorded",), "the channels of acc")):
+        bundle = derived[1] if recorded else bundles["windows"]
+        for line in ("x,y,z", "12:00:03,1,2,3", "0.25,1,2,3", "1,2", "1;2;3", "\ufeff1,2,3"):
+            wrong = {"input": f"1,,nan\r\n{line}\r\n1,2,3\n", "capture_output": True, "encoding": "utf-8"}
+            refused = subprocess.run([program, bundle, *recorded], check=False, **wrong)
+            expected = f"line 2: expected 3 numbers, {channels}, got '{line}'; leave out headers and columns of times\n"
+            assert (refused.stdout, refused.stderr, refused.returncode) == ("", expected, 2)
     refused = subprocess.run([program, tmp_path / "none.edge"], input="", capture_output=True, text=True, check=False)
     assert refused.returncode == 6
     expected = "expected a bundle (.edge) that can be read, got: No such file or directory"
