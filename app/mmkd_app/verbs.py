@@ -30,6 +30,7 @@ from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import STUDENT_PRESET, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.metrics.likelihood import probabilities_of
+from mmkd_models.metrics.scores import known_score
 from mmkd_models.networks.config import MEMBERS, preset_named, student_config, student_members, teacher_config
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import (
@@ -91,7 +92,11 @@ class _Trained:
         if not isinstance(windows, Windows):
             raise UsageError("score: expected a dataset or its windows, which have labels, got arrays; pass a dataset")
         scores = scores_of(self.checkpoint.network(), windows, modality=modality)
-        return float(scores.metric(self.checkpoint.facts.metric))
+        metric = self.checkpoint.facts.metric
+        score = known_score(metric, float(scores.metric(metric)))
+        if score is None:
+            raise UsageError("score: expected windows with known faults, got normal running alone; pass some of each")
+        return score
 
     @property
     def _sensors(self) -> tuple[ModalitySpec, ...]:
@@ -233,9 +238,12 @@ class Student(_Trained):
     def _repr_html_(self) -> str:
         facts = self.checkpoint.facts
         rows = [(trial.name, trial.valid_score) for trial in facts.tried or ()] or [("student", facts.score)]
+        figure = f"{facts.metric} on validation"
+        if facts.normal and known_score(facts.metric, facts.score) is None:
+            rows, figure = [("false alarms", facts.normal.window_rate)], "no known fault in validation, so no AUROC"
         taught = "normal running" if facts.normal else "taught" if facts.teachers_sha256 else "labels only"
         title = f"Student of {self.checkpoint.modality.name}: {facts.shipped or taught}"
-        return _table(title, f"{facts.metric} on validation", rows)
+        return _table(title, figure, rows)
 
 
 def distill(

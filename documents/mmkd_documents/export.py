@@ -163,7 +163,7 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True):
     teacher_sha256: str | None  # None if it was trained on labels only
     further_teachers_sha256: tuple[str, ...] = ()
     metric: str  # maximised by training on the validation split
-    score: float
+    score: float | None  # None without a known fault
     trained_with: dict[str, str]
 
     @property

@@ -37,7 +37,7 @@ from mmkd_export.verify.windows import (
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluation.confidence import reliability
 from mmkd_models.metrics.likelihood import fitted_temperature, probabilities_of
-from mmkd_models.metrics.scores import gain_metric
+from mmkd_models.metrics.scores import gain_metric, known_score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -245,7 +245,7 @@ def _student_facts(plan: ExportPlan, checkpoint: StudentCheckpoint, graph: bytes
         teacher_sha256=origin.teacher_sha256,
         further_teachers_sha256=origin.teachers_sha256[1:],
         metric=checkpoint_metric(origin.metric, task),
-        score=origin.score,
+        score=known_score(origin.metric, origin.score),
         trained_with=origin.versions,
     )
 
@@ -271,7 +271,7 @@ def _model_entry(
         parameters=facts.parameters,
         mflops=facts.mflops,
         validation_metric=facts.metric,
-        validation_score=facts.score,
+        validation_score=origin.score,
         dataset_name=facts.dataset,
         dataset_sha256=facts.dataset_sha256,
         teacher_sha256=facts.teacher_sha256,

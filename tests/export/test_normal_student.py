@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmkd_app.commands.export import run_export
 from mmkd_edge import EdgePredictor, ModalitySpec
 from mmkd_edge.backends.base import is_installed, open_backend
 from mmkd_edge.bundle.bundle import Bundle
@@ -90,6 +91,23 @@ def test_a_bundle_promises_the_rate_that_was_measured(bundle):
     sizes = {one.file: one.size_bytes for one in entry.artifacts}
     assert sizes["acc/model.fp32.native"] - sizes["acc/model.int8.native"] > 2 * 84 * 8  # a byte each instead of four
     assert [(one.precision, one.format, one.reason) for one in report.left_out] == [("int8", "onnx", NO_GRAPH)]
+
+
+def test_without_known_faults_no_document_of_an_export_has_an_auroc(bundle, capsys):
+    with Bundle.open(bundle) as opened:
+        card, report = opened.read("README.md").decode(), read_report(opened)
+    assert "- Fitted to normal running; no known fault in validation, so that it has no AUROC.\n" in card
+    (row,) = (line for line in card.splitlines() if "fp32.onnx" in line)
+    assert row.endswith("| no known faults |")
+    assert report.student.score is None
+    assert [one.figures for one in report.artifacts] == 4 * [{"auroc": None}]
+    assert {one.gate.drop_points for one in report.artifacts if one.gate} == {None}
+    for path, name in ((bundle, "acc.validation.auroc"), (bundle.with_name("s.ckpt"), "validation.auroc")):
+        assert inspect_file(path)[name] == "none: no known fault in validation"
+    with pytest.raises(SystemExit):
+        run_export([str(bundle.with_name("s.ckpt")), "-o", str(bundle.with_name("again.edge"))])
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("fp32 onnx"))
+    assert row.endswith("no known faults")
 
 
 def test_without_the_native_engine_int8_is_refused(bundle):

@@ -211,7 +211,14 @@ def test_a_frame_without_labels_is_normal_running_whose_student_has_scores(quiet
     np.testing.assert_array_equal(student.predict(quiet), np.where(answers[:, 1] > normal.level, "normal", ""))
     strange = 9 * windows.take(np.arange(3))["acc"]
     assert student.predict(strange).tolist() == ["", "", ""]
-    assert "Student of acc: normal running" in student._repr_html_()
+    shown = student._repr_html_()
+    assert (
+        "<th>Student of acc: normal running</th><th colspan=2>no known fault in validation, so no AUROC</th>" in shown
+    )
+    assert re.findall(r"<tr><td>([^<]+)</td><td>([^<]+)</td>", shown) == [("false alarms", f"{normal.window_rate:.3f}")]
+    assert said(MmkdError, student.score, quiet) == (
+        "score: expected windows with known faults, got normal running alone; pass some of each"
+    )
 
 
 def test_what_has_no_effect_on_normal_running_is_refused(quiet, teacher):

@@ -286,7 +286,7 @@ def _artifact_table(artifacts: Sequence[ArtifactReport]) -> Table:
     for artifact in artifacts:
         scores: tuple[str, ...] = ("no labels", "no labels")
         if artifact.figures:
-            scores = tuple(f"{figure:.4g}" for figure in artifact.figures.values())
+            scores = tuple("no known faults" if one is None else f"{one:.4g}" for one in artifact.figures.values())
         elif artifact.scores:
             scores = (f"{artifact.scores.accuracy:.3f}", f"{artifact.scores.balanced_accuracy:.3f}")
         table.add_row(

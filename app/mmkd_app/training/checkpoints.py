@@ -20,7 +20,7 @@ from mmkd_edge.bundle.manifest import Normal
 from mmkd_edge.errors import UsageError
 from mmkd_edge.outputs import check_name, lock_output
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.metrics.scores import NO_ORDER, measure_named
+from mmkd_models.metrics.scores import known_score, measure_named
 from mmkd_models.train_config import is_first_process
 
 if TYPE_CHECKING:  # --help needs no torch
@@ -76,7 +76,7 @@ def write_student_and_report(output: Path, checkpoint: StudentCheckpoint, tracke
     tracker.record_checkpoint(output, checkpoint.facts, checkpoint.config)
     following = shell_line("mmkd-export", output, "-o", output.with_suffix(".edge"))
     facts = checkpoint.facts
-    document = {"facts": facts}
+    document = {"facts": msgspec.to_builtins(facts) | {"score": known_score(facts.metric, facts.score)}}
     _report(output, [checkpoint.modality], checkpoint.network(), document, _rows(facts), following=following, json=json)
 
 
@@ -106,7 +106,8 @@ def _rows(facts: Provenance) -> dict[str, str]:
     from mmkd_app.words import for_terminal, teacher_shortfall
 
     if facts.normal:
-        known = {"validation": f"AUROC {facts.score:.3f} on known faults"} if facts.score != NO_ORDER else {}
+        score = known_score(facts.metric, facts.score)
+        known = {} if score is None else {"validation": f"AUROC {score:.3f} on known faults"}
         return known | normal_rows(facts.normal)
     steps = f" at step {facts.best_step} of {facts.training.steps}" if facts.best_step else ""
     rows = {"validation": f"{facts.metric} {facts.score:.3f}{steps}"}

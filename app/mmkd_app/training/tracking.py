@@ -19,6 +19,7 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import MmkdError, UsageError, first_line
 from mmkd_edge.machine import require_modules
 from mmkd_edge.system import user_name
+from mmkd_models.metrics.scores import known_score
 from mmkd_models.train_config import TrainingProgress, Validation, is_first_process
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Tracker:
         if self._client:
             self._state.checkpoint_sha256 = _sha256(path)
             params = {name: value for name, value in msgspec.to_builtins(facts).items() if name in _PARAMS}
-            metrics = {facts.metric: facts.score, "best_step": facts.best_step}
+            metrics = {facts.metric: known_score(facts.metric, facts.score), "best_step": facts.best_step}
             self.record(params=params | {"network": config}, metrics=metrics)
             self.record_file(path)
 

@@ -23,6 +23,7 @@ from mmkd_export.plan import is_bundle, read_report
 from mmkd_export.targets.trt import engine_device, read_sidecar
 from mmkd_export.verify.gate import gate_summary
 from mmkd_models.content_hash import CONTENT_KEY, LENGTH_BYTES, TensorContent, check_content, content_digest, read_start
+from mmkd_models.metrics.scores import known_score
 
 Facts = dict[str, str]  # dotted name to value, in reading order
 _Rows = Iterator[tuple[str, str]]
@@ -79,6 +80,10 @@ def _window_text(modality: ModalitySpec) -> str:
     return f"{size} x {', '.join(modality.channels)} at {modality.rate_hz:g} Hz"
 
 
+def _score_text(metric: str, score: float) -> str:
+    return "none: no known fault in validation" if known_score(metric, score) is None else f"{score:.4f}"
+
+
 def _derivation(modality: ModalitySpec, prefix: str) -> _Rows:
     for part in modality.parts or ():
         yield f"{prefix}.{part.name}", f"{_window_text(part)}, may be missing"
@@ -101,7 +106,7 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> _Rows:
         yield f"{prefix}.members", ", ".join(entry.members)
     if entry.twin_of:
         yield f"{prefix}.twin_of", entry.twin_of
-    yield f"{prefix}.validation.{entry.validation_metric}", f"{entry.validation_score:.4f}"
+    yield f"{prefix}.validation.{entry.validation_metric}", _score_text(entry.validation_metric, entry.validation_score)
     yield f"{prefix}.dataset", f"{entry.dataset_name} {entry.dataset_sha256}"
     yield f"{prefix}.teacher", entry.teacher_sha256 or "none: trained on labels only"
     for number, one in enumerate(entry.adapted or ()):
@@ -186,7 +191,7 @@ def _checkpoint_facts(path: Path) -> _Rows:
 
 
 def _training_facts(facts: Mapping[str, Any]) -> _Rows:
-    yield f"validation.{facts['metric']}", f"{facts['score']:.4f}"
+    yield f"validation.{facts['metric']}", _score_text(facts["metric"], facts["score"])
     yield "best_step", str(facts["best_step"])
     yield "dataset", f"{facts['dataset']} {facts['dataset_sha256']}"
     fold = facts.get("fold", "not stated")

@@ -131,6 +131,7 @@ def _measurements(report: ExportReport) -> Iterator[str]:
 
 
 def _artifacts(report: ExportReport) -> Iterator[str]:
+    absent = "no known faults" if report.student.metric == "auroc" else "no labels"
     names = tuple(report.artifacts[0].figures or ("accuracy", "balanced accuracy", "macro-F1"))
     yield f"| artifact | size | parity | parity with gaps | labels agree | {' | '.join(names)} |"
     yield f"|{'---|' * (5 + len(names))}"
@@ -145,7 +146,7 @@ def _artifacts(report: ExportReport) -> Iterator[str]:
             f"{artifact.parity.max_abs_error:.1e}",
             f"{artifact.parity_with_gaps.max_abs_error:.1e}",
             f"{artifact.parity.label_agreement:.1%}",
-            *("no labels" if figure is None else f"{figure:.3f}" for figure in figures),
+            *(absent if figure is None else f"{figure:.3f}" for figure in figures),
         )
         yield f"| {' | '.join(cells)} |"
     for artifact in report.artifacts:
@@ -183,14 +184,16 @@ def _confidence(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
 
 def _origin(report: ExportReport, entry: ModelEntry, licence: str) -> Iterator[str]:
     student = report.student
-    teaching = "Trained on labels only"
+    teaching = "Fitted to normal running" if entry.normal else "Trained on labels only"
     if hashes := student.teachers_sha256:
         teachers = "the teacher" if len(hashes) == 1 else f"{len(hashes)} teachers"
         teaching = f"Distilled from {teachers} with SHA-256 {', '.join(f'`{sha256}`' for sha256 in hashes)}"
-    metric = student.metric.replace("_", " ")
+    score = "no known fault in validation, so that it has no AUROC"
+    if student.score is not None:
+        score = f"{student.metric.replace('_', ' ')} on the validation split {student.score:.3f}"
     yield from ("## Origin", "")
     yield f"- Dataset {student.dataset} (SHA-256 `{student.dataset_sha256}`), licence: {licence}."
-    yield f"- {teaching}; {metric} on the validation split {student.score:.3f}."
+    yield f"- {teaching}; {score}."
     yield from (f"- Adapted since, from {adapted_text(adapted)}." for adapted in entry.adapted or ())
     yield f"- Checkpoint SHA-256 `{student.checkpoint_sha256}`, trained with {_versions(student.trained_with)}."
     yield f"- Exported with {_versions(report.tools)}."

@@ -41,7 +41,7 @@ from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, answer_scores, ga
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluation.confidence import confidence_facts
-from mmkd_models.metrics.scores import measures_of
+from mmkd_models.metrics.scores import known_score, measures_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -197,7 +197,8 @@ def _score(
         return None, msgspec.UNSET
     measured = answer_scores(answers, labels[rows], rows, task)
     if task.kind != "classification":
-        return None, {measure.name: measured.metric(measure.name) for measure in measures_of(task)}
+        names = [measure.name for measure in measures_of(task)]
+        return None, {name: known_score(name, measured.metric(name)) for name in names}
     return msgspec.convert(measured, ClassScores, from_attributes=True), msgspec.UNSET
 
 

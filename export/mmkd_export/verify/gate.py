@@ -85,6 +85,8 @@ def gate_result(got: NetworkAnswers, judging: GateWindows, rule: GateRule, task:
     """Compare an artifact's answers with the checkpoint's."""
     windows = len(judging.labels)
     labelled = np.flatnonzero(is_labelled(judging.labels))
+    if task.kind == "normal" and not (judging.labels > 0).any():
+        labelled = labelled[:0]
     drop, one_window = None, 0.0
     if len(labelled):
         labels = judging.labels[labelled]

@@ -259,6 +259,11 @@ def _sum_draws(columns: Figures, owner: NDArray[np.int64], weights: Figures) -> 
 AnyScores = Scores | LabelScores | ValueScores | NormalScores
 
 
+def known_score(metric: str, score: float) -> float | None:
+    """Return a score, but None for the AUROC of windows without known faults."""
+    return None if metric == "auroc" and score == NO_ORDER else score
+
+
 def check_metric(name: str, kind: TaskKind) -> None:
     """Raise UsageError if a metric does not apply."""
     if name not in METRICS[kind]:

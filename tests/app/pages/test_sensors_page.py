@@ -4,10 +4,19 @@ import re
 
 import msgspec
 
+from mmkd_app.pages import normal_sensors
 from mmkd_app.pages.sensors import cells, headings, pair_cells, render_sensors, verdict
 from mmkd_app.words import for_terminal
 from mmkd_documents.figures import OF_CLASSES, Chance, Interval, Spread
-from mmkd_documents.judging import PairRow, PairScore, SensorRow, SensorsDocument
+from mmkd_documents.judging import (
+    MonitorRow,
+    NormalSensorRow,
+    NormalSensorsDocument,
+    PairRow,
+    PairScore,
+    SensorRow,
+    SensorsDocument,
+)
 
 
 def scores(*values):
@@ -151,3 +160,15 @@ def test_the_page_leads_to_every_sensor_and_says_on_what_its_figures_are():
     assert "Accuracy, % on its own test split; the sensor whose student validates best comes first" in page
     assert "trained nothing" not in page
     assert "are of seed 0." in page
+
+
+def test_sensors_of_normal_running_without_known_faults_have_no_auroc_of_them():
+    monitor = MonitorRow(window_rate=0.048, groups_above=0.17, auroc=None, detection=None)
+    row = NormalSensorRow(sensor="acc", explained=0.4, alike={}, synthetic={"hum": 0.7}, own=monitor)
+    document = NormalSensorsDocument(
+        name="line 3", sha256="d" * 64, groups=12, normal=240, faults=0, rows=(row,), monitor=monitor
+    )
+    assert list(normal_sensors.verdict(document))[-1] == (
+        "As a monitor on a workstation, all sensors, each predicted from the others: 17 % of groups have more than "
+        "10 % false alarms; no known fault in test, so no AUROC"
+    )

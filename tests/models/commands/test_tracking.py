@@ -20,11 +20,13 @@ import pytest
 from mmkd_app.commands.distill import run_distill
 from mmkd_app.commands.study import run_study
 from mmkd_app.commands.train import run_train
+from mmkd_app.training.checkpoints import write_student_and_report
 from mmkd_app.training.tracking import RUN_FILE, tracked
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_models.train_config import Validation
 from mmkd_models.training.checkpoint import file_sha256, write_student
+from tests.export.students import make_normal_student
 from tests.models.judging_rig import write_random_teacher
 
 pytestmark = pytest.mark.usefixtures("few_trees")
@@ -134,6 +136,13 @@ def test_a_finished_training_that_is_resumed_goes_on_in_its_run_and_sends_what_w
     assert points(store, run, "valid/score") == [(2, 0.2), (4, 0.4), (6, 0.6)]
     assert files(store, run) == {"a.ckpt"}
     assert json.loads((tmp_path / RUN_FILE).read_text())["waiting"] == []
+
+
+def test_a_student_without_known_faults_has_no_auroc_in_a_run_or_in_json(store, tmp_path, capsys):
+    with tracked("press", tmp_path, title="a.ckpt") as tracker:
+        write_student_and_report(tmp_path / "a.ckpt", make_normal_student(), tracker, json=True)
+    assert json.loads(capsys.readouterr().out)["facts"]["score"] is None
+    assert set(runs_of(store, "press")["a.ckpt"].data.metrics) == {"best_step"}
 
 
 def test_a_distillation_is_a_run_with_its_recipe(store, dataset, teacher_checkpoint, tmp_path):
