@@ -28,7 +28,7 @@ class Commissioned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How a machine's normal running was recorded.
 
     `student_sha256` is the hash of the student's golden windows; `unlike` the fraction of windows that the bundle's own
-    level called unknown.
+    level called unknown; `judgement` is `passed`, or `passed, with warnings: ...`, empty in files of earlier versions.
     """
 
     model_id: str
@@ -37,6 +37,7 @@ class Commissioned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ended_utc: str
     minutes: float
     unlike: float
+    judgement: str = ""
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

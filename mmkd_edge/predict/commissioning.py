@@ -2,19 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.bundle.manifest import ModelEntry, Normal
 from mmkd_edge.bundle.reference import Commissioned, Reference
 from mmkd_edge.errors import UsageError
-from mmkd_edge.predict.novelty import alarm_rates, calibration_scores, normal_text
+from mmkd_edge.predict.novelty import alarm_rates, calibration_scores, magnitude_fault, normal_text
 from mmkd_edge.spec import task_text
 
 LEVEL, BLOCKS, MIN_WINDOWS = 0.05, 20, 100
 """20 blocks, of 5 windows or more each, support a level of 1 / 21."""
+_MOST_LOST = 0.1  # of the time without an answer, and of samples without a plausible time
+# Of samples at a channel's lowest or highest value; the deciles of training are nine numbers only if fewer are at each.
+_MOST_AT_LIMITS = 0.2
+_QUIETEST = 0.02  # of a channel's usual deviation, as in mmkd_edge.health.drift
+_MOST_UNLIKE = 0.5  # of the windows
+_LEAST_SPREAD = 0.25  # of training's
+
+
+class MachineRun(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A machine's running as it was recorded.
+
+    Attributes:
+        scores: of the windows with an answer, in their order.
+        unlike: fraction of them that the bundle's own level calls unknown.
+        without_answer: fraction of the time.
+        left_out: fraction of the samples, because of their times.
+        jumps: new time lines, since the clock was set or the sensor was silent for longer than a window.
+        lowest, highest, std, size: (C,) of the channels' values, NaN without any; `size` is the root mean square.
+        at_limits: fraction (C,) of the values that are the lowest or the highest one.
+    """
+
+    scores: NDArray[np.float64]
+    unlike: float
+    without_answer: float
+    left_out: float
+    jumps: int
+    lowest: NDArray[np.float64]
+    highest: NDArray[np.float64]
+    std: NDArray[np.float64]
+    size: NDArray[np.float64]
+    at_limits: NDArray[np.float64]
+
+
+def run_faults(entry: ModelEntry, run: MachineRun, *, units: NDArray[np.float64]) -> Iterator[str]:
+    """Yield why a machine's running cannot be fitted; a unit of the student's values is `units` (C,) raw ones."""
+    if run.without_answer > _MOST_LOST:
+        yield (
+            f"{run.without_answer:.0%} of the time is without an answer, expected {_MOST_LOST:.0%} at most; mend the "
+            "sensor or its connection, and record without pauses"
+        )
+    if run.left_out > _MOST_LOST:
+        yield (
+            f"{run.left_out:.0%} of the samples were left out because of their times, expected {_MOST_LOST:.0%} at "
+            "most; mend the sensor's clock, which stands still, goes back or jumps"
+        )
+    channel_faults = list(_channel_faults(entry, run, units))
+    yield from channel_faults
+    reference = entry.group_reference
+    if reference is not None and reference.magnitude and entry.modality.kind != "video" and not channel_faults:
+        size = (run.size / units)[None, None].astype(np.float32)
+        if fault := magnitude_fault(reference.magnitude, size, None, modality=entry.modality.name):
+            yield f"{fault.reason}; with this file too, windows like these stay unknown"
+
+
+def _channel_faults(entry: ModelEntry, run: MachineRun, units: NDArray[np.float64]) -> Iterator[str]:
+    dead, saturated, training, reference = [], [], entry.statistics, entry.group_reference
+    for c, channel in enumerate(entry.modality.channels):
+        usual_std = 0.0 if reference is None else reference.scales[c] * units[c]
+        if run.lowest[c] == run.highest[c] and not (training is not None and training.channels[c].std == 0):
+            dead.append(f"{channel!r} is constant at {run.lowest[c]:g}")
+        elif run.std[c] < _QUIETEST * usual_std:
+            dead.append(f"{channel!r} has a standard deviation of {run.std[c]:.2g}, in training {usual_std:.2g}")
+        elif training is not None and len(training.channels[c].edges) == 9 and run.at_limits[c] > _MOST_AT_LIMITS:
+            limits = f"{run.lowest[c]:g} or {run.highest[c]:g}"
+            saturated.append(f"{channel!r} is at {limits}, its limits, in {run.at_limits[c]:.0%} of the samples")
+    if dead:
+        yield f"channel {', '.join(dead)}; check the sensor and its cable"
+    if saturated:
+        yield f"channel {', '.join(saturated)}; choose a larger range of the sensor"
+
+
+def run_warnings(entry: ModelEntry, run: MachineRun) -> Iterator[str]:
+    """Yield what is odd about a machine's running that can be fitted."""
+    if run.unlike > _MOST_UNLIKE:
+        advice = "of the windows are unlike the normal ones of training: does the machine run normally?"
+        yield f"{run.unlike:.0%} {advice}"
+    if run.jumps:
+        yield f"jumps of the times, or silences longer than a window: {run.jumps}; check the sensor's clock"
+    if not entry.normal or len(run.scores) < MIN_WINDOWS:
+        return
+    spread, usual = _log_spread(run.scores), _log_spread(np.array(entry.normal.scores))
+    if spread < _LEAST_SPREAD * usual:
+        yield (
+            f"scores vary by {np.exp(spread) - 1:.0%}, and by {np.exp(usual) - 1:.0%} in training: did the machine run "
+            "in all of its states?"
+        )
+
+
+def _log_spread(scores: NDArray[np.float64]) -> float:
+    """Return the logarithm of the 90th over the 10th percentile."""
+    low, high = np.log(np.maximum(np.quantile(scores, (0.1, 0.9)), 1e-9))
+    return float(high - low)
 
 
 def check_normal(entry: ModelEntry, *, where: str) -> None:
@@ -28,7 +121,7 @@ def check_normal(entry: ModelEntry, *, where: str) -> None:
 
 def machine_reference(
     entry: ModelEntry,
-    scores: Sequence[float],
+    scores: Sequence[float] | NDArray[np.float64],
     *,
     period_s: float,  # between two scores
     commissioned: Commissioned,
@@ -68,6 +161,7 @@ def machine_facts(reference: Reference) -> dict[str, str]:
         "recorded": f"from {facts.source}, {facts.minutes:.3g} minutes until {facts.ended_utc}",
         "normal": normal_text(reference.normal, part="block"),
         "unlike": f"{facts.unlike:.0%} of these windows are unknown by the bundle's own scores",
+        "judgement": facts.judgement or "none: recorded by an earlier version",
         "undo": "open the bundle without this file: it answers as before",
     }
 

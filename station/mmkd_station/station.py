@@ -10,10 +10,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge import (
     EdgePredictor,
@@ -74,6 +75,16 @@ class StationFacts(msgspec.Struct, frozen=True, kw_only=True):
     shadow: ShadowReport | None  # at the end of a shadow run
 
 
+class Watcher(Protocol):
+    """Sees a station's samples, those filled in included, and its records."""
+
+    def samples(self, times: NDArray[np.float64], rows: NDArray[np.float32], *, sensor: int) -> None:
+        """Take (n,) seconds and float32 (n, C); for video the mean brightness of channels."""
+
+    def record(self, record: Record) -> None:
+        """Take a record."""
+
+
 class Station:
     """Sources, a predictor and outlets; the caller closes the last two."""
 
@@ -92,6 +103,7 @@ class Station:
         self.name = name
         self.predictor = predictor
         self.board = board
+        self.watchers: list[Watcher] = [] if board is None else [board]
         self.error: Exception | None = None
         """Why the last source to end failed; None if it ended well, or another one still answers."""
         self._sensors = tuple(sensors)
@@ -320,8 +332,8 @@ class Station:
         """Show turns and record results; yield whether it was a result."""
         for turn in turns:
             self._missed += len(turn.times) if is_missing else 0
-            if self.board is not None and len(turn.times):
-                self.board.samples(turn.times, turn.levels, sensor=number)
+            for watcher in self.watchers if len(turn.times) else ():
+                watcher.samples(turn.times, turn.levels, sensor=number)
             for prediction in turn.predictions:
                 self._record(number, [prediction])
                 yield True
@@ -385,8 +397,8 @@ class Station:
             else:
                 for outlet in self._outlets:
                     outlet.put(record)
-        if self.board is not None:
-            self.board.record(record)
+        for watcher in self.watchers:
+            watcher.record(record)
 
     def _count_reasons(self, reasons: str) -> None:
         for reason in filter(None, reasons.split("; ")):

@@ -1,13 +1,21 @@
 """`mmkd-edge commission`: a student of normal data is fitted to one machine, and answers as before without it."""
 
+import contextlib
 import json
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
 from mmkd_app.commands.edge import run_edge
-from mmkd_edge import EdgePredictor, UsageError, read_reference
+from mmkd_edge import EdgePredictor, GateError, UsageError, read_reference
 from mmkd_edge.bundle.reference import write_reference
+from mmkd_edge.bundle.statistics import GroupReference, MagnitudeLimits
 from mmkd_edge.install.slots import install
 from mmkd_edge.predict.commissioning import block_rates
 from mmkd_edge.predict.student import commissioned_entry
@@ -15,6 +23,7 @@ from mmkd_edge.testing import fake_entry
 from mmkd_export.inspect.files import inspect_file
 from tests.edge.said import said
 from tests.export.students import ACC, export_student, make_normal_student
+from tests.station.rig import ENVIRONMENT, feed, free_port
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +31,30 @@ def folder(tmp_path_factory, quick_exports):
     """A bundle, and four minutes of a machine that is half as loud again as those of training."""
     folder = tmp_path_factory.mktemp("commission")
     student = make_normal_student()
-    export_student(folder, student, name="s")
+    limits = MagnitudeLimits(usual=(0.8,) * 3, lowest=0.4, highest=2.5, outside_rate=0.01)
+    reference = GroupReference(
+        between="groups", groups=2, windows=240, fewest_windows=100, false_alarm_rate=0.05, scales=(0.8,) * 3,
+        centres=((0.0,) * 9,), spreads=((1.0,) * 9,), largest_misfit=1.0, largest_axes=1.0, largest_levels=1.0,
+        magnitude=limits,
+    )  # fmt: skip
+    export_student(
+        folder, replace(student, facts=msgspec.structs.replace(student.facts, group_reference=reference)), name="s"
+    )
     rows = 1.5 * np.nan_to_num(student.carried.windows[:188]).reshape(-1, 3)
-    table = np.column_stack([np.arange(len(rows)) / 50, rows])
-    np.savetxt(folder / "log.csv", table, delimiter=",", header="time,x,y,z", comments="", fmt="%.6g")
+    np.save(folder / "rows.npy", rows)
+    write_log(folder / "log.csv", *machine(folder))
     return folder
+
+
+def machine(folder):
+    """Times and rows of the machine."""
+    rows = np.load(folder / "rows.npy")
+    return np.arange(len(rows)) / 50, rows
+
+
+def write_log(path, times, rows):
+    table = np.column_stack([times, rows])
+    np.savetxt(path, table, delimiter=",", header="time,x,y,z", comments="", fmt="%.6g")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +105,7 @@ def test_a_machine_gets_its_own_scores_and_the_bundle_stays(folder, capsys):
         "recorded": f"from csv:{folder / 'log.csv'}, {facts.minutes:.3g} minutes until {facts.ended_utc}",
         "normal": lines[0],
         "unlike": f"{facts.unlike:.0%} of these windows are unknown by the bundle's own scores",
+        "judgement": f"passed, with warnings: {errors.removeprefix('warning: ').rstrip()}",
         "undo": "open the bundle without this file: it answers as before",
     }
     card = [f"- {name}: {value}" for name, value in expected.items()]
@@ -91,7 +120,10 @@ def test_a_machine_gets_its_own_scores_and_the_bundle_stays(folder, capsys):
     assert json.loads(capsys.readouterr().out)["machines"] == {"press 1.json": expected}
     run_edge(["status", str(folder / "state")])
     assert capsys.readouterr().out.splitlines()[2:] == [line]
-    assert "of the windows are unlike the normal ones of training: does the machine run normally?" in errors
+    assert errors == (
+        f"warning: {facts.unlike:.0%} of the windows are unlike the normal ones of training: does the machine run "
+        "normally?\n"
+    )
     assert bundle.read_bytes() == before
     assert unknown(bundle) > 0.5
     assert unknown(bundle, reference=file) == pytest.approx(0.05, abs=0.02)
@@ -122,6 +154,134 @@ def test_what_cannot_be_fitted_is_refused(folder, arguments, expected):
     words = ["commission", str(folder / "s.edge"), "--source", source, *arguments, str(output)]
     assert said(UsageError, run_edge, words) == expected.format(log=folder / "log.csv")
     assert not output.exists()
+
+
+def quiet(rows, channel):
+    """Rows of which a channel has next to no signal."""
+    factors = np.ones(3)
+    factors["xyz".index(channel)] = 1e-3
+    return rows * factors
+
+
+GAPS = (
+    "% of the time is without an answer, expected 10% at most; mend the sensor or its connection, and record without "
+    "pauses"
+)
+LEFT_OUT = (
+    "% of the samples were left out because of their times, expected 10% at most; mend the sensor's clock, which "
+    "stands still, goes back or jumps"
+)
+FAULTS = {
+    "dead": (
+        lambda times, rows: (times, 0 * rows),
+        "channel 'x' is constant at 0, 'y' is constant at 0, 'z' is constant at 0; check the sensor and its cable",
+    ),
+    "dead in part": (
+        lambda times, rows: (times, quiet(rows, "y")),
+        "channel 'y' has a standard deviation of 0.0012, in training 0.8; check the sensor and its cable",
+    ),
+    "saturated": (
+        lambda times, rows: (times, np.clip(rows, -0.9, 0.9)),
+        (
+            "channel 'x' is at -0.9 or 0.9, its limits, in 54% of the samples, 'y' is at -0.9 or 0.9, its limits, in "
+            "58% of the samples, 'z' is at -0.9 or 0.9, its limits, in 54% of the samples; choose a larger "
+            "range of the sensor"
+        ),
+    ),
+    "another unit": (
+        lambda times, rows: (times, 100 * rows),
+        (
+            "acc has 143 times its usual size in training, expected 0.4 to 2.5 times; check its unit and scale; with "
+            "this file too, windows like these stay unknown"
+        ),
+    ),
+    "half missing": (
+        lambda times, rows: (times, np.where(times[:, None] < 120, np.nan, rows)),
+        f"49{GAPS}",
+    ),
+    "a pause": (
+        lambda times, rows: (times + 60 * (times > 100), rows),
+        f"20{GAPS}",
+    ),
+    "a clock that stands still": (
+        lambda times, rows: (np.minimum(times, 150), rows),
+        f"38{LEFT_OUT}",
+    ),
+    "a clock that goes back": (
+        lambda times, rows: (times - np.floor(times / 2), rows),
+        f"38{GAPS}; 50{LEFT_OUT}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_sensor_or_clock_is_refused_with_its_figure_and_the_last_file_stays(name, folder):
+    alter, expected = FAULTS[name]
+    log, output = folder / "faulty.csv", folder / "kept.json"
+    write_log(log, *alter(*machine(folder)))
+    output.write_text("the last good one")
+    refused = said(GateError, run_edge, ["commission", str(folder / "s.edge"), "--source", f"csv:{log}", str(output)])
+    assert refused == f"csv:{log}: expected a sound sensor and clock, got faults: {expected}; nothing is written"
+    assert output.read_text() == "the last good one"
+
+
+WARNINGS = {
+    "one state": (
+        lambda times, rows: (times, np.resize(rows[:50], rows.shape)),
+        "scores vary by 0%, and by 76% in training: did the machine run in all of its states?",
+    ),
+    "a clock that was set": (
+        lambda times, rows: (times - 3600 * (times > 100), rows),
+        "jumps of the times, or silences longer than a window: 1; check the sensor's clock",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_what_is_odd_is_warned_of_and_in_the_file(name, folder, capsys):
+    alter, expected = WARNINGS[name]
+    log, output = folder / "odd.csv", folder / "odd.json"
+    write_log(log, *alter(*machine(folder)))
+    run_edge(["commission", str(folder / "s.edge"), "--source", f"csv:{log}", str(output)])
+    warnings = capsys.readouterr().err.splitlines()
+    assert warnings[1:] == [f"warning: {expected}"]
+    judgement = "; ".join(line.removeprefix("warning: ") for line in warnings)
+    assert read_reference(output).commissioned.judgement == f"passed, with warnings: {judgement}"
+
+
+def commission(folder, *arguments):
+    words = [sys.executable, "-c", "from mmkd_app.commands.edge import main; main()", "commission"]
+    words += [folder / "s.edge", folder / "live.json", *arguments]
+    return subprocess.Popen(
+        list(map(str, words)), env=ENVIRONMENT, text=True, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+@pytest.mark.slow
+def test_a_live_clock_that_stands_still_ends_with_code_4_and_no_file(folder):
+    child = commission(folder, "--source", "stdin", "--minutes", "0.05")
+    with contextlib.suppress(BrokenPipeError):
+        feed(child, "time,x,y,z\n")
+        for number in range(2000):
+            feed(child, f"{min(number, 5) / 50},{','.join(map(str, np.sin(number + np.arange(3))))}\n")
+            time.sleep(0.02)
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.close()
+    child.stdin = None
+    errors = child.communicate(timeout=60)[1]
+    assert child.returncode == 4, errors
+    faults = rf"100{re.escape(GAPS)}; \d\d{re.escape(LEFT_OUT)}"
+    expected = f"mmkd-edge: stdin: expected a sound sensor and clock, got faults: {faults}; nothing is written"
+    assert re.fullmatch(expected, errors.splitlines()[-1])
+    assert not (folder / "live.json").exists()
+
+
+def test_a_source_that_never_connects_ends_with_code_3(folder):
+    source = f"mqtt://127.0.0.1:{free_port()}/press"
+    child = commission(folder, "--source", source, "--minutes", "0.01")
+    errors = child.communicate(timeout=60)[1]
+    assert child.returncode == 3, errors
+    assert re.search(r"s: never connected in \d\.\d s: .*; correct --source, or make it answer$", errors.rstrip())
 
 
 def test_a_classifier_is_refused(bundle_path):

@@ -11,7 +11,7 @@ with loading("mmkd-edge"):
     from typing import TYPE_CHECKING, NoReturn
 
     from mmkd_app.cli.run import run_command, shell_line
-    from mmkd_edge.errors import UsageError, printable
+    from mmkd_edge.errors import GateError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mmkd_edge.opening.selftest import SelfTest
 
 _NAME = "mmkd-edge"
-_SUSPECT = 0.5  # of the windows: more are unlike training
 _KEYS = "Folder of public keys, one of which must have signed the bundle."
 
 
@@ -187,50 +186,52 @@ def _status(options: Namespace) -> None:
 def _commission(options: Namespace) -> None:
     import time
 
+    import numpy as np
+
     from mmkd_app.cli.show import say
     from mmkd_app.live.listen import listen
     from mmkd_edge import EdgePredictor
     from mmkd_edge.bundle.files import write_file
     from mmkd_edge.bundle.reference import Commissioned, write_reference
-    from mmkd_edge.predict.commissioning import check_normal, machine_facts, machine_reference
+    from mmkd_edge.predict.commissioning import check_normal, machine_facts, machine_reference, run_faults, run_warnings
     from mmkd_station.sensor import usual_hop
 
     with EdgePredictor.open(options.bundle, reference=options.reference) as predictor:
         entry, statistics, model_id = predictor.entry, predictor.reference, predictor.info().model_id
     check_normal(entry, where=options.bundle)
-    hop, rate_hz = options.hop or usual_hop(entry), entry.modality.rate_hz
-    results = listen(
+    hop = options.hop or usual_hop(entry)
+    run, minutes = listen(
         options.bundle,
         options.source,
+        modality=entry.modality,
         mapping=options.map,
         hop=hop,
-        rate_hz=rate_hz,
         minutes=options.minutes,
         reference=options.reference,
     )
-    answers = [(one.score, one.status) for one in results if one.score is not None and one.status in ("ok", "unknown")]
-    unlike = sum(status == "unknown" for _, status in answers) / max(1, len(answers))
+    units = np.ones(len(entry.modality.channels)) if statistics is None else np.array(statistics.std)
+    if faults := "; ".join(run_faults(entry, run, units=units)):
+        raise GateError(
+            f"{options.source}: expected a sound sensor and clock, got faults: {faults}; nothing is written"
+        )
+    warnings = list(run_warnings(entry, run))
     commissioned = Commissioned(
         model_id=model_id,
         student_sha256=entry.golden.sha256,
         source=options.source,
         ended_utc=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        minutes=len(results) * hop / rate_hz / 60,
-        unlike=unlike,
+        minutes=minutes,
+        unlike=run.unlike,
+        judgement="passed" + f", with warnings: {'; '.join(warnings)}" * bool(warnings),
     )
     reference = machine_reference(
-        entry,
-        [score for score, _ in answers],
-        period_s=hop / rate_hz,
-        commissioned=commissioned,
-        statistics=statistics,
+        entry, run.scores, period_s=hop / entry.modality.rate_hz, commissioned=commissioned, statistics=statistics
     )
     write_reference(options.out, reference)
     card, facts = options.out.with_name(f"{options.out.name}.md"), machine_facts(reference)
     write_file(card, "\n".join([f"# {options.out.stem}\n", *(f"- {k}: {v}" for k, v in facts.items()), ""]).encode())
-    if unlike > _SUSPECT:
-        advice = "of the windows are unlike the normal ones of training: does the machine run normally?"
-        say(f"warning: {unlike:.0%} {advice}")
+    for warning in warnings:
+        say(f"warning: {warning}")
     print(facts["normal"])
     line = shell_line("mmkd-run", options.bundle, "--source", options.source, "--reference", options.out)
     print(f"wrote {options.out}, without which the bundle answers as before, and {card}; next: {line}")

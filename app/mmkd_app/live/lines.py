@@ -42,10 +42,10 @@ def summary_lines(facts: RunFacts) -> Iterator[str]:
     for station in facts.stations:
         if station.unlike_training:
             yield f"{station.station}: {station.unlike_training}"
-        yield from _reason_lines(station)
+        yield from reason_lines(station)
 
 
-def _reason_lines(facts: StationFacts) -> Iterator[str]:
+def reason_lines(facts: StationFacts) -> Iterator[str]:
     """Yield why most results, or all samples, are of no use."""
     count, good = sum(facts.results.values()), facts.results.get("ok", 0) + facts.results.get("unknown", 0)
     if not count and not facts.unconnected:

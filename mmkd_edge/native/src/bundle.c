@@ -664,7 +664,7 @@ static const rule reference_rules[] = {{"format_version", "?1"}, {"modality", "t
 static const rule normal_rules[] = {{"scores", "[+"}, {"windows", "1"}, {"groups", "i"}, {"hours", "0"}, {"level", "<"},
                                     {"window_rate", "f"}, {"groups_above", "f"}, {NULL, NULL}};
 static const rule commissioned_rules[] = {{"model_id", "t"}, {"student_sha256", "h"}, {"source", "t"}, {"ended_utc", "t"},
-                                          {"minutes", "n"}, {"unlike", "n"}, {NULL, NULL}};
+                                          {"minutes", "n"}, {"unlike", "n"}, {"judgement", "?t"}, {NULL, NULL}};
 
 int mmkd_commission_file(mmkd_bundle *bundle, int32_t student, const char *path, char *error, size_t error_size)
 {

@@ -629,6 +629,7 @@ def test_the_scores_of_one_machine_take_the_place_of_the_bundles(bundles, progra
         entry, scores = predictor.entry, [one.score for one in predictor.predict_batch(windows[::2])]
         before = [one.status for one in predictor.predict_batch(windows)]
     facts = {"model_id": "m", "source": "csv:log", "ended_utc": "2026-11-30T00:00:00Z", "minutes": 4.0, "unlike": 0.5}
+    facts["judgement"] = "passed"
     machine = Commissioned(student_sha256=entry.golden.sha256, **facts)
     write_reference(file, machine_reference(entry, scores, period_s=2.0, commissioned=machine))
     native = program(path, commissioned=file)
