@@ -27,7 +27,7 @@ _COPY = 1 << 40  # a row and k times this is the row without the k-th part of a 
 LARGE_BYTES = 1 << 28
 """A mapped file from which on pages that were read are let go: smaller ones are no burden."""
 
-_NO_GROUPS = "no groups: may share machines or people with training"
+_NO_GROUPS = "no groups: may be of groups that trained"
 OF_GROUPS = Split(by="groups", judged_on="groups never seen", resampled="whole groups")
 
 

@@ -146,7 +146,7 @@ def test_without_groups_the_table_says_what_the_windows_are_and_resamples_blocks
     other.write_bytes(path.read_bytes())
     code, out, _ = run(path, dataset.path, "--against", other)
     assert code == 0
-    windows = "windows of the dataset's own test split; no groups: may share machines or people with training"
+    windows = "windows of the dataset's own test split; no groups: may be of groups that trained"
     assert out.splitlines()[0].endswith(f"on 8 test windows of two ({windows})")
     note = "too few blocks of windows for an interval: 2, at least 5 are needed; new ones may differ"
     assert note in out.splitlines()

@@ -47,9 +47,8 @@ def test_without_groups_the_check_says_what_is_assumed(write, splits):
     (note,) = check_dataset(write(splits).path).findings
     assert (note.kind, note.level) == ("leak", "note")
     assert note.text == (
-        "no groups: scores are of windows of the dataset's own test split, which may share people and machines with "
-        "training; write groups.npy (the person, machine or session of each window)"
-        ", or set split.group in its recipe"
+        "no groups: scores are of windows of the dataset's own test split, which may be of groups that trained; write "
+        "groups.npy (the person, machine or session of each window), or set split.group in its recipe"
     )
 
 

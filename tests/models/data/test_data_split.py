@@ -128,7 +128,7 @@ def test_related_windows_without_groups_are_asked_for_them(write, caplog):
     with caplog.at_level(logging.WARNING):
         rig = write(parts)
     told = (
-        "no groups, but 100% of the windows share samples with others, so that scores may be of people and machines "
+        "no groups, but 100% of the windows share samples with others, so that scores may be of groups "
         "that trained; write groups.npy (the person, machine or session of each window)"
         ", or set split.group in its recipe"
     )

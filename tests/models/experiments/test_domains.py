@@ -95,7 +95,7 @@ def test_groups_that_share_samples_are_not_trusted(sites, comparison, tmp_path):
         check_shift(order(torn, comparison, tmp_path))
 
 
-JUDGED_ON = "windows of the dataset's own test split; no groups: may share machines or people with training"
+JUDGED_ON = "windows of the dataset's own test split; no groups: may be of groups that trained"
 OWN_SPLIT = {"by": "own split", "judged_on": JUDGED_ON, "resampled": "blocks of 6 consecutive windows"}
 ASK = "write groups.npy (the person, machine or session of each window), or set split.group in its recipe"
 

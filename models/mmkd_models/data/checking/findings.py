@@ -115,7 +115,7 @@ def value_findings(scan: Scan) -> Iterator[Finding]:
     windows = scan.windows
     if not windows.has_groups:
         judged_on = split_facts(windows).judged_on.partition(";")[0]
-        sentence = f"no groups: scores are of {judged_on}, which may share people and machines with training"
+        sentence = f"no groups: scores are of {judged_on}, which may be of groups that trained"
         yield note("leak", sentence, WRITE_GROUPS)
     yield from _balance(windows)
     for figures in scan.modalities.values():

@@ -158,8 +158,8 @@ def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
         fraction = len(np.unique(np.concatenate([overlaps.first, overlaps.second]))) / len(windows)
         yield problem(
             "leak",
-            f"no groups, but {fraction:.0%} of the windows share samples with others, so that scores may be of people "
-            "and machines that trained",
+            f"no groups, but {fraction:.0%} of the windows share samples with others, so that scores may be of groups "
+            "that trained",
             WRITE_GROUPS,
         )
 
