@@ -114,7 +114,7 @@ def run(inputs: SuiteInputs) -> SuiteResult:
         title="When sensors or samples are missing",
         lead=(
             "Missing samples are single ones, drawn with that probability. Models see them as missing, and nothing is "
-            "filled in."
+            "filled in. A teacher without the other sensors is no figure of the one that is left: its student is."
         ),
         facts=facts,
         verdict=tuple(_verdict(inputs.first.name, facts)),
@@ -137,7 +137,7 @@ def _table(inputs: SuiteInputs, facts: _MissingFacts) -> SuiteTable:
     for row in facts.rows:
         cells = [cell_text(row.scores[name], measure) if name in row.scores else "-" for name in names]
         gain = [] if other is None else ["-" if row.gain is None else gain_cell(row.gain, measure)]
-        condition = f"{row.fraction:.0%} of the samples missing" if row.fraction else f"only {' + '.join(row.left)}"
+        condition = f"{row.fraction:.0%} of the samples missing" if row.fraction else _condition(row)
         if row is facts.rows[0]:
             condition = "nothing missing"
         rows.append((condition, *cells, *gain))
@@ -145,6 +145,10 @@ def _table(inputs: SuiteInputs, facts: _MissingFacts) -> SuiteTable:
     if other is not None:
         heads.append(f"gain over {other}{f', {measure.gain_unit}' if measure.gain_unit else ''} (95 % CI)")
     return SuiteTable(caption=heading_text(measure), heads=tuple(heads), rows=tuple(rows))
+
+
+def _condition(row: _MissingFigures) -> str:
+    return f"without all but {' + '.join(row.left)}"
 
 
 def _verdict(name: str, facts: _MissingFacts) -> Iterator[str]:
@@ -157,7 +161,10 @@ def _verdict(name: str, facts: _MissingFacts) -> Iterator[str]:
     singles = [row for row in facts.rows if len(row.left) == 1 < len(first.left)]
     if singles:
         best = max(singles, key=lambda row: measure.rank(row.scores[name]))
-        yield f"With {best.left[0]} alone, its best single sensor, {name} reaches {describe_score(best)}"
+        yield (
+            f"{name} {_condition(best)} reaches {describe_score(best)}, the most that one sensor leaves; this is no "
+            f"figure of {best.left[0]} itself, which its student has"
+        )
     half = next(row for row in facts.rows if row.fraction == _HALF)
     yield f"With half of the samples missing {name} reaches {describe_score(half)}"
 
