@@ -196,7 +196,13 @@ class Contender:
     high: float | None = None
 
 
-def no_clear_winner(contenders: Sequence[Contender], measure: Measure) -> str:
+def contender(name: str, score: float, chance: Chance | None) -> Contender:
+    """Return a sensor with its score's interval in the comparison with chance."""
+    ends = {} if chance is None else {"low": chance.low, "high": chance.high}
+    return Contender(name=name, score=score, **ends)
+
+
+def no_clear_winner(contenders: Sequence[Contender], measure: Measure, *, level: str = "95 %") -> str:
     """Return why the first, chosen, is no clear winner, without a full stop; empty if it is.
 
     Another within a point (a percent of an error), better, or within the interval of the first is a rival.
@@ -212,7 +218,7 @@ def no_clear_winner(contenders: Sequence[Contender], measure: Measure) -> str:
     texts = [f"{other.name} {score_with_unit(other.score, measure)}" for other in close[:MAX_NAMED]]
     ends = ""
     if first.low is not None and first.high is not None:
-        ends = f" (95 % interval {score_text(first.low, measure)} to {score_text(first.high, measure)})"
+        ends = f" ({level} interval {score_text(first.low, measure)} to {score_text(first.high, measure)})"
     return f"No clear winner: {first.name} {score_with_unit(first.score, measure)}{ends}, {join_words(texts)}"
 
 

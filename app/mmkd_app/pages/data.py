@@ -7,8 +7,19 @@ import re
 from collections.abc import Iterator, Sequence
 
 from mmkd_app.pages import charts, page
-from mmkd_app.words import NOTHING, THIN, count, count_noun, percent, significant, with_unit
+from mmkd_app.words import (
+    NOTHING,
+    THIN,
+    Contender,
+    count,
+    count_noun,
+    no_clear_winner,
+    percent,
+    significant,
+    with_unit,
+)
 from mmkd_documents.data import DataReport, ExampleWindow, Finding, LevelPicture, ProbeFacts
+from mmkd_documents.figures import OF_CLASSES
 
 SHOWN_CHANNELS = 4  # of a sensor; the others are folded
 MAX_LIKE = 4  # findings with one advice whose sentences are shown
@@ -67,11 +78,15 @@ def _answer(data: DataReport, probes: Sequence[ProbeFacts]) -> Iterator[str]:
     yield wrong if data.findings else "No problems were found."
     single = [probe for probe in probes if probe.modality is not None]
     if len(single) > 1:
-        best, together = max(single, key=lambda probe: probe.score), probes[0]
+        single.sort(key=lambda probe: -probe.score)
+        contenders = [Contender(name=str(one.modality), score=one.score, low=one.low, high=one.high) for one in single]
+        reached, best, together = no_clear_winner(contenders, OF_CLASSES[1], level="99 %"), single[0], probes[0]
+        if not reached:
+            score = with_unit(percent(best.score), "%")
+            reached = f"The best single sensor is {best.modality}: extra-trees reach {score}"
         verdict = "" if best.is_better else ", no better than chance"
         yield (
-            f"The best single sensor is {best.modality}: extra-trees reach {with_unit(percent(best.score), '%')} "
-            f"balanced accuracy{verdict}, with all sensors {with_unit(percent(together.score), '%')} (chance "
+            f"{reached} balanced accuracy{verdict}, with all sensors {with_unit(percent(together.score), '%')} (chance "
             f"{with_unit(percent(best.chance), '%')})."
         )
 

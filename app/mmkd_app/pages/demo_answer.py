@@ -205,12 +205,7 @@ def _tested_rivals(sensor: DemoSensor, measure: Measure) -> dict[str, tuple[floa
 def _winner_sentence(demo: DemoDocument, best: str) -> str:
     measure = demo.reported_metric
     contenders = [
-        words.Contender(
-            name=name,
-            score=score,
-            low=None if (chance := sensor.student.chance) is None else chance.low,
-            high=None if chance is None else chance.high,
-        )
+        words.contender(name, score, sensor.student.chance)
         for name, sensor in ({best: demo.students[best]} | demo.students).items()
         if words.is_number(score := mean_score(sensor.student.score(measure)))
     ]

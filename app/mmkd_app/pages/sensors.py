@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mmkd_app import words
 from mmkd_app.pages.page import Cell, Facts, Page, Row, Section, render, table
-from mmkd_app.pages.variants import ends, gain_text
+from mmkd_app.pages.variants import ENGINE, ends, gain_text
 from mmkd_app.words import count, is_chance_level, percent, score_text, score_with_unit, significant
 from mmkd_documents.cost import example_text
 from mmkd_documents.judging import SENSOR_MODELS, SensorRow, SensorsDocument
@@ -63,10 +63,14 @@ def verdict(sensors: SensorsDocument) -> Iterator[str]:
     if best.ahead:
         rivals = words.join_words([SENSOR_MODELS[key] for key in best.ahead])
         yield f"Ahead of the student on validation of {name}, without a teacher: {rivals}"
-    if others:
+    contenders = [words.contender(row.sensors[0], row.scores["distilled"].mean, row.chance) for row in sensors.rows]
+    if others and (level_text := words.no_clear_winner(contenders, measure)):
+        yield level_text
+    elif others:
         level = ", no better than chance" if is_chance_level(others[0].chance) else ""
         score = score_with_unit(others[0].scores["distilled"].mean, measure)
         yield f"The next is {others[0].sensors[0]}, with {score}{level}"
+    if others:
         yield f"The worst fault of {name} is {best.worst_fault}"
     if sensors.pairs:
         yield _pairs_verdict(sensors)
@@ -105,13 +109,13 @@ def headings(sensors: SensorsDocument) -> list[str]:
         "95 % interval",
         f"error under faults{unit}",
         "parameters",
-        "ms",
+        f"ms, {ENGINE}",
         *([f"{example}worth, {sensors.currency}"] if sensors.currency else []),
     ]
 
 
 def _table(sensors: SensorsDocument) -> Section:
-    heads = [name if name == "ms" else name[:1].upper() + name[1:] for name in headings(sensors)]
+    heads = [name if name.endswith(ENGINE) else name[:1].upper() + name[1:] for name in headings(sensors)]
     rows = [
         Row([Cell(row.sensors[0], link=sensors.pages.get(row.sensors[0], "")), *cells(row, sensors)])
         for row in sensors.rows
@@ -122,7 +126,8 @@ def _table(sensors: SensorsDocument) -> Section:
         "teacher sees all sensors, every other model one. Gain is distilled minus labels only. Error under faults is "
         "the mean error of the distilled student over every fault of the sensor and its severities. Sensors of "
         "different kinds have different faults. Faults, latencies and further columns are of seed "
-        f"{sensors.seeds[0]}.{worth}"
+        f"{sensors.seeds[0]}. Latencies are of the network alone; mmkd-bench run measures the engine that open chooses."
+        f"{worth}"
     )
     shown = table(["Sensor", *heads], rows, caption="Sensors side by side", style="results", hide_caption=True)
     return Section("sensors", "Sensor by sensor", [shown], lead)

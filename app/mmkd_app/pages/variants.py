@@ -11,6 +11,9 @@ from mmkd_app.pages.page import Facts, Legend, Page, Row, Section, columns, rend
 from mmkd_documents.figures import Interval, Measure
 from mmkd_documents.variants import VariantRow, VariantsDocument
 
+ENGINE = "ONNX Runtime"
+"""Of latencies and energies that stand side by side."""
+
 
 def render_variants(variants: VariantsDocument) -> str:
     """Return the page as HTML."""
@@ -48,25 +51,37 @@ def verdict(variants: VariantsDocument) -> Iterator[str]:
             yield words.no_conclusion([(full.title, full.score.mean, full.chance)], measure)
             continue
         chosen = next((row for row in others if row.is_chosen), None)
-        closest = max(others, key=lambda row: row.valid_difference or 0.0)
-        row = chosen or closest
+        cheaper = [row for row in others if row.cost < full.cost]
+        row = chosen or max(cheaper or others, key=lambda row: row.valid_difference or 0.0)
         assert row.difference is not None  # it is a variant
-        change = gain_text(row.difference, measure)
-        times = f"sends {full.bytes_per_s / row.bytes_per_s:.3g} times fewer bytes"
+        change = _change_text(row.difference, full, measure)
+        if not cheaper:
+            yield f"No variant of {full.title} is cheaper, so there is nothing to choose; {row.title} {change}"
+            continue
+        saving = f"costs {words.significant(row.price)} instead of {words.significant(full.price)} {variants.currency}"
+        if row.price is None:
+            saving = f"sends {full.bytes_per_s / row.bytes_per_s:.3g} times fewer bytes"
         if chosen is None:
             yield (
                 f"No cheaper variant of {full.title} stays within {_most(variants)} in validation; the closest, "
-                f"{row.title}, changes {measure.words} by {change} and {times}"
+                f"{row.title}, {change}, and {saving}"
             )
             continue
         doubt = "" if row.difference.mean >= -variants.most_loss else ", which the test windows do not confirm"
-        yield (
-            f"{row.title} changes {measure.words} by {change} against {full.title} and {times}: the cheapest variant "
-            f"within {_most(variants)} in validation{doubt}"
-        )
+        yield f"{row.title} {change}, and {saving}: the cheapest variant within {_most(variants)} in validation{doubt}"
         yield (
             f"Teaching adds {gain_text(row.gain, measure)} to it and {gain_text(full.gain, measure)} to {full.title}"
         )
+
+
+def _change_text(difference: Interval, full: VariantRow, measure: Measure) -> str:
+    gain, low, high = gain_text(difference, measure), difference.low, difference.high
+    difference_text = f"difference in {measure.words} to {full.title}: {gain}"
+    if not words.signed_gain(difference.mean, measure).strip("0."):
+        return f"shows no {difference_text}"
+    if low is not None and high is not None and low <= 0 <= high:
+        return f"shows no significant {difference_text}"
+    return f"changes {measure.words} by {gain} against {full.title}"
 
 
 def _most(variants: VariantsDocument) -> str:
@@ -100,9 +115,9 @@ def show_rows(variants: VariantsDocument) -> tuple[list[str], list[list[str]]]:
     heads += ["gain of teaching", "bytes/s", "samples/s", "memory, kB"]
     measured: list[tuple[str, Callable[[VariantRow], str]]] = []
     if any(row.latency_ms is not None for row in variants.rows):
-        measured.append(("ms", lambda row: words.significant(row.latency_ms)))
+        measured.append((f"ms, {ENGINE}", lambda row: words.significant(row.latency_ms)))
     if any(row.energy_mj is not None for row in variants.rows):
-        measured.append(("mJ", lambda row: words.significant(row.energy_mj)))
+        measured.append((f"mJ, {ENGINE}", lambda row: words.significant(row.energy_mj)))
     if variants.healthy:
         measured.append(
             ("false alarms, %", lambda row: words.percent(row.false_alarms.mean if row.false_alarms else None))
@@ -153,7 +168,7 @@ def _table(variants: VariantsDocument) -> Section:
         lead += (
             f" False alarms are windows of {healthy} that are answered otherwise; variants.json has their intervals."
         )
-    heads = [head if head in ("ms", "mJ") else head[:1].upper() + head[1:] for head in heads]
+    heads = [head if head.endswith(ENGINE) else head[:1].upper() + head[1:] for head in heads]
     results = table(heads, shown, caption="Variants side by side", style="results", hide_caption=True)
     return Section("variants", "Variant by variant", [results], lead)
 

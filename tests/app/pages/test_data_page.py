@@ -53,6 +53,11 @@ def test_the_answer_counts_findings_names_the_best_sensor_and_leaves_out_what_ha
     assert "1 warning that would make scores or students wrong, 1 other warning." in page
     assert " windows</b> of " in page
     assert "The best single sensor is vib: extra-trees reach 80.0\u202f% balanced accuracy" in page
+    close = [*document["probes"][:2], probe("class", "temp", 0.76)]
+    assert (
+        "No clear winner: vib 80.0\u202f% (99 % interval 75.0 to 85.0), temp 76.0\u202f% balanced accuracy, with all "
+        "sensors 90.0\u202f% (chance 50.0\u202f%)."
+    ) in render_data_report(document | {"probes": close})
     assert "Group &#39;a&#39; is twice there.</span> <em>Ask who it is.</em>" in page
     assert "Not judged: Wrong labels: only classes are checked." in page
     (path,) = [line for line in page.splitlines() if 'class="line"' in line]

@@ -3,6 +3,7 @@
 import re
 
 import msgspec
+import pytest
 
 from mmkd_app.pages import normal_sensors
 from mmkd_app.pages.sensors import cells, headings, pair_cells, render_sensors, verdict
@@ -74,6 +75,21 @@ def test_the_verdict_names_the_sensor_that_validates_best_and_what_teaching_buys
     )
 
 
+@pytest.mark.parametrize(
+    ("chance", "second", "expected"),
+    [
+        (None, 0.895, "No clear winner: gyro 90.0 %, acc 89.5 %"),
+        (Chance(figure=0.5, low=0.7, high=0.95, is_better=True), 0.75,
+         "No clear winner: gyro 90.0 % (95 % interval 70.0 to 95.0), acc 75.0 %"),
+    ],
+)  # fmt: skip
+def test_a_sensor_that_another_may_equal_is_no_clear_winner(chance, second, expected):
+    other = msgspec.structs.replace(ACC, scores=scores(0.7, 0.7, 0.7, second, 0.95))
+    said = told(rows=(msgspec.structs.replace(GYRO, chance=chance), other))
+    assert said[2] == expected
+    assert not any(sentence.startswith("The next is") for sentence in said)
+
+
 def test_rivals_that_validate_better_are_named():
     one = msgspec.structs.replace(GYRO, ahead=("mini_rocket",))
     both = msgspec.structs.replace(GYRO, ahead=("extra_trees", "mini_rocket"))
@@ -142,7 +158,7 @@ def test_the_table_has_a_cell_under_every_heading():
         "95 % interval": "+1.5 to +6.0",
         "error under faults, %": "25.0",
         "parameters": "61 432",
-        "ms": "0.250",
+        "ms, ONNX Runtime": "0.250",
         "worth, EUR": "12 500",
     }
     without = msgspec.structs.replace(DOCUMENT, currency="")
@@ -154,7 +170,8 @@ def test_the_page_leads_to_every_sensor_and_says_on_what_its_figures_are():
     assert re.findall(r'<a href="(\w+\.html)">(\w+)</a>', page) == [("gyro.html", "gyro"), ("acc.html", "acc")]
     assert page.index("validates best") < page.index("Sensor by sensor")
     assert "Two sensors" not in page
-    assert all(f'class="number">{words}</th>' in page for words in ("Extra-trees", "MiniRocket", "ms", "Worth, EUR"))
+    heads = ("Extra-trees", "MiniRocket", "ms, ONNX Runtime", "Worth, EUR")
+    assert all(f'class="number">{words}</th>' in page for words in heads)
     assert "<script" not in page
     page = render_sensors(msgspec.structs.replace(DOCUMENT, judged_on="its own test split"))
     assert "Accuracy, % on its own test split; the sensor whose student validates best comes first" in page

@@ -154,7 +154,7 @@ def test_the_verdict_and_the_page_say_loss_interval_and_what_teaching_adds(docum
     ends = " to ".join(f"−{abs(end):.1f}" for end in (chosen.difference.low, chosen.difference.high))
     first, second = verdict(document)
     assert first == (
-        f"acc@10Hz changes balanced accuracy by −5.0 points (95 % interval {ends}) against acc and sends 2 times "
+        f"acc@10Hz changes balanced accuracy by −5.0 points (95 % interval {ends}) against acc, and sends 2 times "
         "fewer bytes: the cheapest variant within 1 point in validation, which the test windows do not confirm"
     )
     loose = msgspec.structs.replace(document, most_loss=6.0)
@@ -164,7 +164,7 @@ def test_the_verdict_and_the_page_say_loss_interval_and_what_teaching_adds(docum
     assert first in page
     heads, rows = show_rows(document)
     assert (len(heads), rows[2][0]) == (len(rows[0]), "acc@10Hz *")
-    assert heads[-2:] == ["mJ", "false alarms, %"]
+    assert heads[-3:] == ["ms, ONNX Runtime", "mJ, ONNX Runtime", "false alarms, %"]
     assert [row[-2:] for row in rows[:2]] == [["1.50", "20.0"], ["–", "0.0"]]
     assert "False alarms are windows of still that are answered otherwise; variants.json has their intervals." in page
     assert "The energy of an answer" not in page
@@ -176,9 +176,30 @@ def test_the_verdict_and_the_page_say_loss_interval_and_what_teaching_adds(docum
         document, rows=tuple(msgspec.structs.replace(row, is_chosen=False) for row in document.rows)
     )
     assert next(verdict(none)).startswith(
-        "No cheaper variant of acc stays within 1 point in validation; the closest, acc@1s, changes balanced accuracy "
-        "by +10.0 points (95 % interval "
+        "No cheaper variant of acc stays within 1 point in validation; the closest, acc@10Hz, changes balanced "
+        "accuracy by −5.0 points (95 % interval "
     )
+
+
+@pytest.mark.parametrize(
+    ("titles", "changed", "expected"),
+    [
+        (["acc@1s"], {"difference": Interval(mean=0.04)},
+         ("No variant of acc is cheaper, so there is nothing to choose; acc@1s shows no difference in balanced accuracy"
+          " to acc: 0.0 points (no confidence interval: too few groups)")),
+        (["acc@10Hz"], {"difference": Interval(mean=-1.0, low=-3.0, high=1.0)},
+         ("acc@10Hz shows no significant difference in balanced accuracy to acc: −1.0 points (95 % interval −3.0 to"
+          " +1.0), and sends 2 times fewer bytes: the cheapest variant within 1 point in validation")),
+        (["acc@10Hz"], {"difference": Interval(mean=2.0, low=1.0, high=3.0), "price": 20.0, "bytes_per_s": 80.0},
+         ("acc@10Hz changes balanced accuracy by +2.0 points (95 % interval +1.0 to +3.0) against acc, and costs 20.0"
+          " instead of 90.0 EUR: the cheapest variant within 1 point in validation")),
+    ],
+)  # fmt: skip
+def test_a_verdict_names_what_is_cheaper_and_no_difference_within_chance(document, titles, changed, expected):
+    full, *others = document.rows
+    full = msgspec.structs.replace(full, price=90.0 if "price" in changed else None)
+    rows = [full, *(msgspec.structs.replace(row, **changed) for row in others if row.title in titles)]
+    assert next(verdict(msgspec.structs.replace(document, rows=tuple(rows), currency="EUR"))) == expected
 
 
 WINDOWS = {1: 10, 2: 10}
