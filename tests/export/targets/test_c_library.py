@@ -24,13 +24,14 @@ from checks.mutants import with_model
 from checks.mutations import mutated_bytes
 from mmkd_edge import Bundle, EdgePredictor, MmkdError, SensorChecks, check_window, example_bundle, write_bundle
 from mmkd_edge.bundle.golden import golden_bytes
-from mmkd_edge.bundle.reference import Commissioned, Reference, write_reference
+from mmkd_edge.bundle.reference import Commissioned, Reference, check_reference, read_reference, write_reference
 from mmkd_edge.derive import derived_modality
 from mmkd_edge.errors import BackendError, BundleError, UnavailableError, UsageError
 from mmkd_edge.install.keys import make_keys
 from mmkd_edge.native import ABI
 from mmkd_edge.native.build import FOLDER, LIBRARY, SOURCES
 from mmkd_edge.predict.commissioning import machine_reference
+from mmkd_edge.predict.student import commissioned_entry
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.packing.contents import join_bundles
 from mmkd_export.pipeline import export, export_several
@@ -614,12 +615,14 @@ def mutated_sidecars(data, *, count):
         yield mutated_bytes(data, random.Random(number))
 
 
-def is_opened_by_python(path, reference):
+def is_taken_by_python(entry, file):
     try:
-        with EdgePredictor.open(path, backend="native", reference=reference):
-            return True
+        reference = read_reference(file)
+        check_reference(reference, entry.modality)
+        commissioned_entry(entry, reference)
     except MmkdError:
         return False
+    return True
 
 
 def test_the_scores_of_one_machine_take_the_place_of_the_bundles(bundles, program, normal, tmp_path):
@@ -645,8 +648,9 @@ def test_the_scores_of_one_machine_take_the_place_of_the_bundles(bundles, progra
         "expected normal running of one machine, recorded with this student; run mmkd-edge commission with this bundle"
     )
     mutant = tmp_path / "mutant.json"
+    call = (native.bundle, 0, str(mutant).encode(), None, 0)
     opened = Counter(
-        (is_opened_by_python(path, mutant), program(path, commissioned=mutant).status == OK)
+        (is_taken_by_python(entry, mutant), native.library.mmkd_commission_file(*call) == OK)
         for data in (*altered_sidecars(file.read_bytes()), *mutated_sidecars(file.read_bytes(), count=SIDECARS))
         if mutant.write_bytes(data)
     )
