@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmkd_documents.export import BuiltEngine, ExportReport, LeftOutArtifact, TwinFacts
 from mmkd_edge.bundle.bundle import Bundle
@@ -20,7 +20,7 @@ from mmkd_export.plan import ExportPlan, Seal, read_report
 from mmkd_export.precision.make import make_lower_precision
 from mmkd_export.preflight import check_plan
 from mmkd_export.student import ProvenStudent, choose_temperature, compare_twin, prove_student, read_checkpoint
-from mmkd_export.targets.table import ResolvedPlan, requested_targets
+from mmkd_export.targets.table import Engines, Format, ResolvedPlan, Sources, Target, requested_targets
 from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError
 from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, checkpoint_metric
 
@@ -44,31 +44,43 @@ class ExportResult:
 OnStage = Callable[[str], None]  # called with each stage, such as `2/4 convert it to ONNX`
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Made:
+    """A student with what is made of it so far."""
+
     checkpoint: StudentCheckpoint
     student: ProvenStudent
     rule: GateRule
-    artifacts: list[ProvenArtifact]
-    left_out: list[LeftOutArtifact] = field(default_factory=list)
+    artifacts: tuple[ProvenArtifact, ...]
+    left_out: tuple[LeftOutArtifact, ...] = ()
 
-    def leave_out(self, error: MmkdError, precision: Precision, file_format: ArtifactFormat) -> None:
+    def without(self, error: MmkdError, precision: Precision, file_format: ArtifactFormat) -> _Made:
+        """Return it with an artifact that failed among those left out."""
         report = error.report if isinstance(error, RejectedError) else None
         if report is not None and (report.gate is None or not report.gate.finite):
             report = None  # its answers are not numbers, which JSON lacks
         reason = str(error).replace(NOTHING_WRITTEN, "")
-        self.left_out.append(LeftOutArtifact(precision=precision, format=file_format, reason=reason, artifact=report))
+        failed = LeftOutArtifact(precision=precision, format=file_format, reason=reason, artifact=report)
+        return replace(self, left_out=(*self.left_out, failed))
+
+
+class _Attempt(NamedTuple):
+    """A lower precision in a format; one that fails its gate may be left out if it is optional."""
+
+    format: ArtifactFormat
+    make: Callable[[], ProvenArtifact]
+    is_optional: bool
 
 
 def export_stages(resolved: ResolvedPlan) -> tuple[str, ...]:
     """Return a plan's stages in order."""
     targets = resolved.targets
-    building = tuple(target.stage for target in targets if target.build or target.write)
+    building = tuple(target.adds.stage for target in targets if isinstance(target.adds, Engines | Sources))
     if resolved.plan.from_bundle:
         return ("verify the bundle", *building)
     return (
         *("read the checkpoint", "convert it to ONNX", "compare with torch"),
-        *(target.stage for target in targets if target.convert),
+        *(target.adds.stage for target in targets if isinstance(target.adds, Format)),
         *(f"make {precision}" for precision in resolved.precisions),
         "write the bundle",
         *building,
@@ -94,13 +106,14 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
                 contents.join_bundles([plan.source], plan.output, seal=plan.seal)
         else:
             students = _convert_checkpoint(resolved, begin)
-            _make_lower_precisions(students, resolved, begin)
+            for precision in resolved.precisions:
+                begin(f"make {precision}")
+                students = [_with_precision(made, precision, resolved) for made in students]
             begin("write the bundle")
+            platform = resolved.platform.name
             manifest, members = contents.join_parts(
                 [
-                    contents.pack_bundle(
-                        made.student, made.artifacts, platform=resolved.platform.name, left_out=made.left_out
-                    )
+                    contents.pack_bundle(made.student, made.artifacts, platform=platform, left_out=made.left_out)
                     for made in students
                 ]
             )
@@ -108,12 +121,13 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
         engines: list[BuiltEngine] = []
         folders: list[str] = []
         for target in resolved.targets:
-            if target.build is not None:
-                begin(target.stage)
-                engines += target.build(plan.output, resolved.platform, resolved.built_precisions)
-            if target.write is not None:
-                begin(target.stage)
-                folders.append(str(target.write(plan.output)))
+            match target.adds:
+                case Engines(stage=stage, build=build):
+                    begin(stage)
+                    engines += build(plan.output, resolved.platform, resolved.built_precisions)
+                case Sources(stage=stage, write=write):
+                    begin(stage)
+                    folders.append(str(write(plan.output)))
         with Bundle.open(plan.output) as bundle:  # verify what a device will read
             return ExportResult(
                 path=plan.output,
@@ -160,60 +174,57 @@ def _convert_checkpoint(resolved: ResolvedPlan, begin: OnStage) -> list[_Made]:
         proven = prove_student(
             plan, student, graph, real=real, temperature=temperature, range_rule=range_rule, twin=twin
         )
-        made.append(_Made(checkpoint=student, student=proven, rule=rule, artifacts=[proven.fp32]))
+        made.append(_Made(checkpoint=student, student=proven, rule=rule, artifacts=(proven.fp32,)))
     for target in resolved.targets:
-        if target.convert is None:
-            continue
-        begin(target.stage)
-        able = next((each for each in made if not target.lacking(each.checkpoint.config.members)), made[0])
+        if isinstance(target.adds, Format):
+            begin(target.adds.stage)
+            number = next((n for n, each in enumerate(made) if not target.lacking(each.checkpoint.config.members)), 0)
+            made[number] = _with_format(made[number], target, target.adds, plan, checkpoint)
+    return [replace(each, artifacts=(*each.artifacts, *each.student.others)) for each in made]
+
+
+def _with_format(made: _Made, target: Target, added: Format, plan: ExportPlan, checkpoint: StudentCheckpoint) -> _Made:
+    try:
+        target.check_members(made.checkpoint.config.members, has_portable=checkpoint.portable is not None)
+        return replace(made, student=added.add_fp32(made.student, made.checkpoint, plan.source))
+    except MmkdError as error:
+        if target.name not in plan.optional:
+            raise
+        return made.without(error, "fp32", added.name)
+
+
+def _with_precision(made: _Made, precision: Precision, resolved: ResolvedPlan) -> _Made:
+    """A failed gate ends the export unless the artifact is optional."""
+    for attempt in _attempts(made, precision, resolved):
         try:
-            target.check_members(able.checkpoint.config.members, has_portable=checkpoint.portable is not None)
-            able.student = target.add_fp32(able.student, able.checkpoint, plan.source)
-        except MmkdError as error:
-            if target.name not in plan.optional:
+            made = replace(made, artifacts=(*made.artifacts, attempt.make()))
+        except GateError as error:
+            if not attempt.is_optional:
                 raise
-            able.leave_out(error, "fp32", target.format)
-    for each in made:
-        each.artifacts += each.student.others
+            made = made.without(error, precision, attempt.format)
     return made
 
 
-def _make_lower_precisions(students: Sequence[_Made], resolved: ResolvedPlan, begin: OnStage) -> None:
-    """A failed gate ends the export unless the artifact is optional."""
-    for precision in resolved.precisions:
-        begin(f"make {precision}")
-        for made in students:
-            _make_precision(made, precision, resolved)
-
-
-def _make_precision(made: _Made, precision: Precision, resolved: ResolvedPlan) -> None:
-    student = made.student
+def _attempts(made: _Made, precision: Precision, resolved: ResolvedPlan) -> Iterator[_Attempt]:
+    student, is_optional = made.student, precision in resolved.optional
     formats = {proven.artifact.format for proven in student.others}
-    optional = precision in resolved.optional
-    ops = resolved.platform.int8_ops
-    graph = partial(make_lower_precision, student, precision, made.rule, ops=ops)
-    no_graph = optional or (precision == "int8" and bool(student.entry.normal) and "native" in formats)
-    makers: list[tuple[Callable[[], ProvenArtifact], ArtifactFormat, bool]] = [(graph, "onnx", no_graph)]
-    if resolved.platform.name == "mcu" and "native" in formats:
-        makers = []  # a microcontroller runs no graph
+    if not (resolved.platform.name == "mcu" and "native" in formats):  # a microcontroller runs no graph
+        graph = partial(make_lower_precision, student, precision, made.rule, ops=resolved.platform.int8_ops)
+        no_graph = precision == "int8" and bool(student.entry.normal) and "native" in formats
+        yield _Attempt("onnx", graph, is_optional or no_graph)
     for target in resolved.targets:
-        wanted = target.format in formats and not (optional and target.smaller)
-        if precision == "int8" and target.int8 is not None and wanted:
-            in_format = partial(target.make_int8, student, made.rule)
-            makers.append((in_format, target.format, optional or target.name in resolved.plan.optional))
-    for make, file_format, is_optional in makers:
-        try:
-            made.artifacts.append(make())
-        except GateError as error:
-            if not is_optional:
-                raise
-            made.leave_out(error, precision, file_format)
+        added = target.adds
+        if precision != "int8" or not isinstance(added, Format) or added.name not in formats:
+            continue
+        if not (is_optional and added.smaller):
+            make = partial(added.make_int8, student, made.rule)
+            yield _Attempt(added.name, make, is_optional or target.name in resolved.plan.optional)
 
 
 def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnStage | None = None) -> list[ExportResult]:
     """Export students, the best first, into one bundle; ignore the plans' outputs. Errors as `export`."""
     for target in requested_targets(plans[0]):
-        if target.build or target.write:
+        if isinstance(target.adds, Engines | Sources):
             raise UsageError(f"--target {target.name}: expected one student, got several; export each on its own")
     for plan in plans:
         check_plan(replace(plan, output=output))

@@ -22,7 +22,7 @@ from mmkd_edge.errors import UnavailableError, first_line
 from mmkd_edge.machine import ROOT, board_name, cpu_name, read_text, usable_cores
 from mmkd_edge.native import library
 from mmkd_export.preflight import FOR_CHECKPOINT
-from mmkd_export.targets.table import TARGETS
+from mmkd_export.targets.table import TARGETS, Format
 
 # First Linux for Tegra version of each JetPack (NVIDIA's JetPack archive).
 _JETPACKS = (
@@ -88,7 +88,7 @@ _ABILITIES = (
     *(  # litert's imports jax, takes seconds and writes to the terminal
         _Ability("mmkd-export --target " + row.name, row.libraries, f"pip install '{row.extra}'", is_imported=False)
         for row in TARGETS
-        if row.libraries and row.convert is not None
+        if row.libraries and isinstance(row.adds, Format)
     ),
     *(
         _Ability(f"mmkd-run: {what}", ("typer", "rich", *modules), f"pip install 'mmkd-edge[{extra}]'")

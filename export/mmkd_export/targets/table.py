@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmkd_documents.export import BuiltEngine
-from mmkd_edge.backends.base import BACKENDS, BackendName, backend_for, why_absent
+from mmkd_edge.backends.base import BACKENDS, BackendName, why_absent
 from mmkd_edge.bundle.manifest import ArtifactFormat, Precision
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_export.plan import PLATFORMS, ExportPlan, Platform, PlatformName, platform_named
@@ -29,6 +29,57 @@ Build = Callable[[Path, Platform, "Sequence[Precision] | None"], tuple[BuiltEngi
 
 
 @dataclass(frozen=True, kw_only=True)
+class Format:
+    """A model format beside ONNX that a target puts into the bundle."""
+
+    name: ArtifactFormat
+    stage: str
+    convert: Convert  # makes an fp32 model, from the checkpoint and its path
+    int8: Callable[[bytes, bytes], bytes]  # makes an INT8 model of the fp32 one and its ONNX graph
+    advice: str  # if the INT8 model does not pass its gate
+    smaller: bool = False  # INT8 is smaller, not faster: not for `auto`
+
+    def add_fp32(self, student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:
+        """Add the fp32 model, and a causal student's step graph. Raise GateError if one differs."""
+        proof_set, file_format = student.proof_set, self.name
+        model = self.convert(student, checkpoint, source, "window")
+        student = replace(student, others=(prove_fp32(model, proof_set, file_format=file_format), *student.others))
+        if not student.steps:
+            return student
+        model, mflops = self.convert(student, checkpoint, source, "step"), student.steps[0].report.mflops
+        step = prove_step(model, checkpoint, proof_set, file_format=file_format, mflops=mflops)
+        return replace(student, steps=(*student.steps, step))
+
+    def make_int8(self, student: ProvenStudent, rule: GateRule) -> ProvenArtifact:
+        """Return the INT8 model. Raise GateError unless it passes."""
+        if not self.smaller:  # INT8 is for speed
+            student.check_has_int8()
+        proof_set = student.proof_set
+        require_windows(len(proof_set.judging.labels), what=f"int8 .{self.name}", rule=rule)
+        model = next(proven.model for proven in student.others if proven.artifact.format == self.name)
+        made = self.int8(model, student.fp32.model)
+        proven = prove_lower_precision(made, proof_set, rule, precision="int8", file_format=self.name)
+        return require_passed(proven, advice=self.advice)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engines:
+    """Engines beside the written bundle, for some or all precisions."""
+
+    stage: str
+    build: Build
+    platform_here: Callable[[], PlatformName]  # the default platform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """A folder of sources beside the written bundle."""
+
+    stage: str
+    write: Callable[[Path], Path]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """One row of the table."""
 
@@ -37,16 +88,7 @@ class Target:
     platforms: tuple[PlatformName, ...]
     libraries: tuple[str, ...] = ()  # required modules; `extra` installs them
     extra: str = ""
-    stage: str = ""
-    format: ArtifactFormat = "onnx"
-    convert: Convert | None = None  # makes an fp32 model of its `format`, from the checkpoint and its path
-    int8: Callable[[bytes, bytes], bytes] | None = None  # makes its INT8 model of the fp32 one and its ONNX graph
-    smaller: bool = False  # its INT8 model is smaller, not faster: not for `auto`
-    advice: str = ""  # if the INT8 model does not pass its gate
-    # Builds engines of the written bundle for some or all precisions; also from a bundle, like `write`
-    build: Build | None = None
-    write: Callable[[Path], Path] | None = None  # writes a folder of sources next to the bundle
-    platform_here: Callable[[], PlatformName] | None = None  # default platform; None takes the processor's
+    adds: Format | Engines | Sources | None = None  # None: only limits what the others add
     backend: BackendName = "ort"  # that runs it
 
     def lacking(self, members: Sequence[str]) -> list[str]:
@@ -64,36 +106,13 @@ class Target:
             "train it with transformer or convolutions among its --members, or without that option"
         )
 
-    def add_fp32(self, student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:
-        """Add the fp32 model in its format, and a causal student's step graph. Raise GateError if one differs."""
-        assert self.convert is not None
-        proof_set, file_format = student.proof_set, self.format
-        model = self.convert(student, checkpoint, source, "window")
-        student = replace(student, others=(prove_fp32(model, proof_set, file_format=file_format), *student.others))
-        if not student.steps:
-            return student
-        model, mflops = self.convert(student, checkpoint, source, "step"), student.steps[0].report.mflops
-        step = prove_step(model, checkpoint, proof_set, file_format=file_format, mflops=mflops)
-        return replace(student, steps=(*student.steps, step))
-
-    def make_int8(self, student: ProvenStudent, rule: GateRule) -> ProvenArtifact:
-        """Return the INT8 model in its format. Raise GateError unless it passes."""
-        assert self.int8 is not None
-        if not self.smaller:  # INT8 is for speed
-            student.check_has_int8()
-        proof_set = student.proof_set
-        require_windows(len(proof_set.judging.labels), what=f"int8 .{self.format}", rule=rule)
-        model = next(proven.model for proven in student.others if proven.artifact.format == self.format)
-        made = self.int8(model, student.fp32.model)
-        proven = prove_lower_precision(made, proof_set, rule, precision="int8", file_format=self.format)
-        return require_passed(proven, advice=self.advice)
-
     def problems(self, plan: ExportPlan) -> Iterator[MmkdError]:
         """Yield problems that prevent a plan's export."""
-        if plan.from_bundle and not (self.build or self.write):
+        if plan.from_bundle and not isinstance(self.adds, Engines | Sources):
             yield UsageError(f"--target {self.name} has no effect without a checkpoint; leave it out")
             return
-        if self.convert is not None and not self.libraries and (reason := why_absent(backend_for(self.format))):
+        is_own = isinstance(self.adds, Format) and not self.libraries
+        if is_own and (reason := why_absent(self.backend)):
             yield UnavailableError(f"--target {self.name}: {reason}; install one and reinstall mmkd-edge")
         missing = [name.replace("_", "-") for name in self.libraries if importlib.util.find_spec(name) is None]
         if missing:
@@ -113,12 +132,15 @@ TARGETS: tuple[Target, ...] = (
         name="native",
         makes="a .native for the engine that mmkd-edge has itself, of the fp32 and of the INT8 artifact",
         platforms=native.PLATFORMS,
-        stage="write it for the native engine",
-        format="native",
-        convert=native.convert_native,
-        int8=native.int8_native,
-        smaller=True,
-        advice="Export without --precision int8, or raise --max-drop-points",
+        adds=Format(
+            name="native",
+            stage="write it for the native engine",
+            convert=native.convert_native,
+            int8=native.int8_native,
+            smaller=True,
+            advice="Export without --precision int8, or raise --max-drop-points",
+        ),
+        backend="native",
     ),
     Target(
         name="litert",
@@ -126,27 +148,26 @@ TARGETS: tuple[Target, ...] = (
         platforms=litert.PLATFORMS,
         libraries=litert.LIBRARIES,
         extra=litert.EXTRA,
-        stage="convert it to LiteRT",
-        format="tflite",
-        convert=litert.convert_tflite,
-        int8=litert.quantise_tflite,
-        advice="Export without --target litert or without --precision int8",
+        adds=Format(
+            name="tflite",
+            stage="convert it to LiteRT",
+            convert=litert.convert_tflite,
+            int8=litert.quantise_tflite,
+            advice="Export without --target litert or without --precision int8",
+        ),
         backend="litert",
     ),
     Target(
         name="c",
         makes="a folder of C sources with the student's tensors as constants, for microcontrollers and any compiler",
         platforms=("cpu-x86", "cpu-arm", "mcu"),
-        stage="write C sources",
-        write=write_c_sources,
+        adds=Sources(stage="write C sources", write=write_c_sources),
     ),
     Target(
         name="trt",
         makes="a TensorRT engine of every ONNX artifact, beside the bundle; from a bundle only of a named --precision",
         platforms=tuple(row.name for row in PLATFORMS if row.has_gpu),
-        stage="build engines",
-        build=trt.build_engines_apart,
-        platform_here=trt.platform_here,
+        adds=Engines(stage="build engines", build=trt.build_engines_apart, platform_here=trt.platform_here),
         backend="trt",
     ),
     Target(
@@ -182,7 +203,7 @@ def resolve(plan: ExportPlan) -> ResolvedPlan:
     targets = requested_targets(plan)
     here: PlatformName = "cpu-arm" if host.machine() in ("aarch64", "arm64") else "cpu-x86"
     for target in targets:
-        here = here if target.platform_here is None else target.platform_here()
+        here = target.adds.platform_here() if isinstance(target.adds, Engines) else here
     platform = platform_named(plan.platform or here)
     for target in targets:
         if platform.name not in target.platforms:
