@@ -231,7 +231,9 @@ def test_means_and_spreads_are_those_of_the_seeds(fold_result, machines):
     assert student["macro_f1"]["mean"] == 0.2
     assert document["teacher"]["accuracy"]["mean"] == 0.9
     assert document["seeds"] == [0, 1]
-    assert document["students"]["acc"]["student"]["confusion"] == [[12 + 20, 8 + 0], [0, 0]]
+    confusion = document["students"]["acc"]["student"]["confusion"]
+    assert confusion == [[12 + 20, 8 + 0], [0, 0]]
+    assert document["dataset"]["windows"]["test"] == sum(map(sum, confusion))  # of both seeds
 
 
 def test_the_gain_is_in_points_and_says_how_its_interval_was_made(fold_result, machines):
