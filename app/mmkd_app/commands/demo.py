@@ -138,9 +138,7 @@ def demo(
     *,
     out: Annotated[Path, Option("Folder to write.", ("-o", "--out"), "DIR")] = Path("demo"),
     dataset: Annotated[Path | None, Option("Dataset directory; default the shipped one.")] = None,
-    quick: Annotated[
-        bool, Option("A first look in a few minutes: a tiny teacher, few steps, quick members.", ("--quick",))
-    ] = False,
+    quick: Annotated[bool, Option("A first look: a tiny teacher, few steps, quick members.", ("--quick",))] = False,
     compared: ComparisonOptions,
     workers: AllCores = None,
     duration_s: Duration = 4.0,
