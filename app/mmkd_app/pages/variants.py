@@ -112,7 +112,7 @@ def show_rows(variants: VariantsDocument) -> tuple[list[str], list[list[str]]]:
     """Return headings and cells of the table."""
     measure = variants.measure
     heads = ["sensor", measure.heading.lower(), "95 % interval", "difference", "95 % interval", "labels only"]
-    heads += ["gain of teaching", "bytes/s", "samples/s", "memory, kB"]
+    heads += ["gain of teaching", "bytes/s", "memory, kB"]
     measured: list[tuple[str, Callable[[VariantRow], str]]] = []
     if any(row.latency_ms is not None for row in variants.rows):
         measured.append((f"ms, {ENGINE}", lambda row: words.significant(row.latency_ms)))
@@ -137,7 +137,6 @@ def show_rows(variants: VariantsDocument) -> tuple[list[str], list[list[str]]]:
             words.score_text(row.labels_only, measure),
             words.signed_gain(row.gain.mean, measure),
             words.count(row.bytes_per_s) if row.bytes_per_s >= 100 else words.significant(row.bytes_per_s),
-            words.significant(row.samples_per_s),
             words.count(row.memory_kb),
             *(cell(row) for _, cell in measured),
         ]

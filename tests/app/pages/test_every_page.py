@@ -28,7 +28,7 @@ PAGES = {
     "two_sensors": "demo", "one_seed": "demo", "five_sensors": "demo", "searched": "study", "grid": "study",
     "three": "export", "plain": "export", "rejected": "export", "judging_document": "judging", "shift": "judging",
     "data_document": "data_report", "bench": "bench", "adaptation": "adaptation", "sensors": "sensors",
-    "variants": "variants", "normal_sensors": "normal_sensors",
+    "variants": "variants", "wide": "variants", "normal_sensors": "normal_sensors",
 }  # fmt: skip
 RECORDED = VariantRow(
     sensor="acc", name="acc", title="acc", score=Interval(mean=0.9), labels_only=0.85, gain=Interval(mean=5.0, low=1.0),
@@ -43,6 +43,11 @@ VARIANTS = VariantsDocument(
     dataset="line 3", sha256="d" * 64, judged_on="groups of machines never seen", labelled="10% labelled", seeds=(0,),
     measure=OF_CLASSES[0], most_loss=1.0, rows=(RECORDED, CHEAPER),
 )  # fmt: skip
+EVERY_COLUMN = {"false_alarms": Interval(mean=0.1), "latency_ms": 0.123, "energy_mj": 1.5, "price": 90.0}
+WIDE = tuple(
+    msgspec.structs.replace(row, title=f"accelerometer_left_wrist{suffix}", **EVERY_COLUMN)
+    for row, suffix in ((RECORDED, ""), (CHEAPER, "@1s,12.5Hz,8bit"))
+)
 MONITOR = MonitorRow(window_rate=0.048, groups_above=0.17, auroc=0.91, detection=0.6)
 WATCHING = tuple(
     NormalSensorRow(sensor=name, explained=0.4, alike={other: 0.3}, synthetic={"gain_up": 0.9, "hum": 0.7}, own=MONITOR)
@@ -52,6 +57,7 @@ STRUCTS = {
     "adaptation": test_adaptation_page.DOCUMENT,
     "sensors": test_sensors_page.DOCUMENT,
     "variants": VARIANTS,
+    "wide": msgspec.structs.replace(VARIANTS, rows=WIDE, healthy=("ok",), currency="EUR"),
     "normal_sensors": NormalSensorsDocument(
         name="line 3", sha256="d" * 64, groups=12, normal=240, faults=40, rows=WATCHING, monitor=MONITOR
     ),

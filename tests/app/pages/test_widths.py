@@ -1,0 +1,21 @@
+"""Every page in a browser, as wide as a desk and as narrow as a telephone."""
+
+import pytest
+
+from tests.app.pages import test_every_page as pages
+from tests.station import test_page as station
+
+pytestmark = [pytest.mark.slow, station.pytestmark]
+browser, document, data_document = station.browser, pages.document, pages.data_document
+grid, searched, plain = pages.grid, pages.searched, pages.plain
+rejected, three, judging_document = pages.rejected, pages.three, pages.judging_document
+
+
+def test_no_page_scrolls_sideways(document, browser, tmp_path):
+    made, render = document
+    (tmp_path / "page.html").write_text(render(made), encoding="utf-8")
+    for width in (1280, 390):
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        browser.get((tmp_path / "page.html").as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
