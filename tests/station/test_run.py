@@ -27,6 +27,7 @@ from tests.station.rig import (
     end,
     feed,
     free_port,
+    http_server,
     next_record,
     records_in,
     refusal,
@@ -330,6 +331,34 @@ def test_several_stations_run_from_one_file(bundle_path, tmp_path, rows, run_her
     results = records_in((tmp_path / "all.jsonl").read_text())
     assert sorted({one["station"] for one in results}) == ["press 1", "student"]
     assert len((tmp_path / "two_results.csv").read_text().splitlines()) == 5
+
+
+def test_stations_of_one_store_have_every_record_of_both_once_their_sink_works(
+    bundle_path, tmp_path, rows, run_here, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mmkd_station.outlet.Outlet.close", partialmethod(Outlet.close, drain_s=0.5))
+    (tmp_path / "log.csv").write_text(csv_text(rows))
+    taken, codes = [], [503]
+
+    def answer(request, body):
+        taken.extend(json.loads(body) if codes[-1] == 200 else ())
+        return codes[-1], {}
+
+    with http_server(answer) as address:
+        (tmp_path / "stations.toml").write_text(
+            f'sinks = ["webhook:http://{address}/"]\nstore = "store"\n'
+            '[[stations]]\nname = "a"\nbundle = "student.edge"\nbackend = "ort"\nsource = "csv:log.csv"\nhop = 20\n'
+            '[[stations]]\nname = "b"\nbundle = "student.edge"\nbackend = "ort"\nsource = "csv:log.csv"\nhop = 10\n'
+        )
+        assert "0 records written, 16 wait" in run_here("stations.toml")[0]
+        codes.append(200)
+        run_here("stations.toml")
+    for station, count in (("a", 6), ("b", 10)):
+        names = [(one["boot"], one["number"]) for one in taken if one["station"] == station]
+        boots = list(dict.fromkeys(boot for boot, _ in names))
+        assert names == [(boot, number) for boot in boots for number in range(1, count + 1)]
+        assert len(boots) == 2
 
 
 def test_a_file_that_grows_is_followed_over_its_rotation_and_loses_no_line(bundle_path, tmp_path):
