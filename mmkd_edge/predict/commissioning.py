@@ -18,7 +18,7 @@ LEVEL, BLOCKS, MIN_WINDOWS = 0.05, 20, 100
 """20 blocks, of 5 windows or more each, support a level of 1 / 21."""
 _MOST_LOST = 0.1  # of the time without an answer, and of samples without a plausible time
 # Of samples at a channel's lowest or highest value; the deciles of training are nine numbers only if fewer are at each.
-_MOST_AT_LIMITS = 0.2
+_MOST_AT_LIMITS, _DECILES = 0.2, 9
 _QUIETEST = 0.02  # of a channel's usual deviation, as in mmkd_edge.health.drift
 _MOST_UNLIKE = 0.5  # of the windows
 _LEAST_SPREAD = 0.25  # of training's
@@ -33,7 +33,7 @@ class MachineRun(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         without_answer: fraction of the time.
         left_out: fraction of the samples, because of their times.
         jumps: new time lines, since the clock was set or the sensor was silent for longer than a window.
-        lowest, highest, std, size: (C,) of the channels' values, NaN without any; `size` is the root mean square.
+        lowest, highest, mean, std: (C,) of the channels' values, NaN without any.
         at_limits: fraction (C,) of the values that are the lowest or the highest one.
     """
 
@@ -44,13 +44,13 @@ class MachineRun(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     jumps: int
     lowest: NDArray[np.float64]
     highest: NDArray[np.float64]
+    mean: NDArray[np.float64]
     std: NDArray[np.float64]
-    size: NDArray[np.float64]
     at_limits: NDArray[np.float64]
 
 
-def run_faults(entry: ModelEntry, run: MachineRun, *, units: NDArray[np.float64]) -> Iterator[str]:
-    """Yield why a machine's running cannot be fitted; a unit of the student's values is `units` (C,) raw ones."""
+def run_faults(entry: ModelEntry, run: MachineRun, statistics: Reference | None) -> Iterator[str]:
+    """Yield why a machine's running cannot be fitted; `statistics` are those of a per-group modality."""
     if run.without_answer > _MOST_LOST:
         yield (
             f"{run.without_answer:.0%} of the time is without an answer, expected {_MOST_LOST:.0%} at most; mend the "
@@ -61,24 +61,29 @@ def run_faults(entry: ModelEntry, run: MachineRun, *, units: NDArray[np.float64]
             f"{run.left_out:.0%} of the samples were left out because of their times, expected {_MOST_LOST:.0%} at "
             "most; mend the sensor's clock, which stands still, goes back or jumps"
         )
-    channel_faults = list(_channel_faults(entry, run, units))
+    mean, std = (0.0, 1.0) if statistics is None else (np.array(statistics.mean), np.array(statistics.std))
+    channel_faults = list(_channel_faults(entry, run, np.broadcast_to(std, run.std.shape)))
     yield from channel_faults
     reference = entry.group_reference
     if reference is not None and reference.magnitude and entry.modality.kind != "video" and not channel_faults:
-        size = (run.size / units)[None, None].astype(np.float32)
-        if fault := magnitude_fault(reference.magnitude, size, None, modality=entry.modality.name):
+        size = np.hypot(run.std, run.mean - mean) / std  # the root mean square of the student's values
+        window = size[None, None].astype(np.float32)
+        if fault := magnitude_fault(reference.magnitude, window, None, modality=entry.modality.name):
             yield f"{fault.reason}; with this file too, windows like these stay unknown"
 
 
 def _channel_faults(entry: ModelEntry, run: MachineRun, units: NDArray[np.float64]) -> Iterator[str]:
     dead, saturated, training, reference = [], [], entry.statistics, entry.group_reference
+    constant = run.lowest == run.highest
     for c, channel in enumerate(entry.modality.channels):
+        # A switch or a coarse thermometer, whose deciles are no nine numbers, may rest on one value.
+        is_fine = training is not None and len(training.channels[c].edges) == _DECILES
         usual_std = 0.0 if reference is None else reference.scales[c] * units[c]
-        if run.lowest[c] == run.highest[c] and not (training is not None and training.channels[c].std == 0):
+        if constant.all() or (constant[c] and is_fine):
             dead.append(f"{channel!r} is constant at {run.lowest[c]:g}")
-        elif run.std[c] < _QUIETEST * usual_std:
+        elif is_fine and run.std[c] < _QUIETEST * usual_std:
             dead.append(f"{channel!r} has a standard deviation of {run.std[c]:.2g}, in training {usual_std:.2g}")
-        elif training is not None and len(training.channels[c].edges) == 9 and run.at_limits[c] > _MOST_AT_LIMITS:
+        elif is_fine and run.at_limits[c] > _MOST_AT_LIMITS:
             limits = f"{run.lowest[c]:g} or {run.highest[c]:g}"
             saturated.append(f"{channel!r} is at {limits}, its limits, in {run.at_limits[c]:.0%} of the samples")
     if dead:

@@ -14,10 +14,10 @@ import pytest
 
 from mmkd_app.commands.edge import run_edge
 from mmkd_edge import EdgePredictor, GateError, UsageError, read_reference
-from mmkd_edge.bundle.reference import write_reference
+from mmkd_edge.bundle.reference import Reference, write_reference
 from mmkd_edge.bundle.statistics import GroupReference, MagnitudeLimits
 from mmkd_edge.install.slots import install
-from mmkd_edge.predict.commissioning import block_rates
+from mmkd_edge.predict.commissioning import MachineRun, block_rates, run_faults
 from mmkd_edge.predict.student import commissioned_entry
 from mmkd_edge.testing import fake_entry
 from mmkd_export.inspect.files import inspect_file
@@ -223,6 +223,30 @@ def test_a_faulty_sensor_or_clock_is_refused_with_its_figure_and_the_last_file_s
     refused = said(GateError, run_edge, ["commission", str(folder / "s.edge"), "--source", f"csv:{log}", str(output)])
     assert refused == f"csv:{log}: expected a sound sensor and clock, got faults: {expected}; nothing is written"
     assert output.read_text() == "the last good one"
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_coarse", "offset", "expected"),
+    [
+        ({"lowest": np.zeros(3)}, False, 0.0, "'z' is constant at 0"),
+        ({"lowest": np.zeros(3)}, True, 0.0, None),  # a switch may rest
+        ({"lowest": np.zeros(3), "highest": np.zeros(3)}, True, 0.0, "'x' is constant at 0"),
+        ({"at_limits": np.full(3, 0.3)}, True, 0.0, None),
+        ({"mean": np.full(3, 36.0)}, False, 36.0, None),  # of a modality normalised per group
+        ({"mean": np.full(3, 46.0)}, False, 36.0, "acc has 12.5 times its usual size"),
+    ],
+)
+def test_channels_are_judged_by_what_training_had(changes, is_coarse, offset, expected, folder):
+    with EdgePredictor.open(folder / "s.edge") as predictor:
+        entry = predictor.entry
+    if is_coarse:
+        channels = [msgspec.structs.replace(channel, edges=(0.5,)) for channel in entry.statistics.channels]
+        entry = msgspec.structs.replace(entry, statistics=msgspec.structs.replace(entry.statistics, channels=channels))
+    usual = {"lowest": -np.ones(3), "highest": np.array([1.0, 1.0, 0.0]), "mean": np.zeros(3), "std": np.full(3, 0.8)}
+    facts = {"scores": np.ones(200), "unlike": 0.0, "without_answer": 0.0, "left_out": 0.0, "jumps": 0}
+    run = MachineRun(**facts, **({"at_limits": np.zeros(3)} | usual | changes))
+    faults = "; ".join(run_faults(entry, run, Reference(modality="acc", mean=(offset,) * 3, std=(1.0,) * 3)))
+    assert faults == "" if expected is None else expected in faults
 
 
 WARNINGS = {

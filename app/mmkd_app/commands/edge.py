@@ -186,8 +186,6 @@ def _status(options: Namespace) -> None:
 def _commission(options: Namespace) -> None:
     import time
 
-    import numpy as np
-
     from mmkd_app.cli.show import say
     from mmkd_app.live.listen import listen
     from mmkd_edge import EdgePredictor
@@ -209,8 +207,7 @@ def _commission(options: Namespace) -> None:
         minutes=options.minutes,
         reference=options.reference,
     )
-    units = np.ones(len(entry.modality.channels)) if statistics is None else np.array(statistics.std)
-    if faults := "; ".join(run_faults(entry, run, units=units)):
+    if faults := "; ".join(run_faults(entry, run, statistics)):
         raise GateError(
             f"{options.source}: expected a sound sensor and clock, got faults: {faults}; nothing is written"
         )

@@ -65,7 +65,7 @@ class _Listener:
         if times:
             seconds = max(seconds, times[-1] - times[0] + period_s)  # what a recording lacks has no results
         counts = np.where(self._counts, self._counts, np.nan)
-        squares = self._squares / counts
+        mean = self._sums / counts
         stream = facts.stream
         left_out = facts.untrusted + stream.late + stream.strays + stream.duplicates
         return MachineRun(
@@ -76,8 +76,8 @@ class _Listener:
             jumps=stream.restarts,
             lowest=self.lowest,
             highest=self.highest,
-            std=np.sqrt(np.maximum(squares - np.square(self._sums / counts), 0.0)),
-            size=np.sqrt(squares),
+            mean=mean,
+            std=np.sqrt(np.maximum(self._squares / counts - np.square(mean), 0.0)),
             at_limits=(self._at_lowest + self._at_highest) / counts,
         )
 
