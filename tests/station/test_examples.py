@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmkd_app.commands import edge as mmkd_edge
+from mmkd_app.cli.options import plain_parser
+from mmkd_app.commands.edge import COMMANDS
 from mmkd_edge.install.slots import read_slots
 from mmkd_station.spec import read_run_spec
 from tests.station.rig import ENVIRONMENT
@@ -51,7 +52,7 @@ def test_the_playbook_returns_only_from_a_bundle_that_it_installed_and_its_comma
     commands = [task["ansible.builtin.command"]["argv"] for task in tasks if "ansible.builtin.command" in task]
     assert [command[1] for command in commands] == ["install", "rollback", "status"]
     for command in commands:
-        mmkd_edge._parser().parse_args(command[1:])
+        plain_parser("mmkd-edge", COMMANDS).parse_args(command[1:])
 
 
 def test_the_module_of_mender_installs_a_bundle_and_returns_only_from_one_that_it_installed(kit, tmp_path):

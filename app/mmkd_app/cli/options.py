@@ -113,8 +113,9 @@ def _add_plain(parser: ArgumentParser, name: str, values: Any, declared: Argumen
     if inner is bool:
         parser.add_argument(*names, action="store_true", help=text)
         return
-    if not is_needed and default is not None and declared.shown is True:
-        text += f" (default {default})"
+    usual = f"{default:g}" if isinstance(default, float) else default
+    if not is_needed and (shown := usual if declared.shown is True else declared.shown):
+        text = f"{text.removesuffix('.')} (default {shown})."
     parser.add_argument(
         *names,
         dest=name,

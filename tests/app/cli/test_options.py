@@ -113,7 +113,7 @@ def test_help_names_values_plainly_and_cuts_no_summary(run, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         run("mmkd-edge", ["grill", "--help"], commands)
     said = " ".join(capsys.readouterr().out.split())
-    assert "--minutes NUMBER How long." in said
+    assert "--minutes NUMBER How long" in said
     assert "7.5" in said
     assert "--herb NAME One of them (repeat)." in said
 
