@@ -288,7 +288,7 @@ def _subset_table(subsets: Sequence[SubsetScore], names: Sequence[str], demo: De
 def _presence(is_present: bool) -> page.Cell:
     style, word = ("in", "there") if is_present else ("out", "missing")
     dot = charts.element("span", aria_hidden="true", class_=style) + charts.element("span", word, class_="hidden")
-    return page.Cell(content=dot, style="member")
+    return page.Cell(content=dot)
 
 
 def _missing_charts(demo: DemoDocument) -> list[charts.Chart]:

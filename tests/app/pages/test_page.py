@@ -179,7 +179,7 @@ def test_all_sensors_and_all_but_one_are_in_the_table_and_no_teacher_stands_for_
     for table in page.all("table", "subsets"):
         names = [head.text for head in table.all("th", "upright")]
         for row in table.all("tr")[1:]:
-            cells = [*row.all("th"), *row.all("td", "member")]
+            cells = [*row.all("th"), *row.all("td", "upright")]
             used = [name for name, cell in zip(names, cells, strict=True) if cell.text == "there"]
             shown[frozenset(used)] = row.all("td", "number")[0].text
     expected = {frozenset(s["modalities"]): plus_minus(s["accuracy"]) for s in five_sensors["teacher"]["missing"]}

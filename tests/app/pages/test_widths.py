@@ -1,8 +1,9 @@
-"""Every page in a browser, as wide as a desk and as narrow as a telephone."""
+"""Every page in a browser, as wide as a desk and as narrow as a telephone, and what only a browser shows."""
 
 import pytest
 
 from tests.app.pages import test_every_page as pages
+from tests.app.pages.rendered import render_demo
 from tests.station import test_page as station
 
 pytestmark = [pytest.mark.slow, station.pytestmark]
@@ -19,3 +20,10 @@ def test_no_page_scrolls_sideways(document, browser, tmp_path):
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         browser.get((tmp_path / "page.html").as_uri())
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_every_sensor_of_a_subset_has_a_dot(five_sensors, browser, tmp_path):
+    (tmp_path / "page.html").write_text(render_demo(five_sensors), encoding="utf-8")
+    browser.get((tmp_path / "page.html").as_uri())
+    dots = "return [...document.querySelectorAll('.subsets .in, .subsets .out')].map(dot => dot.offsetWidth)"
+    assert min(browser.execute_script(dots)) > 5
