@@ -321,6 +321,13 @@ def test_figures_name_their_command_and_others_are_seen():
     assert figures_without_command(text) == ["D"]
 
 
+def test_stored_results_count_the_windows_of_all_seeds_as_their_matrices_do():
+    stored = {page.name: json.loads(page.read_bytes()) for page in (DOCS / "results").glob("*.json")}
+    assert stored
+    for name, demo in stored.items():
+        assert demo["dataset"]["windows"]["test"] == sum(map(sum, demo["teacher"]["confusion"])), name
+
+
 def table_rows(text, first_cell):
     """The rows of the table whose head begins with `first_cell`, as cells without backquotes."""
     after = text.partition(f"\n| {first_cell} |")[2].splitlines()[2:]
