@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 import mmkd_app
+from mmkd_app.pages.demo import ROLE_NAMES
 from mmkd_documents.figures import OF_CLASSES, Chance, Interval
 from mmkd_documents.judging import MonitorRow, NormalSensorRow, NormalSensorsDocument
 from mmkd_documents.variants import VariantRow, VariantsDocument
@@ -140,6 +141,13 @@ def test_ids_are_unique_figures_are_named_tables_have_captions_and_headings_neve
     levels = [int(node.tag[1]) for node in page.walk() if re.fullmatch(r"h[1-6]", node.tag)]
     assert levels.count(1) == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_every_role_has_a_colour(page):
+    (style,) = page.all("style")
+    roles = {f"role-{role}" for role in ROLE_NAMES}
+    roles |= {name for node in page.walk() for name in node.attrs.get("class", "").split() if name.startswith("role-")}
+    assert {role for role in roles if f".{role}" not in style.text} == set()
 
 
 def test_equal_documents_give_equal_bytes_far_below_a_megabyte_and_stay_as_they_are(document):
