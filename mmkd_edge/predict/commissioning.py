@@ -53,8 +53,8 @@ def run_faults(entry: ModelEntry, run: MachineRun, statistics: Reference | None)
     """Yield why a machine's running cannot be fitted; `statistics` are those of a per-group modality."""
     if run.without_answer > _MOST_LOST:
         yield (
-            f"{run.without_answer:.0%} of the time is without an answer, expected {_MOST_LOST:.0%} at most; mend the "
-            "sensor or its connection, and record without pauses"
+            f"{run.without_answer:.0%} of the time is without a sound answer, expected {_MOST_LOST:.0%} at most; mend "
+            "the sensor or its connection, and record without pauses"
         )
     if run.left_out > _MOST_LOST:
         yield (

@@ -164,8 +164,8 @@ def quiet(rows, channel):
 
 
 GAPS = (
-    "% of the time is without an answer, expected 10% at most; mend the sensor or its connection, and record without "
-    "pauses"
+    "% of the time is without a sound answer, expected 10% at most; mend the sensor or its connection, and record "
+    "without pauses"
 )
 LEFT_OUT = (
     "% of the samples were left out because of their times, expected 10% at most; mend the sensor's clock, which "
