@@ -2,13 +2,15 @@
 
     python benchmarks/checks/live_load.py FOLDER --hours 2
     python benchmarks/checks/live_load.py FOLDER --hours 0.1 --beyond-minutes 1 --stations 20 --rate-hz 1000 --times 5
+    python benchmarks/checks/live_load.py FOLDER --stores 10 --rate-hz 500
 
 Each station reads noise of three channels in blocks of 20 ms, through the same intake, stream and sink as `mmkd-run`,
 and answers every half second by a student with random weights. A first run at the rate says how memory grows after a
 warm-up of a tenth of the time, how long it took from the arrival of samples to their result, and what was dropped. A
 second comes at `--times` the rate: what is dropped then is counted, and results must not wait longer and longer, so
-that the longest of the second half stands beside that of the first. Prints Markdown. Needs `mmkd-edge[export,live]`;
-the student stays in FOLDER.
+that the longest of the second half stands beside that of the first. With `--stores` results alone go to a file, as many
+a second as `--rate-hz`, without a store, with one and with `--store-loss 0.2s` in turn: what one costs. Prints
+Markdown. Needs `mmkd-edge[export,live]`; the student stays in FOLDER.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from checks.script import head, row, script_parser
@@ -32,11 +36,13 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_station.clock import SensorRules
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.outlet import Outlet
-from mmkd_station.protocols.base import Source
+from mmkd_station.protocols.base import Sink, Source
 from mmkd_station.protocols.table import open_sink
+from mmkd_station.records import Record, ResultRecord
 from mmkd_station.sensor import Sensor
 from mmkd_station.service import RunFacts, Service
 from mmkd_station.station import Station
+from mmkd_station.store import Store
 
 CHANNELS = ("x", "y", "z")
 BLOCK_S, HOP_S, QUEUE = 0.02, 0.5, 64
@@ -65,8 +71,12 @@ def main() -> None:
     parser.add_argument("--stations", type=int, default=20)
     parser.add_argument("--rate-hz", type=float, default=1000.0)
     parser.add_argument("--times", type=float, default=5.0, help="the rate of the second load, in rates of the first")
+    parser.add_argument("--stores", type=int, metavar="ROUNDS", help="compare stores in so many rounds of 3 x 10 s")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    if options.stores is not None:
+        compare_stores(options)
+        return
     bundle = export_student(options.folder, options.rate_hz)
     columns = ("minutes", "RSS growth, MB", "p50, ms", "p99.9, ms", "p99.9 of 1st and 2nd half, ms", "longest, ms")
     print(head("load", *columns, "results", "dropped samples", "share"))
@@ -84,6 +94,61 @@ class LoadOutcome:
     facts: RunFacts
     half: RunFacts
     growth_bytes: int
+
+
+STORES = {"none": None, "`--store`": 0.0, "`--store --store-loss 0.2s`": 0.2}
+RUN_S = 10.0
+
+
+class _TimedSink(Sink):
+    """Writes to a file, and notes how long after its decision each record came."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open_sink(f"jsonl:{path}")
+        self.waits_ms: list[float] = []
+
+    def write(self, records: Sequence[Record]) -> None:
+        self._file.write(records)
+        now_s = time.time()
+        self.waits_ms += [1000 * (now_s - record.decided_s) for record in records]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def compare_stores(options: argparse.Namespace) -> None:
+    """Send results at a pace through one sink with each kind of store in turn, and print medians over the rounds."""
+    rounds = [[send_results(options, loss_s) for loss_s in STORES.values()] for _ in range(options.stores)]
+    print(head("store", "CPU a result, µs", "more than none", "to the sink, p50, ms", "p99.9, ms"))
+    values = np.array(rounds)  # (rounds, stores, figures)
+    more = np.median(values[:, :, 0] - values[:, :1, 0], axis=0)
+    for place, name in enumerate(STORES):
+        cpu_us, *waits_ms = np.median(values[:, place], axis=0)
+        print(row(name, f"{cpu_us:.0f}", f"{more[place]:+.0f}", *(f"{wait_ms:.1f}" for wait_ms in waits_ms)))
+
+
+def send_results(options: argparse.Namespace, loss_s: float | None) -> tuple[float, float, float]:
+    """Return processor time a result, in µs, and how long half and 99.9 % took to reach the sink, in ms."""
+    result = ResultRecord(
+        station="press 1", time_s=0.0, decided_s=0.0, status="ok", reason="", label="sound", index=0, probability=0.9,
+        probabilities=(0.9, 0.1), labels=("sound", "worn"), value=None, label_set=(), missing_fraction=0.0,
+        modality="vibration", input_age_s=0.01, dropped=0, late=0, boot="0123456789abcdef",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        store = None
+        if loss_s is not None:
+            store = Store(Path(folder), most_bytes=64_000_000, loss_s=loss_s)
+        sink = _TimedSink(Path(folder) / "results.jsonl")
+        outlet = Outlet("jsonl", sink, store=store)
+        began_s, cpu_s = time.monotonic(), time.process_time()
+        for number in range(round(RUN_S * options.rate_hz)):
+            time.sleep(max(0.0, began_s + number / options.rate_hz - time.monotonic()))
+            outlet.put(msgspec.structs.replace(result, number=number, decided_s=time.time()))
+        outlet.close()
+        if store is not None:
+            store.close()
+        cpu_s = time.process_time() - cpu_s
+    return 1e6 * cpu_s / len(sink.waits_ms), *np.quantile(sink.waits_ms, (0.5, 0.999))
 
 
 def run_load(bundle: Path, options: argparse.Namespace, *, factor: float, minutes: float) -> LoadOutcome:
