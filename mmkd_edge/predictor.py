@@ -52,45 +52,11 @@ from mmkd_edge.stream.stream import OnWindow, Stepping, Stream, check_hop
 class EdgePredictor:
     """Answers for windows. Open it with `EdgePredictor.open`; use it in `with`, or call `close()`.
 
-    Threads may share a predictor, processes may not. The constructor is for tests and your own backends: it trusts that
-    the backend fits the entry, closes the backend, and calls `reopen` once after a failure.
+    Threads may share a predictor, processes may not.
     """
 
-    def __init__(
-        self,
-        *,
-        entry: ModelEntry,
-        backend: Backend,
-        reference: Reference | None = None,
-        artifact: Artifact | None = None,
-        reopen: Callable[[], Backend] | None = None,
-        policy: Policy = "predict",
-        checks: SensorChecks | None = None,
-        stale_s: float | None = None,
-        error_level: float | None = None,
-        unknown_level: float | None = None,
-        observe_every: int = 16,
-    ) -> None:
-        options = OpenOptions(
-            policy=policy,
-            checks=checks,
-            stale_s=stale_s,
-            error_level=error_level,
-            unknown_level=unknown_level,
-            observe_every=observe_every,
-        )
-        student = make_student(
-            entry=entry,
-            backend=backend,
-            artifact=artifact,
-            reference=reference,
-            reopen=reopen,
-            error_level=error_level,
-            unknown_level=unknown_level,
-        )
-        self._begin(Students.begin([student]), options)
-
-    def _begin(self, students: Students, options: OpenOptions) -> None:
+    def __init__(self, students: Students, options: OpenOptions) -> None:
+        """Answer by opened students, which `close` closes."""
         checks = options.checks
         if checks is not None:
             for student in students.opened:
@@ -100,6 +66,33 @@ class EdgePredictor:
         self._monitor = Monitor(every=options.observe_every)
         self._policy = options.policy
         self._active = ActiveStudents(students, options, monitor=self._monitor)
+
+    @classmethod
+    def with_backend(
+        cls,
+        entry: ModelEntry,
+        backend: Backend,
+        *,
+        reference: Reference | None = None,
+        artifact: Artifact | None = None,
+        reopen: Callable[[], Backend] | None = None,
+        options: OpenOptions | None = None,
+    ) -> EdgePredictor:
+        """Answer by your own backend, without a bundle; also for tests.
+
+        Trusts that the backend fits the entry, closes the backend, and calls `reopen` once after a failure.
+        """
+        options = OpenOptions() if options is None else options
+        student = make_student(
+            entry=entry,
+            backend=backend,
+            artifact=artifact,
+            reference=reference,
+            reopen=reopen,
+            error_level=options.error_level,
+            unknown_level=options.unknown_level,
+        )
+        return cls(Students.begin([student]), options)
 
     @classmethod
     def open(
@@ -171,13 +164,11 @@ class EdgePredictor:
     def open_with(cls, path: str | os.PathLike[str], options: OpenOptions) -> EdgePredictor:
         """Open a bundle as `open` does, with its arguments in one value."""
         students = open_students(path, options)
-        predictor = cls.__new__(cls)
         try:
-            predictor._begin(students, options)
+            return cls(students, options)
         except BaseException:
             students.close()
             raise
-        return predictor
 
     def predict(
         self, window: object, *, input_age_s: float | None = None, deadline_s: float | None = None

@@ -29,6 +29,7 @@ from mmkd_edge.bundle.manifest import (
     graph_outputs,
 )
 from mmkd_edge.bundle.reference import Reference
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.predict.postprocess import Policy
 from mmkd_edge.predict.sensors import SensorChecks
 from mmkd_edge.predictor import EdgePredictor
@@ -140,13 +141,11 @@ def fake_predictor(
     if least_probability is not None:  # one calibration window, which becomes the threshold
         confidence = Confidence(temperature=1.0, true_probabilities=(least_probability,))
         artifact, error_level = msgspec.structs.replace(entry.artifacts[0], confidence=confidence), 0.5
-    return EdgePredictor(
-        entry=entry,
-        backend=FakeBackend(answer, inputs=entry.inputs, outputs=entry.outputs, novelty=novelty),
+    unknown_level = None if novelty is None else 0.5
+    return EdgePredictor.with_backend(
+        entry,
+        FakeBackend(answer, inputs=entry.inputs, outputs=entry.outputs, novelty=novelty),
         artifact=artifact,
         reference=reference,
-        policy=policy,
-        checks=checks,
-        error_level=error_level,
-        unknown_level=None if novelty is None else 0.5,
+        options=OpenOptions(policy=policy, checks=checks, error_level=error_level, unknown_level=unknown_level),
     )

@@ -75,7 +75,7 @@ def test_a_batch_is_answered_window_by_window_after_all_were_checked(predictor, 
     assert predictor.predict_batch(batch.astype(np.float64))[2].missing_fraction == 0.05
     entry = kit.parts(kit.modality).manifest.models[0]
     backend = FakeBackend([1.0, 0.0, 0.0])
-    predictor = EdgePredictor(entry=entry, backend=backend)
+    predictor = EdgePredictor.with_backend(entry, backend)
     given = [*windows(2), np.zeros((19, 3))]
     told = "window 2: modality 'acc': expected shape (T, C)=(20, 3), got (19, 3); a window is 20 samples, 2 s at 10 Hz"
     assert said(InputError, lambda: predictor.predict_batch(given)) == told

@@ -13,6 +13,7 @@ BUNDLE = Path(__file__).parents[1] / "files" / "litert" / "transformer.edge"
 SCRIPT = """
 import signal, sys
 import numpy as np
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge import Bundle, EdgePredictor, UsageError, choose_artifact
 from mmkd_edge.backends.base import open_backend
 from mmkd_edge.health.monitor import Watched
@@ -24,7 +25,8 @@ model = bundle.read(choose_artifact(entry, "fp32", backend).file)
 first, second = np.random.default_rng(0).normal(size=(2, *entry.modality.shape))
 
 def opened():
-    predictor = EdgePredictor(entry=entry, backend=open_backend(backend, model, threads=1), observe_every=1)
+    engine = open_backend(backend, model, threads=1)
+    predictor = EdgePredictor.with_backend(entry, engine, options=OpenOptions(observe_every=1))
     return predictor, Watched(predictor)
 
 predictor, watched = opened()

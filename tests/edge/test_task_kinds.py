@@ -9,6 +9,7 @@ from mmkd_edge.bundle.manifest import Normal, graph_outputs
 from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.errors import ManifestError, UsageError
 from mmkd_edge.health.running import measure_statistics
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.predict.novelty import score_limit
 from mmkd_edge.predict.postprocess import is_available, with_fault
 from mmkd_edge.predict.preprocess import prepare_batch
@@ -81,7 +82,7 @@ def rule_of(groups, level=0.2, unknown_level=None):
     normal = Normal(scores=scores, windows=9, groups=groups, hours=1, level=level, window_rate=0.1, groups_above=0)
     entry = msgspec.structs.replace(fake_entry(modality=ACC, labels=RUNNING), normal=normal)
     backend = FakeBackend(lambda feeds: [feeds["acc"][0, 0, 0]], inputs=entry.inputs, outputs=entry.outputs)
-    return EdgePredictor(entry=entry, backend=backend, unknown_level=unknown_level)
+    return EdgePredictor.with_backend(entry, backend, options=OpenOptions(unknown_level=unknown_level))
 
 
 @pytest.mark.parametrize(

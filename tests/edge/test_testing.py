@@ -28,7 +28,7 @@ def test_a_fake_answers_keeps_fails_and_closes_as_it_is_told():
     with pytest.raises(BackendError, match=r"\Athe engine is gone\Z"):
         fake_predictor(fail, modality=ACC, labels=LABELS, policy="raise").predict(np.zeros((4, 2)))
     backend = FakeBackend([1, 0])
-    with EdgePredictor(entry=fake_entry(modality=ACC, labels=LABELS), backend=backend):
+    with EdgePredictor.with_backend(fake_entry(modality=ACC, labels=LABELS), backend):
         assert not backend.closed
     assert backend.closed
     entry = fake_entry(modality=ACC, labels=LABELS)

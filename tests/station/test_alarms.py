@@ -185,7 +185,7 @@ def normal_predictor(*, groups=24, level=0.05):
     normal = Normal(scores=scores, windows=99, groups=groups, hours=1.0, level=level, window_rate=0.0, groups_above=0.0)
     entry = msgspec.structs.replace(fake_entry(modality=VIB, labels=NORMAL), normal=normal)
     backend = FakeBackend(lambda feeds: [float(feeds["vib"].mean())], inputs=entry.inputs, outputs=entry.outputs)
-    return EdgePredictor(entry=entry, backend=backend)
+    return EdgePredictor.with_backend(entry, backend)
 
 
 def test_p_values_accumulate_whatever_the_level_of_one_window():

@@ -8,6 +8,7 @@ from mmkd_edge import EdgePredictor, ModalitySpec
 from mmkd_edge.bundle.statistics import GroupReference
 from mmkd_edge.health.drift import Drift, DriftWatch, level_changes, rearrangements, window_features
 from mmkd_edge.health.prometheus import metrics_text
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.testing import FakeBackend, fake_entry
 
 NAMES = ("ax", "ay", "az")
@@ -140,7 +141,7 @@ def test_health_and_prometheus_name_the_drift():
     modality = ModalitySpec(name="acc", channels=NAMES, rate_hz=10.0, samples=24, unit="g")
     entry = fake_entry(modality=modality, labels=("low", "high"))
     entry = msgspec.structs.replace(entry, group_reference=REFERENCE)
-    model = EdgePredictor(entry=entry, backend=FakeBackend([0.25, 0.75]), observe_every=1)
+    model = EdgePredictor.with_backend(entry, FakeBackend([0.25, 0.75]), options=OpenOptions(observe_every=1))
     for _ in range(8):
         model.predict(window()[:, [0, 2, 1]])
     health = model.health()

@@ -10,6 +10,7 @@ import pytest
 from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UnavailableError, UsageError
 from mmkd_edge.health.prometheus import HealthCollector, metrics_text
 from mmkd_edge.health.running import measure_statistics, stability_index
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.testing import FakeBackend, fake_entry
 from tests.edge.said import said
@@ -36,7 +37,7 @@ def predictor(*, reference=None, **options):
     if reference is not None:
         shares = np.array([answer({"acc": window[None]}) for window in reference], dtype=np.float32)
         entry = msgspec.structs.replace(entry, statistics=measure(reference, shares))
-    return EdgePredictor(entry=entry, backend=FakeBackend(answer), **options)
+    return EdgePredictor.with_backend(entry, FakeBackend(answer), options=OpenOptions(**options))
 
 
 def ask(model, windows):

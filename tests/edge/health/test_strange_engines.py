@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import BackendError, EdgePredictor, ModalitySpec
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.testing import fake_entry
 from tests.edge.said import said
 
@@ -19,7 +20,9 @@ WINDOW = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 def model(answer, **options):
     facts = {"name": "strange", "version": "strange 1", "threads": 1, "inputs": (), "outputs": ()}
     backend = SimpleNamespace(run=lambda feeds: answer, close=lambda: None, **facts)
-    return EdgePredictor(entry=fake_entry(modality=ACC, labels=("a", "b")), backend=backend, **options)
+    return EdgePredictor.with_backend(
+        fake_entry(modality=ACC, labels=("a", "b")), backend, options=OpenOptions(**options)
+    )
 
 
 PAIR, SHARES = "logits float32 (1, 2), probabilities float32 (1, 2)", "probabilities float32 (1, 2)"

@@ -23,6 +23,7 @@ from mmkd_edge import (
     SensorError,
     UsageError,
 )
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.testing import FakeBackend, fake_entry
 from tests.edge.said import said
 
@@ -48,8 +49,9 @@ def failing(after=0):
     return FakeBackend(answer)
 
 
-def model(backend, **options):
-    return EdgePredictor(entry=fake_entry(modality=ACC, labels=("a", "b")), backend=backend, **options)
+def model(backend, *, reopen=None, **options):
+    entry = fake_entry(modality=ACC, labels=("a", "b"))
+    return EdgePredictor.with_backend(entry, backend, reopen=reopen, options=OpenOptions(**options))
 
 
 def test_an_engine_that_fails_is_opened_once_more_and_the_window_is_answered():

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import EdgePredictor, ModalitySpec, UsageError
+from mmkd_edge import EdgePredictor, ModalitySpec, OpenOptions, UsageError
 from mmkd_edge.bundle.manifest import Confidence
 from mmkd_edge.predict.confidence import label_set, least_probability
 from mmkd_edge.testing import fake_predictor
@@ -136,7 +136,10 @@ def test_what_was_not_calibrated_for_a_level_is_refused(calibrated_path, bundle_
         assert said(UsageError, EdgePredictor.open, path, error_level=0.05) == told
     fake = fake_predictor([1, 0, 0], modality=ACC, labels=LABELS)
     told = f"model 'acc': error_level=0.1: {labels}"
-    assert said(UsageError, EdgePredictor, entry=fake.entry, backend=fake.backend, error_level=0.1) == told
+    assert (
+        said(UsageError, EdgePredictor.with_backend, fake.entry, fake.backend, options=OpenOptions(error_level=0.1))
+        == told
+    )
 
 
 def test_a_swap_keeps_the_error_level_and_refuses_a_bundle_that_cannot(calibrated_path, bundle_path, kit, tmp_path):

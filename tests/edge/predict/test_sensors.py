@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge import EdgePredictor, ModalitySpec, SensorChecks, SensorError, UsageError
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.predict.sensors import WindowFault, find_fault, worse
 from mmkd_edge.testing import fake_predictor
@@ -108,7 +109,7 @@ def test_a_policy_abstains_raises_or_is_refused():
 )
 def test_an_input_that_is_old_or_as_far_in_the_future_is_stale(age_s, status, reason):
     fake = fake_predictor([0.25, 0.75], modality=ACC, labels=LABELS)
-    model = EdgePredictor(entry=fake.entry, backend=fake.backend, stale_s=1.0)
+    model = EdgePredictor.with_backend(fake.entry, fake.backend, options=OpenOptions(stale_s=1.0))
     found = model.predict(window(), input_age_s=age_s)
     assert (found.status, found.reason, found.input_age_s, found.label) == (status, reason, age_s, "b")
 

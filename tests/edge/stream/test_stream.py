@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge import EdgePredictor, InputError, ModalitySpec, SensorError, UsageError
+from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
 from tests.edge.said import said as refused
 
@@ -154,7 +155,7 @@ def test_one_wrong_time_or_an_old_input_is_said_once():
     assert [p.status for p in found] == ["warming_up"] + ["ok"] * 9
     assert (stream.facts.strays, stream.facts.restarts) == (3, 0)
     entry = fake_entry(modality=ACC, labels=LABELS)
-    by_itself = EdgePredictor(entry=entry, backend=FakeBackend(answer), stale_s=1.0).stream(hop=10)
+    by_itself = EdgePredictor.with_backend(entry, FakeBackend(answer), options=OpenOptions(stale_s=1.0)).stream(hop=10)
     for stream in (by_itself, predictor().stream(hop=10, stale_s=1.0)):
         first = stream.push(samples(20), 100.0 + np.arange(20) / 10, now_s=102.0)[-1]
         assert (first.status, first.input_age_s) == ("ok", pytest.approx(0.1))
