@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from mmkd_app.pages.page import Page, Section, render, table
-from mmkd_app.words import count, decimal, percent
+from mmkd_app.words import Contender, count, decimal, no_clear_winner, percent
+from mmkd_documents.figures import MEASURES
 from mmkd_documents.judging import NormalSensorRow, NormalSensorsDocument
 
 MONITOR = "all sensors, each predicted from the others"
@@ -39,12 +40,13 @@ def verdict(sensors: NormalSensorsDocument) -> Iterator[str]:
     most = max(sensors.rows, key=lambda row: row.explained)
     none = f"No sensor is redundant: the others predict at most {percent(most.explained, 0)} % ({most.sensor})"
     yield f"Redundant, because the others predict its movement: {', '.join(redundant)}" if redundant else none
-    best = max(sensors.rows, key=reaction)
+    ranked = sorted(sensors.rows, key=reaction, reverse=True)
+    best = ranked[0]
     least = min(best.synthetic, key=best.synthetic.__getitem__)
-    yield (
-        f"{best.sensor} reacts most to synthetic faults: AUROC {reaction(best):.2f} on average, and "
-        f"{best.synthetic[least]:.2f} for {least.replace('_', ' ')}. {NO_ACCURACY}"
-    )
+    close = no_clear_winner([Contender(name=row.sensor, score=reaction(row)) for row in ranked], MEASURES[-1])
+    figures = f"{reaction(best):.2f} on average, and {best.synthetic[least]:.2f} for {least.replace('_', ' ')}"
+    reacts = f"{close}, AUROC on average over synthetic faults" if close else ""
+    yield f"{reacts or f'{best.sensor} reacts most to synthetic faults: AUROC {figures}'}. {NO_ACCURACY}"
     auroc = sensors.monitor.auroc
     faults = "no known fault in test, so no AUROC" if auroc is None else f"AUROC on known faults {auroc:.2f}"
     yield (

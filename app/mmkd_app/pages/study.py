@@ -290,7 +290,7 @@ def key_figures(study: StudyDocument) -> Iterator[tuple[str, str]]:
     if latency is not None:
         times = [words.quantity(times["p50"], "ms") for times in (latency.student_ms, latency.teacher_ms)]
         ratio = f"{words.significant(latency.ratio)}{words.TIMES}"
-        yield times[0], f"median latency of one window, exported, one thread · teacher {times[1]}, {ratio}"
+        yield times[0], f"median latency of one window in ONNX Runtime, one thread · teacher {times[1]}, {ratio}"
 
 
 def judged_on(study: StudyDocument) -> str:

@@ -179,11 +179,20 @@ def test_the_page_leads_to_every_sensor_and_says_on_what_its_figures_are():
     assert "are of seed 0." in page
 
 
-def test_sensors_of_normal_running_without_known_faults_have_no_auroc_of_them():
+def test_sensors_of_normal_running_are_no_winner_by_chance_and_have_no_auroc_without_known_faults():
     monitor = MonitorRow(window_rate=0.048, groups_above=0.17, auroc=None, detection=None)
     row = NormalSensorRow(sensor="acc", explained=0.4, alike={}, synthetic={"hum": 0.7}, own=monitor)
     document = NormalSensorsDocument(
         name="line 3", sha256="d" * 64, groups=12, normal=240, faults=0, rows=(row,), monitor=monitor
+    )
+    other = msgspec.structs.replace(row, sensor="gyro", synthetic={"hum": 0.695})
+    both = msgspec.structs.replace(document, rows=(row, other))
+    assert list(normal_sensors.verdict(both))[1].startswith(
+        "No clear winner: acc 0.700, gyro 0.695, AUROC on average over synthetic faults. Synthetic faults are made by"
+    )
+    far = msgspec.structs.replace(document, rows=(row, msgspec.structs.replace(other, synthetic={"hum": 0.6})))
+    assert list(normal_sensors.verdict(far))[1].startswith(
+        "acc reacts most to synthetic faults: AUROC 0.70 on average, and 0.70 for hum. "
     )
     assert list(normal_sensors.verdict(document))[-1] == (
         "As a monitor on a workstation, all sensors, each predicted from the others: 17 % of groups have more than "

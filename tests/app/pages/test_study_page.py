@@ -351,5 +351,8 @@ def test_the_page_holds_the_figures_of_the_document_what_was_tried_and_how_to_re
         (f"{score}\u202f%", "balanced accuracy of the chosen student on test"),
         (f"+{found['mean']:.1f}", f"points gained over labels only · {ends}"),
         ("189\u202fk", "parameters · teacher 743\u202fk"),
-        ("0.431\u202fms", "median latency of one window, exported, one thread · teacher 1.50\u202fms, 3.48\u00d7"),
+        (
+            "0.431\u202fms",
+            "median latency of one window in ONNX Runtime, one thread · teacher 1.50\u202fms, 3.48\u00d7",
+        ),
     ]
