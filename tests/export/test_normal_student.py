@@ -102,8 +102,10 @@ def test_without_known_faults_no_document_of_an_export_has_an_auroc(bundle, caps
     assert report.student.score is None
     assert [one.figures for one in report.artifacts] == 4 * [{"auroc": None}]
     assert {one.gate.drop_points for one in report.artifacts if one.gate} == {None}
-    for path, name in ((bundle, "acc.validation.auroc"), (bundle.with_name("s.ckpt"), "validation.auroc")):
-        assert inspect_file(path)[name] == "none: no known fault in validation"
+    for path, prefix in ((bundle, "acc."), (bundle.with_name("s.ckpt"), "")):
+        facts = inspect_file(path)
+        assert facts[f"{prefix}validation.auroc"] == "none: no known fault in validation"
+        assert facts[f"{prefix}teacher"] == "none: fitted to normal running"
     with pytest.raises(SystemExit):
         run_export([str(bundle.with_name("s.ckpt")), "-o", str(bundle.with_name("again.edge"))])
     (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("fp32 onnx"))

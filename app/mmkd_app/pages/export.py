@@ -258,7 +258,8 @@ def _parity(export: ExportDocument, measured: Sequence[ArtifactReport]) -> page.
 
 def _origin(export: ExportDocument) -> page.Section:
     report, student = export.report, export.report.student
-    taught = ", ".join(student.teachers_sha256) or "none: trained on labels only"
+    untaught = "fitted to normal running" if student.metric == "auroc" else "trained on labels only"
+    taught = ", ".join(student.teachers_sha256) or f"none: {untaught}"
     groups = {
         "Bundle": [("file", export.bundle), ("SHA-256", export.sha256), ("platform", report.platform)],
         "Student": [

@@ -80,6 +80,11 @@ def _window_text(modality: ModalitySpec) -> str:
     return f"{size} x {', '.join(modality.channels)} at {modality.rate_hz:g} Hz"
 
 
+def _untaught_text(metric: str) -> str:
+    """Return what a student without a teacher learnt from."""
+    return "none: fitted to normal running" if metric == "auroc" else "none: trained on labels only"
+
+
 def _score_text(metric: str, score: float) -> str:
     return "none: no known fault in validation" if known_score(metric, score) is None else f"{score:.4f}"
 
@@ -108,7 +113,7 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> _Rows:
         yield f"{prefix}.twin_of", entry.twin_of
     yield f"{prefix}.validation.{entry.validation_metric}", _score_text(entry.validation_metric, entry.validation_score)
     yield f"{prefix}.dataset", f"{entry.dataset_name} {entry.dataset_sha256}"
-    yield f"{prefix}.teacher", entry.teacher_sha256 or "none: trained on labels only"
+    yield f"{prefix}.teacher", entry.teacher_sha256 or _untaught_text(entry.validation_metric)
     for number, one in enumerate(entry.adapted or ()):
         yield f"{prefix}.adapted.{number}", f"from {adapted_text(one)}"
     yield f"{prefix}.golden", f"{len(golden.labels)} windows, {int(golden.judge.sum())} of them only judge"
@@ -206,7 +211,7 @@ def _training_facts(facts: Mapping[str, Any]) -> _Rows:
 
 def _student_facts(facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> _Rows:
     hashes = [facts["teacher_sha256"], *facts.get("further_teachers_sha256", ())]
-    yield "teacher", ", ".join(one for one in hashes if one) or "none: trained on labels only"
+    yield "teacher", ", ".join(one for one in hashes if one) or _untaught_text(facts["metric"])
     for number, one in enumerate(facts.get("adapted", ())):
         yield f"adapted.{number}", f"from {adapted_text(msgspec.convert(one, Adapted))}"
     yield "carried_windows", str(shapes.get("carried/windows", (0,))[0])
