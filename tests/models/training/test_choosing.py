@@ -214,10 +214,11 @@ def test_labels_only_are_shipped_where_the_teacher_knows_nothing_and_validation_
     strong = replace(RUN, train=msgspec.structs.replace(RUN.train, steps=16))
     teacher = train_teacher(fooled, teacher_config("tiny"), strong)
     config = student_config("tiny", members=("transformer", "convolutions"))
-    alone = train_student(TrainingRequest(data.with_modalities(("acc",)), "acc", config, strong, candidates=MEMBERS))
+    few = config.members
+    alone = train_student(TrainingRequest(data.with_modalities(("acc",)), "acc", config, strong, candidates=few))
     unlabelled = replace(data, train=data.train.with_labels(np.where(np.arange(len(wrong)) < 4, data.train.labels, -1)))
     taught_by, recipe = [TeacherFile(checkpoint=teacher, sha256="cd" * 32)], default_recipe(data.train.spec.task)
-    training = TrainingRequest(unlabelled, "acc", config, strong, taught_by, recipe, MEMBERS)
+    training = TrainingRequest(unlabelled, "acc", config, strong, taught_by, recipe, few)
     student = train_student(training, baseline=alone)
     assert student.facts.shipped == LABELS_ONLY
     assert student.facts.teacher_sha256 is None
