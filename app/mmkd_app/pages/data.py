@@ -6,18 +6,9 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
+from mmkd_app import words
 from mmkd_app.pages import charts, page
-from mmkd_app.words import (
-    NOTHING,
-    THIN,
-    Contender,
-    count,
-    count_noun,
-    no_clear_winner,
-    percent,
-    significant,
-    with_unit,
-)
+from mmkd_app.words import NOTHING, THIN, count, count_noun, percent, significant, with_unit
 from mmkd_documents.data import DataReport, ExampleWindow, Finding, LevelPicture, ProbeFacts
 from mmkd_documents.figures import OF_CLASSES
 
@@ -79,8 +70,10 @@ def _answer(data: DataReport, probes: Sequence[ProbeFacts]) -> Iterator[str]:
     single = [probe for probe in probes if probe.modality is not None]
     if len(single) > 1:
         single.sort(key=lambda probe: -probe.score)
-        contenders = [Contender(name=str(one.modality), score=one.score, low=one.low, high=one.high) for one in single]
-        reached, best, together = no_clear_winner(contenders, OF_CLASSES[1], level="99 %"), single[0], probes[0]
+        contenders = [
+            words.Contender(name=str(one.modality), score=one.score, low=one.low, high=one.high) for one in single
+        ]
+        reached, best, together = words.no_clear_winner(contenders, OF_CLASSES[1], level="99 %"), single[0], probes[0]
         if not reached:
             score = with_unit(percent(best.score), "%")
             reached = f"The best single sensor is {best.modality}: extra-trees reach {score}"
