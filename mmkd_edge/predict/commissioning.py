@@ -80,7 +80,7 @@ def _channel_faults(entry: ModelEntry, run: MachineRun, units: NDArray[np.float6
         is_fine = training is not None and len(training.channels[c].edges) == _DECILES
         usual_std = 0.0 if reference is None else reference.scales[c] * units[c]
         if constant.all() or (constant[c] and is_fine):
-            dead.append(f"{channel!r} is constant at {run.lowest[c]:g}")
+            dead.append(f"{channel!r} is constant at {run.lowest[c] + 0.0:g}")  # never -0
         elif is_fine and run.std[c] < _QUIETEST * usual_std:
             dead.append(f"{channel!r} has a standard deviation of {run.std[c]:.2g}, in training {usual_std:.2g}")
         elif is_fine and run.at_limits[c] > _MOST_AT_LIMITS:
