@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
@@ -16,6 +17,7 @@ from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError, printable
 from mmkd_edge.native import NativeModel
 from mmkd_edge.native.build import FOLDER
+from mmkd_edge.predict.confidence import smallest_level
 from mmkd_edge.predict.novelty import score_limit
 from mmkd_export.plan import only_student
 
@@ -49,7 +51,9 @@ def write_c_sources(path: Path) -> Path:
         (fresh / "engine" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(FOLDER / name, fresh / "engine" / name)
     tolerance = max(golden.tolerance, artifact.parity.tolerance)
-    texts = _texts(entry, golden, model_id=model_id, tensors=tensors, tolerance=tolerance)
+    facts = _facts(entry, golden, model_id=model_id, tensors=tensors, tolerance=tolerance)
+    scores = entry.normal.scores if entry.normal else artifact.novelty.scores if artifact.novelty else ()
+    texts = _texts(facts | _unknown_facts(entry, scores), is_derived=bool(entry.modality.derived))
     for name, text in texts.items():
         (fresh / name).write_text(text, encoding="utf-8")
     for name in ("Makefile", "start.c", "board.ld"):
@@ -59,15 +63,16 @@ def write_c_sources(path: Path) -> Path:
     return folder
 
 
-def _texts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes, tolerance: float) -> dict[str, str]:
+def _facts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes, tolerance: float) -> dict[str, object]:
     modality, task, recorded = entry.modality, entry.task, entry.modality.recorded
     low, high = modality.range or (-3.4e38, 3.4e38)
     windows = golden.windows[:_MAX_WINDOWS].astype(np.float32)
     scratch = NativeModel(tensors).scratch_bytes
-    kinds = {"classification": "probabilities", "multi_label": "probabilities", "regression": "the value"}
+    kinds = {"classification": "probabilities", "regression": "the value"}
+    kinds["multi_label"] = f"probabilities; a label is on from {task.on_from:g}"
     if entry.normal:
         kinds["normal"] = f"the score; above {score_limit(entry.normal):.6g} a window is unlike normal ones"
-    facts: dict[str, object] = {
+    return {
         "model_id": _comment(model_id),
         "samples": modality.samples,
         "channels": len(modality.channels),
@@ -89,12 +94,39 @@ def _texts(entry: ModelEntry, golden: Golden, *, model_id: str, tensors: bytes, 
         "windows": _words(windows),
         "expected": _words(golden.probabilities[:_MAX_WINDOWS]),
         "tolerance": _number(tolerance),
+        "tensors": _words(np.frombuffer(tensors + b"\0" * (-len(tensors) % 4), dtype="<u4")),
     }
-    words = _words(np.frombuffer(tensors + b"\0" * (-len(tensors) % 4), dtype="<u4"))
-    data = f"#include <stdint.h>\n\nconst uint32_t student_tensors[] __attribute__((aligned(64))) = {{{words}}};\n"
-    for kind in "hc":
-        facts[f"recorded_{kind}"] = _fill_template(f"recorded.{kind}", facts) if modality.derived else ""
-    return {**{name: _fill_template(name, facts) for name in ("student.h", "student.c", "test.c")}, "tensors.c": data}
+
+
+def _unknown_facts(entry: ModelEntry, scores: Sequence[float]) -> dict[str, object]:
+    """Return what decides whether a window is unknown."""
+    limits, normal = entry.group_reference.magnitude if entry.group_reference else None, entry.normal
+    exact = np.array(scores or [0.0])
+    rounded = exact.astype(np.float32)  # down: as many of them are at least a score in float32
+    rounded = np.where(rounded > exact, np.nextafter(rounded, np.float32(-np.inf)), rounded)
+    sizes = f"not {limits.lowest:.2g} to {limits.highest:.2g} times the usual" if limits else "infinite"
+    novelty = "the score" if normal else "distance from the training windows"
+    least = smallest_level((normal.groups if normal else 0) or len(scores))
+    return {
+        "scores": len(scores),
+        "scores_are": f"{'scores of normal' if normal else 'novelty of validation'} windows",
+        "score_values": ", ".join(map(_number, rounded.tolist())),
+        "novelty": novelty if normal or entry.has_novelty else "0, this student has none",
+        "level": f"{normal.level if normal else 0:g}",
+        "levels": f"Levels from {least:g} on count." if scores else "There are no scores.",
+        "sizes": f"its size is {sizes}",
+        "usual": ", ".join(map(_number, limits.usual if limits else [1.0] * len(entry.modality.channels))),
+        "lowest": _number(limits.lowest if limits else 0.0),
+        "highest": _number(limits.highest if limits else 3.4e38),
+    }
+
+
+def _texts(facts: dict[str, object], *, is_derived: bool) -> dict[str, str]:
+    suffixes = {"recorded_": "RECORDED_", "_recorded": "_recorded"}
+    parts = {f"recorded_{kind}": _fill_template(f"recorded.{kind}", facts) if is_derived else "" for kind in "hc"}
+    facts = facts | parts | {name: text if is_derived else "" for name, text in suffixes.items()}
+    names = ("student.h", "student.c", "test.c", "loop.c", "tensors.c", "windows.c")
+    return {name: _fill_template(name, facts) for name in names}
 
 
 def _fill_template(name: str, facts: dict[str, object]) -> str:

@@ -1,5 +1,6 @@
 """The sources of `--target c` compile and pass their golden windows, here and on an emulated Cortex-M7."""
 
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -13,16 +14,19 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.derive import derived_modality
 from mmkd_edge.errors import UsageError
 from mmkd_edge.native import NativeModel
+from mmkd_edge.predict.confidence import smallest_level
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
 from mmkd_export.targets import c_sources
 from mmkd_export.targets.c_sources import write_c_sources
+from mmkd_models.data.dataset import open_dataset, shipped_dataset
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
 from tests.edge.said import said
-from tests.export.students import make_student, of_features
+from tests.export.students import export_student, make_student, of_features
 from tests.export.test_export_student_kinds import of_members
+from tests.export.test_novelty import with_seen
 
 ACC = ModalitySpec(name="acc", channels=("x", 'y"', "z\u00e4"), rate_hz=50.0, samples=61, range=(-6.5, 6.5), unit="g")
 M7 = "-O2 -mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16"
@@ -65,7 +69,7 @@ def test_the_sources_compile_without_a_warning_and_answer_as_the_checkpoint(expo
     folder = write_c_sources(exported)
     level = "-O2" if request.node.callspec.params["exported"] == "transformer" else "-O0"  # the engine is the same
     flags = f"CFLAGS={level} -Wall -Wextra -Werror"
-    done = subprocess.run(["make", "-C", folder, "test", flags], capture_output=True, text=True, check=False)
+    done = subprocess.run(["make", "-C", folder, "loop", "test", flags], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     verdict = done.stdout.splitlines()[-2]
     with Bundle.open(exported) as bundle:
@@ -105,7 +109,11 @@ def test_a_cortex_m7_passes_the_golden_windows(exported):
     folder = write_c_sources(exported)
     verdict, count = emulated(folder)
     assert verdict.endswith(": passed")
-    assert 100_000 < int(count.removesuffix(" instructions a window")) < 10_000_000
+    instructions, stack = map(
+        int, re.fullmatch(r"(\d+) instructions and (\d+) bytes of stack a window", count).groups()
+    )
+    assert 100_000 < instructions < 10_000_000
+    assert 200 < stack < 8_000
     tools = ["CC=arm-none-eabi-gcc", "AR=arm-none-eabi-ar", f"CFLAGS={M7}", "LDFLAGS=--specs=rdimon.specs"]
     made = subprocess.run(["make", "-C", folder, "size", *tools], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
@@ -132,7 +140,8 @@ def write_stub(folder, body):
         shutil.copyfile(Path(c_sources.__file__).with_name("c") / name, folder / name)
     head = "enum { STUDENT_OUTPUTS = 1 };\nint student_predict(const float *, float *, float *);\n"
     (folder / "student.h").write_text(head)
-    (folder / "test.c").write_text("const unsigned student_windows[1] = {0};\nint main(void) { return 0; }\n")
+    (folder / "windows.c").write_text("const unsigned student_windows[1] = {0};\n")
+    (folder / "test.c").write_text("int main(void) { return 0; }\n")
     (folder / "student.c").write_text(
         f'#include "student.h"\nint student_predict(const float *window, float *answers, float *novelty)\n{{\n{body}'
         "    return !window + !answers + !novelty;\n}\n"
@@ -142,7 +151,7 @@ def write_stub(folder, body):
 def test_emulation_counts_the_instructions_of_a_loop(tmp_path):
     needs_an_emulated_board()
     write_stub(tmp_path, '    __asm__ volatile("ldr r0, =1000000\\n1: subs r0, #1\\n bne 1b" ::: "r0", "cc");\n')
-    count = int(emulated(tmp_path, "OBJECTS=student.o")[-1].removesuffix(" instructions a window"))
+    count = int(emulated(tmp_path, "OBJECTS=student.o")[-1].partition(" instructions and ")[0])
     assert abs(count - 2_000_001) <= 80  # a tick is 40 instructions
 
 
@@ -157,6 +166,66 @@ def test_what_one_compiler_made_is_made_anew_for_another_and_for_other_flags(tmp
         assert done.returncode == 0, done.stderr
         compiled.append("-c student.c" in done.stdout)
     assert compiled == [True, False, True, True, True]
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A bundle with novelty and limits of magnitude, and its sources."""
+    data = open_dataset(shipped_dataset()).spec
+    student = with_seen(of_features(make_student(modality=data.modality("acc"), task=data.task, windows=60), CONV))
+    options = {"targets": ("native", "c"), "drift_reference": shipped_dataset()}
+    path = export_student(tmp_path_factory.mktemp("judged"), student, **options).path
+    return path, path.with_name("student-c")
+
+
+def loop_samples(path, channels):
+    """Windows as the student knows them, others of a tenth and ten times their size, noise, and a dead sensor."""
+    with Bundle.open(path) as bundle:
+        windows = bundle.golden(bundle.manifest.models[0].name).windows[:6, :, :channels]
+    usual = np.concatenate(windows).round(3)
+    noise = np.random.default_rng(2).normal(0.0, 1.0, size=usual.shape).round(3)
+    return np.concatenate([usual, 0.1 * usual, noise, np.full((250, channels), np.nan), 10.0 * usual])
+
+
+def stream_lines(path, samples, *, hop, level):
+    """What the example prints if it answers as a stream of Python does, which also calls windows degraded."""
+    with EdgePredictor.open(path, backend="native", unknown_level=level) as predictor:
+        answers = [each for each in predictor.stream(hop=hop).push(samples) if each.status != "warming_up"]
+    status = {"degraded": "ok"}
+    return [f"{status.get(each.status, each.status)} {each.label} {each.probability:.3f}" for each in answers]
+
+
+@pytest.mark.parametrize("board", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_loop_of_a_board_answers_as_a_stream_does_and_calls_the_same_windows_unknown(judged, board):
+    path, folder = judged
+    samples = loop_samples(path, 3).astype(np.float32)
+    text = "\n".join(",".join(f"{value:g}" for value in row) for row in samples.tolist())
+    if board:
+        needs_an_emulated_board()
+    for hop, level in ((50, 0.05), (200, None)):
+        flags = f"-O1 -Wall -Wextra -Werror -DHOP={hop}" + (f" -DLEVEL={level}" if level else "")
+        target = ["emulate", "MAIN=loop", f"M7={M7} {flags}"] if board else ["loop", f"CFLAGS={flags}"]
+        make = ["make", "-s", "--no-print-directory", "-C", folder, *target]
+        done = subprocess.run(make, input=text, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        printed = done.stdout if board else subprocess.check_output([folder / "loop"], input=text, text=True)
+        lines = [line for line in printed.splitlines() if line.startswith(("ok", "unknown", "invalid"))]
+        expected = stream_lines(path, samples, hop=hop, level=level)
+        assert {line.split()[0] for line in lines} == {"ok", "unknown", "invalid"}
+        assert lines == expected
+
+
+def test_the_header_names_scores_and_limits_of_what_is_unknown(judged):
+    path, folder = judged
+    with Bundle.open(path) as bundle:
+        (entry,) = bundle.manifest.models
+        (artifact,) = [each for each in entry.artifacts if each.format == "native"]
+    head, scores = (folder / "student.h").read_text(), artifact.novelty.scores
+    assert f"enum {{ STUDENT_SCORES = {len(scores)} }};" in head
+    assert "#define STUDENT_LEVEL 0 /* EdgePredictor's, unless" in head
+    limits = entry.group_reference.magnitude
+    assert f"its size is not {limits.lowest:.2g} to {limits.highest:.2g} times the usual" in head
+    assert f"Levels from {smallest_level(len(scores)):g} on count." in head
 
 
 def test_what_has_no_sources_is_refused_with_what_else_helps(tmp_path):

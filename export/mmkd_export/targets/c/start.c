@@ -1,10 +1,11 @@
-/* `make emulate`: qemu's Cortex-M7 (mps2-an500) runs the self-test and counts the instructions of one window. */
+/* `make emulate`: qemu's Cortex-M7 (mps2-an500) runs a program, and counts the instructions and the stack of a window. */
 #include <stdint.h>
 #include <stdio.h>
 #include <unistd.h>
 
 #include "student.h"
 
+enum { STACK_WORDS = 16384, UNUSED = 0x5AFE57AC };
 enum { INSTRUCTIONS_A_TICK = 40 }; /* at 25 MHz, with one instruction a nanosecond: -icount shift=0 */
 extern const uint32_t student_windows[];
 extern uint32_t data_from[], data_start[], data_end[], bss_start[], bss_end[], stack_top[];
@@ -20,10 +21,14 @@ void reset(void)
     for (uint32_t *to = bss_start; to < bss_end;) *to++ = 0;
     initialise_monitor_handles();
     int failed = main();
+    for (uint32_t *word = (uint32_t *)answers - STACK_WORDS; word < (uint32_t *)answers - 16; word++) *word = UNUSED;
     systick[1] = 0xFFFFFF, systick[2] = 0, systick[0] = 5; /* count down from 2^24 - 1 with the processor's clock */
     student_predict((const float *)student_windows, answers, 0);
     uint32_t ticks = 0xFFFFFF - systick[2];
-    printf("%lu instructions a window\n", (unsigned long)ticks * INSTRUCTIONS_A_TICK);
+    uint32_t *deepest = (uint32_t *)answers - STACK_WORDS;
+    while (*deepest == UNUSED) deepest++;
+    printf("%lu instructions and %lu bytes of stack a window\n", (unsigned long)ticks * INSTRUCTIONS_A_TICK,
+           (unsigned long)((char *)answers - (char *)deepest));
     _exit(failed);
 }
 __attribute__((section(".vectors"), used)) static const void *const vectors[] = {stack_top, (void *)reset};

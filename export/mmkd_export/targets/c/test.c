@@ -6,7 +6,7 @@
 #include "student.h"
 
 enum { WINDOWS = $count };
-const uint32_t student_windows[] = {$windows};
+extern const uint32_t student_windows[];
 static const uint32_t expected[] = {$expected};
 static const float tolerance = ${tolerance}f;
 

@@ -1,0 +1,3 @@
+#include <stdint.h>
+
+const uint32_t student_windows[] = {$windows};
