@@ -3,6 +3,7 @@
     python benchmarks/checks/mutants.py BUNDLE --backend ort
     python benchmarks/checks/mutants.py BUNDLE --backend openvino --count 5000
     python benchmarks/checks/mutants.py BUNDLE --backend trt-rtx
+    python benchmarks/checks/mutants.py BUNDLE --kind manifest --count 5000
 
 Changes bits, bytes and pages of the bundle's fp32 artifact, and the operators, attributes, edges, shapes and values of
 an ONNX graph; gives each mutant right hashes and opens it as a new bundle on a device without onnx. A mutant that opens
@@ -11,6 +12,10 @@ continues. With `--log FILE` an interrupted run continues. Needs `mmkd-edge[expo
 
 `trt-rtx` is TensorRT-RTX (`mmkd-edge[trt-rtx]`), which builds without a GPU: an engine is built of each mutant, and not
 run.
+
+With `--kind` it changes what both Python and C read, and gives who opens each mutant: `BAD` if one alone does, without
+a reason that the check knows (`REASONS` in `verdicts.py`). `sidecar` needs a student of normal data, `derivation` one
+of a derived sensor.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ import msgspec
 
 from checks.mutations import mutated_bytes, mutated_graph
 from checks.script import head, row, script_parser
+from checks.verdicts import KINDS, Mutants
 from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, write_bundle
 from mmkd_edge.apart import ProcessLimits
 from mmkd_edge.backends.base import BACKENDS
@@ -53,11 +59,14 @@ def main() -> None:
     parser = script_parser(__doc__)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--backend", default="ort", choices=(*BACKENDS, RTX))
+    parser.add_argument("--kind", choices=KINDS, help="compare Python with C on mutants of this instead")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, metavar="FILE", help="keeps a line for each mutant")
     parser.add_argument("--numbers", type=int, nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.kind:
+        options.backend = "native"
     if options.numbers:
         for number, outcome in outcomes(options):
             print(json.dumps([number, outcome]), flush=True)
@@ -72,7 +81,7 @@ def main() -> None:
     for outcome, count in sorted(found.items(), key=lambda item: (-item[1], item[0])):
         print(row(outcome, f"{count:,}"))
     bad = {name: count for name, count in found.items() if name.startswith("BAD")}
-    print(f"{options.backend}: {sum(found.values()):,} mutants, {sum(bad.values())} bad")
+    print(f"{options.kind or options.backend}: {sum(found.values()):,} mutants, {sum(bad.values())} bad")
     sys.exit(4 if bad else 0)
 
 
@@ -89,6 +98,7 @@ def run_workers(options: argparse.Namespace) -> Counter[str]:
 
     remaining = list(range(len(found), options.count))
     given = [options.bundle, "--backend", options.backend, "--seed", str(options.seed)]
+    given += ["--kind", options.kind] if options.kind else []
     limit_s = 2 * HANG_S
     while remaining:
         command = [sys.executable, __file__, *given, "--numbers", *map(str, remaining)]
@@ -130,7 +140,11 @@ def outcomes(options: argparse.Namespace) -> Iterator[tuple[int, str]]:
         (Path(folder) / "onnx.py").write_text("raise ImportError")
         sys.path.insert(0, folder)  # a sandbox check imports from the same folders
         path = Path(folder) / "mutant.edge"
+        mutants = Mutants(options.bundle, options.kind, Path(folder)) if options.kind else None
         for number in options.numbers:
+            if mutants is not None:
+                yield number, mutants.compare(random.Random(f"{options.seed} {number}"))
+                continue
             write_mutant(options.bundle, path, backend=options.backend, seed=options.seed, number=number)
             begun = time.monotonic()
             outcome = outcome_of_build(path) if options.backend == RTX else outcome_of(path, options.backend)

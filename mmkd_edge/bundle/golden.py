@@ -154,11 +154,15 @@ def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:
         if array.dtype != dtype or array.shape != shapes[name]:
             expected = f"{np.dtype(dtype)} {shapes[name]}"
             return f"{name}: expected {expected}, got {array.dtype} {array.shape}"
+        if not array.flags.c_contiguous:
+            return f"{name}: expected rows of C, got columns of Fortran"
     if count < 1:
         return "expected at least one window, got none"
     outputs = [name for name in ("logits", "probabilities", _NOVELTY) if name in dtypes]
     if not all(np.isfinite(arrays[name]).all() for name in outputs):
         return f"expected finite {' and '.join(outputs)}, got others"
+    if _NOVELTY in dtypes and arrays[_NOVELTY].min() < 0:
+        return "novelty: expected numbers of at least 0, got others"
     tolerance, most = float(arrays["tolerance"]), MAX_TOLERANCE["fp32"]
     if not 0 < tolerance <= most:
         return f"tolerance: expected a number above 0 and at most {most:g}, got {tolerance:g}"

@@ -31,7 +31,7 @@ from mmkd_edge.bundle.manifest import (
     step_outputs,
 )
 from mmkd_edge.bundle.statistics import InputStatistics, reference_fault
-from mmkd_edge.bundle.strict_json import JsonError, convert_object, parse_object, read_canonical
+from mmkd_edge.bundle.strict_json import JsonError, check_keys, convert_object, parse_object, read_canonical
 from mmkd_edge.errors import ManifestError, unprintable_in
 from mmkd_edge.spec import MAX_FLOAT32, ModalitySpec, TaskSpec, TensorSpec, frames_fault, task_fault
 
@@ -57,6 +57,7 @@ def decode_manifest(data: bytes) -> Manifest:
     if manifest is None:
         try:
             document = parse_object(data)
+            check_keys(data)
             _check_version(document)
             manifest = convert_object(document, Manifest)
         except JsonError as error:
@@ -155,6 +156,8 @@ def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None
         values = math.prod(state.shape)
         fits = values <= MAX_WINDOW_VALUES
         _require(fits, f"{path}.states[{index}].shape", f"expected at most {MAX_WINDOW_VALUES} values, got {values}")
+        fits = abs(state.initial) <= MAX_FLOAT32
+        _require(fits, f"{path}.states[{index}].initial", f"expected a float32, got {state.initial:g}")
         axis, slots = state.axis, streaming.slots
         fits = axis is None or state.shape[axis : axis + 1] == (slots,)
         _require(fits, f"{path}.states[{index}].axis", f"expected one of {slots} slots, got {axis} of {state.shape}")

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parent
 LIBRARY = FOLDER / ("mmkd.dll" if os.name == "nt" else "libmmkd.so.1")
 SOURCES = (
     *("include/mmkd.h", "src/model.h", "src/model.c", "src/compute.c"),
-    *("src/bundle.h", "src/bundle.c", "src/verify.c", "src/predict.c", "third_party/jsmn.h"),
+    *("src/bundle.h", "src/rules.h", "src/bundle.c", "src/verify.c", "src/predict.c", "third_party/jsmn.h"),
     *(f"third_party/monocypher{name}" for name in (".h", ".c", "-ed25519.h", "-ed25519.c")),
 )
 """Every file that the library is made of."""

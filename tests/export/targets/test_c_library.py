@@ -22,8 +22,11 @@ import pytest
 
 from checks.mutants import with_model
 from checks.mutations import mutated_bytes
+from checks.verdicts import KINDS, Mutants, c_refusal, compare, write_rehashed
 from mmkd_edge import Bundle, EdgePredictor, MmkdError, SensorChecks, check_window, example_bundle, write_bundle
 from mmkd_edge.bundle.golden import golden_bytes
+from mmkd_edge.bundle.manifest import member_files
+from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.bundle.reference import Commissioned, Reference, check_reference, read_reference, write_reference
 from mmkd_edge.derive import derived_modality
 from mmkd_edge.errors import BackendError, BundleError, UnavailableError, UsageError
@@ -40,6 +43,7 @@ from mmkd_export.preflight import check_plan
 from mmkd_export.targets.table import with_defaults
 from mmkd_models.networks.config import EncoderConfig, StudentConfig
 from mmkd_models.training.checkpoint import write_student
+from tests.edge.bundle.test_manifest import BROKEN, changed
 from tests.edge.said import said
 from tests.export.students import export_student, make_normal_student, make_student
 from tests.export.test_novelty import with_seen
@@ -662,6 +666,37 @@ def test_the_scores_of_one_machine_take_the_place_of_the_bundles(bundles, progra
     for bundle, wrong, status in ((path, other, MISUSE), (path, path, DAMAGED), (bundles["windows"], file, MISUSE)):
         assert program(bundle, commissioned=wrong).refusal == (status, refusal)
     assert program(path, commissioned=absent).refusal == (NO_FILE, f"{absent}: {unreadable}")
+
+
+def test_what_python_refuses_in_a_manifest_c_refuses_too(bundles, tmp_path):
+    path, tried = tmp_path / "broken.edge", 0
+    with Bundle.open(bundles["causal"]) as bundle:
+        manifest = bundle.manifest
+        members = {entry.file: bundle.read(entry.file) for entry in member_files(manifest)}
+    document = json.loads(encode_manifest(manifest))
+    for place, value, _ in BROKEN:
+        try:
+            broken = json.dumps(changed(document, place, value)).encode()
+        except (KeyError, TypeError, IndexError):
+            continue  # this bundle lacks that part
+        write_rehashed(path, broken, manifest, members)
+        assert (place, compare(path)) == (place, "both refuse")
+        tried += 1
+    assert tried > 45
+    escaped = json.dumps(document).replace('"licence"', r'"licenc\u0065"').encode()
+    write_rehashed(path, escaped, manifest, members)
+    assert compare(path) == "both refuse"
+    write_rehashed(path, json.dumps(changed(document, ".modality.rate_hz", 0)).encode(), manifest, members)
+    assert c_refusal(path) == "manifest.json: rate_hz: expected another value; export the bundle again"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_python_and_c_open_the_same_mutants(bundles, derived, normal, tmp_path, kind):
+    path = {"sidecar": normal[1], "derivation": derived[1]}.get(kind, bundles["causal"])
+    mutants = Mutants(path, kind, tmp_path)
+    found = Counter(mutants.compare(random.Random(f"{kind} {number}")) for number in range(100))
+    assert [outcome for outcome in found if outcome.startswith("BAD")] == []
+    assert min(found["both open"], found["both refuse"]) > 0
 
 
 def test_wrong_files_and_arguments_say_what_is_wrong(bundles, program, tmp_path):
