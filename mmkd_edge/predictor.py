@@ -381,7 +381,7 @@ class EdgePredictor:
     def selftest(self) -> SelfTest:
         """Compare this device's answers for all students' golden windows with the checkpoint's.
 
-        The result has the sum of their windows and their worst figures.
+        Answers as many as a minute allows; the result has the sum of these windows and their worst figures.
 
         Raises:
             GateError: an answer differs by more than the stored tolerance.

@@ -1,12 +1,15 @@
 """The first opening of a bundle asks it a few golden windows; later ones remember what came."""
 
+import time
+
 import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import EdgePredictor, GateError
+from mmkd_edge import Bundle, EdgePredictor, GateError
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.install.slots import install
+from mmkd_edge.opening.selftest import run_selftests
 from tests.edge.said import said
 
 pytestmark = pytest.mark.usefixtures("quick_openings")
@@ -50,6 +53,20 @@ def test_a_single_window_of_many_that_is_answered_otherwise_is_found(kit, tmp_pa
     assert said(GateError, lambda: opened(path)).startswith(
         f"{path}: self-test: golden window 57: expected the stored answer within "
     )
+
+
+def test_golden_windows_that_take_minutes_are_answered_as_far_as_their_time_allows(kit, tmp_path, monkeypatch):
+    four, names = kit.golden(kit.modality), ("windows", "labels", "logits", "probabilities", "judge")
+    golden = msgspec.structs.replace(four, **{name: np.concatenate([getattr(four, name)] * 400) for name in names})
+    path = kit.parts(kit.modality, golden=golden).write(tmp_path / "slow.edge")
+    run = OrtBackend.run
+    with EdgePredictor.open(path, backend="ort", selftest=False) as predictor, Bundle.open(path) as bundle:
+        students = predictor._active.current.opened
+        assert run_selftests(students, bundle).windows == 1600
+        monkeypatch.setattr(OrtBackend, "run", lambda self, feeds: time.sleep(0.05) or run(self, feeds))
+        begun_s = time.monotonic()
+        assert 1 < run_selftests(students, bundle, limit_s=1.5).windows <= 30
+    assert time.monotonic() - begun_s < 5.0  # all of them take 80 s
 
 
 def test_a_bundle_whose_weights_were_rolled_never_opens(rolled, tmp_path):
