@@ -269,11 +269,12 @@ def test_a_quick_demo_has_a_tiny_teacher_few_steps_and_no_transformer_student(ti
 def test_a_first_look_ends_with_the_command_of_the_full_one(tiny, first, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["mmkd-demo", "--quick", "--out", "demo"])
     demo = msgspec.structs.replace(read_demo(first.document), is_first_look=True)
-    show_demo(demo, out=Path("demo"), dataset=tiny)
-    assert capsys.readouterr().out.splitlines()[-1] == (
-        "wrote demo/report.html and demo/student.edge, a first look; the full one takes longer; next: mmkd-demo --out "
-        "demo"
-    )
+    for quick_s, long in ((None, "longer"), (20.0, "about 1 min"), (158.6, "about 7 min")):
+        show_demo(demo, out=Path("demo"), dataset=tiny, quick_s=quick_s)
+        assert capsys.readouterr().out.splitlines()[-1] == (
+            f"wrote demo/report.html and demo/student.edge, a first look; the full one takes {long}; next: mmkd-demo "
+            "--out demo"
+        )
 
 
 @pytest.mark.slow
