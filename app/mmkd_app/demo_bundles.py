@@ -58,8 +58,8 @@ def measure(
     return replace_in(
         document,
         students={
-            name: _add_measurements(replace_in(contest, bundle=str(bundles[name])), references[name], times[name])
-            for name, contest in document.students.items()
+            name: _add_measurements(replace_in(sensor, bundle=str(bundles[name])), references[name], times[name])
+            for name, sensor in document.students.items()
         },
         teacher=replace_in(document.teacher, latency_ms=msgspec.convert(first.teacher_ms, LatencyPercentiles)),
         benchmark=benchmark,
@@ -67,15 +67,15 @@ def measure(
     )
 
 
-def _add_measurements(contest: DemoSensor, reference: Path | None, times: PairLatency) -> DemoSensor:
+def _add_measurements(sensor: DemoSensor, reference: Path | None, times: PairLatency) -> DemoSensor:
     """A transformer baseline shares the student's latencies."""
-    assert contest.baseline is not None  # folds have one
-    is_alike = contest.baseline.kinds[:1] == contest.student.kinds[:1] == ("transformer",)  # the first seed's
+    assert sensor.baseline is not None  # folds have one
+    is_alike = sensor.baseline.kinds[:1] == sensor.student.kinds[:1] == ("transformer",)  # the first seed's
     latency, replace_in = msgspec.convert(times.student_ms, LatencyPercentiles), msgspec.structs.replace
     return replace_in(
-        contest,
-        student=replace_in(contest.student, latency_ms=latency),
-        baseline=replace_in(contest.baseline, latency_ms=latency if is_alike else None),
+        sensor,
+        student=replace_in(sensor.student, latency_ms=latency),
+        baseline=replace_in(sensor.baseline, latency_ms=latency if is_alike else None),
         reference=None if reference is None else str(reference),
         latency_ratio=times.ratio,
         latency_ratios=times.ratios,

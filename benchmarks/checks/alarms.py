@@ -89,7 +89,7 @@ def follow(bundle: Path, recordings: Sequence[ReplayedRecording], normal: str, w
     """What `mmkd-run` reports of recordings in one line: a fault after every four of normal running."""
     with Bundle.open(bundle) as opened:
         modality = opened.manifest.models[0].modality
-    usual, faults = ([one for one in recordings if (one.label == normal) is wanted] for wanted in (True, False))
+    usual, faults = ([one for one in recordings if (one.label == normal) is is_normal] for is_normal in (True, False))
     step = max(1, 4 * len(faults) // len(usual))
     mixed = [one for n, part in enumerate(usual) for one in (part, *faults[n // 4 * step :][: n % 4 // 3])]
     rows, rate = np.concatenate([one.rows for one in mixed]), modality.rate_hz

@@ -161,22 +161,30 @@ class Store:
     def _open(self) -> None:
         _make_folder(self._path.parent)
         try:
-            connection = _connect(self._path)
-        except sqlite3.OperationalError:
-            raise
+            connection = self._read()
         except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and not str(error).startswith("no such "):
+                raise
             aside = self._path.with_name(f"{FILE_NAME}.damaged")
             logger.warning("%s: damaged: %s; kept as %s, and a new file is begun", self._path, error, aside.name)
             self._path.replace(aside)
             with contextlib.suppress(FileNotFoundError):
                 self._path.with_name(f"{FILE_NAME}-wal").replace(aside.with_name(f"{aside.name}-wal"))
-            connection = _connect(self._path)
-        with connection:
-            self._leave_out_damaged(connection)
+            connection = self._read()
         self.last_id = connection.execute("SELECT COALESCE(MAX(id), 0) FROM records").fetchone()[0]
         for queue in self.queues:  # earlier records wait for the next start
             queue.sent_until = queue.deleted_until = self.last_id
         self._connection = connection
+
+    def _read(self) -> sqlite3.Connection:
+        connection = _connect(self._path)
+        try:
+            with connection:
+                self._leave_out_damaged(connection)
+        except BaseException:
+            connection.close()  # which ends its lock
+            raise
+        return connection
 
     def _leave_out_damaged(self, connection: sqlite3.Connection) -> None:
         for table, keys in _KEYS.items():

@@ -327,10 +327,10 @@ def show_demo(demo: DemoDocument, *, out: Path, dataset: Dataset, quick_s: float
     labelled = labelled_title(demo.label_fraction, demo.labelled_groups)
     title = f"{demo.dataset.name}: {measure.words}{counted}{judged_on}, {labelled}"
     table = plain_table(("sensor", *_COMPETITORS.values(), "gain", "95 % interval", "gap recovered"), title=title)
-    for name, contest in demo.students.items():
-        gain, ends = _gain(contest.gain_points, measure)
-        scores = (_score(getattr(contest, key), measure) for key in _COMPETITORS)
-        table.add_row(name, *scores, gain, ends, for_terminal(gap_text(contest)))
+    for name, sensor in demo.students.items():
+        gain, ends = _gain(sensor.gain_points, measure)
+        scores = (_score(getattr(sensor, key), measure) for key in _COMPETITORS)
+        table.add_row(name, *scores, gain, ends, for_terminal(gap_text(sensor)))
     show_table(table, width=150)  # six competitors with their spreads
     print(f"teacher (all sensors) {_score(demo.teacher, measure)}, {demo.teacher.parameters:,} parameters")
     for sentence in (*(answer(demo) if is_judged(demo) else ()), leak_text(demo)):

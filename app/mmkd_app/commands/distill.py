@@ -71,7 +71,7 @@ def distill(
     data: Data,
     modality: Modality,
     output: Output = Path("student.ckpt"),
-    wanted: StudentOptions,
+    student: StudentOptions,
     recipe_file: Annotated[Path | None, Option("JSON file with the recipe; see --print-recipe.", ("--recipe",))] = None,
     term: Annotated[
         list[str] | None, Option("One term of the recipe, KIND[,NAME=VALUE...] (repeat); see --list-terms.")
@@ -88,16 +88,16 @@ def distill(
     json: Json = False,
 ) -> None:
     """Distil one or more teachers into a student of one sensor; windows without labels (-1) teach too."""
-    config = wanted.config()
+    config = student.config()
     if "transformer" not in config.members and (recipe_file or term):
         raise UsageError(
-            f"{'--recipe' if recipe_file else '--term'} cannot be combined with --members {wanted.members}, which "
+            f"{'--recipe' if recipe_file else '--term'} cannot be combined with --members {student.members}, which "
             "learn the teachers' probabilities and the labels; leave it out, or add the member transformer"
         )
     hold_output(context, output, teachers=teacher, replace=options.force or options.resume)
     training = training_data(data, options, modalities=None)
     modality = training.train.spec.modality(modality).name
-    clock_error_s = wanted.clock_error
+    clock_error_s = student.clock_error
     run = new_run(output, training, options, STUDENT_TRAIN, embed_windows=embed_windows, clock_error_s=clock_error_s)
     check_checkpoints(teacher)
     with loading("mmkd-distill"):  # torch takes seconds: what is wrong above is refused before
@@ -113,4 +113,4 @@ def distill(
         check_same_fold(f"teacher {path}", facts, dataset_sha256=training.sha256, fold=options.fold)
     training = training.for_pair([spec.name for file in teachers for spec in file.checkpoint.modalities], modality)
     made = TrainingRequest(training, modality, config, run, teachers, recipe)
-    train_and_report(output, made, wanted, options, title=f"{modality} student", json=json)
+    train_and_report(output, made, student, options, title=f"{modality} student", json=json)

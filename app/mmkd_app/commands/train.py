@@ -126,7 +126,7 @@ def student(
     *,
     modality: Modality,
     output: Output = Path("baseline.ckpt"),
-    wanted: StudentOptions,
+    student: StudentOptions,
     faults: Annotated[
         Path | None,
         Option("Normal running: also learn the labelled faults of this dataset's train and valid.", metavar="DATA"),
@@ -141,12 +141,12 @@ def student(
     """
     from mmkd_models.training.inputs import TrainingRequest
 
-    config = wanted.config()
+    config = student.config()
     hold_output(context, output, replace=options.force or options.resume)
     training = training_data(data, options, modalities=[modality], normal=True)
     modality = training.train.spec.modalities[0].name
     run = new_run(
-        output, training, options, STUDENT_TRAIN, embed_windows=embed_windows, clock_error_s=wanted.clock_error
+        output, training, options, STUDENT_TRAIN, embed_windows=embed_windows, clock_error_s=student.clock_error
     )
     if training.train.spec.task.kind == "normal":
         from mmkd_models.training.normal import fit_normal_student
@@ -164,7 +164,7 @@ def student(
     with loading("mmkd-train"):
         import mmkd_models.training.students  # noqa: F401 - with torch, which takes seconds
     made = TrainingRequest(training, modality, config, run)
-    train_and_report(output, made, wanted, options, title=f"{modality} baseline", json=json)
+    train_and_report(output, made, student, options, title=f"{modality} baseline", json=json)
 
 
 def _known_faults(training: TrainingData, faults: Path, modality: str) -> Windows:

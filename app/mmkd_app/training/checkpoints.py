@@ -177,7 +177,13 @@ def training_tracked(output: Path, options: TrainingOptions) -> AbstractContextM
 
 
 def train_and_report(
-    output: Path, training: TrainingRequest, wanted: StudentOptions, options: TrainingOptions, *, title: str, json: bool
+    output: Path,
+    training: TrainingRequest,
+    student: StudentOptions,
+    options: TrainingOptions,
+    *,
+    title: str,
+    json: bool,
 ) -> None:
     """Train a student, or choose one, write it and print its facts."""
     from mmkd_export.targets.native import latency_limit
@@ -185,11 +191,11 @@ def train_and_report(
 
     members, run = training.config.members, training.run
     has_both = training.teachers and can_learn_alone(training.data) and "transformer" in members
-    parts = RACE if wanted.choose and has_both else ("",)
+    parts = RACE if student.choose and has_both else ("",)
     with training_tracked(output, options) as tracker:
         with training_shown(title, output, tracker, parts=parts) as show:
             run = replace(run, on_step=show, on_member=lambda line: say(f"{title}: {line}"))
-            limit, candidates = latency_limit(wanted.max_latency_ms), members if wanted.choose else None
+            limit, candidates = latency_limit(student.max_latency_ms), members if student.choose else None
             checkpoint = train_student(replace(training, run=run, candidates=candidates, limit=limit))
         write_student_and_report(output, checkpoint, tracker, json=json)
 

@@ -136,8 +136,8 @@ def largest_difference(answers: Sequence[Answers], expected: Sequence[Answers], 
         scales.append(answer_scale(task, np.concatenate([second for _, second in expected])))
     differences = [
         float(np.abs(actual - reference).max()) / scale
-        for answer, wanted in zip(answers, expected, strict=True)
-        for actual, reference, scale in zip(answer, wanted, scales, strict=False)
+        for answer, outputs in zip(answers, expected, strict=True)
+        for actual, reference, scale in zip(answer, outputs, scales, strict=False)
     ]
     return max(differences) if np.isfinite(differences).all() else float("inf")
 

@@ -135,10 +135,10 @@ def windows_from_dataset(
 def check_fit(modality: ModalitySpec, expected: ModalitySpec, *, where: str) -> None:
     """Raise UsageError unless windows fit the student; ranges may differ."""
     for name in ("kind", "channels", "unit", "rate_hz", "samples", "height", "width", "normalise"):
-        got, wanted = getattr(modality, name), getattr(expected, name)
-        if got != wanted:
+        got, needed = getattr(modality, name), getattr(expected, name)
+        if got != needed:
             raise UsageError(
-                f"{where}: modality {expected.name!r}: expected {name} {wanted!r} as in the checkpoint, got {got!r}; "
+                f"{where}: modality {expected.name!r}: expected {name} {needed!r} as in the checkpoint, got {got!r}; "
                 "use the dataset the student was trained on, or one recorded alike"
             )
 

@@ -49,8 +49,8 @@ class ArrayRule:
         """Yield a message for a wrong dtype or shape."""
         is_text = array.dtype.kind == "U" and "text" in self.dtypes
         if not is_text and not any(array.dtype == dtype for dtype in self.dtypes if dtype != "text"):
-            wanted = " or ".join(self.dtypes)
-            yield f"{self.name}: expected {wanted}, got {array.dtype}; save it with .astype({self.dtypes[0]!r})"
+            needed = " or ".join(self.dtypes)
+            yield f"{self.name}: expected {needed}, got {array.dtype}; save it with .astype({self.dtypes[0]!r})"
         if array.shape != self.shape:
             is_transposed = array.ndim == 3 and array.transpose(0, 2, 1).shape == self.shape
             fix = "transpose it" if is_transposed else f"correct the array or {SPEC_FILE}"

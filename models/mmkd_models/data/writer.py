@@ -220,8 +220,8 @@ def _sample_arrays(
         is_counts = folder == files.RECORDINGS and modality.kind == "series" and array.dtype == np.int16
         part = array if is_counts else storable(array, modality.kind)
         if part is None:
-            wanted = STORABLE[modality.kind]
-            problems.append(f"{where.format(number)}: expected {wanted}, got {array.dtype}; convert it")
+            needed = STORABLE[modality.kind]
+            problems.append(f"{where.format(number)}: expected {needed}, got {array.dtype}; convert it")
         else:
             stored.append(part)
     if len(stored) < len(given):

@@ -129,20 +129,20 @@ def sensor_rows(
 ) -> tuple[SensorRow, ...]:
     """Return a row for each sensor, the best on validation first."""
     rows = [
-        _row(compared, name, contest, judged[name], latencies.get(name)) for name, contest in compared.students.items()
+        _row(compared, name, sensor, judged[name], latencies.get(name)) for name, sensor in compared.students.items()
     ]
     return tuple(sorted(rows, key=lambda row: math.inf if row.valid_score is None else -row.valid_score))
 
 
 def _row(
-    compared: DemoDocument, name: str, contest: DemoSensor, judged: JudgingDocument, latency: PairLatency | None
+    compared: DemoDocument, name: str, sensor: DemoSensor, judged: JudgingDocument, latency: PairLatency | None
 ) -> SensorRow:
     measure = compared.reported_metric
     who: dict[SensorModel, Network | DemoRival | None] = {
-        "extra_trees": contest.extra_trees,
-        "mini_rocket": contest.mini_rocket,
-        "labels_only": contest.baseline,
-        "distilled": contest.student,
+        "extra_trees": sensor.extra_trees,
+        "mini_rocket": sensor.mini_rocket,
+        "labels_only": sensor.baseline,
+        "distilled": sensor.student,
         "teacher": compared.teacher,
     }
     valid = {
@@ -152,17 +152,17 @@ def _row(
         key: score for key, model in who.items() if model is not None and (score := model.score(measure)) is not None
     }
     untaught: tuple[SensorModel, ...] = ("extra_trees", "mini_rocket")
-    gain, faults, first = contest.gain_points, judged.faults, judged.models[0].name
+    gain, faults, first = sensor.gain_points, judged.faults, judged.models[0].name
     assert gain is not None
     assert faults is not None  # every sensor was judged under faults
     return SensorRow(
         sensors=(name,),
         scores=scores,
-        parameters=contest.student.parameters or 0,
+        parameters=sensor.student.parameters or 0,
         gain=msgspec.convert(gain, Interval, from_attributes=True),
         valid_score=valid["distilled"],
-        chance=contest.student.chance,
-        is_distilled=not contest.student.shipped or any(form != LABELS_ONLY for form in contest.student.shipped),
+        chance=sensor.student.chance,
+        is_distilled=not sensor.student.shipped or any(form != LABELS_ONLY for form in sensor.student.shipped),
         ahead=tuple(key for key in untaught if valid.get(key, -math.inf) > valid["distilled"]),
         under_faults=sum(sum(fault.errors[first]) / len(fault.errors[first]) for fault in faults.faults)
         / len(faults.faults),

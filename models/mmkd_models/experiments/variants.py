@@ -106,12 +106,12 @@ def parse_variations(texts: Sequence[str], spec: DatasetSpec) -> list[Variation]
             dict.fromkeys(pattern.format(value.replace("+", ",")) for value in values.split(","))
         )
     variations = []
-    for name, wanted in found.items():
+    for name, given in found.items():
         sensor = spec.modality(name)
-        whole = Variation(sensor=sensor, factors=wanted, spec=spec)
+        whole = Variation(sensor=sensor, factors=given, spec=spec)
         cheaper = {
             factor: tuple(part for part in parts if not _is_recorded(whole.variant({factor: part}), factor))
-            for factor, parts in wanted.items()
+            for factor, parts in given.items()
         }
         if not any(cheaper.values()):
             raise UsageError(f"--vary {name}: expected a variant, got the recorded sensor alone; add a cheaper value")

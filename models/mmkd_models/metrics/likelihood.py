@@ -51,7 +51,9 @@ def log_likelihood(logits: NDArray[Any], labels: NDArray[Any], *, kind: TaskKind
     return np.asarray(-0.5 * (error / spread) ** 2 - math.log(spread * math.sqrt(2 * math.pi)))
 
 
-def surely_likelier(values: Floats, references: Floats, groups: NDArray[Any], *, of_one_group: bool = False) -> bool:
+def significantly_likelier(
+    values: Floats, references: Floats, groups: NDArray[Any], *, of_one_group: bool = False
+) -> bool:
     """Return whether log-likelihoods (answers,) exceed others by more than a standard error over groups (N,).
 
     With `of_one_group` a single group's windows are independent; otherwise it gives False.

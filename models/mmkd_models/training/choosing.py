@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Groups, Windows
-from mmkd_models.metrics.likelihood import fitted_temperature, jackknife_error, log_likelihood, surely_likelier
+from mmkd_models.metrics.likelihood import fitted_temperature, jackknife_error, log_likelihood, significantly_likelier
 from mmkd_models.metrics.scores import AnyMetric, scores_from_answers, scores_from_logits
 
 _TAUS = (0.5, 1.0)
@@ -85,7 +85,7 @@ def best_validated(
 def labels_win(taught: ValidationScore, baseline: ValidationScore, groups: NDArray[Any]) -> bool:
     """Return whether the baseline is preferred, and significantly likelier over three groups (N,) or more."""
     is_judged = len(np.unique(groups)) >= _MIN_GROUPS  # two have one degree of freedom
-    is_likelier = is_judged and surely_likelier(baseline.likelihoods, taught.likelihoods, groups)
+    is_likelier = is_judged and significantly_likelier(baseline.likelihoods, taught.likelihoods, groups)
     return is_likelier and preferred([taught, baseline]) == 1
 
 

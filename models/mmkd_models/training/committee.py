@@ -22,7 +22,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskKind
 from mmkd_models.data.windows import Windows
 from mmkd_models.defaults import COMMITTEE
-from mmkd_models.metrics.likelihood import Floats, fitted_temperature, log_likelihood, surely_likelier
+from mmkd_models.metrics.likelihood import Floats, fitted_temperature, log_likelihood, significantly_likelier
 from mmkd_models.metrics.scores import AnyMetric, scores_from_logits
 from mmkd_models.networks.committee import Committee, CommitteeFacts, MemberFacts
 from mmkd_models.networks.config import TEACHERS_MEMBERS, MemberKind, TeacherConfig, choice
@@ -239,7 +239,7 @@ def fit_pool(
     calibrated = [answers / temperature for answers, temperature in zip(logits, temperatures, strict=True)]
     likelihoods = np.stack([log_likelihood(part, labels, kind=kind) for part in calibrated], axis=1)  # (answers, M)
     constant = _constant_likelihood(labels, kind=kind)
-    useful = np.array([surely_likelier(member, constant, groups, of_one_group=True) for member in likelihoods.T])
+    useful = np.array([significantly_likelier(member, constant, groups, of_one_group=True) for member in likelihoods.T])
     weights = np.full(len(useful), 0.0 if useful.any() else 1 / len(useful))
     if useful.any():
         weights[useful] = mixture_weights(likelihoods[:, useful], groups=len(np.unique(groups)))

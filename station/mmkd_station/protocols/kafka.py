@@ -200,13 +200,13 @@ class _Consumer:
 def kafka_source(text: str, place: str, request: SourceRequest) -> Source:
     """Open a source of a topic's messages from now on; with `only=KEY` of those with this key."""
     server = _server(text, options=("only",))
-    wanted = server.options.get("only", "").encode()
+    only = server.options.get("only", "").encode()
     positions: dict[int, int] = {}
 
     def read(consumer: _Consumer, intake: Intake) -> Iterator[Delivery]:
         while not intake.stop.is_set():
             message = consumer.message()
-            if message is None or (wanted and message.key() != wanted):
+            if message is None or (only and message.key() != only):
                 continue
             try:
                 times, rows = rows_from_json(message.value() or b"", request)

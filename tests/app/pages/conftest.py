@@ -51,7 +51,7 @@ def network(level, *, labels, parameters=61_432, p50):
     }
 
 
-def contest(name, *, labels, baseline, student):
+def sensor(name, *, labels, baseline, student):
     """One modality with rivals, gain and the missing-sample test."""
     mean = 100 * (student - baseline)
     missing = [0.0, 0.1, 0.25, 0.5, 0.75]
@@ -79,7 +79,7 @@ def contest(name, *, labels, baseline, student):
 def full(names, labels, levels):
     """A document in which everything was measured, under every subset of the sensors too."""
     students = {
-        name: contest(name, labels=len(labels), baseline=low, student=high)
+        name: sensor(name, labels=len(labels), baseline=low, student=high)
         for name, (low, high) in zip(names, levels, strict=True)
     }
     subsets = [used for count in range(1, len(names) + 1) for used in itertools.combinations(names, count)]

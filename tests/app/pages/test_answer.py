@@ -108,9 +108,9 @@ def test_the_first_sentence_says_yes_no_or_not_decided_as_the_interval_of_the_lo
 
 def test_the_first_sentence_has_the_distance_to_the_best_rival_and_its_interval():
     demo = build({"acc": (0.71, None, {"extra_trees": 0.70, "mini_rocket": 0.735})})
-    contest, gain = demo.students["acc"], Gain(mean=-2.5, low=-9.0, high=4.0)
-    rival = msgspec.structs.replace(contest.mini_rocket, student_gain_points=gain)
-    judged = {"acc": msgspec.structs.replace(contest, mini_rocket=rival)}
+    sensor, gain = demo.students["acc"], Gain(mean=-2.5, low=-9.0, high=4.0)
+    rival = msgspec.structs.replace(sensor.mini_rocket, student_gain_points=gain)
+    judged = {"acc": msgspec.structs.replace(sensor, mini_rocket=rival)}
     first, ahead, *_ = answer(msgspec.structs.replace(demo, students=judged))
     assert first.endswith(
         f" and 2.5 points worse than the rival that is best there, MiniRocket (73.5{S}%; 95 % interval {M}9.0 to 4.0)."
@@ -261,9 +261,9 @@ def test_a_teacher_below_labels_only_has_nothing_to_give():
 
 def test_what_validation_shipped_is_said_and_labels_only_are_no_rival_of_their_own_race():
     demo = build({"acc": (0.7, None, RAN | {"valid_baseline": 0.9})})
-    contest = demo.students["acc"]
-    shipped = msgspec.structs.replace(contest.student, shipped=("average", "average", LABELS_ONLY))
-    demo = msgspec.structs.replace(demo, students={"acc": msgspec.structs.replace(contest, student=shipped)})
+    sensor = demo.students["acc"]
+    shipped = msgspec.structs.replace(sensor.student, shipped=("average", "average", LABELS_ONLY))
+    demo = msgspec.structs.replace(demo, students={"acc": msgspec.structs.replace(sensor, student=shipped)})
     assert shipped_text(demo) == (
         f"Shipped, as validation chose: acc average and {LABELS_ONLY} (distillation did not validate better)."
     )
@@ -310,8 +310,8 @@ def roles_of_first_sensor(page):
 
 def test_rivals_that_were_not_run_have_no_row(two_sensors):
     assert roles_of_first_sensor(render_demo(two_sensors)) == ["extra_trees", "mini_rocket", "baseline", "student"]
-    for contest in two_sensors["students"].values():
-        contest["distilled_rocket"] = contest["rocket_and_trees"] = contest["mini_rocket"]
+    for sensor in two_sensors["students"].values():
+        sensor["distilled_rocket"] = sensor["rocket_and_trees"] = sensor["mini_rocket"]
     page = render_demo(two_sensors)
     roles = ["extra_trees", "mini_rocket", "rocket_and_trees", "baseline", "distilled_rocket", "student"]
     assert roles_of_first_sensor(page) == roles

@@ -58,17 +58,17 @@ def test_the_main_table_holds_the_figures_of_the_document(five_sensors, parse):
     scores = ("accuracy", "balanced_accuracy", "macro_f1")
     teacher = five_sensors["teacher"]
     assert rows["All", "Teacher"] == [*(plus_minus(teacher[key]) for key in scores), "–", "–", "1.25\u202fM"]
-    for modality, contest in five_sensors["students"].items():
+    for modality, sensor in five_sensors["students"].items():
         for rival, head in (("extra_trees", "Extra-trees"), ("mini_rocket", "MiniRocket")):
-            assert rows[modality, head] == [*(plus_minus(contest[rival][key]) for key in scores), "–", "–", "–"]
-        baseline, student, gain = contest["baseline"], contest["student"], contest["gain_points"]
+            assert rows[modality, head] == [*(plus_minus(sensor[rival][key]) for key in scores), "–", "–", "–"]
+        baseline, student, gain = sensor["baseline"], sensor["student"], sensor["gain_points"]
         assert rows[modality, "Labels only"] == [
             *(plus_minus(baseline[key]) for key in scores), "–", "–", "61.4\u202fk"
         ]  # fmt: skip
         assert rows[modality, "Distilled student"] == [
             *(plus_minus(student[key]) for key in scores),
             f"{signed(gain['mean'])} {unsigned(gain['low'])} to {unsigned(gain['high'])}",
-            f"{100 * contest['gap_recovered']:.0f}".replace("-", "\u2212"),
+            f"{100 * sensor['gap_recovered']:.0f}".replace("-", "\u2212"),
             "61.4\u202fk",
         ]
     assert len(rows) == 1 + 4 * len(five_sensors["students"])
@@ -207,9 +207,9 @@ def test_a_machine_is_described_once_without_what_is_empty(two_sensors, parse):
 
 def test_the_page_says_that_only_validation_recommends(two_sensors, parse):
     note = "The recommendation uses validation only; test scores are for checking."
-    for number, contest in enumerate(two_sensors["students"].values()):
-        contest["student"] |= {"valid_score": {"mean": 0.8 - number / 10}, "chance": None}
-        contest["baseline"]["valid_score"] = {"mean": 0.5}
+    for number, sensor in enumerate(two_sensors["students"].values()):
+        sensor["student"] |= {"valid_score": {"mean": 0.8 - number / 10}, "chance": None}
+        sensor["baseline"]["valid_score"] = {"mean": 0.5}
     assert note in section(parse(render_demo(two_sensors)), "results").text
 
 
@@ -222,15 +222,15 @@ def test_sizes_and_latencies_beside_a_committee_are_its_transformers(two_sensors
 
 
 def test_a_latency_whose_repeats_do_not_agree_is_no_difference(two_sensors, parse):
-    for contest in two_sensors["students"].values():
-        contest["latency_ratios"].update(min=0.95, max=1.2)
+    for sensor in two_sensors["students"].values():
+        sensor["latency_ratios"].update(min=0.95, max=1.2)
     text = section(parse(render_demo(two_sensors)), "benchmark").text
     assert "takes 4.3× less time than the teacher (0.95 to 1.2, not significant)." in text
 
 
 def test_a_student_that_is_not_better_than_guessing_has_no_gain_and_no_gap_on_the_page(two_sensors, parse):
-    for contest in two_sensors["students"].values():
-        contest["student"]["chance"] = {"figure": 0.8, "low": 0.5, "high": 0.9, "is_better": False}
+    for sensor in two_sensors["students"].values():
+        sensor["student"]["chance"] = {"figure": 0.8, "low": 0.5, "high": 0.9, "is_better": False}
     page = parse(render_demo(two_sensors))
     assert len(section(page, "answer").all("p")) == 1
     figures = [item.text for item in page.all("ul", "key-figures")[0].all("li")]

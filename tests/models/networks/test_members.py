@@ -10,7 +10,7 @@ from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.metrics.likelihood import log_likelihood, probabilities_of, surely_likelier
+from mmkd_models.metrics.likelihood import log_likelihood, probabilities_of, significantly_likelier
 from mmkd_models.networks.committee import MemberFacts
 from mmkd_models.networks.intervals import (
     IntervalFeatures,
@@ -214,8 +214,8 @@ def test_what_members_say_together_is_likely_by_their_mean_over_groups():
     mean = found.weights[0] * near + found.weights[1] * far
     assert found.together == pytest.approx(log_likelihood(mean, numbers, kind="regression"))
     gain, group = np.array([1.0, 1.0, 1.1]), np.zeros(3)
-    assert not surely_likelier(gain, np.zeros(3), group)
-    assert surely_likelier(gain, np.zeros(3), group, of_one_group=True)
+    assert not significantly_likelier(gain, np.zeros(3), group)
+    assert significantly_likelier(gain, np.zeros(3), group, of_one_group=True)
 
 
 def test_the_sensor_joins_with_which_the_committee_is_likeliest():
@@ -241,9 +241,9 @@ def test_the_sensor_joins_with_which_the_committee_is_likeliest():
 )
 def test_answers_are_surely_likelier_by_more_than_a_standard_error_over_groups(by_group, sure):
     gain = np.array(by_group)
-    assert surely_likelier(gain, np.zeros(3), np.arange(3)) is sure
+    assert significantly_likelier(gain, np.zeros(3), np.arange(3)) is sure
     # Labels of a window count with their group, as its windows do.
-    assert surely_likelier(np.repeat(gain, 4), np.zeros(12), np.repeat(np.arange(3), 2)) is sure
+    assert significantly_likelier(np.repeat(gain, 4), np.zeros(12), np.repeat(np.arange(3), 2)) is sure
 
 
 def imu(samples, channels=3):
