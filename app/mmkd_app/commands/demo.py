@@ -12,14 +12,14 @@ with loading("mmkd-demo"):
     from dataclasses import dataclass, replace
     from functools import partial
     from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+    from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
     import msgspec
 
     from mmkd_app.cli.options import Command, Option, run_line
     from mmkd_app.cli.run import run_command, shell_line
     from mmkd_app.cli.show import hint_at_resuming, json_text, plain_table, say, show_table
-    from mmkd_app.training.options import AllCores, Duration, MaxLatency, Members, refuse_without_effect
+    from mmkd_app.training.options import AllCores, Duration, ExecutorName, MaxLatency, Members, refuse_without_effect
     from mmkd_documents.figures import Measure
     from mmkd_edge.bundle.files import write_file
     from mmkd_edge.errors import UsageError
@@ -39,15 +39,15 @@ with loading("mmkd-demo"):
     )
     from mmkd_models.data.spec import refuse_normal
     from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, TEACHER_PRESET, default_trainings
+    from mmkd_models.experiments.workers import Executor
     from mmkd_models.metrics.scores import DEFAULT_METRIC
-    from mmkd_models.networks.config import preset_named, student_members
+    from mmkd_models.networks.config import choice, preset_named, student_members
 
 if TYPE_CHECKING:
     import typer
 
     from mmkd_documents.demo import DemoBenchmark, DemoDocument, Gain, TestScores
     from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult
-    from mmkd_models.experiments.workers import Executor
     from mmkd_models.networks.config import MemberKind
 
 _NEEDS = (
@@ -76,6 +76,7 @@ _QUICK_OPTIONS = (
     "label_fraction",
     "labelled_groups",
     "workers",
+    "executor",
     "as_json",
 )
 _QUICK_MEMBERS: tuple[MemberKind, ...] = ("convolutions", "intervals", "trees")
@@ -143,6 +144,7 @@ def demo(
     quick: Annotated[bool, Option("A first look: a tiny teacher, few steps, quick members.", ("--quick",))] = False,
     compared: ComparisonOptions,
     workers: AllCores = None,
+    executor: ExecutorName = "local",
     duration_s: Duration = 4.0,
     as_json: Annotated[bool, Option("Print one JSON document.", ("--json",))] = False,
 ) -> None:
@@ -157,6 +159,7 @@ def demo(
     from mmkd_models.evaluation.rivals import RIVALS
     from mmkd_models.experiments.comparison import Comparison
 
+    where = choice(executor, get_args(Executor), option="--executor")
     began, is_resumed = time.monotonic(), (out / "folds").exists()
     if quick:
         refuse_without_effect(context, _QUICK_OPTIONS, "with --quick")
@@ -169,7 +172,7 @@ def demo(
     rivals = RIVALS[:-1] if quick else RIVALS  # the last learns from the teacher
     limit = latency_limit(compared.max_latency_ms)
     comparison = Comparison(dataset=data, config=config, out=out, rivals=rivals, limit=limit)
-    folds = run_comparison(comparison, seeds=range(seeds), workers=workers)
+    folds = run_comparison(comparison, seeds=range(seeds), workers=workers, executor=where)
     document = msgspec.structs.replace(_document(data, folds, out), is_first_look=quick)
     pair, bundle = partial(pair_latency, duration_s=duration_s), partial(_bundle, duration_s=duration_s)
     try:

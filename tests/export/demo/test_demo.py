@@ -364,6 +364,7 @@ def check_words(stdout, document):
             "logit+relation@last, logit+feature@hidden, logit+crd, logit+edam+crd@last, got 'none'; choose one of them"
         ),
         "--quick --steps 9": "--steps: has no effect with --quick; leave it out",
+        "--executor cloud": "--executor: expected one of local, ray, got 'cloud'; choose one of them",
         "--no-choose --max-latency-ms 1": ("--max-latency-ms limits what a choice may take; leave out --no-choose"),
         "--modality sound": "dataset 'line 3': modality 'sound' is not in it; choose one of acc, gyro",
         "--labelled-groups 7": (

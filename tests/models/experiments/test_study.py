@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -138,6 +139,32 @@ def test_ray_gives_the_same_table(machines, grid, tmp_path):
     document = study(machines, cases.options(machines, workers=2, executor="ray"), out=tmp_path)
     assert document.entries == study(machines, cases.options(machines), out=out).entries
     assert cases.checkpoints(tmp_path).items() <= cases.checkpoints(out).items()
+
+
+@pytest.mark.slow
+def test_of_two_nodes_of_a_cluster_one_is_killed_and_nothing_is_lost_or_trained_twice(
+    machines, grid, tmp_path, monkeypatch
+):
+    cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs pip install 'mmkd-edge[ray]'")
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    victim, kept = cluster.add_node(num_cpus=1), {}
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+
+    def kill():
+        wait_for(lambda: len(list(tmp_path.glob("trials/*/result.json"))) >= 2)
+        kept.update(cases.checkpoints(tmp_path))
+        cluster.remove_node(victim, allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        document = study(machines, cases.options(machines, workers=2, executor="ray"), out=tmp_path)
+    finally:
+        killer.join()
+        cluster.shutdown()
+    assert document.entries == study(machines, cases.options(machines), out=grid[0]).entries
+    assert kept.items() <= cases.checkpoints(tmp_path).items() <= cases.checkpoints(grid[0]).items()
+    assert len([name for name, starts in cases.starts(tmp_path).items() if starts > 1]) <= 1  # what the node was at
 
 
 @pytest.mark.slow
