@@ -20,7 +20,7 @@ MAX_LOSS_S = 60.0  # of results that may be sent unsaved
 
 
 class StationSpec(SensorRules, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Source, bundle and sinks; see `docs/running-live.md`."""
+    """Source, bundle and sinks; see `docs/live-reference.md`."""
 
     bundle: str
     source: str | dict[str, str]
@@ -78,7 +78,7 @@ def read_run_spec(file: Path) -> RunSpec:
     try:
         spec = msgspec.toml.decode(file.read_bytes(), type=RunSpec)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{file}: {error}; docs/running-live.md describes every key") from error
+        raise UsageError(f"{file}: {error}; docs/live-reference.md describes every key") from error
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{file}: expected TOML, got {first_line(error)}; correct that line") from error
     except ImportError as error:  # Python 3.10 has no TOML reader

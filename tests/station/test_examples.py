@@ -1,5 +1,8 @@
 """The examples of a running line: files that other programs read, and a PLC."""
 
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +11,38 @@ import pytest
 
 from mmkd_app.cli.options import plain_parser
 from mmkd_app.commands.edge import COMMANDS
+from mmkd_app.commands.run import run_mmkd
+from mmkd_edge import example_bundle
 from mmkd_edge.install.slots import read_slots
 from mmkd_station.spec import read_run_spec
 from tests.station.rig import ENVIRONMENT
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+GUIDE = EXAMPLES.parent / "docs" / "running-live.md"
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_live_guide_run_without_a_sensor(tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for name in ("student.edge", "new.edge"):
+        shutil.copy(example_bundle(), name)
+    for language, block in blocks:
+        if language == "python":
+            exec(compile(block, str(GUIDE), "exec"), {})
+        elif language == "toml":
+            Path("stations.toml").write_text(block, encoding="utf-8")
+    lines = [line for language, block in blocks if language == "sh" for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("mmkd-run")]
+    local = [command[1:] for command in commands if not any(re.search("://|cam:", word) for word in command)]
+    assert len(local) > 7
+    for command in local:
+        with pytest.raises(SystemExit, match="0"):
+            run_mmkd([word.replace(":8090", ":0") for word in command] + ["--for", "2s"] * ("--source" in command))
+    printed = capsys.readouterr().out
+    for text in ("alarms: 4 ROW", "69 uncertain windows kept", "shadow run of ", "press 2: ", "next: mmkd-run "):
+        assert text in printed
+    assert Path("results.csv").stat().st_size > 0
 
 
 def test_the_stations_of_the_example_are_stations():

@@ -1,4 +1,4 @@
-"""Samples from JSON and CSV text, with times as numbers or ISO 8601; docs/running-live.md has the forms."""
+"""Samples from JSON and CSV text, with times as numbers or ISO 8601; docs/live-reference.md has the forms."""
 
 from __future__ import annotations
 
