@@ -6,11 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers, Backend, BackendName
 from mmkd_edge.bundle.bundle import Bundle
@@ -28,9 +26,10 @@ from mmkd_edge.predict.arguments import (
     check_mapping,
     check_moment,
     check_seconds,
+    is_absent,
     pick_window,
 )
-from mmkd_edge.predict.novelty import judge_novelty, magnitude_fault
+from mmkd_edge.predict.novelty import magnitude_fault
 from mmkd_edge.predict.postprocess import (
     NO_CONDITIONS,
     CallConditions,
@@ -44,7 +43,7 @@ from mmkd_edge.predict.postprocess import (
 )
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predict.sensors import SensorChecks, WindowFault, check_checks, find_fault, worse
-from mmkd_edge.predict.student import OpenStudent, make_student, run_student
+from mmkd_edge.predict.student import make_student, run_student
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_edge.stream.stream import OnWindow, Stepping, Stream, check_hop
 
@@ -208,78 +207,52 @@ class EdgePredictor:
     def _answer(
         self, number: int, window: object, conditions: CallConditions = NO_CONDITIONS, stepped: Answers | None = None
     ) -> Prediction:
-        """`stepped` are outputs of a stream's step instead of the engine's."""
+        """Answer by the current engine, and again if another replaces it; `stepped` are outputs of a stream's step."""
         while True:
-            prediction = self._answer_once(number, window, conditions, stepped)
-            if prediction is not None:  # else another engine replaced a failed one
-                return prediction
-
-    def _answer_once(
-        self, number: int, window: object, conditions: CallConditions, stepped: Answers | None
-    ) -> Prediction | None:
-        self._active.check_usable()
-        students = self._active.current
-        student = students.opened[number]
-        modality = student.modality
-        if student.refusal:
-            raise InputError(student.refusal)
-        refuse = partial(no_answer, modality=modality, task=student.task, input_age_s=conditions.input_age_s)
-        names = modality.name, modality.recorded.name
-        if type(window) is dict and any(window.get(name, window) is None for name in names):
-            absent = WindowFault(status="invalid", reason=f"modality {modality.name!r} is absent")
-            return refuse(absent, missing_fraction=1.0)
-        array = check_window(window, modality)
-        values, present = prepare(array, modality, student.reference)
-        gaps = None if present is student.complete else present
-        fault = conditions.fault
-        if self._checks is not None:
-            fault = worse(find_fault(array, gaps, modality, self._checks), fault)
-        if student.magnitude is not None:
+            self._active.check_usable()
+            students = self._active.current
+            student = students.opened[number]
+            modality = student.entry.modality
+            if student.refusal:
+                raise InputError(student.refusal)
+            refuse = partial(no_answer, modality=modality, task=student.entry.task, input_age_s=conditions.input_age_s)
+            if is_absent(window, modality):
+                absent = WindowFault(status="invalid", reason=f"modality {modality.name!r} is absent")
+                return refuse(absent, missing_fraction=1.0)
+            array = check_window(window, modality)
+            values, present = prepare(array, modality, student.reference)
+            gaps = None if present is student.complete else present
+            fault = worse(find_fault(array, gaps, modality, self._checks), conditions.fault)
             fault = worse(magnitude_fault(student.magnitude, values, gaps, modality=modality.name), fault)
-        outputs: Answers | WindowFault | None = stepped
-        if outputs is None:
-            if conditions.is_late:
+            if stepped is None and conditions.is_late:
                 late = WindowFault(status="stale", reason="the deadline passed before the engine was asked")
                 return refuse(worse(late, fault))
-            outputs = self._run(students, student, values, present)
-            if outputs is None:
-                return None
-            if isinstance(outputs, WindowFault):
-                return refuse(worse(outputs, fault))
-            if conditions.is_late:
-                fault = worse(WindowFault(status="stale", reason="the answer came after the deadline"), fault)
-        assert not isinstance(outputs, WindowFault)
-        novelty, rule = None, student.novelty if stepped is None else student.step_novelty
-        if rule is not None:
-            scores = outputs[1:2] if student.task.kind == "normal" else outputs[2:]
-            novelty, fault = judge_novelty(rule, scores, fault)
-        prediction = interpret(
-            outputs[1],
-            gaps,
-            modality=modality,
-            task=student.task,
-            window=array,
-            fault=fault,
-            input_age_s=conditions.input_age_s,
-            least_probability=student.least_probability,
-            novelty=novelty,
-            level=None if rule is None else rule.unknown_level,
-        )
-        self._monitor.count_answer(students.statistics[number], prediction, values, present)
-        return prediction
-
-    def _run(
-        self, students: Students, student: OpenStudent, values: NDArray[Any], present: NDArray[np.float32]
-    ) -> Answers | WindowFault | None:
-        """None if the engine failed and another replaced it, a fault if none could."""
-        try:
-            answers = run_student(student, values, present)
-        except Exception as error:  # your own backend may raise anything
-            if self._active.recover(students, student, error):
-                return None
-            return WindowFault(status="invalid", reason=f"the engine failed: {error}", failure="engine")
-        self._active.proven = True
-        return answers
+            try:
+                outputs = stepped or run_student(student, values, present)
+            except Exception as error:  # your own backend may raise anything
+                if self._active.recover(students, student, error):
+                    continue
+                failed = WindowFault(status="invalid", reason=f"the engine failed: {error}", failure="engine")
+                return refuse(worse(failed, fault))
+            if stepped is None:
+                self._active.proven = True
+                if conditions.is_late:
+                    fault = worse(WindowFault(status="stale", reason="the answer came after the deadline"), fault)
+            rule = student.novelty if stepped is None else student.step_novelty
+            prediction = interpret(
+                outputs[1],
+                gaps,
+                modality=modality,
+                task=student.entry.task,
+                window=array,
+                fault=fault,
+                input_age_s=conditions.input_age_s,
+                least_probability=student.least_probability,
+                novelty=None if rule is None else rule.judge(outputs),
+                level=None if rule is None else rule.unknown_level,
+            )
+            self._monitor.count_answer(students.statistics[number], prediction, values, present)
+            return prediction
 
     def _deliver(self, predictions: list[Prediction]) -> list[Prediction]:
         self._monitor.count_returned(predictions)

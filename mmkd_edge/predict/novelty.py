@@ -22,7 +22,7 @@ from mmkd_edge.bundle.manifest import MAX_NOVELTY_WINDOWS, Artifact, ModelEntry,
 from mmkd_edge.bundle.statistics import MagnitudeLimits
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.confidence import describe_subject, smallest_level
-from mmkd_edge.predict.sensors import WindowFault, worse
+from mmkd_edge.predict.sensors import WindowFault
 
 
 def channel_magnitudes(values: NDArray[np.float32], present: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -43,9 +43,11 @@ def magnitude(sizes: Iterable[float], usual: Iterable[float]) -> float:
 
 
 def magnitude_fault(
-    limits: MagnitudeLimits, values: NDArray[np.float32], gaps: NDArray[np.float32] | None, *, modality: str
+    limits: MagnitudeLimits | None, values: NDArray[np.float32], gaps: NDArray[np.float32] | None, *, modality: str
 ) -> WindowFault | None:
     """Judge the magnitude of one window (1, T, C); an empty one has none. `gaps` is its presence if incomplete."""
+    if limits is None:
+        return None
     if gaps is None:  # the same number, in a third of the time
         scaled = (values / np.array(limits.usual)).ravel()
         size = math.sqrt(np.einsum("i,i->", scaled, scaled) / scaled.size)
@@ -77,18 +79,10 @@ class NoveltyRule(msgspec.Struct, frozen=True, kw_only=True):
         larger = len(scores) - bisect_left(scores, score) if score <= scores[-1] else 0
         return (1 + larger) / (1 + len(scores))
 
-
-def judge_novelty(
-    rule: NoveltyRule, scores: Sequence[NDArray[np.float32]], fault: WindowFault | None
-) -> tuple[float | None, WindowFault | None]:
-    """Return a window's p-value from its score (1, 1), if the graph has one, and its fault with that."""
-    if not scores:
-        return None, fault
-    p_value, level = rule.p_value(scores[0].item()), rule.unknown_level
-    if level is None or p_value > level:
-        return p_value, fault
-    reason = f"unlike what training saw: p-value {p_value:.2g}, at most {level:g} is unknown"
-    return p_value, worse(WindowFault(status="unknown", reason=reason), fault)
+    def judge(self, outputs: Sequence[NDArray[np.float32]]) -> float | None:
+        """Return a window's p-value from a graph's outputs, if one is a score."""
+        scores = outputs[1:2] if isinstance(self.calibration, Normal) else outputs[2:]
+        return self.p_value(scores[0].item()) if scores else None
 
 
 def novelty_text(novelty: Novelty) -> str:

@@ -125,7 +125,7 @@ def interpret(
 ) -> Prediction:
     """Turn one answer, float32 (1, K), into a `Prediction` that owns it; BackendError for another number of classes.
 
-    `novelty` is the window's p-value; with one of at most `level` it is not called normal.
+    `novelty` is the window's p-value: one of at most `level` is `unknown`, and not called normal.
     `present` is from `prepare`, or None if nothing is missing; `window` (raw, (T, C)) explains missing values.
     """
     row = probabilities[0]
@@ -136,6 +136,10 @@ def interpret(
             "the backend runs another model than the manifest describes"
         )
     missing_fraction = 0.0
+    is_unknown = novelty is not None and level is not None and novelty <= level
+    if is_unknown:
+        reason = f"unlike what training saw: p-value {novelty:.2g}, at most {level:g} is unknown"
+        fault = worse(WindowFault(status="unknown", reason=reason), fault)
     if present is not None:
         missing = present.size - int(np.count_nonzero(present))
         missing_fraction = missing / present.size
@@ -151,7 +155,7 @@ def interpret(
     probability = 0.0 if task.is_number else max(values)
     index = 0 if task.is_number else values.index(probability)
     is_normal = task.kind == "normal"
-    if is_normal and (novelty is None or level is None or novelty <= level):
+    if is_normal and (is_unknown or novelty is None or level is None):
         index = -1
     labels: tuple[str, ...] = ()
     if task.kind == "multi_label":

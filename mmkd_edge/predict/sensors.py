@@ -77,12 +77,14 @@ def worse(fault: WindowFault | None, other: WindowFault | None) -> WindowFault |
 
 
 def find_fault(
-    array: NDArray[Any], present: NDArray[np.float32] | None, modality: ModalitySpec, checks: SensorChecks
+    array: NDArray[Any], present: NDArray[np.float32] | None, modality: ModalitySpec, checks: SensorChecks | None
 ) -> WindowFault | None:
     """Look for faults in a raw window (T, C), NaN = missing; for video in the frames' mean brightness.
 
     `present` is float32 (1, T, C) from `prepare`, video (1, T, 1); None if nothing is missing.
     """
+    if checks is None:
+        return None
     if modality.kind == "video":
         means, present = channel_rows(
             frame_bytes(array)[None], nothing_missing(modality) if present is None else present
