@@ -28,8 +28,17 @@ from pathlib import Path
 from typing import Any
 
 from checks.script import head, row, script_parser
-from mmkd_edge import Bundle, EdgePredictor, MmkdError, UsageError
-from mmkd_edge.install.slots import SLOTS_FOLDER, check_slot, confirm, fail, install, read_slots, rollback, start
+from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, UsageError
+from mmkd_edge.install.slots import (
+    SLOTS_FOLDER,
+    Started,
+    check_installed,
+    check_slot,
+    install,
+    read_slots,
+    rollback,
+    start,
+)
 from mmkd_edge.opening.sandbox import passed_before
 
 _CALLS = ("open", "fsync", "fchmod", "link", "replace", "rename", "unlink", "mkdir", "close", "scandir", "listdir")
@@ -197,9 +206,8 @@ def _judge_slots(action: Action, state: Path, before: str) -> str:
     current = _current(state)
     try:
         if current:
-            with start(state) as started, Bundle.open(started.path) as bundle:
-                if bundle.sha256 != started.sha256:
-                    return "BAD: another bundle"
+            with start(state) as this_start:
+                this_start.open(_check_started)
         elif before:
             return "BAD: nothing is installed"
         with suppress(UsageError):  # a second rollback may have no bundle to return to
@@ -346,15 +354,19 @@ def _install(state: Path, bundle: Path) -> None:
 
 
 def _start_well(state: Path) -> None:
-    with start(state) as started:
-        if started.on_probation:
-            confirm(state, started)
+    with start(state) as this_start:
+        this_start.open(_discard)
 
 
 def _start_badly(state: Path) -> None:
-    with start(state) as started:
-        if started.on_probation:
-            fail(state, started, "the check asked for it")
+    with suppress(GateError), start(state) as this_start:
+        this_start.open(_discard)
+        raise GateError("the check asked for it")
+
+
+def _check_started(started: Started) -> None:
+    with Bundle.open(started.path) as bundle:
+        check_installed(bundle, started.sha256)
 
 
 def _open_bundle(path: Path) -> None:

@@ -13,8 +13,9 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -29,10 +30,12 @@ from mmkd_edge.errors import (
     SignatureError,
     UnavailableError,
     UsageError,
+    first_line,
     os_reason,
 )
 from mmkd_edge.system import BINARY, NO_LINKS, lock_file
 
+T = TypeVar("T")
 FORMAT_VERSION = 1
 SLOTS_FILE = "slots.json"
 SLOTS_FOLDER = "slots"
@@ -96,7 +99,11 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     sha256: str
     returned: str  # see `Slots`
-    on_probation: bool  # `confirm`, `fail` or `forget` must follow
+
+    @classmethod
+    def current(cls, state: Path, slots: Slots) -> Started:
+        """Return the current bundle."""
+        return cls(path=slots.current.path(state), sha256=slots.current.sha256, returned=slots.returned)
 
 
 def read_slots(state: Path) -> Slots:
@@ -209,51 +216,81 @@ def check_installed(bundle: Bundle, sha256: str) -> None:
 
 
 @contextmanager
-def start(state: Path) -> Iterator[Started]:
-    """Yield what a start should open; concurrent starts open the same and record nothing."""
+def start(state: Path, *, is_over: Callable[[], bool] = bool) -> Iterator[Start]:
+    """Yield a start of the installed bundle, and record how the first one after an installation ends.
+
+    After `Start.open` the bundle is good, or failed if an MmkdError ends the block. After another end, or if nobody
+    waits any more (`is_over`), the next start counts as first. Concurrent starts open the same and record nothing.
+    """
     slots = read_slots(state)
     with contextlib.ExitStack() as held:
         alone = _lock_start(state, held)
         begun = _change(state, slots.current.sha256, lambda slots: _begin_start(state, slots)) if alone else None
         if begun is None:  # another start runs, or none can be recorded
-            slots = read_slots(state)
-            yield _started_from_slots(state, slots, on_probation=alone is None and slots.current.condition == "new")
+            begun = read_slots(state)
+            on_probation = alone is None and begun.current.condition == "new"
+        else:
+            held.enter_context(_count_start(state, begun.current))
+            on_probation = begun.starting
+        this_start = Start(state, begun, on_probation=on_probation, is_over=is_over)
+        try:
+            yield this_start
+        except BaseException as error:
+            this_start.end(error)
+            raise
+        this_start.end()
+
+
+class Start:
+    """One start; get it from `start`."""
+
+    def __init__(self, state: Path, slots: Slots, *, on_probation: bool, is_over: Callable[[], bool]) -> None:
+        self.on_probation = on_probation
+        self._state, self._bundle, self._is_over = state, Started.current(state, slots), is_over
+        self._is_open = False
+
+    def open(self, open_bundle: Callable[[Started], T]) -> T:
+        """Open the current bundle, or, if that is at fault, the one before.
+
+        On probation any error of the bundle is a fault, later only damage; arguments and missing libraries never are.
+        """
+        try:
+            opened = open_bundle(self._bundle)
+        except MmkdError as error:
+            own = isinstance(error, ArtifactError) and not isinstance(error, SignatureError)
+            is_fault = not isinstance(error, UsageError | UnavailableError) if self.on_probation else own
+            slots = self._change(_failure(error)) if is_fault and not self._is_over() else None
+            if slots is None or slots.current.sha256 == self._bundle.sha256:
+                raise
+            try:
+                return open_bundle(Started.current(self._state, slots))
+            except ArtifactError as another:
+                raise BundleError(f"{error}; the bundle before cannot answer either: {another}") from another
+        self._is_open = True
+        return opened
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Record the end; see `start`."""
+        if not self.on_probation:
             return
-        with _count_start(state, begun.current):
-            yield _started_from_slots(state, begun, on_probation=begun.starting)
+        if self._is_open and error is None:
+            self._change(_success)
+        elif self._is_open and isinstance(error, MmkdError) and not self._is_over():
+            self._change(_failure(error))
+        else:
+            self._change(lambda slots: msgspec.structs.replace(slots, starting=False))
+
+    def _change(self, change: Callable[[Slots], Slots]) -> Slots | None:
+        return _change(self._state, self._bundle.sha256, change)
 
 
-def confirm(state: Path, started: Started) -> None:
-    """Record that a bundle's first start succeeded."""
-
-    def change(slots: Slots) -> Slots:
-        good = msgspec.structs.replace(slots.current, condition="good", reason="")
-        return msgspec.structs.replace(slots, current=good, starting=False)
-
-    _change(state, started.sha256, change)
+def _success(slots: Slots) -> Slots:
+    good = msgspec.structs.replace(slots.current, condition="good", reason="")
+    return msgspec.structs.replace(slots, current=good, starting=False)
 
 
-def fail(state: Path, started: Started, reason: str) -> Started | None:
-    """Record that an installed bundle cannot answer; return what to open instead, or None."""
-    slots = _change(state, started.sha256, lambda slots: _after_failure(slots, reason))
-    if slots is None or slots.current.sha256 == started.sha256:
-        return None
-    return _started_from_slots(state, slots)
-
-
-def forget(state: Path, started: Started) -> None:
-    """Record that a first start ended for another reason, so that the next counts as first."""
-    _change(state, started.sha256, lambda slots: msgspec.structs.replace(slots, starting=False))
-
-
-def condemns(error: MmkdError, started: Started) -> bool:
-    """Return whether the bundle before should answer after this error.
-
-    On probation any error of the bundle counts, later only damage; arguments and missing libraries never do.
-    """
-    if started.on_probation:
-        return not isinstance(error, UsageError | UnavailableError)
-    return isinstance(error, ArtifactError) and not isinstance(error, SignatureError)
+def _failure(error: MmkdError) -> Callable[[Slots], Slots]:
+    return partial(_after_failure, reason=first_line(error))
 
 
 def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots | None:
@@ -313,12 +350,6 @@ def _count_start(state: Path, slot: Slot) -> Iterator[None]:
         yield
     finally:
         _remove(path)
-
-
-def _started_from_slots(state: Path, slots: Slots, *, on_probation: bool = False) -> Started:
-    return Started(
-        path=slots.current.path(state), sha256=slots.current.sha256, returned=slots.returned, on_probation=on_probation
-    )
 
 
 def _read_existing(state: Path) -> Slots | None:

@@ -17,15 +17,7 @@ from mmkd_edge.backends.steps import step_artifact
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import fallback_order
 from mmkd_edge.bundle.reference import Reference, check_reference, read_reference
-from mmkd_edge.errors import (
-    ArtifactError,
-    BackendError,
-    BundleError,
-    MmkdError,
-    UnavailableError,
-    UsageError,
-    first_line,
-)
+from mmkd_edge.errors import BackendError, BundleError, MmkdError, UnavailableError, UsageError
 from mmkd_edge.health.running import RunningStatistics
 from mmkd_edge.install.keys import check_signed
 from mmkd_edge.opening.choice import ConfigChoice, choose_configs
@@ -191,47 +183,16 @@ def _run_check(students: Students, check: Check | None, deadline: Deadline) -> S
 
 
 def _open_installed(state: Path, options: OpenOptions, check: Check | None, deadline: Deadline) -> Students:
-    from mmkd_edge.install.slots import confirm, fail, forget, start
+    from mmkd_edge.install.slots import start
 
-    with start(state) as started:
-        try:
-            students = _open_current_or_earlier(state, options, started, deadline)
-        except BaseException:
-            if started.on_probation:
-                forget(state, started)
-            raise
-        try:
-            _run_check(students, check, deadline)
-        except BaseException as error:
-            is_fault = isinstance(error, MmkdError) and not deadline.is_over
-            if started.on_probation and is_fault:  # the caller's bundle still answers
-                fail(state, started, first_line(error))
-            elif started.on_probation:
-                forget(state, started)
-            raise
+    with start(state, is_over=lambda: deadline.is_over) as this_start:
+        students = this_start.open(lambda started: _open_bundle(started.path, options, deadline, started))
+        _run_check(students, check, deadline)
         if students.returned:
             import logging  # slow, and rarely needed
 
             logging.getLogger(__name__).warning("%s: %s", state, students.returned)
-        if started.on_probation:
-            confirm(state, started)
         return students
-
-
-def _open_current_or_earlier(state: Path, options: OpenOptions, started: Started, deadline: Deadline) -> Students:
-    from mmkd_edge.install.slots import condemns, fail
-
-    try:
-        return _open_bundle(started.path, options, deadline, started)
-    except MmkdError as error:
-        is_fault = condemns(error, started) and not deadline.is_over
-        earlier = fail(state, started, first_line(error)) if is_fault else None
-        if earlier is None:
-            raise
-        try:
-            return _open_bundle(earlier.path, options, deadline, earlier)
-        except ArtifactError as another:
-            raise BundleError(f"{error}; the bundle before cannot answer either: {another}") from another
 
 
 class PredictorInfo(msgspec.Struct, frozen=True, kw_only=True):

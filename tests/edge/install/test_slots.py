@@ -1,5 +1,6 @@
 """What is installed on a device: one bundle answers, one is there to return to, and power may fail at any moment."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,9 +16,6 @@ from mmkd_edge import BundleError, EdgePredictor, GateError, UsageError
 from mmkd_edge.install.slots import (
     check_slot,
     check_state,
-    confirm,
-    fail,
-    forget,
     install,
     lock_slots,
     read_slots,
@@ -37,6 +35,16 @@ def crash_at_start(state):
         with start(state):
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def whole_of(started):
+    whole(started.path)
+
+
+def fail_after_opening(state, reason="it does not fit"):
+    with contextlib.suppress(GateError), start(state) as this_start:
+        this_start.open(whole_of)
+        raise GateError(reason)
 
 
 def broken(_):
@@ -277,8 +285,7 @@ def test_power_may_fail_at_every_step(releases):
 
 def test_a_bundle_that_failed_is_new_again_where_someone_returns_to_it(state, put):
     put(1, 2)
-    with start(state) as started:
-        assert fail(state, started, "it does not fit") is not None
+    fail_after_opening(state)
     assert conditions(read_slots(state)) == [(1, "new"), (2, "failed")]
     slots = rollback(state)
     assert (conditions(slots), slots.current.reason) == ([(2, "new"), (1, "new")], "")
@@ -297,13 +304,14 @@ def test_what_was_rolled_back_does_not_answer_again_unless_a_second_rollback_ret
     assert answer(state) == ("ok", HELD)
 
 
-@pytest.mark.parametrize("end", [confirm, forget, lambda state, started: fail(state, started, "it does not fit")])
-def test_the_end_of_a_first_start_says_nothing_of_what_was_installed_meanwhile(end, state, put):
+@pytest.mark.parametrize("error", [None, GateError("it does not fit"), KeyboardInterrupt()])
+def test_the_end_of_a_first_start_says_nothing_of_what_was_installed_meanwhile(error, state, put):
     put(1)
-    with start(state) as started:
-        put(2)
+    with contextlib.suppress(GateError, KeyboardInterrupt), start(state) as this_start:
+        this_start.open(lambda _: put(2))
         before = (state / "slots.json").read_bytes()
-        assert end(state, started) is None
+        if error is not None:
+            raise error
     assert (state / "slots.json").read_bytes() == before
 
 
@@ -311,9 +319,8 @@ def test_a_start_that_cannot_be_recorded_goes_on(state, put, caplog):
     put(1)
     (state / "change.lock").unlink()
     (state / "change.lock").mkdir()  # no lock can be had
-    with start(state) as started:
-        confirm(state, started)
-        fail(state, msgspec.structs.replace(started, sha256="0" * 64), "it is another one")
+    with start(state) as this_start:
+        this_start.open(whole_of)
     assert conditions(read_slots(state)) == [(1, "new")]
     assert len(caplog.messages) == 2
     assert caplog.messages[-1] == (
@@ -331,10 +338,12 @@ def test_on_a_full_disk_the_reserve_has_room_for_the_record(state, put, monkeypa
         path.write_bytes(data)
 
     monkeypatch.setattr("mmkd_edge.install.slots.write_file", write)
-    with start(state) as started:
-        confirm(state, started)
+    with start(state) as this_start:
+        this_start.open(whole_of)
     assert conditions(read_slots(state)) == [(1, "good")]
     assert not (state / "reserve").exists()
     monkeypatch.setattr("mmkd_edge.install.slots.write_file", lambda path, *_, **__: write(state / "reserve", b""))
-    assert fail(state, started, "it does not fit") is None
+    (state / "slots" / f"{read_slots(state).current.sha256}.edge").write_bytes(b"")
+    with contextlib.suppress(BundleError), start(state) as this_start:
+        this_start.open(whole_of)
     assert conditions(read_slots(state)) == [(1, "good")]  # there was no room for the record
