@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,141 +47,147 @@ _UNTESTED = " without self-test"
 StudentConfig = tuple[ModelEntry, Config]
 
 
-class SandboxPolicy:
-    """Decides which configs may be opened in this process; `returned` is why an older bundle answers."""
+class SandboxChecks(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a bundle's configs here; each check returns a new value, saved before it is returned.
 
-    def __init__(self, bundle: Bundle, options: OpenOptions, deadline: Deadline, *, returned: str = "") -> None:
-        self._bundle = bundle
-        self._options = options
-        self._deadline = deadline
-        self._returned = returned
-        self._machine = this_machine().key
-        self._keys: dict[tuple[str, Config], str] = {}
-        self._passed_before = passed_before(bundle.sha256)
-        self._passed_now: set[str] = set()
-        self._refused: dict[str, tuple[str, str]] = {}
-        self._unsaved = ""
-        self._spent_s = {False: 0.0, True: 0.0}  # by whether engines are built
+    Attributes:
+        keys: a line for each config, by student and config, with everything that its result depends on.
+        earlier: keys that passed at an earlier start; `passed` those of this one.
+        refused: name and message of an `mmkd_edge.errors` error, by key.
+        spent_s: on checks so far, by whether engines were built.
+        unsaved: why a later start checks again, or empty.
+    """
 
-    def check(self, entry: ModelEntry, config: Config) -> None:
-        """Run the sandbox check of a new config, and raise its error."""
-        self.check_all([(entry, config)])
-        if refusal := self._refused.get(self._key(entry, config)):
-            raise find_error_class(refusal[0])(refusal[1])
+    bundle: Bundle
+    options: OpenOptions
+    deadline: Deadline
+    keys: Mapping[tuple[str, Config], str]
+    earlier: tuple[str, ...]
+    passed: tuple[str, ...] = ()
+    refused: Mapping[str, tuple[str, str]] = {}
+    spent_s: tuple[float, float] = (0.0, 0.0)
+    unsaved: str = ""
 
-    def check_all(self, pairs: Sequence[StudentConfig]) -> None:
-        """Run the sandbox checks of all new configs together; `check` raises their errors."""
-        if self._options.trust == "installed":
-            return
-        keys = {self._key(*pair): pair for pair in pairs if not BACKENDS[pair[1].backend].is_own}
-        new = {key: pair for key, pair in keys.items() if not self._is_known(key) and key not in self._refused}
-        if not new:
-            return
-        check_graphs(self._bundle)
+    @classmethod
+    def begin(
+        cls, bundle: Bundle, configs: Iterable[StudentConfig], options: OpenOptions, deadline: Deadline
+    ) -> SandboxChecks:
+        """Return what earlier starts knew."""
+        machine, tested = this_machine().key, "" if options.selftest else _UNTESTED
+        keys = {}
+        for entry, config in configs:
+            versions = library_versions((config.backend,)).items()
+            library = " ".join(f"{name} {version}" for name, version in versions) or "of an unknown version"
+            named = f"{entry.name} {config.precision} {config.backend} {library}"
+            keys[entry.name, config] = f"{named} threads={config.threads} {machine}{tested}"
+        earlier = passed_before(bundle.sha256)
+        return cls(bundle=bundle, options=options, deadline=deadline, keys=keys, earlier=earlier)
+
+    def check(self, *pairs: StudentConfig) -> SandboxChecks:
+        """Run the sandbox checks of all new configs together."""
+        if self.options.trust == "installed":
+            return self
+        new = [pair for pair in pairs if not BACKENDS[pair[1].backend].is_own and self._is_new(*pair)]
+        if new:
+            check_graphs(self.bundle)
+        checks = self
         for builds in (False, True):  # engine builds may take longer, and fail alone
-            waiting = {
-                key: (entry, config)
-                for key, (entry, config) in new.items()
+            waiting = [
+                (entry, config)
+                for entry, config in new
                 if BACKENDS[config.backend].on_gpu is builds and not why_absent(config.backend)
-            }
+            ]
             while waiting:
-                self._run_check(waiting, builds=builds)
+                checks, waiting = checks._run(waiting, builds=builds)
+        return checks
+
+    def require(self, entry: ModelEntry, config: Config) -> None:
+        """Raise the error of a config that was refused."""
+        if refusal := self.refused.get(self.keys[entry.name, config]):
+            raise find_error_class(refusal[0])(refusal[1])
 
     def needs_selftest(self, student: OpenStudent) -> bool:
         """Return whether an opened student must still answer its golden windows."""
-        return self._options.selftest and not self._is_known(self._key_of(student))
+        return self.options.selftest and not self._is_known(self._key_of(student))
 
-    def remember_selftests(self, students: Sequence[OpenStudent]) -> list[OpenStudent]:
-        """Remember that students passed their self-test; return them with the time of each check."""
-        self._remember([self._key_of(student) for student in students if self.needs_selftest(student)])
-        installed = ""
-        if self._options.trust == "installed":
-            installed = "; ".join(part for part in ("passed when the bundle was installed", self._returned) if part)
-        return [
-            msgspec.structs.replace(
-                student,
-                selftest=self._describe_pass(student) if self._options.selftest else "",
-                sandbox_check=installed or self._describe_check(student),
-            )
-            for student in students
-        ]
+    def with_selftests(self, students: Iterable[OpenStudent]) -> SandboxChecks:
+        """Return it with students that passed their self-test."""
+        return self._with_passed([self._key_of(student) for student in students])
+
+    def describe(self, student: OpenStudent, *, returned: str) -> OpenStudent:
+        """Return a student with the time of each check; `returned` is why an older bundle answers."""
+        result = "passed at an earlier start"
+        if not self._passed_earlier(self._key_of(student)):
+            suffix = f" and at each start, since it cannot be remembered: {self.unsaved}" if self.unsaved else ""
+            result = f"passed now{suffix}"
+        check = result
+        if self.options.trust == "installed":
+            check = "; ".join(filter(None, ("passed when the bundle was installed", returned)))
+        elif student.config is not None and BACKENDS[student.config.backend].is_own:
+            check = "none: the native engine checks its own files"
+        selftest = result if self.options.selftest else ""
+        return msgspec.structs.replace(student, selftest=selftest, sandbox_check=check)
 
     def _key_of(self, student: OpenStudent) -> str:
         assert student.config is not None
-        return self._key(student.entry, student.config)
+        return self.keys[student.entry.name, student.config]
 
-    def _key(self, entry: ModelEntry, config: Config) -> str:
-        """Everything that a config's result depends on, in one line."""
-        if key := self._keys.get((entry.name, config)):
-            return key
-        versions = library_versions((config.backend,)).items()
-        library = " ".join(f"{name} {version}" for name, version in versions) or "of an unknown version"
-        tested = "" if self._options.selftest else _UNTESTED
-        named = f"{entry.name} {config.precision} {config.backend} {library}"
-        key = f"{named} threads={config.threads} {self._machine}{tested}"
-        self._keys[entry.name, config] = key
-        return key
+    def _is_new(self, entry: ModelEntry, config: Config) -> bool:
+        key = self.keys[entry.name, config]
+        return not self._is_known(key) and key not in self.refused
 
     def _is_known(self, key: str) -> bool:
-        """A passed self-test covers opening."""
-        return self._passed_earlier(key) or key in self._passed_now
+        return self._passed_earlier(key) or key in self.passed
 
     def _passed_earlier(self, key: str) -> bool:
-        return key in self._passed_before or key.removesuffix(_UNTESTED) in self._passed_before
+        """A passed self-test covers opening."""
+        return key in self.earlier or key.removesuffix(_UNTESTED) in self.earlier
 
-    def _describe_pass(self, student: OpenStudent) -> str:
-        if self._passed_earlier(self._key_of(student)):
-            return "passed at an earlier start"
-        suffix = f" and at each start, since it cannot be remembered: {self._unsaved}" if self._unsaved else ""
-        return f"passed now{suffix}"
+    def _with_passed(self, keys: Iterable[str]) -> SandboxChecks:
+        new = tuple(key for key in keys if key not in self.passed)
+        if not new:
+            return self
+        unsaved = remember_passed(self.bundle.sha256, new)
+        return msgspec.structs.replace(self, passed=(*self.passed, *new), unsaved=unsaved)
 
-    def _describe_check(self, student: OpenStudent) -> str:
-        is_own = student.config is not None and BACKENDS[student.config.backend].is_own
-        return "none: the native engine checks its own files" if is_own else self._describe_pass(student)
-
-    def _run_check(self, waiting: dict[str, StudentConfig], *, builds: bool) -> None:
-        """Remove configs with a result from `waiting`."""
+    def _run(self, waiting: list[StudentConfig], *, builds: bool) -> tuple[SandboxChecks, list[StudentConfig]]:
+        """Return it with the results of one process, and the configs without a result."""
         # Most starts run no sandbox check.
         from mmkd_edge.apart import ProcessLimits
         from mmkd_edge.opening.sandbox_process import SandboxRequest
 
         request = SandboxRequest(
-            bundle=os.path.abspath(self._bundle.path),  # noqa: PTH100 - links stay links
-            bundle_sha256=self._bundle.sha256,
-            configs=tuple((entry.name, config) for entry, config in waiting.values()),
-            selftest=self._options.selftest,
+            bundle=os.path.abspath(self.bundle.path),  # noqa: PTH100 - links stay links
+            bundle_sha256=self.bundle.sha256,
+            configs=tuple((entry.name, config) for entry, config in waiting),
+            selftest=self.options.selftest,
             limits=ProcessLimits(
                 step_s=BUILD_S if builds else CONFIG_S,
                 memory_bytes=BUILD_MEMORY_BYTES if builds else MEMORY_BYTES,
                 file_bytes=ENGINE_BYTES if builds else 0,
             ),
         )
-        passed = []
         begun_s = time.monotonic()
-        deadline = self._deadline
-        left_s = (BUNDLE_BUILD_S if builds else deadline.limit_s) - self._spent_s[builds]
-        with deadline.extended(left_s if builds else 0.0):
+        left_s = (BUNDLE_BUILD_S if builds else self.deadline.limit_s) - self.spent_s[builds]
+        with self.deadline.extended(left_s if builds else 0.0):
             results = list(_results(request, limit_s=left_s))
-        for result, key in zip(results, tuple(waiting), strict=False):
-            backend = waiting.pop(key)[1].backend
+        passed, refused = [], dict(self.refused)
+        for result, (entry, config) in zip(results, waiting, strict=False):
+            key = self.keys[entry.name, config]
             if isinstance(result, str):
                 message = (
-                    f"{self._bundle.path}: the sandbox check of backend {backend!r} failed: {result}; do not use this "
-                    "bundle with it"
+                    f"{self.bundle.path}: the sandbox check of backend {config.backend!r} failed: {result}; do not use "
+                    "this bundle with it"
                 )
-                self._refused[key] = (BackendError.__name__, message)
+                refused[key] = (BackendError.__name__, message)
             elif result.error:
-                self._refused[key] = (result.error, result.message)
+                refused[key] = (result.error, result.message)
             else:
                 passed.append(key)
-        self._spent_s[builds] += time.monotonic() - begun_s
-        self._remember(passed)
-
-    def _remember(self, keys: Sequence[str]) -> None:
-        new = tuple(key for key in keys if key not in self._passed_now)
-        if new:
-            self._passed_now.update(new)
-            self._unsaved = remember_passed(self._bundle.sha256, new)
+        spent_s = list(self.spent_s)
+        spent_s[builds] += time.monotonic() - begun_s
+        checks = msgspec.structs.replace(self, refused=refused, spent_s=tuple(spent_s))
+        return checks._with_passed(passed), waiting[len(results) :]
 
 
 def _results(request: SandboxRequest, *, limit_s: float) -> Iterator[SandboxResult | str]:

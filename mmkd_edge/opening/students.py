@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from mmkd_edge.opening.choice import ConfigChoice, choose_configs
 from mmkd_edge.opening.deadline import Deadline
 from mmkd_edge.opening.load import open_student
 from mmkd_edge.opening.options import OpenOptions
-from mmkd_edge.opening.sandbox import BUILD_S, SandboxPolicy
+from mmkd_edge.opening.sandbox import BUILD_S, SandboxChecks
 from mmkd_edge.opening.selftest import run_selftest_within
 from mmkd_edge.predict.student import OpenStudent
 
@@ -94,17 +95,19 @@ def _open_bundle(path: Path, options: OpenOptions, deadline: Deadline, started: 
         check_signed(bundle, options.keys)
         references = _match_references(bundle, options)
         choices = choose_configs(bundle, options)
-        sandbox = SandboxPolicy(bundle, options, deadline, returned=returned)
-        sandbox.check_all([choice.configs[0] for choice in choices if choice.configs])
+        checks = SandboxChecks.begin(bundle, chain(*(choice.configs for choice in choices)), options, deadline)
+        checks = checks.check(*(choice.configs[0] for choice in choices if choice.configs))
         students = []
         for choice in choices:
-            students.append(_load(bundle, choice, options, references, sandbox, deadline))
-            opened.callback(students[-1].close)
-        for student in filter(sandbox.needs_selftest, students):
+            student, checks = _load(bundle, choice, options, references, checks)
+            opened.callback(student.close)
+            students.append(student)
+        untested = list(filter(checks.needs_selftest, students))
+        for student in untested:
             run_selftest_within(student, bundle, limit_s=_SELFTEST_S)
-        tested = sandbox.remember_selftests(students)
+        checks = checks.with_selftests(untested)
         opened.pop_all()
-    return Students.begin(tested, bundle, returned)
+    return Students.begin((checks.describe(student, returned=returned) for student in students), bundle, returned)
 
 
 def _open_verified(path: Path, started: Started | None) -> Bundle:
@@ -129,14 +132,14 @@ def _load(
     choice: ConfigChoice,
     options: OpenOptions,
     references: Mapping[str, Reference],
-    sandbox: SandboxPolicy,
-    deadline: Deadline,
-) -> OpenStudent:
+    checks: SandboxChecks,
+) -> tuple[OpenStudent, SandboxChecks]:
     failures = list[MmkdError]()
     for entry, config in choice.configs:
         try:
-            sandbox.check(entry, config)
-            with deadline.extended(BUILD_S if BACKENDS[config.backend].on_gpu else 0.0):
+            checks = checks.check((entry, config))
+            checks.require(entry, config)
+            with checks.deadline.extended(BUILD_S if BACKENDS[config.backend].on_gpu else 0.0):
                 student = open_student(
                     bundle,
                     entry,
@@ -145,7 +148,7 @@ def _load(
                     error_level=options.error_level,
                     unknown_level=options.unknown_level,
                 )
-            return msgspec.structs.replace(student, rejected=(*map(str, failures), *choice.rejected))
+            return msgspec.structs.replace(student, rejected=(*map(str, failures), *choice.rejected)), checks
         except (UnavailableError, BackendError) as error:
             if options.backend != "auto":
                 raise
