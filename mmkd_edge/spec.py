@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -16,9 +16,15 @@ STANDARD_DEVIATIONS = 1000.0
 """From the mean. A rare event lies far out where a channel rests otherwise: one that fills a share p of the samples
 1 / sqrt(p) standard deviations (a Bernoulli variable, whose variance is p (1 - p)), 1000 for one in a million."""
 MAX_FLOAT32 = 3.4028235e38
+T = TypeVar("T")
 
 
-class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+def stored(default: T) -> T:
+    """Return the default of a field that files have in any case, where `omit_defaults` leaves absent ones out."""
+    return msgspec.field(default_factory=lambda: default)
+
+
+class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One kind of input with its own sampling.
 
     A window of `series` is float32 (T, C) in `unit`, of `audio` a waveform (T, C) from -1 to 1; NaN means missing. A
@@ -27,26 +33,26 @@ class ModalitySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         channels: for video `gray`, or `r`, `g` and `b`.
         samples: T, the length of one window.
-        height: pixels of a video frame, like `width`; else unset.
+        height: pixels of a video frame, like `width`; else None.
         range: smallest and largest valid raw value; others count as missing.
         normalise: `per_group` if raw values are only comparable after a z-score with the statistics of their group
             (person, machine, session); a device then needs a reference file.
-        derived: how it is computed from a recorded modality; unset for a recorded one.
+        derived: how it is computed from a recorded modality; None for a recorded one.
         parts: recorded modalities whose channels a joined one has side by side, NaN where a part is missing.
     """
 
     name: str
-    kind: ModalityKind = "series"
+    kind: ModalityKind = stored("series")
     channels: tuple[str, ...]
-    unit: str = ""
+    unit: str = stored("")
     rate_hz: float
     samples: int
-    height: int | msgspec.UnsetType = msgspec.UNSET
-    width: int | msgspec.UnsetType = msgspec.UNSET
-    range: tuple[float, float] | None = None
-    normalise: Normalise = "none"
-    derived: "Derivation | msgspec.UnsetType" = msgspec.UNSET
-    parts: "tuple[ModalitySpec, ...] | msgspec.UnsetType" = msgspec.UNSET
+    height: int | None = None
+    width: int | None = None
+    range: tuple[float, float] | None = stored(None)
+    normalise: Normalise = stored("none")
+    derived: "Derivation | None" = None
+    parts: "tuple[ModalitySpec, ...] | None" = None
 
     @property
     def title(self) -> str:
@@ -112,10 +118,10 @@ def frames_fault(modality: ModalitySpec) -> tuple[str, str] | None:
     """Return key and fault of a modality's frames, or None."""
     for key in ("height", "width"):
         pixels = getattr(modality, key)
-        if modality.kind != "video" and pixels is not msgspec.UNSET:
+        if modality.kind != "video" and pixels is not None:
             return key, f"expected none for {modality.kind}, got {pixels}"
-        if modality.kind == "video" and (pixels is msgspec.UNSET or pixels < 1):
-            return key, f"expected the pixels of a frame, got {'none' if pixels is msgspec.UNSET else pixels}"
+        if modality.kind == "video" and (pixels is None or pixels < 1):
+            return key, f"expected the pixels of a frame, got {'none' if pixels is None else pixels}"
     if modality.kind != "video":
         return None
     if modality.channels not in COLOURS:
@@ -127,7 +133,7 @@ def frames_fault(modality: ModalitySpec) -> tuple[str, str] | None:
     return None
 
 
-class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What is predicted.
 
     Attributes:
@@ -135,14 +141,14 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             `normal`: how far a window is from normal running.
         labels: in order; a regression's one target; of `normal` the name of normal running, then known faults'.
         unit: a regression's, like `range`, its target's smallest and largest value if known.
-        threshold: probability from which a label of `multi_label` is on; unset is a half.
+        threshold: probability from which a label of `multi_label` is on; None is a half.
     """
 
-    kind: TaskKind = "classification"
+    kind: TaskKind = stored("classification")
     labels: tuple[str, ...]
-    unit: str | msgspec.UnsetType = msgspec.UNSET
-    range: tuple[float, float] | msgspec.UnsetType = msgspec.UNSET
-    threshold: float | msgspec.UnsetType = msgspec.UNSET
+    unit: str | None = None
+    range: tuple[float, float] | None = None
+    threshold: float | None = None
 
     @property
     def is_number(self) -> bool:
@@ -157,7 +163,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def on_from(self) -> float:
         """The probability from which a `multi_label` label is on."""
-        return 0.5 if isinstance(self.threshold, msgspec.UnsetType) else self.threshold
+        return 0.5 if self.threshold is None else self.threshold
 
     @property
     def on_from_logit(self) -> float:
@@ -198,11 +204,11 @@ def labels_text(task: TaskSpec) -> str:
 def task_fault(task: TaskSpec) -> tuple[str, str] | None:
     """Return key and fault of a task, except the number and names of labels; or None."""
     for key, kind in (("unit", "regression"), ("range", "regression"), ("threshold", "multi_label")):
-        if getattr(task, key) is not msgspec.UNSET and task.kind != kind:
+        if getattr(task, key) is not None and task.kind != kind:
             return key, f"expected none for {task.kind}, got {getattr(task, key)!r}; only {kind} has it"
     if task.kind == "regression" and len(task.labels) != 1:
         return "labels", f"expected the name of one target, got {len(task.labels)}; make one dataset for each target"
-    if not isinstance(task.range, msgspec.UnsetType):
+    if task.range is not None:
         low, high = task.range
         if not -math.inf < low < high < math.inf:
             return "range", f"expected [low, high] with low below high, got {list(task.range)}; swap or correct it"

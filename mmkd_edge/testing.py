@@ -111,11 +111,11 @@ def fake_entry(*, modality: ModalitySpec, labels: Sequence[str] | TaskSpec, nove
                 sha256=digest,
                 size_bytes=1,
                 parity=parity,
-                novelty=Novelty(scores=(1.0,), max_error=0.0, tolerance=0.0) if novelty else msgspec.UNSET,
+                novelty=Novelty(scores=(1.0,), max_error=0.0, tolerance=0.0) if novelty else None,
             ),
         ),
         golden=FileEntry(file=f"{modality.name}/golden.npz", sha256=digest, size_bytes=1),
-        normal=_NORMAL if task.kind == "normal" else msgspec.UNSET,
+        normal=_NORMAL if task.kind == "normal" else None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from mmkd_documents.errors import DocumentError
-from mmkd_documents.figures import OF_CLASSES, ClassScores, Interval, Measure
+from mmkd_documents.figures import OF_CLASSES, ClassScores, Interval, Measure, stored
 from mmkd_documents.judging import ConfidenceFacts
 
 Document = TypeVar("Document")
@@ -39,14 +39,14 @@ class NoveltyParity(msgspec.Struct, frozen=True, kw_only=True):
     mean_error: float
 
 
-class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
+class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An artifact against the checkpoint; for a regression `probabilities` are fractions of the largest."""
 
     windows: int  # whose numbers are compared: trees are near no threshold on them
     logits: TensorParity
     probabilities: TensorParity
     label_agreement: float  # fraction of all windows that agree
-    novelty: NoveltyParity | msgspec.UnsetType = msgspec.UNSET
+    novelty: NoveltyParity | None = None
 
     @property
     def tensors(self) -> tuple[tuple[str, TensorParity], ...]:
@@ -60,7 +60,7 @@ class ArtifactParity(msgspec.Struct, frozen=True, kw_only=True):
         return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
-class GateResult(msgspec.Struct, frozen=True, kw_only=True):
+class GateResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Losses of lower precision on judging windows, and limits."""
 
     windows: int
@@ -71,9 +71,9 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     label_agreement: float
     least_agreement: float
     finite: bool
-    unjudged: bool | msgspec.UnsetType = msgspec.UNSET  # too few windows judged, and that was accepted
-    novelty_agreement: float | msgspec.UnsetType = msgspec.UNSET  # rank correlation of novelty with the reference
-    least_novelty_agreement: float | msgspec.UnsetType = msgspec.UNSET
+    unjudged: bool | None = None  # too few windows judged, and that was accepted
+    novelty_agreement: float | None = None  # rank correlation of novelty with the reference
+    least_novelty_agreement: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -85,7 +85,7 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     def ranks_alike(self) -> bool:
         """Whether novelty scores sort windows as the reference's do."""
         agreement, least = self.novelty_agreement, self.least_novelty_agreement
-        return agreement is msgspec.UNSET or least is msgspec.UNSET or agreement >= least
+        return agreement is None or least is None or agreement >= least
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +104,7 @@ class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
     divergence: float | None
 
 
-class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
+class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One artifact: file, answers, and attempts."""
 
     file: str
@@ -115,13 +115,13 @@ class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
     parity: ArtifactParity
     parity_with_gaps: ArtifactParity
     scores: ClassScores | None  # on the judging windows; None without labels or classes
-    figures: dict[str, float | None] | msgspec.UnsetType = msgspec.UNSET  # scores of other tasks, by name
-    gate: GateResult | None = None  # None for fp32, whose gate is the parity
-    backend: str = ""  # with its version
-    float_layers: dict[str, str] = {}  # layers or nodes in float32, with the reason
-    attempts: tuple[Attempt, ...] = ()
-    sensitivity: tuple[LayerSensitivity, ...] = ()  # the most sensitive layer first
-    confidence: ConfidenceFacts | None = None  # on the judging windows; None without labels
+    figures: dict[str, float | None] | None = None  # scores of other tasks, by name
+    gate: GateResult | None = stored(None)  # None for fp32, whose gate is the parity
+    backend: str = stored("")  # with its version
+    float_layers: dict[str, str] = stored({})  # layers or nodes in float32, with the reason
+    attempts: tuple[Attempt, ...] = stored(())
+    sensitivity: tuple[LayerSensitivity, ...] = stored(())  # the most sensitive layer first
+    confidence: ConfidenceFacts | None = stored(None)  # on the judging windows; None without labels
 
     @property
     def name(self) -> str:
@@ -172,7 +172,7 @@ class StudentFacts(msgspec.Struct, frozen=True, kw_only=True):
         return (self.teacher_sha256, *self.further_teachers_sha256) if self.teacher_sha256 else ()
 
 
-class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
+class WindowFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Windows that judged the export."""
 
     source: str
@@ -181,9 +181,9 @@ class WindowFacts(msgspec.Struct, frozen=True, kw_only=True):
     judging: int  # how many judge; `labelled` of them have a label
     labelled: int
     caution: str | None  # how little they prove; None if there are enough
-    synthetic: bool = False  # drawn from channel statistics, not recorded
-    golden: Literal["synthetic"] | msgspec.UnsetType = msgspec.UNSET  # the kind of windows in the bundle, if another
-    carried: int | msgspec.UnsetType = msgspec.UNSET  # how many are in the bundle, if not all: of sound, video, trees
+    synthetic: bool = stored(False)  # drawn from channel statistics, not recorded
+    golden: Literal["synthetic"] | None = None  # the kind of windows in the bundle, if another
+    carried: int | None = None  # how many are in the bundle, if not all: of sound, video, trees
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,22 +210,22 @@ class TwinFacts(msgspec.Struct, frozen=True, kw_only=True):
     groups: int  # 0 if unknown
 
 
-class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
+class ExportReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`report.json` of a bundle."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = stored(FORMAT_VERSION)
     model_id: str
     platform: str
     student: StudentFacts
     windows: WindowFacts
     artifacts: tuple[ArtifactReport, ...]
-    left_out: tuple[LeftOutArtifact, ...] = ()
+    left_out: tuple[LeftOutArtifact, ...] = stored(())
     tools: dict[str, str]
-    others: tuple[ExportReport, ...] = ()  # reports of a bundle's further students
-    steps: tuple[StepReport, ...] = ()
-    measures: Measures | msgspec.UnsetType = msgspec.UNSET  # for other tasks than classification
-    range_rule: str | msgspec.UnsetType = msgspec.UNSET  # origin of the range, if the dataset does not declare it
-    twin: TwinFacts | msgspec.UnsetType = msgspec.UNSET
+    others: tuple[ExportReport, ...] = stored(())  # reports of a bundle's further students
+    steps: tuple[StepReport, ...] = stored(())
+    measures: Measures | None = None  # for other tasks than classification
+    range_rule: str | None = None  # origin of the range, if the dataset does not declare it
+    twin: TwinFacts | None = None
 
     @property
     def reported_metrics(self) -> Measures:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
-NULL: Any = msgspec.field(default_factory=type(None))
+T = TypeVar("T")
+
+
+def stored(default: T) -> T:
+    """Return the default of a field that is written in any case, where `omit_defaults` leaves absent ones out."""
+    return msgspec.field(default_factory=lambda: default)
+
+
+NULL: Any = stored(None)
 """Default of a value that is written as null if unknown."""
 
 MODEL_NAMES: dict[str, str] = {

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
 import numpy as np
 
 from mmkd_documents.export import StudentFacts, TwinFacts
@@ -279,12 +278,12 @@ def _model_entry(
         golden=FileEntry(file=f"{name}/golden.npz", sha256="", size_bytes=0),
         group_reference=reference,
         streaming=describe_steps(checkpoint) if checkpoint.config.causal else None,
-        adapted=origin.adapted or msgspec.UNSET,
+        adapted=origin.adapted or None,
         fold=origin.fold,
-        training_hashes=origin.training_hashes or msgspec.UNSET,
+        training_hashes=origin.training_hashes or None,
         normal=origin.normal,
         members=checkpoint.config.members,
-        twin_of=msgspec.UNSET if twin is None else twin.of,
+        twin_of=None if twin is None else twin.of,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from mmkd_edge.bundle.statistics import GroupReference, InputStatistics
-from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec
+from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec, stored
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -126,7 +126,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tolerance: _Error
 
 
-class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A model file in the archive: `<model>/model.<precision>.<format>`.
 
     `opset` is ONNX's, or the `.tflite` schema version. `unjudged`: too few windows judged a lower precision, and the
@@ -140,9 +140,9 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sha256: Sha256
     size_bytes: _Size
     parity: Parity
-    confidence: Confidence | None = None
-    unjudged: bool | msgspec.UnsetType = msgspec.UNSET
-    novelty: Novelty | msgspec.UnsetType = msgspec.UNSET
+    confidence: Confidence | None = stored(None)
+    unjudged: bool | None = None
+    novelty: Novelty | None = None
 
 
 class StateTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -173,13 +173,13 @@ class Streaming(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 _Lineage = Annotated[tuple[Adapted, ...], msgspec.Meta(min_length=1, max_length=MAX_ADAPTED)]
 
 
-class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One student; unknown or inapplicable fields are None or absent.
+class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One student; unknown or inapplicable fields are None.
 
     Attributes:
         mflops: millions of floating-point operations per window.
         statistics: of the golden windows; None if they are noise.
-        fold: training fold; None for the dataset's own split, absent if unknown.
+        fold: training fold; None for the dataset's own split, UNSET (absent in the file) if unknown.
         twin_of: name of the student before it that it replaces in engines that lack one of that one's members.
     """
 
@@ -195,18 +195,18 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     validation_score: float
     dataset_name: str
     dataset_sha256: Sha256
-    teacher_sha256: Sha256 | None = None
+    teacher_sha256: Sha256 | None = stored(None)
     artifacts: Annotated[tuple[Artifact, ...], msgspec.Meta(min_length=1, max_length=16)]
     golden: FileEntry
-    statistics: InputStatistics | None = None
-    group_reference: GroupReference | None = None
-    streaming: Streaming | None = None
-    adapted: _Lineage | msgspec.UnsetType = msgspec.UNSET
+    statistics: InputStatistics | None = stored(None)
+    group_reference: GroupReference | None = stored(None)
+    streaming: Streaming | None = stored(None)
+    adapted: _Lineage | None = None
     fold: _Count | msgspec.UnsetType | None = msgspec.UNSET
-    training_hashes: TrainingHashes | msgspec.UnsetType = msgspec.UNSET
-    normal: Normal | msgspec.UnsetType = msgspec.UNSET
-    members: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
-    twin_of: str | msgspec.UnsetType = msgspec.UNSET
+    training_hashes: TrainingHashes | None = None
+    normal: Normal | None = None
+    members: tuple[str, ...] | None = None
+    twin_of: str | None = None
 
     @property
     def has_novelty(self) -> bool:
@@ -214,19 +214,19 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return len(self.outputs) > len(graph_outputs(self.task))
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The manifest; the first of `models` answers while its sensor works.
 
     `licence` covers the weights and the golden windows. `release` grows; devices refuse earlier ones.
     """
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = stored(FORMAT_VERSION)
     model_id: str
     models: Annotated[tuple[ModelEntry, ...], msgspec.Meta(min_length=1, max_length=16)]
     tools: dict[str, str]
     licence: str
     files: tuple[FileEntry, ...]
-    release: Annotated[int, msgspec.Meta(ge=0, le=MAX_RELEASE)] | msgspec.UnsetType = msgspec.UNSET
+    release: Annotated[int, msgspec.Meta(ge=0, le=MAX_RELEASE)] | None = None
 
 
 def fallback_order(manifest: Manifest) -> tuple[tuple[ModelEntry, ...], ...]:
@@ -237,7 +237,7 @@ def fallback_order(manifest: Manifest) -> tuple[tuple[ModelEntry, ...], ...]:
 
 def release_number(manifest: Manifest) -> int:
     """Return the release number, or 0."""
-    return 0 if manifest.release is msgspec.UNSET else manifest.release
+    return manifest.release or 0
 
 
 def graph_inputs(modality: ModalitySpec) -> tuple[TensorSpec, ...]:

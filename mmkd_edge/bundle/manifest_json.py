@@ -97,12 +97,12 @@ def _check_manifest(manifest: Manifest) -> None:
     _check_unique([model.name.casefold() for model in manifest.models], "models", "name")
     for index, model in enumerate(manifest.models):
         _check_model(model, f"models[{index}]")
-        if model.twin_of is not msgspec.UNSET:
+        if model.twin_of is not None:
             _check_twin(model, manifest.models[:index], f"models[{index}]")
 
 
 def _check_twin(model: ModelEntry, earlier: Sequence[ModelEntry], path: str) -> None:
-    names = [entry.name for entry in earlier if entry.twin_of is msgspec.UNSET]
+    names = [entry.name for entry in earlier if entry.twin_of is None]
     listed = ", ".join(map(repr, names)) or "none"
     got = f"expected a student before it that is no twin ({listed}), got {model.twin_of!r}"
     _require(model.twin_of in names, f"{path}.twin_of", got)
@@ -127,11 +127,11 @@ def _check_model(model: ModelEntry, path: str) -> None:
     if model.statistics is not None:
         _check_statistics(model.statistics, model, f"{path}.statistics")
     is_normal, normal = model.task.kind == "normal", model.normal
-    fits = is_normal == (normal is not msgspec.UNSET)
+    fits = is_normal == (normal is not None)
     _require(
         fits, f"{path}.normal", f"expected {'scores of normal windows, got none' if is_normal else 'none, got one'}"
     )
-    if normal is not msgspec.UNSET:
+    if normal is not None:
         _check_rising(normal.scores, f"{path}.normal.scores")
     if model.group_reference is not None:
         fault = reference_fault(model.group_reference, len(model.modality.channels))
@@ -166,14 +166,14 @@ def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None
         where = f"{path}.artifacts[{index}]"
         _check_file(artifact.file, f"{model.name}/step.{artifact.precision}.{artifact.format}", f"{where}.file")
         _check_tolerance(artifact.parity.tolerance, MAX_TOLERANCE["fp32"], f"{where}.parity.tolerance")
-        _require(artifact.novelty is msgspec.UNSET, f"{where}.novelty", "expected none in a step graph, got one")
+        _require(artifact.novelty is None, f"{where}.novelty", "expected none in a step graph, got one")
 
 
 def _check_artifact(artifact: Artifact, model: ModelEntry, path: str) -> None:
     _check_file(artifact.file, f"{model.name}/model.{artifact.precision}.{artifact.format}", f"{path}.file")
     most = MAX_TOLERANCE[artifact.precision]
     _check_tolerance(artifact.parity.tolerance, most, f"{path}.parity.tolerance")
-    if artifact.novelty is not msgspec.UNSET:
+    if artifact.novelty is not None:
         _require(model.has_novelty, f"{path}.novelty", "expected none beside graphs without the output, got one")
         _check_rising(artifact.novelty.scores, f"{path}.novelty.scores")
         _check_tolerance(artifact.novelty.tolerance, most, f"{path}.novelty.tolerance")

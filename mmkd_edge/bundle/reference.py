@@ -18,7 +18,7 @@ from mmkd_edge.bundle.files import read_first, write_file
 from mmkd_edge.bundle.manifest import Normal, Sha256
 from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, stored
 
 FORMAT_VERSION = 1
 MAX_BYTES = 1 << 20
@@ -40,18 +40,18 @@ class Commissioned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     judgement: str = ""
 
 
-class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Mean and standard deviation per channel of one group's valid raw values; 0 and 1 of a modality without groups.
 
     With `normal` also the scores of a machine's normal running, in blocks of time instead of groups.
     """
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = stored(FORMAT_VERSION)
     modality: str
     mean: Annotated[tuple[float, ...], msgspec.Meta(min_length=1)]
     std: tuple[Annotated[float, msgspec.Meta(gt=0)], ...]
-    normal: Normal | msgspec.UnsetType = msgspec.UNSET
-    commissioned: Commissioned | msgspec.UnsetType = msgspec.UNSET
+    normal: Normal | None = None
+    commissioned: Commissioned | None = None
 
 
 def read_reference(path: str | os.PathLike[str]) -> Reference:

@@ -50,7 +50,7 @@ class MagnitudeLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     outside_rate: _Fraction
 
 
-class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Kinds of training windows, and limits of the differences between groups (blocks of windows if there are none).
 
     `scales` (C,) are usual standard deviations inside a window, `centres` and `spreads` (K, F) mean and standard
@@ -69,7 +69,7 @@ class GroupReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     largest_misfit: float
     largest_axes: _Positive
     largest_levels: _Positive
-    magnitude: MagnitudeLimits | msgspec.UnsetType = msgspec.UNSET
+    magnitude: MagnitudeLimits | None = None
 
 
 def reference_fault(reference: GroupReference, channels: int) -> tuple[str, str] | None:

@@ -52,10 +52,25 @@ def check_keys(data: bytes) -> None:
 def convert_object(document: dict[str, Any], struct: type[T]) -> T:
     """Convert a document strictly to a Struct; JsonError if it does not fit."""
     try:
-        return msgspec.convert(document, type=struct, strict=True)
+        converted = msgspec.convert(document, type=struct, strict=True)
     except msgspec.ValidationError as error:
         message, _, path = str(error).replace("`", "").partition(" - at $")
         raise JsonError(path.lstrip("."), message[0].lower() + message[1:]) from error
+    _refuse_nulls(document, msgspec.to_builtins(converted), "")
+    return converted
+
+
+def _refuse_nulls(document: Any, written: Any, path: str) -> None:
+    """An absent value has no key: one that is null and would not be written so is refused, as in C."""
+    if isinstance(document, list):
+        for index, (item, kept) in enumerate(zip(document, written, strict=True)):
+            _refuse_nulls(item, kept, f"{path}[{index}]")
+    elif isinstance(document, dict):
+        for key, value in document.items():
+            inner = f"{path}.{key}" if path else key
+            if value is None and key not in written:
+                raise JsonError(inner, "expected a value, got null; leave it out")
+            _refuse_nulls(value, written.get(key), inner)
 
 
 def read_canonical(data: bytes, struct: type[T], *, version: int) -> T | None:

@@ -15,14 +15,15 @@ from mmkd_edge.bundle.strict_json import JsonError, decode_document
 from mmkd_edge.errors import BundleError, MmkdError, UsageError, os_reason, printable
 from mmkd_edge.install.slots import Slots, check_slot, read_slots
 from mmkd_edge.machine import this_machine
+from mmkd_edge.spec import stored
 
 STATUS_VERSION = 1
 
 
-class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A device and what is installed; `problem` is why the bundle installed last does not answer, or empty."""
 
-    format_version: int = STATUS_VERSION
+    format_version: int = stored(STATUS_VERSION)
     device: str
     time_utc: str
     version: str
@@ -31,8 +32,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     board: str | None
     free_bytes: int | None
     slots: Slots | None
-    problem: str = ""
-    machines: dict[str, dict[str, str]] | msgspec.UnsetType = msgspec.UNSET  # `mmkd-edge commission` files there
+    problem: str = stored("")
+    machines: dict[str, dict[str, str]] | None = None  # `mmkd-edge commission` files there
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

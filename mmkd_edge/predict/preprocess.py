@@ -164,7 +164,7 @@ def _derive_any(window: object, modality: ModalitySpec, recorded: ModalitySpec) 
 def _check_parts(window: object, modality: ModalitySpec, parts: Sequence[ModalitySpec]) -> NDArray[np.float32]:
     names = [part.name for part in parts]
     if not isinstance(window, Mapping) or not window or list(window) == [modality.name]:
-        whole = check_window(window, msgspec.structs.replace(modality, parts=msgspec.UNSET))
+        whole = check_window(window, msgspec.structs.replace(modality, parts=None))
         return join_parts([whole[:, channels] for channels in modality.part_channels], modality)
     if unknown := [name for name in window if name not in names]:
         raise InputError(

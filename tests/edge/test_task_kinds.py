@@ -35,7 +35,7 @@ def test_labels_are_on_from_the_threshold_or_none_is():
     assert (found.labels, found.label, found.index, found.status) == (("worn", "loose"), "loose", 2, "ok")
     assert [found.probability, *found.probabilities.tolist()] == pytest.approx([0.9, 0.39, 0.4, 0.9])
     assert found.value is None
-    assert predict([0.39, 0.4, 0.9], msgspec.structs.replace(STATES, threshold=msgspec.UNSET)).labels == ("loose",)
+    assert predict([0.39, 0.4, 0.9], msgspec.structs.replace(STATES, threshold=None)).labels == ("loose",)
     found = predict([0.1, 0.3, 0.2], STATES)
     assert (found.labels, found.status, found.label) == ((), "ok", "worn")  # the most probable one, and it is off
 
@@ -45,7 +45,7 @@ def test_a_number_comes_in_its_unit_and_inside_its_range():
     assert (found.value, found.label, found.index, found.status) == (1480.5, "speed", 0, "ok")
     assert (found.labels, found.probability, found.probabilities.shape) == ((), 0.0, (0,))
     assert [predict([speed], SPEED).value for speed in (3100.0, -5.0)] == [3000.0, 0.0]
-    assert predict([-5.0], msgspec.structs.replace(SPEED, range=msgspec.UNSET)).value == -5.0
+    assert predict([-5.0], msgspec.structs.replace(SPEED, range=None)).value == -5.0
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ FALLING = msgspec.structs.replace(rule_of(9).entry.normal, scores=(2.0, 1.0))
 @pytest.mark.parametrize(
     ("task", "normal", "problem"),
     [
-        (TaskSpec(kind="normal", labels=()), msgspec.UNSET, "task.labels: expected 1 to 10000 labels, got 0"),
-        (RUNNING, msgspec.UNSET, "normal: expected scores of normal windows, got none"),
+        (TaskSpec(kind="normal", labels=()), None, "task.labels: expected 1 to 10000 labels, got 0"),
+        (RUNNING, None, "normal: expected scores of normal windows, got none"),
         (SPEED, rule_of(9).entry.normal, "normal: expected none, got one"),
         (RUNNING, FALLING, "normal.scores: expected rising numbers, got 2.0 before 1.0"),
     ],

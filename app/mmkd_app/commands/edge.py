@@ -150,7 +150,7 @@ def status(state: _State, *, json: _Json = False) -> None:
 
     device, error = device_status(state)
     machines = _machines(state) if error is None else {}
-    device = msgspec.structs.replace(device, machines=machines or msgspec.UNSET)
+    device = msgspec.structs.replace(device, machines=machines or None)
     if json:
         print(json_text(device))
     else:

@@ -12,8 +12,6 @@ with loading("mmkd-evaluate"):
     from pathlib import Path
     from typing import Annotated, Any, NoReturn, get_args
 
-    import msgspec
-
     from mmkd_app.cli.options import Argument, Command, Option, run_line
     from mmkd_app.cli.run import check_page, run_command, shell_line
     from mmkd_app.cli.show import hint_at_resuming, json_text, plain_table, say, show_table
@@ -279,7 +277,7 @@ def _with_rivals(inputs: SuiteInputs, names: Sequence[Any], dataset_sha256: str)
     if checkpoint is not None:
         facts = checkpoint.facts
         metric = choice(facts.metric, METRICS[train.spec.task.kind], option="--rival")
-        if facts.labelled is not msgspec.UNSET and facts.dataset_sha256 == dataset_sha256:
+        if facts.labelled is not None and facts.dataset_sha256 == dataset_sha256:
             train = with_visible_labels(train, facts.labelled, seed=facts.training.seed)
     say(f"rivals learn from {int(train.labelled.sum())} labelled windows: {', '.join(names)}")
     rivals = fit_rivals(names, inputs.first, train=train, valid=inputs.calibration, metric=metric, seed=inputs.seed)

@@ -62,7 +62,7 @@ def _bundle_facts(path: Path) -> _Rows:
         yield "size_bytes", str(path.stat().st_size)
         yield "sha256", bundle.sha256
         yield "licence", manifest.licence
-        if manifest.release is not msgspec.UNSET:
+        if manifest.release is not None:
             yield "release", str(manifest.release)
         signatures = bundle.signatures.signatures if bundle.signatures else ()
         yield "signed_by", ", ".join(f"key {one.key_id}" for one in signatures) or "nobody"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
 from mmkd_documents.export import ExportReport
 from mmkd_edge.bundle.manifest import ModelEntry, adapted_text
 from mmkd_edge.errors import printable
@@ -120,7 +118,7 @@ def _measurements(report: ExportReport) -> Iterator[str]:
         f"On {windows.count} {windows.source}; {windows.judging} of them only judge, {windows.labelled} of these "
         "have a label. Parity is the largest difference of a logit or a probability from the checkpoint."
     )
-    if windows.carried is not msgspec.UNSET:
+    if windows.carried is not None:
         yield f"{windows.carried} of these windows are in here, as golden windows: the device tests itself with them."
     if windows.golden:
         yield from ("", f"**No recording is in here**: {NO_RECORDING}.")
@@ -171,7 +169,7 @@ def _confidence(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
         yield from ("## Confidence", "", *(f"- `{file}`: {text}." for file, text in rows), "")
     if rows and report.windows.judged_by == report.windows.source:
         yield from (f"{SAME_GROUPS[0].upper()}{SAME_GROUPS[1:]}.", "")
-    limits = entry.group_reference.magnitude if entry.group_reference is not None else msgspec.UNSET
+    limits = entry.group_reference.magnitude if entry.group_reference is not None else None
     scored = [(artifact.file, artifact.novelty) for artifact in entry.artifacts if artifact.novelty]
     if limits or scored or entry.normal:
         yield from ("## Unknown windows", "")

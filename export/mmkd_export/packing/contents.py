@@ -67,11 +67,11 @@ def pack_bundle(
         left_out=tuple(left_out),
         tools=student.tools,
         steps=tuple(step.report for step in student.steps),
-        measures=msgspec.UNSET
+        measures=None
         if task.kind == "classification"
         else msgspec.convert(measures_of(task), Measures, from_attributes=True),
-        range_rule=student.range_rule or msgspec.UNSET,
-        twin=student.twin or msgspec.UNSET,
+        range_rule=student.range_rule or None,
+        twin=student.twin or None,
     )
     entry = _entry(student, artifacts, golden_file)
     texts = {
@@ -101,8 +101,8 @@ def _window_facts(student: ProvenStudent, *, carried: int) -> WindowFacts:
         labelled=int(is_labelled(judging.labels).sum()),
         caution=SYNTHETIC if only_synthetic else caution(len(judging.labels)),
         synthetic=real.synthetic,
-        golden=msgspec.UNSET if student.golden is None else "synthetic",
-        carried=carried if student.golden is None and carried < len(real.windows) else msgspec.UNSET,
+        golden=None if student.golden is None else "synthetic",
+        carried=carried if student.golden is None and carried < len(real.windows) else None,
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from mmkd_documents.export import ArtifactParity, NoveltyParity, TensorParity
@@ -147,7 +146,7 @@ def answers_along_recording(
 def compare(expected: NetworkAnswers, got: NetworkAnswers, *, task: TaskSpec) -> ArtifactParity:
     """Compare two sets of answers."""
     scale = np.float32(answer_scale(task, expected.probabilities))
-    novelty: NoveltyParity | msgspec.UnsetType = msgspec.UNSET
+    novelty: NoveltyParity | None = None
     if expected.novelty is not None and got.novelty is not None:
         errors = novelty_errors(expected.novelty, got.novelty)
         novelty = NoveltyParity(max_error=float(errors.max()), mean_error=float(errors.mean()))
@@ -202,7 +201,7 @@ def require_parity(parity: ArtifactParity, *, tolerance: float, what: str) -> No
             f"written. {_REPORT}"
         )
     novelty = parity.novelty
-    if novelty is not msgspec.UNSET and not novelty.max_error <= NOVELTY_TOLERANCE:
+    if novelty is not None and not novelty.max_error <= NOVELTY_TOLERANCE:
         raise GateError(
             f"{what}: expected the checkpoint's novelty within {NOVELTY_TOLERANCE:.1%} on {parity.windows} windows, "
             f"got a difference of {novelty.max_error:.2%}; no bundle was written. {_REPORT}"

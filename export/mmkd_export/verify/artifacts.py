@@ -156,7 +156,7 @@ def _judge(
         artifact,
         novelty=_novelty(parity, scores, precision=precision),
         confidence=confidence,
-        unjudged=msgspec.UNSET if gate is None else gate.unjudged,
+        unjudged=None if gate is None else gate.unjudged,
     )
     class_scores, figures = _score(judging, proof_set)
     labels = proof_set.judging.labels
@@ -188,18 +188,16 @@ def _calibrate(backend: Backend, proof_set: ProofSet) -> Confidence | None:
     return fit_confidence(answers.probabilities, labels, temperature=proof_set.temperature)
 
 
-def _score(
-    answers: NetworkAnswers, proof_set: ProofSet
-) -> tuple[ClassScores | None, dict[str, float | None] | msgspec.UnsetType]:
+def _score(answers: NetworkAnswers, proof_set: ProofSet) -> tuple[ClassScores | None, dict[str, float | None] | None]:
     task, labels = proof_set.task, proof_set.judging.labels
     rows = np.flatnonzero(is_labelled(labels))
     if len(rows) == 0:
-        return None, msgspec.UNSET
+        return None, None
     measured = answer_scores(answers, labels[rows], rows, task)
     if task.kind != "classification":
         names = [measure.name for measure in measures_of(task)]
         return None, {name: known_score(name, measured.metric(name)) for name in names}
-    return msgspec.convert(measured, ClassScores, from_attributes=True), msgspec.UNSET
+    return msgspec.convert(measured, ClassScores, from_attributes=True), None
 
 
 def describe_artifact(
@@ -217,14 +215,14 @@ def describe_artifact(
     )
 
 
-def _novelty(parity: ArtifactParity, scores: tuple[float, ...], *, precision: Precision) -> Novelty | msgspec.UnsetType:
+def _novelty(parity: ArtifactParity, scores: tuple[float, ...], *, precision: Precision) -> Novelty | None:
     novelty = parity.novelty
-    if novelty is msgspec.UNSET or not scores or not math.isfinite(novelty.max_error):
-        return msgspec.UNSET
+    if novelty is None or not scores or not math.isfinite(novelty.max_error):
+        return None
     error = 0.0 if precision == "fp32" else novelty.max_error
     tolerance = _SELF_TEST_FACTOR * error + NOVELTY_TOLERANCE
     if tolerance > MAX_TOLERANCE[precision]:
-        return msgspec.UNSET
+        return None
     return Novelty(scores=scores, max_error=novelty.max_error, tolerance=tolerance)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from mmkd_documents.export import GateResult
@@ -115,7 +114,7 @@ def gate_result(got: NetworkAnswers, judging: GateWindows, rule: GateRule, task:
         finite=all(
             values is None or bool(np.isfinite(values).all()) for values in (got.logits, got.probabilities, scores)
         ),
-        unjudged=True if windows < MIN_JUDGING else msgspec.UNSET,
+        unjudged=True if windows < MIN_JUDGING else None,
         **novelty,
     )
 

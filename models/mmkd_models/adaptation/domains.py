@@ -155,7 +155,7 @@ def with_classes(student: StudentCheckpoint, task: TaskSpec) -> StudentCheckpoin
         student,
         task=task,
         state=state,
-        facts=msgspec.structs.replace(student.facts, prior_tau=msgspec.UNSET),
+        facts=msgspec.structs.replace(student.facts, prior_tau=None),
         carried=carried,
         portable=None,
     )

@@ -136,7 +136,7 @@ def _finish(task: AdaptationTask, student: StudentCheckpoint, chosen: MethodResu
         training_hashes=joined_hashes([student.facts.training_hashes or b"", *hashes]),
         score=chosen.old_score,
         adapted=(*(student.facts.adapted or ()), lineage),
-        group_reference=msgspec.UNSET,  # the new domain would look like drift
+        group_reference=None,  # the new domain would look like drift
     )
     new_judge = task.new.judge.with_modalities((name,))
     adapted = replace(student, facts=facts, carried=_choose_carried(task, new_judge), portable=None)

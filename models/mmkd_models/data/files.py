@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -211,7 +210,7 @@ def _content_problems(spec: DatasetSpec, arrays: Arrays) -> Iterator[str]:
             what = name.rpartition("/")[2].removesuffix(".npy")
             kind = "UTC seconds" if what == "times" else "seconds"
             yield f"{name}: expected {kind}, got {array[row]} in row {row}; leave {what} out, or give all"
-        elif name.endswith("/episodes.npy") and spec.episodes is not msgspec.UNSET and len(array):
+        elif name.endswith("/episodes.npy") and spec.episodes is not None and len(array):
             low, high, count = int(array.min()), int(array.max()), len(spec.episodes)
             if low < 0 or high >= count:
                 expected = f"numbers from 0 to {count - 1}, of 'episodes' in {SPEC_FILE}"

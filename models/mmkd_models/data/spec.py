@@ -17,7 +17,7 @@ from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.derive import derived_modality
 from mmkd_edge.errors import DatasetError, UsageError, unprintable_in
 from mmkd_edge.frames import mask_missing, missing_frames
-from mmkd_edge.spec import COLOURS, ModalityKind, ModalitySpec, TaskKind, TaskSpec, task_fault
+from mmkd_edge.spec import COLOURS, ModalityKind, ModalitySpec, TaskKind, TaskSpec, stored, task_fault
 
 Values = npt.NDArray[Any]
 """Windows in memory: float32 (B, T, C), NaN = missing; of video uint8 (B, T, H, W, C), masked if frames are missing."""
@@ -159,25 +159,25 @@ class RecordingsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     scale: dict[str, tuple[float, ...]] = {}
 
 
-class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Content of `dataset.json`.
 
     `left_out` counts windows by reason, `episodes` has the file of each by number, `episode_files` those of modalities
     with other files, `derived` texts of cheaper sensors.
     """
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = stored(FORMAT_VERSION)
     name: str
     task: TaskSpec
     modalities: tuple[ModalitySpec, ...]
     splits: dict[str, int]
-    source: str = ""
-    licence: str = ""
-    recordings: RecordingsSpec | None = None
-    left_out: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
-    episodes: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
-    episode_files: dict[str, tuple[str, ...]] | msgspec.UnsetType = msgspec.UNSET
-    derived: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    source: str = stored("")
+    licence: str = stored("")
+    recordings: RecordingsSpec | None = stored(None)
+    left_out: dict[str, int] | None = None
+    episodes: tuple[str, ...] | None = None
+    episode_files: dict[str, tuple[str, ...]] | None = None
+    derived: tuple[str, ...] | None = None
 
     @property
     def sensors(self) -> tuple[ModalitySpec, ...]:

@@ -96,10 +96,10 @@ def write_dataset(
         splits={split: len(np.atleast_1d(np.asarray(arrays.get("labels", [])))) for split, arrays in splits.items()},
         source=source,
         licence=licence,
-        left_out=dict(left_out) or msgspec.UNSET,
-        episodes=tuple(episode_names) or msgspec.UNSET,
-        episode_files={name: tuple(its_files) for name, its_files in episode_files.items()} or msgspec.UNSET,
-        derived=tuple(derived) or msgspec.UNSET,
+        left_out=dict(left_out) or None,
+        episodes=tuple(episode_names) or None,
+        episode_files={name: tuple(its_files) for name, its_files in episode_files.items()} or None,
+        derived=tuple(derived) or None,
     )
     _check_spec(path, spec)
     problems: list[str] = []

@@ -186,7 +186,7 @@ def compare_with_chance(tests: Sequence[TestedNetwork], metric: str, *, seed: in
 
 def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
     """Return the best figure of a constant or random answer."""
-    if outcome.class_scores is not msgspec.UNSET:
+    if outcome.class_scores is not None:
         windows = np.array(outcome.class_scores.confusion, dtype=np.float64).sum(axis=1)[:, None]  # (K, 1)
         classes = len(windows)
         uniform = np.broadcast_to(windows / classes, (1, classes, classes))
@@ -207,7 +207,7 @@ def guessed_figure(outcome: TestedNetwork, metric: str) -> float:
 
 
 def _draw_by_windows(outcome: TestedNetwork, metric: str, seed: int) -> NDArray[np.float64]:
-    if outcome.confusions is not msgspec.UNSET:
+    if outcome.confusions is not None:
         counts = np.sum([part.confusion for part in outcome.confusions], axis=0)
         windows = int(counts.sum())
         drawn = np.random.default_rng(seed).multinomial(windows, counts.ravel() / windows, size=DRAWS)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import MmkdError
-from mmkd_edge.spec import TaskSpec
+from mmkd_edge.spec import TaskSpec, stored
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.scores import (
@@ -49,20 +49,21 @@ class TestedNetwork(
     frozen=True,
     kw_only=True,
     forbid_unknown_fields=True,
+    omit_defaults=True,
     rename={"class_scores": "scores", "confusions": "by_group"},
 ):
     """A model on test windows: `confusions` for classification, otherwise `task` and `answers`."""
 
-    format_version: int = FORMAT_VERSION
-    class_scores: Scores | msgspec.UnsetType = msgspec.UNSET
-    confusions: tuple[GroupConfusion, ...] | msgspec.UnsetType = msgspec.UNSET
-    task: TaskSpec | msgspec.UnsetType = msgspec.UNSET
-    answers: tuple[GroupAnswers, ...] | msgspec.UnsetType = msgspec.UNSET
+    format_version: int = stored(FORMAT_VERSION)
+    class_scores: Scores | None = None
+    confusions: tuple[GroupConfusion, ...] | None = None
+    task: TaskSpec | None = None
+    answers: tuple[GroupAnswers, ...] | None = None
 
     @property
     def scores(self) -> AnyScores:
         """Scores on all windows."""
-        if self.class_scores is not msgspec.UNSET:
+        if self.class_scores is not None:
             return self.class_scores
         truth, answers, _ = self.windows
         labels = truth.astype(np.uint8) if self.known_task.kind == "multi_label" else truth[:, 0]
@@ -86,7 +87,7 @@ class TestedNetwork(
     @property
     def known_task(self) -> TaskSpec:
         """The task, other than classification."""
-        assert self.task is not msgspec.UNSET
+        assert self.task is not None
         return self.task
 
 
@@ -134,7 +135,7 @@ def drawn_figures(
     outcome: TestedNetwork, groups: Sequence[int | str], weights: NDArray[np.int64], metric: str
 ) -> NDArray[np.float64]:
     """Return a metric (D,) with groups (G,) weighted by (D, G); NaN for a draw without windows."""
-    if outcome.confusions is not msgspec.UNSET:
+    if outcome.confusions is not None:
         classes = len(outcome.confusions[0].confusion)
         counts = np.zeros((len(groups), classes, classes))
         for part in outcome.confusions:

@@ -19,7 +19,7 @@ from mmkd_models.networks.teacher import Inputs, Teacher, TeacherOutput
 _MIN_PROBABILITY = 1e-12  # its logarithm is finite, its weight in a mean nothing
 
 
-class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A member and its weight."""
 
     kind: MemberKind
@@ -28,9 +28,9 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight: float  # in the mean of probabilities; 0 if no better than a constant
     score: float  # on validation
     log_likelihood: float  # mean of calibrated validation answers, in nats
-    features: dict[str, ConvolutionsConfig] | msgspec.UnsetType = msgspec.UNSET  # of convolutions, by modality
-    bias: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET  # (K,) added to logits before the temperature
-    modality: str | msgspec.UnsetType = msgspec.UNSET  # unset for all
+    features: dict[str, ConvolutionsConfig] | None = None  # of convolutions, by modality
+    bias: tuple[float, ...] | None = None  # (K,) added to logits before the temperature
+    modality: str | None = None  # None for all
 
     @property
     def named(self) -> str:

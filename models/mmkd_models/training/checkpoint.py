@@ -24,7 +24,7 @@ from mmkd_edge.bundle.statistics import GroupReference
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.derive import derivation_fault
 from mmkd_edge.errors import CheckpointError, unprintable_in
-from mmkd_edge.spec import ModalitySpec, TaskSpec, frames_fault, task_fault
+from mmkd_edge.spec import ModalitySpec, TaskSpec, frames_fault, stored, task_fault
 from mmkd_models.carried import CarriedWindows, carried_from, carried_tensors
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
@@ -51,34 +51,34 @@ class TriedStudent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     log_likelihood: float
 
 
-class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Origin of a network."""
 
     dataset: str
     dataset_sha256: str
     fold: int | msgspec.UnsetType | None = msgspec.UNSET  # None for the dataset's own split, unset if unknown
-    labelled: Labelled | msgspec.UnsetType = msgspec.UNSET  # the rule that showed its labels; unset for all
+    labelled: Labelled | None = None  # the rule that showed its labels; None for all
     licence: str
     metric: str
     score: float  # on validation
     best_step: int
-    teacher_sha256: str | None = None
-    further_teachers_sha256: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    teacher_sha256: str | None = stored(None)
+    further_teachers_sha256: tuple[str, ...] | None = None
     training: TrainConfig
     augment: AugmentConfig
-    recipe: Recipe | None = None  # None for labels only
-    curve: tuple[Validation, ...] = ()
-    prior_tau: float | msgspec.UnsetType = msgspec.UNSET  # correction of class frequencies, 0 to 1; unset for 0
-    group_reference: GroupReference | msgspec.UnsetType = msgspec.UNSET
-    weights: dict[MemberKind, float] | msgspec.UnsetType = msgspec.UNSET  # of an average's members, with the sum 1
-    shipped: str | msgspec.UnsetType = msgspec.UNSET  # the best of `tried`
-    tried: tuple[TriedStudent, ...] | msgspec.UnsetType = msgspec.UNSET
-    teacher_score: float | msgspec.UnsetType = msgspec.UNSET  # the best teacher's on the windows of `tried`
-    started_from: str | msgspec.UnsetType = msgspec.UNSET  # SHA-256 of that teacher
-    adapted: tuple[Adapted, ...] | msgspec.UnsetType = msgspec.UNSET  # in order; the score is on old windows
-    training_hashes: TrainingHashes | msgspec.UnsetType = msgspec.UNSET
-    normal: Normal | msgspec.UnsetType = msgspec.UNSET
-    versions: dict[str, str] = {}
+    recipe: Recipe | None = stored(None)  # None for labels only
+    curve: tuple[Validation, ...] = stored(())
+    prior_tau: float | None = None  # correction of class frequencies, 0 to 1; None for 0
+    group_reference: GroupReference | None = None
+    weights: dict[MemberKind, float] | None = None  # of an average's members, with the sum 1
+    shipped: str | None = None  # the best of `tried`
+    tried: tuple[TriedStudent, ...] | None = None
+    teacher_score: float | None = None  # the best teacher's on the windows of `tried`
+    started_from: str | None = None  # SHA-256 of that teacher
+    adapted: tuple[Adapted, ...] | None = None  # in order; the score is on old windows
+    training_hashes: TrainingHashes | None = None
+    normal: Normal | None = None
+    versions: dict[str, str] = stored({})
 
     @property
     def teachers_sha256(self) -> tuple[str, ...]:
@@ -87,28 +87,28 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return first + (self.further_teachers_sha256 or ())
 
 
-class _PortableDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _PortableDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     config: StudentConfig
     score: float
-    weights: dict[MemberKind, float] | msgspec.UnsetType = msgspec.UNSET
+    weights: dict[MemberKind, float] | None = None
 
 
-class _StudentDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _StudentDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     format_version: int
     modality: ModalitySpec
     task: TaskSpec
     config: StudentConfig
     facts: Provenance
-    portable: _PortableDocument | msgspec.UnsetType = msgspec.UNSET
+    portable: _PortableDocument | None = None
 
 
-class _TeacherDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _TeacherDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     format_version: int
     modalities: tuple[ModalitySpec, ...]
     task: TaskSpec
     config: TeacherConfig
     facts: Provenance
-    committee: CommitteeFacts | msgspec.UnsetType = msgspec.UNSET
+    committee: CommitteeFacts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +245,7 @@ def read_student(path: Path) -> StudentCheckpoint:
     network = _build_network(modality, task, document_of_other.config, other_state, path, shared=own)
     names = set(network.state_dict())
     facts = msgspec.structs.replace(
-        document.facts, score=document_of_other.score, weights=document_of_other.weights, prior_tau=msgspec.UNSET
+        document.facts, score=document_of_other.score, weights=document_of_other.weights, prior_tau=None
     )
     portable = replace(
         checkpoint,

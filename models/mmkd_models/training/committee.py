@@ -203,9 +203,9 @@ def _pool_members(
                 weight=pool.weights[number],
                 score=score(member.logits),
                 log_likelihood=pool.likelihoods[number],
-                features=member.network.configs if isinstance(member.network, Convolutions) else msgspec.UNSET,
-                bias=msgspec.UNSET if member.bias is None else tuple(member.bias.tolist()),
-                modality=member.modality or msgspec.UNSET,
+                features=member.network.configs if isinstance(member.network, Convolutions) else None,
+                bias=None if member.bias is None else tuple(member.bias.tolist()),
+                modality=member.modality or None,
             )
             for number, member in enumerate(members)
         )

@@ -137,19 +137,19 @@ def training_facts(
         dataset=spec.name,
         dataset_sha256=data.sha256,
         fold=data.fold,
-        labelled=msgspec.UNSET if data.labelled.is_all else data.labelled,
+        labelled=None if data.labelled.is_all else data.labelled,
         licence=spec.licence,
         metric=run.train.metric,
         score=result.scores.metric(run.train.metric),
         best_step=result.best_step,
         teacher_sha256=hashes[0] if hashes else None,
-        further_teachers_sha256=hashes[1:] or msgspec.UNSET,
+        further_teachers_sha256=hashes[1:] or None,
         training=run.train,
         augment=run.augment,
         recipe=recipe,
         curve=result.curve,
-        prior_tau=tau or msgspec.UNSET,
-        started_from=started_from or msgspec.UNSET,
+        prior_tau=tau or None,
+        started_from=started_from or None,
         training_hashes=training_hashes(data.train, modality, key=data.sha256),
         versions=library_versions(),
     )
@@ -173,7 +173,7 @@ def finish_student(training: TrainingRequest, network: Student, result: Fit) -> 
 
 def with_references(checkpoint: StudentCheckpoint, data: TrainingData) -> StudentCheckpoint:
     """Add how groups differ and training embeddings, also to the student for engines without a member."""
-    reference = group_reference(data.train, data.valid, checkpoint.modality.name) or msgspec.UNSET
+    reference = group_reference(data.train, data.valid, checkpoint.modality.name) or None
 
     def add_references(student: StudentCheckpoint) -> StudentCheckpoint:
         student = replace(student, facts=msgspec.structs.replace(student.facts, group_reference=reference))

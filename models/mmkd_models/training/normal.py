@@ -154,7 +154,7 @@ def fit_normal_student(
     scores = np.exp(held_out @ [1.0, fault_weight] - middle)
     facts = msgspec.structs.replace(
         training_facts(data, run, modality=modality, tau=0.0, result=result),
-        group_reference=group_reference(normal, valid, modality) or msgspec.UNSET,
+        group_reference=group_reference(normal, valid, modality),
         normal=normal_facts(scores, _judged_parts([normal, valid]), [normal, valid]),
     )
     return StudentCheckpoint(

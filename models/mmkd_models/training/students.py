@@ -107,7 +107,7 @@ def fit_average(
     facts = msgspec.structs.replace(
         chosen[0].facts,
         score=scores_of(joined.network(), known, modality=modality).metric(run.train.metric),
-        prior_tau=taus.pop() if len(taus) == 1 else msgspec.UNSET,
+        prior_tau=taus.pop() if len(taus) == 1 else None,
         weights=shown,
     )
     return replace(joined, facts=facts, portable=portable)
@@ -211,7 +211,7 @@ def _choose(
             best = replace(best, checkpoint=average)
     elif limit is not None:
         limit.keep([best.checkpoint], [dict.fromkeys(best.checkpoint.config.members, 1.0)])
-    teacher_score: float | msgspec.UnsetType = msgspec.UNSET
+    teacher_score: float | None = None
     if baseline is not None:
         trials.append(_trial(LABELS_ONLY, baseline, data.valid))
         best = trials[-1] if _is_taught_in_vain(best, trials[-1], data) else best

@@ -4,7 +4,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from mmkd_edge.errors import GateError, UsageError
@@ -64,7 +63,7 @@ def test_auto_leaves_out_and_tries_what_windows_and_platform_allow(student_file,
 
 def test_what_was_accepted_unjudged_says_so_in_manifest_report_and_card(mixed):
     artifacts = mixed.manifest.models[0].artifacts
-    assert [artifact.unjudged for artifact in artifacts] == [msgspec.UNSET, True, True]
+    assert [artifact.unjudged for artifact in artifacts] == [None, True, True]
     gates = [artifact.gate for artifact in mixed.report.artifacts]
     assert [gate is not None and gate.unjudged for gate in gates] == [False, True, True]
     assert (

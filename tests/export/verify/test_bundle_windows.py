@@ -130,11 +130,11 @@ def test_a_range_is_that_of_the_command_or_the_dataset(student_file, tmp_path, s
     assert named.report.range_rule == "given at export with --range"
     without = export(ExportPlan(source=student_file, output=tmp_path / "none.edge", value_range="none"))
     assert without.manifest.models[0].modality.range is None
-    assert without.report.range_rule is msgspec.UNSET
+    assert without.report.range_rule is None
     declared = replace(student, modality=msgspec.structs.replace(student.modality, range=(-50.0, 50.0)))
     result = export_student(tmp_path, declared)
     assert result.manifest.models[0].modality.range == (-50.0, 50.0)
-    assert result.report.range_rule is msgspec.UNSET
+    assert result.report.range_rule is None
 
 
 def _dataset(path, student, *, modality=None, labels=None):

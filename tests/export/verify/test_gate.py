@@ -1,6 +1,5 @@
 from dataclasses import replace
 
-import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -108,7 +107,7 @@ def test_few_windows_judge_and_prove_little():
         "than 100 windows"
     )
     assert _facts([0] * 99, [0] * 99, [0] * 99).unjudged is True
-    assert _facts([0] * 100, [0] * 100, [0] * 100).unjudged is msgspec.UNSET
+    assert _facts([0] * 100, [0] * 100, [0] * 100).unjudged is None
     assert gate.caution(200) is None
     assert gate.caution(60) == (
         "60 judging windows prove little: even without one disagreement, up to 5.0% remain possible; "

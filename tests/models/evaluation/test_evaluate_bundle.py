@@ -111,7 +111,7 @@ def both(machines, student_checkpoint, tmp_path):
     """A checkpoint that was trained on the training windows of a dataset, and its bundle."""
 
     def make(dataset=machines, *, fold=msgspec.UNSET, has_hashes=True):
-        hashes = training_hashes(dataset.split("train"), "acc", key=dataset.sha256) if has_hashes else msgspec.UNSET
+        hashes = training_hashes(dataset.split("train"), "acc", key=dataset.sha256) if has_hashes else None
         carried, path = carried_windows(dataset.split("valid"), "acc", seed=0), tmp_path / "acc.ckpt"
         write_random_student(path, student_checkpoint, dataset, carried=carried, fold=fold, training_hashes=hashes)
         return path, export(export_plan(path)).path

@@ -104,7 +104,7 @@ def test_what_is_kept_reads_back_and_classes_keep_their_form(rigs, machines):
 
 @pytest.mark.parametrize("kind", ["classification", "multi_label", "regression"])
 def test_everything_that_validation_can_maximise_has_a_measure(kind):
-    task = TaskSpec(kind=kind, labels=("a",), unit="mm" if kind == "regression" else msgspec.UNSET)
+    task = TaskSpec(kind=kind, labels=("a",), unit="mm" if kind == "regression" else None)
     names = [measure.name for measure in measures_of(task)]
     assert set(METRICS[kind]) <= set(names)
     units = {measure.name: (measure.unit, measure.gain_unit, measure.gain_scale) for measure in measures_of(task)}

@@ -281,7 +281,7 @@ def test_the_part_that_validates_better_alone_is_shipped_alone(convolutions, tra
         found = fit_average(data_of(machines), [transformer, convolutions], run_of(machines))
         assert (found.config, found.state) == (alone.config, alone.state)
         assert found.facts.weights == {"transformer": 0.0, "convolutions": 0.0, member: 1.0}
-        assert msgspec.structs.replace(found.facts, weights=msgspec.UNSET) == alone.facts
+        assert msgspec.structs.replace(found.facts, weights=None) == alone.facts
 
 
 def test_an_average_takes_as_long_as_its_members_together(members, machines, monkeypatch):
@@ -315,10 +315,10 @@ def test_weights_are_quarters_and_those_of_fewest_members_come_first():
 @pytest.mark.parametrize(
     ("taus", "weights", "tau"),
     [
-        ((1.0, msgspec.UNSET), {"convolutions": 1.0}, msgspec.UNSET),
-        ((msgspec.UNSET, 0.5), {"convolutions": 1.0}, 0.5),
+        ((1.0, None), {"convolutions": 1.0}, None),
+        ((None, 0.5), {"convolutions": 1.0}, 0.5),
         ((0.5, 0.5), {"transformer": 0.5, "convolutions": 0.5}, 0.5),
-        ((1.0, 0.5), {"transformer": 0.5, "convolutions": 0.5}, msgspec.UNSET),
+        ((1.0, 0.5), {"transformer": 0.5, "convolutions": 0.5}, None),
     ],
 )
 def test_an_average_has_the_tau_of_its_parts(convolutions, transformer, machines, monkeypatch, taus, weights, tau):

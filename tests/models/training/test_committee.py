@@ -120,7 +120,7 @@ def test_members_that_are_no_transformer_are_evened_out_where_validation_wants_i
     trees, asked = facts.members[1], data.valid
     raw = answers_to(made.network().members[1], asked).numpy()
     prior = log_prior(data.train.labels, 3)
-    assert facts.members[0].bias is msgspec.UNSET
+    assert facts.members[0].bias is None
     assert trees.bias == pytest.approx(-0.5 * fitted_temperature(raw, asked.labels, kind="classification") * prior)
     assert trees.temperature == pytest.approx(
         fitted_temperature(raw + np.array(trees.bias), asked.labels, kind="classification"), rel=1e-4

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
@@ -69,7 +68,7 @@ def import_interchange(
         if normal is not None:
             task, labels = normal_task(file, task.labels, arrays["y"], normal)
     else:
-        task = TaskSpec(kind="regression", labels=(target,), unit=unit or msgspec.UNSET)
+        task = TaskSpec(kind="regression", labels=(target,), unit=unit or None)
         targets = [str(known) for known in np.atleast_1d(arrays["target_names"]).tolist()]
         if target not in targets:
             raise UsageError(f"{file}: target {target!r} is not in it; choose one of {', '.join(targets)}")
@@ -203,8 +202,8 @@ def modality_of(
         unit=str(arrays.get(f"unit_{name}", "")),
         rate_hz=rate_hz,
         samples=int(shape[1]),
-        height=int(shape[2]) if kind == "video" else msgspec.UNSET,
-        width=int(shape[3]) if kind == "video" else msgspec.UNSET,
+        height=int(shape[2]) if kind == "video" else None,
+        width=int(shape[3]) if kind == "video" else None,
         range=limits,
         normalise="per_group" if per_group else "none",
     )

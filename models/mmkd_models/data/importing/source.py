@@ -99,8 +99,8 @@ class ImportedSensor:
             unit=source.unit,
             rate_hz=self.rate_hz,
             samples=max(1, round(length_s * self.rate_hz)),
-            height=msgspec.UNSET if source.height is None else source.height,
-            width=msgspec.UNSET if source.width is None else source.width,
+            height=source.height,
+            width=source.width,
             range=source.range,
             normalise=source.normalise,
         )

@@ -85,8 +85,8 @@ def _series(modality: ModalitySpec, samples: int, channels: int) -> ModalitySpec
         channels=tuple(str(number) for number in range(channels)),
         samples=samples,
         rate_hz=samples / modality.duration_s,
-        height=msgspec.UNSET,
-        width=msgspec.UNSET,
+        height=None,
+        width=None,
     )
 
 
