@@ -107,7 +107,7 @@ def test_one_place_imports_onnxruntime_and_one_makes_openvinos_root_object():
     assert [path.name for path in files if ".Core()" in path.read_text(encoding="utf-8")] == ["openvino.py"]
 
 
-def test_a_station_imports_only_what_a_users_own_program_may():
+def test_a_station_opens_no_bundle_and_runs_no_engine_but_by_the_predictor():
     files = [path for package, path in FILES if package == "mmkd_station"]
     found = {
         node.module
@@ -115,7 +115,9 @@ def test_a_station_imports_only_what_a_users_own_program_may():
         for name, _, node in imports(path)
         if name == "mmkd_edge" and isinstance(node, ast.ImportFrom) and node.module
     }
-    assert found == {f"mmkd_edge{part}" for part in ("", ".errors", ".frames", ".machine", ".outputs", ".shadow")}
+    files = {f"mmkd_edge{part}" for part in ("", ".errors", ".frames", ".machine", ".outputs", ".shadow")}
+    values = ("bundle.manifest", "health.monitor", "health.timing", "predict.postprocess", "predict.sensors")
+    assert found == files | {f"mmkd_edge.{part}" for part in (*values, "stream.stream")}
 
 
 def test_a_new_source_or_sink_touches_its_file_and_the_table_alone():

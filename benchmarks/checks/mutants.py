@@ -38,9 +38,10 @@ import msgspec
 from checks.mutations import mutated_bytes, mutated_graph
 from checks.script import head, row, script_parser
 from checks.verdicts import KINDS, Mutants
-from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError, write_bundle
+from mmkd_edge import Bundle, EdgePredictor, GateError, MmkdError
 from mmkd_edge.apart import ProcessLimits
 from mmkd_edge.backends.base import BACKENDS
+from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest import Manifest, member_files
 from mmkd_export.plan import PlatformName, platform_named

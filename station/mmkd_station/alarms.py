@@ -17,7 +17,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from mmkd_edge import EdgePredictor, ModelEntry, Prediction, TaskSpec
+from mmkd_edge import EdgePredictor, Prediction, TaskSpec
+from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import require_modules
 from mmkd_station.intake import ReplayedRecording

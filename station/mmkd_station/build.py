@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from mmkd_edge import EdgePredictor, ModalitySpec, ModelEntry, OpenOptions
+from mmkd_edge import EdgePredictor, ModalitySpec, OpenOptions
+from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_station.alarms import Episodes, rule_of_rate
 from mmkd_station.board import Board

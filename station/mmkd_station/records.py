@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from mmkd_edge import Prediction, Status
+from mmkd_edge import Prediction
+from mmkd_edge.predict.sensors import Status
 
 StationState = Literal[
     "started", "connected", "disconnected", "swapped", "refused", "adaptation_due", "failed", "stopped"

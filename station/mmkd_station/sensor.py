@@ -10,8 +10,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge import EdgePredictor, ModelEntry, Prediction, Status, WindowFault, with_fault
+from mmkd_edge import EdgePredictor, Prediction
+from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError
+from mmkd_edge.predict.postprocess import with_fault
+from mmkd_edge.predict.sensors import Status, WindowFault
 from mmkd_station.clock import SampleClock, SensorRules, TimeFault, TimeWatch
 from mmkd_station.intake import Delivery
 from mmkd_station.protocols.base import Source

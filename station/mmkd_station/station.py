@@ -16,19 +16,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge import (
-    EdgePredictor,
-    LatestAnswers,
-    Prediction,
-    SecondsHistogram,
-    SensorFallback,
-    StreamFacts,
-    Timing,
-    WindowFault,
-    with_fault,
-)
+from mmkd_edge import EdgePredictor, Prediction, SensorFallback
 from mmkd_edge.errors import MmkdError, first_line
+from mmkd_edge.health.monitor import LatestAnswers
+from mmkd_edge.health.timing import SecondsHistogram, Timing
+from mmkd_edge.predict.postprocess import with_fault
+from mmkd_edge.predict.sensors import WindowFault
 from mmkd_edge.shadow import ShadowReport
+from mmkd_edge.stream.stream import StreamFacts
 from mmkd_station.alarms import Episodes
 from mmkd_station.board import Board
 from mmkd_station.clock import TIME_FAULTS

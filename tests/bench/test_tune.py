@@ -16,16 +16,8 @@ from mmkd_bench.measuring.configs import BURST, MIN_ROUNDS, require_score, score
 from mmkd_bench.measuring.jobs import TuneJob
 from mmkd_bench.measuring.turns import take_turns
 from mmkd_bench.tune import configs_for, tune_bundle
-from mmkd_edge import (
-    Bundle,
-    EdgePredictor,
-    GateError,
-    ModalitySpec,
-    UsageError,
-    example_bundle,
-    golden_bytes,
-    write_bundle,
-)
+from mmkd_edge import Bundle, EdgePredictor, GateError, ModalitySpec, UsageError, example_bundle
+from mmkd_edge.bundle.bundle import golden_bytes, write_bundle
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.manifest import FileEntry
 from mmkd_edge.errors import BackendError

@@ -13,7 +13,9 @@ import pytest
 from checks import fuzz, mutants
 from checks.fuzzing.targets import TARGETS, FuzzTarget, fault_of
 from checks.mutations import mutated_bytes, mutated_graph
-from mmkd_edge import Bundle, DatasetError, EdgePredictor, GateError, example_bundle, write_bundle
+from mmkd_edge import Bundle, EdgePredictor, GateError, example_bundle
+from mmkd_edge.bundle.bundle import write_bundle
+from mmkd_edge.errors import DatasetError
 from mmkd_edge.install.graphs import check_graph
 from mmkd_edge.native import NativeModel
 from tests.edge.said import said

@@ -16,8 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from mmkd_edge import Golden, Manifest, ModalitySpec, TaskSpec, golden_bytes, write_bundle
-from mmkd_edge.bundle.manifest import Artifact, FileEntry, ModelEntry, Parity, graph_inputs, graph_outputs
+from mmkd_edge import ModalitySpec, TaskSpec
+from mmkd_edge.bundle.bundle import Golden, golden_bytes, write_bundle
+from mmkd_edge.bundle.manifest import Artifact, FileEntry, Manifest, ModelEntry, Parity, graph_inputs, graph_outputs
 
 LABELS = ("rest", "raise", "turn")
 WEIGHTS = np.array([[1.0, 0.0, -1.0], [0.0, 2.0, 0.5], [0.5, -1.0, 1.0]], dtype=np.float32)  # (C, K)

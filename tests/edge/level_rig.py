@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 from onnx import TensorProto, helper
 
-from mmkd_edge import Golden, ModalitySpec
+from mmkd_edge import ModalitySpec
+from mmkd_edge.bundle.bundle import Golden
 from tests.edge.conftest import bundle_parts, graph_bytes
 
 LIPS = ModalitySpec(name="lips", kind="video", channels=("gray",), rate_hz=10.0, samples=4, height=8, width=12)

@@ -22,8 +22,8 @@ from mmkd_edge import (
     check_window,
     interpret,
     prepare,
-    write_reference,
 )
+from mmkd_edge.bundle.reference import write_reference
 from mmkd_edge.testing import FakeBackend, fake_predictor
 from tests.edge.conftest import WEIGHTS
 from tests.edge.said import said

@@ -14,7 +14,8 @@ SCRIPT = """
 import signal, sys
 import numpy as np
 from mmkd_edge.opening.options import OpenOptions
-from mmkd_edge import Bundle, EdgePredictor, UsageError, choose_artifact
+from mmkd_edge import Bundle, EdgePredictor, UsageError
+from mmkd_edge.backends.base import choose_artifact
 from mmkd_edge.backends.base import open_backend
 from mmkd_edge.health.monitor import Watched
 

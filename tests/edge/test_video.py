@@ -6,10 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import InputError, ModalitySpec, SensorChecks, UnavailableError, check_window, prepare, prepare_batch
+from mmkd_edge import InputError, ModalitySpec, SensorChecks, UnavailableError, check_window, prepare
 from mmkd_edge.frames import cut_out, is_inside, mask_missing, opencv, parse_region
 from mmkd_edge.health.running import RunningStatistics, measure_statistics
-from mmkd_edge.predict.preprocess import channel_rows
+from mmkd_edge.predict.preprocess import channel_rows, prepare_batch
 from mmkd_edge.spec import TaskSpec, frames_fault
 from mmkd_edge.testing import fake_entry, fake_predictor
 from tests.edge.said import said

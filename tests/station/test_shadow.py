@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from mmkd_app.commands.edge import run_edge
-from mmkd_edge import BundleError, EdgePredictor, GateError, PerformanceError, Prediction, TaskSpec, UsageError
+from mmkd_edge import BundleError, EdgePredictor, GateError, Prediction, TaskSpec, UsageError
 from mmkd_edge.derive import derived_modality
+from mmkd_edge.errors import PerformanceError
 from mmkd_edge.install.slots import read_slots
 from mmkd_edge.shadow import ShadowBundle, ShadowReport
 from mmkd_station import shadow as shadow_module

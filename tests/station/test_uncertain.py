@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mmkd_app.commands.data import run_data
-from mmkd_edge import DatasetError, ModalitySpec, TaskSpec, UsageError
+from mmkd_edge import ModalitySpec, TaskSpec, UsageError
+from mmkd_edge.errors import DatasetError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.testing import fake_predictor
 from mmkd_models.data.importing.interchange import import_interchange

@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 import msgspec
 
-from mmkd_edge import Health, HealthCollector, Status
+from mmkd_edge import Health, HealthCollector
+from mmkd_edge.predict.sensors import Status
 from mmkd_station.service import Service
 from mmkd_station.station import Station, StationFacts
 

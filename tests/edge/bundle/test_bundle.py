@@ -9,19 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmkd_edge import (
-    Bundle,
-    BundleError,
-    ManifestError,
-    MmkdError,
-    UsageError,
-    choose_artifact,
-    encode_manifest,
-    example_bundle,
-    write_bundle,
-)
+from mmkd_edge import Bundle, BundleError, MmkdError, UsageError, example_bundle
+from mmkd_edge.backends.base import choose_artifact
 from mmkd_edge.bundle.archive import archive_body, end_record
+from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.files import read_exactly
+from mmkd_edge.bundle.manifest_json import encode_manifest
+from mmkd_edge.errors import ManifestError
 from tests.edge.said import LFS_POINTER, said
 
 ORDER = ("manifest.json", "report.json", "README.md", "acc/model.fp32.onnx", "acc/golden.npz")

@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import Bundle, BundleError, ModalitySpec, TaskSpec, golden_bytes
+from mmkd_edge import Bundle, BundleError, ModalitySpec, TaskSpec
+from mmkd_edge.bundle.bundle import golden_bytes
 from mmkd_edge.bundle.golden import answer_scale, golden_from_bytes, novelty_errors, same_answers
 from mmkd_edge.bundle.manifest import graph_outputs
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames

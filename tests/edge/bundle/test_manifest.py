@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmkd_edge import ManifestError, decode_manifest, encode_manifest
 from mmkd_edge.bundle.manifest import (
     MAX_MANIFEST_BYTES,
     Adapted,
@@ -17,7 +16,9 @@ from mmkd_edge.bundle.manifest import (
     step_inputs,
     step_outputs,
 )
+from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.bundle.strict_json import json_bytes, read_canonical
+from mmkd_edge.errors import ManifestError
 from tests.edge.said import said
 
 AGAIN = "; export the bundle again"

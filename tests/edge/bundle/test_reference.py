@@ -3,8 +3,8 @@ import json
 import msgspec
 import pytest
 
-from mmkd_edge import ModalitySpec, Reference, UsageError, read_reference, write_reference
-from mmkd_edge.bundle.reference import check_reference
+from mmkd_edge import ModalitySpec, Reference, UsageError, read_reference
+from mmkd_edge.bundle.reference import check_reference, write_reference
 from tests.edge.said import said
 
 TEMP = ModalitySpec(name="temp", channels=("wrist", "room"), rate_hz=4.0, samples=8, normalise="per_group")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmkd_app.commands import edge
-from mmkd_edge import write_bundle
+from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.install.keys import sign

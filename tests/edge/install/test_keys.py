@@ -6,11 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mmkd_edge import Bundle, BundleError, EdgePredictor, SignatureError, UnavailableError, UsageError, write_bundle
-from mmkd_edge.bundle.bundle import SIGNATURE_FILE, SignatureDocument
+from mmkd_edge import Bundle, BundleError, EdgePredictor, UnavailableError, UsageError
+from mmkd_edge.bundle.bundle import SIGNATURE_FILE, SignatureDocument, write_bundle
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.bundle.strict_json import json_bytes
+from mmkd_edge.errors import SignatureError
 from mmkd_edge.install.keys import check_keys, check_signed, keys_folder, make_keys, read_keys, sign
 from mmkd_edge.install.slots import install, read_slots
 from tests.edge.said import said

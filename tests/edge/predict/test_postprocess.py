@@ -4,8 +4,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_edge import BackendError, ModalitySpec, SensorFallback, TaskSpec, WindowFault, interpret, with_fault
-from mmkd_edge.predict.postprocess import no_answer
+from mmkd_edge import BackendError, ModalitySpec, SensorFallback, TaskSpec, interpret
+from mmkd_edge.predict.postprocess import no_answer, with_fault
+from mmkd_edge.predict.sensors import WindowFault
 from tests.edge.said import said
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=10)

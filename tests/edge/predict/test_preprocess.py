@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mmkd_edge import InputError, ModalitySpec, Reference, check_window, prepare, prepare_batch
-from mmkd_edge.predict.preprocess import all_present, standardise
+from mmkd_edge import InputError, ModalitySpec, Reference, check_window, prepare
+from mmkd_edge.predict.preprocess import all_present, prepare_batch, standardise
 from mmkd_edge.predict.sensors import missing_causes
 from tests.edge.said import said
 

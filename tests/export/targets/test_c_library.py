@@ -23,7 +23,8 @@ import pytest
 from checks.mutants import with_model
 from checks.mutations import mutated_bytes
 from checks.verdicts import KINDS, Mutants, c_refusal, compare, write_rehashed
-from mmkd_edge import Bundle, EdgePredictor, MmkdError, SensorChecks, check_window, example_bundle, write_bundle
+from mmkd_edge import Bundle, EdgePredictor, MmkdError, SensorChecks, check_window, example_bundle
+from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.golden import golden_bytes
 from mmkd_edge.bundle.manifest import member_files
 from mmkd_edge.bundle.manifest_json import encode_manifest

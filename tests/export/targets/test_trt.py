@@ -11,11 +11,11 @@ from types import ModuleType
 import msgspec
 import pytest
 
-from mmkd_edge import BundleError, write_bundle
+from mmkd_edge import BundleError
 from mmkd_edge.apart import ProcessLimits
 from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
 from mmkd_edge.backends.trt.cuda import load_runtime
-from mmkd_edge.bundle.bundle import Bundle, example_bundle
+from mmkd_edge.bundle.bundle import Bundle, example_bundle, write_bundle
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest import member_files
 from mmkd_edge.errors import ArtifactError, BackendError, UnavailableError, UsageError
