@@ -13,8 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import study_cases as cases
 
 from checks.study.files import SeedResults, SizeResults, read_seeds
-from checks.study.page import results_page
-from checks.study.pool import pooled_results
+from checks.study.pool import pooled_results, results_page
 from checks.study.stages import (
     Plan,
     Portion,
@@ -124,15 +123,26 @@ def results():
 
 def test_a_row_has_the_rate_that_validates_best_and_its_gain(results):
     table = next(one for one in results.tables if (one.dataset, one.modality) == ("rig", "acc"))
-    alone, taught = table.students
-    assert (alone.method, alone.learning_rates, alone.test["balanced_accuracy"].mean) == ("none", (1e-3, 1e-3), 0.7)
-    gain = taught.gain_points["balanced_accuracy"]
+    alone, taught = table.rows
+    assert (alone.entry.method, [test.scores.balanced_accuracy for test in alone.tests]) == ("none", [0.7, 0.7])
     # every group gains two of twenty windows, so every draw does
-    assert (gain.mean, gain.low, gain.high) == pytest.approx((10.0, 10.0, 10.0))
-    assert taught.over_extra_trees["accuracy"].mean == pytest.approx(20.0)
-    assert taught.gap_recovered == pytest.approx((0.8 - 0.7) / (1.0 - 0.7))
-    assert taught.valid_gain_points == pytest.approx(10.0)
-    assert (taught.pair, taught.groups, taught.seeds) == ("all:small", 10, (0, 1))
+    assert (taught.gain.mean, taught.gain.low, taught.gain.high) == pytest.approx((10.0, 10.0, 10.0))
+    assert taught.over_trees.mean == pytest.approx(20.0)
+    assert taught.gap == pytest.approx((0.8 - 0.7) / (1.0 - 0.7))
+    assert taught.valid_gain == pytest.approx(10.0)
+    assert (taught.pair, len(taught.tests)) == ("all:small", 2)
+
+
+def test_the_page_names_the_smallest_teacher_near_the_best_and_its_cost(results):
+    lines = results_page(results).splitlines()
+    assert "| teacher acc+gyro:tiny | 2 | 95.0 ± 0.0 | 95.0 ± 0.0 | 95.0 ± 0.0 | | | | 400 |" in lines
+    assert "| extra-trees | 2 | 60.0 ± 0.0 | 60.0 ± 0.0 | 52.4 ± 0.0 | | | |  |" in lines
+    assert "Coverage: folds 0, 1; 6 trainings. Teaching: acc+gyro:small." in lines
+    assert (
+        "Teacher by the rule (the smallest within half a point of the best on validation): acc+gyro:tiny. The smallest "
+        "student has 4.0 times fewer parameters and answers 6.0 times faster than acc+gyro:small (0.100 ms against "
+        "0.600 ms, median, one thread, called in turn)."
+    ) in lines
 
 
 def test_pooled_gains_are_means_of_means_with_intervals_of_many_groups(results):
@@ -144,7 +154,7 @@ def test_pooled_gains_are_means_of_means_with_intervals_of_many_groups(results):
     assert row.below_extra_trees == ("walk acc",)
     found = seed_results("rig", 0, groups=range(5), alone=4, taught=6)
     other = replace(found, dataset=msgspec.structs.replace(found.dataset, kind="regression"))
-    assert pooled_results([other, found], {}) == pooled_results([found], {})
+    assert results_page(pooled_results([other, found], {})) == results_page(pooled_results([found], {}))
     told = said(UsageError, pooled_results, [other], {})
     assert told == "results: expected some of a task with classes, got none; run a study of one first"
     found = pooled_results([seed_results("rig", 0, groups=range(4), alone=6, taught=5)], {})
@@ -177,7 +187,7 @@ def test_what_a_method_adds_to_outputs_is_told_where_both_are_finished():
     rows = {row.method: row for row in found.pooled}
     over = rows["dist"].over_outputs
     # one of twenty windows more on rig, two fewer on walk
-    assert (over.mean, over.low, over.high, over.folds) == (*3 * [pytest.approx((5 - 10) / 2)], 2)
+    assert (over.mean, over.low, over.high) == 3 * (pytest.approx((5 - 10) / 2),)
     assert rows["logit"].over_outputs is None
     assert "\n| dist | 2 | 2 | +7.5 (+7.5 to +7.5) | +10.0 | -2.5 (-2.5 to -2.5) |" in results_page(found)
 
@@ -314,7 +324,7 @@ def test_races_on_whole_groups_have_a_table_of_their_own(machines, tmp_path):
     found = read_seeds(tmp_path)
     assert [(one.conditions.labelled.groups, one.seed) for one in found] == [(None, 0), (2, 0)]
     pooled = pooled_results(found, {})
-    assert {(row.method, row.pair, bool(row.whole_groups)) for row in pooled.pooled} == {
+    assert {(row.method, row.pair, row.layout[1]) for row in pooled.pooled} == {
         (method, "all,committee", groups) for method in ("logit", "dist") for groups in (True, False)
     }
 

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 from checks.study.files import read_seeds, read_sizes
-from checks.study.page import results_page
-from checks.study.pool import pooled_results
+from checks.study.pool import pooled_results, results_page
 from checks.study.stages import Plan, Portion, measure_sizes, run_stages, sensor_from_text, with_races
 from mmkd_app.cli.progress import progress_lines
 from mmkd_app.commands.study import latency_meter

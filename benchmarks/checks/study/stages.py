@@ -177,7 +177,7 @@ def best_methods(found: Sequence[SeedResults], count: int) -> tuple[str, ...]:
     usual = [
         row
         for row in rows
-        if (row.label_fraction == FIRST_SHARE or row.whole_groups)
+        if (row.layout[0] == FIRST_SHARE or row.layout[1])
         and row.pair in (ALL_MODALITIES, f"{ALL_MODALITIES},{COMMITTEE_ADDED}")
         and row.method != OUTPUTS
     ]
