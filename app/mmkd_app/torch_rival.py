@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmkd_bench.measuring.worker import main
 
 if TYPE_CHECKING:
-    from mmkd_bench.measuring.rivals import Array, EngineCall
+    from mmkd_bench.measuring.process import Array, EngineCall
 
 
 def open_torch(checkpoint: Path, threads: int, compiled: bool) -> EngineCall:

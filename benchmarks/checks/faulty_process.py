@@ -26,8 +26,7 @@ from typing import Any
 import numpy as np
 
 from checks.script import script_parser
-from mmkd_bench.measuring.jobs import Demand
-from mmkd_bench.measuring.load import offer_load
+from mmkd_bench.capacity import Demand, offer_load
 from mmkd_edge import EdgePredictor, InputError, MmkdError, Prediction, UsageError
 from mmkd_edge.backends.ort import OrtBackend
 

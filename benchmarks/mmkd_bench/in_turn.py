@@ -1,30 +1,84 @@
-"""Ratios and differences that hold on a noisy machine: calls take turns in several processes."""
+"""Ratios and differences that hold on a noisy machine: calls take turns in several processes.
+
+The order alternates, because each call finds the other's caches.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from operator import attrgetter, truediv
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import truediv
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_bench.machine.facts import read_machine
-from mmkd_bench.measuring.jobs import InTurnOutcome, OverheadJob, PairJob, RivalsJob, RivalsOutcome
-from mmkd_bench.measuring.process import START_LIMIT_S, Launched, Progress, ignore_progress, run_launches
-from mmkd_bench.measuring.turns import FIRST, SECOND
-from mmkd_documents.bench import OverheadReport, PairReport, RepeatSpread, RivalEngine, RivalsReport
+from mmkd_bench.measuring.opening import Choice, open_predictor, open_session, predict_argument, raw_windows
+from mmkd_bench.measuring.process import START_LIMIT_S, Progress, Work, ignore_progress, run_launches
+from mmkd_documents.bench import OverheadReport, PairReport, RepeatSpread
+from mmkd_edge.backends.base import choose_artifact
+from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import BackendError, UsageError
+from mmkd_edge.opening.options import OpenOptions
+from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
 
 MAX_LAUNCHES = 100
 REPEATS = 5  # parts of a process, each with a ratio
+WARM_UP_S = 0.5
+MIN_ROUNDS = 20
+FIRST, SECOND = "first", "second"
+_ZIP_START = b"PK\x03\x04"
+SEED = 0
 
-# Extra time of a rivals launch: torch.compile takes a minute on a small processor
-_RIVALS_START_LIMIT_S = 900.0
 
+class InTurnJob(msgspec.Struct, frozen=True, kw_only=True):
+    """Calls in turn for `duration_s`, with percentiles per repeat."""
+
+    threads: int
+    duration_s: float
+    repeats: int
+
+
+class PairJob(InTurnJob, frozen=True, kw_only=True):
+    """Two models, paths of ONNX models or bundles."""
+
+    first: str
+    second: str
+
+
+class OverheadJob(InTurnJob, frozen=True, kw_only=True):
+    """`predict` and the bare engine; `backend` None is onnxruntime's `session.run`."""
+
+    bundle: str
+    backend: str | None = None
+    reference: str | None = None
+
+
+class Timed(msgspec.Struct, frozen=True, kw_only=True):
+    """Percentiles of one call, per repeat."""
+
+    p50_us: tuple[float, ...]
+    p90_us: tuple[float, ...]
+    p99_us: tuple[float, ...]
+
+
+class InTurnOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """Times of calls in turn, by name; `difference_us` is the first minus the last, pairwise."""
+
+    times: dict[str, Timed]
+    difference_us: tuple[float, ...]
+    count: int
+
+
+JobT = TypeVar("JobT", bound=InTurnJob)
 OutcomeT = TypeVar("OutcomeT", bound=msgspec.Struct)
 
 
@@ -38,17 +92,14 @@ def measure_pair(
     progress: Progress = ignore_progress,
 ) -> PairReport:
     """Compare two models, ONNX of static shape or a bundle's fp32, through ONNX Runtime. Raises MmkdError."""
-    _check(threads=threads, launches=launches, duration_s=duration_s)
+    settings = in_turn_settings(threads=threads, launches=launches, duration_s=duration_s)
     machine = read_machine()
-    job = PairJob(
-        first=str(first), second=str(second), threads=threads, repeats=REPEATS, duration_s=duration_s / launches
-    )
-    launched = _launch(job, InTurnOutcome, launches=launches, progress=progress)
-    outcomes = launched.outcomes
+    job = PairJob(first=str(first), second=str(second), **settings)
+    outcomes = launch_in_turn(time_models, job, InTurnOutcome, launches=launches, progress=progress)
     spreads: dict[str, Any] = {
-        f"{name}_{figure}": summarise_repeats(_repeats(outcomes, name, figure))
+        f"{name}_{figure}": summarise_repeats(repeats_of(outcomes, name, figure))
         for name in (FIRST, SECOND)
-        for figure in ("p50_us", "p90_us", "p99_us")
+        for figure in Timed.__struct_fields__
     }
     return PairReport(
         first=job.first,
@@ -56,7 +107,7 @@ def measure_pair(
         threads=threads,
         count=sum(outcome.count for outcome in outcomes),
         **spreads,
-        ratio=_ratio(outcomes, FIRST, SECOND),
+        ratio=ratio_of(outcomes, FIRST, SECOND),
         machine=machine,
     )
 
@@ -71,107 +122,46 @@ def measure_overhead(
     progress: Progress = ignore_progress,
 ) -> OverheadReport:
     """Measure what `predict` adds to a backend's `run`, or to onnxruntime's; errors as `measure_pair`."""
-    _check(threads=1, launches=launches, duration_s=duration_s)
+    settings = in_turn_settings(threads=1, launches=launches, duration_s=duration_s)
     machine = read_machine()
-    job = OverheadJob(
-        bundle=str(bundle),
-        backend=backend,
-        threads=1,
-        repeats=REPEATS,
-        duration_s=duration_s / launches,
-        reference=None if reference is None else str(reference),
-    )
-    launched = _launch(job, InTurnOutcome, launches=launches, progress=progress)
-    outcomes = launched.outcomes
+    file = None if reference is None else str(reference)
+    job = OverheadJob(bundle=str(bundle), backend=backend, reference=file, **settings)
+    outcomes = launch_in_turn(time_predict, job, InTurnOutcome, launches=launches, progress=progress)
     return OverheadReport(
         bundle=job.bundle,
         count=sum(outcome.count for outcome in outcomes),
-        predict_p50_us=summarise_repeats(_repeats(outcomes, FIRST)),
+        predict_p50_us=summarise_repeats(repeats_of(outcomes, FIRST)),
         bare="session.run" if backend is None else f"{backend} backend.run",
-        bare_p50_us=summarise_repeats(_repeats(outcomes, SECOND)),
+        bare_p50_us=summarise_repeats(repeats_of(outcomes, SECOND)),
         overhead_us=summarise_repeats([value for outcome in outcomes for value in outcome.difference_us]),
         machine=machine,
     )
 
 
-def measure_rivals(
-    bundle: Path,
-    *,
-    checkpoint: Path | None = None,
-    reference: Path | None = None,
-    threads: int = 1,
-    launches: int = 3,
-    duration_s: float = 9.0,
-    progress: Progress = ignore_progress,
-    worker: str | None = None,
-) -> RivalsReport:
-    """Time the student's weights in every installed engine; errors as `measure_pair`.
-
-    `worker` is the module of the measuring process; one that reads checkpoints adds torch to the rivals.
-    """
-    _check(threads=threads, launches=launches, duration_s=duration_s)
-    if checkpoint is not None and not checkpoint.is_file():
-        raise UsageError(f"--checkpoint {checkpoint}: expected a checkpoint, found no such file; check the path")
-    with Bundle.open(bundle):
-        pass  # verified before the first process starts
-    machine = read_machine()
-    job = RivalsJob(
-        bundle=str(bundle),
-        checkpoint=None if checkpoint is None else str(checkpoint),
-        reference=None if reference is None else str(reference),
-        threads=threads,
-        repeats=REPEATS,
-        duration_s=duration_s / launches,
-    )
-    launched = _launch(
-        job, RivalsOutcome, launches=launches, progress=progress, start_limit_s=_RIVALS_START_LIMIT_S, worker=worker
-    )
-    first, turns = launched.outcomes[0], [outcome.turns for outcome in launched.outcomes]
-
-    def joined(number: int, rival: RivalEngine) -> RivalEngine:
-        reasons = [outcome.rivals[number].reason for outcome in launched.outcomes]
-        if reason := next(filter(None, reasons), ""):
-            return msgspec.structs.replace(rival, reason=reason)
-        return msgspec.structs.replace(
-            rival,
-            p50_us=summarise_repeats(_repeats(turns, rival.name)),
-            p99_us=summarise_repeats(_repeats(turns, rival.name, "p99_us")),
-            ratio=_ratio(turns, rival.name, first.rivals[0].name),
-        )
-
-    return RivalsReport(
-        subject=first.subject,
-        threads=threads,
-        tolerance=first.tolerance,
-        rivals=tuple(joined(number, rival) for number, rival in enumerate(first.rivals)),
-        machine=machine,
-    )
-
-
-def summarise_repeats(values: Sequence[float]) -> RepeatSpread:
-    """Return the spread of at least one value."""
-    return RepeatSpread(median=float(np.median(values)), min=min(values), max=max(values), repeats=len(values))
-
-
-def _check(*, threads: int, launches: int, duration_s: float) -> None:
+def in_turn_settings(*, threads: int, launches: int, duration_s: float) -> dict[str, Any]:
+    """Return the fields of an `InTurnJob` for one of several launches. Raises UsageError."""
     if threads < 1:
         raise UsageError(f"--threads: expected a whole number from 1, got {threads}")
     if not 1 <= launches <= MAX_LAUNCHES:
         raise UsageError(f"--launches: expected a whole number from 1 to {MAX_LAUNCHES}, got {launches}")
     if not (math.isfinite(duration_s) and duration_s > 0):
         raise UsageError(f"--duration-s: expected a number above 0, got {duration_s:g}")
+    return {"threads": threads, "repeats": REPEATS, "duration_s": duration_s / launches}
 
 
-def _launch(
-    job: PairJob | OverheadJob | RivalsJob,
+def launch_in_turn(
+    work: Work[JobT, OutcomeT],
+    job: JobT,
     outcome_type: type[OutcomeT],
     *,
     launches: int,
     progress: Progress,
     start_limit_s: float = START_LIMIT_S,
     worker: str | None = None,
-) -> Launched[OutcomeT]:
+) -> list[OutcomeT]:
+    """Do a job in several processes; errors as `run_launches`."""
     return run_launches(
+        work,
         job,
         outcome_type,
         launches=launches,
@@ -179,12 +169,147 @@ def _launch(
         doing=f"calls in turn for {job.duration_s:.3g} s",
         progress=progress,
         worker=worker,
+    ).outcomes
+
+
+def summarise_repeats(values: Sequence[float]) -> RepeatSpread:
+    """Return the spread of at least one value."""
+    return RepeatSpread(median=float(np.median(values)), min=min(values), max=max(values), repeats=len(values))
+
+
+def repeats_of(outcomes: Sequence[InTurnOutcome], name: str, figure: str = "p50_us") -> list[float]:
+    """Return a figure of a call from all repeats of all processes."""
+    return [value for outcome in outcomes for value in getattr(outcome.times[name], figure)]
+
+
+def ratio_of(outcomes: Sequence[InTurnOutcome], first: str, second: str) -> RepeatSpread:
+    """Return the spread of the ratio of two calls' medians."""
+    return summarise_repeats(list(map(truediv, repeats_of(outcomes, first), repeats_of(outcomes, second))))
+
+
+def time_in_turn(
+    calls: Mapping[str, Callable[[], object]], *, repeats: int, duration_s: float, twice: bool = False
+) -> InTurnOutcome:
+    """Call all in turn; return percentiles per repeat of at least 20 rounds."""
+    in_order = tuple(calls.values())
+    take_turns(in_order, duration_s=min(WARM_UP_S, duration_s))
+    percentiles: list[NDArray[np.float64]] = []
+    differences_us, count = [], 0
+    for _ in range(repeats):
+        lengths = take_turns(in_order, duration_s=duration_s / repeats, twice=twice)
+        percentiles.append(np.quantile(lengths, (0.5, 0.9, 0.99), axis=1) / 1e3)  # (3, calls)
+        differences_us.append(float(np.median(lengths[0] - lengths[-1])) / 1e3)
+        count += len(lengths[0])
+    p50_us, p90_us, p99_us = np.stack(percentiles).transpose(1, 2, 0)  # each (calls, repeats)
+    return InTurnOutcome(
+        times={
+            name: Timed(p50_us=tuple(p50.tolist()), p90_us=tuple(p90.tolist()), p99_us=tuple(p99.tolist()))
+            for name, p50, p90, p99 in zip(calls, p50_us, p90_us, p99_us, strict=True)
+        },
+        difference_us=tuple(differences_us),
+        count=count,
     )
 
 
-def _repeats(outcomes: Sequence[InTurnOutcome], name: str, figure: str = "p50_us") -> list[float]:
-    return [value for outcome in outcomes for value in attrgetter(figure)(outcome.find(name))]
+def take_turns(
+    calls: Sequence[Callable[[], object]],
+    *,
+    duration_s: float,
+    twice: bool = False,
+    burst: int = 1,
+    min_rounds: int = MIN_ROUNDS,
+) -> tuple[NDArray[np.int64], ...]:
+    """Call all in both orders; return call lengths in ns, (N,). `twice` fills the caches by an extra call first."""
+    clock = time.perf_counter_ns
+    lengths = tuple(array("q") for _ in calls)
+    end = clock() + round(duration_s * 1e9)
+    order = tuple(zip(calls, lengths, strict=True))
+    rounds = 0
+    while rounds < min_rounds or clock() < end:
+        for call, times in order:
+            if twice:
+                call()
+            for _ in range(burst):
+                before = clock()
+                call()
+                times.append(clock() - before)
+        order = order[::-1]
+        rounds += 1
+    return tuple(np.array(length, dtype=np.int64) for length in lengths)
 
 
-def _ratio(outcomes: Sequence[InTurnOutcome], first: str, second: str) -> RepeatSpread:
-    return summarise_repeats(list(map(truediv, _repeats(outcomes, first), _repeats(outcomes, second))))
+def turning(call: Callable[[Any], object], arguments: Sequence[Any]) -> Callable[[], object]:
+    """Return `call` without an argument: it cycles through `arguments`."""
+    following = itertools.cycle(arguments)
+    return lambda: call(next(following))
+
+
+def time_models(job: PairJob, _: object = None) -> InTurnOutcome:
+    """Time two models in ONNX Runtime; see `time_in_turn`."""
+    calls = {FIRST: _session_call(Path(job.first), job.threads), SECOND: _session_call(Path(job.second), job.threads)}
+    return time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s)
+
+
+def time_predict(job: OverheadJob, _: object = None) -> InTurnOutcome:
+    """Time `predict`, then the bare engine; see `time_in_turn`."""
+    choice = Choice(
+        bundle=job.bundle,
+        options=OpenOptions(
+            backend=job.backend or "ort",  # type: ignore[arg-type] # checked there
+            precision="fp32",
+            threads=job.threads,
+            reference=job.reference,
+        ),
+    )
+    with open_predictor(choice) as predictor:
+        modality, windows = predictor.modality, raw_windows(predictor)
+        names = tuple(tensor.name for tensor in predictor.entry.inputs)
+        feeds = [
+            dict(zip(names, prepare(check_window(window, modality), modality, predictor.reference), strict=True))
+            for window in windows
+        ]
+        # The engine of predict: two sessions of one model differ by more than predict adds.
+        backend = predictor.backend
+        run: Callable[[Any], object] = backend.run
+        if job.backend is None:
+            run = partial(cast(OrtBackend, backend).session.run, [tensor.name for tensor in predictor.entry.outputs])
+        arguments = [predict_argument(predictor, window) for window in windows]
+        calls = {FIRST: turning(predictor.predict, arguments), SECOND: turning(run, feeds)}
+        return time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s)
+
+
+def _session_call(path: Path, threads: int) -> Callable[[], object]:
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"{path}: expected an ONNX model or a bundle, cannot open it: {reason}") from error
+    feeds: dict[str, NDArray[Any]] = {}
+    if model.startswith(_ZIP_START):
+        with Bundle.open(path) as bundle:
+            entry = bundle.manifest.models[0]
+            model = bundle.read(choose_artifact(entry, "fp32", "ort").file)
+            tensors = prepare_batch(bundle.golden(entry.name).windows[:1], entry.modality)
+        feeds = {tensor.name: values for tensor, values in zip(entry.inputs, tensors, strict=True)}
+    try:
+        session = open_session(model, threads=threads)
+    except BackendError as error:
+        raise BackendError(f"{path}: {error}") from error
+    feeds = feeds or {node.name: _random_values(node, path) for node in session.get_inputs()}
+    return lambda: session.run(None, feeds)
+
+
+def _random_values(node: Any, path: Path) -> NDArray[Any]:
+    """Presence is ones, other inputs are standard normal."""
+    element = node.type.removeprefix("tensor(").removesuffix(")")
+    dtype = {"float": "float32", "double": "float64"}.get(element, element)
+    if dtype not in np.sctypeDict:
+        raise UsageError(f"{path}: input {node.name!r} has the type {node.type}; expected numbers")
+    if not all(isinstance(size, int) and size > 0 for size in node.shape):
+        raise UsageError(
+            f"{path}: input {node.name!r} has the shape {list(node.shape)}; expected fixed sizes: export a static shape"
+        )
+    if node.name.endswith("_present"):
+        return np.ones(node.shape, dtype=dtype)
+    values: NDArray[Any] = np.random.default_rng(SEED).standard_normal(node.shape).astype(dtype)
+    return values

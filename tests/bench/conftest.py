@@ -5,7 +5,6 @@ from __future__ import annotations
 from threading import Event
 from typing import NamedTuple
 
-import msgspec
 import pytest
 
 from mmkd_app.commands.bench import main
@@ -55,8 +54,8 @@ class Ended(NamedTuple):
 def launched_here(monkeypatch):
     """Does the jobs of launches in this process: one of its own needs a second of the processor to start."""
 
-    def run(job, folder, limit_s, worker_name):
-        worker._do_job(msgspec.json.encode(job), folder=folder, import_ms=1.0, stop=Event())
+    def run(line, folder, limit_s, worker_name, *, is_partial):
+        worker._do_job(line, folder=folder, given={"import_ms": 1.0, "stop": Event()})
         if (failure := folder / process.FAILURE_FILE).exists():
             raise process._error(failure.read_bytes())
         return False

@@ -10,9 +10,17 @@ from rich.console import Console
 
 from mmkd_app.bench.sheets import make_sheet, render_sheet
 from mmkd_bench import capacity
-from mmkd_bench.capacity import RESOLUTION, judge_load, largest_carried, launch_s, measure_capacity
-from mmkd_bench.measuring.jobs import Demand
-from mmkd_bench.measuring.load import Offered, judge_level, schedule_ns
+from mmkd_bench.capacity import (
+    RESOLUTION,
+    Demand,
+    Offered,
+    judge_level,
+    judge_load,
+    largest_carried,
+    launch_s,
+    measure_capacity,
+    schedule_ns,
+)
 from mmkd_bench.measuring.opening import Choice
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import usable_cores

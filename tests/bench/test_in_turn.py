@@ -4,6 +4,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import onnx
@@ -13,10 +14,9 @@ from onnx import TensorProto, helper
 
 from mmkd_app.commands.bench import main
 from mmkd_app.torch_rival import open_torch
-from mmkd_bench.in_turn import measure_overhead, measure_pair, measure_rivals
-from mmkd_bench.measuring.jobs import RivalsJob
-from mmkd_bench.measuring.rivals import time_rivals
-from mmkd_bench.measuring.turns import take_turns, time_in_turn
+from mmkd_bench.in_turn import measure_overhead, measure_pair, take_turns, time_in_turn
+from mmkd_bench.measuring.process import MeasuringProcess
+from mmkd_bench.rivals import RivalsJob, measure_rivals, time_rivals
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.networks.config import TeacherConfig
@@ -32,7 +32,7 @@ def test_calls_alternate_in_both_orders():
     text = "".join(calls)
     assert text.startswith("abbaabba")
     assert text.count("a") == text.count("b")
-    assert [len(one.p50_us) for one in found.times] == [2, 2]
+    assert [len(one.p50_us) for one in found.times.values()] == [2, 2]
     assert found.count >= 40
 
 
@@ -54,7 +54,7 @@ def test_calls_that_are_made_twice_are_timed_the_second_time():
 @pytest.mark.usefixtures("launched_here")
 def test_medians_differences_and_ratios_are_those_of_the_calls(bundle, slow_bundle):
     found = time_in_turn({"a": lambda: time.sleep(0.003), "b": lambda: time.sleep(0.001)}, repeats=1, duration_s=0.05)
-    slow, fast = found.times
+    slow, fast = found.times.values()
     assert slow.p50_us[0] >= 3000
     assert 1000 <= fast.p50_us[0] < slow.p50_us[0]
     assert slow.p50_us[0] <= slow.p90_us[0] <= slow.p99_us[0]
@@ -116,12 +116,12 @@ FILES = Path(__file__).parents[1] / "files"
 def _rivals(bundle, checkpoint):
     """The outcome of timing rivals, and each by its name."""
     job = RivalsJob(bundle=str(bundle), checkpoint=str(checkpoint), threads=1, repeats=2, duration_s=0.1)
-    outcome = time_rivals(job, open_torch=open_torch)
+    outcome = time_rivals(job, MeasuringProcess(stop=Event(), open_torch=open_torch))
     return outcome, {rival.name: rival for rival in outcome.rivals}
 
 
 def _p50_us(outcome, name):
-    found = outcome.turns.find(name)
+    found = outcome.turns.times.get(name)
     return () if found is None else found.p50_us
 
 

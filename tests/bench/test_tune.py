@@ -12,10 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_bench.measuring.configs import BURST, MIN_ROUNDS, require_score, score, time_configs
-from mmkd_bench.measuring.jobs import TuneJob
-from mmkd_bench.measuring.turns import take_turns
-from mmkd_bench.tune import configs_for, tune_bundle
+from mmkd_bench.in_turn import take_turns
+from mmkd_bench.tune import BURST, MIN_ROUNDS, TuneJob, configs_for, require_score, score, time_configs, tune_bundle
 from mmkd_edge import Bundle, EdgePredictor, GateError, ModalitySpec, UsageError, example_bundle
 from mmkd_edge.bundle.bundle import golden_bytes, write_bundle
 from mmkd_edge.bundle.golden import Golden

@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from mmkd_bench.measuring.rivals import largest_difference
+from mmkd_bench.rivals import largest_difference
 from mmkd_documents.export import decode_report
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle

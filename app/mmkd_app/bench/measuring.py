@@ -22,9 +22,8 @@ from mmkd_app.cli.interrupts import INTERRUPTED_EXIT_CODE
 from mmkd_app.cli.options import Argument, Option
 from mmkd_app.cli.run import check_page, shell_line
 from mmkd_app.cli.show import json_text, say
-from mmkd_bench.capacity import measure_capacity
+from mmkd_bench.capacity import MISSED_FRACTION, measure_capacity
 from mmkd_bench.in_turn import measure_overhead
-from mmkd_bench.measuring.load import MISSED_FRACTION
 from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import Interrupted
 from mmkd_bench.run import measure_bundle

@@ -15,7 +15,8 @@ from mmkd_app.cli.run import check_page
 from mmkd_app.cli.show import json_text, say
 from mmkd_bench.compare import DEFAULT_CONDITIONS, parse_conditions, read_report, require_passed
 from mmkd_bench.compare import compare as compare_reports
-from mmkd_bench.in_turn import measure_pair, measure_rivals
+from mmkd_bench.in_turn import measure_pair
+from mmkd_bench.rivals import measure_rivals
 from mmkd_documents.bench import BenchReport
 from mmkd_edge.errors import UsageError
 

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from mmkd_app.cli.show import show_table
 from mmkd_app.words import count_noun, for_terminal, significant, time_text
+from mmkd_bench.capacity import MISSED_FRACTION
 from mmkd_bench.compare import VERDICT_QUANTITIES
-from mmkd_bench.measuring.load import MISSED_FRACTION
 from mmkd_documents.bench import (
     BenchReport,
     CapacityReport,

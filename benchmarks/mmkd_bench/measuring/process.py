@@ -11,12 +11,13 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from mmkd_bench.measuring.jobs import FAILURE_FILE, OUTCOME_FILE, SAMPLES_FILE, Failure, Job, RunJob
 from mmkd_bench.measuring.timing import Arrays
 from mmkd_edge.errors import BackendError, find_error_class
 
@@ -24,7 +25,34 @@ START_LIMIT_S = 120.0  # extra time of a process: libraries, session, a slow car
 _GRACE_S = 15.0  # for an interrupted process to hand over its results
 Progress = Callable[[str], object]  # receives one line when a launch begins
 WORKER = "mmkd_bench.measuring.worker"
+OUTCOME_FILE, SAMPLES_FILE, FAILURE_FILE = "outcome.json", "samples.npz", "failure.json"
+Array = NDArray[np.float32]
+Answers = tuple[Array, Array]
+_Run = Callable[[Array, Array], Answers]  # values and presence, each (1, T, C), to the two outputs, each (1, K)
+EngineCall = tuple[_Run, str]  # how an engine is called, and its version
+OpenTorch = Callable[[Path, int, bool], EngineCall]  # takes a checkpoint, threads, and whether to compile
+JobT = TypeVar("JobT", bound=msgspec.Struct)
 OutcomeT = TypeVar("OutcomeT", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuringProcess:
+    """What a job gets from its process: the time to import the runtime, Ctrl-C, and what opens a checkpoint."""
+
+    import_ms: float = 0.0
+    stop: Event
+    open_torch: OpenTorch | None = None
+
+
+Work = Callable[[JobT, MeasuringProcess], tuple[OutcomeT, Arrays] | OutcomeT | None]
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why there is no outcome: an error of `mmkd_edge.errors`, or an internal one with its trace."""
+
+    error: str
+    message: str
+    trace: str
 
 
 class Interrupted(KeyboardInterrupt):
@@ -49,7 +77,8 @@ def ignore_progress(line: str) -> object:
 
 
 def run_launches(
-    job: Job,
+    work: Work[JobT, OutcomeT],
+    job: JobT,
     outcome_type: type[OutcomeT],
     *,
     limit_s: float,
@@ -57,25 +86,29 @@ def run_launches(
     doing: str = "",
     progress: Progress = ignore_progress,
     worker: str | None = None,
+    is_partial: bool = False,
 ) -> Launched[OutcomeT]:
-    """Do a job in new processes; Ctrl-C asks a run for what it has, and ends other jobs.
+    """Do a job by a function of a module, in new processes; Ctrl-C ends it, or asks for what it has (`is_partial`).
 
     Raises a process's MmkdError; BackendError if it crashed or took too long; KeyboardInterrupt without a measurement.
     """
     outcomes: list[OutcomeT] = []
     samples: list[Arrays] = []
     interrupted = False
+    line = (
+        f"{work.__module__}:{work.__qualname__}:{type(job).__qualname__} ".encode() + msgspec.json.encode(job) + b"\n"
+    )
     try:
         while len(outcomes) < launches and not interrupted:
             progress(f"launch {len(outcomes) + 1} of {launches}: {doing}")
             with tempfile.TemporaryDirectory(prefix="mmkd-bench-") as folder:
-                interrupted = _run(job, Path(folder), limit_s, worker)
+                interrupted = _run(line, Path(folder), limit_s, worker, is_partial=is_partial)
                 if (Path(folder) / OUTCOME_FILE).exists():
                     outcomes.append(msgspec.json.decode((Path(folder) / OUTCOME_FILE).read_bytes(), type=outcome_type))
                     with np.load(Path(folder) / SAMPLES_FILE, allow_pickle=False) as stored:
                         samples.append({key: stored[key] for key in stored.files})
     except KeyboardInterrupt:  # between two launches
-        if not isinstance(job, RunJob):
+        if not is_partial:
             raise
         interrupted = True
     if not outcomes:
@@ -83,7 +116,7 @@ def run_launches(
     return Launched(outcomes=outcomes, samples=samples, interrupted=interrupted)
 
 
-def _run(job: Job, folder: Path, limit_s: float, worker: str | None) -> bool:
+def _run(line: bytes, folder: Path, limit_s: float, worker: str | None, *, is_partial: bool) -> bool:
     """Run one process; return whether Ctrl-C ended it."""
     # Only installed packages, not the current folder.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
@@ -100,13 +133,13 @@ def _run(job: Job, folder: Path, limit_s: float, worker: str | None) -> bool:
         assert process.stdin is not None
         try:
             with contextlib.suppress(BrokenPipeError):  # it has ended; its output has the reason
-                process.stdin.write(msgspec.json.encode(job) + b"\n")
+                process.stdin.write(line)
                 process.stdin.flush()  # stays open: closing it ends the other process
             exit_code = process.wait(timeout=limit_s)
         except subprocess.TimeoutExpired:
             exit_code = None
         except KeyboardInterrupt:
-            if not isinstance(job, RunJob):
+            if not is_partial:
                 raise
             interrupted = True
             process.send_signal(signal.SIGINT)

@@ -168,10 +168,10 @@ def test_a_run_keeps_the_launches_that_were_over(bundle):
 def test_a_comparison_that_is_interrupted_prints_nothing_and_exits_130(bundle, mmkd_bench, monkeypatch):
     launches, run = iter([1]), process._run
 
-    def interrupt(*arguments):
+    def interrupt(*arguments, **options):
         if next(launches, None) is None:
             raise KeyboardInterrupt
-        return run(*arguments)
+        return run(*arguments, **options)
 
     monkeypatch.setattr(process, "_run", interrupt)
     ended = mmkd_bench("compare", bundle, bundle, "--duration-s", 0.3, "--json")

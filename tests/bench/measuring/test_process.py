@@ -16,14 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmkd_bench.capacity import Demand, LoadJob, backlog_growth_ns, do_load_job, offer_load, run_threads, schedule_ns
+from mmkd_bench.in_turn import OverheadJob, time_predict
 from mmkd_bench.measuring import process
-from mmkd_bench.measuring.jobs import Demand, LoadJob, OverheadJob, RunJob, RunOutcome
-from mmkd_bench.measuring.launch import measure_launch, stream_workload, window_workload
-from mmkd_bench.measuring.load import backlog_growth_ns, do_load_job, offer_load, run_threads, schedule_ns
 from mmkd_bench.measuring.opening import Choice, open_predictor, raw_windows
-from mmkd_bench.measuring.process import run_launches
-from mmkd_bench.measuring.turns import time_predict
-from mmkd_bench.run import measure_bundle
+from mmkd_bench.measuring.process import MeasuringProcess, run_launches
+from mmkd_bench.run import RunJob, RunOutcome, measure_bundle, measure_launch, stream_workload, window_workload
 from mmkd_documents.bench import STAGES, Settings
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.opening.options import OpenOptions
@@ -39,16 +37,16 @@ def _interrupt_after(seconds):
 
 
 def test_a_job_gives_its_outcome_or_its_error(bundle, tmp_path):
-    ended = run_launches(_job(bundle), RunOutcome, limit_s=60)
+    ended = run_launches(measure_launch, _job(bundle), RunOutcome, limit_s=60)
     assert not ended.interrupted
     assert ended.outcomes[0].launch.complete
     assert len(ended.samples[0]["latency_ns"]) == ended.outcomes[0].launch.latency.count > 0
     assert ended.outcomes[0].end_s - ended.outcomes[0].begin_s >= 0.05
     # Memory of a fresh process: this one carries pytest, onnx and hypothesis as well.
     assert ended.outcomes[0].launch.rss_mb < 150
-    assert said(UsageError, lambda: run_launches(_job(tmp_path / "absent.edge"), RunOutcome, limit_s=60)) == (
-        f"{tmp_path / 'absent.edge'}: expected a bundle written by mmkd-export, found no such file; check the path"
-    )
+    assert said(
+        UsageError, lambda: run_launches(measure_launch, _job(tmp_path / "absent.edge"), RunOutcome, limit_s=60)
+    ) == (f"{tmp_path / 'absent.edge'}: expected a bundle written by mmkd-export, found no such file; check the path")
 
 
 def test_ctrl_c_brings_what_was_measured(bundle):
@@ -56,7 +54,9 @@ def test_ctrl_c_brings_what_was_measured(bundle):
         _interrupt_after(delay_s)
         begin = time.monotonic()
         with suppress(KeyboardInterrupt):  # before anything was measured
-            ended = run_launches(_job(bundle, duration_s=600.0), RunOutcome, limit_s=1000)
+            ended = run_launches(
+                measure_launch, _job(bundle, duration_s=600.0), RunOutcome, limit_s=1000, is_partial=True
+            )
             break
         assert time.monotonic() - begin < 300
     assert ended.interrupted
@@ -72,7 +72,7 @@ def test_ctrl_c_before_anything_was_measured_brings_nothing(bundle, tmp_path, mo
     _interrupt_after(0.5)
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        run_launches(_job(bundle), RunOutcome, limit_s=120)
+        run_launches(measure_launch, _job(bundle), RunOutcome, limit_s=120)
     assert time.monotonic() - begin < 30
 
 
@@ -91,18 +91,18 @@ def test_a_measuring_process_does_not_outlive_the_command(bundle):
 
 
 def test_a_process_that_dies_or_takes_too_long_is_told(bundle, tmp_path, monkeypatch):
-    assert said(BackendError, lambda: run_launches(_job(bundle, duration_s=60.0), RunOutcome, limit_s=1.0)) == (
-        "the measuring process did not end within 1 s before it had a result and printed nothing"
-    )
+    assert said(
+        BackendError, lambda: run_launches(measure_launch, _job(bundle, duration_s=60.0), RunOutcome, limit_s=1.0)
+    ) == ("the measuring process did not end within 1 s before it had a result and printed nothing")
     (tmp_path / "dies.py").write_text("import os, sys\nprint('out of luck', flush=True)\nos.abort()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(process, "WORKER", "dies")
-    assert said(BackendError, lambda: run_launches(_job(bundle), RunOutcome, limit_s=60)) == (
+    assert said(BackendError, lambda: run_launches(measure_launch, _job(bundle), RunOutcome, limit_s=60)) == (
         "the measuring process was ended by SIGABRT before it had a result; its last line: out of luck"
     )
     stop = threading.Event()
     stop.set()
-    assert measure_launch(_job(bundle, duration_s=60.0), import_ms=0.0, stop=stop) is None
+    assert measure_launch(_job(bundle, duration_s=60.0), MeasuringProcess(stop=stop)) is None
 
 
 @given(st.integers(1, 50), st.floats(0.5, 200.0), st.floats(0.01, 3.0))

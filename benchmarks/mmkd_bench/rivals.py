@@ -9,27 +9,59 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from mmkd_bench.measuring.jobs import RivalsJob, RivalsOutcome
+from mmkd_bench.in_turn import (
+    InTurnJob,
+    InTurnOutcome,
+    in_turn_settings,
+    launch_in_turn,
+    ratio_of,
+    repeats_of,
+    summarise_repeats,
+    time_in_turn,
+    turning,
+)
+from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.measuring.opening import Choice, describe, open_predictor, open_session, predict_argument, raw_windows
-from mmkd_bench.measuring.turns import time_in_turn, turning
-from mmkd_documents.bench import RivalEngine
+from mmkd_bench.measuring.process import (
+    Answers,
+    Array,
+    EngineCall,
+    MeasuringProcess,
+    OpenTorch,
+    Progress,
+    ignore_progress,
+)
+from mmkd_documents.bench import RivalEngine, RivalsReport, Subject
 from mmkd_edge.backends.base import choose_artifact
 from mmkd_edge.backends.openvino import import_openvino, shared_core
+from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import answer_scale
-from mmkd_edge.errors import MmkdError, first_line
+from mmkd_edge.errors import MmkdError, UsageError, first_line
 from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.predict.preprocess import check_window, prepare
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import TaskSpec
 
-Array = NDArray[np.float32]
-Answers = tuple[Array, Array]
-Run = Callable[[Array, Array], Answers]  # values and presence, each (1, T, C), to the two outputs, each (1, K)
-EngineCall = tuple[Run, str]  # how an engine is called, and its version
-OpenTorch = Callable[[Path, int, bool], EngineCall]  # takes a checkpoint, threads, and whether to compile
+
+class RivalsJob(InTurnJob, frozen=True, kw_only=True):
+    """The same weights in several engines; some need the checkpoint."""
+
+    bundle: str
+    checkpoint: str | None = None
+    reference: str | None = None
+
+
+class RivalsOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """All engines without their times, the runtime first, and the times."""
+
+    subject: Subject
+    tolerance: float
+    rivals: tuple[RivalEngine, ...]
+    turns: InTurnOutcome
+
 
 Entry = tuple[RivalEngine, Callable[[], object] | None]
 
@@ -37,10 +69,70 @@ _PREDICT = "mmkd-edge predict"
 _BACKEND = "mmkd-edge backend"
 PLAIN = "onnxruntime"
 _MAX_CHECKED_WINDOWS = 32
+_START_LIMIT_S = 900.0  # torch.compile takes a minute on a small processor
 
 
-def time_rivals(job: RivalsJob, *, open_torch: OpenTorch | None = None) -> RivalsOutcome:
-    """Do one job in this process; `open_torch` reads the checkpoint, which this package cannot."""
+def measure_rivals(
+    bundle: Path,
+    *,
+    checkpoint: Path | None = None,
+    reference: Path | None = None,
+    threads: int = 1,
+    launches: int = 3,
+    duration_s: float = 9.0,
+    progress: Progress = ignore_progress,
+    worker: str | None = None,
+) -> RivalsReport:
+    """Time the student's weights in every installed engine; errors as `measure_pair`.
+
+    `worker` is the module of the measuring process; one that reads checkpoints adds torch to the rivals.
+    """
+    settings = in_turn_settings(threads=threads, launches=launches, duration_s=duration_s)
+    if checkpoint is not None and not checkpoint.is_file():
+        raise UsageError(f"--checkpoint {checkpoint}: expected a checkpoint, found no such file; check the path")
+    with Bundle.open(bundle):
+        pass  # verified before the first process starts
+    machine = read_machine()
+    job = RivalsJob(
+        bundle=str(bundle),
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        reference=None if reference is None else str(reference),
+        **settings,
+    )
+    outcomes = launch_in_turn(
+        time_rivals,
+        job,
+        RivalsOutcome,
+        launches=launches,
+        progress=progress,
+        start_limit_s=_START_LIMIT_S,
+        worker=worker,
+    )
+    first, turns = outcomes[0], [outcome.turns for outcome in outcomes]
+
+    def joined(number: int, rival: RivalEngine) -> RivalEngine:
+        reasons = [outcome.rivals[number].reason for outcome in outcomes]
+        if reason := next(filter(None, reasons), ""):
+            return msgspec.structs.replace(rival, reason=reason)
+        return msgspec.structs.replace(
+            rival,
+            p50_us=summarise_repeats(repeats_of(turns, rival.name)),
+            p99_us=summarise_repeats(repeats_of(turns, rival.name, "p99_us")),
+            ratio=ratio_of(turns, rival.name, first.rivals[0].name),
+        )
+
+    return RivalsReport(
+        subject=first.subject,
+        threads=threads,
+        tolerance=first.tolerance,
+        rivals=tuple(joined(number, rival) for number, rival in enumerate(first.rivals)),
+        machine=machine,
+    )
+
+
+def time_rivals(job: RivalsJob, process: MeasuringProcess) -> RivalsOutcome:
+    """Do one job in this process, which opens the checkpoint, as this package cannot."""
+    open_torch = process.open_torch
     choice = Choice(
         bundle=job.bundle, options=OpenOptions(precision="fp32", threads=job.threads, reference=job.reference)
     )
