@@ -30,7 +30,7 @@ import msgspec
 import numpy as np
 
 from checks.script import head, row, script_parser
-from mmkd_edge.health.timing import EDGES
+from mmkd_edge.health.monitor import EDGES
 from mmkd_edge.predictor import EdgePredictor
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_station.clock import SensorRules

@@ -19,11 +19,10 @@ from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, GateError, MmkdError, UsageError
 from mmkd_edge.install.keys import check_signed
 from mmkd_edge.machine import this_machine, usable_cores
-from mmkd_edge.opening.load import open_student
-from mmkd_edge.opening.profile import MAX_THREADS, ExecutionProfile, MeasuredConfig, RejectedConfig, library_versions
+from mmkd_edge.opening.choice import MAX_THREADS, ExecutionProfile, MeasuredConfig, RejectedConfig, library_versions
 from mmkd_edge.opening.selftest import run_selftest
 from mmkd_edge.predict.preprocess import prepare
-from mmkd_edge.predict.student import Config, OpenStudent, answer_windows
+from mmkd_edge.predict.student import Config, OpenStudent, answer_windows, open_student
 
 
 class TuneJob(msgspec.Struct, frozen=True, kw_only=True):

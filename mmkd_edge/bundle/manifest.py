@@ -50,7 +50,7 @@ GRAPH_OUTPUTS = ("logits", "probabilities", "value", "novelty")
 
 
 class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Calibration of probabilities; see `mmkd_edge.predict.confidence`.
+    """Calibration of probabilities; see `mmkd_edge.predict.novelty`.
 
     `temperature` divides the logits before the softmax. `true_probabilities` are those of the true labels of
     calibration windows, rising, rounded down.

@@ -11,9 +11,9 @@ import msgspec
 from mmkd_edge.backends.base import BackendName, check_backend
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.bundle.reference import Reference
-from mmkd_edge.opening.profile import MAX_THREADS
+from mmkd_edge.opening.choice import MAX_THREADS
 from mmkd_edge.predict.arguments import check_choice, check_seconds, check_whole
-from mmkd_edge.predict.confidence import check_level
+from mmkd_edge.predict.novelty import check_level
 from mmkd_edge.predict.postprocess import Policy
 from mmkd_edge.predict.sensors import SensorChecks
 

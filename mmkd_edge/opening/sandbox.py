@@ -21,9 +21,9 @@ from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import BackendError, BundleError, UnavailableError, UsageError, find_error_class
 from mmkd_edge.machine import this_machine
+from mmkd_edge.opening.choice import library_versions
 from mmkd_edge.opening.deadline import Deadline
 from mmkd_edge.opening.options import OpenOptions
-from mmkd_edge.opening.profile import library_versions
 from mmkd_edge.predict.student import Config, OpenStudent
 from mmkd_edge.system import HAS_POSIX
 

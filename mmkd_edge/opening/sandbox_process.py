@@ -10,9 +10,8 @@ from mmkd_edge.apart import ProcessLimits, answering, limit_processor
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, BundleError, MmkdError, first_line
-from mmkd_edge.opening.load import open_student
 from mmkd_edge.opening.selftest import run_selftest_within
-from mmkd_edge.predict.student import Config, OpenStudent
+from mmkd_edge.predict.student import Config, OpenStudent, open_student
 
 _SELFTEST_S = 3.0
 """Time for the golden windows of a config."""

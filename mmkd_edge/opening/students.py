@@ -23,11 +23,10 @@ from mmkd_edge.health.running import RunningStatistics
 from mmkd_edge.install.keys import check_signed
 from mmkd_edge.opening.choice import ConfigChoice, choose_configs
 from mmkd_edge.opening.deadline import Deadline
-from mmkd_edge.opening.load import open_student
 from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.opening.sandbox import BUILD_S, SandboxChecks
 from mmkd_edge.opening.selftest import run_selftest_within
-from mmkd_edge.predict.student import OpenStudent
+from mmkd_edge.predict.student import OpenStudent, open_student
 
 if TYPE_CHECKING:
     from mmkd_edge.install.slots import Started

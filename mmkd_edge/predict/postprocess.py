@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import BackendError, InputError
-from mmkd_edge.predict.confidence import label_set
+from mmkd_edge.predict.novelty import label_set
 from mmkd_edge.predict.sensors import Failure, Status, WindowFault, missing_causes, worse
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
 

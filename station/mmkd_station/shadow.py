@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, Prediction
 from mmkd_edge.errors import GateError, MmkdError, PerformanceError, UsageError, first_line
-from mmkd_edge.health.timing import SecondsHistogram
+from mmkd_edge.health.monitor import SecondsHistogram
 from mmkd_edge.outputs import check_file
 from mmkd_edge.shadow import ANSWER_S, ShadowProcess, ShadowReport, write_report
 from mmkd_station.alarms import UNKNOWN, Episodes

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, Prediction, SensorFallback
 from mmkd_edge.errors import MmkdError, first_line
-from mmkd_edge.health.monitor import LatestAnswers
-from mmkd_edge.health.timing import SecondsHistogram, Timing
+from mmkd_edge.health.monitor import LatestAnswers, SecondsHistogram, Timing
 from mmkd_edge.predict.postprocess import with_fault
 from mmkd_edge.predict.sensors import WindowFault
 from mmkd_edge.shadow import ShadowReport

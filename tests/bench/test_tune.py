@@ -19,7 +19,7 @@ from mmkd_edge.bundle.bundle import golden_bytes, write_bundle
 from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.manifest import FileEntry
 from mmkd_edge.errors import BackendError
-from mmkd_edge.opening.profile import decode_profile, find_profile
+from mmkd_edge.opening.choice import decode_profile, find_profile
 from mmkd_edge.predict.student import Config, make_student
 from mmkd_edge.testing import FakeBackend, fake_entry
 from tests.edge.said import said

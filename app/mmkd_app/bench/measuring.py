@@ -32,8 +32,8 @@ from mmkd_documents.bench import Settings
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import cache_folder, write_file
 from mmkd_edge.errors import PerformanceError, UsageError
+from mmkd_edge.opening.choice import ExecutionProfile, find_profile, write_profile
 from mmkd_edge.opening.options import OpenOptions
-from mmkd_edge.opening.profile import ExecutionProfile, find_profile, write_profile
 from mmkd_edge.outputs import check_file
 
 

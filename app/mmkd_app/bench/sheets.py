@@ -25,7 +25,7 @@ from mmkd_documents.bench import (
     RivalEngine,
     RivalsReport,
 )
-from mmkd_edge.opening.profile import ExecutionProfile, best_trial
+from mmkd_edge.opening.choice import ExecutionProfile, best_trial
 
 AnyReport = BenchReport | Comparison | CapacityReport | OverheadReport | PairReport | RivalsReport | ExecutionProfile
 _MIN_TEXT_WIDTH = 12

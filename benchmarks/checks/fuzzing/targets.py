@@ -22,7 +22,7 @@ from mmkd_edge.errors import MmkdError
 from mmkd_edge.install.graphs import check_graph, check_tflite
 from mmkd_edge.install.keys import read_keys
 from mmkd_edge.install.slots import read_slots
-from mmkd_edge.opening.profile import decode_profile
+from mmkd_edge.opening.choice import decode_profile
 
 FILES = Path(__file__).parents[3] / "tests" / "files"
 ADDITION = Path(__file__).with_name("addition.tflite")

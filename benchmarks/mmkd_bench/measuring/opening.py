@@ -13,8 +13,8 @@ from mmkd_documents.bench import Subject
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import BackendError, UnavailableError, first_line
+from mmkd_edge.opening.choice import find_profile
 from mmkd_edge.opening.options import OpenOptions
-from mmkd_edge.opening.profile import find_profile
 from mmkd_edge.predictor import EdgePredictor
 
 

@@ -17,8 +17,7 @@ from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError, printable
 from mmkd_edge.native import NativeModel
 from mmkd_edge.native.build import FOLDER
-from mmkd_edge.predict.confidence import smallest_level
-from mmkd_edge.predict.novelty import score_limit
+from mmkd_edge.predict.novelty import score_limit, smallest_level
 from mmkd_export.plan import only_student
 
 _ENGINE = ("include/mmkd.h", "src/model.h", "src/model.c", "src/compute.c")

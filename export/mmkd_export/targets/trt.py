@@ -15,8 +15,7 @@ import msgspec
 from mmkd_documents.errors import DocumentError
 from mmkd_documents.export import BuiltEngine, EngineSidecar, decode_sidecar, encode_document
 from mmkd_edge.apart import ProcessLimits, ProcessLines, answering, describe_end, end_process, start_apart
-from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
-from mmkd_edge.backends.trt.cache import DeviceFacts, EngineFacts
+from mmkd_edge.backends.trt.build import DeviceFacts, EngineFacts, engine_from_onnx, workspace_bytes
 from mmkd_edge.backends.trt.cuda import device_facts, free_bytes, load_runtime
 from mmkd_edge.backends.trt.needs import installed_library, load_library
 from mmkd_edge.bundle.bundle import Bundle

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.trt.cache import DeviceFacts
+from mmkd_edge.backends.trt.build import DeviceFacts
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.spec import TensorSpec
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mmkd_documents.judging import ConfidenceFacts, LabelSetCoverage, Reliability
 from mmkd_edge.bundle.manifest import Confidence
-from mmkd_edge.predict.confidence import least_probability
+from mmkd_edge.predict.novelty import least_probability
 from mmkd_models.metrics.likelihood import probabilities_of
 
 ERROR_LEVELS = (0.01, 0.05, 0.1, 0.2)
@@ -83,7 +83,7 @@ def _coverage(
     error_level: float, least: float, probabilities: NDArray[Any], labels: NDArray[np.int64]
 ) -> LabelSetCoverage:
     rows = np.arange(len(labels))
-    sets = probabilities.astype(np.float64) >= least  # as `mmkd_edge.predict.confidence.label_set` does
+    sets = probabilities.astype(np.float64) >= least  # as `mmkd_edge.predict.novelty.label_set` does
     sets[rows, probabilities.argmax(axis=1)] = True  # never empty
     covered, sizes = sets[rows, labels], sets.sum(axis=1)
     single = sizes == 1

@@ -13,8 +13,7 @@ import msgspec
 import pytest
 
 from mmkd_edge import BackendError, UnavailableError
-from mmkd_edge.backends.trt.build import BuiltPlan
-from mmkd_edge.backends.trt.cache import MAX_ENGINES, DeviceFacts, EngineFacts, load_engine
+from mmkd_edge.backends.trt.build import MAX_ENGINES, BuiltPlan, DeviceFacts, EngineFacts, load_engine
 from mmkd_edge.backends.trt.needs import load_library
 from tests.edge.said import said
 

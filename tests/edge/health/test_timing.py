@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkd_edge import ModalitySpec, Watched
+from mmkd_edge.health.monitor import EDGES, SecondsHistogram
 from mmkd_edge.health.prometheus import HealthCollector, metrics_text
-from mmkd_edge.health.timing import EDGES, SecondsHistogram
 from mmkd_edge.testing import fake_predictor
 
 ACC = ModalitySpec(name="acc", channels=("x", "y"), rate_hz=10.0, samples=20)

@@ -9,7 +9,7 @@ import pytest
 from mmkd_edge import BackendError, EdgePredictor, UnavailableError, UsageError
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.machine import Machine, this_machine
-from mmkd_edge.opening.profile import (
+from mmkd_edge.opening.choice import (
     ExecutionProfile,
     MeasuredConfig,
     best_trial,

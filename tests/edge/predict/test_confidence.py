@@ -8,7 +8,7 @@ import pytest
 
 from mmkd_edge import EdgePredictor, ModalitySpec, OpenOptions, UsageError
 from mmkd_edge.bundle.manifest import Confidence
-from mmkd_edge.predict.confidence import label_set, least_probability
+from mmkd_edge.predict.novelty import label_set, least_probability
 from mmkd_edge.testing import fake_predictor
 from tests.edge.said import said
 

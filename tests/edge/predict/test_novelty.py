@@ -9,8 +9,7 @@ import pytest
 from mmkd_edge import EdgePredictor, ModalitySpec, UsageError, example_bundle
 from mmkd_edge.bundle.manifest import Novelty
 from mmkd_edge.bundle.statistics import MagnitudeLimits
-from mmkd_edge.predict.confidence import smallest_level
-from mmkd_edge.predict.novelty import NoveltyRule, magnitude_fault, novelty_rule
+from mmkd_edge.predict.novelty import NoveltyRule, magnitude_fault, novelty_rule, smallest_level
 from mmkd_edge.predict.postprocess import SensorError
 from mmkd_edge.testing import fake_entry, fake_predictor
 from tests.edge.said import said

@@ -14,7 +14,7 @@ from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.derive import derived_modality
 from mmkd_edge.errors import UsageError
 from mmkd_edge.native import NativeModel
-from mmkd_edge.predict.confidence import smallest_level
+from mmkd_edge.predict.novelty import smallest_level
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan

@@ -9,7 +9,7 @@ import pytest
 
 from mmkd_edge import Bundle, EdgePredictor, UsageError
 from mmkd_edge.bundle.manifest import README_FILE
-from mmkd_edge.predict.confidence import least_probability
+from mmkd_edge.predict.novelty import least_probability
 from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan, export_plan
 from mmkd_export.student import MIN_WINDOWS, fit_temperature, judged_temperature

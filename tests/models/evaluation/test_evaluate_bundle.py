@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import Bundle, EdgePredictor
-from mmkd_edge.predict.confidence import least_probability
+from mmkd_edge.predict.novelty import least_probability
 from mmkd_export.pipeline import export
 from mmkd_export.plan import export_plan
 from mmkd_models.carried import carried_windows

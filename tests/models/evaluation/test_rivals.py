@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mmkd_edge.bundle.manifest import Confidence
-from mmkd_edge.predict.confidence import label_set, least_probability
+from mmkd_edge.predict.novelty import label_set, least_probability
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import write_dataset
 from mmkd_models.data.checking.scan import window_statistics

@@ -16,8 +16,7 @@ from mmkd_edge.backends.base import backend_for
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.errors import UsageError
 from mmkd_edge.install.keys import check_signed
-from mmkd_edge.opening.load import open_student
-from mmkd_edge.predict.student import Config, OpenStudent, answer_windows
+from mmkd_edge.predict.student import Config, OpenStudent, answer_windows, open_student
 from mmkd_edge.spec import TaskSpec
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.known_windows import KnownWindows, Trained, cautions_of
