@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from mmkd_bench.in_turn import take_turns, turning
 from mmkd_bench.measuring.process import START_LIMIT_S, Progress, ignore_progress, run_launches
-from mmkd_edge.backends.base import BACKENDS, has_artifact, why_absent
+from mmkd_edge.backends.base import BACKENDS, MAX_THREADS, has_artifact, why_absent
 from mmkd_edge.bundle.bundle import Bundle, Golden
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import BackendError, GateError, MmkdError, UsageError
 from mmkd_edge.install.keys import check_signed
 from mmkd_edge.machine import this_machine, usable_cores
-from mmkd_edge.opening.choice import MAX_THREADS, ExecutionProfile, MeasuredConfig, RejectedConfig, library_versions
+from mmkd_edge.opening.choice import ExecutionProfile, MeasuredConfig, RejectedConfig, library_versions
 from mmkd_edge.opening.selftest import run_selftest
 from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.predict.student import Config, OpenStudent, answer_windows, open_student

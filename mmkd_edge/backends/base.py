@@ -17,7 +17,7 @@ from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.spec import TensorSpec
 
 BackendName = Literal["native", "ort", "openvino", "litert", "trt"]
-
+MAX_THREADS = 256
 
 Answers = tuple[NDArray[np.float32], ...]
 """The outputs of a graph for one window, in its order."""

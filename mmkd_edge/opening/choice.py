@@ -17,6 +17,7 @@ import msgspec
 from mmkd_edge.backends.base import (
     AUTO_ORDER,
     BACKENDS,
+    MAX_THREADS,
     BackendName,
     backend_for,
     choose_artifact,
@@ -35,7 +36,6 @@ from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.predict.student import Config
 
 FORMAT_VERSION = 1
-MAX_THREADS = 256
 _MAX_PROFILE_BYTES = 1 << 20
 _AGAIN = "run mmkd-bench tune again"
 

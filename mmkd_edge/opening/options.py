@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mmkd_edge.backends.base import BackendName, check_backend
+from mmkd_edge.backends.base import MAX_THREADS, BackendName, check_backend
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.bundle.reference import Reference
-from mmkd_edge.opening.choice import MAX_THREADS
 from mmkd_edge.predict.arguments import check_choice, check_seconds, check_whole
 from mmkd_edge.predict.novelty import check_level
 from mmkd_edge.predict.postprocess import Policy
