@@ -22,7 +22,7 @@ from mmkd_export.targets.table import with_defaults
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.for_devices import measure_reference
 from mmkd_models.data.windows import Windows
-from mmkd_models.experiments.comparison import Comparison
+from mmkd_models.experiments.experiment import Experiment
 from mmkd_models.training.checkpoint import read_teacher
 
 Say = Callable[[str], None]
@@ -31,18 +31,18 @@ _MeasureBundle = Callable[[Path, Path | None], tuple[DemoBenchmark, dict[str, An
 
 
 def measure(
-    document: DemoDocument, comparison: Comparison, *, pair: _MeasurePair, bundle: _MeasureBundle, say: Say
+    document: DemoDocument, experiment: Experiment, *, pair: _MeasurePair, bundle: _MeasureBundle, say: Say
 ) -> DemoDocument:
     """Export and benchmark the first fold's students; the best on validation is `student.edge` too."""
-    seed, dataset, out = document.seeds[0], comparison.dataset, comparison.out
+    seed, dataset, out = document.seeds[0], experiment.dataset, experiment.out
     bundles = {}
     for name in document.students:
         say(f"export: {name} student")
         bundles[name] = out / f"{name}.edge"
-        export(with_defaults(export_plan(comparison.student_path(name, seed), output=bundles[name])))
-    test = comparison.folder.fold(seed).test
+        export(with_defaults(export_plan(experiment.student_path(name, seed), output=bundles[name])))
+    test = experiment.folder.fold(seed).test
     references = {name: _any_reference(dataset, name, test, out) for name in bundles}
-    teacher = read_teacher(comparison.teacher_path(seed)).transformer()
+    teacher = read_teacher(experiment.teacher_path(seed)).transformer()
     times = {}
     with TemporaryDirectory() as temporary:
         model = Path(temporary) / "teacher.onnx"

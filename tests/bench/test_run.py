@@ -5,7 +5,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mmkd_app.commands.study import measure_energy
+from mmkd_app.experiments import measure_energy
 from mmkd_bench.machine.facts import read_machine
 from mmkd_bench.machine.power import PowerSensor, power_sensor
 from mmkd_bench.measuring.opening import Choice

@@ -21,7 +21,7 @@ from checks.study.stages import (
     a_third,
     best_methods,
     first_stage,
-    portion_options,
+    portion_plan,
     run_stages,
     second_stage,
     sensor_from_text,
@@ -35,7 +35,8 @@ from mmkd_models.data import write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import shipped_methods
-from mmkd_models.experiments.plan import Candidate, Conditions, Entry, RunResult, TeacherChoice, Trial
+from mmkd_models.experiments.folder import RunResult
+from mmkd_models.experiments.plan import Candidate, Conditions, Entry, TeacherChoice, Trial
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.train_config import TrainConfig
 from tests.edge.said import said
@@ -233,7 +234,7 @@ def test_few_labels_may_be_those_of_a_third_of_the_groups(machines):
     assert {(one.label_fraction, one.whole_groups) for one in (*first_stage(plan), *third_stage(plan))} == {(1.0, True)}
     portions = [(one.label_fraction, one.whole_groups) for one in second_stage(plan, [])]
     assert portions == 2 * [(1.0, True)] + 2 * [(1.0, False)]
-    conditions = [portion_options(one, plan, machines, None).conditions for one in second_stage(plan, [])[1:3]]
+    conditions = [portion_plan(one, plan, machines, None).conditions for one in second_stage(plan, [])[1:3]]
     assert [(one.labelled.fraction, one.labelled.groups) for one in conditions] == [(1.0, 2), (1.0, None)]
 
 
@@ -256,10 +257,10 @@ def test_with_a_race_a_committee_teaches_what_a_race_can_learn(machines):
     (portion,) = first_stage(plan)
     assert portion.methods == ("none", "logit", "dist")
     assert third_stage(plan) == ()
-    options = portion_options(portion, plan, machines, None)
-    assert options.conditions.choose
-    assert [teacher.name.partition(":")[2] for teacher in options.space.teachers] == ["small,committee"]
-    assert options.space.baseline_learning_rates == ()
+    grid = portion_plan(portion, plan, machines, None)
+    assert grid.conditions.choose
+    assert [teacher.name.partition(":")[2] for teacher in grid.space.teachers] == ["small,committee"]
+    assert grid.space.baseline_learning_rates == ()
 
 
 def test_a_sensor_may_name_the_size_of_its_teacher(machines):
@@ -270,8 +271,8 @@ def test_a_sensor_may_name_the_size_of_its_teacher(machines):
     for made, name in (("", f"{everything}:tiny"), ("committee", f"{everything}:tiny,committee")):
         sensor = StudySensor(str(machines.path), "acc", "tiny")
         portion = Portion(sensor=sensor, label_fraction=0.1, seeds=1, methods=("none", "logit"), made=made)
-        options = portion_options(portion, Plan(sets=(sensor,)), machines, None)
-        assert [teacher.name for teacher in options.space.teachers] == [name]
+        grid = portion_plan(portion, Plan(sets=(sensor,)), machines, None)
+        assert [teacher.name for teacher in grid.space.teachers] == [name]
 
 
 def test_recipes_are_best_by_validation_where_all_folds_of_stage_1_know_them():

@@ -18,8 +18,9 @@ from mmkd_models.data.windows import OF_GROUPS
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
-from mmkd_models.experiments.comparison import ComparisonConfig, FoldResult, SensorResult
-from mmkd_models.experiments.plan import Conditions, RunResult
+from mmkd_models.experiments.experiment import FoldFacts, ResultTable
+from mmkd_models.experiments.folder import RunResult
+from mmkd_models.experiments.plan import Conditions, TeacherChoice, comparison_plan
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.losses.attention import EdamTerm
 from mmkd_models.losses.contrast import CrdTerm
@@ -305,8 +306,8 @@ def tested_network(of_groups):
 
 
 @pytest.fixture(scope="session")
-def fold_result():
-    """Gives a finished fold from right answers by group: of the teacher, and by modality of student and baseline."""
+def fold_result(machines):
+    """Gives the table of a fold from right answers by group: of the teacher, and by sensor of student and baseline."""
 
     def make(*, seed, windows, teacher, students, mini_rocket=None):
         def judged(right, missing, parameters=50):
@@ -316,26 +317,51 @@ def fold_result():
             return Judged(result=result, test=test, missing=missing)
 
         rival = replace(judged(dict.fromkeys(windows, 0), {}), test=tested_network({1: (1, 2)}))
-        sensors = {
-            name: SensorResult(
-                student=judged(student, {"0": 0.75, "0.5": 0.25 * seed}),
-                baseline=judged(baseline, {"0": 0.5, "0.5": 0.0}),
-                rivals={"extra_trees": rival, "mini_rocket": rival if mini_rocket is None else mini_rocket},
-            )
-            for name, (student, baseline) in students.items()
-        }
-        return FoldResult(
-            config=comparison_config(modalities=tuple(students)),
-            seed=seed,
-            windows={"train": 30, "labelled": 3, "valid": 10, "test": sum(windows.values())},
-            groups=9,
-            train_groups=7,
-            split=OF_GROUPS,
-            teacher=judged(teacher, {"acc+gyro": 0.75, "acc": 0.5 * seed}, parameters=500),
-            students=sensors,
+        plan = comparison_of(sensors=tuple(students), seeds=(seed,))
+        return ResultTable(
+            plan=plan,
+            spec=machines.spec,
+            sha256="ab" * 32,
+            folds={
+                seed: FoldFacts(
+                    windows={"train": 30, "labelled": 3, "valid": 10, "test": sum(windows.values())},
+                    groups=9,
+                    train_groups=7,
+                    split=OF_GROUPS,
+                )
+            },
+            teachers={
+                plan.teacher.name: {seed: judged(teacher, {"acc+gyro": 0.75, "acc": 0.5 * seed}, parameters=500)}
+            },
+            students={
+                name: {
+                    plan.student: {seed: judged(student, {"0": 0.75, "0.5": 0.25 * seed})},
+                    plan.baseline: {seed: judged(baseline, {"0": 0.5, "0.5": 0.0})},
+                }
+                for name, (student, baseline) in students.items()
+            },
+            rivals={
+                name: {"extra_trees": {seed: rival}, "mini_rocket": {seed: mini_rocket or rival}} for name in students
+            },
         )
 
     return make
+
+
+def joined(first, second):
+    """The table of both folds."""
+
+    def merged(one, other):
+        return {key: one[key] | other[key] for key in one}
+
+    return replace(
+        first,
+        plan=msgspec.structs.replace(first.plan, seeds=(*first.folds, *second.folds)),
+        folds={**first.folds, **second.folds},
+        teachers=merged(first.teachers, second.teachers),
+        students={name: merged(first.students[name], second.students[name]) for name in first.students},
+        rivals={name: merged(first.rivals[name], second.rivals[name]) for name in first.rivals},
+    )
 
 
 CONDITIONS = Conditions(
@@ -348,20 +374,22 @@ CONDITIONS = Conditions(
 )
 
 
-def comparison_config(**changed):
+def comparison_of(**changed):
     """Half of the labels, six steps, the smallest networks."""
     train = TrainConfig(steps=6, batch=8, eval_every=3)
     trains = {"teacher_train": train, "student_train": train}
     same = {**trains, "augment": AugmentConfig(), "labelled": Labelled(fraction=0.5)}
     own = {name: changed.pop(name) for name in Conditions.__struct_fields__ if name in changed}
-    sizes = {"modalities": ("acc",), "teacher": "tiny", "student": "tiny", "baseline_learning_rates": (1e-3, 1e-2)}
-    recipe = {"recipe": Recipe(terms=(LogitTerm(weight=constant(1.0)),))}
-    return ComparisonConfig(conditions=Conditions(**{**same, **own}), **{**sizes, **recipe, **changed})
+    names = {"modalities": changed.pop("modalities", ("acc", "gyro")), "committee": changed.pop("committee", ())}
+    teacher = TeacherChoice(preset=changed.pop("teacher", "tiny"), **names)
+    sizes = {"sensors": ("acc",), "student": "tiny", "baseline_learning_rates": (1e-3, 1e-2), "seeds": (1,)}
+    recipe = {"recipe": Recipe(terms=(LogitTerm(weight=constant(1.0)),)), "teacher": teacher}
+    return comparison_plan(Conditions(**{**same, **own}), **{**sizes, **recipe, **changed})
 
 
 @pytest.fixture(scope="session")
 def comparison():
-    return comparison_config
+    return comparison_of
 
 
 @pytest.fixture

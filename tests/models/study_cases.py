@@ -5,8 +5,7 @@ import msgspec
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import shipped_methods
-from mmkd_models.experiments.plan import Conditions, Space, TeacherChoice
-from mmkd_models.experiments.study import StudyOptions
+from mmkd_models.experiments.plan import Conditions, ExperimentPlan, Space, TeacherChoice
 from mmkd_models.train_config import TrainConfig
 
 TRAIN = TrainConfig(steps=6, batch=8, eval_every=3)
@@ -40,9 +39,11 @@ def space(**changed):
     return msgspec.structs.replace(found, **changed)
 
 
-def options(dataset, **changed):
-    """A grid on two seeds."""
-    found = StudyOptions(conditions=conditions(dataset), space=space(), grid=True, seeds=2)
+def grid(dataset, **changed):
+    """A grid on two seeds, with one rival."""
+    found = ExperimentPlan(
+        conditions=conditions(dataset), sensors=("acc",), space=space(), seeds=(0, 1), rivals=("extra_trees",)
+    )
     return msgspec.structs.replace(found, **changed)
 
 

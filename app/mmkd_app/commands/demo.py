@@ -9,7 +9,7 @@ with loading("mmkd-demo"):
     import sys
     import time
     from collections.abc import Sequence
-    from dataclasses import dataclass, replace
+    from dataclasses import replace
     from functools import partial
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
@@ -18,36 +18,23 @@ with loading("mmkd-demo"):
 
     from mmkd_app.cli.options import Command, Option, run_line
     from mmkd_app.cli.run import run_command, shell_line
-    from mmkd_app.cli.show import hint_at_resuming, json_text, plain_table, say, show_table
-    from mmkd_app.training.options import AllCores, Duration, ExecutorName, MaxLatency, Members, refuse_without_effect
+    from mmkd_app.cli.show import json_text, plain_table, say, show_table
+    from mmkd_app.experiments import LAUNCHES, ComparisonOptions, pair_latency, requested_plan, run_with_progress
+    from mmkd_app.training.options import AllCores, Duration, ExecutorName, refuse_without_effect
     from mmkd_documents.figures import Measure
     from mmkd_edge.bundle.files import write_file
-    from mmkd_edge.errors import UsageError
-    from mmkd_edge.machine import usable_cores
     from mmkd_edge.opening.options import OpenOptions
     from mmkd_edge.outputs import lock_output
-    from mmkd_models.data.checking.related import refuse_shared_samples
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
-    from mmkd_models.data.folds import check_seeds, fold_trainings
-    from mmkd_models.data.labelled import (
-        ALL,
-        Labelled,
-        choose_labels,
-        label_option,
-        labelled_from_options,
-        usual_labelled,
-    )
+    from mmkd_models.data.labelled import Labelled, label_option
     from mmkd_models.data.spec import refuse_normal
-    from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, TEACHER_PRESET, default_trainings
     from mmkd_models.experiments.workers import Executor
-    from mmkd_models.metrics.scores import DEFAULT_METRIC
-    from mmkd_models.networks.config import choice, preset_named, student_members
+    from mmkd_models.networks.config import choice
 
 if TYPE_CHECKING:
     import typer
 
     from mmkd_documents.demo import DemoBenchmark, DemoDocument, Gain, TestScores
-    from mmkd_models.experiments.comparison import Comparison, ComparisonConfig, FoldResult
     from mmkd_models.networks.config import MemberKind
 
 _NEEDS = (
@@ -65,7 +52,6 @@ _COMPETITORS = {
 }
 
 _DOCUMENT = "demo.json"
-_LAUNCHES = 2
 
 _QUICK_OPTIONS = (
     "quick",
@@ -94,48 +80,6 @@ def run_demo(arguments: Sequence[str]) -> None:
     run_line("mmkd-demo", arguments, [Command(function=demo, epilog=_EPILOG)])
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComparisonOptions:
-    """Scope of the comparison."""
-
-    modality: Annotated[
-        list[str] | None, Option("Train a student for this sensor (repeat); default every one.", metavar="NAME")
-    ] = None
-    seeds: Annotated[int, Option("Seeds; each judges on another fold of groups.", min=1)] = 1
-    label_fraction: Annotated[float | None, Option("Fraction of training labels to use.", shown=False)] = None
-    labelled_groups: Annotated[
-        int | None,
-        Option(
-            "Use the labels of N whole groups of the training windows.",
-            metavar="N",
-            shown="all; of the shipped recordings a third",
-        ),
-    ] = None
-    teacher: Annotated[str, Option("Teacher size: tiny, small, medium or base.")] = TEACHER_PRESET
-    student: Annotated[str, Option("Student size: tiny, small, medium or base.")] = STUDENT_PRESET
-    method: Annotated[
-        str | None, Option("Distillation method, of mmkd-study --list-methods; default that of mmkd-distill.")
-    ] = None
-    members: Members = None
-    student_members: Annotated[
-        str | None,
-        Option(
-            "Members of every student: transformer, convolutions, intervals, trees.",
-            ("--student-members",),
-            "NAMES",
-            shown="all; with --no-choose transformer",
-        ),
-    ] = None
-    choose: Annotated[
-        bool,
-        Option(
-            "Train each student by several methods and ship the one that validation prefers.", ("--choose/--no-choose",)
-        ),
-    ] = True
-    max_latency_ms: MaxLatency = None
-    steps: Annotated[int | None, Option("Training steps of every network; default as shipped.", min=1)] = None
-
-
 def demo(
     context: typer.Context,
     *,
@@ -153,11 +97,12 @@ def demo(
     Trains a multimodal teacher, and for every single sensor a labels-only baseline, a distilled student and
     classical rivals; exports the students, benchmarks the best one in the device runtime, and writes one page.
     """
-    from mmkd_app.commands.study import pair_latency
     from mmkd_app.demo_bundles import measure
     from mmkd_export.targets.native import latency_limit
     from mmkd_models.evaluation.rivals import RIVALS
-    from mmkd_models.experiments.comparison import Comparison
+    from mmkd_models.experiments.experiment import Experiment
+    from mmkd_models.experiments.summary import demo_document
+    from mmkd_models.training.checkpoint import library_versions
 
     where = choice(executor, get_args(Executor), option="--executor")
     began, is_resumed = time.monotonic(), (out / "folds").exists()
@@ -168,15 +113,19 @@ def demo(
     data = open_dataset(shipped_dataset() if dataset is None else dataset)
     refuse_normal(data.spec, "mmkd-demo")
     compared = quick_options(data, compared) if quick else compared
-    seeds, config = compared.seeds, requested_comparison(data, compared)
     rivals = RIVALS[:-1] if quick else RIVALS  # the last learns from the teacher
-    limit = latency_limit(compared.max_latency_ms)
-    comparison = Comparison(dataset=data, config=config, out=out, rivals=rivals, limit=limit)
-    folds = run_comparison(comparison, seeds=range(seeds), workers=workers, executor=where)
-    document = msgspec.structs.replace(_document(data, folds, out), is_first_look=quick)
+    plan = requested_plan(data, compared, workers=workers, executor=where, rivals=rivals)
+    experiment = Experiment(dataset=data, plan=plan, out=out, limit=latency_limit(compared.max_latency_ms))
+    document = msgspec.structs.replace(
+        demo_document(run_with_progress(experiment)),
+        command=shell_line("mmkd-demo", *sys.argv[1:]),
+        versions=library_versions(),
+        report=str(out / "report.html"),
+        is_first_look=quick,
+    )
     pair, bundle = partial(pair_latency, duration_s=duration_s), partial(_bundle, duration_s=duration_s)
     try:
-        measured = measure(document, comparison, pair=pair, bundle=bundle, say=say)
+        measured = measure(document, experiment, pair=pair, bundle=bundle, say=say)
     except BaseException:
         if not (out / _DOCUMENT).exists():  # training took long, so its results are written
             _write(out, document, began=began)
@@ -199,25 +148,6 @@ def quick_options(data: Dataset, options: ComparisonOptions) -> ComparisonOption
     return replace(options, teacher="tiny", steps=_QUICK_STEPS, student_members=members)
 
 
-def run_comparison(
-    comparison: Comparison, *, seeds: Sequence[int], workers: int | None, executor: Executor = "local"
-) -> list[FoldResult]:
-    """Train missing folds."""
-    from mmkd_app.cli.progress import progress_lines
-    from mmkd_models.experiments.comparison import compare
-    from mmkd_models.experiments.runs import Progress
-    from mmkd_models.experiments.workers import Workers
-
-    count = workers or default_workers()
-    with hint_at_resuming(), progress_lines() as show, Workers(count, executor=executor) as pool:
-        return compare(comparison, seeds, pool, progress=Progress(show=show))
-
-
-def default_workers() -> int:
-    """Return one worker per core, at most 8: each takes some hundred megabytes."""
-    return min(usable_cores(), 8)
-
-
 def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple[DemoBenchmark, dict[str, Any]]:
     from mmkd_bench.measuring.opening import Choice
     from mmkd_bench.run import measure_bundle
@@ -225,7 +155,7 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
     from mmkd_documents.demo import DemoBenchmark, LatencyPercentiles
 
     choice = Choice(bundle=str(bundle), options=OpenOptions(reference=None if reference is None else str(reference)))
-    report = measure_bundle(choice, Settings(launches=_LAUNCHES, duration_s=duration_s))
+    report = measure_bundle(choice, Settings(launches=LAUNCHES, duration_s=duration_s))
     latency, result = report.result.latency, report.result
     p50, p90, p99 = (
         None if (value_us := latency.value_us(quantile)) is None else value_us / 1e3 for quantile in (0.5, 0.9, 0.99)
@@ -241,71 +171,6 @@ def _bundle(bundle: Path, reference: Path | None, *, duration_s: float) -> tuple
         stable=report.stability.stable,
     )
     return benchmark, msgspec.to_builtins(report.machine)
-
-
-def requested_comparison(data: Dataset, options: ComparisonOptions) -> ComparisonConfig:
-    """Return the comparison; raise UsageError without a possible fold."""
-    windows = data.everything()
-    check_seeds(windows, options.seeds)
-    refuse_shared_samples(windows)
-    preset_named(options.teacher, option="--teacher")
-    trainings = fold_trainings(windows, options.seeds)
-    is_shipped = data.path.resolve().parent == shipped_dataset().resolve().parent
-    usual = usual_labelled(trainings) if is_shipped else ALL
-    labelled = labelled_from_options(options.label_fraction, options.labelled_groups, otherwise=usual)
-    for seed, training in enumerate(trainings):
-        choose_labels(training, labelled, seed=seed)  # refuses what a fold cannot have
-    return comparison_config(data, options, labelled)
-
-
-def comparison_config(data: Dataset, options: ComparisonOptions, labelled: Labelled) -> ComparisonConfig:
-    """Return the config of a comparison."""
-    from mmkd_models.distillation.recipe import default_recipe, taught_by
-    from mmkd_models.experiments.comparison import ComparisonConfig
-    from mmkd_models.experiments.plan import Conditions
-    from mmkd_models.training.closed_form import check_lengths
-    from mmkd_models.training.committee import default_members, members_named
-
-    size, modalities = preset_named(options.student, option="--student"), data.spec.modalities
-    names = [data.spec.modality(name).name for name in options.modality or [spec.name for spec in data.spec.sensors]]
-    data.everything().with_modalities(names)  # refuses names that are unknown or there twice
-    own: tuple[MemberKind, ...] | msgspec.UnsetType = msgspec.UNSET
-    if options.student_members is not None:
-        own = student_members(options.student_members, option="--student-members")
-        for name in () if options.choose else names:  # a choice leaves out what needs longer windows
-            check_lengths(data.spec.modality(name), own)
-    if options.max_latency_ms is not None and not options.choose:
-        raise UsageError("--max-latency-ms limits what a choice may take; leave out --no-choose")
-    members = members_named(options.members.split(","), modalities) if options.members else default_members(modalities)
-    teacher_train, student_train = default_trainings(DEFAULT_METRIC[data.spec.task.kind], options.steps)
-    return ComparisonConfig(
-        conditions=Conditions(
-            labelled=labelled,
-            teacher_train=teacher_train,
-            student_train=student_train,
-            augment=AUGMENT,
-            choose=options.choose,
-            members=own,
-        ),
-        modalities=tuple(names),
-        teacher=preset_named(options.teacher, option="--teacher"),
-        teacher_members=members,
-        student=size,
-        recipe=default_recipe(data.spec.task) if options.method is None else taught_by(options.method),
-        baseline_learning_rates=BASELINE_LEARNING_RATES,
-    )
-
-
-def _document(data: Dataset, folds: list[FoldResult], out: Path) -> DemoDocument:
-    from mmkd_models.experiments.summary import demo_document
-    from mmkd_models.training.checkpoint import library_versions
-
-    return msgspec.structs.replace(
-        demo_document(data.spec, data.sha256, folds),
-        command=shell_line("mmkd-demo", *sys.argv[1:]),
-        versions=library_versions(),
-        report=str(out / "report.html"),
-    )
 
 
 def _write(out: Path, document: DemoDocument, *, began: float) -> DemoDocument:

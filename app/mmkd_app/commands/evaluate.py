@@ -303,35 +303,36 @@ def _plan_shift(
     require_modules(NEEDS, by="--suite shift", extra="train")
     from mmkd_app.cli.progress import progress_lines
     from mmkd_models.distillation.recipe import default_recipe
-    from mmkd_models.experiments.comparison import Comparison, ComparisonConfig
-    from mmkd_models.experiments.domains import check_shift, judge_shift
-    from mmkd_models.experiments.plan import Conditions
+    from mmkd_models.experiments.domains import judge_shift, shift_seeds
+    from mmkd_models.experiments.experiment import Experiment
+    from mmkd_models.experiments.plan import Conditions, comparison_plan, teacher_choice
     from mmkd_models.experiments.runs import Progress
     from mmkd_models.training.committee import default_members
 
     name = "" if checkpoint is None else checkpoint.config.preset
     teacher_train, student_train = default_trainings(DEFAULT_METRIC[dataset.spec.task.kind], options.steps)
-    config = ComparisonConfig(
-        conditions=Conditions(
-            labelled=Labelled(fraction=label_fraction),
-            teacher_train=teacher_train,
-            student_train=student_train,
-            augment=AUGMENT,
-            left_out=LeftOutDomains(by=options.by or "group"),
-        ),
-        modalities=modalities,
-        teacher="tiny",
-        teacher_members=default_members(dataset.spec.modalities),
+    conditions = Conditions(
+        labelled=Labelled(fraction=label_fraction),
+        teacher_train=teacher_train,
+        student_train=student_train,
+        augment=AUGMENT,
+        left_out=LeftOutDomains(by=options.by or "group"),
+    )
+    plan = comparison_plan(
+        conditions,
+        sensors=modalities,
+        teacher=teacher_choice(dataset.spec, "tiny", default_members(dataset.spec.modalities)),
         student=preset_named(name, option="MODEL") if name in get_args(Preset) else STUDENT_PRESET,
         recipe=default_recipe(dataset.spec.task),
         baseline_learning_rates=BASELINE_LEARNING_RATES,
+        seeds=shift_seeds(dataset, conditions),
+        workers=options.workers,
     )
-    comparison = Comparison(dataset=dataset, config=config, out=out / "shift")
-    check_shift(comparison)
+    experiment = Experiment(dataset=dataset, plan=plan, out=out / "shift")
 
     def train_and_judge(on_part: Callable[[str], None]) -> ShiftFacts:
         with progress_lines() as show:
-            return judge_shift(comparison, workers=options.workers, progress=Progress(show=show), say=on_part)
+            return judge_shift(experiment, progress=Progress(show=show), say=on_part)
 
     return train_and_judge
 

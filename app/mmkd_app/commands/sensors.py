@@ -14,7 +14,7 @@ import msgspec
 from mmkd_app.cli.options import Argument, Command, Option, run_line
 from mmkd_app.cli.run import shell_line
 from mmkd_app.cli.show import json_text, plain_table, say, show_table
-from mmkd_app.commands.demo import ComparisonOptions, default_workers, requested_comparison, run_comparison
+from mmkd_app.experiments import ComparisonOptions, latency_meter, requested_plan, run_with_progress
 from mmkd_app.training.options import AllCores, Duration, ExecutorName, Latency, refuse_without_effect
 from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import UsageError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mmkd_documents.study import PairLatency
     from mmkd_documents.variants import VariantsDocument
     from mmkd_models.data.dataset import Dataset
-    from mmkd_models.experiments.comparison import Comparison
+    from mmkd_models.experiments.experiment import Experiment
     from mmkd_models.experiments.study import MeasureLatency
     from mmkd_models.experiments.variants import Variation
 
@@ -105,61 +105,58 @@ def sensors(
     where = choice(executor, get_args(Executor), option="--executor")
     request = _VariantsRequest(tuple(vary or ()), full_grid, pairs, tuple(healthy or ()), tuple(cost or ()), compared)
     named = _named_variants(dataset, request) if vary or full_grid or healthy else None  # before torch is imported
-    from mmkd_app.commands.study import latency_meter
     from mmkd_export.targets.native import latency_limit
-    from mmkd_models.experiments.comparison import Comparison
-    from mmkd_models.experiments.sensors import check_costs, judge_sensors, pair_comparison, pair_rows
+    from mmkd_models.experiments.experiment import Experiment
+    from mmkd_models.experiments.sensors import check_costs, judge_sensors, pair_experiment, pair_rows
     from mmkd_models.experiments.summary import demo_document
     from mmkd_models.experiments.variants import reported_measure
     from mmkd_models.experiments.workers import torch_threads
 
     out = out.resolve() if where == "ray" else out  # Ray tasks have their own working directory
     meter = latency_meter(duration_s, energy=bool(vary)) if latency else None
-    count, limit = workers or default_workers(), latency_limit(compared.max_latency_ms)
+    limit, plan_of = latency_limit(compared.max_latency_ms), partial(requested_plan, workers=workers, executor=where)
     if named is not None:
         sensors, variations = named
-        config = requested_comparison(dataset, replace(compared, modality=sensors))
-        comparison = Comparison(dataset=dataset, config=config, out=out, rivals=(), limit=limit)
+        plan = plan_of(dataset, replace(compared, modality=sensors), rivals=())
         prices = _prices(request.cost, dataset)
         context.with_resource(lock_output(out, is_folder=True))
-        _judge_variants(comparison, request, variations, meter, prices, workers=count, executor=where, as_json=as_json)
+        experiment = Experiment(dataset=dataset, plan=plan, out=out, limit=limit)
+        _judge_variants(experiment, request, variations, meter, prices, as_json=as_json)
         return
     if len(dataset.spec.sensors) < 2:
         raise UsageError(
             f"{data}: expected two sensors or more, among which one is chosen, got {dataset.spec.modalities[0].name} "
             "alone; mmkd-evaluate judges a model of it"
         )
-    comparison = Comparison(dataset=dataset, config=requested_comparison(dataset, compared), out=out, limit=limit)
-    costs = _costs(cost, comparison.config.modalities)
-    check_costs(comparison, costs)
-    joint = pair_comparison(comparison) if pairs else None
+    experiment = Experiment(dataset=dataset, plan=plan_of(dataset, compared), out=out, limit=limit)
+    costs = _costs(cost, experiment.plan.sensors)
+    check_costs(experiment, costs)
+    joint = pair_experiment(experiment) if pairs else None
     context.with_resource(lock_output(out, is_folder=True))
-    run = partial(run_comparison, seeds=range(compared.seeds), workers=count, executor=where)
-    folds = run(comparison)
-    paired = () if joint is None else pair_rows(joint, folds, run(joint))
+    table = run_with_progress(experiment)
+    paired = () if joint is None else pair_rows(joint, table, run_with_progress(joint))
     with torch_threads():
-        judged = judge_sensors(comparison, costs, workers=count, executor=where, say=say)
-    times = _latencies(comparison, meter)
-    document = _document(demo_document(dataset.spec, dataset.sha256, folds), judged, times)
-    document = msgspec.structs.replace(document, pairs=paired, pairs_measure=reported_measure(comparison))
+        judged = judge_sensors(experiment, costs, say=say)
+    document = _document(demo_document(table), judged, _latencies(experiment, meter))
+    document = msgspec.structs.replace(document, pairs=paired, pairs_measure=reported_measure(table))
     _write(out, document, judged)
     if as_json:
         print(json_text(document, indent=1))
         return
     _show(document)
-    student = comparison.student_path(document.rows[0].sensors[0], 0)
+    student = experiment.student_path(document.rows[0].sensors[0], 0)
     print(f"wrote {out / PAGE_FILE}; next: {shell_line('mmkd-export', student)}")
 
 
-def _latencies(comparison: Comparison, meter: MeasureLatency | None) -> dict[str, PairLatency]:
+def _latencies(experiment: Experiment, meter: MeasureLatency | None) -> dict[str, PairLatency]:
     from mmkd_models.experiments.workers import torch_threads
 
     times = {}
-    for name in comparison.config.modalities if meter is not None else ():
+    for name in experiment.plan.sensors if meter is not None else ():
         assert meter is not None
         say(f"{name}: latency")
         with torch_threads():
-            times[name] = meter(comparison.student_path(name, 0), comparison.teacher_path(0))
+            times[name] = meter(experiment.student_path(name, 0), experiment.teacher_path(0))
     return times
 
 
@@ -224,46 +221,38 @@ def _prices(given: Sequence[str], dataset: Dataset) -> dict[str, tuple[float, st
 
 
 def _judge_variants(
-    comparison: Comparison,
+    experiment: Experiment,
     request: _VariantsRequest,
     variations: Sequence[Variation],
     meter: MeasureLatency | None,
     prices: Mapping[str, tuple[float, str]],
     *,
-    workers: int,
-    executor: Executor,
     as_json: bool,
 ) -> None:
     from mmkd_app.pages.page import write_page
     from mmkd_app.pages.variants import render_variants
     from mmkd_app.words import labelled_title
     from mmkd_documents.variants import VariantsDocument
-    from mmkd_models.data.windows import split_facts
-    from mmkd_models.experiments.comparison import groups_labelled
-    from mmkd_models.experiments.variants import most_loss, reported_measure, validation_measure, variant_rows
+    from mmkd_models.experiments.variants import most_loss, reported_measure, variant_rows
 
-    seeds, out, spec = range(request.compared.seeds), comparison.out, comparison.dataset.spec
-    measure = validation_measure(comparison)
-    folds = run_comparison(comparison, seeds=seeds, workers=workers, executor=executor)
-    corners = [variation.variant(parts).name for variation in variations if (parts := variation.corner(folds, measure))]
-    if not request.full_grid and set(corners) - set(comparison.config.modalities):
-        names = dict.fromkeys((*comparison.config.modalities, *corners))
-        comparison = replace(comparison, config=msgspec.structs.replace(comparison.config, modalities=tuple(names)))
-        folds = run_comparison(comparison, seeds=seeds, workers=workers, executor=executor)
-    times = _latencies(comparison, meter)
-    groups = groups_labelled(folds)
+    out, table = experiment.out, run_with_progress(experiment)
+    corners = [variation.variant(parts).name for variation in variations if (parts := variation.corner(table))]
+    if not request.full_grid and set(corners) - set(experiment.plan.sensors):
+        names = tuple(dict.fromkeys((*experiment.plan.sensors, *corners)))
+        experiment = replace(experiment, plan=msgspec.structs.replace(experiment.plan, sensors=names))
+        table = run_with_progress(experiment)
+    times = _latencies(experiment, meter)
     document = VariantsDocument(
-        dataset=spec.name,
-        sha256=comparison.dataset.sha256,
-        judged_on=split_facts(comparison.dataset.everything()).judged_on,
-        labelled=labelled_title(None if groups else comparison.config.conditions.labelled.fraction, groups),
-        seeds=tuple(seeds),
-        measure=reported_measure(comparison),
-        most_loss=max(most_loss(folds, variation.sensor.name, measure) for variation in variations),
+        dataset=table.spec.name,
+        sha256=table.sha256,
+        judged_on=table.split.judged_on,
+        labelled=labelled_title(table.label_fraction, table.labelled_groups),
+        seeds=table.plan.seeds,
+        measure=reported_measure(table),
+        most_loss=max(most_loss(table, variation.sensor.name) for variation in variations),
         rows=variant_rows(
-            comparison,
+            table,
             variations,
-            folds,
             latencies={name: pair.student_ms["p50"] for name, pair in times.items()},
             energies={name: pair.student_mj for name, pair in times.items() if pair.student_mj is not None},
             healthy=request.healthy,
@@ -280,7 +269,7 @@ def _judge_variants(
         return
     _show_variants(document)
     best = next((row for row in document.rows if row.is_chosen), document.rows[0])
-    print(f"wrote {out / VARIANTS_PAGE}; next: {shell_line('mmkd-export', comparison.student_path(best.name, 0))}")
+    print(f"wrote {out / VARIANTS_PAGE}; next: {shell_line('mmkd-export', experiment.student_path(best.name, 0))}")
 
 
 def _show_variants(document: VariantsDocument) -> None:

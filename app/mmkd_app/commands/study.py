@@ -10,7 +10,6 @@ with loading("mmkd-study"):
     from dataclasses import dataclass
     from functools import partial
     from pathlib import Path
-    from tempfile import TemporaryDirectory
     from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
     import msgspec
@@ -18,6 +17,7 @@ with loading("mmkd-study"):
     from mmkd_app.cli.options import Argument, Command, Option, run_line
     from mmkd_app.cli.run import run_command, shell_line
     from mmkd_app.cli.show import hint_at_resuming, json_text, plain_table, show_table
+    from mmkd_app.experiments import latency_meter
     from mmkd_app.training.options import (
         NEEDS,
         Duration,
@@ -30,9 +30,8 @@ with loading("mmkd-study"):
         chosen_metric,
     )
     from mmkd_app.training.tracking import Mlflow, tracked
-    from mmkd_edge.errors import UnavailableError, UsageError
+    from mmkd_edge.errors import UsageError
     from mmkd_edge.machine import require_modules
-    from mmkd_edge.opening.options import OpenOptions
     from mmkd_edge.outputs import check_folder
     from mmkd_models.data.dataset import Dataset, open_dataset
     from mmkd_models.data.folds import FOLDS, fold_count
@@ -43,11 +42,10 @@ with loading("mmkd-study"):
 
 if TYPE_CHECKING:
     from mmkd_app.training.tracking import Tracker
-    from mmkd_documents.study import PairLatency, StudyDocument
+    from mmkd_documents.study import StudyDocument
+    from mmkd_models.experiments.plan import ExperimentPlan
     from mmkd_models.experiments.runs import Run
-    from mmkd_models.experiments.study import MeasureLatency, StudyOptions
 
-_LAUNCHES = 2
 _EPILOG = (
     "Example: mmkd-study mydata --modality gyro --max-latency-ms 2 -o study. The same command continues an "
     "interrupted study; started elsewhere with the same -o on a shared disk, it shares the work."
@@ -134,7 +132,7 @@ def study_command(
     everything), validation chooses, and the test windows are read once, by the finalists and labels only.
     """
     from mmkd_app.cli.progress import progress_lines
-    from mmkd_models.experiments.plan import STUDENT_CHECKPOINT
+    from mmkd_models.experiments.folder import STUDENT_CHECKPOINT
     from mmkd_models.experiments.runs import Progress
     from mmkd_models.experiments.study import STUDY_FILE, study, write_document
 
@@ -148,7 +146,7 @@ def study_command(
             "--max-latency-ms: expected latencies to be measured, got --no-latency or --choose, whose students are of "
             "several kinds; drop one of them"
         )
-    plan = _study_options(dataset, modality, options)
+    plan = _study_plan(dataset, modality, options)
     if plan.executor == "ray":
         require_modules(("ray",), by="--executor ray", extra="ray")
     meter = latency_meter(options.duration_s) if has_latency else None
@@ -166,7 +164,7 @@ def study_command(
 
 
 def _record_run(tracker: Tracker, run: Run) -> None:
-    from mmkd_models.experiments.plan import STUDENT_CHECKPOINT, read_run
+    from mmkd_models.experiments.folder import STUDENT_CHECKPOINT, read_run
     from mmkd_models.training.checkpoint import read_student
 
     result = read_run(run.path)
@@ -180,98 +178,41 @@ def _record_run(tracker: Tracker, run: Run) -> None:
     tracker.add("set_terminated", run.title, status="FAILED" if result.reason else "FINISHED")
 
 
-def _study_options(dataset: Dataset, modality: str, options: _Options) -> StudyOptions:
+def _study_plan(dataset: Dataset, modality: str, options: _Options) -> ExperimentPlan:
     from mmkd_models.distillation.recipe import chosen_methods
     from mmkd_models.evaluation.rivals import RIVALS
-    from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text
-    from mmkd_models.experiments.study import StudyOptions
+    from mmkd_models.experiments.plan import Conditions, ExperimentPlan, Search, Space, teachers_from_text
+    from mmkd_models.experiments.study import study_seeds
     from mmkd_models.experiments.workers import Executor
 
     metric = chosen_metric(options.metric, dataset.spec.task.kind)
-    return StudyOptions(
+    most = min(FOLDS, fold_count(dataset.everything())) if options.seeds is None else options.seeds
+    seeds, search = tuple(range(most)), None
+    if not options.grid:
+        searched, seeds = study_seeds(dataset, seeds=most, search_seeds=options.search_seeds)
+        search = Search(seeds=searched, trials=options.trials, finalists=options.finalists)
+    return ExperimentPlan(
         conditions=Conditions(
-            dataset_sha256=dataset.sha256,
-            modality=modality,
             labelled=labelled_from_options(options.label_fraction, options.labelled_groups, otherwise=ALL),
             teacher_train=msgspec.structs.replace(TEACHER_TRAIN, steps=options.teacher_steps, metric=metric),
             student_train=msgspec.structs.replace(STUDENT_TRAIN, steps=options.steps, metric=metric),
             augment=AUGMENT,
             choose=options.choose,
         ),
+        sensors=(modality,),
         space=Space(
             teachers=teachers_from_text(options.teacher or [TEACHER_PRESET], dataset),
             students=tuple(preset_named(name, option="--student") for name in options.student or ["tiny", "small"]),
             methods=chosen_methods(options.method, options.recipe or []),
             learning_rates=tuple(options.learning_rate or BASELINE_LEARNING_RATES),
         ),
-        grid=options.grid,
-        trials=options.trials,
-        finalists=options.finalists,
-        seeds=min(FOLDS, fold_count(dataset.everything())) if options.seeds is None else options.seeds,
-        search_seeds=options.search_seeds,
+        seeds=seeds,
+        search=search,
+        rivals=tuple(choice(name, RIVALS, option="--rival") for name in dict.fromkeys(options.rival or RIVALS)),
         max_latency_ms=options.max_latency_ms,
         budget_hours=options.budget_hours,
         workers=options.workers,
         executor=choice(options.executor, get_args(Executor), option="--executor"),
-        rivals=tuple(choice(name, RIVALS, option="--rival") for name in dict.fromkeys(options.rival or RIVALS)),
-    )
-
-
-def latency_meter(duration_s: float, *, energy: bool = False) -> MeasureLatency:
-    """Return a function that exports and measures a student and its teacher, and the student's energy."""
-    require_modules(
-        ("onnx", "onnxscript", "onnxruntime", "psutil"), by="mmkd-study with latencies", extra="export,bench"
-    )
-
-    def _measure(student: Path, teacher: Path) -> PairLatency:
-        from mmkd_export.graph.onnx_from_student import onnx_from_teacher
-        from mmkd_export.pipeline import export
-        from mmkd_export.plan import export_plan
-        from mmkd_models.training.checkpoint import read_teacher
-
-        taught_by = read_teacher(teacher)
-        with TemporaryDirectory() as temporary:
-            model, bundle = Path(temporary) / "teacher.onnx", Path(temporary) / "student.edge"
-            model.write_bytes(onnx_from_teacher(taught_by.transformer(), taught_by.modalities))
-            export(export_plan(student, output=bundle))
-            pair = pair_latency(model, bundle, duration_s=duration_s)
-            return msgspec.structs.replace(pair, student_mj=measure_energy(bundle, duration_s) if energy else None)
-
-    return _measure
-
-
-def measure_energy(bundle: Path, duration_s: float) -> float | None:
-    """Return the energy of an answer above idle, in mJ, on one thread; None where no power sensor answers."""
-    from mmkd_bench.machine.power import power_sensor
-    from mmkd_bench.measuring.opening import Choice
-    from mmkd_bench.run import measure_bundle
-    from mmkd_documents.bench import Settings
-
-    try:
-        power_sensor()
-    except UnavailableError:
-        return None
-    settings = Settings(launches=_LAUNCHES, duration_s=duration_s)
-    choice = Choice(bundle=str(bundle), options=OpenOptions(backend="ort", threads=1))
-    measured = measure_bundle(choice, settings).energy
-    return None if measured is None else measured.above_idle_mj
-
-
-def pair_latency(teacher: Path, student: Path, *, duration_s: float) -> PairLatency:
-    """Measure a teacher (ONNX) and a student (bundle), in turn in one process, one thread each."""
-    from mmkd_bench.in_turn import measure_pair
-    from mmkd_documents.figures import RatioRange
-    from mmkd_documents.study import PairLatency
-
-    pair = measure_pair(teacher, student, launches=_LAUNCHES, duration_s=duration_s)
-    first = {"p50": pair.first_p50_us, "p90": pair.first_p90_us, "p99": pair.first_p99_us}
-    second = {"p50": pair.second_p50_us, "p90": pair.second_p90_us, "p99": pair.second_p99_us}
-    return PairLatency(
-        student_ms={name: value.median / 1000 for name, value in second.items()},
-        teacher_ms={name: value.median / 1000 for name, value in first.items()},
-        ratio=pair.ratio.median,
-        ratios=msgspec.convert(pair.ratio, RatioRange, from_attributes=True),
-        machine=msgspec.to_builtins(pair.machine),
     )
 
 

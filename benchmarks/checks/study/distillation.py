@@ -13,7 +13,7 @@ from checks.study.files import read_seeds, read_sizes
 from checks.study.pool import pooled_results, results_page
 from checks.study.stages import Plan, Portion, measure_sizes, run_stages, sensor_from_text, with_races
 from mmkd_app.cli.progress import progress_lines
-from mmkd_app.commands.study import latency_meter
+from mmkd_app.experiments import latency_meter
 from mmkd_edge.bundle.files import write_file
 from mmkd_models.experiments.runs import Progress
 

@@ -10,7 +10,8 @@ import msgspec
 
 from mmkd_documents.study import StudentSize, StudyDataset
 from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.experiments.plan import RESULT_FILE, TEST_FILE, Conditions, read_result, read_run
+from mmkd_models.experiments.folder import RESULT_FILE, TEST_FILE, read_result, read_run
+from mmkd_models.experiments.plan import Conditions
 from mmkd_models.experiments.runs import Judged
 
 DATASET_FILE = "dataset.json"

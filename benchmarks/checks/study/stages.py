@@ -27,13 +27,13 @@ from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.folds import fold_trainings
 from mmkd_models.data.labelled import Labelled, usual_labelled
 from mmkd_models.defaults import AUGMENT, METHOD, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-from mmkd_models.distillation.recipe import Method, shipped_methods
-from mmkd_models.evaluation.rivals import RIVALS
-from mmkd_models.experiments.plan import Conditions, Space, teachers_from_text, write_result
+from mmkd_models.distillation.recipe import shipped_methods
+from mmkd_models.experiments.experiment import run
+from mmkd_models.experiments.folder import write_result
+from mmkd_models.experiments.plan import Conditions, ExperimentPlan, Space, teachers_from_text
 from mmkd_models.experiments.runs import Progress
-from mmkd_models.experiments.study import MeasureLatency, StudyOptions, prepare_study, run_study
-from mmkd_models.experiments.table import dataset_facts, teacher_rows, tested_entries
-from mmkd_models.experiments.workers import torch_threads
+from mmkd_models.experiments.study import MeasureLatency, prepare_study
+from mmkd_models.experiments.table import dataset_facts
 from mmkd_models.networks.config import Preset, preset_named
 
 LEARNING_RATES = (2e-3,)
@@ -234,13 +234,13 @@ def measure_sizes(plan: Plan, *, build: Path, measure_latency: MeasureLatency) -
     for sensor in plan.sets:
         dataset = open_dataset(sensor.path)
         portion = Portion(sensor=sensor, label_fraction=FIRST_SHARE, seeds=1, methods=(NONE, OUTPUTS))
-        options = portion_options(portion, plan, dataset, None)
+        grid = portion_plan(portion, plan, dataset, None)
         out = build / dataset.spec.name
-        prepared = prepare_study(dataset, options, out=out, measure_latency=measure_latency)
+        prepared = prepare_study(dataset, grid, out=out, measure_latency=measure_latency)
         sizes = SizeResults(
             dataset=dataset.spec.name,
             modality=sensor.modality,
-            teacher=options.space.teachers[0].name,
+            teacher=grid.teacher.name,
             students=prepared.sizes,
         )
         write_result(size_file(out, sensor.modality), sizes)
@@ -263,13 +263,10 @@ def _first_set_results(
 def _advance(
     portion: Portion, plan: Plan, dataset: Dataset, build: Path, hours: float | None, progress: Progress | None
 ) -> None:
-    options = portion_options(portion, plan, dataset, hours)
-    out = build / dataset.spec.name
-    prepared = prepare_study(dataset, options, out=out)
+    grid, out = portion_plan(portion, plan, dataset, hours), build / dataset.spec.name
+    prepared = prepare_study(dataset, grid, out=out)
     write_result(out / DATASET_FILE, dataset_facts(dataset))
-    run_study(prepared, progress=progress)
-    with torch_threads():
-        teacher_rows(prepared.folder, tested_entries(prepared.folder, prepared.table_entries, prepared.seeds, ()))
+    run(prepared.experiment, progress=progress)
 
 
 def a_third(dataset: Dataset, seeds: int) -> int:
@@ -287,16 +284,14 @@ def a_third(dataset: Dataset, seeds: int) -> int:
     return groups
 
 
-def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float | None) -> StudyOptions:
-    """Return the options of a portion's study."""
+def portion_plan(portion: Portion, plan: Plan, dataset: Dataset, hours: float | None) -> ExperimentPlan:
+    """Return the grid of a portion."""
     known = {method.name: method for method in shipped_methods()}
     student = msgspec.structs.replace(STUDENT_TRAIN, steps=plan.steps or STUDENT_TRAIN.steps)
     teacher = msgspec.structs.replace(TEACHER_TRAIN, steps=plan.teacher_steps or TEACHER_TRAIN.steps)
     made = portion.made or (COMMITTEE_ADDED if plan.choose else "")
-    return StudyOptions(
+    return ExperimentPlan(
         conditions=Conditions(
-            dataset_sha256=dataset.sha256,
-            modality=portion.sensor.modality,
             labelled=Labelled(groups=a_third(dataset, plan.seeds))
             if portion.whole_groups
             else Labelled(fraction=portion.label_fraction),
@@ -305,20 +300,15 @@ def portion_options(portion: Portion, plan: Plan, dataset: Dataset, hours: float
             augment=AUGMENT,
             choose=plan.choose,
         ),
+        sensors=(portion.sensor.modality,),
         space=Space(
             teachers=teachers_from_text([",".join(filter(None, (portion.sensor.teacher, made)))], dataset),
             students=("tiny",),
-            methods=_select_methods(portion.methods, known),
+            methods=tuple(known[name] for name in portion.methods),
             learning_rates=LEARNING_RATES,
             baseline_learning_rates=() if plan.choose else (*LEARNING_RATES, *BASELINE_LEARNING_RATES),
         ),
-        grid=True,
-        seeds=portion.seeds,
+        seeds=tuple(range(portion.seeds)),
         budget_hours=hours,
         workers=plan.workers,
-        rivals=RIVALS,
     )
-
-
-def _select_methods(names: Sequence[str], known: dict[str, Method]) -> tuple[Method, ...]:
-    return tuple(known[name] for name in names)

@@ -11,13 +11,13 @@ from mmkd_documents.demo import LABELS_ONLY
 from mmkd_documents.figures import MODEL_NAMES, Interval, Measure
 from mmkd_documents.judging import STUDENT, TEACHER, DomainFigures, ShiftFacts
 from mmkd_models.data.checking.related import refuse_shared_samples
+from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import LeftOutDomains, find_domains, fold_without, shared_groups
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.evaluation.rivals import RivalName
-from mmkd_models.experiments.comparison import Comparison, FoldResult, compare
+from mmkd_models.experiments.experiment import Experiment, ResultTable, run
 from mmkd_models.experiments.plan import Conditions
-from mmkd_models.experiments.runs import Judged, Progress
-from mmkd_models.experiments.workers import Workers
+from mmkd_models.experiments.runs import Progress
 from mmkd_models.metrics.scores import gain_metric
 
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -30,33 +30,32 @@ def domain_of(conditions: Conditions) -> str:
     return (conditions.left_out and conditions.left_out.by) or "group"
 
 
-def check_shift(comparison: Comparison) -> None:
-    """Raise UsageError if a fold is impossible, DatasetError if groups share samples."""
-    windows, by = comparison.dataset.everything(), domain_of(comparison.config.conditions)
+def shift_seeds(dataset: Dataset, conditions: Conditions) -> range:
+    """Return a seed for each domain. Raise UsageError for an impossible fold, DatasetError for shared samples."""
+    windows, by = dataset.everything(), domain_of(conditions)
     refuse_shared_samples(windows)
-    for number in range(len(find_domains(windows, by).names)):
+    seeds = range(len(find_domains(windows, by).names))
+    for number in seeds:
         fold_without(windows, LeftOutDomains(by=by), fold=number)
+    return seeds
 
 
 def judge_shift(
-    comparison: Comparison,
+    experiment: Experiment,
     *,
-    workers: int = 1,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> ShiftFacts:
     """Train all models without each domain, and judge them on it."""
-    windows, by = comparison.dataset.everything(), domain_of(comparison.config.conditions)
-    domains = find_domains(windows, by)
-    seeds = range(len(domains.names))
-    if not all(run.is_done() for run in comparison.phases(seeds)[-1]):
-        named = (f"seed {seed} without {by} {name}" for seed, name in enumerate(domains.names))
+    plan, conditions = experiment.plan, experiment.plan.conditions
+    windows, by = experiment.dataset.everything(), domain_of(conditions)
+    domains, seeds = find_domains(windows, by), plan.seeds
+    if not all(run.is_done() for run in experiment.phases()[-1]):
+        named = (f"seed {seed} without {by} {domains.names[seed]}" for seed in seeds)
         say(f"shift: {', '.join(named)}")
-    with Workers(workers) as pool:
-        folds = compare(comparison, seeds, pool, progress=progress)
-    config, conditions = comparison.config, comparison.config.conditions
-    measure = gain_metric(comparison.dataset.spec.task, conditions.student_train.metric)
-    by_fold = [dict(_figures(fold, measure)) for fold in folds]
+    table = run(experiment, progress=progress)
+    measure = gain_metric(table.spec.task, conditions.student_train.metric)
+    by_fold = [dict(_figures(table, seed, measure)) for seed in seeds]
     everywhere = [name for name in by_fold[0] if all(name in fold for fold in by_fold)]
     figures = {name: [fold[name] for fold in by_fold] for name in everywhere}
 
@@ -66,16 +65,16 @@ def judge_shift(
 
     return ShiftFacts(
         by=by,
-        sensor=config.modalities[0],
-        teacher=config.teacher,
-        student=config.student,
+        sensor=plan.sensors[0],
+        teacher=plan.teacher.preset,
+        student=plan.student.student,
         labels=_labels_in_words(conditions.labelled),
         steps=(conditions.teacher_train.steps, conditions.student_train.steps),
         measure=measure,
         domains=tuple(
             DomainFigures(
                 name=name,
-                windows=folds[seed].windows["test"],
+                windows=table.folds[seed].windows["test"],
                 shared_groups=shared_groups(windows, fold_without(windows, LeftOutDomains(by=by), fold=seed)),
                 figures=by_fold[seed],
             )
@@ -88,7 +87,12 @@ def judge_shift(
         },
         gains={name: gain(STUDENT, name) for name in figures if name != STUDENT},
         teacher_gain=gain(TEACHER, LABELS_ONLY),
-        absent={name: reason for fold in folds for name, reason in _rivals(fold) if isinstance(reason, str)},
+        absent={
+            MODEL_NAMES[rival]: reason
+            for rival, judged in table.rivals[plan.sensors[0]].items()
+            for reason in judged.values()
+            if rival in _RIVALS and isinstance(reason, str)
+        },
         unknown=int((domains.numbers < 0).sum()),
         has_groups=windows.has_groups,
     )
@@ -110,18 +114,14 @@ def _within(spread: Interval, measure: Measure) -> Interval:
     return msgspec.structs.replace(spread, low=low, high=high)
 
 
-def _figures(fold: FoldResult, measure: Measure) -> Iterator[tuple[str, float]]:
-    (sensor,) = fold.students.values()
-    models = {TEACHER: fold.teacher, STUDENT: sensor.student, LABELS_ONLY: sensor.baseline, **dict(_rivals(fold))}
-    for name, judged in models.items():
-        if not isinstance(judged, str):
+def _figures(table: ResultTable, seed: int, measure: Measure) -> Iterator[tuple[str, float]]:
+    plan, sensor = table.plan, table.plan.sensors[0]
+    students, rivals = table.students[sensor], table.rivals[sensor]
+    models = {TEACHER: table.teachers[plan.teacher.name], STUDENT: students[plan.student]}
+    models |= {LABELS_ONLY: students[plan.baseline]}
+    for name, by_seed in {**models, **{MODEL_NAMES[rival]: rivals[rival] for rival in _RIVALS}}.items():
+        if not isinstance(judged := by_seed[seed], str):
             yield name, judged.test.scores.metric(measure.name)
-
-
-def _rivals(fold: FoldResult) -> Iterator[tuple[str, Judged | str]]:
-    (sensor,) = fold.students.values()
-    for rival in _RIVALS:
-        yield MODEL_NAMES[rival], sensor.rivals[rival]
 
 
 def _labels_in_words(labelled: Labelled) -> str:

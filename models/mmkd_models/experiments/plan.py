@@ -1,51 +1,33 @@
-"""What an experiment combines, and its folder.
-
-The folder of a run has a name that follows from everything that decides its result, so processes and hosts agree. A run
-is finished when its `result.json` exists, after the checkpoint. Whoever makes it locks its folder.
-"""
+"""What an experiment trains: sensors, teachers, sizes, methods, learning rates and seeds, within a budget."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from mmkd_documents.study import NONE
-from mmkd_edge.bundle.files import write_file
-from mmkd_edge.errors import CheckpointError, UsageError
-from mmkd_edge.system import lock_file
+from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.folds import LeftOutDomains, fold_indices, fold_without
-from mmkd_models.data.labelled import Labelled, with_visible_labels
-from mmkd_models.data.labels import Labels
-from mmkd_models.data.windows import Windows
-from mmkd_models.distillation.recipe import Method
-from mmkd_models.evaluation.gains import labels_spread_in_time
-from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.evaluation.rivals import RivalName
+from mmkd_models.data.folds import LeftOutDomains
+from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.spec import DatasetSpec
+from mmkd_models.distillation.recipe import Method, Recipe
+from mmkd_models.evaluation.rivals import RIVALS, RivalName
+from mmkd_models.experiments.workers import Executor
 from mmkd_models.networks.config import MemberKind, Preset, preset_named, student_config, teacher_config
-from mmkd_models.train_config import OnStep, TrainConfig
+from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.committee import default_members
-from mmkd_models.training.inputs import LatencyLimit, TrainingData, TrainingRun
-from mmkd_models.training.loop import RESUME_FILE
 
 _METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*(@[A-Za-z0-9][A-Za-z0-9_.+-]*)?")
 _DIGITS = 10
 _COMMITTEE = "committee"
-FORMAT_VERSION = 3
-ANSWERS_FOLDER = "answers"
-STUDENT_CHECKPOINT, TEACHER_CHECKPOINT = "student.ckpt", "teacher.ckpt"
-RESULT_FILE, TEST_FILE = "result.json", "test.json"
+_TAUGHT = "taught"
 
 
 class TeacherChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,8 +67,14 @@ def teachers_from_text(texts: Sequence[str], dataset: Dataset) -> tuple[TeacherC
     return tuple(teachers)
 
 
+def teacher_choice(spec: DatasetSpec, preset: Preset, members: tuple[MemberKind, ...]) -> TeacherChoice:
+    """Return a teacher of all sensors; a transformer alone is no committee."""
+    names = tuple(modality.name for modality in spec.modalities)
+    return TeacherChoice(modalities=names, preset=preset, committee=() if members == ("transformer",) else members)
+
+
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings that decide the weights of all runs; a `Comparison` fills in its dataset and sensors.
+    """Settings that decide the weights of all runs; an `Experiment` fills in its dataset and sensors.
 
     `choose` trains students in several forms for validation, `labels_compete` lets labels only join. None in `left_out`
     deals folds by groups. Without `members` a student is a transformer, and choices are among all.
@@ -226,151 +214,81 @@ def short_hash(value: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:_DIGITS]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoldData:
-    """Windows of a fold; no training sees `truth`, all training labels."""
+class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A search for the best of a space, on seeds that do not count: so many candidates, and those then trained."""
 
-    training: TrainingData
-    test: Windows
-    truth: Labels
-
-
-def fold_data(dataset: Dataset, *, seed: int, labelled: Labelled, left_out: LeftOutDomains | None = None) -> FoldData:
-    """Return fold `seed`, which also chooses visible labels."""
-    windows = dataset.everything()
-    if left_out is None:
-        number: int | msgspec.UnsetType = seed
-        fold = fold_indices(windows, fold=seed, seed=0)
-    else:
-        fold, number = fold_without(windows, left_out, fold=seed), msgspec.UNSET  # no fold that others deal again
-    whole = windows.subset(fold.train)
-    train = with_visible_labels(whole, labelled, seed=seed)
-    training = TrainingData(
-        train=train, valid=windows.subset(fold.valid), sha256=dataset.sha256, fold=number, labelled=labelled
-    )
-    return FoldData(training=training, test=windows.subset(fold.test), truth=whole.labels)
+    seeds: tuple[int, ...]
+    trials: int = 40
+    finalists: int = 3
 
 
-def spread_in_time(data: FoldData) -> TestedNetwork | None:
-    """Judge labels interpolated in time on hidden ones; None if whole groups are labelled."""
-    if data.training.labelled.groups is not None:
-        return None
-    return labels_spread_in_time(data.training.train, data.truth)
+class ExperimentPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every student of `space` for every sensor on every seed, or with `search` its best candidates.
 
+    Students that are delivered carry windows for an export and are judged with missing samples too, and the first one
+    that cannot be trained is an error. Other plans go from seed to seed and say what failed.
+    """
 
-@dataclass(frozen=True, kw_only=True)
-class Folder:
-    """Runs of one sensor. Folders with the same `out` share their teachers."""
-
-    out: Path
-    dataset: Dataset
     conditions: Conditions
+    sensors: tuple[str, ...]
     space: Space
-    embed_windows: bool = False
-    limit: LatencyLimit | None = None  # of a choice of students
+    seeds: tuple[int, ...]
+    search: Search | None = None
+    rivals: tuple[RivalName, ...] = RIVALS
+    delivers: bool = False
+    max_latency_ms: float | None = None  # median of an exported student
+    budget_hours: float | None = None  # no training begins after it; a search takes half
+    workers: int = 1
+    executor: Executor = "local"
 
-    def trial_folder(self, trial: Trial) -> Path:
-        """Return the folder of a student."""
-        name = trial_name(self.conditions, self.space, trial)
-        return self.out / "trials" / (f"{name}-{self.limit.ms:g}ms" if self.limit else name)
+    @property
+    def teacher(self) -> TeacherChoice:
+        """The first teacher."""
+        return self.space.teachers[0]
 
-    def teacher_folder(self, teacher: TeacherChoice, seed: int) -> Path:
-        """Return the folder of a teacher."""
-        return self.out / "teachers" / teacher_name(self.conditions, teacher, seed)
+    @property
+    def baseline(self) -> Entry:
+        """Labels only, in the first size."""
+        return Entry(student=self.space.students[0], method=NONE, teacher=None)
 
-    def rival_folder(self, rival: RivalName, seed: int) -> Path:
-        """Return a rival's folder, which depends on its library."""
-        own, teacher = self.conditions, self.space.teachers[0]
-        decides = {
-            "dataset": own.dataset_sha256,
-            "labelled": own.labelled,
-            "left_out": own.left_out,
-            "metric": own.student_train.metric,
-            "teacher": teacher_name(own, teacher, seed) if rival == "distilled_rocket" else None,
-            "has_aeon": find_spec("aeon") is not None,
-        }
-        return self.out / "rivals" / f"{own.modality}-{rival}-seed{seed}-{short_hash(decides)}"
-
-    def fold(self, seed: int) -> FoldData:
-        """Return a seed's windows."""
-        own = self.conditions
-        return fold_data(self.dataset, seed=seed, labelled=own.labelled, left_out=own.left_out)
-
-    def training_run(self, train: TrainConfig, path: Path, seed: int, on_step: OnStep) -> TrainingRun:
-        """Return a training that resumes in `path`."""
-        return TrainingRun(
-            train=msgspec.structs.replace(train, seed=seed),
-            augment=self.conditions.augment,
-            run_dir=path / "run",
-            resume=True,
-            embed_windows=self.embed_windows,
-            answers=self.out / ANSWERS_FOLDER,
-            on_step=on_step,
-        )
+    @property
+    def student(self) -> Entry:
+        """The first method with a recipe, in the first size, taught by the first teacher."""
+        method = next(method for method in self.space.methods if method.recipe is not None)
+        return Entry(student=self.space.students[0], method=method.name, teacher=self.teacher.name)
 
 
-class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Result of a teacher, student (`trial`) or rival."""
+def comparison_plan(
+    conditions: Conditions,
+    *,
+    sensors: Sequence[str],
+    teacher: TeacherChoice,
+    student: Preset,
+    recipe: Recipe,
+    baseline_learning_rates: tuple[float, ...],
+    seeds: Sequence[int] = (0,),
+    rivals: Sequence[RivalName] = RIVALS,
+    workers: int = 1,
+    executor: Executor = "local",
+) -> ExperimentPlan:
+    """Compare labels only, one method and rivals for each sensor, all with the same labels, steps and seeds.
 
-    format_version: int = FORMAT_VERSION
-    conditions: Conditions
-    seed: int
-    teacher: TeacherChoice | None = None
-    trial: Trial | None = None
-    rival: RivalName | None = None
-    reason: str = ""  # why there is nothing to judge
-    score: float | None = None  # on validation
-    learning_rate: float = 0.0
-    parameters: int = 0  # of a committee's transformer
-    members: tuple[MemberKind, ...] = ()  # the trained student's
-    shipped: str = ""  # a race's choice
-    sha256: str | None = None
-
-
-def read_run(path: Path) -> RunResult | None:
-    """Return the result of a folder's run, or None without one."""
-    return read_result(path / RESULT_FILE, RunResult)
-
-
-def write_run(path: Path, result: RunResult) -> None:
-    """Write a result, and remove resume states."""
-    write_result(path / RESULT_FILE, result)
-    for state in list((path / "run").rglob(RESUME_FILE)):
-        state.unlink()
-
-
-@contextmanager
-def claim(path: Path) -> Iterator[bool]:
-    """Yield whether this process alone works in the folder."""
-    path.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    is_ours = True
-    try:
-        try:
-            lock_file(descriptor, wait=False)
-        except BlockingIOError:
-            is_ours = False
-        yield is_ours
-    finally:
-        os.close(descriptor)
-
-
-Result = TypeVar("Result")
-
-
-def read_result(path: Path, kind: type[Result]) -> Result | None:
-    """Read a result, or None without one. Raise CheckpointError for a damaged file."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        return None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{path}: expected a result of this release, got a damaged or earlier file ({error}); delete it"
-        ) from error
-
-
-def write_result(path: Path, value: Any) -> None:
-    """Replace the file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, msgspec.json.format(msgspec.json.encode(value), indent=1))
+    Without a race of forms, labels only choose their learning rate.
+    """
+    is_one_rate = conditions.choose or (conditions.members and "transformer" not in conditions.members)
+    return ExperimentPlan(
+        conditions=msgspec.structs.replace(conditions, labels_compete=conditions.choose),
+        sensors=tuple(sensors),
+        space=Space(
+            teachers=(teacher,),
+            students=(student,),
+            methods=(Method(name=NONE, recipe=None), Method(name=_TAUGHT, recipe=recipe)),
+            learning_rates=(conditions.student_train.learning_rate,),
+            baseline_learning_rates=() if is_one_rate else baseline_learning_rates,
+        ),
+        seeds=tuple(seeds),
+        rivals=tuple(rivals),
+        delivers=True,
+        workers=workers,
+        executor=executor,
+    )

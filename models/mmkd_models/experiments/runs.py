@@ -17,7 +17,20 @@ from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
 from mmkd_models.evaluation.rivals import RivalName, Rivals
-from mmkd_models.experiments import plan
+from mmkd_models.experiments.folder import (
+    RESULT_FILE,
+    STUDENT_CHECKPOINT,
+    TEACHER_CHECKPOINT,
+    TEST_FILE,
+    Folder,
+    RunResult,
+    claim,
+    read_result,
+    read_run,
+    write_result,
+    write_run,
+)
+from mmkd_models.experiments.plan import Candidate, Entry, TeacherChoice, Trial
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.metrics.likelihood import probabilities_of
 from mmkd_models.networks.config import MEMBERS, student_config, teacher_config
@@ -45,7 +58,7 @@ _WAIT_S = 0.5
 class Judged:
     """A finished run and its answers on test windows."""
 
-    result: plan.RunResult
+    result: RunResult
     test: TestedNetwork
     # The first measure by remaining modalities, or by the missing fraction of samples
     missing: dict[str, float] = field(default_factory=dict)
@@ -129,7 +142,7 @@ def make_runs(
 
 def make_claimed(run: Run, on_step: OnStep) -> None:
     """Make a run unless another process does or has."""
-    with plan.claim(run.path) as is_ours:
+    with claim(run.path) as is_ours:
         if is_ours and not run.is_done():
             run.make(on_step)
 
@@ -147,26 +160,26 @@ def until(deadline: float | None, runs: Iterable[Run]) -> Iterator[Run]:
         yield run
 
 
-def teacher_run(folder: plan.Folder, teacher: plan.TeacherChoice, seed: int) -> Run:
+def teacher_run(folder: Folder, teacher: TeacherChoice, seed: int) -> Run:
     """Return the run of a teacher."""
     path = folder.teacher_folder(teacher, seed)
     return Run(
         title=f"seed {seed} teacher {teacher.name}",
         path=path,
         costs=(1.0,) * (teacher.committee or ("transformer",)).count("transformer"),
-        is_done=(path / plan.RESULT_FILE).exists,
+        is_done=(path / RESULT_FILE).exists,
         make=partial(_train_teacher, folder, teacher, seed),
     )
 
 
-def _train_teacher(folder: plan.Folder, teacher: plan.TeacherChoice, seed: int, on_step: OnStep) -> None:
+def _train_teacher(folder: Folder, teacher: TeacherChoice, seed: int, on_step: OnStep) -> None:
     path, conditions = folder.teacher_folder(teacher, seed), folder.conditions
     data, config = folder.fold(seed).training.with_modalities(teacher.modalities), teacher_config(teacher.preset)
     run = replace(folder.training_run(conditions.teacher_train, path, seed, on_step), embed_windows=False)
     trained = train_committee(data, config, run, members=teacher.committee or ("transformer",))
-    file = path / plan.TEACHER_CHECKPOINT
+    file = path / TEACHER_CHECKPOINT
     write_teacher(file, trained)
-    result = plan.RunResult(
+    result = RunResult(
         conditions=conditions,
         teacher=teacher,
         seed=seed,
@@ -175,10 +188,10 @@ def _train_teacher(folder: plan.Folder, teacher: plan.TeacherChoice, seed: int, 
         parameters=count_values(trained.transformer()),
         sha256=file_sha256(file),
     )
-    plan.write_run(path, result)
+    write_run(path, result)
 
 
-def student_run(folder: plan.Folder, trial: plan.Trial) -> Run:
+def student_run(folder: Folder, trial: Trial) -> Run:
     """Return the run of a trial."""
     entry, conditions, path = trial.candidate.entry, folder.conditions, folder.trial_folder(trial)
     name = "labels only" if entry.method == NONE else entry.method
@@ -187,33 +200,31 @@ def student_run(folder: plan.Folder, trial: plan.Trial) -> Run:
         title=f"seed {trial.seed} {conditions.modality} {name} {entry.student}{with_rate}",
         path=path,
         costs=(0.3,),
-        is_done=(path / plan.RESULT_FILE).exists,
+        is_done=(path / RESULT_FILE).exists,
         make=partial(run_trial, folder, trial),
     )
 
 
-def trial_result(folder: plan.Folder, trial: plan.Trial) -> plan.RunResult | None:
+def trial_result(folder: Folder, trial: Trial) -> RunResult | None:
     """Return a trial's result, or None if it has none yet."""
-    return plan.read_run(folder.trial_folder(trial))
+    return read_run(folder.trial_folder(trial))
 
 
-def run_trial(folder: plan.Folder, trial: plan.Trial, on_step: OnStep) -> None:
+def run_trial(folder: Folder, trial: Trial, on_step: OnStep) -> None:
     """Train or resume a trial; the reason is its result if impossible."""
     path, entry = folder.trial_folder(trial), trial.candidate.entry
     choice = None if entry.teacher is None else folder.space.teacher(entry.teacher)
     rate = trial.candidate.learning_rate
-    result = plan.RunResult(
-        conditions=folder.conditions, seed=trial.seed, trial=trial, teacher=choice, learning_rate=rate
-    )
+    result = RunResult(conditions=folder.conditions, seed=trial.seed, trial=trial, teacher=choice, learning_rate=rate)
     teacher = None
     if choice is not None:
-        teacher = read_teacher_file(folder.teacher_folder(choice, trial.seed) / plan.TEACHER_CHECKPOINT)
+        teacher = read_teacher_file(folder.teacher_folder(choice, trial.seed) / TEACHER_CHECKPOINT)
     try:
         checkpoint = _train_student(folder, trial, teacher, on_step)
     except UsageError as error:
-        plan.write_run(path, msgspec.structs.replace(result, reason=str(error)))
+        write_run(path, msgspec.structs.replace(result, reason=str(error)))
         return
-    write_student(path / plan.STUDENT_CHECKPOINT, checkpoint)
+    write_student(path / STUDENT_CHECKPOINT, checkpoint)
     facts = checkpoint.facts
     finished = msgspec.structs.replace(
         result,
@@ -222,14 +233,12 @@ def run_trial(folder: plan.Folder, trial: plan.Trial, on_step: OnStep) -> None:
         parameters=count_values(checkpoint.network()),
         members=checkpoint.config.members,
         shipped=facts.shipped or "",
-        sha256=file_sha256(path / plan.STUDENT_CHECKPOINT),
+        sha256=file_sha256(path / STUDENT_CHECKPOINT),
     )
-    plan.write_run(path, finished)
+    write_run(path, finished)
 
 
-def _train_student(
-    folder: plan.Folder, trial: plan.Trial, teacher: TeacherFile | None, on_step: OnStep
-) -> StudentCheckpoint:
+def _train_student(folder: Folder, trial: Trial, teacher: TeacherFile | None, on_step: OnStep) -> StudentCheckpoint:
     entry, conditions, modality = trial.candidate.entry, folder.conditions, folder.conditions.modality
     members, recipe = conditions.members or None, folder.space.method(entry.method).recipe
     config = student_config(entry.student, members=(not conditions.choose and members) or ("transformer",))
@@ -247,9 +256,9 @@ def _train_student(
     return train_student(training, baseline=baseline)
 
 
-def best_baseline(folder: plan.Folder, entry: plan.Entry, seed: int) -> Path:
+def best_baseline(folder: Folder, entry: Entry, seed: int) -> Path:
     """Return the best-validated labels-only checkpoint of the entry's size."""
-    baseline = plan.Entry(student=entry.student, method=NONE, teacher=None)
+    baseline = Entry(student=entry.student, method=NONE, teacher=None)
     result = chosen_trials(folder, baseline, [seed]).get(seed)
     if result is None or result.trial is None:
         reasons = (trial_result(folder, trial) for trial in list_trials(folder, baseline, [seed]))
@@ -257,21 +266,21 @@ def best_baseline(folder: plan.Folder, entry: plan.Entry, seed: int) -> Path:
         raise UsageError(
             f"{folder.conditions.modality}: expected labels only of seed {seed}, found none that is finished{why}"
         )
-    return folder.trial_folder(result.trial) / plan.STUDENT_CHECKPOINT
+    return folder.trial_folder(result.trial) / STUDENT_CHECKPOINT
 
 
-def list_trials(folder: plan.Folder, entry: plan.Entry, seeds: Iterable[int]) -> tuple[plan.Trial, ...]:
+def list_trials(folder: Folder, entry: Entry, seeds: Iterable[int]) -> tuple[Trial, ...]:
     """Return an entry's trials: every learning rate on every seed."""
     return tuple(
-        plan.Trial(candidate=plan.Candidate(entry=entry, learning_rate=rate), seed=seed)
+        Trial(candidate=Candidate(entry=entry, learning_rate=rate), seed=seed)
         for seed in seeds
         for rate in folder.space.learning_rates_for(entry)
     )
 
 
-def chosen_trials(folder: plan.Folder, entry: plan.Entry, seeds: Iterable[int]) -> dict[int, plan.RunResult]:
+def chosen_trials(folder: Folder, entry: Entry, seeds: Iterable[int]) -> dict[int, RunResult]:
     """Return by seed the finished learning rate that validates best, the first of equals."""
-    best: dict[int, plan.RunResult] = {}
+    best: dict[int, RunResult] = {}
     for trial in list_trials(folder, entry, seeds):
         result = trial_result(folder, trial)
         if result is None or result.score is None:
@@ -281,22 +290,18 @@ def chosen_trials(folder: plan.Folder, entry: plan.Entry, seeds: Iterable[int]) 
     return best
 
 
-def judge_network(folder: plan.Folder, result: plan.RunResult) -> TestedNetwork:
+def judge_network(folder: Folder, result: RunResult) -> TestedNetwork:
     """Judge a finished teacher or student on its test windows, once."""
-    if result.trial is not None:
-        path, modality = folder.trial_folder(result.trial), folder.conditions.modality
-    else:
-        assert result.teacher is not None
-        path, modality = folder.teacher_folder(result.teacher, result.seed), None
-    tested = plan.read_result(path / plan.TEST_FILE, TestedNetwork)
+    path, modality = folder.run_folder(result), None if result.trial is None else folder.conditions.modality
+    tested = read_result(path / TEST_FILE, TestedNetwork)
     if tested is None:
         test = folder.fold(result.seed).test
         if modality is None:
-            logits = _teacher_logits(path / plan.TEACHER_CHECKPOINT, test)
+            logits = _teacher_logits(path / TEACHER_CHECKPOINT, test)
         else:
-            logits = logits_of(read_student(path / plan.STUDENT_CHECKPOINT).network(), test, modality=modality)
+            logits = logits_of(read_student(path / STUDENT_CHECKPOINT).network(), test, modality=modality)
         tested = outcome_on(test, logits)
-        plan.write_result(path / plan.TEST_FILE, tested)
+        write_result(path / TEST_FILE, tested)
     return tested
 
 
@@ -306,7 +311,7 @@ def _teacher_logits(path: Path, windows: Windows) -> NDArray[np.float32]:
     return logits_of(teacher.network(), own, modality=None)
 
 
-def _rivals_run(folder: plan.Folder, rivals: tuple[RivalName, ...], seed: int) -> Run:
+def _rivals_run(folder: Folder, rivals: tuple[RivalName, ...], seed: int) -> Run:
     name = "taught" if "distilled_rocket" in rivals else "rivals"
     return Run(
         title=f"seed {seed} {folder.conditions.modality} {name}",
@@ -317,26 +322,26 @@ def _rivals_run(folder: plan.Folder, rivals: tuple[RivalName, ...], seed: int) -
     )
 
 
-def _are_judged(folder: plan.Folder, rivals: Sequence[RivalName], seed: int) -> bool:
-    return all((folder.rival_folder(rival, seed) / plan.RESULT_FILE).exists() for rival in rivals)
+def _are_judged(folder: Folder, rivals: Sequence[RivalName], seed: int) -> bool:
+    return all((folder.rival_folder(rival, seed) / RESULT_FILE).exists() for rival in rivals)
 
 
-def judge_rivals(folder: plan.Folder, rivals: Sequence[RivalName], seed: int) -> dict[RivalName, Judged | str]:
+def judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int) -> dict[RivalName, Judged | str]:
     """Train and judge rivals on the student's sensor and labels, once; a text is a reason against one."""
     if not _are_judged(folder, rivals, seed):
         _judge_rivals(folder, rivals, seed, lambda progress: None)
     judged: dict[RivalName, Judged | str] = {}
     for rival in rivals:
         path = folder.rival_folder(rival, seed)
-        result, test = plan.read_run(path), plan.read_result(path / plan.TEST_FILE, TestedNetwork)
+        result, test = read_run(path), read_result(path / TEST_FILE, TestedNetwork)
         assert result is not None  # it was judged
         judged[rival] = result.reason if test is None else Judged(result=result, test=test)
     return judged
 
 
-def _judge_rivals(folder: plan.Folder, rivals: Sequence[RivalName], seed: int, on_step: OnStep) -> None:
+def _judge_rivals(folder: Folder, rivals: Sequence[RivalName], seed: int, on_step: OnStep) -> None:
     fold, conditions, teacher = folder.fold(seed), folder.conditions, folder.space.teachers[0]
-    file = folder.teacher_folder(teacher, seed) / plan.TEACHER_CHECKPOINT
+    file = folder.teacher_folder(teacher, seed) / TEACHER_CHECKPOINT
 
     def teach(windows: Windows) -> NDArray[np.float64]:
         logits, kind = _teacher_logits(file, windows).astype(np.float64), windows.spec.task.kind
@@ -352,30 +357,28 @@ def _judge_rivals(folder: plan.Folder, rivals: Sequence[RivalName], seed: int, o
     )
     for rival in rivals:
         path = folder.rival_folder(rival, seed)
-        if plan.read_run(path) is not None:
+        if read_run(path) is not None:
             continue
         taught_by = teacher if rival == "distilled_rocket" else None
-        result = plan.RunResult(conditions=conditions, seed=seed, rival=rival, teacher=taught_by)
+        result = RunResult(conditions=conditions, seed=seed, rival=rival, teacher=taught_by)
         judged = fitted.judge(rival)
         if isinstance(judged, str):
-            plan.write_run(path, msgspec.structs.replace(result, reason=judged))
+            write_run(path, msgspec.structs.replace(result, reason=judged))
             continue
         valid, test = judged
-        plan.write_result(path / plan.TEST_FILE, test)
-        plan.write_run(
-            path, msgspec.structs.replace(result, score=valid.scores.metric(conditions.student_train.metric))
-        )
+        write_result(path / TEST_FILE, test)
+        write_run(path, msgspec.structs.replace(result, score=valid.scores.metric(conditions.student_train.metric)))
 
 
 def grid_phases(
-    folder: plan.Folder,
-    chosen: Sequence[plan.Candidate],
+    folder: Folder,
+    chosen: Sequence[Candidate],
     seeds: Sequence[int],
     *,
     rivals: Sequence[RivalName],
 ) -> tuple[list[Run], list[Run]]:
     """Return the phases of a grid: what needs no teacher of it, and what does."""
-    trials = [plan.Trial(candidate=candidate, seed=seed) for candidate in chosen for seed in seeds]
+    trials = [Trial(candidate=candidate, seed=seed) for candidate in chosen for seed in seeds]
     baselines = [trial for trial in trials if trial.candidate.entry.teacher is None]
     taught = [trial for trial in trials if trial.candidate.entry.teacher is not None]
     waiting = [trial for trial in taught if trial_result(folder, trial) is None]

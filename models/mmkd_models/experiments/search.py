@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 
 from mmkd_documents.study import NONE
-from mmkd_models.experiments.plan import Candidate, Entry, Folder, Trial, candidates
+from mmkd_models.experiments.folder import Folder
+from mmkd_models.experiments.plan import Candidate, Entry, Search, Trial, candidates
 from mmkd_models.experiments.runs import Run, student_run, trial_result
 
 _REPEATS = 10  # known proposals in a row, before a candidate is drawn among the others
@@ -43,16 +44,22 @@ def finalists(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int],
     return (*baselines, *chosen)
 
 
-def proposals(folder: Folder, impossible: tuple[Entry, ...], seeds: tuple[int, ...], *, trials: int) -> Iterator[Run]:
+def planned_runs(folder: Folder, impossible: Sequence[Entry], search: Search) -> list[Run]:
+    """Return as many runs as the search may take, to tell its time."""
+    distilled = distilled_candidates(folder, impossible)[: search.trials]
+    return [student_run(folder, Trial(candidate=each, seed=seed)) for each in distilled for seed in search.seeds]
+
+
+def proposals(folder: Folder, impossible: Sequence[Entry], search: Search) -> Iterator[Run]:
     """Yield the runs of the search; finished candidates count."""
-    distilled, begun = distilled_candidates(folder, impossible), set[Candidate]()
+    distilled, begun, seeds = distilled_candidates(folder, impossible), set[Candidate](), search.seeds
     while True:
         taken = begun | {
             candidate
             for candidate in distilled
             if all(trial_result(folder, Trial(candidate=candidate, seed=seed)) for seed in seeds)
         }
-        if len(taken) >= min(trials, len(distilled)):
+        if len(taken) >= min(search.trials, len(distilled)):
             return
         candidate = _propose(folder, impossible, seeds, taken)
         begun.add(candidate)

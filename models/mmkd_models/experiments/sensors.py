@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -34,9 +34,9 @@ from mmkd_models.evaluation.suites.cost_model import read_cost
 from mmkd_models.evaluation.suites.inputs import SuiteInputs
 from mmkd_models.evaluation.suites.models import fit_rivals, model_from_checkpoint
 from mmkd_models.evaluation.suites.table import judge, with_suites
-from mmkd_models.experiments.comparison import Comparison, FoldResult
+from mmkd_models.experiments.experiment import Experiment, ResultTable, tests_of
 from mmkd_models.experiments.variants import gain_between, reported_measure, score_interval
-from mmkd_models.experiments.workers import Executor, Workers
+from mmkd_models.experiments.workers import Workers
 from mmkd_models.networks.convolutions import fits_kernels
 from mmkd_models.train_config import OnStep
 from mmkd_models.training.checkpoint import read_student
@@ -49,9 +49,9 @@ _FOLD = 0  # the one that is judged
 Say = Callable[[str], None]
 
 
-def check_costs(comparison: Comparison, costs: Mapping[str, Path]) -> None:
+def check_costs(experiment: Experiment, costs: Mapping[str, Path]) -> None:
     """Raise UsageError if the files cannot price the test windows in one currency."""
-    test = comparison.folder.fold(_FOLD).test
+    test = experiment.folder.fold(_FOLD).test
     for file in costs.values():
         cost.check_cost(test, file)
     currencies = sorted({read_cost(file)[0].currency for file in costs.values()})
@@ -59,20 +59,18 @@ def check_costs(comparison: Comparison, costs: Mapping[str, Path]) -> None:
         raise UsageError(f"--cost: expected one currency, got {' and '.join(currencies)}; use one for all sensors")
 
 
-def judge_sensors(
-    comparison: Comparison, costs: Mapping[str, Path], *, workers: int, executor: Executor = "local", say: Say
-) -> dict[str, JudgingDocument]:
+def judge_sensors(experiment: Experiment, costs: Mapping[str, Path], *, say: Say) -> dict[str, JudgingDocument]:
     """Judge every sensor's student under faults, with baselines and costs."""
-    names = comparison.config.modalities
-    count = min(workers, len(names))
-    if count > 1 or executor == "ray":  # else progress comes from the judging itself
-        with Workers(count, executor=executor) as pool:
-            pool.run(partial(_judge, comparison), names, on_end=lambda name: say(f"{name}: judged under faults"))
-    return {name: _judge_sensor(comparison, name, costs.get(name), say=say) for name in names}
+    plan = experiment.plan
+    count = min(plan.workers, len(plan.sensors))
+    if count > 1 or plan.executor == "ray":  # else progress comes from the judging itself
+        with Workers(count, executor=plan.executor) as pool:
+            pool.run(partial(_judge, experiment), plan.sensors, on_end=lambda name: say(f"{name}: judged under faults"))
+    return {name: _judge_sensor(experiment, name, costs.get(name), say=say) for name in plan.sensors}
 
 
-def _judge(comparison: Comparison, name: str, on_step: OnStep) -> None:
-    _judge_sensor(comparison, name, None, say=lambda line: None)
+def _judge(experiment: Experiment, name: str, on_step: OnStep) -> None:
+    _judge_sensor(experiment, name, None, say=lambda line: None)
 
 
 def possible_rivals(modality: ModalitySpec) -> tuple[RivalName, ...]:
@@ -85,8 +83,8 @@ class _Judged(msgspec.Struct, frozen=True, kw_only=True):
     document: JudgingDocument
 
 
-def _judge_sensor(comparison: Comparison, name: str, costs: Path | None, *, say: Say) -> JudgingDocument:
-    dataset, fold = comparison.dataset, comparison.folders[name].fold(_FOLD)
+def _judge_sensor(experiment: Experiment, name: str, costs: Path | None, *, say: Say) -> JudgingDocument:
+    dataset, fold = experiment.dataset, experiment.folders[name].fold(_FOLD)
     train, valid, test = fold.training.train, fold.training.valid, fold.test
     data = DataFacts(
         name=dataset.spec.name,
@@ -98,23 +96,23 @@ def _judge_sensor(comparison: Comparison, name: str, costs: Path | None, *, say:
         labels=dataset.spec.task.labels,
     )
     paths = {  # by names of their own: both students' files are called student.ckpt
-        "student": comparison.student_path(name, _FOLD),
-        LABELS_ONLY: comparison.baseline_path(name, _FOLD),
-        "teacher": comparison.teacher_path(_FOLD),
+        "student": experiment.student_path(name, _FOLD),
+        LABELS_ONLY: experiment.baseline_path(name, _FOLD),
+        "teacher": experiment.teacher_path(_FOLD),
     }
     models = tuple(
         model_from_checkpoint(str(path), test, dataset.sha256).with_name(title) for title, path in paths.items()
     )
     inputs = SuiteInputs(models=models, windows=test, train=train, calibration=valid, seed=_FOLD)
     names = possible_rivals(dataset.spec.modality(name))
-    path = comparison.student_path(name, _FOLD).with_name(JUDGED_FILE)
+    path = experiment.student_path(name, _FOLD).with_name(JUDGED_FILE)
     decides = __version__, [(model.name, model.facts.sha256) for model in models], names, FAULT_NAMES, SEVERITIES
     key = hashlib.sha256(msgspec.json.encode(decides)).hexdigest()
     judged = None
     with suppress(FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         judged = msgspec.json.decode(path.read_bytes(), type=_Judged)
     if judged is None or judged.key != key:
-        metric, first = comparison.config.conditions.student_train.metric, models[0].facts
+        metric, first = experiment.plan.conditions.student_train.metric, models[0].facts
         rivals = fit_rivals(names, first, train=train, valid=valid, metric=metric, seed=_FOLD)
         everything = replace(inputs, models=(*models, *rivals), on_part=lambda part: say(f"{name}: {part}"))
         judged = _Judged(key=key, document=judge(everything, ["faults"], data=data))
@@ -174,34 +172,34 @@ def _row(
     )
 
 
-def pair_comparison(comparison: Comparison) -> Comparison:
-    """Return a comparison of every two sensors that can be joined."""
+def pair_experiment(experiment: Experiment) -> Experiment:
+    """Return an experiment of every two sensors that can be joined."""
     names, reasons = list[str](), list[str]()
-    for pair in combinations(comparison.config.modalities, 2):
+    for pair in combinations(experiment.plan.sensors, 2):
         try:
-            names.append(comparison.dataset.spec.modality("+".join(pair)).name)
+            names.append(experiment.dataset.spec.modality("+".join(pair)).name)
         except UsageError as error:
             reasons.append(str(error))
     if not names:
         raise UsageError(f"--pairs: {reasons[0] if reasons else 'expected two sensors or more, got one; name another'}")
-    return replace(comparison, config=msgspec.structs.replace(comparison.config, modalities=tuple(names)), rivals=())
+    return replace(experiment, plan=msgspec.structs.replace(experiment.plan, sensors=tuple(names), rivals=()))
 
 
-def pair_rows(pairs: Comparison, folds: Sequence[FoldResult], paired: Sequence[FoldResult]) -> tuple[PairRow, ...]:
-    """Return a row for each pair, the best on validation first; `folds` are of single sensors, `paired` of pairs."""
-    measure, rows = reported_measure(pairs), []
+def pair_rows(pairs: Experiment, table: ResultTable, paired: ResultTable) -> tuple[PairRow, ...]:
+    """Return a row for each pair, the best on validation first; `table` is of single sensors, `paired` of pairs."""
+    measure, rows = reported_measure(paired), []
 
-    def valid(folds: Sequence[FoldResult], name: str) -> float:
-        return mean(fold.students[name].student.result.score or 0.0 for fold in folds)
+    def valid(table: ResultTable, name: str) -> float:
+        return mean(each.result.score or 0.0 for each in table.student(name))
 
-    for name in pairs.config.modalities:
+    for name in pairs.plan.sensors:
         sensors = tuple(part.name for part in pairs.dataset.spec.modality(name).sources)
-        better, other = sorted(sensors, key=lambda sensor: -valid(folds, sensor))
+        better, other = sorted(sensors, key=lambda sensor: -valid(table, sensor))
         scores = []
-        answers = zip(*(_answers(pairs, name, fold.seed) for fold in paired), strict=True)
+        answers = zip(*(_answers(pairs, name, seed) for seed in pairs.plan.seeds), strict=True)
         for missing, student in zip(("", *sensors), answers, strict=True):
             single = other if missing == better else better
-            tests = [fold.students[single].student.test for fold in folds]
+            tests = tests_of(table.student(single))
             figures = [score_interval(tests, measure) for tests in (student, tests)]
             gain = gain_between(student, tests, measure)
             scores.append(PairScore(missing=missing, single=single, pair=figures[0], alone=figures[1], gain=gain))
@@ -209,7 +207,7 @@ def pair_rows(pairs: Comparison, folds: Sequence[FoldResult], paired: Sequence[F
     return tuple(sorted(rows, key=lambda row: -row.valid_score))
 
 
-def _answers(pairs: Comparison, name: str, seed: int) -> list[TestedNetwork]:
+def _answers(pairs: Experiment, name: str, seed: int) -> list[TestedNetwork]:
     """Return how a pair's student answers with both sensors, and without each."""
     test = pairs.folders[name].fold(seed).test
     logits = logits_of(read_student(pairs.student_path(name, seed)).network(), without_each(test, name), modality=name)

@@ -1,4 +1,4 @@
-"""From the folds of a comparison to the document of `mmkd-demo --json`."""
+"""From the table of a comparison to the document of `mmkd-demo --json`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import numpy as np
 
 from mmkd_documents import demo
 from mmkd_documents.figures import Measure, Spread
-from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.windows import OF_GROUPS
 from mmkd_models.evaluation import gains
 from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.experiments.comparison import FoldResult, SensorResult, groups_labelled
+from mmkd_models.experiments.experiment import ResultTable, tests_of
 from mmkd_models.experiments.runs import Judged
 from mmkd_models.metrics.scores import AnyScores, LabelScores, Scores, measures_of
 from mmkd_models.networks.config import named
@@ -22,50 +21,47 @@ from mmkd_models.networks.config import named
 _INTERVAL = "95 % interval by resampling {} with replacement, the same draw for every sensor"
 
 
-def demo_document(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> demo.DemoDocument:
+def demo_document(table: ResultTable) -> demo.DemoDocument:
     """Return the document; that of classification does not name its figures."""
-    config, measures = folds[0].config, measures_of(spec.task)
-    groups = groups_labelled(folds)
+    task, measures = table.spec.task, measures_of(table.spec.task)
     document = demo.DemoDocument(
         format_version=1,
-        dataset=_dataset(spec, sha256, folds),
-        split=folds[0].split,
-        label_fraction=None if groups else config.conditions.labelled.fraction,
-        labelled_groups=groups,
-        labels_spread_in_time=gains.leak_of([fold.spread_in_time for fold in folds], measures[0].name),
-        seeds=tuple(fold.seed for fold in folds),
-        teacher=_teacher(spec, folds, measures),
-        students={name: _contest(name, folds, measures) for name in config.modalities},
-        mean_gain_points=gain_over_folds(folds, config.modalities, measures[0]),
+        dataset=_dataset(table),
+        split=table.split,
+        label_fraction=table.label_fraction,
+        labelled_groups=table.labelled_groups,
+        labels_spread_in_time=gains.leak_of([fold.spread_in_time for fold in table.folds.values()], measures[0].name),
+        seeds=table.plan.seeds,
+        teacher=_teacher(table, measures),
+        students={name: _sensor(table, name, measures) for name in table.plan.sensors},
+        mean_gain_points=mean_gain(table, table.plan.sensors, measures[0]),
     )
-    if spec.task.kind == "classification":
+    if task.kind == "classification":
         return document
-    metric = config.conditions.student_train.metric
-    return msgspec.structs.replace(document, kind=spec.task.kind, metric=metric, measures=measures)
+    metric = table.plan.conditions.student_train.metric
+    return msgspec.structs.replace(document, kind=task.kind, metric=metric, measures=measures)
 
 
-def gain_over_folds(folds: Sequence[FoldResult], modalities: Sequence[str], measure: Measure) -> demo.Gain:
-    """Return the gain of students over baselines, over modalities and folds."""
-    pairs = [
-        ([fold.students[name].student.test for fold in folds], [fold.students[name].baseline.test for fold in folds])
-        for name in modalities
-    ]
+def mean_gain(table: ResultTable, sensors: Sequence[str], measure: Measure) -> demo.Gain:
+    """Return the gain of students over baselines, over sensors and folds."""
+    pairs = [(tests_of(table.student(name)), tests_of(table.baseline(name))) for name in sensors]
     gained = "baseline's error minus student's" if measure.lower_is_better else "student minus baseline"
-    split, gain = folds[0].split, gains.gain_of_pairs(pairs, measure.name)
+    split, gain = table.split, gains.gain_of_pairs(pairs, measure.name)
     interval = _INTERVAL.format(split.resampled)
     if gain.low is None:
         interval = gains.interval_needs(split) + (", and more seeds test further ones" if split == OF_GROUPS else "")
     return msgspec.structs.replace(gain, method=f"mean over seeds of {gained}; {interval}")
 
 
-def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> demo.DemoDataset:
+def _dataset(table: ResultTable) -> demo.DemoDataset:
+    spec, folds = table.spec, list(table.folds.values())
     return demo.DemoDataset(
         name=spec.name,
         source=spec.source,
         licence=spec.licence,
-        sha256=sha256,
+        sha256=table.sha256,
         windows=msgspec.convert(
-            folds[0].windows | {"test": sum(fold.windows["test"] for fold in folds)}, demo.WindowCounts
+            {**folds[0].windows, "test": sum(fold.windows["test"] for fold in folds)}, demo.WindowCounts
         ),
         groups=folds[0].groups,
         labels=tuple(spec.task.labels),
@@ -75,43 +71,40 @@ def _dataset(spec: DatasetSpec, sha256: str, folds: Sequence[FoldResult]) -> dem
     )
 
 
-def _teacher(spec: DatasetSpec, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> demo.DemoTeacher:
-    network = _network([fold.teacher for fold in folds], measures, preset=folds[0].config.teacher)
+def _teacher(table: ResultTable, measures: Sequence[Measure]) -> demo.DemoTeacher:
+    choice, judged = table.plan.teacher, table.teacher()
+    network = _network(judged, measures, preset=choice.preset)
     subsets = tuple(
         demo.SubsetScore(
             modalities=tuple(names.split("+")),
-            **{measures[0].name: gains.spread([fold.teacher.missing[names] for fold in folds])},
+            **{measures[0].name: gains.spread([each.missing[names] for each in judged])},
         )
-        for names in folds[0].teacher.missing
+        for names in judged[0].missing
     )
     return demo.DemoTeacher(
-        **msgspec.structs.asdict(network) | {"modalities": tuple(modality.name for modality in spec.modalities)},
+        **msgspec.structs.asdict(network) | {"modalities": choice.modalities},
         missing=subsets,
-        members=folds[0].config.teacher_members if len(folds[0].config.teacher_members) > 1 else (),
+        members=choice.committee,
     )
 
 
-def _contest(name: str, folds: Sequence[FoldResult], measures: Sequence[Measure]) -> demo.DemoSensor:
-    results, first = [fold.students[name] for fold in folds], measures[0]
-    student = [result.student.test for result in results]
-    baseline = [result.baseline.test for result in results]
-    teacher = [fold.teacher.test for fold in folds]
-    rivals = {
-        rival: _rival([result.rivals[rival] for result in results], student, measures) for rival in results[0].rivals
-    }
+def _sensor(table: ResultTable, name: str, measures: Sequence[Measure]) -> demo.DemoSensor:
+    judged = table.student(name), table.baseline(name), table.teacher()
+    (student, baseline, teacher), first = map(tests_of, judged), measures[0]
+    rivals = {rival: _rival(list(each.values()), student, measures) for rival, each in table.rivals[name].items()}
     return demo.DemoSensor(
-        baseline=_network([result.baseline for result in results], measures),
-        student=_network([result.student for result in results], measures, preset=folds[0].config.student),
+        baseline=_network(judged[1], measures),
+        student=_network(judged[0], measures, preset=table.plan.student.student),
         extra_trees=rivals["extra_trees"],
         mini_rocket=rivals["mini_rocket"],
         rocket_and_trees=rivals.get("rocket_and_trees"),
         distilled_rocket=rivals.get("distilled_rocket"),
-        gain_points=gain_over_folds(folds, (name,), first),
+        gain_points=mean_gain(table, (name,), first),
         over_teacher_points=gains.gain_of_pairs([(student, teacher)], first.name),
         gap_points=gains.gain_of_pairs([(teacher, baseline)], first.name),
         gap_recovered=gains.gap_recovered(student, baseline, teacher, first.name),
-        parameters_ratio=folds[0].teacher.result.parameters / results[0].student.result.parameters,
-        missing=_missing_samples(results),
+        parameters_ratio=judged[2][0].result.parameters / judged[0][0].result.parameters,
+        missing=_missing_samples(*judged[:2]),
     )
 
 
@@ -157,12 +150,10 @@ def _rival(
     )
 
 
-def _missing_samples(results: Sequence[SensorResult]) -> demo.MissingSamples:
-    def spreads(curves: Sequence[dict[str, float]]) -> tuple[Spread, ...]:
-        return tuple(gains.spread([curve[share] for curve in curves]) for share in curves[0])
+def _missing_samples(student: Sequence[Judged], baseline: Sequence[Judged]) -> demo.MissingSamples:
+    def spreads(judged: Sequence[Judged]) -> tuple[Spread, ...]:
+        return tuple(gains.spread([each.missing[fraction] for each in judged]) for fraction in judged[0].missing)
 
     return demo.MissingSamples(
-        fractions=tuple(map(float, results[0].student.missing)),
-        student=spreads([result.student.missing for result in results]),
-        baseline=spreads([result.baseline.missing for result in results]),
+        fractions=tuple(map(float, student[0].missing)), student=spreads(student), baseline=spreads(baseline)
     )

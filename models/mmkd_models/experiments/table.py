@@ -13,9 +13,9 @@ from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.windows import split_facts
 from mmkd_models.evaluation.gains import compare_with_chance, gain_over_seeds, gap_recovered, spread
 from mmkd_models.evaluation.outcome import TestedNetwork
-from mmkd_models.evaluation.rivals import RivalName
-from mmkd_models.experiments.plan import Candidate, Entry, Folder, RunResult, Trial, candidates, read_run
-from mmkd_models.experiments.runs import chosen_trials, judge_network, judge_rivals, trial_result
+from mmkd_models.experiments.experiment import Experiment, ResultTable
+from mmkd_models.experiments.plan import Candidate, Entry, Trial
+from mmkd_models.experiments.runs import Judged, trial_result
 from mmkd_models.experiments.search import search_scores
 from mmkd_models.metrics.scores import AnyScores, figures_in, gain_metric
 
@@ -25,35 +25,35 @@ class TestedEntry:
     """An entry on its finished seeds."""
 
     entry: Entry
-    results: dict[int, RunResult]
-    tests: dict[int, TestedNetwork]
-    search_score: float | None
+    judged: Mapping[int, Judged]
+    search_score: float | None = None
 
     @property
     def valid_scores(self) -> list[float]:
         """Validation scores by seed."""
-        return [result.score or 0.0 for result in self.results.values()]
+        return [each.result.score or 0.0 for each in self.judged.values()]
+
+    @property
+    def tests(self) -> dict[int, TestedNetwork]:
+        """Answers on test windows by seed."""
+        return {seed: each.test for seed, each in self.judged.items()}
 
 
-def tested_entries(
-    folder: Folder, expected: Sequence[Entry], seeds: Sequence[int], search_seeds: Sequence[int]
-) -> tuple[TestedEntry, ...]:
-    """Return the entries finished on a seed or more, judged on their test windows."""
-    tested = []
-    for entry in expected:
-        results = chosen_trials(folder, entry, seeds)
-        if results:
-            tests = {seed: judge_network(folder, result) for seed, result in results.items()}
-            rates = folder.space.learning_rates_for(entry) if search_seeds else ()
-            scores = [search_scores(folder, Candidate(entry=entry, learning_rate=rate), search_seeds) for rate in rates]
-            score = max((float(np.mean(own)) for own in scores if own is not None), default=None)
-            tested.append(TestedEntry(entry=entry, results=results, tests=tests, search_score=score))
-    return tuple(tested)
+def tested_entries(experiment: Experiment, results: ResultTable) -> tuple[TestedEntry, ...]:
+    """Return the entries finished on a seed or more, with their scores in the search."""
+    search, rows = results.plan.search, []
+    for entry, judged in results.students[results.plan.sensors[0]].items():
+        rates = results.plan.space.learning_rates_for(entry) if search else ()
+        candidates = [Candidate(entry=entry, learning_rate=rate) for rate in rates]
+        scores = [search_scores(experiment.folder, each, search.seeds if search else ()) for each in candidates]
+        score = max((float(np.mean(own)) for own in scores if own is not None), default=None)
+        rows.append(TestedEntry(entry=entry, judged=judged, search_score=score))
+    return tuple(rows)
 
 
 def choose(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> TestedEntry | None:
     """Return the best-validated entry, on the search's seeds if any; unfinished only if all are."""
-    whole = [row for row in tested if len(row.results) == len(seeds)] or list(tested)
+    whole = [row for row in tested if len(row.judged) == len(seeds)] or list(tested)
 
     def score(row: TestedEntry) -> float:
         return float(np.mean(row.valid_scores)) if row.search_score is None else row.search_score
@@ -62,23 +62,22 @@ def choose(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> TestedEntry |
 
 
 def entry_rows(
-    folder: Folder, tested: Sequence[TestedEntry], sizes: Sequence[study.StudentSize], chosen: TestedEntry
+    results: ResultTable, tested: Sequence[TestedEntry], sizes: Sequence[study.StudentSize], chosen: TestedEntry
 ) -> tuple[study.EntryRow, ...]:
     """Return the table's rows, labels only first in every size, then by metric."""
-    measure = gain_metric(folder.dataset.spec.task, folder.conditions.student_train.metric)
+    measure = gain_metric(results.spec.task, results.plan.conditions.student_train.metric)
     by_size = {size.preset: size for size in sizes}
     baselines = {row.entry.student: row for row in tested if row.entry.method == study.NONE}
     rows = []
     for row in tested:
         entry, size = row.entry, by_size[row.entry.student]
         baseline = None if entry.teacher is None else baselines.get(entry.student)
-        both = [seed for seed in row.tests if baseline is not None and seed in baseline.tests]
+        both = [seed for seed in row.judged if baseline is not None and seed in baseline.judged]
         gains, gap = None, None
         if baseline is not None and both:
             gains = _gains(row.tests, baseline.tests, both)
-            teacher = folder.space.teacher(entry.teacher or "")
-            results = [read_run(folder.teacher_folder(teacher, seed)) for seed in both]
-            teachers = [judge_network(folder, result) for result in results if result is not None]
+            teacher = results.teachers[entry.teacher or ""]
+            teachers = [teacher[seed].test for seed in both if seed in teacher]
             students, references = ([tests[seed] for seed in both] for tests in (row.tests, baseline.tests))
             gap = gap_recovered(students, references, teachers, measure.name)
         rows.append(
@@ -86,9 +85,9 @@ def entry_rows(
                 student=entry.student,
                 method=entry.method,
                 teacher=entry.teacher,
-                seeds=tuple(row.results),
+                seeds=tuple(row.judged),
                 learning_rates=tuple(
-                    result.trial.candidate.learning_rate for result in row.results.values() if result.trial is not None
+                    each.result.trial.candidate.learning_rate for each in row.judged.values() if each.result.trial
                 ),
                 search_score=row.search_score,
                 valid_score=spread(row.valid_scores),
@@ -124,10 +123,10 @@ def selection(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> study.Sele
     """Return the test score of choosing by validation inside each fold."""
     chosen, models, baselines = [], {}, {}
     for seed in seeds:
-        finished = [row for row in tested if seed in row.results]
+        finished = [row for row in tested if seed in row.judged]
         if not finished:
             continue
-        best = max(finished, key=lambda row: row.results[seed].score or 0.0)
+        best = max(finished, key=lambda row: row.judged[seed].result.score or 0.0)
         size = best.entry.student
         baseline = next((row for row in finished if row.entry.method == study.NONE and row.entry.student == size), None)
         if baseline is not None:
@@ -142,42 +141,40 @@ def selection(tested: Sequence[TestedEntry], seeds: Sequence[int]) -> study.Sele
     )
 
 
-def teacher_rows(folder: Folder, tested: Sequence[TestedEntry]) -> tuple[study.TeacherRow, ...]:
+def teacher_rows(results: ResultTable) -> tuple[study.TeacherRow, ...]:
     """Return the teachers of the table on the seeds they taught."""
     rows = []
-    for teacher in folder.space.teachers:
-        seeds = sorted({seed for row in tested if row.entry.teacher == teacher.name for seed in row.results})
-        results = [result for seed in seeds if (result := read_run(folder.teacher_folder(teacher, seed))) is not None]
-        if results:
+    for teacher in results.plan.space.teachers:
+        judged = results.teachers[teacher.name]
+        if judged:
             rows.append(
                 study.TeacherRow(
                     name=teacher.name,
                     modalities=teacher.modalities,
                     preset=teacher.preset,
-                    parameters=results[0].parameters,
-                    seeds=tuple(seeds),
-                    valid_score=spread([result.score or 0.0 for result in results]),
-                    test=score_table([judge_network(folder, result).scores for result in results]),
-                    sha256=tuple(result.sha256 or "" for result in results),
+                    parameters=next(iter(judged.values())).result.parameters,
+                    seeds=tuple(judged),
+                    valid_score=spread([each.result.score or 0.0 for each in judged.values()]),
+                    test=score_table([each.test.scores for each in judged.values()]),
+                    sha256=tuple(each.result.sha256 or "" for each in judged.values()),
                 )
             )
     return tuple(rows)
 
 
-def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]) -> tuple[study.RivalRow, ...]:
+def rival_rows(results: ResultTable) -> tuple[study.RivalRow, ...]:
     """Return rivals on the same sensor, labels and seeds."""
-    by_seed = {seed: judge_rivals(folder, rivals, seed) for seed in seeds}
     rows = []
-    for rival in rivals:
-        judged = {seed: result for seed in seeds if not isinstance(result := by_seed[seed][rival], str)}
-        reasons = [result for seed in seeds if isinstance(result := by_seed[seed][rival], str)]
-        valid = [result.result.score or 0.0 for result in judged.values()]
+    for rival, by_seed in results.rivals[results.plan.sensors[0]].items():
+        judged = {seed: each for seed, each in by_seed.items() if not isinstance(each, str)}
+        reasons = [each for each in by_seed.values() if isinstance(each, str)]
+        valid = [each.result.score or 0.0 for each in judged.values()]
         rows.append(
             study.RivalRow(
                 name=rival,
-                teacher=folder.space.teachers[0].name if rival == "distilled_rocket" else None,
+                teacher=results.plan.teacher.name if rival == "distilled_rocket" else None,
                 seeds=tuple(judged),
-                test=score_table([result.test.scores for result in judged.values()]) if judged else None,
+                test=score_table([each.test.scores for each in judged.values()]) if judged else None,
                 reason=reasons[0] if reasons else "",
                 valid_score=spread(valid) if valid and not reasons else None,
             )
@@ -185,10 +182,11 @@ def rival_rows(folder: Folder, rivals: Sequence[RivalName], seeds: Sequence[int]
     return tuple(rows)
 
 
-def trial_rows(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int]) -> tuple[study.TrialRow, ...]:
+def trial_rows(experiment: Experiment) -> tuple[study.TrialRow, ...]:
     """Return every trial that has ended."""
-    every = candidates(folder.space, impossible)
-    trials = [Trial(candidate=candidate, seed=seed) for candidate in every for seed in seeds]
+    plan = experiment.plan
+    seeds = sorted({*(plan.search.seeds if plan.search else ()), *plan.seeds})
+    trials = [Trial(candidate=candidate, seed=seed) for candidate in experiment.all_candidates() for seed in seeds]
     return tuple(
         study.TrialRow(
             **msgspec.structs.asdict(trial.candidate.entry),
@@ -200,7 +198,7 @@ def trial_rows(folder: Folder, impossible: Sequence[Entry], seeds: Sequence[int]
             sha256=result.sha256,
         )
         for trial in trials
-        if (result := trial_result(folder, trial)) is not None
+        if (result := trial_result(experiment.folder, trial)) is not None
     )
 
 

@@ -22,7 +22,7 @@ from mmkd_models.metrics.scores import gain_metric, measure_named
 
 if TYPE_CHECKING:  # what --vary names is read without torch
     from mmkd_models.evaluation.outcome import TestedNetwork
-    from mmkd_models.experiments.comparison import Comparison, FoldResult
+    from mmkd_models.experiments.experiment import ResultTable
 
 FACTORS = {
     "channels": "[{}]",
@@ -69,7 +69,7 @@ class Variation:
         choices = [[("", ""), *((factor, part) for part in parts)] for factor, parts in self.factors.items()]
         return [parts for chosen in product(*choices) if (parts := {key: part for key, part in chosen if key})]
 
-    def corner(self, folds: Sequence[FoldResult], measure: Measure) -> Parts:
+    def corner(self, table: ResultTable) -> Parts:
         """Join each factor's cheapest part that validation allows."""
         joined: Parts = {}
         for factor, parts in self.factors.items():
@@ -77,7 +77,7 @@ class Variation:
             allowed = [
                 part
                 for part, variant in variants.items()
-                if is_allowed(valid_difference(folds, variant.name, self.sensor.name, measure), folds, self, measure)
+                if valid_difference(table, variant.name, self.sensor.name) >= -most_loss(table, self.sensor.name)
             ]
             if allowed:
                 joined[factor] = min(allowed, key=lambda part: bytes_per_second(variants[part]))
@@ -128,39 +128,36 @@ def _is_recorded(variant: ModalitySpec, factor: str) -> bool:
     )
 
 
-def valid_difference(folds: Sequence[FoldResult], name: str, sensor: str, measure: Measure) -> float:
+def valid_difference(table: ResultTable, name: str, sensor: str) -> float:
     """Return the difference of the students' mean validation scores, in the gain's unit."""
-    scores = [mean(fold.students[each].student.result.score or 0.0 for fold in folds) for each in (name, sensor)]
-    return measure.gain_scale * (scores[0] - scores[1])
+    return validation_measure(table).gain_scale * (_valid_score(table, name) - _valid_score(table, sensor))
 
 
-def is_allowed(difference: float, folds: Sequence[FoldResult], variation: Variation, measure: Measure) -> bool:
-    """Return whether validation loses little enough."""
-    return difference >= -most_loss(folds, variation.sensor.name, measure)
-
-
-def most_loss(folds: Sequence[FoldResult], sensor: str, measure: Measure) -> float:
+def most_loss(table: ResultTable, sensor: str) -> float:
     """Return what validation may lose: a point, or a percent of the recorded sensor's figure."""
+    measure = validation_measure(table)
     if measure.is_fraction:
         return MOST_POINTS
-    score = mean(fold.students[sensor].student.result.score or 0.0 for fold in folds)
-    return abs(measure.gain_scale * score) * MOST_POINTS / 100
+    return abs(measure.gain_scale * _valid_score(table, sensor)) * MOST_POINTS / 100
 
 
-def validation_measure(comparison: Comparison) -> Measure:
+def _valid_score(table: ResultTable, name: str) -> float:
+    return mean(each.result.score or 0.0 for each in table.student(name))
+
+
+def validation_measure(table: ResultTable) -> Measure:
     """Return the measure of validation scores."""
-    return measure_named(comparison.config.conditions.student_train.metric)
+    return measure_named(table.plan.conditions.student_train.metric)
 
 
-def reported_measure(comparison: Comparison) -> Measure:
+def reported_measure(table: ResultTable) -> Measure:
     """Return the measure of scores and differences."""
-    return gain_metric(comparison.dataset.spec.task, comparison.config.conditions.student_train.metric)
+    return gain_metric(table.spec.task, table.plan.conditions.student_train.metric)
 
 
 def variant_rows(
-    comparison: Comparison,
+    table: ResultTable,
     variations: Sequence[Variation],
-    folds: Sequence[FoldResult],
     *,
     latencies: Mapping[str, float],
     energies: Mapping[str, float],
@@ -171,13 +168,11 @@ def variant_rows(
     rows: list[VariantRow] = []
     for variation in variations:
         names = [
-            name
-            for name in comparison.config.modalities
-            if comparison.dataset.spec.modality(name).recorded.name == variation.sensor.name
+            name for name in table.plan.sensors if table.spec.modality(name).recorded.name == variation.sensor.name
         ]
         own = [
             msgspec.structs.replace(
-                _row(comparison, variation, folds, name, healthy),
+                _row(table, variation, name, healthy),
                 latency_ms=latencies.get(name),
                 energy_mj=energies.get(name),
                 price=prices.get(name),
@@ -190,8 +185,7 @@ def variant_rows(
         allowed = [
             row
             for row in others
-            if row.cost < full.cost
-            and is_allowed(row.valid_difference or 0.0, folds, variation, validation_measure(comparison))
+            if row.cost < full.cost and (row.valid_difference or 0.0) >= -most_loss(table, variation.sensor.name)
         ]
         cheapest = min(allowed, key=lambda row: (row.cost, -(row.valid_difference or 0.0)), default=None)
         others.sort(key=lambda row: -row.cost)
@@ -199,19 +193,11 @@ def variant_rows(
     return tuple(rows)
 
 
-def _row(
-    comparison: Comparison,
-    variation: Variation,
-    folds: Sequence[FoldResult],
-    name: str,
-    healthy: Sequence[str],
-) -> VariantRow:
-    modality = comparison.dataset.spec.modality(name)
-    measure, sensor = reported_measure(comparison), variation.sensor.name
-    student = [fold.students[name].student.test for fold in folds]
-    baseline = [fold.students[name].baseline.test for fold in folds]
-    full = [fold.students[sensor].student.test for fold in folds]
-    parameters = folds[0].students[name].student.result.parameters
+def _row(table: ResultTable, variation: Variation, name: str, healthy: Sequence[str]) -> VariantRow:
+    modality, measure, sensor = table.spec.modality(name), reported_measure(table), variation.sensor.name
+    every = table.student(name), table.baseline(name), table.student(sensor)
+    student, baseline, full = ([each.test for each in judged] for judged in every)
+    parameters = table.student(name)[0].result.parameters
     return VariantRow(
         sensor=sensor,
         name=name,
@@ -221,15 +207,13 @@ def _row(
         labels_only=mean(test.scores.metric(measure.name) for test in baseline),
         gain=gain_between(student, baseline, measure),
         difference=None if name == sensor else gain_between(student, full, measure),
-        valid_difference=None
-        if name == sensor
-        else valid_difference(folds, name, sensor, validation_measure(comparison)),
+        valid_difference=None if name == sensor else valid_difference(table, name, sensor),
         bytes_per_s=bytes_per_second(modality),
         samples_per_s=samples_per_second(modality),
         window_s=modality.duration_s,
         parameters=parameters,
         memory_kb=(_BUFFER * window_bytes(modality) + 4 * parameters) / 1024,
-        false_alarms=false_alarms(student, [comparison.dataset.spec.task.labels.index(label) for label in healthy]),
+        false_alarms=false_alarms(student, [table.spec.task.labels.index(label) for label in healthy]),
     )
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import mmkd_app.verbs as mm
-from mmkd_app.commands.demo import ComparisonOptions, comparison_config, run_comparison
 from mmkd_app.commands.evaluate import main as evaluate_main
+from mmkd_app.experiments import ComparisonOptions, comparison_of
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import write_dataset
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.experiments.comparison import Comparison
-from mmkd_models.experiments.sensors import JUDGED_FILE, pair_comparison, pair_rows, possible_rivals
+from mmkd_models.experiments.experiment import Experiment, run
+from mmkd_models.experiments.sensors import JUDGED_FILE, pair_experiment, pair_rows, possible_rivals
 from tests.app.pages.rendered import render_sensors
 
 pytest.importorskip("sklearn")
@@ -55,12 +55,12 @@ def alike(tmp_path_factory):
 
 
 @pytest.fixture
-def run(ran):
+def evaluate(ran):
     return partial(ran, evaluate_main, "mmkd-evaluate")
 
 
 @pytest.mark.slow
-def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_goes_on(run, data, tmp_path):
+def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_goes_on(evaluate, data, tmp_path):
     pytest.importorskip("aeon")
     out, cost = tmp_path / "sensors", tmp_path / "cost.toml"
     cost.write_text("version = 1\n[student]\n[teacher]\n")
@@ -68,7 +68,7 @@ def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_g
     cheap.write_text("version = 1\n[student]\nsensor_price = 1\n")
     line = ("--sensors", data.path, *QUICK, "--modality", "acc", "--modality", "gyro", "--workers", 1)
     money = ("--cost", cost, "--cost", f"gyro={cheap}")
-    code, text, err = run(*line, *money, "-o", out)
+    code, text, err = evaluate(*line, *money, "-o", out)
     assert code == 0, err
     document = json.loads((out / "sensors.json").read_text())
     best, other = document["rows"]
@@ -91,7 +91,7 @@ def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_g
 
     (trials["acc"] / JUDGED_FILE).unlink()  # as if the run had been interrupted there
     before = (trials["gyro"] / JUDGED_FILE).read_bytes()
-    code, again, err = run(*line, *money, "-o", out, "--json")
+    code, again, err = evaluate(*line, *money, "-o", out, "--json")
     assert code == 0, err
     assert {one.partition(":")[0] for one in err.splitlines()} == {"acc"}  # nothing is trained, `gyro` not judged again
     assert (trials["gyro"] / JUDGED_FILE).read_bytes() == before
@@ -100,7 +100,7 @@ def test_every_sensor_is_told_beside_rivals_and_teacher_and_an_interrupted_run_g
     (trials["acc"] / JUDGED_FILE).write_text("{")  # damaged
     other = trials["gyro"] / JUDGED_FILE
     other.write_bytes(before.replace(b'"key":"', b'"key":"0'))  # of another release, of other rivals or faults
-    code, again, err = run(*line, *money, "-o", out, "--json")
+    code, again, err = evaluate(*line, *money, "-o", out, "--json")
     assert code == 0, err
     assert {one.partition(":")[0] for one in err.splitlines()} == {"acc", "gyro"}
     assert json.loads(again)["rows"] == document["rows"]
@@ -115,12 +115,12 @@ def test_windows_shorter_than_a_kernel_have_no_convolutions_beside_them():
 
 def test_a_pair_is_judged_with_both_and_without_each_beside_the_better_sensor_alone(alike, tmp_path):
     options = ComparisonOptions(steps=4, members="transformer", student_members="trees", choose=False)
-    config = comparison_config(alike, options, Labelled(fraction=1.0))
-    comparison = Comparison(dataset=alike, config=config, out=tmp_path / "out", rivals=())
-    joint = pair_comparison(comparison)
-    assert joint.config.modalities == ("acc_and_gyro",)
-    folds, paired = (run_comparison(one, seeds=[0], workers=1) for one in (comparison, joint))
-    (row,) = pair_rows(joint, folds, paired)
+    plan = msgspec.structs.replace(comparison_of(alike, options, Labelled(fraction=1.0)), rivals=())
+    experiment = Experiment(dataset=alike, plan=plan, out=tmp_path / "out")
+    joint = pair_experiment(experiment)
+    assert joint.plan.sensors == ("acc_and_gyro",)
+    table, paired = run(experiment), run(joint)
+    (row,) = pair_rows(joint, table, paired)
     assert row.sensors == ("acc", "gyro")
     test, student = joint.folder.fold(0).test, mm.Student.load(joint.student_path("acc_and_gyro", 0))
     windows = test.take(np.arange(len(test)))
@@ -130,18 +130,18 @@ def test_a_pair_is_judged_with_both_and_without_each_beside_the_better_sensor_al
         right = student.predict(left) == np.array(names)[test.labels]
         assert score.pair.mean == pytest.approx(np.mean([right[test.labels == k].mean() for k in range(3)]))
         assert (score.single, score.pair.low) == (single, None)  # two machines judge
-        assert score.alone.mean == folds[0].students[single].student.test.scores.metric("balanced_accuracy")
+        assert score.alone.mean == table.student(single)[0].test.scores.metric("balanced_accuracy")
         assert score.gain.mean == pytest.approx(100 * (score.pair.mean - score.alone.mean))
     assert [score.missing for score in row.scores] == ["", "acc", "gyro"]
     assert row.scores[0].pair.mean == 1.0
     assert row.scores[1].pair.mean > 0.9 > row.scores[2].pair.mean
-    assert row.valid_score == paired[0].students["acc_and_gyro"].student.result.score
+    assert row.valid_score == paired.student("acc_and_gyro")[0].result.score
 
 
 @pytest.mark.slow
-def test_pairs_are_told_below_the_sensors(run, alike, tmp_path):
+def test_pairs_are_told_below_the_sensors(evaluate, alike, tmp_path):
     trees = ("--student-members", "trees", "--workers", 1, "--pairs", "-o", tmp_path / "out")
-    code, text, err = run("--sensors", alike.path, *QUICK, *trees)
+    code, text, err = evaluate("--sensors", alike.path, *QUICK, *trees)
     assert code == 0, err
     document = json.loads((tmp_path / "out" / "sensors.json").read_text())
     assert [one["sensors"] for one in document["pairs"]] == [["acc", "gyro"]]
@@ -152,10 +152,10 @@ def test_pairs_are_told_below_the_sensors(run, alike, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sensor_that_died_on_some_machines_is_judged_alone_and_in_its_pair(run, tmp_path):
+def test_a_sensor_that_died_on_some_machines_is_judged_alone_and_in_its_pair(evaluate, tmp_path):
     data = written(tmp_path / "line", ACC, FAST, dead=(4, 5, 7, 9))
     trees = ("--student-members", "trees", "--workers", 1, "--pairs", "-o", tmp_path / "out")
-    code, text, err = run("--sensors", data.path, *QUICK, *trees)
+    code, text, err = evaluate("--sensors", data.path, *QUICK, *trees)
     assert code == 0, err
     document = json.loads((tmp_path / "out" / "sensors.json").read_text())
     (pair,) = document["pairs"]
@@ -167,19 +167,19 @@ def test_a_sensor_that_died_on_some_machines_is_judged_alone_and_in_its_pair(run
 
 
 @pytest.mark.slow
-def test_latency_is_measured_of_the_exported_student_beside_its_teacher(run, data, tmp_path):
+def test_latency_is_measured_of_the_exported_student_beside_its_teacher(evaluate, data, tmp_path):
     line = ("--sensors", data.path, *QUICK[:-1], "--duration-s", 0.2, "--workers", 1, "-o", tmp_path / "out", "--json")
-    code, text, err = run(*line)
+    code, text, err = evaluate(*line)
     assert code == 0, err
     assert all(row["latency_ms"] > 0 for row in json.loads(text)["rows"])
 
 
-def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(run, data, tmp_path):
+def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(evaluate, data, tmp_path):
     out = ("-o", tmp_path / "out")
 
     def refused(*arguments):
         data_path, *others = arguments
-        code, text, err = run(f"--sensors={data_path}", *others, "--no-latency", *out)
+        code, text, err = evaluate(f"--sensors={data_path}", *others, "--no-latency", *out)
         assert (code, text) == (2, "")
         assert not (tmp_path / "out").exists()
         return err.removeprefix("mmkd-evaluate: ").rstrip("\n")
@@ -226,13 +226,13 @@ def test_what_cannot_be_chosen_among_is_refused_before_anything_is_trained(run, 
 
 
 @pytest.mark.slow
-def test_a_sensor_that_was_judged_with_other_checkpoints_is_judged_again(run, data, tmp_path):
+def test_a_sensor_that_was_judged_with_other_checkpoints_is_judged_again(evaluate, data, tmp_path):
     line = ("--sensors", data.path, *QUICK, "--modality", "temp", "--workers", 1, "--json")
-    code, _, err = run(*line, "-o", tmp_path / "out")
+    code, _, err = evaluate(*line, "-o", tmp_path / "out")
     assert code == 0, err
     out = tmp_path / "out"
     baseline, student = (next(out.glob(f"trials/{name}-temp-*/student.ckpt")) for name in ("none", "taught"))
     shutil.copyfile(baseline, student)
-    code, _, err = run(*line, "-o", tmp_path / "out")
+    code, _, err = evaluate(*line, "-o", tmp_path / "out")
     assert code == 0, err
     assert "temp: fault: noise" in err.splitlines()

@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 import mmkd_edge
-from mmkd_app.commands.demo import ComparisonOptions, quick_options, requested_comparison, run_demo, show_demo
+from mmkd_app.commands.demo import quick_options, run_demo, show_demo
 from mmkd_app.commands.distill import run_distill
 from mmkd_app.commands.train import run_train
 from mmkd_app.demo_bundles import measure
+from mmkd_app.experiments import ComparisonOptions, requested_plan
 from mmkd_app.pages.demo_answer import is_judged, leading_rival, recommendation, shipped_text
 from mmkd_app.words import for_terminal
 from mmkd_documents.demo import DemoBenchmark, DemoDocument, LatencyPercentiles
@@ -36,22 +37,23 @@ from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.dataset import shipped_dataset
 from mmkd_models.data.labelled import Labelled
 from mmkd_models.distillation.recipe import default_recipe
-from mmkd_models.experiments.comparison import Comparison, FoldResult, compare
+from mmkd_models.experiments.experiment import Experiment, ResultTable
+from mmkd_models.experiments.experiment import run as run_experiment
 from mmkd_models.experiments.summary import demo_document
-from mmkd_models.experiments.workers import Workers, torch_threads
+from mmkd_models.experiments.workers import torch_threads
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from tests.app.pages.rendered import read_demo, render_demo
 from tests.edge.ended import has_ended
 from tests.edge.said import said
-from tests.models.conftest import SENSORS, comparison_config, grouped_split, leaky_copy
+from tests.models.conftest import SENSORS, comparison_of, grouped_split, leaky_copy
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 LIMIT_S = 600  # of one run on a busy machine
 LABELS = ("idle", "ok", "worn")
 TIMES_MS = {"p50": 0.2, "p90": 0.3, "p99": 0.4}
 TIMES = LatencyPercentiles(**TIMES_MS)
-Fold = tuple[Comparison, FoldResult]
+Finished = tuple[Experiment, ResultTable]
 Measured = tuple[DemoDocument, list[tuple[Path, Path | None]]]
 
 
@@ -252,16 +254,16 @@ def test_a_rival_that_validates_best_is_the_next_command(tiny, first, capsys, ri
 
 def test_labels_are_hidden_in_the_shipped_recordings_alone(tiny):
     shipped = open_dataset(shipped_dataset())
-    assert requested_comparison(shipped, ComparisonOptions()).conditions.labelled == Labelled(groups=2)
-    config = requested_comparison(tiny, ComparisonOptions(student_members="trees, transformer"))
-    assert (config.conditions.labelled, config.conditions.members) == (Labelled(), ("transformer", "trees"))
-    assert requested_comparison(tiny, ComparisonOptions(labelled_groups=3)).conditions.labelled == Labelled(groups=3)
+    assert requested_plan(shipped, ComparisonOptions()).conditions.labelled == Labelled(groups=2)
+    plan = requested_plan(tiny, ComparisonOptions(student_members="trees, transformer"))
+    assert (plan.conditions.labelled, plan.conditions.members) == (Labelled(), ("transformer", "trees"))
+    assert requested_plan(tiny, ComparisonOptions(labelled_groups=3)).conditions.labelled == Labelled(groups=3)
 
 
 def test_a_quick_demo_has_a_tiny_teacher_few_steps_and_no_transformer_student(tiny):
-    config = requested_comparison(tiny, quick_options(tiny, ComparisonOptions(seeds=2, labelled_groups=3)))
-    conditions = config.conditions
-    assert (config.teacher, conditions.teacher_train.steps, conditions.student_train.steps) == ("tiny", 60, 60)
+    plan = requested_plan(tiny, quick_options(tiny, ComparisonOptions(seeds=2, labelled_groups=3)))
+    conditions = plan.conditions
+    assert (plan.teacher.preset, conditions.teacher_train.steps, conditions.student_train.steps) == ("tiny", 60, 60)
     assert (conditions.members, conditions.choose) == (("convolutions", "intervals", "trees"), True)
     assert conditions.labelled == Labelled(groups=3)
 
@@ -383,10 +385,10 @@ def test_the_student_of_the_demo_is_what_the_commands_of_the_quick_start_make(ti
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mmkd_models.training.closed_form._TREES", 20)
     small = {"steps": 2, "teacher": "tiny", "members": "transformer", "student_members": "transformer,intervals,trees"}
-    asked = requested_comparison(tiny, ComparisonOptions(**small, modality=["acc"], labelled_groups=2))
-    comparison = Comparison(dataset=tiny, config=asked, out=tmp_path / "demo", rivals=())
-    with Workers(1) as workers:
-        compare(comparison, [0], workers)
+    options = ComparisonOptions(**small, modality=["acc"], labelled_groups=2)
+    plan = requested_plan(tiny, options, workers=1, rivals=())
+    experiment = Experiment(dataset=tiny, plan=plan, out=tmp_path / "demo")
+    run_experiment(experiment)
     same = f"{tiny.path} --steps 2 --fold 0 --labelled-groups 2"
     for command, line in (
         (run_train, f"teacher {same} --preset tiny --members transformer"),
@@ -394,7 +396,7 @@ def test_the_student_of_the_demo_is_what_the_commands_of_the_quick_start_make(ti
     ):
         with torch_threads(), pytest.raises(SystemExit, match="0"):
             command(line.split())
-    made, expected = read_student(tmp_path / "student.ckpt"), read_student(comparison.student_path("acc", 0))
+    made, expected = read_student(tmp_path / "student.ckpt"), read_student(experiment.student_path("acc", 0))
     assert [(trial.name, trial.valid_score) for trial in made.facts.tried or ()] == [
         (trial.name, trial.valid_score) for trial in expected.facts.tried or ()
     ]
@@ -412,49 +414,48 @@ def thermometer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("thermometer")
     dataset = dataset_of(folder / "data", TEMP)
     train = TrainConfig(steps=12, batch=16)
-    options = {"labelled": Labelled(), "modalities": ("temp",), "recipe": default_recipe(dataset.spec.task)}
-    config = comparison_config(**options, teacher_train=train, student_train=train, baseline_learning_rates=(3e-3,))
-    comparison = Comparison(dataset=dataset, config=config, out=folder)
-    with Workers(1) as workers:
-        (fold,) = compare(comparison, [0], workers)
-    return comparison, fold
+    options = {"labelled": Labelled(), "modalities": ("temp",), "sensors": ("temp",), "seeds": (0,)}
+    options |= {"recipe": default_recipe(dataset.spec.task), "baseline_learning_rates": (3e-3,)}
+    plan = comparison_of(**options, teacher_train=train, student_train=train)
+    experiment = Experiment(dataset=dataset, plan=plan, out=folder)
+    return experiment, run_experiment(experiment)
 
 
 @pytest.fixture(scope="module")
 def measured(thermometer):
     """The document of the fold with fixed times, and which bundle and reference were benchmarked."""
-    comparison, fold = thermometer
+    experiment, table = thermometer
     asked = []
 
     def bundle(path, reference):
         asked.append((path, reference))
         return DemoBenchmark(latency_ms=TIMES), {"cpu": "a test"}
 
-    document = demo_document(comparison.dataset.spec, comparison.dataset.sha256, [fold])
+    document = demo_document(table)
     times = PairLatency(student_ms=TIMES_MS, teacher_ms=TIMES_MS, ratio=1.0)
-    return measure(document, comparison, pair=lambda *_: times, bundle=bundle, say=lambda line: None), asked
+    return measure(document, experiment, pair=lambda *_: times, bundle=bundle, say=lambda line: None), asked
 
 
 def test_windows_too_short_for_a_member_are_refused_before_any_training(thermometer):
     dataset, asked = thermometer[0].dataset, {"student_members": "transformer,trees", "seeds": 1}
     with pytest.raises(UsageError) as refused:
-        requested_comparison(dataset, ComparisonOptions(**asked, choose=False))
+        requested_plan(dataset, ComparisonOptions(**asked, choose=False))
     assert str(refused.value) == (
         "modality 'temp': trees: expected windows of at least 8 samples, got 6; take longer windows, or the member "
         "transformer"
     )
-    assert requested_comparison(dataset, ComparisonOptions(**asked)).conditions.choose  # which leaves trees out
+    assert requested_plan(dataset, ComparisonOptions(**asked)).conditions.choose  # which leaves trees out
     assert "transformer" in quick_options(dataset, ComparisonOptions()).student_members.split(",")
 
 
 def test_a_student_that_is_normalised_per_group_comes_with_a_reference(thermometer, measured):
-    comparison, fold = thermometer
-    dataset, folder = comparison.dataset, comparison.out
+    experiment, table = thermometer
+    dataset, folder = experiment.dataset, experiment.out
     found, asked = measured
     reference = folder / "temp.reference.json"
     assert found.students["temp"].reference == str(reference)
     assert asked == [(folder / "student.edge", reference)]
-    (group, *_) = fold.students["temp"].student.test.confusions or ()
+    (group, *_) = table.student("temp")[0].test.confusions or ()
     rows = np.flatnonzero(dataset.everything().groups == group.group)
     raw = np.asarray([split_window(dataset, row) for row in rows])
     with EdgePredictor.open(folder / "student.edge", reference=reference) as predictor:

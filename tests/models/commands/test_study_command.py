@@ -129,8 +129,8 @@ def test_students_are_winners_of_a_race_and_the_committee_teaches_them(rigs, tmp
 
 
 def test_a_derived_sensor_may_be_written_as_a_text(machines, tmp_path, monkeypatch):
-    def study(dataset, options, **_):
-        raise UsageError(f"the student's sensor is {options.conditions.modality}")
+    def study(dataset, plan, **_):
+        raise UsageError(f"the student's sensor is {plan.sensors[0]}")
 
     monkeypatch.setattr("mmkd_models.experiments.study.study", study)
     line = [str(machines.path), "--modality", "acc[x]@10Hz", "-o", str(tmp_path / "out"), "--no-latency"]

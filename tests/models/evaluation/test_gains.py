@@ -11,7 +11,7 @@ from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data import write_dataset
 from mmkd_models.evaluation import gains
 from mmkd_models.evaluation.outcome import GroupAnswers, TestedNetwork
-from mmkd_models.experiments.summary import gain_over_folds
+from mmkd_models.experiments.summary import mean_gain
 from mmkd_models.metrics.scores import Metric, measure_named, metric_of_confusions, scores_from_answers
 from tests.models.judging_rig import class_outcome
 
@@ -60,9 +60,9 @@ def test_few_groups_give_no_interval_modalities_are_drawn_together_and_spreads_a
     monkeypatch.setattr("mmkd_models.evaluation.gains.MIN_GROUPS", 1)
     # What acc gains gyro loses, in every group: drawn together nothing is left, drawn apart there would be an interval.
     acc, gyro = ({1: 9, 2: 4}, {1: 4, 2: 5}), ({1: 4, 2: 5}, {1: 9, 2: 4})
-    fold = fold_result(seed=0, windows={1: 10, 2: 10}, teacher={1: 1, 2: 1}, students={"acc": acc, "gyro": gyro})
+    table = fold_result(seed=0, windows={1: 10, 2: 10}, teacher={1: 1, 2: 1}, students={"acc": acc, "gyro": gyro})
     for names, expected in ((("acc", "gyro"), (0.0, 0.0, 0.0)), (("acc",), (20.0, -10.0, 50.0))):
-        gain = gain_over_folds([fold], names, measure_named("accuracy"))
+        gain = mean_gain(table, names, measure_named("accuracy"))
         assert (gain.mean, gain.low, gain.high) == pytest.approx(expected, abs=1e-9)
     found = gains.spread([0.5, 0.75, 1.0])
     assert (found.mean, found.std, found.per_seed) == (0.75, 0.25, (0.5, 0.75, 1.0))  # ddof 0 would give 0.204

@@ -11,11 +11,10 @@ from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data import write_dataset
 from mmkd_models.data.folds import LeftOutDomains, fold_without
 from mmkd_models.data.labelled import ALL, Labelled
-from mmkd_models.experiments.comparison import Comparison, compare
-from mmkd_models.experiments.domains import check_shift, judge_shift, mean_over_domains
-from mmkd_models.experiments.plan import fold_data
+from mmkd_models.experiments.domains import judge_shift, mean_over_domains, shift_seeds
+from mmkd_models.experiments.experiment import Experiment, run
+from mmkd_models.experiments.folder import fold_data
 from mmkd_models.experiments.summary import demo_document
-from mmkd_models.experiments.workers import Workers
 from mmkd_models.training.checkpoint import read_student
 from tests.app.pages.rendered import render_demo, render_study
 from tests.edge.said import said
@@ -24,9 +23,9 @@ from tests.models.conftest import leaky_copy
 SITE = LeftOutDomains(by="site")
 
 
-def order(dataset, comparison, out):
-    config = comparison(labelled=Labelled(), baseline_learning_rates=(3e-3,), left_out=SITE)
-    return Comparison(dataset=dataset, config=config, out=out)
+def order(dataset, comparison, out, **changed):
+    plan = comparison(labelled=Labelled(), baseline_learning_rates=(3e-3,), left_out=SITE, seeds=(0, 1, 2))
+    return Experiment(dataset=dataset, plan=msgspec.structs.replace(plan, **changed), out=out)
 
 
 def test_the_interval_is_that_of_students_t_and_what_trains_has_not_seen_the_domain(sites, comparison):
@@ -37,8 +36,8 @@ def test_the_interval_is_that_of_students_t_and_what_trains_has_not_seen_the_dom
         found = mean_over_domains(values.tolist())
         assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)  # the table has three digits
     assert mean_over_domains([3.0]).low is None
-    config = comparison(left_out=SITE)
-    data = fold_data(sites, seed=1, labelled=config.conditions.labelled, left_out=config.conditions.left_out)
+    conditions = comparison(left_out=SITE).conditions
+    data = fold_data(sites, seed=1, labelled=conditions.labelled, left_out=conditions.left_out)
     assert set(data.test.metadata["site"]) == {"north"}
     assert "north" not in set(data.training.train.metadata["site"]) | set(data.training.valid.metadata["site"])
     assert data.training.fold is msgspec.UNSET  # no fold that another command could deal again
@@ -51,12 +50,10 @@ def test_figures_are_those_of_the_folds_and_gains_of_their_differences(sites, co
     found = judge_shift(asked, say=said.append)
     assert [one.name for one in found.domains] == ["east", "north", "south"]
     assert [one.windows for one in found.domains] == [50, 50, 50]
-    with Workers(1) as workers:
-        (fold,) = compare(asked, [2], workers)
-    of_sensor = fold.students["acc"]
-    assert found.domains[2].figures["student"] == of_sensor.student.test.scores.metric("balanced_accuracy")
-    assert found.domains[2].figures["labels only"] == of_sensor.baseline.test.scores.metric("balanced_accuracy")
-    assert found.domains[2].figures["teacher"] == fold.teacher.test.scores.metric("balanced_accuracy")
+    table = run(order(sites, comparison, tmp_path, seeds=(2,)))
+    models = {"student": table.student("acc"), "labels only": table.baseline("acc"), "teacher": table.teacher()}
+    for name, (judged,) in models.items():
+        assert found.domains[2].figures[name] == judged.test.scores.metric("balanced_accuracy")
     gains = [100 * (one.figures["student"] - one.figures["labels only"]) for one in found.domains]
     assert found.gains["labels only"] == mean_over_domains(gains)
     figures = {one.name: one.figures["student"] for one in found.domains}
@@ -64,19 +61,18 @@ def test_figures_are_those_of_the_folds_and_gains_of_their_differences(sites, co
     assert all(0 <= (one.low or 0) <= one.mean <= (one.high or 0) <= 1 for one in found.models.values())
     assert said == ["shift: seed 0 without site east, seed 1 without site north, seed 2 without site south"]
     assert read_student(asked.student_path("acc", 0)).facts.fold is msgspec.UNSET
-    two = judge_shift(order(sites, comparison, tmp_path / "two"), workers=2)
+    two = judge_shift(order(sites, comparison, tmp_path / "two", workers=2))
     # Other processes do not have the room's spectra in place of MiniRocket's features.
     for name in ("teacher", "labels only", "student", "extra-trees"):
         assert [one.figures[name] for one in two.domains] == [one.figures[name] for one in found.domains]
 
 
-def test_every_fold_is_looked_at_before_any_is_trained(sites, comparison, tmp_path):
-    few = order(sites, comparison, tmp_path)
-    check_shift(few)
+def test_every_fold_is_looked_at_before_any_is_trained(sites, comparison):
+    assert shift_seeds(sites, comparison(left_out=SITE).conditions) == range(3)
     assert len(fold_without(sites.everything(), SITE, fold=2).train) == 80
     by_machine = comparison(left_out=LeftOutDomains(by="group"))
     with pytest.raises(UsageError, match="expected 20 labelled windows or more of every domain, got 10 of"):
-        check_shift(Comparison(dataset=sites, config=by_machine, out=tmp_path))
+        shift_seeds(sites, by_machine.conditions)
 
 
 def test_groups_that_share_samples_are_not_trusted(sites, comparison, tmp_path):
@@ -92,7 +88,7 @@ def test_groups_that_share_samples_are_not_trusted(sites, comparison, tmp_path):
     task, modalities = sites.spec.task, sites.spec.modalities
     torn = write_dataset(tmp_path / "torn", name="torn", labels=task, modalities=modalities, splits=splits)
     with pytest.raises(DatasetError, match=r"share samples: .*; give such windows one group"):
-        check_shift(order(torn, comparison, tmp_path))
+        shift_seeds(torn, comparison(left_out=SITE).conditions)
 
 
 JUDGED_ON = "windows of the dataset's own test split; no groups: may be of groups that trained"
@@ -103,10 +99,9 @@ ASK = "write groups.npy (the person, machine or session of each window), or set 
 @pytest.fixture(scope="module")
 def finished(dataset, comparison, tmp_path_factory):
     """A comparison of `acc` on the one fold of a dataset without groups."""
-    config = comparison(baseline_learning_rates=(1e-3,))
-    plan = Comparison(dataset=dataset, config=config, out=tmp_path_factory.mktemp("own") / "out")
-    with Workers(1) as workers:
-        return plan, compare(plan, [0], workers)[0]
+    plan = comparison(baseline_learning_rates=(1e-3,), seeds=(0,))
+    experiment = Experiment(dataset=dataset, plan=plan, out=tmp_path_factory.mktemp("own") / "out")
+    return experiment, run(experiment)
 
 
 def test_a_comparison_without_groups_keeps_and_tells_the_split_that_the_dataset_came_with(dataset, finished):
@@ -117,10 +112,13 @@ def test_a_comparison_without_groups_keeps_and_tells_the_split_that_the_dataset_
         "fold 1: expected 0, since dataset 'two' has no groups, so that its own split is its only fold; "
         f"to have more, {ASK}"
     )
-    _, fold = finished
-    assert fold.groups == 0
-    assert [np.sum(one.confusion) for one in fold.teacher.test.confusions] == [6, 2]  # blocks of eight test windows
-    document = msgspec.to_builtins(demo_document(dataset.spec, dataset.sha256, [fold]))
+    experiment, table = finished
+    assert table.folds[0].groups == 0
+    assert [np.sum(one.confusion) for one in table.teacher()[0].test.confusions] == [
+        6,
+        2,
+    ]  # blocks of eight test windows
+    document = msgspec.to_builtins(demo_document(table))
     assert document["split"] == OWN_SPLIT
     assert document["mean_gain_points"]["method"] == (
         "mean over seeds of student minus baseline; an interval needs 5 blocks or more"
@@ -129,8 +127,7 @@ def test_a_comparison_without_groups_keeps_and_tells_the_split_that_the_dataset_
     assert f"Judged on {JUDGED_ON}." in page
     assert "never seen" not in page
     assert "straddle" not in page
-    plan, _ = finished
-    paths = (plan.student_path("acc", 0), plan.baseline_path("acc", 0))
+    paths = (experiment.student_path("acc", 0), experiment.baseline_path("acc", 0))
     assert [read_student(path).facts.fold for path in paths] == [0, 0]
 
 

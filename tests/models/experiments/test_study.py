@@ -18,9 +18,10 @@ import study_cases as cases
 from mmkd_documents.study import PairLatency, StudyDocument
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_models.data.labelled import Labelled
-from mmkd_models.experiments.plan import Candidate, Entry, Folder, TeacherChoice, Trial, fold_data
+from mmkd_models.experiments.folder import Folder, fold_data
+from mmkd_models.experiments.plan import Candidate, Entry, Search, TeacherChoice, Trial
 from mmkd_models.experiments.runs import run_trial, trial_result
-from mmkd_models.experiments.study import seeds_that_count, study
+from mmkd_models.experiments.study import study, study_seeds
 from mmkd_models.training.checkpoint import file_sha256, read_student
 from mmkd_models.training.predict import scores_of
 from tests.edge.said import said
@@ -30,10 +31,12 @@ import sys
 from pathlib import Path
 import msgspec, torch
 from mmkd_models.data import open_dataset
-from mmkd_models.experiments.study import StudyOptions, prepare_study, run_study
+from mmkd_models.experiments.experiment import train
+from mmkd_models.experiments.plan import ExperimentPlan
+from mmkd_models.experiments.study import prepare_study
 torch.set_num_threads(1)
-options = msgspec.json.decode(sys.stdin.read(), type=StudyOptions)
-run_study(prepare_study(open_dataset(sys.argv[1]), options, out=Path(sys.argv[2])))
+plan = msgspec.json.decode(sys.stdin.read(), type=ExperimentPlan)
+train(prepare_study(open_dataset(sys.argv[1]), plan, out=Path(sys.argv[2])).experiment)
 """
 
 
@@ -42,7 +45,7 @@ def started(dataset, out):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-c", STUDY, str(dataset.path), str(out)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
-    process.stdin.write(msgspec.json.encode(cases.options(dataset)))
+    process.stdin.write(msgspec.json.encode(cases.grid(dataset)))
     process.stdin.close()
     return process
 
@@ -58,7 +61,7 @@ def wait_for(condition):
 def grid(machines, tmp_path_factory):
     """A grid on two seeds, in this process."""
     out = tmp_path_factory.mktemp("study") / "grid"
-    return out, study(machines, cases.options(machines), out=out)
+    return out, study(machines, cases.grid(machines), out=out)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def searched(machines, tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "searched"
     methods = cases.methods("none", "logit", "logit+task", "edam@last")
     space = cases.space(methods=methods, students=("tiny", "small"), learning_rates=(1e-3,))
-    options = cases.options(machines, grid=False, space=space, trials=3, finalists=2, seeds=3)
+    options = cases.grid(machines, space=space, seeds=(2,), search=Search(seeds=(0,), trials=3, finalists=2))
     return out, study(machines, options, out=out, measure_latency=latency)
 
 
@@ -93,7 +96,7 @@ def test_a_grid_trains_everything_once(machines, grid):
     written = msgspec.json.decode((out / "study.json").read_bytes(), type=StudyDocument)
     assert msgspec.structs.replace(written, duration_s=document.duration_s) == document  # another test repeats it
     before = cases.checkpoints(out)
-    again = study(machines, cases.options(machines), out=out)
+    again = study(machines, cases.grid(machines), out=out)
     assert cases.checkpoints(out) == before
     assert set(cases.starts(out).values()) == {1}
     assert msgspec.structs.replace(again, duration_s=document.duration_s) == document
@@ -136,8 +139,8 @@ def test_the_chosen_student_is_written_with_windows_to_export_it(grid):
 def test_ray_gives_the_same_table(machines, grid, tmp_path):
     pytest.importorskip("ray", reason="needs pip install 'mmkd-edge[ray]'")
     out, _ = grid
-    document = study(machines, cases.options(machines, workers=2, executor="ray"), out=tmp_path)
-    assert document.entries == study(machines, cases.options(machines), out=out).entries
+    document = study(machines, cases.grid(machines, workers=2, executor="ray"), out=tmp_path)
+    assert document.entries == study(machines, cases.grid(machines), out=out).entries
     assert cases.checkpoints(tmp_path).items() <= cases.checkpoints(out).items()
 
 
@@ -158,11 +161,11 @@ def test_of_two_nodes_of_a_cluster_one_is_killed_and_nothing_is_lost_or_trained_
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        document = study(machines, cases.options(machines, workers=2, executor="ray"), out=tmp_path)
+        document = study(machines, cases.grid(machines, workers=2, executor="ray"), out=tmp_path)
     finally:
         killer.join()
         cluster.shutdown()
-    assert document.entries == study(machines, cases.options(machines), out=grid[0]).entries
+    assert document.entries == study(machines, cases.grid(machines), out=grid[0]).entries
     assert kept.items() <= cases.checkpoints(tmp_path).items() <= cases.checkpoints(grid[0]).items()
     assert len([name for name, starts in cases.starts(tmp_path).items() if starts > 1]) <= 1  # what the node was at
 
@@ -225,16 +228,14 @@ def unmeasured(student, teacher):
     pytest.fail("options are checked before anything is measured")
 
 
-def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines, tmp_path):
-    assert seeds_that_count(machines, seeds=5, search_seeds=1) == (2, 3, 4)
-    assert seeds_that_count(machines, seeds=5, search_seeds=2) == (3, 4)
-    options = cases.options(machines, grid=False, seeds=2, search_seeds=1)
-    assert said(UsageError, study, machines, options, out=tmp_path, measure_latency=unmeasured) == (
+def test_seeds_that_count_test_on_windows_the_search_has_not_seen(machines):
+    assert study_seeds(machines, seeds=5, search_seeds=1) == ((0,), (2, 3, 4))
+    assert study_seeds(machines, seeds=5, search_seeds=2) == ((0, 1), (3, 4))
+    assert said(UsageError, study_seeds, machines, seeds=2, search_seeds=1) == (
         "study: expected a seed whose test windows the search did not see, got none of 2 after 1; "
         "raise --seeds to 3 or more, or lower --search-seeds"
     )
-    options = cases.options(machines, grid=False, seeds=2, search_seeds=2)
-    assert said(UsageError, study, machines, options, out=tmp_path) == (
+    assert said(UsageError, study_seeds, machines, seeds=2, search_seeds=2) == (
         "study: expected search seeds from 1 to 1 of 2 seeds, got 2; the others are for the table, raise --seeds or "
         "lower --search-seeds"
     )
@@ -244,12 +245,12 @@ def test_latencies_and_limits_decide_which_sizes_take_part(machines, searched, t
     _, document = searched
     assert {row.student: row.latency_ms for row in document.entries}.items() <= {"tiny": 1.0, "small": 3.0}.items()
     space = cases.space(students=("tiny", "small"), learning_rates=(1e-3,))
-    options = cases.options(machines, space=space, seeds=1, max_latency_ms=2.0)
+    options = cases.grid(machines, space=space, seeds=(0,), max_latency_ms=2.0)
     limited = study(machines, options, out=tmp_path, measure_latency=latency)
     assert {size.preset: size.excluded for size in limited.students} == {"tiny": "", "small": "3 ms, more than 2 ms"}
     assert {row.student for row in limited.trials} == {"tiny"}
     assert limited.recommendation.latency == limited.students[0].latency
-    options = cases.options(machines, max_latency_ms=0.5)
+    options = cases.grid(machines, max_latency_ms=0.5)
     assert said(PerformanceError, study, machines, options, out=tmp_path, measure_latency=latency) == (
         "study: expected a student size that keeps the limit, got none: tiny has 1 ms, more than 0.5 ms; raise "
         "--max-latency-ms, or add a smaller --student"
@@ -262,7 +263,7 @@ def test_a_method_that_no_pair_can_have_is_left_out_or_refused(machines, tmp_pat
         cases.methods("none", "logit", "edam@last"),
     )
     space = cases.space(teachers=teachers, methods=methods, learning_rates=(1e-3,))
-    document = study(machines, cases.options(machines, space=space, seeds=1), out=tmp_path)
+    document = study(machines, cases.grid(machines, space=space, seeds=(0,)), out=tmp_path)
     assert [row.method for row in document.entries] == ["none", "logit"]
     assert [(one.method, one.teacher) for one in document.skipped] == [("edam@last", "acc:tiny")]
     reason = document.skipped[0].reason
@@ -270,7 +271,7 @@ def test_a_method_that_no_pair_can_have_is_left_out_or_refused(machines, tmp_pat
         "recipe: term 'edam': layers=1 does not fit: it can compare 2 layers of the student and 0 of the teacher; "
         "choose other layers, or leave the term out"
     )
-    options = cases.options(machines, space=msgspec.structs.replace(space, methods=cases.methods("none", "edam@last")))
+    options = cases.grid(machines, space=msgspec.structs.replace(space, methods=cases.methods("none", "edam@last")))
     assert said(UsageError, study, machines, options, out=tmp_path, measure_latency=unmeasured) == (
         f"method 'edam@last': expected a teacher and a student that can have it: {reason}"
     )
@@ -278,7 +279,7 @@ def test_a_method_that_no_pair_can_have_is_left_out_or_refused(machines, tmp_pat
 
 def test_a_training_that_fails_is_told_and_does_not_end_the_study(machines, tmp_path):
     space = cases.space(methods=cases.methods("none"), learning_rates=(1e-3, 1e30))
-    document = study(machines, cases.options(machines, seeds=1, space=space), out=tmp_path)
+    document = study(machines, cases.grid(machines, seeds=(0,), space=space), out=tmp_path)
     failed = [row for row in document.trials if row.state == "failed"]
     assert {row.learning_rate for row in failed} == {1e30}
     assert all(row.reason.startswith("training: expected a finite ") for row in failed)
@@ -287,7 +288,7 @@ def test_a_training_that_fails_is_told_and_does_not_end_the_study(machines, tmp_
 
 
 def test_a_used_up_budget_reports_what_is_there(machines, tmp_path):
-    assert said(UsageError, study, machines, cases.options(machines, budget_hours=0.0), out=tmp_path) == (
+    assert said(UsageError, study, machines, cases.grid(machines, budget_hours=0.0), out=tmp_path) == (
         f"study {tmp_path}: expected a finished trial to report, got none of 0 that ended; give more --budget-hours, "
         "the same command continues"
     )
@@ -295,7 +296,7 @@ def test_a_used_up_budget_reports_what_is_there(machines, tmp_path):
     folder = trained_on(machines, tmp_path)
     entry = Entry(student="tiny", method="none", teacher=None)
     run_trial(folder, Trial(candidate=Candidate(entry=entry, learning_rate=1e-3), seed=0), lambda _: None)
-    document = study(machines, cases.options(machines, budget_hours=0.0), out=tmp_path)
+    document = study(machines, cases.grid(machines, budget_hours=0.0), out=tmp_path)
     assert not document.coverage.complete
     assert [(row.method, row.seeds) for row in document.entries] == [("none", (0,))]
 
@@ -303,7 +304,6 @@ def test_a_used_up_budget_reports_what_is_there(machines, tmp_path):
 @pytest.mark.slow
 def test_a_folder_may_hold_several_sensors_which_share_its_teachers(machines, tmp_path):
     for modality in ("acc", "gyro"):
-        conditions = cases.conditions(machines, modality=modality)
-        study(machines, cases.options(machines, conditions=conditions, seeds=1), out=tmp_path)
+        study(machines, cases.grid(machines, sensors=(modality,), seeds=(0,)), out=tmp_path)
     assert len([name for name in cases.starts(tmp_path) if name.startswith("tiny")]) == 1
     assert len(list(tmp_path.glob("trials/*/result.json"))) == 2 * 4

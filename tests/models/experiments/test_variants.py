@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -17,12 +16,12 @@ from mmkd_documents.variants import VariantsDocument
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.evaluation.outcome import GroupConfusion, TestedNetwork
-from mmkd_models.experiments.comparison import Comparison
 from mmkd_models.experiments.summary import demo_document
 from mmkd_models.experiments.variants import parse_variations, variant_rows
 from mmkd_models.metrics.scores import Scores, measure_named
 from tests.app.pages.rendered import read_demo
 from tests.edge.said import said
+from tests.models.conftest import joined
 
 BALANCED = measure_named("balanced_accuracy")
 CAM = ModalitySpec(name="cam", kind="video", channels=("gray",), rate_hz=10.0, samples=20, height=8, width=12)
@@ -39,7 +38,7 @@ def titles(variation, parts):
     return [variation.variant(part).title for part in parts]
 
 
-def test_factors_vary_alone_or_together_and_are_named_once(machines, folds):
+def test_factors_vary_alone_or_together_and_are_named_once(machines, table):
     (variation,) = parse_variations(["acc:rate=20,10", "acc:window=2,1", "acc:channels=x+y,y"], machines.spec)
     assert titles(variation, variation.singles()) == ["acc@10Hz", "acc@1s", "acc[y]"]
     assert titles(variation, variation.grid()) == [
@@ -53,7 +52,7 @@ def test_factors_vary_alone_or_together_and_are_named_once(machines, folds):
         parse_variations(["acc:rate=10", "acc:rate=5"], machines.spec)
     assert str(error.value) == "--vary acc:rate=5: expected acc:rate once, got it twice; join the values"
     (variation,) = parse_variations(["acc:rate=10,5", "acc:window=1"], machines.spec)
-    assert variation.corner(folds, BALANCED) == {"rate": "10Hz", "window": "1s"}  # 5 Hz loses 1.5 points
+    assert variation.corner(table) == {"rate": "10Hz", "window": "1s"}  # 5 Hz loses 1.5 points
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def of_two_classes(right):
 
 
 @pytest.fixture
-def folds(fold_result):
+def table(fold_result):
     """Six machines of ten windows; the recorded sensor is right in 8, at 10 Hz in 7 or 8, in a window of 1 s in 9."""
     windows = dict.fromkeys(range(6), 10)
     right = {"acc": (8,), "acc__10Hz": (7, 8), "acc__5Hz": (5,), "acc__1s": (9,), "acc__1s_10Hz": (8,)}
@@ -103,29 +102,27 @@ def folds(fold_result):
         name: ({group: counts[group % len(counts)] for group in windows}, dict.fromkeys(windows, 6))
         for name, counts in right.items()
     }
-    fold = fold_result(seed=0, windows=windows, teacher=dict.fromkeys(windows, 9), students=students)
-    for name, sensor in fold.students.items():
-        result = msgspec.structs.replace(sensor.student.result, score=VALID[name])
-        student, baseline = (of_two_classes(right) for right in students[name])
-        fold.students[name] = replace(
-            sensor,
-            student=replace(sensor.student, result=result, test=student),
-            baseline=replace(sensor.baseline, test=baseline),
-        )
-    return [fold]
+    table = fold_result(seed=0, windows=windows, teacher=dict.fromkeys(windows, 9), students=students)
+    student, baseline = table.plan.student, table.plan.baseline
+    judged = {}
+    for name, rows in table.students.items():
+        result = msgspec.structs.replace(rows[student][0].result, score=VALID[name])
+        tests = [of_two_classes(right) for right in students[name]]
+        first = replace(rows[student][0], result=result, test=tests[0])
+        judged[name] = {student: {0: first}, baseline: {0: replace(rows[baseline][0], test=tests[1])}}
+    train = msgspec.structs.replace(table.plan.conditions.student_train, metric="balanced_accuracy")
+    conditions = msgspec.structs.replace(table.plan.conditions, student_train=train)
+    return replace(table, students=judged, plan=msgspec.structs.replace(table.plan, conditions=conditions))
 
 
 @pytest.fixture
-def document(machines, folds):
+def document(machines, table):
     variations = parse_variations(["acc:rate=10,5", "acc:window=1"], machines.spec)
-    conditions = SimpleNamespace(student_train=SimpleNamespace(metric="balanced_accuracy"))
-    config = SimpleNamespace(modalities=tuple(VALID), conditions=conditions)
-    comparison = Comparison(dataset=machines, config=config, out=machines.path)
     shown = {"latencies": {"acc": 2.0}, "energies": {"acc": 1.5}, "prices": {}}
     given = {**shown, "healthy": machines.spec.task.labels[:1]}
     return VariantsDocument(
         dataset="machines", sha256="ab" * 32, judged_on="machines never seen", labelled="", seeds=(0,),
-        measure=BALANCED, most_loss=1.0, rows=variant_rows(comparison, variations, folds, **given), healthy=("still",),
+        measure=BALANCED, most_loss=1.0, rows=variant_rows(table, variations, **given), healthy=("still",),
     )  # fmt: skip
 
 
@@ -213,17 +210,17 @@ def two_folds(make, *, teacher=9, **options):
     second = make(
         seed=1, windows=WINDOWS, teacher={1: teacher, 2: teacher}, students={"acc": ({1: 10, 2: 10}, {1: 7, 2: 7})}
     )
-    return [first, second]
+    return joined(first, second)
 
 
-def document_of(folds, dataset):
+def document_of(table):
     """The document as a reader of the JSON has it."""
-    spec = msgspec.structs.replace(dataset.spec, task=TaskSpec(labels=("a", "b")))
-    return json.loads(msgspec.json.encode(demo_document(spec, "ab" * 32, folds)))
+    spec = msgspec.structs.replace(table.spec, task=TaskSpec(labels=("a", "b")))
+    return json.loads(msgspec.json.encode(demo_document(replace(table, spec=spec))))
 
 
 def test_means_and_spreads_are_those_of_the_seeds(fold_result, machines):
-    document = document_of(two_folds(fold_result), machines)
+    document = document_of(two_folds(fold_result))
     student, baseline = document["students"]["acc"]["student"], document["students"]["acc"]["baseline"]
     assert student["accuracy"] == {"mean": 0.8, "std": pytest.approx(0.2 * 2**0.5), "per_seed": [0.6, 1.0]}
     assert baseline["accuracy"] == {"mean": 0.6, "std": pytest.approx(0.1 * 2**0.5), "per_seed": [0.5, 0.7]}
@@ -237,7 +234,7 @@ def test_means_and_spreads_are_those_of_the_seeds(fold_result, machines):
 
 
 def test_the_gain_is_in_points_and_says_how_its_interval_was_made(fold_result, machines):
-    document = document_of(two_folds(fold_result), machines)
+    document = document_of(two_folds(fold_result))
     gain = document["students"]["acc"]["gain_points"]
     assert gain == {
         "mean": pytest.approx(20.0),
@@ -245,7 +242,7 @@ def test_the_gain_is_in_points_and_says_how_its_interval_was_made(fold_result, m
         "further ones",
     }
     assert document["mean_gain_points"] == gain  # of a single modality
-    gain = document_of([of_twenty(fold_result)], machines)["students"]["acc"]["gain_points"]
+    gain = document_of(of_twenty(fold_result))["students"]["acc"]["gain_points"]
     assert gain["low"] <= gain["mean"] <= gain["high"]
     assert gain["method"].startswith(
         "mean over seeds of student minus baseline; 95 % interval by resampling whole groups"
@@ -253,10 +250,10 @@ def test_the_gain_is_in_points_and_says_how_its_interval_was_made(fold_result, m
 
 
 def test_the_gap_recovered_is_the_share_of_the_teachers_lead(fold_result, machines, monkeypatch):
-    entry = document_of(two_folds(fold_result), machines)["students"]["acc"]
+    entry = document_of(two_folds(fold_result))["students"]["acc"]
     assert (entry.get("gap_recovered"), entry["gap_points"]) == (None, {"mean": pytest.approx(30.0)})
     monkeypatch.setattr("mmkd_models.evaluation.gains.MIN_GROUPS", 2)
-    entry = document_of(two_folds(fold_result), machines)["students"]["acc"]
+    entry = document_of(two_folds(fold_result))["students"]["acc"]
     assert entry["gap_recovered"] == pytest.approx((0.8 - 0.6) / (0.9 - 0.6))
     assert entry["gap_points"] == {key: pytest.approx(30.0) for key in ("mean", "low", "high")}
     assert entry["over_teacher_points"] == {key: pytest.approx(-10.0) for key in ("mean", "low", "high")}
@@ -264,7 +261,7 @@ def test_the_gap_recovered_is_the_share_of_the_teachers_lead(fold_result, machin
 
 def test_every_network_and_rival_is_held_against_guessing(fold_result, machines):
     # All windows are of one class: whoever names it is always right.
-    document = document_of(two_folds(fold_result), machines)
+    document = document_of(two_folds(fold_result))
     entry = document["students"]["acc"]
     for network in (document["teacher"], entry["student"], entry["baseline"]):
         assert (network["chance"]["figure"], network["chance"]["is_better"]) == (1.0, False)
@@ -287,17 +284,18 @@ def tossed(network, right):
     return replace(network, test=test)
 
 
-def of_twenty(fold_result):
+def of_twenty(make):
     """A fold of twenty windows, all groups of their own; the student is right in 13, labels alone in 8."""
-    (fold, _) = two_folds(fold_result)
-    acc = fold.students["acc"]
-    acc = replace(acc, student=tossed(acc.student, 13), baseline=tossed(acc.baseline, 8))
-    return replace(fold, students={"acc": acc}, teacher=tossed(fold.teacher, 10))
+    table = make(seed=0, windows=WINDOWS, teacher={1: 9, 2: 9}, students={"acc": ({1: 6, 2: 6}, {1: 5, 2: 5})})
+    plan, rows = table.plan, table.students["acc"]
+    right = {plan.student: 13, plan.baseline: 8}
+    students = {"acc": {entry: {0: tossed(rows[entry][0], count)} for entry, count in right.items()}}
+    return replace(table, students=students, teachers={plan.teacher.name: {0: tossed(table.teacher()[0], 10)}})
 
 
 def test_random_numbers_end_in_no_verdict(fold_result, machines):
     """As the example of the README: the student is ahead of everything else, and none is better than tossing a coin."""
-    demo = read_demo(document_of([of_twenty(fold_result)], machines))
+    demo = read_demo(document_of(of_twenty(fold_result)))
     assert demo.students["acc"].gap_recovered is None
     (sentence,) = answer(demo)
     assert sentence.startswith(
@@ -307,14 +305,14 @@ def test_random_numbers_end_in_no_verdict(fold_result, machines):
 
 
 def test_a_rival_without_scores_keeps_its_keys_and_says_why(fold_result, machines):
-    entry = document_of(two_folds(fold_result, mini_rocket="aeon is not installed"), machines)["students"]["acc"]
+    entry = document_of(two_folds(fold_result, mini_rocket="aeon is not installed"))["students"]["acc"]
     scores = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1"))
     assert entry["mini_rocket"] == {**scores, "reason": "aeon is not installed"}
     assert entry["extra_trees"]["accuracy"] == {"mean": 0.5, "std": 0.0, "per_seed": [0.5, 0.5]}
 
 
 def test_missing_sensors_sizes_and_facts_of_the_dataset_are_in_the_document(fold_result, machines):
-    document = document_of(two_folds(fold_result), machines)
+    document = document_of(two_folds(fold_result))
     assert document["students"]["acc"]["missing"]["student"][1]["per_seed"] == [0.0, 0.25]
     assert document["students"]["acc"]["missing"]["fractions"] == [0.0, 0.5]
     assert document["teacher"]["missing"][1]["modalities"] == ["acc"]

@@ -14,8 +14,8 @@ import pytest
 from mmkd_app.cli.progress import progress_lines
 from mmkd_edge.errors import CheckpointError, MmkdError, UnavailableError, UsageError
 from mmkd_models.data import open_dataset
-from mmkd_models.experiments.comparison import Comparison
-from mmkd_models.experiments.plan import claim
+from mmkd_models.experiments.experiment import Experiment
+from mmkd_models.experiments.folder import claim
 from mmkd_models.experiments.runs import Progress, Run, make_claimed, make_runs
 from mmkd_models.experiments.workers import Workers
 from mmkd_models.train_config import TrainingProgress
@@ -25,7 +25,7 @@ from tests.edge.said import said
 HOLD = """
 import sys, time
 from pathlib import Path
-from mmkd_models.experiments.plan import claim
+from mmkd_models.experiments.folder import claim
 with claim(Path(sys.argv[1])) as is_ours:
     print(is_ours, flush=True)
     time.sleep(60)
@@ -49,11 +49,11 @@ with Workers(2) as workers:
 @pytest.fixture
 def student(machines, comparison, tmp_path):
     """A student whose teacher is a damaged file."""
-    plan = Comparison(dataset=machines, config=comparison(), out=tmp_path)
-    run = next(run for run in plan.phases([1])[0] if " teacher " in run.title)
+    experiment = Experiment(dataset=machines, plan=comparison(), out=tmp_path)
+    run = next(run for run in experiment.phases()[0] if " teacher " in run.title)
     run.path.mkdir(parents=True)
     (run.path / "teacher.ckpt").write_text("{")
-    return plan.phases([1])[1][0]
+    return experiment.phases()[1][0]
 
 
 def test_the_error_of_a_job_in_another_process_is_raised_here_and_ends_the_processes(student):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmkd_app.commands.data import run_data
-from mmkd_app.commands.demo import ComparisonOptions, requested_comparison
+from mmkd_app.experiments import ComparisonOptions, requested_plan
 from mmkd_app.training.recipes import window_lines
 from mmkd_edge.derive import derive_batch
 from mmkd_edge.errors import DatasetError
@@ -15,7 +15,6 @@ from mmkd_models.data import open_dataset
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.recipe import LabelRule, read_recipe
 from mmkd_models.data.importing.window_labels import read_intervals
-from mmkd_models.experiments.comparison import Comparison
 from tests.edge.said import said
 from tests.models.data.importing.conftest import START_S, add_columns, by_machine, refusal, run
 
@@ -188,9 +187,9 @@ def test_a_recipe_names_cheaper_sensors_that_are_compared_and_that_no_teacher_se
     assert [sensor.name for sensor in dataset.spec.sensors] == ["acc", "acc__5Hz", "acc__c1"]
     recorded, slow = (dataset.split("train").with_modalities([name]).take([3]) for name in ("acc", "acc@5Hz"))
     assert np.array_equal(slow["acc__5Hz"], derive_batch(recorded["acc"], dataset.spec.modality("acc__5Hz")))
-    config = requested_comparison(dataset, ComparisonOptions())
-    assert config.modalities == ("acc", "acc__5Hz", "acc__c1")
-    assert Comparison(dataset=dataset, config=config, out=plant).teacher.modalities == ("acc",)
+    plan = requested_plan(dataset, ComparisonOptions())
+    assert plan.sensors == ("acc", "acc__5Hz", "acc__c1")
+    assert plan.teacher.modalities == ("acc",)
     with pytest.raises(SystemExit, match="0"):
         run_data(["describe", str(plant / "out")])
     assert "derived sensors: acc@5Hz, acc[ay]" in capsys.readouterr().out.splitlines()
