@@ -3,9 +3,13 @@
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ModalityKind = Literal["series", "audio", "video"]
 Normalise = Literal["none", "per_group"]
@@ -112,6 +116,16 @@ class Derivation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     text: str
     samples: int
     taps: Annotated[bytes, msgspec.Meta(max_length=1 << 18)] = b""
+
+
+class ReplayedRecording(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What windows of one modality are cut from: rows float32 (n, C) in its unit; unknown facts are empty."""
+
+    rows: "NDArray[np.float32]"
+    name: str = ""
+    label: str = ""
+    group: str = ""
+    split: str = ""
 
 
 def frames_fault(modality: ModalitySpec) -> tuple[str, str] | None:

@@ -115,7 +115,7 @@ def test_a_station_opens_no_bundle_and_runs_no_engine_but_by_the_predictor():
         for name, _, node in imports(path)
         if name == "mmkd_edge" and isinstance(node, ast.ImportFrom) and node.module
     }
-    files = {f"mmkd_edge{part}" for part in ("", ".errors", ".frames", ".machine", ".outputs", ".shadow")}
+    files = {f"mmkd_edge{part}" for part in ("", ".errors", ".frames", ".machine", ".outputs", ".shadow", ".spec")}
     values = ("bundle.manifest", "health.monitor", "predict.postprocess", "predict.sensors")
     assert found == files | {f"mmkd_edge.{part}" for part in (*values, "stream.stream")}
 

@@ -20,17 +20,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from checks.script import head, row, script_parser
 from mmkd_edge import EdgePredictor
 from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.spec import ReplayedRecording
 from mmkd_models.data import fold_indices, open_dataset
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.folds import fold_count
 from mmkd_models.data.for_devices import read_recordings
 from mmkd_station.alarms import RuleScore, Tuned, rate_interval, tune_alarm
-from mmkd_station.intake import ReplayedRecording
 from mmkd_station.sensor import usual_hop
 
 RULE = ("confirm", "release", "min_probability")
@@ -81,8 +82,7 @@ def dealt(dataset: Dataset, path: Path, predictor: EdgePredictor, fold: int) -> 
     parts = {"valid": found.valid, "test": found.test}
     split_of = {str(group): name for name, rows in parts.items() for group in set(windows.groups[rows].tolist())}
     for one in read_recordings(path, predictor.modality):
-        facts = {name: getattr(one, name) for name in ("rows", "name", "label", "group")}
-        yield ReplayedRecording(**facts, split=split_of.get(one.group, "train"))
+        yield msgspec.structs.replace(one, split=split_of.get(one.group, "train"))
 
 
 def follow(bundle: Path, recordings: Sequence[ReplayedRecording], normal: str, words: Sequence[object]) -> RuleScore:

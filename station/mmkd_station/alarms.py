@@ -21,7 +21,7 @@ from mmkd_edge import EdgePredictor, Prediction, TaskSpec
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import require_modules
-from mmkd_station.intake import ReplayedRecording
+from mmkd_edge.spec import ReplayedRecording
 from mmkd_station.records import AlarmEvent, AlarmRecord, ResultRecord
 
 _MAX_CONFIRM = 1000

@@ -12,9 +12,10 @@ import msgspec
 from mmkd_edge import EdgePredictor, ModalitySpec, OpenOptions
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError
+from mmkd_edge.spec import ReplayedRecording
 from mmkd_station.alarms import Episodes, rule_of_rate
 from mmkd_station.board import Board
-from mmkd_station.intake import Intake, ReplayedRecording
+from mmkd_station.intake import Intake
 from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import SourceRequest, map_columns
 from mmkd_station.protocols.table import grows, open_sink, open_source, shown_names

@@ -25,16 +25,6 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     waited: bool = False  # samples waited to be read, as a file's lines do, so arrival is not their time
 
 
-class ReplayedRecording(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Rows float32 (n, C) in the modality's unit; unknown fields are empty."""
-
-    rows: NDArray[np.float32]
-    name: str
-    label: str = ""
-    group: str = ""
-    split: str = ""
-
-
 class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Counters; `garbage` counts messages and lines that were not samples."""
 

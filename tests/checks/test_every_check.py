@@ -19,7 +19,7 @@ from checks.install_size import Installed, import_time_ms, weigh
 from checks.script import head, row
 from checks.shipped_table import ahead, gains_over, main
 from mmkd_edge import Bundle, example_bundle
-from mmkd_station.intake import ReplayedRecording
+from mmkd_edge.spec import ReplayedRecording
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks" / "checks"

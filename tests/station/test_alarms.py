@@ -11,11 +11,11 @@ import pytest
 from mmkd_app.live.lines import tuned_lines
 from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example_bundle
 from mmkd_edge.bundle.manifest import Normal
+from mmkd_edge.spec import ReplayedRecording
 from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
 from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_recordings
 from mmkd_models.data.for_devices import read_recordings
 from mmkd_station.alarms import AlarmRule, Episodes, power_of, rule_of_rate, tune_alarm
-from mmkd_station.intake import ReplayedRecording
 from mmkd_station.records import result_record
 from tests.edge.said import said
 from tests.station import rig

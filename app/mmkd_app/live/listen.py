@@ -15,8 +15,8 @@ from mmkd_app.live.options import column_mapping
 from mmkd_edge import ModalitySpec
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.commissioning import MachineRun
+from mmkd_edge.spec import ReplayedRecording
 from mmkd_station.build import open_service
-from mmkd_station.intake import ReplayedRecording
 from mmkd_station.records import Record, ResultRecord
 from mmkd_station.spec import RunSpec, StationSpec, check_run
 from mmkd_station.station import StationFacts
@@ -117,6 +117,4 @@ def load_recordings(place: str, modality: ModalitySpec) -> list[ReplayedRecordin
     """Return a dataset's recordings of a modality."""
     from mmkd_models.data.for_devices import read_recordings
 
-    names = ReplayedRecording.__struct_fields__
-    recordings = read_recordings(place, modality)
-    return [ReplayedRecording(**{name: getattr(recording, name) for name in names}) for recording in recordings]
+    return read_recordings(place, modality)

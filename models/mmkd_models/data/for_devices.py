@@ -13,12 +13,12 @@ import numpy as np
 
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec
+from mmkd_edge.spec import ModalitySpec, ReplayedRecording
 from mmkd_models.data.checking.related import file_and_time, file_starts, find_overlaps
 from mmkd_models.data.dataset import Dataset, open_dataset
 from mmkd_models.data.files import RECORDINGS, is_cut
-from mmkd_models.data.spec import SPLIT_NAMES, SplitName, decode_samples
-from mmkd_models.data.windows import Floats, first_sample, mean_and_std, raw_values
+from mmkd_models.data.spec import SPLIT_NAMES, decode_samples
+from mmkd_models.data.windows import first_sample, mean_and_std, raw_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +67,8 @@ def measure_reference(
     return MeasuredReference(reference=reference, group=chosen, windows=count, windows_in_group=len(rows))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class WholeRecording:
-    """One recording of one modality, float32 (n, C), named `recording 3` or `windows 3 to 9`."""
-
-    rows: Floats
-    name: str
-    label: str
-    group: str
-    split: SplitName
-
-
-def read_recordings(path: str | Path, modality: ModalitySpec) -> list[WholeRecording]:
-    """Return the recordings of a student's modality. Raise UsageError if it does not fit."""
+def read_recordings(path: str | Path, modality: ModalitySpec) -> list[ReplayedRecording]:
+    """Return a student's recordings, named `recording 3` or `windows 3 to 9`. Raise UsageError if none fits."""
     dataset = open_dataset(path)
     stored = dataset.spec.modality(modality.name)
     if stored.sources:
@@ -101,7 +90,7 @@ def read_recordings(path: str | Path, modality: ModalitySpec) -> list[WholeRecor
     return list(read(dataset, stored, order))
 
 
-def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[WholeRecording]:
+def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[ReplayedRecording]:
     assert dataset.spec.recordings is not None
     arrays = {name.removeprefix(f"{RECORDINGS}/").removesuffix(".npy"): array for name, array in dataset.arrays.items()}
     column = [spec.name for spec in dataset.spec.modalities].index(modality.name)
@@ -111,7 +100,7 @@ def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int])
     groups = arrays.get("groups")
     for number, (end, length) in enumerate(zip(np.cumsum(lengths).tolist(), lengths.tolist(), strict=True)):
         stored = np.asarray(arrays[modality.name][end - length : end])
-        yield WholeRecording(
+        yield ReplayedRecording(
             rows=decode_samples(stored, kind=modality.kind, scale=factors)[:, order],
             name=f"recording {number}",
             label=_label(dataset, arrays["labels"][number]),
@@ -120,7 +109,7 @@ def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int])
         )
 
 
-def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[WholeRecording]:
+def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[ReplayedRecording]:
     """Join consecutive windows of one split, group, label and episode; shared samples come once."""
     windows = dataset.everything()
     starts_s = windows.starts if windows.times is None else windows.times
@@ -142,7 +131,7 @@ def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) ->
         end_s = float(starts_s[run[-1]]) + modality.duration_s
         is_named = file_starts(windows) is not None
         parts = [window[modality.samples - count :] for window, count in zip(values[1:], new.tolist(), strict=True)]
-        yield WholeRecording(
+        yield ReplayedRecording(
             rows=np.concatenate([values[0], *parts])[:, order],
             name=file_and_time(windows, run[0], float(starts_s[run[0]]), end_s)
             if is_named

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from mmkd_edge import ModalitySpec
 from mmkd_edge.errors import UsageError, first_line, os_reason
-from mmkd_station.intake import Delivery, Intake, ReplayedRecording
+from mmkd_edge.spec import ReplayedRecording
+from mmkd_station.intake import Delivery, Intake
 from mmkd_station.records import AlarmRecord, Record, ResultRecord
 
 SourceTimeUnit = Literal["s", "ms", "us", "ns"]
