@@ -149,7 +149,7 @@ def test_the_c_library_answers_all_golden_windows_on_other_processors(processor,
         pytest.skip(f"needs {emulator}")
     (tmp_path / "windows.c").write_text(WINDOWS)
     zig = [sys.executable, "-m", "ziglang", "cc", "-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
-    zig += ["-Wno-unknown-pragmas", "-DMMKD_SIZES", "-DMMKD_ONE_ISA", f"-I{FOLDER / 'include'}", "-target"]
+    zig += ["-Wno-unknown-pragmas", "-DMMKD_ONE_ISA", f"-I{FOLDER / 'include'}", "-target"]
     objects = []
     for source in (*(FOLDER / name for name in SOURCES if name.endswith(".c")), tmp_path / "windows.c"):
         objects.append(tmp_path / f"{source.stem}.o")

@@ -85,7 +85,7 @@ def fuzz_seeded(name: str, *, seconds: float, findings: Path, most: int | None =
 def fuzz_native(name: str, *, seconds: float, findings: Path) -> tuple[int, list[str]]:
     """Compile the C engine with libFuzzer, and let it look for inputs."""
     instrument = ["clang", "-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
-    define = ["-DMMKD_ONE_ISA", "-DMMKD_SIZES", "-Wno-psabi", "-Wno-unknown-pragmas"]
+    define = ["-DMMKD_ONE_ISA", "-Wno-psabi", "-Wno-unknown-pragmas"]
     sources = [FOLDER / name for name in SOURCES if name.endswith(".c")]
     with tempfile.TemporaryDirectory() as folder:
         program, corpus = Path(folder) / "fuzz", Path(folder) / "corpus"

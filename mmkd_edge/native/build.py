@@ -13,8 +13,13 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 LIBRARY = FOLDER / ("mmkd.dll" if os.name == "nt" else "libmmkd.so.1")
+ENGINE = (
+    *("include/mmkd.h", "src/model.h", "src/model.c", "src/compute.c", "src/vectors.h", "src/layers.h"),
+    *("src/transformer.h", "src/steps.h", "src/convolutions.h", "src/intervals.h", "src/trees.h"),
+)
+"""What reads and computes a model; also in the sources of the target `c`."""
 SOURCES = (
-    *("include/mmkd.h", "src/model.h", "src/model.c", "src/compute.c"),
+    *ENGINE,
     *("src/bundle.h", "src/rules.h", "src/bundle.c", "src/verify.c", "src/predict.c", "third_party/jsmn.h"),
     *(f"third_party/monocypher{name}" for name in (".h", ".c", "-ed25519.h", "-ed25519.c")),
 )
@@ -22,7 +27,7 @@ SOURCES = (
 
 # -ffast-math is for compute.c alone: with the linker, older GCC sets flush-to-zero in the process.
 _FLAGS = ["-std=c99", "-O3", "-fvisibility=hidden", "-ffunction-sections"]
-_FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas"]
+_FLAGS += ["-Wall", "-Wextra", "-Wformat=2", "-Wno-psabi", "-Wno-unknown-pragmas"]
 _X86 = {"avx2": ("8", "-mavx2 -mfma"), "avx512": ("16", "-mavx512f -mavx512dq -mavx512vl -mavx512bw -mfma")}
 
 
@@ -56,7 +61,7 @@ def build(library: Path = LIBRARY, *, compiler: Sequence[str] = ()) -> str:
             is_x86, is_windows = "__x86_64__" in macros, "_WIN32" in macros
             flags += [] if is_windows else ["-fPIC"]
             objects = []
-            kinds = {"base": ("4", "-DMMKD_SIZES"), **(_X86 if is_x86 else {})}
+            kinds = {"base": ("4", ""), **(_X86 if is_x86 else {})}
             for name, (width, extra) in kinds.items():
                 objects.append(f"{place}/{name}.o")
                 suffix = [f"-DMMKD_NAME=mmkd_compute_{name}", f"-DMMKD_W={width}", *extra.split()]

@@ -16,11 +16,10 @@ from mmkd_edge.bundle.golden import Golden
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError, printable
 from mmkd_edge.native import NativeModel
-from mmkd_edge.native.build import FOLDER
+from mmkd_edge.native.build import ENGINE, FOLDER
 from mmkd_edge.predict.novelty import score_limit, smallest_level
 from mmkd_export.plan import only_student
 
-_ENGINE = ("include/mmkd.h", "src/model.h", "src/model.c", "src/compute.c")
 _MAX_WINDOWS = 8
 _TEMPLATES = Path(__file__).with_name("c")
 
@@ -46,7 +45,7 @@ def write_c_sources(path: Path) -> Path:
     folder = path.with_name(f"{path.stem}-c")
     fresh = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
-    for name in _ENGINE:
+    for name in ENGINE:
         (fresh / "engine" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(FOLDER / name, fresh / "engine" / name)
     tolerance = max(golden.tolerance, artifact.parity.tolerance)

@@ -34,7 +34,7 @@ struct mmkd_bundle {
 };
 
 /* Copy text of printf's kinds into `error`. */
-void mmkd_error(char *error, size_t error_size, const char *format, ...);
+__attribute__((format(printf, 3, 4))) void mmkd_error(char *error, size_t error_size, const char *format, ...);
 void mmkd_sha256(const unsigned char *data, size_t size, unsigned char digest[32]);
 void mmkd_sha256_text(const unsigned char *data, size_t size, char text[65]); /* hexadecimal digits, and a zero */
 /* Zeroed memory, or NULL; mmkd_release frees all of a chain. */

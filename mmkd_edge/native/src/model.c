@@ -450,7 +450,7 @@ int mmkd_model_place(const void *data, size_t size, int isa, mmkd_model *model, 
     if (model->isa == MMKD_ISA_AVX512) model->computing = &mmkd_compute_avx512;
 #endif
     model->panel = r.panel < MMKD_MAX_PANEL ? r.panel : MMKD_MAX_PANEL;
-    model->scratch_floats = mmkd_scratch_floats(model);
+    model->scratch_floats = model->computing->count_floats(model);
     if (!(operations(model) <= MAX_OPERATIONS)) fail(&r, "file", "needs more than 17 thousand million operations a window");
     if (model->scratch_floats > MAX_SCRATCH / sizeof(float)) fail(&r, "file", "needs more than 2 GiB to compute in");
     return r.failed ? MMKD_DAMAGED : MMKD_OK;
@@ -492,6 +492,31 @@ mmkd_facts mmkd_model_facts(const mmkd_model *model)
 
 const char *mmkd_model_modality(const mmkd_model *model) { return model->modality; }
 
+int64_t mmkd_news_floats(const mmkd_model *model, int64_t number)
+{
+    const mmkd_transformer *t = &model->transformer;
+    int64_t channels = model->channels;
+    const int64_t front[] = {t->history * 2 * channels, 3 * channels, t->sums, 2 * channels, t->reach * t->views};
+    return number < MMKD_FRONT_STATES ? front[number] : t->width;
+}
+
+int64_t mmkd_state_floats(const mmkd_model *model, int64_t number)
+{
+    int is_whole = number == MMKD_HISTORY || number == MMKD_SERIES;
+    return mmkd_news_floats(model, number) * (is_whole ? 1 : model->transformer.slots);
+}
+
+void mmkd_keep(const mmkd_model *model, float *const *states, float *const *news, int64_t slot)
+{
+    const mmkd_transformer *t = &model->transformer;
+    for (int64_t n = 0, count = mmkd_states(model); n < count; n++) { /* keys and values are (heads, slots, head) */
+        int64_t heads = n < MMKD_FRONT_STATES || n == count - 1 ? 1 : t->heads, size = mmkd_news_floats(model, n) / heads;
+        int64_t at = n == MMKD_HISTORY || n == MMKD_SERIES ? 0 : slot;
+        for (int64_t h = 0; h < heads; h++)
+            memcpy(states[n] + (h * t->slots + at) * size, news[n] + h * size, (size_t)size * sizeof(float));
+    }
+}
+
 int mmkd_state(const mmkd_model *model, int32_t number, char name[16], int32_t shape[4], int32_t *axis)
 {
     static const char *const front[] = {"history", "moments", "sums", "peaks", "series"};
@@ -508,8 +533,8 @@ int mmkd_state(const mmkd_model *model, int32_t number, char name[16], int32_t s
         return 4;
     }
     joined(name, 16, number == last ? "tokens" : front[number], -1, "");
-    int32_t columns = number == 0 ? 2 * (int32_t)model->channels : number == 4 ? (int32_t)t->views : new_values;
-    *axis = number == 0 || number == 4 ? -1 : 1;
+    int32_t columns = number == MMKD_HISTORY ? 2 * (int32_t)model->channels : number == MMKD_SERIES ? (int32_t)t->views : new_values;
+    *axis = number == MMKD_HISTORY || number == MMKD_SERIES ? -1 : 1;
     shape[1] = *axis < 0 ? new_values / columns : slots;
     shape[2] = columns;
     return 3;

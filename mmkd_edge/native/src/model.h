@@ -1,4 +1,4 @@
-/* The tensors of a model after they were checked: what compute.c reads. */
+/* The tensors of a model after they were checked: what compute.c and the members read. */
 #ifndef MMKD_MODEL_H
 #define MMKD_MODEL_H
 
@@ -9,7 +9,9 @@
 #endif
 
 enum { MMKD_MAX_STAGES = 16, MMKD_MAX_BLOCKS = 16, MMKD_LANES = 16, MMKD_EXTRA_TOKENS = 2 };
-enum { MMKD_NAME_BYTES = 256, MMKD_FRONT_STATES = 5, MMKD_MAX_SLOTS = 1024, MMKD_MAX_PANEL = 256, MMKD_STATISTICS = 8 };
+enum { MMKD_NAME_BYTES = 256, MMKD_MAX_SLOTS = 1024, MMKD_MAX_PANEL = 256, MMKD_STATISTICS = 8 };
+/* States of a causal student; keys and values of each block follow, then tokens. */
+enum { MMKD_HISTORY, MMKD_MOMENTS, MMKD_SUMS, MMKD_PEAKS, MMKD_SERIES, MMKD_FRONT_STATES };
 
 static inline uint32_t mmkd_u16(const unsigned char *at) { return (uint32_t)at[0] | (uint32_t)at[1] << 8; }
 static inline uint32_t mmkd_u32(const unsigned char *at) { return mmkd_u16(at) | mmkd_u16(at + 2) << 16; }
@@ -126,17 +128,17 @@ struct mmkd_model {
  * allocated. For microcontrollers, whose tensors are constants of the program. */
 int mmkd_model_place(const void *data, size_t size, int isa, mmkd_model *model, char *error, size_t error_size);
 
-/* What each instruction set computes: a window; a step of a causal student. */
+/* What each instruction set computes: a window; a step of a causal student. And the floats of scratch that these take. */
 typedef struct mmkd_computing {
     void (*run)(const mmkd_model *, float *, const float *, const float *, float *, float *, float *);
     void (*step)(const mmkd_model *, float *, const float *, const float *, int64_t, const float *const *,
                  float *const *, float *, float *, float *);
+    size_t (*count_floats)(const mmkd_model *);
 } mmkd_computing;
 
-/* Each instruction set compiles compute.c once; with MMKD_ONE_ISA there is the first alone. */
+/* Each instruction set compiles compute.c once, with the members; with MMKD_ONE_ISA there is the first alone. */
 extern const mmkd_computing mmkd_compute_base, mmkd_compute_avx2, mmkd_compute_avx512;
-/* Floats of a state of a causal student, and of what a step adds to it. In order: history, moments, sums, peaks,
- * series, then keys and values of each block, then tokens. */
+/* Floats of a state of a causal student, and of what a step adds to it. */
 int64_t mmkd_state_floats(const mmkd_model *model, int64_t number);
 int64_t mmkd_news_floats(const mmkd_model *model, int64_t number);
 /* Put what is new of a causal student's states into their slot. */
@@ -145,6 +147,5 @@ static inline int64_t mmkd_states(const mmkd_model *model)
 {
     return model->transformer.is_causal ? MMKD_FRONT_STATES + 2 * model->transformer.depth + 1 : 0;
 }
-size_t mmkd_scratch_floats(const mmkd_model *model);
 
 #endif

@@ -47,20 +47,20 @@ struct mmkd_predictor {
 
 /* ---- words */
 
-/* A number with a point in every locale; `format` is printf's for a precision and a number. */
-static const char *formatted(char to[32], const char *format, int precision, double value)
+/* A number with a point in every locale; kind: printf's 'f' or 'g'. */
+static const char *formatted(char to[32], char kind, int precision, double value)
 {
-    snprintf(to, 32, format, precision, value);
+    snprintf(to, 32, kind == 'f' ? "%.*f" : "%.*g", precision, value);
     for (char *at = to; *at; at++)
         if (!strchr("0123456789+-einfa", *at)) *at = '.';
     return to;
 }
 
 /* So many digits of a number, in a text of the calling block. */
-#define DIGITS(value, count) formatted((char[32]){0}, "%.*g", count, value)
+#define DIGITS(value, count) formatted((char[32]){0}, 'g', count, value)
 
 /* Join a fault to those before: the graver condition, its reason first. */
-static void join(mmkd_predictor *p, int32_t condition, const char *format, ...)
+__attribute__((format(printf, 3, 4))) static void join(mmkd_predictor *p, int32_t condition, const char *format, ...)
 {
     char before[REASON], reason[REASON];
     va_list values;
@@ -222,7 +222,7 @@ static void judge_missing(mmkd_predictor *p, const float *rows, double *fraction
     if (missing == count) snprintf(text, sizeof text, "all values are missing");
     else if (any_dead) snprintf(text, sizeof text, "channel %s is missing", names(p, what, dead));
     else if ((double)missing >= degraded_fraction * (double)count)
-        snprintf(text, sizeof text, "%s%% of the values are missing", formatted((char[32]){0}, "%.*f", 1, 100 * *fraction));
+        snprintf(text, sizeof text, "%s%% of the values are missing", formatted((char[32]){0}, 'f', 1, 100 * *fraction));
     else return;
     for (int64_t i = 0; i < count; i++) {
         infinite += isinf(rows[i]) != 0;
@@ -583,6 +583,28 @@ static int check_options(mmkd_predictor *p, char *error, size_t error_size)
     return 0;
 }
 
+/* What values are valid: in the sensor's range, or near the reference of a machine of its own. */
+static void set_limits(mmkd_predictor *p)
+{
+    const mmkd_entry *e = p->entry;
+    double low = e->has_range ? e->low : -INFINITY, high = e->has_range ? e->high : INFINITY;
+    if (e->is_per_group) {
+        memcpy(p->mean, p->options.reference_mean, (size_t)p->channels * sizeof *p->mean);
+        memcpy(p->std, p->options.reference_std, (size_t)p->channels * sizeof *p->std);
+        if (!e->has_range) {
+            low = INFINITY, high = -INFINITY;
+            for (int32_t c = 0; c < p->channels; c++)
+                low = fmin(low, p->mean[c] - 1000 * p->std[c]), high = fmax(high, p->mean[c] + 1000 * p->std[c]);
+            low = -outwards(-low), high = outwards(high);
+        }
+    }
+    p->low = low < -3.4028234e38 ? -3.4028234e38f : (float)low;
+    p->high = high > 3.4028234e38 ? 3.4028234e38f : (float)high;
+    p->input_low = p->options.recorded ? (float)e->model->derivation.limits[1] : p->low;
+    p->input_high = p->options.recorded ? (float)e->model->derivation.limits[2] : p->high;
+    p->options.reference_mean = p->options.reference_std = NULL;
+}
+
 static void *take(mmkd_predictor *p, int64_t count, size_t size)
 {
     void *memory = mmkd_take(&p->memory, (size_t)count * size);
@@ -635,23 +657,8 @@ int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, 
         mmkd_error(error, error_size, "not enough memory");
         return MMKD_NO_MEMORY;
     }
-    double low = e->has_range ? e->low : -INFINITY, high = e->has_range ? e->high : INFINITY;
     p->std = p->mean + p->channels, p->news = p->states + states;
-    if (e->is_per_group) {
-        memcpy(p->mean, p->options.reference_mean, (size_t)p->channels * sizeof *p->mean);
-        memcpy(p->std, p->options.reference_std, (size_t)p->channels * sizeof *p->std);
-        if (!e->has_range) {
-            low = INFINITY, high = -INFINITY;
-            for (int32_t c = 0; c < p->channels; c++)
-                low = fmin(low, p->mean[c] - 1000 * p->std[c]), high = fmax(high, p->mean[c] + 1000 * p->std[c]);
-            low = -outwards(-low), high = outwards(high);
-        }
-    }
-    p->low = low < -3.4028234e38 ? -3.4028234e38f : (float)low;
-    p->high = high > 3.4028234e38 ? 3.4028234e38f : (float)high;
-    p->input_low = p->options.recorded ? (float)e->model->derivation.limits[1] : p->low;
-    p->input_high = p->options.recorded ? (float)e->model->derivation.limits[2] : p->high;
-    p->options.reference_mean = p->options.reference_std = NULL;
+    set_limits(p);
     mmkd_reset(p);
     *kept = fresh;
     *predictor = kept;

@@ -1,5 +1,6 @@
 """The native engine computes what the network computes, on every instruction set, and refuses damaged files."""
 
+import re
 import shutil
 import struct
 import subprocess
@@ -197,7 +198,7 @@ def test_cppcheck_finds_nothing_in_the_sources():
     kinds = ["--enable=warning,performance,portability", "--suppress=missingIncludeSystem", "--inline-suppr"]
     kinds += ["--suppress=normalCheckLevelMaxBranches", "--suppress=nullPointerOutOfResources"]
     files = [str(FOLDER / name) for name in SOURCES if name.startswith("src/") and name.endswith(".c")]
-    command = ["cppcheck", "--std=c99", "-DMMKD_SIZES", "-q", "--error-exitcode=1", *kinds, *files]
+    command = ["cppcheck", "--std=c99", "-q", "--error-exitcode=1", *kinds, *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -267,6 +268,41 @@ def test_altered_files_are_refused_or_answered_and_nothing_crashes():
     assert 0 < opened < 400
 
 
+OWN = [*FOLDER.glob("src/*.[ch]"), *FOLDER.glob("include/*.h")]
+
+
 def test_the_engine_stays_small_enough_to_be_read():
-    own = [*FOLDER.glob("src/*.[ch]"), *FOLDER.glob("include/*.h")]
-    assert sum(len(path.read_text().splitlines()) for path in own) <= 4250
+    assert sum(len(path.read_text().splitlines()) for path in OWN) <= 4500
+
+
+def functions_of(path):
+    """Yield the head and the number of lines of the body of every function."""
+    lines = path.read_text().splitlines()
+    for end in (number for number, line in enumerate(lines) if line == "}"):
+        start = max(number for number in range(end) if lines[number] == "{")
+        head = start - 1
+        while lines[head].startswith(" "):
+            head -= 1
+        yield " ".join(lines[head:start]), end - start - 1
+
+
+FILES = pytest.mark.parametrize("path", sorted(FOLDER.glob("src/*.[ch]")), ids=lambda path: path.name)
+
+
+@FILES
+def test_no_function_is_longer_than_60_lines(path):
+    assert [head for head, lines in functions_of(path) if lines > 60] == []
+
+
+@FILES
+def test_functions_belong_to_one_file_unless_they_have_the_prefix(path):
+    heads = [head for head, _ in functions_of(path)]
+    shared = [head for head in heads if not re.match(r"(__attribute__\(\(.*\)\) )?static |INLINE ", head)]
+    assert [head for head in shared if path.suffix == ".h" or not re.search(r"\bmmkd_\w+\(", head)] == []
+
+
+def test_the_compiler_checks_every_format():  # -Wformat=2 is among the flags
+    text = "\n".join(path.read_text() for path in OWN)
+    heads = re.findall(r"^.*\b(\w+)\((?:.*, )\.\.\.\)", text, re.MULTILINE)
+    marked = re.findall(r"__attribute__\(\(format\(printf, .*\b(\w+)\(.*, \.\.\.\)", text)
+    assert set(heads) == set(marked) == {"mmkd_error", "join"}
