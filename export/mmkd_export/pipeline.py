@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mmkd_documents.export import BuiltEngine, ExportReport, LeftOutArtifact, TwinFacts
+from mmkd_documents.export import BuiltEngine, ExportReport, TwinFacts
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import ArtifactFormat, Manifest, Precision
 from mmkd_edge.errors import GateError, MmkdError, UsageError
@@ -20,9 +20,8 @@ from mmkd_export.plan import ExportPlan, Seal, read_report
 from mmkd_export.precision.make import make_lower_precision
 from mmkd_export.preflight import check_plan
 from mmkd_export.student import ProvenStudent, choose_temperature, compare_twin, prove_student, read_checkpoint
-from mmkd_export.targets.table import Engines, Format, ResolvedPlan, Sources, Target, requested_targets
-from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError
-from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, checkpoint_metric
+from mmkd_export.targets.table import Beside, Format, ResolvedPlan, Target, requested_targets
+from mmkd_export.verify.artifacts import ProvenArtifact
 
 if TYPE_CHECKING:
     from mmkd_models.training.checkpoint import StudentCheckpoint
@@ -44,26 +43,6 @@ class ExportResult:
 OnStage = Callable[[str], None]  # called with each stage, such as `2/4 convert it to ONNX`
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Made:
-    """A student with what is made of it so far."""
-
-    checkpoint: StudentCheckpoint
-    student: ProvenStudent
-    rule: GateRule
-    artifacts: tuple[ProvenArtifact, ...]
-    left_out: tuple[LeftOutArtifact, ...] = ()
-
-    def without(self, error: MmkdError, precision: Precision, file_format: ArtifactFormat) -> _Made:
-        """Return it with an artifact that failed among those left out."""
-        report = error.report if isinstance(error, RejectedError) else None
-        if report is not None and (report.gate is None or not report.gate.finite):
-            report = None  # its answers are not numbers, which JSON lacks
-        reason = str(error).replace(NOTHING_WRITTEN, "")
-        failed = LeftOutArtifact(precision=precision, format=file_format, reason=reason, artifact=report)
-        return replace(self, left_out=(*self.left_out, failed))
-
-
 class _Attempt(NamedTuple):
     """A lower precision in a format; one that fails its gate may be left out if it is optional."""
 
@@ -75,7 +54,7 @@ class _Attempt(NamedTuple):
 def export_stages(resolved: ResolvedPlan) -> tuple[str, ...]:
     """Return a plan's stages in order."""
     targets = resolved.targets
-    building = tuple(target.adds.stage for target in targets if isinstance(target.adds, Engines | Sources))
+    building = tuple(target.adds.stage for target in targets if isinstance(target.adds, Beside))
     if resolved.plan.from_bundle:
         return ("verify the bundle", *building)
     return (
@@ -108,26 +87,16 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
             students = _convert_checkpoint(resolved, begin)
             for precision in resolved.precisions:
                 begin(f"make {precision}")
-                students = [_with_precision(made, precision, resolved) for made in students]
+                students = [_with_precision(student, precision, resolved) for student in students]
             begin("write the bundle")
-            platform = resolved.platform.name
-            manifest, members = contents.join_parts(
-                [
-                    contents.pack_bundle(made.student, made.artifacts, platform=platform, left_out=made.left_out)
-                    for made in students
-                ]
-            )
+            parts = [contents.pack_bundle(student, platform=resolved.platform.name) for student in students]
+            manifest, members = contents.join_parts(parts)
             contents.write_sealed(plan.output, manifest=manifest, members=members, seal=plan.seal)
-        engines: list[BuiltEngine] = []
-        folders: list[str] = []
-        for target in resolved.targets:
-            match target.adds:
-                case Engines(stage=stage, build=build):
-                    begin(stage)
-                    engines += build(plan.output, resolved.platform, resolved.built_precisions)
-                case Sources(stage=stage, write=write):
-                    begin(stage)
-                    folders.append(str(write(plan.output)))
+        beside: list[tuple[BuiltEngine, ...] | Path] = []
+        for added in (target.adds for target in resolved.targets):
+            if isinstance(added, Beside):
+                begin(added.stage)
+                beside.append(added.write(plan.output, resolved.platform, resolved.built_precisions))
         with Bundle.open(plan.output) as bundle:  # verify what a device will read
             return ExportResult(
                 path=plan.output,
@@ -135,12 +104,12 @@ def export(plan: ExportPlan, *, on_stage: OnStage | None = None) -> ExportResult
                 sha256=bundle.sha256,
                 manifest=bundle.manifest,
                 report=read_report(bundle),
-                engines=tuple(engines),
-                folders=tuple(folders),
+                engines=tuple(engine for made in beside if not isinstance(made, Path) for engine in made),
+                folders=tuple(str(made) for made in beside if isinstance(made, Path)),
             )
 
 
-def _convert_checkpoint(resolved: ResolvedPlan, begin: OnStage) -> list[_Made]:
+def _convert_checkpoint(resolved: ResolvedPlan, begin: OnStage) -> list[ProvenStudent]:
     """Return the student, and its portable twin if a target's engine lacks one of its members."""
     # After checking the plan: torch takes seconds to import.
     from mmkd_export.graph.onnx_from_student import onnx_from_student
@@ -155,61 +124,53 @@ def _convert_checkpoint(resolved: ResolvedPlan, begin: OnStage) -> list[_Made]:
             if checkpoint.portable is None:
                 target.check_members(members)
             lacking += target.lacking(members)
-    students: list[tuple[StudentCheckpoint, TwinFacts | None]] = [(checkpoint, None)]
+    twins: list[tuple[StudentCheckpoint, TwinFacts | None]] = [(checkpoint, None)]
     if lacking and checkpoint.portable is not None:
         portable = replace(checkpoint.portable, modality=checkpoint.modality)
         cost = compare_twin(checkpoint, portable, real, lacking=[name for name in members if name in lacking])
-        students.append((portable, cost))
+        twins.append((portable, cost))
     begin("convert it to ONNX")
-    temperatures = [choose_temperature(student, real) for student, _ in students]
-    graphs = [
-        onnx_from_student(student, temperature=temperature)
-        for (student, _), temperature in zip(students, temperatures, strict=True)
-    ]
+    temperatures = [choose_temperature(student, real) for student, _ in twins]
+    graphs = [onnx_from_student(twin[0], temperature=each) for twin, each in zip(twins, temperatures, strict=True)]
     begin("compare with torch")
-    metric = checkpoint_metric(checkpoint.facts.metric, checkpoint.task)
-    rule = GateRule(metric=metric, max_drop_points=plan.max_drop_points, accept_unjudged=plan.accept_unjudged)
-    made = []
-    for (student, twin), temperature, graph in zip(students, temperatures, graphs, strict=True):
-        proven = prove_student(
-            plan, student, graph, real=real, temperature=temperature, range_rule=range_rule, twin=twin
-        )
-        made.append(_Made(checkpoint=student, student=proven, rule=rule, artifacts=(proven.fp32,)))
+    students = [
+        prove_student(plan, student, graph, real=real, temperature=temperature, range_rule=range_rule, twin=twin)
+        for (student, twin), temperature, graph in zip(twins, temperatures, graphs, strict=True)
+    ]
     for target in resolved.targets:
         if isinstance(target.adds, Format):
             begin(target.adds.stage)
-            number = next((n for n, each in enumerate(made) if not target.lacking(each.checkpoint.config.members)), 0)
-            made[number] = _with_format(made[number], target, target.adds, plan, checkpoint)
-    return [replace(each, artifacts=(*each.artifacts, *each.student.others)) for each in made]
+            number = next((n for n, student in enumerate(students) if not target.lacking(student.members)), 0)
+            students[number] = _with_format(students[number], target, target.adds, plan)
+    return students
 
 
-def _with_format(made: _Made, target: Target, added: Format, plan: ExportPlan, checkpoint: StudentCheckpoint) -> _Made:
+def _with_format(student: ProvenStudent, target: Target, added: Format, plan: ExportPlan) -> ProvenStudent:
     try:
-        target.check_members(made.checkpoint.config.members, has_portable=checkpoint.portable is not None)
-        return replace(made, student=added.add_fp32(made.student, made.checkpoint, plan.source))
+        target.check_members(student.members, has_portable=student.checkpoint.portable is not None)
+        return added.add_fp32(student)
     except MmkdError as error:
         if target.name not in plan.optional:
             raise
-        return made.without(error, "fp32", added.name)
+        return student.without(error, "fp32", added.name)
 
 
-def _with_precision(made: _Made, precision: Precision, resolved: ResolvedPlan) -> _Made:
+def _with_precision(student: ProvenStudent, precision: Precision, resolved: ResolvedPlan) -> ProvenStudent:
     """A failed gate ends the export unless the artifact is optional."""
-    for attempt in _attempts(made, precision, resolved):
+    for attempt in _attempts(student, precision, resolved):
         try:
-            made = replace(made, artifacts=(*made.artifacts, attempt.make()))
+            student = replace(student, artifacts=(*student.artifacts, attempt.make()))
         except GateError as error:
             if not attempt.is_optional:
                 raise
-            made = made.without(error, precision, attempt.format)
-    return made
+            student = student.without(error, precision, attempt.format)
+    return student
 
 
-def _attempts(made: _Made, precision: Precision, resolved: ResolvedPlan) -> Iterator[_Attempt]:
-    student, is_optional = made.student, precision in resolved.optional
-    formats = {proven.artifact.format for proven in student.others}
+def _attempts(student: ProvenStudent, precision: Precision, resolved: ResolvedPlan) -> Iterator[_Attempt]:
+    is_optional, formats = precision in resolved.optional, student.fp32
     if not (resolved.platform.name == "mcu" and "native" in formats):  # a microcontroller runs no graph
-        graph = partial(make_lower_precision, student, precision, made.rule, ops=resolved.platform.int8_ops)
+        graph = partial(make_lower_precision, student, precision, ops=resolved.platform.int8_ops)
         no_graph = precision == "int8" and bool(student.entry.normal) and "native" in formats
         yield _Attempt("onnx", graph, is_optional or no_graph)
     for target in resolved.targets:
@@ -217,14 +178,14 @@ def _attempts(made: _Made, precision: Precision, resolved: ResolvedPlan) -> Iter
         if precision != "int8" or not isinstance(added, Format) or added.name not in formats:
             continue
         if not (is_optional and added.smaller):
-            make = partial(added.make_int8, student, made.rule)
+            make = partial(added.make_int8, student)
             yield _Attempt(added.name, make, is_optional or target.name in resolved.plan.optional)
 
 
 def export_several(plans: Sequence[ExportPlan], *, output: Path, on_stage: OnStage | None = None) -> list[ExportResult]:
     """Export students, the best first, into one bundle; ignore the plans' outputs. Errors as `export`."""
     for target in requested_targets(plans[0]):
-        if isinstance(target.adds, Engines | Sources):
+        if isinstance(target.adds, Beside):
             raise UsageError(f"--target {target.name}: expected one student, got several; export each on its own")
     for plan in plans:
         check_plan(replace(plan, output=output))

@@ -13,7 +13,7 @@ from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
 from mmkd_edge.install.keys import check_keys
 from mmkd_edge.outputs import check_file, check_name
 from mmkd_export.plan import BUNDLE_SUFFIX, ExportPlan, Seal, is_bundle
-from mmkd_export.targets.table import Engines, ResolvedPlan, Sources, requested_targets, resolve
+from mmkd_export.targets.table import Beside, ResolvedPlan, requested_targets, resolve
 
 FOR_CHECKPOINT = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
 
@@ -65,7 +65,8 @@ def _problems(plan: ExportPlan) -> Iterator[MmkdError]:
 
 def _options_without_effect(plan: ExportPlan) -> Iterator[UsageError]:
     targets = requested_targets(plan)
-    builds = any(isinstance(target.adds, Engines) for target in targets)
+    beside = [target.adds for target in targets if isinstance(target.adds, Beside)]
+    builds = any(row.platform_here is not None for row in beside)
     lower = bool(plan.lower_precisions)
     checkpoint, lowering = "a checkpoint", "--precision fp16, int8 or auto"
     rows = (  # the option, whether it was given, whether it has an effect, and what it needs
@@ -83,8 +84,7 @@ def _options_without_effect(plan: ExportPlan) -> Iterator[UsageError]:
         if is_given and not has_effect:
             yield UsageError(f"{option} has no effect without {needs}; leave it out")
     is_idle = plan.from_bundle and plan.output == plan.source and plan.seal == Seal()
-    is_idle = is_idle and not any(isinstance(row.adds, Engines | Sources) for row in targets)
-    if is_idle and not any(is_given for _, is_given, *_ in rows):
+    if is_idle and not beside and not any(is_given for _, is_given, *_ in rows):
         yield UsageError(
             f"{plan.source}: nothing to do with this bundle; name another -o, --sign, --release, --target trt or c"
         )

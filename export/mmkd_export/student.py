@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mmkd_documents.export import StudentFacts, TwinFacts
+from mmkd_documents.export import LeftOutArtifact, StudentFacts, TwinFacts
 from mmkd_edge.bundle.golden import Golden
-from mmkd_edge.bundle.manifest import FileEntry, ModelEntry, graph_inputs, graph_outputs
+from mmkd_edge.bundle.manifest import ArtifactFormat, FileEntry, ModelEntry, Precision, graph_inputs, graph_outputs
 from mmkd_edge.bundle.statistics import GroupReference
-from mmkd_edge.errors import GateError
+from mmkd_edge.errors import GateError, MmkdError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_export.graph.onnx_graph import count_mflops
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_student, clear_rows, fp32_tolerance
-from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32
-from mmkd_export.verify.gate import checkpoint_metric
+from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError, prove_fp32
+from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, checkpoint_metric
 from mmkd_export.verify.proof_set import ProofSet, build_proof_set, golden_from
 from mmkd_export.verify.step_graph import StepGraph, step_from_checkpoint
 from mmkd_export.verify.windows import (
@@ -41,6 +41,7 @@ from mmkd_models.metrics.scores import gain_metric, known_score
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from mmkd_models.networks.config import MemberKind
     from mmkd_models.training.checkpoint import StudentCheckpoint
 
 MIN_WINDOWS = 20  # with fewer labelled windows a fit would be chance
@@ -55,17 +56,29 @@ class ProvenStudent:
     """A student with its proven fp32 graph."""
 
     source: Path
+    checkpoint: StudentCheckpoint
     entry: ModelEntry  # without artifacts, golden windows and statistics
     facts: StudentFacts
     licence: str
     tools: dict[str, str]
     proof_set: ProofSet
-    fp32: ProvenArtifact
-    others: tuple[ProvenArtifact, ...] = ()  # fp32 artifacts of other formats
+    artifacts: tuple[ProvenArtifact, ...]  # the fp32 graph first, then fp32 of other formats, then lower precision
     steps: tuple[StepGraph, ...] = ()
+    left_out: tuple[LeftOutArtifact, ...] = ()
     range_rule: str | None = None  # origin of the value range, if not the dataset
     golden: Golden | None = None  # if not those of the proof set
     twin: TwinFacts | None = None
+
+    @property
+    def fp32(self) -> dict[ArtifactFormat, bytes]:
+        """Its fp32 models by format."""
+        fp32 = [proven for proven in self.artifacts if proven.artifact.precision == "fp32"]
+        return {proven.artifact.format: proven.model for proven in fp32}
+
+    @property
+    def members(self) -> tuple[MemberKind, ...]:
+        """Kinds of its members."""
+        return self.checkpoint.config.members
 
     @property
     def modality(self) -> ModalitySpec:
@@ -77,6 +90,15 @@ class ProvenStudent:
         """Dataset, modality, size, and start of the checkpoint's hash."""
         facts = self.facts
         return f"{facts.dataset}-{self.entry.name}-{facts.preset}-{facts.checkpoint_sha256[:8]}"
+
+    def without(self, error: MmkdError, precision: Precision, file_format: ArtifactFormat) -> ProvenStudent:
+        """Return it with an artifact that failed among those left out."""
+        report = error.report if isinstance(error, RejectedError) else None
+        if report is not None and (report.gate is None or not report.gate.finite):
+            report = None  # its answers are not numbers, which JSON lacks
+        reason = str(error).replace(NOTHING_WRITTEN, "")
+        failed = LeftOutArtifact(precision=precision, format=file_format, reason=reason, artifact=report)
+        return replace(self, left_out=(*self.left_out, failed))
 
     def check_has_int8(self) -> None:
         """Raise GateError for a student of normal running, whose graph INT8 makes no faster."""
@@ -159,6 +181,11 @@ def prove_student(
         task=task,
         answer=answer,
         find_clear=lambda windows: clear_rows(checkpoint, windows),
+        rule=GateRule(
+            metric=checkpoint_metric(origin.metric, task),
+            max_drop_points=plan.max_drop_points,
+            accept_unjudged=plan.accept_unjudged,
+        ),
         evaluation=plan.evaluation,
         temperature=temperature,
         novelty_scores=() if checkpoint.embeddings is None else tuple(checkpoint.embeddings.scores.double().tolist()),
@@ -181,13 +208,14 @@ def prove_student(
     facts = _student_facts(plan, checkpoint, graph)
     return ProvenStudent(
         source=plan.source,
+        checkpoint=checkpoint,
         entry=_model_entry(checkpoint, facts, reference, name=name, twin=twin),
         facts=facts,
         licence=origin.licence or "not stated by the dataset",
         tools={name: version(name) for name in _TOOLS},
         proof_set=proof_set,
         golden=golden,
-        fp32=prove_fp32(graph, proof_set),
+        artifacts=(prove_fp32(graph, proof_set),),
         steps=(step_from_checkpoint(checkpoint, proof_set),) if checkpoint.config.causal else (),
         range_rule=range_rule,
         twin=twin,

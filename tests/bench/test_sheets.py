@@ -18,15 +18,12 @@ RUN = make_report([make_launch(100.0)] * 5)
 
 def rows(report):
     return [
-        tuple(map(for_terminal, row))
-        for part in make_sheet(report).parts
-        if isinstance(part, Table)
-        for row in part.rows
+        tuple(map(for_terminal, row)) for part in make_sheet(report) if isinstance(part, Table) for row in part.rows
     ]
 
 
 def sentences(report):
-    return [for_terminal(part.plain) for part in make_sheet(report).parts if isinstance(part, Text)]
+    return [for_terminal(part.plain) for part in make_sheet(report)[1:] if isinstance(part, Text)]
 
 
 def test_a_run_has_percentiles_stages_facts_and_its_verdict():
@@ -80,7 +77,7 @@ def test_capacity_has_the_answer_and_its_launches():
         "not carried: 5 streams, 25.00% missed",
         "at the same time: other processes used 40% of a core",
     ]
-    assert for_terminal(make_sheet(report).heading) == (
+    assert for_terminal(make_sheet(report)[0].plain) == (
         "student.edge, fp32 in ort, 20 predictions per second each within 50 ms: 4 streams"
     )
 
@@ -104,7 +101,7 @@ def test_pairs_and_overheads_are_tables_too(ratios, expected):
         machine=RUN.machine,
         **times,
     )
-    assert make_sheet(pair).heading == expected
+    assert make_sheet(pair)[0].plain == expected
     assert rows(pair) == [(name, *SPREAD, "110 µs", "110 µs") for name in ("a.onnx", "b.edge")]
     overhead = OverheadReport(
         bundle="b.edge",
@@ -120,6 +117,6 @@ def test_pairs_and_overheads_are_tables_too(ratios, expected):
 
 def test_a_comparison_has_its_verdict_and_its_quantities():
     comparison = compare(RUN, make_report([make_launch(120.0)] * 5), conditions=parse_conditions("p50>+5%"))
-    assert make_sheet(comparison).heading == "Verdict: slower"
+    assert make_sheet(comparison)[0].plain == "Verdict: slower"
     assert rows(comparison)[0] == ("p50 *", "100 µs", "120 µs", "+20.0%", "+20.0% to +20.0%")
     assert any(line.startswith("failed: p50 changed by +20.0%") for line in sentences(comparison))

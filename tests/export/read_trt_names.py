@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 NAMES_FILE = HERE / "trt_names.json"
 RUNTIME = HERE.parents[1] / "mmkd_edge"
-SOURCES = tuple(RUNTIME / "backends" / "trt" / f"{name}.py" for name in ("build", "cuda", "execution", "backend"))
+SOURCES = tuple(RUNTIME / "backends" / "trt" / f"{name}.py" for name in ("build", "cuda", "backend"))
 
 # Variables there that hold objects of TensorRT, and of cuda-python.
 TENSORRT_OBJECTS = frozenset(

@@ -17,6 +17,7 @@ from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan
 from mmkd_export.verify import proof_set
 from mmkd_export.verify.answers import answers_from_student, clear_rows
+from mmkd_export.verify.gate import GateRule
 from mmkd_export.verify.windows import windows_from_checkpoint
 from mmkd_models.carried import CarriedWindows
 from mmkd_models.data.augment import AugmentConfig
@@ -132,7 +133,12 @@ def make_proof_set(student):
     real = windows_from_checkpoint(student.carried, checkpoint=Path("student.ckpt"))
     answer = partial(answers_from_student, student)
     return proof_set.build_proof_set(
-        real, modality=student.modality, task=student.task, answer=answer, find_clear=partial(clear_rows, student)
+        real,
+        modality=student.modality,
+        task=student.task,
+        answer=answer,
+        find_clear=partial(clear_rows, student),
+        rule=GateRule(metric=student.facts.metric, max_drop_points=0.5),
     )
 
 

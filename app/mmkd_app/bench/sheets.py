@@ -41,13 +41,8 @@ class Table:
     text: Sequence[int] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sheet:
-    """A report for people; `style` is of the heading."""
-
-    heading: str
-    parts: Sequence[Table | Text]
-    style: str = "bold"
+Sheet = Sequence[Table | Text]
+"""A report for people: its heading, then tables and sentences."""
 
 
 def show(report: AnyReport) -> None:
@@ -57,9 +52,9 @@ def show(report: AnyReport) -> None:
 
 def render_sheet(sheet: Sheet) -> RenderableType:
     """Return a sheet for rich."""
-    drawn: list[RenderableType] = [Text(for_terminal(sheet.heading), style=sheet.style)]
+    drawn: list[RenderableType] = []
     is_below_table = False
-    for part in sheet.parts:
+    for part in sheet:
         is_table = isinstance(part, Table)
         drawn += [Text()] if is_table or is_below_table else []
         drawn.append(_rich_table(part) if isinstance(part, Table) else Text(for_terminal(part.plain), part.style))
@@ -112,31 +107,29 @@ def _run(report: BenchReport) -> Sheet:
     launches = f"{len(report.launches)} of {report.configuration.launches} launches"
     stages = [(stage.name, time_text(stage.p50_us), time_text(stage.p90_us)) for stage in report.result.stages]
     machine = [value for name, value in origin(report) if name in ("device", "cores", "governor", "power mode", "GPU")]
-    return Sheet(
-        heading=f"{report.subject.bundle}: {manner_text(report)}",
-        parts=[
-            Text(f"{report.result.latency.count:,} calls in {launches}{'' if report.complete else ', interrupted'}"),
-            Table(PERCENTILE_HEADS, percentile_rows(report)),
-            Table(("Stage", "p50", "p90"), stages),
-            Table(("", ""), figures(report), text=(1,)),
-            Text(stability_text(report), "" if report.stability.stable else "yellow"),
-            Text(" · ".join([*machine, report.machine.os]), "dim"),
-        ],
-    )
+    return [
+        Text(f"{report.subject.bundle}: {manner_text(report)}", "bold"),
+        Text(f"{report.result.latency.count:,} calls in {launches}{'' if report.complete else ', interrupted'}"),
+        Table(PERCENTILE_HEADS, percentile_rows(report)),
+        Table(("Stage", "p50", "p90"), stages),
+        Table(("", ""), figures(report), text=(1,)),
+        Text(stability_text(report), "" if report.stability.stable else "yellow"),
+        Text(" · ".join([*machine, report.machine.os]), "dim"),
+    ]
 
 
 def _comparison(comparison: Comparison) -> Sheet:
-    return Sheet(
-        heading=f"Verdict: {comparison.verdict}",
-        style={"equal": "bold", "slower": "bold red", "faster": "bold green"}[comparison.verdict],
-        parts=[
-            Table(("", "before", "after", "change", "95 % interval"), list(map(_change_row, comparison.changes))),
-            Text("* decides the verdict: median over launches of medians over time windows", "dim"),
-            *(Text(f"failed: {sentence}", "red") for sentence in comparison.failed),
-            *(Text(f"differs: {difference}") for difference in comparison.differences),
-            *(Text(remark, "yellow") for remark in comparison.remarks),
-        ],
-    )
+    return [
+        Text(
+            f"Verdict: {comparison.verdict}",
+            {"equal": "bold", "slower": "bold red", "faster": "bold green"}[comparison.verdict],
+        ),
+        Table(("", "before", "after", "change", "95 % interval"), list(map(_change_row, comparison.changes))),
+        Text("* decides the verdict: median over launches of medians over time windows", "dim"),
+        *(Text(f"failed: {sentence}", "red") for sentence in comparison.failed),
+        *(Text(f"differs: {difference}") for difference in comparison.differences),
+        *(Text(remark, "yellow") for remark in comparison.remarks),
+    ]
 
 
 def _change_row(change: QuantityChange) -> Sequence[str]:
@@ -158,9 +151,11 @@ def _pair(report: PairReport) -> Sheet:
     )
     rows = [(name, *_spread(p50), *(time_text(one.median) for one in (p90, p99))) for name, p50, p90, p99 in models]
     table = Table((f"called in turn, {count_noun(report.threads, 'thread')}", *_SPREAD_HEADS, "p90", "p99"), rows)
-    return Sheet(
-        heading=_ratio_text(report.second, report.first, report.ratio), parts=[table, Text(f"{report.count:,} pairs")]
-    )
+    return [
+        Text(_ratio_text(report.second, report.first, report.ratio), "bold"),
+        table,
+        Text(f"{report.count:,} pairs"),
+    ]
 
 
 def _ratio_text(second: str, first: str, ratio: RepeatSpread) -> str:
@@ -177,10 +172,11 @@ def _overhead(report: OverheadReport) -> Sheet:
         ("difference", *_spread(report.overhead_us)),
     ]
     adds = f"predict adds {time_text(report.overhead_us.median)} at the median of {report.count:,} pairs"
-    return Sheet(
-        heading=f"{report.bundle}: predict over the bare engine, one thread",
-        parts=[Table(("called in turn", *_SPREAD_HEADS), rows), Text(adds)],
-    )
+    return [
+        Text(f"{report.bundle}: predict over the bare engine, one thread", "bold"),
+        Table(("called in turn", *_SPREAD_HEADS), rows),
+        Text(adds),
+    ]
 
 
 def _rivals(report: RivalsReport) -> Sheet:
@@ -188,10 +184,11 @@ def _rivals(report: RivalsReport) -> Sheet:
     rows = [_rival_row(rival) for rival in report.rivals if rival.p50_us is not None]
     reasons = [Text(f"{rival.name}: {rival.reason}", "yellow") for rival in report.rivals if rival.reason]
     threads = count_noun(report.threads, "thread")
-    return Sheet(
-        heading=f"{report.subject.bundle} through other engines, {threads}, called in turn",
-        parts=[Table(heads, rows, text=(1,)), *reasons],
-    )
+    return [
+        Text(f"{report.subject.bundle} through other engines, {threads}, called in turn", "bold"),
+        Table(heads, rows, text=(1,)),
+        *reasons,
+    ]
 
 
 def _rival_row(rival: RivalEngine) -> Sequence[str]:
@@ -212,14 +209,12 @@ def _capacity(report: CapacityReport) -> Sheet:
     heads = ("load", "streams", "carried", "due", "missed", *percentiles, "max", "cores")
     demand = f"{report.rate_hz:g} predictions per second each within {report.deadline_ms:g} ms"
     carried = count_noun(report.streams, "stream") if report.streams else "not carried"
-    return Sheet(
-        heading=f"{report.subject.bundle}, {report.precision} in {report.backend}, {demand}: {carried}",
-        parts=[
-            Table(heads, [_level_row(name, level) for name, level in shown]),
-            *map(Text, _answer_lines(report)),
-            *(Text(f"at the same time: {sentence}", "yellow") for sentence in report.disturbances),
-        ],
-    )
+    return [
+        Text(f"{report.subject.bundle}, {report.precision} in {report.backend}, {demand}: {carried}", "bold"),
+        Table(heads, [_level_row(name, level) for name, level in shown]),
+        *map(Text, _answer_lines(report)),
+        *(Text(f"at the same time: {sentence}", "yellow") for sentence in report.disturbances),
+    ]
 
 
 def _level_row(name: str, level: Level) -> Sequence[str]:
@@ -266,7 +261,7 @@ def _profile(profile: ExecutionProfile) -> Sheet:
         f"compared with {first.backend} {first.precision}; EdgePredictor.open takes the first row of a table "
         "(lower precision and more threads have to be 1.1 times as fast)"
     )
-    return Sheet(heading=str(profile.machine), parts=[*parts, Text(choice)])
+    return [Text(str(profile.machine), "bold"), *parts, Text(choice)]
 
 
 def _spread(spread: RepeatSpread | None) -> Sequence[str]:

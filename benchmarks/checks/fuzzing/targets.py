@@ -6,6 +6,7 @@ what is written here for the formats that have none there.
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,15 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mmkd_edge.bundle.arrays import ArraysError, read_npz
+from mmkd_edge.bundle.arrays import ArraysError
 from mmkd_edge.bundle.bundle import Bundle, decode_signatures
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.golden import golden_from_bytes
 from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.install.graphs import check_graph, check_tflite
-from mmkd_edge.install.keys import read_keys
-from mmkd_edge.install.slots import read_slots
 from mmkd_edge.opening.choice import decode_profile
 
 FILES = Path(__file__).parents[3] / "tests" / "files"
@@ -74,8 +73,7 @@ class FuzzTarget:
 def _archive(data: bytes, folder: Path) -> None:
     """The hash of the archive is reckoned anew, so that what comes behind it is read too."""
     body, digest = data[:-_TAIL_BYTES], new_sha256(data[: -_TAIL_BYTES - 39]).hexdigest()
-    path = _written(folder / "a.edge", body + digest.encode())
-    Bundle.open(path).close()
+    Bundle.open(_written(folder / "a.edge", body + digest.encode())).close()
 
 
 def _golden(data: bytes, folder: Path) -> None:
@@ -83,30 +81,15 @@ def _golden(data: bytes, folder: Path) -> None:
         golden_from_bytes(data, bundle.manifest.models[0])
 
 
-def _sidecar(data: bytes, folder: Path) -> None:
-    from mmkd_export.targets.trt import read_sidecar
+def _file(function: str, name: str, *, of_folder: bool = False) -> Callable[[bytes, Path], object]:
+    """A function `MODULE:NAME`, imported late, of a file of this name, or of its folder."""
+    module, _, function = function.partition(":")
 
-    read_sidecar(_written(folder / "a.json", data))
+    def read(data: bytes, folder: Path) -> object:
+        path = _written(folder / name, data)
+        return getattr(importlib.import_module(module), function)(path.parent if of_folder else path)
 
-
-def _checkpoint(data: bytes, folder: Path) -> None:
-    from mmkd_export.inspect.files import inspect_file
-
-    inspect_file(_written(folder / "a.ckpt", data))
-
-
-def _dataset(data: bytes, folder: Path) -> None:
-    from mmkd_models.data.spec import read_dataset_spec
-
-    read_dataset_spec(_written(folder / "dataset.json", data).parent)
-
-
-def _recipe(data: bytes, folder: Path) -> None:
-    _import(data, _LOG, folder)
-
-
-def _log(data: bytes, folder: Path) -> None:
-    _import(_RECIPE, data, folder)
+    return read
 
 
 def _import(recipe: bytes, log: bytes, folder: Path) -> None:
@@ -116,14 +99,6 @@ def _import(recipe: bytes, log: bytes, folder: Path) -> None:
     for name, data in (("a.csv", log), ("b.csv", _LOG)):
         _written(folder / name, data)
     import_recipe(read_recipe(_written(folder / "a.toml", recipe)), folder, None)
-
-
-def _keys(data: bytes, folder: Path) -> None:
-    read_keys(_written(folder / "a.pub", data).parent)
-
-
-def _slots(data: bytes, folder: Path) -> None:
-    read_slots(_written(folder / "slots.json", data).parent)
 
 
 TARGETS: Mapping[str, FuzzTarget] = {
@@ -144,22 +119,40 @@ TARGETS: Mapping[str, FuzzTarget] = {
     "tflite": FuzzTarget(
         read=lambda data, _: check_tflite(data), refuses=(ValueError,), seeds=lambda: [ADDITION.read_bytes()]
     ),
-    "sidecar": FuzzTarget(read=_sidecar, refuses=(MmkdError,), seeds=lambda: [_SIDECAR]),
+    "sidecar": FuzzTarget(
+        read=_file("mmkd_export.targets.trt:read_sidecar", "a.json"), refuses=(MmkdError,), seeds=lambda: [_SIDECAR]
+    ),
     "checkpoint": FuzzTarget(
-        read=_checkpoint, refuses=(MmkdError,), seeds=lambda: [(FILES / "student.ckpt").read_bytes()]
+        read=_file("mmkd_export.inspect.files:inspect_file", "a.ckpt"),
+        refuses=(MmkdError,),
+        seeds=lambda: [(FILES / "student.ckpt").read_bytes()],
     ),
     "dataset": FuzzTarget(
-        read=_dataset, refuses=(MmkdError,), seeds=lambda: [(FILES / "two" / "dataset.json").read_bytes()]
+        read=_file("mmkd_models.data.spec:read_dataset_spec", "dataset.json", of_folder=True),
+        refuses=(MmkdError,),
+        seeds=lambda: [(FILES / "two" / "dataset.json").read_bytes()],
     ),
-    "recipe": FuzzTarget(read=_recipe, refuses=(MmkdError,), seeds=lambda: [_RECIPE]),
-    "log": FuzzTarget(read=_log, refuses=(MmkdError,), seeds=lambda: [_LOG]),
+    "recipe": FuzzTarget(
+        read=lambda data, folder: _import(data, _LOG, folder), refuses=(MmkdError,), seeds=lambda: [_RECIPE]
+    ),
+    "log": FuzzTarget(
+        read=lambda data, folder: _import(_RECIPE, data, folder), refuses=(MmkdError,), seeds=lambda: [_LOG]
+    ),
     "calibration": FuzzTarget(
-        read=lambda data, folder: read_npz(_written(folder / "a.npz", data)),
+        read=_file("mmkd_edge.bundle.arrays:read_npz", "a.npz"),
         refuses=(ArraysError,),
         seeds=lambda: [_npz()],
     ),
-    "keys": FuzzTarget(read=_keys, refuses=(MmkdError,), seeds=lambda: [_KEY % (b"0" * 16, b"1" * 64)]),
-    "slots": FuzzTarget(read=_slots, refuses=(MmkdError,), seeds=lambda: [_SLOTS]),
+    "keys": FuzzTarget(
+        read=_file("mmkd_edge.install.keys:read_keys", "a.pub", of_folder=True),
+        refuses=(MmkdError,),
+        seeds=lambda: [_KEY % (b"0" * 16, b"1" * 64)],
+    ),
+    "slots": FuzzTarget(
+        read=_file("mmkd_edge.install.slots:read_slots", "slots.json", of_folder=True),
+        refuses=(MmkdError,),
+        seeds=lambda: [_SLOTS],
+    ),
 }
 """Every reader, by the name of what it reads."""
 

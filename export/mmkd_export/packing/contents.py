@@ -13,7 +13,6 @@ import numpy as np
 
 from mmkd_documents.export import (
     ExportReport,
-    LeftOutArtifact,
     Measures,
     WindowFacts,
     decode_report,
@@ -50,11 +49,9 @@ _MAX_GOLDEN_BYTES = 1 << 22  # of audio or video: 65 windows of a second at 16 k
 _MIN_GOLDEN = 8  # of any size: devices compare backends on as many
 
 
-def pack_bundle(
-    student: ProvenStudent, artifacts: Sequence[ProvenArtifact], *, platform: str, left_out: Sequence[LeftOutArtifact]
-) -> tuple[Manifest, dict[str, bytes]]:
+def pack_bundle(student: ProvenStudent, *, platform: str) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest and other members."""
-    golden = recorded_golden(student.proof_set)
+    artifacts, golden = student.artifacts, recorded_golden(student.proof_set)
     if student.golden is not None:
         golden = _select_stable(student.golden, artifacts, student.modality)
     task, golden_file = student.entry.task, golden_bytes(golden)
@@ -64,7 +61,7 @@ def pack_bundle(
         student=student.facts,
         windows=_window_facts(student, carried=len(golden.windows)),
         artifacts=tuple(proven.report for proven in artifacts),
-        left_out=tuple(left_out),
+        left_out=student.left_out,
         tools=student.tools,
         steps=tuple(step.report for step in student.steps),
         measures=None
@@ -73,7 +70,7 @@ def pack_bundle(
         range_rule=student.range_rule or None,
         twin=student.twin or None,
     )
-    entry = _entry(student, artifacts, golden_file)
+    entry = _entry(student, golden_file)
     texts = {
         REPORT_FILE: encode_document(report),
         README_FILE: model_card(report, entry, licence=student.licence).encode(),
@@ -106,7 +103,7 @@ def _window_facts(student: ProvenStudent, *, carried: int) -> WindowFacts:
     )
 
 
-def _entry(student: ProvenStudent, artifacts: Sequence[ProvenArtifact], golden: bytes) -> ModelEntry:
+def _entry(student: ProvenStudent, golden: bytes) -> ModelEntry:
     entry, proof_set = student.entry, student.proof_set
     statistics, streaming = None, entry.streaming
     if not proof_set.real.synthetic:  # no recording is like noise
@@ -116,7 +113,7 @@ def _entry(student: ProvenStudent, artifacts: Sequence[ProvenArtifact], golden: 
         streaming = msgspec.structs.replace(streaming, artifacts=tuple(step.artifact for step in student.steps))
     return msgspec.structs.replace(
         entry,
-        artifacts=tuple(proven.artifact for proven in artifacts),
+        artifacts=tuple(proven.artifact for proven in student.artifacts),
         golden=file_entry(entry.golden.file, golden),
         statistics=statistics,
         streaming=streaming,

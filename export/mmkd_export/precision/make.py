@@ -25,7 +25,7 @@ from mmkd_export.precision.rewrite import FP16_LIMIT, half_graph, quantised_grap
 from mmkd_export.student import ProvenStudent
 from mmkd_export.verify.answers import NetworkAnswers, answers_from_model, graph_feeds
 from mmkd_export.verify.artifacts import ProvenArtifact, RejectedError, prove_lower_precision, require_passed
-from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, gate_result, gate_summary, require_windows
+from mmkd_export.verify.gate import NOTHING_WRITTEN, gate_result, gate_summary, require_windows
 from mmkd_export.verify.proof_set import check_calibration
 
 if TYPE_CHECKING:
@@ -34,27 +34,26 @@ if TYPE_CHECKING:
 _MAX_REVERTED = 0.5  # with more layers back in float32 INT8 gains nothing
 
 
-def make_lower_precision(
-    student: ProvenStudent, precision: Precision, rule: GateRule, *, ops: Sequence[str]
-) -> ProvenArtifact:
+def make_lower_precision(student: ProvenStudent, precision: Precision, *, ops: Sequence[str]) -> ProvenArtifact:
     """Make the ONNX artifact; GateError if it fails or too few windows judge, UsageError without calibration ones."""
     import onnx
 
-    require_windows(len(student.proof_set.judging.labels), what=f"{precision} graph", rule=rule)
-    model = onnx.load_from_string(student.fp32.model)
+    proof_set = student.proof_set
+    require_windows(len(proof_set.judging.labels), what=f"{precision} graph", rule=proof_set.rule)
+    model = onnx.load_from_string(student.fp32["onnx"])
     if precision == "fp16":
-        half = half_graph(model, graph_feeds(student.proof_set.recorded, student.modality))
-        proven = _prove(half.model, student, rule, precision=precision)
+        half = half_graph(model, graph_feeds(proof_set.recorded, student.modality))
+        proven = _prove(half.model, student, precision=precision)
         float_layers = {
             name: f"reaches {top:.3g}, above {FP16_LIMIT:g}, half of what FP16 holds"
             for name, top in half.too_large.items()
         }
         proven = replace(proven, report=msgspec.structs.replace(proven.report, float_layers=float_layers))
         return require_passed(proven, advice="Export without --precision fp16, or raise --max-drop-points")
-    return _make_int8(student, model, rule, ops=ops)
+    return _make_int8(student, model, ops=ops)
 
 
-def _make_int8(student: ProvenStudent, model: onnx.ModelProto, rule: GateRule, *, ops: Sequence[str]) -> ProvenArtifact:
+def _make_int8(student: ProvenStudent, model: onnx.ModelProto, *, ops: Sequence[str]) -> ProvenArtifact:
     proof_set, modality = student.proof_set, student.modality
     if len(proof_set.calibration) == 0:
         raise UsageError(
@@ -75,11 +74,11 @@ def _make_int8(student: ProvenStudent, model: onnx.ModelProto, rule: GateRule, *
 
     def judge(graph: onnx.ModelProto) -> GateResult:
         got = answers_from_model(graph_bytes(graph), proof_set.judging.windows, modality)
-        return gate_result(got, proof_set.judging, rule, proof_set.task)
+        return gate_result(got, proof_set.judging, proof_set.rule, proof_set.task)
 
     feeds = list(graph_feeds(proof_set.calibration, modality))
     search = int8_graph(model, layers, feeds, answer=answer, gate=judge)
-    proven = _prove(search.model, student, rule, precision="int8")
+    proven = _prove(search.model, student, precision="int8")
     report = msgspec.structs.replace(
         proven.report,
         float_layers=_float_layers(learnt_layers(model), search, ops=ops),
@@ -91,9 +90,9 @@ def _make_int8(student: ProvenStudent, model: onnx.ModelProto, rule: GateRule, *
     return replace(proven, report=report)
 
 
-def _prove(graph: onnx.ModelProto, student: ProvenStudent, rule: GateRule, *, precision: Precision) -> ProvenArtifact:
+def _prove(graph: onnx.ModelProto, student: ProvenStudent, *, precision: Precision) -> ProvenArtifact:
     check_exported(graph, inputs=student.entry.inputs, outputs=student.entry.outputs)
-    return prove_lower_precision(graph_bytes(graph), student.proof_set, rule, precision=precision)
+    return prove_lower_precision(graph_bytes(graph), student.proof_set, precision=precision)
 
 
 def _no_remedy(search: Int8Graph, report: ArtifactReport) -> RejectedError:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mmkd_edge.spec import TensorSpec
-    from mmkd_models.training.checkpoint import StudentCheckpoint
 
 EXTRA = "mmkd-edge[litert-export]"
 PLATFORMS: tuple[PlatformName, ...] = ("cpu-x86", "cpu-arm")
@@ -48,10 +47,10 @@ def missing_libraries() -> list[str]:
     return [name.replace("_", "-") for name in LIBRARIES if importlib.util.find_spec(name) is None]
 
 
-def convert_tflite(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path, graph: Graph) -> bytes:
+def convert_tflite(student: ProvenStudent, graph: Graph) -> bytes:
     """Return the fp32 `.tflite` of a student, or of its steps."""
     which: _Which = "portable" if student.twin is not None else graph
-    return tflite_from_checkpoint(source, graph=which, temperature=student.proof_set.temperature)
+    return tflite_from_checkpoint(student.source, graph=which, temperature=student.proof_set.temperature)
 
 
 def tflite_from_checkpoint(path: Path, *, graph: _Which = "window", temperature: float = 1.0) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from statistics import median
 from timeit import repeat
 from typing import TYPE_CHECKING
@@ -18,9 +17,9 @@ _TIMED = 100  # windows of an estimate
 PLATFORMS = tuple(platform.name for platform in ALL_PLATFORMS)  # each has a processor
 
 
-def convert_native(student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path, graph: Graph) -> bytes:
+def convert_native(student: ProvenStudent, graph: Graph) -> bytes:
     """Return the `.native` file, which also steps; raise UsageError if the engine does not support the network."""
-    return _model_of(checkpoint, temperature=student.proof_set.temperature)
+    return _model_of(student.checkpoint, temperature=student.proof_set.temperature)
 
 
 def latency_limit(ms: float | None) -> LatencyLimit | None:

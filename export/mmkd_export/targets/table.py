@@ -18,14 +18,11 @@ from mmkd_export.student import Graph, ProvenStudent
 from mmkd_export.targets import litert, native, trt
 from mmkd_export.targets.c_sources import write_c_sources
 from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, prove_lower_precision, require_passed
-from mmkd_export.verify.gate import GateRule, require_windows
+from mmkd_export.verify.gate import require_windows
 from mmkd_export.verify.step_graph import prove_step
 
 if TYPE_CHECKING:
-    from mmkd_models.training.checkpoint import StudentCheckpoint
-
-Convert = Callable[[ProvenStudent, "StudentCheckpoint", Path, Graph], bytes]
-Build = Callable[[Path, Platform, "Sequence[Precision] | None"], tuple[BuiltEngine, ...]]
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,49 +31,40 @@ class Format:
 
     name: ArtifactFormat
     stage: str
-    convert: Convert  # makes an fp32 model, from the checkpoint and its path
+    convert: Callable[[ProvenStudent, Graph], bytes]  # makes an fp32 model
     int8: Callable[[bytes, bytes], bytes]  # makes an INT8 model of the fp32 one and its ONNX graph
     advice: str  # if the INT8 model does not pass its gate
     smaller: bool = False  # INT8 is smaller, not faster: not for `auto`
 
-    def add_fp32(self, student: ProvenStudent, checkpoint: StudentCheckpoint, source: Path) -> ProvenStudent:
+    def add_fp32(self, student: ProvenStudent) -> ProvenStudent:
         """Add the fp32 model, and a causal student's step graph. Raise GateError if one differs."""
-        proof_set, file_format = student.proof_set, self.name
-        model = self.convert(student, checkpoint, source, "window")
-        student = replace(student, others=(prove_fp32(model, proof_set, file_format=file_format), *student.others))
+        proof_set, (graph, *others) = student.proof_set, student.artifacts
+        own = prove_fp32(self.convert(student, "window"), proof_set, file_format=self.name)
+        student = replace(student, artifacts=(graph, own, *others))
         if not student.steps:
             return student
-        model, mflops = self.convert(student, checkpoint, source, "step"), student.steps[0].report.mflops
-        step = prove_step(model, checkpoint, proof_set, file_format=file_format, mflops=mflops)
+        model, mflops = self.convert(student, "step"), student.steps[0].report.mflops
+        step = prove_step(model, student.checkpoint, proof_set, file_format=self.name, mflops=mflops)
         return replace(student, steps=(*student.steps, step))
 
-    def make_int8(self, student: ProvenStudent, rule: GateRule) -> ProvenArtifact:
+    def make_int8(self, student: ProvenStudent) -> ProvenArtifact:
         """Return the INT8 model. Raise GateError unless it passes."""
         if not self.smaller:  # INT8 is for speed
             student.check_has_int8()
-        proof_set = student.proof_set
-        require_windows(len(proof_set.judging.labels), what=f"int8 .{self.name}", rule=rule)
-        model = next(proven.model for proven in student.others if proven.artifact.format == self.name)
-        made = self.int8(model, student.fp32.model)
-        proven = prove_lower_precision(made, proof_set, rule, precision="int8", file_format=self.name)
+        proof_set, fp32 = student.proof_set, student.fp32
+        require_windows(len(proof_set.judging.labels), what=f"int8 .{self.name}", rule=proof_set.rule)
+        made = self.int8(fp32[self.name], fp32["onnx"])
+        proven = prove_lower_precision(made, proof_set, precision="int8", file_format=self.name)
         return require_passed(proven, advice=self.advice)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Engines:
-    """Engines beside the written bundle, for some or all precisions."""
+class Beside:
+    """Engines, for some or all precisions, or a folder of sources: what is written beside the bundle."""
 
     stage: str
-    build: Build
-    platform_here: Callable[[], PlatformName]  # the default platform
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """A folder of sources beside the written bundle."""
-
-    stage: str
-    write: Callable[[Path], Path]
+    write: Callable[[Path, Platform, Sequence[Precision] | None], tuple[BuiltEngine, ...] | Path]
+    platform_here: Callable[[], PlatformName] | None = None  # the default platform of engines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +76,7 @@ class Target:
     platforms: tuple[PlatformName, ...]
     libraries: tuple[str, ...] = ()  # required modules; `extra` installs them
     extra: str = ""
-    adds: Format | Engines | Sources | None = None  # None: only limits what the others add
+    adds: Format | Beside | None = None  # None: only limits what the others add
     backend: BackendName = "ort"  # that runs it
 
     def lacking(self, members: Sequence[str]) -> list[str]:
@@ -108,7 +96,7 @@ class Target:
 
     def problems(self, plan: ExportPlan) -> Iterator[MmkdError]:
         """Yield problems that prevent a plan's export."""
-        if plan.from_bundle and not isinstance(self.adds, Engines | Sources):
+        if plan.from_bundle and not isinstance(self.adds, Beside):
             yield UsageError(f"--target {self.name} has no effect without a checkpoint; leave it out")
             return
         is_own = isinstance(self.adds, Format) and not self.libraries
@@ -161,13 +149,13 @@ TARGETS: tuple[Target, ...] = (
         name="c",
         makes="a folder of C sources with the student's tensors as constants, for microcontrollers and any compiler",
         platforms=("cpu-x86", "cpu-arm", "mcu"),
-        adds=Sources(stage="write C sources", write=write_c_sources),
+        adds=Beside(stage="write C sources", write=lambda bundle, *_: write_c_sources(bundle)),
     ),
     Target(
         name="trt",
         makes="a TensorRT engine of every ONNX artifact, beside the bundle; from a bundle only of a named --precision",
         platforms=tuple(row.name for row in PLATFORMS if row.has_gpu),
-        adds=Engines(stage="build engines", build=trt.build_engines_apart, platform_here=trt.platform_here),
+        adds=Beside(stage="build engines", write=trt.build_engines_apart, platform_here=trt.platform_here),
         backend="trt",
     ),
     Target(
@@ -203,7 +191,8 @@ def resolve(plan: ExportPlan) -> ResolvedPlan:
     targets = requested_targets(plan)
     here: PlatformName = "cpu-arm" if host.machine() in ("aarch64", "arm64") else "cpu-x86"
     for target in targets:
-        here = target.adds.platform_here() if isinstance(target.adds, Engines) else here
+        if isinstance(target.adds, Beside) and target.adds.platform_here is not None:
+            here = target.adds.platform_here()
     platform = platform_named(plan.platform or here)
     for target in targets:
         if platform.name not in target.platforms:

@@ -37,7 +37,7 @@ from mmkd_export.verify.answers import (
     require_agreement,
     require_parity,
 )
-from mmkd_export.verify.gate import NOTHING_WRITTEN, GateRule, answer_scores, gate_result, require_gate
+from mmkd_export.verify.gate import NOTHING_WRITTEN, answer_scores, gate_result, require_gate
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluation.confidence import confidence_facts
@@ -78,7 +78,7 @@ class RejectedError(GateError):
 
 def prove_fp32(model: bytes, proof_set: ProofSet, *, file_format: ArtifactFormat = "onnx") -> ProvenArtifact:
     """Compare with the checkpoint; raise GateError if out of tolerance."""
-    proven = _judge(model, open_format(model, file_format), proof_set, None, precision="fp32", file_format=file_format)
+    proven = _judge(model, proof_set, precision="fp32", file_format=file_format)
     parity = proven.report.parity
     require_parity(parity, tolerance=proof_set.tolerance, what=proven.name)
     require_agreement(parity.label_agreement, what=proven.name)
@@ -88,11 +88,10 @@ def prove_fp32(model: bytes, proof_set: ProofSet, *, file_format: ArtifactFormat
 
 
 def prove_lower_precision(
-    model: bytes, proof_set: ProofSet, rule: GateRule, *, precision: Precision, file_format: ArtifactFormat = "onnx"
+    model: bytes, proof_set: ProofSet, *, precision: Precision, file_format: ArtifactFormat = "onnx"
 ) -> ProvenArtifact:
     """Judge an artifact, in its report's `gate`. Raise RejectedError if answers differ by more than devices allow."""
-    backend = open_format(model, file_format)
-    proven = _judge(model, backend, proof_set, rule, precision=precision, file_format=file_format)
+    proven = _judge(model, proof_set, precision=precision, file_format=file_format)
     most, error = MAX_TOLERANCE[precision], proven.report.parity.max_abs_error
     if proven.report.gate and proven.report.gate.passed and proven.artifact.parity.tolerance > most:
         raise RejectedError(
@@ -113,16 +112,9 @@ def require_passed(proven: ProvenArtifact, *, advice: str) -> ProvenArtifact:
     return proven
 
 
-def _judge(
-    model: bytes,
-    backend: Backend,
-    proof_set: ProofSet,
-    rule: GateRule | None,
-    *,
-    precision: Precision,
-    file_format: ArtifactFormat,
-) -> ProvenArtifact:
+def _judge(model: bytes, proof_set: ProofSet, *, precision: Precision, file_format: ArtifactFormat) -> ProvenArtifact:
     modality, task, recorded = proof_set.modality, proof_set.task, proof_set.recorded
+    backend = open_format(model, file_format)
     try:
         answers, with_gaps, judging = (
             answers_from_backend(backend, windows, modality)
@@ -140,7 +132,7 @@ def _judge(
     is_fp32, tolerance = precision == "fp32", proof_set.tolerance
     if not is_fp32:
         tolerance += _SELF_TEST_FACTOR * parity.max_abs_error
-    gate = None if is_fp32 or rule is None else gate_result(judging, proof_set.judging, rule, task)
+    gate = None if is_fp32 else gate_result(judging, proof_set.judging, proof_set.rule, task)
     scores = proof_set.novelty_scores
     if not is_fp32:
         own: NDArray[np.float32] = np.zeros((0, 1), np.float32) if novelty is None or not len(recorded) else novelty

@@ -15,7 +15,7 @@ from mmkd_edge.errors import GateError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.graph.onnx_graph import STATISTICS_KEY
 from mmkd_export.verify.answers import FP32_TOLERANCE, NetworkAnswers, with_missing_samples
-from mmkd_export.verify.gate import GateWindows
+from mmkd_export.verify.gate import GateRule, GateWindows
 from mmkd_export.verify.windows import RealWindows, windows_from_dataset
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class ProofSet:
     gaps: NDArray[Any]  # copies of `real` with missing samples, (M, T, C), all clear
     gap_answers: NetworkAnswers
     judging: GateWindows
+    rule: GateRule  # of lower precision
     calibration: NDArray[Any]  # windows (M, T, C) for ranges and confidence, which no gate uses
     calibration_labels: NDArray[np.int64]
     temperature: float = 1.0
@@ -63,6 +64,7 @@ def build_proof_set(
     task: TaskSpec,
     answer: Answer,
     find_clear: Callable[[NDArray[Any]], NDArray[np.bool_]],
+    rule: GateRule,
     evaluation: Path | None = None,
     temperature: float = 1.0,
     novelty_scores: tuple[float, ...] = (),
@@ -95,6 +97,7 @@ def build_proof_set(
         gaps=gaps,
         gap_answers=answer(gaps),
         judging=judging,
+        rule=rule,
         calibration=real.windows[calibrate],
         calibration_labels=real.labels[calibrate],
         temperature=temperature,

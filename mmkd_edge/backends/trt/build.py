@@ -123,10 +123,10 @@ def _write(folder: Path, name: str, facts: EngineFacts, built: BuiltPlan) -> Non
     write_file(folder / f"{name}.json", json_bytes(sidecar))
     with contextlib.suppress(OSError):  # another process may remove them too
         by_age = sorted(folder.glob("*.engine"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        for engine in by_age[MAX_ENGINES:]:
-            if engine.stem != name:
+        for path in by_age[MAX_ENGINES:]:
+            if path.stem != name:
                 for suffix in (".json", ".engine", ".log", ".lock"):
-                    engine.with_suffix(suffix).unlink(missing_ok=True)
+                    path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

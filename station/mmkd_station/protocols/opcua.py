@@ -81,32 +81,45 @@ def _certificates(endpoint: Endpoint, name: str) -> Any:
         ) from error
 
 
-def _alternatives(certificate: Any, kind: str) -> list[Any]:
+def _extension(certificate: Any, name: str) -> Any:
+    """Return a certificate's extension, None without one."""
     from cryptography import x509
 
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return certificate.extensions.get_extension_for_class(getattr(x509, name)).value
     except x509.ExtensionNotFound:
-        return []
-    return list(names.get_values_for_type(getattr(x509, kind)))
+        return None
+
+
+def _alternatives(certificate: Any, kind: str) -> list[Any]:
+    from cryptography import x509
+
+    names = _extension(certificate, "SubjectAlternativeName")
+    return [] if names is None else list(names.get_values_for_type(getattr(x509, kind)))
 
 
 def _is_signed(certificate: Any, authority: Any, *, now: datetime) -> bool:
     """Return whether an authority that may sign, and is valid now, signed it."""
-    from cryptography import x509
     from cryptography.exceptions import InvalidSignature
 
     try:
         certificate.verify_directly_issued_by(authority)
-        may_sign = authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (InvalidSignature, ValueError, TypeError, x509.ExtensionNotFound):
+        constraints = _extension(authority, "BasicConstraints")
+    except (InvalidSignature, ValueError, TypeError):
         return False
-    return bool(may_sign) and authority.not_valid_before_utc <= now <= authority.not_valid_after_utc
+    return (
+        constraints is not None
+        and constraints.ca
+        and authority.not_valid_before_utc <= now <= authority.not_valid_after_utc
+    )
 
 
 def server_fault(endpoint: Endpoint, certificate: Any) -> str:
     """Return why a server's certificate is not trusted, and what to do, or empty (OPC UA part 4, 6.1.3)."""
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
     now, known = datetime.now(timezone.utc), _certificates(endpoint, "ca")
+    purposes = _extension(certificate, "ExtendedKeyUsage")
     first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     names = [str(name).lower() for kind in ("DNSName", "IPAddress") for name in _alternatives(certificate, kind)]
     if certificate not in known and not any(_is_signed(certificate, authority, now=now) for authority in known):
@@ -118,22 +131,11 @@ def server_fault(endpoint: Endpoint, certificate: Any) -> str:
     elif endpoint.host.lower() not in names:
         fault = f"for {' and '.join(names) or 'no host'}, not for {endpoint.host}"
         cure = "connect to a name that it has, or renew it"
-    elif not _is_for_servers(certificate):
+    elif purposes is not None and ExtendedKeyUsageOID.SERVER_AUTH not in purposes:
         fault, cure = "not one for servers", "make one with the purpose serverAuth"
     else:
         return ""
     return f"the server's certificate is {fault}; {cure}"
-
-
-def _is_for_servers(certificate: Any) -> bool:
-    from cryptography import x509
-    from cryptography.x509.oid import ExtendedKeyUsageOID
-
-    try:
-        purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return True
-    return ExtendedKeyUsageOID.SERVER_AUTH in purposes
 
 
 def _node(name: str, *, where: str) -> Any:

@@ -11,7 +11,7 @@ import re
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mmkd_edge.errors import UsageError
@@ -175,11 +175,4 @@ def _field(number: int, value: int | float | bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    return bytes(_seven_bits(value))
-
-
-def _seven_bits(value: int) -> Iterator[int]:
-    while value > 127:
-        yield value & 127 | 128
-        value >>= 7
-    yield value
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + _varint(value >> 7)

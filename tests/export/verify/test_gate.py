@@ -125,6 +125,7 @@ def test_the_judging_half_keeps_its_answers():
         task=TASK,
         answer=lambda windows: _answers([0, 1, 2, 1]),
         find_clear=lambda windows: np.ones(len(windows), dtype=bool),
+        rule=gate.GateRule(metric="accuracy", max_drop_points=0.5),
     )
     judging = every.judging
     assert every.calibration.ravel().tolist() == [0, 2]
