@@ -135,7 +135,7 @@ def prepare_frames(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray
     """Return bytes (1, T, H, W, C), black where missing, and presence (1, T, 1) of a checked window."""
     if isinstance(array, np.ma.MaskedArray):
         return prepare_frame_batch(array[None])
-    return array[None], all_frames_present(len(array))
+    return array[None], all_present((len(array), 1))
 
 
 def prepare_frame_batch(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -149,8 +149,8 @@ def prepare_frame_batch(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ND
 
 
 @lru_cache(maxsize=64)
-def all_frames_present(frames: int) -> NDArray[np.float32]:
-    """Return read-only float32 ones (1, T, 1)."""
-    present = np.ones((1, frames, 1), dtype=np.float32)
+def all_present(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the presence of a complete window: read-only float32 ones (1, T, C), video (1, T, 1), cached per shape."""
+    present = np.ones((1, *shape), dtype=np.float32)
     present.flags.writeable = False
     return present

@@ -259,7 +259,7 @@ class Start:
         except MmkdError as error:
             own = isinstance(error, ArtifactError) and not isinstance(error, SignatureError)
             is_fault = not isinstance(error, UsageError | UnavailableError) if self.on_probation else own
-            slots = self._change(_failure(error)) if is_fault and not self._is_over() else None
+            slots = self._change(partial(_after_failure, error=error)) if is_fault and not self._is_over() else None
             if slots is None or slots.current.sha256 == self._bundle.sha256:
                 raise
             try:
@@ -273,24 +273,18 @@ class Start:
         """Record the end; see `start`."""
         if not self.on_probation:
             return
-        if self._is_open and error is None:
-            self._change(_success)
-        elif self._is_open and isinstance(error, MmkdError) and not self._is_over():
-            self._change(_failure(error))
-        else:
-            self._change(lambda slots: msgspec.structs.replace(slots, starting=False))
+        if self._is_open and isinstance(error, MmkdError) and not self._is_over():
+            self._change(partial(_after_failure, error=error))
+            return
+        good = {"condition": "good", "reason": ""} if self._is_open and error is None else {}
+        self._change(
+            lambda slots: msgspec.structs.replace(
+                slots, current=msgspec.structs.replace(slots.current, **good), starting=False
+            )
+        )
 
     def _change(self, change: Callable[[Slots], Slots]) -> Slots | None:
         return _change(self._state, self._bundle.sha256, change)
-
-
-def _success(slots: Slots) -> Slots:
-    good = msgspec.structs.replace(slots.current, condition="good", reason="")
-    return msgspec.structs.replace(slots, current=good, starting=False)
-
-
-def _failure(error: MmkdError) -> Callable[[Slots], Slots]:
-    return partial(_after_failure, reason=first_line(error))
 
 
 def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots | None:
@@ -317,14 +311,14 @@ def _change(state: Path, sha256: str, change: Callable[[Slots], Slots]) -> Slots
 def _begin_start(state: Path, slots: Slots) -> Slots:
     """The bundle before takes over if earlier starts did not end."""
     if slots.starting:
-        return _after_failure(slots, "its first start did not end")
+        return _after_failure(slots, BundleError("its first start did not end"))
     if slots.current.condition == "good" and _count_crashes(state, slots.current) >= MAX_CRASHES:
-        return _after_failure(slots, f"its last {MAX_CRASHES} starts ended their process")
+        return _after_failure(slots, BundleError(f"its last {MAX_CRASHES} starts ended their process"))
     return msgspec.structs.replace(slots, starting=slots.current.condition == "new")
 
 
-def _after_failure(slots: Slots, reason: str) -> Slots:
-    failed = msgspec.structs.replace(slots.current, condition="failed", reason=reason)
+def _after_failure(slots: Slots, error: MmkdError) -> Slots:
+    failed = msgspec.structs.replace(slots.current, condition="failed", reason=first_line(error))
     if slots.previous is None or slots.previous.condition in _UNFIT:
         return msgspec.structs.replace(slots, current=failed, starting=False)
     return msgspec.structs.replace(slots, current=slots.previous, previous=failed, starting=False)

@@ -29,7 +29,7 @@ from mmkd_edge.backends.base import (
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import cache_folder, make_cache_folder, read_own_file, write_file
 from mmkd_edge.bundle.manifest import ModelEntry, Precision, fallback_order
-from mmkd_edge.bundle.strict_json import JsonError, convert_object, json_bytes, parse_object
+from mmkd_edge.bundle.strict_json import decode_document, json_bytes
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import Machine, this_machine
 from mmkd_edge.opening.options import OpenOptions
@@ -148,14 +148,7 @@ def decode_profile(data: bytes) -> ExecutionProfile:
     """Read a profile; ValueError with the JSON path if damaged."""
     if len(data) > _MAX_PROFILE_BYTES:
         raise ValueError(f"expected at most {_MAX_PROFILE_BYTES} bytes, got more")
-    try:
-        document = parse_object(data)
-        version = document.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {version!r}")
-        return convert_object(document, ExecutionProfile)
-    except JsonError as error:
-        raise ValueError(str(error)) from error
+    return decode_document(data, ExecutionProfile, version=FORMAT_VERSION)
 
 
 def library_versions(backends: Sequence[BackendName]) -> dict[str, str]:
@@ -196,12 +189,15 @@ def _mismatch(profile: ExecutionProfile, bundle_sha256: str, machine: Machine) -
     return ""
 
 
+StudentConfig = tuple[ModelEntry, Config]
+
+
 class ConfigChoice(msgspec.Struct, frozen=True, kw_only=True):
     """A sensor's configs, best first, each with its student, and why other backends cannot run here."""
 
     entry: ModelEntry  # its best student
-    configs: tuple[tuple[ModelEntry, Config], ...]
-    rejected: tuple[str, ...] = ()
+    configs: tuple[StudentConfig, ...]
+    rejected: tuple[str, ...]
 
 
 def choose_configs(bundle: Bundle, options: OpenOptions) -> list[ConfigChoice]:
@@ -213,33 +209,27 @@ def choose_configs(bundle: Bundle, options: OpenOptions) -> list[ConfigChoice]:
 
 def _choose(students: tuple[ModelEntry, ...], options: OpenOptions, lookup: ProfileLookup | None) -> ConfigChoice:
     """A twin answers less well: no measurement of it, only what the first student cannot, makes it answer."""
-    first, choices, refusals = students[0], list[ConfigChoice](), list[UsageError]()
+    configs, rejected, refusals = list[StudentConfig](), list[str](), list[UsageError]()
     for entry in students:
+        measured, why = None, "as requested"
+        if lookup is not None:
+            measured, why = _measured_config(entry, options, lookup), lookup.reason
+        if measured is not None:
+            configs.append((entry, measured))
+            if options.backend != "auto":
+                continue
+        elif lookup is not None and lookup.profile is not None:
+            why = "the profile has no measurement of what was requested; run mmkd-bench tune again"
         try:
-            choices.append(_choose_for(entry, options, lookup))
+            default, reasons = _default_configs(entry, options, why=why)
         except UsageError as error:
             refusals.append(error)
-    if not choices:
+            continue
+        configs += default
+        rejected += reasons
+    if len(refusals) == len(students):
         raise refusals[0]
-    return ConfigChoice(
-        entry=first,
-        configs=tuple(pair for choice in choices for pair in choice.configs),
-        rejected=tuple(dict.fromkeys(reason for choice in choices for reason in choice.rejected)),
-    )
-
-
-def _choose_for(entry: ModelEntry, options: OpenOptions, lookup: ProfileLookup | None) -> ConfigChoice:
-    if lookup is None:
-        return _default_configs(entry, options, why="as requested")
-    measured, why = _measured_config(entry, options, lookup), lookup.reason
-    if measured is not None and options.backend != "auto":
-        return ConfigChoice(entry=entry, configs=((entry, measured),))
-    if lookup.profile is not None and measured is None:
-        why = "the profile has no measurement of what was requested; run mmkd-bench tune again"
-    choice = _default_configs(entry, options, why=why)
-    if measured is None:
-        return choice
-    return msgspec.structs.replace(choice, configs=((entry, measured), *choice.configs))
+    return ConfigChoice(entry=students[0], configs=tuple(configs), rejected=tuple(dict.fromkeys(rejected)))
 
 
 def _measured_config(entry: ModelEntry, options: OpenOptions, lookup: ProfileLookup) -> Config | None:
@@ -269,15 +259,16 @@ def _measured_config(entry: ModelEntry, options: OpenOptions, lookup: ProfileLoo
     )
 
 
-def _default_configs(entry: ModelEntry, options: OpenOptions, *, why: str) -> ConfigChoice:
+def _default_configs(
+    entry: ModelEntry, options: OpenOptions, *, why: str
+) -> tuple[Sequence[StudentConfig], Sequence[str]]:
     precision = "fp32" if options.precision == "auto" else options.precision
     threads = 1 if options.threads is None else options.threads
     if options.backend != "auto":
         choose_artifact(entry, precision, options.backend)  # for its error
         reason = why if why == "as requested" else f"backend {options.backend!r} as requested; {why}"
         reason += f"; {entry.name!r} is the twin of {entry.twin_of!r}, which it cannot run" if entry.twin_of else ""
-        config = Config(backend=options.backend, precision=precision, threads=threads, reason=reason)
-        return ConfigChoice(entry=entry, configs=((entry, config),))
+        return [(entry, Config(backend=options.backend, precision=precision, threads=threads, reason=reason))], ()
     fitting = [backend for backend in AUTO_ORDER if has_artifact(entry, precision, backend)]
     if not fitting:  # for its error
         choose_artifact(entry, precision, backend_for(entry.artifacts[0].format))
@@ -299,4 +290,4 @@ def _default_configs(entry: ModelEntry, options: OpenOptions, *, why: str) -> Co
         twin = f"no backend opens {entry.twin_of!r} here, whose twin this is" if entry.twin_of else ""
         reason = "; ".join(part for part in (why, presence, twin) if part)
         configs.append((entry, Config(backend=backend, precision=precision, threads=threads, reason=reason)))
-    return ConfigChoice(entry=entry, configs=tuple(configs), rejected=tuple(rejected))
+    return configs, rejected

@@ -21,7 +21,7 @@ from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.bundle.strict_json import JsonError, decode_document, json_bytes
 from mmkd_edge.errors import BackendError, BundleError, UnavailableError, UsageError, find_error_class
 from mmkd_edge.machine import this_machine
-from mmkd_edge.opening.choice import library_versions
+from mmkd_edge.opening.choice import StudentConfig, library_versions
 from mmkd_edge.opening.deadline import Deadline
 from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.predict.student import Config, OpenStudent
@@ -44,7 +44,6 @@ _MAX_PASSED = 64  # per bundle; older ones are checked again
 _SLOW_BUNDLE = "all students of the bundle together take too long"
 _ADVICE = "install the bundle with mmkd-edge install and open it with trust='installed'"
 _UNTESTED = " without self-test"
-StudentConfig = tuple[ModelEntry, Config]
 
 
 class SandboxChecks(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +86,12 @@ class SandboxChecks(msgspec.Struct, frozen=True, kw_only=True):
         """Run the sandbox checks of all new configs together."""
         if self.options.trust == "installed":
             return self
-        new = [pair for pair in pairs if not BACKENDS[pair[1].backend].is_own and self._is_new(*pair)]
+        known = (*self.passed, *self.refused)
+        new = []
+        for entry, config in pairs:
+            key = self.keys[entry.name, config]
+            if not (BACKENDS[config.backend].is_own or key in known or self._passed_earlier(key)):
+                new.append((entry, config))
         if new:
             check_graphs(self.bundle)
         checks = self
@@ -108,7 +112,8 @@ class SandboxChecks(msgspec.Struct, frozen=True, kw_only=True):
 
     def needs_selftest(self, student: OpenStudent) -> bool:
         """Return whether an opened student must still answer its golden windows."""
-        return self.options.selftest and not self._is_known(self._key_of(student))
+        key = self._key_of(student)
+        return self.options.selftest and not (key in self.passed or self._passed_earlier(key))
 
     def with_selftests(self, students: Iterable[OpenStudent]) -> SandboxChecks:
         """Return it with students that passed their self-test."""
@@ -131,13 +136,6 @@ class SandboxChecks(msgspec.Struct, frozen=True, kw_only=True):
     def _key_of(self, student: OpenStudent) -> str:
         assert student.config is not None
         return self.keys[student.entry.name, student.config]
-
-    def _is_new(self, entry: ModelEntry, config: Config) -> bool:
-        key = self.keys[entry.name, config]
-        return not self._is_known(key) and key not in self.refused
-
-    def _is_known(self, key: str) -> bool:
-        return self._passed_earlier(key) or key in self.passed
 
     def _passed_earlier(self, key: str) -> bool:
         """A passed self-test covers opening."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError
-from mmkd_edge.frames import all_frames_present, check_frames, prepare_frame_batch, prepare_frames
+from mmkd_edge.frames import all_present, check_frames, prepare_frame_batch, prepare_frames
 from mmkd_edge.spec import ModalitySpec
 
 _FLOAT32 = np.dtype(np.float32)
@@ -60,7 +59,7 @@ def prepare(
 
     Returns:
         Values and presence, float32 (1, T, C), both 0 where missing; video uint8 (1, T, H, W, C) and float32 (1, T, 1).
-        Values may share memory with `array`; complete presence is `nothing_missing(modality)`.
+        Values may share memory with `array`; complete presence is `all_present(modality.presence_shape)`.
     """
     if modality.kind == "video":
         return prepare_frames(array)
@@ -71,19 +70,6 @@ def prepare(
     if array.item(array.argmin()) >= low and array.item(array.argmax()) <= high:
         return array[None], all_present(array.shape)
     return prepare_batch(array[None], modality)
-
-
-@lru_cache(maxsize=64)
-def all_present(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return read-only float32 ones (1, T, C), cached per shape."""
-    present = np.ones((1, *shape), dtype=np.float32)
-    present.flags.writeable = False
-    return present
-
-
-def nothing_missing(modality: ModalitySpec) -> NDArray[np.float32]:
-    """Return a complete window's presence, the same read-only array each time."""
-    return all_frames_present(modality.samples) if modality.kind == "video" else all_present(modality.shape)
 
 
 def prepare_batch(array: NDArray[Any], modality: ModalitySpec) -> tuple[NDArray[Any], NDArray[np.float32]]:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.errors import UsageError
-from mmkd_edge.frames import frame_bytes, missing_frames
-from mmkd_edge.predict.preprocess import channel_rows, nothing_missing, within_float32
+from mmkd_edge.frames import all_present, frame_bytes, missing_frames
+from mmkd_edge.predict.preprocess import channel_rows, within_float32
 from mmkd_edge.spec import ModalitySpec
 
 Status = Literal["ok", "warming_up", "degraded", "unknown", "stale", "invalid"]
@@ -86,9 +86,8 @@ def find_fault(
     if checks is None:
         return None
     if modality.kind == "video":
-        means, present = channel_rows(
-            frame_bytes(array)[None], nothing_missing(modality) if present is None else present
-        )
+        present = all_present(modality.presence_shape) if present is None else present
+        means, present = channel_rows(frame_bytes(array)[None], present)
         array = np.where(missing_frames(array)[:, None], np.float32(np.nan), means[0])
     fault = _find_flat(array, modality) if checks.flat else None
     if fault is None and checks.stuck_s is not None:

@@ -25,8 +25,9 @@ from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Precision, describe_
 from mmkd_edge.bundle.reference import Reference, check_reference
 from mmkd_edge.bundle.statistics import MagnitudeLimits
 from mmkd_edge.errors import BackendError, BundleError, UsageError
+from mmkd_edge.frames import all_present
 from mmkd_edge.predict.novelty import NoveltyRule, find_threshold, novelty_rule
-from mmkd_edge.predict.preprocess import nothing_missing, prepare
+from mmkd_edge.predict.preprocess import prepare
 from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec, plausible_span, task_text
 
 _WARM_UP_RUNS = 5
@@ -135,7 +136,7 @@ def make_student(
         step_novelty=step_novelty,
         magnitude=magnitude or None,
         refusal=refusal,
-        complete=nothing_missing(modality),
+        complete=all_present(modality.presence_shape),
     )
 
 

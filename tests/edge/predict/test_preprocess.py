@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mmkd_edge import InputError, ModalitySpec, Reference, check_window, prepare
-from mmkd_edge.predict.preprocess import all_present, prepare_batch, standardise
+from mmkd_edge.frames import all_present
+from mmkd_edge.predict.preprocess import prepare_batch, standardise
 from mmkd_edge.predict.sensors import missing_causes
 from tests.edge.said import said
 
