@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
@@ -10,14 +11,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.calls import StepMemory
+from mmkd_edge.backends.calls import EngineCall
 from mmkd_edge.backends.trt.needs import installed_distribution, why_no_engines
-from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, ModelEntry, Precision
+from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, ModelEntry, Precision, Streaming
 from mmkd_edge.errors import UnavailableError, UsageError
 from mmkd_edge.spec import TensorSpec
 
 BackendName = Literal["native", "ort", "openvino", "litert", "trt"]
 MAX_THREADS = 256
+_ALIGNED = 16  # values: 64 bytes, a processor's longest read
 
 Answers = tuple[NDArray[np.float32], ...]
 """The outputs of a graph for one window, in its order."""
@@ -55,8 +57,10 @@ class Backend(Protocol):
 class SteppingBackend(Backend, Protocol):
     """A backend that also runs step graphs of causal students."""
 
-    def bind(self, memory: StepMemory) -> Callable[[], None]:
-        """Return a function that takes one step from the memory's inputs to its outputs."""
+    def bind(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[np.float32]]
+    ) -> Callable[[], None]:
+        """Return a function that takes one step from these inputs to these outputs, for one thread."""
         ...
 
 
@@ -190,6 +194,14 @@ def lacking_members(entry: ModelEntry, backend: BackendName) -> list[str]:
     return [member for member in entry.members or () if member in BACKENDS[backend].unable]
 
 
+def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
+    """Return the step graph for a backend, or None."""
+    row = BACKENDS[backend]
+    if entry.streaming is None or not row.has_steps:
+        return None
+    return next((artifact for artifact in entry.streaming.artifacts if artifact.format in row.formats), None)
+
+
 def open_backend(name: BackendName, model: bytes, *, threads: int) -> Backend:
     """Open a verified artifact; UnavailableError without its library, BackendError if it is refused."""
     return _open(name, model, threads=threads)
@@ -232,3 +244,47 @@ def _open(name: BackendName, model: bytes, *, threads: int, steps: bool = False)
             f"backend {name!r} needs {distribution}, which is not installed; "
             f"install it with pip install 'mmkd-edge[{name}]'"
         ) from error
+
+
+class Steps:
+    """The steps of a causal student over one stream, with its state; for one thread, unusable after an error."""
+
+    def __init__(self, backend: SteppingBackend, streaming: Streaming) -> None:
+        inputs = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in backend.inputs}
+        sizes = [-(-math.prod(spec.shape) // _ALIGNED) * _ALIGNED for spec in backend.outputs]
+        self._written = np.zeros(sum(sizes), np.float32)
+        parts = np.split(self._written, np.cumsum(sizes)[:-1])
+        outputs = {
+            spec.name: part[: math.prod(spec.shape)].reshape(spec.shape)
+            for spec, part in zip(backend.outputs, parts, strict=True)
+        }
+        self._gaps = len(self._written) - sum(array.size for array in outputs.values())
+        self._count, self._slots = 0, streaming.slots
+        self._run = backend.bind(dict(inputs), dict(outputs))
+        self._title = f"backend {backend.name!r} ({backend.version})"
+        self._states = []
+        for state in streaming.states:
+            array, new = inputs.pop(state.name), outputs.pop(f"next_{state.name}")
+            array[...] = state.initial
+            self._states.append((array, state.axis, new if state.axis is None else new.squeeze(state.axis)))
+        self._values, self._present, self._slot = inputs.values()
+        self._answers = list(outputs.values())
+
+    def push(self, values: NDArray[Any], present: NDArray[np.float32]) -> Answers:
+        """Take the next block of samples; return the same outputs as for a window, which the caller owns.
+
+        Args:
+            values: float32 (1, S, C), 0 where missing; video uint8 (1, S, H, W, C).
+            present: float32 (1, S, C), 1 or 0; video (1, S, 1).
+        """
+        slot = self._count % self._slots
+        self._values[...], self._present[...], self._slot[...] = values, present, slot
+        with EngineCall(self._title, "failed to step"):
+            self._written.fill(np.nan)
+            self._run()
+            if np.count_nonzero(np.isnan(self._written)) != self._gaps:
+                raise ValueError("it gave NaN, or no answer")
+            for array, axis, new in self._states:
+                array[... if axis is None else (slice(None),) * axis + (slot,)] = new
+            self._count += 1
+            return tuple([array.copy() for array in self._answers])

@@ -1,20 +1,16 @@
-"""Calls of engines: errors, tensors and memory."""
+"""Calls of engines: errors and tensors."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import BackendError, first_line
 from mmkd_edge.spec import TensorSpec
 
-_ALIGNED = 16  # values: 64 bytes, a processor's longest read
 _NAN = float("nan")
 _DTYPES: Mapping[str, Literal["float32", "float16", "int8", "uint8"]] = {
     **dict.fromkeys(("float32", "f32", "tensor(float)", "FLOAT"), "float32"),
@@ -45,53 +41,6 @@ def describe_tensor(name: str, dtype: str, shape: tuple[int, ...]) -> TensorSpec
     if dtype not in _DTYPES:
         raise BackendError(f"tensor {name!r} has the type {dtype}, expected float32")
     return TensorSpec(name=name, dtype=_DTYPES[dtype], shape=shape)
-
-
-class StepMemory:
-    """The arrays of one stream's steps by name; `fresh` are the inputs besides the states, `step` counts from 0."""
-
-    def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], streaming: Streaming) -> None:
-        self.inputs: dict[str, NDArray[Any]] = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in inputs}
-        sizes = [-(-math.prod(spec.shape) // _ALIGNED) * _ALIGNED for spec in outputs]
-        self._written = np.zeros(sum(sizes), np.float32)
-        parts = np.split(self._written, np.cumsum(sizes)[:-1])
-        self.outputs = {
-            spec.name: part[: math.prod(spec.shape)].reshape(spec.shape)
-            for spec, part in zip(outputs, parts, strict=True)
-        }
-        self._gaps = len(self._written) - sum(array.size for array in self.outputs.values())
-        self.states = tuple(state.name for state in streaming.states)
-        self.fresh = tuple(name for name in self.inputs if name not in self.states)
-        self.step = 0
-        self._slots = streaming.slots
-        self._news = []
-        for state in streaming.states:
-            self.inputs[state.name][...] = state.initial
-            new = self.outputs[f"next_{state.name}"]
-            self._news.append((state.name, state.axis, new if state.axis is None else new.squeeze(state.axis)))
-
-    @property
-    def slot(self) -> int:
-        """The slot that the next step fills."""
-        return self.step % self._slots
-
-    def erase(self) -> None:
-        """Overwrite the last step's outputs with NaN."""
-        self._written.fill(_NAN)
-
-    def check_written(self) -> None:
-        """Raise ValueError if a step left an output without a number."""
-        if np.count_nonzero(np.isnan(self._written)) != self._gaps:
-            raise ValueError("it gave NaN, or no answer")
-
-    def keep(self) -> None:
-        """Copy the new states into the inputs; count the step."""
-        for name, axis, new in self._news:
-            if axis is None:
-                self.inputs[name][...] = new
-            else:
-                self.inputs[name][(slice(None),) * axis + (self.slot,)] = new
-        self.step += 1
 
 
 def fill(places: Mapping[str, NDArray[Any]], feeds: Mapping[str, NDArray[Any]]) -> None:

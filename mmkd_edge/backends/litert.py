@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mmkd_edge.backends.calls import EngineCall, StepMemory, describe_tensor, erase
+from mmkd_edge.backends.calls import EngineCall, describe_tensor, erase
 from mmkd_edge.errors import BackendError
 from mmkd_edge.spec import TensorSpec
 
@@ -55,19 +55,21 @@ class LitertBackend:
         idle.append(interpreter)  # not after an error, which leaves an unknown state
         return answers
 
-    def bind(self, memory: StepMemory) -> Callable[[], None]:
+    def bind(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[np.float32]]
+    ) -> Callable[[], None]:
         """See `SteppingBackend.bind`."""
         self._open_pool()
-        return partial(self._step, memory)
+        return partial(self._step, inputs, outputs)
 
-    def _step(self, memory: StepMemory) -> None:
+    def _step(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[np.float32]]) -> None:
         idle = self._open_pool()
         interpreter = self._take(idle)
-        for name, array in memory.inputs.items():
+        for name, array in inputs.items():
             interpreter.set_tensor(self._places[name], array)
         erase(interpreter.tensor(place)() for place in self._results.values())
         interpreter.invoke()
-        for name, array in memory.outputs.items():
+        for name, array in outputs.items():
             array[...] = interpreter.tensor(self._results[name])()
         idle.append(interpreter)
 

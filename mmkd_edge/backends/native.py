@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.calls import StepMemory
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.native import ABI, NativeModel
 from mmkd_edge.spec import TensorSpec
@@ -46,9 +45,11 @@ class NativeBackend:
         self._model.bind_step(arrays, outputs)()
         return tuple(outputs)
 
-    def bind(self, memory: StepMemory) -> Callable[[], None]:
+    def bind(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[np.float32]]
+    ) -> Callable[[], None]:
         """See `SteppingBackend.bind`."""
-        return self._model.bind_step(list(memory.inputs.values()), list(memory.outputs.values()))
+        return self._model.bind_step(list(inputs.values()), list(outputs.values()))
 
     def _check_feeds(self, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[np.float32]]:
         arrays = []

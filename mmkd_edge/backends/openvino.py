@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mmkd_edge.backends.calls import EngineCall, StepMemory, describe_tensor, erase, fill
+from mmkd_edge.backends.calls import EngineCall, describe_tensor, erase, fill
 from mmkd_edge.backends.onnx_wire import refuse_external_weights, refuse_trees
 from mmkd_edge.bundle.manifest import GRAPH_OUTPUTS
 from mmkd_edge.errors import BackendError, UnavailableError
@@ -74,14 +74,16 @@ class OpenVinoBackend:
             tuple(request.get_tensor(tensor.name).data for tensor in self.outputs),
         )
 
-    def bind(self, memory: StepMemory) -> Callable[[], None]:
+    def bind(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[np.float32]]
+    ) -> Callable[[], None]:
         """See `SteppingBackend.bind`; each stream has its own request."""
         self._check_open()
         tensor = import_openvino().Tensor
         request = self._compiled.create_infer_request()
-        for number, array in enumerate(memory.inputs.values()):
+        for number, array in enumerate(inputs.values()):
             request.set_input_tensor(number, tensor(array, shared_memory=True))
-        for number, array in enumerate(memory.outputs.values()):
+        for number, array in enumerate(outputs.values()):
             request.set_output_tensor(number, tensor(array, shared_memory=True))
         return lambda: request.infer(share_outputs=True, decode_strings=False) and None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mmkd_edge.backends.calls import EngineCall, StepMemory, describe_tensor
+from mmkd_edge.backends.calls import EngineCall, describe_tensor
 from mmkd_edge.errors import BackendError
 from mmkd_edge.spec import TensorSpec
 from mmkd_edge.system import silence_reports
@@ -54,13 +54,15 @@ class OrtBackend:
         with EngineCall(self._title, "failed to run"):
             return tuple(session.run(self._answers, feeds))
 
-    def bind(self, memory: StepMemory) -> Callable[[], None]:
+    def bind(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[np.float32]]
+    ) -> Callable[[], None]:
         """See `SteppingBackend.bind`."""
         session = self._open_session()
         binding = session.io_binding()
-        for name, array in memory.inputs.items():
+        for name, array in inputs.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for name, array in memory.outputs.items():
+        for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         return lambda: session.run_with_iobinding(binding)
 

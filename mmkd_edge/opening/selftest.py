@@ -10,8 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.base import Answers, SteppingBackend
-from mmkd_edge.backends.steps import Steps
+from mmkd_edge.backends.base import Answers, SteppingBackend, Steps
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.golden import Golden, answer_scale, novelty_errors, same_answers
 from mmkd_edge.bundle.manifest import Novelty, Streaming

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from mmkd_edge.backends.base import BACKENDS, Backend
-from mmkd_edge.backends.steps import step_artifact
+from mmkd_edge.backends.base import BACKENDS, Backend, step_artifact
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import fallback_order
 from mmkd_edge.bundle.reference import Reference, check_reference, read_reference

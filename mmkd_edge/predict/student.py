@@ -15,11 +15,12 @@ from mmkd_edge.backends.base import (
     Backend,
     BackendName,
     SteppingBackend,
+    Steps,
     choose_artifact,
     open_backend,
     open_steps,
+    step_artifact,
 )
-from mmkd_edge.backends.steps import Steps, step_artifact
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Precision, describe_tensors, step_inputs, step_outputs
 from mmkd_edge.bundle.reference import Reference, check_reference

@@ -9,8 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd_edge.backends.base import Answers
-from mmkd_edge.backends.steps import Steps
+from mmkd_edge.backends.base import Answers, Steps
 from mmkd_edge.bundle.manifest import Streaming
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.frames import as_frames

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import BackendError, Bundle
-from mmkd_edge.backends.base import open_backend, open_steps
-from mmkd_edge.backends.steps import Steps
+from mmkd_edge.backends.base import Steps, open_backend, open_steps
 from mmkd_edge.backends.trt.backend import TrtBackend
 from mmkd_edge.bundle.manifest import Streaming
 from tests.edge.said import said

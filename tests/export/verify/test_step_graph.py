@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from mmkd_edge import Bundle, EdgePredictor
-from mmkd_edge.backends import steps as step_module
+from mmkd_edge.backends.base import Steps
 from mmkd_edge.backends.litert import LitertBackend
 from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.manifest import member_files, step_inputs, step_outputs
@@ -266,7 +266,7 @@ def test_steps_that_fail_leave_whole_windows_and_come_back(predictor, monkeypatc
     def broken(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(step_module.Steps, "push", broken)
+    monkeypatch.setattr(Steps, "push", broken)
     (during,) = stream.push(rows[78:82])
     monkeypatch.undo()
     np.testing.assert_allclose(during.probabilities, predictor.predict(rows[44:82]).probabilities, atol=TOLERANCE)
@@ -336,11 +336,11 @@ def test_a_closed_litert_takes_no_step(with_litert):
     streaming = with_litert.manifest.models[0].streaming
     with Bundle.open(with_litert.path) as bundle:
         backend = LitertBackend(bundle.read("acc/step.fp32.tflite"))
-    steps = step_module.Steps(backend, streaming)
+    steps = Steps(backend, streaming)
     block = np.zeros((1, STRIDE, 2), np.float32)
     steps.push(block, block)
     backend.close()
-    for call in (lambda: steps.push(block, block), lambda: step_module.Steps(backend, streaming)):
+    for call in (lambda: steps.push(block, block), lambda: Steps(backend, streaming)):
         with pytest.raises(BackendError, match=r"^backend 'litert' is closed; open it again$"):
             call()
 
