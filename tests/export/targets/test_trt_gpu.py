@@ -9,8 +9,8 @@ import pytest
 
 from mmkd_edge import Bundle, EdgePredictor, example_bundle
 from mmkd_edge.backends.base import why_absent
-from mmkd_edge.backends.trt.backend import MAX_EXECUTIONS, Execution, TrtBackend
-from mmkd_edge.backends.trt.cuda import free_bytes, load_runtime
+from mmkd_edge.backends.trt.backend import MAX_EXECUTIONS, TrtBackend
+from mmkd_edge.backends.trt.cuda import Execution, free_bytes, load_runtime
 from mmkd_edge.predict.preprocess import prepare
 
 pytestmark = [
