@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,10 @@ from mmkd_edge.install.slots import SLOTS_FILE, install, rollback
 
 PROCESS = Path(__file__).with_name("faulty_process.py")
 DAMAGED = 4
+DISTURBANCES = (
+    *("installations", "installations", "installations of damaged bundles", "rollbacks of the installation"),
+    *("installers killed", "installers without room", "caches emptied", "caches filled with rubbish"),
+)
 
 
 def main() -> None:
@@ -133,25 +137,36 @@ class Attack:
 
     def _disturb(self) -> None:
         """One thing, at random."""
-        actions: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("installations", lambda: self._install_bundle(self._options.bundle)),
-            ("installations", lambda: self._install_bundle(self._options.other)),
-            ("installations of damaged bundles", self._install_damaged),
-            ("rollbacks of the installation", self._roll_back),
-            ("installers killed", self._kill_installer),
-            ("installers without room", self._install_without_room),
-            ("caches emptied", self._empty_cache),
-            ("caches filled with rubbish", self._spoil_cache),
-        )
-        name, action = self._dice.choice(actions)
-        action()
+        name, bundle = self._dice.choice(DISTURBANCES), self._dice.choice((self._options.bundle, self._options.other))
+        cached = list(self._cache.rglob("*.json"))
+        match name:
+            case "installations":
+                try:
+                    install(self._state, bundle, prove=_proven, allow_downgrade=True)
+                except MmkdError as error:
+                    self._note(f"BAD: an installation failed: {error}")
+            case "installations of damaged bundles":
+                self._install_damaged()
+            case "rollbacks of the installation":
+                with suppress(UsageError):  # there may be nothing to return to
+                    rollback(self._state)
+            case "installers killed":
+                with self._start_installer(bundle) as child:
+                    time.sleep(self._dice.uniform(0, 0.6))
+                    child.kill()
+            case "installers without room":
+                child = self._start_installer(bundle)
+                resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (self._dice.choice((0, 1000, 100_000)),) * 2)
+                if child.wait() == 0:
+                    self._note("installers that were done before they had no room")
+            case "caches emptied":
+                for path in cached:
+                    path.unlink(missing_ok=True)
+            case "caches filled with rubbish":
+                for path in cached:
+                    with suppress(OSError):
+                        path.write_bytes(self._dice.randbytes(self._dice.choice((0, 10, 400))))
         self._note(name)
-
-    def _install_bundle(self, bundle: Path) -> None:
-        try:
-            install(self._state, bundle, prove=_proven, allow_downgrade=True)
-        except MmkdError as error:
-            self._note(f"BAD: an installation failed: {error}")
 
     def _install_damaged(self) -> None:
         before = (self._state / SLOTS_FILE).read_bytes()
@@ -163,38 +178,13 @@ class Attack:
         else:
             self._note("BAD: a damaged bundle was installed")
 
-    def _roll_back(self) -> None:
-        with suppress(UsageError):  # there may be nothing to return to
-            rollback(self._state)
-
-    def _child_of_installation(self) -> subprocess.Popen[bytes]:
+    def _start_installer(self, bundle: Path) -> subprocess.Popen[bytes]:
         code = (
             "import sys; from pathlib import Path; from mmkd_edge.install.slots import install\n"
             "install(Path(sys.argv[1]), Path(sys.argv[2]), prove=lambda path: None, allow_downgrade=True)"
         )
-        bundle = self._dice.choice((self._options.bundle, self._options.other))
         command = [sys.executable, "-c", code, str(self._state), str(bundle)]
         return subprocess.Popen(command, stderr=subprocess.DEVNULL)
-
-    def _kill_installer(self) -> None:
-        with self._child_of_installation() as child:
-            time.sleep(self._dice.uniform(0, 0.6))
-            child.kill()
-
-    def _install_without_room(self) -> None:
-        child = self._child_of_installation()
-        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (self._dice.choice((0, 1000, 100_000)),) * 2)
-        if child.wait() == 0:
-            self._note("installers that were done before they had no room")
-
-    def _empty_cache(self) -> None:
-        for path in self._cache.rglob("*.json"):
-            path.unlink(missing_ok=True)
-
-    def _spoil_cache(self) -> None:
-        for path in self._cache.rglob("*.json"):
-            with suppress(OSError):
-                path.write_bytes(self._dice.randbytes(self._dice.choice((0, 10, 400))))
 
 
 def _started_meanwhile(before: bytes, state: Path) -> bool:
