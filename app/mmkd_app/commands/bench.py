@@ -19,7 +19,6 @@ def main() -> NoReturn:
 def run_bench(arguments: list[str]) -> None:
     """Run `mmkd-bench`."""
     with loading("mmkd-bench"):  # only now: a device may lack psutil
-        from mmkd_app.bench.measuring import capacity, overhead, run, tune
-        from mmkd_app.bench.reports import compare, page
+        from mmkd_app.bench.functions import capacity, compare, overhead, page, run, tune
     functions = (run, tune, compare, capacity, overhead, page)
     run_line("mmkd-bench", arguments, [Command(function=function) for function in functions])
