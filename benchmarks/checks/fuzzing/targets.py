@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mmkd_edge.bundle.arrays import ArraysError
 from mmkd_edge.bundle.bundle import Bundle, decode_signatures
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.golden import golden_from_bytes
@@ -22,6 +21,7 @@ from mmkd_edge.bundle.manifest_json import decode_manifest, encode_manifest
 from mmkd_edge.errors import MmkdError
 from mmkd_edge.install.graphs import check_graph, check_tflite
 from mmkd_edge.opening.choice import decode_profile
+from mmkd_models.arrays import ArraysError
 
 FILES = Path(__file__).parents[3] / "tests" / "files"
 ADDITION = Path(__file__).with_name("addition.tflite")
@@ -139,7 +139,7 @@ TARGETS: Mapping[str, FuzzTarget] = {
         read=lambda data, folder: _import(_RECIPE, data, folder), refuses=(MmkdError,), seeds=lambda: [_LOG]
     ),
     "calibration": FuzzTarget(
-        read=_file("mmkd_edge.bundle.arrays:read_npz", "a.npz"),
+        read=_file("mmkd_models.arrays:read_npz", "a.npz"),
         refuses=(ArraysError,),
         seeds=lambda: [_npz()],
     ),

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.bundle.arrays import ArraysError, map_array, read_npz
 from mmkd_edge.bundle.files import lfs_pointer
 from mmkd_edge.spec import label_dtype
+from mmkd_models.arrays import ArraysError, map_array, read_npz
 from mmkd_models.data.labels import UNKNOWN, UNLABELLED_MARKS, is_labelled
 from mmkd_models.data.spec import SAMPLE_LETTERS, SPEC_FILE, SPLIT_NAMES, STORED_DTYPES, DatasetSpec
 

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_documents.figures import Split
-from mmkd_edge.bundle.arrays import ArraysError, check_whole, let_go
 from mmkd_edge.derive import derive_batch
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.predict.preprocess import join_parts, standardise, within_float32
 from mmkd_edge.spec import ModalitySpec
+from mmkd_models.arrays import ArraysError, check_whole, let_go
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.labels import Labels, block_length, is_labelled
 from mmkd_models.data.spec import DatasetSpec, Values, decode_samples, window_bytes, with_present

@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import DatasetError, first_line
+from mmkd_models.arrays import let_go
 from mmkd_models.data.checking.related import time_text
 from mmkd_models.data.importing.keys import MAX_TIME_NS, TextTable, TimeUnit
 from mmkd_models.data.importing.readers.table import RowBlock, strip_texts

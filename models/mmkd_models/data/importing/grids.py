@@ -13,8 +13,8 @@ from typing import BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mmkd_edge.bundle.arrays import let_go
 from mmkd_edge.errors import DatasetError
+from mmkd_models.arrays import let_go
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.clock import SECOND_NS, Interval, SampleSeries, Times
 from mmkd_models.data.importing.keys import refuse_more

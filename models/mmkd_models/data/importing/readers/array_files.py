@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmkd_edge.bundle.arrays import ArraysError, read_npz
 from mmkd_edge.bundle.files import lfs_pointer
 from mmkd_edge.errors import DatasetError
+from mmkd_models.arrays import ArraysError, read_npz
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.keys import MAX_COLUMNS, MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO
 from mmkd_models.data.importing.readers import table
