@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError, os_reason
 from mmkd_edge.spec import ModalitySpec, TaskSpec, label_dtype
-from mmkd_models.data import files
 from mmkd_models.arrays import let_go
+from mmkd_models.data import files
 from mmkd_models.data.checking.findings import refuse_errors, rule_findings, shared_findings
 from mmkd_models.data.checking.levels import level_findings
 from mmkd_models.data.checking.scan import scan_windows
