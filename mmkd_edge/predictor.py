@@ -26,7 +26,6 @@ from mmkd_edge.predict.arguments import (
     check_mapping,
     check_moment,
     check_seconds,
-    is_absent,
     pick_window,
 )
 from mmkd_edge.predict.novelty import magnitude_fault
@@ -41,7 +40,7 @@ from mmkd_edge.predict.postprocess import (
     interpret,
     no_answer,
 )
-from mmkd_edge.predict.preprocess import check_window, prepare
+from mmkd_edge.predict.preprocess import check_window, is_absent, prepare
 from mmkd_edge.predict.sensors import SensorChecks, WindowFault, check_checks, find_fault, worse
 from mmkd_edge.predict.student import make_student, run_student
 from mmkd_edge.spec import ModalitySpec, TaskSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,13 @@ class NativeBackend:
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], ...]:
         """See `Backend.run`."""
-        arrays = self._check_feeds(feeds)
+        arrays = []
+        for spec in self.inputs:
+            array = feeds.get(spec.name)
+            if array is None or array.shape != spec.shape or array.dtype != np.float32:
+                got = "nothing" if array is None else f"{array.dtype} {array.shape}"
+                raise BackendError(f"input {spec.name!r}: expected float32 {spec.shape}, got {got}")
+            arrays.append(np.ascontiguousarray(array))
         if len(arrays) == 2:
             return self._model.run(*arrays)
         outputs = [np.full(spec.shape, np.nan, dtype=np.float32) for spec in self.outputs]
@@ -50,16 +56,6 @@ class NativeBackend:
     ) -> Callable[[], None]:
         """See `SteppingBackend.bind`."""
         return self._model.bind_step(list(inputs.values()), list(outputs.values()))
-
-    def _check_feeds(self, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[np.float32]]:
-        arrays = []
-        for spec in self.inputs:
-            array = feeds.get(spec.name)
-            if array is None or array.shape != spec.shape or array.dtype != np.float32:
-                got = "nothing" if array is None else f"{array.dtype} {array.shape}"
-                raise BackendError(f"input {spec.name!r}: expected float32 {spec.shape}, got {got}")
-            arrays.append(np.ascontiguousarray(array))
-        return arrays
 
     def close(self) -> None:
         """Close the model; a running `run` ends undisturbed."""

@@ -105,6 +105,18 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
         """Return the current bundle."""
         return cls(path=slots.current.path(state), sha256=slots.current.sha256, returned=slots.returned)
 
+    def open(self) -> Bundle:
+        """Open the bundle; BundleError, since that is damage, if it is absent or another than was installed."""
+        try:
+            bundle = Bundle.open(self.path)
+        except UsageError as error:
+            raise BundleError(str(error)) from error
+        with contextlib.ExitStack() as opened:
+            opened.callback(bundle.close)
+            check_installed(bundle, self.sha256)
+            opened.pop_all()
+        return bundle
+
 
 def read_slots(state: Path) -> Slots:
     """Read `slots.json`; BundleError if damaged, UsageError if nothing is installed or others can write it."""

@@ -50,7 +50,9 @@ def device_status(state: Path) -> tuple[DeviceStatus, MmkdError | None]:
     try:
         slots = read_slots(state)
         check_slot(state, slots.current)
-        error = _failure(state, slots)
+        failed = f"{slots.current} failed: {slots.current.reason}" if slots.current.condition == "failed" else ""
+        if reason := "; ".join(filter(None, (slots.returned, failed))):
+            error = BundleError(f"{state}: {reason}; install a bundle that starts here")
     except MmkdError as problem:
         error = problem
     machine = this_machine()
@@ -70,13 +72,6 @@ def device_status(state: Path) -> tuple[DeviceStatus, MmkdError | None]:
         problem="" if error is None else str(error),
     )
     return status, error
-
-
-def _failure(state: Path, slots: Slots) -> BundleError | None:
-    current = slots.current
-    failed = f"{current} failed: {current.reason}" if current.condition == "failed" else ""
-    reason = "; ".join(filter(None, (slots.returned, failed)))
-    return BundleError(f"{state}: {reason}; install a bundle that starts here") if reason else None
 
 
 def read_fleet(folder: Path) -> Fleet:

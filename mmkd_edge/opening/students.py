@@ -17,7 +17,7 @@ from mmkd_edge.backends.base import BACKENDS, Backend, step_artifact
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.manifest import fallback_order
 from mmkd_edge.bundle.reference import Reference, check_reference, read_reference
-from mmkd_edge.errors import BackendError, BundleError, MmkdError, UnavailableError, UsageError
+from mmkd_edge.errors import BackendError, MmkdError, UnavailableError, UsageError
 from mmkd_edge.health.running import RunningStatistics
 from mmkd_edge.install.keys import check_signed
 from mmkd_edge.opening.choice import ConfigChoice, choose_configs
@@ -88,7 +88,7 @@ def open_students(
 def _open_bundle(path: Path, options: OpenOptions, deadline: Deadline, started: Started | None = None) -> Students:
     returned = started.returned if started else ""
     with ExitStack() as opened:
-        bundle = _open_verified(path, started)
+        bundle = started.open() if started else Bundle.open(path)
         opened.callback(bundle.close)
         check_signed(bundle, options.keys)
         references = _match_references(bundle, options)
@@ -106,23 +106,6 @@ def _open_bundle(path: Path, options: OpenOptions, deadline: Deadline, started: 
         checks = checks.with_selftests(untested)
         opened.pop_all()
     return Students.begin((checks.describe(student, returned=returned) for student in students), bundle, returned)
-
-
-def _open_verified(path: Path, started: Started | None) -> Bundle:
-    if started is None:
-        return Bundle.open(path)
-    try:
-        bundle = Bundle.open(path)
-    except UsageError as error:  # a missing installed bundle is damage, not the caller's error
-        raise BundleError(str(error)) from error
-    from mmkd_edge.install.slots import check_installed
-
-    try:
-        check_installed(bundle, started.sha256)
-    except BaseException:
-        bundle.close()
-        raise
-    return bundle
 
 
 def _load(

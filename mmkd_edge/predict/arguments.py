@@ -36,13 +36,6 @@ def pick_window(windows: Mapping[str, object], modality: ModalitySpec) -> dict[s
     return {modality.name: windows.get(modality.name)} if is_whole else given
 
 
-def is_absent(window: object, modality: ModalitySpec) -> bool:
-    """Return whether a mapping has None for the modality, or for the one that it is derived from."""
-    return type(window) is dict and any(
-        window.get(name, window) is None for name in (modality.name, modality.recorded.name)
-    )
-
-
 def check_batch(windows: Iterable[object] | Mapping[str, object], modalities: Sequence[ModalitySpec]) -> list[Any]:
     """Return the windows of `predict_batch` as `predict` takes them; InputError with the window's number."""
     several = len(modalities) > 1

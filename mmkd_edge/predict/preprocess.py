@@ -45,6 +45,13 @@ def check_window(window: object, modality: ModalitySpec) -> NDArray[Any]:
     return _check_any(window, modality)
 
 
+def is_absent(window: object, modality: ModalitySpec) -> bool:
+    """Return whether a mapping has None for the modality, or for the one that it is derived from."""
+    return type(window) is dict and any(
+        window.get(name, window) is None for name in (modality.name, modality.recorded.name)
+    )
+
+
 def prepare(
     array: NDArray[Any], modality: ModalitySpec, reference: Reference | None = None
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:

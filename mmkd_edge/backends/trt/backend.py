@@ -13,7 +13,6 @@ import numpy as np
 from mmkd_edge.backends.calls import EngineCall, describe_tensor
 from mmkd_edge.backends.onnx_wire import refuse_external_weights, refuse_trees
 from mmkd_edge.backends.trt.build import (
-    BuiltPlan,
     EngineFacts,
     engine_from_onnx,
     engine_logger,
@@ -80,7 +79,12 @@ class TrtBackend:
             self._on_gpu = first_gpu(runtime)
             with self._on_gpu():
                 engine, self.engine_origin = load_engine(
-                    facts, load=self._load, build=lambda: self._build(model), folder=cache
+                    facts,
+                    load=self._load,
+                    build=lambda: engine_from_onnx(
+                        model, module, workspace_bytes=workspace_bytes(gpu_free_bytes=free_bytes(runtime))
+                    ),
+                    folder=cache,
                 )
                 self._engine: Any = engine
                 self.inputs, self.outputs = _tensors(module, engine)
@@ -123,10 +127,6 @@ class TrtBackend:
         if engine is None:
             raise BackendError(f"TensorRT does not load the engine: {self._logger.faults()}")
         return engine
-
-    def _build(self, model: bytes) -> BuiltPlan:
-        limit = workspace_bytes(gpu_free_bytes=free_bytes(self._runtime))
-        return engine_from_onnx(model, self._module, workspace_bytes=limit)
 
     def _execution(self, engine: Any) -> Execution:
         made = Execution(engine, self._runtime, inputs=self.inputs, outputs=self.outputs, logger=self._logger)
