@@ -131,13 +131,6 @@ def check_frames(values: object, modality: ModalitySpec) -> NDArray[np.uint8]:
     return frames
 
 
-def prepare_frames(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return bytes (1, T, H, W, C), black where missing, and presence (1, T, 1) of a checked window."""
-    if isinstance(array, np.ma.MaskedArray):
-        return prepare_frame_batch(array[None])
-    return array[None], all_present((len(array), 1))
-
-
 def prepare_frame_batch(array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Prepare many windows: (B, T, H, W, C) and (B, T, 1)."""
     missing = missing_frames(array)

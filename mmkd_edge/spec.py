@@ -3,13 +3,9 @@
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 ModalityKind = Literal["series", "audio", "video"]
 Normalise = Literal["none", "per_group"]
@@ -121,7 +117,7 @@ class Derivation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class ReplayedRecording(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What windows of one modality are cut from: rows float32 (n, C) in its unit; unknown facts are empty."""
 
-    rows: "NDArray[np.float32]"
+    rows: Any  # NDArray[np.float32], which no start evaluates
     name: str = ""
     label: str = ""
     group: str = ""

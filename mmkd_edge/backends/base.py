@@ -202,20 +202,15 @@ def step_artifact(entry: ModelEntry, backend: BackendName) -> Artifact | None:
     return next((artifact for artifact in entry.streaming.artifacts if artifact.format in row.formats), None)
 
 
-def open_backend(name: BackendName, model: bytes, *, threads: int) -> Backend:
-    """Open a verified artifact; UnavailableError without its library, BackendError if it is refused."""
-    return _open(name, model, threads=threads)
+def open_backend(name: BackendName, model: bytes, *, threads: int, steps: bool = False) -> SteppingBackend:
+    """Open a verified artifact, or with `steps` a causal student's step graph in fp32.
 
-
-def open_steps(name: BackendName, model: bytes, *, threads: int) -> SteppingBackend:
-    """Open a causal student's step graph in fp32; UsageError if the backend runs none."""
-    if not BACKENDS[name].has_steps:
+    UsageError if the backend runs no steps, UnavailableError without its library, BackendError if the artifact is
+    refused.
+    """
+    if steps and not BACKENDS[name].has_steps:
         able = ", ".join(other for other, row in BACKENDS.items() if row.has_steps)
         raise UsageError(f"steps: expected one of the backends {able}, got {name!r}")
-    return _open(name, model, threads=threads, steps=True)
-
-
-def _open(name: BackendName, model: bytes, *, threads: int, steps: bool = False) -> SteppingBackend:
     try:
         match name:
             case "native":

@@ -128,40 +128,36 @@ def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
 
 
 def _fault(arrays: dict[str, NDArray[Any]], entry: ModelEntry) -> str:
-    dtypes: dict[str, Any] = {"labels": np.dtype(label_dtype(entry.task.kind)), **_DTYPES}
-    dtypes["windows"] = np.dtype(entry.modality.dtype)
-    if entry.modality.kind != "video":
-        del dtypes[_FRAMES]
-    if not entry.has_novelty:
-        del dtypes[_NOVELTY]
-    if set(arrays) != set(dtypes):
-        return f"expected the arrays {', '.join(sorted(dtypes))}, got {', '.join(sorted(arrays))}"
-    several = entry.task.kind == "multi_label"
-    count = arrays["labels"].shape[0] if arrays["labels"].ndim == 1 + several else -1
-    classes = entry.task.outputs
+    several, classes = entry.task.kind == "multi_label", entry.task.outputs
+    labels = arrays.get("labels", np.zeros(()))
+    count = labels.shape[0] if labels.ndim == 1 + several else -1
+    dtypes = {**_DTYPES, "labels": label_dtype(entry.task.kind), "windows": entry.modality.dtype}
     shapes = {
         "windows": (count, *entry.modality.shape),
-        _FRAMES: (count, entry.modality.samples),
         "labels": (count, classes) if several else (count,),
         "logits": (count, classes),
         "probabilities": (count, classes),
-        _NOVELTY: (count, 1),
         "judge": (count,),
         "tolerance": (),
     }
-    for name, dtype in dtypes.items():
-        array = arrays[name]
-        if array.dtype != dtype or array.shape != shapes[name]:
-            expected = f"{np.dtype(dtype)} {shapes[name]}"
-            return f"{name}: expected {expected}, got {array.dtype} {array.shape}"
+    if entry.modality.kind == "video":
+        shapes[_FRAMES] = (count, entry.modality.samples)
+    if entry.has_novelty:
+        shapes[_NOVELTY] = (count, 1)
+    if set(arrays) != set(shapes):
+        return f"expected the arrays {', '.join(sorted(shapes))}, got {', '.join(sorted(arrays))}"
+    for name, shape in shapes.items():
+        array, dtype = arrays[name], np.dtype(dtypes[name])
+        if array.dtype != dtype or array.shape != shape:
+            return f"{name}: expected {dtype} {shape}, got {array.dtype} {array.shape}"
         if not array.flags.c_contiguous:
             return f"{name}: expected rows of C, got columns of Fortran"
     if count < 1:
         return "expected at least one window, got none"
-    outputs = [name for name in ("logits", "probabilities", _NOVELTY) if name in dtypes]
+    outputs = [name for name in ("logits", "probabilities", _NOVELTY) if name in shapes]
     if not all(np.isfinite(arrays[name]).all() for name in outputs):
         return f"expected finite {' and '.join(outputs)}, got others"
-    if _NOVELTY in dtypes and arrays[_NOVELTY].min() < 0:
+    if _NOVELTY in shapes and arrays[_NOVELTY].min() < 0:
         return "novelty: expected numbers of at least 0, got others"
     tolerance, most = float(arrays["tolerance"]), MAX_TOLERANCE["fp32"]
     if not 0 < tolerance <= most:

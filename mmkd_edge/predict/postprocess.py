@@ -274,23 +274,22 @@ def first_available(predictions: Iterable[Prediction]) -> Prediction:
         if is_available(prediction) or prediction.status == "stale":
             return mark_substitute(silent, prediction)
         silent.append(prediction)
-    return msgspec.structs.replace(silent[0], reason="; ".join(map(_why, silent)), failure=_first_failure(silent))
+    reason, failure = _join_reasons(silent)
+    return msgspec.structs.replace(silent[0], reason=reason, failure=failure)
 
 
 def mark_substitute(silent: Sequence[Prediction], prediction: Prediction) -> Prediction:
     """Mark a prediction as a substitute for silent students."""
     if not silent:
         return prediction
-    reason = f"{prediction.modality!r} answers in place of {'; '.join(map(_why, silent))}"
-    return with_fault(prediction, WindowFault(status="degraded", reason=reason, failure=_first_failure(silent)))
+    reasons, failure = _join_reasons(silent)
+    reason = f"{prediction.modality!r} answers in place of {reasons}"
+    return with_fault(prediction, WindowFault(status="degraded", reason=reason, failure=failure))
 
 
-def _first_failure(silent: Sequence[Prediction]) -> Failure:
-    return next((prediction.failure for prediction in silent if prediction.failure), "")
-
-
-def _why(prediction: Prediction) -> str:
-    return f"{prediction.modality}: {prediction.reason}"
+def _join_reasons(silent: Sequence[Prediction]) -> tuple[str, Failure]:
+    reasons = "; ".join(f"{prediction.modality}: {prediction.reason}" for prediction in silent)
+    return reasons, next((prediction.failure for prediction in silent if prediction.failure), "")
 
 
 class SensorFallback:
@@ -340,15 +339,13 @@ def with_fault(prediction: Prediction, fault: WindowFault) -> Prediction:
 
 def apply_policy(policy: Policy, predictions: list[Prediction]) -> list[Prediction]:
     """Return predictions by policy, or raise SensorError; `warming_up` is never withheld."""
-    refused = [prediction for prediction in predictions if prediction.status not in ("ok", "warming_up")]
-    if policy == "predict" or not refused:
+    if policy == "predict":
         return predictions
-    if policy == "raise":
+    refused = [prediction for prediction in predictions if prediction.status not in ("ok", "warming_up")]
+    if refused and policy == "raise":
         message = f"modality {refused[0].modality!r}: {refused[0].status}: {refused[0].reason}"
         raise SensorError(message, predictions=predictions)
-    return [
-        prediction if prediction.status in ("ok", "warming_up") else _withheld(prediction) for prediction in predictions
-    ]
+    return [_withheld(prediction) if prediction in refused else prediction for prediction in predictions]
 
 
 def _withheld(prediction: Prediction) -> Prediction:

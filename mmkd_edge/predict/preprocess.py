@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.reference import Reference
 from mmkd_edge.errors import InputError
-from mmkd_edge.frames import all_present, check_frames, prepare_frame_batch, prepare_frames
+from mmkd_edge.frames import all_present, check_frames, prepare_frame_batch
 from mmkd_edge.spec import ModalitySpec
 
 _FLOAT32 = np.dtype(np.float32)
@@ -69,7 +69,8 @@ def prepare(
         Values may share memory with `array`; complete presence is `all_present(modality.presence_shape)`.
     """
     if modality.kind == "video":
-        return prepare_frames(array)
+        is_masked = isinstance(array, np.ma.MaskedArray)
+        return prepare_frame_batch(array[None]) if is_masked else (array[None], all_present((len(array), 1)))
     if reference is not None:
         array = standardise(array, modality, mean=reference.mean, std=reference.std)
     low, high = modality.range if modality.range is not None and modality.normalise == "none" else _FINITE

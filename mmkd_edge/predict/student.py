@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,18 +19,25 @@ from mmkd_edge.backends.base import (
     Steps,
     choose_artifact,
     open_backend,
-    open_steps,
     step_artifact,
 )
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.manifest import Artifact, ModelEntry, Precision, describe_tensors, step_inputs, step_outputs
+from mmkd_edge.bundle.manifest import (
+    Artifact,
+    ModelEntry,
+    Precision,
+    Streaming,
+    describe_tensors,
+    step_inputs,
+    step_outputs,
+)
 from mmkd_edge.bundle.reference import Reference, check_reference
 from mmkd_edge.bundle.statistics import MagnitudeLimits
 from mmkd_edge.errors import BackendError, BundleError, UsageError
 from mmkd_edge.frames import all_present
 from mmkd_edge.predict.novelty import NoveltyRule, find_threshold, novelty_rule
 from mmkd_edge.predict.preprocess import prepare
-from mmkd_edge.spec import ModalitySpec, TaskSpec, TensorSpec, plausible_span, task_text
+from mmkd_edge.spec import ModalitySpec, TaskSpec, plausible_span, task_text
 
 _WARM_UP_RUNS = 5
 
@@ -190,16 +198,13 @@ def open_student(
     unknown_level: float | None = None,
 ) -> OpenStudent:
     """Open a student with one config, and warm it up; errors as of `EdgePredictor.open`."""
-    artifact = choose_artifact(entry, config.precision, config.backend)
-
-    def reopen() -> Backend:
-        return _open_artifact(bundle, entry, artifact, config)
-
+    artifact, streaming = choose_artifact(entry, config.precision, config.backend), entry.streaming
+    reopen = partial(_open_engine, bundle, entry, config, artifact)
     with ExitStack() as opened:
-        backend = reopen()
+        backend, step = reopen(), None
         opened.callback(backend.close)
-        step = _open_step(bundle, entry, config)
-        if step is not None:
+        if streaming is not None and (graph := step_artifact(entry, config.backend)) is not None:
+            step = _open_engine(bundle, entry, config, graph, streaming)
             opened.callback(step.close)
         student = make_student(
             entry=entry,
@@ -217,57 +222,34 @@ def open_student(
     return student
 
 
-def _open_artifact(bundle: Bundle, entry: ModelEntry, artifact: Artifact, config: Config) -> Backend:
-    backend = open_backend(config.backend, bundle.read(artifact.file), threads=config.threads)
-    values, present = _empty_window(entry.inputs)
-    feeds = {entry.inputs[0].name: values, entry.inputs[1].name: present}
-    where = f"{bundle.path}: {artifact.file!r}"
-    _check_engine(backend, where, entry.inputs, entry.outputs, entry.outputs, run=lambda: backend.run(feeds))
-    return backend
-
-
-def _open_step(bundle: Bundle, entry: ModelEntry, config: Config) -> SteppingBackend | None:
-    streaming, artifact = entry.streaming, step_artifact(entry, config.backend)
-    if streaming is None or artifact is None:
-        return None
-    backend = open_steps(config.backend, bundle.read(artifact.file), threads=config.threads)
-    inputs = step_inputs(entry.modality, streaming)
-    outputs = step_outputs(entry.task, streaming, novelty=entry.has_novelty)
-    where = f"{bundle.path}: {artifact.file!r}"
-    window = _empty_window(inputs)
-    _check_engine(backend, where, inputs, outputs, entry.outputs, run=lambda: Steps(backend, streaming).push(*window))
-    return backend
-
-
-def _empty_window(inputs: Sequence[TensorSpec]) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    values, present = inputs[:2]
-    return np.zeros(values.shape, values.dtype), np.ones(present.shape, np.float32)
-
-
-def _check_engine(
-    backend: Backend,
-    where: str,
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
-    answered: tuple[TensorSpec, ...],
-    *,
-    run: Callable[[], Answers],
-) -> None:
-    """Compare the engine's tensors, and warm it up; close it on an error."""
+def _open_engine(
+    bundle: Bundle, entry: ModelEntry, config: Config, artifact: Artifact, streaming: Streaming | None = None
+) -> SteppingBackend:
+    """Open an engine, with `streaming` of a step graph; compare its tensors with the manifest, and warm it up."""
+    inputs, outputs = entry.inputs, entry.outputs
+    if streaming is not None:
+        inputs = step_inputs(entry.modality, streaming)
+        outputs = step_outputs(entry.task, streaming, novelty=entry.has_novelty)
+    model, has_steps = bundle.read(artifact.file), streaming is not None
+    backend = open_backend(config.backend, model, threads=config.threads, steps=has_steps)
     with ExitStack() as opened:
         opened.callback(backend.close)
         for kind, expected, got in (("inputs", inputs, backend.inputs), ("outputs", outputs, backend.outputs)):
             if got != expected:
                 raise BundleError(
-                    f"{where}: expected the {kind} {describe_tensors(expected)}, "
+                    f"{bundle.path}: {artifact.file!r}: expected the {kind} {describe_tensors(expected)}, "
                     f"got {describe_tensors(got)}; export the bundle again"
                 )
+        values, present = np.zeros(inputs[0].shape, inputs[0].dtype), np.ones(inputs[1].shape, np.float32)
+        steps = None if streaming is None else Steps(backend, streaming)
         for _ in range(_WARM_UP_RUNS):
-            answers = run()
-        for spec, answer in zip(answered, answers, strict=True):
+            feeds = {inputs[0].name: values, inputs[1].name: present}
+            answers = backend.run(feeds) if steps is None else steps.push(values, present)
+        for spec, answer in zip(entry.outputs, answers, strict=True):
             if answer.shape != spec.shape or answer.dtype != np.float32 or not np.isfinite(answer).all():
                 raise BackendError(
                     f"backend {backend.name!r}: expected finite {describe_tensors((spec,))} for a window of zeros, "
                     f"got {answer.dtype} {answer.shape}: {answer.ravel()[:4].tolist()}; export the bundle again"
                 )
         opened.pop_all()
+    return backend

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmkd_documents.export import ArtifactParity, StepReport
-from mmkd_edge.backends.base import SteppingBackend, backend_for, open_steps
+from mmkd_edge.backends.base import SteppingBackend, backend_for, open_backend
 from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Streaming
 from mmkd_edge.frames import join_samples, missing_frames
 from mmkd_edge.opening.selftest import follow_recording
@@ -56,7 +56,7 @@ def prove_step(
     facts = describe_steps(checkpoint)
     recording = _join_recording(proof_set, stride=facts.stride)
     expected = answers_along_recording(checkpoint, recording, temperature=proof_set.temperature)
-    backend = open_steps(backend_for(file_format), model, threads=1)
+    backend = open_backend(backend_for(file_format), model, threads=1, steps=True)
     what = "fp32 step graph" if file_format == "onnx" else f"fp32 step .{file_format}"
     try:
         got = NetworkAnswers(*follow_recording(backend, facts, recording, proof_set.modality))

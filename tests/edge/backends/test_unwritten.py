@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge import BackendError, Bundle
-from mmkd_edge.backends.base import Steps, open_backend, open_steps
+from mmkd_edge.backends.base import Steps, open_backend
 from mmkd_edge.backends.trt.backend import TrtBackend
 from mmkd_edge.bundle.manifest import Streaming
 from tests.edge.said import said
@@ -51,7 +51,7 @@ def test_a_step_that_writes_nothing_is_an_error(name, monkeypatch):
     with Bundle.open(FILES / "causal.edge") as bundle:
         streaming = bundle.manifest.models[0].streaming
         assert isinstance(streaming, Streaming)
-        backend = open_steps(name, bundle.read(streaming.artifacts[0].file), threads=1)
+        backend = open_backend(name, bundle.read(streaming.artifacts[0].file), threads=1, steps=True)
     values, present = (np.zeros(tensor.shape, np.float32) for tensor in backend.inputs[:2])
     steps = Steps(backend, streaming)
     assert np.isfinite(steps.push(values, present)[1]).all()
