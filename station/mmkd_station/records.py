@@ -19,10 +19,6 @@ StationState = Literal[
 AlarmEvent = Literal["raised", "continued", "cleared", "acknowledged", "contradicted"]
 STATUS_CODES: dict[Status, int] = {"ok": 0, "degraded": 1, "stale": 2, "warming_up": 3, "invalid": 4, "unknown": 5}
 """How a status is written to a PLC."""
-_PREDICTED = (
-    *("status", "reason", "label", "index", "probability", "labels", "value", "label_set"),
-    *("missing_fraction", "modality", "input_age_s", "novelty", "score", "p_value"),
-)
 
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="result"):
@@ -81,6 +77,7 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
 
 
 Record = ResultRecord | AlarmRecord | StateRecord
+_PREDICTED = [name for name in Prediction.__struct_fields__ if name in ResultRecord.__struct_fields__]
 
 
 def result_record(
@@ -94,10 +91,9 @@ def result_record(
     late: int = 0,
 ) -> ResultRecord:
     """Convert a prediction to a record."""
-    predicted: dict[str, Any] = {name: getattr(prediction, name) for name in _PREDICTED}
+    same: dict[str, Any] = {name: getattr(prediction, name) for name in _PREDICTED}
     return ResultRecord(
-        **predicted,
-        probabilities=tuple(prediction.probabilities.tolist()),
+        **same | {"probabilities": tuple(prediction.probabilities.tolist())},
         station=station,
         number=number,
         time_s=time_s,

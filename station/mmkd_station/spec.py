@@ -48,14 +48,8 @@ class StationSpec(SensorRules, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def opening(self) -> OpenOptions:
         """How its bundle is opened. Raises UsageError."""
-        return OpenOptions(
-            backend=self.backend,  # type: ignore[arg-type] # checked there
-            precision=self.precision,  # type: ignore[arg-type]
-            threads=self.threads,
-            reference=self.reference,
-            error_level=self.error_level,
-            unknown_level=self.unknown_level,
-        )
+        names = ("backend", "precision", "threads", "reference", "error_level", "unknown_level")
+        return OpenOptions(**{name: getattr(self, name) for name in names})
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

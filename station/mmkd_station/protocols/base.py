@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -284,44 +284,40 @@ def live_source(
     return Source(deliveries=deliveries, live=True)
 
 
-class _PolledConnection(_Connection, Protocol):
-    def sample(self) -> list[float]:
-        """Return a value per column; NaN is missing. Raises OSError."""
-        ...
-
-    def wait(self, seconds: float) -> None: ...
-
-
-def polled_source(connect: Callable[[], _PolledConnection], *, name: str, columns: Columns, every_s: float) -> Source:
+def polled_source(
+    connect: Callable[[], _Open],
+    sample: Callable[[_Open], list[float]],  # a value per column; NaN is missing. Raises OSError
+    *,
+    name: str,
+    columns: Columns,
+    every_s: float,
+    wait: Callable[[_Open, float], object] = lambda _, seconds: time.sleep(seconds),
+) -> Source:
     """Return a live source that reads a sample every `every_s` seconds."""
 
-    def read(connection: _PolledConnection, intake: Intake) -> Iterator[Delivery]:
+    def read(connection: _Open, intake: Intake) -> Iterator[Delivery]:
         due_s = time.monotonic()
         while not intake.stop.is_set():
-            values = connection.sample()
+            values = sample(connection)
             arrived_s = time.monotonic()
             rows = columns.scaled(np.array([values], dtype=np.float64).astype(np.float32))
             yield Delivery(rows=rows, times=None, arrived_s=arrived_s)
             due_s = max(due_s + every_s, arrived_s)
             while (left_s := due_s - time.monotonic()) > 0 and not intake.stop.is_set():
-                connection.wait(min(left_s, 0.2))
+                wait(connection, min(left_s, 0.2))
 
     return live_source(connect, read, name=name)
 
 
-class _ResultConnection(_Connection, Protocol):
-    def write(self, result: ResultRecord, episodes: int) -> None:
-        """Write a result and the number of open episodes. Raises OSError."""
-
-
 class LastResultSink(Sink):
-    """Writes the last waiting result. `station` None is all stations."""
+    """Writes the last waiting result and the number of open episodes. `station` None is all stations."""
 
-    def __init__(self, connect: Callable[[], _ResultConnection], *, name: str, station: str | None) -> None:
-        self._connect = connect
-        self._name = name
-        self._station = station
-        self._connection: _ResultConnection | None = None
+    def __init__(
+        self, connect: Callable[[], Any], write: Callable[[Any, ResultRecord, int], None], *, server: Endpoint
+    ) -> None:
+        self._connect, self._write = connect, write  # both raise OSError
+        self._name, self._station = server.address, server.options.get("station")
+        self._connection: Any = None
         self._open: set[tuple[str, int]] = set()
 
     def write(self, records: Sequence[Record]) -> None:
@@ -340,7 +336,7 @@ class LastResultSink(Sink):
             return
         try:
             self._connection = self._connection or self._connect()
-            self._connection.write(last, len(self._open))
+            self._write(self._connection, last, len(self._open))
         except OSError as error:
             self.close()
             raise ConnectionError(f"{self._name}: {first_line(error)}") from error

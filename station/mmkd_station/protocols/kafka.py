@@ -7,7 +7,6 @@ broker, or a kill, records on their way may come twice, with the same `station`,
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -25,7 +24,7 @@ from mmkd_station.protocols.base import (
     read_endpoint,
     with_tls_cure,
 )
-from mmkd_station.protocols.samples import rows_from_json
+from mmkd_station.protocols.samples import json_delivery
 from mmkd_station.records import Record, record_line
 
 USER_VARIABLE, PASSWORD_VARIABLE = "KAFKA_USERNAME", "KAFKA_PASSWORD"
@@ -206,13 +205,7 @@ def kafka_source(text: str, place: str, request: SourceRequest) -> Source:
     def read(consumer: _Consumer, intake: Intake) -> Iterator[Delivery]:
         while not intake.stop.is_set():
             message = consumer.message()
-            if message is None or (only and message.key() != only):
-                continue
-            try:
-                times, rows = rows_from_json(message.value() or b"", request)
-            except ValueError as error:
-                intake.garbage(str(error))
-                continue
-            yield Delivery(rows=rows, times=times, arrived_s=time.monotonic())
+            if message is not None and (not only or message.key() == only):
+                yield from json_delivery(message.value() or b"", request, intake)
 
     return live_source(lambda: _Consumer(server, positions), read, name=server.address)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -60,45 +60,31 @@ def modbus_source(text: str, place: str, request: SourceRequest) -> Source:
     plc = read_endpoint(text, scheme="modbus://", options=("unit", "every", "words"), port=_PORT)
     every_s = plc.number("every", 1 / request.rate_hz, least=1e-4, most=86400)
     unit = int(plc.number("unit", 1, least=0, most=255))
-    plc.choice("words", ("big", "little"), "big")
+    word_order = plc.choice("words", ("big", "little"), "big")
     registers = [_register(name) for name in request.columns.names]
-    return polled_source(
-        lambda: _Reader(plc, unit, registers), name=plc.address, columns=request.columns, every_s=every_s
-    )
+    blocks = list(register_blocks(registers))
 
-
-class _Reader:
-    def __init__(self, plc: Endpoint, unit: int, registers: list[Register]) -> None:
-        self._client = _connect(plc)
-        self._unit = unit
-        self._words = plc.options.get("words", "big")
-        self._registers = registers
-        self._blocks = list(register_blocks(registers))
-
-    def sample(self) -> list[float]:
+    def sample(client: Any) -> list[float]:
         values: dict[tuple[str, int], int] = {}
-        for kind, first, count in self._blocks:
-            ask = self._client.read_holding_registers if kind == "h" else self._client.read_input_registers
+        for kind, first, count in blocks:
+            read = client.read_holding_registers if kind == "h" else client.read_input_registers
             try:
-                answer = ask(first, count=count, device_id=self._unit)
+                answer = read(first, count=count, device_id=unit)
             except _pymodbus()[1] as error:
                 raise ConnectionError(first_line(error)) from error
             if not answer.isError():  # what the PLC lacks is missing
                 values |= {(kind, first + place): word for place, word in enumerate(answer.registers)}
-        return [self._value(register, values) for register in self._registers]
+        return [number(client, register, values) for register in registers]
 
-    def _value(self, register: Register, values: dict[tuple[str, int], int]) -> float:
-        words = [values.get((register.kind, number)) for number in range(register.number, register.end)]
+    def number(client: Any, register: Register, values: dict[tuple[str, int], int]) -> float:
+        words = [values.get((register.kind, place)) for place in range(register.number, register.end)]
         if None in words:
             return math.nan
-        kind = self._client.DATATYPE[register.type.upper()]
-        return float(self._client.convert_from_registers(words, kind, word_order=self._words))
+        kind = client.DATATYPE[register.type.upper()]
+        return float(client.convert_from_registers(words, kind, word_order=word_order))
 
-    def wait(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-    def close(self) -> None:
-        self._client.close()
+    connect = partial(_connect, plc)
+    return polled_source(connect, sample, name=plc.address, columns=request.columns, every_s=every_s)
 
 
 def register_blocks(registers: list[Register]) -> Iterator[tuple[str, int, int]]:
@@ -133,24 +119,15 @@ def modbus_write_sink(text: str, place: str) -> LastResultSink:
         raise UsageError(f"--sink {text}: expected the first of five registers that it may write, ?at=100; name it")
     at = int(plc.number("at", 0, least=0, most=65531))
     unit = int(plc.number("unit", 1, least=0, most=255))
-    return LastResultSink(lambda: _Writer(plc, unit, at), name=plc.address, station=plc.options.get("station"))
 
-
-class _Writer:
-    def __init__(self, plc: Endpoint, unit: int, at: int) -> None:
-        self._client = _connect(plc)
-        self._unit = unit
-        self._at = at
-
-    def write(self, result: ResultRecord, episodes: int) -> None:
+    def write(client: Any, result: ResultRecord, episodes: int) -> None:
         code, thousandths = STATUS_CODES[result.status], round(1000 * result.probability)
         words = [result.number & 0xFFFF, code, result.index + 1, thousandths, episodes]
         try:
-            answer = self._client.write_registers(self._at, words, device_id=self._unit)
+            answer = client.write_registers(at, words, device_id=unit)
         except _pymodbus()[1] as error:
             raise ConnectionError(first_line(error)) from error
         if answer.isError():
-            raise ConnectionError(f"the PLC refuses registers {self._at} to {self._at + 4}: {answer}")
+            raise ConnectionError(f"the PLC refuses registers {at} to {at + 4}: {answer}")
 
-    def close(self) -> None:
-        self._client.close()
+    return LastResultSink(partial(_connect, plc), write, server=plc)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_station.intake import Delivery, Intake
 from mmkd_station.protocols.base import Endpoint, Source, SourceRequest, live_source
 from mmkd_station.protocols.broker import BrokerSink, Connection, Will, read_broker, topic_level
-from mmkd_station.protocols.samples import rows_from_json
+from mmkd_station.protocols.samples import json_delivery
 from mmkd_station.records import AlarmRecord, Record, StateRecord, record_from_line, record_line
 
 _MAX_WAITING = 256  # messages between the threads; then the broker waits
@@ -61,12 +60,7 @@ def _messages(broker: Endpoint, request: SourceRequest, intake: Intake) -> Itera
                 if connection.lost.is_set():
                     raise ConnectionError(connection.reason) from None
                 continue
-            try:
-                times, rows = rows_from_json(payload, request)
-            except ValueError as error:
-                intake.garbage(str(error))
-                continue
-            yield Delivery(rows=rows, times=times, arrived_s=time.monotonic())
+            yield from json_delivery(payload, request, intake)
 
     def connect() -> Connection:
         return Connection(broker, tls=_uses_tls(broker), topic=broker.path, on_message=put)

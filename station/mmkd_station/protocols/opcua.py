@@ -75,10 +75,8 @@ def _certificates(endpoint: Endpoint, name: str) -> Any:
     try:
         return x509.load_pem_x509_certificates(data) if _PEM in data else [x509.load_der_x509_certificate(data)]
     except ValueError as error:
-        cure = "name such a file"
-        raise UsageError(
-            f"{endpoint.text}: {name}: {path}: expected a certificate, PEM or DER, got none; {cure}"
-        ) from error
+        expected = "expected a certificate, PEM or DER, got none; name such a file"
+        raise UsageError(f"{endpoint.text}: {name}: {path}: {expected}") from error
 
 
 def _extension(certificate: Any, name: str) -> Any:
@@ -215,24 +213,20 @@ def opcua_source(text: str, place: str, request: SourceRequest) -> Source:
     server = _server(text, scheme="opcua://", options=("every",))
     every_s = server.number("every", 1 / request.rate_hz, least=1e-3, most=86400)
     nodes = [_node(name, where=f"--map ...={name}") for name in request.columns.names]
-    return polled_source(lambda: _Reader(server, nodes), name=server.address, columns=request.columns, every_s=every_s)
 
+    def sample(session: _Session) -> list[float]:
+        client = session.client
+        reading = client.read_attributes(list(map(client.get_node, nodes)), _asyncua()[1].AttributeIds.Value)
+        return list(map(_number, session.run(reading)))
 
-class _Reader:
-    def __init__(self, endpoint: Endpoint, nodes: list[Any]) -> None:
-        self._session = _Session(endpoint)
-        self._nodes = [self._session.client.get_node(node) for node in nodes]
-
-    def sample(self) -> list[float]:
-        _, ua = _asyncua()
-        values = self._session.run(self._session.client.read_attributes(self._nodes, ua.AttributeIds.Value))
-        return [_number(value) for value in values]
-
-    def wait(self, seconds: float) -> None:
-        self._session.run(asyncio.sleep(seconds))
-
-    def close(self) -> None:
-        self._session.close()
+    return polled_source(
+        lambda: _Session(server),
+        sample,
+        name=server.address,
+        columns=request.columns,
+        every_s=every_s,
+        wait=lambda session, seconds: session.run(asyncio.sleep(seconds)),
+    )
 
 
 def _number(value: Any) -> float:
@@ -252,7 +246,7 @@ def opcua_write_sink(text: str, place: str) -> LastResultSink:
             f"--sink {text}: expected a node that it may write for one of {', '.join(_FIELDS)}, "
             "?label=ns=2;s=Press1.Label; name it"
         )
-    return LastResultSink(lambda: _Writer(server, nodes), name=server.address, station=options.get("station"))
+    return LastResultSink(lambda: _Writer(server, nodes), _Writer.write, server=server)
 
 
 class _Writer:

@@ -76,6 +76,16 @@ def rows_from_json(data: bytes, request: SourceRequest) -> Rows:
     return times, request.columns.scaled(rows)
 
 
+def json_delivery(data: bytes, request: SourceRequest, intake: Intake) -> Iterator[Delivery]:
+    """Yield a message's samples, which come now; count one without samples as garbage."""
+    try:
+        times, rows = rows_from_json(data, request)
+    except ValueError as error:
+        intake.garbage(str(error))
+        return
+    yield Delivery(rows=rows, times=times, arrived_s=time.monotonic())
+
+
 def _rows(document: Any, request: SourceRequest) -> Rows:
     match document:
         case dict():
@@ -144,7 +154,13 @@ def stdin_blocks(intake: Intake) -> Iterator[bytes]:
     descriptor = sys.stdin.fileno()
     if not hasattr(os, "O_NONBLOCK"):  # Windows: `select` is for sockets alone
         blocks: queue.Queue[bytes] = queue.Queue(maxsize=4)
-        threading.Thread(target=_read_into, args=(blocks, descriptor), daemon=True).start()
+
+        def fill() -> None:
+            while block := os.read(descriptor, BLOCK_BYTES):
+                blocks.put(block)
+            blocks.put(b"")
+
+        threading.Thread(target=fill, daemon=True).start()
         while not intake.stop.is_set():
             with contextlib.suppress(queue.Empty):
                 if not (block := blocks.get(timeout=LOOK_S)):
@@ -157,12 +173,6 @@ def stdin_blocks(intake: Intake) -> Iterator[bytes]:
             if not block:
                 return
             yield block
-
-
-def _read_into(blocks: queue.Queue[bytes], descriptor: int) -> None:
-    while block := os.read(descriptor, BLOCK_BYTES):
-        blocks.put(block)
-    blocks.put(b"")
 
 
 class LineReader:
