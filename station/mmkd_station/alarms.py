@@ -284,13 +284,11 @@ def tune_alarm(
                 f"the {name} recordings have {hours:.3g} h of normal running, which show no lower rate even without "
                 "an alarm; allow more, or record longer"
             )
-    tried = [
-        (rule, _score(parts["valid"], rule))
-        for rule in (
-            AlarmRule(label=label, confirm=confirm, release=release, cooldown_s=cooldown_s, min_probability=probability)
-            for confirm, release, probability in product(_CONFIRMS, _RELEASE, _MIN_PROBABILITY)
-        )
+    rules = [
+        AlarmRule(label=label, confirm=confirm, release=release, cooldown_s=cooldown_s, min_probability=probability)
+        for confirm, release, probability in product(_CONFIRMS, _RELEASE, _MIN_PROBABILITY)
     ]
+    tried = [(rule, _score(parts["valid"], rule)) for rule in rules]
     permitted = [(rule, score) for rule, score in tried if score.false_alarms_per_hour <= most_per_hour]
     if not permitted:
         least = min(score.false_alarms_per_hour for _, score in tried)
@@ -325,11 +323,14 @@ def _replay(predictor: EdgePredictor, recording: ReplayedRecording, label: str, 
     predictions = (
         predictor.stream(hop=hop, modality=recorded.name).push(recording.rows, times, now_s=0.0) if len(times) else []
     )
-    votes = [(vote_of(each, label, predictor.task), -(each.input_age_s or 0.0)) for each in predictions]
     is_normal = predictor.task.kind == "normal"
     return _Run(
         # `now_s` is 0, so the negative age is the newest sample's time.
-        votes=[(*vote, moment_s) for vote, moment_s in votes if vote is not None],
+        votes=[
+            (*vote, -(each.input_age_s or 0.0))
+            for each in predictions
+            if (vote := vote_of(each, label, predictor.task)) is not None
+        ],
         has_label=recording.label != predictor.task.labels[0] if is_normal else recording.label == label,
         split=recording.split,
         seconds=len(times) / recorded.rate_hz,

@@ -142,5 +142,5 @@ class Intake:
     def facts(self) -> IntakeFacts:
         """Return the current counters."""
         with self._changed:
-            names = [name for name in IntakeFacts.__struct_fields__ if name != "queued"]
-            return IntakeFacts(**{name: self._counts[name] for name in names}, queued=len(self._waiting))
+            counts = {name: self._counts[name] for name in IntakeFacts.__struct_fields__}
+            return IntakeFacts(**counts | {"queued": len(self._waiting)})

@@ -121,7 +121,10 @@ class Outlet:
                 self._together = len(batch) // 2
                 return False
             fault, refused = first_line(error), error.count or len(batch)
-            self._log_refusal(fault)
+            kind = re.sub(r"\d+", "", fault)
+            if kind not in self._reasons and len(self._reasons) < _MOST_REASONS:
+                self._reasons.add(kind)
+                logger.warning("sink %s: %s; such records are dropped and counted", self.name, fault)
         except Exception as error:  # whatever a sink raises, records wait and stations go on
             with self.queue.lock:
                 self._failures += 1
@@ -139,9 +142,3 @@ class Outlet:
                 self._backoff.succeeded()
             self.queue.settle()
         return True
-
-    def _log_refusal(self, reason: str) -> None:
-        kind = re.sub(r"\d+", "", reason)
-        if kind not in self._reasons and len(self._reasons) < _MOST_REASONS:
-            self._reasons.add(kind)
-            logger.warning("sink %s: %s; such records are dropped and counted", self.name, reason)

@@ -99,7 +99,7 @@ class Shadow:
             text = f"{self._file}: {self._spec.shadow} is refused: {'; '.join(reasons)}; keep the installed bundle"
             self.error = problems[0][0](text)  # the gate of accuracy comes first
         self.report = report
-        write_report(self._file, self.report)
+        write_report(self._file, report)
 
     def _compare(self) -> None:
         try:

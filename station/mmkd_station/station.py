@@ -380,8 +380,12 @@ class Station:
                 case ResultRecord():
                     self._results[record.status] += 1
                     self._latest.add(record.status)
-                    if record.status not in ("ok", "unknown"):
-                        self._count_reasons(record.reason)
+                    reasons = record.reason.split("; ") if record.status not in ("ok", "unknown") else []
+                    for reason in filter(None, reasons):
+                        kind = _FIGURES.sub("N", reason)
+                        if kind in self._reasons or len(self._reasons) < _MAX_REASONS:
+                            self._reasons[kind] += 1
+                            self._last_reasons[kind] = reason
                 case AlarmRecord(event="raised"):
                     self._raised[record.label] += 1
                 case StateRecord(state=state) if state != "adaptation_due":  # it goes on as it did
@@ -393,13 +397,6 @@ class Station:
                     outlet.put(record)
         for watcher in self.watchers:
             watcher.record(record)
-
-    def _count_reasons(self, reasons: str) -> None:
-        for reason in filter(None, reasons.split("; ")):
-            kind = _FIGURES.sub("N", reason)
-            if kind in self._reasons or len(self._reasons) < _MAX_REASONS:
-                self._reasons[kind] += 1
-                self._last_reasons[kind] = reason
 
     def _report_notes(self) -> None:
         for connected, reason in self._intake.notes():

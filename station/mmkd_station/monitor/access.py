@@ -6,6 +6,7 @@ required, except for local health probes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -108,13 +109,14 @@ class Access:
 
     def address(self, peer: str, forwarded_for: Sequence[str]) -> str:
         """Return the address of a request's client from that of its connection and its `X-Forwarded-For` headers."""
-        if self._proxy is None or not forwarded_for or not _is_in(peer, self._proxy):
+        if self._proxy is None or not forwarded_for:
             return peer
-        client = forwarded_for[-1].rpartition(",")[2].strip()  # what comes before it is what the client claims
-        try:
-            return str(ipaddress.ip_address(client))
-        except ValueError:
-            return peer
+        with contextlib.suppress(ValueError):  # a socket or a header without an address
+            parsed = ipaddress.ip_address(peer)
+            if (getattr(parsed, "ipv4_mapped", None) or parsed) in self._proxy:
+                # What comes before the last address is what the client claims.
+                return str(ipaddress.ip_address(forwarded_for[-1].rpartition(",")[2].strip()))
+        return peer
 
     def gives_token(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
         """Whether a request has a token or a session, right or wrong."""
@@ -157,14 +159,6 @@ def _is_forwarded(headers: Mapping[str, str]) -> bool:
     return any(name in _FORWARDED or name.startswith("x-forwarded-") for name in headers)
 
 
-def _is_in(address: str, network: Network) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-        return (getattr(parsed, "ipv4_mapped", None) or parsed) in network
-    except ValueError:  # a socket without an address
-        return False
-
-
 class Guesses:
     """Limits wrong tokens per address (five, and one every five seconds) and of all (fifty, and two a second)."""
 
@@ -175,17 +169,13 @@ class Guesses:
     def take(self, address: str) -> bool:
         """Count a wrong token; return whether it is within both limits."""
         now_s = time.monotonic()
-        before = self._left.pop(address, (_MAX_GUESSES, now_s))
-        left = _refill(before, now_s, most=_MAX_GUESSES, seconds_each=_SECONDS_PER_GUESS)
-        of_all = _refill(self._of_all, now_s, most=_MAX_GUESSES_OF_ALL, seconds_each=_SECONDS_PER_GUESS_OF_ALL)
+        before, counted_s = self._left.pop(address, (_MAX_GUESSES, now_s))
+        left = min(_MAX_GUESSES, before + (now_s - counted_s) / _SECONDS_PER_GUESS)
+        before, counted_s = self._of_all
+        of_all = min(_MAX_GUESSES_OF_ALL, before + (now_s - counted_s) / _SECONDS_PER_GUESS_OF_ALL)
         is_within = left >= 1 and of_all >= 1
         self._left[address] = left - is_within, now_s
         self._of_all = of_all - is_within, now_s
         if len(self._left) > _MAX_ADDRESSES:
             del self._left[next(iter(self._left))]
         return is_within
-
-
-def _refill(before: tuple[float, float], now_s: float, *, most: float, seconds_each: float) -> float:
-    left, counted_s = before
-    return min(most, left + (now_s - counted_s) / seconds_each)

@@ -40,8 +40,6 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _TYPES = {"page.css": "text/css"} | dict.fromkeys(("page.js", "drawing.js", "login.js"), "text/javascript")
-
-
 _NEEDS_TOKEN = "this needs the token that mmkd-run named at its start"
 
 
@@ -149,17 +147,17 @@ class MonitorApp:
             raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{_MAX_PAGES} pages are open already; close one")
         follower = PageFollower(self._service, station)
         self._pages.add(follower)
-        # nginx buffers events otherwise.
-        unheld = {"X-Accel-Buffering": "no"}
-        return StreamingResponse(self._updates(request, follower), media_type="text/event-stream", headers=unheld)
 
-    async def _updates(self, request: Request, follower: PageFollower) -> AsyncIterator[bytes]:
-        try:
-            while not self._stopping.is_set() and not await request.is_disconnected():
-                yield b"data: " + msgspec.json.encode(follower.update()) + b"\n\n"
-                await asyncio.sleep(_TICK_S)
-        finally:
-            self._pages.discard(follower)
+        async def updates() -> AsyncIterator[bytes]:
+            try:
+                while not self._stopping.is_set() and not await request.is_disconnected():
+                    yield b"data: " + msgspec.json.encode(follower.update()) + b"\n\n"
+                    await asyncio.sleep(_TICK_S)
+            finally:
+                self._pages.discard(follower)
+
+        unheld = {"X-Accel-Buffering": "no"}  # nginx buffers events otherwise
+        return StreamingResponse(updates(), media_type="text/event-stream", headers=unheld)
 
     async def _acknowledge(self, request: Request) -> Response:
         given = await _json_object(request)
@@ -180,13 +178,14 @@ class MonitorApp:
         health: dict[str, object] = {"well": self._service.is_well and not faults}
         if may_look:
             facts = [station.facts() for station in stations]
-            health["stations"] = {each.station: each.state for each in facts}
-            unlike_training = {each.station: each.unlike_training for each in facts if each.unlike_training}
-            health |= {"unlike_training": unlike_training} if unlike_training else {}
-            health |= {"time_faults": faults} if faults else {}
             reasons = {station.name: station.predictor.health().returned for station in stations}
-            returned = {name: reason for name, reason in reasons.items() if reason}
-            health |= {"returned": returned} if returned else {}
+            optional = {
+                "unlike_training": {each.station: each.unlike_training for each in facts if each.unlike_training},
+                "time_faults": faults,
+                "returned": {name: reason for name, reason in reasons.items() if reason},
+            }
+            health["stations"] = {each.station: each.state for each in facts}
+            health |= {name: reported for name, reported in optional.items() if reported}
         return _json(health, HTTPStatus.OK if health["well"] else HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def _metrics(self, request: Request) -> Response:
@@ -253,16 +252,9 @@ class PageFollower:
             self._sensor, self._bin, self._result, self._drift_age = sensor, -1, -1, math.inf
         rows = []
         for station, station_facts in zip(self._service.stations, facts.stations, strict=True):
-            last = _board(station).latest()
-            rows.append(
-                {
-                    "name": station.name,
-                    "state": station_facts.state,
-                    "status": "" if last is None else last.status,
-                    "label": "" if last is None else last.label,
-                    "open": _board(station).unacknowledged(),
-                }
-            )
+            last, open_episodes = _board(station).latest(), _board(station).unacknowledged()
+            row = {"name": station.name, "state": station_facts.state, "open": open_episodes}
+            rows.append(row | {"status": last.status if last else "", "label": last.label if last else ""})
         return {
             "first": is_first,
             "uptime_s": facts.seconds,

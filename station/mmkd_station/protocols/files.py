@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -92,10 +93,7 @@ def stdin_source(text: str, place: str, request: SourceRequest) -> Source:
         if rest:
             yield [rest.decode(errors="replace")]
 
-    def deliveries(intake: Intake) -> Iterator[Delivery]:
-        yield from LineReader("stdin", request).deliveries(lines(intake), intake)
-
-    return Source(deliveries=deliveries, live=True)
+    return Source(deliveries=lambda i: LineReader("stdin", request).deliveries(lines(i), i), live=True)
 
 
 def _open_file(path: Path) -> BinaryIO:
@@ -231,7 +229,10 @@ class AppendSink(Sink):
 
     def write(self, records: Sequence[Record]) -> None:
         """Append all records or none. Raises OSError."""
-        if not self._is_in_place():
+        is_in_place = False
+        with contextlib.suppress(OSError):
+            is_in_place = self._descriptor >= 0 and os.path.samestat(os.fstat(self._descriptor), self._path.stat())
+        if not is_in_place:
             self.close()
             self._descriptor = self._open()
         before = os.fstat(self._descriptor).st_size
@@ -244,12 +245,6 @@ class AppendSink(Sink):
             if written:  # half a line would spoil the next one
                 os.ftruncate(self._descriptor, before)
             raise
-
-    def _is_in_place(self) -> bool:
-        try:
-            return self._descriptor >= 0 and os.path.samestat(os.fstat(self._descriptor), self._path.stat())
-        except OSError:
-            return False
 
     def close(self) -> None:
         """Close the file."""

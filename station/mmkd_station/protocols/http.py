@@ -86,8 +86,7 @@ class WebhookSink(Sink):
         posted = [record for record in records if isinstance(record, self._kinds)]
         if not posted:
             return
-        request = urllib.request.Request(self._url, data=msgspec.json.encode(posted), headers=self._headers)
-        post(request)
+        post(urllib.request.Request(self._url, data=msgspec.json.encode(posted), headers=self._headers))
 
 
 def _headers(file: str | None) -> dict[str, str]:
