@@ -172,8 +172,16 @@ def learnt_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
             continue
         name = _module_name(model.graph.node, index, weights)
         names[name] += 1
-        unique = name if names[name] == 1 else f"{name}#{names[name]}"
-        layers.append(_layer(unique, index, node, shapes=shapes))
+        weight, out = shapes[node.input[1]], shapes[node.output[0]]
+        if node.op_type == "Conv":  # weights (n, channels, taps ...), output (frames, n, positions ...)
+            axis, m, k, n = 0, out[0] * math.prod(out[2:]), math.prod(weight[1:]), weight[0]
+        else:
+            axis = 0 if is_transposed(node, "transB") else 1
+            m, k, n = math.prod(out[:-1]), weight[1 - axis], weight[axis]
+        unique, source, used = name if names[name] == 1 else f"{name}#{names[name]}", node.input[0], node.input[1]
+        layers.append(
+            Layer(name=unique, node=index, op=node.op_type, source=source, weight=used, axis=axis, m=m, k=k, n=n)
+        )
     return tuple(layers)
 
 
@@ -195,17 +203,6 @@ def select_layers(layers: Sequence[Layer], *, ops: Sequence[str]) -> tuple[Layer
     """Return layers to quantise, not the first, nor convolutional features, whose range sensor glitches set."""
     candidates = [layer for layer in layers if not layer.name.startswith(_CONVOLUTIONAL_FEATURES)][1:]
     return tuple(layer for layer in candidates if is_worth_quantising(layer.m, layer.k, layer.n) and layer.op in ops)
-
-
-def _layer(name: str, index: int, node: onnx.NodeProto, *, shapes: dict[str, tuple[int, ...]]) -> Layer:
-    weight, out = shapes[node.input[1]], shapes[node.output[0]]
-    if node.op_type == "Conv":  # weights (n, channels, taps ...), output (frames, n, positions ...)
-        axis, m, k, n = 0, out[0] * math.prod(out[2:]), math.prod(weight[1:]), weight[0]
-    else:
-        axis = 0 if is_transposed(node, "transB") else 1
-        m, k, n = math.prod(out[:-1]), weight[1 - axis], weight[axis]
-    source, weights = node.input[0], node.input[1]
-    return Layer(name=name, node=index, op=node.op_type, source=source, weight=weights, axis=axis, m=m, k=k, n=n)
 
 
 def _module_name(nodes: Sequence[onnx.NodeProto], index: int, weights: set[str]) -> str:

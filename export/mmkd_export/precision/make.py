@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from mmkd_documents.export import ArtifactReport, Attempt, GateResult, LayerSensitivity, RangeSource
+from mmkd_documents.export import Attempt, GateResult, LayerSensitivity, RangeSource
 from mmkd_edge.bundle.manifest import Precision
 from mmkd_edge.errors import GateError, UsageError
 from mmkd_export.graph.calibration import Feeds, clipping_range, tensor_magnitudes
@@ -86,22 +86,18 @@ def _make_int8(student: ProvenStudent, model: onnx.ModelProto, *, ops: Sequence[
         sensitivity=search.sensitivity,
     )
     if not search.attempts[-1].gate.passed:
-        raise _no_remedy(search, report)
+        tried = "\n".join(f"  - {attempt.remedy}: {gate_summary(attempt.gate)}" for attempt in search.attempts)
+        raise RejectedError(
+            f"int8 graph: no remedy passed the gate{NOTHING_WRITTEN}. Calibrate with more windows (--calib), allow "
+            f"more --max-drop-points, or export with --precision fp16 or fp32 alone. Tried in this order:\n{tried}",
+            report=report,
+        )
     return replace(proven, report=report)
 
 
 def _prove(graph: onnx.ModelProto, student: ProvenStudent, *, precision: Precision) -> ProvenArtifact:
     check_exported(graph, inputs=student.entry.inputs, outputs=student.entry.outputs)
     return prove_lower_precision(graph_bytes(graph), student.proof_set, precision=precision)
-
-
-def _no_remedy(search: Int8Graph, report: ArtifactReport) -> RejectedError:
-    tried = "\n".join(f"  - {attempt.remedy}: {gate_summary(attempt.gate)}" for attempt in search.attempts)
-    return RejectedError(
-        f"int8 graph: no remedy passed the gate{NOTHING_WRITTEN}. Calibrate with more windows (--calib), "
-        f"allow more --max-drop-points, or export with --precision fp16 or fp32 alone. Tried in this order:\n{tried}",
-        report=report,
-    )
 
 
 def _float_layers(layers: Sequence[Layer], search: Int8Graph, *, ops: Sequence[str]) -> dict[str, str]:

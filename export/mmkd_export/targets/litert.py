@@ -28,7 +28,6 @@ from mmkd_export.plan import PlatformName
 from mmkd_export.student import Graph, ProvenStudent
 
 if TYPE_CHECKING:
-    import onnx
     from torch import nn
 
     from mmkd_edge.spec import TensorSpec
@@ -160,18 +159,13 @@ def _content(model: bytes) -> Any:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
 
 
-def quantise_tflite(model: bytes, graph: bytes) -> bytes:
-    """Return the INT8 `.tflite` of an fp32 one and its ONNX graph; errors as `int8_tflite`."""
-    import onnx
-
-    return _check_model(int8_tflite(model, onnx.load_from_string(graph)))
-
-
-def int8_tflite(model: bytes, graph: onnx.ModelProto) -> bytes:
+def int8_tflite(model: bytes, graph: bytes) -> bytes:
     """Quantise the products that the ONNX `graph` quantises too, inputs per row at run time; GateError without any."""
+    import onnx
     from ai_edge_quantizer import qtyping, quantizer
 
-    named = [(layer.m, layer.k, layer.n) for layer in select_layers(learnt_layers(graph), ops=_PRODUCTS)]
+    layers = select_layers(learnt_layers(onnx.load_from_string(graph)), ops=_PRODUCTS)
+    named = [(layer.m, layer.k, layer.n) for layer in layers]
     # Convolutional features stay float32; the converter writes them as products too.
     products = [(output, sizes) for output, sizes in _learnt_products(model) if sizes in named]
     if Counter(sizes for _, sizes in products) != Counter(named):
@@ -192,7 +186,7 @@ def int8_tflite(model: bytes, graph: onnx.ModelProto) -> bytes:
     )
     with contextlib.redirect_stderr(io.StringIO()):  # version 0.10 always shows a bar
         result = quantise.quantize(enable_progress_bar=False, enable_progress_report=False)
-    return bytes(result.quantized_model)
+    return _check_model(bytes(result.quantized_model))
 
 
 def _learnt_products(model: bytes) -> Iterator[tuple[str, tuple[int, int, int]]]:

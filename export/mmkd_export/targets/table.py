@@ -7,12 +7,12 @@ import platform as host
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmkd_documents.export import BuiltEngine
 from mmkd_edge.backends.base import BACKENDS, BackendName, why_absent
 from mmkd_edge.bundle.manifest import ArtifactFormat, Precision
 from mmkd_edge.errors import MmkdError, UnavailableError, UsageError
+from mmkd_export.graph.native_from_student import int8_weights
 from mmkd_export.plan import PLATFORMS, ExportPlan, Platform, PlatformName, platform_named
 from mmkd_export.student import Graph, ProvenStudent
 from mmkd_export.targets import litert, native, trt
@@ -20,9 +20,6 @@ from mmkd_export.targets.c_sources import write_c_sources
 from mmkd_export.verify.artifacts import ProvenArtifact, prove_fp32, prove_lower_precision, require_passed
 from mmkd_export.verify.gate import require_windows
 from mmkd_export.verify.step_graph import prove_step
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +116,13 @@ TARGETS: tuple[Target, ...] = (
     Target(
         name="native",
         makes="a .native for the engine that mmkd-edge has itself, of the fp32 and of the INT8 artifact",
-        platforms=native.PLATFORMS,
+        platforms=tuple(row.name for row in PLATFORMS),  # each has a processor
         adds=Format(
             name="native",
             stage="write it for the native engine",
-            convert=native.convert_native,
-            int8=native.int8_native,
+            # The `.native` of windows also steps.
+            convert=lambda student, _: native.model_of(student.checkpoint, temperature=student.proof_set.temperature),
+            int8=lambda model, _: int8_weights(model),  # smaller, not faster
             smaller=True,
             advice="Export without --precision int8, or raise --max-drop-points",
         ),
@@ -140,7 +138,7 @@ TARGETS: tuple[Target, ...] = (
             name="tflite",
             stage="convert it to LiteRT",
             convert=litert.convert_tflite,
-            int8=litert.quantise_tflite,
+            int8=lambda model, graph: litert.int8_tflite(model, graph),
             advice="Export without --target litert or without --precision int8",
         ),
         backend="litert",

@@ -165,28 +165,29 @@ def _build_all(bundle: Bundle, platform: Platform, precisions: Sequence[Precisio
             timing_cache=None if timings is None else timings.read_bytes() if timings.is_file() else b"",
         )
         path = bundle.path.with_name(f"{bundle.path.stem}.{artifact.precision}.engine")
+        facts = EngineFacts(
+            onnx_sha256=artifact.sha256,
+            library=library,
+            library_version=str(module.__version__),
+            architecture=host.machine(),
+            device=device,
+        )
+        inputs = {name: value for name, value in msgspec.to_builtins(facts).items() if name != "format_version"}
         sidecar = EngineSidecar(
+            **inputs,
             model_id=bundle.manifest.model_id,
             bundle_sha256=bundle.sha256,
             artifact=artifact.file,
-            onnx_sha256=artifact.sha256,
             precision=artifact.precision,
             engine=path.name,
             engine_sha256=hashlib.sha256(built.plan).hexdigest(),
             size_bytes=len(built.plan),
-            library=library,
-            library_version=str(module.__version__),
             platform=platform.name,
-            architecture=host.machine(),
-            device=None if device is None else msgspec.to_builtins(device),
             workspace_bytes=workspace,
-            strongly_typed=True,
-            tf32=False,
             shapes={tensor.name: tensor.shape for tensor in entry.inputs},
-            key="",
+            key=facts.key,
             layers=built.layers,
         )
-        sidecar = msgspec.structs.replace(sidecar, key=engine_key(sidecar))
         if timings is not None:
             write_file(timings, built.timing_cache)
         write_file(path, built.plan)
@@ -195,13 +196,6 @@ def _build_all(bundle: Bundle, platform: Platform, precisions: Sequence[Precisio
         write_file(path.with_name(path.name + ".json"), encode_document(sidecar))
         engines.append(BuiltEngine(path=str(path), sidecar=sidecar))
     return tuple(engines)
-
-
-def engine_key(sidecar: EngineSidecar) -> str:
-    """Return the SHA-256 of graph, library, GPU and builder options."""
-    names = ("onnx_sha256", "library", "library_version", "architecture", "strongly_typed", "tf32")
-    facts = {name: getattr(sidecar, name) for name in names}
-    return EngineFacts(**facts, device=engine_device(sidecar)).key
 
 
 def engine_device(sidecar: EngineSidecar) -> DeviceFacts | None:

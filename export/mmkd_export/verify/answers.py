@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmkd_documents.export import ArtifactParity, NoveltyParity, TensorParity
-from mmkd_edge.backends.base import Backend, backend_for, open_backend
+from mmkd_edge.backends.base import Backend, SteppingBackend, backend_for, open_backend
 from mmkd_edge.bundle.golden import answer_scale, novelty_errors, same_answers
 from mmkd_edge.bundle.manifest import MAX_TOLERANCE, ArtifactFormat, Parity
 from mmkd_edge.errors import GateError
@@ -69,16 +70,13 @@ def answers_from_model(
     model: bytes, windows: NDArray[Any], modality: ModalitySpec, *, file_format: ArtifactFormat = "onnx"
 ) -> NetworkAnswers:
     """Run a model file over windows (N, T, C) with one thread."""
-    backend = open_format(model, file_format)
-    try:
+    with open_format(model, file_format) as backend:
         return answers_from_backend(backend, windows, modality)
-    finally:
-        backend.close()
 
 
-def open_format(model: bytes, file_format: ArtifactFormat) -> Backend:
-    """Open a model file in its format's backend, with one thread."""
-    return open_backend(backend_for(file_format), model, threads=1)
+def open_format(model: bytes, file_format: ArtifactFormat, *, steps: bool = False) -> closing[SteppingBackend]:
+    """Open a model file in its format's backend, with one thread, for a block."""
+    return closing(open_backend(backend_for(file_format), model, threads=1, steps=steps))
 
 
 def answers_from_student(

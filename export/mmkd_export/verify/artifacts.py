@@ -37,7 +37,7 @@ from mmkd_export.verify.answers import (
     require_agreement,
     require_parity,
 )
-from mmkd_export.verify.gate import NOTHING_WRITTEN, answer_scores, gate_result, require_gate
+from mmkd_export.verify.gate import NOTHING_WRITTEN, answer_scores, gate_result, gate_summary
 from mmkd_export.verify.proof_set import ProofSet
 from mmkd_models.data.labels import is_labelled
 from mmkd_models.evaluation.confidence import confidence_facts
@@ -104,18 +104,16 @@ def prove_lower_precision(
 
 def require_passed(proven: ProvenArtifact, *, advice: str) -> ProvenArtifact:
     """Return a passed artifact, else raise RejectedError with the figures."""
-    assert proven.report.gate is not None
-    try:
-        require_gate(proven.report.gate, what=proven.name, advice=advice)
-    except GateError as error:
-        raise RejectedError(str(error), report=proven.report) from error
+    gate = proven.report.gate
+    assert gate is not None
+    if not gate.passed:
+        raise RejectedError(f"{proven.name}: {gate_summary(gate)}{NOTHING_WRITTEN}. {advice}", report=proven.report)
     return proven
 
 
 def _judge(model: bytes, proof_set: ProofSet, *, precision: Precision, file_format: ArtifactFormat) -> ProvenArtifact:
     modality, task, recorded = proof_set.modality, proof_set.task, proof_set.recorded
-    backend = open_format(model, file_format)
-    try:
+    with open_format(model, file_format) as backend:
         answers, with_gaps, judging = (
             answers_from_backend(backend, windows, modality)
             for windows in (proof_set.real.windows, proof_set.gaps, proof_set.judging.windows)
@@ -124,8 +122,6 @@ def _judge(model: bytes, proof_set: ProofSet, *, precision: Precision, file_form
         if novelty is not None and proof_set.real.synthetic and len(recorded):
             novelty = answers_from_backend(backend, recorded, modality).novelty
         confidence = _calibrate(backend, proof_set)
-    finally:
-        backend.close()
     parity = compare(proof_set.answers.rows(proof_set.clear), answers.rows(proof_set.clear), task=task)
     same = same_answers(task, proof_set.answers.logits, answers.logits)  # of all windows, clear or not
     parity = msgspec.structs.replace(parity, label_agreement=float(same.mean()))

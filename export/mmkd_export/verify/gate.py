@@ -148,12 +148,6 @@ def require_windows(windows: int, *, what: str, rule: GateRule) -> None:
         )
 
 
-def require_gate(result: GateResult, *, what: str, advice: str) -> None:
-    """Raise GateError with the figures of a failed gate."""
-    if not result.passed:
-        raise GateError(f"{what}: {gate_summary(result)}{NOTHING_WRITTEN}. {advice}")
-
-
 def caution(windows: int) -> str | None:
     """Return how little few windows prove (Hanley and Lippman-Hand, JAMA 249, 1983), or None."""
     if windows >= _FEW_WINDOWS:

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmkd_documents.export import ArtifactParity, StepReport
-from mmkd_edge.backends.base import SteppingBackend, backend_for, open_backend
-from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat, Streaming
+from mmkd_documents.export import StepReport
+from mmkd_edge.bundle.manifest import Artifact, ArtifactFormat
 from mmkd_edge.frames import join_samples, missing_frames
 from mmkd_edge.opening.selftest import follow_recording
 from mmkd_export.graph.onnx_graph import count_mflops
-from mmkd_export.verify.answers import NetworkAnswers, answers_along_recording, compare, manifest_parity, require_parity
+from mmkd_export.verify.answers import (
+    NetworkAnswers,
+    answers_along_recording,
+    compare,
+    manifest_parity,
+    open_format,
+    require_parity,
+)
 from mmkd_export.verify.artifacts import describe_artifact
 from mmkd_export.verify.proof_set import ProofSet
 
@@ -56,17 +62,19 @@ def prove_step(
     facts = describe_steps(checkpoint)
     recording = _join_recording(proof_set, stride=facts.stride)
     expected = answers_along_recording(checkpoint, recording, temperature=proof_set.temperature)
-    backend = open_backend(backend_for(file_format), model, threads=1, steps=True)
     what = "fp32 step graph" if file_format == "onnx" else f"fp32 step .{file_format}"
-    try:
+    with open_format(model, file_format, steps=True) as backend:
         got = NetworkAnswers(*follow_recording(backend, facts, recording, proof_set.modality))
         present = _blocks_with_samples(recording, stride=facts.stride, samples=proof_set.modality.samples)
         parity = compare(expected.rows(present), got.rows(present), task=proof_set.task)
         require_parity(parity, tolerance=proof_set.tolerance, what=f"{what}, along a recording")
-        windows = _compare_steps(backend, facts, proof_set)
+        runs = [
+            follow_recording(backend, facts, window, proof_set.modality)
+            for window in proof_set.real.windows[:_MAX_GOLDEN]
+        ]
+        got = NetworkAnswers(*(np.stack([output[-1] for output in outputs]) for outputs in zip(*runs, strict=True)))
+        windows = compare(proof_set.answers.rows(np.arange(len(runs))), got, task=proof_set.task)
         require_parity(windows, tolerance=proof_set.tolerance, what=f"{what}, window by window")
-    finally:
-        backend.close()
     file = f"{proof_set.modality.name}/step"
     stated = manifest_parity(parity, tolerance=proof_set.tolerance)
     artifact = describe_artifact(model, file, precision="fp32", file_format=file_format, parity=stated)
@@ -96,10 +104,3 @@ def _blocks_with_samples(recording: NDArray[Any], *, stride: int, samples: int) 
     length = -(-samples // stride)
     counts = np.cumsum(np.concatenate([np.zeros(length, np.int64), blocks]))
     return np.asarray(counts[length:] > counts[:-length])
-
-
-def _compare_steps(backend: SteppingBackend, streaming: Streaming, proof_set: ProofSet) -> ArtifactParity:
-    windows = proof_set.real.windows[:_MAX_GOLDEN]
-    runs = [follow_recording(backend, streaming, window, proof_set.modality) for window in windows]
-    got = NetworkAnswers(*(np.stack([output[-1] for output in outputs]) for outputs in zip(*runs, strict=True)))
-    return compare(proof_set.answers.rows(np.arange(len(windows))), got, task=proof_set.task)

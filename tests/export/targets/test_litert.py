@@ -116,10 +116,8 @@ def test_the_int8_tflite_quantises_the_products_of_the_blocks_and_no_others(int8
 
 
 def test_a_tflite_of_another_network_is_not_quantised_by_its_layers(tflite):
-    import onnx
-
     config = StudentConfig(preset="toy", encoder=EncoderConfig(width=32, heads=2, depth=1, spectrum_bands=8))
-    graph = onnx.load_from_string(onnx_from_student(make_student(config=config)))
+    graph = onnx_from_student(make_student(config=config))
     with pytest.raises(
         GateError, match=r"^int8 \.tflite: expected the 4 products of the fp32 graph, got 0 of their sizes"
     ):

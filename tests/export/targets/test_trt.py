@@ -13,7 +13,7 @@ import pytest
 
 from mmkd_edge import BundleError
 from mmkd_edge.apart import ProcessLimits
-from mmkd_edge.backends.trt.build import engine_from_onnx, workspace_bytes
+from mmkd_edge.backends.trt.build import EngineFacts, engine_from_onnx, workspace_bytes
 from mmkd_edge.backends.trt.cuda import load_runtime
 from mmkd_edge.bundle.bundle import Bundle, example_bundle, write_bundle
 from mmkd_edge.bundle.files import new_sha256
@@ -23,7 +23,7 @@ from mmkd_export.pipeline import export
 from mmkd_export.plan import ExportPlan, platform_named
 from mmkd_export.targets import trt
 from mmkd_export.targets.table import resolve
-from mmkd_export.targets.trt import build_engines, build_engines_apart, engine_device, engine_key, read_sidecar
+from mmkd_export.targets.trt import build_engines, build_engines_apart, engine_device, read_sidecar
 from tests.edge.said import said
 
 MIB = 1 << 20
@@ -77,9 +77,9 @@ def test_builds_have_a_bounded_workspace_and_share_timings(bundle, gpu_double, m
     files = ("student.edge", *(f"student.fp32.engine{suffix}" for suffix in ("", ".json", ".log")), timings)
     assert tuple(sorted(path.name for path in folder.iterdir())) == files
     sidecar, device = engine.sidecar, engine_device(engine.sidecar)
-    assert (device.name, sidecar.key) == ("Orin (nvgpu)", engine_key(sidecar))
-    same = {"workspace_bytes": 1, "platform": "jp7", "bundle_sha256": "0" * 64}
-    assert engine_key(msgspec.structs.replace(sidecar, **same)) == sidecar.key
+    names = ("onnx_sha256", "library", "library_version", "architecture", "strongly_typed", "tf32")
+    facts = EngineFacts(**{name: getattr(sidecar, name) for name in names}, device=device)
+    assert (device.name, sidecar.key) == ("Orin (nvgpu)", facts.key)
     for changes in (
         {"onnx_sha256": "0" * 64},
         {"library_version": "10.4.0"},
@@ -88,7 +88,7 @@ def test_builds_have_a_bounded_workspace_and_share_timings(bundle, gpu_double, m
         {"device": None},
         {"device": msgspec.structs.replace(device, cuda_driver=13000)},
     ):
-        assert engine_key(msgspec.structs.replace(sidecar, **changes)) != sidecar.key, changes
+        assert msgspec.structs.replace(facts, **changes).key != sidecar.key, changes
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="this machine has TensorRT")

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -8,6 +9,7 @@ from mmkd_edge.errors import GateError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_export.verify import gate
 from mmkd_export.verify.answers import NetworkAnswers
+from mmkd_export.verify.artifacts import RejectedError, require_passed
 from mmkd_export.verify.proof_set import build_proof_set, check_calibration
 from mmkd_export.verify.windows import RealWindows
 from tests.edge.said import said
@@ -68,6 +70,10 @@ def test_agreement_counts_with_and_without_labels():
     assert gate.gate_summary(facts) == "labels agree on 99.0% of 100 (at least 99.0%), no labels to score"
 
 
+def _proven(name, facts):
+    return SimpleNamespace(name=name, report=SimpleNamespace(gate=facts))
+
+
 def test_answers_that_are_no_numbers_fail():
     judging = _judging([0, 1], [0, 1])
     broken = NetworkAnswers(
@@ -75,7 +81,7 @@ def test_answers_that_are_no_numbers_fail():
     )
     facts = gate.gate_result(broken, judging, gate.GateRule(metric="accuracy", max_drop_points=100), TASK)
     assert not facts.passed
-    assert said(GateError, gate.require_gate, facts, what="fp16 graph", advice="Export without it") == (
+    assert said(RejectedError, require_passed, _proven("fp16 graph", facts), advice="Export without it") == (
         "fp16 graph: some answers are not numbers; no bundle was written. Export without it"
     )
 
@@ -83,7 +89,7 @@ def test_answers_that_are_no_numbers_fail():
 def test_a_failed_gate_says_what_was_lost():
     truth = [0, 1, 2] * 100
     facts = _facts(truth, truth, [1] * 6 + truth[6:], metric="macro_f1")
-    message = said(GateError, gate.require_gate, facts, what="int8 graph", advice="Allow more")
+    message = said(RejectedError, require_passed, _proven("int8 graph", facts), advice="Allow more")
     assert message.startswith("int8 graph: macro f1 drops by 1.3")
     assert message.endswith(
         " points (at most 0.50), labels agree on 98.7% of 300 (at least 99.0%); no bundle was written. Allow more"
