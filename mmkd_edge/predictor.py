@@ -53,8 +53,12 @@ class EdgePredictor:
     Threads may share a predictor, processes may not.
     """
 
-    def __init__(self, students: Students, options: OpenOptions) -> None:
+    def __init__(self, students: Students, options: OpenOptions | None = None) -> None:
         """Answer by opened students, which `close` closes."""
+        if not isinstance(students, Students):
+            got = f"got {type(students).__name__}; open a bundle with EdgePredictor.open(PATH)"
+            raise UsageError(f"EdgePredictor: expected opened students, {got}")
+        options = OpenOptions() if options is None else options
         checks = options.checks
         if checks is not None:
             for student in students.opened:

@@ -34,13 +34,13 @@ REFUSED = {
     "mmkd-bench tune BUNDLE --max-drop-points -1": "--max-drop-points: expected 0 to 100, got -1",
     "mmkd-run BUNDLE --source stdin --error-level 2": "error_level: expected a fraction above 0 and below 1, or None",
     "mmkd-run BUNDLE --source stdin --unknown-level 2": "unknown_level: expected a fraction above 0 and below 1",
-    "mmkd-run BUNDLE --source stdin --threads 0": "Invalid value for '--threads': Input should be greater than or",
+    "mmkd-run BUNDLE --source stdin --threads 0": "--threads: expected 1 or more, got '0'; correct it",
     "mmkd-run BUNDLE --source stdin --gap -1": "'stations[0].gap_s': expected a number above 0, got -1.0; correct it",
     "mmkd-run BUNDLE --source stdin --store s --store-size 3": "--store-size 3: expected a size such as 200MB, got",
     "mmkd-run BUNDLE --source stdin --store s --store-loss 90s": "'store_loss_s': expected 0 to 60 s, got 90",
     "mmkd-run BUNDLE --source stdin --time-unit weeks": "--time-unit weeks: expected one of s, ms, us, ns; choose",
-    "mmkd-run BUNDLE --source stdin --keep-uncertain 1MB --uncertain-below 3": "Invalid value for '--uncertain-below'",
-    "mmkd-run BUNDLE --tune-alarm data --alarm FEL --false-alarms-per-hour -1": "Invalid value for '--false-alarms",
+    "mmkd-run BUNDLE --source stdin --keep-uncertain 1MB --uncertain-below 3": "--uncertain-below: expected at most 1",
+    "mmkd-run BUNDLE --tune-alarm data --alarm FEL --false-alarms-per-hour -1": "--false-alarms-per-hour: expected 0",
 }
 # Further names of a command's module, where tests call it and not the program.
 MODULES = {

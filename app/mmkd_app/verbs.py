@@ -278,6 +278,9 @@ def distill(
     from mmkd_models.training.students import train_student
 
     teachers = [] if teacher is None else [teacher] if isinstance(teacher, Teacher) else list(teacher)
+    if strange := [one for one in teachers if not isinstance(one, Teacher)]:
+        got = f"got {type(strange[0]).__name__}; open a checkpoint with Teacher.load(PATH)"
+        raise UsageError(f"distill: expected a Teacher, several, or None, {got}")
     files = [teacher.file for teacher in teachers]
     options = TrainingOptions(
         steps=steps,

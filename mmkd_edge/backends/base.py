@@ -135,8 +135,8 @@ def check_backend(name: str) -> BackendName | Literal["auto"]:
     for known in BACKENDS:
         if name == known:
             return known
-    *others, last = map(repr, ("auto", *BACKENDS))
-    raise UsageError(f"backend {name!r} is unknown; expected {', '.join(others)} or {last}")
+    names = ", ".join(map(repr, ("auto", *BACKENDS)))
+    raise UsageError(f"backend: expected one of {names}, got {name!r}; choose one of them")
 
 
 def is_installed(name: BackendName) -> bool:

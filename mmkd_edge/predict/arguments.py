@@ -69,7 +69,7 @@ def check_choice(name: str, value: T, choices: object) -> T:
     known = get_args(choices)
     if value not in known:
         *others, last = map(repr, known)
-        raise UsageError(f"{name}: expected {', '.join(others)} or {last}, got {value!r}")
+        raise UsageError(f"{name}: expected {', '.join(others)} or {last}, got {value!r}; choose one of them")
     return value
 
 

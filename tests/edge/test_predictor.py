@@ -23,6 +23,7 @@ from mmkd_edge import (
     interpret,
     prepare,
 )
+from mmkd_edge.backends.base import BACKENDS
 from mmkd_edge.bundle.reference import write_reference
 from mmkd_edge.testing import FakeBackend, fake_predictor
 from tests.edge.conftest import WEIGHTS
@@ -107,13 +108,19 @@ THREADS = "threads: expected a whole number from 1 to 256"
         *(({"threads": count}, f"{THREADS}, got {count!r}") for count in (0, -1, 257, 1.0, True, "2")),
         (
             {"backend": "cuda"},
-            "backend 'cuda' is unknown; expected 'auto', 'native', 'ort', 'openvino', 'litert' or 'trt'",
+            f"backend: expected one of {', '.join(map(repr, ('auto', *BACKENDS)))}, got 'cuda'; choose one of them",
         ),
-        ({"precision": "fp8"}, "precision: expected 'auto', 'fp32', 'fp16' or 'int8', got 'fp8'"),
+        ({"precision": "fp8"}, "precision: expected 'auto', 'fp32', 'fp16' or 'int8', got 'fp8'; choose one of them"),
     ],
 )
 def test_an_option_that_does_not_fit_is_refused(bundle_path, options, fault):
     assert said(UsageError, lambda: EdgePredictor.open(bundle_path, **options)) == fault
+
+
+def test_the_path_of_a_bundle_belongs_to_open():
+    assert said(UsageError, EdgePredictor, "student.edge") == (
+        "EdgePredictor: expected opened students, got str; open a bundle with EdgePredictor.open(PATH)"
+    )
 
 
 def test_a_graph_that_is_not_the_manifests_or_answers_nan_is_refused(kit, tmp_path):

@@ -227,6 +227,9 @@ def test_what_has_no_effect_on_normal_running_is_refused(quiet, teacher):
     assert said(MmkdError, mm.distill, None, quiet, sensor="acc", choose=True) == (
         "distill: a student of normal running takes sensor, size and seed alone; leave the rest out"
     )
+    assert said(MmkdError, mm.distill, "t.ckpt", quiet, sensor="acc") == (
+        "distill: expected a Teacher, several, or None, got str; open a checkpoint with Teacher.load(PATH)"
+    )
     assert said(MmkdError, mm.distill, teacher, quiet, sensor="acc").startswith(
         "training: expected labelled classes, labels or numbers to learn from, got"
     )

@@ -389,6 +389,10 @@ def test_what_cannot_work_is_said_at_once(bundle_path, tmp_path, ran):
         f"{csv} --stale 5": f"station 'student': --stale: expected a live source, got csv:{tmp_path}/log.csv, whose "
         "samples have no age; leave it out, or add --follow for a file that grows\n",
         "--source opc:x": "--source opc:x: expected one of csv:FILE, stdin, ",
+        "--source stdin --sink out.txt": "--sink out.txt: expected one of -, jsonl:FILE, csv:FILE, webhook:URL, "
+        "modbus-write://HOST?at=N, opcua-write://HOST?label=NODE, mqtt://HOST/TOPIC, mqtts://HOST/TOPIC, "
+        "sparkplug://HOST/GROUP/NODE, kafka://HOST/TOPIC, influxdb://HOST/DATABASE, postgresql://HOST/DATABASE; "
+        "write --sink csv:out.txt for a file\n",
         "--source stdin --sink jsonl:no/such.jsonl": "no/such.jsonl: cannot write it: ",
         "--source stdin --map q=1": "--map q=1: modality 'acc' has no channel 'q'; expected one of x, y, z\n",
         "--source csv:log.csv --follow --replay-speed 2": "'stations[0].replay_speed': cannot be combined with "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
 from mmkd_app.cli.catalogue import COMMANDS
 from mmkd_edge.errors import UsageError
@@ -77,7 +78,55 @@ def run_line(name: str, arguments: Sequence[str], commands: Sequence[Command]) -
     for command in commands:
         function = _without_groups(command.function)
         app.command(command.called, epilog=command.epilog, short_help=command.about)(function)
-    app(args=list(arguments), prog_name=name)
+    try:
+        code = app(args=list(arguments), prog_name=name, standalone_mode=False)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's, of any version, have it
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(2)
+        raise UsageError(_refusal(error, arguments, names, name)) from error
+    sys.exit(code or 0)
+
+
+# How typer says what a value should be, and how we do.
+_SHOULD_BE = {
+    r"a valid number.*": "a number",
+    r"a valid integer.*": "a whole number",
+    r"greater than or equal to (.+)": r"\1 or more",
+    r"less than or equal to (.+)": r"at most \1",
+}
+
+
+def _refusal(error: Any, arguments: Sequence[str], names: Sequence[str], program: str) -> str:
+    """Return what typer refuses, in the words of our own errors."""
+    where = program if error.ctx is None else error.ctx.command_path
+    if (
+        names
+        and error.ctx is not None
+        and where == program
+        and (option := getattr(error, "option_name", None)) is not None
+    ):
+        return f"{option}: expected a command before the options; write one of {', '.join(names)} first"
+    words = [part for word in arguments for part in (word.partition("=")[::2] if word[:2] == "--" else (word,)) if part]
+    options = getattr(getattr(error, "param", None), "opts", ())
+    place = next((place for place, word in enumerate(words[:-1]) if word[:1] == "-" and word in options), None)
+    should = str(error.message).partition("Input should be ")[2]
+    if place is None or not should:
+        return f"{error.format_message().rstrip('.').replace('Value error, ', '')}; see {where} --help"
+    option, given = words[place : place + 2]
+    for typers, ours in _SHOULD_BE.items():
+        should = re.sub(f"^{typers}$", ours, should)
+    cure = f"write {given.replace(',', '.')}" if re.fullmatch(r"-?\d*,\d+", given) else "correct it"
+    return f"{option}: expected {should}, got {given!r}; {cure}"
+
+
+class _PlainParser(ArgumentParser):
+    """One whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def run_plain(name: str, arguments: Sequence[str], commands: Sequence[Command]) -> None:
@@ -89,10 +138,10 @@ def run_plain(name: str, arguments: Sequence[str], commands: Sequence[Command]) 
 def plain_parser(name: str, commands: Sequence[Command]) -> ArgumentParser:
     """Return the parser of `run_plain`."""
     if len(commands) == 1:
-        parser = ArgumentParser(prog=name, description=commands[0].about, epilog=commands[0].epilog)
+        parser = _PlainParser(prog=name, description=commands[0].about, epilog=commands[0].epilog)
         parsers = [parser]
     else:
-        parser = ArgumentParser(prog=name, description=COMMANDS[name].about)
+        parser = _PlainParser(prog=name, description=COMMANDS[name].about)
         add = parser.add_subparsers(title="Commands", metavar="COMMAND", required=True).add_parser
         parsers = [add(one.called, help=one.about, description=one.about, epilog=one.epilog) for one in commands]
     for command, own in zip(commands, parsers, strict=True):

@@ -78,7 +78,8 @@ def recipe(
     inside, beside = folder.resolve(), out.parent.resolve()
     if not inside.is_relative_to(beside):
         raise UsageError(
-            f"{out.parent}: expected the folder of the logs or one above it, got another; write the recipe there"
+            f"-o {out}: expected a recipe in the folder of the logs, {folder}, or in one above it; write -o "
+            f"{folder / out.name}"
         )
     write_file(out, draft_recipe(folder, prefix=inside.relative_to(beside).as_posix()).encode())
     print(f"wrote {out}; answer the questions at its top; next: {shell_line('mmkd-data', 'import', out, '--check')}")

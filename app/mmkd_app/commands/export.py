@@ -193,7 +193,7 @@ def _plan(source: Path, output: Path | None, options: _Options) -> ExportPlan:
     choices = get_args(PrecisionChoice)
     for name in options.precisions or []:
         if name not in choices:
-            raise UsageError(f"--precision {name!r}: expected one of {', '.join(choices)}")
+            raise UsageError(f"--precision {name!r}: expected one of {', '.join(choices)}; choose one of them")
     plan = ExportPlan(
         source=source,
         output=export_plan(source, output=output).output,

@@ -43,8 +43,9 @@ def inspect_file(path: Path) -> Facts:
     sidecar = path if start.lstrip()[:1] == b"{" else path.with_name(path.name + ".json")
     if sidecar.is_file() and (sidecar != path or b'"engine' in path.read_bytes()):
         return dict(_engine_facts(sidecar))
+    got = "a ZIP file without a bundle's manifest" if start.startswith(b"PK") else "none of them"
     raise UsageError(
-        f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got none of them;"
+        f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got {got};"
         " name the right file (mmkd-data describe shows a dataset)"
     )
 

@@ -209,9 +209,10 @@ def read_dataset_spec(path: Path) -> DatasetSpec:
     """Read a directory's `dataset.json`. Raise DatasetError if it is missing or breaks its rules."""
     file = path / SPEC_FILE
     if path.is_file():
-        is_model = path.suffix in (".ckpt", ".edge")
-        cure = "name the model first, then the dataset" if is_model else "make a dataset of it with mmkd-data import"
-        raise DatasetError(f"{path}: expected a dataset directory, got a file; {cure}")
+        got, cure = "a file", "make a dataset of it with mmkd-data import"
+        if path.suffix in (".ckpt", ".edge"):
+            got, cure = "a model", "name the dataset here, and the model before it where a command takes both"
+        raise DatasetError(f"{path}: expected a dataset directory, got {got}; {cure}")
     if not path.is_dir():
         raise DatasetError(f"{path}: expected a dataset directory, found none there; check the path")
     if not file.is_file():

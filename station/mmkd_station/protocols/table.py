@@ -99,7 +99,9 @@ def _kind_and_place(text: str, table: Mapping[str, _Kind], *, option: str) -> tu
                 raise UsageError(f"{option} {text}: expected {kind.form}, got nothing behind the prefix; name it")
             return kind, place
     forms = ", ".join(kind.form for kind in table.values())
-    raise UsageError(f"{option} {text}: expected one of {forms}; write it like one of them")
+    is_file = ":" not in text and "csv:" in table and ("." in text or "/" in text)
+    cure = f"write {option} csv:{text} for a file" if is_file else "write it like one of them"
+    raise UsageError(f"{option} {text}: expected one of {forms}; {cure}")
 
 
 def grows(text: str) -> bool:

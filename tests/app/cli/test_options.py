@@ -10,6 +10,7 @@ from typing import Annotated
 import pytest
 
 from mmkd_app.cli.options import Argument, Command, Option, run_line, run_plain
+from mmkd_edge.errors import UsageError
 
 SEEN: list[object] = []
 
@@ -52,17 +53,39 @@ def ended(*line: str, commands: Sequence[Command] = (Command(function=boil, epil
     return caught.value.code
 
 
-def test_groups_are_filled_and_what_is_missing_is_usage_unless_an_option_only_says_something(capsys):
+def test_groups_are_filled_unless_an_option_only_says_something(capsys):
     assert ended("egg", "--out", "plate", "--no-salt") == 0
     assert [(Path("egg"), Cooking(minutes=3, salt=False), Path("plate"))] == SEEN
     assert ended("egg", "--spice", "dill", "--spice", "chive", "-o", "plate", "--minutes", "4") == 0
     assert [(Path("egg"), Cooking(minutes=4, spices=["dill", "chive"]), Path("plate"))] == SEEN
     assert ended("--recipe") == 0
     assert (capsys.readouterr().out, SEEN) == ("water\n", [])
-    assert ended("egg") == 2
-    assert "Missing option '-o' / '--out'." in capsys.readouterr().err
-    assert ended("egg", "-o", "plate", "--minutes", "0") == 2
-    assert "Invalid value for '--minutes': " in capsys.readouterr().err
+
+
+REFUSED = {
+    "egg": "Missing option '-o' / '--out'; see mmkd-data --help",
+    "egg -o plate --minutes 0": "--minutes: expected 1 or more, got '0'; correct it",
+    "egg -o plate --minutes=0,5": "--minutes: expected a whole number, got '0,5'; write 0.5",
+    "egg -o": "Option '-o' requires an argument; see mmkd-data --help",
+    "egg -o plate spoon": "Got unexpected extra argument(s) (spoon); see mmkd-data --help",
+    "--spice dill boil egg": "--spice: expected a command before the options; write one of boil, bake-slowly first",
+    "boil egg -o plate --mintes 3": "No such option: --mintes (Possible options: --minutes); see mmkd-data boil --help",
+}
+
+
+@pytest.mark.parametrize(("line", "says"), REFUSED.items())
+def test_what_cannot_be_read_is_one_of_our_errors(line: str, says: str) -> None:
+    commands = [Command(function=boil), Command(function=bake, name="bake-slowly")]
+    several = "boil" in line
+    with pytest.raises(UsageError) as caught:
+        run_line("mmkd-data", line.split(), commands if several else commands[:1])
+    assert str(caught.value) == says
+
+
+def test_the_standard_library_refuses_in_our_words_too() -> None:
+    with pytest.raises(UsageError) as caught:
+        run_plain("mmkd-edge", ["grill"], [Command(function=grill), Command(function=fry)])
+    assert str(caught.value) == "the following arguments are required: FISH; see mmkd-edge grill --help"
 
 
 def test_of_several_commands_the_first_word_says_which(capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,5 +161,7 @@ def test_every_backend_has_a_row_and_an_unknown_one_names_them():
     assert sorted(AUTO_ORDER) == sorted(BACKENDS)
     assert (backend_for("onnx"), backend_for("tflite")) == ("ort", "litert")  # judge artifacts of their format
     assert (check_backend("ort"), check_backend("litert")) == ("ort", "litert")
-    told = "backend 'onnx' is unknown; expected 'auto', 'native', 'ort', 'openvino', 'litert' or 'trt'"
+    told = (
+        "backend: expected one of 'auto', 'native', 'ort', 'openvino', 'litert', 'trt', got 'onnx'; choose one of them"
+    )
     assert said(UsageError, lambda: check_backend("onnx")) == told

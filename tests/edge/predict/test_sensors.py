@@ -90,7 +90,7 @@ def test_a_policy_abstains_raises_or_is_refused():
         judged(values, policy="raise")
     assert caught.value.predictions[0].label == "b"
     assert judged(window(), policy="raise").status == "ok"
-    told = "policy: expected 'predict', 'abstain' or 'raise', got 'hope'"
+    told = "policy: expected 'predict', 'abstain' or 'raise', got 'hope'; choose one of them"
     assert said(UsageError, lambda: judged(window(), policy="hope")) == told
     degraded, stale = WindowFault(status="degraded", reason="one"), WindowFault(status="stale", reason="two")
     assert worse(degraded, stale) == worse(stale, degraded) == WindowFault(status="stale", reason="two; one")

@@ -105,7 +105,7 @@ def test_the_table_of_platforms_can_be_shown(run):
         "s.ckpt --target tflite": (
             "--target 'tflite': expected one of onnx, native, litert, c, trt, openvino; see --list-targets"
         ),
-        "s.ckpt --precision int4": "--precision 'int4': expected one of fp32, fp16, int8, auto",
+        "s.ckpt --precision int4": "--precision 'int4': expected one of fp32, fp16, int8, auto; choose one of them",
         "--json": "expected a checkpoint or a bundle to export, got none; name it, or see --help",
     }.items(),
 )

@@ -111,11 +111,17 @@ def test_a_checkpoint_altered_or_without_its_hash_is_not_shown(run, student_file
 
 
 def test_another_file_is_of_no_known_kind(tmp_path):
-    for name, text in (("notes.txt", "some notes"), ("dataset.json", '{"format_version": 1}')):
+    none, archive = "none of them", "a ZIP file without a bundle's manifest"
+    texts = (
+        ("notes.txt", "some notes", none),
+        ("dataset.json", '{"format_version": 1}', none),
+        ("a.zip", "PK", archive),
+    )
+    for name, text, got in texts:
         path = tmp_path / name
         path.write_text(text)
         assert said(UsageError, inspect_file, path) == (
-            f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got none of them; name"
+            f"{path}: expected a bundle, a checkpoint, or an engine with its sidecar beside it; got {got}; name"
             " the right file (mmkd-data describe shows a dataset)"
         )
 

@@ -61,11 +61,11 @@ def test_a_path_without_a_dataset(tmp_path):
         " write_dataset"
     )
     for name, cure in (
-        ("student.ckpt", "name the model first, then the dataset"),
-        ("log.csv", "make a dataset of it with mmkd-data import"),
+        ("student.ckpt", "a model; name the dataset here, and the model before it where a command takes both"),
+        ("log.csv", "a file; make a dataset of it with mmkd-data import"),
     ):
         (tmp_path / name).touch()
-        assert _refusal(tmp_path / name) == f"DIR: expected a dataset directory, got a file; {cure}"
+        assert _refusal(tmp_path / name) == f"DIR: expected a dataset directory, got {cure}"
 
 
 @pytest.mark.parametrize(

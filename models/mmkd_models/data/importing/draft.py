@@ -414,8 +414,10 @@ def _source_keys(look: FirstLook, modality: str) -> _Keys:
         return keys
     if {*look.names} != {look.time, *look.numbers} and not knows_rate:
         keys["channels"] = look.numbers, ""
-        return {**keys, "unit": ("", "")}
-    return {**keys, "unit": ("", f"of {', '.join(look.numbers)}" if look.numbers else "")}
+    written = {unit[1] if (unit := re.search(r"[\[(](.+)[\])]$", name)) else "" for name in look.numbers}
+    unit = written.pop() if len(written) == 1 else ""
+    comment = f"of {', '.join(look.numbers)}" if look.numbers and not unit and "channels" not in keys else ""
+    return {**keys, "unit": (unit, comment)}
 
 
 def _text_keys(table: TextTable) -> _Keys:

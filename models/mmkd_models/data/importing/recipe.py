@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -295,12 +295,13 @@ def read_recipe(file: Path) -> ImportRecipe:
         raise DatasetError(
             f"{file}: expected a recipe of at most {MAX_RECIPE_BYTES:,} bytes, got {size:,}; name the right file"
         )
+    text = _read_text(file)
     try:
-        recipe = msgspec.toml.decode(_read_text(file), type=ImportRecipe)
+        recipe = msgspec.toml.decode(text, type=ImportRecipe)
     except msgspec.ValidationError as error:
         raise DatasetError(f"{file}: {_plain_text(error)}; docs/your-own-data.md lists every key") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{file}: expected TOML, got {first_line(error)}; correct that line") from error
+        raise DatasetError(f"{file}: expected TOML, got {_toml_problem(text, error)}") from error
     except ImportError as error:  # Python 3.10 has no TOML reader of its own
         raise UsageError(f"{file}: reading TOML needs tomli; run: pip install 'mmkd-edge[import]'") from error
     refuse(file, list(_recipe_problems(recipe)))
@@ -338,13 +339,31 @@ def _plain_text(error: msgspec.ValidationError) -> str:
         text = text.replace(f"`{names}`", " or ".join(types) or "nothing")
     text = text.replace("Object contains unknown field", "unknown key").replace("Invalid enum value", "unknown value")
     text = text.replace("Object missing required field", "missing key")
+    rules = (SensorSource, LabelRule, WindowRule, SplitRule, DatasetFacts) if path else (ImportRecipe,)
+    if text.startswith("unknown value"):
+        key = path.rstrip("`").rpartition(".")[2]
+        of = ("source", "labels", "windows", "split", "dataset").index(re.split(r"[.\[]", path)[0])
+        known = next(field.type for field in msgspec.structs.fields(rules[of]) if field.name == key)
+        text += f"; choose one of {', '.join(_choices(known))}"
     if unknown := re.match(r"unknown key '(\w+)'", text):
-        rules = (SensorSource, LabelRule, WindowRule, SplitRule, DatasetFacts) if path else (ImportRecipe,)
         close = get_close_matches(
             unknown[1], [field.name for rule in rules for field in msgspec.structs.fields(rule)], 1
         )
         text += f", perhaps {close[0]!r} is meant" if close else ""
     return f"'{path[:-1]}': {text[0].lower()}{text[1:]}" if path else text
+
+
+def _choices(kind: object) -> Iterator[str]:
+    for item in get_args(kind):
+        yield from (item,) if isinstance(item, str) else _choices(item)
+
+
+def _toml_problem(text: str, error: Exception) -> str:
+    said = first_line(error)
+    line = text.splitlines()[int(number[1]) - 1].strip() if (number := re.search(r"line (\d+)", said)) else ""
+    if comma := re.search(r"=\s*(-?\d+),(\d+)\s*(?:#.*)?$", line):
+        return f"{line!r} in line {number[1]}; write the number with a point: {comma[1]}.{comma[2]}"
+    return f"{said}; correct that line"
 
 
 def _recipe_problems(recipe: ImportRecipe) -> Iterator[str]:

@@ -201,6 +201,11 @@ def test_a_draft_does_not_misread_a_header_above_text_in_another_encoding_and_as
     assert asked in draft_recipe(tmp_path)
 
 
+def test_a_unit_in_the_header_is_drafted(tmp_path):
+    write_machines(tmp_path, "a.csv", "b.csv", head="time,ax [g]")
+    assert 'unit = "g"' in draft_recipe(tmp_path).splitlines()
+
+
 def write_machines(folder, *names, head="time,x"):
     for number, name in enumerate(names):
         rows = np.random.default_rng(number).normal(size=200)
@@ -446,6 +451,11 @@ def test_what_a_recipe_cannot_take_is_refused(refusal, plant):
     }.items():
         assert refusal(UsageError, run_data, ["import", *words]) == says
     assert not (plant / "out").exists()
+    elsewhere = plant / "M1" / "recipe.toml"
+    assert refusal(UsageError, run_data, ["recipe", str(plant), "-o", str(elsewhere)]) == (
+        f"-o {elsewhere}: expected a recipe in the folder of the logs, {plant}, or in one above it; write -o {plant}/"
+        "recipe.toml"
+    )
 
 
 ROOT = Path(__file__).parents[4]

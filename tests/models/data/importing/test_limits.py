@@ -210,6 +210,9 @@ CASES = {
     " have it, or write the file as UTF-8": {LOG: "time,ax,ay\n1,2,温度\n".encode("shift_jis")},
     "DIR/M2/acc.csv:3: expected text in utf-8, got byte 0x89; the file mixes encodings, as lines before it are utf-8:"
     " write this line in utf-8 too": {LOG: "time,ax,温度\n1,2,3\n".encode() + "2,3,温度\n".encode("shift_jis")},
+    "DIR/M2/acc.csv:1: expected text in utf-8, got a ZIP file, as Excel's are; save the sheet as CSV": {
+        LOG: b"PK\x03\x04\x14\x00\x06\x00\xb4\xff"
+    },
     f"DIR/M2/acc.csv: expected a table, {POINTER}": {LOG: LFS_POINTER.encode()},
     f"DIR/M2/states.csv: expected a table, {POINTER}": {STATES: LFS_POINTER.encode()},
     f"DIR/M0/acc.parquet: expected a Parquet file, {POINTER}": {

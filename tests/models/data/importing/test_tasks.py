@@ -159,8 +159,9 @@ WRONG = {
     " 'regression', got ['1', '2']; remove them",
     f'{FILES}\nunit = "um"': "DIR/recipe.toml: 'labels.unit': only for task = 'regression', got task ="
     " 'classification'; remove one of them",
-    f'{FILES}\ntask = "ranking"': "DIR/recipe.toml: 'labels.task': unknown value 'ranking'; docs/your-own-data.md lists"
-    " every key",
+    f'{FILES}\ntask = "ranking"': "DIR/recipe.toml: 'labels.task': unknown value 'ranking'; choose one of"
+    " classification, multi_label, regression, normal; docs/your-own-data.md lists every key",
+    "path = 3,5": "DIR/recipe.toml: expected TOML, got 'path = 3,5' in line 9; write the number with a point: 3.5",
 }
 STATES = {
     "got 'worn'": ("0,5,1", "5,10,worn"),

@@ -161,7 +161,9 @@ def _explain_decode_errors(file: Path, encoding: str) -> Iterator[None]:
             guess = next((name for name in ("shift_jis", "cp1252") if is_decodable(data, name)), "latin-1")
             got = f"byte 0x{error.object[error.start]:02x}"
             cure = f"set encoding = '{guess}' if all files of the source have it, or write the file as UTF-8"
-            if is_mixed:
+            if file.read_bytes()[:4] == b"PK\x03\x04":
+                got, cure = "a ZIP file, as Excel's are", "save the sheet as CSV"
+            elif is_mixed:
                 cure = f"the file mixes encodings, as lines before it are {encoding}: write this line in {encoding} too"
         raise DatasetError(f"{file}:{line}: expected text in {encoding}, got {got}; {cure}") from error
     except UnicodeError as error:
