@@ -263,8 +263,7 @@ class TimeColumn:
         self._unit = "iso"
         cure = "remove the line"
         if stamps.is_null()[:1].any():  # of all lines
-            has_comma = column.dtype == pl.String and bool(column.str.contains(r"^\d+,\d+$").any())
-            cure = "set decimal = ','" if has_comma else "set 'time_format'"
+            cure = "set decimal = ','" if _has_comma(column) else "set 'time_format'"
         expected = f"expected a time{shape}, got {{}}; correct it, or {cure}"
         self._refuse(block, stamps.is_null(), column, expected)
         self._refuse(block, stamps.dt.timestamp("us").abs() > MAX_TIME_NS // _UNIT_NS["us"], column, _FAR)
@@ -288,6 +287,7 @@ class TimeColumn:
         values = plain.cast(pl.Float64, strict=False)
         wrong = values.is_null() | values.is_nan()
         cure = "remove 'time_unit' if times are text" if wrong[:1].any() else "remove the line"
+        cure = "set decimal = ','" if _has_comma(plain) else cure
         self._refuse(block, wrong, column, f"expected a time as a number, got {{}}; correct it, or {cure}")
         if self._unit == "auto":
             unit = _epoch_unit(float(values[0]))
@@ -356,6 +356,10 @@ class TimeColumn:
             value: Any = values[row]
             got = value.isoformat() if isinstance(value, datetime) else repr(value)
             raise DatasetError(f"{block.place(row)}: column {self._column!r}: {text.replace('{}', got)}")
+
+
+def _has_comma(column: pl.Series) -> bool:
+    return str(column.dtype) == "String" and bool(column.str.contains(r"^\d+,\d+$").any())
 
 
 def _epoch_unit(value: float) -> TimeUnit | None:

@@ -414,8 +414,8 @@ def _source_keys(look: FirstLook, modality: str) -> _Keys:
         return keys
     if {*look.names} != {look.time, *look.numbers} and not knows_rate:
         keys["channels"] = look.numbers, ""
-    written = {unit[1] if (unit := re.search(r"[\[(](.+)[\])]$", name)) else "" for name in look.numbers}
-    unit = written.pop() if len(written) == 1 else ""
+    units = {found[1] if (found := re.search(r"[\[(](.+)[\])]$", name)) else "" for name in look.numbers}
+    unit = units.pop() if len(units) == 1 else ""
     comment = f"of {', '.join(look.numbers)}" if look.numbers and not unit and "channels" not in keys else ""
     return {**keys, "unit": (unit, comment)}
 

@@ -360,9 +360,10 @@ def _choices(kind: object) -> Iterator[str]:
 
 def _toml_problem(text: str, error: Exception) -> str:
     said = first_line(error)
-    line = text.splitlines()[int(number[1]) - 1].strip() if (number := re.search(r"line (\d+)", said)) else ""
+    number = int(where[1]) if (where := re.search(r"line (\d+)", said)) else 1
+    line = text.splitlines()[number - 1].strip()
     if comma := re.search(r"=\s*(-?\d+),(\d+)\s*(?:#.*)?$", line):
-        return f"{line!r} in line {number[1]}; write the number with a point: {comma[1]}.{comma[2]}"
+        return f"{line!r} in line {number}; write the number with a point: {comma[1]}.{comma[2]}"
     return f"{said}; correct that line"
 
 

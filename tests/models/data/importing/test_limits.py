@@ -258,6 +258,10 @@ CASES = {
     },
     "DIR/M2/acc.csv:2: column 'time': expected a time within 146 years of 1970, got '1762153400000'; correct it, or set"
     " time_unit = 'ms'": {**SECONDS, LOG: b"time,ax,ay\n1762153400000,2,3\n"},
+    "DIR/M2/acc.csv:2: column 'time': expected a time as a number, got '0,1'; correct it, or set decimal = ','": {
+        **SECONDS,
+        LOG: b"time;ax;ay\n0,1;2;3\n",
+    },
     "DIR/M2/acc.csv:2: expected text in utf-16, got an odd byte at its end; copy the file again": {
         LOG: "time,ax,ay\n1,2,3\n".encode("utf-16")[:-1]
     },
