@@ -238,25 +238,20 @@ def _join_sensors(names: Sequence[str], recorded: Sequence[ModalitySpec]) -> Mod
 def _derive_modality(text: str, source: ModalitySpec) -> ModalitySpec:
     plan, canonical, name = _parse_derivation(text, source)
     size = {} if plan.size is None else {"width": plan.size[0], "height": plan.size[1]}
+    coefficients = b""
+    if plan.half:  # the filter's at `up` times the recorded rate, the sum `up`
+        places = np.arange(-plan.half, plan.half + 1)
+        taps = np.sinc(places / max(plan.up, plan.down)) * np.kaiser(len(places), _BETA)
+        coefficients = (taps * plan.up / taps.sum()).astype("<f4").tobytes()
     return msgspec.structs.replace(
         source,
         name=name,
         channels=tuple(source.channels[number] for number in plan.channels),
         rate_hz=source.rate_hz * plan.up / plan.down,
         samples=plan.samples,
-        derived=Derivation(source=source, text=canonical, samples=plan.crop, taps=_design(plan)),
+        derived=Derivation(source=source, text=canonical, samples=plan.crop, taps=coefficients),
         **size,
     )
-
-
-def _design(plan: DerivationPlan) -> bytes:
-    """Return the filter's coefficients at `up` times the recorded rate, the sum `up`; none without resampling."""
-    if not plan.half:
-        return b""
-    places = np.arange(-plan.half, plan.half + 1)
-    taps = np.sinc(places / max(plan.up, plan.down)) * np.kaiser(len(places), _BETA)
-    scaled: NDArray[np.float32] = (taps * plan.up / taps.sum()).astype("<f4")
-    return scaled.tobytes()
 
 
 @lru_cache(maxsize=256)
@@ -313,7 +308,11 @@ def _parse_derivation(text: str, source: ModalitySpec) -> tuple[DerivationPlan, 
         raise refuse(f"1 to {MAX_BITS} bits", str(bits), "correct them")
     words += [] if bits is None else [f"{bits}bit"]
     if "range" in parts:
-        limits = _narrower(float(parts["range"][1]), float(parts["range"][2]), limits, refuse)
+        low, high = float(parts["range"][1]), float(parts["range"][2])
+        if not low < high or (limits is not None and not limits[0] <= low < high <= limits[1]):
+            within = "" if limits is None else f" within the recorded {limits[0]:g} to {limits[1]:g}"
+            raise refuse(f"a range LOW..HIGH{within}", f"{low:g}..{high:g}", "correct it")
+        limits = low, high
         words.append("..".join(map(_format_number, limits)))
     if bits is not None and limits is None:
         cure = f'add "range" to the dataset\'s {source.name!r}, or one here, as in {source.name}@{bits}bit,-20..20'
@@ -353,13 +352,6 @@ def _rate_ratio(rate: float, source: ModalitySpec, refuse: Any) -> tuple[int, in
         most = f"the recorded {source.rate_hz:g} {unit} divided by up to {_MAX_RATIO}"
         raise refuse(most, f"{rate:g} {unit}", "raise it")
     return ratio.numerator, ratio.denominator
-
-
-def _narrower(low: float, high: float, limits: tuple[float, float] | None, refuse: Any) -> tuple[float, float]:
-    if not low < high or (limits is not None and not limits[0] <= low < high <= limits[1]):
-        within = "" if limits is None else f" within the recorded {limits[0]:g} to {limits[1]:g}"
-        raise refuse(f"a range LOW..HIGH{within}", f"{low:g}..{high:g}", "correct it")
-    return low, high
 
 
 def _split_parts(text: str | None, refuse: Any) -> dict[str, re.Match[str]]:

@@ -92,7 +92,10 @@ def _lock(lock: Path, output: Path) -> int:
         except OSError as error:
             logger.warning("%s: nothing keeps another command from writing it too: %s", output, os_reason(error))
             return descriptor
-        if _is_still(descriptor, lock):
+        is_still = False
+        with contextlib.suppress(FileNotFoundError):
+            is_still = os.path.samestat(os.fstat(descriptor), lock.stat())
+        if is_still:
             with contextlib.suppress(OSError):  # another user's, read-only
                 os.ftruncate(descriptor, 0)
                 os.lseek(descriptor, 0, os.SEEK_SET)
@@ -107,13 +110,6 @@ def _open_lock(lock: Path) -> int:
         return os.open(lock, os.O_RDWR | os.O_CREAT | BINARY, 0o666)
     except PermissionError:
         return os.open(lock, os.O_RDONLY | BINARY)
-
-
-def _is_still(descriptor: int, lock: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), lock.stat())
-    except FileNotFoundError:
-        return False
 
 
 # A cell that begins with one of these is a formula to a spreadsheet (OWASP, CSV Injection).

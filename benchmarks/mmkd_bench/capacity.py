@@ -72,7 +72,6 @@ MIN_LAUNCH_S, MAX_LAUNCH_S = 3.0, 12.0
 class LoadVerdict:
     """One load, judged by most launches; `together` joins them."""
 
-    carried: bool
     launches: tuple[Level, ...]
     together: Level
 
@@ -95,7 +94,7 @@ def judge_load(offer: Callable[[int], Offered], streams: int) -> LoadVerdict:
         cpu_cores=statistics.median(level.cpu_cores for level in levels),
         carried=votes >= needed,
     )
-    return LoadVerdict(carried=votes >= needed, launches=levels, together=together)
+    return LoadVerdict(launches=levels, together=together)
 
 
 def measure_capacity(
@@ -124,7 +123,7 @@ def measure_capacity(
 
     def is_carried(streams: int) -> bool:
         verdicts.append(judge_load(offer, streams))
-        return verdicts[-1].carried
+        return verdicts[-1].together.carried
 
     if streams is None:
         alone = offer(1).level
@@ -133,8 +132,8 @@ def measure_capacity(
     else:
         is_carried(streams)
     by_load = sorted(verdicts, key=lambda verdict: verdict.together.streams)
-    best = next((verdict for verdict in reversed(by_load) if verdict.carried), None)
-    refused = next((verdict for verdict in by_load if not verdict.carried), None)
+    best = next((verdict for verdict in reversed(by_load) if verdict.together.carried), None)
+    refused = next((verdict for verdict in by_load if not verdict.together.carried), None)
     shown = best if streams is None else verdicts[0]
     launches = shown.launches if shown else ()
     p999_us = [value for level in launches if (value := level.response.value_us(0.999)) is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 from collections.abc import Callable, Mapping
@@ -82,19 +83,13 @@ class BackendRow(msgspec.Struct, frozen=True, kw_only=True):
     is_own: bool = False
 
 
-def _why_not_built() -> str:
-    from mmkd_edge.native import why_absent
-
-    return why_absent()
-
-
 BACKENDS: Mapping[BackendName, BackendRow] = {
     "native": BackendRow(
         formats=("native",),
         precisions=("fp32", "int8"),
         without_gain=("int8",),  # computed in float32: the weights alone are int8
         library=lambda: ("mmkd_edge.native", "mmkd-edge"),
-        lacks=_why_not_built,
+        lacks=lambda: importlib.import_module("mmkd_edge.native").why_absent(),
         is_own=True,
     ),
     "ort": BackendRow(

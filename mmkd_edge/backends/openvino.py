@@ -44,10 +44,14 @@ class OpenVinoBackend:
         self._title = f"backend 'openvino' ({self.version})"
         core = shared_core()
         with EngineCall(self._title, "cannot open the artifact", reason=_reason):
-            compiled = _compile(core, model, _settings(threads))
-            self.inputs = tuple(map(_tensor, compiled.inputs))
-            self.outputs = tuple(map(_tensor, compiled.outputs))
-            self._compiled: Any = compiled
+            refuse_external_weights(model)
+            refuse_trees(model)
+            graph = core.read_model(model, b"")
+            if graph.is_dynamic():  # one window at a time
+                graph.reshape({_name(port): [1, *list(port.partial_shape)[1:]] for port in graph.inputs})
+            self._compiled: Any = core.compile_model(graph, "CPU", _settings(threads))
+            self.inputs = tuple(map(_tensor, self._compiled.inputs))
+            self.outputs = tuple(map(_tensor, self._compiled.outputs))
             self._idle: _Request | None = self._request()
         self._lock = threading.RLock()
 
@@ -110,38 +114,24 @@ def import_openvino() -> Any:
 
 def shared_core() -> Any:
     """Return OpenVINO's root object; UnavailableError in a forked child, where it may hang."""
-    started, here = _first_process(), os.getpid()
+    (started, core), here = _core(), os.getpid()
     if started != here:
         raise UnavailableError(
             f"backend 'openvino': OpenVINO was started in process {started} and cannot be used in its child {here}; "
             "start workers with multiprocessing's 'spawn', or open bundles only in them"
         )
-    return _core()
+    return core
 
 
 @cache
-def _first_process() -> int:
-    return os.getpid()
-
-
-@cache
-def _core() -> Any:
-    """Return OpenVINO's root object, one per process.
+def _core() -> tuple[int, Any]:
+    """Return the process that started OpenVINO, and its root object, one per process.
 
     On processors with AMX every `Core` replaces the thread's signal stack (`SigAltStackSetup` in openvino
     src/plugins/intel_cpu/src/plugin.cpp). Two that end in the order of their start leave a freed one, and the next
     signal is a SIGSEGV.
     """
-    return import_openvino().Core()
-
-
-def _compile(core: Any, model: bytes, settings: Mapping[str, Any]) -> Any:
-    refuse_external_weights(model)
-    refuse_trees(model)
-    graph = core.read_model(model, b"")
-    if graph.is_dynamic():  # one window at a time
-        graph.reshape({_name(port): [1, *list(port.partial_shape)[1:]] for port in graph.inputs})
-    return core.compile_model(graph, "CPU", settings)
+    return os.getpid(), import_openvino().Core()
 
 
 def _settings(threads: int) -> dict[str, Any]:

@@ -190,7 +190,11 @@ def install(state: Path, bundle: Path, *, prove: Callable[[Path], object], allow
             earlier.sort(key=lambda old: old.condition != "good")
             slots = Slots(highest_release=slot.release, current=slot, previous=earlier[0] if earlier else None)
             _write(state, slots)
-            _sweep(state, slots)
+            named = [installed.path(state) for installed in slots.installed]
+            with contextlib.suppress(OSError):  # the next installation looks again
+                for other in (*(state / SLOTS_FOLDER).iterdir(), *state.glob(".*.tmp")):
+                    if other not in named:
+                        _remove(other)
     return slots
 
 
@@ -375,14 +379,6 @@ def _write(state: Path, slots: Slots) -> None:
     if not reserve.exists():
         with contextlib.suppress(UsageError):  # the next change tries again
             write_file(reserve, bytes(_RESERVE_BYTES), own=True)
-
-
-def _sweep(state: Path, slots: Slots) -> None:
-    named = [slot.path(state) for slot in slots.installed]
-    with contextlib.suppress(OSError):  # the next installation looks again
-        for path in (*(state / SLOTS_FOLDER).iterdir(), *state.glob(".*.tmp")):
-            if path not in named:
-                _remove(path)
 
 
 def _remove(path: Path) -> None:

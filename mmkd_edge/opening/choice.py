@@ -80,11 +80,11 @@ class ExecutionProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class ProfileLookup(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle's profile for this machine, or why there is none."""
+    """A bundle's profile for this machine, or why there is none; its path, empty without a cache folder."""
 
-    profile: ExecutionProfile | None
-    path: Path | None
+    path: str
     reason: str
+    profile: ExecutionProfile | None
 
 
 def best_trial(
@@ -130,7 +130,7 @@ def find_profile(bundle_sha256: str) -> ProfileLookup:
     try:
         path = profile_path(bundle_sha256, machine)
     except UsageError as error:
-        return ProfileLookup(profile=None, path=None, reason=str(error))
+        return ProfileLookup(profile=None, path="", reason=str(error))
     profile = None
     try:
         profile = decode_profile(read_own_file(path, max_bytes=_MAX_PROFILE_BYTES))
@@ -141,7 +141,7 @@ def find_profile(bundle_sha256: str) -> ProfileLookup:
         reason = f"the profile {path} cannot be read: {(error.strerror or str(error)).lower()}"
     except ValueError as error:
         reason = f"the profile {path} is damaged: {error}; {_AGAIN}"
-    return ProfileLookup(profile=None if reason else profile, path=path, reason=reason)
+    return ProfileLookup(profile=None if reason else profile, path=str(path), reason=reason)
 
 
 def decode_profile(data: bytes) -> ExecutionProfile:
@@ -255,7 +255,7 @@ def _measured_config(entry: ModelEntry, options: OpenOptions, lookup: ProfileLoo
         precision=best.precision,
         threads=best.threads,
         reason=f"best of {len(trials)} measured on this machine by mmkd-bench tune ({when}): {best.p50_us:.0f} us",
-        profile=str(lookup.path),
+        profile=lookup.path,
     )
 
 

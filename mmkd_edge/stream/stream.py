@@ -306,20 +306,14 @@ class Stream:
         self._latest, self._latest_s = prediction, newest_s
         return prediction
 
-    @property
-    def rate_fault(self) -> str:
-        """Which rate the samples have in place of the modality's, or empty."""
-        rate_hz, declared = None if self._grid is None else self._grid.rate_hz(), self._modality.rate_hz
-        if rate_hz is None or declared / _RATE_FACTOR <= rate_hz <= declared * _RATE_FACTOR:
-            return ""
-        return f"samples come at {rate_hz:.3g} Hz, expected {declared:g} Hz"
-
     def _ask_window(self, age_s: float | None) -> Prediction:
         # A copy, because a backend may keep its input.
         rows = self._buffer[self._end - self._modality.samples : self._end]
         window: NDArray[Any] = rows.copy() if self._frames is None else self._frames.window(rows)
         fault = age_fault(age_s, self._stale_s)
-        if reason := self.rate_fault:
+        rate_hz, declared = None if self._grid is None else self._grid.rate_hz(), self._modality.rate_hz
+        if rate_hz is not None and not declared / _RATE_FACTOR <= rate_hz <= declared * _RATE_FACTOR:
+            reason = f"samples come at {rate_hz:.3g} Hz, expected {declared:g} Hz"
             fault = worse(fault, WindowFault(status="degraded", reason=reason))
         stepped = None if self._stepping is None else self._stepping.answer(window)
         prediction = self._ask(window, CallConditions(fault=fault, input_age_s=age_s), stepped)

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
-
 from mmkd_app.bench.sheets import AnyReport, show
 from mmkd_app.cli.interrupts import INTERRUPTED_EXIT_CODE
 from mmkd_app.cli.options import Argument, Option
@@ -30,7 +28,7 @@ from mmkd_documents.bench import BenchReport, Settings
 from mmkd_edge.bundle.bundle import Bundle
 from mmkd_edge.bundle.files import cache_folder, write_file
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_edge.opening.choice import ExecutionProfile, find_profile, write_profile
+from mmkd_edge.opening.choice import find_profile, write_profile
 from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.outputs import check_file
 
@@ -129,14 +127,6 @@ def run(
     say((f"wrote {written}; " if written else "") + f"next: {shell_line('mmkd-bench', *following)}")
 
 
-class ShownProfile(msgspec.Struct, frozen=True, kw_only=True):
-    """Output of `--show --json`: path, the profile that applies, or why none does."""
-
-    path: str
-    reason: str
-    profile: ExecutionProfile | None
-
-
 def tune(
     bundle: BundleArgument,
     *,
@@ -172,14 +162,13 @@ def tune(
 def _show_profile(bundle: Path, *, json: bool) -> None:
     with Bundle.open(bundle) as opened:
         match = find_profile(opened.sha256)
-    path = "" if match.path is None else str(match.path)
     if json:
-        print(json_text(ShownProfile(path=path, reason=match.reason, profile=match.profile)))
+        print(json_text(match))
     elif match.profile is None:
         print(match.reason)
     else:
         print_report(match.profile, json=False)
-        say(f"from {path}")
+        say(f"from {match.path}")
     if match.profile is None:
         say(f"next: {shell_line('mmkd-bench', 'tune', bundle)}")
 

@@ -201,14 +201,11 @@ def _try_module(module: str, *, is_imported: bool) -> tuple[Status, str]:
         return ("missing", module) if is_own else ("problem", f"{module} does not load: {error}")
     except Exception as error:  # a native library may fail in any way
         return "problem", f"{module} does not load: {first_line(error)}"
-    return "ok", f"{module.partition('.')[0]} {_version(module)}"
-
-
-def _version(module: str) -> str:
     try:
-        return importlib.metadata.version(_DISTRIBUTIONS.get(module, module))
+        version = importlib.metadata.version(_DISTRIBUTIONS.get(module, module))
     except importlib.metadata.PackageNotFoundError:
-        return str(getattr(importlib.import_module(module), "__version__", "of unknown version"))
+        version = getattr(importlib.import_module(module), "__version__", "of unknown version")
+    return "ok", f"{module.partition('.')[0]} {version}"
 
 
 def _check_driver(root: Path) -> Check:

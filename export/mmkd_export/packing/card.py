@@ -31,12 +31,9 @@ def model_card(report: ExportReport, entry: ModelEntry, *, licence: str) -> str:
         _confidence(report, entry),
         _origin(report, entry, licence),
     )
-    return "\n".join(_plain_line(line) for part in parts for line in (*part, ""))
-
-
-def _plain_line(line: str) -> str:
-    """Return a line of Markdown in which no name of the checkpoint is HTML, a link, an image or another line."""
-    return printable(line).replace("&", "&amp;").replace("<", "&lt;").replace("](", "]&#40;")
+    # No name of the checkpoint is HTML, a link, an image or another line.
+    lines = [printable(line) for part in parts for line in (*part, "")]
+    return "\n".join(line.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]&#40;") for line in lines)
 
 
 def _input(report: ExportReport, entry: ModelEntry) -> Iterator[str]:

@@ -6,35 +6,20 @@ import platform
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd_edge.backends.calls import EngineCall, describe_tensor
 from mmkd_edge.backends.onnx_wire import refuse_external_weights, refuse_trees
-from mmkd_edge.backends.trt.build import (
-    EngineFacts,
-    engine_from_onnx,
-    engine_logger,
-    load_engine,
-    workspace_bytes,
-)
+from mmkd_edge.backends.trt.build import EngineFacts, engine_from_onnx, engine_logger, load_engine, workspace_bytes
 from mmkd_edge.backends.trt.cuda import Execution, device_facts, first_gpu, free_bytes, is_lost, load_runtime
 from mmkd_edge.backends.trt.needs import installed_library, load_library, why_no_engines
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.manifest import GRAPH_OUTPUTS
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.spec import TensorSpec
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Answer = tuple[NDArray[np.float32], ...]
-
 
 MAX_EXECUTIONS = 8
 """Calls of one backend that run side by side; others wait."""

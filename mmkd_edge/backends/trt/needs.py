@@ -39,7 +39,9 @@ def why_no_engines() -> str:
         missing.append(_INSTALL_LIBRARY)
     if importlib.util.find_spec("cuda") is None:
         missing.append("cuda-python (pip install 'mmkd-edge[trt]')")
-    if not _has_driver():
+    try:
+        ctypes.CDLL(_DRIVER)
+    except OSError:
         missing.append(f"an NVIDIA GPU with its driver ({_DRIVER} does not load)")
     return f"this machine lacks {', '.join(missing)}" if missing else ""
 
@@ -57,11 +59,3 @@ def load_library(library: EngineLibrary) -> Any:
         raise UnavailableError(f"{library} is not installed on this machine ({source})") from error
     except ImportError as error:
         raise UnavailableError(f"{library} does not load: {error}; mmkd-doctor has advice") from error
-
-
-def _has_driver() -> bool:
-    try:
-        ctypes.CDLL(_DRIVER)
-    except OSError:
-        return False
-    return True
