@@ -21,13 +21,7 @@ from mmkd_edge.opening.deadline import LIMIT_S
 from mmkd_edge.opening.options import OpenOptions, References, Trust
 from mmkd_edge.opening.selftest import SelfTest, run_selftests
 from mmkd_edge.opening.students import PredictorInfo, Students, describe_students, open_students
-from mmkd_edge.predict.arguments import (
-    check_batch,
-    check_mapping,
-    check_moment,
-    check_seconds,
-    pick_window,
-)
+from mmkd_edge.predict.arguments import check_batch, check_mapping, check_moment, check_seconds, pick_window
 from mmkd_edge.predict.novelty import magnitude_fault
 from mmkd_edge.predict.postprocess import (
     NO_CONDITIONS,

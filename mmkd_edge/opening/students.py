@@ -66,11 +66,7 @@ Check = Callable[[Students], None]
 
 
 def open_students(
-    path: str | os.PathLike[str],
-    options: OpenOptions,
-    *,
-    check: Check | None = None,
-    deadline: Deadline | None = None,
+    path: str | os.PathLike[str], options: OpenOptions, *, check: Check | None = None, deadline: Deadline | None = None
 ) -> Students:
     """Open the students of a bundle or state folder; see `EdgePredictor.open`.
 

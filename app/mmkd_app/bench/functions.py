@@ -89,12 +89,10 @@ def run(
     launches: LaunchesOption = 5,
     energy: Annotated[bool, Option("Also read a power sensor, if there is one.")] = True,
     output: Annotated[
-        Path | None,
-        Option("Also write the report.", names=("-o", "--out"), metavar="FILE.json", shown=False),
+        Path | None, Option("Also write the report.", names=("-o", "--out"), metavar="FILE.json", shown=False)
     ] = None,
     page: Annotated[
-        Path | None,
-        Option("Also write the report as one self-contained page.", names=("--page",), metavar="FILE.html"),
+        Path | None, Option("Also write the report as one self-contained page.", names=("--page",), metavar="FILE.html")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -132,8 +130,7 @@ def tune(
     *,
     duration_s: Annotated[float, Option("Measured seconds over all configs.", names=("--duration-s",))] = 40.0,
     threads: Annotated[
-        str | None,
-        Option("Numbers of threads to try, separated by commas.", shown="1,2,4,8 up to the cores"),
+        str | None, Option("Numbers of threads to try, separated by commas.", shown="1,2,4,8 up to the cores")
     ] = None,
     max_drop_points: Annotated[float, Option("Points of the task's metric that a lower precision may lose.")] = 0.5,
     show: Annotated[bool, Option("Show the profile that applies here; measure nothing.", names=("--show",))] = False,
@@ -218,10 +215,7 @@ def overhead(
 
 def compare(
     first: Annotated[Path, Argument("FIRST", "Report of 'run', bundle, ONNX model or teacher's checkpoint.")],
-    second: Annotated[
-        Path | None,
-        Argument("SECOND", "The report or model to compare with it."),
-    ] = None,
+    second: Annotated[Path | None, Argument("SECOND", "The report or model to compare with it.")] = None,
     *,
     fail_if: Annotated[
         str, Option("Changes between two reports that exit 5; an empty text fails nothing.")
@@ -304,10 +298,7 @@ def _open_model(path: Path) -> Iterator[Path]:
 def page(
     reports: Annotated[list[Path], Argument("REPORT.json...", "Reports of 'run', the main one first.")],
     *,
-    output: Annotated[
-        Path,
-        Option("The page.", names=("-o", "--out"), metavar="FILE.html"),
-    ],
+    output: Annotated[Path, Option("The page.", names=("-o", "--out"), metavar="FILE.html")],
 ) -> None:
     """Show runs as one self-contained page: distribution, steps, energy, and devices side by side."""
     check_page(output, extra="bench")

@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from mmkd_documents.export import (
-    ExportReport,
-    Measures,
-    WindowFacts,
-    decode_report,
-    encode_document,
-)
+from mmkd_documents.export import ExportReport, Measures, WindowFacts, decode_report, encode_document
 from mmkd_edge.bundle.bundle import Bundle, write_bundle
 from mmkd_edge.bundle.files import new_sha256
 from mmkd_edge.bundle.golden import Golden, golden_bytes, novelty_errors

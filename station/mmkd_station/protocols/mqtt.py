@@ -108,9 +108,7 @@ class MqttSink(BrokerSink):
         if self._connection is None or self._connection.lost.is_set():
             self._drop()
             self._connection = Connection(
-                self._endpoint,
-                tls=_uses_tls(self._endpoint),
-                will=Will(f"{self._topic}/online", b"false", retain=True),
+                self._endpoint, tls=_uses_tls(self._endpoint), will=Will(f"{self._topic}/online", b"false", retain=True)
             )
             self._connection.publish(f"{self._topic}/online", b"true", retain=True)
         return self._connection
