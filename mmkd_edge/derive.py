@@ -160,8 +160,7 @@ def _resample(samples: NDArray[np.float64], taps: bytes, plan: DerivationPlan) -
         if not is_whole:
             weight += factor * present[:, sample]
     if is_whole:
-        whole: NDArray[np.float64] = total / inside
-        return whole
+        return np.asarray(total / inside)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(weight >= 0.5 * inside, total / weight, np.nan)
 
@@ -202,8 +201,7 @@ def _areas(pixels: int, fewer: int) -> NDArray[np.float64]:
     edges = np.arange(fewer + 1) * pixels / fewer
     left = np.maximum(edges[:-1, None], np.arange(pixels))
     right = np.minimum(edges[1:, None], np.arange(1, pixels + 1))
-    weights: NDArray[np.float64] = np.maximum(right - left, 0.0) * fewer / pixels
-    return weights
+    return np.asarray(np.maximum(right - left, 0.0) * fewer / pixels)
 
 
 def _join_sensors(names: Sequence[str], recorded: Sequence[ModalitySpec]) -> ModalitySpec:

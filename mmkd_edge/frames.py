@@ -69,8 +69,7 @@ def missing_frames(array: NDArray[np.uint8]) -> NDArray[np.bool_]:
     if not isinstance(array, np.ma.MaskedArray) or array.mask is np.ma.nomask:
         return np.zeros(array.shape[:-3], dtype=bool)
     mask: NDArray[np.bool_] = np.asarray(array.mask)
-    missing: NDArray[np.bool_] = np.logical_or.reduce(mask.reshape(*array.shape[:-3], -1), axis=-1)
-    return missing
+    return np.asarray(np.logical_or.reduce(mask.reshape(*array.shape[:-3], -1), axis=-1))
 
 
 def frame_bytes(array: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -311,5 +311,4 @@ def _random_values(node: Any, path: Path) -> NDArray[Any]:
         )
     if node.name.endswith("_present"):
         return np.ones(node.shape, dtype=dtype)
-    values: NDArray[Any] = np.random.default_rng(SEED).standard_normal(node.shape).astype(dtype)
-    return values
+    return np.asarray(np.random.default_rng(SEED).standard_normal(node.shape).astype(dtype))

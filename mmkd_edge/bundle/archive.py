@@ -81,5 +81,4 @@ def archive_body(files: Mapping[str, bytes]) -> tuple[bytes, tuple[Member, ...]]
 
 def member_size(header: bytes) -> int:
     """Return a member's size from its local header; 0 if cut off."""
-    size: int = _LOCAL.unpack_from(header)[7] if len(header) >= LOCAL_HEADER_BYTES else 0
-    return size
+    return int(_LOCAL.unpack_from(header)[7]) if len(header) >= LOCAL_HEADER_BYTES else 0

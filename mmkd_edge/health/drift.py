@@ -91,8 +91,7 @@ class DriftWatch:
         if self._verdict is not None and self._added < soon:
             return None
         self._judged_at = self._added
-        features: NDArray[np.float64] = self._features[: self._added].copy()
-        return features
+        return np.asarray(self._features[: self._added].copy())
 
     def verdict(self, due: NDArray[np.float64] | None) -> Drift:
         """Judge what `due` returned, even during `add`; None returns the last verdict."""
@@ -231,8 +230,7 @@ def rearrange(features: NDArray[np.float64], order: NDArray[np.intp], sign: NDAr
     places[first, second] = places[second, first] = 2 * channels + np.arange(len(first))
     source = np.concatenate([order, channels + order, places[order[first], order[second]]])
     signs = np.concatenate([sign, np.ones(channels), sign[first] * sign[second]])
-    result: NDArray[np.float64] = features[:, source] * signs
-    return result
+    return np.asarray(features[:, source] * signs)
 
 
 @lru_cache(maxsize=16)
@@ -282,8 +280,7 @@ class Kinds(msgspec.Struct, frozen=True, kw_only=True):
     def deviations(self) -> NDArray[np.float64]:
         """(C,) standard deviation of each channel, inside windows and between kinds."""
         between = self.centres[:, : len(self.scales)].var(axis=0)
-        deviations: NDArray[np.float64] = np.sqrt(np.square(self.scales) + between)
-        return deviations
+        return np.asarray(np.sqrt(np.square(self.scales) + between))
 
     def measure(self, features: NDArray[np.float64]) -> KindFit:
         """Compare the features (N, F) of windows with the kinds."""

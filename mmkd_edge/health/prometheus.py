@@ -89,8 +89,7 @@ def metrics_text(predictor: HasHealth, *, name: str = "mmkd") -> str:
     library = _import_library()
     registry = library.CollectorRegistry()
     registry.register(HealthCollector({name: predictor}))
-    text: str = library.generate_latest(registry).decode()
-    return text
+    return str(library.generate_latest(registry).decode())
 
 
 def _import_library() -> Any:

@@ -287,8 +287,7 @@ class TableReader:
         """Return the number at a place; ValueError outside of the file."""
         if not 0 <= place <= len(self.data) - struct.calcsize(code):
             raise ValueError("the graph points to something outside of the file")
-        number: int = struct.unpack_from(code, self.data, place)[0]
-        return number
+        return int(struct.unpack_from(code, self.data, place)[0])
 
     def table(self, place: int) -> _Table:
         """Return the table at a place."""

@@ -161,8 +161,7 @@ class NativeModel:
         if not hasattr(own, "address"):
             own.memory = np.empty(self.scratch_bytes + _ALIGNMENT, dtype=np.uint8)
             own.address = -(-own.memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
-        address: int = own.address
-        return address
+        return int(own.address)
 
     def close(self) -> None:
         """Release the model; a running `run` ends undisturbed."""

@@ -106,8 +106,7 @@ def channel_magnitudes(values: NDArray[np.float32], present: NDArray[np.float32]
     """Return the root mean square (N, C) of windows and presence (N, T, C) from `prepare`; NaN without values."""
     exact = values.astype(np.float64)
     sums, counts = np.einsum("ntc,ntc->nc", exact, exact), present.sum(axis=1)
-    sizes: NDArray[np.float64] = np.sqrt(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))
-    return sizes
+    return np.asarray(np.sqrt(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)))
 
 
 def magnitude(sizes: Iterable[float], usual: Iterable[float]) -> float:

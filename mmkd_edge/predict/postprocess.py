@@ -94,8 +94,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         >>> prediction.to_dict()["probabilities"]
         [0.25, 0.75]
         """
-        plain: dict[str, Any] = msgspec.json.decode(self.to_json())
-        return plain
+        return dict(msgspec.json.decode(self.to_json()))
 
     def to_json(self) -> bytes:
         """Return `to_dict` as one JSON object in UTF-8.

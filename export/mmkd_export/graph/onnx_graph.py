@@ -94,8 +94,7 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 def graph_bytes(model: onnx.ModelProto) -> bytes:
     """Serialise a graph deterministically."""
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:

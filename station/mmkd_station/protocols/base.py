@@ -43,8 +43,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
         """Convert raw values (n, C) to the modality's unit, float32 (n, C), maybe the same array."""
         if set(self.factors) == {1.0} and set(self.offsets) == {0.0}:
             return rows
-        scaled: NDArray[np.float32] = (rows * np.array(self.factors) + np.array(self.offsets)).astype(np.float32)
-        return scaled
+        return np.asarray((rows * np.array(self.factors) + np.array(self.offsets)).astype(np.float32))
 
 
 def map_columns(modality: ModalitySpec, mapping: Mapping[str, str]) -> Columns:
