@@ -38,7 +38,7 @@ from mmkd_edge.predict.preprocess import check_window, is_absent, prepare
 from mmkd_edge.predict.sensors import SensorChecks, WindowFault, check_checks, find_fault, worse
 from mmkd_edge.predict.student import make_student, run_student
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_edge.stream.stream import OnWindow, Stepping, Stream, check_hop
+from mmkd_edge.stream.stream import OnWindow, Stepping, Stream, check_hop, select_entry
 
 
 class EdgePredictor:
@@ -287,18 +287,11 @@ class EdgePredictor:
         Raises:
             UsageError: an argument is out of its range, or there is no such student.
         """
-        students = self._active.current
-        names = [student.modality.name for student in students.opened]
-        recorded = [student.modality.recorded.name for student in students.opened]
-        if modality is not None and modality not in (*names, *recorded):
-            raise UsageError(f"modality {modality!r} is unknown; expected one of {', '.join(map(repr, names))}")
-        number = 0 if modality is None else (names if modality in names else recorded).index(modality)
-        student, entry = students.opened[number], students.opened[number].entry
-        derives = modality is not None and modality not in names
-        source, expected = entry.modality.recorded.name, entry.modality
-        if derives:  # its samples, under the student's name
-            expected = msgspec.structs.replace(entry.modality.recorded, name=expected.name)
-        if entry.streaming is not None and not derives:
+        students = self._active.current.opened
+        number, entry = select_entry([student.entry for student in students], modality)
+        student, expected = students[number], entry.modality
+        source, derives = student.modality.recorded.name, expected is not student.modality
+        if entry.streaming is not None:
             check_hop(hop, entry.streaming)
         stepping = None
         if student.step is not None and not student.refusal and not derives:

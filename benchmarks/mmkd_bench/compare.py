@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from mmkd_documents.bench import BenchReport, Comparison, ProcessStart, QuantityChange, read_bench
 from mmkd_documents.errors import DocumentError
+from mmkd_edge.bundle.files import read_first
 from mmkd_edge.errors import PerformanceError, UsageError
 
 CONFIDENCE = 0.95
 MIN_LAUNCHES = 5
+_EXPECTED, _MAX_BYTES = "a report of 'mmkd-bench run -o'", 1 << 28
 _RESAMPLES = 2000
 SEED = 20211108
 VERDICT_QUANTITIES = ("p50", "p90")
@@ -84,13 +86,11 @@ def parse_conditions(text: str) -> tuple[ComparisonLimit, ...]:
 
 def read_report(path: Path) -> BenchReport:
     """Read a report of `run`; raise UsageError with the path of a fault."""
+    data = read_first(path, _MAX_BYTES, expected=_EXPECTED)
     try:
-        return read_bench(msgspec.json.decode(path.read_bytes(), type=dict))
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"{path}: expected a report of 'mmkd-bench run -o', cannot open it: {reason}") from error
+        return read_bench(msgspec.json.decode(data, type=dict))
     except (msgspec.MsgspecError, UnicodeDecodeError, DocumentError) as error:
-        raise UsageError(f"{path}: expected a report of 'mmkd-bench run -o', cannot read it: {error}") from error
+        raise UsageError(f"{path}: expected {_EXPECTED}, cannot read it: {error}") from error
 
 
 def compare(before: BenchReport, after: BenchReport, *, conditions: Sequence[ComparisonLimit]) -> Comparison:

@@ -26,6 +26,7 @@ from mmkd_documents.bench import OverheadReport, PairReport, RepeatSpread
 from mmkd_edge.backends.base import choose_artifact
 from mmkd_edge.backends.ort import OrtBackend
 from mmkd_edge.bundle.bundle import Bundle
+from mmkd_edge.bundle.files import read_first
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
@@ -35,7 +36,7 @@ REPEATS = 5  # parts of a process, each with a ratio
 WARM_UP_S = 0.5
 MIN_ROUNDS = 20
 FIRST, SECOND = "first", "second"
-_ZIP_START = b"PK\x03\x04"
+_ZIP_START, _MAX_BYTES = b"PK\x03\x04", 1 << 31
 SEED = 0
 
 
@@ -279,11 +280,7 @@ def time_predict(job: OverheadJob, _: object = None) -> InTurnOutcome:
 
 
 def _session_call(path: Path, threads: int) -> Callable[[], object]:
-    try:
-        model = path.read_bytes()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"{path}: expected an ONNX model or a bundle, cannot open it: {reason}") from error
+    model = read_first(path, _MAX_BYTES, expected="an ONNX model or a bundle")
     feeds: dict[str, NDArray[Any]] = {}
     if model.startswith(_ZIP_START):
         with Bundle.open(path) as bundle:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import msgspec
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers, Steps
-from mmkd_edge.bundle.manifest import Streaming
+from mmkd_edge.bundle.manifest import ModelEntry, Streaming
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.frames import as_frames
 from mmkd_edge.predict.arguments import check_moment, check_seconds, check_whole
@@ -323,6 +323,23 @@ class Stream:
 
     def _hand_over(self, predictions: list[Prediction]) -> list[Prediction]:
         return self._deliver(predictions) if predictions else predictions
+
+
+def select_entry(entries: Sequence[ModelEntry], name: str | None) -> tuple[int, ModelEntry]:
+    """Return place and entry of a modality, None for the first; of a recorded one that it derives, as its samples come.
+
+    Raises UsageError for an unknown name.
+    """
+    names = [entry.modality.name for entry in entries]
+    recorded = [entry.modality.recorded.name for entry in entries]
+    if name is not None and name not in (*names, *recorded):
+        raise UsageError(f"modality {name!r} is unknown; expected one of {', '.join(map(repr, names))}")
+    if name is None or name in names:
+        number = 0 if name is None else names.index(name)
+        return number, entries[number]
+    entry = entries[number := recorded.index(name)]
+    samples = msgspec.structs.replace(entry.modality.recorded, name=entry.modality.name)
+    return number, msgspec.structs.replace(entry, modality=samples, streaming=None)
 
 
 def check_hop(hop: object, streaming: Streaming) -> None:

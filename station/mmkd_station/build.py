@@ -13,13 +13,14 @@ from mmkd_edge import EdgePredictor, ModalitySpec, OpenOptions
 from mmkd_edge.bundle.manifest import ModelEntry
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ReplayedRecording
+from mmkd_edge.stream.stream import select_entry
 from mmkd_station.alarms import Episodes, rule_of_rate
 from mmkd_station.board import Board
 from mmkd_station.intake import Intake
 from mmkd_station.outlet import Outlet
 from mmkd_station.protocols.base import SourceRequest, map_columns
 from mmkd_station.protocols.table import grows, open_sink, open_source, shown_names
-from mmkd_station.sensor import Sensor, select_entry, usual_hop
+from mmkd_station.sensor import Sensor, usual_hop
 from mmkd_station.service import Service
 from mmkd_station.shadow import Shadow
 from mmkd_station.spec import RunSpec, StationSpec
@@ -169,10 +170,10 @@ def _sources(spec: StationSpec, predictor: EdgePredictor) -> list[tuple[str, Mod
             + (", with the channels of both sensors" if any(entry.modality.parts for entry in entries) else "")
         )
     if isinstance(spec.source, str):
-        return [(given[0], select_entry(predictor, given[0]), spec.source)]
+        return [(given[0], select_entry(entries, given[0])[1], spec.source)]
     if spec.follow and not any(map(grows, spec.source.values())):
         raise UsageError("--follow: expected a file that grows among the sources, got none; leave it out")
-    return [(name, select_entry(predictor, name), spec.source[name]) for name in names if name in spec.source]
+    return [(name, select_entry(entries, name)[1], spec.source[name]) for name in names if name in spec.source]
 
 
 def _mapping(spec: StationSpec, modality: str, *, count: int) -> dict[str, str]:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from mmkd_edge import EdgePredictor, Prediction
 from mmkd_edge.bundle.manifest import ModelEntry
-from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.postprocess import with_fault
 from mmkd_edge.predict.sensors import Status, WindowFault
+from mmkd_edge.stream.stream import select_entry
 from mmkd_station.clock import SampleClock, SensorRules, TimeFault, TimeWatch
 from mmkd_station.intake import Delivery
 from mmkd_station.protocols.base import Source
@@ -57,7 +57,7 @@ class Sensor:
         self.now_s = 0.0
         self.has_ended = False
         self._stale_s = rules.stale_s if source.live else None  # recordings have no age
-        entry = select_entry(predictor, rules.modality)
+        _, entry = select_entry(predictor.entries, rules.modality)
         self.modality = entry.modality
         self._clock = SampleClock(
             rate_hz=self.modality.rate_hz,
@@ -165,22 +165,6 @@ class Sensor:
 
 def _parts(count: int) -> list[slice]:
     return [slice(start, start + _TOGETHER) for start in range(0, count, _TOGETHER)]
-
-
-def select_entry(predictor: EdgePredictor, name: str | None) -> ModelEntry:
-    """Return the entry of a modality, None for the first; of a recorded one that it derives, as its samples come.
-
-    Raises UsageError for an unknown name.
-    """
-    own = next((entry for entry in predictor.entries if name in (None, entry.modality.name)), None)
-    if own is not None:
-        return own
-    entry = next((entry for entry in predictor.entries if entry.modality.recorded.name == name), None)
-    if entry is None:
-        names = ", ".join(repr(entry.modality.name) for entry in predictor.entries)
-        raise UsageError(f"modality {name!r} is unknown; expected one of {names}")
-    samples = msgspec.structs.replace(entry.modality.recorded, name=entry.modality.name)
-    return msgspec.structs.replace(entry, modality=samples, streaming=None)
 
 
 def usual_hop(entry: ModelEntry) -> int:

@@ -104,7 +104,7 @@ def test_what_is_no_model_or_no_launch_is_refused(tmp_path, bundle):
     path.write_bytes(np.random.default_rng(0).bytes(100))
     assert re.match(rf"{path}: onnxruntime .* cannot open the model: ", refusal(path, BackendError))
     path = tmp_path / "absent.onnx"
-    assert refusal(path) == f"{path}: expected an ONNX model or a bundle, cannot open it: no such file or directory"
+    assert refusal(path) == f"{path}: expected an ONNX model or a bundle, found no such file; check the path"
     assert refusal(bundle, launches=0) == "--launches: expected a whole number from 1 to 100, got 0"
 
 

@@ -4,9 +4,9 @@ import pytest
 
 from mmkd_edge import ModalitySpec
 from mmkd_edge.errors import UsageError
+from mmkd_edge.stream.stream import select_entry
 from mmkd_edge.testing import fake_predictor
 from mmkd_station import build
-from mmkd_station.sensor import select_entry
 from mmkd_station.spec import RunSpec, StationSpec
 from tests.edge.said import said
 
@@ -52,7 +52,7 @@ def spec_of(path, *sources):
 def test_a_sensor_of_an_unknown_modality_is_refused():
     acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=2)
     told = "modality 'ecg' is unknown; expected one of 'acc'"
-    assert said(UsageError, select_entry, fake_predictor([1.0], modality=acc, labels=("ok",)), "ecg") == told
+    assert said(UsageError, select_entry, fake_predictor([1.0], modality=acc, labels=("ok",)).entries, "ecg") == told
 
 
 def test_sources_are_closed_where_the_next_station_cannot_be_opened_or_the_service_never_runs(bundle_path, opened):

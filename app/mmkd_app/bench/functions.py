@@ -26,12 +26,13 @@ from mmkd_bench.run import measure_bundle
 from mmkd_bench.tune import tune_bundle
 from mmkd_documents.bench import BenchReport, Settings
 from mmkd_edge.bundle.bundle import Bundle
-from mmkd_edge.bundle.files import cache_folder, write_file
+from mmkd_edge.bundle.files import cache_folder, read_first, write_file
 from mmkd_edge.errors import PerformanceError, UsageError
 from mmkd_edge.opening.choice import find_profile, write_profile
 from mmkd_edge.opening.options import OpenOptions
 from mmkd_edge.outputs import check_file
 
+_EXPECTED, _START_BYTES = "a report, a bundle or a model", 9
 JsonOption = Annotated[bool, Option("Print one JSON document.", names=("--json",))]
 LaunchesOption = Annotated[int, Option("Number of processes, one after another.")]
 DurationOption = Annotated[float, Option("Measured seconds over all launches.", names=("--duration-s",))]
@@ -252,7 +253,7 @@ def compare(
         )
         print_report(timed, json=json)
         return
-    start = _read_start(first)
+    start = read_first(first, _START_BYTES, expected=_EXPECTED)
     if start.startswith(b"{") and not _is_checkpoint(start):
         conditions = parse_conditions(fail_if)
         comparison = compare_reports(read_report(first), read_report(second), conditions=conditions)
@@ -265,15 +266,6 @@ def compare(
     print_report(pair, json=json)
 
 
-def _read_start(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(9)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"{path}: expected a report, a bundle or a model, cannot open it: {reason}") from error
-
-
 def _is_checkpoint(start: bytes) -> bool:
     """Safetensors start with eight bytes of length, the last 0, then JSON."""
     return start[7:] == b"\0{"
@@ -281,7 +273,7 @@ def _is_checkpoint(start: bytes) -> bool:
 
 @contextmanager
 def _open_model(path: Path) -> Iterator[Path]:
-    if not _is_checkpoint(_read_start(path)):
+    if not _is_checkpoint(read_first(path, _START_BYTES, expected=_EXPECTED)):
         yield path
         return
     from mmkd_export.graph.onnx_from_student import onnx_from_teacher

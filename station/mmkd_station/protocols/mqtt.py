@@ -114,14 +114,8 @@ class MqttSink(BrokerSink):
         return self._connection
 
     def _topic_for(self, record: Record) -> str:
-        station = f"{self._topic}/{topic_level(record.station)}"
-        match record:
-            case AlarmRecord():
-                return f"{station}/alarm/{topic_level(record.label)}"
-            case StateRecord():
-                return f"{station}/state"
-            case _:
-                return f"{station}/result"
+        topic = f"{self._topic}/{topic_level(record.station)}/{record.__struct_config__.tag}"
+        return f"{topic}/{topic_level(record.label)}" if isinstance(record, AlarmRecord) else topic
 
     def close(self) -> None:
         """Publish the offline state and disconnect."""

@@ -31,7 +31,7 @@ from mmkd_station.protocols.base import (
     with_tls_cure,
 )
 from mmkd_station.protocols.samples import read_seconds
-from mmkd_station.records import AlarmRecord, Record, ResultRecord, StateRecord, record_line
+from mmkd_station.records import Record, record_line
 
 _OPTIONS = ("table", "credentials", "ca", "cert", "key", "tls")
 _TIMEOUT_S = 10
@@ -164,17 +164,11 @@ class PostgresSink(Sink):
 def _row(record: Record) -> tuple[object, ...]:
     line = _NUL.sub(rb"\1\\ufffd", record_line(record)).decode()
     decided = datetime.fromtimestamp(record.decided_s, tz=timezone.utc)
-    status, label, probability, value = "", "", None, None
-    match record:
-        case ResultRecord():
-            status, label, probability, value = record.status, record.label, record.probability, record.value
-        case AlarmRecord():
-            status, label, probability = record.event, record.label, record.probability
-        case StateRecord():
-            status = record.state
-    kind = record.__struct_config__.tag
-    texts = (text.replace("\0", "\ufffd") for text in (record.station, record.boot, str(kind), status, label))
+    kind, label = str(record.__struct_config__.tag), getattr(record, "label", "")
+    status = getattr(record, {"result": "status", "alarm": "event", "state": "state"}[kind])
+    texts = (text.replace("\0", "\ufffd") for text in (record.station, record.boot, kind, status, label))
     station, boot, kind, status, label = texts
+    probability, value = getattr(record, "probability", None), getattr(record, "value", None)
     return station, boot, record.number, decided, kind, status, label, probability, value, line
 
 
