@@ -56,11 +56,10 @@ class PairJob(InTurnJob, frozen=True, kw_only=True):
 
 
 class OverheadJob(InTurnJob, frozen=True, kw_only=True):
-    """`predict` and the bare engine; `backend` None is onnxruntime's `session.run`."""
+    """`predict` and the bare engine: the backend, or onnxruntime's own `session.run`."""
 
-    bundle: str
-    backend: str | None = None
-    reference: str | None = None
+    choice: Choice
+    is_session: bool
 
 
 class Timed(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,11 +124,16 @@ def measure_overhead(
     """Measure what `predict` adds to a backend's `run`, or to onnxruntime's; errors as `measure_pair`."""
     settings = in_turn_settings(threads=1, launches=launches, duration_s=duration_s)
     machine = read_machine()
-    file = None if reference is None else str(reference)
-    job = OverheadJob(bundle=str(bundle), backend=backend, reference=file, **settings)
+    options = OpenOptions(
+        backend=backend or "ort",  # type: ignore[arg-type] # checked there
+        precision="fp32",
+        threads=1,
+        reference=reference and str(reference),
+    )
+    job = OverheadJob(choice=Choice(bundle=str(bundle), options=options), is_session=backend is None, **settings)
     outcomes = launch_in_turn(time_predict, job, InTurnOutcome, launches=launches, progress=progress)
     return OverheadReport(
-        bundle=job.bundle,
+        bundle=job.choice.bundle,
         count=sum(outcome.count for outcome in outcomes),
         predict_p50_us=summarise_repeats(repeats_of(outcomes, FIRST)),
         bare="session.run" if backend is None else f"{backend} backend.run",
@@ -253,16 +257,7 @@ def time_models(job: PairJob, _: object = None) -> InTurnOutcome:
 
 def time_predict(job: OverheadJob, _: object = None) -> InTurnOutcome:
     """Time `predict`, then the bare engine; see `time_in_turn`."""
-    choice = Choice(
-        bundle=job.bundle,
-        options=OpenOptions(
-            backend=job.backend or "ort",  # type: ignore[arg-type] # checked there
-            precision="fp32",
-            threads=job.threads,
-            reference=job.reference,
-        ),
-    )
-    with open_predictor(choice) as predictor:
+    with open_predictor(job.choice) as predictor:
         modality, windows = predictor.modality, raw_windows(predictor)
         names = tuple(tensor.name for tensor in predictor.entry.inputs)
         feeds = [
@@ -272,7 +267,7 @@ def time_predict(job: OverheadJob, _: object = None) -> InTurnOutcome:
         # The engine of predict: two sessions of one model differ by more than predict adds.
         backend = predictor.backend
         run: Callable[[Any], object] = backend.run
-        if job.backend is None:
+        if job.is_session:
             run = partial(cast(OrtBackend, backend).session.run, [tensor.name for tensor in predictor.entry.outputs])
         arguments = [predict_argument(predictor, window) for window in windows]
         calls = {FIRST: turning(predictor.predict, arguments), SECOND: turning(run, feeds)}

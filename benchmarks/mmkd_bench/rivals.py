@@ -49,9 +49,8 @@ from mmkd_edge.spec import TaskSpec
 class RivalsJob(InTurnJob, frozen=True, kw_only=True):
     """The same weights in several engines; some need the checkpoint."""
 
-    bundle: str
+    choice: Choice
     checkpoint: str | None = None
-    reference: str | None = None
 
 
 class RivalsOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,12 +92,9 @@ def measure_rivals(
     with Bundle.open(bundle):
         pass  # verified before the first process starts
     machine = read_machine()
-    job = RivalsJob(
-        bundle=str(bundle),
-        checkpoint=None if checkpoint is None else str(checkpoint),
-        reference=None if reference is None else str(reference),
-        **settings,
-    )
+    options = OpenOptions(precision="fp32", threads=threads, reference=reference and str(reference))
+    choice = Choice(bundle=str(bundle), options=options)
+    job = RivalsJob(choice=choice, checkpoint=None if checkpoint is None else str(checkpoint), **settings)
     outcomes = launch_in_turn(
         time_rivals,
         job,
@@ -133,9 +129,7 @@ def measure_rivals(
 def time_rivals(job: RivalsJob, process: MeasuringProcess) -> RivalsOutcome:
     """Do one job in this process, which opens the checkpoint, as this package cannot."""
     open_torch = process.open_torch
-    choice = Choice(
-        bundle=job.bundle, options=OpenOptions(precision="fp32", threads=job.threads, reference=job.reference)
-    )
+    choice = job.choice
     # The backend gets its own engine: predict's would find its weights in the cache.
     with open_predictor(choice) as predictor, open_predictor(choice) as alone:
         assert predictor.bundle is not None
@@ -153,7 +147,7 @@ def time_rivals(job: RivalsJob, process: MeasuringProcess) -> RivalsOutcome:
             expected = answers if expected is None else expected  # plain ONNX Runtime comes first
         calls = {rival.name: call for rival, call in entries if call is not None}
         turns = time_in_turn(calls, repeats=job.repeats, duration_s=job.duration_s, twice=True)
-        subject = describe(predictor, job.bundle).subject
+        subject = describe(predictor, choice.bundle).subject
         rivals = tuple(rival for rival, _ in entries)
         return RivalsOutcome(subject=subject, tolerance=tolerance, rivals=rivals, turns=turns)
 

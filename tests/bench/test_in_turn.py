@@ -15,8 +15,10 @@ from onnx import TensorProto, helper
 from mmkd_app.commands.bench import main
 from mmkd_app.torch_rival import open_torch
 from mmkd_bench.in_turn import measure_overhead, measure_pair, take_turns, time_in_turn
+from mmkd_bench.measuring.opening import Choice
 from mmkd_bench.measuring.process import MeasuringProcess
 from mmkd_bench.rivals import RivalsJob, measure_rivals, time_rivals
+from mmkd_edge import OpenOptions
 from mmkd_edge.errors import BackendError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.networks.config import TeacherConfig
@@ -115,7 +117,8 @@ FILES = Path(__file__).parents[1] / "files"
 
 def _rivals(bundle, checkpoint):
     """The outcome of timing rivals, and each by its name."""
-    job = RivalsJob(bundle=str(bundle), checkpoint=str(checkpoint), threads=1, repeats=2, duration_s=0.1)
+    choice = Choice(bundle=str(bundle), options=OpenOptions(precision="fp32", threads=1))
+    job = RivalsJob(choice=choice, checkpoint=str(checkpoint), threads=1, repeats=2, duration_s=0.1)
     outcome = time_rivals(job, MeasuringProcess(stop=Event(), open_torch=open_torch))
     return outcome, {rival.name: rival for rival in outcome.rivals}
 

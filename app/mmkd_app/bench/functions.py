@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from mmkd_app.bench.sheets import AnyReport, show
+from mmkd_app.bench.sheets import show as show_report
 from mmkd_app.cli.interrupts import INTERRUPTED_EXIT_CODE
 from mmkd_app.cli.options import Argument, Option
 from mmkd_app.cli.run import check_page, shell_line
@@ -39,14 +39,6 @@ DurationOption = Annotated[float, Option("Measured seconds over all launches.", 
 ReferenceOption = Annotated[
     Path | None, Option("Reference file of a modality that is normalised per group.", shown=False)
 ]
-
-
-def print_report(report: AnyReport, *, json: bool) -> None:
-    """Print a report."""
-    if json:
-        sys.stdout.write(json_text(report) + "\n")
-    else:
-        show(report)
 
 
 def write_run_page(path: Path, reports: Sequence[BenchReport]) -> None:
@@ -117,7 +109,7 @@ def run(
         write_file(output, f"{json_text(report, indent=2)}\n".encode())
     if page is not None:
         write_run_page(page, [report])
-    print_report(report, json=json)
+    show_report(report, json=json)
     if interrupted:
         say("the report has what was measured until then")
         sys.exit(INTERRUPTED_EXIT_CODE)
@@ -153,7 +145,7 @@ def tune(
         progress=say,
     )
     path = write_profile(profile)
-    print_report(profile, json=json)
+    show_report(profile, json=json)
     say(f"wrote {path}; next: {shell_line('mmkd-bench', 'run', bundle)}")
 
 
@@ -165,7 +157,7 @@ def _show_profile(bundle: Path, *, json: bool) -> None:
     elif match.profile is None:
         print(match.reason)
     else:
-        print_report(match.profile, json=False)
+        show_report(match.profile)
         say(f"from {match.path}")
     if match.profile is None:
         say(f"next: {shell_line('mmkd-bench', 'tune', bundle)}")
@@ -186,7 +178,7 @@ def capacity(
     report = measure_capacity(
         opening.choice(bundle), rate_hz=rate, deadline_ms=deadline_ms, streams=streams, progress=say
     )
-    print_report(report, json=json)
+    show_report(report, json=json)
     level = report.at_answer or report.refused
     if report.streams or level is None:
         return
@@ -211,7 +203,7 @@ def overhead(
     report = measure_overhead(
         bundle, backend=backend, reference=reference, launches=launches, duration_s=duration_s, progress=say
     )
-    print_report(report, json=json)
+    show_report(report, json=json)
 
 
 def compare(
@@ -251,19 +243,19 @@ def compare(
             progress=say,
             worker="mmkd_app.torch_rival",
         )
-        print_report(timed, json=json)
+        show_report(timed, json=json)
         return
     start = read_first(first, _START_BYTES, expected=_EXPECTED)
     if start.startswith(b"{") and not _is_checkpoint(start):
         conditions = parse_conditions(fail_if)
         comparison = compare_reports(read_report(first), read_report(second), conditions=conditions)
-        print_report(comparison, json=json)
+        show_report(comparison, json=json)
         require_passed(comparison)
         return
     with ExitStack() as stack:
         paths = [stack.enter_context(_open_model(path)) for path in (first, second)]
         pair = measure_pair(*paths, threads=threads, launches=launches, duration_s=duration_s, progress=say)
-    print_report(pair, json=json)
+    show_report(pair, json=json)
 
 
 def _is_checkpoint(start: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from mmkd_app.cli.show import show_table
+from mmkd_app.cli.show import json_text, show_table
 from mmkd_app.words import count_noun, for_terminal, significant, time_text
 from mmkd_bench.capacity import MISSED_FRACTION
 from mmkd_bench.compare import VERDICT_QUANTITIES
@@ -45,9 +46,12 @@ Sheet = Sequence[Table | Text]
 """A report for people: its heading, then tables and sentences."""
 
 
-def show(report: AnyReport) -> None:
+def show(report: AnyReport, *, json: bool = False) -> None:
     """Write a report to stdout."""
-    show_table(render_sheet(make_sheet(report)))
+    if json:
+        sys.stdout.write(json_text(report) + "\n")
+    else:
+        show_table(render_sheet(make_sheet(report)))
 
 
 def render_sheet(sheet: Sheet) -> RenderableType:

@@ -35,7 +35,12 @@ class Counters:
 
 def read_counters(root: Path = ROOT) -> Counters:
     """Read the counters."""
-    busy_s, steal_s = _core_times(root)
+    busy_s, steal_s = None, None  # core seconds (proc(5))
+    first = (read_text(root / "proc/stat") or "").partition("\n")[0].split()
+    if len(first) >= 9 and first[0] == "cpu":
+        user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in first[1:9])
+        ticks = os.sysconf("SC_CLK_TCK")
+        busy_s, steal_s = (user + nice + system + irq + softirq) / ticks, steal / ticks
     lines = (read_text(root / "sys/fs/cgroup/cpu.stat") or "").splitlines()
     control = dict(line.split() for line in lines if len(line.split()) == 2)
     paths = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
@@ -105,13 +110,3 @@ def suspicions(beside: Interference, machine: MachineFacts) -> tuple[str, ...]:
     if moving:
         sentences.append(f"governor '{moving[0]}' lets the core frequency move")
     return tuple(sentences)
-
-
-def _core_times(root: Path) -> tuple[float | None, float | None]:
-    """Return busy and stolen core seconds (proc(5))."""
-    first = (read_text(root / "proc/stat") or "").partition("\n")[0].split()
-    if len(first) < 9 or first[0] != "cpu":
-        return None, None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in first[1:9])
-    ticks = os.sysconf("SC_CLK_TCK")
-    return (user + nice + system + irq + softirq) / ticks, steal / ticks

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ class TrtBackend:
     name = "trt"
     threads = 1  # the caller's
 
-    def __init__(self, model: bytes, *, cache: Path | None = None) -> None:
+    def __init__(self, model: bytes) -> None:
         lacks = why_no_engines()
         library = installed_library()
         if lacks or library is None:
@@ -69,7 +68,6 @@ class TrtBackend:
                     build=lambda: engine_from_onnx(
                         model, module, workspace_bytes=workspace_bytes(gpu_free_bytes=free_bytes(runtime))
                     ),
-                    folder=cache,
                 )
                 self._engine: Any = engine
                 self.inputs, self.outputs = _tensors(module, engine)

@@ -236,5 +236,6 @@ def test_a_bundle_of_several_students_is_loaded_and_compared(several_bundle):
     demand = Demand(rate_hz=20.0, deadline_ms=5000.0, servers=1)
     job = LoadJob(choice=choice, demand=demand, streams=2, duration_s=0.2)
     assert do_load_job(job)[0].level.answered == 8
-    overhead = OverheadJob(bundle=choice.bundle, threads=1, repeats=1, duration_s=0.05, reference=None)
+    session = Choice(bundle=choice.bundle, options=OpenOptions(backend="ort", precision="fp32", threads=1))
+    overhead = OverheadJob(choice=session, is_session=True, threads=1, repeats=1, duration_s=0.05)
     assert time_predict(overhead).count >= 20
