@@ -15,11 +15,11 @@ from mmkd_models.data.labels import find_blocks
 from mmkd_models.data.spec import SPEC_FILE, SPLIT_NAMES, DatasetSpec, SplitName, read_dataset_spec, refuse
 from mmkd_models.data.windows import (
     CutWindows,
+    GroupStatistics,
     Rows,
     StoredWindows,
     Windows,
     WindowSource,
-    group_statistics,
     latest_start_s,
     window_starts_s,
 )
@@ -66,7 +66,7 @@ class Dataset:
     @cached_property
     def _everything(self) -> Windows:
         windows = make_windows(self.spec, self.arrays)
-        return replace(windows, statistics=group_statistics(windows))
+        return replace(windows, statistics=GroupStatistics(windows=windows, groups=np.unique(windows.groups)))
 
 
 def open_dataset(path: str | Path) -> Dataset:

@@ -112,7 +112,7 @@ def _read_recordings(dataset: Dataset, modality: ModalitySpec, order: list[int])
 def _join_windows(dataset: Dataset, modality: ModalitySpec, order: list[int]) -> Iterator[ReplayedRecording]:
     """Join consecutive windows of one split, group, label and episode; shared samples come once."""
     windows = dataset.everything()
-    starts_s = windows.starts if windows.times is None else windows.times
+    starts_s = windows.clock_s
     if starts_s is None:
         overlaps, steps_s = find_overlaps(windows), np.zeros(len(windows))
         follows = overlaps.second == overlaps.first + 1

@@ -36,8 +36,7 @@ def normal_problem(normal: Windows) -> str:
 
 def time_blocks(windows: Windows, *, count: int) -> Rows:
     """Return the block (N,), from 0, of each window: equal stretches of time."""
-    times = windows.times if windows.times is not None else windows.starts
-    owners = _owners(windows)
+    times, owners = windows.clock_s, _owners(windows)
     order = np.arange(len(windows)) if times is None else np.lexsort([times, owners])
     blocks = np.empty(len(windows), dtype=np.int64)
     blocks[order] = np.arange(len(windows)) * count // len(windows)
@@ -48,7 +47,7 @@ def apart_from(windows: Windows, chosen: Rows) -> Rows:
     """Return the windows (M,) that are not chosen and share no sample with a chosen one."""
     is_near = np.zeros(len(windows), dtype=bool)
     is_near[chosen] = True
-    times = windows.times if windows.times is not None else windows.starts
+    times = windows.clock_s
     overlaps = find_overlaps(windows)
     first, second = overlaps.first, overlaps.second
     sharing = np.concatenate([second[is_near[first]], first[is_near[second]]])
@@ -75,7 +74,7 @@ def _owners(windows: Windows) -> Rows:
 def covered_s(windows: Windows) -> float:
     """Return the seconds that windows cover; overlaps count once if their times are known."""
     duration_s = windows.spec.modalities[0].duration_s
-    times = windows.times if windows.times is not None else windows.starts
+    times = windows.clock_s
     if times is None:
         return len(windows) * duration_s
     owners = windows.groups if windows.episodes is None else windows.episodes

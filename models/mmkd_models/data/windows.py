@@ -22,6 +22,7 @@ from mmkd_models.data.spec import DatasetSpec, Values, decode_samples, window_by
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
+Seconds = npt.NDArray[np.float64]
 
 _COPY = 1 << 40  # a row and k times this is the row without the k-th part of a joined sensor
 LARGE_BYTES = 1 << 28
@@ -38,7 +39,7 @@ class WindowSource(Protocol):
     def max_shift_s(self) -> float:
         """Seconds that a window may be moved either way."""
 
-    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: Seconds | None) -> Values:
         """Return new float32 (B, T, C) in raw units, NaN and Inf as stored; video uint8 (B, T, H, W, C)."""
 
 
@@ -48,9 +49,7 @@ class _Views:
 
     stored: dict[ModalitySpec, tuple[npt.NDArray[np.bool_], Values]] = field(default_factory=dict)
 
-    def gather(
-        self, source: WindowSource, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None
-    ) -> Values:
+    def gather(self, source: WindowSource, modality: ModalitySpec, rows: Rows, *, shift_s: Seconds | None) -> Values:
         if modality.parts:
             missing, rows = np.divmod(rows, _COPY)
             whole = join_parts([source.gather(part, rows, shift_s=shift_s) for part in modality.parts], modality)
@@ -58,7 +57,7 @@ class _Views:
         assert modality.derived
         recorded = modality.derived.source
 
-        def compute(rows: Rows, shift_s: npt.NDArray[np.float64] | None) -> Values:
+        def compute(rows: Rows, shift_s: Seconds | None) -> Values:
             values = source.gather(recorded, rows, shift_s=shift_s)
             valid = values if modality.kind == "video" else valid_values(values, modality=recorded)
             return derive_batch(valid, modality)
@@ -93,7 +92,7 @@ class StoredWindows:
         """Always 0: samples around a stored window are unknown."""
         return 0.0
 
-    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: Seconds | None) -> Values:
         """Return new windows; `shift_s` is ignored."""
         if modality.sources and modality.name not in self.parts:
             return self.views.gather(self, modality, rows, shift_s=None)
@@ -131,8 +130,8 @@ class CutWindows:
     offsets: Mapping[str, Rows]  # by modality (R,): start of each recording in `samples`
     lengths: Mapping[str, Rows]
     recording: Rows
-    start_s: npt.NDArray[np.float64]  # (N,) in its recording; `latest_start_s` (R,) limits moved windows
-    latest_start_s: npt.NDArray[np.float64]
+    start_s: Seconds  # (N,) in its recording; `latest_start_s` (R,) limits moved windows
+    latest_start_s: Seconds
     hop_s: float
     # For video uint8 (L,), 1 if the frame is present; absent if all are
     present: Mapping[str, AnyArray] = field(default_factory=dict)
@@ -143,7 +142,7 @@ class CutWindows:
         """Half a hop: further away a window is its neighbour."""
         return self.hop_s / 2
 
-    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: npt.NDArray[np.float64] | None) -> Values:
+    def gather(self, modality: ModalitySpec, rows: Rows, *, shift_s: Seconds | None) -> Values:
         """Return new windows, moved by `shift_s` as far as the recording reaches."""
         if modality.sources:
             return self.views.gather(self, modality, rows, shift_s=shift_s)
@@ -178,7 +177,7 @@ def _check_whole(arrays: Sequence[AnyArray]) -> None:
             raise DatasetError(f"{error}; {cure}") from error
 
 
-def first_sample(start_s: npt.NDArray[np.float64], rate_hz: float) -> Rows:
+def first_sample(start_s: Seconds, rate_hz: float) -> Rows:
     """Return the sample nearest to each start; halves go to even."""
     return np.rint(start_s * rate_hz).astype(np.int64)
 
@@ -208,27 +207,21 @@ Groups = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroupStatistics:
-    """Mean and std (above 0) of each group's raw values, (G, C) by modality normalised per group.
+    """Mean and std of the raw values of each group of `windows`, the whole dataset, measured when they are first read."""
 
-    Those of a derived modality are measured when it is first read, in `windows`, the whole dataset.
-    """
-
-    groups: Groups
-    mean: dict[str, npt.NDArray[np.float64]]
-    std: dict[str, npt.NDArray[np.float64]]
     windows: Windows
+    groups: Groups
+    measured: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = field(default_factory=dict)
 
-    def measure(self, modality: ModalitySpec) -> None:
-        """Add a modality that is not known yet."""
-        if modality.name in self.mean:
-            return
-        _, group = np.unique(self.windows.groups, return_inverse=True)
-        pairs = [
-            mean_and_std(raw_values(self.windows, modality=modality, rows=self.windows.rows[group == number]))
-            for number in range(len(self.groups))
-        ]
-        self.std[modality.name] = np.stack([std for _, std in pairs])
-        self.mean[modality.name] = np.stack([mean for mean, _ in pairs])
+    def measure(self, modality: ModalitySpec, groups: Groups) -> list[npt.NDArray[np.float64]]:
+        """Return mean and std (above 0), (B, 1, C) each: one for all samples of a window of these groups (B,)."""
+        whole = self.windows
+        if modality.name not in self.measured:
+            rows = (whole.rows[whole.groups == name] for name in self.groups)
+            pairs = (mean_and_std(raw_values(whole, modality=modality, rows=numbers)) for numbers in rows)
+            means, stds = zip(*pairs, strict=True)
+            self.measured[modality.name] = np.stack(means), np.stack(stds)
+        return [values[np.searchsorted(self.groups, groups)][:, None] for values in self.measured[modality.name]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -256,8 +249,8 @@ class Windows:
     rows: Rows
     statistics: GroupStatistics | None = None
     metadata: Mapping[str, Groups] = field(default_factory=dict)
-    times: npt.NDArray[np.float64] | None = None
-    starts: npt.NDArray[np.float64] | None = None
+    times: Seconds | None = None
+    starts: Seconds | None = None
     episodes: Rows | None = None
 
     def __len__(self) -> int:
@@ -277,6 +270,11 @@ class Windows:
         return len(np.unique(self.groups)) if self.has_groups else 0
 
     @property
+    def clock_s(self) -> Seconds | None:
+        """Seconds (N,) at the start of each window by its clock, UTC or not; None if they are unknown."""
+        return self.starts if self.times is None else self.times
+
+    @property
     def max_shift_s(self) -> float:
         """Half a hop for windows cut from recordings, else 0."""
         return self.source.max_shift_s
@@ -291,19 +289,13 @@ class Windows:
         numbers = np.asarray(index)
         return {modality.name: self._take_one(modality, numbers, shift_s=shift) for modality in self.spec.modalities}
 
-    def _take_one(
-        self, modality: ModalitySpec, index: npt.NDArray[Any], *, shift_s: npt.NDArray[np.float64] | None
-    ) -> Values:
+    def _take_one(self, modality: ModalitySpec, index: npt.NDArray[Any], *, shift_s: Seconds | None) -> Values:
         values = self.source.gather(modality, self.rows[index], shift_s=shift_s)
         if modality.kind == "video":
             return values
         if modality.normalise == "none" or self.statistics is None:
             return valid_values(values, modality=modality)
-        self.statistics.measure(modality)
-        group = np.searchsorted(self.statistics.groups, self.groups[index])
-        # (B, 1, C) each: one mean and one std for all samples of a window
-        mean = self.statistics.mean[modality.name][group][:, None, :]
-        std = self.statistics.std[modality.name][group][:, None, :]
+        mean, std = self.statistics.measure(modality, self.groups[index])
         return standardise(values, modality, mean=mean, std=std)
 
     def subset(self, index: npt.NDArray[Any]) -> Windows:
@@ -380,17 +372,6 @@ def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt
     std = np.sqrt(np.square(deviation).sum(axis=0) / count)
     constant = std <= 1e-12 * np.abs(mean)  # rounding in the mean leaves a few float64 steps
     return mean, np.where(constant, 1.0, std)
-
-
-def group_statistics(windows: Windows) -> GroupStatistics | None:
-    """Compute group statistics; None if no modality is normalised per group."""
-    modalities = [modality for modality in windows.spec.modalities if modality.normalise == "per_group"]
-    if not modalities:
-        return None
-    statistics = GroupStatistics(groups=np.unique(windows.groups), mean={}, std={}, windows=windows)
-    for modality in modalities:
-        statistics.measure(modality)
-    return statistics
 
 
 def raw_values(windows: Windows, *, modality: ModalitySpec, rows: Rows) -> Floats:

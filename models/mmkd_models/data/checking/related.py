@@ -204,8 +204,7 @@ def describe_place(windows: Windows, row: int) -> str:
 
 def file_starts(windows: Windows) -> npt.NDArray[np.float64] | None:
     """Return the start (N,) of each window in its file, in seconds; None if files or times are unknown."""
-    is_named = windows.episodes is not None and bool(windows.spec.episodes)
-    return (windows.starts if windows.times is None else windows.times) if is_named else None
+    return windows.clock_s if windows.episodes is not None and windows.spec.episodes else None
 
 
 def file_and_time(windows: Windows, row: int, begin: float, end: float) -> str:

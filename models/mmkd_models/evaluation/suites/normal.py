@@ -149,7 +149,7 @@ def alarm_limit(model: ModelUnderTest, valid: Windows) -> tuple[float, float]:
 
 def measure_delay(windows: Windows, alarms: Flags) -> Delay:
     """Measure the time from the first window of each run of faults to its first alarm."""
-    times = windows.times if windows.times is not None else windows.starts
+    times = windows.clock_s
     place = np.arange(len(windows), dtype=np.float64) if times is None else times
     owners = windows.groups if windows.episodes is None else windows.episodes
     delays: list[float] = []
@@ -173,7 +173,7 @@ def explain_by_place(windows: Windows, by: str | None) -> dict[str, float]:
     """Return the AUROC of a window's place in its recording, and of its value of `by`, without any sensor."""
     faulty, place = windows.labels > 0, np.zeros(len(windows))
     owners = windows.groups if windows.episodes is None else windows.episodes
-    times = windows.times if windows.times is not None else windows.starts
+    times = windows.clock_s
     order = windows.rows if times is None else times
     for name in np.unique(owners):
         rows = np.flatnonzero(owners == name)
