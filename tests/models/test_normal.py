@@ -27,7 +27,7 @@ from mmkd_edge.predict.novelty import alarm_rates
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.folds import fold_indices
-from mmkd_models.data.importing.interchange import import_interchange
+from mmkd_models.data.importing.window_files import import_windows
 from mmkd_models.data.normal_running import apart_from, covered_s, time_blocks
 from mmkd_models.data.spec import DatasetSpec, refuse_normal
 from mmkd_models.data.windows import StoredWindows, Windows
@@ -134,9 +134,9 @@ def interchange(tmp_path, **changes):
 
 
 def test_an_import_puts_normal_first_and_keeps_every_label(tmp_path):
-    report = import_interchange(interchange(tmp_path), tmp_path / "out", normal="ok")
-    assert report.dataset.spec.task == TaskSpec(kind="normal", labels=("ok", "bearing", "belt"))
-    labels = {split: report.dataset.split(split).labels.tolist() for split in MACHINES}
+    dataset, _ = import_windows(interchange(tmp_path), tmp_path / "out", normal="ok")
+    assert dataset.spec.task == TaskSpec(kind="normal", labels=("ok", "bearing", "belt"))
+    labels = {split: dataset.split(split).labels.tolist() for split in MACHINES}
     assert labels == {"train": [0, 1, 0, -1, 0], "valid": [2, 0, 1], "test": [2, 0]}
 
 
@@ -160,7 +160,7 @@ OFFER = (
 )  # fmt: skip
 def test_an_import_of_wrong_normal_windows_is_refused(tmp_path, changes, options, says):
     file, out = interchange(tmp_path, **changes), tmp_path / "out"
-    assert said((UsageError, DatasetError), import_interchange, file, out, **options) == says.format(file=file, out=out)
+    assert said((UsageError, DatasetError), import_windows, file, out, **options) == says.format(file=file, out=out)
 
 
 def test_other_commands_refuse_normal_running(tmp_path):

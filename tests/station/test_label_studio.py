@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from mmkd_edge import ModalitySpec, TaskSpec
-from mmkd_models.data.importing.kept_windows import import_labels, kept_tasks
+from mmkd_models.data.importing.kept_windows import kept_tasks
 from mmkd_models.data.importing.patterns import RecipeFolder
 from mmkd_models.data.importing.recipe import LabelRule
+from mmkd_models.data.importing.window_files import import_windows
 from mmkd_models.data.importing.window_labels import read_intervals
 from mmkd_models.data.label_tasks import label_config, label_task
 from tests.station.rig import free_port
@@ -119,7 +120,7 @@ def test_windows_are_labelled_in_label_studio_and_come_back(program, tmp_path):
         (tmp_path / "next.json").write_text(json.dumps(server.answer(second, [choice("ok", "vib")])))
     finally:
         server.kill()
-    dataset = import_labels(tmp_path / "export.json", tmp_path / "data")
+    dataset, _ = import_windows(tmp_path / "export.json", tmp_path / "data")
     windows = dataset.everything()
     assert windows.take(np.arange(4))["acc"][:, 0, 0].tolist() == [0, 1, 2, 3]
     assert [dataset.spec.task.labels[number] for number in windows.labels] == labels

@@ -11,8 +11,8 @@ from mmkd_edge import ModalitySpec, TaskSpec, UsageError
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.frames import frame_bytes, mask_missing, missing_frames
 from mmkd_edge.testing import fake_predictor
-from mmkd_models.data.importing.interchange import import_interchange
-from mmkd_models.data.importing.kept_windows import import_labels, kept_tasks
+from mmkd_models.data.importing.kept_windows import kept_tasks
+from mmkd_models.data.importing.window_files import import_windows
 from mmkd_station.uncertain import UncertainRing
 from tests.edge.said import said
 
@@ -85,7 +85,7 @@ def labelled_and_imported(folder):
     kept = only_file(folder / "uncertain")
     labels = {"y": np.array([0, 1, 0, 1]), "split": np.array([0, 0, 1, 2]), "group": np.array(["a", "a", "b", "c"])}
     np.savez(folder / "labelled.npz", **(kept | labels))
-    return import_interchange(folder / "labelled.npz", folder / "data").dataset, kept
+    return import_windows(folder / "labelled.npz", folder / "data")[0], kept
 
 
 def test_what_was_kept_is_labelled_in_label_studio_and_imported(tmp_path, capsys):
@@ -134,20 +134,20 @@ def test_what_was_kept_is_labelled_in_label_studio_and_imported(tmp_path, capsys
         export.write_text(json.dumps(tasks[::-1]))
 
     exported("worn", "ok", "worn", None, "ok")
-    dataset = import_labels(export, tmp_path / "data")
+    dataset, _ = import_windows(export, tmp_path / "data")
     everything = dataset.everything()
     assert dataset.spec.splits == {"train": 2, "valid": 1, "test": 1}
     assert everything.take(np.arange(4))["acc"][:, 1, 0].tolist() == [0, 1, 2, 4]  # that without a label is left out
     assert everything.labels.tolist() == [1, 0, 1, 0]
     assert everything.metadata["station"].tolist() == ["press 1"] * 4
     exported("ok", "loose", "worn", "ok", "ok")  # one class is new
-    assert import_labels(export, tmp_path / "new").spec.task.labels == ("ok", "worn", "loose")
+    assert import_windows(export, tmp_path / "new")[0].spec.task.labels == ("ok", "worn", "loose")
     exported(*[None] * 5)
-    assert said(UsageError, lambda: import_labels(export, tmp_path / "no")) == (
+    assert said(UsageError, lambda: import_windows(export, tmp_path / "no")) == (
         f"{export}: expected labels of the tasks of mmkd-data tasks, found none; label some, and export"
     )
     export.write_text('[{"id": 1}]')
-    assert said(DatasetError, lambda: import_labels(export, tmp_path / "no")) == (
+    assert said(DatasetError, lambda: import_windows(export, tmp_path / "no")) == (
         f"{export}: expected an export in JSON of the tasks of mmkd-data tasks, with one choice each, got another "
         "(Object missing required field 'data' - at '$[0]'); a recipe reads other exports"
     )

@@ -23,9 +23,8 @@ with loading("mmkd-data"):
     from mmkd_models.data.checking.findings import check_dataset
     from mmkd_models.data.dataset import locate_dataset, open_dataset, shipped_dataset, shipped_names
     from mmkd_models.data.for_devices import measure_reference
-    from mmkd_models.data.importing.extension import add_labels
-    from mmkd_models.data.importing.interchange import import_interchange
-    from mmkd_models.data.importing.kept_windows import import_labels, kept_tasks, write_tasks
+    from mmkd_models.data.importing.kept_windows import kept_tasks, write_tasks
+    from mmkd_models.data.importing.window_files import add_labels, import_windows
     from mmkd_models.data.labels import WRITE_GROUPS
     from mmkd_models.data.spec import SPLIT_NAMES, read_dataset_spec
     from mmkd_models.data.writer import check_absent
@@ -157,10 +156,8 @@ def import_(
     if add_to is not None:
         dataset, added = add_labels(open_dataset(add_to), file, out, name=name)
         print(_counts_line(f"added to {add_to}", added))
-    elif is_labels:
-        dataset = import_labels(file, out, name=name, per_group=names, source=source, licence=licence, normal=normal)
     else:
-        report = import_interchange(
+        dataset, form = import_windows(
             file,
             out,
             name=name,
@@ -171,9 +168,8 @@ def import_(
             unit=unit,
             normal=normal,
         )
-        dataset = report.dataset
-        notes = [f"{sensor}: infinite values that became missing (NaN): {n}" for sensor, n in report.infinite.items()]
-        notes += [f"left out, no part of a dataset: {', '.join(report.left_out)}"] if report.left_out else []
+        notes = [f"{sensor}: infinite values that became missing (NaN): {n}" for sensor, n in form.infinite.items()]
+        notes += [f"left out, no part of a dataset: {', '.join(form.left_out)}"] if form.left_out else []
     counts = _counts_line(dataset.spec.name, dataset.spec.splits)
     print("\n".join([counts, *notes, f"wrote {out}; next: {shell_line('mmkd-data', 'check', out)}"]))
 

@@ -207,7 +207,7 @@ Groups = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroupStatistics:
-    """Mean and std of the raw values of each group of `windows`, the whole dataset, measured when they are first read."""
+    """Mean and std of each group's raw values in `windows`, the whole dataset, measured when they are first needed."""
 
     windows: Windows
     groups: Groups

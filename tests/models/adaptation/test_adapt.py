@@ -31,7 +31,7 @@ from mmkd_models.adaptation.judge import (
 from mmkd_models.adaptation.run import run_adaptation
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.importing.interchange import import_interchange
+from mmkd_models.data.importing.window_files import import_windows
 from mmkd_models.evaluation.known_windows import count_known_windows
 from mmkd_models.train_config import TrainConfig
 from mmkd_models.training.checkpoint import (
@@ -179,7 +179,7 @@ def test_labels_of_windows_that_a_device_kept_teach_a_student(site, tmp_path):
     seen = dict(files[0]) | {name: np.concatenate([one[name] for one in files]) for name in each}
     part = np.repeat([0, 1, 2], 32)
     np.savez(tmp_path / "kept.npz", **(seen | {"y": found["labels"], "split": part, "group": part}))
-    import_interchange(tmp_path / "kept.npz", tmp_path / "site")
+    import_windows(tmp_path / "kept.npz", tmp_path / "site")
     options = ["--labels", "10", "--old", str(site / "old")]
     output = command(site, tmp_path, *options, kind="convolutions", data=str(tmp_path / "site"))
     assert right(site / "convolutions.ckpt", site / "labelled") < 0.6

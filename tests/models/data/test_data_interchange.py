@@ -6,14 +6,14 @@ import pytest
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data import check_dataset, open_dataset
 from mmkd_models.data.checking.describe import describe_dataset
-from mmkd_models.data.importing.interchange import import_interchange
+from mmkd_models.data.importing.window_files import import_windows
 from tests.edge.said import said
 
 
 def _import(tmp_path, arrays, **options):
     file = tmp_path / "press.npz"
     np.savez_compressed(file, **arrays)
-    return import_interchange(file, tmp_path / "press", **options)
+    return import_windows(file, tmp_path / "press", **options)
 
 
 def _refusal(tmp_path, arrays, **options):
@@ -24,10 +24,10 @@ def _refusal(tmp_path, arrays, **options):
 
 def test_windows_labels_groups_folds_and_facts_arrive(tmp_path, arrays):
     arrays |= {"unit_vib": np.array("m/s^2"), "range_vib": np.array([-90.0, 90.0]), "targets": np.zeros(12)}
-    report = _import(tmp_path, arrays, per_group=["temp"], source="the press", licence="CC0")
-    spec = report.dataset.spec
+    dataset, form = _import(tmp_path, arrays, per_group=["temp"], source="the press", licence="CC0")
+    spec = dataset.spec
     assert spec.splits == {"train": 4, "valid": 4, "test": 4}
-    train = report.dataset.split("train")  # rows 4 to 7
+    train = dataset.split("train")  # rows 4 to 7
     np.testing.assert_array_equal(train.take(np.arange(4))["vib"], arrays["x_vib"][4:8].astype(np.float32))
     np.testing.assert_array_equal(train.groups, [2, 2, 3, 3])
     np.testing.assert_array_equal(train.folds, [1, 1, 1, 1])
@@ -36,7 +36,7 @@ def test_windows_labels_groups_folds_and_facts_arrive(tmp_path, arrays):
     assert (spec.name, spec.source, spec.licence) == ("press", "the press", "CC0")
     assert (vib.rate_hz, vib.channels, vib.unit, vib.range, vib.samples) == (0.1, ("a", "b"), "m/s^2", (-90.0, 90.0), 8)
     assert (temp.normalise, vib.normalise) == ("per_group", "none")
-    assert (report.infinite, report.left_out) == ({}, ("targets",))
+    assert (form.infinite, form.left_out) == ({}, ["targets"])
 
 
 FORM = "docs/datasets.md describes the form"
@@ -70,11 +70,11 @@ def test_a_wrong_archive_is_refused_with_what_is_wrong(tmp_path, arrays, change,
 
 def test_a_modality_that_is_not_there_a_missing_file_and_a_broken_contract_are_refused(tmp_path, arrays):
     file = tmp_path / "press.npz"
-    assert said(UsageError, import_interchange, file, tmp_path / "press") == (
+    assert said(UsageError, import_windows, file, tmp_path / "press") == (
         f"{file}: expected an interchange file (.npz), found no such file; check the path"
     )
     file.write_text("acc,label\n")
-    assert said(DatasetError, import_interchange, file, tmp_path / "press") == (
+    assert said(DatasetError, import_windows, file, tmp_path / "press") == (
         f"{file}: expected an interchange file (.npz), got another format; write it with numpy.savez"
     )
     problem = "modality 'eda' is not in it; choose one of vib, temp"
@@ -168,9 +168,9 @@ def test_the_interchange_form_carries_them(tmp_path, arrays):
         "column_machine": np.repeat(["M1", "M2", "M3"], 4),
         "column_folder": np.array([f"run{number}" for number in range(12)]),
     }
-    report = _import(tmp_path, arrays)
-    train = report.dataset.split("train")
-    assert report.left_out == ()
+    dataset, form = _import(tmp_path, arrays)
+    train = dataset.split("train")
+    assert form.left_out == []
     assert {name: values.tolist() for name, values in train.metadata.items()} == {
         "machine": ["M2"] * 4,
         "folder": ["run4", "run5", "run6", "run7"],

@@ -11,7 +11,7 @@ from mmkd_app.commands.data import run_data
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data import Recording, check_dataset, open_dataset, write_dataset, write_recordings
-from mmkd_models.data.importing.interchange import import_interchange
+from mmkd_models.data.importing.window_files import import_windows
 from mmkd_models.data.labels import hide_labels, is_labelled
 from tests.edge.said import said
 
@@ -181,10 +181,10 @@ def test_the_interchange_form_carries_sound_video_and_missing_frames(tmp_path, t
     frames = np.ones((14, 8), dtype=np.uint8)
     frames[12, 5] = 0
     np.savez(tmp_path / "talk.npz", **npz_of(talk), frames_lips=frames)
-    report = import_interchange(tmp_path / "talk.npz", tmp_path / "talk")
-    assert report.left_out == ()
-    assert report.dataset.spec.modalities == (VOICE, LIPS)
-    got = report.dataset.split("test").take([2])
+    dataset, form = import_windows(tmp_path / "talk.npz", tmp_path / "talk")
+    assert form.left_out == []
+    assert dataset.spec.modalities == (VOICE, LIPS)
+    got = dataset.split("test").take([2])
     assert got["lips"].mask.all(axis=(2, 3, 4)).tolist() == [[False] * 5 + [True, False, False]]
     np.testing.assert_array_equal(got["voice"][0], talk["test"]["voice"][2] / np.float32(32768))
 
@@ -204,7 +204,7 @@ _FRAMES = "expected 1 or 0 for each frame, (14, 8), got uint8 (14, 9); reshape i
 )
 def test_an_interchange_file_that_contradicts_itself(tmp_path, talk, key, value, message):
     np.savez(tmp_path / "talk.npz", **{**npz_of(talk), key: value})
-    problem = said(DatasetError, import_interchange, tmp_path / "talk.npz", tmp_path / "talk")
+    problem = said(DatasetError, import_windows, tmp_path / "talk.npz", tmp_path / "talk")
     assert problem == f"{tmp_path}/talk.npz: {key}: {message}"
 
 
@@ -339,4 +339,4 @@ def test_one_target_is_imported_as_a_regression(archive, tmp_path):
     ],
 )
 def test_targets_that_cannot_be_imported(archive, tmp_path, options, problem):
-    assert said(UsageError, import_interchange, archive, tmp_path / "rig", **options).partition(": ")[2] == problem
+    assert said(UsageError, import_windows, archive, tmp_path / "rig", **options).partition(": ")[2] == problem

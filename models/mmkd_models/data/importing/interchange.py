@@ -3,59 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalityKind, ModalitySpec, TaskSpec
-from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.readers.array_files import read_arrays
-from mmkd_models.data.spec import SPLIT_NAMES, with_present
-from mmkd_models.data.writer import write_dataset
+from mmkd_models.data.spec import with_present
 
 _COLUMNS = {"group": "groups", "fold": "folds", "time": "times", "episode": "episodes"}
 METADATA = "column_"
 _PREFIXES = ("x_", "rate_", "channels_", "unit_", "range_", "kind_", "frames_")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportReport:
-    """The dataset, infinite values turned NaN by modality, and arrays left out."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WindowsForm:
+    """Windows of a file: columns and metadata (N, ...) by name, and splits (N,), 0 train, 1 valid, 2 test.
 
-    dataset: Dataset
-    infinite: dict[str, int]
-    left_out: tuple[str, ...]
-
-
-def import_interchange(
-    file: str | Path,
-    path: str | Path,
-    *,
-    name: str | None = None,
-    per_group: Sequence[str] = (),
-    source: str = "",
-    licence: str = "",
-    target: str | None = None,
-    unit: str = "",
-    normal: str | None = None,
-) -> ImportReport:
-    """Write a dataset directory from an interchange file. Infinite values become NaN.
-
-    Args:
-        per_group: modalities to z-score by group.
-        target: the file's target for a regression; None makes classes of `y`.
-        normal: the class of normal running; the others are known faults, which judge.
-
-    Raise DatasetError if the file breaks the form, UsageError if an option names what is missing, or `path` exists.
+    `infinite` counts the values by modality that became NaN, `left_out` names arrays that are no part of a dataset.
     """
-    if unit and target is None:
-        raise UsageError("--unit: expected a --target that has it, got none; name the target")
-    if normal is not None and target is not None:
-        raise UsageError("--normal: cannot be combined with --target; leave one of them out")
-    file = Path(file)
+
+    task: TaskSpec
+    modalities: Sequence[ModalitySpec]
+    columns: Mapping[str, AnyArray]
+    metadata: Mapping[str, AnyArray]
+    splits: AnyArray
+    infinite: Mapping[str, int] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
+
+
+def read_interchange(file: Path, *, target: str | None = None, unit: str = "") -> WindowsForm:
+    """Read an interchange file: classes of `y`, or a target for a regression. Infinite values become NaN.
+
+    Raise DatasetError if the file breaks the form, UsageError if there is none, or it has no such target.
+    """
     if not file.is_file():
         raise UsageError(f"{file}: expected an interchange file (.npz), found no such file; check the path")
     arrays = read_arrays(file, "an interchange file")
@@ -65,8 +49,6 @@ def import_interchange(
     _check(file, arrays, names, required=required, facts=list(facts.values()))
     if target is None:
         task, labels = TaskSpec(labels=tuple(str(label) for label in arrays["classes"].tolist())), arrays["y"]
-        if normal is not None:
-            task, labels = normal_task(file, task.labels, arrays["y"], normal)
     else:
         task = TaskSpec(kind="regression", labels=(target,), unit=unit or None)
         targets = [str(known) for known in np.atleast_1d(arrays["target_names"]).tolist()]
@@ -79,8 +61,6 @@ def import_interchange(
                 f" got {values.dtype} {values.shape}; reshape it"
             )
         labels = np.asarray(values[:, targets.index(target)], dtype=np.float32)
-    for unknown in sorted(set(per_group) - set(names)):
-        raise UsageError(f"{file}: modality {unknown!r} is not in it; choose one of {', '.join(names)}")
     columns: dict[str, AnyArray] = {"labels": labels}
     columns |= {column: arrays[key] for key, column in _COLUMNS.items() if key in arrays}
     infinite, modalities = {}, []
@@ -91,38 +71,17 @@ def import_interchange(
             infinite[modality] = count
             values = np.where(np.isinf(values), np.float32(np.nan), values)
         columns[modality] = values
-        modalities.append(modality_of(file, arrays, modality, kind=kind, per_group=modality in per_group))
-    splits: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
-    for number, split in enumerate(SPLIT_NAMES):
-        rows = arrays["split"] == number
-        splits[split] = {key: array[rows] for key, array in columns.items()}
-        if facts:
-            splits[split]["metadata"] = {fact: arrays[key][rows] for fact, key in facts.items()}
-    dataset = write_dataset(
-        path,
-        name=file.stem if name is None else name,
-        labels=task,
-        modalities=modalities,
-        splits=splits,
-        source=source,
-        licence=licence,
-    )
+        modalities.append(modality_of(file, arrays, modality, kind=kind))
     used = {*required, *_COLUMNS, *facts.values(), *(prefix + modality for prefix in _PREFIXES for modality in names)}
-    return ImportReport(dataset=dataset, infinite=infinite, left_out=tuple(key for key in arrays if key not in used))
-
-
-def normal_task(file: Path, classes: tuple[str, ...], y: AnyArray, normal: str) -> tuple[TaskSpec, AnyArray]:
-    """Return the task of normal running, whose first label is `normal`, and the labels `y` (N,) by it."""
-    if normal not in classes:
-        raise UsageError(f"--normal {normal}: {file} has no such class; choose one of {', '.join(classes)}")
-    if y.dtype.kind not in "iu" or (len(y) and not -1 <= int(y.min()) <= int(y.max()) < len(classes)):
-        raise DatasetError(
-            f"{file}: y: expected class numbers from -1 to {len(classes) - 1}, got {y.dtype} {y.min()} to {y.max()};"
-            " correct it"
-        )
-    names = (normal, *(name for name in classes if name != normal))
-    numbers = np.array([*map(names.index, classes), -1], dtype=np.int64)  # the last one is that of -1
-    return TaskSpec(kind="normal", labels=names), numbers[y]
+    return WindowsForm(
+        task=task,
+        modalities=modalities,
+        columns=columns,
+        metadata={fact: arrays[key] for fact, key in facts.items()},
+        splits=arrays["split"],
+        infinite=infinite,
+        left_out=[key for key in arrays if key not in used],
+    )
 
 
 def _check(
@@ -182,9 +141,7 @@ def read_values(file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: 
     return with_present(array, present)
 
 
-def modality_of(
-    file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: ModalityKind, per_group: bool
-) -> ModalitySpec:
+def modality_of(file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: ModalityKind) -> ModalitySpec:
     """Return the entry of a modality. Raise DatasetError if its rate or range cannot be read."""
     bounds = arrays[f"range_{name}"].tolist() if f"range_{name}" in arrays else None
     try:
@@ -205,5 +162,4 @@ def modality_of(
         height=int(shape[2]) if kind == "video" else None,
         width=int(shape[3]) if kind == "video" else None,
         range=limits,
-        normalise="per_group" if per_group else "none",
     )

@@ -1,4 +1,4 @@
-"""Windows of `mmkd-run --keep-uncertain`, their tasks and their labels: the one door of the round trip.
+"""Windows of `mmkd-run --keep-uncertain`, their tasks and their labels.
 
 Kept windows and exports come from other machines and people. Only regular files of a bounded size are read, links
 followed, one at a time, and every array is checked before it is used.
@@ -19,16 +19,14 @@ import numpy.typing as npt
 from mmkd_edge.bundle.files import open_file, read_exactly, write_file
 from mmkd_edge.errors import DatasetError, UsageError, first_line
 from mmkd_edge.spec import ModalitySpec, TaskSpec
-from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.interchange import METADATA, modality_of, normal_task, read_values, value_kind
+from mmkd_models.data.importing.interchange import METADATA, WindowsForm, modality_of, read_values, value_kind
 from mmkd_models.data.importing.keys import MAX_KEPT_BYTES, MAX_LABELLED_BYTES, MAX_TIME_NS, RATES_HZ
 from mmkd_models.data.importing.readers.array_files import read_arrays
 from mmkd_models.data.importing.recipe import SplitRule
 from mmkd_models.data.importing.window_labels import split_by_time
 from mmkd_models.data.label_tasks import label_config, label_task
 from mmkd_models.data.spec import SPLIT_NAMES, STORABLE, DatasetSpec, refuse, size_problem, spec_problems, storable
-from mmkd_models.data.writer import write_dataset
 
 _EXPECTED = "kept windows (.npz)"
 _FACTS = {"group": "U", "column_answer": "U", "column_reason": "U", "column_probability": "f", "time": "f"}
@@ -138,7 +136,7 @@ def read_kept(file: Path) -> KeptWindows:
     classes = arrays["classes"]
     if classes.dtype.kind != "U" or classes.ndim != 1:
         raise DatasetError(f"{file}: classes: expected names (K,), got {classes.dtype} {classes.shape}; correct them")
-    modality = modality_of(file, arrays, names[0], kind=kind, per_group=False)
+    modality = modality_of(file, arrays, names[0], kind=kind)
     if kind != "video" and values.dtype.kind == "f":
         values = np.where(np.isfinite(values), values, np.float32(np.nan))
     if storable(values, kind) is None:
@@ -275,11 +273,13 @@ def _read_answers(file: Path) -> dict[str, dict[int, str]]:
     return answers
 
 
-def split_labelled(file: Path, labelled: LabelledWindows) -> tuple[LabelledWindows, npt.NDArray[np.int64]]:
-    """Return the windows with the classes in use alone, and their splits (N,), of which train has every class.
+def read_labels(file: Path) -> WindowsForm:
+    """Return the labelled windows of an export with the classes in use alone.
 
-    The last fifths in time of each class are valid and test. Raise UsageError if the labels are too few for that.
+    The last fifths in time of each class are valid and test; train has every class. Raise DatasetError if export or
+    windows break the form, UsageError if the labels are too few for that.
     """
+    labelled = read_labelled(file)
     used, labels = np.unique(labelled.labels, return_inverse=True)
     names, counts = tuple(labelled.classes[number] for number in used.tolist()), np.bincount(labels)
     if len(names) < 2 or len(labels) < len(names) + 2:
@@ -293,46 +293,12 @@ def split_labelled(file: Path, labelled: LabelledWindows) -> tuple[LabelledWindo
         if not (splits == number).any():
             in_train = np.bincount(labels[splits == 0], minlength=len(names))
             splits[np.flatnonzero((splits == 0) & (in_train[labels] > 1))[-1]] = number
-    return replace(labelled, classes=names, labels=labels), splits
-
-
-def import_labels(
-    file: Path,
-    path: Path,
-    *,
-    name: str | None = None,
-    per_group: Sequence[str] = (),
-    source: str = "",
-    licence: str = "",
-    normal: str | None = None,
-) -> Dataset:
-    """Write a dataset of the labelled windows of an export.
-
-    Raise DatasetError if export or windows break the form, UsageError if labels are too few, or `path` exists.
-    """
-    labelled, splits = split_labelled(file, read_labelled(file))
-    task, labels = TaskSpec(labels=labelled.classes), labelled.labels
-    if normal is not None:
-        task, labels = normal_task(file, labelled.classes, labels, normal)
     kept, facts = labelled.windows, labelled.windows.facts
-    for unknown in sorted(set(per_group) - {kept.modality.name}):
-        raise UsageError(f"{file}: modality {unknown!r} is not in it; choose one of {kept.modality.name}")
-    modality = msgspec.structs.replace(kept.modality, normalise="per_group" if per_group else "none")
     metadata = {key.removeprefix(METADATA): array for key, array in facts.items() if key.startswith(METADATA)}
-    metadata["station"] = facts["group"]  # splits never share a group
-    arrays = {kept.modality.name: kept.values, "labels": labels, "times": facts["time"]}
-    return write_dataset(
-        path,
-        name=file.stem if name is None else name,
-        labels=task,
-        modalities=[modality],
-        splits={
-            split: {
-                **{key: array[splits == number] for key, array in arrays.items()},
-                "metadata": {key: array[splits == number] for key, array in metadata.items()},
-            }
-            for number, split in enumerate(SPLIT_NAMES)
-        },
-        source=source,
-        licence=licence,
+    return WindowsForm(
+        task=TaskSpec(labels=names),
+        modalities=[kept.modality],
+        columns={kept.modality.name: kept.values, "labels": labels, "times": facts["time"]},
+        metadata=metadata | {"station": facts["group"]},  # splits never share a group
+        splits=splits,
     )

@@ -1,22 +1,90 @@
-"""Labelled windows join the dataset that they extend, in a new dataset."""
+"""A dataset from windows of a file, or from those of another dataset and labelled ones that extend it."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from mmkd_edge.errors import UsageError
-from mmkd_edge.spec import ModalitySpec, task_text
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.interchange import METADATA
-from mmkd_models.data.importing.kept_windows import KeptWindows, read_labelled
+from mmkd_models.data.importing.interchange import METADATA, WindowsForm, read_interchange
+from mmkd_models.data.importing.kept_windows import KeptWindows, read_labelled, read_labels
 from mmkd_models.data.spec import SPLIT_NAMES, Values, decode_samples, frame_presence, windows_at_once, with_present
 from mmkd_models.data.windows import Rows, Windows
 from mmkd_models.data.writer import check_absent, write_dataset
+
+
+def import_windows(
+    file: Path,
+    path: Path,
+    *,
+    name: str | None = None,
+    per_group: Sequence[str] = (),
+    source: str = "",
+    licence: str = "",
+    target: str | None = None,
+    unit: str = "",
+    normal: str | None = None,
+) -> tuple[Dataset, WindowsForm]:
+    """Write a dataset of an interchange file (.npz), or of an export of labels of kept windows (.json).
+
+    Args:
+        per_group: modalities to z-score by group.
+        target: the file's target for a regression; None makes classes of `y`.
+        normal: the class of normal running; the others are known faults, which judge.
+
+    Raise DatasetError if the file breaks its form, UsageError if an option names what is missing, or `path` exists.
+    """
+    if unit and target is None:
+        raise UsageError("--unit: expected a --target that has it, got none; name the target")
+    if normal is not None and target is not None:
+        raise UsageError("--normal: cannot be combined with --target; leave one of them out")
+    form = read_labels(file) if file.suffix == ".json" else read_interchange(file, target=target, unit=unit)
+    task, columns, names = form.task, form.columns, [modality.name for modality in form.modalities]
+    if normal is not None:
+        task, labels = _normal_task(file, task.labels, columns["labels"], normal)
+        columns = {**columns, "labels": labels}
+    for unknown in sorted(set(per_group) - set(names)):
+        raise UsageError(f"{file}: modality {unknown!r} is not in it; choose one of {', '.join(names)}")
+    splits: dict[str, dict[str, AnyArray | dict[str, AnyArray]]] = {}
+    for number, split in enumerate(SPLIT_NAMES):
+        rows = form.splits == number
+        splits[split] = {key: array[rows] for key, array in columns.items()}
+        if form.metadata:
+            splits[split]["metadata"] = {fact: array[rows] for fact, array in form.metadata.items()}
+    dataset = write_dataset(
+        path,
+        name=file.stem if name is None else name,
+        labels=task,
+        modalities=[
+            msgspec.structs.replace(modality, normalise="per_group" if modality.name in per_group else "none")
+            for modality in form.modalities
+        ],
+        splits=splits,
+        source=source,
+        licence=licence,
+    )
+    return dataset, form
+
+
+def _normal_task(file: Path, classes: tuple[str, ...], y: AnyArray, normal: str) -> tuple[TaskSpec, AnyArray]:
+    """Return the task of normal running, whose first label is `normal`, and the labels `y` (N,) by it."""
+    if normal not in classes:
+        raise UsageError(f"--normal {normal}: {file} has no such class; choose one of {', '.join(classes)}")
+    if y.dtype.kind not in "iu" or (len(y) and not -1 <= int(y.min()) <= int(y.max()) < len(classes)):
+        raise DatasetError(
+            f"{file}: y: expected class numbers from -1 to {len(classes) - 1}, got {y.dtype} {y.min()} to {y.max()};"
+            " correct it"
+        )
+    names = (normal, *(name for name in classes if name != normal))
+    numbers = np.array([*map(names.index, classes), -1], dtype=np.int64)  # the last one is that of -1
+    return TaskSpec(kind="normal", labels=names), numbers[y]
 
 
 def add_labels(dataset: Dataset, file: Path, path: Path, *, name: str | None = None) -> tuple[Dataset, dict[str, int]]:
