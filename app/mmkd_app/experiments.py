@@ -18,8 +18,15 @@ from mmkd_edge.machine import require_modules, usable_cores
 from mmkd_edge.opening.options import OpenOptions
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset, shipped_dataset
-from mmkd_models.data.folds import check_seeds, fold_trainings
-from mmkd_models.data.labelled import ALL, Labelled, choose_labels, labelled_from_options, usual_labelled
+from mmkd_models.data.folds import (
+    ALL,
+    Labelled,
+    check_seeds,
+    choose_labels,
+    fold_trainings,
+    labelled_from_options,
+    usual_labelled,
+)
 from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, TEACHER_PRESET, default_trainings
 from mmkd_models.experiments.workers import Executor
 from mmkd_models.metrics.scores import DEFAULT_METRIC

@@ -33,7 +33,7 @@ from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import write_dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.folds import Labelled
 from mmkd_models.distillation.recipe import shipped_methods
 from mmkd_models.experiments.folder import RunResult
 from mmkd_models.experiments.plan import Candidate, Conditions, Entry, TeacherChoice, Trial

@@ -13,7 +13,7 @@ from mmkd_models.carried import CarriedWindows
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.batches import BatchSource
-from mmkd_models.data.labelled import Labelled, with_visible_labels
+from mmkd_models.data.folds import Labelled, with_visible_labels
 from mmkd_models.data.windows import OF_GROUPS
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.distillation.recipe import Recipe

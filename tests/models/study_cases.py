@@ -3,7 +3,7 @@
 import msgspec
 
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.folds import Labelled
 from mmkd_models.distillation.recipe import shipped_methods
 from mmkd_models.experiments.plan import Conditions, ExperimentPlan, Space, TeacherChoice
 from mmkd_models.train_config import TrainConfig

@@ -19,8 +19,7 @@ with loading("mmkd-data"):
     from mmkd_edge.errors import DatasetError, UsageError
     from mmkd_edge.machine import require_modules
     from mmkd_edge.outputs import check_file, lock_output
-    from mmkd_models.data.checking.describe import describe_dataset, headline
-    from mmkd_models.data.checking.findings import check_dataset
+    from mmkd_models.data.checking.findings import check_dataset, describe_dataset, headline
     from mmkd_models.data.dataset import locate_dataset, open_dataset, shipped_dataset, shipped_names
     from mmkd_models.data.for_devices import measure_reference
     from mmkd_models.data.importing.kept_windows import kept_tasks, write_tasks

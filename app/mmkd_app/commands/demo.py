@@ -26,7 +26,7 @@ with loading("mmkd-demo"):
     from mmkd_edge.opening.options import OpenOptions
     from mmkd_edge.outputs import lock_output
     from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
-    from mmkd_models.data.labelled import Labelled, label_option
+    from mmkd_models.data.folds import Labelled, label_option
     from mmkd_models.data.spec import refuse_normal
     from mmkd_models.experiments.workers import Executor
     from mmkd_models.networks.config import choice

@@ -21,8 +21,7 @@ with loading("mmkd-evaluate"):
     from mmkd_edge.machine import require_modules
     from mmkd_edge.outputs import lock_output
     from mmkd_models.data.dataset import Dataset, locate_dataset, open_dataset
-    from mmkd_models.data.folds import LeftOutDomains, fold_indices
-    from mmkd_models.data.labelled import Labelled, with_visible_labels
+    from mmkd_models.data.folds import Labelled, LeftOutDomains, fold_indices, with_visible_labels
     from mmkd_models.data.spec import SplitName, read_dataset_spec
     from mmkd_models.data.windows import Windows
     from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, default_trainings

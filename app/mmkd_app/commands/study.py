@@ -34,8 +34,7 @@ with loading("mmkd-study"):
     from mmkd_edge.machine import require_modules
     from mmkd_edge.outputs import check_folder
     from mmkd_models.data.dataset import Dataset, open_dataset
-    from mmkd_models.data.folds import FOLDS, fold_count
-    from mmkd_models.data.labelled import ALL, labelled_from_options
+    from mmkd_models.data.folds import ALL, FOLDS, fold_count, labelled_from_options
     from mmkd_models.data.spec import refuse_normal
     from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
     from mmkd_models.networks.config import choice, preset_named

@@ -14,8 +14,7 @@ from mmkd_app.training.tracking import Mlflow
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import TaskKind
 from mmkd_models.data.dataset import open_dataset
-from mmkd_models.data.folds import fold_indices
-from mmkd_models.data.labelled import ALL, Labelled, label_option, labelled_from_options, with_visible_labels
+from mmkd_models.data.folds import ALL, Labelled, fold_indices, label_option, labelled_from_options, with_visible_labels
 from mmkd_models.data.spec import refuse_normal
 from mmkd_models.defaults import AUGMENT, COMMITTEE, STUDENT_PRESET, STUDENT_TRAIN
 from mmkd_models.metrics.scores import DEFAULT_METRIC, METRICS, AnyMetric

@@ -18,7 +18,7 @@ from mmkd_documents.data import SplitFacts
 from mmkd_edge.errors import UsageError
 from mmkd_edge.machine import require_modules
 from mmkd_edge.spec import task_text
-from mmkd_models.data.checking.describe import count_splits
+from mmkd_models.data.checking.findings import count_splits
 from mmkd_models.data.checking.related import list_first
 from mmkd_models.data.dataset import make_windows
 from mmkd_models.data.importing.patterns import with_parts

@@ -24,8 +24,7 @@ from checks.study.pool import ALL_MODALITIES, OUTPUTS, pooled_results
 from mmkd_documents.study import NONE
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.dataset import Dataset, open_dataset
-from mmkd_models.data.folds import fold_trainings
-from mmkd_models.data.labelled import Labelled, usual_labelled
+from mmkd_models.data.folds import Labelled, fold_trainings, usual_labelled
 from mmkd_models.defaults import AUGMENT, METHOD, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
 from mmkd_models.distillation.recipe import shipped_methods
 from mmkd_models.experiments.experiment import run

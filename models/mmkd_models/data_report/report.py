@@ -19,8 +19,13 @@ from mmkd_documents.data import (
 )
 from mmkd_edge.errors import UsageError
 from mmkd_edge.outputs import csv_text
-from mmkd_models.data.checking.describe import count_splits, describe_channels, times_text
-from mmkd_models.data.checking.findings import find_everything, sort_findings
+from mmkd_models.data.checking.findings import (
+    count_splits,
+    describe_channels,
+    find_everything,
+    sort_findings,
+    times_text,
+)
 from mmkd_models.data.checking.levels import find_odd_recordings
 from mmkd_models.data.checking.related import describe_place, file_starts, note, problem, time_text
 from mmkd_models.data.checking.scan import Scan, scan_windows

@@ -12,8 +12,7 @@ from mmkd_documents.figures import MODEL_NAMES, Interval, Measure
 from mmkd_documents.judging import STUDENT, TEACHER, DomainFigures, ShiftFacts
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.folds import LeftOutDomains, find_domains, fold_without, shared_groups
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.folds import Labelled, LeftOutDomains, find_domains, fold_without, shared_groups
 from mmkd_models.evaluation.rivals import RivalName
 from mmkd_models.experiments.experiment import Experiment, ResultTable, run
 from mmkd_models.experiments.plan import Conditions

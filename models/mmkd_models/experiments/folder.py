@@ -20,8 +20,7 @@ from mmkd_edge.bundle.files import write_file
 from mmkd_edge.errors import CheckpointError
 from mmkd_edge.system import lock_file
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.folds import LeftOutDomains, fold_indices, fold_without
-from mmkd_models.data.labelled import Labelled, with_visible_labels
+from mmkd_models.data.folds import Labelled, LeftOutDomains, fold_indices, fold_without, with_visible_labels
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.gains import labels_spread_in_time

@@ -14,8 +14,7 @@ from mmkd_documents.study import NONE
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.folds import LeftOutDomains
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.folds import Labelled, LeftOutDomains
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.distillation.recipe import Method, Recipe
 from mmkd_models.evaluation.rivals import RIVALS, RivalName

@@ -31,8 +31,7 @@ from mmkd_edge.outputs import check_folder
 from mmkd_models.carried import carried_windows
 from mmkd_models.data.checking.related import refuse_shared_samples
 from mmkd_models.data.dataset import Dataset
-from mmkd_models.data.folds import check_seeds, fold_count, fold_indices
-from mmkd_models.data.labelled import choose_labels
+from mmkd_models.data.folds import check_seeds, choose_labels, fold_count, fold_indices
 from mmkd_models.distillation.learner import DistillLearner
 from mmkd_models.evaluation.gains import leak_of
 from mmkd_models.experiments import table

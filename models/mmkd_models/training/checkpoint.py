@@ -27,7 +27,7 @@ from mmkd_edge.errors import CheckpointError, unprintable_in
 from mmkd_edge.spec import ModalitySpec, TaskSpec, frames_fault, stored, task_fault
 from mmkd_models.carried import CarriedWindows, carried_from, carried_tensors
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.folds import Labelled
 from mmkd_models.distillation.recipe import Recipe
 from mmkd_models.network_bounds import check_bounds
 from mmkd_models.networks.committee import Committee, CommitteeFacts, committee_fault

@@ -21,8 +21,8 @@ from torch import Tensor
 from mmkd_edge.errors import UsageError
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_edge.spec import ModalitySpec, TaskKind, TaskSpec
+from mmkd_models.data.augment import with_clock_error
 from mmkd_models.data.batches import channel_statistics
-from mmkd_models.data.clock_error import with_clock_error
 from mmkd_models.data.labels import Labels
 from mmkd_models.data.windows import Windows, without_each
 from mmkd_models.losses.term import target_scale

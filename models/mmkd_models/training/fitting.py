@@ -13,8 +13,8 @@ from torch import nn
 
 from mmkd_edge.predict.preprocess import prepare_batch
 from mmkd_models.carried import carried_windows
+from mmkd_models.data.augment import with_clock_error
 from mmkd_models.data.batches import BatchSource, channel_movement, channel_statistics, spread_rows
-from mmkd_models.data.clock_error import with_clock_error
 from mmkd_models.data.windows import Windows, without_each
 from mmkd_models.distillation.learner import SupervisedLearner
 from mmkd_models.distillation.recipe import Recipe

@@ -12,7 +12,7 @@ import msgspec
 from mmkd_edge.errors import UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.labelled import ALL, Labelled
+from mmkd_models.data.folds import ALL, Labelled
 from mmkd_models.data.labels import absent_labels
 from mmkd_models.data.windows import Windows
 from mmkd_models.networks.config import MemberKind

@@ -13,7 +13,7 @@ from mmkd_app.commands.evaluate import main as evaluate_main
 from mmkd_app.experiments import ComparisonOptions, comparison_of
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import write_dataset
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.folds import Labelled
 from mmkd_models.experiments.experiment import Experiment, run
 from mmkd_models.experiments.sensors import JUDGED_FILE, pair_experiment, pair_rows, possible_rivals
 from tests.app.pages.rendered import render_sensors

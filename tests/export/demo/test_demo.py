@@ -35,7 +35,7 @@ from mmkd_edge.errors import GateError, MmkdError, UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.dataset import shipped_dataset
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.folds import Labelled
 from mmkd_models.distillation.recipe import default_recipe
 from mmkd_models.experiments.experiment import Experiment, ResultTable
 from mmkd_models.experiments.experiment import run as run_experiment

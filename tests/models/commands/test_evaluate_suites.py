@@ -11,7 +11,7 @@ from mmkd_edge import example_bundle
 from mmkd_edge.install.keys import make_keys
 from mmkd_edge.spec import task_text
 from mmkd_models.data import write_dataset
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.folds import Labelled
 from mmkd_models.evaluation.faults import NAMES
 from mmkd_models.evaluation.rivals import RIVALS
 from mmkd_models.training.checkpoint import read_student, write_student

@@ -10,7 +10,7 @@ import pytest
 from mmkd_app.commands.study import run_study
 from mmkd_documents.study import StudyDocument
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.folds import Labelled
 from mmkd_models.training.checkpoint import read_student, read_teacher
 from tests.edge.said import said
 

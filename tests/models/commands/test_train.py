@@ -28,7 +28,7 @@ from mmkd_edge import example_bundle
 from mmkd_edge.derive import derive_batch
 from mmkd_edge.errors import UsageError
 from mmkd_edge.outputs import lock_output
-from mmkd_models.data.labelled import Labelled, with_visible_labels
+from mmkd_models.data.folds import Labelled, with_visible_labels
 from mmkd_models.training.checkpoint import file_sha256, read_student, read_teacher, write_student
 from tests.edge.said import said
 

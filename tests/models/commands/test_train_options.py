@@ -21,7 +21,7 @@ from mmkd_app.training.checkpoints import write_student_and_report
 from mmkd_app.training.tracking import tracked
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.folds import Labelled
 from mmkd_models.distillation.recipe import Recipe, chosen_recipe, taught_by
 from mmkd_models.networks.config import teacher_config
 from mmkd_models.networks.student import count_values

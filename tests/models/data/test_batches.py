@@ -14,9 +14,8 @@ from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.predict.preprocess import check_window, prepare, prepare_batch
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import Recording, open_dataset, write_dataset, write_recordings
-from mmkd_models.data.augment import AugmentConfig, augment_batch
+from mmkd_models.data.augment import AugmentConfig, augment_batch, with_clock_error
 from mmkd_models.data.batches import BatchSource, channel_movement, channel_statistics
-from mmkd_models.data.clock_error import with_clock_error
 from mmkd_models.data.for_devices import measure_reference, read_recordings
 from mmkd_models.data.windows import StoredWindows
 from mmkd_models.evaluation.suites.faults import sensors_of, with_fault

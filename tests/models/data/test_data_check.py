@@ -9,8 +9,7 @@ import pytest
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import open_dataset, shipped_dataset, write_dataset
-from mmkd_models.data.checking.describe import describe_dataset, headline
-from mmkd_models.data.checking.findings import check_dataset
+from mmkd_models.data.checking.findings import check_dataset, describe_dataset, headline
 from mmkd_models.data.checking.levels import level_findings
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.for_devices import measure_reference

@@ -5,7 +5,7 @@ import pytest
 
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data import check_dataset, open_dataset
-from mmkd_models.data.checking.describe import describe_dataset
+from mmkd_models.data.checking.findings import describe_dataset
 from mmkd_models.data.importing.window_files import import_windows
 from tests.edge.said import said
 

@@ -13,21 +13,19 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import check_dataset, fold_indices, label_subset, open_dataset, shipped_dataset, write_dataset
 from mmkd_models.data.checking.related import find_overlaps, refuse_shared_samples
 from mmkd_models.data.folds import (
-    LeftOutDomains,
-    check_seeds,
-    find_domains,
-    fold_count,
-    fold_without,
-    part_of_windows,
-    shared_groups,
-)
-from mmkd_models.data.labelled import (
     A_TENTH,
     ALL,
     Labelled,
+    LeftOutDomains,
+    check_seeds,
     choose_labels,
+    find_domains,
+    fold_count,
+    fold_without,
     label_option,
     labelled_from_options,
+    part_of_windows,
+    shared_groups,
     usual_labelled,
 )
 from mmkd_models.data.labels import block_length

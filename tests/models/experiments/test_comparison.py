@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmkd_edge.errors import CheckpointError, UsageError
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.folds import Labelled
 from mmkd_models.experiments.experiment import Experiment, run
 from mmkd_models.experiments.folder import fold_data, spread_in_time
 from mmkd_models.experiments.runs import Progress, make_runs

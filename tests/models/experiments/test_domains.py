@@ -9,8 +9,7 @@ import pytest
 from mmkd_app.commands.study import run_study
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data import write_dataset
-from mmkd_models.data.folds import LeftOutDomains, fold_without
-from mmkd_models.data.labelled import ALL, Labelled
+from mmkd_models.data.folds import ALL, Labelled, LeftOutDomains, fold_without
 from mmkd_models.experiments.domains import judge_shift, mean_over_domains, shift_seeds
 from mmkd_models.experiments.experiment import Experiment, run
 from mmkd_models.experiments.folder import fold_data

@@ -15,7 +15,7 @@ import pytest
 
 from mmkd_app.commands.study import run_study
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.labelled import ALL
+from mmkd_models.data.folds import ALL
 from mmkd_models.evaluation.rivals import Rivals
 from mmkd_models.experiments.folder import fold_data
 from mmkd_models.training.checkpoint import StudentCheckpoint, read_student

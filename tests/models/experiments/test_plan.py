@@ -10,8 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import study_cases as cases
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.folds import LeftOutDomains
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.folds import Labelled, LeftOutDomains
 from mmkd_models.distillation.recipe import Method, Recipe
 from mmkd_models.experiments import plan
 from mmkd_models.losses.logits import LogitTerm

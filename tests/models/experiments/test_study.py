@@ -17,7 +17,7 @@ import study_cases as cases
 
 from mmkd_documents.study import PairLatency, StudyDocument
 from mmkd_edge.errors import PerformanceError, UsageError
-from mmkd_models.data.labelled import Labelled
+from mmkd_models.data.folds import Labelled
 from mmkd_models.experiments.folder import Folder, fold_data
 from mmkd_models.experiments.plan import Candidate, Entry, Search, TeacherChoice, Trial
 from mmkd_models.experiments.runs import run_trial, trial_result

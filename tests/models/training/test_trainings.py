@@ -16,7 +16,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_export.inspect.files import inspect_file
 from mmkd_models.data import open_dataset, write_dataset
 from mmkd_models.data.augment import AugmentConfig
-from mmkd_models.data.labelled import Labelled, with_visible_labels
+from mmkd_models.data.folds import Labelled, with_visible_labels
 from mmkd_models.data.windows import WindowSource
 from mmkd_models.distillation.recipe import Recipe, term_from_text
 from mmkd_models.losses.logits import LogitTerm

@@ -13,8 +13,14 @@ from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_edge.spec import ModalitySpec, TaskSpec, task_text
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
-from mmkd_models.data.importing.interchange import METADATA, WindowsForm, read_interchange
-from mmkd_models.data.importing.kept_windows import KeptWindows, read_labelled, read_labels
+from mmkd_models.data.importing.kept_windows import (
+    METADATA,
+    KeptWindows,
+    WindowsForm,
+    read_interchange,
+    read_labelled,
+    read_labels,
+)
 from mmkd_models.data.spec import SPLIT_NAMES, Values, decode_samples, frame_presence, windows_at_once, with_present
 from mmkd_models.data.windows import Rows, Windows
 from mmkd_models.data.writer import check_absent, write_dataset
