@@ -28,18 +28,13 @@ class TrainingEmbeddings:
 class NoveltyScore(nn.Module):
     """Squared distance of an embedding from the nearest centre, in float32."""
 
-    middle: Tensor
-    squares: Tensor
-    weight: Tensor
-    bias: Tensor
-
     def __init__(self, embeddings: TrainingEmbeddings) -> None:
         super().__init__()
         scale, shift, centres = embeddings.scale.double(), embeddings.shift.double(), embeddings.centres.double()
-        self.register_buffer("middle", (-shift / scale).float())
-        self.register_buffer("squares", scale.square().float()[:, None])
-        self.register_buffer("weight", (-2.0 * scale[:, None] * centres.T).float().contiguous())
-        self.register_buffer("bias", centres.square().sum(1).float())
+        self.middle = nn.Buffer((-shift / scale).float())
+        self.squares = nn.Buffer(scale.square().float()[:, None])
+        self.weight = nn.Buffer((-2.0 * scale[:, None] * centres.T).float().contiguous())
+        self.bias = nn.Buffer(centres.square().sum(1).float())
 
     def forward(self, embedding: Tensor) -> Tensor:
         """(B, D) -> (B, 1): s^2 z^2 - 2 s z c + |c|^2 of the nearest c; z is the embedding minus the middle."""

@@ -189,12 +189,10 @@ class PairedSource:
 class AdaptLearner(nn.Module):
     """Trains a student in place. `targets` (N, K) are of the first `offset` windows, the new ones, then of the old."""
 
-    targets: Tensor
-
     def __init__(self, network: nn.Module, *, modality: str, targets: Tensor, offset: int) -> None:
         super().__init__()
         self.network, self.modality, self.offset = network, modality, offset
-        self.register_buffer("targets", targets.float(), persistent=False)
+        self.targets = nn.Buffer(targets.float(), persistent=False)
 
     def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Return the cross-entropies of new and old windows and their mean, `loss`."""

@@ -42,15 +42,12 @@ _CHUNK_VALUES = 2**19  # numbers of an intermediate tensor that fit into a cache
 
 
 class _Group(nn.Module):
-    weight: Tensor  # (F, C, 9), divided by the ramp; 0 for unread channels
-    bias: Tensor  # (F,): the ramp rises from 0 to 1 around the drawn bias
-    reads: Tensor  # (F, C) channels that a kernel reads; rows sum to 1
-
     def __init__(self, config: ConvolutionGroup, channels: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.zeros(config.features, channels, LENGTH))
-        self.register_buffer("bias", torch.zeros(config.features))
-        self.register_buffer("reads", torch.zeros(config.features, channels))
+        # Divided by the ramp; 0 for unread channels.
+        self.weight = nn.Buffer(torch.zeros(config.features, channels, LENGTH))
+        self.bias = nn.Buffer(torch.zeros(config.features))  # (F,): the ramp rises from 0 to 1 around the drawn bias
+        self.reads = nn.Buffer(torch.zeros(config.features, channels))  # that a kernel reads; rows sum to 1
 
 
 class _Kernels(nn.Module):
@@ -83,22 +80,12 @@ class ConvolutionFeatures(nn.Module):
     features 0, the training mean.
     """
 
-    of_dilation: Tensor  # (F, D) 1 if a feature has a dilation
-    counted: Tensor  # (2 D, 1, P) 1 if a position counts, padded and not
-    reads: Tensor  # (F, 2 C) channels that a kernel reads, padded and not
-    mean: Tensor
-    std: Tensor
-    raw_mean: Tensor
-    raw_std: Tensor
-    feature_mean: Tensor
-    feature_std: Tensor
-
     def __init__(self, modality: ModalitySpec, config: ConvolutionsConfig) -> None:
         super().__init__()
         self.view, self.is_series = series_view(modality), modality.kind == "series"
         if not self.is_series:
-            self.register_buffer("raw_mean", torch.zeros(len(modality.channels)))
-            self.register_buffer("raw_std", torch.ones(len(modality.channels)))
+            self.raw_mean = nn.Buffer(torch.zeros(len(modality.channels)))
+            self.raw_std = nn.Buffer(torch.ones(len(modality.channels)))
         samples, channels = self.view.spec.shape
         self.config = config
         self.groups = nn.ModuleList(_Group(group, channels) for group in config.groups)
@@ -109,14 +96,15 @@ class ConvolutionFeatures(nn.Module):
         edges = [edge for dilation, _ in dilations for edge in (0, _REACH * dilation)]
         counted = torch.stack([_inside(samples, edge, config.stride) for edge in edges])
         of_dilation = torch.cat([row.expand(size, -1) for row, size in zip(torch.eye(len(sizes)), sizes, strict=True)])
-        self.register_buffer("of_dilation", of_dilation, persistent=False)
-        self.register_buffer("counted", counted[:, None].float(), persistent=False)
-        self.register_buffer("reads", torch.zeros(config.features, 2 * channels), persistent=False)
+        self.of_dilation = nn.Buffer(of_dilation, persistent=False)  # (F, D) 1 if a feature has a dilation
+        self.counted = nn.Buffer(counted[:, None].float(), persistent=False)  # 1 if a position counts, padded and not
+        # (F, 2 C) channels that a kernel reads, padded and not
+        self.reads: Tensor = nn.Buffer(torch.zeros(config.features, 2 * channels), persistent=False)
         self.register_load_state_dict_post_hook(_join)  # type: ignore[no-untyped-call]
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
-        self.register_buffer("feature_mean", torch.zeros(config.features))
-        self.register_buffer("feature_std", torch.ones(config.features))
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.std = nn.Buffer(torch.ones(channels))
+        self.feature_mean = nn.Buffer(torch.zeros(config.features))
+        self.feature_std = nn.Buffer(torch.ones(config.features))
 
     def forward(self, values: Tensor, present: Tensor) -> Tensor:
         """(B, T, C), (B, T, C) -> (B, F), in standard deviations of the training features."""

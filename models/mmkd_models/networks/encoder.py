@@ -49,8 +49,6 @@ def blank_inputs(modality: ModalitySpec) -> tuple[Tensor, Tensor]:
 class Encoder(nn.Module):
     """One modality's window -> tokens."""
 
-    coverage: Tensor
-
     def __init__(self, modality: ModalitySpec, config: EncoderConfig) -> None:
         super().__init__()
         front = front_of(modality, config)
@@ -65,7 +63,7 @@ class Encoder(nn.Module):
             matrix = np.zeros((front.positions, self.length), dtype=np.float32)
             matrix[np.arange(front.positions), np.arange(front.positions) // self.stride] = 1.0
             coverage = torch.from_numpy(matrix / matrix.sum(0, keepdims=True))
-            self.register_buffer("coverage", coverage, persistent=False)
+            self.coverage = nn.Buffer(coverage, persistent=False)
         self.front = front
         self.stem = strided_stem(front.width, config.width, strides)
         self.spectrum = nn.Linear(front.spectrum, config.width)

@@ -67,7 +67,6 @@ class IntervalFeatures(nn.Module):
     raw_std: Tensor
     feature_mean: Tensor
     feature_scale: Tensor
-    basis: Tensor  # (T, 2 bins) cosines and sines
 
     def __init__(self, modality: ModalitySpec) -> None:
         super().__init__()
@@ -80,7 +79,7 @@ class IntervalFeatures(nn.Module):
             self.register_buffer(name, torch.zeros(size) if name.endswith("mean") else torch.ones(size))
         turns = torch.outer(torch.arange(samples), torch.arange(1, self.bins + 1)).double() * (2 * torch.pi / samples)
         basis = torch.cat([turns.cos(), turns.sin()], dim=1) / samples**0.5
-        self.register_buffer("basis", basis.float(), persistent=False)
+        self.basis = nn.Buffer(basis.float(), persistent=False)  # (T, 2 bins) cosines and sines
         lengths = (samples, samples - 1)[:samples]  # a single sample has no difference
         interval_samples = [length >> self.depth << self.depth >> d for length in lengths for d in self._depths]
         for number, size in enumerate(interval_samples):

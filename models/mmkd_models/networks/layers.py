@@ -53,15 +53,12 @@ class Tokens:
 class AnswerHead(nn.Module):
     """The output of a network, without weights; a regression has mean and std (1,) of training targets."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, kind: TaskKind) -> None:
         super().__init__()
         self.kind = kind
         if kind == "regression":
-            self.register_buffer("mean", torch.zeros(1))
-            self.register_buffer("std", torch.ones(1))
+            self.mean = nn.Buffer(torch.zeros(1))
+            self.std = nn.Buffer(torch.ones(1))
 
     def logits(self, raw: Tensor) -> Tensor:
         """(B, K) -> (B, K): logits, or a regression's numbers in the target's unit, (B, 1)."""

@@ -23,17 +23,14 @@ from mmkd_models.tensors import same_tensors
 class Convolutions(nn.Module):
     """A linear map from all convolutional features to K outputs."""
 
-    weight: Tensor
-    bias: Tensor
-
     def __init__(
         self, modalities: Sequence[ModalitySpec], configs: Mapping[str, ConvolutionsConfig], outputs: int
     ) -> None:
         super().__init__()
         self.names = tuple(modality.name for modality in modalities)
         self.features = nn.ModuleDict({spec.name: ConvolutionFeatures(spec, configs[spec.name]) for spec in modalities})
-        self.register_buffer("weight", torch.zeros(sum(configs[name].features for name in self.names), outputs))
-        self.register_buffer("bias", torch.zeros(outputs))
+        self.weight = nn.Buffer(torch.zeros(sum(configs[name].features for name in self.names), outputs))
+        self.bias = nn.Buffer(torch.zeros(outputs))
 
     @property
     def configs(self) -> dict[str, ConvolutionsConfig]:

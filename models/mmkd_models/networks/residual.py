@@ -16,13 +16,10 @@ class ResidualHead(nn.Module):
     Associated With Principal Component Analysis", Technometrics 21, 1979). `scale` makes a median of 1.
     """
 
-    components: Tensor  # (F, K), orthonormal
-    scale: Tensor  # ()
-
     def __init__(self, features: int, components: int) -> None:
         super().__init__()
-        self.register_buffer("components", torch.zeros(features, components))
-        self.register_buffer("scale", torch.ones(()))
+        self.components = nn.Buffer(torch.zeros(features, components))  # (F, K), orthonormal
+        self.scale = nn.Buffer(torch.ones(()))  # ()
 
     def forward(self, embedding: Tensor) -> Tensor:
         """(B, F) -> (B, 1)."""

@@ -26,9 +26,6 @@ class StepStudent(nn.Module):
     `ExportStudent`, errors as in `causal_encoder`.
     """
 
-    places: Tensor
-    codes: Tensor
-
     def __init__(
         self, student: Student, *, temperature: float = 1.0, embeddings: TrainingEmbeddings | None = None
     ) -> None:
@@ -39,10 +36,10 @@ class StepStudent(nn.Module):
         self.head, self.answer = student.head, student.answer
         self.novelty = None if embeddings is None else NoveltyScore(embeddings)
         places = torch.arange(self.encoder.length, dtype=torch.float32)[None]
-        self.register_buffer("places", places, persistent=False)
+        self.places = nn.Buffer(places, persistent=False)
         # By age, the newest first; a block as old as the window is not seen.
         relative = self.encoder.relative.detach()
-        self.register_buffer("codes", F.pad(relative.flip(-1), (0, 1), value=FORBIDDEN), persistent=False)
+        self.codes = nn.Buffer(F.pad(relative.flip(-1), (0, 1), value=FORBIDDEN), persistent=False)
 
     def state_shapes(self) -> dict[str, tuple[tuple[int, ...], int | None]]:
         """Return each state's name, in order, with its shape and slot axis, or None without slots.

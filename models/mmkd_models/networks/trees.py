@@ -74,15 +74,13 @@ class Forest(nn.Module):
 class StudentTrees(Forest):
     """The trees of a student, whose logits count `scale` times."""
 
-    scale: Tensor
-
     def __init__(self, config: TreesConfig, outputs: int, *, kind: TaskKind) -> None:
         shapes = {"roots": (config.trees,), "fractions": (config.leaves, outputs)}
         arrays = {
             name: torch.zeros(shapes.get(name, (config.nodes,)), dtype=dtype) for name, dtype in TREES_DTYPES.items()
         }
         super().__init__(arrays, kind=kind)
-        self.register_buffer("scale", torch.ones(1))
+        self.scale = nn.Buffer(torch.ones(1))
 
     @property
     def config(self) -> TreesConfig:

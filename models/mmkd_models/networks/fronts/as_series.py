@@ -16,12 +16,10 @@ _CELLS = 8  # cells of a side of the grid; fewer if a frame has fewer pixels
 class _SoundAsSeries(nn.Module):
     """(B, T, C) and presence -> log-mels (B, N, C M) and presence."""
 
-    ones: Tensor
-
     def __init__(self, modality: ModalitySpec) -> None:
         super().__init__()
         self.mels = LogMels(modality)
-        self.register_buffer("ones", torch.ones(1, self.mels.count), persistent=False)
+        self.ones = nn.Buffer(torch.ones(1, self.mels.count), persistent=False)
         self.spec = _series(modality, self.mels.positions, len(modality.channels) * self.mels.count)
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,18 +32,13 @@ class _SoundAsSeries(nn.Module):
 class _VideoAsSeries(nn.Module):
     """(B, T, H, W, C) and presence (B, T, 1) -> means of a grid's cells (B, T, cells) and presence."""
 
-    down: Tensor
-    across: Tensor
-    ones: Tensor
-
     def __init__(self, modality: ModalitySpec) -> None:
         super().__init__()
         _, height, width, _ = modality.shape
         self.frame = (modality.samples, height, width)
-        for name, pixels in (("down", height), ("across", width)):
-            self.register_buffer(name, _cells(pixels), persistent=False)
+        self.down, self.across = (nn.Buffer(_cells(pixels), persistent=False) for pixels in (height, width))
         cells = len(self.down) * len(self.across)
-        self.register_buffer("ones", torch.ones(1, cells), persistent=False)
+        self.ones = nn.Buffer(torch.ones(1, cells), persistent=False)
         self.spec = _series(modality, modality.samples, cells)
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:

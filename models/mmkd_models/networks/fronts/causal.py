@@ -47,19 +47,14 @@ class CausalFront(nn.Module):
     Blocks have S = `stride` samples, windows W `tokens`, and there are at most `bands` filters F.
     """
 
-    mean: Tensor
-    std: Tensor
-    filters: Tensor
-    levels: Tensor
-
     def __init__(self, modality: ModalitySpec, *, stride: int, tokens: int, bands: int, products: bool = True) -> None:
         super().__init__()
         channels = len(modality.channels)
         filters = _filters(max(stride, min(stride * tokens, _MAX_FILTER)), bands)
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
-        self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("levels", torch.tensor(LEVELS), persistent=False)
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.std = nn.Buffer(torch.ones(channels))
+        self.filters = nn.Buffer(filters, persistent=False)
+        self.levels = nn.Buffer(torch.tensor(LEVELS), persistent=False)
         self.channels, self.stride, self.tokens = channels, stride, tokens
         self.taps, self.bands = filters.shape[0], filters.shape[1] // 2
         self.history = max(1, self.taps - stride)
@@ -182,21 +177,15 @@ def _filters(taps: int, bands: int) -> Tensor:
 class CausalSound(nn.Module):
     """Waveform and presence -> normalised log-mels as a series, one frame of two hops per hop."""
 
-    mean: Tensor
-    std: Tensor
-    mel_mean: Tensor
-    mel_std: Tensor
-    every_mel: Tensor
-
     def __init__(self, mels: LogMels, channels: int, inner: CausalFront) -> None:
         super().__init__()
         self.mels, self.inner, self.channels = mels, inner, channels
         self.before = mels.hop
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
-        self.register_buffer("mel_mean", torch.zeros(channels, mels.count))
-        self.register_buffer("mel_std", torch.ones(channels, mels.count))
-        self.register_buffer("every_mel", torch.ones(1, mels.count), persistent=False)
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.std = nn.Buffer(torch.ones(channels))
+        self.mel_mean = nn.Buffer(torch.zeros(channels, mels.count))
+        self.mel_std = nn.Buffer(torch.ones(channels, mels.count))
+        self.every_mel = nn.Buffer(torch.ones(1, mels.count), persistent=False)
 
     def forward(self, values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(B, (N + 1) hop, C) values and presence -> log-mels (B, N, C M), 0 if missing, and presence."""

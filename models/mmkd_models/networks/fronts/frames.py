@@ -29,9 +29,6 @@ class FrameFront(nn.Module):
     passes over pixels take most of the time.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, modality: ModalitySpec, width: int) -> None:
         super().__init__()
         _, height, across, channels = modality.shape
@@ -40,8 +37,8 @@ class FrameFront(nn.Module):
                 f"modality {modality.name!r}: expected frames of {_MIN_PIXELS} to {_MAX_PIXELS} rows and columns, got "
                 f"{height} rows of {across} pixels; import them at another size"
             )
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.std = nn.Buffer(torch.ones(channels))
         self.shape = self.map = (channels, height, across)
         self.patches: nn.Sequential | None = None
         if min(height, across) >= _LATE_FROM:

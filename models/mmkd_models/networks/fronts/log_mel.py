@@ -40,11 +40,6 @@ class LogMels(nn.Module):
     A frame needs half of its samples, whose power is divided by their fraction. Samples after the last hop are ignored.
     """
 
-    window: Tensor
-    even: Tensor
-    odd: Tensor
-    filters: Tensor
-
     def __init__(self, modality: ModalitySpec) -> None:
         super().__init__()
         samples = modality.samples
@@ -54,9 +49,8 @@ class LogMels(nn.Module):
                 f"{samples}; take longer windows, or the kind series"
             )
         self.hop = hop_samples(modality)
-        names = ("window", "even", "odd", "filters")
-        for name, matrix in zip(names, mel_matrices(2 * self.hop, modality.rate_hz), strict=True):
-            self.register_buffer(name, matrix, persistent=False)
+        matrices = mel_matrices(2 * self.hop, modality.rate_hz)
+        self.window, self.even, self.odd, self.filters = (nn.Buffer(part, persistent=False) for part in matrices)
         self.blocks = samples // self.hop
         self.positions = self.blocks - 1
         self.count = self.filters.shape[1]
@@ -96,19 +90,14 @@ class LogMelFront(nn.Module):
     Buffers hold training statistics of samples and log-mels (C, M).
     """
 
-    mean: Tensor
-    std: Tensor
-    mel_mean: Tensor
-    mel_std: Tensor
-
     def __init__(self, modality: ModalitySpec) -> None:
         super().__init__()
         channels = len(modality.channels)
         self.mels = LogMels(modality)
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
-        self.register_buffer("mel_mean", torch.zeros(channels, self.mels.count))
-        self.register_buffer("mel_std", torch.ones(channels, self.mels.count))
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.std = nn.Buffer(torch.ones(channels))
+        self.mel_mean = nn.Buffer(torch.zeros(channels, self.mels.count))
+        self.mel_std = nn.Buffer(torch.ones(channels, self.mels.count))
         self.positions = self.mels.positions
         self.spectrum = channels * self.mels.count
         self.width = 2 * self.spectrum + channels

@@ -34,27 +34,19 @@ class FrontEnd(nn.Module):
     slope.
     """
 
-    mean: Tensor
-    std: Tensor
-    movement: Tensor
-    time: Tensor
-    spectrum_basis: Tensor
-    spectrum_bands: Tensor
-    levels: Tensor
-
     def __init__(self, modality: ModalitySpec, bands: int, *, movement: bool = False) -> None:
         super().__init__()
         samples, channels = modality.shape
         basis, pooling = _spectrum_matrices(samples, bands)
         self.has_movement = movement
         if movement:
-            self.register_buffer("movement", torch.ones(channels))
-            self.register_buffer("time", torch.linspace(-1, 1, samples)[:, None], persistent=False)
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
-        self.register_buffer("spectrum_basis", basis, persistent=False)
-        self.register_buffer("spectrum_bands", pooling, persistent=False)
-        self.register_buffer("levels", torch.tensor(LEVELS), persistent=False)
+            self.movement = nn.Buffer(torch.ones(channels))
+            self.time = nn.Buffer(torch.linspace(-1, 1, samples)[:, None], persistent=False)
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.std = nn.Buffer(torch.ones(channels))
+        self.spectrum_basis = nn.Buffer(basis, persistent=False)
+        self.spectrum_bands = nn.Buffer(pooling, persistent=False)
+        self.levels = nn.Buffer(torch.tensor(LEVELS), persistent=False)
         self.bands = pooling.shape[1]
         self.statistics = (_STATISTICS + movement) * channels + channels * channels
         self.positions, self.width, self.spectrum = samples, (3 + movement) * channels, channels * self.bands
@@ -116,16 +108,12 @@ class LongFrontEnd(nn.Module):
     samples as the last axis.
     """
 
-    mean: Tensor
-    std: Tensor
-    levels: Tensor
-
     def __init__(self, modality: ModalitySpec, bands: int, *, frame: int) -> None:
         super().__init__()
         self.samples, channels = modality.shape
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
-        self.register_buffer("levels", torch.tensor(LEVELS), persistent=False)
+        self.mean = nn.Buffer(torch.zeros(channels))
+        self.std = nn.Buffer(torch.ones(channels))
+        self.levels = nn.Buffer(torch.tensor(LEVELS), persistent=False)
         self.cuts = _spectrum_cuts(self.samples, frame)
         frames, length = self.cuts[0]
         self.stretch = min(length, max(_MIN_STRETCH, -(-_DISTRIBUTION // frames)))
