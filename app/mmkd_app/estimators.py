@@ -7,6 +7,7 @@ Windows are X (n, T) or (n, T, C), NaN = missing. Training and validation never 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -32,11 +33,11 @@ from mmkd_models.training.students import train_student
 _PARTS = 4  # of the windows or groups; one validates
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class _Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    rate_hz: float
-    size: str
-    steps: int | None
-    seed: int
+    rate_hz: float = 1.0
+    steps: int | None = None
+    seed: int = 0
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Any:
         """Train on three quarters of the windows, or of the groups (n,); the others validate."""
@@ -96,6 +97,7 @@ class _Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return TrainingRun(train=train, augment=AUGMENT)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class StudentClassifier(_Classifier):
     """A student of one sensor on labels only, as `mmkd-train student` trains it.
 
@@ -106,20 +108,8 @@ class StudentClassifier(_Classifier):
         steps: of the transformer's training; by default as shipped.
     """
 
-    def __init__(
-        self,
-        *,
-        rate_hz: float = 1.0,
-        size: str = STUDENT_PRESET,
-        members: Sequence[str] = ("transformer",),
-        steps: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.rate_hz = rate_hz
-        self.size = size
-        self.members = members
-        self.steps = steps
-        self.seed = seed
+    size: str = STUDENT_PRESET
+    members: Sequence[str] = ("transformer",)
 
     def _train(self, data: TrainingData) -> Student:
         members = student_members(",".join(self.members))
@@ -127,6 +117,7 @@ class StudentClassifier(_Classifier):
         return Student(train_student(TrainingRequest(data, "sensor", config, self._run(STUDENT_TRAIN))))
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class MultimodalClassifier(_Classifier):
     """A teacher of several sensors, as `mmkd-train teacher` trains it.
 
@@ -138,20 +129,8 @@ class MultimodalClassifier(_Classifier):
         steps: of the transformer's training; by default as shipped.
     """
 
-    def __init__(
-        self,
-        *,
-        sensors: Mapping[str, Sequence[int]] | None = None,
-        rate_hz: float = 1.0,
-        size: str = TEACHER_PRESET,
-        steps: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.sensors = sensors
-        self.rate_hz = rate_hz
-        self.size = size
-        self.steps = steps
-        self.seed = seed
+    sensors: Mapping[str, Sequence[int]] | None = None
+    size: str = TEACHER_PRESET
 
     def _by_sensor(self, values: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
         if self.sensors is None:
