@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmkd_edge.errors import UsageError
-from mmkd_models.data.checking.related import find_overlaps
+from mmkd_models.data.checking.related import find_overlaps, list_first
 from mmkd_models.data.labels import WRITE_GROUPS, Labels, absent_labels, find_strata, hide_labels
 from mmkd_models.data.windows import Rows, Windows
 
@@ -19,7 +19,6 @@ FOLDS = 5
 _MIN_FOLDS = 3  # one to judge, one to choose by, one to train on
 _MAX_DOMAINS = 10
 _MIN_WINDOWS = 20  # labelled windows of a domain: with fewer a score is noise
-_MAX_NAMED = 3
 _DRAWS = 1000  # random draws of groups before a greedy choice
 _MIN_GROUPS = 6  # a third of them is at least two groups
 
@@ -233,9 +232,7 @@ def _pool(windows: Windows, names: npt.NDArray[Any], number: Rows) -> tuple[tupl
     texts = []
     for pool in range(int(pools.max()) + 1):
         members = names[np.unique(number[pools == pool])].tolist()
-        more = f" and {len(members) - _MAX_NAMED} more" if len(members) > _MAX_NAMED else ""
-        listed = ", ".join(map(str, members[:_MAX_NAMED])) + more
-        texts.append(f"{members[0]:.12g} to {members[-1]:.12g}" if is_float else listed)
+        texts.append(f"{members[0]:.12g} to {members[-1]:.12g}" if is_float else list_first(members))
     return tuple(texts), pools
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -18,7 +18,7 @@ from mmkd_edge.spec import ModalitySpec
 from mmkd_models.arrays import ArraysError, check_whole, let_go
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.labels import Labels, block_length, is_labelled
-from mmkd_models.data.spec import DatasetSpec, Values, decode_samples, window_bytes, with_present
+from mmkd_models.data.spec import DatasetSpec, Values, decode_samples, window_bytes, windows_at_once, with_present
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -372,6 +372,13 @@ def mean_and_std(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt
     std = np.sqrt(np.square(deviation).sum(axis=0) / count)
     constant = std <= 1e-12 * np.abs(mean)  # rounding in the mean leaves a few float64 steps
     return mean, np.where(constant, 1.0, std)
+
+
+def raw_blocks(windows: Windows, modality: ModalitySpec) -> Iterator[Values]:
+    """Yield windows (B, ...) in raw units, in order, as many at a time as memory takes."""
+    block = windows_at_once(modality)
+    for start in range(0, len(windows), block):
+        yield windows.source.gather(modality, windows.rows[start : start + block], shift_s=None)
 
 
 def raw_values(windows: Windows, *, modality: ModalitySpec, rows: Rows) -> Floats:

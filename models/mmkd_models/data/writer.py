@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset, make_windows, open_dataset, window_counts
 from mmkd_models.data.labels import UNKNOWN
 from mmkd_models.data.spec import (
+    FULL_SCALE,
+    MISSING_COUNT,
     SPEC_FILE,
     SPLIT_NAMES,
     STORABLE,
@@ -36,7 +38,9 @@ from mmkd_models.data.spec import (
     size_problems,
     spec_problems,
     storable,
+    with_present,
 )
+from mmkd_models.data.spec import Values as Samples
 
 _LOG = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 26
@@ -71,10 +75,7 @@ def write_dataset(
     splits: Mapping[str, Values],
     source: str = "",
     licence: str = "",
-    left_out: Mapping[str, int] = {},
     episode_names: Sequence[str] = (),
-    episode_files: Mapping[str, Sequence[str]] = {},
-    derived: Sequence[str] = (),
 ) -> Dataset:
     """Write a dataset directory from arrays of windows and open it; suspicious recordings are logged as warnings.
 
@@ -83,24 +84,25 @@ def write_dataset(
         splits: for train, valid and test an array (N, T, C) per modality (video: uint8 (N, T, H, W, C)), NaN or masked
             if missing, and `labels` (N,); optional `groups`, `folds`, `times` (UTC seconds at the start), `starts`
             (seconds of another clock), `episodes`, (N,) each, and `metadata`, a mapping of (N,) texts or numbers.
-        episode_files: files of modalities by episode, where they are not those of `episode_names`.
-        derived: texts of cheaper sensors to compare, such as `acc@25Hz`.
 
     Raise DatasetError if arrays break the contract of docs/datasets.md, UsageError if `path` exists.
     """
-    path = Path(path)
     spec = DatasetSpec(
         name=name,
         task=labels if isinstance(labels, TaskSpec) else TaskSpec(labels=tuple(labels)),
         modalities=tuple(modalities),
-        splits={split: len(np.atleast_1d(np.asarray(arrays.get("labels", [])))) for split, arrays in splits.items()},
+        splits={},
         source=source,
         licence=licence,
-        left_out=dict(left_out) or None,
         episodes=tuple(episode_names) or None,
-        episode_files={name: tuple(its_files) for name, its_files in episode_files.items()} or None,
-        derived=tuple(derived) or None,
     )
+    return write_windows(Path(path), spec, splits)
+
+
+def write_windows(path: Path, spec: DatasetSpec, splits: Mapping[str, Values]) -> Dataset:
+    """Write a dataset of this description, but for the counts of `splits`; arrays and errors as `write_dataset`."""
+    counts = {split: len(np.atleast_1d(np.asarray(arrays.get("labels", [])))) for split, arrays in splits.items()}
+    spec = msgspec.structs.replace(spec, splits=counts)
     _check_spec(path, spec)
     problems: list[str] = []
     arrays: dict[str, files.AnyArray] = {}
@@ -149,6 +151,31 @@ def check_absent(path: Path) -> None:
     """Raise UsageError if the path exists: a dataset is never replaced."""
     if path.exists():
         raise UsageError(f"{path}: already exists; remove it or choose another path")
+
+
+def store_windows(
+    file: Path, modality: ModalitySpec, blocks: Iterable[Samples], *, count: int, counts: bool = False
+) -> Samples:
+    """Write windows (count, ...), a block at a time, to a scratch file, and map it, masked where frames are missing.
+
+    With `counts` sound is written as int16, of which one is a 32768th of full scale.
+    """
+    as_counts = counts and modality.kind == "audio"
+    dtype = np.dtype("<i2" if as_counts else modality.dtype)
+    present, first = np.ones((count, modality.samples), dtype=np.uint8), 0
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (count, *modality.shape)}
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[no-untyped-call]
+        for values in blocks:
+            if modality.kind == "video" and (frames := frame_presence(values)) is not None:
+                present[first : first + len(values)] = frames
+            plain, first = values.view(np.ndarray), first + len(values)
+            if as_counts:
+                rounded = np.rint(np.nan_to_num(plain) * FULL_SCALE).clip(-FULL_SCALE + 1, FULL_SCALE - 1)
+                plain = np.where(np.isnan(plain), MISSING_COUNT, rounded.astype(np.int16))
+            stream.write(np.ascontiguousarray(plain, dtype=dtype).data)
+    stored: Samples = np.load(file, mmap_mode="r" if count else None)
+    return with_present(stored, present) if modality.kind == "video" else stored
 
 
 def _check_spec(path: Path, spec: DatasetSpec) -> None:

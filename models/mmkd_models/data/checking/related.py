@@ -15,8 +15,8 @@ from mmkd_documents.data import Finding, FindingKind
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data.labels import WRITE_GROUPS
-from mmkd_models.data.spec import SPLIT_NAMES, Values, windows_at_once
-from mmkd_models.data.windows import Rows, Windows
+from mmkd_models.data.spec import SPLIT_NAMES, Values
+from mmkd_models.data.windows import Rows, Windows, raw_blocks
 
 _MAX_COMPARED = 16  # first samples of a window, searched in the others
 # Distinct steps from sample to sample in the shared part: two slopes of a sensor that rounds are soon equal.
@@ -227,9 +227,10 @@ def time_text(seconds: float, timespec: str = "seconds") -> str:
 
 
 def _pairs(windows: Windows, modality: ModalitySpec, compared: int) -> Iterator[tuple[int, int, int]]:
-    heads = np.concatenate([_prints(values, compared)[:, 0] for _, values in _blocks(windows, modality, compared)])
-    known, owner = np.unique(heads, return_index=True)
-    for start, values in _blocks(windows, modality, None):
+    heads = [_prints(values[:, :compared], compared)[:, 0] for values in raw_blocks(windows, modality)]
+    known, owner = np.unique(np.concatenate(heads), return_index=True)
+    start = 0
+    for values in raw_blocks(windows, modality):
         prints = _prints(values, compared)[:, 1:]  # of every place but the beginning
         at = np.minimum(np.searchsorted(known, prints), len(known) - 1)
         is_other = owner[at] != start + np.arange(len(values))[:, None]
@@ -239,13 +240,7 @@ def _pairs(windows: Windows, modality: ModalitySpec, compared: int) -> Iterator[
             first, second = start + row, int(owner[at[row, before]])
             if _is_shared(windows, modality, values[row], second, before + 1):
                 yield first, second, before + 1
-
-
-def _blocks(windows: Windows, modality: ModalitySpec, samples: int | None) -> Iterator[tuple[int, Values]]:
-    block_windows = windows_at_once(modality)
-    for start in range(0, len(windows), block_windows):
-        rows = windows.rows[start : start + block_windows]
-        yield start, windows.source.gather(modality, rows, shift_s=None)[:, :samples]
+        start += len(values)
 
 
 def _prints(values: Values, compared: int) -> Hashes:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,8 +27,16 @@ from mmkd_models.data.importing.keys import FACTS_RATIO, MAX_WRITTEN_BYTES, WIND
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe, LabelRule
 from mmkd_models.data.importing.source import ImportedSensor
 from mmkd_models.data.labels import find_strata
-from mmkd_models.data.windows import CutWindows, Rows, Windows, first_sample, latest_start_s, window_starts_s
-from mmkd_models.data.writer import write_dataset
+from mmkd_models.data.windows import (
+    CutWindows,
+    Rows,
+    Windows,
+    first_sample,
+    latest_start_s,
+    raw_blocks,
+    window_starts_s,
+)
+from mmkd_models.data.writer import store_windows, write_windows
 
 GROUP = ".group"
 """Key of a window's group among its facts."""
@@ -91,31 +100,26 @@ def build_dataset(
     source = _join_cuts(cuts, grids, modalities, hop_s=rule.hop_s)
     plan = _plan_windows(facts.name or path.name, cuts, source, modalities, recipe)
     plan = _drop_leaks(plan.subset(np.argsort(plan.splits, kind="stable")), source, recipe, left_out)
-    parts = {name: plan.subset(plan.splits == number) for number, name in enumerate(spec.SPLIT_NAMES)}
+    parts: dict[str, Windows] = {
+        name: plan.subset(plan.splits == number) for number, name in enumerate(spec.SPLIT_NAMES)
+    }
     for name in (name for name, part in parts.items() if not len(part)):
         other = "choose another 'seed', or name groups in 'valid' and 'test'"
         cure = other if recipe.split.groups else "shorten 'length_s'"
         raise DatasetError(
             f"'split': expected windows in every split, got none in {name}{_reasons_text(left_out)}; {cure}"
         )
-    dataset = write_dataset(
-        path,
-        name=plan.spec.name,
-        labels=plan.spec.task,
-        modalities=modalities,
-        splits={name: _split_arrays(part, recipe, scratch, name) for name, part in parts.items()},
+    files = {item.name: tuple(part.files.get(item.name, part.name) for part in done) for item in modalities}
+    described = msgspec.structs.replace(
+        plan.spec,
         source=facts.source,
         licence=facts.licence,
-        derived=facts.derived,
-        left_out=left_out,
-        episode_names=[recording.name for recording in done],
-        episode_files={
-            item.name: [recording.files.get(item.name, recording.name) for recording in done]
-            for item in modalities
-            if any(recording.files.get(item.name, recording.name) != recording.name for recording in done)
-        },
+        derived=facts.derived or None,
+        left_out=dict(left_out) or None,
+        episode_files={name: own for name, own in files.items() if own != plan.spec.episodes} or None,
     )
-    return dataset, done
+    splits = {name: _split_arrays(part, recipe, scratch, name) for name, part in parts.items()}
+    return write_windows(path, described, splits), done
 
 
 def _sampling_problem(sensors: Sequence[ImportedSensor], length_s: float) -> Iterator[str]:
@@ -220,7 +224,8 @@ def _split_arrays(
     if recipe.split.group:
         arrays["groups"] = windows.metadata[GROUP]
     for modality in windows.spec.modalities:
-        arrays[modality.name] = _store(scratch / f"{split}-{modality.name}.npy", windows, modality)
+        file, blocks = scratch / f"{split}-{modality.name}.npy", raw_blocks(windows, modality)
+        arrays[modality.name] = store_windows(file, modality, blocks, count=len(windows), counts=True)
     if recipe.windows.metadata:
         arrays["metadata"] = {fact: windows.metadata[fact] for fact in recipe.windows.metadata}
     return arrays
@@ -343,26 +348,6 @@ def _touch(
         sections = [Interval(start_ns=int(begin_ns[pair]), end_ns=int(end_ns[pair]), value="") for pair in pairs]
         touches[here] = window_labels.covered_ns(sections, starts_ns[here], round(window_s * SECOND_NS)) > _TOUCH_NS
     return touches
-
-
-def _store(file: Path, windows: Windows, modality: ModalitySpec) -> AnyArray:
-    rows, block = windows.rows, spec.windows_at_once(modality)
-    dtype = np.dtype({"series": "<f4", "audio": "<i2", "video": "u1"}[modality.kind])
-    present = np.ones((len(rows), modality.samples), dtype=np.uint8)
-    header = {"descr": dtype.str, "fortran_order": False, "shape": (len(rows), *modality.shape)}
-    with file.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[no-untyped-call]
-        for first in range(0, len(rows), block):
-            values = windows.source.gather(modality, rows[first : first + block], shift_s=None)
-            if modality.kind == "video" and (frames := spec.frame_presence(values)) is not None:
-                present[first : first + block] = frames
-            plain = values.view(np.ndarray)
-            if modality.kind == "audio":
-                counts = np.rint(np.nan_to_num(plain) * spec.FULL_SCALE).clip(-spec.FULL_SCALE + 1, spec.FULL_SCALE - 1)
-                plain = np.where(np.isnan(plain), spec.MISSING_COUNT, counts.astype(np.int16))
-            stream.write(np.ascontiguousarray(plain).data)
-    stored: AnyArray = np.load(file, mmap_mode="r" if len(rows) else None)
-    return spec.with_present(stored, present) if modality.kind == "video" else stored
 
 
 def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpec], recipe: ImportRecipe) -> Cut:

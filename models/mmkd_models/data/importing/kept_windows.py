@@ -62,15 +62,6 @@ class KeptWindows:
         return replace(self, values=self.values[chosen], facts=facts)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LabelledWindows:
-    """Kept windows with a label each, a number in `classes`, in order of time."""
-
-    windows: KeptWindows
-    classes: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
-
-
 class _Value(msgspec.Struct):
     choices: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=1)]
 
@@ -141,13 +132,12 @@ def read_kept(file: Path) -> KeptWindows:
     if len(names) != 1 or missing:
         got = f"no {', '.join(missing)}" if missing else f"{len(names)} sensors"
         raise DatasetError(f"{file}: expected kept windows of one sensor, got {got}; copy the file again")
-    kind = value_kind(file, arrays, names[0])
-    values = read_values(file, arrays, names[0], kind=kind)
+    modality, values = _read_modality(file, arrays, names[0])
+    kind = modality.kind
     facts = {name: _fact(file, name, arrays[name], count=len(values)) for name in _FACTS}
     classes = arrays["classes"]
     if classes.dtype.kind != "U" or classes.ndim != 1:
         raise DatasetError(f"{file}: classes: expected names (K,), got {classes.dtype} {classes.shape}; correct them")
-    modality = modality_of(file, arrays, names[0], kind=kind)
     if kind != "video" and values.dtype.kind == "f":
         values = np.where(np.isfinite(values), values, np.float32(np.nan))
     if storable(values, kind) is None:
@@ -218,8 +208,11 @@ def _refuse_large(file: Path, *, expected: str) -> int:
     return size
 
 
-def read_labelled(file: Path) -> LabelledWindows:
-    """Read an export of the tasks, and the windows beside it. Raise DatasetError or UsageError if they do not fit."""
+def read_labelled(file: Path) -> tuple[KeptWindows, tuple[str, ...], npt.NDArray[np.int64]]:
+    """Read an export of the tasks, and the windows beside it. Raise DatasetError or UsageError if they do not fit.
+
+    Return the labelled windows in order of time, the classes, and the number of each window's class.
+    """
     answers = _read_answers(file)
     if not answers:
         raise UsageError(f"{file}: expected labels of the tasks of mmkd-data tasks, found none; label some, and export")
@@ -246,11 +239,8 @@ def read_labelled(file: Path) -> LabelledWindows:
     values: AnyArray = join([part.values for part in parts])
     order = np.argsort(facts["time"], kind="stable")
     classes = (*first.classes, *sorted({*labels} - {*first.classes}))
-    return LabelledWindows(
-        windows=replace(first, values=values, facts=facts).take(order),
-        classes=classes,
-        labels=np.array([classes.index(label) for label in labels], dtype=np.int64)[order],
-    )
+    numbers = np.array([classes.index(label) for label in labels], dtype=np.int64)
+    return replace(first, values=values, facts=facts).take(order), classes, numbers[order]
 
 
 def _read_answers(file: Path) -> dict[str, dict[int, str]]:
@@ -290,9 +280,9 @@ def read_labels(file: Path) -> WindowsForm:
     The last fifths in time of each class are valid and test; train has every class. Raise DatasetError if export or
     windows break the form, UsageError if the labels are too few for that.
     """
-    labelled = read_labelled(file)
-    used, labels = np.unique(labelled.labels, return_inverse=True)
-    names, counts = tuple(labelled.classes[number] for number in used.tolist()), np.bincount(labels)
+    kept, classes, numbers = read_labelled(file)
+    used, labels = np.unique(numbers, return_inverse=True)
+    names, counts = tuple(classes[number] for number in used.tolist()), np.bincount(labels)
     if len(names) < 2 or len(labels) < len(names) + 2:
         got = ", ".join(f"{count} of {name}" for name, count in zip(names, counts.tolist(), strict=True))
         raise UsageError(
@@ -304,13 +294,12 @@ def read_labels(file: Path) -> WindowsForm:
         if not (splits == number).any():
             in_train = np.bincount(labels[splits == 0], minlength=len(names))
             splits[np.flatnonzero((splits == 0) & (in_train[labels] > 1))[-1]] = number
-    kept, facts = labelled.windows, labelled.windows.facts
-    metadata = {key.removeprefix(METADATA): array for key, array in facts.items() if key.startswith(METADATA)}
+    facts = {key.removeprefix(METADATA): array for key, array in kept.facts.items() if key.startswith(METADATA)}
     return WindowsForm(
         task=TaskSpec(labels=names),
         modalities=[kept.modality],
-        columns={kept.modality.name: kept.values, "labels": labels, "times": facts["time"]},
-        metadata=metadata | {"station": facts["group"]},  # splits never share a group
+        columns={kept.modality.name: kept.values, "labels": labels, "times": kept.facts["time"]},
+        metadata=facts | {"station": kept.facts["group"]},  # splits never share a group
         splits=splits,
     )
 
@@ -360,15 +349,14 @@ def read_interchange(file: Path, *, target: str | None = None, unit: str = "") -
     columns: dict[str, AnyArray] = {"labels": labels}
     columns |= {column: arrays[key] for key, column in _COLUMNS.items() if key in arrays}
     infinite, modalities = {}, []
-    for modality in names:
-        kind = value_kind(file, arrays, modality)
-        values = read_values(file, arrays, modality, kind=kind)
+    for name in names:
+        modality, values = _read_modality(file, arrays, name)
         if values.dtype.kind == "f" and (count := int(np.isinf(values).sum())):
-            infinite[modality] = count
+            infinite[name] = count
             values = np.where(np.isinf(values), np.float32(np.nan), values)
-        columns[modality] = values
-        modalities.append(modality_of(file, arrays, modality, kind=kind))
-    used = {*required, *_COLUMNS, *facts.values(), *(prefix + modality for prefix in _PREFIXES for modality in names)}
+        columns[name] = values
+        modalities.append(modality)
+    used = {*required, *_COLUMNS, *facts.values(), *(prefix + name for prefix in _PREFIXES for name in names)}
     return WindowsForm(
         task=task,
         modalities=modalities,
@@ -402,43 +390,28 @@ def _check(
         raise DatasetError(f"{file}: split: expected 0 train, 1 valid or 2 test, got {wrong[0]}; correct it")
 
 
-def value_kind(file: Path, arrays: Mapping[str, AnyArray], name: str) -> ModalityKind:
-    """Return the kind of a modality. Raise DatasetError if the array has another form."""
-    is_video = arrays[f"x_{name}"].ndim == 5
-    given = str(arrays[f"kind_{name}"]) if f"kind_{name}" in arrays else "video" if is_video else "series"
-    allowed: tuple[ModalityKind, ...] = ("video",) if is_video else ("series", "audio")
-    for kind in allowed:
-        if given == kind:
-            return kind
-    raise DatasetError(
-        f"{file}: kind_{name}: expected {' or '.join(allowed)} of an array of shape {arrays[f'x_{name}'].shape}, got"
-        f" {given!r}; correct it, or the array"
-    )
-
-
-def read_values(file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: ModalityKind) -> AnyArray:
-    """Return the windows (N, ...) of a modality, missing frames masked. Raise DatasetError if they are no numbers."""
+def _read_modality(file: Path, arrays: Mapping[str, AnyArray], name: str) -> tuple[ModalitySpec, AnyArray]:
+    """Return a modality and its windows (N, ...), missing frames masked. Raise DatasetError if they break the form."""
     array = arrays[f"x_{name}"]
-    if kind != "video" and (array.ndim != 3 or array.dtype.kind not in "iuf"):
+    is_video = array.ndim == 5
+    given = str(arrays.get(f"kind_{name}", "video" if is_video else "series"))
+    allowed: tuple[ModalityKind, ...] = ("video",) if is_video else ("series", "audio")
+    kind = next((kind for kind in allowed if kind == given), None)
+    if kind is None:
+        raise DatasetError(
+            f"{file}: kind_{name}: expected {' or '.join(allowed)} of an array of shape {array.shape}, got"
+            f" {given!r}; correct it, or the array"
+        )
+    if not is_video and (array.ndim != 3 or array.dtype.kind not in "iuf"):
         raise DatasetError(
             f"{file}: x_{name}: expected numbers of shape (N, T, C), got {array.dtype} {array.shape}; reshape it"
         )
-    if kind == "series":
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is counted as such
-            return array.astype(np.float32)
-    present = arrays.get(f"frames_{name}") if kind == "video" else None
-    if present is None:
-        return array
-    if present.shape != array.shape[:2] or present.dtype.kind not in "biu":
+    present = arrays.get(f"frames_{name}") if is_video else None
+    if present is not None and (present.shape != array.shape[:2] or present.dtype.kind not in "biu"):
         raise DatasetError(
             f"{file}: frames_{name}: expected 1 or 0 for each frame, {array.shape[:2]}, got {present.dtype}"
             f" {present.shape}; reshape it"
         )
-    return with_present(array, present)
-
-
-def modality_of(file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: ModalityKind) -> ModalitySpec:
-    """Return the entry of a modality. Raise DatasetError if its rate or range cannot be read."""
     bounds = arrays[f"range_{name}"].tolist() if f"range_{name}" in arrays else None
     try:
         rate_hz = float(str(arrays[f"rate_{name}"][()]))  # through its shortest text: a float32 0.1 stays 0.1
@@ -447,15 +420,18 @@ def modality_of(file: Path, arrays: Mapping[str, AnyArray], name: str, *, kind: 
         raise DatasetError(
             f"{file}: modality {name!r}: rate_ or range_ cannot be read ({error}); correct it"
         ) from error
-    shape = arrays[f"x_{name}"].shape
-    return ModalitySpec(
+    modality = ModalitySpec(
         name=name,
         kind=kind,
         channels=tuple(str(channel) for channel in np.atleast_1d(arrays[f"channels_{name}"]).tolist()),
         unit=str(arrays.get(f"unit_{name}", "")),
         rate_hz=rate_hz,
-        samples=int(shape[1]),
-        height=int(shape[2]) if kind == "video" else None,
-        width=int(shape[3]) if kind == "video" else None,
+        samples=int(array.shape[1]),
+        height=int(array.shape[2]) if is_video else None,
+        width=int(array.shape[3]) if is_video else None,
         range=limits,
     )
+    if kind == "series":
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is counted as such
+            return modality, array.astype(np.float32)
+    return modality, array if present is None else with_present(array, present)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +22,9 @@ from mmkd_models.data.importing.kept_windows import (
     read_labelled,
     read_labels,
 )
-from mmkd_models.data.spec import SPLIT_NAMES, Values, decode_samples, frame_presence, windows_at_once, with_present
-from mmkd_models.data.windows import Rows, Windows
-from mmkd_models.data.writer import check_absent, write_dataset
+from mmkd_models.data.spec import SPLIT_NAMES, Values, decode_samples, with_present
+from mmkd_models.data.windows import Rows, Windows, raw_blocks
+from mmkd_models.data.writer import check_absent, store_windows, write_dataset, write_windows
 
 
 def import_windows(
@@ -100,13 +101,13 @@ def add_labels(dataset: Dataset, file: Path, path: Path, *, name: str | None = N
     split and fold, those of others into train. Raise UsageError if they do not fit, or `path` exists.
     """
     check_absent(path)
-    labelled, spec, windows = read_labelled(file), dataset.spec, dataset.everything()
-    kept = labelled.windows
+    kept, classes, numbers = read_labelled(file)
+    spec, windows = dataset.spec, dataset.everything()
     _check_form(dataset, kept.modality, file)
-    used = {labelled.classes[number] for number in labelled.labels.tolist()}
-    labels = (*spec.task.labels, *sorted(used - {*spec.task.labels}))
-    numbers = np.array([labels.index(label) if label in used else -1 for label in labelled.classes])
-    columns = _new_columns(windows, kept.facts["group"]) | {"labels": numbers[labelled.labels]}
+    used = [classes[number] for number in numbers.tolist()]
+    labels = (*spec.task.labels, *sorted({*used} - {*spec.task.labels}))
+    columns = _new_columns(windows, kept.facts["group"])
+    columns["labels"] = np.array([labels.index(label) for label in used], dtype=np.int64)
     if windows.times is not None:
         columns["times"] = kept.facts["time"]
     into, stations = columns.pop("splits"), np.unique(kept.facts["group"]).tolist()
@@ -120,25 +121,22 @@ def add_labels(dataset: Dataset, file: Path, path: Path, *, name: str | None = N
                 for key, values in columns.items()
             }
             for item in spec.modalities:
-                arrays[item.name] = _join(Path(scratch) / f"{split}-{item.name}.npy", part, item, kept.take(rows))
+                blocks = itertools.chain(raw_blocks(part, item), [_new_windows(item, kept.take(rows))])
+                stored = Path(scratch) / f"{split}-{item.name}.npy"
+                arrays[item.name] = store_windows(stored, item, blocks, count=len(part) + len(rows))
             arrays["metadata"] = {
                 key: _join_fact(values, kept.facts.get(METADATA + key), rows) for key, values in part.metadata.items()
             }
             splits[split] = arrays
-        joined = write_dataset(
-            path,
+        extended = msgspec.structs.replace(
+            spec,
             name=spec.name if name is None else name,
-            labels=msgspec.structs.replace(spec.task, labels=labels),
-            modalities=spec.modalities,
-            splits=splits,
-            source=spec.source,
-            licence=spec.licence,
-            left_out=spec.left_out or {},
-            derived=spec.derived or (),
-            episode_names=(*spec.episodes, *(f"{file.name}: {station}" for station in stations))
-            if spec.episodes
-            else (),
+            task=msgspec.structs.replace(spec.task, labels=labels),
+            recordings=None,
+            episodes=spec.episodes and (*spec.episodes, *(f"{file.name}: {station}" for station in stations)),
+            episode_files=None,
         )
+        joined = write_windows(path, extended, splits)
     return joined, {split: int((into == number).sum()) for number, split in enumerate(SPLIT_NAMES)}
 
 
@@ -193,23 +191,11 @@ def _join_fact(values: AnyArray, new: AnyArray | None, rows: Rows) -> AnyArray:
     return np.concatenate([values.astype(np.float64), numbers])
 
 
-def _join(file: Path, part: Windows, modality: ModalitySpec, kept: KeptWindows) -> Values:
-    """Store a modality of the dataset's windows, then of the new ones, all missing if they lack it."""
-    count, block = len(part), windows_at_once(modality)
-    shape, is_video = (count + len(kept.values), *modality.shape), modality.kind == "video"
-    stored = np.lib.format.open_memmap(file, mode="w+", dtype=modality.dtype, shape=shape)  # type: ignore[no-untyped-call]
-    present = np.zeros(shape[:2], dtype=np.uint8)
-    stored[count:] = 0 if is_video else np.nan
-
-    def put(first: int, values: Values) -> None:
-        rows = slice(first, first + len(values))
-        frames = frame_presence(values) if is_video else None
-        present[rows], stored[rows] = 1 if frames is None else frames, values.view(np.ndarray)
-
-    for first in range(0, count, block):
-        put(first, part.source.gather(modality, part.rows[first : first + block], shift_s=None))
+def _new_windows(modality: ModalitySpec, kept: KeptWindows) -> Values:
+    """Return the values of new windows, all missing if they lack the modality."""
     if kept.modality.name == modality.name:
-        put(count, decode_samples(kept.values, kind=modality.kind))
-    stored.flush()
-    mapped: Values = np.load(file, mmap_mode="r")
-    return with_present(mapped, present) if is_video else mapped
+        return decode_samples(kept.values, kind=modality.kind)
+    shape = (len(kept.values), *modality.shape)
+    if modality.kind == "video":
+        return with_present(np.zeros(shape, dtype=np.uint8), np.zeros(shape[:2]))
+    return np.full(shape, np.nan, dtype=np.float32)
