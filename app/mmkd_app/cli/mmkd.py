@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+import sys
+from typing import NoReturn
 
-with loading("mmkd"):
-    import sys
-    from typing import NoReturn
-
-    from mmkd_app.cli.catalogue import COMMANDS, ONE_NAME, installed_commands
-    from mmkd_app.cli.run import run_command
-    from mmkd_edge.errors import UsageError
+from mmkd_app.cli.catalogue import COMMANDS, ONE_NAME, installed_commands
+from mmkd_app.cli.run import run_command
+from mmkd_edge.errors import UsageError
 
 _PAGE = """\
 Usage: mmkd [OPTIONS] COMMAND [ARGS]...
@@ -37,17 +34,14 @@ incompatible file, 130 interrupted.
 
 def main() -> NoReturn:
     """Run `mmkd`."""
-    with loading(ONE_NAME):
-        commands = installed_commands()
+    commands = installed_commands()
     given = sys.argv[1:]
     word = next((word for word in given if word != "--debug"), "")
     name = f"{ONE_NAME}-{word}"
     if name in commands:
         given.remove(word)
         sys.argv = [name, *given]
-        with loading(name):
-            command = commands[name]()
-        command()
+        commands[name]()()
     run_command(ONE_NAME, _run)
 
 

@@ -6,15 +6,19 @@ import codecs
 import io
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 from mmkd_app.cli.catalogue import COMMANDS
-from mmkd_app.cli.interrupts import INTERRUPTED_EXIT_CODE, raise_interrupts
+from mmkd_app.cli.interrupts import INTERRUPTED_EXIT_CODE, end, raise_interrupts
 from mmkd_edge.bundle.files import is_path_error
 from mmkd_edge.errors import UnavailableError, UsageError, check_system, os_reason, printable
 from mmkd_edge.machine import require_modules
@@ -81,6 +85,20 @@ def run_command(
         _flush_stdout()
         sys.exit(exit_code)
     sys.exit(0)
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """End the process at once on Ctrl-C while a command imports what takes seconds, unless it has another handler."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, partial(end, name=name))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def shell_line(*words: object) -> str:

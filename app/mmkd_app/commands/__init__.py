@@ -1,1 +1,3 @@
 """A file for each command."""
+
+import mmkd_app.cli  # noqa: F401 - before all that commands import: what Ctrl-C does meanwhile

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-with loading("mmkd-adapt"):
-    from collections.abc import Sequence
-    from dataclasses import replace
-    from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn
+import msgspec
 
-    import msgspec
-
-    from mmkd_app.cli.options import Argument, Command, Option, run_line
-    from mmkd_app.cli.run import check_page, run_command, shell_line
-    from mmkd_app.cli.show import json_text, plain_table, say, show_table
-    from mmkd_app.training.checkpoints import drop_states, hold_output, training_shown
-    from mmkd_app.training.options import NEEDS, Data, Json, Output, Page, run_dir_of
-    from mmkd_edge.errors import GateError, UsageError
+from mmkd_app.cli.options import Argument, Command, Option, run_line
+from mmkd_app.cli.run import check_page, run_command, shell_line
+from mmkd_app.cli.show import json_text, plain_table, say, show_table
+from mmkd_app.training.checkpoints import drop_states, hold_output, training_shown
+from mmkd_app.training.options import NEEDS, Data, Json, Output, Page, run_dir_of
+from mmkd_edge.errors import GateError, UsageError
 
 if TYPE_CHECKING:
     import typer

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+from typing import NoReturn
 
-with loading("mmkd-bench"):
-    from typing import NoReturn
-
-    from mmkd_app.cli.options import Command, run_line
-    from mmkd_app.cli.run import run_command
+from mmkd_app.cli.options import Command, run_line
+from mmkd_app.cli.run import loading, run_command
 
 
 def main() -> NoReturn:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-with loading("mmkd-data"):
-    import zipfile
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn
-
-    from mmkd_app.cli.options import Argument, Command, Option, run_line
-    from mmkd_app.cli.run import check_page, run_command, shell_line
-    from mmkd_app.cli.show import json_text, plain_table, say, show_table
-    from mmkd_documents.data import ChannelFacts, Finding, SplitFacts
-    from mmkd_edge.bundle.files import write_file
-    from mmkd_edge.bundle.reference import write_reference
-    from mmkd_edge.errors import DatasetError, UsageError
-    from mmkd_edge.machine import require_modules
-    from mmkd_edge.outputs import check_file, lock_output
-    from mmkd_models.data.checking.findings import check_dataset, describe_dataset, headline
-    from mmkd_models.data.dataset import locate_dataset, open_dataset, shipped_dataset, shipped_names
-    from mmkd_models.data.for_devices import measure_reference
-    from mmkd_models.data.importing.kept_windows import kept_tasks, write_tasks
-    from mmkd_models.data.importing.window_files import add_labels, import_windows
-    from mmkd_models.data.labels import WRITE_GROUPS
-    from mmkd_models.data.spec import SPLIT_NAMES, read_dataset_spec
-    from mmkd_models.data.writer import check_absent
+from mmkd_app.cli.options import Argument, Command, Option, run_line
+from mmkd_app.cli.run import check_page, run_command, shell_line
+from mmkd_app.cli.show import json_text, plain_table, say, show_table
+from mmkd_documents.data import ChannelFacts, Finding, SplitFacts
+from mmkd_edge.bundle.files import write_file
+from mmkd_edge.bundle.reference import write_reference
+from mmkd_edge.errors import DatasetError, UsageError
+from mmkd_edge.machine import require_modules
+from mmkd_edge.outputs import check_file, lock_output
+from mmkd_models.data.checking.findings import check_dataset, describe_dataset, headline
+from mmkd_models.data.dataset import locate_dataset, open_dataset, shipped_dataset, shipped_names
+from mmkd_models.data.for_devices import measure_reference
+from mmkd_models.data.importing.kept_windows import kept_tasks, write_tasks
+from mmkd_models.data.importing.window_files import add_labels, import_windows
+from mmkd_models.data.labels import WRITE_GROUPS
+from mmkd_models.data.spec import SPLIT_NAMES, read_dataset_spec
+from mmkd_models.data.writer import check_absent
 
 if TYPE_CHECKING:
     import typer

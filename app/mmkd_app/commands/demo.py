@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
-with loading("mmkd-demo"):
-    import math
-    import sys
-    import time
-    from collections.abc import Sequence
-    from dataclasses import replace
-    from functools import partial
-    from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
+import msgspec
 
-    import msgspec
-
-    from mmkd_app.cli.options import Command, Option, run_line
-    from mmkd_app.cli.run import run_command, shell_line
-    from mmkd_app.cli.show import json_text, plain_table, say, show_table
-    from mmkd_app.experiments import LAUNCHES, ComparisonOptions, pair_latency, requested_plan, run_with_progress
-    from mmkd_app.training.options import AllCores, Duration, ExecutorName, refuse_without_effect
-    from mmkd_documents.figures import Measure
-    from mmkd_edge.bundle.files import write_file
-    from mmkd_edge.opening.options import OpenOptions
-    from mmkd_edge.outputs import lock_output
-    from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
-    from mmkd_models.data.folds import Labelled, label_option
-    from mmkd_models.data.spec import refuse_normal
-    from mmkd_models.experiments.workers import Executor
-    from mmkd_models.networks.config import choice
+from mmkd_app.cli.options import Command, Option, run_line
+from mmkd_app.cli.run import run_command, shell_line
+from mmkd_app.cli.show import json_text, plain_table, say, show_table
+from mmkd_app.experiments import LAUNCHES, ComparisonOptions, pair_latency, requested_plan, run_with_progress
+from mmkd_app.training.options import AllCores, Duration, ExecutorName, refuse_without_effect
+from mmkd_documents.figures import Measure
+from mmkd_edge.bundle.files import write_file
+from mmkd_edge.opening.options import OpenOptions
+from mmkd_edge.outputs import lock_output
+from mmkd_models.data.dataset import Dataset, open_dataset, shipped_dataset
+from mmkd_models.data.folds import Labelled, label_option
+from mmkd_models.data.spec import refuse_normal
+from mmkd_models.experiments.workers import Executor
+from mmkd_models.networks.config import choice
 
 if TYPE_CHECKING:
     import typer

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-with loading("mmkd-distill"):
-    from collections.abc import Sequence
-    from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn
-
-    from mmkd_app.cli.options import Argument, Command, Option, run_line
-    from mmkd_app.cli.run import run_command
-    from mmkd_app.cli.show import json_text
-    from mmkd_app.training.checkpoints import hold_output, train_and_report
-    from mmkd_app.training.options import (
-        NEEDS,
-        Data,
-        Embed,
-        Json,
-        Modality,
-        Output,
-        StudentOptions,
-        TrainingOptions,
-        check_checkpoints,
-        new_run,
-        training_data,
-    )
-    from mmkd_edge.errors import UsageError
-    from mmkd_models.defaults import METHOD, STUDENT_TRAIN
+from mmkd_app.cli.options import Argument, Command, Option, run_line
+from mmkd_app.cli.run import loading, run_command
+from mmkd_app.cli.show import json_text
+from mmkd_app.training.checkpoints import hold_output, train_and_report
+from mmkd_app.training.options import (
+    NEEDS,
+    Data,
+    Embed,
+    Json,
+    Modality,
+    Output,
+    StudentOptions,
+    TrainingOptions,
+    check_checkpoints,
+    new_run,
+    training_data,
+)
+from mmkd_edge.errors import UsageError
+from mmkd_models.defaults import METHOD, STUDENT_TRAIN
 
 if TYPE_CHECKING:
     import typer

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+from typing import Annotated, NoReturn
 
-with loading("mmkd-doctor"):
-    from typing import Annotated, NoReturn
-
-    from mmkd_app.cli.options import Command, Option, run_plain
-    from mmkd_app.cli.run import run_command
-    from mmkd_edge.errors import UnavailableError
+from mmkd_app.cli.options import Command, Option, run_plain
+from mmkd_app.cli.run import loading, run_command
+from mmkd_edge.errors import UnavailableError
 
 _SIGNS = {"ok": "ok", "missing": "--", "problem": "!!"}
 

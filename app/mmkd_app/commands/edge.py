@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-with loading("mmkd-edge"):
-    from contextlib import suppress
-    from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn
-
-    from mmkd_app.cli.options import Argument, Command, Option, run_plain
-    from mmkd_app.cli.run import run_command, shell_line
-    from mmkd_edge.errors import GateError, UsageError, printable
+from mmkd_app.cli.options import Argument, Command, Option, run_plain
+from mmkd_app.cli.run import loading, run_command, shell_line
+from mmkd_edge.errors import GateError, UsageError, printable
 
 if TYPE_CHECKING:
     from mmkd_edge.install.slots import Slots

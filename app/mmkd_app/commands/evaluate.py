@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, get_args
 
-with loading("mmkd-evaluate"):
-    from collections.abc import Callable, Sequence
-    from contextlib import ExitStack
-    from dataclasses import dataclass, replace
-    from functools import cached_property, partial
-    from pathlib import Path
-    from typing import Annotated, Any, NoReturn, get_args
-
-    from mmkd_app.cli.options import Argument, Command, Option, run_line
-    from mmkd_app.cli.run import check_page, run_command, shell_line
-    from mmkd_app.cli.show import hint_at_resuming, json_text, plain_table, say, show_table
-    from mmkd_app.training.options import NEEDS, Data, Page
-    from mmkd_documents.judging import DataFacts, JudgingDocument, ShiftFacts
-    from mmkd_edge.errors import UsageError
-    from mmkd_edge.machine import require_modules
-    from mmkd_edge.outputs import lock_output
-    from mmkd_models.data.dataset import Dataset, locate_dataset, open_dataset
-    from mmkd_models.data.folds import Labelled, LeftOutDomains, fold_indices, with_visible_labels
-    from mmkd_models.data.spec import SplitName, read_dataset_spec
-    from mmkd_models.data.windows import Windows
-    from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, default_trainings
-    from mmkd_models.evaluation.known_windows import check_known_windows, split_judged
-    from mmkd_models.evaluation.suites.cost_model import cost_template
-    from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
-    from mmkd_models.evaluation.suites.models import (
-        check_rivals,
-        fit_normal_rivals,
-        fit_rivals,
-        model_from_checkpoint,
-        models_from_bundle,
-        with_unique_names,
-    )
-    from mmkd_models.evaluation.suites.table import SUITES, check_suites, judge
-    from mmkd_models.metrics.scores import DEFAULT_METRIC, METRICS
-    from mmkd_models.networks.config import Preset, choice, preset_named
+from mmkd_app.cli.options import Argument, Command, Option, run_line
+from mmkd_app.cli.run import check_page, run_command, shell_line
+from mmkd_app.cli.show import hint_at_resuming, json_text, plain_table, say, show_table
+from mmkd_app.training.options import NEEDS, Data, Page
+from mmkd_documents.judging import DataFacts, JudgingDocument, ShiftFacts
+from mmkd_edge.errors import UsageError
+from mmkd_edge.machine import require_modules
+from mmkd_edge.outputs import lock_output
+from mmkd_models.data.dataset import Dataset, locate_dataset, open_dataset
+from mmkd_models.data.folds import Labelled, LeftOutDomains, fold_indices, with_visible_labels
+from mmkd_models.data.spec import SplitName, read_dataset_spec
+from mmkd_models.data.windows import Windows
+from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_PRESET, default_trainings
+from mmkd_models.evaluation.known_windows import check_known_windows, split_judged
+from mmkd_models.evaluation.suites.cost_model import cost_template
+from mmkd_models.evaluation.suites.inputs import ModelUnderTest, SuiteInputs
+from mmkd_models.evaluation.suites.models import (
+    check_rivals,
+    fit_normal_rivals,
+    fit_rivals,
+    model_from_checkpoint,
+    models_from_bundle,
+    with_unique_names,
+)
+from mmkd_models.evaluation.suites.table import SUITES, check_suites, judge
+from mmkd_models.metrics.scores import DEFAULT_METRIC, METRICS
+from mmkd_models.networks.config import Preset, choice, preset_named
 
 _READS_CHECKPOINTS = ("torch", "safetensors", "lightning_fabric")
 _DEFAULT_SUITE, _NORMAL = "scores", "normal"

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from platform import python_version
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast, get_args
 
-with loading("mmkd-export"):
-    import math
-    from collections.abc import Iterator, Sequence
-    from contextlib import contextmanager
-    from dataclasses import dataclass, replace
-    from pathlib import Path
-    from platform import python_version
-    from typing import TYPE_CHECKING, Annotated, NoReturn, cast, get_args
+import msgspec
 
-    import msgspec
-
-    from mmkd_app.cli.options import Argument, Command, Option, run_line
-    from mmkd_app.cli.run import check_page, run_command, shell_line
-    from mmkd_app.cli.show import json_text, plain_table, say, show_table
-    from mmkd_app.training.options import run_dir_of
-    from mmkd_app.training.tracking import Mlflow, Tracker, tracked
-    from mmkd_documents.export import ArtifactReport, ExportDocument, ExportReport, LeftOutArtifact, SeveralExports
-    from mmkd_edge.bundle.manifest import MAX_RELEASE, README_FILE, REPORT_FILE
-    from mmkd_edge.errors import UsageError, printable
-    from mmkd_export.packing.card import NO_RECORDING
-    from mmkd_export.pipeline import ExportResult, OnStage, export, export_several
-    from mmkd_export.plan import PLATFORMS, ExportPlan, GoldenChoice, PlatformName, PrecisionChoice, Seal, export_plan
-    from mmkd_export.targets.table import TARGETS, requested_targets, targets_on, with_defaults
-    from mmkd_export.verify.gate import MIN_JUDGING, gate_summary
-    from mmkd_export.verify.windows import range_choice
-    from mmkd_models.evaluation.confidence import reliability_text
+from mmkd_app.cli.options import Argument, Command, Option, run_line
+from mmkd_app.cli.run import check_page, run_command, shell_line
+from mmkd_app.cli.show import json_text, plain_table, say, show_table
+from mmkd_app.training.options import run_dir_of
+from mmkd_app.training.tracking import Mlflow, Tracker, tracked
+from mmkd_documents.export import ArtifactReport, ExportDocument, ExportReport, LeftOutArtifact, SeveralExports
+from mmkd_edge.bundle.manifest import MAX_RELEASE, README_FILE, REPORT_FILE
+from mmkd_edge.errors import UsageError, printable
+from mmkd_export.packing.card import NO_RECORDING
+from mmkd_export.pipeline import ExportResult, OnStage, export, export_several
+from mmkd_export.plan import PLATFORMS, ExportPlan, GoldenChoice, PlatformName, PrecisionChoice, Seal, export_plan
+from mmkd_export.targets.table import TARGETS, requested_targets, targets_on, with_defaults
+from mmkd_export.verify.gate import MIN_JUDGING, gate_summary
+from mmkd_export.verify.windows import range_choice
+from mmkd_models.evaluation.confidence import reliability_text
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-with loading("mmkd-inspect"):
-    from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn
-
-    from mmkd_app.cli.options import Argument, Command, Option, run_plain
-    from mmkd_app.cli.run import run_command
+from mmkd_app.cli.options import Argument, Command, Option, run_plain
+from mmkd_app.cli.run import loading, run_command
 
 if TYPE_CHECKING:
     from mmkd_edge.backends.base import BackendName

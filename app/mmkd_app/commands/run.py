@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-with loading("mmkd-run"):
-    import contextlib
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn
-
-    from mmkd_app.cli.options import Argument, Command, Option, run_line
-    from mmkd_app.cli.run import run_command
-    from mmkd_app.live.options import RunOptions, alarm_rules, check_combination, run_spec
-    from mmkd_edge.errors import UsageError
+from mmkd_app.cli.options import Argument, Command, Option, run_line
+from mmkd_app.cli.run import run_command
+from mmkd_app.live.options import RunOptions, alarm_rules, check_combination, run_spec
+from mmkd_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from mmkd_station.service import RunFacts, Service

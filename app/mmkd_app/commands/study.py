@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
 
-with loading("mmkd-study"):
-    import sys
-    from collections.abc import Sequence
-    from dataclasses import dataclass
-    from functools import partial
-    from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn, get_args
+import msgspec
 
-    import msgspec
-
-    from mmkd_app.cli.options import Argument, Command, Option, run_line
-    from mmkd_app.cli.run import run_command, shell_line
-    from mmkd_app.cli.show import hint_at_resuming, json_text, plain_table, show_table
-    from mmkd_app.experiments import latency_meter
-    from mmkd_app.training.options import (
-        NEEDS,
-        Duration,
-        ExecutorName,
-        LabelledGroups,
-        LabelShare,
-        Latency,
-        Metric,
-        Modality,
-        chosen_metric,
-    )
-    from mmkd_app.training.tracking import Mlflow, tracked
-    from mmkd_edge.errors import UsageError
-    from mmkd_edge.machine import require_modules
-    from mmkd_edge.outputs import check_folder
-    from mmkd_models.data.dataset import Dataset, open_dataset
-    from mmkd_models.data.folds import ALL, FOLDS, fold_count, labelled_from_options
-    from mmkd_models.data.spec import refuse_normal
-    from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-    from mmkd_models.networks.config import choice, preset_named
+from mmkd_app.cli.options import Argument, Command, Option, run_line
+from mmkd_app.cli.run import run_command, shell_line
+from mmkd_app.cli.show import hint_at_resuming, json_text, plain_table, show_table
+from mmkd_app.experiments import latency_meter
+from mmkd_app.training.options import (
+    NEEDS,
+    Duration,
+    ExecutorName,
+    LabelledGroups,
+    LabelShare,
+    Latency,
+    Metric,
+    Modality,
+    chosen_metric,
+)
+from mmkd_app.training.tracking import Mlflow, tracked
+from mmkd_edge.errors import UsageError
+from mmkd_edge.machine import require_modules
+from mmkd_edge.outputs import check_folder
+from mmkd_models.data.dataset import Dataset, open_dataset
+from mmkd_models.data.folds import ALL, FOLDS, fold_count, labelled_from_options
+from mmkd_models.data.spec import refuse_normal
+from mmkd_models.defaults import AUGMENT, BASELINE_LEARNING_RATES, STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+from mmkd_models.networks.config import choice, preset_named
 
 if TYPE_CHECKING:
     from mmkd_app.training.tracking import Tracker

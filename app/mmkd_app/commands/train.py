@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from mmkd_app.cli.interrupts import loading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-with loading("mmkd-train"):
-    from collections.abc import Sequence
-    from pathlib import Path
-    from typing import TYPE_CHECKING, Annotated, NoReturn
-
-    from mmkd_app.cli.options import Command, Option, run_line
-    from mmkd_app.cli.run import run_command, shell_line
-    from mmkd_app.training.checkpoints import (
-        hold_output,
-        train_and_report,
-        training_shown,
-        training_tracked,
-        write_committee_and_report,
-        write_student_and_report,
-    )
-    from mmkd_app.training.options import (
-        NEEDS,
-        Data,
-        Embed,
-        Json,
-        Members,
-        Modality,
-        Output,
-        StudentOptions,
-        TrainingOptions,
-        new_run,
-        refuse_without_effect,
-        same_windows,
-        training_data,
-    )
-    from mmkd_edge.errors import UsageError
-    from mmkd_models.data.dataset import open_dataset
-    from mmkd_models.defaults import STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
-    from mmkd_models.networks.config import preset_named, teacher_config
+from mmkd_app.cli.options import Command, Option, run_line
+from mmkd_app.cli.run import loading, run_command, shell_line
+from mmkd_app.training.checkpoints import (
+    hold_output,
+    train_and_report,
+    training_shown,
+    training_tracked,
+    write_committee_and_report,
+    write_student_and_report,
+)
+from mmkd_app.training.options import (
+    NEEDS,
+    Data,
+    Embed,
+    Json,
+    Members,
+    Modality,
+    Output,
+    StudentOptions,
+    TrainingOptions,
+    new_run,
+    refuse_without_effect,
+    same_windows,
+    training_data,
+)
+from mmkd_edge.errors import UsageError
+from mmkd_models.data.dataset import open_dataset
+from mmkd_models.defaults import STUDENT_TRAIN, TEACHER_PRESET, TEACHER_TRAIN
+from mmkd_models.networks.config import preset_named, teacher_config
 
 if TYPE_CHECKING:
     import typer
