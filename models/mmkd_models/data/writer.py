@@ -75,7 +75,10 @@ def write_dataset(
     splits: Mapping[str, Values],
     source: str = "",
     licence: str = "",
+    left_out: Mapping[str, int] = {},
     episode_names: Sequence[str] = (),
+    episode_files: Mapping[str, Sequence[str]] = {},
+    derived: Sequence[str] = (),
 ) -> Dataset:
     """Write a dataset directory from arrays of windows and open it; suspicious recordings are logged as warnings.
 
@@ -84,6 +87,8 @@ def write_dataset(
         splits: for train, valid and test an array (N, T, C) per modality (video: uint8 (N, T, H, W, C)), NaN or masked
             if missing, and `labels` (N,); optional `groups`, `folds`, `times` (UTC seconds at the start), `starts`
             (seconds of another clock), `episodes`, (N,) each, and `metadata`, a mapping of (N,) texts or numbers.
+        episode_files: files of modalities by episode, where they are not those of `episode_names`.
+        derived: texts of cheaper sensors to compare, such as `acc@25Hz`.
 
     Raise DatasetError if arrays break the contract of docs/datasets.md, UsageError if `path` exists.
     """
@@ -94,7 +99,10 @@ def write_dataset(
         splits={},
         source=source,
         licence=licence,
+        left_out=dict(left_out) or None,
         episodes=tuple(episode_names) or None,
+        episode_files={name: tuple(its_files) for name, its_files in episode_files.items()} or None,
+        derived=tuple(derived) or None,
     )
     return write_windows(Path(path), spec, splits)
 
