@@ -116,7 +116,14 @@ def _copies(scan: Scan) -> Iterator[Finding]:
 def value_findings(scan: Scan) -> Iterator[Finding]:
     """Yield findings on values, labels, groups and gaps."""
     windows = scan.windows
-    if not windows.has_groups:
+    if not windows.has_groups and windows.spec.episodes and len(windows.spec.episodes) == 1:
+        yield note(
+            "leak",
+            f"one recording, {windows.spec.episodes[0]}: scores are of other times of it, and say nothing of another "
+            "machine or day",
+            "record others, and set split.group to the part of their path that tells them apart",
+        )
+    elif not windows.has_groups:
         judged_on = split_facts(windows).judged_on.partition(";")[0]
         sentence = f"no groups: scores are of {judged_on}, which may be of groups that trained"
         yield note("leak", sentence, WRITE_GROUPS)

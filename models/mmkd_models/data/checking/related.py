@@ -154,14 +154,18 @@ def leak_findings(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
         names = " and ".join(repr(windows.groups[rows[pair]].item()) for rows in (overlaps.first, overlaps.second))
         sentence = f"groups {names} share samples: {overlaps.describe(windows, apart)}"
         yield problem("leak", sentence, "give such windows one group" if unnamed else _DROP_COPIES)
-    elif not windows.has_groups and windows.max_shift_s == 0 and len(overlaps.first):
-        fraction = len(np.unique(np.concatenate([overlaps.first, overlaps.second]))) / len(windows)
-        yield problem(
-            "leak",
-            f"no groups, but {fraction:.0%} of the windows share samples with others, so that scores may be of groups "
-            "that trained",
-            WRITE_GROUPS,
-        )
+    elif not windows.has_groups and windows.max_shift_s == 0:
+        pairs = np.stack([overlaps.first, overlaps.second])
+        if not unnamed:  # an import keeps the splits of one recording apart, however its windows overlap
+            assert windows.episodes is not None  # `file_starts`
+            pairs = pairs[:, windows.episodes[pairs[0]] != windows.episodes[pairs[1]]]
+        if pairs.size:
+            yield problem(
+                "leak",
+                f"no groups, but {len(np.unique(pairs)) / len(windows):.0%} of the windows share samples with others, "
+                "so that scores may be of groups that trained",
+                WRITE_GROUPS,
+            )
 
 
 def label_conflicts(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from mmkd_app.training.recipes import run_recipe
 from mmkd_edge import EdgePredictor
 from mmkd_edge.errors import UsageError
 from mmkd_models.data import open_dataset, shipped_dataset
+from mmkd_models.data.checking.findings import check_dataset
 from mmkd_models.data.importing.draft import draft_recipe
 from mmkd_models.data_report.report import report_on
 from tests.models.data.importing.conftest import run
@@ -188,6 +189,29 @@ def test_a_draft_writes_the_rate_without_missing_rows_which_its_import_takes(tmp
     assert float(rate) == pytest.approx(50, rel=2e-3)
     assert told == f"of the first 600 rows {len(lost)} are missing"
     assert import_draft(tmp_path, text).dataset.spec.modalities[0].rate_hz == float(rate)
+
+
+@pytest.mark.parametrize("label", ["task = 'normal'", "column = 'state'"])
+def test_a_draft_of_one_recording_makes_a_dataset_without_problems(tmp_path, caplog, label):
+    rng = np.random.default_rng(0)
+    rows = [f"{k / 50:.2f},{x:.4f},{'worn' if k % 2000 >= 1000 else 'ok'}" for k, x in enumerate(rng.normal(size=6000))]
+    write_csv(tmp_path / "spindle.csv", "time_s,x,state", *rows)
+    text = draft_recipe(tmp_path)
+    assert "length_s = 2.0\nstride_s = 1.0\n" in text
+    report = import_draft(tmp_path, re.sub(r"\[labels\]\n(.+\n)+", f"[labels]\n{label}\n", text))
+    assert caplog.messages == []
+    windows = report.dataset.everything()
+    ends = {split: windows.starts[windows.splits == split] for split in range(3)}
+    for first, second in ((0, 1), (0, 2), (1, 2)):  # no window of 2 s shares a sample with another split
+        assert np.abs(ends[first][:, None] - ends[second]).min() >= 2
+    findings = check_dataset(tmp_path / "out").findings
+    assert [finding.text for finding in findings if finding.kind == "leak"] == [
+        (
+            "one recording, spindle.csv: scores are of other times of it, and say nothing of another machine or day; record"
+            " others, and set split.group to the part of their path that tells them apart"
+        )
+    ]
+    assert {finding.level for finding in findings} == {"note"}
 
 
 def test_a_draft_does_not_misread_a_header_above_text_in_another_encoding_and_asks_for_milliseconds(refusal, tmp_path):
