@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from mmkd_models.data.importing.source import ImportedSensor
 
 _MEGABYTE = 1e6
-_SHORT_GAP = 3.0  # sample periods that a straight line may bridge
 _MAX_NAMED = 3
 _PATTERN = re.compile(r"[*?{}]")
 _LIKE = 0.7  # similarity (difflib) from which a name may be a typo
@@ -94,11 +93,14 @@ def _missing_rows(sensor: ImportedSensor, clocks: Sequence[ClockFacts]) -> str:
     if source.max_gap_s is not None and not gaps:
         return f"{text}; all are interpolated (max_gap_s = {source.max_gap_s:g})"
     longest_text = f"the longest gap has {longest.longest_gap_s:.3g} s, in {longest.recording}"
+    if others := [clock.recording for clock in clocks if clock.longest_gap_s and clock is not longest]:
+        longest_text += f"; others are in {list_first(others)}"
     if source.max_gap_s is not None:
         above = f"NaN in {gaps:,} {'gap' if gaps == 1 else 'gaps'} above max_gap_s = {source.max_gap_s:g}"
         return f"warning: {text}; windows have {above} ({longest_text}); leave the file out (exclude) if they are many"
-    period_s = 1 / sensor.native_hz
-    limit_s = longest.longest_gap_s if longest.longest_gap_s <= _SHORT_GAP * period_s else _SHORT_GAP * period_s
+    limit_s = max(clock.short_gap_s for clock in clocks)
+    if not limit_s:
+        return f"warning: {text}; windows have NaN there ({longest_text}), as all are too long to interpolate"
     digits = 2 - math.floor(math.log10(limit_s))
     limit_s = math.ceil(limit_s * 10**digits - 1e-6) / 10**digits
     which = "them" if limit_s >= longest.longest_gap_s else f"those up to {limit_s:g} s"

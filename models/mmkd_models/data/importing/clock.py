@@ -126,6 +126,7 @@ class ClockFacts:
         gaps: steps above the longest gap that is interpolated.
         missing: rows that the rate expects from first to last, and that are not there.
         longest_gap_s: longest step over a missing row, interpolated or not.
+        short_gap_s: longest of the gaps of up to three usual steps, which a straight line may bridge; 0 without any.
     """
 
     samples: int
@@ -133,6 +134,7 @@ class ClockFacts:
     jitter_p99_ms: float
     gaps: int
     longest_gap_s: float
+    short_gap_s: float = 0.0
     recording: str = ""
     sensor: str = ""
     drift_ppm: float = 0.0
@@ -152,7 +154,7 @@ def clock_facts(series: SampleSeries, *, max_gap_s: float | None, expected_hz: f
     first = np.arange(0, count - 1, -(-(count - 1) // _MAX_STEPS))
     thinned = (series.times[first + 1] - series.times[first]).astype(np.float64) / SECOND_NS
     usual = float(np.median(thinned))
-    regular, periods, gaps, longest, total = 0, 0, 0, 0.0, 0.0
+    regular, periods, gaps, longest, short, total = 0, 0, 0, 0.0, 0.0, 0.0
     last, uneven, distances = 0, 0.0, [np.zeros(0, dtype=np.int64)]  # from one long step to the next
     doubled, between = 0, 0  # steps near two usual ones, and near one and a half
     limit = _STEP_PERIODS * usual if max_gap_s is None else max_gap_s
@@ -168,6 +170,8 @@ def clock_facts(series: SampleSeries, *, max_gap_s: float | None, expected_hz: f
         distances, last = [*distances, np.diff(long)], int(long[-1])
         regular, periods, total = regular + len(even), periods + int(counts.sum()), total + float(even.sum())
         gaps, longest = gaps + int((steps > limit).sum()), max(longest, float(steps.max()))
+        is_short = (steps > limit) & (steps <= (_STEP_PERIODS + _NEAR_STEP) * usual)
+        short = max(short, float(steps[is_short].max(initial=0.0)))
         let_go(series.times)
     means = [total / steps if steps else usual for steps in (regular, periods)]
     apart = np.concatenate(distances)  # the first is from the beginning
@@ -186,6 +190,7 @@ def clock_facts(series: SampleSeries, *, max_gap_s: float | None, expected_hz: f
         jitter_p99_ms=1e3 * float(np.quantile(np.abs(thinned - mean), 0.99)) if len(thinned) else 0.0,
         gaps=gaps,
         longest_gap_s=longest if gaps or missing else 0.0,
+        short_gap_s=short,
     )
 
 

@@ -218,7 +218,7 @@ def test_missing_rows_are_told_by_what_max_gap_s_makes_of_them(plant, recipe):
     text = "missing rows: 11 in {machine}/temp.csv (up to 27.5%, in M3/temp.csv); "
     longest = "(the longest gap has 2.75 s, in M3/temp.csv); "
     assert clock_lines(run(plant))[2] == (
-        f"warning: {text}windows have NaN there {longest}to interpolate those up to 0.75 s, set max_gap_s = 0.75 under"
+        f"warning: {text}windows have NaN there {longest}to interpolate those up to 0.5 s, set max_gap_s = 0.5 under"
         " [[source]], or leave the file out (exclude)"
     )
     recipe(('temp.csv"\ntime = "time"', 'temp.csv"\ntime = "time"\nmax_gap_s = 0.75'))
@@ -228,6 +228,17 @@ def test_missing_rows_are_told_by_what_max_gap_s_makes_of_them(plant, recipe):
     )
     recipe(("max_gap_s = 0.75", "max_gap_s = 2.75"))
     assert clock_lines(run(plant, "all"))[2] == f"{text}all are interpolated (max_gap_s = 2.75)"
+
+
+def test_gaps_that_no_straight_line_may_bridge_are_named_without_advice_on_max_gap_s(plant, recipe):
+    for machine in (1, 3):
+        write_temp(plant, np.delete(np.arange(40), range(20, 27 + machine)) / 4, machines=[machine])
+    write_temp(plant, np.arange(40) / 4, machines=[0, 2, 4, 5])
+    recipe(temp_source())
+    assert clock_lines(run(plant))[2] == (
+        "warning: missing rows: 18 in {machine}/temp.csv (up to 25.0%, in M3/temp.csv); windows have NaN there (the"
+        " longest gap has 2.75 s, in M3/temp.csv; others are in M1/temp.csv), as all are too long to interpolate"
+    )
 
 
 def warnings(plant):

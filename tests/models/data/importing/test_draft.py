@@ -207,8 +207,8 @@ def test_a_draft_of_one_recording_makes_a_dataset_without_problems(tmp_path, cap
     findings = check_dataset(tmp_path / "out").findings
     assert [finding.text for finding in findings if finding.kind == "leak"] == [
         (
-            "one recording, spindle.csv: scores are of other times of it, and say nothing of another machine or day; record"
-            " others, and set split.group to the part of their path that tells them apart"
+            "one recording, spindle.csv: scores are of other times of it, and say nothing of another machine or day;"
+            " record others, and set split.group to the part of their path that tells them apart"
         )
     ]
     assert {finding.level for finding in findings} == {"note"}
