@@ -97,7 +97,8 @@ def _missing_rows(sensor: ImportedSensor, clocks: Sequence[ClockFacts]) -> str:
         longest_text += f"; others are in {list_first(others)}"
     if source.max_gap_s is not None:
         above = f"NaN in {gaps:,} {'gap' if gaps == 1 else 'gaps'} above max_gap_s = {source.max_gap_s:g}"
-        return f"warning: {text}; windows have {above} ({longest_text}); leave the file out (exclude) if they are many"
+        cure = "leave the file out (exclude, below version = 1) if they are many"
+        return f"warning: {text}; windows have {above} ({longest_text}); {cure}"
     limit_s = max(clock.short_gap_s for clock in clocks)
     if not limit_s:
         return f"warning: {text}; windows have NaN there ({longest_text}), as all are too long to interpolate"
@@ -106,7 +107,7 @@ def _missing_rows(sensor: ImportedSensor, clocks: Sequence[ClockFacts]) -> str:
     which = "them" if limit_s >= longest.longest_gap_s else f"those up to {limit_s:g} s"
     return (
         f"warning: {text}; windows have NaN there ({longest_text}); to interpolate {which}, set max_gap_s ="
-        f" {limit_s:g} under [[source]], or leave the file out (exclude)"
+        f" {limit_s:g} under [[source]], or leave the file out (exclude, below version = 1)"
     )
 
 
@@ -187,7 +188,7 @@ def _missing_data(report: RecipeReport) -> Iterator[str]:
         yield f"warning: no windows: the sensors of {list_first(apart)} share no time; correct their times"
     for channel in dict.fromkeys(channel for recording in recordings for channel in recording.empty):
         files = list_first([recording.name for recording in recordings if channel in recording.empty])
-        cure = "it is missing (NaN) there, unless you leave the recordings out (exclude)"
+        cure = "it is missing (NaN) there, unless you leave the recordings out (exclude, below version = 1)"
         yield f"warning: no value: channel {channel} in {files}; {cure}"
 
 

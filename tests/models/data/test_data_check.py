@@ -109,7 +109,7 @@ SPLITS = {"train": range(6), "valid": range(6, 8), "test": range(8, 10)}
 LOOK = "leave it, it may be real: look at the picture (mmkd-data report -o report.html)"
 ADVICE = (
     "if its unit differs, correct it with 'file_scale' under its [[source]]; if it is faulty, leave the recording out"
-    f" (exclude); or {LOOK}"
+    f" (exclude, below version = 1); or {LOOK}"
 )
 
 
@@ -174,7 +174,7 @@ def test_levels_that_are_no_pair_of_units_are_notes_without_a_factor(tmp_path):
         ]
         for name, change in changes.items()
     }
-    out = "if it is faulty, leave the recording out (exclude); or " + LOOK
+    out = "if it is faulty, leave the recording out (exclude, below version = 1); or " + LOOK
     assert findings == {
         "dead": [
             (

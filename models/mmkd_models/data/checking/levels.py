@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mmkd_documents.data import Finding
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.checking.related import list_first, note, problem
+from mmkd_models.data.checking.related import exclude_text, list_first, note, problem
 from mmkd_models.data.checking.scan import Scan
 from mmkd_models.data.windows import Windows
 
@@ -222,9 +222,9 @@ def _finding(recording: OddRecording) -> Finding:
     modality, first = recording.modality, recording.channels[0]
     levels = ", ".join(_level_text(modality, level) for level in recording.channels)
     sentence = f"{modality.name} in {recording.name}: {levels}"
-    out = "leave the recording out (exclude)"
+    out = "leave the recording out (exclude, below version = 1)"
     if recording.file:
-        out = f"leave it out: exclude = [{json.dumps(recording.file, ensure_ascii=False)}]"
+        out = f"leave it out: {exclude_text(recording.file)}"
     scale = "correct it with 'file_scale' under its [[source]]"
     if recording.cause == "unit":
         pair = next(pair for factor, pair in _UNITS.items() if first.factor in (factor, 1 / factor))

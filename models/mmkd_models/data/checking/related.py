@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -118,6 +119,11 @@ def list_first(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values[:_MAX_NAMED])) + more
 
 
+def exclude_text(file: str) -> str:
+    """Return how a recipe leaves a file out, with the place where TOML takes the key."""
+    return f"exclude = {json.dumps([file], ensure_ascii=False)} below version = 1"
+
+
 _CACHE: WeakKeyDictionary[Windows, Overlaps] = WeakKeyDictionary()
 
 
@@ -182,7 +188,7 @@ def label_conflicts(windows: Windows, overlaps: Overlaps) -> Iterator[Finding]:
             assert windows.episodes is not None
             rows = [overlaps.first[pairs[0]], overlaps.second[pairs[0]]]
             out = windows.spec.episodes[int(windows.episodes[rows].max())]
-            yield problem("labels", sentence, f'correct the labels, or leave one file out: exclude = ["{out}"]')
+            yield problem("labels", sentence, f"correct the labels, or leave one file out: {exclude_text(out)}")
     if count > _MAX_NAMED:
         sentence = f"{count} sections that two files share have different labels, the first {_MAX_NAMED} are named"
         yield problem("labels", sentence, "correct the labels, or leave files out")

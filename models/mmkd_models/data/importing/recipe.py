@@ -349,8 +349,16 @@ def _plain_text(error: msgspec.ValidationError) -> str:
         close = get_close_matches(
             unknown[1], [field.name for rule in rules for field in msgspec.structs.fields(rule)], 1
         )
-        text += f", perhaps {close[0]!r} is meant" if close else ""
+        place = _PLACES.get(unknown[1]) if path or not close else None
+        text += f"; write it {place}" if place else f", perhaps {close[0]!r} is meant" if close else ""
     return f"'{path[:-1]}': {text[0].lower()}{text[1:]}" if path else text
+
+
+_TABLES = {"[[source]]": SensorSource, "[labels]": LabelRule, "[windows]": WindowRule, "[split]": SplitRule}
+_PLACES = {
+    **{name: f"under {table}" for table, rule in reversed(_TABLES.items()) for name in rule.__struct_fields__},
+    **dict.fromkeys(("version", "exclude"), "above the first [[source]]"),
+}
 
 
 def _choices(kind: object) -> Iterator[str]:
@@ -364,6 +372,8 @@ def _toml_problem(text: str, error: Exception) -> str:
     line = text.splitlines()[number - 1].strip()
     if comma := re.search(r"=\s*(-?\d+),(\d+)\s*(?:#.*)?$", line):
         return f"{line!r} in line {number}; write the number with a point: {comma[1]}.{comma[2]}"
+    if said.startswith("Cannot overwrite a value"):
+        return f"a key again, {line!r} in line {number}; join both lines into one"
     return f"{said}; correct that line"
 
 

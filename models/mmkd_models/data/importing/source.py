@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ import numpy as np
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.frames import Region, cut_out
 from mmkd_edge.spec import ModalitySpec
-from mmkd_models.data.checking.related import time_text
+from mmkd_models.data.checking.related import exclude_text, time_text
 from mmkd_models.data.importing.clock import (
     SECOND_NS,
     Interval,
@@ -223,7 +222,7 @@ class _Reading:
         columns += [] if source.tag else self._columns
         columns = list(dict.fromkeys(name for name in columns if name))
         is_first = file.path == first_file
-        out = f"; or leave the recording out: exclude = [{json.dumps(file.name)}]"
+        out = f"; or leave the recording out: {exclude_text(file.name)}"
         like, cure = ("", "") if is_first else (f" as in {first_file}", out)
         require_columns(place, names, columns, like=like, cure=cure)
         if reader.rate_hz and not source.time and not is_first and reader.rate_hz(file.path) != native_hz:

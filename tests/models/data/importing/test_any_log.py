@@ -94,7 +94,7 @@ def test_recordings_without_intervals_and_channels_without_values_are_named(plan
     assert window_lines(run(plant))[3:] == [
         (
             "warning: no value: channel acc ay in M1/acc.csv, M2/acc.csv, M3/acc.csv and 1 more; it is missing (NaN)"
-            " there, unless you leave the recordings out (exclude)"
+            " there, unless you leave the recordings out (exclude, below version = 1)"
         ),
         (
             "warning: no label: M2/acc.csv, M3/acc.csv (missing file: M2/states.csv, M3/states.csv); windows are kept"
@@ -203,7 +203,7 @@ def test_clocks_name_the_file_of_their_sensor_and_labels_that_are_numbers_may_be
         (
             "warning: missing rows: 1 in {machine}/temp.csv (up to 2.5%, in M3/temp.csv); windows have NaN there (the"
             " longest gap has 0.5 s, in M3/temp.csv); to interpolate them, set max_gap_s = 0.5 under [[source]], or"
-            " leave the file out (exclude)"
+            " leave the file out (exclude, below version = 1)"
         ),
     ]
     assert window_lines(report)[-1] == (
@@ -219,12 +219,12 @@ def test_missing_rows_are_told_by_what_max_gap_s_makes_of_them(plant, recipe):
     longest = "(the longest gap has 2.75 s, in M3/temp.csv); "
     assert clock_lines(run(plant))[2] == (
         f"warning: {text}windows have NaN there {longest}to interpolate those up to 0.5 s, set max_gap_s = 0.5 under"
-        " [[source]], or leave the file out (exclude)"
+        " [[source]], or leave the file out (exclude, below version = 1)"
     )
     recipe(('temp.csv"\ntime = "time"', 'temp.csv"\ntime = "time"\nmax_gap_s = 0.75'))
     assert clock_lines(run(plant, "some"))[2] == (
-        f"warning: {text}windows have NaN in 1 gap above max_gap_s = 0.75 {longest}leave the file out (exclude) if they"
-        " are many"
+        f"warning: {text}windows have NaN in 1 gap above max_gap_s = 0.75 {longest}leave the file out (exclude, below"
+        " version = 1) if they are many"
     )
     recipe(("max_gap_s = 0.75", "max_gap_s = 2.75"))
     assert clock_lines(run(plant, "all"))[2] == f"{text}all are interpolated (max_gap_s = 2.75)"
@@ -255,7 +255,8 @@ def test_one_file_in_another_unit_is_named_and_scaled(plant, recipe, caplog):
     assert text.startswith("warning: acc in M3/acc.csv: ax has 1,")
     assert text.endswith(
         ', as between mm and m, or mV and V: another unit?; if its unit differs, set file_scale = {"M3/acc.csv" = {ax ='
-        ' 0.001}} under its [[source]]; if it is faulty, leave it out: exclude = ["M3/acc.csv"]; or leave it, it may be'
+        ' 0.001}} under its [[source]]; if it is faulty, leave it out: exclude = ["M3/acc.csv"] below version = 1; or'
+        " leave it, it may be"
         " real: look at the picture (mmkd-data report -o report.html)"
     )
     caplog.clear()

@@ -220,7 +220,7 @@ def test_labels_that_contradict_each_other_in_a_shared_section_are_told(plant, r
     told = (
         "warning: M1/acc.csv 2025-11-03T06:46:42Z to 06:46:46Z (train) equals M5/acc.csv 2025-11-03T07:53:22Z to"
         " 07:53:26Z (test), but 25% of the 4 windows in it have different labels; correct the labels, or leave one"
-        ' file out: exclude = ["M5/acc.csv"]'
+        ' file out: exclude = ["M5/acc.csv"] below version = 1'
     )
     run(plant)
     assert caplog.messages == [told]

@@ -205,7 +205,9 @@ CASES = {
         "M0/acc.csv": line(1, "time,ax,ax")
     },
     "DIR/M2/acc.csv:1: expected column 'ay' as in DIR/M0/acc.csv, got 'time', 'ax', 'az'; correct the name in the"
-    ' recipe, or the file; or leave the recording out: exclude = ["M2/acc.csv"]': {LOG: line(1, "time,ax,az")},
+    ' recipe, or the file; or leave the recording out: exclude = ["M2/acc.csv"] below version = 1': {
+        LOG: line(1, "time,ax,az")
+    },
     "DIR/M2/acc.csv:2: expected text in utf-8, got byte 0x89; set encoding = 'shift_jis' if all files of the source"
     " have it, or write the file as UTF-8": {LOG: "time,ax,ay\n1,2,温度\n".encode("shift_jis")},
     "DIR/M2/acc.csv:3: expected text in utf-8, got byte 0x89; the file mixes encodings, as lines before it are utf-8:"
@@ -323,6 +325,13 @@ CASES = {
     " that line": {"[windows]": "[windows"},
     "DIR/recipe.toml: unknown key 'label', perhaps 'labels' is meant; docs/your-own-data.md lists every key": {
         "[labels]": "[label]"
+    },
+    "DIR/recipe.toml: 'split': unknown key 'exclude'; write it above the first [[source]]; docs/your-own-data.md lists"
+    " every key": {'group = "machine"': 'group = "machine"\nexclude = ["M7"]'},
+    "DIR/recipe.toml: 'windows': unknown key 'max_gap_s'; write it under [[source]]; docs/your-own-data.md lists every"
+    " key": {"length_s = 1.0": "length_s = 1.0\nmax_gap_s = 1.0"},
+    "DIR/recipe.toml: expected TOML, got a key again, 'exclude = [\"M2\"]' in line 3; join both lines into one": {
+        "version = 1": 'version = 1\nexclude = ["M1"]\nexclude = ["M2"]'
     },
     "DIR/recipe.toml: 'version': expected 1, got 2; use the mmkd-edge that wrote it": {"version = 1": "version = 2"},
     "'split.group': expected 7 values of 'machine' or more, got 6 (M0, M1, M2, M3, M4, M5); record more, choose"

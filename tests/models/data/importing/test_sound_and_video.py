@@ -298,7 +298,7 @@ CASES = {
         "files": sound(WAV, tone(2, rate_hz=16000), 16000)
     },
     "DIR/c2.wav: expected column '2' as in DIR/c0.wav, got '1'; correct the name in the recipe, or the file; or leave"
-    ' the recording out: exclude = ["c2.wav"]': {
+    ' the recording out: exclude = ["c2.wav"] below version = 1': {
         'channels = {mono = "1"}\n': "",
         "files": lambda folder: [
             sound(f"c{clip}.wav", np.stack([tone(clip), tone(clip + 9)], 1))(folder) for clip in (0, 1, 3, 4, 5)
