@@ -274,6 +274,7 @@ class EdgePredictor:
         gap_s: float | None = None,
         stale_s: float | None = None,
         on_window: OnWindow | None = None,
+        over_time: bool = True,
     ) -> Stream:
         """Begin a stream of samples; several may share the predictor, each in one thread at a time.
 
@@ -283,6 +284,8 @@ class EdgePredictor:
             gap_s: a longer time between two samples is a gap, and missing; None for 2.5 sampling periods.
             stale_s: as in `open`; None for the predictor's.
             on_window: called with each full window (T, C), raw, and its prediction, before that is returned.
+            over_time: filter `label`, `index` and `probability` over successive answers, if the student's validation
+                recordings chose how; the other attributes stay the window's own.
 
         Raises:
             UsageError: an argument is out of its range, or there is no such student.
@@ -309,6 +312,7 @@ class EdgePredictor:
             stepping=stepping,
             on_window=on_window,
             answering=lambda: expected if derives else self._active.current.opened[number].modality,
+            over_time=(lambda: self._active.current.opened[number].entry.over_time) if over_time else None,
         )
 
     def health(self) -> Health:

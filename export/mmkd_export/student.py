@@ -310,6 +310,7 @@ def _model_entry(
         fold=origin.fold,
         training_hashes=origin.training_hashes or None,
         normal=origin.normal,
+        over_time=origin.over_time,
         members=checkpoint.config.members,
         twin_of=None if twin is None else twin.of,
     )

@@ -27,6 +27,7 @@ MAX_CONFIDENCE_WINDOWS = 1024
 MAX_NOVELTY_WINDOWS = 1024
 
 MAX_ADAPTED = 1000
+MAX_HOP_RULES = 4
 TRAINING_HASH_BYTES = 8
 MAX_TRAINING_HASHES = 8192
 
@@ -44,7 +45,7 @@ _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_FILE_BYTES)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 _Error = Annotated[float, msgspec.Meta(ge=0)]
 _Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
-_Score = Annotated[float, msgspec.Meta(gt=0)]
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
 GRAPH_OUTPUTS = ("logits", "probabilities", "value", "novelty")
 """Every output name, in the order of `graph_outputs`."""
 
@@ -56,7 +57,7 @@ class Confidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     calibration windows, rising, rounded down.
     """
 
-    temperature: Annotated[float, msgspec.Meta(gt=0)]
+    temperature: _Positive
     true_probabilities: Annotated[tuple[_Fraction, ...], msgspec.Meta(min_length=1, max_length=MAX_CONFIDENCE_WINDOWS)]
 
 
@@ -83,13 +84,44 @@ class Normal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         groups_above: fraction of such groups with more than twice the level.
     """
 
-    scores: Annotated[tuple[_Score, ...], msgspec.Meta(min_length=1, max_length=MAX_NOVELTY_WINDOWS)]
+    scores: Annotated[tuple[_Positive, ...], msgspec.Meta(min_length=1, max_length=MAX_NOVELTY_WINDOWS)]
     windows: Annotated[int, msgspec.Meta(ge=1, le=10**15)]
     groups: _Count
     hours: _Error
     level: Annotated[float, msgspec.Meta(gt=0, lt=1)]
     window_rate: _Fraction
     groups_above: _Fraction
+
+
+class HopRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How answers at one hop are filtered, and what that gave on validation recordings.
+
+    Attributes:
+        hop_fraction: the hop, in windows.
+        dwell_s: mean time of a state.
+        exponent: of each answer's probabilities.
+        gain_points: of the score, over single answers.
+        delay: answers until a change of state is followed, median and 90 % of changes.
+        single_delay: the same by single answers.
+    """
+
+    hop_fraction: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    dwell_s: _Positive
+    exponent: _Positive
+    gain_points: float
+    delay: tuple[_Error, _Error]
+    single_delay: tuple[_Error, _Error]
+
+
+class OverTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a stream filters successive answers; see `mmkd_edge.stream.over_time`.
+
+    `prior` (K,) divides probabilities; `changes` of state on validation recordings judged the rules.
+    """
+
+    prior: tuple[_Positive, ...]
+    rules: Annotated[tuple[HopRule, ...], msgspec.Meta(min_length=1, max_length=MAX_HOP_RULES)]
+    changes: _Count
 
 
 class Adapted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -205,6 +237,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     fold: _Count | msgspec.UnsetType | None = msgspec.UNSET
     training_hashes: TrainingHashes | None = None
     normal: Normal | None = None
+    over_time: OverTime | None = None
     members: tuple[str, ...] | None = None
     twin_of: str | None = None
 

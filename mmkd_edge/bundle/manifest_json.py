@@ -23,6 +23,7 @@ from mmkd_edge.bundle.manifest import (
     Artifact,
     Manifest,
     ModelEntry,
+    OverTime,
     Streaming,
     describe_tensors,
     graph_inputs,
@@ -133,6 +134,8 @@ def _check_model(model: ModelEntry, path: str) -> None:
     )
     if normal is not None:
         _check_rising(normal.scores, f"{path}.normal.scores")
+    if model.over_time is not None:
+        _check_over_time(model.over_time, model.task, f"{path}.over_time")
     if model.group_reference is not None:
         fault = reference_fault(model.group_reference, len(model.modality.channels))
         if fault is not None:
@@ -144,6 +147,15 @@ def _check_model(model: ModelEntry, path: str) -> None:
     _require(whole, f"{path}.training_hashes", f"expected hashes of {TRAINING_HASH_BYTES} bytes, got {length} bytes")
     for index, adapted in enumerate(model.adapted or ()):
         _check_printable([adapted.dataset, adapted.method], f"{path}.adapted[{index}]")
+
+
+def _check_over_time(over_time: OverTime, task: TaskSpec, path: str) -> None:
+    _require(task.kind == "classification", path, f"expected none for {task.kind}, got one")
+    expected, got = len(task.labels), len(over_time.prior)
+    _require(got == expected, f"{path}.prior", f"expected one number per label, {expected}, got {got}")
+    for index, rule in enumerate(over_time.rules):
+        for name in ("delay", "single_delay"):
+            _check_rising(getattr(rule, name), f"{path}.rules[{index}].{name}")
 
 
 def _check_streaming(streaming: Streaming, model: ModelEntry, path: str) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mmkd_edge.errors import BackendError, UnavailableError
 from mmkd_edge.native.build import LIBRARY, source_hash
 
-ABI = 4
+ABI = 5
 ISAS = ("best", "base", "avx2", "avx512")
 """Instruction sets, in the order of `enum mmkd_isa`."""
 _OK, _UNKNOWN_ISA = 0, 3

@@ -50,7 +50,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
     Attributes:
         label: the most probable label; a regression's target; empty without an answer. A student of normal data has
-            one label, and none for a window that is unlike normal ones: its status is then `unknown`.
+            one label, and none for a window that is unlike normal ones: its status is then `unknown`. A stream may
+            filter it over successive answers; see `EdgePredictor.stream`.
         index: -1 without an answer.
         probability: 0 to 1; 0 for a number, or without an answer.
         probabilities: float32 (K,), in the order of the task's labels; zeros without an answer; (0,) for a number.

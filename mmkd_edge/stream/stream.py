@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.backends.base import Answers, Steps
-from mmkd_edge.bundle.manifest import ModelEntry, Streaming
+from mmkd_edge.bundle.manifest import ModelEntry, OverTime, Streaming
 from mmkd_edge.errors import InputError, UsageError
 from mmkd_edge.frames import as_frames
 from mmkd_edge.predict.arguments import check_moment, check_seconds, check_whole
@@ -19,6 +19,7 @@ from mmkd_edge.predict.preprocess import as_float32, missing_samples, only_valid
 from mmkd_edge.predict.sensors import WindowFault, worse
 from mmkd_edge.predict.student import OpenStudent
 from mmkd_edge.spec import ModalitySpec, TaskSpec
+from mmkd_edge.stream.over_time import AnswerFilter
 from mmkd_edge.stream.resample import FrameNumbers, Grid, RisingSamples, TimeLine
 
 Ask = Callable[[NDArray[Any], CallConditions, Answers | None], Prediction]
@@ -67,6 +68,7 @@ class Stream:
         stepping: Stepping | None = None,
         on_window: OnWindow | None = None,
         answering: Callable[[], ModalitySpec] | None = None,
+        over_time: Callable[[], OverTime | None] | None = None,
     ) -> None:
         check_whole("hop", hop, 1, MAX_HOP)
         longest_gap_s = _MAX_GAP_WINDOWS * modality.duration_s
@@ -86,6 +88,9 @@ class Stream:
         self._stale_s = stale_s
         self._stepping = stepping
         self._on_window = on_window
+        self._filter = None
+        if over_time is not None:
+            self._filter = AnswerFilter(over_time, hop=hop, modality=modality)
         self._frames = FrameNumbers(modality) if modality.kind == "video" else None
         columns = 1 if self._frames is not None else len(modality.channels)
         self._buffer = np.empty((3 * modality.samples, columns), dtype=np.float32)
@@ -109,6 +114,8 @@ class Stream:
         self._answered = 0  # the row count of the last prediction
         if self._stepping is not None:
             self._stepping.begin()
+        if self._filter is not None:
+            self._filter.begin()
         first = self._modality.samples % self._hop
         self._due = first if first else min(self._hop, self._modality.samples)
 
@@ -317,6 +324,8 @@ class Stream:
             fault = worse(fault, WindowFault(status="degraded", reason=reason))
         stepped = None if self._stepping is None else self._stepping.answer(window)
         prediction = self._ask(window, CallConditions(fault=fault, input_age_s=age_s), stepped)
+        if self._filter is not None:
+            prediction = self._filter.follow(prediction, self._task.labels, count=self._count)
         if self._on_window is not None:
             self._on_window(window, prediction)
         return prediction

@@ -19,7 +19,7 @@ extern "C" {
 #define MMKD_API __attribute__((visibility("default")))
 #endif
 
-#define MMKD_ABI 4
+#define MMKD_ABI 5
 
 typedef struct mmkd_model mmkd_model;
 
@@ -104,13 +104,14 @@ typedef struct mmkd_options {
     int32_t flat;            /* 1: look for channels with one value */
     double stuck_s;          /* look for channels that repeat one value for so long */
     int32_t recorded;        /* 1: windows and samples are the recorded sensor's, from which each window is derived */
+    int32_t single_answers;  /* streams, 1: labels are each window's own, not filtered over successive answers */
 } mmkd_options;
 
 typedef struct mmkd_prediction {
     int32_t condition;          /* enum mmkd_condition */
     int32_t index;              /* of the label; -1 without an answer, and of windows unlike normal data */
     const char *label;          /* "" without an answer */
-    double probability;         /* of the label */
+    double probability;         /* of the label; a stream may filter both over successive answers */
     const float *probabilities; /* (K,); NULL without an answer, and of a number */
     double value;               /* of a number, in its unit; the score of normal data; else NaN */
     double novelty;             /* p-value among validation windows, or among normal ones; NaN without */

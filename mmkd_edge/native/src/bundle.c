@@ -324,6 +324,15 @@ static int has_derivation(reader *r, const mmkd_model *model, int derived)
            length_of(r, field(r, source, "channels")) == d->channels && number(r, field(r, source, "rate_hz"), 0) == d->limits[0];
 }
 
+static void read_over_time(reader *r, int over_time, mmkd_entry *entry)
+{
+    int rules = field(r, over_time, "rules"), at = rules + 1;
+    entry->prior = numbers(r, field(r, over_time, "prior"));
+    for (; entry->hop_rules < length_of(r, rules) && entry->hop_rules < MMKD_MAX_HOP_RULES; at = after(r, at))
+        entry->hop_rule[entry->hop_rules++] = (mmkd_hop_rule){
+            number(r, field(r, at, "hop_fraction"), 1), number(r, field(r, at, "dwell_s"), 1), number(r, field(r, at, "exponent"), 1)};
+}
+
 static void read_entry(reader *r, const unsigned char *data, size_t size, int object, mmkd_entry *entry)
 {
     int modality = field(r, object, "modality"), task = field(r, object, "task"), kind = field(r, task, "kind");
@@ -354,6 +363,7 @@ static void read_entry(reader *r, const unsigned char *data, size_t size, int ob
         entry->novelty = numbers(r, field(r, normal, "scores"));
         entry->level = number(r, field(r, normal, "level"), 1), entry->groups = (int32_t)number(r, field(r, normal, "groups"), 1);
     }
+    read_over_time(r, field(r, object, "over_time"), entry);
     entry->novelty_tolerance = number(r, field(r, field(r, native, "novelty"), "tolerance"), 0);
     entry->golden = text(r, field(r, field(r, object, "golden"), "file"));
     entry->golden_sha256 = text(r, field(r, field(r, object, "golden"), "sha256"));
@@ -798,6 +808,18 @@ static int check_statistics(reader *r, int model, int channels, int labels)
            (usual < 0 || length_of(r, usual) == channels);
 }
 
+static int check_over_time(reader *r, int over_time, const char *kind, int labels)
+{
+    int rules = field(r, over_time, "rules");
+    if (over_time < 0) return 1;
+    for (int i = 0, at = rules + 1; i < length_of(r, rules); i++, at = after(r, at)) {
+        int delay = field(r, at, "delay"), single = field(r, at, "single_delay");
+        if (length_of(r, delay) != 2 || length_of(r, single) != 2 || !is_rising_list(r, delay, 0) || !is_rising_list(r, single, 0) ||
+            !(number(r, field(r, at, "hop_fraction"), 0) > 0)) return 0;
+    }
+    return (!*kind || !strcmp(kind, "classification")) && length_of(r, field(r, over_time, "prior")) == labels;
+}
+
 /* The first key of a student whose value does not fit the others; NULL if all do. */
 static const char *model_fault(reader *r, int model)
 {
@@ -816,6 +838,7 @@ static const char *model_fault(reader *r, int model)
     if (strncmp(file, name, length) || strcmp(file + length, "/golden.npz")) return "golden";
     if (!check_statistics(r, model, channels, labels)) return "statistics or group_reference";
     if (is_normal != (normal >= 0) || !is_rising_list(r, field(r, normal, "scores"), 0)) return "normal";
+    if (!check_over_time(r, field(r, model, "over_time"), kind, labels)) return "over_time";
     if (streaming >= 0 && r->token[streaming].type == JSMN_OBJECT &&
         !check_streaming(r, streaming, name, number(r, field(r, modality, "samples"), 0))) return "streaming";
     return base64_bytes(hashes) % 8 || base64_bytes(hashes) > 8 * 8192 ? "training_hashes" : NULL;

@@ -4,13 +4,18 @@
 
 #include "model.h"
 
-enum { MMKD_MAX_STUDENTS = 16 };
+enum { MMKD_MAX_STUDENTS = 16, MMKD_MAX_HOP_RULES = 4 };
 
 /* Rising numbers. */
 typedef struct {
     const double *number;
     int32_t count;
 } mmkd_numbers;
+
+/* How a stream at one hop, in windows, filters its answers. */
+typedef struct {
+    double hop_fraction, dwell_s, exponent;
+} mmkd_hop_rule;
 
 typedef struct {
     mmkd_student facts;
@@ -22,6 +27,9 @@ typedef struct {
     int32_t groups; /* 0 of other tasks, or if unknown */
     mmkd_numbers usual; /* (C,): magnitudes in training; count is 0 without limits */
     double lowest, highest;
+    mmkd_numbers prior; /* (K,): of answers over time; count is 0 without hop rules */
+    mmkd_hop_rule hop_rule[MMKD_MAX_HOP_RULES];
+    int32_t hop_rules;
     mmkd_model *model, *step; /* step: the model itself if its bytes are the same */
     const char *golden, *golden_sha256; /* member with golden windows */
     double novelty_tolerance;

@@ -1,4 +1,5 @@
 /* A window, or the samples of a stream, becomes a prediction: the steps and the words of mmkd_edge/predict and stream. */
+#include <float.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -43,6 +44,9 @@ struct mmkd_predictor {
     float *block, **states, **news, *step_probabilities, step_novelty; /* of a causal student's steps */
     int32_t filled, has_step;
     int64_t step;
+    double *belief;            /* (K,) of a stream, where answers are filtered */
+    const mmkd_hop_rule *rule; /* how; NULL for single answers */
+    int64_t answered;          /* the row count at the last answer that counted; -1 before the first */
 };
 
 /* ---- words */
@@ -395,9 +399,48 @@ static void put_step(mmkd_predictor *p, const float *row)
 
 /* ---- streams */
 
+/* The rule of the nearest hop; see mmkd_edge/stream/over_time.py. */
+static const mmkd_hop_rule *choose_rule(const mmkd_predictor *p)
+{
+    const mmkd_entry *e = p->entry;
+    const mmkd_hop_rule *best = NULL;
+    double fraction = (double)p->options.hop / p->input.samples, nearest = INFINITY;
+    for (int32_t i = 0; i < e->hop_rules && !p->options.single_answers; i++) {
+        double apart = fabs(log(e->hop_rule[i].hop_fraction / fraction));
+        if (apart < nearest) nearest = apart, best = &e->hop_rule[i];
+    }
+    return best;
+}
+
+/* Let earlier answers of the stream weigh in on the label. */
+static void follow(mmkd_predictor *p, mmkd_prediction *to)
+{
+    const mmkd_hop_rule *rule = p->rule;
+    if (!rule || to->index < 0 || to->condition > MMKD_DEGRADED) return;
+    double stay = 0, exponent = rule->exponent, total = 0;
+    if (p->answered >= 0) {
+        double elapsed_s = (double)(p->count - p->answered) / p->input.rate_hz;
+        double window_s = p->input.samples / p->input.rate_hz;
+        stay = exp(-elapsed_s / rule->dwell_s);
+        exponent *= fmin(elapsed_s / (rule->hop_fraction * window_s), 1);
+    }
+    for (int32_t k = 0; k < p->labels; k++) {
+        double answer = fmax(to->probabilities[k], FLT_MIN);
+        p->belief[k] = (stay * p->belief[k] + (1 - stay) / p->labels) * pow(answer / p->entry->prior.number[k], exponent);
+        total += p->belief[k];
+    }
+    to->index = 0;
+    for (int32_t k = 0; k < p->labels; k++) {
+        p->belief[k] /= total;
+        if (p->belief[k] > p->belief[to->index]) to->index = k;
+    }
+    to->label = p->entry->label[to->index], to->probability = p->belief[to->index];
+    p->answered = p->count;
+}
+
 static void begin_line(mmkd_predictor *p)
 {
-    p->count = 0;
+    p->count = 0, p->answered = -1;
     int32_t hop = p->options.hop, first = p->input.samples % hop;
     p->due = first ? first : hop < p->input.samples ? hop : p->input.samples;
     begin_steps(p);
@@ -453,6 +496,7 @@ static void advance(mmkd_predictor *p, const float *row, double now_s, mmkd_rece
         memcpy(p->window, p->rows + oldest * p->input.channels, (size_t)(p->input.samples - oldest) * bytes);
         memcpy(p->window + (p->input.samples - oldest) * p->input.channels, p->rows, (size_t)oldest * bytes);
         answer(p, p->window, age_s, p->has_step, &prediction);
+        follow(p, &prediction);
     }
     if (receive) receive(&prediction, user);
 }
@@ -648,6 +692,7 @@ int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, 
         {&p->probabilities, outputs}, {&p->step_probabilities, outputs}, {&p->block, stride * one}};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) *arrays[i].to = take(p, arrays[i].count, sizeof(float));
     p->set = take(p, p->labels, sizeof *p->set), p->mean = take(p, p->channels, 2 * sizeof *p->mean);
+    p->belief = take(p, p->labels, sizeof *p->belief);
     p->states = take(p, 2 * states, sizeof *p->states);
     for (int64_t n = 0; !p->lacks_memory && n < 2 * states; n++) /* what is new follows the states */
         p->states[n] = take(p, n < states ? mmkd_state_floats(e->step, n) : mmkd_news_floats(e->step, n - states), sizeof(float));
@@ -657,6 +702,7 @@ int mmkd_predictor_open(const mmkd_bundle *bundle, const mmkd_options *options, 
         mmkd_error(error, error_size, "not enough memory");
         return MMKD_NO_MEMORY;
     }
+    p->rule = choose_rule(p);
     p->std = p->mean + p->channels, p->news = p->states + states;
     set_limits(p);
     mmkd_reset(p);

@@ -64,6 +64,11 @@ static const rule adapted_rules[] = {
 static const rule normal_rules[] = {
     {"scores", "[+", NULL, 1024}, {"windows", "1", NULL, 0}, {"groups", "i", NULL, 0}, {"hours", "0", NULL, 0},
     {"level", "<", NULL, 0}, {"window_rate", "f", NULL, 0}, {"groups_above", "f", NULL, 0}, END_OF_RULES};
+static const rule hop_rules[] = {
+    {"hop_fraction", "f", NULL, 0}, {"dwell_s", "+", NULL, 0}, {"exponent", "+", NULL, 0}, {"gain_points", "n", NULL, 0},
+    {"delay", "(0", NULL, 2}, {"single_delay", "(0", NULL, 2}, END_OF_RULES};
+static const rule over_time_rules[] = {{"prior", "(+", NULL, 0}, {"rules", "[o", hop_rules, 4}, {"changes", "i", NULL, 0},
+                                       END_OF_RULES};
 static const rule model_rules[] = {
     {"name", "p", NULL, 0}, {"modality", "o", modality_rules, 0}, {"task", "o", task_rules, 0}, {"inputs", "[o", tensor_rules, 2},
     {"outputs", "[o", tensor_rules, 3}, {"preset", "p", NULL, 0}, {"parameters", "i", NULL, 0}, {"mflops", "0", NULL, 0},
@@ -71,8 +76,8 @@ static const rule model_rules[] = {
     {"dataset_sha256", "h", NULL, 0}, {"teacher_sha256", "?~h", NULL, 0}, {"artifacts", "[o", artifact_rules, 16},
     {"golden", "o", file_rules, 0}, {"statistics", "?~o", statistics_rules, 0}, {"group_reference", "?~o", group_rules, 0},
     {"streaming", "?~o", streaming_rules, 0}, {"adapted", "?[o", adapted_rules, 1000}, {"fold", "?~i", NULL, 0},
-    {"training_hashes", "?x", NULL, 0}, {"normal", "?o", normal_rules, 0}, {"members", "?(p", NULL, 0},
-    {"twin_of", "?p", NULL, 0}, END_OF_RULES};
+    {"training_hashes", "?x", NULL, 0}, {"normal", "?o", normal_rules, 0}, {"over_time", "?o", over_time_rules, 0},
+    {"members", "?(p", NULL, 0}, {"twin_of", "?p", NULL, 0}, END_OF_RULES};
 static const rule manifest_rules[] = {
     {"format_version", "1", NULL, 0}, {"model_id", "p", NULL, 0}, {"models", "[o", model_rules, 16}, {"tools", "m", NULL, 0},
     {"licence", "t", NULL, 0}, {"files", "[o", file_rules, 2}, {"release", "?i", NULL, 0}, END_OF_RULES};

@@ -19,7 +19,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from mmkd_edge.bundle.manifest import Adapted, Normal, TrainingHashes
+from mmkd_edge.bundle.manifest import Adapted, Normal, OverTime, TrainingHashes
 from mmkd_edge.bundle.statistics import GroupReference
 from mmkd_edge.bundle.strict_json import JsonError, parse_object
 from mmkd_edge.derive import derivation_fault
@@ -78,6 +78,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     adapted: tuple[Adapted, ...] | None = None  # in order; the score is on old windows
     training_hashes: TrainingHashes | None = None
     normal: Normal | None = None
+    over_time: OverTime | None = None
     versions: dict[str, str] = stored({})
 
     @property
