@@ -84,6 +84,4 @@ class AnswerFilter:
         self._belief = belief = next_belief(belief, answer, prior, stay=stay, exponent=exponent)
         self._answered = count
         index = int(belief.argmax())
-        return msgspec.structs.replace(
-            prediction, label=labels[index], index=index, probability=float(belief[index])
-        )
+        return msgspec.structs.replace(prediction, label=labels[index], index=index, probability=float(belief[index]))

@@ -42,6 +42,8 @@ REFERENCE = {
     **dict.fromkeys(("largest_misfit", "largest_axes", "largest_levels"), 1.0),
     "magnitude": {"usual": [1.0, 1.0, 1.0], "lowest": 0.1, "highest": 10.0, "outside_rate": 0.01},
 }
+RULE = {"hop_fraction": 0.5, "dwell_s": 30.0, "exponent": 0.5, "gain_points": 2.5}
+RULE |= {"delay": [2.0, 4.0], "single_delay": [1.0, 3.0]}
 SCORES = {"scores": [0.0, 0.5], "max_error": 0.0, "tolerance": 1e-4}
 
 
@@ -60,6 +62,7 @@ def full_text(kit):
     model["members"] = ["transformer"]
     model["statistics"] = {"windows": 4, "channels": [CHANNEL] * 3, "label_fractions": [0.5, 0.25, 0.25]}
     model["group_reference"] = REFERENCE
+    model["over_time"] = {"prior": [0.5, 0.25, 0.25], "rules": [RULE], "changes": 12}
     model["streaming"] = {"stride": 2, "memory": 20, "slots": 4, "states": states, "artifacts": [step]}
     return json.dumps(document)
 
@@ -241,6 +244,18 @@ BROKEN = [
     (".group_reference.scales", [1.0], ": expected 3, got 1"),
     (".group_reference.spreads.0", [1.0] * 8, ": expected 9, got 8"),
     (".group_reference.magnitude.usual", [1.0, 1.0], ": expected 3, got 2"),
+    (".over_time.prior", [0.5, 0.5], ": expected one number per label, 3, got 2"),
+    (".over_time.prior.1", 0.0, ": expected float > 0.0"),
+    (".over_time.rules", [], ": expected array of length >= 1"),
+    (".over_time.rules", [RULE] * 5, ": expected array of length <= 4"),
+    (".over_time.rules.0.hop_fraction", 0.0, ": expected float > 0.0"),
+    (".over_time.rules.0.hop_fraction", 1.5, ": expected float <= 1.0"),
+    (".over_time.rules.0.dwell_s", 0.0, ": expected float > 0.0"),
+    (".over_time.rules.0.exponent", -1.0, ": expected float > 0.0"),
+    (".over_time.rules.0.delay", [1.0], ": expected array of length 2, got 1"),
+    (".over_time.rules.0.delay", [2.0, 1.0], ": expected rising numbers, got 2.0 before 1.0"),
+    (".over_time.rules.0.single_delay.0", -1.0, ": expected float >= 0.0"),
+    (".over_time.changes", 0.5, ": expected int, got float"),
 ]
 """Path, value and fault; one that begins with a colon is at that path. C refuses them too: test_c_library.py."""
 

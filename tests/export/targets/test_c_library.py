@@ -13,6 +13,7 @@ import sys
 import time
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from checks.verdicts import KINDS, Mutants, c_refusal, compare, write_rehashed
 from mmkd_edge import Bundle, EdgePredictor, MmkdError, SensorChecks, check_window, example_bundle
 from mmkd_edge.bundle.bundle import write_bundle
 from mmkd_edge.bundle.golden import golden_bytes
-from mmkd_edge.bundle.manifest import member_files
+from mmkd_edge.bundle.manifest import HopRule, OverTime, member_files
 from mmkd_edge.bundle.manifest_json import encode_manifest
 from mmkd_edge.bundle.reference import Commissioned, Reference, check_reference, read_reference, write_reference
 from mmkd_edge.derive import derived_modality
@@ -51,6 +52,15 @@ from tests.export.test_novelty import with_seen
 
 ACC = ModalitySpec(name="acc", channels=("x", "y'", "z\u00e4"), rate_hz=50.0, samples=61, range=(-6.5, 6.5), unit="g")
 WHOLE = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0, movement=True)
+_RULE = {"gain_points": 1.0, "delay": (2.0, 4.0), "single_delay": (1.0, 3.0)}
+FILTERED = OverTime(
+    prior=(0.4, 0.3, 0.2, 0.1),
+    rules=(
+        HopRule(hop_fraction=0.3, dwell_s=0.5, exponent=2.0, **_RULE),
+        HopRule(hop_fraction=1.0, dwell_s=9.0, exponent=0.1, **_RULE),
+    ),
+    changes=9,
+)
 CAUSAL = EncoderConfig(width=16, heads=2, depth=2, most_tokens=8, dropout=0.0)
 NATIVE = ("native",)
 CONDITIONS = ("ok", "degraded", "unknown", "stale", "warming_up", "invalid")
@@ -72,6 +82,7 @@ class Options(ctypes.Structure):
         ("flat", ctypes.c_int32),
         ("stuck_s", ctypes.c_double),
         ("recorded", ctypes.c_int32),
+        ("single_answers", ctypes.c_int32),
     )
 
 
@@ -201,6 +212,8 @@ def bundles(tmp_path_factory):
     for name, encoder in (("windows", WHOLE), ("causal", CAUSAL)):
         config = StudentConfig(preset="toy", encoder=encoder, causal=name == "causal")
         student = with_seen(make_student(modality=ACC, windows=24, config=config))
+        facts = msgspec.structs.replace(student.facts, over_time=FILTERED)
+        student = replace(student, facts=facts)
         paths[name] = export_student(folder, student, name=name, targets=NATIVE).path
     return paths
 
@@ -286,6 +299,17 @@ def test_what_the_engine_cannot_have_is_refused_or_left_out(tmp_path, monkeypatc
 @pytest.mark.parametrize("name", ["windows", "causal"])
 @pytest.mark.parametrize("timed", [False, True])
 def test_a_stream_is_answered_as_in_python(bundles, program, name, timed):
+    check_stream(bundles[name], program, timed=timed, single=False)
+
+
+def test_single_answers_of_a_stream_are_those_of_its_windows(bundles, program):
+    single = check_stream(bundles["windows"], program, timed=False, single=True)
+    filtered = check_stream(bundles["windows"], program, timed=False, single=False)
+    assert [answer["label"] for answer in single] != [answer["label"] for answer in filtered]
+    assert all(a["probability"] == max(a["probabilities"]) for a in single if a["index"] >= 0)
+
+
+def check_stream(path, program, *, timed, single):
     rng = np.random.default_rng(5)
     rows = rng.normal(size=(700, 3)).astype(np.float32)
     rows[100:104] = np.nan
@@ -296,9 +320,9 @@ def test_a_stream_is_answered_as_in_python(bundles, program, name, timed):
     times[270], times[280] = times[265], 9e5
     times[400:] += 100.0  # the clock was set
     times[560:] = times[560] + np.arange(140) / 20.0  # too slow
-    native = program(bundles[name], hop=16, stale_s=3.0)
-    with EdgePredictor.open(bundles[name], backend="native", stale_s=3.0) as predictor:
-        stream, expected, got = predictor.stream(hop=16), [], []
+    native = program(path, hop=16, stale_s=3.0, single_answers=int(single))
+    with EdgePredictor.open(path, backend="native", stale_s=3.0) as predictor:
+        stream, expected, got = predictor.stream(hop=16, over_time=not single), [], []
         for start in range(0, 700, 35):
             part = slice(start, start + 35)
             now = times[part][-1] + (5.0 if start == 315 else 0.1)
@@ -316,7 +340,8 @@ def test_a_stream_is_answered_as_in_python(bundles, program, name, timed):
     assert native.push(rows[:1], None if timed else times[:1]) == []
     assert native.status == MISUSE
     native.library.mmkd_reset(native.predictor)
-    assert_same(native.push(rows[:77])[0], first_prediction(bundles[name], rows[:77]))
+    assert_same(native.push(rows[:77])[0], first_prediction(path, rows[:77]))
+    return got
 
 
 @pytest.mark.parametrize("checks", [{"flat": True}, {"stuck_s": 0.3}, {"flat": True, "stuck_s": 0.1}], ids=str)
