@@ -21,9 +21,9 @@ from mmkd_models.metrics.scores import AnyMetric, scores_from_answers, scores_fr
 
 _TAUS = (0.5, 1.0)
 
-_MIN_GROUPS = 3
+MIN_GROUPS = 3
 
-_NATS, _TO_EQUAL = 0.2, 0.8
+NATS, _TO_EQUAL = 0.2, 0.8
 """What a nat of log-likelihood counts beside the score, and a squared distance of 1 from equal weights in one group
 (decision 035)."""
 
@@ -79,14 +79,24 @@ def best_validated(
     scores = [scores_from_logits(labels, pool, task).metric(metric) for pool in pools]
     likelihoods = [log_likelihood(pool, labels, kind=task.kind).mean() for pool in pools]
     pull = _TO_EQUAL / len(np.unique(groups)) * np.asarray(unevenness)
-    return int(np.argmax(scores + _NATS * np.asarray(likelihoods) - pull))
+    return int(np.argmax(scores + NATS * np.asarray(likelihoods) - pull))
 
 
 def labels_win(taught: ValidationScore, baseline: ValidationScore, groups: NDArray[Any]) -> bool:
     """Return whether the baseline is preferred, and significantly likelier over three groups (N,) or more."""
-    is_judged = len(np.unique(groups)) >= _MIN_GROUPS  # two have one degree of freedom
+    is_judged = len(np.unique(groups)) >= MIN_GROUPS  # two have one degree of freedom
     is_likelier = is_judged and significantly_likelier(baseline.likelihoods, taught.likelihoods, groups)
     return is_likelier and preferred([taught, baseline]) == 1
+
+
+def clear_gain(gain: Callable[[NDArray[np.bool_]], float], groups: Groups) -> float | None:
+    """Return the gain on all rows (N,) if it exceeds its jackknife error over groups, else None.
+
+    Efron and Stein, Annals of Statistics 9, 1981.
+    """
+    total = gain(np.ones(len(groups), dtype=np.bool_))
+    is_clear = total > 0 and total > jackknife_error(gain, groups, fewest_groups=MIN_GROUPS)
+    return total if is_clear else None
 
 
 def is_ahead(
@@ -104,17 +114,7 @@ def is_ahead(
         after, before = (scores_from_logits(labels[rows], each[rows], task) for each in (answers, references))
         return after.metric(metric) - before.metric(metric)
 
-    return _exceeds_error(gain, groups) is not None
-
-
-def _exceeds_error(gain: Callable[[NDArray[np.bool_]], float], groups: Groups) -> float | None:
-    """Return the gain on all rows (N,) if it exceeds its jackknife error over groups, else None.
-
-    Efron and Stein, Annals of Statistics 9, 1981.
-    """
-    total = gain(np.ones(len(groups), dtype=np.bool_))
-    is_clear = total > 0 and total > jackknife_error(gain, groups, fewest_groups=_MIN_GROUPS)
-    return total if is_clear else None
+    return clear_gain(gain, groups) is not None
 
 
 def prior_bias(
@@ -162,7 +162,7 @@ def choose_tau(
             after, before = (score.metric(metric) for score in scores)
             return after - before
 
-        total = _exceeds_error(gain, groups)
+        total = clear_gain(gain, groups)
         if total is not None and total > best_gain:
             best, best_gain = tau, total
     return best

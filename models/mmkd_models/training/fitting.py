@@ -31,6 +31,7 @@ from mmkd_models.training.checkpoint import Provenance, StudentCheckpoint, Teach
 from mmkd_models.training.choosing import choose_tau, log_prior
 from mmkd_models.training.inputs import TrainingData, TrainingRequest, TrainingRun
 from mmkd_models.training.loop import Fit, fit
+from mmkd_models.training.over_time import fit_over_time
 from mmkd_models.training.predict import logits_of, scores_of
 from mmkd_models.training.references import group_reference, training_embeddings
 from mmkd_models.training_hashes import training_hashes
@@ -172,11 +173,13 @@ def finish_student(training: TrainingRequest, network: Student, result: Fit) -> 
 
 
 def with_references(checkpoint: StudentCheckpoint, data: TrainingData) -> StudentCheckpoint:
-    """Add how groups differ and training embeddings, also to the student for engines without a member."""
+    """Add how groups differ, how streams filter answers, and training embeddings, also to the student for engines without a member."""
     reference = group_reference(data.train, data.valid, checkpoint.modality.name) or None
 
     def add_references(student: StudentCheckpoint) -> StudentCheckpoint:
-        student = replace(student, facts=msgspec.structs.replace(student.facts, group_reference=reference))
+        over_time = fit_over_time(student, data.valid)
+        facts = msgspec.structs.replace(student.facts, group_reference=reference, over_time=over_time)
+        student = replace(student, facts=facts)
         return with_novelty(student, [data.train], [data.valid])
 
     portable = checkpoint.portable and add_references(checkpoint.portable)

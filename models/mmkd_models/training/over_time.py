@@ -1,0 +1,197 @@
+"""How a stream filters a student's answers: chosen on the validation recordings, as they were recorded."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd_edge.bundle.manifest import HopRule, OverTime
+from mmkd_edge.stream.over_time import next_belief, weights_of
+from mmkd_models.data.windows import Windows
+from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
+from mmkd_models.metrics.scores import metric_of_confusions
+from mmkd_models.training.checkpoint import StudentCheckpoint
+from mmkd_models.training.choosing import MIN_GROUPS, NATS, clear_gain
+from mmkd_models.training.predict import logits_of
+
+logger = logging.getLogger(__name__)
+
+_DWELLS = (1, 3, 10, 30, 100, 300, 1000)  # windows that a state lasts
+_EXPONENTS = (0.125, 0.25, 0.5, 1.0)  # windows that overlap, or are alike, are less than one piece of evidence each
+_STEPS = (1, 2, 4, 8)  # of the dataset's hop
+_FEWEST_CHANGES = 5
+_LEAST = 1e-6  # mean probability of a class
+_SILENCE = 2.0  # in windows, between two starts: a stream then begins anew
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """Answers of candidates (C, N, K) on windows in runs, by group."""
+
+    confusions: Floats  # (C, G, K, K)
+    nats: Floats  # (C, G), sums of log-likelihoods
+
+    @classmethod
+    def of(cls, answers: Floats, labels: Rows, groups: Rows) -> _Judged:
+        count, classes = groups.max() + 1, answers.shape[-1]
+        confusions = np.zeros((len(answers), count, classes, classes))
+        nats = np.zeros((len(answers), count))
+        for number, each in enumerate(answers):
+            np.add.at(confusions[number], (groups, labels, each.argmax(-1)), 1)
+            np.add.at(nats[number], groups, log_likelihood(np.log(each), labels, kind="classification"))
+        return cls(confusions=confusions, nats=nats)
+
+    def best(self, shown: NDArray[np.bool_], metric: str) -> int:
+        """Return the candidate that `best_validated` takes on these groups (G,)."""
+        seen = self.confusions[:, shown].sum(1)
+        return int(np.argmax(metric_of_confusions(seen, metric) + NATS * self.nats[:, shown].sum(1) / seen[0].sum()))
+
+
+def fit_over_time(checkpoint: StudentCheckpoint, valid: Windows) -> OverTime | None:
+    """Choose how a stream's answers are filtered; None where single answers are as good, or nothing can judge.
+
+    Judges groups (machines, people) that change their state while they are recorded, three or more of them. Each is
+    judged by what the others choose.
+    """
+    if checkpoint.task.kind != "classification" or not len(valid):
+        return None
+    modality = checkpoint.modality
+    runs = runs_of(valid, window_s=modality.duration_s)
+    changing = {valid.groups[run[0]] for run in runs if len(changes_of(valid.labels[run]))}
+    runs = [run for run in runs if valid.groups[run[0]] in changing]
+    changes = sum(len(changes_of(valid.labels[run])) for run in runs)
+    if len(changing) < MIN_GROUPS or changes < _FEWEST_CHANGES:
+        logger.info("answers over time: none, %d changes of state in %d groups of validation", changes, len(changing))
+        return None
+    logits = logits_of(checkpoint.network(), valid, modality=modality.name).astype(np.float64)
+    known = valid.labelled
+    logits /= fitted_temperature(logits[known], valid.labels[known], kind="classification")
+    answers = np.exp(logits - logits.max(1, keepdims=True))
+    answers /= answers.sum(1, keepdims=True)
+    priors = np.stack([np.full(answers.shape[1], 1 / answers.shape[1]), np.maximum(answers[known].mean(0), _LEAST)])
+    hop_s = float(np.median(np.concatenate([np.diff(valid.clock_s[run]) for run in runs if len(run) > 1])))
+    found = []
+    for step in _STEPS:
+        fraction = step * hop_s / modality.duration_s
+        if fraction > 1.0 + 1e-6:
+            break
+        parts = [run[phase::step] for run in runs for phase in range(step)]
+        found += _rules(answers, priors, valid, [part for part in parts if len(part)], fraction, checkpoint)
+    if not found:
+        logger.info("answers over time: none is better than single ones")
+        return None
+    # One prior for all hops: that of the largest gain.
+    prior = max(found, key=lambda each: each[1].gain_points)[0]
+    rules = tuple(rule for number, rule in found if number == prior)
+    for rule in rules:
+        logger.info("answers over time: %s", rule)
+    return OverTime(prior=tuple(priors[prior].tolist()), rules=rules, changes=changes)
+
+
+def runs_of(windows: Windows, *, window_s: float) -> list[Rows]:
+    """Return the numbers of windows that follow one another in a recording, in order; none without a clock."""
+    clock_s = windows.clock_s
+    if clock_s is None or windows.episodes is None:
+        return []
+    _, group = np.unique(windows.groups, return_inverse=True)
+    order = np.lexsort((clock_s, windows.episodes, group))
+    keys = np.stack([group, windows.episodes])[:, order]
+    is_cut = (keys[:, 1:] != keys[:, :-1]).any(0) | (np.diff(clock_s[order]) > _SILENCE * window_s)
+    return [run.astype(np.int64) for run in np.split(order, np.flatnonzero(is_cut) + 1) if len(run)]
+
+
+def changes_of(labels: Rows) -> Rows:
+    """Return the places in a run, int64 (n,), at which a known state follows another known one."""
+    return np.flatnonzero((labels[1:] != labels[:-1]) & (labels[1:] >= 0) & (labels[:-1] >= 0)) + 1
+
+
+def delays_of(labels: Rows, answers: Rows) -> list[int]:
+    """Return for each change of state the answers until one names the new state; its whole length if none does.
+
+    >>> delays_of(np.array([0, 0, 1, 1, 1, 0, 0]), np.array([0, 0, 0, 1, 1, 1, 1]))
+    [2, 2]
+    """
+    found = []
+    for place in changes_of(labels).tolist():
+        state = list(itertools.takewhile(lambda number: labels[number] == labels[place], range(place, len(labels))))
+        right = (after for after, number in enumerate(state, 1) if answers[number] == labels[place])
+        found.append(next(right, len(state)))
+    return found
+
+
+def _rules(
+    answers: Floats,
+    priors: Floats,
+    valid: Windows,
+    runs: Sequence[Rows],
+    fraction: float,
+    checkpoint: StudentCheckpoint,
+) -> list[tuple[int, HopRule]]:
+    """Return the rule of a hop with the number of its prior; nothing where single answers are as good."""
+    window_s, metric = checkpoint.modality.duration_s, checkpoint.facts.metric
+    unknown = {"gain_points": 0.0, "delay": (0.0, 0.0), "single_delay": (0.0, 0.0)}
+    hop_fraction = min(fraction, 1.0)
+    tried = [
+        (number, HopRule(hop_fraction=hop_fraction, dwell_s=dwell * window_s, exponent=exponent, **unknown))
+        for number in range(len(priors))
+        for dwell in _DWELLS
+        for exponent in _EXPONENTS
+    ]
+    assert valid.clock_s is not None
+    filtered = filter_runs(
+        answers, runs, valid.clock_s, [(priors[number], rule) for number, rule in tried], window_s=window_s
+    )
+    rows = np.concatenate(runs)
+    judged = rows[valid.labels[rows] >= 0]
+    labels = valid.labels[judged]
+    _, groups = np.unique(valid.groups[judged], return_inverse=True)
+    single = _Judged.of(answers[None, judged], labels, groups).confusions[0]
+    candidates = _Judged.of(filtered[:, judged], labels, groups)
+    count = len(single)
+    without = [candidates.best(np.arange(count) != group, metric) for group in range(count)]
+    honest = candidates.confusions[without, np.arange(count)]  # (G, K, K), each by a choice of the others
+
+    def gain(shown: NDArray[np.bool_]) -> float:
+        pair = np.stack([each[shown].sum(0) for each in (honest, single)])
+        after, before = metric_of_confusions(pair, metric)
+        return float(after - before)
+
+    points = clear_gain(gain, np.arange(count))
+    if points is None:
+        return []
+    best = candidates.best(np.ones(count, dtype=np.bool_), metric)
+    number, rule = tried[best]
+    delays = []
+    for each in (filtered[best], answers):
+        counts = [delay for run in runs for delay in delays_of(valid.labels[run], each[run].argmax(1))]
+        delays.append((float(np.median(counts)), float(np.percentile(counts, 90, method="higher"))))
+    chosen = msgspec.structs.replace(rule, gain_points=100 * points, delay=delays[0], single_delay=delays[1])
+    return [(number, chosen)]
+
+
+def filter_runs(
+    answers: Floats, runs: Sequence[Rows], clock_s: Floats, tried: Sequence[tuple[Floats, HopRule]], *, window_s: float
+) -> Floats:
+    """Return the filtered answers (C, N, K) of candidates, as a stream gives them; windows in no run keep theirs."""
+    found = np.repeat(answers[None], len(tried), axis=0)
+    priors = np.stack([prior for prior, _ in tried])
+    for run in runs:
+        elapsed_s = np.diff(clock_s[run])
+        weights = [weights_of(rule, elapsed_s, window_s=window_s) for _, rule in tried]
+        stays, exponents = (np.stack([pair[part] for pair in weights])[..., None] for part in (0, 1))
+        belief = np.full_like(priors, 1 / priors.shape[1])
+        stay, exponent = np.zeros((len(tried), 1)), np.array([[rule.exponent] for _, rule in tried])
+        for place, row in enumerate(run.tolist()):
+            if place:
+                stay, exponent = stays[:, place - 1], exponents[:, place - 1]
+            found[:, row] = belief = next_belief(belief, answers[row], priors, stay=stay, exponent=exponent)
+    return found
