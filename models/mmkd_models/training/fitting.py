@@ -173,7 +173,7 @@ def finish_student(training: TrainingRequest, network: Student, result: Fit) -> 
 
 
 def with_references(checkpoint: StudentCheckpoint, data: TrainingData) -> StudentCheckpoint:
-    """Add how groups differ, how streams filter answers, and training embeddings, also to the student for engines without a member."""
+    """Add how groups differ, how streams filter answers, and training embeddings; also to the portable student."""
     reference = group_reference(data.train, data.valid, checkpoint.modality.name) or None
 
     def add_references(student: StudentCheckpoint) -> StudentCheckpoint:

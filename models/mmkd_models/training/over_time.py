@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -27,6 +26,8 @@ _EXPONENTS = (0.125, 0.25, 0.5, 1.0)  # windows that overlap, or are alike, are 
 _STEPS = (1, 2, 4, 8)  # of the dataset's hop
 _FEWEST_CHANGES = 5
 _LEAST = 1e-6  # mean probability of a class
+_SAME = 1e-6  # hops that differ by this fraction
+_TINY = float(np.finfo(np.float32).tiny)  # probability, as in a stream
 _SILENCE = 2.0  # in windows, between two starts: a stream then begins anew
 
 Floats = NDArray[np.float64]
@@ -47,7 +48,9 @@ class _Judged:
         nats = np.zeros((len(answers), count))
         for number, each in enumerate(answers):
             np.add.at(confusions[number], (groups, labels, each.argmax(-1)), 1)
-            np.add.at(nats[number], groups, log_likelihood(np.log(each), labels, kind="classification"))
+            np.add.at(
+                nats[number], groups, log_likelihood(np.log(np.maximum(each, _TINY)), labels, kind="classification")
+            )
         return cls(confusions=confusions, nats=nats)
 
     def best(self, shown: NDArray[np.bool_], metric: str) -> int:
@@ -57,44 +60,59 @@ class _Judged:
 
 
 def fit_over_time(checkpoint: StudentCheckpoint, valid: Windows) -> OverTime | None:
-    """Choose how a stream's answers are filtered; None where single answers are as good, or nothing can judge.
-
-    Judges groups (machines, people) that change their state while they are recorded, three or more of them. Each is
-    judged by what the others choose.
-    """
-    if checkpoint.task.kind != "classification" or not len(valid):
+    """Choose how a stream filters a student's answers; see `choose_over_time`."""
+    if checkpoint.task.kind != "classification":
         return None
     modality = checkpoint.modality
-    runs = runs_of(valid, window_s=modality.duration_s)
+
+    def answer() -> Floats:
+        return logits_of(checkpoint.network(), valid, modality=modality.name).astype(np.float64)
+
+    return choose_over_time(answer, valid, window_s=modality.duration_s, metric=checkpoint.facts.metric)
+
+
+def choose_over_time(answer: Callable[[], Floats], valid: Windows, *, window_s: float, metric: str) -> OverTime | None:
+    """Return the rules for logits (N, K) of validation windows; None where single answers are as good.
+
+    Three groups (machines, people) or more must change their state while they are recorded. Each is judged by what
+    the others choose.
+    """
+    runs = runs_of(valid, window_s=window_s)
     changing = {valid.groups[run[0]] for run in runs if len(changes_of(valid.labels[run]))}
     runs = [run for run in runs if valid.groups[run[0]] in changing]
     changes = sum(len(changes_of(valid.labels[run])) for run in runs)
-    if len(changing) < MIN_GROUPS or changes < _FEWEST_CHANGES:
+    if valid.clock_s is None or len(changing) < MIN_GROUPS or changes < _FEWEST_CHANGES:
         logger.info("answers over time: none, %d changes of state in %d groups of validation", changes, len(changing))
         return None
-    logits = logits_of(checkpoint.network(), valid, modality=modality.name).astype(np.float64)
-    known = valid.labelled
-    logits /= fitted_temperature(logits[known], valid.labels[known], kind="classification")
-    answers = np.exp(logits - logits.max(1, keepdims=True))
-    answers /= answers.sum(1, keepdims=True)
-    priors = np.stack([np.full(answers.shape[1], 1 / answers.shape[1]), np.maximum(answers[known].mean(0), _LEAST)])
-    hop_s = float(np.median(np.concatenate([np.diff(valid.clock_s[run]) for run in runs if len(run) > 1])))
+    probabilities, known = calibrated(answer(), valid), valid.labelled
+    mean = np.maximum(probabilities[known].mean(0), _LEAST)
+    priors = np.stack([np.full_like(mean, 1 / len(mean)), mean])
+    hop_s = float(np.median(np.concatenate([np.diff(valid.clock_s[run]) for run in runs])))
     found = []
     for step in _STEPS:
-        fraction = step * hop_s / modality.duration_s
-        if fraction > 1.0 + 1e-6:
+        fraction = step * hop_s / window_s
+        if fraction > 1 + _SAME:
             break
         parts = [run[phase::step] for run in runs for phase in range(step)]
-        found += _rules(answers, priors, valid, [part for part in parts if len(part)], fraction, checkpoint)
+        found += _hop_rule(
+            probabilities, priors, valid, [part for part in parts if len(part)], min(fraction, 1.0), window_s, metric
+        )
     if not found:
-        logger.info("answers over time: none is better than single ones")
+        logger.info("answers over time: none is better than single ones, by %d changes of state", changes)
         return None
-    # One prior for all hops: that of the largest gain.
-    prior = max(found, key=lambda each: each[1].gain_points)[0]
-    rules = tuple(rule for number, rule in found if number == prior)
+    best, _ = max(found, key=lambda each: each[1].gain_points)  # one prior for all hops
+    rules = tuple(rule for number, rule in found if number == best)
     for rule in rules:
         logger.info("answers over time: %s", rule)
-    return OverTime(prior=tuple(priors[prior].tolist()), rules=rules, changes=changes)
+    return OverTime(prior=tuple(priors[best].tolist()), rules=rules, changes=changes)
+
+
+def calibrated(logits: Floats, windows: Windows) -> Floats:
+    """Return probabilities (N, K) of logits, calibrated on the labelled windows as an export does."""
+    known = windows.labelled
+    logits = logits / fitted_temperature(logits[known], windows.labels[known], kind="classification")
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(np.maximum(shares / shares.sum(1, keepdims=True), _TINY))
 
 
 def runs_of(windows: Windows, *, window_s: float) -> list[Rows]:
@@ -121,27 +139,34 @@ def delays_of(labels: Rows, answers: Rows) -> list[int]:
     [2, 2]
     """
     found = []
+    ends = [*(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
     for place in changes_of(labels).tolist():
-        state = list(itertools.takewhile(lambda number: labels[number] == labels[place], range(place, len(labels))))
-        right = (after for after, number in enumerate(state, 1) if answers[number] == labels[place])
-        found.append(next(right, len(state)))
+        end = next(number for number in ends if number > place)
+        right = np.flatnonzero(answers[place:end] == labels[place])
+        found.append(int(right[0]) + 1 if len(right) else end - place)
     return found
 
 
-def _rules(
+def _hop_rule(
     answers: Floats,
     priors: Floats,
     valid: Windows,
     runs: Sequence[Rows],
-    fraction: float,
-    checkpoint: StudentCheckpoint,
+    hop_fraction: float,
+    window_s: float,
+    metric: str,
 ) -> list[tuple[int, HopRule]]:
     """Return the rule of a hop with the number of its prior; nothing where single answers are as good."""
-    window_s, metric = checkpoint.modality.duration_s, checkpoint.facts.metric
-    unknown = {"gain_points": 0.0, "delay": (0.0, 0.0), "single_delay": (0.0, 0.0)}
-    hop_fraction = min(fraction, 1.0)
+    plain = HopRule(
+        hop_fraction=hop_fraction,
+        dwell_s=window_s,
+        exponent=1.0,
+        gain_points=0.0,
+        delay=(1.0, 1.0),
+        single_delay=(1.0, 1.0),
+    )
     tried = [
-        (number, HopRule(hop_fraction=hop_fraction, dwell_s=dwell * window_s, exponent=exponent, **unknown))
+        (number, msgspec.structs.replace(plain, dwell_s=dwell * window_s, exponent=exponent))
         for number in range(len(priors))
         for dwell in _DWELLS
         for exponent in _EXPONENTS
@@ -173,6 +198,8 @@ def _rules(
     delays = []
     for each in (filtered[best], answers):
         counts = [delay for run in runs for delay in delays_of(valid.labels[run], each[run].argmax(1))]
+        if not counts:  # every state is shorter than this hop
+            return []
         delays.append((float(np.median(counts)), float(np.percentile(counts, 90, method="higher"))))
     chosen = msgspec.structs.replace(rule, gain_points=100 * points, delay=delays[0], single_delay=delays[1])
     return [(number, chosen)]
