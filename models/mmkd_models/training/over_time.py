@@ -86,25 +86,33 @@ def choose_over_time(answer: Callable[[], Floats], valid: Windows, *, window_s: 
         return None
     probabilities, known = calibrated(answer(), valid), valid.labelled
     mean = np.maximum(probabilities[known].mean(0), _LEAST)
-    priors = np.stack([np.full_like(mean, 1 / len(mean)), mean])
     hop_s = float(np.median(np.concatenate([np.diff(valid.clock_s[run]) for run in runs])))
-    found = []
-    for step in _STEPS:
-        fraction = step * hop_s / window_s
-        if fraction > 1 + _SAME:
-            break
-        parts = [run[phase::step] for run in runs for phase in range(step)]
-        found += _hop_rule(
-            probabilities, priors, valid, [part for part in parts if len(part)], min(fraction, 1.0), window_s, metric
-        )
-    if not found:
+    found: list[tuple[Floats, list[HopRule]]] = []
+    for prior in (np.full_like(mean, 1 / len(mean)), mean):
+        rules = []
+        for step in _STEPS:
+            fraction = step * hop_s / window_s
+            if fraction > 1 + _SAME:
+                break
+            parts = [run[phase::step] for run in runs for phase in range(min(step, len(run)))]
+            plain = HopRule(
+                hop_fraction=min(fraction, 1.0),
+                dwell_s=window_s,
+                exponent=1.0,
+                gain_points=0.0,
+                delay=(1.0, 1.0),
+                single_delay=(1.0, 1.0),
+            )
+            rule = _best_rule(probabilities, prior, valid, parts, plain, metric)
+            rules += [] if rule is None else [rule]
+        found.append((prior, rules))
+    prior, rules = max(found, key=lambda each: sum(rule.gain_points for rule in each[1]))
+    if not rules:
         logger.info("answers over time: none is better than single ones, by %d changes of state", changes)
         return None
-    best, _ = max(found, key=lambda each: each[1].gain_points)  # one prior for all hops
-    rules = tuple(rule for number, rule in found if number == best)
     for rule in rules:
         logger.info("answers over time: %s", rule)
-    return OverTime(prior=tuple(priors[best].tolist()), rules=rules, changes=changes)
+    return OverTime(prior=tuple(prior.tolist()), rules=tuple(rules), changes=changes)
 
 
 def calibrated(logits: Floats, windows: Windows) -> Floats:
@@ -147,34 +155,18 @@ def delays_of(labels: Rows, answers: Rows) -> list[int]:
     return found
 
 
-def _hop_rule(
-    answers: Floats,
-    priors: Floats,
-    valid: Windows,
-    runs: Sequence[Rows],
-    hop_fraction: float,
-    window_s: float,
-    metric: str,
-) -> list[tuple[int, HopRule]]:
-    """Return the rule of a hop with the number of its prior; nothing where single answers are as good."""
-    plain = HopRule(
-        hop_fraction=hop_fraction,
-        dwell_s=window_s,
-        exponent=1.0,
-        gain_points=0.0,
-        delay=(1.0, 1.0),
-        single_delay=(1.0, 1.0),
-    )
+def _best_rule(
+    answers: Floats, prior: Floats, valid: Windows, runs: Sequence[Rows], plain: HopRule, metric: str
+) -> HopRule | None:
+    """Return the rule of a hop with its gain and price; None where single answers are as good."""
+    window_s = plain.dwell_s
     tried = [
-        (number, msgspec.structs.replace(plain, dwell_s=dwell * window_s, exponent=exponent))
-        for number in range(len(priors))
+        msgspec.structs.replace(plain, dwell_s=dwell * window_s, exponent=exponent)
         for dwell in _DWELLS
         for exponent in _EXPONENTS
     ]
     assert valid.clock_s is not None
-    filtered = filter_runs(
-        answers, runs, valid.clock_s, [(priors[number], rule) for number, rule in tried], window_s=window_s
-    )
+    filtered = filter_runs(answers, prior, runs, valid.clock_s, tried, window_s=window_s)
     rows = np.concatenate(runs)
     judged = rows[valid.labels[rows] >= 0]
     labels = valid.labels[judged]
@@ -192,33 +184,30 @@ def _hop_rule(
 
     points = clear_gain(gain, np.arange(count))
     if points is None:
-        return []
+        return None
     best = candidates.best(np.ones(count, dtype=np.bool_), metric)
-    number, rule = tried[best]
     delays = []
     for each in (filtered[best], answers):
         counts = [delay for run in runs for delay in delays_of(valid.labels[run], each[run].argmax(1))]
         if not counts:  # every state is shorter than this hop
-            return []
+            return None
         delays.append((float(np.median(counts)), float(np.percentile(counts, 90, method="higher"))))
-    chosen = msgspec.structs.replace(rule, gain_points=100 * points, delay=delays[0], single_delay=delays[1])
-    return [(number, chosen)]
+    return msgspec.structs.replace(tried[best], gain_points=100 * points, delay=delays[0], single_delay=delays[1])
 
 
 def filter_runs(
-    answers: Floats, runs: Sequence[Rows], clock_s: Floats, tried: Sequence[tuple[Floats, HopRule]], *, window_s: float
+    answers: Floats, prior: Floats, runs: Sequence[Rows], clock_s: Floats, tried: Sequence[HopRule], *, window_s: float
 ) -> Floats:
-    """Return the filtered answers (C, N, K) of candidates, as a stream gives them; windows in no run keep theirs."""
+    """Return the filtered answers (C, N, K) of rules, as a stream gives them; windows in no run keep theirs."""
     found = np.repeat(answers[None], len(tried), axis=0)
-    priors = np.stack([prior for prior, _ in tried])
     for run in runs:
         elapsed_s = np.diff(clock_s[run])
-        weights = [weights_of(rule, elapsed_s, window_s=window_s) for _, rule in tried]
+        weights = [weights_of(rule, elapsed_s, window_s=window_s) for rule in tried]
         stays, exponents = (np.stack([pair[part] for pair in weights])[..., None] for part in (0, 1))
-        belief = np.full_like(priors, 1 / priors.shape[1])
-        stay, exponent = np.zeros((len(tried), 1)), np.array([[rule.exponent] for _, rule in tried])
+        belief = np.full((len(tried), len(prior)), 1 / len(prior))
+        stay, exponent = np.zeros((len(tried), 1)), np.array([[rule.exponent] for rule in tried])
         for place, row in enumerate(run.tolist()):
             if place:
                 stay, exponent = stays[:, place - 1], exponents[:, place - 1]
-            found[:, row] = belief = next_belief(belief, answers[row], priors, stay=stay, exponent=exponent)
+            found[:, row] = belief = next_belief(belief, answers[row], prior, stay=stay, exponent=exponent)
     return found

@@ -67,10 +67,11 @@ def test_slow_states_are_followed_with_a_rule_for_each_hop_and_its_price():
 
 def test_the_gain_is_that_of_rules_which_other_groups_chose():
     windows = windows_of(slow_states())
-    rule = chosen(windows).rules[0]
+    found = chosen(windows)
+    rule = found.rules[0]
     answers = over_time.calibrated(unsure(windows)(), windows)
     runs = runs_of(windows, window_s=WINDOW_S)
-    (filtered,) = filter_runs(answers, runs, windows.starts, [(np.full(3, 1 / 3), rule)], window_s=WINDOW_S)
+    (filtered,) = filter_runs(answers, np.array(found.prior), runs, windows.starts, [rule], window_s=WINDOW_S)
 
     def score(each):
         right = each.argmax(1) == windows.labels
@@ -132,7 +133,7 @@ def test_runs_are_filtered_as_a_stream_would():
     ]
     prior = np.array([0.5, 0.3, 0.2])
     runs = runs_of(windows, window_s=WINDOW_S)
-    found = filter_runs(answers, runs, windows.starts, [(prior, rule) for rule in rules], window_s=WINDOW_S)
+    found = filter_runs(answers, prior, runs, windows.starts, rules, window_s=WINDOW_S)
     for number, rule in enumerate(rules):
         for run in runs:
             belief = np.full(3, 1 / 3)
