@@ -31,6 +31,17 @@ def next_belief(belief: Floats, probabilities: Floats, prior: Floats, *, stay: F
     return np.asarray(raw / raw.sum(-1, keepdims=True))
 
 
+def over_time_text(over_time: OverTime) -> str:
+    """Describe what answers over time gain, and their price."""
+    hops = [
+        f"a hop of {rule.hop_fraction:.3g} windows gains {rule.gain_points:.1f} points on validation recordings and "
+        f"follows a change of state after {rule.delay[0]:g} answers, 9 of 10 within {rule.delay[1]:g} (single answers "
+        f"{rule.single_delay[0]:g} and {rule.single_delay[1]:g})"
+        for rule in over_time.rules
+    ]
+    return f"{'; '.join(hops)}; {over_time.changes} changes judged"
+
+
 def nearest_rule(over_time: OverTime, hop_fraction: float) -> HopRule:
     """Return the rule of the hop, in windows, that is nearest by ratio; the shorter of two."""
     return min(over_time.rules, key=lambda rule: abs(math.log(rule.hop_fraction / hop_fraction)))

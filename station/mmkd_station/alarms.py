@@ -244,6 +244,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     on_valid: RuleScore
     on_test: RuleScore
     before: RuleScore
+    single_answers: bool  # whether it is better with them, by a student that would weigh in earlier ones
 
 
 class _Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -268,9 +269,11 @@ def tune_alarm(
     require_modules(("scipy",), by="--tune-alarm", extra="import")
     check_rules([AlarmRule(label=label)], predictor.task)
     is_normal = predictor.task.kind == "normal"  # then nobody has looked at a recording without a label
-    runs = [_replay(predictor, each, label, hop) for each in recordings if each.label or not is_normal]
-    parts = {name: [run for run in runs if run.split == name] for name in ("valid", "test")}
-    for name, part in parts.items():
+    ways = {}
+    for over_time in (True, False) if predictor.entry.over_time else (False,):
+        runs = [_replay(predictor, each, label, hop, over_time) for each in recordings if each.label or not is_normal]
+        ways[over_time] = {name: [run for run in runs if run.split == name] for name in ("valid", "test")}
+    for name, part in ways[False].items():
         count = sum(run.has_label for run in part)
         if not (is_normal or count) or count == len(part):
             raise UsageError(
@@ -288,41 +291,41 @@ def tune_alarm(
         AlarmRule(label=label, confirm=confirm, release=release, cooldown_s=cooldown_s, min_probability=probability)
         for confirm, release, probability in product(_CONFIRMS, _RELEASE, _MIN_PROBABILITY)
     ]
-    tried = [(rule, _score(parts["valid"], rule)) for rule in rules]
-    permitted = [(rule, score) for rule, score in tried if score.false_alarms_per_hour <= most_per_hour]
+    tried = [(way, rule, _score(parts["valid"], rule)) for way, parts in ways.items() for rule in rules]
+    permitted = [each for each in tried if each[-1].false_alarms_per_hour <= most_per_hour]
     if not permitted:
-        least = min(score.false_alarms_per_hour for _, score in tried)
+        least = min(score.false_alarms_per_hour for _, _, score in tried)
         raise UsageError(
             f"--false-alarms-per-hour {most_per_hour:g}: no rule of {len(tried)} keeps it on the validation "
             f"recordings; the least is {least:.3g}; allow more, or train a better student"
         )
 
-    def worth(candidate: tuple[AlarmRule, RuleScore]) -> tuple[float, ...]:
-        rule, score = candidate
+    def worth(candidate: tuple[bool, AlarmRule, RuleScore]) -> tuple[float, ...]:
+        _, rule, score = candidate
         strictness = rule.min_probability, rule.votes[0] / rule.votes[1], rule.release
         if is_normal and not score.recordings:
             return power_of(rule), -score.false_alarms, *strictness
         return score.detected, -score.false_alarms, -(score.delay_s or 0.0), *strictness
 
-    rule, on_valid = max(permitted, key=worth)
+    way, rule, on_valid = max(permitted, key=worth)
     unusual = 1 - predictor.entry.normal.level if predictor.entry.normal else 0.0
     single = AlarmRule(label=label, confirm="1/1", release=1, cooldown_s=0.0, min_probability=unusual)
     return Tuned(
         rule=rule,
         most_per_hour=most_per_hour,
         on_valid=on_valid,
-        on_test=_score(parts["test"], rule),
-        before=_score(parts["test"], single),
+        on_test=_score(ways[way]["test"], rule),
+        before=_score(ways[False]["test"], single),
+        single_answers=not way and len(ways) > 1,
     )
 
 
-def _replay(predictor: EdgePredictor, recording: ReplayedRecording, label: str, hop: int) -> _Run:
+def _replay(predictor: EdgePredictor, recording: ReplayedRecording, label: str, hop: int, over_time: bool) -> _Run:
     recorded = predictor.modality.recorded
     times = np.arange(len(recording.rows)) / recorded.rate_hz
     hop = max(1, round(hop * recorded.rate_hz / predictor.modality.rate_hz))
-    predictions = (
-        predictor.stream(hop=hop, modality=recorded.name).push(recording.rows, times, now_s=0.0) if len(times) else []
-    )
+    stream = predictor.stream(hop=hop, modality=recorded.name, over_time=over_time)
+    predictions = stream.push(recording.rows, times, now_s=0.0) if len(times) else []
     is_normal = predictor.task.kind == "normal"
     return _Run(
         # `now_s` is 0, so the negative age is the newest sample's time.

@@ -19,6 +19,7 @@ from mmkd_edge.errors import ArtifactError, BundleError, CheckpointError, UsageE
 from mmkd_edge.predict.commissioning import machine_facts
 from mmkd_edge.predict.novelty import magnitude_text, normal_text, novelty_text
 from mmkd_edge.spec import ModalitySpec, TaskSpec, labels_text
+from mmkd_edge.stream.over_time import over_time_text
 from mmkd_export.plan import is_bundle, read_report
 from mmkd_export.targets.trt import engine_device, read_sidecar
 from mmkd_export.verify.gate import gate_summary
@@ -122,6 +123,8 @@ def _model_facts(bundle: Bundle, entry: ModelEntry) -> _Rows:
         yield f"{prefix}.magnitude", magnitude_text(entry.group_reference.magnitude)
     if entry.normal:
         yield f"{prefix}.normal", normal_text(entry.normal)
+    if entry.over_time:
+        yield f"{prefix}.over_time", over_time_text(entry.over_time)
     for artifact in entry.artifacts:
         parity, confidence = artifact.parity, artifact.confidence
         match = f"within {parity.max_abs_error:.2g} of the checkpoint (tolerance {parity.tolerance:.2g})"

@@ -9,6 +9,7 @@ from mmkd_edge.bundle.manifest import ModelEntry, adapted_text
 from mmkd_edge.errors import printable
 from mmkd_edge.predict.novelty import magnitude_text, normal_text, novelty_text
 from mmkd_edge.spec import ModalitySpec, task_text
+from mmkd_edge.stream.over_time import over_time_text
 from mmkd_export.verify.gate import MIN_JUDGING
 from mmkd_models.evaluation.confidence import SAME_GROUPS, reliability_text
 
@@ -175,6 +176,13 @@ def _confidence(report: ExportReport, entry: ModelEntry) -> Iterator[str]:
     yield from (f"- `{file}`: {novelty_text(novelty)}." for file, novelty in scored)
     if entry.normal:
         yield f"- {normal_text(entry.normal)[0].upper()}{normal_text(entry.normal)[1:]}."
+    if entry.over_time:
+        yield from (
+            "",
+            "## Answers over time",
+            "",
+            f"A stream weighs in earlier answers: {over_time_text(entry.over_time)}.",
+        )
 
 
 def _origin(report: ExportReport, entry: ModelEntry, licence: str) -> Iterator[str]:

@@ -175,9 +175,9 @@ def finish_student(training: TrainingRequest, network: Student, result: Fit) -> 
 def with_references(checkpoint: StudentCheckpoint, data: TrainingData) -> StudentCheckpoint:
     """Add how groups differ, how streams filter answers, and training embeddings; also to the portable student."""
     reference = group_reference(data.train, data.valid, checkpoint.modality.name) or None
+    over_time = fit_over_time(checkpoint, data.valid)
 
     def add_references(student: StudentCheckpoint) -> StudentCheckpoint:
-        over_time = fit_over_time(student, data.valid)
         facts = msgspec.structs.replace(student.facts, group_reference=reference, over_time=over_time)
         student = replace(student, facts=facts)
         return with_novelty(student, [data.train], [data.valid])
