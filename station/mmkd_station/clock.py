@@ -55,7 +55,7 @@ class SensorRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     hop: int | None = None  # None is a second, or a window if that is shorter
     time: TimeFrom = "source"
     gap_s: float | None = None
-    over_time: bool = True
+    single_answers: bool = False
     stale_s: float | None = None  # results are stale if the newest sample is older
     # Time without samples that makes a live source silent; None derives it from recent intervals
     silence_s: float | None = None

@@ -76,7 +76,7 @@ class Sensor:
             gap_s=rules.gap_s,
             stale_s=self._stale_s,
             on_window=self._show if self._watchers else None,
-            over_time=rules.over_time,
+            over_time=not rules.single_answers,
         )
 
     def take(self, delivery: Delivery) -> Iterator[StreamTurn]:

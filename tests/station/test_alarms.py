@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -10,13 +11,15 @@ import pytest
 
 from mmkd_app.live.lines import tuned_lines
 from mmkd_edge import EdgePredictor, ModalitySpec, TaskSpec, UsageError, example_bundle
-from mmkd_edge.bundle.manifest import Normal
+from mmkd_edge.bundle.manifest import HopRule, Normal, OverTime
 from mmkd_edge.spec import ReplayedRecording
 from mmkd_edge.testing import FakeBackend, fake_entry, fake_predictor
 from mmkd_models.data import Recording, shipped_dataset, write_dataset, write_recordings
 from mmkd_models.data.for_devices import read_recordings
 from mmkd_station.alarms import AlarmRule, Episodes, power_of, rule_of_rate, tune_alarm
+from mmkd_station.clock import SensorRules
 from mmkd_station.records import result_record
+from mmkd_station.sensor import Sensor
 from tests.edge.said import said
 from tests.station import rig
 
@@ -173,6 +176,39 @@ def test_the_rule_that_keeps_the_limit_and_detects_most_is_chosen():
     ]
     with pytest.raises(UsageError, match="expected valid recordings of 'worn' and of normal operation, got 0 and 1"):
         tune_alarm(predictor, recordings[:1], label="worn", most_per_hour=1.0, hop=1, cooldown_s=0.0)
+
+
+@pytest.mark.parametrize(("exponent", "single"), [(0.001, True), (1.0, False)])
+def test_votes_over_time_are_taken_where_they_are_as_good(exponent, single):
+    """A filter that is never sure detects nothing; one without memory answers as single windows do."""
+    acc = ModalitySpec(name="acc", channels=("x",), rate_hz=1.0, samples=1)
+    delays = {"delay": (1.0, 1.0), "single_delay": (1.0, 1.0)}
+    rule = HopRule(hop_fraction=1.0, dwell_s=0.01, exponent=exponent, gain_points=1.0, **delays)
+    entry = fake_entry(modality=acc, labels=("ok", "worn"))
+    entry = msgspec.structs.replace(entry, over_time=OverTime(prior=(0.5, 0.5), rules=(rule,), changes=5))
+
+    def answer(feeds):
+        worn = 0.9 * float(feeds["acc"].reshape(-1)[0])
+        return [1 - worn, worn]
+
+    predictor = EdgePredictor.with_backend(entry, FakeBackend(answer, inputs=entry.inputs, outputs=entry.outputs))
+    recordings = [
+        ReplayedRecording(
+            rows=np.full((60, 1), value, dtype=np.float32), name="", label=label, group=split, split=split
+        )
+        for split in ("valid", "test")
+        for label, value in (("ok", 0.0), ("worn", 1.0))
+    ]
+    tuned = tune_alarm(predictor, recordings, label="worn", most_per_hour=1.0, hop=1, cooldown_s=0.0)
+    assert (tuned.single_answers, tuned.on_test.detected) == (single, 1)
+    *_, following = tuned_lines(tuned, Path("a.edge"), hop=None, reference=None)
+    assert following.endswith(" --single-answers") == single
+    for of_windows in (True, False):
+        rules = SensorRules(hop=1, single_answers=of_windows)
+        source = SimpleNamespace(live=False)
+        sensor = Sensor(source, "text", predictor=predictor, rules=rules)  # type: ignore[arg-type]
+        (prediction,) = sensor.stream.push([[1.0]])
+        assert prediction.probability == pytest.approx(0.9 if of_windows or not single else 0.5, abs=1e-3)
 
 
 NORMAL = TaskSpec(kind="normal", labels=("normal",))

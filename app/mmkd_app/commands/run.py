@@ -111,8 +111,8 @@ def _tune(bundle: Path, data: Path, options: RunOptions, *, as_json: bool) -> No
             hop=options.hop or usual_hop(predictor.entry),
             cooldown_s=rules[0].cooldown_s,
         )
-        own = {"hop": options.hop, "reference": options.reference, "has_rules": predictor.entry.over_time is not None}
-    print(*([json_text(tuned)] if as_json else tuned_lines(tuned, bundle, **own)), sep="\n")
+    lines = [json_text(tuned)] if as_json else tuned_lines(tuned, bundle, hop=options.hop, reference=options.reference)
+    print(*lines, sep="\n")
 
 
 def _serve(spec: RunSpec, options: RunOptions) -> tuple[RunFacts, BaseException | None]:

@@ -117,9 +117,7 @@ def lost_records(sinks: Sequence[OutletFacts]) -> UnavailableError | None:
     return UnavailableError(f"{'; '.join(lost)}; {advice}") if lost else None
 
 
-def tuned_lines(
-    tuned: Tuned, bundle: Path, *, hop: int | None, reference: Path | None, has_rules: bool
-) -> Iterator[str]:
+def tuned_lines(tuned: Tuned, bundle: Path, *, hop: int | None, reference: Path | None) -> Iterator[str]:
     """Yield the rule's cost, and the command to run it."""
     yield f"alarm for {tuned.rule.label}: best rule with at most {tuned.most_per_hour:g} false alarms per hour"
     scores = {"test, an alarm for each result": tuned.before, "test, by the rule": tuned.on_test}
@@ -135,6 +133,6 @@ def tuned_lines(
     options += ["--release", tuned.rule.release, "--cooldown", f"{tuned.rule.cooldown_s:g}s"]
     options += ["--min-probability", f"{tuned.rule.min_probability:g}"]
     options += [] if hop is None else ["--hop", hop]  # a rule counts results
-    options += [] if tuned.over_time or not has_rules else ["--single-answers"]
+    options += ["--single-answers"] if tuned.single_answers else []
     options += [] if reference is None else ["--reference", reference]
     yield "next: " + shell_line("mmkd-run", bundle, "--source", "SOURCE", *options)

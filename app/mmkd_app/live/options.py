@@ -107,10 +107,10 @@ class RunOptions:
             "Treat a longer time between two samples as a gap.", ("--gap",), "SECONDS", shown="2.5 sampling periods"
         ),
     ] = None
-    over_time: Annotated[
+    single_answers: Annotated[
         bool,
-        Option("Give each window's own label, where the student would weigh in earlier ones.", ("--single-answers",)),
-    ] = True
+        Option("Give each window's own label, where the student would weigh in earlier ones."),
+    ] = False
     stale_s: Annotated[
         float | None,
         Option("Call a result stale if its newest sample is older than this.", ("--stale",), "SECONDS", shown="never"),
