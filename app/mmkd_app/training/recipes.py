@@ -81,6 +81,11 @@ def clock_lines(report: RecipeReport) -> list[str]:
             if any(clock.missing for clock in clocks):
                 lost.append(_missing_rows(sensor, clocks))
         lines.append(text)
+        commas, count = report.decimal_commas.get(sensor.name, ()), report.files[sensor.name]
+        if 0 < len(commas) < count:
+            lost.append(
+                f"decimal commas are read in {len(commas)} of {count} files of {sensor.name}: {list_first(commas)}"
+            )
     return [*lines, *dict.fromkeys(lost)]  # once for the sensors of one file
 
 

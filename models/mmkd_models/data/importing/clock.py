@@ -16,7 +16,7 @@ from mmkd_edge.errors import DatasetError, first_line
 from mmkd_models.arrays import let_go
 from mmkd_models.data.checking.related import time_text
 from mmkd_models.data.importing.keys import MAX_TIME_NS, TextTable, TimeUnit
-from mmkd_models.data.importing.readers.table import RowBlock, strip_texts
+from mmkd_models.data.importing.readers.table import RowBlock, decimal_cure, strip_texts, uses_commas
 
 if TYPE_CHECKING:
     import polars as pl
@@ -255,7 +255,7 @@ class TimeColumn:
         if column.dtype == pl.String:
             column = strip_texts(column, self._table)
             if self._unit == "auto" and len(column):
-                is_number = self._plain(column.head(1)).cast(pl.Float64, strict=False)[0] is not None
+                is_number = self._plain(block, column.head(1)).cast(pl.Float64, strict=False)[0] is not None
                 self._unit = "auto" if is_number and not self._table.time_format else "iso"
         self._refuse(block, column.is_null(), column, "expected a time, got none; remove the line, or write its time")
         if column.dtype.is_temporal():
@@ -268,7 +268,7 @@ class TimeColumn:
         self._unit = "iso"
         cure = "remove the line"
         if stamps.is_null()[:1].any():  # of all lines
-            cure = "set decimal = ','" if _has_comma(column) else "set 'time_format'"
+            cure = decimal_cure(self._table) if _has_comma(column) else "set 'time_format'"
         expected = f"expected a time{shape}, got {{}}; correct it, or {cure}"
         self._refuse(block, stamps.is_null(), column, expected)
         self._refuse(block, stamps.dt.timestamp("us").abs() > MAX_TIME_NS // _UNIT_NS["us"], column, _FAR)
@@ -282,17 +282,17 @@ class TimeColumn:
             )
         return self._from_local(block, stamps)
 
-    def _plain(self, column: pl.Series) -> pl.Series:
-        return column.str.replace(",", ".", literal=True) if self._table.decimal == "," else column
+    def _plain(self, block: RowBlock, column: pl.Series) -> pl.Series:
+        return column.str.replace(",", ".", literal=True) if uses_commas(block, self._table) else column
 
     def _from_numbers(self, block: RowBlock, column: pl.Series) -> Times:
         import polars as pl
 
-        plain = self._plain(column) if column.dtype == pl.String else column
+        plain = self._plain(block, column) if column.dtype == pl.String else column
         values = plain.cast(pl.Float64, strict=False)
         wrong = values.is_null() | values.is_nan()
         cure = "remove 'time_unit' if times are text" if wrong[:1].any() else "remove the line"
-        cure = "set decimal = ','" if _has_comma(plain) else cure
+        cure = decimal_cure(self._table) if _has_comma(plain) else cure
         self._refuse(block, wrong, column, f"expected a time as a number, got {{}}; correct it, or {cure}")
         if self._unit == "auto":
             unit = _epoch_unit(float(values[0]))

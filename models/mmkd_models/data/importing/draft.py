@@ -21,10 +21,16 @@ from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data.importing.clock import SECOND_NS, SampleSeries, TimeColumn, Times, clock_facts, commonest_hz
 from mmkd_models.data.importing.keys import TextTable, list_keys, toml_lines
 from mmkd_models.data.importing.patterns import match_path, natural_key
-from mmkd_models.data.importing.readers.csv_file import detect_encoding, find_undecodable, guess_delimiter, is_decodable
+from mmkd_models.data.importing.readers.csv_file import (
+    detect_encoding,
+    find_undecodable,
+    guess_delimiter,
+    has_decimal_commas,
+    is_decodable,
+)
 from mmkd_models.data.importing.readers.formats import WITH_RATE, Format, choose_reader, suffixes
 from mmkd_models.data.importing.readers.media_files import video_facts
-from mmkd_models.data.importing.readers.table import RowBlock, strip_texts
+from mmkd_models.data.importing.readers.table import RowBlock, strip_texts, uses_commas
 
 _ENCODINGS = ("utf-8", "shift_jis", "cp1252")
 _HEAD_BYTES, _HEAD_ROWS, _HEAD_LINES, _HEAD_CHARACTERS = 1 << 20, 2000, 50, 2000
@@ -293,7 +299,7 @@ def _look_into(look: FirstLook) -> FirstLook:
         return replace(look, numbers=names, doubts=(str(error).removeprefix(f"{file}: "),))
     if block is None:
         return replace(look, doubts=("the first file has no rows",))
-    head = RowBlock(frame=block.frame.head(_HEAD_ROWS), place=block.place)
+    head = replace(block, frame=block.frame.head(_HEAD_ROWS))
     look = _with_time(look, head)
     numbers, texts, flags, binary = [], dict[str, int](), [], []
     for name in (name for name in names if name != look.time):
@@ -301,7 +307,7 @@ def _look_into(look: FirstLook) -> FirstLook:
         is_number = column.dtype.is_numeric()
         if column.dtype == pl.String:
             column = strip_texts(column, look.table)
-            plain = column.str.replace(",", ".") if look.table.decimal == "," else column
+            plain = column.str.replace(",", ".") if uses_commas(head, look.table) else column
             is_number = plain.cast(pl.Float64, strict=False).null_count() < len(plain) // 2 + 1
         if _label_rank(name) < len(_LABEL_WORDS) and 1 <= column.n_unique() <= _FEW:
             flags.append(name)
@@ -335,11 +341,12 @@ def _text_table(file: Path) -> TextTable:
     has_comma = any(
         _DECIMAL_COMMA.fullmatch(text.strip()) for row in csv.reader(heads, delimiter=delimiter) for text in row
     )
-    return TextTable(
+    table = TextTable(
         encoding="auto" if encoding in ("utf-8", marked) else encoding,
-        decimal="," if has_comma and delimiter != "," else ".",
         header=not all(re.fullmatch(r"[-\d.,eE+ ]*", name) for name in lines[0].split(delimiter)),
     )
+    is_unclear = has_comma and delimiter != "," and not has_decimal_commas(file, table)
+    return msgspec.structs.replace(table, decimal="," if is_unclear else "auto")
 
 
 def _with_time(look: FirstLook, head: RowBlock) -> FirstLook:

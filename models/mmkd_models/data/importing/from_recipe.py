@@ -28,6 +28,7 @@ from mmkd_models.data.importing.clock import UNITS, ClockFacts, Interval, Sample
 from mmkd_models.data.importing.grids import GridRecording, Grids
 from mmkd_models.data.importing.keys import MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO
 from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder, natural_key, path_parts, suggest_part
+from mmkd_models.data.importing.readers.csv_file import has_decimal_commas
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
 from mmkd_models.data.importing.source import ImportedSensor, SourceSamples, open_source
 from mmkd_models.data.importing.window_labels import read_intervals, read_table
@@ -43,7 +44,7 @@ _TIMES_COST = 10  # pause between writes of the progress, in durations of a writ
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeReport:
-    """The dataset, and what its import found; `files` counts them by sensor."""
+    """The dataset, and what its import found, by sensor the number of files and those with decimal commas."""
 
     recipe: ImportRecipe
     folder: Path
@@ -52,6 +53,7 @@ class RecipeReport:
     sensors: Sequence[ImportedSensor]
     clocks: Sequence[ClockFacts]
     files: Mapping[str, int]
+    decimal_commas: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def import_recipe(
@@ -120,7 +122,17 @@ def import_recipe(
         sensors=[sensor for sensor in sensors if sensor.name != TARGET],
         clocks=work.clocks,
         files=files.counts,
+        decimal_commas={sensor.name: list(_decimal_commas(sensor, files)) for sensor in sensors},
     )
+
+
+def _decimal_commas(sensor: ImportedSensor, files: _RecordingFiles) -> Iterator[str]:
+    """Yield the files of a sensor whose decimal sign was found to be a comma."""
+    source = sensor.source
+    if source.file_format == "csv" and source.decimal == "auto":
+        for file in files.of(sensor.files_of):
+            if has_decimal_commas(file.path, source):
+                yield file.name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ambiguous: Literal["error", "infer"] = "error"
     offset_s: Annotated[float, Key(low=-MAX_OFFSET_S, high=MAX_OFFSET_S, unit="s")] = 0.0
     delimiter: Annotated[str, Key(check=_delimiter_problem)] = "auto"
-    decimal: Literal[".", ","] = "."
+    decimal: Literal["auto", ".", ","] = "auto"
     encoding: Annotated[str, Key(check=_encoding_problem)] = "auto"
     header: bool = True
     null: tuple[str, ...] = ("", "NaN", "nan")
@@ -137,7 +137,7 @@ class TextTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def text_problems(self) -> Iterator[tuple[str, str]]:
         """Yield forbidden combinations of keys."""
-        if self.decimal == self.delimiter:
+        if self.decimal == self.delimiter != "auto":
             yield "decimal", f"is the same sign as 'delimiter', {self.decimal!r}; correct one of them"
 
 

@@ -362,3 +362,28 @@ def test_a_target_that_is_an_input_is_named(plant, recipe):
     assert warnings(plant) == [
         "warning: the target 'ay' is also a channel of acc, which a model can copy; leave it out of 'channels'"
     ]
+
+
+def test_files_with_decimal_commas_among_others_are_read_as_they_are_and_named(plant, recipe):
+    run(plant, "points")
+    for machine in (1, 4):
+        file = plant / f"M{machine}" / "acc.csv"
+        file.write_text(file.read_text().replace(",", ";").replace(".", ","))
+    report = run(plant, "out")
+    assert clock_lines(report)[1:] == ["decimal commas are read in 2 of 6 files of acc: M1/acc.csv, M4/acc.csv"]
+    points, windows = open_dataset(plant / "points").everything(), report.dataset.everything()
+    rows = np.arange(60)
+    assert np.array_equal(windows.take(rows)["acc"], points.take(rows)["acc"])
+    assert np.array_equal(windows.times, points.times)
+
+
+def test_a_comma_that_may_separate_thousands_is_not_guessed(plant, recipe):
+    file = plant / "M1" / "acc.csv"
+    file.write_text("time;ax;ay\n" + "".join(f"{START_S + k};{k + 1},500;3\n" for k in range(10)))
+    says = (
+        "DIR/M1/acc.csv:2: column 'ax': expected a number, got '1,500' (10 such from there on); set decimal = ',' if"
+        " every file of the source has that sign, or write this file with points and without a thousands separator"
+    )
+    assert refusal(plant) == says
+    file.write_text(file.read_text().replace(",500", ".5"))
+    run(plant)

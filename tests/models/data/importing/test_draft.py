@@ -69,7 +69,6 @@ def test_a_draft_sees_separators_encodings_local_times_and_columns_of_labels(tmp
         'files = "press.csv"    # 1 files',
         'time = "時刻"    # 1 Hz in the first rows',
         'timezone = "UTC"',
-        'decimal = ","',
         'encoding = "shift_jis"    # it is not UTF-8',
         'channels = ["圧力"]',
         'unit = ""',

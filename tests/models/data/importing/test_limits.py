@@ -174,7 +174,10 @@ CASES = {
     "DIR/M2/acc.csv:7: column 'ax': expected a number, got 'fault' (1 such from there on); correct it, or add 'fault'"
     " to 'null' if it means missing": {LOG: line(7, "1762153400.5,fault,1.0")},
     "DIR/M2/acc.csv:2: column 'time': expected a time in ISO 8601, got '1762153400,0'; correct it, or set decimal ="
-    " ','": {LOG: lambda text: text.replace(",", ";").replace(".", ",")},
+    " 'auto', which reads each file by its own sign": {
+        TIME: f'{TIME}\ndecimal = "."',
+        LOG: lambda text: text.replace(",", ";").replace(".", ","),
+    },
     "DIR/M2/acc.csv:5: column 'time': expected a time as a number, got 'noon'; correct it, or remove the line": {
         LOG: line(5, "noon,0.5,1.0")
     },
@@ -182,11 +185,13 @@ CASES = {
     " correct it, or remove the line": {LOG: b"time,ax,ay\n2025-11-03T07:00:00Z,2,3\nnoon,2,3\n"},
     "DIR/M2/acc.csv:2: column 'time': expected a time as a number, got 'noon'; correct it, or remove 'time_unit' if"
     " times are text": {**SECONDS, LOG: b"time,ax,ay\nnoon,2,3\n"},
-    "DIR/M2/acc.csv:5: column 'ax': expected a number, got '1.299,5' (1 such from there on); set decimal = ',' if that"
-    " is its sign, and write numbers without a thousands separator": {LOG: line(5, '1762153400.3,"1.299,5",1.0')},
+    "DIR/M2/acc.csv:5: column 'ax': expected a number, got '1.299,5' (1 such from there on); set decimal = ',' if"
+    " every file of the source has that sign, or write this file with points and without a thousands separator": {
+        LOG: line(5, '1762153400.3,"1.299,5",1.0')
+    },
     every_machine(
-        "DIR/{}/acc.csv:2: column 'ax': expected a number, got '{}' (100 such from there on); set decimal = '.' if"
-        " that is its sign, and write numbers without a thousands separator",
+        "DIR/{}/acc.csv:2: column 'ax': expected a number, got '{}' (100 such from there on); set decimal ="
+        " 'auto', which reads each file by its own sign",
         "0.12573 0.34558 0.18905 2.04092 -0.65179 -0.80193",
     ): {
         TIME: f'{TIME}\ndecimal = ","\ndelimiter = ";"',
@@ -260,8 +265,9 @@ CASES = {
     },
     "DIR/M2/acc.csv:2: column 'time': expected a time within 146 years of 1970, got '1762153400000'; correct it, or set"
     " time_unit = 'ms'": {**SECONDS, LOG: b"time,ax,ay\n1762153400000,2,3\n"},
-    "DIR/M2/acc.csv:2: column 'time': expected a time as a number, got '0,1'; correct it, or set decimal = ','": {
-        **SECONDS,
+    "DIR/M2/acc.csv:2: column 'time': expected a time as a number, got '0,1'; correct it, or set decimal = 'auto',"
+    " which reads each file by its own sign": {
+        TIME: f'{TIME}\ntime_unit = "s"\ndecimal = "."',
         LOG: b"time;ax;ay\n0,1;2;3\n",
     },
     "DIR/M2/acc.csv:2: expected text in utf-16, got an odd byte at its end; copy the file again": {

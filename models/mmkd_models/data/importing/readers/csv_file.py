@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,10 @@ from mmkd_models.data.importing.readers.table import RowBlock, refuse_columns, r
 
 _BLOCK_CHARACTERS = 1 << 21
 _SEPARATORS = ",;\t|"
+_COMMA = r"-?\d+,\d+"
+_THOUSANDS = r"-?[1-9]\d{0,2},\d{3}"  # or a decimal comma
+_POINT = r"-?\d+\.\d+"
+_FIRST_CHARACTERS = 1 << 16
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -34,7 +39,7 @@ def csv_names(file: Path, table: TextTable) -> tuple[str, ...]:
         return tuple(str(number + 1) for number in range(len(fields)))
     names = tuple(name.strip() for name in fields)
     try:
-        is_header = not [float(name.replace(table.decimal, ".")) for name in names]
+        is_header = not [float(name.replace(",", ".") if table.decimal == "," else name) for name in names]
     except ValueError:
         is_header = True
     if not is_header:
@@ -56,7 +61,7 @@ def csv_blocks(file: Path, table: TextTable, columns: Sequence[str]) -> Iterator
     import polars as pl
 
     names, (_, delimiter) = csv_names(file, table), _head(file, table)
-    schema = dict.fromkeys(names, pl.String)
+    schema, has_commas = dict.fromkeys(names, pl.String), has_decimal_commas(file, table)
     for text, line in _text_blocks(file, table):
         if line == 1 and table.header:
             text, line = text.partition("\n")[2], 2
@@ -65,7 +70,7 @@ def csv_blocks(file: Path, table: TextTable, columns: Sequence[str]) -> Iterator
             continue
         if _is_plain(data, delimiter, len(names)):
             frame = pl.read_csv(data, separator=delimiter, has_header=False, schema=schema)
-            yield RowBlock(frame=frame.select(columns), place=lambda row, line=line: f"{file}:{line + row}")  # type: ignore[misc]
+            lines: Sequence[int] = range(line, line + len(frame))
         elif rows := _rows(file, text, line, delimiter):
             wrong = next((row for row in rows if len(row[1]) != len(names)), None)
             if wrong is not None:
@@ -80,7 +85,24 @@ def csv_blocks(file: Path, table: TextTable, columns: Sequence[str]) -> Iterator
                 raise DatasetError(f"{file}:{number}: {expected}, got {len(fields)}; {cure}")
             values = zip(*(fields for _, fields in rows), strict=True)
             frame = pl.DataFrame(dict(zip(names, values, strict=True)), schema=schema)
-            yield RowBlock(frame=frame.select(columns), place=lambda row, rows=rows: f"{file}:{rows[row][0]}")  # type: ignore[misc]
+            lines = [number for number, _ in rows]
+        else:
+            continue
+        place = lambda row, lines=lines: f"{file}:{lines[row]}"  # noqa: E731
+        yield RowBlock(frame=frame.select(columns), place=place, has_commas=has_commas)
+
+
+def has_decimal_commas(file: Path, table: TextTable) -> bool:
+    """Return whether decimal = "auto" means commas: the first fields have no other reading, as thousands."""
+    _, delimiter = _head(file, table)
+    if table.decimal != "auto" or delimiter == ",":
+        return False
+    text, _ = next(_text_blocks(file, table), ("", 1))
+    fields = {field.strip() for field in re.split(rf"[{re.escape(delimiter)}\n]", text[:_FIRST_CHARACTERS])[:-1]}
+    commas = [field for field in fields if re.fullmatch(_COMMA, field)]
+    return not all(re.fullmatch(_THOUSANDS, field) for field in commas) and not any(
+        re.fullmatch(_POINT, field) for field in fields
+    )
 
 
 def detect_encoding(file: Path) -> str:

@@ -28,6 +28,7 @@ class RowBlock:
 
     frame: pl.DataFrame
     place: Callable[[int], str]
+    has_commas: bool = False  # as decimal signs, found in the file
 
 
 def row_block(
@@ -51,7 +52,7 @@ def _column(block: RowBlock, name: str, table: TextTable) -> Floats:
     column = plain = block.frame[name]
     if column.dtype == pl.String:
         column = plain = strip_texts(column, table)
-        if table.decimal == ",":
+        if uses_commas(block, table):
             # A dot is then no decimal sign: 1.5 would be read where 15 or a date was meant.
             plain = pl.select(pl.when(~plain.str.contains(".", literal=True)).then(plain)).to_series()
             plain = plain.str.replace(",", ".", literal=True)
@@ -62,14 +63,28 @@ def _column(block: RowBlock, name: str, table: TextTable) -> Floats:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         cure = f"correct it, or add {str(column[row])!r} to 'null' if it means missing"
-        other = "," if table.decimal == "." else "."
-        if other in str(column[row]):
-            cure = f"set decimal = {other!r} if that is its sign, and write numbers without a thousands separator"
+        if ("." if uses_commas(block, table) else ",") in str(column[row]):
+            cure = decimal_cure(table)
         raise DatasetError(
             f"{block.place(row)}: column {name!r}: expected a number, got {column[row]!r}"
             f" ({int(wrong.sum())} such from there on); {cure}"
         )
     return single
+
+
+def uses_commas(block: RowBlock, table: TextTable) -> bool:
+    """Return whether decimal signs of a block are commas."""
+    return block.has_commas or table.decimal == ","
+
+
+def decimal_cure(table: TextTable) -> str:
+    """Return how to read a file whose numbers have another decimal sign."""
+    if table.decimal != "auto":
+        return "set decimal = 'auto', which reads each file by its own sign"
+    return (
+        "set decimal = ',' if every file of the source has that sign, or write this file with points and without a"
+        " thousands separator"
+    )
 
 
 def strip_texts(column: pl.Series, table: TextTable) -> pl.Series:
