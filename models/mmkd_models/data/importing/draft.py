@@ -20,7 +20,7 @@ import numpy as np
 from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data.importing.clock import SECOND_NS, SampleSeries, TimeColumn, Times, clock_facts, commonest_hz
 from mmkd_models.data.importing.keys import TextTable, list_keys, toml_lines
-from mmkd_models.data.importing.patterns import match_path, natural_key
+from mmkd_models.data.importing.patterns import match_path, natural_key, plain_value
 from mmkd_models.data.importing.readers.csv_file import (
     detect_encoding,
     find_undecodable,
@@ -45,7 +45,7 @@ _FORMATS = ("%d.%m.%Y %H:%M:%S%.f", "%d.%m.%Y %H:%M", "%m/%d/%Y %H:%M:%S%.f")  #
 _CLOCK_ERROR = 1e-3
 _USUAL_SIDE = 96  # pixels of a frame's longer side for device networks
 _FEW = 20  # largest number of different texts in a column of labels or groups
-_MAX_CHOICES = 6  # of groups, in a question
+_MAX_CHOICES = 7  # of groups, in a question
 _MIN_GROUPS = 3  # train, valid and test
 _WINDOW_S, _WINDOW_SAMPLES = 2.0, 32  # whichever is longer
 
@@ -92,6 +92,11 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
     looks = [replace(look, pattern=f"{above}{look.pattern}") for look in _join_parts(_look_at_files(folder, asked))]
     labels = [look for look in looks if look.is_intervals]
     tables = {look.pattern: match for look in looks if (match := _table_match(look, looks, folder, above))}
+    columns = {pattern: [*match.get("match", ({}, ""))[0].values()] for pattern, match in tables.items()}
+    looks = [
+        replace(look, texts={name: n for name, n in look.texts.items() if name not in columns.get(look.pattern, ())})
+        for look in looks
+    ]
     rest = [look for look in looks if not look.is_intervals and look.pattern not in tables]
     sources = [look for look in rest if look.numbers or look.format in WITH_RATE]
     for look in rest:
@@ -114,14 +119,13 @@ def draft_recipe(folder: Path, *, prefix: str = ".") -> str:
         asked.setdefault(text, []).append("labels")
     keys, question = _label_keys(sources, [*labels, *(look for look in looks if look.pattern in tables)])
     keys |= tables.get(keys.get("table", ("", ""))[0], {})
-    label_part = keys.get("path", ("", ""))[0]
     lines += ["", "[labels]", *toml_lines(keys)]
-    shared = [part for part in sources[0].parts if all(part in look.parts for look in sources) and part != label_part]
+    shared = [part for part in sources[0].parts if all(part in look.parts for look in sources)]
     length_s = max(_WINDOW_S, _WINDOW_SAMPLES / min((look.rate_hz or math.inf) for look in sources))
     windows: _Keys = {"length_s": (float(f"{length_s:.2g}"), ""), "stride_s": (float(f"{length_s / 2:.2g}"), "")}
     lines += ["", "[windows]", *toml_lines(windows)]
     largest = max(sources, key=lambda look: len(look.files))
-    group_keys, group_question = _group_keys(largest, shared, keys.get("column", ("", ""))[0])
+    group_keys, group_question = _group_keys(largest, shared, keys)
     if not group_keys and len(sources) > 1 and len(largest.files) > 1:
         patterns = " and ".join(look.pattern for look in sources)
         group_question = (
@@ -476,17 +480,28 @@ def _table_match(look: FirstLook, looks: Sequence[FirstLook], folder: Path, abov
     if block is None or len(block.frame) > _HEAD_ROWS:
         return {}
     files = {f"{above}{file.relative_to(folder).as_posix()}" for other in looks for file in other.files}
-    for name in look.names:
-        values = set(strip_texts(block.frame[name], look.table)) - {None}
-        if values and values <= files:
+    columns = {name: strip_texts(block.frame[name], look.table).to_list() for name in look.names}
+    for name, values in columns.items():
+        if {*values} - {None} and {*values} - {None} <= files:
             return {"file": (name, "")}
-        for part, known in ((part, set(known)) for other in looks for part, known in other.parts.items()):
-            if len(known) > 1 and values & known and 2 * len(values & known) >= max(len(values), len(known)):
-                return {"match": ({part: name}, "")}
-    return {}
+    match = dict[str, str]()
+    parts = [(other.pattern, part, set(known)) for other in looks for part, known in other.parts.items()]
+    pairs = itertools.product(columns, parts)
+    for name, (pattern, part, known) in sorted(pairs, key=lambda pair: pair[0].casefold() != pair[1][1].casefold()):
+        plain = {value if value in known else plain_value(pattern, part, value) for value in columns[name] if value}
+        is_needed = name.casefold() == part.casefold() or (
+            len({*zip(*(columns[column] for column in match.values()), strict=True)}) < len(block.frame)
+        )
+        is_free = part not in match and name not in match.values()
+        shared = plain & known
+        if is_free and is_needed and len(known) > 1 and shared and 2 * len(shared) >= max(len(plain), len(known)):
+            match[part] = name
+    return {"match": (match, "")} if match else {}
 
 
-def _group_keys(look: FirstLook, parts: Sequence[str], label: str) -> tuple[_Keys, str]:
+def _group_keys(look: FirstLook, shared: Sequence[str], labels: _Keys) -> tuple[_Keys, str]:
+    label, label_part = (labels.get(key, ("", ""))[0] for key in ("column", "path"))
+    parts = [part for part in shared if part != label_part]
     if not parts:
         columns = {name: number for name, number in look.texts.items() if name != label}
         if not columns:
@@ -498,12 +513,17 @@ def _group_keys(look: FirstLook, parts: Sequence[str], label: str) -> tuple[_Key
         choices = [f"{name!r} ({number} values)" for name, number in columns.items()]
     else:
         sizes = dict[tuple[str, ...], list[int]]()
-        for names in (names for size in range(1, 4) for names in itertools.combinations(parts, size)):
+        for names in (names for size in range(1, 4) for names in itertools.combinations(shared, size)):
             groups = Counter(zip(*(look.parts[name] for name in names), strict=True))
             if len(groups) > max((len(sizes[some]) for some in sizes if {*some} < {*names}), default=0):
                 sizes[names] = sorted(groups.values())
-        counts = {names: len(numbers) for names, numbers in sizes.items()}
+        sizes.pop((label_part,), None)
         choices = [_describe_groups(names, numbers) for names, numbers in itertools.islice(sizes.items(), _MAX_CHOICES)]
+        counts = {}
+        for count in range(1, len(parts) + 1):  # folders around others are machines or people
+            inner = [names for names in sizes if {*names} <= {*parts[:count]}]
+            best = max(inner, key=lambda names: len(sizes[names]), default=())
+            counts[best] = len(sizes.get(best, ()))
     group = next(
         (names for names, number in counts.items() if number >= _MIN_GROUPS), tuple(parts) or next(iter(counts))
     )

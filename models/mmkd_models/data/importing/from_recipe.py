@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import msgspec
@@ -27,7 +27,14 @@ from mmkd_models.data.importing.build import build_dataset
 from mmkd_models.data.importing.clock import UNITS, ClockFacts, Interval, SampleSeries, clock_facts
 from mmkd_models.data.importing.grids import GridRecording, Grids
 from mmkd_models.data.importing.keys import MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO
-from mmkd_models.data.importing.patterns import FoundFile, RecipeFolder, natural_key, path_parts, suggest_part
+from mmkd_models.data.importing.patterns import (
+    FoundFile,
+    RecipeFolder,
+    natural_key,
+    path_parts,
+    plain_value,
+    suggest_part,
+)
 from mmkd_models.data.importing.readers.csv_file import has_decimal_commas
 from mmkd_models.data.importing.recipe import TARGET, ImportRecipe
 from mmkd_models.data.importing.source import ImportedSensor, SourceSamples, open_source
@@ -35,6 +42,7 @@ from mmkd_models.data.importing.window_labels import read_intervals, read_table
 from mmkd_models.data.spec import refuse, window_bytes
 
 _RATE_TOLERANCE = 0.01  # of a declared rate
+_MAX_NEAR = 5  # values that a message names
 _MIN_STEPS = 10  # to measure a rate
 _Intervals = Sequence[tuple[Mapping[str, str], Interval]]
 _Recordings = Mapping[tuple[str, ...], Mapping[str, Sequence[FoundFile]]]
@@ -87,7 +95,11 @@ def import_recipe(
     if most_bytes is None:
         most_bytes = max(MAX_WRITTEN_BYTES, MAX_WRITTEN_RATIO * files.total_bytes)
     with work_folder(path, note) as progress:
-        intervals = read_intervals(place, recipe.labels) if recipe.labels.files else []
+        by_part = [dict(zip(files.parts, key, strict=True)) for key in files.recordings]
+        intervals = [
+            (_part_values(recipe, named, by_part), interval)
+            for named, interval in (read_intervals(place, recipe.labels) if recipe.labels.files else ())
+        ]
         sensors = _open_sensors(recipe, files, intervals)
         marks: dict[str, dict[str, list[tuple[str, int, int]]]] = {}
         for key, sources in files.recordings.items():
@@ -204,48 +216,70 @@ def _cure_part(recipe: ImportRecipe, name: str) -> str:
     return ""
 
 
-def _cure_value(recipe: ImportRecipe, wanted: Mapping[str, str], recordings: Sequence[Mapping[str, str]]) -> str:
-    """Return what to write where lines name more of a folder than the part of the path has, as hall1 for 1."""
-    for part, value in wanted.items():
+def _part_values(
+    recipe: ImportRecipe, named: Mapping[str, str], recordings: Sequence[Mapping[str, str]]
+) -> dict[str, str]:
+    """Return the parts of the path that a line names: `A` also where it has `site_A` for `site_{site}`."""
+    values = dict[str, str]()
+    for part, value in named.items():
+        plain = (plain_value(source.files, part, value) for source in recipe.source)
+        known = {recording.get(part) for recording in recordings}
+        values[part] = next((text for text in plain if text in known), value) if value not in known else value
+    return values
+
+
+def _nearest_text(named: Mapping[str, str], recordings: Sequence[Mapping[str, str]]) -> str:
+    """Return `; the paths have machine 'M1', 'M2'` with the values nearest to those of a line without a recording."""
+    for part, value in named.items():
         known = {recording[part] for recording in recordings if part in recording}
-        if value in known:
-            continue
-        for source in recipe.source:
-            before = re.findall(r"[^/{}*?]*$", source.files.partition(f"{{{part}}}")[0])[0]
-            if before and value.removeprefix(before) in known:
-                old, new = f"{before}{{{part}}}", f"{{{part}}}"
-                return f", or write {new} in place of {old} in every 'files', as lines have {value!r}"
-        some = ", ".join(map(repr, sorted(known, key=natural_key)[:5]))
-        return f"; the paths have {part} {some}" if known else ""
-    return ""
+        if value not in known:
+            return f"; the paths have {part} {', '.join(map(repr, _nearest(value, known)))}"
+    names = {_parts_of({part: recording[part] for part in named}) for recording in recordings}
+    return f"; the nearest has {_nearest(_parts_of(named), names)[0]}"
+
+
+def _nearest(name: str, names: Collection[str]) -> list[str]:
+    ordered = sorted(names, key=natural_key)
+    return sorted(ordered, key=lambda other: -SequenceMatcher(None, name, other).ratio())[:_MAX_NEAR]
+
+
+def _parts_of(named: Mapping[str, str]) -> str:
+    return ", ".join(f"{part} {value!r}" for part, value in named.items())
 
 
 def _table_facts(
     recipe: ImportRecipe, folder: RecipeFolder, parts: Sequence[str], recordings: _Recordings
 ) -> dict[tuple[str, ...], Mapping[str, str]]:
     rule, table = recipe.labels, dict[tuple[str, ...], Mapping[str, str]]()
-    places: dict[tuple[str, ...], str] = {}
+    places, lost = dict[tuple[str, ...], str](), dict[str, str]()
     by_file = {
         file.path.relative_to(folder.path).as_posix(): key
         for key, sources in recordings.items()
         for files in sources.values()
         for file in files
     }
+    by_part = [dict(zip(parts, key, strict=True)) for key in recordings]
     for facts, place in read_table(folder, rule):
-        expected = {part: facts[column] for part, column in rule.match.items()}
-        if expected:
-            keys = [key for key in recordings if expected.items() <= dict(zip(parts, key, strict=True)).items()]
+        own = {part: facts[column] for part, column in rule.match.items()}
+        named = _part_values(recipe, own, by_part)
+        if named:
+            keys = [key for key, its in zip(recordings, by_part, strict=True) if named.items() <= its.items()]
+            lost |= {} if keys else {place: f"{_parts_of(own)}, found none{_nearest_text(named, by_part)}"}
         else:
-            keys = [by_file[facts[rule.file]]] if facts[rule.file] in by_file else []
-        if not keys:
-            name = ", ".join(f"{name} {value!r}" for name, value in expected.items()) or f"file {facts[rule.file]!r}"
-            raise DatasetError(f"{place}: expected a recording of {name}, found none; correct it, or remove it")
+            name = facts[rule.file]
+            keys = [by_file[name]] if name in by_file else []
+            near = ", ".join(map(repr, _nearest(name, by_file)))
+            lost |= {} if keys else {place: f"file {name!r}, found none; there are {near}"}
         for key in keys:
             if key in table:
                 raise DatasetError(
                     f"{place}: expected each recording once, got again that of {places[key]}; remove a line"
                 )
             table[key], places[key] = facts, place
+    for place, text in lost.items():
+        rule_key = "match" if rule.match else "file"
+        cure = "correct it, or remove the line" if table else f"no line has a recording: correct 'labels.{rule_key}'"
+        raise DatasetError(f"{place}: expected a recording of {text}; {cure}")
     for key, sources in recordings.items():
         if key not in table:
             file = next(iter(sources.values()))[0].path
@@ -276,9 +310,11 @@ def _open_sensors(recipe: ImportRecipe, files: _RecordingFiles, intervals: _Inte
     recordings = [dict(zip(files.parts, key, strict=True)) for key in files.recordings]
     for its_parts, interval in intervals:
         if not any(its_parts.items() <= recording.items() for recording in recordings):
-            text = ", ".join(f"{part} {value!r}" for part, value in its_parts.items())
-            cure = _cure_value(recipe, its_parts, recordings)
-            problems.append(f"{interval.place}: there is no recording of {text}; correct or remove the line{cure}")
+            text = f"{_parts_of(its_parts)}{_nearest_text(its_parts, recordings)}"
+            is_any = any(some.items() <= recording.items() for some, _ in intervals for recording in recordings)
+            key = "match" if labels.match else "files"
+            cure = "correct or remove the line" if is_any else f"no line has a recording: correct 'labels.{key}'"
+            problems.append(f"{interval.place}: there is no recording of {text}; {cure}")
             break
     refuse("recipe", problems)
     if not target:

@@ -160,6 +160,12 @@ def with_parts(text: str, parts: Mapping[str, str]) -> str:
     return _PART.sub(lambda part: parts.get(part[1], part[0]) if part[1] else part[0], text)
 
 
+def plain_value(pattern: str, part: str, value: str) -> str:
+    """Return a value without the text around its part: `A` of `site_A` for `site_{site}`."""
+    before, _, after = pattern.partition(f"{{{part}}}")
+    return value.removeprefix(re.split(r"[/{}*?]", before)[-1]).removesuffix(re.split(r"[/{}*?]", after)[0])
+
+
 def natural_key(text: str) -> list[tuple[int, int | str]]:
     """Return a sort key that puts `run2` before `run10`."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text) if part]

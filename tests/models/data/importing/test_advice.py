@@ -31,7 +31,6 @@ _FORMS = (
     re.compile(r"\b(?:add it to|or) 'labels\.(?P<key>ignore)'"),
     re.compile(r"'files' of \w+, such as files = \"(?P<new>[^\"]*)\" in place of \"(?P<old>[^\"]*)\""),
     re.compile(r"\bwrite a part, such as files = \"(?P<new>[^\"]*)\" in place of \"(?P<old>[^\"]*)\""),
-    re.compile(r"\bwrite (?P<new>\{\w+\}) in place of (?P<old>\S+) in every 'files'"),
 )
 # What only a person knows, where the message names a key alone.
 _KNOWN = {

@@ -13,7 +13,7 @@ import pytest
 from mmkd_app.commands.data import run_data
 from mmkd_app.training.recipes import run_recipe
 from mmkd_edge import EdgePredictor
-from mmkd_edge.errors import UsageError
+from mmkd_edge.errors import DatasetError, UsageError
 from mmkd_models.data import open_dataset, shipped_dataset
 from mmkd_models.data.checking.findings import check_dataset
 from mmkd_models.data.importing.draft import draft_recipe
@@ -246,8 +246,8 @@ def test_a_draft_offers_parts_and_combinations_with_their_recordings(tmp_path):
     assert questions(text)[-1] == (
         "# - split: which part must be whole in one split, such as a machine or a person: 'site' (2 groups of 3"
         " recordings), 'm' (2 groups of 2 to 4 recordings), 'run' (2 groups of 2 to 4 recordings),"
-        ' ["site", "m"] (4 groups of 1 to 2 recordings), ["site", "run"] (4 groups of 1 to 2 recordings) or'
-        ' ["m", "run"] (3 groups of 2 recordings)?'
+        ' ["site", "m"] (4 groups of 1 to 2 recordings), ["site", "run"] (4 groups of 1 to 2 recordings),'
+        ' ["m", "run"] (3 groups of 2 recordings) or ["site", "m", "run"] (6 groups of 1 recording)?'
     )
     assert 'group = ["site", "m"]' in text
     assert len(np.unique(import_draft(tmp_path, text).dataset.everything().groups)) == 4
@@ -280,6 +280,79 @@ def test_a_draft_does_not_make_a_source_of_a_single_file_among_recordings(tmp_pa
     rows = np.random.default_rng(9).normal(size=200)  # the file is another recording
     write_csv(tmp_path / name, head, *(f"{k / 10:.1f},{x:.4f}" for k, x in enumerate(rows)))
     assert len(np.unique(import_draft(tmp_path, text).dataset.everything().groups)) == groups
+
+
+def write_sites(folder):
+    """Two sites of two lines, each with three days of a class, and a table with the class of every recording."""
+    names = [f"site_{site}/line_{line}/day_0{day}" for site in "AB" for line in (1, 2) for day in (1, 2, 3)]
+    write_machines(folder, *(f"{name}/vib.csv" for name in names))
+    rows = [f"{name.replace('/', ',')},{('ok', 'worn', 'jam')[number % 3]}" for number, name in enumerate(names)]
+    write_csv(folder / "labels.csv", "site,line,day,state", *rows)
+
+
+SITES = (
+    "# - split: which part must be whole in one split, such as a machine or a person: 'site' (2 groups of 6"
+    " recordings), 'line' (2 groups of 6 recordings), 'day' (3 groups of 4 recordings), [\"site\", \"line\"] (4 groups"
+    ' of 3 recordings), ["site", "day"] (6 groups of 2 recordings), ["line", "day"] (6 groups of 2 recordings) or'
+    ' ["site", "line", "day"] (12 groups of 1 recording)?'
+)
+
+
+def test_a_draft_takes_a_table_of_labels_by_the_parts_of_the_path_and_machines_of_two_sites_as_groups(tmp_path):
+    write_sites(tmp_path)
+    text = draft_recipe(tmp_path)
+    assert questions(text) == [
+        "# - vib: times in 'time' count from a start: is their unit 's'?",
+        SITES,
+    ]
+    match = 'match = {"site" = "site", "line" = "line", "day" = "day"}'
+    assert f'[labels]\ntable = "labels.csv"\nlabel = "state"\n{match}\n' in text
+    windows = import_draft(tmp_path, text).dataset.everything()
+    assert windows.spec.task.labels == ("jam", "ok", "worn")
+    assert np.unique(windows.groups).tolist() == ["A/1", "A/2", "B/1", "B/2"]
+    assert {split: len(np.unique(windows.groups[windows.splits == split])) for split in range(3)} == {0: 2, 1: 1, 2: 1}
+
+
+def test_a_draft_offers_groups_with_the_part_that_it_takes_as_label(tmp_path):
+    write_sites(tmp_path)
+    (tmp_path / "labels.csv").unlink()
+    text = draft_recipe(tmp_path)
+    assert 'path = "site"    # A, B' in text
+    assert questions(text)[-1] == SITES.replace("'site' (2 groups of 6 recordings), ", "")
+    assert 'group = ["line", "day"]' in text
+    assert len(np.unique(import_draft(tmp_path, text).dataset.everything().groups)) == 6
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "site_A,line_2,day_01",
+            "site_A,line_2,day_09",
+            "5: {}site 'site_A', line 'line_2', day 'day_09', found none; the paths have day '01', '02', '03'; {}",
+        ),
+        (
+            "site_",
+            "hall_",
+            (
+                "2: {}site 'hall_A', line 'line_1', day 'day_01', found none; the paths have site 'A', 'B'; no line has"
+                " a recording: correct 'labels.match'"
+            ),
+        ),
+        (
+            "day_03,jam\nsite_B,line_2",
+            "day_03,jam\nsite_C,line_2",
+            "11: {}site 'site_C', line 'line_2', day 'day_01', found none; the paths have site 'A', 'B'; {}",
+        ),
+    ],
+)
+def test_a_line_of_labels_without_a_recording_is_told_with_the_nearest_names(refusal, tmp_path, old, new, says):
+    write_sites(tmp_path)
+    (tmp_path / "recipe.toml").write_text(draft_recipe(tmp_path))
+    labels = tmp_path / "labels.csv"
+    labels.write_text(labels.read_text().replace(old, new))
+    says = says.format("expected a recording of ", "correct it, or remove the line")
+    assert refusal(DatasetError, run, tmp_path) == f"{labels}:{says}"
 
 
 def test_a_draft_says_which_sensors_share_no_part_of_the_path(tmp_path):

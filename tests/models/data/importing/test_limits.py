@@ -307,15 +307,13 @@ CASES = {
     "DIR/M2/states.csv:2: expected an interval that ends after its start, got one of -10 s; correct the line": {
         STATES: b"start,end,label\n1762153400,1762153390,ok\n"
     },
-    "recipe: DIR/M9/states.csv:2: there is no recording of machine 'M9'; correct or remove the line; the"
-    " paths have machine 'M0', 'M1', 'M2', 'M3', 'M4'": {
-        "M9/states.csv": b"start,end,label\n1762153400,1762153405,ok\n"
-    },
-    "recipe: DIR/book.csv:2: there is no recording of machine 'M1'; correct or remove the line, or write {machine} in"
-    " place of M{machine} in every 'files', as lines have 'M1'": {
+    "recipe: DIR/M9/states.csv:2: there is no recording of machine 'M9'; the paths have machine 'M0', 'M1', 'M2', 'M3',"
+    " 'M4'; correct or remove the line": {"M9/states.csv": b"start,end,label\n1762153400,1762153405,ok\n"},
+    "recipe: DIR/book.csv:2: there is no recording of machine 'N1'; the paths have machine '1', '0', '2', '3', '4'; no"
+    " line has a recording: correct 'labels.match'": {
         FILES: 'files = "M{machine}/acc.csv"',
         LABELS: 'files = "book.csv"\nmatch = {machine = "line"}',
-        "book.csv": BOOK,
+        "book.csv": BOOK.replace(b"M1", b"N1"),
     },
     "DIR/book.csv:3: expected intervals apart, got 'worn' that shares 5 s with 'ok' of DIR/book.csv:2; correct one of"
     " them, or name the recording of each line: set match = {PART = 'COLUMN'} under [labels]": {

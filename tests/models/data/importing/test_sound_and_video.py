@@ -345,7 +345,8 @@ CASES = {
     "DIR/recipe.toml: 'windows.stride_s': not with at = 'intervals'; remove one of them": {
         'at = "intervals"': 'at = "intervals"\nstride_s = 0.2'
     },
-    "DIR/clips.csv:4: expected a recording of file 'c9.wav', found none; correct it, or remove it": {
+    "DIR/clips.csv:4: expected a recording of file 'c9.wav', found none; there are 'c0.wav', 'c1.wav', 'c2.wav',"
+    " 'c3.wav', 'c4.wav'; correct it, or remove the line": {
         **TABLE,
         "files": lambda folder: write_table(folder, c2="c9.wav,no,train,t2,0"),
     },
