@@ -21,6 +21,7 @@ from mmkd_edge.spec import task_text
 from mmkd_models.data.checking.findings import count_splits
 from mmkd_models.data.checking.related import list_first
 from mmkd_models.data.dataset import make_windows
+from mmkd_models.data.importing.clock import SECOND_NS
 from mmkd_models.data.importing.patterns import with_parts
 from mmkd_models.data.importing.window_labels import labelled_intervals
 from mmkd_models.data.normal_running import has_judging_groups, normal_problem
@@ -127,6 +128,7 @@ def window_lines(report: RecipeReport) -> list[str]:
         *_label_counts(windows, splits),
         *(f"left out: {count} windows {reason}" for reason, count in (spec.left_out or {}).items()),
         *_missing_data(report),
+        *_short_files(report),
         *_missing_labels(report),
     ]
     column, are_numbers = report.recipe.labels.column, all(name.replace(".", "").isdecimal() for name in task.labels)
@@ -195,6 +197,31 @@ def _missing_data(report: RecipeReport) -> Iterator[str]:
         files = list_first([recording.name for recording in recordings if channel in recording.empty])
         cure = "it is missing (NaN) there, unless you leave the recordings out (exclude, below version = 1)"
         yield f"warning: no value: channel {channel} in {files}; {cure}"
+
+
+def _short_files(report: RecipeReport) -> Iterator[str]:
+    """Yield warnings of files that cost windows, as they begin later or end earlier than other sensors; worst first."""
+    hop_ns, short = report.recipe.windows.hop_s * SECOND_NS, list[tuple[float, str]]()
+    period_ns = {sensor.name: SECOND_NS / sensor.rate_hz for sensor in report.sensors}
+    for recording in report.recordings if report.recipe.windows.cover == "all" else ():
+        if recording.shares_no_time:  # which has a warning of its own
+            continue
+        firsts = {name: float(first) for name, (first, _) in recording.spans.items() if name in period_ns}
+        lasts = {name: recording.spans[name][1] + period_ns[name] for name in firsts}
+        earliest, latest = min(firsts, key=firsts.__getitem__), max(lasts, key=lasts.__getitem__)
+        for name, verb, other, times, lost_ns in (
+            *((name, "begins", earliest, firsts, firsts[name] - firsts[earliest]) for name in firsts),
+            *((name, "ends", latest, lasts, lasts[latest] - lasts[name]) for name in lasts),
+        ):
+            if lost_ns >= hop_ns:
+                own, its = (recording.time_text(round(times[key])) for key in (name, other))
+                file = recording.files.get(name, recording.name)
+                short.append((lost_ns, f"{file} {verb} at {own}, {other} at {its}"))
+    short.sort(key=lambda pair: -pair[0])
+    cure = "copy the file again, or set cover = 'any' under [windows] to keep the windows without it"
+    yield from (f"warning: {text}; {cure}" for _, text in short[:_MAX_NAMED])
+    if len(short) > _MAX_NAMED:
+        yield f"{len(short) - _MAX_NAMED} more files are shorter than others of their recording"
 
 
 def _missing_labels(report: RecipeReport) -> Iterator[str]:

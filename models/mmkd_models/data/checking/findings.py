@@ -133,7 +133,8 @@ def value_findings(scan: Scan) -> Iterator[Finding]:
         yield from _gaps(windows, figures)
     if windows.spec.left_out:
         counts = ", ".join(f"{_count(count, 'window')} {reason}" for reason, count in windows.spec.left_out.items())
-        yield note("left out", f"the import left out {counts}", "check that these windows may be missing")
+        advice = "check that these windows may be missing: mmkd-data import RECIPE --check names files that are short"
+        yield note("left out", f"the import left out {counts}", advice)
 
 
 def _channels(windows: Windows, figures: ModalityScan) -> Iterator[Finding]:

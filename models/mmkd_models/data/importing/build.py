@@ -16,7 +16,7 @@ from mmkd_documents.data import Finding
 from mmkd_edge.errors import DatasetError
 from mmkd_edge.spec import ModalitySpec
 from mmkd_models.data import spec
-from mmkd_models.data.checking.related import Overlaps, find_overlaps, label_conflicts, time_text
+from mmkd_models.data.checking.related import Overlaps, find_overlaps, label_conflicts
 from mmkd_models.data.checking.scan import scan_windows
 from mmkd_models.data.dataset import Dataset
 from mmkd_models.data.files import AnyArray
@@ -237,7 +237,7 @@ def _cure(recordings: Sequence[GridRecording], modalities: Sequence[ModalitySpec
     apart = [recording for recording in recordings if recording.shares_no_time]
     if len(apart) == len(recordings):
         spans = ", ".join(
-            f"{name} from {_time_text(apart[0], first)} to {_time_text(apart[0], last)}"
+            f"{name} from {apart[0].time_text(first)} to {apart[0].time_text(last)}"
             for name, (first, last) in apart[0].spans.items()
             if name != TARGET
         )
@@ -262,17 +262,13 @@ def _cure(recordings: Sequence[GridRecording], modalities: Sequence[ModalitySpec
         samples = (recording.origin_ns, recording.origin_ns + round(duration_s * SECOND_NS))
         starts, ends = ([getattr(label, key) for label in recording.labels] for key in ("start_ns", "end_ns"))
         if starts and (max(ends) <= samples[0] or min(starts) >= samples[1]):
-            times = [_time_text(recording, time_ns) for time_ns in (min(starts), max(ends), *samples)]
+            times = [recording.time_text(time_ns) for time_ns in (min(starts), max(ends), *samples)]
             return (
                 f"the labels of {recording.name} are from {times[0]} to {times[1]}, its samples from {times[2]} to"
                 f" {times[3]}; correct 'timezone', or set offset_s, perhaps to"
                 f" {rule.offset_s + (samples[0] - min(starts)) / SECOND_NS:.6g}, under [labels]"
             )
     return "look at the times of sensors and labels"
-
-
-def _time_text(recording: GridRecording, time_ns: int, timespec: str = "seconds") -> str:
-    return time_text(time_ns / SECOND_NS, timespec) if recording.is_utc else f"{time_ns / SECOND_NS:g} s"
 
 
 def _drop_leaks(plan: Windows, source: CutWindows, recipe: ImportRecipe, left_out: Counter[str]) -> Windows:
@@ -361,7 +357,7 @@ def cut(recording: GridRecording, grids: Grids, modalities: Sequence[ModalitySpe
         facts[GROUP] = _join_facts(recording, groups, starts_ns, length_ns)
         missing = np.flatnonzero(_join_facts(recording, groups, starts_ns, 2) == "")
         if len(missing):
-            when = _time_text(recording, int(starts_ns[missing[0]]), "milliseconds")
+            when = recording.time_text(int(starts_ns[missing[0]]), "milliseconds")
             raise DatasetError(
                 f"{recording.name}: expected a value of {recipe.split.group_text}, the group, for every window, got"
                 f" none at {when} ({len(missing)} such); fill it in, or choose another 'split.group'"

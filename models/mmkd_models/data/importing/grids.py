@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mmkd_edge.errors import DatasetError
 from mmkd_models.arrays import let_go
+from mmkd_models.data.checking.related import time_text
 from mmkd_models.data.files import AnyArray
 from mmkd_models.data.importing.clock import SECOND_NS, Interval, SampleSeries, Times
 from mmkd_models.data.importing.keys import refuse_more
@@ -163,6 +164,10 @@ class GridRecording:
     parts: Mapping[str, str] = field(default_factory=dict)
     labels: Sequence[Interval] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+
+    def time_text(self, time_ns: int, timespec: str = "seconds") -> str:
+        """Return a time as UTC, or as seconds since a start."""
+        return time_text(time_ns / SECOND_NS, timespec) if self.is_utc else f"{time_ns / SECOND_NS:g} s"
 
     @property
     def shares_no_time(self) -> bool:

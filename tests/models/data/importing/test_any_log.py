@@ -364,6 +364,25 @@ def test_a_target_that_is_an_input_is_named(plant, recipe):
     ]
 
 
+def test_files_that_end_before_others_of_their_recording_are_named_with_times(plant, recipe):
+    write_temp(plant, np.arange(40) / 4)
+    write_temp(plant, np.arange(20) / 4, machines=[2])
+    write_temp(plant, np.arange(7, 40) / 4, machines=[4])
+    for machine, count in ((3, 80), (5, 95)):  # half a second is less than a window
+        file = plant / f"M{machine}" / "acc.csv"
+        file.write_text("\n".join(file.read_text().splitlines()[: count + 1]))
+    recipe(temp_source())
+    cure = "copy the file again, or set cover = 'any' under [windows] to keep the windows without it"
+    assert [line for line in window_lines(run(plant)) if line.startswith("warning") or "outside" in line] == [
+        "left out: 10 windows outside the time that all sensors share",
+        f"warning: M2/temp.csv ends at 2025-11-03T07:03:25Z, acc at 2025-11-03T07:03:30Z; {cure}",
+        f"warning: M3/acc.csv ends at 2025-11-03T07:20:08Z, temp at 2025-11-03T07:20:10Z; {cure}",
+        f"warning: M4/temp.csv begins at 2025-11-03T07:36:41Z, acc at 2025-11-03T07:36:40Z; {cure}",
+    ]
+    recipe(("length_s = 1.0", "length_s = 1.0\ncover = 'any'"))
+    assert [line for line in window_lines(run(plant, "any")) if line.startswith("warning") or "outside" in line] == []
+
+
 def test_files_with_decimal_commas_among_others_are_read_as_they_are_and_named(plant, recipe):
     run(plant, "points")
     for machine in (1, 4):
