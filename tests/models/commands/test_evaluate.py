@@ -93,7 +93,8 @@ def test_scores_of_two_models_stand_side_by_side_with_the_gain_and_chance(run, m
     figures = [100 * models[name]["scores"]["balanced_accuracy"] for name in ("ours.ckpt", "theirs.ckpt")]
     assert gain == {"mean": pytest.approx(figures[0] - figures[1]), "low": None, "high": None}
     low, high = (100 * models["ours.ckpt"]["chance"][end] for end in ("low", "high"))
-    chance = f"(95 % CI {low:.1f} to {high:.1f}): no better than chance, so no conclusion is drawn (33.3%)"
+    ends = f"(95 % CI of windows of 2 groups: {low:.1f} to {high:.1f})"
+    chance = f"{ends}: no better than chance, so no conclusion is drawn (33.3%)"
     assert lines[:3] == [
         "ours.ckpt, theirs.ckpt on 12 valid windows of machines (2 groups)",
         f"ours.ckpt has {figures[0]:.1f}% balanced accuracy {chance}.",

@@ -72,14 +72,16 @@ def run(inputs: SuiteInputs) -> SuiteResult:
         notes.append(f"{name}: {reliability_text(own_confidence)}")
         rows = tuple(map(coverage_cells, own_confidence.coverages))
         tables.append(SuiteTable(caption=f"Label sets of {name}", heads=HEADINGS, rows=rows))
+    what, over = "groups" if inputs.windows.has_groups else "blocks of windows", ""
     if (count := len(np.unique(inputs.windows.groups))) < MIN_GROUPS:
-        what = "groups" if inputs.windows.has_groups else "blocks of windows"
+        few = "groups" if inputs.windows.has_groups else "blocks"
+        over = f" of windows of {count} {few.removesuffix('s') if count == 1 else few}:"
         notes.append(f"too few {what} for an interval: {count}, at least {MIN_GROUPS} are needed; new ones may differ")
     return SuiteResult(
         title="How good is it?",
         lead=lead,
         facts=facts,
-        verdict=tuple(_verdict(inputs.first.name, facts)),
+        verdict=tuple(_verdict(inputs.first.name, facts, over)),
         tables=tuple(tables),
         notes=tuple(notes),
     )
@@ -102,10 +104,10 @@ def _table(inputs: SuiteInputs, facts: _ScoresFacts) -> SuiteTable:
     return SuiteTable(caption="Scores", heads=tuple(heads), rows=tuple(rows))
 
 
-def _verdict(name: str, facts: _ScoresFacts) -> Iterator[str]:
+def _verdict(name: str, facts: _ScoresFacts, over: str) -> Iterator[str]:
     measure, chance = facts.measure, facts.models[name].chance
     score = facts.models[name].scores[measure.name]
-    ends = f"95 % CI {cell_text(chance.low, measure)} to {cell_text(chance.high, measure)}"
+    ends = f"95 % CI{over} {cell_text(chance.low, measure)} to {cell_text(chance.high, measure)}"
     better = "better than chance" if chance.is_better else "no better than chance, so no conclusion is drawn"
     yield (
         f"{name} has {figure_text(score, measure)} {measure.words} ({ends}): {better} "
