@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd_edge.bundle.manifest import HopRule, OverTime
-from mmkd_edge.stream.over_time import next_belief, weights_of
 from mmkd_models.data.windows import Windows
 from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
+from mmkd_models.metrics.over_time import Floats, Rows, changes_of, delays_of, filter_runs, hop_of, runs_of
 from mmkd_models.metrics.scores import metric_of_confusions
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.choosing import MIN_GROUPS, NATS, clear_gain
@@ -28,10 +28,6 @@ _FEWEST_CHANGES = 5
 _LEAST = 1e-6  # mean probability of a class
 _SAME = 1e-6  # hops that differ by this fraction
 _TINY = float(np.finfo(np.float32).tiny)  # probability, as in a stream
-_SILENCE = 2.0  # in windows, between two starts: a stream then begins anew
-
-Floats = NDArray[np.float64]
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +82,7 @@ def choose_over_time(answer: Callable[[], Floats], valid: Windows, *, window_s: 
         return None
     probabilities, known = calibrated(answer(), valid), valid.labelled
     mean = np.maximum(probabilities[known].mean(0), _LEAST)
-    hop_s = float(np.median(np.concatenate([np.diff(valid.clock_s[run]) for run in runs])))
+    hop_s = hop_of(valid, runs)
     found: list[tuple[Floats, list[HopRule]]] = []
     for prior in (np.full_like(mean, 1 / len(mean)), mean):
         rules = []
@@ -121,38 +117,6 @@ def calibrated(logits: Floats, windows: Windows) -> Floats:
     logits = logits / fitted_temperature(logits[known], windows.labels[known], kind="classification")
     shares = np.exp(logits - logits.max(1, keepdims=True))
     return np.asarray(np.maximum(shares / shares.sum(1, keepdims=True), _TINY))
-
-
-def runs_of(windows: Windows, *, window_s: float) -> list[Rows]:
-    """Return the numbers of windows that follow one another in a recording, in order; none without a clock."""
-    clock_s = windows.clock_s
-    if clock_s is None or windows.episodes is None:
-        return []
-    _, group = np.unique(windows.groups, return_inverse=True)
-    order = np.lexsort((clock_s, windows.episodes, group))
-    keys = np.stack([group, windows.episodes])[:, order]
-    is_cut = (keys[:, 1:] != keys[:, :-1]).any(0) | (np.diff(clock_s[order]) > _SILENCE * window_s)
-    return [run.astype(np.int64) for run in np.split(order, np.flatnonzero(is_cut) + 1) if len(run)]
-
-
-def changes_of(labels: Rows) -> Rows:
-    """Return the places in a run, int64 (n,), at which a known state follows another known one."""
-    return np.flatnonzero((labels[1:] != labels[:-1]) & (labels[1:] >= 0) & (labels[:-1] >= 0)) + 1
-
-
-def delays_of(labels: Rows, answers: Rows) -> list[int]:
-    """Return for each change of state the answers until one names the new state; its whole length if none does.
-
-    >>> delays_of(np.array([0, 0, 1, 1, 1, 0, 0]), np.array([0, 0, 0, 1, 1, 1, 1]))
-    [2, 2]
-    """
-    found = []
-    ends = [*(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
-    for place in changes_of(labels).tolist():
-        end = next(number for number in ends if number > place)
-        right = np.flatnonzero(answers[place:end] == labels[place])
-        found.append(int(right[0]) + 1 if len(right) else end - place)
-    return found
 
 
 def _best_rule(
@@ -193,21 +157,3 @@ def _best_rule(
             return None
         delays.append((float(np.median(counts)), float(np.percentile(counts, 90, method="higher"))))
     return msgspec.structs.replace(tried[best], gain_points=100 * points, delay=delays[0], single_delay=delays[1])
-
-
-def filter_runs(
-    answers: Floats, prior: Floats, runs: Sequence[Rows], clock_s: Floats, tried: Sequence[HopRule], *, window_s: float
-) -> Floats:
-    """Return the filtered answers (C, N, K) of rules, as a stream gives them; windows in no run keep theirs."""
-    found = np.repeat(answers[None], len(tried), axis=0)
-    for run in runs:
-        elapsed_s = np.diff(clock_s[run])
-        weights = [weights_of(rule, elapsed_s, window_s=window_s) for rule in tried]
-        stays, exponents = (np.stack([pair[part] for pair in weights])[..., None] for part in (0, 1))
-        belief = np.full((len(tried), len(prior)), 1 / len(prior))
-        stay, exponent = np.zeros((len(tried), 1)), np.array([[rule.exponent] for rule in tried])
-        for place, row in enumerate(run.tolist()):
-            if place:
-                stay, exponent = stays[:, place - 1], exponents[:, place - 1]
-            found[:, row] = belief = next_belief(belief, answers[row], prior, stay=stay, exponent=exponent)
-    return found

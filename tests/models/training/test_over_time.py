@@ -9,8 +9,9 @@ from mmkd_edge.bundle.manifest import HopRule
 from mmkd_edge.spec import ModalitySpec, TaskSpec
 from mmkd_models.data.spec import DatasetSpec
 from mmkd_models.data.windows import StoredWindows, Windows
+from mmkd_models.metrics.over_time import changes_of, delays_of, filter_runs, runs_of
 from mmkd_models.training import over_time
-from mmkd_models.training.over_time import changes_of, choose_over_time, delays_of, filter_runs, runs_of
+from mmkd_models.training.over_time import choose_over_time
 
 WINDOW_S = 2.0
 ACC = ModalitySpec(name="acc", channels=("x",), rate_hz=10.0, samples=20)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mmkd_documents.figures import Interval, Measure
 from mmkd_documents.judging import JudgedModel, ShiftFacts, SuiteResult
-from mmkd_edge.bundle.manifest import Confidence, Normal
+from mmkd_edge.bundle.manifest import Confidence, Normal, OverTime
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.windows import Windows
 from mmkd_models.evaluation.known_windows import KnownWindows
@@ -38,6 +38,7 @@ class ModelUnderTest:
     known: KnownWindows | None = None  # judging windows it knows; None if unknown or of another dataset
     checkpoint: StudentCheckpoint | TeacherCheckpoint | None = None
     normal: Normal | None = None  # scores of normal running, of such a student
+    over_time: OverTime | None = None  # how a stream filters its answers
     calibration: Confidence | None = None  # an artifact's temperature and label sets; its answers are calibrated
 
     @property
@@ -85,6 +86,11 @@ class SuiteInputs:
     def first(self) -> JudgedModel:
         """The judged model."""
         return self.models[0].facts
+
+    @property
+    def over_time(self) -> OverTime | None:
+        """How the judged model filters answers over time."""
+        return self.models[0].over_time
 
     @property
     def baseline(self) -> str | None:

@@ -75,6 +75,7 @@ def model_from_checkpoint(
         known=known,
         checkpoint=checkpoint,
         normal=facts.normal or None,
+        over_time=facts.over_time,
     )
 
 
@@ -116,6 +117,7 @@ def models_from_bundle(
                 predict=predict if task == entry.task else partial(_as_label_sets, predict, entry.task, task),
                 known=known,
                 normal=entry.normal or None,
+                over_time=entry.over_time,
                 calibration=artifact.confidence,
             )
 

@@ -8,7 +8,18 @@ import msgspec
 
 from mmkd_documents.judging import DataFacts, JudgingDocument, SuiteResult
 from mmkd_edge.errors import UsageError
-from mmkd_models.evaluation.suites import combined, confidence, cost, faults, groups, missing, normal, scores, shift
+from mmkd_models.evaluation.suites import (
+    combined,
+    confidence,
+    cost,
+    faults,
+    groups,
+    missing,
+    normal,
+    over_time,
+    scores,
+    shift,
+)
 from mmkd_models.evaluation.suites.inputs import Suite, SuiteInputs
 
 SUITES: dict[str, Suite] = {
@@ -19,6 +30,7 @@ SUITES: dict[str, Suite] = {
     "groups": groups.SUITE,
     "combined": combined.SUITE,
     "confidence": confidence.SUITE,
+    "over_time": over_time.SUITE,
     "cost": cost.SUITE,
     "normal": normal.SUITE,
 }

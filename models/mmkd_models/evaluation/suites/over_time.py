@@ -1,0 +1,204 @@
+"""What a stream's filter of answers over time gains on recordings as recorded, and how late it follows a change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from mmkd_documents.figures import Interval, Measure
+from mmkd_documents.judging import SuiteResult, SuiteTable
+from mmkd_edge.bundle.manifest import HopRule
+from mmkd_edge.errors import UsageError
+from mmkd_edge.stream.over_time import nearest_rule
+from mmkd_models.data.windows import Windows
+from mmkd_models.evaluation.gains import gain_on_windows
+from mmkd_models.evaluation.outcome import TestedNetwork, outcome_on
+from mmkd_models.evaluation.suites.inputs import (
+    ModelUnderTest,
+    Suite,
+    SuiteInputs,
+    cell_text,
+    check_classes,
+    gain_cell,
+    heading_text,
+    interval_text,
+    points_text,
+)
+from mmkd_models.metrics.likelihood import fitted_temperature, probabilities_of
+from mmkd_models.metrics.over_time import Floats, Rows, changes_of, delays_of, filter_runs, hop_of, runs_of
+
+
+class WindowsFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of single answers and of those over time on some groups' windows."""
+
+    windows: int
+    groups: int
+    single: float
+    over_time: float
+    gain: Interval
+
+
+class OverTimeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The rule of these windows' hop, and its figures.
+
+    Attributes:
+        figures: by `as recorded`, `shuffled`, whose windows come in a random order, and `one state`: groups that never
+            change it, where any average gains.
+        delays: answers until a change of state is followed, each change, by `single` and `over time`.
+    """
+
+    measure: Measure
+    hop_s: float
+    rule: HopRule
+    figures: dict[str, WindowsFigures]
+    delays: dict[str, tuple[int, ...]]
+
+
+def check(inputs: SuiteInputs) -> None:
+    """Raise UsageError for a model without rules, or windows without an order."""
+    check_classes(inputs.windows, "over_time")
+    if inputs.over_time is None:
+        raise UsageError(
+            f"--suite over_time: expected a student that weighs in earlier answers, got {inputs.first.name}, whose "
+            "validation found no gain or had no recordings with changes of state; leave the suite out"
+        )
+    if len(_runs(inputs.windows, inputs.first.modalities[0])) == len(inputs.windows):
+        raise UsageError(
+            f"--suite over_time: expected recordings with times, got {inputs.windows.spec.name!r}, whose windows have "
+            "no order; leave the suite out"
+        )
+
+
+def run(inputs: SuiteInputs) -> SuiteResult:
+    """Judge the first model's answers over time."""
+    inputs.on_part("over_time")
+    facts = judge_over_time(inputs)
+    return SuiteResult(
+        title="Answers over time",
+        lead=(
+            f"A stream weighs in earlier answers: here every {facts.hop_s:g} s. Groups that change their state are judged "
+            "as recorded; beside them the same windows in a random order, where nothing can be gained, and groups of "
+            "one state, where any average gains."
+        ),
+        facts=facts,
+        verdict=(_verdict(inputs.first.name, facts),),
+        tables=(
+            SuiteTable(
+                caption="Single answers and answers over time",
+                heads=(
+                    "windows",
+                    "groups",
+                    *(f"{heading_text(facts.measure)}: {way}" for way in ("single", "over time")),
+                    "gain",
+                ),
+                rows=tuple(
+                    (
+                        name,
+                        str(row.groups),
+                        cell_text(row.single, facts.measure),
+                        cell_text(row.over_time, facts.measure),
+                        gain_cell(row.gain, facts.measure),
+                    )
+                    for name, row in facts.figures.items()
+                ),
+            ),
+            SuiteTable(
+                caption="Answers until a change of state is followed",
+                heads=("answers", "changes", "median", "9 of 10 within"),
+                rows=tuple(
+                    (name, str(len(counts)), *map(str, _quantiles(counts))) for name, counts in facts.delays.items()
+                ),
+            ),
+        ),
+    )
+
+
+def judge_over_time(inputs: SuiteInputs) -> OverTimeFacts:
+    """Return the figures of the first model."""
+    model, windows = inputs.models[0], inputs.windows
+    assert model.over_time is not None
+    assert windows.clock_s is not None
+    (modality,) = (spec for spec in windows.spec.modalities if spec.name == model.facts.modalities[0])
+    runs = _runs(windows, modality.name)
+    hop_s = hop_of(windows, runs)
+    rule = nearest_rule(model.over_time, hop_s / modality.duration_s)
+    answers, prior = _probabilities(model, windows, inputs.calibration), np.asarray(model.over_time.prior)
+
+    def filtered(given: Floats) -> Floats:
+        return filter_runs(given, prior, runs, windows.clock_s, [rule], window_s=modality.duration_s)[0]
+
+    changing = {windows.groups[run[0]] for run in runs if len(changes_of(windows.labels[run]))}
+    moves = np.isin(windows.groups, list(changing))
+    over_time, order = filtered(answers), _shuffled(len(windows), runs, seed=inputs.seed)
+    in_random_order = np.empty_like(answers)
+    in_random_order[order] = filtered(answers[order])
+    figures = {}
+    for name, shown, after in (
+        ("as recorded", moves, over_time),
+        ("shuffled", moves, in_random_order),
+        ("one state", ~moves, over_time),
+    ):
+        if shown.any():
+            part = windows.subset(shown)
+            pair = outcome_on(part, after[shown]), outcome_on(part, answers[shown])
+            figures[name] = _figures(*pair, inputs.measure, windows=len(part), seed=inputs.seed)
+    delays = {
+        name: tuple(delay for run in runs for delay in delays_of(windows.labels[run], each[run].argmax(1)))
+        for name, each in (("single", answers), ("over time", over_time))
+    }
+    return OverTimeFacts(measure=inputs.measure, hop_s=hop_s, rule=rule, figures=figures, delays=delays)
+
+
+def _runs(windows: Windows, modality: str) -> list[Rows]:
+    runs = runs_of(windows, window_s=windows.spec.modality(modality).duration_s)
+    return runs or [np.array([row]) for row in range(len(windows))]
+
+
+def _shuffled(count: int, runs: Sequence[Rows], *, seed: int) -> Rows:
+    rng, order = np.random.default_rng(seed), np.arange(count)
+    for one in runs:
+        order[one] = rng.permutation(one)
+    return order
+
+
+def _probabilities(model: ModelUnderTest, windows: Windows, calibration: Windows) -> Floats:
+    logits = model.answers(windows)
+    if model.calibration is None:  # a checkpoint's answers; those of a bundle are calibrated
+        own = np.asarray(model.answers(calibration), dtype=np.float64)
+        logits = logits / fitted_temperature(own, calibration.labels, kind="classification")
+    return probabilities_of(logits, kind="classification")
+
+
+def _figures(
+    after: TestedNetwork, before: TestedNetwork, measure: Measure, *, windows: int, seed: int
+) -> WindowsFigures:
+    return WindowsFigures(
+        windows=windows,
+        groups=len(before.by_group),
+        single=before.scores.metric(measure.name),
+        over_time=after.scores.metric(measure.name),
+        gain=gain_on_windows(after, before, measure.name, seed=seed),
+    )
+
+
+def _quantiles(counts: Sequence[int]) -> tuple[float, float]:
+    if not counts:
+        return np.nan, np.nan
+    return float(np.median(counts)), float(np.percentile(counts, 90, method="higher"))
+
+
+def _verdict(name: str, facts: OverTimeFacts) -> str:
+    row = facts.figures.get("as recorded")
+    if row is None:
+        return f"No group of these windows changes its state: they cannot judge {name}'s answers over time"
+    (single, _), (after, most) = (_quantiles(facts.delays[way]) for way in ("single", "over time"))
+    return (
+        f"Answers over time change {facts.measure.words} of {name} by {points_text(row.gain.mean, facts.measure)} "
+        f"({interval_text(row.gain, facts.measure)}); a change of state is followed after {after:g} answers, 9 of 10 within "
+        f"{most:g} (single answers {single:g})"
+    )
+
+
+SUITE = Suite(check=check, run=run, needs="over_time")
