@@ -89,8 +89,8 @@ class SuiteInputs:
 
     @property
     def over_time(self) -> OverTime | None:
-        """How the judged model filters answers over time."""
-        return self.models[0].over_time
+        """How the judged model filters answers over time, on windows that have an order."""
+        return None if self.windows.clock_s is None else self.models[0].over_time
 
     @property
     def baseline(self) -> str | None:

@@ -59,15 +59,10 @@ class OverTimeFacts(msgspec.Struct, frozen=True, kw_only=True):
 def check(inputs: SuiteInputs) -> None:
     """Raise UsageError for a model without rules, or windows without an order."""
     check_classes(inputs.windows, "over_time")
-    if inputs.over_time is None:
+    if inputs.over_time is None or not _runs(inputs):
         raise UsageError(
-            f"--suite over_time: expected a student that weighs in earlier answers, got {inputs.first.name}, whose "
-            "validation found no gain or had no recordings with changes of state; leave the suite out"
-        )
-    if len(_runs(inputs.windows, inputs.first.modalities[0])) == len(inputs.windows):
-        raise UsageError(
-            f"--suite over_time: expected recordings with times, got {inputs.windows.spec.name!r}, whose windows have "
-            "no order; leave the suite out"
+            f"--suite over_time: expected a student that weighs in earlier answers and recordings with times, got "
+            f"{inputs.first.name} and {inputs.windows.spec.name!r}; leave the suite out"
         )
 
 
@@ -75,41 +70,39 @@ def run(inputs: SuiteInputs) -> SuiteResult:
     """Judge the first model's answers over time."""
     inputs.on_part("over_time")
     facts = judge_over_time(inputs)
+    measure = heading_text(facts.measure)
+    scores = [
+        (
+            name,
+            str(row.groups),
+            cell_text(row.single, facts.measure),
+            cell_text(row.over_time, facts.measure),
+            gain_cell(row.gain, facts.measure),
+        )
+        for name, row in facts.figures.items()
+    ]
+    delays = [
+        (name, str(len(counts)), *(f"{one:g}" for one in _quantiles(counts))) for name, counts in facts.delays.items()
+    ]
     return SuiteResult(
         title="Answers over time",
         lead=(
-            f"A stream weighs in earlier answers: here every {facts.hop_s:g} s. Groups that change their state are judged "
-            "as recorded; beside them the same windows in a random order, where nothing can be gained, and groups of "
-            "one state, where any average gains."
+            f"A stream weighs in earlier answers, here every {facts.hop_s:g} s. Groups that change their state are "
+            "judged as recorded; beside them the same windows in a random order, where nothing can be gained, and "
+            "groups of one state, where any average gains."
         ),
         facts=facts,
         verdict=(_verdict(inputs.first.name, facts),),
         tables=(
             SuiteTable(
                 caption="Single answers and answers over time",
-                heads=(
-                    "windows",
-                    "groups",
-                    *(f"{heading_text(facts.measure)}: {way}" for way in ("single", "over time")),
-                    "gain",
-                ),
-                rows=tuple(
-                    (
-                        name,
-                        str(row.groups),
-                        cell_text(row.single, facts.measure),
-                        cell_text(row.over_time, facts.measure),
-                        gain_cell(row.gain, facts.measure),
-                    )
-                    for name, row in facts.figures.items()
-                ),
+                heads=("windows", "groups", f"{measure}: single", "over time", "gain"),
+                rows=tuple(scores),
             ),
             SuiteTable(
                 caption="Answers until a change of state is followed",
                 heads=("answers", "changes", "median", "9 of 10 within"),
-                rows=tuple(
-                    (name, str(len(counts)), *map(str, _quantiles(counts))) for name, counts in facts.delays.items()
-                ),
+                rows=tuple(delays),
             ),
         ),
     )
@@ -119,15 +112,15 @@ def judge_over_time(inputs: SuiteInputs) -> OverTimeFacts:
     """Return the figures of the first model."""
     model, windows = inputs.models[0], inputs.windows
     assert model.over_time is not None
-    assert windows.clock_s is not None
-    (modality,) = (spec for spec in windows.spec.modalities if spec.name == model.facts.modalities[0])
-    runs = _runs(windows, modality.name)
+    modality, runs, clock_s = windows.spec.modality(model.facts.modalities[0]), _runs(inputs), windows.clock_s
+    assert clock_s is not None
     hop_s = hop_of(windows, runs)
     rule = nearest_rule(model.over_time, hop_s / modality.duration_s)
     answers, prior = _probabilities(model, windows, inputs.calibration), np.asarray(model.over_time.prior)
 
     def filtered(given: Floats) -> Floats:
-        return filter_runs(given, prior, runs, windows.clock_s, [rule], window_s=modality.duration_s)[0]
+        (found,) = filter_runs(given, prior, runs, clock_s, [rule], window_s=modality.duration_s)
+        return np.asarray(found)
 
     changing = {windows.groups[run[0]] for run in runs if len(changes_of(windows.labels[run]))}
     moves = np.isin(windows.groups, list(changing))
@@ -151,9 +144,10 @@ def judge_over_time(inputs: SuiteInputs) -> OverTimeFacts:
     return OverTimeFacts(measure=inputs.measure, hop_s=hop_s, rule=rule, figures=figures, delays=delays)
 
 
-def _runs(windows: Windows, modality: str) -> list[Rows]:
-    runs = runs_of(windows, window_s=windows.spec.modality(modality).duration_s)
-    return runs or [np.array([row]) for row in range(len(windows))]
+def _runs(inputs: SuiteInputs) -> list[Rows]:
+    modality = inputs.windows.spec.modality(inputs.first.modalities[0])
+    runs = runs_of(inputs.windows, window_s=modality.duration_s)
+    return runs if any(len(run) > 1 for run in runs) else []
 
 
 def _shuffled(count: int, runs: Sequence[Rows], *, seed: int) -> Rows:
@@ -196,8 +190,8 @@ def _verdict(name: str, facts: OverTimeFacts) -> str:
     (single, _), (after, most) = (_quantiles(facts.delays[way]) for way in ("single", "over time"))
     return (
         f"Answers over time change {facts.measure.words} of {name} by {points_text(row.gain.mean, facts.measure)} "
-        f"({interval_text(row.gain, facts.measure)}); a change of state is followed after {after:g} answers, 9 of 10 within "
-        f"{most:g} (single answers {single:g})"
+        f"({interval_text(row.gain, facts.measure)}); they follow a change of state after {after:g} answers, 9 of 10 "
+        f"within {most:g} (single answers {single:g})"
     )
 
 
