@@ -52,7 +52,7 @@ def test_every_suite_takes_what_hears_and_what_sees(run, student_checkpoint, tmp
     assert conditions == ["intact", *(fault for fault in NAMES if fault in faults)]
 
 
-_SUITES = "scores, missing, faults, shift, groups, combined, confidence, cost, normal, all"
+_SUITES = "scores, missing, faults, shift, groups, combined, confidence, over_time, cost, normal, all"
 _NO_METADATA = "--by machine: dataset 'machines' has no such metadata; choose one of group"
 
 

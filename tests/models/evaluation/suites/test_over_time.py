@@ -15,7 +15,7 @@ from tests.edge.said import said
 from tests.models.judging_rig import suite_inputs, under_test
 
 VIB = ModalitySpec(name="vib", channels=("x",), rate_hz=2.0, samples=4)
-RULE = HopRule(hop_fraction=0.5, dwell_s=20.0, exponent=0.5, gain_points=9.0, delay=(3.0, 5.0), single_delay=(1.0, 2.0))
+RULE = HopRule(hop_fraction=0.5, dwell_s=15.0, exponent=1.0, gain_points=9.0, delay=(3.0, 5.0), single_delay=(1.0, 2.0))
 FOLLOWS = OverTime(prior=(0.5, 0.5), rules=(RULE,), changes=40)
 
 
@@ -24,15 +24,15 @@ def rig(tmp_path, *, name="rig", clock=True):
     states = np.concatenate([np.tile(np.repeat([0, 1], 20), (10, 3)), np.repeat([[0], [1]], 120, axis=1)])
     count = states.size
     split = {
-        "vib": np.random.default_rng(0).normal(size=(count, 4, 1)),
         "labels": states.reshape(-1),
         "groups": np.repeat(np.arange(12), 120),
     }
     if clock:
         split |= {"starts": np.tile(np.arange(120.0), 12), "episodes": np.repeat(np.arange(12), 120)}
-    splits = {
-        part: split | {"groups": split["groups"] + 12 * place} for place, part in enumerate(("train", "valid", "test"))
-    }
+    splits = {}
+    for place, part in enumerate(("train", "valid", "test")):
+        windows = np.random.default_rng(place).normal(size=(count, 4, 1))
+        splits[part] = split | {"vib": windows, "groups": split["groups"] + 12 * place}
     return write_dataset(tmp_path / name, name=name, labels=("ok", "worn"), modalities=[VIB], splits=splits)
 
 
