@@ -106,6 +106,14 @@ def shell_line(*words: object) -> str:
     return shlex.join(str(word) for word in words)
 
 
+def sensor_choice(sensors: Sequence[str], data: object, *, is_normal: bool = False) -> tuple[str, str]:
+    """Return the sensor of a suggested command, SENSOR if there are several, and what shows which one to choose."""
+    if len(sensors) == 1:
+        return sensors[0], ""
+    shows = ("mmkd-evaluate", "--sensors", data) if is_normal else ("mmkd-data", "report", data)
+    return "SENSOR", f"; {shell_line(*shows)} shows which SENSOR to choose"
+
+
 def check_page(page: Path, *, extra: str) -> None:
     """Raise an MmkdError if `--page FILE.html` cannot be written."""
     require_modules(("jinja2",), by="--page", extra=extra)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from mmkd_app.cli.options import Argument, Command, Option, run_line
-from mmkd_app.cli.run import check_page, run_command, shell_line
+from mmkd_app.cli.run import check_page, run_command, sensor_choice, shell_line
 from mmkd_app.cli.show import json_text, plain_table, say, show_table
 from mmkd_documents.data import ChannelFacts, Finding, SplitFacts
 from mmkd_edge.bundle.files import write_file
@@ -237,9 +237,10 @@ def _print_findings(findings: Sequence[Finding]) -> None:
 
 
 def _next_command(directory: Path, *, has_labels: bool) -> str:
-    task, modality = (spec := read_dataset_spec(locate_dataset(directory))).task, spec.modalities[0].name
-    if has_labels and task.kind == "normal":
-        return shell_line("mmkd-train", "student", directory, "--modality", modality, "-o", "student.ckpt")
+    spec = read_dataset_spec(locate_dataset(directory))
+    if has_labels and spec.task.kind == "normal":
+        sensor, hint = sensor_choice([modality.name for modality in spec.modalities], directory, is_normal=True)
+        return shell_line("mmkd-train", "student", directory, "--modality", sensor, "-o", "student.ckpt") + hint
     if has_labels:
         return shell_line("mmkd-train", "teacher", directory, "-o", "teacher.ckpt")
     adapt = shell_line("mmkd-adapt", "student.ckpt", directory, "-o", "adapted.ckpt")

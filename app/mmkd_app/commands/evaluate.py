@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args
 
 from mmkd_app.cli.options import Argument, Command, Option, run_line
-from mmkd_app.cli.run import check_page, run_command, shell_line
+from mmkd_app.cli.run import check_page, run_command, sensor_choice, shell_line
 from mmkd_app.cli.show import hint_at_resuming, json_text, plain_table, say, show_table
 from mmkd_app.training.options import NEEDS, Data, Page
 from mmkd_documents.judging import DataFacts, JudgingDocument, ShiftFacts
@@ -137,8 +137,8 @@ def evaluate(
     first = document.models[0]
     following = shell_line(*(("mmkd-bench", "run") if first.artifact else ("mmkd-export",)), first.path)
     if first.role == "teacher":
-        how = "--modality", first.modalities[0], "-o", "student.ckpt"
-        following = shell_line("mmkd-distill", first.path, data, *how)
+        sensor, hint = sensor_choice(first.modalities, data)
+        following = shell_line("mmkd-distill", first.path, data, "--modality", sensor, "-o", "student.ckpt") + hint
     print(f"{'' if page is None else f'wrote {page}; '}next: {following}")
 
 

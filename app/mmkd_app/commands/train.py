@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from mmkd_app.cli.options import Command, Option, run_line
-from mmkd_app.cli.run import loading, run_command, shell_line
+from mmkd_app.cli.run import loading, run_command, sensor_choice, shell_line
 from mmkd_app.training.checkpoints import (
     hold_output,
     train_and_report,
@@ -104,7 +104,9 @@ def teacher(
         check_start(old.checkpoint, size, training.train)
     specs = training.train.spec.modalities
     chosen = default_members(specs) if members is None else members_named(members.split(","), specs)
-    following = shell_line("mmkd-distill", output, data, "--modality", specs[0].name, "-o", "student.ckpt")
+    sensor, hint = sensor_choice([spec.name for spec in specs], data)
+    following = shell_line("mmkd-distill", output, data, "--modality", sensor, "-o", "student.ckpt")
+    following += same_windows(options) + hint
     with training_tracked(output, options) as tracker:
         trained = train_committee(
             training,
@@ -114,7 +116,7 @@ def teacher(
             start=old,
             watch=lambda name: training_shown(name, output, tracker),
         )
-        write_committee_and_report(output, trained, tracker, following=following + same_windows(options), json=json)
+        write_committee_and_report(output, trained, tracker, following=following, json=json)
 
 
 def student(

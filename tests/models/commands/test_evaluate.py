@@ -79,7 +79,10 @@ def test_a_teacher_is_compared_under_every_subset_too(run, make_teacher, make_st
     assert masked.endswith(f"; this is no figure of {sensor} itself, which its student has.")
     lead = "A teacher without the other sensors is no figure of the one that is left: its student is."
     assert lead in page.read_text(encoding="utf-8")
-    assert lines[-1] == f"wrote {page}; next: mmkd-distill {path} {machines.path} --modality acc -o student.ckpt"
+    assert lines[-1] == (
+        f"wrote {page}; next: mmkd-distill {path} {machines.path} --modality SENSOR -o student.ckpt; mmkd-data report"
+        f" {machines.path} shows which SENSOR to choose"
+    )
     assert page.read_text(encoding="utf-8").count("<svg") == 1  # of missing samples
 
 

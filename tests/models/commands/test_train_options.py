@@ -103,7 +103,8 @@ def test_a_checkpoint_knows_what_was_labelled_and_the_next_command_sees_the_same
     small = ("--preset", "tiny", "--members", "transformer", "--steps", 2)
     ended = call("mmkd-train", "teacher", machines.path, *small, *options.split())
     assert ended.last_line == (
-        f"wrote teacher.ckpt; next: mmkd-distill teacher.ckpt {machines.path} --modality acc -o student.ckpt {options}"
+        f"wrote teacher.ckpt; next: mmkd-distill teacher.ckpt {machines.path} --modality SENSOR -o student.ckpt"
+        f" {options}; mmkd-data report {machines.path} shows which SENSOR to choose"
     )
     teacher = read_teacher(Path("teacher.ckpt"))
     assert (teacher.facts.labelled, teacher.committee) == (labelled, None)
