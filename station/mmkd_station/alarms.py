@@ -269,11 +269,11 @@ def tune_alarm(
     require_modules(("scipy",), by="--tune-alarm", extra="import")
     check_rules([AlarmRule(label=label)], predictor.task)
     is_normal = predictor.task.kind == "normal"  # then nobody has looked at a recording without a label
-    ways = {}
+    votes_by = {}
     for over_time in (True, False) if predictor.entry.over_time else (False,):
         runs = [_replay(predictor, each, label, hop, over_time) for each in recordings if each.label or not is_normal]
-        ways[over_time] = {name: [run for run in runs if run.split == name] for name in ("valid", "test")}
-    for name, part in ways[False].items():
+        votes_by[over_time] = {name: [run for run in runs if run.split == name] for name in ("valid", "test")}
+    for name, part in votes_by[False].items():
         count = sum(run.has_label for run in part)
         if not (is_normal or count) or count == len(part):
             raise UsageError(
@@ -291,7 +291,7 @@ def tune_alarm(
         AlarmRule(label=label, confirm=confirm, release=release, cooldown_s=cooldown_s, min_probability=probability)
         for confirm, release, probability in product(_CONFIRMS, _RELEASE, _MIN_PROBABILITY)
     ]
-    tried = [(way, rule, _score(parts["valid"], rule)) for way, parts in ways.items() for rule in rules]
+    tried = [(over_time, rule, _score(parts["valid"], rule)) for over_time, parts in votes_by.items() for rule in rules]
     permitted = [each for each in tried if each[-1].false_alarms_per_hour <= most_per_hour]
     if not permitted:
         least = min(score.false_alarms_per_hour for _, _, score in tried)
@@ -307,16 +307,16 @@ def tune_alarm(
             return power_of(rule), -score.false_alarms, *strictness
         return score.detected, -score.false_alarms, -(score.delay_s or 0.0), *strictness
 
-    way, rule, on_valid = max(permitted, key=worth)
+    over_time, rule, on_valid = max(permitted, key=worth)
     unusual = 1 - predictor.entry.normal.level if predictor.entry.normal else 0.0
     single = AlarmRule(label=label, confirm="1/1", release=1, cooldown_s=0.0, min_probability=unusual)
     return Tuned(
         rule=rule,
         most_per_hour=most_per_hour,
         on_valid=on_valid,
-        on_test=_score(ways[way]["test"], rule),
-        before=_score(ways[False]["test"], single),
-        single_answers=not way and len(ways) > 1,
+        on_test=_score(votes_by[over_time]["test"], rule),
+        before=_score(votes_by[False]["test"], single),
+        single_answers=not over_time and len(votes_by) > 1,
     )
 
 
