@@ -81,8 +81,10 @@ def test_a_teacher_is_trained_and_the_next_command_named(machines, folder, teach
         f"validation    balanced_accuracy {checkpoint.facts.score:.3f} of the members together",
         *members,
         "logs          tensorboard --logdir teacher.ckpt.run",
-        f"wrote teacher.ckpt; next: mmkd-distill teacher.ckpt {machines.path} --modality SENSOR -o student.ckpt;"
-        f" mmkd-data report {machines.path} shows which SENSOR to choose",
+        (
+            f"wrote teacher.ckpt; next: mmkd-distill teacher.ckpt {machines.path} --modality SENSOR -o student.ckpt;"
+            f" mmkd-data report {machines.path} shows which SENSOR to choose"
+        ),
     ]
     assert re.fullmatch(r"teacher: step 6/6 loss \d\.\d{3} best valid \d\.\d{3}\n", teacher.stderr)
 
