@@ -104,6 +104,7 @@ def normal_rows(normal: Normal) -> dict[str, str]:
 
 def _rows(facts: Provenance) -> dict[str, str]:
     from mmkd_app.words import for_terminal, teacher_shortfall
+    from mmkd_edge.stream.over_time import over_time_text
 
     if facts.normal:
         score = known_score(facts.metric, facts.score)
@@ -113,6 +114,8 @@ def _rows(facts: Provenance) -> dict[str, str]:
     rows = {"validation": f"{facts.metric} {facts.score:.3f}{steps}"}
     if facts.weights:
         rows["weights"] = ", ".join(f"{member} {weight:.3g}" for member, weight in facts.weights.items())
+    if facts.over_time:
+        rows["over time"] = over_time_text(facts.over_time)
     if facts.shipped:
         tried = ", ".join(f"{trial.name} {trial.valid_score:.3f}" for trial in facts.tried or ())
         rows["shipped"] = f"{facts.shipped} (of {tried})"

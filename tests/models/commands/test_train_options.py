@@ -19,6 +19,7 @@ from mmkd_app.commands.distill import run_distill
 from mmkd_app.commands.train import run_train
 from mmkd_app.training.checkpoints import write_student_and_report
 from mmkd_app.training.tracking import tracked
+from mmkd_edge.bundle.manifest import HopRule, OverTime
 from mmkd_edge.errors import UsageError
 from mmkd_models.data.augment import AugmentConfig
 from mmkd_models.data.folds import Labelled
@@ -327,6 +328,21 @@ def test_a_student_of_a_teacher_that_validates_below_labels_only_is_reported_wit
         "teacher       nothing to give: it validates 10.0 points below labels only (65.0 % and 75.0 %)",
         f"wrote {tmp_path}/s.ckpt; next: mmkd-export {tmp_path}/s.ckpt -o {tmp_path}/s.edge",
     ]
+
+
+def test_a_student_that_weighs_in_earlier_answers_is_told_with_its_price(student_checkpoint, tmp_path, capsys):
+    rule = HopRule(
+        hop_fraction=0.5, dwell_s=9.0, exponent=0.5, gain_points=2.25, delay=(2.0, 4.0), single_delay=(1.0, 3.0)
+    )
+    over_time = OverTime(prior=(0.5, 0.5), rules=(rule,), changes=12)
+    facts = msgspec.structs.replace(student_checkpoint.facts, over_time=over_time)
+    with tracked(None, tmp_path, title="") as tracker:
+        write_student_and_report(tmp_path / "s.ckpt", replace(student_checkpoint, facts=facts), tracker, json=False)
+    assert (
+        "over time     a hop of 0.5 windows gains 2.2 points on validation recordings and follows a change of state"
+        " after 2 answers, 9 of 10 within 4 (single answers 1 and 3); 12 changes judged"
+    ) in capsys.readouterr().out.splitlines()
+    assert read_student(tmp_path / "s.ckpt").facts.over_time == over_time
 
 
 REFUSED = {
