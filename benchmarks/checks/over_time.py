@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from checks.script import head, row, script_parser
+from checks.shipped_table import points
 from mmkd_documents.judging import JudgedModel
 from mmkd_models.data import fold_indices, open_dataset
 from mmkd_models.data.augment import AugmentConfig
@@ -33,8 +34,6 @@ from mmkd_models.training.students import train_student
 
 def main() -> None:
     """Print a row a fold, and the mean gain."""
-    from scipy import stats
-
     parser = script_parser(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--modality", required=True)
@@ -54,9 +53,7 @@ def main() -> None:
         facts = judged(*parts, modality=options.modality, members=tuple(options.members), sha256=dataset.sha256)
         gains.append(0.0 if facts is None else facts.figures["as recorded"].gain.mean)
         print(row(fold, *(["none", *[""] * 7] if facts is None else cells(facts))), flush=True)
-    mean, error = np.mean(gains), np.std(gains, ddof=1) / np.sqrt(len(gains))
-    half = float(stats.t.ppf(0.975, len(gains) - 1)) * error
-    print(f"\nmean gain over {len(gains)} folds: {mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})")
+    print(f"\nmean gain over {len(gains)} folds: {points(np.array(gains))}")
 
 
 def in_order(windows: Windows, duration_s: float) -> Windows:

@@ -26,7 +26,7 @@ def next_belief(belief: Floats, probabilities: Floats, prior: Floats, *, stay: F
 
     `stay` and `exponent` are of shape (..., 1) or less. `prior` (K,) is above 0.
     """
-    kept = stay * belief + (1 - stay) / belief.shape[-1]
+    kept = stay * belief + (1 - stay) / len(prior)
     raw = kept * np.power(np.maximum(probabilities, np.finfo(np.float32).tiny) / prior, exponent)
     return np.asarray(raw / raw.sum(-1, keepdims=True))
 
@@ -48,7 +48,7 @@ def nearest_rule(over_time: OverTime, hop_fraction: float) -> HopRule:
 
 
 def weights_of(rule: HopRule, elapsed_s: Floats, *, window_s: float) -> tuple[Floats, Floats]:
-    """Return what stays of a belief, and the exponent of the next answer, after so many seconds.
+    """Return what stays of a belief, and the exponent of the next answer, after these seconds; infinite at first.
 
     An answer sooner than the rule's hop has less that is new, and counts for less in proportion.
     """
@@ -68,8 +68,8 @@ class AnswerFilter:
 
     def begin(self) -> None:
         """Forget all answers."""
-        self._belief: Floats | None = None
-        self._answered = 0
+        self._belief: Floats = np.zeros(1)
+        self._answered = -math.inf  # samples of the time line at the last answer that counted
 
     def follow(self, prediction: Prediction, labels: tuple[str, ...], *, count: int) -> Prediction:
         """Return the prediction with the label that its stream supports after so many samples of its time line.
@@ -81,18 +81,14 @@ class AnswerFilter:
         if rules is not self._rules:
             self.begin()
             self._rules = rules
+            if rules is not None:
+                self._rule, self._prior = nearest_rule(rules, self._hop_fraction), np.asarray(rules.prior)
         if rules is None or prediction.index < 0 or prediction.status not in ("ok", "degraded"):
             return prediction
-        rule, prior = nearest_rule(rules, self._hop_fraction), np.asarray(rules.prior)
-        stay, exponent = np.float64(0.0), np.float64(rule.exponent)
-        belief = self._belief
-        if belief is None:
-            belief = np.full(len(prior), 1 / len(prior))
-        else:
-            elapsed_s = np.float64((count - self._answered) / self._modality.rate_hz)
-            stay, exponent = weights_of(rule, elapsed_s, window_s=self._modality.duration_s)
+        elapsed_s = np.float64((count - self._answered) / self._modality.rate_hz)
+        stay, exponent = weights_of(self._rule, elapsed_s, window_s=self._modality.duration_s)
         answer = prediction.probabilities.astype(np.float64)
-        self._belief = belief = next_belief(belief, answer, prior, stay=stay, exponent=exponent)
+        self._belief = belief = next_belief(self._belief, answer, self._prior, stay=stay, exponent=exponent)
         self._answered = count
         index = int(belief.argmax())
         return msgspec.structs.replace(prediction, label=labels[index], index=index, probability=float(belief[index]))

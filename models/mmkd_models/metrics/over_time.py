@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from mmkd_edge.bundle.manifest import HopRule
 from mmkd_edge.stream.over_time import next_belief, weights_of
 from mmkd_models.data.windows import Windows
+from mmkd_models.metrics.likelihood import Floats
 
 _SILENCE = 2.0  # in windows, between two starts: a stream then begins anew
 
-Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 
@@ -40,13 +40,30 @@ def delays_of(labels: Rows, answers: Rows) -> list[int]:
     >>> delays_of(np.array([0, 0, 1, 1, 1, 0, 0]), np.array([0, 0, 0, 1, 1, 1, 1]))
     [2, 2]
     """
-    found = []
-    ends = [*(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
+    ends, found = np.append(np.flatnonzero(np.diff(labels)) + 1, len(labels)), []
     for place in changes_of(labels).tolist():
-        end = next(number for number in ends if number > place)
+        end = int(ends[np.searchsorted(ends, place, side="right")])
         right = np.flatnonzero(answers[place:end] == labels[place])
         found.append(int(right[0]) + 1 if len(right) else end - place)
     return found
+
+
+def delays_along(runs: Sequence[Rows], labels: Rows, answers: Floats) -> tuple[int, ...]:
+    """Return the delays of all changes of state in runs, of labels (N,) and answers (N, K)."""
+    return tuple(delay for run in runs for delay in delays_of(labels[run], answers[run].argmax(1)))
+
+
+def usual_delays(delays: Sequence[int]) -> tuple[float, float]:
+    """Return the median delay and that of 90 % of the changes; NaN without any."""
+    if not delays:
+        return np.nan, np.nan
+    return float(np.median(delays)), float(np.percentile(delays, 90, method="higher"))
+
+
+def in_changing_groups(windows: Windows, runs: Sequence[Rows]) -> NDArray[np.bool_]:
+    """Return whether each window (N,) is of a group that changes its state in a run."""
+    changing = {windows.groups[run[0]] for run in runs if len(changes_of(windows.labels[run]))}
+    return np.isin(windows.groups, list(changing))
 
 
 def hop_of(windows: Windows, runs: Sequence[Rows]) -> float:
@@ -61,13 +78,11 @@ def filter_runs(
     """Return the filtered answers (C, N, K) of rules, as a stream gives them; windows in no run keep theirs."""
     found = np.repeat(answers[None], len(tried), axis=0)
     for run in runs:
-        elapsed_s = np.diff(clock_s[run])
+        elapsed_s = np.append(np.inf, np.diff(clock_s[run]))
         weights = [weights_of(rule, elapsed_s, window_s=window_s) for rule in tried]
         stays, exponents = (np.stack([pair[part] for pair in weights])[..., None] for part in (0, 1))
-        belief = np.full((len(tried), len(prior)), 1 / len(prior))
-        stay, exponent = np.zeros((len(tried), 1)), np.array([[rule.exponent] for rule in tried])
+        belief = np.zeros((len(tried), 1))
         for place, row in enumerate(run.tolist()):
-            if place:
-                stay, exponent = stays[:, place - 1], exponents[:, place - 1]
+            stay, exponent = stays[:, place], exponents[:, place]
             found[:, row] = belief = next_belief(belief, answers[row], prior, stay=stay, exponent=exponent)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,8 +13,17 @@ from numpy.typing import NDArray
 
 from mmkd_edge.bundle.manifest import HopRule, OverTime
 from mmkd_models.data.windows import Windows
-from mmkd_models.metrics.likelihood import fitted_temperature, log_likelihood
-from mmkd_models.metrics.over_time import Floats, Rows, changes_of, delays_of, filter_runs, hop_of, runs_of
+from mmkd_models.metrics.likelihood import Floats, fitted_temperature, log_likelihood, probabilities_of
+from mmkd_models.metrics.over_time import (
+    Rows,
+    changes_of,
+    delays_along,
+    filter_runs,
+    hop_of,
+    in_changing_groups,
+    runs_of,
+    usual_delays,
+)
 from mmkd_models.metrics.scores import metric_of_confusions
 from mmkd_models.training.checkpoint import StudentCheckpoint
 from mmkd_models.training.choosing import MIN_GROUPS, NATS, clear_gain
@@ -74,11 +84,11 @@ def choose_over_time(answer: Callable[[], Floats], valid: Windows, *, window_s: 
     the others choose.
     """
     runs = runs_of(valid, window_s=window_s)
-    changing = {valid.groups[run[0]] for run in runs if len(changes_of(valid.labels[run]))}
-    runs = [run for run in runs if valid.groups[run[0]] in changing]
-    changes = sum(len(changes_of(valid.labels[run])) for run in runs)
-    if valid.clock_s is None or len(changing) < MIN_GROUPS or changes < _FEWEST_CHANGES:
-        logger.info("answers over time: none, %d changes of state in %d groups of validation", changes, len(changing))
+    moves = in_changing_groups(valid, runs)
+    runs = [run for run in runs if moves[run[0]]]
+    changes, groups = sum(len(changes_of(valid.labels[run])) for run in runs), len(np.unique(valid.groups[moves]))
+    if groups < MIN_GROUPS or changes < _FEWEST_CHANGES:
+        logger.info("answers over time: none, %d changes of state in %d groups of validation", changes, groups)
         return None
     probabilities, known = calibrated(answer(), valid), valid.labelled
     mean = np.maximum(probabilities[known].mean(0), _LEAST)
@@ -91,15 +101,7 @@ def choose_over_time(answer: Callable[[], Floats], valid: Windows, *, window_s: 
             if fraction > 1 + _SAME:
                 break
             parts = [run[phase::step] for run in runs for phase in range(min(step, len(run)))]
-            plain = HopRule(
-                hop_fraction=min(fraction, 1.0),
-                dwell_s=window_s,
-                exponent=1.0,
-                gain_points=0.0,
-                delay=(1.0, 1.0),
-                single_delay=(1.0, 1.0),
-            )
-            rule = _best_rule(probabilities, prior, valid, parts, plain, metric)
+            rule = _best_rule(probabilities, prior, valid, parts, min(fraction, 1.0), window_s=window_s, metric=metric)
             rules += [] if rule is None else [rule]
         found.append((prior, rules))
     prior, rules = max(found, key=lambda each: sum(rule.gain_points for rule in each[1]))
@@ -114,18 +116,24 @@ def choose_over_time(answer: Callable[[], Floats], valid: Windows, *, window_s: 
 def calibrated(logits: Floats, windows: Windows) -> Floats:
     """Return probabilities (N, K) of logits, calibrated on the labelled windows as an export does."""
     known = windows.labelled
-    logits = logits / fitted_temperature(logits[known], windows.labels[known], kind="classification")
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(np.maximum(shares / shares.sum(1, keepdims=True), _TINY))
+    temperature = fitted_temperature(logits[known], windows.labels[known], kind="classification")
+    return probabilities_of(logits / temperature, kind="classification")
 
 
 def _best_rule(
-    answers: Floats, prior: Floats, valid: Windows, runs: Sequence[Rows], plain: HopRule, metric: str
+    answers: Floats,
+    prior: Floats,
+    valid: Windows,
+    runs: Sequence[Rows],
+    hop_fraction: float,
+    *,
+    window_s: float,
+    metric: str,
 ) -> HopRule | None:
     """Return the rule of a hop with its gain and price; None where single answers are as good."""
-    window_s = plain.dwell_s
+    unjudged: dict[str, Any] = {"gain_points": 0.0, "delay": (0.0, 0.0), "single_delay": (0.0, 0.0)}
     tried = [
-        msgspec.structs.replace(plain, dwell_s=dwell * window_s, exponent=exponent)
+        HopRule(hop_fraction=hop_fraction, dwell_s=dwell * window_s, exponent=exponent, **unjudged)
         for dwell in _DWELLS
         for exponent in _EXPONENTS
     ]
@@ -150,10 +158,8 @@ def _best_rule(
     if points is None:
         return None
     best = candidates.best(np.ones(count, dtype=np.bool_), metric)
-    delays = []
-    for each in (filtered[best], answers):
-        counts = [delay for run in runs for delay in delays_of(valid.labels[run], each[run].argmax(1))]
-        if not counts:  # every state is shorter than this hop
-            return None
-        delays.append((float(np.median(counts)), float(np.percentile(counts, 90, method="higher"))))
-    return msgspec.structs.replace(tried[best], gain_points=100 * points, delay=delays[0], single_delay=delays[1])
+    delays, single_delays = (delays_along(runs, valid.labels, each) for each in (filtered[best], answers))
+    if not delays:  # every state is shorter than this hop
+        return None
+    price = {"delay": usual_delays(delays), "single_delay": usual_delays(single_delays)}
+    return msgspec.structs.replace(tried[best], gain_points=100 * points, **price)

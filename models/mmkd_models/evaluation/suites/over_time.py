@@ -26,8 +26,16 @@ from mmkd_models.evaluation.suites.inputs import (
     interval_text,
     points_text,
 )
-from mmkd_models.metrics.likelihood import fitted_temperature, probabilities_of
-from mmkd_models.metrics.over_time import Floats, Rows, changes_of, delays_of, filter_runs, hop_of, runs_of
+from mmkd_models.metrics.likelihood import Floats, fitted_temperature, probabilities_of
+from mmkd_models.metrics.over_time import (
+    Rows,
+    delays_along,
+    filter_runs,
+    hop_of,
+    in_changing_groups,
+    runs_of,
+    usual_delays,
+)
 
 
 class WindowsFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +90,7 @@ def run(inputs: SuiteInputs) -> SuiteResult:
         for name, row in facts.figures.items()
     ]
     delays = [
-        (name, str(len(counts)), *(f"{one:g}" for one in _quantiles(counts))) for name, counts in facts.delays.items()
+        (name, str(len(counts)), *(f"{one:g}" for one in usual_delays(counts))) for name, counts in facts.delays.items()
     ]
     return SuiteResult(
         title="Answers over time",
@@ -122,8 +130,7 @@ def judge_over_time(inputs: SuiteInputs) -> OverTimeFacts:
         (found,) = filter_runs(given, prior, runs, clock_s, [rule], window_s=modality.duration_s)
         return np.asarray(found)
 
-    changing = {windows.groups[run[0]] for run in runs if len(changes_of(windows.labels[run]))}
-    moves = np.isin(windows.groups, list(changing))
+    moves = in_changing_groups(windows, runs)
     over_time, order = filtered(answers), _shuffled(len(windows), runs, seed=inputs.seed)
     in_random_order = np.empty_like(answers)
     in_random_order[order] = filtered(answers[order])
@@ -138,8 +145,7 @@ def judge_over_time(inputs: SuiteInputs) -> OverTimeFacts:
             pair = outcome_on(part, after[shown]), outcome_on(part, answers[shown])
             figures[name] = _figures(*pair, inputs.measure, windows=len(part), seed=inputs.seed)
     delays = {
-        name: tuple(delay for run in runs for delay in delays_of(windows.labels[run], each[run].argmax(1)))
-        for name, each in (("single", answers), ("over time", over_time))
+        name: delays_along(runs, windows.labels, each) for name, each in (("single", answers), ("over time", over_time))
     }
     return OverTimeFacts(measure=inputs.measure, hop_s=hop_s, rule=rule, figures=figures, delays=delays)
 
@@ -177,17 +183,11 @@ def _figures(
     )
 
 
-def _quantiles(counts: Sequence[int]) -> tuple[float, float]:
-    if not counts:
-        return np.nan, np.nan
-    return float(np.median(counts)), float(np.percentile(counts, 90, method="higher"))
-
-
 def _verdict(name: str, facts: OverTimeFacts) -> str:
     row = facts.figures.get("as recorded")
     if row is None:
         return f"No group of these windows changes its state: they cannot judge {name}'s answers over time"
-    (single, _), (after, most) = (_quantiles(facts.delays[way]) for way in ("single", "over time"))
+    (single, _), (after, most) = (usual_delays(facts.delays[kind]) for kind in ("single", "over time"))
     return (
         f"Answers over time change {facts.measure.words} of {name} by {points_text(row.gain.mean, facts.measure)} "
         f"({interval_text(row.gain, facts.measure)}); they follow a change of state after {after:g} answers, 9 of 10 "

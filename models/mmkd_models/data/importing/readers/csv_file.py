@@ -61,8 +61,11 @@ def csv_blocks(file: Path, table: TextTable, columns: Sequence[str]) -> Iterator
     import polars as pl
 
     names, (_, delimiter) = csv_names(file, table), _head(file, table)
-    schema, has_commas = dict.fromkeys(names, pl.String), has_decimal_commas(file, table)
+    schema = dict.fromkeys(names, pl.String)
+    has_commas: bool | None = None
     for text, line in _text_blocks(file, table):
+        if has_commas is None:
+            has_commas = _means_commas(text, table, delimiter)
         if line == 1 and table.header:
             text, line = text.partition("\n")[2], 2
         data = text.encode()
@@ -94,10 +97,13 @@ def csv_blocks(file: Path, table: TextTable, columns: Sequence[str]) -> Iterator
 
 def has_decimal_commas(file: Path, table: TextTable) -> bool:
     """Return whether decimal = "auto" means commas: the first fields have no other reading, as thousands."""
-    _, delimiter = _head(file, table)
+    text, _ = next(_text_blocks(file, table), ("", 1)) if table.decimal == "auto" else ("", 1)
+    return _means_commas(text, table, _head(file, table)[1])
+
+
+def _means_commas(text: str, table: TextTable, delimiter: str) -> bool:
     if table.decimal != "auto" or delimiter == ",":
         return False
-    text, _ = next(_text_blocks(file, table), ("", 1))
     fields = {field.strip() for field in re.split(rf"[{re.escape(delimiter)}\n]", text[:_FIRST_CHARACTERS])[:-1]}
     commas = [field for field in fields if re.fullmatch(_COMMA, field)]
     return not all(re.fullmatch(_THOUSANDS, field) for field in commas) and not any(
