@@ -270,6 +270,9 @@ CASES = {
         TIME: f'{TIME}\ntime_unit = "s"\ndecimal = "."',
         LOG: b"time;ax;ay\n0,1;2;3\n",
     },
+    "DIR/M0/acc.csv:1: expected text in utf-16, got no byte order mark; correct 'encoding'": {
+        TIME: f'{TIME}\nencoding = "utf-16"'
+    },
     "DIR/M2/acc.csv:2: expected text in utf-16, got an odd byte at its end; copy the file again": {
         LOG: "time,ax,ay\n1,2,3\n".encode("utf-16")[:-1]
     },

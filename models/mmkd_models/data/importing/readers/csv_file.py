@@ -178,7 +178,12 @@ def _text_blocks(file: Path, table: TextTable) -> Iterator[tuple[str, int]]:
 def _explain_decode_errors(file: Path, encoding: str) -> Iterator[None]:
     try:
         yield
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
+        if (
+            not isinstance(error, UnicodeDecodeError) or "BOM" in error.reason
+        ):  # a UnicodeDecodeError from Python 3.13 on
+            got = "no byte order mark" if "BOM" in str(error) else error_line(error)
+            raise DatasetError(f"{file}:1: expected text in {encoding}, got {got}; correct 'encoding'") from error
         if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
             with file.open(encoding=encoding, errors="ignore") as stream:
                 line = sum(1 for _ in stream)
@@ -194,10 +199,6 @@ def _explain_decode_errors(file: Path, encoding: str) -> Iterator[None]:
             elif is_mixed:
                 cure = f"the file mixes encodings, as lines before it are {encoding}: write this line in {encoding} too"
         raise DatasetError(f"{file}:{line}: expected text in {encoding}, got {got}; {cure}") from error
-    except UnicodeError as error:
-        raise DatasetError(
-            f"{file}:1: expected text in {encoding}, got {error_line(error)}; correct 'encoding'"
-        ) from error
 
 
 def _refuse_long(file: Path, line: int, text: str) -> None:
